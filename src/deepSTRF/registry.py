@@ -55,7 +55,7 @@ class Registry(Generic[Entry]):
         def file_entry(entry: Registered) -> Registered:
             known = self._entries.get(key)
             if known is not None and known is not entry:
-                raise ValueError(f"{self.what} {name!r} is already registered as {known!r}; choose another name")
+                raise ValueError(f"{self.what} {name!r} is already taken by {known!r}; choose another name")
             self._entries[key] = entry  # type: ignore[assignment]
             return entry
 

@@ -1,0 +1,60 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Everything lands in .venv.
+PYTHON ?= python3
+VENV ?= .venv
+# Another torch build: make demo TORCH="torch==2.13.0 --index-url ..." (see README, Install)
+TORCH ?= -r constraints.txt
+DATASET ?= synthetic
+RUN ?= runs/demo-$(DATASET)
+BIN := $(VENV)/bin
+export MPLBACKEND := Agg
+
+.PHONY: demo test lint types rules unit format bench clean help
+
+help:
+	@echo "make demo [DATASET=ns1]   fit a model, print its scores, write an HTML report"
+	@echo "make test                 linters, type checks, house rules and tests"
+	@echo "make lint|types|rules|unit   one of these alone;   make format   rewrite the layout"
+	@echo "make bench                the benchmarks behind benchmarks/RESULTS.md"
+
+# torch goes first and alone: whatever else is installed then finds it there and brings no second build.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch $@
+
+$(VENV)/.package: $(VENV)/.torch pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.package
+	$(BIN)/deepstrf fit --dataset $(DATASET) --out $(RUN) --overwrite
+
+test: lint types rules unit
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+rules: $(VENV)/.dev
+	$(BIN)/python tools/house_rules.py
+
+# Two workers of one thread each: torch's own threads would fight over the cores.
+unit: $(VENV)/.dev
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+bench: $(VENV)/.dev
+	$(BIN)/python benchmarks/run_all.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

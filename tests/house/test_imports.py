@@ -1,0 +1,57 @@
+"""Importing the package is cheap and pulls in nothing optional."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    "matplotlib",
+    "jinja2",
+    "typer",
+    "rich",
+    "soundfile",
+    "soxr",
+    "pooch",
+    "joblib",
+    "scipy.signal",
+    "wandb",
+)
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; sys.stdout.write(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_does_not_even_import_torch():
+    assert "torch" not in modules_after("import deepSTRF")
+
+
+@pytest.mark.parametrize(
+    "room",
+    [
+        "datasets",
+        "datasets.audio",
+        "models",
+        "models.audio",
+        "models.wav2spec",
+        "metrics",
+        "training",
+        "utils",
+    ],
+)
+def test_importing_a_room_pulls_in_nothing_heavy(room):
+    loaded = modules_after("import torch, deepSTRF." + room)
+    assert not [name for name in HEAVY if name in loaded]
+
+
+def test_version_comes_from_one_place():
+    from importlib.metadata import version
+
+    import deepSTRF
+
+    assert deepSTRF.__version__ == version("deepSTRF")
