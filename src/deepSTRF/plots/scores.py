@@ -1,0 +1,235 @@
+"""Scores of a population: histogram, one model against another, and against the noise ceiling."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepSTRF.plots._arrays import FloatArray, as_array, as_series
+from deepSTRF.plots._style import (
+    BLUE,
+    GREY,
+    INK,
+    LABEL_SIZE,
+    TICK_SIZE,
+    VERMILLION,
+    integer_ticks,
+    left_title,
+    new_figure,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["plot_noise_ceiling", "plot_score_histogram", "plot_score_scatter"]
+
+HISTOGRAM_SIZE = (6.4, 3.0)
+SQUARE_SIZE = (4.2, 4.2)
+#: Room around the outermost dot, as a share of the range.
+MARGIN = 0.05
+
+
+def _own_or_given(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure | SubFigure, Axes]:
+    if ax is not None:
+        return ax.figure, ax
+    figure = new_figure(size)
+    return figure, figure.subplots()
+
+
+def _n_text(n_shown: int, n_missing: int) -> str:
+    return f"n = {n_shown}" + (f", {n_missing} without a score (NaN)" if n_missing else "")
+
+
+def plot_score_histogram(
+    scores: Any,
+    *,
+    xlabel: str = "noise-corrected correlation",
+    bins: int = 24,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw how a score is spread over the neurons, with its mean and median.
+
+    Parameters
+    ----------
+    scores : array (N,)
+        One score per neuron. NaN is counted in the legend's title, not drawn.
+    xlabel : str
+        What the score is.
+    bins : int
+        Number of bins.
+    title : str, optional
+        Title.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        When scores is no (N,) series, or holds infinities.
+
+    Examples
+    --------
+    >>> figure, ax = plot_score_histogram([0.2, 0.5, 0.6, float("nan")])
+    >>> ax.get_legend().get_title().get_text()
+    'n = 3, 1 without a score (NaN)'
+    """
+    values = as_series(scores, "scores")
+    if np.isinf(values).any():
+        raise ValueError("scores must be finite or NaN; set infinite values to NaN first")
+    valid = values[~np.isnan(values)]
+    figure, ax = _own_or_given(ax, HISTOGRAM_SIZE)
+    if valid.size:
+        ax.hist(valid, bins=bins, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.6)
+        mean, median = float(valid.mean()), float(np.median(valid))
+        ax.axvline(mean, color=VERMILLION, linewidth=1.6, label=f"mean {mean:.3f}")
+        ax.axvline(median, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label=f"median {median:.3f}")
+    text = _n_text(valid.size, values.size - valid.size)
+    ax.legend(
+        *ax.get_legend_handles_labels(),
+        title=text,
+        frameon=False,
+        fontsize=TICK_SIZE,
+        title_fontsize=TICK_SIZE,
+    )
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel("neurons")
+    integer_ticks(ax.yaxis, most=6)
+    left_title(ax, title)
+    tidy(ax)
+    return figure, ax
+
+
+def plot_score_scatter(
+    x: Any,
+    y: Any,
+    xlabel: str,
+    ylabel: str,
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw one score against another, a dot per neuron, on equal axes with the line of equality.
+
+    Parameters
+    ----------
+    x, y : array (N,)
+        Scores of the same neurons in the same order; a neuron with a NaN in either is counted, not drawn.
+    xlabel, ylabel : str
+        What they are.
+    title : str, optional
+        Title; without one it says how many neurons lie above the line.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        When the two are not series of one length.
+
+    Examples
+    --------
+    >>> figure, ax = plot_score_scatter([0.2, 0.5], [0.3, 0.4], "linear", "with gain control")
+    >>> ax.get_title(loc="left")
+    '1 of 2 neurons above the line'
+    """
+    first, second = as_series(x, "x"), as_series(y, "y")
+    if first.size != second.size:
+        raise ValueError(
+            f"x holds {first.size} neurons, y holds {second.size}; both need the same neurons in order"
+        )
+    figure, ax = _own_or_given(ax, SQUARE_SIZE)
+    both = np.isfinite(first) & np.isfinite(second)
+    _square(ax, np.concatenate([first[both], second[both]]))
+    ax.scatter(first[both], second[both], s=18, color=BLUE, alpha=0.7, linewidth=0)
+    above, shown = int((second[both] > first[both]).sum()), int(both.sum())
+    missing = first.size - shown
+    default = f"{above} of {shown} neurons above the line" + (f" ({missing} NaN)" if missing else "")
+    left_title(ax, title or default, LABEL_SIZE)
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    tidy(ax)
+    return figure, ax
+
+
+def plot_noise_ceiling(
+    cc: Any,
+    ccmax: Any,
+    ccmax_interval: Any = None,
+    *,
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw each neuron's correlation against the most its noise allows: the gap is unexplained.
+
+    Parameters
+    ----------
+    cc : array (N,)
+        Correlation of prediction and PSTH.
+    ccmax : array (N,)
+        Noise ceiling: the correlation a perfect model would reach on as many repeats.
+    ccmax_interval : array (N, 2), optional
+        Lower and upper end of the ceiling's confidence interval, drawn as a thin bar.
+    title : str, optional
+        Title.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        Lengths that disagree.
+
+    Examples
+    --------
+    >>> figure, ax = plot_noise_ceiling([0.3, 0.5], [0.6, 0.9], [[0.5, 0.7], [0.8, 0.95]])
+    >>> ax.get_xlabel()
+    'noise ceiling (highest correlation possible)'
+    """
+    score, ceiling = as_series(cc, "cc"), as_series(ccmax, "ccmax")
+    if score.size != ceiling.size:
+        raise ValueError(
+            f"cc holds {score.size} neurons, ccmax holds {ceiling.size}; both need the same neurons"
+        )
+    interval = None if ccmax_interval is None else as_array(ccmax_interval, "ccmax_interval")
+    if interval is not None and interval.shape != (score.size, 2):
+        raise ValueError(f"ccmax_interval must have shape ({score.size}, 2), got {interval.shape}")
+    figure, ax = _own_or_given(ax, SQUARE_SIZE)
+    both = np.isfinite(score) & np.isfinite(ceiling)
+    _square(ax, np.concatenate([score[both], ceiling[both]]))
+    if interval is not None:
+        ax.hlines(score[both], interval[both, 0], interval[both, 1], color=GREY, linewidth=0.8, alpha=0.6)
+    ax.scatter(ceiling[both], score[both], s=18, color=BLUE, alpha=0.8, linewidth=0, zorder=3)
+    ax.set_xlabel("noise ceiling (highest correlation possible)")
+    ax.set_ylabel("correlation with the PSTH")
+    missing = score.size - int(both.sum())
+    left_title(ax, title or _n_text(int(both.sum()), missing), LABEL_SIZE)
+    tidy(ax)
+    return figure, ax
+
+
+def _square(ax: Axes, values: FloatArray) -> None:
+    """Equal limits on both axes around all values and 0, and the line of equality."""
+    low = min(0.0, float(values.min())) if values.size else 0.0
+    high = max(low + 0.1, float(values.max())) if values.size else 1.0
+    room = MARGIN * (high - low)
+    limits = (low - room if low < 0 else low, high + room)
+    ax.plot(limits, limits, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
+    ax.set_xlim(*limits)
+    ax.set_ylim(*limits)
+    ax.set_aspect("equal")

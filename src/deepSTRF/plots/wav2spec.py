@@ -1,0 +1,115 @@
+"""A front-end's output beside a reference spectrogram."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepSTRF.plots._arrays import as_spectrogram, check_frequencies, check_positive
+from deepSTRF.plots._panels import time_edges
+from deepSTRF.plots._style import (
+    TICK_SIZE,
+    TITLE_SIZE,
+    draw_spectrogram,
+    left_title,
+    new_figure,
+    symmetric_limit,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["plot_wav2spec_comparison"]
+
+FIGSIZE = (9.0, 5.6)
+
+
+def plot_wav2spec_comparison(
+    pred: Any,
+    truth: Any,
+    dt_ms: float | None = None,
+    *,
+    frequencies_hz: Any = None,
+    unit: str = "z-score",
+    suptitle: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw a front-end's output, the reference, and their difference; the correlation stands in the title.
+
+    Parameters
+    ----------
+    pred, truth : array (F, T)
+        Output of the front-end and reference, on one grid; both share one colour scale.
+    dt_ms : float, optional
+        Bin width in ms.
+    frequencies_hz : array (F,), optional
+        Centre frequencies in Hz.
+    unit : str
+        What the values are, for the colour bars.
+    suptitle : str, optional
+        Title of the figure.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of three axes)
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> image = np.random.default_rng(0).normal(size=(8, 40))
+    >>> figure, axes = plot_wav2spec_comparison(image, image, dt_ms=5.0)
+    >>> axes[0].get_title(loc="left")
+    'front-end (r = 1.000 with the reference)'
+    """
+    output, reference = as_spectrogram(pred, "pred"), as_spectrogram(truth, "truth")
+    if output.shape != reference.shape:
+        raise ValueError(f"pred has shape {output.shape}, truth {reference.shape}; crop both to one (F, T)")
+    check_positive(dt_ms, "dt_ms")
+    frequencies = check_frequencies(frequencies_hz, output.shape[0])
+    if figure is None:
+        figure = new_figure(figsize or FIGSIZE)
+    axes: list[Axes] = list(figure.subplots(3, 1))
+    edges = time_edges(output.shape[1], dt_ms)
+    low, high = min(output.min(), reference.min()), max(output.max(), reference.max())
+    difference = output - reference
+    limit = symmetric_limit(difference)
+    scales: tuple[dict[str, Any], ...] = ({"cmap": "magma", "vmin": low, "vmax": high},) * 2
+    scales += ({"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},)
+    names = (
+        f"front-end (r = {_pearson(output, reference):.3f} with the reference)",
+        "reference",
+        "difference",
+    )
+    for ax, image, name, scale in zip(axes, (output, reference, difference), names, scales, strict=True):
+        shown = draw_spectrogram(ax, image, edges, frequencies, **scale)
+        left_title(ax, name)
+        tidy(ax)
+        bar = figure.colorbar(shown, ax=ax, pad=0.01)
+        bar.set_label(unit, fontsize=TICK_SIZE)
+        bar.ax.tick_params(labelsize=TICK_SIZE)
+        if ax is not axes[-1]:
+            ax.tick_params(labelbottom=False)
+    axes[-1].set_xlabel("time (s)" if dt_ms else "time bin")
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    return figure, axes
+
+
+def _pearson(first: Any, second: Any) -> float:
+    """Correlation over all bins; NaN when either image is constant."""
+    a, b = first - first.mean(), second - second.mean()
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum() / norm) if norm > 0 else float("nan")
