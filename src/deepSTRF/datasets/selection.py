@@ -1,0 +1,154 @@
+"""What ``select`` understands: indices, slices, masks, metadata values, predicates."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+__all__ = ["as_index", "resolve_selection"]
+
+Index = npt.NDArray[np.int64]
+
+
+def _is_boolean(value: Any) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.dtype == torch.bool
+    return isinstance(value, (bool, np.bool_)) or getattr(value, "dtype", None) == np.bool_
+
+
+def as_index(value: Any, length: int, what: str) -> int:
+    """Return ``value`` as a non-negative index below ``length``.
+
+    Parameters
+    ----------
+    value : int-like
+        Python, numpy or torch integer; negative ones count from the end. Booleans are no integers here.
+    length : int
+        Number of things that can be indexed.
+    what : str
+        What is indexed ("clip", "neuron"), for the error text.
+
+    Returns
+    -------
+    int
+        Index in ``0 .. length - 1``.
+
+    Raises
+    ------
+    TypeError
+        When ``value`` is no integer.
+    IndexError
+        When it is out of range; the text names the length.
+
+    Examples
+    --------
+    >>> as_index(np.int64(-1), 4, "clip")
+    3
+    >>> as_index(4, 4, "clip")
+    Traceback (most recent call last):
+        ...
+    IndexError: clip 4 is out of range: there are 4 (0..3)
+    """
+    if _is_boolean(value):
+        raise TypeError(f"a {what} index is an integer, got the boolean {value!r}")
+    try:
+        index = operator.index(value)
+    except TypeError:
+        raise TypeError(f"a {what} index is an integer, got {type(value).__name__}") from None
+    if not -length <= index < length:
+        legal = f"there are {length} (0..{length - 1})" if length else "there are 0"
+        raise IndexError(f"{what} {index} is out of range: {legal}")
+    return index % length
+
+
+def resolve_selection(selector: Any, meta: Sequence[Mapping[str, Any]], what: str) -> Index:
+    """Turn a selector into an array of indices, order and duplicates kept.
+
+    Parameters
+    ----------
+    selector : None, int, sequence, slice, bool mask, dict or callable
+        None: all. An empty list: none. A boolean mask: one entry per item. A dictionary: metadata that must
+        match, each value a single one or a list of accepted ones. A callable: called with each metadata
+        dictionary; errors inside it come out.
+    meta : sequence of dict
+        Metadata, one dictionary per item.
+    what : str
+        What is selected ("neuron", "clip"), for error texts.
+
+    Returns
+    -------
+    int64 ndarray
+        Chosen indices.
+
+    Raises
+    ------
+    TypeError
+        When the selector is of no kind above.
+    IndexError
+        When an index is out of range.
+    KeyError
+        When no item has a metadata key the dictionary asks for.
+    ValueError
+        When a mask has the wrong length.
+
+    Examples
+    --------
+    >>> meta = [{"area": "A1"}, {"area": "PEG"}, {"area": "A1"}]
+    >>> resolve_selection({"area": "A1"}, meta, "neuron")
+    array([0, 2])
+    >>> resolve_selection([2, 0, 2], meta, "neuron")
+    array([2, 0, 2])
+    >>> resolve_selection(lambda m: m["area"] != "A1", meta, "neuron")
+    array([1])
+    """
+    length = len(meta)
+    if selector is None:
+        return np.arange(length, dtype=np.int64)
+    if isinstance(selector, slice):
+        return np.arange(length, dtype=np.int64)[selector]
+    if isinstance(selector, Mapping):
+        return _matching(selector, meta, what)
+    if callable(selector):
+        return _accepted(selector, meta, what)
+    if isinstance(selector, str) or _is_boolean(selector) and np.ndim(selector) == 0:
+        raise TypeError(f"{selector!r} selects no {what}; give indices, or {{'key': value}} for metadata")
+    if isinstance(selector, (torch.Tensor, np.ndarray)) and np.ndim(selector) == 1 and len(selector) == 0:
+        return np.empty(0, dtype=np.int64)
+    if not hasattr(selector, "__len__") or np.ndim(selector) == 0:
+        return np.array([as_index(selector, length, what)], dtype=np.int64)
+    items = list(selector)
+    if items and all(_is_boolean(item) for item in items):
+        if len(items) != length:
+            raise ValueError(f"a {what} mask needs one entry per {what} ({length}), got {len(items)}")
+        return np.flatnonzero([bool(item) for item in items]).astype(np.int64)
+    return np.array([as_index(item, length, what) for item in items], dtype=np.int64)
+
+
+def _matching(wanted: Mapping[str, Any], meta: Sequence[Mapping[str, Any]], what: str) -> Index:
+    keep = np.ones(len(meta), dtype=bool)
+    for key, value in wanted.items():
+        if meta and not any(key in row for row in meta):
+            known = sorted({str(name) for row in meta for name in row})
+            raise KeyError(f"no {what} has metadata {key!r}; known keys: {', '.join(known) or 'none'}")
+        accepted = list(value) if isinstance(value, (list, tuple, set, frozenset)) else [value]
+        keep &= np.array([key in row and row[key] in accepted for row in meta], dtype=bool)
+    return np.flatnonzero(keep).astype(np.int64)
+
+
+def _accepted(predicate: Callable[[Any], Any], meta: Sequence[Mapping[str, Any]], what: str) -> Index:
+    chosen = []
+    for index, row in enumerate(meta):
+        try:
+            if predicate(row):
+                chosen.append(index)
+        except Exception as error:
+            error.add_note(
+                f"raised by the selection predicate for {what} {index} with metadata {dict(row)!r}"
+            )
+            raise
+    return np.array(chosen, dtype=np.int64)

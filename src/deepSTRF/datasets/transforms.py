@@ -1,0 +1,236 @@
+"""Standardisation of stimuli and normalisation of responses: fitted on some clips, applied to all, never in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["ResponseNormalization", "StimulusStandardization", "fit_normalization", "fit_standardization"]
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class StimulusStandardization:
+    """``(x - mean) / std`` with statistics of chosen clips.
+
+    Attributes
+    ----------
+    mean, std : Tensor (F, 1) or ()
+        Per band, or one number for all; a band that never varied in the chosen clips has ``std`` 1.
+    per_band : bool
+        Which of the two it is.
+    stim_indices : tuple of int
+        Clips the statistics come from.
+
+    Examples
+    --------
+    >>> zscore = StimulusStandardization(torch.tensor(2.0), torch.tensor(4.0), False, (0,))
+    >>> zscore(torch.tensor([[2.0, 6.0]]))
+    tensor([[0., 1.]])
+    """
+
+    mean: Tensor
+    std: Tensor
+    per_band: bool
+    stim_indices: tuple[int, ...]
+
+    def __call__(self, stimulus: Tensor) -> Tensor:
+        """Return the standardised copy of one stimulus (..., F, T)."""
+        return (stimulus - self.mean) / self.std
+
+    def record(self) -> dict[str, Any]:
+        """Return what was done as the dictionary ``stim_normalization``."""
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "per_band": self.per_band,
+            "stim_indices": list(self.stim_indices),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseNormalization:
+    """``(y - offset) / scale`` per neuron.
+
+    Attributes
+    ----------
+    method : str
+        "max" or "zscore".
+    scale, offset : Tensor (N,)
+        Per neuron; 1 and 0 for a neuron without anything to scale by.
+    stim_indices : tuple of int
+        Clips the statistics come from.
+
+    Examples
+    --------
+    >>> halves = ResponseNormalization("max", torch.tensor([2.0, 1.0]), torch.zeros(2), (0,))
+    >>> halves.take(np.array([0])).scale
+    tensor([2.])
+    """
+
+    method: str
+    scale: Tensor
+    offset: Tensor
+    stim_indices: tuple[int, ...]
+
+    def __call__(self, values: Tensor, neurons: npt.NDArray[np.int64]) -> Tensor:
+        """Return the normalised copy of (H, R, T) values that belong to ``neurons``."""
+        index = torch.from_numpy(np.asarray(neurons))
+        return (values - self.offset[index, None, None]) / self.scale[index, None, None]
+
+    def take(self, neurons: npt.NDArray[np.int64]) -> ResponseNormalization:
+        """Return the normalisation of a selection of neurons."""
+        index = torch.from_numpy(np.asarray(neurons))
+        return ResponseNormalization(self.method, self.scale[index], self.offset[index], self.stim_indices)
+
+    def record(self) -> dict[str, Any]:
+        """Return what was done as the dictionary ``response_normalization``."""
+        return {
+            "method": self.method,
+            "scale": self.scale,
+            "offset": self.offset,
+            "stim_indices": list(self.stim_indices),
+        }
+
+
+class _Moments:
+    """Running count, mean and sum of squared deviations of groups, in float64 (Chan's pairwise update)."""
+
+    def __init__(self, n_groups: int) -> None:
+        self.count: Floats = np.zeros(n_groups)
+        self.mean: Floats = np.zeros(n_groups)
+        self.squares: Floats = np.zeros(n_groups)
+
+    def add(self, values: Floats, groups: npt.NDArray[np.int64]) -> None:
+        """Add (G, n) values, NaN for nothing, of the groups ``groups``."""
+        valid = ~np.isnan(values)
+        count = valid.sum(axis=1)
+        some = np.maximum(count, 1)
+        mean = np.where(valid, values, 0.0).sum(axis=1) / some
+        squares = np.where(valid, (values - mean[:, None]) ** 2, 0.0).sum(axis=1)
+        before, total = self.count[groups], np.maximum(self.count[groups] + count, 1)
+        step = mean - self.mean[groups]
+        self.squares[groups] += np.where(count > 0, squares + step**2 * before * count / total, 0.0)
+        self.mean[groups] += np.where(count > 0, step * count / total, 0.0)
+        self.count[groups] += count
+
+    def std(self) -> Floats:
+        """Unbiased standard deviation; 0 with fewer than two values."""
+        spread: Floats = np.sqrt(self.squares / np.maximum(self.count - 1, 1))
+        return spread
+
+
+def fit_standardization(
+    stims: Sequence[Tensor], indices: Sequence[int], per_band: bool, eps: float
+) -> StimulusStandardization:
+    """Fit mean and unbiased standard deviation of stimuli, over time (and channels) of the chosen clips.
+
+    Parameters
+    ----------
+    stims : sequence of Tensor (..., F, T)
+        Stimuli as they were recorded or computed.
+    indices : sequence of int
+        Clips the statistics come from: the training clips, so that test clips stay unseen.
+    per_band : bool
+        Statistics per index of the band axis (second last), or one pair for everything.
+    eps : float
+        A spread at or below this counts as none: such a band is centred and not scaled.
+
+    Returns
+    -------
+    StimulusStandardization
+        The fitted transform.
+
+    Raises
+    ------
+    ValueError
+        When ``indices`` is empty.
+
+    Examples
+    --------
+    >>> fitted = fit_standardization([torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])], [0], True, 1e-8)
+    >>> fitted.mean.ravel(), fitted.std.ravel()
+    (tensor([2., 5.]), tensor([1.4142, 1.0000]))
+    """
+    if len(indices) == 0:
+        raise ValueError("standardize_stims needs at least one clip in stim_indices; None takes all clips")
+    moments: _Moments | None = None
+    for clip in indices:
+        values = stims[clip].detach().cpu().numpy().astype(np.float64)
+        n_bands = values.shape[-2] if per_band else 1
+        rows = np.moveaxis(values, -2, 0).reshape(n_bands, -1) if per_band else values.reshape(1, -1)
+        moments = moments or _Moments(n_bands)
+        moments.add(rows, np.arange(n_bands))
+    moments = moments or _Moments(1)
+    spread = moments.std()
+    shape = (-1, 1) if per_band else ()
+    mean = torch.from_numpy(moments.mean).float().reshape(shape)
+    std = torch.from_numpy(np.where(spread > eps, spread, 1.0)).float().reshape(shape)
+    return StimulusStandardization(mean, std, per_band, tuple(int(i) for i in indices))
+
+
+def fit_normalization(
+    blocks: Iterable[tuple[npt.NDArray[np.int64], Tensor]],
+    n_neurons: int,
+    *,
+    method: str,
+    stim_indices: Sequence[int],
+    eps: float,
+) -> ResponseNormalization:
+    """Fit a scale and an offset per neuron.
+
+    Parameters
+    ----------
+    blocks : iterable of (int64 ndarray (H,), Tensor (H, R, T))
+        Neurons and their responses, one pair per reference clip; NaN where nothing was recorded.
+    n_neurons : int
+        Number of neurons N.
+    method : str
+        "max": offset 0, scale the largest absolute value. "zscore": mean and unbiased standard deviation.
+    stim_indices : sequence of int
+        The reference clips, for the record.
+    eps : float
+        A scale at or below this counts as none: that neuron keeps scale 1 (a neuron that was silent in the
+        reference clips is not blown up in the others).
+
+    Returns
+    -------
+    ResponseNormalization
+        The fitted transform; a neuron with fewer than two values keeps scale 1 and offset 0.
+
+    Raises
+    ------
+    ValueError
+        When ``method`` is unknown.
+
+    Examples
+    --------
+    >>> block = (np.array([0]), torch.tensor([[[1.0, 4.0]]]))
+    >>> fit_normalization([block], 2, method="max", stim_indices=[0], eps=1e-8).scale
+    tensor([4., 1.])
+    """
+    if method not in ("max", "zscore"):
+        raise ValueError(f"unknown method {method!r}; legal methods: 'max', 'zscore'")
+    moments, largest = _Moments(n_neurons), np.zeros(n_neurons)
+    for neurons, values in blocks:
+        flat = values.reshape(len(neurons), -1).numpy().astype(np.float64)
+        if flat.size == 0:
+            continue
+        moments.add(flat, neurons)
+        largest[neurons] = np.fmax(largest[neurons], np.fmax.reduce(np.abs(flat), axis=1))
+    scale = largest if method == "max" else moments.std()
+    usable = (moments.count >= 2) & (scale > eps)
+    offset = np.where(moments.count >= 2, moments.mean, 0.0) if method == "zscore" else np.zeros(n_neurons)
+    return ResponseNormalization(
+        method,
+        torch.from_numpy(np.where(usable, scale, 1.0)).float(),
+        torch.from_numpy(offset).float(),
+        tuple(int(i) for i in stim_indices),
+    )
