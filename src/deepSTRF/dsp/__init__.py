@@ -1,1 +1,43 @@
-"""(being built)"""
+"""Pure signal-processing functions: no modules, no state.
+
+Frequency scales, windows, framing and filterbanks that front-ends, datasets and metrics share.
+"""
+
+from deepSTRF.dsp.framing import causal_frames, samples_per_bin
+from deepSTRF.dsp.scales import (
+    SCALES,
+    ERB_bandwidth,
+    ERB_to_Hz,
+    FrequencyScale,
+    Greenwood,
+    Hz_to_bark,
+    Hz_to_ERB,
+    Hz_to_mel,
+    bark_to_Hz,
+    frequency_scale,
+    inverse_Greenwood,
+    mel_to_Hz,
+)
+from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
+from deepSTRF.dsp.windows import WINDOWS, symmetric_window
+
+__all__ = [
+    "SCALES",
+    "WINDOWS",
+    "ERB_bandwidth",
+    "ERB_to_Hz",
+    "FrequencyScale",
+    "Greenwood",
+    "Hz_to_ERB",
+    "Hz_to_bark",
+    "Hz_to_mel",
+    "bark_to_Hz",
+    "causal_frames",
+    "frequency_scale",
+    "inverse_Greenwood",
+    "mel_to_Hz",
+    "samples_per_bin",
+    "symmetric_window",
+    "triangle_corners",
+    "triangular_filterbank",
+]

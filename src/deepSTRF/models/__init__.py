@@ -1,1 +1,11 @@
-"""(being built)"""
+"""Encoding models: sound in, one rate per neuron and bin out.
+
+`NeuralModel` holds the four slots (front-end, prefilter, core, readout) and what all models share: prediction,
+streaming, saving and loading. `deepSTRF.models.audio` holds the models, `deepSTRF.models.wav2spec` the front-ends.
+"""
+
+from deepSTRF.models.base import NeuralModel
+from deepSTRF.models.causal import FramewiseMixin, State, Streamable
+from deepSTRF.models.configurable import Configurable
+
+__all__ = ["Configurable", "FramewiseMixin", "NeuralModel", "State", "Streamable"]

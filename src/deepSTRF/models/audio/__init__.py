@@ -1,1 +1,6 @@
-"""(being built)"""
+"""Encoding models of auditory neurons, one file per model."""
+
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.audio.linear import Linear
+
+__all__ = ["AudioEncodingModel", "Linear"]

@@ -1,0 +1,59 @@
+"""Checks of constructor arguments that several modules share: one text per kind of mistake."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+__all__ = ["check_choice", "check_flag", "check_positive_int", "check_positive_number"]
+
+
+def check_positive_int(name: str, value: object) -> int:
+    """Return ``value`` as a Python int of at least 1 (numpy integers welcome, booleans not).
+
+    Raises
+    ------
+    TypeError
+        When the value is no integer.
+    ValueError
+        When it is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer of at least 1, got {value!r} ({type(value).__name__})")
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    return number
+
+
+def check_positive_number(name: str, value: object) -> float:
+    """Return ``value`` as a finite float above zero.
+
+    Raises
+    ------
+    TypeError
+        When the value is no real number.
+    ValueError
+        When it is zero, negative, infinite or NaN.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number above 0, got {value!r} ({type(value).__name__})")
+    number = float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise ValueError(f"{name} must be a finite number above 0, got {number}")
+    return number
+
+
+def check_choice(name: str, value: object, legal: Sequence[str | None]) -> None:
+    """Raise a ValueError that lists the legal values unless ``value`` is one of them."""
+    if value not in legal:
+        choices = ", ".join(repr(choice) for choice in legal)
+        raise ValueError(f"{name} must be one of {choices}; got {value!r}")
+
+
+def check_flag(name: str, value: object) -> bool:
+    """Return ``value`` when it is a bool, else raise a TypeError that names the argument."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
+    return value

@@ -1,0 +1,131 @@
+"""The linear model: one spectro-temporal receptive field per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.readouts import STRFReadout
+from deepSTRF.models.slots import KERNELS, resolve_slot
+from deepSTRF.registry import MODELS
+
+__all__ = ["Linear"]
+
+
+@MODELS.register("linear")
+class Linear(AudioEncodingModel):
+    """The STRF model: each bin's rate is a weighted sum of the last ``T`` frames of the spectrogram, plus a constant.
+
+    With 34 bands, 9 frames, 119 neurons and batch normalisation it has 36,771 parameters: 119 * 34 * 9 weights, 119
+    biases, and a gain and offset per neuron.
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+    temporal_window_size : int
+        Frames of each STRF, T.
+    out_neurons : int
+        Neurons, N.
+    output_activation : nn.Module or None
+        Applied with the neurons on the last axis; None is the identity.
+    prefiltering : nn.Module, dict or None
+        See `AudioEncodingModel`.
+    kernel : nn.Module, dict or None
+        A parameterised kernel, see `CausalSTRFConv`; None is a free weight per band and frame.
+    wav2spec : nn.Module or None
+        Front-end for waveforms; None expects spectrograms.
+    norm : {"batch", "none"}
+        Batch normalisation of each neuron's drive, or none (what closed-form solutions use).
+    standardize : bool
+        Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    References
+    ----------
+    Theunissen, Sen & Doupe 2000, doi 10.1523/JNEUROSCI.20-06-02315.2000.
+
+    Examples
+    --------
+    >>> import torch
+    >>> model = Linear(n_frequency_bands=34, temporal_window_size=9, out_neurons=119)
+    >>> model.count_trainable_params()
+    36771
+    >>> model(torch.zeros(1, 1, 34, 100)).shape
+    torch.Size([1, 119, 1, 100])
+    >>> model.STRF_weight().shape
+    torch.Size([119, 34, 9])
+    """
+
+    readout: STRFReadout
+
+    def __init__(
+        self,
+        n_frequency_bands: int = 34,
+        temporal_window_size: int = 9,
+        out_neurons: int = 1,
+        output_activation: nn.Module | None = None,
+        prefiltering: nn.Module | Mapping[str, Any] | None = None,
+        kernel: nn.Module | Mapping[str, Any] | None = None,
+        wav2spec: nn.Module | None = None,
+        *,
+        norm: str = "batch",
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(
+            n_frequency_bands,
+            temporal_window_size,
+            out_neurons,
+            prefiltering=prefiltering,
+            wav2spec=wav2spec,
+            standardize=standardize,
+        )
+        sizes = {"F": self.F, "T": self.T, "C_in": self.C_in, "C_out": self.O}
+        self.readout = STRFReadout(
+            self.F,
+            self.T,
+            self.C_in,
+            self.O,
+            kernel=resolve_slot("kernel", kernel, KERNELS, **sizes),
+            activation=output_activation,
+            norm=norm,
+        )
+
+    def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
+        """Return the STRFs of all neurons.
+
+        Parameters
+        ----------
+        polarity : {None, "ON", "OFF", 0, 1}
+            Channel of an ON/OFF prefilter; None is the first.
+        folded : bool
+            Whether to fold in the gain of batch normalisation (eval mode) and of the input standardisation, which
+            gives weights on the raw spectrogram in units of the output's drive. Else the bare convolution kernel.
+
+        Returns
+        -------
+        Tensor
+            (N, F, T), detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one.
+
+        Raises
+        ------
+        ValueError
+            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter (whose nonlinearity
+            stands between the two).
+        """
+        weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
+        if not folded or self.standardizer is None:
+            return weight
+        if not isinstance(self.prefiltering, nn.Identity):
+            raise ValueError(
+                "standardisation cannot be folded through a prefilter; use folded=False, or the gradient map "
+                "model.STRF_gradmap()"
+            )
+        return weight / self.standardizer.std.detach().cpu().unsqueeze(-1)

@@ -1,0 +1,327 @@
+"""The four slots every model is made of, and what all models share: prediction, streaming, saving, loading."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_positive_int
+from deepSTRF.models.causal import State, init_slot_state, placement, step_slot
+from deepSTRF.models.checkpoint import load_checkpoint, save_checkpoint
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.prediction import predict_clips
+
+__all__ = ["NeuralModel"]
+
+_SLOTS = ("wav2spec", "prefiltering", "core", "readout")
+
+
+class NeuralModel(nn.Module, Configurable):
+    """An encoding model: ``readout(core(prefiltering(wav2spec(x))))``, sound in, one rate per neuron and bin out.
+
+    ====================  ===================================  =========================================
+    slot                  input                                output
+    ====================  ===================================  =========================================
+    ``wav2spec``          (B, 1, T_audio)                      (B, 1, F, T)
+    ``prefiltering``      (B, 1, F, T)                         (B, C, F, T)
+    ``core``              (B, C, F, T)                         shared features of the model's own shape
+    ``readout``           features                             (B, N, 1, T)
+    ====================  ===================================  =========================================
+
+    The first three start as ``nn.Identity()``; a subclass sets ``readout``. Without a ``wav2spec`` the input is a
+    spectrogram (B, 1, F, T). Axis 2 of the output is kept for samples or distribution parameters.
+
+    Parameters
+    ----------
+    out_neurons : int
+        Neurons, N.
+
+    Attributes
+    ----------
+    O : int
+        Neurons, N.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When ``out_neurons`` is no positive integer.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.readouts import STRFReadout
+    >>> class TwoNeurons(NeuralModel):
+    ...     def __init__(self):
+    ...         super().__init__(out_neurons=2)
+    ...         self.readout = STRFReadout(F=8, T=3, C_in=1, out_neurons=2)
+    >>> TwoNeurons()(torch.zeros(1, 1, 8, 50)).shape
+    torch.Size([1, 2, 1, 50])
+    """
+
+    wav2spec: nn.Module
+    prefiltering: nn.Module
+    core: nn.Module
+    readout: nn.Module
+
+    def __init__(self, out_neurons: int = 1) -> None:
+        super().__init__()
+        self.O = check_positive_int("out_neurons", out_neurons)
+        self.wav2spec = nn.Identity()
+        self.prefiltering = nn.Identity()
+        self.core = nn.Identity()
+
+    # ------------------------------------------------------------------ the pipeline
+
+    def spectrogram(self, x: Tensor) -> Tensor:
+        """Return what the front-end makes of a stimulus: (B, 1, F, T). Spectrograms pass through.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, 1, T_audio) with a front-end, (B, 1, F, T) without.
+
+        Returns
+        -------
+        Tensor
+            (B, 1, F, T).
+
+        Raises
+        ------
+        ValueError
+            For an input of another rank.
+        """
+        if isinstance(self.wav2spec, nn.Identity):
+            self._check_spectrogram(x)
+            return x
+        spectrogram: Tensor = self.wav2spec(x)
+        self._check_spectrogram(spectrogram)
+        return spectrogram
+
+    def respond(self, spectrogram: Tensor) -> Tensor:
+        """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T): everything after the front-end."""
+        return self.readout(self.core(self.prefiltering(spectrogram)))  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the responses (B, N, 1, T) to stimuli (B, 1, T_audio) or (B, 1, F, T)."""
+        return self.respond(self.spectrogram(x))
+
+    def _check_spectrogram(self, x: Tensor) -> None:
+        if x.ndim != 4:
+            hint = "a waveform needs a front-end (wav2spec=...)" if x.ndim == 3 and x.shape[1] == 1 else (
+                "add the missing axes, e.g. stimulus.unsqueeze(0) for one clip (1, F, T)"
+            )  # fmt: skip
+            raise ValueError(f"expected spectrograms (B, 1, F, T), got {tuple(x.shape)}; {hint}")
+
+    # ------------------------------------------------------------------ time in pieces
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first frame, for ``batch`` parallel streams.
+
+        Parameters
+        ----------
+        batch : int
+            Number of streams, B.
+        device, dtype : optional
+            Where and how; None is as the model.
+
+        Returns
+        -------
+        dict
+            A tree of tensors of fixed shapes, one branch per slot.
+
+        Raises
+        ------
+        TypeError
+            When the module in a slot cannot run chunk by chunk; the text names the slot.
+        """
+        own_device, own_dtype = placement(self)
+        where, kind = device or own_device, dtype or own_dtype
+        return {
+            slot: init_slot_state(getattr(self, slot), slot, batch, device=where, dtype=kind)
+            for slot in _SLOTS
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Respond to the next whole frames.
+
+        Parameters
+        ----------
+        chunk : Tensor
+            (B, 1, n * hop) samples with a front-end, (B, 1, F, n) frames without; n of at least 1.
+        state : dict
+            From `init_state` or the previous step; it is not changed.
+
+        Returns
+        -------
+        tuple
+            Responses (B, N, 1, n) and the next state. In eval mode any cut gives what ``forward`` gives.
+        """
+        following: State = {}
+        frames, following["wav2spec"] = step_slot(self.wav2spec, "wav2spec", chunk, state["wav2spec"])
+        self._check_spectrogram(frames)
+        y, rest = self._step_response(frames, state)
+        return y, {**following, **rest}
+
+    def _step_response(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        following: State = {}
+        for slot in _SLOTS[1:]:
+            frames, following[slot] = step_slot(getattr(self, slot), slot, frames, state[slot])
+        return frames, following
+
+    def detach(self) -> None:
+        """Cut the gradient through a state the model keeps between clips; models without one have nothing to do."""
+
+    # ------------------------------------------------------------------ facts
+
+    def count_trainable_params(self) -> int:
+        """Return the number of trainable parameters."""
+        return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Frames of the spectrogram that a prediction depends on, the current one included; None when unbounded."""
+        return None
+
+    @property
+    def latency_ms(self) -> float:
+        """Delay in ms that the front-end adds to the sound; 0 without one."""
+        return float(getattr(self.wav2spec, "latency_ms", 0.0))
+
+    def validate(self) -> None:
+        """Check that the model is complete.
+
+        Raises
+        ------
+        TypeError
+            When a slot holds no module.
+        ValueError
+            When ``O`` is no positive integer or there is no readout.
+        """
+        check_positive_int("out_neurons", self.O)
+        for slot in _SLOTS:
+            module = getattr(self, slot, None)
+            if module is None:
+                raise ValueError(
+                    f"{type(self).__name__} has no {slot}: set self.{slot} to an nn.Module in __init__"
+                )
+            if not isinstance(module, nn.Module):
+                raise TypeError(f"the slot {slot!r} must hold an nn.Module, got {type(module).__name__}")
+
+    # ------------------------------------------------------------------ use
+
+    def predict(
+        self,
+        dataset: Any,
+        *,
+        clips: Sequence[int] | None = None,
+        unit: str = "bin",
+        device: torch.device | str | None = None,
+    ) -> list[Tensor]:
+        """Predict the responses to the clips of a dataset, in eval mode.
+
+        Parameters
+        ----------
+        dataset : DatasetLike
+            Stimuli and bin width.
+        clips : sequence of int, optional
+            Which clips; None is all.
+        unit : {"bin", "hz"}
+            Spikes per bin, or per second.
+        device : torch.device or str, optional
+            Where to run; None is where the model is.
+
+        Returns
+        -------
+        list of Tensor
+            One (N, T) tensor per clip, on the CPU.
+
+        Raises
+        ------
+        ValueError
+            When stimuli and model do not fit each other.
+        IndexError
+            For a clip that does not exist.
+        """
+        return predict_clips(self, dataset, clips=clips, unit=unit, device=device)
+
+    def save_pretrained(
+        self, directory: str | os.PathLike[str], *, metadata: Any = None, model_card: str | None = None
+    ) -> Path:
+        """Save configuration and weights into a folder; see `deepSTRF.models.checkpoint.save_checkpoint`.
+
+        Parameters
+        ----------
+        directory : path
+            Folder to write; it is made when missing, and an older checkpoint in it survives a failed write.
+        metadata : object, optional
+            Plain data to keep beside the model (protocol, scores, neuron names).
+        model_card : str, optional
+            Text of the README; None writes one.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When the model cannot be rebuilt from what would be written; the text names the part.
+        """
+        return save_checkpoint(self, directory, metadata=metadata, model_card=model_card)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        extra_kwargs: Mapping[str, Any] | None = None,
+        modules: Mapping[str, type] | None = None,
+        strict: bool = True,
+        map_location: str | torch.device = "cpu",
+        return_metadata: bool = False,
+    ) -> Self | tuple[Self, Any]:
+        """Rebuild a saved model, in eval mode; ``NeuralModel.from_pretrained`` takes any class.
+
+        Parameters
+        ----------
+        directory : path
+            Folder that `save_pretrained` wrote.
+        extra_kwargs : mapping, optional
+            Constructor arguments that replace the saved ones.
+        modules : mapping of str to type, optional
+            Your own classes by name, for models or parts that deepSTRF does not know.
+        strict : bool
+            Whether the saved tensors must match exactly.
+        map_location : str or torch.device
+            Where the model goes.
+        return_metadata : bool
+            Whether to return ``(model, metadata)``.
+
+        Returns
+        -------
+        NeuralModel or tuple
+            The model, or the model and its metadata.
+
+        Raises
+        ------
+        FileNotFoundError
+            When folder or files are missing.
+        ValueError, TypeError
+            When the files are damaged or hold another class.
+        """
+        model, metadata = load_checkpoint(
+            directory,
+            expected=cls,
+            extra_kwargs=extra_kwargs,
+            modules=modules,
+            strict=strict,
+            map_location=map_location,
+        )
+        return (model, metadata) if return_metadata else model  # type: ignore[return-value]

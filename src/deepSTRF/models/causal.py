@@ -1,0 +1,171 @@
+"""One protocol carries time: ``init_state`` and ``step``.
+
+A causal module of ours answers two calls. ``init_state(batch)`` gives the state before the first frame: a plain
+tree (dictionaries of tensors, nested) of fixed shapes. ``step(chunk, state)`` takes one or more whole frames and
+the state, and returns the frames out and the next state; it changes neither argument. In eval mode ``forward(x)``
+equals ``step`` over any cut of ``x``. Streams, exports, long recordings and truncated back-propagation rest on it.
+
+A user's own module may come without ``step``: it works everywhere but in streams, which say so by name.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+__all__ = [
+    "FramewiseMixin",
+    "State",
+    "Streamable",
+    "init_slot_state",
+    "is_streamable",
+    "placement",
+    "step_slot",
+]
+
+#: A plain tree of tensors: dictionaries whose values are tensors or such dictionaries.
+State: TypeAlias = dict[str, Any]
+
+#: Modules of ``torch.nn`` that act on every frame by itself, so that a stream needs no memory for them.
+_FRAMEWISE: tuple[type[nn.Module], ...] = (
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+    nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Threshold,
+    nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.Dropout,
+)  # fmt: skip
+
+
+@runtime_checkable
+class Streamable(Protocol):
+    """What a module needs to run chunk by chunk.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.kernels import CausalSTRFConv
+    >>> isinstance(CausalSTRFConv(F=4, T=3, C_in=1, C_out=2), Streamable)
+    True
+    """
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first frame, for ``batch`` parallel streams."""
+        ...
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take one or more whole frames; return the frames out and the next state."""
+        ...
+
+
+class FramewiseMixin:
+    """``init_state`` and ``step`` of a module that treats every frame by itself: there is nothing to remember.
+
+    Examples
+    --------
+    >>> class Halve(FramewiseMixin, nn.Module):
+    ...     def forward(self, x):
+    ...         return x / 2
+    >>> halve = Halve()
+    >>> halve.step(torch.ones(1), halve.init_state(batch=1))
+    (tensor([0.5000]), {})
+    """
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return an empty state."""
+        return {}
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return the module applied to the chunk, and the (empty) state."""
+        return self(chunk), state  # type: ignore[operator]
+
+
+def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Return device and floating dtype of a module: those of its first parameter, else of its first buffer.
+
+    Examples
+    --------
+    >>> placement(nn.Linear(2, 2).double())
+    (device(type='cpu'), torch.float64)
+    """
+    for tensors in (module.parameters(), module.buffers()):
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+def is_streamable(module: nn.Module) -> bool:
+    """Say whether a module (or every part of an ``nn.Sequential``) can run chunk by chunk.
+
+    Examples
+    --------
+    >>> is_streamable(nn.Sequential(nn.ReLU(), nn.Tanh()))
+    True
+    >>> is_streamable(nn.LSTM(2, 2))
+    False
+    """
+    if isinstance(module, Streamable) or type(module) in _FRAMEWISE:
+        return True
+    return type(module) is nn.Sequential and all(is_streamable(part) for part in module)
+
+
+def init_slot_state(
+    module: nn.Module, slot: str, batch: int, *, device: torch.device | str | None, dtype: torch.dtype | None
+) -> State:
+    """Return the start state of a module that sits in ``slot``.
+
+    Raises
+    ------
+    TypeError
+        When the module has no ``init_state``/``step``; the text names the slot.
+
+    Examples
+    --------
+    >>> init_slot_state(nn.Identity(), "core", 1, device=None, dtype=None)
+    {}
+    """
+    if isinstance(module, Streamable):
+        return module.init_state(batch, device=device, dtype=dtype)
+    if type(module) in _FRAMEWISE:
+        return {}
+    if type(module) is nn.Sequential:
+        return {
+            name: init_slot_state(part, f"{slot}.{name}", batch, device=device, dtype=dtype)
+            for name, part in module.named_children()
+        }
+    raise TypeError(_no_step(module, slot))
+
+
+def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+    """Run one chunk through the module in ``slot``.
+
+    Raises
+    ------
+    TypeError
+        When the module has no ``step``; the text names the slot.
+
+    Examples
+    --------
+    >>> step_slot(nn.ReLU(), "activation", torch.tensor([-1.0, 2.0]), {})
+    (tensor([0., 2.]), {})
+    """
+    if isinstance(module, Streamable):
+        return module.step(chunk, state)
+    if type(module) in _FRAMEWISE:
+        return module(chunk), state
+    if type(module) is nn.Sequential:
+        following: State = {}
+        for name, part in module.named_children():
+            chunk, following[name] = step_slot(part, f"{slot}.{name}", chunk, state[name])
+        return chunk, following
+    raise TypeError(_no_step(module, slot))
+
+
+def _no_step(module: nn.Module, slot: str) -> str:
+    return (
+        f"the module in slot {slot!r} ({type(module).__name__}) cannot run chunk by chunk: it has no "
+        "init_state(batch, *, device, dtype) and step(chunk, state). Add both to it, or call the model on whole clips"
+    )

@@ -1,0 +1,181 @@
+"""Normalisation layers that keep causality: they mix bands or channels, never time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_positive_int
+from deepSTRF.models.causal import FramewiseMixin
+from deepSTRF.models.configurable import Configurable
+
+__all__ = ["BandStandardizer", "CausalLayerNorm"]
+
+
+class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
+    """Layer normalisation over one axis, at every other index by itself: ``gamma (x - mean) / sqrt(var + eps) + beta``.
+
+    Parameters
+    ----------
+    normalized_shape : int
+        Size of the normalised axis.
+    dim : int
+        The axis: 1 for channels, -2 for frequency. Normalising the last axis (time) would look ahead and is an error.
+    eps : float
+        Added to the (biased) variance.
+    elementwise_affine : bool
+        Whether gain and offset are learned.
+
+    Raises
+    ------
+    ValueError
+        When ``dim`` is the time axis.
+
+    Examples
+    --------
+    >>> norm = CausalLayerNorm(20)
+    >>> norm(torch.randn(2, 20, 1, 100)).shape
+    torch.Size([2, 20, 1, 100])
+    """
+
+    def __init__(
+        self, normalized_shape: int, dim: int = 1, eps: float = 1e-5, elementwise_affine: bool = True
+    ) -> None:
+        super().__init__()
+        if dim == -1:
+            raise ValueError(
+                "dim=-1 is time, and normalising over time looks ahead; use 1 (channels) or -2 (frequency)"
+            )
+        self.dim = dim
+        self.ln = nn.LayerNorm(
+            check_positive_int("normalized_shape", normalized_shape),
+            eps=eps,
+            elementwise_affine=elementwise_affine,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise axis ``dim`` of a tensor whose last axis is time."""
+        if self.dim % x.ndim == x.ndim - 1:
+            raise ValueError(f"dim={self.dim} is the time axis of an input of shape {tuple(x.shape)}")
+        return self.ln(x.transpose(self.dim, -1)).transpose(self.dim, -1)  # type: ignore[no-any-return]
+
+
+class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
+    """Fixed z-scoring of every frequency band: ``(x - mean) / std`` with numbers measured on training clips.
+
+    Mean and standard deviation are buffers: they are saved with the model and get no gradient. A band that never
+    changes keeps its scale (divisor 1).
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+
+    Attributes
+    ----------
+    mean, std : Tensor
+        (F,) in the units of the spectrogram.
+
+    Examples
+    --------
+    >>> standardizer = BandStandardizer(2).fit([torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])])
+    >>> standardizer.mean.tolist(), standardizer.std.tolist()
+    ([2.0, 5.0], [1.0, 1.0])
+    >>> standardizer(torch.tensor([[[[3.0], [5.0]]]])).flatten().tolist()
+    [1.0, 0.0]
+    """
+
+    #: A standard deviation below this fraction of the mean is rounding noise of a constant band.
+    RELATIVE_NOISE = 1e-7
+
+    mean: Tensor
+    std: Tensor
+    _fitted: Tensor
+
+    def __init__(self, n_frequency_bands: int) -> None:
+        super().__init__()
+        self.F = check_positive_int("n_frequency_bands", n_frequency_bands)
+        self.register_buffer("mean", torch.zeros(self.F))
+        self.register_buffer("std", torch.ones(self.F))
+        self.register_buffer("_fitted", torch.tensor(False))
+        self._is_fitted = False  # the buffer's value, held here so that forward never waits for a GPU
+
+    @property
+    def fitted(self) -> bool:
+        """Whether mean and standard deviation were measured or loaded."""
+        return self._is_fitted
+
+    def fit(self, spectrograms: Iterable[Tensor]) -> BandStandardizer:
+        """Measure mean and (population) standard deviation of each band over all frames of all clips.
+
+        Parameters
+        ----------
+        spectrograms : iterable of Tensor
+            Clips (..., F, T) of any lengths; they are read one at a time.
+
+        Returns
+        -------
+        BandStandardizer
+            This module.
+
+        Raises
+        ------
+        ValueError
+            For no clips, another number of bands, or values that are not finite.
+        """
+        count = 0
+        mean = torch.zeros(self.F, dtype=torch.float64)
+        squares = torch.zeros(self.F, dtype=torch.float64)
+        for index, clip in enumerate(spectrograms):
+            frames = self._frames(clip, index)
+            n = frames.shape[0]
+            if n == 0:
+                continue
+            clip_mean = frames.mean(0)
+            shift = clip_mean - mean
+            # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
+            squares += ((frames - clip_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
+            mean += shift * (n / (count + n))
+            count += n
+        if count == 0:
+            raise ValueError("cannot standardise from no frames: give at least one training clip")
+        std = (squares / count).sqrt()
+        std[std <= self.RELATIVE_NOISE * mean.abs()] = 1.0
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self._fitted.fill_(True)
+        self._is_fitted = True
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Standardise (..., F, T).
+
+        Raises
+        ------
+        RuntimeError
+            Before `fit`.
+        """
+        if not self._is_fitted:
+            raise RuntimeError(
+                "the per-band standardisation was not fitted: call model.fit_standardization(training_stimuli) before "
+                "the first forward, e.g. model.fit_standardization([dataset.stims[i] for i in train_clips])"
+            )
+        return (x - self.mean.unsqueeze(-1)) / self.std.unsqueeze(-1)
+
+    def _frames(self, clip: Tensor, index: int) -> Tensor:
+        if clip.ndim < 2 or clip.shape[-2] != self.F:
+            raise ValueError(f"clip {index} must be (..., {self.F}, T), got {tuple(clip.shape)}")
+        frames = clip.detach().to("cpu", torch.float64).transpose(-1, -2).reshape(-1, self.F)
+        if not bool(torch.isfinite(frames).all()):
+            raise ValueError(
+                f"clip {index} holds values that are not finite; remove them before standardising"
+            )
+        return frames
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._is_fitted = bool(self._fitted) and math.isfinite(float(self.std.sum()))

@@ -1,0 +1,157 @@
+"""Predictions for a whole dataset, clip by clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice
+from deepSTRF.models.causal import placement
+
+__all__ = ["evaluating", "predict_clips"]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model (every part of it) into eval mode without gradients, and back afterwards.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+
+    Examples
+    --------
+    >>> layer = nn.Dropout()
+    >>> with evaluating(layer):
+    ...     layer.training
+    False
+    >>> layer.training
+    True
+    """
+    flags = [(part, part.training) for part in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, training in flags:
+            part.training = training
+
+
+def predict_clips(
+    model: Any,
+    dataset: Any,
+    *,
+    clips: Sequence[int] | None = None,
+    unit: str = "bin",
+    device: torch.device | str | None = None,
+) -> list[Tensor]:
+    """Run a model over the clips of a dataset, one at a time, so that lengths may differ.
+
+    Parameters
+    ----------
+    model : NeuralModel
+        Any model that maps (1, 1, F, T) or (1, 1, T_audio) to (1, N, 1, T).
+    dataset : DatasetLike
+        Stimuli (``stims``) and bin width (``dt``, ms).
+    clips : sequence of int, optional
+        Which clips, in which order; None is all of them. Negative numbers count from the end.
+    unit : {"bin", "hz"}
+        Spikes per bin, or per second.
+    device : torch.device or str, optional
+        Where to run; None is where the model is. The model returns to its place.
+
+    Returns
+    -------
+    list of Tensor
+        One (N, T) tensor per clip, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        When stimuli and model do not fit each other; the text says what differs.
+    IndexError
+        For a clip that does not exist.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from deepSTRF.models.audio import Linear
+    >>> dataset = SimpleNamespace(stims=[torch.zeros(1, 34, 20)], dt=5.0)
+    >>> [tuple(rate.shape) for rate in predict_clips(Linear(out_neurons=3), dataset)]
+    [(3, 20)]
+    """
+    check_choice("unit", unit, ("bin", "hz"))
+    factor = 1.0 if unit == "bin" else 1000.0 / float(dataset.dt)
+    home, dtype = placement(model)
+    place = torch.device(device) if device is not None else home
+    stims = dataset.stims
+    selected = range(len(stims)) if clips is None else [_clip_index(clip, len(stims)) for clip in clips]
+    rates: list[Tensor] = []
+    with evaluating(model):
+        model.to(place)
+        try:
+            for clip in selected:
+                stimulus = stims[clip]
+                _check_stimulus(model, dataset, stimulus, clip)
+                output = model(stimulus.unsqueeze(0).to(place, dtype))
+                rates.append(_rates(output, clip).cpu() * factor)
+        finally:
+            model.to(home)
+    return rates
+
+
+def _clip_index(clip: int, n_clips: int) -> int:
+    index = int(clip)
+    if not -n_clips <= index < n_clips:
+        raise IndexError(f"clip {index} does not exist; this dataset has {n_clips} clips (0..{n_clips - 1})")
+    return index % n_clips
+
+
+def _rates(output: Tensor, clip: int) -> Tensor:
+    if output.ndim != 4 or output.shape[0] != 1 or output.shape[2] != 1:
+        raise ValueError(
+            f"the model must return (1, N, 1, T); for clip {clip} it returned {tuple(output.shape)}"
+        )
+    return output[0, :, 0, :]
+
+
+def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> None:
+    """Compare a stimulus with what the model takes, in the words of dataset and model."""
+    front_end = getattr(model, "wav2spec", None)
+    hop = getattr(front_end, "hop", None)
+    if hop is not None:
+        if stimulus.ndim != 2:
+            raise ValueError(
+                f"the model has a waveform front-end ({type(front_end).__name__}) but clip {clip} is a spectrogram "
+                f"{tuple(stimulus.shape)}; load the dataset with return_waveform=True"
+            )
+        rate, data_rate = getattr(front_end, "audio_fs", None), getattr(dataset, "audio_fs", None)
+        if rate is not None and data_rate is not None and float(rate) != float(data_rate):
+            raise ValueError(
+                f"the front-end expects audio at {rate} Hz, the dataset holds {data_rate} Hz: build it with "
+                "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
+            )
+        data_hop = getattr(dataset, "hop", None)
+        if data_hop is not None and int(data_hop) != int(hop):
+            raise ValueError(
+                f"the front-end's hop is {hop} samples, the dataset's bin is {data_hop} samples: build it with "
+                "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
+            )
+        return
+    bands = getattr(model, "F", None)
+    if stimulus.ndim == 2:
+        raise ValueError(
+            f"clip {clip} is a waveform {tuple(stimulus.shape)} but the model has no front-end: build it with "
+            "wav2spec=make_wav2spec('mel', audio_fs=dataset.audio_fs, dt_ms=dataset.dt), or load spectrograms"
+        )
+    if bands is not None and stimulus.shape[-2] != bands:
+        raise ValueError(
+            f"the model has n_frequency_bands={bands}, clip {clip} has {stimulus.shape[-2]} bands "
+            f"{tuple(stimulus.shape)}: build the model with n_frequency_bands=dataset.F"
+        )

@@ -1,0 +1,285 @@
+"""Constructor arguments to JSON and back: what makes a checkpoint self-contained.
+
+A module is written as ``{"$module": class name, "kwargs": {...}}``, nested as deep as needed; classes of
+``torch.nn`` are called ``"torch.nn.ReLU"``. Classes are looked up
+by name among those of this package, a list of ``torch.nn`` classes, and those the caller hands in; an unknown name
+is an error, never an import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import numbers
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.registry import MODULES
+
+__all__ = ["decode", "encode", "encode_module", "resolve_class"]
+
+#: ``torch.nn`` classes that may sit inside a checkpoint. Their arguments are read from their attributes.
+_TORCH_MODULES: dict[str, type[nn.Module]] = {
+    f"torch.nn.{cls.__name__}": cls
+    for cls in (
+        nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
+        nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Threshold,
+        nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.Dropout, nn.Linear, nn.Conv1d, nn.Conv2d,
+        nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d,
+    )
+}  # fmt: skip
+
+_SEQUENTIAL = "torch.nn.Sequential"
+
+#: Packages of ours whose import fills the registry; a fixed list, so no name in a file decides what is imported.
+_OWN_PACKAGES = ("deepSTRF.models.audio", "deepSTRF.models.wav2spec")
+
+#: Larger arrays belong in the weights, not in a text file.
+_MAX_ARRAY_ELEMENTS = 1_000_000
+
+
+def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
+    """Describe a module as ``{"$module": name, "kwargs": {...}}``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        A `Configurable` module, an ``nn.Sequential`` of such, or one of the known ``torch.nn`` classes.
+    where : str
+        How error texts call it, e.g. ``"Linear.wav2spec"``.
+
+    Returns
+    -------
+    dict
+        Plain data for JSON.
+
+    Raises
+    ------
+    TypeError
+        When the module, or one of its arguments, cannot be written; the text names it.
+
+    Examples
+    --------
+    >>> encode_module(nn.LeakyReLU(0.2), "activation")
+    {'$module': 'torch.nn.LeakyReLU', 'kwargs': {'negative_slope': 0.2, 'inplace': False}}
+    """
+    name = type(module).__name__
+    if isinstance(module, Configurable):
+        if module._init_arguments is None:
+            raise TypeError(
+                f"{where} ({name}) does not know how it was built; create it by calling {name}(...)"
+            )
+        return {
+            "$module": name,
+            "kwargs": {key: encode(value, f"{where}.{key}") for key, value in module.init_arguments.items()},
+        }
+    if type(module) is nn.Sequential:
+        parts = {key: encode_module(part, f"{where}.{key}") for key, part in module.named_children()}
+        return {"$module": _SEQUENTIAL, "kwargs": parts}
+    if _TORCH_MODULES.get(f"torch.nn.{name}") is type(module):
+        return {
+            "$module": f"torch.nn.{name}",
+            "kwargs": {k: encode(v, where) for k, v in _torch_arguments(module).items()},
+        }
+    raise TypeError(
+        f"{where} is a {type(module).__module__}.{name}, which does not say how it was built. Derive it from "
+        "(nn.Module, deepSTRF.models.Configurable) to make it part of a checkpoint"
+    )
+
+
+def _torch_arguments(module: nn.Module) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for name in inspect.signature(type(module)).parameters:
+        if name in ("device", "dtype"):
+            continue
+        if name == "init":  # PReLU: the start value is overwritten by the weights
+            continue
+        value = getattr(module, name)
+        arguments[name] = value is not None if name == "bias" else value
+    return arguments
+
+
+def encode(value: Any, where: str) -> Any:
+    """Turn one constructor argument into plain data for JSON.
+
+    Parameters
+    ----------
+    value : object
+        None, bool, number, string, path, list, tuple, dict, numpy scalar or array, tensor, dtype, device or module.
+    where : str
+        Name of the argument, for the error text.
+
+    Returns
+    -------
+    object
+        Plain data that `decode` turns back.
+
+    Raises
+    ------
+    TypeError
+        For anything else; the text names the argument.
+
+    Examples
+    --------
+    >>> encode((1, torch.float64), "sizes")
+    {'$tuple': [1, {'$dtype': 'float64'}]}
+    """
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, nn.Module):
+        return encode_module(value, where)
+    if isinstance(value, np.bool_):
+        return bool(value)
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    if isinstance(value, numbers.Real):
+        number = float(value)
+        return number if math.isfinite(number) else {"$float": repr(number)}
+    if isinstance(value, torch.dtype):
+        return {"$dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device | PurePath):
+        return str(value)
+    if isinstance(value, Tensor | np.ndarray):
+        return _encode_array(value, where)
+    return _encode_container(value, where)
+
+
+def _encode_container(value: Any, where: str) -> Any:
+    if type(value) is list:
+        return [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if type(value) is tuple:
+        return {"$tuple": [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]}
+    if isinstance(value, Mapping) and all(isinstance(k, str) and not k.startswith("$") for k in value):
+        return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+    raise TypeError(
+        f"the argument {where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot "
+        "hold. Use numbers, strings, lists, dictionaries with string keys, arrays, or modules derived from "
+        "(nn.Module, deepSTRF.models.Configurable)"
+    )
+
+
+def _encode_array(value: Any, where: str) -> dict[str, Any]:
+    tensor = (
+        value.detach().cpu() if isinstance(value, Tensor) else torch.from_numpy(np.ascontiguousarray(value))
+    )
+    if tensor.numel() > _MAX_ARRAY_ELEMENTS:
+        raise TypeError(
+            f"the argument {where} is an array of {tensor.numel()} values, too large for a configuration; keep it in "
+            "a buffer or parameter"
+        )
+    values = encode(tensor.tolist(), where)
+    kind = "$tensor" if isinstance(value, Tensor) else "$array"
+    return {kind: values, "dtype": str(tensor.dtype).removeprefix("torch.")}
+
+
+def decode(value: Any, modules: Mapping[str, type] | None = None) -> Any:
+    """Turn plain data from `encode` back into the argument; modules are built anew.
+
+    Parameters
+    ----------
+    value : object
+        What `encode` returned.
+    modules : mapping of str to type, optional
+        The caller's own classes by name.
+
+    Returns
+    -------
+    object
+        The constructor argument.
+
+    Raises
+    ------
+    ValueError
+        For an unknown class name or a tag this version does not know.
+
+    Examples
+    --------
+    >>> decode({"$module": "torch.nn.LeakyReLU", "kwargs": {"negative_slope": 0.2}})
+    LeakyReLU(negative_slope=0.2)
+    """
+    if isinstance(value, list):
+        return [decode(item, modules) for item in value]
+    if not isinstance(value, dict):
+        return value
+    tag = next((key for key in value if key.startswith("$")), None)
+    if tag is None:
+        return {key: decode(item, modules) for key, item in value.items()}
+    content = value[tag]
+    if tag == "$module":
+        arguments = {key: decode(item, modules) for key, item in value.get("kwargs", {}).items()}
+        if content == _SEQUENTIAL:
+            return _sequential(arguments)
+        return resolve_class(content, modules)(**arguments)
+    if tag == "$tuple":
+        return tuple(decode(item, modules) for item in content)
+    if tag == "$float":
+        return float(content)
+    if tag == "$dtype":
+        return _dtype(content)
+    if tag in ("$tensor", "$array"):
+        tensor = torch.tensor(decode(content), dtype=_dtype(value["dtype"]))
+        return tensor if tag == "$tensor" else tensor.numpy()
+    raise ValueError(
+        f"the configuration holds {tag!r}, which this version of deepSTRF does not know; upgrade deepSTRF"
+    )
+
+
+def _sequential(parts: dict[str, nn.Module]) -> nn.Sequential:
+    module = nn.Sequential()
+    for name, part in parts.items():
+        module.add_module(name, part)
+    return module
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"unknown dtype {name!r} in the configuration")
+    return dtype
+
+
+def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[Any]:
+    """Return the class called ``name``.
+
+    Parameters
+    ----------
+    name : str
+        Class name from a checkpoint.
+    modules : mapping of str to type, optional
+        The caller's own classes by name; they win over ours.
+
+    Returns
+    -------
+    type
+        The class.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the text shows how to hand in a class.
+
+    Examples
+    --------
+    >>> resolve_class("torch.nn.ReLU")
+    <class 'torch.nn.modules.activation.ReLU'>
+    """
+    if modules and name in modules:
+        return modules[name]
+    if name in _TORCH_MODULES:
+        return _TORCH_MODULES[name]
+    if name not in MODULES:
+        for package in _OWN_PACKAGES:
+            importlib.import_module(package)
+    if name in MODULES and MODULES.get(name).__name__ == name:
+        return MODULES.get(name)
+    raise ValueError(
+        f"the checkpoint names the class {name!r}, which deepSTRF does not know. If it is yours, hand it in: "
+        f'from_pretrained(..., modules={{"{name}": {name}}})'
+    )

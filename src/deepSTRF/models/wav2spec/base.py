@@ -1,0 +1,334 @@
+"""What all waveform front-ends share: checks, hop, streaming, and the factory."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepSTRF.dsp.framing import samples_per_bin
+from deepSTRF.models._checks import check_positive_int, check_positive_number
+from deepSTRF.models.causal import State, placement
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.constants import ExactConstants
+from deepSTRF.registry import WAV2SPEC
+
+__all__ = ["WaveformFrontEnd", "check_frequency_range", "default_f_max", "make_wav2spec", "window_samples"]
+
+#: Upper edge of the NS1 cochleagram, 500 Hz plus 5.5 octaves (Rahman et al. 2019, doi 10.1371/journal.pcbi.1006618).
+DEFAULT_F_MAX_HZ = 22627.0
+
+
+class WaveformFrontEnd(ExactConstants, Configurable):
+    """Base of the front-ends: waveforms (B, 1, T_audio) to spectrograms (B, 1, F, T), strictly causal.
+
+    Frame ``t`` depends on the samples ``[0, (t + 1) * hop)`` and nothing later. A front-end with a finite memory sets
+    ``left_context`` (samples of the past that it needs before the first) and writes `transform`; checks, padding and
+    streaming are done here. One with a recurrent state overrides `init_state` and `step` as well, and ``forward``
+    where that does not follow from `transform`.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    n_filters : int
+        Bands, F.
+    hop_ms : float
+        Bin width in milliseconds; ``audio_fs * hop_ms / 1000`` must be whole.
+
+    Attributes
+    ----------
+    audio_fs : int or float
+        Audio rate in hertz.
+    hop : int
+        Samples per frame.
+    hop_ms : float
+        Milliseconds per frame.
+    n_filters, out_channels : int
+        Bands, F.
+    left_context : int
+        Samples before the first that the first frame sees as zeros.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; a hop that is no integer names legal rates.
+
+    Examples
+    --------
+    >>> class Power(WaveformFrontEnd):
+    ...     def transform(self, padded):
+    ...         return padded.unfold(-1, self.hop, self.hop).square().mean(-1).unsqueeze(2)
+    >>> Power(audio_fs=16000, n_filters=1, hop_ms=5.0)(torch.ones(1, 1, 160)).shape
+    torch.Size([1, 1, 1, 2])
+    """
+
+    #: Learnable front-ends take this many times the model's learning rate: their parameters are scale-free units.
+    learning_rate_factor: float = 10.0
+
+    def __init__(self, audio_fs: float, n_filters: int, hop_ms: float) -> None:
+        super().__init__()
+        rate = check_positive_number("audio_fs", audio_fs)
+        self.audio_fs: int | float = int(rate) if rate.is_integer() else rate
+        self.hop_ms = check_positive_number("hop_ms", hop_ms)
+        self.n_filters = check_positive_int("n_filters", n_filters)
+        self.out_channels = self.n_filters
+        self.hop = samples_per_bin(self.audio_fs, self.hop_ms)
+        self.left_context = 0
+
+    def transform(self, padded: Tensor) -> Tensor:
+        """Turn waveforms with their past in front into frames.
+
+        Parameters
+        ----------
+        padded : Tensor
+            (B, 1, left_context + T * hop), checked.
+
+        Returns
+        -------
+        Tensor
+            (B, 1, F, T).
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define transform(padded)")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the spectrogram of a waveform.
+
+        Parameters
+        ----------
+        x : Tensor
+            (B, 1, T_audio), T_audio a multiple of ``hop``.
+
+        Returns
+        -------
+        Tensor
+            (B, 1, F, T_audio / hop).
+
+        Raises
+        ------
+        ValueError
+            For another rank, more than one channel, or a length that is no multiple of the hop.
+        """
+        self.check_waveform(x)
+        return self._transform_in_full_precision(functional.pad(x, (self.left_context, 0)))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the silence before the first sample: ``{"history": (B, 1, left_context)}``."""
+        own_device, own_dtype = placement(self)
+        shape = (batch, 1, self.left_context)
+        return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Turn the next whole frames of audio (B, 1, n * hop) into (B, 1, F, n), and return the next state."""
+        self.check_waveform(chunk)
+        padded = torch.cat([state["history"], chunk], dim=-1)
+        history = padded[..., padded.shape[-1] - self.left_context :]
+        return self._transform_in_full_precision(padded), {"history": history}
+
+    def _transform_in_full_precision(self, padded: Tensor) -> Tensor:
+        """Run `transform` outside autocast: logarithms and Fourier transforms need float32."""
+        if padded.dtype in (torch.float16, torch.bfloat16):
+            padded = padded.float()
+        with torch.autocast(device_type=padded.device.type, enabled=False):
+            return self.transform(padded)
+
+    def check_waveform(self, x: Tensor) -> None:
+        """Raise a ValueError, before any computation, unless ``x`` is (B, 1, n * hop)."""
+        if x.ndim != 3:
+            raise ValueError(
+                f"expected waveforms (B, 1, T_audio), got {tuple(x.shape)}; add the missing axes, e.g. "
+                "stimulus.unsqueeze(0) for one clip (1, T_audio)"
+            )
+        if x.shape[1] != 1:
+            raise ValueError(
+                f"expected mono waveforms (B, 1, T_audio), got {x.shape[1]} channels {tuple(x.shape)}; mix them down, "
+                "e.g. x.mean(1, keepdim=True)"
+            )
+        length = x.shape[-1]
+        if length == 0 or length % self.hop:
+            keep = length - length % self.hop
+            mend = f"trim it to {keep} samples, or " if keep else ""
+            raise ValueError(
+                f"the length of the waveform, {length} samples, is not a multiple of hop ({self.hop} samples, "
+                f"{self.hop_ms:g} ms at {self.audio_fs:g} Hz): {mend}build the front-end with "
+                "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
+            )
+
+    @property
+    def latency_ms(self) -> float:
+        """Delay against an ideal detector that averages exactly over each bin, in ms.
+
+        It is the mean age of the energy in a frame, counted from the end of the bin, less half a bin.
+        """
+        return 0.0
+
+    @property
+    def is_learnable(self) -> bool:
+        """Whether any parameter of the front-end is trained."""
+        return any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """Centre frequencies (F,) in hertz, lowest first."""
+        raise NotImplementedError(f"{type(self).__name__} must define frequencies_hz")
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return optimiser groups of the front-end's trained parameters: own learning rate, no weight decay."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trained:
+            return []
+        return [{"params": trained, "lr": lr * self.learning_rate_factor, "weight_decay": 0.0}]
+
+
+def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFAULT_F_MAX_HZ) -> float:
+    """Return the upper frequency: ``min(ceiling, Nyquist)`` for None, else the given value, checked.
+
+    Parameters
+    ----------
+    f_max : float or None
+        Hertz.
+    audio_fs : float
+        Audio rate in hertz.
+    ceiling_hz : float
+        The default where Nyquist allows it.
+
+    Returns
+    -------
+    float
+        Hertz.
+
+    Raises
+    ------
+    ValueError
+        For a given value above Nyquist.
+
+    Examples
+    --------
+    >>> default_f_max(None, 16000)
+    8000.0
+    """
+    nyquist = float(audio_fs) / 2.0
+    if f_max is None:
+        return min(float(ceiling_hz), nyquist)
+    upper = check_positive_number("f_max", f_max)
+    if upper > nyquist:
+        raise ValueError(
+            f"f_max={upper:g} Hz lies above Nyquist ({nyquist:g} Hz at audio_fs={float(audio_fs):g}); give at most "
+            f"{nyquist:g}, or f_max=None for the highest legal default"
+        )
+    return upper
+
+
+def check_frequency_range(f_min: float, f_max: float) -> float:
+    """Return ``f_min`` as a float after checking ``0 <= f_min < f_max``.
+
+    Parameters
+    ----------
+    f_min, f_max : float
+        Hertz.
+
+    Returns
+    -------
+    float
+        ``f_min``.
+
+    Raises
+    ------
+    ValueError
+        When the range is empty or negative.
+
+    Examples
+    --------
+    >>> check_frequency_range(500, 8000.0)
+    500.0
+    """
+    lower = float(f_min)
+    if not 0.0 <= lower < f_max:
+        raise ValueError(f"f_min must lie in [0, f_max={f_max:g}) Hz, got {f_min!r}")
+    return lower
+
+
+def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> int:
+    """Return a window's length in samples, which must be at least the hop.
+
+    Parameters
+    ----------
+    name : str
+        Name of the argument, for the error text.
+    window_ms : float
+        Milliseconds.
+    audio_fs : float
+        Audio rate in hertz.
+    hop : int
+        Samples per frame.
+
+    Returns
+    -------
+    int
+        ``round(audio_fs * window_ms / 1000)``.
+
+    Raises
+    ------
+    ValueError
+        When the window is shorter than the hop: samples between the frames would never be heard.
+
+    Examples
+    --------
+    >>> window_samples("win_ms", 10.0, 48000, 240)
+    480
+    """
+    length = round(float(audio_fs) * check_positive_number(name, window_ms) / 1000.0)
+    if length < hop:
+        raise ValueError(
+            f"{name}={window_ms:g} ms ({length} samples) is shorter than the hop ({hop} samples); give at least "
+            f"{1000.0 * hop / float(audio_fs):g} ms"
+        )
+    return length
+
+
+def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> nn.Module:
+    """Build a front-end by name, on the grid of a dataset.
+
+    Parameters
+    ----------
+    kind : str
+        Name in the registry, in any case: ``"mel"``, ...
+    audio_fs : float
+        Audio rate in hertz (``dataset.audio_fs``).
+    dt_ms : float
+        Bin width in ms (``dataset.dt``).
+    **options
+        Arguments of the class. ``n_filters`` is the number of bands for every kind.
+
+    Returns
+    -------
+    nn.Module
+        The front-end.
+
+    Raises
+    ------
+    ValueError
+        For an unknown kind; the text lists the legal ones.
+    TypeError
+        For an argument that the class does not have.
+
+    Examples
+    --------
+    >>> make_wav2spec("mel", audio_fs=16000, dt_ms=5.0).hop
+    80
+    """
+    front_end = WAV2SPEC.get(kind)
+    legal = inspect.signature(front_end).parameters
+    if "n_filters" in options and "n_filters" not in legal and "n_mels" in legal:
+        options["n_mels"] = options.pop("n_filters")
+    unknown = sorted(set(options) - set(legal))
+    if unknown:
+        raise TypeError(
+            f"{front_end.__name__} has no argument {', '.join(map(repr, unknown))}; legal: {', '.join(legal)}"
+        )
+    return front_end(audio_fs=audio_fs, hop_ms=dt_ms, **options)  # type: ignore[no-any-return]

@@ -1,0 +1,237 @@
+"""Strictly causal mel spectrogram: the fixed front-end that a learned one has to beat."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from deepSTRF.dsp.framing import causal_frames
+from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
+from deepSTRF.dsp.windows import symmetric_window
+from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
+from deepSTRF.models.wav2spec.base import (
+    WaveformFrontEnd,
+    check_frequency_range,
+    default_f_max,
+    window_samples,
+)
+from deepSTRF.registry import WAV2SPEC
+
+__all__ = ["CausalMelSpectrogram"]
+
+#: A triangle whose largest sampled weight is below this hears next to nothing: the Fourier transform is made longer.
+_MIN_PEAK_WEIGHT = 1e-3
+#: Longest Fourier transform, in windows, before a bank is called impossible.
+_MAX_FFT_MULTIPLE = 64
+#: Keeps the slope of the cube root finite at silence; shifts the value by at most 1e-6.
+_CUBE_ROOT_EPSILON = 1e-18
+
+
+@WAV2SPEC.register("mel")
+class CausalMelSpectrogram(WaveformFrontEnd):
+    """Log-mel spectrogram of which frame ``t`` sees only samples before ``(t + 1) * hop``.
+
+    Frame ``t`` is the window over ``[(t + 1) hop - win, (t + 1) hop)``, its Fourier amplitude, a bank of overlapping
+    triangles and a compression. The defaults are those of the NS1 cochleagram as documented: 10 ms symmetric Hann
+    window, 5 ms hop, 34 bands from 500 to 22,627 Hz, amplitude, ``ln(max(x, 1e-4))``. It has no parameters.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    n_mels : int
+        Bands, F.
+    hop_ms, win_ms : float
+        Bin width and window in ms; the hop in samples must be whole, the window at least as long.
+    f_min : float
+        Lower edge in hertz.
+    f_max : float or None
+        Upper edge in hertz; None is 22,627 or Nyquist, whichever is lower.
+    magnitude : {"amplitude", "power"}
+        ``|X|`` or ``|X|^2``.
+    compression : {"log", "cubic", "log1p", "none"}
+        ``ln(max(x, log_floor))``, cube root, ``ln(1 + x)``, or nothing.
+    log_floor : float
+        Threshold of the logarithm. No gradient reaches the sound below it.
+    log_offset : float or None
+        When given, the logarithm is ``ln(x + log_offset)``, which has a gradient everywhere.
+    mel_scale : {"htk", "slaney"}
+        Which mel formula spaces the bands.
+    scale : str or None
+        Another spacing than mel: any name of `deepSTRF.dsp.frequency_scale` (``"log"``, ``"erb"``, ...).
+    edges : {"feet", "centres"}
+        Whether ``f_min`` and ``f_max`` are the outer feet of the bank or the centres of its first and last band.
+    slopes : {"hertz", "scale"}
+        Whether the sides of the triangles are straight in hertz or on the scale.
+    norm : {None, "sum", "slaney"}
+        None: peak 1. ``"sum"``: weights sum to 1. ``"slaney"``: unit area in hertz.
+    window : {"hann", "hamming", "boxcar"}
+        Symmetric analysis window.
+    n_fft_mult : int
+        Length of the Fourier transform in windows (zeros are appended). A band too narrow to hold a bin makes the
+        transform longer still, so no band is ever dead.
+
+    Attributes
+    ----------
+    n_fft : int
+        Length of the Fourier transform that is used.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; among them a window shorter than the hop, and an explicit ``f_max`` above Nyquist.
+
+    References
+    ----------
+    Rahman, Willmore, King & Harper 2019, doi 10.1371/journal.pcbi.1006618.
+
+    Examples
+    --------
+    >>> mel = CausalMelSpectrogram(audio_fs=48000)
+    >>> mel(torch.zeros(1, 1, 2400)).shape
+    torch.Size([1, 1, 34, 10])
+    >>> mel.latency_ms
+    2.5
+    """
+
+    _window: Tensor
+    _mel_fb: Tensor
+    _frequencies_hz: Tensor
+
+    def __init__(
+        self,
+        audio_fs: float,
+        n_mels: int = 34,
+        hop_ms: float = 5.0,
+        win_ms: float = 10.0,
+        f_min: float = 500.0,
+        f_max: float | None = None,
+        magnitude: str = "amplitude",
+        compression: str = "log",
+        log_floor: float = 1e-4,
+        log_offset: float | None = None,
+        mel_scale: str = "htk",
+        *,
+        scale: str | None = None,
+        edges: str = "feet",
+        slopes: str = "hertz",
+        norm: str | None = None,
+        window: str = "hann",
+        n_fft_mult: int = 1,
+    ) -> None:
+        super().__init__(audio_fs, check_positive_int("n_mels", n_mels), hop_ms)
+        check_choice("magnitude", magnitude, ("amplitude", "power"))
+        check_choice("compression", compression, ("log", "cubic", "log1p", "none"))
+        check_choice("mel_scale", mel_scale, ("htk", "slaney"))
+        check_choice("slopes", slopes, ("hertz", "scale"))
+        self.n_mels = self.n_filters
+        self.magnitude, self.compression = magnitude, compression
+        self.log_floor = check_positive_number("log_floor", log_floor)
+        self.log_offset = None if log_offset is None else check_positive_number("log_offset", log_offset)
+        self.win = window_samples("win_ms", win_ms, self.audio_fs, self.hop)
+        self.left_context = self.win - self.hop
+        self.f_max = default_f_max(f_max, self.audio_fs)
+        self.f_min = check_frequency_range(f_min, self.f_max)
+        spacing = mel_scale if scale is None else scale
+        corners = triangle_corners(self.n_mels, self.f_min, self.f_max, spacing, edges)
+        axis = "linear" if slopes == "hertz" else spacing
+        self.n_fft, bank = self._bank(corners, axis, norm, check_positive_int("n_fft_mult", n_fft_mult))
+        self.register_constant("_window", symmetric_window(window, self.win))
+        self.register_constant("_mel_fb", bank)
+        self.register_constant("_frequencies_hz", corners[1:-1])
+
+    def _bank(self, corners: Tensor, axis: str, norm: str | None, multiple: int) -> tuple[int, Tensor]:
+        """Return the length of the Fourier transform, long enough for every band, and the bank (bins, F)."""
+        start = multiple
+        while True:
+            n_fft = multiple * self.win
+            bins = torch.arange(n_fft // 2 + 1, dtype=torch.float64) * (float(self.audio_fs) / n_fft)
+            peaks = triangular_filterbank(corners, bins, axis=axis).amax(0)
+            if bool((peaks > _MIN_PEAK_WEIGHT).all()):
+                return n_fft, triangular_filterbank(corners, bins, axis=axis, norm=norm)
+            multiple *= 2
+            if multiple > max(start, _MAX_FFT_MULTIPLE):
+                raise ValueError(
+                    f"n_mels={self.n_mels} bands between {self.f_min:g} and {self.f_max:g} Hz are too narrow for a "
+                    f"window of {self.win} samples; give fewer bands or a larger win_ms"
+                )
+
+    @classmethod
+    def rahman_native(
+        cls,
+        audio_fs: float,
+        n_mels: int = 34,
+        hop_ms: float = 5.0,
+        *,
+        f_min: float = 500.0,
+        f_max: float | None = None,
+        log_floor: float = 1e-4,
+    ) -> Self:
+        """Build the bank that the authors of NS1 used, made causal.
+
+        Centres in equal logarithmic steps (1/6 octave by default), triangles straight in log frequency whose weights
+        sum to 1, symmetric Hamming window of two bins, a Fourier transform of four windows. The authors' own frame
+        ``k`` looks one bin ahead: it equals frame ``k + 1`` of this front-end.
+
+        Parameters
+        ----------
+        audio_fs : float
+            Audio rate in hertz; their own was 48,828.125 with a hop of 244 samples (4.99712 ms).
+        n_mels : int
+            Bands.
+        hop_ms : float
+            Bin width in ms.
+        f_min, f_max : float
+            Centres of the first and last band; None is 500 Hz plus 5.5 octaves, or Nyquist when that is lower.
+        log_floor : float
+            Threshold of the logarithm, in amplitude.
+
+        Returns
+        -------
+        CausalMelSpectrogram
+            The front-end.
+
+        References
+        ----------
+        Rahman, Willmore, King & Harper 2019, doi 10.1371/journal.pcbi.1006618.
+        """
+        top = default_f_max(f_max, audio_fs, ceiling_hz=500.0 * 2.0**5.5)
+        return cls(
+            audio_fs, n_mels, hop_ms, 2.0 * hop_ms, f_min, top, log_floor=log_floor, scale="log", edges="centres",
+            slopes="scale", norm="sum", window="hamming", n_fft_mult=4,
+        )  # fmt: skip
+
+    def transform(self, padded: Tensor) -> Tensor:
+        """Turn (B, 1, win - hop + T * hop) samples into (B, 1, F, T)."""
+        frames = causal_frames(padded, self.win, self.hop, padded=True) * self._window.to(padded.dtype)
+        spectrum = torch.fft.rfft(frames, n=self.n_fft)
+        if self.magnitude == "power":
+            strength = spectrum.real.square() + spectrum.imag.square()
+        else:
+            strength = spectrum.abs()  # torch's gradient of |z| at exactly 0 is 0, not NaN
+        bands = strength @ self._mel_fb.to(padded.dtype)
+        return self._compress(bands).transpose(-1, -2)
+
+    def _compress(self, bands: Tensor) -> Tensor:
+        if self.compression == "log":
+            if self.log_offset is not None:
+                return torch.log(bands + self.log_offset)
+            return torch.log(bands.clamp_min(self.log_floor))
+        if self.compression == "log1p":
+            return torch.log1p(bands)
+        if self.compression == "cubic":
+            root: float = _CUBE_ROOT_EPSILON ** (1.0 / 3.0)
+            return root * torch.expm1(torch.log1p(bands / _CUBE_ROOT_EPSILON) / 3.0)
+        return bands
+
+    @property
+    def latency_ms(self) -> float:
+        """Delay of the window's middle behind the middle of the bin, in ms."""
+        return 1000.0 * (self.win - self.hop) / (2.0 * float(self.audio_fs))
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """Centre frequencies (F,) in hertz."""
+        return self._frequencies_hz
