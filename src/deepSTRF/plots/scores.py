@@ -49,6 +49,7 @@ def plot_score_histogram(
     xlabel: str = "noise-corrected correlation",
     bins: int = 24,
     title: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
     """Draw how a score is spread over the neurons, with its mean and median.
@@ -63,6 +64,8 @@ def plot_score_histogram(
         Number of bins.
     title : str, optional
         Title.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
     ax : matplotlib Axes, optional
         Draw here.
 
@@ -85,7 +88,7 @@ def plot_score_histogram(
     if np.isinf(values).any():
         raise ValueError("scores must be finite or NaN; set infinite values to NaN first")
     valid = values[~np.isnan(values)]
-    figure, ax = _own_or_given(ax, HISTOGRAM_SIZE)
+    figure, ax = _own_or_given(ax, figsize or HISTOGRAM_SIZE)
     if valid.size:
         ax.hist(valid, bins=bins, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.6)
         mean, median = float(valid.mean()), float(np.median(valid))
@@ -114,6 +117,7 @@ def plot_score_scatter(
     ylabel: str,
     *,
     title: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
     """Draw one score against another, a dot per neuron, on equal axes with the line of equality.
@@ -126,6 +130,8 @@ def plot_score_scatter(
         What they are.
     title : str, optional
         Title; without one it says how many neurons lie above the line.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
     ax : matplotlib Axes, optional
         Draw here.
 
@@ -149,7 +155,7 @@ def plot_score_scatter(
         raise ValueError(
             f"x holds {first.size} neurons, y holds {second.size}; both need the same neurons in order"
         )
-    figure, ax = _own_or_given(ax, SQUARE_SIZE)
+    figure, ax = _own_or_given(ax, figsize or SQUARE_SIZE)
     both = np.isfinite(first) & np.isfinite(second)
     _square(ax, np.concatenate([first[both], second[both]]))
     ax.scatter(first[both], second[both], s=18, color=BLUE, alpha=0.7, linewidth=0)
@@ -169,6 +175,7 @@ def plot_noise_ceiling(
     ccmax_interval: Any = None,
     *,
     title: str | None = None,
+    figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
     """Draw each neuron's correlation against the most its noise allows: the gap is unexplained.
@@ -183,6 +190,8 @@ def plot_noise_ceiling(
         Lower and upper end of the ceiling's confidence interval, drawn as a thin bar.
     title : str, optional
         Title.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
     ax : matplotlib Axes, optional
         Draw here.
 
@@ -209,7 +218,7 @@ def plot_noise_ceiling(
     interval = None if ccmax_interval is None else as_array(ccmax_interval, "ccmax_interval")
     if interval is not None and interval.shape != (score.size, 2):
         raise ValueError(f"ccmax_interval must have shape ({score.size}, 2), got {interval.shape}")
-    figure, ax = _own_or_given(ax, SQUARE_SIZE)
+    figure, ax = _own_or_given(ax, figsize or SQUARE_SIZE)
     both = np.isfinite(score) & np.isfinite(ceiling)
     _square(ax, np.concatenate([score[both], ceiling[both]]))
     if interval is not None:

@@ -1,1 +1,1 @@
-"""(being built)"""
+"""One self-contained HTML page about a fit, for a colleague who was not there."""

@@ -1,0 +1,261 @@
+"""What a report shows, as plain values: the border between gathering a run's results and drawing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["METRICS", "Metric", "NeuronExample", "Note", "ReportParts", "ScoreRow", "Section"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one score is called on the page and what it means.
+
+    Attributes
+    ----------
+    label : str
+        Name in tables.
+    meaning : str
+        One sentence for a reader who has not met it.
+    decimals : int
+        Digits after the point.
+
+    Examples
+    --------
+    >>> METRICS["cc"].label
+    'correlation'
+    """
+
+    label: str
+    meaning: str
+    decimals: int = 3
+
+
+#: Columns of a score table in the order a reader wants them; an unknown column keeps its own name.
+METRICS: dict[str, Metric] = {
+    "cc_norm": Metric(
+        "noise-corrected correlation",
+        "correlation with the response that repeats, noise averaged away; 1 is all there is to predict",
+    ),
+    "cc_norm_published": Metric(
+        "… as published earlier",
+        "the same with the mixed centring of earlier papers, only for comparison with their numbers",
+    ),
+    "cc": Metric("correlation", "Pearson correlation of the prediction and the PSTH, over all test bins"),
+    "fve": Metric(
+        "variance explained", "share of the PSTH's variance explained; negative when worse than its mean"
+    ),
+    "mse": Metric("mean squared error", "in squared response units per bin", 4),
+    "ccmax": Metric("noise ceiling", "the highest correlation a perfect model could reach on these repeats"),
+    "snr": Metric("signal-to-noise ratio", "power that repeats over power that does not, per repeat"),
+    "n_repeats": Metric("repeats", "how often the clips were played", 0),
+}
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of the score table: a metric on one split, over neurons.
+
+    Attributes
+    ----------
+    split : str
+        "test" or "validation".
+    metric : str
+        Column name, a key of METRICS where known.
+    mean, sd, median : float
+        Over the neurons that have a score; NaN when none has.
+    n, n_nan : int
+        How many neurons have a score and how many have none.
+    per_seed : tuple of float
+        The mean over neurons for each seed.
+
+    Examples
+    --------
+    >>> ScoreRow("test", "cc", 0.5, 0.1, 0.5, 119, 0, (0.5,)).n
+    119
+    """
+
+    split: str
+    metric: str
+    mean: float
+    sd: float
+    median: float
+    n: int
+    n_nan: int
+    per_seed: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class NeuronExample:
+    """One neuron on one clip, as the report draws it.
+
+    Attributes
+    ----------
+    role : str
+        Why it is shown: "best", "median", "worst".
+    neuron : str
+        Its name.
+    score : float
+        Its test score.
+    clip : str
+        Name of the clip.
+    stim : array (F, T)
+        Spectrogram as the model's core sees it.
+    response : array (R, T)
+        Repeats.
+    pred : array (T,)
+        Prediction.
+    strf : array (F, T_lags) or None
+        Receptive field, where the model has one.
+    start_s : float
+        Where in the clip the excerpt begins.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> NeuronExample("best", "A1-3", 0.8, "clip 17", np.zeros((4, 9)), np.zeros((2, 9)), np.zeros(9)).strf
+    """
+
+    role: str
+    neuron: str
+    score: float
+    clip: str
+    stim: NDArray[Any]
+    response: NDArray[Any]
+    pred: NDArray[Any]
+    strf: NDArray[Any] | None = None
+    start_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something the reader must know: level "warning" or "info", and a sentence.
+
+    Examples
+    --------
+    >>> Note("info", "2 neurons have no score.").level
+    'info'
+    """
+
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ReportParts:
+    """Everything on the page. Only ``title`` is needed; a section whose parts are missing is left out.
+
+    Attributes
+    ----------
+    title, subtitle : str
+        Heading, and the line below it.
+    headline : sequence of (value, label)
+        The few numbers in large type.
+    score_rows : sequence of ScoreRow
+        Score table.
+    seeds : sequence of int
+        Seeds behind ``per_seed`` of the score rows.
+    protocol : sequence of (label, value)
+        The protocol card.
+    notes : sequence of Note
+        Warnings and remarks.
+    columns : mapping of str to array (N,)
+        Test scores per neuron, the mean over seeds.
+    neurons : sequence of str
+        Names of the N neurons.
+    main_score : str
+        The column by which neurons are ranked.
+    ceiling_interval : array (N, 2), optional
+        Confidence interval of the noise ceiling.
+    curves : sequence of mappings
+        One per seed: train_loss, val_loss, ... as series over epochs.
+    best_epoch : int, optional
+        0-based epoch of the kept weights, one seed only.
+    examples : sequence of NeuronExample
+        Best, median and worst neuron.
+    strfs : array (N, F, T), optional
+        Receptive fields.
+    frequencies_hz : array (F,), optional
+        Centre frequencies.
+    dt_ms : float, optional
+        Bin width.
+    response_unit : str
+        Label of response axes.
+    command, config : str
+        How to run it again.
+    versions : sequence of (name, version)
+        Software and machine.
+    extras : mapping
+        Parts of sections that other modules add.
+
+    Examples
+    --------
+    >>> ReportParts("Linear on NS1").n_neurons
+    0
+    """
+
+    title: str
+    subtitle: str = ""
+    headline: Sequence[tuple[str, str]] = ()
+    score_rows: Sequence[ScoreRow] = ()
+    seeds: Sequence[int] = ()
+    protocol: Sequence[tuple[str, str]] = ()
+    notes: Sequence[Note] = ()
+    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    neurons: Sequence[str] = ()
+    main_score: str = "cc_norm"
+    ceiling_interval: NDArray[np.float64] | None = None
+    curves: Sequence[Mapping[str, Any]] = ()
+    best_epoch: int | None = None
+    examples: Sequence[NeuronExample] = ()
+    strfs: NDArray[np.float64] | None = None
+    frequencies_hz: NDArray[np.float64] | None = None
+    dt_ms: float | None = None
+    response_unit: str = "response"
+    command: str = ""
+    config: str = ""
+    versions: Sequence[tuple[str, str]] = ()
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_neurons(self) -> int:
+        """How many neurons the page is about."""
+        return len(self.neurons)
+
+    def ranked(self) -> NDArray[np.intp]:
+        """Return the neurons that have a main score, best first."""
+        scores = np.asarray(self.columns.get(self.main_score, ()), dtype=np.float64)
+        valid = np.flatnonzero(np.isfinite(scores))
+        return valid[np.argsort(-scores[valid], kind="stable")]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page.
+
+    Attributes
+    ----------
+    anchor : str
+        Its id, for links.
+    title : str
+        Its heading.
+    body : str
+        Its HTML; whoever makes it has escaped what came from outside (templates do).
+    lead : str
+        A sentence under the heading that says how to read it.
+
+    Examples
+    --------
+    >>> Section("notes", "Notes", "<p>None.</p>").title
+    'Notes'
+    """
+
+    anchor: str
+    title: str
+    body: str
+    lead: str = ""

@@ -1,0 +1,43 @@
+"""Receptive fields of the best neurons."""
+
+from __future__ import annotations
+
+from deepSTRF.plots import plot_strf_grid
+from deepSTRF.report.parts import ReportParts, Section
+from deepSTRF.report.rendering import figure_html, number
+
+__all__ = ["receptive_fields"]
+
+COLUMNS = 6
+#: Four rows fit on one screen; the table of neurons has a small picture of every field.
+MOST_SHOWN = 24
+
+
+def receptive_fields(parts: ReportParts) -> Section | None:
+    """Make the grid of receptive fields, best neurons first."""
+    if parts.strfs is None or not len(parts.strfs):
+        return None
+    ranked = parts.ranked()
+    shown = [int(neuron) for neuron in ranked[:MOST_SHOWN]] or list(range(min(MOST_SHOWN, parts.n_neurons)))
+    scores = parts.columns.get(parts.main_score)
+    titles = [
+        parts.neurons[neuron]
+        if scores is None
+        else f"{parts.neurons[neuron]}   {number(float(scores[neuron]), 2)}"
+        for neuron in shown
+    ]
+    figure, _ = plot_strf_grid(
+        parts.strfs[shown], titles, parts.dt_ms, ncols=COLUMNS, frequencies_hz=parts.frequencies_hz
+    )
+    n_bands, n_lags = parts.strfs.shape[1:]
+    reach = f", reaching {n_lags * parts.dt_ms:g} ms back" if parts.dt_ms else ""
+    alt = f"Receptive fields of {len(shown)} neurons, {n_bands} frequency bands by {n_lags} bins{reach}."
+    caption = (
+        f"The {len(shown)} neurons with the highest score, of {len(parts.strfs)}. "
+        if len(shown) < len(parts.strfs)
+        else ""
+    ) + "Each panel has its own colour scale, symmetric about zero; the number is the neuron's score."
+    lead = (
+        "Red: sound there raises the prediction. Blue: it lowers it. Time runs to the response at the right."
+    )
+    return Section("fields", "Receptive fields", figure_html(figure, alt, caption), lead)
