@@ -54,7 +54,7 @@ class Registry(Generic[Entry]):
 
         def file_entry(entry: Registered) -> Registered:
             known = self._entries.get(key)
-            if known is not None and known is not entry:
+            if known is not None and known is not entry and _home(known) != _home(entry):
                 raise ValueError(f"{self.what} {name!r} is already taken by {known!r}; choose another name")
             self._entries[key] = entry  # type: ignore[assignment]
             return entry
@@ -97,6 +97,12 @@ class Registry(Generic[Entry]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+def _home(entry: object) -> tuple[str, str] | None:
+    """Where a class or function was defined; a module that is run again (autoreload) may file it anew."""
+    module, name = getattr(entry, "__module__", None), getattr(entry, "__qualname__", None)
+    return None if module is None or name is None or "<locals>" in name else (module, name)
 
 
 #: Encoding models (``deepSTRF.models.audio``), by command-line name.

@@ -5,19 +5,17 @@ Frequency scales, windows, framing and filterbanks that front-ends, datasets and
 
 from deepSTRF.dsp.framing import causal_frames, samples_per_bin
 from deepSTRF.dsp.scales import (
-    SCALES,
     ERB_bandwidth,
     ERB_to_Hz,
-    FrequencyScale,
     Greenwood,
     Hz_to_bark,
     Hz_to_ERB,
     Hz_to_mel,
     bark_to_Hz,
-    frequency_scale,
     inverse_Greenwood,
     mel_to_Hz,
 )
+from deepSTRF.dsp.spacing import SCALES, FrequencyScale, frequency_scale
 from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
 from deepSTRF.dsp.windows import WINDOWS, symmetric_window
 

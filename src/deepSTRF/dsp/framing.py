@@ -33,8 +33,8 @@ def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
     Raises
     ------
     ValueError
-        When a rate or width is not positive, or when the hop is no whole number: rounding it would let sound and
-        spikes drift apart (2.3 ms per second for 44.1 kHz at 5 ms). The text names legal rates.
+        When a rate or width is not positive, or when the hop is no whole number: rounding it would let sound
+        and spikes drift apart (2.3 ms per second for 44.1 kHz at 5 ms). The text names legal rates.
 
     Examples
     --------
@@ -43,8 +43,9 @@ def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
     >>> samples_per_bin(44100, 5.0)
     Traceback (most recent call last):
         ...
-    ValueError: audio_fs=44100 Hz at 5 ms per bin gives 220.5 samples per bin, which must be a whole number. Resample
-    the audio to a multiple of 200 Hz, e.g. 44000 or 44200 Hz, or choose another bin width, e.g. 10 ms
+    ValueError: audio_fs=44100 Hz at 5 ms per bin gives 220.5 samples per bin, which must be a whole number.
+    Resample the audio to a multiple of 200 Hz, e.g. 44000 or 44200 Hz, or choose another bin width, e.g. 10
+    ms
     """
     for name, value in (("audio_fs", audio_fs), ("the bin width in ms", dt_ms)):
         if not (math.isfinite(value) and value > 0):
@@ -64,7 +65,8 @@ def _illegal_hop(audio_fs: float, dt_ms: float, exact: float) -> str:
     factor = Fraction(exact).limit_denominator(1000).denominator
     width = f", or choose another bin width, e.g. {dt_ms * factor:.10g} ms" if factor <= 20 else ""
     return (
-        f"audio_fs={audio_fs:.10g} Hz at {dt_ms:.10g} ms per bin gives {exact:.10g} samples per bin, which must be a "
+        f"audio_fs={audio_fs:.10g} Hz at {dt_ms:.10g} ms per bin gives {exact:.10g} samples per bin, which "
+        "must be a "
         f"whole number. Resample the audio to a multiple of {step:.10g} Hz, e.g. {rates}{width}"
     )
 
@@ -72,8 +74,8 @@ def _illegal_hop(audio_fs: float, dt_ms: float, exact: float) -> str:
 def causal_frames(x: Tensor, frame_length: int, hop: int, *, padded: bool = False) -> Tensor:
     """Cut a waveform into overlapping frames that end where their bin ends.
 
-    Frame ``t`` holds the samples ``[(t + 1) * hop - frame_length, (t + 1) * hop)``; those before the start are zero.
-    The result is a view of the padded waveform: it costs no copy.
+    Frame ``t`` holds the samples ``[(t + 1) * hop - frame_length, (t + 1) * hop)``; those before the start
+    are zero. The result is a view of the padded waveform: it costs no copy.
 
     Parameters
     ----------

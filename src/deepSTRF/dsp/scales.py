@@ -1,4 +1,4 @@
-"""Frequency scales of hearing: hertz to mel, ERB-rate, Bark, cochlear position or logarithm, and exactly back.
+"""Frequency scales of hearing: hertz to mel, ERB-rate, Bark, cochlear position, octaves, and exactly back.
 
 Every function takes and returns Python floats, numpy arrays or tensors: whatever goes in comes out.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,13 +14,21 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "SCALES", "ERB_bandwidth", "ERB_to_Hz", "FrequencyScale", "Greenwood", "Hz_to_ERB", "Hz_to_bark", "Hz_to_mel",
-    "bark_to_Hz", "frequency_scale", "inverse_Greenwood", "mel_to_Hz",
-]  # fmt: skip
+    "ERB_bandwidth",
+    "ERB_to_Hz",
+    "Greenwood",
+    "Hz_to_ERB",
+    "Hz_to_bark",
+    "Hz_to_mel",
+    "bark_to_Hz",
+    "inverse_Greenwood",
+    "mel_to_Hz",
+]
 
 Frequencies = TypeVar("Frequencies", float, "np.ndarray[Any, Any]", Tensor)
 
-# HTK mel: O'Shaughnessy 1987, "Speech Communication"; after Stevens, Volkmann & Newman 1937, doi 10.1121/1.1915893
+# HTK mel: O'Shaughnessy 1987, "Speech Communication"; after Stevens, Volkmann & Newman 1937, doi
+# 10.1121/1.1915893
 _MEL_FACTOR, _MEL_CORNER_HZ = 2595.0, 700.0
 # Slaney mel: Auditory Toolbox, 1998: linear below 1 kHz, then 27 steps per factor 6.4
 _SLANEY_HZ_PER_MEL, _SLANEY_CORNER_HZ, _SLANEY_STEPS = 200.0 / 3.0, 1000.0, 27.0 / math.log(6.4)
@@ -34,15 +41,17 @@ _GREENWOOD: dict[str, tuple[float, float, float]] = {"human": (165.4, 2.1, 0.88)
 _BARK_FACTOR, _BARK_CORNER_HZ, _BARK_OFFSET = 26.81, 1960.0, 0.53
 
 
-def _apply(value: Any, on_numpy: Callable[[Any], Any], on_torch: Callable[[Tensor], Tensor]) -> Any:
-    """Run the numpy or the torch form of a map; scalars go in and come out as Python floats."""
+def _apply(value: Frequencies, formula: Callable[[Any, Any], Any]) -> Frequencies:
+    """Evaluate ``formula(x, numpy or torch)``; scalars go in and come out as Python floats."""
+    result: Any
     if isinstance(value, Tensor):
-        return on_torch(value if value.is_floating_point() else value.to(torch.get_default_dtype()))
-    if isinstance(value, np.ndarray):
-        return on_numpy(value if np.issubdtype(value.dtype, np.floating) else value.astype(np.float64))
-    if isinstance(value, list | tuple):
-        return on_numpy(np.asarray(value, dtype=np.float64))
-    return float(on_numpy(np.float64(value)))
+        result = formula(value if value.is_floating_point() else value.to(torch.get_default_dtype()), torch)
+    elif isinstance(value, np.ndarray | list | tuple):
+        array = np.asarray(value)
+        result = formula(array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64), np)
+    else:
+        result = float(formula(np.float64(value), np))
+    return result  # type: ignore[no-any-return]
 
 
 def Hz_to_mel(frequency: Frequencies, variant: str = "htk") -> Frequencies:
@@ -74,14 +83,9 @@ def Hz_to_mel(frequency: Frequencies, variant: str = "htk") -> Frequencies:
     >>> round(Hz_to_mel(1000.0), 3)
     999.986
     """
-    if variant == "htk":
-        return _apply(  # type: ignore[no-any-return]
-            frequency,
-            lambda f: _MEL_FACTOR * np.log10(1.0 + f / _MEL_CORNER_HZ),
-            lambda f: _MEL_FACTOR * torch.log10(1.0 + f / _MEL_CORNER_HZ),
-        )
-    _check_mel_variant(variant)
-    return _apply(frequency, lambda f: _slaney_mel(f, np), lambda f: _slaney_mel(f, torch))  # type: ignore[no-any-return]
+    if _mel_variant(variant) == "htk":
+        return _apply(frequency, lambda f, xp: _MEL_FACTOR * xp.log10(1.0 + f / _MEL_CORNER_HZ))
+    return _apply(frequency, _slaney_mel)
 
 
 def mel_to_Hz(mel: Frequencies, variant: str = "htk") -> Frequencies:
@@ -109,33 +113,29 @@ def mel_to_Hz(mel: Frequencies, variant: str = "htk") -> Frequencies:
     >>> round(mel_to_Hz(Hz_to_mel(440.0)), 9)
     440.0
     """
-    if variant == "htk":
-        return _apply(  # type: ignore[no-any-return]
-            mel,
-            lambda m: _MEL_CORNER_HZ * (10.0 ** (m / _MEL_FACTOR) - 1.0),
-            lambda m: _MEL_CORNER_HZ * (10.0 ** (m / _MEL_FACTOR) - 1.0),
-        )
-    _check_mel_variant(variant)
-    return _apply(mel, lambda m: _slaney_hz(m, np), lambda m: _slaney_hz(m, torch))  # type: ignore[no-any-return]
+    if _mel_variant(variant) == "htk":
+        return _apply(mel, lambda m, _: _MEL_CORNER_HZ * (10.0 ** (m / _MEL_FACTOR) - 1.0))
+    return _apply(mel, _slaney_hz)
 
 
-def _check_mel_variant(variant: str) -> None:
-    if variant != "slaney":
+def _mel_variant(variant: str) -> str:
+    if variant not in ("htk", "slaney"):
         raise ValueError(f"the mel scale must be 'htk' or 'slaney', got {variant!r}")
+    return variant
 
 
-def _slaney_mel(f: Any, backend: Any) -> Any:
+def _slaney_mel(f: Any, xp: Any) -> Any:
     # the logarithm is kept away from zero so that the branch not taken has a finite gradient
-    ratio = backend.clip(f, _SLANEY_CORNER_HZ, None) / _SLANEY_CORNER_HZ
-    return backend.where(
-        f < _SLANEY_CORNER_HZ, f / _SLANEY_HZ_PER_MEL, _SLANEY_CORNER_MEL + _SLANEY_STEPS * backend.log(ratio)
+    ratio = xp.clip(f, _SLANEY_CORNER_HZ, None) / _SLANEY_CORNER_HZ
+    return xp.where(
+        f < _SLANEY_CORNER_HZ, f / _SLANEY_HZ_PER_MEL, _SLANEY_CORNER_MEL + _SLANEY_STEPS * xp.log(ratio)
     )
 
 
-def _slaney_hz(m: Any, backend: Any) -> Any:
-    above = backend.clip(m, _SLANEY_CORNER_MEL, None) - _SLANEY_CORNER_MEL
-    return backend.where(
-        m < _SLANEY_CORNER_MEL, m * _SLANEY_HZ_PER_MEL, _SLANEY_CORNER_HZ * backend.exp(above / _SLANEY_STEPS)
+def _slaney_hz(m: Any, xp: Any) -> Any:
+    above = xp.clip(m, _SLANEY_CORNER_MEL, None) - _SLANEY_CORNER_MEL
+    return xp.where(
+        m < _SLANEY_CORNER_MEL, m * _SLANEY_HZ_PER_MEL, _SLANEY_CORNER_HZ * xp.exp(above / _SLANEY_STEPS)
     )
 
 
@@ -161,11 +161,7 @@ def Hz_to_ERB(frequency: Frequencies) -> Frequencies:
     >>> round(Hz_to_ERB(1000.0), 2)
     15.62
     """
-    return _apply(  # type: ignore[no-any-return]
-        frequency,
-        lambda f: _ERB_FACTOR * np.log10(_ERB_SLOPE * f + 1.0),
-        lambda f: _ERB_FACTOR * torch.log10(_ERB_SLOPE * f + 1.0),
-    )
+    return _apply(frequency, lambda f, xp: _ERB_FACTOR * xp.log10(_ERB_SLOPE * f + 1.0))
 
 
 def ERB_to_Hz(erb: Frequencies) -> Frequencies:
@@ -186,11 +182,7 @@ def ERB_to_Hz(erb: Frequencies) -> Frequencies:
     >>> round(ERB_to_Hz(Hz_to_ERB(440.0)), 9)
     440.0
     """
-    return _apply(  # type: ignore[no-any-return]
-        erb,
-        lambda e: (10.0 ** (e / _ERB_FACTOR) - 1.0) / _ERB_SLOPE,
-        lambda e: (10.0 ** (e / _ERB_FACTOR) - 1.0) / _ERB_SLOPE,
-    )
+    return _apply(erb, lambda e, _: (10.0 ** (e / _ERB_FACTOR) - 1.0) / _ERB_SLOPE)
 
 
 def ERB_bandwidth(frequency: Frequencies) -> Frequencies:
@@ -215,11 +207,7 @@ def ERB_bandwidth(frequency: Frequencies) -> Frequencies:
     >>> round(ERB_bandwidth(1000.0), 2)
     132.64
     """
-    return _apply(  # type: ignore[no-any-return]
-        frequency,
-        lambda f: _ERB_MINIMUM_HZ * (_ERB_SLOPE * f + 1.0),
-        lambda f: _ERB_MINIMUM_HZ * (_ERB_SLOPE * f + 1.0),
-    )
+    return _apply(frequency, lambda f, _: _ERB_MINIMUM_HZ * (_ERB_SLOPE * f + 1.0))
 
 
 def Greenwood(position: Frequencies, animal: str = "human") -> Frequencies:
@@ -252,11 +240,7 @@ def Greenwood(position: Frequencies, animal: str = "human") -> Frequencies:
     20677.1
     """
     scale, slope, shift = _greenwood_constants(animal)
-    return _apply(  # type: ignore[no-any-return]
-        position,
-        lambda x: scale * (10.0 ** (slope * x) - shift),
-        lambda x: scale * (10.0 ** (slope * x) - shift),
-    )
+    return _apply(position, lambda x, _: scale * (10.0 ** (slope * x) - shift))
 
 
 def inverse_Greenwood(frequency: Frequencies, animal: str = "human") -> Frequencies:
@@ -289,11 +273,7 @@ def inverse_Greenwood(frequency: Frequencies, animal: str = "human") -> Frequenc
     0.2
     """
     scale, slope, shift = _greenwood_constants(animal)
-    return _apply(  # type: ignore[no-any-return]
-        frequency,
-        lambda f: np.log10(f / scale + shift) / slope,
-        lambda f: torch.log10(f / scale + shift) / slope,
-    )
+    return _apply(frequency, lambda f, xp: xp.log10(f / scale + shift) / slope)
 
 
 def _greenwood_constants(animal: str) -> tuple[float, float, float]:
@@ -326,11 +306,7 @@ def Hz_to_bark(frequency: Frequencies) -> Frequencies:
     >>> round(Hz_to_bark(1000.0), 3)
     8.527
     """
-
-    def to_bark(f: Any) -> Any:
-        return _BARK_FACTOR * f / (_BARK_CORNER_HZ + f) - _BARK_OFFSET
-
-    return _apply(frequency, to_bark, to_bark)  # type: ignore[no-any-return]
+    return _apply(frequency, lambda f, _: _BARK_FACTOR * f / (_BARK_CORNER_HZ + f) - _BARK_OFFSET)
 
 
 def bark_to_Hz(bark: Frequencies) -> Frequencies:
@@ -351,100 +327,5 @@ def bark_to_Hz(bark: Frequencies) -> Frequencies:
     >>> round(bark_to_Hz(Hz_to_bark(440.0)), 9)
     440.0
     """
-
-    def to_hz(z: Any) -> Any:
-        return _BARK_CORNER_HZ * (z + _BARK_OFFSET) / (_BARK_FACTOR - _BARK_OFFSET - z)
-
-    return _apply(bark, to_hz, to_hz)  # type: ignore[no-any-return]
-
-
-@dataclass(frozen=True)
-class FrequencyScale:
-    """A map between hertz and the units of a scale, and back.
-
-    Attributes
-    ----------
-    name : str
-        Name in `SCALES`.
-    from_hz, to_hz : callable
-        The map and its exact inverse; floats, numpy arrays and tensors.
-
-    Examples
-    --------
-    >>> scale = frequency_scale("erb")
-    >>> [round(f) for f in scale.points(500.0, 8000.0, 4).tolist()]
-    [500, 1525, 3602, 8000]
-    """
-
-    name: str
-    from_hz: Callable[[Any], Any]
-    to_hz: Callable[[Any], Any]
-
-    def points(self, f_min: float, f_max: float, n: int) -> Tensor:
-        """Return ``n`` frequencies in hertz, equally spaced on this scale, both ends included exactly (float64)."""
-        positions = torch.linspace(
-            self.from_hz(float(f_min)), self.from_hz(float(f_max)), n, dtype=torch.float64
-        )
-        points: Tensor = self.to_hz(positions)
-        points[0] = f_min
-        if n > 1:
-            points[-1] = f_max
-        return points
-
-
-def _identity(frequency: Any) -> Any:
-    return _apply(frequency, lambda f: f, lambda f: f)
-
-
-def _log2(frequency: Any) -> Any:
-    return _apply(frequency, np.log2, torch.log2)
-
-
-def _exp2(octaves: Any) -> Any:
-    return _apply(octaves, np.exp2, torch.exp2)
-
-
-#: Scales by name. ``"log"`` counts octaves; ``"greenwood"`` is the human cochlear position.
-SCALES: dict[str, FrequencyScale] = {
-    scale.name: scale
-    for scale in (
-        FrequencyScale("htk", Hz_to_mel, mel_to_Hz),
-        FrequencyScale("slaney", lambda f: Hz_to_mel(f, "slaney"), lambda m: mel_to_Hz(m, "slaney")),
-        FrequencyScale("erb", Hz_to_ERB, ERB_to_Hz),
-        FrequencyScale("bark", Hz_to_bark, bark_to_Hz),
-        FrequencyScale("greenwood", inverse_Greenwood, Greenwood),
-        FrequencyScale("log", _log2, _exp2),
-        FrequencyScale("linear", _identity, _identity),
-    )
-}
-
-
-def frequency_scale(name: str) -> FrequencyScale:
-    """Return the scale called ``name``; ``"mel"`` is the HTK form.
-
-    Parameters
-    ----------
-    name : {"htk", "mel", "slaney", "erb", "bark", "greenwood", "log", "linear"}
-        Which scale, in any case.
-
-    Returns
-    -------
-    FrequencyScale
-        The map and its inverse.
-
-    Raises
-    ------
-    ValueError
-        For another name; the text lists the legal ones.
-
-    Examples
-    --------
-    >>> frequency_scale("mel").name
-    'htk'
-    """
-    key = str(name).lower()
-    key = "htk" if key == "mel" else key
-    if key not in SCALES:
-        legal = ", ".join(repr(known) for known in ("mel", *SCALES))
-        raise ValueError(f"unknown frequency scale {name!r}; legal names: {legal}")
-    return SCALES[key]
+    top = _BARK_FACTOR - _BARK_OFFSET
+    return _apply(bark, lambda z, _: _BARK_CORNER_HZ * (z + _BARK_OFFSET) / (top - z))

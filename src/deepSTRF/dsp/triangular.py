@@ -5,20 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepSTRF.dsp.scales import frequency_scale
+from deepSTRF.dsp.spacing import frequency_scale
 
 __all__ = ["triangle_corners", "triangular_filterbank"]
 
 
 def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edges: str) -> Tensor:
-    """Return the corner frequencies of overlapping triangles: filter ``m`` rises from corner ``m`` to ``m + 1``.
+    """Return the corners of overlapping triangles: filter ``m`` rises from corner ``m`` to ``m + 1``.
 
     Parameters
     ----------
     n_filters : int
         Number of triangles, F.
     f_min, f_max : float
-        Hertz. With ``edges="feet"`` the outer feet of the first and last triangle, with ``"centres"`` their peaks.
+        Hertz. With ``edges="feet"`` the outer feet of the first and last triangle, with ``"centres"`` their
+        peaks.
     scale : str
         Scale on which the corners are equally spaced, see `frequency_scale`.
     edges : {"feet", "centres"}
@@ -32,7 +33,8 @@ def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edg
     Raises
     ------
     ValueError
-        For an unknown scale or ``edges``, or one filter between two different centres.
+        For an unknown scale or ``edges``, one filter between two different centres, or frequencies that
+        do not ascend (``f_min=0`` on a logarithmic scale).
 
     Examples
     --------
@@ -43,17 +45,23 @@ def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edg
     """
     spacing = frequency_scale(scale)
     if edges == "feet":
-        return spacing.points(f_min, f_max, n_filters + 2)
-    if edges != "centres":
+        corners = spacing.points(f_min, f_max, n_filters + 2)
+    elif edges != "centres":
         raise ValueError(f"edges must be 'feet' or 'centres', got {edges!r}")
-    if n_filters < 2:
+    elif n_filters < 2:
         raise ValueError("edges='centres' needs at least 2 filters; use edges='feet' for one")
-    first, last = spacing.from_hz(float(f_min)), spacing.from_hz(float(f_max))
-    step = (last - first) / (n_filters - 1)
-    corners: Tensor = spacing.to_hz(
-        torch.linspace(first - step, last + step, n_filters + 2, dtype=torch.float64)
-    )
-    corners[1], corners[-2] = f_min, f_max
+    else:
+        first, last = spacing.from_hz(float(f_min)), spacing.from_hz(float(f_max))
+        step = (last - first) / (n_filters - 1)
+        positions = torch.linspace(first - step, last + step, n_filters + 2, dtype=torch.float64)
+        corners = spacing.to_hz(positions)
+        corners[1], corners[-2] = f_min, f_max
+    if not bool(torch.isfinite(corners).all()) or not bool((corners[1:] > corners[:-1]).all()):
+        raise ValueError(
+            f"{n_filters} filters from f_min={f_min:g} to f_max={f_max:g} Hz do not ascend on the scale "
+            f"{scale!r}; "
+            "give 0 <= f_min < f_max (above 0 on the 'log' scale)"
+        )
     return corners
 
 
@@ -71,8 +79,8 @@ def triangular_filterbank(
     axis : str
         Scale on which the slopes are straight lines: ``"linear"`` (hertz) or the name of a scale.
     norm : {None, "sum", "slaney"}
-        None: peak 1. ``"sum"``: the weights of each filter sum to 1. ``"slaney"``: each triangle has unit area in
-        hertz (``2 / (upper foot - lower foot)``).
+        None: peak 1. ``"sum"``: the weights of each filter sum to 1. ``"slaney"``: each triangle has unit
+        area in hertz (``2 / (upper foot - lower foot)``).
 
     Returns
     -------

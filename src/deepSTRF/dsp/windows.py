@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 __all__ = ["WINDOWS", "symmetric_window"]
 
-#: Cosine-sum windows ``a0 - a1 cos(2 pi n / (L - 1))`` by name: (a0, a1). Harris 1978, doi 10.1109/PROC.1978.10837.
-WINDOWS: dict[str, tuple[float, float]] = {
-    "hann": (0.5, 0.5),
-    "hamming": (0.54, 0.46),
-    "boxcar": (1.0, 0.0),
-}
+#: Cosine-sum windows ``a0 - a1 cos(2 pi n / (L - 1))`` by name: (a0, a1). Harris 1978, doi
+#: 10.1109/PROC.1978.10837.
+WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "boxcar": (1.0, 0.0)}
+)
 
 
 def symmetric_window(name: str, length: int) -> Tensor:

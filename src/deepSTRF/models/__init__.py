@@ -1,7 +1,8 @@
 """Encoding models: sound in, one rate per neuron and bin out.
 
-`NeuralModel` holds the four slots (front-end, prefilter, core, readout) and what all models share: prediction,
-streaming, saving and loading. `deepSTRF.models.audio` holds the models, `deepSTRF.models.wav2spec` the front-ends.
+`NeuralModel` holds the four slots (front-end, prefilter, core, readout) and what all models share:
+prediction, streaming, saving and loading. `deepSTRF.models.audio` holds the models,
+`deepSTRF.models.wav2spec` the front-ends.
 """
 
 from deepSTRF.models.base import NeuralModel

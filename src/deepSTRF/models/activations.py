@@ -37,7 +37,8 @@ class _GainAndBaseline(FramewiseMixin, nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.shape[-1] != self.num_features:
             raise ValueError(
-                f"{type(self).__name__} expects {self.num_features} neurons on the last axis, got {tuple(x.shape)}"
+                f"{type(self).__name__} expects {self.num_features} neurons on the last axis, got "
+                f"{tuple(x.shape)}"
             )
 
 
@@ -60,7 +61,8 @@ class ParametricSigmoid(_GainAndBaseline, Configurable):
 
     Notes
     -----
-    The width ``d`` may change sign while training; its magnitude is held above 0.01, where the slope is defined.
+    The width ``d`` may change sign while training; its magnitude is held above 0.01, where the slope is
+    defined.
 
     References
     ----------
@@ -165,7 +167,8 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
     num_features : int
         Neurons, N.
     non_negative_output : bool
-        Whether the baseline passes through a softplus, so that the output is a rate. The sharpness always does.
+        Whether the baseline passes through a softplus, so that the output is a rate. The sharpness always
+        does.
 
     Raises
     ------
@@ -205,7 +208,8 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
         """Apply the softplus to (..., N)."""
         if x.shape[-1] != self.num_features:
             raise ValueError(
-                f"ParametricSoftplus expects {self.num_features} neurons on the last axis, got {tuple(x.shape)}"
+                f"ParametricSoftplus expects {self.num_features} neurons on the last axis, got "
+                f"{tuple(x.shape)}"
             )
         beta = self.beta
         return functional.softplus(beta * x) / beta + self.b

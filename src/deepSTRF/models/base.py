@@ -1,4 +1,4 @@
-"""The four slots every model is made of, and what all models share: prediction, streaming, saving, loading."""
+"""The four slots of every model, and what all models share: prediction, streaming, saving, loading."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SLOTS = ("wav2spec", "prefiltering", "core", "readout")
 
 
 class NeuralModel(nn.Module, Configurable):
-    """An encoding model: ``readout(core(prefiltering(wav2spec(x))))``, sound in, one rate per neuron and bin out.
+    """An encoding model, ``readout(core(prefiltering(wav2spec(x))))``: sound in, one rate per neuron out.
 
     ====================  ===================================  =========================================
     slot                  input                                output
@@ -33,8 +33,8 @@ class NeuralModel(nn.Module, Configurable):
     ``readout``           features                             (B, N, 1, T)
     ====================  ===================================  =========================================
 
-    The first three start as ``nn.Identity()``; a subclass sets ``readout``. Without a ``wav2spec`` the input is a
-    spectrogram (B, 1, F, T). Axis 2 of the output is kept for samples or distribution parameters.
+    The first three start as ``nn.Identity()``; a subclass sets ``readout``. Without a ``wav2spec`` the input
+    is a spectrogram (B, 1, F, T). Axis 2 of the output is kept for samples or distribution parameters.
 
     Parameters
     ----------
@@ -175,7 +175,7 @@ class NeuralModel(nn.Module, Configurable):
         return frames, following
 
     def detach(self) -> None:
-        """Cut the gradient through a state the model keeps between clips; models without one have nothing to do."""
+        """Cut the gradient through a state kept between clips; models without one have nothing to do."""
 
     # ------------------------------------------------------------------ facts
 
@@ -185,7 +185,7 @@ class NeuralModel(nn.Module, Configurable):
 
     @property
     def receptive_field(self) -> int | None:
-        """Frames of the spectrogram that a prediction depends on, the current one included; None when unbounded."""
+        """Frames that a prediction depends on, the current one included; None when unbounded."""
         return None
 
     @property

@@ -1,9 +1,10 @@
 """One protocol carries time: ``init_state`` and ``step``.
 
-A causal module of ours answers two calls. ``init_state(batch)`` gives the state before the first frame: a plain
-tree (dictionaries of tensors, nested) of fixed shapes. ``step(chunk, state)`` takes one or more whole frames and
-the state, and returns the frames out and the next state; it changes neither argument. In eval mode ``forward(x)``
-equals ``step`` over any cut of ``x``. Streams, exports, long recordings and truncated back-propagation rest on it.
+A causal module of ours answers two calls. ``init_state(batch)`` gives the state before the first frame: a
+plain tree (dictionaries of tensors, nested) of fixed shapes. ``step(chunk, state)`` takes one or more whole
+frames and the state, and returns the frames out and the next state; it changes neither argument. In eval mode
+``forward(x)`` equals ``step`` over any cut of ``x``. Streams, exports, long recordings and truncated
+back-propagation rest on it.
 
 A user's own module may come without ``step``: it works everywhere but in streams, which say so by name.
 """
@@ -30,9 +31,9 @@ State: TypeAlias = dict[str, Any]
 
 #: Modules of ``torch.nn`` that act on every frame by itself, so that a stream needs no memory for them.
 _FRAMEWISE: tuple[type[nn.Module], ...] = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-    nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Threshold,
-    nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.Dropout,
+    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid,
+    nn.Threshold, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.Dropout,
 )  # fmt: skip
 
 
@@ -59,7 +60,7 @@ class Streamable(Protocol):
 
 
 class FramewiseMixin:
-    """``init_state`` and ``step`` of a module that treats every frame by itself: there is nothing to remember.
+    """``init_state`` and ``step`` of a module that treats every frame by itself: nothing to remember.
 
     Examples
     --------
@@ -85,6 +86,16 @@ class FramewiseMixin:
 def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Return device and floating dtype of a module: those of its first parameter, else of its first buffer.
 
+    Parameters
+    ----------
+    module : nn.Module
+        Any module.
+
+    Returns
+    -------
+    tuple
+        Device and dtype; the CPU and the default dtype for a module without tensors.
+
     Examples
     --------
     >>> placement(nn.Linear(2, 2).double())
@@ -99,6 +110,16 @@ def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def is_streamable(module: nn.Module) -> bool:
     """Say whether a module (or every part of an ``nn.Sequential``) can run chunk by chunk.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What sits in a slot.
+
+    Returns
+    -------
+    bool
+        Whether `init_slot_state` and `step_slot` accept it.
 
     Examples
     --------
@@ -116,6 +137,22 @@ def init_slot_state(
     module: nn.Module, slot: str, batch: int, *, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> State:
     """Return the start state of a module that sits in ``slot``.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What sits in the slot.
+    slot : str
+        Its name, for the error text.
+    batch : int
+        Number of parallel streams, B.
+    device, dtype : optional
+        Where and how; None is as the module.
+
+    Returns
+    -------
+    dict
+        The state; empty for modules that treat every frame by itself.
 
     Raises
     ------
@@ -142,6 +179,22 @@ def init_slot_state(
 def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tuple[Tensor, State]:
     """Run one chunk through the module in ``slot``.
 
+    Parameters
+    ----------
+    module : nn.Module
+        What sits in the slot.
+    slot : str
+        Its name, for the error text.
+    chunk : Tensor
+        One or more whole frames.
+    state : dict
+        From `init_slot_state` or the previous step.
+
+    Returns
+    -------
+    tuple
+        The frames out and the next state.
+
     Raises
     ------
     TypeError
@@ -167,5 +220,6 @@ def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tupl
 def _no_step(module: nn.Module, slot: str) -> str:
     return (
         f"the module in slot {slot!r} ({type(module).__name__}) cannot run chunk by chunk: it has no "
-        "init_state(batch, *, device, dtype) and step(chunk, state). Add both to it, or call the model on whole clips"
+        "init_state(batch, *, device, dtype) and step(chunk, state). Add both to it, or call the model on "
+        "whole clips"
     )

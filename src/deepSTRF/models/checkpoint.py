@@ -1,7 +1,7 @@
 """A model on disk: ``config.json``, ``model.safetensors``, ``README.md`` and, when given, ``metadata.json``.
 
-Everything is first written into a temporary folder beside the target and moved over only when all of it is there, so
-a full disk or a crash while writing leaves an older checkpoint as it was.
+Everything is first written into a temporary folder beside the target and moved over only when all of it is
+there, so a full disk or a crash while writing leaves an older checkpoint as it was.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ def save_checkpoint(
     TypeError
         When a constructor argument or the metadata cannot be written; the text names it.
     ValueError
-        When the model cannot be rebuilt from its constructor arguments (a part was exchanged after construction).
+        When the model cannot be rebuilt from its constructor arguments (a part was exchanged after
+        construction).
     NotADirectoryError
         When the path is a file.
     OSError
@@ -156,8 +157,10 @@ def _check_rebuildable(model: nn.Module, described: dict[str, Any]) -> None:
         if ours != theirs:
             different = sorted(name for name, _ in set(ours.items()) ^ set(theirs.items()))
             raise ValueError(
-                f"{type(model).__name__} cannot be rebuilt from its constructor arguments: these {what} differ: "
-                f"{', '.join(map(repr, different[:5]))}. Pass parts to the constructor instead of exchanging them later"
+                f"{type(model).__name__} cannot be rebuilt from its constructor arguments: these {what} "
+                "differ: "
+                f"{', '.join(map(repr, different[:5]))}. Pass parts to the constructor instead of "
+                "exchanging them later"
             )
 
 
@@ -249,7 +252,8 @@ def load_checkpoint(
     cls = resolve_class(config[_CLASS_KEY], own)
     if not issubclass(cls, expected):
         raise TypeError(
-            f"{folder} holds a {cls.__name__}, not a {expected.__name__}: call {cls.__name__}.from_pretrained, or "
+            f"{folder} holds a {cls.__name__}, not a {expected.__name__}: call "
+            f"{cls.__name__}.from_pretrained, or "
             "NeuralModel.from_pretrained for any model"
         )
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -288,7 +292,8 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     if int(config.get(_FORMAT_KEY, _FORMAT)) > _FORMAT:
         raise ValueError(
-            f"{path} was written by a later version of deepSTRF ({config.get(_VERSION_KEY)}); upgrade deepSTRF"
+            f"{path} was written by a later version of deepSTRF ({config.get(_VERSION_KEY)}); upgrade "
+            "deepSTRF"
         )
     return config
 
@@ -340,7 +345,8 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder
         raise ValueError(f"the weights in {folder} do not fit {type(model).__name__}: {error}") from error
     if result.missing_keys or result.unexpected_keys:
         warnings.warn(
-            f"loading {folder} with strict=False: missing {result.missing_keys}, unexpected {result.unexpected_keys}",
+            f"loading {folder} with strict=False: missing {result.missing_keys}, unexpected "
+            f"{result.unexpected_keys}",
             UserWarning,
             stacklevel=3,
         )

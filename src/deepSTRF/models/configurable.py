@@ -18,8 +18,8 @@ _PACKAGE = __name__.split(".")[0]
 class Configurable:
     """Mixin that records the constructor arguments of an ``nn.Module``, defaults included.
 
-    It works for every subclass, with or without an ``__init__`` of its own. Classes of this package are filed in
-    the registry of rebuildable classes; a user's class is named when its checkpoint is loaded
+    It works for every subclass, with or without an ``__init__`` of its own. Classes of this package are filed
+    in the registry of rebuildable classes; a user's class is named when its checkpoint is loaded
     (``from_pretrained(..., modules={"MyModule": MyModule})``).
 
     Examples
@@ -35,11 +35,13 @@ class Configurable:
     _init_arguments: dict[str, Any] | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        """File classes of this package in the registry of rebuildable classes."""
         super().__init_subclass__(**kwargs)
         if cls.__module__.split(".")[0] == _PACKAGE:
             MODULES.register(cls.__name__)(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Create the instance and note its constructor arguments before ``__init__`` sees them."""
         instance = super().__new__(cls)
         # object.__setattr__, because nn.Module.__setattr__ needs nn.Module.__init__ first
         object.__setattr__(instance, "_init_arguments", _bind(cls, instance, args, kwargs))
@@ -71,7 +73,7 @@ def _bind(
 
 
 def _freeze(value: Any) -> Any:
-    """Copy plain containers, so that a list changed later does not rewrite history; modules stay themselves."""
+    """Copy plain containers, so that a list changed later does not rewrite history; keep modules."""
     if isinstance(value, dict):
         return {key: _freeze(item) for key, item in value.items()}
     if isinstance(value, list | tuple) and type(value) in (list, tuple):

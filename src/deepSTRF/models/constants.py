@@ -15,8 +15,8 @@ class ExactConstants(nn.Module):
     """Module whose constants are built once in float64 and rounded to whatever precision the module has.
 
     A plain buffer loses digits for good: built in float32 and moved to float64 it still holds 7 of them. Here
-    ``.double()`` rounds anew from the float64 original. The constants follow ``.to(device)`` as buffers do; they are
-    not part of the ``state_dict``, since the constructor arguments determine them.
+    ``.double()`` rounds anew from the float64 original. The constants follow ``.to(device)`` as buffers do;
+    they are not part of the ``state_dict``, since the constructor arguments determine them.
 
     Examples
     --------
@@ -46,7 +46,7 @@ class ExactConstants(nn.Module):
         self.register_buffer(name, self._exact[name].to(torch.get_default_dtype()), persistent=False)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
-        module = super()._apply(fn, recurse)
+        module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, exact in self._exact.items():
             moved = self._buffers[name]
             if moved is not None:

@@ -16,8 +16,8 @@ __all__ = ["CausalSTRFConv"]
 class CausalSTRFConv(nn.Module, Configurable):
     """Causal convolution whose kernel spans all frequency bands and the last ``T`` frames.
 
-    ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets the
-    current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
+    ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets
+    the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
 
     Parameters
     ----------
@@ -42,9 +42,9 @@ class CausalSTRFConv(nn.Module, Configurable):
 
     Notes
     -----
-    The zeros on the left stand for "nothing", but in a log spectrogram silence is about -9.2 and zero is loud: the
-    first ``T - 1`` predictions of a clip see an onset that was never played. Standardise the input (zero is then
-    the mean level), or leave those bins out of loss and scores (``warmup_ms``).
+    The zeros on the left stand for "nothing", but in a log spectrogram silence is about -9.2 and zero is
+    loud: the first ``T - 1`` predictions of a clip see an onset that was never played. Standardise the input
+    (zero is then the mean level), or leave those bins out of loss and scores (``warmup_ms``).
 
     Examples
     --------
@@ -73,7 +73,7 @@ class CausalSTRFConv(nn.Module, Configurable):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return the ``T - 1`` zero frames that come before the first: ``{"history": (B, C_in, F, T - 1)}``."""
+        """Return the zero frames that come before the first: ``{"history": (B, C_in, F, T - 1)}``."""
         own_device, own_dtype = placement(self)
         shape = (batch, self.C_in, self.F, self.T - 1)
         return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
@@ -101,7 +101,8 @@ class CausalSTRFConv(nn.Module, Configurable):
             weight = self.kernel[0].weight * self.kernel[1].weight  # type: ignore[index]
         else:
             raise NotImplementedError(
-                f"{type(self.kernel).__name__} does not say what its kernel is; give it a method build_kernel() that "
+                f"{type(self.kernel).__name__} does not say what its kernel is; give it a method "
+                "build_kernel() that "
                 "returns (C_out, C_in, F, T)"
             )
         return weight.detach().cpu()

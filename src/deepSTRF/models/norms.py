@@ -17,14 +17,17 @@ __all__ = ["BandStandardizer", "CausalLayerNorm"]
 
 
 class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
-    """Layer normalisation over one axis, at every other index by itself: ``gamma (x - mean) / sqrt(var + eps) + beta``.
+    """Layer normalisation over one axis, at every other index by itself.
+
+    ``gamma (x - mean) / sqrt(var + eps) + beta`` with the biased variance.
 
     Parameters
     ----------
     normalized_shape : int
         Size of the normalised axis.
     dim : int
-        The axis: 1 for channels, -2 for frequency. Normalising the last axis (time) would look ahead and is an error.
+        The axis: 1 for channels, -2 for frequency. Normalising the last axis (time) would look ahead and is
+        an error.
     eps : float
         Added to the (biased) variance.
     elementwise_affine : bool
@@ -67,8 +70,8 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
 class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
     """Fixed z-scoring of every frequency band: ``(x - mean) / std`` with numbers measured on training clips.
 
-    Mean and standard deviation are buffers: they are saved with the model and get no gradient. A band that never
-    changes keeps its scale (divisor 1).
+    Mean and standard deviation are buffers: they are saved with the model and get no gradient. A band that
+    never changes keeps its scale (divisor 1).
 
     Parameters
     ----------
@@ -161,7 +164,8 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
         """
         if not self._is_fitted:
             raise RuntimeError(
-                "the per-band standardisation was not fitted: call model.fit_standardization(training_stimuli) before "
+                "the per-band standardisation was not fitted: call "
+                "model.fit_standardization(training_stimuli) before "
                 "the first forward, e.g. model.fit_standardization([dataset.stims[i] for i in train_clips])"
             )
         return (x - self.mean.unsqueeze(-1)) / self.std.unsqueeze(-1)

@@ -24,6 +24,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     model : nn.Module
         The model.
 
+    Yields
+    ------
+    None
+        Nothing; every part's training flag is restored at the end, also after an error.
+
     Examples
     --------
     >>> layer = nn.Dropout()
@@ -128,7 +133,8 @@ def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> No
     if hop is not None:
         if stimulus.ndim != 2:
             raise ValueError(
-                f"the model has a waveform front-end ({type(front_end).__name__}) but clip {clip} is a spectrogram "
+                f"the model has a waveform front-end ({type(front_end).__name__}) but clip {clip} is a "
+                "spectrogram "
                 f"{tuple(stimulus.shape)}; load the dataset with return_waveform=True"
             )
         rate, data_rate = getattr(front_end, "audio_fs", None), getattr(dataset, "audio_fs", None)
@@ -140,14 +146,16 @@ def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> No
         data_hop = getattr(dataset, "hop", None)
         if data_hop is not None and int(data_hop) != int(hop):
             raise ValueError(
-                f"the front-end's hop is {hop} samples, the dataset's bin is {data_hop} samples: build it with "
+                f"the front-end's hop is {hop} samples, the dataset's bin is {data_hop} samples: build it "
+                "with "
                 "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
             )
         return
     bands = getattr(model, "F", None)
     if stimulus.ndim == 2:
         raise ValueError(
-            f"clip {clip} is a waveform {tuple(stimulus.shape)} but the model has no front-end: build it with "
+            f"clip {clip} is a waveform {tuple(stimulus.shape)} but the model has no front-end: build it "
+            "with "
             "wav2spec=make_wav2spec('mel', audio_fs=dataset.audio_fs, dt_ms=dataset.dt), or load spectrograms"
         )
     if bands is not None and stimulus.shape[-2] != bands:

@@ -35,8 +35,8 @@ class STRFReadout(nn.Module, Configurable):
     bias : bool
         Whether the convolution has a bias.
     norm : {"batch", "none"}
-        ``"batch"`` standardises each neuron's drive by ``nn.BatchNorm1d(N)``; ``"none"`` leaves it out, as closed-form
-        solutions need.
+        ``"batch"`` standardises each neuron's drive by ``nn.BatchNorm1d(N)``; ``"none"`` leaves it out, as
+        closed-form solutions need.
 
     Raises
     ------
@@ -45,10 +45,11 @@ class STRFReadout(nn.Module, Configurable):
 
     Notes
     -----
-    In train mode batch normalisation uses the statistics of the whole batch: all frames, also later ones, and the
-    zero frames with which shorter clips were padded (``forward`` has no mask). Eval mode is strictly causal. Train
-    with a batch size of 1, clips of equal length or ``norm="none"`` where that matters. Behind batch normalisation
-    the N convolution biases have no effect on training; they are kept for the layout of public checkpoints.
+    In train mode batch normalisation uses the statistics of the whole batch: all frames, also later ones, and
+    the zero frames with which shorter clips were padded (``forward`` has no mask). Eval mode is strictly
+    causal. Train with a batch size of 1, clips of equal length or ``norm="none"`` where that matters. Behind
+    batch normalisation the N convolution biases have no effect on training; they are kept for the layout of
+    public checkpoints.
 
     Examples
     --------
@@ -107,8 +108,8 @@ class STRFReadout(nn.Module, Configurable):
         polarity : {None, "ON", "OFF", 0, 1}
             None returns all channels; else the channel of an ON/OFF prefilter.
         folded : bool
-            Whether to multiply by the gain of batch normalisation (eval mode), so that the kernel is in units of the
-            output's drive.
+            Whether to multiply by the gain of batch normalisation (eval mode), so that the kernel is in units
+            of the output's drive.
 
         Returns
         -------
@@ -128,18 +129,21 @@ class STRFReadout(nn.Module, Configurable):
         return weight[:, self._channel(polarity)]
 
     def gain(self) -> Tensor:
-        """Return the factor (N,) that batch normalisation applies to each neuron in eval mode (CPU, detached)."""
+        """Return the factor (N,) of batch normalisation in eval mode, detached, on the CPU."""
         if self.norm == "none":
             return torch.ones(self.out_neurons)
         variance = self.bn.running_var
-        scale = self.bn.weight.detach() / torch.sqrt(variance + self.bn.eps)  # type: ignore[operator]
+        if variance is None:
+            raise ValueError("a batch normalisation without running statistics has no fixed gain")
+        scale = self.bn.weight.detach() / torch.sqrt(variance + self.bn.eps)
         return scale.cpu()
 
     def _channel(self, polarity: str | int) -> int:
         channel = _POLARITIES.get(polarity.lower()) if isinstance(polarity, str) else int(polarity)
         if channel is None or not 0 <= channel < self.strf.C_in:
             raise ValueError(
-                f"polarity must be None, 'ON' (0) or 'OFF' (1) and this readout has {self.strf.C_in} channel(s); "
+                f"polarity must be None, 'ON' (0) or 'OFF' (1) and this readout has {self.strf.C_in} "
+                "channel(s); "
                 f"got {polarity!r}"
             )
         return channel
@@ -151,7 +155,8 @@ class STRFReadout(nn.Module, Configurable):
             return flat
         if self.training and flat.shape[0] * flat.shape[2] < 2:
             raise ValueError(
-                "batch normalisation cannot train on a batch of one clip with one frame: give at least two frames, "
+                "batch normalisation cannot train on a batch of one clip with one frame: give at least two "
+                "frames, "
                 "call model.eval() to predict, or build the model with norm='none'"
             )
         return self.bn(flat)  # type: ignore[no-any-return]
@@ -230,7 +235,8 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
             x = x.squeeze(2)
         if x.ndim != 3 or x.shape[1] != self.in_features:
             raise ValueError(
-                f"expected features (B, {self.in_features}, T) or (B, {self.in_features}, 1, T), got {tuple(x.shape)}"
+                f"expected features (B, {self.in_features}, T) or (B, {self.in_features}, 1, T), got "
+                f"{tuple(x.shape)}"
             )
         y: Tensor = self.activation(self.fc(x.transpose(1, 2)))
         return y.transpose(1, 2).unsqueeze(2)

@@ -2,8 +2,8 @@
 
 A module is written as ``{"$module": class name, "kwargs": {...}}``, nested as deep as needed; classes of
 ``torch.nn`` are called ``"torch.nn.ReLU"``. Classes are looked up
-by name among those of this package, a list of ``torch.nn`` classes, and those the caller hands in; an unknown name
-is an error, never an import.
+by name among those of this package, a list of ``torch.nn`` classes, and those the caller hands in; an unknown
+name is an error, never an import.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ __all__ = ["decode", "encode", "encode_module", "resolve_class"]
 _TORCH_MODULES: dict[str, type[nn.Module]] = {
     f"torch.nn.{cls.__name__}": cls
     for cls in (
-        nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-        nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Threshold,
-        nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.Dropout, nn.Linear, nn.Conv1d, nn.Conv2d,
-        nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d,
+        nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish,
+        nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
+        nn.LogSigmoid, nn.Threshold, nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.Dropout,
+        nn.Linear, nn.Conv1d, nn.Conv2d, nn.LayerNorm, nn.BatchNorm1d, nn.BatchNorm2d,
     )
 }  # fmt: skip
 
 _SEQUENTIAL = "torch.nn.Sequential"
 
-#: Packages of ours whose import fills the registry; a fixed list, so no name in a file decides what is imported.
+#: Packages of ours whose import fills the registry; a fixed list, so no name in a file decides what is
+#: imported.
 _OWN_PACKAGES = ("deepSTRF.models.audio", "deepSTRF.models.wav2spec")
 
 #: Larger arrays belong in the weights, not in a text file.
@@ -112,7 +113,8 @@ def encode(value: Any, where: str) -> Any:
     Parameters
     ----------
     value : object
-        None, bool, number, string, path, list, tuple, dict, numpy scalar or array, tensor, dtype, device or module.
+        None, bool, number, string, path, list, tuple, dict, numpy scalar or array, tensor, dtype, device or
+        module.
     where : str
         Name of the argument, for the error text.
 
@@ -159,7 +161,8 @@ def _encode_container(value: Any, where: str) -> Any:
     if isinstance(value, Mapping) and all(isinstance(k, str) and not k.startswith("$") for k in value):
         return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
     raise TypeError(
-        f"the argument {where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot "
+        f"the argument {where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint "
+        "cannot "
         "hold. Use numbers, strings, lists, dictionaries with string keys, arrays, or modules derived from "
         "(nn.Module, deepSTRF.models.Configurable)"
     )
@@ -171,7 +174,8 @@ def _encode_array(value: Any, where: str) -> dict[str, Any]:
     )
     if tensor.numel() > _MAX_ARRAY_ELEMENTS:
         raise TypeError(
-            f"the argument {where} is an array of {tensor.numel()} values, too large for a configuration; keep it in "
+            f"the argument {where} is an array of {tensor.numel()} values, too large for a configuration; "
+            "keep it in "
             "a buffer or parameter"
         )
     values = encode(tensor.tolist(), where)
@@ -240,9 +244,9 @@ def _sequential(parts: dict[str, nn.Module]) -> nn.Sequential:
 
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name, None)
-    if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"unknown dtype {name!r} in the configuration")
-    return dtype
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    raise ValueError(f"unknown dtype {name!r} in the configuration")
 
 
 def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[Any]:

@@ -58,7 +58,8 @@ def resolve_slot(
     keys = [key for key in (slot, "type") if key in options]
     if len(keys) != 1:
         raise ValueError(
-            f"a {slot} dictionary names its class under one key, {slot!r} or 'type', got the keys {sorted(options)}"
+            f"a {slot} dictionary names its class under one key, {slot!r} or 'type', got the keys "
+            f"{sorted(options)}"
         )
     name = options.pop(keys[0])
     if not len(registry):

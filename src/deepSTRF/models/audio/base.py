@@ -1,4 +1,4 @@
-"""Models of auditory neurons: the four slots with frequency bands, a window and an optional input standardisation."""
+"""Models of auditory neurons: the four slots with bands, a window and an optional standardisation."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class AudioEncodingModel(NeuralModel):
     out_neurons : int
         Neurons, N.
     prefiltering : nn.Module, dict or None
-        Maps (B, 1, F, T) to (B, C, F, T); its ``out_channels`` is C (1 when it has none). A dictionary names one:
-        ``{"prefiltering": "adaptrans", "dt": 5.0}``.
+        Maps (B, 1, F, T) to (B, C, F, T); its ``out_channels`` is C (1 when it has none). A dictionary names
+        one: ``{"prefiltering": "adaptrans", "dt": 5.0}``.
     wav2spec : nn.Module or None
         Front-end that maps (B, 1, T_audio) to (B, 1, F, T); None expects spectrograms.
     standardize : bool
@@ -80,7 +80,7 @@ class AudioEncodingModel(NeuralModel):
         self.standardizer = BandStandardizer(self.F) if check_flag("standardize", standardize) else None
 
     def respond(self, spectrogram: Tensor) -> Tensor:
-        """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T), standardised first when asked for."""
+        """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T), standardised when asked for."""
         return super().respond(self._standardized(spectrogram))
 
     def fit_standardization(self, stims: Iterable[Tensor]) -> Self:
@@ -89,8 +89,8 @@ class AudioEncodingModel(NeuralModel):
         Parameters
         ----------
         stims : iterable of Tensor
-            Training stimuli as the dataset holds them: (1, F, T) spectrograms, or (1, T_audio) waveforms, which pass
-            through the front-end as it is now. A leading batch axis is fine.
+            Training stimuli as the dataset holds them: (1, F, T) spectrograms, or (1, T_audio) waveforms,
+            which pass through the front-end as it is now. A leading batch axis is fine.
 
         Returns
         -------
@@ -100,7 +100,8 @@ class AudioEncodingModel(NeuralModel):
         Raises
         ------
         ValueError
-            When the model was built without ``standardize=True``, or for no clips or values that are not finite.
+            When the model was built without ``standardize=True``, or for no clips or values that are not
+            finite.
         """
         if self.standardizer is None:
             raise ValueError(
@@ -132,7 +133,7 @@ class AudioEncodingModel(NeuralModel):
             )
 
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return parameter groups for an optimiser, with the front-end's own learning rate where it asks for one.
+        """Return optimiser groups, with the front-end's own learning rate where it asks for one.
 
         Parameters
         ----------
@@ -155,7 +156,7 @@ class AudioEncodingModel(NeuralModel):
 
     @property
     def receptive_field(self) -> int | None:
-        """Frames a prediction depends on: the window plus what the prefilter remembers; None when unbounded."""
+        """Frames a prediction depends on: window plus the prefilter's memory; None when unbounded."""
         if isinstance(self.prefiltering, nn.Identity):
             return self.T
         memory = getattr(self.prefiltering, "receptive_field", None)
@@ -175,7 +176,8 @@ def _check_front_end(wav2spec: object, bands: int) -> None:
     missing = [name for name in ("out_channels", "hop", "audio_fs") if not hasattr(wav2spec, name)]
     if missing:
         raise ValueError(
-            f"the front-end {type(wav2spec).__name__} lacks the attribute(s) {', '.join(missing)}; a wav2spec module "
+            f"the front-end {type(wav2spec).__name__} lacks the attribute(s) {', '.join(missing)}; a "
+            "wav2spec module "
             "states out_channels (bands), hop (samples per bin) and audio_fs (Hz)"
         )
     _check_bands("wav2spec", "out_channels", wav2spec, bands)

@@ -17,10 +17,10 @@ __all__ = ["Linear"]
 
 @MODELS.register("linear")
 class Linear(AudioEncodingModel):
-    """The STRF model: each bin's rate is a weighted sum of the last ``T`` frames of the spectrogram, plus a constant.
+    """The STRF model: each rate is a weighted sum of the spectrogram's last ``T`` frames, plus a constant.
 
-    With 34 bands, 9 frames, 119 neurons and batch normalisation it has 36,771 parameters: 119 * 34 * 9 weights, 119
-    biases, and a gain and offset per neuron.
+    With 34 bands, 9 frames, 119 neurons and batch normalisation it has 36,771 parameters: 119 * 34 * 9
+    weights, 119 biases, and a gain and offset per neuron.
 
     Parameters
     ----------
@@ -106,8 +106,9 @@ class Linear(AudioEncodingModel):
         polarity : {None, "ON", "OFF", 0, 1}
             Channel of an ON/OFF prefilter; None is the first.
         folded : bool
-            Whether to fold in the gain of batch normalisation (eval mode) and of the input standardisation, which
-            gives weights on the raw spectrogram in units of the output's drive. Else the bare convolution kernel.
+            Whether to fold in the gain of batch normalisation (eval mode) and of the input standardisation,
+            which gives weights on the raw spectrogram in units of the output's drive. Else the bare
+            convolution kernel.
 
         Returns
         -------
@@ -117,15 +118,19 @@ class Linear(AudioEncodingModel):
         Raises
         ------
         ValueError
-            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter (whose nonlinearity
-            stands between the two).
+            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter (whose
+            nonlinearity stands between the two).
         """
         weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
         if not folded or self.standardizer is None:
             return weight
-        if not isinstance(self.prefiltering, nn.Identity):
+        if not self._sees_raw_bands():
             raise ValueError(
                 "standardisation cannot be folded through a prefilter; use folded=False, or the gradient map "
                 "model.STRF_gradmap()"
             )
         return weight / self.standardizer.std.detach().cpu().unsqueeze(-1)
+
+    def _sees_raw_bands(self) -> bool:
+        """Whether nothing nonlinear stands between the spectrogram and the kernel."""
+        return isinstance(self.prefiltering, nn.Identity)

@@ -18,17 +18,18 @@ from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["WaveformFrontEnd", "check_frequency_range", "default_f_max", "make_wav2spec", "window_samples"]
 
-#: Upper edge of the NS1 cochleagram, 500 Hz plus 5.5 octaves (Rahman et al. 2019, doi 10.1371/journal.pcbi.1006618).
+#: Upper edge of the NS1 cochleagram, 500 Hz plus 5.5 octaves (Rahman et al. 2019, doi
+#: 10.1371/journal.pcbi.1006618).
 DEFAULT_F_MAX_HZ = 22627.0
 
 
 class WaveformFrontEnd(ExactConstants, Configurable):
     """Base of the front-ends: waveforms (B, 1, T_audio) to spectrograms (B, 1, F, T), strictly causal.
 
-    Frame ``t`` depends on the samples ``[0, (t + 1) * hop)`` and nothing later. A front-end with a finite memory sets
-    ``left_context`` (samples of the past that it needs before the first) and writes `transform`; checks, padding and
-    streaming are done here. One with a recurrent state overrides `init_state` and `step` as well, and ``forward``
-    where that does not follow from `transform`.
+    Frame ``t`` depends on the samples ``[0, (t + 1) * hop)`` and nothing later. A front-end with a finite
+    memory sets ``left_context`` (samples of the past that it needs before the first) and writes `transform`;
+    checks, padding and streaming are done here. One with a recurrent state overrides `init_state` and `step`
+    as well, and ``forward`` where that does not follow from `transform`.
 
     Parameters
     ----------
@@ -66,7 +67,8 @@ class WaveformFrontEnd(ExactConstants, Configurable):
     torch.Size([1, 1, 1, 2])
     """
 
-    #: Learnable front-ends take this many times the model's learning rate: their parameters are scale-free units.
+    #: Learnable front-ends take this many times the model's learning rate: their parameters are scale-free
+    #: units.
     learning_rate_factor: float = 10.0
 
     def __init__(self, audio_fs: float, n_filters: int, hop_ms: float) -> None:
@@ -124,7 +126,7 @@ class WaveformFrontEnd(ExactConstants, Configurable):
         return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Turn the next whole frames of audio (B, 1, n * hop) into (B, 1, F, n), and return the next state."""
+        """Turn the next whole frames of audio (B, 1, n * hop) into (B, 1, F, n) and the next state."""
         self.check_waveform(chunk)
         padded = torch.cat([state["history"], chunk], dim=-1)
         history = padded[..., padded.shape[-1] - self.left_context :]
@@ -146,7 +148,8 @@ class WaveformFrontEnd(ExactConstants, Configurable):
             )
         if x.shape[1] != 1:
             raise ValueError(
-                f"expected mono waveforms (B, 1, T_audio), got {x.shape[1]} channels {tuple(x.shape)}; mix them down, "
+                f"expected mono waveforms (B, 1, T_audio), got {x.shape[1]} channels {tuple(x.shape)}; mix "
+                "them down, "
                 "e.g. x.mean(1, keepdim=True)"
             )
         length = x.shape[-1]
@@ -154,7 +157,8 @@ class WaveformFrontEnd(ExactConstants, Configurable):
             keep = length - length % self.hop
             mend = f"trim it to {keep} samples, or " if keep else ""
             raise ValueError(
-                f"the length of the waveform, {length} samples, is not a multiple of hop ({self.hop} samples, "
+                f"the length of the waveform, {length} samples, is not a multiple of hop ({self.hop} "
+                "samples, "
                 f"{self.hop_ms:g} ms at {self.audio_fs:g} Hz): {mend}build the front-end with "
                 "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
             )
@@ -178,7 +182,7 @@ class WaveformFrontEnd(ExactConstants, Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define frequencies_hz")
 
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return optimiser groups of the front-end's trained parameters: own learning rate, no weight decay."""
+        """Return optimiser groups of the trained parameters: their own learning rate, no weight decay."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trained:
             return []
@@ -218,7 +222,8 @@ def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFA
     upper = check_positive_number("f_max", f_max)
     if upper > nyquist:
         raise ValueError(
-            f"f_max={upper:g} Hz lies above Nyquist ({nyquist:g} Hz at audio_fs={float(audio_fs):g}); give at most "
+            f"f_max={upper:g} Hz lies above Nyquist ({nyquist:g} Hz at audio_fs={float(audio_fs):g}); give "
+            "at most "
             f"{nyquist:g}, or f_max=None for the highest legal default"
         )
     return upper
@@ -285,7 +290,8 @@ def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> in
     length = round(float(audio_fs) * check_positive_number(name, window_ms) / 1000.0)
     if length < hop:
         raise ValueError(
-            f"{name}={window_ms:g} ms ({length} samples) is shorter than the hop ({hop} samples); give at least "
+            f"{name}={window_ms:g} ms ({length} samples) is shorter than the hop ({hop} samples); give at "
+            "least "
             f"{1000.0 * hop / float(audio_fs):g} ms"
         )
     return length

@@ -21,7 +21,8 @@ from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalMelSpectrogram"]
 
-#: A triangle whose largest sampled weight is below this hears next to nothing: the Fourier transform is made longer.
+#: A triangle whose largest sampled weight is below this hears next to nothing: the Fourier transform is made
+#: longer.
 _MIN_PEAK_WEIGHT = 1e-3
 #: Longest Fourier transform, in windows, before a bank is called impossible.
 _MAX_FFT_MULTIPLE = 64
@@ -33,9 +34,10 @@ _CUBE_ROOT_EPSILON = 1e-18
 class CausalMelSpectrogram(WaveformFrontEnd):
     """Log-mel spectrogram of which frame ``t`` sees only samples before ``(t + 1) * hop``.
 
-    Frame ``t`` is the window over ``[(t + 1) hop - win, (t + 1) hop)``, its Fourier amplitude, a bank of overlapping
-    triangles and a compression. The defaults are those of the NS1 cochleagram as documented: 10 ms symmetric Hann
-    window, 5 ms hop, 34 bands from 500 to 22,627 Hz, amplitude, ``ln(max(x, 1e-4))``. It has no parameters.
+    Frame ``t`` is the window over ``[(t + 1) hop - win, (t + 1) hop)``, its Fourier amplitude, a bank of
+    overlapping triangles and a compression. The defaults are those of the NS1 cochleagram as documented: 10
+    ms symmetric Hann window, 5 ms hop, 34 bands from 500 to 22,627 Hz, amplitude, ``ln(max(x, 1e-4))``. It
+    has no parameters.
 
     Parameters
     ----------
@@ -62,7 +64,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
     scale : str or None
         Another spacing than mel: any name of `deepSTRF.dsp.frequency_scale` (``"log"``, ``"erb"``, ...).
     edges : {"feet", "centres"}
-        Whether ``f_min`` and ``f_max`` are the outer feet of the bank or the centres of its first and last band.
+        Whether ``f_min`` and ``f_max`` are the outer feet of the bank or the centres of its first and last
+        band.
     slopes : {"hertz", "scale"}
         Whether the sides of the triangles are straight in hertz or on the scale.
     norm : {None, "sum", "slaney"}
@@ -70,8 +73,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
     window : {"hann", "hamming", "boxcar"}
         Symmetric analysis window.
     n_fft_mult : int
-        Length of the Fourier transform in windows (zeros are appended). A band too narrow to hold a bin makes the
-        transform longer still, so no band is ever dead.
+        Length of the Fourier transform in windows (zeros are appended). A band too narrow to hold a bin makes
+        the transform longer still, so no band is ever dead.
 
     Attributes
     ----------
@@ -81,7 +84,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments; among them a window shorter than the hop, and an explicit ``f_max`` above Nyquist.
+        For illegal arguments; among them a window shorter than the hop, and an explicit ``f_max`` above
+        Nyquist.
 
     References
     ----------
@@ -154,7 +158,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
             multiple *= 2
             if multiple > max(start, _MAX_FFT_MULTIPLE):
                 raise ValueError(
-                    f"n_mels={self.n_mels} bands between {self.f_min:g} and {self.f_max:g} Hz are too narrow for a "
+                    f"n_mels={self.n_mels} bands between {self.f_min:g} and {self.f_max:g} Hz are too "
+                    "narrow for a "
                     f"window of {self.win} samples; give fewer bands or a larger win_ms"
                 )
 
@@ -171,9 +176,9 @@ class CausalMelSpectrogram(WaveformFrontEnd):
     ) -> Self:
         """Build the bank that the authors of NS1 used, made causal.
 
-        Centres in equal logarithmic steps (1/6 octave by default), triangles straight in log frequency whose weights
-        sum to 1, symmetric Hamming window of two bins, a Fourier transform of four windows. The authors' own frame
-        ``k`` looks one bin ahead: it equals frame ``k + 1`` of this front-end.
+        Centres in equal logarithmic steps (1/6 octave by default), triangles straight in log frequency whose
+        weights sum to 1, symmetric Hamming window of two bins, a Fourier transform of four windows. The
+        authors' own frame ``k`` looks one bin ahead: it equals frame ``k + 1`` of this front-end.
 
         Parameters
         ----------
@@ -184,7 +189,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         hop_ms : float
             Bin width in ms.
         f_min, f_max : float
-            Centres of the first and last band; None is 500 Hz plus 5.5 octaves, or Nyquist when that is lower.
+            Centres of the first and last band; None is 500 Hz plus 5.5 octaves, or Nyquist when that is
+            lower.
         log_floor : float
             Threshold of the logarithm, in amplitude.
 
@@ -199,8 +205,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         """
         top = default_f_max(f_max, audio_fs, ceiling_hz=500.0 * 2.0**5.5)
         return cls(
-            audio_fs, n_mels, hop_ms, 2.0 * hop_ms, f_min, top, log_floor=log_floor, scale="log", edges="centres",
-            slopes="scale", norm="sum", window="hamming", n_fft_mult=4,
+            audio_fs, n_mels, hop_ms, 2.0 * hop_ms, f_min, top, log_floor=log_floor, scale="log",
+            edges="centres", slopes="scale", norm="sum", window="hamming", n_fft_mult=4,
         )  # fmt: skip
 
     def transform(self, padded: Tensor) -> Tensor:
