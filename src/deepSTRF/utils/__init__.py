@@ -1,1 +1,27 @@
-"""(being built)"""
+"""Two names that notebooks import from here; their homes are `deepSTRF.datasets` and `deepSTRF.interpret`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepSTRF.datasets import neural_collate
+    from deepSTRF.interpret import compare_wav2spec_to_groundtruth
+
+__all__ = ["compare_wav2spec_to_groundtruth", "neural_collate"]
+
+_HOMES = {
+    "compare_wav2spec_to_groundtruth": "deepSTRF.interpret",
+    "neural_collate": "deepSTRF.datasets",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it holds {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
