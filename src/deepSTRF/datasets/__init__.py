@@ -1,7 +1,37 @@
-"""Recordings: stimuli, the responses of a population to them, and the ways to select, split and join them."""
+"""Recordings: stimuli, the responses of a population to them, and the ways to select, split and join them.
 
+`NeuralDataset` is the contract; `deepSTRF.datasets.audio` holds the recordings with sounds. A dataset of your
+own comes from plain arrays with ``AudioNeuralDataset.from_arrays`` or ``NeuralDataset.from_arrays``.
+"""
+
+from deepSTRF.datasets.alignment import AlignmentReport, check_alignment
 from deepSTRF.datasets.base import NeuralDataset
 from deepSTRF.datasets.collate import neural_collate
+from deepSTRF.datasets.concat import concat_neural_datasets
+from deepSTRF.datasets.io import load_dataset, save_dataset
 from deepSTRF.datasets.report import LoadReport
+from deepSTRF.datasets.splits import (
+    ClipSplit,
+    index_split,
+    k_fold,
+    leave_one_clip_out,
+    parse_split,
+    random_split,
+)
 
-__all__ = ["LoadReport", "NeuralDataset", "neural_collate"]
+__all__ = [
+    "AlignmentReport",
+    "ClipSplit",
+    "LoadReport",
+    "NeuralDataset",
+    "check_alignment",
+    "concat_neural_datasets",
+    "index_split",
+    "k_fold",
+    "leave_one_clip_out",
+    "load_dataset",
+    "neural_collate",
+    "parse_split",
+    "random_split",
+    "save_dataset",
+]

@@ -27,8 +27,8 @@ def as_spectrogram(values: Any, where: str) -> Tensor:
     stimulus = as_float32(values, f"stimulus of {where}")
     if stimulus.ndim < 2:
         raise ValueError(
-            f"stimulus of {where}: a spectrogram is (F, T) or (1, F, T), got shape {tuple(stimulus.shape)}; for "
-            "waveforms use AudioNeuralDataset.from_arrays(..., audio_fs=<sample rate in Hz>)"
+            f"stimulus of {where}: a spectrogram is (F, T) or (1, F, T), got shape {tuple(stimulus.shape)}; "
+            "for waveforms use AudioNeuralDataset.from_arrays(..., audio_fs=<sample rate in Hz>)"
         )
     return stimulus[None] if stimulus.ndim == 2 else stimulus
 
@@ -47,7 +47,8 @@ def fill(
         raise ValueError(f"on_length_mismatch is 'error' or 'trim', got {on_length_mismatch!r}")
     if len(stims) != len(responses) or len(stims) == 0:
         raise ValueError(
-            f"stims and responses need one entry per clip and at least one, got {len(stims)} and {len(responses)}"
+            "stims and responses need one entry per clip and at least one clip, "
+            f"got {len(stims)} and {len(responses)}"
         )
     storage = pack_responses(responses, None if nrn_meta is None else len(nrn_meta), copy=True)
     stimuli = [ds._as_stimulus(values, f"clip {clip}") for clip, values in enumerate(stims)]
@@ -80,14 +81,14 @@ def _match_lengths(ds: NeuralDataset, *, trim: bool) -> None:
         recorded = clips[clip].n_bins if clips[clip].heard.size else bins
         if rest and not trim:
             raise ValueError(
-                f"clip {clip}: {stimulus.shape[-1]} samples are no multiple of the {per_bin} samples of one bin; "
-                f"crop to {bins * per_bin}, or {_TRIM} (and to whole bins)"
+                f"clip {clip}: {stimulus.shape[-1]} samples are no multiple of the {per_bin} samples of one "
+                f"bin; crop to {bins * per_bin}, or {_TRIM} (and to whole bins)"
             )
         if recorded != bins and not trim:
             longer = "longer" if recorded > bins else "shorter"
             raise ValueError(
-                f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms) are {longer} than the stimulus "
-                f"({bins} bins); if both start together, {_TRIM}"
+                f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms) are {longer} than the "
+                f"stimulus ({bins} bins); if both start together, {_TRIM}"
             )
         if recorded != bins or rest:
             common = min(recorded, bins)

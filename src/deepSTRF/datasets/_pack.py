@@ -19,7 +19,7 @@ COUNT_TYPES = (np.int8, np.int16)
 
 
 def pack_responses(responses: Sequence[Any], n_neurons: int | None = None, *, copy: bool) -> ResponseStorage:
-    """Pack one entry per clip; see `pack_clip` for what an entry may be. ``copy=False`` may share int8 blocks."""
+    """Pack one entry per clip (see `pack_clip`). ``copy=False`` may share blocks of int8 or int16."""
     if isinstance(responses, (str, Mapping)) or not hasattr(responses, "__len__"):
         raise TypeError(f"responses is a list with one entry per clip, got {type(responses).__name__}")
     counts = {clip: len(entry) for clip, entry in enumerate(responses) if not isinstance(entry, Mapping)}
@@ -124,7 +124,7 @@ def _is_missing(rows: Array) -> bool:
 
 
 def encode(rows: Array, where: str, *, copy: bool) -> tuple[Array, bool]:
-    """Rows as int8 or int16 counts when they are small integers, else as float32; and whether any is missing."""
+    """Rows as int8 or int16 counts when they are small integers, else float32; and whether any is missing."""
     if rows.size == 0:
         return np.empty(rows.shape, dtype=np.int8), False
     if rows.dtype.kind == "f":

@@ -112,8 +112,8 @@ class Recording(Dataset[dict[str, Any]]):
     def source_fingerprint(self, clip: int) -> str:
         """Hash of the sound behind a clip, whatever was computed from it; splits are hashed over these.
 
-        It is ``stim_meta[clip]["source_sha256"]`` where the loader gave one, else the hash of the stimulus before
-        standardisation.
+        It is ``stim_meta[clip]["source_sha256"]`` where the loader gave one, else the hash of the stimulus
+        before standardisation.
         """
         clip = as_index(clip, len(self), "clip")
         source = self.stim_meta[clip].get("source_sha256")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,14 +20,19 @@ HOP_TOLERANCE = 1e-6
 
 def check_bin_width(dt_ms: Any) -> float:
     """Return ``dt_ms`` as a float; ValueError or TypeError when it is no positive number."""
-    if isinstance(dt_ms, bool) or not isinstance(dt_ms, (int, float)):
-        try:
-            dt_ms = dt_ms.item()  # numpy and torch scalars
-        except AttributeError:
-            raise TypeError(f"dt_ms is a number of milliseconds, got {type(dt_ms).__name__}") from None
-    if isinstance(dt_ms, bool) or not (math.isfinite(dt_ms) and dt_ms > 0):
-        raise ValueError(f"dt_ms is a positive number of milliseconds, got {dt_ms!r}")
-    return float(dt_ms)
+    value = dt_ms.item() if isinstance(dt_ms, (np.generic, Tensor)) and np.ndim(dt_ms) == 0 else dt_ms
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"dt_ms is a number of milliseconds, got {type(dt_ms).__name__}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"dt_ms is a positive number of milliseconds, got {value!r}")
+    return float(value)
+
+
+def plain_integer(value: Any) -> Any:
+    """A numpy or torch integer as a Python one; anything else as it is."""
+    if isinstance(value, (np.integer, Tensor)) and np.ndim(value) == 0:
+        return value.item()
+    return value
 
 
 def check_stimulus(values: Tensor, where: str) -> None:
@@ -37,13 +43,14 @@ def check_stimulus(values: Tensor, where: str) -> None:
         raise TypeError(f"{where}: a stimulus is float32, got {values.dtype}; convert it with .float()")
     if values.ndim < 2 or values.numel() == 0:
         raise ValueError(f"{where}: a stimulus has axes (..., T) and is not empty, got {tuple(values.shape)}")
+    if np.isfinite(values.detach().cpu().numpy()).all():  # numpy: torch's threads cost more than the check
+        return
     bad = ~torch.isfinite(values)
-    if bool(bad.any()):
-        first = tuple(int(i) for i in bad.nonzero()[0])
-        raise ValueError(
-            f"{where}: {int(bad.sum())} of {values.numel()} values are NaN or infinite (the first at {first}); "
-            "stimuli must be finite: repair them, or leave the clip out"
-        )
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    raise ValueError(
+        f"{where}: {int(bad.sum())} of {values.numel()} values are NaN or infinite, the first at {first}; "
+        "stimuli must be finite: repair them, or leave the clip out"
+    )
 
 
 def check_dataset(ds: NeuralDataset) -> None:
@@ -116,8 +123,8 @@ def check_hop(audio_fs: Any, dt_ms: float) -> int:
     if hop < 1 or abs(samples - hop) > HOP_TOLERANCE:
         near = max(1, hop) * 1000.0 / dt_ms
         raise ValueError(
-            f"audio_fs={audio_fs} Hz gives {samples:g} samples per bin of {dt_ms:g} ms, which is not an integer "
-            f"number of samples; resample the audio, e.g. to {near:g} Hz, or choose another bin width"
+            f"audio_fs={audio_fs} Hz gives {samples:g} samples per bin of {dt_ms:g} ms, which is not an "
+            f"integer number of samples; resample the audio, e.g. to {near:g} Hz, or choose another bin width"
         )
     return hop
 

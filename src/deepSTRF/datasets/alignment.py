@@ -1,23 +1,330 @@
-"""(placeholder)"""
+"""Do responses follow their stimulus? A check of the lag between them, run when arrays become a dataset.
+
+The population PSTH is cross-correlated with the level of the stimulus in a few frequency bands. Stimulus
+levels are predictable from one bin to the next, which smears a cross-correlation over many lags and, for
+neurons that adapt, moves its peak before zero. So each level is first whitened by an autoregressive filter
+and the PSTH is passed through the same filter (Box & Jenkins): what is left at each lag estimates the
+population's impulse response.
+
+A lag counts as found when its correlation is far outside chance, is carried by many stretches of the
+recording and not by one event, and clearly beats every lag that would be normal. Short, quiet or random data
+give no alarm.
+
+References
+----------
+Box & Jenkins 1976, Time Series Analysis, chapter 11 (prewhitening).
+Bartlett 1935, J. R. Stat. Soc. 98:536-543 (variance of a cross-correlation).
+"""
 
 from __future__ import annotations
 
+import itertools
+import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 if TYPE_CHECKING:
-    from deepSTRF.datasets.base import NeuralDataset
+    from deepSTRF.datasets._recording import Recording
+    from deepSTRF.datasets.storage import ClipResponses
+
+__all__ = ["AlignmentReport", "check_alignment"]
+
+Floats = npt.NDArray[np.float64]
+
+#: At most about this many bins are looked at, in clips spread over the recording: enough, and quick.
+_MAX_BINS = 50_000
+#: Stimulus bands are pooled to at most this many levels.
+_MAX_LEVELS = 8
+#: Principal components of the population beside its mean, and the neurons they are taken from.
+_COMPONENTS, _MAX_NEURONS = 3, 64
+#: Order of the whitening filter in bins.
+_WHITENING_ORDER = 8
+#: Searched lags reach this far to both sides, and never further than a third of a clip.
+_SEARCH_MS = 1000.0
+#: Fewest bins, beyond the whitening filter and all lags, that can say anything.
+_MIN_BINS = 200
+#: A response is early when it leads by this many bins and this many ms: centred analysis windows of a
+#: spectrogram and a jitter of one bin are no fault.
+_EARLY_BINS, _EARLY_MS = 2, 5.0
+#: Correlation in units of its chance spread that counts as found: beyond six sigma thousands of tested lags
+#: together stay far below one false alarm in ten thousand.
+_FOUND = 6.0
+#: The product behind a correlation is averaged in this many stretches; their mean must exceed this many
+#: standard errors, so that one loud event met by one burst of spikes proves nothing.
+_STRETCHES, _CONSISTENT = 12, 4.0
+#: An abnormal lag must beat the best normal one by this factor (periodic sounds repeat their peak).
+_CLEARLY = 1.25
+#: "No lag found" is only worth a warning when responses repeat this well (odd against even) for this long.
+_RELIABLE, _RELIABLE_S = 0.3, 10.0
 
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """(being built)"""
+    """What the alignment check found.
 
-    status: str = "unknown"
+    Attributes
+    ----------
+    status : str
+        "aligned"; "early" (responses lead the stimulus); "late"; "unclear" (no lag stands out); "too short".
+    lag_bins : int or None
+        Lag of the strongest relation, positive when responses follow the stimulus; None when there is none.
+    lag_ms : float or None
+        The same in ms.
+    strength : float
+        Its correlation in units of the spread expected by chance.
+    message : str
+        One sentence with the numbers, and the call that mends the fault if there is one.
+
+    Examples
+    --------
+    >>> AlignmentReport("aligned", 3, 15.0, 22.5, "responses follow the stimulus by 15 ms").lag_ms
+    15.0
+    """
+
+    status: str
+    lag_bins: int | None
+    lag_ms: float | None
+    strength: float
+    message: str
 
 
 def check_alignment(
-    ds: NeuralDataset, *, warn_unclear: bool = True, max_latency_ms: float = 300.0
+    ds: Recording, *, warn_unclear: bool = True, max_latency_ms: float = 300.0
 ) -> AlignmentReport:
-    """(being built)"""
-    return AlignmentReport()
+    """Estimate the lag of the population response behind the stimulus and warn when it cannot be right.
+
+    Parameters
+    ----------
+    ds : NeuralDataset
+        Any dataset or view; responses are taken as recorded, before smoothing.
+    warn_unclear : bool
+        Also warn when responses repeat reliably for many seconds and yet no lag relates them to their
+        stimuli, as when clips and responses are in different orders.
+    max_latency_ms : float
+        Longest lag that is normal.
+
+    Returns
+    -------
+    AlignmentReport
+        Status, lag, strength and a sentence.
+
+    Warns
+    -----
+    UserWarning
+        When responses lead the stimulus by two bins or more, follow it by more than ``max_latency_ms``, or
+        (see ``warn_unclear``) have nothing to do with it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from deepSTRF.datasets import NeuralDataset
+    >>> level = torch.rand(4000).round() * (torch.rand(4000) > 0.5)
+    >>> response = torch.roll(level, 3)[None, None] + 0.1 * torch.rand(1, 1, 4000)
+    >>> ds = NeuralDataset.from_arrays([level[None]], [response], dt_ms=5.0)
+    >>> report = check_alignment(ds)
+    >>> report.status, report.lag_bins
+    ('aligned', 3)
+    """
+    clips = _chosen_clips(ds)
+    levels = [_levels(ds, clip) for clip in clips]
+    report = _find_lag(levels, _population(ds, clips), ds.dt, max_latency_ms)
+    alarm = report.status in ("early", "late")
+    if report.status == "unclear" and warn_unclear:
+        alarm = _is_reliable(ds, clips)
+    if alarm:
+        warnings.warn(f"{ds.name}: {report.message}", UserWarning, stacklevel=3)
+    return report
+
+
+def _chosen_clips(ds: Recording) -> list[int]:
+    heard = [clip for clip, row in enumerate(ds.response_storage.clips) if row.heard.size]
+    total = sum(ds.n_bins(clip) for clip in heard)
+    if total <= _MAX_BINS:
+        return heard
+    count = max(1, len(heard) * _MAX_BINS // total)
+    return [heard[i] for i in np.unique(np.linspace(0, len(heard) - 1, count).astype(int))]
+
+
+def _levels(ds: Recording, clip: int) -> Floats:
+    """(G, T) levels of one stimulus: pooled bands, or low and high frequency energy of a waveform."""
+    values = ds.stims[clip].numpy().astype(np.float64)
+    n_bins, hop = ds.stimulus_bins(clip), ds.samples_per_bin
+    if hop > 1:
+        samples = values[0]
+        both = np.stack([samples, np.diff(samples, prepend=samples[:1])])
+        energy = np.sqrt((both.reshape(2, n_bins, hop) ** 2).mean(axis=2))
+        floor = 1e-3 * energy.max(axis=1, keepdims=True) + np.finfo(float).tiny
+        return np.asarray(np.log(energy + floor))
+    bands = values.reshape(-1, values.shape[-1])
+    groups = np.array_split(np.arange(len(bands)), min(_MAX_LEVELS, len(bands)))
+    return np.stack([bands[group].mean(axis=0) for group in groups])
+
+
+def _population(ds: Recording, clips: list[int], repeats: slice = slice(None)) -> list[Floats]:
+    """(C, T) per clip: mean response of all neurons, then the leading principal components of some.
+
+    The mean alone would miss populations in which excitation and inhibition cancel.
+    """
+    storage = ds.response_storage
+    coverage = ds.nrn_masks[clips].sum(dim=0).numpy() if clips else np.zeros(storage.n_neurons)
+    chosen = np.sort(np.argsort(-coverage, kind="stable")[:_MAX_NEURONS])
+    means, traces = [], []
+    for clip in clips:
+        responses = storage.clips[clip]
+        psths = _neuron_psths(responses, repeats)
+        means.append(_centred(psths.mean(axis=0)))
+        rows = np.zeros((chosen.size, responses.n_bins))
+        at = np.searchsorted(responses.heard, chosen)
+        hit = np.flatnonzero(at < responses.heard.size)
+        hit = hit[responses.heard[at[hit]] == chosen[hit]]
+        rows[hit] = psths[at[hit]] - psths[at[hit]].mean(axis=1, keepdims=True)
+        traces.append(rows)
+    covariance = sum((rows @ rows.T for rows in traces), start=np.zeros((chosen.size, chosen.size)))
+    loadings = np.linalg.eigh(covariance)[1][:, ::-1][:, :_COMPONENTS].T
+    return [np.concatenate([mean[None], loadings @ rows]) for mean, rows in zip(means, traces, strict=True)]
+
+
+def _neuron_psths(responses: ClipResponses, repeats: slice) -> Floats:
+    """(H, T) mean over repeats as recorded; a bin without any value gets the neuron's mean."""
+    if repeats == slice(None) and not responses.has_missing and responses.is_counts:
+        first = np.cumsum(responses.counts) - responses.counts
+        sums = np.add.reduceat(responses.rows(), first, axis=0, dtype=np.float64)
+        return np.asarray(sums / responses.counts[:, None])
+    values = responses.values()[:, repeats]
+    there = ~np.isnan(values)
+    count = there.sum(axis=1)
+    sums = np.where(there, values, 0.0).sum(axis=1, dtype=np.float64)
+    means = sums.sum(axis=1, keepdims=True) / np.maximum(count.sum(axis=1, keepdims=True), 1)
+    return np.asarray(np.where(count > 0, sums / np.maximum(count, 1), means))
+
+
+def _whitening_filter(series: list[Floats], order: int) -> Floats:
+    """Prediction-error filter (order + 1,) of centred series, from their pooled autocovariance."""
+    acov = np.zeros(order + 1)
+    for values in series:
+        for lag in range(min(order + 1, values.size)):
+            acov[lag] += values[: values.size - lag] @ values[lag:]
+    if acov[0] <= 0:
+        return np.concatenate([[1.0], np.zeros(order)])
+    toeplitz = acov[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))]
+    toeplitz[np.diag_indices(order)] += 1e-3 * acov[0]  # keeps a nearly constant level solvable
+    return np.concatenate([[1.0], -np.linalg.solve(toeplitz, acov[1:])])
+
+
+def _centred(values: Floats) -> Floats:
+    centred: Floats = values - values.mean()
+    return centred
+
+
+def _find_lag(
+    levels: list[Floats], population: list[Floats], dt_ms: float, max_latency_ms: float
+) -> AlignmentReport:
+    """Search the strongest lag and judge it."""
+    order = _WHITENING_ORDER
+    pairs = [(x[:, : y.shape[1]], y[:, : x.shape[1]]) for x, y in zip(levels, population, strict=True)]
+    pairs = [(x[:, :_MAX_BINS], y[:, :_MAX_BINS]) for x, y in pairs if y.shape[1] > 3 * order]
+    bins = [y.shape[1] - order for _, y in pairs]
+    reach = min(int(_SEARCH_MS / dt_ms), min(bins, default=0) // 3)
+    if sum(bins) < _MIN_BINS or reach < _EARLY_BINS:
+        return AlignmentReport("too short", None, None, 0.0, "too few bins to tell a lag")
+    lags = np.arange(-reach, reach + 1)
+    combinations = list(itertools.product(range(len(pairs[0][0])), range(len(pairs[0][1]))))
+    z = np.stack([np.abs(_correlation(*_whitened(pairs, *which), lags)) for which in combinations])
+    strength = z.max(axis=0)
+    normal = (lags > -_EARLY_BINS) | (lags * dt_ms > -_EARLY_MS)
+    normal &= lags * dt_ms <= max_latency_ms
+    best = int(np.argmax(strength))
+    best_normal = int(np.argmax(np.where(normal, strength, -1.0)))
+    if not normal[best] and strength[best] < _CLEARLY * strength[best_normal]:
+        best = best_normal
+    lag, found = int(lags[best]), float(strength[best])
+    if found < _FOUND or not _is_consistent(*_whitened(pairs, *combinations[int(z[:, best].argmax())]), lag):
+        return AlignmentReport("unclear", None, None, found, _unclear_message(found))
+    return _judged(lag, dt_ms, found, bool(normal[best]))
+
+
+def _whitened(
+    pairs: list[tuple[Floats, Floats]], level: int, component: int
+) -> tuple[list[Floats], list[Floats]]:
+    """One stimulus level, whitened, and one component of the population through the same filter."""
+    stimulus = [_centred(x[level]) for x, _ in pairs]
+    kernel = _whitening_filter(stimulus, _WHITENING_ORDER)
+    return (
+        [np.convolve(x, kernel, "valid") for x in stimulus],
+        [np.convolve(y[component], kernel, "valid") for _, y in pairs],
+    )
+
+
+def _correlation(stimulus: list[Floats], responses: list[Floats], lags: npt.NDArray[np.int64]) -> Floats:
+    """Cross-correlation at each lag in units of its spread under independence (Bartlett)."""
+    reach = int(lags[-1])
+    total, spread = np.zeros(lags.size), 0.0
+    for x, y in zip(stimulus, responses, strict=True):
+        size = 1 << (x.size + reach).bit_length()
+        fx, fy = np.fft.rfft(x, size), np.fft.rfft(y, size)
+        total += np.fft.irfft(np.conj(fx) * fy, size)[lags]
+        # sum over k of the autocovariances' product, by Parseval; one number serves all (short) lags
+        spread += (
+            float((np.fft.irfft(np.abs(fx) ** 2, size) * np.fft.irfft(np.abs(fy) ** 2, size)).sum()) / x.size
+        )
+    z: Floats = total / math.sqrt(spread) if spread > 0 else np.zeros(lags.size)
+    return z
+
+
+def _is_consistent(stimulus: list[Floats], responses: list[Floats], lag: int) -> bool:
+    """Whether the relation at a lag holds in many stretches of the recording."""
+    products = []
+    for x, y in zip(stimulus, responses, strict=True):
+        x_part, y_part = (x[: x.size - lag], y[lag:]) if lag >= 0 else (x[-lag:], y[:lag])
+        products.append(x_part * y_part)
+    sums = np.array([part.mean() for part in np.array_split(np.concatenate(products), _STRETCHES)])
+    error = sums.std(ddof=1) / math.sqrt(_STRETCHES)
+    return bool(abs(sums.mean()) >= _CONSISTENT * error)
+
+
+def _judged(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentReport:
+    ms = lag * dt_ms
+    numbers = f"the best lag is {ms:+g} ms ({lag:+d} bins, {strength:.1f} times chance)"
+    if normal:
+        text = f"responses follow the stimulus as they should: {numbers}"
+        return AlignmentReport("aligned", lag, ms, strength, text)
+    if lag < 0:
+        text = (
+            f"responses seem to come before their stimulus: {numbers}. Remove the first {-lag} bins of every "
+            "stimulus (a silence or trigger delay that the responses lack), or check the order of the clips; "
+            "if this is meant, pass check_alignment=False"
+        )
+        return AlignmentReport("early", lag, ms, strength, text)
+    text = (
+        f"responses follow their stimulus implausibly late: {numbers}. Remove the first bins of every "
+        "response (time before the sound), or pass max_latency_ms to ds.check_alignment for slow signals; "
+        "if this is meant, pass check_alignment=False"
+    )
+    return AlignmentReport("late", lag, ms, strength, text)
+
+
+def _unclear_message(strength: float) -> str:
+    return (
+        f"no lag relates the responses to the stimulus level (the best reaches {strength:.1f} times chance); "
+        "with reliable responses this happens when clips and responses are in different orders"
+    )
+
+
+def _mean_psth(ds: Recording, clip: int, repeats: slice) -> Floats:
+    return _centred(_neuron_psths(ds.response_storage.clips[clip], repeats).mean(axis=0))
+
+
+def _is_reliable(ds: Recording, clips: list[int]) -> bool:
+    """Whether odd and even repeats of the population agree over enough time."""
+    repeated = [clip for clip in clips if int(ds.response_storage.clips[clip].counts.min()) > 1]
+    seconds = sum(ds.n_bins(clip) for clip in repeated) * ds.dt / 1000.0
+    if seconds < _RELIABLE_S:
+        return False
+    odd = np.concatenate([_mean_psth(ds, clip, slice(0, None, 2)) for clip in repeated])
+    even = np.concatenate([_mean_psth(ds, clip, slice(1, None, 2)) for clip in repeated])
+    spread = float(np.sqrt((odd @ odd) * (even @ even)))
+    return spread > 0 and float(odd @ even) / spread > _RELIABLE

@@ -26,18 +26,18 @@ __all__ = ["NeuralDataset"]
 class NeuralDataset(Recording):
     """Stimuli, the responses of a population to them, and what is known about both.
 
-    Clips are indexed ``0 .. len(ds) - 1`` and ``ds[i]`` belongs to ``ds.stims[i]``; neurons are indexed
-    ``0 .. ds.N_neurons - 1``. `select`, `standardize_stims`, `normalize_responses` and `smooth_responses` return
-    views: datasets of the same class that share the recorded data and leave their source as it was. In a view every
-    attribute describes the view.
+    Clips are indexed ``0 .. len(ds) - 1`` and ``ds[i]`` belongs to ``ds.stims[i]``; neurons are indexed ``0
+    .. ds.N_neurons - 1``. `select`, `standardize_stims`, `normalize_responses` and `smooth_responses` return
+    views: datasets of the same class that share the recorded data and leave their source as it was. In a view
+    every attribute describes the view.
 
     A loader is a subclass whose constructor calls ``super().__init__(path, dt_ms)``, assigns ``stims``,
-    ``responses``, ``stim_meta``, ``nrn_meta`` and ``N_neurons``, and calls ``self.validate()`` last. ``responses``
-    takes one entry per clip: a block (N, R, T) or (N, T) (best as small integers: int8 blocks are kept without a
-    copy), or a list of N entries (R, T), (T,) or None. A loader that smooths by default assigns
-    ``self.smoothing_ms``. Facts for `describe` go into ``self.facts``. A loader that computes its stimuli puts the
-    SHA-256 of the sound file into ``stim_meta[i]["source_sha256"]``: the hash of a split then does not depend on
-    front-end, sample rate or machine.
+    ``responses``, ``stim_meta``, ``nrn_meta`` and ``N_neurons``, and calls ``self.validate()`` last.
+    ``responses`` takes one entry per clip: a block (N, R, T) or (N, T) (best as small integers: int8 blocks
+    are kept without a copy), or a list of N entries (R, T), (T,) or None. A loader that smooths by default
+    assigns ``self.smoothing_ms``. Facts for `describe` go into ``self.facts``. A loader that computes its
+    stimuli puts the SHA-256 of the sound file into ``stim_meta[i]["source_sha256"]``: the hash of a split
+    then does not depend on front-end, sample rate or machine.
 
     Parameters
     ----------
@@ -57,8 +57,8 @@ class NeuralDataset(Recording):
     stims : sequence of Tensor
         (1, F, T) spectrograms or (1, T_audio) waveforms, float32, finite.
     responses : sequence of sequences of Tensor
-        ``responses[s][n]`` is (R, T) float32, NaN where single bins are missing; a (1, 1) NaN where neuron n has
-        no data for clip s. Decoded on reading: writing into the tensors changes nothing here.
+        ``responses[s][n]`` is (R, T) float32, NaN where single bins are missing; a (1, 1) NaN where neuron n
+        has no data for clip s. Decoded on reading: writing into the tensors changes nothing here.
     stim_meta, nrn_meta : list of dict
         One dictionary per clip and per neuron.
     I, S_sel : list of int or None
@@ -102,8 +102,8 @@ class NeuralDataset(Recording):
         Parameters
         ----------
         neurons, clips : None, int, list, slice, bool mask, dict or callable
-            None takes all, an empty list nothing. ``{"area": "A1"}`` or ``{"single_t": ["Yes", "Maybe"]}`` take what
-            the metadata say; a callable gets each metadata dictionary, and errors in it come out.
+            None takes all, an empty list nothing. ``{"area": "A1"}`` or ``{"single_t": ["Yes", "Maybe"]}``
+            take what the metadata say; a callable gets each metadata dictionary, and errors in it come out.
         keep_unheard : bool
             Keep clips that no chosen neuron heard, so that clip indices stay those of the source.
 
@@ -115,7 +115,8 @@ class NeuralDataset(Recording):
         Raises
         ------
         TypeError, IndexError, KeyError, ValueError
-            For a selector that is none of the above, out of range, an unknown metadata key, a mask of another length.
+            For a selector that is none of the above, out of range, an unknown metadata key, a mask of another
+            length.
         """
         clip_index = None if clips is None else resolve_selection(clips, self.stim_meta, "clip")
         neuron_index = None if neurons is None else resolve_selection(neurons, self.nrn_meta, "neuron")
@@ -147,9 +148,9 @@ class NeuralDataset(Recording):
     def standardize_stims(self, stim_indices: Any = None, per_band: bool = True, eps: float = 1e-8) -> Self:
         """Return a view whose stimuli are z-scored: ``(x - mean) / std``.
 
-        Statistics come from the stimuli as loaded, so calling it twice is calling it once. After it a value of 0
-        means the mean level and no longer silence: batches of clips of different lengths are still padded with 0,
-        and models see an average sound there (losses and metrics leave those bins out).
+        Statistics come from the stimuli as loaded, so calling it twice is calling it once. After it a value
+        of 0 means the mean level and no longer silence: batches of clips of different lengths are still
+        padded with 0, and models see an average sound there (losses and metrics leave those bins out).
 
         Parameters
         ----------
@@ -184,8 +185,8 @@ class NeuralDataset(Recording):
         Parameters
         ----------
         method : str
-            "max" divides by the largest absolute value, "zscore" subtracts the mean and divides by the standard
-            deviation (unbiased), both over all valid bins and repeats of the reference clips.
+            "max" divides by the largest absolute value, "zscore" subtracts the mean and divides by the
+            standard deviation (unbiased), both over all valid bins and repeats of the reference clips.
         stim_indices : selector of clips
             Reference clips; give the training clips. None takes all.
         eps : float
@@ -213,9 +214,9 @@ class NeuralDataset(Recording):
     def smooth_responses(self, window_ms: float | None = 21.0) -> Self:
         """Return a view whose responses are smoothed with a Hanning window of unit gain.
 
-        The window replaces the one the dataset had (it is applied to the recorded responses when they are read),
-        so calling it twice is calling it once. NaN bins are left out and stay NaN; the unit (spikes per bin) and
-        the mean stay. See `deepSTRF.dsp.smoothing` for the kernel at each bin width.
+        The window replaces the one the dataset had (it is applied to the recorded responses when they are
+        read), so calling it twice is calling it once. NaN bins are left out and stay NaN; the unit (spikes
+        per bin) and the mean stay. See `deepSTRF.dsp.smoothing` for the kernel at each bin width.
 
         Parameters
         ----------
@@ -234,8 +235,8 @@ class NeuralDataset(Recording):
         """
         if self._normalization is not None:
             raise ValueError(
-                "these responses are already normalised, and the normalisation was fitted before smoothing; smooth "
-                "first: ds.smooth_responses(...).normalize_responses(...)"
+                "these responses are already normalised, and that was fitted before smoothing; smooth first: "
+                "ds.smooth_responses(...).normalize_responses(...)"
             )
         if window_ms is not None:
             hanning_window(window_ms, self.dt)
@@ -275,7 +276,8 @@ class NeuralDataset(Recording):
         name : str, optional
             Name in reports.
         on_length_mismatch : str
-            "error" refuses a clip whose stimulus and responses differ in length, "trim" cuts both to the shorter.
+            "error" refuses a clip whose stimulus and responses differ in length, "trim" cuts both to the
+            shorter.
         check_alignment : bool
             Warn when responses seem to lead their stimulus (see `check_alignment`).
 

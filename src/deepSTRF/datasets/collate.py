@@ -25,15 +25,15 @@ def neural_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
     -------
     dict
         In this order: ``'stims'`` (B, ..., T_max), zero padded at the end of the last axis; ``'responses'``
-        (B, N, R_max, T_max), dtype and device of the stimuli, NaN padded; ``'valid_mask'`` bool of the same shape,
-        true where a response is a number; ``'stim_meta'`` list of B dictionaries; any other key of the first
-        item as a list of B values.
+        (B, N, R_max, T_max), dtype and device of the stimuli, NaN padded; ``'valid_mask'`` bool of the same
+        shape, true where a response is a number; ``'stim_meta'`` list of B dictionaries; any other key of the
+        first item as a list of B values.
 
     Raises
     ------
     ValueError
-        When the batch is empty, items have different numbers of neurons, or stimuli differ in an axis other than
-        time.
+        When the batch is empty, items have different numbers of neurons, or stimuli differ in an axis other
+        than time.
 
     Examples
     --------

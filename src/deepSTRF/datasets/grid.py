@@ -14,7 +14,7 @@ from deepSTRF.datasets.selection import as_index
 from deepSTRF.datasets.transforms import StimulusStandardization
 
 if TYPE_CHECKING:
-    from deepSTRF.datasets.base import NeuralDataset
+    from deepSTRF.datasets._recording import Recording
 
 __all__ = ["ItemResponses", "ResponseGrid", "ResponseRow", "Stimulus", "StimulusList"]
 
@@ -30,7 +30,7 @@ class Stimulus:
     Examples
     --------
     >>> Stimulus(torch.zeros(1, 2, 3)).fingerprint()[:8]
-    '5e52bddb'
+    'c87f1ec3'
     """
 
     __slots__ = ("_digest", "values")
@@ -144,7 +144,7 @@ class StimulusList(Sequence[Tensor]):
 
 
 class ResponseRow(Sequence[Tensor]):
-    """The responses of all neurons to one clip: ``row[n]`` is (R, T), or a (1, 1) NaN where none was recorded.
+    """The responses of all neurons to one clip: ``row[n]`` is (R, T), or a (1, 1) NaN where there is none.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class ResponseRow(Sequence[Tensor]):
     [(1, 4), (1, 1)]
     """
 
-    def __init__(self, dataset: NeuralDataset, clip: int) -> None:
+    def __init__(self, dataset: Recording, clip: int) -> None:
         self._dataset = dataset
         self._clip = clip
 
@@ -201,7 +201,7 @@ class ResponseGrid(Sequence[ResponseRow]):
     tensor([[1., 0., 0., 2.]])
     """
 
-    def __init__(self, dataset: NeuralDataset) -> None:
+    def __init__(self, dataset: Recording) -> None:
         self._dataset = dataset
 
     def __len__(self) -> int:

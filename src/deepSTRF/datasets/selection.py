@@ -115,7 +115,7 @@ def resolve_selection(selector: Any, meta: Sequence[Mapping[str, Any]], what: st
         return _matching(selector, meta, what)
     if callable(selector):
         return _accepted(selector, meta, what)
-    if isinstance(selector, str) or _is_boolean(selector) and np.ndim(selector) == 0:
+    if isinstance(selector, str) or (_is_boolean(selector) and np.ndim(selector) == 0):
         raise TypeError(f"{selector!r} selects no {what}; give indices, or {{'key': value}} for metadata")
     if isinstance(selector, (torch.Tensor, np.ndarray)) and np.ndim(selector) == 1 and len(selector) == 0:
         return np.empty(0, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""Where recorded responses lie in memory: small integers, one block per clip, nothing for what was not recorded.
+"""Where recorded responses lie in memory: small integers, and nothing for what was not recorded.
 
-A clip's responses are the rows of one (rows, T) array: row after row the repeats of the neurons that heard the
-clip. Spike counts are int8 or int16 with a code for "not recorded", anything else is float32. Views and
+A clip's responses are the rows of one (rows, T) array: row after row the repeats of the neurons that heard
+the clip. Spike counts are int8 or int16 with a code for "not recorded", anything else is float32. Views and
 concatenations share these arrays; only the small index beside them is new.
 """
 
@@ -27,8 +27,8 @@ class ClipResponses:
     Attributes
     ----------
     data : ndarray (rows, T)
-        Recorded rows: int8 or int16 counts (the lowest value of the type means "not recorded") or float32 with
-        NaN. Shared between views, never written.
+        Recorded rows: int8 or int16 counts (the lowest value of the type means "not recorded") or float32
+        with NaN. Shared between views, never written.
     heard : int64 ndarray (H,)
         Neurons with at least one real value, ascending.
     starts, counts : int64 ndarray (H,)
@@ -84,7 +84,7 @@ class ClipResponses:
         return self._decode(self.data[start : start + int(self.counts[at])])
 
     def rows(self) -> npt.NDArray[np.generic]:
-        """(sum of repeats, T) stored rows of the neurons in ``heard``, still encoded; may be a view of `data`."""
+        """(sum of repeats, T) rows of the neurons in ``heard``, still encoded; may be `data` itself."""
         first = np.cumsum(self.counts) - self.counts
         total = int(self.counts.sum())
         if np.array_equal(self.starts, first) and total == len(self.data):
@@ -104,7 +104,7 @@ class ClipResponses:
         return block
 
     def take(self, neurons: Index) -> ClipResponses:
-        """The same rows seen by the neurons ``neurons`` (order and duplicates kept), which become 0, 1, 2, ..."""
+        """The same rows seen by chosen neurons (order and duplicates kept), which become 0, 1, 2, ..."""
         if self.heard.size == 0:
             return self
         at = np.minimum(np.searchsorted(self.heard, neurons), self.heard.size - 1)
@@ -115,7 +115,7 @@ class ClipResponses:
     def cropped(self, n_bins: int) -> ClipResponses:
         """The first ``n_bins`` bins; a neuron left without any value is no longer in ``heard``."""
         data = self.data[:, :n_bins].copy()
-        there = data != np.iinfo(data.dtype).min if self.is_counts else ~np.isnan(data)  # type: ignore[type-var]
+        there = ~np.isnan(self._decode(data))
         total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
         keep = total[self.starts + self.counts] > total[self.starts]
         missing = not bool(there.all())

@@ -1,4 +1,4 @@
-"""Standardisation of stimuli and normalisation of responses: fitted on some clips, applied to all, never in place."""
+"""Standardisation of stimuli, normalisation of responses: fitted on some clips, applied to all when read."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Smoothing of responses with a Hanning window of unit gain that copes with missing bins and edges.
 
-The kernel has ``K`` bins, ``K`` the odd number nearest to ``window_ms / dt_ms``, and the shape of ``numpy.hanning(K)``
-(whose two end points are zero), divided by its sum. For the 21 ms of the literature:
+The kernel has ``K`` bins, ``K`` the odd number nearest to ``window_ms / dt_ms``, and the shape of
+``numpy.hanning(K)`` (whose two end points are zero), divided by its sum. For the 21 ms of the literature:
 
 =====  ==  ================  ==========================================  =====================
 dt_ms  K   non-zero weights  weights                                     gain before dividing
@@ -12,11 +12,11 @@ dt_ms  K   non-zero weights  weights                                     gain be
 10     3   3                 0.072, 0.856, 0.072 (see below)             1
 =====  ==  ================  ==========================================  =====================
 
-Two differences from the published practice. The gain is one at every bin width, so a smoothed response keeps its
-unit (spikes per bin) and its mean; the un-normalised kernel multiplied counts by the last column. And where
-``numpy.hanning(K)`` has a single non-zero point although the window is longer than a bin, it would smooth nothing;
-there the kernel is the three-bin one with the variance of a Hann window of ``window_ms``, which continues the
-wider kernels without a jump. A window of at most one bin leaves the data as they are.
+Two differences from the published practice. The gain is one at every bin width, so a smoothed response keeps
+its unit (spikes per bin) and its mean; the un-normalised kernel multiplied counts by the last column. And
+where ``numpy.hanning(K)`` has a single non-zero point although the window is longer than a bin, it would
+smooth nothing; there the kernel is the three-bin one with the variance of a Hann window of ``window_ms``,
+which continues the wider kernels without a jump. A window of at most one bin leaves the data as they are.
 
 References
 ----------

@@ -21,9 +21,9 @@ _DEFAULT_BANDS = 34
 class AudioNeuralDataset(NeuralDataset):
     """A `NeuralDataset` whose stimuli are sounds.
 
-    In spectrogram mode a stimulus is (1, F, T). In waveform mode (``return_waveform`` true) it is (1, T_audio) at
-    ``audio_fs`` hertz with ``T_audio = T * hop`` exactly, where ``hop = audio_fs * dt / 1000`` must be an integer:
-    response bin t belongs to samples ``t * hop`` to ``(t + 1) * hop - 1``.
+    In spectrogram mode a stimulus is (1, F, T). In waveform mode (``return_waveform`` true) it is (1,
+    T_audio) at ``audio_fs`` hertz with ``T_audio = T * hop`` exactly, where ``hop = audio_fs * dt / 1000``
+    must be an integer: response bin t belongs to samples ``t * hop`` to ``(t + 1) * hop - 1``.
 
     Parameters
     ----------
@@ -115,7 +115,8 @@ class AudioNeuralDataset(NeuralDataset):
         Parameters
         ----------
         stims : sequence of array
-            Without ``audio_fs``: spectrograms (F, T) or (1, F, T). With it: waveforms (T_audio,) or (1, T_audio).
+            Without ``audio_fs``: spectrograms (F, T) or (1, F, T). With it: waveforms (T_audio,) or (1,
+            T_audio).
         responses : sequence
             One entry per clip.
         dt_ms : float
@@ -145,7 +146,7 @@ class AudioNeuralDataset(NeuralDataset):
         """
         ds = cls._blank(dt_ms)
         if audio_fs is not None:
-            ds.audio_fs = int(audio_fs) if isinstance(audio_fs, np.integer) else audio_fs
+            ds.audio_fs = _validation.plain_integer(audio_fs)
             ds.return_waveform = True
             _validation.check_hop(ds.audio_fs, ds.dt)
             ds.F = _DEFAULT_BANDS if F is None else F
