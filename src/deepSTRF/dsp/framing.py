@@ -66,8 +66,7 @@ def _illegal_hop(audio_fs: float, dt_ms: float, exact: float) -> str:
     width = f", or choose another bin width, e.g. {dt_ms * factor:.10g} ms" if factor <= 20 else ""
     return (
         f"audio_fs={audio_fs:.10g} Hz at {dt_ms:.10g} ms per bin gives {exact:.10g} samples per bin, which "
-        "must be a "
-        f"whole number. Resample the audio to a multiple of {step:.10g} Hz, e.g. {rates}{width}"
+        f"must be a whole number. Resample the audio to a multiple of {step:.10g} Hz, e.g. {rates}{width}"
     )
 
 

@@ -59,8 +59,7 @@ def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edg
     if not bool(torch.isfinite(corners).all()) or not bool((corners[1:] > corners[:-1]).all()):
         raise ValueError(
             f"{n_filters} filters from f_min={f_min:g} to f_max={f_max:g} Hz do not ascend on the scale "
-            f"{scale!r}; "
-            "give 0 <= f_min < f_max (above 0 on the 'log' scale)"
+            f"{scale!r}; give 0 <= f_min < f_max (above 0 on the 'log' scale)"
         )
     return corners
 

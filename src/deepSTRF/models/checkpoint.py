@@ -102,13 +102,17 @@ def save_checkpoint(
     if metadata is not None:
         texts[METADATA_FILE] = _metadata_text(metadata)
     header = {"format": "pt", "checkpoint": stamp, "shared": json.dumps(shared)}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+    is_new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    # inside the target, so that it is writable and on the same disk whatever the target is mounted on
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
     try:
         _write_files(staging, texts, tensors, header)
         _move_into_place(staging, target, stale=() if metadata is not None else (METADATA_FILE,))
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+        if is_new and not any(target.iterdir()):
+            target.rmdir()
     return target
 
 
@@ -127,6 +131,10 @@ def _collect_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str
     aliases: dict[str, str] = {}
     first: dict[tuple[Any, ...], str] = {}
     for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"the state {name!r} is a {type(tensor).__name__}; a checkpoint holds tensors only"
+            )
         key = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:
             aliases[name] = first[key]
@@ -148,8 +156,13 @@ def _stamp(described: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
 def _check_rebuildable(model: nn.Module, described: dict[str, Any]) -> None:
     """Build the model once more from its description and compare the two, now rather than at loading time."""
     classes = {type(part).__name__: type(part) for part in model.modules()}
-    with torch.random.fork_rng(devices=[]):  # saving must not change the random numbers of a running fit
-        twin = decode(described, classes)
+    try:
+        with torch.random.fork_rng(devices=[]):  # saving must not change the random numbers of a running fit
+            twin = decode(described, classes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be rebuilt from its constructor arguments: {error}"
+        ) from error
     for what, ours, theirs in (
         ("modules", _module_tree(model), _module_tree(twin)),
         ("tensors", _tensor_shapes(model), _tensor_shapes(twin)),
@@ -158,8 +171,7 @@ def _check_rebuildable(model: nn.Module, described: dict[str, Any]) -> None:
             different = sorted(name for name, _ in set(ours.items()) ^ set(theirs.items()))
             raise ValueError(
                 f"{type(model).__name__} cannot be rebuilt from its constructor arguments: these {what} "
-                "differ: "
-                f"{', '.join(map(repr, different[:5]))}. Pass parts to the constructor instead of "
+                f"differ: {', '.join(map(repr, different[:5]))}. Pass parts to the constructor instead of "
                 "exchanging them later"
             )
 
@@ -191,7 +203,6 @@ def _move_into_place(staging: Path, target: Path, stale: tuple[str, ...]) -> Non
     Other files of the user's in the folder stay. Should the process die between two renames, the stamps in
     configuration and weights differ and loading says so.
     """
-    target.mkdir(exist_ok=True)
     for path in sorted(staging.iterdir()):
         os.replace(path, target / path.name)
     for name in stale:
@@ -253,8 +264,7 @@ def load_checkpoint(
     if not issubclass(cls, expected):
         raise TypeError(
             f"{folder} holds a {cls.__name__}, not a {expected.__name__}: call "
-            f"{cls.__name__}.from_pretrained, or "
-            "NeuralModel.from_pretrained for any model"
+            f"{cls.__name__}.from_pretrained, or NeuralModel.from_pretrained for any model"
         )
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     decoded = {key: decode(value, own) for key, value in arguments.items() if key not in (extra_kwargs or {})}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +13,9 @@ from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 
 __all__ = ["CausalSTRFConv"]
+
+#: Most elements that the product form may unfold (64 MiB in float32).
+_MAX_UNFOLDED_ELEMENTS = 2**24
 
 
 class CausalSTRFConv(nn.Module, Configurable):
@@ -102,13 +107,50 @@ class CausalSTRFConv(nn.Module, Configurable):
         else:
             raise NotImplementedError(
                 f"{type(self.kernel).__name__} does not say what its kernel is; give it a method "
-                "build_kernel() that "
-                "returns (C_out, C_in, F, T)"
+                "build_kernel() that returns (C_out, C_in, F, T)"
             )
         return weight.detach().cpu()
 
     def _convolve(self, padded: Tensor) -> Tensor:
-        return self.kernel(padded)  # type: ignore[no-any-return]
+        """(B, C_in, F, T' + T - 1) -> (B, C_out, 1, T')."""
+        n_frames = padded.shape[-1] - self.T + 1
+        if self._product_is_faster(padded, n_frames):
+            return self._convolve_as_product(padded, n_frames)
+        y: Tensor = self.kernel(padded)
+        expected = (padded.shape[0], self.C_out, 1, n_frames)
+        if y.shape != expected:
+            raise ValueError(
+                f"the kernel {type(self.kernel).__name__} must map {tuple(padded.shape)} to {expected}, it "
+                f"returned {tuple(y.shape)}"
+            )
+        return y
+
+    def _product_is_faster(self, padded: Tensor, n_frames: int) -> bool:
+        """Whether one matrix product over unfolded frames beats the library's convolution.
+
+        On a CPU the gradient with respect to the input is 5 times faster that way (a learned front-end needs
+        it in every step). A kernel with hooks or a parametrisation is called as a module, and long recordings
+        are not unfolded, which would take T times their memory.
+        """
+        kernel = self.kernel
+        if type(kernel) is not nn.Conv2d or padded.device.type != "cpu":
+            return False
+        if kernel._forward_hooks or kernel._forward_pre_hooks or kernel.kernel_size != (self.F, self.T):
+            return False
+        elements = padded.shape[0] * self.C_in * self.F * self.T * n_frames
+        return elements <= _MAX_UNFOLDED_ELEMENTS and padded.dtype == kernel.weight.dtype
+
+    def _convolve_as_product(self, padded: Tensor, n_frames: int) -> Tensor:
+        batch = padded.shape[0]
+        # (B, C_in, F, T', T) -> (B, C_in * F * T, T'): rows in the order of the flattened weight
+        frames = padded.unfold(-1, self.T, 1).transpose(-1, -2).reshape(batch, -1, n_frames)
+        weight = cast(Tensor, self.kernel.weight).view(self.C_out, -1)
+        bias = cast("Tensor | None", self.kernel.bias)
+        if bias is None:
+            return (weight @ frames).unsqueeze(2)
+        if batch == 1:
+            return torch.addmm(bias.unsqueeze(1), weight, frames[0]).view(1, self.C_out, 1, n_frames)
+        return torch.baddbmm(bias.unsqueeze(1), weight.expand(batch, -1, -1), frames).unsqueeze(2)
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.C_in or x.shape[2] != self.F or x.shape[3] < 1:

@@ -165,8 +165,8 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
         if not self._is_fitted:
             raise RuntimeError(
                 "the per-band standardisation was not fitted: call "
-                "model.fit_standardization(training_stimuli) before "
-                "the first forward, e.g. model.fit_standardization([dataset.stims[i] for i in train_clips])"
+                "model.fit_standardization(training_stimuli) before the first forward, e.g. "
+                "model.fit_standardization([dataset.stims[i] for i in train_clips])"
             )
         return (x - self.mean.unsqueeze(-1)) / self.std.unsqueeze(-1)
 

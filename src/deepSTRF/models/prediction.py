@@ -134,8 +134,7 @@ def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> No
         if stimulus.ndim != 2:
             raise ValueError(
                 f"the model has a waveform front-end ({type(front_end).__name__}) but clip {clip} is a "
-                "spectrogram "
-                f"{tuple(stimulus.shape)}; load the dataset with return_waveform=True"
+                f"spectrogram {tuple(stimulus.shape)}; load the dataset with return_waveform=True"
             )
         rate, data_rate = getattr(front_end, "audio_fs", None), getattr(dataset, "audio_fs", None)
         if rate is not None and data_rate is not None and float(rate) != float(data_rate):
@@ -147,16 +146,15 @@ def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> No
         if data_hop is not None and int(data_hop) != int(hop):
             raise ValueError(
                 f"the front-end's hop is {hop} samples, the dataset's bin is {data_hop} samples: build it "
-                "with "
-                "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
+                "with audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
             )
         return
     bands = getattr(model, "F", None)
     if stimulus.ndim == 2:
         raise ValueError(
             f"clip {clip} is a waveform {tuple(stimulus.shape)} but the model has no front-end: build it "
-            "with "
-            "wav2spec=make_wav2spec('mel', audio_fs=dataset.audio_fs, dt_ms=dataset.dt), or load spectrograms"
+            "with wav2spec=make_wav2spec('mel', audio_fs=dataset.audio_fs, dt_ms=dataset.dt), or load "
+            "spectrograms"
         )
     if bands is not None and stimulus.shape[-2] != bands:
         raise ValueError(

@@ -143,8 +143,7 @@ class STRFReadout(nn.Module, Configurable):
         if channel is None or not 0 <= channel < self.strf.C_in:
             raise ValueError(
                 f"polarity must be None, 'ON' (0) or 'OFF' (1) and this readout has {self.strf.C_in} "
-                "channel(s); "
-                f"got {polarity!r}"
+                f"channel(s); got {polarity!r}"
             )
         return channel
 
@@ -156,8 +155,7 @@ class STRFReadout(nn.Module, Configurable):
         if self.training and flat.shape[0] * flat.shape[2] < 2:
             raise ValueError(
                 "batch normalisation cannot train on a batch of one clip with one frame: give at least two "
-                "frames, "
-                "call model.eval() to predict, or build the model with norm='none'"
+                "frames, call model.eval() to predict, or build the model with norm='none'"
             )
         return self.bn(flat)  # type: ignore[no-any-return]
 

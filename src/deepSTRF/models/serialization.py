@@ -77,6 +77,7 @@ def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
             raise TypeError(
                 f"{where} ({name}) does not know how it was built; create it by calling {name}(...)"
             )
+        _check_name(module, where)
         return {
             "$module": name,
             "kwargs": {key: encode(value, f"{where}.{key}") for key, value in module.init_arguments.items()},
@@ -90,9 +91,28 @@ def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
             "kwargs": {k: encode(v, where) for k, v in _torch_arguments(module).items()},
         }
     raise TypeError(
-        f"{where} is a {type(module).__module__}.{name}, which does not say how it was built. Derive it from "
-        "(nn.Module, deepSTRF.models.Configurable) to make it part of a checkpoint"
+        f"{where} is a {type(module).__module__}.{name}, which does not say how it was built. Derive it "
+        "from (nn.Module, deepSTRF.models.Configurable) to make it part of a checkpoint"
     )
+
+
+def _check_name(module: Configurable, where: str) -> None:
+    """Refuse a user's class that is called like one of ours: it would be mistaken for it when loaded."""
+    cls = type(module)
+    if (
+        cls.__name__ in MODULES
+        and MODULES.get(cls.__name__) is not cls
+        and MODULES.get(cls.__name__).__name__ == cls.__name__
+    ):
+        raise TypeError(
+            f"{where} is a class of yours called {cls.__name__}, a name that deepSTRF uses itself; rename "
+            "it before saving"
+        )
+    hidden = [key for key in module.init_arguments if key.startswith("_")]
+    if hidden:
+        raise TypeError(
+            f"{where}: constructor arguments that start with an underscore cannot be saved: {hidden}"
+        )
 
 
 def _torch_arguments(module: nn.Module) -> dict[str, Any]:
@@ -162,9 +182,8 @@ def _encode_container(value: Any, where: str) -> Any:
         return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
     raise TypeError(
         f"the argument {where} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint "
-        "cannot "
-        "hold. Use numbers, strings, lists, dictionaries with string keys, arrays, or modules derived from "
-        "(nn.Module, deepSTRF.models.Configurable)"
+        "cannot hold. Use numbers, strings, lists, dictionaries with string keys, arrays, or modules "
+        "derived from (nn.Module, deepSTRF.models.Configurable)"
     )
 
 
@@ -175,8 +194,7 @@ def _encode_array(value: Any, where: str) -> dict[str, Any]:
     if tensor.numel() > _MAX_ARRAY_ELEMENTS:
         raise TypeError(
             f"the argument {where} is an array of {tensor.numel()} values, too large for a configuration; "
-            "keep it in "
-            "a buffer or parameter"
+            "keep it in a buffer or parameter"
         )
     values = encode(tensor.tolist(), where)
     kind = "$tensor" if isinstance(value, Tensor) else "$array"

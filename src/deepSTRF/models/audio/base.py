@@ -177,8 +177,7 @@ def _check_front_end(wav2spec: object, bands: int) -> None:
     if missing:
         raise ValueError(
             f"the front-end {type(wav2spec).__name__} lacks the attribute(s) {', '.join(missing)}; a "
-            "wav2spec module "
-            "states out_channels (bands), hop (samples per bin) and audio_fs (Hz)"
+            "wav2spec module states out_channels (bands), hop (samples per bin) and audio_fs (Hz)"
         )
     _check_bands("wav2spec", "out_channels", wav2spec, bands)
 

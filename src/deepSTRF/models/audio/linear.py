@@ -97,6 +97,7 @@ class Linear(AudioEncodingModel):
             activation=output_activation,
             norm=norm,
         )
+        self.validate()
 
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
         """Return the STRFs of all neurons.
@@ -126,10 +127,14 @@ class Linear(AudioEncodingModel):
             return weight
         if not self._sees_raw_bands():
             raise ValueError(
-                "standardisation cannot be folded through a prefilter; use folded=False, or the gradient map "
-                "model.STRF_gradmap()"
+                "standardisation cannot be folded through a prefilter; use folded=False, or the gradient "
+                "map model.STRF_gradmap()"
             )
         return weight / self.standardizer.std.detach().cpu().unsqueeze(-1)
+
+    def STRFs(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
+        """Return the STRFs (N, F, T): the name all models with receptive fields share; see `STRF_weight`."""
+        return self.STRF_weight(polarity, folded)
 
     def _sees_raw_bands(self) -> bool:
         """Whether nothing nonlinear stands between the spectrogram and the kernel."""

@@ -140,7 +140,9 @@ class WaveformFrontEnd(ExactConstants, Configurable):
             return self.transform(padded)
 
     def check_waveform(self, x: Tensor) -> None:
-        """Raise a ValueError, before any computation, unless ``x`` is (B, 1, n * hop)."""
+        """Raise an error, before any computation, unless ``x`` is (B, 1, n * hop) of real numbers."""
+        if not x.is_floating_point():
+            raise TypeError(f"expected a floating-point waveform, got {x.dtype}; convert it, e.g. x.float()")
         if x.ndim != 3:
             raise ValueError(
                 f"expected waveforms (B, 1, T_audio), got {tuple(x.shape)}; add the missing axes, e.g. "
@@ -149,8 +151,7 @@ class WaveformFrontEnd(ExactConstants, Configurable):
         if x.shape[1] != 1:
             raise ValueError(
                 f"expected mono waveforms (B, 1, T_audio), got {x.shape[1]} channels {tuple(x.shape)}; mix "
-                "them down, "
-                "e.g. x.mean(1, keepdim=True)"
+                "them down, e.g. x.mean(1, keepdim=True)"
             )
         length = x.shape[-1]
         if length == 0 or length % self.hop:
@@ -158,8 +159,7 @@ class WaveformFrontEnd(ExactConstants, Configurable):
             mend = f"trim it to {keep} samples, or " if keep else ""
             raise ValueError(
                 f"the length of the waveform, {length} samples, is not a multiple of hop ({self.hop} "
-                "samples, "
-                f"{self.hop_ms:g} ms at {self.audio_fs:g} Hz): {mend}build the front-end with "
+                f"samples, {self.hop_ms:g} ms at {self.audio_fs:g} Hz): {mend}build the front-end with "
                 "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
             )
 
@@ -223,8 +223,7 @@ def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFA
     if upper > nyquist:
         raise ValueError(
             f"f_max={upper:g} Hz lies above Nyquist ({nyquist:g} Hz at audio_fs={float(audio_fs):g}); give "
-            "at most "
-            f"{nyquist:g}, or f_max=None for the highest legal default"
+            f"at most {nyquist:g}, or f_max=None for the highest legal default"
         )
     return upper
 
@@ -291,8 +290,7 @@ def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> in
     if length < hop:
         raise ValueError(
             f"{name}={window_ms:g} ms ({length} samples) is shorter than the hop ({hop} samples); give at "
-            "least "
-            f"{1000.0 * hop / float(audio_fs):g} ms"
+            f"least {1000.0 * hop / float(audio_fs):g} ms"
         )
     return length
 

@@ -159,8 +159,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
             if multiple > max(start, _MAX_FFT_MULTIPLE):
                 raise ValueError(
                     f"n_mels={self.n_mels} bands between {self.f_min:g} and {self.f_max:g} Hz are too "
-                    "narrow for a "
-                    f"window of {self.win} samples; give fewer bands or a larger win_ms"
+                    f"narrow for a window of {self.win} samples; give fewer bands or a larger win_ms"
                 )
 
     @classmethod
@@ -213,10 +212,10 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         """Turn (B, 1, win - hop + T * hop) samples into (B, 1, F, T)."""
         frames = causal_frames(padded, self.win, self.hop, padded=True) * self._window.to(padded.dtype)
         spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        if self.magnitude == "power":
-            strength = spectrum.real.square() + spectrum.imag.square()
-        else:
-            strength = spectrum.abs()  # torch's gradient of |z| at exactly 0 is 0, not NaN
+        strength = spectrum.real.square() + spectrum.imag.square()
+        if self.magnitude == "amplitude":
+            # half the time of |z|; the clamp gives exact silence the gradient 0 instead of NaN
+            strength = strength.clamp_min(torch.finfo(strength.dtype).tiny).sqrt()
         bands = strength @ self._mel_fb.to(padded.dtype)
         return self._compress(bands).transpose(-1, -2)
 
