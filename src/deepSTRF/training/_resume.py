@@ -1,0 +1,179 @@
+"""What a fit writes into its state file, how it is put back, and what makes two fits the same fit."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from deepSTRF.training.batches import BatchSource
+from deepSTRF.training.best import BestWeights
+from deepSTRF.training.clip_source import DirectSource
+from deepSTRF.training.history import pack_history, unpack_history
+from deepSTRF.training.loaders import generators_of
+from deepSTRF.training.seeds import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from deepSTRF.training.fitter import Fitter
+
+__all__ = ["apply_state", "collect_state", "fit_signature", "optimizer_facts"]
+
+#: Characters of a hash that stand for it in an error text.
+HASH_LENGTH = 12
+
+
+def collect_state(fitter: Fitter, best: BestWeights) -> dict[str, Any]:
+    """Return everything the next epoch depends on, as tensors and plain values.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        The fit after an epoch.
+    best : BestWeights
+        Its best weights.
+
+    Returns
+    -------
+    dict
+        For `FitStateFile.save`.
+    """
+    return {
+        "model": fitter.model.state_dict(),
+        "optimizer": fitter.optimizer.state_dict(),
+        "scheduler": None if fitter.scheduler is None else _plain(fitter.scheduler.state_dict()),
+        "scaler": fitter.scaler.state_dict(),
+        "random": random_state(generators_of(fitter.train_loader, fitter.val_loader)),
+        "history": pack_history(fitter.history),
+        "stopping": fitter.stopping.state_dict(),
+        "best": best.state,
+        "per_cell": None if fitter.per_cell is None else fitter.per_cell.state_dict(),
+    }
+
+
+def apply_state(fitter: Fitter, best: BestWeights, stored: dict[str, Any]) -> None:
+    """Put a fit back to where `collect_state` found it.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        A fit built like the one that wrote the state.
+    best : BestWeights
+        Its best weights, replaced.
+    stored : dict
+        What `collect_state` returned.
+    """
+    fitter.model.load_state_dict(stored["model"])
+    fitter.optimizer.load_state_dict(stored["optimizer"])
+    if fitter.scheduler is not None:
+        fitter.scheduler.load_state_dict(stored["scheduler"])
+    fitter.scaler.load_state_dict(stored["scaler"])
+    fitter.history = unpack_history(stored["history"])
+    fitter.stopping.load_state_dict(stored["stopping"])
+    best.state = stored["best"]
+    if fitter.per_cell is not None:
+        fitter.per_cell.load_state_dict(stored["per_cell"])
+    set_random_state(stored["random"], generators_of(fitter.train_loader, fitter.val_loader))
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's state without functions, which cannot be saved as data and are set anew anyway."""
+    return {key: value for key, value in state.items() if not callable(value)}
+
+
+def optimizer_facts(optimizer: Optimizer) -> str:
+    """Return an optimiser's class and settings as text, as they are before the first step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        The optimiser.
+
+    Returns
+    -------
+    str
+        For example ``SGD(lr=0.1, ...)``, one bracket per parameter group.
+
+    Examples
+    --------
+    >>> optimizer_facts(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)).startswith("SGD(")
+    True
+    """
+    groups = []
+    for group in optimizer.param_groups:
+        facts = [
+            f"{key}={value}" for key, value in sorted(group.items()) if key not in ("params", "initial_lr")
+        ]
+        groups.append(f"({len(group['params'])} tensors, {', '.join(facts)})")
+    return type(optimizer).__name__ + "".join(groups)
+
+
+def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: BatchSource) -> dict[str, str]:
+    """Return what must agree for a stored state to belong to this fit.
+
+    How long to go on (``max_epochs``, ``patience``) is not part of it: both may change between runs.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        The fit.
+    optimizer : str
+        `optimizer_facts` before the first step.
+    train, val : BatchSource
+        Its data.
+
+    Returns
+    -------
+    dict of str to str
+        One text per aspect.
+    """
+    return {
+        "model": _model_facts(fitter.model),
+        "optimizer": optimizer,
+        "scheduler": type(fitter.scheduler).__name__,
+        "loss": _function_name(fitter.loss_fn),
+        "monitor": f"{fitter.monitor} ({fitter.mode}, min_delta={fitter.stopping.min_delta})",
+        "precision": fitter.precision,
+        "grad_clip": str(fitter.grad_clip),
+        "warmup_ms": str(fitter.warmup_ms),
+        "seed": str(fitter.seed),
+        "track_per_cell_best": str(fitter.per_cell is not None),
+        "training data": f"{_data_facts(train)}, batches of {fitter.train_loader.batch_size}",
+        "validation data": _data_facts(val),
+    }
+
+
+def _model_facts(model: nn.Module) -> str:
+    shapes = sorted((name, tuple(value.shape)) for name, value in model.named_parameters())
+    count = sum(parameter.numel() for parameter in model.parameters())
+    settings = getattr(model, "init_arguments", {})
+    plain = {
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, int | float | str | bool | type(None))
+    }
+    digest = hashlib.sha256(repr((shapes, sorted(plain.items()))).encode()).hexdigest()[:HASH_LENGTH]
+    return f"{type(model).__name__} with {count:,} parameters [{digest}]"
+
+
+def _function_name(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))
+        return f"{_function_name(function.func)}({settings})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _data_facts(source: BatchSource) -> str:
+    """Number of clips and a hash of their stimuli and targets, where they can be read without the loader."""
+    if not isinstance(source, DirectSource):
+        return "clips of a loader"
+    digest = hashlib.sha256()
+    clips = source.clips.one_pass()
+    for clip in clips:
+        digest.update(source.clips.dataset.fingerprint(clip).encode())
+        target = source.store.target(clip)[0].detach().cpu().contiguous()
+        digest.update(str(tuple(target.shape)).encode())
+        digest.update(target.numpy().tobytes())
+    return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"

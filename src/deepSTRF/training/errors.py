@@ -1,0 +1,37 @@
+"""Errors a fit can end with: numbers that stopped being numbers, and a saved state of another fit."""
+
+from __future__ import annotations
+
+__all__ = ["FitDivergedError", "StateMismatchError"]
+
+
+class FitDivergedError(ArithmeticError):
+    """The loss, a gradient or the monitored score is no longer a finite number.
+
+    An ``ArithmeticError`` and not a ``ValueError``: no argument was wrong in itself, the computation broke
+    down on the way. The weights of the best epoch before the break are back in the model when this is raised,
+    and ``fitter.history`` holds the epochs that were completed.
+
+    Parameters
+    ----------
+    message : str
+        What happened, where, and the likely cause.
+    epoch : int
+        Epoch in which it happened, counted from 0.
+    batch : int, optional
+        Batch within that epoch, counted from 0; None when the epoch's score is what broke.
+    clips : tuple of int, optional
+        Clips of that batch (indices into the loader's data set), where known.
+    """
+
+    def __init__(
+        self, message: str, *, epoch: int, batch: int | None = None, clips: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.batch = batch
+        self.clips = clips
+
+
+class StateMismatchError(ValueError):
+    """The file given as ``state_path`` was written by a different fit and cannot be resumed by this one."""

@@ -1,0 +1,168 @@
+"""Writing files so that a crash, a kill or a full disk never costs the version that was there before."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["load_tensors", "save_or_warn", "save_tensors", "write_atomically"]
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file completely or not at all: the old content stays until the new one is safely on the disk.
+
+    Parameters
+    ----------
+    path : path
+        Target; its parent folders are made.
+    data : bytes
+        The whole new content.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written (no space left, no permission); the old file is untouched then and nothing
+        half-written stays behind.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = pathlib.Path(folder) / "new" / "a.bin"
+    ...     write_atomically(target, b"abc")
+    ...     target.read_bytes()
+    b'abc'
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary file lies beside the target: os.replace is atomic only within one file system.
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, _usual_mode(target))
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _usual_mode(target: Path) -> int:
+    """Permissions of the file it replaces, else those that ``open`` would have given it."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:
+    """Save a tree of tensors and plain values with ``torch.save``, atomically.
+
+    Parameters
+    ----------
+    path : path
+        Target file.
+    tree : object
+        Dictionaries, lists, numbers, strings, tensors.
+
+    Raises
+    ------
+    OSError
+        As in `write_atomically`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tensors(pathlib.Path(folder) / "w.pt", {"weight": torch.ones(2)})
+    ...     load_tensors(pathlib.Path(folder) / "w.pt")["weight"].sum()
+    tensor(2.)
+    """
+    buffer = io.BytesIO()
+    torch.save(tree, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_tensors(path: str | os.PathLike[str]) -> Any:
+    """Load what `save_tensors` wrote, onto the CPU, executing nothing from the file.
+
+    Parameters
+    ----------
+    path : path
+        A file written by `save_tensors` or ``torch.save``.
+
+    Returns
+    -------
+    object
+        The tree, tensors on the CPU.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or holds anything but tensors and plain values.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bad = pathlib.Path(folder) / "bad.pt"
+    ...     _ = bad.write_bytes(b"no checkpoint")
+    ...     load_tensors(bad)
+    Traceback (most recent call last):
+        ...
+    ValueError: ...bad.pt is no readable file of tensors...
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many classes for a damaged file
+        raise ValueError(
+            f"{os.fspath(path)} is no readable file of tensors ({type(error).__name__}: {error}); "
+            "delete it or name another path"
+        ) from error
+
+
+def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], None]) -> bool:
+    """Save a file of a running fit; when the disk refuses, warn and let the fit go on.
+
+    Parameters
+    ----------
+    name : str
+        Argument that named the file.
+    path : path
+        The file.
+    save : callable
+        Writes it, atomically.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
+
+    Examples
+    --------
+    >>> save_or_warn("ckpt_path", "best.pt", lambda: None)
+    True
+    """
+    try:
+        save()
+    except OSError as error:
+        warnings.warn(
+            f"{name}={os.fspath(path)} could not be written ({error}). The fit goes on and keeps its best "
+            "weights in memory; the file is as it was before. Free some space or name another path",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -1,0 +1,238 @@
+"""The same fit from several random starts, so that a number comes with its spread."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from deepSTRF.training._seed_files import write_seed, write_summary
+from deepSTRF.training.best import BestWeights
+from deepSTRF.training.caching import FrontEndCache
+from deepSTRF.training.errors import FitDivergedError
+from deepSTRF.training.fitter import Fitter
+from deepSTRF.training.history import mean_score
+from deepSTRF.training.seeds import seeded
+
+__all__ = ["fit_multi_seed"]
+
+Loaders = tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]
+#: Arguments of the Fitter that each seed sets for itself.
+MANAGED = ("model", "train_loader", "val_loader", "seed")
+SPLITS = ("val", "test")
+
+
+def fit_multi_seed(
+    model_factory: Callable[[int], nn.Module],
+    loader_factory: Callable[[int], Loaders],
+    n_seeds: int = 5,
+    *,
+    seeds: Sequence[int] | None = None,
+    fitter_kwargs: Mapping[str, Any] | None = None,
+    logger_factory: Callable[[int], Any] | None = None,
+    output_dir: str | os.PathLike[str] | None = None,
+    set_seed_strict: bool = False,
+) -> dict[str, Any]:
+    """Fit and score one model per seed.
+
+    Each seed governs the initial weights and the order of the clips; the spread is that of the optimisation,
+    not of the data (for that, repeat over the folds of `k_fold`). Random states are put back at the end.
+    Spectrograms of a front-end that does not learn are shared between the seeds. A seed whose fit diverges is
+    reported with a warning and under 'failed', and its rows are NaN; the other seeds go on.
+
+    Parameters
+    ----------
+    model_factory : callable
+        ``model_factory(seed)`` returns a new model.
+    loader_factory : callable
+        ``loader_factory(seed)`` returns (train, validation, test) loaders; see `make_loaders`.
+    n_seeds : int
+        Seeds 0 .. n_seeds - 1.
+    seeds : sequence of int, optional
+        Seeds by name, all different; replaces ``n_seeds``.
+    fitter_kwargs : mapping, optional
+        Further arguments of `Fitter`. Optimiser and scheduler are given as functions, since each seed has its
+        own model. ``ckpt_path`` and ``state_path`` become ``<stem>_seed<k><suffix>``; with a ``state_path`` a
+        killed run goes on with the seed, and the epoch, where it was.
+    logger_factory : callable, optional
+        ``logger_factory(seed)`` returns a logger: called with each epoch's record, and ``finalize({'val':
+        ..., 'test':
+        ...})`` and ``close()`` if it has them, also when a fit fails. A ``log_fn`` is called as well.
+    output_dir : path, optional
+        Folder for ``seed<k>/`` (history.json, final.json, final_neurons.pt, best.pt), summary.json and
+        summary_neurons.pt.
+    set_seed_strict : bool
+        As ``strict`` of `set_random_seed`.
+
+    Returns
+    -------
+    dict
+        'seeds', 'per_seed_histories'; for each score m and p in ('val', 'test') 'per_seed_{p}_{m}' (n_seeds,
+        N) or (n_seeds, 1), 'mean_{p}_{m}' and 'std_{p}_{m}' (N,) over the seeds (NaN left out, population
+        standard deviation); 'best_seed' and 'best_state_dict' (CPU) by the validation score; 'failed', seed
+        to reason.
+
+    Raises
+    ------
+    ValueError
+        For no seeds, equal seeds, an argument that is managed here, or a monitor that is not a validation
+        score.
+    FitDivergedError
+        When every seed diverged.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.training import make_loaders
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=5)
+    >>> views = ds.select(clips=[0, 1]), ds.select(clips=[2]), ds.select(clips=[3])
+    >>> result = fit_multi_seed(lambda seed: Linear(ds.F, 9, 3), lambda seed: make_loaders(*views, seed=seed),
+    ...                         n_seeds=2, fitter_kwargs={"max_epochs": 2})
+    >>> result["seeds"], result["per_seed_test_cc_norm"].shape
+    ([0, 1], torch.Size([2, 3]))
+    """
+    arguments = dict(fitter_kwargs or {})
+    chosen = _checked_seeds(n_seeds, seeds)
+    _check_arguments(arguments)
+    arguments.setdefault("front_end_cache", FrontEndCache())
+    folder = None if output_dir is None else Path(output_dir)
+    results: dict[int, dict[str, Any]] = {}
+    failed: dict[int, str] = {}
+    best: _BestSeed = _BestSeed(arguments.get("monitor", "val_cc_norm"), arguments.get("mode", "max"))
+    error: FitDivergedError | None = None
+    for seed in chosen:
+        logger = None if logger_factory is None else logger_factory(seed)
+        try:
+            with seeded(seed, strict=set_seed_strict):
+                fitter, result = _fit_one(seed, model_factory, loader_factory, arguments, logger)
+        except FitDivergedError as diverged:
+            error = diverged
+            failed[seed] = str(diverged)
+            warnings.warn(f"seed {seed} diverged: {diverged}", RuntimeWarning, stacklevel=2)
+            continue
+        finally:
+            _call(logger, "close")
+        results[seed] = result
+        best.offer(seed, result["val"], fitter.model)
+        if folder is not None:
+            write_seed(folder / f"seed{seed}", result, fitter.model)
+    if error is not None and not results:
+        raise error
+    summary = _summarise(chosen, results, failed, best)
+    if folder is not None:
+        write_summary(folder, summary, best.monitor, best.mode)
+    return summary
+
+
+def _checked_seeds(n_seeds: int, seeds: Sequence[int] | None) -> list[int]:
+    chosen = list(range(n_seeds)) if seeds is None else [int(seed) for seed in seeds]
+    if not chosen:
+        raise ValueError("no seeds to fit: give n_seeds >= 1, or seeds=[0, 1, 2]")
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(
+            f"seeds must all differ, got {chosen}: equal seeds give equal fits and would overwrite files"
+        )
+    return chosen
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    managed = [name for name in MANAGED if name in arguments]
+    if managed:
+        raise ValueError(f"fitter_kwargs: {', '.join(managed)} is managed by fit_multi_seed; leave it out")
+    monitor = arguments.get("monitor", "val_cc_norm")
+    if not str(monitor).startswith("val_"):
+        raise ValueError(
+            f"monitor={monitor!r}: seeds are compared on the validation clips, so it must start with 'val_'"
+        )
+    for name, example in (("optimizer", "lambda model: AdamW(model.parameters())"),
+                          ("scheduler", "lambda optimizer: StepLR(optimizer, 10)")):  # fmt: skip
+        given = arguments.get(name)
+        if given is not None and (hasattr(given, "step") or not callable(given)):
+            raise ValueError(
+                f"fitter_kwargs[{name!r}] must be a function, since each seed has its own model: "
+                f"{name}={example}"
+            )
+
+
+def _fit_one(
+    seed: int,
+    model_factory: Callable[[int], nn.Module],
+    loader_factory: Callable[[int], Loaders],
+    arguments: dict[str, Any],
+    logger: Any,
+) -> tuple[Fitter, dict[str, Any]]:
+    """Fit one seed; returns the fitter and its history and scores."""
+    own = dict(arguments)
+    for name in ("ckpt_path", "state_path"):
+        if own.get(name) is not None:
+            path = Path(own[name])
+            own[name] = path.with_name(f"{path.stem}_seed{seed}{path.suffix}")
+    log_fn = own.get("log_fn")
+    if logger is not None:
+        own["log_fn"] = logger if log_fn is None else lambda record: (logger(record), log_fn(record))
+    own.setdefault("progress", False)
+    model = model_factory(seed)
+    train, val, test = loader_factory(seed)
+    fitter = Fitter(model, train, val, **own)
+    history = fitter.fit()
+    result = {"history": history, "val": fitter.evaluate(val), "test": fitter.evaluate(test)}
+    _call(logger, "finalize", {split: result[split] for split in SPLITS})
+    return fitter, result
+
+
+def _call(logger: Any, name: str, *values: Any) -> None:
+    method = getattr(logger, name, None)
+    if callable(method):
+        method(*values)
+
+
+class _BestSeed:
+    """The seed with the best validation score; only its weights are kept, on the CPU."""
+
+    def __init__(self, monitor: str, mode: str) -> None:
+        self.monitor, self.mode = monitor, mode
+        self.seed: int | None = None
+        self.state: dict[str, Any] | None = None
+        self._score = math.nan
+
+    def offer(self, seed: int, scores: dict[str, Any], model: nn.Module) -> None:
+        score = mean_score(scores[self.monitor.removeprefix("val_")]).mean
+        if self.mode == "min":
+            score = -score
+        if self.seed is None or score > self._score or (math.isnan(self._score) and not math.isnan(score)):
+            self.seed, self._score = seed, score
+            self.state = BestWeights(model).state
+
+
+def _summarise(
+    seeds: list[int], results: dict[int, dict[str, Any]], failed: dict[int, str], best: _BestSeed
+) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "seeds": seeds,
+        "failed": failed,
+        "per_seed_histories": [results[seed]["history"] if seed in results else [] for seed in seeds],
+        "best_seed": best.seed,
+        "best_state_dict": best.state,
+    }
+    some = next(iter(results.values()))
+    for split in SPLITS:
+        for name, value in some[split].items():
+            missing = torch.full_like(_row(value), torch.nan)
+            rows = [_row(results[seed][split][name]) if seed in results else missing for seed in seeds]
+            table = torch.stack(rows)
+            summary[f"per_seed_{split}_{name}"] = table
+            summary[f"mean_{split}_{name}"] = table.nanmean(dim=0)
+            summary[f"std_{split}_{name}"] = (table - table.nanmean(dim=0)).square().nanmean(dim=0).sqrt()
+    return summary
+
+
+def _row(value: float | Tensor) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64).flatten().float()

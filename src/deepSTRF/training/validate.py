@@ -1,0 +1,350 @@
+"""`validate_model`: try a model on one short clip and say what is wrong before a long run does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.metrics import psth
+from deepSTRF.models.causal import placement
+from deepSTRF.models.prediction import evaluating
+from deepSTRF.protocols import DatasetLike
+from deepSTRF.training import model_rules as rules
+from deepSTRF.training.seeds import preserved_random_state
+
+__all__ = ["ModelCheck", "validate_model"]
+
+#: Bins of the excerpt, unless the model's receptive field asks for more: 0.5 s at 5 ms.
+EXCERPT_BINS = 100
+#: Two outputs count as equal when they differ by less than this part of the output's range: single precision
+#: with another order of summation (or an FFT) stays below, a real dependence does not.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ModelCheck:
+    """What `validate_model` found out about a model that passed.
+
+    Attributes
+    ----------
+    model : str
+        Class name.
+    n_parameters : int
+        Trainable parameters.
+    clip : int
+        Clip the model was tried on.
+    n_bins : int
+        Bins of the excerpt.
+    passed : tuple of str
+        The rules, in words.
+    untrained : tuple of str
+        Trainable parameters that no gradient reaches: legal, yet often a mistake.
+    seconds : float
+        Duration of the check.
+
+    Examples
+    --------
+    >>> print(ModelCheck("Linear", 10, 0, 100, ("output (B, N, 1, T)",), (), 0.01))
+    Linear: 10 trainable parameters, tried on 100 bins of clip 0 in 0.01 s
+      ok: output (B, N, 1, T)
+    """
+
+    model: str
+    n_parameters: int
+    clip: int
+    n_bins: int
+    passed: tuple[str, ...]
+    untrained: tuple[str, ...]
+    seconds: float
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.model}: {self.n_parameters:,} trainable parameters, tried on {self.n_bins} bins of clip "
+            f"{self.clip} in {self.seconds:.2f} s"
+        ]
+        lines += [f"  ok: {rule}" for rule in self.passed]
+        lines += [f"  note: no gradient reaches {name}" for name in self.untrained]
+        return "\n".join(lines)
+
+
+def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None = None) -> ModelCheck:
+    """Check that a model can be fitted to a data set: shapes, numbers, gradients, causality.
+
+    The model is run a few times on a short excerpt of one clip. Its parameters, buffers, gradients, mode
+    flags and the random states are as before when it returns or raises.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any module that maps stimuli (B, 1, F, T) or (B, 1, T_audio) to predictions (B, N, 1, T).
+    dataset : DatasetLike
+        The recording it is meant for.
+    clip : int, optional
+        Which clip; None takes the first one that a neuron heard.
+
+    Returns
+    -------
+    ModelCheck
+        What was checked; ``print`` it.
+
+    Raises
+    ------
+    TypeError
+        When ``model`` is no ``nn.Module``.
+    ModelRuleError
+        One subclass per rule (see `deepSTRF.training.model_rules`); the text names the mend.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=2, n_repeats=4)
+    >>> validate_model(Linear(ds.F, 9, out_neurons=3), ds).untrained
+    ()
+    >>> validate_model(Linear(ds.F, 9, out_neurons=7), ds)
+    Traceback (most recent call last):
+        ...
+    deepSTRF.training.model_rules.NeuronCountError: the model returned a tensor of shape (1, 7, 1, 100), ...
+    """
+    start = time.perf_counter()
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if len(dataset) == 0 or dataset.N_neurons == 0:
+        raise ValueError("dataset holds no clips or no neurons; check the selection")
+    _check_parameters(model)
+    chosen = _first_heard(dataset) if clip is None else int(clip)
+    excerpt = _excerpt(model, dataset, chosen)
+    with _left_as_found(model):
+        pred = _check_output(model, dataset, excerpt)
+        _check_repeatable(model, excerpt, pred)
+        _check_causal(model, excerpt, pred)
+        _check_batch(model, excerpt, pred)
+        untrained = _check_gradients(model, excerpt)
+    return ModelCheck(
+        model=type(model).__name__,
+        n_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        clip=chosen,
+        n_bins=excerpt.n_bins,
+        passed=(
+            "parameters on one device, of one floating type",
+            f"output (B, N, 1, T) with N = {dataset.N_neurons} and one value per bin, all finite",
+            "the same output twice in eval mode",
+            "no bin depends on later sound, nor on how long the clip is",
+            "no clip depends on the others in its batch (eval mode)",
+            "finite gradients",
+        ),
+        untrained=untrained,
+        seconds=time.perf_counter() - start,
+    )
+
+
+@dataclass(frozen=True)
+class _Excerpt:
+    """The first bins of a clip, as the model takes them."""
+
+    stimulus: Tensor  # (1, 1, F, T) or (1, 1, T_audio)
+    target: Tensor  # (1, N, 1, T)
+    n_bins: int
+    hop: int  # samples (or frames) per bin
+
+    def half(self) -> int:
+        return max(1, self.n_bins // 2)
+
+
+def _first_heard(dataset: DatasetLike) -> int:
+    for clip in range(len(dataset)):
+        if not bool(dataset.response_block(clip).isnan().all()):
+            return clip
+    raise ValueError("no neuron of the dataset has a recorded response; check the selection")
+
+
+def _excerpt(model: nn.Module, dataset: DatasetLike, clip: int) -> _Excerpt:
+    device, dtype = placement(model)
+    stimulus = dataset.stims[clip]
+    target = psth(dataset.response_block(clip))
+    total = target.shape[-1]
+    hop = max(1, stimulus.shape[-1] // total)
+    field = getattr(model, "receptive_field", None)
+    n_bins = min(total, max(EXCERPT_BINS, 2 * field if isinstance(field, int) else 0))
+    return _Excerpt(
+        stimulus[..., : n_bins * hop].unsqueeze(0).to(device, dtype),
+        target[..., :n_bins].unsqueeze(0).to(device, dtype),
+        n_bins,
+        hop,
+    )
+
+
+@contextmanager
+def _left_as_found(model: nn.Module) -> Iterator[None]:
+    """Put buffers, mode flags and random states back."""
+    flags = [(part, part.training) for part in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with preserved_random_state():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if buffer.shape == before.shape:
+                    buffer.copy_(before)
+        for part, flag in flags:
+            part.training = flag
+
+
+def _check_parameters(model: nn.Module) -> None:
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    places = {str(tensor.device): name for name, tensor in tensors.items()}
+    if len(places) > 1:
+        listed = ", ".join(f"{name} on {device}" for device, name in places.items())
+        raise rules.DeviceError(
+            f"the model's tensors lie on several devices ({listed}); call model.to(device) once"
+        )
+    types = {tensor.dtype: name for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if len(types) > 1:
+        listed = ", ".join(f"{name} is {dtype}" for dtype, name in types.items())
+        raise rules.DtypeError(
+            f"the model mixes floating types ({listed}); call model.float() (or .double()) once"
+        )
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise rules.NoGradientError(
+            f"{type(model).__name__} has no trainable parameter: register layers in __init__ (as attributes, "
+            "or in nn.ModuleList, not in a plain list) and leave requires_grad=True"
+        )
+
+
+def _run(model: nn.Module, stimulus: Tensor, what: str) -> Any:
+    try:
+        return model(stimulus)
+    except Exception as error:
+        raise rules.ForwardError(
+            f"{type(model).__name__} raised {type(error).__name__} on {what} of shape "
+            f"{tuple(stimulus.shape)}: {error}"
+        ) from error
+
+
+def _check_output(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> Tensor:
+    with evaluating(model):
+        output = _run(model, excerpt.stimulus, "a stimulus of this dataset")
+    pred = rules.check_prediction(output, batch=1, neurons=dataset.N_neurons, bins=excerpt.n_bins)
+    if pred.device != excerpt.stimulus.device:
+        raise rules.DeviceError(
+            f"the input is on {excerpt.stimulus.device}, the output on {pred.device}; create tensors in "
+            "forward with device=x.device"
+        )
+    if pred.dtype != excerpt.stimulus.dtype:
+        raise rules.DtypeError(
+            f"the input is {excerpt.stimulus.dtype}, the output {pred.dtype}; create tensors in forward with "
+            "dtype=x.dtype"
+        )
+    if not bool(torch.isfinite(pred).all()):
+        raise rules.NonFiniteOutputError(
+            f"the prediction is not finite ({rules.first_non_finite(pred)}) although the stimulus is: look "
+            "for a logarithm or a division without a floor, or initial weights that are too large"
+        )
+    return pred
+
+
+def _tolerance(pred: Tensor) -> float:
+    return TOLERANCE * max(
+        float(pred.max() - pred.min()), float(pred.abs().max()), torch.finfo(pred.dtype).tiny
+    )
+
+
+def _check_repeatable(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
+    with evaluating(model):
+        again = _run(model, excerpt.stimulus, "the same stimulus again")
+    if not bool(((again - pred).abs() <= _tolerance(pred)).all()):
+        raise rules.NonDeterministicError(
+            "two calls with the same stimulus differ in eval mode: switch noise and dropout off there (use "
+            "nn.Dropout, or look at self.training), and reset a state kept between calls"
+        )
+
+
+def _perturbed_future(excerpt: _Excerpt) -> Tensor:
+    """The stimulus with its second half changed by as much as it spans."""
+    changed = excerpt.stimulus.clone()
+    start = excerpt.half() * excerpt.hop
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.rand(changed[..., start:].shape, generator=generator).to(changed)
+    changed[..., start:] += (1 + excerpt.stimulus.abs().max()) * (noise + 0.5)
+    return changed
+
+
+def _check_causal(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
+    half = excerpt.half()
+    if half >= excerpt.n_bins:
+        return
+    with evaluating(model):
+        other = _run(model, _perturbed_future(excerpt), "a stimulus with another ending")
+        short = _run(model, excerpt.stimulus[..., : half * excerpt.hop], "a shorter stimulus")
+    moved = ((other - pred).abs() > _tolerance(pred))[0, :, 0, :half].any(dim=0).nonzero()
+    if moved.numel():
+        first = int(moved[0])
+        raise rules.NonCausalError(
+            f"only the sound from bin {half} on was changed, yet the prediction for bin {first} changed: the "
+            f"model looks {half - first} bins or more ahead. Pad convolutions on the left only (kernel "
+            "length - 1), use no bidirectional layer, and do not normalise over time"
+        )
+    if tuple(short.shape) != (1, pred.shape[1], 1, half):
+        raise rules.TimeAxisError(
+            f"a clip of {half} bins gives an output of shape {tuple(short.shape)}, wanted "
+            f"{(1, pred.shape[1], 1, half)}: the model must take clips of any length"
+        )
+    if not bool(((short - pred[..., :half]).abs() <= _tolerance(pred)).all()):
+        raise rules.NonCausalError(
+            "the prediction for a bin depends on how long the clip is: do not normalise, pool or attend over "
+            "the whole time axis"
+        )
+
+
+def _check_batch(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
+    pair = torch.cat([excerpt.stimulus, _perturbed_future(excerpt)])
+    with evaluating(model):
+        both = rules.check_prediction(
+            _run(model, pair, "a batch of two clips"), batch=2, neurons=pred.shape[1], bins=excerpt.n_bins
+        )
+    if not bool(((both[:1] - pred).abs() <= _tolerance(pred)).all()):
+        raise rules.BatchDependenceError(
+            "in eval mode the prediction for a clip depends on the other clip in its batch: keep axis 0 "
+            "apart everywhere, and let normalisation use running statistics in eval mode"
+        )
+
+
+def _check_gradients(model: nn.Module, excerpt: _Excerpt) -> tuple[str, ...]:
+    model.train()
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        pred = _run(model, excerpt.stimulus, "a stimulus in train mode")
+        if not bool(torch.isfinite(pred).all()):
+            raise rules.NonFiniteOutputError(
+                f"in train mode the prediction is not finite ({rules.first_non_finite(pred)}), in eval mode "
+                "it is: look at dropout, noise and batch statistics"
+            )
+        if not pred.requires_grad:
+            raise rules.NoGradientError(
+                "the prediction does not depend on any trainable parameter: forward detaches its result, "
+                "runs under torch.no_grad(), or goes through NumPy"
+            )
+        valid = ~excerpt.target.isnan()
+        loss = (pred - torch.where(valid, excerpt.target, pred.detach())).square().mean()
+        gradients = torch.autograd.grad(loss, [parameter for _, parameter in named], allow_unused=True)
+    reached = {name: g for (name, _), g in zip(named, gradients, strict=True) if g is not None}
+    for name, gradient in reached.items():
+        if not bool(torch.isfinite(gradient).all()):
+            raise rules.NonFiniteOutputError(
+                f"the gradient of {name} is not finite although the prediction is: a square root, logarithm "
+                "or norm has no slope at zero; add a small constant inside it"
+            )
+    if not any(bool(gradient.any()) for gradient in reached.values()):
+        raise rules.NoGradientError(
+            "every gradient is exactly zero: the output activation is saturated (a ReLU that is never "
+            "positive), or the stimulus is silent here; start with a smoother activation, or pass another "
+            "clip="
+        )
+    return tuple(name for name, _ in named if name not in reached)
