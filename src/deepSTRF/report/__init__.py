@@ -1,1 +1,27 @@
-"""One self-contained HTML page about a fit, for a colleague who was not there."""
+"""One self-contained HTML page about a fit, for a colleague who was not there.
+
+``write_report(run)`` writes ``report.html`` into the folder of a run. The page is made of sections, each one
+function from `ReportParts` to `Section` (see `deepSTRF.report.sections`): a new section is one such function.
+"""
+
+from deepSTRF.report.gather import gather_parts, write_report
+from deepSTRF.report.page import render_report
+from deepSTRF.report.parts import METRICS, Metric, NeuronExample, Note, ReportParts, ScoreRow, Section
+from deepSTRF.report.rendering import figure_html, render
+from deepSTRF.report.sections import SECTIONS
+
+__all__ = [
+    "METRICS",
+    "SECTIONS",
+    "Metric",
+    "NeuronExample",
+    "Note",
+    "ReportParts",
+    "ScoreRow",
+    "Section",
+    "figure_html",
+    "gather_parts",
+    "render",
+    "render_report",
+    "write_report",
+]

@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.training.examples import NeuronExample
+from deepSTRF.training.run_scores import ScoreRow
+
 __all__ = ["METRICS", "Metric", "NeuronExample", "Note", "ReportParts", "ScoreRow", "Section"]
 
 
@@ -55,81 +58,6 @@ METRICS: dict[str, Metric] = {
     "snr": Metric("signal-to-noise ratio", "power that repeats over power that does not, per repeat"),
     "n_repeats": Metric("repeats", "how often the clips were played", 0),
 }
-
-
-@dataclass(frozen=True)
-class ScoreRow:
-    """One line of the score table: a metric on one split, over neurons.
-
-    Attributes
-    ----------
-    split : str
-        "test" or "validation".
-    metric : str
-        Column name, a key of METRICS where known.
-    mean, sd, median : float
-        Over the neurons that have a score; NaN when none has.
-    n, n_nan : int
-        How many neurons have a score and how many have none.
-    per_seed : tuple of float
-        The mean over neurons for each seed.
-
-    Examples
-    --------
-    >>> ScoreRow("test", "cc", 0.5, 0.1, 0.5, 119, 0, (0.5,)).n
-    119
-    """
-
-    split: str
-    metric: str
-    mean: float
-    sd: float
-    median: float
-    n: int
-    n_nan: int
-    per_seed: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True)
-class NeuronExample:
-    """One neuron on one clip, as the report draws it.
-
-    Attributes
-    ----------
-    role : str
-        Why it is shown: "best", "median", "worst".
-    neuron : str
-        Its name.
-    score : float
-        Its test score.
-    clip : str
-        Name of the clip.
-    stim : array (F, T)
-        Spectrogram as the model's core sees it.
-    response : array (R, T)
-        Repeats.
-    pred : array (T,)
-        Prediction.
-    strf : array (F, T_lags) or None
-        Receptive field, where the model has one.
-    start_s : float
-        Where in the clip the excerpt begins.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> NeuronExample("best", "A1-3", 0.8, "clip 17", np.zeros((4, 9)), np.zeros((2, 9)), np.zeros(9)).strf
-    """
-
-    role: str
-    neuron: str
-    score: float
-    clip: str
-    stim: NDArray[Any]
-    response: NDArray[Any]
-    pred: NDArray[Any]
-    strf: NDArray[Any] | None = None
-    start_s: float = 0.0
 
 
 @dataclass(frozen=True)

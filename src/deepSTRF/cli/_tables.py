@@ -1,0 +1,112 @@
+"""Scores and protocol on a terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from deepSTRF.training.run_folder import Run
+    from deepSTRF.training.run_scores import ScoreRow
+
+__all__ = ["print_run", "print_scores", "stdout_console"]
+
+#: Without a terminal (a pipe, a log) lines are as wide as the table needs, up to this.
+PIPE_WIDTH = 160
+#: Metrics on a terminal; the report and scores.csv have all.
+SHOWN = ("cc_norm", "cc_norm_published", "cc", "fve", "ccmax")
+#: More columns of seeds than this would not fit; scores.csv has them.
+MOST_SEEDS = 6
+
+
+def stdout_console() -> Console:
+    """Return a console on stdout whose tables keep their shape in a pipe.
+
+    Returns
+    -------
+    rich.console.Console
+        The console.
+
+    Examples
+    --------
+    >>> stdout_console().width > 0
+    True
+    """
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+
+
+def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
+    """Print the score table.
+
+    Parameters
+    ----------
+    rows : iterable of ScoreRow
+        Scores; metrics that a terminal has no room for are left out.
+    seeds : sequence of int
+        Seeds behind ``per_seed``.
+
+    Examples
+    --------
+    >>> from deepSTRF.training.run_scores import ScoreRow
+    >>> print_scores([ScoreRow("test", "cc", 0.5, 0.1, 0.6, 3, 1, (0.5,))], [0])
+      score ...
+    """
+    from deepSTRF.report import METRICS
+    from deepSTRF.report.rendering import number
+
+    shown_seeds = list(seeds) if 1 < len(seeds) <= MOST_SEEDS else []
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
+    table.add_column("  score", no_wrap=True)
+    for name in ("mean", "± sd", "median", "neurons", "no score", *(f"seed {seed}" for seed in shown_seeds)):
+        table.add_column(name, justify="right", no_wrap=True)
+    split = None
+    for row in rows:
+        if row.metric not in SHOWN:
+            continue
+        if row.split != split:
+            split = row.split
+            table.add_row(f"[bold]{split}[/]")
+        metric = METRICS[row.metric]
+        cells = [number(value, metric.decimals) for value in (row.mean, row.sd, row.median)]
+        cells += [str(row.n), str(row.n_nan)]
+        cells += [number(value, metric.decimals) for value in row.per_seed[: len(shown_seeds)]]
+        style = "bold" if row.metric == SHOWN[0] else None
+        table.add_row(f"  {metric.label} [dim]{row.metric}[/]", *cells, style=style)
+    stdout_console().print(table)
+
+
+def print_run(run: Run, report: Path | None) -> None:
+    """Print scores, protocol, notes and where things lie.
+
+    Parameters
+    ----------
+    run : Run
+        A finished run.
+    report : Path or None
+        The report, when it was written.
+    """
+    from deepSTRF.report import gather_parts
+
+    parts = gather_parts(run)
+    console = stdout_console()
+    console.print(f"\n[bold]{parts.title}[/]\n[dim]{parts.subtitle}[/]\n")
+    print_scores(parts.score_rows, parts.seeds)
+    if parts.protocol:
+        console.print("\n[bold]Protocol[/]")
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column()
+        for label, value in parts.protocol:
+            grid.add_row(f"  {label}", value)
+        console.print(grid)
+    for note in parts.notes:
+        colour = "yellow" if note.level == "warning" else "dim"
+        console.print(f"\n[{colour}]{note.level.capitalize()}:[/] {note.text}")
+    console.print(f"\nRun folder  {run.path}", soft_wrap=True)
+    if report is not None:
+        console.print(f"Report      {report.resolve()}", soft_wrap=True)

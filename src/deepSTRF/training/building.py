@@ -1,0 +1,336 @@
+"""From names and options to objects: recording, front-end, model and loss of an experiment."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.datasets import NeuralDataset
+from deepSTRF.registry import DATASETS, MODELS, WAV2SPEC
+from deepSTRF.training._config_fields import closest
+from deepSTRF.training.experiment_config import ExperimentConfig
+
+__all__ = [
+    "build_loss",
+    "build_model",
+    "check_choices",
+    "dataset_class",
+    "load_dataset",
+    "load_registered",
+    "option_names",
+    "resolve_device",
+]
+
+#: Rooms whose import files their classes in the registries.
+ROOMS = ("deepSTRF.datasets.audio", "deepSTRF.models.audio", "deepSTRF.models.wav2spec")
+#: Arguments that are filled in from the data and the other choices.
+FILLED_IN = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
+DATASET_SUFFIX = ".npz"
+
+
+def load_registered() -> None:
+    """Import every room that files classes in a registry, so that all names are known.
+
+    Examples
+    --------
+    >>> load_registered()
+    >>> "linear" in MODELS and "synthetic" in DATASETS
+    True
+    """
+    for room in ROOMS:
+        module = importlib.import_module(room)
+        for name in module.__all__:
+            getattr(module, name)  # a room may load its files only when a name is asked for
+
+
+def option_names(cls: type) -> list[str]:
+    """Return the options a class takes on the command line: its constructor's arguments less those filled in.
+
+    Parameters
+    ----------
+    cls : type
+        A registered class.
+
+    Returns
+    -------
+    list of str
+        Argument names in order.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> option_names(Linear)[:2]
+    ['temporal_window_size', 'output_activation']
+    """
+    return [name for name in _parameters(cls) if name not in FILLED_IN]
+
+
+def dataset_class(name: str) -> type[NeuralDataset]:
+    """Return the registered dataset class of that name.
+
+    Parameters
+    ----------
+    name : str
+        A registered name.
+
+    Returns
+    -------
+    type
+        The class.
+
+    Raises
+    ------
+    ValueError
+        When there is none; the text lists the names and says how a file is given.
+
+    Examples
+    --------
+    >>> dataset_class("synthetic").__name__
+    'SyntheticDataset'
+    """
+    load_registered()
+    try:
+        return DATASETS.get(name)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} A recording of your own: save it with ds.save('mine.npz') and give the path"
+        ) from None
+
+
+def check_choices(config: ExperimentConfig) -> None:
+    """Check names and options of dataset, model and front-end, before any file is read.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The choices.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or option; the text lists the legal ones and the nearest.
+    FileNotFoundError
+        For a dataset file that does not exist.
+
+    Examples
+    --------
+    >>> check_choices(ExperimentConfig(model_options={"temporal_window": 9}))
+    Traceback (most recent call last):
+        ...
+    ValueError: model 'linear' has no option 'temporal_window'; ... Did you mean 'temporal_window_size'?
+    """
+    load_registered()
+    if _is_file(config.dataset):
+        _check_file(config)
+    else:
+        _check_names(dataset_class(config.dataset), config.dataset_options, f"dataset {config.dataset!r}")
+    _check_names(MODELS.get(config.model), config.model_options, f"model {config.model!r}")
+    if config.wav2spec is not None:
+        front_end = WAV2SPEC.get(config.wav2spec)
+        _check_names(
+            front_end, config.wav2spec_options, f"front-end {config.wav2spec!r}", also=("n_filters",)
+        )
+
+
+def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralDataset:
+    """Load the recording of an experiment: a registered one, or a file written by ``NeuralDataset.save``.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        Name and options; a front-end asks for waveforms.
+    download : bool
+        Let a recording that can fetch itself do so when its files are missing.
+
+    Returns
+    -------
+    NeuralDataset
+        The recording.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name or option.
+    FileNotFoundError
+        When files are missing.
+
+    Examples
+    --------
+    >>> ds = load_dataset(ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3}))
+    >>> ds.N_neurons, len(ds)
+    (2, 3)
+    """
+    check_choices(config)
+    if _is_file(config.dataset):
+        return NeuralDataset.load(config.dataset)
+    cls = dataset_class(config.dataset)
+    options = dict(config.dataset_options)
+    legal = _parameters(cls)
+    if config.wav2spec is not None:
+        if "return_waveform" not in legal:
+            raise ValueError(f"dataset {config.dataset!r} has no waveforms, so it cannot use a front-end")
+        if not options.setdefault("return_waveform", True):
+            raise ValueError(
+                "a front-end needs waveforms: leave out return_waveform=false, or leave out wav2spec"
+            )
+    if download and "download" in legal:
+        options.setdefault("download", True)
+    return cls(**options)
+
+
+def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
+    """Build the model of an experiment with the sizes of its data; nothing is fitted.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        Names and options of model and front-end.
+    dataset : NeuralDataset
+        Gives the number of neurons, bands, sample rate and bin width.
+
+    Returns
+    -------
+    nn.Module
+        The model, initialised from torch's present random state.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown name or option, or choices that do not go together.
+
+    Examples
+    --------
+    >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3})
+    >>> build_model(config, load_dataset(config)).O
+    2
+    """
+    check_choices(config)
+    cls = MODELS.get(config.model)
+    legal = _parameters(cls)
+    front_end = _build_front_end(config, dataset)
+    known = {
+        "n_frequency_bands": _n_bands(front_end, dataset),
+        "out_neurons": dataset.N_neurons,
+        "audio_fs": getattr(dataset, "audio_fs", None),
+        "dt_ms": dataset.dt,
+    }
+    arguments = {name: value for name, value in known.items() if name in legal and value is not None}
+    for name, wanted in (("wav2spec", front_end), ("standardize", config.standardize or None)):
+        if wanted is not None and name not in legal:
+            raise ValueError(f"model {config.model!r} takes no {name}; leave it out, or choose another model")
+        if wanted is not None:
+            arguments[name] = wanted
+    model: nn.Module = cls(**{**arguments, **config.model_options})
+    return model
+
+
+def build_loss(name: str) -> Callable[..., Tensor]:
+    """Return a loss by name: "mse", "poisson", "negative_binomial" or "gamma".
+
+    Parameters
+    ----------
+    name : str
+        As in `ExperimentConfig.loss`.
+
+    Returns
+    -------
+    callable
+        ``loss(pred, responses)``.
+
+    Examples
+    --------
+    >>> build_loss("mse").__name__
+    'mse_loss'
+    """
+    metrics = importlib.import_module("deepSTRF.metrics")
+    loss: Callable[..., Tensor] = getattr(metrics, f"{name}_loss")
+    return loss
+
+
+def resolve_device(name: str) -> str:
+    """Return the device meant: "auto" is CUDA where there is one, then Apple's, then the processor.
+
+    Parameters
+    ----------
+    name : str
+        "auto", "cpu", "cuda", "cuda:1", "mps".
+
+    Returns
+    -------
+    str
+        A name torch knows.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    if name != "auto":
+        return name
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
+    if config.wav2spec is None:
+        return None
+    if not getattr(dataset, "return_waveform", False):
+        raise ValueError("a front-end needs waveforms; load the recording with return_waveform=True")
+    from deepSTRF.models.wav2spec import make_wav2spec
+
+    options = dict(config.wav2spec_options)
+    if not {"n_filters", "n_mels"} & set(options):
+        options["n_filters"] = dataset.F
+    return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
+
+
+def _n_bands(front_end: nn.Module | None, dataset: Any) -> int | None:
+    """Bands the model will see: those the front-end makes, else those of the stimuli."""
+    if front_end is not None:
+        return int(getattr(front_end, "n_filters", dataset.F))
+    stim = dataset.stims[0]
+    if stim.ndim != 3:
+        raise ValueError(
+            "these stimuli are waveforms: name a front-end (wav2spec='mel'), or load spectrograms "
+            "(return_waveform=false)"
+        )
+    return int(stim.shape[-2])
+
+
+def _is_file(dataset: str) -> bool:
+    return dataset.lower().endswith(DATASET_SUFFIX) or Path(dataset).is_file()
+
+
+def _check_file(config: ExperimentConfig) -> None:
+    path = Path(config.dataset)
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset file {path} does not exist; write one with ds.save({str(path)!r})")
+    if config.dataset_options:
+        raise ValueError(
+            f"a dataset file takes no options, got {', '.join(config.dataset_options)}; "
+            "apply them before ds.save(...)"
+        )
+
+
+def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(cls).parameters
+
+
+def _check_names(cls: type, options: Mapping[str, Any], what: str, also: tuple[str, ...] = ()) -> None:
+    """Raise ValueError for the first option the constructor does not have."""
+    legal = [*option_names(cls), *also]
+    everything = _parameters(cls)
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in everything.values()):
+        return
+    for name in options:
+        if name not in everything and name not in also:
+            raise ValueError(
+                f"{what} has no option {name!r}; it takes {', '.join(legal)}.{closest(name, legal)}"
+            )

@@ -1,0 +1,233 @@
+"""The neurons a report shows in full: the best, the median and the worst, on the clip they answered most."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+__all__ = ["NeuronExample", "choose_examples", "examples_from_bytes", "examples_to_bytes"]
+
+#: A longer clip is cut to its most eventful stretch: single bins stay visible across a page.
+LONGEST_S = 6.0
+ARRAYS = ("stim", "response", "pred", "strf")
+
+
+@dataclass(frozen=True)
+class NeuronExample:
+    """One neuron on one clip.
+
+    Attributes
+    ----------
+    role : str
+        Why it is shown: "best", "median", "worst".
+    neuron : str
+        Its name.
+    score : float
+        Its test score.
+    clip : str
+        Name of the clip.
+    stim : array (F, T)
+        Spectrogram as the model's core sees it.
+    response : array (R, T)
+        Repeats.
+    pred : array (T,)
+        Prediction.
+    strf : array (F, T_lags) or None
+        Receptive field, where the model has one.
+    start_s : float
+        Where in the clip the excerpt begins.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> NeuronExample("best", "A1-3", 0.8, "clip 17", np.zeros((4, 9)), np.zeros((2, 9)), np.zeros(9)).start_s
+    0.0
+    """
+
+    role: str
+    neuron: str
+    score: float
+    clip: str
+    stim: NDArray[Any]
+    response: NDArray[Any]
+    pred: NDArray[Any]
+    strf: NDArray[Any] | None = None
+    start_s: float = 0.0
+
+
+def choose_examples(
+    model: Any,
+    dataset: Any,
+    scores: NDArray[np.float64],
+    neurons: list[str],
+    strfs: NDArray[Any] | None = None,
+) -> list[NeuronExample]:
+    """Return the best, the median and the worst neuron by score, each on its most eventful clip.
+
+    Parameters
+    ----------
+    model : NeuralModel
+        The fitted model.
+    dataset : NeuralDataset
+        Test clips.
+    scores : array (N,)
+        One score per neuron; those without one are not shown.
+    neurons : list of str
+        Their names.
+    strfs : array (N, F, T_lags), optional
+        Receptive fields.
+
+    Returns
+    -------
+    list of NeuronExample
+        Three, or fewer when fewer neurons have a score.
+
+    Examples
+    --------
+    >>> choose_examples(None, None, np.array([np.nan]), ["silent"])
+    []
+    """
+    valid = np.flatnonzero(np.isfinite(scores))
+    ranked = valid[np.argsort(-scores[valid], kind="stable")]
+    if not ranked.size:
+        return []
+    picked = {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
+    roles: dict[int, str] = {}
+    for role, neuron in picked.items():
+        roles.setdefault(int(neuron), role)
+    predictions = model.predict(dataset)
+    examples = []
+    for neuron, role in roles.items():
+        clip = _most_eventful_clip(dataset, neuron)
+        if clip is None:
+            continue
+        field = None if strfs is None else np.asarray(strfs[neuron])
+        response = _repeats(dataset, clip, neuron)
+        stim = _spectrogram(model, dataset.stims[clip])
+        pred = predictions[clip][neuron].numpy()
+        part, start_s = _excerpt(np.nan_to_num(response).mean(axis=0), dataset.dt)
+        examples.append(
+            NeuronExample(
+                role,
+                neurons[neuron],
+                float(scores[neuron]),
+                _clip_name(dataset.stim_meta[clip], clip),
+                stim[:, part].astype(np.float32),
+                response[:, part].astype(np.float32),
+                pred[part].astype(np.float32),
+                field,
+                start_s,
+            )
+        )
+    return examples
+
+
+def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
+    """Return examples as the content of one .npz file.
+
+    Parameters
+    ----------
+    examples : list of NeuronExample
+        What to keep.
+
+    Returns
+    -------
+    bytes
+        The file.
+
+    Examples
+    --------
+    >>> examples_from_bytes(examples_to_bytes([]))
+    []
+    """
+    arrays: dict[str, NDArray[Any]] = {}
+    facts = []
+    for index, example in enumerate(examples):
+        facts.append([example.role, example.neuron, example.score, example.clip, example.start_s])
+        for name in ARRAYS:
+            value = getattr(example, name)
+            if value is not None:
+                arrays[f"{name}{index}"] = np.asarray(value)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def examples_from_bytes(content: bytes) -> list[NeuronExample]:
+    """Read what `examples_to_bytes` made; nothing in the file is executed.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+
+    Returns
+    -------
+    list of NeuronExample
+        The examples.
+
+    Examples
+    --------
+    >>> one = NeuronExample("best", "a", 0.5, "c", np.ones((2, 3)), np.ones((1, 3)), np.ones(3))
+    >>> examples_from_bytes(examples_to_bytes([one]))[0].neuron
+    'a'
+    """
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    examples = []
+    for index, (role, neuron, score, clip, start_s) in enumerate(json.loads(str(arrays["facts"]))):
+        found = {name: arrays.get(f"{name}{index}") for name in ARRAYS}
+        examples.append(NeuronExample(role, neuron, score, clip, start_s=start_s, **found))  # type: ignore[arg-type]
+    return examples
+
+
+def _repeats(dataset: Any, clip: int, neuron: int) -> NDArray[Any]:
+    """(R, T) of one neuron, without repeats that were never played to it."""
+    block = np.asarray(dataset.response_block(clip)[neuron])
+    played = ~np.isnan(block).all(axis=1)
+    return block[played] if played.any() else block[:1]
+
+
+def _most_eventful_clip(dataset: Any, neuron: int) -> int | None:
+    """The clip whose PSTH varies most; None when the neuron heard none."""
+    spread = []
+    for clip in range(len(dataset)):
+        block = dataset.response_block(clip)[neuron].numpy()
+        heard = ~np.isnan(block).all()
+        spread.append(float(np.nan_to_num(block).mean(axis=0).var()) if heard else -1.0)
+    best = int(np.argmax(spread))
+    return best if spread[best] >= 0 else None
+
+
+def _excerpt(psth: NDArray[Any], dt_ms: float) -> tuple[slice, float]:
+    """The stretch of at most LONGEST_S in which the PSTH varies most, on whole seconds."""
+    length = int(LONGEST_S * 1000 / dt_ms)
+    if psth.size <= length:
+        return slice(0, psth.size), 0.0
+    step = max(1, int(1000 / dt_ms))
+    starts = range(0, psth.size - length + 1, step)
+    start = max(starts, key=lambda first: float(psth[first : first + length].var()))
+    return slice(start, start + length), start * dt_ms / 1000
+
+
+def _spectrogram(model: Any, stim: torch.Tensor) -> NDArray[Any]:
+    """(F, T) of one stimulus as the front-end gives it."""
+    from deepSTRF.models.causal import placement
+    from deepSTRF.models.prediction import evaluating
+
+    device, dtype = placement(model)
+    with evaluating(model):
+        spectrogram = model.spectrogram(stim[None].to(device, dtype))
+    return np.asarray(spectrogram[0, 0].cpu().float())
+
+
+def _clip_name(meta: dict[str, Any], clip: int) -> str:
+    name = str(meta.get("name", meta.get("stim_id", clip)))
+    kind = meta.get("type")
+    return f"{name} ({str(kind).replace('_', ' ')})" if kind else name

@@ -1,0 +1,389 @@
+"""One experiment from its description to a run folder: load, split, check, fit each seed, score, write."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets.splits import ClipSplit, parse_split
+from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
+from deepSTRF.training.evaluation import score_model
+from deepSTRF.training.examples import choose_examples
+from deepSTRF.training.experiment_config import ExperimentConfig
+from deepSTRF.training.fitter import Fitter
+from deepSTRF.training.history import history_rows
+from deepSTRF.training.loaders import make_loaders
+from deepSTRF.training.protocol import ProtocolCard
+from deepSTRF.training.run_folder import STATE, Run, prepare_folder, write_run
+from deepSTRF.training.run_notes import collect_notes
+from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
+from deepSTRF.training.seeds import seeded
+from deepSTRF.training.validate import validate_model
+
+__all__ = ["ExperimentConfig", "Run", "evaluate_run", "model_fields", "neuron_names", "run_experiment"]
+
+#: Split of a recording that states none of its own.
+DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What one seed leaves behind."""
+
+    model: Any
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    seconds: float
+
+
+def run_experiment(
+    config: ExperimentConfig,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    overwrite: bool = False,
+    download: bool = False,
+    progress: bool | Literal["auto"] = "auto",
+    say: Say | None = None,
+) -> Run:
+    """Run an experiment and write its folder; a run that was interrupted goes on where it stopped.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        All choices.
+    out : path, optional
+        Run folder; None takes ``config.out``, else a folder under ``runs/`` named after the choices.
+    overwrite : bool
+        Replace another run that lies there.
+    download : bool
+        Let the recording fetch missing files.
+    progress : bool or 'auto'
+        Progress bar, as in `Fitter`.
+    say : callable, optional
+        Called with one sentence per step.
+
+    Returns
+    -------
+    Run
+        The run as it lies on disk; the HTML report is written by `deepSTRF.report.write_report`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For choices that do not go together, or a model that breaks a rule.
+    FileNotFoundError
+        When files of the recording are missing.
+    FileExistsError
+        When the folder holds another run.
+    FitDivergedError
+        When a loss or score is not finite.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> config = ExperimentConfig(dataset_options={"n_neurons": 3, "n_clips": 5, "n_repeats": 4}, epochs=2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = run_experiment(config, folder + "/run", progress=False)
+    ...     run.scores.seeds, len(run.histories[0]), sorted(run.scores.values)
+    ([0], 2, ['test', 'validation'])
+    """
+    tell = say or _quiet
+    folder = Path(out or config.out or config.default_folder())
+    status = prepare_folder(folder, config, overwrite=overwrite)
+    if status == "finished":
+        tell(f"This run is complete in {folder}; reading it (--overwrite fits anew)")
+        return Run.load(folder)
+    if status == "resume":
+        tell(f"Going on with the unfinished run in {folder}")
+    dataset = load_dataset(config, download=download)
+    split = parse_split(dataset, config.split or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
+    views = split.apply(dataset)
+    tell(_describe(dataset, split))
+    fitted = {seed: _fit_seed(config, seed, views, folder, progress, tell) for seed in config.seeds}
+    tell("Scoring")
+    run = _collect(config, folder, dataset, split, views, fitted)
+    write_run(run, {seed: one.model for seed, one in fitted.items()})
+    return Run.load(folder)
+
+
+def evaluate_run(
+    run: Run,
+    dataset: NeuralDataset | None = None,
+    *,
+    clips: str = "test",
+    seed: int | None = None,
+    download: bool = False,
+) -> RunScores:
+    """Score the model of a run again: on its own recording, or on another one of the same neurons.
+
+    Parameters
+    ----------
+    run : Run
+        The run.
+    dataset : NeuralDataset, optional
+        Another recording with the same neurons in the same order, all of whose clips are scored; None loads
+        the run's own.
+    clips : str
+        Which clips of its own recording: "test", "validation", "train" or "all".
+    seed : int, optional
+        Which seed's model; None is the best one.
+    download : bool
+        Let the recording fetch missing files.
+
+    Returns
+    -------
+    RunScores
+        One split, named after the clips.
+
+    Raises
+    ------
+    ValueError
+        For unknown clips or seed, or a recording that does not fit the model.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> config = ExperimentConfig(dataset_options={"n_neurons": 3, "n_clips": 5, "n_repeats": 4}, epochs=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = run_experiment(config, folder + "/run", progress=False)
+    ...     list(evaluate_run(run, clips="all").values)
+    ['all']
+    """
+    roles = ("train", "validation", "test", "all")
+    if clips not in roles:
+        raise ValueError(f"clips must be one of {', '.join(roles)}, got {clips!r}")
+    model = run.load_model(seed)
+    if dataset is None:
+        own = load_dataset(run.config, download=download)
+        split = parse_split(own, run.config.split or getattr(own, "default_split", None) or DEFAULT_SPLIT)
+        parts: dict[str, NeuralDataset] = dict(zip(roles[:3], split.apply(own), strict=True))
+        dataset = own if clips == "all" else parts[clips]
+    else:
+        clips = "all"
+    validate_model(model, dataset)
+    table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
+    chosen = run.best_seed if seed is None else seed
+    return RunScores.from_tables(neuron_names(dataset), [chosen], {clips: [table.columns]})
+
+
+def neuron_names(dataset: Any) -> list[str]:
+    """Return one name per neuron, all different: the recording's own where it has them.
+
+    Parameters
+    ----------
+    dataset : NeuralDataset
+        The recording.
+
+    Returns
+    -------
+    list of str
+        N names.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> neuron_names(SimpleNamespace(nrn_meta=[{"cell_id": "a"}, {"cell_id": "a"}, {}]))
+    ['a', 'a (1)', '2']
+    """
+    names: list[str] = []
+    for index, meta in enumerate(dataset.nrn_meta):
+        name = str(meta.get("cell_id", meta.get("name", index)))
+        names.append(f"{name} ({index})" if name in names else name)
+    return names
+
+
+def model_fields(model: Any) -> NDArray[np.float64] | None:
+    """Return the receptive fields (N, F, T) of a model on its spectrogram; None where it has none.
+
+    Signs and sizes are those of the whole linear path, with the gains of batch normalisation and
+    standardisation folded in, where the model can say so.
+
+    Parameters
+    ----------
+    model : NeuralModel
+        The model.
+
+    Returns
+    -------
+    array (N, F, T) or None
+        Most recent lag last.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> model_fields(Linear(8, 3, 2)).shape
+    (2, 8, 3)
+    """
+    if not hasattr(model, "STRF_weight"):
+        return None
+    try:
+        weight = model.STRF_weight(folded=True)
+    except ValueError:  # something nonlinear stands between: the bare kernel is what there is
+        weight = model.STRF_weight()
+    fields: NDArray[np.float64] = weight.double().numpy()
+    return fields
+
+
+def _fit_seed(
+    config: ExperimentConfig,
+    seed: int,
+    views: tuple[NeuralDataset, ...],
+    folder: Path,
+    progress: bool | Literal["auto"],
+    tell: Say,
+) -> _Fitted:
+    train, val = views[0], views[1]
+    with seeded(seed):
+        model = build_model(config, train)
+    validate_model(model, train)
+    if seed == config.seeds[0]:
+        tell(f"{type(model).__name__} with {_n_parameters(model):,} trainable parameters")
+    if len(config.seeds) > 1:
+        tell(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
+    train_loader, val_loader = make_loaders(train, val, batch_size=config.batch_size, seed=seed)
+    fitter = Fitter(
+        model,
+        train_loader,
+        val_loader,
+        loss_fn=build_loss(config.loss),
+        optimizer=_optimizer(model, config),
+        device=resolve_device(config.device),
+        max_epochs=config.epochs,
+        patience=config.patience,
+        monitor=f"val_{MAIN_SCORE}",
+        state_path=folder / STATE / f"seed{seed}.pt",
+        warmup_ms=config.warmup_ms,
+        progress=progress,
+        seed=seed,
+    )
+    started = time.monotonic()
+    history = fitter.fit()
+    seconds = time.monotonic() - started
+    return _Fitted(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
+
+
+def _optimizer(model: nn.Module, config: ExperimentConfig) -> torch.optim.Optimizer:
+    make_groups: Any = getattr(model, "param_groups", None)
+    if make_groups is not None:
+        groups = make_groups(config.learning_rate, weight_decay=config.weight_decay)
+        # 0 is for groups that state none: a front-end's parameters are never decayed
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _collect(
+    config: ExperimentConfig,
+    folder: Path,
+    dataset: NeuralDataset,
+    split: ClipSplit,
+    views: tuple[NeuralDataset, ...],
+    fitted: dict[int, _Fitted],
+) -> Run:
+    """Score every seed and put together what the folder holds."""
+    names = neuron_names(dataset)
+    parts = {"test": views[2], "validation": views[1]}
+    tables = {
+        part: [score_model(one.model, view, warmup_ms=config.warmup_ms) for one in fitted.values()]
+        for part, view in parts.items()
+    }
+    columns = {part: [table.columns for table in per_seed] for part, per_seed in tables.items()}
+    scores = RunScores.from_tables(names, list(fitted), columns)
+    best = fitted[scores.best_seed()]
+    card = ProtocolCard.collect(
+        dataset,
+        split=split,
+        model=best.model,
+        seeds=list(fitted),
+        warmup_ms=config.warmup_ms,
+        training=_training_facts(config, fitted),
+    )
+    run = Run(
+        path=folder,
+        config=replace(config, out=None),
+        protocol=card.rows(),
+        facts={"card": json.loads(card.to_json())},
+        scores=scores,
+        histories={seed: one.history for seed, one in fitted.items()},
+        best_epochs={seed: one.best_epoch for seed, one in fitted.items()},
+        examples=choose_examples(
+            best.model, views[2], scores.per_neuron()[MAIN_SCORE], names, model_fields(best.model)
+        ),
+    )
+    return replace(run, facts=_facts(run, dataset, split, best.model, fitted))
+
+
+def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dict[str, Any]:
+    """Facts about the fits for the protocol card."""
+    return {
+        "loss": config.loss,
+        "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
+        "batch_size": config.batch_size,
+        "epochs": ", ".join(str(len(one.history)) for one in fitted.values()),
+        "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}",
+    }
+
+
+def _facts(
+    run: Run, dataset: Any, split: ClipSplit, model: Any, fitted: dict[int, _Fitted]
+) -> dict[str, Any]:
+    front_end = getattr(model, "wav2spec", None)
+    frequencies = getattr(front_end, "frequencies_hz", None)
+    if frequencies is None and not getattr(dataset, "return_waveform", False):
+        frequencies = getattr(dataset, "frequencies_hz", None)
+    return {
+        **run.facts,
+        "model": type(model).__name__,
+        "wav2spec": type(front_end).__name__ if run.config.wav2spec else None,
+        "dataset": str(dataset.describe()["name"]),
+        "n_parameters": _n_parameters(model),
+        "split": {
+            "name": split.name,
+            "hash": split.hash,
+            "sizes": [len(split.train), len(split.val), len(split.test)],
+        },
+        "n_clips": len(dataset),
+        "dt_ms": float(dataset.dt),
+        "frequencies_hz": None if frequencies is None else [float(hertz) for hertz in frequencies],
+        "response_unit": _response_unit(dataset),
+        "seconds": sum(one.seconds for one in fitted.values()),
+        "epochs": [len(one.history) for one in fitted.values()],
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "notes": collect_notes(dataset, run.scores, run.config, run.best_epochs),
+        "load_report": str(dataset.load_report),
+    }
+
+
+def _response_unit(dataset: Any) -> str:
+    """Label of response axes: raw and smoothed responses are spikes per bin, normalised ones have no unit."""
+    method = dataset.describe().get("response_normalization")
+    return f"response ({method})" if method else "spikes per bin"
+
+
+def _describe(dataset: Any, split: ClipSplit) -> str:
+    facts = dataset.describe()
+    return (
+        f"{facts['name']}: {dataset.N_neurons} neurons, {len(dataset)} clips, bins of {dataset.dt:g} ms; "
+        f"{len(split.train)} clips train, {len(split.val)} validate, {len(split.test)} test"
+    )
+
+
+def _n_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def _quiet(sentence: str) -> None:
+    """Say nothing."""

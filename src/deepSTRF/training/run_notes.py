@@ -1,0 +1,110 @@
+"""What a reader of a run must know before believing its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deepSTRF.training.experiment_config import ExperimentConfig
+from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
+
+__all__ = ["collect_notes"]
+
+#: So many names are listed before the rest is only counted.
+MOST_NAMED = 8
+#: Fewer validation clips make the choice of epoch and seed a matter of luck.
+FEW_CLIPS = 2
+
+
+def collect_notes(
+    dataset: Any, scores: RunScores, config: ExperimentConfig, best_epochs: Mapping[int, int | None]
+) -> list[tuple[str, str]]:
+    """Return (level, sentence) pairs, level "warning" or "info".
+
+    Parameters
+    ----------
+    dataset : NeuralDataset
+        The recording.
+    scores : RunScores
+        Its scores.
+    config : ExperimentConfig
+        All choices.
+    best_epochs : mapping of seed to int or None
+        Epoch (from 0) whose weights were kept.
+
+    Returns
+    -------
+    list of (str, str)
+        Notes in the order of the page.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> ds = SimpleNamespace(describe=lambda: {"name": "d"}, load_report=SimpleNamespace(skipped=[]))
+    >>> scores = RunScores(["a"], [0], {"test": {"cc_norm": np.array([[np.nan]])}})
+    >>> collect_notes(ds, scores, ExperimentConfig(), {0: 3})
+    [('warning', '1 of 1 neurons has no cc_norm on the test clips (too little ... repeats): a.')]
+    """
+    facts = dataset.describe()
+    notes: list[tuple[str, str]] = []
+    ahead = float(facts.get("look_ahead_ms") or 0.0)
+    if ahead > 0:
+        notes.append(
+            (
+                "warning",
+                f"The spectrogram is not causal: each frame looks {ahead:g} ms ahead (alignment "
+                f"{facts.get('alignment', 'native')!r}), as in the published scores. "
+                "alignment='causal' gives one that does not.",
+            )
+        )
+    skipped = list(dataset.load_report.skipped)
+    if skipped:
+        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MOST_NAMED])
+        more = f"; and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
+        notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
+    notes += _about_scores(scores)
+    notes += _about_the_fit(config, best_epochs)
+    return notes
+
+
+def _about_scores(scores: RunScores) -> list[tuple[str, str]]:
+    column = scores.per_neuron("test").get(MAIN_SCORE)
+    if column is None:
+        return []
+    missing = [scores.neurons[index] for index in np.flatnonzero(~np.isfinite(column))]
+    notes = []
+    if missing:
+        named = ", ".join(missing[:MOST_NAMED]) + (" and others" if len(missing) > MOST_NAMED else "")
+        notes.append(
+            (
+                "warning",
+                f"{len(missing)} of {column.size} neurons {'has' if len(missing) == 1 else 'have'} no "
+                f"{MAIN_SCORE} on the test clips (too little signal that repeats, or no repeats): {named}.",
+            )
+        )
+    above = int((column > 1.0).sum())
+    if above:
+        notes.append(
+            (
+                "info",
+                f"{above} {'neuron scores' if above == 1 else 'neurons score'} above 1: the noise ceiling is "
+                "an estimate, uncertain where few repeats carry little signal.",
+            )
+        )
+    return notes
+
+
+def _about_the_fit(config: ExperimentConfig, best_epochs: Mapping[int, int | None]) -> list[tuple[str, str]]:
+    late = [seed for seed, epoch in best_epochs.items() if epoch is not None and epoch == config.epochs - 1]
+    if not late:
+        return []
+    which = "The fit" if len(best_epochs) == 1 else f"Seed {', '.join(map(str, late))}"
+    return [
+        (
+            "info",
+            f"{which} was still improving at the last epoch ({config.epochs}); more epochs may help.",
+        )
+    ]

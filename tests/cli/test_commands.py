@@ -1,0 +1,220 @@
+"""The commands as a newcomer types them: output, exit codes, errors in one paragraph."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from deepSTRF.cli import main
+from deepSTRF.cli._errors import explain
+from deepSTRF.training.experiment_config import ExperimentConfig
+
+#: A recording of 3 neurons and 6 clips; the first eight words are its options.
+SMALL_FLAGS = [
+    *("-o", "n_neurons=3", "-o", "n_clips=6", "-o", "n_repeats=4", "-o", "clip_seconds=0.5"),
+    *("--split", "4/1/1", "--epochs", "2", "--quiet"),
+]
+
+
+@pytest.fixture
+def deepstrf(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call
+
+
+def test_help_is_quick_and_complete():
+    code = (
+        "import sys\n"
+        "sys.argv = ['deepstrf', '--help']\n"
+        "from deepSTRF.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'scipy', 'jinja2'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    for command in ("datasets", "models", "fit", "evaluate", "report"):
+        assert command in done.stdout
+
+
+@pytest.mark.parametrize("command", ["datasets", "models", "fit", "evaluate", "report"])
+def test_every_command_has_help(deepstrf, command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    code, out, _ = deepstrf(command, "--help")
+    assert code == 0
+    assert "--debug" in out
+    assert "…" not in out, "help must not be cut off"
+
+
+def test_help_states_the_defaults_of_the_configuration(deepstrf, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = deepstrf("fit", "--help")
+    default = ExperimentConfig()
+    flags = {
+        "--dataset ": default.dataset,
+        "--model ": default.model,
+        "--loss": default.loss,
+        "--epochs": default.epochs,
+        "--patience": default.patience,
+        "--lr": default.learning_rate,
+        "--weight-decay": default.weight_decay,
+        "--batch-size": default.batch_size,
+        "--seeds": default.seeds[0],
+        "--warmup-ms": default.warmup_ms,
+        "--device": default.device,
+    }
+    for flag, value in flags.items():
+        line = next(line for line in out.splitlines() if flag in line and "─" not in line)
+        assert f"[default: {value}]" in line, line
+
+
+def test_no_arguments_shows_help_and_unknown_flag_is_misuse(deepstrf):
+    _, out, err = deepstrf()
+    assert "Usage" in out + err
+    assert deepstrf("fit", "--epoch", "3")[0] == 2
+    assert deepstrf("fti")[0] == 2
+    assert deepstrf("--version")[1].startswith("deepSTRF ")
+
+
+def test_lists_name_everything_registered(deepstrf):
+    code, out, _ = deepstrf("datasets")
+    assert code == 0
+    assert "synthetic" in out
+    assert "ns1" in out
+    assert "n_neurons=24" in out
+    code, out, _ = deepstrf("models")
+    assert code == 0
+    for needed in ("linear", "temporal_window_size=9", "mel", "The STRF model"):
+        assert needed in out
+
+
+def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
+    code, out, err = deepstrf("fit", *SMALL_FLAGS, "--out", "run")
+    assert code == 0, err
+    assert err == ""
+    for needed in (
+        "noise-corrected correlation cc_norm",
+        "validation",
+        "Protocol",
+        "Run folder  run",
+        "hash",
+    ):
+        assert needed in out
+    page = re.search(r"Report +(\S+)", out)[1]
+    assert page.endswith("run/report.html")
+    assert (tmp_path / "run" / "report.html").is_file()
+
+    code, out, _ = deepstrf("evaluate", "run", "--clips", "train", "--csv", "train.csv")
+    assert code == 0
+    assert "train" in out
+    assert (tmp_path / "train.csv").read_text(encoding="utf-8").startswith("seed,split,neuron,")
+
+    code, out, _ = deepstrf("report", "run", "--out", "other.html")
+    assert code == 0
+    assert (tmp_path / "other.html").stat().st_size > 10_000
+
+    code, out, err = deepstrf("fit", *SMALL_FLAGS, "--out", "run", "--lr", "0.1")
+    assert code == 1
+    assert "holds another run" in err
+    assert deepstrf("fit", *SMALL_FLAGS, "--out", "run", "--lr", "0.1", "--overwrite")[0] == 0
+
+
+def test_progress_goes_to_stderr_and_several_seeds_have_columns(deepstrf):
+    flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
+    code, out, err = deepstrf("fit", *flags, "--seeds", "0-1")
+    assert code == 0, err
+    assert "3 neurons, 6 clips, bins of 5 ms; 4 clips train, 1 validate, 1 test" in err
+    assert "Seed 1 (2 of 2)" in err
+    assert "seed 0" in out
+    assert "seed 1" in out
+    assert "runs/synthetic-linear-" in out
+
+
+def test_evaluate_on_another_recording(deepstrf):
+    assert deepstrf("fit", *SMALL_FLAGS, "--out", "run")[0] == 0
+    small = SMALL_FLAGS[:8]
+    code, out, err = deepstrf("evaluate", "run", "--dataset", "synthetic", *small, "-o", "n_clips=2")
+    assert code == 0, err
+    assert "all" in out
+    code, _, err = deepstrf(
+        "evaluate", "run", "--dataset", "synthetic", "-o", "n_neurons=5", "-o", "n_clips=2"
+    )
+    assert code == 1
+    assert "neurons" in err
+
+
+def test_config_file_with_flags_on_top(deepstrf, tmp_path):
+    (tmp_path / "c.toml").write_text(
+        "[dataset]\nsplit = '4/1/1'\n"
+        "options = {n_neurons = 3, n_clips = 6, n_repeats = 4, clip_seconds = 0.5}\n"
+        "[training]\nepochs = 50\n",
+        encoding="utf-8",
+    )
+    code, _, err = deepstrf("fit", "-c", "c.toml", "--epochs", "1", "-o", "n_neurons=2", "--out", "run", "-q")
+    assert code == 0, err
+    written = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
+    assert "epochs = 1" in written
+    assert "n_neurons = 2" in written
+    assert "n_clips = 6" in written
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["fit", "-d", "synthetik"], 2, "Did you mean 'synthetic'"),
+        (["fit", "-m", "linnear"], 2, "Did you mean 'linear'"),
+        (["fit", "-o", "n_neuron=3"], 2, "Did you mean 'n_neurons'"),
+        (["fit", "-o", "n_neurons"], 2, "takes key=value"),
+        (["fit", "--epochs", "0"], 2, "epochs must be a whole number of at least 1"),
+        (["fit", "--seeds", "a"], 2, "seeds must look like"),
+        (["fit", "--config", "no.toml"], 2, "no.toml does not exist"),
+        (["fit", "-d", "no.npz"], 2, "no.npz does not exist"),
+        (["fit", "-o", "n_clips=1", "-q"], 1, ""),
+        (["fit", "-d", "ns1", "--no-download", "-o", "path=nowhere"], 1, "nowhere"),
+        (["evaluate", "nowhere"], 1, "nowhere is no folder; deepstrf fit writes run folders"),
+        (["report", "nowhere"], 1, "nowhere is no folder"),
+    ],
+)
+def test_errors_are_one_paragraph_with_the_right_exit_code(deepstrf, words, code, message):
+    got, _, err = deepstrf(*words)
+    assert got == code
+    assert message in " ".join(err.split())
+    assert "Traceback" not in err
+    paragraph = err[err.index("Error:") :].strip()
+    assert "\n\n" not in paragraph
+    assert len(paragraph) < 900
+
+
+def test_debug_shows_the_traceback(deepstrf):
+    code, _, err = deepstrf("report", "nowhere", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_faults_of_ours_ask_for_a_report():
+    text = " ".join(explain(AttributeError("'NoneType' object has no attribute 'x'")).split())
+    assert text.startswith("Error: AttributeError: 'NoneType'")
+    assert "please report it with what --debug prints" in text
+    full = OSError(28, "No space left on device", "run.json")
+    assert "free some space and run the same command" in " ".join(explain(full).split())
+    assert explain(KeyError("no key 'area'"), debug=True) == "Error: no key 'area'"
+
+
+def test_interrupt_says_how_to_go_on(deepstrf, monkeypatch):
+    def interrupted(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deepSTRF.cli._fit.run_experiment", interrupted)
+    code, _, err = deepstrf("fit", "-q")
+    assert code == 130
+    assert "goes on where it stopped" in err

@@ -1,0 +1,251 @@
+"""Run folders: complete or resumable, read back as written, never another run's."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from deepSTRF.report import gather_parts, write_report
+from deepSTRF.training import files
+from deepSTRF.training import run_folder as room
+from deepSTRF.training.experiment import evaluate_run, model_fields, neuron_names, run_experiment
+from deepSTRF.training.experiment_config import ExperimentConfig
+from deepSTRF.training.fitter import Fitter
+from deepSTRF.training.run_folder import Run, prepare_folder
+from deepSTRF.training.run_scores import RunScores
+
+
+def weights(run: Run, seed: int | None = None) -> dict[str, torch.Tensor]:
+    return run.load_model(seed).state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def _refuse(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_folder_holds_what_it_promises(finished):
+    found = {path.name for path in finished.path.iterdir()}
+    assert found == {
+        "README.txt", "config.toml", "examples.npz", "history.csv", "history.json", "model", "models",
+        "protocol.json", "run.json", "scores.csv", "scores.json",
+    }  # fmt: skip
+    for name in ("history.json", "protocol.json", "run.json", "scores.json"):
+        text = (finished.path / name).read_text(encoding="utf-8")
+        json.loads(text, parse_constant=_refuse)
+
+
+def test_scores_csv_has_one_line_per_seed_split_and_neuron(finished):
+    with (finished.path / "scores.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 2 * 2 * 3
+    assert {row["split"] for row in rows} == {"test", "validation"}
+    assert {"seed", "split", "neuron", "cc", "cc_norm"} <= set(rows[0])
+
+
+def test_history_csv_has_one_line_per_seed_and_epoch(finished):
+    with (finished.path / "history.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [(row["seed"], row["epoch"]) for row in rows] == [(s, e) for s in "01" for e in "012"]
+    assert float(rows[0]["train_loss"]) > 0
+
+
+def test_reading_back_gives_the_same_run(finished):
+    again = Run.load(finished.path)
+    assert again.config == finished.config
+    assert again.protocol == finished.protocol
+    assert again.histories == finished.histories
+    for split, columns in finished.scores.values.items():
+        for name, column in columns.items():
+            np.testing.assert_allclose(again.scores.values[split][name], column, rtol=1e-8)
+    assert [example.neuron for example in again.examples] == [example.neuron for example in finished.examples]
+
+
+def test_every_seed_has_its_model_and_the_best_one_is_model(finished):
+    assert not same(weights(finished, 0), weights(finished, 1))
+    assert same(weights(finished), weights(finished, finished.best_seed))
+    with pytest.raises(ValueError, match="seed 7 was not fitted"):
+        finished.load_model(7)
+
+
+def test_best_seed_is_chosen_on_validation_not_on_test():
+    values = {
+        "test": {"cc_norm": np.array([[0.9], [0.1]])},
+        "validation": {"cc_norm": np.array([[0.1], [0.9]])},
+    }
+    assert RunScores(["a"], [3, 4], values).best_seed() == 4
+    silent = {"validation": {"cc_norm": np.full((2, 1), np.nan)}}
+    assert RunScores(["a"], [3, 4], silent).best_seed() == 3
+
+
+def test_scores_of_the_folder_are_those_of_the_saved_model(finished):
+    for seed in finished.scores.seeds:
+        again = evaluate_run(finished, seed=seed)
+        row = finished.scores.seeds.index(seed)
+        np.testing.assert_allclose(
+            again.values["test"]["cc_norm"][0], finished.scores.values["test"]["cc_norm"][row], rtol=1e-6
+        )
+    assert list(evaluate_run(finished, clips="all").values) == ["all"]
+    with pytest.raises(ValueError, match="clips must be one of train, validation, test, all"):
+        evaluate_run(finished, clips="tests")
+
+
+def test_protocol_card_says_what_a_comparison_needs(finished):
+    card = dict(finished.protocol)
+    text = " ".join(f"{label} {value}" for label, value in card.items())
+    for needed in ("Neurons 3", "hash", "Bin 5", "Seeds 0, 1", "Noise ceiling", "Smoothing", "AdamW"):
+        assert needed in text
+
+
+def test_finished_run_is_read_not_fitted_again(finished, small_config, monkeypatch):
+    monkeypatch.setattr(Fitter, "fit", lambda self: pytest.fail("fitted again"))
+    said: list[str] = []
+    run = run_experiment(small_config, finished.path, say=said.append)
+    assert run.histories == finished.histories
+    assert "complete" in said[0]
+
+
+def test_another_run_in_the_folder_is_refused(finished, small_config):
+    other = small_config.with_changes(learning_rate=0.1)
+    with pytest.raises(FileExistsError, match=r"learning_rate: 0.001, not 0.1.*--overwrite"):
+        run_experiment(other, finished.path)
+    longer = small_config.with_changes(epochs=9)
+    with pytest.raises(FileExistsError, match="epochs/patience: 3/3, not 9/3"):
+        run_experiment(longer, finished.path)
+
+
+def test_a_killed_fit_goes_on_and_ends_with_the_same_numbers(finished, small_config, tmp_path, monkeypatch):
+    folder, finish = tmp_path / "killed", Fitter.on_epoch_end
+    epochs = iter(range(10))
+
+    def killed(self, epoch, record):
+        finish(self, epoch, record)
+        if next(epochs) == 4:  # in the second epoch of the second seed
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Fitter, "on_epoch_end", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(small_config, folder, progress=False)
+    with pytest.raises(FileNotFoundError, match="not complete; go on with: deepstrf fit --config"):
+        Run.load(folder)
+    monkeypatch.setattr(Fitter, "on_epoch_end", finish)
+    said: list[str] = []
+    run = run_experiment(small_config, folder, progress=False, say=said.append)
+    assert said[0].startswith("Going on with the unfinished run")
+    assert same(weights(run, 0), weights(finished, 0))
+    assert same(weights(run, 1), weights(finished, 1))
+    assert run.histories == finished.histories
+    assert not (folder / "state").exists()
+
+
+def test_a_full_disk_at_the_end_loses_nothing(small_config, tmp_path, monkeypatch):
+    config = small_config.with_changes(seeds=(0,), epochs=1)
+    real = files.write_atomically
+
+    def full(path, data):
+        if str(path).endswith("run.json"):
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        real(path, data)
+
+    monkeypatch.setattr(room, "write_atomically", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_experiment(config, tmp_path / "run", progress=False)
+    monkeypatch.setattr(room, "write_atomically", real)
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    assert len(run.histories[0]) == 1
+
+
+def test_overwrite_replaces_the_run_and_keeps_files_of_the_users_own(finished, small_config, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.path, folder)
+    (folder / "my_notes.txt").write_text("mine", encoding="utf-8")
+    config = small_config.with_changes(seeds=(5,), epochs=1)
+    run = run_experiment(config, folder, overwrite=True, progress=False)
+    assert run.scores.seeds == [5]
+    assert (folder / "my_notes.txt").read_text(encoding="utf-8") == "mine"
+    assert not (folder / "models").exists()
+
+
+def test_foreign_folders_and_files_are_left_alone(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("x", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="holds no run of deepSTRF"):
+            prepare_folder(tmp_path / "thesis", ExperimentConfig(), overwrite=overwrite)
+    with pytest.raises(FileExistsError, match="is a file"):
+        prepare_folder(tmp_path / "thesis" / "chapter.txt", ExperimentConfig())
+    with pytest.raises(FileNotFoundError, match="is no run folder"):
+        Run.load(tmp_path / "thesis")
+
+
+def test_damaged_files_are_named(finished, tmp_path):
+    for name in ("scores.csv", "history.json", "run.json"):
+        folder = tmp_path / name
+        shutil.copytree(finished.path, folder)
+        (folder / name).write_text("{broken", encoding="utf-8")
+        with pytest.raises(ValueError, match=rf"{name} is damaged"):
+            Run.load(folder)
+
+
+def test_report_needs_no_recording(finished, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "deepSTRF.datasets.audio.SyntheticDataset.__init__", lambda *a, **k: pytest.fail("loaded")
+    )
+    page = write_report(Run.load(finished.path), tmp_path / "r.html").read_text(encoding="utf-8")
+    for anchor in ("scores", "protocol", "population", "neurons", "fields", "learning", "table", "reproduce"):
+        assert f'<section id="{anchor}"' in page
+    assert "deepstrf fit --dataset-option n_neurons=3" in page
+
+
+def test_report_shows_fields_as_the_model_responds(finished):
+    parts = gather_parts(finished)
+    model = finished.load_model()
+    np.testing.assert_allclose(parts.strfs, model_fields(model))
+    assert parts.strfs.shape == (3, model.F, model.T)
+    assert len(parts.frequencies_hz) == model.F
+    assert parts.examples[0].stim.shape[0] == model.F
+
+
+def test_fit_from_the_waveform_ends_in_a_report(small_config, tmp_path):
+    config = small_config.with_changes(wav2spec="mel", standardize=True, seeds=(0,), epochs=1)
+    run = run_experiment(config, tmp_path / "mel", progress=False)
+    parts = gather_parts(run)
+    assert parts.title.startswith("CausalMelSpectrogram + Linear on")
+    assert write_report(run).stat().st_size > 10_000
+
+
+def test_neuron_without_signal_is_counted_and_named(small_config, tmp_path):
+    from deepSTRF.datasets.audio import AudioNeuralDataset
+
+    rng = np.random.default_rng(0)
+    stims = [rng.normal(size=(5, 80)) for _ in range(6)]
+    responses = [rng.poisson(np.exp(stim[:3]) * 0.2, size=(4, 3, 80)).transpose(1, 0, 2) for stim in stims]
+    for response in responses:
+        response[1] = 0  # a silent neuron
+    ds = AudioNeuralDataset.from_arrays(stims, responses, dt_ms=5.0, check_alignment=False)
+    ds.save(tmp_path / "mine.npz")
+    config = ExperimentConfig(dataset=str(tmp_path / "mine.npz"), split="4/1/1", epochs=2)
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    row = next(row for row in run.scores.summary() if (row.split, row.metric) == ("test", "cc_norm"))
+    assert (row.n, row.n_nan) == (2, 1)
+    parts = gather_parts(run)
+    assert any(
+        "1 of 3 neurons has no cc_norm" in note.text and "neuron001" in note.text for note in parts.notes
+    )
+    write_report(run)
+
+
+def test_names_stay_apart():
+    class Twins:
+        nrn_meta = [{"cell_id": "a"}, {"cell_id": "a"}, {}]
+
+    assert len(set(neuron_names(Twins()))) == 3
