@@ -1,0 +1,305 @@
+"""Which neurons are worth modelling: reliability per neuron, from one pass over a recording."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepSTRF.protocols import DatasetLike
+
+from ._bootstrap import CeilingBootstrap
+from ._ceiling_sums import SplitCeiling
+from ._masking import repeat_validity
+from ._moments import keep_where
+from ._repeats import clip_target
+from ._splits import N_SPLITS
+from ._totals import RepeatTotals, is_reliable, signal_to_noise
+from ._validation import check_bootstrap, check_centring, check_clip, check_n_splits
+
+__all__ = ["NeuronQuality", "neuron_quality"]
+
+COLUMNS = (
+    "n_clips",
+    "n_repeats_min",
+    "n_repeats_max",
+    "n_bins",
+    "mean_response",
+    "signal_power",
+    "noise_power",
+    "snr",
+    "ccmax",
+    "ccmax_low",
+    "ccmax_high",
+)
+COUNTS = ("n_clips", "n_repeats_min", "n_repeats_max", "n_bins")
+QUALITY_BOOTSTRAP = 200
+
+
+@dataclass(frozen=True)
+class NeuronQuality:
+    """Reliability of every neuron of a recording.
+
+    Parameters
+    ----------
+    n_clips : Tensor, shape (N,)
+        Clips with any data of the neuron.
+    n_repeats_min, n_repeats_max : Tensor, shape (N,)
+        Fewest and most repeats among those clips.
+    n_bins : Tensor, shape (N,)
+        Time bins with any data.
+    mean_response : Tensor, shape (N,)
+        Mean over bins of the PSTH, in the unit of the responses (spikes per bin).
+    signal_power, noise_power, snr : Tensor, shape (N,)
+        As the functions of those names; NaN without two repeats.
+    ccmax, ccmax_low, ccmax_high : Tensor, shape (N,)
+        Half-split ceiling and bootstrap interval; NaN without two repeats or without positive reliability.
+    reasons : tuple of str
+        Per neuron why a value is missing, "" when none is.
+    centring : str
+        "clip" or "concat".
+    smoothing_ms : float or None
+        Window the dataset smoothed its responses with, None for none. Smoothing single repeats lowers the
+        noise power by about the window's length in bins: snr and ccmax with and without don't compare.
+    dt_ms : float
+        Bin width in milliseconds.
+    confidence : float
+        Coverage of the interval.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Recording:  # anything with these members will do; a NeuralDataset has them
+    ...     dt, N_neurons = 5.0, 2
+    ...     def __len__(self): return 3
+    ...     def describe(self): return {"smoothing_ms": None}
+    ...     def response_block(self, clip):
+    ...         return torch.rand(2, 4, 100, generator=torch.manual_seed(clip))
+    >>> quality = neuron_quality(Recording())
+    >>> len(quality), quality.rows()[0]["n_clips"]
+    (2, 3)
+    """
+
+    n_clips: Tensor
+    n_repeats_min: Tensor
+    n_repeats_max: Tensor
+    n_bins: Tensor
+    mean_response: Tensor
+    signal_power: Tensor
+    noise_power: Tensor
+    snr: Tensor
+    ccmax: Tensor
+    ccmax_low: Tensor
+    ccmax_high: Tensor
+    reasons: tuple[str, ...]
+    centring: str
+    smoothing_ms: float | None
+    dt_ms: float
+    confidence: float
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary per neuron: ``neuron`` (index), the columns as Python numbers, ``reason``."""
+        columns = {name: getattr(self, name).tolist() for name in COLUMNS}
+        return [
+            {
+                "neuron": neuron,
+                **{
+                    name: int(values[neuron]) if name in COUNTS else values[neuron]
+                    for name, values in columns.items()
+                },
+                "reason": reason,
+            }
+            for neuron, reason in enumerate(self.reasons)
+        ]
+
+    def to_csv(self, path: str | Path) -> Path:
+        """Write the rows as CSV and return the path."""
+        path = Path(path)
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=["neuron", *COLUMNS, "reason"])
+            writer.writeheader()
+            writer.writerows(self.rows())
+        return path
+
+
+class _Sums:
+    """What `neuron_quality` accumulates over clips."""
+
+    def __init__(
+        self, n_clips: int, centring: str, n_splits: int, n_bootstrap: int, resample: str, seed: int
+    ) -> None:
+        self.ceiling = SplitCeiling(centring, n_splits, seed)
+        self.bootstrap = (
+            CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed) if n_bootstrap else None
+        )
+        self.totals: RepeatTotals | None = None
+        self.counts: list[Tensor] = []
+
+    def add(self, responses: Tensor) -> None:
+        """Take in the (N, R, T) responses of a clip."""
+        samples, valid = repeat_validity(responses.unsqueeze(0), None)
+        recorded = None if valid is None else valid[0]
+        target = clip_target(samples, valid)
+        totals = RepeatTotals.of(target.parts.unflatten(1, -1))
+        self.totals = totals if self.totals is None else self.totals.merge(totals)
+        self.ceiling.add(responses, recorded)
+        if self.bootstrap is not None:
+            self.bootstrap.add(responses, recorded, target.parts)
+        repeats = torch.full_like(target.count, responses.shape[1])
+        if recorded is not None:
+            repeats = recorded.any(2).sum(1).to(target.count)
+        heard = target.count > 0
+        fewest = torch.where(heard, repeats, torch.full_like(repeats, torch.inf))
+        self._count(heard.to(repeats), fewest, repeats * heard, target.count, target.count * target.mean)
+
+    def _count(self, clips: Tensor, fewest: Tensor, most: Tensor, bins: Tensor, total: Tensor) -> None:
+        if not self.counts:
+            self.counts = [clips, fewest, most, bins, total]
+            return
+        known = self.counts
+        self.counts = [
+            known[0] + clips,
+            torch.minimum(known[1], fewest),
+            torch.maximum(known[2], most),
+            known[3] + bins,
+            known[4] + total,
+        ]
+
+
+def neuron_quality(
+    dataset: DatasetLike,
+    *,
+    centring: str = "clip",
+    n_splits: int = N_SPLITS,
+    n_bootstrap: int = QUALITY_BOOTSTRAP,
+    resample: str = "both",
+    confidence: float = 0.95,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+) -> NeuronQuality:
+    """Measure the reliability of every neuron, reading the recording clip by clip.
+
+    Memory is that of one clip's responses, whatever the length of the recording. The responses are taken as
+    the dataset returns them: when it smooths single repeats, signal-to-noise and ceiling are those of
+    smoothed repeats.
+
+    Parameters
+    ----------
+    dataset : DatasetLike
+        Anything with ``len``, ``response_block(clip)`` returning (N, R, T), ``dt`` and ``describe()``.
+    centring : {"clip", "concat"}
+        Around each clip's own mean, or on the concatenated clips.
+    n_splits : int
+        Number of half-splits of the ceiling.
+    n_bootstrap : int
+        Number of resamples behind the interval of the ceiling; 0 for none.
+    resample : {"both", "repeats", "clips"}
+        What is drawn with replacement; see `ceiling`.
+    confidence : float
+        Coverage of the interval.
+    seed : int
+        Seed of splits and resamples (generators of their own).
+    device : str or torch.device, optional
+        Where to compute; by default where the responses are.
+
+    Returns
+    -------
+    NeuronQuality
+        One row per neuron, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        When the dataset has no clips or an option is wrong.
+
+    References
+    ----------
+    Sahani and Linden (2003), How linear are auditory cortical responses?, NIPS 15.
+    Hsu, Borst and Theunissen (2004), 10.1088/0954-898X_15_2_002.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Recording:
+    ...     dt, N_neurons = 5.0, 2
+    ...     def __len__(self): return 3
+    ...     def describe(self): return {"smoothing_ms": 21.0}
+    ...     def response_block(self, clip):
+    ...         return torch.rand(2, 1, 100, generator=torch.manual_seed(clip))
+    >>> neuron_quality(Recording()).reasons
+    ('recorded once: no repeats to compare', 'recorded once: no repeats to compare')
+    """
+    check_centring(centring)
+    check_n_splits(n_splits)
+    check_bootstrap(n_bootstrap, confidence, resample)
+    n_clips = len(dataset)
+    if n_clips == 0:
+        raise ValueError(
+            "the dataset has no clips to measure; check the selection: dataset.select(clips=None) is all"
+        )
+    sums = _Sums(n_clips, centring, n_splits, n_bootstrap, resample, seed)
+    for clip in range(n_clips):
+        responses = dataset.response_block(clip)
+        check_clip(responses)
+        sums.add(responses if device is None else responses.to(device))
+    return _table(sums, dataset, centring, confidence)
+
+
+def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) -> NeuronQuality:
+    """Turn the sums into columns."""
+    if sums.totals is None:
+        raise ValueError("the dataset has no clips to measure")
+    signal, noise = sums.totals.powers(centring)
+    clips, fewest, most, bins, total = sums.counts
+    ceiling = keep_where(sums.totals.bins > 0, sums.ceiling.value())
+    low = high = torch.full_like(ceiling, torch.nan)
+    if sums.bootstrap is not None:
+        low, high = (
+            keep_where(~torch.isnan(ceiling), bound) for bound in sums.bootstrap.interval(confidence)
+        )
+    columns = {
+        "n_clips": clips.long(),
+        "n_repeats_min": torch.where(clips > 0, fewest, torch.zeros_like(fewest)).long(),
+        "n_repeats_max": most.long(),
+        "n_bins": bins.long(),
+        "mean_response": keep_where(bins > 0, total / bins.clamp(min=1)),
+        "signal_power": signal,
+        "noise_power": noise,
+        "snr": signal_to_noise(signal, noise),
+        "ccmax": ceiling,
+        "ccmax_low": low,
+        "ccmax_high": high,
+    }
+    smoothing = dataset.describe().get("smoothing_ms")
+    return NeuronQuality(
+        **{name: column.cpu() for name, column in columns.items()},
+        reasons=_reasons(clips, most, signal, noise, ceiling),
+        centring=centring,
+        smoothing_ms=None if smoothing is None else float(smoothing),
+        dt_ms=float(dataset.dt),
+        confidence=confidence,
+    )
+
+
+def _reasons(clips: Tensor, most: Tensor, signal: Tensor, noise: Tensor, ceiling: Tensor) -> tuple[str, ...]:
+    """Why a value is missing, per neuron."""
+    rules = (
+        (clips == 0, "no data"),
+        (most < 2, "recorded once: no repeats to compare"),
+        (torch.isnan(signal), "no two repeats in the same bins"),
+        ((signal == 0) & (noise == 0), "silent: the response never varies"),
+        (~is_reliable(signal, noise), "no positive signal power"),
+        (torch.isnan(ceiling), "half-splits don't correlate positively"),
+    )
+    code = torch.full_like(most, len(rules))
+    for number, (condition, _) in reversed(list(enumerate(rules))):
+        code = torch.where(condition, float(number), code)
+    texts = [text for _, text in rules] + [""]
+    return tuple(texts[int(number)] for number in code.tolist())
