@@ -98,6 +98,7 @@ def optimizer_facts(optimizer: Optimizer) -> str:
 
     Examples
     --------
+    >>> import torch
     >>> optimizer_facts(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)).startswith("SGD(")
     True
     """

@@ -183,6 +183,7 @@ class ClipStore:
         self._stims: dict[int, Tensor] = {}
         self._targets: dict[int, tuple[Tensor, Tensor]] = {}
         self._lengths: dict[int, int] = {}
+        self._last: tuple[int, Tensor] | None = None
 
     def stimulus_length(self, clip: int) -> int:
         """Frames or samples of a clip's stimulus."""
@@ -204,10 +205,14 @@ class ClipStore:
         return kept
 
     def responses(self, clip: int) -> Tensor:
-        """(N, R, T) on the device, read anew, without the warm-up."""
-        block = self.dataset.response_block(clip)
-        _check_something_left(block.shape[-1], self.skip, f"clip {clip}")
-        return block[..., self.skip :].to(self._settings.device, self._settings.dtype)
+        """(N, R, T) on the device, without the warm-up; the clip read last costs nothing."""
+        # Loss and scores ask for the same clip one after the other, and smoothing it takes a while.
+        if self._last is None or self._last[0] != clip:
+            block = self.dataset.response_block(clip)
+            _check_something_left(block.shape[-1], self.skip, f"clip {clip}")
+            block = block[..., self.skip :].to(self._settings.device, self._settings.dtype)
+            self._last = (clip, block)
+        return self._last[1]
 
     def target(self, clip: int) -> tuple[Tensor, Tensor]:
         """What the loss compares with, (N, 1 or R, T), and each neuron's number of valid bins (N,)."""

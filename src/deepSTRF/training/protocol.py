@@ -235,7 +235,9 @@ def _model_facts(model: nn.Module) -> dict[str, Any]:
     has_front_end = isinstance(front_end, nn.Module) and not isinstance(front_end, nn.Identity)
     settings = getattr(model, "init_arguments", {})
     plain = {
-        key: value for key, value in settings.items() if isinstance(value, bool | int | float | str | type(None))
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, bool | int | float | str | type(None))
     }
     return {
         "class": type(model).__name__,
@@ -288,7 +290,9 @@ def _versions() -> dict[str, str]:
 
 
 def _machine(model: nn.Module | None) -> dict[str, Any]:
-    device = next((p.device for p in model.parameters()), torch.device("cpu")) if model else torch.device("cpu")
+    device = (
+        next((p.device for p in model.parameters()), torch.device("cpu")) if model else torch.device("cpu")
+    )
     machine: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "cores": f"{os.cpu_count()} cores",

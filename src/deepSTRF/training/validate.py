@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -120,6 +121,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     _check_parameters(model)
     chosen = _first_heard(dataset) if clip is None else int(clip)
     excerpt = _excerpt(model, dataset, chosen)
+    model = _with_standardizer(model, dataset, chosen)
     with _left_as_found(model):
         pred = _check_output(model, dataset, excerpt)
         _check_repeatable(model, excerpt, pred)
@@ -155,6 +157,16 @@ class _Excerpt:
 
     def half(self) -> int:
         return max(1, self.n_bins // 2)
+
+
+def _with_standardizer(model: nn.Module, dataset: DatasetLike, clip: int) -> nn.Module:
+    """The model itself, or, while its input standardisation waits for the fit, a copy measured on one clip."""
+    standardizer = getattr(model, "standardizer", None)
+    if not isinstance(standardizer, nn.Module) or getattr(standardizer, "fitted", True):
+        return model
+    model = copy.deepcopy(model)
+    model.fit_standardization([dataset.stims[clip]])  # type: ignore[operator]
+    return model
 
 
 def _first_heard(dataset: DatasetLike) -> int:
