@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from deepSTRF.datasets._pack import as_array, pack_responses
+from deepSTRF.datasets._pack import as_array, check_outer, pack_responses
 from deepSTRF.datasets.storage import ResponseStorage
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def fill(
     """Put arrays and metadata into an empty dataset; it still has to be validated."""
     if on_length_mismatch not in ("error", "trim"):
         raise ValueError(f"on_length_mismatch is 'error' or 'trim', got {on_length_mismatch!r}")
+    check_outer(responses)
     if len(stims) != len(responses) or len(stims) == 0:
         raise ValueError(
             "stims and responses need one entry per clip and at least one clip, "
@@ -84,13 +85,18 @@ def _match_lengths(ds: NeuralDataset, *, trim: bool) -> None:
                 f"clip {clip}: {stimulus.shape[-1]} samples are no multiple of the {per_bin} samples of one "
                 f"bin; crop to {bins * per_bin}, or {_TRIM} (and to whole bins)"
             )
-        if recorded != bins and not trim:
-            longer = "longer" if recorded > bins else "shorter"
+        reaching = clips[clip].first_reaching(bins) if recorded > bins else None
+        if reaching is not None and not trim:
             raise ValueError(
-                f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms) are {longer} than the "
-                f"stimulus ({bins} bins); if both start together, {_TRIM}"
+                f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms, neuron {reaching}) are "
+                f"longer than the stimulus ({bins} bins); if both start together, {_TRIM}"
             )
-        if recorded != bins or rest:
+        if recorded < bins and not trim:
+            raise ValueError(
+                f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms) are shorter than the "
+                f"stimulus ({bins} bins); if both start together, {_TRIM}, or fill up the responses with NaN"
+            )
+        if recorded != bins or rest:  # bins without any value behind the stimulus go in either case
             common = min(recorded, bins)
             stimuli[clip] = stimulus[..., : common * per_bin].clone()
             clips[clip], changed = clips[clip].cropped(common), True

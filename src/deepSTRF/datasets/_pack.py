@@ -20,8 +20,7 @@ COUNT_TYPES = (np.int8, np.int16)
 
 def pack_responses(responses: Sequence[Any], n_neurons: int | None = None, *, copy: bool) -> ResponseStorage:
     """Pack one entry per clip (see `pack_clip`). ``copy=False`` may share blocks of int8 or int16."""
-    if isinstance(responses, (str, Mapping)) or not hasattr(responses, "__len__"):
-        raise TypeError(f"responses is a list with one entry per clip, got {type(responses).__name__}")
+    check_outer(responses)
     counts = {clip: len(entry) for clip, entry in enumerate(responses) if not isinstance(entry, Mapping)}
     if n_neurons is None:
         named = [max(entry, default=-1) + 1 for entry in responses if isinstance(entry, Mapping)]
@@ -34,6 +33,12 @@ def pack_responses(responses: Sequence[Any], n_neurons: int | None = None, *, co
             )
     clips = [pack_clip(entry, n_neurons, f"clip {i}", copy=copy) for i, entry in enumerate(responses)]
     return ResponseStorage(clips, n_neurons)
+
+
+def check_outer(responses: Any) -> None:
+    """Refuse anything that is no sequence of clips."""
+    if isinstance(responses, (str, Mapping)) or not hasattr(responses, "__len__"):
+        raise TypeError(f"responses is a list with one entry per clip, got {type(responses).__name__}")
 
 
 def pack_clip(entry: Any, n_neurons: int, where: str, *, copy: bool) -> ClipResponses:

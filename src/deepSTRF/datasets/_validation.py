@@ -88,7 +88,8 @@ def check_time(ds: NeuralDataset) -> None:
     for clip, responses in enumerate(ds.response_storage.clips):
         bins = ds.stimulus_bins(clip)
         if responses.heard.size and responses.n_bins != bins:
-            neuron = int(responses.heard[0])
+            reaching = responses.first_reaching(bins) if responses.n_bins > bins else None
+            neuron = int(responses.heard[0]) if reaching is None else reaching
             raise ValueError(
                 f"clip {clip}: the stimulus has {bins} bins of {ds.dt:g} ms, the neural responses (neuron "
                 f"{neuron}) have {responses.n_bins}; cut both to the same length, e.g. with "

@@ -18,7 +18,6 @@ Bartlett 1935, J. R. Stat. Soc. 98:536-543 (variance of a cross-correlation).
 
 from __future__ import annotations
 
-import itertools
 import math
 import warnings
 from dataclasses import dataclass
@@ -131,7 +130,10 @@ def check_alignment(
     """
     clips = _chosen_clips(ds)
     levels = [_levels(ds, clip) for clip in clips]
-    report = _find_lag(levels, _population(ds, clips), ds.dt, max_latency_ms)
+    series = _join(levels, _population(ds, clips), ds.dt)
+    if series is None:
+        return AlignmentReport("too short", None, None, 0.0, "too few bins to tell a lag")
+    report = _find_lag(series, ds.dt, max_latency_ms)
     alarm = report.status in ("early", "late")
     if report.status == "unclear" and warn_unclear:
         alarm = _is_reliable(ds, clips)
@@ -202,12 +204,31 @@ def _neuron_psths(responses: ClipResponses, repeats: slice) -> Floats:
     return np.asarray(np.where(count > 0, sums / np.maximum(count, 1), means))
 
 
-def _whitening_filter(series: list[Floats], order: int) -> Floats:
-    """Prediction-error filter (order + 1,) of centred series, from their pooled autocovariance."""
-    acov = np.zeros(order + 1)
-    for values in series:
-        for lag in range(min(order + 1, values.size)):
-            acov[lag] += values[: values.size - lag] @ values[lag:]
+def _centred(values: Floats) -> Floats:
+    return np.asarray(values - values.mean(axis=-1, keepdims=True))
+
+
+@dataclass(frozen=True)
+class _Series:
+    """All clips end to end, each centred and followed by zeros so that no lag reaches into the next."""
+
+    levels: Floats  # (G, L)
+    population: Floats  # (C, L)
+    usable: npt.NDArray[np.bool_]  # (L,) bins whose whitened value needs no bin before the clip
+    reach: int
+
+    def whitened(self, level: int) -> tuple[Floats, Floats]:
+        """One level (L,) through its prediction-error filter, and the population (C, L) through the same."""
+        kernel = _whitening_filter(self.levels[level])
+        filtered = [np.convolve(row, kernel)[: row.size] for row in (self.levels[level], *self.population)]
+        both = np.where(self.usable, np.stack(filtered), 0.0)
+        return both[0], both[1:]
+
+
+def _whitening_filter(series: Floats) -> Floats:
+    """Prediction-error filter (order + 1,) of a centred series, from its autocovariance."""
+    order = _WHITENING_ORDER
+    acov = np.array([series[: series.size - lag] @ series[lag:] for lag in range(order + 1)])
     if acov[0] <= 0:
         return np.concatenate([[1.0], np.zeros(order)])
     toeplitz = acov[np.abs(np.subtract.outer(np.arange(order), np.arange(order)))]
@@ -215,26 +236,33 @@ def _whitening_filter(series: list[Floats], order: int) -> Floats:
     return np.concatenate([[1.0], -np.linalg.solve(toeplitz, acov[1:])])
 
 
-def _centred(values: Floats) -> Floats:
-    centred: Floats = values - values.mean()
-    return centred
-
-
-def _find_lag(
-    levels: list[Floats], population: list[Floats], dt_ms: float, max_latency_ms: float
-) -> AlignmentReport:
-    """Search the strongest lag and judge it."""
+def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Series | None:
+    """All clips as one series; None when there are too few bins to tell a lag."""
     order = _WHITENING_ORDER
     pairs = [(x[:, : y.shape[1]], y[:, : x.shape[1]]) for x, y in zip(levels, population, strict=True)]
     pairs = [(x[:, :_MAX_BINS], y[:, :_MAX_BINS]) for x, y in pairs if y.shape[1] > 3 * order]
-    bins = [y.shape[1] - order for _, y in pairs]
-    reach = min(int(_SEARCH_MS / dt_ms), min(bins, default=0) // 3)
-    if sum(bins) < _MIN_BINS or reach < _EARLY_BINS:
-        return AlignmentReport("too short", None, None, 0.0, "too few bins to tell a lag")
-    lags = np.arange(-reach, reach + 1)
-    combinations = list(itertools.product(range(len(pairs[0][0])), range(len(pairs[0][1]))))
-    z = np.stack([np.abs(_correlation(*_whitened(pairs, *which), lags)) for which in combinations])
-    strength = z.max(axis=0)
+    bins = [y.shape[1] for _, y in pairs]
+    reach = min(int(_SEARCH_MS / dt_ms), (min(bins, default=0) - order) // 3)
+    if sum(bins) - order * len(bins) < _MIN_BINS or reach < _EARLY_BINS:
+        return None
+    gap = reach + order
+    starts = np.cumsum([0, *(count + gap for count in bins)])
+    joined_x = np.zeros((pairs[0][0].shape[0], int(starts[-1])))
+    joined_y = np.zeros((pairs[0][1].shape[0], int(starts[-1])))
+    usable = np.zeros(int(starts[-1]), dtype=bool)
+    for (x, y), start, count in zip(pairs, starts, bins, strict=False):
+        joined_x[:, start : start + count] = _centred(x)
+        joined_y[:, start : start + count] = _centred(y)
+        usable[start + order : start + count] = True
+    return _Series(joined_x, joined_y, usable, reach)
+
+
+def _find_lag(series: _Series, dt_ms: float, max_latency_ms: float) -> AlignmentReport:
+    """Search the strongest lag and judge it."""
+    lags = np.arange(-series.reach, series.reach + 1)
+    z = np.stack([_correlation(*series.whitened(level), lags) for level in range(len(series.levels))])
+    z = np.abs(z)  # (G, C, lags)
+    strength = z.max(axis=(0, 1))
     normal = (lags > -_EARLY_BINS) | (lags * dt_ms > -_EARLY_MS)
     normal &= lags * dt_ms <= max_latency_ms
     best = int(np.argmax(strength))
@@ -242,46 +270,30 @@ def _find_lag(
     if not normal[best] and strength[best] < _CLEARLY * strength[best_normal]:
         best = best_normal
     lag, found = int(lags[best]), float(strength[best])
-    if found < _FOUND or not _is_consistent(*_whitened(pairs, *combinations[int(z[:, best].argmax())]), lag):
+    level, component = np.unravel_index(int(z[:, :, best].argmax()), z.shape[:2])
+    stimulus, population = series.whitened(int(level))
+    if found < _FOUND or not _is_consistent(stimulus, population[component], lag):
         return AlignmentReport("unclear", None, None, found, _unclear_message(found))
     return _judged(lag, dt_ms, found, bool(normal[best]))
 
 
-def _whitened(
-    pairs: list[tuple[Floats, Floats]], level: int, component: int
-) -> tuple[list[Floats], list[Floats]]:
-    """One stimulus level, whitened, and one component of the population through the same filter."""
-    stimulus = [_centred(x[level]) for x, _ in pairs]
-    kernel = _whitening_filter(stimulus, _WHITENING_ORDER)
-    return (
-        [np.convolve(x, kernel, "valid") for x in stimulus],
-        [np.convolve(y[component], kernel, "valid") for _, y in pairs],
-    )
+def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int64]) -> Floats:
+    """(C, lags) cross-correlation in units of its spread under independence (Bartlett)."""
+    size = 1 << (stimulus.size - 1).bit_length()  # the gaps at the end keep the circle from closing
+    fx, fy = np.fft.rfft(stimulus, size), np.fft.rfft(population, size)
+    total = np.fft.irfft(np.conj(fx) * fy, size)[:, lags]
+    # The sum over all lags of the product of both autocovariances, by Parseval; one number serves all lags.
+    twice = np.full(fx.size, 2.0)
+    twice[[0, -1]] = 1.0
+    power = (twice * np.abs(fx) ** 2 * np.abs(fy) ** 2).sum(axis=-1) / size
+    spread = np.sqrt(power / max(1, np.count_nonzero(stimulus)))[:, None]
+    return np.asarray(np.divide(total, spread, out=np.zeros_like(total), where=spread > 0))
 
 
-def _correlation(stimulus: list[Floats], responses: list[Floats], lags: npt.NDArray[np.int64]) -> Floats:
-    """Cross-correlation at each lag in units of its spread under independence (Bartlett)."""
-    reach = int(lags[-1])
-    total, spread = np.zeros(lags.size), 0.0
-    for x, y in zip(stimulus, responses, strict=True):
-        size = 1 << (x.size + reach).bit_length()
-        fx, fy = np.fft.rfft(x, size), np.fft.rfft(y, size)
-        total += np.fft.irfft(np.conj(fx) * fy, size)[lags]
-        # sum over k of the autocovariances' product, by Parseval; one number serves all (short) lags
-        spread += (
-            float((np.fft.irfft(np.abs(fx) ** 2, size) * np.fft.irfft(np.abs(fy) ** 2, size)).sum()) / x.size
-        )
-    z: Floats = total / math.sqrt(spread) if spread > 0 else np.zeros(lags.size)
-    return z
-
-
-def _is_consistent(stimulus: list[Floats], responses: list[Floats], lag: int) -> bool:
+def _is_consistent(stimulus: Floats, response: Floats, lag: int) -> bool:
     """Whether the relation at a lag holds in many stretches of the recording."""
-    products = []
-    for x, y in zip(stimulus, responses, strict=True):
-        x_part, y_part = (x[: x.size - lag], y[lag:]) if lag >= 0 else (x[-lag:], y[:lag])
-        products.append(x_part * y_part)
-    sums = np.array([part.mean() for part in np.array_split(np.concatenate(products), _STRETCHES)])
+    products = stimulus * np.roll(response, -lag)
+    sums = np.array([part.mean() for part in np.array_split(products, _STRETCHES)])
     error = sums.std(ddof=1) / math.sqrt(_STRETCHES)
     return bool(abs(sums.mean()) >= _CONSISTENT * error)
 

@@ -329,9 +329,7 @@ class NeuralDataset(Recording):
 
     def describe(self) -> dict[str, Any]:
         """Return the facts that belong on a protocol card, as plain numbers and strings."""
-        repeats = [
-            count for clip in self._storage.clips for count in (clip.counts.min(initial=0), clip.max_repeats)
-        ]
+        repeats = [int(count) for clip in self._storage.clips for count in clip.counts]
         normalization = self._normalization
         facts: dict[str, Any] = {
             "name": self.name,
@@ -340,8 +338,8 @@ class NeuralDataset(Recording):
             "n_clips": len(self),
             "n_neurons": self.N_neurons,
             "duration_s": sum(self.n_bins(clip) for clip in range(len(self))) * self.dt / 1000.0,
-            "repeats_min": int(min(repeats, default=0)),
-            "repeats_max": int(max(repeats, default=0)),
+            "repeats_min": min(repeats, default=0),
+            "repeats_max": max(repeats, default=0),
             "missing_pairs": int(self.nrn_masks.numel() - self.nrn_masks.sum()),
             "smoothing_ms": self.smoothing_ms,
             "stimuli_standardized": self.stim_normalization is not None,

@@ -41,7 +41,7 @@ def concat_neural_datasets(
         Datasets or views with the same bin width, smoothing, and (audio) bands, sample rate and mode.
     names : sequence of str, optional
         One name each, stored under "dataset" in every ``stim_meta`` and ``nrn_meta`` dictionary of the
-        result. By default the names of the datasets.
+        result. By default the names of the datasets; what an earlier join has stored there then stays.
 
     Returns
     -------
@@ -79,16 +79,13 @@ def concat_neural_datasets(
     labels = [str(name) for name in names] if names is not None else [ds.name for ds in datasets]
     for (i, a), (j, b) in itertools.combinations(enumerate(datasets), 2):
         _check_pair(a, b, f"{labels[i]!r} (dataset {i})", f"{labels[j]!r} (dataset {j})")
+    parts = list(zip(labels, datasets, strict=True))
     result = _empty_like(datasets)
     result.path = "+".join(ds.path for ds in datasets)
     result.name = "+".join(labels)
     result.N_neurons = sum(ds.N_neurons for ds in datasets)
-    result.stim_meta = [
-        {**row, "dataset": n} for n, ds in zip(labels, datasets, strict=True) for row in ds.stim_meta
-    ]
-    result.nrn_meta = [
-        {**row, "dataset": n} for n, ds in zip(labels, datasets, strict=True) for row in ds.nrn_meta
-    ]
+    result.stim_meta = _tagged([(label, ds.stim_meta) for label, ds in parts], overwrite=names is not None)
+    result.nrn_meta = _tagged([(label, ds.nrn_meta) for label, ds in parts], overwrite=names is not None)
     result._stims = StimulusList(
         [stimulus for ds in datasets for stimulus in ds._stims.stimuli],
         [transform for ds in datasets for transform in ds._stims.transforms],
@@ -110,6 +107,13 @@ def concat_neural_datasets(
     _warn_of_duplicates(result)
     result.validate()
     return result
+
+
+def _tagged(parts: list[tuple[str, list[dict[str, Any]]]], *, overwrite: bool) -> list[dict[str, Any]]:
+    """Copies of all metadata that say which dataset they are from."""
+    if overwrite:
+        return [{**row, "dataset": label} for label, rows in parts for row in rows]
+    return [{**row, "dataset": row.get("dataset", label)} for label, rows in parts for row in rows]
 
 
 def _check_list(datasets: list[NeuralDataset], names: Sequence[str] | None) -> None:

@@ -202,7 +202,7 @@ def load_dataset(path: str | os.PathLike[str], kind: type[NeuralDataset] = Neura
     if not path.is_file():
         raise FileNotFoundError(f"there is no dataset file {path}; NeuralDataset.save(path) writes one")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {key: archive[key] for key in archive.files}
         header = json.loads(arrays["header"].tobytes())
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:

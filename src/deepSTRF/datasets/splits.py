@@ -85,8 +85,8 @@ class ClipSplit:
         if verify and split_hash(ds, (self.train, self.val, self.test)) != self.hash:
             raise ValueError(
                 f"split {self.name!r} was made for other sounds than those of {ds!r}; make it from this "
-                "dataset (selecting neurons may have left clips out: select(..., keep_unheard=True) keeps them), "
-                "or pass verify=False if these are the same sounds in another form"
+                "dataset (if select(neurons=...) left clips out, keep them with keep_unheard=True), or "
+                "pass verify=False if these are the same sounds in another form"
             )
         return ds.select(clips=self.train), ds.select(clips=self.val), ds.select(clips=self.test)
 

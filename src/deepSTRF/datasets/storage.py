@@ -121,6 +121,13 @@ class ClipResponses:
         missing = not bool(there.all())
         return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], missing)
 
+    def first_reaching(self, n_bins: int) -> int | None:
+        """First neuron with a value in or behind bin ``n_bins``, None when there is none."""
+        there = ~np.isnan(self._decode(self.data[:, n_bins:]))
+        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
+        found = np.flatnonzero(total[self.starts + self.counts] > total[self.starts])
+        return int(self.heard[found[0]]) if found.size else None
+
     def shifted(self, first_neuron: int) -> ClipResponses:
         """The same rows with neuron 0 renamed to ``first_neuron`` (for concatenation)."""
         heard = self.heard + first_neuron

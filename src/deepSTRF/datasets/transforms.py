@@ -110,11 +110,15 @@ class _Moments:
 
     def add(self, values: Floats, groups: npt.NDArray[np.int64]) -> None:
         """Add (G, n) values, NaN for nothing, of the groups ``groups``."""
-        valid = ~np.isnan(values)
-        count = valid.sum(axis=1)
-        some = np.maximum(count, 1)
-        mean = np.where(valid, values, 0.0).sum(axis=1) / some
-        squares = np.where(valid, (values - mean[:, None]) ** 2, 0.0).sum(axis=1)
+        missing = np.isnan(values)
+        if not missing.any():
+            count = np.full(len(values), values.shape[1])
+            mean = values.mean(axis=1)
+            squares = ((values - mean[:, None]) ** 2).sum(axis=1)
+        else:
+            count = np.count_nonzero(~missing, axis=1)
+            mean = np.where(missing, 0.0, values).sum(axis=1) / np.maximum(count, 1)
+            squares = np.where(missing, 0.0, (values - mean[:, None]) ** 2).sum(axis=1)
         before, total = self.count[groups], np.maximum(self.count[groups] + count, 1)
         step = mean - self.mean[groups]
         self.squares[groups] += np.where(count > 0, squares + step**2 * before * count / total, 0.0)

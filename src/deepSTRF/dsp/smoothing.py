@@ -83,8 +83,9 @@ def hanning_window(window_ms: float, dt_ms: float, dtype: torch.dtype = torch.fl
     if length <= 3:
         side = 0.5 * (_HANN_STANDARD_DEVIATION * bins) ** 2
         return torch.tensor([side, 1.0 - 2.0 * side, side], dtype=torch.float64).to(dtype)
-    position = torch.arange(1, length - 1, dtype=torch.float64)
-    weights = 0.5 - 0.5 * torch.cos(2.0 * math.pi * position / (length - 1))
+    half = (length - 1) // 2  # zero at this distance from the centre
+    distance = torch.arange(1 - half, half, dtype=torch.float64)
+    weights = 0.5 + 0.5 * torch.cos(math.pi * distance / half)
     return (weights / weights.sum()).to(dtype)
 
 

@@ -1,0 +1,183 @@
+"""The alignment check: it finds shifts, and gives no false alarm."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from deepSTRF.datasets import NeuralDataset, check_alignment
+from deepSTRF.datasets.audio.base import AudioNeuralDataset
+
+MARGIN = 100
+
+
+def population(kind="onset", shift=0, seed=0, n_clips=6, n_bins=500, n_neurons=10, repeats=4, rate=0.4):
+    """Poisson responses that lag their stimulus by two bins, then moved by ``shift`` bins (more: earlier)."""
+    rng = np.random.default_rng(seed)
+    weights = rng.normal(size=(n_neurons, 8, 6))
+    stims, responses = [], []
+    for _ in range(n_clips):
+        total = n_bins + 2 * MARGIN
+        shared = np.convolve(rng.normal(size=total), np.exp(-np.arange(60) / 15), "same")
+        bands = np.stack([shared + np.convolve(rng.normal(size=total), np.ones(5), "same") for _ in range(8)])
+        if kind == "onset":  # adapting: excited by a rise, suppressed after it
+            drive = np.convolve(bands.mean(axis=0), [0, 0, 1, 0.5, -0.4, -0.6, -0.4])[:total]
+            drive = np.tile(drive, (n_neurons, 1))
+        elif kind == "strf":  # excitation and inhibition in balance, over neurons as well
+            late = [
+                [np.convolve(band, [0, 0, *w])[:total] for band, w in zip(bands, ws, strict=True)]
+                for ws in weights
+            ]
+            drive = np.sum(late, axis=1)
+        else:
+            drive = np.zeros((n_neurons, total))
+        spread = drive.std(axis=1, keepdims=True)
+        lam = rate * np.exp(0.8 * np.divide(drive, spread, out=np.zeros_like(drive), where=spread > 0))
+        counts = rng.poisson(lam[:, None], size=(n_neurons, repeats, total))
+        stims.append(bands[:, MARGIN : MARGIN + n_bins])
+        responses.append(counts[..., MARGIN + shift : MARGIN + shift + n_bins])
+    return stims, responses
+
+
+def built(stims, responses, dt=5.0):
+    return NeuralDataset.from_arrays(stims, responses, dt, check_alignment=False)
+
+
+@pytest.mark.parametrize("kind", ["onset", "strf"])
+@pytest.mark.parametrize("shift", [0, -3, 2])
+def test_normal_lags_are_found_and_pass(kind, shift):
+    report = built(*population(kind, shift)).check_alignment()
+    assert report.status == "aligned"
+    assert 2 - shift - 1 <= report.lag_bins <= 2 - shift + 4
+    assert report.lag_ms == 5.0 * report.lag_bins
+    assert report.strength > 6
+
+
+@pytest.mark.parametrize("kind", ["onset", "strf"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_responses_that_lead_raise_a_warning_with_numbers_and_mend(kind, seed):
+    stims, responses = population(kind, shift=20, seed=seed)
+    with pytest.warns(UserWarning, match=r"before their stimulus.*-\d+ ms.*Remove the first 1[5-8] bins"):
+        ds = NeuralDataset.from_arrays(stims, responses, 5.0)
+    with pytest.warns(UserWarning, match="before their stimulus"):
+        report = check_alignment(ds)
+    assert report.status == "early"
+    mended = built([s[:, -report.lag_bins :] for s in stims], [r[..., : report.lag_bins] for r in responses])
+    assert mended.check_alignment().status == "aligned"
+
+
+def test_responses_that_come_far_too_late():
+    ds = built(*population(shift=-80))
+    with pytest.warns(UserWarning, match=r"implausibly late.*\+410 ms"):
+        assert ds.check_alignment().status == "late"
+    assert ds.check_alignment(max_latency_ms=500).status == "aligned"
+
+
+def test_clips_in_another_order():
+    stims, responses = population("onset")
+    ds = built(stims, responses[::-1])
+    with pytest.warns(UserWarning, match="different orders"):
+        assert ds.check_alignment().status == "unclear"
+    NeuralDataset.from_arrays(stims, responses[::-1], 5.0)  # not proof enough to warn unasked
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_false_alarm_on_random_data(seed):
+    rng = np.random.default_rng(seed)
+    n_clips, n_neurons, repeats, bins = (
+        rng.integers(1, 6),
+        rng.integers(1, 5),
+        rng.integers(1, 4),
+        rng.integers(5, 900),
+    )
+    make = (
+        lambda: rng.normal(size=(4, bins)),
+        lambda: np.abs(rng.standard_cauchy((4, bins))),  # a few huge values
+        lambda: (rng.random((4, bins)) < 0.01) * 1.0,  # sparse clicks
+    )[seed % 3]
+    rate = (0.005, 0.1, 3.0, 50.0)[seed % 4]
+    responses = [rng.poisson(rate, (n_neurons, repeats, bins)) for _ in range(n_clips)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = built([make() for _ in range(n_clips)], responses).check_alignment()
+    assert report.status in ("unclear", "too short")
+    assert report.lag_bins is None
+
+
+@pytest.mark.parametrize("responses", [np.zeros, np.ones])
+def test_silent_and_constant_responses(responses):
+    ds = built([np.random.default_rng(0).normal(size=(4, 800))], [responses((2, 3, 800))])
+    assert ds.check_alignment().status == "unclear"
+
+
+def test_constant_stimuli():
+    counts = np.random.default_rng(0).poisson(0.3, (2, 3, 800))
+    assert built([np.zeros((4, 800))], [counts]).check_alignment().status == "unclear"
+
+
+def test_one_click_and_one_spike_prove_nothing():
+    stimulus, spikes = np.zeros((1, 1000)), np.zeros((1, 1, 1000))
+    stimulus[0, 500], spikes[0, 0, 450] = 1, 1
+    assert NeuralDataset.from_arrays([stimulus], [spikes], 5.0).check_alignment().status == "unclear"
+
+
+def test_a_periodic_sound_does_not_confuse():
+    """A peak one period early is no better than the true one."""
+    rng = np.random.default_rng(0)
+    clicks = np.zeros(4000)
+    clicks[::40] = 1
+    rate = 0.05 + 2.0 * np.roll(clicks, 3)
+    counts = rng.poisson(rate, (5, 5, 4000))
+    assert NeuralDataset.from_arrays([clicks[None]], [counts], 5.0).check_alignment().lag_bins == 3
+
+
+def test_too_short_to_tell():
+    report = built(*population(n_clips=1, n_bins=60)).check_alignment()
+    assert report.status == "too short"
+    assert built(*population(n_clips=2)).select(clips=[]).check_alignment().status == "too short"
+    assert (
+        built(*population(n_clips=2)).select(neurons=[], keep_unheard=True).check_alignment().lag_ms is None
+    )
+
+
+def test_waveforms():
+    rng = np.random.default_rng(0)
+    envelope = np.repeat(np.abs(rng.normal(size=800)), 5)
+    sound = rng.normal(size=4000 * 80) * np.repeat(envelope, 80)
+    counts = rng.poisson(0.5 * np.roll(envelope, 3), (4, 3, 4000))
+    ds = AudioNeuralDataset.from_arrays([sound], [counts], 5.0, 16000)
+    assert ds.check_alignment().lag_bins == 3
+    with pytest.warns(UserWarning, match="before their stimulus"):
+        AudioNeuralDataset.from_arrays([sound[: -20 * 80]], [counts[..., 20:]], 5.0, 16000)
+
+
+def test_ragged_and_missing_data():
+    stims, responses = population("onset", n_clips=5)
+    lists = []
+    for clip, block in enumerate(responses):
+        rows = [block[n, : 1 + (n + clip) % 4].astype(float) for n in range(len(block))]
+        rows[clip][:, 50:60] = np.nan
+        lists.append([None if (n + clip) % 5 == 0 else rows[n] for n in range(len(block))])
+    ds = NeuralDataset.from_arrays(stims, lists, 5.0)
+    assert ds.check_alignment().status == "aligned"
+    assert ds.select(neurons=[3]).check_alignment(warn_unclear=False).status in ("aligned", "unclear")
+
+
+def test_long_recordings_are_sampled():
+    stims, responses = population("onset", n_clips=3, n_bins=40_000, n_neurons=2, repeats=1)
+    assert built(stims, responses).check_alignment().lag_bins == 2
+
+
+@pytest.mark.ns1
+def test_the_real_recording_is_aligned(ns1_dir):
+    from deepSTRF.datasets.audio.ns1 import NS1Dataset
+
+    ds = NS1Dataset(path=ns1_dir)
+    report = ds.check_alignment()
+    assert report.status == "aligned"
+    assert 1 <= report.lag_bins <= 4
+    subset = ds.select(neurons=lambda meta: meta["single_t"] in ("Yes", "Maybe") and meta["depth_um"] >= 0)
+    assert subset.N_neurons == 73  # weakness 20: this subset could not be expressed
+    assert len(subset) == 20
