@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from deepSTRF.models._checks import check_flag, check_positive_int
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.causal import State, placement
+from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.slots import PREFILTERS, resolve_slot
@@ -17,7 +18,7 @@ from deepSTRF.models.slots import PREFILTERS, resolve_slot
 __all__ = ["AudioEncodingModel"]
 
 
-class AudioEncodingModel(NeuralModel):
+class AudioEncodingModel(GradientMaps, NeuralModel):
     """An encoding model that hears: a spectrogram of F bands, or a waveform through a front-end.
 
     Parameters

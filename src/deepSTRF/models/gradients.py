@@ -1,0 +1,372 @@
+"""Gradient maps: what a prediction would gain from a little more sound, in a spectrogram or in a waveform.
+
+The sign is that of the gradient: sound at a positive place raises the prediction (excitatory), at a negative
+one it lowers it. Maps are taken in eval mode, by ``torch.autograd.grad`` with respect to the stimulus alone,
+so that training flags, ``requires_grad`` and ``.grad`` of the model are afterwards as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import numbers
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models.causal import placement
+from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
+from deepSTRF.models.prediction import evaluating
+
+__all__ = [
+    "UNBOUNDED_WINDOW",
+    "GradientMaps",
+    "NoFrontEndError",
+    "differentiating",
+    "strf_gradmap",
+    "waveform_gradmap",
+]
+
+#: Frames of a map of a model without a finite receptive field (300 ms of 5 ms bins): a choice that shows the
+#: onset and the first suppression. Give ``T`` for another one.
+UNBOUNDED_WINDOW = 60
+#: What the graph of one chunk of neurons may hold, and the largest chunk: more gives no more speed.
+_GRAPH_BYTES = 2**28
+_LARGEST_CHUNK = 128
+
+
+class NoFrontEndError(ValueError, RuntimeError):
+    """The model hears spectrograms, so no gradient reaches a waveform."""
+
+
+class GradientMaps:
+    """Mixin of audio models: gradients of the prediction with respect to spectrogram and waveform.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> model = Linear(n_frequency_bands=8, temporal_window_size=3, out_neurons=5)
+    >>> model.STRF_gradmap().shape
+    torch.Size([5, 1, 8, 3])
+    """
+
+    def STRF_gradmap(
+        self,
+        T: int | None = None,
+        *,
+        stimulus: Tensor | None = None,
+        reduce: str = "last",
+        neurons: NeuronSelection = None,
+        chunk: int | None = None,
+    ) -> Tensor:
+        """Return the gradient of the prediction with respect to the spectrogram: the STRF around a stimulus.
+
+        The front-end is bypassed, prefilter and standardisation are not: the map is in prediction per unit of
+        the raw spectrogram. Of a linear model it is the kernel, with all gains folded in.
+
+        Parameters
+        ----------
+        T : int, optional
+            Frames of the map, which ends at the last frame of the stimulus. None is ``receptive_field`` where
+            that is finite, else 60, and at most the frames of a given stimulus.
+        stimulus : Tensor (F, T'), (1, F, T') or (1, 1, F, T'), optional
+            Spectrogram around which to differentiate, T' of at least ``T``. None is the null stimulus of
+            ``T`` frames: what the model's own zero padding stands for, which is 0, and each band's mean in a
+            model that standardises its input.
+        reduce : {"last", "mean"}
+            Gradient of the prediction in the last frame (a receptive field), or of its mean over all frames
+            of the stimulus (how much each frame matters to the whole response).
+        neurons : int, slice or sequence of int, optional
+            Which neurons, in which order; negative numbers count from the end. None is all.
+        chunk : int, optional
+            Neurons per pass; None fits a pass into 256 MB.
+
+        Returns
+        -------
+        Tensor
+            (N, 1, F, T) on the model's device, most recent frame last; positive is excitatory.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For an illegal argument, or a prediction that does not depend on the spectrogram differentiably.
+        IndexError
+            For a neuron that does not exist.
+
+        References
+        ----------
+        Rançon, Masquelier & Cottereau 2025, doi 10.1038/s42003-025-08858-3.
+        """
+        return strf_gradmap(self, T, stimulus=stimulus, reduce=reduce, neurons=neurons, chunk=chunk)
+
+    def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:
+        """Return the gradient of the prediction with respect to the samples of a sound: itself a waveform.
+
+        Parameters
+        ----------
+        stim : Tensor (T_audio,), (1, T_audio) or (1, 1, T_audio)
+            The sound.
+        neuron : int, slice or sequence of int, optional
+            One neuron or several; negative numbers count from the end. None is the sum over all.
+        reduce : {"last", "peak", "sum"}
+            Gradient of the prediction in the last bin (a receptive field), in the bin where it is highest, or
+            of its sum over the clip (a saliency map of the whole sound).
+
+        Returns
+        -------
+        Tensor
+            (T_audio,) on the model's device for one neuron or None, (K, T_audio) for a sequence of K. Samples
+            after the bin in question have gradient 0 exactly: the model is causal.
+
+        Raises
+        ------
+        NoFrontEndError
+            For a model without a front-end; it is a ValueError and a RuntimeError.
+        ValueError, TypeError
+            For a sound or option that is illegal, or a front-end whose gradient is not finite on this sound.
+        IndexError
+            For a neuron that does not exist.
+        """
+        return waveform_gradmap(self, stim, neuron, reduce)
+
+
+def strf_gradmap(
+    model: Any,
+    T: int | None = None,
+    *,
+    stimulus: Tensor | None = None,
+    reduce: str = "last",
+    neurons: NeuronSelection = None,
+    chunk: int | None = None,
+) -> Tensor:
+    """Return the gradient of a model's prediction with respect to its spectrogram.
+
+    `GradientMaps.STRF_gradmap` says it in full; this form takes any module with ``respond``.
+
+    Parameters
+    ----------
+    model : AudioEncodingModel
+        ``model.respond`` maps (B, 1, F, T) to (B, N, 1, T), clip by clip.
+    T, stimulus, reduce, neurons, chunk
+        See `GradientMaps.STRF_gradmap`.
+
+    Returns
+    -------
+    Tensor
+        (N, 1, F, T).
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        See `GradientMaps.STRF_gradmap`.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> model = Linear(n_frequency_bands=8, temporal_window_size=3, out_neurons=5)
+    >>> bool(torch.allclose(strf_gradmap(model)[:, 0], model.STRF_weight(folded=True), atol=1e-6))
+    True
+    """
+    check_choice("reduce", reduce, ("last", "mean"))
+    if chunk is not None:
+        chunk = check_positive_int("chunk", chunk)
+    around, frames = _expansion_point(model, T, stimulus)
+    with differentiating(model):
+        n_neurons, graph_bytes = _rehearse(model, around)
+        wanted = neuron_indices(neurons, n_neurons)
+        at_once = chunk or max(1, min(_LARGEST_CHUNK, _GRAPH_BYTES // max(1, graph_bytes)))
+        maps = around.new_empty(len(wanted), *around.shape[1:3], frames)
+        for first in range(0, len(wanted), at_once):
+            part = wanted[first : first + at_once]
+            # one copy of the stimulus per neuron: clips do not see each other in eval mode, so the gradient
+            # of the summed objectives holds every neuron's own, and nothing of size N x N is made
+            x = around.repeat(len(part), 1, 1, 1).requires_grad_()
+            own = model.respond(x)[range(len(part)), part, 0]
+            objective = own[:, -1].sum() if reduce == "last" else own.mean(-1).sum()
+            (gradient,) = torch.autograd.grad(objective, x)
+            maps[first : first + at_once] = gradient[..., -frames:]
+    return maps
+
+
+def waveform_gradmap(
+    model: Any, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last"
+) -> Tensor:
+    """Return the gradient of a model's prediction with respect to the samples of a sound.
+
+    `GradientMaps.waveform_gradmap` says it in full. The sound passes through the model once; each neuron
+    costs one pass back, so memory does not grow with their number.
+
+    Parameters
+    ----------
+    model : AudioEncodingModel
+        A model with a front-end.
+    stim, neuron, reduce
+        See `GradientMaps.waveform_gradmap`.
+
+    Returns
+    -------
+    Tensor
+        (T_audio,) or (K, T_audio).
+
+    Raises
+    ------
+    NoFrontEndError, ValueError, TypeError, IndexError
+        See `GradientMaps.waveform_gradmap`.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> mel = CausalMelSpectrogram(audio_fs=16000, n_mels=8)
+    >>> model = Linear(8, 3, out_neurons=5, wav2spec=mel)
+    >>> waveform_gradmap(model, torch.randn(1600), neuron=[0, -1]).shape
+    torch.Size([2, 1600])
+    """
+    if isinstance(model.wav2spec, nn.Identity):
+        raise NoFrontEndError(
+            f"this {type(model).__name__} has no front-end, so no gradient reaches a waveform: build it with "
+            "wav2spec=make_wav2spec('mel', audio_fs, dt_ms) or another front-end, or use STRF_gradmap()"
+        )
+    check_choice("reduce", reduce, ("last", "peak", "sum"))
+    device, dtype = placement(model)
+    with differentiating(model):
+        sound = _mono(stim).to(device, dtype).clone().requires_grad_()
+        rates = _checked_output(model(sound), sound)[0, :, 0]
+        alone = neuron is None or isinstance(neuron, numbers.Integral)
+        series = [rates.sum(0)] if neuron is None else [rates[n] for n in neuron_indices(neuron, len(rates))]
+        maps = sound.new_empty(len(series), sound.shape[-1])
+        for index, one in enumerate(series):
+            again = index + 1 < len(series)
+            (gradient,) = torch.autograd.grad(_over_time(one, reduce), sound, retain_graph=again)
+            maps[index] = gradient[0, 0]
+    _check_finite(model, maps)
+    return maps[0] if alone else maps
+
+
+@contextlib.contextmanager
+def differentiating(model: nn.Module) -> Iterator[None]:
+    """Prepare a model for gradients with respect to its input, and put everything back afterwards.
+
+    Inside, every part is in eval mode, gradients are recorded (also within ``no_grad`` or
+    ``inference_mode``), parameters want none, which saves their share of the graph, autocast is off, and
+    recurrent layers avoid cuDNN, which has no backward pass in eval mode.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+
+    Yields
+    ------
+    None
+        Nothing; flags are restored at the end, also after an error.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(2, 1)
+    >>> with differentiating(layer):
+    ...     layer.training, layer.weight.requires_grad, torch.is_grad_enabled()
+    (False, False, True)
+    >>> layer.training, layer.weight.requires_grad
+    (True, True)
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
+    device, _ = placement(model)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device_type=device.type, enabled=False))
+        if recurrent and device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
+
+
+def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tuple[Tensor, int]:
+    """The spectrogram (1, 1, F, T') to differentiate around, and how many of its last frames are wanted."""
+    device, dtype = placement(model)
+    frames = check_positive_int("T", T) if T is not None else _default_window(model)
+    if stimulus is None:
+        standardizer = getattr(model, "standardizer", None)
+        null = torch.zeros(model.F) if standardizer is None else standardizer.mean
+        return null.detach().to(device, dtype).view(1, 1, -1, 1).repeat(1, 1, 1, frames), frames
+    given = torch.as_tensor(stimulus).detach()
+    if given.ndim not in (2, 3, 4) or given.numel() != given.shape[-2:].numel() or given.shape[-2] != model.F:
+        raise ValueError(
+            f"stimulus must be one spectrogram ({model.F}, T), got {tuple(given.shape)}; for a waveform pass "
+            "stimulus=model.spectrogram(waveform), with the waveform (1, 1, T_audio)"
+        )
+    available = given.shape[-1]
+    if available < 1 or (T is not None and frames > available):
+        raise ValueError(
+            f"stimulus has {available} frames, fewer than T={frames}; lower T or give more of it"
+        )
+    around = given.to(device, dtype).reshape(1, 1, model.F, available)
+    return around.clone(), min(frames, available)
+
+
+def _default_window(model: Any) -> int:
+    reach = getattr(model, "receptive_field", None)
+    return UNBOUNDED_WINDOW if reach is None else int(reach)
+
+
+def _rehearse(model: Any, around: Tensor) -> tuple[int, int]:
+    """Respond once, to learn how many neurons there are and how much a graph holds per clip, in bytes."""
+    held = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal held
+        held += tensor.numel() * tensor.element_size()
+        return tensor
+
+    x = around.clone().requires_grad_()
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        y = _checked_output(model.respond(x), x)
+    return y.shape[1], held + (x.numel() + y.numel()) * x.element_size()
+
+
+def _checked_output(y: Tensor, x: Tensor) -> Tensor:
+    if y.ndim != 4 or y.shape[0] != x.shape[0] or y.shape[2] != 1:
+        raise ValueError(f"the model must return ({x.shape[0]}, N, 1, T), it returned {tuple(y.shape)}")
+    if not y.requires_grad:
+        raise ValueError(
+            "the prediction carries no gradient back to the stimulus: something in the model detaches it, "
+            "works under torch.no_grad(), or leaves torch (numpy)"
+        )
+    return y
+
+
+def _mono(stim: Tensor) -> Tensor:
+    sound = torch.as_tensor(stim).detach()
+    if sound.ndim not in (1, 2, 3) or sound.shape[-1] == 0 or sound.numel() != sound.shape[-1]:
+        raise ValueError(
+            "stim must be one mono sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got "
+            f"{tuple(sound.shape)}; take one clip at a time, and mix channels with stim.mean(0)"
+        )
+    return sound.reshape(1, 1, -1)
+
+
+def _over_time(series: Tensor, reduce: str) -> Tensor:
+    """Reduce one neuron's response (T,) to the number that is differentiated."""
+    if reduce == "last":
+        return series[-1]
+    return series.max() if reduce == "peak" else series.sum()
+
+
+def _check_finite(model: Any, maps: Tensor) -> None:
+    broken = int((~torch.isfinite(maps)).any(0).sum()) if len(maps) else 0
+    if broken:
+        raise ValueError(
+            f"the gradient is not finite at {broken} of {maps.shape[-1]} samples: "
+            f"{type(model.wav2spec).__name__} has no slope there, as sqrt and log have none at digital "
+            "silence; give it one, e.g. torch.sqrt(power + 1e-9)"
+        )
