@@ -124,6 +124,23 @@ def test_map_equals_plain_autograd_neuron_by_neuron(reduce):
         torch.testing.assert_close(gradmap[n], expected[0, :, :, -12:], rtol=1e-5, atol=1e-7)
 
 
+def test_a_long_stimulus_is_cut_only_where_that_is_exact(monkeypatch):
+    frames = []
+    respond = Linear.respond
+    monkeypatch.setattr(Linear, "respond", lambda self, x: frames.append(x.shape) or respond(self, x))
+    model, stimulus = trained_linear(output_activation=nn.Softplus()), torch.randn(F, 300)
+    frames.clear()
+    gradmap = model.STRF_gradmap(stimulus=stimulus)
+    assert [shape[-1] for shape in frames if shape[0] > 1] == [T]
+    assert not torch.equal(gradmap, model.STRF_gradmap())
+    assert torch.equal(gradmap, model.STRF_gradmap(stimulus=stimulus[:, -T:]))
+
+    liar = Recurrent()
+    truth = liar.STRF_gradmap(2, stimulus=stimulus)
+    monkeypatch.setattr(Recurrent, "receptive_field", 2)
+    assert torch.equal(liar.STRF_gradmap(2, stimulus=stimulus), truth)
+
+
 def test_any_window():
     model = trained_linear()
     kernel = model.STRF_weight(folded=True)
