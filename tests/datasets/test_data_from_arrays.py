@@ -227,6 +227,7 @@ class WaveLoader(AudioNeuralDataset):
         (torch.zeros(1, 1, 800), 10, 16000, ValueError, r"\(1, T_audio\)"),
         (torch.zeros(1, 801), 10, 16000, ValueError, "multiple of"),
         (torch.zeros(1, 800), 11, 16000, ValueError, "neural"),
+        (torch.zeros(1, 800), 11, np.int64(16000), ValueError, "neural"),
         (torch.zeros(1, 800), 10, 16000.0, TypeError, "positive integer"),
         (torch.zeros(1, 800), 10, None, TypeError, "audio_fs"),
         (torch.zeros(1, 800), 10, True, TypeError, "audio_fs"),

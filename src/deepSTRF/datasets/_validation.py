@@ -35,6 +35,10 @@ def plain_integer(value: Any) -> Any:
     return value
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
 def check_stimulus(values: Tensor, where: str) -> None:
     """Refuse a stimulus that is no float32 tensor, is empty, or holds NaN or infinity."""
     if not isinstance(values, Tensor):
@@ -62,7 +66,7 @@ def check_dataset(ds: NeuralDataset) -> None:
             f"stims ({len(ds.stims)}), responses ({len(ds.response_storage)}) and stim_meta ({n_clips}) "
             "need one entry per clip"
         )
-    if isinstance(ds.N_neurons, bool) or not isinstance(ds.N_neurons, int) or ds.N_neurons < 0:
+    if not _is_count(ds.N_neurons) or ds.N_neurons < 0:
         raise TypeError(f"N_neurons is a non-negative integer, got {ds.N_neurons!r}")
     if len(ds.nrn_meta) != ds.N_neurons:
         raise ValueError(f"nrn_meta has {len(ds.nrn_meta)} entries, N_neurons is {ds.N_neurons}")
@@ -99,7 +103,7 @@ def check_time(ds: NeuralDataset) -> None:
 
 def check_audio(ds: AudioNeuralDataset) -> None:
     """Check what audio datasets promise besides."""
-    if isinstance(ds.F, bool) or not isinstance(ds.F, int) or ds.F < 1:
+    if not _is_count(ds.F) or ds.F < 1:
         raise TypeError(f"F is the number of frequency bands, a positive integer, got {ds.F!r}")
     if ds.hearing_range_hz is not None:
         low, high = ds.hearing_range_hz
@@ -117,10 +121,10 @@ def check_audio(ds: AudioNeuralDataset) -> None:
 
 def check_hop(audio_fs: Any, dt_ms: float) -> int:
     """Return the samples per bin; ValueError when it is no integer."""
-    if isinstance(audio_fs, bool) or not isinstance(audio_fs, int) or audio_fs < 1:
+    if not _is_count(audio_fs) or audio_fs < 1:
         raise TypeError(f"audio_fs is a sample rate in Hz, a positive integer, got {audio_fs!r}")
     samples = audio_fs * dt_ms / 1000.0
-    hop = round(samples)
+    hop = round(float(samples))
     if hop < 1 or abs(samples - hop) > HOP_TOLERANCE:
         near = max(1, hop) * 1000.0 / dt_ms
         raise ValueError(

@@ -153,8 +153,9 @@ def _chosen_clips(ds: Recording) -> list[int]:
 
 def _levels(ds: Recording, clip: int) -> Floats:
     """(G, T) levels of one stimulus: pooled bands, or low and high frequency energy of a waveform."""
-    values = ds.stims[clip].numpy().astype(np.float64)
-    n_bins, hop = ds.stimulus_bins(clip), ds.samples_per_bin
+    hop = ds.samples_per_bin
+    n_bins = min(ds.stimulus_bins(clip), _MAX_BINS)
+    values = ds.stims[clip][..., : n_bins * hop].numpy().astype(np.float64)
     if hop > 1:
         samples = values[0]
         both = np.stack([samples, np.diff(samples, prepend=samples[:1])])
@@ -176,7 +177,7 @@ def _population(ds: Recording, clips: list[int], repeats: slice = slice(None)) -
     chosen = np.sort(np.argsort(-coverage, kind="stable")[:_MAX_NEURONS])
     means, traces = [], []
     for clip in clips:
-        responses = storage.clips[clip]
+        responses = _head(storage.clips[clip])
         psths = _neuron_psths(responses, repeats)
         means.append(_centred(psths.mean(axis=0)))
         rows = np.zeros((chosen.size, responses.n_bins))
@@ -188,6 +189,10 @@ def _population(ds: Recording, clips: list[int], repeats: slice = slice(None)) -
     covariance = sum((rows @ rows.T for rows in traces), start=np.zeros((chosen.size, chosen.size)))
     loadings = np.linalg.eigh(covariance)[1][:, ::-1][:, :_COMPONENTS].T
     return [np.concatenate([mean[None], loadings @ rows]) for mean, rows in zip(means, traces, strict=True)]
+
+
+def _head(responses: ClipResponses) -> ClipResponses:
+    return responses if responses.n_bins <= _MAX_BINS else responses.cropped(_MAX_BINS)
 
 
 def _neuron_psths(responses: ClipResponses, repeats: slice) -> Floats:
@@ -240,7 +245,7 @@ def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Seri
     """All clips as one series; None when there are too few bins to tell a lag."""
     order = _WHITENING_ORDER
     pairs = [(x[:, : y.shape[1]], y[:, : x.shape[1]]) for x, y in zip(levels, population, strict=True)]
-    pairs = [(x[:, :_MAX_BINS], y[:, :_MAX_BINS]) for x, y in pairs if y.shape[1] > 3 * order]
+    pairs = [(x, y) for x, y in pairs if y.shape[1] > 3 * order]
     bins = [y.shape[1] for _, y in pairs]
     reach = min(int(_SEARCH_MS / dt_ms), (min(bins, default=0) - order) // 3)
     if sum(bins) - order * len(bins) < _MIN_BINS or reach < _EARLY_BINS:
@@ -327,7 +332,7 @@ def _unclear_message(strength: float) -> str:
 
 
 def _mean_psth(ds: Recording, clip: int, repeats: slice) -> Floats:
-    return _centred(_neuron_psths(ds.response_storage.clips[clip], repeats).mean(axis=0))
+    return _centred(_neuron_psths(_head(ds.response_storage.clips[clip]), repeats).mean(axis=0))
 
 
 def _is_reliable(ds: Recording, clips: list[int]) -> bool:

@@ -36,8 +36,9 @@ class NeuralDataset(Recording):
     ``responses`` takes one entry per clip: a block (N, R, T) or (N, T) (best as small integers: int8 blocks
     are kept without a copy), or a list of N entries (R, T), (T,) or None. A loader that smooths by default
     assigns ``self.smoothing_ms``. Facts for `describe` go into ``self.facts``. A loader that computes its
-    stimuli puts the SHA-256 of the sound file into ``stim_meta[i]["source_sha256"]``: the hash of a split
-    then does not depend on front-end, sample rate or machine.
+    stimuli puts the SHA-256 of each sound (its file, or its piece of a file) into
+    ``stim_meta[i]["source_sha256"]``: the hash of a split then does not depend on front-end, sample rate or
+    machine. Equal hashes mean the same sound, which a split keeps on one side.
 
     Parameters
     ----------
