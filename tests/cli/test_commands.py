@@ -74,7 +74,7 @@ def test_help_states_the_defaults_of_the_configuration(deepstrf, monkeypatch):
         "--device": default.device,
     }
     for flag, value in flags.items():
-        line = next(line for line in out.splitlines() if flag in line and "─" not in line)
+        line = next(line for line in out.splitlines() if flag in line and line.startswith("│"))
         assert f"[default: {value}]" in line, line
 
 

@@ -35,6 +35,7 @@ FULL = ExperimentConfig(
     batch_size=2,
     seeds=(3, 4),
     warmup_ms=50.0,
+    calibrate=False,
     device="auto",
     out="runs/x",
 )
@@ -121,6 +122,7 @@ def test_command_repeats_the_experiment():
     words = FULL.command().split()
     assert words[:2] == ["deepstrf", "fit"]
     assert "--standardize" in words
+    assert "--no-calibrate" in words
     assert "--seeds 3,4" in FULL.command()
     assert "--lr 0.0003" in FULL.command()
     assert ExperimentConfig().command() == "deepstrf fit"

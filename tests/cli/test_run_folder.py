@@ -14,7 +14,7 @@ import torch
 from deepSTRF.report import gather_parts, write_report
 from deepSTRF.training import files
 from deepSTRF.training import run_folder as room
-from deepSTRF.training.experiment import evaluate_run, model_fields, neuron_names, run_experiment
+from deepSTRF.training.experiment import evaluate_run, model_fields, run_experiment
 from deepSTRF.training.experiment_config import ExperimentConfig
 from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.run_folder import Run, prepare_folder
@@ -242,10 +242,3 @@ def test_neuron_without_signal_is_counted_and_named(small_config, tmp_path):
         "1 of 3 neurons has no cc_norm" in note.text and "neuron001" in note.text for note in parts.notes
     )
     write_report(run)
-
-
-def test_names_stay_apart():
-    class Twins:
-        nrn_meta = [{"cell_id": "a"}, {"cell_id": "a"}, {}]
-
-    assert len(set(neuron_names(Twins()))) == 3

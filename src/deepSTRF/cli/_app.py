@@ -83,6 +83,7 @@ def fit(
     batch_size: flags.BatchSize = None,
     seeds: flags.Seeds = None,
     warmup_ms: flags.WarmupMs = None,
+    calibrate: flags.Calibrate = None,
     device: flags.Device = None,
     out: flags.Out = None,
     overwrite: flags.Overwrite = False,
@@ -115,6 +116,7 @@ def fit(
         "weight_decay": weight_decay,
         "batch_size": batch_size,
         "warmup_ms": warmup_ms,
+        "calibrate": calibrate,
         "device": device,
         "out": out,
     }

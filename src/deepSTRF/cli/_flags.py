@@ -164,6 +164,14 @@ WarmupMs = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Calibrate = Annotated[
+    bool | None,
+    typer.Option(
+        "--calibrate/--no-calibrate",
+        help=f"Set output gain and offset of each neuron on the training clips.{_default('yes')}",
+        rich_help_panel=TRAINING,
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(metavar="NAME", help=f"cpu, cuda, mps or auto.{_default('cpu')}", rich_help_panel=TRAINING),

@@ -17,6 +17,9 @@ from deepSTRF.training.run_scores import MAIN_SCORE, ScoreRow
 
 __all__ = ["gather_parts", "write_report"]
 
+#: Columns that belong to another one: the ends of the ceiling's interval.
+INTERVAL = ("ccmax_low", "ccmax_high")
+
 
 def write_report(
     run: Run | ReportParts,
@@ -86,7 +89,7 @@ def gather_parts(run: Run) -> ReportParts:
     facts = run.facts
     frequencies = facts.get("frequencies_hz")
     one_seed = len(run.scores.seeds) == 1
-    rows = [row for row in run.scores.summary() if row.metric in METRICS or np.isfinite(row.mean)]
+    rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
     return ReportParts(
         title=_title(facts),
         subtitle=_subtitle(run),
@@ -103,6 +106,7 @@ def gather_parts(run: Run) -> ReportParts:
         examples=run.examples,
         strfs=model_fields(run.load_model()),
         frequencies_hz=None if frequencies is None else np.asarray(frequencies, dtype=np.float64),
+        ceiling_interval=_ceiling_interval(run),
         dt_ms=facts.get("dt_ms"),
         response_unit=str(facts.get("response_unit", "response")),
         command=run.config.command(),
@@ -153,7 +157,17 @@ def _reading_order(row: ScoreRow) -> tuple[int, int]:
 def _neuron_columns(run: Run) -> dict[str, Any]:
     """Test scores per neuron, without columns in which nobody has a value."""
     columns = run.scores.per_neuron("test")
-    return {name: column for name, column in columns.items() if np.isfinite(column).any()}
+    return {
+        name: column for name, column in columns.items() if name not in INTERVAL and np.isfinite(column).any()
+    }
+
+
+def _ceiling_interval(run: Run) -> Any:
+    """(N, 2) ends of the noise ceiling's interval, where it was computed."""
+    columns = run.scores.per_neuron("test")
+    if any(name not in columns for name in INTERVAL):
+        return None
+    return np.stack([columns[name] for name in INTERVAL], axis=1)
 
 
 def _curves(history: list[dict[str, Any]]) -> dict[str, list[float]]:

@@ -55,6 +55,8 @@ METRICS: dict[str, Metric] = {
     ),
     "mse": Metric("mean squared error", "in squared response units per bin", 4),
     "ccmax": Metric("noise ceiling", "the highest correlation a perfect model could reach on these repeats"),
+    "ccmax_low": Metric("ceiling, lower", "lower end of its 95 % bootstrap interval"),
+    "ccmax_high": Metric("ceiling, upper", "upper end of its 95 % bootstrap interval"),
     "snr": Metric("signal-to-noise ratio", "power that repeats over power that does not, per repeat"),
     "n_repeats": Metric("repeats", "how often the clips were played", 0),
 }

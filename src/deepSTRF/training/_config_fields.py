@@ -43,6 +43,7 @@ TOML_LAYOUT: dict[str, dict[str, str]] = {
         "batch_size": "batch_size",
         "seeds": "seeds",
         "warmup_ms": "warmup_ms",
+        "calibrate": "calibrate",
         "device": "device",
     },
 }
@@ -101,8 +102,9 @@ def check_fields(config: ExperimentConfig) -> None:
         value = getattr(config, name)
         if value is not None and (not isinstance(value, str) or not value.strip()):
             raise TypeError(f"{name} must be a non-empty text or left out, got {value!r}")
-    if not isinstance(config.standardize, bool):
-        raise TypeError(f"standardize must be true or false, got {config.standardize!r}")
+    for name in ("standardize", "calibrate"):
+        if not isinstance(getattr(config, name), bool):
+            raise TypeError(f"{name} must be true or false, got {getattr(config, name)!r}")
     if config.loss not in LOSSES:
         raise ValueError(
             f"loss must be one of {', '.join(LOSSES)}, got {config.loss!r}.{closest(config.loss, LOSSES)}"

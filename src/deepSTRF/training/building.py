@@ -31,6 +31,8 @@ __all__ = [
 ROOMS = ("deepSTRF.datasets.audio", "deepSTRF.models.audio", "deepSTRF.models.wav2spec")
 #: Arguments that are filled in from the data and the other choices.
 FILLED_IN = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
+#: Arguments of a recording that have a flag of their own.
+HANDLED = ("download",)
 DATASET_SUFFIX = ".npz"
 
 
@@ -60,7 +62,7 @@ def option_names(cls: type) -> list[str]:
     Returns
     -------
     list of str
-        Argument names in order.
+        Argument names in order. Sizes of a model and a front-end come from the data; a recording has its own.
 
     Examples
     --------
@@ -68,7 +70,8 @@ def option_names(cls: type) -> list[str]:
     >>> option_names(Linear)[:2]
     ['temporal_window_size', 'output_activation']
     """
-    return [name for name in _parameters(cls) if name not in FILLED_IN]
+    hidden = HANDLED if issubclass(cls, NeuralDataset) else FILLED_IN
+    return [name for name in _parameters(cls) if name not in hidden]
 
 
 def dataset_class(name: str) -> type[NeuralDataset]:

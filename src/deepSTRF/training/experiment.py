@@ -19,6 +19,7 @@ from torch import nn
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
+from deepSTRF.training.calibration import calibrate_output
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.examples import choose_examples
 from deepSTRF.training.experiment_config import ExperimentConfig
@@ -32,7 +33,7 @@ from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import validate_model
 
-__all__ = ["ExperimentConfig", "Run", "evaluate_run", "model_fields", "neuron_names", "run_experiment"]
+__all__ = ["ExperimentConfig", "Run", "evaluate_run", "model_fields", "run_experiment"]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
@@ -177,33 +178,7 @@ def evaluate_run(
     validate_model(model, dataset)
     table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
     chosen = run.best_seed if seed is None else seed
-    return RunScores.from_tables(neuron_names(dataset), [chosen], {clips: [table.columns]})
-
-
-def neuron_names(dataset: Any) -> list[str]:
-    """Return one name per neuron, all different: the recording's own where it has them.
-
-    Parameters
-    ----------
-    dataset : NeuralDataset
-        The recording.
-
-    Returns
-    -------
-    list of str
-        N names.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> neuron_names(SimpleNamespace(nrn_meta=[{"cell_id": "a"}, {"cell_id": "a"}, {}]))
-    ['a', 'a (1)', '2']
-    """
-    names: list[str] = []
-    for index, meta in enumerate(dataset.nrn_meta):
-        name = str(meta.get("cell_id", meta.get("name", index)))
-        names.append(f"{name} ({index})" if name in names else name)
-    return names
+    return RunScores.from_tables(table.neurons, [chosen], {clips: [table.columns]})
 
 
 def model_fields(model: Any) -> NDArray[np.float64] | None:
@@ -273,7 +248,14 @@ def _fit_seed(
     started = time.monotonic()
     history = fitter.fit()
     seconds = time.monotonic() - started
+    if _is_calibrated(config):
+        calibrate_output(model, train, warmup_ms=config.warmup_ms)
     return _Fitted(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
+
+
+def _is_calibrated(config: ExperimentConfig) -> bool:
+    """A likelihood chose its own scale; only squared errors are calibrated by squared errors."""
+    return config.calibrate and config.loss == "mse"
 
 
 def _optimizer(model: nn.Module, config: ExperimentConfig) -> torch.optim.Optimizer:
@@ -294,13 +276,13 @@ def _collect(
     fitted: dict[int, _Fitted],
 ) -> Run:
     """Score every seed and put together what the folder holds."""
-    names = neuron_names(dataset)
     parts = {"test": views[2], "validation": views[1]}
     tables = {
         part: [score_model(one.model, view, warmup_ms=config.warmup_ms) for one in fitted.values()]
         for part, view in parts.items()
     }
     columns = {part: [table.columns for table in per_seed] for part, per_seed in tables.items()}
+    names, reasons = tables["test"][0].neurons, tables["test"][0].reasons
     scores = RunScores.from_tables(names, list(fitted), columns)
     best = fitted[scores.best_seed()]
     card = ProtocolCard.collect(
@@ -315,12 +297,12 @@ def _collect(
         path=folder,
         config=replace(config, out=None),
         protocol=card.rows(),
-        facts={"card": json.loads(card.to_json())},
+        facts={"card": json.loads(card.to_json()), "reasons": list(reasons)},
         scores=scores,
         histories={seed: one.history for seed, one in fitted.items()},
         best_epochs={seed: one.best_epoch for seed, one in fitted.items()},
         examples=choose_examples(
-            best.model, views[2], scores.per_neuron()[MAIN_SCORE], names, model_fields(best.model)
+            best.model, views[2], scores.per_neuron()[MAIN_SCORE], list(names), model_fields(best.model)
         ),
     )
     return replace(run, facts=_facts(run, dataset, split, best.model, fitted))
@@ -333,6 +315,9 @@ def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dic
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "batch_size": config.batch_size,
         "epochs": ", ".join(str(len(one.history)) for one in fitted.values()),
+        "calibration": "output gain and offset by least squares on the training clips"
+        if _is_calibrated(config)
+        else "none",
         "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}",
     }
 
@@ -362,7 +347,7 @@ def _facts(
         "seconds": sum(one.seconds for one in fitted.values()),
         "epochs": [len(one.history) for one in fitted.values()],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "notes": collect_notes(dataset, run.scores, run.config, run.best_epochs),
+        "notes": collect_notes(dataset, run.scores, run.config, run.best_epochs, run.facts["reasons"]),
         "load_report": str(dataset.load_report),
     }
 

@@ -62,6 +62,10 @@ class ExperimentConfig:
         One fit per seed.
     warmup_ms : float
         Onset left out of loss and scores, in ms.
+    calibrate : bool
+        After a fit with the mean squared error, set each neuron's output gain and offset by least squares on
+        the training clips, where the model ends in such a stage: predictions are then in the unit of the
+        responses, and correlations do not change.
     device : str
         "cpu", "cuda", "mps" or "auto".
     out : str, optional
@@ -99,6 +103,7 @@ class ExperimentConfig:
     batch_size: int = 1
     seeds: tuple[int, ...] = (0,)
     warmup_ms: float = 0.0
+    calibrate: bool = True
     device: str = "cpu"
     out: str | None = None
 
@@ -167,8 +172,8 @@ class ExperimentConfig:
                 words += [
                     word for key, item in value.items() for word in (flag, f"{key}={_option_text(item)}")
                 ]
-            elif name == "standardize":
-                words.append(flag)
+            elif isinstance(value, bool):
+                words.append(flag if value else flag.replace("--", "--no-"))
             else:
                 words += [flag, ",".join(map(str, value)) if name == "seeds" else str(value)]
         return shlex.join(words)
@@ -199,6 +204,7 @@ FLAGS: dict[str, str] = {
     "batch_size": "--batch-size",
     "seeds": "--seeds",
     "warmup_ms": "--warmup-ms",
+    "calibrate": "--calibrate",
     "device": "--device",
 }
 

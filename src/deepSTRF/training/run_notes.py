@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,11 @@ FEW_CLIPS = 2
 
 
 def collect_notes(
-    dataset: Any, scores: RunScores, config: ExperimentConfig, best_epochs: Mapping[int, int | None]
+    dataset: Any,
+    scores: RunScores,
+    config: ExperimentConfig,
+    best_epochs: Mapping[int, int | None],
+    reasons: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Return (level, sentence) pairs, level "warning" or "info".
 
@@ -33,6 +37,8 @@ def collect_notes(
         All choices.
     best_epochs : mapping of seed to int or None
         Epoch (from 0) whose weights were kept.
+    reasons : sequence of str
+        Per neuron why it has no score; empty where it has one.
 
     Returns
     -------
@@ -46,7 +52,7 @@ def collect_notes(
     >>> ds = SimpleNamespace(describe=lambda: {"name": "d"}, load_report=SimpleNamespace(skipped=[]))
     >>> scores = RunScores(["a"], [0], {"test": {"cc_norm": np.array([[np.nan]])}})
     >>> collect_notes(ds, scores, ExperimentConfig(), {0: 3})
-    [('warning', '1 of 1 neurons has no cc_norm on the test clips (too little ... repeats): a.')]
+    [('warning', '1 of 1 neurons has no cc_norm on the test clips: a.')]
     """
     facts = dataset.describe()
     notes: list[tuple[str, str]] = []
@@ -65,24 +71,26 @@ def collect_notes(
         named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MOST_NAMED])
         more = f"; and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
         notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
-    notes += _about_scores(scores)
+    notes += _about_scores(scores, reasons)
     notes += _about_the_fit(config, best_epochs)
     return notes
 
 
-def _about_scores(scores: RunScores) -> list[tuple[str, str]]:
+def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, str]]:
     column = scores.per_neuron("test").get(MAIN_SCORE)
     if column is None:
         return []
-    missing = [scores.neurons[index] for index in np.flatnonzero(~np.isfinite(column))]
+    missing = [int(index) for index in np.flatnonzero(~np.isfinite(column))]
     notes = []
     if missing:
-        named = ", ".join(missing[:MOST_NAMED]) + (" and others" if len(missing) > MOST_NAMED else "")
+        why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}
+        named = ", ".join(scores.neurons[index] + why.get(index, "") for index in missing[:MOST_NAMED])
+        named += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
         notes.append(
             (
                 "warning",
                 f"{len(missing)} of {column.size} neurons {'has' if len(missing) == 1 else 'have'} no "
-                f"{MAIN_SCORE} on the test clips (too little signal that repeats, or no repeats): {named}.",
+                f"{MAIN_SCORE} on the test clips: {named}.",
             )
         )
     above = int((column > 1.0).sum())
