@@ -1,4 +1,4 @@
-"""Output gain and offset by least squares: right scale, equal correlations, nothing where it does not apply."""
+"""Output gain and offset by least squares: right scale, equal correlations, else nothing."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from deepSTRF.cli import main
-from deepSTRF.cli._errors import explain
+from deepSTRF.cli._errors import UsageProblem, explain
+from deepSTRF.cli._fit import read_config
 from deepSTRF.training.experiment_config import ExperimentConfig
 
 #: A recording of 3 neurons and 6 clips; the first eight words are its options.
@@ -126,7 +127,6 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
     code, out, err = deepstrf("fit", *SMALL_FLAGS, "--out", "run", "--lr", "0.1")
     assert code == 1
     assert "holds another run" in err
-    assert deepstrf("fit", *SMALL_FLAGS, "--out", "run", "--lr", "0.1", "--overwrite")[0] == 0
 
 
 def test_progress_goes_to_stderr_and_several_seeds_have_columns(deepstrf):
@@ -140,32 +140,35 @@ def test_progress_goes_to_stderr_and_several_seeds_have_columns(deepstrf):
     assert "runs/synthetic-linear-" in out
 
 
-def test_evaluate_on_another_recording(deepstrf):
-    assert deepstrf("fit", *SMALL_FLAGS, "--out", "run")[0] == 0
-    small = SMALL_FLAGS[:8]
-    code, out, err = deepstrf("evaluate", "run", "--dataset", "synthetic", *small, "-o", "n_clips=2")
+def test_evaluate_on_another_recording(deepstrf, finished):
+    words = ["evaluate", finished.path, "--dataset", "synthetic", *SMALL_FLAGS[:8], "-o", "n_clips=2"]
+    code, out, err = deepstrf(*words)
     assert code == 0, err
     assert "all" in out
-    code, _, err = deepstrf(
-        "evaluate", "run", "--dataset", "synthetic", "-o", "n_neurons=5", "-o", "n_clips=2"
-    )
+    code, _, err = deepstrf(*words, "-o", "n_neurons=5")
     assert code == 1
     assert "neurons" in err
+    code, _, err = deepstrf("evaluate", finished.path, "--clips", "tests")
+    assert code == 1
+    assert "clips must be one of" in err
 
 
-def test_config_file_with_flags_on_top(deepstrf, tmp_path):
-    (tmp_path / "c.toml").write_text(
-        "[dataset]\nsplit = '4/1/1'\n"
-        "options = {n_neurons = 3, n_clips = 6, n_repeats = 4, clip_seconds = 0.5}\n"
-        "[training]\nepochs = 50\n",
+def test_flags_win_over_the_file_option_by_option(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text(
+        "[dataset]\nsplit = '4/1/1'\noptions = {n_neurons = 3, n_clips = 6}\n"
+        "[training]\nepochs = 50\nseeds = [1]\n",
         encoding="utf-8",
     )
-    code, _, err = deepstrf("fit", "-c", "c.toml", "--epochs", "1", "-o", "n_neurons=2", "--out", "run", "-q")
-    assert code == 0, err
-    written = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
-    assert "epochs = 1" in written
-    assert "n_neurons = 2" in written
-    assert "n_clips = 6" in written
+    config = read_config(
+        path, {"epochs": 1, "split": None}, {"dataset": ["n_neurons=2"], "model": None}, "0-1"
+    )
+    assert (config.epochs, config.split, config.seeds) == (1, "4/1/1", (0, 1))
+    assert config.dataset_options == {"n_neurons": 2, "n_clips": 6}
+    with pytest.raises(UsageProblem, match="no option 'smooth'"):
+        read_config(path, {}, {"dataset": ["smooth=false"]}, None)
+    other = read_config(path, {"dataset": "ns1"}, {"dataset": ["smooth=false"]}, None)
+    assert other.dataset_options == {"smooth": False}, "options of another dataset do not carry over"
 
 
 @pytest.mark.parametrize(

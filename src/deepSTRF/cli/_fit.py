@@ -101,11 +101,10 @@ def _read_config(
     if seeds is not None:
         changes["seeds"] = parse_seeds(seeds)
     for name, pairs in options.items():
-        if pairs:
-            field = f"{name}_options"
-            # another dataset or model than the file's has other options
-            kept = {} if given.get(name) not in (None, getattr(base, name)) else getattr(base, field)
-            changes[field] = {**kept, **parse_options(pairs, f"--{name}-option")}
+        field = f"{name}_options"
+        another = given.get(name) not in (None, getattr(base, name))
+        kept = {} if another else getattr(base, field)  # another dataset or model has other options
+        changes[field] = {**kept, **parse_options(pairs or (), f"--{name}-option")}
     config = base.with_changes(**changes)
     check_choices(config)
     return config
