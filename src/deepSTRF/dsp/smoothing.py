@@ -148,10 +148,10 @@ def hanning_smooth(x: Tensor, window_ms: float, dt_ms: float) -> Tensor:
     weights = hanning_window(window_ms, dt_ms, dtype=torch.float64).tolist()
     if len(weights) == 1 or x.numel() == 0:
         return x.clone()
-    missing = torch.isnan(x)
-    if not bool(missing.any()):
+    if not bool(torch.isnan(x.detach().sum())):  # one quick pass; NaN anywhere makes the sum NaN
         there = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-        return _filtered(x, weights) / _filtered(there, weights)
+        return _filtered(x, weights).div_(_filtered(there, weights))
+    missing = torch.isnan(x)
     weight_there = _filtered((~missing).to(x.dtype), weights)
     smooth = _filtered(torch.where(missing, 0.0, x), weights) / weight_there
     return torch.where(missing, torch.nan, smooth)
