@@ -95,8 +95,13 @@ def check_trainable(model: Any) -> nn.Module:
     return model
 
 
-def check_monitor_key(monitor: str, names: Sequence[str], *, with_train: bool) -> None:
+def check_monitor_key(monitor: str, names: Sequence[str], *, with_train: bool, per_cell: bool) -> None:
     """Raise a KeyError that lists the keys an epoch will have, unless ``monitor`` is one of them."""
+    if per_cell and monitor.endswith("_loss"):
+        raise ValueError(
+            f"track_per_cell_best needs a per-cell monitor with one score per neuron, and {monitor!r} is a "
+            "single number; monitor 'val_cc' or 'val_cc_norm'"
+        )
     known = ["train_loss", "val_loss", *(f"val_{name}" for name in names)]
     if with_train:
         known += [f"train_{name}" for name in names]

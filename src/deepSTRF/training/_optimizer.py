@@ -30,8 +30,8 @@ def make_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     if not held & {id(parameter) for parameter in model.parameters() if parameter.requires_grad}:
         raise ValueError(
-            "optimizer holds none of this model's trainable parameters, so nothing would be learned; build it "
-            "with torch.optim.AdamW(model.parameters(), ...) from the model you pass"
+            "optimizer holds none of this model's trainable parameters, so nothing would be learned; build "
+            "it with torch.optim.AdamW(model.parameters(), ...) from the model you pass"
         )
     return optimizer
 
@@ -55,7 +55,7 @@ def make_scheduler(scheduler: Any, optimizer: Optimizer, mode: str) -> Any:
     """Return a scheduler of this optimiser; a callable is called with the optimiser first."""
     if scheduler is None:
         return None
-    if not hasattr(scheduler, "step"):
+    if isinstance(scheduler, type) or not hasattr(scheduler, "step"):
         if not callable(scheduler):
             raise TypeError(
                 "scheduler must be a torch.optim.lr_scheduler object or a function that makes one from the "

@@ -153,7 +153,7 @@ class PerNeuronBest:
         self._slices = {name: value.cpu() for name, value in self._readout_state(model).items()}
 
     def _readout_state(self, model: nn.Module) -> dict[str, Tensor]:
-        state = model.readout.state_dict()  # type: ignore[union-attr, operator]
+        state = model.readout.state_dict()  # type: ignore[union-attr]
         return {name: state[name].detach().clone() for name in self._names}
 
     def update(self, model: nn.Module, scores: Tensor | float) -> Tensor:
@@ -181,7 +181,7 @@ class PerNeuronBest:
     def overlay(self, model: nn.Module) -> None:
         """Write each neuron's best slices into the readout; neurons that never scored keep the model's."""
         scored = self._best > -torch.inf
-        state = model.readout.state_dict(keep_vars=True)  # type: ignore[union-attr, operator]
+        state = model.readout.state_dict(keep_vars=True)  # type: ignore[union-attr]
         with torch.no_grad():
             for name in self._names:
                 state[name][scored] = self._slices[name][scored].to(state[name])

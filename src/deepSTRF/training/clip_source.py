@@ -95,7 +95,9 @@ def warmup_bins(warmup_ms: float, loader: DataLoader[Any]) -> int:
             f"warmup_ms={warmup_ms} needs the bin width, but the loader's {type(dataset).__name__} has no "
             "attribute dt (ms); set it, or cut the onset in your collate function"
         )
-    return math.ceil(warmup_ms / dt - 1e-9)  # 1e-9: 15 ms are exactly 3 bins of 5 ms whatever the rounding
+    return math.ceil(
+        warmup_ms / float(dt) - 1e-9
+    )  # 1e-9: 15 ms are exactly 3 bins of 5 ms whatever the rounding
 
 
 def make_source(
@@ -310,7 +312,7 @@ def _stack(parts: list[Tensor] | tuple[Tensor, ...], value: float) -> Tensor:
     shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
     out = parts[0].new_full((len(parts), *shape), value)
     for item, part in enumerate(parts):
-        out[(item, *(slice(0, size) for size in part.shape))] = part
+        out[item][tuple(slice(0, size) for size in part.shape)] = part
     return out
 
 

@@ -269,7 +269,12 @@ class Fitter:
             make_scores(self.val_metrics, stable=train.stable) if self.track_train_metrics else None
         )
         val_scores = make_scores(self.val_metrics, stable=val.stable)
-        _checks.check_monitor_key(self.monitor, val_scores.names, with_train=self.track_train_metrics)
+        _checks.check_monitor_key(
+            self.monitor,
+            val_scores.names,
+            with_train=self.track_train_metrics,
+            per_cell=self.per_cell is not None,
+        )
         fit_standardizer(self.model, train, self.train_loader)
         self._start(train, val)
         display = open_display(self.progress, self.log_fn, max_epochs=self.max_epochs, monitor=self.monitor)

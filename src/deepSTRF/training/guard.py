@@ -82,7 +82,7 @@ class StepGuard:
         clips = tuple(key for key in keys if isinstance(key, int))
         where = f"epoch {self._epoch}, batch {batch}" + (f" (clip {_listed(clips)})" if clips else "")
         return FitDivergedError(
-            f"the {what} became {float(value)} in {where}: {cause}. "
+            f"the {what} became {float(value.detach())} in {where}: {cause}. "
             "The best weights so far are back in the model, the epochs so far in fitter.history",
             epoch=self._epoch,
             batch=batch,

@@ -133,13 +133,13 @@ def _raise_shape(shape: tuple[int, ...], batch: int, neurons: int, bins: int) ->
             "insert the repeat axis with .unsqueeze(2)" if len(shape) == 3 else "reshape the readout's output"
         )
         raise OutputRankError(f"{start}: it has {len(shape)} axes and must have 4; {mend}")
+    if sorted(shape) == sorted((batch, neurons, 1, bins)):
+        raise OutputShapeError(f"{start}: the axes are in another order; permute the output")
     if shape[1] != neurons and shape[3] != neurons:
         raise NeuronCountError(
             f"{start}: build the model with out_neurons={neurons} (dataset.N_neurons), or select "
             f"{shape[1]} neurons with dataset.select(neurons=...)"
         )
-    if sorted(shape) == sorted((batch, neurons, 1, bins)):
-        raise OutputShapeError(f"{start}: the axes are in another order; permute the output")
     if shape[3] != bins:
         raise TimeAxisError(
             f"{start}: one prediction per bin is needed. Pad on the left by kernel length - 1 (never on the "

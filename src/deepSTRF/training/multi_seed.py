@@ -155,7 +155,8 @@ def _check_arguments(arguments: dict[str, Any]) -> None:
     for name, example in (("optimizer", "lambda model: AdamW(model.parameters())"),
                           ("scheduler", "lambda optimizer: StepLR(optimizer, 10)")):  # fmt: skip
         given = arguments.get(name)
-        if given is not None and (hasattr(given, "step") or not callable(given)):
+        ready = hasattr(given, "step") and not isinstance(given, type)
+        if given is not None and (ready or not callable(given)):
             raise ValueError(
                 f"fitter_kwargs[{name!r}] must be a function, since each seed has its own model: "
                 f"{name}={example}"

@@ -172,7 +172,7 @@ def random_state(generators: Iterable[torch.Generator] = ()) -> dict[str, Any]:
         "has_gauss": int(legacy["has_gauss"]),
         "gauss": float(legacy["gauss"]),
     }
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
         "python": list(_flat(random.getstate())),
         "numpy": numpy_state,

@@ -1,0 +1,162 @@
+"""Scores per neuron and the card beside them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from deepSTRF.datasets import neural_collate
+from deepSTRF.datasets.splits import index_split
+from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef, snr
+from deepSTRF.training import Fitter, ProtocolCard, ScoreTable, score_model
+from deepSTRF.training.model_rules import NeuronCountError
+
+
+def strict_json(text):
+    def refuse(literal):
+        raise AssertionError(f"{literal} is not JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+@pytest.fixture(scope="module")
+def fitted(kit, ragged_recording):
+    model = kit.linear()
+    Fitter(model, *kit.loaders(ragged_recording), max_epochs=3).fit()
+    return model
+
+
+def test_columns_equal_the_one_shot_metrics(fitted, ragged_recording):
+    table = score_model(fitted, ragged_recording, n_bootstrap=0)
+    whole = neural_collate([ragged_recording[clip] for clip in range(6)])
+    with torch.no_grad():
+        pred = fitted(whole["stims"])
+    responses = whole["responses"]
+    wanted = {
+        "cc": corrcoef(pred, responses, reduction="none"),
+        "cc_norm": normalized_corrcoef(pred, responses, reduction="none"),
+        "cc_norm_published": normalized_corrcoef(pred, responses, reduction="none", centring="published"),
+        "fve": fve(pred, responses, reduction="none"),
+        "mse": mse_loss(pred, responses, reduction="none"),
+        "snr": snr(responses, reduction="none", centring="concat"),
+    }
+    for name, values in wanted.items():
+        assert np.allclose(table[name], values.double().numpy(), rtol=1e-5, atol=1e-7), name
+    assert np.isnan(table["ccmax_low"]).all()
+    assert not fitted.training
+
+
+def test_the_ceiling_comes_with_its_interval(fitted, ragged_recording):
+    table = score_model(fitted, ragged_recording, n_bootstrap=50)
+    known = ~np.isnan(table["ccmax"])
+    assert known.any()
+    assert (table["ccmax_low"][known] <= table["ccmax_high"][known]).all()
+
+
+def test_other_centrings(fitted, ragged_recording):
+    tables = {
+        c: score_model(fitted, ragged_recording, centring=c, n_bootstrap=0) for c in ("clip", "published")
+    }
+    assert np.array_equal(tables["published"]["cc_norm"], tables["published"]["cc_norm_published"])
+    assert not np.array_equal(tables["clip"]["cc_norm"], tables["clip"]["cc_norm_published"])
+    with pytest.raises(ValueError, match="centring"):
+        score_model(fitted, ragged_recording, centring="none")
+
+
+def test_a_silent_neuron_has_no_score_and_a_reason(kit, fitted):
+    from deepSTRF.datasets.audio import AudioNeuralDataset
+
+    whole = kit.spectrogram_recording()
+    blocks = [np.asarray(whole.response_block(clip)).copy() for clip in range(6)]
+    for block in blocks:
+        block[2] = 0
+    dataset = AudioNeuralDataset.from_arrays(
+        [s[0] for s in whole.stims], blocks, dt_ms=5.0, nrn_meta=[{"cell_id": f"unit{n}"} for n in range(4)],
+        check_alignment=False,
+    )  # fmt: skip
+    table = score_model(fitted, dataset, n_bootstrap=0)
+    assert table.mean("cc_norm")[1:] == (3, 1)
+    assert math.isfinite(table.mean("cc_norm").mean)
+    assert "silent" in table.reasons[2]
+    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
+    assert rows[2]["neuron"] == "unit2"
+    assert rows[2]["cc_norm"] == ""
+    assert float(rows[0]["cc_norm"]) == pytest.approx(table["cc_norm"][0])
+    content = strict_json(table.to_json())
+    assert content["neurons"][2]["cc_norm"] is None
+    row = next(row for row in content["summary"] if row["score"] == "cc_norm")
+    assert (row["n"], row["n_nan"]) == (3, 1)
+    assert content["facts"]["centring"] == "concat"
+    assert "cc_norm" in str(table)
+
+
+def test_files_are_written(tmp_path):
+    table = ScoreTable(("a",), {"cc": np.array([np.nan])})
+    assert (table.to_csv(tmp_path / "x" / "s.csv"), table.to_json(tmp_path / "s.json")) == (
+        (tmp_path / "x" / "s.csv").read_text(),
+        (tmp_path / "s.json").read_text(),
+    )
+    assert math.isnan(table.mean("cc").mean)
+    assert math.isnan(table.summary_rows()[0]["median"])
+    with pytest.raises(KeyError, match="no score 'r2'; this table has cc"):
+        table["r2"]
+    with pytest.raises(ValueError, match=r"column 'cc' must be \(2,\)"):
+        ScoreTable(("a", "b"), {"cc": np.zeros(3)})
+
+
+def test_a_model_for_other_neurons(kit, ragged_recording):
+    with pytest.raises(NeuronCountError, match="out_neurons=4"):
+        score_model(kit.linear(neurons=3).eval(), ragged_recording)
+
+
+def test_the_model_goes_back_to_its_place_and_mode(kit, ragged_recording):
+    model = kit.linear().train()
+    score_model(model, ragged_recording, device="cpu", n_bootstrap=0)
+    assert model.training
+
+
+# ------------------------------------------------------------------------------------------ protocol card
+
+
+def test_the_card_says_what_a_reader_must_know(kit, sound_recording):
+    split = index_split(sound_recording, train=range(3), val=[3], test=[4, 5])
+    model = kit.linear(kit.PowerBands())
+    train, val = kit.loaders(sound_recording)
+    fitter = Fitter(model, train, val, max_epochs=2)
+    fitter.fit()
+    view = sound_recording.select(neurons=[0, 1, 3])
+    card = ProtocolCard.collect(view, split=split, model=model, seeds=[0, 1], warmup_ms=25.0, training=fitter)
+    rows = dict(card.rows())
+    assert rows["Neurons"] == "3 (selection 0-1, 3 of the recording)"
+    assert rows["Split"].startswith(split.name)
+    assert split.hash[:12] in rows["Split"]
+    assert rows["Clips"] == "6 (train 3, validation 1, test 2)"
+    assert rows["Bin"] == "5.0 ms"
+    assert rows["Smoothing of responses"] == "none"
+    assert rows["Onset left out"] == "25 ms"
+    assert rows["Seeds"] == "0, 1"
+    assert rows["cc_norm centred"] == "on the concatenated clips"
+    assert rows["Front-end"].startswith("PowerBands")
+    assert rows["Fit: optimiser"] == "AdamW"
+    assert "torch 2" in rows["Software"]
+    assert all(isinstance(label, str) and isinstance(value, str) for label, value in card.rows())
+    assert strict_json(card.to_json())["split"]["test"] == [4, 5]
+    assert ProtocolCard.from_json(card.to_json()) == card
+
+
+def test_the_card_shows_smoothing_and_facts(recording):
+    card = ProtocolCard.collect(recording.smooth_responses(21.0))
+    rows = dict(card.rows())
+    assert rows["Smoothing of responses"] == "Hanning, 21 ms, unit gain"
+    assert rows["Seeds"] == "not stated"
+    assert "Model" not in rows
+    with pytest.raises(ValueError, match="centring"):
+        ProtocolCard.collect(recording, centring="x")
+    with pytest.raises(ValueError, match=r"no protocol card.*colour"):
+        ProtocolCard.from_json('{"colour": 1}')
