@@ -47,17 +47,18 @@ def keep_valid(values: Tensor, target: Target, fill: float = 0.0) -> Tensor:
 
 def mean_over_bins(elementwise: Tensor, target: Target, weighting: str, reduction: str) -> Tensor:
     """Average (B, N, 1, T) values, zero where they don't count, per neuron and then over neurons."""
-    n_batch, n_neurons, _, n_bins = elementwise.shape
+    if target.valid is None and target.repeats is None:  # nothing is missing
+        if reduction == "mean":
+            return elementwise.mean()
+        per_neuron = elementwise.mean(TIME_AND_BATCH)
+        return reduce_losses(per_neuron, torch.ones_like(per_neuron, dtype=torch.bool), reduction)
     if weighting == "repeats" and target.repeats is not None:
         weights = keep_valid(target.repeats.to(elementwise.dtype), target)
         elementwise = elementwise * weights
         weight = weights.sum(TIME_AND_BATCH)
-    elif target.valid is not None:
-        weight = target.valid.sum(TIME_AND_BATCH).to(elementwise.dtype)
     else:
-        weight = torch.full(
-            (n_neurons,), n_batch * n_bins, dtype=elementwise.dtype, device=elementwise.device
-        )
+        valid = torch.ones_like(elementwise, dtype=torch.bool) if target.valid is None else target.valid
+        weight = valid.sum(TIME_AND_BATCH).to(elementwise.dtype)
     has_data = weight > 0
     per_neuron = elementwise.sum(TIME_AND_BATCH) / torch.where(has_data, weight, torch.ones_like(weight))
     return reduce_losses(per_neuron, has_data, reduction)
@@ -67,8 +68,8 @@ def check_rates(pred: Tensor, target: Target) -> None:
     """Raise ValueError when a rate that counts is negative."""
     if bool((keep_valid(pred.detach(), target) < 0).any()):
         raise ValueError(
-            "pred holds negative values where the loss counts, and a rate cannot be negative; end the model in "
-            "a non-negative activation (softplus), or let it predict log rates and pass log_input=True"
+            "pred holds negative values where the loss counts, and a rate cannot be negative; end the model "
+            "in a non-negative activation (softplus), or let it predict log rates and pass log_input=True"
         )
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ._masking import accumulator_dtype
+from ._moments import is_constant
 
 MIN_COMMON_BINS = 2  # a covariance needs two bins
 
@@ -20,7 +21,8 @@ MIN_COMMON_BINS = 2  # a covariance needs two bins
 class PairBlock:
     """The repeats of K rows, and what is known about their pairs before any product is formed.
 
-    ``responses`` (K, R, T) in the caller's dtype and ``mask`` bool (K, R, T); ``offset`` (K,) their mean;
+    ``responses`` (K, R, T) in the caller's dtype and ``mask`` bool (K, R, T); ``offset`` (K, R) the mean of
+    each repeat, taken off first so that no product cancels;
     ``common`` (K, R, R) bins two repeats share; ``sums`` (K, R, R) sum of repeat r over the bins it shares
     with s; ``pairs`` (K, R, R) bool, True for two distinct repeats that share enough bins. The float64
     factors are made when needed: kept for every clip of a recording they would not fit in memory.
@@ -39,9 +41,8 @@ class PairBlock:
         dtype = accumulator_dtype(responses.device)
         ones = mask.to(dtype)
         zero = torch.zeros((), dtype=dtype, device=responses.device)
-        total = ones.sum((-2, -1)).clamp(min=1)
-        offset = torch.where(mask, responses.to(dtype), zero).sum((-2, -1)) / total
-        values = torch.where(mask, responses.to(dtype) - offset[:, None, None], zero)
+        offset = torch.where(mask, responses.to(dtype), zero).sum(-1) / ones.sum(-1).clamp(min=1)
+        values = torch.where(mask, responses.to(dtype) - offset.unsqueeze(-1), zero)
         common = ones @ ones.mT
         distinct = ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
         return cls(responses, mask, offset, common, values @ ones.mT, distinct & (common >= MIN_COMMON_BINS))
@@ -50,7 +51,7 @@ class PairBlock:
         """Deviations from the offset (zero where masked) and the mask as 0 and 1, both (K, R, T) float64."""
         ones = self.mask.to(self.common.dtype)
         zero = torch.zeros((), dtype=ones.dtype, device=ones.device)
-        values = self.responses.to(ones.dtype) - self.offset[:, None, None]
+        values = self.responses.to(ones.dtype) - self.offset.unsqueeze(-1)
         return torch.where(self.mask, values, zero), ones
 
     def centred(self, products: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -64,9 +65,11 @@ class PairBlock:
         return self.centred(values @ values.mT, self.sums, self.sums.mT)
 
     def variance(self) -> Tensor:
-        """(K, R, R) variance of repeat r on the bins it has in common with s."""
+        """(K, R, R) variance of repeat r on the bins it shares with s; exactly 0 for a constant one."""
         values, ones = self.factors()
-        return self.centred(values.square() @ ones.mT, self.sums, self.sums)
+        variance = self.centred(values.square() @ ones.mT, self.sums, self.sums).clamp(min=0)
+        flat = is_constant(variance, self.offset.unsqueeze(-1), torch.ones_like(variance))
+        return torch.where(flat, torch.zeros_like(variance), variance)
 
     def covariance_and_noise(self) -> tuple[Tensor, Tensor]:
         """(K, R, R) covariance, and half the variance of the difference, whose mean is the noise power."""
@@ -86,9 +89,9 @@ class PairBlock:
         values, ones = self.factors()
         zero = torch.zeros((), dtype=ones.dtype, device=ones.device)
         masked = torch.where(self.mask, pred.unsqueeze(1), zero)
-        level = masked.sum((-2, -1), keepdim=True) / ones.sum((-2, -1), keepdim=True).clamp(min=1)
+        level = masked.sum(-1, keepdim=True) / ones.sum(-1, keepdim=True).clamp(min=1)
         masked = torch.where(self.mask, masked - level, zero)
         sums = masked @ ones.mT
-        variance = self.centred(masked @ masked.mT, sums, sums)
+        variance = self.centred(masked @ masked.mT, sums, sums.mT)
         covariance = self.centred(masked @ values.mT, sums, self.sums.mT)
         return self.mean(variance), self.mean(covariance)

@@ -135,7 +135,7 @@ def _dense_block(values: Tensor) -> _Block:
     mean = repeat_mean.mean(1)
     deviation = psth - mean.unsqueeze(1)
     square = deviation.square().sum(1)
-    repeat_square = (values - repeat_mean.unsqueeze(2)).square_().sum((1, 2))
+    repeat_square = torch.linalg.vector_norm(values - repeat_mean.unsqueeze(2), dim=(1, 2)).square()
     count = torch.full_like(mean, n_bins)
     repeats = torch.full_like(mean, n_repeats)
     signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)

@@ -168,6 +168,6 @@ def check_no_nan(pred: Tensor, psth: Tensor, valid: Tensor | None) -> None:
         missing = missing & valid
     if bool(missing.any()):
         raise ValueError(
-            f"{int(missing.sum())} bins hold NaN, and a spectrum cannot skip bins; pass mask=~torch.isnan(gt) "
-            "to use only the segments without gaps"
+            f"{int(missing.sum())} bins hold NaN, and a spectrum cannot skip bins; pass "
+            "mask=~torch.isnan(gt) to use only the segments without gaps"
         )

@@ -82,7 +82,8 @@ class ScoreTracker:
             if len(known.count) != len(responses):
                 raise ValueError(
                     f"all clips hold the same neurons: earlier ones had N = {len(known.count)}, clip "
-                    f"{clip_key!r} has N = {len(responses)}; fill missing neurons with NaN (dataset.response_block does)"
+                    f"{clip_key!r} has N = {len(responses)}; fill missing neurons with NaN "
+                    "(dataset.response_block does)"
                 )
             break
         self._targets[clip_key] = clip_target(clip, mask)
@@ -131,8 +132,8 @@ class ScoreTracker:
         n_neurons, n_bins = target.deviation.shape
         if pred.shape[0] != n_neurons or pred.shape[1] < n_bins:
             raise ValueError(
-                f"the prediction of clip {key!r} has shape (N, T) with N = {n_neurons} and T >= {n_bins}, got "
-                f"shape {shape_text(pred)}"
+                f"the prediction of clip {key!r} has shape (N, T) with N = {n_neurons} and T >= {n_bins}, "
+                f"got shape {shape_text(pred)}"
             )
         return target
 
