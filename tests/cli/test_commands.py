@@ -11,6 +11,7 @@ import pytest
 from deepSTRF.cli import main
 from deepSTRF.cli._errors import UsageProblem, explain
 from deepSTRF.cli._fit import read_config
+from deepSTRF.cli._tables import print_scores
 from deepSTRF.training.experiment_config import ExperimentConfig
 
 #: A recording of 3 neurons and 6 clips; the first eight words are its options.
@@ -104,7 +105,7 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
     assert code == 0, err
     assert err == ""
     for needed in (
-        "noise-corrected correlation cc_norm",
+        "noise-corrected correlation",
         "validation",
         "Protocol",
         "Run folder  run",
@@ -129,14 +130,24 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
     assert "holds another run" in err
 
 
+def test_score_table_is_whole_on_a_narrow_terminal(finished, capsys, monkeypatch):
+    monkeypatch.setattr("deepSTRF.cli._tables.PIPE_WIDTH", 80)
+    print_scores(finished.scores.summary(), finished.scores.seeds)
+    out = capsys.readouterr().out
+    for row in (row for row in finished.scores.summary() if row.metric == "cc_norm"):
+        cells = [f"{row.mean:.3f}", f"{row.sd:.3f}", f"{row.median:.3f}", str(row.n), str(row.n_nan)]
+        assert re.search(r"noise-corrected correlation +" + " +".join(cells).replace("-", "−"), out)
+
+
 def test_progress_goes_to_stderr_and_several_seeds_have_columns(deepstrf):
     flags = [flag for flag in SMALL_FLAGS if flag != "--quiet"]
     code, out, err = deepstrf("fit", *flags, "--seeds", "0-1")
     assert code == 0, err
     assert "3 neurons, 6 clips, bins of 5 ms; 4 clips train, 1 validate, 1 test" in err
     assert "Seed 1 (2 of 2)" in err
-    assert "seed 0" in out
-    assert "seed 1" in out
+    assert re.search(
+        r"test, noise-corrected correlation: mean \S+ ± \S+ over seeds\n  seed 0 \S+  seed 1 \S+", out
+    )
     assert "runs/synthetic-linear-" in out
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean, stdev
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -20,8 +21,7 @@ __all__ = ["print_run", "print_scores", "stdout_console"]
 PIPE_WIDTH = 160
 #: Metrics on a terminal; the report and scores.csv have all.
 SHOWN = ("cc_norm", "cc_norm_published", "cc", "fve", "ccmax")
-#: More columns of seeds than this would not fit; scores.csv has them.
-MOST_SEEDS = 6
+MAIN = SHOWN[0]
 
 
 def stdout_console() -> Console:
@@ -41,7 +41,7 @@ def stdout_console() -> Console:
 
 
 def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
-    """Print the score table.
+    """Print the score table, and the main score of each seed when there are several.
 
     Parameters
     ----------
@@ -54,30 +54,32 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     --------
     >>> from deepSTRF.training.run_scores import ScoreRow
     >>> print_scores([ScoreRow("test", "cc", 0.5, 0.1, 0.6, 3, 1, (0.5,))], [0])
-      score ...
+                     mean ...
     """
     from deepSTRF.report import METRICS
     from deepSTRF.report.rendering import number
 
-    shown_seeds = list(seeds) if 1 < len(seeds) <= MOST_SEEDS else []
+    shown = [row for row in rows if row.metric in SHOWN]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    table.add_column("  score", no_wrap=True)
-    for name in ("mean", "± sd", "median", "neurons", "no score", *(f"seed {seed}" for seed in shown_seeds)):
+    table.add_column("", no_wrap=True)
+    for name in ("mean", "± sd", "median", "neurons", "no score"):
         table.add_column(name, justify="right", no_wrap=True)
-    split = None
-    for row in rows:
-        if row.metric not in SHOWN:
-            continue
-        if row.split != split:
-            split = row.split
-            table.add_row(f"[bold]{split}[/]")
-        metric = METRICS[row.metric]
-        cells = [number(value, metric.decimals) for value in (row.mean, row.sd, row.median)]
-        cells += [str(row.n), str(row.n_nan)]
-        cells += [number(value, metric.decimals) for value in row.per_seed[: len(shown_seeds)]]
-        style = "bold" if row.metric == SHOWN[0] else None
-        table.add_row(f"  {metric.label} [dim]{row.metric}[/]", *cells, style=style)
-    stdout_console().print(table)
+    for split in dict.fromkeys(row.split for row in shown):
+        table.add_row(f"[bold]{split}[/]")
+        for row in (row for row in shown if row.split == split):
+            metric = METRICS[row.metric]
+            cells = [number(value, metric.decimals) for value in (row.mean, row.sd, row.median)]
+            style = "bold" if row.metric == MAIN else None
+            table.add_row(f"  {metric.label}", *cells, str(row.n), str(row.n_nan), style=style)
+    console = stdout_console()
+    console.print(table)
+    if len(seeds) > 1:
+        for row in (row for row in shown if row.metric == MAIN):
+            values = "  ".join(
+                f"[dim]seed {seed}[/] {number(v)}" for seed, v in zip(seeds, row.per_seed, strict=True)
+            )
+            spread = f"mean {number(mean(row.per_seed))} ± {number(stdev(row.per_seed))} over seeds"
+            console.print(f"\n{row.split}, {METRICS[MAIN].label}: {spread}\n  {values}")
 
 
 def print_run(run: Run, report: Path | None) -> None:

@@ -78,7 +78,7 @@ class _CallDisplay:
 
 
 class _BarDisplay(_CallDisplay):
-    """A rich progress bar on stderr, with the losses, the score and the best epoch beside it."""
+    """A rich progress bar on stderr, with the score of the epoch and the best one beside it."""
 
     def __init__(self, log_fn: Callable[[dict[str, Any]], Any] | None, max_epochs: int, monitor: str) -> None:
         super().__init__(log_fn)
@@ -88,7 +88,7 @@ class _BarDisplay(_CallDisplay):
         self._monitor = monitor
         self._bar = Progress(
             TextColumn("fitting"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=10),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
@@ -107,9 +107,10 @@ class _BarDisplay(_CallDisplay):
     def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
         """Move the bar and show the epoch's numbers."""
         super().show(record, best_epoch, best_score)
-        line = epoch_line(record, self._monitor)
+        # short enough for 80 columns; the losses are in the history
+        line = f"{self._monitor} {mean_score(record[self._monitor]).mean:.3f}"
         if best_score is not None:
-            line += f"  best {best_score:.4f} at {best_epoch}"
+            line += f" (best {best_score:.3f})"
         self._bar.update(self._task, completed=record["epoch"] + 1, description=line)
 
 
