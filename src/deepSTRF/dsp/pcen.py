@@ -1,0 +1,149 @@
+"""Per-channel energy normalisation (PCEN): a causal gain control that divides each band by its recent mean."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from deepSTRF.dsp.recursion import first_order_recursion
+
+__all__ = ["PCEN_EPS", "PCEN_STARTS", "pcen", "pcen_initial_state"]
+
+#: How the running mean starts.
+PCEN_STARTS = ("debiased", "zero", "first")
+#: Energy below which the gain stops growing (Wang et al. 2017, doi 10.1109/ICASSP.2017.7953242).
+PCEN_EPS = 1e-6
+
+
+def pcen_initial_state(
+    batch: int,
+    n_bands: int,
+    *,
+    start: str = "debiased",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """Return the state of the running mean before the first frame.
+
+    Parameters
+    ----------
+    batch, n_bands : int
+        B and F.
+    start : {"debiased", "zero", "first"}
+        As in `pcen`.
+    device, dtype : optional
+        Where and how.
+
+    Returns
+    -------
+    dict
+        ``"memory"`` (B, F): the running mean; ``"log_missing"`` (B, F): log of the weight that it still lacks;
+        ``"started"`` (B, 1): whether a frame has been seen.
+
+    Raises
+    ------
+    ValueError
+        For another start.
+
+    Examples
+    --------
+    >>> sorted(pcen_initial_state(1, 34))
+    ['log_missing', 'memory', 'started']
+    """
+    if start not in PCEN_STARTS:
+        raise ValueError(f"start must be one of {', '.join(map(repr, PCEN_STARTS))}, got {start!r}")
+    memory = torch.zeros(batch, n_bands, device=device, dtype=dtype)
+    # a mean that starts at a given value lacks nothing: log of zero
+    missing = 0.0 if start == "debiased" else -math.inf
+    return {
+        "memory": memory,
+        "log_missing": torch.full_like(memory, missing),
+        "started": torch.zeros(batch, 1, device=device, dtype=torch.bool),
+    }
+
+
+def pcen(
+    energy: Tensor,
+    decay: Tensor | float,
+    alpha: Tensor | float,
+    delta: Tensor | float,
+    root: Tensor | float,
+    *,
+    eps: float = PCEN_EPS,
+    start: str = "debiased",
+    state: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Normalise energies by their running mean and compress: ``(E / (eps + M)^alpha + delta)^root - delta^root``.
+
+    ``M[t] = a M[t - 1] + (1 - a) E[t]`` with ``a = exp(-decay)``. The formula is evaluated in the log domain
+    (``expm1``, ``log1p``), which keeps all digits for quiet sound and a finite gradient for silence.
+
+    Parameters
+    ----------
+    energy : Tensor
+        (B, F, T), not negative.
+    decay : Tensor or float
+        Bin width over time constant of the running mean, above 0: a number, or one per band (F,). Given this way
+        the memory in milliseconds does not change with the bin width.
+    alpha, delta, root : Tensor or float
+        Strength of the gain control, bias, and exponent: numbers, or one per band (F,).
+    eps : float
+        Floor of the running mean.
+    start : {"debiased", "zero", "first"}
+        ``"debiased"``: the mean of the frames so far, each with its exponential weight (so ``M[0] = E[0]``).
+        ``"zero"``: silence before the first frame, which makes an onset of about five time constants. ``"first"``:
+        the first frame, as if it had lasted for ever.
+    state : dict, optional
+        What the previous chunk returned; a fresh start when left out.
+
+    Returns
+    -------
+    normalised : Tensor
+        (B, F, T).
+    state : dict
+        To be handed to the next chunk.
+
+    Raises
+    ------
+    ValueError
+        For an unknown start or a tensor that is not (B, F, T).
+
+    References
+    ----------
+    Wang et al. 2017, doi 10.1109/ICASSP.2017.7953242; Lostanlen et al. 2019, doi 10.1109/LSP.2018.2878620.
+
+    Examples
+    --------
+    >>> steady, _ = pcen(torch.ones(1, 1, 3), decay=0.04, alpha=1.0, delta=2.0, root=0.5)
+    >>> steady
+    tensor([[[0.3178, 0.3178, 0.3178]]])
+    """
+    if energy.ndim != 3:
+        raise ValueError(f"energy must be (B, F, T), got {tuple(energy.shape)}")
+    batch, n_bands, n_frames = energy.shape
+    if state is None:
+        state = pcen_initial_state(batch, n_bands, start=start, device=energy.device, dtype=energy.dtype)
+    rate, gain, bias, power = (_per_band(value, energy) for value in (decay, alpha, delta, root))
+    before = state["memory"]
+    if start == "first":
+        before = torch.where(state["started"], before, energy[..., 0])
+    memory, last = first_order_recursion(-torch.expm1(-rate) * energy, torch.exp(-rate.squeeze(-1)), before)
+    steps = torch.arange(1, n_frames + 1, dtype=energy.dtype, device=energy.device)
+    log_missing = state["log_missing"].unsqueeze(-1) - rate * steps
+    mean = memory / -torch.expm1(log_missing)
+    smooth_gain = torch.exp(-gain * (math.log(eps) + torch.log1p(mean / eps)))
+    output = torch.exp(power * bias.log()) * torch.expm1(power * torch.log1p(energy * smooth_gain / bias))
+    following = {
+        "memory": last,
+        "log_missing": log_missing[..., -1],
+        "started": torch.ones_like(state["started"]),
+    }
+    return output, following
+
+
+def _per_band(value: Tensor | float, like: Tensor) -> Tensor:
+    """Return a number or a (F,) tensor as (1, 1) or (F, 1), ready to meet (B, F, T)."""
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return tensor.reshape(-1, 1)

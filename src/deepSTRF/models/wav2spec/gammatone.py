@@ -1,0 +1,214 @@
+"""Strictly causal gammatone filterbank: the fixed cochlear front-end of auditory neuroscience."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from deepSTRF.dsp.gammatone import gammatone_bandwidth, gammatone_length, gammatone_taps
+from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
+from deepSTRF.dsp.plan import plan_filterbank
+from deepSTRF.dsp.spacing import frequency_scale
+from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
+from deepSTRF.models.causal import State
+from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
+from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.registry import WAV2SPEC
+
+__all__ = ["CausalGammatone"]
+
+_DETECTORS = {"halfwave": "halfwave", "full": "full", "analytic": "magnitude"}
+#: Largest stride of the analytic form, as a fraction of ``audio_fs / b``: keeps the error under 1% of the range.
+_STRIDE_PER_PERIOD = 0.1
+#: Keeps the slope of the cube root finite at silence; shifts the value by at most 1e-6.
+_CUBE_ROOT_EPSILON = 1e-18
+
+
+@WAV2SPEC.register("gammatone")
+class CausalGammatone(PooledFilterbank):
+    """Gammatone filters, rectified, averaged over a causal window and compressed. It has no parameters.
+
+    Each filter is a true causal convolution: after a click, the envelope of a channel peaks ``(order - 1) /
+    (2 pi b)`` later, 6 ms at 500 Hz and 0.2 ms at 20 kHz, as a travelling wave does. Filters have unit peak gain.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    n_filters : int
+        Bands, F, equally spaced in ERB-rate from ``f_min`` to ``f_max``, both included.
+    hop_ms : float
+        Bin width in ms; the hop in samples must be whole.
+    f_min : float
+        First centre frequency in hertz, above 0.
+    f_max : float or None
+        Last centre frequency; None is 22,627 or Nyquist, whichever is lower.
+    order : int
+        Order of the filters.
+    b_factor : float
+        Bandwidth in equivalent rectangular bandwidths.
+    kernel_ms : float or None
+        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500 Hz).
+    rectify : {"halfwave", "full", "analytic"}
+        Positive part, absolute value, or the magnitude of the analytic filter, which has no ripple at twice the
+        frequency.
+    env_window_ms : float or None
+        Length of the averaging window in ms; None is two bins.
+    compression : {"log", "cuberoot", "pcen", "none"}
+        ``ln(max(E, log_floor))``, cube root, gain control, or nothing.
+    log_floor : float
+        Threshold of the logarithm.
+    pcen_tau_ms : float
+        Time constant of the gain control in ms.
+    pcen_alpha, pcen_delta, pcen_r, pcen_eps : float
+        Its strength, bias, exponent and floor (`deepSTRF.dsp.pcen`).
+    pcen_start : {"debiased", "zero", "first"}
+        How its running mean begins.
+    max_stride : int or None
+        Largest stride of the analytic form, in samples; 1 is the textbook form. The other rectifiers always run at
+        stride 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; among them an explicit ``f_max`` above Nyquist, a window shorter than the hop, and a
+        hop that is no integer.
+
+    References
+    ----------
+    Patterson et al. 1992, "Complex sounds and auditory images"; Glasberg & Moore 1990, doi
+    10.1016/0378-5955(90)90170-T; PCEN: Wang et al. 2017, doi 10.1109/ICASSP.2017.7953242.
+
+    Examples
+    --------
+    >>> gammatone = CausalGammatone(audio_fs=16000, n_filters=8, compression="pcen")
+    >>> gammatone(torch.zeros(1, 1, 1600)).shape
+    torch.Size([1, 1, 8, 20])
+    """
+
+    _fc: Tensor
+    _taps: Tensor
+    _windows: Tensor
+
+    def __init__(
+        self,
+        audio_fs: float,
+        n_filters: int = 34,
+        hop_ms: float = 5.0,
+        f_min: float = 500.0,
+        f_max: float | None = None,
+        order: int = 4,
+        b_factor: float = 1.019,
+        kernel_ms: float | None = None,
+        rectify: str = "halfwave",
+        env_window_ms: float | None = None,
+        compression: str = "log",
+        log_floor: float = 1e-4,
+        pcen_tau_ms: float = 197.5,
+        pcen_alpha: float = 0.98,
+        pcen_delta: float = 2.0,
+        pcen_r: float = 0.5,
+        pcen_eps: float = 1e-6,
+        *,
+        pcen_start: str = "debiased",
+        max_stride: int | None = None,
+    ) -> None:
+        super().__init__(audio_fs, n_filters, hop_ms)
+        check_choice("rectify", rectify, tuple(_DETECTORS))
+        check_choice("compression", compression, ("log", "cuberoot", "pcen", "none"))
+        check_choice("pcen_start", pcen_start, PCEN_STARTS)
+        self.f_max = default_f_max(f_max, self.audio_fs)
+        self.f_min = check_positive_number("f_min", check_frequency_range(f_min, self.f_max))
+        self.order = check_positive_int("order", order)
+        self.b_factor = check_positive_number("b_factor", b_factor)
+        self.rectify, self.compression, self.pcen_start = rectify, compression, pcen_start
+        self.log_floor = check_positive_number("log_floor", log_floor)
+        self.pcen_tau_ms = check_positive_number("pcen_tau_ms", pcen_tau_ms)
+        self.pcen_alpha, self.pcen_delta, self.pcen_r, self.pcen_eps = (
+            check_positive_number(name, value)
+            for name, value in (
+                ("pcen_alpha", pcen_alpha), ("pcen_delta", pcen_delta), ("pcen_r", pcen_r), ("pcen_eps", pcen_eps),
+            )
+        )  # fmt: skip
+        window_ms = 2.0 * self.hop_ms if env_window_ms is None else env_window_ms
+        self.env_window = window_samples("env_window_ms", window_ms, self.audio_fs, self.hop)
+        self._design(kernel_ms, max_stride)
+
+    def _design(self, kernel_ms: float | None, max_stride: int | None) -> None:
+        """Build the filters in float64, in the order of the samples they meet."""
+        center = frequency_scale("erb").points(self.f_min, self.f_max, self.n_filters)
+        sizes = gammatone_length(center, self.audio_fs, self.order, self.b_factor)
+        if kernel_ms is not None:
+            longest = window_samples("kernel_ms", kernel_ms, self.audio_fs, self.hop)
+            sizes = [min(size, longest) for size in sizes]
+        analytic = self.rectify == "analytic"
+        limit = 1.0
+        if analytic:
+            limit = self.hop if max_stride is None else check_positive_number("max_stride", max_stride)
+        periods = (float(self.audio_fs) / gammatone_bandwidth(center, self.b_factor)).tolist()
+        strides = [min(_STRIDE_PER_PERIOD * period, limit) for period in periods]
+        self.set_plan(
+            plan_filterbank(sizes, strides, self.hop, n_parts=2 if analytic else 1),
+            _DETECTORS[self.rectify],
+            self.env_window,
+        )
+        self.register_constant("_fc", center)
+        taps = []
+        for group in self.plan.groups:
+            filters = gammatone_taps(
+                center[group.start : group.stop], self.audio_fs, group.kernel_size, self.order, self.b_factor
+            ).flip(-1)
+            parts = [filters.real, filters.imag] if analytic else [filters.real]
+            taps.append(torch.stack(parts).flatten(1))
+        self.register_constant("_taps", torch.cat(taps, dim=-1))
+        channel, age = self.plan.window_layout(self.pooled_bins)
+        window = (age < self.env_window).double()
+        total = torch.zeros(self.n_filters, dtype=torch.float64).index_add(0, channel, window)
+        self.register_constant("_windows", window / total[channel])
+
+    def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the taps (1 or 2, F_g, K_g) and the averaging windows of every group."""
+        return self.plan.split_taps(self._taps), self.plan.split_windows(self._windows, self.pooled_bins)
+
+    @property
+    def impulse_responses(self) -> Tensor:
+        """Impulse responses of the filters (F, K_max), by age: real, with unit peak gain."""
+        rows = [
+            torch.nn.functional.pad(taps[0].flip(-1), (0, self.plan.max_kernel_size - taps.shape[-1]))
+            for taps in self.plan.split_taps(self._taps)
+        ]
+        return torch.cat(rows)
+
+    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+        """Compress averaged envelopes (B, F, T)."""
+        if self.compression == "log":
+            return energy.clamp_min(self.log_floor).log(), {}
+        if self.compression == "cuberoot":
+            root: float = _CUBE_ROOT_EPSILON ** (1.0 / 3.0)
+            return root * torch.expm1(torch.log1p(energy / _CUBE_ROOT_EPSILON) / 3.0), {}
+        if self.compression == "pcen":
+            decay = self.hop_ms / self.pcen_tau_ms
+            return pcen(
+                energy, decay, self.pcen_alpha, self.pcen_delta, self.pcen_r,
+                eps=self.pcen_eps, start=self.pcen_start, state=state,
+            )  # fmt: skip
+        return energy, {}
+
+    def init_compression(self, batch: int, device: torch.device, dtype: torch.dtype) -> State:
+        """Return the start of the running means."""
+        if self.compression != "pcen":
+            return {}
+        return dict(pcen_initial_state(batch, self.n_filters, start=self.pcen_start, device=device, dtype=dtype))
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """Centre frequencies (F,) in hertz."""
+        return self._fc
+
+    @property
+    def channel_latency_ms(self) -> Tensor:
+        """Delay of each band (F,) in ms: group delay ``order / (2 pi b)`` and window, less half a bin."""
+        delay = self.order * float(self.audio_fs) / (2.0 * math.pi * gammatone_bandwidth(self._fc, self.b_factor))
+        return self._latency_from_ages(delay, torch.full_like(delay, (self.env_window - 1) / 2.0))

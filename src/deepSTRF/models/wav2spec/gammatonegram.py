@@ -1,0 +1,136 @@
+"""Strictly causal gammatone-gram, after Slaney, Ellis and Heeris."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from deepSTRF.dsp.plan import plan_filterbank
+from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length
+from deepSTRF.models._checks import check_choice, check_positive_number
+from deepSTRF.models.causal import State
+from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max
+from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.registry import WAV2SPEC
+
+__all__ = ["Gammatonegram"]
+
+#: Default upper frequency in hertz, where Nyquist allows it.
+_DEFAULT_F_MAX_HZ = 8000.0
+#: Added to the mean square before the root: keeps the gradient finite at silence (an amplitude of 1e-9).
+_ROOT_FLOOR = 1e-18
+
+
+@WAV2SPEC.register("gammatonegram")
+class Gammatonegram(PooledFilterbank):
+    """Root mean square of Slaney's gammatone cascade over a short window at the start of each bin. No parameters.
+
+    Frame ``t`` is the root of the mean square over the samples ``[t * hop, t * hop + window)``, which all lie inside
+    bin ``t``. The cascade is realised in float64 as its own impulse response, cut where 1e-12 of the energy is left,
+    so results agree with a float64 recursion to 1e-5.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    n_filters : int
+        Bands, F.
+    hop_ms : float
+        Bin width in ms; the hop in samples must be whole.
+    window_ms : float
+        Window in ms, at most one bin.
+    f_min : float
+        Lowest centre frequency in hertz.
+    f_max : float or None
+        The highest centre lies one step below it; None is 8,000 or Nyquist, whichever is lower.
+    compression : {"log1p", "log", "none"}
+        ``ln(1 + x)``, ``ln(max(x, log_floor))``, or nothing.
+    log_floor : float
+        Threshold of the logarithm.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; among them a window longer than the hop and an explicit ``f_max`` above Nyquist.
+
+    References
+    ----------
+    Slaney 1993, Apple Technical Report 35; Ellis 2009, "Gammatone-like spectrograms" (web resource).
+
+    Examples
+    --------
+    >>> gram = Gammatonegram(audio_fs=16000, n_filters=10, f_max=6000.0)
+    >>> gram(torch.zeros(1, 1, 1600)).shape
+    torch.Size([1, 1, 10, 20])
+    """
+
+    _fc: Tensor
+    _taps: Tensor
+    _windows: Tensor
+
+    def __init__(
+        self,
+        audio_fs: float,
+        n_filters: int = 50,
+        hop_ms: float = 5.0,
+        window_ms: float = 2.5,
+        f_min: float = 1000.0,
+        f_max: float | None = None,
+        compression: str = "log1p",
+        log_floor: float = 1e-8,
+    ) -> None:
+        super().__init__(audio_fs, n_filters, hop_ms)
+        check_choice("compression", compression, ("log1p", "log", "none"))
+        self.compression = compression
+        self.log_floor = check_positive_number("log_floor", log_floor)
+        self.f_max = default_f_max(f_max, self.audio_fs, ceiling_hz=_DEFAULT_F_MAX_HZ)
+        self.f_min = check_frequency_range(f_min, self.f_max)
+        self.window = round(float(self.audio_fs) * check_positive_number("window_ms", window_ms) / 1000.0)
+        if not 1 <= self.window <= self.hop:
+            raise ValueError(
+                f"window_ms={window_ms:g} ms ({self.window} samples) must hold at least one sample and at most one "
+                f"bin ({self.hop} samples); give at most {self.hop_ms:g} ms"
+            )
+        center = slaney_centers(self.f_min, self.f_max, self.n_filters)
+        plan = plan_filterbank(slaney_length(center, self.audio_fs), [1.0] * len(center), self.hop, n_parts=1)
+        self.set_plan(plan, "square", self.hop)
+        self.register_constant("_fc", center)
+        taps = [
+            slaney_impulse_responses(center[group.start : group.stop], self.audio_fs, group.kernel_size).flip(-1)
+            for group in plan.groups
+        ]
+        self.register_constant("_taps", torch.cat([rows.flatten() for rows in taps]).unsqueeze(0))
+        _, age = plan.window_layout(1)
+        # the first samples of a bin are its oldest
+        self.register_constant("_windows", (age >= self.hop - self.window).double() / self.window)
+
+    def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the taps (1, F_g, K_g) and the windows of every group."""
+        return self.plan.split_taps(self._taps), self.plan.split_windows(self._windows, 1)
+
+    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+        """Take the root of mean squares (B, F, T) and compress."""
+        level = (energy + _ROOT_FLOOR).sqrt()
+        if self.compression == "log1p":
+            return level.log1p(), {}
+        if self.compression == "log":
+            return level.clamp_min(self.log_floor).log(), {}
+        return level, {}
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """Centre frequencies (F,) in hertz."""
+        return self._fc
+
+    @property
+    def channel_latency_ms(self) -> Tensor:
+        """Delay of each band (F,) in ms: centroid of its envelope and of the window, less half a bin."""
+        moments = [self._centroid(taps[0]) for taps in self.plan.split_taps(self._taps)]
+        window = torch.full_like(self._fc, self.hop - (self.window + 1) / 2.0)
+        return self._latency_from_ages(torch.cat(moments), window)
+
+    @staticmethod
+    def _centroid(taps: Tensor) -> Tensor:
+        age = torch.arange(taps.shape[-1] - 1, -1, -1, device=taps.device, dtype=taps.dtype)
+        power = taps.square()
+        return (power * age).sum(-1) / power.sum(-1)

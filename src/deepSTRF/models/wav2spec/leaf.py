@@ -1,0 +1,298 @@
+"""Strictly causal LEAF: a spectrogram whose every stage is learned from the neurons."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
+from deepSTRF.dsp.gabor import gabor_taps, gaussian_mass
+from deepSTRF.dsp.pcen import pcen
+from deepSTRF.dsp.plan import plan_filterbank
+from deepSTRF.dsp.scales import ERB_bandwidth
+from deepSTRF.dsp.spacing import frequency_scale
+from deepSTRF.models._checks import check_choice, check_flag, check_positive_number
+from deepSTRF.models.causal import State
+from deepSTRF.models.wav2spec.adaptation import PCEN
+from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
+from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.registry import WAV2SPEC
+
+__all__ = ["CausalLEAF"]
+
+#: Gabor kernels reach this many standard deviations to either side (the edge is 3e-4 of the peak).
+_HALF_WIDTH = 4.0
+#: Largest stride, in the smallest standard deviation that learning may reach (see DESIGN, striding).
+_STRIDE_PER_SIGMA = 0.75
+#: The onset of the pooling window, one bin long, is sampled at least this often.
+_STRIDES_PER_HOP = 8
+#: Bandwidths relative to their start that learning may reach; a wider range costs time (longer kernels, smaller
+#: strides). The start is broad already: a standard deviation of one ERB, 2.6 ERB at half height.
+_BANDWIDTH_RANGE = (1.0 / 1.5, 1.25)
+#: Pooling widths relative to their start that learning may reach.
+_POOLING_RANGE = 2.0
+#: A pooling window without an option lasts four bins, with a standard deviation of a quarter of it.
+_POOLING_HOPS, _POOLING_SIGMAS = 4, 4
+#: Lowest centre frequency that learning may reach, in hertz: the lower limit of hearing.
+_LOWEST_CENTER_HZ = 20.0
+#: A centre that starts at Nyquist may move on by this many channels: beyond it mirrors back.
+_ROOM_AT_NYQUIST = 0.125
+
+
+@WAV2SPEC.register("leaf")
+class CausalLEAF(PooledFilterbank):
+    """Learned spectrogram: complex Gabor filters, magnitude, Gaussian pooling, per-channel gain control.
+
+    Seven parameters per band, all of them shifts from a documented start in scale-free units: centre frequency in
+    channel spacings, log bandwidth, log pooling width, and the four of `PCEN`. One optimiser step of 0.01 means a
+    hundredth of a channel at 60 Hz as at 20 kHz. Shifts are bounded smoothly (`deepSTRF.dsp.bounded_shift`): no
+    channel can die at a limit.
+
+    Frame ``t`` sees samples before ``(t + 1) * hop``. Each filter is centred four of its standard deviations in the
+    past, the shortest delay at which it is whole, and its magnitude is averaged by a one-sided window that weighs
+    recent sound most: ``sin^2(pi/2 min((d + 1/2) / hop, 1)) exp(-(d / sigma_p)^2 / 2)`` over ages ``d``.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    n_filters : int
+        Bands, F.
+    hop_ms : float
+        Bin width in ms; the hop in samples must be whole.
+    f_min : float
+        First centre frequency in hertz, above 0.
+    f_max : float or None
+        Last centre frequency; None is 22,627 or Nyquist, whichever is lower. Centres are equally spaced in mel.
+    kernel_ms : float or None
+        Longest Gabor kernel in ms. None: as long as each filter needs (8 standard deviations).
+    pool_ms : float or None
+        Four standard deviations of the pooling window at the start, in ms; None is four bins.
+    learn_filters, learn_pooling, learn_pcen : bool
+        Which stages are trained: 2, 1 and 4 parameters per band.
+    compression : {"pcen", "log"}
+        Gain control, or ``ln(max(E, log_floor))`` for comparison.
+    log_floor : float
+        Threshold of the logarithm.
+    pcen_tau_ms : float
+        Time constant of the gain control at the start, in ms.
+    pcen_start : {"debiased", "zero", "first"}
+        How its running mean begins (`deepSTRF.dsp.pcen`).
+    pool_window : {"smooth", "hard"}
+        ``"hard"`` is the window of the published form, without the smooth onset; it forbids strides.
+    max_stride : int or None
+        Largest stride of the filterbank, in samples; 1 is the textbook form. None: chosen per group of channels, with
+        errors under 1% of the output's range.
+    bandwidth_range : tuple of float
+        Smallest and largest bandwidth that learning may reach, relative to the start.
+
+    Attributes
+    ----------
+    center_shift, bandwidth_shift, pooling_shift : nn.Parameter
+        (F,) shifts: channel spacings, log bandwidth, log pooling width.
+    pcen : PCEN or None
+        The gain control.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; among them an explicit ``f_max`` above Nyquist and a hop that is no integer.
+
+    References
+    ----------
+    Zeghidour, Teboul, de Chaumont Quitry & Tagliasacchi 2021, doi 10.48550/arXiv.2101.08596; Schlüter & Gutenbrunner
+    2022 (strides per group), doi 10.48550/arXiv.2207.05508.
+
+    Examples
+    --------
+    >>> leaf = CausalLEAF(audio_fs=16000, n_filters=8)
+    >>> leaf(torch.zeros(1, 1, 1600)).shape, sum(p.numel() for p in leaf.parameters())
+    (torch.Size([1, 1, 8, 20]), 56)
+    >>> leaf.frequencies_hz[[0, -1]]
+    tensor([  60., 8000.])
+    """
+
+    _center_hz: Tensor
+    _spacing: Tensor
+    _room_down: Tensor
+    _room_up: Tensor
+    _sigma: Tensor
+    _tap_age: Tensor
+    _half_kernel: Tensor
+    _window_age: Tensor
+    _tap_channel: Tensor
+    _window_channel: Tensor
+
+    def __init__(
+        self,
+        audio_fs: float,
+        n_filters: int = 34,
+        hop_ms: float = 5.0,
+        f_min: float = 60.0,
+        f_max: float | None = None,
+        kernel_ms: float | None = None,
+        pool_ms: float | None = None,
+        learn_filters: bool = True,
+        learn_pooling: bool = True,
+        learn_pcen: bool = True,
+        *,
+        compression: str = "pcen",
+        log_floor: float = 1e-4,
+        pcen_tau_ms: float = 122.5,
+        pcen_start: str = "debiased",
+        pool_window: str = "smooth",
+        max_stride: int | None = None,
+        bandwidth_range: tuple[float, float] = _BANDWIDTH_RANGE,
+    ) -> None:
+        super().__init__(audio_fs, n_filters, hop_ms)
+        check_choice("compression", compression, ("pcen", "log"))
+        check_choice("pool_window", pool_window, ("smooth", "hard"))
+        self.f_max = default_f_max(f_max, self.audio_fs)
+        self.f_min = check_positive_number("f_min", check_frequency_range(f_min, self.f_max))
+        self.compression, self.pool_window = compression, pool_window
+        self.log_floor = check_positive_number("log_floor", log_floor)
+        self._narrowest, self._broadest = _check_range(bandwidth_range)
+        pool = 4.0 * self.hop_ms if pool_ms is None else pool_ms
+        self.pool_sigma_samples = window_samples("pool_ms", pool, self.audio_fs, self.hop) / _POOLING_SIGMAS
+        self._register_centers()
+        self._plan_bank(kernel_ms, 1 if pool_window == "hard" else max_stride)
+        flags = {"center_shift": learn_filters, "bandwidth_shift": learn_filters, "pooling_shift": learn_pooling}
+        for name, learned in flags.items():
+            self.register_parameter(
+                name, nn.Parameter(torch.zeros(self.n_filters), requires_grad=check_flag(f"learning of {name}", learned))
+            )
+        self.pcen: PCEN | None = None
+        if compression == "pcen":
+            self.pcen = PCEN(self.n_filters, self.hop_ms, pcen_tau_ms, start=pcen_start, learnable=learn_pcen)
+
+    def _register_centers(self) -> None:
+        """Register the start: centres equally spaced in mel, one ERB of bandwidth, and how far centres may move."""
+        center = frequency_scale("htk").points(self.f_min, self.f_max, self.n_filters)
+        steps = mel_distance(center[:-1], center[1:]) if self.n_filters > 1 else mel_distance(center, self.f_max)
+        spacing = steps.mean().expand(self.n_filters)
+        nyquist = torch.tensor(float(self.audio_fs) / 2.0, dtype=torch.float64)
+        lowest = min(_LOWEST_CENTER_HZ, self.f_min / 2.0)
+        self.register_constant("_center_hz", center)
+        self.register_constant("_spacing", spacing)
+        self.register_constant("_room_down", mel_distance(torch.full_like(center, lowest), center))
+        self.register_constant("_room_up", mel_distance(center, nyquist).clamp_min(_ROOM_AT_NYQUIST * spacing))
+        self.register_constant("_sigma", float(self.audio_fs) / (2.0 * math.pi * ERB_bandwidth(center)))
+
+    def _plan_bank(self, kernel_ms: float | None, max_stride: int | None) -> None:
+        """Fix kernel lengths and strides for every bandwidth that learning may reach."""
+        sigma = self._exact["_sigma"]
+        sizes = [2 * math.ceil(_HALF_WIDTH * value) + 1 for value in (sigma / self._narrowest).tolist()]
+        if kernel_ms is not None:
+            longest = window_samples("kernel_ms", kernel_ms, self.audio_fs, self.hop) | 1
+            sizes = [min(size, longest) for size in sizes]
+        limit = self.hop / _STRIDES_PER_HOP if max_stride is None else check_positive_number("max_stride", max_stride)
+        strides = [min(_STRIDE_PER_SIGMA * value, limit) for value in (sigma / self._broadest).tolist()]
+        plan = plan_filterbank(sizes, strides, self.hop)
+        window = math.ceil(_POOLING_SIGMAS * _POOLING_RANGE * self.pool_sigma_samples)
+        self.set_plan(plan, "magnitude", window)
+        channel, age = plan.tap_layout
+        self.register_buffer("_tap_channel", channel, persistent=False)
+        self.register_constant("_tap_age", age)
+        self.register_constant("_half_kernel", (torch.tensor(plan.kernel_sizes) - 1) / 2)
+        channel, age = plan.window_layout(self.pooled_bins)
+        self.register_buffer("_window_channel", channel, persistent=False)
+        self.register_constant("_window_age", age)
+
+    @property
+    def center_hz(self) -> Tensor:
+        """Centre frequency of each filter (F,) in hertz."""
+        shift = bounded_shift(self._spacing * self.center_shift, self._room_down, self._room_up)
+        center = shift_in_mel(self._center_hz, shift)
+        nyquist = float(self.audio_fs) / 2.0
+        # a complex filter beyond Nyquist hears what its mirror image hears
+        return torch.where(center > nyquist, 2.0 * nyquist - center, center)
+
+    @property
+    def center_freq_(self) -> Tensor:
+        """Centre frequency of each filter (F,) in radians per sample; read-only."""
+        return self.center_hz * (2.0 * math.pi / float(self.audio_fs))
+
+    @property
+    def gabor_sigma(self) -> Tensor:
+        """Standard deviation of each filter's envelope (F,) in samples."""
+        narrower, broader = -math.log(self._narrowest), math.log(self._broadest)
+        return self._sigma * torch.exp(-bounded_shift(self.bandwidth_shift, narrower, broader))
+
+    @property
+    def pool_sigma(self) -> Tensor:
+        """Standard deviation of each pooling window (F,) in samples."""
+        limit = math.log(_POOLING_RANGE)
+        return self.pool_sigma_samples * torch.exp(bounded_shift(self.pooling_shift, limit, limit))
+
+    def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the complex taps (2, F_g, K_g) and the pooling windows of every group."""
+        sigma = self.gabor_sigma
+        delay = torch.minimum(_HALF_WIDTH * sigma, self._half_kernel)
+        center = self.center_freq_
+        after = torch.minimum(_HALF_WIDTH * sigma, self._half_kernel * 2 - delay)
+        gain = 1.0 / gaussian_mass(sigma, delay, after)
+        channel = self._tap_channel
+        offset = delay[channel] - self._tap_age
+        real, imaginary = gabor_taps(center[channel], sigma[channel], offset)
+        taps = torch.stack([real, imaginary]) * gain[channel]
+        return self.plan.split_taps(taps), self.plan.split_windows(self._pool_weights(), self.pooled_bins)
+
+    def _pool_weights(self) -> Tensor:
+        """Return the pooling weights of all bands in one row; those of a band sum to 1."""
+        channel, age = self._window_channel, self._window_age
+        weights = torch.exp(-0.5 * (age / self.pool_sigma[channel]).square())
+        if self.pool_window == "smooth":
+            weights = weights * torch.sin(0.5 * math.pi * ((age + 0.5) / self.hop).clamp(max=1.0)).square()
+        total = torch.zeros_like(self._sigma).index_add(0, channel, weights)
+        return weights / total[channel]
+
+    def _build_gabor(self) -> tuple[Tensor, Tensor]:
+        """Return real and imaginary filters (F, 1, K_max), centred, with gain 1 for a complex tone at the centre."""
+        half = (self.plan.max_kernel_size - 1) // 2
+        offset = torch.arange(-half, half + 1, device=self._sigma.device, dtype=self._sigma.dtype)
+        sigma = self.gabor_sigma.unsqueeze(-1)
+        inside = offset.abs() <= self._half_kernel.unsqueeze(-1)
+        real, imaginary = gabor_taps(self.center_freq_.unsqueeze(-1), sigma, offset)
+        reach = torch.minimum(torch.full_like(self._half_kernel, half), self._half_kernel)
+        gain = (inside / gaussian_mass(sigma.squeeze(-1), reach, reach).unsqueeze(-1)).to(real.dtype)
+        return (gain * real).unsqueeze(1), (gain * imaginary).unsqueeze(1)
+
+    def compression_values(self) -> tuple[Tensor, ...]:
+        """Return decay, alpha, delta and root of the gain control."""
+        return () if self.pcen is None else self.pcen.values()
+
+    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+        """Apply the gain control (or the logarithm) to pooled magnitudes (B, F, T)."""
+        if self.pcen is None:
+            return energy.clamp_min(self.log_floor).log(), {}
+        return pcen(energy, *values, start=self.pcen.start, state=state)
+
+    def init_compression(self, batch: int, device: torch.device, dtype: torch.dtype) -> State:
+        """Return the start of the running means."""
+        return {} if self.pcen is None else self.pcen.init_state(batch, device=device, dtype=dtype)
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """Centre frequencies (F,) in hertz, as learned; detached."""
+        return self.center_hz.detach()
+
+    @property
+    def channel_latency_ms(self) -> Tensor:
+        """Delay of each band (F,) in ms: of its filter and its pooling window, less half a bin."""
+        with torch.no_grad():
+            delay = torch.minimum(_HALF_WIDTH * self.gabor_sigma, self._half_kernel)
+            moment = torch.zeros_like(delay).index_add(0, self._window_channel, self._pool_weights() * self._window_age)
+            return self._latency_from_ages(delay, moment)
+
+
+def _check_range(bandwidth_range: tuple[float, float]) -> tuple[float, float]:
+    """Return the pair after checking ``0 < narrowest < 1 < broadest``."""
+    narrowest, broadest = (float(value) for value in bandwidth_range)
+    if not 0.0 < narrowest < 1.0 < broadest < math.inf:
+        raise ValueError(
+            f"bandwidth_range must be (narrowest, broadest) with narrowest between 0 and 1 and broadest above 1, got "
+            f"{bandwidth_range!r}, e.g. {_BANDWIDTH_RANGE}"
+        )
+    return narrowest, broadest
