@@ -1,9 +1,26 @@
-"""What a model has learned, as numbers: so far, front-ends against reference spectrograms."""
+"""What a model has learned, as numbers: its front-end's channels, its receptive field in the sound itself.
+
+`front_end_response` measures what each channel of a front-end hears, `compare_wav2spec` holds its output
+against a reference spectrogram, `waveform_field` finds which samples drove a response. Figures are in
+`deepSTRF.plots`; the gradients themselves are methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
+"""
 
 from deepSTRF.interpret.compare_wav2spec import (
     Wav2specComparison,
     compare_wav2spec,
     compare_wav2spec_to_groundtruth,
 )
+from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
+from deepSTRF.interpret.waveform_field import WaveformField, rf_duration_ms, waveform_field
 
-__all__ = ["Wav2specComparison", "compare_wav2spec", "compare_wav2spec_to_groundtruth"]
+__all__ = [
+    "FrontEndResponse",
+    "Wav2specComparison",
+    "WaveformField",
+    "compare_wav2spec",
+    "compare_wav2spec_to_groundtruth",
+    "front_end_response",
+    "initial_front_end",
+    "rf_duration_ms",
+    "waveform_field",
+]

@@ -31,6 +31,7 @@ __all__ = [
     "draw_spectrogram",
     "frequency_axis",
     "integer_ticks",
+    "kilohertz_axis",
     "left_title",
     "new_figure",
     "symmetric_limit",
@@ -131,6 +132,19 @@ def frequency_axis(ax: Axes, n_bands: int, frequencies_hz: FloatArray | None, la
         return
     picked = np.unique(np.linspace(0, n_bands - 1, min(4, n_bands)).round().astype(int))
     ax.set_yticks(picked, [_khz(float(frequencies_hz[band])) for band in picked])
+
+
+def kilohertz_axis(ax: Axes, which: str, low_hz: float, high_hz: float) -> None:
+    """Make axis "x" or "y", whose data are kilohertz, logarithmic, with ticks at round frequencies."""
+    from matplotlib.ticker import NullFormatter, NullLocator
+
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    (ax.set_xlim if which == "x" else ax.set_ylim)(low_hz / 1000.0, high_hz / 1000.0)
+    nice = _nice_frequencies(low_hz, high_hz)
+    axis: Axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_ticks([hertz / 1000.0 for hertz in nice], [_khz(hertz) for hertz in nice])
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def draw_spectrogram(
