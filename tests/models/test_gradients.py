@@ -278,6 +278,14 @@ def test_waveform_map_is_a_receptive_field():
     torch.testing.assert_close(peak[:end], model.waveform_gradmap(sound[:end], neuron=1))
 
 
+def test_the_first_of_equal_peaks_counts():
+    """A rectified cell that is silent throughout has equal maxima everywhere."""
+    model = hearing(output_activation=nn.Hardtanh(0.0, 1e-9)).eval()
+    model.readout.bn.bias.data.fill_(-100.0)
+    sound = 0.1 * torch.randn(10 * HOP)
+    assert (model.waveform_gradmap(sound, neuron=0, reduce="peak")[HOP:] == 0).all()
+
+
 def test_waveform_map_shapes_and_neurons():
     model = hearing()
     sound = 0.1 * torch.randn(10 * HOP)

@@ -372,7 +372,8 @@ def _over_time(series: Tensor, reduce: str) -> Tensor:
     """Reduce one neuron's response (T,) to the number that is differentiated."""
     if reduce == "last":
         return series[-1]
-    return series.max() if reduce == "peak" else series.sum()
+    # the first of equal maxima: the gradient of max() would be shared among them
+    return series[series.argmax()] if reduce == "peak" else series.sum()
 
 
 def _check_finite(model: Any, maps: Tensor) -> None:
