@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 #: Detectors by name; the first two take complex filters, the others real ones.
-DETECTORS = ("magnitude", "power", "halfwave", "full", "square")
+DETECTORS = ("magnitude", "power", "halfwave", "full", "square", "none")
 #: Added to the squared magnitude: keeps the gradient finite in digital silence (an amplitude of 3e-5).
 MAGNITUDE_FLOOR = 1e-9
 
@@ -194,7 +194,7 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
         (..., P, M) outputs; P is 2 for ``"magnitude"`` and ``"power"``, 1 for the others.
     detector : str
         ``"magnitude"``: ``sqrt(re^2 + im^2 + 1e-9)``; ``"power"``: ``re^2 + im^2``; ``"halfwave"``: positive part;
-        ``"full"``: absolute value; ``"square"``.
+        ``"full"``: absolute value; ``"square"``; ``"none"``: the signed output.
 
     Returns
     -------
@@ -223,6 +223,8 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
         return filtered.squeeze(-2).abs()
     if detector == "square":
         return filtered.squeeze(-2).square()
+    if detector == "none":
+        return filtered.squeeze(-2)
     raise ValueError(f"unknown detector {detector!r}; legal names: {', '.join(map(repr, DETECTORS))}")
 
 

@@ -55,7 +55,7 @@ class CausalGammatone(PooledFilterbank):
         Positive part, absolute value, or the magnitude of the analytic filter, which has no ripple at twice the
         frequency.
     env_window_ms : float or None
-        Length of the averaging window in ms; None is two bins.
+        Length of the averaging window in ms; None is two bins. It is flat, but a Hann window for ``"analytic"``.
     compression : {"log", "cuberoot", "pcen", "none"}
         ``ln(max(E, log_floor))``, cube root, gain control, or nothing.
     log_floor : float
@@ -164,7 +164,10 @@ class CausalGammatone(PooledFilterbank):
             taps.append(torch.stack(parts).flatten(1))
         self.register_constant("_taps", torch.cat(taps, dim=-1))
         channel, age = self.plan.window_layout(self.pooled_bins)
-        window = (age < self.env_window).double()
+        if analytic:  # a smooth window, which may be sampled at the stride
+            window = torch.sin(math.pi * ((age.double() + 0.5) / self.env_window).clamp_max(1.0)).square()
+        else:
+            window = (age < self.env_window).double()
         total = torch.zeros(self.n_filters, dtype=torch.float64).index_add(0, channel, window)
         self.register_constant("_windows", window / total[channel])
 

@@ -1,0 +1,268 @@
+"""Strictly causal SincNet: band-pass filters whose two cutoffs are learned."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
+from deepSTRF.dsp.plan import FilterbankPlan, FilterGroup, plan_filterbank
+from deepSTRF.dsp.sinc import sinc_bandpass
+from deepSTRF.dsp.spacing import FrequencyScale, frequency_scale
+from deepSTRF.dsp.windows import symmetric_window
+from deepSTRF.models._checks import check_choice, check_flag, check_positive_int, check_positive_number
+from deepSTRF.models.causal import State
+from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
+from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.registry import WAV2SPEC
+
+__all__ = ["SincNet"]
+
+#: Lowest cutoff in hertz.
+_LOWEST_HZ = 1.0
+#: Transition width of a Hamming-windowed filter, times kernel length over rate (Harris 1978, doi
+#: 10.1109/PROC.1978.10837).
+_HAMMING_TRANSITION = 3.3
+#: Broadest band that learning may reach, relative to the start; more costs time (smaller strides).
+_BROADEST = 2.0
+#: Samples kept per period of the bandwidth (transition included): keeps the error under 1% of the range.
+_SAMPLES_PER_BANDWIDTH = 2.0
+
+
+@WAV2SPEC.register("sincnet")
+class SincNet(PooledFilterbank):
+    """Windowed-sinc band-pass filters, two learned cutoffs each, as a signed signal or as an envelope.
+
+    ``h[n] = w[n] (sin(2 pi f2 n / fs) - sin(2 pi f1 n / fs)) / (pi n)`` with a symmetric Hamming window: gain 1 in
+    the band whatever its width. The two parameters of a channel are shifts from the documented start in scale-free
+    units: the centre moves in channel spacings along the mel scale, the width in logs. `f1` and `f2` are read-only,
+    in hertz; ``0 < f1 < f2 <= fs / 2`` holds by construction for any parameter values.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    n_filters : int
+        Bands, F.
+    kernel_size : int
+        Taps of every filter, K. The transition of a band edge is ``3.3 fs / K`` wide; the delay is ``(K - 1) / 2``.
+    hop_ms : float
+        Bin width in ms; the hop in samples must be whole.
+    f_min : float
+        Lower cutoff of the first band in hertz, at least 1.
+    f_max : float or None
+        Upper cutoff of the last band; None is Nyquist.
+    init : {"mel", "linear"}
+        Spacing of the ``F + 1`` edges at the start; neighbouring bands touch.
+    activation : {"symlog", "logabs", "none"}
+        ``sign(x) ln(1 + |x|)``, ``ln(1 + |x|)``, or nothing.
+    envelope : bool
+        False: one signed sample of the filtered sound per frame, for deep models that extract envelopes themselves.
+        True: the envelope, averaged over ``env_window_ms``.
+    env_window_ms : float or None
+        Averaging window in ms; None is two bins for the analytic envelope, one for ``rectify="abs"``.
+    rectify : {"analytic", "abs"}
+        ``"analytic"``: magnitude of the filter and its quadrature partner, which has no ripple, under a causal Hann
+        window. ``"abs"``: the published form, absolute value under a flat window, at stride 1.
+    parameterization : {"spacing", "hertz"}
+        ``"hertz"`` (or ``"hz"``) keeps the raw cutoffs as parameters, which hardly move under Adam: for comparison.
+    norm : {"unit", "peak"}
+        ``"unit"``: gain 1 in the band. ``"peak"``: the published division by the centre tap, gain
+        ``fs / (2 (f2 - f1))``.
+    max_stride : int or None
+        Largest stride of the analytic form, in samples; 1 is the textbook form. None: chosen per group of channels,
+        with errors under 1% of the output's range while bands stay below twice their first width.
+
+    Attributes
+    ----------
+    center_shift, width_shift : nn.Parameter
+        (F,) shifts: channel spacings, log width (``parameterization="spacing"``).
+    low_hz_, band_hz_ : nn.Parameter
+        (F,) raw cutoff and width in hertz (``parameterization="hertz"``).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; among them an explicit ``f_max`` above Nyquist, an envelope window shorter than the
+        hop, and a hop that is no integer.
+
+    References
+    ----------
+    Ravanelli & Bengio 2018, doi 10.1109/SLT.2018.8639585.
+
+    Examples
+    --------
+    >>> sincnet = SincNet(audio_fs=16000, n_filters=8, kernel_size=251, envelope=True)
+    >>> sincnet(torch.zeros(1, 1, 1600)).shape
+    torch.Size([1, 1, 8, 20])
+    >>> sincnet.f1[0].item(), sincnet.f2[-1].item()
+    (300.0, 8000.0)
+    """
+
+    _low: Tensor
+    _high: Tensor
+    _center: Tensor
+    _width: Tensor
+    _spacing: Tensor
+    _room_down: Tensor
+    _room_up: Tensor
+    _narrower: Tensor
+    _offset: Tensor
+    _taper: Tensor
+    _tap_channel: Tensor
+    _windows: Tensor
+    center_shift: nn.Parameter
+    width_shift: nn.Parameter
+    low_hz_: nn.Parameter
+    band_hz_: nn.Parameter
+
+    def __init__(
+        self,
+        audio_fs: float,
+        n_filters: int = 34,
+        kernel_size: int = 251,
+        hop_ms: float = 5.0,
+        f_min: float = 300.0,
+        f_max: float | None = None,
+        init: str = "mel",
+        activation: str = "logabs",
+        envelope: bool = False,
+        env_window_ms: float | None = None,
+        *,
+        rectify: str = "analytic",
+        parameterization: str = "spacing",
+        norm: str = "unit",
+        max_stride: int | None = None,
+    ) -> None:
+        super().__init__(audio_fs, n_filters, hop_ms)
+        check_choice("init", init, ("mel", "linear"))
+        check_choice("activation", activation, ("symlog", "logabs", "none"))
+        check_choice("rectify", rectify, ("analytic", "abs"))
+        check_choice("parameterization", parameterization, ("spacing", "hertz", "hz"))
+        check_choice("norm", norm, ("unit", "peak"))
+        self.kernel_size = check_positive_int("kernel_size", kernel_size)
+        self.envelope = check_flag("envelope", envelope)
+        self.activation, self.rectify, self.norm = activation, rectify, norm
+        self.parameterization = "hertz" if parameterization == "hz" else parameterization
+        self.f_max = default_f_max(f_max, self.audio_fs, ceiling_hz=math.inf)
+        self.f_min = check_frequency_range(f_min, self.f_max)
+        if self.f_min < _LOWEST_HZ:
+            raise ValueError(f"f_min must be at least {_LOWEST_HZ:g} Hz, got {f_min!r}")
+        bins = 2.0 if rectify == "analytic" else 1.0
+        window_ms = bins * self.hop_ms if env_window_ms is None else env_window_ms
+        self.env_window = window_samples("env_window_ms", window_ms, self.audio_fs, self.hop)
+        self._register_cutoffs(frequency_scale("htk" if init == "mel" else "linear"))
+        self._register_bank(max_stride)
+
+    def _register_cutoffs(self, scale: FrequencyScale) -> None:
+        """Register the start (touching bands), the limits of learning, and the parameters."""
+        edges = scale.points(self.f_min, self.f_max, self.n_filters + 1)
+        low, high = edges[:-1], edges[1:]
+        width, nyquist = high - low, float(self.audio_fs) / 2.0
+        floor = torch.minimum(torch.full_like(width, float(self.audio_fs) / self.kernel_size), width / 2.0)
+        center = (low + high) / 2.0
+        constants = {
+            "_low": low, "_high": high, "_center": center, "_width": width,
+            "_spacing": mel_distance(low, high),
+            "_room_down": mel_distance(_LOWEST_HZ + floor / 2.0, center),
+            "_room_up": mel_distance(center, nyquist - floor / 2.0),
+            "_narrower": torch.log(width / floor),
+        }  # fmt: skip
+        for name, value in constants.items():
+            self.register_constant(name, value)
+        dtype = torch.get_default_dtype()
+        if self.parameterization == "hertz":
+            self.low_hz_ = nn.Parameter(low.to(dtype))
+            self.band_hz_ = nn.Parameter(width.to(dtype))
+        else:
+            self.center_shift = nn.Parameter(torch.zeros(self.n_filters, dtype=dtype))
+            self.width_shift = nn.Parameter(torch.zeros(self.n_filters, dtype=dtype))
+
+    def _register_bank(self, max_stride: int | None) -> None:
+        """Fix strides for every width that learning may reach, and register offsets and windows."""
+        sizes = [self.kernel_size] * self.n_filters
+        if not self.envelope:
+            plan = FilterbankPlan(self.hop, (FilterGroup(0, self.n_filters, self.kernel_size, self.hop, 1),))
+            self.set_plan(plan, "none", self.hop)
+        elif self.rectify == "abs":
+            self.set_plan(plan_filterbank(sizes, [1.0] * len(sizes), self.hop, n_parts=1), "full", self.env_window)
+        else:
+            limit = self.hop if max_stride is None else check_positive_number("max_stride", max_stride)
+            transition = _HAMMING_TRANSITION * float(self.audio_fs) / self.kernel_size
+            broadest = _BROADEST * self._exact["_width"] + transition
+            strides = (float(self.audio_fs) / (_SAMPLES_PER_BANDWIDTH * broadest)).clamp_max(limit).tolist()
+            self.set_plan(plan_filterbank(sizes, strides, self.hop), "magnitude", self.env_window)
+        channel, age = self.plan.tap_layout
+        self.register_buffer("_tap_channel", channel, persistent=False)
+        self.register_constant("_offset", (self.kernel_size - 1) / 2.0 - age)
+        self.register_constant("_taper", symmetric_window("hamming", self.kernel_size)[age])
+        channel, age = self.plan.window_layout(self.pooled_bins)
+        if not self.envelope:
+            window = torch.ones(len(age), dtype=torch.float64)
+        elif self.rectify == "abs":
+            window = (age < self.env_window).double()
+        else:
+            window = torch.sin(math.pi * ((age.double() + 0.5) / self.env_window).clamp_max(1.0)).square()
+        total = torch.zeros(self.n_filters, dtype=torch.float64).index_add(0, channel, window)
+        self.register_constant("_windows", window / total[channel])
+
+    def _cutoffs(self) -> tuple[Tensor, Tensor]:
+        """Return lower and upper cutoffs (F,) in hertz, in order and in range whatever the parameters are."""
+        nyquist = float(self.audio_fs) / 2.0
+        if self.parameterization == "hertz":
+            low = self.low_hz_.abs().clamp(_LOWEST_HZ, nyquist - _LOWEST_HZ)
+            return low, (low + self.band_hz_.abs().clamp_min(_LOWEST_HZ)).clamp_max(nyquist)
+        shift = bounded_shift(self._spacing * self.center_shift, self._room_down, self._room_up)
+        center = shift_in_mel(self._center, shift)
+        factor = torch.exp(bounded_shift(self.width_shift, self._narrower, math.log(_BROADEST)))
+        half = 0.5 * self._width * factor
+        # the centre stays half the narrowest width away from either limit, so a band that is cut there keeps a width,
+        # and a gradient through its other edge
+        return (center - half).clamp_min(_LOWEST_HZ), (center + half).clamp_max(nyquist)
+
+    @property
+    def f1(self) -> Tensor:
+        """Lower cutoff of each band (F,) in hertz; read-only."""
+        return self._cutoffs()[0]
+
+    @property
+    def f2(self) -> Tensor:
+        """Upper cutoff of each band (F,) in hertz; read-only."""
+        return self._cutoffs()[1]
+
+    @property
+    def center_hz(self) -> Tensor:
+        """Middle of each band (F,) in hertz."""
+        low, high = self._cutoffs()
+        return (low + high) / 2.0
+
+    def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the taps (1 or 2, F_g, K) and the averaging windows of every group."""
+        low, high = (cutoff / float(self.audio_fs) for cutoff in self._cutoffs())
+        channel = self._tap_channel
+        real, imaginary = sinc_bandpass(low[channel], high[channel], self._offset)
+        taps = (torch.stack([real, imaginary]) if self.detector == "magnitude" else real.unsqueeze(0)) * self._taper
+        if self.norm == "peak":
+            taps = taps / (2.0 * (high - low))[channel]
+        return self.plan.split_taps(taps), self.plan.split_windows(self._windows, self.pooled_bins)
+
+    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+        """Apply the activation to signed samples or averaged envelopes (B, F, T)."""
+        if self.activation == "none":
+            return energy, {}
+        level = energy.abs().log1p()
+        return (level * energy.sign() if self.activation == "symlog" else level), {}
+
+    @property
+    def frequencies_hz(self) -> Tensor:
+        """Middle of each band (F,) in hertz, as learned; detached."""
+        return self.center_hz.detach()
+
+    @property
+    def channel_latency_ms(self) -> Tensor:
+        """Delay of each band (F,) in ms: of its filter, ``(K - 1) / 2`` samples, and its window, less half a bin."""
+        delay = torch.full_like(self._center, (self.kernel_size - 1) / 2.0)
+        window = (self.env_window - 1) / 2.0 if self.envelope else 0.0
+        return self._latency_from_ages(delay, torch.full_like(delay, window))
