@@ -106,6 +106,19 @@ def test_no_false_alarm_on_random_data(seed):
     assert report.lag_bins is None
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_no_false_alarm_on_rare_events_that_repeat(seed):
+    """Few loud sounds and few long bursts, the same in all repeats: chance meetings are strong and prove nothing."""
+    rng = np.random.default_rng(seed)
+    bins = int(rng.integers(300, 1400))
+    stims = [(rng.random((4, bins)) < 0.01) * 1.0 if seed % 2 else np.abs(rng.standard_cauchy((4, bins)))]
+    bursts = np.repeat(rng.random(bins // 20 + 1) < 0.05, 20)[:bins]
+    counts = [rng.poisson(1e-3 + 20.0 * bursts, (2, 3, bins))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert built(stims, counts).check_alignment(warn_unclear=False).status == "unclear"
+
+
 @pytest.mark.parametrize("responses", [np.zeros, np.ones])
 def test_silent_and_constant_responses(responses):
     ds = built([np.random.default_rng(0).normal(size=(4, 800))], [responses((2, 3, 800))])
@@ -168,6 +181,13 @@ def test_ragged_and_missing_data():
 def test_long_recordings_are_sampled():
     stims, responses = population("onset", n_clips=3, n_bins=40_000, n_neurons=2, repeats=1)
     assert built(stims, responses).check_alignment().lag_bins == 2
+
+
+def test_the_embedded_recording_is_aligned():
+    """Its sounds are of several kinds that drive different neurons."""
+    from deepSTRF.datasets.audio import SyntheticDataset
+
+    assert 1 <= SyntheticDataset().check_alignment().lag_bins <= 5
 
 
 @pytest.mark.ns1

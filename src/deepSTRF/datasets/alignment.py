@@ -52,9 +52,10 @@ _EARLY_BINS, _EARLY_MS = 2, 5.0
 #: Correlation in units of its chance spread that counts as found: beyond six sigma thousands of tested lags
 #: together stay far below one false alarm in ten thousand.
 _FOUND = 6.0
-#: The product behind a correlation is averaged in this many stretches; their mean must exceed this many
-#: standard errors, so that one loud event met by one burst of spikes proves nothing.
-_STRETCHES, _CONSISTENT = 12, 4.0
+#: The products behind a correlation are summed in this many stretches. Without the strongest few, their sum
+#: must exceed this many standard errors and be this share of the whole, and this share of them must agree in
+#: sign: one loud event met by one burst of spikes proves nothing.
+_STRETCHES, _STRONGEST, _CONSISTENT, _SHARE, _AGREEING = 24, 2, 4.0, 0.2, 0.7
 #: An abnormal lag must beat the best normal one by this factor (periodic sounds repeat their peak).
 _CLEARLY = 1.25
 #: "No lag found" is only worth a warning when responses repeat this well (odd against even) for this long.
@@ -263,23 +264,25 @@ def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Seri
 
 
 def _find_lag(series: _Series, dt_ms: float, max_latency_ms: float) -> AlignmentReport:
-    """Search the strongest lag and judge it."""
+    """Search the strongest lag that is carried by the whole recording, and judge it."""
     lags = np.arange(-series.reach, series.reach + 1)
-    z = np.stack([_correlation(*series.whitened(level), lags) for level in range(len(series.levels))])
-    z = np.abs(z)  # (G, C, lags)
-    strength = z.max(axis=(0, 1))
     normal = (lags > -_EARLY_BINS) | (lags * dt_ms > -_EARLY_MS)
     normal &= lags * dt_ms <= max_latency_ms
-    best = int(np.argmax(strength))
-    best_normal = int(np.argmax(np.where(normal, strength, -1.0)))
-    if not normal[best] and strength[best] < _CLEARLY * strength[best_normal]:
-        best = best_normal
-    lag, found = int(lags[best]), float(strength[best])
-    level, component = np.unravel_index(int(z[:, :, best].argmax()), z.shape[:2])
-    stimulus, population = series.whitened(int(level))
-    if found < _FOUND or not _is_consistent(stimulus, population[component], lag):
-        return AlignmentReport("unclear", None, None, found, _unclear_message(found))
-    return _judged(lag, dt_ms, found, bool(normal[best]))
+    largest, found = 0.0, {True: (0.0, 0), False: (0.0, 0)}  # strength and lag of the best (ab)normal one
+    for level in range(len(series.levels)):
+        stimulus, population = series.whitened(level)
+        for response, z in zip(population, np.abs(_correlation(stimulus, population, lags)), strict=True):
+            largest = max(largest, float(z.max()))
+            for kind, allowed in ((True, normal), (False, ~normal)):
+                best = int(np.argmax(np.where(allowed, z, -1.0)))
+                strength, lag = float(z[best]), int(lags[best])
+                if strength > max(_FOUND, found[kind][0]) and _is_consistent(stimulus, response, lag):
+                    found[kind] = (strength, lag)
+    is_normal = found[False][0] < _CLEARLY * found[True][0]
+    strength, lag = found[is_normal]
+    if strength == 0:
+        return AlignmentReport("unclear", None, None, largest, _unclear_message(largest))
+    return _judged(lag, dt_ms, strength, is_normal)
 
 
 def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int64]) -> Floats:
@@ -296,11 +299,17 @@ def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int6
 
 
 def _is_consistent(stimulus: Floats, response: Floats, lag: int) -> bool:
-    """Whether the relation at a lag holds in many stretches of the recording."""
+    """Whether the relation at a lag holds without the few stretches that carry most of it."""
     products = stimulus * np.roll(response, -lag)
-    sums = np.array([part.mean() for part in np.array_split(products, _STRETCHES)])
-    error = sums.std(ddof=1) / math.sqrt(_STRETCHES)
-    return bool(abs(sums.mean()) >= _CONSISTENT * error)
+    products *= np.sign(products.sum())
+    stretches = np.array_split(products, _STRETCHES)
+    sums = np.array([part.sum() for part in stretches])
+    squares = np.array([part @ part for part in stretches])
+    rest = np.argsort(sums)[:-_STRONGEST]
+    carried = sums[rest].sum()
+    if np.count_nonzero(sums[rest] > 0) < _AGREEING * rest.size or carried < _SHARE * sums.sum():
+        return False
+    return bool(carried > _CONSISTENT * math.sqrt(squares[rest].sum()))
 
 
 def _judged(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentReport:
