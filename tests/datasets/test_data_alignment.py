@@ -108,7 +108,7 @@ def test_no_false_alarm_on_random_data(seed):
 
 @pytest.mark.parametrize("seed", range(12))
 def test_no_false_alarm_on_rare_events_that_repeat(seed):
-    """Few loud sounds and few long bursts, the same in all repeats: chance meetings are strong and prove nothing."""
+    """Few loud sounds and few long bursts, the same in all repeats: strong chance meetings prove nothing."""
     rng = np.random.default_rng(seed)
     bins = int(rng.integers(300, 1400))
     stims = [(rng.random((4, bins)) < 0.01) * 1.0 if seed % 2 else np.abs(rng.standard_cauchy((4, bins)))]
