@@ -164,6 +164,10 @@ def test_our_models_pass_with_and_without_a_front_end(kit, recording, sound_reco
 def test_the_wrong_kind_of_stimulus_is_explained(kit, recording, sound_recording):
     with pytest.raises(rules.ForwardError, match="a waveform needs a front-end"):
         validate_model(kit.linear(), sound_recording)
+    other_rate = kit.PowerBands()
+    other_rate.audio_fs = 2 * kit.AUDIO_FS
+    with pytest.raises(rules.ForwardError, match="expects audio at 3200 Hz, the dataset holds 1600 Hz"):
+        validate_model(kit.linear(other_rate), sound_recording)
     with pytest.raises(TypeError, match=r"must be a torch.nn.Module"):
         validate_model("linear", recording)
 

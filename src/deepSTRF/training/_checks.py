@@ -50,6 +50,8 @@ def check_device(device: str | torch.device) -> torch.device:
             f"device={device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA device(s) here; use "
             "device='cpu', or install a CUDA build of PyTorch"
         )
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={device!r}, but PyTorch sees no Apple GPU here; use device='cpu'")
     return found
 
 

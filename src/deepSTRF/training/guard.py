@@ -70,7 +70,7 @@ class StepGuard:
         """
         if not self._seen:
             return
-        finite = torch.isfinite(torch.stack([value.double() for value, *_ in self._seen])).tolist()
+        finite = torch.isfinite(torch.stack([value.float() for value, *_ in self._seen])).tolist()
         for ok, (value, what, batch, keys) in zip(finite, self._seen, strict=True):
             if not ok:
                 raise self._error(what, value, batch, keys, likely_cause(self._model))

@@ -155,8 +155,9 @@ class LossMeter:
 
     def add(self, loss: Tensor, weights: Tensor) -> None:
         """Add a batch: its loss, () or (N,), and each neuron's number of valid bins (N,)."""
-        loss = loss.detach().double()
-        weights = weights.double()
+        # Sums in double precision, which Apple's devices lack.
+        exact = torch.float32 if loss.device.type == "mps" else torch.float64
+        loss, weights = loss.detach().to(exact), weights.to(exact)
         weight = weights if loss.dim() else weights.sum()
         part = torch.where(weight > 0, loss * weight, 0.0)
         self._total = part if self._total is None else self._total + part

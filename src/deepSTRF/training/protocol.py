@@ -32,6 +32,8 @@ FACT_LABELS = {
     "alignment": "Alignment of the spectrogram",
     "look_ahead_ms": "Spectrogram looks ahead (ms)",
     "binning": "Binning of spikes",
+    "resampling": "Resampling of the sound",
+    "source": "Source",
     "F": "Frequency bands",
     "audio_fs": "Sample rate (Hz)",
     "duration_s": "Duration of all clips (s)",

@@ -7,13 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deepSTRF.models.causal import placement
-from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.prediction import evaluating, predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training import model_rules as rules
 from deepSTRF.training.seeds import preserved_random_state
@@ -123,6 +124,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     model = _with_standardizer(model, dataset, chosen)
     with _left_as_found(model):
         pred = _check_output(model, dataset, excerpt)
+        _check_rates(model, dataset, excerpt)
         _check_repeatable(model, excerpt, pred)
         _check_causal(model, excerpt, pred)
         _check_batch(model, excerpt, pred)
@@ -256,6 +258,15 @@ def _check_output(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> 
             "for a logarithm or a division without a floor, or initial weights that are too large"
         )
     return pred
+
+
+def _check_rates(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> None:
+    """A front-end for another sample rate may run without complaint; prediction compares the two."""
+    facts = {name: getattr(dataset, name, None) for name in ("dt", "audio_fs", "hop")}
+    try:
+        predict_clips(model, SimpleNamespace(stims=[excerpt.stimulus[0]], **facts))
+    except ValueError as error:
+        raise rules.ForwardError(str(error)) from error
 
 
 def _tolerance(pred: Tensor) -> float:
