@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 # Everything done per block is bound by memory traffic; between 1 and 8 MiB of float64 the time is flat.
-CPU_BLOCK_BYTES = 4 * 2**20
+CPU_BLOCK_BYTES = 2 * 2**20
 DEVICE_BLOCK_BYTES = 256 * 2**20
 BYTES_PER_VALUE = 8
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ._groups import RepeatGroup, RepeatGroups
 from ._pairs import PairBlock
 from ._repeats import ClipParts
-from ._splits import _by_number_of_repeats, gram
 
 SEED_STRIDE = 1_000_003  # a prime: the seeds of different clips don't meet
 
@@ -29,21 +29,18 @@ class PairMatrices:
     pairs: Tensor
 
 
-def pair_matrices(responses: Tensor, samples: Tensor | None) -> PairMatrices:
-    """Pairs of repeats of (K, R, T) rows; ``samples`` bool (K, R, T), None when all count."""
-    bins = None if samples is None else samples.any(1)
-    product, _, count = gram(responses, bins)
+def pair_matrices(group: RepeatGroup) -> PairMatrices:
+    """Pairs of repeats of the rows of a group."""
+    product, count = group.product, group.count
     covariance = product / (count - 1).clamp(min=1)[:, None, None]
     variance = covariance.diagonal(dim1=1, dim2=2)
     noise = (variance.unsqueeze(1) + variance.unsqueeze(2)) / 2 - covariance
     distinct = ~torch.eye(product.shape[1], dtype=torch.bool, device=product.device)
     pairs = distinct & (count > 1)[:, None, None]
-    if samples is not None and bins is not None:
-        ragged = samples.sum((1, 2)) != bins.sum(1) * samples.shape[1]
-        if bool(ragged.any()):
-            block = PairBlock.of(responses[ragged], samples[ragged])
-            covariance[ragged], noise[ragged] = block.covariance_and_noise()
-            pairs[ragged] = block.pairs
+    if group.ragged is not None and group.samples is not None:
+        block = PairBlock.of(group.responses[group.ragged], group.samples[group.ragged])
+        covariance[group.ragged], noise[group.ragged] = block.covariance_and_noise()
+        pairs[group.ragged] = block.pairs
     return PairMatrices(covariance, noise, pairs)
 
 
@@ -80,18 +77,15 @@ class CeilingBootstrap:
         generator = torch.Generator().manual_seed(self.seed + SEED_STRIDE * (1 + self._clip) + n_repeats)
         return self._draw(n_repeats, generator).to(like)
 
-    def add(self, responses: Tensor, valid: Tensor | None, parts: ClipParts) -> None:
-        """Take in the next clip: (N, R, T) responses, the samples that count, and the clip's parts (N,)."""
-        n_neurons = len(responses)
-        shape = (self.n_bootstrap, n_neurons)
-        blank = torch.zeros(shape, dtype=parts.mean.dtype, device=parts.mean.device)
+    def add(self, groups: RepeatGroups, parts: ClipParts) -> None:
+        """Take in the next clip: its groups of repeats and its parts (N,)."""
+        blank = torch.zeros(self.n_bootstrap, groups.n_rows, dtype=groups.dtype, device=groups.device)
         table = [blank.clone() for _ in range(6)]
         self._remember_reference(parts)
-        for group, rows, samples in _by_number_of_repeats(responses, valid):
-            repeat_mean = self._repeat_means(parts, group, samples if valid is None else valid[group])
-            columns = self._group(pair_matrices(rows, samples), repeat_mean)
+        for group in groups.groups:
+            columns = self._group(pair_matrices(group), self._repeat_means(parts, group))
             for column, values in zip(table, columns, strict=True):
-                column[:, group] = values.expand(self.n_bootstrap, -1)
+                column[:, group.rows] = values.expand(self.n_bootstrap, -1)
         known, signal, noise, mean, product, spread = table
         weight = self._weights[:, self._clip].to(known).unsqueeze(1) * known
         self._clip += 1
@@ -121,17 +115,22 @@ class CeilingBootstrap:
             else torch.where(torch.isnan(self._reference), first, self._reference)
         )
 
-    def _repeat_means(self, parts: ClipParts, group: Tensor | slice, valid: Tensor | None) -> Tensor:
-        """Means of the repeats in a group, (K, R), relative to the reference."""
-        repeats = parts.n_repeats[group]
-        scale = (repeats * (repeats - 1)).clamp(min=0).sqrt().unsqueeze(1)
-        drift = parts.drift[group]
-        if valid is not None:
-            recorded = valid.any(2)
-            number = int(recorded[0].sum())
-            drift = drift.gather(1, (~recorded).to(torch.uint8).argsort(dim=1, stable=True)[:, :number])
-        level = parts.mean[group] if self._reference is None else parts.mean[group] - self._reference[group]
-        return torch.nan_to_num(level).unsqueeze(1) + drift * scale
+    def _repeat_means(self, parts: ClipParts, group: RepeatGroup) -> Tensor:
+        """Means of the repeats in a group, (k, R), relative to the reference.
+
+        For repeats that differ in their bins: the PSTH's mean plus what the repeat deviates on its own bins.
+        """
+        mean = group.mean
+        reference = torch.zeros_like(parts.mean) if self._reference is None else self._reference
+        if group.ragged is not None and group.samples is not None:
+            samples = group.samples[group.ragged].to(mean)
+            values = torch.where(group.samples[group.ragged], group.responses[group.ragged].to(mean), 0.0)
+            psth = values.sum(1, keepdim=True) / samples.sum(1, keepdim=True).clamp(min=1)
+            deviation = ((values - psth) * samples).sum(2) / samples.sum(2).clamp(min=1)
+            mean = mean.index_copy(
+                0, group.ragged, parts.mean[group.rows][group.ragged].unsqueeze(1) + deviation
+            )
+        return mean - torch.nan_to_num(reference[group.rows]).unsqueeze(1)
 
     def _group(self, matrices: PairMatrices, means: Tensor) -> list[Tensor]:
         """Resampled quantities of rows with one number of repeats, each (n_bootstrap or 1, K)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ._groups import RepeatGroups
 from ._moments import PairMoments, keep_where
 from ._splits import mean_half_correlation, spearman_brown, split_moments
 
@@ -25,9 +26,9 @@ class SplitCeiling:
         self._n_used: Tensor | None = None
         self._sums: list[Tensor] = []
 
-    def add(self, responses: Tensor, valid: Tensor | None) -> None:
-        """Take in one clip: (N, R, T) responses and the bool of the samples that count (None: all)."""
-        moments = split_moments(responses, valid, self.n_splits, self.seed)
+    def add(self, groups: RepeatGroups) -> None:
+        """Take in the repeats of one clip."""
+        moments = split_moments(groups, self.n_splits, self.seed)
         bins = moments.halves.count.mean(1)
         if self.centring != "concat":
             clip_ceiling = spearman_brown(moments.reliability(), moments.ratio)
@@ -61,5 +62,5 @@ def half_split_ceiling(
     """Half-split ceiling (N,) of (B, N, R, T) responses."""
     sums = SplitCeiling(centring, n_splits, seed)
     for clip in range(len(responses)):
-        sums.add(responses[clip], None if valid is None else valid[clip])
+        sums.add(RepeatGroups.of(responses[clip], None if valid is None else valid[clip]))
     return sums.value()

@@ -123,19 +123,19 @@ def clip_target(responses: Tensor, mask: Tensor | None) -> ClipTarget:
 
 
 def _block(responses: Tensor, valid: Tensor | None) -> _Block:
-    values = responses.to(accumulator_dtype(responses.device))
+    values = responses.to(accumulator_dtype(responses.device), copy=True)
     return _dense_block(values) if valid is None else _masked_block(values, valid)
 
 
 def _dense_block(values: Tensor) -> _Block:
-    """A block in which every sample counts."""
+    """A block in which every sample counts; ``values`` are overwritten."""
     n_rows, n_repeats, n_bins = values.shape
     psth = values.mean(1)
     repeat_mean = values.mean(2)
     mean = repeat_mean.mean(1)
     deviation = psth - mean.unsqueeze(1)
     square = deviation.square().sum(1)
-    repeat_square = torch.linalg.vector_norm(values - repeat_mean.unsqueeze(2), dim=(1, 2)).square()
+    repeat_square = torch.linalg.vector_norm(values.sub_(repeat_mean.unsqueeze(2)), dim=(1, 2)).square()
     count = torch.full_like(mean, n_bins)
     repeats = torch.full_like(mean, n_repeats)
     signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)

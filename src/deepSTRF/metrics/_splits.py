@@ -16,7 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._blocks import BYTES_PER_VALUE, row_blocks
+from ._blocks import BYTES_PER_VALUE
+from ._groups import RepeatGroups
 from ._masking import accumulator_dtype
 from ._moments import PairMoments, is_constant, keep_where
 
@@ -118,83 +119,23 @@ def mean_half_correlation(halves: PairMoments, n_used: Tensor) -> Tensor:
     return keep_where((varies & known).any(1), total / known.sum(1).clamp(min=1))
 
 
-def split_moments(rows: Tensor, valid: Tensor | None, n_splits: int, seed: int) -> SplitMoments:
-    """Moments of half-PSTHs for (K, R, T) rows; rows with fewer than two repeats get a count of 0."""
-    dtype = accumulator_dtype(rows.device)
-    n_rows = len(rows)
-    blank = torch.zeros(n_rows, n_splits, dtype=dtype, device=rows.device)
+def split_moments(groups: RepeatGroups, n_splits: int, seed: int) -> SplitMoments:
+    """Moments of half-PSTHs for K rows; rows with fewer than two repeats get a count of 0."""
+    blank = torch.zeros(groups.n_rows, n_splits, dtype=groups.dtype, device=groups.device)
     table = [blank.clone() for _ in range(6)]
-    n_used = torch.full((n_rows,), n_splits, device=rows.device)
-    ratio = torch.full((n_rows,), 2.0, dtype=dtype, device=rows.device)
-    for group, responses, samples in _by_number_of_repeats(rows, valid):
-        splits = half_splits(responses.shape[1], n_splits, seed)
-        n_used[group], ratio[group] = splits.n_used, splits.ratio
-        moments = _group_moments(responses, samples, splits)
+    n_used = torch.full((groups.n_rows,), n_splits, device=groups.device)
+    ratio = torch.full_like(blank[:, 0], 2.0)
+    for group in groups.groups:
+        splits = half_splits(group.responses.shape[1], n_splits, seed)
+        n_used[group.rows], ratio[group.rows] = splits.n_used, splits.ratio
+        moments = _gram_moments(group.product, group.mean, group.count, splits)
+        if group.ragged is not None and group.samples is not None:
+            formed = _formed_moments(group.responses[group.ragged], group.samples[group.ragged], splits)
+            for column, values in zip(moments, formed, strict=True):
+                column[group.ragged] = values
         for column, values in zip(table, moments, strict=True):
-            column[group] = values
+            column[group.rows] = values
     return SplitMoments(PairMoments(*table), n_used, ratio)
-
-
-def _by_number_of_repeats(
-    rows: Tensor, valid: Tensor | None
-) -> Iterator[tuple[Tensor | slice, Tensor, Tensor | None]]:
-    """Group rows that hold the same number of repeats, and squeeze out the repeats that hold nothing."""
-    if valid is None:
-        if rows.shape[1] > 1:
-            yield slice(None), rows, None
-        return
-    recorded = valid.any(2)
-    order = (~recorded).to(torch.uint8).argsort(dim=1, stable=True)
-    for number in torch.unique(recorded.sum(1)).tolist():
-        if number < 2:
-            continue
-        group = (recorded.sum(1) == number).nonzero().squeeze(1)
-        index = order[group, :number].unsqueeze(2).expand(-1, -1, rows.shape[2])
-        yield group, rows[group].gather(1, index), valid[group].gather(1, index)
-
-
-def _group_moments(responses: Tensor, samples: Tensor | None, splits: HalfSplits) -> list[Tensor]:
-    """Count, means and sums of squares, each (K, S), for rows with one number of repeats."""
-    if samples is None:
-        return _gram_moments(*gram(responses, None), splits)
-    bins = samples.any(1)
-    ragged = (samples.sum((1, 2)) != bins.sum(1) * samples.shape[1]).nonzero().squeeze(1)
-    moments = _gram_moments(*gram(responses, bins), splits)
-    if len(ragged):
-        formed = _formed_moments(responses[ragged], samples[ragged], splits)
-        for column, values in zip(moments, formed, strict=True):
-            column[ragged] = values
-    return moments
-
-
-def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of products of centred repeats (K, R, R), their means (K, R) and the number of bins (K,).
-
-    ``bins`` bool (K, T) are those in which the repeats of a row were recorded. Constant repeats come out
-    exactly 0.
-    """
-    dtype = accumulator_dtype(responses.device)
-    products, means, counts = [], [], []
-    for piece in row_blocks(responses):
-        values = responses[piece].to(dtype)
-        n_bins = values.shape[2]
-        if bins is None:
-            count = torch.full((len(values),), n_bins, dtype=dtype, device=values.device)
-            mean = values.mean(2)
-            centred = values - mean.unsqueeze(2)
-        else:
-            chosen = bins[piece].unsqueeze(1)
-            count = chosen.sum((1, 2)).to(dtype)
-            zero = torch.zeros((), dtype=dtype, device=values.device)
-            mean = torch.where(chosen, values, zero).sum(2) / count.clamp(min=1).unsqueeze(1)
-            centred = torch.where(chosen, values - mean.unsqueeze(2), zero)
-        product = centred @ centred.mT
-        flat = is_constant(product.diagonal(dim1=1, dim2=2), mean, count.unsqueeze(1))
-        product = torch.where(flat.unsqueeze(1) | flat.unsqueeze(2), 0.0, product)
-        products.append(product)
-        means.append(mean)
-        counts.append(count)
-    return torch.cat(products), torch.cat(means), torch.cat(counts)
 
 
 def _gram_moments(product: Tensor, mean: Tensor, count: Tensor, splits: HalfSplits) -> list[Tensor]:

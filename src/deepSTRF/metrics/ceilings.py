@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from ._bootstrap import CeilingBootstrap
-from ._ceiling_sums import half_split_ceiling
+from ._ceiling_sums import SplitCeiling
+from ._groups import RepeatGroups, gram
 from ._masking import repeat_validity
 from ._moments import keep_where
 from ._pairs import PairBlock
 from ._repeats import clip_target
-from ._splits import N_SPLITS, gram, spearman_brown, split_moments
+from ._splits import N_SPLITS, spearman_brown, split_moments
 from ._totals import RepeatTotals
 from ._validation import (
     check_bootstrap,
@@ -74,7 +75,7 @@ def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) ->
     check_n_splits(n_splits)
     samples, valid = repeat_validity(responses.unsqueeze(1), None)
     recorded = None if valid is None else valid[:, 0]
-    moments = split_moments(samples[:, 0], recorded, n_splits, seed)
+    moments = split_moments(RepeatGroups.of(samples[:, 0], recorded), n_splits, seed)
     return torch.where(
         _number_of_repeats(responses, recorded) == 1,
         1.0,
@@ -252,14 +253,20 @@ def ceiling(
     check_bootstrap(n_bootstrap, confidence, resample)
     samples, valid = repeat_validity(responses.detach(), mask)
     parts = clip_target(responses.detach(), mask).parts.unflatten(*responses.shape[:2])
-    if method == "power":
-        value = RepeatTotals.of(parts).ceiling(centring)
-    else:
-        value = half_split_ceiling(samples, valid, centring, n_splits, seed)
+    value = RepeatTotals.of(parts).ceiling(centring)
     low = high = torch.full_like(value, torch.nan)
+    splits = SplitCeiling(centring, n_splits, seed) if method == "split" else None
+    bootstrap = None
     if n_bootstrap:
         bootstrap = CeilingBootstrap(len(samples), n_bootstrap, resample, centring, seed)
-        for clip in range(len(samples)):
-            bootstrap.add(samples[clip], None if valid is None else valid[clip], parts.clip(clip))
+    for clip in range(len(samples) if splits or bootstrap else 0):
+        groups = RepeatGroups.of(samples[clip], None if valid is None else valid[clip])
+        if splits:
+            splits.add(groups)
+        if bootstrap:
+            bootstrap.add(groups, parts.clip(clip))
+    if splits:
+        value = splits.value()
+    if bootstrap:
         low, high = bootstrap.interval(confidence)
     return Ceiling(value, low, high, method, centring, resample, confidence, n_bootstrap)

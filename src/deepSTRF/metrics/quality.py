@@ -14,6 +14,7 @@ from deepSTRF.protocols import DatasetLike
 
 from ._bootstrap import CeilingBootstrap
 from ._ceiling_sums import SplitCeiling
+from ._groups import RepeatGroups
 from ._masking import repeat_validity
 from ._moments import keep_where
 from ._repeats import clip_target
@@ -149,9 +150,10 @@ class _Sums:
         target = clip_target(samples, valid)
         totals = RepeatTotals.of(target.parts.unflatten(1, -1))
         self.totals = totals if self.totals is None else self.totals.merge(totals)
-        self.ceiling.add(responses, recorded)
+        groups = RepeatGroups.of(responses, recorded)
+        self.ceiling.add(groups)
         if self.bootstrap is not None:
-            self.bootstrap.add(responses, recorded, target.parts)
+            self.bootstrap.add(groups, target.parts)
         repeats = torch.full_like(target.count, responses.shape[1])
         if recorded is not None:
             repeats = recorded.any(2).sum(1).to(target.count)

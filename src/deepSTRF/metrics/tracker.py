@@ -181,7 +181,8 @@ class ScoreTracker:
         -------
         dict of str to Tensor
             ``cc``; ``cc_norm_concat``, ``cc_norm_clip``, ``cc_norm_published``; ``fve``; ``mse``; ``n_bins``;
-            ``single_repeat`` (bool: ``cc_norm`` is the raw ``cc``).
+            ``ceiling`` (see `deepSTRF.metrics.ceiling`, ``method="power"``); ``single_repeat`` (bool: nothing
+            can be corrected and ``cc_norm`` is the raw ``cc``).
         """
         moments, parts, totals = self._state()
         pooled = moments.pooled()
@@ -192,5 +193,6 @@ class ScoreTracker:
         scores["fve"] = explained_variance(error, pooled.yy, pooled.mean_y, pooled.count)
         scores["mse"] = keep_where(pooled.count > 0, error / pooled.count.clamp(min=1))
         scores["n_bins"] = pooled.count
+        scores["ceiling"] = totals.ceiling("clip" if self.centring == "clip" else "concat")
         scores["single_repeat"] = totals.bins == 0
         return scores
