@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_strf_grid"]
 
 PANEL_INCHES = (1.9, 1.65)
+#: Characters of the title type that fit above a panel.
+TITLE_CHARACTERS = 22
 
 
 def plot_strf_grid(
@@ -109,7 +112,7 @@ def plot_strf_grid(
         edges = (n_lags * (dt_ms or 1.0), 0.0)
         shown = draw_spectrogram(ax, fields[panel], edges, frequencies, cmap=cmap, vmin=-limit, vmax=limit)
         ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
-        left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
+        left_title(ax, _wrapped(titles[panel]) if titles is not None else None, LABEL_SIZE)
         _only_outer_labels(ax, panel, columns, n_fields)
         axes.append(ax)
     if shared_clim:
@@ -133,6 +136,11 @@ def _stack_fields(strfs: Any) -> FloatArray:
             "one receptive field is drawn by plot_strf_grid([strf])"
         )
     return fields
+
+
+def _wrapped(title: str) -> str:
+    """Break a long title into lines as wide as its panel, so that neighbours do not run into each other."""
+    return textwrap.fill(str(title), TITLE_CHARACTERS)
 
 
 def _grid_size(rows: int, columns: int, has_suptitle: bool) -> tuple[float, float]:

@@ -140,8 +140,8 @@ def _headline(rows: list[ScoreRow], facts: dict[str, Any], n_neurons: int) -> li
     headline: list[tuple[str, str]] = []
     if main is not None:
         label = METRICS[MAIN_SCORE].label
-        headline.append((number(main.mean), f"{label}, mean over test clips and neurons"))
-        headline.append((number(main.median), "its median over neurons"))
+        headline.append((number(main.mean), f"{label}, test mean"))
+        headline.append((number(main.median), "test median over neurons"))
         without = f", {main.n_nan} without a score" if main.n_nan else ""
         headline.append((f"{n_neurons:,}", f"neurons{without}"))
     if "n_parameters" in facts:

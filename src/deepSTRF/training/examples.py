@@ -230,4 +230,5 @@ def _spectrogram(model: Any, stim: torch.Tensor) -> NDArray[Any]:
 def _clip_name(meta: dict[str, Any], clip: int) -> str:
     name = str(meta.get("name", meta.get("stim_id", clip)))
     kind = meta.get("type")
-    return f"{name} ({str(kind).replace('_', ' ')})" if kind else name
+    known = kind and str(kind) != "unknown"
+    return f"{name} ({str(kind).replace('_', ' ')})" if known else name

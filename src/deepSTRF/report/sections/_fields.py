@@ -11,6 +11,8 @@ __all__ = ["receptive_fields"]
 COLUMNS = 6
 #: Four rows fit on one screen; the table of neurons has a small picture of every field.
 MOST_SHOWN = 24
+#: A longer name would not fit above its panel beside the score.
+LONGEST_NAME = 12
 
 
 def receptive_fields(parts: ReportParts) -> Section | None:
@@ -21,9 +23,9 @@ def receptive_fields(parts: ReportParts) -> Section | None:
     shown = [int(neuron) for neuron in ranked[:MOST_SHOWN]] or list(range(min(MOST_SHOWN, parts.n_neurons)))
     scores = parts.columns.get(parts.main_score)
     titles = [
-        parts.neurons[neuron]
+        _name(parts, neuron)
         if scores is None
-        else f"{parts.neurons[neuron]}   {number(float(scores[neuron]), 2)}"
+        else f"{_name(parts, neuron)}   {number(float(scores[neuron]), 2)}"
         for neuron in shown
     ]
     figure, _ = plot_strf_grid(
@@ -37,7 +39,15 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         if len(shown) < len(parts.strfs)
         else ""
     ) + "Each panel has its own colour scale, symmetric about zero; the number is the neuron's score."
+    if len(parts.seeds) > 1:
+        caption += " Fields are those of the seed with the best validation score."
     lead = (
         "Red: sound there raises the prediction. Blue: it lowers it. Time runs to the response at the right."
     )
     return Section("fields", "Receptive fields", figure_html(figure, alt, caption), lead)
+
+
+def _name(parts: ReportParts, neuron: int) -> str:
+    """A short name, else the neuron's number, by which the table finds it."""
+    name = parts.neurons[neuron]
+    return name if len(name) <= LONGEST_NAME else f"#{neuron}"

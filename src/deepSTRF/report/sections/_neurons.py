@@ -16,6 +16,8 @@ __all__ = ["example_neurons", "neuron_table"]
 
 #: Beyond this the page would outgrow a mail attachment; the table then goes without pictures.
 MOST_THUMBNAILS = 1000
+#: Columns that would crowd the table; scores.csv has them.
+LEFT_OUT = ("cc_norm_published", "mse")
 
 
 def example_neurons(parts: ReportParts) -> Section | None:
@@ -27,11 +29,17 @@ def example_neurons(parts: ReportParts) -> Section | None:
         "The best, the median and the worst by test score: what the model hears, every repeat, and their "
         "average under the prediction. The clip is the test clip with the strongest response."
     )
+    if len(parts.seeds) > 1:
+        lead += (
+            " Scores are means over seeds; predictions are those of the seed with the best validation score."
+        )
     return Section("neurons", "Example neurons", body, lead)
 
 
 def _panel(parts: ReportParts, example: NeuronExample) -> str:
-    title = f"{example.role.capitalize()}: neuron {example.neuron}"
+    known = example.neuron in parts.neurons
+    index = f" (#{list(parts.neurons).index(example.neuron)})" if known else ""
+    title = f"{example.role.capitalize()}: neuron {example.neuron}{index}"
     name = metric_of(parts.main_score).label
     figure, _ = plot_neuron_panel(
         example.stim,
@@ -61,23 +69,30 @@ def neuron_table(parts: ReportParts) -> Section | None:
     """Make the sortable table of all neurons, best first, those without a score last."""
     if not parts.n_neurons or not parts.columns:
         return None
-    names = [name for name in parts.columns if len(parts.columns[name]) == parts.n_neurons]
+    fits = [name for name, column in parts.columns.items() if len(column) == parts.n_neurons]
+    names = [name for name in fits if name not in LEFT_OUT]
     names.sort(key=lambda name: list(METRICS).index(name) if name in METRICS else len(METRICS))
     ranked = [int(neuron) for neuron in parts.ranked()]
     order = ranked + sorted(set(range(parts.n_neurons)) - set(ranked))
     with_fields = parts.strfs is not None and parts.n_neurons <= MOST_THUMBNAILS
-    columns: list[dict[str, Any]] = [{"name": "neuron", "title": "", "numeric": False, "sorted": None}]
+    columns: list[dict[str, Any]] = [
+        {"name": "#", "title": "index in the recording, from 0", "numeric": True, "sorted": None},
+        {"name": "neuron", "title": "its name", "numeric": False, "sorted": None},
+    ]
     for name in names:
         sorting = "descending" if name == parts.main_score else None
         columns.append({"name": name, "title": metric_of(name).meaning, "numeric": True, "sorted": sorting})
     rows = [_row(parts, neuron, names, with_fields) for neuron in order]
     body = render("neurons.html.j2", columns=columns, rows=rows, has_fields=with_fields)
-    lead = "Click a column to sort. The same numbers, per seed and split, are in scores.csv beside this page."
+    lead = "Click a column to sort. Every score, per seed and split, is in scores.csv beside this page."
     return Section("table", "All neurons", body, lead)
 
 
 def _row(parts: ReportParts, neuron: int, names: list[str], with_field: bool) -> dict[str, Any]:
-    cells: list[dict[str, Any]] = [{"text": parts.neurons[neuron], "value": None, "bar": None}]
+    cells: list[dict[str, Any]] = [
+        {"text": str(neuron), "value": str(neuron), "bar": None},
+        {"text": parts.neurons[neuron], "value": None, "bar": None},
+    ]
     for name in names:
         value = float(parts.columns[name][neuron])
         finite = np.isfinite(value)
