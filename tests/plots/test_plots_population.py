@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,12 @@ def test_wav2spec_comparison_shares_one_scale_and_prints_the_correlation():
     assert "r = nan" in axes[0].get_title(loc="left")
     with pytest.raises(ValueError, match="crop both"):
         plot_wav2spec_comparison(pred, pred[:, 1:])
+
+
+def test_long_titles_break_instead_of_running_into_the_next_panel():
+    names = ["exp45_1x32/P04-SH.En.C.U/cluster.07.data"] * 4
+    figure, axes = plot_strf_grid(np.zeros((4, F, LAGS)), names, DT)
+    figure.draw_without_rendering()
+    boxes = [ax._left_title.get_window_extent() for ax in axes]
+    for left, right in itertools.pairwise(boxes):
+        assert left.x1 <= right.x0

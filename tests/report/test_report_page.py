@@ -150,6 +150,17 @@ def test_neuron_table_is_ranked_with_missing_scores_last(page):
     assert body.count("–</td>") == 2  # cc_norm and cc of the neuron without a score
 
 
+def test_long_names_become_numbers_above_fields_and_stay_in_the_table():
+    name = "exp45_1x32/P04-SH.En.C.U/cluster.07.data"
+    long = ReportParts(
+        "Long", columns={"cc_norm": np.array([0.5])}, neurons=[name], strfs=np.ones((1, 3, 2)), seeds=(0, 1)
+    )
+    page = render_report(long)
+    assert f'<th scope="row">{name}</th>' in page
+    assert '<td class="num" data-value="0">0</td>' in page, "the number that the panel shows"
+    assert "Fields are those of the seed with the best validation score." in page
+
+
 def test_missing_parts_leave_their_sections_out():
     page = render_report(ReportParts("Bare"))
     assert "<section" not in page
