@@ -41,6 +41,14 @@ def test_parents_are_made_and_permissions_are_usual(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "best.pt").symlink_to(tmp_path / "scratch" / "best.pt")
+    write_atomically(tmp_path / "best.pt", b"x")
+    assert (tmp_path / "best.pt").is_symlink()
+    assert (tmp_path / "scratch" / "best.pt").read_bytes() == b"x"
+
+
 def test_save_or_warn_goes_on_with_a_warning():
     with pytest.warns(RuntimeWarning, match="ckpt_path=best.pt could not be written .*keeps its best"):
         assert not save_or_warn("ckpt_path", "best.pt", full_disk)

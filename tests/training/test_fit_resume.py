@@ -146,6 +146,22 @@ def test_a_finished_fit_returns_at_once_and_a_longer_one_goes_on(kit, recording,
     assert all(torch.equal(v, straight.model.state_dict()[k]) for k, v in longer.model.state_dict().items())
 
 
+def test_what_a_hook_adds_to_the_record_survives(kit, recording, tmp_path):
+    import numpy as np
+
+    class Adding(Stops):
+        def on_epoch_end(self, epoch, record):
+            record |= {"a": np.float64(0.5), "b": torch.ones(2, requires_grad=True), "c": {1}, "d": "text"}
+            super().on_epoch_end(epoch, record)
+
+    def fitter(epochs):
+        return Adding(kit.linear(), *kit.loaders(recording), max_epochs=epochs, state_path=tmp_path / "s")
+
+    fitter(2).fit()
+    first = fitter(3).fit()[0]
+    assert (first["a"], first["b"].tolist(), first["c"], first["d"]) == (0.5, [1.0, 1.0], "{1}", "text")
+
+
 def test_a_fit_that_ran_out_of_patience_stays_finished(kit, recording, tmp_path):
     def fitter():
         return Fitter(

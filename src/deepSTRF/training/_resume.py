@@ -6,7 +6,8 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deepSTRF.training.batches import BatchSource
@@ -46,7 +47,7 @@ def collect_state(fitter: Fitter, best: BestWeights) -> dict[str, Any]:
         "scheduler": None if fitter.scheduler is None else _plain(fitter.scheduler.state_dict()),
         "scaler": fitter.scaler.state_dict(),
         "random": random_state(generators_of(fitter.train_loader, fitter.val_loader)),
-        "history": pack_history(fitter.history),
+        "history": pack_history([_plain_record(record) for record in fitter.history]),
         "stopping": fitter.stopping.state_dict(),
         "best": best.state,
         "per_cell": None if fitter.per_cell is None else fitter.per_cell.state_dict(),
@@ -76,6 +77,21 @@ def apply_state(fitter: Fitter, best: BestWeights, stored: dict[str, Any]) -> No
     if fitter.per_cell is not None:
         fitter.per_cell.load_state_dict(stored["per_cell"])
     set_random_state(stored["random"], generators_of(fitter.train_loader, fitter.val_loader))
+
+
+def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a file of tensors and plain values can hold it, whatever a hook has added."""
+    plain: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Tensor):
+            plain[key] = value.detach().cpu()
+        elif isinstance(value, bool | int | float | str | type(None)) and not hasattr(value, "dtype"):
+            plain[key] = value
+        else:
+            plain[key] = (
+                value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else repr(value)
+            )
+    return plain
 
 
 def _plain(state: dict[str, Any]) -> dict[str, Any]:
@@ -176,5 +192,5 @@ def _data_facts(source: BatchSource) -> str:
         digest.update(source.clips.dataset.fingerprint(clip).encode())
         target = source.store.target(clip)[0].detach().cpu().contiguous()
         digest.update(str(tuple(target.shape)).encode())
-        digest.update(target.numpy().tobytes())
+        digest.update(target.flatten().view(torch.uint8).numpy().tobytes())
     return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"

@@ -238,7 +238,11 @@ class Fitter:
         return self.loss_fn(pred, responses)
 
     def on_epoch_end(self, epoch: int, record: dict[str, Any]) -> None:
-        """Do nothing; a subclass may look at (or add to) the record of each finished epoch."""
+        """Do nothing; a subclass may look at the record of each finished epoch, or add to it.
+
+        With a ``state_path``, what is added comes back in a resumed fit: numbers, text and tensors as they
+        are, anything else as text.
+        """
 
     # ------------------------------------------------------------------ what a user calls
 
@@ -381,9 +385,7 @@ class Fitter:
             self.per_cell.overlay(self.model)
             self._best.take(self.model)
             self._checkpoint_pending |= self.best_epoch is not None
-        if (
-            self._checkpoint_pending
-        ):  # the disk may have room again; with per-cell weights the file changes anyway
+        if self._checkpoint_pending:  # what the disk refused, or what the overlay changed
             self._write_checkpoint()
         self.optimizer.zero_grad(set_to_none=True)
         self.model.eval()
