@@ -49,9 +49,8 @@ class FrequencyScale:
 
     def points(self, f_min: float, f_max: float, n: int) -> Tensor:
         """Return ``n`` frequencies in hertz (float64), equally spaced on this scale, both ends exact."""
-        positions = torch.linspace(
-            self.from_hz(float(f_min)), self.from_hz(float(f_max)), n, dtype=torch.float64
-        )
+        first, last = self.from_hz(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
+        positions = torch.linspace(first, last, n, dtype=torch.float64)
         points: Tensor = self.to_hz(positions)
         points[0] = f_min
         if n > 1:

@@ -51,7 +51,7 @@ def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edg
     elif n_filters < 2:
         raise ValueError("edges='centres' needs at least 2 filters; use edges='feet' for one")
     else:
-        first, last = spacing.from_hz(float(f_min)), spacing.from_hz(float(f_max))
+        first, last = spacing.from_hz(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
         step = (last - first) / (n_filters - 1)
         positions = torch.linspace(first - step, last + step, n_filters + 2, dtype=torch.float64)
         corners = spacing.to_hz(positions)
