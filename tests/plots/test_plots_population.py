@@ -160,3 +160,15 @@ def test_long_titles_break_instead_of_running_into_the_next_panel():
     boxes = [ax._left_title.get_window_extent() for ax in axes]
     for left, right in itertools.pairwise(boxes):
         assert left.x1 <= right.x0
+
+
+def test_wav2spec_comparison_labels_each_bank_with_its_own_frequencies():
+    image = np.random.default_rng(0).normal(size=(F, 30))
+    low, high = np.geomspace(500, 8000, F), np.geomspace(1000, 20000, F)
+    _, axes = plot_wav2spec_comparison(image, image, frequencies_hz=low, truth_frequencies_hz=high)
+    assert [ax.get_ylabel() for ax in axes] == ["frequency (kHz)", "frequency (kHz)", "frequency band"]
+    ticks = [[tick.get_text() for tick in ax.get_yticklabels()] for ax in axes[:2]]
+    assert ticks[0][0] == "0.5"
+    assert ticks[1][-1] == "20"
+    _, axes = plot_wav2spec_comparison(image, image, frequencies_hz=low, truth_frequencies_hz=low * 1.0001)
+    assert axes[2].get_ylabel() == "frequency (kHz)"

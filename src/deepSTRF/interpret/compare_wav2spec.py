@@ -207,6 +207,7 @@ def compare_wav2spec_to_groundtruth(
         compared.truth,
         ds.dt,
         frequencies_hz=_frequencies(wav2spec, compared.pred.shape[0]),
+        truth_frequencies_hz=_frequencies(ds, compared.truth.shape[0]),
         unit="z-score" if z_score else "value",
         suptitle=suptitle,
         figure=figure,
@@ -238,9 +239,9 @@ def _check_waveform_mode(ds: Any, wav2spec: nn.Module) -> None:
         )
 
 
-def _frequencies(wav2spec: nn.Module, n_bands: int) -> Any:
-    """Centre frequencies of the front-end's bands, where it states them."""
-    frequencies = getattr(wav2spec, "frequencies_hz", None)
+def _frequencies(owner: Any, n_bands: int) -> Any:
+    """Centre frequencies of a front-end's or a recording's bands, where it states them."""
+    frequencies = getattr(owner, "frequencies_hz", None)
     return frequencies if frequencies is not None and len(frequencies) == n_bands else None
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_wav2spec_comparison"]
 
 FIGSIZE = (9.0, 5.6)
+#: Centre frequencies this close (relative) are one axis: less than a hundredth of a band.
+SAME_FREQUENCY = 1e-3
 
 
 def plot_wav2spec_comparison(
@@ -33,6 +35,7 @@ def plot_wav2spec_comparison(
     dt_ms: float | None = None,
     *,
     frequencies_hz: Any = None,
+    truth_frequencies_hz: Any = None,
     unit: str = "z-score",
     suptitle: str | None = None,
     figsize: tuple[float, float] | None = None,
@@ -46,8 +49,9 @@ def plot_wav2spec_comparison(
         Output of the front-end and reference, on one grid; both share one colour scale.
     dt_ms : float, optional
         Bin width in ms.
-    frequencies_hz : array (F,), optional
-        Centre frequencies in Hz.
+    frequencies_hz, truth_frequencies_hz : array (F,), optional
+        Centre frequencies in Hz of the front-end and of the reference. Where they differ, the difference is
+        drawn by band.
     unit : str
         What the values are, for the colour bars.
     suptitle : str, optional
@@ -78,7 +82,10 @@ def plot_wav2spec_comparison(
     if output.shape != reference.shape:
         raise ValueError(f"pred has shape {output.shape}, truth {reference.shape}; crop both to one (F, T)")
     check_positive(dt_ms, "dt_ms")
-    frequencies = check_frequencies(frequencies_hz, output.shape[0])
+    own = check_frequencies(frequencies_hz, output.shape[0])
+    theirs = check_frequencies(truth_frequencies_hz, output.shape[0])
+    agree = own is not None and theirs is not None and np.allclose(own, theirs, rtol=SAME_FREQUENCY)
+    axes_hz = (own, theirs, own if agree else None)
     if figure is None:
         figure = new_figure(figsize or FIGSIZE)
     axes: list[Axes] = list(figure.subplots(3, 1))
@@ -93,8 +100,9 @@ def plot_wav2spec_comparison(
         "reference",
         "difference",
     )
-    for ax, image, name, scale in zip(axes, (output, reference, difference), names, scales, strict=True):
-        shown = draw_spectrogram(ax, image, edges, frequencies, **scale)
+    images = (output, reference, difference)
+    for ax, image, hertz, name, scale in zip(axes, images, axes_hz, names, scales, strict=True):
+        shown = draw_spectrogram(ax, image, edges, hertz, **scale)
         left_title(ax, name)
         tidy(ax)
         bar = figure.colorbar(shown, ax=ax, pad=0.01)
