@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.metrics import ceiling, compute_CCmax, compute_TTRC, normalized_corrcoef
+from deepSTRF.metrics import ceiling, compute_CCmax, compute_TTRC, corrcoef, normalized_corrcoef
 from deepSTRF.metrics._splits import half_splits
 
 
@@ -157,14 +158,9 @@ def test_power_ceiling_is_what_links_raw_and_normalized_correlation() -> None:
     signal = torch.randn(3, 4, 1, 80, dtype=torch.float64)
     responses = signal + torch.randn(3, 4, 7, 80, dtype=torch.float64)
     pred = signal + torch.randn_like(signal)
-    from deepSTRF.metrics import corrcoef
-
-    for centring in ("concat",):
-        found = ceiling(responses, centring=centring, n_bootstrap=0)
-        ratio = corrcoef(pred, responses, reduction="none") / found.value
-        torch.testing.assert_close(
-            normalized_corrcoef(pred, responses, reduction="none", centring=centring), ratio
-        )
+    found = ceiling(responses, n_bootstrap=0)
+    ratio = corrcoef(pred, responses, reduction="none") / found.value
+    torch.testing.assert_close(normalized_corrcoef(pred, responses, reduction="none"), ratio)
     assert torch.isnan(found.low).all()
 
 
@@ -221,3 +217,25 @@ def test_hsu_is_raw_over_half_split_ceiling(ref: Any) -> None:
         torch.cat([pred, pred + 1]), clips, "hsu", reduction="none", centring="clip"
     )
     torch.testing.assert_close(weights, found)
+
+
+def test_interval_holds_the_value_when_clips_differ_in_reliability() -> None:
+    noise = torch.tensor([0.5, 1.0, 4.0, 8.0]).reshape(4, 1, 1, 1)
+    responses = torch.randn(4, 50, 1, 400) + noise * torch.randn(4, 50, 10, 400)
+    values = {}
+    for method, centring in itertools.product(("power", "split"), ("clip", "concat")):
+        found = ceiling(responses, method=method, centring=centring, n_bootstrap=200)
+        assert ((found.low <= found.value) & (found.value <= found.high)).double().mean() > 0.95
+        values[method, centring] = float(found.value.mean())
+    assert values["split", "concat"] == pytest.approx(values["power", "concat"], abs=0.005)
+    assert abs(values["split", "clip"] - values["power", "clip"]) > 0.1  # a mean of ceilings is another thing
+
+
+def test_a_nan_called_valid_shows_in_the_half_splits() -> None:
+    pred, responses = torch.randn(2, 3, 1, 40), torch.randn(2, 3, 4, 40)
+    responses += pred
+    responses[1, 2, :, 5] = torch.nan
+    mask = torch.ones_like(responses, dtype=torch.bool)
+    for centring in ("clip", "concat"):
+        found = normalized_corrcoef(pred, responses, "hsu", mask=mask, reduction="none", centring=centring)
+        assert torch.isnan(found).tolist() == [False, False, True]

@@ -202,6 +202,22 @@ class TestMetric:
             found = spec(pred, responses, mask=mask)
             assert torch.isnan(found).tolist() == [False, False, True, False, False]
 
+    def test_device_path_equals_cpu_path(
+        self, spec: Spec, dtype: torch.dtype, ref: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """On a GPU completeness is not asked for, as that would stall: the masked form serves all."""
+        pred, responses = ref.make_case("dense", dtype)
+        expected = spec(pred, responses)
+        monkeypatch.setattr("deepSTRF.metrics._masking.is_complete", lambda values: False)
+        torch.testing.assert_close(spec(pred, responses), expected, rtol=1e-6, atol=1e-6)
+
+    def test_nothing_at_all(self, spec: Spec, dtype: torch.dtype, ref: Any) -> None:
+        for shape in ((0, 3, 4, 20), (2, 3, 4, 0), (2, 0, 4, 20)):
+            responses = torch.zeros(shape, dtype=dtype)
+            found = spec(responses[:, :, :1], responses)
+            assert found.shape == (shape[1],)
+            assert torch.isnan(found).all()
+
     def test_bad_arguments(self, spec: Spec, dtype: torch.dtype, ref: Any) -> None:
         pred, responses = ref.make_case("dense", dtype)
         with pytest.raises(ValueError, match="reduction"):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ._groups import RepeatGroup, RepeatGroups
+from ._moments import keep_where
 from ._pairs import PairBlock
 from ._repeats import ClipParts
 
@@ -48,14 +49,24 @@ class CeilingBootstrap:
     """Resampled ceilings of N neurons, accumulated over clips.
 
     ``resample``: "repeats" draws repeats with replacement within each clip, "clips" draws clips, "both" does
-    both. All neurons share the draws, as they shared the trials.
+    both. All neurons share the draws, as they shared the trials. ``average_clips`` takes the ceiling clip by
+    clip and averages (the half-split ceiling with ``centring="clip"``) instead of pooling the powers first.
     """
 
-    def __init__(self, n_clips: int, n_bootstrap: int, resample: str, centring: str, seed: int) -> None:
+    def __init__(
+        self,
+        n_clips: int,
+        n_bootstrap: int,
+        resample: str,
+        centring: str,
+        seed: int,
+        average_clips: bool = False,
+    ) -> None:
         self.n_bootstrap = n_bootstrap
         self.resample = resample
         self.centring = centring
         self.seed = seed
+        self.average_clips = average_clips
         weights = torch.ones(n_bootstrap, n_clips, dtype=torch.float64)
         if resample in ("clips", "both"):
             weights = self._draw(n_clips, torch.Generator().manual_seed(seed))
@@ -93,6 +104,9 @@ class CeilingBootstrap:
         if self.centring != "concat":
             factor = torch.where(bins > 1, bins, torch.zeros_like(bins)) * weight
             sums = [factor, factor * signal, factor * noise / repeats]
+            if self.average_clips:
+                reliable = factor * (signal > 0)
+                sums = [factor, reliable, reliable * _share(signal, noise / repeats).sqrt()]
         else:
             factor, inner = bins * weight, (bins - 1).clamp(min=0) * weight
             sums = [
@@ -159,14 +173,16 @@ class CeilingBootstrap:
         """Resampled ceilings (n_bootstrap, N): 0 where a resample has no signal, NaN where it has no data."""
         if self.centring != "concat":
             bins, signal, noise = self._sums
+            if self.average_clips:
+                weight, total = self._sums[1:]
+                ceiling = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), 0.0)
+                return keep_where(bins > 0, ceiling)
         else:
             bins, signal, noise, level, level_noise, spread = self._sums
             total = bins.clamp(min=1)
             signal = signal - (level * level - level_noise) / total
             noise = noise - spread / total
-        share = signal / (signal + noise.clamp(min=0))
-        ceiling = torch.where(signal > 0, share, torch.zeros_like(share)).sqrt()
-        return torch.where(bins > 0, ceiling, torch.full_like(ceiling, torch.nan))
+        return keep_where(bins > 0, _share(signal, noise).sqrt())
 
     def interval(self, confidence: float) -> tuple[Tensor, Tensor]:
         """Lower and upper percentile bound, (N,) each."""
@@ -174,3 +190,10 @@ class CeilingBootstrap:
         tail = (1 - confidence) / 2
         bounds = torch.nanquantile(ceilings, torch.tensor([tail, 1 - tail]).to(ceilings), dim=0)
         return bounds[0], bounds[1]
+
+
+def _share(signal: Tensor, noise: Tensor) -> Tensor:
+    """Share of the signal in the variance of the PSTH; 0 without positive signal."""
+    positive = signal > 0
+    share = signal / torch.where(positive, signal + noise.clamp(min=0), torch.ones_like(signal))
+    return torch.where(positive, share, torch.zeros_like(share))

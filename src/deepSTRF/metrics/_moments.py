@@ -108,6 +108,8 @@ def pooled_mean(count: Tensor, mean: Tensor, axis: int) -> tuple[Tensor, Tensor]
     Means are averaged relative to one of them; empty chunks have no say (their mean may be anything finite).
     """
     total = count.sum(axis)
+    if count.shape[axis] == 0:
+        return total, torch.zeros_like(total)
     anchor = mean.gather(axis, count.argmax(axis, keepdim=True))
     gap = torch.where(count > 0, mean - anchor, 0.0)
     return total, anchor.squeeze(axis) + (count * gap).sum(axis) / total.clamp(min=1)

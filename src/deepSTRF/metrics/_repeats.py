@@ -102,9 +102,8 @@ class _Block:
 def clip_target(responses: Tensor, mask: Tensor | None) -> ClipTarget:
     """Boil (B, N, R, T) responses down, rows in the order (b, n)."""
     samples, valid = repeat_validity(responses, mask)
-    n_repeats, n_bins = samples.shape[2:]
-    rows = samples.reshape(-1, n_repeats, n_bins)
-    row_mask = None if valid is None else valid.reshape(-1, n_repeats, n_bins)
+    rows = samples.flatten(0, 1)
+    row_mask = None if valid is None else valid.flatten(0, 1)
     blocks = [
         _block(rows[piece], None if row_mask is None else row_mask[piece]) for piece in row_blocks(rows)
     ]
@@ -124,7 +123,10 @@ def clip_target(responses: Tensor, mask: Tensor | None) -> ClipTarget:
 
 def _block(responses: Tensor, valid: Tensor | None) -> _Block:
     values = responses.to(accumulator_dtype(responses.device), copy=True)
-    return _dense_block(values) if valid is None else _masked_block(values, valid)
+    if valid is None and responses.shape[2]:
+        return _dense_block(values)
+    everywhere = torch.ones_like(values, dtype=torch.bool)
+    return _masked_block(values, everywhere if valid is None else valid)
 
 
 def _dense_block(values: Tensor) -> _Block:

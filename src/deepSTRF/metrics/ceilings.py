@@ -190,12 +190,15 @@ def ceiling(
     """Noise ceiling per neuron, with a bootstrap interval.
 
     ``method="power"``: ``sqrt(SP / Var(psth))``, the ceiling that `normalized_corrcoef` divides by.
-    ``"split"``: random half-splits with Spearman-Brown (`compute_CCmax`); both estimate the same quantity.
+    ``"split"``: random half-splits with Spearman-Brown (`compute_CCmax`). On concatenated clips both
+    estimate the same quantity. With ``centring="clip"`` the half-split ceiling is by definition a mean over
+    clips, each with its own ceiling, and differs from that of pooled powers when clips differ in reliability.
 
-    The interval holds percentiles over resamples of the "power" form. Repeats are drawn with replacement
-    within each clip, and only distinct original repeats are paired, so that copies are not taken for signal;
-    clips are drawn with replacement. A resample without positive signal power counts as ceiling 0. With two
-    or three repeats, or few clips, there is little to resample and the interval is too narrow.
+    The interval holds percentiles over resamples, computed from the covariances between repeats. Repeats are
+    drawn with replacement within each clip, and only distinct original repeats are paired, so that copies are
+    not taken for signal; clips are drawn with replacement. A resample without positive signal power counts as
+    ceiling 0. With two or three repeats, or few clips, there is little to resample and the interval is too
+    narrow; resampling both errs on the wide side.
 
     Parameters
     ----------
@@ -258,7 +261,8 @@ def ceiling(
     splits = SplitCeiling(centring, n_splits, seed) if method == "split" else None
     bootstrap = None
     if n_bootstrap:
-        bootstrap = CeilingBootstrap(len(samples), n_bootstrap, resample, centring, seed)
+        average = method == "split" and centring == "clip"
+        bootstrap = CeilingBootstrap(len(samples), n_bootstrap, resample, centring, seed, average)
     for clip in range(len(samples) if splits or bootstrap else 0):
         groups = RepeatGroups.of(samples[clip], None if valid is None else valid[clip])
         if splits:

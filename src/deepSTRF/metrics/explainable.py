@@ -163,9 +163,9 @@ def oracle(responses: Tensor, mask: Tensor | None = None, reduction: str = "mean
     check_mask(mask, responses)
     check_reduction(reduction)
     samples, valid = repeat_validity(responses.detach(), mask)
-    n_batch, n_neurons, n_repeats, n_bins = samples.shape
-    rows = samples.reshape(-1, n_repeats, n_bins)
-    row_mask = None if valid is None else valid.reshape(-1, n_repeats, n_bins)
+    n_batch, n_neurons = samples.shape[:2]
+    rows = samples.flatten(0, 1)
+    row_mask = None if valid is None else valid.flatten(0, 1)
     blocks = [
         _left_out(rows[piece], None if row_mask is None else row_mask[piece]) for piece in row_blocks(rows)
     ]

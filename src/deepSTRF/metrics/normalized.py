@@ -103,9 +103,9 @@ def normalized_corrcoef(
     check_n_splits(n_splits)
     check_pair(pred, responses, "responses")
     check_mask(mask, responses)
-    n_batch, n_neurons, _, n_bins = pred.shape
+    n_batch, n_neurons = pred.shape[:2]
     target = clip_target(responses.detach(), mask)
-    moments = PredictionMoments.of(target, pred.detach().reshape(-1, n_bins)).unflatten(n_batch, n_neurons)
+    moments = PredictionMoments.of(target, pred.detach()[:, :, 0].flatten(0, 1)).unflatten(n_batch, n_neurons)
     parts = target.parts.unflatten(n_batch, n_neurons)
     totals = RepeatTotals.of(parts)
     if method == "schoppe":

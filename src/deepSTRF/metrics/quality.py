@@ -137,9 +137,10 @@ class _Sums:
         self, n_clips: int, centring: str, n_splits: int, n_bootstrap: int, resample: str, seed: int
     ) -> None:
         self.ceiling = SplitCeiling(centring, n_splits, seed)
-        self.bootstrap = (
-            CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed) if n_bootstrap else None
-        )
+        self.bootstrap: CeilingBootstrap | None = None
+        if n_bootstrap:
+            average = centring == "clip"
+            self.bootstrap = CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed, average)
         self.totals: RepeatTotals | None = None
         self.counts: list[Tensor] = []
 

@@ -134,7 +134,7 @@ def coherence_spectrum(
             stacklevel=2,
         )
         nothing = torch.full((n_neurons, 0), torch.nan, dtype=dtype, device=pred.device)
-        return CoherenceSpectrum(nothing[0], nothing, torch.zeros(n_neurons, dtype=torch.long), 0)
+        return CoherenceSpectrum(nothing[0], nothing, torch.zeros_like(nothing[:, :1]).sum(1), 0)
     sums = [
         _spectra(
             rate[clip, :, 0], target.psth[clip, :, 0], None if valid is None else valid[clip, :, 0], segment

@@ -130,6 +130,11 @@ class ScoreTracker:
             )
         target = self._targets[key]
         n_neurons, n_bins = target.deviation.shape
+        if pred.device != target.deviation.device:
+            raise ValueError(
+                f"the prediction of clip {key!r} is on {pred.device}, its responses were prepared on "
+                f"{target.deviation.device}; call prepare with responses.to({str(pred.device)!r})"
+            )
         if pred.shape[0] != n_neurons or pred.shape[1] < n_bins:
             raise ValueError(
                 f"the prediction of clip {key!r} has shape (N, T) with N = {n_neurons} and T >= {n_bins}, "
