@@ -18,8 +18,15 @@ from deepSTRF.dsp import (
 
 @pytest.mark.parametrize(
     ("audio_fs", "dt_ms", "hop"),
-    [(48000, 5.0, 240), (16000, 5, 80), (48828.125, 4.99712, 244), (44100, 10.0, 441), (44000, 5.0, 220), (8000, 0.125, 1)],
-)  # fmt: skip
+    [
+        (48000, 5.0, 240),
+        (16000, 5, 80),
+        (48828.125, 4.99712, 244),
+        (44100, 10.0, 441),
+        (44000, 5.0, 220),
+        (8000, 0.125, 1),
+    ],
+)
 def test_whole_hops(audio_fs: float, dt_ms: float, hop: int) -> None:
     result = samples_per_bin(audio_fs, dt_ms)
     assert result == hop

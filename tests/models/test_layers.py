@@ -22,7 +22,7 @@ def separable(c_in: int, c_out: int, bands: int, frames: int) -> nn.Sequential:
     )
 
 
-# ------------------------------------------------------------------------------------------------ the convolution
+# ------------------------------ the convolution
 
 
 def test_formula_with_the_newest_frame_last() -> None:
@@ -120,7 +120,7 @@ def test_bad_convolution_input() -> None:
         CausalSTRFConv(5, 3, 1, 2, kernel="full")  # type: ignore[arg-type]
 
 
-# ---------------------------------------------------------------------------------------------------- STRF readout
+# ------------------------------ STRF readout
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -206,7 +206,7 @@ def test_an_activation_without_step_is_named_by_streams_only() -> None:
         readout.init_state(1)
 
 
-# -------------------------------------------------------------------------------------------------- linear readout
+# ------------------------------ linear readout
 
 
 @pytest.mark.parametrize("hidden", [None, 3])
@@ -234,7 +234,7 @@ def test_linear_readout_refuses_other_shapes() -> None:
             readout(torch.zeros(shape))
 
 
-# ------------------------------------------------------------------------------------------------------ layer norm
+# ------------------------------ layer norm
 
 
 @pytest.mark.parametrize("dim", [1, -2, 2])

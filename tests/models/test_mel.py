@@ -132,7 +132,7 @@ def test_power_gradient_is_exact() -> None:
     assert torch.autograd.gradcheck(mel, (x,))
 
 
-# ---------------------------------------- the authors' own bank
+# ------------------------------ the authors' own bank
 
 
 def test_rahman_preset_equals_the_recipe_at_the_native_rate() -> None:

@@ -229,7 +229,7 @@ def test_under_autocast_the_front_end_stays_in_float32(front_end: nn.Module) -> 
     assert torch.equal(y, front_end(x))
 
 
-# ---------------------------------------------------------------------------------- the base class and the factory
+# ------------------------------ the base class and the factory
 
 
 def test_make_wav2spec_calls_of_the_page() -> None:
@@ -239,7 +239,7 @@ def test_make_wav2spec_calls_of_the_page() -> None:
 
 
 def test_make_wav2spec_refuses() -> None:
-    with pytest.raises(ValueError, match="legal names:.*'mel'"):
+    with pytest.raises(ValueError, match=r"legal names:.*'mel'"):
         make_wav2spec("mell", audio_fs=16000, dt_ms=5.0)
     with pytest.raises(TypeError, match="no argument 'kernel'"):
         make_wav2spec("mel", audio_fs=16000, dt_ms=5.0, kernel=3)

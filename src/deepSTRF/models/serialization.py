@@ -38,6 +38,10 @@ _TORCH_MODULES: dict[str, type[nn.Module]] = {
 
 _SEQUENTIAL = "torch.nn.Sequential"
 
+#: Arguments of those classes that are no attributes: places and types (the weights have them), the start of
+#: PReLU (the weights hold the value), and old spellings of Hardtanh's limits.
+_NOT_ATTRIBUTES = {"device", "dtype", "init", "min_value", "max_value"}
+
 #: Packages of ours whose import fills the registry; a fixed list, so no name in a file decides what is
 #: imported.
 _OWN_PACKAGES = ("deepSTRF.models.audio", "deepSTRF.models.wav2spec")
@@ -117,13 +121,11 @@ def _check_name(module: Configurable, where: str) -> None:
 
 def _torch_arguments(module: nn.Module) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
-    for name in inspect.signature(type(module)).parameters:
-        if name in ("device", "dtype"):
-            continue
-        if name == "init":  # PReLU: the start value is overwritten by the weights
-            continue
-        value = getattr(module, name)
-        arguments[name] = value is not None if name == "bias" else value
+    for name, parameter in inspect.signature(type(module)).parameters.items():
+        free = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        if name not in _NOT_ATTRIBUTES and not free:
+            value = getattr(module, name)
+            arguments[name] = value is not None if name == "bias" else value
     return arguments
 
 

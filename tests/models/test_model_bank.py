@@ -1,0 +1,246 @@
+"""One bank for every registered model: a new one adds a line to MODEL_CASES and all of this is checked."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import deepSTRF.models.audio  # noqa: F401  (fills the registry)
+from deepSTRF.models import NeuralModel
+from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.models.audio import AudioEncodingModel
+from deepSTRF.models.wav2spec import CausalMelSpectrogram
+from deepSTRF.registry import MODELS
+
+BANDS = 12
+
+#: Registry name -> small constructor arguments; n_frequency_bands=BANDS and out_neurons=5 are added.
+MODEL_CASES: dict[str, list[dict[str, Any]]] = {
+    "linear": [
+        {"temporal_window_size": 4},
+        {"temporal_window_size": 1, "norm": "none"},
+        {"temporal_window_size": 3, "output_activation": ParametricSoftplus(5), "standardize": True},
+    ],
+}
+CASES = [(name, index) for name, cases in MODEL_CASES.items() for index in range(len(cases))]
+
+
+def build(name: str, index: int, neurons: int = 5, **more: Any) -> AudioEncodingModel:
+    torch.manual_seed(0)
+    options = copy.deepcopy(MODEL_CASES[name][index])
+    if neurons != 5 and "output_activation" in options:
+        options["output_activation"] = ParametricSoftplus(neurons)
+    model = MODELS.get(name)(**{"n_frequency_bands": BANDS, "out_neurons": neurons, **options, **more})
+    if model.standardizer is not None:
+        stims = [torch.randn(1, 800)] if "wav2spec" in more else [3 + 2 * torch.randn(1, BANDS, 60)]
+        model.fit_standardization(stims)
+    return model
+
+
+def spectrogram(batch: int = 1, frames: int = 20) -> torch.Tensor:
+    return torch.randn(batch, 1, BANDS, frames)
+
+
+def warmed_up(model: AudioEncodingModel) -> AudioEncodingModel:
+    """A model in eval mode whose normalisation has seen data."""
+    x = spectrogram(2, 50) if isinstance(model.wav2spec, nn.Identity) else torch.randn(2, 1, 50 * 80)
+    with torch.no_grad():
+        model.train()(x)
+    return model.eval()
+
+
+@pytest.fixture(params=CASES, ids=[f"{name}-{index}" for name, index in CASES])
+def case(request: pytest.FixtureRequest) -> tuple[str, int]:
+    return request.param
+
+
+def test_every_registered_model_has_a_case() -> None:
+    assert set(MODEL_CASES) == set(MODELS.names())
+
+
+@pytest.mark.parametrize("neurons", [1, 5])
+@pytest.mark.parametrize("frames", [1, 25, 50, 100])
+def test_shape(case: tuple[str, int], neurons: int, frames: int) -> None:
+    model = warmed_up(build(*case, neurons=neurons))
+    assert model(spectrogram(2, frames)).shape == (2, neurons, 1, frames)
+    assert (model.O, model.F, model.C_in) == (neurons, BANDS, 1)
+    model.validate()
+
+
+@pytest.mark.parametrize("frame", [0, 9, 18])
+def test_causal_in_eval_mode(case: tuple[str, int], assert_causal: Callable[..., None], frame: int) -> None:
+    assert_causal(warmed_up(build(*case)), spectrogram(), frame)
+
+
+def test_causal_from_the_waveform(case: tuple[str, int], assert_causal: Callable[..., None]) -> None:
+    mel = CausalMelSpectrogram(16000, n_mels=BANDS)
+    model = warmed_up(build(*case, wav2spec=mel))
+    x = torch.randn(1, 1, 20 * mel.hop)
+    assert model(x).shape == (1, 5, 1, 20)
+    assert_causal(model, x, 9, mel.hop)
+    assert model.latency_ms == mel.latency_ms
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_streams(case: tuple[str, int], assert_streams: Callable[..., None], dtype: torch.dtype) -> None:
+    assert_streams(warmed_up(build(*case)).to(dtype), spectrogram(2).to(dtype))
+
+
+def test_streams_from_the_waveform(case: tuple[str, int], assert_streams: Callable[..., None]) -> None:
+    mel = CausalMelSpectrogram(16000, n_mels=BANDS)
+    assert_streams(warmed_up(build(*case, wav2spec=mel)), torch.randn(2, 1, 20 * mel.hop), mel.hop)
+
+
+def test_receptive_field_is_true(case: tuple[str, int]) -> None:
+    model = warmed_up(build(*case))
+    field = model.receptive_field
+    x = spectrogram(1, 60).requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[..., -1].sum(), x)
+    touched = gradient[0, 0].abs().amax(0).nonzero().flatten()
+    seen = 60 - int(touched[0])
+    assert field is None or seen == field
+    assert bool((gradient[0, 0].abs().amax(1) > 0).all())
+
+
+def test_gradients_reach_every_parameter(case: tuple[str, int]) -> None:
+    model = build(*case).train()
+    with torch.no_grad():
+        target = torch.randn(3, 5, 1, 40)
+    ((model(spectrogram(3, 40)) - target) ** 2).mean().backward()
+    # a constant has no effect behind batch normalisation: its gradient is rounding noise
+    dead = (
+        {"readout.strf.kernel.bias"} if any(isinstance(m, nn.BatchNorm1d) for m in model.modules()) else set()
+    )
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+        assert name in dead or float(parameter.grad.abs().max()) > 0, name
+
+
+def test_a_huge_or_silent_input_stays_finite(case: tuple[str, int]) -> None:
+    model = warmed_up(build(*case))
+    for x in (torch.zeros(1, 1, BANDS, 20), 1e3 * spectrogram(), 1e-8 * spectrogram()):
+        probe = x.clone().requires_grad_()
+        y = model(probe)
+        y.sum().backward()
+        assert bool(torch.isfinite(y).all())
+        assert bool(torch.isfinite(probe.grad).all())
+
+
+def test_bad_input(case: tuple[str, int]) -> None:
+    model = warmed_up(build(*case))
+    with pytest.raises(ValueError, match=r"\(B, 1, F, T\).*unsqueeze"):
+        model(torch.randn(BANDS, 20))
+    with pytest.raises(ValueError, match=r"wav2spec"):
+        model(torch.randn(1, 1, 800))
+    with pytest.raises(ValueError, match=f"n_frequency_bands={BANDS}"):
+        model(torch.randn(1, 1, BANDS + 1, 20))
+    with pytest.raises(ValueError, match=f"n_frequency_bands={BANDS}"):
+        model(torch.randn(1, 2, BANDS, 20))
+
+
+def test_bad_arguments(case: tuple[str, int]) -> None:
+    name, index = case
+    for neurons in (0, -1):
+        with pytest.raises(ValueError, match="out_neurons"):
+            build(name, index, out_neurons=neurons)
+    with pytest.raises(TypeError, match="out_neurons"):
+        build(name, index, out_neurons=2.0)
+    with pytest.raises(ValueError, match="n_frequency_bands"):
+        build(name, index, n_frequency_bands=0)
+    assert type(build(name, index, out_neurons=np.int64(5)).O) is int
+    with pytest.raises(ValueError, match=r"wav2spec .*20 bands.*n_frequency_bands=12"):
+        build(name, index, wav2spec=CausalMelSpectrogram(16000, n_mels=20))
+    with pytest.raises(ValueError, match=r"lacks.*hop, audio_fs"):
+        build(name, index, wav2spec=nn.Conv1d(1, 1, 3))
+    with pytest.raises(TypeError, match="wav2spec"):
+        build(name, index, wav2spec="mel")
+
+
+def test_prefiltering_argument(case: tuple[str, int]) -> None:
+    class Doubled(nn.Module):
+        out_channels, F = 2, BANDS
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x.relu(), (-x).relu()], 1)
+
+    model = build(*case, prefiltering=Doubled())
+    assert model.C_in == 2
+    assert model(spectrogram()).shape == (1, 5, 1, 20)
+    assert model.receptive_field is None  # the prefilter does not say how far it looks back
+    with pytest.raises(TypeError, match=r"slot 'prefiltering' \(Doubled\)"):
+        model.init_state(1)
+    wrong = Doubled()
+    wrong.F = BANDS + 1
+    with pytest.raises(ValueError, match="prefiltering"):
+        build(*case, prefiltering=wrong)
+    with pytest.raises(TypeError, match="prefiltering"):
+        build(*case, prefiltering=3)
+    with pytest.raises(ValueError, match="prefiltering"):
+        build(*case, prefiltering={"dt": 5.0})
+    with pytest.raises(ValueError, match="no-such-prefilter"):
+        build(*case, prefiltering={"prefiltering": "no-such-prefilter"})
+
+
+def test_state_dict_copy_and_pickle(case: tuple[str, int]) -> None:
+    model = warmed_up(build(*case))
+    twin = build(*case).eval()
+    twin.load_state_dict(model.state_dict())
+    x = spectrogram()
+    for other in (twin, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(other(x), model(x))
+        assert other.init_arguments.keys() == model.init_arguments.keys()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_save_and_load(case: tuple[str, int], tmp_path: object, dtype: torch.dtype) -> None:
+    mel = CausalMelSpectrogram(16000, n_mels=BANDS)
+    model = warmed_up(build(*case, wav2spec=mel)).to(dtype)
+    model.save_pretrained(tmp_path, metadata={"seed": 0})
+    twin, metadata = NeuralModel.from_pretrained(tmp_path, return_metadata=True)
+    assert type(twin) is type(model)
+    assert metadata == {"seed": 0}
+    assert not twin.training
+    x = torch.randn(1, 1, 20 * mel.hop, dtype=dtype)
+    assert torch.equal(twin(x), model(x))
+    assert twin(x).dtype == dtype
+
+
+def test_predict(case: tuple[str, int]) -> None:
+    model = build(*case)
+    clips = [torch.randn(1, BANDS, frames) for frames in (30, 8, 17)]
+    dataset = SimpleNamespace(stims=clips, dt=5.0)
+    rates = model.predict(dataset)
+    assert model.training
+    assert [tuple(rate.shape) for rate in rates] == [(5, 30), (5, 8), (5, 17)]
+    assert not any(rate.requires_grad for rate in rates)
+    with torch.no_grad():
+        expected = model.eval()(clips[1].unsqueeze(0))[0, :, 0]
+    assert torch.equal(rates[1], expected)
+    torch.testing.assert_close(model.predict(dataset, unit="hz")[2], rates[2] * 200)
+
+
+def test_chunks_of_a_long_clip_carry_gradients(case: tuple[str, int]) -> None:
+    """Truncated back-propagation: states detach, gradients flow within a chunk."""
+    model = warmed_up(build(*case))
+    state = model.init_state(1)
+    for chunk in spectrogram(1, 40).split(10, -1):
+        y, state = model.step(chunk, state)
+        y.sum().backward()
+        state = _detached(state)
+    assert all(p.grad is not None for p in model.parameters())
+    model.detach()
+
+
+def _detached(state: Any) -> Any:
+    if isinstance(state, torch.Tensor):
+        return state.detach()
+    return {key: _detached(branch) for key, branch in state.items()}
