@@ -16,7 +16,8 @@ Advance = Callable[[int, int | None], None]
 #: Statuses that a second try may cure (request timeout, too early, too many requests, server faults).
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 CONNECT_TIMEOUT_S = 30.0
-CHUNK_BYTES = 1 << 18
+#: What a broken connection can cost at most: a chunk that is not complete is lost.
+CHUNK_BYTES = 1 << 14
 
 
 class TransientError(Exception):

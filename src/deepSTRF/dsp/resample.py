@@ -72,7 +72,8 @@ def resample_exact(
     rate_in, rate_out : float or Fraction
         Sampling rates in Hz.
     n_out : int, optional
-        Length of the result: cut, or filled with zeros, on the right. Default: ``ceil(T_audio * ratio)``.
+        Length of the result: cut on the right, or continued as if silence followed. Default:
+        ``ceil(T_audio * ratio)``.
 
     Returns
     -------

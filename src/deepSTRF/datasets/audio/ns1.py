@@ -170,7 +170,9 @@ class NS1Dataset(AudioNeuralDataset):
         n_bins = count_bins(NS1_RAW_LEN_MS, self.dt)
         _validate_options(spectrogram, alignment, binning, on_bad_file)
         validate_binning(binning, self.dt)
-        hop = _validation.check_hop(audio_fs, self.dt) if return_waveform else 0
+        hop = 0
+        if return_waveform:
+            hop, audio_fs = _validation.check_hop(audio_fs, self.dt), int(audio_fs)
         kind = "recomputed" if return_waveform else choose_spectrogram(root, spectrogram, alignment, self.dt)
         if download:
             download_ns1(root, spectrogram=spectrogram == "shipped", cache=cache)

@@ -1,0 +1,161 @@
+"""The cache of parsed arrays: keyed by everything it depends on, rebuilt when damaged, never in the way."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from deepSTRF.datasets import cache
+from deepSTRF.datasets.cache import cached_arrays, fingerprint_files
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSTRF_CACHE_DIR", str(tmp_path))
+    return tmp_path / "demo"
+
+
+class Maker:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self):
+        self.calls += 1
+        return {"x": np.arange(5000.0), "names": np.array(["a", "bc"]), "n": np.array(3)}
+
+
+def get(make, **kwargs):
+    return cached_arrays("demo", "thing", {"files": "abc", **kwargs}, make)
+
+
+def test_made_once(folder):
+    make = Maker()
+    first, second = get(make), get(make)
+    assert make.calls == 1
+    for name, array in first.items():
+        assert second[name].dtype == array.dtype
+        np.testing.assert_array_equal(second[name], array)
+    assert len(list(folder.iterdir())) == 1
+
+
+def test_only_the_members_asked_for(folder):
+    make = Maker()
+    for _ in range(2):
+        assert list(cached_arrays("demo", "thing", {}, make, members=["n"])) == ["n"]
+    assert make.calls == 1
+
+
+@pytest.mark.parametrize("change", [{"files": "abd"}, {"dt_ms": 5.0}])
+def test_another_key_is_another_entry(folder, change):
+    make = Maker()
+    get(make)
+    get(make, **change)
+    assert make.calls == 2
+
+
+def test_a_new_version_of_the_package_parses_again(folder, monkeypatch):
+    make = Maker()
+    get(make)
+    monkeypatch.setattr("deepSTRF.__version__", "999")
+    get(make)
+    assert make.calls == 2
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(folder):
+    make = Maker()
+    truth = get(make)
+    entry = next(folder.iterdir())
+    whole = entry.read_bytes()
+    rng = np.random.default_rng(0)
+    for at in [0, 30, 60, 130, len(whole) - 10, *rng.integers(0, len(whole), 60).tolist()]:
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x10
+        entry.write_bytes(damaged)
+        for name, array in get(make).items():
+            np.testing.assert_array_equal(array, truth[name])
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04"])
+def test_garbage_is_rebuilt(folder, content):
+    make = Maker()
+    get(make)
+    entry = next(folder.iterdir())
+    whole = entry.read_bytes()
+    for damaged in (content, whole[: len(whole) // 2], whole[:-1]):
+        entry.write_bytes(damaged)
+        assert get(make)["n"] == 3
+        assert entry.read_bytes()[:4] == whole[:4]
+        assert len(entry.read_bytes()) == len(whole)
+    assert make.calls == 4
+
+
+def test_an_entry_of_another_key_under_this_name_is_not_trusted(folder):
+    get(Maker())
+    mine = next(folder.iterdir())
+    cached_arrays("demo", "thing", {"files": "other"}, lambda: {"x": np.zeros(1)})
+    other = next(path for path in folder.iterdir() if path != mine)
+    mine.write_bytes(other.read_bytes())
+    assert len(get(Maker())["x"]) == 5000
+
+
+def test_pickles_are_not_read(folder):
+    make = Maker()
+    get(make)
+    entry = next(folder.iterdir())
+    key = cache._key("thing", {"files": "abc"})
+    np.savez(entry.with_suffix(""), cache_key=np.array(key), x=np.array([{"evil": 1}], dtype=object))
+    assert len(get(make)["x"]) == 5000
+    assert make.calls == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DEEPSTRF_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="could not be cached.*DEEPSTRF_CACHE_DIR.*cache=False"):
+        assert get(Maker())["n"] == 3
+
+
+def test_a_full_disk_leaves_no_half_entry(folder, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.np, "savez", full)
+    with pytest.warns(UserWarning, match="No space left"):
+        assert get(Maker())["n"] == 3
+    assert list(folder.iterdir()) == []
+
+
+def test_old_entries_go(folder, monkeypatch):
+    monkeypatch.setattr(cache, "MAX_ENTRIES", 3)
+    for number in range(6):
+        get(Maker(), number=number)
+        newest = max(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (number, number))
+    assert len(list(folder.iterdir())) <= 4
+
+
+def test_not_used_when_not_wanted(folder):
+    make = Maker()
+    for _ in range(2):
+        cached_arrays("demo", "thing", {}, make, enabled=False)
+    assert make.calls == 2
+    assert not folder.exists()
+
+
+def test_a_fingerprint_follows_content_time_and_name(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"0" * 100_000)
+    os.utime(path, ns=(10, 10))
+    seen = {fingerprint_files(tmp_path, ["a"])}
+    for content, time in ((b"0" * 100_000, 11), (b"0" * 99_999, 10), (b"0" * 99_999 + b"1", 10)):
+        path.write_bytes(content)
+        os.utime(path, ns=(time, time))
+        seen.add(fingerprint_files(tmp_path, ["a"]))
+    (tmp_path / "b").write_bytes(path.read_bytes())
+    os.utime(tmp_path / "b", ns=(10, 10))
+    seen.add(fingerprint_files(tmp_path, ["b"]))
+    assert len(seen) == 5
+    with pytest.raises(FileNotFoundError):
+        fingerprint_files(tmp_path, ["none"])
