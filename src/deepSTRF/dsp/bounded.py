@@ -9,11 +9,11 @@ __all__ = ["bounded_shift", "mel_distance", "shift_in_mel"]
 
 
 def bounded_shift(free: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
-    """Map any number to a shift between ``-lower`` and ``upper``: equal to the number near zero, smooth everywhere.
+    """Map any number to a shift between ``-lower`` and ``upper``: itself near zero, smooth everywhere.
 
-    ``u / sqrt(1 + (u / limit)^2)`` with the limit of the side that ``u`` lies on. The slope at 0 is 1, the second
-    derivative is continuous, and the slope far out falls as a power, never to zero: unlike a clamp or a sigmoid
-    the map has no dead end for an optimiser.
+    ``u / sqrt(1 + (u / limit)^2)`` with the limit of the side that ``u`` lies on. The slope at 0 is 1, the
+    second derivative is continuous, and the slope far out falls as a power, never to zero: unlike a clamp or
+    a sigmoid the map has no dead end for an optimiser.
 
     Parameters
     ----------

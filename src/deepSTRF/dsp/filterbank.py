@@ -1,15 +1,16 @@
 """One grouped filterbank for every front-end: causal filters, a detector, and pooling to the neural rate.
 
 Channels with similar filters share a group: one kernel length, one stride. Complex (analytic) filters have an
-output without carrier, which may be kept only every few samples; real filters run at stride 1. Inside a group the
-convolution is one matrix product of overlapping rows of sound with a Toeplitz matrix of the taps, three times
-faster on a processor than ``conv1d`` with its backward pass. Rows never reach over the end of a bin, so every bin
-is blind to the future, exactly.
+output without carrier, which may be kept only every few samples; real filters run at stride 1. Inside a group
+the convolution is one matrix product of overlapping rows of sound with a Toeplitz matrix of the taps, three
+times faster on a processor than ``conv1d`` with its backward pass. Rows never reach over the end of a bin, so
+every bin is blind to the future, exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,9 @@ def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
             [0., 2.]])
     """
     parts, n_channels, kernel_size = taps.shape
-    shifted = stagger_rows(taps.unsqueeze(2).expand(parts, n_channels, group.block, kernel_size), group.stride)
+    shifted = stagger_rows(
+        taps.unsqueeze(2).expand(parts, n_channels, group.block, kernel_size), group.stride
+    )
     return shifted.permute(3, 0, 2, 1).reshape(shifted.shape[-1], -1)
 
 
@@ -77,8 +80,8 @@ def pooling_matrix(windows: Tensor, steps_per_bin: int) -> Tensor:
     Returns
     -------
     Tensor
-        (steps_per_bin * F_g, F_g * D): what the samples of one bin give to this bin and the D - 1 next ones. It is
-        diagonal in channels; the zeros cost less than moving the channels outside.
+        (steps_per_bin * F_g, F_g * D): what the samples of one bin give to this bin and the D - 1 next ones.
+        It is diagonal in channels; the zeros cost less than moving the channels outside.
 
     Examples
     --------
@@ -142,8 +145,8 @@ def filter_group(audio: Tensor, matrix: Tensor, group: FilterGroup, hop: int) ->
     -------
     Tensor
         (B, T * hop / (stride * block), P, block * F_g): successive rows hold successive stretches of time;
-        inside a row the last axis runs over time steps, then channels. The last step of bin ``t`` sees samples up
-        to ``(t + 1) * hop - 1``.
+        inside a row the last axis runs over time steps, then channels. The last step of bin ``t`` sees
+        samples up to ``(t + 1) * hop - 1``.
 
     Examples
     --------
@@ -172,17 +175,23 @@ class _Magnitude(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor, floor: float) -> Tensor:  # type: ignore[override]
+    def forward(z: Tensor, floor: float) -> Tensor:
         return _magnitude(z, floor)
 
     @staticmethod
-    def setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]  # noqa: ANN001
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         z, magnitude = ctx.saved_tensors
         return z * (gradient / magnitude).unsqueeze(-2), None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Any:
+        z, magnitude = ctx.saved_tensors
+        return (z * tangent).sum(-2) / magnitude
 
 
 def detect(filtered: Tensor, detector: str) -> Tensor:
@@ -193,8 +202,8 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
     filtered : Tensor
         (..., P, M) outputs; P is 2 for ``"magnitude"`` and ``"power"``, 1 for the others.
     detector : str
-        ``"magnitude"``: ``sqrt(re^2 + im^2 + 1e-9)``; ``"power"``: ``re^2 + im^2``; ``"halfwave"``: positive part;
-        ``"full"``: absolute value; ``"square"``; ``"none"``: the signed output.
+        ``"magnitude"``: ``sqrt(re^2 + im^2 + 1e-9)``; ``"power"``: ``re^2 + im^2``; ``"halfwave"``: positive
+        part; ``"full"``: absolute value; ``"square"``; ``"none"``: the signed output.
 
     Returns
     -------
@@ -277,8 +286,8 @@ def pooled_filterbank(
     Returns
     -------
     Tensor
-        (B, F, T + D - 1): T bins, then the D - 1 unfinished bins that later sound would complete. A stream adds
-        them to its next chunk.
+        (B, F, T + D - 1): T bins, then the D - 1 unfinished bins that later sound would complete. A stream
+        adds them to its next chunk.
 
     Examples
     --------

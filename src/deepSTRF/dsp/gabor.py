@@ -45,7 +45,7 @@ def gabor_taps(center: Tensor, sigma: Tensor, offset: Tensor) -> tuple[Tensor, T
 
 
 def gaussian_mass(sigma: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Return the sum of ``exp(-n^2 / (2 sigma^2))`` over samples from ``-before`` to ``after``, in closed form.
+    """Return the sum of ``exp(-n^2 / (2 sigma^2))`` over ``-before <= n <= after``, in closed form.
 
     Parameters
     ----------

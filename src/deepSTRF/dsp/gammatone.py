@@ -69,7 +69,8 @@ def gammatone_length(
     >>> gammatone_length(torch.tensor([500.0, 2000.0]), 48000)
     [1575, 516]
     """
-    # the energy left after time t is a Poisson sum: exp(-x) sum_k x^k / k!, k < 2 order - 1, with x = 4 pi b t
+    # the energy left after time t is a Poisson sum: exp(-x) sum_k x^k / k!, k < 2 order - 1, with x = 4 pi b
+    # t
     terms = 2 * order - 1
     low, high = 0.0, 1.0
     while _energy_left(high, terms) > tail:
@@ -90,8 +91,8 @@ def gammatone_taps(
 ) -> Tensor:
     """Return causal complex gammatone impulse responses whose real part has unit peak gain.
 
-    ``t^(order - 1) exp(-2 pi b t) exp(2 pi j f t)``, sampled from ``t = 0``: the real part is the gammatone, the
-    magnitude its envelope.
+    ``t^(order - 1) exp(-2 pi b t) exp(2 pi j f t)``, sampled from ``t = 0``: the real part is the gammatone,
+    the magnitude its envelope.
 
     Parameters
     ----------
@@ -154,7 +155,7 @@ def recursive_gammatone(
     b_factor: float = B_FACTOR,
     state: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Filter with endless gammatones: ``order`` equal complex poles, the sampled impulse response to the last digit.
+    """Filter with endless gammatones: ``order`` equal complex poles, exact to the last digit.
 
     It needs no kernel and carries its state, so it suits streams and very low frequencies; it agrees with
     `gammatone_taps` up to what those cut off.
@@ -197,7 +198,9 @@ def recursive_gammatone(
     center = center_hz.to("cpu", torch.float64)
     length = gammatone_length(center, audio_fs, order, b_factor, tail=1e-15)
     scale = gammatone_taps(center, audio_fs, max(2, *length), order, b_factor)
-    pole = torch.exp((2j * math.pi * center - 2.0 * math.pi * gammatone_bandwidth(center, b_factor)) / float(audio_fs))
+    pole = torch.exp(
+        (2j * math.pi * center - 2.0 * math.pi * gammatone_bandwidth(center, b_factor)) / float(audio_fs)
+    )
     # sampled t^(order - 1) p^t is p * (Eulerian polynomial in p / z) / (1 - p / z)^order, times a constant
     numerator = _eulerian(order - 1).unsqueeze(-1) * pole ** torch.arange(order).unsqueeze(-1)
     constant = scale[:, 1] / pole
@@ -217,7 +220,10 @@ def recursive_gammatone(
     joined = torch.cat([state["recent"], signal], dim=-1)
     size = signal.shape[-1]
     output = sum(
-        (numerator[k].unsqueeze(-1) * joined[..., order - 1 - k : order - 1 - k + size] for k in range(order)),
+        (
+            numerator[k].unsqueeze(-1) * joined[..., order - 1 - k : order - 1 - k + size]
+            for k in range(order)
+        ),
         start=torch.zeros_like(signal),
     )
     return output, {"poles": torch.stack(carried), "recent": joined[..., size:]}

@@ -1,4 +1,4 @@
-"""Per-channel energy normalisation (PCEN): a causal gain control that divides each band by its recent mean."""
+"""Per-channel energy normalisation (PCEN): a causal gain control by the recent mean of each band."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def pcen_initial_state(
     Returns
     -------
     dict
-        ``"memory"`` (B, F): the running mean; ``"log_missing"`` (B, F): log of the weight that it still lacks;
-        ``"started"`` (B, 1): whether a frame has been seen.
+        ``"memory"`` (B, F): the running mean; ``"log_missing"`` (B, F): log of the weight that it still
+        lacks; ``"started"`` (B, 1): whether a frame has been seen.
 
     Raises
     ------
@@ -75,9 +75,10 @@ def pcen(
     start: str = "debiased",
     state: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Normalise energies by their running mean and compress: ``(E / (eps + M)^alpha + delta)^root - delta^root``.
+    """Divide energies by their running mean and compress.
 
-    ``M[t] = a M[t - 1] + (1 - a) E[t]`` with ``a = exp(-decay)``. The formula is evaluated in the log domain
+    ``(E / (eps + M)^alpha + delta)^root - delta^root`` with the running mean
+    ``M[t] = a M[t - 1] + (1 - a) E[t]``, ``a = exp(-decay)``. The formula is evaluated in the log domain
     (``expm1``, ``log1p``), which keeps all digits for quiet sound and a finite gradient for silence.
 
     Parameters
@@ -85,16 +86,16 @@ def pcen(
     energy : Tensor
         (B, F, T), not negative.
     decay : Tensor or float
-        Bin width over time constant of the running mean, above 0: a number, or one per band (F,). Given this way
-        the memory in milliseconds does not change with the bin width.
+        Bin width over time constant of the running mean, above 0: a number, or one per band (F,). Given this
+        way the memory in milliseconds does not change with the bin width.
     alpha, delta, root : Tensor or float
         Strength of the gain control, bias, and exponent: numbers, or one per band (F,).
     eps : float
         Floor of the running mean.
     start : {"debiased", "zero", "first"}
         ``"debiased"``: the mean of the frames so far, each with its exponential weight (so ``M[0] = E[0]``).
-        ``"zero"``: silence before the first frame, which makes an onset of about five time constants. ``"first"``:
-        the first frame, as if it had lasted for ever.
+        ``"zero"``: silence before the first frame, which makes an onset of about five time constants.
+        ``"first"``: the first frame, as if it had lasted for ever.
     state : dict, optional
         What the previous chunk returned; a fresh start when left out.
 

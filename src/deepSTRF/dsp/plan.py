@@ -12,8 +12,9 @@ from torch import Tensor
 
 __all__ = ["FilterGroup", "FilterbankPlan", "largest_divisor", "plan_filterbank"]
 
-# Cost model of one bin of one group, in nanoseconds of one core of a 2.5 GHz server processor, forward and backward,
-# fitted to this engine. It only ranks plans: another machine gets the same plan and the same results.
+# Cost model of one bin of one group, in nanoseconds of one core of a 2.5 GHz server processor, forward and
+# backward, fitted to this engine. It only ranks plans: another machine gets the same plan and the same
+# results.
 _NS_PER_PRODUCT = 0.035
 _NS_PER_COPIED_SAMPLE = 0.75
 _NS_PER_OUTPUT = 10.0
@@ -112,13 +113,13 @@ class FilterbankPlan:
     def tap_layout(self) -> tuple[Tensor, Tensor]:
         """Channel and age in samples of every tap of every group, in one flat row each.
 
-        Learned filters are computed on this row at once, then cut by `split_taps`: a dozen operations instead of a
-        dozen per group. Ages fall from the kernel length to 0 within each channel.
+        Learned filters are computed on this row at once, then cut by `split_taps`: a dozen operations instead
+        of a dozen per group. Ages fall from the kernel length to 0 within each channel.
         """
         return self._layout([torch.arange(group.kernel_size - 1, -1, -1) for group in self.groups])
 
     def window_layout(self, n_bins: int) -> tuple[Tensor, Tensor]:
-        """Return channel and age in samples of every pooling weight of a window of ``n_bins`` bins, newest first."""
+        """Return channel and age in samples of every weight of windows of ``n_bins`` bins, newest first."""
         return self._layout([torch.arange(0, n_bins * self.hop, group.stride) for group in self.groups])
 
     def _layout(self, ages: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,14 +136,14 @@ class FilterbankPlan:
         return self._split(flat, shapes)
 
     def split_windows(self, flat: Tensor, n_bins: int) -> list[Tensor]:
-        """Cut (..., n_weights) values on `window_layout` into one (..., F_g, n_bins * hop / stride) per group."""
+        """Cut values on `window_layout` into one (..., F_g, n_bins * hop / stride) tensor per group."""
         shapes = [(group.n_channels, n_bins * self.hop // group.stride) for group in self.groups]
         return self._split(flat, shapes)
 
     @staticmethod
     def _split(flat: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
-        parts = flat.split([rows * columns for rows, columns in shapes], dim=-1)
-        return [part.unflatten(-1, shape) for part, shape in zip(parts, shapes, strict=True)]
+        parts = torch.split(flat, [rows * columns for rows, columns in shapes], dim=-1)
+        return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def largest_divisor(number: int, limit: float) -> int:
@@ -205,8 +206,8 @@ def plan_filterbank(
     """
     if not kernel_sizes or len(kernel_sizes) != len(stride_limits) or min(kernel_sizes) < 1:
         raise ValueError(
-            f"kernel_sizes and stride_limits need one positive entry per channel, got {len(kernel_sizes)} and "
-            f"{len(stride_limits)} entries"
+            "kernel_sizes and stride_limits need one positive entry per channel, got "
+            f"{len(kernel_sizes)} and {len(stride_limits)} entries"
         )
     # shortest path over cuts: best[j] is the cheapest grouping of channels 0 .. j-1
     best: list[tuple[float, tuple[FilterGroup, ...]]] = [(0.0, ())]

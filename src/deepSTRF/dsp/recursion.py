@@ -1,4 +1,4 @@
-"""First-order recursions (leaky integrators), evaluated in blocks: exact, parallel, with the state carried."""
+"""First-order recursions (leaky integrators) in blocks: exact, parallel, with the state carried."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def first_order_recursion(
 ) -> tuple[Tensor, Tensor]:
     """Solve ``y[t] = a * y[t - 1] + x[t]`` along the last axis.
 
-    Blocks of ``block_size`` steps are solved by one lower-triangular product, and the states between blocks by the
-    same recursion one level up: no loop over time, no truncation, no overflow, and a state that can be carried
-    from chunk to chunk.
+    Blocks of ``block_size`` steps are solved by one lower-triangular product, and the states between blocks
+    by the same recursion one level up: no loop over time, no truncation, no overflow, and a state that can be
+    carried from chunk to chunk.
 
     Parameters
     ----------
@@ -57,9 +57,12 @@ def first_order_recursion(
     """
     if x.ndim == 0 or x.shape[-1] == 0 or block_size < 2:
         raise ValueError(
-            f"x needs at least one time step and block_size at least 2, got shape {tuple(x.shape)} and {block_size}"
+            "x needs at least one time step and block_size at least 2, got shape "
+            f"{tuple(x.shape)} and {block_size}"
         )
-    a = torch.as_tensor(coefficient, dtype=None if isinstance(coefficient, Tensor) else x.dtype, device=x.device)
+    a = torch.as_tensor(
+        coefficient, dtype=None if isinstance(coefficient, Tensor) else x.dtype, device=x.device
+    )
     start = x.new_zeros(()) if initial is None else initial
     if x.shape[-1] == 1:  # a stream of single frames
         y = x + (a * start).unsqueeze(-1)
@@ -67,19 +70,32 @@ def first_order_recursion(
     n_steps, block = x.shape[-1], min(block_size, x.shape[-1])
     n_blocks = -(-n_steps // block)
     # zeros after the end change nothing before it
-    blocks = functional.pad(x, (0, n_blocks * block - n_steps)).unflatten(-1, (n_blocks, block))
-    powers = zero_subnormal_taps(a.unsqueeze(-1) ** torch.arange(block, dtype=x.real.dtype, device=x.device))
-    # row j of the triangle holds a^0, a^1, ... from column j on: what step j adds to itself and all later ones
+    blocks = functional.pad(x, (0, n_blocks * block - n_steps)).reshape(*x.shape[:-1], n_blocks, block)
+    powers = _powers(a, block)
+    # row j of the triangle holds a^0, a^1, ... from column j on: what step j adds to itself and all later
+    # ones
     triangle = stagger_rows(powers.unsqueeze(-2).expand(*powers.shape[:-1], block, block), 1)[..., :block]
     local = blocks @ triangle
     if n_blocks == 1:
         before = torch.broadcast_to(start, x.shape[:-1]).unsqueeze(-1)
     else:
-        ends, _ = first_order_recursion(local[..., :-1, -1], a * powers[..., -1], start, block_size=block_size)
+        ends, _ = first_order_recursion(
+            local[..., :-1, -1], a * powers[..., -1], start, block_size=block_size
+        )
         before = torch.cat([torch.broadcast_to(start, x.shape[:-1]).unsqueeze(-1), ends], dim=-1)
     y = local + before.unsqueeze(-1) * (a.unsqueeze(-1) * powers).unsqueeze(-2)
     y = y.flatten(-2)[..., :n_steps]
     return y, y[..., -1]
+
+
+def _powers(a: Tensor, count: int) -> Tensor:
+    """Return (..., count) powers 0, 1, ... of ``a``, without subnormal numbers."""
+    if a.is_complex():  # complex powers of zero are undefined, products are not
+        factors = torch.cat(
+            [torch.ones_like(a).unsqueeze(-1), a.unsqueeze(-1).expand(*a.shape, count - 1)], dim=-1
+        )
+        return zero_subnormal_taps(factors.cumprod(-1))
+    return zero_subnormal_taps(a.unsqueeze(-1) ** torch.arange(count, dtype=a.dtype, device=a.device))
 
 
 def exponential_moving_average(
@@ -109,5 +125,7 @@ def exponential_moving_average(
     >>> exponential_moving_average(torch.ones(3), 0.5)[0]
     tensor([0.5000, 0.7500, 0.8750])
     """
-    a = torch.as_tensor(coefficient, dtype=None if isinstance(coefficient, Tensor) else x.dtype, device=x.device)
+    a = torch.as_tensor(
+        coefficient, dtype=None if isinstance(coefficient, Tensor) else x.dtype, device=x.device
+    )
     return first_order_recursion((1 - a).unsqueeze(-1) * x, a, initial)

@@ -12,8 +12,8 @@ __all__ = ["stagger_rows", "zero_subnormal_taps"]
 def stagger_rows(rows: Tensor, step: int) -> Tensor:
     """Shift row ``r`` to the right by ``r * step`` and fill the gaps with zeros.
 
-    This turns copies of one filter into a Toeplitz matrix, and overlapping pieces of a sum into rows that can be
-    added. It is one padding and one view: cheap, exact and differentiable to any order.
+    This turns copies of one filter into a Toeplitz matrix, and overlapping pieces of a sum into rows that can
+    be added. It is one padding and one view: cheap, exact and differentiable to any order.
 
     Parameters
     ----------
@@ -51,8 +51,8 @@ def stagger_rows(rows: Tensor, step: int) -> Tensor:
 def zero_subnormal_taps(taps: Tensor) -> Tensor:
     """Set taps to zero whose products with ordinary samples would be subnormal numbers.
 
-    Processors handle subnormal numbers up to a hundred times slower; a Gaussian or exponential tail is full of
-    them. The threshold is the smallest normal number over the machine epsilon (1e-31 in float32).
+    Processors handle subnormal numbers up to a hundred times slower; a Gaussian or exponential tail is full
+    of them. The threshold is the smallest normal number over the machine epsilon (1e-31 in float32).
 
     Parameters
     ----------

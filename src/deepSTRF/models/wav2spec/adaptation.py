@@ -1,4 +1,4 @@
-"""Learnable per-channel energy normalisation (PCEN): the gain control of LEAF, usable behind any spectrogram."""
+"""Learnable per-channel energy normalisation (PCEN): the gain control of LEAF, for any spectrogram."""
 
 from __future__ import annotations
 
@@ -24,11 +24,13 @@ _SHORTEST_TAU_BINS = 1.0 / 3.0  # a third of a bin: 95% of the mean is the prese
 
 
 class PCEN(Configurable, nn.Module):
-    """Divide each band by its recent mean, then compress: ``(E / (1e-6 + M)^alpha + delta)^root - delta^root``.
+    """Divide each band by its recent mean, then compress.
 
-    All four quantities are learned per band, as shifts from their start: log-odds for the two exponents, logs for
-    the bias and the time constant. Every shift is bounded smoothly, so nothing can die at a limit, and one step of
-    an optimiser means the same relative change everywhere.
+    ``(E / (1e-6 + M)^alpha + delta)^root - delta^root``, where ``M`` is a running mean over ``tau_ms``.
+
+    All four quantities are learned per band, as shifts from their start: log-odds for the two exponents, logs
+    for the bias and the time constant. Every shift is bounded smoothly, so nothing can die at a limit, and
+    one step of an optimiser means the same relative change everywhere.
 
     Parameters
     ----------
@@ -90,7 +92,9 @@ class PCEN(Configurable, nn.Module):
         self.start = start
         learnable = check_flag("learnable", learnable)
         for name in ("alpha", "delta", "root", "tau"):
-            self.register_parameter(f"{name}_shift", nn.Parameter(torch.zeros(self.n_bands), requires_grad=learnable))
+            self.register_parameter(
+                f"{name}_shift", nn.Parameter(torch.zeros(self.n_bands), requires_grad=learnable)
+            )
 
     alpha_shift: nn.Parameter
     delta_shift: nn.Parameter
@@ -120,7 +124,9 @@ class PCEN(Configurable, nn.Module):
         start = self.initial["tau_ms"]
         shortest = min(_SHORTEST_TAU_BINS * self.hop_ms, start / 2.0)
         longest = max(_LONGEST_TAU_MS, 2.0 * start)
-        return start * bounded_shift(self.tau_shift, math.log(start / shortest), math.log(longest / start)).exp()
+        return (
+            start * bounded_shift(self.tau_shift, math.log(start / shortest), math.log(longest / start)).exp()
+        )
 
     def values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return decay per bin, alpha, delta and root, each (F,): the arguments of `deepSTRF.dsp.pcen`."""
@@ -151,7 +157,7 @@ class PCEN(Configurable, nn.Module):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return the state of the running mean before the first frame, see `deepSTRF.dsp.pcen_initial_state`."""
+        """Return the state of the running mean before the first frame (`deepSTRF.dsp.pcen`)."""
         own_device, own_dtype = placement(self)
         return dict(
             pcen_initial_state(

@@ -20,7 +20,8 @@ from deepSTRF.registry import WAV2SPEC
 __all__ = ["CausalGammatone"]
 
 _DETECTORS = {"halfwave": "halfwave", "full": "full", "analytic": "magnitude"}
-#: Largest stride of the analytic form, as a fraction of ``audio_fs / b``: keeps the error under 1% of the range.
+#: Largest stride of the analytic form, as a fraction of ``audio_fs / b``: keeps the error under 1% of the
+#: range.
 _STRIDE_PER_PERIOD = 0.1
 #: Keeps the slope of the cube root finite at silence; shifts the value by at most 1e-6.
 _CUBE_ROOT_EPSILON = 1e-18
@@ -31,7 +32,8 @@ class CausalGammatone(PooledFilterbank):
     """Gammatone filters, rectified, averaged over a causal window and compressed. It has no parameters.
 
     Each filter is a true causal convolution: after a click, the envelope of a channel peaks ``(order - 1) /
-    (2 pi b)`` later, 6 ms at 500 Hz and 0.2 ms at 20 kHz, as a travelling wave does. Filters have unit peak gain.
+    (2 pi b)`` later, 6 ms at 500 Hz and 0.2 ms at 20 kHz, as a travelling wave does. Filters have unit peak
+    gain.
 
     Parameters
     ----------
@@ -50,12 +52,14 @@ class CausalGammatone(PooledFilterbank):
     b_factor : float
         Bandwidth in equivalent rectangular bandwidths.
     kernel_ms : float or None
-        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500 Hz).
+        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500
+        Hz).
     rectify : {"halfwave", "full", "analytic"}
-        Positive part, absolute value, or the magnitude of the analytic filter, which has no ripple at twice the
-        frequency.
+        Positive part, absolute value, or the magnitude of the analytic filter, which has no ripple at twice
+        the frequency.
     env_window_ms : float or None
-        Length of the averaging window in ms; None is two bins. It is flat, but a Hann window for ``"analytic"``.
+        Length of the averaging window in ms; None is two bins. It is flat, but a Hann window for
+        ``"analytic"``.
     compression : {"log", "cuberoot", "pcen", "none"}
         ``ln(max(E, log_floor))``, cube root, gain control, or nothing.
     log_floor : float
@@ -67,14 +71,14 @@ class CausalGammatone(PooledFilterbank):
     pcen_start : {"debiased", "zero", "first"}
         How its running mean begins.
     max_stride : int or None
-        Largest stride of the analytic form, in samples; 1 is the textbook form. The other rectifiers always run at
-        stride 1.
+        Largest stride of the analytic form, in samples; 1 is the textbook form. The other rectifiers always
+        run at stride 1.
 
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments; among them an explicit ``f_max`` above Nyquist, a window shorter than the hop, and a
-        hop that is no integer.
+        For illegal arguments; among them an explicit ``f_max`` above Nyquist, a window shorter than the hop,
+        and a hop that is no integer.
 
     References
     ----------
@@ -126,12 +130,10 @@ class CausalGammatone(PooledFilterbank):
         self.rectify, self.compression, self.pcen_start = rectify, compression, pcen_start
         self.log_floor = check_positive_number("log_floor", log_floor)
         self.pcen_tau_ms = check_positive_number("pcen_tau_ms", pcen_tau_ms)
-        self.pcen_alpha, self.pcen_delta, self.pcen_r, self.pcen_eps = (
-            check_positive_number(name, value)
-            for name, value in (
-                ("pcen_alpha", pcen_alpha), ("pcen_delta", pcen_delta), ("pcen_r", pcen_r), ("pcen_eps", pcen_eps),
-            )
-        )  # fmt: skip
+        self.pcen_alpha = check_positive_number("pcen_alpha", pcen_alpha)
+        self.pcen_delta = check_positive_number("pcen_delta", pcen_delta)
+        self.pcen_r = check_positive_number("pcen_r", pcen_r)
+        self.pcen_eps = check_positive_number("pcen_eps", pcen_eps)
         window_ms = 2.0 * self.hop_ms if env_window_ms is None else env_window_ms
         self.env_window = window_samples("env_window_ms", window_ms, self.audio_fs, self.hop)
         self._design(kernel_ms, max_stride)
@@ -184,7 +186,9 @@ class CausalGammatone(PooledFilterbank):
         ]
         return torch.cat(rows)
 
-    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+    def compress(
+        self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor, State]:
         """Compress averaged envelopes (B, F, T)."""
         if self.compression == "log":
             return energy.clamp_min(self.log_floor).log(), {}
@@ -203,7 +207,9 @@ class CausalGammatone(PooledFilterbank):
         """Return the start of the running means."""
         if self.compression != "pcen":
             return {}
-        return dict(pcen_initial_state(batch, self.n_filters, start=self.pcen_start, device=device, dtype=dtype))
+        return dict(
+            pcen_initial_state(batch, self.n_filters, start=self.pcen_start, device=device, dtype=dtype)
+        )
 
     @property
     def frequencies_hz(self) -> Tensor:
@@ -213,5 +219,7 @@ class CausalGammatone(PooledFilterbank):
     @property
     def channel_latency_ms(self) -> Tensor:
         """Delay of each band (F,) in ms: group delay ``order / (2 pi b)`` and window, less half a bin."""
-        delay = self.order * float(self.audio_fs) / (2.0 * math.pi * gammatone_bandwidth(self._fc, self.b_factor))
+        delay = (
+            self.order * float(self.audio_fs) / (2.0 * math.pi * gammatone_bandwidth(self._fc, self.b_factor))
+        )
         return self._latency_from_ages(delay, torch.full_like(delay, (self.env_window - 1) / 2.0))

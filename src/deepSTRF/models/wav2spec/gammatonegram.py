@@ -23,11 +23,11 @@ _ROOT_FLOOR = 1e-18
 
 @WAV2SPEC.register("gammatonegram")
 class Gammatonegram(PooledFilterbank):
-    """Root mean square of Slaney's gammatone cascade over a short window at the start of each bin. No parameters.
+    """Root mean square of Slaney's gammatone cascade over a window at the start of each bin. No parameters.
 
-    Frame ``t`` is the root of the mean square over the samples ``[t * hop, t * hop + window)``, which all lie inside
-    bin ``t``. The cascade is realised in float64 as its own impulse response, cut where 1e-12 of the energy is left,
-    so results agree with a float64 recursion to 1e-5.
+    Frame ``t`` is the root of the mean square over the samples ``[t * hop, t * hop + window)``, which all lie
+    inside bin ``t``. The cascade is realised in float64 as its own impulse response, cut where 1e-12 of the
+    energy is left, so results agree with a float64 recursion to 1e-5.
 
     Parameters
     ----------
@@ -51,7 +51,8 @@ class Gammatonegram(PooledFilterbank):
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments; among them a window longer than the hop and an explicit ``f_max`` above Nyquist.
+        For illegal arguments; among them a window longer than the hop and an explicit ``f_max`` above
+        Nyquist.
 
     References
     ----------
@@ -88,15 +89,17 @@ class Gammatonegram(PooledFilterbank):
         self.window = round(float(self.audio_fs) * check_positive_number("window_ms", window_ms) / 1000.0)
         if not 1 <= self.window <= self.hop:
             raise ValueError(
-                f"window_ms={window_ms:g} ms ({self.window} samples) must hold at least one sample and at most one "
-                f"bin ({self.hop} samples); give at most {self.hop_ms:g} ms"
+                f"window_ms={window_ms:g} ms ({self.window} samples) must hold at least one sample and at "
+                f"most one bin ({self.hop} samples); give at most {self.hop_ms:g} ms"
             )
         center = slaney_centers(self.f_min, self.f_max, self.n_filters)
         plan = plan_filterbank(slaney_length(center, self.audio_fs), [1.0] * len(center), self.hop, n_parts=1)
         self.set_plan(plan, "square", self.hop)
         self.register_constant("_fc", center)
         taps = [
-            slaney_impulse_responses(center[group.start : group.stop], self.audio_fs, group.kernel_size).flip(-1)
+            slaney_impulse_responses(center[group.start : group.stop], self.audio_fs, group.kernel_size).flip(
+                -1
+            )
             for group in plan.groups
         ]
         self.register_constant("_taps", torch.cat([rows.flatten() for rows in taps]).unsqueeze(0))
@@ -108,7 +111,9 @@ class Gammatonegram(PooledFilterbank):
         """Return the taps (1, F_g, K_g) and the windows of every group."""
         return self.plan.split_taps(self._taps), self.plan.split_windows(self._windows, 1)
 
-    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+    def compress(
+        self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor, State]:
         """Take the root of mean squares (B, F, T) and compress."""
         level = (energy + _ROOT_FLOOR).sqrt()
         if self.compression == "log1p":

@@ -28,8 +28,8 @@ _HALF_WIDTH = 4.0
 _STRIDE_PER_SIGMA = 0.75
 #: The onset of the pooling window, one bin long, is sampled at least this often.
 _STRIDES_PER_HOP = 8
-#: Bandwidths relative to their start that learning may reach; a wider range costs time (longer kernels, smaller
-#: strides). The start is broad already: a standard deviation of one ERB, 2.6 ERB at half height.
+#: Bandwidths relative to their start that learning may reach; a wider range costs time (longer kernels,
+#: smaller strides). The start is broad already: a standard deviation of one ERB, 2.6 ERB at half height.
 _BANDWIDTH_RANGE = (1.0 / 1.5, 1.25)
 #: Pooling widths relative to their start that learning may reach.
 _POOLING_RANGE = 2.0
@@ -45,14 +45,15 @@ _ROOM_AT_NYQUIST = 0.125
 class CausalLEAF(PooledFilterbank):
     """Learned spectrogram: complex Gabor filters, magnitude, Gaussian pooling, per-channel gain control.
 
-    Seven parameters per band, all of them shifts from a documented start in scale-free units: centre frequency in
-    channel spacings, log bandwidth, log pooling width, and the four of `PCEN`. One optimiser step of 0.01 means a
-    hundredth of a channel at 60 Hz as at 20 kHz. Shifts are bounded smoothly (`deepSTRF.dsp.bounded_shift`): no
-    channel can die at a limit.
+    Seven parameters per band, all of them shifts from a documented start in scale-free units: centre
+    frequency in channel spacings, log bandwidth, log pooling width, and the four of `PCEN`. One optimiser
+    step of 0.01 means a hundredth of a channel at 60 Hz as at 20 kHz. Shifts are bounded smoothly
+    (`deepSTRF.dsp.bounded_shift`): no channel can die at a limit.
 
-    Frame ``t`` sees samples before ``(t + 1) * hop``. Each filter is centred four of its standard deviations in the
-    past, the shortest delay at which it is whole, and its magnitude is averaged by a one-sided window that weighs
-    recent sound most: ``sin^2(pi/2 min((d + 1/2) / hop, 1)) exp(-(d / sigma_p)^2 / 2)`` over ages ``d``.
+    Frame ``t`` sees samples before ``(t + 1) * hop``. Each filter is centred four of its standard deviations
+    in the past, the shortest delay at which it is whole, and its magnitude is averaged by a one-sided window
+    that weighs recent sound most: ``sin^2(pi/2 min((d + 1/2) / hop, 1)) exp(-(d / sigma_p)^2 / 2)`` over ages
+    ``d``.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ class CausalLEAF(PooledFilterbank):
     f_min : float
         First centre frequency in hertz, above 0.
     f_max : float or None
-        Last centre frequency; None is 22,627 or Nyquist, whichever is lower. Centres are equally spaced in mel.
+        Last centre frequency; None is 22,627 or Nyquist, whichever is lower. Centres are equally spaced in
+        mel.
     kernel_ms : float or None
         Longest Gabor kernel in ms. None: as long as each filter needs (8 standard deviations).
     pool_ms : float or None
@@ -83,8 +85,8 @@ class CausalLEAF(PooledFilterbank):
     pool_window : {"smooth", "hard"}
         ``"hard"`` is the window of the published form, without the smooth onset; it forbids strides.
     max_stride : int or None
-        Largest stride of the filterbank, in samples; 1 is the textbook form. None: chosen per group of channels, with
-        errors under 1% of the output's range.
+        Largest stride of the filterbank, in samples; 1 is the textbook form. None: chosen per group of
+        channels, with errors under 1% of the output's range.
     bandwidth_range : tuple of float
         Smallest and largest bandwidth that learning may reach, relative to the start.
 
@@ -102,8 +104,8 @@ class CausalLEAF(PooledFilterbank):
 
     References
     ----------
-    Zeghidour, Teboul, de Chaumont Quitry & Tagliasacchi 2021, doi 10.48550/arXiv.2101.08596; Schlüter & Gutenbrunner
-    2022 (strides per group), doi 10.48550/arXiv.2207.05508.
+    Zeghidour, Teboul, de Chaumont Quitry & Tagliasacchi 2021, doi 10.48550/arXiv.2101.08596; Schlüter &
+    Gutenbrunner 2022 (strides per group), doi 10.48550/arXiv.2207.05508.
 
     Examples
     --------
@@ -114,6 +116,9 @@ class CausalLEAF(PooledFilterbank):
     tensor([  60., 8000.])
     """
 
+    center_shift: nn.Parameter
+    bandwidth_shift: nn.Parameter
+    pooling_shift: nn.Parameter
     _center_hz: Tensor
     _spacing: Tensor
     _room_down: Tensor
@@ -158,26 +163,37 @@ class CausalLEAF(PooledFilterbank):
         self.pool_sigma_samples = window_samples("pool_ms", pool, self.audio_fs, self.hop) / _POOLING_SIGMAS
         self._register_centers()
         self._plan_bank(kernel_ms, 1 if pool_window == "hard" else max_stride)
-        flags = {"center_shift": learn_filters, "bandwidth_shift": learn_filters, "pooling_shift": learn_pooling}
+        flags = {
+            "center_shift": learn_filters,
+            "bandwidth_shift": learn_filters,
+            "pooling_shift": learn_pooling,
+        }
         for name, learned in flags.items():
             self.register_parameter(
-                name, nn.Parameter(torch.zeros(self.n_filters), requires_grad=check_flag(f"learning of {name}", learned))
+                name,
+                nn.Parameter(
+                    torch.zeros(self.n_filters), requires_grad=check_flag(f"learning of {name}", learned)
+                ),
             )
         self.pcen: PCEN | None = None
         if compression == "pcen":
             self.pcen = PCEN(self.n_filters, self.hop_ms, pcen_tau_ms, start=pcen_start, learnable=learn_pcen)
 
     def _register_centers(self) -> None:
-        """Register the start: centres equally spaced in mel, one ERB of bandwidth, and how far centres may move."""
+        """Register the start, centres equally spaced in mel, and how far they may move."""
         center = frequency_scale("htk").points(self.f_min, self.f_max, self.n_filters)
-        steps = mel_distance(center[:-1], center[1:]) if self.n_filters > 1 else mel_distance(center, self.f_max)
+        steps = (
+            mel_distance(center[:-1], center[1:]) if self.n_filters > 1 else mel_distance(center, self.f_max)
+        )
         spacing = steps.mean().expand(self.n_filters)
         nyquist = torch.tensor(float(self.audio_fs) / 2.0, dtype=torch.float64)
         lowest = min(_LOWEST_CENTER_HZ, self.f_min / 2.0)
         self.register_constant("_center_hz", center)
         self.register_constant("_spacing", spacing)
         self.register_constant("_room_down", mel_distance(torch.full_like(center, lowest), center))
-        self.register_constant("_room_up", mel_distance(center, nyquist).clamp_min(_ROOM_AT_NYQUIST * spacing))
+        self.register_constant(
+            "_room_up", mel_distance(center, nyquist).clamp_min(_ROOM_AT_NYQUIST * spacing)
+        )
         self.register_constant("_sigma", float(self.audio_fs) / (2.0 * math.pi * ERB_bandwidth(center)))
 
     def _plan_bank(self, kernel_ms: float | None, max_stride: int | None) -> None:
@@ -187,7 +203,11 @@ class CausalLEAF(PooledFilterbank):
         if kernel_ms is not None:
             longest = window_samples("kernel_ms", kernel_ms, self.audio_fs, self.hop) | 1
             sizes = [min(size, longest) for size in sizes]
-        limit = self.hop / _STRIDES_PER_HOP if max_stride is None else check_positive_number("max_stride", max_stride)
+        limit = (
+            self.hop / _STRIDES_PER_HOP
+            if max_stride is None
+            else check_positive_number("max_stride", max_stride)
+        )
         strides = [min(_STRIDE_PER_SIGMA * value, limit) for value in (sigma / self._broadest).tolist()]
         plan = plan_filterbank(sizes, strides, self.hop)
         window = math.ceil(_POOLING_SIGMAS * _POOLING_RANGE * self.pool_sigma_samples)
@@ -249,7 +269,7 @@ class CausalLEAF(PooledFilterbank):
         return weights / total[channel]
 
     def _build_gabor(self) -> tuple[Tensor, Tensor]:
-        """Return real and imaginary filters (F, 1, K_max), centred, with gain 1 for a complex tone at the centre."""
+        """Return real and imaginary filters (F, 1, K_max), centred, of gain 1 for a complex tone."""
         half = (self.plan.max_kernel_size - 1) // 2
         offset = torch.arange(-half, half + 1, device=self._sigma.device, dtype=self._sigma.dtype)
         sigma = self.gabor_sigma.unsqueeze(-1)
@@ -263,7 +283,9 @@ class CausalLEAF(PooledFilterbank):
         """Return decay, alpha, delta and root of the gain control."""
         return () if self.pcen is None else self.pcen.values()
 
-    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+    def compress(
+        self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor, State]:
         """Apply the gain control (or the logarithm) to pooled magnitudes (B, F, T)."""
         if self.pcen is None:
             return energy.clamp_min(self.log_floor).log(), {}
@@ -283,7 +305,9 @@ class CausalLEAF(PooledFilterbank):
         """Delay of each band (F,) in ms: of its filter and its pooling window, less half a bin."""
         with torch.no_grad():
             delay = torch.minimum(_HALF_WIDTH * self.gabor_sigma, self._half_kernel)
-            moment = torch.zeros_like(delay).index_add(0, self._window_channel, self._pool_weights() * self._window_age)
+            moment = torch.zeros_like(delay).index_add(
+                0, self._window_channel, self._pool_weights() * self._window_age
+            )
             return self._latency_from_ages(delay, moment)
 
 
@@ -292,7 +316,7 @@ def _check_range(bandwidth_range: tuple[float, float]) -> tuple[float, float]:
     narrowest, broadest = (float(value) for value in bandwidth_range)
     if not 0.0 < narrowest < 1.0 < broadest < math.inf:
         raise ValueError(
-            f"bandwidth_range must be (narrowest, broadest) with narrowest between 0 and 1 and broadest above 1, got "
-            f"{bandwidth_range!r}, e.g. {_BANDWIDTH_RANGE}"
+            "bandwidth_range must be (narrowest, broadest), narrowest between 0 and 1, broadest above 1, "
+            f"got {bandwidth_range!r}; e.g. {_BANDWIDTH_RANGE}"
         )
     return narrowest, broadest

@@ -1,4 +1,4 @@
-"""Front-ends that are a filterbank, a detector and a pooling window: what CausalGammatone, SincNet and LEAF share."""
+"""Front-ends that are a filterbank, a detector and a pooling window."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from deepSTRF.models.wav2spec.base import WaveformFrontEnd
 
 __all__ = ["PooledFilterbank"]
 
-#: Filter and pooling matrix of each group (`deepSTRF.dsp.filterbank.prepare_bank`), and the values of the compression.
+#: Filter and pooling matrix of each group (`deepSTRF.dsp.filterbank.prepare_bank`), and the values of the
+#: compression.
 Prepared = tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]
 
 
 class PooledFilterbank(WaveformFrontEnd):
     """Base of the front-ends that run on the grouped filterbank engine (`deepSTRF.dsp.filterbank`).
 
-    A subclass calls `set_plan` in its constructor and writes `build_filters`, which turns its parameters into taps
-    and pooling windows; it may override `compress` (and `init_compression` when that carries a state). Streaming
-    keeps the last samples of sound and the bins that they have not finished filling, so a chunk costs what its own
-    samples cost.
+    A subclass calls `set_plan` in its constructor and writes `build_filters`, which turns its parameters into
+    taps and pooling windows; it may override `compress` (and `init_compression` when that carries a state).
+    Streaming keeps the last samples of sound and the bins that they have not finished filling, so a chunk
+    costs what its own samples cost.
 
     Parameters
     ----------
@@ -49,7 +50,8 @@ class PooledFilterbank(WaveformFrontEnd):
     >>> class Energy(PooledFilterbank):
     ...     def __init__(self, audio_fs, hop_ms=5.0):
     ...         super().__init__(audio_fs, 1, hop_ms)
-    ...         self.set_plan(plan_filterbank([1], [1], self.hop, n_parts=1), "square", window_samples=self.hop)
+    ...         plan = plan_filterbank([1], [1], self.hop, n_parts=1)
+    ...         self.set_plan(plan, "square", window_samples=self.hop)
     ...     def build_filters(self):
     ...         return [torch.ones(1, 1, 1)], [torch.full((1, self.hop), 1 / self.hop)]
     >>> Energy(16000)(torch.ones(1, 1, 160))
@@ -81,10 +83,12 @@ class PooledFilterbank(WaveformFrontEnd):
         raise NotImplementedError(f"{type(self).__name__} must define build_filters()")
 
     def compression_values(self) -> tuple[Tensor, ...]:
-        """Return what `compress` needs of the parameters; like the filters it is computed once while not learning."""
+        """Return what `compress` needs of the parameters; computed once while not learning."""
         return ()
 
-    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+    def compress(
+        self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor, State]:
         """Compress pooled energies (B, F, T); return them and the state for the next chunk."""
         return energy, {}
 
@@ -123,8 +127,8 @@ class PooledFilterbank(WaveformFrontEnd):
     ) -> State:
         """Return the silence before the first sample.
 
-        ``"history"`` (B, 1, H) holds the latest sound, ``"pending"`` (B, F, D - 1) what it has given to bins that
-        are not complete, ``"compression"`` the state of the compression.
+        ``"history"`` (B, 1, H) holds the latest sound, ``"pending"`` (B, F, D - 1) what it has given to bins
+        that are not complete, ``"compression"`` the state of the compression.
         """
         own_device, own_dtype = placement(self)
         kind: dict[str, Any] = {"device": torch.device(device or own_device), "dtype": dtype or own_dtype}

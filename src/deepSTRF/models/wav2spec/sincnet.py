@@ -35,10 +35,10 @@ _SAMPLES_PER_BANDWIDTH = 2.0
 class SincNet(PooledFilterbank):
     """Windowed-sinc band-pass filters, two learned cutoffs each, as a signed signal or as an envelope.
 
-    ``h[n] = w[n] (sin(2 pi f2 n / fs) - sin(2 pi f1 n / fs)) / (pi n)`` with a symmetric Hamming window: gain 1 in
-    the band whatever its width. The two parameters of a channel are shifts from the documented start in scale-free
-    units: the centre moves in channel spacings along the mel scale, the width in logs. `f1` and `f2` are read-only,
-    in hertz; ``0 < f1 < f2 <= fs / 2`` holds by construction for any parameter values.
+    ``h[n] = w[n] (sin(2 pi f2 n / fs) - sin(2 pi f1 n / fs)) / (pi n)`` with a symmetric Hamming window: gain
+    1 in the band whatever its width. The two parameters of a channel are shifts from the documented start in
+    scale-free units: the centre moves in channel spacings along the mel scale, the width in logs. `f1` and
+    `f2` are read-only, in hertz; ``0 < f1 < f2 <= fs / 2`` holds by construction for any parameter values.
 
     Parameters
     ----------
@@ -47,7 +47,8 @@ class SincNet(PooledFilterbank):
     n_filters : int
         Bands, F.
     kernel_size : int
-        Taps of every filter, K. The transition of a band edge is ``3.3 fs / K`` wide; the delay is ``(K - 1) / 2``.
+        Taps of every filter, K. The transition of a band edge is ``3.3 fs / K`` wide; the delay is ``(K - 1)
+        / 2``.
     hop_ms : float
         Bin width in ms; the hop in samples must be whole.
     f_min : float
@@ -59,21 +60,22 @@ class SincNet(PooledFilterbank):
     activation : {"symlog", "logabs", "none"}
         ``sign(x) ln(1 + |x|)``, ``ln(1 + |x|)``, or nothing.
     envelope : bool
-        False: one signed sample of the filtered sound per frame, for deep models that extract envelopes themselves.
-        True: the envelope, averaged over ``env_window_ms``.
+        False: one signed sample of the filtered sound per frame, for deep models that extract envelopes
+        themselves. True: the envelope, averaged over ``env_window_ms``.
     env_window_ms : float or None
         Averaging window in ms; None is two bins for the analytic envelope, one for ``rectify="abs"``.
     rectify : {"analytic", "abs"}
-        ``"analytic"``: magnitude of the filter and its quadrature partner, which has no ripple, under a causal Hann
-        window. ``"abs"``: the published form, absolute value under a flat window, at stride 1.
+        ``"analytic"``: magnitude of the filter and its quadrature partner, which has no ripple, under a
+        causal Hann window. ``"abs"``: the published form, absolute value under a flat window, at stride 1.
     parameterization : {"spacing", "hertz"}
-        ``"hertz"`` (or ``"hz"``) keeps the raw cutoffs as parameters, which hardly move under Adam: for comparison.
+        ``"hertz"`` (or ``"hz"``) keeps the raw cutoffs as parameters, which hardly move under Adam: for
+        comparison.
     norm : {"unit", "peak"}
         ``"unit"``: gain 1 in the band. ``"peak"``: the published division by the centre tap, gain
         ``fs / (2 (f2 - f1))``.
     max_stride : int or None
-        Largest stride of the analytic form, in samples; 1 is the textbook form. None: chosen per group of channels,
-        with errors under 1% of the output's range while bands stay below twice their first width.
+        Largest stride of the analytic form, in samples; 1 is the textbook form. None: chosen per group of
+        channels, with errors under 1% of the output's range while bands stay below twice their first width.
 
     Attributes
     ----------
@@ -85,8 +87,8 @@ class SincNet(PooledFilterbank):
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments; among them an explicit ``f_max`` above Nyquist, an envelope window shorter than the
-        hop, and a hop that is no integer.
+        For illegal arguments; among them an explicit ``f_max`` above Nyquist, an envelope window shorter than
+        the hop, and a hop that is no integer.
 
     References
     ----------
@@ -187,7 +189,9 @@ class SincNet(PooledFilterbank):
             plan = FilterbankPlan(self.hop, (FilterGroup(0, self.n_filters, self.kernel_size, self.hop, 1),))
             self.set_plan(plan, "none", self.hop)
         elif self.rectify == "abs":
-            self.set_plan(plan_filterbank(sizes, [1.0] * len(sizes), self.hop, n_parts=1), "full", self.env_window)
+            self.set_plan(
+                plan_filterbank(sizes, [1.0] * len(sizes), self.hop, n_parts=1), "full", self.env_window
+            )
         else:
             limit = self.hop if max_stride is None else check_positive_number("max_stride", max_stride)
             transition = _HAMMING_TRANSITION * float(self.audio_fs) / self.kernel_size
@@ -218,8 +222,8 @@ class SincNet(PooledFilterbank):
         center = shift_in_mel(self._center, shift)
         factor = torch.exp(bounded_shift(self.width_shift, self._narrower, math.log(_BROADEST)))
         half = 0.5 * self._width * factor
-        # the centre stays half the narrowest width away from either limit, so a band that is cut there keeps a width,
-        # and a gradient through its other edge
+        # the centre stays half the narrowest width away from either limit, so a band that is cut there keeps
+        # a width, and a gradient through its other edge
         return (center - half).clamp_min(_LOWEST_HZ), (center + half).clamp_max(nyquist)
 
     @property
@@ -243,12 +247,16 @@ class SincNet(PooledFilterbank):
         low, high = (cutoff / float(self.audio_fs) for cutoff in self._cutoffs())
         channel = self._tap_channel
         real, imaginary = sinc_bandpass(low[channel], high[channel], self._offset)
-        taps = (torch.stack([real, imaginary]) if self.detector == "magnitude" else real.unsqueeze(0)) * self._taper
+        taps = (
+            torch.stack([real, imaginary]) if self.detector == "magnitude" else real.unsqueeze(0)
+        ) * self._taper
         if self.norm == "peak":
             taps = taps / (2.0 * (high - low))[channel]
         return self.plan.split_taps(taps), self.plan.split_windows(self._windows, self.pooled_bins)
 
-    def compress(self, energy: Tensor, values: tuple[Tensor, ...], state: State | None) -> tuple[Tensor, State]:
+    def compress(
+        self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
+    ) -> tuple[Tensor, State]:
         """Apply the activation to signed samples or averaged envelopes (B, F, T)."""
         if self.activation == "none":
             return energy, {}
@@ -262,7 +270,7 @@ class SincNet(PooledFilterbank):
 
     @property
     def channel_latency_ms(self) -> Tensor:
-        """Delay of each band (F,) in ms: of its filter, ``(K - 1) / 2`` samples, and its window, less half a bin."""
+        """Delay of each band (F,) in ms: half its filter and half its window, less half a bin."""
         delay = torch.full_like(self._center, (self.kernel_size - 1) / 2.0)
         window = (self.env_window - 1) / 2.0 if self.envelope else 0.0
         return self._latency_from_ages(delay, torch.full_like(delay, window))
