@@ -25,8 +25,9 @@ FloatArray = NDArray[np.float64]
 #: Range of the tuning curves, and the steps in which the reference tone is made softer. Between steps the
 #: level is interpolated, which for a power law errs by less than 0.2 dB.
 RANGE_DB, LEVEL_STEP_DB = 60.0, 3.0
-#: Tones: log-spaced, long enough for a filter of 60 Hz to settle, with an onset that does not splatter.
-N_TONES, LOWEST_HZ, TONE_MS, ONSET_MS, AVERAGED_MS = 200, 20.0, 250.0, 20.0, 100.0
+#: Tones: log-spaced, long enough for a filter of 60 Hz to settle, with an onset that does not splatter. Their
+#: last part is averaged under a Hann window, which evens out the ripple of low tones.
+N_TONES, LOWEST_HZ, TONE_MS, ONSET_MS, AVERAGED_MS = 200, 20.0, 250.0, 20.0, 160.0
 #: Clicks: how finely they are moved through a bin, and how long after them the channels are watched.
 CLICK_STEP_MS, CLICK_REACH_MS = 0.25, 60.0
 #: Silence before a click, so that nothing depends on where the clip began.
@@ -229,18 +230,21 @@ class _Probe:
         n_samples = self.bins(TONE_MS) * self.hop
         seconds = np.arange(n_samples) / self.fs
         onset = np.sin(0.5 * math.pi * np.clip(1000.0 * seconds / ONSET_MS, 0.0, 1.0)) ** 2
+        n_averaged = self.bins(AVERAGED_MS)
+        weights = np.sin(math.pi * (np.arange(n_averaged) + 0.5) / n_averaged) ** 2
+        weights /= weights.sum()
         strength = []
         at_once = max(1, BATCH_SAMPLES // n_samples)
         for first in range(0, len(hertz), at_once):
             part = slice(first, first + at_once)
             gain = self.amplitude * 10.0 ** (level_db[part, None] / 20.0) * onset
             phase = 2.0 * math.pi * hertz[part, None] * seconds
-            settled = self.play(gain * np.sin(phase))[..., -self.bins(AVERAGED_MS) :]
+            settled = self.play(gain * np.sin(phase))[..., -n_averaged:]
             if oscillates:  # sampled once per bin, a tone may stand still: its other phase fills the gaps
-                other = self.play(gain * np.cos(phase))[..., -self.bins(AVERAGED_MS) :]
-                strength.append(np.sqrt((settled**2 + other**2).mean(-1)))
+                other = self.play(gain * np.cos(phase))[..., -n_averaged:]
+                strength.append(np.sqrt((settled**2 + other**2) @ weights))
             else:
-                strength.append(settled.mean(-1))
+                strength.append(settled @ weights)
         return np.concatenate(strength)
 
     def oscillates(self) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepSTRF.report.front_end import front_end_extras
 from deepSTRF.report.page import write_parts
 from deepSTRF.report.parts import METRICS, Note, ReportParts
 from deepSTRF.report.rendering import number
@@ -86,7 +87,7 @@ def gather_parts(run: Run) -> ReportParts:
     ...     gather_parts(run_experiment(config, folder + "/run", progress=False)).n_neurons
     3
     """
-    facts = run.facts
+    facts, model = run.facts, run.load_model()
     frequencies = facts.get("frequencies_hz")
     one_seed = len(run.scores.seeds) == 1
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
@@ -104,7 +105,7 @@ def gather_parts(run: Run) -> ReportParts:
         curves=[_curves(history) for history in run.histories.values() if history],
         best_epoch=next(iter(run.best_epochs.values())) if one_seed else None,
         examples=run.examples,
-        strfs=model_fields(run.load_model()),
+        strfs=model_fields(model),
         frequencies_hz=None if frequencies is None else np.asarray(frequencies, dtype=np.float64),
         ceiling_interval=_ceiling_interval(run),
         dt_ms=facts.get("dt_ms"),
@@ -112,6 +113,7 @@ def gather_parts(run: Run) -> ReportParts:
         command=run.config.command(),
         config=run.config.to_toml(),
         versions=[(str(name), str(value)) for name, value in facts.get("versions", [])],
+        extras=front_end_extras(model, run.examples, run.scores.neurons),
     )
 
 

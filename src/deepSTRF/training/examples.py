@@ -15,7 +15,7 @@ __all__ = ["NeuronExample", "choose_examples", "examples_from_bytes", "examples_
 
 #: A longer clip is cut to its most eventful stretch: single bins stay visible across a page.
 LONGEST_S = 6.0
-ARRAYS = ("stim", "response", "pred", "strf")
+ARRAYS = ("stim", "response", "pred", "strf", "sound")
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class NeuronExample:
         Receptive field, where the model has one.
     start_s : float
         Where in the clip the excerpt begins.
+    sound : array (T_audio,) or None
+        The waveform of the excerpt, for the best neuron of a model that hears waveforms.
 
     Examples
     --------
@@ -59,6 +61,7 @@ class NeuronExample:
     pred: NDArray[Any]
     strf: NDArray[Any] | None = None
     start_s: float = 0.0
+    sound: NDArray[Any] | None = None
 
 
 def choose_examples(
@@ -123,6 +126,7 @@ def choose_examples(
                 pred[part].astype(np.float32),
                 field,
                 start_s,
+                _sound(model, dataset.stims[clip], part) if role == "best" else None,
             )
         )
     return examples
@@ -225,6 +229,14 @@ def _spectrogram(model: Any, stim: torch.Tensor) -> NDArray[Any]:
     with evaluating(model):
         spectrogram = model.spectrogram(stim[None].to(device, dtype))
     return np.asarray(spectrogram[0, 0].cpu().float())
+
+
+def _sound(model: Any, stim: torch.Tensor, part: slice) -> NDArray[Any] | None:
+    """The waveform (T_audio,) of some bins of one stimulus; None for a model that hears spectrograms."""
+    hop = getattr(getattr(model, "wav2spec", None), "hop", None)
+    if hop is None:
+        return None
+    return np.asarray(stim.reshape(-1)[part.start * hop : part.stop * hop].cpu().float())
 
 
 def _clip_name(meta: dict[str, Any], clip: int) -> str:

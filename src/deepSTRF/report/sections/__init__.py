@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.sections._fields import receptive_fields
+from deepSTRF.report.sections._front_end import front_end, waveform_field
 from deepSTRF.report.sections._neurons import example_neurons, neuron_table
 from deepSTRF.report.sections._overview import learning, notes, population, protocol, scores
 from deepSTRF.report.sections._reproduce import reproduce
@@ -26,6 +27,8 @@ SECTIONS: tuple[SectionMaker, ...] = (
     population,
     example_neurons,
     receptive_fields,
+    waveform_field,
+    front_end,
     learning,
     neuron_table,
     reproduce,
