@@ -136,7 +136,10 @@ class WaveformFrontEnd(ExactConstants, Configurable):
         """Run `transform` outside autocast: logarithms and Fourier transforms need float32."""
         if padded.dtype in (torch.float16, torch.bfloat16):
             padded = padded.float()
-        with torch.autocast(device_type=padded.device.type, enabled=False):
+        kind = padded.device.type
+        if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+            return self.transform(padded)
+        with torch.autocast(device_type=kind, enabled=False):
             return self.transform(padded)
 
     def check_waveform(self, x: Tensor) -> None:
