@@ -3,6 +3,7 @@
 from deepSTRF.training.caching import FrontEndCache
 from deepSTRF.training.errors import FitDivergedError, StateMismatchError
 from deepSTRF.training.evaluation import score_model
+from deepSTRF.training.experiment import ExperimentConfig, Run, run_experiment
 from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import MeanScore, history_rows, mean_score
 from deepSTRF.training.loaders import make_loaders
@@ -14,6 +15,7 @@ from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
 from deepSTRF.training.validate import ModelCheck, validate_model
 
 __all__ = [
+    "ExperimentConfig",
     "FitDivergedError",
     "Fitter",
     "FrontEndCache",
@@ -21,6 +23,7 @@ __all__ = [
     "ModelCheck",
     "ModelRuleError",
     "ProtocolCard",
+    "Run",
     "ScoreTable",
     "StateMismatchError",
     "fit_multi_seed",
@@ -28,6 +31,7 @@ __all__ = [
     "make_generator",
     "make_loaders",
     "mean_score",
+    "run_experiment",
     "score_model",
     "seeded",
     "set_random_seed",
