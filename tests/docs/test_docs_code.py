@@ -38,7 +38,7 @@ class Block:
 
     @property
     def needs_ns1(self) -> bool:
-        return NEEDS_NS1.search(self.code) is not None
+        return NEEDS_NS1.search(re.sub(r"#.*", "", self.code)) is not None  # a remark needs nothing
 
 
 def blocks_of(text: str) -> list[Block]:
@@ -84,6 +84,11 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", sorted(ELSEWHERE))
 def test_pages_left_to_other_tests_are_tested_there(page):
     assert Path(page).name in (ROOT / ELSEWHERE[page]).read_text(encoding="utf-8")
+
+
+def test_only_code_needs_the_recording():
+    assert Block('ds = load("ns1")', 1, True).needs_ns1
+    assert not Block("ds = SyntheticDataset()  # or NS1Dataset()", 1, True).needs_ns1
 
 
 def test_blocks_are_found_marked_and_counted():
