@@ -85,7 +85,7 @@ def test_3_half_splits_are_random() -> None:
     in_all = ((splits.first > 0).sum(0) == 126) | ((splits.second > 0).sum(0) == 126)
     assert not in_all.any()  # the first 126 subsets in lexicographic order all hold repeats 0 to 6
     together = ((splits.first > 0).double().T @ (splits.first > 0).double()) / 126
-    assert together.max() < 1.0 or (together.diagonal() == together.max()).all()
+    assert together.max() < 0.7  # no repeat is nearly always in the same half, no two nearly always together
     odd = half_splits(5, 126, seed=0)
     used = (odd.first > 0).sum(0) + (odd.second > 0).sum(0)
     assert (used > 0).all()  # with an odd number the last repeat was always dropped

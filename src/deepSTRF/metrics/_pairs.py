@@ -6,7 +6,8 @@ matrix products with the masks, so repeats may end early, start late or have gap
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -19,55 +20,45 @@ MIN_COMMON_BINS = 2  # a covariance needs two bins
 
 @dataclass(frozen=True)
 class PairBlock:
-    """The repeats of K rows, and what is known about their pairs before any product is formed.
+    """The repeats of K rows as factors of matrix products.
 
-    ``responses`` (K, R, T) in the caller's dtype and ``mask`` bool (K, R, T); ``offset`` (K, R) the mean of
-    each repeat, taken off first so that no product cancels;
-    ``common`` (K, R, R) bins two repeats share; ``sums`` (K, R, R) sum of repeat r over the bins it shares
-    with s; ``pairs`` (K, R, R) bool, True for two distinct repeats that share enough bins. The float64
-    factors are made when needed: kept for every clip of a recording they would not fit in memory.
+    ``values`` (K, R, T) deviations from ``offset`` (K, R), the mean of each repeat, taken off first so that
+    no product cancels; ``valid`` (K, R, T) as 0 and 1; ``common`` (K, R, R) bins two repeats share; ``sums``
+    (K, R, R) sum of repeat r over the bins it shares with s; ``pairs`` (K, R, R) bool, True for two distinct
+    repeats that share enough bins.
     """
 
-    responses: Tensor
-    mask: Tensor
+    values: Tensor
+    valid: Tensor
     offset: Tensor
     common: Tensor
     sums: Tensor
     pairs: Tensor
 
     @classmethod
-    def of(cls, responses: Tensor, mask: Tensor) -> PairBlock:
+    def of(cls, responses: Tensor, mask: Tensor) -> Self:
         """Prepare (K, R, T) responses with the bool (K, R, T) of the samples that count."""
-        dtype = accumulator_dtype(responses.device)
-        ones = mask.to(dtype)
-        zero = torch.zeros((), dtype=dtype, device=responses.device)
-        offset = torch.where(mask, responses.to(dtype), zero).sum(-1) / ones.sum(-1).clamp(min=1)
-        values = torch.where(mask, responses.to(dtype) - offset.unsqueeze(-1), zero)
-        common = ones @ ones.mT
+        valid = mask.to(accumulator_dtype(responses.device))
+        zero = torch.zeros((), dtype=valid.dtype, device=valid.device)
+        values = torch.where(mask, responses.to(valid.dtype), zero)
+        offset = values.sum(-1) / valid.sum(-1).clamp(min=1)
+        values = torch.where(mask, values - offset.unsqueeze(-1), zero)
+        common = valid @ valid.mT
         distinct = ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-        return cls(responses, mask, offset, common, values @ ones.mT, distinct & (common >= MIN_COMMON_BINS))
+        return cls(values, valid, offset, common, values @ valid.mT, distinct & (common >= MIN_COMMON_BINS))
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Deviations from the offset (zero where masked) and the mask as 0 and 1, both (K, R, T) float64."""
-        ones = self.mask.to(self.common.dtype)
-        zero = torch.zeros((), dtype=ones.dtype, device=ones.device)
-        values = self.responses.to(ones.dtype) - self.offset.unsqueeze(-1)
-        return torch.where(self.mask, values, zero), ones
-
-    def centred(self, products: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    def _centred(self, products: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Turn sums of products over common bins into unbiased covariances, zero where there is no pair."""
         centred = products - left * right / self.common.clamp(min=1)
         return torch.where(self.pairs, centred / (self.common - 1).clamp(min=1), torch.zeros_like(products))
 
     def covariance(self) -> Tensor:
         """(K, R, R) covariance of two repeats on their common bins; their mean is the signal power."""
-        values, _ = self.factors()
-        return self.centred(values @ values.mT, self.sums, self.sums.mT)
+        return self._centred(self.values @ self.values.mT, self.sums, self.sums.mT)
 
     def variance(self) -> Tensor:
         """(K, R, R) variance of repeat r on the bins it shares with s; exactly 0 for a constant one."""
-        values, ones = self.factors()
-        variance = self.centred(values.square() @ ones.mT, self.sums, self.sums).clamp(min=0)
+        variance = self._centred(self.values.square() @ self.valid.mT, self.sums, self.sums).clamp(min=0)
         flat = is_constant(variance, self.offset.unsqueeze(-1), torch.ones_like(variance))
         return torch.where(flat, torch.zeros_like(variance), variance)
 
@@ -80,18 +71,60 @@ class PairBlock:
         """Mean over pairs of distinct repeats, (K,); 0 for a row without any pair."""
         return (matrix * self.pairs).sum((-2, -1)) / self.pairs.sum((-2, -1)).clamp(min=1)
 
-    def prediction_moments(self, pred: Tensor) -> tuple[Tensor, Tensor]:
-        """Variance of a (K, T) prediction and covariance with the repeats, averaged like the signal power.
+    def weights(self) -> PairWeights:
+        """What is needed to average a prediction's moments over the same pairs."""
+        chosen = self.pairs.to(self.values.dtype)
+        share = chosen / chosen.sum((-2, -1), keepdim=True).clamp(min=1)
+        share = share / (self.common - 1).clamp(min=1)
+        partners = share @ self.valid
+        return PairWeights(
+            mask=self.valid.bool(),
+            square=(partners * self.valid).sum(1),
+            product=(partners * self.values).sum(1),
+            squared_sum=share / self.common.clamp(min=1),
+            summed_product=share * self.sums.mT / self.common.clamp(min=1),
+        )
 
-        The same pairs, on the same bins: a noiseless perfect prediction then has variance, covariance and
-        signal power equal, whatever is missing.
+
+@dataclass(frozen=True)
+class PairWeights:
+    """Variance and covariance of a prediction, averaged over pairs of repeats like the signal power.
+
+    The mean over pairs of ``sum p**2 - (sum p)**2 / n`` over common bins, each over ``n - 1``, is a weighted
+    sum of ``p**2`` (``square`` (K, T)) minus one of squared sums (``squared_sum`` (K, R, R)); the covariance
+    with the repeats likewise (``product``, ``summed_product``). ``mask`` bool (K, R, T) is all that is kept
+    per repeat.
+    """
+
+    mask: Tensor
+    square: Tensor
+    product: Tensor
+    squared_sum: Tensor
+    summed_product: Tensor
+
+    @classmethod
+    def cat(cls, records: list[Self]) -> Self:
+        """Join the rows of several blocks."""
+        return cls(
+            **{
+                field.name: torch.cat([getattr(record, field.name) for record in records])
+                for field in fields(cls)
+            }
+        )
+
+    def moments(self, pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean of a (K, T) prediction over bins with two repeats; variance, and covariance with the repeats, (K,).
+
+        On the same pairs and bins as the signal power: a noiseless perfect prediction has variance,
+        covariance and signal power equal, whatever is missing.
         """
-        values, ones = self.factors()
-        zero = torch.zeros((), dtype=ones.dtype, device=ones.device)
-        masked = torch.where(self.mask, pred.unsqueeze(1), zero)
-        level = masked.sum(-1, keepdim=True) / ones.sum(-1, keepdim=True).clamp(min=1)
-        masked = torch.where(self.mask, masked - level, zero)
-        sums = masked @ ones.mT
-        variance = self.centred(masked @ masked.mT, sums, sums.mT)
-        covariance = self.centred(masked @ values.mT, sums, self.sums.mT)
-        return self.mean(variance), self.mean(covariance)
+        zero = torch.zeros((), dtype=pred.dtype, device=pred.device)
+        repeats = self.mask.sum(1)
+        bins = repeats > 1
+        mean = torch.where(bins, pred, zero).sum(-1) / bins.sum(-1).clamp(min=1)
+        centred = torch.where(repeats > 0, pred - mean.unsqueeze(-1), zero)
+        valid = self.mask.to(pred.dtype)
+        sums = (centred.unsqueeze(1) * valid) @ valid.mT
+        variance = (self.square * centred * centred).sum(-1) - (self.squared_sum * sums * sums).sum((-2, -1))
+        covariance = (self.product * centred).sum(-1) - (self.summed_product * sums).sum((-2, -1))
+        return mean, variance.clamp(min=0), covariance

@@ -20,7 +20,7 @@ from torch import Tensor
 from ._blocks import row_blocks
 from ._masking import accumulator_dtype, repeat_validity
 from ._moments import is_constant
-from ._pairs import PairBlock
+from ._pairs import PairBlock, PairWeights
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class ClipTarget:
     square: Tensor
     parts: ClipParts
     ragged: Tensor | None
-    pairs: PairBlock | None
+    pairs: PairWeights | None
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,7 @@ class _Block:
     square: Tensor
     parts: ClipParts
     ragged: Tensor
+    pairs: PairWeights | None
 
 
 def clip_target(responses: Tensor, mask: Tensor | None) -> ClipTarget:
@@ -116,8 +117,9 @@ def clip_target(responses: Tensor, mask: Tensor | None) -> ClipTarget:
         return ClipTarget(deviation, None, count, mean, square, parts, None, None)
     bins = torch.cat([block.valid for block in blocks])
     ragged_rows = ragged.nonzero().squeeze(1)
-    pairs = PairBlock.of(rows[ragged_rows], row_mask[ragged_rows]) if len(ragged_rows) else None
-    index = ragged_rows if pairs is not None else None
+    weights = [block.pairs for block in blocks if block.pairs is not None]
+    pairs = PairWeights.cat(weights) if weights else None
+    index = ragged_rows if weights else None
     return ClipTarget(deviation, None if bool(bins.all()) else bins, count, mean, square, parts, index, pairs)
 
 
@@ -152,7 +154,8 @@ def _dense_block(values: Tensor) -> _Block:
         drift=drift if pairable else torch.zeros_like(drift),
     )
     everywhere = torch.ones((n_rows, n_bins), dtype=torch.bool, device=values.device)
-    return _Block(deviation, everywhere, count, mean, square, parts, torch.zeros_like(mean, dtype=torch.bool))
+    rectangular = torch.zeros_like(mean, dtype=torch.bool)
+    return _Block(deviation, everywhere, count, mean, square, parts, rectangular, None)
 
 
 def _powers(
@@ -187,11 +190,13 @@ def _masked_block(values: Tensor, valid: Tensor) -> _Block:
     pairable = repeats_per_bin > 1
     pair_count, pair_mean, _ = _centred_psth(psth, pairable)
     ragged = (bins_per_repeat.sum(1) != repeats * count) & (pair_count > 0)
+    weights = None
     if bool(ragged.any()):
         block = PairBlock.of(values[ragged], valid[ragged])
         covariance, difference = block.covariance_and_noise()
         signal[ragged], noise[ragged] = block.mean(covariance), block.mean(difference).clamp(min=0)
         pair_count[ragged] = torch.where(block.pairs.any((1, 2)), pair_count[ragged], zero)
+        weights = block.weights()
 
     weight = torch.where(pairable, (repeats_per_bin * (repeats_per_bin - 1)).clamp(min=1).rsqrt(), zero)
     residual = torch.where(valid, values - psth.unsqueeze(1), zero) * weight.unsqueeze(1)
@@ -204,7 +209,7 @@ def _masked_block(values: Tensor, valid: Tensor) -> _Block:
         noise=torch.where(usable, noise, zero),
         drift=torch.where(usable.unsqueeze(1), residual.sum(2) / pair_count.clamp(min=1).unsqueeze(1), zero),
     )
-    return _Block(deviation, bins, count, mean, square, parts, ragged & usable)
+    return _Block(deviation, bins, count, mean, square, parts, ragged, weights)
 
 
 def _centred_psth(psth: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,12 +43,9 @@ class PredictionMoments:
         freedom = (target.count - 1).clamp(min=1)
         pair_mean, variance, covariance = mean, square / freedom, product / freedom
         if target.ragged is not None and target.pairs is not None:
-            rows, pairs = target.ragged, target.pairs
-            chosen = values.index_select(0, rows)
-            bins = pairs.mask.sum(1) > 1
-            total = torch.where(bins, chosen, torch.zeros_like(chosen)).sum(-1)
-            pair_mean = pair_mean.index_copy(0, rows, total / bins.sum(-1).clamp(min=1))
-            row_variance, row_covariance = pairs.prediction_moments(chosen)
+            rows = target.ragged
+            row_mean, row_variance, row_covariance = target.pairs.moments(values.index_select(0, rows))
+            pair_mean = pair_mean.index_copy(0, rows, row_mean)
             variance = variance.index_copy(0, rows, row_variance)
             covariance = covariance.index_copy(0, rows, row_covariance)
         return cls(
