@@ -113,7 +113,7 @@ class PairWeights:
         )
 
     def moments(self, pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean of a (K, T) prediction over bins with two repeats; variance, and covariance with the repeats, (K,).
+        """Mean of a (K, T) prediction over bins with two repeats; its variance; covariance with the repeats.
 
         On the same pairs and bins as the signal power: a noiseless perfect prediction has variance,
         covariance and signal power equal, whatever is missing.
