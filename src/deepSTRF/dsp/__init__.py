@@ -1,9 +1,12 @@
 """Pure signal-processing functions: no modules, no state.
 
-Frequency scales, windows, framing and filterbanks that front-ends, datasets and metrics share.
+Frequency scales, windows, framing, filterbanks, resampling and the NS1 cochleagram: what front-ends,
+datasets and metrics share.
 """
 
+from deepSTRF.dsp.cochleagram import rahman_cochleagram, rahman_frequencies
 from deepSTRF.dsp.framing import causal_frames, samples_per_bin
+from deepSTRF.dsp.resample import rate_ratio, resample_exact
 from deepSTRF.dsp.scales import (
     ERB_bandwidth,
     ERB_to_Hz,
@@ -34,6 +37,10 @@ __all__ = [
     "frequency_scale",
     "inverse_Greenwood",
     "mel_to_Hz",
+    "rahman_cochleagram",
+    "rahman_frequencies",
+    "rate_ratio",
+    "resample_exact",
     "samples_per_bin",
     "symmetric_window",
     "triangle_corners",
