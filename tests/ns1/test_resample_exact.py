@@ -43,6 +43,16 @@ def test_a_chirp():
     assert np.abs(out.numpy() - np.sin(phase(new)))[2000:-2000].max() < 1e-4
 
 
+def test_a_click_rings_for_less_than_3_ms_before_itself():
+    click = torch.zeros(20_000, dtype=torch.float64)
+    click[10_000] = 1.0
+    out = resample_exact(click, FS, 48000)
+    before = (10_000 / FS - torch.arange(len(out)) / 48000) * 1000
+    energy = out.square()
+    assert float(energy[before > 3.0].sum()) < 1e-20
+    assert float(energy[before > 0.25].sum() / energy.sum()) < 0.003
+
+
 def test_levels_are_kept_and_peaks_not_clipped():
     out = resample_exact(14.0 * sine(500.0, FS, 20_000, torch.float32), FS, 48000)
     assert out.dtype == torch.float32

