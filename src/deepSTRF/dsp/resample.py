@@ -63,7 +63,8 @@ def resample_exact(
     Output sample ``i`` lies at ``i / rate_out`` seconds, input sample ``j`` at ``j / rate_in``: no offset and
     no drift. The band-limiting filter is linear-phase, so an output sample depends on later input as well:
     from 48,828 to 48,000 Hz a click rings for at most 2.5 ms before itself (0.2 % of its energy earlier than
-    0.25 ms); content below 0.9 of the new Nyquist frequency passes unchanged. Values are neither clipped nor normalised.
+    0.25 ms); content below 0.9 of the new Nyquist frequency passes unchanged. Values are neither clipped nor
+    normalised.
 
     Parameters
     ----------
