@@ -69,7 +69,7 @@ def run_arm(arm: str, seeds: tuple[int, ...]) -> dict[str, object]:
         "validation cc_norm": spread(validation["cc_norm"]),
         "asked": f">= {asked}",
         "published": published,
-        "parameters": f"{run.facts['card']['model']['n_parameters']:,}",
+        "parameters": f"{run.facts['n_parameters']:,}",
         "per_seed": [round(float(v), 4) for v in np.nanmean(test["cc_norm"], axis=1)],
         "n_nan": int(np.isnan(test["cc_norm"]).any(axis=0).sum()),
         "protocol": run.protocol,
@@ -104,10 +104,13 @@ def main() -> int:
     """Run the chosen arms and rewrite the page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "arms", nargs="*", default=list(ARMS), choices=[*ARMS, []], help="which arms (default: all)"
+        "arms", nargs="*", metavar="ARM", help=f"which arms (default: all): {', '.join(ARMS)}"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
+    unknown = sorted(set(arguments.arms) - set(ARMS))
+    if unknown:
+        parser.error(f"unknown arm {unknown[0]!r}; arms: {', '.join(ARMS)}")
     RESULTS.mkdir(exist_ok=True)
     for arm in arguments.arms or list(ARMS):
         print(arm)
