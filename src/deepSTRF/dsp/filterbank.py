@@ -221,7 +221,8 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
     tensor([5.])
     """
     if detector == "magnitude":
-        if not filtered.requires_grad:
+        # a compiler fuses the plain form, and does not know custom forward-mode derivatives
+        if torch.compiler.is_compiling() or not filtered.requires_grad:
             return _magnitude(filtered, MAGNITUDE_FLOOR)
         return _Magnitude.apply(filtered, MAGNITUDE_FLOOR)  # type: ignore[no-any-return, no-untyped-call]
     if detector == "power":

@@ -163,18 +163,13 @@ class CausalLEAF(PooledFilterbank):
         self.pool_sigma_samples = window_samples("pool_ms", pool, self.audio_fs, self.hop) / _POOLING_SIGMAS
         self._register_centers()
         self._plan_bank(kernel_ms, 1 if pool_window == "hard" else max_stride)
-        flags = {
-            "center_shift": learn_filters,
-            "bandwidth_shift": learn_filters,
-            "pooling_shift": learn_pooling,
-        }
-        for name, learned in flags.items():
-            self.register_parameter(
-                name,
-                nn.Parameter(
-                    torch.zeros(self.n_filters), requires_grad=check_flag(f"learning of {name}", learned)
-                ),
-            )
+        learn_filters = check_flag("learn_filters", learn_filters)
+        learn_pooling = check_flag("learn_pooling", learn_pooling)
+        zeros = torch.zeros(self.n_filters)
+        self.center_shift = nn.Parameter(zeros.clone(), requires_grad=learn_filters)
+        self.bandwidth_shift = nn.Parameter(zeros.clone(), requires_grad=learn_filters)
+        self.pooling_shift = nn.Parameter(zeros.clone(), requires_grad=learn_pooling)
+        learn_pcen = check_flag("learn_pcen", learn_pcen)
         self.pcen: PCEN | None = None
         if compression == "pcen":
             self.pcen = PCEN(self.n_filters, self.hop_ms, pcen_tau_ms, start=pcen_start, learnable=learn_pcen)
