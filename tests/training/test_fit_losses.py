@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from deepSTRF.metrics import mse_loss, poisson_loss
+from deepSTRF.metrics import mse_loss, negative_binomial_loss, poisson_loss
 from deepSTRF.training import Fitter
 from deepSTRF.training.losses import LossMeter, LossTraits, loss_traits, mean_over_neurons
 
@@ -22,6 +22,12 @@ def test_counting_repeats_needs_the_repeats():
     by_repeats = functools.partial(mse_loss, weighting="repeats")
     assert loss_traits(by_repeats) == LossTraits(False, True, True)
     assert loss_traits(functools.partial(mse_loss, reduction="mean")).per_neuron is False
+
+
+def test_a_full_likelihood_needs_the_repeats():
+    full = functools.partial(negative_binomial_loss, full=True)
+    assert not loss_traits(full).accepts_psth
+    assert loss_traits(negative_binomial_loss).accepts_psth
 
 
 def test_a_loss_of_ones_own_gets_repeats_unless_it_says_otherwise():

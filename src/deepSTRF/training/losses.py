@@ -83,9 +83,11 @@ def loss_traits(loss_fn: Callable[..., Tensor]) -> LossTraits:
         base = base.func
     declared = getattr(loss_fn, "accepts_psth", getattr(base, "accepts_psth", None))
     by_repeats = keywords.get("weighting", "bins") == "repeats"
+    # With its constant term a likelihood is a function of single repeats, not of their mean.
+    needs_repeats = by_repeats or bool(keywords.get("full"))
     takes_reduction = "reduction" in _parameter_names(base) and "reduction" not in keywords
     return LossTraits(
-        accepts_psth=bool(declared) and not by_repeats,
+        accepts_psth=bool(declared) and not needs_repeats,
         # Only the losses that declare themselves are known to give (N,): torch's own give one value per bin.
         per_neuron=declared is not None and takes_reduction,
         counts_repeats=by_repeats,
