@@ -10,9 +10,12 @@ from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.model_rules import ModelRuleError
 from deepSTRF.training.multi_seed import fit_multi_seed
 from deepSTRF.training.protocol import ProtocolCard
+from deepSTRF.training.run_config import auto_config, slug_from_config
 from deepSTRF.training.score_table import ScoreTable
 from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
+from deepSTRF.training.tb_log import TensorBoardSeedLogger, make_tensorboard_logger_factory
 from deepSTRF.training.validate import ModelCheck, validate_model
+from deepSTRF.training.wandb_log import WandbSeedLogger, make_wandb_logger_factory
 
 __all__ = [
     "ExperimentConfig",
@@ -26,14 +29,20 @@ __all__ = [
     "Run",
     "ScoreTable",
     "StateMismatchError",
+    "TensorBoardSeedLogger",
+    "WandbSeedLogger",
+    "auto_config",
     "fit_multi_seed",
     "history_rows",
     "make_generator",
     "make_loaders",
+    "make_tensorboard_logger_factory",
+    "make_wandb_logger_factory",
     "mean_score",
     "run_experiment",
     "score_model",
     "seeded",
     "set_random_seed",
+    "slug_from_config",
     "validate_model",
 ]

@@ -149,12 +149,12 @@ class ProtocolCard:
             dataset=json_safe(dataset.describe()),
             neurons=_neurons(dataset),
             split=None if split is None else _split_facts(split),
-            model={} if model is None else _model_facts(model),
+            model={} if model is None else model_facts(model),
             centring=centring,
             warmup_ms=float(warmup_ms),
             seeds=[int(seed) for seed in seeds],
             training=json_safe(facts),
-            versions=_versions(),
+            versions=software_versions(),
             machine=_machine(model),
         )
 
@@ -232,7 +232,25 @@ def _clips_text(data: Mapping[str, Any], split: Mapping[str, Any] | None) -> str
     return f"{data.get('n_clips')} (train {sizes[0]}, validation {sizes[1]}, test {sizes[2]})"
 
 
-def _model_facts(model: nn.Module) -> dict[str, Any]:
+def model_facts(model: nn.Module) -> dict[str, Any]:
+    """Return what a card says of a model.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model; settings are known of those that remember their constructor arguments.
+
+    Returns
+    -------
+    dict
+        'class', 'n_parameters' (trainable), 'front_end' (class or None), 'latency_ms', 'settings' (plain
+        constructor arguments).
+
+    Examples
+    --------
+    >>> model_facts(nn.Linear(3, 2))["n_parameters"]
+    8
+    """
     front_end = getattr(model, "wav2spec", None)
     has_front_end = isinstance(front_end, nn.Module) and not isinstance(front_end, nn.Identity)
     settings = getattr(model, "init_arguments", {})
@@ -281,7 +299,19 @@ def _training_facts(fitter: Any) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a score depends on.
+
+    Returns
+    -------
+    dict
+        Package to version; packages that are not installed are left out.
+
+    Examples
+    --------
+    >>> "torch" in software_versions()
+    True
+    """
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
