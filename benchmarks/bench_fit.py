@@ -131,9 +131,7 @@ def main() -> int:
         line("Fitter, fast=False", fit(*setting(name == "mel"), few, fast=False))
         plain = line("textbook loop", textbook(*setting(name == "mel"), few))
         within = "within" if ours[0] <= BUDGETS[name] else "over"
-        print(
-            f"  ratio {plain[0] / ours[0]:.1f}x wall, {plain[1] / ours[1]:.1f}x processor; {within} budget"
-        )
+        print(f"  ratio {plain[0] / ours[0]:.1f}x wall, {plain[1] / ours[1]:.1f}x processor; {within} budget")
     print(f"peak memory of both fits {peak:.2f} GiB, budget {BUDGET_RSS_GB} GB")
     return 0
 

@@ -1,0 +1,55 @@
+"""Run the speed benchmarks and put what they print into `benchmarks/RESULTS.md`: `python benchmarks/run_all.py [NAME ...]`.
+
+Needs an otherwise idle machine: two processes that both want every core slow each other tenfold. The scores on NS1 have a
+command of their own, `benchmarks/ns1_scores.py`, because they take longer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from results_page import machine, write_section
+
+HERE = Path(__file__).parent
+#: Section name: (title, command line after `python`).
+BENCHMARKS = {
+    "fit": ("Seconds per epoch of a fit", "benchmarks/bench_fit.py"),
+    "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
+    "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
+    "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
+}
+
+
+def run(name: str) -> int:
+    """Run one benchmark and write its section; returns its exit status."""
+    title, command = BENCHMARKS[name]
+    done = subprocess.run(
+        [sys.executable, *shlex.split(command)], cwd=HERE.parent, capture_output=True, text=True, check=False
+    )
+    sys.stdout.write(done.stdout)
+    if done.returncode != 0:
+        sys.stderr.write(done.stderr)
+        return done.returncode
+    write_section(name, title, f"`python {command}`\n\n{machine()}\n\n```text\n{done.stdout.strip()}\n```")
+    return 0
+
+
+def main() -> int:
+    """Run the chosen benchmarks; exit status 1 when one failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"which (default: all): {', '.join(BENCHMARKS)}"
+    )
+    names = parser.parse_args().names or list(BENCHMARKS)
+    unknown = sorted(set(names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"unknown benchmark {unknown[0]!r}; benchmarks: {', '.join(BENCHMARKS)}")
+    return max(run(name) for name in names)  # a failed one does not stop the others
+
+
+if __name__ == "__main__":
+    sys.exit(main())
