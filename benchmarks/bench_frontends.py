@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -207,13 +208,21 @@ def peak_memory(name: str, arguments: argparse.Namespace) -> float:
 def report_memory(name: str, arguments: argparse.Namespace) -> None:
     make = FRONT_ENDS[name] if name in FRONT_ENDS else dict(YARDSTICKS.values())[name]
     epoch = Epoch(make(), arguments)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_resident_mb()
     epoch.train_clip()
-    if epoch.device.type == "cuda":
-        used = torch.cuda.max_memory_allocated() / 2**20
-    else:
-        used = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    epoch.validate_clip()
+    on_gpu = epoch.device.type == "cuda"
+    used = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else peak_resident_mb() - before
     print(json.dumps({"mb": used}))
+
+
+def peak_resident_mb() -> float:
+    """Largest resident set of this process so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss of a child starts at its parent's size on Linux
+        line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
+        return float(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:

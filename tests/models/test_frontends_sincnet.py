@@ -77,19 +77,37 @@ def test_signed_mode_agrees_with_an_independent_computation(norm: str, size: int
         np.testing.assert_allclose(ours[channel], np.sign(y) * np.log1p(np.abs(y)), atol=1e-12)
 
 
-def test_envelope_agrees_with_an_independent_computation() -> None:
-    sincnet = SincNet(
-        8000, n_filters=3, kernel_size=101, envelope=True, env_window_ms=10.0, max_stride=1
-    ).double()
+@pytest.mark.parametrize("norm", [None, "start", "unit", "peak"])
+def test_envelope_agrees_with_an_independent_computation(norm: str | None) -> None:
+    options = {"kernel_size": 101, "envelope": True, "env_window_ms": 10.0, "max_stride": 1, "norm": norm}
+    sincnet = SincNet(8000, 3, **options).double()
     x = torch.randn(1, 1, 30 * 40, dtype=torch.float64)
     window = np.sin(np.pi * (np.arange(80) + 0.5) / 80) ** 2
     edges = mel_edges(300, 4000, 3) / 8000
     with torch.no_grad():
         ours = sincnet(x)[0, 0].numpy()
     for channel in range(3):
-        z = np.convolve(x[0, 0].numpy(), bandpass(edges[channel], edges[channel + 1], 101)[::-1])[:1200]
+        low, high = edges[channel], edges[channel + 1]
+        gain = 1.0 if norm == "unit" else 1 / (2 * (high - low))
+        z = gain * np.convolve(x[0, 0].numpy(), bandpass(low, high, 101)[::-1])[:1200]
         envelope = np.convolve(np.sqrt(np.abs(z) ** 2 + 1e-9), window / window.sum())[:1200][39::40]
         np.testing.assert_allclose(ours[channel], np.log1p(envelope), atol=1e-9)
+
+
+def test_gain_while_a_band_widens() -> None:
+    tone = 0.5 * torch.sin(2 * math.pi * 2000 * torch.arange(4000) / 16000).reshape(1, 1, -1)
+    level = {}
+    for norm in ("start", "unit", "peak"):
+        sincnet = SincNet(
+            16000, 1, 501, f_min=1500.0, f_max=2500.0, envelope=True, activation="none", norm=norm
+        )
+        before = float(sincnet(tone)[..., -1].detach())
+        with torch.no_grad():
+            sincnet.width_shift += 0.5
+        level[norm] = (before, float(sincnet(tone)[..., -1].detach()))
+    assert level["unit"] == pytest.approx((0.5, 0.5), rel=0.02)
+    assert level["start"] == pytest.approx((4.0, 4.0), rel=0.02)
+    assert level["peak"][1] < 0.7 * level["peak"][0]
 
 
 def test_published_form() -> None:
@@ -106,7 +124,7 @@ def test_published_form() -> None:
 
 
 def test_envelope_of_a_tone_is_its_amplitude_without_ripple() -> None:
-    analytic = SincNet(48000, **NS1, activation="none")
+    analytic = SincNet(48000, **NS1, activation="none", norm="unit")
     published = SincNet(48000, **{**NS1, "env_window_ms": 5.0}, activation="none", rectify="abs")
     for channel in (0, 10):
         tone = 0.7 * torch.sin(2 * math.pi * analytic.frequencies_hz[channel] * torch.arange(24000) / 48000)

@@ -13,13 +13,16 @@ from torch import Tensor
 __all__ = ["FilterGroup", "FilterbankPlan", "largest_divisor", "plan_filterbank"]
 
 # Cost model of one bin of one group, in nanoseconds of one core of a 2.5 GHz server processor, forward and
-# backward, fitted to this engine. It only ranks plans: another machine gets the same plan and the same
-# results.
-_NS_PER_PRODUCT = 0.035
-_NS_PER_COPIED_SAMPLE = 0.75
-_NS_PER_OUTPUT = 10.0
-_NS_PER_GROUP = 1600.0
-_NARROW_COLUMNS = 70.0  # matrix products lose half their speed at this many columns
+# backward, fitted to this engine (it explains 80 measurements within 20%). It only ranks plans: another
+# machine gets the same plan and the same results.
+_NS_PER_PRODUCT = 0.036
+_NS_PER_COPIED_SAMPLE = 2.4
+_NS_PER_OUTPUT = 11.0
+_NS_PER_GROUP = 1450.0
+_NS_PER_MATRIX_ENTRY = (
+    0.014  # laid out once per clip of 1,000 bins; twice that, since a stream reads it per bin
+)
+_NARROW_COLUMNS = 16.0  # matrix products lose half their speed at this many columns
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,7 @@ def _cheapest_block(
             products * _NS_PER_PRODUCT
             + (steps // block) * row * _NS_PER_COPIED_SAMPLE
             + steps * n_channels * _NS_PER_OUTPUT
+            + row * columns * _NS_PER_MATRIX_ENTRY
             + _NS_PER_GROUP
         )
         choices.append((cost, FilterGroup(start, stop, kernel_size, stride, block)))

@@ -35,10 +35,10 @@ _SAMPLES_PER_BANDWIDTH = 2.0
 class SincNet(PooledFilterbank):
     """Windowed-sinc band-pass filters, two learned cutoffs each, as a signed signal or as an envelope.
 
-    ``h[n] = w[n] (sin(2 pi f2 n / fs) - sin(2 pi f1 n / fs)) / (pi n)`` with a symmetric Hamming window: gain
-    1 in the band whatever its width. The two parameters of a channel are shifts from the documented start in
-    scale-free units: the centre moves in channel spacings along the mel scale, the width in logs. `f1` and
-    `f2` are read-only, in hertz; ``0 < f1 < f2 <= fs / 2`` holds by construction for any parameter values.
+    ``h[n] = w[n] (sin(2 pi f2 n / fs) - sin(2 pi f1 n / fs)) / (pi n)`` with a symmetric Hamming window,
+    times a constant gain. The two parameters of a channel are shifts from the documented start in scale-free
+    units: the centre moves in channel spacings along the mel scale, the width in logs. `f1` and `f2` are
+    read-only, in hertz; ``0 < f1 < f2 <= fs / 2`` holds by construction for any parameter values.
 
     Parameters
     ----------
@@ -70,9 +70,12 @@ class SincNet(PooledFilterbank):
     parameterization : {"spacing", "hertz"}
         ``"hertz"`` (or ``"hz"``) keeps the raw cutoffs as parameters, which hardly move under Adam: for
         comparison.
-    norm : {"unit", "peak"}
-        ``"unit"``: gain 1 in the band. ``"peak"``: the published division by the centre tap, gain
-        ``fs / (2 (f2 - f1))``.
+    norm : {None, "start", "unit", "peak"}
+        Gain in the band. ``"unit"``: 1. ``"peak"``: ``fs / (2 (f2 - f1))``, the published division by the
+        centre tap, under which a band that widens grows quieter. ``"start"``: that gain, held at its value at
+        the start. None is ``"start"`` for the analytic envelope and ``"unit"`` otherwise: ``ln(1 + x)``
+        compresses nothing and a linear readout learns next to nothing from envelopes of a few hundredths,
+        which is what natural sound leaves in a narrow band of gain 1.
     max_stride : int or None
         Largest stride of the analytic form, in samples; 1 is the textbook form. None: chosen per group of
         channels, with errors under 1% of the output's range while bands stay below twice their first width.
@@ -111,6 +114,7 @@ class SincNet(PooledFilterbank):
     _room_down: Tensor
     _room_up: Tensor
     _narrower: Tensor
+    _start_gain: Tensor
     _offset: Tensor
     _taper: Tensor
     _tap_channel: Tensor
@@ -135,7 +139,7 @@ class SincNet(PooledFilterbank):
         *,
         rectify: str = "analytic",
         parameterization: str = "spacing",
-        norm: str = "unit",
+        norm: str | None = None,
         max_stride: int | None = None,
     ) -> None:
         super().__init__(audio_fs, n_filters, hop_ms)
@@ -143,10 +147,11 @@ class SincNet(PooledFilterbank):
         check_choice("activation", activation, ("symlog", "logabs", "none"))
         check_choice("rectify", rectify, ("analytic", "abs"))
         check_choice("parameterization", parameterization, ("spacing", "hertz", "hz"))
-        check_choice("norm", norm, ("unit", "peak"))
+        check_choice("norm", norm, (None, "start", "unit", "peak"))
         self.kernel_size = check_positive_int("kernel_size", kernel_size)
         self.envelope = check_flag("envelope", envelope)
-        self.activation, self.rectify, self.norm = activation, rectify, norm
+        self.activation, self.rectify = activation, rectify
+        self.norm = norm or ("start" if self.envelope and rectify == "analytic" else "unit")
         self.parameterization = "hertz" if parameterization == "hz" else parameterization
         self.f_max = default_f_max(f_max, self.audio_fs, ceiling_hz=math.inf)
         self.f_min = check_frequency_range(f_min, self.f_max)
@@ -171,6 +176,7 @@ class SincNet(PooledFilterbank):
             "_room_down": mel_distance(_LOWEST_HZ + floor / 2.0, center),
             "_room_up": mel_distance(center, nyquist - floor / 2.0),
             "_narrower": torch.log(width / floor),
+            "_start_gain": float(self.audio_fs) / (2.0 * width),
         }  # fmt: skip
         for name, value in constants.items():
             self.register_constant(name, value)
@@ -250,8 +256,9 @@ class SincNet(PooledFilterbank):
         taps = (
             torch.stack([real, imaginary]) if self.detector == "magnitude" else real.unsqueeze(0)
         ) * self._taper
-        if self.norm == "peak":
-            taps = taps / (2.0 * (high - low))[channel]
+        if self.norm != "unit":
+            gain = self._start_gain if self.norm == "start" else 1.0 / (2.0 * (high - low))
+            taps = taps * gain[channel]
         return self.plan.split_taps(taps), self.plan.split_windows(self._windows, self.pooled_bins)
 
     def compress(
