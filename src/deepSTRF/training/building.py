@@ -175,12 +175,13 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
     cls = dataset_class(config.dataset)
     options = dict(config.dataset_options)
     legal = _parameters(cls)
-    if config.wav2spec is not None:
+    hears = _what_hears_waveforms(config)
+    if hears is not None:
         if "return_waveform" not in legal:
-            raise ValueError(f"dataset {config.dataset!r} has no waveforms, so it cannot use a front-end")
+            raise ValueError(f"dataset {config.dataset!r} has no waveforms, which {hears} needs")
         if not options.setdefault("return_waveform", True):
             raise ValueError(
-                "a front-end needs waveforms: leave out return_waveform=false, or leave out wav2spec"
+                f"{hears} needs waveforms: leave out return_waveform=false, or leave {hears} out"
             )
     if download and "download" in legal:
         options.setdefault("download", True)
@@ -218,11 +219,16 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
     legal = _parameters(cls)
     front_end = _build_front_end(config, dataset)
     known = {
-        "n_frequency_bands": _n_bands(front_end, dataset),
         "out_neurons": dataset.N_neurons,
         "audio_fs": getattr(dataset, "audio_fs", None),
         "dt_ms": dataset.dt,
     }
+    if "n_frequency_bands" in legal:
+        known["n_frequency_bands"] = _n_bands(front_end, dataset)
+    elif front_end is None and not getattr(dataset, "return_waveform", False):
+        raise ValueError(
+            f"model {config.model!r} hears waveforms; load the recording with return_waveform=True"
+        )
     arguments = {name: value for name, value in known.items() if name in legal and value is not None}
     for name, wanted in (("wav2spec", front_end), ("standardize", config.standardize or None)):
         if wanted is not None and name not in legal:
@@ -279,6 +285,14 @@ def resolve_device(name: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _what_hears_waveforms(config: ExperimentConfig) -> str | None:
+    """Name what takes the waveform, the front-end or a model with one of its own; None when nothing does."""
+    if config.wav2spec is not None:
+        return "a front-end"
+    own = "n_frequency_bands" not in _parameters(MODELS.get(config.model))
+    return f"model {config.model!r}" if own else None
 
 
 def _build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
