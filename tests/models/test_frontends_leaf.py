@@ -93,7 +93,7 @@ def reference_leaf(x: np.ndarray, leaf: CausalLEAF) -> np.ndarray:
         gabor[offset < -8 * sigma] = (
             0  # the kernel is long enough for the narrowest band that learning may reach
         )
-        half = 0.5 * sum(math.erf((4 * sigma + 0.5) / (math.sqrt(2) * sigma)) for _ in range(2))
+        half = 0.5 * (math.erf((4 * sigma + 0.5) / (math.sqrt(2) * sigma)) + 1.0)
         gabor /= math.sqrt(2 * math.pi) * sigma * half
         z = np.convolve(x, gabor)[: len(x)]
         envelope = np.sqrt(np.abs(z) ** 2 + 1e-9)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
 from deepSTRF.dsp.gabor import gabor_taps, gaussian_mass
-from deepSTRF.dsp.pcen import pcen
+from deepSTRF.dsp.pcen import PCEN_STARTS, pcen
 from deepSTRF.dsp.plan import plan_filterbank
 from deepSTRF.dsp.scales import ERB_bandwidth
 from deepSTRF.dsp.spacing import frequency_scale
@@ -154,12 +154,13 @@ class CausalLEAF(PooledFilterbank):
         super().__init__(audio_fs, n_filters, hop_ms)
         check_choice("compression", compression, ("pcen", "log"))
         check_choice("pool_window", pool_window, ("smooth", "hard"))
+        check_choice("pcen_start", pcen_start, PCEN_STARTS)
         self.f_max = default_f_max(f_max, self.audio_fs)
         self.f_min = check_positive_number("f_min", check_frequency_range(f_min, self.f_max))
         self.compression, self.pool_window = compression, pool_window
         self.log_floor = check_positive_number("log_floor", log_floor)
         self._narrowest, self._broadest = _check_range(bandwidth_range)
-        pool = 4.0 * self.hop_ms if pool_ms is None else pool_ms
+        pool = _POOLING_HOPS * self.hop_ms if pool_ms is None else pool_ms
         self.pool_sigma_samples = window_samples("pool_ms", pool, self.audio_fs, self.hop) / _POOLING_SIGMAS
         self._register_centers()
         self._plan_bank(kernel_ms, 1 if pool_window == "hard" else max_stride)
@@ -246,8 +247,7 @@ class CausalLEAF(PooledFilterbank):
         sigma = self.gabor_sigma
         delay = torch.minimum(_HALF_WIDTH * sigma, self._half_kernel)
         center = self.center_freq_
-        after = torch.minimum(_HALF_WIDTH * sigma, self._half_kernel * 2 - delay)
-        gain = 1.0 / gaussian_mass(sigma, delay, after)
+        gain = 1.0 / gaussian_mass(sigma, delay, 2.0 * self._half_kernel - delay)
         channel = self._tap_channel
         offset = delay[channel] - self._tap_age
         real, imaginary = gabor_taps(center[channel], sigma[channel], offset)
