@@ -242,3 +242,24 @@ def test_neuron_without_signal_is_counted_and_named(small_config, tmp_path):
         "1 of 3 neurons has no cc_norm" in note.text and "neuron001" in note.text for note in parts.notes
     )
     write_report(run)
+
+
+def test_an_uncorrected_score_is_not_passed_off_as_noise_corrected(small_config, tmp_path):
+    from deepSTRF.datasets.audio import AudioNeuralDataset
+
+    rng = np.random.default_rng(0)
+    stims = [rng.normal(size=(5, 80)) for _ in range(6)]
+    responses = [[rng.poisson(np.exp(stim[n]), size=(1 if n else 4, 80)) for n in range(3)] for stim in stims]
+    for response in responses:
+        response[2][:] = 0  # recorded once, and silent: that is why it has no score
+    ds = AudioNeuralDataset.from_arrays(stims, responses, dt_ms=5.0, check_alignment=False)
+    ds.save(tmp_path / "mine.npz")
+    config = ExperimentConfig(dataset=str(tmp_path / "mine.npz"), split="4/1/1", epochs=2)
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    notes = [text for level, text in run.facts["notes"] if level == "warning"]
+    assert any("neuron002 (silent" in text for text in notes)
+    assert any(
+        text.startswith("1 of 3 neurons has no repeats to compare") and text.endswith("(neuron001).")
+        for text in notes
+    )
+    assert np.isnan(run.scores.per_neuron()["snr"]).tolist() == [False, True, True]

@@ -192,5 +192,10 @@ def test_nearest_common_class(make):
 def test_reports_join(two):
     a, b = two
     a.load_report.skip("cell9", "empty file")
-    b.load_report.keep("cell1")
-    assert str((a + b).load_report) == "kept 1, skipped 1: cell9 (empty file)"
+    both = (a + b).load_report
+    assert both.kept == a.load_report.kept + b.load_report.kept == [*names_of(a), *names_of(b)]
+    assert str(both) == f"kept {a.N_neurons + b.N_neurons}, skipped 1: cell9 (empty file)"
+
+
+def names_of(ds):
+    return [row["cell_id"] for row in ds.nrn_meta]

@@ -75,6 +75,14 @@ def test_responses_longer_than_stimuli_name_lengths_and_mend():
     assert "on_length_mismatch='trim'" in str(caught.value)
     ds = NeuralDataset.from_arrays(*arrays, 5.0, on_length_mismatch="trim")
     assert ds.response_block(0).shape == (1, 3, 10)
+    assert ds.load_report.kept == ["neuron000"]
+    cut = ("clip 0", "the last 2 bins of its responses cut by on_length_mismatch='trim'")
+    assert ds.load_report.skipped == [cut]
+
+
+def test_a_transposed_spectrogram_is_not_called_too_short():
+    with pytest.raises(ValueError, match=r"12 bins.*longer.*2 bins.*\(F, T\): is it transposed\?"):
+        NeuralDataset.from_arrays([np.zeros((12, 2))], [np.zeros((1, 3, 12))], 5.0)
 
 
 def test_the_neuron_that_is_too_long_is_named():
@@ -88,6 +96,8 @@ def test_responses_shorter_than_stimuli():
         NeuralDataset.from_arrays(*arrays, 5.0)
     ds = NeuralDataset.from_arrays(*arrays, 5.0, on_length_mismatch="trim")
     assert ds.stims[0].shape == (1, 2, 8)
+    cut = ("clip 0", "the last 2 frames of its stimulus cut by on_length_mismatch='trim'")
+    assert ds.load_report.skipped == [cut]
 
 
 def test_trimming_forgets_neurons_whose_values_are_gone():

@@ -92,6 +92,8 @@ def test_files_and_config(tmp_path: Path) -> None:
         "$module": "ParametricSoftplus",
         "kwargs": {"num_features": 2, "non_negative_output": True},
     }
+    modes = {path.stat().st_mode for path in folder.iterdir()}
+    assert len(modes) == 1, "a colleague who may read the configuration may read the weights"
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: deepSTRF\n")
     assert "CausalMelSpectrogram(audio_fs=16000" in card

@@ -31,6 +31,9 @@ EXPECTED = (
     RuntimeError,
 )
 
+#: No space, quota used up, larger than a file may be: all mended by space.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -110,7 +113,7 @@ def explain(error: Exception, *, debug: bool = False) -> str:
     # str(KeyError("x")) is "'x'": its argument is the text
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     text = " ".join(text.split()) or type(error).__name__
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         text += (
             ". Nothing saved before is lost: free some space and run the same command, it goes on from there"
         )

@@ -59,12 +59,13 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     from deepSTRF.report import METRICS
     from deepSTRF.report.rendering import number
 
-    shown = [row for row in rows if row.metric in SHOWN]
+    rows = list(rows)
+    shown = sorted((row for row in rows if row.metric in SHOWN), key=lambda row: SHOWN.index(row.metric))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("", no_wrap=True)
     for name in ("mean", "± sd", "median", "neurons", "no score"):
         table.add_column(name, justify="right", no_wrap=True)
-    for split in dict.fromkeys(row.split for row in shown):
+    for split in dict.fromkeys(row.split for row in rows):
         table.add_row(f"[bold]{split}[/]")
         for row in (row for row in shown if row.split == split):
             metric = METRICS[row.metric]

@@ -60,6 +60,7 @@ def fill(
         ds.name = name
     ds.stims = stimuli
     ds._storage = storage
+    ds.load_report.kept += [str(row.get("cell_id", row.get("name", n))) for n, row in enumerate(ds.nrn_meta)]
     _match_lengths(ds, trim=on_length_mismatch == "trim")
 
 
@@ -87,9 +88,13 @@ def _match_lengths(ds: NeuralDataset, *, trim: bool) -> None:
             )
         reaching = clips[clip].first_reaching(bins) if recorded > bins else None
         if reaching is not None and not trim:
+            turned = stimulus.ndim == 3 and stimulus.shape[-2] == recorded
+            hint = (
+                "a spectrogram is (F, T): is it transposed?" if turned else f"if both start together, {_TRIM}"
+            )
             raise ValueError(
                 f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms, neuron {reaching}) are "
-                f"longer than the stimulus ({bins} bins); if both start together, {_TRIM}"
+                f"longer than the stimulus ({bins} bins); {hint}"
             )
         if recorded < bins and not trim:
             raise ValueError(
@@ -98,8 +103,20 @@ def _match_lengths(ds: NeuralDataset, *, trim: bool) -> None:
             )
         if recorded != bins or rest:  # bins without any value behind the stimulus go in either case
             common = min(recorded, bins)
+            _note_trim(
+                ds, clip, stimulus.shape[-1] - common * per_bin, 0 if reaching is None else recorded - bins
+            )
             stimuli[clip] = stimulus[..., : common * per_bin].clone()
             clips[clip], changed = clips[clip].cropped(common), True
     if changed:
         ds.stims = stimuli
         ds._storage = ResponseStorage(clips, ds.response_storage.n_neurons)
+
+
+def _note_trim(ds: NeuralDataset, clip: int, samples: int, bins: int) -> None:
+    """Say in the load report what was cut off the end of a clip."""
+    unit = "frames" if ds.samples_per_bin == 1 else "samples"
+    cut = [f"the last {samples} {unit} of its stimulus"] if samples else []
+    cut += [f"the last {bins} bins of its responses"] if bins else []
+    if cut:
+        ds.load_report.skip(f"clip {clip}", f"{' and '.join(cut)} cut by on_length_mismatch='trim'")

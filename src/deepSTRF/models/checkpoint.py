@@ -189,7 +189,13 @@ def _write_files(
 ) -> None:
     from safetensors.torch import save_file
 
-    save_file(dict(tensors), folder / WEIGHTS_FILE, metadata=header)
+    weights = folder / WEIGHTS_FILE
+    weights.touch()
+    mode = weights.stat().st_mode
+    save_file(dict(tensors), weights, metadata=header)
+    weights.chmod(
+        mode
+    )  # safetensors makes a file of its own that only the owner may read; labs share folders
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     for path in folder.iterdir():  # on the disk before any old file is replaced

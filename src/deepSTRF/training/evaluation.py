@@ -90,6 +90,7 @@ def score_model(
         scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
     )
     columns = _columns(tracker.report(), quality, centring)
+    reasons = _reasons(quality, columns)
     facts = {
         "centring": centring,
         "n_clips": len(dataset),
@@ -99,7 +100,7 @@ def score_model(
         "n_bootstrap": n_bootstrap,
         "confidence": quality.confidence,
     }
-    return ScoreTable(neuron_names(dataset.nrn_meta), columns, quality.reasons, facts)
+    return ScoreTable(neuron_names(dataset.nrn_meta), columns, reasons, facts)
 
 
 class _WithoutOnset:
@@ -149,3 +150,19 @@ def _columns(
         "ccmax_high": quality.ccmax_high,
     }
     return {name: np.asarray(values.double().cpu()) for name, values in chosen.items()}
+
+
+def _reasons(
+    quality: NeuronQuality, columns: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+) -> tuple[str, ...]:
+    """Why a value is missing, per neuron.
+
+    A neuron recorded once has the plain correlation for a score; where it has none either, repeats are not
+    the reason.
+    """
+    once = (quality.n_repeats_max == 1).tolist()
+    flat = np.isnan(columns["fve"])  # no variance of the response to explain
+    return tuple(
+        "silent: the response never varies" if once[index] and flat[index] else reason
+        for index, reason in enumerate(quality.reasons)
+    )

@@ -31,7 +31,10 @@ FACT_LABELS = {
     "spectrogram": "Spectrogram",
     "alignment": "Alignment of the spectrogram",
     "look_ahead_ms": "Spectrogram looks ahead (ms)",
+    "frame_grid": "Frame grid of the spectrogram",
     "binning": "Binning of spikes",
+    "made_at_hz": "Sounds made at (Hz)",
+    "spikes": "Spike counts",
     "resampling": "Resampling of the sound",
     "source": "Source",
     "F": "Frequency bands",
@@ -94,7 +97,10 @@ class ProtocolCard:
     split: dict[str, Any] | None = None
     model: dict[str, Any] = field(default_factory=dict)
     centring: str = "concat"
-    ceiling: str = "signal power from distinct repeats (Schoppe et al. 2016)"
+    ceiling: str = (
+        "cc_norm: signal power from distinct repeats (Schoppe et al. 2016); "
+        "ccmax: half-splits of the repeats (Hsu et al. 2004)"
+    )
     warmup_ms: float = 0.0
     seeds: list[int] = field(default_factory=list)
     training: dict[str, Any] = field(default_factory=dict)

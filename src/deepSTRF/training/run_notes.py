@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepSTRF.training.experiment_config import ExperimentConfig
 from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
@@ -84,8 +85,7 @@ def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, 
     notes = []
     if missing:
         why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}
-        named = ", ".join(scores.neurons[index] + why.get(index, "") for index in missing[:MOST_NAMED])
-        named += f" and {len(missing) - MOST_NAMED} more" if len(missing) > MOST_NAMED else ""
+        named = _named([scores.neurons[index] + why.get(index, "") for index in missing])
         notes.append(
             (
                 "warning",
@@ -93,6 +93,7 @@ def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, 
                 f"{MAIN_SCORE} on the test clips: {named}.",
             )
         )
+    notes += _about_single_repeats(scores, column)
     above = int((column > 1.0).sum())
     if above:
         notes.append(
@@ -103,6 +104,27 @@ def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, 
             )
         )
     return notes
+
+
+def _about_single_repeats(scores: RunScores, column: NDArray[np.float64]) -> list[tuple[str, str]]:
+    """Neurons whose score is no noise-corrected one although it stands in that column."""
+    snr = scores.per_neuron("test").get("snr")
+    if snr is None:
+        return []
+    raw = [scores.neurons[index] for index in np.flatnonzero(np.isfinite(column) & np.isnan(snr))]
+    if not raw:
+        return []
+    have, their = ("has", "its") if len(raw) == 1 else ("have", "their")
+    text = (
+        f"{len(raw)} of {column.size} neurons {have} no repeats to compare on the test clips: {their} "
+        f"{MAIN_SCORE} is the plain correlation, not corrected for noise ({_named(raw)})."
+    )
+    return [("warning", text)]
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _about_the_fit(config: ExperimentConfig, best_epochs: Mapping[int, int | None]) -> list[tuple[str, str]]:

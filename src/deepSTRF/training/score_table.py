@@ -174,8 +174,10 @@ def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     >>> neuron_names([{"cell_id": "a"}, {"cell_id": "a"}, {}])
     ('a', 'a (1)', '2')
     """
-    names: list[str] = []
+    names: dict[str, None] = {}
     for index, meta in enumerate(metadata):
         name = str(meta.get("cell_id", meta.get("name", index)))
-        names.append(f"{name} ({index})" if name in names else name)
+        while name in names:  # a recording may itself name a neuron "a (2)"
+            name = f"{name} ({index})"
+        names[name] = None
     return tuple(names)
