@@ -194,6 +194,13 @@ def test_damaged_files_are_named(finished, tmp_path):
         (folder / name).write_text("{broken", encoding="utf-8")
         with pytest.raises(ValueError, match=rf"{name} is damaged"):
             Run.load(folder)
+    whole = (finished.path / "examples.npz").read_bytes()
+    for size in (0, 300, len(whole) // 2):  # cut off by a copy that stopped
+        folder = tmp_path / f"examples{size}"
+        shutil.copytree(finished.path, folder)
+        (folder / "examples.npz").write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=r"examples\.npz is damaged"):
+            Run.load(folder)
 
 
 def test_report_needs_no_recording(finished, tmp_path, monkeypatch):

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -115,7 +117,7 @@ class Run:
             histories={int(seed): rows for seed, rows in histories["seeds"].items()},
             best_epochs={int(seed): epoch for seed, epoch in histories["best_epochs"].items()},
             facts=facts,
-            examples=examples_from_bytes(examples.read_bytes()) if examples.is_file() else [],
+            examples=_read_examples(examples) if examples.is_file() else [],
         )
 
     def with_config(self, config: ExperimentConfig) -> Run:
@@ -288,6 +290,13 @@ def _read_scores(path: Path) -> RunScores:
     try:
         return RunScores.from_csv(path.read_text(encoding="utf-8"))
     except (ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+
+
+def _read_examples(path: Path) -> list[NeuronExample]:
+    try:
+        return examples_from_bytes(path.read_bytes())
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} is damaged ({error}); fit again with --overwrite") from error
 
 
