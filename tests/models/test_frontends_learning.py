@@ -93,6 +93,24 @@ def test_own_learning_rate_without_weight_decay() -> None:
     assert CausalGammatone(FS, 4).param_groups(1e-3) == []
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", list(RECOVERY))
+def test_same_on_the_gpu(kind: str) -> None:
+    x = wandering_noise(n_clips=1)
+    front_end = RECOVERY[kind]()
+    expected = front_end(x)
+    expected.square().mean().backward()
+    gradients = [p.grad.clone() for p in front_end.parameters()]
+    front_end.zero_grad()
+    on_gpu = front_end.cuda()(x.cuda())
+    on_gpu.square().mean().backward()
+    torch.testing.assert_close(on_gpu.cpu(), expected, rtol=1e-4, atol=1e-5)
+    for parameter, gradient in zip(front_end.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad.cpu(), gradient, rtol=1e-2, atol=1e-5)
+    frames, _ = front_end.step(x[..., :400].cuda(), front_end.init_state(1))
+    torch.testing.assert_close(frames, on_gpu[..., :10], rtol=1e-4, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------- strides on real
 # clips
 
