@@ -194,6 +194,14 @@ def test_damaged_files_are_named(finished, tmp_path):
         (folder / name).write_text("{broken", encoding="utf-8")
         with pytest.raises(ValueError, match=rf"{name} is damaged"):
             Run.load(folder)
+    lines = (finished.path / "scores.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    for kept in (2, len(lines) - 1):  # each a table of its own, of other neurons
+        (folder / "run.json").write_bytes((finished.path / "run.json").read_bytes())
+        (folder / "scores.csv").write_text("".join(lines[:kept]), encoding="utf-8")
+        with pytest.raises(
+            ValueError, match=r"scores\.csv is damaged \((not the neurons|11 lines for 2 seeds)"
+        ):
+            Run.load(folder)
     whole = (finished.path / "examples.npz").read_bytes()
     for size in (0, 300, len(whole) // 2):  # cut off by a copy that stopped
         folder = tmp_path / f"examples{size}"

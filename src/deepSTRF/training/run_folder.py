@@ -28,6 +28,8 @@ HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 EXAMPLES, MODEL, STATE, REPORT = "examples.npz", "model", "state", "report.html"
 SEED_MODELS = "models"
 FORMAT = 1
+#: What scores.json says of each row that scores.csv must agree with.
+_COUNTS = ("split", "metric", "n", "n_nan")
 
 README = """Run folder of deepSTRF. Read it back with deepSTRF.training.run_folder.Run.load(path).
 
@@ -113,7 +115,7 @@ class Run:
             path=folder,
             config=ExperimentConfig.from_toml(folder / CONFIG),
             protocol=[(str(label), str(value)) for label, value in _read_json(folder / PROTOCOL)["rows"]],
-            scores=_read_scores(folder / SCORES_CSV),
+            scores=_read_scores(folder),
             histories={int(seed): rows for seed, rows in histories["seeds"].items()},
             best_epochs={int(seed): epoch for seed, epoch in histories["best_epochs"].items()},
             facts=facts,
@@ -286,11 +288,18 @@ def _remove_run(folder: Path) -> None:
             shutil.rmtree(folder / name)
 
 
-def _read_scores(path: Path) -> RunScores:
+def _read_scores(folder: Path) -> RunScores:
+    path = folder / SCORES_CSV
     try:
-        return RunScores.from_csv(path.read_text(encoding="utf-8"))
+        scores = RunScores.from_csv(path.read_text(encoding="utf-8"))
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+    # A table cut off between two lines still reads: the other file knows how many neurons there were.
+    there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
+    written = [tuple(row[key] for key in _COUNTS) for row in _read_json(folder / SCORES_JSON)["rows"]]
+    if there != written:
+        raise ValueError(f"{path} is damaged (not the neurons of {SCORES_JSON}); fit again with --overwrite")
+    return scores
 
 
 def _read_examples(path: Path) -> list[NeuronExample]:

@@ -160,6 +160,11 @@ class RunScores:
         neurons = list(dict.fromkeys(row["neuron"] for row in rows))
         seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
         splits = list(dict.fromkeys(row["split"] for row in rows))
+        if len(rows) != len(neurons) * len(seeds) * len(splits):
+            raise ValueError(
+                f"{len(rows)} lines for {len(seeds)} seeds, {len(splits)} splits and {len(neurons)} neurons; "
+                "a score file has one line for each"
+            )
         where = {name: index for index, name in enumerate(neurons)}
         values = {s: {name: np.full((len(seeds), len(neurons)), np.nan) for name in names} for s in splits}
         for row in rows:
