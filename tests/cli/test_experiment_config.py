@@ -208,5 +208,8 @@ def test_own_recording_from_a_file(tmp_path):
     ds.save(path)
     again = load_dataset(ExperimentConfig(dataset=str(path)))
     assert again.N_neurons == 2
+    ds.name = type(again).__name__
+    ds.save(path)
+    assert load_dataset(ExperimentConfig(dataset=str(path))).name == "mine"
     with pytest.raises(ValueError, match="takes no options"):
         check_choices(ExperimentConfig(dataset=str(path), dataset_options={"smooth": True}))

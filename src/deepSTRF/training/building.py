@@ -171,7 +171,10 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
     """
     check_choices(config)
     if _is_file(config.dataset):
-        return NeuralDataset.load(config.dataset)
+        recording = NeuralDataset.load(config.dataset)
+        if recording.name == type(recording).__name__:  # nobody named it: its file says more than its class
+            recording.name = Path(config.dataset).stem
+        return recording
     cls = dataset_class(config.dataset)
     options = dict(config.dataset_options)
     legal = _parameters(cls)
@@ -299,7 +302,10 @@ def _build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None
     if config.wav2spec is None:
         return None
     if not getattr(dataset, "return_waveform", False):
-        raise ValueError("a front-end needs waveforms; load the recording with return_waveform=True")
+        raise ValueError(
+            f"a front-end needs waveforms, and {dataset.name} holds spectrograms; leave wav2spec out, or "
+            "make the recording from its sounds (return_waveform=True, or from_arrays(sounds, ..., audio_fs=...))"
+        )
     from deepSTRF.models.wav2spec import make_wav2spec
 
     options = dict(config.wav2spec_options)
