@@ -304,7 +304,7 @@ def _build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None
     if not getattr(dataset, "return_waveform", False):
         raise ValueError(
             f"a front-end needs waveforms, and {dataset.name} holds spectrograms; leave wav2spec out, or "
-            "make the recording from its sounds (return_waveform=True, or from_arrays(sounds, ..., audio_fs=...))"
+            "make the recording from its sounds (return_waveform=True, or from_arrays with audio_fs=...)"
         )
     from deepSTRF.models.wav2spec import make_wav2spec
 
