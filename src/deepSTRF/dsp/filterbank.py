@@ -159,7 +159,8 @@ def filter_group(audio: Tensor, matrix: Tensor, group: FilterGroup, hop: int) ->
     past = group.kernel_size - group.stride
     n_bins = (audio.shape[-1] - past) // hop
     sound = audio[..., audio.shape[-1] - n_bins * hop - past :]
-    rows = sound.unfold(-1, matrix.shape[0], group.stride * group.block)
+    # copied once here: the product would copy overlapping rows itself, and again in the backward pass
+    rows = sound.unfold(-1, matrix.shape[0], group.stride * group.block).contiguous()
     n_columns = group.block * group.n_channels
     return (rows.flatten(0, 1) @ matrix).view(*rows.shape[:2], -1, n_columns)
 
