@@ -12,7 +12,7 @@ from deepSTRF.models._checks import check_positive_int
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 
-__all__ = ["CausalSTRFConv"]
+__all__ = ["CausalSTRFConv", "convolve_full"]
 
 #: Most elements that the product form may unfold (64 MiB in float32).
 _MAX_UNFOLDED_ELEMENTS = 2**24
@@ -115,7 +115,8 @@ class CausalSTRFConv(nn.Module, Configurable):
         """(B, C_in, F, T' + T - 1) -> (B, C_out, 1, T')."""
         n_frames = padded.shape[-1] - self.T + 1
         if self._product_is_faster(padded, n_frames):
-            return self._convolve_as_product(padded, n_frames)
+            kernel = cast(nn.Conv2d, self.kernel)
+            return _convolve_as_product(padded, kernel.weight, kernel.bias)
         y: Tensor = self.kernel(padded)
         expected = (padded.shape[0], self.C_out, 1, n_frames)
         if y.shape != expected:
@@ -137,26 +138,59 @@ class CausalSTRFConv(nn.Module, Configurable):
             return False
         if kernel._forward_hooks or kernel._forward_pre_hooks or kernel.kernel_size != (self.F, self.T):
             return False
-        elements = padded.shape[0] * self.C_in * self.F * self.T * n_frames
-        return elements <= _MAX_UNFOLDED_ELEMENTS and padded.dtype == kernel.weight.dtype
-
-    def _convolve_as_product(self, padded: Tensor, n_frames: int) -> Tensor:
-        batch = padded.shape[0]
-        # (B, C_in, F, T', T) -> (B, C_in * F * T, T'): rows in the order of the flattened weight
-        frames = padded.unfold(-1, self.T, 1).transpose(-1, -2).reshape(batch, -1, n_frames)
-        weight = cast(Tensor, self.kernel.weight).view(self.C_out, -1)
-        bias = cast("Tensor | None", self.kernel.bias)
-        if bias is None:
-            return (weight @ frames).unsqueeze(2)
-        if batch == 1:
-            return torch.addmm(bias.unsqueeze(1), weight, frames[0]).view(1, self.C_out, 1, n_frames)
-        return torch.baddbmm(bias.unsqueeze(1), weight.expand(batch, -1, -1), frames).unsqueeze(2)
+        return _fits_unfolded(padded, self.T, n_frames) and padded.dtype == kernel.weight.dtype
 
     def _check_input(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != self.C_in or x.shape[2] != self.F or x.shape[3] < 1:
             raise ValueError(
                 f"expected an input (B, {self.C_in}, {self.F}, T) with T of at least 1, got {tuple(x.shape)}"
             )
+
+
+def convolve_full(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolve frames, history in front, with a kernel that spans all bands; parameterised kernels call it.
+
+    Parameters
+    ----------
+    padded : Tensor, shape (B, C_in, F, T' + T - 1)
+        The frames, after T - 1 frames of history.
+    weight : Tensor, shape (C_out, C_in, F, T)
+        The kernel, newest frame last.
+    bias : Tensor, shape (C_out,), or None
+        Added to each output channel.
+
+    Returns
+    -------
+    Tensor, shape (B, C_out, 1, T')
+        One value per output channel and frame.
+
+    Examples
+    --------
+    >>> convolve_full(torch.ones(1, 1, 4, 12), torch.ones(2, 1, 4, 3), None).shape
+    torch.Size([1, 2, 1, 10])
+    """
+    n_taps = weight.shape[-1]
+    if padded.device.type == "cpu" and _fits_unfolded(padded, n_taps, padded.shape[-1] - n_taps + 1):
+        return _convolve_as_product(padded, weight, bias)
+    return functional.conv2d(padded, weight, bias)
+
+
+def _fits_unfolded(padded: Tensor, n_taps: int, n_frames: int) -> bool:
+    batch, channels, bands, _ = padded.shape
+    return batch * channels * bands * n_taps * n_frames <= _MAX_UNFOLDED_ELEMENTS
+
+
+def _convolve_as_product(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    batch, (n_out, _, _, n_taps) = padded.shape[0], weight.shape
+    n_frames = padded.shape[-1] - n_taps + 1
+    # (B, C_in, F, T', T) -> (B, C_in * F * T, T'): rows in the order of the flattened weight
+    frames = padded.unfold(-1, n_taps, 1).transpose(-1, -2).reshape(batch, -1, n_frames)
+    weight = weight.reshape(n_out, -1)
+    if bias is None:
+        return (weight @ frames).unsqueeze(2)
+    if batch == 1:
+        return torch.addmm(bias.unsqueeze(1), weight, frames[0]).view(1, n_out, 1, n_frames)
+    return torch.baddbmm(bias.unsqueeze(1), weight.expand(batch, -1, -1), frames).unsqueeze(2)
 
 
 def _is_separable_pair(kernel: nn.Module) -> bool:

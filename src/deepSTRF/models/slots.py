@@ -7,12 +7,16 @@ from typing import Any
 
 from torch import nn
 
+from deepSTRF.models.parametric import ParametricSTRF
+from deepSTRF.models.separable import SeparableSTRF
 from deepSTRF.registry import Registry
 
 __all__ = ["KERNELS", "PREFILTERS", "resolve_slot"]
 
 #: Parameterised kernels by name, built as ``cls(F=, T=, C_in=, C_out=, **options)``.
 KERNELS: Registry[Any] = Registry("kernel")
+KERNELS.register("separable")(SeparableSTRF)
+KERNELS.register("parametric")(ParametricSTRF)
 #: Prefilters by name, built as ``factory(n_frequency_bands=, **options)``.
 PREFILTERS: Registry[Any] = Registry("prefilter")
 
