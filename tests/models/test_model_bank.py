@@ -30,6 +30,18 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
         {"temporal_window_size": 1, "norm": "none"},
         {"temporal_window_size": 3, "output_activation": ParametricSoftplus(5), "standardize": True},
     ],
+    # with a window: attention to all of the past has no stream, see test_transformer.py
+    "transformer": [
+        {"context_window": 4, "embedding_dim": 8, "n_heads": 2},
+        {"context_window": 6, "embedding_dim": 8, "positional": "rope", "n_layers": 2, "time_patch_size": 3},
+        {
+            "context_window": 9,
+            "embedding_dim": 4,
+            "freq_patch_size": 4,
+            "positional": "none",
+            "standardize": True,
+        },
+    ],
 }
 CASES = [(name, index) for name, cases in MODEL_CASES.items() for index in range(len(cases))]
 

@@ -1,0 +1,366 @@
+"""Causal self-attention over frames, with an optional window, and the same result in pieces.
+
+Tensors are (B, T, D) here: frames on axis 1, features last.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepSTRF.models._checks import check_flag, check_positive_int
+from deepSTRF.models.causal import State, placement
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.positional import check_even, first_frame, frame_angles, turn_pairs
+
+__all__ = [
+    "CausalSelfAttention",
+    "CausalTransformerEncoder",
+    "CausalTransformerLayer",
+    "build_causal_window_mask",
+]
+
+#: Width of the feed-forward part, in widths of the model (Vaswani et al. 2017, section 3.3).
+_FEED_FORWARD = 4
+#: Fewest queries that share a block: narrower windows would make many tiny products.
+_SMALLEST_BLOCK = 32
+
+
+def build_causal_window_mask(
+    L: int, window: int | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Return which frames may not be seen: later ones, and those ``window`` frames ago or more.
+
+    Parameters
+    ----------
+    L : int
+        Frames.
+    window : int or None
+        Frames that each frame sees, itself included; None is all of the past.
+    device : torch.device or str, optional
+        Where the mask goes.
+
+    Returns
+    -------
+    Tensor
+        (L, L) of bool; row is the frame that looks, column the frame looked at, True is forbidden.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When ``L`` or ``window`` is no positive integer.
+
+    Examples
+    --------
+    >>> build_causal_window_mask(3, window=2).int().tolist()
+    [[0, 1, 1], [0, 0, 1], [1, 0, 0]]
+    """
+    frames = torch.arange(check_positive_int("L", L), device=device)
+    age = frames.unsqueeze(1) - frames
+    return (age < 0) if window is None else (age < 0) | (age >= check_window(window))
+
+
+def check_window(context_window: int) -> int:
+    """Return ``context_window`` after checking that it is an integer of at least 1."""
+    try:
+        return check_positive_int("context_window", context_window)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: it counts the frames that a layer sees, the current one included (e.g. 60), and None "
+            "is all of the past"
+        ) from None
+
+
+class CausalSelfAttention(nn.Module, Configurable):
+    """Multi-head self-attention to the past, with the parameters of ``nn.MultiheadAttention``.
+
+    With a ``context_window`` of w frames the work is blockwise, O(T w) in time and memory, and a stream keeps
+    the last ``w - 1`` keys and values. Without one every frame sees all earlier ones, O(T^2), and there is no
+    stream, since its memory would grow.
+
+    Parameters
+    ----------
+    embed_dim : int
+        Features, D.
+    n_heads : int
+        Heads; they divide D.
+    context_window : int or None
+        Frames that each frame sees, itself included; None is all of the past.
+    rotary : bool
+        Whether queries and keys are turned by an angle that grows with the frame's number, so that their
+        products depend on distances in time only; needs an even width per head.
+    dropout : float
+        Probability with which an attention weight is dropped in train mode.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes; the text says which would work.
+
+    References
+    ----------
+    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762; rotary: Su et al. 2024, doi
+    10.1016/j.neucom.2023.127063.
+
+    Examples
+    --------
+    >>> attention = CausalSelfAttention(embed_dim=8, n_heads=2, context_window=5)
+    >>> attention(torch.zeros(1, 30, 8)).shape
+    torch.Size([1, 30, 8])
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        n_heads: int = 1,
+        context_window: int | None = None,
+        rotary: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.embed_dim = check_positive_int("embed_dim", embed_dim)
+        self.n_heads = check_heads(n_heads, self.embed_dim)
+        self.context_window = None if context_window is None else check_window(context_window)
+        self.rotary = check_flag("rotary", rotary)
+        if self.rotary:
+            check_even("the width per head (embed_dim / n_heads)", self.embed_dim // self.n_heads)
+        self.dropout = check_probability("dropout", dropout)
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * self.embed_dim, self.embed_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * self.embed_dim))
+        self.out_proj = nn.Linear(self.embed_dim, self.embed_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        first = first_frame(x)
+        query, key, value = self._project(x, first)
+        if self.context_window is None:
+            dropout = self.dropout if self.training else 0.0
+            y = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        else:
+            before = (0, 0, self.context_window - 1, 0)
+            y = self._look_back(query, functional.pad(key, before), functional.pad(value, before), first)
+        return self._merge(y)
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return ``{"keys", "values": (B, heads, w - 1, D / heads), "position": (B,)}``, all zero.
+
+        Raises
+        ------
+        ValueError
+            Without a ``context_window``.
+        """
+        if self.context_window is None:
+            raise ValueError(
+                "attention without a context_window cannot run chunk by chunk: its memory would grow with "
+                "every frame. Build the model with context_window=..., e.g. Transformer(context_window=60), "
+                "or call it on whole clips"
+            )
+        own_device, own_dtype = placement(self)
+        where, kind = device or own_device, dtype or own_dtype
+        shape = (batch, self.n_heads, self.context_window - 1, self.embed_dim // self.n_heads)
+        return {
+            "keys": torch.zeros(shape, device=where, dtype=kind),
+            "values": torch.zeros(shape, device=where, dtype=kind),
+            "position": torch.zeros(batch, device=where, dtype=torch.int64),
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, T', D) to (B, T', D) and the next state."""
+        n_frames, position = chunk.shape[1], state["position"]
+        query, key, value = self._project(chunk, position)
+        keys, values = torch.cat([state["keys"], key], dim=2), torch.cat([state["values"], value], dim=2)
+        y = self._merge(self._look_back(query, keys, values, position))
+        following = {
+            "keys": keys[:, :, n_frames:],
+            "values": values[:, :, n_frames:],
+            "position": position + n_frames,
+        }
+        return y, following
+
+    def _project(self, x: Tensor, first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, T, D) to queries, keys and values (B, heads, T, D / heads)."""
+        if x.ndim != 3 or x.shape[-1] != self.embed_dim:
+            raise ValueError(f"expected features (B, T, {self.embed_dim}), got {tuple(x.shape)}")
+        heads = functional.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(
+            -1, (3, self.n_heads, -1)
+        )
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        if self.rotary:
+            angle = frame_angles(first, x.shape[1], query.shape[-1]).unsqueeze(1)
+            cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+            query, key = turn_pairs(query, cosine, sine), turn_pairs(key, cosine, sine)
+        return query, key, value
+
+    def _look_back(self, query: Tensor, keys: Tensor, values: Tensor, first: Tensor) -> Tensor:
+        """Attend within the window, block by block of queries.
+
+        ``keys`` and ``values`` (B, heads, w - 1 + T, ...) begin ``w - 1`` frames before the queries; what
+        lies before frame 0 is masked. A block of b queries meets the ``b + w - 1`` keys that any may see.
+        """
+        window, n_frames = cast(int, self.context_window), query.shape[2]
+        block = min(n_frames, max(window, _SMALLEST_BLOCK))
+        n_blocks = -(-n_frames // block)
+        span, tail = block + window - 1, (0, 0, 0, n_blocks * block - n_frames)
+        query = functional.pad(query, tail).reshape(*query.shape[:2], n_blocks, block, -1)
+        keys = functional.pad(keys, tail).unfold(2, span, block)  # (B, heads, n_blocks, D / heads, span)
+        values = functional.pad(values, tail).unfold(2, span, block)
+        scores = (query @ keys) / math.sqrt(query.shape[-1])
+        scores = scores.masked_fill(_forbidden(first, n_blocks, block, window), -math.inf)
+        weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
+        return (weights @ values.transpose(-1, -2)).flatten(2, 3)[:, :, :n_frames]
+
+    def _merge(self, y: Tensor) -> Tensor:
+        return self.out_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class CausalTransformerLayer(nn.Module, Configurable):
+    """Causal attention and a feed-forward part, each with residual and layer normalisation (post-norm, ReLU).
+
+    Parameters have the names of ``nn.TransformerEncoderLayer``, 12 D^2 + 13 D of them.
+
+    Parameters
+    ----------
+    embed_dim, n_heads, context_window, rotary, dropout
+        See `CausalSelfAttention`; the dropout also acts on both branches and inside the feed-forward part.
+
+    References
+    ----------
+    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
+
+    Examples
+    --------
+    >>> layer = CausalTransformerLayer(48)
+    >>> sum(parameter.numel() for parameter in layer.parameters())
+    28272
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        n_heads: int = 1,
+        context_window: int | None = None,
+        rotary: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.self_attn = CausalSelfAttention(embed_dim, n_heads, context_window, rotary, dropout)
+        width = _FEED_FORWARD * self.self_attn.embed_dim
+        self.linear1 = nn.Linear(embed_dim, width)
+        self.linear2 = nn.Linear(width, embed_dim)
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.dropout = nn.Dropout(self.self_attn.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        return self._finish(x, self.self_attn(x))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state of the attention."""
+        return self.self_attn.init_state(batch, device=device, dtype=dtype)
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, T', D)."""
+        seen, following = self.self_attn.step(chunk, state)
+        return self._finish(chunk, seen), following
+
+    def _finish(self, x: Tensor, seen: Tensor) -> Tensor:
+        x = self.norm1(x + self.dropout(seen))
+        hidden = self.dropout(functional.relu(self.linear1(x)))
+        return self.norm2(x + self.dropout(self.linear2(hidden)))  # type: ignore[no-any-return]
+
+
+class CausalTransformerEncoder(nn.Module, Configurable):
+    """A stack of `CausalTransformerLayer`; with a window of w it sees ``n_layers * (w - 1) + 1`` frames.
+
+    Parameters
+    ----------
+    n_layers : int
+        Layers.
+    embed_dim, n_heads, context_window, rotary, dropout
+        See `CausalSelfAttention`.
+
+    Examples
+    --------
+    >>> encoder = CausalTransformerEncoder(2, embed_dim=8, context_window=5)
+    >>> encoder(torch.zeros(1, 30, 8)).shape
+    torch.Size([1, 30, 8])
+    """
+
+    def __init__(
+        self,
+        n_layers: int,
+        embed_dim: int,
+        n_heads: int = 1,
+        context_window: int | None = None,
+        rotary: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            CausalTransformerLayer(embed_dim, n_heads, context_window, rotary, dropout)
+            for _ in range(check_positive_int("n_layers", n_layers))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, D) to (B, T, D)."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state of every layer."""
+        return {
+            name: cast(CausalTransformerLayer, layer).init_state(batch, device=device, dtype=dtype)
+            for name, layer in self.layers.named_children()
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, T', D)."""
+        following: State = {}
+        for name, layer in self.layers.named_children():
+            chunk, following[name] = cast(CausalTransformerLayer, layer).step(chunk, state[name])
+        return chunk, following
+
+
+def check_heads(n_heads: int, embed_dim: int) -> int:
+    """Return ``n_heads`` after checking that it divides ``embed_dim``."""
+    heads = check_positive_int("n_heads", n_heads)
+    if embed_dim % heads:
+        legal = [number for number in range(1, embed_dim + 1) if embed_dim % number == 0]
+        raise ValueError(f"n_heads must divide the width {embed_dim}, got {heads}; these do: {legal}")
+    return heads
+
+
+def check_probability(name: str, value: float) -> float:
+    """Return ``value`` after checking that it is at least 0 and below 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number from 0 to below 1, got {value!r} ({type(value).__name__})")
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
+    return float(value)
+
+
+def _forbidden(first: Tensor, n_blocks: int, block: int, window: int) -> Tensor:
+    """Which keys of a block no query may see, (B, 1, n_blocks, block, block + window - 1).
+
+    Key c of a block is ``window - 1 - c`` frames older than the block's first query.
+    """
+    column = torch.arange(block + window - 1, device=first.device)
+    age = torch.arange(block, device=first.device).unsqueeze(1) + (window - 1) - column
+    start = torch.arange(n_blocks, device=first.device) * block - (window - 1)
+    number = first.view(-1, 1, 1) + start.unsqueeze(1) + column  # (B, n_blocks, span)
+    unseen = (age < 0) | (age >= window)
+    return (unseen | (number < 0).unsqueeze(-2)).unsqueeze(1)

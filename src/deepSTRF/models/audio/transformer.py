@@ -1,0 +1,263 @@
+"""The Transformer: causal self-attention over spectro-temporal patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models.attention import CausalTransformerEncoder, check_window
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.causal import State, placement
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.positional import SinusoidalPositionalEncoding, check_even
+from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.registry import MODELS
+
+__all__ = ["PatchTransformer", "Transformer"]
+
+#: Window reported as `T` when attention reaches back to the start of the clip, in frames: that of the linear
+#: models.
+_NOMINAL_WINDOW = 9
+#: Dropout of the published model (and PyTorch's default for a Transformer layer).
+_DROPOUT = 0.1
+_POSITIONAL = ("sinusoidal", "rope", "none")
+
+
+class PatchTransformer(nn.Module, Configurable):
+    """Patches of a spectrogram to tokens, one per frame, then causal attention: (B, C, F, T) to (B, D, T).
+
+    A patch is ``freq_patch_size`` bands by ``time_patch_size`` frames, the current one last; the embeddings
+    of the ``F / freq_patch_size`` patches of a frame, side by side, are its token of D numbers.
+
+    Parameters
+    ----------
+    C_in, F : int
+        Channels and bands of the input.
+    freq_patch_size, time_patch_size, embedding_dim, n_heads, n_layers, context_window, positional, dropout
+        See `Transformer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes; the text says which would work.
+
+    Examples
+    --------
+    >>> core = PatchTransformer(C_in=1, F=34, freq_patch_size=17, embedding_dim=8)
+    >>> core(torch.zeros(2, 1, 34, 50)).shape
+    torch.Size([2, 16, 50])
+    """
+
+    def __init__(
+        self,
+        C_in: int,
+        F: int,
+        freq_patch_size: int | None = None,
+        time_patch_size: int = 1,
+        embedding_dim: int = 48,
+        n_heads: int = 1,
+        n_layers: int = 1,
+        context_window: int | None = None,
+        positional: str = "sinusoidal",
+        dropout: float = _DROPOUT,
+    ) -> None:
+        super().__init__()
+        check_choice("positional", positional, _POSITIONAL)
+        self.C_in, self.F = check_positive_int("C_in", C_in), check_positive_int("F", F)
+        self.K_F = _check_patch(freq_patch_size, self.F)
+        self.K_T = check_positive_int("time_patch_size", time_patch_size)
+        self.F_p = self.F // self.K_F
+        self.token_dim = check_positive_int("embedding_dim", embedding_dim) * self.F_p
+        if positional == "sinusoidal":
+            check_even("the token width (embedding_dim * patches per frame)", self.token_dim)
+        self.patchify = nn.Conv2d(self.C_in, embedding_dim, (self.K_F, self.K_T), stride=(self.K_F, 1))
+        self.pos_encoding: SinusoidalPositionalEncoding | None = None
+        if positional == "sinusoidal":
+            self.pos_encoding = SinusoidalPositionalEncoding(self.token_dim)
+        self.tsfm = CausalTransformerEncoder(
+            n_layers, self.token_dim, n_heads, context_window, positional == "rope", dropout
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, F, T) to (B, D, T)."""
+        tokens = self._tokens(functional.pad(x, (self.K_T - 1, 0)))
+        if self.pos_encoding is not None:
+            tokens = self.pos_encoding(tokens)
+        return self.tsfm(tokens).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the zeros before the first frame, its number, and the state of every layer.
+
+        Raises
+        ------
+        ValueError
+            Without a ``context_window``: the memory of a stream would grow.
+        """
+        own_device, own_dtype = placement(self)
+        where, kind = device or own_device, dtype or own_dtype
+        shape = (batch, self.C_in, self.F, self.K_T - 1)
+        state: State = {"history": torch.zeros(shape, device=where, dtype=kind)}
+        if self.pos_encoding is not None:
+            state["pos_encoding"] = self.pos_encoding.init_state(batch, device=where, dtype=kind)
+        state["tsfm"] = self.tsfm.init_state(batch, device=where, dtype=kind)
+        return state
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C, F, T') to (B, D, T') and the next state."""
+        padded = torch.cat([state["history"], chunk], dim=-1)
+        tokens = self._tokens(padded)
+        following: State = {"history": padded[..., padded.shape[-1] - (self.K_T - 1) :]}
+        if self.pos_encoding is not None:
+            tokens, following["pos_encoding"] = self.pos_encoding.step(tokens, state["pos_encoding"])
+        tokens, following["tsfm"] = self.tsfm.step(tokens, state["tsfm"])
+        return tokens.transpose(1, 2), following
+
+    def _tokens(self, padded: Tensor) -> Tensor:
+        """(B, C, F, T + K_T - 1) to (B, T, D), embedding first and patch second."""
+        return self.patchify(padded).flatten(1, 2).transpose(1, 2)  # type: ignore[no-any-return]
+
+
+@MODELS.register("transformer")
+class Transformer(AudioEncodingModel):
+    """Causal self-attention over frames, read out linearly by every neuron.
+
+    Each frame (or patch of frames) becomes a token of D numbers; layers of attention let it look at earlier
+    ones; an affine map per neuron reads it. Clips of any length work. With 34 bands and 119 neurons it has
+    35,783 parameters: 1,680 of the patches, 28,272 of the layer (12 D^2 + 13 D), 5,831 of the readout.
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+    freq_patch_size : int or None
+        Bands of a patch; they divide F. None is all of them: one patch per frame.
+    time_patch_size : int
+        Frames of a patch, the current one last; patches overlap, one per frame.
+    context_window : int or None
+        Frames that each layer sees, the current one included. Attention is then blockwise, linear in the
+        clip's length, and the model can run on a stream. None is all of the past.
+    embedding_dim : int
+        Numbers per patch; the token has ``D = embedding_dim * F / freq_patch_size``.
+    n_heads, n_layers : int
+        Attention heads (they divide D) and layers.
+    out_neurons : int
+        Neurons, N.
+    output_activation : nn.Module or None
+        Applied with the neurons on the last axis; None is the identity.
+    prefiltering : nn.Module, dict or None
+        See `AudioEncodingModel`.
+    wav2spec : nn.Module or None
+        Front-end for waveforms; None expects spectrograms.
+    positional : {"sinusoidal", "rope", "none"}
+        ``"sinusoidal"`` adds the frame's number since the start of the clip, so predictions depend on clock
+        time and clips longer than those of the fit are new ground; ``"rope"`` turns queries and keys, so that
+        only distances in time count; ``"none"`` leaves the order of frames to the patches.
+    dropout : float
+        Dropout of the layers in train mode.
+    standardize : bool
+        Whether the bands are z-scored first. Nothing else bounds the input: with a log spectrogram as it is
+        (silence is -9.2) fits are slow or fail.
+
+    Attributes
+    ----------
+    K_F, K_T, F_p, token_dim, H : int
+        Bands and frames of a patch, patches per frame, width of a token (twice).
+    T : int
+        The window, else 9 (or ``time_patch_size`` if longer).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments, such as a window of 0, an odd token with a position code, or heads that do not
+        divide it; the text says what would work.
+
+    References
+    ----------
+    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762; as a model of auditory cortex: Rançon, Masquelier &
+    Cottereau 2025, doi 10.1038/s42003-025-08858-3; rotary code: Su et al. 2024, doi
+    10.1016/j.neucom.2023.127063.
+
+    Examples
+    --------
+    >>> Transformer(34, out_neurons=119).count_trainable_params()
+    35783
+    >>> model = Transformer(34, context_window=5, n_layers=3, out_neurons=2)
+    >>> model(torch.zeros(1, 1, 34, 100)).shape, model.receptive_field
+    (torch.Size([1, 2, 1, 100]), 13)
+    """
+
+    core: PatchTransformer
+    readout: LinearReadout
+
+    def __init__(
+        self,
+        n_frequency_bands: int = 34,
+        freq_patch_size: int | None = None,
+        time_patch_size: int = 1,
+        context_window: int | None = None,
+        embedding_dim: int = 48,
+        n_heads: int = 1,
+        n_layers: int = 1,
+        out_neurons: int = 1,
+        output_activation: nn.Module | None = None,
+        prefiltering: nn.Module | Mapping[str, Any] | None = None,
+        wav2spec: nn.Module | None = None,
+        *,
+        positional: str = "sinusoidal",
+        dropout: float = _DROPOUT,
+        standardize: bool = False,
+    ) -> None:
+        self_window = None if context_window is None else check_window(context_window)
+        nominal = max(check_positive_int("time_patch_size", time_patch_size), _NOMINAL_WINDOW)
+        super().__init__(
+            n_frequency_bands,
+            self_window or nominal,
+            out_neurons,
+            prefiltering=prefiltering,
+            wav2spec=wav2spec,
+            standardize=standardize,
+        )
+        self.core = PatchTransformer(
+            self.C_in,
+            self.F,
+            freq_patch_size,
+            time_patch_size,
+            embedding_dim,
+            n_heads,
+            n_layers,
+            self_window,
+            positional,
+            dropout,
+        )
+        self.K_F, self.K_T, self.F_p = self.core.K_F, self.core.K_T, self.core.F_p
+        self.token_dim = self.H = self.core.token_dim
+        self.context_window, self.embedding_dim = self_window, int(embedding_dim)
+        self.n_heads, self.n_layers = int(n_heads), int(n_layers)
+        self.readout = LinearReadout(self.token_dim, self.O, activation=output_activation)
+        self.validate()
+
+    @property
+    def receptive_field(self) -> int | None:
+        """Frames a prediction depends on: ``n_layers * (context_window - 1) + K_T``, plus the prefilter's."""
+        behind = super().receptive_field
+        if self.context_window is None or behind is None:
+            return None
+        return behind - self.T + self.n_layers * (self.context_window - 1) + self.K_T
+
+
+def _check_patch(freq_patch_size: int | None, bands: int) -> int:
+    """Return the bands of a patch after checking that they divide the model's."""
+    if freq_patch_size is None:
+        return bands
+    size = check_positive_int("freq_patch_size", freq_patch_size)
+    if bands % size:
+        legal = [number for number in range(1, bands + 1) if bands % number == 0]
+        raise ValueError(f"freq_patch_size must divide the {bands} bands, got {size}; these do: {legal}")
+    return size
