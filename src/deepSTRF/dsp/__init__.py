@@ -4,6 +4,14 @@ Frequency scales, windows, framing, filterbanks, resampling and the NS1 cochleag
 datasets and metrics share.
 """
 
+from deepSTRF.dsp.adaptation import (
+    TAU_DOMAIN_HZ,
+    a_to_tau,
+    freq_to_tau,
+    leaky_mean,
+    leaky_mean_state,
+    tau_to_a,
+)
 from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
 from deepSTRF.dsp.cochleagram import rahman_cochleagram, rahman_frequencies
 from deepSTRF.dsp.filterbank import DETECTORS, detect, pooled_filterbank, prepare_bank
@@ -41,6 +49,7 @@ __all__ = [
     "DETECTORS",
     "PCEN_STARTS",
     "SCALES",
+    "TAU_DOMAIN_HZ",
     "WINDOWS",
     "ERB_bandwidth",
     "ERB_to_Hz",
@@ -51,12 +60,14 @@ __all__ = [
     "Hz_to_ERB",
     "Hz_to_bark",
     "Hz_to_mel",
+    "a_to_tau",
     "bark_to_Hz",
     "bounded_shift",
     "causal_frames",
     "detect",
     "exponential_moving_average",
     "first_order_recursion",
+    "freq_to_tau",
     "frequency_scale",
     "gabor_taps",
     "gammatone_bandwidth",
@@ -65,6 +76,8 @@ __all__ = [
     "gaussian_mass",
     "inverse_Greenwood",
     "largest_divisor",
+    "leaky_mean",
+    "leaky_mean_state",
     "mel_distance",
     "mel_to_Hz",
     "pcen",
@@ -85,6 +98,7 @@ __all__ = [
     "slaney_length",
     "stagger_rows",
     "symmetric_window",
+    "tau_to_a",
     "triangle_corners",
     "triangular_filterbank",
     "zero_subnormal_taps",

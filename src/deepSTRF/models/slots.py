@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,8 @@ def resolve_slot(
     TypeError
         For anything else.
     ValueError
-        For a dictionary without a name, or with an unknown one; the text lists the legal names.
+        For a dictionary without a name, or with an unknown one, and for options that the class does not take
+        or lacks; the text lists the legal ones.
 
     Examples
     --------
@@ -70,4 +72,13 @@ def resolve_slot(
         raise ValueError(
             f"no {registry.what} can be named yet, got {name!r}: pass an nn.Module to {slot}= instead"
         )
-    return registry.get(name)(**sizes, **options)  # type: ignore[no-any-return]
+    build = registry.get(name)
+    signature = inspect.signature(build)
+    try:
+        signature.bind(**sizes, **options)
+    except TypeError as error:
+        takes = ", ".join(key for key in signature.parameters if key not in sizes) or "nothing"
+        raise ValueError(
+            f"the {slot} dictionary does not fit {name!r}: {error}; besides its name it takes {takes}"
+        ) from None
+    return build(**sizes, **options)  # type: ignore[no-any-return]

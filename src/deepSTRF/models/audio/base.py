@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+import deepSTRF.models.prefiltering  # noqa: F401  (files the prefilters that a dictionary may name)
 from deepSTRF.models._checks import check_flag, check_positive_int
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.causal import State, placement
