@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.attention import CausalSelfAttention, CausalTransformerLayer, build_causal_window_mask
+from deepSTRF.models.attention import (
+    CausalSelfAttention,
+    CausalTransformerLayer,
+    SinusoidalPositionalEncoding,
+    build_causal_window_mask,
+)
 from deepSTRF.models.audio import Transformer
-from deepSTRF.models.positional import SinusoidalPositionalEncoding
 
 BANDS = 12
 SMALL: dict[str, Any] = {"n_frequency_bands": BANDS, "embedding_dim": 8, "out_neurons": 3}

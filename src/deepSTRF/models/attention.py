@@ -12,15 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepSTRF.models._attention import (
+    check_even,
+    check_heads,
+    check_probability,
+    check_window,
+    first_frame,
+    frame_angles,
+    turn_pairs,
+)
 from deepSTRF.models._checks import check_flag, check_positive_int
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.positional import check_even, first_frame, frame_angles, turn_pairs
 
 __all__ = [
     "CausalSelfAttention",
     "CausalTransformerEncoder",
     "CausalTransformerLayer",
+    "SinusoidalPositionalEncoding",
     "build_causal_window_mask",
 ]
 
@@ -64,15 +73,61 @@ def build_causal_window_mask(
     return (age < 0) if window is None else (age < 0) | (age >= check_window(window))
 
 
-def check_window(context_window: int) -> int:
-    """Return ``context_window`` after checking that it is an integer of at least 1."""
-    try:
-        return check_positive_int("context_window", context_window)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}: it counts the frames that a layer sees, the current one included (e.g. 60), and None "
-            "is all of the past"
-        ) from None
+class SinusoidalPositionalEncoding(nn.Module, Configurable):
+    """Add a code of each frame's number: sines and cosines of geometrically spaced wavelengths.
+
+    ``code[p, 2i] = sin(p * 10000^(-2i / d_model))`` and ``code[p, 2i + 1]`` its cosine. The number counts
+    from the first frame of the clip (or stream), so what follows depends on clock time.
+
+    Parameters
+    ----------
+    d_model : int
+        Features, D; even.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When ``d_model`` is no even positive integer.
+
+    References
+    ----------
+    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
+
+    Examples
+    --------
+    >>> SinusoidalPositionalEncoding(4)(torch.zeros(1, 2, 4))[0, 0]
+    tensor([0., 1., 0., 1.])
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = check_even("d_model", d_model)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the code to (B, T, D), whose first frame is number 0.
+
+        Raises
+        ------
+        ValueError
+            For another number of features.
+        """
+        return self._add(x, first_frame(x))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the number of the next frame, ``{"position": (B,)}``: zero."""
+        return {"position": torch.zeros(batch, dtype=torch.int64, device=device)}
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Add the code to the next frames (B, T', D)."""
+        return self._add(chunk, state["position"]), {"position": state["position"] + chunk.shape[1]}
+
+    def _add(self, x: Tensor, first: Tensor) -> Tensor:
+        if x.ndim != 3 or x.shape[-1] != self.d_model:
+            raise ValueError(f"expected features (B, T, {self.d_model}), got {tuple(x.shape)}")
+        angle = frame_angles(first, x.shape[1], self.d_model)
+        return x + torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(x.dtype)
 
 
 class CausalSelfAttention(nn.Module, Configurable):
@@ -189,10 +244,8 @@ class CausalSelfAttention(nn.Module, Configurable):
         """(B, T, D) to queries, keys and values (B, heads, T, D / heads)."""
         if x.ndim != 3 or x.shape[-1] != self.embed_dim:
             raise ValueError(f"expected features (B, T, {self.embed_dim}), got {tuple(x.shape)}")
-        heads = functional.linear(x, self.in_proj_weight, self.in_proj_bias).unflatten(
-            -1, (3, self.n_heads, -1)
-        )
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
+        query, key, value = projected.view(*x.shape[:2], 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         if self.rotary:
             angle = frame_angles(first, x.shape[1], query.shape[-1]).unsqueeze(1)
             cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
@@ -333,24 +386,6 @@ class CausalTransformerEncoder(nn.Module, Configurable):
         for name, layer in self.layers.named_children():
             chunk, following[name] = cast(CausalTransformerLayer, layer).step(chunk, state[name])
         return chunk, following
-
-
-def check_heads(n_heads: int, embed_dim: int) -> int:
-    """Return ``n_heads`` after checking that it divides ``embed_dim``."""
-    heads = check_positive_int("n_heads", n_heads)
-    if embed_dim % heads:
-        legal = [number for number in range(1, embed_dim + 1) if embed_dim % number == 0]
-        raise ValueError(f"n_heads must divide the width {embed_dim}, got {heads}; these do: {legal}")
-    return heads
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return ``value`` after checking that it is at least 0 and below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number from 0 to below 1, got {value!r} ({type(value).__name__})")
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
-    return float(value)
 
 
 def _forbidden(first: Tensor, n_blocks: int, block: int, window: int) -> Tensor:

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepSTRF.models._attention import check_even, check_window
 from deepSTRF.models._checks import check_choice, check_positive_int
-from deepSTRF.models.attention import CausalTransformerEncoder, check_window
+from deepSTRF.models.attention import CausalTransformerEncoder, SinusoidalPositionalEncoding
 from deepSTRF.models.audio.base import AudioEncodingModel
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.positional import SinusoidalPositionalEncoding, check_even
 from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.registry import MODELS
 
