@@ -15,6 +15,7 @@ __all__ = [
     "check_probability",
     "check_window",
     "first_frame",
+    "forbidden_keys",
     "frame_angles",
     "turn_pairs",
 ]
@@ -85,3 +86,16 @@ def turn_pairs(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     real, imaginary = x[..., 0::2], x[..., 1::2]
     pairs = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
     return torch.stack(pairs, dim=-1).flatten(-2)
+
+
+def forbidden_keys(first: Tensor, n_blocks: int, block: int, window: int) -> Tensor:
+    """Which keys of a block no query may see, (B, 1, n_blocks, block, block + window - 1).
+
+    Key c of a block is ``window - 1 - c`` frames older than the block's first query.
+    """
+    column = torch.arange(block + window - 1, device=first.device)
+    age = torch.arange(block, device=first.device).unsqueeze(1) + (window - 1) - column
+    start = torch.arange(n_blocks, device=first.device) * block - (window - 1)
+    number = first.view(-1, 1, 1) + start.unsqueeze(1) + column  # (B, n_blocks, span)
+    unseen = (age < 0) | (age >= window)
+    return (unseen | (number < 0).unsqueeze(-2)).unsqueeze(1)

@@ -18,6 +18,7 @@ from deepSTRF.models._attention import (
     check_probability,
     check_window,
     first_frame,
+    forbidden_keys,
     frame_angles,
     turn_pairs,
 )
@@ -266,7 +267,7 @@ class CausalSelfAttention(nn.Module, Configurable):
         keys = functional.pad(keys, tail).unfold(2, span, block)  # (B, heads, n_blocks, D / heads, span)
         values = functional.pad(values, tail).unfold(2, span, block)
         scores = (query @ keys) / math.sqrt(query.shape[-1])
-        scores = scores.masked_fill(_forbidden(first, n_blocks, block, window), -math.inf)
+        scores = scores.masked_fill(forbidden_keys(first, n_blocks, block, window), -math.inf)
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         return (weights @ values.transpose(-1, -2)).flatten(2, 3)[:, :, :n_frames]
 
@@ -386,16 +387,3 @@ class CausalTransformerEncoder(nn.Module, Configurable):
         for name, layer in self.layers.named_children():
             chunk, following[name] = cast(CausalTransformerLayer, layer).step(chunk, state[name])
         return chunk, following
-
-
-def _forbidden(first: Tensor, n_blocks: int, block: int, window: int) -> Tensor:
-    """Which keys of a block no query may see, (B, 1, n_blocks, block, block + window - 1).
-
-    Key c of a block is ``window - 1 - c`` frames older than the block's first query.
-    """
-    column = torch.arange(block + window - 1, device=first.device)
-    age = torch.arange(block, device=first.device).unsqueeze(1) + (window - 1) - column
-    start = torch.arange(n_blocks, device=first.device) * block - (window - 1)
-    number = first.view(-1, 1, 1) + start.unsqueeze(1) + column  # (B, n_blocks, span)
-    unseen = (age < 0) | (age >= window)
-    return (unseen | (number < 0).unsqueeze(-2)).unsqueeze(1)
