@@ -30,6 +30,32 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
         {"temporal_window_size": 1, "norm": "none"},
         {"temporal_window_size": 3, "output_activation": ParametricSoftplus(5), "standardize": True},
     ],
+    "linear_nonlinear": [{"temporal_window_size": 4}, {"temporal_window_size": 2, "norm": "none"}],
+    "nrf": [
+        {"temporal_window_size": 4, "n_hidden": 6},
+        {"temporal_window_size": 2, "n_hidden": 1, "norm": "none", "standardize": True},
+    ],
+    "dnet": [
+        {"temporal_window_size": 4, "n_hidden": 6},
+        {
+            "temporal_window_size": 1,
+            "n_hidden": 3,
+            "output_decay": True,
+            "output_activation": ParametricSoftplus(5),
+        },
+        {"temporal_window_size": 2, "n_hidden": 3, "decay_input": False, "norm": "none", "standardize": True},
+    ],
+    "convnet2d": [
+        {"kernel_size": (3, 4), "c_hidden": 4, "n_hidden": 6},
+        {
+            "kernel_size": (4, 1),
+            "c_hidden": 3,
+            "n_hidden": 4,
+            "norm": "none",
+            "bias": False,
+            "standardize": True,
+        },
+    ],
     # with a window: attention to all of the past has no stream, see test_transformer.py
     "transformer": [
         {"context_window": 4, "embedding_dim": 8, "n_heads": 2},

@@ -6,7 +6,9 @@ import math
 import numbers
 from collections.abc import Sequence
 
-__all__ = ["check_choice", "check_flag", "check_positive_int", "check_positive_number"]
+__all__ = ["check_choice", "check_flag", "check_positive_int", "check_positive_number", "polarity_channel"]
+
+_POLARITIES = {"on": 0, "off": 1}
 
 
 def check_positive_int(name: str, value: object) -> int:
@@ -57,3 +59,20 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return value
+
+
+def polarity_channel(polarity: str | int, n_channels: int) -> int:
+    """Return the channel of an ON/OFF prefilter: ``"ON"`` (any case) or 0, ``"OFF"`` or 1.
+
+    Raises
+    ------
+    ValueError
+        For another polarity, or one without a channel.
+    """
+    channel = _POLARITIES.get(polarity.lower()) if isinstance(polarity, str) else int(polarity)
+    if channel is None or not 0 <= channel < n_channels:
+        raise ValueError(
+            f"polarity must be None, 'ON' (0) or 'OFF' (1) and these receptive fields have {n_channels} "
+            f"channel(s); got {polarity!r}"
+        )
+    return channel

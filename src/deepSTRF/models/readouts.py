@@ -5,14 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models._checks import check_choice, check_positive_int, polarity_channel
 from deepSTRF.models.causal import FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
 
 __all__ = ["LinearReadout", "STRFReadout"]
-
-_POLARITIES = {"on": 0, "off": 1}
 
 
 class STRFReadout(nn.Module, Configurable):
@@ -126,7 +124,7 @@ class STRFReadout(nn.Module, Configurable):
             weight = weight * self.gain().view(-1, 1, 1, 1)
         if polarity is None:
             return weight
-        return weight[:, self._channel(polarity)]
+        return weight[:, polarity_channel(polarity, self.strf.C_in)]
 
     def gain(self) -> Tensor:
         """Return the factor (N,) of batch normalisation in eval mode, detached, on the CPU."""
@@ -137,15 +135,6 @@ class STRFReadout(nn.Module, Configurable):
             raise ValueError("a batch normalisation without running statistics has no fixed gain")
         scale = self.bn.weight.detach() / torch.sqrt(variance + self.bn.eps)
         return scale.cpu()
-
-    def _channel(self, polarity: str | int) -> int:
-        channel = _POLARITIES.get(polarity.lower()) if isinstance(polarity, str) else int(polarity)
-        if channel is None or not 0 <= channel < self.strf.C_in:
-            raise ValueError(
-                f"polarity must be None, 'ON' (0) or 'OFF' (1) and this readout has {self.strf.C_in} "
-                f"channel(s); got {polarity!r}"
-            )
-        return channel
 
     def _normalise(self, drive: Tensor) -> Tensor:
         """(B, N, 1, T) -> (B, N, T), normalised."""
@@ -229,6 +218,10 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
         ValueError
             For another shape.
         """
+        return self._finish(self._drive(x))
+
+    def _drive(self, x: Tensor) -> Tensor:
+        """(B, C, T) or (B, C, 1, T) -> (B, N, T), before the activation."""
         if x.ndim == 4 and x.shape[2] == 1:
             x = x.squeeze(2)
         if x.ndim != 3 or x.shape[1] != self.in_features:
@@ -236,7 +229,11 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
                 f"expected features (B, {self.in_features}, T) or (B, {self.in_features}, 1, T), got "
                 f"{tuple(x.shape)}"
             )
-        y: Tensor = self.activation(self.fc(x.transpose(1, 2)))
+        return self.fc(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def _finish(self, drive: Tensor) -> Tensor:
+        """(B, N, T) -> (B, N, 1, T), through the activation."""
+        y: Tensor = self.activation(drive.transpose(1, 2))
         return y.transpose(1, 2).unsqueeze(2)
 
 

@@ -1,9 +1,23 @@
 """Encoding models of auditory neurons, one file per model."""
 
 from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.audio.convnet2d import ConvNet2D
+from deepSTRF.models.audio.dnet import DNet
 from deepSTRF.models.audio.icnet import ICNet
 from deepSTRF.models.audio.linear import Linear
+from deepSTRF.models.audio.linear_nonlinear import LinearNonlinear
+from deepSTRF.models.audio.nrf import NetworkReceptiveField
 from deepSTRF.models.audio.statenet import StateNet
 from deepSTRF.models.audio.transformer import Transformer
 
-__all__ = ["AudioEncodingModel", "ICNet", "Linear", "StateNet", "Transformer"]
+__all__ = [
+    "AudioEncodingModel",
+    "ConvNet2D",
+    "DNet",
+    "ICNet",
+    "Linear",
+    "LinearNonlinear",
+    "NetworkReceptiveField",
+    "StateNet",
+    "Transformer",
+]

@@ -135,34 +135,63 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             )
 
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return optimiser groups, with the front-end's own learning rate where it asks for one.
+        """Return optimiser groups: front-end and prefilter by themselves, at the rates they ask for.
 
         Parameters
         ----------
         lr : float
-            Learning rate of everything but the front-end.
+            Learning rate of core and readout, and of a front-end or prefilter without ``param_groups``.
         weight_decay : float
-            Weight decay of everything but the front-end, whose parameters are never decayed.
+            Weight decay of core and readout; front-end and prefilter are never decayed.
 
         Returns
         -------
         list of dict
             E.g. for ``torch.optim.AdamW(model.param_groups(1e-3))``.
         """
-        groups = getattr(self.wav2spec, "param_groups", None)
-        front = groups(lr) if callable(groups) else [{"params": list(self.wav2spec.parameters()), "lr": lr}]
-        front = [group for group in front if group["params"]]
-        taken = {id(parameter) for parameter in self.wav2spec.parameters()}
+        taken: set[int] = set()
+        front: list[dict[str, Any]] = []
+        for slot in (self.wav2spec, self.prefiltering):
+            groups = getattr(slot, "param_groups", None)
+            front += groups(lr) if callable(groups) else [{"params": list(slot.parameters()), "lr": lr}]
+            taken.update(id(parameter) for parameter in slot.parameters())
+        front = [{"weight_decay": 0.0, **group} for group in front if group["params"]]
         rest = [parameter for parameter in self.parameters() if id(parameter) not in taken]
         return [{"params": rest, "lr": lr, "weight_decay": weight_decay}, *front]
 
     @property
     def receptive_field(self) -> int | None:
-        """Frames a prediction depends on: window plus the prefilter's memory; None when unbounded."""
-        if isinstance(self.prefiltering, nn.Identity):
-            return self.T
+        """Frames a prediction depends on: the model's own window plus the prefilter's memory, or None."""
+        window = self._memory()
+        if window is None or self._sees_raw_bands():
+            return window
         memory = getattr(self.prefiltering, "receptive_field", None)
-        return None if memory is None else self.T + int(memory) - 1
+        return None if memory is None else window + int(memory) - 1
+
+    def _memory(self) -> int | None:
+        """Prefiltered frames a prediction depends on; None when there is no end to them."""
+        return self.T
+
+    def _sees_raw_bands(self) -> bool:
+        """Whether no prefilter stands between the spectrogram and the model."""
+        return isinstance(self.prefiltering, nn.Identity)
+
+    def _per_raw_unit(self, weight: Tensor) -> Tensor:
+        """Fold the input standardisation into receptive fields (..., F, T): weights on the raw spectrogram.
+
+        Raises
+        ------
+        ValueError
+            When a prefilter, whose nonlinearity cannot be folded, stands between the two.
+        """
+        if self.standardizer is None:
+            return weight
+        if not self._sees_raw_bands():
+            raise ValueError(
+                "standardisation cannot be folded through a prefilter; use folded=False, or the gradient "
+                "map model.STRF_gradmap()"
+            )
+        return weight / self.standardizer.std.detach().cpu().unsqueeze(-1)
 
     def validate(self) -> None:
         """Check that the model is complete; see `NeuralModel.validate`."""

@@ -123,19 +123,8 @@ class Linear(AudioEncodingModel):
             nonlinearity stands between the two).
         """
         weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
-        if not folded or self.standardizer is None:
-            return weight
-        if not self._sees_raw_bands():
-            raise ValueError(
-                "standardisation cannot be folded through a prefilter; use folded=False, or the gradient "
-                "map model.STRF_gradmap()"
-            )
-        return weight / self.standardizer.std.detach().cpu().unsqueeze(-1)
+        return self._per_raw_unit(weight) if folded else weight
 
     def STRFs(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
         """Return the STRFs (N, F, T): the name all models with receptive fields share; see `STRF_weight`."""
         return self.STRF_weight(polarity, folded)
-
-    def _sees_raw_bands(self) -> bool:
-        """Whether nothing nonlinear stands between the spectrogram and the kernel."""
-        return isinstance(self.prefiltering, nn.Identity)

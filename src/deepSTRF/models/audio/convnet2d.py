@@ -1,0 +1,243 @@
+"""The two-dimensional convolutional network: small kernels over frequency and time, three layers deep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice, check_flag, check_positive_int
+from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.causal import State, placement
+from deepSTRF.models.norms import CausalLayerNorm
+from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.registry import MODELS
+
+__all__ = ["CausalConvStack", "ConvNet2D"]
+
+#: Convolutions of the stack (Pennington & David 2023).
+N_LAYERS = 3
+
+
+class CausalConvStack(nn.Sequential):
+    """Three convolutions over frequency and time, each with a normalisation and a rectifier.
+
+    Time is padded once, in front of the input, with all the zeros that the three layers consume; so the past
+    of a later layer is what the layers before it make of zeros. The parts are numbered as in public
+    checkpoints: 0 pads, 1, 4 and 7 convolve, 2, 5 and 8 normalise, 3, 6 and 9 rectify, 10 joins channels and
+    bands.
+
+    Parameters
+    ----------
+    F : int
+        Bands of the input.
+    C_in : int
+        Channels of the input.
+    channels : int
+        Channels of every layer, C.
+    kernel_size : tuple of int
+        Bands and frames of every kernel, K_F and K_T.
+    norm : bool
+        Whether channels are normalised after every convolution.
+    bias : bool
+        Whether the convolutions have biases.
+    activation : {"leaky_relu", "relu"}
+        The rectifier.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments, or kernels that leave no band.
+
+    Examples
+    --------
+    >>> stack = CausalConvStack(F=34, C_in=1, channels=10, kernel_size=(3, 9))
+    >>> stack(torch.zeros(2, 1, 34, 50)).shape
+    torch.Size([2, 280, 50])
+    """
+
+    def __init__(
+        self,
+        F: int,
+        C_in: int,
+        channels: int,
+        kernel_size: tuple[int, int],
+        norm: bool = True,
+        bias: bool = True,
+        activation: str = "leaky_relu",
+    ) -> None:
+        check_choice("activation", activation, ("leaky_relu", "relu"))
+        bands, frames = kernel_size
+        parts: list[nn.Module] = [nn.ZeroPad2d((N_LAYERS * (frames - 1), 0, 0, 0))]
+        for layer in range(N_LAYERS):
+            parts.append(nn.Conv2d(C_in if layer == 0 else channels, channels, kernel_size, bias=bias))
+            parts.append(CausalLayerNorm(channels) if norm else nn.Identity())
+            slope = LinearReadout.NEGATIVE_SLOPE
+            parts.append(nn.ReLU() if activation == "relu" else nn.LeakyReLU(slope))
+        super().__init__(*parts, nn.Flatten(1, 2))
+        self.F, self.C_in, self.history = F, C_in, frames - 1
+        self.out_features = channels * _bands_left(F, bands)
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return every layer's past before the first frame: zeros, and what the layers make of them."""
+        own_device, own_dtype = placement(self)
+        state: State = {}
+        x = torch.zeros(1, self.C_in, self.F, N_LAYERS * self.history + 1, device=own_device, dtype=own_dtype)
+        for layer in range(N_LAYERS):
+            past = x[..., : self.history].to(device or own_device, dtype or own_dtype)
+            state[f"layer_{layer}"] = past.repeat(batch, 1, 1, 1)
+            x = self._layer(layer, x)
+        return state
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C_in, F, T') to (B, C * F', T') and the next state."""
+        following: State = {}
+        for layer in range(N_LAYERS):
+            padded = torch.cat([state[f"layer_{layer}"], chunk], dim=-1)
+            following[f"layer_{layer}"] = padded[..., padded.shape[-1] - self.history :]
+            chunk = self._layer(layer, padded)
+        return chunk.flatten(1, 2), following
+
+    def _layer(self, index: int, x: Tensor) -> Tensor:
+        """Convolution, normalisation and rectifier of one layer."""
+        for part in range(1 + 3 * index, 4 + 3 * index):
+            x = self[part](x)
+        return x
+
+
+@MODELS.register("convnet2d")
+class ConvNet2D(AudioEncodingModel):
+    """Three layers of small causal kernels over frequency and time, then a two-layer readout.
+
+    With 34 bands, kernels of 3 bands by 9 frames, 10 channels, 20 hidden units and 119 neurons it has 14,117
+    parameters. The receptive field is ``3 (K_T - 1) + 1`` frames, 25 for kernels of 9.
+
+    With ``norm="none", bias=False`` and ``output_activation=nn.Identity()`` the network is piecewise linear
+    and homogeneous: each prediction is exactly its dynamic STRF, the gradient at the present sound, applied
+    to that sound.
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+    kernel_size : sequence of two int
+        Bands and frames of every kernel, K_F and K_T.
+    c_hidden : int
+        Channels of every layer, C.
+    n_hidden : int
+        Hidden units of the readout, H.
+    out_neurons : int
+        Neurons, N.
+    output_activation : nn.Module or None
+        Applied with the neurons on the last axis; None is ``ParametricSoftplus(N)``.
+    prefiltering : nn.Module, dict or None
+        See `AudioEncodingModel`.
+    wav2spec : nn.Module or None
+        Front-end for waveforms; None expects spectrograms.
+    norm : {"layer", "none"} or None
+        Layer normalisation over the channels after each convolution, or none.
+    bias : bool
+        Whether convolutions and readout have biases.
+    activation : {"leaky_relu", "relu"}
+        Rectifier of the convolutions; that of the readout is a LeakyReLU(0.1).
+    standardize : bool
+        Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
+
+    Attributes
+    ----------
+    K : tuple of int
+        ``kernel_size``.
+    C, H : int
+        Channels and hidden units.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments, or kernels that leave no band.
+
+    References
+    ----------
+    Pennington & David 2023, doi 10.1371/journal.pcbi.1011110.
+
+    Examples
+    --------
+    >>> model = ConvNet2D(34, (3, 9), c_hidden=10, n_hidden=20, out_neurons=119)
+    >>> model.count_trainable_params(), model.receptive_field
+    (14117, 25)
+    >>> model(torch.zeros(1, 1, 34, 100)).shape
+    torch.Size([1, 119, 1, 100])
+    """
+
+    def __init__(
+        self,
+        n_frequency_bands: int = 34,
+        kernel_size: Sequence[int] = (3, 9),
+        c_hidden: int = 10,
+        n_hidden: int = 20,
+        out_neurons: int = 1,
+        output_activation: nn.Module | None = None,
+        prefiltering: nn.Module | Mapping[str, Any] | None = None,
+        wav2spec: nn.Module | None = None,
+        *,
+        norm: str | None = "layer",
+        bias: bool = True,
+        activation: str = "leaky_relu",
+        standardize: bool = False,
+    ) -> None:
+        kernel = _check_kernel_size(kernel_size)
+        super().__init__(
+            n_frequency_bands,
+            N_LAYERS * (kernel[1] - 1) + 1,
+            out_neurons,
+            prefiltering=prefiltering,
+            wav2spec=wav2spec,
+            standardize=standardize,
+        )
+        self.K = kernel
+        self.C = check_positive_int("c_hidden", c_hidden)
+        self.H = check_positive_int("n_hidden", n_hidden)
+        check_choice("norm", norm, ("layer", "none", None))
+        if self.C == 1 and norm == "layer":
+            raise ValueError(
+                "layer normalisation of one channel leaves a constant: use c_hidden of at least 2, or "
+                "norm='none'"
+            )
+        core = CausalConvStack(
+            self.F, self.C_in, self.C, self.K, norm == "layer", check_flag("bias", bias), activation
+        )
+        self.core = core
+        self.readout = LinearReadout(
+            core.out_features,
+            self.O,
+            hidden=self.H,
+            activation=ParametricSoftplus(self.O) if output_activation is None else output_activation,
+            bias=bias,
+        )
+        self.validate()
+
+
+def _check_kernel_size(kernel_size: object) -> tuple[int, int]:
+    if isinstance(kernel_size, str) or not isinstance(kernel_size, Sequence) or len(kernel_size) != 2:
+        raise ValueError(f"kernel_size must be two integers, bands and frames, got {kernel_size!r}")
+    bands, frames = kernel_size
+    return check_positive_int("kernel_size (bands)", bands), check_positive_int(
+        "kernel_size (frames)", frames
+    )
+
+
+def _bands_left(n_bands: int, kernel_bands: int) -> int:
+    """Bands that remain after three convolutions without padding over frequency."""
+    left = n_bands - N_LAYERS * (kernel_bands - 1)
+    if left < 1:
+        largest = (n_bands - 1) // N_LAYERS + 1
+        raise ValueError(
+            f"kernels of {kernel_bands} bands leave none of n_frequency_bands={n_bands} after {N_LAYERS} "
+            f"layers: use kernel_size=({largest}, ...) or smaller, or at least "
+            f"{N_LAYERS * (kernel_bands - 1) + 1} bands"
+        )
+    return left

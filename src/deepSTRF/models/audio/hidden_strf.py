@@ -1,0 +1,140 @@
+"""What models with hidden receptive fields share: the convolution, its normalisation, access to both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice, check_positive_int, polarity_channel
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.kernels import CausalSTRFConv
+from deepSTRF.models.norms import CausalLayerNorm
+from deepSTRF.models.slots import KERNELS, resolve_slot
+
+__all__ = ["HiddenSTRFModel"]
+
+
+class HiddenSTRFModel(AudioEncodingModel):
+    """A model whose hidden units each have a receptive field; a subclass adds nonlinearity and readout.
+
+    Parameters
+    ----------
+    n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
+        As in `AudioEncodingModel`.
+    n_hidden : int
+        Hidden units, H.
+    kernel : nn.Module, dict or None
+        A parameterised kernel, see `CausalSTRFConv`; None is a free weight per band and frame.
+    norm : {"layer", "none"}
+        Layer normalisation over the hidden units, at every frame by itself, or none.
+
+    Attributes
+    ----------
+    H : int
+        Hidden units.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import DNet
+    >>> issubclass(DNet, HiddenSTRFModel)
+    True
+    """
+
+    core: nn.Sequential
+
+    def __init__(
+        self,
+        n_frequency_bands: int,
+        temporal_window_size: int,
+        n_hidden: int,
+        out_neurons: int,
+        prefiltering: nn.Module | Mapping[str, Any] | None,
+        kernel: nn.Module | Mapping[str, Any] | None,
+        wav2spec: nn.Module | None,
+        norm: str,
+        standardize: bool,
+    ) -> None:
+        super().__init__(
+            n_frequency_bands,
+            temporal_window_size,
+            out_neurons,
+            prefiltering=prefiltering,
+            wav2spec=wav2spec,
+            standardize=standardize,
+        )
+        self.H = check_positive_int("n_hidden", n_hidden)
+        check_choice("norm", norm, ("layer", "none"))
+        if self.H == 1 and norm == "layer":
+            raise ValueError(
+                "layer normalisation of one hidden unit leaves a constant: use n_hidden of at least 2, or "
+                "norm='none'"
+            )
+        sizes = {"F": self.F, "T": self.T, "C_in": self.C_in, "C_out": self.H}
+        strfs = resolve_slot("kernel", kernel, KERNELS, **sizes)
+        hidden = CausalSTRFConv(self.F, self.T, self.C_in, self.H, kernel=strfs)
+        self.core = nn.Sequential(hidden, CausalLayerNorm(self.H) if norm == "layer" else nn.Identity())
+
+    def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
+        """Return the receptive fields of all hidden units.
+
+        Parameters
+        ----------
+        polarity : {None, "ON", "OFF", 0, 1}
+            Channel of an ON/OFF prefilter; None is the first.
+        folded : bool
+            Whether to fold in the input standardisation, which gives weights on the raw spectrogram. Layer
+            normalisation, which depends on the sound, is no part of them.
+
+        Returns
+        -------
+        Tensor
+            (H, F, T), detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one.
+
+        Raises
+        ------
+        ValueError
+            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter.
+        """
+        weight = cast(CausalSTRFConv, self.core[0]).STRF_weight()
+        weight = weight[:, polarity_channel(0 if polarity is None else polarity, self.C_in)]
+        return self._per_raw_unit(weight) if folded else weight
+
+    def STRFs(
+        self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
+    ) -> Tensor:
+        """Return the receptive field of one hidden unit.
+
+        Parameters
+        ----------
+        hidden_idx : int or None
+            Which; negative numbers count from the end. None is all.
+        polarity, folded
+            See `STRF_weight`.
+
+        Returns
+        -------
+        Tensor
+            (F, T), or (H, F, T) for all.
+
+        Raises
+        ------
+        IndexError
+            For a hidden unit that does not exist.
+        ValueError
+            See `STRF_weight`.
+        """
+        weight = self.STRF_weight(polarity, folded)
+        if hidden_idx is None:
+            return weight
+        if not -self.H <= hidden_idx < self.H:
+            raise IndexError(
+                f"hidden_idx must be below {self.H}, the number of hidden units, got {hidden_idx}"
+            )
+        return weight[hidden_idx]
