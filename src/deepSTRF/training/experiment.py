@@ -19,7 +19,7 @@ from torch import nn
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
-from deepSTRF.training.calibration import calibrate_output
+from deepSTRF.training.calibration import calibrate_output, start_output
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.examples import choose_examples
 from deepSTRF.training.experiment_config import ExperimentConfig
@@ -229,6 +229,8 @@ def _fit_seed(
         tell(f"{type(model).__name__} with {_n_parameters(model):,} trainable parameters")
     if len(config.seeds) > 1:
         tell(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
+    if _is_calibrated(config):
+        start_output(model, train, warmup_ms=config.warmup_ms)
     train_loader, val_loader = make_loaders(train, val, batch_size=config.batch_size, seed=seed)
     fitter = Fitter(
         model,

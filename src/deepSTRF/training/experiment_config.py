@@ -65,7 +65,8 @@ class ExperimentConfig:
     calibrate : bool
         After a fit with the mean squared error, set each neuron's output gain and offset by least squares on
         the training clips, where the model ends in such a stage: predictions are then in the unit of the
-        responses, and correlations do not change.
+        responses, and correlations do not change. Where neurons share a learned stage (a front-end), they
+        also start at that size, without which such a stage is not learned well.
     device : str
         "cpu", "cuda", "mps" or "auto".
     out : str, optional

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +13,10 @@ from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
 from deepSTRF.models._checks import check_choice, check_flag, check_positive_int, check_positive_number
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.learning_rate import ScaleFreeParameters
+from deepSTRF.models.slots import PREFILTERS
 
-__all__ = ["PCEN"]
+__all__ = ["PCEN", "make_pcen"]
 
 # How far learning may move each quantity from its start, on the scale on which it moves.
 _ALPHA_RANGE = 6.0  # log-odds of the gain exponent: it stays between 0.06 and 0.9999
@@ -23,7 +26,7 @@ _LONGEST_TAU_MS = 10_000.0
 _SHORTEST_TAU_BINS = 1.0 / 3.0  # a third of a bin: 95% of the mean is the present frame
 
 
-class PCEN(Configurable, nn.Module):
+class PCEN(ScaleFreeParameters, Configurable):
     """Divide each band by its recent mean, then compress.
 
     ``(E / (1e-6 + M)^alpha + delta)^root - delta^root``, where ``M`` is a running mean over ``tau_ms``.
@@ -177,6 +180,32 @@ class PCEN(Configurable, nn.Module):
                 f"expected spectrograms (B, 1, {self.n_bands}, T), got {tuple(x.shape)}; build PCEN with "
                 "n_bands = the number of frequency bands"
             )
+
+
+@PREFILTERS.register("pcen")
+def make_pcen(n_frequency_bands: int, dt: float, **options: Any) -> PCEN:
+    """Build a `PCEN` for the prefiltering slot of a model: ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+    dt : float
+        Bin width in ms.
+    **options
+        The other arguments of `PCEN`.
+
+    Returns
+    -------
+    PCEN
+        The gain control; it expects energies, so the front-end comes with ``compression="none"``.
+
+    Examples
+    --------
+    >>> make_pcen(34, 5.0, tau_ms=60.0).n_bands
+    34
+    """
+    return PCEN(n_frequency_bands, dt, **options)
 
 
 def _fraction(name: str, value: float) -> float:

@@ -14,6 +14,7 @@ from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.constants import ExactConstants
+from deepSTRF.models.learning_rate import ScaleFreeParameters
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["WaveformFrontEnd", "check_frequency_range", "default_f_max", "make_wav2spec", "window_samples"]
@@ -23,7 +24,7 @@ __all__ = ["WaveformFrontEnd", "check_frequency_range", "default_f_max", "make_w
 DEFAULT_F_MAX_HZ = 22627.0
 
 
-class WaveformFrontEnd(ExactConstants, Configurable):
+class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     """Base of the front-ends: waveforms (B, 1, T_audio) to spectrograms (B, 1, F, T), strictly causal.
 
     Frame ``t`` depends on the samples ``[0, (t + 1) * hop)`` and nothing later. A front-end with a finite
@@ -66,10 +67,6 @@ class WaveformFrontEnd(ExactConstants, Configurable):
     >>> Power(audio_fs=16000, n_filters=1, hop_ms=5.0)(torch.ones(1, 1, 160)).shape
     torch.Size([1, 1, 1, 2])
     """
-
-    #: Learnable front-ends take this many times the model's learning rate: their parameters are scale-free
-    #: units.
-    learning_rate_factor: float = 10.0
 
     def __init__(self, audio_fs: float, n_filters: int, hop_ms: float) -> None:
         super().__init__()
@@ -183,13 +180,6 @@ class WaveformFrontEnd(ExactConstants, Configurable):
     def frequencies_hz(self) -> Tensor:
         """Centre frequencies (F,) in hertz, lowest first."""
         raise NotImplementedError(f"{type(self).__name__} must define frequencies_hz")
-
-    def param_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Return optimiser groups of the trained parameters: their own learning rate, no weight decay."""
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not trained:
-            return []
-        return [{"params": trained, "lr": lr * self.learning_rate_factor, "weight_decay": 0.0}]
 
 
 def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFAULT_F_MAX_HZ) -> float:
