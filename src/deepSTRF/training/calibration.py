@@ -6,10 +6,10 @@ starts at a gain of 1 where responses are a tenth of a spike per bin, and nothin
 is one gain and one offset per neuron. Setting them by least squares on the training clips changes no
 correlation, and makes rates, errors and explained variance mean something (0.2 in that example).
 
-Before the fit, a gain of 1 does harm where neurons share what is learned (a learnable front-end or prefilter):
-all of them then ask the shared stage, with one voice, for a smaller output instead of a better one. On NS1 LEAF
-stopped improving after five epochs that way (validation cc_norm 0.67) and goes on for a hundred (0.75) when the
-gains start at the size of the responses.
+Before the fit, a gain of 1 does harm where neurons share what is learned (a learnable front-end or
+prefilter): all of them then ask the shared stage, with one voice, for a smaller output instead of a better
+one. On NS1 LEAF stopped improving after five epochs that way (validation cc_norm 0.67) and goes on for a
+hundred (0.75) when the gains start at the size of the responses.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 __all__ = ["calibrate_output", "start_output"]
 
-#: Correlation that a prediction is expected to reach; least squares gives it this share of a neuron's deviation.
+#: Correlation a prediction is expected to reach; least squares gives it that share of a neuron's deviation.
 EXPECTED_CORRELATION = 0.5
 
 

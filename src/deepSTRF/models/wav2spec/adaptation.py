@@ -184,7 +184,7 @@ class PCEN(ScaleFreeParameters, Configurable):
 
 @PREFILTERS.register("pcen")
 def make_pcen(n_frequency_bands: int, dt: float, **options: Any) -> PCEN:
-    """Build a `PCEN` for the prefiltering slot of a model: ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
+    """Build a `PCEN` for the prefiltering slot: ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
 
     Parameters
     ----------
