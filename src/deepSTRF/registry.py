@@ -11,7 +11,7 @@ import difflib
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
-__all__ = ["DATASETS", "MODELS", "MODULES", "WAV2SPEC", "Registry"]
+__all__ = ["BACKBONES", "DATASETS", "MODELS", "MODULES", "WAV2SPEC", "Registry"]
 
 Entry = TypeVar("Entry")
 Registered = TypeVar("Registered")
@@ -109,6 +109,8 @@ def _home(entry: object) -> tuple[str, str] | None:
 MODELS: Registry[type] = Registry("model")
 #: Waveform front-ends (``deepSTRF.models.wav2spec``), by factory name.
 WAV2SPEC: Registry[type] = Registry("front-end")
+#: Sequence models (``deepSTRF.models.backbones``), by the name that ``StateNet(rnn_type=...)`` takes.
+BACKBONES: Registry[type] = Registry("backbone")
 #: Recordings (``deepSTRF.datasets``), by command-line name.
 DATASETS: Registry[type] = Registry("dataset")
 #: Every module class a checkpoint may name, by class name in lower case (models, front-ends, readouts, ...).

@@ -1,0 +1,361 @@
+"""StateNet: an encoder of each frame, a recurrent backbone along time, one affine readout per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice, check_flag, check_positive_int
+from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.backbones._checks import check_dropout
+from deepSTRF.models.causal import State, init_slot_state, step_slot
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.kernels import CausalSTRFConv
+from deepSTRF.models.local import LocallyConnected1d, covered_positions
+from deepSTRF.models.norms import CausalLayerNorm
+from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.registry import BACKBONES, MODELS
+
+__all__ = ["StateNet", "StateNetCore", "convert_statenet_state"]
+
+#: Legal values of ``connectivity``.
+CONNECTIVITIES = ("LC", "FC", "CONV", "STRF")
+#: Legal values of ``encoder_activation``.
+ENCODER_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+class StateNetCore(nn.Module, Configurable):
+    """What all neurons share: an encoder of C channels at L places of the frequency axis, and a backbone.
+
+    The encoder gives C * L features per frame, the feature of channel c at place l at index ``c * L + l``;
+    the backbone has as many.
+
+    Parameters
+    ----------
+    F, T, C_in : int
+        Bands, frames that the encoder sees (``connectivity="STRF"`` only), channels of the input.
+    kernel_size, stride, hidden_channels, connectivity, rnn_type, num_layers, dropout, encoder_activation, \
+skip, rnn_options
+        See `StateNet`.
+
+    Attributes
+    ----------
+    C, L, H, out_features : int
+        Channels, places, features of the backbone, features that go out.
+    encoder_layers : nn.Sequential
+        Connections, normalisation over channels, activation.
+    rnn : nn.Module
+        The backbone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; the text lists what is legal.
+
+    Examples
+    --------
+    >>> core = StateNetCore(F=34, T=1, C_in=1)
+    >>> core(torch.zeros(2, 1, 34, 100)).shape
+    torch.Size([2, 70, 100])
+    """
+
+    def __init__(
+        self,
+        F: int,
+        T: int,
+        C_in: int,
+        kernel_size: int = 7,
+        stride: int = 3,
+        hidden_channels: int = 7,
+        connectivity: str = "LC",
+        rnn_type: str = "GRU",
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        encoder_activation: str = "sigmoid",
+        skip: bool = False,
+        rnn_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("connectivity", connectivity, CONNECTIVITIES)
+        check_choice("encoder_activation", encoder_activation, tuple(ENCODER_ACTIVATIONS))
+        self.connectivity, self.skip = connectivity, check_flag("skip", skip)
+        self.C = check_positive_int("hidden_channels", hidden_channels)
+        K, S = check_positive_int("kernel_size", kernel_size), check_positive_int("stride", stride)
+        self.L = 1 if connectivity == "STRF" else covered_positions(F, K, S)
+        self.H = self.C * self.L
+        self.out_features = 2 * self.H if self.skip else self.H
+        self.encoder_layers = nn.Sequential(
+            *_connections(connectivity, (F, T, C_in), (self.C, self.L), (K, S)),
+            CausalLayerNorm(self.C, dim=1),
+            ENCODER_ACTIVATIONS[encoder_activation](),
+        )
+        self.dropout = nn.Dropout(check_dropout(dropout))
+        self.rnn = _backbone(rnn_type)(
+            self.H, self.H, num_layers=num_layers, dropout=self.dropout.p, **dict(rnn_options or {})
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, F, T) to (B, out_features, T)."""
+        encoded = self._encode(x)
+        return self._finish(encoded, self.rnn(encoded))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first frame."""
+        encoder: State = {}
+        if self.connectivity == "STRF":
+            encoder = init_slot_state(
+                self.encoder_layers, "encoder_layers", batch, device=device, dtype=dtype
+            )
+        return {
+            "encoder": encoder,
+            "rnn": init_slot_state(self.rnn, "rnn", batch, device=device, dtype=dtype),
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C_in, F, T') to (B, out_features, T')."""
+        encoder_state: State = {}
+        if self.connectivity == "STRF":
+            maps, encoder_state = step_slot(self.encoder_layers, "encoder_layers", chunk, state["encoder"])
+            encoded = self.dropout(maps.squeeze(2).transpose(1, 2))
+        else:
+            encoded = self._encode(chunk)
+        recurrent, rnn_state = step_slot(self.rnn, "rnn", encoded, state["rnn"])
+        return self._finish(encoded, recurrent), {"encoder": encoder_state, "rnn": rnn_state}
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """(B, C_in, F, T) -> (B, T, H)."""
+        if self.connectivity == "STRF":
+            features = self.encoder_layers(x).squeeze(2).transpose(1, 2)
+        else:  # every frame by itself: frames are laid along the batch
+            frames = x.permute(0, 3, 1, 2)
+            maps: Tensor = self.encoder_layers(frames.flatten(0, 1))
+            features = maps.reshape(*frames.shape[:2], self.H)
+        return self.dropout(features)  # type: ignore[no-any-return]
+
+    def _finish(self, encoded: Tensor, recurrent: Tensor) -> Tensor:
+        """Features of the backbone, behind those of the encoder with ``skip``: (B, out_features, T)."""
+        dropped = self.dropout(recurrent)
+        features = torch.cat([encoded, dropped], dim=-1) if self.skip else dropped
+        return features.transpose(1, 2)
+
+
+@MODELS.register("statenet")
+class StateNet(AudioEncodingModel):
+    """A recurrent network that keeps a state of the sound: encoder of each frame, backbone, affine readout.
+
+    The encoder connects C channels to L places of the frequency axis, normalises over channels and squashes;
+    its H = C * L features drive a backbone of H units; each neuron reads all of them. With 34 bands, 119
+    neurons and the other defaults it has 39,081 parameters.
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+    temporal_window_size : int
+        Frames that the encoder sees, T. Only ``connectivity="STRF"`` sees more than one; the memory of the
+        others is the backbone's alone.
+    kernel_size, stride : int
+        Bands that a place spans, K, and bands from place to place, S: ``L = (F - K) // S + 1``. Bands above
+        the last place are not seen by ``"LC"`` and ``"CONV"``; none are when S divides F - K.
+    hidden_channels : int
+        Channels, C.
+    connectivity : {"LC", "FC", "CONV", "STRF"}
+        ``"LC"``: every place has weights of its own. ``"CONV"``: all places share theirs. ``"FC"``: every
+        feature sees all bands. ``"STRF"``: every feature is a causal receptive field over all bands and T
+        frames (L is then 1, and H = C).
+    rnn_type : str
+        A backbone by name (any case), see `deepSTRF.models.backbones`.
+    out_neurons : int
+        Neurons, N.
+    output_activation : nn.Module or None
+        Applied with the neurons on the last axis; None is `ParametricSoftplus`.
+    prefiltering : nn.Module, dict or None
+        See `AudioEncodingModel`.
+    wav2spec : nn.Module or None
+        Front-end for waveforms; None expects spectrograms.
+    num_layers : int
+        Layers of the backbone.
+    dropout : float
+        Share of features set to zero while training: behind the encoder, between layers of the backbone, and
+        before the readout.
+    encoder_activation : {"sigmoid", "tanh", "relu", "gelu", "silu"}
+        The squashing function.
+    skip : bool
+        Whether the readout sees the encoder's features beside the backbone's.
+    rnn_options : mapping or None
+        More arguments of the backbone, e.g. ``{"memory_size": 32}`` for ``"LMU"``.
+    standardize : bool
+        Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
+
+    Attributes
+    ----------
+    K, S, C, L, H : int
+        Kernel size, stride, channels, places, features of the backbone.
+    rnn_type : str
+        As given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments; the text lists what is legal.
+
+    References
+    ----------
+    Rançon, Masquelier & Cottereau 2025, doi 10.1038/s42003-025-08858-3.
+
+    Examples
+    --------
+    >>> model = StateNet(n_frequency_bands=34, out_neurons=119, rnn_type="GRU")
+    >>> model.count_trainable_params(), model.H
+    (39081, 70)
+    >>> model(torch.zeros(1, 1, 34, 100)).shape
+    torch.Size([1, 119, 1, 100])
+
+    A larger one, with receptive fields of 15 frames in front of the recurrence:
+
+    >>> model = StateNet(
+    ...     34, 15, hidden_channels=96, connectivity="STRF", encoder_activation="gelu", dropout=0.3,
+    ...     skip=True, out_neurons=119, standardize=True,
+    ... )
+    >>> model.count_trainable_params()
+    128325
+    """
+
+    core: StateNetCore
+    readout: LinearReadout
+
+    def __init__(
+        self,
+        n_frequency_bands: int = 34,
+        temporal_window_size: int = 1,
+        kernel_size: int = 7,
+        stride: int = 3,
+        hidden_channels: int = 7,
+        connectivity: str = "LC",
+        rnn_type: str = "GRU",
+        out_neurons: int = 1,
+        output_activation: nn.Module | None = None,
+        prefiltering: nn.Module | Mapping[str, Any] | None = None,
+        wav2spec: nn.Module | None = None,
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        encoder_activation: str = "sigmoid",
+        skip: bool = False,
+        rnn_options: Mapping[str, Any] | None = None,
+        standardize: bool = False,
+    ) -> None:
+        super().__init__(
+            n_frequency_bands,
+            temporal_window_size,
+            out_neurons,
+            prefiltering=prefiltering,
+            wav2spec=wav2spec,
+            standardize=standardize,
+        )
+        self.core = StateNetCore(
+            self.F,
+            self.T,
+            self.C_in,
+            kernel_size,
+            stride,
+            hidden_channels,
+            connectivity,
+            rnn_type,
+            num_layers=num_layers,
+            dropout=dropout,
+            encoder_activation=encoder_activation,
+            skip=skip,
+            rnn_options=rnn_options,
+        )
+        self.K, self.S, self.rnn_type = kernel_size, stride, rnn_type
+        self.C, self.L, self.H = self.core.C, self.core.L, self.core.H
+        self.readout = LinearReadout(
+            self.core.out_features,
+            self.O,
+            activation=ParametricSoftplus(self.O) if output_activation is None else output_activation,
+        )
+        self.validate()
+
+    @property
+    def receptive_field(self) -> int | None:
+        """None: the state remembers without bound."""
+        return None
+
+
+def convert_statenet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the weights of a public StateNet checkpoint so that a `StateNet` loads them.
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        Tensors by their public names: ``encoder_layers.*``, ``rnn.*`` (GRU, LSTM, RNN or LMU), ``readout.*``,
+        ``prefiltering.*``.
+
+    Returns
+    -------
+    dict
+        Tensors by our names, for ``model.load_state_dict(...)``.
+
+    Raises
+    ------
+    ValueError
+        For the weights of another backbone, which have no counterpart one by one.
+
+    Examples
+    --------
+    >>> public = {"encoder_layers.0.biases": torch.zeros(7, 10), "rnn.bias_hh_l0": torch.zeros(210)}
+    >>> sorted(convert_statenet_state(public))
+    ['core.encoder_layers.0.biases', 'core.rnn.bias_hh_l0']
+    """
+    converted: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name.startswith("rnn.cell."):
+            if name not in ("rnn.cell.A", "rnn.cell.B"):  # fixed, they follow from the constructor
+                converted["core.rnn.layers.0." + name.removeprefix("rnn.cell.")] = tensor
+        elif name.startswith("rnn.") and not name.startswith(("rnn.weight_", "rnn.bias_")):
+            raise ValueError(
+                f"{name!r} belongs to a backbone whose public weights are laid out for other equations; only "
+                "GRU, LSTM, RNN and LMU checkpoints can be converted"
+            )
+        elif name.startswith(("rnn.", "encoder_layers.")):
+            converted[f"core.{name}"] = tensor
+        else:
+            converted[name] = tensor
+    return converted
+
+
+def _connections(
+    connectivity: str, source: tuple[int, int, int], target: tuple[int, int], kernel: tuple[int, int]
+) -> list[nn.Module]:
+    """Return the layers from (B, C_in, F) to (B, C, L), or from (B, C_in, F, T) to (B, C, 1, T)."""
+    (F, T, C_in), (C, L), (K, S) = source, target, kernel
+    if connectivity == "LC":
+        return [LocallyConnected1d(F, C_in, C, K, S)]
+    if connectivity == "CONV":
+        return [nn.Conv1d(C_in, C, K, S)]
+    if connectivity == "FC":
+        return [nn.Flatten(), nn.Linear(C_in * F, C * L), nn.Unflatten(1, (C, L))]
+    return [CausalSTRFConv(F, T, C_in, C)]
+
+
+def _backbone(rnn_type: str) -> type[nn.Module]:
+    import deepSTRF.models.backbones  # noqa: F401  (fills the registry)
+
+    try:
+        return BACKBONES.get(rnn_type)
+    except ValueError as error:
+        raise ValueError(f"rnn_type: {error}") from None

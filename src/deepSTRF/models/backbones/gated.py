@@ -1,0 +1,194 @@
+"""The recurrences of ``torch.nn``: GRU, LSTM and the plain one, with a state that can be carried."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models.backbones._checks import check_dropout, check_sequence
+from deepSTRF.models.causal import State, placement
+from deepSTRF.models.configurable import Configurable
+from deepSTRF.registry import BACKBONES
+
+__all__ = ["GRU", "LSTM", "RNN"]
+
+
+class _TorchRecurrence(nn.RNNBase):
+    """Forward, ``init_state`` and ``step`` on top of a class of ``torch.nn``, which owns the parameters."""
+
+    #: Tensors that the recurrence carries from frame to frame.
+    CARRIED: tuple[str, ...] = ("h",)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, input_size) to (B, T, hidden_size).
+
+        Raises
+        ------
+        ValueError
+            For another shape.
+        """
+        return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return zeros, (num_layers, B, hidden_size) for each carried tensor."""
+        own_device, own_dtype = placement(self)
+        shape = (self.num_layers, batch, self.hidden_size)
+        return {
+            name: torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)
+            for name in self.CARRIED
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
+        check_sequence(chunk, self.input_size)
+        carried = tuple(state[name] for name in self.CARRIED)
+        with self._backend(chunk):
+            y, last = super().forward(chunk, carried if len(carried) > 1 else carried[0])
+        return y, dict(zip(self.CARRIED, last if len(carried) > 1 else (last,), strict=True))
+
+    def _backend(self, chunk: Tensor) -> contextlib.AbstractContextManager[None]:
+        """Leave cuDNN out where it has no backward pass: gradients of a model in eval mode."""
+        if chunk.is_cuda and not self.training and torch.is_grad_enabled():
+            return torch.backends.cudnn.flags(enabled=False)
+        return contextlib.nullcontext()
+
+
+def _sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> dict[str, int | float]:
+    share = check_dropout(dropout)
+    return {
+        "input_size": check_positive_int("input_size", input_size),
+        "hidden_size": check_positive_int("hidden_size", hidden_size),
+        "num_layers": check_positive_int("num_layers", num_layers),
+        "dropout": share if num_layers > 1 else 0.0,  # torch warns where there is nothing between
+    }
+
+
+@BACKBONES.register("gru")
+class GRU(_TorchRecurrence, nn.GRU, Configurable):  # type: ignore[misc]
+    """Gated recurrent unit.
+
+    ``r = sigmoid(W_r x + U_r h)``, ``z = sigmoid(W_z x + U_z h)``, ``n = tanh(W_n x + r (U_n h))``, each with
+    two biases as in ``nn.GRU``; ``h' = (1 - z) n + z h``. ``3 H (I + H + 2)`` parameters per layer.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features per frame in and out, I and H.
+    num_layers : int
+        Stacked layers.
+    dropout : float
+        Share of features dropped between layers while training; a single layer has no such place.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes, or a dropout outside [0, 1).
+
+    References
+    ----------
+    Cho et al. 2014, doi 10.3115/v1/D14-1179.
+
+    Examples
+    --------
+    >>> backbone = GRU(70, 70)
+    >>> sum(parameter.numel() for parameter in backbone.parameters())
+    29820
+    >>> backbone(torch.zeros(2, 100, 70)).shape
+    torch.Size([2, 100, 70])
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)
+
+
+@BACKBONES.register("lstm")
+class LSTM(_TorchRecurrence, nn.LSTM, Configurable):  # type: ignore[misc]
+    """Long short-term memory.
+
+    Gates ``i, f, o = sigmoid(W x + U h)`` and ``g = tanh(W x + U h)``, each with two biases as in
+    ``nn.LSTM``; ``c' = f c + i g`` and ``h' = o tanh(c')``. ``4 H (I + H + 2)`` parameters per layer.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features per frame in and out, I and H.
+    num_layers : int
+        Stacked layers.
+    dropout : float
+        Share of features dropped between layers while training; a single layer has no such place.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes, or a dropout outside [0, 1).
+
+    References
+    ----------
+    Hochreiter & Schmidhuber 1997, doi 10.1162/neco.1997.9.8.1735.
+
+    Examples
+    --------
+    >>> backbone = LSTM(70, 70)
+    >>> sum(parameter.numel() for parameter in backbone.parameters())
+    39760
+    >>> sorted(backbone.init_state(batch=2))
+    ['c', 'h']
+    """
+
+    CARRIED = ("h", "c")
+
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
+        super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)
+
+
+@BACKBONES.register("rnn")
+@BACKBONES.register("vanilla")
+class RNN(_TorchRecurrence, nn.RNN, Configurable):  # type: ignore[misc]
+    """The plain recurrence, ``h' = tanh(W x + b + U h + c)``. ``H (I + H + 2)`` parameters per layer.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features per frame in and out, I and H.
+    num_layers : int
+        Stacked layers.
+    dropout : float
+        Share of features dropped between layers while training; a single layer has no such place.
+    nonlinearity : {"tanh", "relu"}
+        The squashing function.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes, an unknown nonlinearity, or a dropout outside [0, 1).
+
+    References
+    ----------
+    Elman 1990, doi 10.1207/s15516709cog1402_1.
+
+    Examples
+    --------
+    >>> backbone = RNN(70, 70)
+    >>> sum(parameter.numel() for parameter in backbone.parameters())
+    9940
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        nonlinearity: str = "tanh",
+    ) -> None:
+        check_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        super().__init__(
+            **_sizes(input_size, hidden_size, num_layers, dropout),
+            nonlinearity=nonlinearity,
+            batch_first=True,
+        )

@@ -1,0 +1,328 @@
+"""S4 and S4D: linear state-space models along time, one per feature, then a gated mixture of features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepSTRF.dsp.stagger import stagger_rows
+from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models.backbones.base import Backbone
+from deepSTRF.models.backbones.hippo import Modes, legs_modes, lin_modes
+from deepSTRF.models.causal import State, placement
+from deepSTRF.registry import BACKBONES
+
+__all__ = ["S4", "S4D", "S4DLayer", "S4Layer"]
+
+#: Range of the step sizes at the start, in units of the modes' time (Gu, Goel & Ré 2022).
+DT_MIN, DT_MAX = 1e-3, 0.1
+#: Frames that one product solves.
+BLOCK_SIZE = 64
+
+
+class _Blocks(NamedTuple):
+    """A discrete system ``s' = M s + b u``, ``y = c s`` of S real states per feature, unrolled over Q frames.
+
+    ``seen`` (H, S, Q + 1) holds ``c M^j``, ``driven`` (H, Q, S) holds ``M^j b``, and ``advance(s, k)``
+    returns ``M^(2^k) s`` for states (H, S, B), k up to log2(Q).
+    """
+
+    seen: Tensor
+    driven: Tensor
+    advance: Callable[[Tensor, int], Tensor]
+
+
+class _LinearStateSpaceLayer(nn.Module):
+    """Shared by `S4Layer` and `S4DLayer`: parameters, blocks of frames, output. They differ in `_blocks`."""
+
+    def __init__(self, input_size: int, hidden_size: int, modes: Modes) -> None:
+        super().__init__()
+        n_modes = modes.poles.shape[0]
+        self.log_dt = nn.Parameter(torch.empty(input_size).uniform_(math.log(DT_MIN), math.log(DT_MAX)))
+        self.A_log = nn.Parameter(_per_feature((-modes.poles.real).log(), input_size))
+        self.A_imag = nn.Parameter(_per_feature(modes.poles.imag, input_size))
+        self.B = nn.Parameter(_per_feature(torch.view_as_real(modes.drive), input_size))
+        self.C = nn.Parameter(torch.randn(input_size, n_modes, 2) * 0.5**0.5)
+        self.D = nn.Parameter(torch.randn(input_size))
+        self.output_linear = nn.Linear(input_size, 2 * hidden_size)
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return zeros: real and imaginary parts of all modes, (B, input_size, 2 P)."""
+        own_device, own_dtype = placement(self)
+        features, n_modes = self.A_log.shape
+        shape = (batch, features, 2 * n_modes)
+        return {"s": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
+        u = chunk.permute(2, 0, 1)  # features first: one batched product serves all of them
+        s = state["s"].permute(1, 2, 0)
+        n_frames = u.shape[-1]
+        size = min(BLOCK_SIZE, 1 << (n_frames - 1).bit_length())
+        blocks, whole = self._blocks(size), n_frames - n_frames % size
+        parts = []
+        if whole:
+            y, s = _run(blocks, u[..., :whole].reshape(*u.shape[:2], -1, size), s)
+            parts.append(y)
+        if whole < n_frames:
+            y, s = _run(blocks, u[..., whole:].unsqueeze(-2), s)
+            parts.append(y)
+        y = torch.cat(parts, dim=-1).permute(1, 2, 0) + self.D * chunk
+        y = functional.glu(self.output_linear(functional.gelu(y)), dim=-1)
+        return y, {"s": s.permute(2, 0, 1)}
+
+    def _continuous(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return step sizes (H, 1), poles and drive (H, P); real parts are negative whatever is learned.
+
+        In float64 where the device has it: fast modes turn by a hundred radians per frame and slow ones decay
+        by a thousandth, both of which float32 products lose digits of.
+        """
+        wide = self.log_dt.dtype if self.log_dt.device.type == "mps" else torch.float64
+        dt, decay, turn = (part.to(wide) for part in (self.log_dt, self.A_log, self.A_imag))
+        drive = torch.view_as_complex(self.B.to(wide))
+        return dt.exp().unsqueeze(-1), torch.complex(-decay.exp(), turn), drive
+
+    def _blocks(self, size: int) -> _Blocks:
+        raise NotImplementedError
+
+
+class S4DLayer(_LinearStateSpaceLayer):
+    """One layer of `S4D`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features in and out.
+    modes : Modes
+        Where the system starts; its rank-one part is left out.
+
+    Examples
+    --------
+    >>> layer = S4DLayer(70, 70, lin_modes(32))
+    >>> sum(parameter.numel() for parameter in layer.parameters())
+    23520
+    """
+
+    def _blocks(self, size: int) -> _Blocks:
+        """Powers of a diagonal transition, by doubling."""
+        dt, poles, B = self._continuous()
+        C = torch.view_as_complex(self.C)
+        transition = torch.exp(dt * poles)
+        drive = ((transition - 1) / poles * B).to(C.dtype)
+        transition = transition.to(C.dtype)
+        powers = torch.stack([torch.ones_like(transition), transition], dim=-1)  # (H, P, Q + 1)
+        while powers.shape[-1] <= size:
+            powers = torch.cat([powers, powers[..., 1:] * powers[..., -1:]], dim=-1)
+        seen = 2 * C.unsqueeze(-1) * powers
+        driven = (drive.unsqueeze(-1) * powers[..., :-1]).transpose(1, 2)
+
+        def advance(s: Tensor, k: int) -> Tensor:
+            real, imag = s.chunk(2, dim=1)
+            moved = powers[..., 1 << k].unsqueeze(-1) * torch.complex(real, imag)
+            return torch.cat([moved.real, moved.imag], dim=1)
+
+        return _Blocks(
+            torch.cat([seen.real, -seen.imag], dim=1), torch.cat([driven.real, driven.imag], dim=-1), advance
+        )
+
+
+class S4Layer(_LinearStateSpaceLayer):
+    """One layer of `S4`.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features in and out.
+    modes : Modes
+        Where the system starts.
+
+    Examples
+    --------
+    >>> layer = S4Layer(70, 70, legs_modes(32))
+    >>> sum(parameter.numel() for parameter in layer.parameters())
+    28000
+    """
+
+    def __init__(self, input_size: int, hidden_size: int, modes: Modes) -> None:
+        super().__init__(input_size, hidden_size, modes)
+        self.P = nn.Parameter(_per_feature(torch.view_as_real(modes.rank_one), input_size))
+
+    def _blocks(self, size: int) -> _Blocks:
+        """Powers of a full transition, by doubling. It is a contraction, so nothing grows."""
+        transition, drive = self._discretized()
+        seen = torch.cat([2 * self.C[..., 0], -2 * self.C[..., 1]], dim=-1).unsqueeze(1)  # (H, 1, S)
+        driven = drive.unsqueeze(1)
+        leaps = [transition]
+        while seen.shape[1] < size:
+            seen = torch.cat([seen, seen @ leaps[-1]], dim=1)
+            driven = torch.cat([driven, driven @ leaps[-1].mT], dim=1)
+            leaps.append(leaps[-1] @ leaps[-1])
+        seen = torch.cat([seen, seen[:, -1:] @ transition], dim=1)
+        return _Blocks(seen.mT, driven, lambda s, k: leaps[k] @ s)
+
+    def _discretized(self) -> tuple[Tensor, Tensor]:
+        """Return the bilinear transition (H, 2 P, 2 P) and drive (H, 2 P) on real and imaginary parts.
+
+        ``M = (I - dt/2 A)^-1 (I + dt/2 A) = 2 R - I`` and ``b = dt R B`` with ``R = (I - dt/2 A)^-1``, which
+        is diagonal up to a term of rank one (Woodbury). That term couples each mode with its conjugate:
+        ``p p* z`` is ``p 2 Re(sum conj(p) z)``, linear in real and imaginary parts.
+        """
+        dt, poles, B = self._continuous()
+        p = torch.view_as_complex(self.P.to(dt.dtype))
+        r = 1 / (1 - dt / 2 * poles)
+        along, across = dt / 2 * r * p, 2 * p.conj() * r
+        denominator = 1 + dt / 2 * (across * p).real.sum(-1, keepdim=True)
+        real, imag = torch.diag_embed(r.real), torch.diag_embed(r.imag)
+        diagonal = torch.cat([torch.cat([real, -imag], dim=-1), torch.cat([imag, real], dim=-1)], dim=-2)
+        row = torch.cat([across.real, -across.imag], dim=-1) / denominator
+        inverse = diagonal - _stacked(along).unsqueeze(-1) * row.unsqueeze(-2)
+        drive = dt * (inverse @ _stacked(B).unsqueeze(-1)).squeeze(-1)
+        transition = 2 * inverse - torch.eye(inverse.shape[-1], dtype=dt.dtype, device=dt.device)
+        return transition.to(self.P.dtype), drive.to(self.P.dtype)
+
+
+@BACKBONES.register("s4")
+class S4(Backbone):
+    """Structured state spaces: HiPPO-LegS as diagonal plus low rank, discretised by the bilinear rule.
+
+    Each feature drives a linear system ``z' = A z + B u``, ``y = 2 Re(C z) + D u`` with ``A = diag(poles) - p
+    p*`` and a step size of its own; then GELU, and a gated linear unit mixes the features. 28,000 parameters
+    for 70 features.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features per frame in and out.
+    num_layers : int
+        Stacked layers.
+    dropout : float
+        Share of features dropped between layers while training.
+    state_size : int
+        States per feature, an even number: conjugate pairs.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes, or a dropout outside [0, 1).
+
+    Notes
+    -----
+    Frames are solved in blocks by products with the exact powers of the transition; no Fourier transform is
+    involved, so that not even rounding travels back in time, and no parameter changes in ``forward``.
+
+    References
+    ----------
+    Gu, Goel & Ré 2022, doi 10.48550/arXiv.2111.00396.
+
+    Examples
+    --------
+    >>> backbone = S4(70, 70)
+    >>> sum(parameter.numel() for parameter in backbone.parameters())
+    28000
+    >>> backbone(torch.zeros(2, 100, 70)).shape
+    torch.Size([2, 100, 70])
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        state_size: int = 64,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, dropout)
+        modes = legs_modes(_pairs(state_size))
+        self.layers.extend(S4Layer(width, self.hidden_size, modes) for width in self.layer_widths())
+
+
+@BACKBONES.register("s4d")
+class S4D(Backbone):
+    """Diagonal state spaces: `S4` without the rank-one term, discretised with a zero-order hold.
+
+    Per feature ``K[l] = 2 Re(sum over n of C_n B_n (exp(dt A_n) - 1) / A_n exp(dt A_n)^l)`` is convolved with
+    the input. 23,520 parameters for 70 features.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features per frame in and out.
+    num_layers : int
+        Stacked layers.
+    dropout : float
+        Share of features dropped between layers while training.
+    state_size : int
+        States per feature, an even number: conjugate pairs.
+    init : {"legs", "lin"}
+        Poles at the start: those of HiPPO-LegS without its rank-one term, or ``-1/2 + i pi n``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes, an unknown start, or a dropout outside [0, 1).
+
+    References
+    ----------
+    Gu et al. 2022, doi 10.48550/arXiv.2206.11893.
+
+    Examples
+    --------
+    >>> backbone = S4D(70, 70)
+    >>> sum(parameter.numel() for parameter in backbone.parameters())
+    23520
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        state_size: int = 64,
+        init: str = "legs",
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, dropout)
+        check_choice("init", init, ("legs", "lin"))
+        modes = (legs_modes if init == "legs" else lin_modes)(_pairs(state_size))
+        self.layers.extend(S4DLayer(width, self.hidden_size, modes) for width in self.layer_widths())
+
+
+def _run(blocks: _Blocks, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """Run n blocks of q <= Q frames, (H, B, n, q) from states (H, S, B): outputs (H, B, n q), last states."""
+    q = u.shape[-1]
+    taps = (blocks.seen[..., :q].mT @ blocks.driven[:, 0].unsqueeze(-1)).squeeze(-1)  # (H, q)
+    toeplitz = stagger_rows(taps.unsqueeze(-2).expand(-1, q, -1), 1)[..., :q]
+    gained = torch.einsum("hbnq,hqs->hnsb", u, blocks.driven[:, :q].flip(1))
+    starts = []
+    for gain in gained.unbind(1):
+        starts.append(s)
+        for k in range(q.bit_length()):
+            if q >> k & 1:
+                s = blocks.advance(s, k)
+        s = s + gain
+    local = u.flatten(1, 2) @ toeplitz
+    inherited = torch.stack(starts, dim=1).permute(0, 3, 1, 2).flatten(1, 2) @ blocks.seen[..., 1 : q + 1]
+    return (local + inherited).reshape(*u.shape[:2], -1), s
+
+
+def _stacked(z: Tensor) -> Tensor:
+    """(..., P) complex -> (..., 2 P) real."""
+    return torch.cat([z.real, z.imag], dim=-1)
+
+
+def _per_feature(values: Tensor, features: int) -> Tensor:
+    return values.to(torch.get_default_dtype()).expand(features, *values.shape).clone()
+
+
+def _pairs(state_size: int) -> int:
+    size = check_positive_int("state_size", state_size)
+    if size % 2:
+        raise ValueError(f"state_size must be even (conjugate pairs of modes), got {size}; try {size + 1}")
+    return size // 2
