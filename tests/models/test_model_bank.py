@@ -56,6 +56,28 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
             "standardize": True,
         },
     ],
+    # places of 4 bands, 2 apart, reach all 12
+    "statenet": [
+        {"kernel_size": 4, "stride": 2, "hidden_channels": 3, **options}
+        for options in (
+            {"rnn_type": "GRU"},
+            {"rnn_type": "LSTM", "connectivity": "FC", "num_layers": 2, "dropout": 0.2},
+            {"rnn_type": "vanilla", "connectivity": "CONV", "standardize": True},
+            {"rnn_type": "LMU", "rnn_options": {"memory_size": 8, "theta": 9.5}},
+            {"rnn_type": "LMU", "rnn_options": {"memory_size": 6, "feedback": False}, "num_layers": 2},
+            {"rnn_type": "Mamba", "rnn_options": {"d_state": 4}},
+            {"rnn_type": "S4", "rnn_options": {"state_size": 8}},
+            {"rnn_type": "S4D", "rnn_options": {"state_size": 8, "init": "lin"}, "num_layers": 2},
+            {
+                "connectivity": "STRF",
+                "temporal_window_size": 4,
+                "encoder_activation": "gelu",
+                "dropout": 0.3,
+                "skip": True,
+                "output_activation": ParametricSoftplus(5),
+            },
+        )
+    ],
     # with a window: attention to all of the past has no stream, see test_transformer.py
     "transformer": [
         {"context_window": 4, "embedding_dim": 8, "n_heads": 2},
