@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["BACKBONES", "DATASETS", "MODELS", "MODULES", "WAV2SPEC", "Registry"]
+__all__ = ["BACKBONES", "DATASETS", "MODELS", "MODULES", "SOLVERS", "WAV2SPEC", "Registry"]
 
 Entry = TypeVar("Entry")
 Registered = TypeVar("Registered")
@@ -115,3 +115,5 @@ BACKBONES: Registry[type] = Registry("backbone")
 DATASETS: Registry[type] = Registry("dataset")
 #: Every module class a checkpoint may name, by class name in lower case (models, front-ends, readouts, ...).
 MODULES: Registry[type] = Registry("module class")
+#: Fits in closed form (``deepSTRF.training.closed_form``), by the name that stands in a model's place.
+SOLVERS: Registry[Callable[..., Any]] = Registry("closed-form fit")

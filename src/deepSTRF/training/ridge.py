@@ -1,0 +1,363 @@
+"""The exact baseline: ridge STRFs of all neurons, for all penalties, by one eigendecomposition."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.metrics import ScoreTracker
+from deepSTRF.models._checks import check_choice, check_flag, check_positive_int
+from deepSTRF.models.audio.linear import Linear
+from deepSTRF.protocols import DatasetLike
+from deepSTRF.registry import SOLVERS
+from deepSTRF.training._checks import check_non_negative
+from deepSTRF.training.ridge_checks import check_recordings, count_bands, given_lambdas
+from deepSTRF.training.ridge_data import ClipFeatures, group_neurons, lagged_rows, row_chunks
+from deepSTRF.training.ridge_solve import cross_products, solve_group
+from deepSTRF.training.score_table import neuron_names
+
+__all__ = ["RidgeFit", "fit_ridge"]
+
+#: Penalties tried, in units of the mean eigenvalue of the features' Gram matrix: from hardly any shrinkage to
+#: far too much for recordings of minutes to hours.
+RELATIVE_LAMBDAS = tuple(10.0**exponent for exponent in torch.linspace(-3.0, 1.4, 12).tolist())
+#: Most bytes of the design matrix held at once.
+MAX_BYTES = 2**28
+#: Fewest bins that a neuron's STRF is estimated from.
+FEWEST_BINS = 2
+#: So many neurons are named in a note before the rest is only counted.
+MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class RidgeFit:
+    """A ridge estimate and how it was chosen.
+
+    Attributes
+    ----------
+    model : Linear
+        An ordinary `Linear` with ``norm="none"``, in single precision: it predicts, streams and saves.
+    weight : Tensor, shape (N, C, F, T)
+        STRFs in double precision, newest frame last, on standardised bands where the model standardises.
+    bias : Tensor, shape (N,)
+        Intercepts in double precision.
+    lambdas : Tensor, shape (N,)
+        Penalty of each neuron.
+    grid : Tensor, shape (n_lambdas,)
+        Penalties tried, ascending.
+    scores : dict of str to Tensor, shape (n_lambdas, N)
+        Validation ``cc_norm`` and ``cc`` for each penalty; empty without validation clips.
+    shared_lambda : float
+        The penalty with the best mean validation score.
+    per_neuron : bool
+        Whether each neuron has its own.
+    unvalidated, untrained : tuple of str
+        Neurons without a validation score, which got the shared penalty; neurons without training bins, whose
+        STRF is zero.
+    drive_mean, drive_variance : Tensor, shape (N,)
+        Mean and variance of the prediction over the training bins.
+    forms : dict of str to int
+        How many groups of neurons were solved in the "primal" and in the "dual" form.
+    seconds : float
+        Time the fit took.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=6)
+    >>> fit = fit_ridge(ds.select(clips=[0, 1, 2]), ds.select(clips=[3]), n_lags=12)
+    >>> fit.model.STRFs().shape, fit.lambdas.shape, fit.scores["cc_norm"].shape
+    (torch.Size([3, 24, 12]), torch.Size([3]), torch.Size([12, 3]))
+    """
+
+    model: Linear
+    weight: Tensor
+    bias: Tensor
+    lambdas: Tensor
+    grid: Tensor
+    scores: dict[str, Tensor]
+    shared_lambda: float
+    per_neuron: bool
+    unvalidated: tuple[str, ...]
+    untrained: tuple[str, ...]
+    drive_mean: Tensor
+    drive_variance: Tensor
+    forms: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the protocol card says of the fit."""
+        low, middle, high = (float(self.lambdas.quantile(q)) for q in (0.0, 0.5, 1.0))
+        chosen = f"{low:g}" if low == high else f"median {middle:.3g}, {low:.3g} to {high:.3g}"
+        whose = "one per neuron" if self.per_neuron else "one for all neurons"
+        best = "best validation score" if self.scores else "given"
+        return {
+            "method": "ridge regression in closed form: squared error of the mean over repeats, each bin "
+            "weighing the same, unpenalised intercept, zero history at each clip's start",
+            "lambda": f"{whose}, {best} of {len(self.grid)} from {self.grid[0]:.3g} to {self.grid[-1]:.3g}"
+            if len(self.grid) > 1
+            else f"{float(self.grid[0]):g} (given)",
+            "lambdas_chosen": chosen,
+        }
+
+    def notes(self) -> list[tuple[str, str]]:
+        """Return (level, sentence) pairs about what a reader must know."""
+        notes = []
+        if self.unvalidated:
+            notes.append(("info", f"No validation score, shared lambda: {_named(self.unvalidated)}."))
+        if self.untrained:
+            notes.append(("warning", f"No training data, STRF zero: {_named(self.untrained)}."))
+        edge = int(((self.lambdas == self.grid[0]) | (self.lambdas == self.grid[-1])).sum())
+        if self.scores and len(self.grid) > 1 and 2 * edge > len(self.lambdas):
+            notes.append(
+                ("warning", f"{edge} neurons chose a lambda at an edge of the grid; give a wider one.")
+            )
+        return notes
+
+
+@SOLVERS.register("ridge")
+def fit_ridge(
+    train: DatasetLike,
+    validation: DatasetLike | None = None,
+    *,
+    n_lags: int = 40,
+    lambdas: Sequence[float] | float | None = None,
+    per_neuron: bool = True,
+    score: str = "cc_norm",
+    prefiltering: nn.Module | Mapping[str, Any] | None = None,
+    wav2spec: nn.Module | None = None,
+    standardize: bool = True,
+    warmup_ms: float = 0.0,
+    max_bytes: int = MAX_BYTES,
+) -> RidgeFit:
+    """Ridge STRFs in closed form: exact, for all neurons and penalties at once.
+
+    Each neuron's weights minimise ``sum of (PSTH - prediction)^2 + lambda * sum of weights^2`` over its
+    training bins. The intercept is not penalised, the past before a clip is zero (the mean level where bands
+    are standardised), and each bin of the PSTH weighs the same however many repeats it holds. Missing data
+    need no care: neurons that were recorded in the same bins share one eigendecomposition.
+
+    Parameters
+    ----------
+    train : DatasetLike
+        Training clips.
+    validation : DatasetLike, optional
+        Clips that choose the penalty; needed unless ``lambdas`` is a single number.
+    n_lags : int
+        Length of the STRFs in bins, the current one included.
+    lambdas : float or sequence of float, optional
+        Penalties, above 0; the unit is that of the sum of squared features, as scikit-learn's ``alpha``. None
+        takes 12 from 0.001 to 25 times the mean eigenvalue of the Gram matrix.
+    per_neuron : bool
+        Whether each neuron takes the penalty that is best for it, or all the one that is best on average.
+    score : {"cc_norm", "cc"}
+        What is best; a neuron without ``cc_norm`` goes by its ``cc``.
+    prefiltering, wav2spec : optional
+        As in `Linear`; applied as they are, nothing in them is learned.
+    standardize : bool
+        Whether each band is z-scored on the training clips (kept in the model).
+    warmup_ms : float
+        Onset of each clip that is left out of fit and scores.
+    max_bytes : int
+        Most bytes of the design matrix held at once.
+
+    Returns
+    -------
+    RidgeFit
+        The model and how it was chosen.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments, or recordings of different neurons.
+
+    References
+    ----------
+    Hoerl & Kennard 1970, doi 10.1080/00401706.1970.10488634; for STRFs Machens, Wehr & Zador 2004, doi
+    10.1523/JNEUROSCI.4445-03.2004.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=6)
+    >>> train, validation = ds.select(clips=[0, 1, 2]), ds.select(clips=[3])
+    >>> fit = fit_ridge(train, validation, n_lags=12)
+    >>> [tuple(rates.shape) for rates in fit.model.predict(validation)]
+    [(3, 400)]
+    """
+    started = time.monotonic()
+    options = _Options(check_positive_int("n_lags", n_lags), per_neuron, score, warmup_ms, max_bytes)
+    check_recordings(train, validation, lambdas)
+    model = Linear(
+        n_frequency_bands=count_bands(train, wav2spec),
+        temporal_window_size=options.n_lags,
+        out_neurons=train.N_neurons,
+        prefiltering=prefiltering,
+        wav2spec=wav2spec,
+        norm="none",
+        standardize=standardize,
+    )
+    if standardize:
+        model.fit_standardization(train.stims)
+    clips = ClipFeatures(model, train, options.warmup_ms)
+    grid = _default_lambdas(clips) if lambdas is None else given_lambdas(lambdas)
+    estimates = _solve(clips, grid, options)
+    scores = {} if validation is None else _validate(estimates, model, validation, options)
+    names = neuron_names(train.nrn_meta)
+    choice = _choose(scores, options, len(names))
+    _write(model, choice.pick(estimates.weights), choice.pick(estimates.biases))
+    return RidgeFit(
+        model=model,
+        weight=_as_strf(choice.pick(estimates.weights), model.F),
+        bias=choice.pick(estimates.biases),
+        lambdas=grid[choice.index],
+        grid=grid,
+        scores=scores,
+        shared_lambda=float(grid[choice.shared]),
+        per_neuron=per_neuron,
+        unvalidated=tuple(name for name, lacks in zip(names, choice.lacks.tolist(), strict=True) if lacks),
+        untrained=tuple(names[neuron] for neuron in estimates.untrained),
+        drive_mean=estimates.means,
+        drive_variance=choice.pick(estimates.variances),
+        forms=estimates.forms,
+        seconds=time.monotonic() - started,
+    )
+
+
+@dataclass(frozen=True)
+class _Options:
+    """Arguments of `fit_ridge` that several steps need, checked."""
+
+    n_lags: int
+    per_neuron: bool
+    score: str
+    warmup_ms: float
+    max_bytes: int
+
+    def __post_init__(self) -> None:
+        check_flag("per_neuron", self.per_neuron)
+        check_choice("score", self.score, ("cc_norm", "cc"))
+        check_non_negative("warmup_ms", self.warmup_ms)
+        check_positive_int("max_bytes", self.max_bytes)
+
+
+@dataclass(frozen=True)
+class _Estimates:
+    """Estimates of all N neurons for every penalty: (n_lambdas, N, ...); double precision."""
+
+    weights: Tensor
+    biases: Tensor
+    variances: Tensor
+    means: Tensor
+    untrained: list[int]
+    forms: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which penalty each neuron takes."""
+
+    index: Tensor
+    shared: int
+    lacks: Tensor
+
+    def pick(self, values: Tensor) -> Tensor:
+        """(n_lambdas, N, ...) -> (N, ...)."""
+        return values[self.index, torch.arange(len(self.index))]
+
+
+def _solve(clips: ClipFeatures, grid: Tensor, options: _Options) -> _Estimates:
+    n_neurons, n_features = clips.n_neurons, clips.features(0).shape[0]
+    weights = torch.zeros(len(grid), n_neurons, options.n_lags, n_features, dtype=torch.float64)
+    biases, variances = (torch.zeros(len(grid), n_neurons, dtype=torch.float64) for _ in range(2))
+    means = torch.zeros(n_neurons, dtype=torch.float64)
+    untrained: list[int] = []
+    forms: dict[str, int] = {}
+    cross = cross_products(clips, options.n_lags)
+    for group in group_neurons(clips):
+        neurons = group.neurons
+        if group.n_bins(clips.lengths) < FEWEST_BINS:
+            untrained += neurons.tolist()
+            continue
+        one = solve_group(clips, group, cross, options.n_lags, grid, max_bytes=options.max_bytes)
+        weights[:, neurons], biases[:, neurons] = one.weights, one.biases
+        variances[:, neurons], means[neurons] = one.variances, one.means
+        forms[one.form] = forms.get(one.form, 0) + 1
+    return _Estimates(weights, biases, variances, means, sorted(untrained), forms)
+
+
+def _validate(
+    estimates: _Estimates, model: Linear, validation: DatasetLike, options: _Options
+) -> dict[str, Tensor]:
+    """Scores (n_lambdas, N) of every penalty on the validation clips."""
+    clips = ClipFeatures(model, validation, options.warmup_ms)
+    tracker = ScoreTracker()
+    for clip in range(len(clips)):
+        tracker.prepare(clip, validation.response_block(clip)[..., clips.skip :])
+    columns: dict[str, list[Tensor]] = {"cc_norm": [], "cc": []}
+    for weights, biases in zip(estimates.weights, estimates.biases, strict=True):
+        tracker.reset()
+        for clip in range(len(clips)):
+            rates = _predict(clips, clip, weights, biases, options.max_bytes)
+            tracker.update([clip], rates[None, :, None, clips.skip :])
+        found = tracker.compute()
+        for name, column in columns.items():
+            column.append(found[name])
+    return {name: torch.stack(column) for name, column in columns.items()}
+
+
+def _predict(clips: ClipFeatures, clip: int, weights: Tensor, biases: Tensor, max_bytes: int) -> Tensor:
+    """(N, T) rates of one clip from (N, L, D) weights."""
+    flat, bins = weights.flatten(1), torch.arange(clips.lengths[clip])
+    pieces = [
+        flat @ lagged_rows(clips.features(clip), piece, range(weights.shape[1])).T
+        for piece in row_chunks(bins, flat.shape[1], max_bytes)
+    ]
+    return torch.cat(pieces, dim=1) + biases.unsqueeze(1)
+
+
+def _choose(scores: dict[str, Tensor], options: _Options, n_neurons: int) -> _Choice:
+    """The best penalty of every neuron, and the one that is best on average."""
+    if not scores:
+        return _Choice(torch.zeros(n_neurons, dtype=torch.long), 0, torch.zeros(n_neurons, dtype=torch.bool))
+    wanted = scores[options.score]
+    values = torch.where(wanted.isnan().all(0), scores["cc"], wanted)
+    lacks = values.isnan().all(0)
+    # a prediction that never varies has no correlation: the worst there can be
+    ranked = values.nan_to_num(nan=-torch.inf)
+    judged = ranked[:, ~lacks].clamp(min=-1.0)
+    shared = int(judged.mean(1).argmax()) if judged.numel() else len(values) // 2
+    index = torch.full((n_neurons,), shared)
+    if options.per_neuron:
+        index = torch.where(lacks, index, ranked.argmax(0))
+    return _Choice(index, shared, lacks)
+
+
+def _as_strf(weights: Tensor, n_bands: int) -> Tensor:
+    """(N, L, C * F), lag 0 first -> (N, C, F, T), newest frame last."""
+    return weights.flip(1).unflatten(2, (-1, n_bands)).permute(0, 2, 3, 1).contiguous()  # type: ignore[no-untyped-call, no-any-return]
+
+
+@torch.no_grad()
+def _write(model: Linear, weights: Tensor, biases: Tensor) -> None:
+    kernel: Any = model.readout.strf.kernel
+    kernel.weight.copy_(_as_strf(weights, model.F))
+    kernel.bias.copy_(biases)
+    model.eval()
+
+
+def _default_lambdas(clips: ClipFeatures) -> Tensor:
+    """Penalties in units of the Gram matrix's mean eigenvalue, which is bins times mean feature variance."""
+    frames = torch.cat([clips.features(clip) for clip in range(len(clips))], dim=1)
+    scale = float(frames.var(dim=1, correction=0).mean()) * frames.shape[1]
+    return torch.tensor(RELATIVE_LAMBDAS, dtype=torch.float64) * (scale or 1.0)
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more

@@ -1,0 +1,62 @@
+"""Checks of a ridge fit's arguments, each text with its mend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.protocols import DatasetLike
+
+__all__ = ["check_recordings", "count_bands", "given_lambdas"]
+
+
+def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
+    """Return penalties as an ascending float64 tensor without duplicates.
+
+    Raises
+    ------
+    ValueError
+        When there is none, or one is not a finite number above 0.
+    """
+    listed = [lambdas] if isinstance(lambdas, int | float) else list(lambdas)
+    grid = torch.tensor([float(value) for value in listed], dtype=torch.float64)
+    if not len(grid) or not bool(torch.isfinite(grid).all()) or bool((grid <= 0).any()):
+        raise ValueError(f"lambdas must be finite numbers above 0, at least one, got {listed}")
+    return torch.tensor(sorted(set(grid.tolist())), dtype=torch.float64)
+
+
+def check_recordings(train: DatasetLike, validation: DatasetLike | None, lambdas: Any) -> None:
+    """Raise ValueError unless there are clips to fit, and something to choose the penalty by."""
+    if len(train) == 0:
+        raise ValueError("train has no clips; check the split or the selection")
+    if validation is None:
+        if lambdas is None or (not isinstance(lambdas, int | float) and len(lambdas) > 1):
+            raise ValueError(
+                "without validation clips nothing can choose among penalties: pass "
+                "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"
+            )
+        return
+    if len(validation) == 0:
+        raise ValueError("validation has no clips; check the split or the selection")
+    if validation.N_neurons != train.N_neurons:
+        raise ValueError(
+            f"train has {train.N_neurons} neurons and validation {validation.N_neurons}; make both from one "
+            "recording: split.apply(dataset)"
+        )
+
+
+def count_bands(train: DatasetLike, wav2spec: nn.Module | None) -> int:
+    """Return the number of bands the STRFs see; ValueError for waveforms without a front-end."""
+    bands: Any = getattr(wav2spec, "out_channels", None)
+    if bands is not None:
+        return int(bands)
+    stim = train.stims[0]
+    if stim.ndim != 3:
+        raise ValueError(
+            "these stimuli are waveforms: pass a front-end (wav2spec=make_wav2spec('mel', audio_fs="
+            "dataset.audio_fs, dt_ms=dataset.dt)), or load spectrograms"
+        )
+    return int(stim.shape[-2])
