@@ -14,6 +14,7 @@ from deepSTRF.models._checks import check_positive_int
 from deepSTRF.models.causal import State, init_slot_state, placement, step_slot
 from deepSTRF.models.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.hub import locate_checkpoint, push_model
 from deepSTRF.models.prediction import predict_clips
 
 __all__ = ["NeuralModel"]
@@ -276,23 +277,76 @@ class NeuralModel(nn.Module, Configurable):
         """
         return save_checkpoint(self, directory, metadata=metadata, model_card=model_card)
 
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        metadata: Any = None,
+        model_card: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Save the model into a repository ``"user/name"`` on the hub (extra ``hub``); return its address.
+
+        Parameters
+        ----------
+        repo_id : str
+            ``"user/name"``; the repository is made when missing.
+        metadata, model_card
+            As in `save_pretrained`.
+        private : bool
+            Whether a new repository is private.
+        token : str, optional
+            Access token; None is the one huggingface_hub was logged in with. It is never written anywhere.
+        commit_message : str, optional
+            What the history of the repository says.
+
+        Returns
+        -------
+        str
+            Address of the repository.
+
+        Raises
+        ------
+        ImportError
+            Without huggingface_hub.
+        PermissionError
+            When the token may not write there.
+        TypeError, ValueError
+            When the model cannot be saved; nothing is sent then.
+        """
+        return push_model(
+            self,
+            repo_id,
+            metadata=metadata,
+            model_card=model_card,
+            private=private,
+            token=token,
+            commit_message=commit_message,
+        )
+
     @classmethod
     def from_pretrained(
         cls,
-        directory: str | os.PathLike[str],
+        repo_or_path: str | os.PathLike[str],
         *,
         extra_kwargs: Mapping[str, Any] | None = None,
         modules: Mapping[str, type] | None = None,
         strict: bool = True,
         map_location: str | torch.device = "cpu",
+        cache_dir: str | os.PathLike[str] | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
         return_metadata: bool = False,
     ) -> Self | tuple[Self, Any]:
         """Rebuild a saved model, in eval mode; ``NeuralModel.from_pretrained`` takes any class.
 
         Parameters
         ----------
-        directory : path
-            Folder that `save_pretrained` wrote.
+        repo_or_path : path or str
+            Folder that `save_pretrained` wrote, or a repository ``"user/name"`` on the hub (extra ``hub``);
+            an existing folder wins.
         extra_kwargs : mapping, optional
             Constructor arguments that replace the saved ones.
         modules : mapping of str to type, optional
@@ -301,6 +355,9 @@ class NeuralModel(nn.Module, Configurable):
             Whether the saved tensors must match exactly.
         map_location : str or torch.device
             Where the model goes.
+        cache_dir, revision, token : optional
+            Of a repository: where copies are kept, which commit, and the right to read it
+            (`deepSTRF.models.hub.download_checkpoint`).
         return_metadata : bool
             Whether to return ``(model, metadata)``.
 
@@ -312,12 +369,14 @@ class NeuralModel(nn.Module, Configurable):
         Raises
         ------
         FileNotFoundError
-            When folder or files are missing.
+            When folder, repository or files are missing.
+        ConnectionError
+            When a repository is named, the hub cannot be reached and there is no copy.
         ValueError, TypeError
             When the files are damaged or hold another class.
         """
         model, metadata = load_checkpoint(
-            directory,
+            locate_checkpoint(repo_or_path, cache_dir=cache_dir, revision=revision, token=token),
             expected=cls,
             extra_kwargs=extra_kwargs,
             modules=modules,

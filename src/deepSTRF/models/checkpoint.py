@@ -46,6 +46,7 @@ def save_checkpoint(
     *,
     metadata: Any = None,
     model_card: str | None = None,
+    source: str | None = None,
 ) -> Path:
     """Write a model so that `load_checkpoint` can rebuild it without its author's code.
 
@@ -58,7 +59,9 @@ def save_checkpoint(
     metadata : object, optional
         Anything JSON can hold (protocol, scores, neuron names); never used to build the model.
     model_card : str, optional
-        Text of the README; None writes one from the configuration.
+        Text of the README; None writes one (`deepSTRF.models.cards.model_card`).
+    source : str, optional
+        What that README loads the model from: the name of a repository; None is the folder's name.
 
     Returns
     -------
@@ -97,7 +100,9 @@ def save_checkpoint(
     }  # fmt: skip
     texts = {
         CONFIG_FILE: json.dumps(config, indent=2, allow_nan=False) + "\n",
-        CARD_FILE: model_card if model_card is not None else default_card(model, config, metadata),
+        CARD_FILE: default_card(model, config, metadata, source or target.resolve().name)
+        if model_card is None
+        else model_card,
     }
     if metadata is not None:
         texts[METADATA_FILE] = _metadata_text(metadata)

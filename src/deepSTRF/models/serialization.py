@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.registry import MODULES
 
-__all__ = ["decode", "encode", "encode_module", "resolve_class"]
+__all__ = ["decode", "encode", "encode_module", "foreign_classes", "resolve_class"]
 
 #: ``torch.nn`` classes that may sit inside a checkpoint. Their arguments are read from their attributes.
 _TORCH_MODULES: dict[str, type[nn.Module]] = {
@@ -307,3 +307,40 @@ def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[
         f"the checkpoint names the class {name!r}, which deepSTRF does not know. If it is yours, hand it in: "
         f'from_pretrained(..., modules={{"{name}": {name}}})'
     )
+
+
+def foreign_classes(value: Any) -> list[str]:
+    """Return the names of classes in plain data from `encode` that `resolve_class` does not know by itself.
+
+    Parameters
+    ----------
+    value : object
+        What `encode` or `encode_module` returned.
+
+    Returns
+    -------
+    list of str
+        Names that whoever loads it must hand in, each once, in order.
+
+    Examples
+    --------
+    >>> foreign_classes({"$module": "OwnGain", "kwargs": {"then": {"$module": "torch.nn.ReLU"}}})
+    ['OwnGain']
+    """
+    if isinstance(value, list):
+        inside = [name for item in value for name in foreign_classes(item)]
+    elif isinstance(value, dict):
+        name = value.get("$module")
+        own = [name] if isinstance(name, str) and name != _SEQUENTIAL and not _is_known(name) else []
+        inside = own + [found for item in value.values() for found in foreign_classes(item)]
+    else:
+        return []
+    return list(dict.fromkeys(inside))
+
+
+def _is_known(name: str) -> bool:
+    try:
+        resolve_class(name)
+    except ValueError:
+        return False
+    return True

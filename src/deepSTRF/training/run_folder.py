@@ -216,13 +216,13 @@ def write_run(run: Run, models: Mapping[int, Any]) -> None:
     ['config.toml', 'examples.npz', 'history.csv']
     """
     folder = run.path
-    metadata = {"protocol": run.protocol, "neurons": run.scores.neurons}
+    summary = [vars(row) for row in run.scores.summary()]
+    metadata = {"scores": json_safe(summary), "protocol": run.protocol, "neurons": run.scores.neurons}
     for seed, model in models.items():
         if len(models) > 1:
             model.save_pretrained(folder / SEED_MODELS / f"seed{seed}", metadata=metadata)
         if seed == run.best_seed:
             model.save_pretrained(folder / MODEL, metadata=metadata)
-    summary = [vars(row) for row in run.scores.summary()]
     histories = {"seeds": run.histories, "best_epochs": run.best_epochs}
     write_atomically(folder / CONFIG, run.config.to_toml().encode())
     write_atomically(folder / SCORES_CSV, run.scores.to_csv().encode())
