@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 
 from deepSTRF.cli._tables import stdout_console
-from deepSTRF.registry import DATASETS, MODELS, WAV2SPEC, Registry
+from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC, Registry
 from deepSTRF.training.building import load_registered, option_names
 
 __all__ = ["list_datasets", "list_models", "one_line", "options_text"]
@@ -26,16 +28,18 @@ def list_datasets() -> None:
 
 
 def list_models() -> None:
-    """Print every registered model and front-end with its options."""
+    """Print every registered model, fit in closed form and front-end with its options."""
     load_registered()
     console = stdout_console()
     _list(console, "Models", MODELS)
+    console.print()
+    _list(console, "Fits in closed form (a name for --model)", SOLVERS)
     console.print()
     _list(console, "Front-ends (waveform to spectrogram)", WAV2SPEC)
     console.print("\nUse them:    deepstrf fit --model NAME --model-option KEY=VALUE --wav2spec NAME")
 
 
-def one_line(cls: type) -> str:
+def one_line(cls: Callable[..., Any]) -> str:
     """Return the first sentence of a class's docstring.
 
     Parameters
@@ -61,7 +65,7 @@ def one_line(cls: type) -> str:
     return " ".join(paragraph.split())
 
 
-def options_text(cls: type) -> str:
+def options_text(cls: Callable[..., Any]) -> str:
     """Return the options of a class as ``name=default`` words.
 
     Parameters
@@ -94,7 +98,7 @@ def _plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _list(console: Console, title: str, registry: Registry[type]) -> None:
+def _list(console: Console, title: str, registry: Registry[Any]) -> None:
     console.print(f"[bold]{title}[/]")
     for name, cls in registry.items():
         console.print(f"\n  [bold cyan]{name}[/]")

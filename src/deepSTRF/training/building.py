@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.registry import DATASETS, MODELS, WAV2SPEC
-from deepSTRF.training._config_fields import closest
+from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
 from deepSTRF.training.experiment_config import ExperimentConfig
+from deepSTRF.training.option_names import check_options, option_names, parameters_of
 
 __all__ = [
+    "build_front_end",
     "build_loss",
     "build_model",
     "check_choices",
@@ -28,11 +28,12 @@ __all__ = [
 ]
 
 #: Rooms whose import files their classes in the registries.
-ROOMS = ("deepSTRF.datasets.audio", "deepSTRF.models.audio", "deepSTRF.models.wav2spec")
-#: Arguments that are filled in from the data and the other choices.
-FILLED_IN = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
-#: Arguments of a recording that have a flag of their own.
-HANDLED = ("download",)
+ROOMS = (
+    "deepSTRF.datasets.audio",
+    "deepSTRF.models.audio",
+    "deepSTRF.models.wav2spec",
+    "deepSTRF.training.ridge",
+)
 DATASET_SUFFIX = ".npz"
 
 
@@ -49,29 +50,6 @@ def load_registered() -> None:
         module = importlib.import_module(room)
         for name in module.__all__:
             getattr(module, name)  # a room may load its files only when a name is asked for
-
-
-def option_names(cls: type) -> list[str]:
-    """Return the options a class takes on the command line: its constructor's arguments less those filled in.
-
-    Parameters
-    ----------
-    cls : type
-        A registered class.
-
-    Returns
-    -------
-    list of str
-        Argument names in order. Sizes of a model and a front-end come from the data; a recording has its own.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> option_names(Linear)[:2]
-    ['temporal_window_size', 'output_activation']
-    """
-    hidden = HANDLED if issubclass(cls, NeuralDataset) else FILLED_IN
-    return [name for name in _parameters(cls) if name not in hidden]
 
 
 def dataset_class(name: str) -> type[NeuralDataset]:
@@ -132,11 +110,16 @@ def check_choices(config: ExperimentConfig) -> None:
     if _is_file(config.dataset):
         _check_file(config)
     else:
-        _check_names(dataset_class(config.dataset), config.dataset_options, f"dataset {config.dataset!r}")
-    _check_names(MODELS.get(config.model), config.model_options, f"model {config.model!r}")
+        check_options(dataset_class(config.dataset), config.dataset_options, f"dataset {config.dataset!r}")
+    check_options(_what_is_fitted(config.model), config.model_options, f"model {config.model!r}")
+    if config.model in SOLVERS and config.loss != "mse":
+        raise ValueError(
+            f"model {config.model!r} is solved in closed form, which minimises the squared error; leave out "
+            f"loss={config.loss!r}, or choose another model"
+        )
     if config.wav2spec is not None:
         front_end = WAV2SPEC.get(config.wav2spec)
-        _check_names(
+        check_options(
             front_end, config.wav2spec_options, f"front-end {config.wav2spec!r}", also=("n_filters",)
         )
 
@@ -177,7 +160,7 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
         return recording
     cls = dataset_class(config.dataset)
     options = dict(config.dataset_options)
-    legal = _parameters(cls)
+    legal = parameters_of(cls)
     hears = _what_hears_waveforms(config)
     if hears is not None:
         if "return_waveform" not in legal:
@@ -219,8 +202,8 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
     """
     check_choices(config)
     cls = MODELS.get(config.model)
-    legal = _parameters(cls)
-    front_end = _build_front_end(config, dataset)
+    legal = parameters_of(cls)
+    front_end = build_front_end(config, dataset)
     known = {
         "out_neurons": dataset.N_neurons,
         "audio_fs": getattr(dataset, "audio_fs", None),
@@ -290,15 +273,49 @@ def resolve_device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def _what_is_fitted(name: str) -> Callable[..., Any]:
+    """The model class, or the fit in closed form, of that name."""
+    if name in SOLVERS:
+        return SOLVERS.get(name)
+    try:
+        return MODELS.get(name)
+    except ValueError as error:
+        raise ValueError(f"{error} In closed form: {', '.join(map(repr, SOLVERS))}.") from None
+
+
 def _what_hears_waveforms(config: ExperimentConfig) -> str | None:
     """Name what takes the waveform, the front-end or a model with one of its own; None when nothing does."""
     if config.wav2spec is not None:
         return "a front-end"
-    own = "n_frequency_bands" not in _parameters(MODELS.get(config.model))
+    own = config.model in MODELS and "n_frequency_bands" not in parameters_of(MODELS.get(config.model))
     return f"model {config.model!r}" if own else None
 
 
-def _build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
+def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
+    """Build the front-end of an experiment with the sample rate and bin width of its data.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        Name and options of the front-end.
+    dataset : NeuralDataset
+        The recording, holding waveforms.
+
+    Returns
+    -------
+    nn.Module or None
+        The front-end; None where the experiment names none.
+
+    Raises
+    ------
+    ValueError
+        When the recording holds spectrograms.
+
+    Examples
+    --------
+    >>> build_front_end(ExperimentConfig(), None) is None
+    True
+    """
     if config.wav2spec is None:
         return None
     if not getattr(dataset, "return_waveform", False):
@@ -340,20 +357,3 @@ def _check_file(config: ExperimentConfig) -> None:
             f"a dataset file takes no options, got {', '.join(config.dataset_options)}; "
             "apply them before ds.save(...)"
         )
-
-
-def _parameters(cls: type) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(cls).parameters
-
-
-def _check_names(cls: type, options: Mapping[str, Any], what: str, also: tuple[str, ...] = ()) -> None:
-    """Raise ValueError for the first option the constructor does not have."""
-    legal = [*option_names(cls), *also]
-    everything = _parameters(cls)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in everything.values()):
-        return
-    for name in options:
-        if name not in everything and name not in also:
-            raise ValueError(
-                f"{what} has no option {name!r}; it takes {', '.join(legal)}.{closest(name, legal)}"
-            )

@@ -20,6 +20,7 @@ from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
 from deepSTRF.training.calibration import calibrate_output, start_output
+from deepSTRF.training.closed_form import ClosedFormFit, is_closed_form, solve
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.examples import choose_examples
 from deepSTRF.training.experiment_config import ExperimentConfig
@@ -49,6 +50,7 @@ class _Fitted:
     history: list[dict[str, Any]]
     best_epoch: int | None
     seconds: float
+    closed_form: ClosedFormFit | None = None
 
 
 def run_experiment(
@@ -222,6 +224,8 @@ def _fit_seed(
     tell: Say,
 ) -> _Fitted:
     train, val = views[0], views[1]
+    if is_closed_form(config.model):
+        return _solve(config, train, val, tell)
     with seeded(seed):
         model = build_model(config, train)
     validate_model(model, train)
@@ -253,6 +257,14 @@ def _fit_seed(
     if _is_calibrated(config):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
     return _Fitted(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
+
+
+def _solve(config: ExperimentConfig, train: NeuralDataset, val: NeuralDataset, tell: Say) -> _Fitted:
+    tell(f"Solving {config.model} in closed form")
+    started = time.monotonic()
+    solution = solve(config, train, val)
+    validate_model(solution.model, train)
+    return _Fitted(solution.model, [], None, time.monotonic() - started, solution)
 
 
 def _is_calibrated(config: ExperimentConfig) -> bool:
@@ -312,6 +324,9 @@ def _collect(
 
 def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dict[str, Any]:
     """Facts about the fits for the protocol card."""
+    solution = next(iter(fitted.values())).closed_form
+    if solution is not None:
+        return solution.facts()
     return {
         "loss": config.loss,
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
@@ -349,7 +364,8 @@ def _facts(
         "seconds": sum(one.seconds for one in fitted.values()),
         "epochs": [len(one.history) for one in fitted.values()],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "notes": collect_notes(dataset, run.scores, run.config, run.best_epochs, run.facts["reasons"]),
+        "notes": collect_notes(dataset, run.scores, run.config, run.best_epochs, run.facts["reasons"])
+        + [note for one in fitted.values() if one.closed_form for note in one.closed_form.notes()],
         "load_report": str(dataset.load_report),
     }
 

@@ -45,7 +45,8 @@ class ExperimentConfig:
         How clips are divided: ``"14/3/3"``, ``"random:0.7/0.15/0.15:seed=0"`` or ``"kfold:5:fold=0"``. None
         takes the dataset's own split where it has one, else the random one.
     model, wav2spec : str
-        Registered names of the model and, to fit from the waveform, of the front-end.
+        Registered names of the model (or of a fit in closed form, "ridge") and, to fit from the waveform, of
+        the front-end.
     model_options, wav2spec_options : dict
         Keyword arguments of their constructors; sizes the data dictate are filled in.
     standardize : bool
