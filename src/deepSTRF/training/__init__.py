@@ -10,6 +10,8 @@ from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.model_rules import ModelRuleError
 from deepSTRF.training.multi_seed import fit_multi_seed
 from deepSTRF.training.protocol import ProtocolCard
+from deepSTRF.training.ridge import RidgeFit, fit_ridge
+from deepSTRF.training.ridge_start import start_from_ridge
 from deepSTRF.training.run_config import auto_config, slug_from_config
 from deepSTRF.training.score_table import ScoreTable
 from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
@@ -26,6 +28,7 @@ __all__ = [
     "ModelCheck",
     "ModelRuleError",
     "ProtocolCard",
+    "RidgeFit",
     "Run",
     "ScoreTable",
     "StateMismatchError",
@@ -33,6 +36,7 @@ __all__ = [
     "WandbSeedLogger",
     "auto_config",
     "fit_multi_seed",
+    "fit_ridge",
     "history_rows",
     "make_generator",
     "make_loaders",
@@ -44,5 +48,6 @@ __all__ = [
     "seeded",
     "set_random_seed",
     "slug_from_config",
+    "start_from_ridge",
     "validate_model",
 ]

@@ -1,0 +1,144 @@
+"""Starting a linear model, whatever its kernel, from a ridge estimate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models.audio.linear import Linear
+from deepSTRF.models.norms import BandStandardizer
+from deepSTRF.models.prediction import evaluating
+from deepSTRF.training.ridge import RidgeFit
+
+__all__ = ["start_from_ridge"]
+
+
+def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
+    """Put a ridge estimate into a linear model, as well as its kernel can hold it.
+
+    A full kernel takes the STRFs as they are, a separable one their singular value decomposition, a
+    parametric one Gaussians fitted to them (the kernel's ``init_from``). Biases follow, and batch
+    normalisation starts with the statistics, gain and offset under which the model predicts in the unit of
+    the responses. Train it with a `Fitter` as any other model.
+
+    Parameters
+    ----------
+    model : Linear
+        Changed in place. Bands, window, channels and neurons must be those of the estimate.
+    fit : RidgeFit
+        From `fit_ridge` with ``n_lags`` equal to the model's window, and the same prefilter and front-end.
+    train : NeuralDataset, optional
+        Training clips, on which the statistics of batch normalisation are measured for the kernel as it is;
+        None takes those of the ridge estimate, which a kernel of few parameters only approximates.
+
+    Returns
+    -------
+    Linear
+        The model.
+
+    Raises
+    ------
+    TypeError
+        For a kernel that has no ``init_from``.
+    ValueError
+        When the sizes differ, or standardisations differ in front of a prefilter.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.training.ridge import fit_ridge
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=6)
+    >>> fit = fit_ridge(ds, n_lags=9, lambdas=100.0)
+    >>> model = Linear(ds.F, 9, 3, kernel={"kernel": "separable", "rank": 9}, standardize=True)
+    >>> rates = start_from_ridge(model, fit, ds).eval().predict(ds)[0]
+    >>> torch.allclose(rates, fit.model.predict(ds)[0], atol=1e-4)
+    True
+    """
+    _check_sizes(model, fit)
+    weight, bias = _in_units_of(model, fit)
+    convolution = model.readout.strf
+    kernel: Any = convolution.kernel
+    if isinstance(kernel, nn.Conv2d):
+        with torch.no_grad():
+            kernel.weight.copy_(weight)
+    elif callable(getattr(kernel, "init_from", None)):
+        kernel.init_from(weight)
+    else:
+        raise TypeError(
+            f"the kernel {type(kernel).__name__} cannot start from an estimate: give it a method "
+            "init_from(weight) that takes (C_out, C_in, F, T)"
+        )
+    if getattr(kernel, "bias", None) is not None:
+        with torch.no_grad():
+            kernel.bias.copy_(bias)
+    if model.readout.norm == "batch":
+        _start_norm(model, fit, train)
+    return model
+
+
+def _check_sizes(model: Linear, fit: RidgeFit) -> None:
+    has = (model.O, model.C_in, model.F, model.T)
+    if has != tuple(fit.weight.shape):
+        raise ValueError(
+            f"the model has (neurons, channels, bands, frames) = {has} and the ridge estimate "
+            f"{tuple(fit.weight.shape)}; fit it with n_lags={model.T} on the same recording, prefilter and "
+            "front-end"
+        )
+
+
+def _in_units_of(model: Linear, fit: RidgeFit) -> tuple[Tensor, Tensor]:
+    """Weights (N, C, F, T) and biases (N,) on the model's own input, in double precision."""
+    source, target = fit.model.standardizer, model.standardizer
+    if target is not None and not target.fitted and source is not None:
+        target.load_state_dict(source.state_dict())
+    elif target is not None and not target.fitted:
+        raise ValueError(
+            "the model standardises its bands and neither it nor the ridge estimate has measured them: call "
+            "model.fit_standardization(stimuli) first, or fit_ridge(..., standardize=True)"
+        )
+    (mean_in, std_in), (mean_out, std_out) = _moments(source, model.F), _moments(target, model.F)
+    if torch.equal(mean_in, mean_out) and torch.equal(std_in, std_out):
+        return fit.weight, fit.bias
+    prefiltered = not isinstance(model.prefiltering, nn.Identity)
+    if prefiltered:
+        raise ValueError(
+            "model and ridge estimate standardise their bands differently, in front of a prefilter; build "
+            f"the model with standardize={source is not None}"
+        )
+    # w . (x - m) / s = (w s' / s) . (x - m') / s' + w . (m' - m) / s
+    shift = torch.einsum("ncft,f->n", fit.weight, (mean_out - mean_in) / std_in)
+    return fit.weight * (std_out / std_in)[:, None], fit.bias + shift
+
+
+def _moments(standardizer: BandStandardizer | None, n_bands: int) -> tuple[Tensor, Tensor]:
+    if standardizer is None:
+        return torch.zeros(n_bands, dtype=torch.float64), torch.ones(n_bands, dtype=torch.float64)
+    return standardizer.mean.detach().cpu().double(), standardizer.std.detach().cpu().double()
+
+
+def _start_norm(model: Linear, fit: RidgeFit, train: Any) -> None:
+    """Statistics, gain and offset with which batch normalisation leaves the drive as it is."""
+    norm = model.readout.bn
+    mean, variance = (fit.drive_mean, fit.drive_variance) if train is None else _drive_moments(model, train)
+    variance = torch.where(variance > 0, variance, 1.0)  # a neuron without data: any scale will do
+    with torch.no_grad():
+        if norm.running_mean is not None and norm.running_var is not None:
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(fit.drive_mean)  # the mean response, whatever the kernel's approximation lost
+
+
+def _drive_moments(model: Linear, train: Any) -> tuple[Tensor, Tensor]:
+    """Mean and variance (N,) of what the kernel feeds to batch normalisation, over all training bins."""
+    seen: list[Tensor] = []
+    handle = model.readout.strf.register_forward_hook(lambda _, __, drive: seen.append(drive.detach()))
+    try:
+        with evaluating(model):
+            model.predict(train)
+    finally:
+        handle.remove()
+    drive = torch.cat([one[0, :, 0].cpu().double() for one in seen], dim=1)
+    return drive.mean(1), drive.var(1, correction=0)
