@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,10 +19,13 @@ import deepSTRF.models.audio  # noqa: F401  (fills the registry)
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel
+from deepSTRF.models.prefiltering import make_prefiltering
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import MODELS
 
 BANDS = 12
+#: Samples per bin of the front-end: 5 ms at 16 kHz.
+HOP = 80
 
 #: Registry name -> small constructor arguments; n_frequency_bands=BANDS and out_neurons=5 are added.
 MODEL_CASES: dict[str, list[dict[str, Any]]] = {
@@ -94,27 +98,62 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
 CASES = [(name, index) for name, cases in MODEL_CASES.items() for index in range(len(cases))]
 
 
-def build(name: str, index: int, neurons: int = 5, **more: Any) -> AudioEncodingModel:
+#: What may stand before a model; the names are the tests'.
+PREFILTERS: dict[str, Callable[[], Any]] = {
+    "plain": lambda: None,
+    "adaptrans": lambda: make_prefiltering("adaptrans", BANDS, 5.0),
+    "icadaptation": lambda: make_prefiltering("icadaptation", BANDS, 5.0),
+    "dictionary": lambda: {
+        "prefiltering": "AdapTrans", "dt": 5.0, "min_freq": 500, "max_freq": 20000, "scale": "mel",
+    },
+}  # fmt: skip
+INPUTS = [(prefilter, heard) for prefilter in PREFILTERS for heard in ("spectrogram", "waveform")]
+
+
+def build(
+    name: str, index: int, neurons: int = 5, cls: type | None = None, **more: Any
+) -> AudioEncodingModel:
     torch.manual_seed(0)
     options = copy.deepcopy(MODEL_CASES[name][index])
     if neurons != 5 and "output_activation" in options:
         options["output_activation"] = ParametricSoftplus(neurons)
-    model = MODELS.get(name)(**{"n_frequency_bands": BANDS, "out_neurons": neurons, **options, **more})
+    arguments = {"n_frequency_bands": BANDS, "out_neurons": neurons, **options, **more}
+    model = (cls or MODELS.get(name))(**arguments)
     if model.standardizer is not None:
-        stims = [torch.randn(1, 800)] if "wav2spec" in more else [3 + 2 * torch.randn(1, BANDS, 60)]
+        stims = [torch.randn(1, 10 * HOP)] if "wav2spec" in more else [3 + 2 * torch.randn(1, BANDS, 60)]
         model.fit_standardization(stims)
     return model
+
+
+def input_options(prefilter: str, heard: str) -> dict[str, Any]:
+    """Constructor arguments of one of INPUTS."""
+    options = {"prefiltering": PREFILTERS[prefilter]()}
+    return (
+        options
+        if heard == "spectrogram"
+        else {**options, "wav2spec": CausalMelSpectrogram(16000, n_mels=BANDS)}
+    )
 
 
 def spectrogram(batch: int = 1, frames: int = 20) -> torch.Tensor:
     return torch.randn(batch, 1, BANDS, frames)
 
 
+def sound(model: AudioEncodingModel, batch: int = 1, frames: int = 20) -> torch.Tensor:
+    """What the model hears: a spectrogram, or a waveform that becomes one of as many frames."""
+    if isinstance(model.wav2spec, nn.Identity):
+        return spectrogram(batch, frames)
+    return torch.randn(batch, 1, frames * HOP)
+
+
+def hop(model: AudioEncodingModel) -> int:
+    return 1 if isinstance(model.wav2spec, nn.Identity) else HOP
+
+
 def warmed_up(model: AudioEncodingModel) -> AudioEncodingModel:
     """A model in eval mode whose normalisation has seen data."""
-    x = spectrogram(2, 50) if isinstance(model.wav2spec, nn.Identity) else torch.randn(2, 1, 50 * 80)
     with torch.no_grad():
-        model.train()(x)
+        model.train()(sound(model, 2, 50))
     return model.eval()
 
 
@@ -146,23 +185,30 @@ def test_causal_in_eval_mode(case: tuple[str, int], assert_causal: Callable[...,
     assert_causal(warmed_up(build(*case)), spectrogram(), frame)
 
 
-def test_causal_from_the_waveform(case: tuple[str, int], assert_causal: Callable[..., None]) -> None:
-    mel = CausalMelSpectrogram(16000, n_mels=BANDS)
-    model = warmed_up(build(*case, wav2spec=mel))
-    x = torch.randn(1, 1, 20 * mel.hop)
-    assert model(x).shape == (1, 5, 1, 20)
-    assert_causal(model, x, 9, mel.hop)
-    assert model.latency_ms == mel.latency_ms
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_streams(case: tuple[str, int], assert_streams: Callable[..., None], dtype: torch.dtype) -> None:
     assert_streams(warmed_up(build(*case)).to(dtype), spectrogram(2).to(dtype))
 
 
-def test_streams_from_the_waveform(case: tuple[str, int], assert_streams: Callable[..., None]) -> None:
-    mel = CausalMelSpectrogram(16000, n_mels=BANDS)
-    assert_streams(warmed_up(build(*case, wav2spec=mel)), torch.randn(2, 1, 20 * mel.hop), mel.hop)
+@pytest.mark.parametrize(("prefilter", "heard"), INPUTS[1:], ids=["-".join(pair) for pair in INPUTS[1:]])
+def test_every_input(
+    case: tuple[str, int],
+    prefilter: str,
+    heard: str,
+    assert_causal: Callable[..., None],
+    assert_streams: Callable[..., None],
+) -> None:
+    """Shapes, causality and streams behind every prefilter, from spectrograms and from waveforms."""
+    for neurons in (1, 5):
+        model = warmed_up(build(*case, neurons=neurons, **input_options(prefilter, heard)))
+        for frames in (1, 25, 50, 100):
+            assert model(sound(model, 2, frames)).shape == (2, neurons, 1, frames)
+    assert model.C_in == (1 if prefilter in ("plain", "icadaptation") else 2)
+    assert prefilter == "plain" or model.receptive_field is None
+    assert model.latency_ms == (2.5 if heard == "waveform" else 0.0)
+    assert_causal(model, sound(model), 9, hop(model))
+    # in float64: an untrained network may enlarge the last digit of a float32 front-end
+    assert_streams(model.double(), sound(model, 2).double(), hop(model))
 
 
 def test_receptive_field_is_true(case: tuple[str, int]) -> None:
@@ -176,11 +222,11 @@ def test_receptive_field_is_true(case: tuple[str, int]) -> None:
     assert bool((gradient[0, 0].abs().amax(1) > 0).all())
 
 
-def test_gradients_reach_every_parameter(case: tuple[str, int]) -> None:
-    model = build(*case).train()
-    with torch.no_grad():
-        target = torch.randn(3, 5, 1, 40)
-    ((model(spectrogram(3, 40)) - target) ** 2).mean().backward()
+@pytest.mark.parametrize(("prefilter", "heard"), INPUTS, ids=["-".join(pair) for pair in INPUTS])
+def test_gradients_reach_every_parameter(case: tuple[str, int], prefilter: str, heard: str) -> None:
+    model = build(*case, **input_options(prefilter, heard)).train()
+    target = torch.randn(3, 5, 1, 40)
+    ((model(sound(model, 3, 40)) - target) ** 2).mean().backward()
     # a constant has no effect behind batch normalisation: its gradient is rounding noise
     dead = (
         {"readout.strf.kernel.bias"} if any(isinstance(m, nn.BatchNorm1d) for m in model.modules()) else set()
@@ -266,18 +312,41 @@ def test_state_dict_copy_and_pickle(case: tuple[str, int]) -> None:
         assert other.init_arguments.keys() == model.init_arguments.keys()
 
 
+@pytest.mark.parametrize("prefilter", PREFILTERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_save_and_load(case: tuple[str, int], tmp_path: object, dtype: torch.dtype) -> None:
-    mel = CausalMelSpectrogram(16000, n_mels=BANDS)
-    model = warmed_up(build(*case, wav2spec=mel)).to(dtype)
+def test_save_and_load(case: tuple[str, int], prefilter: str, tmp_path: Path, dtype: torch.dtype) -> None:
+    model = warmed_up(build(*case, **input_options(prefilter, "waveform"))).to(dtype)
     model.save_pretrained(tmp_path, metadata={"seed": 0})
     twin, metadata = NeuralModel.from_pretrained(tmp_path, return_metadata=True)
     assert type(twin) is type(model)
     assert metadata == {"seed": 0}
     assert not twin.training
-    x = torch.randn(1, 1, 20 * mel.hop, dtype=dtype)
+    x = sound(model).to(dtype)
     assert torch.equal(twin(x), model(x))
     assert twin(x).dtype == dtype
+
+
+def test_a_subclass_of_the_users_is_saved(case: tuple[str, int], tmp_path: Path) -> None:
+    class Plain(MODELS.get(case[0])):
+        """No constructor of its own."""
+
+    class Shifted(MODELS.get(case[0])):
+        def __init__(self, *, shift: float = 0.0, **options: Any) -> None:
+            super().__init__(**options)
+            self.shift = shift
+
+        def respond(self, spectrogram: torch.Tensor) -> torch.Tensor:
+            return super().respond(spectrogram) + self.shift
+
+    for cls, more in ((Plain, {}), (Shifted, {"shift": 1.5})):
+        model = warmed_up(build(*case, cls=cls, **more))
+        model.save_pretrained(tmp_path / cls.__name__)
+        with pytest.raises(ValueError, match=rf"modules={{\"{cls.__name__}\""):
+            NeuralModel.from_pretrained(tmp_path / cls.__name__)
+        twin = NeuralModel.from_pretrained(tmp_path / cls.__name__, modules={cls.__name__: cls})
+        x = spectrogram()
+        assert type(twin) is cls
+        assert torch.equal(twin(x), model(x))
 
 
 def test_predict(case: tuple[str, int]) -> None:
@@ -310,3 +379,34 @@ def _detached(state: Any) -> Any:
     if isinstance(state, torch.Tensor):
         return state.detach()
     return {key: _detached(branch) for key, branch in state.items()}
+
+
+#: Models whose compiled form is also built by the C++ compiler: a convolution, a recursion, a network.
+COMPILED = ("linear", "dnet", "convnet2d")
+
+
+def assert_compiles(model: AudioEncodingModel, backend: str) -> None:
+    x = spectrogram(2, 25)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        expected = model(x)
+        span = float(expected.max() - expected.min())
+        error = float((torch.compile(model, backend=backend)(x) - expected).abs().max())
+    assert error <= 1e-6 * max(span, 1.0)
+
+
+@pytest.mark.slow
+# the tracer of torch 2.13 makes an instance of autograd.Function, which torch itself then deprecates
+@pytest.mark.filterwarnings("ignore:.*autograd.function.Function.*:DeprecationWarning")
+def test_compiled_equals_eager(case: tuple[str, int]) -> None:
+    assert_compiles(warmed_up(build(*case, **input_options("dictionary", "spectrogram"))), "aot_eager")
+
+
+@pytest.mark.slow
+# inductor of torch 2.13 imports torch.jit.script_method, which torch itself deprecates
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*:DeprecationWarning")
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiled_by_inductor_equals_eager(name: str) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("inductor needs a C++ compiler (g++), which is not here")
+    assert_compiles(warmed_up(build(name, 0)), "inductor")
