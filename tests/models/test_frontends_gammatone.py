@@ -63,10 +63,16 @@ def test_unit_peak_gain() -> None:
 
 @pytest.mark.parametrize("rectify", ["halfwave", "full", "analytic"])
 @pytest.mark.parametrize("compression", ["none", "log", "cuberoot", "pcen"])
-def test_agrees_with_an_independent_computation(rectify: str, compression: str) -> None:
+@pytest.mark.parametrize("kernel_ms", [25.0, None])  # cut short, by its taps; whole, from carried states
+def test_agrees_with_an_independent_computation(
+    rectify: str, compression: str, kernel_ms: float | None
+) -> None:
     bank = CausalGammatone(
-        16000, 4, rectify=rectify, compression=compression, kernel_ms=25.0, max_stride=1
+        16000, 4, rectify=rectify, compression=compression, kernel_ms=kernel_ms, max_stride=1
     ).double()
+    assert all(
+        bool(group.doublings) is (kernel_ms is None and rectify != "analytic") for group in bank.plan.groups
+    )
     x = torch.randn(1, 1, 25 * 80, dtype=torch.float64)
     out = []
     for center, size in zip(erb_points(500, 8000, 4), bank.plan.kernel_sizes, strict=True):

@@ -14,12 +14,14 @@ from deepSTRF.dsp.adaptation import (
 )
 from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
 from deepSTRF.dsp.cochleagram import rahman_cochleagram, rahman_frequencies
+from deepSTRF.dsp.cube_root import smooth_cube_root
 from deepSTRF.dsp.filterbank import DETECTORS, detect, pooled_filterbank, prepare_bank
 from deepSTRF.dsp.framing import causal_frames, samples_per_bin
 from deepSTRF.dsp.gabor import gabor_taps, gaussian_mass
 from deepSTRF.dsp.gammatone import (
     gammatone_bandwidth,
     gammatone_length,
+    gammatone_resonators,
     gammatone_taps,
     recursive_gammatone,
 )
@@ -27,6 +29,7 @@ from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
 from deepSTRF.dsp.plan import FilterbankPlan, FilterGroup, largest_divisor, plan_filterbank
 from deepSTRF.dsp.recursion import exponential_moving_average, first_order_recursion
 from deepSTRF.dsp.resample import rate_ratio, resample_exact
+from deepSTRF.dsp.resonators import ResonatorMatrices, filter_resonators, resonator_matrices
 from deepSTRF.dsp.scales import (
     ERB_bandwidth,
     ERB_to_Hz,
@@ -39,7 +42,7 @@ from deepSTRF.dsp.scales import (
     mel_to_Hz,
 )
 from deepSTRF.dsp.sinc import sinc_bandpass
-from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length
+from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length, slaney_resonators
 from deepSTRF.dsp.spacing import SCALES, FrequencyScale, frequency_scale
 from deepSTRF.dsp.stagger import stagger_rows, zero_subnormal_taps
 from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
@@ -60,18 +63,21 @@ __all__ = [
     "Hz_to_ERB",
     "Hz_to_bark",
     "Hz_to_mel",
+    "ResonatorMatrices",
     "a_to_tau",
     "bark_to_Hz",
     "bounded_shift",
     "causal_frames",
     "detect",
     "exponential_moving_average",
+    "filter_resonators",
     "first_order_recursion",
     "freq_to_tau",
     "frequency_scale",
     "gabor_taps",
     "gammatone_bandwidth",
     "gammatone_length",
+    "gammatone_resonators",
     "gammatone_taps",
     "gaussian_mass",
     "inverse_Greenwood",
@@ -90,12 +96,15 @@ __all__ = [
     "rate_ratio",
     "recursive_gammatone",
     "resample_exact",
+    "resonator_matrices",
     "samples_per_bin",
     "shift_in_mel",
     "sinc_bandpass",
     "slaney_centers",
     "slaney_impulse_responses",
     "slaney_length",
+    "slaney_resonators",
+    "smooth_cube_root",
     "stagger_rows",
     "symmetric_window",
     "tau_to_a",

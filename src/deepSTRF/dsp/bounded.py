@@ -29,8 +29,8 @@ def bounded_shift(free: Tensor, lower: Tensor | float, upper: Tensor | float) ->
 
     Examples
     --------
-    >>> bounded_shift(torch.tensor([-100.0, 0.0, 0.1, 100.0]), 1.0, 2.0)
-    tensor([-1.0000,  0.0000,  0.0999,  1.9996])
+    >>> bounded_shift(torch.tensor([-1000.0, 0.0, 0.1, 1000.0]), 1.0, 2.0)
+    tensor([-1.0000,  0.0000,  0.0999,  2.0000])
     """
     down = torch.as_tensor(lower, dtype=free.dtype, device=free.device)
     up = torch.as_tensor(upper, dtype=free.dtype, device=free.device)

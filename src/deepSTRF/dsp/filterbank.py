@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepSTRF.dsp.plan import FilterbankPlan, FilterGroup
+from deepSTRF.dsp.resonators import ResonatorMatrices, filter_resonators
 from deepSTRF.dsp.stagger import stagger_rows
 
 __all__ = [
     "DETECTORS",
+    "Bank",
     "detect",
     "filter_group",
     "filter_matrix",
@@ -32,6 +34,9 @@ __all__ = [
 
 #: Detectors by name; the first two take complex filters, the others real ones.
 DETECTORS = ("magnitude", "power", "halfwave", "full", "square", "none")
+#: Filters and pooling matrix of each group: from `filter_matrix` (or, for ringing filters,
+#: `deepSTRF.dsp.resonators.resonator_matrices`) and `pooling_matrix`.
+Bank = Sequence[tuple[Tensor | ResonatorMatrices, Tensor]]
 #: Added to the squared magnitude: keeps the gradient finite in digital silence (an amplitude of 3e-5).
 MAGNITUDE_FLOOR = 1e-9
 
@@ -157,12 +162,12 @@ def filter_group(audio: Tensor, matrix: Tensor, group: FilterGroup, hop: int) ->
     tensor([1., 3., 5., 7.])
     """
     past = group.kernel_size - group.stride
-    n_bins = (audio.shape[-1] - past) // hop
-    sound = audio[..., audio.shape[-1] - n_bins * hop - past :]
+    extra = (audio.shape[-1] - past) % hop
+    sound = audio[..., extra:] if extra else audio
     # copied once here: the product would copy overlapping rows itself, and again in the backward pass
     rows = sound.unfold(-1, matrix.shape[0], group.stride * group.block).contiguous()
     n_columns = group.block * group.n_channels
-    return (rows.flatten(0, 1) @ matrix).view(*rows.shape[:2], -1, n_columns)
+    return (rows.view(-1, matrix.shape[0]) @ matrix).view(*rows.shape[:2], -1, n_columns)
 
 
 def _magnitude(z: Tensor, floor: float) -> Tensor:
@@ -239,7 +244,9 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
     raise ValueError(f"unknown detector {detector!r}; legal names: {', '.join(map(repr, DETECTORS))}")
 
 
-def pool_detected(detected: Tensor, matrix: Tensor, n_channels: int) -> Tensor:
+def pool_detected(
+    detected: Tensor, matrix: Tensor, n_channels: int, steps_per_bin: int | None = None
+) -> Tensor:
     """Weigh the detected samples of every bin into this bin and the next ones.
 
     Parameters
@@ -250,6 +257,9 @@ def pool_detected(detected: Tensor, matrix: Tensor, n_channels: int) -> Tensor:
         From `pooling_matrix`.
     n_channels : int
         F_g.
+    steps_per_bin : int, optional
+        Samples per bin, when the matrix was made for fewer: it then holds weights that recur within the bin
+        (a flat window needs one per bin), and the samples that share a weight are summed first.
 
     Returns
     -------
@@ -266,12 +276,13 @@ def pool_detected(detected: Tensor, matrix: Tensor, n_channels: int) -> Tensor:
              [[7.0000, 3.5000]]]])
     """
     samples = detected.reshape(-1, matrix.shape[0])
+    recurrences = 1 if steps_per_bin is None else steps_per_bin * n_channels // matrix.shape[0]
+    if recurrences > 1:
+        samples = samples.view(-1, recurrences, matrix.shape[0]).sum(1)
     return (samples @ matrix).view(detected.shape[0], -1, n_channels, matrix.shape[1] // n_channels)
 
 
-def pooled_filterbank(
-    audio: Tensor, bank: Sequence[tuple[Tensor, Tensor]], plan: FilterbankPlan, detector: str
-) -> Tensor:
+def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
     """Filter, detect and pool: the body of a cochleagram.
 
     Parameters
@@ -279,7 +290,7 @@ def pooled_filterbank(
     audio : Tensor
         (B, plan.history + T * hop) waveform that starts with ``plan.history`` samples of the past.
     bank : sequence of tuple
-        From `prepare_bank`.
+        From `prepare_bank`, or such pairs with ringing filters.
     plan : FilterbankPlan
         Groups of channels.
     detector : str
@@ -301,8 +312,16 @@ def pooled_filterbank(
     """
     pooled = []
     for group, (filters, pooling) in zip(plan.groups, bank, strict=True):
-        past = plan.history - (group.kernel_size - group.stride)
-        filtered = filter_group(audio[..., past:], filters, group, plan.hop)
-        pooled.append(pool_detected(detect(filtered, detector), pooling, group.n_channels))
+        early = plan.history - (group.kernel_size - group.stride)
+        sound = audio[..., early:] if early else audio
+        if isinstance(filters, ResonatorMatrices):
+            filtered = filter_resonators(sound, filters, group, plan.hop)
+        else:
+            filtered = filter_group(sound, filters, group, plan.hop)
+        steps = plan.hop // group.stride
+        pooled.append(pool_detected(detect(filtered, detector), pooling, group.n_channels, steps))
+    given = torch.cat(pooled, dim=2)
+    if given.shape[1] == 1:
+        return given.squeeze(1)
     # what bin t gives to bin t + d stands in column t of row d: shift the rows and add them up
-    return stagger_rows(torch.cat(pooled, dim=2).permute(0, 2, 3, 1), 1).sum(-2)
+    return stagger_rows(given.permute(0, 2, 3, 1), 1).sum(-2)

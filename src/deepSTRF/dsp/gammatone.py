@@ -10,7 +10,13 @@ from torch import Tensor
 from deepSTRF.dsp.recursion import first_order_recursion
 from deepSTRF.dsp.scales import ERB_bandwidth
 
-__all__ = ["gammatone_bandwidth", "gammatone_length", "gammatone_taps", "recursive_gammatone"]
+__all__ = [
+    "gammatone_bandwidth",
+    "gammatone_length",
+    "gammatone_resonators",
+    "gammatone_taps",
+    "recursive_gammatone",
+]
 
 #: Bandwidth in equivalent rectangular bandwidths, and order, of the auditory filter (Patterson et al. 1992).
 B_FACTOR, ORDER = 1.019, 4
@@ -132,6 +138,48 @@ def gammatone_taps(
     envelope = envelope * torch.exp(-decay * (seconds - (peak if order > 1 else 0.0)))
     taps = torch.polar(envelope, 2.0 * math.pi * center * seconds)
     return taps / _peak_gain(taps.real).unsqueeze(-1)
+
+
+def gammatone_resonators(
+    center_hz: Tensor, audio_fs: float, n_taps: int, order: int = ORDER, b_factor: float = B_FACTOR
+) -> tuple[Tensor, Tensor]:
+    """Return the real part of `gammatone_taps` as poles and coefficients for `deepSTRF.dsp.resonators`.
+
+    Parameters
+    ----------
+    center_hz : Tensor
+        (F,) centre frequencies in hertz.
+    audio_fs : float
+        Audio rate in hertz.
+    n_taps : int
+        Length at which the gain is read, at least 2.
+    order : int
+        Filter order, at least 1.
+    b_factor : float
+        As in `gammatone_bandwidth`.
+
+    Returns
+    -------
+    pole : Tensor
+        (F,) complex128.
+    coefficients : Tensor
+        (F, order) complex128.
+
+    Examples
+    --------
+    >>> pole, coefficients = gammatone_resonators(torch.tensor([1000.0]), audio_fs=16000, n_taps=800)
+    >>> t = torch.arange(3)
+    >>> taps = (coefficients[:, 3:] * (-t * pole.abs().log()) ** 3 * pole**t).real
+    >>> bool(torch.allclose(taps, gammatone_taps(torch.tensor([1000.0]), 16000, 800)[:, :3].real))
+    True
+    """
+    center = center_hz.to("cpu", torch.float64)
+    decay = 2.0 * math.pi * gammatone_bandwidth(center, b_factor)
+    pole = torch.exp((2j * math.pi * center - decay) / float(audio_fs))
+    second = gammatone_taps(center, audio_fs, n_taps, order, b_factor)[:, 1]
+    coefficients = torch.zeros(len(center), order, dtype=torch.complex128)
+    coefficients[:, -1] = second / pole * (float(audio_fs) / decay) ** (order - 1)
+    return pole, coefficients
 
 
 def _peak_gain(taps: Tensor) -> Tensor:

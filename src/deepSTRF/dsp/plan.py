@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -19,9 +19,8 @@ _NS_PER_PRODUCT = 0.036
 _NS_PER_COPIED_SAMPLE = 2.4
 _NS_PER_OUTPUT = 11.0
 _NS_PER_GROUP = 1450.0
-_NS_PER_MATRIX_ENTRY = (
-    0.014  # laid out once per clip of 1,000 bins; twice that, since a stream reads it per bin
-)
+_NS_PER_MATRIX_ENTRY = 0.014  # laid out once per clip of 1,000 bins
+_NS_PER_STREAMED_ENTRY = 0.25  # read from the cache for every bin
 _NARROW_COLUMNS = 16.0  # matrix products lose half their speed at this many columns
 
 
@@ -39,6 +38,9 @@ class FilterGroup:
         Every how many samples an output is kept; divides the hop.
     block : int
         Outputs computed from one row of sound; ``stride * block`` divides the hop.
+    doublings : int
+        0 for filters given by their taps. Above 0, ringing filters are computed from states that reach back
+        ``2^doublings`` blocks (`deepSTRF.dsp.resonators`).
 
     Examples
     --------
@@ -51,6 +53,7 @@ class FilterGroup:
     kernel_size: int
     stride: int
     block: int
+    doublings: int = 0
 
     @property
     def n_channels(self) -> int:
@@ -103,6 +106,15 @@ class FilterbankPlan:
     def kernel_sizes(self) -> tuple[int, ...]:
         """Kernel length of each channel, in samples."""
         return tuple(group.kernel_size for group in self.groups for _ in range(group.n_channels))
+
+    @cached_property
+    def for_streams(self) -> FilterbankPlan:
+        """The same filterbank for one bin at a time: smaller matrices, which a processor can keep at hand."""
+        groups = [
+            group if group.doublings > 0 else _cheapest_block(group, self.hop, 2, _NS_PER_STREAMED_ENTRY)[1]
+            for group in self.groups
+        ]
+        return FilterbankPlan(self.hop, tuple(groups))
 
     def products_per_bin(self, n_parts: int = 2) -> int:
         """Return how many multiplications one bin of filtering takes (``n_parts`` 2 for complex filters)."""
@@ -173,7 +185,12 @@ def largest_divisor(number: int, limit: float) -> int:
 
 
 def plan_filterbank(
-    kernel_sizes: Sequence[int], stride_limits: Sequence[float], hop: int, *, n_parts: int = 2
+    kernel_sizes: Sequence[int],
+    stride_limits: Sequence[float],
+    hop: int,
+    *,
+    n_parts: int = 2,
+    n_poles: int = 0,
 ) -> FilterbankPlan:
     """Group the channels of a filterbank so that the whole is cheap to compute.
 
@@ -190,6 +207,9 @@ def plan_filterbank(
         Samples per bin.
     n_parts : int
         2 for complex filters, 1 for real ones.
+    n_poles : int
+        Above 0, all filters are real and ring with one complex pole each, of this multiplicity: groups are
+        planned for `deepSTRF.dsp.resonators`, at stride 1.
 
     Returns
     -------
@@ -217,8 +237,13 @@ def plan_filterbank(
     for stop in range(1, len(kernel_sizes) + 1):
         candidates = []
         for start in range(stop):
-            stride = largest_divisor(hop, min(stride_limits[start:stop]))
-            cost, group = _cheapest_block(start, stop, max(kernel_sizes[start:stop]), stride, hop, n_parts)
+            longest = max(kernel_sizes[start:stop])
+            if n_poles > 0:
+                cost, group = _cheapest_resonators(start, stop, longest, hop, n_poles)
+            else:
+                stride = largest_divisor(hop, min(stride_limits[start:stop]))
+                blank = FilterGroup(start, stop, longest, stride, block=1)
+                cost, group = _cheapest_block(blank, hop, n_parts, _NS_PER_MATRIX_ENTRY)
             candidates.append((best[start][0] + cost, (*best[start][1], group)))
         best.append(min(candidates, key=lambda candidate: candidate[0]))
     return FilterbankPlan(hop, best[-1][1])
@@ -229,21 +254,43 @@ def _row_length(kernel_size: int, stride: int, block: int) -> int:
 
 
 def _cheapest_block(
-    start: int, stop: int, kernel_size: int, stride: int, hop: int, n_parts: int
+    group: FilterGroup, hop: int, n_parts: int, ns_per_entry: float
 ) -> tuple[float, FilterGroup]:
     """Return the cost per bin and the group with the best number of outputs per row."""
-    n_channels, steps = stop - start, hop // stride
-    choices = []
+    steps, choices = hop // group.stride, []
     for block in (d for d in range(1, steps + 1) if steps % d == 0):
-        row = _row_length(kernel_size, stride, block)
-        columns = block * n_parts * n_channels
-        products = steps * row * n_parts * n_channels * (1.0 + _NARROW_COLUMNS / columns)
+        row = _row_length(group.kernel_size, group.stride, block)
+        columns = block * n_parts * group.n_channels
+        products = steps * row * n_parts * group.n_channels * (1.0 + _NARROW_COLUMNS / columns)
         cost = (
             products * _NS_PER_PRODUCT
             + (steps // block) * row * _NS_PER_COPIED_SAMPLE
-            + steps * n_channels * _NS_PER_OUTPUT
-            + row * columns * _NS_PER_MATRIX_ENTRY
+            + steps * group.n_channels * _NS_PER_OUTPUT
+            + row * columns * ns_per_entry
             + _NS_PER_GROUP
         )
-        choices.append((cost, FilterGroup(start, stop, kernel_size, stride, block)))
+        choices.append((cost, replace(group, block=block)))
+    return min(choices, key=lambda choice: choice[0])
+
+
+def _cheapest_resonators(
+    start: int, stop: int, kernel_size: int, hop: int, n_poles: int
+) -> tuple[float, FilterGroup]:
+    """Return the cost per bin and the group whose states reach over the kernel."""
+    n_channels, choices = stop - start, []
+    n_states = 2 * n_poles * n_channels
+    for block in (d for d in range(1, hop + 1) if hop % d == 0):
+        doublings = max(1, math.ceil(math.log2(max(2, kernel_size - 1) / block)))
+        columns = block * n_channels
+        products = (block + doublings * n_states) * n_states * (1.0 + _NARROW_COLUMNS / n_states)
+        products += (block + n_states) * columns * (1.0 + _NARROW_COLUMNS / columns)
+        cost = (
+            (hop // block) * products * _NS_PER_PRODUCT
+            + (hop // block) * (block + (1 + doublings) * n_states) * _NS_PER_COPIED_SAMPLE
+            + hop * n_channels * _NS_PER_OUTPUT
+            + (2**doublings * n_states + (block + n_states) * n_channels) * block * _NS_PER_MATRIX_ENTRY
+            + _NS_PER_GROUP
+        )
+        memory = 2**doublings * block
+        choices.append((cost, FilterGroup(start, stop, memory + 1, 1, block, doublings)))
     return min(choices, key=lambda choice: choice[0])

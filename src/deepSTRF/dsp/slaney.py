@@ -10,7 +10,7 @@ from torch import Tensor
 from deepSTRF.dsp.gammatone import gammatone_length
 from deepSTRF.dsp.recursion import first_order_recursion
 
-__all__ = ["slaney_centers", "slaney_impulse_responses", "slaney_length"]
+__all__ = ["slaney_centers", "slaney_impulse_responses", "slaney_length", "slaney_resonators"]
 
 # Glasberg & Moore's bandwidth in Slaney's form: f / q + minimum (Slaney 1993, Apple Technical Report 35)
 _EAR_Q, _MIN_BANDWIDTH_HZ, _B_FACTOR = 9.26449, 24.7, 1.019
@@ -103,12 +103,9 @@ def slaney_impulse_responses(center_hz: Tensor, audio_fs: float, n_taps: int) ->
     >>> slaney_impulse_responses(torch.tensor([1000.0]), audio_fs=16000, n_taps=500).shape
     torch.Size([1, 500])
     """
-    center = center_hz.to("cpu", torch.float64)
-    period = 1.0 / float(audio_fs)
-    angle = 2.0 * math.pi * center * period
-    decay = 2.0 * math.pi * _B_FACTOR * (center / _EAR_Q + _MIN_BANDWIDTH_HZ) * period
-    pole = torch.polar(torch.exp(-decay), angle)
-    signal = torch.zeros(len(center), n_taps, dtype=torch.complex128)
+    pole = _pole(center_hz, audio_fs)
+    angle, decay = pole.angle(), -pole.abs().log()
+    signal = torch.zeros(len(pole), n_taps, dtype=torch.complex128)
     signal[:, 0] = 1.0
     gain = torch.ones_like(pole)
     turn = torch.polar(torch.ones_like(angle), -angle)  # z^-1 at the centre frequency
@@ -121,3 +118,51 @@ def slaney_impulse_responses(center_hz: Tensor, audio_fs: float, n_taps: int) ->
         signal = signal + tap.unsqueeze(-1) * delayed
         gain = gain * (1.0 + tap * turn) / ((1.0 - pole * turn) * (1.0 - pole.conj() * turn))
     return signal.real / gain.abs().unsqueeze(-1)
+
+
+def slaney_resonators(center_hz: Tensor, audio_fs: float, n_taps: int) -> tuple[Tensor, Tensor]:
+    """Return the cascade as poles and coefficients for `deepSTRF.dsp.resonators`.
+
+    The four sections share their pole, so their response is a cubic polynomial times an oscillation. Its
+    coefficients are fitted to the response, exactly up to rounding.
+
+    Parameters
+    ----------
+    center_hz : Tensor
+        (F,) hertz.
+    audio_fs : float
+        Audio rate in hertz.
+    n_taps : int
+        Samples of the response to fit; most of it should lie within.
+
+    Returns
+    -------
+    pole : Tensor
+        (F,) complex128.
+    coefficients : Tensor
+        (F, 4) complex128.
+
+    Examples
+    --------
+    >>> pole, coefficients = slaney_resonators(torch.tensor([1000.0]), audio_fs=16000, n_taps=500)
+    >>> age = -torch.arange(9) * pole.abs().log()
+    >>> taps = sum(coefficients[0, k] * age**k for k in range(4)) * pole ** torch.arange(9)
+    >>> bool(torch.allclose(taps.real, slaney_impulse_responses(torch.tensor([1000.0]), 16000, 9)[0]))
+    True
+    """
+    pole, n_poles = _pole(center_hz, audio_fs), len(_ZEROS)
+    time = torch.arange(n_taps, dtype=torch.float64)
+    age = -time * pole.abs().log().unsqueeze(-1)
+    powers = torch.stack([age**k for k in range(n_poles)], dim=-1)
+    basis = powers * torch.polar((-age).exp(), pole.angle().unsqueeze(-1) * time).unsqueeze(-1)
+    columns = torch.cat([basis.real, -basis.imag], dim=-1)
+    response = slaney_impulse_responses(center_hz, audio_fs, n_taps).unsqueeze(-1)
+    real, imaginary = torch.linalg.lstsq(columns, response).solution.squeeze(-1).split(n_poles, dim=-1)
+    return pole, torch.complex(real.contiguous(), imaginary.contiguous())
+
+
+def _pole(center_hz: Tensor, audio_fs: float) -> Tensor:
+    """Return the pole (F,), complex128, that all four sections share with its conjugate."""
+    center = center_hz.to("cpu", torch.float64)
+    decay = 2.0 * math.pi * _B_FACTOR * (center / _EAR_Q + _MIN_BANDWIDTH_HZ) / float(audio_fs)
+    return torch.polar(torch.exp(-decay), 2.0 * math.pi * center / float(audio_fs))

@@ -48,7 +48,7 @@ def stagger_rows(rows: Tensor, step: int) -> Tensor:
     return flat[..., : n_rows * width].reshape(*lead, n_rows, width)
 
 
-def zero_subnormal_taps(taps: Tensor) -> Tensor:
+def zero_subnormal_taps(taps: Tensor, precision: torch.dtype | None = None) -> Tensor:
     """Set taps to zero whose products with ordinary samples would be subnormal numbers.
 
     Processors handle subnormal numbers up to a hundred times slower; a Gaussian or exponential tail is full
@@ -58,6 +58,8 @@ def zero_subnormal_taps(taps: Tensor) -> Tensor:
     ----------
     taps : Tensor
         Filter taps or powers of a coefficient, any shape, real or complex.
+    precision : torch.dtype, optional
+        Precision in which they will be used; that of ``taps`` when left out.
 
     Returns
     -------
@@ -69,7 +71,7 @@ def zero_subnormal_taps(taps: Tensor) -> Tensor:
     >>> zero_subnormal_taps(torch.tensor([1.0, 1e-35]))
     tensor([1., 0.])
     """
-    info = torch.finfo(taps.dtype)
+    info = torch.finfo(precision or taps.dtype)
     # exact zeros stay as they are: they cost nothing and keep their gradient
     negligible = (taps.abs() < info.tiny / info.eps) & (taps != 0)
     return torch.where(negligible, torch.zeros_like(taps), taps)

@@ -7,14 +7,20 @@ import math
 import torch
 from torch import Tensor
 
-from deepSTRF.dsp.gammatone import gammatone_bandwidth, gammatone_length, gammatone_taps
+from deepSTRF.dsp.cube_root import smooth_cube_root
+from deepSTRF.dsp.gammatone import (
+    gammatone_bandwidth,
+    gammatone_length,
+    gammatone_resonators,
+    gammatone_taps,
+)
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
 from deepSTRF.dsp.plan import plan_filterbank
 from deepSTRF.dsp.spacing import frequency_scale
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
 from deepSTRF.models.causal import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
-from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.models.wav2spec.fixed import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalGammatone"]
@@ -23,12 +29,12 @@ _DETECTORS = {"halfwave": "halfwave", "full": "full", "analytic": "magnitude"}
 #: Largest stride of the analytic form, as a fraction of ``audio_fs / b``: keeps the error under 1% of the
 #: range.
 _STRIDE_PER_PERIOD = 0.1
-#: Keeps the slope of the cube root finite at silence; shifts the value by at most 1e-6.
-_CUBE_ROOT_EPSILON = 1e-18
+#: Energy that resonators may forget: 1e-12 is an amplitude of 1e-6.
+_RINGING_TAIL = 1e-12
 
 
 @WAV2SPEC.register("gammatone")
-class CausalGammatone(PooledFilterbank):
+class CausalGammatone(FixedFilterbank):
     """Gammatone filters, rectified, averaged over a causal window and compressed. It has no parameters.
 
     Each filter is a true causal convolution: after a click, the envelope of a channel peaks ``(order - 1) /
@@ -52,8 +58,8 @@ class CausalGammatone(PooledFilterbank):
     b_factor : float
         Bandwidth in equivalent rectangular bandwidths.
     kernel_ms : float or None
-        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500
-        Hz).
+        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500 Hz;
+        rectified filters ring on until 1e-12 is left, at a fraction of the cost).
     rectify : {"halfwave", "full", "analytic"}
         Positive part, absolute value, or the magnitude of the analytic filter, which has no ripple at twice
         the frequency.
@@ -93,8 +99,6 @@ class CausalGammatone(PooledFilterbank):
     """
 
     _fc: Tensor
-    _taps: Tensor
-    _windows: Tensor
 
     def __init__(
         self,
@@ -141,41 +145,49 @@ class CausalGammatone(PooledFilterbank):
     def _design(self, kernel_ms: float | None, max_stride: int | None) -> None:
         """Build the filters in float64, in the order of the samples they meet."""
         center = frequency_scale("erb").points(self.f_min, self.f_max, self.n_filters)
-        sizes = gammatone_length(center, self.audio_fs, self.order, self.b_factor)
+        self.register_constant("_fc", center)
+        needed = gammatone_length(center, self.audio_fs, self.order, self.b_factor)
+        longest = max(needed)
         if kernel_ms is not None:
             longest = window_samples("kernel_ms", kernel_ms, self.audio_fs, self.hop)
-            sizes = [min(size, longest) for size in sizes]
+        sizes = [min(size, longest) for size in needed]
         analytic = self.rectify == "analytic"
+        rings = not analytic and sizes == needed  # a filter cut short is no resonator
+        if rings:
+            sizes = gammatone_length(center, self.audio_fs, self.order, self.b_factor, _RINGING_TAIL)
         limit = 1.0
         if analytic:
             limit = self.hop if max_stride is None else check_positive_number("max_stride", max_stride)
         periods = (float(self.audio_fs) / gammatone_bandwidth(center, self.b_factor)).tolist()
         strides = [min(_STRIDE_PER_PERIOD * period, limit) for period in periods]
         self.set_plan(
-            plan_filterbank(sizes, strides, self.hop, n_parts=2 if analytic else 1),
+            plan_filterbank(
+                sizes, strides, self.hop, n_parts=2 if analytic else 1, n_poles=self.order if rings else 0
+            ),
             _DETECTORS[self.rectify],
             self.env_window,
         )
-        self.register_constant("_fc", center)
-        taps = []
+        self._set_filters(center, analytic, rings)
+
+    def _set_filters(self, center: Tensor, analytic: bool, rings: bool) -> None:
+        """Lay out filters and averaging windows in float64."""
+        taps, poles, coefficients = [], [], []
         for group in self.plan.groups:
-            filters = gammatone_taps(
-                center[group.start : group.stop], self.audio_fs, group.kernel_size, self.order, self.b_factor
-            ).flip(-1)
-            parts = [filters.real, filters.imag] if analytic else [filters.real]
-            taps.append(torch.stack(parts).flatten(1))
-        self.register_constant("_taps", torch.cat(taps, dim=-1))
+            design = (center[group.start : group.stop], self.audio_fs, group.kernel_size, self.order)
+            filters = gammatone_taps(*design, self.b_factor).flip(-1)
+            taps.append(torch.stack([filters.real, filters.imag] if analytic else [filters.real]))
+            if rings:
+                pole, amplitude = gammatone_resonators(*design, self.b_factor)
+                poles.append(pole)
+                coefficients.append(amplitude)
         channel, age = self.plan.window_layout(self.pooled_bins)
         if analytic:  # a smooth window, which may be sampled at the stride
             window = torch.sin(math.pi * ((age.double() + 0.5) / self.env_window).clamp_max(1.0)).square()
         else:
             window = (age < self.env_window).double()
         total = torch.zeros(self.n_filters, dtype=torch.float64).index_add(0, channel, window)
-        self.register_constant("_windows", window / total[channel])
-
-    def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the taps (1 or 2, F_g, K_g) and the averaging windows of every group."""
-        return self.plan.split_taps(self._taps), self.plan.split_windows(self._windows, self.pooled_bins)
+        resonators = (torch.cat(poles), torch.cat(coefficients)) if rings else None
+        self.set_filters(taps, window / total[channel], resonators)
 
     @property
     def impulse_responses(self) -> Tensor:
@@ -193,8 +205,7 @@ class CausalGammatone(PooledFilterbank):
         if self.compression == "log":
             return energy.clamp_min(self.log_floor).log(), {}
         if self.compression == "cuberoot":
-            root: float = _CUBE_ROOT_EPSILON ** (1.0 / 3.0)
-            return root * torch.expm1(torch.log1p(energy / _CUBE_ROOT_EPSILON) / 3.0), {}
+            return smooth_cube_root(energy), {}
         if self.compression == "pcen":
             decay = self.hop_ms / self.pcen_tau_ms
             return pcen(

@@ -6,23 +6,30 @@ import torch
 from torch import Tensor
 
 from deepSTRF.dsp.plan import plan_filterbank
-from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length
+from deepSTRF.dsp.slaney import (
+    slaney_centers,
+    slaney_impulse_responses,
+    slaney_length,
+    slaney_resonators,
+)
 from deepSTRF.models._checks import check_choice, check_positive_number
 from deepSTRF.models.causal import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max
-from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.models.wav2spec.fixed import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["Gammatonegram"]
 
 #: Default upper frequency in hertz, where Nyquist allows it.
 _DEFAULT_F_MAX_HZ = 8000.0
+#: Multiplicity of the pole that the sections of the cascade share.
+_N_POLES = 4
 #: Added to the mean square before the root: keeps the gradient finite at silence (an amplitude of 1e-9).
 _ROOT_FLOOR = 1e-18
 
 
 @WAV2SPEC.register("gammatonegram")
-class Gammatonegram(PooledFilterbank):
+class Gammatonegram(FixedFilterbank):
     """Root mean square of Slaney's gammatone cascade over a window at the start of each bin. No parameters.
 
     Frame ``t`` is the root of the mean square over the samples ``[t * hop, t * hop + window)``, which all lie
@@ -66,8 +73,6 @@ class Gammatonegram(PooledFilterbank):
     """
 
     _fc: Tensor
-    _taps: Tensor
-    _windows: Tensor
 
     def __init__(
         self,
@@ -93,7 +98,8 @@ class Gammatonegram(PooledFilterbank):
                 f"most one bin ({self.hop} samples); give at most {self.hop_ms:g} ms"
             )
         center = slaney_centers(self.f_min, self.f_max, self.n_filters)
-        plan = plan_filterbank(slaney_length(center, self.audio_fs), [1.0] * len(center), self.hop, n_parts=1)
+        sizes = slaney_length(center, self.audio_fs)
+        plan = plan_filterbank(sizes, [1.0] * len(center), self.hop, n_parts=1, n_poles=_N_POLES)
         self.set_plan(plan, "square", self.hop)
         self.register_constant("_fc", center)
         taps = [
@@ -102,14 +108,11 @@ class Gammatonegram(PooledFilterbank):
             )
             for group in plan.groups
         ]
-        self.register_constant("_taps", torch.cat([rows.flatten() for rows in taps]).unsqueeze(0))
         _, age = plan.window_layout(1)
         # the first samples of a bin are its oldest
-        self.register_constant("_windows", (age >= self.hop - self.window).double() / self.window)
-
-    def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the taps (1, F_g, K_g) and the windows of every group."""
-        return self.plan.split_taps(self._taps), self.plan.split_windows(self._windows, 1)
+        windows = (age >= self.hop - self.window).double() / self.window
+        resonators = slaney_resonators(center, self.audio_fs, max(sizes))
+        self.set_filters([rows.unsqueeze(0) for rows in taps], windows, resonators)
 
     def compress(
         self, energy: Tensor, values: tuple[Tensor, ...], state: State | None

@@ -7,6 +7,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from deepSTRF.dsp.cube_root import smooth_cube_root
 from deepSTRF.dsp.framing import causal_frames
 from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
 from deepSTRF.dsp.windows import symmetric_window
@@ -26,8 +27,6 @@ __all__ = ["CausalMelSpectrogram"]
 _MIN_PEAK_WEIGHT = 1e-3
 #: Longest Fourier transform, in windows, before a bank is called impossible.
 _MAX_FFT_MULTIPLE = 64
-#: Keeps the slope of the cube root finite at silence; shifts the value by at most 1e-6.
-_CUBE_ROOT_EPSILON = 1e-18
 
 
 @WAV2SPEC.register("mel")
@@ -227,8 +226,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         if self.compression == "log1p":
             return torch.log1p(bands)
         if self.compression == "cubic":
-            root: float = _CUBE_ROOT_EPSILON ** (1.0 / 3.0)
-            return root * torch.expm1(torch.log1p(bands / _CUBE_ROOT_EPSILON) / 3.0)
+            return smooth_cube_root(bands)
         return bands
 
     @property

@@ -8,16 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF.dsp.filterbank import pooled_filterbank, prepare_bank
+from deepSTRF.dsp.filterbank import Bank, pooled_filterbank, prepare_bank
 from deepSTRF.dsp.plan import FilterbankPlan
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd
 
 __all__ = ["PooledFilterbank"]
 
-#: Filter and pooling matrix of each group (`deepSTRF.dsp.filterbank.prepare_bank`), and the values of the
-#: compression.
-Prepared = tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, ...]]
+#: The bank, and the values of the compression.
+Prepared = tuple[Bank, tuple[Tensor, ...]]
+#: Up to this many frames, a chunk is computed with the plan for streams.
+_FEW_FRAMES = 4
 
 
 class PooledFilterbank(WaveformFrontEnd):
@@ -54,7 +55,7 @@ class PooledFilterbank(WaveformFrontEnd):
     ...         self.set_plan(plan, "square", window_samples=self.hop)
     ...     def build_filters(self):
     ...         return [torch.ones(1, 1, 1)], [torch.full((1, self.hop), 1 / self.hop)]
-    >>> Energy(16000)(torch.ones(1, 1, 160))
+    >>> Energy(16000, hop_ms=4.0)(torch.ones(1, 1, 128))
     tensor([[[[1., 1.]]]])
     """
 
@@ -76,11 +77,21 @@ class PooledFilterbank(WaveformFrontEnd):
         self.plan, self.detector = plan, detector
         self.pooled_bins = -(-window_samples // self.hop)
         self.left_context = plan.history + (self.pooled_bins - 1) * self.hop
-        self._prepared: tuple[Tensor | None, Prepared] | None = None
+        self._prepared: tuple[Tensor | None, dict[bool, Prepared]] | None = None
 
     def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return taps (P, F_g, K_g) and pooling windows (F_g, pooled_bins * hop / stride) of every group."""
         raise NotImplementedError(f"{type(self).__name__} must define build_filters()")
+
+    def build_bank(self, plan: FilterbankPlan) -> Bank:
+        """Return filters and pooling of every group, laid out for `deepSTRF.dsp.pooled_filterbank`.
+
+        Parameters
+        ----------
+        plan : FilterbankPlan
+            The front-end's own plan, or that plan `for_streams`.
+        """
+        return prepare_bank(*self.build_filters(), plan)
 
     def compression_values(self) -> tuple[Tensor, ...]:
         """Return what `compress` needs of the parameters; computed once while not learning."""
@@ -117,8 +128,8 @@ class PooledFilterbank(WaveformFrontEnd):
         self.check_waveform(x)
         x = _full_precision(x)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            bank, values = self._prepare()
-            pooled = self._pool(functional.pad(x[:, 0], (self.plan.history, 0)), bank)
+            bank, values = self._prepare(self.plan)
+            pooled = self._pool(functional.pad(x[:, 0], (self.plan.history, 0)), bank, self.plan)
             frames, _ = self.compress(pooled[..., : x.shape[-1] // self.hop], values, None)
         return frames.unsqueeze(1)
 
@@ -144,9 +155,10 @@ class PooledFilterbank(WaveformFrontEnd):
         chunk = _full_precision(chunk)
         n_frames = chunk.shape[-1] // self.hop
         with torch.autocast(device_type=chunk.device.type, enabled=False):
-            bank, values = self._prepare()
+            plan = self.plan.for_streams if n_frames <= _FEW_FRAMES else self.plan
+            bank, values = self._prepare(plan)
             sound = torch.cat([state["history"], chunk], dim=-1)
-            pooled = self._pool(sound[:, 0], bank) + functional.pad(state["pending"], (0, n_frames))
+            pooled = self._pool(sound[:, 0], bank, plan) + functional.pad(state["pending"], (0, n_frames))
             frames, compression = self.compress(pooled[..., :n_frames], values, state["compression"])
         following = {
             "history": sound[..., sound.shape[-1] - self.plan.history :],
@@ -155,27 +167,27 @@ class PooledFilterbank(WaveformFrontEnd):
         }
         return frames.unsqueeze(1), following
 
-    def _pool(self, sound: Tensor, bank: list[tuple[Tensor, Tensor]]) -> Tensor:
+    def _pool(self, sound: Tensor, bank: Bank, plan: FilterbankPlan) -> Tensor:
         """Turn (B, H + T * hop) into (B, F, T + pooled_bins - 1)."""
-        if bank[0][0].dtype != sound.dtype:
+        if bank[0][1].dtype != sound.dtype:
             bank = [(filters.to(sound.dtype), pooling.to(sound.dtype)) for filters, pooling in bank]
-        return pooled_filterbank(sound, bank, self.plan, self.detector)
+        return pooled_filterbank(sound, bank, plan, self.detector)
 
-    def _prepare(self) -> Prepared:
+    def _prepare(self, plan: FilterbankPlan) -> Prepared:
         """Return filters and compression: built anew while learning, remembered otherwise."""
         learning = torch.is_grad_enabled() and self.is_learnable
         if learning or torch.compiler.is_compiling():
-            return self._build()
+            return self.build_bank(plan), self.compression_values()
         with torch.inference_mode(False), torch.no_grad():
             values = [p.detach().reshape(-1) for p in self.parameters()]
             # the values themselves are the key: a version counter would miss writes through .data
             key = torch.cat(values) if values else None
             if self._prepared is None or not _same_values(self._prepared[0], key):
-                self._prepared = (key, self._build())
-            return self._prepared[1]
-
-    def _build(self) -> Prepared:
-        return prepare_bank(*self.build_filters(), self.plan), self.compression_values()
+                self._prepared = (key, {})
+            banks, streaming = self._prepared[1], plan is not self.plan
+            if streaming not in banks:
+                banks[streaming] = (self.build_bank(plan), self.compression_values())
+            return banks[streaming]
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._prepared = None
