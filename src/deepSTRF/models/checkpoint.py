@@ -281,6 +281,8 @@ def load_checkpoint(
     decoded = {key: decode(value, own) for key, value in arguments.items() if key not in (extra_kwargs or {})}
     model = _build(cls, {**decoded, **(extra_kwargs or {})}, folder)
     state = _read_weights(folder / WEIGHTS_FILE, config.get(_STAMP_KEY))
+    if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
+        state = _from_public(model, state)
     _match_dtypes(model, state)
     _load_state(model, state, strict, folder)
     metadata_path = folder / METADATA_FILE
@@ -346,6 +348,12 @@ def _read_weights(path: Path, stamp: str | None) -> dict[str, Tensor]:
     for alias, name in json.loads(header.get("shared", "{}")).items():
         state[alias] = state[name]
     return state
+
+
+def _from_public(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    from deepSTRF.models.converters import convert_public_state  # imports the models, which import this
+
+    return convert_public_state(model, state)
 
 
 def _match_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
