@@ -368,8 +368,8 @@ def test_a_public_folder_loads_by_itself(tmp_path: Path) -> None:
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, tmp_path / "model.safetensors")
     config = {
         "n_frequency_bands": F, "temporal_window_size": 1, "kernel_size": K, "stride": S,
-        "hidden_channels": C, "connectivity": "LC", "rnn_type": "GRU", "out_neurons": N, "output_activation": None,
-        "prefiltering": None, "wav2spec": None, "_model_class": "StateNet",
+        "hidden_channels": C, "connectivity": "LC", "rnn_type": "GRU", "out_neurons": N,
+        "output_activation": None, "prefiltering": None, "wav2spec": None, "_model_class": "StateNet",
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     model, x = NeuralModel.from_pretrained(tmp_path), sound()
