@@ -1,0 +1,126 @@
+"""Which ways to a dynamic STRF suit a model, in the order of their speed."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from deepSTRF.interpret.dynamic.chain import chain_of
+from deepSTRF.interpret.dynamic.checking import agree
+from deepSTRF.interpret.dynamic.estimators import CarriedWindows, Comb, Estimator, Jacobian, Windows
+from deepSTRF.interpret.dynamic.subject import Subject
+from deepSTRF.interpret.dynamic.sweep import ClosedForm, Sweep, Walk, walk
+
+__all__ = ["METHODS", "candidates", "method_name"]
+
+METHODS = ("closed", "sweep", "windows", "comb", "jacobian")
+_NAMES: dict[type[Estimator], str] = {
+    ClosedForm: "closed",
+    Sweep: "sweep",
+    Windows: "windows",
+    CarriedWindows: "windows",
+    Comb: "comb",
+    Jacobian: "jacobian",
+}
+_WHY_NOT = {
+    "closed": "the model is not one convolution with elementwise functions around it",
+    "sweep": "the model is not a plain chain of convolutions over time and elementwise functions",
+    "windows": "the receptive field has no bound and the model has no init_state/step to carry its state",
+    "comb": "the receptive field has no bound",
+}
+
+
+def candidates(
+    subject: Subject,
+    method: str,
+    neurons: list[int],
+    lags: int,
+    reach: int | None,
+    budget: int,
+    skip: nn.Module | None = None,
+) -> list[Estimator]:
+    """Return the ways that suit a model, fastest first.
+
+    Parameters
+    ----------
+    subject : Subject
+        Model and clip.
+    method : str
+        ``"auto"`` or one of `METHODS`.
+    neurons : list of int
+        Which.
+    lags : int
+        Frames of the filters.
+    reach : int or None
+        Receptive field in frames.
+    budget : int
+        Bytes of working memory.
+    skip : nn.Module, optional
+        A part that returns its input.
+
+    Returns
+    -------
+    list of Estimator
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        For a method that does not suit the model; the text says why.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> subject = Subject(Linear(8, 3).eval(), torch.randn(8, 50), "spectrogram")
+    >>> [method_name(way) for way in candidates(subject, "auto", [0], 3, 3, 2**20)]
+    ['closed', 'sweep', 'windows', 'comb', 'jacobian']
+    """
+    ways: list[Estimator] = []
+    if method in ("auto", "closed", "sweep"):
+        way = _walk(subject, skip)
+        if way is not None and ClosedForm.suits(way):
+            ways.append(ClosedForm(subject, neurons, lags, way, budget))
+        if way is not None:
+            ways.append(Sweep(subject, neurons, lags, way, budget))
+    if reach is not None:
+        ways += [kind(subject, neurons, lags, reach, budget) for kind in (Windows, Comb)]
+    elif subject.streamable:
+        ways.append(CarriedWindows(subject, neurons, lags, None, budget))
+    ways.append(Jacobian(subject, neurons, lags, reach, budget))
+    chosen = [way for way in ways if method in ("auto", method_name(way))]
+    if not chosen:
+        raise ValueError(f"method={method!r} does not suit this model: {_WHY_NOT[method]}; use method='auto'")
+    return chosen
+
+
+def method_name(way: Estimator) -> str:
+    """Return the name of a way.
+
+    Parameters
+    ----------
+    way : Estimator
+        The way.
+
+    Returns
+    -------
+    str
+        One of `METHODS`.
+
+    Examples
+    --------
+    >>> METHODS[-1]
+    'jacobian'
+    """
+    return _NAMES[type(way)]
+
+
+def _walk(subject: Subject, skip: nn.Module | None) -> Walk | None:
+    if subject.samples:
+        return None  # a front-end is no chain of plain convolutions
+    chain = chain_of(subject.model, subject.frames, skip)
+    way = None if chain is None else walk(chain, subject.frames[0, 0])
+    if way is None:
+        return None
+    with torch.no_grad():
+        same = agree(way.output, subject.respond(subject.frames)[0])
+    return way if same else None

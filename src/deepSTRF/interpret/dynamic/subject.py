@@ -1,0 +1,228 @@
+"""A model and one clip, seen as a function of frames: what every way to a dynamic STRF starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_choice
+from deepSTRF.models.causal import State, is_streamable, placement
+from deepSTRF.models.gradients import NoFrontEndError
+
+__all__ = ["UNDECLARED", "Subject", "replaced_output", "submodule"]
+
+#: The model says nothing about its receptive field (None would say: unbounded).
+UNDECLARED = -1
+
+
+class Subject:
+    """One clip of frames (1, 1, F, T) and the function that maps such frames to responses.
+
+    Frames are bins of a spectrogram or, with ``wrt="samples"``, the hop of samples of each bin as F "bands",
+    so that everything else need not know the difference.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (B, 1, F, T), or (B, 1, T_audio) through a front-end, to (B, N, 1, T).
+    stimulus : Tensor
+        One clip, with or without leading axes of size 1.
+    wrt : {"spectrogram", "samples"}
+        What to differentiate by.
+
+    Raises
+    ------
+    ValueError
+        When model and stimulus do not fit each other.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> subject = Subject(Linear(8, out_neurons=3).eval(), torch.randn(8, 50), "spectrogram")
+    >>> subject.frames.shape, subject.respond(subject.frames).shape
+    (torch.Size([1, 1, 8, 50]), torch.Size([1, 3, 50]))
+    """
+
+    def __init__(self, model: nn.Module, stimulus: Tensor, wrt: str) -> None:
+        check_choice("wrt", wrt, ("spectrogram", "samples"))
+        self.model: Any = model
+        self.samples = wrt == "samples"
+        front_end = getattr(model, "wav2spec", None)
+        hears_sound = front_end is not None and not isinstance(front_end, nn.Identity)
+        self.behind_front_end = hears_sound and not self.samples
+        self.hop = int(getattr(front_end, "hop", 1)) if self.samples else 1
+        if self.samples and not hears_sound:
+            raise NoFrontEndError(
+                f"wrt='samples' needs a model with a front-end (wav2spec=...); this {type(model).__name__} "
+                "hears spectrograms, so leave wrt='spectrogram'"
+            )
+        device, dtype = placement(model)
+        given = torch.as_tensor(stimulus).detach().to(device, dtype)
+        self.frames = self._as_frames(given, hears_sound)
+        if not bool(torch.isfinite(self.frames).all()):
+            raise ValueError("stimulus holds values that are not finite: mend or cut the clip first")
+
+    def _as_frames(self, given: Tensor, hears_sound: bool) -> Tensor:
+        flat = given.numel() == given.shape[-1]
+        if not hears_sound or (flat is False and self.behind_front_end):
+            if given.ndim not in (2, 3, 4) or given.numel() != given.shape[-2:].numel() or not given.numel():
+                raise ValueError(
+                    f"stimulus must be one spectrogram (F, T), (1, F, T) or (1, 1, F, T), got "
+                    f"{tuple(given.shape)}; take one clip at a time, e.g. dataset.stims[0]"
+                )
+            return given.reshape(1, 1, *given.shape[-2:])
+        if not flat or not given.numel():
+            raise ValueError(
+                f"stimulus must be one mono sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got "
+                f"{tuple(given.shape)}; mix channels with stimulus.mean(0)"
+            )
+        sound = given.reshape(1, 1, -1)
+        if not self.samples:
+            with torch.no_grad():
+                tapped: Tensor = self.model.spectrogram(sound)
+            return tapped.detach()
+        whole = sound.shape[-1] // self.hop
+        if whole == 0:
+            raise ValueError(f"the sound has {sound.shape[-1]} samples, less than one bin of {self.hop}")
+        # samples after the last whole bin belong to no response
+        return sound[..., : whole * self.hop].reshape(1, 1, whole, self.hop).transpose(2, 3).contiguous()
+
+    def with_frames(self, frames: Tensor) -> Self:
+        """Return the same model with other frames (1, 1, F, T)."""
+        other = copy.copy(self)
+        other.frames = frames
+        return other
+
+    # ------------------------------------------------------------------ the function
+
+    def respond(self, frames: Tensor) -> Tensor:
+        """Return responses (B, N, T) to frames (B, 1, F, T)."""
+        if self.behind_front_end:
+            y = self.model.respond(frames)
+        elif self.samples:
+            y = self.model(self._sound(frames))
+        else:
+            y = self.model(frames)
+        return self._checked(y, frames)
+
+    def init_state(self, batch: int) -> State:
+        """Return the state before the first frame."""
+        state: State = self.model.init_state(batch)
+        return state
+
+    def step(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return responses (B, N, T') to the next frames and the state after them."""
+        if self.behind_front_end:
+            y, following = self.model._step_response(frames, state)
+            following = {**state, **following}
+        else:
+            y, following = self.model.step(self._sound(frames) if self.samples else frames, state)
+        return self._checked(y, frames), following
+
+    @property
+    def streamable(self) -> bool:
+        """Whether the model runs chunk by chunk with carried state."""
+        if not is_streamable(self.model):
+            return False
+        try:
+            self.init_state(1)
+        except TypeError:  # a part of a user's that has no step; the text of the error names it
+            return False
+        return True
+
+    @property
+    def declared_reach(self) -> int | None:
+        """Frames that the model says a response depends on; None is unbounded."""
+        if self.samples:  # the memory of a front-end in frames is not stated by anyone
+            return None
+        declared = getattr(self.model, "receptive_field", UNDECLARED)
+        return None if declared is None else int(declared)
+
+    def _sound(self, frames: Tensor) -> Tensor:
+        return frames.transpose(2, 3).reshape(frames.shape[0], 1, -1)
+
+    def _checked(self, y: Tensor, frames: Tensor) -> Tensor:
+        batch, length = frames.shape[0], frames.shape[-1]
+        if y.ndim == 4 and y.shape[2] == 1:
+            y = y[:, :, 0]
+        if y.ndim != 3 or y.shape[0] != batch or y.shape[-1] != length:
+            raise ValueError(
+                f"the model must map ({batch}, 1, F, {length}) frames to ({batch}, N, 1, {length}), it "
+                f"returned {tuple(y.shape)}; wrap a model of other shapes in an nn.Module that maps them"
+            )
+        return y
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """Return the part of a model that a dotted name points to.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    name : str
+        As in ``model.named_modules()``.
+
+    Returns
+    -------
+    nn.Module
+        The part.
+
+    Raises
+    ------
+    KeyError
+        For a name without a part; the text lists the names.
+
+    Examples
+    --------
+    >>> submodule(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), "1")
+    ReLU()
+    """
+    parts: dict[str, nn.Module] = dict(model.named_modules())
+    if not name or name not in parts:
+        raise KeyError(f"the model has no part {name!r}; its parts are {', '.join(p for p in parts if p)}")
+    return parts[name]
+
+
+@contextlib.contextmanager
+def replaced_output(part: nn.Module, slope: bool = False) -> Iterator[None]:
+    """Let a part return its input, or its slope at that input, instead of its output.
+
+    Parameters
+    ----------
+    part : nn.Module
+        An elementwise nonlinearity.
+    slope : bool
+        Whether to return the derivative of its output by its input, element by element.
+
+    Yields
+    ------
+    None
+        Nothing; the part is as before at the end.
+
+    Examples
+    --------
+    >>> part = nn.Tanh()
+    >>> with replaced_output(part, slope=True):
+    ...     part(torch.zeros(2))
+    tensor([1., 1.])
+    """
+
+    def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if not slope:
+            return inputs[0]
+        with torch.enable_grad():
+            z = inputs[0].detach().requires_grad_()
+            (derivative,) = torch.autograd.grad(module.forward(z).sum(), z)
+        return derivative
+
+    handle = part.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
