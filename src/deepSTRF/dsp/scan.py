@@ -60,6 +60,8 @@ def linear_scan(x: Tensor, coefficient: Tensor, initial: Tensor | None = None) -
         raise ValueError(f"initial must be {tuple(x[:, 0].shape)}, got {tuple(start.shape)}")
     if x.shape[1] == 1:  # a stream of single frames
         return x + coefficient * start.unsqueeze(1)
+    if torch.compiler.is_compiling():  # a compiler derives the gradient itself, and writes loops out
+        return _solve_in_blocks(x, coefficient, start)
     return _Scan.apply(x, coefficient, start)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -70,9 +72,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
-        if x.device.type == "cpu" or x.shape[1] <= BLOCK_SIZE:
-            return _solve(x, a, start)
-        return _solve_in_blocks(x, a, start)
+        return (_solve if x.device.type == "cpu" else _solve_in_blocks)(x, a, start)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -93,7 +93,7 @@ class _AdjointScan(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, a: Tensor) -> Tensor:
-        if x.device.type == "cpu" or x.shape[1] <= BLOCK_SIZE:
+        if x.device.type == "cpu":
             return _solve_backwards(x, a)
         later = torch.cat([torch.zeros_like(a[:, :1]), a.flip(1)[:, :-1]], dim=1)
         return _solve_in_blocks(x.flip(1), later, torch.zeros_like(x[:, 0])).flip(1)
@@ -132,6 +132,8 @@ def _solve_backwards(x: Tensor, a: Tensor) -> Tensor:
 def _solve_in_blocks(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
     """All blocks from zero at once, then their ends one after the other, then what each block inherits."""
     n_steps = x.shape[1]
+    if n_steps <= BLOCK_SIZE:
+        return _solve(x, a, start)
     n_blocks = -(-n_steps // BLOCK_SIZE)
     missing = n_blocks * BLOCK_SIZE - n_steps
     if missing:  # zeros after the end change nothing before it
