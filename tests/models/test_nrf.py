@@ -44,7 +44,7 @@ def test_hidden_receptive_fields() -> None:
     assert torch.equal(model.STRFs(), weight[0, 0])
     assert torch.equal(model.STRFs(-1, "on"), weight[4, 0])
     assert torch.equal(model.STRFs(hidden_idx=None), weight[:, 0])
-    assert torch.equal(model.STRF_weight(), weight[:, 0])
+    assert not hasattr(model, "STRF_weight")  # that is a field per neuron
     for beyond in (5, -6):
         with pytest.raises(IndexError, match="below 5"):
             model.STRFs(beyond)
@@ -67,7 +67,7 @@ def test_folded_is_on_the_raw_spectrogram() -> None:
     x = torch.randn(1, 1, 6, 40)
     respond = nn.Sequential(model.standardizer, model.core[0])
     linear_part = respond(x) - respond(torch.zeros_like(x))
-    folded = functional.conv2d(x, model.STRF_weight(folded=True).unsqueeze(1))
+    folded = functional.conv2d(x, model.STRFs(None, folded=True).unsqueeze(1))
     torch.testing.assert_close(folded, linear_part[..., 3:], atol=1e-5, rtol=1e-4)
     behind = NetworkReceptiveField(
         6, 4, 5, 3, standardize=True, prefiltering={"type": "AdapTrans", "dt": 5.0}

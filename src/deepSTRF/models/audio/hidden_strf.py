@@ -81,12 +81,16 @@ class HiddenSTRFModel(AudioEncodingModel):
         hidden = CausalSTRFConv(self.F, self.T, self.C_in, self.H, kernel=strfs)
         self.core = nn.Sequential(hidden, CausalLayerNorm(self.H) if norm == "layer" else nn.Identity())
 
-    def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
-        """Return the receptive fields of all hidden units.
+    def STRFs(
+        self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
+    ) -> Tensor:
+        """Return the receptive field of one hidden unit, or of all.
 
         Parameters
         ----------
-        polarity : {None, "ON", "OFF", 0, 1}
+        hidden_idx : int or None
+            Which; negative numbers count from the end. None is all.
+        polarity : {"ON", "OFF", 0, 1, None}
             Channel of an ON/OFF prefilter; None is the first.
         folded : bool
             Whether to fold in the input standardisation, which gives weights on the raw spectrogram. Layer
@@ -95,42 +99,19 @@ class HiddenSTRFModel(AudioEncodingModel):
         Returns
         -------
         Tensor
-            (H, F, T), detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one.
-
-        Raises
-        ------
-        ValueError
-            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter.
-        """
-        weight = cast(CausalSTRFConv, self.core[0]).STRF_weight()
-        weight = weight[:, polarity_channel(0 if polarity is None else polarity, self.C_in)]
-        return self._per_raw_unit(weight) if folded else weight
-
-    def STRFs(
-        self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
-    ) -> Tensor:
-        """Return the receptive field of one hidden unit.
-
-        Parameters
-        ----------
-        hidden_idx : int or None
-            Which; negative numbers count from the end. None is all.
-        polarity, folded
-            See `STRF_weight`.
-
-        Returns
-        -------
-        Tensor
-            (F, T), or (H, F, T) for all.
+            (F, T), or (H, F, T) for all, detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the
+            current one.
 
         Raises
         ------
         IndexError
             For a hidden unit that does not exist.
         ValueError
-            See `STRF_weight`.
+            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter.
         """
-        weight = self.STRF_weight(polarity, folded)
+        weight = cast(CausalSTRFConv, self.core[0]).STRF_weight()
+        weight = weight[:, polarity_channel(0 if polarity is None else polarity, self.C_in)]
+        weight = self._per_raw_unit(weight) if folded else weight
         if hidden_idx is None:
             return weight
         if not -self.H <= hidden_idx < self.H:
