@@ -130,7 +130,7 @@ def _use(model: nn.Module, config: Mapping[str, Any], source: str) -> str:
         f"model = NeuralModel.from_pretrained({json.dumps(source)}{handed})",
         "```",
         "",
-        "`model(x)` returns spikes per bin (B, N, 1, T); `model.predict(dataset)` one (N, T) per clip.",
+        "`model(x)` returns responses (B, N, 1, T), one per bin; `model.predict(dataset)` (N, T) per clip.",
     ]
     return "\n".join(lines)
 
