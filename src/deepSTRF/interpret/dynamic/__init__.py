@@ -5,8 +5,11 @@ they vary: complexity, gain change, temporal hold, shape change.
 """
 
 from deepSTRF.interpret.dynamic.estimate import dstrf
+from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
+from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities
 from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, measure_receptive_field
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
+from deepSTRF.interpret.dynamic.shape import Alignment, align_filters, find_shifts, shape_change
 from deepSTRF.interpret.dynamic.sinks import (
     ArraySink,
     CallbackSink,
@@ -16,8 +19,17 @@ from deepSTRF.interpret.dynamic.sinks import (
     Sink,
     SinkSet,
 )
+from deepSTRF.interpret.dynamic.switching import Switches, switches
+from deepSTRF.interpret.dynamic.variety import (
+    Spectrum,
+    complexity,
+    gain_change,
+    gain_variation,
+    singular_spectrum,
+)
 
 __all__ = [
+    "Alignment",
     "ArraySink",
     "CallbackSink",
     "DynamicSTRF",
@@ -27,6 +39,20 @@ __all__ = [
     "ReceptiveFieldError",
     "Sink",
     "SinkSet",
+    "Spectrum",
+    "Switches",
+    "TemporalHold",
+    "align_filters",
+    "complexity",
     "dstrf",
+    "find_shifts",
+    "gain_change",
+    "gain_variation",
+    "hold_statistics",
     "measure_receptive_field",
+    "nonlinearities",
+    "shape_change",
+    "singular_spectrum",
+    "switches",
+    "temporal_hold",
 ]
