@@ -157,7 +157,10 @@ def slaney_resonators(center_hz: Tensor, audio_fs: float, n_taps: int) -> tuple[
     basis = powers * torch.polar((-age).exp(), pole.angle().unsqueeze(-1) * time).unsqueeze(-1)
     columns = torch.cat([basis.real, -basis.imag], dim=-1)
     response = slaney_impulse_responses(center_hz, audio_fs, n_taps).unsqueeze(-1)
-    real, imaginary = torch.linalg.lstsq(columns, response).solution.squeeze(-1).split(n_poles, dim=-1)
+    # by plain QR: the pivoting default's last bits depend on where its workspace lies, and a model that is
+    # built again must be the same model
+    solution = torch.linalg.lstsq(columns, response, driver="gels").solution
+    real, imaginary = solution.squeeze(-1).split(n_poles, dim=-1)
     return pole, torch.complex(real.contiguous(), imaginary.contiguous())
 
 
