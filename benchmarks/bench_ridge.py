@@ -4,7 +4,7 @@ Clips are split 14/3/3. Twelve penalties are tried, one is chosen per neuron on 
 the three test clips are scored once. Timed is the whole fit: responses, features, Gram matrix, decomposition, all
 penalties and their validation scores; loading the recording is not. The yardstick solves the normal equations of an
 explicit design matrix once per penalty, without any validation, and its weights are compared with ours. Needs
-NS1: set DEEPSTRF_DATA_DIR. With `--mel` the recording's own spectrogram is left for a mel front-end.
+NS1: set DEEPSTRF_DATA_DIR.
 """
 
 from __future__ import annotations
@@ -21,6 +21,15 @@ from deepSTRF.datasets.splits import parse_split
 from deepSTRF.models.wav2spec import make_wav2spec
 from deepSTRF.training import RidgeFit, fit_ridge, score_model
 
+#: Adaptation of the midbrain to the mean level: no parameters.
+ADAPTATION = {"prefiltering": "icadaptation", "dt": 5.0, "min_freq": 500, "max_freq": 22627}
+#: Name: (title, whether it starts from the sound, prefilter).
+ARMS = {
+    "spectrogram": ("The recording's own spectrogram", False, None),
+    "mel": ("Mel front-end on the sounds", True, None),
+    "adaptation": ("The recording's own spectrogram through ICAdaptation", False, ADAPTATION),
+}
+
 
 def textbook_seconds(fit: RidgeFit, train: NS1Dataset, n_lags: int) -> float:
     """Seconds of the plain way: the whole design, and one system of equations per penalty."""
@@ -28,7 +37,9 @@ def textbook_seconds(fit: RidgeFit, train: NS1Dataset, n_lags: int) -> float:
     rows, targets = [], []
     for clip, stim in enumerate(train.stims):
         with torch.no_grad():
-            bands = fit.model.standardizer(fit.model.spectrogram(stim[None]))[0, 0].double().numpy()
+            model = fit.model
+            features = model.prefiltering(model.standardizer(model.spectrogram(stim[None])))
+            bands = features[0].flatten(0, 1).double().numpy()
         padded = np.pad(bands, ((0, 0), (n_lags - 1, 0)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, n_lags, axis=1)  # (F, T, L)
         rows.append(windows.transpose(1, 0, 2).reshape(bands.shape[1], -1))
@@ -45,35 +56,25 @@ def textbook_seconds(fit: RidgeFit, train: NS1Dataset, n_lags: int) -> float:
     return seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--lags", type=int, nargs="+", default=[9, 15, 25, 40])
-    parser.add_argument("--rounds", type=int, default=3, help="fits per window; the median is printed")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--mel", action="store_true", help="mel spectrogram of the sounds (34 bands)")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    ds = NS1Dataset(return_waveform=arguments.mel)
-    front_end = (
-        make_wav2spec("mel", audio_fs=ds.audio_fs, dt_ms=ds.dt, n_filters=34) if arguments.mel else None
-    )
+def bench(arm: str, arguments: argparse.Namespace) -> None:
+    """Print the table of one arm."""
+    title, hears_sound, prefilter = ARMS[arm]
+    ds = NS1Dataset(return_waveform=hears_sound)
+    options = {"prefiltering": prefilter}
+    if hears_sound:
+        options["wav2spec"] = make_wav2spec("mel", audio_fs=ds.audio_fs, dt_ms=ds.dt, n_filters=34)
     train, validation, test = parse_split(ds, "14/3/3").apply(ds)
-    what = "mel front-end, 34 bands" if arguments.mel else "the recording's spectrogram, 34 bands"
-    print(f"NS1, {ds.N_neurons} neurons, {what}, {arguments.threads} threads; mean cc_norm over neurons")
+    print(f"\n{title}, {ds.N_neurons} neurons")
     print("  lags     ms   validation    test   (one penalty for all)   fit     processor   explicit design")
     for n_lags in arguments.lags:
         wall, cpu = [], []
         for _ in range(arguments.rounds):
             begin = time.process_time()
-            fit = fit_ridge(train, validation, n_lags=n_lags, wav2spec=front_end)
+            fit = fit_ridge(train, validation, n_lags=n_lags, **options)
             cpu.append(time.process_time() - begin)
             wall.append(fit.seconds)
         plain = textbook_seconds(fit, train, n_lags)
-        shared = fit_ridge(
-            train, n_lags=n_lags, lambdas=fit.shared_lambda, per_neuron=False, wav2spec=front_end
-        )
+        shared = fit_ridge(train, n_lags=n_lags, lambdas=fit.shared_lambda, **options)
         found, best = (
             score_model(fit.model, view, n_bootstrap=0).mean("cc_norm") for view in (test, validation)
         )
@@ -83,6 +84,21 @@ def main() -> None:
             f"   {np.median(wall):6.2f} s  {np.median(cpu):6.2f} s   {plain:8.2f} s",
             flush=True,
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--lags", type=int, nargs="+", default=[9, 15, 25, 40])
+    parser.add_argument("--rounds", type=int, default=3, help="fits per window; the median is printed")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what ridge sees")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"NS1, {arguments.threads} threads; mean cc_norm over neurons, 34 bands")
+    for arm in arguments.arms:
+        bench(arm, arguments)
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GB")
 
 
