@@ -11,13 +11,17 @@ from deepSTRF.interpret.compare_wav2spec import (
     compare_wav2spec,
     compare_wav2spec_to_groundtruth,
 )
+from deepSTRF.interpret.confidence import StrfConfidence, strf_confidence
+from deepSTRF.interpret.duration import rf_duration_ms
 from deepSTRF.interpret.dynamic import DynamicSTRF, dstrf, measure_receptive_field
 from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
-from deepSTRF.interpret.waveform_field import WaveformField, rf_duration_ms, waveform_field
+from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_field_wav, write_wav
+from deepSTRF.interpret.waveform_field import WaveformField, waveform_field, waveform_fields
 
 __all__ = [
     "DynamicSTRF",
     "FrontEndResponse",
+    "StrfConfidence",
     "Wav2specComparison",
     "WaveformField",
     "compare_wav2spec",
@@ -27,5 +31,11 @@ __all__ = [
     "initial_front_end",
     "measure_receptive_field",
     "rf_duration_ms",
+    "sonify_spectrogram",
+    "sonify_strf",
+    "strf_confidence",
     "waveform_field",
+    "waveform_fields",
+    "write_field_wav",
+    "write_wav",
 ]

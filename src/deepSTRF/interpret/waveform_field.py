@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepSTRF.interpret.duration import rf_duration_ms
 from deepSTRF.models.causal import placement
 from deepSTRF.models.gradients import NoFrontEndError
-from deepSTRF.models.neuron_selection import neuron_indices
+from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
 from deepSTRF.models.prediction import evaluating
 
-__all__ = ["WaveformField", "rf_duration_ms", "waveform_field"]
+__all__ = ["WaveformField", "rf_duration_ms", "waveform_field", "waveform_fields"]
 
 #: What is kept of a field: a little more than it lasts, long enough to be heard, short enough for a page.
 MARGIN, SHORTEST_S, LONGEST_S = 1.3, 0.3, 2.0
@@ -86,58 +87,54 @@ def waveform_field(model: Any, stim: Tensor, neuron: int) -> WaveformField:
     >>> field.duration_ms <= 3 * 5 + 5  # three frames, and a window that is one bin longer than a bin
     True
     """
+    (field,) = waveform_fields(model, stim, [neuron])
+    return field
+
+
+def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -> list[WaveformField]:
+    """Return the receptive fields in the waveform of several neurons, each where the sound drives it most.
+
+    Parameters
+    ----------
+    model, stim
+        See `waveform_field`.
+    neurons : int, slice or sequence of int, optional
+        Which neurons, in which order; negative numbers count from the end. None is all.
+
+    Returns
+    -------
+    list of WaveformField
+        One per neuron.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        As `deepSTRF.models.gradients.waveform_gradmap`.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, 4, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
+    >>> [field.neuron for field in waveform_fields(model, torch.randn(8000), [2, -1])]
+    [2, 3]
+    """
     if isinstance(model.wav2spec, nn.Identity):
         raise NoFrontEndError(f"this {type(model).__name__} has no front-end; use model.STRF_gradmap()")
     sound, (device, dtype) = torch.as_tensor(stim), placement(model)
     with evaluating(model):
         rates = model(sound.reshape(1, 1, -1).to(device, dtype))[0, :, 0]
-    (number,) = neuron_indices(neuron, len(rates))
+    return [_field(model, sound.reshape(-1), rates[n], n) for n in neuron_indices(neurons, len(rates))]
+
+
+def _field(model: Any, sound: Tensor, rate: Tensor, number: int) -> WaveformField:
     fs, hop = float(model.wav2spec.audio_fs), int(model.wav2spec.hop)
     # a field needs a past: the onset of the clip is left out where there is more
-    first = min(round(SHORTEST_S * fs / hop), rates.shape[1] - 1)
-    response_bin = first + int(rates[number, first:].argmax())
-    heard = sound.reshape(-1)[: (response_bin + 1) * hop]
+    first = min(round(SHORTEST_S * fs / hop), len(rate) - 1)
+    response_bin = first + int(rate[first:].argmax())
+    heard = sound[: (response_bin + 1) * hop]
     field = model.waveform_gradmap(heard, neuron=number).cpu().float().numpy()
     duration_ms = rf_duration_ms(field, fs)
     length = round(fs * min(LONGEST_S, max(SHORTEST_S, MARGIN * duration_ms / 1000.0)))
     past = heard.cpu().float().numpy()
     return WaveformField(number, field[-length:], past[-length:], fs, duration_ms, response_bin)
-
-
-def rf_duration_ms(gradmap: Any, audio_fs: float, mass: float = 0.99) -> float:
-    """Return how far back from its end a share of a gradient map lies: the length of a receptive field.
-
-    Parameters
-    ----------
-    gradmap : Tensor or array (T_audio,)
-        From ``model.waveform_gradmap(..., reduce="last")``.
-    audio_fs : float
-        Samples per second.
-    mass : float
-        Share of the summed absolute gradient, above 0 and at most 1.
-
-    Returns
-    -------
-    float
-        Milliseconds; 0 for a map of zeros.
-
-    Raises
-    ------
-    ValueError
-        For a map of another rank, or a share or rate out of range.
-
-    Examples
-    --------
-    >>> rf_duration_ms([0.0, 0.0, 1.0, 1.0, 0.0], audio_fs=1000)
-    2.0
-    """
-    values = gradmap.detach().cpu().double().numpy() if isinstance(gradmap, Tensor) else gradmap
-    field = np.abs(np.asarray(values, dtype=np.float64))
-    if field.ndim != 1 or field.size == 0:
-        raise ValueError(f"gradmap must be one waveform (T_audio,), got shape {field.shape}; take one row")
-    if not 0.0 < mass <= 1.0:
-        raise ValueError(f"mass must be above 0 and at most 1, got {mass!r}")
-    if not audio_fs > 0:
-        raise ValueError(f"audio_fs must be a positive number of hertz, got {audio_fs!r}")
-    summed = np.cumsum(field[::-1])
-    return float(np.searchsorted(summed, mass * summed[-1])) / float(audio_fs) * 1000.0

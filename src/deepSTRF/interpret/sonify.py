@@ -1,0 +1,248 @@
+"""Receptive fields and spectrogram patterns as sounds: WAV files to listen to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from deepSTRF.interpret.waveform_field import WaveformField
+from deepSTRF.models._checks import check_choice, check_positive_number
+
+__all__ = ["sonify_spectrogram", "sonify_strf", "write_field_wav", "write_wav"]
+
+FloatArray = NDArray[np.float64]
+
+#: Peak of every file as a share of full scale: loud enough, and far from startling in headphones.
+LISTENING_PEAK = 0.5
+#: Silence before and after: a receptive field of 50 ms would otherwise be swallowed by the player's start.
+SILENCE_MS = 150.0
+#: Carriers inside one band: enough that a band is heard as noise, few enough to stay cheap.
+CARRIERS_PER_BAND = 8
+
+
+def write_wav(
+    path: str | Path,
+    sound: Any,
+    audio_fs: float,
+    *,
+    peak: float = LISTENING_PEAK,
+    silence_ms: float = SILENCE_MS,
+) -> Path:
+    """Write a sound as a 16-bit mono WAV file, at a comfortable peak and with silence around it.
+
+    Parameters
+    ----------
+    path : str or Path
+        File; its folder must exist.
+    sound : Tensor or array (T_audio,)
+        Samples in any unit.
+    audio_fs : float
+        Samples per second, rounded to whole hertz as the format asks.
+    peak : float
+        Largest absolute sample as a share of full scale, above 0 and at most 1.
+    silence_ms : float
+        Silence before and after.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        For a sound that is no series of finite samples, or a number out of range.
+
+    Examples
+    --------
+    >>> import tempfile, soundfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     file = write_wav(Path(folder) / "a.wav", np.sin(np.arange(1600) * 0.3), 16000)
+    ...     samples, rate = soundfile.read(file)
+    >>> rate, len(samples), round(float(samples.max()), 3)
+    (16000, 6400, 0.5)
+    """
+    import soundfile
+
+    samples = np.asarray(_numbers(sound), dtype=np.float64)
+    if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
+        raise ValueError(f"sound must be a series of finite samples (T_audio,), got shape {samples.shape}")
+    if not 0.0 < peak <= 1.0:
+        raise ValueError(f"peak must be above 0 and at most 1, got {peak!r}")
+    if not silence_ms >= 0:
+        raise ValueError(f"silence_ms must be 0 or more, got {silence_ms!r}")
+    rate = round(check_positive_number("audio_fs", audio_fs))
+    largest = float(np.abs(samples).max())
+    silence = np.zeros(round(silence_ms * rate / 1000.0))
+    loud = samples * (peak / largest) if largest > 0 else samples
+    soundfile.write(str(path), np.concatenate([silence, loud, silence]), rate, subtype="PCM_16", format="WAV")
+    return Path(path)
+
+
+def write_field_wav(path: str | Path, field: WaveformField, **options: Any) -> Path:
+    """Write a neuron's receptive field in the waveform as a WAV file: the sound that would raise its rate.
+
+    The gradient of a response is itself a waveform: added to the sound it came from, a little of it raises
+    the response faster than any other sound of the same energy.
+
+    Parameters
+    ----------
+    path : str or Path
+        File.
+    field : WaveformField
+        From `waveform_field`.
+    **options
+        See `write_wav`.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> field = WaveformField(0, np.sin(np.arange(800) * 0.3), np.zeros(800), 16000.0, 40.0, 12)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_field_wav(Path(folder) / "neuron0.wav", field).name
+    'neuron0.wav'
+    """
+    return write_wav(path, field.gradmap, field.audio_fs, **options)
+
+
+def sonify_spectrogram(
+    spectrogram: Any,
+    frequencies_hz: Any,
+    dt_ms: float,
+    audio_fs: float,
+    *,
+    scale: str = "amplitude",
+    seed: int = 0,
+) -> FloatArray:
+    """Return a sound whose bands follow a spectrogram: noise carriers under the given envelopes.
+
+    A spectrogram says nothing of phases, so this is one of many sounds; a front-end or cochleagram makes of
+    it something close to what went in, blurred by its own filters.
+
+    Parameters
+    ----------
+    spectrogram : Tensor or array (F, T)
+        Envelopes.
+    frequencies_hz : array (F,)
+        Centre of each band, ascending; bands above half of ``audio_fs`` are left out.
+    dt_ms : float
+        Bin in ms.
+    audio_fs : float
+        Samples per second.
+    scale : {"amplitude", "ln"}
+        What the values are: root-mean-square amplitudes, negative ones counting as 0; or their natural
+        logarithm (add the floor of a cochleagram that was measured from it).
+    seed : int
+        Phases of the carriers.
+
+    Returns
+    -------
+    array (T * dt_ms * audio_fs / 1000,)
+        Samples; the root mean square of each band is its envelope.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an illegal argument.
+
+    Examples
+    --------
+    >>> sound = sonify_spectrogram(np.ones((2, 20)), [500.0, 1000.0], dt_ms=5.0, audio_fs=8000)
+    >>> sound.shape
+    (800,)
+    """
+    image, hertz = _checked_image(spectrogram, frequencies_hz)
+    check_choice("scale", scale, ("amplitude", "ln"))
+    rate = check_positive_number("audio_fs", audio_fs)
+    hop = check_positive_number("dt_ms", dt_ms) * rate / 1000.0
+    envelope = np.maximum(image, 0.0) if scale == "amplitude" else np.exp(image)
+    seconds = np.arange(round(image.shape[1] * hop)) / rate
+    middles = (np.arange(image.shape[1]) + 0.5) * hop / rate
+    edges = _band_edges(hertz)
+    rng = np.random.default_rng(seed)
+    sound = np.zeros(seconds.size)
+    for band in range(len(hertz)):
+        low, high = edges[band], min(edges[band + 1], 0.5 * rate)
+        phases = rng.uniform(0.0, 2.0 * np.pi, CARRIERS_PER_BAND)
+        places = rng.uniform(
+            size=CARRIERS_PER_BAND
+        )  # drawn before any band is left out: same seed, same phases
+        if low >= high or not envelope[band].any():
+            continue
+        tones = low * (high / low) ** ((np.arange(CARRIERS_PER_BAND) + places) / CARRIERS_PER_BAND)
+        carrier = np.zeros(seconds.size)
+        for tone, phase in zip(tones, phases, strict=True):
+            carrier += np.sin(2.0 * np.pi * tone * seconds + phase)
+        sound += np.interp(seconds, middles, envelope[band]) * carrier * np.sqrt(2.0 / CARRIERS_PER_BAND)
+    return sound
+
+
+def sonify_strf(
+    strf: Any, frequencies_hz: Any, dt_ms: float, audio_fs: float, *, sign: str = "excitatory", seed: int = 0
+) -> FloatArray:
+    """Return one STRF as a sound: the excitatory (or the suppressive) part of the map as envelopes.
+
+    Parameters
+    ----------
+    strf : Tensor or array (F, T)
+        One STRF, the current frame last: as a sound it is heard oldest frame first.
+    frequencies_hz, dt_ms, audio_fs, seed
+        See `sonify_spectrogram`.
+    sign : {"excitatory", "suppressive"}
+        Which part.
+
+    Returns
+    -------
+    array (T_audio,)
+        Samples, at most as loud as a map whose peak is 1.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an illegal argument.
+
+    Examples
+    --------
+    >>> sonify_strf([[0.0, 1.0], [-1.0, 0.0]], [500.0, 1000.0], dt_ms=5.0, audio_fs=8000).shape
+    (80,)
+    """
+    check_choice("sign", sign, ("excitatory", "suppressive"))
+    image, _ = _checked_image(strf, frequencies_hz)
+    peak = float(np.abs(image).max()) or 1.0
+    part = image / peak if sign == "excitatory" else -image / peak
+    return sonify_spectrogram(part, frequencies_hz, dt_ms, audio_fs, seed=seed)
+
+
+def _checked_image(spectrogram: Any, frequencies_hz: Any) -> tuple[FloatArray, FloatArray]:
+    image = np.asarray(_numbers(spectrogram), dtype=np.float64)
+    hertz = np.asarray(_numbers(frequencies_hz), dtype=np.float64)
+    if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
+        raise ValueError(f"the pattern must be finite and (F, T), got shape {image.shape}; take one neuron")
+    if hertz.shape != image.shape[:1] or (np.diff(hertz) <= 0).any() or hertz[0] <= 0:
+        raise ValueError(
+            f"frequencies_hz must be {image.shape[0]} ascending positive numbers, got shape {hertz.shape}"
+        )
+    return image, hertz
+
+
+def _band_edges(hertz: FloatArray) -> FloatArray:
+    """Edges (F + 1,) half way between neighbours on a log axis; one band alone is a third of an octave."""
+    octaves = np.log2(hertz)
+    if len(hertz) == 1:
+        return np.asarray(hertz[0] * 2.0 ** np.array([-1 / 6, 1 / 6]), dtype=np.float64)
+    middle = 0.5 * (octaves[1:] + octaves[:-1])
+    first, last = 2 * octaves[0] - middle[0], 2 * octaves[-1] - middle[-1]
+    return np.asarray(2.0 ** np.concatenate([[first], middle, [last]]), dtype=np.float64)
+
+
+def _numbers(values: Any) -> Any:
+    return values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
