@@ -45,6 +45,7 @@ from deepSTRF.dsp.sinc import sinc_bandpass
 from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length, slaney_resonators
 from deepSTRF.dsp.spacing import SCALES, FrequencyScale, frequency_scale
 from deepSTRF.dsp.stagger import stagger_rows, zero_subnormal_taps
+from deepSTRF.dsp.stream_filterbank import stream_bank, stream_filterbank
 from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
 from deepSTRF.dsp.windows import WINDOWS, symmetric_window
 
@@ -106,6 +107,8 @@ __all__ = [
     "slaney_resonators",
     "smooth_cube_root",
     "stagger_rows",
+    "stream_bank",
+    "stream_filterbank",
     "symmetric_window",
     "tau_to_a",
     "triangle_corners",

@@ -21,11 +21,13 @@ from deepSTRF.dsp.resonators import ResonatorMatrices, filter_resonators
 from deepSTRF.dsp.stagger import stagger_rows
 
 __all__ = [
+    "COMPLEX_DETECTORS",
     "DETECTORS",
     "Bank",
     "detect",
     "filter_group",
     "filter_matrix",
+    "filter_sound",
     "pool_detected",
     "pooled_filterbank",
     "pooling_matrix",
@@ -34,6 +36,8 @@ __all__ = [
 
 #: Detectors by name; the first two take complex filters, the others real ones.
 DETECTORS = ("magnitude", "power", "halfwave", "full", "square", "none")
+#: Detectors of complex filters.
+COMPLEX_DETECTORS = ("magnitude", "power")
 #: Filters and pooling matrix of each group: from `filter_matrix` (or, for ringing filters,
 #: `deepSTRF.dsp.resonators.resonator_matrices`) and `pooling_matrix`.
 Bank = Sequence[tuple[Tensor | ResonatorMatrices, Tensor]]
@@ -282,6 +286,42 @@ def pool_detected(
     return (samples @ matrix).view(detected.shape[0], -1, n_channels, matrix.shape[1] // n_channels)
 
 
+def filter_sound(
+    audio: Tensor, filters: Tensor | ResonatorMatrices, group: FilterGroup, plan: FilterbankPlan
+) -> Tensor:
+    """Filter with one group of a plan, by its taps or from carried states.
+
+    Parameters
+    ----------
+    audio : Tensor
+        (B, plan.history + T * hop) waveform that starts with ``plan.history`` samples of the past.
+    filters : Tensor or ResonatorMatrices
+        Those of the group in a `Bank`.
+    group : FilterGroup
+        One of ``plan.groups``.
+    plan : FilterbankPlan
+        All groups.
+
+    Returns
+    -------
+    Tensor
+        As `filter_group` returns it.
+
+    Examples
+    --------
+    >>> from deepSTRF.dsp.plan import plan_filterbank
+    >>> plan = plan_filterbank([3], [1], hop=4, n_parts=1)
+    >>> matrix = filter_matrix(torch.ones(1, 1, 3), plan.groups[0])
+    >>> filter_sound(torch.ones(1, 2 + 4), matrix, plan.groups[0], plan).flatten()
+    tensor([3., 3., 3., 3.])
+    """
+    early = plan.history - (group.kernel_size - group.stride)
+    sound = audio[..., early:] if early else audio
+    if isinstance(filters, ResonatorMatrices):
+        return filter_resonators(sound, filters, group, plan.hop)
+    return filter_group(sound, filters, group, plan.hop)
+
+
 def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
     """Filter, detect and pool: the body of a cochleagram.
 
@@ -312,16 +352,7 @@ def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector:
     """
     pooled = []
     for group, (filters, pooling) in zip(plan.groups, bank, strict=True):
-        early = plan.history - (group.kernel_size - group.stride)
-        sound = audio[..., early:] if early else audio
-        if isinstance(filters, ResonatorMatrices):
-            filtered = filter_resonators(sound, filters, group, plan.hop)
-        else:
-            filtered = filter_group(sound, filters, group, plan.hop)
-        steps = plan.hop // group.stride
-        pooled.append(pool_detected(detect(filtered, detector), pooling, group.n_channels, steps))
-    given = torch.cat(pooled, dim=2)
-    if given.shape[1] == 1:
-        return given.squeeze(1)
+        detected = detect(filter_sound(audio, filters, group, plan), detector)
+        pooled.append(pool_detected(detected, pooling, group.n_channels, plan.hop // group.stride))
     # what bin t gives to bin t + d stands in column t of row d: shift the rows and add them up
-    return stagger_rows(given.permute(0, 2, 3, 1), 1).sum(-2)
+    return stagger_rows(torch.cat(pooled, dim=2).permute(0, 2, 3, 1), 1).sum(-2)

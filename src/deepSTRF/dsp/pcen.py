@@ -78,8 +78,8 @@ def pcen(
     """Divide energies by their running mean and compress.
 
     ``(E / (eps + M)^alpha + delta)^root - delta^root`` with the running mean
-    ``M[t] = a M[t - 1] + (1 - a) E[t]``, ``a = exp(-decay)``. The formula is evaluated in the log domain
-    (``expm1``, ``log1p``), which keeps all digits for quiet sound and a finite gradient for silence.
+    ``M[t] = a M[t - 1] + (1 - a) E[t]``, ``a = exp(-decay)``. The difference of powers is evaluated as
+    ``expm1`` of ``log1p``, which keeps all digits for quiet sound and a finite gradient for silence.
 
     Parameters
     ----------
@@ -131,11 +131,12 @@ def pcen(
     if start == "first":
         before = torch.where(state["started"], before, energy[..., 0])
     memory, last = first_order_recursion(-torch.expm1(-rate) * energy, torch.exp(-rate.squeeze(-1)), before)
-    steps = torch.arange(1, n_frames + 1, dtype=energy.dtype, device=energy.device)
-    log_missing = state["log_missing"].unsqueeze(-1) - rate * steps
+    elapsed = rate
+    if n_frames > 1:
+        elapsed = rate * torch.arange(1, n_frames + 1, dtype=energy.dtype, device=energy.device)
+    log_missing = state["log_missing"].unsqueeze(-1) - elapsed
     mean = memory / -torch.expm1(log_missing)
-    smooth_gain = torch.exp(-gain * (math.log(eps) + torch.log1p(mean / eps)))
-    output = torch.exp(power * bias.log()) * torch.expm1(power * torch.log1p(energy * smooth_gain / bias))
+    output = bias**power * torch.expm1(power * torch.log1p(energy * (mean + eps) ** -gain / bias))
     following = {
         "memory": last,
         "log_missing": log_missing[..., -1],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -17,7 +18,14 @@ from deepSTRF.models.constants import ExactConstants
 from deepSTRF.models.learning_rate import ScaleFreeParameters
 from deepSTRF.registry import WAV2SPEC
 
-__all__ = ["WaveformFrontEnd", "check_frequency_range", "default_f_max", "make_wav2spec", "window_samples"]
+__all__ = [
+    "WaveformFrontEnd",
+    "check_frequency_range",
+    "default_f_max",
+    "make_wav2spec",
+    "window_samples",
+    "without_autocast",
+]
 
 #: Upper edge of the NS1 cochleagram, 500 Hz plus 5.5 octaves (Rahman et al. 2019, doi
 #: 10.1371/journal.pcbi.1006618).
@@ -133,10 +141,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         """Run `transform` outside autocast: logarithms and Fourier transforms need float32."""
         if padded.dtype in (torch.float16, torch.bfloat16):
             padded = padded.float()
-        kind = padded.device.type
-        if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
-            return self.transform(padded)
-        with torch.autocast(device_type=kind, enabled=False):
+        with without_autocast(padded.device.type):
             return self.transform(padded)
 
     def check_waveform(self, x: Tensor) -> None:
@@ -180,6 +185,30 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     def frequencies_hz(self) -> Tensor:
         """Centre frequencies (F,) in hertz, lowest first."""
         raise NotImplementedError(f"{type(self).__name__} must define frequencies_hz")
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """Return a context without autocast; entering it costs next to nothing where there is none to switch off.
+
+    Parameters
+    ----------
+    device_type : str
+        ``"cpu"``, ``"cuda"``, ...
+
+    Returns
+    -------
+    context manager
+        For a ``with`` statement.
+
+    Examples
+    --------
+    >>> with without_autocast("cpu"):
+    ...     torch.is_autocast_enabled("cpu")
+    False
+    """
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type=device_type, enabled=False)
+    return nullcontext()
 
 
 def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFAULT_F_MAX_HZ) -> float:

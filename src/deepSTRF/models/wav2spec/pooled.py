@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF.dsp.filterbank import Bank, pooled_filterbank, prepare_bank
+from deepSTRF.dsp.filterbank import COMPLEX_DETECTORS, Bank, pooled_filterbank, prepare_bank
 from deepSTRF.dsp.plan import FilterbankPlan
+from deepSTRF.dsp.stream_filterbank import stream_bank, stream_filterbank
 from deepSTRF.models.causal import State, placement
-from deepSTRF.models.wav2spec.base import WaveformFrontEnd
+from deepSTRF.models.wav2spec.base import WaveformFrontEnd, without_autocast
 
 __all__ = ["PooledFilterbank"]
 
@@ -127,9 +128,10 @@ class PooledFilterbank(WaveformFrontEnd):
         """
         self.check_waveform(x)
         x = _full_precision(x)
-        with torch.autocast(device_type=x.device.type, enabled=False):
-            bank, values = self._prepare(self.plan)
-            pooled = self._pool(functional.pad(x[:, 0], (self.plan.history, 0)), bank, self.plan)
+        with without_autocast(x.device.type):
+            sound = functional.pad(x[:, 0], (self.plan.history, 0))
+            bank, values = self._prepare(streaming=False)
+            pooled = pooled_filterbank(sound, _as_precise(bank, sound), self.plan, self.detector)
             frames, _ = self.compress(pooled[..., : x.shape[-1] // self.hop], values, None)
         return frames.unsqueeze(1)
 
@@ -154,11 +156,14 @@ class PooledFilterbank(WaveformFrontEnd):
         self.check_waveform(chunk)
         chunk = _full_precision(chunk)
         n_frames = chunk.shape[-1] // self.hop
-        with torch.autocast(device_type=chunk.device.type, enabled=False):
-            plan = self.plan.for_streams if n_frames <= _FEW_FRAMES else self.plan
-            bank, values = self._prepare(plan)
+        with without_autocast(chunk.device.type):
             sound = torch.cat([state["history"], chunk], dim=-1)
-            pooled = self._pool(sound[:, 0], bank, plan) + functional.pad(state["pending"], (0, n_frames))
+            streaming = n_frames <= _FEW_FRAMES
+            bank, values = self._prepare(streaming)
+            plan = self.plan.for_streams if streaming else self.plan
+            compute = stream_filterbank if streaming else pooled_filterbank
+            pooled = compute(sound[:, 0], _as_precise(bank, sound), plan, self.detector)
+            pooled = pooled + functional.pad(state["pending"], (0, n_frames))
             frames, compression = self.compress(pooled[..., :n_frames], values, state["compression"])
         following = {
             "history": sound[..., sound.shape[-1] - self.plan.history :],
@@ -167,27 +172,27 @@ class PooledFilterbank(WaveformFrontEnd):
         }
         return frames.unsqueeze(1), following
 
-    def _pool(self, sound: Tensor, bank: Bank, plan: FilterbankPlan) -> Tensor:
-        """Turn (B, H + T * hop) into (B, F, T + pooled_bins - 1)."""
-        if bank[0][1].dtype != sound.dtype:
-            bank = [(filters.to(sound.dtype), pooling.to(sound.dtype)) for filters, pooling in bank]
-        return pooled_filterbank(sound, bank, plan, self.detector)
-
-    def _prepare(self, plan: FilterbankPlan) -> Prepared:
+    def _prepare(self, streaming: bool) -> Prepared:
         """Return filters and compression: built anew while learning, remembered otherwise."""
         learning = torch.is_grad_enabled() and self.is_learnable
         if learning or torch.compiler.is_compiling():
-            return self.build_bank(plan), self.compression_values()
+            return self._build(streaming)
         with torch.inference_mode(False), torch.no_grad():
-            values = [p.detach().reshape(-1) for p in self.parameters()]
             # the values themselves are the key: a version counter would miss writes through .data
+            values = [p if p.ndim == 1 else p.reshape(-1) for p in self.parameters()]
             key = torch.cat(values) if values else None
             if self._prepared is None or not _same_values(self._prepared[0], key):
                 self._prepared = (key, {})
-            banks, streaming = self._prepared[1], plan is not self.plan
-            if streaming not in banks:
-                banks[streaming] = (self.build_bank(plan), self.compression_values())
-            return banks[streaming]
+            remembered = self._prepared[1]
+            if streaming not in remembered:
+                remembered[streaming] = self._build(streaming)
+            return remembered[streaming]
+
+    def _build(self, streaming: bool) -> Prepared:
+        if not streaming:
+            return self.build_bank(self.plan), self.compression_values()
+        n_parts = 2 if self.detector in COMPLEX_DETECTORS else 1
+        return stream_bank(self.build_bank(self.plan.for_streams), n_parts), self.compression_values()
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         self._prepared = None
@@ -215,6 +220,13 @@ class PooledFilterbank(WaveformFrontEnd):
 
 def _full_precision(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _as_precise(bank: Bank, sound: Tensor) -> Bank:
+    """Return the bank in the precision of the sound."""
+    if bank[0][1].dtype == sound.dtype:
+        return bank
+    return [(filters.to(sound.dtype), pooling.to(sound.dtype)) for filters, pooling in bank]
 
 
 def _same_values(old: Tensor | None, new: Tensor | None) -> bool:
