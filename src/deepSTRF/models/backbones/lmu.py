@@ -17,9 +17,6 @@ __all__ = ["LMU", "LMUCell", "legendre_delay"]
 
 #: Frames that the form without feedback solves by one product.
 BLOCK_SIZE = 16
-#: Fewest rows of a projection. Libraries sum products of fewer rows in another order, and the feedback
-#: magnifies the difference fiftyfold: a stream of single frames would drift from the whole clip by 5e-6.
-MIN_ROWS = 16
 
 
 def legendre_delay(memory_size: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -225,11 +222,13 @@ class LMU(Backbone):
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, T', I) times (O, I) transposed: (B, T', O), to the last bit the same for every T'."""
-    rows = x.flatten(0, 1)
-    missing = max(0, MIN_ROWS - rows.shape[0])
-    projected = functional.linear(functional.pad(rows, (0, 0, 0, missing)), weight)
-    return projected[: rows.shape[0]].reshape(*x.shape[:2], -1)
+    """(B, T', I) times (O, I) transposed: (B, T', O), to the last bit the same for every T'.
+
+    Libraries add up products of few and of many rows in different orders, and the feedback magnifies the
+    difference fiftyfold: a stream would drift from the whole clip. Rounding a float64 sum leaves none.
+    """
+    wide = x.dtype if x.device.type == "mps" else torch.float64
+    return functional.linear(x.to(wide), weight.to(wide)).to(x.dtype)
 
 
 def _lecun_uniform(fan_in: int) -> nn.Parameter:

@@ -155,37 +155,44 @@ class S4Layer(_LinearStateSpaceLayer):
         self.P = nn.Parameter(_per_feature(torch.view_as_real(modes.rank_one), input_size))
 
     def _blocks(self, size: int) -> _Blocks:
-        """Powers of a full transition, by doubling. It is a contraction, so nothing grows."""
-        transition, drive = self._discretized()
-        seen = torch.cat([2 * self.C[..., 0], -2 * self.C[..., 1]], dim=-1).unsqueeze(1)  # (H, 1, S)
-        driven = drive.unsqueeze(1)
-        leaps = [transition]
+        """Powers of the bilinear transition ``M = 2 R - I``, by doubling. It contracts, so nothing grows."""
+        r, along, across, drive = self._resolvent()
+        seen = torch.cat([2 * self.C[..., 0], -2 * self.C[..., 1]], dim=-1)  # c: (H, S)
+        next_seen = (2 * _resolve(r.conj(), across, along, seen.unsqueeze(-1)) - seen.unsqueeze(-1)).mT
+        seen, driven = seen.unsqueeze(1), drive.unsqueeze(1)
+        if size == 1:  # a stream of single frames needs no matrix
+            seen = torch.cat([seen, next_seen], dim=1)
+            return _Blocks(seen.mT, driven, lambda s, k: 2 * _resolve(r, along, across, s) - s)
+        identity = torch.eye(along.shape[-1], dtype=along.dtype, device=along.device)
+        leaps = [2 * _resolve(r, along, across, identity.expand(along.shape[0], -1, -1)) - identity]
         while seen.shape[1] < size:
             seen = torch.cat([seen, seen @ leaps[-1]], dim=1)
             driven = torch.cat([driven, driven @ leaps[-1].mT], dim=1)
             leaps.append(leaps[-1] @ leaps[-1])
-        seen = torch.cat([seen, seen[:, -1:] @ transition], dim=1)
+        seen = torch.cat([seen, seen[:, -1:] @ leaps[0]], dim=1)
         return _Blocks(seen.mT, driven, lambda s, k: leaps[k] @ s)
 
-    def _discretized(self) -> tuple[Tensor, Tensor]:
-        """Return the bilinear transition (H, 2 P, 2 P) and drive (H, 2 P) on real and imaginary parts.
+    def _resolvent(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the parts of ``R = (I - dt/2 A)^-1`` and the drive ``dt R B``.
 
-        ``M = (I - dt/2 A)^-1 (I + dt/2 A) = 2 R - I`` and ``b = dt R B`` with ``R = (I - dt/2 A)^-1``, which
-        is diagonal up to a term of rank one (Woodbury). That term couples each mode with its conjugate:
-        ``p p* z`` is ``p 2 Re(sum conj(p) z)``, linear in real and imaginary parts.
+        R is diagonal minus a term of rank one (Woodbury): ``R z = r z - along (across . z)``. That term
+        couples each mode with its conjugate, ``p p* z`` being ``p 2 Re(sum conj(p) z)``, which is linear in
+        real and imaginary parts: all but ``r`` are (H, 2 P), real parts first.
         """
         dt, poles, B = self._continuous()
         p = torch.view_as_complex(self.P.to(dt.dtype))
         r = 1 / (1 - dt / 2 * poles)
-        along, across = dt / 2 * r * p, 2 * p.conj() * r
-        denominator = 1 + dt / 2 * (across * p).real.sum(-1, keepdim=True)
-        real, imag = torch.diag_embed(r.real), torch.diag_embed(r.imag)
-        diagonal = torch.cat([torch.cat([real, -imag], dim=-1), torch.cat([imag, real], dim=-1)], dim=-2)
-        row = torch.cat([across.real, -across.imag], dim=-1) / denominator
-        inverse = diagonal - _stacked(along).unsqueeze(-1) * row.unsqueeze(-2)
-        drive = dt * (inverse @ _stacked(B).unsqueeze(-1)).squeeze(-1)
-        transition = 2 * inverse - torch.eye(inverse.shape[-1], dtype=dt.dtype, device=dt.device)
-        return transition.to(self.P.dtype), drive.to(self.P.dtype)
+        heard = 2 * p.conj() * r
+        denominator = 1 + dt / 2 * (heard * p).real.sum(-1, keepdim=True)
+        along, across = _stacked(dt / 2 * r * p), torch.cat([heard.real, -heard.imag], dim=-1) / denominator
+        drive = dt * _resolve(r, along, across, _stacked(B).unsqueeze(-1)).squeeze(-1)
+        kind = self.P.dtype
+        return (
+            torch.complex(r.real.to(kind), r.imag.to(kind)),
+            along.to(kind),
+            across.to(kind),
+            drive.to(kind),
+        )
 
 
 @BACKBONES.register("s4")
@@ -310,6 +317,14 @@ def _run(blocks: _Blocks, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     local = u.flatten(1, 2) @ toeplitz
     inherited = torch.stack(starts, dim=1).permute(0, 3, 1, 2).flatten(1, 2) @ blocks.seen[..., 1 : q + 1]
     return (local + inherited).reshape(*u.shape[:2], -1), s
+
+
+def _resolve(r: Tensor, along: Tensor, across: Tensor, s: Tensor) -> Tensor:
+    """Apply ``s -> r s - along (across . s)`` to the columns of (H, 2 P, n)."""
+    real, imag = s.chunk(2, dim=1)
+    turned = r.unsqueeze(-1) * torch.complex(real, imag)
+    turned = torch.cat([turned.real, turned.imag], dim=1)
+    return turned - along.unsqueeze(-1) * (across.unsqueeze(1) @ s)
 
 
 def _stacked(z: Tensor) -> Tensor:
