@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
+from deepSTRF.training._option_names import check_options, option_names, parameters_of
 from deepSTRF.training.experiment_config import ExperimentConfig
-from deepSTRF.training.option_names import check_options, option_names, parameters_of
 
 __all__ = [
     "build_front_end",

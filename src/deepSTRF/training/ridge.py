@@ -16,7 +16,7 @@ from deepSTRF.models.audio.linear import Linear
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
 from deepSTRF.training._checks import check_non_negative
-from deepSTRF.training.ridge_checks import check_recordings, count_bands, given_lambdas
+from deepSTRF.training._ridge_checks import check_recordings, count_bands, given_lambdas
 from deepSTRF.training.ridge_data import ClipFeatures, group_neurons, lagged_rows, row_chunks
 from deepSTRF.training.ridge_solve import cross_products, solve_group
 from deepSTRF.training.score_table import neuron_names
