@@ -15,11 +15,12 @@ from torch import nn
 from deepSTRF.models import Configurable, FramewiseMixin, NeuralModel
 from deepSTRF.models import checkpoint as checkpoint_module
 from deepSTRF.models.activations import ParametricSoftplus
-from deepSTRF.models.audio import AudioEncodingModel, Linear
+from deepSTRF.models.audio import AudioEncodingModel, Linear, LinearNonlinear
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 from deepSTRF.models.serialization import decode, encode
-from deepSTRF.models.wav2spec import CausalMelSpectrogram, WaveformFrontEnd
+from deepSTRF.models.wav2spec import CausalMelSpectrogram, WaveformFrontEnd, make_wav2spec
+from deepSTRF.registry import WAV2SPEC
 
 FILES = {"README.md", "config.json", "model.safetensors"}
 
@@ -110,6 +111,22 @@ def test_every_nested_part_comes_back(tmp_path: Path) -> None:
     assert twin.readout.activation.squash.negative_slope == 0.3
     assert twin.readout.strf.kernel[0].bias is None
     assert not twin.training
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", WAV2SPEC.names())
+def test_every_front_end_comes_back_to_the_last_bit(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """What is not saved, because it follows from the arguments, must be the same when it is computed again."""
+    bands = {"n_mels" if name == "mel" else "n_filters": 4}
+    front_end = make_wav2spec(name, audio_fs=16000, dt_ms=5.0, **bands)
+    prefilter, kernel = {"type": "adaptrans", "dt": 5.0}, {"type": "separable", "rank": 2}
+    model = LinearNonlinear(4, 3, 2, wav2spec=front_end, prefiltering=prefilter, kernel=kernel).to(dtype)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model(torch.randn(2, 1, 1600, dtype=dtype))
+    model.save_pretrained(tmp_path)
+    assert same(model, NeuralModel.from_pretrained(tmp_path), torch.randn(1, 1, 1600, dtype=dtype))
 
 
 @pytest.mark.parametrize(
