@@ -15,25 +15,36 @@ from deepSTRF.interpret.confidence import StrfConfidence, strf_confidence
 from deepSTRF.interpret.duration import rf_duration_ms
 from deepSTRF.interpret.dynamic import DynamicSTRF, dstrf, measure_receptive_field
 from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
+from deepSTRF.interpret.gabor_fit import GaborFit, fit_gabor
+from deepSTRF.interpret.modulation import ModulationTransfer, modulation_transfer
 from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_field_wav, write_wav
+from deepSTRF.interpret.tuning import separability_index, strf_tuning
+from deepSTRF.interpret.tuning_table import NeuronTable
 from deepSTRF.interpret.waveform_field import WaveformField, waveform_field, waveform_fields
 
 __all__ = [
     "DynamicSTRF",
     "FrontEndResponse",
+    "GaborFit",
+    "ModulationTransfer",
+    "NeuronTable",
     "StrfConfidence",
     "Wav2specComparison",
     "WaveformField",
     "compare_wav2spec",
     "compare_wav2spec_to_groundtruth",
     "dstrf",
+    "fit_gabor",
     "front_end_response",
     "initial_front_end",
     "measure_receptive_field",
+    "modulation_transfer",
     "rf_duration_ms",
+    "separability_index",
     "sonify_spectrogram",
     "sonify_strf",
     "strf_confidence",
+    "strf_tuning",
     "waveform_field",
     "waveform_fields",
     "write_field_wav",

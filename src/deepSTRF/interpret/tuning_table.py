@@ -1,0 +1,129 @@
+"""A small table: one row per neuron, one column per number, written as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NeuronTable"]
+
+
+@dataclass(frozen=True)
+class NeuronTable:
+    """One row per neuron.
+
+    Attributes
+    ----------
+    neurons : tuple of int or str
+        Which neuron each row is.
+    columns : mapping of str to array (N,)
+        Numbers or flags by name; units are part of the names. NaN is what a neuron does not have.
+
+    Raises
+    ------
+    ValueError
+        When a column has another length.
+
+    Examples
+    --------
+    >>> table = NeuronTable((3, 5), {"latency_ms": np.array([10.0, np.nan])})
+    >>> print(table.to_csv())
+    neuron,latency_ms
+    3,10
+    5,
+    <BLANKLINE>
+    """
+
+    neurons: tuple[Any, ...]
+    columns: Mapping[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if np.shape(column) != (len(self.neurons),):
+                raise ValueError(f"column {name!r} must be ({len(self.neurons)},), got {np.shape(column)}")
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        if name not in self.columns:
+            raise KeyError(f"no column {name!r}; this table has {', '.join(self.columns)}")
+        return self.columns[name]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one dictionary per neuron, of Python numbers, the neuron first."""
+        values = {name: np.asarray(column).tolist() for name, column in self.columns.items()}
+        return [
+            {"neuron": neuron, **{name: column[row] for name, column in values.items()}}
+            for row, neuron in enumerate(self.neurons)
+        ]
+
+    def joined(self, *others: NeuronTable) -> NeuronTable:
+        """Return a table with the columns of others on the same neurons beside these.
+
+        Raises
+        ------
+        ValueError
+            For other neurons, or a column that is there already.
+        """
+        columns = dict(self.columns)
+        for other in others:
+            if other.neurons != self.neurons:
+                raise ValueError(
+                    "tables of different neurons cannot be joined; select the same neurons first"
+                )
+            twice = sorted(set(columns) & set(other.columns))
+            if twice:
+                raise ValueError(f"both tables have the column(s) {', '.join(twice)}")
+            columns |= dict(other.columns)
+        return NeuronTable(self.neurons, columns)
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """Return the table as CSV (six significant digits, empty where NaN), and write it when given a path.
+
+        Parameters
+        ----------
+        path : str or Path, optional
+            File; its folder must exist.
+
+        Returns
+        -------
+        str
+            The text.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["neuron", *self.columns])
+        for row in self.rows():
+            writer.writerow([_cell(value) for value in row.values()])
+        if path is not None:
+            Path(path).write_text(text.getvalue(), encoding="utf-8")
+        return text.getvalue()
+
+
+def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
+    """Names of the rows: those given, else numbers from 0.
+
+    Raises
+    ------
+    ValueError
+        For another number of names.
+    """
+    if neurons is None:
+        return tuple(range(n_neurons))
+    if len(neurons) != n_neurons:
+        raise ValueError(f"neurons names {len(neurons)} neurons, there are {n_neurons}")
+    return tuple(neurons)
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value
