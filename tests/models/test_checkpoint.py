@@ -116,7 +116,7 @@ def test_every_nested_part_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", WAV2SPEC.names())
 def test_every_front_end_comes_back_to_the_last_bit(name: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    """What is not saved, because it follows from the arguments, must be the same when it is computed again."""
+    """What follows from the arguments is not saved: it must be the same when it is computed again."""
     bands = {"n_mels" if name == "mel" else "n_filters": 4}
     front_end = make_wav2spec(name, audio_fs=16000, dt_ms=5.0, **bands)
     prefilter, kernel = {"type": "adaptrans", "dt": 5.0}, {"type": "separable", "rank": 2}
