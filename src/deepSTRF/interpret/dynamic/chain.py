@@ -195,7 +195,7 @@ class _Reader:
         elif isinstance(module, nn.Linear):
             self._frame_by_frame(module)
         elif isinstance(module, nn.ConstantPad1d | nn.ZeroPad2d | nn.ConstantPad2d):
-            self._pad(module, tuple(module.padding), float(module.value))
+            self._pad(tuple(module.padding), float(module.value))
         elif isinstance(module, CausalSTRFConv):
             self._strf(module)
         elif isinstance(module, STRFReadout):
@@ -228,7 +228,6 @@ class _Reader:
             out = module(inside)
             return out.reshape(z.shape) if time_last else out.reshape(z.shape[::-1]).T
 
-        self.now = self._applied(module)
         self.links.append(Pointwise(function))
 
     def _convolve(self, module: nn.Conv1d | nn.Conv2d) -> None:
@@ -244,32 +243,38 @@ class _Reader:
             weight = weight.flatten(1, 2)
         if padding:
             self.links.append(Padding(padding, padding))
-        self.links.append(Convolution(weight, module.bias, int(module.dilation[-1])))
-        self.now = self._applied(module)
+        link = Convolution(weight, module.bias, int(module.dilation[-1]))
+        self.links.append(link)
+        frames = shape[-1] + 2 * padding - (weight.shape[-1] - 1) * link.dilation
+        if frames < 1 or shape[1:-1].numel() != weight.shape[1]:
+            raise UnknownLink
+        self._resized(1, len(weight), *[1] * (len(shape) - 3), frames)
 
     def _frame_by_frame(self, module: nn.Linear) -> None:
         shape, time_last = self._layout()
         if time_last or shape[:-2].numel() != 1:
             raise UnknownLink
+        if shape[-1] != module.in_features:
+            raise UnknownLink
         self.links.append(Convolution(module.weight.unsqueeze(-1), module.bias, 1))
-        self.now = self._applied(module)
+        self._resized(*shape[:-1], module.out_features)
 
     def _strf(self, module: CausalSTRFConv) -> None:
-        _, time_last = self._layout()
+        shape, time_last = self._layout()
         if not time_last or not (type(module.kernel) is nn.Conv2d or hasattr(module.kernel, "build_kernel")):
             raise UnknownLink
         weight = module.STRF_weight().to(self.now.device, self.now.dtype).flatten(1, 2)
         silence = self.now.new_zeros(1, module.C_in, module.F, 1)
         self.links.append(Padding(module.T - 1, 0))
         self.links.append(Convolution(weight, module(silence).flatten(), 1))
-        self.now = self._applied(module)
+        self._resized(1, module.C_out, 1, shape[-1])
 
-    def _pad(self, function: Callable[[Tensor], Tensor], widths: tuple[int, ...], value: float) -> None:
-        _, time_last = self._layout()
+    def _pad(self, widths: tuple[int, ...], value: float) -> None:
+        shape, time_last = self._layout()
         if not time_last or value != 0 or any(widths[2:]):
             raise UnknownLink
         self.links.append(Padding(int(widths[0]), int(widths[1])))
-        self.now = self._applied(function)
+        self._resized(*shape[:-1], shape[-1] + int(widths[0]) + int(widths[1]))
 
     # ------------------------------------------------------------------ axes
 
@@ -301,13 +306,11 @@ class _Reader:
         else:
             raise UnknownLink
         self._time_last = last
-        self.now = self.now.new_zeros(after.shape)
+        self._resized(*after.shape)
 
-    def _applied(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        try:
-            return function(self.now)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise UnknownLink from error
+    def _resized(self, *sizes: int) -> None:
+        """Go on with another shape; the values are no one's business, so that they take no memory."""
+        self.now = self.now.new_zeros(1).expand(sizes)
 
     # ------------------------------------------------------------------ a user's modules
 
@@ -362,7 +365,7 @@ class _Reader:
             widths = node.args[1] if len(node.args) > 1 else node.kwargs["pad"]
             if mode != "constant" or not all(isinstance(width, int) for width in widths):  # type: ignore[union-attr]
                 raise UnknownLink
-            self._pad(function, tuple(widths), float(value or 0.0))  # type: ignore[arg-type]
+            self._pad(tuple(widths), float(value or 0.0))  # type: ignore[arg-type]
         elif name in SHAPING_NAMES:
             self._reshape(function)
         elif name in ELEMENTWISE_NAMES and not any(

@@ -127,8 +127,9 @@ class Evidence:
         """
         largest = max(float(gradient.abs().max()) for _, _, gradient in self.cases) or 1.0
         errors, beyond = [], False
-        for time, column, gradient in self.cases:
-            row = way.block([time])[0, column]
+        block = way.block([time for time, _, _ in self.cases])
+        for rows, (_, column, gradient) in zip(block, self.cases, strict=True):
+            row = rows[column]
             errors.append(float((row - _padded(gradient, way.lags)).abs().max()) / largest)
             if self.reach is not None and len(gradient) > self.reach:
                 beyond |= bool((gradient[: -self.reach] != 0).any())
@@ -201,8 +202,7 @@ def gather_evidence(subject: Subject, times: object, neurons: list[int], reach: 
     some = [int(i) for i in torch.randint(len(every), (count - 1,), generator=draw)]
     rows = sorted({len(every) - 1, *some})
     columns = torch.randint(len(neurons), (len(rows),), generator=draw).tolist()
-    with torch.no_grad():
-        whole = subject.respond(subject.frames)[0]
+    whole = subject.output()
     pairs = [(every[row], column) for row, column in zip(rows, columns, strict=True)]
     if reach is not None:
         found = _differentiated(subject, pairs, neurons, whole, reach)

@@ -141,8 +141,7 @@ def dstrf(
         response = request.output[times_of_clip][:, request.neurons]
         completeness = None
         if start is not None:
-            with torch.no_grad():
-                silent = subject.respond(start)[0].T[here][:, request.neurons]
+            silent = subject.with_frames(start).output().T[here][:, request.neurons]
             completeness = response - silent - run.moved
     return DynamicSTRF(
         weights=weights,
@@ -180,8 +179,7 @@ class _Request:
         edge: str,
         budget: int,
     ) -> None:
-        with torch.no_grad():
-            self.output = subject.respond(subject.frames)[0].T  # (T, N)
+        self.output = subject.output().T  # (T, N)
         self.part, self.budget, self.shift = part, budget, 0
         self.neurons = neuron_indices(neurons, self.output.shape[1])
         self.times = _time_indices(times, len(self.output))
@@ -213,9 +211,7 @@ class _Request:
         """The clip with zero frames before it, for derivatives by frames that were never there."""
         self.shift, self.evidence = self.width - 1, None
         longer = subject.with_frames(functional.pad(subject.frames, (self.shift, 0)))
-        with torch.no_grad():
-            again = longer.respond(longer.frames)[0].T[self.shift :]
-        if not agree(again, self.output):
+        if not agree(longer.output().T[self.shift :], self.output):
             raise ValueError(
                 "edge='keep' needs a model to which a past of zeros is no past at all; this one responds "
                 "otherwise (padding inside it, a bias, a standardised input, a memory): use edge='zero'"
@@ -333,8 +329,8 @@ def _reach_of(subject: Subject) -> int | None:
 
 def _slope(subject: Subject, part: nn.Module) -> Tensor:
     """Slope (T, N) of an output nonlinearity along the clip."""
-    with replaced_output(part, slope=True), torch.no_grad():
-        return subject.respond(subject.frames)[0].T
+    with replaced_output(part, slope=True):
+        return subject.with_frames(subject.frames).output().T
 
 
 def _baseline(baseline: float | Tensor, frames: Tensor) -> Tensor:

@@ -64,6 +64,7 @@ class Subject:
         device, dtype = placement(model)
         given = torch.as_tensor(stimulus).detach().to(device, dtype)
         self.frames = self._as_frames(given, hears_sound)
+        self._output: Tensor | None = None
         if not bool(torch.isfinite(self.frames).all()):
             raise ValueError("stimulus holds values that are not finite: mend or cut the clip first")
 
@@ -95,8 +96,15 @@ class Subject:
     def with_frames(self, frames: Tensor) -> Self:
         """Return the same model with other frames (1, 1, F, T)."""
         other = copy.copy(self)
-        other.frames = frames
+        other.frames, other._output = frames, None
         return other
+
+    def output(self) -> Tensor:
+        """Return the responses (N, T) to the whole clip."""
+        if self._output is None:
+            with torch.no_grad():
+                self._output = self.respond(self.frames)[0]
+        return self._output
 
     # ------------------------------------------------------------------ the function
 

@@ -20,9 +20,9 @@ from deepSTRF.interpret.dynamic.subject import Subject
 
 __all__ = ["ClosedForm", "Sweep", "Walk", "walk"]
 
-#: Rows of a block: its widest layer stays in a processor's second-level cache, beyond which the sweep slows
-#: down by half (measured with 128 units: 64 to 476 rows are alike, 1024 are slower).
-_ROWS = 256
+#: Rows of a block: enough for a product to run at full speed, few enough that a layer stays in a processor's
+#: cache (measured with 128 units: 256 to 480 rows are alike, fewer and more are slower).
+_ROWS = 480
 
 
 @dataclass(frozen=True)
@@ -141,16 +141,20 @@ class Sweep(Estimator):
     ) -> None:
         super().__init__(subject, neurons, lags, way.reach, budget)
         self.way = way
+        # newest tap last, each a matrix from outputs to inputs
+        self.taps = [
+            link.weight.permute(2, 0, 1).contiguous() if isinstance(link, Convolution) else None
+            for link in way.links
+        ]
 
     def bytes_per_time(self, times: Sequence[int]) -> int:
-        """Working memory of one time: two neighbouring layers on their lags, and their products."""
+        """Working memory of one time: two neighbouring layers on their lags, and the result."""
         widest, lags, spacing = 0, 1, 0
         for link in reversed(self.way.links):
             if isinstance(link, Convolution):
                 c_out, c_in, taps = link.weight.shape
-                product = lags * taps * c_in
                 above, (lags, spacing, *_) = lags * c_out, _grid(lags, spacing, taps, link.dilation)
-                widest = max(widest, above + product + lags * c_in)
+                widest = max(widest, above + lags * c_in)
         return len(self.neurons) * widest * self.subject.frames.element_size() + 2 * self.row_bytes()
 
     def plan(self, times: Sequence[int]) -> list[list[int]]:
@@ -159,7 +163,8 @@ class Sweep(Estimator):
         rows = self.budget // max(1, per_time)
         if self.subject.frames.device.type == "cpu":
             rows = min(rows, _ROWS // len(self.neurons))
-        size = max(1, rows)
+        blocks = -(-len(times) // max(1, rows))
+        size = -(-len(times) // blocks)  # blocks of one size
         return [list(times[first : first + size]) for first in range(0, len(times), size)]
 
     def block(self, times: Sequence[int]) -> Tensor:
@@ -167,13 +172,14 @@ class Sweep(Estimator):
         adjoint: Tensor | None = None  # (P, B * N, C): P lags, oldest first, ``spacing`` frames apart
         spacing, n = 0, len(self.neurons)
         at = torch.as_tensor(times, device=self.subject.frames.device)
-        for link, before in zip(reversed(self.way.links), reversed(self.way.before), strict=True):
+        way = reversed(list(zip(self.way.links, self.way.before, self.taps, strict=True)))
+        for link, before, taps in way:
             if isinstance(link, Convolution):
-                if adjoint is None:
+                if adjoint is None or taps is None:
                     adjoint = self._first(link, len(times))
                     spacing = link.dilation
                 else:
-                    adjoint, spacing = _back_through(link, adjoint, spacing)
+                    adjoint, spacing = _back_through(taps, link.dilation, adjoint, spacing)
             elif adjoint is None:
                 adjoint = self._output_slope(link, at)
             else:
@@ -303,19 +309,23 @@ def _grid(lags: int, spacing: int, taps: int, dilation: int) -> tuple[int, int, 
     return (lags - 1) * a + (taps - 1) * b + 1, step, a, b
 
 
-def _back_through(link: Convolution, adjoint: Tensor, spacing: int) -> tuple[Tensor, int]:
-    """Pull (P, R, C_out) back through a convolution: (P', R, C_in) on its own grid."""
-    lags, rows, c_out = adjoint.shape
-    _, c_in, taps = link.weight.shape
-    below, step, a, b = _grid(lags, spacing, taps, link.dilation)
-    # one product for all taps, then each tap's share is added where it belongs
-    weight = link.weight.permute(0, 2, 1).reshape(c_out, taps * c_in)
-    share = (adjoint.reshape(lags * rows, c_out) @ weight).view(lags, rows, taps, c_in)
-    if taps == 1:
-        return share[:, :, 0], step
-    out = adjoint.new_zeros(below, rows, c_in)
-    for tap in range(taps):
-        out[tap * b : tap * b + (lags - 1) * a + 1 : a] += share[:, :, tap]
+def _back_through(taps: Tensor, dilation: int, adjoint: Tensor, spacing: int) -> tuple[Tensor, int]:
+    """Pull (P, R, C_out) back through a convolution (K, C_out, C_in): (P', R, C_in) on its own grid."""
+    lags, rows, _ = adjoint.shape
+    below, step, a, b = _grid(lags, spacing, len(taps), dilation)
+    out = adjoint.new_empty(below, rows, taps.shape[2])
+    for place in range(below):
+        # the taps that lead here from a lag of the layer above
+        sources = [
+            ((place - tap * b) // a, tap)
+            for tap in range(len(taps))
+            if (place - tap * b) % a == 0 and 0 <= (place - tap * b) // a < lags
+        ]
+        if not sources:
+            out[place] = 0
+        for index, (lag, tap) in enumerate(sources):
+            # added up in place: products of all taps would take K times the memory
+            out[place].addmm_(adjoint[lag], taps[tap], beta=float(index > 0))
     return out, step
 
 
