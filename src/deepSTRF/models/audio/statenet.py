@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -101,9 +102,7 @@ skip, rnn_options
             ENCODER_ACTIVATIONS[encoder_activation](),
         )
         self.dropout = nn.Dropout(check_dropout(dropout))
-        self.rnn = _backbone(rnn_type)(
-            self.H, self.H, num_layers=num_layers, dropout=self.dropout.p, **dict(rnn_options or {})
-        )
+        self.rnn = _build_backbone(rnn_type, self.H, num_layers, self.dropout.p, rnn_options or {})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T) to (B, out_features, T)."""
@@ -352,10 +351,22 @@ def _connections(
     return [CausalSTRFConv(F, T, C_in, C)]
 
 
-def _backbone(rnn_type: str) -> type[nn.Module]:
+def _build_backbone(
+    rnn_type: str, size: int, num_layers: int, dropout: float, options: Mapping[str, Any]
+) -> nn.Module:
     import deepSTRF.models.backbones  # noqa: F401  (fills the registry)
 
     try:
-        return BACKBONES.get(rnn_type)
-    except ValueError as error:
-        raise ValueError(f"rnn_type: {error}") from None
+        cls = BACKBONES.get(rnn_type)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rnn_type: {error}") from None
+    common = {"input_size": size, "hidden_size": size, "num_layers": num_layers, "dropout": dropout}
+    legal = [name for name in inspect.signature(cls).parameters if name not in common]
+    unknown = [name for name in options if name not in legal]
+    if unknown:
+        raise ValueError(
+            f"rnn_options: backbone {rnn_type!r} has no option {unknown[0]!r}; it takes "
+            + (", ".join(map(repr, legal)) or "none")
+        )
+    backbone: nn.Module = cls(**common, **options)
+    return backbone
