@@ -141,7 +141,7 @@ def test_simulated_neurons_get_their_own_parameters_back():
 
 def test_a_fitted_linear_model_recovers_strf_and_tuning():
     """A neuron that is linear (no threshold), at high signal power: noise of 1/1000 of the signal's."""
-    ds = SyntheticDataset(n_neurons=1, n_clips=20, n_repeats=1, clip_seconds=1.0, seed=3)
+    ds = SyntheticDataset(n_neurons=1, n_clips=24, n_repeats=1, clip_seconds=2.0, seed=3)
     truth = ds.true_strfs[0].double()
     rng = np.random.default_rng(0)
     responses = []
@@ -150,8 +150,7 @@ def test_a_fitted_linear_model_recovers_strf_and_tuning():
         rate = torch.nn.functional.conv1d(padded, truth[None])[0].numpy()
         responses.append((rate + 0.03 * rate.std() * rng.standard_normal(rate.shape))[None])
     linear = NeuralDataset.from_arrays([stim[0] for stim in ds.stims], responses, dt_ms=ds.dt)
-    train, validation = linear.select(clips=range(16)), linear.select(clips=range(16, 20))
-    fit = fit_ridge(train, validation, n_lags=9, lambdas=[0.01, 0.1, 1.0, 10.0])
+    fit = fit_ridge(linear.select(clips=range(20)), linear.select(clips=range(20, 24)), n_lags=9)
     found = fit.model.STRF_gradmap()[0, 0].numpy()
     assert np.corrcoef(found.ravel(), truth.numpy().ravel())[0, 1] >= 0.95
     fitted, true = (strf_tuning(strf, ds.frequencies_hz, ds.dt) for strf in (found, truth))
