@@ -6,6 +6,7 @@ they vary: complexity, gain change, temporal hold, shape change.
 
 from deepSTRF.interpret.dynamic.estimate import dstrf
 from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
+from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknifed_dstrf
 from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities
 from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, measure_receptive_field
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
@@ -34,6 +35,7 @@ __all__ = [
     "CallbackSink",
     "DynamicSTRF",
     "FileSink",
+    "JackknifedSTRF",
     "MomentSink",
     "Moments",
     "ReceptiveFieldError",
@@ -49,6 +51,7 @@ __all__ = [
     "gain_change",
     "gain_variation",
     "hold_statistics",
+    "jackknifed_dstrf",
     "measure_receptive_field",
     "nonlinearities",
     "shape_change",

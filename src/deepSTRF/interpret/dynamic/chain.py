@@ -170,7 +170,9 @@ class _Leaves(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         ours = (CausalSTRFConv, STRFReadout, LinearReadout, *ELEMENTWISE, *IDLE)
-        return isinstance(m, ours) or (type(m).__module__.startswith("torch.nn") and not _is_container(m))
+        return isinstance(m, ours) or (
+            type(m).__module__.startswith("torch.nn") and not isinstance(m, nn.Sequential)
+        )
 
 
 class _Reader:
@@ -390,10 +392,6 @@ class _Reader:
         others = [n for n in node.all_input_nodes if n is not line]
         if any(n not in plain for n in others):
             raise UnknownLink
-
-
-def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
 
 
 def _has_hooks(module: nn.Module) -> bool:

@@ -23,7 +23,7 @@ from deepSTRF.models._checks import check_choice, check_positive_int
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
 
-__all__ = ["dstrf"]
+__all__ = ["as_sink", "dstrf", "time_indices"]
 
 #: Working memory beyond the result, unless said otherwise: small beside any result worth streaming.
 BUDGET = 2**26
@@ -135,7 +135,7 @@ def dstrf(
         start = None if nodes is None else _baseline(baseline, request.subject.frames)
         ways = [(1.0, way)] if start is None or nodes is None else request.along(way, nodes, start)
         run = _Run(request, ways, start)
-        weights = run.into(_as_sink(sink))
+        weights = run.into(as_sink(sink))
         here = torch.tensor(request.times, device=run.memory.device)
         times_of_clip = here - request.shift
         response = request.output[times_of_clip][:, request.neurons]
@@ -152,6 +152,7 @@ def dstrf(
         neurons=request.neurons,
         lags=request.lags,
         receptive_field=request.reach,
+        n_frames=len(request.output),
         method=method_name(way),
         outside=found.outside if found else None,
         check_error=found.error if found else None,
@@ -160,7 +161,24 @@ def dstrf(
     )
 
 
-def _as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
+def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
+    """Return what was given for a sink as one.
+
+    Parameters
+    ----------
+    sink : Sink, sequence of Sink or None
+        None is memory.
+
+    Returns
+    -------
+    Sink
+        One sink.
+
+    Examples
+    --------
+    >>> type(as_sink(None)).__name__
+    'ArraySink'
+    """
     if sink is None:
         return ArraySink()
     return SinkSet(sink) if isinstance(sink, Sequence) else sink
@@ -182,7 +200,7 @@ class _Request:
         self.output = subject.output().T  # (T, N)
         self.part, self.budget, self.shift = part, budget, 0
         self.neurons = neuron_indices(neurons, self.output.shape[1])
-        self.times = _time_indices(times, len(self.output))
+        self.times = time_indices(times, len(self.output))
         self._refuse_nothing("")
         self.reach = _reach_of(subject)
         self.evidence: Evidence | None = None
@@ -307,8 +325,31 @@ def _applied(block: Tensor, frames: Tensor, times: list[int]) -> Tensor:
     return torch.einsum("bnlf,bfl->bnl", block, windows[:, 0])
 
 
-def _time_indices(times: int | slice | Sequence[int] | None, n_frames: int) -> list[int]:
-    """Frames in ascending order, each once: blocks go forward in time."""
+def time_indices(times: int | slice | Sequence[int] | None, n_frames: int) -> list[int]:
+    """Return frames in ascending order, each once: blocks go forward in time.
+
+    Parameters
+    ----------
+    times : int, slice or sequence of int, optional
+        Which; None is all.
+    n_frames : int
+        Frames of the clip.
+
+    Returns
+    -------
+    list of int
+        Numbers from 0.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        For frames that do not exist, or out of order.
+
+    Examples
+    --------
+    >>> time_indices([0, -1], 20)
+    [0, 19]
+    """
     try:
         named = neuron_indices(times, n_frames)
     except (TypeError, IndexError) as error:

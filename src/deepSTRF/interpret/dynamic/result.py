@@ -39,6 +39,8 @@ class DynamicSTRF:
         Frames of the window, L.
     receptive_field : int or None
         Frames that a response depends on; None is unbounded.
+    n_frames : int
+        Frames of the clip.
     method : str
         How the filters were computed.
     outside : float or None
@@ -56,7 +58,7 @@ class DynamicSTRF:
     Examples
     --------
     >>> one = torch.ones(4, 1)
-    >>> made = DynamicSTRF(None, one, 0 * one, 0 * one, torch.arange(4), [0], 3, 3, "sweep")
+    >>> made = DynamicSTRF(None, one, 0 * one, 0 * one, torch.arange(4), [0], 3, 3, 4, "sweep")
     >>> made.valid()[0].tolist()
     [False, False, True]
     """
@@ -69,6 +71,7 @@ class DynamicSTRF:
     neurons: list[int]
     lags: int
     receptive_field: int | None
+    n_frames: int
     method: str
     outside: float | None = None
     check_error: float | None = None

@@ -1,0 +1,63 @@
+"""Filters that several fits agree on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from deepSTRF.interpret.dynamic import FileSink, dstrf, jackknifed_dstrf
+from deepSTRF.models.audio import Linear
+
+F, T = 4, 50
+
+
+def fits(n: int = 7) -> list[Linear]:
+    made = []
+    for seed in range(n):
+        torch.manual_seed(seed)
+        made.append(Linear(F, 3, 2, output_activation=nn.Softplus()).double().eval())
+    return made
+
+
+@pytest.mark.parametrize("agreement", [None, 0.75, 0.95, 1.0])
+@pytest.mark.parametrize("budget", [1, 2**20])
+def test_mean_and_mask_as_they_are_written(agreement, budget) -> None:
+    models, x = fits(), torch.randn(F, T, dtype=torch.float64)
+    each = np.stack([dstrf(model, x).weights.numpy() for model in models])
+    wanted = each.mean(0)
+    if agreement is not None:
+        upper, lower = np.quantile(each, agreement, axis=0), np.quantile(each, 1 - agreement, axis=0)
+        wanted[(upper > 0) & (lower < 0)] = 0
+    times = slice(None) if budget > 1 else slice(20, 26)
+    result = jackknifed_dstrf(models, x, agreement=agreement, budget_bytes=budget, times=times)
+    np.testing.assert_allclose(result.weights, wanted[times], atol=1e-15)
+    if budget > 1:
+        zero = np.logical_and(wanted == 0, each.mean(0) != 0).mean()
+        assert result.kept == pytest.approx(1 - zero)
+    assert result.times.tolist() == list(range(T))[times]
+
+
+def test_the_mean_filter_reproduces_the_mean_response(tmp_path) -> None:
+    models, x = fits(), torch.randn(F, T, dtype=torch.float64)
+    result = jackknifed_dstrf(models, x, sink=FileSink(tmp_path / "mean.npy"), budget_bytes=20_000)
+    weights = torch.from_numpy(np.load(result.weights))
+    windows = nn.functional.pad(x, (2, 0)).unfold(1, 3, 1)
+    total = torch.einsum("tnlf,ftl->tn", weights, windows) + result.intercept
+    torch.testing.assert_close(total, result.response, atol=1e-12, rtol=0)
+    mean = torch.stack([model(x.view(1, 1, F, T))[0, :, 0].T for model in models]).mean(0)
+    torch.testing.assert_close(result.response, mean.detach(), atol=1e-12, rtol=0)
+
+
+def test_one_fit_is_itself_and_illegal_arguments_are_told() -> None:
+    (model,), x = fits(1), torch.randn(F, T, dtype=torch.float64)
+    alone = jackknifed_dstrf([model], x, agreement=0.9)
+    torch.testing.assert_close(alone.weights, dstrf(model, x).weights)
+    with pytest.raises(ValueError, match="models is empty"):
+        jackknifed_dstrf([], x)
+    for agreement in (0.5, 0.0, 1.1):
+        with pytest.raises(ValueError, match="agreement must be above"):
+            jackknifed_dstrf([model], x, agreement=agreement)
+    with pytest.raises(ValueError, match="edge is 'zero' here"):
+        jackknifed_dstrf([model], x, edge="drop")
