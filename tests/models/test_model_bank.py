@@ -33,6 +33,8 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
         {"temporal_window_size": 4},
         {"temporal_window_size": 1, "norm": "none"},
         {"temporal_window_size": 3, "output_activation": ParametricSoftplus(5), "standardize": True},
+        {"temporal_window_size": 4, "kernel": {"kernel": "separable", "rank": 2}},
+        {"temporal_window_size": 4, "kernel": {"kernel": "parametric", "num_gaussians": 2}},
     ],
     "linear_nonlinear": [{"temporal_window_size": 4}, {"temporal_window_size": 2, "norm": "none"}],
     "nrf": [
