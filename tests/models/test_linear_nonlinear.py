@@ -48,3 +48,13 @@ def test_output_activation() -> None:
     assert LinearNonlinear(6, 4, 3, sigmoid).readout.activation is sigmoid
     with pytest.raises(TypeError, match="activation"):
         LinearNonlinear(6, 4, 3, "softplus")
+
+
+def test_the_drive_starts_within_the_knee_of_the_softplus() -> None:
+    model = LinearNonlinear(34, 9, 119)
+    rate = model(torch.randn(4, 1, 34, 200)).detach()  # train mode: the drive is normalised
+    assert torch.allclose(model.readout.bn.weight, 1 / model.readout.activation.beta)
+    assert 0.1 < float(rate.mean()) < 0.3  # a start near 1 spike per bin ends in silence, see the model
+    assert float(rate.std()) < 0.2
+    other = LinearNonlinear(34, 9, 3, output_activation=ParametricSigmoid(3))
+    assert torch.equal(other.readout.bn.weight, torch.ones(3))
