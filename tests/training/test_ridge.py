@@ -271,6 +271,7 @@ def test_single_repeats_are_judged_by_the_plain_correlation(kit):
         ({"lambdas": None}, ValueError, "without validation clips nothing can choose"),
         ({"lambdas": [1.0, 2.0]}, ValueError, "without validation clips"),
         ({"lambdas": 0.0}, ValueError, "lambdas must be finite numbers above 0"),
+        ({"lambdas": "many"}, TypeError, "lambdas must be a number or a list of numbers, got 'many'"),
         ({"lambdas": []}, ValueError, "lambdas must be finite numbers above 0, at least one"),
         ({"lambdas": math.nan}, ValueError, "lambdas must be finite"),
         ({"n_lags": 0}, ValueError, "n_lags must be at least 1"),

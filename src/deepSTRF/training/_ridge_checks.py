@@ -18,22 +18,24 @@ def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         When there is none, or one is not a finite number above 0.
     """
-    listed = [lambdas] if isinstance(lambdas, int | float) else list(lambdas)
-    grid = torch.tensor([float(value) for value in listed], dtype=torch.float64)
-    if not len(grid) or not bool(torch.isfinite(grid).all()) or bool((grid <= 0).any()):
-        raise ValueError(f"lambdas must be finite numbers above 0, at least one, got {listed}")
-    return torch.tensor(sorted(set(grid.tolist())), dtype=torch.float64)
+    try:
+        values = torch.as_tensor(lambdas, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"lambdas must be a number or a list of numbers, got {lambdas!r}") from error
+    if not len(values) or not bool(torch.isfinite(values).all()) or bool((values <= 0).any()):
+        raise ValueError(f"lambdas must be finite numbers above 0, at least one, got {values.tolist()}")
+    return torch.tensor(sorted(set(values.tolist())), dtype=torch.float64)
 
 
-def check_recordings(train: DatasetLike, validation: DatasetLike | None, lambdas: Any) -> None:
+def check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lambdas: int | None) -> None:
     """Raise ValueError unless there are clips to fit, and something to choose the penalty by."""
     if len(train) == 0:
         raise ValueError("train has no clips; check the split or the selection")
     if validation is None:
-        if lambdas is None or (not isinstance(lambdas, int | float) and len(lambdas) > 1):
+        if n_lambdas != 1:
             raise ValueError(
                 "without validation clips nothing can choose among penalties: pass "
                 "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"

@@ -192,7 +192,8 @@ def fit_ridge(
     """
     started = time.monotonic()
     options = _Options(check_positive_int("n_lags", n_lags), per_neuron, score, warmup_ms, max_bytes)
-    check_recordings(train, validation, lambdas)
+    given = None if lambdas is None else given_lambdas(lambdas)
+    check_recordings(train, validation, None if given is None else len(given))
     model = Linear(
         n_frequency_bands=count_bands(train, wav2spec),
         temporal_window_size=options.n_lags,
@@ -205,7 +206,7 @@ def fit_ridge(
     if standardize:
         model.fit_standardization(train.stims)
     clips = ClipFeatures(model, train, options.warmup_ms)
-    grid = _default_lambdas(clips) if lambdas is None else given_lambdas(lambdas)
+    grid = _default_lambdas(clips) if given is None else given
     estimates = _solve(clips, grid, options)
     scores = {} if validation is None else _validate(estimates, model, validation, options)
     names = neuron_names(train.nrn_meta)
