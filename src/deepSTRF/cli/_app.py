@@ -97,6 +97,7 @@ def fit(
       deepstrf fit
       deepstrf fit --dataset ns1 --standardize --seeds 0-4
       deepstrf fit --dataset ns1 --wav2spec mel --epochs 50 --out runs/mel
+      deepstrf fit --dataset ns1 --model ridge --model-option n_lags=40
       deepstrf fit --config experiment.toml --lr 3e-4
 
     The same command again reads a finished run, or goes on with an interrupted one.
