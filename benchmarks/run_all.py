@@ -21,6 +21,7 @@ BENCHMARKS = {
     "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),
+    "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
 }
 
