@@ -15,6 +15,7 @@ from deepSTRF.training import ExperimentConfig, fit_ridge, run_experiment, score
 from deepSTRF.training.building import check_choices
 from deepSTRF.training.ridge_data import ClipFeatures, group_neurons
 from deepSTRF.training.ridge_solve import lagged_gram
+from deepSTRF.training.ridge_start import fit_start
 
 LAGS = 4
 
@@ -367,6 +368,19 @@ def test_starts_that_cannot_be():
     pair = torch.nn.Sequential(torch.nn.Conv2d(1, 3, (ds.F, 1)), torch.nn.Conv2d(3, 3, (1, 5), groups=3))
     with pytest.raises(TypeError, match="cannot start from an estimate"):
         start_from_ridge(Linear(ds.F, 5, 3, kernel=pair), fit)
+
+
+def test_an_experiment_starts_from_ridge(tmp_path):
+    options = {"temporal_window_size": 6, "kernel": {"kernel": "separable"}}
+    config = ExperimentConfig(dataset_options=SMALL, model_options=options, start="ridge", epochs=1)
+    assert "--start ridge" in config.command()
+    assert ExperimentConfig.from_toml_text(config.to_toml()) == config
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    assert dict(run.protocol)["Fit: start"] == "ridge"
+    with pytest.raises(ValueError, match="start must be one of default, ridge"):
+        ExperimentConfig(start="rigde")
+    with pytest.raises(TypeError, match="start='ridge' is for models of one STRF per neuron"):
+        fit_start(torch.nn.Linear(2, 2), None, None)
 
 
 # ------------------------------ on the real recording

@@ -164,6 +164,14 @@ WarmupMs = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
+Start = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"default, or ridge: start STRFs from a ridge estimate.{_default('default')}",
+        rich_help_panel=TRAINING,
+    ),
+]
 Calibrate = Annotated[
     bool | None,
     typer.Option(

@@ -43,12 +43,14 @@ TOML_LAYOUT: dict[str, dict[str, str]] = {
         "batch_size": "batch_size",
         "seeds": "seeds",
         "warmup_ms": "warmup_ms",
+        "start": "start",
         "calibrate": "calibrate",
         "device": "device",
     },
 }
 #: A seed must suit NumPy's legacy generator.
 LARGEST_SEED = 2**32 - 1
+STARTS = ("default", "ridge")
 LOSSES = ("mse", "poisson", "negative_binomial", "gamma")
 #: TOML has no null; options that are None are written as this word, on the command line too.
 NONE_WORD = "none"
@@ -109,6 +111,8 @@ def check_fields(config: ExperimentConfig) -> None:
         raise ValueError(
             f"loss must be one of {', '.join(LOSSES)}, got {config.loss!r}.{closest(config.loss, LOSSES)}"
         )
+    if config.start not in STARTS:
+        raise ValueError(f"start must be one of {', '.join(STARTS)}, got {config.start!r}")
     _check_numbers(config)
     for name in ("dataset_options", "model_options", "wav2spec_options"):
         options = getattr(config, name)

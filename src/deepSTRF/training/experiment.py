@@ -28,6 +28,7 @@ from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.protocol import ProtocolCard
+from deepSTRF.training.ridge_start import fit_start
 from deepSTRF.training.run_folder import STATE, Run, prepare_folder, write_run
 from deepSTRF.training.run_notes import collect_notes
 from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
@@ -233,6 +234,8 @@ def _fit_seed(
         tell(f"{type(model).__name__} with {_n_parameters(model):,} trainable parameters")
     if len(config.seeds) > 1:
         tell(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
+    if config.start == "ridge":
+        fit_start(model, train, val, warmup_ms=config.warmup_ms)
     if _is_calibrated(config):
         start_output(model, train, warmup_ms=config.warmup_ms)
     train_loader, val_loader = make_loaders(train, val, batch_size=config.batch_size, seed=seed)
@@ -329,6 +332,7 @@ def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dic
         return solution.facts()
     return {
         "loss": config.loss,
+        "start": config.start,
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "batch_size": config.batch_size,
         "epochs": ", ".join(str(len(one.history)) for one in fitted.values()),

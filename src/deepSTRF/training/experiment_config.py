@@ -63,6 +63,8 @@ class ExperimentConfig:
         One fit per seed.
     warmup_ms : float
         Onset left out of loss and scores, in ms.
+    start : str
+        "default", or "ridge": a model of one STRF per neuron starts from a ridge estimate.
     calibrate : bool
         After a fit with the mean squared error, set each neuron's output gain and offset by least squares on
         the training clips, where the model ends in such a stage: predictions are then in the unit of the
@@ -105,6 +107,7 @@ class ExperimentConfig:
     batch_size: int = 1
     seeds: tuple[int, ...] = (0,)
     warmup_ms: float = 0.0
+    start: str = "default"
     calibrate: bool = True
     device: str = "cpu"
     out: str | None = None
@@ -206,6 +209,7 @@ FLAGS: dict[str, str] = {
     "batch_size": "--batch-size",
     "seeds": "--seeds",
     "warmup_ms": "--warmup-ms",
+    "start": "--start",
     "calibrate": "--calibrate",
     "device": "--device",
 }

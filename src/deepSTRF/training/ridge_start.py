@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from deepSTRF.models.audio.linear import Linear
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.training.ridge import RidgeFit
+from deepSTRF.training.ridge import RidgeFit, fit_ridge
 
-__all__ = ["start_from_ridge"]
+__all__ = ["fit_start", "start_from_ridge"]
 
 
 def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
@@ -76,6 +76,49 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     if model.readout.norm == "batch":
         _start_norm(model, fit, train)
     return model
+
+
+def fit_start(model: nn.Module, train: Any, validation: Any, *, warmup_ms: float = 0.0) -> None:
+    """Fit a ridge estimate with a model's own window, front-end and prefilter, and start the model from it.
+
+    Parameters
+    ----------
+    model : Linear
+        Changed in place.
+    train, validation : NeuralDataset
+        Clips to fit, and to choose the penalty by.
+    warmup_ms : float
+        Onset left out.
+
+    Raises
+    ------
+    TypeError
+        When the model is not linear.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=6)
+    >>> model = Linear(ds.F, 5, 3, norm="none")
+    >>> fit_start(model, ds.select(clips=[0, 1, 2]), ds.select(clips=[3]))
+    """
+    if not isinstance(model, Linear):
+        raise TypeError(
+            f"start='ridge' is for models of one STRF per neuron (linear, linear_nonlinear), not for "
+            f"{type(model).__name__}; leave it out"
+        )
+    front_end = None if isinstance(model.wav2spec, nn.Identity) else model.wav2spec
+    prefilter = None if isinstance(model.prefiltering, nn.Identity) else model.prefiltering
+    fit = fit_ridge(
+        train,
+        validation,
+        n_lags=model.T,
+        wav2spec=front_end,
+        prefiltering=prefilter,
+        standardize=prefilter is None or model.standardizer is not None,
+        warmup_ms=warmup_ms,
+    )
+    start_from_ridge(model, fit, train)
 
 
 def _check_sizes(model: Linear, fit: RidgeFit) -> None:
