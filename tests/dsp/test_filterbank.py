@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.filterbank import DETECTORS, detect, pooled_filterbank, prepare_bank
+from deepSTRF.dsp.filterbank import COMPLEX_DETECTORS, DETECTORS, detect, pooled_filterbank, prepare_bank
 from deepSTRF.dsp.plan import FilterbankPlan, FilterGroup, largest_divisor, plan_filterbank
 from deepSTRF.dsp.stagger import stagger_rows, zero_subnormal_taps
+from deepSTRF.dsp.stream_filterbank import stream_bank, stream_filterbank
 
 HOP = 12
 #: (kernel sizes, stride limits): one group, many, kernels shorter and longer than the hop, stride above the
@@ -85,6 +86,22 @@ def test_the_block_changes_nothing(block: int) -> None:
         plan = FilterbankPlan(HOP, (FilterGroup(0, 3, 17, 2, size),))
         results.append(pooled_filterbank(audio, prepare_bank(taps, windows, plan), plan, "power"))
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("detector", DETECTORS)
+@pytest.mark.parametrize("n_bins", [1, 2, 5])
+def test_the_layout_for_streams_changes_nothing(detector: str, n_bins: int) -> None:
+    parts = 2 if detector in COMPLEX_DETECTORS else 1
+    plan = plan_filterbank([31, 29, 11, 4], [6, 5, 2, 1], HOP, n_parts=parts)
+    assert [(g.start, g.kernel_size, g.stride) for g in plan.for_streams.groups] == [
+        (g.start, g.kernel_size, g.stride) for g in plan.groups
+    ]
+    taps, windows = random_bank(plan, parts, 3)
+    audio = torch.randn(2, plan.history + n_bins * HOP, dtype=torch.float64)
+    bank = stream_bank(prepare_bank(taps, windows, plan.for_streams), parts)
+    expected = pooled_filterbank(audio, prepare_bank(taps, windows, plan), plan, detector)
+    streamed = stream_filterbank(audio, bank, plan.for_streams, detector)
+    torch.testing.assert_close(streamed, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_unfinished_bins_are_what_a_stream_needs() -> None:

@@ -147,5 +147,6 @@ def pcen(
 
 def _per_band(value: Tensor | float, like: Tensor) -> Tensor:
     """Return a number or a (F,) tensor as (1, 1) or (F, 1), ready to meet (B, F, T)."""
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    return tensor.reshape(-1, 1)
+    if not isinstance(value, Tensor):
+        return like.new_tensor(value).reshape(1, 1)
+    return value.to(like).reshape(-1, 1)

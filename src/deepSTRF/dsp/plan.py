@@ -109,7 +109,7 @@ class FilterbankPlan:
 
     @cached_property
     def for_streams(self) -> FilterbankPlan:
-        """The same filterbank for one bin at a time: smaller matrices, which a processor can keep at hand."""
+        """The same filters for one bin at a time: smaller matrices, which fit a processor cache."""
         groups = [
             group if group.doublings > 0 else _cheapest_block(group, self.hop, 2, _NS_PER_STREAMED_ENTRY)[1]
             for group in self.groups
@@ -117,7 +117,10 @@ class FilterbankPlan:
         return FilterbankPlan(self.hop, tuple(groups))
 
     def products_per_bin(self, n_parts: int = 2) -> int:
-        """Return how many multiplications one bin of filtering takes (``n_parts`` 2 for complex filters)."""
+        """Return how many multiplications one bin of filtering takes (``n_parts`` 2 for complex filters).
+
+        Ringing filters are counted as if they were given by their taps.
+        """
         return sum(
             (self.hop // group.stride) * _row_length(group.kernel_size, group.stride, group.block)
             * n_parts * group.n_channels
