@@ -23,6 +23,7 @@ from deepSTRF.models.audio import AudioEncodingModel, Linear
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
+from deepSTRF.registry import MODELS as MODELS_OF_THE_PACKAGE
 
 F, WIDTH = 3, 6
 
@@ -566,3 +567,29 @@ def test_illegal_stimuli_and_models() -> None:
 
 def test_models_of_the_package_are_neural_models() -> None:
     assert isinstance(hearing(), NeuralModel)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "method"),
+    [
+        ("linear_nonlinear", {"temporal_window_size": 4}, "closed"),
+        ("nrf", {"temporal_window_size": 3, "n_hidden": 4}, "windows"),
+        ("dnet", {"temporal_window_size": 2, "n_hidden": 3}, "windows"),
+        ("statenet", {"kernel_size": 4, "stride": 2, "hidden_channels": 3, "rnn_type": "GRU"}, "windows"),
+        (
+            "statenet",
+            {"kernel_size": 4, "stride": 2, "hidden_channels": 2, "rnn_type": "LSTM", "num_layers": 2},
+            "windows",
+        ),
+        ("transformer", {"context_window": 4, "embedding_dim": 8, "n_heads": 2}, "comb"),
+    ],
+)
+def test_models_of_the_zoo(name: str, options: dict, method: str) -> None:
+    torch.manual_seed(1)
+    model = MODELS_OF_THE_PACKAGE.get(name)(n_frequency_bands=8, out_neurons=2, **options).double().eval()
+    x = torch.randn(8, 20, dtype=torch.float64)
+    result = dstrf(model, x)
+    assert result.method == method
+    torch.testing.assert_close(result.weights, oracle(model, x, result.lags), rtol=0, atol=1e-12)
+    total = applied(result.weights, x) + result.memory + result.intercept
+    torch.testing.assert_close(total, result.response, rtol=0, atol=1e-10)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
+from deepSTRF.interpret.dynamic.carried import CarriedWindows
 from deepSTRF.interpret.dynamic.chain import chain_of
 from deepSTRF.interpret.dynamic.checking import agree
-from deepSTRF.interpret.dynamic.estimators import CarriedWindows, Comb, Estimator, Jacobian, Windows
+from deepSTRF.interpret.dynamic.estimators import Comb, Estimator, Jacobian, Windows
 from deepSTRF.interpret.dynamic.subject import Subject
 from deepSTRF.interpret.dynamic.sweep import ClosedForm, Sweep, Walk, walk
 
@@ -69,6 +70,7 @@ def candidates(
 
     Examples
     --------
+    >>> import torch
     >>> from deepSTRF.models.audio import Linear
     >>> subject = Subject(Linear(8, 3).eval(), torch.randn(8, 50), "spectrogram")
     >>> [method_name(way) for way in candidates(subject, "auto", [0], 3, 3, 2**20)]

@@ -1,10 +1,9 @@
-"""Ways to a dynamic STRF by automatic differentiation: windows, carried state, prefixes and combs."""
+"""Ways to a dynamic STRF by automatic differentiation: windows, prefixes and combs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from deepSTRF.interpret.dynamic.subject import Subject
 
 __all__ = [
-    "CarriedWindows",
     "Comb",
     "Estimator",
     "Jacobian",
@@ -164,61 +162,6 @@ class Windows(Estimator):
         )
 
 
-class CarriedWindows(Windows):
-    """Windows of ``lags`` frames that start from the carried state: for models with unbounded memory.
-
-    The state is held fixed, so that ``Y_t = W_t X_t + V_t h + b_t``; ``memory`` collects ``V_t h``, h the
-    state before the window. Blocks must come in the order of time.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> subject = Subject(Linear(8, 3, out_neurons=2).eval(), torch.randn(8, 50), "spectrogram")
-    >>> CarriedWindows(subject, [0], lags=2).block([30]).shape
-    torch.Size([1, 1, 2, 8])
-    """
-
-    def _span(self) -> int:
-        return self.lags
-
-    def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks, and start from the beginning of the clip."""
-        self._position, self._state = 0, self.subject.init_state(1)
-        return super().plan(times)
-
-    def _early(self, times: list[int]) -> Tensor:
-        self.memory.update({t: self.subject.frames.new_zeros(len(self.neurons)) for t in times})
-        return super()._early(times)
-
-    def _full(self, times: list[int]) -> Tensor:
-        state, leaves = _joined([self._state_before(t - self.lags + 1) for t in times])
-        x = windows_of(self.subject.frames, times, self.lags).requires_grad_()
-        y = self.subject.step(x, state)[0][..., -1]
-        block = x.new_empty(len(times), len(self.neurons), self.lags, x.shape[2])
-        memory = x.new_zeros(len(times), len(self.neurons))
-        for index, neuron in enumerate(self.neurons):
-            again = index + 1 < len(self.neurons)
-            gradient, *others = torch.autograd.grad(
-                y[:, neuron].sum(), [x, *leaves], retain_graph=again, allow_unused=True
-            )
-            block[:, index] = gradient[:, 0].transpose(1, 2)
-            for leaf, slope in zip(leaves, others, strict=True):
-                if slope is not None:
-                    memory[:, index] += (slope * leaf.detach()).flatten(1).sum(1)
-        self.memory.update(zip(times, memory, strict=True))
-        return block
-
-    def _state_before(self, frame: int) -> Any:
-        if not hasattr(self, "_state") or frame < self._position:
-            self._position, self._state = 0, self.subject.init_state(1)
-        if frame > self._position:
-            with torch.no_grad():
-                piece = self.subject.frames[..., self._position : frame]
-                self._state = self.subject.step(piece, self._state)[1]
-            self._position = frame
-        return self._state
-
-
 class Comb(Estimator):
     """Responses ``reach`` frames apart see disjoint windows: one pass back serves them all.
 
@@ -359,21 +302,6 @@ def _fit(rows: Tensor, lags: int) -> Tensor:
     if missing <= 0:
         return rows[:, -lags:]
     return torch.nn.functional.pad(rows, (0, 0, missing, 0))
-
-
-def _joined(states: list[Any]) -> tuple[Any, list[Tensor]]:
-    """Join the states of single streams into one batch; also its floating leaves, which want gradients."""
-    leaves: list[Tensor] = []
-
-    def join(branches: list[Any]) -> Any:
-        if isinstance(branches[0], dict):
-            return {key: join([branch[key] for branch in branches]) for key in branches[0]}
-        leaf = torch.cat(branches)
-        if leaf.is_floating_point():
-            leaves.append(leaf.requires_grad_())
-        return leaf
-
-    return join(states), leaves
 
 
 def _held_bytes(respond: Callable[[Tensor], Tensor], frames: Tensor) -> int:
