@@ -74,7 +74,8 @@ def build(case: tuple[str, dict[str, Any]], **more: Any) -> nn.Module:
 
 
 def test_every_backbone_has_a_case() -> None:
-    assert {name for name, _ in CASES} == set(BACKBONES.names())
+    ours = {name for name, cls in BACKBONES.items() if cls.__module__.startswith("deepSTRF.")}
+    assert {name for name, _ in CASES} == ours  # a page of the documentation adds one of its own
     assert BACKBONES.get("vanilla") is BACKBONES.get("rnn")
 
 
