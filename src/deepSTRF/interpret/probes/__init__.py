@@ -1,0 +1,44 @@
+"""Experiments on fitted models: the sounds of a hearing laboratory, played to a model instead of an animal.
+
+`Listener` says how a model hears; every probe takes one (or a model with a front-end), plays its sounds in
+batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary numbers, and ``table()``.
+"""
+
+from deepSTRF.interpret.probes.clicks import ClickResponse, click_responses
+from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
+from deepSTRF.interpret.probes.gaps import GapResponse, gap_responses
+from deepSTRF.interpret.probes.listener import Listener, as_listener
+from deepSTRF.interpret.probes.masking import MaskingResponse, forward_masking
+from deepSTRF.interpret.probes.noise import NoiseResponse, noise_responses
+from deepSTRF.interpret.probes.oddball import OddballResponse, oddball_responses
+from deepSTRF.interpret.probes.ripples import RippleResponse, ripple_pattern, ripple_responses
+from deepSTRF.interpret.probes.sweeps import AmResponse, SweepResponse, am_responses, sweep_responses
+from deepSTRF.interpret.probes.tones import FrequencyResponseArea, tone_responses
+from deepSTRF.interpret.probes.two_tone import TwoToneResponse, two_tone_responses
+
+__all__ = [
+    "AmResponse",
+    "ClickResponse",
+    "FrequencyResponseArea",
+    "GapResponse",
+    "Listener",
+    "MaskingResponse",
+    "NoiseResponse",
+    "OddballResponse",
+    "RippleResponse",
+    "SweepResponse",
+    "TwoToneResponse",
+    "am_responses",
+    "as_listener",
+    "click_responses",
+    "dataset_cochleagram",
+    "forward_masking",
+    "gap_responses",
+    "noise_responses",
+    "oddball_responses",
+    "ripple_pattern",
+    "ripple_responses",
+    "sweep_responses",
+    "tone_responses",
+    "two_tone_responses",
+]

@@ -1,0 +1,369 @@
+"""A fitted model as a subject: it is played sounds, or shown spectrograms, and its rates are read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
+from deepSTRF.models._checks import check_positive_int, check_positive_number
+from deepSTRF.models.causal import placement
+from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
+from deepSTRF.models.prediction import evaluating
+
+__all__ = ["Listener", "as_listener"]
+
+FloatArray = NDArray[np.float64]
+
+#: Silence before every sound: longer than the memory of fixed front-ends and most prefilters.
+LEAD_MS = 300.0
+#: The baseline is the mean rate in the last part of that silence.
+BASELINE_SHARE = 0.25
+#: Samples (or spectrogram values) that one batch may hold.
+BATCH_SAMPLES = 2**20
+#: Tones stay below this share of the audio rate.
+HIGHEST_SHARE = 0.45
+#: Range of frequencies where neither model nor caller state the bands.
+DEFAULT_RANGE_HZ = (200.0, 16000.0)
+
+
+class Listener:
+    """A model that listens: silence, then a sound, and the rates of chosen neurons.
+
+    A model with a front-end hears the samples. One on spectrograms needs to be told how a sound becomes its
+    spectrogram: a ``cochleagram`` with its ``audio_fs`` and ``dt_ms``; `Listener.for_dataset` takes them from
+    the recording. Without, it can only be shown spectrograms (`show`).
+
+    The model runs where it is and in its own precision, in eval mode and without gradients.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (B, 1, T_audio) or (B, 1, F, T) to (B, N, 1, T).
+    cochleagram : callable, optional
+        Maps sounds, a Tensor (B, T_audio), to spectrograms (B, F, T) with T = T_audio / hop.
+    audio_fs : float, optional
+        Samples per second of the sounds for the cochleagram. A front-end brings its own.
+    dt_ms : float, optional
+        Bin in ms. A front-end brings its own.
+    frequencies_hz : array (F,), optional
+        Centres of the bands, from which probes choose their tones; a front-end may bring its own.
+    neurons : int, slice or sequence of int, optional
+        Which neurons are read; negative numbers count from the end. None is all.
+    lead_ms : float
+        Silence before each sound.
+    batch_samples : int
+        Samples that one batch may hold.
+
+    Attributes
+    ----------
+    audio_fs, dt_ms : float
+        Rates; ``audio_fs`` is None for a listener without sounds.
+    hop : int
+        Samples per bin.
+    lead_bins : int
+        Bins of silence.
+    neurons : list of int
+        Which neurons are read.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments that do not fit the model; the text says what is missing.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, 4, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
+    >>> listener = Listener(model, neurons=[0, -1], lead_ms=50.0)
+    >>> listener.play([np.zeros(800)]).shape, listener.lead_bins, listener.neurons
+    ((1, 2, 20), 10, [0, 3])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        cochleagram: Callable[[Tensor], Tensor] | None = None,
+        audio_fs: float | None = None,
+        dt_ms: float | None = None,
+        frequencies_hz: Any = None,
+        neurons: NeuronSelection = None,
+        lead_ms: float = LEAD_MS,
+        batch_samples: int = BATCH_SAMPLES,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+        self.model = model
+        front_end = getattr(model, "wav2spec", None)
+        self.hears_samples = hasattr(front_end, "hop")
+        if self.hears_samples:
+            if cochleagram is not None:
+                raise ValueError("this model has a front-end and hears samples: leave cochleagram out")
+            audio_fs = float(front_end.audio_fs)  # type: ignore[union-attr]
+            dt_ms = 1000.0 * int(front_end.hop) / audio_fs  # type: ignore[union-attr]
+            frequencies_hz = frequencies_hz if frequencies_hz is not None else _bands_of(front_end)
+        _check_rates(self.hears_samples, cochleagram, audio_fs, dt_ms)
+        self.cochleagram = cochleagram
+        self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
+        self.dt_ms = check_positive_number("dt_ms", dt_ms)
+        self.hop = 0 if self.audio_fs is None else round(self.audio_fs * self.dt_ms / 1000.0)
+        self.frequencies_hz = None if frequencies_hz is None else _numbers(frequencies_hz)
+        self.lead_bins = math.ceil(check_positive_number("lead_ms", lead_ms) / self.dt_ms - 1e-9)
+        self.batch_samples = check_positive_int("batch_samples", batch_samples)
+        self._wanted = neurons
+        self.neurons = self._count() if neurons is None else neuron_indices(neurons, len(self._count()))
+
+    @classmethod
+    def for_dataset(cls, model: nn.Module, dataset: Any, **options: Any) -> Listener:
+        """Return a listener that hears as the recording's stimuli were made.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A model fitted on the recording.
+        dataset : AudioNeuralDataset
+            The recording; one with waveforms needs a model with a front-end.
+        **options
+            Further arguments of `Listener`.
+
+        Returns
+        -------
+        Listener
+            With the recording's cochleagram, where the model has no front-end.
+
+        Raises
+        ------
+        ValueError
+            When it is not known how the recording's spectrograms were made.
+        """
+        if hasattr(getattr(model, "wav2spec", None), "hop"):
+            return cls(model, **options)
+        cochleagram, audio_fs = dataset_cochleagram(dataset)
+        bands = getattr(dataset, "frequencies_hz", None)
+        return cls(
+            model,
+            cochleagram=cochleagram,
+            audio_fs=audio_fs,
+            dt_ms=dataset.dt,
+            frequencies_hz=bands,
+            **options,
+        )
+
+    # ------------------------------------------------------------------ time and frequency
+
+    def samples(self, duration_ms: float) -> int:
+        """Return the samples of a duration, as whole bins, at least one."""
+        return self.bins(duration_ms) * self._sounding()
+
+    def bins(self, duration_ms: float) -> int:
+        """Return the whole bins that hold a duration, at least one."""
+        return max(1, math.ceil(duration_ms / self.dt_ms - 1e-9))
+
+    def time_ms(self, n_bins: int) -> FloatArray:
+        """Return the middles of bins after the onset of the sound (n_bins,)."""
+        return np.asarray((np.arange(n_bins) + 0.5) * self.dt_ms, dtype=np.float64)
+
+    def frequency_range(self) -> tuple[float, float]:
+        """Return the lowest and the highest frequency that probes use by default, in Hz."""
+        top = math.inf if self.audio_fs is None else HIGHEST_SHARE * self.audio_fs
+        if self.frequencies_hz is not None:
+            return float(self.frequencies_hz[0]), min(float(self.frequencies_hz[-1]), top)
+        return DEFAULT_RANGE_HZ[0], min(DEFAULT_RANGE_HZ[1], top)
+
+    # ------------------------------------------------------------------ playing
+
+    def play(self, sounds: Iterable[Any]) -> FloatArray:
+        """Play sounds, each after silence, and return the rates.
+
+        Parameters
+        ----------
+        sounds : iterable of array (T_audio,)
+            Sounds of one length, a multiple of `hop`.
+
+        Returns
+        -------
+        array (B, K, lead_bins + T)
+            Rates of the K chosen neurons, in the model's unit (spikes per bin).
+
+        Raises
+        ------
+        ValueError
+            For a listener without sounds, or sounds of illegal length.
+        """
+        hop = self._sounding()
+        lead = np.zeros(self.lead_bins * hop)
+
+        def prepared() -> Iterator[FloatArray]:
+            for sound in sounds:
+                samples = np.asarray(sound, dtype=np.float64)
+                if samples.ndim != 1 or samples.size == 0 or samples.size % hop:
+                    raise ValueError(
+                        f"sounds must be (T_audio,) with T_audio a multiple of {hop} samples (one bin), got "
+                        f"{samples.shape}; listener.samples(duration_ms) is a legal length"
+                    )
+                yield np.concatenate([lead, samples])
+
+        return self._run(prepared(), self._hear)
+
+    def show(self, patterns: Iterable[Any], silence: Any = 0.0) -> FloatArray:
+        """Show spectrograms to the part of the model behind its front-end, each after a constant one.
+
+        Parameters
+        ----------
+        patterns : iterable of array (F, T)
+            Spectrograms of one length, in the model's unit.
+        silence : float or array (F,)
+            The spectrogram of silence: the frames before each pattern.
+
+        Returns
+        -------
+        array (B, K, lead_bins + T)
+            Rates of the K chosen neurons.
+
+        Raises
+        ------
+        ValueError
+            For patterns that are no spectrograms.
+        """
+
+        def prepared() -> Iterator[FloatArray]:
+            for pattern in patterns:
+                image = np.asarray(pattern, dtype=np.float64)
+                if image.ndim != 2 or image.size == 0:
+                    raise ValueError(f"patterns must be (F, T), got {image.shape}")
+                quiet = np.broadcast_to(np.asarray(silence, dtype=np.float64), (len(image),))
+                yield np.concatenate([np.repeat(quiet[:, None], self.lead_bins, axis=1), image], axis=1)
+
+        return self._run(prepared(), self._see)
+
+    def baseline(self, rates: FloatArray) -> FloatArray:
+        """Return the mean rate at the end of the silence, (..., K) for rates (..., K, lead_bins + T)."""
+        part = max(1, round(BASELINE_SHARE * self.lead_bins))
+        return np.asarray(rates[..., self.lead_bins - part : self.lead_bins].mean(axis=-1))
+
+    def evoked(self, rates: FloatArray) -> FloatArray:
+        """Return the rates after the onset of the sound less the baseline, (..., K, T)."""
+        return np.asarray(rates[..., self.lead_bins :] - self.baseline(rates)[..., None])
+
+    # ------------------------------------------------------------------ inside
+
+    def _sounding(self) -> int:
+        if self.audio_fs is None:
+            raise ValueError(
+                "this listener's model takes spectrograms and has no cochleagram: use Listener.for_dataset("
+                "model, dataset), or Listener(model, cochleagram=..., audio_fs=..., dt_ms=...)"
+            )
+        return self.hop
+
+    def _run(self, items: Iterator[FloatArray], respond: Callable[[FloatArray], Tensor]) -> FloatArray:
+        rates: list[FloatArray] = []
+        batch: list[FloatArray] = []
+
+        def flush() -> None:
+            if batch:
+                output = respond(np.stack(batch))
+                if output.ndim != 4 or output.shape[0] != len(batch) or output.shape[2] != 1:
+                    raise ValueError(
+                        f"the model must return ({len(batch)}, N, 1, T), got {tuple(output.shape)}"
+                    )
+                rates.append(output[:, self.neurons, 0].cpu().double().numpy())
+                batch.clear()
+
+        with evaluating(self.model):
+            for item in items:
+                if batch and item.shape != batch[0].shape:
+                    raise ValueError(f"all must have one length, got {item.shape} after {batch[0].shape}")
+                batch.append(item)
+                if len(batch) * item.size >= self.batch_samples:
+                    flush()
+            flush()
+        if not rates:
+            raise ValueError("nothing to play: give at least one")
+        return np.concatenate(rates)
+
+    def _hear(self, sounds: FloatArray) -> Tensor:
+        device, dtype = placement(self.model)
+        samples = torch.from_numpy(sounds)
+        if self.cochleagram is None:
+            return self._answer(samples.unsqueeze(1).to(device, dtype))
+        spectrograms = torch.as_tensor(self.cochleagram(samples))
+        n_bins = sounds.shape[1] // self.hop
+        if spectrograms.ndim == 4:
+            spectrograms = spectrograms.squeeze(1)
+        if spectrograms.ndim != 3 or spectrograms.shape[0] != len(sounds) or spectrograms.shape[2] != n_bins:
+            raise ValueError(
+                f"the cochleagram must map ({len(sounds)}, {sounds.shape[1]}) samples to ({len(sounds)}, F, "
+                f"{n_bins}), got {tuple(spectrograms.shape)}"
+            )
+        return self._answer(spectrograms.unsqueeze(1).to(device, dtype))
+
+    def _see(self, patterns: FloatArray) -> Tensor:
+        device, dtype = placement(self.model)
+        x = torch.from_numpy(patterns).unsqueeze(1).to(device, dtype)
+        respond: Any = self.model.respond if self.hears_samples else self.model
+        output: Tensor = respond(x)
+        return output
+
+    def _answer(self, x: Tensor) -> Tensor:
+        output: Tensor = self.model(x)
+        return output
+
+    def _count(self) -> list[int]:
+        """All neurons, by the model's word or by a first response."""
+        stated = getattr(self.model, "O", None)
+        if isinstance(stated, int):
+            return list(range(stated))
+        self.neurons = slice(None)  # type: ignore[assignment]  # while nobody knows how many there are
+        return list(range(self.play([np.zeros(self._sounding())]).shape[1]))
+
+
+def as_listener(model: Any) -> Listener:
+    """Return a listener as it is, or one for a model with a front-end.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        What a probe was given.
+
+    Returns
+    -------
+    Listener
+        The listener.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> as_listener(Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))).dt_ms
+    5.0
+    """
+    return model if isinstance(model, Listener) else Listener(model)
+
+
+def _check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any) -> None:
+    if dt_ms is None:
+        raise ValueError(
+            "this model takes spectrograms: give dt_ms, and cochleagram with audio_fs to play sounds, or use "
+            "Listener.for_dataset(model, dataset)"
+        )
+    if not hears_samples and (cochleagram is None) != (audio_fs is None):
+        raise ValueError("cochleagram and audio_fs belong together: give both or neither")
+
+
+def _bands_of(front_end: Any) -> Any:
+    bands = getattr(front_end, "frequencies_hz", None)
+    return None if bands is None else np.sort(_numbers(bands))
+
+
+def _numbers(values: Any) -> FloatArray:
+    return np.asarray(
+        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64
+    )

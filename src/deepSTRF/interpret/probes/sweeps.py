@@ -1,0 +1,294 @@
+"""Amplitude modulation and frequency sweeps: which rates a neuron follows, which direction it prefers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF.interpret.probes.listener import Listener, as_listener
+from deepSTRF.interpret.probes.measures import strength
+from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
+from deepSTRF.interpret.probes.tones import check_ascending
+from deepSTRF.interpret.tuning_table import NeuronTable
+
+__all__ = ["AmResponse", "SweepResponse", "am_responses", "sweep_responses"]
+
+FloatArray = NDArray[np.float64]
+
+AM_RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+AM_MS, AM_SETTLED_MS = 1500.0, 500.0
+LEVEL_DB = -20.0
+SPEEDS_OCT_S = (5.0, 10.0, 20.0, 40.0, 80.0)
+TAIL_MS = 100.0
+
+
+@dataclass(frozen=True)
+class AmResponse:
+    """Responses of K neurons to amplitude-modulated sound at R rates.
+
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons.
+    rates_hz : array (R,)
+        Modulation rates, ascending.
+    mean : array (K, R)
+        Evoked rate, mean over whole periods after the first half second, in the model's unit.
+    modulation : array (K, R)
+        Amplitude of the response's component at the modulation rate.
+    phase : array (K, R)
+        Its phase in radians relative to the envelope; later is negative.
+    vector_strength : array (K, R)
+        Synchrony of the (rectified) rate, 0 to 1; NaN for a neuron that is silent.
+    best_rate_hz : array (K,)
+        Modulation rate that is followed most strongly (largest ``modulation``).
+
+    Examples
+    --------
+    >>> AmResponse.__dataclass_fields__["phase"].type
+    'FloatArray'
+    """
+
+    neurons: list[int]
+    rates_hz: FloatArray
+    mean: FloatArray
+    modulation: FloatArray
+    phase: FloatArray
+    vector_strength: FloatArray
+    best_rate_hz: FloatArray
+
+    def table(self) -> NeuronTable:
+        """Return the summary, one row per neuron."""
+        return NeuronTable(tuple(self.neurons), {"am_best_rate_hz": self.best_rate_hz})
+
+
+@dataclass(frozen=True)
+class SweepResponse:
+    """Responses of K neurons to exponential frequency sweeps at V speeds.
+
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons.
+    speeds_oct_s : array (V,)
+        Octaves per second, ascending.
+    up, down : array (K, V)
+        Evoked rate, peak (or sum over bins) during the sweep and its tail, in the model's unit.
+    direction_index : array (K, V)
+        ``(up - down) / (up + down)`` of the rectified responses; NaN where neither evokes any.
+    best_speed_oct_s, best_direction_index : array (K,)
+        Speed of the strongest response to either direction, and the index there.
+
+    Examples
+    --------
+    >>> SweepResponse.__dataclass_fields__["up"].type
+    'FloatArray'
+    """
+
+    neurons: list[int]
+    speeds_oct_s: FloatArray
+    up: FloatArray
+    down: FloatArray
+    direction_index: FloatArray
+    best_speed_oct_s: FloatArray
+    best_direction_index: FloatArray
+
+    def table(self) -> NeuronTable:
+        """Return the summary, one row per neuron."""
+        columns = {
+            "sweep_best_speed_oct_s": self.best_speed_oct_s,
+            "sweep_direction_index": self.best_direction_index,
+        }
+        return NeuronTable(tuple(self.neurons), columns)
+
+
+def am_responses(
+    model: Any,
+    rates_hz: Sequence[float] = AM_RATES_HZ,
+    *,
+    carrier_hz: float | None = None,
+    depth: float = 1.0,
+    level_db: float = LEVEL_DB,
+    duration_ms: float = AM_MS,
+    n_tokens: int = 2,
+    seed: int = 0,
+) -> AmResponse:
+    """Play sinusoidally amplitude-modulated noise or tones and return how they are followed.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        A listener, or a model with a front-end.
+    rates_hz : sequence of float
+        Modulation rates, ascending, below half the rate of bins.
+    carrier_hz : float, optional
+        Tone that carries; None is white noise.
+    depth : float
+        Modulation depth, above 0 and at most 1.
+    level_db : float
+        Root mean square of the carrier, dB re 1.
+    duration_ms : float
+        Length; the first half second is left out of the measures.
+    n_tokens : int
+        Noises that are averaged over.
+    seed : int
+        Which noises.
+
+    Returns
+    -------
+    AmResponse
+        Modulation transfer of the neuron.
+
+    Raises
+    ------
+    ValueError
+        For an illegal argument, or a listener that cannot be played sounds.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8), norm="none")
+    >>> am_responses(model, [4.0, 8.0], n_tokens=1).modulation.shape
+    (1, 2)
+    """
+    listener = as_listener(model)
+    wanted = np.asarray(rates_hz, dtype=np.float64)
+    check_ascending("rates_hz", wanted, above=0.0)
+    if wanted[-1] >= 500.0 / listener.dt_ms:
+        raise ValueError(
+            f"bins of {listener.dt_ms:g} ms show rates below {500.0 / listener.dt_ms:g} Hz, "
+            f"got {wanted[-1]:g}"
+        )
+    if not 0.0 < depth <= 1.0:
+        raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
+    n_tokens = 1 if carrier_hz is not None else max(1, int(n_tokens))
+    n_samples, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
+    carriers = [_carrier(carrier_hz, n_samples, fs, level_db, seed + token) for token in range(n_tokens)]
+    seconds = np.arange(n_samples) / fs
+    rates = listener.play(
+        # a cosine trough at the onset: no click on top of the ramp
+        ramped(carrier * (1.0 - depth * np.cos(2.0 * np.pi * rate * seconds)), fs)
+        for rate in wanted
+        for carrier in carriers
+    )
+    evoked = listener.evoked(rates)
+    evoked = evoked.reshape(len(wanted), n_tokens, *evoked.shape[1:]).mean(axis=1)
+    baseline = listener.baseline(rates)[0]
+    columns = [_followed(listener, evoked[i], baseline, float(rate)) for i, rate in enumerate(wanted)]
+    mean, component, synchrony = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
+    modulation = np.abs(component)
+    return AmResponse(
+        neurons=listener.neurons,
+        rates_hz=wanted,
+        mean=mean.real,
+        modulation=modulation,
+        phase=np.angle(component),
+        vector_strength=synchrony.real,
+        best_rate_hz=np.where(modulation.max(axis=1) > 0, wanted[modulation.argmax(axis=1)], np.nan),
+    )
+
+
+def sweep_responses(
+    model: Any,
+    speeds_oct_s: Sequence[float] = SPEEDS_OCT_S,
+    *,
+    range_hz: tuple[float, float] | None = None,
+    level_db: float = LEVEL_DB,
+    tail_ms: float = TAIL_MS,
+    measure: str = "peak",
+) -> SweepResponse:
+    """Play upward and downward frequency sweeps and return which are preferred.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        A listener, or a model with a front-end.
+    speeds_oct_s : sequence of float
+        Octaves per second, ascending.
+    range_hz : (float, float), optional
+        Lowest and highest frequency; None is the range of the bands.
+    level_db : float
+        Root mean square, dB re 1.
+    tail_ms : float
+        How long after a sweep responses still count.
+    measure : {"peak", "mean"}
+        Peak of the evoked rate, or its mean over sweep and tail.
+
+    Returns
+    -------
+    SweepResponse
+        Responses to both directions.
+
+    Raises
+    ------
+    ValueError
+        For an illegal argument, or a listener that cannot be played sounds.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8), norm="none")
+    >>> sweep_responses(model, [20.0, 40.0]).up.shape
+    (1, 2)
+    """
+    listener = as_listener(model)
+    speeds = np.asarray(speeds_oct_s, dtype=np.float64)
+    check_ascending("speeds_oct_s", speeds, above=0.0)
+    low, high = range_hz if range_hz is not None else listener.frequency_range()
+    if not 0 < low < high:
+        raise ValueError(f"range_hz must be two ascending positive numbers, got {range_hz!r}")
+    up, down = [], []
+    quiet = np.zeros(listener.samples(tail_ms))
+    for speed in speeds:
+        duration_ms = 1000.0 * np.log2(high / low) / speed
+        n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
+        pair = [(low, high), (high, low)]
+        rates = listener.play(np.concatenate([sweep(a, b, n_on, fs, level_db), quiet]) for a, b in pair)
+        answers = strength(listener, rates, duration_ms + tail_ms, measure)
+        up.append(answers[0])
+        down.append(answers[1])
+    rising, falling = np.stack(up, axis=1), np.stack(down, axis=1)
+    first, second = np.maximum(rising, 0.0), np.maximum(falling, 0.0)
+    total = first + second
+    index = np.where(total > 0, (first - second) / np.where(total > 0, total, 1.0), np.nan)
+    best = np.maximum(first, second).argmax(axis=1)
+    rows = np.arange(len(best))
+    some = total.max(axis=1) > 0
+    return SweepResponse(
+        listener.neurons, speeds, rising, falling, index,
+        np.where(some, speeds[best], np.nan), np.where(some, index[rows, best], np.nan),
+    )  # fmt: skip
+
+
+def _carrier(hertz: float | None, n_samples: int, fs: float, level_db: float, seed: int) -> FloatArray:
+    if hertz is None:
+        return noise(n_samples, fs, level_db, seed=seed, ramp_ms=0.0)
+    phase = 2.0 * np.pi * hertz * np.arange(n_samples) / fs
+    return np.asarray(np.sqrt(2.0) * amplitude_of(level_db) * np.sin(phase))
+
+
+def _followed(
+    listener: Listener, evoked: FloatArray, baseline: FloatArray, rate_hz: float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Mean, complex component at a rate and vector strength of (K, T), over whole periods at the end."""
+    period = 1000.0 / (rate_hz * listener.dt_ms)  # bins
+    settled = evoked.shape[1] - min(listener.bins(AM_SETTLED_MS), evoked.shape[1] // 2)
+    n_bins = min(evoked.shape[1], max(1, round(max(1, int(settled / period)) * period)))
+    part = evoked[:, -n_bins:]
+    seconds = listener.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
+    # the envelope is 1 - cos: a response in step with it has phase 0
+    turning = -np.exp(-2j * np.pi * rate_hz * seconds)
+    mean = part.mean(axis=1)
+    component = 2.0 * ((part - mean[:, None]) * turning).mean(axis=1)
+    spikes = np.maximum(part + baseline[:, None], 0.0)
+    total = spikes.sum(axis=1)
+    synchrony = np.where(
+        total > 0, np.abs((spikes * turning).sum(axis=1)) / np.where(total > 0, total, 1.0), np.nan
+    )
+    return mean, component, synchrony
