@@ -22,6 +22,7 @@ BENCHMARKS = {
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
+    "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
 }
 
