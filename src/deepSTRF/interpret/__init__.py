@@ -14,6 +14,7 @@ from deepSTRF.interpret.compare_wav2spec import (
 from deepSTRF.interpret.confidence import StrfConfidence, strf_confidence
 from deepSTRF.interpret.duration import rf_duration_ms
 from deepSTRF.interpret.dynamic import DynamicSTRF, dstrf, measure_receptive_field
+from deepSTRF.interpret.exciting import ExcitingStimulus, exciting_sound, exciting_spectrogram
 from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
 from deepSTRF.interpret.gabor_fit import GaborFit, fit_gabor
 from deepSTRF.interpret.modulation import ModulationTransfer, modulation_transfer
@@ -24,6 +25,7 @@ from deepSTRF.interpret.waveform_field import WaveformField, waveform_field, wav
 
 __all__ = [
     "DynamicSTRF",
+    "ExcitingStimulus",
     "FrontEndResponse",
     "GaborFit",
     "ModulationTransfer",
@@ -34,6 +36,8 @@ __all__ = [
     "compare_wav2spec",
     "compare_wav2spec_to_groundtruth",
     "dstrf",
+    "exciting_sound",
+    "exciting_spectrogram",
     "fit_gabor",
     "front_end_response",
     "initial_front_end",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +13,6 @@ __all__ = ["rf_duration_ms"]
 FloatArray = NDArray[np.float64]
 
 
-@overload
-def rf_duration_ms(gradmap: Any, audio_fs: float, mass: float = 0.99) -> float: ...
-@overload
-def rf_duration_ms(
-    gradmap: Any, audio_fs: None = None, mass: float = 0.99, *, dt_ms: float
-) -> FloatArray: ...
 def rf_duration_ms(
     gradmap: Any, audio_fs: float | None = None, mass: float = 0.99, *, dt_ms: float | None = None
 ) -> float | FloatArray:

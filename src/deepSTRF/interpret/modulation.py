@@ -143,10 +143,25 @@ def modulation_transfer(
 def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatArray, FloatArray, float]:
     """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64.
 
+    Parameters
+    ----------
+    strfs, frequencies_hz, dt_ms
+        See `modulation_transfer`.
+
+    Returns
+    -------
+    array (N, F, T), array (F,), float
+        The same, checked.
+
     Raises
     ------
     ValueError, TypeError
         When they do not fit each other; the text says how.
+
+    Examples
+    --------
+    >>> checked_strfs([[1.0], [2.0]], [500.0, 1000.0], 5)[0].shape
+    (1, 2, 1)
     """
     maps, hertz = (
         np.asarray(v.detach().cpu().double().numpy() if isinstance(v, Tensor) else v, dtype=np.float64)

@@ -88,7 +88,7 @@ def strf_tuning(
         name: np.asarray([profile[name] for profile in profiles]) for name in _NOTHING
     }
     columns |= {
-        "rf_duration_ms": rf_duration_ms(maps, dt_ms=dt),
+        "rf_duration_ms": np.asarray(rf_duration_ms(maps, dt_ms=dt)),
         "separability": separability_index(maps),
         "excitation": excitation,
         "inhibition": inhibition,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NeuronTable"]
+__all__ = ["NeuronTable", "named"]
 
 
 @dataclass(frozen=True)
@@ -109,12 +109,29 @@ class NeuronTable:
 
 
 def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
-    """Names of the rows: those given, else numbers from 0.
+    """Return names of the rows: those given, else numbers from 0.
+
+    Parameters
+    ----------
+    neurons : sequence, optional
+        Names.
+    n_neurons : int
+        N.
+
+    Returns
+    -------
+    tuple
+        N names.
 
     Raises
     ------
     ValueError
         For another number of names.
+
+    Examples
+    --------
+    >>> named(None, 2), named(["a"], 1)
+    ((0, 1), ('a',))
     """
     if neurons is None:
         return tuple(range(n_neurons))

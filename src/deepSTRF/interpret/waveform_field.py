@@ -134,7 +134,7 @@ def _field(model: Any, sound: Tensor, rate: Tensor, number: int) -> WaveformFiel
     response_bin = first + int(rate[first:].argmax())
     heard = sound[: (response_bin + 1) * hop]
     field = model.waveform_gradmap(heard, neuron=number).cpu().float().numpy()
-    duration_ms = rf_duration_ms(field, fs)
+    duration_ms = float(rf_duration_ms(field, fs))
     length = round(fs * min(LONGEST_S, max(SHORTEST_S, MARGIN * duration_ms / 1000.0)))
     past = heard.cpu().float().numpy()
     return WaveformField(number, field[-length:], past[-length:], fs, duration_ms, response_bin)

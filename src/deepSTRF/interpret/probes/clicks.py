@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import as_listener
-from deepSTRF.interpret.probes.measures import peak_times
+from deepSTRF.interpret.probes.measures import check_ascending, peak_times
 from deepSTRF.interpret.probes.sounds import click
-from deepSTRF.interpret.probes.tones import check_ascending
 from deepSTRF.interpret.tuning_curves import extent_above
 from deepSTRF.interpret.tuning_table import NeuronTable
 

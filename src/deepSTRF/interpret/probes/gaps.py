@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import as_listener
-from deepSTRF.interpret.probes.measures import first_crossing
+from deepSTRF.interpret.probes.measures import check_ascending, first_crossing
 from deepSTRF.interpret.probes.sounds import noise, ramped
-from deepSTRF.interpret.probes.tones import check_ascending
 from deepSTRF.interpret.tuning_table import NeuronTable
 from deepSTRF.models._checks import check_positive_int
 

@@ -11,7 +11,7 @@ from deepSTRF.interpret.probes.listener import Listener
 from deepSTRF.interpret.tuning_curves import refined_peak
 from deepSTRF.models._checks import check_choice
 
-__all__ = ["first_crossing", "peak_times", "strength", "values_per_neuron"]
+__all__ = ["check_ascending", "first_crossing", "peak_times", "strength", "values_per_neuron"]
 
 FloatArray = NDArray[np.float64]
 
@@ -50,7 +50,19 @@ def strength(listener: Listener, rates: FloatArray, window_ms: float, measure: s
 
 
 def peak_times(time_ms: FloatArray, evoked: FloatArray) -> FloatArray:
-    """Return when evoked rates (..., T) are highest, between bins; NaN where nothing rises above 0.
+    """Return when evoked rates are highest, between bins.
+
+    Parameters
+    ----------
+    time_ms : array (T,)
+        Middles of the bins.
+    evoked : array (..., T)
+        Rates less the baseline.
+
+    Returns
+    -------
+    array (...)
+        Times in ms; NaN where nothing rises above 0.
 
     Examples
     --------
@@ -96,7 +108,21 @@ def first_crossing(axis: FloatArray, curve: FloatArray, level: float) -> float:
 
 
 def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
-    """Return one number per neuron (K,) from one for all or a sequence of K.
+    """Return one number per neuron from one for all, or from a sequence.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the error text.
+    values : float or sequence of float (K,)
+        What was given.
+    n_neurons : int
+        K.
+
+    Returns
+    -------
+    array (K,)
+        One each.
 
     Raises
     ------
@@ -115,3 +141,30 @@ def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
             "neuron without a best frequency is left out with Listener(..., neurons=[...])"
         )
     return np.broadcast_to(array, (n_neurons,)).astype(np.float64)
+
+
+def check_ascending(name: str, values: FloatArray, above: float | None = None) -> None:
+    """Check that values are one ascending finite series.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the error text.
+    values : array (P,)
+        What was given.
+    above : float, optional
+        All must lie above this.
+
+    Raises
+    ------
+    ValueError
+        When they are not.
+
+    Examples
+    --------
+    >>> check_ascending("levels_db", np.array([-20.0, -10.0]))
+    """
+    legal = values.ndim == 1 and values.size > 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
+    if not legal or (above is not None and values[0] <= above):
+        extra = "" if above is None else f" above {above:g}"
+        raise ValueError(f"{name} must be one ascending series of finite numbers{extra}, got {values}")

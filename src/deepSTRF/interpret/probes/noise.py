@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import as_listener
-from deepSTRF.interpret.probes.measures import first_crossing, peak_times
+from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, peak_times
 from deepSTRF.interpret.probes.sounds import noise
-from deepSTRF.interpret.probes.tones import CRITERION, LEVELS_DB, check_ascending
+from deepSTRF.interpret.probes.tones import CRITERION, LEVELS_DB
 from deepSTRF.interpret.tuning_table import NeuronTable
 from deepSTRF.models._checks import check_positive_int
 

@@ -18,6 +18,16 @@ RAMP_MS = 5.0
 def amplitude_of(level_db: float) -> float:
     """Return the root mean square of a level in dB re 1: 0 dB is a root mean square of 1.
 
+    Parameters
+    ----------
+    level_db : float
+        Level.
+
+    Returns
+    -------
+    float
+        Root mean square.
+
     Examples
     --------
     >>> amplitude_of(-20.0)

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import Listener, as_listener
-from deepSTRF.interpret.probes.measures import strength
+from deepSTRF.interpret.probes.measures import check_ascending, strength
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
-from deepSTRF.interpret.probes.tones import check_ascending
 from deepSTRF.interpret.tuning_table import NeuronTable
 
 __all__ = ["AmResponse", "SweepResponse", "am_responses", "sweep_responses"]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import Listener, as_listener
-from deepSTRF.interpret.probes.measures import first_crossing, strength
+from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, strength
 from deepSTRF.interpret.probes.sounds import tone
 from deepSTRF.interpret.tuning_curves import extent_above, refined_peak
 from deepSTRF.interpret.tuning_table import NeuronTable
@@ -154,18 +154,27 @@ def tone_responses(
 
 
 def default_tones(listener: Listener) -> FloatArray:
-    """Return tones over the listener's range, eight per octave (P,), in Hz."""
+    """Return tones over the listener's range, eight per octave.
+
+    Parameters
+    ----------
+    listener : Listener
+        Whose bands.
+
+    Returns
+    -------
+    array (P,)
+        Frequencies in Hz, evenly spaced in octaves.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> default_tones(SimpleNamespace(frequency_range=lambda: (500.0, 1000.0))).round().tolist()
+    [500.0, 545.0, 595.0, 648.0, 707.0, 771.0, 841.0, 917.0, 1000.0]
+    """
     low, high = listener.frequency_range()
     n_tones = max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1)
     return np.geomspace(low, high, n_tones)
-
-
-def check_ascending(name: str, values: FloatArray, above: float | None = None) -> None:
-    """Raise a ValueError unless values are one ascending finite series (above a number)."""
-    legal = values.ndim == 1 and values.size > 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
-    if not legal or (above is not None and values[0] <= above):
-        extra = "" if above is None else f" above {above:g}"
-        raise ValueError(f"{name} must be one ascending series of finite numbers{extra}, got {values}")
 
 
 def _thresholds(levels: FloatArray, area: FloatArray, criterion: float) -> FloatArray:

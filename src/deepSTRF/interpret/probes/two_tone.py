@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import as_listener
-from deepSTRF.interpret.probes.measures import strength, values_per_neuron
+from deepSTRF.interpret.probes.measures import check_ascending, strength, values_per_neuron
 from deepSTRF.interpret.probes.sounds import tone
-from deepSTRF.interpret.probes.tones import DURATION_MS, TAIL_MS, check_ascending, default_tones
+from deepSTRF.interpret.probes.tones import DURATION_MS, TAIL_MS, default_tones
 from deepSTRF.interpret.tuning_table import NeuronTable
 
 __all__ = ["TwoToneResponse", "two_tone_responses"]

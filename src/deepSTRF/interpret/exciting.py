@@ -1,0 +1,363 @@
+"""The sound that a neuron wants most: stimuli that maximise a response under an energy limit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepSTRF.interpret._ascent import ascend, norms, values_and_slopes
+from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
+from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
+from deepSTRF.models.causal import placement
+from deepSTRF.models.gradients import NoFrontEndError, differentiating
+from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
+from deepSTRF.models.prediction import evaluating
+
+__all__ = ["ExcitingStimulus", "exciting_sound", "exciting_spectrogram"]
+
+FloatArray = NDArray[np.float64]
+
+#: Frames searched in a model without a finite receptive field, as in its gradient maps.
+UNBOUNDED_FRAMES = 60
+#: Values of the stimuli that are searched together: a front-end's graph holds hundreds of times as much.
+BATCH_VALUES = 2**18
+#: A sound is limited in root mean square: -20 dB re full scale, an ordinary level.
+SOUND_RMS = 0.1
+
+
+@dataclass(frozen=True)
+class ExcitingStimulus:
+    """Stimuli that maximise the responses of K neurons, all of one energy.
+
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons.
+    stimulus : array (K, F, T) or (K, T_audio)
+        The stimuli: deviations from the null stimulus, as spectrograms or as samples.
+    null : array (F, T) or (T_audio,)
+        The null stimulus they deviate from: what the model sees is the sum.
+    energy : float
+        Sum of squares of each stimulus.
+    response : array (K,)
+        Response to each stimulus, in the model's unit.
+    null_response, start_response : array (K,)
+        Response to the null stimulus, and the best of the starts before the search.
+    n_steps : int array (K,)
+        Steps that raised the response, in the best of the searches.
+    agreement : array (K,)
+        Smallest cosine between the best stimulus and those of other starts that reached 99 % of its gain: 1
+        when all found the same, low when there are several best stimuli. NaN with one such start.
+    dt_ms : float or None
+        Bin in ms of a sound; spectrograms leave it to the caller.
+    audio_fs : float or None
+        Samples per second of a sound.
+
+    Examples
+    --------
+    >>> ExcitingStimulus.__dataclass_fields__["energy"].type
+    'float'
+    """
+
+    neurons: list[int]
+    stimulus: FloatArray
+    null: FloatArray
+    energy: float
+    response: FloatArray
+    null_response: FloatArray
+    start_response: FloatArray
+    n_steps: NDArray[np.int64]
+    agreement: FloatArray
+    dt_ms: float | None = None
+    audio_fs: float | None = None
+
+    def write_wav(
+        self,
+        path: str | Path,
+        neuron: int,
+        *,
+        frequencies_hz: Any = None,
+        dt_ms: float | None = None,
+        audio_fs: float | None = None,
+        scale: str = "amplitude",
+    ) -> Path:
+        """Write the stimulus of one neuron as a WAV file.
+
+        Parameters
+        ----------
+        path : str or Path
+            File.
+        neuron : int
+            One of `neurons`.
+        frequencies_hz, dt_ms, audio_fs : optional
+            Needed for a spectrogram: its bands, its bin, and the rate of the file.
+        scale : {"amplitude", "ln"}
+            What a spectrogram's values are, see `sonify_spectrogram`. With "ln" null and stimulus are added
+            first; otherwise the positive part of the stimulus is heard.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        ValueError
+            For a neuron that is not there, or a spectrogram without bands and rates.
+        """
+        if neuron not in self.neurons:
+            raise ValueError(f"neuron must be one of {self.neurons}, got {neuron!r}")
+        stimulus = self.stimulus[self.neurons.index(neuron)]
+        if self.audio_fs is not None:
+            return write_wav(path, stimulus, self.audio_fs)
+        if frequencies_hz is None or dt_ms is None or audio_fs is None:
+            raise ValueError("a spectrogram becomes sound with frequencies_hz=, dt_ms= and audio_fs=")
+        pattern = self.null + stimulus if scale == "ln" else stimulus
+        sound = sonify_spectrogram(pattern, frequencies_hz, dt_ms, audio_fs, scale=scale)
+        return write_wav(path, sound, audio_fs)
+
+
+def exciting_spectrogram(
+    model: Any,
+    neurons: NeuronSelection = None,
+    *,
+    T: int | None = None,
+    energy: float = 1.0,
+    null: Any = None,
+    reduce: str = "last",
+    n_steps: int = 100,
+    n_starts: int = 3,
+    seed: int = 0,
+) -> ExcitingStimulus:
+    """Search the spectrogram that maximises each neuron's response, at a given energy.
+
+    The stimulus is a deviation from a null stimulus and stays on the sphere of the given energy. Each step
+    turns it towards the gradient, by the largest angle (of up to a quarter turn, halved until it fits) that
+    raises the response. For a linear model the first step arrives: the stimulus has the shape of the STRF.
+
+    Parameters
+    ----------
+    model : AudioEncodingModel
+        Any model on spectrograms (``respond``), or any module that maps (B, 1, F, T) to (B, N, 1, T) and has
+        ``F``; a front-end is bypassed.
+    neurons : int, slice or sequence of int, optional
+        Which neurons; negative numbers count from the end. None is all.
+    T : int, optional
+        Frames. None is ``receptive_field`` where that is finite, else 60.
+    energy : float
+        Sum of squares of the deviation, in units of the spectrogram; choose it as large as that of clips:
+        ``((clip - clip.mean()) ** 2).sum()`` over T frames.
+    null : float, array (F,) or (F, T), optional
+        The null stimulus. None is 0, or each band's mean in a model that standardises its input.
+    reduce : {"last", "mean"}
+        Which response: in the last frame, or its mean over the T frames.
+    n_steps : int
+        Most steps of a search.
+    n_starts : int
+        Searches per neuron: the first starts at the gradient at the null stimulus, the others at random.
+    seed : int
+        Of the random starts.
+
+    Returns
+    -------
+    ExcitingStimulus
+        The best stimulus of each neuron, the current frame last.
+
+    Raises
+    ------
+    ValueError, TypeError, IndexError
+        For an illegal argument.
+
+    References
+    ----------
+    Walker et al. 2019, doi 10.1038/s41593-019-0517-x; for the linear case the matched filter.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> model = Linear(8, 5, 2, norm="none")
+    >>> found = exciting_spectrogram(model, neurons=[1], energy=4.0)
+    >>> strf = model.STRFs()[1].numpy()
+    >>> bool(np.allclose(found.stimulus[0], 2.0 * strf / np.linalg.norm(strf), atol=1e-5))
+    True
+    """
+    check_choice("reduce", reduce, ("last", "mean"))
+    device, dtype = placement(model)
+    frames = check_positive_int("T", T) if T is not None else (_reach(model) or UNBOUNDED_FRAMES)
+    base = _null(model, null, frames).to(device, dtype)
+    respond: Callable[[Tensor], Tensor] = getattr(model, "respond", model)
+
+    def responses(x: Tensor) -> Tensor:
+        y = respond((base + x).unsqueeze(1))[:, :, 0]
+        return y[..., -1] if reduce == "last" else y.mean(-1)
+
+    return _search(
+        model, responses, base, neurons, check_positive_number("energy", energy), n_steps, n_starts, seed
+    )
+
+
+def exciting_sound(
+    model: Any,
+    neurons: NeuronSelection = None,
+    *,
+    duration_ms: float = 200.0,
+    rms: float = SOUND_RMS,
+    reduce: str = "last",
+    n_steps: int = 100,
+    n_starts: int = 3,
+    seed: int = 0,
+) -> ExcitingStimulus:
+    """Search the sound that maximises each neuron's response, at a given root mean square.
+
+    As `exciting_spectrogram`, through the front-end down to the samples. Many sounds are equally good where
+    the front-end drops phase, which `agreement` then shows.
+
+    Parameters
+    ----------
+    model : AudioEncodingModel
+        A model with a front-end.
+    neurons : int, slice or sequence of int, optional
+        Which neurons; negative numbers count from the end. None is all.
+    duration_ms : float
+        Length, rounded up to whole bins; what comes before is silence.
+    rms : float
+        Root mean square of the sound.
+    reduce : {"last", "mean"}
+        Which response: in the last bin, or its mean over the sound.
+    n_steps, n_starts, seed
+        See `exciting_spectrogram`. All starts are weak noise: silence has no gradient in many front-ends.
+
+    Returns
+    -------
+    ExcitingStimulus
+        The best sound of each neuron.
+
+    Raises
+    ------
+    NoFrontEndError, ValueError, TypeError, IndexError
+        For a model without a front-end, or an illegal argument.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, 2, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
+    >>> found = exciting_sound(model, neurons=0, duration_ms=20.0, n_steps=5, n_starts=1)
+    >>> found.stimulus.shape, bool(found.response[0] >= found.start_response[0])
+    ((1, 320), True)
+    """
+    if isinstance(getattr(model, "wav2spec", nn.Identity()), nn.Identity):
+        raise NoFrontEndError(
+            f"this {type(model).__name__} has no front-end: use exciting_spectrogram, whose result can "
+            "be written as sound"
+        )
+    check_choice("reduce", reduce, ("last", "mean"))
+    device, dtype = placement(model)
+    fs, hop = float(model.wav2spec.audio_fs), int(model.wav2spec.hop)
+    n_bins = max(1, math.ceil(check_positive_number("duration_ms", duration_ms) * fs / 1000.0 / hop - 1e-9))
+    null = torch.zeros(n_bins * hop, device=device, dtype=dtype)
+
+    def responses(x: Tensor) -> Tensor:
+        y: Tensor = model(x.unsqueeze(1))[:, :, 0]
+        return y[..., -1] if reduce == "last" else y.mean(-1)
+
+    energy = null.numel() * check_positive_number("rms", rms) ** 2
+    found = _search(model, responses, null, neurons, energy, n_steps, n_starts, seed, from_null=False)
+    return ExcitingStimulus(**{**found.__dict__, "dt_ms": 1000.0 * hop / fs, "audio_fs": fs})
+
+
+def _reach(model: Any) -> int | None:
+    reach = getattr(model, "receptive_field", None)
+    return None if reach is None else int(reach)
+
+
+def _null(model: Any, null: Any, frames: int) -> Tensor:
+    """The null stimulus (F, T)."""
+    standardizer = getattr(model, "standardizer", None)
+    if null is None:
+        null = 0.0 if standardizer is None else standardizer.mean.detach()
+    values = torch.as_tensor(null, dtype=torch.float64).detach().cpu()
+    if values.ndim == 1:
+        values = values.unsqueeze(1)
+    if values.ndim > 2 or values.shape[:1] not in ((), (1,), (model.F,)) or values.shape[1:] not in (
+        (), (1,), (frames,),
+    ):  # fmt: skip
+        raise ValueError(
+            f"null must be a number, ({model.F},) or ({model.F}, {frames}), got {tuple(values.shape)}"
+        )
+    return values.expand(model.F, frames).clone()
+
+
+def _search(
+    model: Any,
+    responses: Callable[[Tensor], Tensor],
+    null: Tensor,
+    neurons: NeuronSelection,
+    energy: float,
+    n_steps: int,
+    n_starts: int,
+    seed: int,
+    from_null: bool = True,
+) -> ExcitingStimulus:
+    n_steps, n_starts = check_positive_int("n_steps", n_steps), check_positive_int("n_starts", n_starts)
+    radius = math.sqrt(energy)
+    with evaluating(model):
+        at_null = responses(torch.zeros_like(null).unsqueeze(0))[0]
+    wanted = neuron_indices(neurons, len(at_null))
+    generator = torch.Generator().manual_seed(seed)
+    at_once = max(1, BATCH_VALUES // null.numel())
+    found = []
+    with differentiating(model):
+        for start in range(n_starts):
+            draws = torch.randn((len(wanted), *null.shape), generator=generator, dtype=torch.float64)
+            parts = []
+            for first in range(0, len(wanted), at_once):
+                some, x = wanted[first : first + at_once], draws[first : first + at_once].to(null)
+                if start == 0 and from_null:
+                    slope = values_and_slopes(responses, torch.zeros_like(x), some)[1]
+                    x = torch.where(norms(slope) > 0, slope, x)
+                parts.append(ascend(responses, radius * x / norms(x), some, radius, n_steps))
+            stimuli, values, starts, steps = (torch.cat(part) for part in zip(*parts, strict=True))
+            found.append((stimuli, values, starts, steps))
+    return _best_of(found, wanted, null, energy, at_null[wanted])
+
+
+def _best_of(
+    found: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    wanted: list[int],
+    null: Tensor,
+    energy: float,
+    at_null: Tensor,
+) -> ExcitingStimulus:
+    stimuli, values, starts, steps = (torch.stack(part) for part in zip(*found, strict=True))
+    best, rows = values.argmax(0), torch.arange(len(wanted), device=values.device)
+    chosen, top = stimuli[best, rows], values[best, rows]
+    # other searches that got as far: did they find the same?
+    flat = stimuli.flatten(2)
+    cosine = (flat * chosen.flatten(1)).sum(-1) / energy
+    as_good = values - at_null >= 0.99 * (top - at_null)
+    as_good[best, rows] = False
+    agreement = torch.where(as_good, cosine, torch.inf).amin(0)
+    return ExcitingStimulus(
+        neurons=wanted,
+        stimulus=_array(chosen),
+        null=_array(null),
+        energy=energy,
+        response=_array(top),
+        null_response=_array(at_null),
+        start_response=_array(starts.amax(0)),
+        n_steps=steps[best, rows].cpu().numpy().astype(np.int64),
+        agreement=np.where(np.isfinite(_array(agreement)), _array(agreement), np.nan),
+    )
+
+
+def _array(values: Tensor) -> FloatArray:
+    return np.asarray(values.detach().cpu().double().numpy())
