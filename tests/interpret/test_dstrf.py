@@ -17,6 +17,9 @@ from deepSTRF.interpret.dynamic import (
     dstrf,
     measure_receptive_field,
 )
+from deepSTRF.interpret.dynamic.chain import Convolution, chain_of
+from deepSTRF.interpret.dynamic.subject import Subject
+from deepSTRF.interpret.dynamic.sweep import Sweep, walk
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel, Linear
@@ -221,6 +224,31 @@ def test_single_precision() -> None:
     assert result.weights.dtype == torch.float32
     assert result.method == "sweep"
     torch.testing.assert_close(result.weights, oracle(model, x, 13), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["deep", "padded", "linear softplus"])
+@pytest.mark.parametrize("place", [None, 0, 1, 2, 3])
+def test_sweep_and_ascent_may_meet_anywhere(name: str, place: int | None, monkeypatch) -> None:
+    def there(links, grids, outputs):
+        convolutions = [i for i, link in enumerate(links) if isinstance(link, Convolution)]
+        return None if place is None else convolutions[min(place, len(convolutions) - 1)]
+
+    monkeypatch.setitem(Sweep.plan.__globals__, "cheapest_meeting", there)
+    model, x = build(name, 5), torch.randn(F, 40, dtype=torch.float64)
+    for budget in (2**26, 20_000):
+        result = dstrf(model, x, method="sweep", budget_bytes=budget)
+        torch.testing.assert_close(result.weights, oracle(model, x, result.lags), rtol=0, atol=1e-12)
+
+
+def test_many_outputs_are_met_half_way() -> None:
+    model, x = build("deep", 200), torch.randn(F, 30, dtype=torch.float64)
+    way = walk(chain_of(model, x[None, None]), x)
+    for outputs, meets in ((1, False), (200, True)):
+        sweep = Sweep(Subject(model, x, "spectrogram"), list(range(outputs)), 13, way)
+        sweep.plan(range(30))
+        assert (sweep.ascent is not None) == meets
+    result = dstrf(model, x)
+    torch.testing.assert_close(result.weights, oracle(model, x, 13), rtol=0, atol=1e-12)
 
 
 # ---------------------------------------------------------------------- 2. blocks and selections

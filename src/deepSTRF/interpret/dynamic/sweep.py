@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from deepSTRF.interpret.dynamic.ascent import Ascent, cheapest_meeting
 from deepSTRF.interpret.dynamic.chain import Convolution, Link, Padding
 from deepSTRF.interpret.dynamic.estimators import Estimator
 from deepSTRF.interpret.dynamic.subject import Subject
@@ -35,7 +37,7 @@ class Walk:
         From input to output: convolutions, and between them slopes (T + before, C), where ``before`` is how
         many frames that layer holds before the clip.
     before : list of int
-        Those frames, for each link; 0 for a convolution.
+        Those frames, for each link; of a convolution, those that it returns.
     output : Tensor (N, T)
         The responses.
     reach : int
@@ -70,6 +72,7 @@ def walk(chain: list[Link], features: Tensor) -> Walk | None:
 
     Examples
     --------
+    >>> from deepSTRF.interpret.dynamic.chain import Pointwise
     >>> chain = [Padding(4, 0), Convolution(torch.ones(2, 3, 5), None, 1), Pointwise(torch.relu)]
     >>> walk(chain, torch.ones(3, 20)).output[:, 0].tolist()
     [3.0, 3.0]
@@ -86,7 +89,7 @@ def walk(chain: list[Link], features: Tensor) -> Walk | None:
                 return None
             before, reach = before - span, reach + span
             links.append(link)
-            offsets.append(0)
+            offsets.append(before)
         elif isinstance(link, Padding):
             before, after = before + link.left, after + link.right
             if link.left > 0:
@@ -146,6 +149,8 @@ class Sweep(Estimator):
             link.weight.permute(2, 0, 1).contiguous() if isinstance(link, Convolution) else None
             for link in way.links
         ]
+        self.meeting: int | None = None
+        self.ascent: Ascent | None = None
 
     def bytes_per_time(self, times: Sequence[int]) -> int:
         """Working memory of one time: two neighbouring layers on their lags, and the result."""
@@ -158,14 +163,32 @@ class Sweep(Estimator):
         return len(self.neurons) * widest * self.subject.frames.element_size() + 2 * self.row_bytes()
 
     def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks that fit the budget and a processor's cache."""
-        per_time = self.bytes_per_time(times)
-        rows = self.budget // max(1, per_time)
+        """Cut times into blocks that fit the budget and a processor's cache; choose where to meet."""
+        rows = self.budget // max(1, self.bytes_per_time(times))
         if self.subject.frames.device.type == "cpu":
             rows = min(rows, _ROWS // len(self.neurons))
+        self._choose_meeting(times, max(1, rows))
         blocks = -(-len(times) // max(1, rows))
         size = -(-len(times) // blocks)  # blocks of one size
         return [list(times[first : first + size]) for first in range(0, len(times), size)]
+
+    def _choose_meeting(self, times: Sequence[int], rows: int) -> None:
+        """Climb from the input where that saves work, bins follow each other, and memory allows."""
+        self.meeting = self.ascent = None
+        if times[-1] - times[0] + 1 != len(times):
+            return
+        grids, lags, spacing = {}, 1, 0
+        for place in reversed(range(len(self.way.links))):
+            link = self.way.links[place]
+            if isinstance(link, Convolution):
+                grids[place] = lags
+                lags, spacing, *_ = _grid(lags, spacing, link.weight.shape[-1], link.dilation)
+        meeting = cheapest_meeting(self.way.links, grids, len(self.neurons))
+        if meeting is None:
+            return
+        ascent = Ascent(self.way.links[: meeting + 1], self.way.before[: meeting + 1])
+        if ascent.held_bytes(self.way.reach - ascent.reach + rows) <= self.budget:
+            self.meeting, self.ascent = meeting, ascent
 
     def block(self, times: Sequence[int]) -> Tensor:
         """Return (B, N, L, F)."""
@@ -173,7 +196,9 @@ class Sweep(Estimator):
         spacing, n = 0, len(self.neurons)
         at = torch.as_tensor(times, device=self.subject.frames.device)
         way = reversed(list(zip(self.way.links, self.way.before, self.taps, strict=True)))
-        for link, before, taps in way:
+        for place, (link, before, taps) in zip(reversed(range(len(self.taps))), way, strict=True):
+            if place == self.meeting and adjoint is not None:
+                return self._met(adjoint, max(1, spacing), times)
             if isinstance(link, Convolution):
                 if adjoint is None or taps is None:
                     adjoint = self._first(link, len(times))
@@ -189,6 +214,22 @@ class Sweep(Estimator):
         if adjoint is None:
             raise ValueError("an empty chain has no dynamic STRF")
         return self._dense(adjoint, max(1, spacing), at)
+
+    def _met(self, adjoint: Tensor, spacing: int, times: Sequence[int]) -> Tensor:
+        """Weights of the hidden units (P, B * N, C) times their filters: (B, N, L, F)."""
+        ascent = cast(Ascent, self.ascent)
+        n, bands, reach = len(self.neurons), ascent.bands, self.way.reach
+        ages = range((len(adjoint) - 1) * spacing, -1, -spacing)
+        first = times[0] - ages[0]
+        filters = ascent.filters(first, times[-1] + 1)
+        block = adjoint.new_zeros(len(times), n, reach * bands)
+        for row, time in enumerate(times):
+            for units, age in zip(adjoint, ages, strict=True):
+                place = (reach - age - ascent.reach) * bands
+                part = block[row, :, place : place + ascent.reach * bands]
+                part.addmm_(units[row * n : (row + 1) * n], filters[time - age - first])
+        rows = block.view(len(times), n, reach, bands).permute(2, 0, 1, 3).flatten(1, 2)
+        return self._dense(rows, 1, torch.as_tensor(times, device=block.device))
 
     def _first(self, link: Convolution, n_times: int) -> Tensor:
         """The topmost weights, the same for all times."""
