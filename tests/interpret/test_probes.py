@@ -19,6 +19,7 @@ from deepSTRF.interpret.probes import (
     gap_responses,
     noise_responses,
     oddball_responses,
+    plain_cochleagram,
     ripple_pattern,
     ripple_responses,
     sweep_responses,
@@ -373,3 +374,20 @@ def test_every_probe_gives_a_table(direction_neurons):
     assert table.neurons == (0, 1)
     assert table.to_csv().startswith("neuron,tone_best_khz")
     assert len(table.to_csv().splitlines()) == 3
+
+
+def test_a_plain_cochleagram_puts_tones_where_they_are_and_nothing_into_the_past():
+    hear = plain_cochleagram(HERTZ[::3], FS, DT)
+    tone = torch.sin(2 * np.pi * HERTZ[9] / FS * torch.arange(1600.0))[None].repeat(2, 1)
+    tone[:, :800] = 0
+    heard = hear(tone)
+    assert heard.shape == (2, 8, 20)
+    assert (heard[:, :, :10] == 0).all()
+    assert heard[0, :, 15].argmax() == 3
+    later = tone.clone()
+    later[:, 1200:] = 7.0
+    assert torch.equal(hear(later)[..., :15], heard[..., :15])
+    with pytest.raises(ValueError, match="ascending"):
+        plain_cochleagram(HERTZ[::-1], FS, DT)
+    with pytest.raises(ValueError, match="no Fourier bin"):
+        plain_cochleagram([100.0, 101.0], FS, DT)

@@ -11,8 +11,6 @@ from torch import Tensor
 #: A step turns the stimulus by at most this angle, towards its gradient; it is halved until the response
 #: rises, so many times, and then the search for this stimulus ends.
 LARGEST_TURN, HALVINGS = 0.5 * math.pi, 14
-#: A gradient this much smaller than the response per unit of the stimulus is none.
-TINY = 1e-12
 
 
 def ascend(
@@ -24,16 +22,18 @@ def ascend(
     steps = torch.zeros(len(wanted), dtype=torch.long, device=x.device)
     active = torch.ones(len(wanted), dtype=torch.bool, device=x.device)
     largest = torch.full_like(values, LARGEST_TURN)
+    # within this angle of the gradient a stimulus has arrived: what is left to gain is below the rounding
+    arrived = math.sqrt(torch.finfo(x.dtype).eps)
     for _ in range(n_steps):
         unit = x / radius
         aside = slopes - _dot(slopes, unit) * unit
         size = norms(aside)
-        active &= (size > TINY * norms(slopes)).flatten(1)[:, 0] & torch.isfinite(size).flatten(1)[:, 0]
+        # the angle to the gradient: for a linear response the maximum lies there exactly
+        angle = torch.atan2(size, _dot(slopes, unit)).flatten(1)[:, 0]
+        active &= angle > arrived
         if not bool(active.any()):
             break
         direction = aside / torch.where(size > 0, size, torch.ones_like(size))
-        # the angle to the gradient: for a linear response the maximum lies there exactly
-        angle = torch.atan2(size, _dot(slopes, unit)).flatten(1)[:, 0]
         turn = torch.minimum(angle, largest)
         better = torch.zeros_like(active)
         for _ in range(HALVINGS):

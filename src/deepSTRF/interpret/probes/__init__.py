@@ -5,7 +5,7 @@ batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary
 """
 
 from deepSTRF.interpret.probes.clicks import ClickResponse, click_responses
-from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
+from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram, plain_cochleagram
 from deepSTRF.interpret.probes.gaps import GapResponse, gap_responses
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.masking import MaskingResponse, forward_masking
@@ -36,6 +36,7 @@ __all__ = [
     "gap_responses",
     "noise_responses",
     "oddball_responses",
+    "plain_cochleagram",
     "ripple_pattern",
     "ripple_responses",
     "sweep_responses",

@@ -26,7 +26,7 @@ LEAD_MS = 300.0
 #: The baseline is the mean rate in the last part of that silence.
 BASELINE_SHARE = 0.25
 #: Samples (or spectrogram values) that one batch may hold.
-BATCH_SAMPLES = 2**20
+BATCH_SAMPLES = 2**18
 #: Tones stay below this share of the audio rate.
 HIGHEST_SHARE = 0.45
 #: Range of frequencies where neither model nor caller state the bands.
@@ -38,7 +38,8 @@ class Listener:
 
     A model with a front-end hears the samples. One on spectrograms needs to be told how a sound becomes its
     spectrogram: a ``cochleagram`` with its ``audio_fs`` and ``dt_ms``; `Listener.for_dataset` takes them from
-    the recording. Without, it can only be shown spectrograms (`show`).
+    the recording, and `plain_cochleagram` makes one where nothing else is known. Without one a listener can
+    only be shown spectrograms (`show`).
 
     The model runs where it is and in its own precision, in eval mode and without gradients.
 
@@ -259,7 +260,8 @@ class Listener:
         if self.audio_fs is None:
             raise ValueError(
                 "this listener's model takes spectrograms and has no cochleagram: use Listener.for_dataset("
-                "model, dataset), or Listener(model, cochleagram=..., audio_fs=..., dt_ms=...)"
+                "model, dataset), or Listener(model, cochleagram=plain_cochleagram(frequencies_hz, audio_fs, "
+                "dt_ms), audio_fs=..., dt_ms=...)"
             )
         return self.hop
 

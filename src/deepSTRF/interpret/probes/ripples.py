@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -221,13 +222,19 @@ def _sounds(
     seconds = np.arange(n_bins * listener.hop) / fs
     tones = np.geomspace(low, high, max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1))
     phases = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, len(tones))
-    for scale, rate in grid:
-        sound = np.zeros(seconds.size)
-        for tone, phase in zip(tones, phases, strict=True):
-            envelope = 1.0 + depth * np.cos(2.0 * np.pi * (rate * seconds - scale * np.log2(tone / low)))
-            sound += envelope * np.sin(2.0 * np.pi * tone * seconds + phase)
-        size = float(np.sqrt(np.mean(sound**2)))
-        yield ramped(sound * (amplitude_of(level_db) / size), fs)
+    carriers = np.stack(
+        [np.sin(2.0 * np.pi * hertz * seconds + phase) for hertz, phase in zip(tones, phases, strict=True)]
+    )
+    steady = carriers.sum(axis=0)
+    for scale, pairs in itertools.groupby(grid, key=lambda pair: pair[0]):
+        # cos(a - b) = cos a cos b + sin a sin b: the tones of a scale are added up once for all rates
+        angle = 2.0 * np.pi * scale * np.log2(tones / low)
+        cosines, sines = np.cos(angle) @ carriers, np.sin(angle) @ carriers
+        for _, rate in pairs:
+            moved = 2.0 * np.pi * rate * seconds
+            sound = steady + depth * (np.cos(moved) * cosines + np.sin(moved) * sines)
+            size = float(np.sqrt(np.mean(sound**2)))
+            yield ramped(sound * (amplitude_of(level_db) / size), fs)
 
 
 def _component(

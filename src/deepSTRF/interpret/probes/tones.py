@@ -21,7 +21,8 @@ FloatArray = NDArray[np.float64]
 
 #: Tones per octave by default, finer than the bands of usual cochleagrams (6 per octave).
 TONES_PER_OCTAVE = 8
-LEVELS_DB = tuple(float(level) for level in range(-80, 0, 10))
+#: Down to where cochleagrams have their floor.
+LEVELS_DB = tuple(float(level) for level in range(-110, 0, 10))
 DURATION_MS, TAIL_MS = 100.0, 50.0
 #: A tone is answered when it evokes this share of the strongest response: a model has no noise to beat.
 CRITERION = 0.2
