@@ -5,6 +5,7 @@ they vary: complexity, gain change, temporal hold, shape change.
 """
 
 from deepSTRF.interpret.dynamic.estimate import dstrf
+from deepSTRF.interpret.dynamic.folds import Fold, FoldManifest
 from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
 from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknifed_dstrf
 from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities
@@ -35,6 +36,8 @@ __all__ = [
     "CallbackSink",
     "DynamicSTRF",
     "FileSink",
+    "Fold",
+    "FoldManifest",
     "JackknifedSTRF",
     "MomentSink",
     "Moments",
