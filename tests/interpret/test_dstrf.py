@@ -489,6 +489,33 @@ def test_a_failed_run_leaves_the_older_file(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["dstrf.npy"]
 
 
+def test_sinks_take_rows_in_any_order(tmp_path) -> None:
+    model, x = build("residual"), torch.randn(F, 30, dtype=torch.float64)
+    sinks = [ArraySink(), FileSink(tmp_path / "comb.npy"), MomentSink()]
+    array, file, moments = dstrf(model, x, method="comb", sink=sinks, budget_bytes=1).weights
+    whole = dstrf(model, x, method="windows").weights
+    torch.testing.assert_close(array, whole, rtol=0, atol=1e-14)
+    torch.testing.assert_close(torch.from_numpy(np.load(file)), whole, rtol=0, atol=1e-14)
+    torch.testing.assert_close(moments.norm, whole.flatten(2).norm(dim=2), rtol=0, atol=1e-13)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("linear softplus", "closed"), ("deep", "sweep"), ("residual", "comb"), ("recurrent", "jacobian")]
+    + [(name, "windows") for name in ("residual", "carried")],
+)
+def test_on_a_gpu(name: str, method: str) -> None:
+    model, x = build(name), torch.randn(F, 40, dtype=torch.float64)
+    wanted = dstrf(model, x, method=method, lags=6)
+    found = dstrf(model.cuda(), x, method=method, lags=6, sink=[ArraySink(), MomentSink()])
+    assert found.response.device.type == "cuda"
+    torch.testing.assert_close(found.weights[0].cpu(), wanted.weights, rtol=0, atol=1e-10)
+    torch.testing.assert_close(found.intercept.cpu(), wanted.intercept, rtol=0, atol=1e-10)
+    path = dstrf(model, x, method=method, lags=6, path=2)
+    assert path.completeness.device.type == "cuda"
+
+
 # ---------------------------------------------------------------------- self-check, hygiene, errors
 
 

@@ -287,4 +287,4 @@ def _as_slice(rows: Tensor) -> Any:
     """Consecutive rows as a slice, which saves a copy."""
     first, last = int(rows[0]), int(rows[-1])
     consecutive = last - first + 1 == len(rows) and bool((rows[1:] > rows[:-1]).all())
-    return slice(first, last + 1) if consecutive else rows.cpu()
+    return slice(first, last + 1) if consecutive else rows.cpu().numpy()
