@@ -8,6 +8,7 @@ import soundfile
 import torch
 from torch import nn
 
+import deepSTRF.interpret.exciting as exciting
 from deepSTRF.interpret import exciting_sound, exciting_spectrogram
 from deepSTRF.models.audio import Linear, LinearNonlinear, StateNet
 from deepSTRF.models.gradients import NoFrontEndError
@@ -34,6 +35,7 @@ def test_of_a_linear_model_it_is_the_strf(norm):
     np.testing.assert_allclose(found.response - found.null_response, 3.0 * norms(strfs), rtol=1e-10)
     np.testing.assert_allclose(found.agreement, 1.0, atol=1e-6)
     assert found.neurons == [0, 3, 1]
+    assert found.converged.all()
 
 
 @pytest.mark.parametrize("energy", [1.0, 25.0])
@@ -72,6 +74,15 @@ def test_of_an_energy_neuron_it_is_the_first_eigenvector():
     assert abs((found.stimulus[0] * first).sum()) / np.sqrt(2.0) > 0.999
     assert found.start_response.item() < found.response.item()
     assert found.n_steps.item() > 1
+    assert not exciting_spectrogram(model, energy=2.0, n_steps=1).converged.any()
+
+
+def test_searching_in_parts_finds_the_same(monkeypatch):
+    torch.manual_seed(0)
+    model = LinearNonlinear(6, 5, 5, output_activation=nn.Sigmoid()).double().eval()
+    together = exciting_spectrogram(model, n_steps=5)
+    monkeypatch.setattr(exciting, "BATCH_VALUES", 60)
+    np.testing.assert_allclose(exciting_spectrogram(model, n_steps=5).stimulus, together.stimulus, atol=1e-9)
 
 
 def test_a_threshold_is_crossed_from_a_random_start():

@@ -15,8 +15,11 @@ LARGEST_TURN, HALVINGS = 0.5 * math.pi, 14
 
 def ascend(
     responses: Callable[[Tensor], Tensor], x: Tensor, wanted: list[int], radius: float, n_steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Turn each stimulus towards its gradient until nothing raises its response: stimulus, values, steps."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Turn each stimulus towards its gradient until nothing raises its response.
+
+    Returns stimuli, their responses, those of the starts, steps that raised it, whether it ended by itself.
+    """
     values, slopes = values_and_slopes(responses, x, wanted)
     first = values.clone()
     steps = torch.zeros(len(wanted), dtype=torch.long, device=x.device)
@@ -51,7 +54,7 @@ def ascend(
         steps += better
         largest = torch.clamp(2.0 * turn, max=LARGEST_TURN)
         values, slopes = values_and_slopes(responses, x, wanted)
-    return x, values, first, steps
+    return x, values, first, steps, ~active
 
 
 def values_and_slopes(

@@ -53,6 +53,9 @@ class ExcitingStimulus:
         Response to the null stimulus, and the best of the starts before the search.
     n_steps : int array (K,)
         Steps that raised the response, in the best of the searches.
+    converged : bool array (K,)
+        Whether that search ended by itself, as no turn raised the response any more; else ``n_steps`` was
+        too small.
     agreement : array (K,)
         Smallest cosine between the best stimulus and those of other starts that reached 99 % of its gain: 1
         when all found the same, low when there are several best stimuli. NaN with one such start.
@@ -75,6 +78,7 @@ class ExcitingStimulus:
     null_response: FloatArray
     start_response: FloatArray
     n_steps: NDArray[np.int64]
+    converged: NDArray[np.bool_]
     agreement: FloatArray
     dt_ms: float | None = None
     audio_fs: float | None = None
@@ -325,19 +329,18 @@ def _search(
                     slope = values_and_slopes(responses, torch.zeros_like(x), some)[1]
                     x = torch.where(norms(slope) > 0, slope, x)
                 parts.append(ascend(responses, radius * x / norms(x), some, radius, n_steps))
-            stimuli, values, starts, steps = (torch.cat(part) for part in zip(*parts, strict=True))
-            found.append((stimuli, values, starts, steps))
+            found.append([torch.cat(part) for part in zip(*parts, strict=True)])
     return _best_of(found, wanted, null, energy, at_null[wanted])
 
 
 def _best_of(
-    found: list[tuple[Tensor, Tensor, Tensor, Tensor]],
+    found: list[list[Tensor]],
     wanted: list[int],
     null: Tensor,
     energy: float,
     at_null: Tensor,
 ) -> ExcitingStimulus:
-    stimuli, values, starts, steps = (torch.stack(part) for part in zip(*found, strict=True))
+    stimuli, values, starts, steps, ended = (torch.stack(part) for part in zip(*found, strict=True))
     best, rows = values.argmax(0), torch.arange(len(wanted), device=values.device)
     chosen, top = stimuli[best, rows], values[best, rows]
     # other searches that got as far: did they find the same?
@@ -355,6 +358,7 @@ def _best_of(
         null_response=_array(at_null),
         start_response=_array(starts.amax(0)),
         n_steps=steps[best, rows].cpu().numpy().astype(np.int64),
+        converged=ended[best, rows].cpu().numpy(),
         agreement=np.where(np.isfinite(_array(agreement)), _array(agreement), np.nan),
     )
 

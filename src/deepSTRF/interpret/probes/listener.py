@@ -25,6 +25,8 @@ FloatArray = NDArray[np.float64]
 LEAD_MS = 300.0
 #: The baseline is the mean rate in the last part of that silence.
 BASELINE_SHARE = 0.25
+#: Left out of the baseline at the very end: cochleagrams in native alignment (NS1) look one bin ahead.
+LOOK_AHEAD_BINS = 1
 #: Samples (or spectrogram values) that one batch may hold.
 BATCH_SAMPLES = 2**18
 #: Tones stay below this share of the audio rate.
@@ -247,8 +249,8 @@ class Listener:
 
     def baseline(self, rates: FloatArray) -> FloatArray:
         """Return the mean rate at the end of the silence, (..., K) for rates (..., K, lead_bins + T)."""
-        part = max(1, round(BASELINE_SHARE * self.lead_bins))
-        return np.asarray(rates[..., self.lead_bins - part : self.lead_bins].mean(axis=-1))
+        part, end = max(1, round(BASELINE_SHARE * self.lead_bins)), max(1, self.lead_bins - LOOK_AHEAD_BINS)
+        return np.asarray(rates[..., max(0, end - part) : end].mean(axis=-1))
 
     def evoked(self, rates: FloatArray) -> FloatArray:
         """Return the rates after the onset of the sound less the baseline, (..., K, T)."""
