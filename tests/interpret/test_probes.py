@@ -10,6 +10,7 @@ from torch import nn
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.interpret.probes import (
+    PROBES,
     Listener,
     am_responses,
     as_listener,
@@ -20,6 +21,7 @@ from deepSTRF.interpret.probes import (
     noise_responses,
     oddball_responses,
     plain_cochleagram,
+    probe_battery,
     ripple_pattern,
     ripple_responses,
     sweep_responses,
@@ -185,6 +187,19 @@ def test_simulated_neurons_answer_tones_at_their_best_frequency(simulated):
     truth = np.array([neuron["best_frequency_hz"] for neuron in ds.nrn_meta])
     assert np.abs(np.log2(1000 * area.best_khz / truth)).max() < 0.2  # bands are 1/6 octave wide
     assert (area.baseline >= 0).all()
+
+
+def test_soft_tones_measure_the_bandwidth_of_known_neurons(simulated):
+    sds = np.array([0.2, 0.35, 0.5])
+    spectral = np.exp(-0.5 * (np.log2(HERTZ / 2000)[None] / sds[:, None]) ** 2)
+    temporal = np.exp(-0.5 * ((DT * np.arange(9)[::-1] - 12.0) / 4.0) ** 2)
+    listener = Listener.for_dataset(linear(spectral[:, :, None] * temporal), simulated[0])
+    area = tone_responses(listener, levels_db=np.arange(-100.0, -50.0, 10.0))
+    expected = 2.3548 * sds
+    assert area.width_octaves[:, 2] == pytest.approx(expected, rel=0.15)  # -80 dB: no splatter
+    assert area.bandwidth_octaves == pytest.approx(expected, rel=0.2)
+    assert (np.diff(area.q10) < 0).all()
+    np.testing.assert_allclose(area.best_khz, 2.0, rtol=0.08)
 
 
 # ---------------------------------------------------------------------- clicks and noise
@@ -391,3 +406,22 @@ def test_a_plain_cochleagram_puts_tones_where_they_are_and_nothing_into_the_past
         plain_cochleagram(HERTZ[::-1], FS, DT)
     with pytest.raises(ValueError, match="no Fourier bin"):
         plain_cochleagram([100.0, 101.0], FS, DT)
+
+
+def test_the_whole_battery_in_one_table(simulated):
+    _, listener = simulated
+    said = []
+    battery = probe_battery(listener, progress=said.append)
+    assert said == list(battery.results) == list(PROBES)
+    assert len(battery.table) == 4
+    area = battery.results["tones"]
+    played = battery.results["two_tone"].probe_khz
+    assert np.abs(np.log2(played / area.best_khz)).max() < 1 / 8
+    assert np.isin(played, area.frequencies_khz).all()
+    assert battery.table.to_csv().count("\n") == 5
+    few = probe_battery(listener, ["oddball", "clicks"])
+    assert list(few.results) == ["clicks", "oddball"]
+    with pytest.raises(ValueError, match="tones, clicks"):
+        probe_battery(listener, ["melody"])
+    silent = probe_battery(hears(linear(np.zeros((1, 2, 3))), two_bands), ["masking"])
+    assert np.isnan(silent.results["masking"].recovery).all()

@@ -4,6 +4,7 @@
 batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary numbers, and ``table()``.
 """
 
+from deepSTRF.interpret.probes.battery import PROBES, ProbeBattery, probe_battery
 from deepSTRF.interpret.probes.clicks import ClickResponse, click_responses
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram, plain_cochleagram
 from deepSTRF.interpret.probes.gaps import GapResponse, gap_responses
@@ -17,6 +18,7 @@ from deepSTRF.interpret.probes.tones import FrequencyResponseArea, tone_response
 from deepSTRF.interpret.probes.two_tone import TwoToneResponse, two_tone_responses
 
 __all__ = [
+    "PROBES",
     "AmResponse",
     "ClickResponse",
     "FrequencyResponseArea",
@@ -25,6 +27,7 @@ __all__ = [
     "MaskingResponse",
     "NoiseResponse",
     "OddballResponse",
+    "ProbeBattery",
     "RippleResponse",
     "SweepResponse",
     "TwoToneResponse",
@@ -37,6 +40,7 @@ __all__ = [
     "noise_responses",
     "oddball_responses",
     "plain_cochleagram",
+    "probe_battery",
     "ripple_pattern",
     "ripple_responses",
     "sweep_responses",

@@ -48,6 +48,9 @@ class FrequencyResponseArea:
         Rate in silence.
     threshold_db : array (K, P)
         Lowest level at which a tone is answered, between levels; NaN where none is.
+    width_octaves : array (K, L)
+        Width at half height of the response over frequency, at each level; NaN where no tone excites, and
+        where the response does not fall to half within the tones.
     best_khz : array (K,)
         Tone with the strongest response at any level, between tones.
     characteristic_khz, lowest_threshold_db : array (K,)
@@ -68,6 +71,7 @@ class FrequencyResponseArea:
     response: FloatArray
     baseline: FloatArray
     threshold_db: FloatArray
+    width_octaves: FloatArray
     best_khz: FloatArray
     characteristic_khz: FloatArray
     lowest_threshold_db: FloatArray
@@ -145,11 +149,12 @@ def tone_responses(
     response = answers.reshape(len(levels), len(tones), -1).transpose(2, 0, 1)
     octaves = np.log2(tones)
     thresholds = np.stack([_thresholds(levels, area, criterion) for area in response])
+    widths = np.asarray([[_half_width(octaves, row) for row in area] for area in response])
     numbers = np.asarray(
         [_summary(octaves, levels, *pair) for pair in zip(response, thresholds, strict=True)]
     )
     return FrequencyResponseArea(
-        listener.neurons, tones / 1000.0, levels, response, listener.baseline(rates)[0], thresholds,
+        listener.neurons, tones / 1000.0, levels, response, listener.baseline(rates)[0], thresholds, widths,
         *(numbers[:, column] for column in range(5)),
     )  # fmt: skip
 
@@ -186,6 +191,12 @@ def _thresholds(levels: FloatArray, area: FloatArray, criterion: float) -> Float
     return np.asarray([first_crossing(levels, curve, wanted) for curve in area.T])
 
 
+def _half_width(octaves: FloatArray, curve: FloatArray) -> float:
+    peak = float(curve.max())
+    extent = extent_above(octaves, curve, int(curve.argmax()), 0.5 * peak)
+    return extent.width if peak > 0 and extent.closed else np.nan
+
+
 def _summary(
     octaves: FloatArray, levels: FloatArray, area: FloatArray, thresholds: FloatArray
 ) -> list[float]:
@@ -204,7 +215,7 @@ def _summary(
     )
     characteristic = 2.0 ** float(centre)
     # a tone that is never answered has its threshold above the highest level
-    curve = -np.where(np.isnan(thresholds), 2.0 * levels[-1] - levels[0] + ABOVE_THRESHOLD_DB, thresholds)
+    curve = -np.where(np.isnan(thresholds), levels[-1] + ABOVE_THRESHOLD_DB, thresholds)
     width = extent_above(octaves, curve, tip, -(lowest + ABOVE_THRESHOLD_DB))
     known = (
         width.closed and lowest > levels[0] and lowest + ABOVE_THRESHOLD_DB <= levels[-1] and width.width > 0

@@ -1,0 +1,120 @@
+"""The usual probes in one go, and one table of their summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF.interpret.probes.clicks import click_responses
+from deepSTRF.interpret.probes.gaps import gap_responses
+from deepSTRF.interpret.probes.listener import Listener, as_listener
+from deepSTRF.interpret.probes.masking import forward_masking
+from deepSTRF.interpret.probes.noise import noise_responses
+from deepSTRF.interpret.probes.oddball import oddball_responses
+from deepSTRF.interpret.probes.ripples import ripple_responses
+from deepSTRF.interpret.probes.sweeps import am_responses, sweep_responses
+from deepSTRF.interpret.probes.tones import FrequencyResponseArea, tone_responses
+from deepSTRF.interpret.probes.two_tone import two_tone_responses
+from deepSTRF.interpret.tuning_table import NeuronTable
+
+__all__ = ["PROBES", "ProbeBattery", "probe_battery"]
+
+FloatArray = NDArray[np.float64]
+
+#: Probes by name: those that need a listener only.
+_GENERAL: dict[str, Callable[[Listener], Any]] = {
+    "tones": tone_responses, "clicks": click_responses, "noise": noise_responses, "am": am_responses,
+    "sweeps": sweep_responses, "ripples": ripple_responses, "gaps": gap_responses,
+}  # fmt: skip
+#: And those that are played at each neuron's own best tone.
+_AT_BEST_TONE: dict[str, Callable[[Listener, FloatArray], Any]] = {
+    "two_tone": two_tone_responses, "masking": forward_masking, "oddball": oddball_responses,
+}  # fmt: skip
+#: All names, in the order in which they are played.
+PROBES = (*_GENERAL, *_AT_BEST_TONE)
+
+
+@dataclass(frozen=True)
+class ProbeBattery:
+    """Results of several probes on the same neurons.
+
+    Attributes
+    ----------
+    results : mapping of str to result
+        By the names of `PROBES`.
+    table : NeuronTable
+        All summaries, one row per neuron.
+
+    Examples
+    --------
+    >>> ProbeBattery({}, NeuronTable((0,), {})).table.rows()
+    [{'neuron': 0}]
+    """
+
+    results: Mapping[str, Any]
+    table: NeuronTable
+
+
+def probe_battery(
+    model: Any, probes: Sequence[str] = PROBES, *, progress: Callable[[str], None] | None = None
+) -> ProbeBattery:
+    """Run probes with their default sounds.
+
+    Probes at a neuron's own frequency take the tone, of those played, that excited it most; neurons with the
+    same one share the sounds, and a neuron that no tone excites takes the middle of the range.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        A listener, or a model with a front-end.
+    probes : sequence of str
+        Names out of `PROBES`. Tones are played in any case where another probe needs them.
+    progress : callable, optional
+        Called with the name of each probe before it is played.
+
+    Returns
+    -------
+    ProbeBattery
+        Results by name, and a table of all summaries.
+
+    Raises
+    ------
+    ValueError
+        For an unknown or repeated name, or a listener that cannot be played sounds.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, 2, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8), norm="none")
+    >>> battery = probe_battery(model, ["clicks", "gaps"])
+    >>> list(battery.results), len(battery.table)
+    (['clicks', 'gaps'], 2)
+    """
+    unknown = [name for name in probes if name not in PROBES]
+    if unknown or len(set(probes)) != len(probes) or not probes or isinstance(probes, str):
+        raise ValueError(f"probes must be different names out of {', '.join(PROBES)}; got {probes!r}")
+    listener = as_listener(model)
+    results: dict[str, Any] = {}
+    area: FrequencyResponseArea | None = None
+    for name in sorted(probes, key=PROBES.index):
+        if progress is not None:
+            progress(name)
+        if name in _GENERAL:
+            results[name] = _GENERAL[name](listener)
+            continue
+        area = area or results.get("tones") or tone_responses(listener)
+        results[name] = _AT_BEST_TONE[name](listener, _best_tones(area))
+    table = NeuronTable(tuple(listener.neurons), {})
+    return ProbeBattery(results, table.joined(*(result.table() for result in results.values())))
+
+
+def _best_tones(area: FrequencyResponseArea) -> FloatArray:
+    """(K,) the played tone with the strongest response, in Hz."""
+    at = area.response.max(axis=1).argmax(axis=1)
+    at = np.where(np.isnan(area.best_khz), len(area.frequencies_khz) // 2, at)
+    return np.asarray(1000.0 * area.frequencies_khz[at])
