@@ -5,8 +5,8 @@ against a reference spectrogram, `waveform_field` finds which samples drove a re
 linear filter a model is at each moment (`deepSTRF.interpret.dynamic` holds the rest of it). `strf_tuning`
 summarises STRFs in a table, `strf_confidence` puts bands on them, `exciting_spectrogram` and `exciting_sound`
 search what a neuron wants most, `write_wav` and its kin make it audible; `deepSTRF.interpret.probes` plays a
-model the sounds of a hearing laboratory. Figures are in `deepSTRF.plots`; the gradients themselves are methods
-of the models (``STRF_gradmap``, ``waveform_gradmap``).
+model the sounds of a hearing laboratory. Figures are in `deepSTRF.plots`; the gradients themselves are
+methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 """
 
 from deepSTRF.interpret.compare_wav2spec import (
