@@ -1,0 +1,263 @@
+"""A filter that changes: stimulus, response, and the dynamic STRF at chosen moments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepSTRF.plots._arrays import (
+    FloatArray,
+    as_array,
+    as_series,
+    as_spectrogram,
+    check_frequencies,
+    check_positive,
+)
+from deepSTRF.plots._panels import bin_centres, draw_psth, nan_psth, time_edges
+from deepSTRF.plots._style import (
+    BLUE,
+    GREY,
+    LABEL_SIZE,
+    TICK_SIZE,
+    draw_spectrogram,
+    left_title,
+    new_figure,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["choose_moments", "filter_limit", "plot_dstrf_panel"]
+
+FIGSIZE = (9.6, 6.4)
+HEIGHTS = (1.6, 1.3, 0.9, 2.0)
+#: Moments shown when none are named: as many small panels as are legible side by side.
+MOMENTS = 6
+#: Colour limits are this quantile over time of each filter's largest weight, as in the DSTRF toolbox
+#: (Keshishian et al. 2020, doi 10.7554/eLife.53445): one outburst must not fade all other moments.
+LIMIT_QUANTILE = 0.9
+
+
+def plot_dstrf_panel(
+    stim: Any,
+    dstrf: Any,
+    pred: Any,
+    response: Any = None,
+    dt_ms: float | None = None,
+    *,
+    moments: Sequence[int] | None = None,
+    shared_clim: bool = True,
+    cmap: str = "RdBu_r",
+    start_s: float = 0.0,
+    title: str | None = None,
+    frequencies_hz: Any = None,
+    response_label: str = "response",
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw how one neuron's filter changes along a clip: sound, response, the filter's size, the filter.
+
+    Thin lines mark the moments whose filters stand in the lowest row, in order. In them, as in
+    `plot_strf_grid`, the current frame is at the right, and red is where sound excites.
+
+    Parameters
+    ----------
+    stim : array (F, T) or (1, F, T)
+        Spectrogram.
+    dstrf : array (T, L, F)
+        One filter per bin, the lag axis from the oldest frame to the current one: ``weights[:, neuron]`` of
+        `deepSTRF.interpret.dstrf`.
+    pred : array (T,)
+        Prediction.
+    response : array (R, T) or (T,), optional
+        What was recorded; repeats are averaged.
+    dt_ms : float, optional
+        Bin in ms; axes are then in seconds and milliseconds, else in bins.
+    moments : sequence of int, optional
+        Bins whose filters are drawn; None is `choose_moments`.
+    shared_clim : bool
+        One colour scale for all moments, with a colour bar; else one each.
+    cmap : str
+        A diverging colour map; limits are symmetric about 0.
+    start_s : float
+        Time of the first bin on the axis, for an excerpt of a clip.
+    title : str, optional
+        Title, top left.
+    frequencies_hz : array (F,), optional
+        Centre frequencies in Hz.
+    response_label : str
+        Label of the response axis.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of axes)
+        Spectrogram, response, size of the filter, then one per moment.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other, or moments outside the clip.
+
+    Examples
+    --------
+    >>> stim, filters = np.zeros((8, 50)), np.zeros((50, 5, 8))
+    >>> figure, axes = plot_dstrf_panel(stim, filters, np.zeros(50), dt_ms=5.0, moments=[10, 40])
+    >>> [ax.get_title(loc="left") for ax in axes[3:]]
+    ['0.05 s', '0.20 s']
+    """
+    spectrogram = as_spectrogram(stim, "stim")
+    filters = _checked_filters(dstrf, spectrogram)
+    prediction, recorded = _checked_series(pred, response, spectrogram.shape[1])
+    check_positive(dt_ms, "dt_ms")
+    frequencies = check_frequencies(frequencies_hz, len(spectrogram))
+    size = np.sqrt((filters**2).sum(axis=(1, 2)))
+    chosen = _checked_moments(moments, prediction)
+    if figure is None:
+        figure = new_figure(figsize or FIGSIZE)
+    axes, row = _layout(figure, len(chosen))
+    edges = tuple(edge + start_s for edge in time_edges(len(prediction), dt_ms))
+    x = bin_centres(len(prediction), dt_ms) + start_s
+    draw_spectrogram(axes[0], spectrogram, (edges[0], edges[1]), frequencies, cmap="magma")
+    if recorded is None:
+        draw_psth(axes[1], x, prediction, None, "predicted", "", legend=False)
+    else:
+        draw_psth(axes[1], x, recorded, prediction, "measured", "predicted", legend=True)
+    axes[1].set_ylabel(response_label)
+    axes[2].plot(x, size, color=BLUE, linewidth=1.2)
+    axes[2].set_ylim(bottom=0.0)
+    axes[2].set_ylabel("filter size")
+    axes[2].set_xlabel("time (s)" if dt_ms else "time bin")
+    for ax in axes:
+        tidy(ax)
+        ax.set_xlim(edges[0], edges[1])
+        for moment in chosen:
+            ax.axvline(x[moment], color="white" if ax is axes[0] else GREY, linewidth=0.8, zorder=0.5)
+        if ax is not axes[2]:
+            ax.tick_params(labelbottom=False)
+    left_title(axes[0], title)
+    names = [f"{x[moment]:.2f} s" if dt_ms else f"bin {x[moment] - 0.5:.0f}" for moment in chosen]
+    _draw_filters(
+        row, filters[chosen], names, frequencies, dt_ms, filter_limit(filters) if shared_clim else None, cmap
+    )
+    return figure, [*axes, *row]
+
+
+def choose_moments(pred: Any, count: int = MOMENTS) -> list[int]:
+    """Return the bins of the strongest prediction in each of several equal parts of a clip.
+
+    Parameters
+    ----------
+    pred : array (T,)
+        Prediction.
+    count : int
+        Parts.
+
+    Returns
+    -------
+    list of int
+        Ascending; fewer in a clip with fewer bins.
+
+    Examples
+    --------
+    >>> choose_moments([0.0, 1.0, 0.0, 0.0, 0.0, 2.0], 2)
+    [1, 5]
+    """
+    series = np.nan_to_num(as_series(pred, "pred"), nan=-np.inf)
+    parts = np.array_split(np.arange(series.size), min(count, series.size))
+    return [int(part[series[part].argmax()]) for part in parts]
+
+
+def filter_limit(filters: Any) -> float:
+    """Return one colour limit for filters over time: the 0.9 quantile of their largest weights.
+
+    Parameters
+    ----------
+    filters : array (T, ...)
+        Filters.
+
+    Returns
+    -------
+    float
+        Above 0, also where all filters are 0.
+
+    Examples
+    --------
+    >>> filter_limit(np.ones((4, 2, 3)))
+    1.0
+    """
+    values = np.abs(as_array(filters, "filters"))
+    peaks = np.nan_to_num(values).reshape(len(values), -1).max(axis=1)
+    limit = float(np.quantile(peaks, LIMIT_QUANTILE)) or float(peaks.max())
+    return limit or 1.0
+
+
+def _checked_filters(dstrf: Any, spectrogram: FloatArray) -> FloatArray:
+    filters = as_array(dstrf, "dstrf")
+    n_bands, n_bins = spectrogram.shape
+    if filters.ndim != 3 or filters.shape[0] != n_bins or filters.shape[2] != n_bands:
+        raise ValueError(
+            f"dstrf must have shape (T, L, F) with T={n_bins} and F={n_bands} like stim, got "
+            f"{filters.shape}; one neuron is dstrf(...).weights[:, neuron]"
+        )
+    return filters
+
+
+def _checked_series(pred: Any, response: Any, n_bins: int) -> tuple[FloatArray, FloatArray | None]:
+    prediction = as_series(pred, "pred")
+    recorded = None if response is None else as_array(response, "response")
+    if recorded is not None:
+        recorded = nan_psth(recorded) if recorded.ndim == 2 else recorded
+    for name, series in (("pred", prediction), ("response", recorded)):
+        if series is not None and series.shape != (n_bins,):
+            raise ValueError(f"{name} must cover the {n_bins} bins of stim, got shape {series.shape}")
+    return prediction, recorded
+
+
+def _checked_moments(moments: Sequence[int] | None, prediction: FloatArray) -> list[int]:
+    if moments is None:
+        return choose_moments(prediction)
+    chosen = [int(moment) for moment in moments]
+    if not chosen or not all(0 <= moment < prediction.size for moment in chosen):
+        raise ValueError(f"moments must be bins from 0 to {prediction.size - 1}, at least one, got {moments}")
+    return chosen
+
+
+def _layout(figure: Figure | SubFigure, n_moments: int) -> tuple[list[Axes], list[Axes]]:
+    grid = figure.add_gridspec(4, n_moments, height_ratios=HEIGHTS)
+    first = figure.add_subplot(grid[0, :])
+    others = [figure.add_subplot(grid[row, :], sharex=first) for row in (1, 2)]
+    return [first, *others], [figure.add_subplot(grid[3, column]) for column in range(n_moments)]
+
+
+def _draw_filters(
+    row: list[Axes],
+    filters: FloatArray,
+    names: list[str],
+    frequencies: FloatArray | None,
+    dt_ms: float | None,
+    limit: float | None,
+    cmap: str,
+) -> None:
+    edges = (filters.shape[1] * (dt_ms or 1.0), 0.0)
+    for column, (ax, image, name) in enumerate(zip(row, filters, names, strict=True)):
+        own = limit or filter_limit(image[None])
+        shown = draw_spectrogram(ax, image.T, edges, frequencies, cmap=cmap, vmin=-own, vmax=own)
+        tidy(ax)
+        left_title(ax, name, LABEL_SIZE)
+        ax.xaxis.label.set_fontsize(TICK_SIZE)
+        if column:
+            ax.set_ylabel("")
+            ax.set_yticks([])
+    row[len(row) // 2].set_xlabel("ms before each moment" if dt_ms else "bins before each moment")
+    if limit is not None:
+        bar = row[0].figure.colorbar(shown, ax=row, shrink=0.9, aspect=14, pad=0.01)
+        bar.set_label("weight", fontsize=TICK_SIZE)
+        bar.ax.tick_params(labelsize=TICK_SIZE)

@@ -1,0 +1,139 @@
+"""Modulation transfer functions: which ripples a receptive field lets through."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepSTRF.plots._arrays import FloatArray, as_array, as_series, check_titles
+from deepSTRF.plots._style import GREY, LABEL_SIZE, TICK_SIZE, TITLE_SIZE, left_title, new_figure, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["plot_modulation_transfer"]
+
+PANEL_INCHES = (2.3, 2.1)
+
+
+def plot_modulation_transfer(
+    power: Any,
+    rates_hz: Any,
+    scales_cyc_oct: Any,
+    titles: Sequence[str] | None = None,
+    ncols: int = 4,
+    *,
+    shared_clim: bool = False,
+    max_rate_hz: float | None = None,
+    cmap: str = "viridis",
+    suptitle: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw modulation transfer functions: the magnitude (square root of power) by rate and scale.
+
+    Parameters
+    ----------
+    power : array (K, S, R) or (S, R)
+        From `deepSTRF.interpret.modulation_transfer`, or squared amplitudes of `ripple_responses`.
+    rates_hz : array (R,)
+        Ascending, evenly spaced; positive rates move up in frequency.
+    scales_cyc_oct : array (S,)
+        Ascending, evenly spaced, cycles per octave.
+    titles : sequence of str, optional
+        One per panel.
+    ncols : int
+        Panels per row.
+    shared_clim : bool
+        One colour scale for all panels, with a colour bar; else each from 0 to its own largest.
+    max_rate_hz : float, optional
+        Show rates up to this, of either sign; None shows all.
+    cmap : str
+        A sequential colour map.
+    suptitle : str, optional
+        Title of the figure.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of K axes)
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other, or axes that are not evenly spaced.
+
+    Examples
+    --------
+    >>> figure, (panel,) = plot_modulation_transfer(np.ones((3, 5)), [-20, -10, 0, 10, 20], [0.0, 0.5, 1.0])
+    >>> panel.get_xlabel(), panel.get_ylabel(), [float(edge) for edge in panel.get_xlim()]
+    ('rate (Hz)', 'scale (cycles/octave)', [-25.0, 25.0])
+    """
+    rates, scales = as_series(rates_hz, "rates_hz"), as_series(scales_cyc_oct, "scales_cyc_oct")
+    magnitude = _magnitudes(power, scales.size, rates.size)
+    check_titles(titles, len(magnitude))
+    x_edges, y_edges = _edges(rates, "rates_hz"), _edges(scales, "scales_cyc_oct")
+    columns = min(max(1, int(ncols)), len(magnitude))
+    rows = math.ceil(len(magnitude) / columns)
+    if figure is None:
+        width, height = PANEL_INCHES
+        figure = new_figure(figsize or (max(3.2, width * columns + 0.6), height * rows + 0.4))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    top = float(magnitude.max()) or 1.0
+    axes: list[Axes] = []
+    for panel, ax in enumerate(grid.flat):
+        if panel >= len(magnitude):
+            ax.set_visible(False)
+            continue
+        shown = ax.imshow(
+            magnitude[panel],
+            origin="lower",
+            aspect="auto",
+            interpolation="nearest",
+            extent=(*x_edges, *y_edges),
+            cmap=cmap,
+            vmin=0.0,
+            vmax=top if shared_clim else float(magnitude[panel].max()) or 1.0,
+        )
+        ax.axvline(0.0, color=GREY, linewidth=0.6)
+        if max_rate_hz is not None:
+            ax.set_xlim(max(-max_rate_hz, x_edges[0]), min(max_rate_hz, x_edges[1]))
+        ax.set_ylim(max(0.0, y_edges[0]), y_edges[1])
+        ax.set_xlabel("rate (Hz)" if panel + columns >= len(magnitude) else "")
+        ax.set_ylabel("" if panel % columns else "scale (cycles/octave)")
+        left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
+        tidy(ax)
+        axes.append(ax)
+    if shared_clim:
+        bar = figure.colorbar(shown, ax=axes, shrink=0.85)
+        bar.set_label("magnitude", fontsize=TICK_SIZE)
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    return figure, axes
+
+
+def _magnitudes(power: Any, n_scales: int, n_rates: int) -> FloatArray:
+    values = as_array(power, "power")
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[1:] != (n_scales, n_rates) or not len(values):
+        raise ValueError(
+            f"power must have shape (K, S, R) or (S, R) with S={n_scales} and R={n_rates}, got {values.shape}"
+        )
+    if (values < 0).any():
+        raise ValueError("power must not be negative; pass squared magnitudes")
+    return np.asarray(np.sqrt(values))
+
+
+def _edges(centres: FloatArray, name: str) -> tuple[float, float]:
+    steps = np.diff(centres)
+    if centres.size < 2 or (steps <= 0).any() or not np.allclose(steps, steps[0], rtol=1e-3):
+        raise ValueError(f"{name} must be at least two ascending values, evenly spaced, got {centres}")
+    half = 0.5 * float(steps[0])
+    return float(centres[0]) - half, float(centres[-1]) + half

@@ -1,0 +1,326 @@
+"""What probes found: frequency-response areas, tuning curves, rate-level and latency functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepSTRF.plots._arrays import FloatArray, as_array, as_series, check_titles
+from deepSTRF.plots._style import (
+    BLUE,
+    GREEN,
+    INK,
+    LABEL_SIZE,
+    ORANGE,
+    SKY,
+    TICK_SIZE,
+    TITLE_SIZE,
+    VERMILLION,
+    kilohertz_axis,
+    left_title,
+    new_figure,
+    symmetric_limit,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["plot_probe_curves", "plot_response_areas", "plot_tuning_curves"]
+
+AREA_INCHES = (2.5, 2.2)
+CURVE_SIZE = (4.6, 3.2)
+#: Colours of neurons; more than six lines get the shades of one map.
+LINE_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, INK)
+#: Part of the map used for levels: its lightest end does not show on white.
+DARKEST, LIGHTEST = 0.0, 0.85
+
+
+def plot_response_areas(
+    response: Any,
+    frequencies_khz: Any,
+    levels_db: Any,
+    threshold_db: Any = None,
+    titles: Sequence[str] | None = None,
+    ncols: int = 4,
+    *,
+    shared_clim: bool = False,
+    cmap: str = "RdBu_r",
+    suptitle: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw frequency-response areas: the evoked rate by tone frequency and level, with the threshold.
+
+    Parameters
+    ----------
+    response : array (K, L, P) or (L, P)
+        Evoked rate of `deepSTRF.interpret.probes.tone_responses`; red above the rate in silence, blue below.
+    frequencies_khz : array (P,)
+        Tones, ascending, evenly spaced on a log axis.
+    levels_db : array (L,)
+        Levels, ascending.
+    threshold_db : array (K, P) or (P,), optional
+        Drawn as a line; NaN where no level is answered.
+    titles : sequence of str, optional
+        One per panel.
+    ncols : int
+        Panels per row.
+    shared_clim : bool
+        One colour scale for all panels, with a colour bar.
+    cmap : str
+        A diverging colour map; limits are symmetric about 0.
+    suptitle : str, optional
+        Title of the figure.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of K axes)
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other, or axes that do not ascend.
+
+    Examples
+    --------
+    >>> figure, (panel,) = plot_response_areas(np.ones((2, 3)), [0.5, 1.0, 2.0], [-40.0, -20.0])
+    >>> panel.get_xlabel(), panel.get_xscale(), panel.get_ylabel()
+    ('tone (kHz)', 'log', 'level (dB re 1)')
+    """
+    tones, levels = _axis(frequencies_khz, "frequencies_khz"), _axis(levels_db, "levels_db")
+    areas = _stack(response, "response", (levels.size, tones.size))
+    thresholds = None if threshold_db is None else _stack(threshold_db, "threshold_db", (tones.size,))
+    if thresholds is not None and len(thresholds) != len(areas):
+        raise ValueError(f"threshold_db holds {len(thresholds)} neurons, response {len(areas)}")
+    check_titles(titles, len(areas))
+    columns = min(max(1, int(ncols)), len(areas))
+    rows = math.ceil(len(areas) / columns)
+    if figure is None:
+        width, height = AREA_INCHES
+        figure = new_figure(figsize or (max(3.4, width * columns + 0.6), height * rows + 0.4))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes: list[Axes] = []
+    for panel, ax in enumerate(grid.flat):
+        if panel >= len(areas):
+            ax.set_visible(False)
+            continue
+        limit = symmetric_limit(areas if shared_clim else areas[panel])
+        shown = ax.pcolormesh(
+            _log_edges(tones),
+            _edges(levels),
+            areas[panel],
+            cmap=cmap,
+            vmin=-limit,
+            vmax=limit,
+            rasterized=True,
+        )
+        if thresholds is not None:
+            ax.plot(tones, thresholds[panel], color=INK, linewidth=1.2)
+        _tone_axis(ax, tones)
+        ax.set_xlabel("tone (kHz)" if panel + columns >= len(areas) else "")
+        ax.set_ylabel("" if panel % columns else "level (dB re 1)")
+        left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
+        tidy(ax)
+        axes.append(ax)
+    if shared_clim:
+        figure.colorbar(shown, ax=axes, shrink=0.85, label="evoked rate")
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    return figure, axes
+
+
+def plot_tuning_curves(
+    response: Any,
+    frequencies_khz: Any,
+    levels_db: Any,
+    *,
+    best_khz: float | None = None,
+    title: str | None = None,
+    ylabel: str = "evoked rate",
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw one neuron's tuning curves: the evoked rate over tone frequency, a line per level.
+
+    Parameters
+    ----------
+    response : array (L, P)
+        Evoked rates.
+    frequencies_khz : array (P,)
+        Tones, ascending.
+    levels_db : array (L,)
+        Levels, ascending; louder is lighter.
+    best_khz : float, optional
+        Best frequency, marked by a dashed line.
+    title, ylabel : str, optional
+        Title, and label of the rate axis.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other.
+
+    Examples
+    --------
+    >>> figure, ax = plot_tuning_curves(np.ones((2, 3)), [0.5, 1.0, 2.0], [-40.0, -20.0])
+    >>> [line.get_label() for line in ax.lines[:2]]
+    ['-40 dB', '-20 dB']
+    """
+    from matplotlib import colormaps
+
+    tones, levels = _axis(frequencies_khz, "frequencies_khz"), _axis(levels_db, "levels_db")
+    (curves,) = _stack(response, "response", (levels.size, tones.size), single=True)
+    figure, ax = _own_or_given(ax, figsize)
+    colours = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, levels.size))
+    for level, curve, colour in zip(levels, curves, colours, strict=True):
+        ax.plot(tones, curve, color=colour, linewidth=1.4, label=f"{level:g} dB")
+    ax.axhline(0.0, color=INK, linewidth=0.5)
+    if best_khz is not None and np.isfinite(best_khz):
+        ax.axvline(best_khz, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    _tone_axis(ax, tones)
+    ax.set_xlabel("tone (kHz)")
+    ax.set_ylabel(ylabel)
+    ax.legend(frameon=False, fontsize=TICK_SIZE - 0.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    left_title(ax, title)
+    tidy(ax)
+    return figure, ax
+
+
+def plot_probe_curves(
+    x: Any,
+    curves: Any,
+    xlabel: str,
+    ylabel: str,
+    labels: Sequence[str] | None = None,
+    *,
+    log_x: bool = False,
+    title: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw a function of one sound parameter, a line per neuron: rate-level, latency, modulation, recovery.
+
+    Parameters
+    ----------
+    x : array (P,)
+        The parameter, ascending: ``NoiseResponse.levels_db``, ``AmResponse.rates_hz``, ...
+    curves : array (K, P) or (P,)
+        ``rate_level``, ``latency_ms``, ``modulation``, ``recovery``, ...; NaN leaves a gap.
+    xlabel, ylabel : str
+        What they are, with units.
+    labels : sequence of str, optional
+        One per neuron, for the legend.
+    log_x : bool
+        Whether the parameter is on a log axis.
+    title : str, optional
+        Title.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other.
+
+    Examples
+    --------
+    >>> figure, ax = plot_probe_curves([-60, -40, -20], [0.0, 0.5, 1.0], "level (dB re 1)", "evoked rate")
+    >>> ax.get_xlabel(), len(ax.lines[0].get_xdata())
+    ('level (dB re 1)', 3)
+    """
+    places = _axis(x, "x")
+    lines = _stack(curves, "curves", (places.size,))
+    check_titles(labels, len(lines))
+    figure, ax = _own_or_given(ax, figsize)
+    for index, line in enumerate(lines):
+        label = labels[index] if labels is not None else None
+        ax.plot(
+            places,
+            line,
+            "o-",
+            color=_line_colour(index, len(lines)),
+            linewidth=1.3,
+            markersize=3.2,
+            label=label,
+        )
+    if log_x:
+        ax.set_xscale("log")
+        ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.minorticks_off()
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    if labels is not None:
+        ax.legend(frameon=False, fontsize=TICK_SIZE)
+    left_title(ax, title)
+    tidy(ax)
+    return figure, ax
+
+
+def _line_colour(index: int, count: int) -> Any:
+    if count <= len(LINE_COLOURS):
+        return LINE_COLOURS[index]
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](DARKEST + (LIGHTEST - DARKEST) * index / (count - 1))
+
+
+def _own_or_given(ax: Axes | None, figsize: tuple[float, float] | None) -> tuple[Figure | SubFigure, Axes]:
+    if ax is not None:
+        return ax.figure, ax
+    figure = new_figure(figsize or CURVE_SIZE)
+    return figure, figure.subplots()
+
+
+def _axis(values: Any, name: str) -> FloatArray:
+    series = as_series(values, name)
+    if (np.diff(series) <= 0).any() or not np.isfinite(series).all():
+        raise ValueError(f"{name} must ascend, got {series}")
+    return series
+
+
+def _stack(values: Any, name: str, shape: tuple[int, ...], single: bool = False) -> FloatArray:
+    array = as_array(values, name)
+    array = array[None] if array.ndim == len(shape) else array
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (single and len(array) != 1):
+        wanted = str(shape) if single else f"{shape}, or a stack of such, one per neuron"
+        raise ValueError(f"{name} must have shape {wanted}, got {np.shape(values)}")
+    return array
+
+
+def _edges(centres: FloatArray) -> FloatArray:
+    if centres.size == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = 0.5 * (centres[1:] + centres[:-1])
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _log_edges(centres: FloatArray) -> FloatArray:
+    return np.asarray(2.0 ** _edges(np.log2(centres)))
+
+
+def _tone_axis(ax: Axes, tones: FloatArray) -> None:
+    edges = _log_edges(tones)
+    kilohertz_axis(ax, "x", 1000.0 * float(edges[0]), 1000.0 * float(edges[-1]))

@@ -1,0 +1,229 @@
+"""Figures of interpretation: registration, orientation, limits, errors, and movies that can be read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from deepSTRF.plots import (
+    choose_moments,
+    plot_dstrf_panel,
+    plot_modulation_transfer,
+    plot_nonlinearity_scatter,
+    plot_nonlinearity_table,
+    plot_probe_curves,
+    plot_response_areas,
+    plot_strf_confidence,
+    plot_tuning_curves,
+    save_dstrf_movie,
+)
+
+F, L, T, DT = 6, 4, 30, 5.0
+HERTZ = np.geomspace(500.0, 16000.0, F)
+
+
+@pytest.fixture
+def clip() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "stim": rng.normal(size=(F, T)),
+        "dstrf": rng.normal(size=(T, L, F)),
+        "pred": rng.random(T),
+        "response": rng.poisson(0.3, size=(3, T)).astype(float),
+    }
+
+
+def image_of(ax) -> np.ndarray:
+    return np.asarray(ax.images[0].get_array())
+
+
+def test_panel_shows_the_filter_of_each_moment_with_the_current_frame_at_the_right(clip):
+    figure, axes = plot_dstrf_panel(**clip, dt_ms=DT, moments=[3, 17], frequencies_hz=HERTZ)
+    for ax, moment in zip(axes[3:], (3, 17), strict=True):
+        np.testing.assert_array_equal(image_of(ax), clip["dstrf"][moment].T)
+        left, right, bottom, top = ax.images[0].get_extent()
+        assert (left, right) == (L * DT, 0.0)
+        assert bottom < top
+        assert ax.images[0].origin == "lower"
+    np.testing.assert_allclose(
+        axes[2].lines[0].get_ydata(), np.linalg.norm(clip["dstrf"].reshape(T, -1), axis=1)
+    )
+    np.testing.assert_allclose(axes[1].lines[0].get_ydata(), clip["response"].mean(0))
+    figure.canvas.draw()
+
+
+def test_moments_share_limits_unless_each_has_its_own(clip):
+    def limits(**options):
+        _, axes = plot_dstrf_panel(**clip, moments=[3, 17], **options)
+        return [ax.images[0].get_clim() for ax in axes[3:5]]
+
+    shared, own = limits(), limits(shared_clim=False)
+    assert shared[0] == shared[1]
+    assert own == [(-m, m) for m in np.abs(clip["dstrf"][[3, 17]]).max(axis=(1, 2))]
+
+
+def test_panel_starts_where_the_excerpt_does_and_takes_tensors(clip):
+    tensors = {name: torch.from_numpy(value) for name, value in clip.items()}
+    _, axes = plot_dstrf_panel(**tensors, dt_ms=DT, start_s=2.0, moments=[0])
+    assert axes[0].get_xlim() == (2.0, 2.0 + T * DT / 1000)
+    assert axes[3].get_title(loc="left") == "2.00 s"
+    _, axes = plot_dstrf_panel(clip["stim"], clip["dstrf"], clip["pred"])
+    assert axes[3].get_title(loc="left").startswith("bin ")
+    assert [line.get_label() for line in axes[1].lines[:1]] == ["predicted"]
+
+
+def test_moments_are_the_strongest_of_equal_parts():
+    assert choose_moments(np.array([0.0, 3.0, 0.0, 1.0, 0.0, np.nan]), 3) == [1, 3, 4]
+    assert choose_moments([1.0, 2.0], 6) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dstrf": np.zeros((T, F, L))}, "one neuron is dstrf"),
+        ({"dstrf": np.zeros((T - 1, L, F))}, "dstrf must have shape"),
+        ({"pred": np.zeros(T - 1)}, "pred must cover the 30 bins"),
+        ({"response": np.zeros(T + 1)}, "response must cover"),
+        ({"moments": [T]}, "moments must be bins from 0 to 29"),
+        ({"moments": []}, "moments must be bins"),
+    ],
+)
+def test_panel_refuses_what_does_not_fit(clip, change, message):
+    with pytest.raises(ValueError, match=message):
+        plot_dstrf_panel(**{**clip, **change})
+
+
+def test_gif_has_a_frame_per_shown_bin_at_its_rate(clip, tmp_path):
+    seen = []
+    two = np.stack([clip["dstrf"]] * 2, axis=1)
+    path = save_dstrf_movie(
+        tmp_path / "cell.gif", clip["stim"], two, np.stack([clip["pred"]] * 2, 1),
+        np.stack([clip["response"].mean(0)] * 2, 1), DT,
+        every=4, fps=20, titles=["a", "b"], on_frame=lambda: seen.append(1),
+    )  # fmt: skip
+    with Image.open(path) as movie:
+        assert movie.n_frames == len(seen) == 8
+        assert movie.info["duration"] == 50
+        first = np.asarray(movie.convert("RGB"))
+        movie.seek(5)
+        assert (np.asarray(movie.convert("RGB")) != first).any()
+    assert path.stat().st_size < 300_000
+
+
+def test_html_movie_is_one_file_and_other_endings_are_refused(clip, tmp_path, monkeypatch):
+    few = {name: value[:, :3] if name in ("stim", "response") else value[:3] for name, value in clip.items()}
+    few.pop("response")
+    path = save_dstrf_movie(tmp_path / "cell.html", **few)
+    assert "data:image/png;base64" in path.read_text()
+    assert [one.name for one in tmp_path.iterdir()] == ["cell.html"]
+    with pytest.raises(ValueError, match=r"\.gif, \.html, \.mp4"):
+        save_dstrf_movie(tmp_path / "cell.avi", **few)
+    from matplotlib import animation
+
+    monkeypatch.setattr(animation.FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
+    with pytest.raises(FileNotFoundError, match="ffmpeg"):
+        save_dstrf_movie(tmp_path / "cell.mp4", **few)
+    with pytest.raises(ValueError, match="at most 6 neurons"):
+        save_dstrf_movie(tmp_path / "c.gif", few["stim"], np.zeros((3, 7, L, F)), np.zeros((3, 7)))
+    with pytest.raises(ValueError, match="bins by neurons"):
+        save_dstrf_movie(tmp_path / "c.gif", few["stim"], few["dstrf"], np.zeros(4))
+    with pytest.raises(ValueError, match="every"):
+        save_dstrf_movie(tmp_path / "c.gif", **few, every=0)
+
+
+def test_confidence_fades_what_is_not_sure_and_runs_through_the_peak():
+    strf = np.zeros((F, L))
+    strf[2, 1] = 1.0
+    figure, axes = plot_strf_confidence(strf, strf - 0.5, strf + 0.5, DT, frequencies_hz=HERTZ)
+    alpha = np.asarray(axes[0].images[0].get_alpha())
+    assert (alpha == 1.0).sum() == 1
+    assert alpha[2, 1] == 1.0
+    np.testing.assert_array_equal(axes[1].lines[0].get_ydata(), strf[2])
+    np.testing.assert_array_equal(axes[1].lines[0].get_xdata(), [17.5, 12.5, 7.5, 2.5])
+    np.testing.assert_array_equal(axes[2].lines[0].get_xdata(), strf[:, 1])
+    assert axes[0].get_title(loc="left") == f"1 of {F * L} weights are sure"
+    figure.canvas.draw()
+    with pytest.raises(ValueError, match="one STRF"):
+        plot_strf_confidence(strf, strf[:1], strf)
+
+
+def test_scatter_counts_what_it_cannot_draw():
+    measures = {"complexity": [1.0, 2.0, np.nan], "gain change": [0.1, 0.2, 0.3], "hold": [np.nan, 1.0, 2.0]}
+    _, axes = plot_nonlinearity_scatter(measures, names=["a", "b", "c"])
+    assert [ax.get_title(loc="left") for ax in axes] == ["n = 2, 1 NaN", "n = 1, 2 NaN"]
+    assert [text.get_text() for text in axes[0].texts] == ["a", "b"]
+    np.testing.assert_array_equal(axes[0].collections[0].get_offsets(), [[0.1, 1.0], [0.2, 2.0]])
+    with pytest.raises(KeyError, match="against must be one of"):
+        plot_nonlinearity_scatter(measures, against="score")
+    with pytest.raises(ValueError, match="lengths"):
+        plot_nonlinearity_scatter({"complexity": [1.0], "hold": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="at least two"):
+        plot_nonlinearity_scatter({"complexity": [1.0]})
+
+
+def test_table_starts_its_bars_at_a_linear_neuron():
+    measures = {"gain change": [0.5, np.nan], "complexity": [1.0, 3.0]}
+    _, (gain, complexity) = plot_nonlinearity_table(measures, ["a", "b"])
+    assert [bar.get_x() for bar in gain.patches] == [0.0, 0.0]
+    assert [bar.get_x() for bar in complexity.patches] == [1.0, 1.0]
+    assert [text.get_text() for text in gain.texts] == ["0.50", "–"]
+    assert [tick.get_text() for tick in gain.get_yticklabels()] == ["a", "b"]
+    low, high = gain.get_ylim()
+    assert low > high, "the first neuron stands at the top"
+
+
+def test_modulation_is_drawn_as_magnitude_over_its_bins():
+    power = np.arange(15.0).reshape(3, 5)
+    rates, scales = [-20, -10, 0, 10, 20], [0.0, 0.5, 1.0]
+    _, (ax, _) = plot_modulation_transfer([power, power], rates, scales, ["a", "b"], max_rate_hz=15.0)
+    np.testing.assert_allclose(image_of(ax), np.sqrt(power))
+    assert ax.get_xlim() == (-15.0, 15.0)
+    assert ax.get_ylim() == (0.0, 1.25)
+    with pytest.raises(ValueError, match="evenly spaced"):
+        plot_modulation_transfer(power, [-20, -10, 0, 10, 40], scales)
+    with pytest.raises(ValueError, match="negative"):
+        plot_modulation_transfer(-power, rates, scales)
+
+
+def test_areas_and_curves_put_every_tone_and_level_in_its_place():
+    tones, levels = np.geomspace(0.5, 8.0, 5), np.array([-60.0, -40.0, -20.0])
+    response = np.arange(30.0).reshape(2, 3, 5) - 10
+    threshold = np.array([[-50.0, np.nan, -40.0, -40.0, -30.0]] * 2)
+    figure, axes = plot_response_areas(response, tones, levels, threshold, ["a", "b"])
+    mesh = axes[1].collections[0]
+    np.testing.assert_array_equal(np.asarray(mesh.get_array()).reshape(3, 5), response[1])
+    assert mesh.get_clim() == (-19.0, 19.0)
+    assert axes[0].collections[0].get_clim() == (-10.0, 10.0)
+    assert axes[0].get_ylim() == (-70.0, -10.0), "louder is higher"
+    _, shared = plot_response_areas(response, tones, levels, shared_clim=True)
+    assert {ax.collections[0].get_clim() for ax in shared} == {(-19.0, 19.0)}
+    figure.canvas.draw()
+    _, ax = plot_tuning_curves(response[1], tones, levels, best_khz=float("nan"))
+    np.testing.assert_array_equal(ax.lines[2].get_ydata(), response[1, 2])
+    assert len(ax.lines) == 4, "no mark for a neuron without a best frequency"
+    with pytest.raises(ValueError, match="response must have shape"):
+        plot_tuning_curves(response, tones, levels)
+    with pytest.raises(ValueError, match="must ascend"):
+        plot_response_areas(response, tones[::-1], levels)
+    with pytest.raises(ValueError, match="threshold_db"):
+        plot_response_areas(response, tones, levels, threshold[:1])
+
+
+def test_probe_curves_take_one_neuron_or_many_and_log_axes():
+    figure, ax = plot_probe_curves([2.0, 4.0, 8.0], np.ones((8, 3)), "rate (Hz)", "modulation",
+                                   [str(n) for n in range(8)], log_x=True)  # fmt: skip
+    assert (
+        len(
+            {
+                line.get_color() if isinstance(line.get_color(), str) else tuple(line.get_color())
+                for line in ax.lines
+            }
+        )
+        == 8
+    )
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["2", "4", "8"]
+    figure.canvas.draw()
+    _, ax = plot_probe_curves([1, 2], [0.0, np.nan], "x", "y")
+    assert len(ax.lines) == 1
