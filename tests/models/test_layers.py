@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deepSTRF.models.audio import Linear
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
+from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 
 def separable(c_in: int, c_out: int, bands: int, frames: int) -> nn.Sequential:
@@ -264,3 +266,12 @@ def test_layer_norm_over_time_is_refused() -> None:
 def test_numpy_integers_are_integers() -> None:
     readout = copy.deepcopy(STRFReadout(np.int64(6), np.int32(3), 1, np.int16(4)))
     assert readout(torch.zeros(1, 1, 6, 5)).shape == (1, 4, 1, 5)
+
+
+def test_gain_control_refuses_levels_of_either_sign() -> None:
+    gain_control = {"prefiltering": "pcen", "dt": 5.0}
+    Linear(34, 9, 2, prefiltering=gain_control, wav2spec=CausalMelSpectrogram(16000, compression="none"))
+    with pytest.raises(ValueError, match="standardize=False"):
+        Linear(34, 9, 2, prefiltering=gain_control, standardize=True)
+    with pytest.raises(ValueError, match="compression='none'"):
+        Linear(34, 9, 2, prefiltering=gain_control, wav2spec=CausalMelSpectrogram(16000))

@@ -79,6 +79,8 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         if wav2spec is not None:
             _check_front_end(wav2spec, self.F)
             self.wav2spec = wav2spec
+        if getattr(prefilter, "needs_energy", False):
+            _check_energy(prefilter, wav2spec, standardize)
         self.standardizer = BandStandardizer(self.F) if check_flag("standardize", standardize) else None
 
     def respond(self, spectrogram: Tensor) -> Tensor:
@@ -211,6 +213,21 @@ def _check_front_end(wav2spec: object, bands: int) -> None:
             "wav2spec module states out_channels (bands), hop (samples per bin) and audio_fs (Hz)"
         )
     _check_bands("wav2spec", "out_channels", wav2spec, bands)
+
+
+def _check_energy(prefilter: object, wav2spec: object, standardize: bool) -> None:
+    """Raise an error where a prefilter that divides energies would be handed levels of either sign."""
+    name = type(prefilter).__name__
+    if standardize:
+        raise ValueError(
+            f"standardize=True hands {name} z-scored bands, and it needs energies, which are not negative: "
+            "build the model with standardize=False"
+        )
+    if getattr(wav2spec, "compression", None) == "log":
+        raise ValueError(
+            f"{type(wav2spec).__name__} takes logarithms (compression='log'), and {name} needs energies, "
+            "which are not negative: build the front-end with compression='none'"
+        )
 
 
 def _check_bands(slot: str, attribute: str, module: nn.Module, bands: int) -> None:

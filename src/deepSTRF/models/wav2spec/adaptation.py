@@ -70,6 +70,8 @@ class PCEN(ScaleFreeParameters, Configurable):
 
     #: Channels (C) of the output, as the prefiltering slot asks.
     out_channels = 1
+    #: Models refuse to put levels of either sign in front.
+    needs_energy = True
 
     def __init__(
         self,
