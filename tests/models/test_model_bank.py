@@ -62,6 +62,17 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
             "standardize": True,
         },
     ],
+    "deep_encoder": [
+        {"n_hidden": 16, "kernel_size": 3, "dilations": (1, 2, 4)},
+        {
+            "n_hidden": 16,
+            "kernel_size": 2,
+            "dilations": (1,),
+            "readout_bias": False,
+            "output_activation": ParametricSoftplus(5),
+            "standardize": True,
+        },
+    ],
     # places of 4 bands, 2 apart, reach all 12
     "statenet": [
         {"kernel_size": 4, "stride": 2, "hidden_channels": 3, **options}

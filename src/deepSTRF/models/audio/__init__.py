@@ -2,6 +2,7 @@
 
 from deepSTRF.models.audio.base import AudioEncodingModel
 from deepSTRF.models.audio.convnet2d import ConvNet2D
+from deepSTRF.models.audio.deep_encoder import DeepEncoder
 from deepSTRF.models.audio.dnet import DNet
 from deepSTRF.models.audio.icnet import ICNet
 from deepSTRF.models.audio.linear import Linear
@@ -14,6 +15,7 @@ __all__ = [
     "AudioEncodingModel",
     "ConvNet2D",
     "DNet",
+    "DeepEncoder",
     "ICNet",
     "Linear",
     "LinearNonlinear",

@@ -1,0 +1,180 @@
+"""The encoder of the dynamic STRF page: dilated convolutions without bias, one affine map on top."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_flag, check_positive_int
+from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.causal import State, placement
+from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.registry import MODELS
+
+__all__ = ["DeepEncoder", "DilatedConvStack"]
+
+#: Frames between the taps of each layer, as on the dynamic STRF page.
+DILATIONS = (1, 1, 2, 4, 8)
+
+
+class DilatedConvStack(nn.Sequential):
+    """Causal convolutions over time, each followed by a rectifier, without any bias.
+
+    Time is padded once, in front of the input. Without biases the zeros there stay zeros in every layer, so
+    this equals a padding of each layer by itself.
+
+    Parameters
+    ----------
+    in_features : int
+        Channels times bands of the input.
+    n_hidden : int
+        Units of every layer, H.
+    kernel_size : int
+        Taps of every convolution, K.
+    dilations : sequence of int
+        Frames between the taps, one number per layer.
+
+    Examples
+    --------
+    >>> stack = DilatedConvStack(in_features=34, n_hidden=16, kernel_size=5, dilations=(1, 1, 2, 4, 8))
+    >>> stack(torch.zeros(2, 1, 34, 100)).shape
+    torch.Size([2, 16, 100])
+    """
+
+    def __init__(self, in_features: int, n_hidden: int, kernel_size: int, dilations: Sequence[int]) -> None:
+        memories = [(kernel_size - 1) * dilation for dilation in dilations]
+        parts: list[nn.Module] = [nn.Flatten(1, 2), nn.ZeroPad1d((sum(memories), 0))]
+        for layer, dilation in enumerate(dilations):
+            channels = n_hidden if layer else in_features
+            parts.append(nn.Conv1d(channels, n_hidden, kernel_size, dilation=dilation, bias=False))
+            parts.append(nn.ReLU())
+        super().__init__(*parts)
+        self.in_features, self.n_hidden, self.memories = in_features, n_hidden, memories
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return every layer's past before the first frame: zeros."""
+        own_device, own_dtype = placement(self)
+        where, kind = device or own_device, dtype or own_dtype
+        return {
+            f"layer_{layer}": torch.zeros(
+                batch, self.n_hidden if layer else self.in_features, memory, device=where, dtype=kind
+            )
+            for layer, memory in enumerate(self.memories)
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C, F, T') to (B, H, T') and the next state."""
+        following: State = {}
+        frames = chunk.flatten(1, 2)
+        for layer, memory in enumerate(self.memories):
+            padded = torch.cat([state[f"layer_{layer}"], frames], dim=-1)
+            following[f"layer_{layer}"] = padded[..., padded.shape[-1] - memory :]
+            convolution, rectifier = self[2 + 2 * layer], self[3 + 2 * layer]
+            frames = rectifier(convolution(padded))
+        return frames, following
+
+
+@MODELS.register("deep_encoder")
+class DeepEncoder(AudioEncodingModel):
+    """Five dilated convolutions over time without bias, then one affine map to the neurons.
+
+    All bands are channels of the first convolution. With kernels of 5 frames and dilations 1, 1, 2, 4, 8 a
+    prediction sees 65 frames. With 64 bands, 128 hidden units and 1 neuron it has 368,769 parameters.
+
+    With ``readout_bias=False`` and no ``output_activation`` the network is piecewise linear and homogeneous:
+    each prediction is exactly its dynamic STRF applied to the sound. With the readout's bias, the default as
+    on the page, it is that plus the bias (see `deepSTRF.interpret.dstrf`).
+
+    Parameters
+    ----------
+    n_frequency_bands : int
+        Bands, F.
+    n_hidden : int
+        Units of every layer, H.
+    out_neurons : int
+        Neurons, N.
+    output_activation : nn.Module or None
+        Applied with the neurons on the last axis; None is the identity.
+    prefiltering : nn.Module, dict or None
+        See `AudioEncodingModel`.
+    wav2spec : nn.Module or None
+        Front-end for waveforms; None expects spectrograms.
+    kernel_size : int
+        Taps of every convolution, K.
+    dilations : sequence of int
+        Frames between the taps, one number per layer.
+    readout_bias : bool
+        Whether the affine map has a bias.
+    standardize : bool
+        Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
+
+    Attributes
+    ----------
+    H, K : int
+        Hidden units and taps.
+    dilations : tuple of int
+        Frames between the taps of each layer.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    Notes
+    -----
+    The published study used another network; this is the one of its public toolbox.
+
+    References
+    ----------
+    Keshishian et al. 2020, doi 10.7554/eLife.53445.
+
+    Examples
+    --------
+    >>> model = DeepEncoder(n_frequency_bands=64)
+    >>> model.count_trainable_params(), model.receptive_field
+    (368769, 65)
+    >>> model(torch.zeros(1, 1, 64, 100)).shape
+    torch.Size([1, 1, 1, 100])
+    """
+
+    def __init__(
+        self,
+        n_frequency_bands: int = 34,
+        n_hidden: int = 128,
+        out_neurons: int = 1,
+        output_activation: nn.Module | None = None,
+        prefiltering: nn.Module | Mapping[str, Any] | None = None,
+        wav2spec: nn.Module | None = None,
+        *,
+        kernel_size: int = 5,
+        dilations: Sequence[int] = DILATIONS,
+        readout_bias: bool = True,
+        standardize: bool = False,
+    ) -> None:
+        taps, steps = check_positive_int("kernel_size", kernel_size), _check_dilations(dilations)
+        super().__init__(
+            n_frequency_bands,
+            (taps - 1) * sum(steps) + 1,
+            out_neurons,
+            prefiltering=prefiltering,
+            wav2spec=wav2spec,
+            standardize=standardize,
+        )
+        self.H, self.K, self.dilations = check_positive_int("n_hidden", n_hidden), taps, steps
+        self.core = DilatedConvStack(self.C_in * self.F, self.H, taps, steps)
+        bias = check_flag("readout_bias", readout_bias)
+        self.readout = LinearReadout(self.H, self.O, activation=output_activation, bias=bias)
+        self.validate()
+
+
+def _check_dilations(dilations: object) -> tuple[int, ...]:
+    if isinstance(dilations, str) or not isinstance(dilations, Sequence) or len(dilations) == 0:
+        raise ValueError(
+            f"dilations must be whole numbers, one per layer, such as {DILATIONS}; got {dilations!r}"
+        )
+    return tuple(check_positive_int("dilations", dilation) for dilation in dilations)
