@@ -13,7 +13,8 @@ from deepSTRF.report.page import write_parts
 from deepSTRF.report.parts import METRICS, Note, ReportParts
 from deepSTRF.report.rendering import number
 from deepSTRF.report.sections import SECTIONS, SectionMaker
-from deepSTRF.training.experiment import Run, model_fields
+from deepSTRF.training.experiment import Run
+from deepSTRF.training.receptive_fields import WEIGHTS, receptive_fields
 from deepSTRF.training.run_scores import MAIN_SCORE, ScoreRow
 
 __all__ = ["gather_parts", "write_report"]
@@ -88,6 +89,7 @@ def gather_parts(run: Run) -> ReportParts:
     3
     """
     facts, model = run.facts, run.load_model()
+    fields = receptive_fields(model)
     frequencies = facts.get("frequencies_hz")
     one_seed = len(run.scores.seeds) == 1
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
@@ -105,7 +107,8 @@ def gather_parts(run: Run) -> ReportParts:
         curves=[_curves(history) for history in run.histories.values() if history],
         best_epoch=next(iter(run.best_epochs.values())) if one_seed else None,
         examples=run.examples,
-        strfs=model_fields(model),
+        strfs=None if fields is None else fields.maps,
+        strf_kind=WEIGHTS if fields is None else fields.kind,
         frequencies_hz=None if frequencies is None else np.asarray(frequencies, dtype=np.float64),
         ceiling_interval=_ceiling_interval(run),
         dt_ms=facts.get("dt_ms"),

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.training.examples import NeuronExample
+from deepSTRF.training.receptive_fields import WEIGHTS
 from deepSTRF.training.run_scores import ScoreRow
 
 __all__ = ["METRICS", "Metric", "NeuronExample", "Note", "ReportParts", "ScoreRow", "Section"]
@@ -110,6 +111,8 @@ class ReportParts:
         Best, median and worst neuron.
     strfs : array (N, F, T), optional
         Receptive fields.
+    strf_kind : str
+        What they are, for titles: "STRF weights" or "gradient maps".
     frequencies_hz : array (F,), optional
         Centre frequencies.
     dt_ms : float, optional
@@ -144,6 +147,7 @@ class ReportParts:
     best_epoch: int | None = None
     examples: Sequence[NeuronExample] = ()
     strfs: NDArray[np.float64] | None = None
+    strf_kind: str = WEIGHTS
     frequencies_hz: NDArray[np.float64] | None = None
     dt_ms: float | None = None
     response_unit: str = "response"

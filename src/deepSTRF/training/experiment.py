@@ -11,9 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
@@ -28,6 +26,7 @@ from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.protocol import ProtocolCard
+from deepSTRF.training.receptive_fields import model_fields
 from deepSTRF.training.ridge_start import fit_start
 from deepSTRF.training.run_folder import STATE, Run, prepare_folder, write_run
 from deepSTRF.training.run_notes import collect_notes
@@ -35,7 +34,7 @@ from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import validate_model
 
-__all__ = ["ExperimentConfig", "Run", "evaluate_run", "model_fields", "run_experiment"]
+__all__ = ["ExperimentConfig", "Run", "evaluate_run", "model_fields", "run_experiment", "split_of"]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
@@ -114,7 +113,7 @@ def run_experiment(
     if status == "resume":
         tell(f"Going on with the unfinished run in {folder}")
     dataset = load_dataset(config, download=download)
-    split = parse_split(dataset, config.split or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
+    split = split_of(config, dataset)
     views = split.apply(dataset)
     tell(_describe(dataset, split))
     fitted = {seed: _fit_seed(config, seed, views, folder, progress, tell) for seed in config.seeds}
@@ -173,8 +172,9 @@ def evaluate_run(
     model = run.load_model(seed)
     if dataset is None:
         own = load_dataset(run.config, download=download)
-        split = parse_split(own, run.config.split or getattr(own, "default_split", None) or DEFAULT_SPLIT)
-        parts: dict[str, NeuralDataset] = dict(zip(roles[:3], split.apply(own), strict=True))
+        parts: dict[str, NeuralDataset] = dict(
+            zip(roles[:3], split_of(run.config, own).apply(own), strict=True)
+        )
         dataset = own if clips == "all" else parts[clips]
     else:
         clips = "all"
@@ -184,36 +184,28 @@ def evaluate_run(
     return RunScores.from_tables(table.neurons, [chosen], {clips: [table.columns]})
 
 
-def model_fields(model: Any) -> NDArray[np.float64] | None:
-    """Return the receptive fields (N, F, T) of a model on its spectrogram; None where it has none.
-
-    Signs and sizes are those of the whole linear path, with the gains of batch normalisation and
-    standardisation folded in, where the model can say so.
+def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
+    """Return the split of an experiment: its own, else the recording's, else a random one.
 
     Parameters
     ----------
-    model : NeuralModel
-        The model.
+    config : ExperimentConfig
+        The choices.
+    dataset : NeuralDataset
+        The recording.
 
     Returns
     -------
-    array (N, F, T) or None
-        Most recent lag last.
+    ClipSplit
+        Clips to train, validate and test.
 
     Examples
     --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> model_fields(Linear(8, 3, 2)).shape
-    (2, 8, 3)
+    >>> config = ExperimentConfig(dataset_options={"n_neurons": 1, "n_clips": 5}, split="3/1/1")
+    >>> split_of(config, load_dataset(config)).test
+    (4,)
     """
-    if not hasattr(model, "STRF_weight"):
-        return None
-    try:
-        weight = model.STRF_weight(folded=True)
-    except ValueError:  # something nonlinear stands between: the bare kernel is what there is
-        weight = model.STRF_weight()
-    fields: NDArray[np.float64] = weight.double().numpy()
-    return fields
+    return parse_split(dataset, config.split or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
 
 
 def _fit_seed(

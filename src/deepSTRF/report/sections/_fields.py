@@ -5,6 +5,7 @@ from __future__ import annotations
 from deepSTRF.plots import plot_strf_grid
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.rendering import figure_html, number
+from deepSTRF.training.receptive_fields import GRADIENT, WEIGHTS
 
 __all__ = ["receptive_fields"]
 
@@ -13,6 +14,8 @@ COLUMNS = 6
 MOST_SHOWN = 24
 #: A longer name would not fit above its panel beside the score.
 LONGEST_NAME = 12
+#: Titles of the figure, by what it shows.
+TITLES = {WEIGHTS: "STRF weights", GRADIENT: "Gradient maps around the null stimulus"}
 
 
 def receptive_fields(parts: ReportParts) -> Section | None:
@@ -29,7 +32,12 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         for neuron in shown
     ]
     figure, _ = plot_strf_grid(
-        parts.strfs[shown], titles, parts.dt_ms, ncols=COLUMNS, frequencies_hz=parts.frequencies_hz
+        parts.strfs[shown],
+        titles,
+        parts.dt_ms,
+        ncols=COLUMNS,
+        frequencies_hz=parts.frequencies_hz,
+        suptitle=TITLES[parts.strf_kind],
     )
     n_bands, n_lags = parts.strfs.shape[1:]
     reach = f", reaching {n_lags * parts.dt_ms:g} ms back" if parts.dt_ms else ""
@@ -44,6 +52,11 @@ def receptive_fields(parts: ReportParts) -> Section | None:
     lead = (
         "Red: sound there raises the prediction. Blue: it lowers it. Time runs to the response at the right."
     )
+    if parts.strf_kind == GRADIENT:
+        lead += (
+            " This model is not linear: these are its slopes at the null stimulus, what a little sound "
+            "out of silence does. Its filters in the midst of a sound are its dynamic STRFs."
+        )
     return Section("fields", "Receptive fields", figure_html(figure, alt, caption), lead)
 
 
