@@ -8,6 +8,7 @@ from deepSTRF.datasets.alignment import AlignmentReport, check_alignment
 from deepSTRF.datasets.base import NeuralDataset
 from deepSTRF.datasets.collate import neural_collate
 from deepSTRF.datasets.concat import concat_neural_datasets
+from deepSTRF.datasets.folds import Fold, FoldManifest, plan_folds
 from deepSTRF.datasets.io import load_dataset, save_dataset
 from deepSTRF.datasets.report import LoadReport
 from deepSTRF.datasets.splits import (
@@ -22,6 +23,8 @@ from deepSTRF.datasets.splits import (
 __all__ = [
     "AlignmentReport",
     "ClipSplit",
+    "Fold",
+    "FoldManifest",
     "LoadReport",
     "NeuralDataset",
     "check_alignment",
@@ -32,6 +35,7 @@ __all__ = [
     "load_dataset",
     "neural_collate",
     "parse_split",
+    "plan_folds",
     "random_split",
     "save_dataset",
 ]

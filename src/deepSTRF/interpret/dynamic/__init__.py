@@ -4,8 +4,8 @@
 they vary: complexity, gain change, temporal hold, shape change.
 """
 
+from deepSTRF.datasets.folds import Fold, FoldManifest
 from deepSTRF.interpret.dynamic.estimate import dstrf
-from deepSTRF.interpret.dynamic.folds import Fold, FoldManifest
 from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
 from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknifed_dstrf
 from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from deepSTRF.interpret.dynamic import FoldManifest
+from deepSTRF.datasets import FoldManifest
 
 TRIALS = ["speech a", "speech b", "rain", "birds", "wind"]
 

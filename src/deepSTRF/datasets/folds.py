@@ -1,0 +1,392 @@
+"""Which fit never saw which trial: names and sounds kept in a file, not positions in a list."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deepSTRF.datasets._split_order import same_sounds, shuffled
+
+if TYPE_CHECKING:
+    from deepSTRF.datasets.base import NeuralDataset
+
+__all__ = ["Fold", "FoldManifest", "plan_folds"]
+
+#: Version of the file.
+FORMAT = 1
+#: File names of the dynamic STRF page: ``model-all``, ``model-003``, ``model-003_007``.
+PAGE_NAME = re.compile(r"model-(all|\d{3,}(?:_\d{3,})?)")
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One fit.
+
+    Attributes
+    ----------
+    name : str
+        Its name, from which files are called.
+    left_out : tuple of str
+        Trials it never saw.
+
+    Examples
+    --------
+    >>> Fold("model-000", ("clip a",)).left_out
+    ('clip a',)
+    """
+
+    name: str
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FoldManifest:
+    """All fits of a cross-validation or jackknife, and the trials they left out.
+
+    Trials go by their names and, once a dataset was seen, by their sounds, so that a subset of them, another
+    order or another name can never pair a trial with a fit that saw it.
+
+    Attributes
+    ----------
+    trials : tuple of str
+        All trials.
+    folds : tuple of Fold
+        All fits.
+    facts : dict
+        Whatever else is to be remembered: seed, configuration, version.
+    sounds : mapping of str to str
+        Trial to SHA-256 of its sound (``dataset.source_fingerprint(clip)``); empty before `bind`.
+
+    Examples
+    --------
+    >>> plan = FoldManifest.plan(["a", "b", "c"], crossval=True, jackknife=True)
+    >>> [fold.name for fold in plan.eligible("b")]
+    ['model-000_001', 'model-001_002']
+    """
+
+    trials: tuple[str, ...]
+    folds: tuple[Fold, ...]
+    facts: dict[str, Any]
+    sounds: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def plan(
+        cls,
+        trials: Sequence[str],
+        *,
+        crossval: bool = False,
+        jackknife: bool = False,
+        groups: Sequence[Sequence[str]] | None = None,
+        **facts: Any,
+    ) -> FoldManifest:
+        """Return the fits that are needed.
+
+        Parameters
+        ----------
+        trials : sequence of str
+            Names of all trials, each once.
+        crossval, jackknife : bool
+            Neither: one fit to all. One of them: a fit without each trial. Both: one without each pair, so
+            that every trial has a jackknife of fits that never saw it.
+        groups : sequence of sequence of str, optional
+            Trials that are left out together; None leaves out one at a time. The numbers in the names of the
+            fits are then those of the groups.
+        **facts
+            To be remembered; plain data.
+
+        Returns
+        -------
+        FoldManifest
+            The plan.
+
+        Raises
+        ------
+        ValueError
+            For a name that occurs twice, groups that are not all trials once, or too few of them.
+        """
+        names = tuple(str(trial) for trial in trials)
+        together = int(crossval) + int(jackknife)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"trials must have different names, these occur twice: {', '.join(twice)}")
+        parts = [(name,) for name in names] if groups is None else [tuple(group) for group in groups]
+        if sorted(name for part in parts for name in part) != sorted(names):
+            raise ValueError("groups must hold every trial once")
+        if len(parts) < together + 1:
+            what = "trials" if groups is None else "groups"
+            raise ValueError(f"leaving out {together} of {len(parts)} {what} leaves none to fit")
+        folds = [_fold(parts, left) for left in itertools.combinations(range(len(parts)), together)]
+        return cls(names, tuple(folds), facts)
+
+    @classmethod
+    def from_names(cls, folder: str | os.PathLike[str], trials: Sequence[str]) -> FoldManifest:
+        """Read the fits of a folder from file names of the dynamic STRF page.
+
+        Parameters
+        ----------
+        folder : path
+            Holds ``model-all.pt``, ``model-000.pt`` or ``model-000_001.pt`` and so on; any ending.
+        trials : sequence of str
+            Names of all trials, in the order in which they were fitted.
+
+        Returns
+        -------
+        FoldManifest
+            What is there.
+
+        Raises
+        ------
+        FileNotFoundError
+            For a folder without such files.
+        ValueError
+            For a number without a trial.
+        """
+        names, folds = tuple(str(trial) for trial in trials), []
+        for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
+            found = PAGE_NAME.fullmatch(path.stem)
+            if found is None:
+                continue
+            places = [] if found[1] == "all" else [int(part) for part in found[1].split("_")]
+            if any(place >= len(names) for place in places):
+                raise ValueError(
+                    f"{path.name} leaves out trial {max(places)}, but there are {len(names)} names"
+                )
+            folds.append(Fold(path.stem, tuple(names[place] for place in places)))
+        if not folds:
+            raise FileNotFoundError(f"{folder} holds no file called model-all, model-000 or model-000_001")
+        return cls(names, tuple(folds), {})
+
+    def bind(self, dataset: NeuralDataset) -> FoldManifest:
+        """Return this manifest with the sounds of its trials, which are found in a dataset by name.
+
+        Parameters
+        ----------
+        dataset : NeuralDataset
+            Holds every trial: ``stim_meta[clip]["name"]`` is its name.
+
+        Returns
+        -------
+        FoldManifest
+            The same when the sounds are known already.
+
+        Raises
+        ------
+        ValueError
+            When a trial is missing, or two trials hold the same sound: a fit that left one out saw the other.
+        """
+        if self.sounds:
+            return self
+        named = {str(meta.get("name")): clip for clip, meta in enumerate(dataset.stim_meta)}
+        missing = [trial for trial in self.trials if trial not in named]
+        if missing:
+            raise ValueError(
+                f"no clip of {dataset!r} is named {missing[0]!r} in stim_meta; make the manifest from the "
+                "dataset: plan_folds(dataset, crossval=True)"
+            )
+        sounds = {trial: dataset.source_fingerprint(named[trial]) for trial in self.trials}
+        first: dict[str, str] = {}
+        for trial, sound in sounds.items():
+            if first.setdefault(sound, trial) != trial:
+                raise ValueError(
+                    f"trials {first[sound]!r} and {trial!r} hold the same sound, so a fit without one saw it "
+                    "in the other; plan_folds(dataset, ...) makes one trial of them"
+                )
+        return dataclasses.replace(self, sounds=sounds)
+
+    def trial_of(self, dataset: NeuralDataset, clip: int) -> str:
+        """Return the trial that a clip of a dataset is, by its sound.
+
+        Parameters
+        ----------
+        dataset : NeuralDataset
+            Any view: a subset, another order, other neurons, standardised.
+        clip : int
+            Its clip.
+
+        Returns
+        -------
+        str
+            The trial.
+
+        Raises
+        ------
+        KeyError
+            When no trial has this sound.
+        ValueError
+            When the sounds of the trials are not known.
+        """
+        if not self.sounds:
+            raise ValueError("this manifest knows no sounds yet: manifest = manifest.bind(dataset)")
+        sound = dataset.source_fingerprint(clip)
+        for trial, known in self.sounds.items():
+            if known == sound:
+                return trial
+        raise KeyError(
+            f"clip {clip} ({dataset.stim_meta[clip].get('name', 'no name')}) holds the sound of no trial of "
+            "this manifest, so nothing says which fits never saw it"
+        )
+
+    def eligible(self, trial: str) -> tuple[Fold, ...]:
+        """Return the fits that never saw a trial.
+
+        Parameters
+        ----------
+        trial : str
+            Its name.
+
+        Returns
+        -------
+        tuple of Fold
+            At least one.
+
+        Raises
+        ------
+        KeyError
+            For a trial that is not in the manifest.
+        ValueError
+            When every fit saw it.
+        """
+        if trial not in self.trials:
+            raise KeyError(f"there is no trial {trial!r} in this manifest; it has {', '.join(self.trials)}")
+        unseen = tuple(fold for fold in self.folds if trial in fold.left_out)
+        if not unseen:
+            raise ValueError(
+                f"every fit saw trial {trial!r}: plan them with crossval=True to score trials that are new"
+            )
+        return unseen
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the manifest as JSON; an older file stays until the new one is complete.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+        """
+        target = Path(path)
+        part = target.with_name(f".{target.name}.{os.getpid()}.part")
+        folds = [{"name": fold.name, "left_out": list(fold.left_out)} for fold in self.folds]
+        tree = {
+            "format": FORMAT,
+            "trials": list(self.trials),
+            "sounds": dict(self.sounds),
+            "folds": folds,
+            "facts": self.facts,
+        }
+        part.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
+        part.replace(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> FoldManifest:
+        """Read a manifest.
+
+        Parameters
+        ----------
+        path : path
+            What `save` wrote.
+
+        Returns
+        -------
+        FoldManifest
+            The manifest.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no file.
+        ValueError
+            When it is no manifest.
+        """
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            tree = json.loads(text)
+            if tree["format"] != FORMAT:
+                raise ValueError(f"format {tree['format']!r} is not {FORMAT}")
+            folds = tuple(Fold(fold["name"], tuple(fold["left_out"])) for fold in tree["folds"])
+            return cls(tuple(tree["trials"]), folds, dict(tree["facts"]), dict(tree.get("sounds", {})))
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is no fold manifest: {error}") from error
+
+
+def plan_folds(
+    dataset: NeuralDataset,
+    *,
+    crossval: bool = True,
+    jackknife: bool = False,
+    n_folds: int | None = None,
+    seed: int = 0,
+) -> FoldManifest:
+    """Plan the fits of a cross-validation, a jackknife, or both, of a dataset.
+
+    Every distinct sound is a trial, named after its first clip; clips with the same sound are never parted.
+
+    Parameters
+    ----------
+    dataset : NeuralDataset
+        All clips that take part.
+    crossval, jackknife : bool
+        As in `FoldManifest.plan`: one of them leaves each trial out once, both leave out each pair.
+    n_folds : int, optional
+        Leave out a group of trials at a time, of this many groups dealt in a seeded order; None leaves out
+        single trials. Both of them together need ``n_folds (n_folds - 1) / 2`` fits.
+    seed : int
+        Seed of the order.
+
+    Returns
+    -------
+    FoldManifest
+        The plan, which knows the sounds.
+
+    Raises
+    ------
+    ValueError
+        For too few trials, or more groups than trials.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=6, n_repeats=2, clip_seconds=0.1)
+    >>> plan = plan_folds(ds, crossval=True, jackknife=True, n_folds=3)
+    >>> [fold.name for fold in plan.folds], len(plan.folds[0].left_out)
+    (['model-000_001', 'model-000_002', 'model-001_002'], 4)
+    """
+    clips = [group[0] for group in same_sounds(dataset)]
+    names = _trial_names(dataset, clips)
+    groups = None
+    if n_folds is not None:
+        if not 2 <= n_folds <= len(names):
+            raise ValueError(f"n_folds must lie in 2 .. {len(names)}, the number of trials, got {n_folds}")
+        order = [place for group in shuffled([[i] for i in range(len(names))], seed) for place in group]
+        groups = [[names[place] for place in sorted(order[first::n_folds])] for first in range(n_folds)]
+    plan = FoldManifest.plan(names, crossval=crossval, jackknife=jackknife, groups=groups)
+    sounds = {name: dataset.source_fingerprint(clip) for name, clip in zip(names, clips, strict=True)}
+    return dataclasses.replace(plan, sounds=sounds)
+
+
+def _trial_names(dataset: NeuralDataset, clips: Sequence[int]) -> list[str]:
+    """The recording's own names where it has them, made different where they are not."""
+    names: dict[str, None] = {}
+    for clip in clips:
+        name = str(dataset.stim_meta[clip].get("name", f"clip{clip:03d}"))
+        while name in names:
+            name = f"{name} ({clip})"
+        names[name] = None
+    return list(names)
+
+
+def _fold(groups: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> Fold:
+    label = "_".join(f"{place:03d}" for place in left) or "all"
+    return Fold(f"model-{label}", tuple(name for place in left for name in groups[place]))
