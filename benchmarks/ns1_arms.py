@@ -69,6 +69,18 @@ def _leaf(**options: Any) -> Arm:
     return Arm({**LEAF, "wav2spec_options": options}, seeds=FEW)
 
 
+def _zoo(
+    model: str,
+    options: dict[str, Any] | None = None,
+    *,
+    asked: float | None = None,
+    published: str = "",
+    **changes: Any,
+) -> Arm:
+    fields = {"model": model, "model_options": options or {}, "standardize": True, **changes}
+    return Arm(fields, asked, published, FEW)
+
+
 GROUPS = {
     "front-ends": Group(
         "Scores on NS1: inputs and front-ends",
@@ -116,6 +128,61 @@ GROUPS = {
             ),
             "mel-200ms": Arm({"wav2spec": "mel", "model_options": {"temporal_window_size": 40}}, seeds=FEW),
             "mel": Arm({"wav2spec": "mel"}),
+        },
+    ),
+    "models": Group(
+        "Scores on NS1: models",
+        "All from the recording's spectrogram, bands standardised on training clips. Windows, losses, rates and sizes were "
+        "chosen on the validation clips of seed 0. *ridge* has no seed.",
+        {
+            "spectrogram-standardized": Arm({"standardize": True}, 0.55, "0.548-0.552"),
+            "ln": _zoo("linear_nonlinear", loss="poisson"),
+            "ln-25": _zoo("linear_nonlinear", {"temporal_window_size": 25}, loss="poisson"),
+            "nrf": _zoo(
+                "nrf",
+                {"temporal_window_size": 25, "n_hidden": 50, "kernel": {"kernel": "separable", "rank": 2}},
+                loss="poisson",
+                learning_rate=3e-3,
+                epochs=150,
+            ),
+            "dnet": _zoo("dnet", {"n_hidden": 50, "init_tau": 5.0}, learning_rate=1e-2, epochs=150),
+            "convnet2d": _zoo("convnet2d"),
+            "transformer": _zoo(
+                "transformer",
+                {
+                    "time_patch_size": 9,
+                    "context_window": 40,
+                    "embedding_dim": 64,
+                    "n_heads": 4,
+                    "n_layers": 2,
+                    "positional": "rope",
+                    "dropout": 0.2,
+                },
+                batch_size=2,
+                learning_rate=2e-3,
+                weight_decay=0.01,
+            ),
+            "statenet-gru": _zoo(
+                "statenet", loss="poisson", learning_rate=3e-3, epochs=150, asked=0.77, published="0.770"
+            ),
+            "statenet-lstm": _zoo(
+                "statenet", {"rnn_type": "LSTM"}, loss="poisson", learning_rate=3e-3, epochs=150
+            ),
+            "ridge-9": Arm({"model": "ridge", "model_options": {"n_lags": 9}}, seeds=(0,)),
+            "ridge-40": Arm({"model": "ridge", "model_options": {"n_lags": 40}}, 0.66, seeds=(0,)),
+            "ridge-40-mel": Arm(
+                {"model": "ridge", "model_options": {"n_lags": 40}, "wav2spec": "mel"}, 0.66, seeds=(0,)
+            ),
+            "ridge-40-adaptation": Arm(
+                {
+                    "model": "ridge",
+                    "model_options": {
+                        "n_lags": 40,
+                        "prefiltering": {"prefiltering": "icadaptation", "dt": 5.0, "max_freq": 22627.0},
+                    },
+                },
+                seeds=(0,),
+            ),
         },
     ),
 }

@@ -92,13 +92,16 @@ def write_page(name: str, group: Group) -> None:
 
 def choose(names: list[str]) -> dict[str, Arm]:
     """The arms meant by names of arms and groups; all when there is none."""
-    arms = {name: arm for group in GROUPS.values() for name, arm in group.arms.items()}
+    arms: dict[str, Arm] = {}
+    for group in GROUPS.values():
+        for name, arm in group.arms.items():
+            arms.setdefault(name, arm)  # an arm that stands in two groups is the same fit
     if not names:
         return arms
     chosen: dict[str, Arm] = {}
     for name in names:
         if name in GROUPS:
-            chosen.update(GROUPS[name].arms)
+            chosen.update({arm: arms[arm] for arm in GROUPS[name].arms})
         elif name in arms:
             chosen[name] = arms[name]
         else:
