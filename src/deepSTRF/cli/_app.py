@@ -159,3 +159,28 @@ def report(run: flags.RunFolder, out: flags.HtmlFile = None, debug: flags.Debug 
     from deepSTRF.cli._report import write_and_print
 
     write_and_print(run, out)
+
+
+@app.command()
+@readable
+def explain(
+    run: flags.RunFolder,
+    neurons: flags.Neurons = None,
+    seed: flags.Seed = None,
+    overwrite: flags.OverwriteExplanation = False,
+    download: flags.Download = True,
+    quiet: flags.Quiet = False,
+    debug: flags.Debug = False,
+) -> None:
+    """Explain the model of a run: tuning, dynamic STRFs, probe sounds; into RUN/explain and the report.
+
+    [bold]Examples[/]
+
+      deepstrf explain runs/mel
+      deepstrf explain runs/mel --neurons 3,17,A1-5
+
+    What does not apply to the model or the recording is skipped, with the reason.
+    """
+    from deepSTRF.cli._explain import explain_and_print
+
+    explain_and_print(run, neurons, seed, overwrite=overwrite, download=download, quiet=quiet)

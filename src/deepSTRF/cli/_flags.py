@@ -197,6 +197,19 @@ Out = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace another run that lies there.", rich_help_panel=RUN)
 ]
+OverwriteExplanation = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an explanation that lies there.", rich_help_panel=RUN),
+]
+Neurons = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Names or indices of the report's table, with commas: [cyan]3,17,A1-5[/]."
+        f"{_default('the four with the best test score')}",
+        rich_help_panel=RUN,
+    ),
+]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress, only the scores.", rich_help_panel=RUN)
 ]

@@ -9,7 +9,7 @@ Needs numpy and matplotlib only, and imports matplotlib when the first figure is
 """
 
 from deepSTRF.plots.confidence import plot_strf_confidence
-from deepSTRF.plots.dynamic import choose_moments, plot_dstrf_panel
+from deepSTRF.plots.dynamic import choose_moments, filter_limit, plot_dstrf_panel
 from deepSTRF.plots.filterbank import plot_filterbank
 from deepSTRF.plots.learning import plot_learning_curve
 from deepSTRF.plots.modulation import plot_modulation_transfer
@@ -24,6 +24,7 @@ from deepSTRF.plots.waveform import plot_waveform_field
 
 __all__ = [
     "choose_moments",
+    "filter_limit",
     "plot_dstrf_panel",
     "plot_filterbank",
     "plot_learning_curve",

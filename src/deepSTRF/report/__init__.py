@@ -2,8 +2,11 @@
 
 ``write_report(run)`` writes ``report.html`` into the folder of a run. The page is made of sections, each one
 function from `ReportParts` to `Section` (see `deepSTRF.report.sections`): a new section is one such function.
+``explain_run(run)`` computes what a report then shows of the neurons: tuning, dynamic STRFs, probe sounds.
 """
 
+from deepSTRF.report.explaining import explain_run
+from deepSTRF.report.explanation import Explanation
 from deepSTRF.report.gather import gather_parts, write_report
 from deepSTRF.report.page import render_report
 from deepSTRF.report.parts import METRICS, Metric, NeuronExample, Note, ReportParts, ScoreRow, Section
@@ -13,12 +16,14 @@ from deepSTRF.report.sections import SECTIONS
 __all__ = [
     "METRICS",
     "SECTIONS",
+    "Explanation",
     "Metric",
     "NeuronExample",
     "Note",
     "ReportParts",
     "ScoreRow",
     "Section",
+    "explain_run",
     "figure_html",
     "gather_parts",
     "render",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["field_thumbnail", "svg_data_uri"]
+__all__ = ["field_thumbnail", "file_data_uri", "svg_data_uri"]
 
+MIME = {".gif": "image/gif", ".wav": "audio/wav"}
 #: Resolution of images inside a vector figure: sharp on dense screens and in print.
 IMAGE_DPI = 160
 #: A fixed salt and no date: the same figure gives the same bytes.
@@ -73,6 +75,36 @@ def field_thumbnail(field: NDArray[Any]) -> str:
     buffer = io.BytesIO()
     imsave(buffer, field, format="png", cmap="RdBu_r", vmin=-limit, vmax=limit, origin="lower", metadata={})
     return _uri("image/png", buffer.getvalue())
+
+
+def file_data_uri(path: Path) -> str:
+    """Return a movie or sound as a data URI.
+
+    Parameters
+    ----------
+    path : Path
+        A ``.gif`` or ``.wav`` file.
+
+    Returns
+    -------
+    str
+        ``data:image/gif;base64,...`` or ``data:audio/wav;base64,...``
+
+    Raises
+    ------
+    KeyError
+        For another ending.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sound = Path(folder) / "a.wav"
+    ...     _ = sound.write_bytes(b"RIFF")
+    ...     file_data_uri(sound)
+    'data:audio/wav;base64,UklGRg=='
+    """
+    return _uri(MIME[path.suffix.lower()], path.read_bytes())
 
 
 def _uri(mime: str, content: bytes) -> str:

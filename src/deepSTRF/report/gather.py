@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.front_end import front_end_extras
 from deepSTRF.report.page import write_parts
 from deepSTRF.report.parts import METRICS, Note, ReportParts
@@ -89,7 +90,7 @@ def gather_parts(run: Run) -> ReportParts:
     3
     """
     facts, model = run.facts, run.load_model()
-    fields = receptive_fields(model)
+    fields, explained = receptive_fields(model), Explanation.load(run.path)
     frequencies = facts.get("frequencies_hz")
     one_seed = len(run.scores.seeds) == 1
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
@@ -116,7 +117,10 @@ def gather_parts(run: Run) -> ReportParts:
         command=run.config.command(),
         config=run.config.to_toml(),
         versions=[(str(name), str(value)) for name, value in facts.get("versions", [])],
-        extras=front_end_extras(model, run.examples, run.scores.neurons),
+        extras={
+            **front_end_extras(model, run.examples, run.scores.neurons),
+            **({} if explained is None else {EXPLANATION: explained}),
+        },
     )
 
 

@@ -27,6 +27,8 @@ SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"
 HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 EXAMPLES, MODEL, STATE, REPORT = "examples.npz", "model", "state", "report.html"
 SEED_MODELS = "models"
+#: What `deepSTRF.report.explain_run` writes; it explains this very model, so it goes with it.
+EXPLAIN = "explain"
 FORMAT = 1
 #: What scores.json says of each row that scores.csv must agree with.
 _COUNTS = ("split", "metric", "n", "n_nan")
@@ -40,6 +42,7 @@ history.csv    one line per seed and epoch; history.json the same
 protocol.json  the protocol card: what must agree before two scores are compared
 model/         weights and configuration (of the seed with the best validation score);
                NeuralModel.from_pretrained("model") loads it. models/seed<k>/ has every seed's
+explain/       tables, arrays, sounds and a movie, when deepstrf explain was run
 run.json       facts, notes, versions; written last, so its presence means the run is complete
 state/         only while a fit runs: what it resumes from
 """
@@ -283,7 +286,7 @@ def _remove_run(folder: Path) -> None:
     (folder / RUN).unlink(missing_ok=True)
     for name in (PROTOCOL, SCORES_CSV, SCORES_JSON, HISTORY_CSV, HISTORY_JSON, EXAMPLES, REPORT, CONFIG):
         (folder / name).unlink(missing_ok=True)
-    for name in (MODEL, SEED_MODELS, STATE):
+    for name in (MODEL, SEED_MODELS, STATE, EXPLAIN):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deepSTRF.report.parts import ReportParts, Section
+from deepSTRF.report.sections._dynamics import dynamics, nonlinearity
 from deepSTRF.report.sections._fields import receptive_fields
 from deepSTRF.report.sections._front_end import front_end, waveform_field
 from deepSTRF.report.sections._neurons import example_neurons, neuron_table
 from deepSTRF.report.sections._overview import learning, notes, population, protocol, scores
+from deepSTRF.report.sections._probes import left_out, probes
 from deepSTRF.report.sections._reproduce import reproduce
+from deepSTRF.report.sections._tuning import listening, tuning
 
 __all__ = ["SECTIONS", "SectionMaker"]
 
@@ -27,8 +30,14 @@ SECTIONS: tuple[SectionMaker, ...] = (
     population,
     example_neurons,
     receptive_fields,
+    tuning,
+    listening,
     waveform_field,
     front_end,
+    dynamics,
+    nonlinearity,
+    probes,
+    left_out,
     learning,
     neuron_table,
     reproduce,

@@ -83,7 +83,9 @@ def neuron_table(parts: ReportParts) -> Section | None:
         sorting = "descending" if name == parts.main_score else None
         columns.append({"name": name, "title": metric_of(name).meaning, "numeric": True, "sorted": sorting})
     rows = [_row(parts, neuron, names, with_fields) for neuron in order]
-    body = render("neurons.html.j2", columns=columns, rows=rows, has_fields=with_fields)
+    body = render(
+        "neurons.html.j2", columns=columns, rows=rows, has_fields=with_fields, label="Scores of every neuron"
+    )
     lead = "Click a column to sort. Every score, per seed and split, is in scores.csv beside this page."
     return Section("table", "All neurons", body, lead)
 

@@ -1,0 +1,167 @@
+"""Dynamic STRFs of chosen neurons: filters along a clip, how they change, and a movie of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from deepSTRF.interpret import dstrf
+from deepSTRF.interpret.dynamic import ArraySink, CallbackSink, DynamicSTRF, nonlinearities
+from deepSTRF.interpret.tuning_table import NeuronTable
+from deepSTRF.models.causal import placement
+from deepSTRF.models.prediction import evaluating
+from deepSTRF.plots import filter_limit, save_dstrf_movie
+from deepSTRF.report.explaining.excerpts import Excerpt, strongest_stretch
+from deepSTRF.report.explaining.subject import Subject
+from deepSTRF.report.explanation import MOVIE
+from deepSTRF.training.files import write_atomically
+
+__all__ = ["explain_dynamics"]
+
+#: Filters longer than this are cut, in ms: what a recurrent model owes to older sound is told in a number.
+LONGEST_FILTER_MS = 300.0
+#: The stretch whose filters are kept and drawn, and the one that the movie shows.
+SHOWN_S, MOVIE_S = 2.0, 1.0
+MOVIE_FRAMES = 100
+#: Neurons side by side in the movie.
+MOST_IN_MOVIE = 4
+#: Filters that vary by less than this share of their largest weight are one filter.
+CONSTANT, TINY = 1e-5, 1e-30
+
+
+def explain_dynamics(subject: Subject) -> dict[str, Any]:
+    """Write dynamic STRFs of the neurons chosen: filters, statistics, and a movie.
+
+    Parameters
+    ----------
+    subject : Subject
+        What is explained.
+
+    Returns
+    -------
+    dict
+        How they were made, and the shares that lie outside them.
+
+    Raises
+    ------
+    Skipped
+        Without a recording.
+    ValueError, RuntimeError
+        From the model or its gradients.
+
+    Examples
+    --------
+    >>> explain_dynamics(Subject(model=None))
+    Traceback (most recent call last):
+        ...
+    deepSTRF.report.explaining.subject.Skipped: it needs the recording
+    """
+    excerpt = subject.needs_excerpt()
+    result = _filters(subject, excerpt)
+    weights: NDArray[np.float32] = result.weights.float().numpy()
+    table = _nonlinearity_table(subject, weights, result)
+    write_atomically(subject.folder / "nonlinearity.csv", table.to_csv().encode())
+    with evaluating(subject.model):
+        device, dtype = placement(subject.model)
+        stim = torch.as_tensor(excerpt.stim)[None].to(device, dtype)
+        spectrogram = subject.model.spectrogram(stim)[0, 0].cpu().float().numpy()
+    times = result.times.cpu().numpy()
+    part = strongest_stretch(excerpt.psth[times].mean(axis=1), round(1000 * SHOWN_S / subject.dt_ms))
+    shown = times[part]
+    arrays = {
+        "stim": spectrogram[:, shown],
+        "weights": weights[part],
+        "pred": result.response[part].cpu().float().numpy(),
+        "response": excerpt.psth[shown].astype(np.float32),
+        "start_s": shown[0] * subject.dt_ms / 1000,
+    }
+    subject.write("dstrf", arrays)
+    constant = _is_constant(weights)
+    if not constant:
+        _write_movie(subject, arrays)
+    return {
+        "clip": excerpt.name,
+        "bins": len(times),
+        "lags": result.lags,
+        "receptive_field": result.receptive_field,
+        "method": result.method,
+        "outside": result.outside,
+        "constant": constant,
+    }
+
+
+def _filters(subject: Subject, excerpt: Excerpt) -> DynamicSTRF:
+    """Filters (T, K, L, F) along the excerpt, from where their windows are full."""
+    model, n_bins = subject.model, len(excerpt.psth)
+    longest = max(1, round(LONGEST_FILTER_MS / subject.dt_ms))
+    reach = getattr(model, "receptive_field", None)
+    lags = min(longest if reach is None else int(reach), n_bins)
+    first = min(max(excerpt.start, lags - 1), n_bins - 1)
+    count = subject.begin("dynamic STRFs", max(1, excerpt.stop - first))
+    order = np.argsort(subject.neurons)  # dstrf answers in ascending order of what it was asked for
+    device, dtype = placement(model)
+    stim = torch.as_tensor(excerpt.stim).to(device, dtype)
+    made = dstrf(
+        model,
+        stim,
+        lags=lags,
+        neurons=[subject.neurons[k] for k in order],
+        times=slice(first, excerpt.stop),
+        sink=[ArraySink(), CallbackSink(lambda rows, block: count(len(rows)))],
+    )
+    back = torch.as_tensor(np.argsort(order).copy())
+    fields = {name: getattr(made, name) for name in made.__dataclass_fields__}
+    fields["weights"] = made.weights[0].cpu()[:, back]
+    for name in ("response", "intercept", "memory"):
+        fields[name] = fields[name].cpu()[:, back]
+    return DynamicSTRF(**fields)
+
+
+def _nonlinearity_table(subject: Subject, weights: NDArray[np.float32], result: DynamicSTRF) -> NeuronTable:
+    count = subject.begin("statistics", len(subject.neurons))
+    bins_ms = subject.dt_ms
+    rows = []
+    for k in range(len(subject.neurons)):
+        measures = nonlinearities(torch.from_numpy(weights[:, k : k + 1]), corrected=True)
+        rows.append({name: float(value) for name, value in measures.items()})
+        count(1)
+    columns: dict[str, Any] = {"index": np.asarray(subject.neurons)}
+    for name in rows[0]:
+        held = name.startswith("temporal hold")
+        values = np.asarray([row[name] for row in rows]) * (bins_ms if held else 1.0)
+        key = name.replace("temporal hold", "temporal hold ms") if held else name
+        columns[key.replace(" ", "_").replace("(", "").replace(")", "")] = values
+    columns["intercept_share"] = result.intercept_share().numpy()
+    return NeuronTable(tuple(subject.names), columns)
+
+
+def _is_constant(weights: NDArray[np.float32]) -> bool:
+    spread = np.abs(weights - weights[:1]).max()
+    return bool(spread <= CONSTANT * max(float(np.abs(weights).max()), TINY))
+
+
+def _write_movie(subject: Subject, arrays: dict[str, Any]) -> None:
+    n_bins = len(arrays["weights"])
+    peaks = np.abs(arrays["weights"]).max(axis=(2, 3))
+    limits = [filter_limit(arrays["weights"][:, k]) for k in range(peaks.shape[1])]
+    part = strongest_stretch((peaks / limits).mean(axis=1), round(1000 * MOVIE_S / subject.dt_ms))
+    length = len(range(n_bins)[part])
+    every = max(1, round(length / MOVIE_FRAMES))
+    count = subject.begin("movie", len(range(0, length, every)))
+    most = slice(0, MOST_IN_MOVIE)
+    save_dstrf_movie(
+        subject.folder / MOVIE,
+        arrays["stim"][:, part],
+        arrays["weights"][part, most],
+        arrays["pred"][part, most],
+        arrays["response"][part, most],
+        subject.dt_ms,
+        every=every,
+        titles=subject.names[most],
+        frequencies_hz=subject.frequencies_hz,
+        start_s=arrays["start_s"] + (part.start or 0) * subject.dt_ms / 1000,
+        on_frame=lambda: count(1),
+    )

@@ -1,0 +1,183 @@
+"""What ``deepstrf explain`` found, as it lies in a run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF.training.files import write_atomically
+from deepSTRF.training.history import json_safe
+from deepSTRF.training.run_folder import EXPLAIN
+
+__all__ = ["EXPLANATION", "FORMAT", "Explanation", "npz_bytes"]
+
+#: Key of `ReportParts.extras` under which the sections look for it.
+EXPLANATION = "explanation"
+FORMAT = 1
+FACTS = "explain.json"
+TABLES = ("tuning", "nonlinearity", "probes")
+ARRAYS = ("fields", "modulation", "dstrf", "probes")
+MOVIE = "dstrf.gif"
+#: Sounds are named after what they are and the neuron's index.
+SOUNDS = ("field-*.wav", "strf-*.wav")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Tables, arrays, sounds and a movie that explain a fitted model; parts that were skipped are absent.
+
+    Attributes
+    ----------
+    folder : Path
+        ``explain`` in the run folder.
+    facts : dict
+        Neurons chosen (``neurons``, ``names``), ``seed``, the clip and excerpt, and ``skipped``: pairs of a
+        part and why it was left out.
+    tables : mapping of str to list of dict
+        Rows of ``tuning`` (all neurons), ``nonlinearity`` and ``probes`` (those chosen), cells as text.
+    arrays : mapping of str to (mapping of str to array)
+        ``fields``, ``modulation``, ``dstrf`` and ``probes``.
+    sounds : list of (str, Path)
+        Label and WAV file.
+    movie : Path or None
+        The movie of the dynamic STRFs.
+
+    Examples
+    --------
+    >>> Explanation.load("no/such/folder") is None
+    True
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+    tables: Mapping[str, list[dict[str, str]]] = field(default_factory=dict)
+    arrays: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
+    sounds: list[tuple[str, Path]] = field(default_factory=list)
+    movie: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the neurons chosen, as titles."""
+        return [str(name) for name in self.facts.get("names", [])]
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """What was left out, and why."""
+        return [(str(part), str(reason)) for part, reason in self.facts.get("skipped", [])]
+
+    @classmethod
+    def load(cls, run_folder: str | Path) -> Explanation | None:
+        """Read what lies in a run folder.
+
+        Parameters
+        ----------
+        run_folder : path
+            Folder of the run.
+
+        Returns
+        -------
+        Explanation or None
+            None when the run was not explained, or not to the end.
+
+        Raises
+        ------
+        ValueError
+            When a file is damaged; the text names it.
+        """
+        folder = Path(run_folder) / EXPLAIN
+        path = folder / FACTS
+        if not path.is_file():
+            return None
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+            tables = {name: _read_table(folder / f"{name}.csv") for name in TABLES}
+            arrays = {name: _read_arrays(folder / f"{name}.npz") for name in ARRAYS}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{folder} is damaged ({error}); write it again with: "
+                f"deepstrf explain {run_folder} --overwrite"
+            ) from error
+        sounds = [(str(label), folder / str(name)) for name, label in facts.get("sounds", [])]
+        movie = folder / MOVIE
+        return cls(
+            folder,
+            facts,
+            {name: rows for name, rows in tables.items() if rows},
+            {name: found for name, found in arrays.items() if found},
+            [(label, file) for label, file in sounds if file.is_file()],
+            movie if movie.is_file() else None,
+        )
+
+    @staticmethod
+    def clear(run_folder: str | Path) -> None:
+        """Remove what an earlier explanation left; files of the user's own stay.
+
+        Parameters
+        ----------
+        run_folder : path
+            Folder of the run.
+        """
+        folder = Path(run_folder) / EXPLAIN
+        names = [FACTS, *(f"{name}.csv" for name in TABLES), *(f"{name}.npz" for name in ARRAYS), MOVIE]
+        for path in [*(folder / name for name in names), *(p for kind in SOUNDS for p in folder.glob(kind))]:
+            path.unlink(missing_ok=True)
+
+    @staticmethod
+    def seal(run_folder: str | Path, facts: Mapping[str, Any]) -> None:
+        """Write the facts, last: their presence means that the explanation is complete.
+
+        Parameters
+        ----------
+        run_folder : path
+            Folder of the run.
+        facts : mapping
+            See `Explanation`.
+        """
+        content = json.dumps(json_safe({"format": FORMAT, **facts}), indent=1) + "\n"
+        write_atomically(Path(run_folder) / EXPLAIN / FACTS, content.encode())
+
+
+def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
+    """Return arrays as the content of a compressed .npz file.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        What to keep.
+
+    Returns
+    -------
+    bytes
+        The file.
+
+    Examples
+    --------
+    >>> npz_bytes({"rate": np.zeros(3)})[:2]
+    b'PK'
+    """
+    buffer = io.BytesIO()
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        return []
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+
+
+def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        return {}
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
