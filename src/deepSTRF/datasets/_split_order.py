@@ -39,6 +39,17 @@ def shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
     return [group for _, group in sorted(zip(keys, groups, strict=True))]
 
 
+def clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
+    """The recording's own names where it has them, made different where they are not."""
+    names: dict[str, None] = {}
+    for clip in clips:
+        name = str(ds.stim_meta[clip].get("name", f"clip{clip:03d}"))
+        while name in names:  # a recording may itself name a clip "rain (1)"
+            name = f"{name} ({clip})"
+        names[name] = None
+    return list(names)
+
+
 def share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
     """Whole numbers near the shares (largest remainders), none of a positive share zero."""
     if len(fractions) != len(ROLES) or any(not 0 <= share <= 1 for share in fractions):

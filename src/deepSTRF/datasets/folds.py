@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepSTRF.datasets._split_order import same_sounds, shuffled
+from deepSTRF.datasets._split_order import clip_names, same_sounds, shuffled
 
 if TYPE_CHECKING:
     from deepSTRF.datasets.base import NeuralDataset
@@ -126,28 +126,33 @@ class FoldManifest:
         return cls(names, tuple(folds), facts)
 
     @classmethod
-    def from_names(cls, folder: str | os.PathLike[str], trials: Sequence[str]) -> FoldManifest:
+    def from_names(
+        cls, folder: str | os.PathLike[str], trials: Sequence[str] | NeuralDataset
+    ) -> FoldManifest:
         """Read the fits of a folder from file names of the dynamic STRF page.
 
         Parameters
         ----------
         folder : path
             Holds ``model-all.pt``, ``model-000.pt`` or ``model-000_001.pt`` and so on; any ending.
-        trials : sequence of str
-            Names of all trials, in the order in which they were fitted.
+        trials : sequence of str, or NeuralDataset
+            Names of all trials in the order in which they were fitted, or the dataset that holds them so.
 
         Returns
         -------
         FoldManifest
-            What is there.
+            What is there; from a dataset it knows the sounds.
 
         Raises
         ------
         FileNotFoundError
             For a folder without such files.
         ValueError
-            For a number without a trial.
+            For a number without a trial, or two trials with the same sound.
         """
+        if not isinstance(trials, Sequence):
+            named = cls.from_names(folder, clip_names(trials, range(len(trials))))
+            return named.bind(trials)
         names, folds = tuple(str(trial) for trial in trials), []
         for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
             found = PAGE_NAME.fullmatch(path.stem)
@@ -169,7 +174,7 @@ class FoldManifest:
         Parameters
         ----------
         dataset : NeuralDataset
-            Holds every trial: ``stim_meta[clip]["name"]`` is its name.
+            Holds every trial; ``stim_meta[clip]["name"]`` is its name, else ``"clip003"``.
 
         Returns
         -------
@@ -183,12 +188,12 @@ class FoldManifest:
         """
         if self.sounds:
             return self
-        named = {str(meta.get("name")): clip for clip, meta in enumerate(dataset.stim_meta)}
+        named = {name: clip for clip, name in enumerate(clip_names(dataset, range(len(dataset))))}
         missing = [trial for trial in self.trials if trial not in named]
         if missing:
             raise ValueError(
-                f"no clip of {dataset!r} is named {missing[0]!r} in stim_meta; make the manifest from the "
-                "dataset: plan_folds(dataset, crossval=True)"
+                f"no clip of {dataset!r} is named {missing[0]!r}: give the dataset with all trials to "
+                "manifest.bind, or make the manifest from it with plan_folds(dataset, crossval=True)"
             )
         sounds = {trial: dataset.source_fingerprint(named[trial]) for trial in self.trials}
         first: dict[str, str] = {}
@@ -364,7 +369,7 @@ def plan_folds(
     (['model-000_001', 'model-000_002', 'model-001_002'], 4)
     """
     clips = [group[0] for group in same_sounds(dataset)]
-    names = _trial_names(dataset, clips)
+    names = clip_names(dataset, clips)
     groups = None
     if n_folds is not None:
         if not 2 <= n_folds <= len(names):
@@ -374,17 +379,6 @@ def plan_folds(
     plan = FoldManifest.plan(names, crossval=crossval, jackknife=jackknife, groups=groups)
     sounds = {name: dataset.source_fingerprint(clip) for name, clip in zip(names, clips, strict=True)}
     return dataclasses.replace(plan, sounds=sounds)
-
-
-def _trial_names(dataset: NeuralDataset, clips: Sequence[int]) -> list[str]:
-    """The recording's own names where it has them, made different where they are not."""
-    names: dict[str, None] = {}
-    for clip in clips:
-        name = str(dataset.stim_meta[clip].get("name", f"clip{clip:03d}"))
-        while name in names:
-            name = f"{name} ({clip})"
-        names[name] = None
-    return list(names)
 
 
 def _fold(groups: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> Fold:

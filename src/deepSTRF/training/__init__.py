@@ -5,6 +5,9 @@ from deepSTRF.training.errors import FitDivergedError, StateMismatchError
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.experiment import ExperimentConfig, Run, run_experiment
 from deepSTRF.training.fitter import Fitter
+from deepSTRF.training.folds import FoldFits, predict_folds, score_folds
+from deepSTRF.training.folds_fit import fit_folds
+from deepSTRF.training.folds_preset import dynamic_strf_settings
 from deepSTRF.training.history import MeanScore, history_rows, mean_score
 from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.model_rules import ModelRuleError
@@ -23,6 +26,7 @@ __all__ = [
     "ExperimentConfig",
     "FitDivergedError",
     "Fitter",
+    "FoldFits",
     "FrontEndCache",
     "MeanScore",
     "ModelCheck",
@@ -35,6 +39,8 @@ __all__ = [
     "TensorBoardSeedLogger",
     "WandbSeedLogger",
     "auto_config",
+    "dynamic_strf_settings",
+    "fit_folds",
     "fit_multi_seed",
     "fit_ridge",
     "history_rows",
@@ -43,7 +49,9 @@ __all__ = [
     "make_tensorboard_logger_factory",
     "make_wandb_logger_factory",
     "mean_score",
+    "predict_folds",
     "run_experiment",
+    "score_folds",
     "score_model",
     "seeded",
     "set_random_seed",

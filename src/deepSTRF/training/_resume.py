@@ -20,7 +20,14 @@ from deepSTRF.training.seeds import random_state, set_random_state
 if TYPE_CHECKING:
     from deepSTRF.training.fitter import Fitter
 
-__all__ = ["apply_state", "collect_state", "fit_signature", "optimizer_facts"]
+__all__ = [
+    "apply_state",
+    "collect_state",
+    "fit_signature",
+    "function_name",
+    "model_facts",
+    "optimizer_facts",
+]
 
 #: Characters of a hash that stand for it in an error text.
 HASH_LENGTH = 12
@@ -147,10 +154,10 @@ def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: Batch
         One text per aspect.
     """
     return {
-        "model": _model_facts(fitter.model),
+        "model": model_facts(fitter.model),
         "optimizer": optimizer,
         "scheduler": type(fitter.scheduler).__name__,
-        "loss": _function_name(fitter.loss_fn),
+        "loss": function_name(fitter.loss_fn),
         "monitor": f"{fitter.monitor} ({fitter.mode}, min_delta={fitter.stopping.min_delta})",
         "precision": fitter.precision,
         "grad_clip": str(fitter.grad_clip),
@@ -162,7 +169,8 @@ def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: Batch
     }
 
 
-def _model_facts(model: nn.Module) -> str:
+def model_facts(model: nn.Module) -> str:
+    """Return a model's class, size and a hash of its shapes and plain settings."""
     shapes = sorted((name, tuple(value.shape)) for name, value in model.named_parameters())
     count = sum(parameter.numel() for parameter in model.parameters())
     settings = getattr(model, "init_arguments", {})
@@ -175,10 +183,11 @@ def _model_facts(model: nn.Module) -> str:
     return f"{type(model).__name__} with {count:,} parameters [{digest}]"
 
 
-def _function_name(function: Any) -> str:
+def function_name(function: Any) -> str:
+    """Return a function's name, with the settings of a ``functools.partial``."""
     if isinstance(function, functools.partial):
         settings = ", ".join(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))
-        return f"{_function_name(function.func)}({settings})"
+        return f"{function_name(function.func)}({settings})"
     return str(getattr(function, "__qualname__", type(function).__qualname__))
 
 

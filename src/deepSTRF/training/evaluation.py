@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from deepSTRF.training._checks import check_non_negative
 from deepSTRF.training.model_rules import check_prediction
 from deepSTRF.training.score_table import ScoreTable, neuron_names
 
-__all__ = ["score_model"]
+__all__ = ["score_model", "score_predictions"]
 
 #: Resamples behind the ceiling's interval: enough for its second digit.
 N_BOOTSTRAP = 200
@@ -73,19 +74,63 @@ def score_model(
     >>> len(table), table.mean("cc_norm").n + table.mean("cc_norm").n_nan
     (3, 3)
     """
-    tracker = ScoreTracker(centring=centring)
-    skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
-    scored = _WithoutOnset(dataset, skip)
     home, _ = placement(model)
     try:
         if device is not None:
             model.to(device)
-        for clip in range(len(dataset)):
-            responses = scored.response_block(clip)
-            tracker.prepare(clip, responses)
-            tracker.update([clip], _prediction(model, dataset, clip, responses, skip))
+        return score_predictions(
+            lambda clip: predict_clips(model, dataset, clips=[clip])[0],
+            dataset,
+            centring=centring,
+            n_bootstrap=n_bootstrap,
+            warmup_ms=warmup_ms,
+        )
     finally:
         model.to(home)
+
+
+def score_predictions(
+    predict: Callable[[int], Tensor],
+    dataset: DatasetLike,
+    *,
+    centring: str = "concat",
+    n_bootstrap: int = N_BOOTSTRAP,
+    warmup_ms: float = 0.0,
+) -> ScoreTable:
+    """Score predictions, wherever they come from, on the clips of a data set.
+
+    Parameters
+    ----------
+    predict : callable
+        ``predict(clip)`` returns the rates (N, T) of a clip.
+    dataset, centring, n_bootstrap, warmup_ms
+        As in `score_model`.
+
+    Returns
+    -------
+    ScoreTable
+        As from `score_model`.
+
+    Raises
+    ------
+    ModelRuleError, ValueError
+        As in `score_model`.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=2, n_repeats=4)
+    >>> table = score_predictions(lambda clip: ds.response_block(clip).mean(1), ds, n_bootstrap=0)
+    >>> table["cc"].round(6).tolist()
+    [1.0, 1.0, 1.0]
+    """
+    tracker = ScoreTracker(centring=centring)
+    skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
+    scored = _WithoutOnset(dataset, skip)
+    for clip in range(len(dataset)):
+        responses = scored.response_block(clip)
+        tracker.prepare(clip, responses)
+        tracker.update([clip], _checked(predict(clip), responses, skip))
     quality = neuron_quality(
         scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
     )
@@ -128,8 +173,7 @@ class _WithoutOnset:
         return block[..., self._skip :]
 
 
-def _prediction(model: nn.Module, dataset: DatasetLike, clip: int, responses: Tensor, skip: int) -> Tensor:
-    rates = predict_clips(model, dataset, clips=[clip])[0]
+def _checked(rates: Tensor, responses: Tensor, skip: int) -> Tensor:
     neurons, _, bins = responses.shape
     pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + skip)
     return pred[..., skip:]

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, Self
 
 from deepSTRF.training.history import mean_score
 
-__all__ = ["FitDisplay", "epoch_line", "open_display"]
+__all__ = ["FitDisplay", "epoch_line", "is_wanted", "open_display"]
 
 
 class FitDisplay(Protocol):
@@ -153,7 +153,33 @@ def open_display(
     >>> seen
     [{'epoch': 0, 'val_loss': 1.0}]
     """
+    wanted = is_wanted(progress) and not (progress == "auto" and log_fn is not None)
+    return _BarDisplay(log_fn, max_epochs, monitor) if wanted else _CallDisplay(log_fn)
+
+
+def is_wanted(progress: bool | Literal["auto"]) -> bool:
+    """Say whether to draw a bar: as told, or where stderr is a terminal.
+
+    Parameters
+    ----------
+    progress : bool or 'auto'
+        The choice.
+
+    Returns
+    -------
+    bool
+        The answer.
+
+    Raises
+    ------
+    ValueError
+        When it is none of the three.
+
+    Examples
+    --------
+    >>> is_wanted(False)
+    False
+    """
     if progress not in (True, False, "auto"):
         raise ValueError(f"progress must be True, False or 'auto', got {progress!r}")
-    wanted = (log_fn is None and sys.stderr.isatty()) if progress == "auto" else bool(progress)
-    return _BarDisplay(log_fn, max_epochs, monitor) if wanted else _CallDisplay(log_fn)
+    return sys.stderr.isatty() if progress == "auto" else bool(progress)

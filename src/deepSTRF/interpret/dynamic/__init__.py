@@ -6,6 +6,7 @@ they vary: complexity, gain change, temporal hold, shape change.
 
 from deepSTRF.datasets.folds import Fold, FoldManifest
 from deepSTRF.interpret.dynamic.estimate import dstrf
+from deepSTRF.interpret.dynamic.folded import dstrf_folds
 from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
 from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknifed_dstrf
 from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities
@@ -50,6 +51,7 @@ __all__ = [
     "align_filters",
     "complexity",
     "dstrf",
+    "dstrf_folds",
     "find_shifts",
     "gain_change",
     "gain_variation",
