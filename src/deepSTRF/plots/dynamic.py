@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["choose_moments", "filter_limit", "plot_dstrf_panel"]
+__all__ = ["LIMIT_QUANTILE", "choose_moments", "filter_limit", "plot_dstrf_panel"]
 
 FIGSIZE = (9.6, 6.4)
 HEIGHTS = (1.6, 1.3, 0.9, 2.0)
@@ -175,13 +175,15 @@ def choose_moments(pred: Any, count: int = MOMENTS) -> list[int]:
     return [int(part[series[part].argmax()]) for part in parts]
 
 
-def filter_limit(filters: Any) -> float:
-    """Return one colour limit for filters over time: the 0.9 quantile of their largest weights.
+def filter_limit(filters: Any, quantile: float = LIMIT_QUANTILE) -> float:
+    """Return one colour limit for filters over time: a quantile of their largest weights.
 
     Parameters
     ----------
     filters : array (T, ...)
         Filters.
+    quantile : float
+        Which, 0 to 1.
 
     Returns
     -------
@@ -195,7 +197,7 @@ def filter_limit(filters: Any) -> float:
     """
     values = np.abs(as_array(filters, "filters"))
     peaks = np.nan_to_num(values).reshape(len(values), -1).max(axis=1)
-    limit = float(np.quantile(peaks, LIMIT_QUANTILE)) or float(peaks.max())
+    limit = float(np.quantile(peaks, quantile)) or float(peaks.max())
     return limit or 1.0
 
 

@@ -29,7 +29,7 @@ from deepSTRF.plots._style import (
     new_figure,
     tidy,
 )
-from deepSTRF.plots.dynamic import filter_limit
+from deepSTRF.plots.dynamic import LIMIT_QUANTILE, filter_limit
 
 if TYPE_CHECKING:
     from matplotlib.animation import AbstractMovieWriter
@@ -59,6 +59,7 @@ def save_dstrf_movie(
     every: int = 1,
     fps: float = 20.0,
     shared_clim: bool = False,
+    quantile: float = LIMIT_QUANTILE,
     cmap: str = "RdBu_r",
     start_s: float = 0.0,
     titles: Sequence[str] | None = None,
@@ -89,6 +90,8 @@ def save_dstrf_movie(
         Frames per second; the title says how much slower than the sound that is.
     shared_clim : bool
         One colour scale for all neurons instead of one each. It holds for the whole movie either way.
+    quantile : float
+        The scale ends at this quantile over time of the largest weights; weights beyond it saturate.
     cmap : str
         A diverging colour map; limits are symmetric about 0.
     start_s : float
@@ -126,7 +129,7 @@ def save_dstrf_movie(
     _check_choices(target, every, fps)
     check_positive(dt_ms, "dt_ms")
     scene = _Scene(stim, dstrf, pred, response, dt_ms, titles, frequencies_hz)
-    figure, update, moving = scene.draw(shared_clim, cmap, start_s, _speed(dt_ms, every, fps))
+    figure, update, moving = scene.draw(shared_clim, quantile, cmap, start_s, _speed(dt_ms, every, fps))
     moments = range(0, scene.n_bins, every)
     save = _save_gif if target.suffix.lower() == ".gif" else _save_with_writer
     save(target, figure, update, moving, moments, fps, on_frame or _nothing)
@@ -169,7 +172,7 @@ class _Scene:
         return columns
 
     def draw(
-        self, shared: bool, cmap: str, start_s: float, speed: str
+        self, shared: bool, quantile: float, cmap: str, start_s: float, speed: str
     ) -> tuple[Figure, Callable[[int], None], list[Artist]]:
         """Return the figure, a function that sets it to one moment, and what that function changes."""
         figure = new_figure((max(5.0, PANEL_INCHES * self.count + 0.8), HEIGHT_INCHES))
@@ -183,7 +186,7 @@ class _Scene:
         top.set_xlabel("time (s)" if self.dt_ms else "time bin", labelpad=1)
         lines = [top.axvline(x[0], color="white", linewidth=1.4)]
         images = []
-        limits = [filter_limit(self.filters[:, k]) for k in range(self.count)]
+        limits = [filter_limit(self.filters[:, k], quantile) for k in range(self.count)]
         edges = (self.filters.shape[2] * (self.dt_ms or 1.0), 0.0)
         for k in range(self.count):
             trace, panel = figure.add_subplot(grid[1, k]), figure.add_subplot(grid[2, k])

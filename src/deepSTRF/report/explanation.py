@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.report.rendering import short_name
 from deepSTRF.training.files import write_atomically
 from deepSTRF.training.history import json_safe
 from deepSTRF.training.run_folder import EXPLAIN
@@ -66,8 +67,14 @@ class Explanation:
 
     @property
     def names(self) -> list[str]:
-        """Names of the neurons chosen, as titles."""
+        """Names of the neurons chosen."""
         return [str(name) for name in self.facts.get("names", [])]
+
+    @property
+    def labels(self) -> list[str]:
+        """Short names for panels and legends: a long name becomes the neuron's number."""
+        pairs = zip(self.names, self.facts.get("neurons", []), strict=True)
+        return [short_name(name, int(index)) for name, index in pairs]
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["figure_html", "number", "render"]
+__all__ = ["figure_html", "number", "render", "short_name"]
 
 #: What stands where there is no number.
 NO_NUMBER = "–"
+#: A longer name does not fit above a small panel.
+LONGEST_NAME = 12
 
 
 def number(value: float | None, decimals: int = 3) -> str:
@@ -41,6 +43,29 @@ def number(value: float | None, decimals: int = 3) -> str:
     if value is None or not math.isfinite(value):
         return NO_NUMBER
     return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def short_name(name: str, index: int) -> str:
+    """Return a neuron's name where it is short, else its number, by which the tables find it.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    index : int
+        Its index in the recording.
+
+    Returns
+    -------
+    str
+        Name, or ``#index``.
+
+    Examples
+    --------
+    >>> short_name("A1-3", 7), short_name("exp45_1x32/P04-SH.En.C.U/cluster.07", 7)
+    ('A1-3', '#7')
+    """
+    return name if len(name) <= LONGEST_NAME else f"#{index}"
 
 
 @lru_cache(maxsize=1)

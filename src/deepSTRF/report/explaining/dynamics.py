@@ -13,7 +13,7 @@ from deepSTRF.interpret.dynamic import ArraySink, CallbackSink, DynamicSTRF, non
 from deepSTRF.interpret.tuning_table import NeuronTable
 from deepSTRF.models.causal import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.plots import filter_limit, save_dstrf_movie
+from deepSTRF.plots import save_dstrf_movie
 from deepSTRF.report.explaining.excerpts import Excerpt, strongest_stretch
 from deepSTRF.report.explaining.subject import Subject
 from deepSTRF.report.explanation import MOVIE
@@ -26,6 +26,8 @@ LONGEST_FILTER_MS = 300.0
 #: The stretch whose filters are kept and drawn, and the one that the movie shows.
 SHOWN_S, MOVIE_S = 2.0, 1.0
 MOVIE_FRAMES = 100
+#: Logarithmic spectrograms make filters steepest in silence, where little happens: colours are for the rest.
+MOVIE_QUANTILE = 0.75
 #: Neurons side by side in the movie.
 MOST_IN_MOVIE = 4
 #: Filters that vary by less than this share of their largest weight are one filter.
@@ -145,9 +147,9 @@ def _is_constant(weights: NDArray[np.float32]) -> bool:
 
 def _write_movie(subject: Subject, arrays: dict[str, Any]) -> None:
     n_bins = len(arrays["weights"])
-    peaks = np.abs(arrays["weights"]).max(axis=(2, 3))
-    limits = [filter_limit(arrays["weights"][:, k]) for k in range(peaks.shape[1])]
-    part = strongest_stretch((peaks / limits).mean(axis=1), round(1000 * MOVIE_S / subject.dt_ms))
+    rise = arrays["pred"] - arrays["pred"].min(axis=0)
+    rise = (rise / np.maximum(rise.max(axis=0), TINY)).mean(axis=1)
+    part = strongest_stretch(rise, round(1000 * MOVIE_S / subject.dt_ms))
     length = len(range(n_bins)[part])
     every = max(1, round(length / MOVIE_FRAMES))
     count = subject.begin("movie", len(range(0, length, every)))
@@ -160,8 +162,9 @@ def _write_movie(subject: Subject, arrays: dict[str, Any]) -> None:
         arrays["response"][part, most],
         subject.dt_ms,
         every=every,
-        titles=subject.names[most],
+        titles=subject.labels[most],
         frequencies_hz=subject.frequencies_hz,
         start_s=arrays["start_s"] + (part.start or 0) * subject.dt_ms / 1000,
+        quantile=MOVIE_QUANTILE,
         on_frame=lambda: count(1),
     )

@@ -137,7 +137,7 @@ def explain_sounds(subject: Subject) -> dict[str, Any]:
     sounds: list[tuple[str, str]] = []
     if subject.hears_samples():
         stim = torch.as_tensor(subject.needs_excerpt().stim)
-        for neuron, name in zip(subject.neurons, subject.names, strict=True):
+        for neuron, name in zip(subject.neurons, subject.labels, strict=True):
             (field,) = waveform_fields(subject.model, stim, [neuron])
             file = f"field-{neuron}.wav"
             write_field_wav(subject.folder / file, field)
@@ -146,7 +146,7 @@ def explain_sounds(subject: Subject) -> dict[str, Any]:
         return {"sounds": sounds, "sound_kind": "field"}
     maps, hertz = subject.needs_fields().maps, subject.needs_frequencies()
     fs = SONIFIED_FS if 2.0 * hertz[-1] < SONIFIED_FS else float(2 * round(1.2 * hertz[-1]))
-    for neuron, name in zip(subject.neurons, subject.names, strict=True):
+    for neuron, name in zip(subject.neurons, subject.labels, strict=True):
         if not (maps[neuron] > 0).any():
             count(1)
             continue

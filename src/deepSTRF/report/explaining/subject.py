@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from deepSTRF.report.bars import Begin, silent
 from deepSTRF.report.explaining.excerpts import Excerpt
 from deepSTRF.report.explanation import npz_bytes
+from deepSTRF.report.rendering import short_name
 from deepSTRF.training.files import write_atomically
 from deepSTRF.training.receptive_fields import ModelFields
 
@@ -100,6 +101,11 @@ class Subject:
         if self.excerpt is None:
             raise Skipped(self.missing)
         return self.excerpt
+
+    @property
+    def labels(self) -> list[str]:
+        """Short names for titles."""
+        return [short_name(name, neuron) for name, neuron in zip(self.names, self.neurons, strict=True)]
 
     def hears_samples(self) -> bool:
         """Return whether the model has a front-end, so that it can be played sounds as they are."""

@@ -78,7 +78,7 @@ def _panel(parts: ReportParts, found: Explanation, arrays: Any, k: int, name: st
         response if np.isfinite(response).any() else None,
         parts.dt_ms,
         start_s=float(arrays["start_s"]),
-        title=f"neuron {name}",
+        title=f"neuron {name} (#{found.facts['neurons'][k]})",
         frequencies_hz=_bands(parts, arrays["stim"]),
         response_label=parts.response_unit,
     )
@@ -105,8 +105,7 @@ def nonlinearity(parts: ReportParts) -> Section | None:
         title: [float(row[key]) if row.get(key) else float("nan") for row in rows]
         for key, title in MEASURES.items()
     }
-    names = [row["neuron"] for row in rows]
-    figure, _ = plot_nonlinearity_table(measures, names)
+    figure, _ = plot_nonlinearity_table(measures, found.labels)
     alt = f"Complexity, gain variation, temporal hold and shape change of {len(rows)} neurons."
     shares = [float(row["intercept_share"]) for row in rows if row.get("intercept_share")]
     caption = "Bars start at what a linear neuron has: 1, 0, 0 ms and 1."
@@ -119,7 +118,7 @@ def nonlinearity(parts: ReportParts) -> Section | None:
     body = figure_html(figure, alt, caption)
     several = sum(bool(np.isfinite(values).all()) for values in zip(*measures.values(), strict=True))
     if several >= FEWEST_DOTS and not found.facts.get("constant"):
-        figure, _ = plot_nonlinearity_scatter(measures, names=names)
+        figure, _ = plot_nonlinearity_scatter(measures, names=found.labels)
         body += figure_html(figure, "Complexity against each of the other measures, a dot per neuron.")
     lead = (
         "How much filters change along the clip, and how. Complexity: how many filters it takes. Gain "

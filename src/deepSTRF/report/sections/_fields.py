@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deepSTRF.plots import plot_strf_grid
 from deepSTRF.report.parts import ReportParts, Section
-from deepSTRF.report.rendering import figure_html, number
+from deepSTRF.report.rendering import figure_html, number, short_name
 from deepSTRF.training.receptive_fields import GRADIENT, WEIGHTS
 
 __all__ = ["receptive_fields"]
@@ -12,8 +12,6 @@ __all__ = ["receptive_fields"]
 COLUMNS = 6
 #: Four rows fit on one screen; the table of neurons has a small picture of every field.
 MOST_SHOWN = 24
-#: A longer name would not fit above its panel beside the score.
-LONGEST_NAME = 12
 #: Titles of the figure, by what it shows.
 TITLES = {WEIGHTS: "STRF weights", GRADIENT: "Gradient maps around the null stimulus"}
 
@@ -26,9 +24,9 @@ def receptive_fields(parts: ReportParts) -> Section | None:
     shown = [int(neuron) for neuron in ranked[:MOST_SHOWN]] or list(range(min(MOST_SHOWN, parts.n_neurons)))
     scores = parts.columns.get(parts.main_score)
     titles = [
-        _name(parts, neuron)
+        short_name(parts.neurons[neuron], neuron)
         if scores is None
-        else f"{_name(parts, neuron)}   {number(float(scores[neuron]), 2)}"
+        else f"{short_name(parts.neurons[neuron], neuron)}   {number(float(scores[neuron]), 2)}"
         for neuron in shown
     ]
     figure, _ = plot_strf_grid(
@@ -58,9 +56,3 @@ def receptive_fields(parts: ReportParts) -> Section | None:
             "out of silence does. Its filters in the midst of a sound are its dynamic STRFs."
         )
     return Section("fields", "Receptive fields", figure_html(figure, alt, caption), lead)
-
-
-def _name(parts: ReportParts, neuron: int) -> str:
-    """A short name, else the neuron's number, by which the table finds it."""
-    name = parts.neurons[neuron]
-    return name if len(name) <= LONGEST_NAME else f"#{neuron}"

@@ -26,13 +26,13 @@ CURVES = (
 )
 #: Columns of the table: key in probes.csv, heading, meaning, digits.
 COLUMNS = (
-    ("tone_best_khz", "best (kHz)", "tone with the strongest response", 2),
-    ("tone_lowest_threshold_db", "threshold (dB)", "level at which the most sensitive tone is answered", 0),
+    ("tone_best_khz", "best kHz", "tone with the strongest response", 2),
+    ("tone_lowest_threshold_db", "threshold dB", "level at which the most sensitive tone is answered", 0),
     ("tone_q10", "Q10", "frequency over bandwidth, 10 dB above threshold", 1),
     ("noise_monotonicity", "monotonicity", "response to the loudest noise over the strongest", 2),
-    ("noise_latency_ms", "noise latency (ms)", "peak of the response to the loudest noise", 1),
+    ("noise_latency_ms", "noise latency ms", "peak of the response to the loudest noise", 1),
     ("noise_onset_index", "onset index", "1 is phasic, 0 tonic", 2),
-    ("am_best_rate_hz", "AM rate (Hz)", "modulation that is followed most", 0),
+    ("am_best_rate_hz", "AM rate Hz", "modulation that is followed most", 0),
 )
 
 
@@ -47,7 +47,7 @@ def probes(parts: ReportParts) -> Section | None:
         arrays["tones_frequencies_khz"],
         arrays["tones_levels_db"],
         arrays["tones_threshold_db"],
-        found.names,
+        found.labels,
     )
     alt = f"Frequency-response areas of {len(found.names)} neurons."
     caption = (
@@ -64,7 +64,7 @@ def probes(parts: ReportParts) -> Section | None:
 
 def _curves(found: Explanation, arrays: Any) -> str:
     figures = []
-    labels = found.names if len(found.names) <= MOST_LABELLED else None
+    labels = found.labels if len(found.names) <= MOST_LABELLED else None
     for x, y, xlabel, ylabel, log_x, title in CURVES:
         if y in arrays and np.isfinite(arrays[y]).any():
             figure, _ = plot_probe_curves(

@@ -15,16 +15,16 @@ __all__ = ["cell", "listening", "tuning"]
 
 #: Columns of the table: key in tuning.csv, heading, what it means, factor, digits.
 COLUMNS: tuple[tuple[str, str, str, float, int], ...] = (
-    ("best_frequency_hz", "best (kHz)", "frequency of the largest positive weight", 1e-3, 2),
-    ("bandwidth_octaves", "width (oct)", "width at half height; with ≥ it reaches an edge", 1.0, 2),
-    ("latency_ms", "latency (ms)", "lag of the largest positive weight", 1.0, 1),
-    ("duration_ms", "duration (ms)", "length at half height; with ≥ it reaches an edge", 1.0, 1),
-    ("rf_duration_ms", "99% within (ms)", "how far back 99% of the absolute weight lies", 1.0, 0),
-    ("separability", "separability", "1 is frequency profile times time profile", 1.0, 2),
+    ("best_frequency_hz", "best kHz", "frequency of the largest positive weight", 1e-3, 2),
+    ("bandwidth_octaves", "width oct", "width at half height; with ≥ it reaches an edge", 1.0, 2),
+    ("latency_ms", "latency ms", "lag of the largest positive weight", 1.0, 1),
+    ("duration_ms", "length ms", "duration at half height; with ≥ it reaches an edge", 1.0, 1),
+    ("rf_duration_ms", "99% ms", "how far back 99% of the absolute weight lies", 1.0, 0),
+    ("separability", "separable", "1 is frequency profile times time profile", 1.0, 2),
     ("ei_balance", "E/I", "excitation minus inhibition, over their sum", 1.0, 2),
-    ("best_rate_hz", "rate (Hz)", "temporal modulation that passes best", 1.0, 1),
-    ("best_scale_cyc_oct", "scale (cyc/oct)", "spectral modulation that passes best", 1.0, 2),
-    ("direction_index", "direction", "above 0: ripples that move up pass better", 1.0, 2),
+    ("best_rate_hz", "rate Hz", "temporal modulation that passes best", 1.0, 1),
+    ("best_scale_cyc_oct", "scale c/oct", "spectral modulation that passes best", 1.0, 2),
+    ("direction_index", "upward", "above 0: ripples that move up pass better", 1.0, 2),
 )
 #: A width that runs into the edge of the map is a lower bound.
 BOUNDS = {"bandwidth_octaves": "bandwidth_known", "duration_ms": "duration_known"}
@@ -112,7 +112,7 @@ def _modulation(found: Explanation) -> str:
         arrays["power"],
         arrays["rates_hz"],
         arrays["scales_cyc_oct"],
-        found.names,
+        found.labels,
         max_rate_hz=HIGHEST_RATE_HZ,
     )
     alt = f"Modulation transfer functions of {len(found.names)} neurons, by rate and scale."
