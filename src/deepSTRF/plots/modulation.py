@@ -108,6 +108,7 @@ def plot_modulation_transfer(
         ax.set_ylim(max(0.0, y_edges[0]), y_edges[1])
         ax.set_xlabel("rate (Hz)" if panel + columns >= len(magnitude) else "")
         ax.set_ylabel("" if panel % columns else "scale (cycles/octave)")
+        ax.tick_params(labelleft=panel % columns == 0)
         left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
         tidy(ax)
         axes.append(ax)

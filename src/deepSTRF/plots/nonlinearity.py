@@ -92,6 +92,9 @@ def plot_nonlinearity_scatter(
         x, y = columns[name][both], columns[against][both]
         ax.scatter(x, y, s=24, color=BLUE, alpha=0.75, linewidth=0)
         ax.margins(MARGIN)
+        if x.size and np.ptp(x) == 0:  # all alike: an axis in thousandths around it would mislead
+            ax.set_xlim(float(x[0]) - 0.5, float(x[0]) + 0.5)
+            ax.set_xticks([float(x[0])])
         missing = int((~both).sum())
         left_title(ax, f"n = {int(both.sum())}" + (f", {missing} NaN" if missing else ""), TICK_SIZE)
         if names is not None and both.size <= MOST_NAMED:

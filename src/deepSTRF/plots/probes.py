@@ -38,6 +38,8 @@ CURVE_SIZE = (4.6, 3.2)
 LINE_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, INK)
 #: Part of the map used for levels: its lightest end does not show on white.
 DARKEST, LIGHTEST = 0.0, 0.85
+#: Up to so many sounds are named on the axis one by one.
+MOST_TICKS = 8
 
 
 def plot_response_areas(
@@ -268,12 +270,14 @@ def plot_probe_curves(
         )
     if log_x:
         ax.set_xscale("log")
-        ax.set_xticks(places, [f"{place:g}" for place in places])
         ax.minorticks_off()
+    if log_x or places.size <= MOST_TICKS:
+        ax.set_xticks(places, [f"{place:g}" for place in places])
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     if labels is not None:
-        ax.legend(frameon=False, fontsize=TICK_SIZE)
+        # beside the axes: a legend inside hides lines
+        ax.legend(frameon=False, fontsize=TICK_SIZE, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     left_title(ax, title)
     tidy(ax)
     return figure, ax

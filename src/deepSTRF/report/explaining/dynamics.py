@@ -17,6 +17,7 @@ from deepSTRF.plots import save_dstrf_movie
 from deepSTRF.report.explaining.excerpts import Excerpt, strongest_stretch
 from deepSTRF.report.explaining.subject import Subject
 from deepSTRF.report.explanation import MOVIE
+from deepSTRF.report.windows import shown_lags
 from deepSTRF.training.files import write_atomically
 
 __all__ = ["explain_dynamics"]
@@ -154,10 +155,12 @@ def _write_movie(subject: Subject, arrays: dict[str, Any]) -> None:
     every = max(1, round(length / MOVIE_FRAMES))
     count = subject.begin("movie", len(range(0, length, every)))
     most = slice(0, MOST_IN_MOVIE)
+    filters = arrays["weights"][part, most]
+    lags = shown_lags(filters.reshape(-1, *filters.shape[2:]).transpose(0, 2, 1))
     save_dstrf_movie(
         subject.folder / MOVIE,
         arrays["stim"][:, part],
-        arrays["weights"][part, most],
+        filters[:, :, -lags:],
         arrays["pred"][part, most],
         arrays["response"][part, most],
         subject.dt_ms,

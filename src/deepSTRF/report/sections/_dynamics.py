@@ -11,6 +11,7 @@ from deepSTRF.report.embed import file_data_uri
 from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.rendering import figure_html, number, render
+from deepSTRF.report.windows import shown_lags
 
 __all__ = ["dynamics", "nonlinearity"]
 
@@ -70,10 +71,11 @@ def _movie(found: Explanation) -> str:
 
 
 def _panel(parts: ReportParts, found: Explanation, arrays: Any, k: int, name: str) -> str:
-    response = arrays["response"][:, k]
+    response, filters = arrays["response"][:, k], arrays["weights"][:, k]
+    filters = filters[:, -shown_lags(filters.transpose(0, 2, 1)) :]
     figure, _ = plot_dstrf_panel(
         arrays["stim"],
-        arrays["weights"][:, k],
+        filters,
         arrays["pred"][:, k],
         response if np.isfinite(response).any() else None,
         parts.dt_ms,

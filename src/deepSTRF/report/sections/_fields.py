@@ -5,6 +5,7 @@ from __future__ import annotations
 from deepSTRF.plots import plot_strf_grid
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.rendering import figure_html, number, short_name
+from deepSTRF.report.windows import shown_lags
 from deepSTRF.training.receptive_fields import GRADIENT, WEIGHTS
 
 __all__ = ["receptive_fields"]
@@ -29,8 +30,9 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         else f"{short_name(parts.neurons[neuron], neuron)}   {number(float(scores[neuron]), 2)}"
         for neuron in shown
     ]
+    lags = shown_lags(parts.strfs[shown])
     figure, _ = plot_strf_grid(
-        parts.strfs[shown],
+        parts.strfs[shown][..., -lags:],
         titles,
         parts.dt_ms,
         ncols=COLUMNS,
@@ -45,6 +47,8 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         if len(shown) < len(parts.strfs)
         else ""
     ) + "Each panel has its own colour scale, symmetric about zero; the number is the neuron's score."
+    if lags < n_lags:
+        caption += f" Drawn are the last {lags} of {n_lags} bins; the rest holds under 1% of the energy."
     if len(parts.seeds) > 1:
         caption += " Fields are those of the seed with the best validation score."
     lead = (

@@ -11,6 +11,7 @@ from deepSTRF.report.embed import field_thumbnail
 from deepSTRF.report.parts import METRICS, NeuronExample, ReportParts, Section
 from deepSTRF.report.rendering import figure_html, number, render
 from deepSTRF.report.sections._overview import metric_of
+from deepSTRF.report.windows import shown_lags
 
 __all__ = ["example_neurons", "neuron_table"]
 
@@ -46,7 +47,7 @@ def _panel(parts: ReportParts, example: NeuronExample) -> str:
         example.response,
         example.pred,
         parts.dt_ms,
-        strf=example.strf,
+        strf=None if example.strf is None else example.strf[:, -shown_lags(example.strf[None]) :],
         title=title,
         frequencies_hz=parts.frequencies_hz,
         response_label=parts.response_unit,
@@ -82,7 +83,8 @@ def neuron_table(parts: ReportParts) -> Section | None:
     for name in names:
         sorting = "descending" if name == parts.main_score else None
         columns.append({"name": name, "title": metric_of(name).meaning, "numeric": True, "sorted": sorting})
-    rows = [_row(parts, neuron, names, with_fields) for neuron in order]
+    lags = shown_lags(parts.strfs) if with_fields else 0
+    rows = [_row(parts, neuron, names, lags) for neuron in order]
     body = render(
         "neurons.html.j2", columns=columns, rows=rows, has_fields=with_fields, label="Scores of every neuron"
     )
@@ -90,7 +92,7 @@ def neuron_table(parts: ReportParts) -> Section | None:
     return Section("table", "All neurons", body, lead)
 
 
-def _row(parts: ReportParts, neuron: int, names: list[str], with_field: bool) -> dict[str, Any]:
+def _row(parts: ReportParts, neuron: int, names: list[str], lags: int) -> dict[str, Any]:
     cells: list[dict[str, Any]] = [
         {"text": str(neuron), "value": str(neuron), "bar": None},
         {"text": parts.neurons[neuron], "value": None, "bar": None},
@@ -103,6 +105,6 @@ def _row(parts: ReportParts, neuron: int, names: list[str], with_field: bool) ->
         bar = round(100 * min(max(value, 0.0), 1.0), 1) if finite and name == parts.main_score else None
         cells.append({"text": text, "value": f"{value:.6g}" if finite else "", "bar": bar})
     thumbnail = None
-    if with_field and parts.strfs is not None and np.isfinite(parts.strfs[neuron]).all():
-        thumbnail = field_thumbnail(parts.strfs[neuron])
+    if lags and parts.strfs is not None and np.isfinite(parts.strfs[neuron]).all():
+        thumbnail = field_thumbnail(parts.strfs[neuron][:, -lags:])
     return {"name": parts.neurons[neuron], "cells": cells, "thumbnail": thumbnail}

@@ -15,7 +15,7 @@ from deepSTRF.report.sections._tuning import cell
 __all__ = ["left_out", "probes"]
 
 #: Inches; two such figures stand side by side.
-HALF_PAGE = (4.8, 3.3)
+HALF_PAGE = (5.2, 3.1)
 #: Beyond this many lines in one figure the legend would cover them.
 MOST_LABELLED = 6
 #: Figures of one parameter: keys of x and y in probes.npz, axes, log x, title.
