@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.interpret.dynamic import FileSink, dstrf, jackknifed_dstrf
+from deepSTRF.interpret.dynamic import ArraySink, FileSink, dstrf, jackknife_error, jackknifed_dstrf
 from deepSTRF.models.audio import Linear
 
 F, T = 4, 50
@@ -61,3 +61,32 @@ def test_one_fit_is_itself_and_illegal_arguments_are_told() -> None:
             jackknifed_dstrf([model], x, agreement=agreement)
     with pytest.raises(ValueError, match="edge is 'zero' here"):
         jackknifed_dstrf([model], x, edge="drop")
+
+
+def test_standard_errors_and_their_t_map(tmp_path) -> None:
+    models, x = fits(), torch.randn(F, T, dtype=torch.float64)
+    each = np.stack([dstrf(model, x).weights.numpy() for model in models])
+    n = len(models)
+    pseudo = n * each.mean(0) - (n - 1) * each  # Tukey's pseudo-values: their error of the mean
+    wanted = pseudo.std(0, ddof=1) / np.sqrt(n)
+    result = jackknifed_dstrf(models, x, error=ArraySink(), budget_bytes=20_000)
+    np.testing.assert_allclose(result.error, wanted, atol=1e-14)
+    t = np.divide(
+        each.mean(0), wanted, out=np.zeros_like(wanted), where=wanted > 0
+    )  # before the clip: 0 of 0
+    np.testing.assert_allclose(result.t_map(), t, rtol=1e-9)
+    masked = jackknifed_dstrf(models, x, error=ArraySink(), agreement=0.75)
+    assert bool((masked.t_map()[masked.weights == 0] == 0).all())
+    on_disk = jackknifed_dstrf(models, x, error=FileSink(tmp_path / "error.npy"))
+    np.testing.assert_allclose(np.load(on_disk.error), wanted, atol=1e-14)
+    with pytest.raises(TypeError, match="needs weights and errors in memory"):
+        on_disk.t_map()
+    assert jackknifed_dstrf(models, x).error is None
+    assert bool(jackknife_error(torch.ones(1, 3)).isnan().all())
+
+
+def test_errors_of_a_mean_are_those_of_statistics() -> None:
+    """Of a plain mean the jackknife is the standard error, exactly."""
+    values = torch.randn(12, 4, dtype=torch.float64)
+    left_out = torch.stack([values[torch.arange(12) != j].mean(0) for j in range(12)])
+    torch.testing.assert_close(jackknife_error(left_out), values.std(0) / 12**0.5)

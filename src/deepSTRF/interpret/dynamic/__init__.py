@@ -6,9 +6,10 @@ they vary: complexity, gain change, temporal hold, shape change.
 
 from deepSTRF.datasets.folds import Fold, FoldManifest
 from deepSTRF.interpret.dynamic.estimate import dstrf
+from deepSTRF.interpret.dynamic.events import EventLocked, event_locked
 from deepSTRF.interpret.dynamic.folded import dstrf_folds
 from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
-from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknifed_dstrf
+from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknife_error, jackknifed_dstrf
 from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities
 from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, measure_receptive_field
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
@@ -36,6 +37,7 @@ __all__ = [
     "ArraySink",
     "CallbackSink",
     "DynamicSTRF",
+    "EventLocked",
     "FileSink",
     "Fold",
     "FoldManifest",
@@ -52,10 +54,12 @@ __all__ = [
     "complexity",
     "dstrf",
     "dstrf_folds",
+    "event_locked",
     "find_shifts",
     "gain_change",
     "gain_variation",
     "hold_statistics",
+    "jackknife_error",
     "jackknifed_dstrf",
     "measure_receptive_field",
     "nonlinearities",

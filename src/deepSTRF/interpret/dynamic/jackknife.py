@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deepSTRF.interpret.dynamic.estimate import BUDGET, as_sink, dstrf, time_indices
 from deepSTRF.interpret.dynamic.sinks import Sink
 
-__all__ = ["JackknifedSTRF", "jackknifed_dstrf", "sign_consistent"]
+__all__ = ["JackknifedSTRF", "jackknife_error", "jackknifed_dstrf", "sign_consistent"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class JackknifedSTRF:
         Neuron of each column.
     lags : int
         Frames of the window, L.
+    error : Tensor (T, N, L, F), or what its sink made
+        Jackknife standard errors, when they were asked for, else None.
 
     Examples
     --------
@@ -50,6 +52,28 @@ class JackknifedSTRF:
     times: Tensor
     neurons: list[int]
     lags: int
+    error: Any = None
+
+    def t_map(self) -> Tensor:
+        """Return weights over standard errors (T, N, L, F): how many errors each entry is away from zero.
+
+        Entries are 0 where the weight is 0, masked ones among them.
+
+        Returns
+        -------
+        Tensor
+            With J - 1 degrees of freedom, J being the number of fits.
+
+        Raises
+        ------
+        TypeError
+            When weights and errors are not both tensors in memory.
+        """
+        if not isinstance(self.weights, Tensor) or not isinstance(self.error, Tensor):
+            raise TypeError(
+                "a t-map needs weights and errors in memory: jackknifed_dstrf(..., error=ArraySink())"
+            )
+        return torch.where(self.weights == 0, 0.0, self.weights / self.error)
 
 
 def jackknifed_dstrf(
@@ -60,6 +84,7 @@ def jackknifed_dstrf(
     lags: int | None = None,
     times: int | slice | Sequence[int] | None = None,
     sink: Sink | Sequence[Sink] | None = None,
+    error: Sink | Sequence[Sink] | None = None,
     budget_bytes: int = BUDGET,
     **options: Any,
 ) -> JackknifedSTRF:
@@ -83,6 +108,8 @@ def jackknifed_dstrf(
         Which frames; None is all.
     sink : Sink or sequence of Sink, optional
         Where the filters go; None is a tensor in memory.
+    error : Sink or sequence of Sink, optional
+        Where standard errors go, such as ``ArraySink()``; None computes none. See `jackknife_error`.
     budget_bytes : int
         Memory for the filters of all fits at once, and again for the work on each.
     **options
@@ -119,35 +146,43 @@ def jackknifed_dstrf(
     probe = dstrf(models[0], stimulus, lags=lags, times=[0], budget_bytes=budget_bytes, **options)
     shape = tuple(probe.weights.shape[1:])
     wanted = time_indices(times, probe.n_frames)
-    target = as_sink(sink)
-    target.open((len(wanted), *shape), probe.weights.dtype, probe.weights.device)
+    targets = [as_sink(sink)] if error is None else [as_sink(sink), as_sink(error)]
     at_once = max(1, budget_bytes // (len(models) * probe.weights.numel() * probe.weights.element_size()))
     kept, responses, intercepts = 0, [], []
+    opened: list[Sink] = []
     try:
+        for target in targets:
+            target.open((len(wanted), *shape), probe.weights.dtype, probe.weights.device)
+            opened.append(target)
         for first in range(0, len(wanted), at_once):
             part = wanted[first : first + at_once]
             fits = [
                 dstrf(model, stimulus, lags=probe.lags, times=part, budget_bytes=budget_bytes, **options)
                 for model in models
             ]
-            weights, agreed = sign_consistent(torch.stack([fit.weights for fit in fits]), agreement)
+            stacked, rows = torch.stack([fit.weights for fit in fits]), torch.arange(first, first + len(part))
+            weights, agreed = sign_consistent(stacked, agreement)
             kept += agreed
+            targets[0].write(rows, weights)
+            if error is not None:
+                targets[1].write(rows, jackknife_error(stacked))
             responses.append(_mean([fit.response for fit in fits]))
             intercepts.append(_mean([fit.intercept + fit.memory for fit in fits]))
-            target.write(torch.arange(first, first + len(part)), weights)
-        made = target.close()
+        made = [target.close() for target in targets]
     except BaseException:
-        target.abort()
+        for target in opened:
+            target.abort()
         raise
     share = kept / (len(wanted) * probe.weights.numel())
     return JackknifedSTRF(
-        made,
+        made[0],
         torch.cat(responses),
         torch.cat(intercepts),
         share,
         torch.tensor(wanted),
         probe.neurons,
         probe.lags,
+        None if error is None else made[1],
     )
 
 
@@ -183,6 +218,39 @@ def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, i
     lower = torch.lerp(rising[-1 - low], rising[max(-2 - low, -len(rising))], weight)
     split = (upper > 0) & (lower < 0)
     return mean.masked_fill(split, 0.0), int((~split).sum())
+
+
+def jackknife_error(filters: Tensor) -> Tensor:
+    """Return the jackknife standard error of the mean filter.
+
+    ``sqrt((J - 1) / J * sum over j of (W_j - mean)^2)`` for J fits that left out one part of the data each.
+    Fits that also start from different weights differ by that as well, which is counted J - 1 times too: let
+    the factory of `deepSTRF.training.fit_folds` begin with ``torch.manual_seed(0)`` to start all alike.
+
+    Parameters
+    ----------
+    filters : Tensor (J, ...)
+        The same entries of J fits.
+
+    Returns
+    -------
+    Tensor
+        Standard errors (...); NaN for a single fit.
+
+    References
+    ----------
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, equation 11.5.
+
+    Examples
+    --------
+    >>> jackknife_error(torch.tensor([1.0, 2.0, 3.0]))
+    tensor(1.1547)
+    """
+    fits = len(filters)
+    if fits < 2:
+        return torch.full_like(filters[0], torch.nan)
+    spread: Tensor = (filters - filters.mean(0)).square().sum(0)
+    return (spread * (fits - 1) / fits).sqrt()
 
 
 def _mean(values: list[Tensor]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from deepSTRF.interpret.dynamic.ensembles import Filters, ensembles, per_neuron
 from deepSTRF.interpret.dynamic.hold import default_lookahead
 from deepSTRF.interpret.dynamic.variety import complexity
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF.models._checks import check_choice, check_positive_int
 
 __all__ = ["Alignment", "align_filters", "find_shifts", "shape_change"]
 
@@ -92,7 +92,9 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
     return _best(cross, filters.shape[1], max_shift, _scale(filters) * reference.norm(), _varies(filters))
 
 
-def shape_change(dstrfs: Filters, iterations: int = 100, span: int | None = None) -> Tensor:
+def shape_change(
+    dstrfs: Filters, iterations: int = 100, span: int | None = None, *, fill: str = "wrap"
+) -> Tensor:
     """Return the complexity of each neuron after its filters are aligned along the lag axis.
 
     Parameters
@@ -103,6 +105,8 @@ def shape_change(dstrfs: Filters, iterations: int = 100, span: int | None = None
         Most rounds of alignment.
     span : int, optional
         Zero lags at either end, B; None is `default_lookahead`.
+    fill : {"wrap", "zero"}
+        See `align_filters`.
 
     Returns
     -------
@@ -123,11 +127,13 @@ def shape_change(dstrfs: Filters, iterations: int = 100, span: int | None = None
     >>> shape_change(torch.eye(4).view(4, 1, 4, 1))
     tensor([1.], dtype=torch.float64)
     """
-    aligned = align_filters(dstrfs, iterations, span)
+    aligned = align_filters(dstrfs, iterations, span, fill=fill)
     return per_neuron([float(complexity(one.filters.unsqueeze(1))[0]) for one in aligned])
 
 
-def align_filters(dstrfs: Filters, iterations: int = 100, span: int | None = None) -> list[Alignment]:
+def align_filters(
+    dstrfs: Filters, iterations: int = 100, span: int | None = None, *, fill: str = "wrap"
+) -> list[Alignment]:
     """Move each bin's filter along the lag axis so that all of a neuron's filters match.
 
     In rounds: the mean over time is the reference; each filter takes its best circular shift of up to
@@ -142,6 +148,10 @@ def align_filters(dstrfs: Filters, iterations: int = 100, span: int | None = Non
         Most rounds.
     span : int, optional
         Zero lags at either end, B; None is `default_lookahead`.
+    fill : {"wrap", "zero"}
+        What moves in at the end of the axis: what moved out at the other end, as published, or zeros. With
+        zeros the best shift is that of the largest product with the mean, and what finds no place in the
+        window at last is cut off.
 
     Returns
     -------
@@ -159,10 +169,12 @@ def align_filters(dstrfs: Filters, iterations: int = 100, span: int | None = Non
     True
     """
     rounds = check_positive_int("iterations", iterations)
+    check_choice("fill", fill, ("wrap", "zero"))
+    align = _align if fill == "wrap" else _align_filled
     found = []
     for filters, sound in ensembles(dstrfs):
         room = default_lookahead(filters.shape[1]) if span is None else check_positive_int("span", span)
-        found.append(_align(filters, int((~sound).sum()), rounds, room))
+        found.append(align(filters, int((~sound).sum()), rounds, room))
     return found
 
 
@@ -190,6 +202,37 @@ def _align(filters: Tensor, excluded: int, rounds: int, room: int) -> Alignment:
     aligned = _rolled(padded, shifts)[:, room : room + lags]
     shifts = (shifts + length // 2) % length - length // 2
     return Alignment(aligned, shifts, done, not bool(step.any()), excluded)
+
+
+def _align_filled(filters: Tensor, excluded: int, rounds: int, room: int) -> Alignment:
+    """As `_align`, on an axis so long that no allowed shift moves anything over its end."""
+    n_bins, lags, _ = filters.shape
+    farthest = lags // 2 + room
+    padded = torch.nn.functional.pad(filters, (0, 0, farthest, farthest))
+    length, varies, scale = padded.shape[1], _varies(padded), _scale(padded)
+    spectrum, size = torch.fft.rfft(padded, dim=1), padded.abs().sum(2)
+    shifts = torch.zeros(n_bins, dtype=torch.long, device=filters.device)
+    for done in range(1, rounds + 1):  # noqa: B007  (told to the caller)
+        mean = _moved(padded, shifts).mean(0)
+        centre = shifts.new_tensor([_recentring(_moved(size, shifts).mean(0))])
+        mean = _moved(mean.unsqueeze(0), centre)[0]
+        cross = torch.einsum("tkf,kf->tk", spectrum.conj(), torch.fft.rfft(mean, dim=0))
+        best = _best(cross, length, farthest, scale * mean.norm(), varies)
+        still = bool((best == shifts).all())
+        shifts = best
+        if still:
+            break
+    shifts = shifts + _fitting(_moved(size, shifts).mean(0), lags, room, farthest)
+    return Alignment(_moved(padded, shifts)[:, farthest : farthest + lags], shifts, done, still, excluded)
+
+
+def _moved(rows: Tensor, shifts: Tensor) -> Tensor:
+    """Move each row (T, L, ...) along its second axis by its own shift; zeros follow."""
+    length = rows.shape[1]
+    source = torch.arange(length, device=rows.device) - shifts.unsqueeze(1)
+    inside = (source >= 0) & (source < length)
+    taken = rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), source.clamp(0, length - 1)]
+    return taken * inside.view(*inside.shape, *[1] * (rows.ndim - 2))
 
 
 def _best(cross: Tensor, length: int, farthest: int, scale: Tensor, varies: Tensor) -> Tensor:
@@ -232,10 +275,11 @@ def _recentring(profile: Tensor) -> int:
     return length // 2 - int(profile[index].mean(1).argmax())
 
 
-def _fitting(profile: Tensor, lags: int, room: int) -> int:
-    """The common shift, within the zero lags, that keeps most inside the window."""
+def _fitting(profile: Tensor, lags: int, room: int, start: int | None = None) -> int:
+    """The common shift, at most ``room``, that keeps most inside the window, which begins at ``start``."""
+    first = room if start is None else start
     inside = {
-        shift: float(profile.roll(shift)[room : room + lags].sum())
+        shift: float(profile.roll(shift)[first : first + lags].sum())
         for shift in sorted(range(-room, room + 1), key=abs)
     }
     most = max(inside.values())
