@@ -64,6 +64,14 @@ def linear(seed: int) -> Linear:
     return Linear(BANDS, 3, NEURONS, norm="none")
 
 
+def each(ds: NeuralDataset) -> FoldManifest:
+    return plan_folds(ds, crossval=True)
+
+
+def both(ds: NeuralDataset) -> FoldManifest:
+    return plan_folds(ds, crossval=True, jackknife=True)
+
+
 def weights(fits: FoldFits) -> dict[str, torch.Tensor]:
     return {
         f"{f.name} {k}": v for f in fits.manifest.folds for k, v in fits.model(f.name).state_dict().items()
@@ -72,7 +80,7 @@ def weights(fits: FoldFits) -> dict[str, torch.Tensor]:
 
 PLANS: list[dict[str, Any]] = [
     {"crossval": True},
-    {"crossval": False, "jackknife": True},
+    {"jackknife": True},
     {"crossval": True, "jackknife": True},
     {"crossval": True, "n_folds": 2},
     {"crossval": True, "jackknife": True, "n_folds": 4},
@@ -109,7 +117,7 @@ def test_no_fit_that_saw_a_sound_is_used_for_it(tmp_path: Path, options, n_valid
 
 def test_predictions_are_means_and_scores_are_theirs(tmp_path: Path) -> None:
     ds = recording()
-    fits = fit_folds(linear, ds, plan_folds(ds, jackknife=True), tmp_path, fitter_kwargs={"max_epochs": 2})
+    fits = fit_folds(linear, ds, both(ds), tmp_path, fitter_kwargs={"max_epochs": 2})
     assert fits.n_missing == 0
     rates = predict_folds(fits, ds)
     psth, predicted = [], []
@@ -134,7 +142,7 @@ def test_predictions_are_means_and_scores_are_theirs(tmp_path: Path) -> None:
 
 def test_sounds_that_occur_twice_are_one_trial(tmp_path: Path) -> None:
     ds = recording(4, copies=2)
-    plan = plan_folds(ds)
+    plan = each(ds)
     assert plan.trials == tuple(f"sound {clip}" for clip in range(4))
     assert plan.trial_of(ds, 5) == "sound 1"
     fit_folds(lambda seed: Witness(), ds, plan, tmp_path, fitter_kwargs={"max_epochs": 1})
@@ -145,7 +153,7 @@ def test_sounds_that_occur_twice_are_one_trial(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_goes_on_and_ends_as_it_would_have(tmp_path: Path) -> None:
-    ds, plan, made = recording(), plan_folds(recording()), []
+    ds, plan, made = recording(), plan_folds(recording(), crossval=True), []
 
     def factory(seed: int) -> Linear:
         made.append(seed)
@@ -178,7 +186,7 @@ def test_processes_give_the_same_fits(tmp_path: Path) -> None:
     ds = recording(3)
     options: dict[str, Any] = dynamic_strf_settings("deep", max_epochs=2)
     make = [
-        fit_folds(lambda seed: DeepEncoder(BANDS, 3, NEURONS, dilations=(1, 2)), ds, plan_folds(ds),
+        fit_folds(lambda seed: DeepEncoder(BANDS, 3, NEURONS, dilations=(1, 2)), ds, each(ds),
                   tmp_path / str(jobs), n_jobs=jobs, **options)
         for jobs in (1, 2)
     ]  # fmt: skip
@@ -191,7 +199,7 @@ def test_without_validation_the_last_weights_stay(tmp_path: Path) -> None:
     """Against a plain loop of the page's optimiser, all clips in one batch."""
     ds = recording().select(clips=[0, 1, 2])
     settings = dynamic_strf_settings("linear", max_epochs=5)
-    fits = fit_folds(linear, ds, plan_folds(ds, crossval=False), tmp_path, seed=3, **settings)
+    fits = fit_folds(linear, ds, plan_folds(ds), tmp_path, seed=3, **settings)
     torch.manual_seed(3)
     model = linear(3)
     optimizer = torch.optim.RAdam(model.parameters(), lr=0.03, weight_decay=30.0)
@@ -215,28 +223,39 @@ def test_without_validation_the_last_weights_stay(tmp_path: Path) -> None:
 
 def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     ds, options = recording(3), {"fitter_kwargs": {"max_epochs": 1}}
-    fit_folds(linear, ds, plan_folds(ds), tmp_path, **options)
+    fit_folds(linear, ds, each(ds), tmp_path, **options)
     for changed, what in (
-        ((linear, ds, plan_folds(ds), {**options, "seed": 1}), "seed: '0' there, '1' now"),
-        ((linear, ds.smooth_responses(21.0), plan_folds(ds), options), "responses:"),
-        ((linear, ds, plan_folds(ds, jackknife=True), options), "the folds or their sounds differ"),
-        ((linear, ds, plan_folds(ds), {"fitter_kwargs": {"max_epochs": 2}}), "max_epochs: '1' there"),
-        ((lambda seed: Linear(BANDS, 4, NEURONS), ds, plan_folds(ds), options), "model:"),
+        ((linear, ds, each(ds), {**options, "seed": 1}), "seed: '0' there, '1' now"),
+        ((linear, ds.smooth_responses(21.0), each(ds), options), "responses:"),
+        (
+            (linear, ds, both(ds), options),
+            "the folds or their sounds differ",
+        ),
+        (
+            (linear, ds, each(ds), {"fitter_kwargs": {"max_epochs": 2}}),
+            "max_epochs: '1' there",
+        ),
+        ((lambda seed: Linear(BANDS, 4, NEURONS), ds, each(ds), options), "model:"),
     ):
         with pytest.raises(ValueError, match=what):
             fit_folds(*changed[:3], tmp_path, **changed[3])
     fits = fit_folds(
-        lambda seed: Linear(BANDS, 4, NEURONS), ds, plan_folds(ds), tmp_path, overwrite=True, **options
+        lambda seed: Linear(BANDS, 4, NEURONS),
+        ds,
+        each(ds),
+        tmp_path,
+        overwrite=True,
+        **options,
     )
     assert [fits.model(fold.name).T for fold in fits.manifest.folds] == [4, 4, 4]
     (tmp_path / "folds.json").unlink()
     with pytest.raises(FileExistsError, match="whose origin nothing tells"):
-        fit_folds(linear, ds, plan_folds(ds), tmp_path, **options)
+        fit_folds(linear, ds, each(ds), tmp_path, **options)
 
 
 def test_what_cannot_be_is_told(tmp_path: Path) -> None:
     ds = recording(3)
-    plan = plan_folds(ds)
+    plan = each(ds)
     for kwargs, what in (
         ({"n_validation": 2}, "leaves nothing to train on: a fold has 2 trials"),
         ({"n_validation": -1}, "n_validation must be"),
@@ -257,15 +276,15 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
         predict_folds(fits, stranger)
     assert len(fits.unseen(stranger, 0, strangers=True)) == 3
     assert predict_folds(fits, stranger, strangers=True)[0].shape == (NEURONS, 55)
-    alone = fit_folds(
-        linear, ds, plan_folds(ds, crossval=False), tmp_path / "all", fitter_kwargs={"max_epochs": 1}
-    )
+    alone = fit_folds(linear, ds, plan_folds(ds), tmp_path / "all", fitter_kwargs={"max_epochs": 1})
     with pytest.raises(ValueError, match="every fit saw trial 'sound 1'"):
         score_folds(alone, ds.select(clips=[1]))
     with pytest.raises(FileNotFoundError, match=r"folds.json does not exist"):
         FoldFits(tmp_path)
     with pytest.raises(ValueError, match=r"n_folds must lie in 2 .. 3"):
-        plan_folds(ds, n_folds=4)
+        plan_folds(ds, crossval=True, n_folds=4)
+    with pytest.raises(ValueError, match="how many groups are left out"):
+        plan_folds(ds, n_folds=2)
 
 
 def test_fits_that_diverge_are_told_at_the_end(tmp_path: Path) -> None:
@@ -278,7 +297,7 @@ def test_fits_that_diverge_are_told_at_the_end(tmp_path: Path) -> None:
         return model
 
     with pytest.raises(FitDivergedError, match=r"1 of 3 fits diverged; the others are saved. model-001"):
-        fit_folds(factory, ds, plan_folds(ds), tmp_path, fitter_kwargs={"max_epochs": 1})
+        fit_folds(factory, ds, each(ds), tmp_path, fitter_kwargs={"max_epochs": 1})
     assert FoldFits(tmp_path).n_missing == 1
 
 
@@ -298,7 +317,7 @@ def test_files_of_the_page(tmp_path: Path) -> None:
 def test_jackknifed_filters_from_such_a_folder(tmp_path: Path) -> None:
     ds = recording()
     fits = fit_folds(lambda seed: DeepEncoder(BANDS, 3, NEURONS, dilations=(1, 2)), ds,
-                     plan_folds(ds, jackknife=True), tmp_path / "fits",
+                     both(ds), tmp_path / "fits",
                      fitter_kwargs={"max_epochs": 2})  # fmt: skip
     paths = dstrf_folds(fits, ds.select(clips=[4, 1]), tmp_path / "filters", agreement=0.75)
     assert [path.name for path in paths] == ["dSTRF-004.npy", "dSTRF-001.npy"]

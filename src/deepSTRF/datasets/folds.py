@@ -329,7 +329,7 @@ class FoldManifest:
 def plan_folds(
     dataset: NeuralDataset,
     *,
-    crossval: bool = True,
+    crossval: bool = False,
     jackknife: bool = False,
     n_folds: int | None = None,
     seed: int = 0,
@@ -343,7 +343,8 @@ def plan_folds(
     dataset : NeuralDataset
         All clips that take part.
     crossval, jackknife : bool
-        As in `FoldManifest.plan`: one of them leaves each trial out once, both leave out each pair.
+        As in `FoldManifest.plan`: one of them leaves each trial out once, both leave out each pair, neither
+        makes one fit to all.
     n_folds : int, optional
         Leave out a group of trials at a time, of this many groups dealt in a seeded order; None leaves out
         single trials. Both of them together need ``n_folds (n_folds - 1) / 2`` fits.
@@ -358,7 +359,7 @@ def plan_folds(
     Raises
     ------
     ValueError
-        For too few trials, or more groups than trials.
+        For too few trials, more groups than trials, or groups that none leaves out.
 
     Examples
     --------
@@ -374,6 +375,10 @@ def plan_folds(
     if n_folds is not None:
         if not 2 <= n_folds <= len(names):
             raise ValueError(f"n_folds must lie in 2 .. {len(names)}, the number of trials, got {n_folds}")
+        if not (crossval or jackknife):
+            raise ValueError(
+                "n_folds says how many groups are left out: pass crossval=True, jackknife=True or both"
+            )
         order = [place for group in shuffled([[i] for i in range(len(names))], seed) for place in group]
         groups = [[names[place] for place in sorted(order[first::n_folds])] for first in range(n_folds)]
     plan = FoldManifest.plan(names, crossval=crossval, jackknife=jackknife, groups=groups)

@@ -219,7 +219,7 @@ def predict_folds(
     >>> from deepSTRF.training import fit_folds
     >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan_folds(ds), folder,
+    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan_folds(ds, crossval=True), folder,
     ...                      fitter_kwargs={"max_epochs": 1})
     ...     [tuple(rates.shape) for rates in predict_folds(fits, ds)]
     [(2, 40), (2, 40), (2, 40)]
@@ -276,7 +276,7 @@ def score_folds(
     >>> from deepSTRF.training import fit_folds
     >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan_folds(ds), folder,
+    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan_folds(ds, crossval=True), folder,
     ...                      fitter_kwargs={"max_epochs": 1})
     ...     table = score_folds(fits, ds, n_bootstrap=0)
     >>> len(table), "cc_norm" in table.columns

@@ -84,9 +84,8 @@ def dstrf_folds(
     >>> from deepSTRF.datasets.audio import SyntheticDataset
     >>> from deepSTRF.models.audio import Linear
     >>> ds = SyntheticDataset(n_neurons=2, n_clips=2, n_repeats=2, clip_seconds=0.1)
-    >>> fits = SimpleNamespace(
-    ...     manifest=plan_folds(ds), unseen=lambda ds, clip: [Linear(ds.F, 3, 2) for _ in range(4)]
-    ... )
+    >>> models = [Linear(ds.F, 3, 2) for _ in range(4)]  # in earnest: fits = fit_folds(...)
+    >>> fits = SimpleNamespace(manifest=plan_folds(ds, crossval=True), unseen=lambda ds, clip: models)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     [path.name for path in dstrf_folds(fits, ds, folder, agreement=0.75)]
     ['dSTRF-000.npy', 'dSTRF-001.npy']
