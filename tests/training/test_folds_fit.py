@@ -339,3 +339,12 @@ def test_jackknifed_filters_from_such_a_folder(tmp_path: Path) -> None:
     paths[1].with_suffix(".json").write_text("{")  # killed
     dstrf_folds(fits, ds, tmp_path / "filters", clips=[1], agreement=0.75, dtype=torch.float32)
     assert set(nonlinearities(paths)) == {"complexity", "gain change", "temporal hold", "shape change"}
+
+
+def test_a_bar_counts_the_folds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ds = recording(3)
+    fits = fit_folds(linear, ds, each(ds), tmp_path, progress=True, fitter_kwargs={"max_epochs": 1})
+    assert "folds" in capsys.readouterr().err
+    assert repr(fits).endswith("3 fits, 0 missing)")
+    with pytest.raises(ValueError, match="progress must be True, False or 'auto'"):
+        fit_folds(linear, ds, each(ds), tmp_path, progress="yes", fitter_kwargs={"max_epochs": 1})
