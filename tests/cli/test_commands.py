@@ -45,11 +45,11 @@ def test_help_is_quick_and_complete():
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    for command in ("datasets", "models", "fit", "evaluate", "report"):
+    for command in ("datasets", "models", "fit", "evaluate", "report", "explain"):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["datasets", "models", "fit", "evaluate", "report"])
+@pytest.mark.parametrize("command", ["datasets", "models", "fit", "evaluate", "report", "explain"])
 def test_every_command_has_help(deepstrf, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = deepstrf(command, "--help")
@@ -232,3 +232,21 @@ def test_interrupt_says_how_to_go_on(deepstrf, monkeypatch):
     code, _, err = deepstrf("fit", "-q")
     assert code == 130
     assert "goes on where it stopped" in err
+
+
+def test_explain_writes_beside_the_run_and_says_what_it_wrote(deepstrf):
+    assert deepstrf("fit", *SMALL_FLAGS, "--out", "run")[0] == 0
+    code, out, err = deepstrf("explain", "run", "--neurons", "sim001, 0", "--quiet")
+    assert code == 0, err
+    assert "Explained sim001, sim000" in out
+    for name in ("tuning.csv", "nonlinearity.csv", "probes.csv", "dstrf.npz", "*.wav", "report.html"):
+        assert name in out
+    assert "dstrf.gif" not in out, "one filter at all times makes no movie"
+    again, out, _ = deepstrf("explain", "run", "--neurons", "1,0")
+    assert (again, "Explained sim001, sim000" in out) == (0, True)
+    code, _, err = deepstrf("explain", "run", "--neurons", "2")
+    assert code == 1
+    assert "--overwrite" in err
+    code, _, err = deepstrf("explain", "run", "--neurons", "A1")
+    assert code == 2
+    assert "no neuron 'A1'" in err

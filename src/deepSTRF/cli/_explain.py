@@ -69,6 +69,8 @@ def explain_and_print(
         download=download,
         progress=False if quiet else "auto",
     )
+    if not quiet:
+        typer.echo("Writing the report", err=True)
     _print(found, write_report(run))
 
 

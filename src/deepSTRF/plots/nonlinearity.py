@@ -31,6 +31,8 @@ ROW_INCHES, COLUMN_INCHES, NAME_INCHES = 0.3, 1.75, 1.2
 MOST_NAMED = 8
 #: Share of the axis kept free around the outermost dots.
 MARGIN = 0.12
+#: Values that differ by less are one value.
+ALIKE = 1e-3
 
 
 def plot_nonlinearity_scatter(
@@ -92,9 +94,11 @@ def plot_nonlinearity_scatter(
         x, y = columns[name][both], columns[against][both]
         ax.scatter(x, y, s=24, color=BLUE, alpha=0.75, linewidth=0)
         ax.margins(MARGIN)
-        if x.size and np.ptp(x) == 0:  # all alike: an axis in thousandths around it would mislead
-            ax.set_xlim(float(x[0]) - 0.5, float(x[0]) + 0.5)
-            ax.set_xticks([float(x[0])])
+        for values, limits, ticks in ((x, ax.set_xlim, ax.set_xticks), (y, ax.set_ylim, ax.set_yticks)):
+            if values.size and np.ptp(values) < ALIKE:
+                # an axis in thousandths around them would mislead
+                limits(float(values[0]) - 0.5, float(values[0]) + 0.5)
+                ticks([round(float(values[0]), 3)])
         missing = int((~both).sum())
         left_title(ax, f"n = {int(both.sum())}" + (f", {missing} NaN" if missing else ""), TICK_SIZE)
         if names is not None and both.size <= MOST_NAMED:

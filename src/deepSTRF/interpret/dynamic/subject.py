@@ -139,7 +139,7 @@ class Subject:
             return False
         try:
             self.init_state(1)
-        except TypeError:  # a part of a user's that has no step; the text of the error names it
+        except (TypeError, ValueError):  # a part without step, or one whose memory has no bound
             return False
         return True
 

@@ -24,6 +24,8 @@ MEASURES = {
 }
 #: Dots say something about a population from here on.
 FEWEST_DOTS = 3
+#: Complexities that differ by less are one dot over another.
+ALIKE = 1e-3
 MOVIE_WIDTH_PX = 740
 
 
@@ -119,7 +121,7 @@ def nonlinearity(parts: ReportParts) -> Section | None:
         )
     body = figure_html(figure, alt, caption)
     several = sum(bool(np.isfinite(values).all()) for values in zip(*measures.values(), strict=True))
-    if several >= FEWEST_DOTS and not found.facts.get("constant"):
+    if several >= FEWEST_DOTS and float(np.ptp(np.nan_to_num(measures["complexity"]))) > ALIKE:
         figure, _ = plot_nonlinearity_scatter(measures, names=found.labels)
         body += figure_html(figure, "Complexity against each of the other measures, a dot per neuron.")
     lead = (

@@ -1,0 +1,225 @@
+"""Explanations: every model gets what applies to it, the rest is skipped by name, and the page shows it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import wave
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deepSTRF.interpret import strf_tuning
+from deepSTRF.report import Explanation, explain_run, gather_parts, write_report
+from deepSTRF.report.bars import open_bars
+from deepSTRF.report.explaining.excerpts import choose_excerpt, strongest_stretch
+from deepSTRF.report.windows import shown_lags
+from deepSTRF.training.experiment import ExperimentConfig, run_experiment
+from deepSTRF.training.receptive_fields import GRADIENT, receptive_fields
+from deepSTRF.training.run_folder import Run
+
+SMALL = {"n_neurons": 3, "n_clips": 5, "n_repeats": 3, "clip_seconds": 0.6}
+
+
+def fitted(folder, **choices) -> Run:
+    config = ExperimentConfig(dataset_options=SMALL, split="3/1/1", epochs=1, **choices)
+    return run_experiment(config, folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def nonlinear(tmp_path_factory) -> Run:
+    folder = tmp_path_factory.mktemp("runs") / "nrf"
+    run = fitted(folder, model="nrf", model_options={"n_hidden": 2, "temporal_window_size": 5})
+    explain_run(run, ["2", "sim000"], progress=False)
+    return run
+
+
+def rows_of(path):
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_files_agree_with_the_model_and_with_each_other(nonlinear):
+    folder, model = nonlinear.path / "explain", nonlinear.load_model()
+    found = Explanation.load(nonlinear.path)
+    assert found.names == ["sim002", "sim000"]
+    assert found.skipped == []
+    fields = receptive_fields(model)
+    assert fields.kind == GRADIENT == found.facts["field_kind"]
+    np.testing.assert_allclose(found.arrays["fields"]["fields"], fields.maps, rtol=1e-6)
+    expected = strf_tuning(fields.maps, np.asarray(nonlinear.facts["frequencies_hz"]), 5.0)
+    written = rows_of(folder / "tuning.csv")
+    assert [row["neuron"] for row in written] == nonlinear.scores.neurons
+    for row, latency in zip(written, expected["latency_ms"], strict=True):
+        assert float(row["latency_ms"] or "nan") == pytest.approx(latency, rel=1e-5, nan_ok=True)
+    assert [row["index"] for row in rows_of(folder / "nonlinearity.csv")] == ["2", "0"]
+    assert [row["index"] for row in rows_of(folder / "probes.csv")] == ["2", "0"]
+    assert sorted(path.name for path in folder.glob("*.wav")) == ["strf-0.wav", "strf-2.wav"]
+
+
+def test_filters_stand_in_the_order_asked_for_and_explain_the_response(nonlinear):
+    dstrf = Explanation.load(nonlinear.path).arrays["dstrf"]
+    model = nonlinear.load_model()
+    stim, weights = dstrf["stim"], dstrf["weights"]
+    n_bins, n_neurons, n_lags, n_bands = weights.shape
+    assert (n_neurons, n_lags, n_bands) == (2, 5, 24)
+    assert stim.shape == (n_bands, n_bins)
+    import torch
+
+    x = torch.from_numpy(stim)[None, None].requires_grad_()
+    response = model.eval().respond(x)
+    for column, neuron in enumerate((2, 0)):
+        moment = n_bins // 2
+        np.testing.assert_allclose(
+            dstrf["pred"][moment, column], response[0, neuron, 0, moment].item(), rtol=1e-4
+        )
+        (gradient,) = torch.autograd.grad(response[0, neuron, 0, moment], x, retain_graph=True)
+        window = gradient[0, 0, :, moment - n_lags + 1 : moment + 1].T
+        np.testing.assert_allclose(weights[moment, column], window, atol=1e-6)
+
+
+def test_movie_and_page_hold_everything(nonlinear, tmp_path):
+    found = Explanation.load(nonlinear.path)
+    with Image.open(found.movie) as movie:
+        assert movie.n_frames > 20
+    page = write_report(nonlinear, tmp_path / "r.html").read_text(encoding="utf-8")
+    for anchor in ("fields", "tuning", "listening", "dynamics", "nonlinearity", "probes"):
+        assert f'<section id="{anchor}">' in page
+    assert 'id="left-out"' not in page
+    assert page.count("data:audio/wav") == 2
+    assert page.count("data:image/gif") == 1
+    assert "slopes at the null stimulus" in page
+
+
+def test_explained_before_is_read_and_another_choice_is_refused(nonlinear):
+    before = (nonlinear.path / "explain" / "explain.json").stat().st_mtime_ns
+    assert explain_run(nonlinear, [2, 0], progress=False).names == ["sim002", "sim000"]
+    assert (nonlinear.path / "explain" / "explain.json").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match=r"neurons \[2, 0\], not \[1\].*--overwrite"):
+        explain_run(nonlinear, [1], progress=False)
+    for wrong, error, text in (
+        ([7], IndexError, "neuron 7 does not exist"),
+        (["A1"], ValueError, "no neuron 'A1'"),
+        ([0, "sim000"], ValueError, "different neurons"),
+        ([], ValueError, "1 to 12"),
+    ):
+        with pytest.raises(error, match=text):
+            explain_run(nonlinear, wrong, progress=False)
+
+
+def test_a_linear_model_is_one_filter_and_has_no_movie(tmp_path):
+    run = fitted(tmp_path / "linear", model_options={"temporal_window_size": 4})
+    found = explain_run(run, [1], progress=False)
+    assert found.facts["constant"] is True
+    assert found.movie is None
+    (row,) = found.tables["nonlinearity"]
+    assert float(row["complexity"]) == pytest.approx(1.0)
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "it is linear in its spectrogram" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("statenet", {"hidden_channels": 2}), ("transformer", {"embedding_dim": 4})],
+)
+def test_a_model_of_unbounded_memory_has_a_window_and_gradient_maps(tmp_path, name, options):
+    run = fitted(tmp_path / name, model=name, model_options=options)
+    found = explain_run(run, [0], progress=False)
+    assert found.skipped == []
+    assert found.facts["receptive_field"] is None
+    assert found.facts["lags"] == 60
+    assert found.arrays["fields"]["fields"].shape == (3, 24, 60)
+    assert gather_parts(run).strf_kind == GRADIENT
+
+
+def test_a_waveform_model_is_played_sounds_and_gives_its_field_as_one(tmp_path):
+    run = fitted(tmp_path / "mel", wav2spec="mel", wav2spec_options={"n_mels": 12})
+    found = explain_run(run, [0], progress=False)
+    assert found.skipped == []
+    ((_, path),) = found.sounds
+    assert path.name == "field-0.wav"
+    with wave.open(str(path)) as file:
+        assert file.getframerate() == 16000
+        assert file.getnframes() > 0.3 * 16000
+
+
+def test_without_the_recording_the_rest_is_done_and_the_reason_told(tmp_path, monkeypatch):
+    run = fitted(tmp_path / "lost", model_options={"temporal_window_size": 4})
+    monkeypatch.setattr(
+        "deepSTRF.report.explaining.run.load_dataset",
+        lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("mine.npz is not there")),
+    )
+    told = []
+    found = explain_run(run, [0], progress=False, say=told.append)
+    assert [part for part, _ in found.skipped] == ["dynamic STRFs", "probes"]
+    assert all("mine.npz is not there" in reason for _, reason in found.skipped)
+    assert len(told) == 2
+    assert sorted(found.tables) == ["tuning"]
+    page = write_report(run).read_text(encoding="utf-8")
+    assert 'id="left-out"' in page
+    assert "mine.npz is not there" in page
+
+
+def test_a_refit_takes_the_explanation_with_it_and_damage_is_named(tmp_path):
+    run = fitted(tmp_path / "one", model_options={"temporal_window_size": 4})
+    explain_run(run, [0], progress=False)
+    (run.path / "explain" / "probes.npz").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"damaged.*--overwrite"):
+        Explanation.load(run.path)
+    assert explain_run(run, [0], overwrite=True, progress=False).names == ["sim000"]
+    run_experiment(run.config, run.path, overwrite=True, progress=False)
+    assert Explanation.load(run.path) is None
+
+
+def test_an_interrupted_explanation_is_none(nonlinear, tmp_path):
+    (tmp_path / "explain").mkdir()
+    (tmp_path / "explain" / "tuning.csv").write_text("neuron\n")
+    assert Explanation.load(tmp_path) is None
+    facts = json.loads((nonlinear.path / "explain" / "explain.json").read_text())
+    assert facts["format"] == 1
+
+
+def test_excerpt_is_the_clip_with_the_largest_spread():
+    class Recording:
+        dt = 5.0
+        stims = ["a", "b"]
+        stim_meta = [{"name": "quiet"}, {"name": "loud"}]
+
+        def __len__(self):
+            return 2
+
+        def response_block(self, clip):
+            block = np.zeros((2, 3, 20))
+            block[1, :, 5] = 1.0 + 5 * clip
+            block[0] = np.nan
+            return block
+
+    chosen = choose_excerpt(Recording(), [1])
+    assert (chosen.clip, chosen.name, chosen.start, chosen.stop) == (1, "loud", 0, 20)
+    assert chosen.psth[5, 0] == 6.0
+    with pytest.raises(ValueError, match="none of the chosen neurons"):
+        choose_excerpt(Recording(), [0])
+    assert strongest_stretch(np.array([5.0, np.nan, 1.0, 2.0]), 2) == slice(0, 2)
+
+
+def test_only_windows_that_are_mostly_empty_are_cut():
+    field = np.zeros((2, 3, 40))
+    field[:, 0, -4:] = 1.0
+    assert shown_lags(field) == 5
+    field[:, 0, 5] = 1.0
+    assert shown_lags(field) == 40
+    assert shown_lags(np.zeros((1, 3, 7))) == 7
+
+
+def test_bars_are_drawn_on_stderr_and_only_when_wanted(capsys):
+    for wanted in (True, False):
+        with open_bars(wanted) as begin:
+            count = begin("tuning", 3)
+            count(1)
+            begin("probes", 2)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert ("tuning" in err and "3/3" in err) is wanted
+    with pytest.raises(ValueError, match="progress must be"), open_bars("yes"):
+        pass
