@@ -270,6 +270,13 @@ def test_bad_input(case: tuple[str, int]) -> None:
         model(torch.randn(1, 1, BANDS + 1, 20))
     with pytest.raises(ValueError, match=f"n_frequency_bands={BANDS}"):
         model(torch.randn(1, 2, BANDS, 20))
+    with pytest.raises(ValueError, match="T of at least 1"):
+        model(torch.randn(1, 1, BANDS, 0))
+    for wrong in (spectrogram().double(), spectrogram().int()):
+        with pytest.raises(TypeError, match=r"pass x\.to\(torch\.float32\)"):
+            model(wrong)
+    with pytest.raises(TypeError, match="ndarray"):
+        model(spectrogram().numpy())
 
 
 def test_bad_arguments(case: tuple[str, int]) -> None:

@@ -253,6 +253,30 @@ def test_polarity_of_a_linear_model() -> None:
     assert torch.equal(model.STRFs("OFF"), weight[:, 1])
 
 
+@pytest.mark.parametrize("standardize", [False, True])
+def test_the_gradient_map_around_silence_is_the_mean_slope_of_both_sides(standardize: bool) -> None:
+    """A rectifier has no slope at 0, where the null stimulus lies: the map takes the mean of its two."""
+    model = Linear(F, 3, 2, prefiltering=PAGE, norm="none", standardize=standardize).double()
+    if standardize:
+        model.fit_standardization([spectrogram(200)])
+    frames, step = 8, 1e-3
+    null = torch.zeros(1, 1, F, frames, dtype=torch.float64)
+    if standardize:
+        null = null + model.standardizer.mean.view(1, 1, -1, 1)
+    found = model.STRF_gradmap(frames)[:, 0]
+    expected = torch.empty_like(found)
+    model.eval()
+    with torch.no_grad():
+        for band in range(F):
+            for frame in range(frames):
+                moved = torch.zeros_like(null)
+                moved[..., band, frame] = step
+                slope = (model(null + moved) - model(null - moved)) / (2 * step)
+                expected[:, band, frame] = slope[0, :, 0, -1]
+    assert float(expected.abs().min(1).values.max()) > 0
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
 # ------------------------------ bad input
 
 
@@ -273,6 +297,13 @@ def test_bad_arguments() -> None:
         make_prefiltering("adaptrans", F, 5.0, init_w=1.0)
     with pytest.raises(TypeError, match="learnable"):
         make_prefiltering("adaptrans", F, 5.0, learnable="yes")
+    with pytest.raises(ValueError, match=r"1\.5 to 1\.5$"):
+        make_prefiltering("adaptrans", F, 5.0, init_w=1.5)
+    with pytest.raises(ValueError, match="tau must be above 0"):
+        tau_to_a(torch.tensor([5.0, 0.0]))
+    for bad in (0.0, 1.0, 1.2, float("nan")):
+        with pytest.raises(ValueError, match="above 0 and below 1"):
+            a_to_tau(bad)
     for bad in ([[0.5]], [], [0.5, 1.0], [0.0], [float("nan")]):
         with pytest.raises(ValueError, match="init_a_vals"):
             ICAdaptation(bad)

@@ -80,11 +80,19 @@ def tau_to_a(tau: Frequencies, dt: float = 1.0) -> Frequencies:
     float, numpy.ndarray or Tensor
         Between 0 and 1; same kind and shape as ``tau``.
 
+    Raises
+    ------
+    ValueError
+        For a time constant that is not above 0.
+
     Examples
     --------
     >>> round(tau_to_a(216.61, dt=5.0), 5)
     0.97718
     """
+    values = np.asarray(_plain(tau))
+    if not bool((values > 0).all()):
+        raise ValueError(f"tau must be above 0 ms, got {float(values.min()):g}")
     return _apply(tau, lambda t, xp: xp.exp(-dt / t))
 
 
@@ -103,11 +111,22 @@ def a_to_tau(a: Frequencies, dt: float = 1.0) -> Frequencies:
     float, numpy.ndarray or Tensor
         Milliseconds; same kind and shape as ``a``.
 
+    Raises
+    ------
+    ValueError
+        For a factor that is not between 0 and 1.
+
     Examples
     --------
     >>> round(a_to_tau(tau_to_a(80.0, dt=5.0), dt=5.0), 9)
     80.0
     """
+    values = np.asarray(_plain(a))
+    if not bool(((values > 0) & (values < 1)).all()):
+        raise ValueError(
+            f"a must be above 0 and below 1, got {float(values.min()):g} to {float(values.max()):g}; "
+            "tau_to_a(tau_ms, dt) gives decay factors"
+        )
     return _apply(a, lambda factor, xp: -dt / xp.log(factor))
 
 

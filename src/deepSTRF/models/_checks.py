@@ -6,7 +6,18 @@ import math
 import numbers
 from collections.abc import Sequence
 
-__all__ = ["check_choice", "check_flag", "check_positive_int", "check_positive_number", "polarity_channel"]
+import torch
+from torch import Tensor
+
+__all__ = [
+    "check_choice",
+    "check_dtype",
+    "check_flag",
+    "check_positive_int",
+    "check_positive_number",
+    "check_tensor",
+    "polarity_channel",
+]
 
 _POLARITIES = {"on": 0, "off": 1}
 
@@ -59,6 +70,26 @@ def check_flag(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r} ({type(value).__name__})")
     return value
+
+
+def check_tensor(x: object) -> None:
+    """Raise a TypeError unless a stimulus is a tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"expected a Tensor, got {type(x).__name__}: torch.as_tensor(x, dtype=torch.float32) makes one"
+        )
+
+
+def check_dtype(x: Tensor, dtype: torch.dtype) -> None:
+    """Raise a TypeError unless a stimulus has the precision of the model's weights.
+
+    Under autocast layers convert what they get.
+    """
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(
+            f"the stimulus is {x.dtype} and the model {dtype}: pass x.to({dtype})"
+            + (", or call model.double() first" if x.dtype == torch.float64 else "")
+        )
 
 
 def polarity_channel(polarity: str | int, n_channels: int) -> int:

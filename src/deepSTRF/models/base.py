@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF.models._checks import check_dtype, check_positive_int, check_tensor
 from deepSTRF.models.causal import State, init_slot_state, placement, step_slot
 from deepSTRF.models.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.configurable import Configurable
@@ -92,9 +92,12 @@ class NeuralModel(nn.Module, Configurable):
 
         Raises
         ------
+        TypeError
+            For anything but a tensor of the model's precision.
         ValueError
-            For an input of another rank.
+            For an input of another rank, or without frames.
         """
+        check_tensor(x)
         if isinstance(self.wav2spec, nn.Identity):
             self._check_spectrogram(x)
             return x
@@ -116,6 +119,9 @@ class NeuralModel(nn.Module, Configurable):
                 "add the missing axes, e.g. stimulus.unsqueeze(0) for one clip (1, F, T)"
             )  # fmt: skip
             raise ValueError(f"expected spectrograms (B, 1, F, T), got {tuple(x.shape)}; {hint}")
+        if x.shape[-1] < 1:
+            raise ValueError(f"expected spectrograms with T of at least 1, got {tuple(x.shape)}")
+        check_dtype(x, placement(self)[1])
 
     # ------------------------------------------------------------------ time in pieces
 

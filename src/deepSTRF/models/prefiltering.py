@@ -65,13 +65,8 @@ class _Adaptation(nn.Module):
     ) -> State:
         """Return the state of the leaky means before the first frame."""
         own_device, own_dtype = placement(self)
-        return leaky_mean_state(
-            batch,
-            (1, self.F),
-            (self.out_channels, self.F),
-            device=device or own_device,
-            dtype=dtype or own_dtype,
-        )
+        shapes = (1, self.F), (self.out_channels, self.F)
+        return leaky_mean_state(batch, *shapes, device=device or own_device, dtype=dtype or own_dtype)
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, 1, F, T') to (B, out_channels, F, T')."""
@@ -170,7 +165,7 @@ class AdapTrans(_Adaptation, Configurable):
         level = (1.0 - w) * origin[:, 0]
         on = now[:, 0] - w * past[:, 0] + level
         off = past[:, 1] - w * now[:, 0] + level
-        return torch.stack([on, off], dim=1).relu(), following
+        return _rectified(torch.stack([on, off], dim=1)), following
 
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return finite kernels that approach the recursion, before rectification.
@@ -245,7 +240,7 @@ class ICAdaptation(_Adaptation, Configurable):
         """Map the next frames (B, 1, F, T') to (B, 1, F, T')."""
         self._check_bands(chunk)
         _, now, mean, following = leaky_mean(chunk, self.a.unsqueeze(0), 1.0 - self.a.unsqueeze(0), state)
-        return (now - mean[..., :-1]).relu(), following
+        return _rectified(now - mean[..., :-1]), following
 
     def build_kernels(self, kernel_size: int | None = None) -> Tensor:
         """Return a finite kernel that approaches the recursion, before rectification.
@@ -366,6 +361,11 @@ for _kind in KINDS:
     PREFILTERS.register(_kind)(partial(make_prefiltering, _kind))
 
 
+def _rectified(x: Tensor) -> Tensor:
+    """``ReLU(x)`` with slope 1/2 at 0, where the null stimulus lies: at slope 0 its gradient map vanishes."""
+    return torch.maximum(x, torch.zeros_like(x))
+
+
 def _check_fractions(name: str, values: Any, *, open_above: bool) -> Tensor:
     """Return (F,) float64 values between 0 and 1."""
     tensor = torch.as_tensor(values).detach().to("cpu", torch.float64)
@@ -374,8 +374,8 @@ def _check_fractions(name: str, values: Any, *, open_above: bool) -> Tensor:
     if not bool(((tensor > 0) & ((tensor < 1) if open_above else (tensor <= 1))).all()):
         range_ = "above 0 and below 1" if open_above else "above 0 and at most 1"
         raise ValueError(
-            f"{name} must be {range_}, got {float(tensor.min()):g} to {float(tensor.max()):g}; "
-            "tau_to_a(tau_ms, dt) gives decay factors"
+            f"{name} must be {range_}, got {float(tensor.min()):g} to {float(tensor.max()):g}"
+            + ("; tau_to_a(tau_ms, dt) gives decay factors" if name == "init_a_vals" else "")
         )
     return tensor
 

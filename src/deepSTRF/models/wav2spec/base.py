@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF.dsp.framing import samples_per_bin
-from deepSTRF.models._checks import check_positive_int, check_positive_number
+from deepSTRF.models._checks import check_positive_int, check_positive_number, check_tensor
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.constants import ExactConstants
@@ -146,6 +146,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
 
     def check_waveform(self, x: Tensor) -> None:
         """Raise an error, before any computation, unless ``x`` is (B, 1, n * hop) of real numbers."""
+        check_tensor(x)
         if not x.is_floating_point():
             raise TypeError(f"expected a floating-point waveform, got {x.dtype}; convert it, e.g. x.float()")
         if x.ndim != 3:
