@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.protocols import DatasetLike
+from deepSTRF.training.score_table import neuron_names
 
-__all__ = ["check_recordings", "count_bands", "given_lambdas"]
+__all__ = ["check_recordings", "check_some_bins", "count_bands", "given_lambdas"]
 
 
 def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
@@ -47,6 +48,20 @@ def check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lambd
         raise ValueError(
             f"train has {train.N_neurons} neurons and validation {validation.N_neurons}; make both from one "
             "recording: split.apply(dataset)"
+        )
+    if neuron_names(validation.nrn_meta) != neuron_names(train.nrn_meta):
+        raise ValueError(
+            "train and validation hold different neurons, or the same in another order; make both from one "
+            "recording: split.apply(dataset)"
+        )
+
+
+def check_some_bins(n_untrained: int, n_neurons: int, warmup_ms: float) -> None:
+    """Raise ValueError when no neuron has training bins to fit."""
+    if n_untrained == n_neurons:
+        raise ValueError(
+            "no neuron has responses to fit: check the selection of clips and neurons, and that "
+            f"warmup_ms={warmup_ms:g} is shorter than the clips"
         )
 
 

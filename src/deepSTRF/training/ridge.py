@@ -16,7 +16,12 @@ from deepSTRF.models.audio.linear import Linear
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
 from deepSTRF.training._checks import check_non_negative
-from deepSTRF.training._ridge_checks import check_recordings, count_bands, given_lambdas
+from deepSTRF.training._ridge_checks import (
+    check_recordings,
+    check_some_bins,
+    count_bands,
+    given_lambdas,
+)
 from deepSTRF.training.ridge_data import ClipFeatures, group_neurons, lagged_rows, row_chunks
 from deepSTRF.training.ridge_solve import cross_products, solve_group
 from deepSTRF.training.score_table import neuron_names
@@ -174,7 +179,7 @@ def fit_ridge(
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments, or recordings of different neurons.
+        For illegal arguments, recordings of different neurons, or no responses to fit.
 
     References
     ----------
@@ -208,6 +213,7 @@ def fit_ridge(
     clips = ClipFeatures(model, train, options.warmup_ms)
     grid = _default_lambdas(clips) if given is None else given
     estimates = _solve(clips, grid, options)
+    check_some_bins(len(estimates.untrained), clips.n_neurons, options.warmup_ms)
     scores = {} if validation is None else _validate(estimates, model, validation, options)
     names = neuron_names(train.nrn_meta)
     choice = _choose(scores, options, len(names))
