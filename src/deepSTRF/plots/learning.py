@@ -128,7 +128,9 @@ def _draw_curve(ax: Axes, series: list[FloatArray], colour: str, name: str) -> N
     if not series:
         return
     if len(series) == 1:
-        ax.plot(np.arange(1, series[0].size + 1), series[0], color=colour, linewidth=1.5, label=name)
+        marker = "o" if series[0].size == 1 else None  # a line of one epoch would not show
+        epochs = np.arange(1, series[0].size + 1)
+        ax.plot(epochs, series[0], color=colour, linewidth=1.5, marker=marker, label=name)
         return
     for one in series:
         ax.plot(np.arange(1, one.size + 1), one, color=colour, linewidth=0.7, alpha=0.4)

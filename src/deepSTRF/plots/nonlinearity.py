@@ -182,7 +182,8 @@ def plot_nonlinearity_table(
 def _draw_column(ax: Axes, rows: Any, values: FloatArray, start: float, decimals: int) -> None:
     finite = np.isfinite(values)
     ax.barh(rows, np.where(finite, values - start, 0.0), left=start, color=BLUE, alpha=0.55, height=0.62)
-    reach = float(np.max(np.abs(values[finite] - start), initial=0.0)) or 1.0
+    # a bar whose number reads as the start is none: rounding errors are not drawn large
+    reach = max(float(np.max(np.abs(values[finite] - start), initial=0.0)), 10.0**-decimals)
     lowest = float(np.min(values[finite], initial=start))
     # the numbers stand to the right of all bars, in line
     edge = start + 1.08 * reach

@@ -15,7 +15,7 @@ from deepSTRF.models.causal import placement
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.plots import save_dstrf_movie
 from deepSTRF.report.explaining.excerpts import Excerpt, strongest_stretch
-from deepSTRF.report.explaining.subject import Subject
+from deepSTRF.report.explaining.subject import Skipped, Subject
 from deepSTRF.report.explanation import MOVIE
 from deepSTRF.report.windows import shown_lags
 from deepSTRF.training.files import write_atomically
@@ -51,7 +51,7 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
     Raises
     ------
     Skipped
-        Without a recording.
+        Without a recording, or for a front-end whose channels are no bands.
     ValueError, RuntimeError
         From the model or its gradients.
 
@@ -63,6 +63,11 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
     deepSTRF.report.explaining.subject.Skipped: it needs the recording
     """
     excerpt = subject.needs_excerpt()
+    if subject.hears_samples() and subject.frequencies_hz is None:
+        raise Skipped(
+            "the frames of this front-end are a learned latent, not bands of frequency; what it hears is in "
+            "the samples, see its receptive field as a sound"
+        )
     result = _filters(subject, excerpt)
     weights: NDArray[np.float32] = result.weights.float().numpy()
     table = _nonlinearity_table(subject, weights, result)

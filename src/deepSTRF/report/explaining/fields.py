@@ -139,6 +139,9 @@ def explain_sounds(subject: Subject) -> dict[str, Any]:
         stim = torch.as_tensor(subject.needs_excerpt().stim)
         for neuron, name in zip(subject.neurons, subject.labels, strict=True):
             (field,) = waveform_fields(subject.model, stim, [neuron])
+            if not field.duration_ms > 0:  # a response without a slope: nothing to hear
+                count(1)
+                continue
             file = f"field-{neuron}.wav"
             write_field_wav(subject.folder / file, field)
             sounds.append((file, f"{name}: gradient by the samples, {field.duration_ms:.0f} ms"))

@@ -102,7 +102,7 @@ def _bands(parts: ReportParts, stim: Any) -> Any:
 def nonlinearity(parts: ReportParts) -> Section | None:
     """Make the table and the scatter of how much filters change, and how."""
     found: Explanation | None = parts.extras.get(EXPLANATION)
-    if found is None or "nonlinearity" not in found.tables:
+    if found is None or "nonlinearity" not in found.tables or found.facts.get("constant"):
         return None
     rows = found.tables["nonlinearity"]
     measures = {

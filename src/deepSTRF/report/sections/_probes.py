@@ -42,6 +42,9 @@ def probes(parts: ReportParts) -> Section | None:
     if found is None or "probes" not in found.arrays:
         return None
     arrays = found.arrays["probes"]
+    if not any(np.nan_to_num(arrays[name]).any() for name in ("tones_response", "noise_rate_level")):
+        text = "<p>None of these neurons answers a tone or a noise.</p>"
+        return Section("probes", "Probe sounds", text)
     figure, _ = plot_response_areas(
         arrays["tones_response"],
         arrays["tones_frequencies_khz"],

@@ -23,7 +23,7 @@ COLUMNS: tuple[tuple[str, str, str, float, int], ...] = (
     ("separability", "separable", "1 is frequency profile times time profile", 1.0, 2),
     ("ei_balance", "E/I", "excitation minus inhibition, over their sum", 1.0, 2),
     ("best_rate_hz", "rate Hz", "temporal modulation that passes best", 1.0, 1),
-    ("best_scale_cyc_oct", "scale c/oct", "spectral modulation that passes best", 1.0, 2),
+    ("best_scale_cyc_oct", "scale", "spectral modulation that passes best, cycles per octave", 1.0, 2),
     ("direction_index", "upward", "above 0: ripples that move up pass better", 1.0, 2),
 )
 #: A width that runs into the edge of the map is a lower bound.
