@@ -161,6 +161,20 @@ def test_without_the_recording_the_rest_is_done_and_the_reason_told(tmp_path, mo
     assert "mine.npz is not there" in page
 
 
+def test_bands_of_a_ridge_fit_lie_around_its_weights(tmp_path):
+    run = fitted(tmp_path / "ridge", model="ridge", model_options={"n_lags": 4})
+    found = explain_run(run, [2, 0], progress=False)
+    assert found.skipped == []
+    assert found.facts["refits"] == 4
+    band = found.arrays["confidence"]
+    weights = found.arrays["fields"]["fields"][[2, 0]]
+    np.testing.assert_allclose(band["estimate"], weights, atol=1e-4 * np.abs(weights).max())
+    assert (band["low"] <= band["estimate"]).all()
+    assert (band["high"] >= band["estimate"]).all()
+    page = write_report(run).read_text(encoding="utf-8")
+    assert '<section id="confidence">' in page
+
+
 def test_a_refit_takes_the_explanation_with_it_and_damage_is_named(tmp_path):
     run = fitted(tmp_path / "one", model_options={"temporal_window_size": 4})
     explain_run(run, [0], progress=False)

@@ -23,6 +23,7 @@ CONTENTS = {
     "probes.csv": "their answers to probe sounds, summarised",
     "dstrf.gif": "movie of their dynamic STRFs",
     "fields.npz": "receptive fields of every neuron",
+    "confidence.npz": "confidence bands of the chosen neurons",
     "modulation.npz": "modulation transfer functions",
     "dstrf.npz": "dynamic STRFs, the sound, responses and predictions",
     "probes.npz": "responses to probe sounds",

@@ -29,6 +29,8 @@ __all__ = ["plot_strf_confidence"]
 FIGSIZE = (9.6, 3.1)
 #: Weights whose band holds zero are drawn at this share of their ink.
 UNSURE_ALPHA = 0.3
+#: Ticks of the narrow panel, whose labels have many digits.
+MOST_WEIGHTS = 3
 
 
 def plot_strf_confidence(
@@ -105,6 +107,7 @@ def plot_strf_confidence(
     for ax in axes[:2]:
         ax.set_xlim(n_lags * step, 0.0)
         ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
+    axes[2].locator_params(axis="x", nbins=MOST_WEIGHTS)
     axes[1].set_ylabel("weight")
     axes[2].set_xlabel("weight")
     at = f"{frequencies[band] / 1000:.3g} kHz" if frequencies is not None else f"band {band}"

@@ -26,7 +26,7 @@ EXPLANATION = "explanation"
 FORMAT = 1
 FACTS = "explain.json"
 TABLES = ("tuning", "nonlinearity", "probes")
-ARRAYS = ("fields", "modulation", "dstrf", "probes")
+ARRAYS = ("fields", "confidence", "modulation", "dstrf", "probes")
 MOVIE = "dstrf.gif"
 #: Sounds are named after what they are and the neuron's index.
 SOUNDS = ("field-*.wav", "strf-*.wav")
@@ -46,7 +46,7 @@ class Explanation:
     tables : mapping of str to list of dict
         Rows of ``tuning`` (all neurons), ``nonlinearity`` and ``probes`` (those chosen), cells as text.
     arrays : mapping of str to (mapping of str to array)
-        ``fields``, ``modulation``, ``dstrf`` and ``probes``.
+        ``fields``, ``confidence``, ``modulation``, ``dstrf`` and ``probes``.
     sounds : list of (str, Path)
         Label and WAV file.
     movie : Path or None

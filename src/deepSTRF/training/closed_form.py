@@ -64,7 +64,7 @@ def is_closed_form(name: str) -> bool:
     return name in SOLVERS
 
 
-def solve(config: ExperimentConfig, train: NeuralDataset, validation: NeuralDataset) -> ClosedFormFit:
+def solve(config: ExperimentConfig, train: NeuralDataset, validation: NeuralDataset | None) -> ClosedFormFit:
     """Fit an experiment's model in closed form.
 
     Parameters
@@ -72,7 +72,7 @@ def solve(config: ExperimentConfig, train: NeuralDataset, validation: NeuralData
     config : ExperimentConfig
         Name and options of the fit and of the front-end.
     train, validation : NeuralDataset
-        Clips to fit, and to choose by.
+        Clips to fit, and to choose by; None where the options leave nothing to choose.
 
     Returns
     -------

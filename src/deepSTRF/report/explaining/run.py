@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from deepSTRF import __version__
 from deepSTRF.report.bars import Begin, open_bars
+from deepSTRF.report.explaining.confidence import explain_confidence
 from deepSTRF.report.explaining.dynamics import explain_dynamics
 from deepSTRF.report.explaining.excerpts import choose_excerpt
 from deepSTRF.report.explaining.fields import explain_fields, explain_sounds, explain_tuning
@@ -36,6 +37,7 @@ Say = Callable[[str], None]
 PARTS: dict[str, Callable[[Subject], dict[str, Any]]] = {
     "receptive fields": explain_fields,
     "tuning": explain_tuning,
+    "confidence bands": explain_confidence,
     "sounds": explain_sounds,
     "dynamic STRFs": explain_dynamics,
     "probes": explain_probes,
@@ -190,12 +192,13 @@ def _compare(folder: Path, there: Explanation, choices: dict[str, Any]) -> None:
 
 
 def _subject(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin, download: bool) -> Subject:
-    dataset, missing, excerpt = None, "", None
+    views: tuple[Any, ...] = ()
+    missing, excerpt = "", None
     count = begin("recording", 1)
     try:
         whole = load_dataset(run.config, download=download)
-        dataset = split_of(run.config, whole).apply(whole)[2]
-        excerpt = choose_excerpt(dataset, chosen)
+        views = split_of(run.config, whole).apply(whole)
+        excerpt = choose_excerpt(views[2], chosen)
     except (FileNotFoundError, ValueError) as error:
         missing = f"it needs the test clips of the recording: {error}"
     count(1)
@@ -210,7 +213,9 @@ def _subject(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin
         dt_ms=float(run.facts["dt_ms"]),
         frequencies_hz=None if hertz is None else np.asarray(hertz, dtype=np.float64),
         excerpt=excerpt,
-        dataset=dataset,
+        dataset=views[2] if views else None,
+        views=views,
+        config=run.config,
         missing=missing,
         folder=folder,
         begin=begin,

@@ -14,6 +14,7 @@ from deepSTRF.report.bars import Begin, silent
 from deepSTRF.report.explaining.excerpts import Excerpt
 from deepSTRF.report.explanation import npz_bytes
 from deepSTRF.report.rendering import short_name
+from deepSTRF.training.experiment_config import ExperimentConfig
 from deepSTRF.training.files import write_atomically
 from deepSTRF.training.receptive_fields import ModelFields
 
@@ -54,6 +55,10 @@ class Subject:
         The stretch of sound that is looked at; None without the recording.
     dataset : NeuralDataset or None
         The test clips.
+    views : sequence of NeuralDataset
+        Clips to train, validate and test.
+    config : ExperimentConfig or None
+        How the model was fitted.
     missing : str
         Why there is no recording.
     folder : Path
@@ -78,6 +83,8 @@ class Subject:
     frequencies_hz: FloatArray | None = None
     excerpt: Excerpt | None = None
     dataset: Any = None
+    views: Sequence[Any] = ()
+    config: ExperimentConfig | None = None
     missing: str = "it needs the recording"
     folder: Path = Path()
     begin: Begin = silent

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.sections._dynamics import dynamics, nonlinearity
-from deepSTRF.report.sections._fields import receptive_fields
+from deepSTRF.report.sections._fields import confidence, receptive_fields
 from deepSTRF.report.sections._front_end import front_end, waveform_field
 from deepSTRF.report.sections._neurons import example_neurons, neuron_table
 from deepSTRF.report.sections._overview import learning, notes, population, protocol, scores
@@ -30,6 +30,7 @@ SECTIONS: tuple[SectionMaker, ...] = (
     population,
     example_neurons,
     receptive_fields,
+    confidence,
     tuning,
     listening,
     waveform_field,

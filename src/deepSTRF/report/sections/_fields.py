@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from deepSTRF.plots import plot_strf_grid
+from deepSTRF.plots import plot_strf_confidence, plot_strf_grid
+from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.rendering import figure_html, number, short_name
 from deepSTRF.report.windows import shown_lags
 from deepSTRF.training.receptive_fields import GRADIENT, WEIGHTS
 
-__all__ = ["receptive_fields"]
+__all__ = ["confidence", "receptive_fields"]
 
 COLUMNS = 6
 #: Four rows fit on one screen; the table of neurons has a small picture of every field.
@@ -60,3 +61,28 @@ def receptive_fields(parts: ReportParts) -> Section | None:
             "out of silence does. Its filters in the midst of a sound are its dynamic STRFs."
         )
     return Section("fields", "Receptive fields", figure_html(figure, alt, caption), lead)
+
+
+def confidence(parts: ReportParts) -> Section | None:
+    """Make the receptive fields of the chosen neurons with their confidence bands."""
+    found: Explanation | None = parts.extras.get(EXPLANATION)
+    if found is None or "confidence" not in found.arrays:
+        return None
+    arrays = found.arrays["confidence"]
+    body = ""
+    for k, label in enumerate(found.labels):
+        figure, _ = plot_strf_confidence(
+            arrays["estimate"][k],
+            arrays["low"][k],
+            arrays["high"][k],
+            parts.dt_ms,
+            suptitle=f"neuron {label}",
+            frequencies_hz=parts.frequencies_hz,
+        )
+        body += figure_html(figure, f"Receptive field of neuron {label} with its 95% confidence band.")
+    lead = (
+        f"From {found.facts.get('refits')} fits, one training clip left out at a time. Pale: weights whose "
+        "95% band holds zero. The bands are pointwise, and say how much the estimate would vary with other "
+        "clips, not how far the penalty has pulled it from the truth."
+    )
+    return Section("confidence", "How sure they are", body, lead)

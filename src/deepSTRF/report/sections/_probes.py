@@ -109,5 +109,7 @@ def left_out(parts: ReportParts) -> Section | None:
     found: Explanation | None = parts.extras.get(EXPLANATION)
     if found is None or not found.skipped:
         return None
-    notes = [Note("info", f"{part.capitalize()}: {reason}.") for part, reason in found.skipped]
+    notes = [
+        Note("info", f"{part[:1].upper()}{part[1:]}: {reason.rstrip('.')}.") for part, reason in found.skipped
+    ]
     return Section("left-out", "Left out", render("notes.html.j2", notes=notes))
