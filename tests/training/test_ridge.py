@@ -296,7 +296,7 @@ def test_bad_recordings(kit):
         fit_ridge(ds, ds.select(neurons=[0, 1]), n_lags=LAGS)
     with pytest.raises(ValueError, match="the same in another order"):
         fit_ridge(ds, ds.select(neurons=[1, 0, 2, 3]), n_lags=LAGS)
-    with pytest.raises(ValueError, match="no neuron has responses to fit.*warmup_ms=1e"):
+    with pytest.raises(ValueError, match=r"no neuron has responses to fit.*warmup_ms=1e"):
         fit_ridge(ds, n_lags=LAGS, lambdas=1.0, warmup_ms=1e7)
     with pytest.raises(ValueError, match="waveforms: pass a front-end"):
         fit_ridge(kit.waveform_recording(), n_lags=LAGS, lambdas=1.0)

@@ -40,7 +40,8 @@ def receptive_fields(model: Any) -> ModelFields | None:
 
     Those of a linear model are its weights. Signs and sizes are those of the whole linear path, with the
     gains of batch normalisation and standardisation folded in, where the model can say so. Those of any other
-    are gradients around the null stimulus; a model with unbounded memory has its default window.
+    are gradients around the null stimulus, also behind a prefilter of several channels (ON and OFF), where no
+    single channel's weights are the receptive field; a model with unbounded memory has its default window.
 
     Parameters
     ----------
@@ -60,8 +61,10 @@ def receptive_fields(model: Any) -> ModelFields | None:
     >>> found = receptive_fields(StateNet(8, out_neurons=2))
     >>> found.kind, found.maps.shape
     ('gradient maps', (2, 8, 60))
+    >>> receptive_fields(Linear(8, 3, 2, prefiltering={"prefiltering": "adaptrans", "dt": 5.0})).kind
+    'gradient maps'
     """
-    if hasattr(model, "STRF_weight"):
+    if hasattr(model, "STRF_weight") and getattr(model, "C_in", 1) == 1:
         try:
             weight = model.STRF_weight(folded=True)
         except ValueError:  # something nonlinear stands between: the bare kernel is what there is
