@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.interpret import strf_tuning
 from deepSTRF.report import Explanation, explain_run, gather_parts, write_report
 from deepSTRF.report.bars import open_bars
@@ -159,6 +160,24 @@ def test_without_the_recording_the_rest_is_done_and_the_reason_told(tmp_path, mo
     page = write_report(run).read_text(encoding="utf-8")
     assert 'id="left-out"' in page
     assert "mine.npz is not there" in page
+
+
+def test_another_seed_is_named_and_bands_without_frequencies_have_no_tuning(tmp_path):
+    rng = np.random.default_rng(0)
+    stims = [rng.random((6, 150)) for _ in range(5)]
+    spikes = [rng.poisson(stim[[2, 3]][:, None], (2, 4, 150)) for stim in stims]
+    AudioNeuralDataset.from_arrays(stims, spikes, dt_ms=5.0).save(tmp_path / "mine.npz")
+    config = ExperimentConfig(
+        dataset=str(tmp_path / "mine.npz"), model="linear_nonlinear", split="3/1/1", epochs=1, seeds=(0, 1)
+    )
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    other = 1 - run.best_seed
+    found = explain_run(run, seed=other, progress=False)
+    assert [part for part, _ in found.skipped] == ["tuning", "sounds", "probes"]
+    assert "does not say how its spectrograms were made" in dict(found.skipped)["probes"]
+    page = write_report(run).read_text(encoding="utf-8")
+    assert f"This is the model of seed {other}" in page
+    assert '<section id="dynamics">' in page
 
 
 def test_bands_of_a_ridge_fit_lie_around_its_weights(tmp_path):

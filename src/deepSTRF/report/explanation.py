@@ -77,6 +77,14 @@ class Explanation:
         return [short_name(name, int(index)) for name, index in pairs]
 
     @property
+    def of_seed(self) -> str:
+        """A sentence that names the seed, where it is not the one the rest of a report is about."""
+        seed, best = self.facts.get("seed"), self.facts.get("best_seed")
+        return (
+            "" if seed == best else f" This is the model of seed {seed}; receptive fields are of seed {best}."
+        )
+
+    @property
     def skipped(self) -> list[tuple[str, str]]:
         """What was left out, and why."""
         return [(str(part), str(reason)) for part, reason in self.facts.get("skipped", [])]

@@ -114,7 +114,7 @@ def explain_run(
     with open_bars(progress) as begin:
         subject = _subject(run, model, chosen, folder, begin, download)
         facts, skipped = _explain(subject, say or _quiet)
-    names = {"names": subject.names, "version": __version__}
+    names = {"names": subject.names, "best_seed": run.best_seed, "version": __version__}
     Explanation.seal(run.path, {**choices, **names, **facts, "skipped": skipped})
     made = Explanation.load(run.path)
     if made is None:

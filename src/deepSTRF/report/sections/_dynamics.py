@@ -47,7 +47,7 @@ def dynamics(parts: ReportParts) -> Section | None:
     body = _movie(found) + "".join(
         _panel(parts, found, arrays, k, name) for k, name in enumerate(found.names)
     )
-    return Section("dynamics", "Dynamic STRFs", body, lead + _window(parts, found))
+    return Section("dynamics", "Dynamic STRFs", body, lead + _window(parts, found) + found.of_seed)
 
 
 def _window(parts: ReportParts, found: Explanation) -> str:

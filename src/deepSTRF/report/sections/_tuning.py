@@ -56,6 +56,8 @@ def tuning(parts: ReportParts) -> Section | None:
         "Read from the receptive fields above, best neurons first; a dash is what a neuron does not have. "
         "Hover over a heading for its meaning; tuning.csv in the folder explain has more columns."
     )
+    if found.of_seed:
+        lead = lead.replace("the receptive fields above", "receptive fields") + found.of_seed
     return Section("tuning", "Tuning", body + _modulation(found), lead)
 
 
