@@ -9,6 +9,7 @@ from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.models.audio import Linear
+from deepSTRF.training import ExperimentConfig, run_experiment
 from deepSTRF.training.calibration import calibrate_output, start_output
 
 F, T, N = 4, 300, 3
@@ -115,3 +116,15 @@ def test_other_models_start_as_they_are(fitted, model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert not start_output(model, fitted[1])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("model", "said"), [("linear", "output gain and offset"), ("nrf", "none")])
+def test_the_protocol_says_only_what_was_done(tmp_path, model, said):
+    config = ExperimentConfig(
+        dataset_options={"n_neurons": 2, "n_clips": 5, "n_repeats": 3, "clip_seconds": 0.5},
+        model=model,
+        epochs=1,
+    )
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    (line,) = [value for name, value in run.protocol if name == "Fit: calibration"]
+    assert line.startswith(said)

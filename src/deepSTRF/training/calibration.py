@@ -21,10 +21,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["calibrate_output", "start_output"]
+__all__ = ["calibrate_output", "has_output_stage", "start_output"]
 
 #: Correlation a prediction is expected to reach; least squares gives it that share of a neuron's deviation.
 EXPECTED_CORRELATION = 0.5
+
+
+def has_output_stage(model: nn.Module) -> bool:
+    """Say whether a model ends in a gain and an offset per neuron, which `calibrate_output` sets.
+
+    Parameters
+    ----------
+    model : NeuralModel
+        The model.
+
+    Returns
+    -------
+    bool
+        Whether its readout ends in batch normalisation without an activation after it.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear, LinearNonlinear
+    >>> has_output_stage(Linear(8, 3, 2)), has_output_stage(LinearNonlinear(8, 3, 2))
+    (True, False)
+    """
+    return _output_stage(model) is not None
 
 
 def start_output(model: nn.Module, dataset: Any, *, warmup_ms: float = 0.0) -> bool:

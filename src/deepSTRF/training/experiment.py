@@ -17,7 +17,7 @@ from torch import nn
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
-from deepSTRF.training.calibration import calibrate_output, start_output
+from deepSTRF.training.calibration import calibrate_output, has_output_stage, start_output
 from deepSTRF.training.closed_form import ClosedFormFit, is_closed_form, solve
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.examples import choose_examples
@@ -319,9 +319,9 @@ def _collect(
 
 def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dict[str, Any]:
     """Facts about the fits for the protocol card."""
-    solution = next(iter(fitted.values())).closed_form
-    if solution is not None:
-        return solution.facts()
+    first = next(iter(fitted.values()))
+    if first.closed_form is not None:
+        return first.closed_form.facts()
     return {
         "loss": config.loss,
         "start": config.start,
@@ -329,7 +329,7 @@ def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dic
         "batch_size": config.batch_size,
         "epochs": ", ".join(str(len(one.history)) for one in fitted.values()),
         "calibration": "output gain and offset by least squares on the training clips"
-        if _is_calibrated(config)
+        if _is_calibrated(config) and has_output_stage(first.model)
         else "none",
         "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}",
     }
