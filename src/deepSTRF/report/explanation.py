@@ -81,7 +81,9 @@ class Explanation:
         """A sentence that names the seed, where it is not the one the rest of a report is about."""
         seed, best = self.facts.get("seed"), self.facts.get("best_seed")
         return (
-            "" if seed == best else f" This is the model of seed {seed}; receptive fields are of seed {best}."
+            ""
+            if best in (None, seed)
+            else f" This is the model of seed {seed}; receptive fields are of seed {best}."
         )
 
     @property

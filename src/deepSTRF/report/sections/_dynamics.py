@@ -69,7 +69,9 @@ def _movie(found: Explanation) -> str:
     )
     alt = f"Movie of the dynamic STRFs of {len(found.names)} neurons along one second of sound."
     uri = file_data_uri(found.movie)
-    return render("figure.html.j2", uri=uri, alt=alt, caption=caption, wide=True, width_px=MOVIE_WIDTH_PX)
+    figure = render("figure.html.j2", uri=uri, alt=alt, caption=caption, wide=True, width_px=MOVIE_WIDTH_PX)
+    # what moves can be folded away
+    return f"<details open><summary>Movie</summary>{figure}</details>"
 
 
 def _panel(parts: ReportParts, found: Explanation, arrays: Any, k: int, name: str) -> str:
