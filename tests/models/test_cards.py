@@ -51,11 +51,15 @@ def test_facts_of_a_waveform_model(tmp_path: Path) -> None:
     facts = cells(card_of(model, tmp_path))
     assert facts["Input"] == "waveform (B, 1, T_audio) at 16000 Hz"
     assert facts["Bin"] == "80 samples, 5 ms"
+    assert facts["Receptive field"] == "3 bins of the front-end's output"
     assert facts["Front-end"] == f"CausalMelSpectrogram, latency {model.latency_ms:g} ms"
     assert facts["wav2spec"].startswith("CausalMelSpectrogram(audio_fs=16000, n_mels=8")
     assert facts["output_activation"] == "torch.nn.LeakyReLU(negative_slope=0.2, inplace=False)"
     small = {"n_filters": 4, "encoder_channels": 4, "encoder_kernel_size": 8, "bottleneck_channels": 4}
-    icnet = card_of(ICNet(8000, [2, 3], **small), tmp_path)
+    deep = ICNet(8000, [2, 3], **small)
+    icnet = card_of(deep, tmp_path)
+    heard = f"{deep.wav2spec.receptive_field_samples / 8:.0f} ms"
+    assert cells(icnet)["Receptive field"] == f"1 bins of the front-end's output, {heard} of sound"
     assert cells(icnet)["out_neurons"] == "2, 3"
     assert "10.1038/s42256-025-01104-9" in icnet
 

@@ -97,6 +97,20 @@ def test_strf_encoder_sees_its_window() -> None:
     assert gradient[0, 0].abs().amax(0).nonzero().flatten().tolist() == [17, 18, 19, 20]
 
 
+def test_receptive_fields_of_the_encoder() -> None:
+    model = StateNet(12, 4, hidden_channels=6, connectivity="STRF", out_neurons=2, standardize=True).eval()
+    model.fit_standardization([3.0 * torch.randn(1, 12, 200)])
+    weight = model.core.encoder_layers[0].kernel.weight.detach()[:, 0]
+    assert torch.equal(model.STRFs(hidden_idx=None), weight)
+    assert torch.equal(model.STRFs(-1), weight[5])
+    folded = weight / model.standardizer.std[:, None]
+    torch.testing.assert_close(model.STRFs(hidden_idx=None, folded=True), folded)
+    with pytest.raises(IndexError, match="below 6"):
+        model.STRFs(6)
+    with pytest.raises(ValueError, match=r"connectivity='LC' has no receptive fields.*STRF_gradmap"):
+        StateNet(12, out_neurons=2).STRFs()
+
+
 def test_skip_shows_the_readout_both() -> None:
     model = StateNet(12, kernel_size=4, stride=2, hidden_channels=3, skip=True).eval()
     x = torch.randn(1, 1, 12, 9)

@@ -105,13 +105,25 @@ def _sizes(model: nn.Module) -> Iterator[tuple[str, str]]:
         yield "Input", f"spectrogram (B, 1, {model.F}, T)"
     if hasattr(model, "F"):
         yield "Frequency bands", str(model.F)
-        field = model.receptive_field
-        yield "Receptive field", "unbounded" if field is None else f"{field} bins"
+        yield "Receptive field", _receptive_field(model, front_end)
     parts = [
         f"{slot} {_count(getattr(model, slot)):,}" for slot in _SLOTS if _count(getattr(model, slot, None))
     ]
     yield "Trainable parameters", f"{_count(model):,}" + (f" ({', '.join(parts)})" if parts else "")
     yield "Written by", f"deepSTRF {__version__}, torch {torch.__version__}"
+
+
+def _receptive_field(model: Any, front_end: Any) -> str:
+    """Bins that a prediction depends on; a front-end's own memory comes on top, in samples where it ends."""
+    field = model.receptive_field
+    bins = "unbounded" if field is None else f"{field} bins"
+    if field is None or isinstance(front_end, nn.Identity):
+        return bins
+    samples = getattr(front_end, "receptive_field_samples", None)
+    if samples is None:
+        return f"{bins} of the front-end's output"
+    heard = 1e3 * (samples + (field - 1) * front_end.hop) / float(front_end.audio_fs)
+    return f"{bins} of the front-end's output, {heard:.0f} ms of sound"
 
 
 def _count(module: nn.Module | None) -> int:

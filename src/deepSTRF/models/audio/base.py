@@ -163,7 +163,10 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
 
     @property
     def receptive_field(self) -> int | None:
-        """Frames a prediction depends on: the model's own window plus the prefilter's memory, or None."""
+        """Frames a prediction depends on: the model's own window plus the prefilter's memory, or None.
+
+        They are frames of the spectrogram: what a front-end remembers of the sound comes on top.
+        """
         window = self._memory()
         if window is None or self._sees_raw_bands():
             return window

@@ -13,7 +13,7 @@ from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.slots import KERNELS, resolve_slot
 
-__all__ = ["HiddenSTRFModel"]
+__all__ = ["HiddenSTRFModel", "select_strfs"]
 
 
 class HiddenSTRFModel(AudioEncodingModel):
@@ -109,13 +109,53 @@ class HiddenSTRFModel(AudioEncodingModel):
         ValueError
             For an unknown polarity, or ``folded`` with both a standardisation and a prefilter.
         """
-        weight = cast(CausalSTRFConv, self.core[0]).STRF_weight()
-        weight = weight[:, polarity_channel(0 if polarity is None else polarity, self.C_in)]
-        weight = self._per_raw_unit(weight) if folded else weight
-        if hidden_idx is None:
-            return weight
-        if not -self.H <= hidden_idx < self.H:
-            raise IndexError(
-                f"hidden_idx must be below {self.H}, the number of hidden units, got {hidden_idx}"
-            )
-        return weight[hidden_idx]
+        return select_strfs(self, cast(CausalSTRFConv, self.core[0]), hidden_idx, polarity, folded)
+
+
+def select_strfs(
+    model: AudioEncodingModel,
+    convolution: CausalSTRFConv,
+    hidden_idx: int | None,
+    polarity: str | int | None,
+    folded: bool,
+) -> Tensor:
+    """Return the receptive fields of a model's hidden units; `HiddenSTRFModel.STRFs` says it in full.
+
+    Parameters
+    ----------
+    model : AudioEncodingModel
+        The model.
+    convolution : CausalSTRFConv
+        Its hidden receptive fields, H of them.
+    hidden_idx, polarity, folded
+        See `HiddenSTRFModel.STRFs`.
+
+    Returns
+    -------
+    Tensor
+        (F, T), or (H, F, T) for ``hidden_idx=None``.
+
+    Raises
+    ------
+    IndexError, ValueError
+        See `HiddenSTRFModel.STRFs`.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import NetworkReceptiveField
+    >>> model = NetworkReceptiveField(8, 3, n_hidden=5)
+    >>> select_strfs(model, model.core[0], None, "ON", False).shape
+    torch.Size([5, 8, 3])
+    """
+    weight = convolution.STRF_weight()
+    weight = weight[:, polarity_channel(0 if polarity is None else polarity, model.C_in)]
+    weight = model._per_raw_unit(weight) if folded else weight
+    if hidden_idx is None:
+        return weight
+    n_hidden = convolution.C_out
+    if not -n_hidden <= hidden_idx < n_hidden:
+        raise IndexError(
+            f"hidden_idx must be below {n_hidden}, the number of hidden units, and at least {-n_hidden}, got "
+            f"{hidden_idx}"
+        )
+    return weight[hidden_idx]

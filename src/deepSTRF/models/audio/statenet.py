@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from deepSTRF.models._checks import check_choice, check_flag, check_positive_int
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.audio.hidden_strf import select_strfs
 from deepSTRF.models.backbones._checks import check_dropout
 from deepSTRF.models.causal import State, init_slot_state, step_slot
 from deepSTRF.models.configurable import Configurable
@@ -293,6 +294,24 @@ class StateNet(AudioEncodingModel):
     def receptive_field(self) -> int | None:
         """None: the state remembers without bound."""
         return None
+
+    def STRFs(
+        self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
+    ) -> Tensor:
+        """Return the encoder's receptive fields with ``connectivity="STRF"``; see `HiddenSTRFModel.STRFs`.
+
+        Raises
+        ------
+        ValueError, IndexError
+            For another connectivity, which has none; as there.
+        """
+        if self.core.connectivity != "STRF":
+            raise ValueError(
+                f"connectivity={self.core.connectivity!r} has no receptive fields of its own: build the "
+                "model with connectivity='STRF', or use the gradient map model.STRF_gradmap()"
+            )
+        encoder = cast(CausalSTRFConv, self.core.encoder_layers[0])
+        return select_strfs(self, encoder, hidden_idx, polarity, folded)
 
 
 def convert_statenet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
