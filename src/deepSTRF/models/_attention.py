@@ -12,7 +12,6 @@ from deepSTRF.models._checks import check_positive_int
 __all__ = [
     "check_even",
     "check_heads",
-    "check_probability",
     "check_window",
     "first_frame",
     "forbidden_keys",
@@ -53,15 +52,6 @@ def check_heads(n_heads: int, embed_dim: int) -> int:
         legal = [number for number in range(1, embed_dim + 1) if embed_dim % number == 0]
         raise ValueError(f"n_heads must divide the width {embed_dim}, got {heads}; these do: {legal}")
     return heads
-
-
-def check_probability(name: str, value: float) -> float:
-    """Return ``value`` after checking that it is at least 0 and below 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number from 0 to below 1, got {value!r} ({type(value).__name__})")
-    if not 0.0 <= value < 1.0:
-        raise ValueError(f"{name} must be at least 0 and below 1, got {value!r}")
-    return float(value)
 
 
 def first_frame(x: Tensor) -> Tensor:

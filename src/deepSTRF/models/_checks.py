@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "check_choice",
+    "check_dropout",
     "check_dtype",
     "check_flag",
     "check_positive_int",
@@ -63,6 +64,24 @@ def check_choice(name: str, value: object, legal: Sequence[str | None]) -> None:
     if value not in legal:
         choices = ", ".join(repr(choice) for choice in legal)
         raise ValueError(f"{name} must be one of {choices}; got {value!r}")
+
+
+def check_dropout(dropout: object) -> float:
+    """Return a dropout probability as a float.
+
+    Raises
+    ------
+    TypeError
+        When it is no real number.
+    ValueError
+        When it is not in [0, 1).
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real):
+        raise TypeError(f"dropout must be a number of at least 0 and below 1, got {dropout!r}")
+    share = float(dropout)
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, got {share}")
+    return share
 
 
 def check_flag(name: str, value: object) -> bool:

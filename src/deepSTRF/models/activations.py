@@ -14,7 +14,8 @@ __all__ = ["ParametricDoubleExponential", "ParametricSigmoid", "ParametricSoftpl
 
 #: Largest inner exponent: exp(-exp(30)) is already 0, and beyond 88 float32 overflows to NaN gradients.
 _MAX_EXPONENT = 30.0
-#: Smallest width of a sigmoid: keeps x / d and its gradient finite for |x| up to 1e4.
+#: Smallest width of a sigmoid and sharpness of a softplus: divided by, they keep values and gradients finite
+#: for |x| up to 1e4.
 _MIN_WIDTH = 1e-2
 
 

@@ -15,14 +15,13 @@ from torch.nn import functional
 from deepSTRF.models._attention import (
     check_even,
     check_heads,
-    check_probability,
     check_window,
     first_frame,
     forbidden_keys,
     frame_angles,
     turn_pairs,
 )
-from deepSTRF.models._checks import check_flag, check_positive_int
+from deepSTRF.models._checks import check_dropout, check_flag, check_positive_int
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 
@@ -184,7 +183,7 @@ class CausalSelfAttention(nn.Module, Configurable):
         self.rotary = check_flag("rotary", rotary)
         if self.rotary:
             check_even("the width per head (embed_dim / n_heads)", self.embed_dim // self.n_heads)
-        self.dropout = check_probability("dropout", dropout)
+        self.dropout = check_dropout(dropout)
         self.in_proj_weight = nn.Parameter(torch.empty(3 * self.embed_dim, self.embed_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * self.embed_dim))
         self.out_proj = nn.Linear(self.embed_dim, self.embed_dim)

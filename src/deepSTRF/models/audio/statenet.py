@@ -9,11 +9,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_flag, check_positive_int
+from deepSTRF.models._checks import check_choice, check_dropout, check_flag, check_positive_int
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.base import AudioEncodingModel
 from deepSTRF.models.audio.hidden_strf import select_strfs
-from deepSTRF.models.backbones._checks import check_dropout
 from deepSTRF.models.causal import State, init_slot_state, step_slot
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv

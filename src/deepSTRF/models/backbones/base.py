@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.models._checks import check_positive_int
-from deepSTRF.models.backbones._checks import check_dropout, check_sequence
+from deepSTRF.models._checks import check_dropout, check_positive_int
+from deepSTRF.models.backbones._checks import check_sequence
 from deepSTRF.models.causal import State, Streamable
 from deepSTRF.models.configurable import Configurable
 

@@ -7,8 +7,8 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_positive_int
-from deepSTRF.models.backbones._checks import check_dropout, check_sequence
+from deepSTRF.models._checks import check_choice, check_dropout, check_positive_int
+from deepSTRF.models.backbones._checks import check_sequence
 from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.registry import BACKBONES
