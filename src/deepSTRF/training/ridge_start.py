@@ -45,6 +45,12 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     ValueError
         When the sizes differ, or standardisations differ in front of a prefilter.
 
+    Notes
+    -----
+    A model that does not standardise has raw zeros before a clip where the estimate has the mean level: its
+    first ``T - 1`` predictions differ. An output activation comes on top of the estimate; behind the softplus
+    of `LinearNonlinear`, wider than most rates, predictions begin compressed and too high.
+
     Examples
     --------
     >>> from deepSTRF.datasets.audio import SyntheticDataset
