@@ -10,6 +10,7 @@ import itertools
 import math
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -26,7 +27,14 @@ from deepSTRF.models.audio.icnet import convert_icnet_state
 from deepSTRF.models.audio.icnet_encoder import CausalConvPReLU, ICNetEncoder, even_strides
 from deepSTRF.models.audio.icnet_readout import ICNetReadout, categorical_loss
 from deepSTRF.registry import MODELS
-from deepSTRF.training import ExperimentConfig, Fitter, make_loaders, validate_model
+from deepSTRF.training import (
+    CountFitter,
+    ExperimentConfig,
+    Fitter,
+    make_loaders,
+    run_experiment,
+    validate_model,
+)
 from deepSTRF.training.building import build_model, load_dataset
 
 HOP = 20
@@ -491,19 +499,7 @@ def recording(clips: int = 4, neurons: int = 3) -> AudioNeuralDataset:
     return AudioNeuralDataset.from_arrays(stims, responses, dt_ms=5.0, audio_fs=4000, check_alignment=False)
 
 
-class CategoricalFitter(Fitter):
-    """As on the models page: the loss sees the logits, the scores the expected counts."""
-
-    def predict_batch(self, batch: Any) -> Tensor:
-        self.logits = self.model.forward_params(batch.inputs)
-        return self.model.expected_counts(self.logits)
-
-    def compute_loss(self, pred: Tensor, responses: Tensor) -> Tensor:
-        logits = self.logits[..., -pred.shape[-1] :]
-        return self.model.loss(logits, responses, reduction="none")
-
-
-@pytest.mark.parametrize(("kind", "head"), [(Fitter, "poisson"), (CategoricalFitter, "categorical")])
+@pytest.mark.parametrize(("kind", "head"), [(Fitter, "poisson"), (CountFitter, "categorical")])
 def test_fit(kind: type[Fitter], head: str) -> None:
     ds = recording()
     model = build(out_neurons=3, head=head)
@@ -617,3 +613,22 @@ def test_public_checkpoint_refuses() -> None:
         convert_icnet_state({**public, "readout.bias": public["decoder.0.bias"] + 1})
     with pytest.raises(ValueError, match="one decoder weight"):
         convert_icnet_state({**public, "readout.weight": torch.zeros(4, 3)})
+
+
+def test_an_experiment_fits_the_categorical_head_to_counts(tmp_path: Path) -> None:
+    config = ExperimentConfig(
+        dataset_options={"n_neurons": 2, "n_clips": 3, "n_repeats": 2, "clip_seconds": 0.3},
+        model="icnet",
+        model_options={
+            "head": "categorical",
+            "n_filters": 4,
+            "encoder_channels": 6,
+            "bottleneck_channels": 5,
+        },
+        epochs=1,
+        split="1/1/1",
+    )
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    assert dict(run.protocol)["Fit: loss"] == "cross-entropy of spike counts"
+    loss = run.histories[0][0]["train_loss"]
+    assert 0.0 < loss < 5.0  # nats per bin: the start is near ln(5) per count, far from a squared error

@@ -34,8 +34,8 @@ __all__ = [
     "tau_to_a",
 ]
 
-#: Names of `make_prefiltering`; the second and third are one.
-KINDS = ("adaptrans", "icadaptation", "willmore")
+#: Names of `make_prefiltering`; all but the first are one.
+KINDS = ("adaptrans", "icadaptation", "willmore", "willmore_adaptation")
 #: Time constants that a finite kernel must hold to agree with the recursion to 1e-3 (2.5e-3 at 6, 5% at 3).
 _KERNEL_TIME_CONSTANTS = 12.0
 

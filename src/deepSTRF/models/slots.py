@@ -18,6 +18,7 @@ __all__ = ["KERNELS", "PREFILTERS", "resolve_slot"]
 KERNELS: Registry[Any] = Registry("kernel")
 KERNELS.register("separable")(SeparableSTRF)
 KERNELS.register("parametric")(ParametricSTRF)
+KERNELS.register("dcls")(ParametricSTRF)  # the name that the models page uses
 #: Prefilters by name, built as ``factory(n_frequency_bands=, **options)``.
 PREFILTERS: Registry[Any] = Registry("prefilter")
 

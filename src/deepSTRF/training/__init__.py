@@ -1,6 +1,7 @@
 """Fitting models to recordings: the fit, many seeds, checks before it, scores and the protocol after it."""
 
 from deepSTRF.training.caching import FrontEndCache
+from deepSTRF.training.count_fitter import CountFitter
 from deepSTRF.training.errors import FitDivergedError, StateMismatchError
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.experiment import ExperimentConfig, Run, run_experiment
@@ -23,6 +24,7 @@ from deepSTRF.training.validate import ModelCheck, validate_model
 from deepSTRF.training.wandb_log import WandbSeedLogger, make_wandb_logger_factory
 
 __all__ = [
+    "CountFitter",
     "ExperimentConfig",
     "FitDivergedError",
     "Fitter",

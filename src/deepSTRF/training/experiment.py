@@ -19,6 +19,7 @@ from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
 from deepSTRF.training.calibration import calibrate_output, has_output_stage, start_output
 from deepSTRF.training.closed_form import ClosedFormFit, is_closed_form, solve
+from deepSTRF.training.count_fitter import CountFitter, predicts_counts
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.examples import choose_examples
 from deepSTRF.training.experiment_config import ExperimentConfig
@@ -228,10 +229,11 @@ def _fit_seed(
         tell(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     if config.start == "ridge":
         fit_start(model, train, val, warmup_ms=config.warmup_ms)
-    if _is_calibrated(config):
+    elif _is_calibrated(config):
         start_output(model, train, warmup_ms=config.warmup_ms)
     train_loader, val_loader = make_loaders(train, val, batch_size=config.batch_size, seed=seed)
-    fitter = Fitter(
+    fitter_class = CountFitter if predicts_counts(model) else Fitter
+    fitter = fitter_class(
         model,
         train_loader,
         val_loader,
@@ -323,7 +325,7 @@ def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dic
     if first.closed_form is not None:
         return first.closed_form.facts()
     return {
-        "loss": config.loss,
+        "loss": "cross-entropy of spike counts" if predicts_counts(first.model) else config.loss,
         "start": config.start,
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "batch_size": config.batch_size,
