@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
+from deepSTRF.models.audio import Linear, LinearNonlinear
 
 N = 400
 ALL = [ParametricSigmoid, ParametricDoubleExponential, ParametricSoftplus]
@@ -144,3 +145,13 @@ def test_framewise_stream(cls: type[nn.Module]) -> None:
     assert state == {}
     y, state = activation.step(x, state)
     assert torch.equal(y, activation(x))
+
+
+def test_models_take_output_nonlinearities_by_name() -> None:
+    model = Linear(4, 2, 3, output_activation="softplus")
+    assert isinstance(model.readout.activation, ParametricSoftplus)
+    assert type(LinearNonlinear(4, 2, 3, output_activation="identity").readout.activation) is nn.Identity
+    with pytest.raises(ValueError, match="softplus"):
+        Linear(4, 2, 3, output_activation="softpuls")
+    with pytest.raises(TypeError, match="a name or None"):
+        Linear(4, 2, 3, output_activation=1)  # type: ignore[arg-type]

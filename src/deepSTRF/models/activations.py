@@ -9,8 +9,19 @@ from torch.nn import functional
 from deepSTRF.models._checks import check_flag, check_positive_int
 from deepSTRF.models.causal import FramewiseMixin
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.registry import Registry
 
-__all__ = ["ParametricDoubleExponential", "ParametricSigmoid", "ParametricSoftplus"]
+__all__ = [
+    "ACTIVATIONS",
+    "ParametricDoubleExponential",
+    "ParametricSigmoid",
+    "ParametricSoftplus",
+    "resolve_activation",
+]
+
+#: Output nonlinearities by name, built as ``cls(num_features)``.
+ACTIVATIONS: Registry[type[nn.Module]] = Registry("output activation")
+ACTIVATIONS.register("identity")(nn.Identity)  # for models whose default is another one
 
 #: Largest inner exponent: exp(-exp(30)) is already 0, and beyond 88 float32 overflows to NaN gradients.
 _MAX_EXPONENT = 30.0
@@ -43,6 +54,7 @@ class _GainAndBaseline(FramewiseMixin, nn.Module):
             )
 
 
+@ACTIVATIONS.register("sigmoid")
 class ParametricSigmoid(_GainAndBaseline, Configurable):
     """Four-parameter sigmoid ``b * sigmoid((x - c) / d) + a`` per neuron.
 
@@ -103,6 +115,7 @@ class ParametricSigmoid(_GainAndBaseline, Configurable):
         return y if self.a is None else y + self.a
 
 
+@ACTIVATIONS.register("double_exponential")
 class ParametricDoubleExponential(_GainAndBaseline, Configurable):
     """Double exponential ``a * exp(-exp(k x - s)) + b`` per neuron, an asymmetric sigmoid.
 
@@ -160,6 +173,7 @@ class ParametricDoubleExponential(_GainAndBaseline, Configurable):
         return y if self.b is None else y + self.b
 
 
+@ACTIVATIONS.register("softplus")
 class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
     """Softplus with a learned sharpness and baseline per neuron: ``softplus(beta x) / beta + b``.
 
@@ -214,3 +228,40 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
             )
         beta = self.beta
         return functional.softplus(beta * x) / beta + self.b
+
+
+def resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.Module:
+    """Turn what a user gave as output nonlinearity into a module.
+
+    Parameters
+    ----------
+    given : nn.Module, str or None
+        A module is taken as it is; a name ("softplus", "sigmoid", "double_exponential", or "identity") is
+        built with one set of parameters per neuron; None is the identity.
+    num_features : int
+        Neurons, N.
+
+    Returns
+    -------
+    nn.Module
+        The nonlinearity.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    ValueError
+        For an unknown name; the text lists the legal ones.
+
+    Examples
+    --------
+    >>> type(resolve_activation("softplus", 5)).__name__
+    'ParametricSoftplus'
+    """
+    if given is None:
+        return nn.Identity()
+    if isinstance(given, str):
+        return ACTIVATIONS.get(given)(num_features)
+    if not isinstance(given, nn.Module):
+        raise TypeError(f"activation must be an nn.Module, a name or None, got {type(given).__name__}")
+    return given

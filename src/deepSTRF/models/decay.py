@@ -127,7 +127,7 @@ class LeakyReadout(LinearReadout):
         As in `LearnableExponentialDecay`.
     decay_input : bool
         As in `LearnableExponentialDecay`.
-    activation : nn.Module or None
+    activation : nn.Module, str or None
         Framewise output activation, applied with the neurons on the last axis; None is the identity.
 
     Raises
@@ -148,7 +148,7 @@ class LeakyReadout(LinearReadout):
         out_neurons: int,
         init_tau: float = 2.0,
         decay_input: bool = True,
-        activation: nn.Module | None = None,
+        activation: nn.Module | str | None = None,
     ) -> None:
         super().__init__(in_features, out_neurons, activation=activation)
         self.decay = LearnableExponentialDecay(self.out_neurons, init_tau, decay_input)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.models._checks import check_choice, check_positive_int, polarity_channel
+from deepSTRF.models.activations import resolve_activation
 from deepSTRF.models.causal import FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
@@ -28,7 +29,7 @@ class STRFReadout(nn.Module, Configurable):
         Neurons, N.
     kernel : nn.Module or None
         As in `CausalSTRFConv`.
-    activation : nn.Module or None
+    activation : nn.Module, str or None
         Applied with the neurons on the last axis, (B, T, N); None is the identity.
     bias : bool
         Whether the convolution has a bias.
@@ -63,7 +64,7 @@ class STRFReadout(nn.Module, Configurable):
         C_in: int,
         out_neurons: int,
         kernel: nn.Module | None = None,
-        activation: nn.Module | None = None,
+        activation: nn.Module | str | None = None,
         bias: bool = True,
         *,
         norm: str = "batch",
@@ -75,7 +76,7 @@ class STRFReadout(nn.Module, Configurable):
         self.out_neurons = self.strf.C_out
         if norm == "batch":
             self.bn = nn.BatchNorm1d(self.out_neurons)
-        self.activation = _activation_or_identity(activation)
+        self.activation = resolve_activation(activation, self.out_neurons)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T) to (B, N, 1, T)."""
@@ -167,7 +168,7 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
         Neurons, N.
     hidden : int or None
         Width of a hidden layer with LeakyReLU(0.1); None is a single affine map.
-    activation : nn.Module or None
+    activation : nn.Module, str or None
         Framewise output activation, applied with the neurons on the last axis; None is the identity.
     bias : bool
         Whether the affine maps have biases.
@@ -192,7 +193,7 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
         in_features: int,
         out_neurons: int,
         hidden: int | None = None,
-        activation: nn.Module | None = None,
+        activation: nn.Module | str | None = None,
         bias: bool = True,
     ) -> None:
         super().__init__()
@@ -208,7 +209,7 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
                 nn.LeakyReLU(self.NEGATIVE_SLOPE),
                 nn.Linear(width, self.out_neurons, bias=bias),
             )
-        self.activation = _activation_or_identity(activation)
+        self.activation = resolve_activation(activation, self.out_neurons)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T).
@@ -235,11 +236,3 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
         """(B, N, T) -> (B, N, 1, T), through the activation."""
         y: Tensor = self.activation(drive.transpose(1, 2))
         return y.transpose(1, 2).unsqueeze(2)
-
-
-def _activation_or_identity(activation: nn.Module | None) -> nn.Module:
-    if activation is None:
-        return nn.Identity()
-    if not isinstance(activation, nn.Module):
-        raise TypeError(f"activation must be an nn.Module or None, got {type(activation).__name__}")
-    return activation

@@ -133,8 +133,9 @@ class ConvNet2D(AudioEncodingModel):
         Hidden units of the readout, H.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is ``ParametricSoftplus(N)``.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is
+        ``ParametricSoftplus(N)``.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     wav2spec : nn.Module or None
@@ -180,7 +181,7 @@ class ConvNet2D(AudioEncodingModel):
         c_hidden: int = 10,
         n_hidden: int = 20,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,
         *,

@@ -98,8 +98,8 @@ class DeepEncoder(AudioEncodingModel):
         Units of every layer, H.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is the identity.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is the identity.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     wav2spec : nn.Module or None
@@ -147,7 +147,7 @@ class DeepEncoder(AudioEncodingModel):
         n_frequency_bands: int = 34,
         n_hidden: int = 128,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,
         *,

@@ -39,8 +39,8 @@ class DNet(HiddenSTRFModel):
         Whether the input of a leak is divided by ``tau``.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is the identity.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is the identity.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     kernel : nn.Module, dict or None
@@ -81,7 +81,7 @@ class DNet(HiddenSTRFModel):
         init_tau: float = 2.0,
         decay_input: bool = True,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         kernel: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,

@@ -30,8 +30,8 @@ class Linear(AudioEncodingModel):
         Frames of each STRF, T.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is the identity.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is the identity.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     kernel : nn.Module, dict or None
@@ -71,7 +71,7 @@ class Linear(AudioEncodingModel):
         n_frequency_bands: int = 34,
         temporal_window_size: int = 9,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         kernel: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,

@@ -30,8 +30,9 @@ class LinearNonlinear(Linear):
         Frames of each STRF, T.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is ``ParametricSoftplus(N)``.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is
+        ``ParametricSoftplus(N)``.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     kernel : nn.Module, dict or None
@@ -72,7 +73,7 @@ class LinearNonlinear(Linear):
         n_frequency_bands: int = 34,
         temporal_window_size: int = 9,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         kernel: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,

@@ -32,8 +32,9 @@ class NetworkReceptiveField(HiddenSTRFModel):
         Hidden units, H.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is ``ParametricSoftplus(N)``.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is
+        ``ParametricSoftplus(N)``.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     kernel : nn.Module, dict or None
@@ -70,7 +71,7 @@ class NetworkReceptiveField(HiddenSTRFModel):
         temporal_window_size: int = 9,
         n_hidden: int = 20,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         kernel: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,

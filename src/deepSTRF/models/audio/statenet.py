@@ -179,8 +179,9 @@ class StateNet(AudioEncodingModel):
         A backbone by name (any case), see `deepSTRF.models.backbones`.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is `ParametricSoftplus`.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is
+        `ParametricSoftplus`.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     wav2spec : nn.Module or None
@@ -246,7 +247,7 @@ class StateNet(AudioEncodingModel):
         connectivity: str = "LC",
         rnn_type: str = "GRU",
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,
         *,

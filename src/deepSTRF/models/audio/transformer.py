@@ -149,8 +149,8 @@ class Transformer(AudioEncodingModel):
         Attention heads (they divide D) and layers.
     out_neurons : int
         Neurons, N.
-    output_activation : nn.Module or None
-        Applied with the neurons on the last axis; None is the identity.
+    output_activation : nn.Module, str or None
+        Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`, None is the identity.
     prefiltering : nn.Module, dict or None
         See `AudioEncodingModel`.
     wav2spec : nn.Module or None
@@ -206,7 +206,7 @@ class Transformer(AudioEncodingModel):
         n_heads: int = 1,
         n_layers: int = 1,
         out_neurons: int = 1,
-        output_activation: nn.Module | None = None,
+        output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
         wav2spec: nn.Module | None = None,
         *,
