@@ -23,6 +23,9 @@ BENCHMARKS = {
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
     "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),
+    "zoo": ("Cost of every model", "benchmarks/bench_zoo.py"),
+    "icnet": ("Cost of ICNet", "benchmarks/bench_zoo.py icnet --epochs 2"),
+    "dstrf": ("Dynamic STRFs and their shift search", "benchmarks/bench_dstrf.py"),
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
 }
 

@@ -41,6 +41,7 @@ from deepSTRF.dsp.scales import (
     inverse_Greenwood,
     mel_to_Hz,
 )
+from deepSTRF.dsp.scan import linear_scan
 from deepSTRF.dsp.sinc import sinc_bandpass
 from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length, slaney_resonators
 from deepSTRF.dsp.spacing import SCALES, FrequencyScale, frequency_scale
@@ -85,6 +86,7 @@ __all__ = [
     "largest_divisor",
     "leaky_mean",
     "leaky_mean_state",
+    "linear_scan",
     "mel_distance",
     "mel_to_Hz",
     "pcen",
