@@ -36,8 +36,9 @@ COLUMNS = [
 def spread(values: np.ndarray) -> str:
     """Mean and standard deviation over seeds of the mean over neurons."""
     per_seed = np.nanmean(values, axis=1)
-    sd = per_seed.std(ddof=1) if per_seed.size > 1 else float("nan")
-    return f"{per_seed.mean():.3f} ± {sd:.3f}"
+    if per_seed.size == 1:
+        return f"{per_seed[0]:.3f}"
+    return f"{per_seed.mean():.3f} ± {per_seed.std(ddof=1):.3f}"
 
 
 def run_arm(name: str, arm: Arm, seeds: tuple[int, ...]) -> dict[str, object]:
@@ -61,8 +62,8 @@ def run_arm(name: str, arm: Arm, seeds: tuple[int, ...]) -> dict[str, object]:
     }
 
 
-def write_page(name: str, group: Group) -> None:
-    """Render the section of a group from the stored lines of its arms."""
+def write_page(name: str, group: Group, shown: set[str]) -> None:
+    """Render the section of a group from the stored lines of its arms; a card already shown is not repeated."""
     found = {
         arm: json.loads((RESULTS / f"{arm}.json").read_text())
         for arm in group.arms
@@ -81,6 +82,9 @@ def write_page(name: str, group: Group) -> None:
         table(columns, [[str(line.get(column, "")) for column in columns] for line in found.values()]),
     ]
     for line in found.values():
+        if line["arm"] in shown:
+            continue
+        shown.add(line["arm"])
         card = table(["protocol", ""], [[label, str(value)] for label, value in line["protocol"]])
         seeds = ", ".join(f"{value:.4f}" for value in line["per_seed"])
         body.append(
@@ -126,8 +130,9 @@ def main() -> int:
         line = run_arm(name, arm, tuple(arguments.seeds or arm.seeds))
         (RESULTS / f"{name}.json").write_text(json.dumps(line, indent=1) + "\n", encoding="utf-8")
         print(f"  test cc_norm {line['test cc_norm']}, asked {arm.asked}")
+    shown: set[str] = set()
     for name, group in GROUPS.items():
-        write_page(name, group)
+        write_page(name, group, shown)
     return 0
 
 
