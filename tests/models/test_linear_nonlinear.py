@@ -47,7 +47,7 @@ def test_output_activation() -> None:
     sigmoid = ParametricSigmoid(3)
     assert LinearNonlinear(6, 4, 3, sigmoid).readout.activation is sigmoid
     with pytest.raises(TypeError, match="activation"):
-        LinearNonlinear(6, 4, 3, "softplus")
+        LinearNonlinear(6, 4, 3, 1.0)
 
 
 def test_the_drive_starts_within_the_knee_of_the_softplus() -> None:
