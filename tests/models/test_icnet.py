@@ -632,3 +632,8 @@ def test_an_experiment_fits_the_categorical_head_to_counts(tmp_path: Path) -> No
     assert dict(run.protocol)["Fit: loss"] == "cross-entropy of spike counts"
     loss = run.histories[0][0]["train_loss"]
     assert 0.0 < loss < 5.0  # nats per bin: the start is near ln(5) per count, far from a squared error
+
+
+def test_standardisation_is_not_advised_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="takes no standardisation"):
+        build(out_neurons=3).fit_standardization([torch.randn(1, 800)])

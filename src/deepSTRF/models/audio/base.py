@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self
 
@@ -108,9 +109,10 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             finite.
         """
         if self.standardizer is None:
-            raise ValueError(
-                f"build the model with {type(self).__name__}(..., standardize=True) to standardise its input"
-            )
+            name = type(self).__name__
+            if "standardize" not in inspect.signature(type(self)).parameters:
+                raise ValueError(f"{name} takes no standardisation: it learns its scales from the waveform")
+            raise ValueError(f"build the model with {name}(..., standardize=True) to standardise its input")
         with evaluating(self):
             self.standardizer.fit(self._spectrograms(stims))
         return self
