@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+
+from deepSTRF.interpret._arrays import as_numbers
 
 __all__ = ["rf_duration_ms"]
 
@@ -51,7 +52,7 @@ def rf_duration_ms(
     >>> rf_duration_ms([[[0.0, 2.0, 1.0]], [[0.0, 0.0, 1.0]]], dt_ms=5.0)
     array([10.,  5.])
     """
-    field = np.abs(_numbers(gradmap))
+    field = np.abs(as_numbers(gradmap))
     if not 0.0 < mass <= 1.0:
         raise ValueError(f"mass must be above 0 and at most 1, got {mass!r}")
     if (audio_fs is None) == (dt_ms is None):
@@ -80,9 +81,3 @@ def _duration_of_frames(field: FloatArray, mass: float, dt_ms: float) -> FloatAr
     short = (summed < mass * total).sum(axis=-1)
     frames: FloatArray = np.where(total[..., 0] > 0, short + 1.0, 0.0) * float(dt_ms)
     return frames
-
-
-def _numbers(values: Any) -> FloatArray:
-    return np.asarray(
-        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64
-    )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.interpret.waveform_field import WaveformField
 from deepSTRF.models._checks import check_choice, check_positive_number
 
@@ -68,7 +68,7 @@ def write_wav(
     """
     import soundfile
 
-    samples = np.asarray(_numbers(sound), dtype=np.float64)
+    samples = as_numbers(sound)
     if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"sound must be a series of finite samples (T_audio,), got shape {samples.shape}")
     if not 0.0 < peak <= 1.0:
@@ -223,8 +223,8 @@ def sonify_strf(
 
 
 def _checked_image(spectrogram: Any, frequencies_hz: Any) -> tuple[FloatArray, FloatArray]:
-    image = np.asarray(_numbers(spectrogram), dtype=np.float64)
-    hertz = np.asarray(_numbers(frequencies_hz), dtype=np.float64)
+    image = as_numbers(spectrogram)
+    hertz = as_numbers(frequencies_hz)
     if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
         raise ValueError(f"the pattern must be finite and (F, T), got shape {image.shape}; take one neuron")
     if hertz.shape != image.shape[:1] or (np.diff(hertz) <= 0).any() or hertz[0] <= 0:
@@ -242,7 +242,3 @@ def _band_edges(hertz: FloatArray) -> FloatArray:
     middle = 0.5 * (octaves[1:] + octaves[:-1])
     first, last = 2 * octaves[0] - middle[0], 2 * octaves[-1] - middle[-1]
     return np.asarray(2.0 ** np.concatenate([[first], middle, [last]]), dtype=np.float64)
-
-
-def _numbers(values: Any) -> Any:
-    return values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values

@@ -17,7 +17,7 @@ from deepSTRF.plots._arrays import FloatArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
 
 __all__ = [
@@ -63,6 +63,14 @@ def new_figure(figsize: tuple[float, float]) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=figsize, layout="constrained", facecolor="white")
+
+
+def own_or_given(ax: Axes | None, figsize: tuple[float, float]) -> tuple[Figure | SubFigure, Axes]:
+    """Return the axes that were given and their figure, or new ones."""
+    if ax is not None:
+        return ax.figure, ax
+    figure = new_figure(figsize)
+    return figure, figure.subplots()
 
 
 def tidy(ax: Axes) -> None:

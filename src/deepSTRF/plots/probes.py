@@ -22,6 +22,7 @@ from deepSTRF.plots._style import (
     kilohertz_axis,
     left_title,
     new_figure,
+    own_or_given,
     symmetric_limit,
     tidy,
 )
@@ -189,7 +190,7 @@ def plot_tuning_curves(
 
     tones, levels = _axis(frequencies_khz, "frequencies_khz"), _axis(levels_db, "levels_db")
     (curves,) = _stack(response, "response", (levels.size, tones.size), single=True)
-    figure, ax = _own_or_given(ax, figsize)
+    figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     colours = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, levels.size))
     for level, curve, colour in zip(levels, curves, colours, strict=True):
         ax.plot(tones, curve, color=colour, linewidth=1.4, label=f"{level:g} dB")
@@ -256,7 +257,7 @@ def plot_probe_curves(
     places = _axis(x, "x")
     lines = _stack(curves, "curves", (places.size,))
     check_titles(labels, len(lines))
-    figure, ax = _own_or_given(ax, figsize)
+    figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for index, line in enumerate(lines):
         label = labels[index] if labels is not None else None
         ax.plot(
@@ -289,13 +290,6 @@ def _line_colour(index: int, count: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](DARKEST + (LIGHTEST - DARKEST) * index / (count - 1))
-
-
-def _own_or_given(ax: Axes | None, figsize: tuple[float, float] | None) -> tuple[Figure | SubFigure, Axes]:
-    if ax is not None:
-        return ax.figure, ax
-    figure = new_figure(figsize or CURVE_SIZE)
-    return figure, figure.subplots()
 
 
 def _axis(values: Any, name: str) -> FloatArray:

@@ -16,7 +16,7 @@ from deepSTRF.plots._style import (
     VERMILLION,
     integer_ticks,
     left_title,
-    new_figure,
+    own_or_given,
     tidy,
 )
 
@@ -30,13 +30,6 @@ HISTOGRAM_SIZE = (6.4, 3.0)
 SQUARE_SIZE = (4.2, 4.2)
 #: Room around the outermost dot, as a share of the range.
 MARGIN = 0.05
-
-
-def _own_or_given(ax: Axes | None, size: tuple[float, float]) -> tuple[Figure | SubFigure, Axes]:
-    if ax is not None:
-        return ax.figure, ax
-    figure = new_figure(size)
-    return figure, figure.subplots()
 
 
 def _n_text(n_shown: int, n_missing: int) -> str:
@@ -88,7 +81,7 @@ def plot_score_histogram(
     if np.isinf(values).any():
         raise ValueError("scores must be finite or NaN; set infinite values to NaN first")
     valid = values[~np.isnan(values)]
-    figure, ax = _own_or_given(ax, figsize or HISTOGRAM_SIZE)
+    figure, ax = own_or_given(ax, figsize or HISTOGRAM_SIZE)
     if valid.size:
         ax.hist(valid, bins=bins, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.6)
         mean, median = float(valid.mean()), float(np.median(valid))
@@ -155,7 +148,7 @@ def plot_score_scatter(
         raise ValueError(
             f"x holds {first.size} neurons, y holds {second.size}; both need the same neurons in order"
         )
-    figure, ax = _own_or_given(ax, figsize or SQUARE_SIZE)
+    figure, ax = own_or_given(ax, figsize or SQUARE_SIZE)
     both = np.isfinite(first) & np.isfinite(second)
     _square(ax, np.concatenate([first[both], second[both]]))
     ax.scatter(first[both], second[both], s=18, color=BLUE, alpha=0.7, linewidth=0)
@@ -218,7 +211,7 @@ def plot_noise_ceiling(
     interval = None if ccmax_interval is None else as_array(ccmax_interval, "ccmax_interval")
     if interval is not None and interval.shape != (score.size, 2):
         raise ValueError(f"ccmax_interval must have shape ({score.size}, 2), got {interval.shape}")
-    figure, ax = _own_or_given(ax, figsize or SQUARE_SIZE)
+    figure, ax = own_or_given(ax, figsize or SQUARE_SIZE)
     both = np.isfinite(score) & np.isfinite(ceiling)
     _square(ax, np.concatenate([score[both], ceiling[both]]))
     if interval is not None:

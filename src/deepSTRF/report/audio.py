@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.sonify import LISTENING_PEAK, SILENCE_MS
+
 __all__ = ["LISTENING_PEAK", "SILENCE_S", "wav_data_uri"]
 
-#: Peak of every sound, as a share of full scale: loud enough, and far from startling in headphones.
-LISTENING_PEAK = 0.5
-#: Silence before and after: a receptive field of 50 ms would otherwise be swallowed by the player's start.
-SILENCE_S = 0.15
+#: Silence before and after, that of written files.
+SILENCE_S = SILENCE_MS / 1000.0
 
 
 def wav_data_uri(sound: NDArray[Any], audio_fs: float) -> str:

@@ -24,6 +24,7 @@ from deepSTRF.training._ridge_checks import (
 )
 from deepSTRF.training.ridge_data import ClipFeatures, group_neurons, lagged_rows, row_chunks
 from deepSTRF.training.ridge_solve import cross_products, solve_group
+from deepSTRF.training.run_notes import first_names
 from deepSTRF.training.score_table import neuron_names
 
 __all__ = ["RidgeFit", "fit_ridge"]
@@ -35,8 +36,6 @@ RELATIVE_LAMBDAS = tuple(10.0**exponent for exponent in torch.linspace(-3.0, 1.4
 MAX_BYTES = 2**28
 #: Fewest bins that a neuron's STRF is estimated from.
 FEWEST_BINS = 2
-#: So many neurons are named in a note before the rest is only counted.
-MOST_NAMED = 8
 
 
 @dataclass(frozen=True)
@@ -114,9 +113,9 @@ class RidgeFit:
         """Return (level, sentence) pairs about what a reader must know."""
         notes = []
         if self.unvalidated:
-            notes.append(("info", f"No validation score, shared lambda: {_named(self.unvalidated)}."))
+            notes.append(("info", f"No validation score, shared lambda: {first_names(self.unvalidated)}."))
         if self.untrained:
-            notes.append(("warning", f"No training data, STRF zero: {_named(self.untrained)}."))
+            notes.append(("warning", f"No training data, STRF zero: {first_names(self.untrained)}."))
         edge = int(((self.lambdas == self.grid[0]) | (self.lambdas == self.grid[-1])).sum())
         if self.scores and len(self.grid) > 1 and 2 * edge > len(self.lambdas):
             notes.append(
@@ -363,8 +362,3 @@ def _default_lambdas(clips: ClipFeatures) -> Tensor:
     frames = torch.cat([clips.features(clip) for clip in range(len(clips))], dim=1)
     scale = float(frames.var(dim=1, correction=0).mean()) * frames.shape[1]
     return torch.tensor(RELATIVE_LAMBDAS, dtype=torch.float64) * (scale or 1.0)
-
-
-def _named(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from deepSTRF.training.experiment_config import ExperimentConfig
 from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
 
-__all__ = ["collect_notes"]
+__all__ = ["collect_notes", "first_names"]
 
 #: So many names are listed before the rest is only counted.
 MOST_NAMED = 8
@@ -85,7 +85,7 @@ def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, 
     notes = []
     if missing:
         why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}
-        named = _named([scores.neurons[index] + why.get(index, "") for index in missing])
+        named = first_names([scores.neurons[index] + why.get(index, "") for index in missing])
         notes.append(
             (
                 "warning",
@@ -117,12 +117,29 @@ def _about_single_repeats(scores: RunScores, column: NDArray[np.float64]) -> lis
     have, their = ("has", "its") if len(raw) == 1 else ("have", "their")
     text = (
         f"{len(raw)} of {column.size} neurons {have} no repeats to compare on the test clips: {their} "
-        f"{MAIN_SCORE} is the plain correlation, not corrected for noise ({_named(raw)})."
+        f"{MAIN_SCORE} is the plain correlation, not corrected for noise ({first_names(raw)})."
     )
     return [("warning", text)]
 
 
-def _named(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """Return the first few names of a list in one line, and how many more there are.
+
+    Parameters
+    ----------
+    names : sequence of str
+        All names.
+
+    Returns
+    -------
+    str
+        At most `MOST_NAMED` of them.
+
+    Examples
+    --------
+    >>> first_names(["a", "b"])
+    'a, b'
+    """
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
 

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.causal import placement
@@ -118,7 +119,7 @@ class Listener:
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
         self.hop = 0 if self.audio_fs is None else round(self.audio_fs * self.dt_ms / 1000.0)
-        self.frequencies_hz = None if frequencies_hz is None else _numbers(frequencies_hz)
+        self.frequencies_hz = None if frequencies_hz is None else as_numbers(frequencies_hz)
         self.lead_bins = math.ceil(check_positive_number("lead_ms", lead_ms) / self.dt_ms - 1e-9)
         self.batch_samples = check_positive_int("batch_samples", batch_samples)
         self._wanted = neurons
@@ -364,10 +365,4 @@ def _check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: An
 
 def _bands_of(front_end: Any) -> Any:
     bands = getattr(front_end, "frequencies_hz", None)
-    return None if bands is None else np.sort(_numbers(bands))
-
-
-def _numbers(values: Any) -> FloatArray:
-    return np.asarray(
-        values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values, dtype=np.float64
-    )
+    return None if bands is None else np.sort(as_numbers(bands))
