@@ -131,6 +131,9 @@ def test_duration_of_gradient_maps_counts_whole_frames():
             rf_duration_ms(maps, **wrong)
     with pytest.raises(ValueError, match="F, T"):
         rf_duration_ms(np.ones(4), dt_ms=5.0)
+    for field, rate in ((np.full((2, 3), np.nan), {"dt_ms": 5.0}), ([0.0, np.nan], {"audio_fs": FS})):
+        with pytest.raises(ValueError, match="not finite"):
+            rf_duration_ms(field, **rate)
 
 
 def test_a_linear_model_remembers_its_window():
@@ -161,6 +164,18 @@ def test_silence_and_nonsense(tmp_path):
     for wrong in ({"sound": np.zeros((2, 3))}, {"sound": [np.nan]}, {"peak": 2.0}, {"silence_ms": -1.0}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             write_wav(**{"path": tmp_path / "b.wav", "sound": np.ones(3), "audio_fs": FS, **wrong})
+    for rate in (0.3, 1e9):
+        with pytest.raises(ValueError, match="between 1000"):
+            write_wav(tmp_path / "b.wav", np.ones(3), rate)
+    with pytest.raises(ValueError, match=r"\.wav"):
+        write_wav(tmp_path / "b.mp3", np.ones(3), FS)
+    for place in (tmp_path / "no" / "b.wav", tmp_path):
+        with pytest.raises(FileNotFoundError, match="folder"):
+            write_wav(place, np.ones(3), FS)
+    with pytest.raises(ValueError, match="logarithms"):
+        sonify_spectrogram(np.full((2, 4), 800.0), [500.0, 1000.0], 5.0, FS, scale="ln")
+    with pytest.raises(ValueError, match="ascending"):
+        sonify_spectrogram(np.ones((2, 4)), [500.0, np.nan], 5.0, FS)
     field = WaveformField(0, np.ones(3), np.ones(3), 16000.0, 1.0, 0)
     assert write_field_wav(tmp_path / "c.wav", field).is_file()
 

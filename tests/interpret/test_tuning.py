@@ -121,6 +121,22 @@ def test_separability_is_the_share_of_the_first_component():
     first, second = np.outer([1, 0], [3.0, 0]), np.outer([0, 1], [0, 4.0])
     assert separability_index(first + second).tolist() == [16 / 25]
     assert np.isnan(separability_index(np.zeros((1, 2, 2)))).all()
+    # as a model gives its maps, and of several at once
+    maps = torch.from_numpy(np.stack([gabor(), gabor(rate=20.0, scale=0.8)]))[:, None].requires_grad_()
+    squares = [np.linalg.svd(one[0], compute_uv=False) ** 2 for one in maps.detach().numpy()]
+    np.testing.assert_allclose(separability_index(maps), [s[0] / s.sum() for s in squares])
+    with pytest.raises(ValueError, match="not finite"):
+        separability_index(np.full((2, 3, 3), np.nan))
+    with pytest.raises(ValueError, match="F, T"):
+        separability_index(np.ones(4))
+
+
+def test_a_single_lag_is_an_instant():
+    row = strf_tuning(gabor()[:, 13:14], HERTZ, DT, gabor=True).rows()[0]
+    assert (row["latency_ms"], row["duration_ms"], row["duration_known"]) == (0.0, 0.0, False)
+    assert row["bandwidth_octaves"] == pytest.approx(2.3548 * 0.4, rel=0.03)
+    assert (row["separability"], row["rf_duration_ms"]) == (pytest.approx(1.0), 5.0)
+    assert row["direction_index"] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_simulated_neurons_get_their_own_parameters_back():
@@ -192,8 +208,20 @@ def test_illegal_arguments():
         ({"frequencies_hz": HERTZ[::-1]}, "ascending"),
         ({"frequencies_hz": HERTZ[:3]}, "25 ascending"),
         ({"dt_ms": 0.0}, "dt_ms"),
+        ({"frequencies_hz": np.where(np.arange(25) == 3, np.nan, HERTZ)}, "ascending"),
+        ({"frequencies_hz": np.append(HERTZ[:-1], np.inf)}, "ascending"),
+        ({"frequencies_hz": HERTZ / 1000}, "look like kilohertz"),
+        ({"frequencies_hz": None}, "ascending"),
+        ({"strfs": np.zeros((0, 25, 20))}, "none of them 0"),
+        ({"strfs": [[1.0, 2.0], [3.0]]}, "real numbers"),
+        ({"strfs": gabor() + 1j}, "real numbers"),
+        ({"strfs": np.stack([gabor(), np.full((25, 20), np.nan)])}, r"1 of 2 maps \(first: 1\)"),
         ({"peak": "highest"}, "peak"),
         ({"neurons": ["a", "b"]}, "neurons"),
     ):
         with pytest.raises(ValueError, match=message):
             strf_tuning(**{"strfs": torch.from_numpy(gabor()), "frequencies_hz": HERTZ, "dt_ms": DT, **wrong})
+    with pytest.raises(TypeError, match="2 names"):
+        strf_tuning(np.stack([gabor(), gabor()]), HERTZ, DT, neurons="A1")
+    with pytest.raises(TypeError, match="NeuronTable"):
+        strf_tuning(gabor(), HERTZ, DT).joined({"a": 1})

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF.models._checks import check_positive_number
 
 __all__ = ["rf_duration_ms"]
 
@@ -42,8 +43,8 @@ def rf_duration_ms(
 
     Raises
     ------
-    ValueError
-        For a map of another rank, a share or rate out of range, or none or both of the rates.
+    ValueError, TypeError
+        For a map of another rank or with NaN, a share or rate out of range, or none or both of the rates.
 
     Examples
     --------
@@ -52,7 +53,9 @@ def rf_duration_ms(
     >>> rf_duration_ms([[[0.0, 2.0, 1.0]], [[0.0, 0.0, 1.0]]], dt_ms=5.0)
     array([10.,  5.])
     """
-    field = np.abs(as_numbers(gradmap))
+    field = np.abs(as_numbers(gradmap, "gradmap"))
+    if not np.isfinite(field).all():
+        raise ValueError("gradmap holds values that are not finite; leave such maps out")
     if not 0.0 < mass <= 1.0:
         raise ValueError(f"mass must be above 0 and at most 1, got {mass!r}")
     if (audio_fs is None) == (dt_ms is None):
@@ -63,21 +66,19 @@ def rf_duration_ms(
         return _duration_of_frames(field, mass, dt_ms)
     if field.ndim != 1 or field.size == 0:
         raise ValueError(f"gradmap must be one waveform (T_audio,), got shape {field.shape}; take one row")
-    if audio_fs is None or not audio_fs > 0:
-        raise ValueError(f"audio_fs must be a positive number of hertz, got {audio_fs!r}")
+    rate = check_positive_number("audio_fs", audio_fs)
     summed = np.cumsum(field[::-1])
-    return float(np.searchsorted(summed, mass * summed[-1])) / float(audio_fs) * 1000.0
+    return float(np.searchsorted(summed, mass * summed[-1])) / rate * 1000.0
 
 
 def _duration_of_frames(field: FloatArray, mass: float, dt_ms: float) -> FloatArray:
     if field.ndim < 2 or field.size == 0:
         raise ValueError(f"gradmap must be spectro-temporal (..., F, T), got shape {field.shape}")
-    if not dt_ms > 0:
-        raise ValueError(f"dt_ms must be a positive number of milliseconds, got {dt_ms!r}")
+    frame_ms = check_positive_number("dt_ms", dt_ms)
     if field.ndim > 3:  # (N, 1, F, T): channels share the map
         field = field.sum(axis=tuple(range(1, field.ndim - 2)))
     summed = np.cumsum(field.sum(axis=-2)[..., ::-1], axis=-1)
     total = summed[..., -1:]
     short = (summed < mass * total).sum(axis=-1)
-    frames: FloatArray = np.where(total[..., 0] > 0, short + 1.0, 0.0) * float(dt_ms)
+    frames: FloatArray = np.where(total[..., 0] > 0, short + 1.0, 0.0) * frame_ms
     return frames

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
+from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 
-__all__ = ["ModulationTransfer", "checked_strfs", "modulation_transfer", "on_octaves"]
+__all__ = ["ModulationTransfer", "checked_maps", "checked_strfs", "modulation_transfer", "on_octaves"]
 
 FloatArray = NDArray[np.float64]
 
@@ -19,6 +19,10 @@ FloatArray = NDArray[np.float64]
 FINER = 4
 #: Spacing of bands counts as even on a log axis when it varies by less than this share.
 EVEN = 1e-3
+#: No cochleagram ends below this; numbers that do are kilohertz.
+LOWEST_TOP_HZ = 100.0
+#: Up to so many frequencies are named in an error.
+MOST_TOLD = 40
 
 
 @dataclass(frozen=True)
@@ -163,29 +167,70 @@ def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatA
     >>> checked_strfs([[1.0], [2.0]], [500.0, 1000.0], 5)[0].shape
     (1, 2, 1)
     """
-    maps, hertz = (
-        np.asarray(v.detach().cpu().double().numpy() if isinstance(v, Tensor) else v, dtype=np.float64)
-        for v in (strfs, frequencies_hz)
-    )
+    maps = checked_maps(strfs)
+    hertz = np.asarray([]) if frequencies_hz is None else as_numbers(frequencies_hz, "frequencies_hz")
+    legal = hertz.shape == maps.shape[1:2] and np.isfinite(hertz).all()
+    if not legal or (np.diff(hertz) <= 0).any() or (hertz <= 0).any():
+        raise ValueError(
+            f"frequencies_hz must be {maps.shape[1]} ascending positive numbers, one per band, got "
+            f"{_told(hertz)}; datasets and front-ends have them as .frequencies_hz"
+        )
+    if len(hertz) < 2:
+        raise ValueError("tuning needs at least 2 bands")
+    if hertz[-1] < LOWEST_TOP_HZ:
+        raise ValueError(
+            f"frequencies_hz end at {hertz[-1]:g} Hz, below hearing: they look like kilohertz, give "
+            "1000 * frequencies"
+        )
+    return maps, hertz, check_positive_number("dt_ms", dt_ms)
+
+
+def checked_maps(strfs: Any) -> FloatArray:
+    """Return STRFs (N, F, T) as float64.
+
+    Parameters
+    ----------
+    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
+        STRFs.
+
+    Returns
+    -------
+    array (N, F, T)
+        The same, checked.
+
+    Raises
+    ------
+    ValueError
+        When they are none; the text says how.
+
+    Examples
+    --------
+    >>> checked_maps([[1.0], [2.0]]).shape
+    (1, 2, 1)
+    """
+    maps = as_numbers(strfs, "strfs")
     if maps.ndim == 2:
         maps = maps[None]
     if maps.ndim == 4 and maps.shape[1] == 1:
         maps = maps[:, 0]
-    if maps.ndim != 3 or 0 in maps.shape[1:]:
+    if maps.ndim != 3 or 0 in maps.shape:
         raise ValueError(
-            f"strfs must be (N, F, T), (N, 1, F, T) or (F, T), got shape {maps.shape}; of a model with two "
-            "channels take one, or use model.STRF_gradmap()"
+            f"strfs must be (N, F, T), (N, 1, F, T) or (F, T), none of them 0, got shape {maps.shape}; of a "
+            "model with two channels take one, or use model.STRF_gradmap()"
         )
-    if not np.isfinite(maps).all():
-        raise ValueError("strfs hold values that are not finite")
-    if hertz.shape != maps.shape[1:2] or (np.diff(hertz) <= 0).any() or (hertz <= 0).any():
+    broken = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))
+    if broken.size:
         raise ValueError(
-            f"frequencies_hz must be {maps.shape[1]} ascending positive numbers, one per band, got shape "
-            f"{hertz.shape}; datasets and front-ends have them as .frequencies_hz"
+            f"strfs hold values that are not finite, in {broken.size} of {len(maps)} maps (first: "
+            f"{broken[0]}); leave those out"
         )
-    if len(hertz) < 2:
-        raise ValueError("tuning needs at least 2 bands")
-    return maps, hertz, check_positive_number("dt_ms", dt_ms)
+    return maps
+
+
+def _told(hertz: FloatArray) -> str:
+    """The shape, and the numbers where they are few enough to read."""
+    numbers = ", ".join(f"{value:g}" for value in hertz.ravel()) if hertz.size <= MOST_TOLD else ""
+    return f"shape {hertz.shape}" + (f": {numbers}" if numbers else "")
 
 
 def on_octaves(maps: FloatArray, hertz: FloatArray) -> tuple[FloatArray, float]:

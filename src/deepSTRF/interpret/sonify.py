@@ -20,6 +20,10 @@ FloatArray = NDArray[np.float64]
 LISTENING_PEAK = 0.5
 #: Silence before and after: a receptive field of 50 ms would otherwise be swallowed by the player's start.
 SILENCE_MS = 150.0
+#: What players understand, and a typing error does not reach: telephones need 8 kHz, no recorder has 1 MHz.
+LOWEST_FS, HIGHEST_FS = 1000, 1_000_000
+#: Logarithms beyond this are no logarithms of amplitudes: 50 is 434 dB.
+LOUDEST_LN = 50.0
 #: Carriers inside one band: enough that a band is heard as noise, few enough to stay cheap.
 CARRIERS_PER_BAND = 8
 
@@ -54,8 +58,9 @@ def write_wav(
 
     Raises
     ------
-    ValueError
-        For a sound that is no series of finite samples, or a number out of range.
+    ValueError, FileNotFoundError
+        For a sound that is no series of finite samples, a number out of range, another ending than ``.wav``,
+        or a folder that does not exist.
 
     Examples
     --------
@@ -68,7 +73,7 @@ def write_wav(
     """
     import soundfile
 
-    samples = as_numbers(sound)
+    samples = as_numbers(sound, "sound")
     if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"sound must be a series of finite samples (T_audio,), got shape {samples.shape}")
     if not 0.0 < peak <= 1.0:
@@ -77,10 +82,21 @@ def write_wav(
         raise ValueError(f"silence_ms must be 0 or more, got {silence_ms!r}")
     rate = round(check_positive_number("audio_fs", audio_fs))
     largest = float(np.abs(samples).max())
+    if not LOWEST_FS <= rate <= HIGHEST_FS:
+        raise ValueError(f"audio_fs must lie between {LOWEST_FS} and {HIGHEST_FS} hertz, got {audio_fs!r}")
+    _check_file(Path(path))
     silence = np.zeros(round(silence_ms * rate / 1000.0))
     loud = samples * (peak / largest) if largest > 0 else samples
     soundfile.write(str(path), np.concatenate([silence, loud, silence]), rate, subtype="PCM_16", format="WAV")
     return Path(path)
+
+
+def _check_file(path: Path) -> None:
+    if path.suffix.lower() not in ("", ".wav"):
+        raise ValueError(f"path must end in .wav, which is what is written; got {path.name!r}")
+    if path.is_dir() or not path.parent.is_dir():
+        what = "is a folder" if path.is_dir() else f"lies in the folder {path.parent}, which does not exist"
+        raise FileNotFoundError(f"{path} {what}; make the folder first and name a file in it")
 
 
 def write_field_wav(path: str | Path, field: WaveformField, **options: Any) -> Path:
@@ -164,6 +180,11 @@ def sonify_spectrogram(
     check_choice("scale", scale, ("amplitude", "ln"))
     rate = check_positive_number("audio_fs", audio_fs)
     hop = check_positive_number("dt_ms", dt_ms) * rate / 1000.0
+    if scale == "ln" and image.max() > LOUDEST_LN:
+        raise ValueError(
+            f"with scale='ln' values are natural logarithms of amplitudes, got up to {image.max():g}; "
+            "subtract an offset, or give amplitudes with scale='amplitude'"
+        )
     envelope = np.maximum(image, 0.0) if scale == "amplitude" else np.exp(image)
     seconds = np.arange(round(image.shape[1] * hop)) / rate
     middles = (np.arange(image.shape[1]) + 0.5) * hop / rate
@@ -223,11 +244,12 @@ def sonify_strf(
 
 
 def _checked_image(spectrogram: Any, frequencies_hz: Any) -> tuple[FloatArray, FloatArray]:
-    image = as_numbers(spectrogram)
-    hertz = as_numbers(frequencies_hz)
+    image = as_numbers(spectrogram, "the pattern")
+    hertz = as_numbers(frequencies_hz, "frequencies_hz")
     if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
         raise ValueError(f"the pattern must be finite and (F, T), got shape {image.shape}; take one neuron")
-    if hertz.shape != image.shape[:1] or (np.diff(hertz) <= 0).any() or hertz[0] <= 0:
+    legal = hertz.shape == image.shape[:1] and np.isfinite(hertz).all()
+    if not legal or (np.diff(hertz) <= 0).any() or hertz[0] <= 0:
         raise ValueError(
             f"frequencies_hz must be {image.shape[0]} ascending positive numbers, got shape {hertz.shape}"
         )

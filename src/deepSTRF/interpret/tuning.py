@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deepSTRF.interpret.duration import rf_duration_ms
 from deepSTRF.interpret.gabor_fit import fit_gabor
-from deepSTRF.interpret.modulation import checked_strfs, modulation_transfer
+from deepSTRF.interpret.modulation import checked_maps, checked_strfs, modulation_transfer
 from deepSTRF.interpret.tuning_curves import extent_above, refined_peak
 from deepSTRF.interpret.tuning_table import NeuronTable, named
 from deepSTRF.models._checks import check_choice, check_flag
@@ -108,13 +108,18 @@ def separability_index(strfs: Any) -> FloatArray:
 
     Parameters
     ----------
-    strfs : array (N, F, T) or (F, T)
+    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
         STRFs.
 
     Returns
     -------
     array (N,)
         Squared first singular value over the sum of all squares: 1 is separable; NaN for a map of zeros.
+
+    Raises
+    ------
+    ValueError
+        For maps of another shape, or that are not finite.
 
     References
     ----------
@@ -125,8 +130,7 @@ def separability_index(strfs: Any) -> FloatArray:
     >>> separability_index(np.outer([1.0, 2.0], [3.0, 4.0, 5.0])).round(6), separability_index(np.eye(2))
     (array([1.]), array([0.5]))
     """
-    maps = np.asarray(strfs, dtype=np.float64)
-    power = np.linalg.svd(maps if maps.ndim == 3 else maps[None], compute_uv=False) ** 2
+    power = np.linalg.svd(checked_maps(strfs), compute_uv=False) ** 2
     total = power.sum(axis=-1)
     return np.where(total > 0, power[:, 0] / np.where(total > 0, total, 1.0), np.nan)
 

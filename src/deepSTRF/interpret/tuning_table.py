@@ -70,11 +70,13 @@ class NeuronTable:
 
         Raises
         ------
-        ValueError
-            For other neurons, or a column that is there already.
+        ValueError, TypeError
+            For other neurons, a column that is there already, or something else than a table.
         """
         columns = dict(self.columns)
         for other in others:
+            if not isinstance(other, NeuronTable):
+                raise TypeError(f"a NeuronTable is joined with others, got {type(other).__name__}")
             if other.neurons != self.neurons:
                 raise ValueError(
                     "tables of different neurons cannot be joined; select the same neurons first"
@@ -125,8 +127,8 @@ def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
 
     Raises
     ------
-    ValueError
-        For another number of names.
+    ValueError, TypeError
+        For another number of names, or one text instead of names.
 
     Examples
     --------
@@ -135,6 +137,8 @@ def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
     """
     if neurons is None:
         return tuple(range(n_neurons))
+    if isinstance(neurons, str) or not hasattr(neurons, "__len__"):
+        raise TypeError(f"neurons must be a sequence of {n_neurons} names, got {neurons!r}")
     if len(neurons) != n_neurons:
         raise ValueError(f"neurons names {len(neurons)} neurons, there are {n_neurons}")
     return tuple(neurons)
