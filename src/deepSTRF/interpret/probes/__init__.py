@@ -7,7 +7,9 @@ batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary
 from deepSTRF.interpret.probes.battery import PROBES, ProbeBattery, probe_battery
 from deepSTRF.interpret.probes.clicks import ClickResponse, click_responses
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram, plain_cochleagram
+from deepSTRF.interpret.probes.context import ContextSwap, context_swap
 from deepSTRF.interpret.probes.gaps import GapResponse, gap_responses
+from deepSTRF.interpret.probes.levels import LevelStepResponse, level_step_responses
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.masking import MaskingResponse, forward_masking
 from deepSTRF.interpret.probes.noise import NoiseResponse, noise_responses
@@ -21,8 +23,10 @@ __all__ = [
     "PROBES",
     "AmResponse",
     "ClickResponse",
+    "ContextSwap",
     "FrequencyResponseArea",
     "GapResponse",
+    "LevelStepResponse",
     "Listener",
     "MaskingResponse",
     "NoiseResponse",
@@ -34,9 +38,11 @@ __all__ = [
     "am_responses",
     "as_listener",
     "click_responses",
+    "context_swap",
     "dataset_cochleagram",
     "forward_masking",
     "gap_responses",
+    "level_step_responses",
     "noise_responses",
     "oddball_responses",
     "plain_cochleagram",

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.clicks import click_responses
+from deepSTRF.interpret.probes.context import context_swap
 from deepSTRF.interpret.probes.gaps import gap_responses
-from deepSTRF.interpret.probes.listener import Listener, as_listener
+from deepSTRF.interpret.probes.levels import level_step_responses
+from deepSTRF.interpret.probes.listener import HIGHEST_SHARE, Listener, as_listener
 from deepSTRF.interpret.probes.masking import forward_masking
 from deepSTRF.interpret.probes.noise import noise_responses
-from deepSTRF.interpret.probes.oddball import oddball_responses
+from deepSTRF.interpret.probes.oddball import APART_OCTAVES, oddball_responses
 from deepSTRF.interpret.probes.ripples import ripple_responses
 from deepSTRF.interpret.probes.sweeps import am_responses, sweep_responses
 from deepSTRF.interpret.probes.tones import FrequencyResponseArea, tone_responses
@@ -29,6 +31,7 @@ FloatArray = NDArray[np.float64]
 _GENERAL: dict[str, Callable[[Listener], Any]] = {
     "tones": tone_responses, "clicks": click_responses, "noise": noise_responses, "am": am_responses,
     "sweeps": sweep_responses, "ripples": ripple_responses, "gaps": gap_responses,
+    "levels": level_step_responses, "context": context_swap,
 }  # fmt: skip
 #: And those that are played at each neuron's own best tone.
 _AT_BEST_TONE: dict[str, Callable[[Listener, FloatArray], Any]] = {
@@ -95,6 +98,7 @@ def probe_battery(
     >>> list(battery.results), len(battery.table)
     (['clicks', 'gaps'], 2)
     """
+    probes = () if probes is None else probes
     unknown = [name for name in probes if name not in PROBES]
     if unknown or len(set(probes)) != len(probes) or not probes or isinstance(probes, str):
         raise ValueError(f"probes must be different names out of {', '.join(PROBES)}; got {probes!r}")
@@ -108,7 +112,10 @@ def probe_battery(
             results[name] = _GENERAL[name](listener)
             continue
         area = area or results.get("tones") or tone_responses(listener)
-        results[name] = _AT_BEST_TONE[name](listener, _best_tones(area))
+        best = _best_tones(area)
+        if name == "oddball":  # its upper tone must be playable, too
+            best = np.minimum(best, HIGHEST_SHARE * (listener.audio_fs or 0.0) / 2.0 ** (0.5 * APART_OCTAVES))
+        results[name] = _AT_BEST_TONE[name](listener, best)
     table = NeuronTable(tuple(listener.neurons), {})
     return ProbeBattery(results, table.joined(*(result.table() for result in results.values())))
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing
-from deepSTRF.interpret.probes.sounds import noise, ramped
+from deepSTRF.interpret.probes.sounds import EDGE_MS, noise, ramped
 from deepSTRF.interpret.tuning_table import NeuronTable
 from deepSTRF.models._checks import check_positive_int
 
@@ -21,8 +21,6 @@ FloatArray = NDArray[np.float64]
 
 GAPS_MS = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 MARKER_MS, LEVEL_DB = 250.0, -20.0
-#: Onsets and offsets at the gap: short, as the gap is.
-GAP_RAMP_MS = 1.0
 #: A gap is marked when it changes the response by this share of what the longest gap changes.
 CRITERION = 0.5
 #: Responses count until this long after the gap.
@@ -149,11 +147,11 @@ def gap_responses(
 def _with_gap(carrier: FloatArray, end: int, length: int, fs: float) -> FloatArray:
     if length == 0:
         return carrier
-    edge = min(round(GAP_RAMP_MS * fs / 1000.0), length)
+    edge = min(round(EDGE_MS * fs / 1000.0), length)
     opened = carrier.copy()
     opened[end - length : end] = 0.0
     # the ramps lie outside the gap, which keeps its length
-    fall = ramped(np.ones(2 * edge), fs, GAP_RAMP_MS)[edge:] if edge else np.ones(0)
+    fall = ramped(np.ones(2 * edge), fs, EDGE_MS)[edge:] if edge else np.ones(0)
     opened[end - length - edge : end - length] *= fall
     opened[end : end + edge] *= fall[::-1]
     return opened

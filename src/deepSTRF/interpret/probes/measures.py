@@ -11,11 +11,17 @@ from deepSTRF.interpret.probes.listener import Listener
 from deepSTRF.interpret.tuning_curves import refined_peak
 from deepSTRF.models._checks import check_choice
 
-__all__ = ["check_ascending", "first_crossing", "peak_times", "strength", "values_per_neuron"]
+__all__ = [
+    "check_ascending", "decay_time_constant", "first_crossing", "peak_times", "strength", "values_per_neuron",
+]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
 
 MEASURES = ("mean", "peak")
+#: Time constants tried per round of the search; each round looks closer around the best of the last.
+N_TRIED, N_ROUNDS = 61, 3
+#: Fewer samples than this do not tell a time constant.
+LEAST_SAMPLES = 4
 
 
 def strength(listener: Listener, rates: FloatArray, window_ms: float, measure: str = "mean") -> FloatArray:
@@ -105,6 +111,60 @@ def first_crossing(axis: FloatArray, curve: FloatArray, level: float) -> float:
         return float(axis[0])
     share = (level - curve[at - 1]) / (curve[at] - curve[at - 1])
     return float(axis[at - 1] + share * (axis[at] - axis[at - 1]))
+
+
+def decay_time_constant(
+    time_ms: FloatArray, curve: FloatArray, least_explained: float
+) -> tuple[float, float]:
+    """Return time constant and amplitude of the exponential nearest to a curve.
+
+    The curve is ``steady + amplitude * exp(-t / tau)``. Of each time constant the best steady value and
+    amplitude are known in closed form (least squares), so that only the time constant is searched.
+
+    Parameters
+    ----------
+    time_ms : array (P,)
+        Evenly spaced times.
+    curve : array (P,)
+        What decays, from where it starts to.
+    least_explained : float
+        Share of the curve's variance that the exponential must explain.
+
+    Returns
+    -------
+    tau_ms, amplitude : float
+        Time constant, and the decaying part at the first sample. NaN where the curve is flat, where less
+        variance is explained, and where the best time constant is not between half the spacing of the
+        samples and the length of the curve.
+
+    Examples
+    --------
+    >>> time = np.arange(0.0, 300.0, 5.0)
+    >>> tau, amplitude = decay_time_constant(time, 1.0 + 2.0 * np.exp(-time / 40.0), 0.5)
+    >>> round(tau, 2), round(amplitude, 2)
+    (40.0, 2.0)
+    """
+    nothing = (float("nan"), float("nan"))
+    if len(curve) < LEAST_SAMPLES:
+        return nothing
+    since, centred = time_ms - time_ms[0], curve - curve.mean()
+    total = float((centred**2).sum())
+    lowest, highest = 0.5 * float(since[1]), float(since[-1])
+    if total <= len(curve) * (1e-6 * float(np.abs(curve).max())) ** 2:  # flat but for rounding
+        return nothing
+    low, high = lowest, highest
+    for _ in range(N_ROUNDS):
+        taus = np.geomspace(low, high, N_TRIED)
+        shapes = np.exp(-since / taus[:, None])
+        shapes -= shapes.mean(axis=1, keepdims=True)
+        along, sizes = shapes @ centred, (shapes**2).sum(axis=1)
+        at = int((along**2 / sizes).argmax())
+        low, high = float(taus[max(at - 1, 0)]), float(taus[min(at + 1, N_TRIED - 1)])
+    tau = float(taus[at])
+    at_edge = tau <= lowest * 1.001 or tau >= highest / 1.001
+    if at_edge or along[at] ** 2 / sizes[at] < least_explained * total:
+        return nothing
+    return tau, float(along[at] / sizes[at])
 
 
 def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:

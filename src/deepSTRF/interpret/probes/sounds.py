@@ -1,18 +1,26 @@
-"""Sounds of a hearing laboratory as sample arrays: tones, clicks, noise, sweeps; levels and ramps."""
+"""Sounds of a hearing laboratory as sample arrays: tones, clicks, noise, sweeps; levels, steps and ramps."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RAMP_MS", "amplitude_of", "click", "noise", "ramped", "sweep", "tone"]
+__all__ = [
+    "EDGE_MS", "RAMP_MS", "amplitude_of", "click", "noise", "patchwork_noise", "ramped", "stepped", "sweep",
+    "tone",
+]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
 
 #: Raised-cosine onset and offset of tones and noise: short, yet without audible splatter.
 RAMP_MS = 5.0
+#: Ramps inside a sound, at gaps, steps of level and cuts: short, as what they mark.
+EDGE_MS = 1.0
+#: Patches of noise: half an octave high, of levels that differ by as much as those of natural sounds do.
+PATCHES_PER_OCTAVE, PATCH_RANGE_DB = 2, 30.0
 
 
 def amplitude_of(level_db: float) -> float:
@@ -197,3 +205,88 @@ def sweep(
     hertz = first_hz * (last_hz / first_hz) ** (np.arange(n_samples) / max(n_samples - 1, 1))
     phase = 2.0 * np.pi * np.cumsum(hertz) / audio_fs
     return ramped(math.sqrt(2.0) * amplitude_of(level_db) * np.sin(phase), audio_fs)
+
+
+def stepped(carrier: FloatArray, levels_db: FloatArray, audio_fs: float) -> FloatArray:
+    """Return a sound whose level steps: equal parts, one per level, with a short ramp after each step.
+
+    Parameters
+    ----------
+    carrier : array (T_audio,)
+        A sound of 0 dB, as long as a multiple of the number of levels.
+    levels_db : array (P,)
+        Level of each part, dB re 1.
+    audio_fs : float
+        Samples per second.
+
+    Returns
+    -------
+    array (T_audio,)
+        Samples.
+
+    Examples
+    --------
+    >>> stepped(np.ones(6), np.array([0.0, -20.0]), 1000.0)
+    array([1.  , 1.  , 1.  , 0.55, 0.1 , 0.1 ])
+    """
+    length = carrier.size // len(levels_db)
+    sizes = np.array([amplitude_of(float(level)) for level in levels_db])
+    gain = np.repeat(sizes, length)
+    edge = min(round(EDGE_MS * audio_fs / 1000.0), length)
+    rise = 0.5 - 0.5 * np.cos(np.pi * (np.arange(edge) + 0.5) / max(edge, 1))
+    for part in range(1, len(sizes)):
+        at = part * length
+        gain[at : at + edge] = sizes[part - 1] + rise * (sizes[part] - sizes[part - 1])
+    return np.asarray(carrier * gain)
+
+
+def patchwork_noise(
+    n_samples: int,
+    audio_fs: float,
+    range_hz: tuple[float, float],
+    patch_samples: int,
+    level_db: float = 0.0,
+    *,
+    seed: int = 0,
+) -> FloatArray:
+    """Return noise in patches of time and frequency, each with a level of its own.
+
+    Parameters
+    ----------
+    n_samples : int
+        Length.
+    audio_fs : float
+        Samples per second.
+    range_hz : (float, float)
+        Lowest and highest frequency, cut into bands of about half an octave. Where the first is not below
+        the second, the noise is one white band.
+    patch_samples : int
+        How long each level lasts. Levels are drawn evenly from 30 dB.
+    level_db : float
+        Root mean square of the whole, dB re 1.
+    seed : int
+        Which noise.
+
+    Returns
+    -------
+    array (n_samples,)
+        Samples.
+
+    Examples
+    --------
+    >>> sound = patchwork_noise(16000, 16000.0, (500.0, 4000.0), 80, level_db=-20.0)
+    >>> sound.shape, round(float(np.std(sound)), 3)
+    ((16000,), 0.1)
+    """
+    low, high = range_hz
+    bands: list[tuple[float, float] | None] = [None]
+    if low < high:
+        edges = np.geomspace(low, high, max(1, round(PATCHES_PER_OCTAVE * math.log2(high / low))) + 1)
+        bands = [(float(first), float(last)) for first, last in itertools.pairwise(edges)]
+    rng = np.random.default_rng(seed)
+    sound = np.zeros(n_samples)
+    for band in bands:
+        carrier = noise(n_samples, audio_fs, band_hz=band, seed=int(rng.integers(2**31)), ramp_ms=0.0)
+        levels = rng.uniform(-PATCH_RANGE_DB, 0.0, math.ceil(n_samples / patch_samples))
+        sound += carrier * np.repeat(10.0 ** (levels / 20.0), patch_samples)[:n_samples]
+    return np.asarray(sound * (amplitude_of(level_db) / (float(np.sqrt(np.mean(sound**2))) or 1.0)))
