@@ -13,6 +13,7 @@ from deepSTRF.plots import (
     plot_modulation_transfer,
     plot_nonlinearity_scatter,
     plot_nonlinearity_table,
+    plot_probe_courses,
     plot_probe_curves,
     plot_response_areas,
     plot_strf_confidence,
@@ -227,3 +228,21 @@ def test_probe_curves_take_one_neuron_or_many_and_log_axes():
     figure.canvas.draw()
     _, ax = plot_probe_curves([1, 2], [0.0, np.nan], "x", "y")
     assert len(ax.lines) == 1
+
+
+def test_probe_courses_are_one_line_per_sound_with_gaps_where_nothing_is_known():
+    courses = np.arange(12.0).reshape(3, 4)
+    courses[1, 2] = np.nan
+    figure, ax = plot_probe_courses([-7.5, -2.5, 2.5, 7.5], courses, ["20 ms", "40 ms", "80 ms"], ylabel="r")
+    for line, course in zip(ax.lines, courses, strict=False):
+        np.testing.assert_array_equal(line.get_ydata(), course)
+    assert len({tuple(line.get_color()) for line in ax.lines[:3]}) == 3
+    assert list(ax.lines[-1].get_xdata()) == [0.0, 0.0], "the onset lies within"
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["20 ms", "40 ms", "80 ms"]
+    figure.canvas.draw()
+    _, ax = plot_probe_courses([2.5, 7.5], [1.0, 2.0])
+    assert len(ax.lines) == 2
+    with pytest.raises(ValueError, match="courses must have shape"):
+        plot_probe_courses([2.5, 7.5], np.ones((2, 3)))
+    with pytest.raises(ValueError, match="titles"):
+        plot_probe_courses([2.5, 7.5], np.ones((3, 2)), ["a", "b"])

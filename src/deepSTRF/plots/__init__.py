@@ -15,7 +15,12 @@ from deepSTRF.plots.learning import plot_learning_curve
 from deepSTRF.plots.modulation import plot_modulation_transfer
 from deepSTRF.plots.movies import save_dstrf_movie
 from deepSTRF.plots.nonlinearity import plot_nonlinearity_scatter, plot_nonlinearity_table
-from deepSTRF.plots.probes import plot_probe_curves, plot_response_areas, plot_tuning_curves
+from deepSTRF.plots.probes import (
+    plot_probe_courses,
+    plot_probe_curves,
+    plot_response_areas,
+    plot_tuning_curves,
+)
 from deepSTRF.plots.responses import plot_neuron_panel, plot_psth_vs_pred, plot_stim_with_response
 from deepSTRF.plots.scores import plot_noise_ceiling, plot_score_histogram, plot_score_scatter
 from deepSTRF.plots.strf import plot_strf_grid
@@ -33,6 +38,7 @@ __all__ = [
     "plot_noise_ceiling",
     "plot_nonlinearity_scatter",
     "plot_nonlinearity_table",
+    "plot_probe_courses",
     "plot_probe_curves",
     "plot_psth_vs_pred",
     "plot_response_areas",

@@ -1,4 +1,4 @@
-"""What probes found: frequency-response areas, tuning curves, rate-level and latency functions."""
+"""What probes found: response areas, tuning curves, rate-level and latency functions, time courses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_probe_curves", "plot_response_areas", "plot_tuning_curves"]
+__all__ = ["plot_probe_courses", "plot_probe_curves", "plot_response_areas", "plot_tuning_curves"]
 
 AREA_INCHES = (2.5, 2.2)
 CURVE_SIZE = (4.6, 3.2)
@@ -186,13 +186,10 @@ def plot_tuning_curves(
     >>> [line.get_label() for line in ax.lines[:2]]
     ['-40 dB', '-20 dB']
     """
-    from matplotlib import colormaps
-
     tones, levels = _axis(frequencies_khz, "frequencies_khz"), _axis(levels_db, "levels_db")
     (curves,) = _stack(response, "response", (levels.size, tones.size), single=True)
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
-    colours = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, levels.size))
-    for level, curve, colour in zip(levels, curves, colours, strict=True):
+    for level, curve, colour in zip(levels, curves, _shades(levels.size), strict=True):
         ax.plot(tones, curve, color=colour, linewidth=1.4, label=f"{level:g} dB")
     ax.axhline(0.0, color=INK, linewidth=0.5)
     if best_khz is not None and np.isfinite(best_khz):
@@ -200,7 +197,7 @@ def plot_tuning_curves(
     _tone_axis(ax, tones)
     ax.set_xlabel("tone (kHz)")
     ax.set_ylabel(ylabel)
-    ax.legend(frameon=False, fontsize=TICK_SIZE - 0.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _legend_beside(ax, TICK_SIZE - 0.5)
     left_title(ax, title)
     tidy(ax)
     return figure, ax
@@ -277,11 +274,86 @@ def plot_probe_curves(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     if labels is not None:
-        # beside the axes: a legend inside hides lines
-        ax.legend(frameon=False, fontsize=TICK_SIZE, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        _legend_beside(ax, TICK_SIZE)
     left_title(ax, title)
     tidy(ax)
     return figure, ax
+
+
+def plot_probe_courses(
+    time_ms: Any,
+    courses: Any,
+    labels: Sequence[str] | None = None,
+    *,
+    xlabel: str = "time after onset (ms)",
+    ylabel: str = "evoked rate",
+    title: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw one neuron's time courses, a line per sound: steps of level, clicks, context-swap correlations.
+
+    Parameters
+    ----------
+    time_ms : array (T,)
+        Middles of the bins, ascending; 0, where it lies within, is marked.
+    courses : array (P, T) or (T,)
+        ``LevelStepResponse.evoked[k]``, ``ClickResponse.evoked[k]``, ``ContextSwap.correlation[k]``, ...; NaN
+        leaves a gap. Later sounds are lighter.
+    labels : sequence of str, optional
+        One per sound, for the legend.
+    xlabel, ylabel : str
+        What the axes are, with units.
+    title : str, optional
+        Title.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other.
+
+    Examples
+    --------
+    >>> figure, ax = plot_probe_courses([2.5, 7.5, 12.5], np.ones((2, 3)), ["-40 to -20 dB", "-20 to -40 dB"])
+    >>> ax.get_xlabel(), [line.get_label() for line in ax.lines[:2]]
+    ('time after onset (ms)', ['-40 to -20 dB', '-20 to -40 dB'])
+    """
+    times = _axis(time_ms, "time_ms")
+    lines = _stack(courses, "courses", (times.size,))
+    check_titles(labels, len(lines))
+    figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
+    for index, (line, colour) in enumerate(zip(lines, _shades(len(lines)), strict=True)):
+        label = labels[index] if labels is not None else None
+        ax.plot(times, line, color=colour, linewidth=1.3, label=label)
+    ax.axhline(0.0, color=INK, linewidth=0.5)
+    if times[0] < 0.0 < times[-1]:
+        ax.axvline(0.0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
+    ax.set_xlabel(xlabel)
+    ax.set_ylabel(ylabel)
+    if labels is not None:
+        _legend_beside(ax, TICK_SIZE - 0.5)
+    left_title(ax, title)
+    tidy(ax)
+    return figure, ax
+
+
+def _shades(count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, count))
+
+
+def _legend_beside(ax: Axes, size: float) -> None:
+    # beside the axes: a legend inside hides lines
+    ax.legend(frameon=False, fontsize=size, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
 
 def _line_colour(index: int, count: int) -> Any:
