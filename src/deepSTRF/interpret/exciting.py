@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.interpret._ascent import ascend, norms, values_and_slopes
 from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
@@ -118,7 +119,7 @@ class ExcitingStimulus:
             For a neuron that is not there, or a spectrogram without bands and rates.
         """
         if neuron not in self.neurons:
-            raise ValueError(f"neuron must be one of {self.neurons}, got {neuron!r}")
+            raise ValueError(f"neuron must be one of {self.neurons}, those searched; got {neuron!r}")
         stimulus = self.stimulus[self.neurons.index(neuron)]
         if self.audio_fs is not None:
             return write_wav(path, stimulus, self.audio_fs)
@@ -288,7 +289,7 @@ def _null(model: Any, null: Any, frames: int) -> Tensor:
     standardizer = getattr(model, "standardizer", None)
     if null is None:
         null = 0.0 if standardizer is None else standardizer.mean.detach()
-    values = torch.as_tensor(null, dtype=torch.float64).detach().cpu()
+    values = torch.from_numpy(as_numbers(null, "null"))
     if values.ndim == 1:
         values = values.unsqueeze(1)
     if values.ndim > 2 or values.shape[:1] not in ((), (1,), (model.F,)) or values.shape[1:] not in (
@@ -297,6 +298,8 @@ def _null(model: Any, null: Any, frames: int) -> Tensor:
         raise ValueError(
             f"null must be a number, ({model.F},) or ({model.F}, {frames}), got {tuple(values.shape)}"
         )
+    if not bool(values.isfinite().all()):
+        raise ValueError("null must be finite, it holds NaN or infinity")
     return values.expand(model.F, frames).clone()
 
 

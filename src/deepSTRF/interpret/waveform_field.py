@@ -121,10 +121,22 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
     """
     if isinstance(model.wav2spec, nn.Identity):
         raise NoFrontEndError(f"this {type(model).__name__} has no front-end; use model.STRF_gradmap()")
-    sound, (device, dtype) = torch.as_tensor(stim), placement(model)
+    sound, (device, dtype) = _one_sound(stim), placement(model)
     with evaluating(model):
-        rates = model(sound.reshape(1, 1, -1).to(device, dtype))[0, :, 0]
-    return [_field(model, sound.reshape(-1), rates[n], n) for n in neuron_indices(neurons, len(rates))]
+        rates = model(sound[None, None].to(device, dtype))[0, :, 0]
+    return [_field(model, sound, rates[n], n) for n in neuron_indices(neurons, len(rates))]
+
+
+def _one_sound(stim: Any) -> Tensor:
+    sound = torch.as_tensor(stim)
+    if sound.numel() == 0 or sound.numel() != sound.shape[-1]:
+        raise ValueError(
+            f"stim must be one sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got {tuple(sound.shape)}; "
+            "take one clip, one channel"
+        )
+    if not bool(sound.isfinite().all()):
+        raise ValueError("stim must be finite, it holds NaN or infinity")
+    return sound.reshape(-1)
 
 
 def _field(model: Any, sound: Tensor, rate: Tensor, number: int) -> WaveformField:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_lengths
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, peak_times
 from deepSTRF.interpret.probes.sounds import click
@@ -102,6 +103,7 @@ def click_responses(
     listener = as_listener(model)
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("levels_db", levels)
+    check_lengths(watched_ms=watched_ms)
     n_samples = listener.samples(watched_ms)
     width = max(1, round(WIDTH_MS * (listener.audio_fs or 0.0) / 1000.0))
     rates = listener.play(click(n_samples, level, width) for level in levels)

@@ -15,6 +15,7 @@ from deepSTRF.datasets.audio.ns1_files import NS1_WAV_NATIVE_FS
 from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman_cochleagram
 from deepSTRF.dsp.framing import samples_per_bin
 from deepSTRF.dsp.triangular import triangular_filterbank
+from deepSTRF.models._checks import check_positive_number
 
 __all__ = ["dataset_cochleagram", "plain_cochleagram"]
 
@@ -103,9 +104,14 @@ def plain_cochleagram(
     """
     hertz = torch.tensor(np.asarray(frequencies_hz, dtype=np.float64).tolist(), dtype=torch.float64)
     hop = samples_per_bin(audio_fs, dt_ms)
+    check_positive_number("floor", floor)
     if hertz.ndim != 1 or len(hertz) < 2 or not bool((hertz.diff() > 0).all()) or not float(hertz[0]) > 0:
         raise ValueError(
             f"frequencies_hz must be two or more ascending positive numbers, got {frequencies_hz!r}"
+        )
+    if float(hertz[-1]) >= 0.5 * audio_fs:
+        raise ValueError(
+            f"frequencies_hz must lie below {0.5 * audio_fs:g} Hz, half of audio_fs, got {float(hertz[-1]):g}"
         )
     corners = torch.cat([hertz[:1] ** 2 / hertz[1:2], hertz, hertz[-1:] ** 2 / hertz[-2:-1]])
     n_fft = FFT_LENGTH_FACTOR * 2 * hop

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_lengths, check_levels
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing
 from deepSTRF.interpret.probes.sounds import EDGE_MS, noise, ramped
@@ -117,6 +118,8 @@ def gap_responses(
     listener = as_listener(model)
     gaps = np.asarray(gaps_ms, dtype=np.float64)
     check_ascending("gaps_ms", gaps, above=0.0)
+    check_lengths(marker_ms=marker_ms)
+    check_levels(level_db=level_db)
     n_tokens = check_positive_int("n_tokens", n_tokens)
     end = listener.bins(marker_ms + gaps[-1])
     n_bins, fs = end + listener.bins(marker_ms), listener.audio_fs or 0.0

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepSTRF.dsp.framing import samples_per_bin
 from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
 from deepSTRF.models._checks import check_positive_int, check_positive_number
@@ -118,12 +119,13 @@ class Listener:
         self.cochleagram = cochleagram
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
-        self.hop = 0 if self.audio_fs is None else round(self.audio_fs * self.dt_ms / 1000.0)
-        self.frequencies_hz = None if frequencies_hz is None else as_numbers(frequencies_hz)
+        self.hop = 0 if self.audio_fs is None else samples_per_bin(self.audio_fs, self.dt_ms)
+        self.frequencies_hz = None if frequencies_hz is None else _checked_bands(model, frequencies_hz)
         self.lead_bins = math.ceil(check_positive_number("lead_ms", lead_ms) / self.dt_ms - 1e-9)
         self.batch_samples = check_positive_int("batch_samples", batch_samples)
-        self._wanted = neurons
         self.neurons = self._count() if neurons is None else neuron_indices(neurons, len(self._count()))
+        if not self.neurons:
+            raise ValueError("neurons must name at least one neuron to read; None is all")
 
     @classmethod
     def for_dataset(cls, model: nn.Module, dataset: Any, **options: Any) -> Listener:
@@ -168,7 +170,15 @@ class Listener:
         return self.bins(duration_ms) * self._sounding()
 
     def bins(self, duration_ms: float) -> int:
-        """Return the whole bins that hold a duration, at least one."""
+        """Return the whole bins that hold a duration, at least one.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a duration that is no number, negative or not finite.
+        """
+        if duration_ms != 0:
+            check_positive_number("a duration in ms", duration_ms)
         return max(1, math.ceil(duration_ms / self.dt_ms - 1e-9))
 
     def time_ms(self, n_bins: int) -> FloatArray:
@@ -179,7 +189,7 @@ class Listener:
         """Return the lowest and the highest frequency that probes use by default, in Hz."""
         top = math.inf if self.audio_fs is None else HIGHEST_SHARE * self.audio_fs
         if self.frequencies_hz is not None:
-            return float(self.frequencies_hz[0]), min(float(self.frequencies_hz[-1]), top)
+            return float(self.frequencies_hz.min()), min(float(self.frequencies_hz.max()), top)
         return DEFAULT_RANGE_HZ[0], min(DEFAULT_RANGE_HZ[1], top)
 
     # ------------------------------------------------------------------ playing
@@ -207,7 +217,9 @@ class Listener:
 
         def prepared() -> Iterator[FloatArray]:
             for sound in sounds:
-                samples = np.asarray(sound, dtype=np.float64)
+                samples = as_numbers(sound, "sounds")
+                if not np.isfinite(samples).all():
+                    raise ValueError("sounds must be finite, one holds NaN or infinity")
                 if samples.ndim != 1 or samples.size == 0 or samples.size % hop:
                     raise ValueError(
                         f"sounds must be (T_audio,) with T_audio a multiple of {hop} samples (one bin), got "
@@ -240,9 +252,9 @@ class Listener:
 
         def prepared() -> Iterator[FloatArray]:
             for pattern in patterns:
-                image = np.asarray(pattern, dtype=np.float64)
-                if image.ndim != 2 or image.size == 0:
-                    raise ValueError(f"patterns must be (F, T), got {image.shape}")
+                image = as_numbers(pattern, "patterns")
+                if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
+                    raise ValueError(f"patterns must be finite and (F, T), got shape {image.shape}")
                 quiet = np.broadcast_to(np.asarray(silence, dtype=np.float64), (len(image),))
                 yield np.concatenate([np.repeat(quiet[:, None], self.lead_bins, axis=1), image], axis=1)
 
@@ -359,10 +371,24 @@ def _check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: An
             "this model takes spectrograms: give dt_ms, and cochleagram with audio_fs to play sounds, or use "
             "Listener.for_dataset(model, dataset)"
         )
+    if cochleagram is not None and not callable(cochleagram):
+        raise TypeError(f"cochleagram must be callable, got {type(cochleagram).__name__}")
     if not hears_samples and (cochleagram is None) != (audio_fs is None):
         raise ValueError("cochleagram and audio_fs belong together: give both or neither")
 
 
 def _bands_of(front_end: Any) -> Any:
     bands = getattr(front_end, "frequencies_hz", None)
-    return None if bands is None else np.sort(as_numbers(bands))
+    return None if bands is None else as_numbers(bands)
+
+
+def _checked_bands(model: nn.Module, frequencies_hz: Any) -> FloatArray:
+    """Centres in the order of the model's bands; those of a learned bank need not ascend."""
+    hertz, n_bands = as_numbers(frequencies_hz, "frequencies_hz"), getattr(model, "F", None)
+    wanted = isinstance(n_bands, int) and hertz.shape != (n_bands,)
+    if hertz.ndim != 1 or not hertz.size or wanted or not (np.isfinite(hertz) & (hertz > 0)).all():
+        count = f"{n_bands} " if isinstance(n_bands, int) else ""
+        raise ValueError(
+            f"frequencies_hz must be {count}positive finite numbers, one per band, got shape {hertz.shape}"
+        )
+    return hertz

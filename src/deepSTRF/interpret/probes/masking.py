@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, values_per_neuron
 from deepSTRF.interpret.probes.sounds import tone
@@ -128,6 +129,10 @@ def forward_masking(
     delays = np.asarray(delays_ms, dtype=np.float64)
     check_ascending("delays_ms", delays, above=0.0)
     check_choice("measure", measure, ("mean", "peak"))
+    for name, hertz in (("probe_hz", probes), ("masker_hz", maskers)):
+        check_audible(name, hertz, listener.audio_fs)
+    check_lengths(masker_ms=masker_ms, probe_ms=probe_ms, tail_ms=tail_ms)
+    check_levels(masker_level_db=masker_level_db, probe_level_db=probe_level_db)
     fs, hop = listener.audio_fs or 0.0, listener.samples(0.0)
     waits = [listener.bins(delay) for delay in delays]
     n_masker, window = listener.bins(masker_ms), listener.bins(probe_ms + tail_ms)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_lengths, check_range
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, peak_times
 from deepSTRF.interpret.probes.sounds import noise
@@ -130,7 +131,9 @@ def noise_responses(
     listener = as_listener(model)
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("levels_db", levels)
+    check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
     n_tokens = check_positive_int("n_tokens", n_tokens)
+    band_hz = None if band_hz is None else check_range("band_hz", band_hz, listener.audio_fs)
     n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
     quiet = np.zeros(listener.samples(tail_ms))
     rates = listener.play(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import values_per_neuron
 from deepSTRF.interpret.probes.sounds import tone
@@ -133,12 +134,15 @@ def oddball_responses(
     check_positive_number("apart_octaves", apart_octaves)
     if not 0.0 < rare <= 0.5 or round(rare * n_tones) < 1 or n_tones < 2 * FIRST_RARE:
         raise ValueError(f"rare={rare!r} of n_tones={n_tones} must give 1 rare tone or more, at most half")
-    if not 0 < tone_ms <= period_ms:
-        raise ValueError(f"tone_ms={tone_ms!r} must be positive and fit into period_ms={period_ms!r}")
+    check_lengths(tone_ms=tone_ms, period_ms=period_ms)
+    check_levels(level_db=level_db)
+    if tone_ms > period_ms:
+        raise ValueError(f"tone_ms={tone_ms!r} must fit into period_ms={period_ms!r}")
+    half = 2.0 ** (0.5 * apart_octaves)
+    check_audible("centre_hz, half of apart_octaves higher,", centres * half, listener.audio_fs)
     order = _order(n_tones, rare, seed)
     bins = listener.bins(period_ms)
     common, rares = np.zeros((2, len(centres), 2, bins))
-    half = 2.0 ** (0.5 * apart_octaves)
     for centre in np.unique(centres):
         own = centres == centre
         pair = (float(centre) / half, float(centre) * half)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_lengths, check_levels, check_periods
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending
 from deepSTRF.interpret.probes.sounds import amplitude_of, ramped
@@ -141,6 +142,10 @@ def ripple_responses(
     listener = as_listener(model)
     rates, scales = np.asarray(rates_hz, dtype=np.float64), np.asarray(scales_cyc_oct, dtype=np.float64)
     _check(listener, rates, scales, domain, depth)
+    check_lengths(duration_ms=duration_ms)
+    check_levels(level_db=level_db, mean=mean)
+    measured = max(1, listener.bins(duration_ms) - listener.bins(SETTLED_MS))
+    check_periods("rates_hz", rates, measured * listener.dt_ms)
     signed = np.concatenate([-rates[::-1], rates])
     n_bins = listener.bins(duration_ms)
     grid = [(float(scale), float(rate)) for scale in scales for rate in signed]
@@ -207,7 +212,7 @@ def ripple_pattern(
     """
     x = np.log2(np.asarray(frequencies_hz, dtype=np.float64))[:, None]
     t = np.asarray(time_ms, dtype=np.float64)[None] / 1000.0
-    return np.asarray(1.0 + depth * np.cos(2.0 * np.pi * (rate_hz * t - scale_cyc_oct * (x - x[0]))))
+    return np.asarray(1.0 + depth * np.cos(2.0 * np.pi * (rate_hz * t - scale_cyc_oct * (x - x.min()))))
 
 
 def _sounds(
@@ -260,5 +265,18 @@ def _check(listener: Listener, rates: FloatArray, scales: FloatArray, domain: st
         raise ValueError(f"bins of {listener.dt_ms:g} ms show rates below {500.0 / listener.dt_ms:g} Hz")
     if not 0.0 < depth <= 1.0:
         raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
+    _check_scales(listener, scales, domain)
+
+
+def _check_scales(listener: Listener, scales: FloatArray, domain: str) -> None:
+    """Refuse ripples so dense that the bands, or the tones that carry them, show another one."""
     if domain == "spectrogram" and listener.frequencies_hz is None:
         raise ValueError("ripples in the spectrogram need the bands: Listener(..., frequencies_hz=...)")
+    spacing = 1.0 / TONES_PER_OCTAVE
+    if domain == "spectrogram":
+        spacing = float(np.diff(np.log2(np.sort(np.asarray(listener.frequencies_hz)))).min(initial=np.inf))
+    if scales[-1] * spacing > 0.5 + 1e-9:
+        raise ValueError(
+            f"scales_cyc_oct must be at most {0.5 / spacing:.3g}: ripples are drawn every {spacing:.3g} "
+            f"octaves, got {scales[-1]:g}"
+        )

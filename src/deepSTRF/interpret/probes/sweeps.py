@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import (
+    check_audible,
+    check_lengths,
+    check_levels,
+    check_periods,
+    check_range,
+)
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, strength
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
 from deepSTRF.interpret.tuning_table import NeuronTable
+from deepSTRF.models._checks import check_positive_int
 
 __all__ = ["AmResponse", "SweepResponse", "am_responses", "sweep_responses"]
 
@@ -165,7 +173,13 @@ def am_responses(
         )
     if not 0.0 < depth <= 1.0:
         raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
-    n_tokens = 1 if carrier_hz is not None else max(1, int(n_tokens))
+    check_lengths(duration_ms=duration_ms)
+    check_levels(level_db=level_db)
+    check_periods("rates_hz", wanted, listener.dt_ms * _settled(listener, listener.bins(duration_ms)))
+    n_tokens = check_positive_int("n_tokens", n_tokens)
+    if carrier_hz is not None:
+        check_audible("carrier_hz", carrier_hz, listener.audio_fs)
+        n_tokens = 1
     n_samples, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
     carriers = [_carrier(carrier_hz, n_samples, fs, level_db, seed + token) for token in range(n_tokens)]
     seconds = np.arange(n_samples) / fs
@@ -239,9 +253,10 @@ def sweep_responses(
     listener = as_listener(model)
     speeds = np.asarray(speeds_oct_s, dtype=np.float64)
     check_ascending("speeds_oct_s", speeds, above=0.0)
-    low, high = range_hz if range_hz is not None else listener.frequency_range()
-    if not 0 < low < high:
-        raise ValueError(f"range_hz must be two ascending positive numbers, got {range_hz!r}")
+    check_lengths(tail_ms=tail_ms)
+    check_levels(level_db=level_db)
+    chosen = range_hz if range_hz is not None else listener.frequency_range()
+    low, high = check_range("range_hz", chosen, listener.audio_fs)
     up, down = [], []
     quiet = np.zeros(listener.samples(tail_ms))
     for speed in speeds:
@@ -272,13 +287,18 @@ def _carrier(hertz: float | None, n_samples: int, fs: float, level_db: float, se
     return np.asarray(np.sqrt(2.0) * amplitude_of(level_db) * np.sin(phase))
 
 
+def _settled(listener: Listener, n_bins: int) -> int:
+    """Bins at the end of a sound that are measured: all but its first half second, at least half of it."""
+    return n_bins - min(listener.bins(AM_SETTLED_MS), n_bins // 2)
+
+
 def _followed(
     listener: Listener, evoked: FloatArray, baseline: FloatArray, rate_hz: float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Mean, complex component at a rate and vector strength of (K, T), over whole periods at the end."""
     period = 1000.0 / (rate_hz * listener.dt_ms)  # bins
-    settled = evoked.shape[1] - min(listener.bins(AM_SETTLED_MS), evoked.shape[1] // 2)
-    n_bins = min(evoked.shape[1], max(1, round(max(1, int(settled / period)) * period)))
+    settled = _settled(listener, evoked.shape[1])
+    n_bins = min(evoked.shape[1], max(1, round(max(1, int(settled / period + 1e-9)) * period)))
     part = evoked[:, -n_bins:]
     seconds = listener.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
     # the envelope is 1 - cos: a response in step with it has phase 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_audible, check_lengths
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, strength
 from deepSTRF.interpret.probes.sounds import tone
@@ -118,8 +119,9 @@ def tone_responses(
 
     Raises
     ------
-    ValueError
-        For frequencies or levels that do not ascend, or a listener that cannot be played sounds.
+    ValueError, TypeError
+        For frequencies or levels that do not ascend, tones at half the audio rate or above, or a listener
+        that cannot be played sounds.
 
     Examples
     --------
@@ -137,7 +139,9 @@ def tone_responses(
     )
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("frequencies_hz", tones, above=0.0)
+    check_audible("frequencies_hz", tones, listener.audio_fs)
     check_ascending("levels_db", levels)
+    check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
     if not 0.0 < criterion <= 1.0:
         raise ValueError(f"criterion must be above 0 and at most 1, got {criterion!r}")
     n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, strength, values_per_neuron
 from deepSTRF.interpret.probes.sounds import tone
@@ -119,6 +120,10 @@ def two_tone_responses(
         default_tones(listener) if frequencies_hz is None else np.asarray(frequencies_hz, dtype=np.float64)
     )
     check_ascending("frequencies_hz", seconds, above=0.0)
+    for name, hertz in (("probe_hz", probes), ("frequencies_hz", seconds)):
+        check_audible(name, hertz, listener.audio_fs)
+    check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
+    check_levels(probe_level_db=probe_level_db, second_level_db=second_level_db)
     n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
     quiet = np.zeros(listener.samples(tail_ms))
 

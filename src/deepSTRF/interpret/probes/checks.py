@@ -1,0 +1,157 @@
+"""What a probe refuses: sounds that cannot be played as asked, where a number would come out all the same."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF.models._checks import check_positive_number
+
+__all__ = ["check_audible", "check_lengths", "check_levels", "check_periods", "check_range"]
+
+FloatArray = NDArray[np.float64]
+
+
+def check_audible(name: str, hertz: Any, audio_fs: float | None) -> None:
+    """Check that frequencies can be played: above 0, and below half the audio rate, where they fold back.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the error text.
+    hertz : float or array
+        What was given.
+    audio_fs : float or None
+        Samples per second; None checks nothing but the sign.
+
+    Raises
+    ------
+    ValueError
+        When they cannot.
+
+    Examples
+    --------
+    >>> check_audible("probe_hz", 1000.0, 16000.0)
+    """
+    values = np.ravel(as_numbers(hertz, name))
+    top = math.inf if not audio_fs else 0.5 * audio_fs
+    wrong = values[~((values > 0) & (values < top))]
+    if wrong.size:
+        raise ValueError(
+            f"{name} must lie above 0 and below {top:g} Hz, half of the {audio_fs or 0:g} samples per "
+            f"second; got {wrong[0]:g} Hz"
+        )
+
+
+def check_range(name: str, range_hz: Any, audio_fs: float | None) -> tuple[float, float]:
+    """Return two ascending audible frequencies.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the error text.
+    range_hz : (float, float)
+        What was given.
+    audio_fs : float or None
+        Samples per second.
+
+    Returns
+    -------
+    (float, float)
+        The same, as floats.
+
+    Raises
+    ------
+    ValueError
+        When they are not.
+
+    Examples
+    --------
+    >>> check_range("band_hz", (500, 2000), 16000.0)
+    (500.0, 2000.0)
+    """
+    values = as_numbers(range_hz, name)
+    if values.shape != (2,) or not 0 < values[0] < values[1]:
+        raise ValueError(f"{name} must be two ascending positive numbers, got {range_hz!r}")
+    check_audible(name, values, audio_fs)
+    return float(values[0]), float(values[1])
+
+
+def check_lengths(**lengths_ms: Any) -> None:
+    """Check lengths in ms: those of tails are 0 or more, all others above 0.
+
+    Parameters
+    ----------
+    **lengths_ms
+        Lengths by the name of their argument.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When one is not.
+
+    Examples
+    --------
+    >>> check_lengths(duration_ms=100.0, tail_ms=0)
+    """
+    for name, value in lengths_ms.items():
+        if name == "tail_ms" and isinstance(value, numbers.Real) and value == 0:
+            continue
+        check_positive_number(name, value)
+
+
+def check_levels(**levels_db: Any) -> None:
+    """Check single levels in dB.
+
+    Parameters
+    ----------
+    **levels_db
+        Levels by the name of their argument.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When one is no finite number.
+
+    Examples
+    --------
+    >>> check_levels(level_db=-20.0)
+    """
+    for name, value in levels_db.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise TypeError(f"{name} must be a number, got {value!r} ({type(value).__name__})")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
+
+
+def check_periods(name: str, rates_hz: FloatArray, measured_ms: float) -> None:
+    """Check that a whole period of each rate lies in the stretch that is measured.
+
+    Parameters
+    ----------
+    name : str
+        The argument, for the error text.
+    rates_hz : array (R,)
+        Modulation rates, above 0.
+    measured_ms : float
+        The stretch.
+
+    Raises
+    ------
+    ValueError
+        When one does not.
+
+    Examples
+    --------
+    >>> check_periods("rates_hz", np.array([2.0, 4.0]), 500.0)
+    """
+    if rates_hz[0] * measured_ms < 1000.0 * (1.0 - 1e-9):
+        raise ValueError(
+            f"{name} must be {1000.0 / measured_ms:.3g} Hz or more for a whole period to lie in the "
+            f"{measured_ms:g} ms that are measured, got {rates_hz[0]:g}; or lengthen duration_ms"
+        )

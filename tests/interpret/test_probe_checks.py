@@ -1,0 +1,150 @@
+"""Sounds that cannot be played as asked are refused: they would give a number that means something else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deepSTRF.datasets.audio import SyntheticDataset
+from deepSTRF.interpret import exciting_spectrogram, waveform_fields
+from deepSTRF.interpret.probes import (
+    Listener,
+    am_responses,
+    click_responses,
+    forward_masking,
+    gap_responses,
+    noise_responses,
+    oddball_responses,
+    plain_cochleagram,
+    probe_battery,
+    ripple_pattern,
+    ripple_responses,
+    sweep_responses,
+    tone_responses,
+    two_tone_responses,
+)
+from deepSTRF.interpret.probes.listener import HIGHEST_SHARE
+from deepSTRF.models.audio import Linear
+from deepSTRF.models.wav2spec import CausalMelSpectrogram
+
+FS = 16000
+BANDS = 500.0 * 2.0 ** (np.arange(8) / 4)
+
+
+@pytest.fixture(scope="module")
+def ear():
+    mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8)
+    return Listener(Linear(8, 3, 2, wav2spec=mel, norm="none"), lead_ms=50.0)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return Listener(Linear(8, 3, norm="none"), dt_ms=5.0, frequencies_hz=BANDS, lead_ms=50.0)
+
+
+FOLDS_BACK = "below 8000 Hz, half of the 16000"
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        (lambda ear: tone_responses(ear, [1000.0, 9000.0], [-20.0]), FOLDS_BACK),
+        (lambda ear: noise_responses(ear, [-20.0], band_hz=(4000.0, 9000.0)), FOLDS_BACK),
+        (
+            lambda ear: noise_responses(ear, [-20.0], band_hz=(2000.0, 1000.0)),
+            "band_hz must be two ascending",
+        ),
+        (lambda ear: am_responses(ear, [4.0], carrier_hz=8000.0), FOLDS_BACK),
+        (lambda ear: am_responses(ear, [4.0], n_tokens=0), "n_tokens must be at least 1"),
+        (lambda ear: am_responses(ear, [2.0], duration_ms=100.0), "20 Hz or more for a whole period"),
+        (lambda ear: sweep_responses(ear, range_hz=(100.0, 20000.0)), FOLDS_BACK),
+        (lambda ear: sweep_responses(ear, range_hz=(100.0,)), "range_hz must be two ascending"),
+        (lambda ear: ripple_responses(ear, [0.5], [0.0]), "1 Hz or more for a whole period"),
+        (lambda ear: ripple_responses(ear, [4.0], [11.0]), "at most 10"),
+        (lambda ear: two_tone_responses(ear, -500.0), "probe_hz must lie above 0"),
+        (lambda ear: two_tone_responses(ear, 1000.0, [500.0, 9000.0]), "frequencies_hz must lie above 0"),
+        (lambda ear: forward_masking(ear, 1000.0, masker_hz=9000.0), "masker_hz must lie"),
+        (lambda ear: forward_masking(ear, 1000.0, masker_level_db=np.nan), "masker_level_db must be finite"),
+        (lambda ear: oddball_responses(ear, 7500.0), r"got 8919\.05 Hz"),
+        (lambda ear: gap_responses(ear, [5.0], marker_ms=0.0), "marker_ms"),
+        (lambda ear: click_responses(ear, watched_ms=-1.0), "watched_ms"),
+        (lambda ear: tone_responses(ear, duration_ms=0.0), "duration_ms"),
+        (lambda ear: tone_responses(ear, tail_ms=-5.0), "tail_ms"),
+        (lambda ear: ear.play([np.full(80, np.nan)]), "sounds must be finite"),
+        (lambda ear: ear.bins(float("nan")), "a duration in ms"),
+        (lambda ear: probe_battery(ear, None), "probes must be different names"),
+    ],
+)
+def test_what_cannot_be_played(ear, probe, message):
+    with pytest.raises(ValueError, match=message):
+        probe(ear)
+
+
+def test_drawn_ripples_are_no_denser_than_the_bands(drawn):
+    assert ripple_responses(drawn, [8.0], [2.0], domain="spectrogram").amplitude.shape == (1, 1, 2)
+    with pytest.raises(ValueError, match="at most 2"):
+        ripple_responses(drawn, [8.0], [3.0], domain="spectrogram")
+    with pytest.raises(ValueError, match="mean must be finite"):
+        ripple_responses(drawn, [8.0], [1.0], domain="spectrogram", mean=float("nan"))
+    with pytest.raises(ValueError, match="patterns must be finite"):
+        drawn.show([np.full((8, 4), np.nan)])
+
+
+def test_bands_in_any_order_are_heard_in_theirs(drawn):
+    """A learned bank need not ascend: ripples are drawn band by band, from the lowest to the highest."""
+    order = np.random.default_rng(0).permutation(8)
+    shuffled = Linear(8, 3, norm="none")
+    with torch.no_grad():
+        shuffled.readout.strf.kernel.weight.copy_(drawn.model.readout.strf.kernel.weight[:, :, order])
+        shuffled.readout.strf.kernel.bias.copy_(drawn.model.readout.strf.kernel.bias)
+    other = Listener(shuffled, dt_ms=5.0, frequencies_hz=BANDS[order], lead_ms=50.0)
+    assert other.frequency_range() == drawn.frequency_range() == (500.0, pytest.approx(BANDS[-1]))
+    for scale in (0.0, 1.0):
+        np.testing.assert_array_equal(
+            ripple_pattern(BANDS[order], [0.0, 30.0], 4.0, scale),
+            ripple_pattern(BANDS, [0.0, 30.0], 4.0, scale)[order],
+        )
+    expected = ripple_responses(drawn, [4.0], [1.0], domain="spectrogram").component
+    found = ripple_responses(other, [4.0], [1.0], domain="spectrogram").component
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_a_listener_refuses_to_be():
+    model, silent = Linear(8, 3, norm="none"), lambda sounds: torch.zeros(len(sounds), 8, 10)
+    with pytest.raises(ValueError, match=r"220\.5 samples per bin"):
+        Listener(model, cochleagram=silent, audio_fs=44100, dt_ms=5.0)
+    with pytest.raises(TypeError, match="callable"):
+        Listener(model, cochleagram=3, audio_fs=FS, dt_ms=5.0)
+    for bands in (BANDS[:3], np.append(BANDS[:-1], np.nan), np.linspace(0.0, 8000.0, 8)):
+        with pytest.raises(ValueError, match="8 positive finite numbers"):
+            Listener(model, dt_ms=5.0, frequencies_hz=bands)
+    with pytest.raises(ValueError, match="at least one neuron"):
+        Listener(model, dt_ms=5.0, neurons=[])
+    with pytest.raises(ValueError, match="below 8000 Hz"):
+        plain_cochleagram([500.0, 10000.0], FS, 5.0)
+    with pytest.raises(ValueError, match="floor"):
+        plain_cochleagram([500.0, 1000.0], FS, 5.0, floor=0.0)
+
+
+def test_the_battery_plays_the_oddball_of_a_neuron_at_the_top_where_it_can_be_played():
+    ds = SyntheticDataset(n_neurons=1, n_clips=1, n_repeats=1, clip_seconds=0.2)
+    model = Linear(24, 3, norm="none")
+    with torch.no_grad():
+        model.readout.strf.kernel.weight.zero_()
+        model.readout.strf.kernel.weight[..., -1, -1] = 1.0
+    listener = Listener.for_dataset(model, ds)
+    battery = probe_battery(listener, ["tones", "oddball"])
+    assert battery.results["tones"].best_khz[0] > 6.8
+    assert battery.results["oddball"].high_khz[0] <= HIGHEST_SHARE * FS / 1000 + 1e-9
+
+
+def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(ear):
+    with pytest.raises(ValueError, match="one channel"):
+        waveform_fields(ear.model, torch.zeros(2, 1600))
+    with pytest.raises(ValueError, match="stim must be finite"):
+        waveform_fields(ear.model, torch.full((1600,), torch.nan))
+    with pytest.raises(ValueError, match="null must be finite"):
+        exciting_spectrogram(Linear(8, 3), null=float("nan"))
+    with pytest.raises(ValueError, match="real numbers"):
+        exciting_spectrogram(Linear(8, 3), null="silence")
