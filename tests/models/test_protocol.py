@@ -74,6 +74,29 @@ def test_every_tensor_is_made_where_the_model_is() -> None:
     assert y.device.type == "meta"
 
 
+def test_a_state_that_is_none_of_the_models_is_named_with_the_call_that_makes_one() -> None:
+    model, frames = Linear(4, 3, 2).eval(), torch.zeros(1, 1, 4, 1)
+    with pytest.raises(ValueError, match=r"Linear: it lacks 'wav2spec', .*'readout'.*init_state\(batch\)"):
+        model.step(frames, {})
+    state = model.init_state(1)
+    with pytest.raises(ValueError, match=r"lacks 'readout\.strf\.history'\."):
+        model.step(frames, {**state, "readout": {**state["readout"], "strf": {}}})
+    for wrong in (None, []):
+        with pytest.raises(TypeError, match=r"must be a dictionary.*init_state"):
+            model.step(frames, wrong)
+
+    class Faulty(nn.ReLU):
+        def init_state(self, batch: int, **place: Any) -> dict[str, Any]:
+            return {}
+
+        def step(self, chunk: torch.Tensor, state: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+            raise KeyError("of the module itself")
+
+    model.prefiltering = Faulty()
+    with pytest.raises(KeyError, match="of the module itself"):
+        model.step(frames, model.init_state(1))
+
+
 def test_a_step_of_no_whole_frame_is_an_error() -> None:
     model = Linear(4, 3, 2).eval()
     with pytest.raises(ValueError, match="T of at least 1"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.models._checks import check_dtype, check_positive_int, check_tensor
-from deepSTRF.models.causal import State, init_slot_state, placement, step_slot
+from deepSTRF.models.causal import State, check_state, init_slot_state, placement, step_slot
 from deepSTRF.models.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.hub import locate_checkpoint, push_model
@@ -169,11 +169,14 @@ class NeuralModel(nn.Module, Configurable):
         tuple
             Responses (B, N, 1, n) and the next state. In eval mode any cut gives what ``forward`` gives.
         """
-        following: State = {}
-        frames, following["wav2spec"] = step_slot(self.wav2spec, "wav2spec", chunk, state["wav2spec"])
-        self._check_spectrogram(frames)
-        y, rest = self._step_response(frames, state)
-        return y, {**following, **rest}
+        try:
+            frames, following = step_slot(self.wav2spec, "wav2spec", chunk, state["wav2spec"])
+            self._check_spectrogram(frames)
+            y, rest = self._step_response(frames, state)
+        except (KeyError, TypeError):
+            check_state(self, state)  # says so where the state is at fault
+            raise
+        return y, {"wav2spec": following, **rest}
 
     def _step_response(self, frames: Tensor, state: State) -> tuple[Tensor, State]:
         following: State = {}

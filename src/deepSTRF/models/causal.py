@@ -11,6 +11,7 @@ A user's own module may come without ``step``: it works everywhere but in stream
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
@@ -20,6 +21,7 @@ __all__ = [
     "FramewiseMixin",
     "State",
     "Streamable",
+    "check_state",
     "init_slot_state",
     "is_streamable",
     "placement",
@@ -215,6 +217,51 @@ def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tupl
             chunk, following[name] = step_slot(part, f"{slot}.{name}", chunk, state[name])
         return chunk, following
     raise TypeError(_no_step(module, slot))
+
+
+def check_state(module: Streamable, state: Any) -> None:
+    """Check that a state has all that a module keeps between steps.
+
+    Parameters
+    ----------
+    module : Streamable
+        What takes the step.
+    state : dict
+        What it was given.
+
+    Raises
+    ------
+    TypeError
+        When it is no dictionary.
+    ValueError
+        When parts are missing; the text names them.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.kernels import CausalSTRFConv
+    >>> check_state(CausalSTRFConv(F=4, T=3, C_in=1, C_out=2), {})
+    Traceback (most recent call last):
+        ...
+    ValueError: this state is not one of CausalSTRFConv: it lacks 'history'. Start with
+    state = model.init_state(batch), and give each step the state that the last one returned
+    """
+    call = "Start with state = model.init_state(batch), and give each step the state that the last one returned"
+    if not isinstance(state, dict):
+        raise TypeError(f"state must be a dictionary, got {type(state).__name__}. {call}")
+    missing = list(_missing(module.init_state(1), state))
+    if missing:
+        raise ValueError(
+            f"this state is not one of {type(module).__name__}: it lacks {', '.join(missing)}. {call}"
+        )
+
+
+def _missing(expected: State, state: Any, path: str = "") -> Iterator[str]:
+    """Paths of the parts of one tree that another lacks, each at the first branch that is missing."""
+    for name, part in expected.items():
+        if not isinstance(state, dict) or name not in state:
+            yield repr(path + name)
+        elif isinstance(part, dict):
+            yield from _missing(part, state[name], f"{path}{name}.")
 
 
 def _has_step(module: object) -> TypeGuard[Streamable]:
