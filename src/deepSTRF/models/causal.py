@@ -245,7 +245,9 @@ def check_state(module: Streamable, state: Any) -> None:
     ValueError: this state is not one of CausalSTRFConv: it lacks 'history'. Start with
     state = model.init_state(batch), and give each step the state that the last one returned
     """
-    call = "Start with state = model.init_state(batch), and give each step the state that the last one returned"
+    call = (
+        "Start with state = model.init_state(batch), and give each step the state that the last one returned"
+    )
     if not isinstance(state, dict):
         raise TypeError(f"state must be a dictionary, got {type(state).__name__}. {call}")
     missing = list(_missing(module.init_state(1), state))
