@@ -296,6 +296,10 @@ def test_bad_recordings(kit):
         fit_ridge(ds, ds.select(neurons=[0, 1]), n_lags=LAGS)
     with pytest.raises(ValueError, match="the same in another order"):
         fit_ridge(ds, ds.select(neurons=[1, 0, 2, 3]), n_lags=LAGS)
+    with pytest.raises(ValueError, match=rf"{len(ds)} of {len(ds)} validation clips.*one role"):
+        fit_ridge(ds, ds, n_lags=LAGS)
+    with pytest.raises(ValueError, match=r"1 of 2 validation clips.*clip 1 of validation is clip 2 of train"):
+        fit_ridge(ds.select(clips=[0, 1, 3]), ds.select(clips=[2, 3]), n_lags=LAGS)
     with pytest.raises(ValueError, match=r"no neuron has responses to fit.*warmup_ms=1e"):
         fit_ridge(ds, n_lags=LAGS, lambdas=1.0, warmup_ms=1e7)
     with pytest.raises(ValueError, match="waveforms: pass a front-end"):

@@ -54,6 +54,22 @@ def check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lambd
             "train and validation hold different neurons, or the same in another order; make both from one "
             "recording: split.apply(dataset)"
         )
+    _check_different_sounds(train, validation)
+
+
+def _check_different_sounds(train: DatasetLike, validation: DatasetLike) -> None:
+    """Raise ValueError when a sound is in both: answered from memory, it would praise weak penalties."""
+    sound_of = [getattr(part, "source_fingerprint", part.fingerprint) for part in (train, validation)]
+    first = {sound_of[0](clip): clip for clip in reversed(range(len(train)))}
+    both = [(clip, first.get(sound_of[1](clip))) for clip in range(len(validation))]
+    shared = [(clip, other) for clip, other in both if other is not None]
+    if shared:
+        clip, other = shared[0]
+        raise ValueError(
+            f"{len(shared)} of {len(validation)} validation clips hold sounds of training clips (clip {clip} "
+            f"of validation is clip {other} of train), so that validation cannot choose a penalty; give each "
+            "sound one role, e.g. random_split(dataset).apply(dataset)"
+        )
 
 
 def check_some_bins(n_untrained: int, n_neurons: int, warmup_ms: float) -> None:

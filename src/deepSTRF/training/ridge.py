@@ -151,7 +151,7 @@ def fit_ridge(
     train : DatasetLike
         Training clips.
     validation : DatasetLike, optional
-        Clips that choose the penalty; needed unless ``lambdas`` is a single number.
+        Clips of other sounds, which choose the penalty; needed unless ``lambdas`` is a single number.
     n_lags : int
         Length of the STRFs in bins, the current one included.
     lambdas : float or sequence of float, optional
@@ -178,7 +178,8 @@ def fit_ridge(
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments, recordings of different neurons, or no responses to fit.
+        For illegal arguments, recordings of different neurons, a sound in both of them, or no responses to
+        fit.
 
     References
     ----------
