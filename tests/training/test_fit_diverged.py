@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -46,6 +47,10 @@ def test_it_is_an_arithmetic_error_with_its_place(kit, recording):
     assert not isinstance(error, ValueError)
     assert (error.epoch, error.clips) == (0, (error.batch,))
     assert fitter.history == []
+    error.add_note("seed 3")
+    sent = pickle.loads(pickle.dumps(error))  # as from a process of joblib
+    assert (type(sent), str(sent), sent.__notes__) == (FitDivergedError, str(error), ["seed 3"])
+    assert (sent.epoch, sent.batch, sent.clips) == (error.epoch, error.batch, error.clips)
 
 
 def test_a_nan_stimulus_is_named(kit, recording):

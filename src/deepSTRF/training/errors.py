@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 __all__ = ["FitDivergedError", "StateMismatchError"]
 
 
@@ -31,6 +34,11 @@ class FitDivergedError(ArithmeticError):
         self.epoch = epoch
         self.batch = batch
         self.clips = clips
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild with the keywords: fits that run in other processes send their errors pickled."""
+        rebuild = functools.partial(type(self), epoch=self.epoch, batch=self.batch, clips=self.clips)
+        return rebuild, self.args, self.__dict__
 
 
 class StateMismatchError(ValueError):
