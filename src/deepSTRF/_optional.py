@@ -26,7 +26,8 @@ def require(package: str, extra: str) -> ModuleType:
     Raises
     ------
     ImportError
-        When the package is missing; the text holds the pip command that installs it.
+        When the package is missing; the text holds the pip command that installs it, to be given in the
+        folder of the source: the package index holds another package of the name deepSTRF.
 
     Examples
     --------
@@ -35,7 +36,8 @@ def require(package: str, extra: str) -> ModuleType:
     >>> require("no_such_package", extra="hub")
     Traceback (most recent call last):
         ...
-    ImportError: this needs the package 'no_such_package'; install it with: pip install "deepSTRF[hub]"
+    ImportError: this needs the package 'no_such_package'; install it with: pip install -e ".[hub]" in the
+    folder of your copy of deepSTRF (not by name: the package index holds another package called deepSTRF)
     """
     try:
         return importlib.import_module(package)
@@ -43,5 +45,6 @@ def require(package: str, extra: str) -> ModuleType:
         if error.name is not None and error.name.split(".")[0] != package.split(".")[0]:
             raise  # the package is there but misses something of its own: do not hide that
         raise ImportError(
-            f'this needs the package {package!r}; install it with: pip install "deepSTRF[{extra}]"'
+            f'this needs the package {package!r}; install it with: pip install -e ".[{extra}]" in the folder '
+            "of your copy of deepSTRF (not by name: the package index holds another package called deepSTRF)"
         ) from error

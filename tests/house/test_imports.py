@@ -55,3 +55,12 @@ def test_version_comes_from_one_place():
     import deepSTRF
 
     assert deepSTRF.__version__ == version("deepSTRF")
+
+
+def test_a_missing_package_is_installed_from_the_source_not_by_a_name_that_another_package_has():
+    from deepSTRF._optional import require
+
+    with pytest.raises(ImportError, match=r'pip install -e "\.\[log\]" in the folder') as caught:
+        require("no_such_package", extra="log")
+    assert "install deepSTRF" not in str(caught.value)
+    assert 'install "deepSTRF' not in str(caught.value)
