@@ -334,7 +334,7 @@ def test_a_path_is_never_looked_up(tmp_path: Path) -> None:
 
 def test_without_the_extra_the_text_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match=r"'lab/none' is no folder here.*deepSTRF\[hub\]"):
+    with pytest.raises(ImportError, match=r"'lab/none' is no folder here.*pip install -e .\.\[hub\]"):
         NeuralModel.from_pretrained("lab/none")
-    with pytest.raises(ImportError, match=r"deepSTRF\[hub\]"):
+    with pytest.raises(ImportError, match=r"pip install -e .\.\[hub\]"):
         Linear(12, 3).push_to_hub(REPO)
