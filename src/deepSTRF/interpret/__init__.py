@@ -9,6 +9,7 @@ model the sounds of a hearing laboratory. Figures are in `deepSTRF.plots`; the g
 methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 """
 
+from deepSTRF.interpret.attribution import SmoothedSTRF, contributions, smooth_dstrf
 from deepSTRF.interpret.compare_wav2spec import (
     Wav2specComparison,
     compare_wav2spec,
@@ -21,6 +22,7 @@ from deepSTRF.interpret.exciting import ExcitingStimulus, exciting_sound, exciti
 from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
 from deepSTRF.interpret.gabor_fit import GaborFit, fit_gabor
 from deepSTRF.interpret.modulation import ModulationTransfer, modulation_transfer
+from deepSTRF.interpret.occluded import Occlusion, occlusion
 from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_field_wav, write_wav
 from deepSTRF.interpret.tuning import separability_index, strf_tuning
 from deepSTRF.interpret.tuning_table import NeuronTable
@@ -33,11 +35,14 @@ __all__ = [
     "GaborFit",
     "ModulationTransfer",
     "NeuronTable",
+    "Occlusion",
+    "SmoothedSTRF",
     "StrfConfidence",
     "Wav2specComparison",
     "WaveformField",
     "compare_wav2spec",
     "compare_wav2spec_to_groundtruth",
+    "contributions",
     "dstrf",
     "exciting_sound",
     "exciting_spectrogram",
@@ -46,8 +51,10 @@ __all__ = [
     "initial_front_end",
     "measure_receptive_field",
     "modulation_transfer",
+    "occlusion",
     "rf_duration_ms",
     "separability_index",
+    "smooth_dstrf",
     "sonify_spectrogram",
     "sonify_strf",
     "strf_confidence",

@@ -11,8 +11,15 @@ from deepSTRF.interpret.dynamic.folded import dstrf_folds
 from deepSTRF.interpret.dynamic.hold import TemporalHold, hold_statistics, temporal_hold
 from deepSTRF.interpret.dynamic.jackknife import JackknifedSTRF, jackknife_error, jackknifed_dstrf
 from deepSTRF.interpret.dynamic.nonlinearity import nonlinearities
+from deepSTRF.interpret.dynamic.patterns import (
+    FilterPatterns,
+    PatternScores,
+    filter_patterns,
+    pattern_scores,
+)
 from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, measure_receptive_field
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
+from deepSTRF.interpret.dynamic.second_order import Curvature, curvature
 from deepSTRF.interpret.dynamic.shape import Alignment, align_filters, find_shifts, shape_change
 from deepSTRF.interpret.dynamic.sinks import (
     ArraySink,
@@ -22,6 +29,12 @@ from deepSTRF.interpret.dynamic.sinks import (
     MomentSink,
     Sink,
     SinkSet,
+)
+from deepSTRF.interpret.dynamic.subspace import (
+    ActiveSubspace,
+    TuningSurface,
+    active_subspace,
+    tuning_surface,
 )
 from deepSTRF.interpret.dynamic.switching import Switches, switches
 from deepSTRF.interpret.dynamic.variety import (
@@ -33,28 +46,36 @@ from deepSTRF.interpret.dynamic.variety import (
 )
 
 __all__ = [
+    "ActiveSubspace",
     "Alignment",
     "ArraySink",
     "CallbackSink",
+    "Curvature",
     "DynamicSTRF",
     "EventLocked",
     "FileSink",
+    "FilterPatterns",
     "Fold",
     "FoldManifest",
     "JackknifedSTRF",
     "MomentSink",
     "Moments",
+    "PatternScores",
     "ReceptiveFieldError",
     "Sink",
     "SinkSet",
     "Spectrum",
     "Switches",
     "TemporalHold",
+    "TuningSurface",
+    "active_subspace",
     "align_filters",
     "complexity",
+    "curvature",
     "dstrf",
     "dstrf_folds",
     "event_locked",
+    "filter_patterns",
     "find_shifts",
     "gain_change",
     "gain_variation",
@@ -63,8 +84,10 @@ __all__ = [
     "jackknifed_dstrf",
     "measure_receptive_field",
     "nonlinearities",
+    "pattern_scores",
     "shape_change",
     "singular_spectrum",
     "switches",
     "temporal_hold",
+    "tuning_surface",
 ]
