@@ -14,6 +14,8 @@ import torch
 from deepSTRF.datasets import neural_collate
 from deepSTRF.datasets.splits import index_split
 from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef, snr
+from deepSTRF.models.audio import Linear
+from deepSTRF.models.wav2spec import make_wav2spec
 from deepSTRF.training import Fitter, ProtocolCard, ScoreTable, score_model
 from deepSTRF.training.model_rules import NeuronCountError
 
@@ -142,7 +144,7 @@ def test_the_card_says_what_a_reader_must_know(kit, sound_recording):
     assert rows["Onset left out"] == "25 ms"
     assert rows["Seeds"] == "0, 1"
     assert rows["cc_norm centred"] == "on the concatenated clips"
-    assert rows["Front-end"].startswith("PowerBands")
+    assert rows["Front-end"] == "PowerBands, latency 0 ms"
     assert rows["Fit: optimiser"] == "AdamW"
     assert "torch 2" in rows["Software"]
     assert all(isinstance(label, str) and isinstance(value, str) for label, value in card.rows())
@@ -158,5 +160,13 @@ def test_the_card_shows_smoothing_and_facts(recording):
     assert "Model" not in rows
     with pytest.raises(ValueError, match="centring"):
         ProtocolCard.collect(recording, centring="x")
+
+
+def test_the_card_gives_a_latency_to_a_tenth_of_a_ms_and_keeps_all_of_it_as_data(recording):
+    model = Linear(12, 3, 2, wav2spec=make_wav2spec("gammatone", audio_fs=16000, dt_ms=5.0, n_filters=12))
+    card = ProtocolCard.collect(recording, model=model)
+    text = dict(card.rows())["Front-end"]
+    assert text == f"{type(model.wav2spec).__name__}, latency {model.latency_ms:.1f} ms"
+    assert card.model["latency_ms"] == model.latency_ms
     with pytest.raises(ValueError, match=r"no protocol card.*colour"):
         ProtocolCard.from_json('{"colour": 1}')

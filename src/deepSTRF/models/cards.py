@@ -14,7 +14,7 @@ from torch import nn
 from deepSTRF import __version__
 from deepSTRF.models.serialization import foreign_classes
 
-__all__ = ["model_card"]
+__all__ = ["milliseconds", "model_card"]
 
 _TAGS = ("neuroscience", "sensory-encoding", "auditory", "pytorch")
 _SLOTS = ("wav2spec", "prefiltering", "core", "readout")
@@ -100,7 +100,7 @@ def _sizes(model: nn.Module) -> Iterator[tuple[str, str]]:
     if not isinstance(front_end, nn.Identity):
         yield "Input", f"waveform (B, 1, T_audio) at {_number(front_end.audio_fs)} Hz"
         yield "Bin", f"{front_end.hop} samples, {1e3 * front_end.hop / float(front_end.audio_fs):g} ms"
-        yield "Front-end", f"{type(front_end).__name__}, latency {model.latency_ms:g} ms"
+        yield "Front-end", f"{type(front_end).__name__}, latency {milliseconds(model.latency_ms)}"
     elif hasattr(model, "F"):
         yield "Input", f"spectrogram (B, 1, {model.F}, T)"
     if hasattr(model, "F"):
@@ -208,6 +208,17 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
     return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def milliseconds(value: float) -> str:
+    """Return a latency as cards print it: to a tenth of a ms, a fiftieth of a usual bin.
+
+    Examples
+    --------
+    >>> milliseconds(7.8123), milliseconds(2.5), milliseconds(12.0)
+    ('7.8 ms', '2.5 ms', '12 ms')
+    """
+    return f"{round(value, 1):g} ms"
 
 
 def _number(value: float) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from deepSTRF.models.cards import milliseconds
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.history import json_safe
 
@@ -283,7 +284,7 @@ def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Trainable parameters", f"{model['n_parameters']:,}"),
     ]
     if model["front_end"]:
-        rows.append(("Front-end", f"{model['front_end']}, latency {model['latency_ms']:g} ms"))
+        rows.append(("Front-end", f"{model['front_end']}, latency {milliseconds(model['latency_ms'])}"))
     return rows
 
 
