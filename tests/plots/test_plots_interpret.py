@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+import shutil
+import subprocess
+
 import numpy as np
 import pytest
 import torch
@@ -113,25 +119,90 @@ def test_gif_has_a_frame_per_shown_bin_at_its_rate(clip, tmp_path):
     assert path.stat().st_size < 300_000
 
 
-def test_html_movie_is_one_file_and_other_endings_are_refused(clip, tmp_path, monkeypatch):
-    few = {name: value[:, :3] if name in ("stim", "response") else value[:3] for name, value in clip.items()}
-    few.pop("response")
-    path = save_dstrf_movie(tmp_path / "cell.html", **few)
-    assert "data:image/png;base64" in path.read_text()
+def movie_of(clip, path, n_bins=3, n_neurons=1, **options):
+    return save_dstrf_movie(
+        path, clip["stim"][:, :n_bins], np.stack([clip["dstrf"][:n_bins]] * n_neurons, axis=1),
+        np.stack([clip["pred"][:n_bins]] * n_neurons, axis=1), dt_ms=DT, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("fps", [12.5, 24, 30, 50])
+def test_a_gif_lasts_as_long_as_its_rate_says(clip, tmp_path, fps):
+    with Image.open(movie_of(clip, tmp_path / "cell.gif", T, fps=fps)) as movie:
+        lasts = 0
+        for frame in range(movie.n_frames):
+            movie.seek(frame)
+            assert movie.info["duration"] >= 20  # browsers slow shorter ones down
+            lasts += movie.info["duration"]
+    assert lasts == pytest.approx(1000 * T / fps, abs=10)
+
+
+def test_a_page_holds_all_frames_and_asks_nothing_of_the_network(clip, tmp_path):
+    import matplotlib
+
+    with matplotlib.rc_context({"animation.embed_limit": 0.001}):
+        page = movie_of(clip, tmp_path / "cell.html", 12, fps=25, titles=["<b>"]).read_text(encoding="utf-8")
     assert [one.name for one in tmp_path.iterdir()] == ["cell.html"]
-    with pytest.raises(ValueError, match=r"\.gif, \.html, \.mp4"):
-        save_dstrf_movie(tmp_path / "cell.avi", **few)
+    frames = re.findall(r'"(iVBOR[^"]+)"', page)
+    assert len(frames) == 12
+    assert len(set(frames)) == 12
+    with Image.open(io.BytesIO(base64.b64decode(frames[-1]))) as image:
+        assert f'width="{image.width}" height="{image.height}"' in page
+    assert "var fps = 25," in page
+    assert 'max="11"' in page
+    assert "&lt;b&gt;" in page
+    rest = re.sub(r'"iVBOR[^"]+"', "", page)
+    assert not re.search(r"https?:|<link|<script src|@import|{{", rest)
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+@pytest.mark.parametrize(("n_neurons", "dpi"), [(1, 80), (3, 81)])
+def test_mp4_has_every_frame_at_its_rate_and_even_sides(clip, tmp_path, monkeypatch, n_neurons, dpi):
+    monkeypatch.setattr("deepSTRF.plots._film.DPI", dpi)  # 81: an odd number of pixels
+    path = movie_of(clip, tmp_path / "cell.mp4", 9, n_neurons, fps=12.5)
+    asked = "stream=codec_name,width,height,r_frame_rate,nb_read_frames,pix_fmt"
+    told = subprocess.run(
+        ["ffprobe", "-v", "error", "-count_frames", "-show_entries", asked, "-of", "default=nk=0", str(path)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    facts = dict(line.split("=") for line in told.splitlines() if "=" in line)
+    assert facts["codec_name"] == "h264"
+    assert facts["pix_fmt"] == "yuv420p"  # what all players know
+    assert facts["nb_read_frames"] == "9"
+    assert facts["r_frame_rate"] == "25/2"
+    assert int(facts["width"]) % 2 == int(facts["height"]) % 2 == 0
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
+def test_what_ffmpeg_says_is_passed_on(clip, tmp_path):
+    (tmp_path / "cell.mp4").mkdir()
+    with pytest.raises(RuntimeError, match=r"ffmpeg could not write .*write a \.gif or \.html instead"):
+        movie_of(clip, tmp_path / "cell.mp4")
+
+
+def test_movies_that_cannot_be_made(clip, tmp_path, monkeypatch):
     from matplotlib import animation
 
     monkeypatch.setattr(animation.FFMpegWriter, "isAvailable", classmethod(lambda cls: False))
-    with pytest.raises(FileNotFoundError, match="ffmpeg"):
-        save_dstrf_movie(tmp_path / "cell.mp4", **few)
-    with pytest.raises(ValueError, match="at most 6 neurons"):
-        save_dstrf_movie(tmp_path / "c.gif", few["stim"], np.zeros((3, 7, L, F)), np.zeros((3, 7)))
+    with pytest.raises(FileNotFoundError, match=r"ffmpeg.*\.gif or \.html"):
+        movie_of(clip, tmp_path / "cell.mp4")
+    assert not any(tmp_path.iterdir())
+    for name, options, message in (
+        ("cell.avi", {}, r"\.gif, \.html, \.mp4"),
+        ("c.gif", {"n_neurons": 7}, "at most 6 neurons"),
+        ("c.gif", {"every": 0}, "every"),
+        ("c.gif", {"fps": 60}, r"at most 50 frames per second.*every=2"),
+        ("c.gif", {"fps": "fast"}, "fps must be a positive number"),
+        ("c.gif", {"quantile": 2.0}, "quantile"),
+        ("c.gif", {"titles": ["a", "b"]}, "titles"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            movie_of(clip, tmp_path / name, **options)
     with pytest.raises(ValueError, match="bins by neurons"):
-        save_dstrf_movie(tmp_path / "c.gif", few["stim"], few["dstrf"], np.zeros(4))
-    with pytest.raises(ValueError, match="every"):
-        save_dstrf_movie(tmp_path / "c.gif", **few, every=0)
+        save_dstrf_movie(tmp_path / "c.gif", clip["stim"], clip["dstrf"], np.zeros(4))
+    for ending in ("gif", "html", "mp4"):
+        with pytest.raises(FileNotFoundError, match=r"folder .* does not exist"):
+            movie_of(clip, tmp_path / "no" / f"c.{ending}")
 
 
 def test_confidence_fades_what_is_not_sure_and_runs_through_the_peak():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -64,9 +65,15 @@ def check_frequencies(frequencies_hz: Any, n_bands: int) -> FloatArray | None:
     return frequencies
 
 
-def check_positive(value: float | None, name: str) -> None:
+def check_positive(value: Any, name: str) -> None:
     """Raise ValueError unless the value is None or a positive finite number."""
-    if value is not None and not (np.isfinite(value) and value > 0):
+    if value is None:
+        return
+    try:
+        legal = not isinstance(value, str | bool) and 0.0 < float(value) < math.inf
+    except (TypeError, ValueError):
+        legal = False
+    if not legal:
         raise ValueError(f"{name} must be a positive number or None, got {value!r}")
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from deepSTRF.plots._arrays import (
     FloatArray,
@@ -17,6 +16,7 @@ from deepSTRF.plots._arrays import (
     check_positive,
     check_titles,
 )
+from deepSTRF.plots._film import FASTEST_GIF, FORMATS, Film
 from deepSTRF.plots._panels import bin_centres, time_edges
 from deepSTRF.plots._style import (
     GREY,
@@ -32,18 +32,12 @@ from deepSTRF.plots._style import (
 from deepSTRF.plots.dynamic import LIMIT_QUANTILE, filter_limit
 
 if TYPE_CHECKING:
-    from matplotlib.animation import AbstractMovieWriter
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
 
-__all__ = ["MOVIE_FORMATS", "save_dstrf_movie"]
+__all__ = ["save_dstrf_movie"]
 
-MOVIE_FORMATS = (".gif", ".html", ".mp4")
 PANEL_INCHES, HEIGHT_INCHES = 2.1, 4.6
-#: Small enough for a mail: a second of sound at 200 bins/s is about one megabyte.
-DPI = 80
-#: Colours of a GIF, one fewer than the format holds: the last one marks pixels that do not change.
-COLOURS, PALETTE_FRAMES = 255, 8
 #: The widest a movie gets: more filters than this in a row are not legible.
 MOST_FILTERS = 6
 
@@ -71,8 +65,8 @@ def save_dstrf_movie(
     Parameters
     ----------
     path : path
-        The ending says what is written: ``.gif``, ``.html`` (one file with controls to step through), or
-        ``.mp4``, which needs the program ffmpeg.
+        The ending says what is written: ``.gif``, ``.html`` (one file with controls to step through, which
+        asks nothing of the network), or ``.mp4``, which needs the program ffmpeg.
     stim : array (F, T) or (1, F, T)
         Spectrogram.
     dstrf : array (T, L, F) or (T, K, L, F)
@@ -87,7 +81,7 @@ def save_dstrf_movie(
     every : int
         Draw every so manieth bin.
     fps : float
-        Frames per second; the title says how much slower than the sound that is.
+        Frames per second, at most 50 in a GIF; the title says how much slower than the sound that is.
     shared_clim : bool
         One colour scale for all neurons instead of one each. It holds for the whole movie either way.
     quantile : float
@@ -113,7 +107,9 @@ def save_dstrf_movie(
     ValueError
         For another ending, shapes that do not fit each other, or more than six neurons.
     FileNotFoundError
-        For ``.mp4`` without ffmpeg.
+        For ``.mp4`` without ffmpeg, or a folder that does not exist.
+    RuntimeError
+        When ffmpeg fails.
 
     Examples
     --------
@@ -126,13 +122,14 @@ def save_dstrf_movie(
     b'GIF'
     """
     target = Path(path)
-    _check_choices(target, every, fps)
+    _check_choices(target, every, fps, quantile)
     check_positive(dt_ms, "dt_ms")
     scene = _Scene(stim, dstrf, pred, response, dt_ms, titles, frequencies_hz)
     figure, update, moving = scene.draw(shared_clim, quantile, cmap, start_s, _speed(dt_ms, every, fps))
     moments = range(0, scene.n_bins, every)
-    save = _save_gif if target.suffix.lower() == ".gif" else _save_with_writer
-    save(target, figure, update, moving, moments, fps, on_frame or _nothing)
+    title = f"dynamic STRF of {', '.join(name for name in scene.titles if name) or 'a neuron'}"
+    film = Film(figure, update, moving, moments, float(fps), on_frame or _nothing, escape(title))
+    FORMATS[target.suffix.lower()](target, film)
     return target
 
 
@@ -237,81 +234,23 @@ def _speed(dt_ms: float | None, every: int, fps: float) -> str:
     return f"{slower:.2g} x slower than the sound" if slower > 1.05 else "at the speed of the sound"
 
 
-def _check_choices(target: Path, every: int, fps: float) -> None:
-    if target.suffix.lower() not in MOVIE_FORMATS:
-        raise ValueError(f"path must end in one of {', '.join(MOVIE_FORMATS)}, got {target.name!r}")
+def _check_choices(target: Path, every: int, fps: float, quantile: float) -> None:
+    ending = target.suffix.lower()
+    if ending not in FORMATS:
+        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {target.name!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
     check_positive(fps, "fps")
+    if not 0.0 < quantile <= 1.0:
+        raise ValueError(f"quantile must be above 0 and at most 1, got {quantile!r}")
+    if ending == ".gif" and fps > FASTEST_GIF:
+        raise ValueError(
+            f"a GIF shows at most {FASTEST_GIF:g} frames per second (browsers slow others down), got "
+            f"fps={fps:g}; draw every second bin with every=2, or write .html or .mp4"
+        )
 
 
 def _nothing() -> None:
     """Do nothing after a frame."""
-
-
-def _save_gif(
-    target: Path,
-    figure: Figure,
-    update: Callable[[int], None],
-    moving: list[Artist],
-    moments: range,
-    fps: float,
-    on_frame: Callable[[], None],
-) -> None:
-    """Redraw only what changes, and give all frames one palette, so that the file stores only changes too."""
-    from PIL import Image
-
-    canvas: Any = figure.canvas
-    figure.set_dpi(DPI)
-    for artist in moving:
-        artist.set_animated(True)  # left out of the still background
-    canvas.draw()
-    still = canvas.copy_from_bbox(figure.bbox)
-    frames = []
-    for moment in moments:
-        update(moment)
-        canvas.restore_region(still)
-        for artist in moving:
-            if artist.axes is not None:
-                artist.axes.draw_artist(artist)
-        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-        on_frame()
-    # some frames from all over the movie have all its colours
-    sample = np.concatenate(frames[:: max(1, len(frames) // PALETTE_FRAMES)])
-    palette = Image.fromarray(sample).quantize(COLOURS)
-    images = [Image.fromarray(one).quantize(palette=palette, dither=Image.Dither.NONE) for one in frames]
-    images[0].save(
-        target, format="GIF", save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0
-    )
-
-
-def _save_with_writer(
-    target: Path,
-    figure: Figure,
-    update: Callable[[int], None],
-    moving: list[Artist],
-    moments: range,
-    fps: float,
-    on_frame: Callable[[], None],
-) -> None:
-    writer = _writer(target, fps)
-    with writer.saving(figure, str(target), DPI):
-        for moment in moments:
-            update(moment)
-            writer.grab_frame()
-            on_frame()
-
-
-def _writer(target: Path, fps: float) -> AbstractMovieWriter:
-    from matplotlib import animation
-
-    rate: Any = fps  # the stubs of matplotlib ask for whole numbers, its writers do not
-    if target.suffix.lower() == ".html":
-        return animation.HTMLWriter(fps=rate, embed_frames=True, default_mode="loop")
-    if not animation.FFMpegWriter.isAvailable():
-        raise FileNotFoundError(
-            "mp4 needs the program ffmpeg, which was not found; write a .gif or .html instead"
-        )
-    # even numbers of pixels, as the pixel format asks
-    even = ["-pix_fmt", "yuv420p", "-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2"]
-    return animation.FFMpegWriter(fps=rate, codec="h264", extra_args=even)
