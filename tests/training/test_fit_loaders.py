@@ -123,8 +123,11 @@ def test_make_loaders_shuffles_the_first_only(numbered):
 def test_make_loaders_refuses_nothing(numbered):
     with pytest.raises(ValueError, match="at least one view"):
         make_loaders()
-    with pytest.raises(ValueError, match="view 1 holds no clips"):
+    with pytest.raises(ValueError, match="view 1 has no clips"):
         make_loaders(numbered, numbered.select(clips=[]))
+    for nobody in (numbered.select(neurons=[]), numbered.select(neurons=[], keep_unheard=True)):
+        with pytest.raises(ValueError, match=r"view 0 has no neurons.*select\(neurons=None\)"):
+            make_loaders(nobody)
 
 
 def test_generators_are_found_once():

@@ -290,6 +290,8 @@ def test_bad_recordings(kit):
     ds = kit.spectrogram_recording()
     with pytest.raises(ValueError, match="train has no clips"):
         fit_ridge(ds.select(clips=[]), n_lags=LAGS, lambdas=1.0)
+    with pytest.raises(ValueError, match="train has no neurons"):
+        fit_ridge(ds.select(neurons=[]), n_lags=LAGS, lambdas=1.0)
     with pytest.raises(ValueError, match="validation has no clips"):
         fit_ridge(ds, ds.select(clips=[]), n_lags=LAGS)
     with pytest.raises(ValueError, match="train has 4 neurons and validation 2"):

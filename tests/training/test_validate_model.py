@@ -187,7 +187,7 @@ def test_a_clip_nobody_heard_is_passed_over(kit):
     assert validate_model(Base(), dataset, clip=0).clip == 0
     with pytest.raises(ValueError, match="no neuron of the dataset has a recorded response"):
         validate_model(Base(), dataset.select(clips=[0]))
-    with pytest.raises(ValueError, match="no clips or no neurons"):
+    with pytest.raises(ValueError, match="dataset has no"):
         validate_model(Base(), dataset.select(clips=[]))
 
 

@@ -100,7 +100,8 @@ def _sizes(model: nn.Module) -> Iterator[tuple[str, str]]:
     if not isinstance(front_end, nn.Identity):
         yield "Input", f"waveform (B, 1, T_audio) at {_number(front_end.audio_fs)} Hz"
         yield "Bin", f"{front_end.hop} samples, {1e3 * front_end.hop / float(front_end.audio_fs):g} ms"
-        yield "Front-end", f"{type(front_end).__name__}, latency {milliseconds(model.latency_ms)}"
+        latency: Any = model.latency_ms
+        yield "Front-end", f"{type(front_end).__name__}, latency {milliseconds(latency)}"
     elif hasattr(model, "F"):
         yield "Input", f"spectrogram (B, 1, {model.F}, T)"
     if hasattr(model, "F"):
@@ -212,6 +213,16 @@ def _cell(value: Any) -> str:
 
 def milliseconds(value: float) -> str:
     """Return a latency as cards print it: to a tenth of a ms, a fiftieth of a usual bin.
+
+    Parameters
+    ----------
+    value : float
+        Milliseconds.
+
+    Returns
+    -------
+    str
+        With unit, without zeros at the end.
 
     Examples
     --------

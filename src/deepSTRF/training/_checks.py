@@ -10,9 +10,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from deepSTRF.protocols import DatasetLike
+
 __all__ = [
     "check_count", "check_device", "check_loader", "check_monitor_key", "check_non_negative",
-    "check_precision", "check_trainable",
+    "check_not_empty", "check_precision", "check_trainable",
 ]  # fmt: skip
 
 #: Number types a fit can compute in; float32 is the reference.
@@ -65,6 +67,17 @@ def check_precision(precision: str, device: torch.device) -> torch.dtype:
             "use 'bf16'"
         )
     return PRECISIONS[precision]
+
+
+def check_not_empty(name: str, dataset: DatasetLike) -> None:
+    """Raise ValueError for a recording without neurons, whose clips nobody heard, or without clips."""
+    if dataset.N_neurons == 0:
+        raise ValueError(
+            f"{name} has no neurons (and clips that no neuron heard are left out); check the selection: "
+            "select(neurons=None) takes all"
+        )
+    if len(dataset) == 0:
+        raise ValueError(f"{name} has no clips; check the split or the selection")
 
 
 def check_loader(name: str, loader: Any) -> DataLoader[Any]:

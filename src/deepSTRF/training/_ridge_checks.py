@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.protocols import DatasetLike
+from deepSTRF.training._checks import check_not_empty
 from deepSTRF.training.score_table import neuron_names
 
 __all__ = ["check_recordings", "check_some_bins", "count_bands", "given_lambdas"]
@@ -33,8 +34,7 @@ def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
 
 def check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lambdas: int | None) -> None:
     """Raise ValueError unless there are clips to fit, and something to choose the penalty by."""
-    if len(train) == 0:
-        raise ValueError("train has no clips; check the split or the selection")
+    check_not_empty("train", train)
     if validation is None:
         if n_lambdas != 1:
             raise ValueError(
@@ -42,8 +42,7 @@ def check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lambd
                 "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"
             )
         return
-    if len(validation) == 0:
-        raise ValueError("validation has no clips; check the split or the selection")
+    check_not_empty("validation", validation)
     if validation.N_neurons != train.N_neurons:
         raise ValueError(
             f"train has {train.N_neurons} neurons and validation {validation.N_neurons}; make both from one "

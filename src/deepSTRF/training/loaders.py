@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from deepSTRF.datasets import NeuralDataset, neural_collate
+from deepSTRF.training._checks import check_not_empty
 from deepSTRF.training.seeds import make_generator, preserved_random_state
 
 __all__ = ["ClipLoader", "generators_of", "make_loaders", "read_loader"]
@@ -41,7 +42,7 @@ def make_loaders(
     Raises
     ------
     ValueError
-        When no view is given or a view is empty.
+        When no view is given, or one has no clips or no neurons.
 
     Examples
     --------
@@ -54,8 +55,7 @@ def make_loaders(
     if not views:
         raise ValueError("give at least one view, for example make_loaders(*split.apply(dataset))")
     for number, view in enumerate(views):
-        if len(view) == 0:
-            raise ValueError(f"view {number} holds no clips; check the split or the selection behind it")
+        check_not_empty(f"view {number}", view)
     return tuple(
         DataLoader(
             view,

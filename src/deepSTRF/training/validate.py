@@ -17,6 +17,7 @@ from deepSTRF.models.causal import placement
 from deepSTRF.models.prediction import evaluating, predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training import model_rules as rules
+from deepSTRF.training._checks import check_not_empty
 from deepSTRF.training.seeds import preserved_random_state
 
 __all__ = ["ModelCheck", "validate_model"]
@@ -116,8 +117,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     start = time.perf_counter()
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if len(dataset) == 0 or dataset.N_neurons == 0:
-        raise ValueError("dataset holds no clips or no neurons; check the selection")
+    check_not_empty("dataset", dataset)
     _check_parameters(model)
     chosen = _first_heard(dataset) if clip is None else int(clip)
     excerpt = _excerpt(model, dataset, chosen)
