@@ -116,8 +116,12 @@ def test_table_as_rows_and_csv(tmp_path: Path) -> None:
 
 
 def test_errors() -> None:
+    nobody, nothing = Recording([]), Recording([])
+    nothing.N_neurons = 2
     with pytest.raises(ValueError, match="no clips"):
-        neuron_quality(Recording([]))
+        neuron_quality(nothing)
+    with pytest.raises(ValueError, match="no neurons"):
+        neuron_quality(nobody)
     with pytest.raises(ValueError, match=r"\(N, R, T\)"):
         neuron_quality(Recording([torch.rand(4, 50)]))
     with pytest.raises(ValueError, match="centring"):
@@ -127,6 +131,19 @@ def test_errors() -> None:
     quality = neuron_quality(Recording([torch.rand(2, 4, 50)]))
     with pytest.raises(TypeError, match="snr"):
         select_neurons(quality, min_snr="high")
+
+
+def test_a_silent_neuron_is_silent_however_often_it_was_recorded() -> None:
+    responses = torch.rand(2, 4, 3, 50)
+    responses[:, :3, 1:] = torch.nan  # recorded once
+    responses[:, 0, 0] = 0.0
+    responses[:, 1, 0] = 0.0
+    responses[1, 1, 0, 7] = 1.0  # one spike
+    responses[0, 2, 0], responses[1, 2, 0] = 2.0, 0.0  # another constant in each clip
+    responses[:, 3] = 0.0
+    reasons = neuron_quality(Recording(list(responses))).reasons
+    assert reasons[0] == reasons[3] == "silent: the response never varies"
+    assert reasons[1] == reasons[2] == "recorded once: no repeats to compare"
 
 
 def test_inclusion_reports_who_is_left_out_and_why() -> None:

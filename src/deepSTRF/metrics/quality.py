@@ -143,6 +143,7 @@ class _Sums:
             self.bootstrap = CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed, average)
         self.totals: RepeatTotals | None = None
         self.counts: list[Tensor] = []
+        self.range: tuple[Tensor, Tensor] | None = None
 
     def add(self, responses: Tensor) -> None:
         """Take in the (N, R, T) responses of a clip."""
@@ -158,9 +159,20 @@ class _Sums:
         repeats = torch.full_like(target.count, responses.shape[1])
         if recorded is not None:
             repeats = recorded.any(2).sum(1).to(target.count)
+        self._span(responses, recorded)
         heard = target.count > 0
         fewest = torch.where(heard, repeats, torch.full_like(repeats, torch.inf))
         self._count(heard.to(repeats), fewest, repeats * heard, target.count, target.count * target.mean)
+
+    def _span(self, responses: Tensor, recorded: Tensor | None) -> None:
+        """Lowest and highest response (N,) so far, single repeats included."""
+        missing = torch.zeros_like(responses, dtype=torch.bool) if recorded is None else ~recorded
+        lowest = responses.masked_fill(missing, torch.inf).amin((1, 2))
+        highest = responses.masked_fill(missing, -torch.inf).amax((1, 2))
+        if self.range is not None:
+            lowest = torch.minimum(self.range[0], lowest)
+            highest = torch.maximum(self.range[1], highest)
+        self.range = lowest, highest
 
     def _count(self, clips: Tensor, fewest: Tensor, most: Tensor, bins: Tensor, total: Tensor) -> None:
         if not self.counts:
@@ -220,7 +232,7 @@ def neuron_quality(
     Raises
     ------
     ValueError
-        When the dataset has no clips or an option is wrong.
+        When the dataset has no clips, no neurons, or an option is wrong.
 
     References
     ----------
@@ -243,6 +255,10 @@ def neuron_quality(
     check_n_splits(n_splits)
     check_bootstrap(n_bootstrap, confidence, resample)
     n_clips = len(dataset)
+    if getattr(dataset, "N_neurons", None) == 0:
+        raise ValueError(
+            "the dataset has no neurons to measure; check the selection: dataset.select(neurons=None) is all"
+        )
     if n_clips == 0:
         raise ValueError(
             "the dataset has no clips to measure; check the selection: dataset.select(clips=None) is all"
@@ -257,7 +273,7 @@ def neuron_quality(
 
 def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) -> NeuronQuality:
     """Turn the sums into columns."""
-    if sums.totals is None:
+    if sums.totals is None or sums.range is None:
         raise ValueError("the dataset has no clips to measure")
     signal, noise = sums.totals.powers(centring)
     clips, fewest, most, bins, total = sums.counts
@@ -283,7 +299,7 @@ def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) 
     smoothing = dataset.describe().get("smoothing_ms")
     return NeuronQuality(
         **{name: column.cpu() for name, column in columns.items()},
-        reasons=_reasons(clips, most, signal, noise, ceiling),
+        reasons=_reasons(clips, most, sums.range[0] >= sums.range[1], signal, noise, ceiling),
         centring=centring,
         smoothing_ms=None if smoothing is None else float(smoothing),
         dt_ms=float(dataset.dt),
@@ -291,13 +307,15 @@ def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) 
     )
 
 
-def _reasons(clips: Tensor, most: Tensor, signal: Tensor, noise: Tensor, ceiling: Tensor) -> tuple[str, ...]:
+def _reasons(
+    clips: Tensor, most: Tensor, flat: Tensor, signal: Tensor, noise: Tensor, ceiling: Tensor
+) -> tuple[str, ...]:
     """Why a value is missing, per neuron."""
     rules = (
         (clips == 0, "no data"),
+        (flat | (signal == 0) & (noise == 0), "silent: the response never varies"),
         (most < 2, "recorded once: no repeats to compare"),
         (torch.isnan(signal), "no two repeats in the same bins"),
-        ((signal == 0) & (noise == 0), "silent: the response never varies"),
         (~is_reliable(signal, noise), "no positive signal power"),
         (torch.isnan(ceiling), "half-splits don't correlate positively"),
     )
