@@ -25,7 +25,7 @@ from deepSTRF.interpret.probes import (
     two_tone_responses,
 )
 from deepSTRF.interpret.probes.listener import HIGHEST_SHARE
-from deepSTRF.models.audio import Linear
+from deepSTRF.models.audio import ICNet, Linear
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 FS = 16000
@@ -148,3 +148,17 @@ def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(ear):
         exciting_spectrogram(Linear(8, 3), null=float("nan"))
     with pytest.raises(ValueError, match="real numbers"):
         exciting_spectrogram(Linear(8, 3), null="silence")
+
+
+def test_a_model_of_long_memory_has_settled_where_the_baseline_is_read():
+    """Of a sound nobody can hear nothing is evoked, however long the start of the silence echoes."""
+    model = ICNet(audio_fs=FS, out_neurons=2, dt_ms=5.0, encoder_channels=4, bottleneck_channels=4)
+    listener = Listener(model)
+    memory_ms = 1000 * model.wav2spec.receptive_field_samples / FS
+    assert memory_ms > 400
+    assert 0.75 * listener.lead_bins * 5.0 >= memory_ms
+    evoked = listener.evoked(listener.play([1e-12 * np.ones(80 * 20)]))
+    assert np.abs(evoked).max() < 1e-6 * np.abs(listener.play([np.zeros(80)])).max()
+    assert Listener(Linear(8, 100), dt_ms=5.0).lead_bins == 134  # 500 ms of memory, and a quarter to read
+    assert Listener(Linear(8, 9), dt_ms=5.0).lead_bins == 60
+    assert Listener(Linear(8, 5000), dt_ms=5.0).lead_bins == 1000

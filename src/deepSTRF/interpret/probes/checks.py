@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.models._checks import check_positive_number
 
-__all__ = ["check_audible", "check_lengths", "check_levels", "check_periods", "check_range"]
+__all__ = [
+    "check_audible",
+    "check_bands",
+    "check_lengths",
+    "check_levels",
+    "check_periods",
+    "check_range",
+    "check_rates",
+]
 
 FloatArray = NDArray[np.float64]
 
@@ -155,3 +163,68 @@ def check_periods(name: str, rates_hz: FloatArray, measured_ms: float) -> None:
             f"{name} must be {1000.0 / measured_ms:.3g} Hz or more for a whole period to lie in the "
             f"{measured_ms:g} ms that are measured, got {rates_hz[0]:g}; or lengthen duration_ms"
         )
+
+
+def check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any) -> None:
+    """Check that a listener is told what its model does not know.
+
+    Parameters
+    ----------
+    hears_samples : bool
+        Whether the model has a front-end.
+    cochleagram, audio_fs, dt_ms
+        See `deepSTRF.interpret.probes.Listener`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When something is missing.
+
+    Examples
+    --------
+    >>> check_rates(True, None, 16000.0, 5.0)
+    """
+    if dt_ms is None:
+        raise ValueError(
+            "this model takes spectrograms: give dt_ms, and cochleagram with audio_fs to play sounds, or use "
+            "Listener.for_dataset(model, dataset)"
+        )
+    if cochleagram is not None and not callable(cochleagram):
+        raise TypeError(f"cochleagram must be callable, got {type(cochleagram).__name__}")
+    if not hears_samples and (cochleagram is None) != (audio_fs is None):
+        raise ValueError("cochleagram and audio_fs belong together: give both or neither")
+
+
+def check_bands(frequencies_hz: Any, n_bands: Any) -> FloatArray:
+    """Return centres of bands in the order of the model's bands; those of a learned bank need not ascend.
+
+    Parameters
+    ----------
+    frequencies_hz : array (F,)
+        What was given.
+    n_bands : int or None
+        How many the model has, where it says so.
+
+    Returns
+    -------
+    array (F,)
+        Hertz.
+
+    Raises
+    ------
+    ValueError
+        When they are no such frequencies.
+
+    Examples
+    --------
+    >>> check_bands([500, 1000], 2)
+    array([ 500., 1000.])
+    """
+    hertz = as_numbers(frequencies_hz, "frequencies_hz")
+    wrong_count = isinstance(n_bands, int) and hertz.shape != (n_bands,)
+    if hertz.ndim != 1 or not hertz.size or wrong_count or not (np.isfinite(hertz) & (hertz > 0)).all():
+        count = f"{n_bands} " if isinstance(n_bands, int) else ""
+        raise ValueError(
+            f"frequencies_hz must be {count}positive finite numbers, one per band, got shape {hertz.shape}"
+        )
+    return hertz

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deepSTRF.dsp.framing import samples_per_bin
 from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF.interpret.probes.checks import check_bands, check_rates
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.causal import placement
@@ -25,6 +26,8 @@ FloatArray = NDArray[np.float64]
 
 #: Silence before every sound: longer than the memory of fixed front-ends and most prefilters.
 LEAD_MS = 300.0
+#: No model is kept waiting longer than this, whatever it states.
+LONGEST_LEAD_MS = 5000.0
 #: The baseline is the mean rate in the last part of that silence.
 BASELINE_SHARE = 0.25
 #: Left out of the baseline at the very end: cochleagrams in native alignment (NS1) look one bin ahead.
@@ -61,8 +64,9 @@ class Listener:
         Centres of the bands, from which probes choose their tones; a front-end may bring its own.
     neurons : int, slice or sequence of int, optional
         Which neurons are read; negative numbers count from the end. None is all.
-    lead_ms : float
-        Silence before each sound.
+    lead_ms : float, optional
+        Silence before each sound. None is 300 ms, or longer where the model states that it remembers more, so
+        that it has settled where the baseline is read.
     batch_samples : int
         Samples that one batch may hold.
 
@@ -101,7 +105,7 @@ class Listener:
         dt_ms: float | None = None,
         frequencies_hz: Any = None,
         neurons: NeuronSelection = None,
-        lead_ms: float = LEAD_MS,
+        lead_ms: float | None = None,
         batch_samples: int = BATCH_SAMPLES,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -115,13 +119,18 @@ class Listener:
             audio_fs = float(front_end.audio_fs)  # type: ignore[union-attr]
             dt_ms = 1000.0 * int(front_end.hop) / audio_fs  # type: ignore[union-attr]
             frequencies_hz = frequencies_hz if frequencies_hz is not None else _bands_of(front_end)
-        _check_rates(self.hears_samples, cochleagram, audio_fs, dt_ms)
+        check_rates(self.hears_samples, cochleagram, audio_fs, dt_ms)
         self.cochleagram = cochleagram
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
         self.hop = 0 if self.audio_fs is None else samples_per_bin(self.audio_fs, self.dt_ms)
-        self.frequencies_hz = None if frequencies_hz is None else _checked_bands(model, frequencies_hz)
-        self.lead_bins = math.ceil(check_positive_number("lead_ms", lead_ms) / self.dt_ms - 1e-9)
+        self.frequencies_hz = (
+            None if frequencies_hz is None else check_bands(frequencies_hz, getattr(model, "F", None))
+        )
+        lead_ms = (
+            _lead_ms(model, self.dt_ms) if lead_ms is None else check_positive_number("lead_ms", lead_ms)
+        )
+        self.lead_bins = math.ceil(lead_ms / self.dt_ms - 1e-9)
         self.batch_samples = check_positive_int("batch_samples", batch_samples)
         self.neurons = self._count() if neurons is None else neuron_indices(neurons, len(self._count()))
         if not self.neurons:
@@ -342,6 +351,16 @@ class Listener:
         return list(range(self.play([np.zeros(self._sounding())]).shape[1]))
 
 
+def _lead_ms(model: Any, dt_ms: float) -> float:
+    """Silence after which a model has settled: its memory must be over before the baseline begins."""
+    front_end, reach = getattr(model, "wav2spec", None), getattr(model, "receptive_field", None)
+    memory_ms = dt_ms * reach if isinstance(reach, int) else 0.0
+    samples = getattr(front_end, "receptive_field_samples", None)
+    if isinstance(samples, int):
+        memory_ms += 1000.0 * samples / float(front_end.audio_fs)  # type: ignore[union-attr]
+    return min(LONGEST_LEAD_MS, max(LEAD_MS, memory_ms / (1.0 - BASELINE_SHARE)))
+
+
 def as_listener(model: Any) -> Listener:
     """Return a listener as it is, or one for a model with a front-end.
 
@@ -365,30 +384,6 @@ def as_listener(model: Any) -> Listener:
     return model if isinstance(model, Listener) else Listener(model)
 
 
-def _check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any) -> None:
-    if dt_ms is None:
-        raise ValueError(
-            "this model takes spectrograms: give dt_ms, and cochleagram with audio_fs to play sounds, or use "
-            "Listener.for_dataset(model, dataset)"
-        )
-    if cochleagram is not None and not callable(cochleagram):
-        raise TypeError(f"cochleagram must be callable, got {type(cochleagram).__name__}")
-    if not hears_samples and (cochleagram is None) != (audio_fs is None):
-        raise ValueError("cochleagram and audio_fs belong together: give both or neither")
-
-
 def _bands_of(front_end: Any) -> Any:
     bands = getattr(front_end, "frequencies_hz", None)
     return None if bands is None else as_numbers(bands)
-
-
-def _checked_bands(model: nn.Module, frequencies_hz: Any) -> FloatArray:
-    """Centres in the order of the model's bands; those of a learned bank need not ascend."""
-    hertz, n_bands = as_numbers(frequencies_hz, "frequencies_hz"), getattr(model, "F", None)
-    wanted = isinstance(n_bands, int) and hertz.shape != (n_bands,)
-    if hertz.ndim != 1 or not hertz.size or wanted or not (np.isfinite(hertz) & (hertz > 0)).all():
-        count = f"{n_bands} " if isinstance(n_bands, int) else ""
-        raise ValueError(
-            f"frequencies_hz must be {count}positive finite numbers, one per band, got shape {hertz.shape}"
-        )
-    return hertz
