@@ -19,7 +19,8 @@ from deepSTRF.interpret.dynamic import (
 )
 from deepSTRF.interpret.dynamic.chain import Convolution, chain_of
 from deepSTRF.interpret.dynamic.subject import Subject
-from deepSTRF.interpret.dynamic.sweep import Sweep, walk
+from deepSTRF.interpret.dynamic.sweep import Sweep
+from deepSTRF.interpret.dynamic.walking import Walker
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel, Linear
@@ -242,11 +243,11 @@ def test_sweep_and_ascent_may_meet_anywhere(name: str, place: int | None, monkey
 
 def test_many_outputs_are_met_half_way() -> None:
     model, x = build("deep", 200), torch.randn(F, 30, dtype=torch.float64)
-    way = walk(chain_of(model, x[None, None]), x)
+    walker = Walker(chain_of(model, x[None, None]), x, budget=2**20)
     for outputs, meets in ((1, False), (200, True)):
-        sweep = Sweep(Subject(model, x, "spectrogram"), list(range(outputs)), 13, way)
+        sweep = Sweep(Subject(model, x, "spectrogram"), list(range(outputs)), 13, walker)
         sweep.plan(range(30))
-        assert (sweep.ascent is not None) == meets
+        assert (sweep.meeting is not None) == meets
     result = dstrf(model, x)
     torch.testing.assert_close(result.weights, oracle(model, x, 13), rtol=0, atol=1e-12)
 
