@@ -15,6 +15,7 @@ from PIL import Image
 
 from deepSTRF.plots import (
     choose_moments,
+    filter_limit,
     plot_dstrf_panel,
     plot_modulation_transfer,
     plot_nonlinearity_scatter,
@@ -253,8 +254,6 @@ def test_modulation_is_drawn_as_magnitude_over_its_bins():
     np.testing.assert_allclose(image_of(ax), np.sqrt(power))
     assert ax.get_xlim() == (-15.0, 15.0)
     assert ax.get_ylim() == (0.0, 1.25)
-    with pytest.raises(ValueError, match="evenly spaced"):
-        plot_modulation_transfer(power, [-20, -10, 0, 10, 40], scales)
     with pytest.raises(ValueError, match="negative"):
         plot_modulation_transfer(-power, rates, scales)
 
@@ -317,3 +316,69 @@ def test_probe_courses_are_one_line_per_sound_with_gaps_where_nothing_is_known()
         plot_probe_courses([2.5, 7.5], np.ones((2, 3)))
     with pytest.raises(ValueError, match="titles"):
         plot_probe_courses([2.5, 7.5], np.ones((3, 2)), ["a", "b"])
+
+
+def test_played_ripples_have_rates_of_octave_steps_and_a_cell_each():
+    rates, scales = [-16.0, -8.0, -4.0, 4.0, 8.0, 16.0], [0.0, 0.25, 1.0]
+    power = np.arange(18.0).reshape(3, 6) ** 2
+    figure, (panel,) = plot_modulation_transfer(power, rates, scales)
+    figure.canvas.draw()
+    np.testing.assert_allclose(image_of(panel), np.sqrt(power))
+    assert [text.get_text() for text in panel.get_xticklabels()] == ["−16", "−8", "−4", "4", "8", "16"]
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["0", "0.25", "1"]
+    assert panel.get_xlim() == (-0.5, 5.5)
+    assert panel.lines[0].get_xdata()[0] == 2.5  # between down and up
+    _, (few,) = plot_modulation_transfer(power, rates, scales, max_rate_hz=8.0)
+    np.testing.assert_allclose(image_of(few), np.sqrt(power)[:, 1:5])
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: plot_modulation_transfer(np.ones((3, 5)), range(5), range(3), ncols=0), "ncols"),
+        (lambda: plot_modulation_transfer(np.ones((3, 5)), range(5), [0, 2, 1]), "scales_cyc_oct must be"),
+        (
+            lambda: plot_modulation_transfer(np.full((3, 5), np.nan), range(5), range(3)),
+            "power must be finite",
+        ),
+        (
+            lambda: plot_modulation_transfer(np.ones((3, 5)), range(5), range(3), max_rate_hz=-1),
+            "max_rate_hz",
+        ),
+        (
+            lambda: plot_response_areas(np.ones((2, 3)), [0.0, 1.0, 2.0], [1, 2]),
+            "frequencies_khz must be above",
+        ),
+        (lambda: plot_response_areas(np.ones((2, 3)), [0.5, 1.0, 2.0], [1, 2], ncols=1.5), "ncols"),
+        (lambda: plot_probe_curves([0, 1], [1, 2], "x", "y", log_x=True), "log_x"),
+        (lambda: choose_moments([1.0, 2.0], 0), "count"),
+        (lambda: filter_limit(np.ones((4, 2)), 3.0), "quantile"),
+    ],
+)
+def test_figures_refuse_in_words(draw, message):
+    with pytest.raises(ValueError, match=message):
+        draw()
+
+
+def test_moments_are_visible_beside_an_outburst_and_are_whole_bins(clip):
+    clip["dstrf"] *= 0.01
+    clip["dstrf"][20:] *= 1000  # longer than the tenth of the clip that may saturate
+    figure, axes = plot_dstrf_panel(**clip, dt_ms=DT, moments=[3, 8])
+    assert axes[3].images[0].get_clim()[1] <= np.abs(clip["dstrf"][[3, 8]]).max()
+    figure.canvas.draw()
+    for ax in axes[:3]:  # labels fit beside their own panel
+        box, own = ax.yaxis.label.get_window_extent(), ax.get_window_extent()
+        assert box.y0 >= own.y0 - 0.15 * own.height
+        assert box.y1 <= own.y1 + 0.15 * own.height
+    with pytest.raises(ValueError, match="moments"):
+        plot_dstrf_panel(**clip, moments=[1.7])
+
+
+def test_a_field_without_a_band_says_so_and_a_column_names_its_span():
+    strf = np.zeros((F, L))
+    strf[2, 1] = 3.0
+    missing = np.full((F, L), np.nan)
+    _, axes = plot_strf_confidence(strf, missing, missing, DT)
+    assert axes[0].get_title(loc="left") == "no band: fewer than two clips"
+    assert np.asarray(axes[0].images[0].get_alpha()).min() == 1.0
+    assert axes[2].get_title(loc="left") == "10 to 15 ms back"  # of four columns the second, lag 2

@@ -75,12 +75,25 @@ def test_strf_grid_takes_lists_of_tensors_and_a_given_figure():
         ((np.zeros((F, LAGS)),), r"plot_strf_grid\(\[strf\]\)"),
         (([np.zeros((F, LAGS)), np.zeros((F, 3))],), "strfs must all have one shape"),
         ((np.zeros((2, F, LAGS)), ["one"]), "titles holds 1 texts for 2 panels"),
-        ((np.zeros((2, F, LAGS)), None, DT, 0), "ncols must be at least 1"),
+        ((np.zeros((2, F, LAGS)), None, DT, 0), "ncols must be a whole number"),
+        ((np.zeros((2, F, LAGS)), None, DT, "2"), "ncols must be a whole number"),
     ],
 )
 def test_strf_grid_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         plot_strf_grid(*arguments)
+
+
+def test_one_text_is_no_sequence_of_titles():
+    with pytest.raises(TypeError, match="titles must be a sequence of 2 texts"):
+        plot_strf_grid(np.zeros((2, F, LAGS)), "ab")
+
+
+def test_rows_of_a_learned_latent_are_no_frequency_bands():
+    _, axes = plot_strf_grid([np.ones((4, 3))], band_label="channel")
+    assert axes[0].get_ylabel() == "channel"
+    _, axes = plot_strf_grid([np.ones((4, 3))], band_label="channel", frequencies_hz=[500.0, 1e3, 2e3, 4e3])
+    assert axes[0].get_ylabel() == "frequency (kHz)"
 
 
 def test_learning_curve_of_one_fit_and_of_seeds():

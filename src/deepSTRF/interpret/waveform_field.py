@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +72,8 @@ def waveform_field(model: Any, stim: Tensor, neuron: int) -> WaveformField:
     -------
     WaveformField
         The field, cropped to 1.3 times its duration, within 0.3 to 2 seconds. Responses in the first 0.3
-        seconds of the clip are passed over, as their past is missing.
+        seconds of the clip (or as far as the model states that it remembers) are passed over, as their past
+        is missing.
 
     Raises
     ------
@@ -141,8 +143,9 @@ def _one_sound(stim: Any) -> Tensor:
 
 def _field(model: Any, sound: Tensor, rate: Tensor, number: int) -> WaveformField:
     fs, hop = float(model.wav2spec.audio_fs), int(model.wav2spec.hop)
-    # a field needs a past: the onset of the clip is left out where there is more
-    first = min(round(SHORTEST_S * fs / hop), len(rate) - 1)
+    # a field needs a past: the onset of the clip is left out where there is more, as long as memory lasts
+    memory = getattr(model.wav2spec, "receptive_field_samples", 0) + hop * (model.receptive_field or 0)
+    first = min(math.ceil(max(SHORTEST_S * fs, memory) / hop), len(rate) - 1)
     response_bin = first + int(rate[first:].argmax())
     heard = sound[: (response_bin + 1) * hop]
     field = model.waveform_gradmap(heard, neuron=number).cpu().float().numpy()

@@ -57,6 +57,10 @@ def check_frequencies(frequencies_hz: Any, n_bands: int) -> FloatArray | None:
     if frequencies_hz is None:
         return None
     frequencies = as_series(frequencies_hz, "frequencies_hz")
+    if not np.isfinite(frequencies).all() or (frequencies < 0).any():
+        raise ValueError(
+            "frequencies_hz must be finite and not negative, in Hz; pass None to number the bands"
+        )
     if frequencies.size != n_bands:
         raise ValueError(
             f"frequencies_hz holds {frequencies.size} frequencies, the spectrogram has {n_bands} bands; "
@@ -78,6 +82,15 @@ def check_positive(value: Any, name: str) -> None:
 
 
 def check_titles(titles: Sequence[str] | None, n_panels: int) -> None:
-    """Raise ValueError when there is not one title per panel."""
+    """Raise ValueError when there is not one title per panel, TypeError for one text instead of several."""
+    if isinstance(titles, str):
+        raise TypeError(f"titles must be a sequence of {n_panels} texts, got one text: [{titles!r}]?")
     if titles is not None and len(titles) != n_panels:
         raise ValueError(f"titles holds {len(titles)} texts for {n_panels} panels; pass one per panel")
+
+
+def check_columns(ncols: Any, n_panels: int) -> int:
+    """Return how many panels stand in a row; raises ValueError unless ncols is a whole number above 0."""
+    if isinstance(ncols, bool) or not hasattr(ncols, "__index__") or int(ncols) < 1:
+        raise ValueError(f"ncols must be a whole number of at least 1, got {ncols!r}")
+    return min(int(ncols), n_panels)

@@ -16,7 +16,7 @@ from deepSTRF.plots._arrays import (
     check_frequencies,
     check_positive,
 )
-from deepSTRF.plots._style import INK, TICK_SIZE, VERMILLION, draw_spectrogram, tidy
+from deepSTRF.plots._style import BANDS, INK, TICK_SIZE, VERMILLION, draw_spectrogram, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,9 +147,10 @@ def draw_panels(
     raster_cmap: str,
     response_label: str,
     legend: bool = True,
+    band_label: str = BANDS,
 ) -> None:
     """Draw spectrogram, raster (when there are three axes) and PSTH on a shared time axis."""
-    draw_spectrogram(axes[0], data.spectrogram, data.edges, data.frequencies_hz, cmap=spec_cmap)
+    draw_spectrogram(axes[0], data.spectrogram, data.edges, data.frequencies_hz, band_label, cmap=spec_cmap)
     if len(axes) == 3:
         draw_raster(axes[1], data, raster_cmap)
     draw_psth(axes[-1], data.centres, data.psth, data.prediction, "measured", "predicted", legend)

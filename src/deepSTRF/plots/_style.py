@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
 
 __all__ = [
+    "BANDS",
     "BLUE",
     "GREEN",
     "GREY",
@@ -52,6 +53,9 @@ GREY = "#8A8A8A"
 LABEL_SIZE = 9.5
 TICK_SIZE = 8.5
 TITLE_SIZE = 10.5
+
+#: What the rows of a spectrogram are called where nobody knows their frequencies.
+BANDS = "frequency band"
 
 #: Mantissas of "nice" frequencies; 1-2-5 steps are about an octave apart.
 NICE_STEPS = (1.0, 2.0, 5.0)
@@ -118,14 +122,16 @@ def _khz(hertz: float) -> str:
     return f"{hertz / 1000:.3g}"
 
 
-def frequency_axis(ax: Axes, n_bands: int, frequencies_hz: FloatArray | None, label: bool = True) -> None:
+def frequency_axis(
+    ax: Axes, n_bands: int, frequencies_hz: FloatArray | None, label: bool = True, band_label: str = BANDS
+) -> None:
     """Tick the y axis of an image whose row b spans b - 0.5 .. b + 0.5.
 
     Bands keep equal heights, as the model sees them; ticks stand at the interpolated positions of round
     frequencies. Where they are not monotonic (a learned bank) a few bands carry their own frequency.
     """
     if label:
-        ax.set_ylabel("frequency band" if frequencies_hz is None else "frequency (kHz)")
+        ax.set_ylabel(band_label if frequencies_hz is None else "frequency (kHz)")
     if frequencies_hz is None:
         integer_ticks(ax.yaxis, most=4)
         return
@@ -160,6 +166,7 @@ def draw_spectrogram(
     image: FloatArray,
     x_edges: tuple[float, float],
     frequencies_hz: FloatArray | None,
+    band_label: str = BANDS,
     **imshow: Any,
 ) -> AxesImage:
     """Draw (F, T) with low frequencies at the bottom; the outermost bin edges lie at ``x_edges``."""
@@ -172,5 +179,5 @@ def draw_spectrogram(
         extent=(x_edges[0], x_edges[1], -0.5, n_bands - 0.5),
         **imshow,
     )
-    frequency_axis(ax, n_bands, frequencies_hz)
+    frequency_axis(ax, n_bands, frequencies_hz, band_label=band_label)
     return shown

@@ -99,7 +99,7 @@ def plot_strf_confidence(
         figure = new_figure(figsize or FIGSIZE)
     axes: list[Axes] = list(figure.subplots(1, 3, width_ratios=(1.0, 1.1, 0.8)))
     step = dt_ms or 1.0
-    _draw_map(axes[0], field, (bottom > 0) | (top < 0), n_lags * step, frequencies, cmap)
+    _draw_map(axes[0], field, (bottom, top), n_lags * step, frequencies, cmap)
     band, lag = np.unravel_index(int(np.nanargmax(np.abs(np.nan_to_num(field)))), field.shape)
     ages = (np.arange(n_lags, 0, -1, dtype=np.float64) - 0.5) * step
     _draw_profiles(axes, maps, int(band), int(lag), ages)
@@ -112,7 +112,9 @@ def plot_strf_confidence(
     axes[2].set_xlabel("weight")
     at = f"{frequencies[band] / 1000:.3g} kHz" if frequencies is not None else f"band {band}"
     left_title(axes[1], f"at {at}", LABEL_SIZE)
-    left_title(axes[2], f"at {ages[lag]:g} ms" if dt_ms else f"at lag {n_lags - 1 - lag}", LABEL_SIZE)
+    back = n_lags - 1 - lag  # a column spans a whole bin
+    span = f"{back * step:g} to {(back + 1) * step:g} ms back" if dt_ms else f"at lag {back}"
+    left_title(axes[2], span, LABEL_SIZE)
     for ax in axes:
         tidy(ax)
     if suptitle:
@@ -121,12 +123,20 @@ def plot_strf_confidence(
 
 
 def _draw_map(
-    ax: Axes, field: FloatArray, sure: Any, oldest: float, frequencies: FloatArray | None, cmap: str
+    ax: Axes,
+    field: FloatArray,
+    band: tuple[FloatArray, FloatArray],
+    oldest: float,
+    frequencies: FloatArray | None,
+    cmap: str,
 ) -> None:
     limit = symmetric_limit(field)
-    alpha = np.where(sure, 1.0, UNSURE_ALPHA)
+    sure, has_band = (band[0] > 0) | (band[1] < 0), bool(np.isfinite(band[0]).any())
+    alpha = np.where(sure | (not has_band), 1.0, UNSURE_ALPHA)
     draw_spectrogram(ax, field, (oldest, 0.0), frequencies, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
-    left_title(ax, f"{int(np.sum(sure))} of {field.size} weights are sure", LABEL_SIZE)
+    known = f"{int(np.sum(sure))} of {field.size} weights are sure"
+    known = known if has_band else "no band: fewer than two clips"
+    left_title(ax, known, LABEL_SIZE)
 
 
 def _draw_profiles(axes: list[Axes], maps: list[FloatArray], band: int, lag: int, ages: FloatArray) -> None:

@@ -133,7 +133,7 @@ def plot_dstrf_panel(
     axes[1].set_ylabel(response_label)
     axes[2].plot(x, size, color=BLUE, linewidth=1.2)
     axes[2].set_ylim(bottom=0.0)
-    axes[2].set_ylabel("filter size")
+    axes[2].set_ylabel("filter\nsize")
     axes[2].set_xlabel("time (s)" if dt_ms else "time bin")
     for ax in axes:
         tidy(ax)
@@ -144,9 +144,9 @@ def plot_dstrf_panel(
             ax.tick_params(labelbottom=False)
     left_title(axes[0], title)
     names = [f"{x[moment]:.2f} s" if dt_ms else f"bin {x[moment] - 0.5:.0f}" for moment in chosen]
-    _draw_filters(
-        row, filters[chosen], names, frequencies, dt_ms, filter_limit(filters) if shared_clim else None, cmap
-    )
+    # an outburst between the moments must not fade all of them, nor one of them the others
+    limit = min(filter_limit(filters), filter_limit(filters[chosen])) if shared_clim else None
+    _draw_filters(row, filters[chosen], names, frequencies, dt_ms, limit, cmap)
     return figure, [*axes, *row]
 
 
@@ -170,6 +170,8 @@ def choose_moments(pred: Any, count: int = MOMENTS) -> list[int]:
     >>> choose_moments([0.0, 1.0, 0.0, 0.0, 0.0, 2.0], 2)
     [1, 5]
     """
+    if isinstance(count, bool) or not hasattr(count, "__index__") or count < 1:
+        raise ValueError(f"count must be a whole number of at least 1, got {count!r}")
     series = np.nan_to_num(as_series(pred, "pred"), nan=-np.inf)
     parts = np.array_split(np.arange(series.size), min(count, series.size))
     return [int(part[series[part].argmax()]) for part in parts]
@@ -196,6 +198,11 @@ def filter_limit(filters: Any, quantile: float = LIMIT_QUANTILE) -> float:
     1.0
     """
     values = np.abs(as_array(filters, "filters"))
+    if not 0.0 < quantile <= 1.0 or values.size == 0:
+        raise ValueError(
+            f"quantile must be above 0 and at most 1 and filters not empty, got {quantile!r} and shape "
+            f"{values.shape}"
+        )
     peaks = np.nan_to_num(values).reshape(len(values), -1).max(axis=1)
     limit = float(np.quantile(peaks, quantile)) or float(peaks.max())
     return limit or 1.0
@@ -226,8 +233,9 @@ def _checked_series(pred: Any, response: Any, n_bins: int) -> tuple[FloatArray, 
 def _checked_moments(moments: Sequence[int] | None, prediction: FloatArray) -> list[int]:
     if moments is None:
         return choose_moments(prediction)
+    whole = all(hasattr(moment, "__index__") and 0 <= moment < prediction.size for moment in moments)
     chosen = [int(moment) for moment in moments]
-    if not chosen or not all(0 <= moment < prediction.size for moment in chosen):
+    if not chosen or not whole:
         raise ValueError(f"moments must be bins from 0 to {prediction.size - 1}, at least one, got {moments}")
     return chosen
 

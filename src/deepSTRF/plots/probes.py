@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepSTRF.plots._arrays import FloatArray, as_array, as_series, check_titles
+from deepSTRF.plots._arrays import FloatArray, as_array, as_series, check_columns, check_titles
 from deepSTRF.plots._style import (
     BLUE,
     GREEN,
@@ -99,13 +99,13 @@ def plot_response_areas(
     >>> panel.get_xlabel(), panel.get_xscale(), panel.get_ylabel()
     ('tone (kHz)', 'log', 'level (dB re 1)')
     """
-    tones, levels = _axis(frequencies_khz, "frequencies_khz"), _axis(levels_db, "levels_db")
+    tones, levels = _tones(frequencies_khz), _axis(levels_db, "levels_db")
     areas = _stack(response, "response", (levels.size, tones.size))
     thresholds = None if threshold_db is None else _stack(threshold_db, "threshold_db", (tones.size,))
     if thresholds is not None and len(thresholds) != len(areas):
         raise ValueError(f"threshold_db holds {len(thresholds)} neurons, response {len(areas)}")
     check_titles(titles, len(areas))
-    columns = min(max(1, int(ncols)), len(areas))
+    columns = check_columns(ncols, len(areas))
     rows = math.ceil(len(areas) / columns)
     if figure is None:
         width, height = AREA_INCHES
@@ -186,7 +186,7 @@ def plot_tuning_curves(
     >>> [line.get_label() for line in ax.lines[:2]]
     ['-40 dB', '-20 dB']
     """
-    tones, levels = _axis(frequencies_khz, "frequencies_khz"), _axis(levels_db, "levels_db")
+    tones, levels = _tones(frequencies_khz), _axis(levels_db, "levels_db")
     (curves,) = _stack(response, "response", (levels.size, tones.size), single=True)
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for level, curve, colour in zip(levels, curves, _shades(levels.size), strict=True):
@@ -266,6 +266,8 @@ def plot_probe_curves(
             markersize=3.2,
             label=label,
         )
+    if log_x and places[0] <= 0:
+        raise ValueError(f"with log_x all of x must be above 0, got {places[0]:g}")
     if log_x:
         ax.set_xscale("log")
         ax.minorticks_off()
@@ -369,6 +371,13 @@ def _axis(values: Any, name: str) -> FloatArray:
     if (np.diff(series) <= 0).any() or not np.isfinite(series).all():
         raise ValueError(f"{name} must ascend, got {series}")
     return series
+
+
+def _tones(frequencies_khz: Any) -> FloatArray:
+    tones = _axis(frequencies_khz, "frequencies_khz")
+    if tones[0] <= 0:
+        raise ValueError(f"frequencies_khz must be above 0, the axis is logarithmic; got {tones[0]:g}")
+    return tones
 
 
 def _stack(values: Any, name: str, shape: tuple[int, ...], single: bool = False) -> FloatArray:

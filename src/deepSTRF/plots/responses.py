@@ -9,7 +9,15 @@ import numpy as np
 
 from deepSTRF.plots._arrays import as_array, as_series, check_positive
 from deepSTRF.plots._panels import bin_centres, draw_panels, draw_psth, response_data, time_edges
-from deepSTRF.plots._style import LABEL_SIZE, draw_spectrogram, left_title, new_figure, symmetric_limit, tidy
+from deepSTRF.plots._style import (
+    BANDS,
+    LABEL_SIZE,
+    draw_spectrogram,
+    left_title,
+    new_figure,
+    symmetric_limit,
+    tidy,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,6 +186,7 @@ def plot_neuron_panel(
     title: str | None = None,
     frequencies_hz: Any = None,
     response_label: str = "response",
+    band_label: str = BANDS,
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
@@ -201,6 +210,8 @@ def plot_neuron_panel(
         Centre frequencies in Hz.
     response_label : str
         Label of the PSTH axis.
+    band_label : str
+        What the rows of the spectrogram are where they have no frequencies.
     figsize : (float, float), optional
         Inches, for a figure made here.
     figure : matplotlib Figure or SubFigure, optional
@@ -239,14 +250,15 @@ def plot_neuron_panel(
         rows, columns, height_ratios=HEIGHTS[rows], width_ratios=(1.0,) if field is None else (5.0, 1.0)
     )
     panels = [figure.add_subplot(grid[row, 0]) for row in range(rows)]
-    draw_panels(panels, data, "magma", "Greys", response_label, legend=pred is not None)
+    draw_panels(panels, data, "magma", "Greys", response_label, pred is not None, band_label)
     left_title(panels[0], title)
     if field is not None:
         # spans two rows, so that its axis label takes no height from the spectrogram's row
         beside = figure.add_subplot(grid[:2, 1], box_aspect=FIELD_ASPECT, anchor="N")
         limit = symmetric_limit(field)
         edges = (field.shape[1] * (dt_ms or 1.0), 0.0)
-        draw_spectrogram(beside, field, edges, data.frequencies_hz, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+        draw_spectrogram(beside, field, edges, data.frequencies_hz, band_label, **scale)
         beside.set_xlabel("ms before the response" if dt_ms else "bins before the response")
         tidy(beside)
         left_title(beside, "receptive field", LABEL_SIZE)

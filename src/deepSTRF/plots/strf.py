@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepSTRF.plots._arrays import FloatArray, as_array, check_frequencies, check_positive, check_titles
+from deepSTRF.plots._arrays import (
+    FloatArray,
+    as_array,
+    check_columns,
+    check_frequencies,
+    check_positive,
+    check_titles,
+)
 from deepSTRF.plots._style import (
+    BANDS,
     LABEL_SIZE,
     TICK_SIZE,
     TITLE_SIZE,
@@ -43,6 +51,7 @@ def plot_strf_grid(
     figsize: tuple[float, float] | None = None,
     *,
     frequencies_hz: Any = None,
+    band_label: str = BANDS,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
     """Draw receptive fields, red where sound excites and blue where it suppresses.
@@ -70,6 +79,8 @@ def plot_strf_grid(
         Inches; used only for a figure made here.
     frequencies_hz : array (F,), optional
         Centre frequency of every band in Hz; without it bands are numbered.
+    band_label : str
+        What the rows are where they have no frequencies: "channel" for a learned latent, say.
     figure : matplotlib Figure or SubFigure, optional
         Draw here (its layout is left alone), for instance ``plt.figure(layout="constrained")``.
 
@@ -95,9 +106,7 @@ def plot_strf_grid(
     check_titles(titles, n_fields)
     check_positive(dt_ms, "dt_ms")
     frequencies = check_frequencies(frequencies_hz, n_bands)
-    if ncols < 1:
-        raise ValueError(f"ncols must be at least 1, got {ncols}")
-    columns = min(int(ncols), n_fields)
+    columns = check_columns(ncols, n_fields)
     rows = math.ceil(n_fields / columns)
     if figure is None:
         figure = new_figure(figsize or _grid_size(rows, columns, suptitle is not None))
@@ -110,7 +119,9 @@ def plot_strf_grid(
             continue
         limit = shared_limit if shared_clim else symmetric_limit(fields[panel])
         edges = (n_lags * (dt_ms or 1.0), 0.0)
-        shown = draw_spectrogram(ax, fields[panel], edges, frequencies, cmap=cmap, vmin=-limit, vmax=limit)
+        shown = draw_spectrogram(
+            ax, fields[panel], edges, frequencies, band_label, cmap=cmap, vmin=-limit, vmax=limit
+        )
         ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
         left_title(ax, _wrapped(titles[panel]) if titles is not None else None, LABEL_SIZE)
         _only_outer_labels(ax, panel, columns, n_fields)
