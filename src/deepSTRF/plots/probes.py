@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepSTRF.plots._arrays import FloatArray, as_array, as_series, check_columns, check_titles
+from deepSTRF.plots._arrays import check_columns, check_titles
+from deepSTRF.plots._probe_axes import ascending, cell_edges, log_edges, stacked, tone_axis, tones_of
 from deepSTRF.plots._style import (
     BLUE,
     GREEN,
@@ -19,7 +20,6 @@ from deepSTRF.plots._style import (
     TICK_SIZE,
     TITLE_SIZE,
     VERMILLION,
-    kilohertz_axis,
     left_title,
     new_figure,
     own_or_given,
@@ -99,9 +99,9 @@ def plot_response_areas(
     >>> panel.get_xlabel(), panel.get_xscale(), panel.get_ylabel()
     ('tone (kHz)', 'log', 'level (dB re 1)')
     """
-    tones, levels = _tones(frequencies_khz), _axis(levels_db, "levels_db")
-    areas = _stack(response, "response", (levels.size, tones.size))
-    thresholds = None if threshold_db is None else _stack(threshold_db, "threshold_db", (tones.size,))
+    tones, levels = tones_of(frequencies_khz), ascending(levels_db, "levels_db")
+    areas = stacked(response, "response", (levels.size, tones.size))
+    thresholds = None if threshold_db is None else stacked(threshold_db, "threshold_db", (tones.size,))
     if thresholds is not None and len(thresholds) != len(areas):
         raise ValueError(f"threshold_db holds {len(thresholds)} neurons, response {len(areas)}")
     check_titles(titles, len(areas))
@@ -118,8 +118,8 @@ def plot_response_areas(
             continue
         limit = symmetric_limit(areas if shared_clim else areas[panel])
         shown = ax.pcolormesh(
-            _log_edges(tones),
-            _edges(levels),
+            log_edges(tones),
+            cell_edges(levels),
             areas[panel],
             cmap=cmap,
             vmin=-limit,
@@ -128,7 +128,7 @@ def plot_response_areas(
         )
         if thresholds is not None:
             ax.plot(tones, thresholds[panel], color=INK, linewidth=1.2)
-        _tone_axis(ax, tones)
+        tone_axis(ax, tones)
         ax.set_xlabel("tone (kHz)" if panel + columns >= len(areas) else "")
         ax.set_ylabel("" if panel % columns else "level (dB re 1)")
         left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
@@ -186,15 +186,15 @@ def plot_tuning_curves(
     >>> [line.get_label() for line in ax.lines[:2]]
     ['-40 dB', '-20 dB']
     """
-    tones, levels = _tones(frequencies_khz), _axis(levels_db, "levels_db")
-    (curves,) = _stack(response, "response", (levels.size, tones.size), single=True)
+    tones, levels = tones_of(frequencies_khz), ascending(levels_db, "levels_db")
+    (curves,) = stacked(response, "response", (levels.size, tones.size), single=True)
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for level, curve, colour in zip(levels, curves, _shades(levels.size), strict=True):
         ax.plot(tones, curve, color=colour, linewidth=1.4, label=f"{level:g} dB")
     ax.axhline(0.0, color=INK, linewidth=0.5)
     if best_khz is not None and np.isfinite(best_khz):
         ax.axvline(best_khz, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-    _tone_axis(ax, tones)
+    tone_axis(ax, tones)
     ax.set_xlabel("tone (kHz)")
     ax.set_ylabel(ylabel)
     _legend_beside(ax, TICK_SIZE - 0.5)
@@ -251,8 +251,8 @@ def plot_probe_curves(
     >>> ax.get_xlabel(), len(ax.lines[0].get_xdata())
     ('level (dB re 1)', 3)
     """
-    places = _axis(x, "x")
-    lines = _stack(curves, "curves", (places.size,))
+    places = ascending(x, "x")
+    lines = stacked(curves, "curves", (places.size,))
     check_titles(labels, len(lines))
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for index, line in enumerate(lines):
@@ -328,8 +328,8 @@ def plot_probe_courses(
     >>> ax.get_xlabel(), [line.get_label() for line in ax.lines[:2]]
     ('time after onset (ms)', ['-40 to -20 dB', '-20 to -40 dB'])
     """
-    times = _axis(time_ms, "time_ms")
-    lines = _stack(courses, "courses", (times.size,))
+    times = ascending(time_ms, "time_ms")
+    lines = stacked(courses, "courses", (times.size,))
     check_titles(labels, len(lines))
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for index, (line, colour) in enumerate(zip(lines, _shades(len(lines)), strict=True)):
@@ -364,42 +364,3 @@ def _line_colour(index: int, count: int) -> Any:
     from matplotlib import colormaps
 
     return colormaps["viridis"](DARKEST + (LIGHTEST - DARKEST) * index / (count - 1))
-
-
-def _axis(values: Any, name: str) -> FloatArray:
-    series = as_series(values, name)
-    if (np.diff(series) <= 0).any() or not np.isfinite(series).all():
-        raise ValueError(f"{name} must ascend, got {series}")
-    return series
-
-
-def _tones(frequencies_khz: Any) -> FloatArray:
-    tones = _axis(frequencies_khz, "frequencies_khz")
-    if tones[0] <= 0:
-        raise ValueError(f"frequencies_khz must be above 0, the axis is logarithmic; got {tones[0]:g}")
-    return tones
-
-
-def _stack(values: Any, name: str, shape: tuple[int, ...], single: bool = False) -> FloatArray:
-    array = as_array(values, name)
-    array = array[None] if array.ndim == len(shape) else array
-    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (single and len(array) != 1):
-        wanted = str(shape) if single else f"{shape}, or a stack of such, one per neuron"
-        raise ValueError(f"{name} must have shape {wanted}, got {np.shape(values)}")
-    return array
-
-
-def _edges(centres: FloatArray) -> FloatArray:
-    if centres.size == 1:
-        return np.array([centres[0] - 0.5, centres[0] + 0.5])
-    middle = 0.5 * (centres[1:] + centres[:-1])
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
-
-
-def _log_edges(centres: FloatArray) -> FloatArray:
-    return np.asarray(2.0 ** _edges(np.log2(centres)))
-
-
-def _tone_axis(ax: Axes, tones: FloatArray) -> None:
-    edges = _log_edges(tones)
-    kilohertz_axis(ax, "x", 1000.0 * float(edges[0]), 1000.0 * float(edges[-1]))
