@@ -109,10 +109,10 @@ def test_broken_bins_are_left_out_and_clips_do_not_run_into_each_other(tmp_path)
     one, two = found.labels.split(found.lengths)
     assert two.tolist() == ([0] * 5 + [1] * 3) * 2
     assert one[:10].tolist() == [0] * 5 + [1] * 3 + [0] * 2
-    assert found.dwell[0].tolist() == [5, 5]
-    assert found.cut[0].tolist() == [5, 2, 2, 4, 5], "by the ends of clips, and by the bins left out"
-    assert found.dwell[1].tolist() == [3, 3, 3]
-    assert found.cut[1].tolist() == [3, 3, 3]
+    assert found.dwell[0].tolist() == [4, 5, 5], "a filter that is gone ends a stay"
+    assert found.cut[0].tolist() == [5, 2, 2, 5], "by the ends of clips, and by the broken bin"
+    assert found.dwell[1].tolist() == [3, 3, 3, 3]
+    assert found.cut[1].tolist() == [3, 3]
 
 
 def test_refusals() -> None:

@@ -15,6 +15,7 @@ from deepSTRF.plots.learning import plot_learning_curve
 from deepSTRF.plots.modulation import plot_modulation_transfer
 from deepSTRF.plots.movies import save_dstrf_movie
 from deepSTRF.plots.nonlinearity import plot_nonlinearity_scatter, plot_nonlinearity_table
+from deepSTRF.plots.patterns import plot_filter_patterns
 from deepSTRF.plots.probes import (
     plot_probe_courses,
     plot_probe_curves,
@@ -24,6 +25,7 @@ from deepSTRF.plots.probes import (
 from deepSTRF.plots.responses import plot_neuron_panel, plot_psth_vs_pred, plot_stim_with_response
 from deepSTRF.plots.scores import plot_noise_ceiling, plot_score_histogram, plot_score_scatter
 from deepSTRF.plots.strf import plot_strf_grid
+from deepSTRF.plots.subspace import plot_eigen_spectrum, plot_tuning_surface
 from deepSTRF.plots.wav2spec import plot_wav2spec_comparison
 from deepSTRF.plots.waveform import plot_waveform_field
 
@@ -31,6 +33,8 @@ __all__ = [
     "choose_moments",
     "filter_limit",
     "plot_dstrf_panel",
+    "plot_eigen_spectrum",
+    "plot_filter_patterns",
     "plot_filterbank",
     "plot_learning_curve",
     "plot_modulation_transfer",
@@ -48,6 +52,7 @@ __all__ = [
     "plot_strf_confidence",
     "plot_strf_grid",
     "plot_tuning_curves",
+    "plot_tuning_surface",
     "plot_wav2spec_comparison",
     "plot_waveform_field",
     "save_dstrf_movie",

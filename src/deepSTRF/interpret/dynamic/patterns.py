@@ -18,6 +18,8 @@ __all__ = ["FilterPatterns", "PatternScores", "filter_patterns", "pattern_scores
 
 #: Squared distances of unit filters below this are rounding (of single precision): such filters are one.
 ONE_FILTER = 1e-10
+#: Stands for the pattern of a broken bin, and of what was before and after a clip.
+UNKNOWN = -2
 #: Bins behind a silhouette, which compares all of them with each other.
 MOST_COMPARED = 2000
 ITERATIONS, RESTARTS = 100, 10
@@ -33,18 +35,19 @@ class FilterPatterns:
         Mean of the unit-norm filters of each pattern, in falling order of their share: a norm near 1 says
         that its filters are alike. NaN for a pattern without any bin.
     labels : Tensor (T,)
-        Pattern of each bin, all clips end to end; -1 is a bin left out.
+        Pattern of each bin, all clips end to end; -1 is a bin left out: broken, or without a filter.
     lengths : list of int
         Bins of each clip: ``labels.split(lengths)`` takes them apart.
     share : Tensor (K,)
         Share of the labelled bins.
     dwell : list of K Tensor
-        Lengths, in bins, of all stays in each pattern that begin and end within the clip.
+        Lengths, in bins, of all stays in each pattern that begin and end within the clip: with another
+        pattern, or with the filter gone.
     cut : list of K Tensor
-        Lengths of the stays that an end of a clip, or a bin left out, cuts short. They are not in `dwell`.
+        Lengths of the stays that an end of a clip, or a broken bin, cuts short. They are not in `dwell`.
     transitions : Tensor (K, K)
-        From row to column: probability of the pattern of the next bin. The diagonal is staying; NaN for a
-        pattern that nothing follows.
+        From row to column: probability of the pattern of the next bin, where it has one. The diagonal is
+        staying; NaN for a pattern that nothing follows.
     explained : float
         Share of the squared norm of the unit filters that their centres hold: 1 where each filter is the
         centre of its pattern.
@@ -257,7 +260,7 @@ class _Units:
             (moved,) = align_filters(filters.unsqueeze(1), span=span, fill="zero")
             filters, self.shifts = moved.filters, moved.shifts
         size = filters.flatten(1).norm(dim=1)
-        self.kept = sound & (size > 0)
+        self.sound, self.kept = sound, sound & (size > 0)
         self.rows = filters.flatten(1)[self.kept] / size[self.kept].unsqueeze(1)
 
 
@@ -358,7 +361,9 @@ def _described(
     dwell: list[list[int]] = [[] for _ in range(k)]
     cut: list[list[int]] = [[] for _ in range(k)]
     steps = torch.zeros(k, k, dtype=torch.float64)
-    for clip in torch.split(every, lengths):
+    # a neuron without a filter is known to be in no pattern, one with a broken filter may be in any
+    told = torch.where(units.sound.cpu(), every, UNKNOWN)
+    for clip in torch.split(told, lengths):
         for label, stay, whole in _stays(clip):
             (dwell if whole else cut)[label].append(stay)
         now, following = clip[:-1], clip[1:]
@@ -383,5 +388,5 @@ def _stays(labels: Tensor) -> list[tuple[int, int, bool]]:
     """Pattern, length and wholeness of each stay in one clip; bins left out belong to none."""
     named, lengths = torch.unique_consecutive(labels, return_counts=True)
     names = named.tolist()
-    around = zip([-1, *names[:-1]], names, [*names[1:], -1], lengths.tolist(), strict=True)
-    return [(name, n, before >= 0 and after >= 0) for before, name, after, n in around if name >= 0]
+    around = zip([UNKNOWN, *names[:-1]], names, [*names[1:], UNKNOWN], lengths.tolist(), strict=True)
+    return [(name, n, UNKNOWN not in (before, after)) for before, name, after, n in around if name >= 0]

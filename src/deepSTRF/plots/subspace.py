@@ -1,0 +1,306 @@
+"""The few dimensions that a neuron's filters move in: eigenvalues, and its response along the first two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepSTRF.plots._arrays import FloatArray, as_array, as_series, check_frequencies, check_positive
+from deepSTRF.plots._filters import EMPTY, MAP_INCHES, PALETTE, checked_maps, draw_filter
+from deepSTRF.plots._style import (
+    BLUE,
+    GREY,
+    INK,
+    LABEL_SIZE,
+    TICK_SIZE,
+    VERMILLION,
+    integer_ticks,
+    left_title,
+    new_figure,
+    own_or_given,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+__all__ = ["plot_eigen_spectrum", "plot_tuning_surface"]
+
+#: Cells with fewer time bins are drawn at this share of their ink.
+FEW, FEW_ALPHA = 5, 0.35
+SURFACE_INCHES = 3.4
+#: With more neurons than this, lines would be a thicket: they are thin and grey, and the median is drawn.
+MOST_LINES = 6
+
+
+def plot_tuning_surface(
+    mean: Any,
+    edges: Any,
+    count: Any = None,
+    directions: Any = None,
+    dt_ms: float | None = None,
+    *,
+    sd: Any = None,
+    cmap: str = "viridis",
+    response_label: str = "response",
+    title: str | None = None,
+    frequencies_hz: Any = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw one neuron's response as a function of the sound along one or two directions.
+
+    One direction gives a curve, with the spread of the response shaded and the number of time bins below; two
+    give a surface, pale where fewer than five time bins were averaged and grey where there were none.
+
+    Parameters
+    ----------
+    mean : array (B,) or (B, B)
+        Of one neuron of `deepSTRF.interpret.dynamic.tuning_surface`, ``surface.mean[k]``; the first direction
+        along the first axis.
+    edges : array (D, B + 1)
+        ``surface.edges[k]``.
+    count : array of the shape of mean, optional
+        ``surface.count[k]``.
+    directions : array (D, L, F), optional
+        The directions themselves, lags from the oldest frame to the current one: drawn beside.
+    dt_ms : float, optional
+        Bin in ms, for the directions.
+    sd : array (B,), optional
+        ``surface.sd[k]``, for a curve.
+    cmap : str
+        A sequential colour map.
+    response_label : str
+        What the response is called.
+    title : str, optional
+        Title of the surface.
+    frequencies_hz : array (F,), optional
+        Centre frequencies in Hz.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of axes)
+        The surface, or curve and counts; then one map per direction.
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other.
+
+    Examples
+    --------
+    >>> edges = np.linspace(-2, 2, 6)
+    >>> figure, axes = plot_tuning_surface(np.ones((5, 5)), [edges, edges], directions=np.ones((2, 4, 8)))
+    >>> [ax.get_title(loc="left") for ax in axes[1:]], axes[0].get_xlabel()
+    (['direction 1', 'direction 2'], 'sound along direction 1')
+    """
+    rates, borders, counts = _checked_surface(mean, edges, count)
+    maps = None if directions is None else checked_maps(directions, "directions", len(borders))
+    check_positive(dt_ms, "dt_ms")
+    frequencies = None if maps is None else check_frequencies(frequencies_hz, maps.shape[2])
+    if figure is None:
+        width = SURFACE_INCHES + 0.9 + (MAP_INCHES + 0.4) * (maps is not None)
+        figure = new_figure(figsize or (width, SURFACE_INCHES))
+    # maps in the left column, one above the other (one alone is not stretched); the surface at the right
+    grid = figure.add_gridspec(1, 1 if maps is None else 2, width_ratios=None if maps is None else (1, 1.9))
+    column = grid[0].subgridspec(2, 1, height_ratios=(1, 1) if len(borders) == 2 else (3, 1))
+    axes: list[Axes]
+    if rates.ndim == 2:
+        axes = [figure.add_subplot(grid[0, -1])]
+        _draw_surface(axes[0], rates, borders, counts, cmap, response_label)
+    else:
+        inner = grid[0, -1].subgridspec(2, 1, height_ratios=(3, 1), hspace=0.08)
+        axes = [figure.add_subplot(inner[0])]
+        axes.append(figure.add_subplot(inner[1], sharex=axes[0]))
+        spread = None if sd is None else as_series(sd, "sd")
+        _draw_curve(axes, rates, borders[0], counts, spread, response_label)
+    left_title(axes[0], title)
+    for row in range(0 if maps is None else len(borders)):
+        axes.append(figure.add_subplot(column[row]))
+        draw_filter(axes[-1], maps[row], frequencies, dt_ms, None)  # type: ignore[index]
+        left_title(axes[-1], f"direction {row + 1}", LABEL_SIZE)
+        if row + 1 < len(borders):
+            axes[-1].set_xlabel("")
+            axes[-1].tick_params(labelbottom=False)
+    return figure, axes
+
+
+def plot_eigen_spectrum(
+    eigenvalues: Any,
+    *,
+    n_shown: int = 10,
+    names: Sequence[str] | None = None,
+    title: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    ax: Axes | None = None,
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw eigenvalues: of the active subspace as shares, of the curvature as they are, with their signs.
+
+    Where none is negative, the share of their sum that the first 1, 2, .. directions hold: one line per
+    neuron, or thin lines and their median for more than six. Where some are, dots: orange ones raise the
+    response whatever the sign of the sound along them, blue ones lower it.
+
+    Parameters
+    ----------
+    eigenvalues : array (N, M) or (M,)
+        ``eigenvalues`` of `deepSTRF.interpret.dynamic.active_subspace`, or of ``curvature``.
+    n_shown : int
+        How many of each, at most.
+    names : sequence of str, optional
+        One per line, for up to six.
+    title : str, optional
+        Title, top left.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    ax : matplotlib Axes, optional
+        Draw here.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        For other shapes.
+
+    Examples
+    --------
+    >>> figure, ax = plot_eigen_spectrum([3.0, 1.0, 0.0])
+    >>> ax.lines[0].get_ydata().tolist()
+    [0.0, 75.0, 100.0, 100.0]
+    """
+    values = np.atleast_2d(as_array(eigenvalues, "eigenvalues"))
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(f"eigenvalues must be (N, M) or (M,), got {values.shape}")
+    if names is not None and len(names) != len(values):
+        raise ValueError(f"names holds {len(names)} names for {len(values)} rows of eigenvalues")
+    if isinstance(n_shown, bool) or n_shown < 1:
+        raise ValueError(f"n_shown must be at least 1, got {n_shown!r}")
+    figure, ax = own_or_given(ax, figsize or (3.6, 2.9))
+    count = min(int(n_shown), values.shape[1])
+    if (values < 0).any():
+        _draw_signed(ax, values[:, :count])
+    else:
+        _draw_shares(ax, values, count, names)
+    integer_ticks(ax.xaxis)
+    tidy(ax)
+    left_title(ax, title)
+    return figure, ax
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def _draw_surface(
+    ax: Axes, rates: FloatArray, borders: FloatArray, counts: FloatArray | None, cmap: str, label: str
+) -> None:
+    from matplotlib.colors import ListedColormap
+
+    ax.set_facecolor(EMPTY)
+    mesh = ax.pcolormesh(borders[0], borders[1], np.ma.masked_invalid(rates).T, cmap=cmap)
+    if counts is not None:
+        # paper over cells of few bins: they keep a little of their colour
+        if (counts[np.isfinite(rates)] < FEW).any():
+            ax.set_title(f"pale: < {FEW} time bins", loc="right", fontsize=TICK_SIZE - 1, color=GREY)
+        veil = np.ma.masked_where(counts >= FEW, np.zeros(counts.shape)).T
+        ax.pcolormesh(borders[0], borders[1], veil, cmap=ListedColormap([EMPTY]), alpha=1 - FEW_ALPHA)
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, aspect=16, pad=0.02)
+    bar.set_label(label, fontsize=TICK_SIZE)
+    bar.ax.tick_params(labelsize=TICK_SIZE)
+    for line in (ax.axhline, ax.axvline):
+        line(0.0, color=GREY, linewidth=0.6)
+    ax.set_xlabel("sound along direction 1")
+    ax.set_ylabel("sound along direction 2")
+    tidy(ax)
+
+
+def _draw_curve(
+    axes: list[Axes],
+    rates: FloatArray,
+    border: FloatArray,
+    counts: FloatArray | None,
+    spread: FloatArray | None,
+    label: str,
+) -> None:
+    curve, below = axes
+    centres = (border[1:] + border[:-1]) / 2
+    if spread is not None:
+        curve.fill_between(centres, rates - spread, rates + spread, color=BLUE, alpha=0.22, linewidth=0)
+    curve.plot(centres, rates, color=BLUE, linewidth=1.4, marker="o", markersize=3)
+    curve.set_ylabel(label)
+    curve.tick_params(labelbottom=False)
+    if counts is not None:
+        below.bar(centres, counts, width=np.diff(border), color=GREY, linewidth=0)
+        below.set_ylabel("bins")
+        below.locator_params(axis="y", nbins=3)
+    else:
+        below.set_visible(False)
+        curve.tick_params(labelbottom=True)
+    (below if counts is not None else curve).set_xlabel("sound along the direction")
+    for ax in axes:
+        ax.axvline(0.0, color=GREY, linewidth=0.6, zorder=0.5)
+        tidy(ax)
+
+
+def _draw_shares(ax: Axes, values: FloatArray, count: int, names: Sequence[str] | None) -> None:
+    with np.errstate(invalid="ignore"):
+        shares = 100 * np.cumsum(values, axis=1) / values.sum(axis=1, keepdims=True)
+    lines = np.c_[np.zeros(len(shares)), shares[:, :count]]
+    at = np.arange(count + 1)
+    many = len(lines) > MOST_LINES
+    for row, line in enumerate(lines):
+        style = {"color": GREY, "linewidth": 0.6, "alpha": 0.6} if many else {"color": PALETTE[row]}
+        label = None if many or names is None else names[row]
+        ax.plot(at, line, marker=None if many else "o", markersize=3.5, label=label, **style)
+    known = lines[np.isfinite(lines).all(axis=1)]
+    if many and len(known):
+        ax.plot(
+            at, np.median(known, axis=0), color=INK, linewidth=1.6, marker="o", markersize=3.5, label="median"
+        )
+    if (many and len(known)) or (names is not None and not many):
+        ax.legend(frameon=False, fontsize=TICK_SIZE, loc="lower right")
+    ax.set_xlim(0, count + 0.3)
+    ax.set_ylim(0.0, 104.0)
+    ax.set_xlabel("directions")
+    ax.set_ylabel("% of the squared filter")
+
+
+def _draw_signed(ax: Axes, values: FloatArray) -> None:
+    at = np.broadcast_to(np.arange(1, values.shape[1] + 1), values.shape)
+    for kept, colour in ((values > 0, VERMILLION), (values < 0, BLUE)):
+        ax.vlines(at[kept], 0.0, values[kept], color=colour, linewidth=1.0, alpha=0.35)
+        ax.plot(at[kept], values[kept], "o", color=colour, markersize=4, alpha=0.8)
+    ax.axhline(0.0, color=INK, linewidth=0.8)
+    ax.set_xlim(0.4, values.shape[1] + 0.6)
+    ax.set_xlabel("pattern")
+    ax.set_ylabel("eigenvalue")
+
+
+# ---------------------------------------------------------------------- checks
+
+
+def _checked_surface(mean: Any, edges: Any, count: Any) -> tuple[FloatArray, FloatArray, FloatArray | None]:
+    rates, borders = as_array(mean, "mean"), np.atleast_2d(as_array(edges, "edges"))
+    counts = None if count is None else as_array(count, "count")
+    if (
+        rates.ndim not in (1, 2)
+        or borders.shape != (rates.ndim, rates.shape[0] + 1)
+        or len({*rates.shape}) > 1
+    ):
+        raise ValueError(
+            f"mean must be (B,) or (B, B) and edges (1, B + 1) or (2, B + 1), got {rates.shape} and "
+            f"{borders.shape}; of a TuningSurface take one neuron: surface.mean[k], surface.edges[k]"
+        )
+    if counts is not None and counts.shape != rates.shape:
+        raise ValueError(f"count must have the shape of mean, {rates.shape}, got {counts.shape}")
+    if not np.isfinite(borders).all():
+        raise ValueError("edges are NaN: this neuron has no such direction, its filters are of a lower rank")
+    return rates, borders, counts
