@@ -1,6 +1,6 @@
 """Dynamic STRFs: the linear filter that a model is at each moment, and how that filter changes.
 
-`dstrf` computes the filters of any causal model; sinks take them where they shall go; the statistics say how
+`dstrf` computes the filters of any model; sinks take them where they shall go; the statistics say how
 they vary: complexity, gain change, temporal hold, shape change.
 """
 
@@ -17,7 +17,7 @@ from deepSTRF.interpret.dynamic.patterns import (
     filter_patterns,
     pattern_scores,
 )
-from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, measure_receptive_field
+from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, measure_receptive_field, measure_window
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.second_order import Curvature, curvature
 from deepSTRF.interpret.dynamic.shape import Alignment, align_filters, find_shifts, shape_change
@@ -37,6 +37,7 @@ from deepSTRF.interpret.dynamic.subspace import (
     tuning_surface,
 )
 from deepSTRF.interpret.dynamic.switching import Switches, switches
+from deepSTRF.interpret.dynamic.taps import TapError, stimulus_frames
 from deepSTRF.interpret.dynamic.variety import (
     Spectrum,
     complexity,
@@ -66,6 +67,7 @@ __all__ = [
     "SinkSet",
     "Spectrum",
     "Switches",
+    "TapError",
     "TemporalHold",
     "TuningSurface",
     "active_subspace",
@@ -83,10 +85,12 @@ __all__ = [
     "jackknife_error",
     "jackknifed_dstrf",
     "measure_receptive_field",
+    "measure_window",
     "nonlinearities",
     "pattern_scores",
     "shape_change",
     "singular_spectrum",
+    "stimulus_frames",
     "switches",
     "temporal_hold",
     "tuning_surface",

@@ -9,10 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepSTRF.interpret.dynamic.estimators import Estimator, full_gradient
-from deepSTRF.interpret.dynamic.reach import probe_reach
+from deepSTRF.interpret.dynamic.reach import not_causal, probe_reach, probe_window
 from deepSTRF.interpret.dynamic.subject import Subject
 
-__all__ = ["Evidence", "Finding", "agree", "gather_evidence"]
+__all__ = ["Evidence", "Finding", "agree", "gather_evidence", "gather_evidence_ahead"]
 
 #: Responses looked at: few where the receptive field is known, more where its length is to be found.
 KNOWN, UNKNOWN = 3, 8
@@ -35,7 +35,7 @@ class Finding:
     error : float
         Largest difference from automatic differentiation, relative to the largest entry.
     outside : float
-        Share of the squared gradient before the window.
+        Share of the squared gradient outside the window.
     beyond : bool
         Whether there is any gradient before the receptive field.
 
@@ -60,11 +60,18 @@ class Evidence:
     subject : Subject
         Model and clip.
     cases : list of (int, int, Tensor)
-        Time, column among the wanted neurons, gradient (T', F) with the most recent frame last.
+        Time, column among the wanted neurons, gradient (T', F) up to the last frame of the window.
     reach : int or None
-        The receptive field that is believed.
+        The frames up to there that a response is believed to depend on.
     drift : float
         Largest difference of those responses from the ones to the whole clip, relative to their size.
+    lookahead : int
+        Frames of the window after the response.
+    later : float
+        Squared gradient after the window.
+    further : int or None
+        Frames after its own that a response depends on, where they are more than the window has and there
+        should be none.
 
     Examples
     --------
@@ -78,34 +85,37 @@ class Evidence:
     cases: list[tuple[int, int, Tensor]]
     reach: int | None
     drift: float
+    lookahead: int = 0
+    later: float = 0.0
+    further: int | None = None
 
     def window_length(self) -> int:
-        """Return the frames that hold 99% of the squared gradient over all cases.
+        """Return how many frames up to the response hold 99% of the squared gradient over all cases.
 
         Returns
         -------
         int
-            At least 1.
+            At least 1. Frames after the window do not count.
         """
         longest = max(len(gradient) for _, _, gradient in self.cases)
         energy = sum(_padded(gradient, longest).double().square().sum(1) for _, _, gradient in self.cases)
         summed = torch.as_tensor(energy).flip(0).cumsum(0)
-        return int((summed < ENERGY * summed[-1]).sum()) + 1
+        return max(1, int((summed < ENERGY * summed[-1]).sum()) + 1 - self.lookahead)
 
     def outside(self, lags: int) -> float:
-        """Return the share of the squared gradient before a window.
+        """Return the share of the squared gradient outside a window.
 
         Parameters
         ----------
         lags : int
-            Frames of the window.
+            Frames of the window, all of them.
 
         Returns
         -------
         float
             0 to 1; NaN when there is no gradient at all.
         """
-        total = sum(float(g.double().square().sum()) for _, _, g in self.cases)
+        total = sum(float(g.double().square().sum()) for _, _, g in self.cases) + self.later
         inside = sum(float(g[-lags:].double().square().sum()) for _, _, g in self.cases)
         return max(0.0, 1.0 - inside / total) if total > 0 else float("nan")
 
@@ -117,7 +127,7 @@ class Evidence:
         way : Estimator
             Computes blocks.
         lags : int
-            Frames of the window that was asked for.
+            Frames of the window that was asked for, all of them.
 
         Returns
         -------
@@ -127,15 +137,20 @@ class Evidence:
         """
         largest = max(float(gradient.abs().max()) for _, _, gradient in self.cases) or 1.0
         errors, beyond = [], False
-        block = way.block([time for time, _, _ in self.cases])
-        for rows, (_, column, gradient) in zip(block, self.cases, strict=True):
-            row = rows[column]
+        # a plan may take times in another order
+        found = {
+            time: rows
+            for part in way.plan([time for time, _, _ in self.cases])
+            for time, rows in zip(part, way.block(part), strict=True)
+        }
+        for time, column, gradient in self.cases:
+            row = found[time][column]
             errors.append(float((row - _padded(gradient, way.lags)).abs().max()) / largest)
             if self.reach is not None and len(gradient) > self.reach:
                 beyond |= bool((gradient[: -self.reach] != 0).any())
         tolerance = ROUNDING[gradient.element_size()]
         worst = sorted(errors)[-1 if gradient.element_size() == 8 or len(errors) < 3 else -2]
-        passed = worst <= tolerance and self.drift <= tolerance and not beyond
+        passed = worst <= tolerance and self.drift <= tolerance and not beyond and self.further is None
         return Finding(passed, max(errors), self.outside(lags), beyond)
 
     def complaint(self, finding: Finding, name: str) -> str:
@@ -153,7 +168,14 @@ class Evidence:
         str
             The text of the error.
         """
-        if self.reach is not None and finding.beyond:
+        if self.further is not None:
+            return not_causal(self.further, self.lookahead)
+        if self.lookahead == 0 and self.drift > ROUNDING[self.subject.frames.element_size()]:
+            with torch.no_grad():
+                ahead = probe_window(self.subject.respond, self.subject.frames)[1]
+            if ahead != 0:
+                return not_causal(ahead)
+        if self.lookahead == 0 and self.reach is not None and finding.beyond:
             with torch.no_grad():
                 measured = probe_reach(self.subject.respond, self.subject.frames)
             if measured is None or measured != self.reach:
@@ -196,20 +218,80 @@ def gather_evidence(subject: Subject, times: object, neurons: list[int], reach: 
     >>> gather_evidence(subject, range(50), [0], None).window_length() <= 3
     True
     """
-    every = list(times)  # type: ignore[call-overload]
-    count = KNOWN if reach is not None else UNKNOWN
-    draw = torch.Generator().manual_seed(0)
-    some = [int(i) for i in torch.randint(len(every), (count - 1,), generator=draw)]
-    rows = sorted({len(every) - 1, *some})
-    columns = torch.randint(len(neurons), (len(rows),), generator=draw).tolist()
     whole = subject.output()
-    pairs = [(every[row], column) for row, column in zip(rows, columns, strict=True)]
+    pairs = _drawn(times, neurons, KNOWN if reach is not None else UNKNOWN)
     if reach is not None:
         found = _differentiated(subject, pairs, neurons, whole, reach)
         if found.drift <= ROUNDING[whole.element_size()]:
             return found
     # the model knows where in a clip it is, or looks further back than believed: its whole past says which
     return _differentiated(subject, pairs, neurons, whole, None, reach)
+
+
+def gather_evidence_ahead(
+    subject: Subject,
+    times: object,
+    neurons: list[int],
+    window: tuple[int | None, int | None],
+    lookahead: int,
+) -> Evidence:
+    """Differentiate a few responses by the whole clip, for windows that also hold later frames.
+
+    Parameters
+    ----------
+    subject : Subject
+        Model and clip.
+    times : sequence of int
+        Times of interest.
+    neurons : list of int
+        Neurons of interest.
+    window : tuple of (int or None, int or None)
+        Frames back and ahead that a response is believed to depend on.
+    lookahead : int
+        Frames of the window after a response.
+
+    Returns
+    -------
+    Evidence
+        Gradients, always the same for the same arguments.
+
+    Examples
+    --------
+    >>> subject = Subject(torch.nn.Conv2d(1, 2, (8, 3), padding=(0, 1)), torch.randn(8, 50), "spectrogram")
+    >>> gather_evidence_ahead(subject, range(50), [0], (2, 1), 1).further is None
+    True
+    """
+    back, ahead = window
+    x = subject.frames.clone().requires_grad_()
+    y = subject.respond(x)[0]
+    cases, later, furthest = [], 0.0, 0
+    for time, column in _drawn(times, neurons, UNKNOWN, distinct=True):  # one pass forward serves them all
+        gradient = torch.zeros_like(x)
+        if y.requires_grad:
+            (gradient,) = torch.autograd.grad(y[neurons[column], time], x, retain_graph=True)
+        whole = functional.pad(gradient[0, 0].T, (0, 0, 0, lookahead))  # frames after the clip do not exist
+        end = time + 1 + lookahead
+        later += float(whole[end:].double().square().sum())
+        felt = whole[time + 1 :].any(1).nonzero()
+        furthest = max(furthest, int(felt.max()) + 1 if len(felt) else 0)
+        cases.append((time, column, whole[:end]))
+    reach = None if back is None else back + lookahead
+    further = furthest if ahead is not None and furthest > lookahead else None
+    return Evidence(subject, cases, reach, 0.0, lookahead, later, further)
+
+
+def _drawn(times: object, neurons: list[int], count: int, distinct: bool = False) -> list[tuple[int, int]]:
+    """Up to so many pairs of a time, the last among them, and the column of a neuron."""
+    every = list(times)  # type: ignore[call-overload]
+    draw = torch.Generator().manual_seed(0)
+    last = len(every) - 1
+    if distinct:
+        some = torch.randperm(last, generator=draw)[: count - 1].tolist()
+    else:
+        some = torch.randint(len(every), (count - 1,), generator=draw).tolist()
+    rows = sorted({last, *some})
+    columns = torch.randint(len(neurons), (len(rows),), generator=draw).tolist()
+    return [(every[row], column) for row, column in zip(rows, columns, strict=True)]
 
 
 def _differentiated(

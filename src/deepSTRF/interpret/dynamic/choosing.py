@@ -5,15 +5,17 @@ from __future__ import annotations
 from torch import nn
 
 from deepSTRF.interpret.dynamic.carried import CarriedWindows
-from deepSTRF.interpret.dynamic.chain import chain_of
-from deepSTRF.interpret.dynamic.checking import agree
 from deepSTRF.interpret.dynamic.estimators import Comb, Estimator, Jacobian, Windows
 from deepSTRF.interpret.dynamic.subject import Subject
-from deepSTRF.interpret.dynamic.sweep import ClosedForm, Sweep, Walk, walk
+from deepSTRF.interpret.dynamic.sweep import ClosedForm, Sweep
+from deepSTRF.interpret.dynamic.walking import Walker
 
 __all__ = ["METHODS", "candidates", "method_name"]
 
+#: One part in this many of the working memory is for the slopes along a piece of the clip.
+SHARE_OF_SLOPES = 4
 METHODS = ("closed", "sweep", "windows", "comb", "jacobian")
+#: More special kinds first.
 _NAMES: dict[type[Estimator], str] = {
     ClosedForm: "closed",
     Sweep: "sweep",
@@ -78,11 +80,11 @@ def candidates(
     """
     ways: list[Estimator] = []
     if method in ("auto", "closed", "sweep"):
-        way = _walk(subject, skip)
-        if way is not None and ClosedForm.suits(way):
-            ways.append(ClosedForm(subject, neurons, lags, way, budget))
-        if way is not None:
-            ways.append(Sweep(subject, neurons, lags, way, budget))
+        walker = _walker(subject, skip, budget)
+        if walker is not None and ClosedForm.suits(walker):
+            ways.append(ClosedForm(subject, neurons, lags, walker, budget))
+        if walker is not None:
+            ways.append(Sweep(subject, neurons, lags, walker, budget))
     if reach is not None:
         ways += [kind(subject, neurons, lags, reach, budget) for kind in (Windows, Comb)]
     elif subject.streamable:
@@ -112,14 +114,14 @@ def method_name(way: Estimator) -> str:
     >>> METHODS[-1]
     'jacobian'
     """
-    return _NAMES[type(way)]
+    inner = getattr(way, "way", None)  # of delayed responses; a sweep's way is no estimator
+    kind = type(inner if isinstance(inner, Estimator) else way)
+    return next(name for known, name in _NAMES.items() if issubclass(kind, known))
 
 
-def _walk(subject: Subject, skip: nn.Module | None) -> Walk | None:
-    if subject.samples:
-        return None  # a front-end is no chain of plain convolutions
-    chain = chain_of(subject.model, subject.frames, skip)
-    way = None if chain is None else walk(chain, subject.frames[0, 0])
-    if way is None:
+def _walker(subject: Subject, skip: nn.Module | None, budget: int) -> Walker | None:
+    chain = subject.chain(skip)
+    if chain is None:
         return None
-    return way if agree(way.output, subject.output()) else None
+    walker = Walker(chain, subject.frames[0, 0], budget // SHARE_OF_SLOPES)
+    return walker if walker.agrees(subject.output()) else None

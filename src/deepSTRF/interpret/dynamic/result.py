@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepSTRF.models._checks import check_positive_number
+
 __all__ = ["DynamicSTRF"]
 
 
@@ -22,7 +24,8 @@ class DynamicSTRF:
     ----------
     weights : Tensor (T, N, L, F), or what the sink made
         Filters, in response units per stimulus unit; the lag axis runs from the oldest frame to the current
-        one. With ``wrt="samples"`` it is (T, N, L * hop, 1). Lags before the clip are zero.
+        one and, with ``lookahead``, on to the frames after it, which makes it L + lookahead long. With
+        ``wrt="samples"`` it has hop entries per frame, and F is 1. Lags outside the clip are zero.
     response : Tensor (T, N)
         The model's own responses (with ``before``, those before the output nonlinearity).
     intercept : Tensor (T, N)
@@ -36,15 +39,15 @@ class DynamicSTRF:
     neurons : list of int
         Neuron of each column.
     lags : int
-        Frames of the window, L.
+        Frames of the window up to the current one, L: ``weights[:, :, lags - 1]`` is lag 0.
     receptive_field : int or None
-        Frames that a response depends on; None is unbounded.
+        Frames up to the current one that a response depends on; None is unbounded.
     n_frames : int
         Frames of the clip.
     method : str
         How the filters were computed.
     outside : float or None
-        Share of the squared gradient that lies before the window, over the responses that were checked.
+        Share of the squared gradient that lies outside the window, over the responses that were checked.
     check_error : float or None
         Largest difference between filters and plain automatic differentiation over the responses that were
         checked, in units of the largest entry there; None when the check was off.
@@ -54,6 +57,11 @@ class DynamicSTRF:
     completeness : Tensor (T, N) or None
         Path-averaged form only: ``response - response_to_baseline - weights . (window - baseline)``, the
         error of the quadrature (and what the window leaves out).
+    lookahead : int
+        Frames of the window after the current one: the last entries of the lag axis.
+    tap_shape : tuple of int or None
+        With a part for ``wrt``: the shape of its output without clips and time, (C, F') or (F',), which
+        ``weights.unflatten(-1, tap_shape)`` has.
 
     Examples
     --------
@@ -77,17 +85,39 @@ class DynamicSTRF:
     check_error: float | None = None
     slope: Tensor | None = None
     completeness: Tensor | None = None
+    lookahead: int = 0
+    tap_shape: tuple[int, ...] | None = None
+
+    @property
+    def lag_frames(self) -> Tensor:
+        """Lag of each frame of the window, (L + lookahead,): L - 1 to 0, and negative for frames after it."""
+        return torch.arange(self.lags - 1, -1 - self.lookahead, -1, device=self.times.device)
+
+    def lags_ms(self, dt_ms: float) -> Tensor:
+        """Return how long before the response each frame of the window is, in ms, (L + lookahead,).
+
+        Parameters
+        ----------
+        dt_ms : float
+            Width of a frame.
+
+        Returns
+        -------
+        Tensor
+            0 for the frame of the response, positive in the past and negative in the future.
+        """
+        return self.lag_frames * check_positive_number("dt_ms", dt_ms)
 
     def valid(self) -> Tensor:
-        """Return which lags exist at which time, (T, L): those before the clip do not.
+        """Return which lags exist at which time, (T, L + lookahead): those before and after the clip do not.
 
         Returns
         -------
         Tensor
             Booleans, lags in the order of `weights`.
         """
-        age = torch.arange(self.lags - 1, -1, -1, device=self.times.device)
-        return self.times.unsqueeze(1) >= age
+        frames = self.times.unsqueeze(1) - self.lag_frames
+        return (frames >= 0) & (frames < self.n_frames)
 
     def intercept_share(self) -> Tensor:
         """Return the variance of the intercept as a share of that of the response, (N,).

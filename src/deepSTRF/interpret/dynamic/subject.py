@@ -10,9 +10,19 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from deepSTRF.interpret.dynamic.chain import Link, chain_of
+from deepSTRF.interpret.dynamic.stimuli import (
+    check_finite,
+    check_hears_sounds,
+    front_end_of,
+    mono,
+    one_spectrogram,
+    placed,
+    samples_per_frame,
+    whole_frames,
+)
 from deepSTRF.models._checks import check_choice
-from deepSTRF.models.causal import State, is_streamable, placement
-from deepSTRF.models.gradients import NoFrontEndError
+from deepSTRF.models.causal import State, is_streamable
 
 __all__ = ["UNDECLARED", "Subject", "replaced_output", "submodule"]
 
@@ -48,50 +58,32 @@ class Subject:
     (torch.Size([1, 1, 8, 50]), torch.Size([1, 3, 50]))
     """
 
+    #: Axes that were laid on one another as the bands of the frames: (C, F) or (F,) of a part's output.
+    tap_shape: tuple[int, ...] | None = None
+
     def __init__(self, model: nn.Module, stimulus: Tensor, wrt: str) -> None:
         check_choice("wrt", wrt, ("spectrogram", "samples"))
         self.model: Any = model
         self.samples = wrt == "samples"
-        front_end = getattr(model, "wav2spec", None)
-        hears_sound = front_end is not None and not isinstance(front_end, nn.Identity)
-        self.behind_front_end = hears_sound and not self.samples
-        self.hop = int(getattr(front_end, "hop", 1)) if self.samples else 1
-        if self.samples and not hears_sound:
-            raise NoFrontEndError(
-                f"wrt='samples' needs a model with a front-end (wav2spec=...); this {type(model).__name__} "
-                "hears spectrograms, so leave wrt='spectrogram'"
-            )
-        device, dtype = placement(model)
-        given = torch.as_tensor(stimulus).detach().to(device, dtype)
-        self.frames = self._as_frames(given, hears_sound)
+        self.behind_front_end = front_end_of(model) is not None and not self.samples
+        if self.samples:
+            check_hears_sounds(model)
+        given = placed(model, stimulus)
+        self.hop = samples_per_frame(model, mono(given)) if self.samples else 1
+        self.frames = self._as_frames(given)
         self._output: Tensor | None = None
-        if not bool(torch.isfinite(self.frames).all()):
-            raise ValueError("stimulus holds values that are not finite: mend or cut the clip first")
+        check_finite(self.frames)
 
-    def _as_frames(self, given: Tensor, hears_sound: bool) -> Tensor:
-        flat = given.numel() == given.shape[-1]
-        if not hears_sound or (flat is False and self.behind_front_end):
-            if given.ndim not in (2, 3, 4) or given.numel() != given.shape[-2:].numel() or not given.numel():
-                raise ValueError(
-                    f"stimulus must be one spectrogram (F, T), (1, F, T) or (1, 1, F, T), got "
-                    f"{tuple(given.shape)}; take one clip at a time, e.g. dataset.stims[0]"
-                )
-            return given.reshape(1, 1, *given.shape[-2:])
-        if not flat or not given.numel():
-            raise ValueError(
-                f"stimulus must be one mono sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got "
-                f"{tuple(given.shape)}; mix channels with stimulus.mean(0)"
-            )
-        sound = given.reshape(1, 1, -1)
-        if not self.samples:
+    def _as_frames(self, given: Tensor) -> Tensor:
+        if self.samples:
+            sound = whole_frames(mono(given), self.hop)
+            # samples after the last whole bin belong to no response
+            return sound.reshape(1, 1, -1, self.hop).transpose(2, 3).contiguous()
+        if self.behind_front_end and given.numel() == given.shape[-1]:
             with torch.no_grad():
-                tapped: Tensor = self.model.spectrogram(sound)
+                tapped: Tensor = self.model.spectrogram(mono(given))
             return tapped.detach()
-        whole = sound.shape[-1] // self.hop
-        if whole == 0:
-            raise ValueError(f"the sound has {sound.shape[-1]} samples, less than one bin of {self.hop}")
-        # samples after the last whole bin belong to no response
-        return sound[..., : whole * self.hop].reshape(1, 1, whole, self.hop).transpose(2, 3).contiguous()
+        return one_spectrogram(given)
 
     def with_frames(self, frames: Tensor) -> Self:
         """Return the same model with other frames (1, 1, F, T)."""
@@ -146,10 +138,16 @@ class Subject:
     @property
     def declared_reach(self) -> int | None:
         """Frames that the model says a response depends on; None is unbounded."""
-        if self.samples:  # the memory of a front-end in frames is not stated by anyone
-            return None
+        if self.samples and front_end_of(self.model) is not None:
+            return None  # the memory of a front-end in frames is not stated by anyone
         declared = getattr(self.model, "receptive_field", UNDECLARED)
         return None if declared is None else int(declared)
+
+    def chain(self, skip: nn.Module | None = None) -> list[Link] | None:
+        """Return the function as a chain of links, without one part; None where it is none."""
+        if self.samples:
+            return None  # a front-end is no chain of plain convolutions
+        return chain_of(self.model, self.frames, skip)
 
     def _sound(self, frames: Tensor) -> Tensor:
         return frames.transpose(2, 3).reshape(frames.shape[0], 1, -1)
@@ -159,9 +157,12 @@ class Subject:
         if y.ndim == 4 and y.shape[2] == 1:
             y = y[:, :, 0]
         if y.ndim != 3 or y.shape[0] != batch or y.shape[-1] != length:
+            taken = f"({batch}, 1, {length * self.hop}) samples" if self.samples else (
+                f"({batch}, 1, F, {length}) frames"
+            )  # fmt: skip
             raise ValueError(
-                f"the model must map ({batch}, 1, F, {length}) frames to ({batch}, N, 1, {length}), it "
-                f"returned {tuple(y.shape)}; wrap a model of other shapes in an nn.Module that maps them"
+                f"the model must map {taken} to ({batch}, N, 1, {length}), it returned {tuple(y.shape)}; "
+                "wrap a model of other shapes in an nn.Module that maps them"
             )
         return y
 

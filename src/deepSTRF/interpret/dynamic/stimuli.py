@@ -1,0 +1,280 @@
+"""One clip as a model takes it: a spectrogram, or a sound whose samples make up frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF.models._checks import check_positive_int
+from deepSTRF.models.causal import placement
+from deepSTRF.models.gradients import NoFrontEndError
+
+__all__ = [
+    "check_finite",
+    "check_hears_sounds",
+    "front_end_of",
+    "mono",
+    "one_spectrogram",
+    "placed",
+    "samples_per_frame",
+    "whole_frames",
+]
+
+#: How many times the sound is repeated at most to tell whether a number of samples per frame holds.
+REPEATS = 32
+
+
+def front_end_of(model: nn.Module) -> nn.Module | None:
+    """Return the part of a model that hears sounds, ``wav2spec``, or None.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model.
+
+    Returns
+    -------
+    nn.Module or None
+        None also for a slot that holds an identity.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> front_end_of(Linear(8, 3)) is None
+    True
+    """
+    part = getattr(model, "wav2spec", None)
+    return None if isinstance(part, nn.Identity) else part
+
+
+def check_hears_sounds(model: nn.Module) -> None:
+    """Raise an error for a model of this package without a front-end.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model; a user's own without ``wav2spec`` may hear sounds by itself.
+
+    Raises
+    ------
+    NoFrontEndError
+        When its ``wav2spec`` is empty.
+
+    Examples
+    --------
+    >>> check_hears_sounds(nn.Conv1d(1, 2, 160, 160))
+    """
+    if hasattr(model, "wav2spec") and front_end_of(model) is None:
+        raise NoFrontEndError(
+            f"wrt='samples' needs a model with a front-end (wav2spec=...); this {type(model).__name__} "
+            "hears spectrograms, so leave wrt='spectrogram'"
+        )
+
+
+def placed(model: nn.Module, stimulus: Tensor) -> Tensor:
+    """Return a stimulus on the device and in the type of a model, without its history.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    stimulus : Tensor
+        One clip.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+
+    Examples
+    --------
+    >>> placed(nn.Linear(1, 1).double(), torch.zeros(2)).dtype
+    torch.float64
+    """
+    device, dtype = placement(model)
+    return torch.as_tensor(stimulus).detach().to(device, dtype)
+
+
+def check_finite(frames: Tensor) -> None:
+    """Raise an error for frames with values that are not finite.
+
+    Parameters
+    ----------
+    frames : Tensor
+        Of any shape.
+
+    Raises
+    ------
+    ValueError
+        For NaN or infinite values.
+
+    Examples
+    --------
+    >>> check_finite(torch.zeros(3))
+    """
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError("stimulus holds values that are not finite: mend or cut the clip first")
+
+
+def one_spectrogram(given: Tensor) -> Tensor:
+    """Return one spectrogram as (1, 1, F, T).
+
+    Parameters
+    ----------
+    given : Tensor (F, T), (1, F, T) or (1, 1, F, T)
+        One clip.
+
+    Returns
+    -------
+    Tensor
+        A view.
+
+    Raises
+    ------
+    ValueError
+        For other shapes.
+
+    Examples
+    --------
+    >>> one_spectrogram(torch.zeros(8, 50)).shape
+    torch.Size([1, 1, 8, 50])
+    """
+    if given.ndim not in (2, 3, 4) or given.numel() != given.shape[-2:].numel() or not given.numel():
+        raise ValueError(
+            f"stimulus must be one spectrogram (F, T), (1, F, T) or (1, 1, F, T), got {tuple(given.shape)}; "
+            "take one clip at a time, e.g. dataset.stims[0] (a model of your own that takes sounds wants "
+            "wrt='samples')"
+        )
+    return given.reshape(1, 1, *given.shape[-2:])
+
+
+def mono(given: Tensor) -> Tensor:
+    """Return one sound as (1, 1, T_audio).
+
+    Parameters
+    ----------
+    given : Tensor (T_audio,), (1, T_audio) or (1, 1, T_audio)
+        One clip.
+
+    Returns
+    -------
+    Tensor
+        A view.
+
+    Raises
+    ------
+    ValueError
+        For other shapes.
+
+    Examples
+    --------
+    >>> mono(torch.zeros(50)).shape
+    torch.Size([1, 1, 50])
+    """
+    if given.ndim < 1 or given.numel() != given.shape[-1] or not given.numel():
+        raise ValueError(
+            f"stimulus must be one mono sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got "
+            f"{tuple(given.shape)}; mix channels with stimulus.mean(0)"
+        )
+    return given.reshape(1, 1, -1)
+
+
+def whole_frames(sound: Tensor, hop: int) -> Tensor:
+    """Return a sound (1, 1, T_audio) without the samples after its last whole frame.
+
+    Parameters
+    ----------
+    sound : Tensor (1, 1, T_audio)
+        One clip.
+    hop : int
+        Samples per frame.
+
+    Returns
+    -------
+    Tensor
+        A view.
+
+    Raises
+    ------
+    ValueError
+        For a sound of less than one frame.
+
+    Examples
+    --------
+    >>> whole_frames(torch.zeros(1, 1, 50), 20).shape
+    torch.Size([1, 1, 40])
+    """
+    whole = sound.shape[-1] // hop
+    if whole == 0:
+        raise ValueError(f"the sound has {sound.shape[-1]} samples, less than one bin of {hop}")
+    return sound[..., : whole * hop]
+
+
+def samples_per_frame(model: Any, sound: Tensor) -> int:
+    """Return how many samples of a sound make one frame of a model's response.
+
+    The attribute ``hop`` of the front-end or of the model says it; without one it follows from the number of
+    frames that the model returns, which must be in proportion to that of samples.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Maps (B, 1, T_audio) to (B, N, 1, T).
+    sound : Tensor (1, 1, T_audio)
+        One clip, in the model's type.
+
+    Returns
+    -------
+    int
+        Samples.
+
+    Raises
+    ------
+    NoFrontEndError
+        When the model takes no sounds.
+    ValueError
+        When the number is no integer, or differs between clips.
+
+    Examples
+    --------
+    >>> samples_per_frame(nn.Conv1d(1, 2, kernel_size=160, stride=160), torch.zeros(1, 1, 1600))
+    160
+    """
+    for owner in (front_end_of(model), model):
+        stated = getattr(owner, "hop", None)
+        if stated is not None:
+            return check_positive_int("hop", int(stated) if float(stated).is_integer() else stated)
+    samples = sound.shape[-1]
+    with torch.no_grad():
+        frames = _n_frames(model, sound)
+        hop, rest = divmod(samples, frames)
+        # a hop that is short by little shows once it has added up to a frame
+        repeats = min(REPEATS, hop // frames + 2)
+        again = repeats * frames if rest else _n_frames(model, sound.repeat(1, 1, repeats))
+    if rest or again != repeats * frames:
+        found = f"{samples} samples gave {frames} frames"
+        found += "" if rest else f", {repeats} times as many {again}"
+        raise ValueError(
+            f"samples per frame must be an integer, but {found}: state them as the model's attribute hop "
+            "(model.hop = 160), cut the sound to whole frames, or let the model return one frame per hop"
+        )
+    return hop
+
+
+def _n_frames(model: Any, sound: Tensor) -> int:
+    name, shape = type(model).__name__, tuple(sound.shape)
+    try:
+        y = model(sound)
+    except Exception as error:
+        raise NoFrontEndError(
+            f"wrt='samples' needs a model that takes sounds, and this {name} fails on samples {shape} "
+            f"({error}): if it hears spectrograms, leave wrt='spectrogram'"
+        ) from error
+    if not isinstance(y, Tensor) or y.ndim not in (3, 4) or y.shape[0] != 1 or not y.shape[-1]:
+        raise ValueError(
+            f"the model must map samples {shape} to (1, N, 1, T), it returned "
+            f"{tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__}"
+        )
+    return int(y.shape[-1])
