@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -126,8 +127,8 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
     assert (tmp_path / "other.html").stat().st_size > 10_000
 
     code, out, err = deepstrf("fit", *SMALL_FLAGS, "--out", "run", "--lr", "0.1")
-    assert code == 1
-    assert "holds another run" in err
+    assert code == 2
+    assert "holds another run (--lr: 0.001, not 0.1)" in " ".join(err.split())
 
 
 def test_score_table_is_whole_on_a_narrow_terminal(finished, capsys, monkeypatch):
@@ -157,11 +158,14 @@ def test_evaluate_on_another_recording(deepstrf, finished):
     assert code == 0, err
     assert "all" in out
     code, _, err = deepstrf(*words, "-o", "n_neurons=5")
-    assert code == 1
-    assert "neurons" in err
+    assert code == 2
+    assert "the run has 3 neurons: give a recording of the same ones" in " ".join(err.split())
+    code, _, err = deepstrf(*words, "--clips", "train")
+    assert code == 2
+    assert "leave one of the two out" in " ".join(err.split())
     code, _, err = deepstrf("evaluate", finished.path, "--clips", "tests")
-    assert code == 1
-    assert "clips must be one of" in err
+    assert code == 2
+    assert "--clips must be one of" in err
 
 
 def test_flags_win_over_the_file_option_by_option(tmp_path):
@@ -189,14 +193,22 @@ def test_flags_win_over_the_file_option_by_option(tmp_path):
         (["fit", "-m", "linnear"], 2, "Did you mean 'linear'"),
         (["fit", "-o", "n_neuron=3"], 2, "Did you mean 'n_neurons'"),
         (["fit", "-o", "n_neurons"], 2, "takes key=value"),
-        (["fit", "--epochs", "0"], 2, "epochs must be a whole number of at least 1"),
-        (["fit", "--seeds", "a"], 2, "seeds must look like"),
+        (["fit", "--epochs", "0"], 2, "Error: --epochs must be a whole number of at least 1"),
+        (["fit", "--lr", "-1"], 2, "Error: --lr must be a number"),
+        (["fit", "--device", "gpu", "-q"], 2, "Error: --device must be like 'cpu'"),
+        (["fit", "--split", "100/1/1", "-q"], 2, "gives roles to 102 clips"),
+        (["fit", "--model-option", "norm=foo", "-q"], 2, "norm must be one of"),
+        (["fit", "-o", "return_waveform=true", "-q"], 2, "name a front-end (--wav2spec mel), or load"),
+        (["fit", "-m", "ridge", "--loss", "poisson"], 2, "leave out --loss poisson"),
+        (["fit", "--seeds", "a"], 2, "--seeds must look like"),
+        (["fit", "--seeds", "3-1"], 2, "--seeds must look like"),
         (["fit", "--config", "no.toml"], 2, "no.toml does not exist"),
         (["fit", "-d", "no.npz"], 2, "no.npz does not exist"),
-        (["fit", "-o", "n_clips=1", "-q"], 1, ""),
-        (["fit", "-d", "ns1", "--no-download", "-o", "path=nowhere"], 1, "nowhere"),
-        (["evaluate", "nowhere"], 1, "nowhere is no folder; deepstrf fit writes run folders"),
-        (["report", "nowhere"], 1, "nowhere is no folder"),
+        (["fit", "-o", "n_clips=1", "-q"], 2, "1 different clips"),
+        (["fit", "-d", "ns1", "--no-download", "-o", "path=nowhere"], 2, "(leave out --no-download)"),
+        (["evaluate", "nowhere"], 2, "nowhere is no folder; deepstrf fit writes run folders"),
+        (["report", "nowhere"], 2, "nowhere is no folder"),
+        (["explain", "nowhere"], 2, "nowhere is no folder"),
     ],
 )
 def test_errors_are_one_paragraph_with_the_right_exit_code(deepstrf, words, code, message):
@@ -209,9 +221,27 @@ def test_errors_are_one_paragraph_with_the_right_exit_code(deepstrf, words, code
     assert len(paragraph) < 900
 
 
+def test_what_fails_on_the_way_is_no_fault_of_the_call(deepstrf, finished, tmp_path):
+    code, _, err = deepstrf("fit", *SMALL_FLAGS, "--lr", "1e30", "--no-calibrate")
+    assert code == 1
+    assert "lower the learning rate" in err
+    assert "fitter" not in err
+    assert "grad_clip" not in err
+    shutil.copytree(finished.path, tmp_path / "broken")
+    (tmp_path / "broken" / "scores.csv").write_text("{broken", encoding="utf-8")
+    for command in ("report", "evaluate", "explain"):
+        code, _, err = deepstrf(command, "broken")
+        assert code == 1
+        assert "scores.csv is damaged" in err
+    code, _, err = deepstrf("evaluate", finished.path, "--seed", "9")
+    assert (code, "seed 9 was not fitted" in err) == (2, True)
+    code, _, err = deepstrf("report", finished.path, "--out", ".")
+    assert (code, "--out report.html" in err) == (2, True)
+
+
 def test_debug_shows_the_traceback(deepstrf):
     code, _, err = deepstrf("report", "nowhere", "--debug")
-    assert code == 1
+    assert code == 2
     assert "Traceback" in err
 
 
@@ -245,7 +275,7 @@ def test_explain_writes_beside_the_run_and_says_what_it_wrote(deepstrf):
     again, out, _ = deepstrf("explain", "run", "--neurons", "1,0")
     assert (again, "Explained sim001, sim000" in out) == (0, True)
     code, _, err = deepstrf("explain", "run", "--neurons", "2")
-    assert code == 1
+    assert code == 2
     assert "--overwrite" in err
     code, _, err = deepstrf("explain", "run", "--neurons", "A1")
     assert code == 2

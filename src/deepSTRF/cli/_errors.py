@@ -7,12 +7,13 @@ import functools
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import typer
 
-__all__ = ["UsageProblem", "explain", "readable"]
+__all__ = ["UsageProblem", "explain", "readable", "usage"]
 
 #: Exit statuses; 130 is what shells report after Ctrl-C.
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -31,6 +32,11 @@ EXPECTED = (
     RuntimeError,
 )
 
+#: How the library refuses what it was given; a file that is not there was named wrongly.
+REFUSALS = (
+    ValueError, TypeError, KeyError, IndexError, FileNotFoundError, FileExistsError, NotADirectoryError,
+)  # fmt: skip
+
 #: No space, quota used up, larger than a file may be: all mended by space.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -45,6 +51,46 @@ class UsageProblem(Exception):  # noqa: N818  (shown to the user as a problem of
     >>> str(UsageProblem("epochs must be at least 1"))
     'epochs must be at least 1'
     """
+
+
+@contextmanager
+def usage(*kinds: type[Exception]) -> Iterator[None]:
+    """Make refusals by the library problems of the call: names, options, values, files that are not there.
+
+    Files that broke and saved states of another fit are none: the same words may work with better files.
+
+    Parameters
+    ----------
+    *kinds : exception classes
+        What counts as a refusal; by default all errors that the library's checks raise.
+
+    Raises
+    ------
+    UsageProblem
+        In place of them.
+
+    Examples
+    --------
+    >>> with usage():
+    ...     int("three")
+    Traceback (most recent call last):
+        ...
+    deepSTRF.cli._errors.UsageProblem: invalid literal for int() with base 10: 'three'
+    """
+    refusals = kinds or REFUSALS
+    try:
+        yield
+    except refusals as error:
+        from deepSTRF.training.errors import DamagedFileError, StateMismatchError
+
+        if isinstance(error, DamagedFileError | StateMismatchError):
+            raise
+        raise UsageProblem(_text_of(error)) from error
+
+
+def _text_of(error: Exception) -> str:
+    # str(KeyError("x")) is "'x'": its argument is the text
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
 def readable(command: Command) -> Command:
@@ -108,11 +154,13 @@ def explain(error: Exception, *, debug: bool = False) -> str:
     Examples
     --------
     >>> explain(ValueError("epochs must be at least 1"), debug=True)
-    'Error: epochs must be at least 1'
+    'Error: --epochs must be at least 1'
     """
-    # str(KeyError("x")) is "'x'": its argument is the text
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    text = " ".join(text.split()) or type(error).__name__
+    text = " ".join(_text_of(error).split()) or type(error).__name__
+    if isinstance(error, (*EXPECTED, UsageProblem)):
+        from deepSTRF.cli._wording import in_words_of_the_command
+
+        text = in_words_of_the_command(text)
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         text += (
             ". Nothing saved before is lost: free some space and run the same command, it goes on from there"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from deepSTRF.cli._errors import UsageProblem
+from deepSTRF.cli._errors import UsageProblem, usage
 from deepSTRF.cli._tables import print_scores, stdout_console
 from deepSTRF.training.building import check_choices, load_dataset
 from deepSTRF.training.experiment import evaluate_run
@@ -14,6 +14,9 @@ from deepSTRF.training.files import write_atomically
 from deepSTRF.training.run_folder import Run
 
 __all__ = ["evaluate_and_print"]
+
+#: What the flag --clips is when nobody gave it, and what another recording is scored on.
+DEFAULT_CLIPS, EVERY_CLIP = "test", "all"
 
 
 def evaluate_and_print(
@@ -48,29 +51,34 @@ def evaluate_and_print(
     Raises
     ------
     UsageProblem
-        When a name or option is illegal.
+        When a name or option is illegal, or the recording is none of the run's neurons.
     """
-    run = Run.load(folder)
-    try:
+    if csv is not None and csv.is_dir():
+        raise UsageProblem(f"--csv {csv} is a folder; name a file in it: --csv {csv / 'scores.csv'}")
+    if dataset is not None and clips not in (DEFAULT_CLIPS, EVERY_CLIP):
+        raise UsageProblem(
+            f"--clips {clips} is a part of the run's own recording, and of another one (--dataset) all clips "
+            "are scored: leave one of the two out"
+        )
+    with usage():
+        run = Run.load(folder)
         options = parse_options(option_texts)
         changed = run.config.with_changes(
             dataset=dataset,
             dataset_options={**({} if dataset else run.config.dataset_options), **options},
         )
         check_choices(changed)
-    except (ValueError, TypeError) as error:
-        raise UsageProblem(str(error)) from error
-    other = None
-    if dataset is not None:
-        other = load_dataset(changed, download=download)
-        clips = "all"
-    scores = evaluate_run(
-        run if dataset is not None else run.with_config(changed),
-        other,
-        clips=clips,
-        seed=seed,
-        download=download,
-    )
+        other = None
+        if dataset is not None:
+            other = load_dataset(changed, download=download)
+            clips = EVERY_CLIP
+        scores = evaluate_run(
+            run if dataset is not None else run.with_config(changed),
+            other,
+            clips=clips,
+            seed=seed,
+            download=download,
+        )
     print_scores(scores.summary(), scores.seeds)
     if csv is not None:
         write_atomically(csv, scores.to_csv().encode())

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 from rich.table import Table
 
-from deepSTRF.cli._errors import UsageProblem
+from deepSTRF.cli._errors import usage
 from deepSTRF.cli._tables import stdout_console
 from deepSTRF.report import explain_run, write_report
 from deepSTRF.report.explaining import choose_neurons
@@ -54,22 +54,23 @@ def explain_and_print(
     Raises
     ------
     UsageProblem
-        For neurons that the run does not have.
+        For no run, neurons or a seed that the run does not have, or another explanation there.
     """
-    run = Run.load(folder)
     named = None if neurons is None else [word.strip() for word in neurons.split(",") if word.strip()]
-    try:
+    with usage():
+        run = Run.load(folder)
         choose_neurons(run, named)
-    except (ValueError, IndexError) as error:
-        raise UsageProblem(str(error)) from error
-    found = explain_run(
-        run,
-        named,
-        seed=seed,
-        overwrite=overwrite,
-        download=download,
-        progress=False if quiet else "auto",
-    )
+        if seed is not None:
+            run.check_seed(seed)
+    with usage(FileExistsError):
+        found = explain_run(
+            run,
+            named,
+            seed=seed,
+            overwrite=overwrite,
+            download=download,
+            progress=False if quiet else "auto",
+        )
     if not quiet:
         typer.echo("Writing the report", err=True)
     _print(found, write_report(run))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from deepSTRF.cli._errors import UsageProblem
+from deepSTRF.cli._errors import usage
 from deepSTRF.cli._tables import print_run
 from deepSTRF.report import write_report
 from deepSTRF.training.building import check_choices
@@ -46,16 +46,17 @@ def fit_and_report(
     Raises
     ------
     UsageProblem
-        When the choices cannot work.
+        When the choices cannot work, alone or with the recording.
     """
     config = read_config(config_file, given, options, seeds)
-    run = run_experiment(
-        config,
-        overwrite=overwrite,
-        download=download,
-        progress=False if quiet else "auto",
-        say=None if quiet else _say,
-    )
+    with usage():
+        run = run_experiment(
+            config,
+            overwrite=overwrite,
+            download=download,
+            progress=False if quiet else "auto",
+            say=None if quiet else _say,
+        )
     print_run(run, write_report(run))
 
 
@@ -87,35 +88,19 @@ def read_config(
     >>> read_config(None, {"epochs": 3}, {"dataset": ["n_clips=5"]}, "0-1").seeds
     (0, 1)
     """
-    return _usage(lambda: _read_config(config_file, given, options, seeds))
-
-
-def _read_config(
-    config_file: Path | None,
-    given: Mapping[str, Any],
-    options: Mapping[str, Sequence[str] | None],
-    seeds: str | None,
-) -> ExperimentConfig:
-    base = ExperimentConfig() if config_file is None else ExperimentConfig.from_toml(config_file)
-    changes = dict(given)
-    if seeds is not None:
-        changes["seeds"] = parse_seeds(seeds)
-    for name, pairs in options.items():
-        field = f"{name}_options"
-        another = given.get(name) not in (None, getattr(base, name))
-        kept = {} if another else getattr(base, field)  # another dataset or model has other options
-        changes[field] = {**kept, **parse_options(pairs or (), f"--{name}-option")}
-    config = base.with_changes(**changes)
-    check_choices(config)
+    with usage():
+        base = ExperimentConfig() if config_file is None else ExperimentConfig.from_toml(config_file)
+        changes = dict(given)
+        if seeds is not None:
+            changes["seeds"] = parse_seeds(seeds)
+        for name, pairs in options.items():
+            field = f"{name}_options"
+            another = given.get(name) not in (None, getattr(base, name))
+            kept = {} if another else getattr(base, field)  # another dataset or model has other options
+            changes[field] = {**kept, **parse_options(pairs or (), f"--{name}-option")}
+        config = base.with_changes(**changes)
+        check_choices(config)
     return config
-
-
-def _usage(make: Callable[[], ExperimentConfig]) -> ExperimentConfig:
-    """Errors in the choices are errors of the call."""
-    try:
-        return make()
-    except (ValueError, TypeError, FileNotFoundError) as error:
-        raise UsageProblem(str(error)) from error
 
 
 def _say(sentence: str) -> None:

@@ -2,7 +2,7 @@
 
 from deepSTRF.training.caching import FrontEndCache
 from deepSTRF.training.count_fitter import CountFitter
-from deepSTRF.training.errors import FitDivergedError, StateMismatchError
+from deepSTRF.training.errors import DamagedFileError, FitDivergedError, StateMismatchError
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.experiment import ExperimentConfig, Run, run_experiment
 from deepSTRF.training.fitter import Fitter
@@ -25,6 +25,7 @@ from deepSTRF.training.wandb_log import WandbSeedLogger, make_wandb_logger_facto
 
 __all__ = [
     "CountFitter",
+    "DamagedFileError",
     "ExperimentConfig",
     "FitDivergedError",
     "Fitter",

@@ -80,7 +80,7 @@ def dataset_class(name: str) -> type[NeuralDataset]:
         return DATASETS.get(name)
     except ValueError as error:
         raise ValueError(
-            f"{error} A recording of your own: save it with ds.save('mine.npz') and give the path"
+            f"{_sentence(error)} A recording of your own: save it with ds.save('mine.npz') and give the path"
         ) from None
 
 
@@ -280,7 +280,12 @@ def _what_is_fitted(name: str) -> Callable[..., Any]:
     try:
         return MODELS.get(name)
     except ValueError as error:
-        raise ValueError(f"{error} In closed form: {', '.join(map(repr, SOLVERS))}.") from None
+        raise ValueError(f"{_sentence(error)} In closed form: {', '.join(map(repr, SOLVERS))}.") from None
+
+
+def _sentence(error: Exception) -> str:
+    text = str(error)
+    return text if text.endswith(("?", ".")) else f"{text}."
 
 
 def _what_hears_waveforms(config: ExperimentConfig) -> str | None:

@@ -1,11 +1,15 @@
-"""Errors a fit can end with: numbers that stopped being numbers, and a saved state of another fit."""
+"""Errors a fit can end with: numbers that stopped being numbers, files of another fit, or broken ones."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-__all__ = ["FitDivergedError", "StateMismatchError"]
+__all__ = ["DamagedFileError", "FitDivergedError", "StateMismatchError"]
+
+
+class DamagedFileError(ValueError):
+    """A file that a run or a fit wrote cannot be read any more: no argument is wrong, the file is."""
 
 
 class FitDivergedError(ArithmeticError):

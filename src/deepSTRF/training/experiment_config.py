@@ -275,10 +275,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
-        if match is None:
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if last < first:
             raise ValueError(f"seeds must look like 0, 0,1,2 or 0-4, got {text!r}")
-        first = int(match[1])
-        seeds += range(first, int(match[2] or first) + 1)
+        seeds += range(first, last + 1)
     return seed_tuple(seeds)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from deepSTRF.training.errors import DamagedFileError
+
 __all__ = ["load_tensors", "save_or_warn", "save_tensors", "write_atomically"]
 
 
@@ -105,7 +107,7 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
 
     Raises
     ------
-    ValueError
+    DamagedFileError
         When the file is damaged or holds anything but tensors and plain values.
 
     Examples
@@ -117,14 +119,14 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
     ...     load_tensors(bad)
     Traceback (most recent call last):
         ...
-    ValueError: ...bad.pt is no readable file of tensors...
+    deepSTRF.training.errors.DamagedFileError: ...bad.pt is no readable file of tensors...
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # torch.load raises many classes for a damaged file
-        raise ValueError(
+        raise DamagedFileError(
             f"{os.fspath(path)} is no readable file of tensors ({type(error).__name__}: {error}); "
             "delete it or name another path"
         ) from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from deepSTRF.training.errors import DamagedFileError
 from deepSTRF.training.examples import NeuronExample, examples_from_bytes, examples_to_bytes
 from deepSTRF.training.experiment_config import ExperimentConfig
 from deepSTRF.training.files import write_atomically
@@ -106,7 +107,7 @@ class Run:
         ------
         FileNotFoundError
             When there is no such folder, or the run in it is not complete.
-        ValueError
+        DamagedFileError
             When a file in it is damaged; the text names it.
         """
         folder = Path(path)
@@ -129,6 +130,11 @@ class Run:
         """Return this run under other choices, for instance another alignment of the same recording."""
         return replace(self, config=config)
 
+    def check_seed(self, seed: int) -> None:
+        """Raise ValueError when no model was fitted with that seed."""
+        if seed not in self.scores.seeds:
+            raise ValueError(f"seed {seed} was not fitted in {self.path}; it has {self.scores.seeds}")
+
     def load_model(self, seed: int | None = None) -> Any:
         """Return the fitted model, in eval mode; None is the best seed's.
 
@@ -141,8 +147,7 @@ class Run:
 
         if seed is None:
             return NeuralModel.from_pretrained(self.path / MODEL)
-        if seed not in self.scores.seeds:
-            raise ValueError(f"seed {seed} was not fitted in {self.path}; it has {self.scores.seeds}")
+        self.check_seed(seed)
         several = self.path / SEED_MODELS / f"seed{seed}"
         return NeuralModel.from_pretrained(several if several.is_dir() else self.path / MODEL)
 
@@ -296,12 +301,14 @@ def _read_scores(folder: Path) -> RunScores:
     try:
         scores = RunScores.from_csv(path.read_text(encoding="utf-8"))
     except (ValueError, KeyError) as error:
-        raise ValueError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
     # A table cut off between two lines still reads: the other file knows how many neurons there were.
     there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
     written = [tuple(row[key] for key in _COUNTS) for row in _read_json(folder / SCORES_JSON)["rows"]]
     if there != written:
-        raise ValueError(f"{path} is damaged (not the neurons of {SCORES_JSON}); fit again with --overwrite")
+        raise DamagedFileError(
+            f"{path} is damaged (not the neurons of {SCORES_JSON}); fit again with --overwrite"
+        )
     return scores
 
 
@@ -309,14 +316,14 @@ def _read_examples(path: Path) -> list[NeuronExample]:
     try:
         return examples_from_bytes(path.read_bytes())
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -56,7 +56,7 @@ class FitStateFile:
         ------
         StateMismatchError
             When the file belongs to another fit; the text names every difference.
-        ValueError
+        DamagedFileError
             When the file is damaged.
         """
         # An empty file is what tempfile.NamedTemporaryFile leaves behind: no state yet.
