@@ -17,7 +17,13 @@ from deepSTRF.interpret.compare_wav2spec import (
 )
 from deepSTRF.interpret.confidence import StrfConfidence, strf_confidence
 from deepSTRF.interpret.duration import rf_duration_ms
-from deepSTRF.interpret.dynamic import DynamicSTRF, dstrf, measure_receptive_field
+from deepSTRF.interpret.dynamic import (
+    DynamicSTRF,
+    dstrf,
+    measure_receptive_field,
+    measure_window,
+    stimulus_frames,
+)
 from deepSTRF.interpret.exciting import ExcitingStimulus, exciting_sound, exciting_spectrogram
 from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
 from deepSTRF.interpret.gabor_fit import GaborFit, fit_gabor
@@ -50,6 +56,7 @@ __all__ = [
     "front_end_response",
     "initial_front_end",
     "measure_receptive_field",
+    "measure_window",
     "modulation_transfer",
     "occlusion",
     "rf_duration_ms",
@@ -57,6 +64,7 @@ __all__ = [
     "smooth_dstrf",
     "sonify_spectrogram",
     "sonify_strf",
+    "stimulus_frames",
     "strf_confidence",
     "strf_tuning",
     "waveform_field",

@@ -227,7 +227,7 @@ class _Reader:
         def function(z: Tensor) -> Tensor:
             # the number of frames differs from that of the example where padding stands before
             inside = z.reshape(*shape[:-1], -1) if time_last else z.T.reshape(*shape[:-2], -1, shape[-1])
-            out = module(inside)
+            out = module(inside.clone())  # it may work in place
             return out.reshape(z.shape) if time_last else out.reshape(z.shape[::-1]).T
 
         self.links.append(Pointwise(function))
