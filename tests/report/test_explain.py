@@ -8,13 +8,15 @@ import wave
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from deepSTRF.datasets.audio import AudioNeuralDataset
-from deepSTRF.interpret import strf_tuning
+from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
+from deepSTRF.interpret import dstrf, strf_tuning
+from deepSTRF.interpret.dynamic import complexity
 from deepSTRF.report import Explanation, explain_run, gather_parts, write_report
 from deepSTRF.report.bars import open_bars
-from deepSTRF.report.explaining.excerpts import choose_excerpt, strongest_stretch
+from deepSTRF.report.explaining.excerpts import choose_excerpt, choose_excerpts, strongest_stretch
 from deepSTRF.report.windows import shown_lags
 from deepSTRF.training.experiment import ExperimentConfig, run_experiment
 from deepSTRF.training.receptive_fields import GRADIENT, receptive_fields
@@ -66,8 +68,6 @@ def test_filters_stand_in_the_order_asked_for_and_explain_the_response(nonlinear
     n_bins, n_neurons, n_lags, n_bands = weights.shape
     assert (n_neurons, n_lags, n_bands) == (2, 5, 24)
     assert stim.shape == (n_bands, n_bins)
-    import torch
-
     x = torch.from_numpy(stim)[None, None].requires_grad_()
     response = model.eval().respond(x)
     for column, neuron in enumerate((2, 0)):
@@ -78,6 +78,34 @@ def test_filters_stand_in_the_order_asked_for_and_explain_the_response(nonlinear
         (gradient,) = torch.autograd.grad(response[0, neuron, 0, moment], x, retain_graph=True)
         window = gradient[0, 0, :, moment - n_lags + 1 : moment + 1].T
         np.testing.assert_allclose(weights[moment, column], window, atol=1e-6)
+
+
+def test_statistics_are_means_over_several_test_clips(tmp_path):
+    options = {**SMALL, "n_clips": 7, "n_neurons": 2}
+    config = ExperimentConfig(
+        dataset_options=options, split="2/1/4", epochs=1, model="nrf",
+        model_options={"n_hidden": 2, "temporal_window_size": 5},
+    )  # fmt: skip
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    found = explain_run(run, [1, 0], progress=False)
+    clips = found.facts["statistics_clips"]
+    assert len(set(clips)) == 4
+    assert clips[0] == found.facts["clip"]
+    whole = SyntheticDataset(**options)
+    by_name = {meta["name"]: stim for meta, stim in zip(whole.stim_meta, whole.stims, strict=True)}
+    ways = [
+        dstrf(run.load_model(), by_name[name], lags=5, neurons=[0, 1], times=slice(4, None)) for name in clips
+    ]
+    expected = torch.stack([complexity(one.weights) for one in ways])
+    for row, neuron in zip(rows_of(run.path / "explain" / "nonlinearity.csv"), (1, 0), strict=True):
+        assert row["clips"] == "4"
+        assert float(row["complexity"]) == pytest.approx(expected[:, neuron].mean().item(), rel=1e-3)
+        assert float(row["complexity_sd"]) == pytest.approx(
+            expected[:, neuron].std().item(), rel=1e-2, abs=1e-4
+        )
+    page = write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "along 4 test clips (means over them)" in page
+    assert f"Clips: {', '.join(clips)}." in page
 
 
 def test_movie_and_page_hold_everything(nonlinear, tmp_path):
@@ -229,10 +257,14 @@ def test_excerpt_is_the_clip_with_the_largest_spread():
             return block
 
     chosen = choose_excerpt(Recording(), [1])
+    assert [one.name for one in choose_excerpts(Recording(), [1])] == ["loud", "quiet"]
     assert (chosen.clip, chosen.name, chosen.start, chosen.stop) == (1, "loud", 0, 20)
     assert chosen.psth[5, 0] == 6.0
     with pytest.raises(ValueError, match="none of the chosen neurons"):
         choose_excerpt(Recording(), [0])
+    Recording.dt = 400.0  # of eight seconds the strongest five; two such clips are ten of fifteen
+    assert [one.stop - one.start for one in choose_excerpts(Recording(), [1])] == [12, 12]
+    Recording.dt = 5.0
     assert strongest_stretch(np.array([5.0, np.nan, 1.0, 2.0]), 2) == slice(0, 2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ MOVIE_FRAMES = 100
 MOVIE_QUANTILE = 0.75
 #: Neurons side by side in the movie.
 MOST_IN_MOVIE = 4
+#: Another clip must hold so many filters to say something about their variety.
+LEAST_FILTERS = 20
 #: Filters that vary by less than this share of their largest weight are one filter.
 CONSTANT, TINY = 1e-5, 1e-30
 
@@ -68,9 +71,16 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
             "the frames of this front-end are a learned latent, not bands of frequency; what it hears is in "
             "the samples, see its receptive field as a sound"
         )
-    result = _filters(subject, excerpt)
+    clips = (excerpt, *(one for one in subject.others if _n_filters(subject, one) >= LEAST_FILTERS))
+    # the statistics of a neuron on one clip are one more piece
+    pieces = sum(_n_filters(subject, one) + len(subject.neurons) for one in clips)
+    count = subject.begin("dynamic STRFs", pieces)
+    result = _filters(subject, excerpt, count)
     weights: NDArray[np.float32] = result.weights.float().numpy()
-    table = _nonlinearity_table(subject, weights, result)
+    rows = [_measures(subject, result, count)]
+    # of the other clips only the numbers are kept
+    rows += [_measures(subject, _filters(subject, one, count), count) for one in clips[1:]]
+    table = _nonlinearity_table(subject, rows)
     write_atomically(subject.folder / "nonlinearity.csv", table.to_csv().encode())
     with evaluating(subject.model):
         device, dtype = placement(subject.model)
@@ -92,6 +102,7 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
         _write_movie(subject, arrays)
     return {
         "clip": excerpt.name,
+        "statistics_clips": [one.name for one in clips],
         "bins": len(times),
         "lags": result.lags,
         "receptive_field": result.receptive_field,
@@ -101,14 +112,22 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _filters(subject: Subject, excerpt: Excerpt) -> DynamicSTRF:
-    """Filters (T, K, L, F) along the excerpt, from where their windows are full."""
-    model, n_bins = subject.model, len(excerpt.psth)
+def _window(subject: Subject, excerpt: Excerpt) -> tuple[int, int]:
+    """Lags of the filters, and the first bin whose window is full."""
+    n_bins = len(excerpt.psth)
     longest = max(1, round(LONGEST_FILTER_MS / subject.dt_ms))
-    reach = getattr(model, "receptive_field", None)
+    reach = getattr(subject.model, "receptive_field", None)
     lags = min(longest if reach is None else int(reach), n_bins)
-    first = min(max(excerpt.start, lags - 1), n_bins - 1)
-    count = subject.begin("dynamic STRFs", max(1, excerpt.stop - first))
+    return lags, min(max(excerpt.start, lags - 1), n_bins - 1)
+
+
+def _n_filters(subject: Subject, excerpt: Excerpt) -> int:
+    return max(1, excerpt.stop - _window(subject, excerpt)[1])
+
+
+def _filters(subject: Subject, excerpt: Excerpt, count: Callable[[int], None]) -> DynamicSTRF:
+    """Filters (T, K, L, F) along the excerpt, from where their windows are full."""
+    model, (lags, first) = subject.model, _window(subject, excerpt)
     order = np.argsort(subject.neurons)  # dstrf answers in ascending order of what it was asked for
     device, dtype = placement(model)
     stim = torch.as_tensor(excerpt.stim).to(device, dtype)
@@ -128,22 +147,41 @@ def _filters(subject: Subject, excerpt: Excerpt) -> DynamicSTRF:
     return DynamicSTRF(**fields)
 
 
-def _nonlinearity_table(subject: Subject, weights: NDArray[np.float32], result: DynamicSTRF) -> NeuronTable:
-    count = subject.begin("statistics", len(subject.neurons))
-    bins_ms = subject.dt_ms
+def _measures(
+    subject: Subject, result: DynamicSTRF, count: Callable[[int], None]
+) -> dict[str, NDArray[np.float64]]:
+    """Statistics (K,) of one clip, by the name of their column."""
     rows = []
     for k in range(len(subject.neurons)):
-        measures = nonlinearities(torch.from_numpy(weights[:, k : k + 1]), corrected=True)
+        measures = nonlinearities(result.weights[:, k : k + 1].float(), corrected=True)
         rows.append({name: float(value) for name, value in measures.items()})
         count(1)
-    columns: dict[str, Any] = {"index": np.asarray(subject.neurons)}
+    columns = {}
     for name in rows[0]:
         held = name.startswith("temporal hold")
-        values = np.asarray([row[name] for row in rows]) * (bins_ms if held else 1.0)
+        values = np.asarray([row[name] for row in rows]) * (subject.dt_ms if held else 1.0)
         key = name.replace("temporal hold", "temporal hold ms") if held else name
         columns[key.replace(" ", "_").replace("(", "").replace(")", "")] = values
     columns["intercept_share"] = result.intercept_share().numpy()
-    return NeuronTable(tuple(subject.names), columns)
+    return columns
+
+
+def _nonlinearity_table(subject: Subject, rows: Sequence[dict[str, NDArray[np.float64]]]) -> NeuronTable:
+    """Means over clips and the spread between them; a clip in which a figure is undefined does not count."""
+    columns: dict[str, Any] = {
+        "index": np.asarray(subject.neurons),
+        "clips": np.full(len(subject.neurons), len(rows)),
+    }
+    spreads = {}
+    for name in rows[0]:
+        values = np.stack([row[name] for row in rows])
+        known = np.isfinite(values)
+        n = known.sum(axis=0)
+        mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(n, 1)
+        squares = np.where(known, (values - mean) ** 2, 0.0).sum(axis=0)
+        columns[name] = np.where(n > 0, mean, np.nan)
+        spreads[f"{name}_sd"] = np.where(n > 1, np.sqrt(squares / np.maximum(n - 1, 1)), np.nan)
+    return NeuronTable(tuple(subject.names), {**columns, **spreads})
 
 
 def _is_constant(weights: NDArray[np.float32]) -> bool:

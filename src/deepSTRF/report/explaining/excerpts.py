@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Excerpt", "choose_excerpt", "strongest_stretch"]
+__all__ = ["Excerpt", "choose_excerpt", "choose_excerpts", "strongest_stretch"]
 
 FloatArray = NDArray[np.float64]
 
 #: Longer clips are looked at in part.
 LONGEST_S = 5.0
+#: Statistics rest on several clips: so many, and together so long, that they stay cheap.
+MOST_CLIPS, MOST_S = 5, 15.0
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,35 @@ def choose_excerpt(dataset: Any, neurons: Sequence[int]) -> Excerpt:
     >>> choose_excerpt(ds, [1]).psth.shape
     (100, 1)
     """
+    return choose_excerpts(dataset, neurons)[0]
+
+
+def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
+    """Return the clips on which responses vary most, as `choose_excerpt`, that one first.
+
+    Parameters
+    ----------
+    dataset, neurons
+        See `choose_excerpt`.
+
+    Returns
+    -------
+    list of Excerpt
+        At most five clips, and 15 seconds of them together; at least one. Clips that none of the neurons
+        heard are left out.
+
+    Raises
+    ------
+    ValueError
+        When none of the neurons heard any clip.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=8, n_repeats=2, clip_seconds=4.0)
+    >>> len(choose_excerpts(ds, [1]))
+    3
+    """
     psths = [_psth(dataset, clip, neurons) for clip in range(len(dataset))]
     spread = np.stack([np.nan_to_num(psth).var(axis=0) for psth in psths])
     heard = np.stack([np.isfinite(psth).any(axis=0) for psth in psths])
@@ -82,12 +113,20 @@ def choose_excerpt(dataset: Any, neurons: Sequence[int]) -> Excerpt:
         raise ValueError("none of the chosen neurons heard any test clip; choose others with neurons=")
     largest = spread.max(axis=0)
     share = np.where(heard, spread / np.where(largest > 0, largest, 1.0), -1.0).mean(axis=1)
-    clip = int(share.argmax())
-    part = strongest_stretch(np.nan_to_num(psths[clip]).mean(axis=1), round(1000 * LONGEST_S / dataset.dt))
+    ranked = [int(clip) for clip in np.argsort(-share, kind="stable") if heard[clip].any()]
+    chosen: list[Excerpt] = []
+    for clip in ranked[:MOST_CLIPS]:
+        chosen.append(_excerpt(dataset, clip, psths[clip]))
+        if sum(one.stop - one.start for one in chosen) * dataset.dt > 1000.0 * MOST_S * (1.0 + 1e-9):
+            return chosen[: max(1, len(chosen) - 1)]
+    return chosen
+
+
+def _excerpt(dataset: Any, clip: int, psth: FloatArray) -> Excerpt:
+    part = strongest_stretch(np.nan_to_num(psth).mean(axis=1), round(1000 * LONGEST_S / dataset.dt))
     meta = dataset.stim_meta[clip]
     name = str(meta.get("name", meta.get("stim_id", clip)))
-    n_bins = len(psths[clip])
-    return Excerpt(clip, name, dataset.stims[clip], psths[clip], *part.indices(n_bins)[:2])
+    return Excerpt(clip, name, dataset.stims[clip], psth, *part.indices(len(psth))[:2])
 
 
 def strongest_stretch(series: FloatArray, length: int) -> slice:

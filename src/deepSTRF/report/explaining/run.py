@@ -13,7 +13,7 @@ from deepSTRF import __version__
 from deepSTRF.report.bars import Begin, open_bars
 from deepSTRF.report.explaining.confidence import explain_confidence
 from deepSTRF.report.explaining.dynamics import explain_dynamics
-from deepSTRF.report.explaining.excerpts import choose_excerpt
+from deepSTRF.report.explaining.excerpts import choose_excerpts
 from deepSTRF.report.explaining.fields import explain_fields, explain_sounds, explain_tuning
 from deepSTRF.report.explaining.probing import explain_probes
 from deepSTRF.report.explaining.subject import Skipped, Subject
@@ -57,9 +57,10 @@ def explain_run(
     """Compute what explains the model of a run, and write it to the folder ``explain`` of the run.
 
     Receptive fields and the tuning of all neurons; for some neurons the modulation transfer function, the
-    receptive field as a sound, dynamic STRFs along the test clip to which they respond most, with a movie and
-    statistics, and the answers to probe sounds. What does not apply to the model or recording is skipped, and
-    the explanation says why. `deepSTRF.report.write_report` shows all of it.
+    receptive field as a sound, dynamic STRFs along the test clip to which they respond most, with a movie,
+    their statistics over several test clips, and the answers to probe sounds. What does not apply to the
+    model or recording is skipped, and the explanation says why. `deepSTRF.report.write_report` shows all of
+    it.
 
     Parameters
     ----------
@@ -193,12 +194,12 @@ def _compare(folder: Path, there: Explanation, choices: dict[str, Any]) -> None:
 
 def _subject(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin, download: bool) -> Subject:
     views: tuple[Any, ...] = ()
-    missing, excerpt = "", None
+    missing, excerpts = "", []
     count = begin("recording", 1)
     try:
         whole = load_dataset(run.config, download=download)
         views = split_of(run.config, whole).apply(whole)
-        excerpt = choose_excerpt(views[2], chosen)
+        excerpts = choose_excerpts(views[2], chosen)
     except (FileNotFoundError, ValueError) as error:
         missing = f"it needs the test clips of the recording: {error}"
     count(1)
@@ -212,7 +213,8 @@ def _subject(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin
         all_names=names,
         dt_ms=float(run.facts["dt_ms"]),
         frequencies_hz=None if hertz is None else np.asarray(hertz, dtype=np.float64),
-        excerpt=excerpt,
+        excerpt=excerpts[0] if excerpts else None,
+        others=excerpts[1:],
         dataset=views[2] if views else None,
         views=views,
         config=run.config,

@@ -53,6 +53,8 @@ class Subject:
         Bands of the model's spectrogram.
     excerpt : Excerpt or None
         The stretch of sound that is looked at; None without the recording.
+    others : sequence of Excerpt
+        More of the test clips, for statistics.
     dataset : NeuralDataset or None
         The test clips.
     views : sequence of NeuralDataset
@@ -82,6 +84,7 @@ class Subject:
     dt_ms: float = 1.0
     frequencies_hz: FloatArray | None = None
     excerpt: Excerpt | None = None
+    others: Sequence[Excerpt] = ()
     dataset: Any = None
     views: Sequence[Any] = ()
     config: ExperimentConfig | None = None

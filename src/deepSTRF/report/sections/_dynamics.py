@@ -107,6 +107,8 @@ def nonlinearity(parts: ReportParts) -> Section | None:
     if found is None or "nonlinearity" not in found.tables or found.facts.get("constant"):
         return None
     rows = found.tables["nonlinearity"]
+    clips = found.facts.get("statistics_clips") or [found.facts.get("clip")]
+    where = f"along {len(clips)} test clips (means over them)" if len(clips) > 1 else "along one test clip"
     measures = {
         title: [float(row[key]) if row.get(key) else float("nan") for row in rows]
         for key, title in MEASURES.items()
@@ -115,6 +117,14 @@ def nonlinearity(parts: ReportParts) -> Section | None:
     alt = f"Complexity, gain variation, temporal hold and shape change of {len(rows)} neurons."
     shares = [float(row["intercept_share"]) for row in rows if row.get("intercept_share")]
     caption = "Bars start at what a linear neuron has: 1, 0, 0 ms and 1."
+    if len(clips) > 1:
+        spreads = [float(row["complexity_sd"]) for row in rows if row.get("complexity_sd")]
+        caption += f" Clips: {', '.join(map(str, clips))}."
+        if spreads:
+            caption += (
+                f" Between them the complexity of a neuron has a standard deviation of up to "
+                f"{number(max(spreads), 2)}; nonlinearity.csv has those of all measures."
+            )
     if shares:
         low, high = number(min(shares), 2), number(max(shares), 2)
         caption += (
@@ -127,7 +137,7 @@ def nonlinearity(parts: ReportParts) -> Section | None:
         figure, _ = plot_nonlinearity_scatter(measures, names=found.labels)
         body += figure_html(figure, "Complexity against each of the other measures, a dot per neuron.")
     lead = (
-        "How much filters change along the clip, and how. Complexity: how many filters it takes. Gain "
+        f"How much filters change {where}, and how. Complexity: how many filters it takes. Gain "
         "variation: how they grow and shrink. Temporal hold: for how long they stay on an event that recedes "
         "(tested against whole stretches of bins). Shape change: complexity once filters are aligned in time."
     )
