@@ -499,6 +499,25 @@ def recording(clips: int = 4, neurons: int = 3) -> AudioNeuralDataset:
     return AudioNeuralDataset.from_arrays(stims, responses, dt_ms=5.0, audio_fs=4000, check_alignment=False)
 
 
+def test_a_fit_that_does_not_tell_the_time_says_that_the_gates_stay_and_one_that_does_moves_them() -> None:
+    ds = recording()
+    loaders = make_loaders(ds.select(clips=[0, 1, 2]), ds.select(clips=[3]), batch_size=1, seed=0)
+
+    class Timed(Fitter):
+        def predict_batch(self, batch: Any) -> Tensor:
+            return self.model.forward_params(batch.inputs, 5.0)
+
+    options = {"max_epochs": 2, "log_fn": lambda _: None, "loss_fn": poisson_loss, "monitor": "val_loss"}
+    model = build(out_neurons=3, time_input=True)
+    assert validate_model(model, ds).untrained == ("readout.gate_weight", "readout.gate_bias")
+    with pytest.warns(UserWarning, match=r"gate_weight.*time_input=False.*forward_params\(batch\.inputs"):
+        Fitter(model, *loaders, mode="min", **options).fit()
+    assert not model.readout.gate_weight.any()
+    timed = build(out_neurons=3, time_input=True)
+    Timed(timed, *loaders, mode="min", optimizer=torch.optim.SGD(timed.parameters(), 1e-2), **options).fit()
+    assert timed.readout.gate_weight.any()
+
+
 @pytest.mark.parametrize(("kind", "head"), [(Fitter, "poisson"), (CountFitter, "categorical")])
 def test_fit(kind: type[Fitter], head: str) -> None:
     ds = recording()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.training import ModelRuleError, validate_model
+from deepSTRF.training import Fitter, ModelRuleError, make_loaders, validate_model
 from deepSTRF.training import model_rules as rules
 
 N = 4
@@ -146,6 +146,12 @@ def test_parameters_without_a_gradient_are_named(recording):
     check = validate_model(Spare(), recording)
     assert check.untrained == ("spare",)
     assert "no gradient reaches spare" in str(check)
+    loaders = make_loaders(recording.select(clips=[0, 1]), recording.select(clips=[2]))
+    with pytest.warns(UserWarning, match=r"no gradient reached spare of Spare.*requires_grad_\(False\)"):
+        Fitter(Spare(), *loaders, max_epochs=2).fit()
+    frozen = Spare()
+    frozen.spare.requires_grad_(False)
+    Fitter(frozen, *loaders, max_epochs=1).fit()
 
 
 def test_our_models_pass_with_and_without_a_front_end(kit, recording, sound_recording):

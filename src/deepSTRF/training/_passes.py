@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF.training.batches import Batch, BatchSource
-from deepSTRF.training.guard import StepGuard
+from deepSTRF.training.guard import StepGuard, warn_of_untrained
 from deepSTRF.training.losses import LossMeter, mean_over_neurons
 from deepSTRF.training.model_rules import NoGradientError, check_prediction
 from deepSTRF.training.scoring import PassScores
@@ -50,8 +50,11 @@ def train_pass(
     guard = StepGuard(fitter.model, epoch, at_once=fitter.device.type == "cpu")
     if scores is not None:
         scores.begin()
+    reached: set[str] = set()
     for batch in source:
         pred, loss = _training_step(fitter, batch, guard)
+        if epoch == 0:  # later ones would say the same
+            reached |= {n for n, p in fitter.model.named_parameters() if p.grad is not None}
         meter.add(loss, batch.weights)
         if scores is not None:
             scores.add(batch, pred)
@@ -59,6 +62,8 @@ def train_pass(
     if guard.batch == 0:
         raise ValueError("train_loader gave no batches; check the split, the sampler or drop_last")
     guard.finish()
+    if epoch == 0:
+        warn_of_untrained(fitter.model, reached)
     result: dict[str, float | Tensor] = {"loss": meter.result()}
     if scores is not None:
         result.update(scores.result())

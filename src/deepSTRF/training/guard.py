@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Hashable
 from typing import Any
 
@@ -12,9 +13,40 @@ from deepSTRF.training.batches import Batch
 from deepSTRF.training.errors import FitDivergedError
 from deepSTRF.training.history import mean_score
 
-__all__ = ["StepGuard", "check_monitor", "likely_cause"]
+__all__ = ["StepGuard", "check_monitor", "likely_cause", "warn_of_untrained"]
 
+#: What mends parameters that nothing trains, where the model knows no better (``model.untrained_advice``).
+UNTRAINED = "use them in forward, or freeze them with requires_grad_(False)"
 LOWER_RATE = "lower the learning rate (a tenth of it, say) or pass grad_clip=1.0"
+
+
+def warn_of_untrained(model: nn.Module, reached: set[str]) -> None:
+    """Warn of parameters that were to be fitted and that no step reached: they stay as they were built.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model being fitted.
+    reached : set of str
+        Names of parameters that got a gradient in some step of the epoch.
+
+    Examples
+    --------
+    >>> warn_of_untrained(nn.Linear(1, 1), {"weight", "bias"})
+    """
+    lost = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in reached
+    ]
+    if lost:
+        advice = getattr(model, "untrained_advice", UNTRAINED)
+        warnings.warn(
+            f"no gradient reached {', '.join(lost)} of {type(model).__name__} in a whole epoch: this fit "
+            f"leaves them as they were built. {advice[0].upper()}{advice[1:]}",
+            UserWarning,
+            stacklevel=4,  # where fit() was called
+        )
 
 
 class StepGuard:

@@ -58,7 +58,8 @@ class ICNet(AudioEncodingModel):
     n_classes : int
         Counts that the categorical head tells apart; the last class is "this many or more".
     time_input : bool
-        Whether every recording has gains on the latent that drift with time, see `forward_params`.
+        Whether every recording has gains on the latent that drift with time, see `forward_params`. An
+        ordinary fit does not tell the time, leaves them at 1 and warns.
     f_min, f_max : float
         Range of the filters at the start, in hertz; None is Nyquist.
     sincnet_parameterization, sincnet_norm : str
@@ -135,6 +136,16 @@ class ICNet(AudioEncodingModel):
         self.H = self.F
         self.readout = ICNetReadout(self.F, neurons, head, n_classes, time_input)
         self.validate()
+
+    @property
+    def untrained_advice(self) -> str:
+        """What a fit says when it trained only part of the model: drifting gains need to be told the time."""
+        if not self.readout.time_input:
+            return "freeze them with requires_grad_(False), or use them"
+        return (
+            "forward is not told the time, so build the model with time_input=False, or fit it with a Fitter "
+            "whose predict_batch(batch) returns model.forward_params(batch.inputs, time_hours)"
+        )
 
     def forward_params(self, x: Tensor, time_hours: Tensor | float | None = None) -> Tensor:
         """Return the parameters of every neuron's response distribution.
