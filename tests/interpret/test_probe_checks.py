@@ -114,6 +114,11 @@ def test_what_a_listener_refuses_to_be():
     model, silent = Linear(8, 3, norm="none"), lambda sounds: torch.zeros(len(sounds), 8, 10)
     with pytest.raises(ValueError, match=r"220\.5 samples per bin"):
         Listener(model, cochleagram=silent, audio_fs=44100, dt_ms=5.0)
+    # NS1's own rate: 244.14 samples
+    ones = lambda sounds: torch.ones(len(sounds), 8, sounds.shape[1] // 244)  # noqa: E731
+    recorder = Listener(model, cochleagram=ones, audio_fs=48828.125, dt_ms=5.0)
+    assert recorder.hop == 244
+    assert recorder.play([np.zeros(244 * 3)]).shape == (1, 1, 63)
     with pytest.raises(TypeError, match="callable"):
         Listener(model, cochleagram=3, audio_fs=FS, dt_ms=5.0)
     for bands in (BANDS[:3], np.append(BANDS[:-1], np.nan), np.linspace(0.0, 8000.0, 8)):

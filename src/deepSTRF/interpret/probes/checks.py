@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.dsp.framing import samples_per_bin
 from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.models._checks import check_positive_number
 
@@ -20,9 +21,14 @@ __all__ = [
     "check_periods",
     "check_range",
     "check_rates",
+    "samples_per_probe_bin",
 ]
 
 FloatArray = NDArray[np.float64]
+
+#: A recorder's own rate need not hold whole bins (48828.125 Hz: 244.14 samples in 5 ms). Rounding by less
+#: than this share shifts the end of a probe of two seconds by less than half a bin of 5 ms.
+HOP_SLACK = 1e-3
 
 
 def check_audible(name: str, hertz: Any, audio_fs: float | None) -> None:
@@ -228,3 +234,33 @@ def check_bands(frequencies_hz: Any, n_bands: Any) -> FloatArray:
             f"frequencies_hz must be {count}positive finite numbers, one per band, got shape {hertz.shape}"
         )
     return hertz
+
+
+def samples_per_probe_bin(audio_fs: float, dt_ms: float) -> int:
+    """Return the samples of one bin of a probe, nearly whole at least.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Samples per second.
+    dt_ms : float
+        Bin in ms.
+
+    Returns
+    -------
+    int
+        The nearest whole number.
+
+    Raises
+    ------
+    ValueError
+        When it is not near: sound and bins would drift apart.
+
+    Examples
+    --------
+    >>> samples_per_probe_bin(16000.0, 5.0), samples_per_probe_bin(48828.125, 5.0)
+    (80, 244)
+    """
+    exact = audio_fs * dt_ms / 1000.0
+    near = round(exact)
+    return near if near and abs(exact - near) < HOP_SLACK * exact else samples_per_bin(audio_fs, dt_ms)

@@ -11,9 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF.dsp.framing import samples_per_bin
 from deepSTRF.interpret._arrays import as_numbers
-from deepSTRF.interpret.probes.checks import check_bands, check_rates
+from deepSTRF.interpret.probes.checks import check_bands, check_rates, samples_per_probe_bin
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.causal import placement
@@ -123,7 +122,7 @@ class Listener:
         self.cochleagram = cochleagram
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
-        self.hop = 0 if self.audio_fs is None else samples_per_bin(self.audio_fs, self.dt_ms)
+        self.hop = 0 if self.audio_fs is None else samples_per_probe_bin(self.audio_fs, self.dt_ms)
         self.frequencies_hz = (
             None if frequencies_hz is None else check_bands(frequencies_hz, getattr(model, "F", None))
         )
