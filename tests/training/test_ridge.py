@@ -10,12 +10,12 @@ import torch
 
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.models import NeuralModel
-from deepSTRF.models.audio import Linear
+from deepSTRF.models.audio import Linear, LinearNonlinear
 from deepSTRF.training import ExperimentConfig, fit_ridge, run_experiment, score_model, start_from_ridge
 from deepSTRF.training.building import check_choices
 from deepSTRF.training.ridge_data import ClipFeatures, group_neurons
 from deepSTRF.training.ridge_solve import lagged_gram
-from deepSTRF.training.ridge_start import fit_start
+from deepSTRF.training.ridge_start import _before_activation, fit_start
 
 LAGS = 4
 
@@ -365,6 +365,46 @@ def test_a_small_kernel_starts_near_the_estimate_and_in_its_unit():
         rates = torch.cat(model.predict(ds), dim=1)
         assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(rates, target, strict=True)) > 0.8
         torch.testing.assert_close(rates.mean(1), target.mean(1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("kernel", [None, {"kernel": "separable", "rank": 9}])
+def test_a_softplus_starts_at_the_mean_and_slope_of_the_estimate(norm, kernel):
+    ds = SyntheticDataset(n_neurons=6, n_clips=12, n_repeats=10, seed=3)
+    fit = fit_ridge(ds, n_lags=9, lambdas=300.0)
+    psth = torch.cat([ds.response_block(clip).mean(1) for clip in range(len(ds))], dim=1)
+    linear = torch.cat(fit.model.predict(ds), dim=1)
+    model = start_from_ridge(LinearNonlinear(ds.F, 9, 6, kernel=kernel, norm=norm, standardize=True), fit, ds)
+    rates = torch.cat(model.eval().predict(ds), dim=1)
+    torch.testing.assert_close(rates.mean(1), psth.mean(1), rtol=0.15, atol=0.0)
+    slope = ((rates - rates.mean(1, keepdim=True)) * (linear - linear.mean(1, keepdim=True))).mean(1)
+    torch.testing.assert_close(slope / linear.var(1), torch.ones(6), rtol=0.0, atol=0.25)
+    # a drive put there as it is began at twice the error of the linear model, and above all responses
+    assert ((rates - psth) ** 2).mean() < 1.1 * ((linear - psth) ** 2).mean()
+    # what the drive is taken for: with a normal one the mean and the slope are exact
+    noise = torch.randn(2**18, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    gain, offset = _before_activation(model, fit)
+    drive = fit.drive_variance.sqrt() * noise
+    output = model.readout.activation.double()(offset + gain * drive).detach()
+    torch.testing.assert_close(output.mean(0), fit.drive_mean, rtol=0.02, atol=0.0)
+    torch.testing.assert_close(
+        (output * drive).mean(0) / fit.drive_variance, torch.ones(6).double(), rtol=0.05, atol=0
+    )
+
+
+def test_a_softplus_leaves_neurons_alone_that_it_cannot_reach():
+    ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=5)
+    blocks = [ds.response_block(clip).numpy().copy() for clip in range(4)]
+    for block in blocks:
+        block[0] = 0.0  # silent
+        block[1] = 0.0
+        block[1, 0, ::50] = 1.0  # a mean below the baseline that a softplus starts with
+    quiet = AudioNeuralDataset.from_arrays(list(ds.stims), blocks, dt_ms=ds.dt, check_alignment=False)
+    fit = fit_ridge(quiet, n_lags=5, lambdas=100.0)
+    model = start_from_ridge(LinearNonlinear(ds.F, 5, 3, standardize=True), fit, quiet).eval()
+    rates = torch.cat(model.predict(quiet), dim=1)
+    assert torch.isfinite(rates).all()
+    assert float(rates[1].mean()) == pytest.approx(float(fit.drive_mean[1]), rel=0.1)
 
 
 def test_starts_that_cannot_be():

@@ -219,6 +219,14 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
         """Baseline (N,)."""
         return functional.softplus(self._raw_b) if self.non_negative_output else self._raw_b
 
+    @torch.no_grad()
+    def lower_baseline(self, highest: Tensor) -> None:
+        """Lower baselines (N,) to at most these values, which must be positive; others stay as they are."""
+        lower = highest < self.b
+        # softplus inverted, without overflow: log(exp(y) - 1) = y + log(1 - exp(-y))
+        raw = highest + torch.log(-torch.expm1(-highest)) if self.non_negative_output else highest
+        self._raw_b.copy_(torch.where(lower, raw, self._raw_b))
+
     def forward(self, x: Tensor) -> Tensor:
         """Apply the softplus to (..., N)."""
         if x.shape[-1] != self.num_features:

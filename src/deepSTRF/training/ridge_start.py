@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.linear import Linear
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.training.ridge import RidgeFit, fit_ridge
 
 __all__ = ["fit_start", "start_from_ridge"]
+
+#: Most of the mean response that the baseline of a softplus may be at the start: the rest is for the drive.
+BASELINE_SHARE = 0.25
+#: Quadrature over a normal distribution, and halvings of an interval: both beyond single precision.
+N_NODES, N_HALVINGS = 64, 50
 
 
 def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
@@ -48,8 +57,9 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     Notes
     -----
     A model that does not standardise has raw zeros before a clip where the estimate has the mean level: its
-    first ``T - 1`` predictions differ. An output activation comes on top of the estimate; behind the softplus
-    of `LinearNonlinear`, wider than most rates, predictions begin compressed and too high.
+    first ``T - 1`` predictions differ. In front of the softplus of `LinearNonlinear`, whose knee is wider
+    than most rates, the drive is scaled and moved, so that predictions begin with the estimate's mean and
+    with slope 1 over it. Any other output activation comes on top of the estimate as it is.
 
     Examples
     --------
@@ -64,6 +74,10 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     """
     _check_sizes(model, fit)
     weight, bias = _in_units_of(model, fit)
+    gain, offset = _before_activation(model, fit)
+    if model.readout.norm == "none":
+        weight = weight * gain[:, None, None, None]
+        bias = gain * (bias - fit.drive_mean) + offset
     convolution = model.readout.strf
     kernel: Any = convolution.kernel
     if isinstance(kernel, nn.Conv2d):
@@ -80,7 +94,7 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
         with torch.no_grad():
             kernel.bias.copy_(bias)
     if model.readout.norm == "batch":
-        _start_norm(model, fit, train)
+        _start_norm(model, fit, train, gain, offset)
     return model
 
 
@@ -167,8 +181,54 @@ def _moments(standardizer: BandStandardizer | None, n_bands: int) -> tuple[Tenso
     return standardizer.mean.detach().cpu().double(), standardizer.std.detach().cpu().double()
 
 
-def _start_norm(model: Linear, fit: RidgeFit, train: Any) -> None:
-    """Statistics, gain and offset with which batch normalisation leaves the drive as it is."""
+def _before_activation(model: Linear, fit: RidgeFit) -> tuple[Tensor, Tensor]:
+    """Gain (N,) around the mean drive, and what that mean becomes (N,), so that the output is the estimate's.
+
+    The estimate's drive counts as normally distributed. Behind a softplus, ``offset + gain (drive - mean)``
+    then has outputs of the drive's own mean and of slope 1 over it. Neurons without a drive, or with a mean
+    that no softplus reaches, are left as they are.
+    """
+    mean, deviation = fit.drive_mean.clone(), fit.drive_variance.clamp(min=0).sqrt()
+    activation = model.readout.activation
+    possible = (mean > 0) & (deviation > 0)
+    if not isinstance(activation, ParametricSoftplus) or not bool(possible.any()):
+        return torch.ones_like(mean), mean
+    with torch.no_grad():
+        lowest = BASELINE_SHARE * mean.to(activation.b)
+        activation.lower_baseline(torch.where(possible.to(lowest.device), lowest, torch.inf))
+        beta, baseline = activation.beta.double().cpu(), activation.b.double().cpu()
+    wanted = torch.where(possible, mean - baseline, 1.0)
+    spread = torch.where(possible, deviation, 1.0)
+    nodes, weights = (torch.from_numpy(one) for one in np.polynomial.hermite_e.hermegauss(N_NODES))
+    weights = weights / weights.sum()
+
+    def rates(scale: Tensor, shift: Tensor) -> Tensor:
+        drive = shift[:, None] + scale[:, None] * nodes
+        return functional.softplus(beta[:, None] * drive) / beta[:, None]
+
+    def shift_of(scale: Tensor) -> Tensor:
+        reach = 60.0 / beta + 10.0 * scale + beta * scale**2
+        return _bisect(lambda shift: (rates(scale, shift) * weights).sum(1) < wanted, -reach, wanted + reach)
+
+    def too_flat(scale: Tensor) -> Tensor:
+        return (rates(scale, shift_of(scale)) * weights * nodes).sum(1) < spread
+
+    scale = _bisect(too_flat, torch.zeros_like(spread), 4.0 * spread * (1.0 + 1.0 / (beta * wanted)))
+    offset = shift_of(scale)
+    return torch.where(possible, scale / spread, 1.0), torch.where(possible, offset, mean)
+
+
+def _bisect(is_low: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Where an increasing function, one per neuron, stops being too low."""
+    for _ in range(N_HALVINGS):
+        middle = 0.5 * (low + high)
+        below = is_low(middle)
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return 0.5 * (low + high)
+
+
+def _start_norm(model: Linear, fit: RidgeFit, train: Any, gain: Tensor, offset: Tensor) -> None:
+    """Statistics, gain and offset with which batch normalisation leaves the drive as it is to be."""
     norm = model.readout.bn
     mean, variance = (fit.drive_mean, fit.drive_variance) if train is None else _drive_moments(model, train)
     variance = torch.where(variance > 0, variance, 1.0)  # a neuron without data: any scale will do
@@ -176,8 +236,8 @@ def _start_norm(model: Linear, fit: RidgeFit, train: Any) -> None:
         if norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.copy_(mean)
             norm.running_var.copy_(variance)
-        norm.weight.copy_((variance + norm.eps).sqrt())
-        norm.bias.copy_(fit.drive_mean)  # the mean response, whatever the kernel's approximation lost
+        norm.weight.copy_((variance + norm.eps).sqrt() * gain)
+        norm.bias.copy_(offset)  # that of the mean response, whatever the kernel's approximation lost
 
 
 def _drive_moments(model: Linear, train: Any) -> tuple[Tensor, Tensor]:
