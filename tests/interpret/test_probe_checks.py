@@ -144,6 +144,20 @@ def test_the_battery_plays_the_oddball_of_a_neuron_at_the_top_where_it_can_be_pl
     assert battery.results["oddball"].high_khz[0] <= HIGHEST_SHARE * FS / 1000 + 1e-9
 
 
+def test_long_bins_show_slow_rates_only():
+    """Usual rates that the bins cannot show are left out; a rate that was asked for is refused."""
+    mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8, hop_ms=20.0, win_ms=40.0)
+    ear = Listener(Linear(8, 3, wav2spec=mel, norm="none"))
+    assert ear.dt_ms == 20.0
+    battery = probe_battery(ear)
+    assert battery.results["am"].rates_hz.tolist() == [2.0, 4.0, 8.0, 16.0]
+    assert battery.results["ripples"].rates_hz.tolist() == [-16.0, -8.0, -4.0, -2.0, 2.0, 4.0, 8.0, 16.0]
+    with pytest.raises(ValueError, match="show rates below 25 Hz, got 32"):
+        am_responses(ear, [16.0, 32.0])
+    with pytest.raises(ValueError, match="show rates below 25 Hz"):
+        ripple_responses(ear, [25.0])
+
+
 def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(ear):
     with pytest.raises(ValueError, match="one channel"):
         waveform_fields(ear.model, torch.zeros(2, 1600))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ __all__ = [
     "check_periods",
     "check_range",
     "check_rates",
+    "check_rates_shown",
     "samples_per_probe_bin",
 ]
 
@@ -169,6 +171,45 @@ def check_periods(name: str, rates_hz: FloatArray, measured_ms: float) -> None:
             f"{name} must be {1000.0 / measured_ms:.3g} Hz or more for a whole period to lie in the "
             f"{measured_ms:g} ms that are measured, got {rates_hz[0]:g}; or lengthen duration_ms"
         )
+
+
+def check_rates_shown(usual: Sequence[float], rates_hz: Any, dt_ms: float) -> FloatArray:
+    """Return modulation rates that bins of this length show.
+
+    Parameters
+    ----------
+    usual : sequence of float
+        Rates where none are given; those that the bins do not show are left out.
+    rates_hz : sequence of float or None
+        What was given.
+    dt_ms : float
+        Bin in ms.
+
+    Returns
+    -------
+    array (R,)
+        Ascending rates, above 0.
+
+    Raises
+    ------
+    ValueError
+        When rates do not ascend, or one is at half the rate of bins or above.
+
+    Examples
+    --------
+    >>> check_rates_shown((2.0, 4.0, 64.0), None, 10.0)
+    array([2., 4.])
+    """
+    shown = 500.0 / dt_ms
+    if rates_hz is None:
+        rates_hz = [rate for rate in usual if rate < shown]
+    rates = as_numbers(rates_hz, "rates_hz")
+    legal = rates.ndim == 1 and rates.size and np.isfinite(rates).all() and (np.diff(rates) > 0).all()
+    if not legal or rates[0] <= 0:
+        raise ValueError(f"rates_hz must be one ascending series of finite numbers above 0, got {rates}")
+    if rates[-1] >= shown:
+        raise ValueError(f"bins of {dt_ms:g} ms show rates below {shown:g} Hz, got {rates[-1]:g}")
+    return rates
 
 
 def check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any) -> None:

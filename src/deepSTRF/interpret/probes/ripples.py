@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF.interpret.probes.checks import check_lengths, check_levels, check_periods
+from deepSTRF.interpret.probes.checks import check_lengths, check_levels, check_periods, check_rates_shown
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending
 from deepSTRF.interpret.probes.sounds import amplitude_of, ramped
@@ -82,7 +82,7 @@ class RippleResponse:
 
 def ripple_responses(
     model: Any,
-    rates_hz: Sequence[float] = RATES_HZ,
+    rates_hz: Sequence[float] | FloatArray | None = None,
     scales_cyc_oct: Sequence[float] = SCALES_CYC_OCT,
     *,
     domain: str = "sound",
@@ -98,9 +98,9 @@ def ripple_responses(
     ----------
     model : Listener or nn.Module
         A listener, or a model with a front-end.
-    rates_hz : sequence of float
-        Rates above 0, ascending; each is used upward and downward. Whole multiples of ``1000 / (duration_ms -
-        250)`` are measured without leakage.
+    rates_hz : sequence of float, optional
+        Rates above 0, ascending, below half the rate of bins; None is octaves from 2 to 32 Hz. Each is used
+        upward and downward. Whole multiples of ``1000 / (duration_ms - 250)`` are measured without leakage.
     scales_cyc_oct : sequence of float
         Scales of 0 and more, ascending.
     domain : {"sound", "spectrogram"}
@@ -140,8 +140,9 @@ def ripple_responses(
     (1, 2, 4)
     """
     listener = as_listener(model)
-    rates, scales = np.asarray(rates_hz, dtype=np.float64), np.asarray(scales_cyc_oct, dtype=np.float64)
-    _check(listener, rates, scales, domain, depth)
+    rates = check_rates_shown(RATES_HZ, rates_hz, listener.dt_ms)
+    scales = np.asarray(scales_cyc_oct, dtype=np.float64)
+    _check(listener, scales, domain, depth)
     check_lengths(duration_ms=duration_ms)
     check_levels(level_db=level_db, mean=mean)
     measured = max(1, listener.bins(duration_ms) - listener.bins(SETTLED_MS))
@@ -255,14 +256,11 @@ def _component(
     return 2.0 * ((part - mean[:, None]) * turning).mean(axis=1), mean
 
 
-def _check(listener: Listener, rates: FloatArray, scales: FloatArray, domain: str, depth: float) -> None:
-    check_ascending("rates_hz", rates, above=0.0)
+def _check(listener: Listener, scales: FloatArray, domain: str, depth: float) -> None:
     check_ascending("scales_cyc_oct", scales)
     check_choice("domain", domain, ("sound", "spectrogram"))
     if scales[0] < 0:
         raise ValueError(f"scales_cyc_oct must be 0 or more (the direction is the rate's), got {scales[0]:g}")
-    if rates[-1] >= 500.0 / listener.dt_ms:
-        raise ValueError(f"bins of {listener.dt_ms:g} ms show rates below {500.0 / listener.dt_ms:g} Hz")
     if not 0.0 < depth <= 1.0:
         raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
     _check_scales(listener, scales, domain)

@@ -15,6 +15,7 @@ from deepSTRF.interpret.probes.checks import (
     check_levels,
     check_periods,
     check_range,
+    check_rates_shown,
 )
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, strength
@@ -115,7 +116,7 @@ class SweepResponse:
 
 def am_responses(
     model: Any,
-    rates_hz: Sequence[float] = AM_RATES_HZ,
+    rates_hz: Sequence[float] | FloatArray | None = None,
     *,
     carrier_hz: float | None = None,
     depth: float = 1.0,
@@ -130,8 +131,9 @@ def am_responses(
     ----------
     model : Listener or nn.Module
         A listener, or a model with a front-end.
-    rates_hz : sequence of float
-        Modulation rates, ascending, below half the rate of bins.
+    rates_hz : sequence of float, optional
+        Modulation rates, ascending, below half the rate of bins; None is octaves from 2 to 64 Hz, as far as
+        the bins show them.
     carrier_hz : float, optional
         Tone that carries; None is white noise.
     depth : float
@@ -164,13 +166,7 @@ def am_responses(
     (1, 2)
     """
     listener = as_listener(model)
-    wanted = np.asarray(rates_hz, dtype=np.float64)
-    check_ascending("rates_hz", wanted, above=0.0)
-    if wanted[-1] >= 500.0 / listener.dt_ms:
-        raise ValueError(
-            f"bins of {listener.dt_ms:g} ms show rates below {500.0 / listener.dt_ms:g} Hz, "
-            f"got {wanted[-1]:g}"
-        )
+    wanted = check_rates_shown(AM_RATES_HZ, rates_hz, listener.dt_ms)
     if not 0.0 < depth <= 1.0:
         raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
     check_lengths(duration_ms=duration_ms)
