@@ -151,6 +151,14 @@ def test_level_steps_say_what_they_refuse():
         level_step_responses(listener, [-20.0])
     with pytest.raises(ValueError, match="hold_ms=40"):
         level_step_responses(listener, hold_ms=20.0)
+    for wrong in (
+        {"tone_hz": 9000.0},
+        {"band_hz": (500.0, 9000.0)},
+        {"hold_ms": -5.0},
+        {"levels_db": [0, -5]},
+    ):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            level_step_responses(listener, **wrong)
     with pytest.raises(ValueError, match="not both"):
         level_step_responses(listener, tone_hz=1000.0, band_hz=(500.0, 1000.0))
 

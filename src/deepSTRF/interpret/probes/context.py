@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF.interpret.probes.checks import check_lengths
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing
 from deepSTRF.interpret.probes.sounds import EDGE_MS, patchwork_noise, ramped
@@ -151,6 +152,8 @@ def context_swap(
     if not 0.0 < criterion < 1.0:
         raise ValueError(f"criterion must lie between 0 and 1, both left out, got {criterion!r}")
     lengths = np.unique([listener.bins(duration) for duration in durations])
+    if max_lag_ms is not None:
+        check_lengths(max_lag_ms=max_lag_ms)
     n_lags = int(lengths[-1]) if max_lag_ms is None else listener.bins(max_lag_ms)
     pieces = _pieces(listener, sounds, check_positive_number("sound_s", sound_s), seed)
     rng = np.random.default_rng(seed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_range
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, decay_time_constant, values_per_neuron
 from deepSTRF.interpret.probes.sounds import RAMP_MS, noise, stepped, tone
@@ -147,8 +148,9 @@ def level_step_responses(
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("levels_db", levels)
     n_tokens = check_positive_int("n_tokens", n_tokens)
+    check_lengths(hold_ms=hold_ms)
     bins = listener.bins(hold_ms)
-    _check_steps(listener, levels, bins, hold_ms, tone_hz, band_hz)
+    _check_steps(listener, levels, bins, tone_hz, band_hz)
     staircase = np.concatenate([levels, levels[-2::-1]])
     total, fs = len(staircase) * bins * listener.samples(0.0), listener.audio_fs or 0.0
     longer = total + listener.samples(RAMP_MS)  # the ramp at the end of a carrier is cut off
@@ -160,6 +162,7 @@ def level_step_responses(
         )
     else:
         tones = values_per_neuron("tone_hz", tone_hz, n_neurons)
+        check_audible("tone_hz", tones, listener.audio_fs)
         rates = np.zeros((1, n_neurons, listener.lead_bins + len(staircase) * bins))
         for hertz in np.unique(tones):
             own = tones == hertz
@@ -208,15 +211,15 @@ def _medians(values: FloatArray) -> FloatArray:
     )
 
 
-def _check_steps(
-    listener: Listener, levels: FloatArray, bins: int, hold_ms: float, tone_hz: Any, band_hz: Any
-) -> None:
+def _check_steps(listener: Listener, levels: FloatArray, bins: int, tone_hz: Any, band_hz: Any) -> None:
     if len(levels) < 2:
         raise ValueError(f"levels_db must hold two levels or more to step between, got {levels}")
     if bins < LEAST_BINS:
         raise ValueError(
-            f"hold_ms={hold_ms!r} is {bins} bins of {listener.dt_ms:g} ms; a level must last {LEAST_BINS} or "
-            f"more: hold_ms={LEAST_BINS * listener.dt_ms:g}"
+            f"hold_ms gives {bins} bins of {listener.dt_ms:g} ms; a level must last {LEAST_BINS} or more: "
+            f"hold_ms={LEAST_BINS * listener.dt_ms:g}"
         )
     if tone_hz is not None and band_hz is not None:
         raise ValueError("give tone_hz (tones) or band_hz (noise), not both")
+    if band_hz is not None:
+        check_range("band_hz", band_hz, listener.audio_fs)
