@@ -387,3 +387,34 @@ def test_a_front_end_outside_of_our_base_class(hop: bool) -> None:
     model.receptive_field = 2
     with pytest.raises(ReceptiveFieldError, match="measured, it is 3 frames"):
         dstrf(model, sound)
+
+
+def test_what_comes_before_a_part_runs_once_for_all_windows() -> None:
+    heard: list[int] = []
+
+    class Counts(OwnFrontEnd):
+        """One that does not mind hearing one clip, and one that does."""
+
+        minds = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            heard.append(len(x))
+            return super().forward(x).reshape(len(x) if self.minds else -1, 2, 1, x.shape[-1] // HOP)
+
+    model, sound = seeded(Counts), torch.randn(HOP * 20, dtype=torch.float64)
+    one = dstrf(model, sound, check=False)
+    assert heard.count(1) > len(heard) - 2  # the clips of the comparison
+    heard.clear()
+    model.minds = True
+    two = dstrf(model, sound, check=False)
+    assert max(heard) > 2
+    torch.testing.assert_close(one.weights, two.weights, rtol=0, atol=1e-14)
+
+
+def test_an_output_nonlinearity_must_come_after_the_part() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, (F, 1)), nn.Tanh(), nn.Conv2d(2, 2, 1), nn.Sigmoid())
+    x = torch.randn(F, 20)
+    assert dstrf(model, x, wrt="1", before="3").slope is not None
+    for before in ("1", "0"):
+        with pytest.raises(ValueError, match="before must name a part that comes after wrt='1'"):
+            dstrf(model, x, wrt="1", before=before)

@@ -375,3 +375,35 @@ def test_unbounded_models_say_so() -> None:
 def test_lookahead_is_a_number_of_frames(lookahead) -> None:
     with pytest.raises(ValueError, match="lookahead must be a number of frames"):
         dstrf(Linear(F, 3), torch.randn(F, 20), lookahead=lookahead)
+
+
+class Pooled(nn.Module):
+    """Pairs of frames are one: what a response sees depends on where in its pair it is."""
+
+    def __init__(self, outputs: int = 2) -> None:
+        super().__init__()
+        self.top = nn.Conv1d(F, outputs, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pairs = functional.avg_pool1d(functional.pad(x[:, 0], (0, x.shape[-1] % 2)), 2)
+        return torch.tanh(self.top(pairs)).repeat_interleave(2, -1)[..., None, : x.shape[-1]]
+
+
+class Mirrored(Symmetric):
+    """Its padding repeats what is in the clip."""
+
+    def __init__(self, outputs: int = 2) -> None:
+        super().__init__(outputs)
+        for layer in (self.layers[0], self.layers[2]):
+            layer.padding_mode = "replicate"
+            layer._reversed_padding_repeated_twice = [layer.padding[0]] * 2
+
+
+@pytest.mark.parametrize(("kind", "window"), [(Pooled, (4, 3)), (Mirrored, (4, 3))])
+def test_models_that_are_odd_inside_or_at_their_edges(kind: type, window: tuple[int, int]) -> None:
+    torch.manual_seed(4)
+    model, x = kind().double().eval(), torch.randn(F, 36, dtype=torch.float64)
+    assert measure_window(model, F) == window
+    result = dstrf(model, x, lookahead=3)
+    torch.testing.assert_close(result.weights, oracle(model, x, 4, 3), rtol=0, atol=1e-12)
+    assert result.method == ("comb" if kind is Pooled else "windows")

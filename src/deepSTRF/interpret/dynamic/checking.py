@@ -175,7 +175,13 @@ class Evidence:
                 ahead = probe_window(self.subject.respond, self.subject.frames)[1]
             if ahead != 0:
                 return not_causal(ahead)
-        if self.lookahead == 0 and self.reach is not None and finding.beyond:
+        if self.lookahead and self.reach is not None and finding.beyond:
+            return (
+                f"the receptive field was measured to be {self.reach - self.lookahead} frames up to the "
+                "current one, but a response also depends on earlier ones. The filters themselves are still "
+                "right with method='jacobian', check=False"
+            )
+        if self.reach is not None and finding.beyond:
             with torch.no_grad():
                 measured = probe_reach(self.subject.respond, self.subject.frames)
             if measured is None or measured != self.reach:

@@ -16,7 +16,7 @@ from deepSTRF.interpret.dynamic.request import Request, time_indices
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.sinks import ArraySink, Sink, SinkSet
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
-from deepSTRF.interpret.dynamic.taps import subject_of
+from deepSTRF.interpret.dynamic.taps import Tapped, subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.neuron_selection import NeuronSelection
@@ -168,7 +168,7 @@ def dstrf(
         slope=None if slope is None else slope[times_of_clip][:, request.neurons],
         completeness=completeness,
         lookahead=request.lookahead,
-        tap_shape=subject.tap_shape,
+        tap_shape=subject.tap_shape if wrt != "spectrogram" else None,
     )
 
 
@@ -259,6 +259,8 @@ def _applied(block: Tensor, frames: Tensor, times: list[int], ahead: int) -> Ten
 
 def _slope(subject: Subject, part: nn.Module) -> Tensor:
     """Slope (T, N) of an output nonlinearity along the clip."""
+    if isinstance(subject, Tapped):
+        subject.check_comes_after(part)
     with replaced_output(part, slope=True):
         return subject.with_frames(subject.frames).output().T
 

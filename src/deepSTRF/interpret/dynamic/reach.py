@@ -27,6 +27,8 @@ LENGTHS = (64, 512, 2048)
 LEAD = 5
 #: Random clips of the finite probe, and how large its change is in their standard deviations.
 CLIPS, CHANGE = 8, 30.0
+#: Neighbouring frames that are changed in turn: a model that pools frames treats them differently.
+PHASES = 8
 #: Differences that are rounding, in units of the last place of the largest output: a change that dies away
 #: below them had no end of its own.
 ROUNDING = 64
@@ -182,8 +184,7 @@ def probe_window(
     """
     sides = [*(n for n in LENGTHS if n < longest), longest]
     for side in sides:
-        touched = torch.isnan(respond(_marked(like, side))).reshape(-1, 2 * side).any(0)
-        back, ahead = _extent(touched, side)
+        back, ahead = _marked_extent(respond, like, side)
         if back is not None and ahead is not None:
             return back, ahead
     if back is not None or ahead is not None:
@@ -230,10 +231,19 @@ def not_causal(ahead: int | None, said: int = 0) -> str:
     )
 
 
-def _marked(like: Tensor, side: int) -> Tensor:
-    x = like.new_zeros(1, *like.shape[1:3], 2 * side)
-    x[..., side] = torch.nan
-    return x
+def _marked_extent(
+    respond: Callable[[Tensor], Tensor], like: Tensor, side: int
+) -> tuple[int | None, int | None]:
+    """Reach back and ahead of a frame of NaN, the longest over neighbouring frames."""
+    back, ahead = 1, 0
+    for place in range(side, side + min(PHASES, side)):
+        x = like.new_zeros(1, *like.shape[1:3], 2 * side)
+        x[..., place] = torch.nan
+        found = _extent(torch.isnan(respond(x)).reshape(-1, 2 * side).any(0), place)
+        if None in found:
+            return found
+        back, ahead = max(back, found[0] or 1), max(ahead, found[1] or 0)
+    return back, ahead
 
 
 def _extent(touched: Tensor, place: int) -> tuple[int | None, int | None]:

@@ -206,7 +206,7 @@ def _window_of(subject: Subject, lookahead: int) -> tuple[int | None, int | None
     with torch.no_grad():
         if lookahead == 0:
             return probe_reach(subject.respond, subject.frames), 0
-        # what a model states as its receptive field does not say where the current frame is
+        # what a model states as its receptive field does not say where in it the current frame is
         window = probe_window(subject.respond, subject.frames)
     if window[1] is not None and window[1] > lookahead:
         raise ReceptiveFieldError(not_causal(window[1], lookahead))

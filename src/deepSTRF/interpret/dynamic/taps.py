@@ -82,12 +82,14 @@ class Tapped(Subject):
             self.tap_shape, self.frames = self._as_tap(seen, y)
             check_finite(self.frames)
             self._check_all_passes(heard, self._checked(y, self.frames))
+            self._shares = self._may_share()
 
     # ------------------------------------------------------------------ the function
 
     def respond(self, frames: Tensor) -> Tensor:
         """Return responses (B, N, T) to frames (B, 1, F, T)."""
-        return self._respond(frames, frames.new_zeros(len(frames), *self._silence(frames.shape[-1])))
+        clips = 1 if self._shares else len(frames)
+        return self._respond(frames, frames.new_zeros(clips, *self._silence(frames.shape[-1])))
 
     def _respond(self, frames: Tensor, heard: Tensor) -> Tensor:
         with self._held(frames):
@@ -130,6 +132,23 @@ class Tapped(Subject):
         return None
 
     # ------------------------------------------------------------------ the tap
+
+    def check_comes_after(self, part: nn.Module) -> None:
+        """Raise an error for an output nonlinearity that runs before the part is done."""
+        order: list[str] = []
+        first = part.register_forward_pre_hook(lambda *_: order.append("nonlinearity"))
+        last = self.part.register_forward_hook(lambda *_: order.append("tap"))
+        try:
+            with torch.no_grad():
+                self.respond(self.frames)
+        finally:
+            first.remove()
+            last.remove()
+        if "nonlinearity" in order[: order.index("tap")]:
+            raise ValueError(
+                f"before must name a part that comes after wrt={self.name!r}; this {type(part).__name__} "
+                "runs before that is done"
+            )
 
     def _heard(self, given: Tensor) -> Tensor:
         """The stimulus as the model takes it; also notes how to run the model, and the shape of silence."""
@@ -193,6 +212,17 @@ class Tapped(Subject):
                     "held, another stimulus still changes the response. Differentiate by a part before the "
                     "branches, or by wrt='spectrogram'"
                 )
+
+    def _may_share(self) -> bool:
+        """Whether one silent clip serves many clips of frames: what comes before the part is then cheap."""
+        two = self.frames.repeat(2, 1, 1, 1)
+        two[1] *= 0.5
+        heard = two.new_zeros(2, *self._silence(two.shape[-1]))
+        try:
+            found = self._respond(two, heard[:1])
+        except Exception:  # noqa: BLE001  (the model looks at the number of clips it heard: any error says so)
+            return False
+        return torch.equal(found, self._respond(two, heard))
 
 
 def _has_halves(model: nn.Module) -> bool:
