@@ -10,7 +10,7 @@ import torch
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-from deepSTRF.plots import plot_filterbank, plot_waveform_field
+from deepSTRF.plots import plot_filterbank, plot_wav2spec_comparison, plot_waveform_field
 from deepSTRF.plots._style import GREY
 
 TONES = np.geomspace(100.0, 20000.0, 60)
@@ -187,3 +187,10 @@ def test_figures_can_be_drawn_into_one_of_the_callers():
     top, bottom = mine.subfigures(2, 1)
     assert plot_filterbank(**everything(), figure=top)[0] is top
     assert plot_waveform_field(np.ones(90), FS, figure=bottom, suptitle="RF")[0] is bottom
+
+
+def test_a_comparison_of_other_bands_has_no_difference():
+    image = np.random.default_rng(0).normal(size=(4, 30))
+    _, axes = plot_wav2spec_comparison(image, image, 5.0, difference=False)
+    assert [ax.get_title(loc="left") for ax in axes] == ["front-end", "reference"]
+    assert axes[-1].get_xlabel() == "time (s)"

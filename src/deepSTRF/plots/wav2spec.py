@@ -37,6 +37,7 @@ def plot_wav2spec_comparison(
     frequencies_hz: Any = None,
     truth_frequencies_hz: Any = None,
     unit: str = "z-score",
+    difference: bool = True,
     suptitle: str | None = None,
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
@@ -54,6 +55,9 @@ def plot_wav2spec_comparison(
         drawn by band.
     unit : str
         What the values are, for the colour bars.
+    difference : bool
+        Whether to draw the difference, and to say the correlation. Neither means much where the two do not
+        hear in the same bands.
     suptitle : str, optional
         Title of the figure.
     figsize : (float, float), optional
@@ -63,7 +67,7 @@ def plot_wav2spec_comparison(
 
     Returns
     -------
-    (figure, list of three axes)
+    (figure, list of three axes, or two without the difference)
 
     Raises
     ------
@@ -87,21 +91,24 @@ def plot_wav2spec_comparison(
     agree = own is not None and theirs is not None and np.allclose(own, theirs, rtol=SAME_FREQUENCY)
     axes_hz = (own, theirs, own if agree else None)
     if figure is None:
-        figure = new_figure(figsize or FIGSIZE)
-    axes: list[Axes] = list(figure.subplots(3, 1))
+        height = FIGSIZE[1] if difference else 0.7 * FIGSIZE[1]
+        figure = new_figure(figsize or (FIGSIZE[0], height))
+    axes: list[Axes] = list(figure.subplots(3 if difference else 2, 1))
     edges = time_edges(output.shape[1], dt_ms)
     low, high = min(output.min(), reference.min()), max(output.max(), reference.max())
-    difference = output - reference
-    limit = symmetric_limit(difference)
+    remainder = output - reference
+    limit = symmetric_limit(remainder)
     scales: tuple[dict[str, Any], ...] = ({"cmap": "magma", "vmin": low, "vmax": high},) * 2
     scales += ({"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},)
     names = (
-        f"front-end (r = {_pearson(output, reference):.3f} with the reference)",
+        f"front-end (r = {_pearson(output, reference):.3f} with the reference)"
+        if difference
+        else "front-end",
         "reference",
         "difference",
     )
-    images = (output, reference, difference)
-    for ax, image, hertz, name, scale in zip(axes, images, axes_hz, names, scales, strict=True):
+    images = (output, reference, remainder)
+    for ax, image, hertz, name, scale in zip(axes, images, axes_hz, names, scales, strict=False):
         shown = draw_spectrogram(ax, image, edges, hertz, **scale)
         left_title(ax, name)
         tidy(ax)
