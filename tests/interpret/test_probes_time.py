@@ -244,6 +244,18 @@ def test_a_recurrent_memory_and_a_threshold():
     assert (np.diff(rectified.window_ms) > 0).all()
 
 
+def test_a_neuron_that_answers_few_segments_has_a_window_from_those():
+    """A threshold that is crossed only where the sound stays loud for longer than segments of 10 ms."""
+    quiet, loud = white(2.0)[0] * 1e-3, np.repeat(white(4.0)[0].reshape(-1, HOP)[::8], 8, axis=0).reshape(-1)
+    model = linear(np.stack([KERNELS[0], KERNELS[0]]), nn.ReLU())
+    with torch.no_grad():
+        model.readout.strf.kernel.bias.copy_(torch.tensor([0.0, -14.0]))
+    found = context_swap(hears(model), [10.0, 20.0, 40.0, 80.0], sounds=[quiet, loud])
+    assert np.isnan(found.peak[1]).tolist() == [True, False, False, False]
+    assert found.window_ms[1] == 20.0
+    assert 10.0 < found.window_ms[0] < 20.0
+
+
 def test_context_swap_says_what_it_cannot_tell():
     model = linear(np.stack([np.zeros(64), KERNELS[0], np.ones(64)]))
     found = context_swap(hears(model), [12.0, 14.0, 20.0, 40.0], sounds=white(), max_lag_ms=100.0)

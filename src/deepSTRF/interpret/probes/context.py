@@ -168,7 +168,8 @@ def context_swap(
         around = (math.ceil(lengths[-1] / length), math.ceil(n_lags / length))
         correlation[:, index] = _agreement(listener, segments, int(length), n_lags, around, rng)
     peak = _highest(correlation)
-    window = [first_crossing(exact, np.nan_to_num(row, nan=-np.inf), criterion) for row in peak]
+    known = [np.isfinite(row) for row in peak]  # durations whose responses vary between segments
+    window = [first_crossing(exact[own], row[own], criterion) for row, own in zip(peak, known, strict=True)]
     lag_ms = listener.time_ms(n_lags)
     centre = [
         _centre(lag_ms, rows, heights, exact, criterion)
