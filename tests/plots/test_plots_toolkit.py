@@ -23,11 +23,13 @@ def test_a_surface_has_direction_1_across_and_is_pale_or_empty_where_bins_are_fe
     rng = np.random.default_rng(0)
     mean, count = rng.random((B, B)), np.full((B, B), 20)
     mean[0, 1], count[0, 1] = np.nan, 0
-    count[2, 3] = 2
+    count[2, 3], mean[2, 3] = 2, 50.0
     directions = rng.normal(size=(2, L, F))
     figure, axes = plot_tuning_surface(mean, EDGES, count, directions, DT, frequencies_hz=HERTZ, title="a")
     mesh, veil = axes[0].collections[:2]
     np.testing.assert_array_equal(np.ma.filled(mesh.get_array(), np.nan), mean.T)
+    assert mesh.get_clim()[1] < 1.0, "a cell of two bins does not set the colours"
+    assert mesh.colorbar.extend == "max"
     assert axes[0].get_xlim() == (-1.0, 1.0)
     assert axes[0].get_ylim() == (0.0, 10.0)
     pale = ~np.ma.getmaskarray(veil.get_array())

@@ -54,7 +54,8 @@ def plot_tuning_surface(
     """Draw one neuron's response as a function of the sound along one or two directions.
 
     One direction gives a curve, with the spread of the response shaded and the number of time bins below; two
-    give a surface, pale where fewer than five time bins were averaged and grey where there were none.
+    give a surface, pale where fewer than five time bins were averaged and grey where there were none. The
+    colours span the other cells.
 
     Parameters
     ----------
@@ -205,14 +206,21 @@ def _draw_surface(
     from matplotlib.colors import ListedColormap
 
     ax.set_facecolor(EMPTY)
-    mesh = ax.pcolormesh(borders[0], borders[1], np.ma.masked_invalid(rates).T, cmap=cmap)
+    # cells of few bins must not set the colours of all others
+    firm = rates[np.isfinite(rates) & (True if counts is None else counts >= FEW)]
+    firm = firm if firm.size else rates[np.isfinite(rates)]
+    low, high = (float(firm.min()), float(firm.max())) if firm.size else (0.0, 1.0)
+    shown = np.ma.masked_invalid(rates).T
+    mesh = ax.pcolormesh(borders[0], borders[1], shown, cmap=cmap, vmin=low, vmax=high)
     if counts is not None:
         # paper over cells of few bins: they keep a little of their colour
         if (counts[np.isfinite(rates)] < FEW).any():
             ax.set_title(f"pale: < {FEW} time bins", loc="right", fontsize=TICK_SIZE - 1, color=GREY)
         veil = np.ma.masked_where(counts >= FEW, np.zeros(counts.shape)).T
         ax.pcolormesh(borders[0], borders[1], veil, cmap=ListedColormap([EMPTY]), alpha=1 - FEW_ALPHA)
-    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, aspect=16, pad=0.02)
+    beyond = {(False, False): "neither", (True, False): "min", (False, True): "max", (True, True): "both"}
+    extend = beyond[bool((shown < low).any()), bool((shown > high).any())]
+    bar = ax.figure.colorbar(mesh, ax=ax, shrink=0.9, aspect=16, pad=0.02, extend=extend)
     bar.set_label(label, fontsize=TICK_SIZE)
     bar.ax.tick_params(labelsize=TICK_SIZE)
     for line in (ax.axhline, ax.axvline):

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from deepSTRF.interpret.dynamic.clips import clip_lengths, clips_of, neurons_of
+from deepSTRF.interpret.dynamic.clustering import distances, k_means, silhouette, some_rows
 from deepSTRF.interpret.dynamic.ensembles import Filters
 from deepSTRF.interpret.dynamic.shape import align_filters
 from deepSTRF.models._checks import check_flag, check_positive_int
 
 __all__ = ["FilterPatterns", "PatternScores", "filter_patterns", "pattern_scores"]
 
-#: Squared distances of unit filters below this are rounding (of single precision): such filters are one.
-ONE_FILTER = 1e-10
 #: Stands for the pattern of a broken bin, and of what was before and after a clip.
 UNKNOWN = -2
 #: Bins behind a silhouette, which compares all of them with each other.
@@ -127,7 +125,8 @@ def filter_patterns(
     """Sort each neuron's filters into a few recurring patterns, whatever their gain.
 
     Every filter is divided by its norm; k-means (Lloyd's rounds from a k-means++ start, the best of several)
-    finds centres that leave the least squared distance. The same arguments give the same patterns.
+    finds centres that leave the least squared distance. Starts are tried on at most 1000 bins, the best goes
+    on with all. The same arguments give the same patterns.
 
     Parameters
     ----------
@@ -177,7 +176,7 @@ def filter_patterns(
             raise ValueError(
                 f"neuron {neuron} has {len(units.rows)} bins with a filter, fewer than n_patterns={wanted}"
             )
-        labels, centres, left = _k_means(units.rows, wanted, tries, rounds, seed)
+        labels, centres, left = k_means(units.rows, wanted, tries, rounds, seed)
         found.append(_described(units, labels, centres, left, lengths))
     return found
 
@@ -208,8 +207,7 @@ def pattern_scores(
     Returns
     -------
     PatternScores
-        NaN where a neuron has fewer usable bins than patterns. Silhouettes are taken over at most 2000 bins,
-        evenly spaced.
+        NaN where a neuron has fewer usable bins than patterns. Silhouettes are taken over at most 2000 bins.
 
     Raises
     ------
@@ -233,17 +231,19 @@ def pattern_scores(
     columns = []
     for joined in _joined(clips):
         units = _Units(joined, check_flag("aligned", aligned), span)
-        step = -(-len(units.rows) // MOST_COMPARED) or 1
+        some = torch.arange(len(units.rows)).unsqueeze(1)
+        some = some_rows(some, MOST_COMPARED)[:, 0]
+        apart = distances(units.rows[some], units.rows[some]).sqrt()
         column = []
         for count in named:
             if len(units.rows) < count:
                 column.append([torch.nan, torch.nan])
                 continue
-            labels, _, left = _k_means(units.rows, count, tries, ITERATIONS, seed)
-            column.append([1 - left, _silhouette(units.rows[::step], labels[::step], count)])
+            labels, _, left = k_means(units.rows, count, tries, ITERATIONS, seed)
+            column.append([1 - left, silhouette(apart, labels[some], count)])
         columns.append(column)
-    explained, silhouette = torch.tensor(columns, dtype=torch.float64).permute(2, 1, 0)
-    return PatternScores(torch.tensor(named), explained, silhouette)
+    explained, apartness = torch.tensor(columns, dtype=torch.float64).permute(2, 1, 0)
+    return PatternScores(torch.tensor(named), explained, apartness)
 
 
 # ---------------------------------------------------------------------- unit filters
@@ -269,84 +269,6 @@ def _joined(clips: list[Filters]) -> Iterator[tuple[Tensor, Tensor]]:
     for parts in neurons_of(clips):
         filters, sound = zip(*parts, strict=True)
         yield torch.cat(filters), torch.cat(sound)
-
-
-# ---------------------------------------------------------------------- k-means
-
-
-def _k_means(rows: Tensor, k: int, tries: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Labels in falling order of share, centres (K, L * F), and the mean squared distance that is left."""
-    draw = torch.Generator().manual_seed(seed)
-    best: tuple[float, Tensor] | None = None
-    for _ in range(tries):
-        labels, left = _lloyd(rows, _start(rows, k, draw), rounds)
-        # the first of equally good ones: rounding must not choose
-        if best is None or left < best[0] - ONE_FILTER:
-            best = left, labels
-    left, labels = cast(tuple[float, Tensor], best)
-    first = {int(name): place for place, name in reversed(list(enumerate(labels.tolist())))}
-    counts = torch.bincount(labels, minlength=k).tolist()
-    order = sorted(first, key=lambda name: (-counts[name], first[name]))
-    ranked = torch.zeros(k, dtype=torch.long, device=rows.device)
-    ranked[order] = torch.arange(len(order), device=rows.device)
-    labels = ranked[labels]
-    return labels, _means(rows, labels, k), left
-
-
-def _start(rows: Tensor, k: int, draw: torch.Generator) -> Tensor:
-    """Centres (K', L * F) by k-means++: far ones are likely. Fewer than K where there are no more filters."""
-    centres = rows[torch.randint(len(rows), (1,), generator=draw).to(rows.device)]
-    while len(centres) < k:
-        nearest = _distances(rows, centres).amin(1)
-        if not bool((nearest > 0).any()):
-            break
-        far = nearest.cpu().cumsum(0)
-        point = torch.rand(1, generator=draw, dtype=torch.float64) * far[-1]
-        chosen = int(torch.searchsorted(far, point, right=True).clamp(max=len(rows) - 1))
-        centres = torch.cat([centres, rows[chosen : chosen + 1]])
-    return centres
-
-
-def _lloyd(rows: Tensor, centres: Tensor, rounds: int) -> tuple[Tensor, float]:
-    """Labels and mean squared distance once nothing moves, or after so many rounds."""
-    labels = torch.full((len(rows),), -1, device=rows.device)
-    for _ in range(rounds):
-        distance, nearest = _distances(rows, centres).min(1)
-        for empty in (torch.bincount(nearest, minlength=len(centres)) == 0).nonzero()[:, 0].tolist():
-            farthest = int(distance.argmax())
-            if distance[farthest] > 0:  # a pattern that lost its bins begins anew where the others fit worst
-                nearest[farthest], distance[farthest] = empty, 0.0
-        if bool((nearest == labels).all()):
-            break
-        labels = nearest
-        centres = torch.nan_to_num(_means(rows, labels, len(centres)))
-    return labels, float((rows - centres[labels]).square().sum(1).mean())
-
-
-def _distances(rows: Tensor, centres: Tensor) -> Tensor:
-    """Squared distances of unit filters from centres, rounding taken away."""
-    squares = 1 + centres.square().sum(1) - 2 * rows @ centres.T
-    return torch.where(squares > ONE_FILTER, squares, 0.0)
-
-
-def _means(rows: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Mean row of each label; NaN for one without rows."""
-    member = torch.nn.functional.one_hot(labels, k).to(rows)
-    return member.T @ rows / member.sum(0).unsqueeze(1)
-
-
-def _silhouette(rows: Tensor, labels: Tensor, k: int) -> float:
-    """Mean silhouette; NaN where all rows carry one label."""
-    member = torch.nn.functional.one_hot(labels, k).to(rows)
-    size = member.sum(0)
-    if int((size > 0).sum()) < 2:
-        return torch.nan
-    summed = _distances(rows, rows).sqrt() @ member
-    own = summed.gather(1, labels.unsqueeze(1))[:, 0] / (size[labels] - 1)
-    others = torch.where((size > 0) & (member == 0), summed / size, torch.inf).amin(1)
-    score = (others - own) / torch.maximum(own, others)
-    # by definition 0 for a pattern of one bin (0 / 0 above), and where nothing lies apart
-    return float(torch.nan_to_num(score, nan=0.0).mean())
 
 
 # ---------------------------------------------------------------------- what the labels say

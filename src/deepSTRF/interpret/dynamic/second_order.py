@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -241,10 +242,17 @@ def _eigenpairs(one: _Response, wanted: int, seed: int) -> tuple[NDArray[np.floa
     if size <= SMALL or wanted >= size - 1:
         matrix = np.stack([one.product(row) for row in np.eye(size)])
         return _strongest((matrix + matrix.T) / 2, wanted)
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+    from scipy.sparse.linalg import LinearOperator
 
     operator = LinearOperator((size, size), matvec=one.product, dtype=np.float64)
-    accuracy = ACCURACY[one.x.element_size()]
+    return _lanczos(operator, wanted, start, ACCURACY[one.x.element_size()])
+
+
+def _lanczos(
+    operator: Any, wanted: int, start: NDArray[np.float64], accuracy: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+
     try:
         values, vectors = eigsh(operator, k=wanted, which="LM", v0=start, tol=accuracy)
     except ArpackNoConvergence as error:
@@ -274,7 +282,10 @@ def _secant_pairs(
             turn = one.gradients(torch.cat([base + moves, base - moves]))
             matrix += (turn[: len(units)] - turn[len(units) :]).T @ units
     matrix *= size / count / (2 * length)
-    return _strongest((matrix + matrix.T) / 2, wanted)
+    matrix = (matrix + matrix.T) / 2
+    if size <= SMALL or wanted >= size - 1 or not matrix.any():
+        return _strongest(matrix, wanted)
+    return _lanczos(matrix, wanted, draw.standard_normal(size), ACCURACY[8])
 
 
 def _orthogonal(count: int, size: int, draw: np.random.Generator) -> Iterator[NDArray[np.float64]]:
