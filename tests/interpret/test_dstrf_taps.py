@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dynamic import ReceptiveFieldError, TapError, dstrf, stimulus_frames
+from deepSTRF.interpret.dynamic import ReceptiveFieldError, TapError, dstrf, stimulus_frames, switches
 from deepSTRF.models.audio import Linear, NetworkReceptiveField, StateNet
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
@@ -67,6 +67,11 @@ def test_behind_the_prefilter_a_linear_model_is_its_kernel(hears: bool) -> None:
     )
     adds_up(result, frames)
     torch.testing.assert_close(result.response, dstrf(model, x).response, rtol=0, atol=1e-12)
+    kept = dstrf(model, x, wrt="prefiltering", edge="keep")
+    torch.testing.assert_close(kept.weights[0], result.weights[10], rtol=0, atol=1e-12)
+    averaged = dstrf(model, x, wrt="prefiltering", path=2, baseline=torch.ones(2 * F))
+    torch.testing.assert_close(averaged.weights, result.weights, rtol=0, atol=1e-12)
+    assert float(averaged.completeness[3:].abs().max()) < 1e-12
     if hears:
         again = dstrf(model, spectrogram[0, 0], wrt="prefiltering")
         torch.testing.assert_close(again.weights, result.weights, rtol=0, atol=0)
@@ -384,6 +389,8 @@ def test_a_front_end_outside_of_our_base_class(hop: bool) -> None:
     adds_up(result, frames)
     samples = dstrf(model, sound, wrt="samples", lags=4)
     torch.testing.assert_close(samples.weights, by_samples(model, sound, 4), rtol=0, atol=1e-12)
+    with pytest.raises(NoFrontEndError, match="cannot run without it"):
+        switches(model, sound)
     model.receptive_field = 2
     with pytest.raises(ReceptiveFieldError, match="measured, it is 3 frames"):
         dstrf(model, sound)

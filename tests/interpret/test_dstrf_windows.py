@@ -221,6 +221,13 @@ def test_what_a_window_leaves_out_on_either_side() -> None:
         dstrf(model, x, lookahead=4, method="windows")
 
 
+def test_many_outputs_are_met_half_way() -> None:
+    model, x = build("rectified", 200), torch.randn(F, 40, dtype=torch.float64)
+    result = dstrf(model, x, lookahead=4)
+    assert result.method == "sweep"
+    torch.testing.assert_close(result.weights, oracle(model, x, 4, 4), rtol=0, atol=1e-12)
+
+
 def test_a_linear_model_is_its_kernel() -> None:
     model, x = Line().double(), torch.randn(F, 30, dtype=torch.float64)
     result = dstrf(model, x, lookahead=3, edge="drop")

@@ -15,6 +15,7 @@ __all__ = [
     "check_finite",
     "check_hears_sounds",
     "front_end_of",
+    "has_halves",
     "mono",
     "one_spectrogram",
     "placed",
@@ -47,6 +48,27 @@ def front_end_of(model: nn.Module) -> nn.Module | None:
     """
     part = getattr(model, "wav2spec", None)
     return None if isinstance(part, nn.Identity) else part
+
+
+def has_halves(model: nn.Module) -> bool:
+    """Say whether a model offers its front-end, and what follows that, by themselves: as ours do.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model.
+
+    Returns
+    -------
+    bool
+        Whether there are ``spectrogram`` and ``respond``.
+
+    Examples
+    --------
+    >>> has_halves(nn.Linear(1, 1))
+    False
+    """
+    return callable(getattr(model, "spectrogram", None)) and callable(getattr(model, "respond", None))
 
 
 def check_hears_sounds(model: nn.Module) -> None:

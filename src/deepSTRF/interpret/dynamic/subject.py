@@ -15,6 +15,7 @@ from deepSTRF.interpret.dynamic.stimuli import (
     check_finite,
     check_hears_sounds,
     front_end_of,
+    has_halves,
     mono,
     one_spectrogram,
     placed,
@@ -23,6 +24,7 @@ from deepSTRF.interpret.dynamic.stimuli import (
 )
 from deepSTRF.models._checks import check_choice
 from deepSTRF.models.causal import State, is_streamable
+from deepSTRF.models.gradients import NoFrontEndError
 
 __all__ = ["UNDECLARED", "Subject", "replaced_output", "submodule"]
 
@@ -68,6 +70,11 @@ class Subject:
         self.behind_front_end = front_end_of(model) is not None and not self.samples
         if self.samples:
             check_hears_sounds(model)
+        if self.behind_front_end and not has_halves(model):
+            raise NoFrontEndError(
+                f"this {type(model).__name__} keeps a wav2spec but cannot run without it, as models with "
+                "spectrogram() and respond() do: derive it from NeuralModel, or use wrt='samples'"
+            )
         given = placed(model, stimulus)
         self.hop = samples_per_frame(model, mono(given)) if self.samples else 1
         self.frames = self._as_frames(given)

@@ -14,6 +14,7 @@ from deepSTRF.interpret.dynamic.checking import agree
 from deepSTRF.interpret.dynamic.stimuli import (
     check_finite,
     front_end_of,
+    has_halves,
     mono,
     one_spectrogram,
     placed,
@@ -153,7 +154,7 @@ class Tapped(Subject):
     def _heard(self, given: Tensor) -> Tensor:
         """The stimulus as the model takes it; also notes how to run the model, and the shape of silence."""
         model, has_front_end = self.model, front_end_of(self.model) is not None
-        if has_front_end and _has_halves(model) and not (self.name + ".").startswith("wav2spec."):
+        if has_front_end and has_halves(model) and not (self.name + ".").startswith("wav2spec."):
             self._run = model.respond
             flat = given.numel() == given.shape[-1]
             heard = model.spectrogram(mono(given)) if flat else one_spectrogram(given)
@@ -225,11 +226,6 @@ class Tapped(Subject):
         return torch.equal(found, self._respond(two, heard))
 
 
-def _has_halves(model: nn.Module) -> bool:
-    """Whether a model offers its front-end, and what follows, by themselves."""
-    return callable(getattr(model, "spectrogram", None)) and callable(getattr(model, "respond", None))
-
-
 def subject_of(model: nn.Module, stimulus: Tensor, wrt: str) -> Subject:
     """Return a model and a clip as a function of what shall be differentiated by.
 
@@ -257,7 +253,7 @@ def subject_of(model: nn.Module, stimulus: Tensor, wrt: str) -> Subject:
     >>> type(subject_of(nn.Conv2d(1, 2, (8, 1)), torch.randn(8, 50), "spectrogram")).__name__
     'Subject'
     """
-    ours = _has_halves(model)
+    ours = has_halves(model)
     if wrt == "spectrogram" and front_end_of(model) is not None and not ours:
         return Tapped(model, stimulus, "wav2spec", whole=True)  # a front-end of the user's own kind
     if wrt in ("spectrogram", "samples") or (wrt == "wav2spec" and ours):
