@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.interpret import contributions, dstrf, occlusion, smooth_dstrf
-from deepSTRF.interpret.dynamic import ArraySink, FileSink
+from deepSTRF.interpret.dynamic import ArraySink, FileSink, stimulus_frames
 from deepSTRF.models.audio import DeepEncoder, Linear, NetworkReceptiveField, StateNet
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
@@ -73,13 +73,30 @@ def test_sounds_and_spectrograms_of_models_with_a_front_end(tmp_path) -> None:
     assert parts.shape == by_sample.weights.shape
     torch.testing.assert_close(parts.sum((2, 3)), by_sample.response - by_sample.intercept - by_sample.memory)
     by_band = dstrf(model, sound, sink=FileSink(tmp_path / "filters.npy"))
-    spectrogram = model.spectrogram(sound.view(1, 1, -1))
+    spectrogram = stimulus_frames(model, sound)
     path = contributions(by_band, spectrogram, sink=FileSink(tmp_path / "parts.npy"))
     torch.testing.assert_close(
         torch.from_numpy(np.load(path)).sum((2, 3)), by_band.response - by_band.intercept
     )
-    with pytest.raises(ValueError, match="pass model"):
+    with pytest.raises(ValueError, match="stimulus_frames"):
         contributions(by_band, sound)
+
+
+def test_named_parts_and_models_that_look_ahead() -> None:
+    torch.manual_seed(0)
+    model = Linear(F, 3, 2, prefiltering={"prefiltering": "adaptrans", "dt": 5.0}, norm="none").double()
+    result = dstrf(model, clip(), wrt="prefiltering")
+    frames = stimulus_frames(model, clip(), wrt="prefiltering")
+    parts = contributions(result, frames)
+    assert parts.shape[-1] == 2 * F, "ON and OFF"
+    torch.testing.assert_close(parts.sum((2, 3)), result.response - result.intercept)
+    single = occlusion(model, clip(), wrt="prefiltering", times=[20, 40])
+    torch.testing.assert_close(single.change, parts[[20, 40]])
+    with pytest.raises(ValueError, match="is inside it"):
+        smooth_dstrf(model, clip(), wrt="prefiltering")
+    ahead = nn.Sequential(nn.Conv2d(1, 2, (F, 5), padding=(0, 2)), nn.Tanh()).double()
+    both = dstrf(ahead, clip(), lookahead=2, lags=3)
+    torch.testing.assert_close(contributions(both, clip()).sum((2, 3)), both.response - both.intercept)
 
 
 def test_contributions_refuse_another_clip_and_clean_up(tmp_path) -> None:

@@ -157,6 +157,13 @@ def test_single_precision_and_output_nonlinearities() -> None:
     np.testing.assert_allclose(outer.eigenvalues[0, 0], wanted[wanted.abs().argmax()], rtol=1e-3)
 
 
+def test_behind_a_named_part() -> None:
+    model = nn.Sequential(nn.Softsign(), Quadratic(kernels(2), [1.0, -1.0]))
+    model.receptive_field = L
+    found = curvature(model, torch.randn(F, 40).double(), 0, [30], n_patterns=2, wrt="0")
+    np.testing.assert_allclose(found.eigenvalues, [[8.0, -2.0]])
+
+
 def test_refusals() -> None:
     model, clip = Quadratic(kernels(2), [1.0, -1.0]), torch.randn(F, 40).double()
     with pytest.raises(ValueError, match="neuron must be one neuron"):

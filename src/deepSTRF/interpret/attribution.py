@@ -21,7 +21,7 @@ from deepSTRF.interpret.dynamic.estimate import BUDGET, _baseline, as_sink, dstr
 from deepSTRF.interpret.dynamic.estimators import windows_of
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.sinks import CallbackSink, Sink
-from deepSTRF.interpret.dynamic.subject import Subject
+from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.gradients import differentiating
 
@@ -90,8 +90,8 @@ def contributions(
     result : DynamicSTRF
         Filters in memory or in a file.
     stimulus : Tensor (F, T), (1, F, T) or (1, 1, F, T), or a sound
-        The clip that the filters are of: what they were differentiated by, so for a model with a front-end
-        ``model.spectrogram(sound)``, and the sound itself with ``wrt="samples"``.
+        The clip that the filters are of: what they were differentiated by, which ``stimulus_frames(model,
+        clip, wrt=...)`` of `deepSTRF.interpret.dynamic` returns; with ``wrt="samples"`` also the sound.
     baseline : float or Tensor (F,) or (F, T)
         Sound that contributes nothing.
     sink : Sink or sequence of Sink, optional
@@ -208,7 +208,12 @@ def smooth_dstrf(
             "smooth_dstrf keeps its filters in memory: take fewer times= or neurons= instead of sink"
         )
     with differentiating(model):
-        clip = Subject(model, stimulus, wrt)
+        clip = subject_of(model, stimulus, wrt)
+    if clip.tap_shape is not None:
+        raise ValueError(
+            f"noise is added to what the model hears, and wrt={wrt!r} is inside it: use wrt='samples', or "
+            "average dstrf over clips that you made noisy"
+        )
     sd = share * float(clip.frames.std())
     # the clip itself, for its window and method, which all copies then share; its filters are not kept
     plain = dstrf(model, stimulus, wrt=wrt, lags=lags, sink=CallbackSink(lambda rows, block: None), **options)
@@ -253,6 +258,6 @@ def _frames_of(result: DynamicSTRF, shape: Sequence[int], stimulus: Tensor) -> T
     if frames.shape[2] != bands or frames.shape[3] != result.n_frames:
         raise ValueError(
             f"stimulus must be the clip of these filters, {bands} bands by {result.n_frames} frames, got "
-            f"{tuple(given.shape)}; of a model with a front-end pass model.spectrogram(sound)"
+            f"{tuple(given.shape)}; stimulus_frames(model, stimulus, wrt=...) returns what they apply to"
         )
     return frames

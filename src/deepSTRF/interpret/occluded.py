@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepSTRF.interpret.dynamic.estimate import BUDGET, _baseline, time_indices
 from deepSTRF.interpret.dynamic.moments import Moment, forward_bytes, window_length
-from deepSTRF.interpret.dynamic.subject import Subject
+from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int
 from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
 from deepSTRF.models.prediction import evaluating
@@ -77,6 +77,7 @@ def occlusion(
     times: int | slice | Sequence[int] | None = None,
     neurons: NeuronSelection = None,
     lags: int | None = None,
+    wrt: str = "spectrogram",
     budget_bytes: int = BUDGET,
 ) -> Occlusion:
     """Replace the sound before a response patch by patch, and return how the response changes.
@@ -89,7 +90,7 @@ def occlusion(
     model : nn.Module
         As for `dstrf`.
     stimulus : Tensor
-        One clip, as for `dstrf`; of a sound, patches of the spectrogram behind the front-end are replaced.
+        One clip, as for `dstrf`.
     patch : (int, int)
         Bands and frames of a patch. Patches tile the window, from the current frame back and from the lowest
         band up.
@@ -102,6 +103,9 @@ def occlusion(
         Which; None is all.
     lags : int, optional
         Frames of the window, L; None is the receptive field, which must then be finite.
+    wrt : str
+        What patches are cut from, as for `dstrf`: the spectrogram behind the front-end, the output of a named
+        part, or ``"samples"``, whose bands are the samples of each bin.
     budget_bytes : int
         Working memory, roughly: so many patches run at once.
 
@@ -131,7 +135,7 @@ def occlusion(
     height, width = check_positive_int("patch", patch[0]), check_positive_int("patch", patch[1])
     budget = check_positive_int("budget_bytes", budget_bytes)
     with evaluating(model):
-        subject = Subject(model, stimulus, "spectrogram")
+        subject = subject_of(model, stimulus, wrt)
         output = subject.output()
         wanted, named = neuron_indices(neurons, len(output)), time_indices(times, output.shape[1])
         if not wanted or not named:

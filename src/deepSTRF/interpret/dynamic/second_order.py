@@ -16,6 +16,7 @@ from deepSTRF.interpret.dynamic.estimate import BUDGET, time_indices
 from deepSTRF.interpret.dynamic.estimators import Jacobian
 from deepSTRF.interpret.dynamic.moments import Moment, window_length
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
+from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.neuron_selection import neuron_indices
@@ -119,7 +120,7 @@ def curvature(
         Eigenvectors, K, by magnitude.
     lags : int, optional
         Frames of the patterns; None is the receptive field, which must then be finite. Older sound stays.
-    wrt : {"spectrogram", "samples"}
+    wrt : {"spectrogram", "samples"} or str
         See `dstrf`.
     before : str, optional
         Name of an output nonlinearity to leave out. Otherwise its own curvature adds a pattern like the
@@ -169,7 +170,7 @@ def curvature(
     part = None if before is None else submodule(model, before)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_twice_differentiable(model))
-        subject = Subject(model, stimulus, wrt)
+        subject = subject_of(model, stimulus, wrt)
         if part is not None:
             stack.enter_context(replaced_output(part))
         (index,) = _one_neuron(neuron, len(subject.output()))

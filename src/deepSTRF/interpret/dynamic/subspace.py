@@ -174,7 +174,7 @@ def tuning_surface(
     subspace : ActiveSubspace, or Tensor (N, K, L, F)
         Directions, lags from the oldest frame to the current one.
     stimulus : Tensor (F, T), (1, F, T) or (1, 1, F, T), or a sequence of such
-        The clips, as the filters see them: for a model with a front-end, ``model.spectrogram(sound)``.
+        The clips, as the filters see them: `stimulus_frames`.
     response : DynamicSTRF, Tensor (T, N), or a sequence of such
         One per clip: the model's responses, taken from the result of `dstrf` at its times, or recorded ones.
     dimensions : int or (int, int)
@@ -332,7 +332,7 @@ def _paired(
         if frames.ndim != 2 or frames.shape[0] != bands:
             raise ValueError(
                 f"stimulus must be clips (F, T) with the {bands} bands of the directions, got "
-                f"{tuple(given.shape)}; of a sound pass model.spectrogram(sound)"
+                f"{tuple(given.shape)}; stimulus_frames(model, stimulus) returns them of a sound"
             )
         times = _window_ends(one) if isinstance(one, DynamicSTRF) else torch.arange(frames.shape[1])
         rates = torch.as_tensor(one.response if isinstance(one, DynamicSTRF) else one).detach().double().cpu()
