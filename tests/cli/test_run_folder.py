@@ -59,6 +59,26 @@ def test_history_csv_has_one_line_per_seed_and_epoch(finished):
     assert float(rows[0]["train_loss"]) > 0
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"split": "9/9/9"},
+        {"model_options": {"norm": "foo"}},
+        {"device": "gpu"},
+        {"dataset_options": {"n_clips": -1}},
+    ],
+)
+def test_a_wrong_choice_costs_no_earlier_run_and_claims_no_folder(finished, small_config, tmp_path, wrong):
+    shutil.copytree(finished.path, tmp_path / "run")
+    for folder in ("run", "new"):
+        with pytest.raises(ValueError, match=r"gives roles|norm must|device must|n_clips must"):
+            run_experiment(
+                small_config.with_changes(**wrong), tmp_path / folder, overwrite=True, progress=False
+            )
+    assert Run.load(tmp_path / "run").histories == finished.histories
+    assert not (tmp_path / "new").exists()
+
+
 def test_reading_back_gives_the_same_run(finished):
     again = Run.load(finished.path)
     assert again.config == finished.config

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
+from deepSTRF.training._checks import check_device
 from deepSTRF.training._option_names import check_options, option_names, parameters_of
 from deepSTRF.training.experiment_config import ExperimentConfig
+from deepSTRF.training.seeds import seeded
 
 __all__ = [
     "build_front_end",
     "build_loss",
     "build_model",
+    "check_buildable",
     "check_choices",
     "dataset_class",
     "load_dataset",
@@ -223,6 +226,35 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
             arguments[name] = wanted
     model: nn.Module = cls(**{**arguments, **config.model_options})
     return model
+
+
+def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
+    """Raise what the model's constructor and the device would, before a run takes its folder.
+
+    Parameters
+    ----------
+    config : ExperimentConfig
+        The choices.
+    dataset : NeuralDataset
+        As for `build_model`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For choices that do not go together, or a device that is not there.
+
+    Examples
+    --------
+    >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3}, device="gpu")
+    >>> check_buildable(config, load_dataset(config))
+    Traceback (most recent call last):
+        ...
+    ValueError: device must be like 'cpu', 'cuda' or 'cuda:1', got 'gpu'
+    """
+    if config.model not in SOLVERS:
+        check_device(resolve_device(config.device))
+        with seeded(config.seeds[0]):
+            build_model(config, dataset)
 
 
 def build_loss(name: str) -> Callable[..., Tensor]:

@@ -16,7 +16,13 @@ from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
-from deepSTRF.training.building import build_loss, build_model, load_dataset, resolve_device
+from deepSTRF.training.building import (
+    build_loss,
+    build_model,
+    check_buildable,
+    load_dataset,
+    resolve_device,
+)
 from deepSTRF.training.calibration import calibrate_output, has_output_stage, start_output
 from deepSTRF.training.closed_form import ClosedFormFit, is_closed_form, solve
 from deepSTRF.training.count_fitter import CountFitter, predicts_counts
@@ -29,7 +35,7 @@ from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.receptive_fields import model_fields
 from deepSTRF.training.ridge_start import fit_start
-from deepSTRF.training.run_folder import STATE, Run, prepare_folder, write_run
+from deepSTRF.training.run_folder import STATE, Run, folder_status, prepare_folder, write_run
 from deepSTRF.training.run_notes import collect_notes
 from deepSTRF.training.run_scores import MAIN_SCORE, RunScores
 from deepSTRF.training.seeds import seeded
@@ -107,7 +113,7 @@ def run_experiment(
     """
     tell = say or _quiet
     folder = Path(out or config.out or config.default_folder())
-    status = prepare_folder(folder, config, overwrite=overwrite)
+    status = folder_status(folder, config, overwrite=overwrite)
     if status == "finished":
         tell(f"This run is complete in {folder}; reading it (--overwrite fits anew)")
         return Run.load(folder)
@@ -116,6 +122,8 @@ def run_experiment(
     dataset = load_dataset(config, download=download)
     split = split_of(config, dataset)
     views = split.apply(dataset)
+    check_buildable(config, views[0])
+    prepare_folder(folder, config, overwrite=overwrite)  # only now: a wrong choice costs no earlier run
     tell(_describe(dataset, split))
     fitted = {seed: _fit_seed(config, seed, views, folder, progress, tell) for seed in config.seeds}
     tell("Scoring")

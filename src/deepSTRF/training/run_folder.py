@@ -21,7 +21,7 @@ from deepSTRF.training.files import write_atomically
 from deepSTRF.training.history import json_safe
 from deepSTRF.training.run_scores import RunScores
 
-__all__ = ["Run", "prepare_folder", "write_run"]
+__all__ = ["Run", "folder_status", "prepare_folder", "write_run"]
 
 CONFIG, RUN, PROTOCOL = "config.toml", "run.json", "protocol.json"
 SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"
@@ -183,20 +183,50 @@ def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = 
     ...     first, prepare_folder(folder, config)
     ('new', 'resume')
     """
+    status = folder_status(folder, config, overwrite=overwrite)
+    if status == "new":
+        if (folder / CONFIG).is_file():
+            _remove_run(folder)
+        write_atomically(folder / "README.txt", README.encode())
+        write_atomically(folder / CONFIG, config.to_toml().encode())
+    return status
+
+
+def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
+    """Say what `prepare_folder` would, and refuse what it would, without touching anything.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run goes.
+    config : ExperimentConfig
+        The run.
+    overwrite : bool
+        Whether what an earlier run left there is to be removed.
+
+    Returns
+    -------
+    str
+        "new", "resume" or "finished".
+
+    Raises
+    ------
+    FileExistsError
+        As `prepare_folder`.
+
+    Examples
+    --------
+    >>> folder_status(Path("no/such/folder"), ExperimentConfig())
+    'new'
+    """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder with --out")
-    known = folder / CONFIG
-    if folder.is_dir() and any(folder.iterdir()) and not known.is_file():
+    known = (folder / CONFIG).is_file()
+    if folder.is_dir() and any(folder.iterdir()) and not known:
         raise FileExistsError(
             f"{folder} is not empty and holds no run of deepSTRF; name another folder with --out"
         )
-    if known.is_file() and overwrite:
-        _remove_run(folder)
-    if known.is_file():
-        return _compare_with(folder, config)
-    write_atomically(folder / "README.txt", README.encode())
-    write_atomically(known, config.to_toml().encode())
-    return "new"
+    return _compare_with(folder, config) if known and not overwrite else "new"
 
 
 def write_run(run: Run, models: Mapping[int, Any]) -> None:
