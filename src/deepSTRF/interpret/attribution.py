@@ -19,6 +19,7 @@ from torch.nn import functional
 from deepSTRF.interpret.dynamic.ensembles import as_filters
 from deepSTRF.interpret.dynamic.estimate import BUDGET, _baseline, as_sink, dstrf
 from deepSTRF.interpret.dynamic.estimators import windows_of
+from deepSTRF.interpret.dynamic.moments import noise_sd
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.sinks import CallbackSink, Sink
 from deepSTRF.interpret.dynamic.taps import subject_of
@@ -214,7 +215,7 @@ def smooth_dstrf(
             f"noise is added to what the model hears, and wrt={wrt!r} is inside it: use wrt='samples', or "
             "average dstrf over clips that you made noisy"
         )
-    sd = share * float(clip.frames.std())
+    sd = noise_sd(clip.frames, share)
     # the clip itself, for its window and method, which all copies then share; its filters are not kept
     plain = dstrf(model, stimulus, wrt=wrt, lags=lags, sink=CallbackSink(lambda rows, block: None), **options)
     options |= {"method": plain.method, "check": False}

@@ -11,7 +11,7 @@ from deepSTRF.interpret.dynamic.reach import ReceptiveFieldError, probe_reach
 from deepSTRF.interpret.dynamic.subject import UNDECLARED, Subject
 from deepSTRF.models._checks import check_positive_int
 
-__all__ = ["Moment", "forward_bytes", "window_length"]
+__all__ = ["Moment", "forward_bytes", "noise_sd", "window_length"]
 
 
 class Moment:
@@ -109,6 +109,39 @@ def window_length(subject: Subject, lags: int | None) -> int:
             "(dstrf(model, stimulus).lags is what holds 99% of the squared gradient)"
         )
     return reach
+
+
+def noise_sd(frames: Tensor, share: float) -> float:
+    """Return the standard deviation of noise that is a share of a clip's own.
+
+    Parameters
+    ----------
+    frames : Tensor
+        The clip.
+    share : float
+        Standard deviation of the noise over that of all entries.
+
+    Returns
+    -------
+    float
+        In stimulus units.
+
+    Raises
+    ------
+    ValueError
+        For a clip that does not vary.
+
+    Examples
+    --------
+    >>> noise_sd(torch.tensor([0.0, 2.0]), 0.5) == 0.5 * 2**0.5
+    True
+    """
+    spread = float(frames.double().std()) if frames.numel() > 1 else 0.0
+    if spread == 0:
+        raise ValueError(
+            "the stimulus does not vary, so a share of its standard deviation is no noise at all"
+        )
+    return share * spread
 
 
 def forward_bytes(model: nn.Module, moment: Moment) -> int:

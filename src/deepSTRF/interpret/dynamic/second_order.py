@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from deepSTRF.interpret.dynamic.estimate import BUDGET, time_indices
 from deepSTRF.interpret.dynamic.estimators import Jacobian
-from deepSTRF.interpret.dynamic.moments import Moment, window_length
+from deepSTRF.interpret.dynamic.moments import Moment, noise_sd, window_length
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
@@ -176,7 +176,7 @@ def curvature(
         (index,) = _one_neuron(neuron, len(subject.output()))
         named = time_indices(times, subject.frames.shape[-1])
         length = window_length(subject, lags)
-        step = share * float(subject.frames.std()) if method == "secant" else None
+        step = noise_sd(subject.frames, share) if method == "secant" else None
         rows = []
         for time in named:
             moment = Moment(subject, time, length)
