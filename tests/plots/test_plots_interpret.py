@@ -382,3 +382,13 @@ def test_a_field_without_a_band_says_so_and_a_column_names_its_span():
     assert axes[0].get_title(loc="left") == "no band: fewer than two clips"
     assert np.asarray(axes[0].images[0].get_alpha()).min() == 1.0
     assert axes[2].get_title(loc="left") == "10 to 15 ms back"  # of four columns the second, lag 2
+
+
+def test_what_differs_by_rounding_looks_it():
+    _, ax = plot_probe_curves([-10, 20], [1.0, 1.0 + 1e-9], "delay (ms)", "share", include=(0, 1))
+    low, high = ax.get_ylim()
+    assert low <= 0
+    assert high >= 1
+    ax.figure.canvas.draw()
+    assert ax.yaxis.get_offset_text().get_text() == ""
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["−10", "20"]

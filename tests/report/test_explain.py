@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import wave
 
 import numpy as np
@@ -171,6 +172,22 @@ def test_a_waveform_model_is_played_sounds_and_gives_its_field_as_one(tmp_path):
     with wave.open(str(path)) as file:
         assert file.getframerate() == 16000
         assert file.getnframes() > 0.3 * 16000
+    # every probe of the battery is played, and the page states units, levels and what its columns mean
+    assert {name.split("_")[0] for name in found.arrays["probes"]} >= {"tones", "gaps", "sweeps", "masking"}
+    assert {"gap_threshold_ms", "common_ssa_index", "two_tone_suppression"} <= set(found.tables["probes"][0])
+    page = write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
+    for text in (
+        "evoked rate (spikes per bin) over level (dB re 1)",
+        "largest change (spikes per bin) over gap (ms)",
+        "share of the response over delay after the masker (ms)",
+        "<dt>SSA</dt><dd>above 0: a rare tone",
+        "<dt>E/I</dt><dd>excitation minus inhibition",
+    ):
+        assert text in page
+    stims = SyntheticDataset(**SMALL, return_waveform=True).stims
+    levels = [20 * np.log10(stim.double().pow(2).mean().sqrt().item()) for stim in stims]
+    stated = float(re.search(r"have a level of .(\d+) dB", page).group(1))
+    assert -stated in np.round(levels)  # that of the one test clip
 
 
 def test_without_the_recording_the_rest_is_done_and_the_reason_told(tmp_path, monkeypatch):

@@ -18,6 +18,9 @@ from deepSTRF.report import (
     render_report,
     write_report,
 )
+from deepSTRF.report.rendering import number
+from deepSTRF.report.sections._fields import receptive_fields
+from deepSTRF.training.receptive_fields import GRADIENT
 
 N, F, LAGS, T, R = 6, 8, 5, 60, 4
 
@@ -210,3 +213,22 @@ def test_a_section_of_ones_own_is_one_function(parts, tmp_path):
     assert "<p>6 neurons</p>" in text
     with pytest.raises(ValueError, match="name the HTML file"):
         write_report(parts)
+
+
+def test_rows_of_a_learned_latent_are_channels_and_promise_no_dynamic_strf():
+    fields = np.random.default_rng(0).normal(size=(2, 6, 3))
+    known = {"neurons": ["a", "b"], "columns": {"cc_norm": np.array([0.5, 0.4])}, "strfs": fields}
+    section = receptive_fields(ReportParts("t", **known, strf_kind=GRADIENT, latent=True))
+    assert "6 channels by 3 bins" in section.body
+    assert "no order of frequency" in section.lead
+    assert "dynamic STRFs" not in section.lead
+    section = receptive_fields(ReportParts("t", **known, strf_kind=GRADIENT))
+    assert "6 frequency bands by 3 bins" in section.body
+    assert "dynamic STRFs" in section.lead
+
+
+def test_wide_figures_scroll_on_a_telephone_and_zero_has_no_sign(page):
+    style = page[page.index("<style>") : page.index("</style>")]
+    assert re.search(r"max-width: 46rem\) {[^@]*figure.wide .paper img { max-width: none; }", style)
+    assert style.count("{") == style.count("}")
+    assert [number(value, 2) for value in (-0.001, -0.01, 0.0)] == ["0.00", "−0.01", "0.00"]

@@ -211,6 +211,7 @@ def plot_probe_curves(
     labels: Sequence[str] | None = None,
     *,
     log_x: bool = False,
+    include: Sequence[float] = (),
     title: str | None = None,
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
@@ -229,6 +230,9 @@ def plot_probe_curves(
         One per neuron, for the legend.
     log_x : bool
         Whether the parameter is on a log axis.
+    include : sequence of float
+        Values that the vertical axis shows in any case, such as 0 and 1 of a share: what differs by rounding
+        only then looks it.
     title : str, optional
         Title.
     figsize : (float, float), optional
@@ -272,7 +276,11 @@ def plot_probe_curves(
         ax.set_xscale("log")
         ax.minorticks_off()
     if log_x or places.size <= MOST_TICKS:
-        ax.set_xticks(places, [f"{place:g}" for place in places])
+        ax.set_xticks(places, [f"{place:g}".replace("-", "\N{MINUS SIGN}") for place in places])
+    if len(include):
+        low, high = ax.get_ylim()
+        ax.set_ylim(min(low, *include), max(high, *include))
+    ax.ticklabel_format(axis="y", useOffset=False)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     if labels is not None:

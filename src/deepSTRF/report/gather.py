@@ -111,6 +111,8 @@ def gather_parts(run: Run) -> ReportParts:
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
         frequencies_hz=None if frequencies is None else np.asarray(frequencies, dtype=np.float64),
+        # a front-end that states no frequencies has learned what its channels are
+        latent=frequencies is None and hasattr(getattr(model, "wav2spec", None), "hop"),
         ceiling_interval=_ceiling_interval(run),
         dt_ms=facts.get("dt_ms"),
         response_unit=str(facts.get("response_unit", "response")),

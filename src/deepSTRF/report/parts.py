@@ -115,6 +115,8 @@ class ReportParts:
         What they are, for titles: "STRF weights" or "gradient maps".
     frequencies_hz : array (F,), optional
         Centre frequencies.
+    latent : bool
+        Whether the rows of spectrograms and receptive fields are channels of a learned output, not bands.
     dt_ms : float, optional
         Bin width.
     response_unit : str
@@ -149,6 +151,7 @@ class ReportParts:
     strfs: NDArray[np.float64] | None = None
     strf_kind: str = WEIGHTS
     frequencies_hz: NDArray[np.float64] | None = None
+    latent: bool = False
     dt_ms: float | None = None
     response_unit: str = "response"
     command: str = ""
@@ -160,6 +163,11 @@ class ReportParts:
     def n_neurons(self) -> int:
         """How many neurons the page is about."""
         return len(self.neurons)
+
+    @property
+    def band_label(self) -> str:
+        """What the rows of spectrograms are called where they have no frequencies."""
+        return "channel" if self.latent else "frequency band"
 
     def ranked(self) -> NDArray[np.intp]:
         """Return the neurons that have a main score, best first."""

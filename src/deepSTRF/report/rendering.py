@@ -37,12 +37,15 @@ def number(value: float | None, decimals: int = 3) -> str:
 
     Examples
     --------
-    >>> number(-0.12345), number(float("nan")), number(2000.0, 0)
-    ('−0.123', '–', '2000')
+    >>> number(-0.12345), number(float("nan")), number(2000.0, 0), number(-0.001, 2)
+    ('−0.123', '–', '2000', '0.00')
     """
     if value is None or not math.isfinite(value):
         return NO_NUMBER
-    return f"{value:.{decimals}f}".replace("-", "−")
+    text = f"{value:.{decimals}f}"
+    if not float(text):  # what rounds to zero has no sign
+        text = text.lstrip("-")
+    return text.replace("-", "−")
 
 
 def short_name(name: str, index: int) -> str:

@@ -6,15 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from deepSTRF.interpret.probes import Listener, probe_battery
+from deepSTRF.interpret.probes import PROBES, Listener, probe_battery
 from deepSTRF.interpret.tuning_table import NeuronTable
 from deepSTRF.report.explaining.subject import Skipped, Subject
 from deepSTRF.training.files import write_atomically
 
-__all__ = ["PROBES", "explain_probes"]
-
-#: Probes that are played: what a laboratory does first with a new neuron.
-PROBES = ("tones", "clicks", "noise", "am")
+__all__ = ["explain_probes"]
 
 
 def explain_probes(subject: Subject) -> dict[str, Any]:
@@ -70,4 +67,14 @@ def explain_probes(subject: Subject) -> dict[str, Any]:
     subject.write("probes", arrays)
     table = NeuronTable(tuple(subject.names), {"index": np.asarray(subject.neurons), **battery.table.columns})
     write_atomically(subject.folder / "probes.csv", table.to_csv().encode())
-    return {}
+    return _clip_level(subject)
+
+
+def _clip_level(subject: Subject) -> dict[str, Any]:
+    """Level of the test clips in the unit of the probes, where they are sounds."""
+    if subject.dataset is None or not getattr(subject.dataset, "return_waveform", False):
+        return {}
+    sounds = (np.asarray(stim, dtype=np.float64) for stim in subject.dataset.stims)
+    sizes = [float(np.sqrt(np.mean(sound**2))) for sound in sounds]
+    levels = [20.0 * np.log10(size) for size in sizes if size > 0]
+    return {"clip_level_db": float(np.median(levels))} if levels else {}

@@ -38,11 +38,12 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         parts.dt_ms,
         ncols=COLUMNS,
         frequencies_hz=parts.frequencies_hz,
+        band_label=parts.band_label,
         suptitle=TITLES[parts.strf_kind],
     )
     n_bands, n_lags = parts.strfs.shape[1:]
     reach = f", reaching {n_lags * parts.dt_ms:g} ms back" if parts.dt_ms else ""
-    alt = f"Receptive fields of {len(shown)} neurons, {n_bands} frequency bands by {n_lags} bins{reach}."
+    alt = f"Receptive fields of {len(shown)} neurons, {n_bands} {parts.band_label}s by {n_lags} bins{reach}."
     caption = (
         f"The {len(shown)} neurons with the highest score, of {len(parts.strfs)}. "
         if len(shown) < len(parts.strfs)
@@ -52,6 +53,16 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         caption += f" Drawn are the last {lags} of {n_lags} bins; the rest holds under 1% of the energy."
     if len(parts.seeds) > 1:
         caption += " Fields are those of the seed with the best validation score."
+    return Section("fields", "Receptive fields", figure_html(figure, alt, caption), _lead(parts))
+
+
+def _lead(parts: ReportParts) -> str:
+    if parts.latent:
+        return (
+            "Red: activity of that channel raises the prediction. Blue: it lowers it. Time runs to the "
+            "response at the right. Channels belong to the front-end's learned output and have no order of "
+            "frequency; what a neuron hears is its receptive field in the sound."
+        )
     lead = (
         "Red: sound there raises the prediction. Blue: it lowers it. Time runs to the response at the right."
     )
@@ -60,7 +71,7 @@ def receptive_fields(parts: ReportParts) -> Section | None:
             " This model is not linear: these are its slopes at the null stimulus, what a little sound "
             "out of silence does. Its filters in the midst of a sound are its dynamic STRFs."
         )
-    return Section("fields", "Receptive fields", figure_html(figure, alt, caption), lead)
+    return lead
 
 
 def confidence(parts: ReportParts) -> Section | None:

@@ -15,6 +15,9 @@ from deepSTRF.report.sections._overview import metric_of
 
 __all__ = ["front_end", "waveform_field"]
 
+#: A field that takes this share of the sound there was may have been cut by its start.
+NEARLY_ALL = 0.95
+
 
 def front_end(parts: ReportParts) -> Section | None:
     """Make the tuning of the front-end's channels, before and after learning."""
@@ -87,7 +90,7 @@ def waveform_field(parts: ReportParts) -> Section | None:
     caption = (
         f"Neuron {shown.neuron}, the {shown.role} ({metric_of(parts.main_score).label} "
         f"{number(shown.score)}), before its strongest predicted response in clip {shown.clip}. 99% of the "
-        f"absolute gradient lies in the shaded {ms}.{_memory(parts, field.duration_ms)}"
+        f"absolute gradient lies in the shaded {ms}.{_memory(parts, field.duration_ms, field.response_bin)}"
     )
     seconds = len(field.stim) / field.audio_fs
     players = [
@@ -104,10 +107,12 @@ def waveform_field(parts: ReportParts) -> Section | None:
     return Section("waveform", "Receptive field in the sound", body, lead)
 
 
-def _memory(parts: ReportParts, duration_ms: float) -> str:
+def _memory(parts: ReportParts, duration_ms: float, response_bin: int) -> str:
     """Name what looks further back than the readout does."""
     if parts.strfs is None or not parts.dt_ms:
         return ""
+    if duration_ms > NEARLY_ALL * (response_bin + 1) * parts.dt_ms:
+        return " That is nearly all the sound before this response: the field may reach further back."
     window_ms = parts.strfs.shape[-1] * parts.dt_ms
     if duration_ms <= window_ms:
         return ""

@@ -30,6 +30,8 @@ def example_neurons(parts: ReportParts) -> Section | None:
         "The best, the median and the worst by test score: what the model hears, every repeat, and their "
         "average under the prediction. The clip is the test clip with the strongest response."
     )
+    if parts.latent:
+        lead += " Rows are channels of the front-end's learned output, in no order of frequency."
     if len(parts.seeds) > 1:
         lead += (
             " Scores are means over seeds; predictions are those of the seed with the best validation score."
@@ -51,6 +53,7 @@ def _panel(parts: ReportParts, example: NeuronExample) -> str:
         title=title,
         frequencies_hz=parts.frequencies_hz,
         response_label=parts.response_unit,
+        band_label=parts.band_label,
     )
     repeats = example.response.shape[0]
     caption = f"{title}. {name.capitalize()} {number(example.score)} on the test clips. Clip {example.clip}"

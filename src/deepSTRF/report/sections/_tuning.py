@@ -51,10 +51,11 @@ def tuning(parts: ReportParts) -> Section | None:
         rows=[_row(rows[neuron]) for neuron in order],
         has_fields=False,
         label="Tuning of every neuron",
-    )
+    ) + render("meanings.html.j2", columns=heads[2:])
     lead = (
-        "Read from the receptive fields above, best neurons first; a dash is what a neuron does not have. "
-        "Hover over a heading for its meaning; tuning.csv in the folder explain has more columns."
+        "Read from the receptive fields above, best neurons first; a dash is what a neuron does not have. A "
+        "field that is noise has numbers, too: look at it first. tuning.csv in the folder explain has more "
+        "columns."
     )
     if found.of_seed:
         lead = lead.replace("the receptive fields above", "receptive fields") + found.of_seed
