@@ -180,7 +180,7 @@ def test_smoothing_takes_sounds_and_unbounded_models() -> None:
     with pytest.raises(ValueError, match="noise must be a finite number above 0"):
         smooth_dstrf(model, sound, noise=0.0)
     with pytest.raises(ValueError, match="does not vary"):
-        smooth_dstrf(model, torch.ones(1600))
+        smooth_dstrf(network(), torch.ones(F, 30))
 
 
 # ---------------------------------------------------------------------- occlusion
