@@ -54,6 +54,8 @@ def test_a_curve_has_its_spread_and_its_counts():
     _, (curve, below) = plot_tuning_surface(mean, EDGES[0])
     assert not below.get_visible()
     assert curve.get_xlabel() == "sound along the direction"
+    _, (surface,) = plot_tuning_surface(np.ones((B, B)), EDGES + 50.0)
+    assert surface.get_xlim() == (49.0, 51.0), "zero is not dragged in"
 
 
 @pytest.mark.parametrize(

@@ -225,6 +225,8 @@ def _draw_surface(
     bar.ax.tick_params(labelsize=TICK_SIZE)
     for line in (ax.axhline, ax.axvline):
         line(0.0, color=GREY, linewidth=0.6)
+    ax.set_xlim(borders[0, 0], borders[0, -1])  # sound need not come near zero
+    ax.set_ylim(borders[1, 0], borders[1, -1])
     ax.set_xlabel("sound along direction 1")
     ax.set_ylabel("sound along direction 2")
     tidy(ax)
@@ -255,6 +257,7 @@ def _draw_curve(
     (below if counts is not None else curve).set_xlabel("sound along the direction")
     for ax in axes:
         ax.axvline(0.0, color=GREY, linewidth=0.6, zorder=0.5)
+        ax.set_xlim(border[0], border[-1])
         tidy(ax)
 
 
