@@ -253,7 +253,7 @@ def test_missing_packages_are_named_with_their_extra(monkeypatch):
         lambda: TensorBoardSeedLogger(0),
         lambda: WandbSeedLogger(0),
     ):
-        with pytest.raises(ImportError, match=r"deepSTRF\[log\]"):
+        with pytest.raises(ImportError, match=r"pip install -e .\.\[log\]"):
             make()
 
 
