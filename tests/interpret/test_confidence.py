@@ -80,11 +80,25 @@ def test_clips_that_were_not_heard_do_not_count():
 
 def test_bootstrap_is_the_spread_of_drawn_means():
     found = strf_confidence(clips_of_one_bin(VALUES), mean_over_clips, method="bootstrap", n_bootstrap=400)
-    np.testing.assert_allclose(found.standard_error[:, 0, 0], VALUES.std(0) / np.sqrt(5), rtol=0.12)
+    np.testing.assert_allclose(found.standard_error[:, 0, 0], VALUES.std(0, ddof=1) / np.sqrt(5), rtol=0.12)
     rng = np.random.default_rng(0)
     means = np.stack([VALUES[rng.integers(5, size=5)].mean(0) for _ in range(400)])
-    np.testing.assert_allclose(found.low[:, 0, 0], np.percentile(means, 2.5, axis=0), rtol=1e-6)
-    np.testing.assert_allclose(found.high[:, 0, 0], np.percentile(means, 97.5, axis=0), rtol=1e-6)
+    tail = 100 * stats.norm.cdf(
+        np.sqrt(5 / 4) * stats.t.ppf(0.025, 4)
+    )  # Hesterberg 2015, expanded percentile
+    np.testing.assert_allclose(found.low[:, 0, 0], np.percentile(means, tail, axis=0), rtol=1e-6)
+    np.testing.assert_allclose(found.high[:, 0, 0], np.percentile(means, 100 - tail, axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["jackknife", "bootstrap"])
+@pytest.mark.parametrize("n_clips", [6, 14])
+def test_a_band_of_95_percent_holds_the_truth_in_95_of_100_cases(method, n_clips):
+    """A thousand neurons whose truth is 0: of plain percentiles 87 and 91 % would."""
+    values = np.random.default_rng(n_clips).normal(size=(n_clips, 1000))
+    found = strf_confidence(clips_of_one_bin(values), mean_over_clips, method=method, n_bootstrap=500)
+    assert 1 - found.significant.mean() == pytest.approx(0.95, abs=0.03)
+    spread = np.sqrt((found.standard_error**2).mean()) * np.sqrt(n_clips)
+    assert spread == pytest.approx(1.0, abs=0.04)
 
 
 def test_ridge_bands_hold_the_ridge_estimate_of_new_data():

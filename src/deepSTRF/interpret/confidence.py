@@ -97,8 +97,10 @@ def strf_confidence(
         object whose ``model`` is one: ``lambda clips: fit_ridge(clips, n_lags=9, lambdas=30.0)``.
     method : {"jackknife", "bootstrap"}
         Leave out one clip at a time (as many fits as clips; the band is the estimate plus and minus t
-        standard errors), or draw as many clips as there are, ``n_bootstrap`` times (the band lies between
-        percentiles).
+        standard errors), or draw as many clips as there are, ``n_bootstrap`` times. Draws vary less than new
+        clips would, so their standard deviation is widened by ``sqrt(n / (n - 1))``, and the band lies
+        between percentiles that are widened accordingly (Hesterberg 2015): plain ones of 10 clips hold the
+        truth in 90 % of cases, not 95.
     n_bootstrap : int
         Draws.
     level : float
@@ -121,7 +123,8 @@ def strf_confidence(
 
     References
     ----------
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 11 and 13, doi 10.1201/9780429246593.
+    Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapters 11 and 13, doi 10.1201/9780429246593;
+    Hesterberg 2015, doi 10.1080/00031305.2015.1089789.
 
     Examples
     --------
@@ -226,11 +229,15 @@ def _bootstrap(
     n_clips: NDArray[np.int64],
     level: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    tail = 50.0 * (1.0 - level)
+    from scipy import stats
+
     error, low, high = (np.full_like(estimate, math.nan) for _ in range(3))
     for neuron in range(len(estimate)):
         draws = stack[counts[:, neuron], neuron]
-        if len(draws) >= 2 and n_clips[neuron] >= 2:
-            error[neuron] = draws.std(axis=0, ddof=1)
+        n = int(n_clips[neuron])
+        if len(draws) >= 2 and n >= 2:
+            wider = math.sqrt(n / (n - 1.0))
+            error[neuron] = wider * draws.std(axis=0, ddof=1)
+            tail = 100.0 * float(stats.norm.cdf(wider * stats.t.ppf(0.5 - 0.5 * level, n - 1)))
             low[neuron], high[neuron] = np.percentile(draws, [tail, 100.0 - tail], axis=0)
     return error, low, high
