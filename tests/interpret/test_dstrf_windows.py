@@ -237,6 +237,20 @@ def test_a_linear_model_is_its_kernel() -> None:
     torch.testing.assert_close(result.weights, (y * (1 - y))[..., None, None] * kernel, rtol=0, atol=1e-12)
 
 
+def test_a_frame_that_is_cut_away_and_made_up_for() -> None:
+    """Causal, but at the end of a clip a zero stands where the last frame was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ZeroPad2d((1, -1, 0, 0)), nn.Conv2d(1, 4, (F, 3), padding=(0, 1)), nn.ReLU())
+    model = nn.Sequential(*model, nn.Conv2d(4, 2, 1)).double()
+    x = torch.randn(F, 30, dtype=torch.float64)
+    with pytest.raises(ReceptiveFieldError, match=r"when the clip ends with it.*lookahead=1\)"):
+        dstrf(model, x)
+    for lookahead in (1, 2):
+        result = dstrf(model, x, lookahead=lookahead)
+        assert result.method == "comb"
+        torch.testing.assert_close(result.weights, oracle(model, x, 3, lookahead), rtol=0, atol=1e-12)
+
+
 # ---------------------------------------------------------------------- edges, lags
 
 

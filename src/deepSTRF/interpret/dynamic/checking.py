@@ -175,6 +175,10 @@ class Evidence:
                 ahead = probe_window(self.subject.respond, self.subject.frames)[1]
             if ahead != 0:
                 return not_causal(ahead)
+            return (
+                "a response is another when the clip ends with it: the model makes up for later frames at "
+                "the end of a clip. Filters are taken from whole clips with dstrf(..., lookahead=1)"
+            )
         if self.lookahead and self.reach is not None and finding.beyond:
             return (
                 f"the receptive field was measured to be {self.reach - self.lookahead} frames up to the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from deepSTRF.interpret.dynamic.carried import CarriedWindows
+from deepSTRF.interpret.dynamic.chain import Link, Padding
 from deepSTRF.interpret.dynamic.estimators import Comb, Estimator, Jacobian, Windows
 from deepSTRF.interpret.dynamic.subject import Subject
 from deepSTRF.interpret.dynamic.sweep import ClosedForm, Sweep
@@ -119,9 +120,20 @@ def method_name(way: Estimator) -> str:
     return next(name for known, name in _NAMES.items() if issubclass(kind, known))
 
 
+def _pads_what_was_cut(chain: list[Link]) -> bool:
+    """Whether zeros take the place of frames at the end of the clip: what stands there is then no frame."""
+    after = 0
+    for link in chain:
+        if isinstance(link, Padding):
+            if link.right > 0 > after:
+                return True
+            after += link.right
+    return False
+
+
 def _walker(subject: Subject, skip: nn.Module | None, budget: int) -> Walker | None:
     chain = subject.chain(skip)
-    if chain is None:
+    if chain is None or _pads_what_was_cut(chain):
         return None
     walker = Walker(chain, subject.frames[0, 0], budget // SHARE_OF_SLOPES)
     return walker if walker.agrees(subject.output()) else None
