@@ -379,7 +379,7 @@ def test_a_field_without_a_band_says_so_and_a_column_names_its_span():
     strf[2, 1] = 3.0
     missing = np.full((F, L), np.nan)
     _, axes = plot_strf_confidence(strf, missing, missing, DT)
-    assert axes[0].get_title(loc="left") == "no band: fewer than two clips"
+    assert axes[0].get_title(loc="left") == "no band: too few clips"
     assert np.asarray(axes[0].images[0].get_alpha()).min() == 1.0
     assert axes[2].get_title(loc="left") == "10 to 15 ms back"  # of four columns the second, lag 2
 

@@ -239,6 +239,24 @@ def test_bands_of_a_ridge_fit_lie_around_its_weights(tmp_path):
     assert '<section id="confidence">' in page
 
 
+def test_a_neuron_that_heard_too_few_clips_takes_no_other_ones_band(tmp_path):
+    options = {"n_neurons": 6, "n_clips": 6, "n_repeats": 2, "clip_seconds": 0.5, "missing_fraction": 0.5}
+    config = ExperimentConfig(
+        dataset_options=options, split="4/1/1", model="ridge", model_options={"n_lags": 3}
+    )
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    found = explain_run(run, list(range(6)), progress=False)
+    bands, reasons = found.arrays["confidence"], found.facts["without_band"]
+    without = np.isnan(bands["low"]).all(axis=(1, 2))
+    assert 0 < without.sum() < 6
+    assert [reason.split(":")[0] for reason in reasons] == [found.names[k] for k in np.flatnonzero(without)]
+    assert np.isfinite(bands["low"][~without]).all()
+    np.testing.assert_allclose(
+        bands["estimate"][without], found.arrays["fields"]["fields"][without], rtol=1e-5
+    )
+    assert f"No band for {reasons[0]}" in write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
+
+
 def test_a_refit_takes_the_explanation_with_it_and_damage_is_named(tmp_path):
     run = fitted(tmp_path / "one", model_options={"temporal_window_size": 4})
     explain_run(run, [0], progress=False)

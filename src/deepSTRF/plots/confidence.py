@@ -135,7 +135,7 @@ def _draw_map(
     alpha = np.where(sure | (not has_band), 1.0, UNSURE_ALPHA)
     draw_spectrogram(ax, field, (oldest, 0.0), frequencies, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
     known = f"{int(np.sum(sure))} of {field.size} weights are sure"
-    known = known if has_band else "no band: fewer than two clips"
+    known = known if has_band else "no band: too few clips"
     left_title(ax, known, LABEL_SIZE)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from deepSTRF.interpret import strf_confidence
-from deepSTRF.report.explaining.subject import Subject
+from deepSTRF.interpret import StrfConfidence, strf_confidence
+from deepSTRF.report.explaining.subject import Skipped, Subject
 from deepSTRF.training.closed_form import is_closed_form, solve
 
 __all__ = ["explain_confidence"]
@@ -28,12 +28,12 @@ def explain_confidence(subject: Subject) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``refits``: fits per neuron.
+        ``refits``: fits per neuron; ``without_band``: neurons that heard too few clips, and why.
 
     Raises
     ------
     Skipped
-        Without the recording.
+        Without the recording, or when none of the neurons heard enough clips.
     ValueError
         From the fits.
 
@@ -49,10 +49,17 @@ def explain_confidence(subject: Subject) -> dict[str, Any]:
     train, validation, _ = subject.views
     n_fits = len(train) + 1
     count = subject.begin("confidence", len(subject.neurons) * (n_fits + 1))
-    bands = []
+    bands: list[StrfConfidence | None] = []
+    reasons = []
     for neuron in subject.neurons:
         alone, check = train.select(neurons=[neuron]), validation.select(neurons=[neuron])
-        chosen: Any = solve(config, alone, check)
+        try:
+            chosen: Any = solve(config, alone, check)
+        except ValueError as error:  # it heard too few clips: the others have their bands
+            reasons.append(f"{subject.all_names[neuron]}: {error}")
+            bands.append(None)
+            count(n_fits + 1)
+            continue
         count(1)
         options = {**config.model_options, "lambdas": float(chosen.lambdas[0])}
         fixed = replace(config, model_options=options)
@@ -61,9 +68,19 @@ def explain_confidence(subject: Subject) -> dict[str, Any]:
             count(1)
             return solve(fixed, clips, None)
 
+        if len(alone) < 2:
+            reasons.append(f"{subject.all_names[neuron]}: it heard one training clip")
+            bands.append(None)
+            count(n_fits)
+            continue
         bands.append(strf_confidence(alone, refit))
-    arrays = {
-        name: np.concatenate([getattr(band, name) for band in bands]) for name in ("estimate", "low", "high")
-    }
-    subject.write("confidence", {name: value.astype(np.float32) for name, value in arrays.items()})
-    return {"refits": n_fits}
+    if not any(bands):
+        raise Skipped("; ".join(reasons))
+    known = {"estimate": subject.needs_fields().maps[list(subject.neurons)].astype(np.float32)}
+    known |= {name: np.full_like(known["estimate"], np.nan) for name in ("low", "high")}
+    for row, band in enumerate(bands):
+        if band is not None:
+            for name, values in known.items():
+                values[row] = getattr(band, name)[0]
+    subject.write("confidence", known)
+    return {"refits": n_fits, "without_band": reasons}

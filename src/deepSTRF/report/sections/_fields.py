@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from html import escape
+
 from deepSTRF.plots import plot_strf_confidence, plot_strf_grid
 from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.parts import ReportParts, Section
@@ -23,7 +25,9 @@ def receptive_fields(parts: ReportParts) -> Section | None:
     if parts.strfs is None or not len(parts.strfs):
         return None
     ranked = parts.ranked()
-    shown = [int(neuron) for neuron in ranked[:MOST_SHOWN]] or list(range(min(MOST_SHOWN, parts.n_neurons)))
+    # those without a score come last, where there is room
+    rest = sorted(set(range(len(parts.strfs))) - {int(neuron) for neuron in ranked})
+    shown = [*(int(neuron) for neuron in ranked), *rest][:MOST_SHOWN]
     scores = parts.columns.get(parts.main_score)
     titles = [
         short_name(parts.neurons[neuron], neuron)
@@ -91,6 +95,8 @@ def confidence(parts: ReportParts) -> Section | None:
             frequencies_hz=parts.frequencies_hz,
         )
         body += figure_html(figure, f"Receptive field of neuron {label} with its 95% confidence band.")
+    for reason in found.facts.get("without_band", []):
+        body += f"<p>No band for {escape(str(reason))}.</p>"
     lead = (
         f"From {found.facts.get('refits')} fits, one training clip left out at a time. Pale: weights whose "
         "95% band holds zero. The bands are pointwise, and say how much the estimate would vary with other "

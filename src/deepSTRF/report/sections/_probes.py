@@ -36,7 +36,6 @@ COLUMNS = (
     ("tone_lowest_threshold_db", "threshold dB", "level at which the most sensitive tone is answered", 0),
     ("tone_q10", "Q10", "frequency over bandwidth, 10 dB above threshold", 1),
     ("noise_monotonicity", "monotonic", "response to the loudest noise over the strongest", 2),
-    ("noise_latency_ms", "noise ms", "latency: peak of the response to the loudest noise", 1),
     ("noise_onset_index", "onset", "1 is phasic, 0 tonic", 2),
     ("am_best_rate_hz", "AM Hz", "modulation that is followed most", 0),
     ("gap_threshold_ms", "gap ms", "gap that changes half as much as the longest", 1),
