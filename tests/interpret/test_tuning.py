@@ -131,6 +131,15 @@ def test_separability_is_the_share_of_the_first_component():
         separability_index(np.ones(4))
 
 
+def test_many_neurons_are_read_in_blocks():
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(130, 25, 8))
+    table, one = strf_tuning(maps, HERTZ, DT), strf_tuning(maps[129], HERTZ, DT)
+    assert {name: column[129] for name, column in table.columns.items()} == pytest.approx(
+        {name: column[0] for name, column in one.columns.items()}, nan_ok=True
+    )
+
+
 def test_a_single_lag_is_an_instant():
     row = strf_tuning(gabor()[:, 13:14], HERTZ, DT, gabor=True).rows()[0]
     assert (row["latency_ms"], row["duration_ms"], row["duration_known"]) == (0.0, 0.0, False)

@@ -257,6 +257,19 @@ def test_a_neuron_that_heard_too_few_clips_takes_no_other_ones_band(tmp_path):
     assert f"No band for {reasons[0]}" in write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
 
 
+def test_a_clip_too_short_for_statistics_still_shows_its_filters(tmp_path):
+    options = {"n_neurons": 4, "n_clips": 7, "n_repeats": 40, "clip_seconds": 0.1}
+    config = ExperimentConfig(dataset_options=options, split="3/3/1", epochs=1, model="nrf")
+    run = run_experiment(config, tmp_path / "run", progress=False)
+    found = explain_run(run, [0], progress=False)
+    assert "nonlinearity" not in found.tables
+    assert found.arrays["dstrf"]["weights"].shape[0] == 12  # of 20 bins those with a whole window of nine
+    assert "dynamic STRFs" not in dict(found.skipped)
+    page = write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert '<section id="dynamics">' in page
+    assert '<section id="nonlinearity">' not in page
+
+
 def test_a_refit_takes_the_explanation_with_it_and_damage_is_named(tmp_path):
     run = fitted(tmp_path / "one", model_options={"temporal_window_size": 4})
     explain_run(run, [0], progress=False)

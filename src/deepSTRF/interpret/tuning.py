@@ -20,6 +20,8 @@ __all__ = ["separability_index", "strf_tuning"]
 FloatArray = NDArray[np.float64]
 
 PEAKS = ("excitatory", "largest")
+#: Maps whose modulation transfer is held in memory at once.
+AT_ONCE = 64
 
 
 def strf_tuning(
@@ -83,7 +85,11 @@ def strf_tuning(
     excitation = np.maximum(maps, 0.0).sum(axis=(1, 2))
     inhibition = np.maximum(-maps, 0.0).sum(axis=(1, 2))
     total = excitation + inhibition
-    transfer = modulation_transfer(maps, hertz, dt)
+    # in blocks: the transforms are a hundred times as large as the maps
+    blocks = [
+        modulation_transfer(maps[first : first + AT_ONCE], hertz, dt)
+        for first in range(0, len(maps), AT_ONCE)
+    ]
     columns: dict[str, NDArray[Any]] = {
         name: np.asarray([profile[name] for profile in profiles]) for name in _NOTHING
     }
@@ -95,10 +101,9 @@ def strf_tuning(
         "ei_balance": np.where(
             total > 0, (excitation - inhibition) / np.where(total > 0, total, 1.0), np.nan
         ),
-        "best_rate_hz": transfer.best_rate_hz,
-        "best_scale_cyc_oct": transfer.best_scale_cyc_oct,
-        "direction_index": transfer.direction_index,
     }
+    for name in ("best_rate_hz", "best_scale_cyc_oct", "direction_index"):
+        columns[name] = np.concatenate([getattr(block, name) for block in blocks])
     table = NeuronTable(names, columns)
     return table.joined(fit_gabor(maps, hertz, dt).table(names)) if check_flag("gabor", gabor) else table
 

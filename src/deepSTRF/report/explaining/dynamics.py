@@ -77,11 +77,11 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
     count = subject.begin("dynamic STRFs", pieces)
     result = _filters(subject, excerpt, count)
     weights: NDArray[np.float32] = result.weights.float().numpy()
-    rows = [_measures(subject, result, count)]
-    # of the other clips only the numbers are kept
-    rows += [_measures(subject, _filters(subject, one, count), count) for one in clips[1:]]
-    table = _nonlinearity_table(subject, rows)
-    write_atomically(subject.folder / "nonlinearity.csv", table.to_csv().encode())
+    constant = _is_constant(weights)
+    measured = _statistics(subject, clips[:1] if constant else clips, result, count)
+    if measured:
+        table = _nonlinearity_table(subject, list(measured.values()))
+        write_atomically(subject.folder / "nonlinearity.csv", table.to_csv().encode())
     with evaluating(subject.model):
         device, dtype = placement(subject.model)
         stim = torch.as_tensor(excerpt.stim)[None].to(device, dtype)
@@ -97,12 +97,11 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
         "start_s": shown[0] * subject.dt_ms / 1000,
     }
     subject.write("dstrf", arrays)
-    constant = _is_constant(weights)
     if not constant:
         _write_movie(subject, arrays)
     return {
         "clip": excerpt.name,
-        "statistics_clips": [one.name for one in clips],
+        "statistics_clips": list(measured),
         "bins": len(times),
         "lags": result.lags,
         "receptive_field": result.receptive_field,
@@ -145,6 +144,22 @@ def _filters(subject: Subject, excerpt: Excerpt, count: Callable[[int], None]) -
     for name in ("response", "intercept", "memory"):
         fields[name] = fields[name].cpu()[:, back]
     return DynamicSTRF(**fields)
+
+
+def _statistics(
+    subject: Subject, clips: Sequence[Excerpt], first: DynamicSTRF, count: Callable[[int], None]
+) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Statistics by clip, of those that are long enough; of all but the first only the numbers are kept."""
+    measured = {}
+    for index, clip in enumerate(clips):
+        try:
+            result = first if index == 0 else _filters(subject, clip, count)
+            name = clip.name if clip.name not in measured else f"{clip.name} ({clip.clip})"
+            measured[name] = _measures(subject, result, count)
+        except ValueError:
+            # too few bins for the delays of the hold: the filters are shown all the same
+            continue
+    return measured
 
 
 def _measures(
