@@ -259,11 +259,14 @@ def test_a_neuron_that_heard_too_few_clips_takes_no_other_ones_band(tmp_path):
 
 def test_a_clip_too_short_for_statistics_still_shows_its_filters(tmp_path):
     options = {"n_neurons": 4, "n_clips": 7, "n_repeats": 40, "clip_seconds": 0.1}
-    config = ExperimentConfig(dataset_options=options, split="3/3/1", epochs=1, model="nrf")
+    wide = {"temporal_window_size": 16}
+    config = ExperimentConfig(
+        dataset_options=options, split="3/3/1", epochs=1, model="nrf", model_options=wide
+    )
     run = run_experiment(config, tmp_path / "run", progress=False)
     found = explain_run(run, [0], progress=False)
     assert "nonlinearity" not in found.tables
-    assert found.arrays["dstrf"]["weights"].shape[0] == 12  # of 20 bins those with a whole window of nine
+    assert found.arrays["dstrf"]["weights"].shape[0] == 5  # of 20 bins those with a whole window
     assert "dynamic STRFs" not in dict(found.skipped)
     page = write_report(run, tmp_path / "r.html").read_text(encoding="utf-8")
     assert '<section id="dynamics">' in page
