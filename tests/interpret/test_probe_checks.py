@@ -144,6 +144,23 @@ def test_the_battery_plays_the_oddball_of_a_neuron_at_the_top_where_it_can_be_pl
     assert battery.results["oddball"].high_khz[0] <= HIGHEST_SHARE * FS / 1000 + 1e-9
 
 
+def test_a_whiff_of_excitation_beside_suppression_is_no_tuning():
+    ds = SyntheticDataset(n_neurons=1, n_clips=1, n_repeats=1, clip_seconds=0.2)
+    model = Linear(24, 3, out_neurons=2, norm="none")
+    with torch.no_grad():
+        model.readout.strf.kernel.weight.fill_(-1.0)
+        model.readout.strf.kernel.weight[:, :, :4] = torch.tensor([0.5, 2.0])[:, None, None, None]
+    area = tone_responses(Listener.for_dataset(model, ds), levels_db=[-60.0, -40.0, -20.0])
+    assert (area.response.max(axis=(1, 2)) > 0).all()
+    assert np.isnan(area.best_khz).tolist() == [True, False]
+    assert np.isnan(area.threshold_db[0]).all()
+    assert area.best_khz[1] < 0.8
+    # the same neuron with the sign turned is tuned
+    with torch.no_grad():
+        model.readout.strf.kernel.weight.neg_()
+    assert np.isfinite(tone_responses(Listener.for_dataset(model, ds)).best_khz).all()
+
+
 def test_long_bins_show_slow_rates_only():
     """Usual rates that the bins cannot show are left out; a rate that was asked for is refused."""
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8, hop_ms=20.0, win_ms=40.0)

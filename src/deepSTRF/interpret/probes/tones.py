@@ -25,7 +25,8 @@ TONES_PER_OCTAVE = 8
 #: Down to where cochleagrams have their floor.
 LEVELS_DB = tuple(float(level) for level in range(-110, 0, 10))
 DURATION_MS, TAIL_MS = 100.0, 50.0
-#: A tone is answered when it evokes this share of the strongest response: a model has no noise to beat.
+#: A tone is answered when it evokes this share of the strongest response, of either sign: a model has no
+#: noise to beat.
 CRITERION = 0.2
 #: Bandwidths are read this far above threshold.
 ABOVE_THRESHOLD_DB = 10.0
@@ -110,12 +111,13 @@ def tone_responses(
     measure : {"mean", "peak"}
         What counts as the response.
     criterion : float
-        A tone is answered when it evokes this share of the neuron's strongest response.
+        A tone is answered when it excites by this share of the neuron's strongest response of either sign.
 
     Returns
     -------
     FrequencyResponseArea
-        Responses, thresholds and summary. Neurons that no tone excites have NaN.
+        Responses, thresholds and summary. Neurons that answer no tone (none excites them, or little beside
+        how others suppress them) have NaN.
 
     Raises
     ------
@@ -189,8 +191,9 @@ def default_tones(listener: Listener) -> FloatArray:
 
 def _thresholds(levels: FloatArray, area: FloatArray, criterion: float) -> FloatArray:
     """Lowest answered level of each tone (P,)."""
-    wanted = criterion * float(area.max())
-    if wanted <= 0:
+    # of either sign: a whiff of excitation in a neuron that tones suppress is no answer
+    wanted = criterion * float(np.abs(area).max())
+    if wanted <= 0 or area.max() < wanted:
         return np.full(area.shape[1], np.nan)
     return np.asarray([first_crossing(levels, curve, wanted) for curve in area.T])
 
@@ -205,7 +208,7 @@ def _summary(
     octaves: FloatArray, levels: FloatArray, area: FloatArray, thresholds: FloatArray
 ) -> list[float]:
     """Best and characteristic frequency (kHz), lowest threshold, bandwidth (octaves), Q10."""
-    if area.max() <= 0:
+    if np.isnan(thresholds).all():
         return [np.nan] * 5
     level, at = np.unravel_index(int(area.argmax()), area.shape)
     best = 2.0 ** refined_peak(octaves, area[level], int(at)) / 1000.0
