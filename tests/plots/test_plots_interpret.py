@@ -392,3 +392,12 @@ def test_what_differs_by_rounding_looks_it():
     ax.figure.canvas.draw()
     assert ax.yaxis.get_offset_text().get_text() == ""
     assert [text.get_text() for text in ax.get_xticklabels()] == ["−10", "20"]
+
+
+def test_names_of_dots_that_are_close_do_not_lie_over_each_other():
+    measures = {"complexity": [1.57, 1.575, 1.45, 1.9], "hold": [0.0, 0.1, 0.0, 3.0]}
+    figure, (ax,) = plot_nonlinearity_scatter(measures, names=["sim001", "sim005", "sim002", "sim004"])
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])

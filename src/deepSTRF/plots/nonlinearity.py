@@ -29,6 +29,8 @@ PANEL_INCHES = (2.9, 2.9)
 ROW_INCHES, COLUMN_INCHES, NAME_INCHES = 0.3, 1.75, 1.2
 #: With more neurons than this, names would cover the dots.
 MOST_NAMED = 8
+#: Names of dots within these shares of the two axes would lie over each other.
+NEAR = (0.3, 0.06)
 #: Share of the axis kept free around the outermost dots.
 MARGIN = 0.12
 #: Values that differ by less are one value.
@@ -102,17 +104,24 @@ def plot_nonlinearity_scatter(
         missing = int((~both).sum())
         left_title(ax, f"n = {int(both.sum())}" + (f", {missing} NaN" if missing else ""), TICK_SIZE)
         if names is not None and both.size <= MOST_NAMED:
-            for at, name_of_dot in zip(np.flatnonzero(both), np.asarray(names)[both], strict=True):
-                point = (float(columns[name][at]), float(columns[against][at]))
-                ax.annotate(
-                    str(name_of_dot), point, (4, 4), textcoords="offset points", fontsize=TICK_SIZE - 1
-                )
+            _name_dots(ax, x, y, [str(name_of_dot) for name_of_dot in np.asarray(names)[both]])
         ax.set_xlabel(name)
         ax.set_ylabel("" if column else against)
         tidy(ax)
     if suptitle:
         figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
     return figure, axes
+
+
+def _name_dots(ax: Axes, x: FloatArray, y: FloatArray, names: list[str]) -> None:
+    """Write each name beside its dot; of two dots that are close, the lower one has its name below it."""
+    wide, high = float(np.ptp(ax.get_xlim())), float(np.ptp(ax.get_ylim()))
+    for at, name in enumerate(names):
+        near = (np.abs(x - x[at]) < NEAR[0] * wide) & (np.abs(y - y[at]) < NEAR[1] * high)
+        # among equals the later one counts as lower
+        lower = near & ((y > y[at]) | ((y == y[at]) & (np.arange(y.size) < at)))
+        offset = (4, -10) if lower.any() else (4, 4)
+        ax.annotate(name, (x[at], y[at]), offset, textcoords="offset points", fontsize=TICK_SIZE - 1)
 
 
 def plot_nonlinearity_table(
