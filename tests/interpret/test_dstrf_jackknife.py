@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.interpret.dynamic import ArraySink, FileSink, dstrf, jackknife_error, jackknifed_dstrf
-from deepSTRF.models.audio import Linear
+from deepSTRF.models.audio import Linear, StateNet
 
 F, T = 4, 50
 
@@ -56,6 +56,8 @@ def test_one_fit_is_itself_and_illegal_arguments_are_told() -> None:
     torch.testing.assert_close(alone.weights, dstrf(model, x).weights)
     with pytest.raises(ValueError, match="models is empty"):
         jackknifed_dstrf([], x)
+    with pytest.raises(ValueError, match="fits of one model"):
+        jackknifed_dstrf([model, Linear(F, 3, 1).double()], x)
     for agreement in (0.5, 0.0, 1.1):
         with pytest.raises(ValueError, match="agreement must be above"):
             jackknifed_dstrf([model], x, agreement=agreement)
@@ -90,3 +92,18 @@ def test_errors_of_a_mean_are_those_of_statistics() -> None:
     values = torch.randn(12, 4, dtype=torch.float64)
     left_out = torch.stack([values[torch.arange(12) != j].mean(0) for j in range(12)])
     torch.testing.assert_close(jackknife_error(left_out), values.std(0) / 12**0.5)
+
+
+def test_small_budgets_and_recurrent_fits_change_nothing() -> None:
+    """Each fit goes along the clip once, however few bins there are at a time."""
+    x, models = torch.randn(F, T, dtype=torch.float64), []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        models.append(StateNet(F, out_neurons=2, rnn_type="GRU", kernel_size=2, stride=1).double().eval())
+    each = torch.stack([dstrf(model, x, lags=5).weights for model in models])
+    for budget in (1, 10_000, 2**24):
+        result = jackknifed_dstrf(models, x, lags=5, agreement=0.9, error=ArraySink(), budget_bytes=budget)
+        assert (result.lags, result.lookahead) == (5, 0)
+        torch.testing.assert_close(result.error, jackknife_error(each), atol=1e-14, rtol=0)
+        kept = result.weights != 0
+        torch.testing.assert_close(result.weights[kept], each.mean(0)[kept], atol=1e-14, rtol=0)

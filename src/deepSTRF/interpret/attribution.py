@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF.interpret.dynamic.ensembles import as_filters
-from deepSTRF.interpret.dynamic.estimate import BUDGET, _baseline, as_sink, dstrf
+from deepSTRF.interpret.dynamic.estimate import as_sink, dstrf
 from deepSTRF.interpret.dynamic.estimators import windows_of
 from deepSTRF.interpret.dynamic.moments import noise_sd
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
+from deepSTRF.interpret.dynamic.run import BUDGET, baseline_frames
 from deepSTRF.interpret.dynamic.sinks import CallbackSink, Sink
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int, check_positive_number
@@ -123,7 +124,7 @@ def contributions(
     """
     filters = as_filters(result)
     frames = _frames_of(result, filters.shape, stimulus)
-    frames = frames - _baseline(baseline, frames)
+    frames = frames - baseline_frames(baseline, frames)
     bands = frames.shape[2]
     out = as_sink(sink)
     ahead, window = _ahead(result), result.lags + _ahead(result)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.interpret.dynamic.estimate import BUDGET, _baseline, time_indices
 from deepSTRF.interpret.dynamic.moments import Moment, forward_bytes, window_length
+from deepSTRF.interpret.dynamic.request import time_indices
+from deepSTRF.interpret.dynamic.run import BUDGET, baseline_frames
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int
 from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
@@ -141,7 +142,7 @@ def occlusion(
         if not wanted or not named:
             raise ValueError(f"nothing to do: {len(named)} times and {len(wanted)} neurons are left")
         length, bands = window_length(subject, lags), subject.frames.shape[2]
-        silent = _baseline(baseline, subject.frames)
+        silent = baseline_frames(baseline, subject.frames)
         # anchored at the current frame: its patch is never the narrow one
         lag_edges = torch.tensor([0, *range(length % width or width, length + 1, width)])
         band_edges = torch.tensor([*range(0, bands, height), bands])

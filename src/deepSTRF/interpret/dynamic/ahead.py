@@ -150,11 +150,17 @@ class LookingAhead(Estimator):
         first = max(0, self.n_inside - (way.reach or 0)) if cut else 0
         self.rest = ToTheEnd(subject, way.neurons, self.lags, lookahead, first, way.budget)
 
-    def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks that fit the budget."""
+    def prepare(self, times: Sequence[int]) -> None:
+        """Prepare both ways."""
+        for way, part in zip((self.way, self.rest), self._parted(times), strict=True):
+            if part:
+                way.prepare(part)
+
+    def cut(self, times: Sequence[int]) -> list[list[int]]:
+        """Cut some of the times into blocks that fit the budget."""
         inside, end = self._parted(times)
-        blocks = self.way.plan(inside) if inside else []
-        return [[t - self.ahead for t in block] for block in blocks] + (self.rest.plan(end) if end else [])
+        blocks = self.way.cut(inside) if inside else []
+        return [[t - self.ahead for t in block] for block in blocks] + (self.rest.cut(end) if end else [])
 
     def block(self, times: Sequence[int]) -> Tensor:
         """Return (B, N, L, F)."""

@@ -31,10 +31,10 @@ class CarriedWindows(Windows):
     def _span(self) -> int:
         return self.lags
 
-    def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks, and start from the beginning of the clip."""
+    def prepare(self, times: Sequence[int]) -> None:
+        """Settle how large blocks may be, and start from the beginning of the clip."""
         self._position, self._state = 0, self.subject.init_state(1)
-        return super().plan(times)
+        super().prepare(times)
 
     def _early(self, times: list[int]) -> Tensor:
         self.memory.update({t: self.subject.frames.new_zeros(len(self.neurons)) for t in times})

@@ -39,6 +39,8 @@ class Estimator:
         Bytes of working memory.
     memory : dict
         What the past before the window contributes to a response, by time: Tensor (N,).
+    size : int
+        Times of a block.
 
     Examples
     --------
@@ -54,11 +56,20 @@ class Estimator:
     reach: int | None = None
     budget: int = 2**28
     memory: dict[int, Tensor] = field(default_factory=dict)
+    size: int = 1
 
     def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks that fit the budget."""
-        size = max(1, self.budget // max(1, self.bytes_per_time(times)))
-        return [list(times[first : first + size]) for first in range(0, len(times), size)]
+        """Prepare for some times, and cut them into blocks."""
+        self.prepare(times)
+        return self.cut(times)
+
+    def prepare(self, times: Sequence[int]) -> None:
+        """Settle how large blocks may be, and start at the first of some times."""
+        self.size = max(1, self.budget // max(1, self.bytes_per_time(times)))
+
+    def cut(self, times: Sequence[int]) -> list[list[int]]:
+        """Cut some of the times into blocks that fit the budget; further calls go forward in time."""
+        return [list(times[first : first + self.size]) for first in range(0, len(times), self.size)]
 
     def bytes_per_time(self, times: Sequence[int]) -> int:
         """Working memory of one time, in bytes: its graph and its rows of the result."""
@@ -176,14 +187,17 @@ class Comb(Estimator):
     3
     """
 
-    def plan(self, times: Sequence[int]) -> list[list[int]]:
+    def prepare(self, times: Sequence[int]) -> None:
+        """Settle how many combs a block may have."""
+        longest = -(-len(times) // (self.reach or 1))
+        per_comb = _held_bytes(self.subject.respond, self.subject.frames) + 2 * longest * self.row_bytes()
+        self.size = max(1, self.budget // max(1, per_comb))
+
+    def cut(self, times: Sequence[int]) -> list[list[int]]:
         """Group times by their offset, several combs to a block where they fit."""
         reach = self.reach or 1
         offsets = sorted({t % reach for t in times})
-        longest = -(-len(times) // reach)
-        per_comb = _held_bytes(self.subject.respond, self.subject.frames) + 2 * longest * self.row_bytes()
-        size = max(1, self.budget // max(1, per_comb))
-        groups = [set(offsets[first : first + size]) for first in range(0, len(offsets), size)]
+        groups = [set(offsets[first : first + self.size]) for first in range(0, len(offsets), self.size)]
         return [[t for t in times if t % reach in group] for group in groups]
 
     def block(self, times: Sequence[int]) -> Tensor:

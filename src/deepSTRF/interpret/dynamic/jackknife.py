@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.interpret.dynamic.estimate import BUDGET, as_sink, dstrf, time_indices
+from deepSTRF.interpret.dynamic.estimate import as_sink
+from deepSTRF.interpret.dynamic.run import Run, open_run
 from deepSTRF.interpret.dynamic.sinks import Sink
+from deepSTRF.models._checks import check_positive_int
 
 __all__ = ["JackknifedSTRF", "jackknife_error", "jackknifed_dstrf", "sign_consistent"]
+
+#: Working memory for all fits together.
+BUDGET = 2**28
+#: Entries whose signs are compared at once.
+AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -34,9 +43,11 @@ class JackknifedSTRF:
     neurons : list of int
         Neuron of each column.
     lags : int
-        Frames of the window, L.
+        Frames of the window up to the current one, L.
     error : Tensor (T, N, L, F), or what its sink made
         Jackknife standard errors, when they were asked for, else None.
+    lookahead : int
+        Frames of the window after the current one: the last entries of the lag axis.
 
     Examples
     --------
@@ -53,6 +64,7 @@ class JackknifedSTRF:
     neurons: list[int]
     lags: int
     error: Any = None
+    lookahead: int = 0
 
     def t_map(self) -> Tensor:
         """Return weights over standard errors (T, N, L, F): how many errors each entry is away from zero.
@@ -111,9 +123,11 @@ def jackknifed_dstrf(
     error : Sink or sequence of Sink, optional
         Where standard errors go, such as ``ArraySink()``; None computes none. See `jackknife_error`.
     budget_bytes : int
-        Memory for the filters of all fits at once, and again for the work on each.
+        Working memory beyond the result, roughly: half for the filters of all fits at once, half for the work
+        on them. With many outputs more is faster.
     **options
-        For `dstrf`: ``neurons``, ``wrt``, ``before``, ``method``, ``path``, ``baseline``, ``check``.
+        For `dstrf`: ``neurons``, ``lookahead``, ``wrt``, ``before``, ``method``, ``path``, ``baseline``,
+        ``check``.
 
     Returns
     -------
@@ -143,47 +157,77 @@ def jackknifed_dstrf(
         raise ValueError(f"agreement must be above 0.5 and at most 1, or None, got {agreement!r}")
     if "edge" in options:
         raise ValueError("edge is 'zero' here: choose times to leave out the start of the clip")
-    probe = dstrf(models[0], stimulus, lags=lags, times=[0], budget_bytes=budget_bytes, **options)
-    shape = tuple(probe.weights.shape[1:])
-    wanted = time_indices(times, probe.n_frames)
     targets = [as_sink(sink)] if error is None else [as_sink(sink), as_sink(error)]
-    at_once = max(1, budget_bytes // (len(models) * probe.weights.numel() * probe.weights.element_size()))
-    kept, responses, intercepts = 0, [], []
+    with contextlib.ExitStack() as stack:
+        runs = _open_runs(stack, models, stimulus, lags, times, budget_bytes, options)
+        kept = _fill(runs, targets, agreement, budget_bytes)
+        made = [target.close() for target in targets]
+        results = [run.result(None, "spectrogram") for run in runs]
+    first = results[0]
+    return JackknifedSTRF(
+        weights=made[0],
+        response=_mean([result.response for result in results]),
+        intercept=_mean([result.intercept + result.memory for result in results]),
+        kept=kept,
+        times=first.times,
+        neurons=first.neurons,
+        lags=first.lags,
+        error=None if error is None else made[1],
+        lookahead=first.lookahead,
+    )
+
+
+def _open_runs(
+    stack: contextlib.ExitStack,
+    models: Sequence[nn.Module],
+    stimulus: Tensor,
+    lags: int | None,
+    times: int | slice | Sequence[int] | None,
+    budget_bytes: int,
+    options: dict[str, Any],
+) -> list[Run]:
+    """Each fit's way along the clip, all with the window of the first."""
+    budget = max(1, check_positive_int("budget_bytes", budget_bytes) // (2 * len(models)))
+    runs: list[Run] = []
+    for model in models:
+        window = runs[0].request.lags if runs else lags
+        run = open_run(stack, model, stimulus, lags=window, times=times, budget_bytes=budget, **options)
+        if runs and run.shape != runs[0].shape:
+            raise ValueError(
+                f"fits must have filters of one shape (N, L, F), got {runs[0].shape[1:]} and "
+                f"{run.shape[1:]}; give fits of one model"
+            )
+        runs.append(run)
+    return runs
+
+
+def _fill(runs: list[Run], targets: list[Sink], agreement: float | None, budget_bytes: int) -> float:
+    """Bring mean filters, and their errors, to the sinks; returns the share of entries that is kept."""
+    frames, shape, wanted = runs[0].memory, runs[0].shape, runs[0].request.times
+    row_bytes = len(runs) * math.prod(shape[1:]) * frames.element_size()
+    at_once = max(1, budget_bytes // (2 * row_bytes))
+    kept = 0
     opened: list[Sink] = []
     try:
         for target in targets:
-            target.open((len(wanted), *shape), probe.weights.dtype, probe.weights.device)
+            target.open(shape, frames.dtype, frames.device)
             opened.append(target)
         for first in range(0, len(wanted), at_once):
             part = wanted[first : first + at_once]
-            fits = [
-                dstrf(model, stimulus, lags=probe.lags, times=part, budget_bytes=budget_bytes, **options)
-                for model in models
-            ]
-            stacked, rows = torch.stack([fit.weights for fit in fits]), torch.arange(first, first + len(part))
+            rows = torch.arange(first, first + len(part))
+            stacked = frames.new_empty(len(runs), len(part), *shape[1:])
+            for index, run in enumerate(runs):
+                stacked[index] = run.rows(part)
             weights, agreed = sign_consistent(stacked, agreement)
             kept += agreed
             targets[0].write(rows, weights)
-            if error is not None:
+            if len(targets) > 1:
                 targets[1].write(rows, jackknife_error(stacked))
-            responses.append(_mean([fit.response for fit in fits]))
-            intercepts.append(_mean([fit.intercept + fit.memory for fit in fits]))
-        made = [target.close() for target in targets]
     except BaseException:
         for target in opened:
             target.abort()
         raise
-    share = kept / (len(wanted) * probe.weights.numel())
-    return JackknifedSTRF(
-        made[0],
-        torch.cat(responses),
-        torch.cat(intercepts),
-        share,
-        torch.tensor(wanted),
-        probe.neurons,
-        probe.lags,
-        None if error is None else made[1],
-    )
+    return kept / math.prod(shape)
 
 
 def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, int]:
@@ -209,6 +253,17 @@ def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, i
     mean = filters.mean(0)
     if agreement is None:
         return mean, mean.numel()
+    flat, entries = mean.view(-1), filters.flatten(1)
+    kept = 0
+    for first in range(0, flat.numel(), AT_ONCE):  # sorting takes three times what it sorts
+        split = _disagree(entries[:, first : first + AT_ONCE], agreement)
+        flat[first : first + AT_ONCE].masked_fill_(split, 0.0)
+        kept += int((~split).sum())
+    return mean, kept
+
+
+def _disagree(filters: Tensor, agreement: float) -> Tensor:
+    """Where fits (J, E) disagree about the sign of an entry: (E,)."""
     rising = filters.sort(0).values
     # linear interpolation between order statistics; torch.quantile refuses more than 16 million entries
     place = agreement * (len(filters) - 1)
@@ -216,8 +271,7 @@ def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, i
     weight = place - low
     upper = torch.lerp(rising[low], rising[min(low + 1, len(rising) - 1)], weight)
     lower = torch.lerp(rising[-1 - low], rising[max(-2 - low, -len(rising))], weight)
-    split = (upper > 0) & (lower < 0)
-    return mean.masked_fill(split, 0.0), int((~split).sum())
+    return (upper > 0) & (lower < 0)
 
 
 def jackknife_error(filters: Tensor) -> Tensor:

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF.interpret.dynamic.estimate import BUDGET, time_indices
 from deepSTRF.interpret.dynamic.estimators import Jacobian
 from deepSTRF.interpret.dynamic.moments import Moment, noise_sd, window_length
+from deepSTRF.interpret.dynamic.request import time_indices
+from deepSTRF.interpret.dynamic.run import BUDGET
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number

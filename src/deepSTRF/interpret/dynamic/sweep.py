@@ -85,18 +85,21 @@ class Sweep(Estimator):
                 widest = max(widest, above + lags * c_in)
         return len(self.neurons) * widest * self.subject.frames.element_size() + 2 * self.row_bytes()
 
-    def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks that fit the budget and a processor's cache; choose where to meet."""
+    def prepare(self, times: Sequence[int]) -> None:
+        """Settle how many times fit the budget and a processor's cache, and where to meet."""
         rows = self.budget // max(1, self.bytes_per_time(times))
         if self.subject.frames.device.type == "cpu":
             rows = min(rows, _ROWS // len(self.neurons))
         self._choose_meeting(times, max(1, rows))
         blocks = -(-len(times) // max(1, rows))
-        size = -(-len(times) // blocks)  # blocks of one size
+        self.size = -(-len(times) // blocks)  # blocks of one size
+
+    def cut(self, times: Sequence[int]) -> list[list[int]]:
+        """Cut some of the times into blocks."""
         plan: list[list[int]] = []
         for time in times:
             # far apart, two times would need the slopes of all that is between them
-            if not plan or len(plan[-1]) == size or time - plan[-1][0] > max(size, self.walker.reach):
+            if not plan or len(plan[-1]) == self.size or time - plan[-1][0] > max(self.size, self.reach or 0):
                 plan.append([])
             plan[-1].append(time)
         return plan
@@ -221,10 +224,13 @@ class ClosedForm(Sweep):
         below = way.links[: kinds.index(True)]
         return all(_constant(link) for link in below if isinstance(link, Tensor) and link.shape[1] > 1)
 
-    def plan(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut times into blocks that fit the budget."""
-        size = max(1, self.budget // max(1, 2 * self.row_bytes()))
-        return [list(times[first : first + size]) for first in range(0, len(times), size)]
+    def prepare(self, times: Sequence[int]) -> None:
+        """Settle how large blocks may be."""
+        self.size = max(1, self.budget // max(1, 2 * self.row_bytes()))
+
+    def cut(self, times: Sequence[int]) -> list[list[int]]:
+        """Cut some of the times into blocks that fit the budget."""
+        return [list(times[first : first + self.size]) for first in range(0, len(times), self.size)]
 
     def block(self, times: Sequence[int]) -> Tensor:
         """Return (B, N, L, F)."""
