@@ -121,6 +121,12 @@ def test_illegal_requests():
         strf_confidence(ds, mean_over_clips, method="delete")
     with pytest.raises(ValueError, match="level"):
         strf_confidence(ds, mean_over_clips, level=95)
+    with pytest.raises(TypeError, match="level must be a number"):
+        strf_confidence(ds, mean_over_clips, level="95")
+    with pytest.raises(TypeError, match="NeuralDataset"):
+        strf_confidence([1, 2, 3], mean_over_clips)
+    with pytest.raises(ValueError, match="at least 2: one draw"):
+        strf_confidence(ds, mean_over_clips, method="bootstrap", n_bootstrap=1)
     with pytest.raises(ValueError, match="at least 2 clips"):
         strf_confidence(ds.select(clips=[0]), mean_over_clips)
     with pytest.raises(ValueError, match=r"\(2, F, T\)"):

@@ -180,6 +180,10 @@ def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(ear):
         waveform_fields(ear.model, torch.zeros(2, 1600))
     with pytest.raises(ValueError, match="stim must be finite"):
         waveform_fields(ear.model, torch.full((1600,), torch.nan))
+    with pytest.raises(ValueError, match="at least one neuron"):
+        exciting_spectrogram(Linear(8, 3), [])
+    with pytest.raises(TypeError, match=r"nn\.Module with F"):
+        exciting_spectrogram(lambda spectrogram: spectrogram)
     with pytest.raises(ValueError, match="null must be finite"):
         exciting_spectrogram(Linear(8, 3), null=float("nan"))
     with pytest.raises(ValueError, match="real numbers"):

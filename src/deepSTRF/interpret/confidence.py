@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
 from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
 
 __all__ = ["StrfConfidence", "strf_confidence"]
@@ -136,7 +136,8 @@ def strf_confidence(
     ((2, 24, 4), 6)
     """
     _check(dataset, fit, method, level)
-    n_bootstrap = check_positive_int("n_bootstrap", n_bootstrap)
+    if check_positive_int("n_bootstrap", n_bootstrap) < 2:
+        raise ValueError("n_bootstrap must be at least 2: one draw has no spread")
     heard = _heard(dataset)
     n_neurons = heard.shape[1]
     wanted = neuron_indices(neurons, n_neurons)
@@ -168,8 +169,13 @@ def _check(dataset: Any, fit: Any, method: str, level: float) -> None:
             f"lambda clips: fit_ridge(clips, lambdas=30.0); got {type(fit).__name__}"
         )
     check_choice("method", method, ("jackknife", "bootstrap"))
-    if not 0.0 < level < 1.0:
+    if not check_positive_number("level", level) < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level!r}")
+    if not hasattr(dataset, "response_block") or not hasattr(dataset, "select"):
+        raise TypeError(
+            "dataset must be a NeuralDataset, whose clips can be selected, got "
+            f"{type(dataset).__name__}; NeuralDataset.from_arrays(stims, responses, dt_ms=...) makes one"
+        )
     if len(dataset) < 2:
         raise ValueError(f"uncertainty over clips needs at least 2 clips, the dataset has {len(dataset)}")
 

@@ -195,6 +195,11 @@ def exciting_spectrogram(
     True
     """
     check_choice("reduce", reduce, ("last", "mean"))
+    if not isinstance(model, nn.Module) or not hasattr(model, "F"):
+        raise TypeError(
+            f"model must be an nn.Module with F, its number of bands, got {type(model).__name__}; wrap a "
+            "function in a module whose forward maps (B, 1, F, T) to (B, N, 1, T)"
+        )
     device, dtype = placement(model)
     frames = check_positive_int("T", T) if T is not None else (_reach(model) or UNBOUNDED_FRAMES)
     base = _null(model, null, frames).to(device, dtype)
@@ -319,6 +324,8 @@ def _search(
     with evaluating(model):
         at_null = responses(torch.zeros_like(null).unsqueeze(0))[0]
     wanted = neuron_indices(neurons, len(at_null))
+    if not wanted:
+        raise ValueError("neurons must name at least one neuron; None is all")
     generator = torch.Generator().manual_seed(seed)
     at_once = max(1, BATCH_VALUES // null.numel())
     found = []
