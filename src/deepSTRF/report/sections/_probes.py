@@ -16,8 +16,6 @@ __all__ = ["left_out", "probes"]
 
 #: Inches; two such figures stand side by side.
 HALF_PAGE = (5.2, 3.1)
-#: Beyond this many lines in one figure the legend would cover them.
-MOST_LABELLED = 6
 #: Figures of one parameter: keys of x and y in probes.npz, axes ("*" is the unit of rates), log x, title, and
 #: what the vertical axis must hold.
 CURVES: tuple[tuple[str, str, str, str, bool, str, tuple[float, ...]], ...] = (
@@ -79,13 +77,12 @@ def probes(parts: ReportParts) -> Section | None:
 
 def _curves(found: Explanation, arrays: Any, unit: str) -> str:
     figures = []
-    labels = found.labels if len(found.names) <= MOST_LABELLED else None
     for x, y, xlabel, ylabel, log_x, title, include in CURVES:
         if y in arrays and np.isfinite(arrays[y]).any():
             ylabel = ylabel.replace("*", unit)
             options: dict[str, Any] = {"log_x": log_x, "include": include, "title": title}
             figure, _ = plot_probe_curves(
-                arrays[x], arrays[y], xlabel, ylabel, labels, **options, figsize=HALF_PAGE
+                arrays[x], arrays[y], xlabel, ylabel, found.labels, **options, figsize=HALF_PAGE
             )
             figures.append(figure_html(figure, f"{title}: {ylabel} over {xlabel}.", wide=False))
     return f'<div class="columns">{"".join(figures)}</div>' if figures else ""
