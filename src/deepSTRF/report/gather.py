@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepSTRF.report.bands import Bands
 from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.front_end import front_end_extras
 from deepSTRF.report.page import write_parts
@@ -90,8 +91,8 @@ def gather_parts(run: Run) -> ReportParts:
     3
     """
     facts, model = run.facts, run.load_model()
-    fields, explained = receptive_fields(model), Explanation.load(run.path)
-    frequencies = facts.get("frequencies_hz")
+    bands = Bands(facts.get("frequencies_hz"))
+    fields, explained = bands.of_fields(receptive_fields(model)), Explanation.load(run.path)
     one_seed = len(run.scores.seeds) == 1
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
     return ReportParts(
@@ -107,12 +108,12 @@ def gather_parts(run: Run) -> ReportParts:
         main_score=MAIN_SCORE,
         curves=[_curves(history) for history in run.histories.values() if history],
         best_epoch=next(iter(run.best_epochs.values())) if one_seed else None,
-        examples=run.examples,
+        examples=[bands.of_example(example) for example in run.examples],
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
-        frequencies_hz=None if frequencies is None else np.asarray(frequencies, dtype=np.float64),
+        frequencies_hz=bands.frequencies_hz,
         # a front-end that states no frequencies has learned what its channels are
-        latent=frequencies is None and hasattr(getattr(model, "wav2spec", None), "hop"),
+        latent=bands.order is None and hasattr(getattr(model, "wav2spec", None), "hop"),
         ceiling_interval=_ceiling_interval(run),
         dt_ms=facts.get("dt_ms"),
         response_unit=str(facts.get("response_unit", "response")),

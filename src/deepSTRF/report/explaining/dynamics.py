@@ -85,13 +85,13 @@ def explain_dynamics(subject: Subject) -> dict[str, Any]:
     with evaluating(subject.model):
         device, dtype = placement(subject.model)
         stim = torch.as_tensor(excerpt.stim)[None].to(device, dtype)
-        spectrogram = subject.model.spectrogram(stim)[0, 0].cpu().float().numpy()
+        seen = subject.model.spectrogram(stim)[0, 0].cpu().float().numpy()
     times = result.times.cpu().numpy()
     part = strongest_stretch(excerpt.psth[times].mean(axis=1), round(1000 * SHOWN_S / subject.dt_ms))
     shown = times[part]
     arrays = {
-        "stim": spectrogram[:, shown],
-        "weights": weights[part],
+        "stim": subject.bands.sorted(seen[:, shown], axis=0),
+        "weights": subject.bands.sorted(weights[part], axis=3),
         "pred": result.response[part].cpu().float().numpy(),
         "response": excerpt.psth[shown].astype(np.float32),
         "start_s": shown[0] * subject.dt_ms / 1000,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF import __version__
+from deepSTRF.report.bands import Bands
 from deepSTRF.report.bars import Begin, open_bars
 from deepSTRF.report.explaining.confidence import explain_confidence
 from deepSTRF.report.explaining.dynamics import explain_dynamics
@@ -203,16 +204,16 @@ def _subject(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin
     except (FileNotFoundError, ValueError) as error:
         missing = f"it needs the test clips of the recording: {error}"
     count(1)
-    hertz = run.facts.get("frequencies_hz")
+    bands = Bands(run.facts.get("frequencies_hz"))
     names = list(run.scores.neurons)
     return Subject(
         model=model,
-        fields=receptive_fields(model),
+        fields=bands.of_fields(receptive_fields(model)),
         neurons=chosen,
         names=[names[neuron] for neuron in chosen],
         all_names=names,
         dt_ms=float(run.facts["dt_ms"]),
-        frequencies_hz=None if hertz is None else np.asarray(hertz, dtype=np.float64),
+        bands=bands,
         excerpt=excerpts[0] if excerpts else None,
         others=excerpts[1:],
         dataset=views[2] if views else None,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF.report.bands import Bands
 from deepSTRF.report.bars import Begin, silent
 from deepSTRF.report.explaining.excerpts import Excerpt
 from deepSTRF.report.explanation import npz_bytes
@@ -49,8 +50,8 @@ class Subject:
         Names of all neurons.
     dt_ms : float
         Bin in ms.
-    frequencies_hz : array (F,) or None
-        Bands of the model's spectrogram.
+    bands : Bands
+        Bands of the model's spectrogram, and their order from low to high, in which everything is written.
     excerpt : Excerpt or None
         The stretch of sound that is looked at; None without the recording.
     others : sequence of Excerpt
@@ -82,7 +83,7 @@ class Subject:
     names: Sequence[str] = ()
     all_names: Sequence[str] = ()
     dt_ms: float = 1.0
-    frequencies_hz: FloatArray | None = None
+    bands: Bands = field(default_factory=lambda: Bands(None))
     excerpt: Excerpt | None = None
     others: Sequence[Excerpt] = ()
     dataset: Any = None
@@ -98,12 +99,17 @@ class Subject:
             raise Skipped("the model has no STRF weights and no finite gradient")
         return self.fields
 
+    @property
+    def frequencies_hz(self) -> FloatArray | None:
+        """Frequencies (F,) of the bands in Hz, ascending, where they are known."""
+        return self.bands.frequencies_hz
+
     def needs_frequencies(self) -> FloatArray:
         """Return the frequencies of the bands, or skip the part."""
         if self.frequencies_hz is None:
             raise Skipped("neither recording nor front-end say which frequencies the bands have")
         if (np.diff(self.frequencies_hz) <= 0).any():
-            raise Skipped("the bands of this front-end do not ascend in frequency")
+            raise Skipped("two bands of this front-end have the same frequency")
         return self.frequencies_hz
 
     def needs_excerpt(self) -> Excerpt:

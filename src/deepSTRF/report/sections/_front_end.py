@@ -12,6 +12,7 @@ from deepSTRF.report.front_end import FRONT_END, WAVEFORM_FIELD, FrontEndParts, 
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.rendering import figure_html, number, render
 from deepSTRF.report.sections._overview import metric_of
+from deepSTRF.training.receptive_fields import WEIGHTS
 
 __all__ = ["front_end", "waveform_field"]
 
@@ -108,8 +109,8 @@ def waveform_field(parts: ReportParts) -> Section | None:
 
 
 def _memory(parts: ReportParts, duration_ms: float, response_bin: int) -> str:
-    """Name what looks further back than the readout does."""
-    if parts.strfs is None or not parts.dt_ms:
+    """Name what looks further back than the weights of a linear readout do."""
+    if parts.strfs is None or not parts.dt_ms or parts.strf_kind != WEIGHTS:
         return ""
     if duration_ms > NEARLY_ALL * (response_bin + 1) * parts.dt_ms:
         return " That is nearly all the sound before this response: the field may reach further back."
