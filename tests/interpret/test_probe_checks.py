@@ -25,7 +25,7 @@ from deepSTRF.interpret.probes import (
     two_tone_responses,
 )
 from deepSTRF.interpret.probes.listener import HIGHEST_SHARE
-from deepSTRF.models.audio import ICNet, Linear
+from deepSTRF.models.audio import ICNet, Linear, StateNet
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 FS = 16000
@@ -142,6 +142,20 @@ def test_the_battery_plays_the_oddball_of_a_neuron_at_the_top_where_it_can_be_pl
     battery = probe_battery(listener, ["tones", "oddball"])
     assert battery.results["tones"].best_khz[0] > 6.8
     assert battery.results["oddball"].high_khz[0] <= HIGHEST_SHARE * FS / 1000 + 1e-9
+
+
+@pytest.mark.parametrize("backbone", ["GRU", "S4D", "LMU"])
+def test_a_model_that_drifts_in_silence_answers_sounds_only(backbone):
+    """State-space backbones have not settled for seconds: their drift is no response."""
+    torch.manual_seed(0)
+    ds = SyntheticDataset(n_neurons=1, n_clips=1, n_repeats=1, clip_seconds=0.2)
+    listener = Listener.for_dataset(StateNet(24, out_neurons=2, rnn_type=backbone), ds)
+    silent = listener.play([np.zeros(80 * 40)])
+    assert np.abs(listener.evoked(silent)).max() == 0.0
+    noise = listener.evoked(listener.play([0.1 * np.random.default_rng(0).standard_normal(80 * 40)]))
+    assert np.abs(noise).max() > 1e-3
+    softest = tone_responses(listener, [1000.0, 2000.0], [-140.0, -20.0]).response[:, 0]
+    assert np.abs(softest).max() < 1e-6 * np.abs(silent).max()  # below the floor of the cochleagram
 
 
 def test_a_whiff_of_excitation_beside_suppression_is_no_tuning():

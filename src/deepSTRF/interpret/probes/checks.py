@@ -24,6 +24,7 @@ __all__ = [
     "check_rates",
     "check_rates_shown",
     "samples_per_probe_bin",
+    "settling_ms",
 ]
 
 FloatArray = NDArray[np.float64]
@@ -31,6 +32,12 @@ FloatArray = NDArray[np.float64]
 #: A recorder's own rate need not hold whole bins (48828.125 Hz: 244.14 samples in 5 ms). Rounding by less
 #: than this share shifts the end of a probe of two seconds by less than half a bin of 5 ms.
 HOP_SLACK = 1e-3
+#: Silence before every sound: longer than the memory of fixed front-ends and most prefilters.
+LEAD_MS = 300.0
+#: No model is kept waiting longer than this, whatever it states.
+LONGEST_LEAD_MS = 5000.0
+#: The baseline is the mean rate in the last part of that silence.
+BASELINE_SHARE = 0.25
 
 
 def check_audible(name: str, hertz: Any, audio_fs: float | None) -> None:
@@ -305,3 +312,32 @@ def samples_per_probe_bin(audio_fs: float, dt_ms: float) -> int:
     exact = audio_fs * dt_ms / 1000.0
     near = round(exact)
     return near if near and abs(exact - near) < HOP_SLACK * exact else samples_per_bin(audio_fs, dt_ms)
+
+
+def settling_ms(model: Any, dt_ms: float) -> float:
+    """Return after how much silence a model has settled, as far as it states how long it remembers.
+
+    Parameters
+    ----------
+    model : nn.Module
+        With ``receptive_field`` in frames, and a front-end with ``receptive_field_samples``, where they know.
+    dt_ms : float
+        Bin in ms.
+
+    Returns
+    -------
+    float
+        Milliseconds, at least 300: its memory is over before the baseline begins.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> settling_ms(SimpleNamespace(receptive_field=90), dt_ms=5.0)
+    600.0
+    """
+    front_end, reach = getattr(model, "wav2spec", None), getattr(model, "receptive_field", None)
+    memory_ms = dt_ms * reach if isinstance(reach, int) else 0.0
+    samples = getattr(front_end, "receptive_field_samples", None)
+    if isinstance(samples, int):
+        memory_ms += 1000.0 * samples / float(front_end.audio_fs)  # type: ignore[union-attr]
+    return min(LONGEST_LEAD_MS, max(LEAD_MS, memory_ms / (1.0 - BASELINE_SHARE)))

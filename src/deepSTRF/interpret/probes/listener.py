@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepSTRF.interpret._arrays import as_numbers
-from deepSTRF.interpret.probes.checks import check_bands, check_rates, samples_per_probe_bin
+from deepSTRF.interpret.probes import checks
 from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.causal import placement
@@ -23,14 +23,10 @@ __all__ = ["Listener", "as_listener"]
 
 FloatArray = NDArray[np.float64]
 
-#: Silence before every sound: longer than the memory of fixed front-ends and most prefilters.
-LEAD_MS = 300.0
-#: No model is kept waiting longer than this, whatever it states.
-LONGEST_LEAD_MS = 5000.0
-#: The baseline is the mean rate in the last part of that silence.
-BASELINE_SHARE = 0.25
 #: Left out of the baseline at the very end: cochleagrams in native alignment (NS1) look one bin ahead.
 LOOK_AHEAD_BINS = 1
+#: Rates that differ by less than this share of themselves differ by the rounding of single precision.
+ROUNDING = 1e-6
 #: Samples (or spectrogram values) that one batch may hold.
 BATCH_SAMPLES = 2**18
 #: Tones stay below this share of the audio rate.
@@ -118,16 +114,18 @@ class Listener:
             audio_fs = float(front_end.audio_fs)  # type: ignore[union-attr]
             dt_ms = 1000.0 * int(front_end.hop) / audio_fs  # type: ignore[union-attr]
             frequencies_hz = frequencies_hz if frequencies_hz is not None else _bands_of(front_end)
-        check_rates(self.hears_samples, cochleagram, audio_fs, dt_ms)
+        checks.check_rates(self.hears_samples, cochleagram, audio_fs, dt_ms)
         self.cochleagram = cochleagram
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
-        self.hop = 0 if self.audio_fs is None else samples_per_probe_bin(self.audio_fs, self.dt_ms)
+        self.hop = 0 if self.audio_fs is None else checks.samples_per_probe_bin(self.audio_fs, self.dt_ms)
         self.frequencies_hz = (
-            None if frequencies_hz is None else check_bands(frequencies_hz, getattr(model, "F", None))
+            None if frequencies_hz is None else checks.check_bands(frequencies_hz, getattr(model, "F", None))
         )
         lead_ms = (
-            _lead_ms(model, self.dt_ms) if lead_ms is None else check_positive_number("lead_ms", lead_ms)
+            checks.settling_ms(model, self.dt_ms)
+            if lead_ms is None
+            else check_positive_number("lead_ms", lead_ms)
         )
         self.lead_bins = math.ceil(lead_ms / self.dt_ms - 1e-9)
         self.batch_samples = check_positive_int("batch_samples", batch_samples)
@@ -270,12 +268,37 @@ class Listener:
 
     def baseline(self, rates: FloatArray) -> FloatArray:
         """Return the mean rate at the end of the silence, (..., K) for rates (..., K, lead_bins + T)."""
-        part, end = max(1, round(BASELINE_SHARE * self.lead_bins)), max(1, self.lead_bins - LOOK_AHEAD_BINS)
+        part, end = (
+            max(1, round(checks.BASELINE_SHARE * self.lead_bins)),
+            max(1, self.lead_bins - LOOK_AHEAD_BINS),
+        )
         return np.asarray(rates[..., max(0, end - part) : end].mean(axis=-1))
 
-    def evoked(self, rates: FloatArray) -> FloatArray:
-        """Return the rates after the onset of the sound less the baseline, (..., K, T)."""
-        return np.asarray(rates[..., self.lead_bins :] - self.baseline(rates)[..., None])
+    def evoked(self, rates: FloatArray, silence: Any = None) -> FloatArray:
+        """Return what sounds evoke, (..., K, T): rates after their onset less those of a trial of silence.
+
+        A trial, as a model may drift in silence for seconds: state-space backbones do. Differences below a
+        millionth of the rate are rounding and count as 0.
+
+        Parameters
+        ----------
+        rates : array (..., K, lead_bins + T)
+            From `play` or `show`.
+        silence : float or array (F,), optional
+            The spectrogram of silence of patterns that were shown; None is silence as a sound, where the
+            listener hears sounds, else 0.
+        """
+        n_bins = rates.shape[-1] - self.lead_bins
+        if silence is None and self.audio_fs is not None:
+            quiet = self.play([np.zeros(n_bins * self.hop)])[0]
+        else:
+            bands = np.zeros(getattr(self.model, "F", None) or np.size(as_numbers(self.frequencies_hz)))
+            flat = bands + as_numbers(0.0 if silence is None else silence)
+            quiet = self.show([np.repeat(flat[:, None], n_bins, axis=1)], flat)[0]
+        heard = rates[..., self.lead_bins :]
+        added = heard - quiet[..., self.lead_bins :]
+        rounding = ROUNDING * np.abs(heard).max(axis=-1, keepdims=True, initial=0.0)
+        return np.asarray(np.where(np.abs(added) <= rounding, 0.0, added))
 
     # ------------------------------------------------------------------ inside
 
@@ -318,7 +341,7 @@ class Listener:
         device, dtype = placement(self.model)
         samples = torch.from_numpy(sounds)
         if self.cochleagram is None:
-            return self._answer(samples.unsqueeze(1).to(device, dtype))
+            return cast(Tensor, self.model(samples.unsqueeze(1).to(device, dtype)))
         spectrograms = torch.as_tensor(self.cochleagram(samples))
         n_bins = sounds.shape[1] // self.hop
         if spectrograms.ndim == 4:
@@ -328,17 +351,13 @@ class Listener:
                 f"the cochleagram must map ({len(sounds)}, {sounds.shape[1]}) samples to ({len(sounds)}, F, "
                 f"{n_bins}), got {tuple(spectrograms.shape)}"
             )
-        return self._answer(spectrograms.unsqueeze(1).to(device, dtype))
+        return cast(Tensor, self.model(spectrograms.unsqueeze(1).to(device, dtype)))
 
     def _see(self, patterns: FloatArray) -> Tensor:
         device, dtype = placement(self.model)
         x = torch.from_numpy(patterns).unsqueeze(1).to(device, dtype)
         respond: Any = self.model.respond if self.hears_samples else self.model
         output: Tensor = respond(x)
-        return output
-
-    def _answer(self, x: Tensor) -> Tensor:
-        output: Tensor = self.model(x)
         return output
 
     def _count(self) -> list[int]:
@@ -348,16 +367,6 @@ class Listener:
             return list(range(stated))
         self.neurons = slice(None)  # type: ignore[assignment]  # while nobody knows how many there are
         return list(range(self.play([np.zeros(self._sounding())]).shape[1]))
-
-
-def _lead_ms(model: Any, dt_ms: float) -> float:
-    """Silence after which a model has settled: its memory must be over before the baseline begins."""
-    front_end, reach = getattr(model, "wav2spec", None), getattr(model, "receptive_field", None)
-    memory_ms = dt_ms * reach if isinstance(reach, int) else 0.0
-    samples = getattr(front_end, "receptive_field_samples", None)
-    if isinstance(samples, int):
-        memory_ms += 1000.0 * samples / float(front_end.audio_fs)  # type: ignore[union-attr]
-    return min(LONGEST_LEAD_MS, max(LEAD_MS, memory_ms / (1.0 - BASELINE_SHARE)))
 
 
 def as_listener(model: Any) -> Listener:

@@ -160,7 +160,7 @@ def ripple_responses(
         )
     else:
         played = listener.play(_sounds(listener, grid, n_bins, depth, level_db, seed))
-    evoked = listener.evoked(played)
+    evoked = listener.evoked(played, silence=0.0 if domain == "spectrogram" else None)
     settled = max(1, n_bins - listener.bins(SETTLED_MS))
     parts = [
         _component(listener, answer, rate, settled) for answer, (_, rate) in zip(evoked, grid, strict=True)
