@@ -278,8 +278,8 @@ def plot_probe_curves(
     if log_x or places.size <= MOST_TICKS:
         ax.set_xticks(places, [f"{place:g}".replace("-", "\N{MINUS SIGN}") for place in places])
     if len(include):
-        low, high = ax.get_ylim()
-        ax.set_ylim(min(low, *include), max(high, *include))
+        ax.update_datalim([(float(places[0]), float(value)) for value in include])
+        ax.autoscale_view()
     ax.ticklabel_format(axis="y", useOffset=False)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
