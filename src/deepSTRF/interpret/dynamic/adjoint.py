@@ -109,13 +109,13 @@ class Adjoint:
             seen = _at(slopes, before, times, ages)
             phase.view(lags, len(times), rows // len(times), channels).mul_(seen.unsqueeze(2))
 
-    def dense(self, times: Tensor, n_lags: int) -> Tensor:
+    def dense(self, times: Sequence[int], n_lags: int) -> Tensor:
         """Return (B, N, L, F): every lag, zero where there is none or the clip has not begun.
 
         Parameters
         ----------
-        times : Tensor (B,)
-            Times of the responses.
+        times : sequence of int
+            The B times of the responses.
         n_lags : int
             Lags wanted, L.
 
@@ -125,16 +125,17 @@ class Adjoint:
             Most recent lag last.
         """
         _, rows, bands = self.phases[0].shape
-        block = self.phases[0].new_zeros(len(times), rows // len(times), n_lags, bands)
+        count = len(times)
+        block = self.phases[0].new_zeros(count, rows // count, n_lags, bands)
+        apart = len(self.phases) * self.step
         for phase, ages in self.stretches():
-            age = torch.tensor(ages, device=times.device)
-            kept = age < n_lags
-            part = phase[kept].view(-1, len(times), block.shape[1], bands).permute(1, 2, 0, 3)
-            block[:, :, n_lags - 1 - age[kept]] = part
-        ages_of = torch.arange(n_lags - 1, -1, -1, device=times.device)
-        early = times.unsqueeze(1) < ages_of
-        if bool(early.any()):
-            block *= ~early.view(len(times), 1, n_lags, 1)
+            first = n_lags - 1 - ages[0]
+            unwanted = max(0, -(first // apart))  # older than what is wanted
+            part = phase[unwanted:].view(-1, count, rows // count, bands).permute(1, 2, 0, 3)
+            block[:, :, first + unwanted * apart :: apart][:, :, : part.shape[2]] = part
+        if min(times) < n_lags - 1:
+            exists = torch.as_tensor(times).unsqueeze(1) >= torch.arange(n_lags - 1, -1, -1)
+            block *= exists.view(count, 1, n_lags, 1).to(block.device)
         return block
 
 

@@ -119,6 +119,11 @@ class Evidence:
         inside = sum(float(g[-lags:].double().square().sum()) for _, _, g in self.cases)
         return max(0.0, 1.0 - inside / total) if total > 0 else float("nan")
 
+    def _is_random(self) -> bool:
+        frames = self.subject.frames
+        with torch.no_grad():
+            return not agree(self.subject.respond(frames), self.subject.respond(frames))
+
     def against(self, way: Estimator, lags: int) -> Finding:
         """Compare a way with the evidence.
 
@@ -168,6 +173,11 @@ class Evidence:
         str
             The text of the error.
         """
+        if self._is_random():
+            return (
+                "the model responds differently each time it hears the same clip: something in it is random "
+                "in eval mode too, such as functional.dropout without training=self.training, or noise"
+            )
         if self.further is not None:
             return not_causal(self.further, self.lookahead)
         if self.lookahead == 0 and self.drift > ROUNDING[self.subject.frames.element_size()]:

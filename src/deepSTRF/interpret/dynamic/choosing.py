@@ -14,7 +14,7 @@ from deepSTRF.interpret.dynamic.walking import Walker
 __all__ = ["METHODS", "candidates", "method_name"]
 
 #: One part in this many of the working memory is for the slopes along a piece of the clip.
-SHARE_OF_SLOPES = 4
+SHARE_OF_SLOPES = 2
 METHODS = ("closed", "sweep", "windows", "comb", "jacobian")
 #: More special kinds first.
 _NAMES: dict[type[Estimator], str] = {

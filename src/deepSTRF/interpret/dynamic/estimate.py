@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from deepSTRF.interpret.dynamic.sinks import ArraySink, Sink, SinkSet
 from deepSTRF.models.neuron_selection import NeuronSelection
 
 __all__ = ["as_sink", "dstrf"]
+
+#: What a sink can do.
+STEPS = ("open", "write", "close", "abort")
 
 
 def dstrf(
@@ -138,6 +142,11 @@ def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
     Sink
         One sink.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no sink, or an empty sequence.
+
     Examples
     --------
     >>> type(as_sink(None)).__name__
@@ -145,4 +154,14 @@ def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
     """
     if sink is None:
         return ArraySink()
-    return SinkSet(sink) if isinstance(sink, Sequence) else sink
+    several = isinstance(sink, list | tuple)
+    for one in sink if isinstance(sink, list | tuple) else [sink]:
+        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in STEPS):
+            what = f"the class {one.__name__}" if isinstance(one, type) else f"{one!r}"
+            raise TypeError(
+                f"sink must be a sink or a sequence of sinks, got {what}: give ArraySink(), MomentSink(), or "
+                "for a file FileSink('dstrf.npy')"
+            )
+    if several and not sink:
+        raise ValueError("sink is an empty sequence, so nothing would be kept: None keeps the filters")
+    return SinkSet(cast(Sequence[Sink], sink)) if several else cast(Sink, sink)

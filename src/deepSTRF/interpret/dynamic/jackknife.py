@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ __all__ = ["JackknifedSTRF", "jackknife_error", "jackknifed_dstrf", "sign_consis
 BUDGET = 2**28
 #: Entries whose signs are compared at once.
 AT_ONCE = 2**18
+#: Arguments of `dstrf` that go through.
+OPTIONS = ("neurons", "lookahead", "wrt", "before", "method", "path", "baseline", "check")
 
 
 @dataclass(frozen=True)
@@ -151,12 +153,7 @@ def jackknifed_dstrf(
     >>> result.weights.shape, 0.0 < result.kept < 1.0
     (torch.Size([40, 1, 3, 8]), True)
     """
-    if not models:
-        raise ValueError("models is empty: give at least one fit")
-    if agreement is not None and not 0.5 < agreement <= 1.0:
-        raise ValueError(f"agreement must be above 0.5 and at most 1, or None, got {agreement!r}")
-    if "edge" in options:
-        raise ValueError("edge is 'zero' here: choose times to leave out the start of the clip")
+    _check_arguments(models, agreement, options)
     targets = [as_sink(sink)] if error is None else [as_sink(sink), as_sink(error)]
     with contextlib.ExitStack() as stack:
         runs = _open_runs(stack, models, stimulus, lags, times, budget_bytes, options)
@@ -175,6 +172,24 @@ def jackknifed_dstrf(
         error=None if error is None else made[1],
         lookahead=first.lookahead,
     )
+
+
+def _check_arguments(models: object, agreement: object, options: dict[str, Any]) -> None:
+    if not isinstance(models, Sequence) or isinstance(models, str):
+        raise TypeError(
+            f"models must be a sequence of fits, got a {type(models).__name__}: give [model], or "
+            "fits.unseen(dataset, clip)"
+        )
+    if not models:
+        raise ValueError("models is empty: give at least one fit")
+    number = isinstance(agreement, int | float) and not isinstance(agreement, bool)
+    if agreement is not None and not (number and 0.5 < cast(float, agreement) <= 1.0):
+        raise ValueError(f"agreement must be above 0.5 and at most 1, or None, got {agreement!r}")
+    if "edge" in options:
+        raise ValueError("edge is 'zero' here: choose times to leave out the start of the clip")
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise TypeError(f"there is no option {unknown[0]!r}; options for dstrf are {', '.join(OPTIONS)}")
 
 
 def _open_runs(

@@ -227,7 +227,8 @@ def not_causal(ahead: int | None, said: int = 0) -> str:
     what = f"the model looks further ahead than lookahead={said}" if said else "the model is not causal"
     return (
         f"{what}: a response depends on frames {how}. If it should be causal, pad "
-        "convolutions on the left only, and mask attention to later frames"
+        "convolutions on the left only, mask attention to later frames, and normalise by no statistics of "
+        "the clip"
     )
 
 

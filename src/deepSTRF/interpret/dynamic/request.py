@@ -69,8 +69,9 @@ class Request:
         budget: int,
     ) -> None:
         self.lookahead = _checked_lookahead(lookahead)
-        self.output = subject.output().T  # (T, N)
+        self.output = _responses(subject).T  # (T, N)
         self.part, self.budget, self.shift = part, budget, 0
+        _refuse_mask("neurons", neurons)
         self.neurons = neuron_indices(neurons, self.output.shape[1])
         self.times = time_indices(times, len(self.output))
         self._refuse_nothing("")
@@ -178,6 +179,7 @@ def time_indices(times: int | slice | Sequence[int] | None, n_frames: int) -> li
     >>> time_indices([0, -1], 20)
     [0, 19]
     """
+    _refuse_mask("times", times)
     try:
         named = neuron_indices(times, n_frames)
     except (TypeError, IndexError) as error:
@@ -186,6 +188,27 @@ def time_indices(times: int | slice | Sequence[int] | None, n_frames: int) -> li
     if sorted(set(named)) != named:
         raise ValueError(f"times must ascend, without duplicates, got {times!r}")
     return named
+
+
+def _refuse_mask(name: str, given: object) -> None:
+    """A mask has one entry per frame or neuron: to print it would hide what is wrong."""
+    if str(getattr(given, "dtype", "")).endswith("bool"):
+        raise TypeError(f"{name} must be numbers, got a mask: {name}={name}.nonzero()[0] of a numpy mask")
+
+
+def _responses(subject: Subject) -> Tensor:
+    """Responses (N, T) to the clip; what a model cannot run on is told in words."""
+    try:
+        return subject.output()
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError, IndexError, AttributeError) as error:
+        shape, name = tuple(subject.frames.shape), type(subject.model).__name__
+        taken = f"a sound (1, 1, {shape[2] * shape[3]})" if subject.samples else f"frames {shape}"
+        raise ValueError(
+            f"this {name} cannot run on {taken}: {error}. Models map (B, 1, F, T), or sounds "
+            "(B, 1, T_audio), to (B, N, 1, T); wrap one of other shapes in an nn.Module that maps them"
+        ) from error
 
 
 def _checked_lookahead(lookahead: object) -> int:

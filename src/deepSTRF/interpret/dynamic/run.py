@@ -16,13 +16,14 @@ from deepSTRF.interpret.dynamic.estimators import Estimator, windows_of
 from deepSTRF.interpret.dynamic.request import Request
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.sinks import Sink
+from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
 from deepSTRF.interpret.dynamic.taps import Tapped, subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.neuron_selection import NeuronSelection
 
-__all__ = ["BUDGET", "Run", "baseline_frames", "open_run"]
+__all__ = ["BUDGET", "Run", "baseline_frames", "open_run", "output_slope"]
 
 #: Working memory beyond the result, unless said otherwise: small beside any result worth streaming.
 BUDGET = 2**26
@@ -80,10 +81,13 @@ def open_run(
     check_choice("edge", edge, EDGES)
     budget = check_positive_int("budget_bytes", budget_bytes)
     nodes = None if path is None else check_positive_int("path", path)
+    if nodes is None and not (isinstance(baseline, int | float) and baseline == 0):
+        raise ValueError("baseline is where a path begins, and there is none: give one, e.g. path=16")
+    check_model(model)
     part = None if before is None else submodule(model, before)
     stack.enter_context(differentiating(model))
     subject = subject_of(model, stimulus, wrt)
-    slope = None if part is None else _slope(subject, part)
+    slope = None if part is None else output_slope(subject, part)
     if part is not None:
         stack.enter_context(replaced_output(part))
     request = Request(subject, part, lags, lookahead, neurons, times, edge, budget)
@@ -173,7 +177,7 @@ class Run:
             See the sink.
         """
         frames = self.request.subject.frames
-        sink.open(self.shape, frames.dtype, frames.device)
+        sink.open(self.shape, frames.dtype, frames.device)  # tidies up after itself
         try:
             for part in self.ways[0][1].cut(self.request.times):
                 rows = torch.tensor([self.row_of[t] for t in part], device=frames.device)
@@ -263,12 +267,54 @@ def _applied(block: Tensor, frames: Tensor, times: list[int], ahead: int) -> Ten
     return torch.einsum("bnlf,bfl->bnl", block, windows[:, 0])
 
 
-def _slope(subject: Subject, part: nn.Module) -> Tensor:
-    """Slope (T, N) of an output nonlinearity along the clip."""
+def output_slope(subject: Subject, part: nn.Module) -> Tensor:
+    """Return the slope of an output nonlinearity along a clip.
+
+    Parameters
+    ----------
+    subject : Subject
+        Model and clip.
+    part : nn.Module
+        The nonlinearity.
+
+    Returns
+    -------
+    Tensor
+        (T, N).
+
+    Raises
+    ------
+    ValueError
+        For a part that is not the last step of the model, or no elementwise function.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(1, 2, (8, 1)), nn.Sigmoid())
+    >>> output_slope(Subject(model, torch.randn(8, 50), "spectrogram"), model[1]).shape
+    torch.Size([50, 2])
+    """
     if isinstance(subject, Tapped):
         subject.check_comes_after(part)
+    returned: list[Any] = []
+    handle = part.register_forward_hook(lambda _part, _inputs, output: returned.append(output))
+    try:
+        response = subject.with_frames(subject.frames).output()
+    finally:
+        handle.remove()
+    if len(returned) != 1 or not _same_values(returned[0], response):
+        raise ValueError(
+            f"before must name the last step of the model, an output nonlinearity such as "
+            f"'readout.activation': what this {type(part).__name__} returns is not the response"
+        )
     with replaced_output(part, slope=True):
         return subject.with_frames(subject.frames).output().T
+
+
+def _same_values(one: Any, other: Tensor) -> bool:
+    """Whether two tensors hold the same values, in whatever order of their axes."""
+    if not isinstance(one, Tensor) or one.numel() != other.numel():
+        return False
+    return torch.equal(one.flatten().sort().values, other.flatten().sort().values)
 
 
 def baseline_frames(baseline: float | Tensor, frames: Tensor) -> Tensor:
@@ -288,15 +334,18 @@ def baseline_frames(baseline: float | Tensor, frames: Tensor) -> Tensor:
 
     Raises
     ------
-    ValueError
-        For a baseline of another shape.
+    ValueError, TypeError
+        For a baseline of another shape, or what is no number.
 
     Examples
     --------
     >>> baseline_frames(2.0, torch.zeros(1, 1, 3, 4)).shape
     torch.Size([1, 1, 3, 4])
     """
-    start = torch.as_tensor(baseline).detach().to(frames)
+    try:
+        start = torch.as_tensor(baseline).detach().to(frames)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"baseline must be a number or a tensor, got {baseline!r}") from None
     if start.ndim == 1:
         start = start.unsqueeze(-1)
     try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deepSTRF.interpret.dynamic.estimators import Jacobian
 from deepSTRF.interpret.dynamic.moments import Moment, noise_sd, window_length
 from deepSTRF.interpret.dynamic.request import time_indices
-from deepSTRF.interpret.dynamic.run import BUDGET
+from deepSTRF.interpret.dynamic.run import BUDGET, output_slope
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
@@ -173,6 +173,7 @@ def curvature(
         stack.enter_context(_twice_differentiable(model))
         subject = subject_of(model, stimulus, wrt)
         if part is not None:
+            output_slope(subject, part)  # an error for a part that is no output nonlinearity
             stack.enter_context(replaced_output(part))
         (index,) = _one_neuron(neuron, len(subject.output()))
         named = time_indices(times, subject.frames.shape[-1])

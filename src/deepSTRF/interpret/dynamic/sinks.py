@@ -90,12 +90,12 @@ class FileSink:
     path : path
         The file, ending in ``.npy``; read it with ``numpy.load(path, mmap_mode="r")``.
     dtype : torch.dtype, optional
-        Storage type; None is the model's.
+        Storage type; None is the model's, and float32 for a model in bfloat16, which numpy does not know.
 
     Raises
     ------
     ValueError
-        For another file ending.
+        For another file ending, or bfloat16.
 
     Examples
     --------
@@ -112,17 +112,21 @@ class FileSink:
         self.path = Path(path)
         if self.path.suffix != ".npy":
             raise ValueError(f"path must end in .npy, got {self.path.name!r}")
+        if dtype is torch.bfloat16:
+            raise ValueError("numpy has no bfloat16: give dtype=torch.float16 or torch.float32")
         self.dtype = dtype
 
     def open(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         """Make a file of the right size beside the final one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        kind = torch.empty(0, dtype=self.dtype or dtype).numpy().dtype
+        stored = self.dtype or (torch.float32 if dtype is torch.bfloat16 else dtype)
+        kind = torch.empty(0, dtype=stored).numpy().dtype
         self._map = np.lib.format.open_memmap(self._part, mode="w+", dtype=kind, shape=shape)
 
     def write(self, rows: Tensor, block: Tensor) -> None:
         """Copy the rows into the file."""
+        block = block.float() if block.dtype is torch.bfloat16 else block
         self._map[_as_slice(rows)] = block.cpu().numpy()
 
     def close(self) -> Path:
@@ -264,9 +268,16 @@ class SinkSet:
         self.sinks = list(sinks)
 
     def open(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        """Open all."""
-        for sink in self.sinks:
-            sink.open(shape, dtype, device)
+        """Open all, or none: when one cannot be opened, those before it are tidied up."""
+        opened: list[Sink] = []
+        try:
+            for sink in self.sinks:
+                sink.open(shape, dtype, device)
+                opened.append(sink)
+        except BaseException:
+            for sink in opened:
+                sink.abort()
+            raise
 
     def write(self, rows: Tensor, block: Tensor) -> None:
         """Give the block to all."""

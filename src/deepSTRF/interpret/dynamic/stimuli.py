@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from deepSTRF.models.gradients import NoFrontEndError
 __all__ = [
     "check_finite",
     "check_hears_sounds",
+    "check_model",
     "front_end_of",
     "has_halves",
     "mono",
@@ -95,6 +97,42 @@ def check_hears_sounds(model: nn.Module) -> None:
         )
 
 
+def check_model(model: object) -> None:
+    """Raise an error for something that is no model, or one without weights.
+
+    Parameters
+    ----------
+    model : object
+        What was given for a model.
+
+    Raises
+    ------
+    TypeError
+        For anything but an ``nn.Module``.
+    ValueError
+        For a model on the meta device.
+
+    Examples
+    --------
+    >>> check_model(nn.Linear(1, 1))
+    """
+    if not isinstance(model, nn.Module):
+        if isinstance(model, Mapping):
+            how = "load weights into one with model.load_state_dict(...)"
+        elif isinstance(model, list | tuple):
+            how = "several fits are for jackknifed_dstrf(models, stimulus)"
+        elif callable(model):
+            how = "let an nn.Module call the function in its forward"
+        else:
+            how = "load one with deepSTRF.models.NeuralModel.from_pretrained(folder)"
+        raise TypeError(f"model must be an nn.Module, got {type(model).__name__}: {how}")
+    if placement(model)[0].type == "meta":
+        raise ValueError(
+            f"this {type(model).__name__} is on the meta device, without weights: build it on another, e.g. "
+            "model.to_empty(device='cpu'), and load them"
+        )
+
+
 def placed(model: nn.Module, stimulus: Tensor) -> Tensor:
     """Return a stimulus on the device and in the type of a model, without its history.
 
@@ -110,13 +148,21 @@ def placed(model: nn.Module, stimulus: Tensor) -> Tensor:
     Tensor
         Of the same shape.
 
+    Raises
+    ------
+    ValueError
+        For a stimulus without values.
+
     Examples
     --------
     >>> placed(nn.Linear(1, 1).double(), torch.zeros(2)).dtype
     torch.float64
     """
     device, dtype = placement(model)
-    return torch.as_tensor(stimulus).detach().to(device, dtype)
+    given = torch.as_tensor(stimulus).detach()
+    if given.is_meta:
+        raise ValueError("stimulus is on the meta device: it has a shape but no values")
+    return given.to(device, dtype)
 
 
 def check_finite(frames: Tensor) -> None:

@@ -30,6 +30,8 @@ __all__ = ["UNDECLARED", "Subject", "replaced_output", "submodule"]
 
 #: The model says nothing about its receptive field (None would say: unbounded).
 UNDECLARED = -1
+#: Differences of slopes below this share of them are rounding.
+ROUNDING = 1e-3
 
 
 class Subject:
@@ -147,8 +149,10 @@ class Subject:
         """Frames that the model says a response depends on; None is unbounded."""
         if self.samples and front_end_of(self.model) is not None:
             return None  # the memory of a front-end in frames is not stated by anyone
-        declared = getattr(self.model, "receptive_field", UNDECLARED)
-        return None if declared is None else int(declared)
+        if not hasattr(self.model, "receptive_field"):
+            return UNDECLARED
+        declared = self.model.receptive_field
+        return None if declared is None else _checked_reach(declared)
 
     def chain(self, skip: nn.Module | None = None) -> list[Link] | None:
         """Return the function as a chain of links, without one part; None where it is none."""
@@ -161,17 +165,32 @@ class Subject:
 
     def _checked(self, y: Tensor, frames: Tensor) -> Tensor:
         batch, length = frames.shape[0], frames.shape[-1]
-        if y.ndim == 4 and y.shape[2] == 1:
+        if isinstance(y, Tensor) and y.ndim == 4 and y.shape[2] == 1:
             y = y[:, :, 0]
-        if y.ndim != 3 or y.shape[0] != batch or y.shape[-1] != length:
+        if not isinstance(y, Tensor) or y.ndim != 3 or y.shape[0] != batch or y.shape[-1] != length:
+            found = tuple(y.shape) if isinstance(y, Tensor) else f"a {type(y).__name__}"
             taken = f"({batch}, 1, {length * self.hop}) samples" if self.samples else (
                 f"({batch}, 1, F, {length}) frames"
             )  # fmt: skip
             raise ValueError(
-                f"the model must map {taken} to ({batch}, N, 1, {length}), it returned {tuple(y.shape)}; "
+                f"the model must map {taken} to ({batch}, N, 1, {length}), it returned {found}; "
                 "wrap a model of other shapes in an nn.Module that maps them"
             )
         return y
+
+
+def _checked_reach(declared: Any) -> int:
+    """What a model says of its receptive field, as a number of frames."""
+    try:
+        frames = float(declared) if not isinstance(declared, str | bool) else 0.0
+    except (TypeError, ValueError):
+        frames = 0.0
+    if frames < 1 or not frames.is_integer():
+        raise ValueError(
+            f"model.receptive_field must be a number of frames, 1 or more, or None (without a bound), got "
+            f"{declared!r}; delete the attribute to have it measured"
+        )
+    return int(frames)
 
 
 def submodule(model: nn.Module, name: str) -> nn.Module:
@@ -221,6 +240,11 @@ def replaced_output(part: nn.Module, slope: bool = False) -> Iterator[None]:
     None
         Nothing; the part is as before at the end.
 
+    Raises
+    ------
+    ValueError
+        Inside, for the slope of a part that is no elementwise function.
+
     Examples
     --------
     >>> part = nn.Tanh()
@@ -234,11 +258,25 @@ def replaced_output(part: nn.Module, slope: bool = False) -> Iterator[None]:
             return inputs[0]
         with torch.enable_grad():
             z = inputs[0].detach().requires_grad_()
-            (derivative,) = torch.autograd.grad(module.forward(z).sum(), z)
-        return derivative
+            return _slope_of(module, z, module.forward(z))
 
     handle = part.register_forward_hook(replace)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _slope_of(part: nn.Module, z: Tensor, out: Tensor) -> Tensor:
+    """Slope of an elementwise function, by which any change of its input is multiplied."""
+    derivative = mixed = sign = torch.zeros_like(z)
+    if out.shape == z.shape:
+        sign = torch.randint(0, 2, z.shape, generator=torch.Generator().manual_seed(0)).to(z) * 2 - 1
+        (derivative,) = torch.autograd.grad(out.sum(), z, retain_graph=True)
+        (mixed,) = torch.autograd.grad((out * sign).sum(), z)
+    if out.shape != z.shape or not torch.allclose(mixed, sign * derivative, rtol=ROUNDING):
+        raise ValueError(
+            f"before must name an elementwise function, such as 'readout.activation'; this "
+            f"{type(part).__name__} mixes the entries of its input"
+        )
+    return derivative

@@ -144,7 +144,7 @@ class Sweep(Estimator):
                 adjoint.times_slopes(link, before, times)
         if adjoint is None:
             raise ValueError("an empty chain has no dynamic STRF")
-        return adjoint.dense(at, self.lags)
+        return adjoint.dense(times, self.lags)
 
     def _met(self, way: Walk, adjoint: Adjoint, times: Sequence[int]) -> Tensor:
         """Weights of the hidden units times their filters: (B, N, L, F)."""
@@ -160,7 +160,7 @@ class Sweep(Estimator):
                     part = block[row, :, place : place + ascent.reach * bands]
                     part.addmm_(units[row * n : (row + 1) * n], filters[time - age - first])
         rows = block.view(len(times), n, reach, bands).permute(2, 0, 1, 3).flatten(1, 2)
-        return Adjoint([rows], 1).dense(torch.as_tensor(times, device=block.device), self.lags)
+        return Adjoint([rows], 1).dense(times, self.lags)
 
     def _climb(self, way: Walk) -> Ascent:
         """The ascent on a piece, with the filters that the block before has computed."""
