@@ -151,8 +151,9 @@ class FoldManifest:
             For a number without a trial, or two trials with the same sound.
         """
         if not isinstance(trials, Sequence):
-            named = cls.from_names(folder, clip_names(trials, range(len(trials))))
-            return named.bind(trials)
+            order = clip_names(trials, range(len(trials)))
+            sounds = {name: trials.source_fingerprint(clip) for clip, name in enumerate(order)}
+            return cls.from_names(folder, order)._with_sounds(sounds)
         names, folds = tuple(str(trial) for trial in trials), []
         for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
             found = PAGE_NAME.fullmatch(path.stem)
@@ -174,7 +175,7 @@ class FoldManifest:
         Parameters
         ----------
         dataset : NeuralDataset
-            Holds every trial; ``stim_meta[clip]["name"]`` is its name, else ``"clip003"``.
+            Holds every trial under its own name, ``stim_meta[clip]["name"]``.
 
         Returns
         -------
@@ -184,18 +185,23 @@ class FoldManifest:
         Raises
         ------
         ValueError
-            When a trial is missing, or two trials hold the same sound: a fit that left one out saw the other.
+            When a trial is missing, two clips have its name, or two trials hold the same sound: a fit that
+            left one out saw the other.
         """
         if self.sounds:
             return self
-        named = {name: clip for clip, name in enumerate(clip_names(dataset, range(len(dataset))))}
-        missing = [trial for trial in self.trials if trial not in named]
-        if missing:
-            raise ValueError(
-                f"no clip of {dataset!r} is named {missing[0]!r}: give the dataset with all trials to "
-                "manifest.bind, or make the manifest from it with plan_folds(dataset, crossval=True)"
-            )
-        sounds = {trial: dataset.source_fingerprint(named[trial]) for trial in self.trials}
+        # names of their own only: those by position are others in a subset or another order
+        own = [str(meta["name"]) if "name" in meta else None for meta in dataset.stim_meta]
+        for trial in self.trials:
+            if own.count(trial) != 1:
+                found = "no clip" if trial not in own else "more than one clip"
+                raise ValueError(
+                    f"{found} of {dataset!r} is named {trial!r} in stim_meta: give the dataset with all "
+                    "trials to manifest.bind, or make the manifest with plan_folds(dataset, crossval=True)"
+                )
+        return self._with_sounds({t: dataset.source_fingerprint(own.index(t)) for t in self.trials})
+
+    def _with_sounds(self, sounds: Mapping[str, str]) -> FoldManifest:
         first: dict[str, str] = {}
         for trial, sound in sounds.items():
             if first.setdefault(sound, trial) != trial:
@@ -373,6 +379,8 @@ def plan_folds(
     names = clip_names(dataset, clips)
     groups = None
     if n_folds is not None:
+        if isinstance(n_folds, bool) or not isinstance(n_folds, int):
+            raise TypeError(f"n_folds must be a whole number, got {n_folds!r}")
         if not 2 <= n_folds <= len(names):
             raise ValueError(f"n_folds must lie in 2 .. {len(names)}, the number of trials, got {n_folds}")
         if not (crossval or jackknife):

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from deepSTRF.datasets import Fold, FoldManifest, NeuralDataset
 from deepSTRF.models import NeuralModel
+from deepSTRF.models.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.training.evaluation import N_BOOTSTRAP, score_predictions
 from deepSTRF.training.files import load_tensors
 from deepSTRF.training.score_table import ScoreTable
 
-__all__ = ["MANIFEST", "FoldFits", "predict_folds", "score_folds"]
+__all__ = ["MANIFEST", "FoldFits", "is_complete", "predict_folds", "score_folds"]
 
 #: File that says which fit left out what.
 MANIFEST = "folds.json"
@@ -95,7 +96,7 @@ class FoldFits:
 
     def has(self, name: str) -> bool:
         """Say whether a fit is there."""
-        return (self.folder / name).is_dir() or (self.folder / f"{name}.pt").is_file()
+        return is_complete(self.folder / name) or (self.folder / f"{name}.pt").is_file()
 
     def model(self, name: str) -> nn.Module:
         """Return a fit in eval mode; it is read once.
@@ -162,9 +163,18 @@ class FoldFits:
 
     def _read(self, name: str) -> nn.Module:
         folder, file = self.folder / name, self.folder / f"{name}.pt"
-        if folder.is_dir():
-            model = NeuralModel.from_pretrained(folder, modules=self._modules)
+        if is_complete(folder):
+            try:
+                model = NeuralModel.from_pretrained(folder, modules=self._modules)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. To fit it anew delete the folder {folder} and call fit_folds again"
+                ) from error
             return model if isinstance(model, nn.Module) else model[0]
+        if folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} has lost {CONFIG_FILE} or {WEIGHTS_FILE}: call fit_folds again, which fits it anew"
+            )
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not fitted yet: call fit_folds again to go on")
         if self._build is None:
@@ -172,6 +182,35 @@ class FoldFits:
         bare = self._build()
         bare.load_state_dict(load_tensors(file))
         return bare
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether a fit's folder holds all that a fit is.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        As `fit_folds` writes it.
+
+    Returns
+    -------
+    bool
+        Whether configuration and weights are there.
+
+    Examples
+    --------
+    >>> is_complete(Path("no such folder"))
+    False
+    """
+    return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def _check_fits(fits: object) -> None:
+    if not hasattr(fits, "unseen"):
+        raise TypeError(
+            f"fits must be what fit_folds returns, got {type(fits).__name__}; those of an earlier run are "
+            "FoldFits(folder)"
+        )
 
 
 def predict_folds(
@@ -224,6 +263,7 @@ def predict_folds(
     ...     [tuple(rates.shape) for rates in predict_folds(fits, ds)]
     [(2, 40), (2, 40), (2, 40)]
     """
+    _check_fits(fits)
     averaged = []
     for clip in range(len(dataset)) if clips is None else clips:
         models = fits.unseen(dataset, clip, strangers=strangers)
@@ -282,7 +322,7 @@ def score_folds(
     >>> len(table), "cc_norm" in table.columns
     (2, True)
     """
-
+    _check_fits(fits)
     return score_predictions(
         lambda clip: predict_folds(fits, dataset, clips=[clip], device=device, strangers=strangers)[0],
         dataset,

@@ -19,14 +19,19 @@ from deepSTRF import __version__
 from deepSTRF.datasets import Fold, FoldManifest, NeuralDataset
 from deepSTRF.datasets._split_order import shuffled
 from deepSTRF.metrics import mse_loss
-from deepSTRF.models import NeuralModel
 from deepSTRF.training._checks import check_count
 from deepSTRF.training._optimizer import make_optimizer, make_scheduler
 from deepSTRF.training._resume import HASH_LENGTH, function_name, model_facts, optimizer_facts
 from deepSTRF.training.caching import FrontEndCache
 from deepSTRF.training.errors import FitDivergedError
 from deepSTRF.training.fitter import Fitter
-from deepSTRF.training.folds import MANIFEST, FoldFits
+from deepSTRF.training.folds import MANIFEST, FoldFits, is_complete
+from deepSTRF.training.folds_checks import (
+    check_fitter_arguments,
+    check_manifest,
+    chosen_folds,
+    first_model,
+)
 from deepSTRF.training.history import history_rows, json_safe
 from deepSTRF.training.loaders import make_loaders
 from deepSTRF.training.progress import is_wanted
@@ -34,10 +39,6 @@ from deepSTRF.training.seeds import seeded
 
 __all__ = ["fit_folds"]
 
-#: Arguments of the Fitter that each fold sets for itself.
-MANAGED = ("model", "train_loader", "val_loader", "seed", "ckpt_path", "state_path", "log_fn", "progress")
-#: Arguments that mean something only with validation clips.
-VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
 #: Folder in which a fit is written before it goes to its place.
 UNFINISHED = ".unfinished-"
 #: Epochs of a Fitter that is not told.
@@ -130,7 +131,8 @@ def fit_folds(
     FileExistsError
         For a folder with fits of unknown origin.
     TypeError
-        When the factory returns no `NeuralModel`, which could not be saved.
+        When the factory takes no seed or returns no `NeuralModel`, which could not be saved, or for an
+        argument that the Fitter does not have.
     FitDivergedError
         When fits diverged; the others are saved.
 
@@ -149,11 +151,11 @@ def fit_folds(
     2
     """
     arguments = dict(fitter_kwargs or {})
-    _check_arguments(arguments, n_validation)
+    check_fitter_arguments(arguments, n_validation)
     if n_jobs == 1:  # processes cannot share what a fixed front-end has computed
         arguments.setdefault("front_end_cache", FrontEndCache())
-    manifest = manifest.bind(dataset)
-    folder = Path(out)
+    manifest = check_manifest(manifest).bind(dataset)
+    wanted, folder = chosen_folds(manifest, only), Path(out)
     plan = _Plan(
         model_factory, dataset, manifest, folder, n_validation, check_count("batch_size", batch_size), seed,
         arguments,
@@ -161,7 +163,6 @@ def fit_folds(
     _check_sizes(plan)
     _prepare(plan, _facts(plan), overwrite)
     fits = FoldFits(folder)
-    wanted = _chosen(manifest, only)
     missing = [number for number in wanted if not fits.has(manifest.folds[number].name)]
     failed: dict[str, tuple[str, int]] = {}
     with _bar(progress, len(wanted), len(wanted) - len(missing)) as advance:
@@ -178,23 +179,6 @@ def fit_folds(
     return fits
 
 
-def _check_arguments(arguments: dict[str, Any], n_validation: int) -> None:
-    managed = [name for name in MANAGED if name in arguments]
-    if managed:
-        raise ValueError(f"fitter_kwargs: {', '.join(managed)} is managed by fit_folds; leave it out")
-    stopping = [name for name in VALIDATED if name in arguments]
-    if n_validation == 0 and stopping:
-        raise ValueError(
-            f"fitter_kwargs: {', '.join(stopping)} needs trials to stop by; give n_validation of at least 1"
-        )
-    for name in ("optimizer", "scheduler"):
-        given = arguments.get(name)
-        if given is not None and (
-            not callable(given) or (hasattr(given, "step") and not isinstance(given, type))
-        ):
-            raise ValueError(f"fitter_kwargs[{name!r}] must be a function, since each fold has its own model")
-
-
 def _check_sizes(plan: _Plan) -> None:
     if isinstance(plan.n_validation, bool) or not isinstance(plan.n_validation, int) or plan.n_validation < 0:
         raise ValueError(f"n_validation must be a whole number >= 0, got {plan.n_validation!r}")
@@ -208,13 +192,8 @@ def _check_sizes(plan: _Plan) -> None:
 def _facts(plan: _Plan) -> dict[str, Any]:
     """What must agree for fits of two runs to belong together."""
     arguments = plan.arguments
-    with seeded(plan.seed):
-        model = plan.factory(plan.seed)
-    if not isinstance(model, NeuralModel):
-        raise TypeError(
-            f"model_factory returned a {type(model).__name__}; fits are saved with save_pretrained, which a "
-            "NeuralModel has: class MyModel(NeuralModel)"
-        )
+    clips = _clips(plan.dataset, plan.manifest, plan.manifest.trials)
+    model = first_model(plan.factory, plan.seed, plan.dataset, clips)
     optimizer = make_optimizer(arguments.get("optimizer"), model)
     facts = optimizer_facts(optimizer)
     scheduler = make_scheduler(arguments.get("scheduler"), optimizer, arguments.get("mode", "max"))
@@ -274,6 +253,12 @@ def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
     path = plan.folder / MANIFEST
     wanted = dataclasses.replace(plan.manifest, facts={**plan.manifest.facts, "fit": facts})
     plan.folder.mkdir(parents=True, exist_ok=True)
+    weights = [f"{fold.name}.pt" for fold in wanted.folds if (plan.folder / f"{fold.name}.pt").exists()]
+    if weights:  # they would pass for fits of this run
+        raise FileExistsError(
+            f"{plan.folder} holds {weights[0]}, weights of another origin; name another folder for new fits, "
+            "or read these with FoldFits(folder, recording=dataset, build=...)"
+        )
     if path.is_file():
         stored = FoldManifest.load(path)
         before = stored.facts.get("fit", {})
@@ -302,14 +287,6 @@ def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
             )
     noted = {"version": __version__, **wanted.facts}
     dataclasses.replace(wanted, facts=noted).save(path)
-
-
-def _chosen(manifest: FoldManifest, only: Sequence[str] | None) -> list[int]:
-    names = [fold.name for fold in manifest.folds]
-    unknown = [name for name in only or () if name not in names]
-    if unknown:
-        raise ValueError(f"only: there is no fold {unknown[0]!r}; the manifest has {', '.join(names)}")
-    return [number for number, name in enumerate(names) if only is None or name in only]
 
 
 def _run(plan: _Plan, missing: list[int], n_jobs: int) -> Iterator[tuple[str, tuple[str, int] | None]]:
@@ -364,6 +341,8 @@ def _save(model: nn.Module, target: Path, facts: dict[str, Any]) -> None:
     """Write a fit beside its place and move it there in one step: what has the name is complete."""
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=target.parent) as staging:
         written = model.cpu().save_pretrained(Path(staging) / target.name, metadata=facts)  # type: ignore[operator]
+        if target.is_dir() and not is_complete(target):
+            shutil.rmtree(target)  # a fit appears complete: what lost files since is no fit
         try:
             os.replace(written, target)
         except OSError:

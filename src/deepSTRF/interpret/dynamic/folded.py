@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.interpret.dynamic.jackknife import jackknifed_dstrf
@@ -60,7 +61,8 @@ def dstrf_folds(
     dtype : torch.dtype, optional
         Storage type; None is the model's.
     **options
-        For `jackknifed_dstrf`: ``lags``, ``neurons``, ``times``, ``wrt``, ``method``, ``budget_bytes``, ...
+        For `jackknifed_dstrf`, but sinks: ``lags``, ``neurons``, ``times``, ``wrt``, ``method``,
+        ``budget_bytes``, ...
 
     Returns
     -------
@@ -71,6 +73,8 @@ def dstrf_folds(
     ------
     KeyError, ValueError, FileNotFoundError
         When no fit is known never to have seen a clip, or what `jackknifed_dstrf` raises.
+    TypeError
+        For an option that `jackknifed_dstrf` does not have, or sinks.
 
     References
     ----------
@@ -91,7 +95,15 @@ def dstrf_folds(
     ['dSTRF-000.npy', 'dSTRF-001.npy']
     """
     folder = Path(out)
-    settings = {"agreement": agreement, "dtype": dtype, **options}
+    taken = [name for name in ("sink", "error") if name in options]
+    if taken:
+        raise TypeError(
+            f"dstrf_folds writes mean filters to files and takes no {taken[0]}: of one clip at a time "
+            f"jackknifed_dstrf(fits.unseen(dataset, clip), dataset.stims[clip], {taken[0]}=...) has one"
+        )
+    # no result depends on the working memory
+    named = {"agreement": agreement, "dtype": dtype, **options, "budget_bytes": None}
+    settings = {name: _described(value) for name, value in sorted(named.items()) if value is not None}
     paths = []
     for clip in range(len(dataset)) if clips is None else clips:
         models = fits.unseen(dataset, clip)
@@ -103,7 +115,7 @@ def dstrf_folds(
             "stimulus": dataset.fingerprint(clip),
             "fits": [fold.name for fold in manifest.eligible(trial)],
             "weights": [_stamp(model) for model in models],
-            "settings": {name: repr(value) for name, value in sorted(settings.items())},
+            "settings": settings,
         }
         if not _is_made(path, facts):
             note = path.with_suffix(".json")
@@ -124,6 +136,14 @@ def _is_made(path: Path, facts: dict[str, Any]) -> bool:
     except ValueError:  # a run was killed while it wrote this
         return False
     return all(stored.get(name) == value for name, value in facts.items())
+
+
+def _described(value: Any) -> str:
+    """A setting as text; of an array, whose text leaves out its middle, a hash."""
+    if not isinstance(value, Tensor | np.ndarray):
+        return repr(value)
+    array = torch.as_tensor(value).detach().cpu().contiguous()
+    return f"{tuple(array.shape)} {array.dtype} {hashlib.sha256(array.numpy().tobytes()).hexdigest()}"
 
 
 def _stamp(model: nn.Module) -> str:
