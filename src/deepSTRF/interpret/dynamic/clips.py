@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 from torch import Tensor
 
 from deepSTRF.interpret.dynamic.ensembles import Filters, as_filters, ensembles
 
-__all__ = ["clip_lengths", "clips_of", "neurons_of"]
+__all__ = ["as_clips", "clip_lengths", "clips_of", "neurons_of"]
 
 
-def clips_of(dstrfs: Filters | Sequence[Filters]) -> list[Filters]:
+def as_clips(dstrfs: Filters | Iterable[Filters]) -> list[Filters]:
+    """Return filters of one clip or of several as a list of clips, unread.
+
+    Parameters
+    ----------
+    dstrfs : filters of one clip, or several of such
+        Tensors or arrays (T, N, L, F), paths, or results of `dstrf`, in a sequence or iterator.
+
+    Returns
+    -------
+    list of Filters
+        At least one.
+
+    Raises
+    ------
+    ValueError
+        For no clip.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> as_clips(Path(name) for name in ("a.npy", "b.npy"))[0].name
+    'a.npy'
+    """
+    clips = list(dstrfs) if isinstance(dstrfs, list | tuple | Iterator) else [cast(Filters, dstrfs)]
+    if not clips:
+        raise ValueError("there is no clip: give the filters of at least one")
+    return clips
+
+
+def clips_of(dstrfs: Filters | Iterable[Filters]) -> list[Filters]:
     """Return filters of one clip or of several as a list of clips.
 
     Parameters
@@ -36,9 +66,7 @@ def clips_of(dstrfs: Filters | Sequence[Filters]) -> list[Filters]:
     >>> len(clips_of(torch.zeros(10, 2, 5, 3))), len(clips_of([torch.zeros(10, 2, 5, 3)] * 4))
     (1, 4)
     """
-    clips: list[Filters] = list(dstrfs) if isinstance(dstrfs, list | tuple) else [cast(Filters, dstrfs)]
-    if not clips:
-        raise ValueError("there is no clip: give the filters of at least one")
+    clips = as_clips(dstrfs)
     shapes = [tuple(as_filters(clip).shape) for clip in clips]
     if len({shape[1:] for shape in shapes}) > 1:
         raise ValueError(f"clips differ in filters: {shapes}; they must share neurons, lags and bands")

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepSTRF.interpret.dynamic.result import DynamicSTRF
-
 __all__ = ["Filters", "as_filters", "ensembles"]
 
-#: A tensor, array, ``.npy`` file (read in pieces) or result of `dstrf`, of shape (T, N, L, F).
-Filters: TypeAlias = Tensor | NDArray[Any] | str | os.PathLike[str] | DynamicSTRF
+
+class Weighted(Protocol):
+    """What holds filters: a result of `dstrf`, `jackknifed_dstrf` or `smooth_dstrf`.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> as_filters(SimpleNamespace(weights=torch.zeros(10, 2, 5, 3))).shape
+    torch.Size([10, 2, 5, 3])
+    """
+
+    @property
+    def weights(self) -> Any:
+        """The filters (T, N, L, F), or what a sink made of them."""
+        ...
+
+
+#: A tensor, array, ``.npy`` or ``.pt`` file (read in pieces) or result of `dstrf`, of shape (T, N, L, F).
+Filters: TypeAlias = Tensor | NDArray[Any] | str | os.PathLike[str] | Weighted
 
 
 def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
@@ -25,8 +41,8 @@ def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
 
     Parameters
     ----------
-    dstrfs : Tensor, array, path or DynamicSTRF
-        The filters.
+    dstrfs : Tensor, array, path, DynamicSTRF or JackknifedSTRF
+        The filters. Files of the DSTRF toolbox, ``dSTRF-000.pt``, are read too.
 
     Returns
     -------
@@ -36,7 +52,9 @@ def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
     Raises
     ------
     ValueError
-        For another shape, or no bins.
+        For another shape, or no bins, or a file that holds no array.
+    FileNotFoundError
+        For a file that is not there.
     TypeError
         For something else.
 
@@ -45,9 +63,9 @@ def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
     >>> as_filters(torch.zeros(10, 2, 5, 3)).shape
     torch.Size([10, 2, 5, 3])
     """
-    found: Any = dstrfs.weights if isinstance(dstrfs, DynamicSTRF) else dstrfs
+    found: Any = getattr(dstrfs, "weights", dstrfs)
     if isinstance(found, str | os.PathLike):
-        found = np.load(Path(found), mmap_mode="r")
+        found = _read(Path(found))
     if not isinstance(found, Tensor | np.ndarray):
         raise TypeError(
             f"dstrfs must be a tensor, an array, the path of a .npy file or a result of dstrf, got "
@@ -59,6 +77,19 @@ def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
             "neuron add the axis, weights[:, None]"
         )
     return found
+
+
+def _read(path: Path) -> Any:
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give its files, sorted(Path({str(path)!r}).glob('*.npy'))")
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; FileSink and dstrf_folds write such files")
+    try:
+        if path.suffix == ".pt":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} holds no array of filters ({error}); make it anew") from error
 
 
 def ensembles(dstrfs: Filters) -> Iterator[tuple[Tensor, Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepSTRF.interpret.dynamic.clips import as_clips
 from deepSTRF.interpret.dynamic.ensembles import Filters, as_filters
 from deepSTRF.models._checks import check_positive_int
 
@@ -103,7 +104,7 @@ def event_locked(
     >>> locked.excitation[1, :, 0].tolist(), locked.filters.shape
     ([15.0, 30.0, 30.0], torch.Size([3, 2, 5, 3]))
     """
-    clips: list[Filters] = list(dstrfs) if isinstance(dstrfs, list | tuple) else [cast(Filters, dstrfs)]
+    clips = as_clips(dstrfs)
     offsets = torch.arange(-_check_bins("before", before), _check_bins("after", after) + 1)
     arrays = [as_filters(clip) for clip in clips]
     where = _check_events(events, [len(array) for array in arrays])
@@ -163,13 +164,24 @@ def _check_bins(name: str, value: int) -> int:
     return value
 
 
+def _bin(event: Any) -> int:
+    number = event.item() if isinstance(event, Tensor | np.generic) else event
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise TypeError(
+            f"events must be bins, got {number!r}: of a time in ms that is int(time // dt_ms) of the clip"
+        )
+    return number
+
+
 def _check_events(events: Sequence[int] | Sequence[Sequence[int]], lengths: list[int]) -> list[list[int]]:
     """Events per clip."""
     given = list(events)
-    nested = [given] if len(lengths) == 1 and not any(isinstance(one, Sequence) for one in given) else given
+    nested = [given] if len(lengths) == 1 and not any(np.ndim(cast(Any, one)) for one in given) else given
     if len(nested) != len(lengths):
         raise ValueError(f"events must be one sequence per clip, {len(lengths)}, got {len(nested)}")
-    found = [[int(event) for event in cast(Sequence[int], bins)] for bins in nested]
+    if not all(np.ndim(cast(Any, bins)) == 1 for bins in nested):
+        raise ValueError(f"events must be one sequence per clip, {len(lengths)}, got a number in its place")
+    found = [[_bin(event) for event in cast(Sequence[int], bins)] for bins in nested]
     for bins, length in zip(found, lengths, strict=True):
         wrong = [event for event in bins if not 0 <= event < length]
         if wrong:

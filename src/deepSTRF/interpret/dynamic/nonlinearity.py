@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+from deepSTRF.interpret.dynamic.clips import as_clips
 from deepSTRF.interpret.dynamic.ensembles import Filters
 from deepSTRF.interpret.dynamic.hold import hold_statistics, temporal_hold
 from deepSTRF.interpret.dynamic.shape import shape_change
@@ -18,7 +18,7 @@ __all__ = ["nonlinearities"]
 
 
 def nonlinearities(
-    dstrfs: Filters | Sequence[Filters],
+    dstrfs: Filters | Iterable[Filters],
     reduction: str = "none",
     *,
     lookahead: int | None = None,
@@ -29,7 +29,8 @@ def nonlinearities(
     Parameters
     ----------
     dstrfs : filters of one clip, or a sequence of such
-        Tensors or arrays (T, N, L, F), paths of ``.npy`` files, or results of `dstrf`.
+        Tensors or arrays (T, N, L, F), paths of ``.npy`` files (or ``.pt``, of the DSTRF toolbox), or results
+        of `dstrf` or `jackknifed_dstrf`.
     reduction : {"none", "mean", "median"}
         Over clips; a clip in which a figure is undefined (NaN) does not count.
     lookahead : int, optional
@@ -59,10 +60,7 @@ def nonlinearities(
     {'complexity': 1.0, 'gain change': 0.0, 'temporal hold': 0.0, 'shape change': 1.0}
     """
     check_choice("reduction", reduction, ("none", "mean", "median"))
-    clips: list[Filters] = list(dstrfs) if isinstance(dstrfs, list | tuple) else [cast(Filters, dstrfs)]
-    columns = [_one_clip(clip, lookahead, corrected) for clip in clips]
-    if not columns:
-        raise ValueError("there is no clip: give the filters of at least one")
+    columns = [_one_clip(clip, lookahead, corrected) for clip in as_clips(dstrfs)]
     table = {}
     for name in columns[0]:
         values = [column[name] for column in columns]
