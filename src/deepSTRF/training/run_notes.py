@@ -148,10 +148,9 @@ def _about_the_fit(config: ExperimentConfig, best_epochs: Mapping[int, int | Non
     late = [seed for seed, epoch in best_epochs.items() if epoch is not None and epoch == config.epochs - 1]
     if not late:
         return []
-    which = "The fit" if len(best_epochs) == 1 else f"Seed {', '.join(map(str, late))}"
+    seeds = ", ".join(map(str, late))
+    which = f"The fits of seeds {seeds} were" if len(late) > 1 else f"The fit of seed {seeds} was"
+    which = "The fit was" if len(best_epochs) == 1 else which
     return [
-        (
-            "info",
-            f"{which} was still improving at the last epoch ({config.epochs}); more epochs may help.",
-        )
+        ("info", f"{which} still improving at the last epoch ({config.epochs}); more epochs may help."),
     ]
