@@ -61,8 +61,8 @@ def test_one_fit_is_itself_and_illegal_arguments_are_told() -> None:
     for agreement in (0.5, 0.0, 1.1):
         with pytest.raises(ValueError, match="agreement must be above"):
             jackknifed_dstrf([model], x, agreement=agreement)
-    with pytest.raises(ValueError, match="edge is 'zero' here"):
-        jackknifed_dstrf([model], x, edge="drop")
+    with pytest.raises(ValueError, match="edge must be one of"):
+        jackknifed_dstrf([model], x, edge="crop")
 
 
 def test_standard_errors_and_their_t_map(tmp_path) -> None:

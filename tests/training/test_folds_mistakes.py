@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import FoldManifest, NeuralDataset, plan_folds
-from deepSTRF.interpret.dynamic import ArraySink, dstrf_folds
+from deepSTRF.interpret.dynamic import ArraySink, complexity, dstrf_folds
 from deepSTRF.models.audio import Linear
 from deepSTRF.training import FoldFits, fit_folds, predict_folds, score_folds
 from deepSTRF.training.model_rules import NeuronCountError
@@ -150,6 +150,16 @@ def test_what_fits_are_is_told(tmp_path: Path) -> None:
             call(str(tmp_path), recording())
     with pytest.raises(TypeError, match="n_folds must be a whole number"):
         plan_folds(recording(), crossval=True, n_folds=2.0)
+
+
+def test_files_note_which_bins_statistics_leave_out(tmp_path: Path) -> None:
+    """A linear neuron's filter is constant, but for the start of the clip."""
+    ds, fits = recording(), made(tmp_path / "fits")
+    for options, cut in (({}, [2, 0]), ({"edge": "drop"}, [0, 0]), ({"times": [0, 1]}, [2, 0])):
+        (path,) = dstrf_folds(fits, ds, tmp_path / "filters", clips=[1], **options)
+        assert json.loads(path.with_suffix(".json").read_text())["cut"] == cut
+        if "times" not in options:
+            np.testing.assert_allclose(complexity(path), 1.0, rtol=1e-6)
 
 
 def test_filters_in_files_go_by_all_of_their_settings(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Filters", "as_filters", "ensembles"]
+__all__ = ["NOTE_OF_CUT", "Filters", "as_filters", "cut_off", "ensembles"]
+
+#: Entry of the note beside a file: how many bins at its start and its end hold filters that are cut off.
+NOTE_OF_CUT = "cut"
 
 
 class Weighted(Protocol):
@@ -79,6 +83,47 @@ def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
     return found
 
 
+def cut_off(dstrfs: Filters) -> Tensor:
+    """Return which bins hold filters that an end of the clip cuts off, (T,): as far as that is known.
+
+    A filter has zeros where there is no sound, so that all filters, of linear neurons too, grow in the first
+    L - 1 bins of a clip. Results of `dstrf` and `jackknifed_dstrf` know these bins, and so do the notes
+    beside files of `dstrf_folds`; bare arrays are taken as they are.
+
+    Parameters
+    ----------
+    dstrfs : Filters
+        The filters.
+
+    Returns
+    -------
+    Tensor
+        Booleans.
+
+    Examples
+    --------
+    >>> cut_off(torch.zeros(4, 2, 5, 3)).any()
+    tensor(False)
+    """
+    known = getattr(dstrfs, "cut", None)
+    if callable(known):
+        return torch.as_tensor(known()).cpu()
+    cut = torch.zeros(len(as_filters(dstrfs)), dtype=torch.bool)
+    if isinstance(dstrfs, str | os.PathLike):
+        first, last = _noted(Path(dstrfs).with_suffix(".json"))
+        cut[:first] = cut[len(cut) - last :] = True
+    return cut
+
+
+def _noted(note: Path) -> tuple[int, int]:
+    """Bins that are cut off at the start and at the end, from the note beside a file; none without a note."""
+    try:
+        first, last = json.loads(note.read_text(encoding="utf-8"))[NOTE_OF_CUT]
+        return int(first), int(last)
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0, 0
+
+
 def _read(path: Path) -> Any:
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give its files, sorted(Path({str(path)!r}).glob('*.npy'))")
@@ -103,20 +148,20 @@ def ensembles(dstrfs: Filters) -> Iterator[tuple[Tensor, Tensor]]:
     Yields
     ------
     tuple of Tensor
-        Filters, with broken bins (NaN or infinite) zeroed, and the mask of sound bins.
+        Filters, with broken bins (NaN or infinite) and those of `cut_off` zeroed, and the mask of sound bins.
 
     Examples
     --------
     >>> [filters.shape for filters, sound in ensembles(torch.zeros(10, 2, 5, 3))]
     [torch.Size([10, 5, 3]), torch.Size([10, 5, 3])]
     """
-    every = as_filters(dstrfs)
+    every, cut = as_filters(dstrfs), cut_off(dstrfs)
     for neuron in range(every.shape[1]):
         column = every[:, neuron]
         filters = (
             torch.as_tensor(column if isinstance(column, Tensor) else np.array(column)).detach().double()
         )
-        sound = torch.isfinite(filters).flatten(1).all(1)
+        sound = torch.isfinite(filters).flatten(1).all(1) & ~cut.to(filters.device)
         yield torch.where(sound[:, None, None], filters, 0.0), sound
 
 

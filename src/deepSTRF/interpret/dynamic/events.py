@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deepSTRF.interpret.dynamic.clips import as_clips
-from deepSTRF.interpret.dynamic.ensembles import Filters, as_filters
+from deepSTRF.interpret.dynamic.ensembles import Filters, as_filters, cut_off
 from deepSTRF.models._checks import check_positive_int
 
 __all__ = ["EventLocked", "event_locked"]
@@ -84,8 +84,8 @@ def event_locked(
     Returns
     -------
     EventLocked
-        Means and bounds; NaN at offsets without any event. Bins outside the clip, and filters with NaN, do
-        not count.
+        Means and bounds; NaN at offsets without any event. Bins outside the clip, filters with NaN, and those
+        that the start of the clip cuts off, do not count.
 
     Raises
     ------
@@ -112,11 +112,13 @@ def event_locked(
         raise ValueError(f"clips differ in filters: {[tuple(array.shape) for array in arrays]}")
     total = torch.zeros(len(offsets), *arrays[0].shape[1:], dtype=torch.float64)
     traces = []  # one (3, K, N) per event
-    for array, bins in zip(arrays, where, strict=True):
+    for clip, array, bins in zip(clips, arrays, where, strict=True):
+        whole = ~cut_off(clip)
         for event in bins:
             rows = event + offsets
             inside = (rows >= 0) & (rows < len(array))
-            filters, sound = _sound(array[int(rows[inside][0]) : int(rows[inside][-1]) + 1])
+            part = slice(int(rows[inside][0]), int(rows[inside][-1]) + 1)
+            filters, sound = _sound(array[part], whole[part])
             total[inside] += filters
             trace = torch.full((len(TRACES), len(offsets), total.shape[1]), torch.nan, dtype=torch.float64)
             trace[:, inside] = torch.where(sound, _measured(filters), torch.nan)
@@ -129,10 +131,10 @@ def event_locked(
     return EventLocked(offsets, mean, norm, excitation, inhibition, count)
 
 
-def _sound(part: Tensor | NDArray[Any]) -> tuple[Tensor, Tensor]:
-    """Filters (K, N, L, F) in double precision, broken ones zeroed, and which are sound (K, N)."""
+def _sound(part: Tensor | NDArray[Any], whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Filters (K, N, L, F) in double precision, broken and cut ones zeroed, and which are sound (K, N)."""
     filters = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().cpu().double()
-    sound = torch.isfinite(filters).flatten(2).all(2)
+    sound = torch.isfinite(filters).flatten(2).all(2) & whole.unsqueeze(1)
     return torch.where(sound[..., None, None], filters, 0.0), sound
 
 

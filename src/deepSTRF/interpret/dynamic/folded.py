@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.datasets import FoldManifest, NeuralDataset
+from deepSTRF.interpret.dynamic.ensembles import NOTE_OF_CUT
 from deepSTRF.interpret.dynamic.jackknife import jackknifed_dstrf
 from deepSTRF.interpret.dynamic.sinks import FileSink
 
@@ -43,7 +44,8 @@ def dstrf_folds(
     """Write the mean dynamic STRF of each clip, over the fits that never saw its sound, into a file.
 
     The files are named after the trials' places in the manifest, ``dSTRF-003.npy``, whatever subset or order
-    of clips is given; a ``dSTRF-003.json`` beside each says how it was made. A file that was made the same
+    of clips is given; a ``dSTRF-003.json`` beside each says how it was made, and which of its bins statistics
+    leave out because the start of the clip cuts their filters off. A file that was made the same
     way already is not made again.
 
     Parameters
@@ -122,7 +124,11 @@ def dstrf_folds(
             note.unlink(missing_ok=True)  # until the filters are there, nothing says how they were made
             sink = FileSink(path, dtype)
             result = jackknifed_dstrf(models, dataset.stims[clip], agreement=agreement, sink=sink, **options)
-            note.write_text(json.dumps({**facts, "kept": result.kept}, indent=1) + "\n", encoding="utf-8")
+            cut = result.cut().tolist()
+            # they stand at the ends; of a clip that is all cut off, all at the start
+            last = next((place for place, one in enumerate(reversed(cut)) if not one), 0)
+            made = {**facts, "kept": result.kept, NOTE_OF_CUT: [sum(cut) - last, last]}
+            note.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
         paths.append(path)
     return paths
 
@@ -135,7 +141,7 @@ def _is_made(path: Path, facts: dict[str, Any]) -> bool:
         stored = json.loads(note.read_text(encoding="utf-8"))
     except ValueError:  # a run was killed while it wrote this
         return False
-    return all(stored.get(name) == value for name, value in facts.items())
+    return NOTE_OF_CUT in stored and all(stored.get(name) == value for name, value in facts.items())
 
 
 def _described(value: Any) -> str:

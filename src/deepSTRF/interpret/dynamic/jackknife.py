@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.interpret.dynamic.estimate import as_sink
+from deepSTRF.interpret.dynamic.result import cut_bins
 from deepSTRF.interpret.dynamic.run import Run, open_run
 from deepSTRF.interpret.dynamic.sinks import Sink
 from deepSTRF.models._checks import check_positive_int
@@ -23,7 +24,7 @@ BUDGET = 2**28
 #: Entries whose signs are compared at once.
 AT_ONCE = 2**18
 #: Arguments of `dstrf` that go through.
-OPTIONS = ("neurons", "lookahead", "wrt", "before", "method", "path", "baseline", "check")
+OPTIONS = ("neurons", "lookahead", "wrt", "before", "method", "edge", "path", "baseline", "check")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class JackknifedSTRF:
         Jackknife standard errors, when they were asked for, else None.
     lookahead : int
         Frames of the window after the current one: the last entries of the lag axis.
+    n_frames : int or None
+        Frames of the clip.
+    edge : str
+        What was asked for at the ends of the clip.
 
     Examples
     --------
@@ -67,6 +72,20 @@ class JackknifedSTRF:
     lags: int
     error: Any = None
     lookahead: int = 0
+    n_frames: int | None = None
+    edge: str = "zero"
+
+    def cut(self) -> Tensor:
+        """Return which bins have a filter that an end of the clip cuts off, (T,); see `DynamicSTRF`.
+
+        Returns
+        -------
+        Tensor
+            Booleans.
+        """
+        if self.n_frames is None:
+            return torch.zeros_like(self.times, dtype=torch.bool)
+        return cut_bins(self.times, self.lags, self.lookahead, self.n_frames, self.edge)
 
     def t_map(self) -> Tensor:
         """Return weights over standard errors (T, N, L, F): how many errors each entry is away from zero.
@@ -128,8 +147,8 @@ def jackknifed_dstrf(
         Working memory beyond the result, roughly: half for the filters of all fits at once, half for the work
         on them. With many outputs more is faster.
     **options
-        For `dstrf`: ``neurons``, ``lookahead``, ``wrt``, ``before``, ``method``, ``path``, ``baseline``,
-        ``check``.
+        For `dstrf`: ``neurons``, ``lookahead``, ``wrt``, ``before``, ``method``, ``edge``, ``path``,
+        ``baseline``, ``check``.
 
     Returns
     -------
@@ -171,6 +190,8 @@ def jackknifed_dstrf(
         lags=first.lags,
         error=None if error is None else made[1],
         lookahead=first.lookahead,
+        n_frames=first.n_frames,
+        edge=first.edge,
     )
 
 
@@ -185,8 +206,6 @@ def _check_arguments(models: object, agreement: object, options: dict[str, Any])
     number = isinstance(agreement, int | float) and not isinstance(agreement, bool)
     if agreement is not None and not (number and 0.5 < cast(float, agreement) <= 1.0):
         raise ValueError(f"agreement must be above 0.5 and at most 1, or None, got {agreement!r}")
-    if "edge" in options:
-        raise ValueError("edge is 'zero' here: choose times to leave out the start of the clip")
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise TypeError(f"there is no option {unknown[0]!r}; options for dstrf are {', '.join(OPTIONS)}")
@@ -218,7 +237,7 @@ def _open_runs(
 
 def _fill(runs: list[Run], targets: list[Sink], agreement: float | None, budget_bytes: int) -> float:
     """Bring mean filters, and their errors, to the sinks; returns the share of entries that is kept."""
-    frames, shape, wanted = runs[0].memory, runs[0].shape, runs[0].request.times
+    frames, shape = runs[0].memory, runs[0].shape
     row_bytes = len(runs) * math.prod(shape[1:]) * frames.element_size()
     at_once = max(1, budget_bytes // (2 * row_bytes))
     kept = 0
@@ -227,12 +246,11 @@ def _fill(runs: list[Run], targets: list[Sink], agreement: float | None, budget_
         for target in targets:
             target.open(shape, frames.dtype, frames.device)
             opened.append(target)
-        for first in range(0, len(wanted), at_once):
-            part = wanted[first : first + at_once]
-            rows = torch.arange(first, first + len(part))
-            stacked = frames.new_empty(len(runs), len(part), *shape[1:])
+        for first in range(0, shape[0], at_once):
+            rows = torch.arange(first, min(first + at_once, shape[0]))
+            stacked = frames.new_empty(len(runs), len(rows), *shape[1:])
             for index, run in enumerate(runs):
-                stacked[index] = run.rows(part)
+                stacked[index] = run.rows(run.request.times[first : first + at_once])
             weights, agreed = sign_consistent(stacked, agreement)
             kept += agreed
             targets[0].write(rows, weights)

@@ -70,7 +70,7 @@ class Request:
     ) -> None:
         self.lookahead = _checked_lookahead(lookahead)
         self.output = _responses(subject).T  # (T, N)
-        self.part, self.budget, self.shift = part, budget, 0
+        self.part, self.budget, self.edge, self.shift = part, budget, edge, 0
         _refuse_mask("neurons", neurons)
         self.neurons = neuron_indices(neurons, self.output.shape[1])
         self.times = time_indices(times, len(self.output))

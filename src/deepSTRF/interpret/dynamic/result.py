@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deepSTRF.models._checks import check_positive_number
 
-__all__ = ["DynamicSTRF"]
+__all__ = ["DynamicSTRF", "cut_bins"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class DynamicSTRF:
     tap_shape : tuple of int or None
         With a part for ``wrt``: the shape of its output without clips and time, (C, F') or (F',), which
         ``weights.unflatten(-1, tap_shape)`` has.
+    edge : str
+        What was asked for at the ends of the clip.
 
     Examples
     --------
@@ -87,6 +89,7 @@ class DynamicSTRF:
     completeness: Tensor | None = None
     lookahead: int = 0
     tap_shape: tuple[int, ...] | None = None
+    edge: str = "zero"
 
     @property
     def lag_frames(self) -> Tensor:
@@ -119,6 +122,19 @@ class DynamicSTRF:
         frames = self.times.unsqueeze(1) - self.lag_frames
         return (frames >= 0) & (frames < self.n_frames)
 
+    def cut(self) -> Tensor:
+        """Return which bins have a filter that an end of the clip cuts off, (T,).
+
+        Statistics of how a filter changes leave these bins out: it grows there as the clip begins, and that
+        of a linear neuron does so too. With ``edge="keep"`` no filter is cut.
+
+        Returns
+        -------
+        Tensor
+            Booleans.
+        """
+        return cut_bins(self.times, self.lags, self.lookahead, self.n_frames, self.edge)
+
     def intercept_share(self) -> Tensor:
         """Return the variance of the intercept as a share of that of the response, (N,).
 
@@ -139,6 +155,35 @@ class DynamicSTRF:
             ``sum |b| / sum |Y|`` over time; NaN for a silent neuron.
         """
         return self.intercept.abs().double().sum(0) / _positive(self.response.abs().double().sum(0))
+
+
+def cut_bins(times: Tensor, lags: int, lookahead: int, n_frames: int, edge: str) -> Tensor:
+    """Return at which times an end of the clip cuts off a filter.
+
+    Parameters
+    ----------
+    times : Tensor (T,)
+        Frames.
+    lags, lookahead : int
+        Frames of the filter up to the current one, and after it.
+    n_frames : int
+        Frames of the clip.
+    edge : str
+        As for `dstrf`.
+
+    Returns
+    -------
+    Tensor
+        Booleans (T,).
+
+    Examples
+    --------
+    >>> cut_bins(torch.arange(4), lags=3, lookahead=0, n_frames=4, edge="zero").tolist()
+    [True, True, False, False]
+    """
+    if edge == "keep":
+        return torch.zeros_like(times, dtype=torch.bool)
+    return (times < lags - 1) | (times >= n_frames - lookahead)
 
 
 def _positive(values: Tensor) -> Tensor:

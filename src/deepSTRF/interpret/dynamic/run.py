@@ -227,6 +227,7 @@ class Run:
             completeness=completeness,
             lookahead=request.lookahead,
             tap_shape=request.subject.tap_shape if wrt != "spectrogram" else None,
+            edge=request.edge,
         )
 
     def _made(self, part: list[int]) -> Tensor:
