@@ -130,7 +130,7 @@ def test_clips_add_up_files_are_read_and_broken_bins_counted(tmp_path) -> None:
     rest = active_subspace(torch.cat([broken[:17], broken[18:], results[1].weights]))
     torch.testing.assert_close(found.directions, rest.directions)
 
-    rates = [r.response.clone() for r in results]
+    rates = [dstrf(model, clip).response.clone() for clip in clips]
     rates[0][50:60] = torch.nan
     surface = tuning_surface(whole, clips, rates)
     assert surface.excluded.tolist() == [10 + 2 * (L - 1)], "NaN responses, and windows from before a clip"

@@ -42,7 +42,7 @@ class TemporalHold:
     block : Tensor (A, N)
         Bins that were flipped together; 1 for the published test.
     excluded : Tensor (A, N)
-        Pairs of bins left out because one of them is constant or holds NaN.
+        Pairs of bins left out because one of them is constant or holds NaN or is cut off.
 
     Examples
     --------

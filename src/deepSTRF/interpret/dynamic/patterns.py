@@ -50,7 +50,7 @@ class FilterPatterns:
         Share of the squared norm of the unit filters that their centres hold: 1 where each filter is the
         centre of its pattern.
     excluded : int
-        Bins left out because they hold NaN, or only zeros, which have no direction.
+        Bins left out because they hold NaN, are cut off, or hold only zeros, which have no direction.
     shifts : Tensor (T,) or None
         With ``aligned``: by how many lags each filter was moved, positive towards the present.
 

@@ -35,7 +35,7 @@ class Alignment:
     converged : bool
         Whether the last round moved nothing.
     excluded : int
-        Bins left as they are because they hold NaN; they are zero in `filters`.
+        Bins left as they are because they hold NaN or are cut off; they are zero in `filters`.
 
     Examples
     --------

@@ -35,7 +35,7 @@ class ActiveSubspace:
     share : Tensor (N, M)
         Eigenvalues over their sum; NaN for a neuron whose filters are all zero.
     count, excluded : Tensor (N,)
-        Bins behind the figures, and bins left out because they hold NaN.
+        Bins behind the figures, and bins left out because they hold NaN or are cut off.
 
     Examples
     --------
@@ -102,7 +102,8 @@ def active_subspace(
     dstrfs : filters of one clip, or a sequence of such
         Tensors or arrays (T, N, L, F), paths of ``.npy`` files, or results of `dstrf`. One clip of one neuron
         is in memory at a time, and a square matrix of the smaller of all bins and L * F. Filters at the start
-        of a clip are cut off where the clip begins, which adds dimensions: ``dstrf(..., edge="drop")``.
+        of a clip are cut off where the clip begins, which adds dimensions: results leave them out, arrays
+        want ``dstrf(..., edge="drop")``.
     n_dimensions : int
         Directions to return, K.
     centred : bool

@@ -27,7 +27,7 @@ class Spectrum:
     participation_ratio : Tensor (N,)
         ``(sum s^2)^2 / sum s^4``: how many patterns share the variance.
     excluded : Tensor (N,)
-        Bins left out because they hold NaN.
+        Bins left out because they hold NaN, or are cut off by the start of the clip (`cut_off`).
 
     Examples
     --------
