@@ -16,6 +16,7 @@ from PIL import Image
 from deepSTRF.plots import (
     choose_moments,
     filter_limit,
+    movies,
     plot_dstrf_panel,
     plot_modulation_transfer,
     plot_nonlinearity_scatter,
@@ -60,6 +61,20 @@ def test_panel_shows_the_filter_of_each_moment_with_the_current_frame_at_the_rig
     )
     np.testing.assert_allclose(axes[1].lines[0].get_ydata(), clip["response"].mean(0))
     figure.canvas.draw()
+
+
+def test_frames_after_the_response_stand_right_of_zero(clip, tmp_path, monkeypatch):
+    _, axes = plot_dstrf_panel(**clip, dt_ms=DT, moments=[3, 17], lookahead=2)
+    for ax in axes[3:5]:
+        assert tuple(ax.images[0].get_extent()[:2]) == ((L - 2) * DT, -2 * DT)
+    shown = []
+    monkeypatch.setitem(movies.FORMATS, ".gif", lambda path, film: shown.append(film.figure))
+    response = clip.pop("response").mean(0)
+    save_dstrf_movie(tmp_path / "a.gif", **clip, response=response, dt_ms=DT, lookahead=2)
+    assert tuple(shown[0].axes[2].images[0].get_extent()[:2]) == ((L - 2) * DT, -2 * DT)
+    for call in (plot_dstrf_panel, lambda **given: save_dstrf_movie(tmp_path / "a.gif", **given)):
+        with pytest.raises(ValueError, match=f"lookahead must lie in 0 .. {L - 1}"):
+            call(**clip, lookahead=L)
 
 
 def test_moments_share_limits_unless_each_has_its_own(clip):

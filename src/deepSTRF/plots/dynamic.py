@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["LIMIT_QUANTILE", "choose_moments", "filter_limit", "plot_dstrf_panel"]
+__all__ = ["LIMIT_QUANTILE", "choose_moments", "filter_limit", "lag_edges", "plot_dstrf_panel"]
 
 FIGSIZE = (9.6, 6.4)
 HEIGHTS = (1.6, 1.3, 0.9, 2.0)
@@ -50,6 +50,7 @@ def plot_dstrf_panel(
     dt_ms: float | None = None,
     *,
     moments: Sequence[int] | None = None,
+    lookahead: int = 0,
     shared_clim: bool = True,
     cmap: str = "RdBu_r",
     start_s: float = 0.0,
@@ -79,6 +80,8 @@ def plot_dstrf_panel(
         Bin in ms; axes are then in seconds and milliseconds, else in bins.
     moments : sequence of int, optional
         Bins whose filters are drawn; None is `choose_moments`.
+    lookahead : int
+        Frames of the filters after the current one, ``result.lookahead``: they stand right of 0.
     shared_clim : bool
         One colour scale for all moments, with a colour bar; else one each.
     cmap : str
@@ -146,7 +149,9 @@ def plot_dstrf_panel(
     names = [f"{x[moment]:.2f} s" if dt_ms else f"bin {x[moment] - 0.5:.0f}" for moment in chosen]
     # an outburst between the moments must not fade all of them, nor one of them the others
     limit = min(filter_limit(filters), filter_limit(filters[chosen])) if shared_clim else None
-    _draw_filters(row, filters[chosen], names, frequencies, dt_ms, limit, cmap)
+    edges = lag_edges(filters.shape[1], lookahead, dt_ms)
+    _draw_filters(row, filters[chosen], names, frequencies, edges, limit, cmap)
+    row[len(row) // 2].set_xlabel("ms before each moment" if dt_ms else "bins before each moment")
     return figure, [*axes, *row]
 
 
@@ -208,6 +213,36 @@ def filter_limit(filters: Any, quantile: float = LIMIT_QUANTILE) -> float:
     return limit or 1.0
 
 
+def lag_edges(n_lags: int, lookahead: int, dt_ms: float | None) -> tuple[float, float]:
+    """Return where a filter begins and ends, in ms (or bins) before the response.
+
+    Parameters
+    ----------
+    n_lags : int
+        Frames of the filter, all of them.
+    lookahead : int
+        Of these, after the current one.
+    dt_ms : float or None
+        Bin in ms; None counts bins.
+
+    Returns
+    -------
+    (float, float)
+        The second is 0, or negative for filters that look ahead.
+
+    Examples
+    --------
+    >>> lag_edges(7, 3, 5.0)
+    (20.0, -15.0)
+    """
+    if isinstance(lookahead, bool) or not hasattr(lookahead, "__index__") or not 0 <= lookahead < n_lags:
+        raise ValueError(
+            f"lookahead must lie in 0 .. {n_lags - 1}, filters have {n_lags} frames, got {lookahead!r}"
+        )
+    width = dt_ms or 1.0
+    return (n_lags - lookahead) * width, 0.0 - lookahead * width
+
+
 def _checked_filters(dstrf: Any, spectrogram: FloatArray) -> FloatArray:
     filters = as_array(dstrf, "dstrf")
     n_bands, n_bins = spectrogram.shape
@@ -252,11 +287,10 @@ def _draw_filters(
     filters: FloatArray,
     names: list[str],
     frequencies: FloatArray | None,
-    dt_ms: float | None,
+    edges: tuple[float, float],
     limit: float | None,
     cmap: str,
 ) -> None:
-    edges = (filters.shape[1] * (dt_ms or 1.0), 0.0)
     for column, (ax, image, name) in enumerate(zip(row, filters, names, strict=True)):
         own = limit or filter_limit(image[None])
         shown = draw_spectrogram(ax, image.T, edges, frequencies, cmap=cmap, vmin=-own, vmax=own)
@@ -266,7 +300,6 @@ def _draw_filters(
         if column:
             ax.set_ylabel("")
             ax.set_yticks([])
-    row[len(row) // 2].set_xlabel("ms before each moment" if dt_ms else "bins before each moment")
     if limit is not None:
         bar = row[0].figure.colorbar(shown, ax=row, shrink=0.9, aspect=14, pad=0.01)
         bar.set_label("weight", fontsize=TICK_SIZE)

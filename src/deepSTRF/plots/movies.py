@@ -29,7 +29,7 @@ from deepSTRF.plots._style import (
     new_figure,
     tidy,
 )
-from deepSTRF.plots.dynamic import LIMIT_QUANTILE, filter_limit
+from deepSTRF.plots.dynamic import LIMIT_QUANTILE, filter_limit, lag_edges
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -52,6 +52,7 @@ def save_dstrf_movie(
     *,
     every: int = 1,
     fps: float = 20.0,
+    lookahead: int = 0,
     shared_clim: bool = False,
     quantile: float = LIMIT_QUANTILE,
     cmap: str = "RdBu_r",
@@ -82,6 +83,8 @@ def save_dstrf_movie(
         Draw every so manieth bin.
     fps : float
         Frames per second, at most 50 in a GIF; the title says how much slower than the sound that is.
+    lookahead : int
+        Frames of the filters after the current one, ``result.lookahead``: they stand right of 0.
     shared_clim : bool
         One colour scale for all neurons instead of one each. It holds for the whole movie either way.
     quantile : float
@@ -125,6 +128,7 @@ def save_dstrf_movie(
     _check_choices(target, every, fps, quantile)
     check_positive(dt_ms, "dt_ms")
     scene = _Scene(stim, dstrf, pred, response, dt_ms, titles, frequencies_hz)
+    scene.edges = lag_edges(scene.filters.shape[2], lookahead, dt_ms)
     figure, update, moving = scene.draw(shared_clim, quantile, cmap, start_s, _speed(dt_ms, every, fps))
     moments = range(0, scene.n_bins, every)
     title = f"dynamic STRF of {', '.join(name for name in scene.titles if name) or 'a neuron'}"
@@ -158,6 +162,7 @@ class _Scene:
         self.pred = self._columns(pred, "pred")
         self.response = None if response is None else self._columns(response, "response")
         self.dt_ms = dt_ms
+        self.edges = lag_edges(shape[2], 0, dt_ms)
 
     def _columns(self, values: Any, name: str) -> FloatArray:
         columns = as_array(values, name)
@@ -184,7 +189,6 @@ class _Scene:
         lines = [top.axvline(x[0], color="white", linewidth=1.4)]
         images = []
         limits = [filter_limit(self.filters[:, k], quantile) for k in range(self.count)]
-        edges = (self.filters.shape[2] * (self.dt_ms or 1.0), 0.0)
         for k in range(self.count):
             trace, panel = figure.add_subplot(grid[1, k]), figure.add_subplot(grid[2, k])
             if self.response is not None:
@@ -196,7 +200,7 @@ class _Scene:
             left_title(trace, self.titles[k], LABEL_SIZE)
             limit = max(limits) if shared else limits[k]
             image = draw_spectrogram(
-                panel, self.filters[0, k].T, edges, self.hertz, cmap=cmap, vmin=-limit, vmax=limit
+                panel, self.filters[0, k].T, self.edges, self.hertz, cmap=cmap, vmin=-limit, vmax=limit
             )
             images.append(image)
             panel.set_xlabel("ms before" if self.dt_ms else "bins before")
