@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from deepSTRF.interpret import contributions, occlusion, smooth_dstrf
 from deepSTRF.interpret.dynamic import (
     ArraySink,
     FileSink,
@@ -18,7 +19,12 @@ from deepSTRF.interpret.dynamic import (
     ReceptiveFieldError,
     curvature,
     dstrf,
+    find_shifts,
     jackknifed_dstrf,
+    measure_receptive_field,
+    measure_window,
+    stimulus_frames,
+    switches,
 )
 from deepSTRF.interpret.dynamic.jackknife import OPTIONS
 from deepSTRF.models.audio import DeepEncoder, NetworkReceptiveField
@@ -123,6 +129,39 @@ def test_arguments_that_mean_nothing(arguments, error, text) -> None:
     model = NetworkReceptiveField(n_frequency_bands=F, temporal_window_size=3, out_neurons=3)
     with pytest.raises(error, match=text):
         dstrf(model, torch.randn(F, T), **arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model, x: curvature(model, x, 0, [5]),
+        lambda model, x: measure_receptive_field(model, F),
+        lambda model, x: measure_window(model, F),
+        smooth_dstrf,
+        occlusion,
+        stimulus_frames,
+        switches,
+    ],
+)
+def test_all_calls_want_a_module(call) -> None:
+    with pytest.raises(TypeError, match=r"must be an nn.Module, got OrderedDict: load weights"):
+        call(deep().state_dict(), torch.randn(F, T))
+
+
+def test_contributions_want_a_result() -> None:
+    model, x = deep(), torch.randn(F, T)
+    for wrong in (dstrf(model, x).weights, model, smooth_dstrf(model, x, n_samples=1)):
+        with pytest.raises(TypeError, match="result must be what dstrf"):
+            contributions(wrong, x)
+    mean = jackknifed_dstrf([model, deep()], x)
+    total = contributions(mean, x).sum((2, 3))
+    torch.testing.assert_close(total, mean.response - mean.intercept, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("max_shift", [1.5, -1, 5, True])
+def test_shifts_stay_within_the_filter(max_shift) -> None:
+    with pytest.raises(ValueError, match=r"max_shift must be a whole number of lags, 0 .. 4"):
+        find_shifts(torch.randn(3, 4, 2), torch.randn(4, 2), max_shift)
 
 
 def test_a_softmax_over_neurons_has_no_slope() -> None:

@@ -23,6 +23,7 @@ from deepSTRF.interpret.dynamic.moments import noise_sd
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.run import BUDGET, baseline_frames
 from deepSTRF.interpret.dynamic.sinks import CallbackSink, Sink
+from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.gradients import differentiating
@@ -122,6 +123,11 @@ def contributions(
     >>> bool(torch.allclose(parts.sum((2, 3)), result.response - result.intercept, atol=1e-5))
     True
     """
+    if not all(hasattr(result, name) for name in ("weights", "response", "n_frames")):
+        raise TypeError(
+            f"result must be what dstrf or jackknifed_dstrf returns, got {type(result).__name__}: bare "
+            "filters do not say at which times they are"
+        )
     filters = as_filters(result)
     frames = _frames_of(result, filters.shape, stimulus)
     frames = frames - baseline_frames(baseline, frames)
@@ -204,6 +210,7 @@ def smooth_dstrf(
     >>> smoothed.weights.shape, float(smoothed.spread.max()) < 1e-6  # one filter everywhere
     (torch.Size([50, 1, 3, 8]), True)
     """
+    check_model(model)
     copies, share = check_positive_int("n_samples", n_samples), check_positive_number("noise", noise)
     if "sink" in options:
         raise TypeError(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deepSTRF.interpret.dynamic.moments import Moment, forward_bytes, window_length
 from deepSTRF.interpret.dynamic.request import time_indices
 from deepSTRF.interpret.dynamic.run import BUDGET, baseline_frames
+from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int
 from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
@@ -135,6 +136,7 @@ def occlusion(
         raise ValueError(f"patch must be (bands, frames), such as patch=(2, 4), got {patch!r}")
     height, width = check_positive_int("patch", patch[0]), check_positive_int("patch", patch[1])
     budget = check_positive_int("budget_bytes", budget_bytes)
+    check_model(model)
     with evaluating(model):
         subject = subject_of(model, stimulus, wrt)
         output = subject.output()

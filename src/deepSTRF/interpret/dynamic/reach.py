@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.models._checks import check_positive_int
 from deepSTRF.models.causal import placement
 from deepSTRF.models.prediction import evaluating
@@ -71,6 +72,7 @@ def measure_receptive_field(
     >>> measure_receptive_field(Linear(n_frequency_bands=8, temporal_window_size=7), 8)
     7
     """
+    check_model(model)
     bands, longest = check_positive_int("n_frequency_bands", n_frequency_bands), int(longest)
     device, dtype = placement(model)
     with evaluating(model):
@@ -151,6 +153,7 @@ def measure_window(
     >>> measure_window(nn.Conv2d(1, 2, (8, 5), padding=(0, 2)), 8)
     (3, 2)
     """
+    check_model(model)
     bands = check_positive_int("n_frequency_bands", n_frequency_bands)
     device, dtype = placement(model)
     with evaluating(model):

@@ -16,6 +16,7 @@ from deepSTRF.interpret.dynamic.estimators import Jacobian
 from deepSTRF.interpret.dynamic.moments import Moment, noise_sd, window_length
 from deepSTRF.interpret.dynamic.request import time_indices
 from deepSTRF.interpret.dynamic.run import BUDGET, output_slope
+from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
@@ -168,6 +169,7 @@ def curvature(
     wanted = check_positive_int("n_patterns", n_patterns)
     share, budget = check_positive_number("scale", scale), check_positive_int("budget_bytes", budget_bytes)
     directions = None if n_directions is None else check_positive_int("n_directions", n_directions)
+    check_model(model)
     part = None if before is None else submodule(model, before)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_twice_differentiable(model))

@@ -74,7 +74,7 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
     Raises
     ------
     ValueError
-        For filters and reference that do not fit.
+        For filters and reference that do not fit, or a shift beyond them.
 
     Examples
     --------
@@ -87,6 +87,9 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
             f"filters must be (T, L, F) and reference (L, F), got {tuple(filters.shape)} and "
             f"{tuple(reference.shape)}"
         )
+    lags = filters.shape[1]
+    if isinstance(max_shift, bool) or not isinstance(max_shift, int) or not 0 <= max_shift <= lags:
+        raise ValueError(f"max_shift must be a whole number of lags, 0 .. {lags}, got {max_shift!r}")
     spectrum, target = torch.fft.rfft(filters, dim=1), torch.fft.rfft(reference, dim=0)
     cross = torch.einsum("tkf,kf->tk", spectrum.conj(), target)
     return _best(cross, filters.shape[1], max_shift, _scale(filters) * reference.norm(), _varies(filters))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.interpret.dynamic.subject import Subject
 from deepSTRF.models.gradients import differentiating
 
@@ -82,6 +83,7 @@ def switches(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogram") ->
     >>> switches(Rectified(), torch.tensor([[1.0, -1.0, -2.0, 3.0]])).per_step.tolist()
     [1, 0, 1]
     """
+    check_model(model)
     with differentiating(model), torch.no_grad():
         subject = Subject(model, stimulus, wrt)
         watch = _Watch(subject.frames.shape[-1])

@@ -13,6 +13,7 @@ from deepSTRF.interpret.dynamic.chain import Link, chain_of
 from deepSTRF.interpret.dynamic.checking import agree
 from deepSTRF.interpret.dynamic.stimuli import (
     check_finite,
+    check_model,
     front_end_of,
     has_halves,
     mono,
@@ -297,5 +298,6 @@ def stimulus_frames(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogr
     >>> stimulus_frames(model, torch.randn(8, 50), wrt="prefiltering").shape  # ON and OFF
     torch.Size([16, 50])
     """
+    check_model(model)
     with differentiating(model):
         return subject_of(model, stimulus, wrt).frames[0, 0]
