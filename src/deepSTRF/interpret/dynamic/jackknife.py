@@ -36,7 +36,8 @@ class JackknifedSTRF:
     weights : Tensor (T, N, L, F), or what the sink made
         Mean filters; zero where fits disagree about the sign, when that was asked for.
     response : Tensor (T, N)
-        Mean response of the fits, which the unmasked mean filters and the mean intercept reproduce.
+        Mean response of the fits, which the unmasked mean filters and the mean intercept reproduce where all
+        fits hear the same frames: not behind a front-end that each has learned for itself.
     intercept : Tensor (T, N)
         Mean intercept and memory.
     kept : float
