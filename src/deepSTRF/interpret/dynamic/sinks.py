@@ -172,7 +172,8 @@ class Moments:
 class MomentSink:
     """Keeps running statistics in float64; the tensor itself is never held.
 
-    All bins count: with ``dstrf(..., edge="drop")`` without those whose filters the start of the clip cuts off.
+    All bins count: with ``dstrf(..., edge="drop")`` those are not among them whose filters the start of the
+    clip cuts off.
 
     Examples
     --------
