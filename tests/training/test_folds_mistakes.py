@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -150,6 +152,20 @@ def test_what_fits_are_is_told(tmp_path: Path) -> None:
             call(str(tmp_path), recording())
     with pytest.raises(TypeError, match="n_folds must be a whole number"):
         plan_folds(recording(), crossval=True, n_folds=2.0)
+
+
+def test_what_killed_processes_left_is_swept_away_after_a_day(tmp_path: Path) -> None:
+    fits = made(tmp_path / "fits")
+    (tmp_path / "filters").mkdir()
+    for days, kept in ((0.5, True), (1.5, False)):
+        left = [tmp_path / "fits" / ".unfinished-abc", tmp_path / "filters" / ".dSTRF-001.npy.123.part"]
+        left[0].mkdir(exist_ok=True)
+        left[1].write_bytes(b"half")
+        for path in left:
+            os.utime(path, (time.time() - days * 86_400,) * 2)
+        made(tmp_path / "fits")
+        dstrf_folds(fits, recording(), tmp_path / "filters", clips=[1], times=[int(2 * days)])
+        assert [path.exists() for path in left] == [kept, kept]
 
 
 def test_files_note_which_bins_statistics_leave_out(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,6 +42,8 @@ __all__ = ["fit_folds"]
 
 #: Folder in which a fit is written before it goes to its place.
 UNFINISHED = ".unfinished-"
+#: Seconds after which such a folder is what a killed process left: a fit is written in a moment.
+ABANDONED = 86_400
 #: Epochs of a Fitter that is not told.
 EPOCHS = 1000
 
@@ -253,6 +256,10 @@ def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
     path = plan.folder / MANIFEST
     wanted = dataclasses.replace(plan.manifest, facts={**plan.manifest.facts, "fit": facts})
     plan.folder.mkdir(parents=True, exist_ok=True)
+    for left in plan.folder.glob(f"{UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # another job was faster
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
     weights = [f"{fold.name}.pt" for fold in wanted.folds if (plan.folder / f"{fold.name}.pt").exists()]
     if weights:  # they would pass for fits of this run
         raise FileExistsError(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,9 @@ import torch
 from torch import Tensor
 
 __all__ = ["ArraySink", "CallbackSink", "FileSink", "MomentSink", "Moments", "Sink", "SinkSet"]
+
+#: Seconds after which an unfinished file that nobody wrote to is no one's: a day, others may be at it.
+ABANDONED = 86_400
 
 
 class Sink(Protocol):
@@ -119,6 +125,7 @@ class FileSink:
     def open(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         """Make a file of the right size beside the final one."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_abandoned()
         self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         stored = self.dtype or (torch.float32 if dtype is torch.bfloat16 else dtype)
         kind = torch.empty(0, dtype=stored).numpy().dtype
@@ -135,6 +142,13 @@ class FileSink:
         del self._map
         self._part.replace(self.path)
         return self.path
+
+    def _remove_abandoned(self) -> None:
+        """What a killed process has left of this file, which may be as large as the file."""
+        for part in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                if time.time() - part.stat().st_mtime > ABANDONED:
+                    part.unlink()
 
     def abort(self) -> None:
         """Remove the unfinished file."""
