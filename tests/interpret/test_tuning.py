@@ -13,7 +13,8 @@ from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.interpret import fit_gabor, modulation_transfer, separability_index, strf_tuning
 from deepSTRF.interpret.tuning_table import NeuronTable
-from deepSTRF.training import fit_ridge
+from deepSTRF.models.audio import Linear
+from deepSTRF.training import Fitter, fit_ridge, make_loaders
 
 DT = 5.0
 HERTZ = 500.0 * 2.0 ** (np.arange(25) / 6)
@@ -183,6 +184,24 @@ def test_a_fitted_linear_model_recovers_strf_and_tuning():
     assert abs(fitted["latency_ms"] - true["latency_ms"])[0] < 1.0
     assert fitted["bandwidth_octaves"][0] == pytest.approx(true["bandwidth_octaves"][0], rel=0.25)
     assert abs(fitted["direction_index"][0]) < 0.1
+
+
+def test_a_linear_model_fitted_by_gradient_recovers_the_strf():
+    """White sounds: along the directions that natural sounds hardly use, gradient descent is slow."""
+    truth = SyntheticDataset(n_neurons=1, n_clips=2, n_repeats=1, clip_seconds=0.5, seed=3).true_strfs[0]
+    draw = torch.Generator().manual_seed(0)
+    stims = [torch.randn(len(truth), 400, generator=draw) for _ in range(12)]
+    past = [torch.nn.functional.pad(stim, (truth.shape[1] - 1, 0)) for stim in stims]
+    rates = [torch.nn.functional.conv1d(x, truth[None].float()) for x in past]
+    noisy = [rate + 0.03 * rate.std() * torch.randn(rate.shape, generator=draw) for rate in rates]
+    linear = NeuralDataset.from_arrays(stims, [rate[None].numpy() for rate in noisy], dt_ms=5.0)
+    torch.manual_seed(0)
+    model = Linear(len(truth), truth.shape[1], out_neurons=1)
+    loaders = make_loaders(linear.select(clips=range(10)), linear.select(clips=[10, 11]), seed=0)
+    Fitter(model, *loaders, max_epochs=30, monitor="val_loss", mode="min", progress=False).fit()
+    found = model.STRF_gradmap()[0, 0]
+    assert float(torch.corrcoef(torch.stack([found.ravel(), truth.ravel().float()]))[0, 1]) >= 0.99
+    torch.testing.assert_close(found, model.STRF_weight(folded=True)[0], atol=1e-6, rtol=0)
 
 
 def test_spikes_of_a_thresholded_neuron_still_tell_where_it_is_tuned():
