@@ -198,7 +198,9 @@ def test_a_linear_model_fitted_by_gradient_recovers_the_strf():
     torch.manual_seed(0)
     model = Linear(len(truth), truth.shape[1], out_neurons=1)
     loaders = make_loaders(linear.select(clips=range(10)), linear.select(clips=[10, 11]), seed=0)
-    Fitter(model, *loaders, max_epochs=30, monitor="val_loss", mode="min", progress=False).fit()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    choice = {"optimizer": optimizer, "max_epochs": 40, "monitor": "val_loss", "mode": "min"}
+    Fitter(model, *loaders, **choice, progress=False).fit()
     found = model.STRF_gradmap()[0, 0]
     assert float(torch.corrcoef(torch.stack([found.ravel(), truth.ravel().float()]))[0, 1]) >= 0.99
     torch.testing.assert_close(found, model.STRF_weight(folded=True)[0], atol=1e-6, rtol=0)
