@@ -17,7 +17,7 @@ from deepSTRF.interpret import dstrf, strf_tuning
 from deepSTRF.interpret.dynamic import complexity
 from deepSTRF.report import Explanation, explain_run, gather_parts, write_report
 from deepSTRF.report.bars import open_bars
-from deepSTRF.report.explaining.excerpts import choose_excerpt, choose_excerpts, strongest_stretch
+from deepSTRF.report.explaining.excerpts import choose_excerpts, strongest_stretch
 from deepSTRF.report.windows import shown_lags
 from deepSTRF.training.experiment import ExperimentConfig, run_experiment
 from deepSTRF.training.receptive_fields import GRADIENT, receptive_fields
@@ -307,12 +307,12 @@ def test_excerpt_is_the_clip_with_the_largest_spread():
             block[0] = np.nan
             return block
 
-    chosen = choose_excerpt(Recording(), [1])
+    chosen = choose_excerpts(Recording(), [1])[0]
     assert [one.name for one in choose_excerpts(Recording(), [1])] == ["loud", "quiet"]
     assert (chosen.clip, chosen.name, chosen.start, chosen.stop) == (1, "loud", 0, 20)
     assert chosen.psth[5, 0] == 6.0
     with pytest.raises(ValueError, match="none of the chosen neurons"):
-        choose_excerpt(Recording(), [0])
+        choose_excerpts(Recording(), [0])
     Recording.dt = 400.0  # of eight seconds the strongest five; two such clips are ten of fifteen
     assert [one.stop - one.start for one in choose_excerpts(Recording(), [1])] == [12, 12]
     Recording.dt = 5.0

@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF.interpret.dynamic.ensembles import as_filters
-from deepSTRF.interpret.dynamic.estimate import as_sink, dstrf
+from deepSTRF.interpret.dynamic.estimate import dstrf
 from deepSTRF.interpret.dynamic.estimators import windows_of
+from deepSTRF.interpret.dynamic.filling import as_sink, filling
 from deepSTRF.interpret.dynamic.moments import noise_sd
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.run import BUDGET, baseline_frames
 from deepSTRF.interpret.dynamic.sinks import CallbackSink, Sink
-from deepSTRF.interpret.dynamic.stimuli import check_model
+from deepSTRF.interpret.dynamic.stimuli import check_model, frames_of, mono, sound_of
 from deepSTRF.interpret.dynamic.taps import subject_of
 from deepSTRF.models._checks import check_positive_int, check_positive_number
 from deepSTRF.models.gradients import differentiating
@@ -133,12 +134,11 @@ def contributions(
     frames = frames - baseline_frames(baseline, frames)
     bands = frames.shape[2]
     out = as_sink(sink)
-    ahead, window = _ahead(result), result.lags + _ahead(result)
-    out.open(tuple(filters.shape), frames.dtype, frames.device)
+    ahead, window = result.lookahead, result.lags + result.lookahead
     padded = functional.pad(frames, (window - 1, ahead))
     # the block, its windows and their product
     at_once = max(1, BUDGET // (3 * frames.element_size() * math.prod(filters.shape[1:])))
-    try:
+    with filling(out, tuple(filters.shape), frames):
         for rows in torch.split(torch.arange(len(filters)), at_once):
             part = filters[int(rows[0]) : int(rows[-1]) + 1]
             block = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().to(frames)
@@ -147,9 +147,6 @@ def contributions(
             made = block.reshape(len(rows), -1, window, bands) * windows.unsqueeze(1)
             out.write(rows, made.view(block.shape))
         return out.close()
-    except BaseException:
-        out.abort()
-        raise
 
 
 def smooth_dstrf(
@@ -232,8 +229,7 @@ def smooth_dstrf(
     mean, squares = response, response  # of the filters' own shape from the first copy on
     for copy in range(1, copies + 1):
         noisy = clip.frames + sd * torch.randn(clip.frames.shape, generator=draw).to(clip.frames)
-        # frames of samples are the hops of a sound
-        sound = noisy.transpose(2, 3).reshape(1, 1, -1) if clip.samples else noisy
+        sound = sound_of(noisy) if clip.samples else noisy
         one = dstrf(model, sound, wrt=wrt, lags=plain.lags, **options)
         if copy == 1:
             mean, squares = torch.zeros_like(one.weights), torch.zeros_like(one.weights)
@@ -247,18 +243,12 @@ def smooth_dstrf(
     )
 
 
-def _ahead(result: DynamicSTRF) -> int:
-    """Frames of the window after that of the response."""
-    return int(getattr(result, "lookahead", 0))
-
-
 def _frames_of(result: DynamicSTRF, shape: Sequence[int], stimulus: Tensor) -> Tensor:
     """The frames (1, 1, F, T) that the filters of a result apply to."""
     given = torch.as_tensor(stimulus).detach().to(result.response)
-    hop = shape[2] // (result.lags + _ahead(result))
+    hop = shape[2] // (result.lags + result.lookahead)
     if hop > 1 and given.numel() == given.shape[-1]:  # filters of samples, and a sound
-        whole = given.numel() // hop
-        frames = given.reshape(-1)[: whole * hop].view(1, 1, whole, hop).transpose(2, 3)
+        frames = frames_of(mono(given), hop)
     elif given.ndim in (2, 3, 4) and given.numel() == given.shape[-2:].numel():
         frames = given.reshape(1, 1, *given.shape[-2:])
     else:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 __all__ = [
     "check_choice",
+    "check_differentiable",
     "check_dropout",
     "check_dtype",
     "check_flag",
@@ -126,3 +127,27 @@ def polarity_channel(polarity: str | int, n_channels: int) -> int:
             f"channel(s); got {polarity!r}"
         )
     return channel
+
+
+def check_differentiable(y: Tensor) -> None:
+    """Raise an error for a prediction that carries no gradient.
+
+    Parameters
+    ----------
+    y : Tensor
+        The prediction, or a part of it.
+
+    Raises
+    ------
+    ValueError
+        When nothing leads back from it.
+
+    Examples
+    --------
+    >>> check_differentiable(torch.ones(2, requires_grad=True).sum())
+    """
+    if not y.requires_grad:
+        raise ValueError(
+            "the prediction carries no gradient back to the stimulus: something in the model detaches it, "
+            "works under torch.no_grad(), or leaves torch (numpy)"
+        )

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_positive_int
+from deepSTRF.models._checks import check_choice, check_differentiable, check_positive_int
 from deepSTRF.models.causal import placement
 from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
 from deepSTRF.models.prediction import evaluating
@@ -350,11 +350,7 @@ def _rehearse(model: Any, around: Tensor) -> tuple[int, int]:
 def _checked_output(y: Tensor, x: Tensor) -> Tensor:
     if y.ndim != 4 or y.shape[0] != x.shape[0] or y.shape[2] != 1:
         raise ValueError(f"the model must return ({x.shape[0]}, N, 1, T), it returned {tuple(y.shape)}")
-    if not y.requires_grad:
-        raise ValueError(
-            "the prediction carries no gradient back to the stimulus: something in the model detaches it, "
-            "works under torch.no_grad(), or leaves torch (numpy)"
-        )
+    check_differentiable(y)
     return y
 
 

@@ -127,8 +127,7 @@ def save_dstrf_movie(
     target = Path(path)
     _check_choices(target, every, fps, quantile)
     check_positive(dt_ms, "dt_ms")
-    scene = _Scene(stim, dstrf, pred, response, dt_ms, titles, frequencies_hz)
-    scene.edges = lag_edges(scene.filters.shape[2], lookahead, dt_ms)
+    scene = _Scene(stim, dstrf, pred, response, dt_ms, lookahead, titles, frequencies_hz)
     figure, update, moving = scene.draw(shared_clim, quantile, cmap, start_s, _speed(dt_ms, every, fps))
     moments = range(0, scene.n_bins, every)
     title = f"dynamic STRF of {', '.join(name for name in scene.titles if name) or 'a neuron'}"
@@ -141,7 +140,15 @@ class _Scene:
     """What a movie shows, checked, and the artists that change from frame to frame."""
 
     def __init__(
-        self, stim: Any, dstrf: Any, pred: Any, response: Any, dt_ms: float | None, titles: Any, hertz: Any
+        self,
+        stim: Any,
+        dstrf: Any,
+        pred: Any,
+        response: Any,
+        dt_ms: float | None,
+        lookahead: int,
+        titles: Any,
+        hertz: Any,
     ) -> None:
         self.stim = as_spectrogram(stim, "stim")
         n_bands, self.n_bins = self.stim.shape
@@ -162,7 +169,7 @@ class _Scene:
         self.pred = self._columns(pred, "pred")
         self.response = None if response is None else self._columns(response, "response")
         self.dt_ms = dt_ms
-        self.edges = lag_edges(shape[2], 0, dt_ms)
+        self.edges = lag_edges(shape[2], lookahead, dt_ms)
 
     def _columns(self, values: Any, name: str) -> FloatArray:
         columns = as_array(values, name)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
+
+from deepSTRF.training.progress import is_wanted
 
 __all__ = ["Begin", "open_bars", "silent"]
 
@@ -64,10 +65,7 @@ def open_bars(progress: bool | Literal["auto"] = "auto") -> Iterator[Begin]:
     ...     count = begin("dynamic STRF", 100)
     ...     count(40)
     """
-    if progress not in (True, False, "auto"):
-        raise ValueError(f"progress must be True, False or 'auto', got {progress!r}")
-    wanted = sys.stderr.isatty() if progress == "auto" else bool(progress)
-    if not wanted:
+    if not is_wanted(progress):
         yield silent
         return
     from rich.console import Console

@@ -19,7 +19,7 @@ from deepSTRF.training.files import write_atomically
 from deepSTRF.training.history import json_safe
 from deepSTRF.training.run_folder import EXPLAIN
 
-__all__ = ["EXPLANATION", "FORMAT", "Explanation", "npz_bytes"]
+__all__ = ["EXPLANATION", "FORMAT", "Explanation"]
 
 #: Key of `ReportParts.extras` under which the sections look for it.
 EXPLANATION = "explanation"
@@ -161,30 +161,6 @@ class Explanation:
         """
         content = json.dumps(json_safe({"format": FORMAT, **facts}), indent=1) + "\n"
         write_atomically(Path(run_folder) / EXPLAIN / FACTS, content.encode())
-
-
-def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
-    """Return arrays as the content of a compressed .npz file.
-
-    Parameters
-    ----------
-    arrays : mapping of str to array
-        What to keep.
-
-    Returns
-    -------
-    bytes
-        The file.
-
-    Examples
-    --------
-    >>> npz_bytes({"rate": np.zeros(3)})[:2]
-    b'PK'
-    """
-    buffer = io.BytesIO()
-    plain = {name: np.asarray(value) for name, value in arrays.items()}
-    np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
-    return buffer.getvalue()
 
 
 def _read_table(path: Path) -> list[dict[str, str]]:

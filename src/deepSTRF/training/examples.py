@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepSTRF.training.files import npz_bytes
+
 __all__ = ["NeuronExample", "choose_examples", "examples_from_bytes", "examples_to_bytes"]
 
 #: A longer clip is cut to its most eventful stretch: single bins stay visible across a page.
@@ -158,9 +160,7 @@ def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
             value = getattr(example, name)
             if value is not None:
                 arrays[f"{name}{index}"] = np.asarray(value)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return npz_bytes({"facts": json.dumps(facts), **arrays})
 
 
 def examples_from_bytes(content: bytes) -> list[NeuronExample]:

@@ -7,15 +7,16 @@ import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from deepSTRF.training.errors import DamagedFileError
 
-__all__ = ["load_tensors", "save_or_warn", "save_tensors", "write_atomically"]
+__all__ = ["load_tensors", "npz_bytes", "save_or_warn", "save_tensors", "write_atomically"]
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -62,6 +63,30 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
                 target
             )  # a write that fails names no file, the temporary one helps nobody
         raise
+
+
+def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
+    """Return arrays as the content of a compressed .npz file.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        What to keep.
+
+    Returns
+    -------
+    bytes
+        The file.
+
+    Examples
+    --------
+    >>> npz_bytes({"rate": np.zeros(3)})[:2]
+    b'PK'
+    """
+    buffer = io.BytesIO()
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
+    return buffer.getvalue()
 
 
 def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:

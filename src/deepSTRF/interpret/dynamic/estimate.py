@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import cast
 
 from torch import Tensor, nn
 
+from deepSTRF.interpret.dynamic.filling import as_sink
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.run import BUDGET, open_run
-from deepSTRF.interpret.dynamic.sinks import ArraySink, Sink, SinkSet
+from deepSTRF.interpret.dynamic.sinks import Sink
 from deepSTRF.models.neuron_selection import NeuronSelection
 
-__all__ = ["as_sink", "dstrf"]
-
-#: What a sink can do.
-STEPS = ("open", "write", "close", "abort")
+__all__ = ["dstrf"]
 
 
 def dstrf(
@@ -127,41 +124,3 @@ def dstrf(
             budget_bytes=budget_bytes,
         )  # fmt: skip
         return run.result(run.into(as_sink(sink)), wrt)
-
-
-def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
-    """Return what was given for a sink as one.
-
-    Parameters
-    ----------
-    sink : Sink, sequence of Sink or None
-        None is memory.
-
-    Returns
-    -------
-    Sink
-        One sink.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no sink, or an empty sequence.
-
-    Examples
-    --------
-    >>> type(as_sink(None)).__name__
-    'ArraySink'
-    """
-    if sink is None:
-        return ArraySink()
-    several = isinstance(sink, list | tuple)
-    for one in sink if isinstance(sink, list | tuple) else [sink]:
-        if isinstance(one, type) or not all(callable(getattr(one, name, None)) for name in STEPS):
-            what = f"the class {one.__name__}" if isinstance(one, type) else f"{one!r}"
-            raise TypeError(
-                f"sink must be a sink or a sequence of sinks, got {what}: give ArraySink(), MomentSink(), or "
-                "for a file FileSink('dstrf.npy')"
-            )
-    if several and not sink:
-        raise ValueError("sink is an empty sequence, so nothing would be kept: None keeps the filters")
-    return SinkSet(cast(Sequence[Sink], sink)) if several else cast(Sink, sink)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF.interpret.dynamic.subject import Subject
+from deepSTRF.models._checks import check_differentiable
 
 __all__ = [
     "Comb",
@@ -98,11 +99,7 @@ class Estimator:
         for index, neuron in enumerate(self.neurons):
             again = index + 1 < len(self.neurons)
             objective = outputs(neuron)
-            if not objective.requires_grad:
-                raise ValueError(
-                    "the prediction carries no gradient back to the stimulus: something in the model "
-                    "detaches it, works under torch.no_grad(), or leaves torch (numpy)"
-                )
+            check_differentiable(objective)
             (gradient,) = torch.autograd.grad(objective, x, retain_graph=again)
             block[:, index] = take(gradient)
         return block

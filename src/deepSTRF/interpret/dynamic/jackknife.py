@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.interpret.dynamic.estimate import as_sink
+from deepSTRF.interpret.dynamic.filling import as_sink, filling
 from deepSTRF.interpret.dynamic.result import cut_bins
 from deepSTRF.interpret.dynamic.run import Run, open_run
-from deepSTRF.interpret.dynamic.sinks import Sink
+from deepSTRF.interpret.dynamic.sinks import Sink, SinkSet
 from deepSTRF.models._checks import check_positive_int
 
 __all__ = ["JackknifedSTRF", "jackknife_error", "jackknifed_dstrf", "sign_consistent"]
@@ -174,11 +174,11 @@ def jackknifed_dstrf(
     (torch.Size([40, 1, 3, 8]), True)
     """
     _check_arguments(models, agreement, options)
-    targets = [as_sink(sink)] if error is None else [as_sink(sink), as_sink(error)]
+    targets = SinkSet([as_sink(sink)] if error is None else [as_sink(sink), as_sink(error)])
     with contextlib.ExitStack() as stack:
         runs = _open_runs(stack, models, stimulus, lags, times, budget_bytes, options)
         kept = _fill(runs, targets, agreement, budget_bytes)
-        made = [target.close() for target in targets]
+        made = targets.close()
         results = [run.result(None, "spectrogram") for run in runs]
     first = results[0]
     return JackknifedSTRF(
@@ -236,17 +236,13 @@ def _open_runs(
     return runs
 
 
-def _fill(runs: list[Run], targets: list[Sink], agreement: float | None, budget_bytes: int) -> float:
+def _fill(runs: list[Run], targets: SinkSet, agreement: float | None, budget_bytes: int) -> float:
     """Bring mean filters, and their errors, to the sinks; returns the share of entries that is kept."""
     frames, shape = runs[0].memory, runs[0].shape
     row_bytes = len(runs) * math.prod(shape[1:]) * frames.element_size()
     at_once = max(1, budget_bytes // (2 * row_bytes))
-    kept = 0
-    opened: list[Sink] = []
-    try:
-        for target in targets:
-            target.open(shape, frames.dtype, frames.device)
-            opened.append(target)
+    kept, (mean, *errors) = 0, targets.sinks
+    with filling(targets, shape, frames):
         for first in range(0, shape[0], at_once):
             rows = torch.arange(first, min(first + at_once, shape[0]))
             stacked = frames.new_empty(len(runs), len(rows), *shape[1:])
@@ -254,13 +250,9 @@ def _fill(runs: list[Run], targets: list[Sink], agreement: float | None, budget_
                 stacked[index] = run.rows(run.request.times[first : first + at_once])
             weights, agreed = sign_consistent(stacked, agreement)
             kept += agreed
-            targets[0].write(rows, weights)
-            if len(targets) > 1:
-                targets[1].write(rows, jackknife_error(stacked))
-    except BaseException:
-        for target in opened:
-            target.abort()
-        raise
+            mean.write(rows, weights)
+            for error in errors:
+                error.write(rows, jackknife_error(stacked))
     return kept / math.prod(shape)
 
 

@@ -231,8 +231,7 @@ def pattern_scores(
     columns = []
     for joined in _joined(clips):
         units = _Units(joined, check_flag("aligned", aligned), span)
-        some = torch.arange(len(units.rows)).unsqueeze(1)
-        some = some_rows(some, MOST_COMPARED)[:, 0]
+        some = some_rows(torch.arange(len(units.rows)), MOST_COMPARED)
         apart = distances(units.rows[some], units.rows[some]).sqrt()
         column = []
         for count in named:

@@ -107,10 +107,9 @@ def probe_reach(respond: Callable[[Tensor], Tensor], like: Tensor, longest: int 
     1
     """
     generator = torch.Generator().manual_seed(0)
-    spread = _spread(like)
     for probe in (_nan_touched, _changed):
         for length in [*(n for n in LENGTHS if n < longest), longest]:
-            touched = probe(respond, like, length, spread, generator)
+            touched = probe(respond, like, length, generator)
             if touched is None:
                 break  # NaN leaks: numbers must say
             if bool(touched[:LEAD].any()):
@@ -241,9 +240,7 @@ def _marked_extent(
     """Reach back and ahead of a frame of NaN, the longest over neighbouring frames."""
     back, ahead = 1, 0
     for place in range(side, side + min(PHASES, side)):
-        x = like.new_zeros(1, *like.shape[1:3], 2 * side)
-        x[..., place] = torch.nan
-        found = _extent(torch.isnan(respond(x)).reshape(-1, 2 * side).any(0), place)
+        found = _extent(_marked(respond, like, 2 * side, place), place)
         if None in found:
             return found
         back, ahead = max(back, found[0] or 1), max(ahead, found[1] or 0)
@@ -264,12 +261,7 @@ def _felt(
     respond: Callable[[Tensor], Tensor], like: Tensor, side: int, generator: torch.Generator
 ) -> tuple[Tensor, bool]:
     """Frames (T,) that feel a change of one, and whether it dies away: it then reaches all on that side."""
-    spread = _spread(like)
-    clips = torch.randn(CLIPS, *like.shape[1:3], 2 * side, generator=generator).to(like) * spread
-    changed = clips.clone()
-    step = torch.randn(changed[..., side].shape, generator=generator).to(like)
-    changed[..., side] += CHANGE * spread * step
-    before, after = respond(clips), respond(changed)
+    before, after = _responses(respond, like, 2 * side, side, 0.0, generator)
     size = (before - after).abs().reshape(-1, 2 * side).amax(0)
     touched = size > 0
     if not bool(touched.any()):
@@ -289,22 +281,40 @@ def _spread(like: Tensor) -> float:
 
 
 def _nan_touched(
-    respond: Callable[[Tensor], Tensor], like: Tensor, length: int, spread: float, generator: torch.Generator
+    respond: Callable[[Tensor], Tensor], like: Tensor, length: int, generator: torch.Generator
 ) -> Tensor | None:
     """Frames (T,) that a NaN frame reaches; None where it also reaches earlier ones."""
-    x = like.new_zeros(1, *like.shape[1:3], length)
-    x[..., LEAD] = torch.nan
-    touched = torch.isnan(respond(x)).reshape(-1, length).any(0)
+    touched = _marked(respond, like, length, LEAD)
     return None if bool(touched[:LEAD].any()) else touched
 
 
 def _changed(
-    respond: Callable[[Tensor], Tensor], like: Tensor, length: int, spread: float, generator: torch.Generator
+    respond: Callable[[Tensor], Tensor], like: Tensor, length: int, generator: torch.Generator
 ) -> Tensor:
     """Frames (T,) whose output changes when one frame of random clips changes."""
-    clips = torch.randn(CLIPS, *like.shape[1:3], length, generator=generator).to(like) * spread + like.mean()
+    before, after = _responses(respond, like, length, LEAD, float(like.mean()), generator)
+    return (before != after).reshape(-1, length).any(0)
+
+
+def _marked(respond: Callable[[Tensor], Tensor], like: Tensor, length: int, place: int) -> Tensor:
+    """Frames (T,) that one frame of NaN reaches."""
+    x = like.new_zeros(1, *like.shape[1:3], length)
+    x[..., place] = torch.nan
+    return torch.isnan(respond(x)).reshape(-1, length).any(0)
+
+
+def _responses(
+    respond: Callable[[Tensor], Tensor],
+    like: Tensor,
+    length: int,
+    place: int,
+    level: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Responses to random clips around a level, and to the same ones with another frame at one place."""
+    spread = _spread(like)
+    clips = torch.randn(CLIPS, *like.shape[1:3], length, generator=generator).to(like) * spread + level
     changed = clips.clone()
-    step = CHANGE * spread * torch.randn(changed[..., LEAD].shape, generator=generator).to(like)
-    changed[..., LEAD] += step
-    difference = respond(clips) != respond(changed)
-    return difference.reshape(-1, length).any(0)
+    step = torch.randn(changed[..., place].shape, generator=generator).to(like)
+    changed[..., place] += CHANGE * spread * step
+    return respond(clips), respond(changed)

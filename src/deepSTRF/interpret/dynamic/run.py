@@ -13,6 +13,7 @@ from torch.nn import functional
 from deepSTRF.interpret.dynamic.checking import Finding
 from deepSTRF.interpret.dynamic.choosing import METHODS, method_name
 from deepSTRF.interpret.dynamic.estimators import Estimator, windows_of
+from deepSTRF.interpret.dynamic.filling import filling
 from deepSTRF.interpret.dynamic.request import Request
 from deepSTRF.interpret.dynamic.result import DynamicSTRF
 from deepSTRF.interpret.dynamic.sinks import Sink
@@ -160,7 +161,7 @@ class Run:
         filled = self.request.subject.frames.new_empty(len(times), *self.shape[1:])
         place = {time: row for row, time in enumerate(times)}
         for part in self.ways[0][1].cut(times):
-            filled[[place[time] for time in part]] = self._made(part)
+            filled[[place[time] for time in part]] = self._made(part)[1]
         return filled
 
     def into(self, sink: Sink) -> Any:
@@ -176,16 +177,10 @@ class Run:
         object
             See the sink.
         """
-        frames = self.request.subject.frames
-        sink.open(self.shape, frames.dtype, frames.device)  # tidies up after itself
-        try:
+        with filling(sink, self.shape, self.memory):
             for part in self.ways[0][1].cut(self.request.times):
-                rows = torch.tensor([self.row_of[t] for t in part], device=frames.device)
-                sink.write(rows, self._made(part))
+                sink.write(*self._made(part))
             return sink.close()
-        except BaseException:
-            sink.abort()
-            raise
 
     def result(self, weights: Any, wrt: str) -> DynamicSTRF:
         """Return filters with all that goes with them.
@@ -230,11 +225,12 @@ class Run:
             edge=request.edge,
         )
 
-    def _made(self, part: list[int]) -> Tensor:
+    def _made(self, part: list[int]) -> tuple[Tensor, Tensor]:
+        """Rows (B,) of some times, and their filters."""
         rows = torch.tensor([self.row_of[t] for t in part], device=self.memory.device)
         block = self._block(part)
         self._account(block, part, rows)
-        return block[:, :, -self.request.window :].reshape(len(part), *self.shape[1:])
+        return rows, block[:, :, -self.request.window :].reshape(len(part), *self.shape[1:])
 
     def _block(self, part: list[int]) -> Tensor:
         total: Tensor | None = None

@@ -19,7 +19,12 @@ from deepSTRF.interpret.dynamic.run import BUDGET, output_slope
 from deepSTRF.interpret.dynamic.stimuli import check_model
 from deepSTRF.interpret.dynamic.subject import Subject, replaced_output, submodule
 from deepSTRF.interpret.dynamic.taps import subject_of
-from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
+from deepSTRF.models._checks import (
+    check_choice,
+    check_differentiable,
+    check_positive_int,
+    check_positive_number,
+)
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.neuron_selection import neuron_indices
 
@@ -209,11 +214,7 @@ class _Response:
         self.moment, self.neuron = moment, neuron
         self.x = moment.window.detach().clone().requires_grad_()
         y = moment.respond(self.x)[0, neuron]
-        if not y.requires_grad:
-            raise ValueError(
-                "the prediction carries no gradient back to the stimulus: something in the model detaches "
-                "it, works under torch.no_grad(), or leaves torch (numpy)"
-            )
+        check_differentiable(y)
         self.response = y.detach()
         (self.gradient,) = torch.autograd.grad(y, self.x, create_graph=True)
 

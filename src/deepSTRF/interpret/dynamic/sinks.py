@@ -15,7 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["ArraySink", "CallbackSink", "FileSink", "MomentSink", "Moments", "Sink", "SinkSet"]
+__all__ = [
+    "ArraySink",
+    "CallbackSink",
+    "FileSink",
+    "MomentSink",
+    "Moments",
+    "Sink",
+    "SinkSet",
+]
 
 #: Seconds after which an unfinished file that nobody wrote to is no one's: a day, others may be at it.
 ABANDONED = 86_400

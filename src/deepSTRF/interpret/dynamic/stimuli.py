@@ -16,12 +16,14 @@ __all__ = [
     "check_finite",
     "check_hears_sounds",
     "check_model",
+    "frames_of",
     "front_end_of",
     "has_halves",
     "mono",
     "one_spectrogram",
     "placed",
     "samples_per_frame",
+    "sound_of",
     "whole_frames",
 ]
 
@@ -278,6 +280,55 @@ def whole_frames(sound: Tensor, hop: int) -> Tensor:
     if whole == 0:
         raise ValueError(f"the sound has {sound.shape[-1]} samples, less than one bin of {hop}")
     return sound[..., : whole * hop]
+
+
+def frames_of(sound: Tensor, hop: int) -> Tensor:
+    """Return the hops of a sound (1, 1, T_audio) as frames (1, 1, hop, T): samples in the place of bands.
+
+    Parameters
+    ----------
+    sound : Tensor (1, 1, T_audio)
+        The sound; samples after its last whole frame belong to no response.
+    hop : int
+        Samples per frame.
+
+    Returns
+    -------
+    Tensor
+        A copy.
+
+    Raises
+    ------
+    ValueError
+        For less than a frame.
+
+    Examples
+    --------
+    >>> frames_of(torch.arange(7.0).view(1, 1, -1), 3)[0, 0].tolist()
+    [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    """
+    return whole_frames(sound, hop).reshape(1, 1, -1, hop).transpose(2, 3).contiguous()
+
+
+def sound_of(frames: Tensor) -> Tensor:
+    """Return frames of samples (B, 1, hop, T) as the sounds (B, 1, T_audio) that they are.
+
+    Parameters
+    ----------
+    frames : Tensor (B, 1, hop, T)
+        From `frames_of`, or as many.
+
+    Returns
+    -------
+    Tensor
+        Sounds.
+
+    Examples
+    --------
+    >>> sound_of(frames_of(torch.arange(6.0).view(1, 1, -1), 3)).flatten().tolist()
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    """
+    return frames.transpose(2, 3).reshape(frames.shape[0], 1, -1)
 
 
 def samples_per_frame(model: Any, sound: Tensor) -> int:

@@ -14,13 +14,14 @@ from deepSTRF.interpret.dynamic.chain import Link, chain_of
 from deepSTRF.interpret.dynamic.stimuli import (
     check_finite,
     check_hears_sounds,
+    frames_of,
     front_end_of,
     has_halves,
     mono,
     one_spectrogram,
     placed,
     samples_per_frame,
-    whole_frames,
+    sound_of,
 )
 from deepSTRF.models._checks import check_choice
 from deepSTRF.models.causal import State, is_streamable
@@ -85,9 +86,7 @@ class Subject:
 
     def _as_frames(self, given: Tensor) -> Tensor:
         if self.samples:
-            sound = whole_frames(mono(given), self.hop)
-            # samples after the last whole bin belong to no response
-            return sound.reshape(1, 1, -1, self.hop).transpose(2, 3).contiguous()
+            return frames_of(mono(given), self.hop)
         if self.behind_front_end and given.numel() == given.shape[-1]:
             with torch.no_grad():
                 tapped: Tensor = self.model.spectrogram(mono(given))
@@ -114,7 +113,7 @@ class Subject:
         if self.behind_front_end:
             y = self.model.respond(frames)
         elif self.samples:
-            y = self.model(self._sound(frames))
+            y = self.model(sound_of(frames))
         else:
             y = self.model(frames)
         return self._checked(y, frames)
@@ -130,7 +129,7 @@ class Subject:
             y, following = self.model._step_response(frames, state)
             following = {**state, **following}
         else:
-            y, following = self.model.step(self._sound(frames) if self.samples else frames, state)
+            y, following = self.model.step(sound_of(frames) if self.samples else frames, state)
         return self._checked(y, frames), following
 
     @property
@@ -159,9 +158,6 @@ class Subject:
         if self.samples:
             return None  # a front-end is no chain of plain convolutions
         return chain_of(self.model, self.frames, skip)
-
-    def _sound(self, frames: Tensor) -> Tensor:
-        return frames.transpose(2, 3).reshape(frames.shape[0], 1, -1)
 
     def _checked(self, y: Tensor, frames: Tensor) -> Tensor:
         batch, length = frames.shape[0], frames.shape[-1]

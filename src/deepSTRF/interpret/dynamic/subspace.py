@@ -335,7 +335,9 @@ def _paired(
                 f"stimulus must be clips (F, T) with the {bands} bands of the directions, got "
                 f"{tuple(given.shape)}; stimulus_frames(model, stimulus) returns them of a sound"
             )
-        times = _window_ends(one) if isinstance(one, DynamicSTRF) else torch.arange(frames.shape[1])
+        # last frame of each window
+        ends = one.times.cpu() + one.lookahead if isinstance(one, DynamicSTRF) else None
+        times = torch.arange(frames.shape[1]) if ends is None else ends
         rates = torch.as_tensor(one.response if isinstance(one, DynamicSTRF) else one).detach().double().cpu()
         if rates.shape != (len(times), n_neurons):
             raise ValueError(
@@ -344,11 +346,6 @@ def _paired(
             )
         pairs.append((frames, rates, times))
     return pairs
-
-
-def _window_ends(result: DynamicSTRF) -> Tensor:
-    """Last frame of the window of each row."""
-    return result.times.cpu() + int(getattr(result, "lookahead", 0))
 
 
 def _projected(directions: Tensor, frames: Tensor, rates: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:

@@ -120,7 +120,7 @@ class Sweep(Estimator):
         if meeting is None:
             return
         ascent = Ascent(way.links[: meeting + 1], way.before[: meeting + 1])
-        if ascent.held_bytes(way.reach - ascent.reach + rows) <= self.budget:
+        if ascent.held_bytes(self.walker.reach - ascent.reach + rows) <= self.budget:
             self.meeting = meeting
 
     def block(self, times: Sequence[int]) -> Tensor:
@@ -149,7 +149,7 @@ class Sweep(Estimator):
     def _met(self, way: Walk, adjoint: Adjoint, times: Sequence[int]) -> Tensor:
         """Weights of the hidden units times their filters: (B, N, L, F)."""
         ascent = self._climb(way)
-        n, bands, reach = len(self.neurons), ascent.bands, way.reach
+        n, bands, reach = len(self.neurons), ascent.bands, self.walker.reach
         first = times[0] - (adjoint.n_lags - 1) * adjoint.step
         filters = ascent.filters(first, times[-1] + 1)
         block = self.subject.frames.new_zeros(len(times), n, reach * bands)
@@ -229,8 +229,8 @@ class ClosedForm(Sweep):
         self.size = max(1, self.budget // max(1, 2 * self.row_bytes()))
 
     def cut(self, times: Sequence[int]) -> list[list[int]]:
-        """Cut some of the times into blocks that fit the budget."""
-        return [list(times[first : first + self.size]) for first in range(0, len(times), self.size)]
+        """Cut some of the times into blocks, however far apart they are: the slopes of all are at hand."""
+        return Estimator.cut(self, times)
 
     def block(self, times: Sequence[int]) -> Tensor:
         """Return (B, N, L, F)."""

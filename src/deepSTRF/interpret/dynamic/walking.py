@@ -26,8 +26,6 @@ class Walk:
         Those frames, for each link; of a convolution, those that it returns.
     output : Tensor (N, T)
         The responses.
-    reach : int
-        Frames that a response depends on.
     first : int
         Frame of the clip that frame 0 of the way is.
 
@@ -40,7 +38,6 @@ class Walk:
     links: list[Convolution | Tensor]
     before: list[int]
     output: Tensor
-    reach: int
     first: int = 0
 
 
@@ -68,7 +65,6 @@ def walk(chain: list[Link], features: Tensor) -> Walk | None:
     """
     z, length = features, features.shape[1]
     before = after = 0
-    reach = 1
     links: list[Convolution | Tensor] = []
     offsets: list[int] = []
     for link in chain:
@@ -76,7 +72,7 @@ def walk(chain: list[Link], features: Tensor) -> Walk | None:
             span = (link.weight.shape[-1] - 1) * link.dilation
             if z.shape[1] <= span:
                 return None
-            before, reach = before - span, reach + span
+            before -= span
             links.append(link)
             offsets.append(before)
         elif isinstance(link, Padding):
@@ -97,7 +93,7 @@ def walk(chain: list[Link], features: Tensor) -> Walk | None:
         z = link(z).detach()
     if before != 0 or after != 0 or z.shape[1] != length:
         return None
-    return Walk(links, offsets, z, reach)
+    return Walk(links, offsets, z)
 
 
 class Walker:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Excerpt", "choose_excerpt", "choose_excerpts", "strongest_stretch"]
+__all__ = ["Excerpt", "choose_excerpts", "strongest_stretch"]
 
 FloatArray = NDArray[np.float64]
 
@@ -50,8 +50,8 @@ class Excerpt:
     stop: int
 
 
-def choose_excerpt(dataset: Any, neurons: Sequence[int]) -> Excerpt:
-    """Return the clip on which responses vary most, each neuron in units of its own largest variance.
+def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
+    """Return the clips on which responses vary most, each neuron in units of its own largest variance.
 
     Parameters
     ----------
@@ -62,36 +62,9 @@ def choose_excerpt(dataset: Any, neurons: Sequence[int]) -> Excerpt:
 
     Returns
     -------
-    Excerpt
-        At most five seconds of it.
-
-    Raises
-    ------
-    ValueError
-        When none of the neurons heard any clip.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=2, n_repeats=2, clip_seconds=0.5)
-    >>> choose_excerpt(ds, [1]).psth.shape
-    (100, 1)
-    """
-    return choose_excerpts(dataset, neurons)[0]
-
-
-def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
-    """Return the clips on which responses vary most, as `choose_excerpt`, that one first.
-
-    Parameters
-    ----------
-    dataset, neurons
-        See `choose_excerpt`.
-
-    Returns
-    -------
     list of Excerpt
-        At most five clips, and 15 seconds of them together; at least one. Clips that none of the neurons
+        The most varied first, at most five seconds of each; at most five clips, and 15 seconds of them
+        together; at least one. Clips that none of the neurons
         heard are left out.
 
     Raises

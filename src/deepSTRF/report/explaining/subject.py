@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from deepSTRF.report.bands import Bands
 from deepSTRF.report.bars import Begin, silent
 from deepSTRF.report.explaining.excerpts import Excerpt
-from deepSTRF.report.explanation import npz_bytes
 from deepSTRF.report.rendering import short_name
 from deepSTRF.training.experiment_config import ExperimentConfig
-from deepSTRF.training.files import write_atomically
+from deepSTRF.training.files import npz_bytes, write_atomically
 from deepSTRF.training.receptive_fields import ModelFields
 
 __all__ = ["Skipped", "Subject"]
