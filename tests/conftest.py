@@ -20,6 +20,12 @@ def _fixed_seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As `make test` runs: with more threads, sums of float32 round otherwise by the size of a batch."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def ns1_dir() -> Path:
     """Folder of the real NS1 recording, or a skip that says where it comes from."""
