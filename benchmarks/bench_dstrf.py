@@ -29,7 +29,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dynamic import dstrf, find_shifts
+from deepSTRF.interpret.dstrf import dstrf
+from deepSTRF.interpret.filter_statistics import find_shifts
 
 BANDS, BINS, LAGS, WIDTH, CHUNK = 34, 999, 65, 128, 100
 DILATIONS = (1, 1, 2, 4, 8)

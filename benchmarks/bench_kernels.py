@@ -12,10 +12,11 @@ import time
 
 import torch
 
+from deepSTRF.baselines import fit_ridge, start_from_ridge
 from deepSTRF.datasets.audio import NS1Dataset
 from deepSTRF.datasets.splits import parse_split
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import Fitter, fit_ridge, make_loaders, score_model, seeded, start_from_ridge
+from deepSTRF.training import Fitter, make_loaders, score_model, seeded
 from results_page import table
 
 KERNELS = {

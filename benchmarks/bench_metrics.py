@@ -23,9 +23,7 @@ import numpy as np
 import torch
 
 from deepSTRF.metrics import ScoreTracker, mse_loss, normalized_corrcoef, poisson_loss
-from deepSTRF.metrics._ceiling_sums import SplitCeiling
-from deepSTRF.metrics._groups import RepeatGroups
-from deepSTRF.metrics._splits import half_splits
+from deepSTRF.metrics.ceilings import RepeatGroups, SplitCeiling, half_splits
 
 N_SPLITS = 126
 NS1_SHAPE = (119, 20, 999)

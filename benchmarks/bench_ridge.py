@@ -16,10 +16,11 @@ import time
 import numpy as np
 import torch
 
+from deepSTRF.baselines import RidgeFit, fit_ridge
 from deepSTRF.datasets.audio import NS1Dataset
 from deepSTRF.datasets.splits import parse_split
 from deepSTRF.models.wav2spec import make_wav2spec
-from deepSTRF.training import RidgeFit, fit_ridge, score_model
+from deepSTRF.training import score_model
 
 #: Adaptation of the midbrain to the mean level: no parameters.
 ADAPTATION = {"prefiltering": "icadaptation", "dt": 5.0, "min_freq": 500, "max_freq": 22627}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepSTRF.training.experiment import run_experiment
+from deepSTRF.experiments.run import run_experiment
 from ns1_arms import BASE, GROUPS, Arm, Group
 from results_page import machine, table, write_section
 

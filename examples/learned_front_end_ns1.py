@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from deepSTRF.datasets.audio import NS1Dataset
+from deepSTRF.experiments.run import ExperimentConfig, run_experiment
+from deepSTRF.experiments.run_folder import Run
 from deepSTRF.interpret import (
     compare_wav2spec,
     front_end_response,
@@ -27,8 +29,6 @@ from deepSTRF.interpret import (
     write_wav,
 )
 from deepSTRF.plots import plot_filterbank, plot_wav2spec_comparison, plot_waveform_field
-from deepSTRF.training.experiment import ExperimentConfig, run_experiment
-from deepSTRF.training.run_folder import Run
 
 #: A clip of the training set: ferrets, in the notebook too.
 CLIP = 8

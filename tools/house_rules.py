@@ -15,12 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "deepSTRF"
 
-MAX_FILE_LINES = 400
-MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 1200
+MAX_FUNCTION_LINES = 80
 LETTERS_OF_THE_FIELD = set("BNRTF")
 
 #: Which rooms a room may import. Leaves are open to everybody.
-LEAVES = {"registry", "protocols", "_optional", "__version__"}
+LEAVES = {"registry", "protocols", "_optional", "_files", "_validation", "__version__"}
 CORE = {"dsp", "models", "metrics", "datasets"}
 ARROWS: dict[str, set[str]] = {
     "dsp": set(),
@@ -29,11 +29,15 @@ ARROWS: dict[str, set[str]] = {
     "datasets": {"dsp"},
     "plots": set(),
     "training": CORE,
-    "interpret": CORE | {"plots"},
-    "streaming": CORE,
-    "report": CORE | {"plots", "training", "interpret", "streaming"},
-    "cli": CORE | {"plots", "training", "interpret", "streaming", "report"},
-    "utils": CORE | {"plots", "training", "interpret", "streaming", "report"},
+    "baselines": CORE | {"training"},
+    "crossval": CORE | {"training", "baselines"},
+    "experiments": CORE | {"training", "baselines", "crossval"},
+    "interpret": CORE | {"training", "baselines", "crossval", "plots"},
+    "streaming": CORE | {"training", "baselines", "crossval"},
+    "report": CORE | {"training", "baselines", "crossval", "experiments", "plots", "interpret", "streaming"},
+    "cli": CORE
+    | {"training", "baselines", "crossval", "experiments", "plots", "interpret", "streaming", "report"},
+    "utils": CORE | {"plots", "training", "interpret"},
 }
 #: Packages that a module may import only inside the function that uses them.
 HEAVY = {
@@ -54,7 +58,7 @@ def _functions(tree: ast.AST) -> Iterator[FunctionNode]:
 
 
 def check_lengths(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
-    """No file over 400 lines, no function over 60 (its docstring not counted)."""
+    """No file over 1,200 lines, no function over 80 (its docstring not counted)."""
     lines = text.count("\n") + 1
     if lines > MAX_FILE_LINES:
         yield path, lines, f"file has {lines} lines, the limit is {MAX_FILE_LINES}"
@@ -115,17 +119,31 @@ def _missing_sections(node: FunctionNode | ast.ClassDef) -> list[str]:
     return [w for w in wanted if w not in underlined]
 
 
+def _exported(path: Path) -> set[str]:
+    """Names that the face of any room above the file exports."""
+    names: set[str] = set()
+    for folder in path.parents:
+        face = folder / "__init__.py"
+        if not face.is_file():
+            break
+        for node in ast.parse(face.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                names |= set(ast.literal_eval(node.value))
+    return names
+
+
 def check_docstrings(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
-    """Everything public has a docstring; public classes and functions have their numpydoc sections."""
+    """Everything has a docstring; what a room's face exports has its numpydoc sections."""
     if ast.get_docstring(tree) is None and text.strip():
         yield path, 1, "module without a docstring"
-    if path.name.startswith("_") and path.name != "__init__.py":
-        return
+    exported = _exported(path)
     for node in tree.body:
         if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) or not _public(node):
             continue
         if ast.get_docstring(node) is None:
             yield path, node.lineno, f"{node.name} has no docstring"
+            continue
+        if node.name not in exported:
             continue
         private_base = isinstance(node, ast.ClassDef) and any(
             isinstance(b, ast.Name) and (b.id == "Protocol" or b.id.endswith(("Error", "Warning")))
@@ -182,7 +200,11 @@ def check_arrows(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
         if parts[0] in LEAVES:
             for node in ast.walk(tree):
                 for module in _imported_modules(node, ["deepSTRF", *parts[:-1]]):
-                    if module.startswith("deepSTRF"):
+                    if (
+                        module.startswith("deepSTRF")
+                        and module.split(".")[1:2]
+                        and module.split(".")[1] not in LEAVES
+                    ):
                         yield path, getattr(node, "lineno", 0), f"the leaf {parts[0]} imports {module}"
         elif room and room != "__init__":
             yield path, 1, f"unknown room {room!r}: add it to ARROWS in tools/house_rules.py"

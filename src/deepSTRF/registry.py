@@ -115,5 +115,5 @@ BACKBONES: Registry[type] = Registry("backbone")
 DATASETS: Registry[type] = Registry("dataset")
 #: Every module class a checkpoint may name, by class name in lower case (models, front-ends, readouts, ...).
 MODULES: Registry[type] = Registry("module class")
-#: Fits in closed form (``deepSTRF.training.closed_form``), by the name that stands in a model's place.
+#: Fits in closed form (``deepSTRF.experiments.build``), by the name that stands in a model's place.
 SOLVERS: Registry[Callable[..., Any]] = Registry("closed-form fit")

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
+from deepSTRF.experiments import ExperimentConfig, run_experiment
+from deepSTRF.experiments.run import calibrate_output, start_output
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import ExperimentConfig, run_experiment
-from deepSTRF.training.calibration import calibrate_output, start_output
 
 F, T, N = 4, 300, 3
 

@@ -10,10 +10,9 @@ import sys
 import pytest
 
 from deepSTRF.cli import main
-from deepSTRF.cli._errors import UsageProblem, explain
-from deepSTRF.cli._fit import read_config
-from deepSTRF.cli._tables import print_scores
-from deepSTRF.training.experiment_config import ExperimentConfig
+from deepSTRF.cli.commands import read_config
+from deepSTRF.cli.tables import UsageProblem, explain, print_scores
+from deepSTRF.experiments.config import ExperimentConfig
 
 #: A recording of 3 neurons and 6 clips; the first eight words are its options.
 SMALL_FLAGS = [
@@ -132,7 +131,7 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
 
 
 def test_score_table_is_whole_on_a_narrow_terminal(finished, capsys, monkeypatch):
-    monkeypatch.setattr("deepSTRF.cli._tables.PIPE_WIDTH", 80)
+    monkeypatch.setattr("deepSTRF.cli.tables.PIPE_WIDTH", 80)
     print_scores(finished.scores.summary(), finished.scores.seeds)
     out = capsys.readouterr().out
     for row in (row for row in finished.scores.summary() if row.metric == "cc_norm"):
@@ -258,7 +257,7 @@ def test_interrupt_says_how_to_go_on(deepstrf, monkeypatch):
     def interrupted(*words, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deepSTRF.cli._fit.run_experiment", interrupted)
+    monkeypatch.setattr("deepSTRF.cli.commands.run_experiment", interrupted)
     code, _, err = deepstrf("fit", "-q")
     assert code == 130
     assert "goes on where it stopped" in err

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from deepSTRF.training.building import build_model, check_choices, load_dataset
-from deepSTRF.training.experiment_config import FLAGS, ExperimentConfig, parse_options, parse_seeds
+from deepSTRF.experiments.build import build_model, check_choices, load_dataset
+from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
 
 ROOT = Path(__file__).resolve().parents[2]
 

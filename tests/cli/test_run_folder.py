@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF import _files as files
+from deepSTRF.experiments import run_folder as room
+from deepSTRF.experiments.config import ExperimentConfig
+from deepSTRF.experiments.run import evaluate_run, model_fields, run_experiment
+from deepSTRF.experiments.run_folder import Run, RunScores, prepare_folder
 from deepSTRF.report import gather_parts, write_report
-from deepSTRF.training import files
-from deepSTRF.training import run_folder as room
-from deepSTRF.training.experiment import evaluate_run, model_fields, run_experiment
-from deepSTRF.training.experiment_config import ExperimentConfig
 from deepSTRF.training.fitter import Fitter
-from deepSTRF.training.run_folder import Run, prepare_folder
-from deepSTRF.training.run_scores import RunScores
 
 
 def weights(run: Run, seed: int | None = None) -> dict[str, torch.Tensor]:

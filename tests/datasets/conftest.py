@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.datasets.audio.base import AudioNeuralDataset
+from deepSTRF.datasets.dataset import AudioNeuralDataset
 
 
 def poisson_dataset(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepSTRF.datasets import NeuralDataset, check_alignment
-from deepSTRF.datasets.audio.base import AudioNeuralDataset
+from deepSTRF.datasets.dataset import AudioNeuralDataset
 
 MARGIN = 100
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import NeuralDataset, concat_neural_datasets
-from deepSTRF.datasets.audio.base import AudioNeuralDataset
+from deepSTRF.datasets.dataset import AudioNeuralDataset
 
 
 @pytest.fixture

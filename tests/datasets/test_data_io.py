@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import NeuralDataset, load_dataset
-from deepSTRF.datasets.audio.base import AudioNeuralDataset
+from deepSTRF.datasets.dataset import AudioNeuralDataset
 
 
 def assert_equal(a, b):

@@ -6,10 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.filterbank import COMPLEX_DETECTORS, DETECTORS, detect, pooled_filterbank, prepare_bank
-from deepSTRF.dsp.plan import FilterbankPlan, FilterGroup, largest_divisor, plan_filterbank
-from deepSTRF.dsp.stagger import stagger_rows, zero_subnormal_taps
-from deepSTRF.dsp.stream_filterbank import stream_bank, stream_filterbank
+from deepSTRF.dsp.filterbank import (
+    COMPLEX_DETECTORS,
+    DETECTORS,
+    FilterbankPlan,
+    FilterGroup,
+    detect,
+    largest_divisor,
+    plan_filterbank,
+    pooled_filterbank,
+    prepare_bank,
+    stream_bank,
+    stream_filterbank,
+)
+from deepSTRF.dsp.recursion import stagger_rows, zero_subnormal_taps
 
 HOP = 12
 #: (kernel sizes, stride limits): one group, many, kernels shorter and longer than the hop, stride above the

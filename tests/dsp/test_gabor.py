@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
-from deepSTRF.dsp.gabor import gabor_taps, gaussian_mass
-from deepSTRF.dsp.scales import Hz_to_mel
+from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
+from deepSTRF.dsp.scales import Hz_to_mel, bounded_shift, mel_distance, shift_in_mel
 
 
 def test_taps_are_the_formula() -> None:

@@ -9,8 +9,15 @@ import pytest
 import torch
 from scipy import signal
 
-from deepSTRF.dsp.gammatone import gammatone_bandwidth, gammatone_length, gammatone_taps, recursive_gammatone
-from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length
+from deepSTRF.dsp.gammatone import (
+    gammatone_bandwidth,
+    gammatone_length,
+    gammatone_taps,
+    recursive_gammatone,
+    slaney_centers,
+    slaney_impulse_responses,
+    slaney_length,
+)
 
 FS = 48000
 CENTERS = torch.tensor([60.0, 500.0, 1842.0, 5653.0, 22627.0], dtype=torch.float64)

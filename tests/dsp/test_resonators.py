@@ -6,10 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.gammatone import gammatone_length, gammatone_resonators, gammatone_taps
-from deepSTRF.dsp.plan import FilterGroup, plan_filterbank
-from deepSTRF.dsp.resonators import filter_resonators, resonator_matrices
-from deepSTRF.dsp.slaney import slaney_centers, slaney_impulse_responses, slaney_length, slaney_resonators
+from deepSTRF.dsp.filterbank import FilterGroup, filter_resonators, plan_filterbank, resonator_matrices
+from deepSTRF.dsp.gammatone import (
+    gammatone_length,
+    gammatone_resonators,
+    gammatone_taps,
+    slaney_centers,
+    slaney_impulse_responses,
+    slaney_length,
+    slaney_resonators,
+)
 
 FS = 8000.0
 CENTERS = torch.tensor([120.0, 700.0, 3900.0], dtype=torch.float64)

@@ -7,8 +7,8 @@ import os
 import numpy as np
 import pytest
 
-from deepSTRF.datasets import cache
-from deepSTRF.datasets.cache import cached_arrays, fingerprint_files
+from deepSTRF.datasets import download as cache
+from deepSTRF.datasets.download import cached_arrays, fingerprint_files
 
 
 @pytest.fixture(autouse=True)

@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepSTRF.datasets import fetch
-from deepSTRF.datasets._transfer import CHUNK_BYTES
-from deepSTRF.datasets.fetch import cache_dir, data_dir, download_file, osf_url
+from deepSTRF.datasets import download as fetch
+from deepSTRF.datasets.download import CHUNK_BYTES, cache_dir, data_dir, download_file, osf_url
 
 BODY = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from deepSTRF.datasets import unpack
-from deepSTRF.datasets.unpack import unpack_zip
+from deepSTRF.datasets import download as unpack
+from deepSTRF.datasets.download import unpack_zip
 
 
 def archive(folder: Path, *members: str | zipfile.ZipInfo, content: bytes = b"x" * 1000) -> Path:

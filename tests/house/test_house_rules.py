@@ -27,9 +27,9 @@ def test_rule_holds_in_the_source(rule):
 
 
 BAD = {
-    "check_lengths": "def f():\n" + "    x = 1\n" * 61,
+    "check_lengths": "def f():\n" + "    x = 1\n" * 81,
     "check_forbidden": "assert True\nprint(1)\n",
-    "check_docstrings": '"""Module."""\ndef area(side: float) -> float:\n    """One line."""\n',
+    "check_docstrings": '"""Module."""\ndef Hz_to_mel(side: float) -> float:\n    """One line."""\n',
     "check_argument_names": "class Bank:\n    def __init__(self, k):\n        pass\n",
     "check_arrows": "def late():\n    from deepSTRF.training import Fitter\n",
     "check_light_imports": "import matplotlib.pyplot as plt\n",

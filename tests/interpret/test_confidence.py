@@ -10,6 +10,7 @@ import soundfile
 import torch
 from scipy import stats
 
+from deepSTRF.baselines import fit_ridge
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.interpret import (
@@ -24,7 +25,6 @@ from deepSTRF.interpret import (
 )
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
-from deepSTRF.training import fit_ridge
 
 FS = 16000
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dynamic import (
+from deepSTRF.interpret.dstrf import (
     ArraySink,
     CallbackSink,
     FileSink,
@@ -17,10 +17,9 @@ from deepSTRF.interpret.dynamic import (
     dstrf,
     measure_receptive_field,
 )
-from deepSTRF.interpret.dynamic.chain import Convolution, chain_of
-from deepSTRF.interpret.dynamic.subject import Subject
-from deepSTRF.interpret.dynamic.sweep import Sweep
-from deepSTRF.interpret.dynamic.walking import Walker
+from deepSTRF.interpret.dstrf.chain import Convolution, chain_of
+from deepSTRF.interpret.dstrf.sweep import Sweep, Walker
+from deepSTRF.interpret.dstrf.target import Subject
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel, Linear

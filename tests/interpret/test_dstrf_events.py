@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.interpret.dynamic import align_filters, event_locked, shape_change
+from deepSTRF.interpret.filter_statistics import align_filters, event_locked, shape_change
 
 T, N, L, F = 60, 2, 4, 3
 

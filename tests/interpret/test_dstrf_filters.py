@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.interpret.dynamic import (
-    FileSink,
+from deepSTRF.interpret.dstrf import FileSink, dstrf, jackknifed_dstrf
+from deepSTRF.interpret.filter_statistics import (
     complexity,
-    dstrf,
     event_locked,
     filter_patterns,
-    jackknifed_dstrf,
     nonlinearities,
     singular_spectrum,
 )

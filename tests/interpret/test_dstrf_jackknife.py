@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.interpret.dynamic import ArraySink, FileSink, dstrf, jackknife_error, jackknifed_dstrf
+from deepSTRF.interpret.dstrf import ArraySink, FileSink, dstrf, jackknife_error, jackknifed_dstrf
 from deepSTRF.models.audio import Linear, StateNet
 
 F, T = 4, 50

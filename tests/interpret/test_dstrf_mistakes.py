@@ -12,21 +12,21 @@ from torch import nn
 from torch.nn import functional
 
 from deepSTRF.interpret import contributions, occlusion, smooth_dstrf
-from deepSTRF.interpret.dynamic import (
+from deepSTRF.interpret.dstrf import (
     ArraySink,
     FileSink,
     MomentSink,
     ReceptiveFieldError,
     curvature,
     dstrf,
-    find_shifts,
     jackknifed_dstrf,
     measure_receptive_field,
     measure_window,
     stimulus_frames,
     switches,
 )
-from deepSTRF.interpret.dynamic.jackknife import OPTIONS
+from deepSTRF.interpret.dstrf.jackknife import OPTIONS
+from deepSTRF.interpret.filter_statistics import find_shifts
 from deepSTRF.models.audio import DeepEncoder, NetworkReceptiveField
 
 F, T = 4, 30

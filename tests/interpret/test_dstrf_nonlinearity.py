@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dynamic import (
+from deepSTRF.interpret.dstrf import dstrf, switches
+from deepSTRF.interpret.filter_statistics import (
     align_filters,
     complexity,
-    dstrf,
     find_shifts,
     gain_change,
     gain_variation,
@@ -20,10 +20,9 @@ from deepSTRF.interpret.dynamic import (
     nonlinearities,
     shape_change,
     singular_spectrum,
-    switches,
     temporal_hold,
 )
-from deepSTRF.interpret.dynamic.hold import _tested
+from deepSTRF.interpret.filter_statistics.temporal_hold import _tested
 from deepSTRF.models.audio import Linear
 
 T, L, F = 240, 30, 6

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dynamic import ReceptiveFieldError, TapError, dstrf, stimulus_frames, switches
+from deepSTRF.interpret.dstrf import ReceptiveFieldError, TapError, dstrf, stimulus_frames, switches
 from deepSTRF.models.audio import Linear, NetworkReceptiveField, StateNet
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.wav2spec import CausalMelSpectrogram

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dynamic import (
+from deepSTRF.interpret.dstrf import (
     MomentSink,
     ReceptiveFieldError,
     dstrf,

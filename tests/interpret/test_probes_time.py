@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.dsp.adaptation import freq_to_tau
+from deepSTRF.dsp.recursion import freq_to_tau
 from deepSTRF.interpret.probes import Listener, context_swap, level_step_responses
 from deepSTRF.interpret.probes.measures import decay_time_constant
 from deepSTRF.interpret.probes.sounds import patchwork_noise, stepped

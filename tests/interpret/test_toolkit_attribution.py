@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.interpret import contributions, dstrf, occlusion, smooth_dstrf
-from deepSTRF.interpret.dynamic import ArraySink, FileSink, stimulus_frames
+from deepSTRF.interpret.dstrf import ArraySink, FileSink, stimulus_frames
 from deepSTRF.models.audio import DeepEncoder, Linear, NetworkReceptiveField, StateNet
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 

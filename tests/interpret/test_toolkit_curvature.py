@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deepSTRF.interpret import dstrf
-from deepSTRF.interpret.dynamic import curvature
+from deepSTRF.interpret.dstrf import curvature
 from deepSTRF.models.audio import Linear, NetworkReceptiveField, StateNet, Transformer
 
 L, F = 5, 4

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.interpret.dynamic import filter_patterns, pattern_scores
+from deepSTRF.interpret.filter_statistics import filter_patterns, pattern_scores
 
 L, F = 12, 4
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from deepSTRF.interpret import dstrf
-from deepSTRF.interpret.dynamic import FileSink, active_subspace, tuning_surface
+from deepSTRF.interpret.dstrf import FileSink
+from deepSTRF.interpret.filter_statistics import active_subspace, tuning_surface
 from deepSTRF.models.audio import Linear
 
 L, F, T = 6, 5, 900

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF.baselines import fit_ridge
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.interpret import fit_gabor, modulation_transfer, separability_index, strf_tuning
-from deepSTRF.interpret.tuning_table import NeuronTable
+from deepSTRF.interpret.strf.table import NeuronTable
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import Fitter, fit_ridge, make_loaders
+from deepSTRF.training import Fitter, make_loaders
 
 DT = 5.0
 HERTZ = 500.0 * 2.0 ** (np.arange(25) / 6)

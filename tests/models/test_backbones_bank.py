@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import deepSTRF.models.backbones  # noqa: F401  (fills the registry)
 from deepSTRF.models import Configurable
-from deepSTRF.models.serialization import decode, encode
+from deepSTRF.models.io.encoding import decode, encode
 from deepSTRF.registry import BACKBONES
 
 WIDTH = 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.decay import LeakyReadout, LearnableExponentialDecay
+from deepSTRF.models.audio.dnet import LeakyReadout, LearnableExponentialDecay
 
 
 def loop(x: np.ndarray, d: np.ndarray, decay_input: bool) -> np.ndarray:

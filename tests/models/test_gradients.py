@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 import deepSTRF.models.wav2spec  # noqa: F401  (fills the registry of front-ends)
+from deepSTRF._validation import neuron_indices
 from deepSTRF.models.audio import AudioEncodingModel, Linear
 from deepSTRF.models.gradients import UNBOUNDED_WINDOW, NoFrontEndError, differentiating
-from deepSTRF.models.neuron_selection import neuron_indices
 from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.models.wav2spec import CausalMelSpectrogram, make_wav2spec
 from deepSTRF.registry import WAV2SPEC

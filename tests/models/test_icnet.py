@@ -20,22 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.datasets.audio import AudioNeuralDataset
+from deepSTRF.experiments import ExperimentConfig, run_experiment
+from deepSTRF.experiments.build import build_model, load_dataset
 from deepSTRF.metrics import poisson_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import ICNet
-from deepSTRF.models.audio.icnet import convert_icnet_state
-from deepSTRF.models.audio.icnet_encoder import CausalConvPReLU, ICNetEncoder, even_strides
-from deepSTRF.models.audio.icnet_readout import ICNetReadout, categorical_loss
-from deepSTRF.registry import MODELS
-from deepSTRF.training import (
-    CountFitter,
-    ExperimentConfig,
-    Fitter,
-    make_loaders,
-    run_experiment,
-    validate_model,
+from deepSTRF.models.audio.icnet import (
+    CausalConvPReLU,
+    ICNetEncoder,
+    ICNetReadout,
+    categorical_loss,
+    convert_icnet_state,
+    even_strides,
 )
-from deepSTRF.training.building import build_model, load_dataset
+from deepSTRF.registry import MODELS
+from deepSTRF.training import CountFitter, Fitter, make_loaders, validate_model
 
 HOP = 20
 FRAMES = 20

@@ -10,10 +10,13 @@ import torch
 
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.gaussian_fit import fit_gaussians
-from deepSTRF.models.kernels import CausalSTRFConv, convolve_full
-from deepSTRF.models.parametric import ParametricSTRF
-from deepSTRF.models.separable import SeparableSTRF
+from deepSTRF.models.kernels import (
+    CausalSTRFConv,
+    ParametricSTRF,
+    SeparableSTRF,
+    convolve_full,
+    fit_gaussians,
+)
 
 SIZES = {"F": 6, "T": 5, "C_in": 2, "C_out": 3}
 KERNELS = {

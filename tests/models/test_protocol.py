@@ -13,10 +13,9 @@ from torch import nn
 
 from deepSTRF.models import Configurable
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.causal import init_slot_state, is_streamable, placement, step_slot
-from deepSTRF.models.constants import ExactConstants
-from deepSTRF.models.kernels import CausalSTRFConv
-from deepSTRF.models.slots import KERNELS, resolve_slot
+from deepSTRF.models.configurable import ExactConstants
+from deepSTRF.models.kernels import KERNELS, CausalSTRFConv, resolve_slot
+from deepSTRF.models.streaming import init_slot_state, is_streamable, placement, step_slot
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import MODULES, Registry
 

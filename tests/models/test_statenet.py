@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.models.audio import StateNet
-from deepSTRF.models.audio.statenet import convert_statenet_state
-from deepSTRF.models.local import LocallyConnected1d, covered_positions
+from deepSTRF.models.audio.statenet import LocallyConnected1d, convert_statenet_state, covered_positions
 from deepSTRF.registry import BACKBONES
 
 #: The prototype of the issue that asked for this model.

@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio.ns1 import NS1Dataset
-from deepSTRF.datasets.audio.ns1_download import download_ns1
+from deepSTRF.datasets.audio.ns1 import NS1Dataset, download_ns1
 
 _SPEC = importlib.util.spec_from_file_location(
     "fetch_test_server", Path(__file__).parents[1] / "fetch" / "conftest.py"

@@ -10,9 +10,8 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio import _ns1_read
-from deepSTRF.datasets.audio.ns1 import NS1Dataset
-from deepSTRF.datasets.audio.ns1_files import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES
+from deepSTRF.datasets.audio import ns1 as _ns1_read
+from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES, NS1Dataset
 
 
 def load(root, **options) -> NS1Dataset:

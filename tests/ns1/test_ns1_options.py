@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio._ns1_stimuli import choose_spectrogram
-from deepSTRF.datasets.audio.ns1 import NS1Dataset
+from deepSTRF.datasets.audio.ns1 import NS1Dataset, choose_spectrogram
 from deepSTRF.registry import DATASETS
 
 NOWHERE = "/nowhere/at/all"

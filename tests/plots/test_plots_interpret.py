@@ -174,7 +174,7 @@ def test_a_page_holds_all_frames_and_asks_nothing_of_the_network(clip, tmp_path)
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs the program ffmpeg")
 @pytest.mark.parametrize(("n_neurons", "dpi"), [(1, 80), (3, 81)])
 def test_mp4_has_every_frame_at_its_rate_and_even_sides(clip, tmp_path, monkeypatch, n_neurons, dpi):
-    monkeypatch.setattr("deepSTRF.plots._film.DPI", dpi)  # 81: an odd number of pixels
+    monkeypatch.setattr("deepSTRF.plots.movies.DPI", dpi)  # 81: an odd number of pixels
     path = movie_of(clip, tmp_path / "cell.mp4", 9, n_neurons, fps=12.5)
     asked = "stream=codec_name,width,height,r_frame_rate,nb_read_frames,pix_fmt"
     told = subprocess.run(

@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import to_rgba
 
 from deepSTRF.plots import plot_eigen_spectrum, plot_filter_patterns, plot_tuning_surface
-from deepSTRF.plots._filters import PALETTE
+from deepSTRF.plots._style import PALETTE
 
 F, L, B, DT = 6, 4, 5, 5.0
 HERTZ = np.geomspace(500.0, 16000.0, F)

@@ -7,12 +7,12 @@ import csv
 import numpy as np
 import pytest
 
+from deepSTRF.experiments.examples import ModelFields
+from deepSTRF.experiments.run import ExperimentConfig, run_experiment
+from deepSTRF.experiments.run_folder import Run
 from deepSTRF.interpret import strf_tuning
 from deepSTRF.report import Explanation, explain_run, gather_parts
-from deepSTRF.report.bands import Bands
-from deepSTRF.training.experiment import ExperimentConfig, run_experiment
-from deepSTRF.training.receptive_fields import ModelFields
-from deepSTRF.training.run_folder import Run
+from deepSTRF.report.parts import Bands
 
 
 def test_bands_from_low_to_high():

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
+from deepSTRF.experiments.examples import GRADIENT, receptive_fields
+from deepSTRF.experiments.run import ExperimentConfig, run_experiment
+from deepSTRF.experiments.run_folder import Run
 from deepSTRF.interpret import dstrf, strf_tuning
-from deepSTRF.interpret.dynamic import complexity
+from deepSTRF.interpret.filter_statistics import complexity
 from deepSTRF.report import Explanation, explain_run, gather_parts, write_report
-from deepSTRF.report.bars import open_bars
-from deepSTRF.report.explaining.excerpts import choose_excerpts, strongest_stretch
-from deepSTRF.report.windows import shown_lags
-from deepSTRF.training.experiment import ExperimentConfig, run_experiment
-from deepSTRF.training.receptive_fields import GRADIENT, receptive_fields
-from deepSTRF.training.run_folder import Run
+from deepSTRF.report.explain.target import choose_excerpts, strongest_stretch
+from deepSTRF.report.parts import shown_lags
+from deepSTRF.report.rendering import open_bars
 
 SMALL = {"n_neurons": 3, "n_clips": 5, "n_repeats": 3, "clip_seconds": 0.6}
 
@@ -193,7 +193,7 @@ def test_a_waveform_model_is_played_sounds_and_gives_its_field_as_one(tmp_path):
 def test_without_the_recording_the_rest_is_done_and_the_reason_told(tmp_path, monkeypatch):
     run = fitted(tmp_path / "lost", model_options={"temporal_window_size": 4})
     monkeypatch.setattr(
-        "deepSTRF.report.explaining.run.load_dataset",
+        "deepSTRF.report.explain.run.load_dataset",
         lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("mine.npz is not there")),
     )
     told = []

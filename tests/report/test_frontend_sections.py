@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
+from deepSTRF.experiments.run import ExperimentConfig, run_experiment
 from deepSTRF.interpret import front_end_response
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalLEAF, CausalMelSpectrogram, WaveformFrontEnd
 from deepSTRF.report import ReportParts, gather_parts, render_report
-from deepSTRF.report.audio import LISTENING_PEAK, SILENCE_S, wav_data_uri
 from deepSTRF.report.front_end import FRONT_END, WAVEFORM_FIELD, FrontEndParts, front_end_extras
-from deepSTRF.report.sections._front_end import front_end, waveform_field
-from deepSTRF.training.examples import NeuronExample, examples_from_bytes, examples_to_bytes
-from deepSTRF.training.experiment import ExperimentConfig, run_experiment
+from deepSTRF.report.rendering import LISTENING_PEAK, SILENCE_S, wav_data_uri
+from deepSTRF.report.sections.tuning import front_end, waveform_field
 
 FS, BANDS = 8000, 5
 

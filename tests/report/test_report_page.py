@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from deepSTRF.experiments.examples import GRADIENT
 from deepSTRF.report import (
     SECTIONS,
     NeuronExample,
@@ -19,8 +20,7 @@ from deepSTRF.report import (
     write_report,
 )
 from deepSTRF.report.rendering import number
-from deepSTRF.report.sections._fields import receptive_fields
-from deepSTRF.training.receptive_fields import GRADIENT
+from deepSTRF.report.sections.tuning import receptive_fields
 
 N, F, LAGS, T, R = 6, 8, 5, 60, 4
 

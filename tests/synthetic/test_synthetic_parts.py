@@ -7,8 +7,7 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from deepSTRF.datasets.audio.synthetic_neurons import draw_neuron, draw_spikes
-from deepSTRF.datasets.audio.synthetic_sounds import SOUND_KINDS, make_sound
+from deepSTRF.datasets.audio.synthetic import SOUND_KINDS, draw_neuron, draw_spikes, make_sound
 
 
 @pytest.mark.parametrize("kind", SOUND_KINDS)

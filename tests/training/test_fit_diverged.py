@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Subset
 
 from deepSTRF.datasets import neural_collate
 from deepSTRF.training import FitDivergedError, Fitter
-from deepSTRF.training.batches import Batch
-from deepSTRF.training.guard import StepGuard, check_monitor
+from deepSTRF.training.callbacks import StepGuard, check_monitor
+from deepSTRF.training.data import Batch
 
 
 def fails(fitter, match):

@@ -9,10 +9,9 @@ import stat
 import pytest
 import torch
 
-from deepSTRF.training import files
-from deepSTRF.training.errors import StateMismatchError
-from deepSTRF.training.files import load_tensors, save_or_warn, save_tensors, write_atomically
-from deepSTRF.training.state import FitStateFile
+from deepSTRF import _files as files
+from deepSTRF._files import load_tensors, save_or_warn, save_tensors, write_atomically
+from deepSTRF.training.callbacks import FitStateFile, StateMismatchError
 
 
 def full_disk(*_):

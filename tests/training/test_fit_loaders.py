@@ -16,7 +16,7 @@ from torch.utils.data import (
 
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.training import make_loaders
-from deepSTRF.training.loaders import ClipLoader, generators_of, read_loader
+from deepSTRF.training.data import ClipLoader, generators_of, read_loader
 
 
 def served(loader):

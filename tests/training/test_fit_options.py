@@ -10,7 +10,7 @@ from torch import nn
 
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 from deepSTRF.training import Fitter
-from deepSTRF.training.best import BestWeights, PerNeuronBest, per_neuron_tensors
+from deepSTRF.training.callbacks import BestWeights, PerNeuronBest, per_neuron_tensors
 
 
 def sgd(lr):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepSTRF.training import Fitter
-from deepSTRF.training.progress import epoch_line, open_display
+from deepSTRF.training.callbacks import epoch_line, open_display
 
 
 class Terminal(io.StringIO):

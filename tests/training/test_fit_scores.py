@@ -17,7 +17,7 @@ from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef, snr
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import make_wav2spec
 from deepSTRF.training import Fitter, ProtocolCard, ScoreTable, score_model
-from deepSTRF.training.model_rules import NeuronCountError
+from deepSTRF.training.validate import NeuronCountError
 
 
 def strict_json(text):

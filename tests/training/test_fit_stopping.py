@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepSTRF.training.stopping import EarlyStopping
+from deepSTRF.training.callbacks import EarlyStopping
 
 
 def epochs_run(scores, **options):

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from deepSTRF import _files as fit_files
 from deepSTRF.datasets import neural_collate
 from deepSTRF.metrics import corrcoef, normalized_corrcoef
 from deepSTRF.training import Fitter
-from deepSTRF.training import files as fit_files
-from deepSTRF.training.model_rules import NeuronCountError, NoGradientError, OutputRankError
+from deepSTRF.training.validate import NeuronCountError, NoGradientError, OutputRankError
 
 
 class Scripted(Fitter):

@@ -12,19 +12,13 @@ import pytest
 import torch
 from torch import nn
 
+from deepSTRF.crossval import FoldFits, dynamic_strf_settings, fit_folds, predict_folds, score_folds
 from deepSTRF.datasets import FoldManifest, NeuralDataset, plan_folds
-from deepSTRF.interpret.dynamic import dstrf_folds, jackknifed_dstrf, nonlinearities
+from deepSTRF.interpret.dstrf import dstrf_folds, jackknifed_dstrf
+from deepSTRF.interpret.filter_statistics import nonlinearities
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import DeepEncoder, Linear
-from deepSTRF.training import (
-    FitDivergedError,
-    FoldFits,
-    dynamic_strf_settings,
-    fit_folds,
-    make_loaders,
-    predict_folds,
-    score_folds,
-)
+from deepSTRF.training import FitDivergedError, make_loaders
 
 N_CLIPS, BANDS, NEURONS = 5, 4, 2
 

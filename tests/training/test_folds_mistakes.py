@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF.crossval import FoldFits, fit_folds, predict_folds, score_folds
 from deepSTRF.datasets import FoldManifest, NeuralDataset, plan_folds
-from deepSTRF.interpret.dynamic import ArraySink, complexity, dstrf_folds
+from deepSTRF.interpret.dstrf import ArraySink, dstrf_folds
+from deepSTRF.interpret.filter_statistics import complexity
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import FoldFits, fit_folds, predict_folds, score_folds
-from deepSTRF.training.model_rules import NeuronCountError
+from deepSTRF.training.validate import NeuronCountError
 
 BANDS, NEURONS = 4, 2
 QUICK = {"fitter_kwargs": {"max_epochs": 2}}
@@ -29,7 +30,7 @@ sys.path.insert(0, {here!r})
 from test_folds_mistakes import QUICK, linear, recording
 from deepSTRF.datasets import plan_folds
 from deepSTRF.models import NeuralModel
-from deepSTRF.training import fit_folds
+from deepSTRF.crossval import fit_folds
 
 write, written = NeuralModel.save_pretrained, []
 

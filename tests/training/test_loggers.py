@@ -21,7 +21,7 @@ from deepSTRF.training import (
     make_tensorboard_logger_factory,
     make_wandb_logger_factory,
 )
-from deepSTRF.training._seed_logger import Record
+from deepSTRF.training.loggers import Record
 
 NAN = float("nan")
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF.baselines import fit_ridge, start_from_ridge
+from deepSTRF.baselines.ridge import ClipFeatures, group_neurons, lagged_gram
+from deepSTRF.baselines.start import _before_activation, fit_start
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
+from deepSTRF.experiments import ExperimentConfig, run_experiment
+from deepSTRF.experiments.build import check_choices
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import Linear, LinearNonlinear
-from deepSTRF.training import ExperimentConfig, fit_ridge, run_experiment, score_model, start_from_ridge
-from deepSTRF.training.building import check_choices
-from deepSTRF.training.ridge_data import ClipFeatures, group_neurons
-from deepSTRF.training.ridge_solve import lagged_gram
-from deepSTRF.training.ridge_start import _before_activation, fit_start
+from deepSTRF.training import score_model
 
 LAGS = 4
 

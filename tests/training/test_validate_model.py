@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from deepSTRF.training import Fitter, ModelRuleError, make_loaders, validate_model
-from deepSTRF.training import model_rules as rules
+from deepSTRF.training import validate as rules
 
 N = 4
 

@@ -32,6 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     deepSTRF ...
     0
     """
-    from deepSTRF.cli._app import app
+    from deepSTRF.cli.app import app
 
     app(args=None if arguments is None else list(arguments), prog_name="deepstrf")

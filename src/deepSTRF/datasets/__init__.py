@@ -5,12 +5,10 @@ own comes from plain arrays with ``AudioNeuralDataset.from_arrays`` or ``NeuralD
 """
 
 from deepSTRF.datasets.alignment import AlignmentReport, check_alignment
-from deepSTRF.datasets.base import NeuralDataset
-from deepSTRF.datasets.collate import neural_collate
 from deepSTRF.datasets.concat import concat_neural_datasets
+from deepSTRF.datasets.dataset import LoadReport, NeuralDataset, neural_collate
 from deepSTRF.datasets.folds import Fold, FoldManifest, plan_folds
 from deepSTRF.datasets.io import load_dataset, save_dataset
-from deepSTRF.datasets.report import LoadReport
 from deepSTRF.datasets.splits import (
     ClipSplit,
     index_split,

@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from deepSTRF.datasets._recording import Recording
-    from deepSTRF.datasets.storage import ClipResponses
+    from deepSTRF.datasets.dataset import Recording
+    from deepSTRF.datasets.responses import ClipResponses
 
 __all__ = ["AlignmentReport", "check_alignment"]
 

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from deepSTRF.datasets.base import NeuralDataset
-from deepSTRF.datasets.grid import StimulusList
-from deepSTRF.datasets.report import LoadReport
-from deepSTRF.datasets.storage import ResponseStorage
+from deepSTRF.datasets.dataset import LoadReport, NeuralDataset
+from deepSTRF.datasets.responses import ResponseStorage, StimulusList
 from deepSTRF.datasets.transforms import ResponseNormalization
 
 __all__ = ["concat_neural_datasets"]

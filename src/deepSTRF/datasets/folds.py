@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepSTRF.datasets._split_order import clip_names, same_sounds, shuffled
+from deepSTRF.datasets.splits import clip_names, same_sounds, shuffled
 
 if TYPE_CHECKING:
-    from deepSTRF.datasets.base import NeuralDataset
+    from deepSTRF.datasets.dataset import NeuralDataset
 
 __all__ = ["Fold", "FoldManifest", "plan_folds"]
 

@@ -15,10 +15,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF.datasets.base import NeuralDataset
-from deepSTRF.datasets.grid import Stimulus, StimulusList
-from deepSTRF.datasets.report import LoadReport
-from deepSTRF.datasets.storage import ClipResponses, ResponseStorage
+from deepSTRF.datasets.dataset import LoadReport, NeuralDataset
+from deepSTRF.datasets.responses import ClipResponses, ResponseStorage, Stimulus, StimulusList
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
 
 __all__ = ["load_dataset", "save_dataset"]
@@ -127,7 +125,7 @@ def _header(ds: NeuralDataset) -> dict[str, Any]:
 
 def _facts_of_class(ds: NeuralDataset) -> dict[str, Any]:
     """What the loader's own class adds to ``describe()``: the class that reads the file does not know it."""
-    from deepSTRF.datasets.audio.base import AudioNeuralDataset
+    from deepSTRF.datasets.dataset import AudioNeuralDataset
 
     known = AudioNeuralDataset if isinstance(ds, AudioNeuralDataset) else NeuralDataset
     plain = known.describe(ds)
@@ -218,7 +216,7 @@ def load_dataset(path: str | os.PathLike[str], kind: type[NeuralDataset] = Neura
 
 
 def _blank_of(header: dict[str, Any], kind: type[NeuralDataset]) -> NeuralDataset:
-    from deepSTRF.datasets.audio.base import AudioNeuralDataset
+    from deepSTRF.datasets.dataset import AudioNeuralDataset
 
     wants_audio = issubclass(kind, AudioNeuralDataset)
     if header["kind"] != "audio":

@@ -1,23 +1,94 @@
-"""Which clips train, validate and test: named splits with a content hash.
-
-A split is decided before the fit, is a value of its own, and can be printed beside every score. Its hash
-covers the sounds (not their positions in a list, not what was computed from them), the roles and the order,
-so two people who quote the same hash used the same sounds in the same roles.
-"""
+"""Reading a split from a line of text: the working part of ``parse_split``."""
 
 from __future__ import annotations
 
+import hashlib
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from deepSTRF.datasets._split_order import ROLES, same_sounds, share_counts, shuffled, split_hash
-from deepSTRF.datasets.base import NeuralDataset
+from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.selection import as_index, resolve_selection
 
 __all__ = ["ClipSplit", "index_split", "k_fold", "leave_one_clip_out", "parse_split", "random_split"]
+
+# ------------------------------------------------------------------------------
+# How splits order, count and hash clips.
+
+
+ROLES = ("train", "val", "test")
+
+
+def split_hash(ds: NeuralDataset, parts: Sequence[Sequence[int]]) -> str:
+    """Content hash of a split: role and source fingerprint of every clip, in order."""
+    digest = hashlib.sha256()
+    for role, clips in zip(ROLES, parts, strict=True):
+        for clip in clips:
+            digest.update(f"{role} {ds.source_fingerprint(clip)}\n".encode())
+    return digest.hexdigest()
+
+
+def same_sounds(ds: NeuralDataset) -> list[list[int]]:
+    """Clips with the same sound belong together, in order of first appearance."""
+    groups: dict[str, list[int]] = {}
+    for clip in range(len(ds)):
+        groups.setdefault(ds.source_fingerprint(clip), []).append(clip)
+    return list(groups.values())
+
+
+def shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
+    """Seeded order that is the same with every version of numpy and on every machine."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed is an integer, got {seed!r}")
+    keys = [hashlib.sha256(f"{int(seed)}:{group[0]}".encode()).digest() for group in groups]
+    return [group for _, group in sorted(zip(keys, groups, strict=True))]
+
+
+def clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
+    """The recording's own names where it has them, made different where they are not."""
+    names: dict[str, None] = {}
+    for clip in clips:
+        name = str(ds.stim_meta[clip].get("name", f"clip{clip:03d}"))
+        while name in names:  # a recording may itself name a clip "rain (1)"
+            name = f"{name} ({clip})"
+        names[name] = None
+    return list(names)
+
+
+def share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
+    """Whole numbers near the shares (largest remainders), none of a positive share zero."""
+    if len(fractions) != len(ROLES) or any(not 0 <= share <= 1 for share in fractions):
+        raise ValueError(f"fractions are three shares (train, val, test) between 0 and 1, got {fractions!r}")
+    if abs(math.fsum(fractions) - 1.0) > 1e-6 or fractions[0] == 0:
+        raise ValueError(f"fractions sum to 1 and train is above 0, got {fractions!r}")
+    needed = sum(share > 0 for share in fractions)
+    if n_clips < needed:
+        raise ValueError(
+            f"{n_clips} different clips cannot fill {needed} roles; set a fraction to 0 or add clips"
+        )
+    exact = [share * n_clips for share in fractions]
+    counts = [max(math.floor(value + 1e-9), int(value > 0)) for value in exact]
+    while sum(counts) < n_clips:
+        counts[int(np.argmax([value - count for value, count in zip(exact, counts, strict=True)]))] += 1
+    while sum(counts) > n_clips:
+        spare = [
+            count - value if count > 1 else -math.inf for value, count in zip(exact, counts, strict=True)
+        ]
+        counts[int(np.argmax(spare))] -= 1
+    return counts
+
+
+# ------------------------------------------------------------------------------
+# Which clips train, validate and test: named splits with a content hash.
+#
+# A split is decided before the fit, is a value of its own, and can be printed beside every score. Its hash
+# covers the sounds (not their positions in a list, not what was computed from them), the roles and the order,
+# so two people who quote the same hash used the same sounds in the same roles.
+
 
 DatasetT = TypeVar("DatasetT", bound=NeuralDataset)
 
@@ -354,6 +425,100 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
     >>> parse_split(ds, "0,2/1/3-4").train
     (0, 2)
     """
-    from deepSTRF.datasets._split_text import parse
+    from deepSTRF.datasets.splits import parse
 
     return parse(ds, text)
+
+
+# ------------------------------------------------------------------------------
+
+_FORMS = (
+    "'14/3/3', '0-13/14-16/17,18,19', 'random:0.7/0.15/0.15:seed=0', 'kfold:5:fold=0' or 'loo:fold=0' "
+    "(the last two also with ':seed=1' and ':n_val=2')"
+)
+
+
+def parse(ds: NeuralDataset, text: str) -> ClipSplit:
+    """See `deepSTRF.datasets.splits.parse_split`."""
+    from deepSTRF.datasets import splits
+
+    if not isinstance(text, str):
+        raise TypeError(f"a split is described by a string, one of {_FORMS}; got {type(text).__name__}")
+    words = text.strip().split(":")
+    kind = words[0].lower()
+    if kind == "random":
+        shares = words[1].split("/") if len(words) > 1 else []
+        options = _options(text, words[2:], {"seed": 0})
+        return splits.random_split(ds, [_number(text, share) for share in shares], seed=options["seed"])
+    if kind == "kfold":
+        folds = _whole(text, words[1] if len(words) > 1 else "")
+        options = _options(text, words[2:], {"fold": None, "seed": 0, "n_val": None})
+        every = splits.k_fold(ds, folds, n_val=options["n_val"], seed=options["seed"])
+        return _chosen(text, every, options["fold"])
+    if kind == "loo":
+        options = _options(text, words[1:], {"fold": None, "seed": 0, "n_val": None})
+        every = splits.leave_one_clip_out(ds, n_val=options["n_val"], seed=options["seed"])
+        return _chosen(text, every, options["fold"])
+    parts = text.strip().split("/")
+    if len(words) != 1 or len(parts) != 3:
+        raise ValueError(f"{text!r} is no split; use {_FORMS}")
+    if all(part.strip().isdecimal() for part in parts):
+        return _by_counts(ds, text, [int(part) for part in parts])
+    clips = [_indices(text, part) for part in parts]
+    return splits.index_split(ds, *clips, name=text.strip())
+
+
+def _by_counts(ds: NeuralDataset, text: str, counts: list[int]) -> ClipSplit:
+    from deepSTRF.datasets import splits
+
+    if sum(counts) != len(ds):
+        raise ValueError(
+            f"{text!r} gives roles to {sum(counts)} clips, the dataset has {len(ds)}; these must add up, or "
+            "name the clips: '0-13/14-16/17-19'"
+        )
+    ends = [counts[0], counts[0] + counts[1], sum(counts)]
+    return splits.index_split(ds, range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2]))
+
+
+def _indices(text: str, part: str) -> list[int]:
+    clips: list[int] = []
+    for piece in filter(None, (word.strip() for word in part.split(","))):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
+        if match is None:
+            raise ValueError(
+                f"{piece!r} in {text!r} is no clip index or range like 0-13; splits are {_FORMS}"
+            )
+        first = int(match[1])
+        clips.extend(range(first, int(match[2] or first) + 1))
+    return clips
+
+
+def _options(text: str, words: list[str], defaults: dict[str, int | None]) -> dict[str, Any]:
+    found: dict[str, int | None] = dict(defaults)
+    for word in words:
+        key, _, value = word.partition("=")
+        if key not in defaults:
+            raise ValueError(f"unknown option {word!r} in {text!r}; this form takes {', '.join(defaults)}")
+        found[key] = _whole(text, value)
+    return found
+
+
+def _number(text: str, word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} in {text!r} is no number; splits are {_FORMS}") from None
+
+
+def _whole(text: str, word: str) -> int:
+    if not word.strip().isdecimal():
+        raise ValueError(f"{word!r} in {text!r} is no whole number; splits are {_FORMS}")
+    return int(word)
+
+
+def _chosen(text: str, every: list[ClipSplit], fold: int | None) -> ClipSplit:
+    if fold is None:
+        raise ValueError(f"{text!r} names no fold; add ':fold=0' (to ':fold={len(every) - 1}')")
+    if fold >= len(every):
+        raise ValueError(f"{text!r}: there are {len(every)} folds, 0..{len(every) - 1}")
+    return every[fold]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
+from deepSTRF.dsp.filters import triangle_corners, triangular_filterbank
 
 __all__ = ["ALIGNMENTS", "GRIDS", "rahman_cochleagram", "rahman_frequencies"]
 

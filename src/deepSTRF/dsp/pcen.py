@@ -1,4 +1,4 @@
-"""Per-channel energy normalisation (PCEN): a causal gain control by the recent mean of each band."""
+"""A cube root that can be learned through."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from torch import Tensor
 
 from deepSTRF.dsp.recursion import first_order_recursion
 
-__all__ = ["PCEN_EPS", "PCEN_STARTS", "pcen", "pcen_initial_state"]
+__all__ = ["PCEN_EPS", "PCEN_STARTS", "pcen", "pcen_initial_state", "smooth_cube_root"]
+
+# ------------------------------------------------------------------------------
+# Per-channel energy normalisation (PCEN): a causal gain control by the recent mean of each band.
+
 
 #: How the running mean starts.
 PCEN_STARTS = ("debiased", "zero", "first")
@@ -150,3 +154,34 @@ def _per_band(value: Tensor | float, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         return like.new_tensor(value).reshape(1, 1)
     return value.to(like).reshape(-1, 1)
+
+
+# ------------------------------------------------------------------------------
+
+#: Keeps the slope finite at silence; shifts the value by at most 1e-6.
+_EPSILON = 1e-18
+
+
+def smooth_cube_root(energy: Tensor) -> Tensor:
+    """Return ``(x + 1e-18)^(1/3) - 1e-6``, exactly 0 at 0 and with a finite slope there.
+
+    Parameters
+    ----------
+    energy : Tensor
+        Any shape, not negative.
+
+    Returns
+    -------
+    Tensor
+        Same shape.
+
+    Examples
+    --------
+    >>> import torch
+    >>> smooth_cube_root(torch.tensor([0.0, 1e-3, 8.0]))
+    tensor([0.0000, 0.1000, 2.0000])
+    """
+    offset: float = _EPSILON ** (1.0 / 3.0)
+    root = (energy + _EPSILON) ** (1.0 / 3.0)
+    # the difference of the two roots without cancellation: (a - b) = (a^3 - b^3) / (a^2 + a b + b^2)
+    return energy / (root * (root + offset) + offset**2)

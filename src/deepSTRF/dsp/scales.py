@@ -1,12 +1,11 @@
-"""Frequency scales of hearing: hertz to mel, ERB-rate, Bark, cochlear position, octaves, and exactly back.
-
-Every function takes and returns Python floats, numpy arrays or tensors: whatever goes in comes out.
-"""
+"""Smooth maps from free parameters to legal values, so that no learned value can stick at a bound."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,16 +13,28 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "SCALES",
     "ERB_bandwidth",
     "ERB_to_Hz",
+    "FrequencyScale",
     "Greenwood",
     "Hz_to_ERB",
     "Hz_to_bark",
     "Hz_to_mel",
     "bark_to_Hz",
+    "bounded_shift",
+    "frequency_scale",
     "inverse_Greenwood",
+    "mel_distance",
     "mel_to_Hz",
+    "shift_in_mel",
 ]
+
+# ------------------------------------------------------------------------------
+# Frequency scales of hearing: hertz to mel, ERB-rate, Bark, cochlear position, octaves, and exactly back.
+#
+# Every function takes and returns Python floats, numpy arrays or tensors: whatever goes in comes out.
+
 
 Frequencies = TypeVar("Frequencies", float, "np.ndarray[Any, Any]", Tensor)
 
@@ -329,3 +340,182 @@ def bark_to_Hz(bark: Frequencies) -> Frequencies:
     """
     top = _BARK_FACTOR - _BARK_OFFSET
     return _apply(bark, lambda z, _: _BARK_CORNER_HZ * (z + _BARK_OFFSET) / (top - z))
+
+
+# ------------------------------------------------------------------------------
+# Frequency scales by name, and equally spaced points on them.
+
+
+@dataclass(frozen=True)
+class FrequencyScale:
+    """A map between hertz and the units of a scale, and back.
+
+    Attributes
+    ----------
+    name : str
+        Name in `SCALES`.
+    from_hz, to_hz : callable
+        The map and its exact inverse; floats, numpy arrays and tensors.
+
+    Examples
+    --------
+    >>> scale = frequency_scale("erb")
+    >>> [round(f) for f in scale.points(500.0, 8000.0, 4).tolist()]
+    [500, 1406, 3439, 8000]
+    """
+
+    name: str
+    from_hz: Callable[[Any], Any]
+    to_hz: Callable[[Any], Any]
+
+    def points(self, f_min: float, f_max: float, n: int) -> Tensor:
+        """Return ``n`` frequencies in hertz (float64), equally spaced on this scale, both ends exact."""
+        first, last = self.from_hz(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
+        positions = torch.linspace(first, last, n, dtype=torch.float64)
+        points: Tensor = self.to_hz(positions)
+        points[0] = f_min
+        if n > 1:
+            points[-1] = f_max
+        return points
+
+
+def _hz_to_octaves(frequency: Any) -> Any:
+    return torch.log2(frequency) if isinstance(frequency, Tensor) else np.log2(frequency)
+
+
+def _octaves_to_hz(octaves: Any) -> Any:
+    return torch.exp2(octaves) if isinstance(octaves, Tensor) else np.exp2(octaves)
+
+
+def _same(frequency: Any) -> Any:
+    return frequency
+
+
+#: Scales by name. ``"log"`` counts octaves; ``"greenwood"`` is the human cochlear position.
+SCALES: Mapping[str, FrequencyScale] = MappingProxyType(
+    {
+        scale.name: scale
+        for scale in (
+            FrequencyScale("htk", Hz_to_mel, mel_to_Hz),
+            FrequencyScale("slaney", lambda f: Hz_to_mel(f, "slaney"), lambda m: mel_to_Hz(m, "slaney")),
+            FrequencyScale("erb", Hz_to_ERB, ERB_to_Hz),
+            FrequencyScale("bark", Hz_to_bark, bark_to_Hz),
+            FrequencyScale("greenwood", inverse_Greenwood, Greenwood),
+            FrequencyScale("log", _hz_to_octaves, _octaves_to_hz),
+            FrequencyScale("linear", _same, _same),
+        )
+    }
+)
+
+
+def frequency_scale(name: str) -> FrequencyScale:
+    """Return the scale called ``name``; ``"mel"`` is the HTK form.
+
+    Parameters
+    ----------
+    name : {"htk", "mel", "slaney", "erb", "bark", "greenwood", "log", "linear"}
+        Which scale, in any case.
+
+    Returns
+    -------
+    FrequencyScale
+        The map and its inverse.
+
+    Raises
+    ------
+    ValueError
+        For another name; the text lists the legal ones.
+
+    Examples
+    --------
+    >>> frequency_scale("mel").name
+    'htk'
+    """
+    key = str(name).lower()
+    key = "htk" if key == "mel" else key
+    if key not in SCALES:
+        legal = ", ".join(repr(known) for known in ("mel", *SCALES))
+        raise ValueError(f"unknown frequency scale {name!r}; legal names: {legal}")
+    return SCALES[key]
+
+
+# ------------------------------------------------------------------------------
+
+
+def bounded_shift(free: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
+    """Map any number to a shift between ``-lower`` and ``upper``: itself near zero, smooth everywhere.
+
+    ``u / sqrt(1 + (u / limit)^2)`` with the limit of the side that ``u`` lies on. The slope at 0 is 1, the
+    second derivative is continuous, and the slope far out falls as a power, never to zero: unlike a clamp or
+    a sigmoid the map has no dead end for an optimiser.
+
+    Parameters
+    ----------
+    free : Tensor
+        Unbounded parameter.
+    lower, upper : Tensor or float
+        Largest shift down and up, both above 0; they broadcast.
+
+    Returns
+    -------
+    Tensor
+        Shift, strictly inside the limits up to rounding.
+
+    Examples
+    --------
+    >>> bounded_shift(torch.tensor([-1000.0, 0.0, 0.1, 1000.0]), 1.0, 2.0)
+    tensor([-1.0000,  0.0000,  0.0999,  2.0000])
+    """
+    down = torch.as_tensor(lower, dtype=free.dtype, device=free.device)
+    up = torch.as_tensor(upper, dtype=free.dtype, device=free.device)
+    limit = torch.where(free > 0, up, down)
+    return free / torch.sqrt(1.0 + (free / limit).square())
+
+
+#: Corner of the HTK mel scale (see `deepSTRF.dsp.Hz_to_mel`).
+MEL_CORNER_HZ = 700.0
+
+
+def mel_distance(start_hz: Tensor, stop_hz: Tensor | float) -> Tensor:
+    """Return how far two frequencies are apart on the mel scale, in natural-log units of ``700 + f``.
+
+    Parameters
+    ----------
+    start_hz, stop_hz : Tensor
+        Hertz.
+
+    Returns
+    -------
+    Tensor
+        ``ln((700 + stop) / (700 + start))``: mel divided by 1127.
+
+    Examples
+    --------
+    >>> distance = mel_distance(torch.tensor(500.0), 1000.0)
+    >>> round(float(shift_in_mel(torch.tensor(500.0), distance)), 2)
+    1000.0
+    """
+    return torch.log((MEL_CORNER_HZ + stop_hz) / (MEL_CORNER_HZ + start_hz))
+
+
+def shift_in_mel(start_hz: Tensor, distance: Tensor) -> Tensor:
+    """Move frequencies along the mel scale.
+
+    Parameters
+    ----------
+    start_hz : Tensor
+        Hertz.
+    distance : Tensor
+        As `mel_distance` returns it; zero gives back ``start_hz`` to the last digit.
+
+    Returns
+    -------
+    Tensor
+        Hertz.
+
+    Examples
+    --------
+    >>> shift_in_mel(torch.tensor(60.0), torch.tensor(0.0))
+    tensor(60.)
+    """
+    return start_hz + (MEL_CORNER_HZ + start_hz) * torch.expm1(distance)

@@ -2,22 +2,15 @@
 
 `front_end_response` measures what each channel of a front-end hears, `compare_wav2spec` holds its output
 against a reference spectrogram, `waveform_field` finds which samples drove a response, `dstrf` says what
-linear filter a model is at each moment (`deepSTRF.interpret.dynamic` holds the rest of it). `strf_tuning`
+linear filter a model is at each moment (`deepSTRF.interpret.dstrf` holds the rest of it). `strf_tuning`
 summarises STRFs in a table, `strf_confidence` puts bands on them, `exciting_spectrogram` and `exciting_sound`
 search what a neuron wants most, `write_wav` and its kin make it audible; `deepSTRF.interpret.probes` plays a
 model the sounds of a hearing laboratory. Figures are in `deepSTRF.plots`; the gradients themselves are
 methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 """
 
-from deepSTRF.interpret.attribution import SmoothedSTRF, contributions, smooth_dstrf
-from deepSTRF.interpret.compare_wav2spec import (
-    Wav2specComparison,
-    compare_wav2spec,
-    compare_wav2spec_to_groundtruth,
-)
-from deepSTRF.interpret.confidence import StrfConfidence, strf_confidence
-from deepSTRF.interpret.duration import rf_duration_ms
-from deepSTRF.interpret.dynamic import (
+from deepSTRF.interpret.attribution import Occlusion, SmoothedSTRF, contributions, occlusion, smooth_dstrf
+from deepSTRF.interpret.dstrf import (
     DynamicSTRF,
     dstrf,
     measure_receptive_field,
@@ -25,14 +18,26 @@ from deepSTRF.interpret.dynamic import (
     stimulus_frames,
 )
 from deepSTRF.interpret.exciting import ExcitingStimulus, exciting_sound, exciting_spectrogram
-from deepSTRF.interpret.frontend import FrontEndResponse, front_end_response, initial_front_end
-from deepSTRF.interpret.gabor_fit import GaborFit, fit_gabor
-from deepSTRF.interpret.modulation import ModulationTransfer, modulation_transfer
-from deepSTRF.interpret.occluded import Occlusion, occlusion
+from deepSTRF.interpret.front_ends import (
+    FrontEndResponse,
+    Wav2specComparison,
+    compare_wav2spec,
+    compare_wav2spec_to_groundtruth,
+    front_end_response,
+    initial_front_end,
+)
 from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_field_wav, write_wav
-from deepSTRF.interpret.tuning import separability_index, strf_tuning
-from deepSTRF.interpret.tuning_table import NeuronTable
-from deepSTRF.interpret.waveform_field import WaveformField, waveform_field, waveform_fields
+from deepSTRF.interpret.strf.confidence import StrfConfidence, strf_confidence
+from deepSTRF.interpret.strf.gabor import GaborFit, fit_gabor
+from deepSTRF.interpret.strf.modulation import ModulationTransfer, modulation_transfer
+from deepSTRF.interpret.strf.table import NeuronTable
+from deepSTRF.interpret.strf.tuning import separability_index, strf_tuning
+from deepSTRF.interpret.strf.waveform_field import (
+    WaveformField,
+    rf_duration_ms,
+    waveform_field,
+    waveform_fields,
+)
 
 __all__ = [
     "DynamicSTRF",

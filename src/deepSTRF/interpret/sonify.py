@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._validation import check_choice, check_positive_number
 from deepSTRF.interpret._arrays import as_numbers
-from deepSTRF.interpret.waveform_field import WaveformField
-from deepSTRF.models._checks import check_choice, check_positive_number
+from deepSTRF.interpret.strf.waveform_field import WaveformField
 
 __all__ = ["sonify_spectrogram", "sonify_strf", "write_field_wav", "write_wav"]
 

@@ -8,18 +8,14 @@ does not fit in memory. ``docs/metrics.md`` holds the formulas, and says when to
 
 from __future__ import annotations
 
-from ._masking import psth
-from .ceilings import Ceiling, ceiling, compute_CCmax, compute_TTRC
-from .correlation import corrcoef, fve
-from .explainable import fev, feve, oracle
-from .inclusion import Inclusion, select_neurons
-from .likelihoods import gamma_loss, negative_binomial_loss
-from .losses import mse_loss, poisson_loss
-from .normalized import normalized_corrcoef, single_repeat_neurons
-from .power import noise_power, signal_power, snr
-from .quality import NeuronQuality, neuron_quality
-from .spectral import CoherenceSpectrum, coherence, coherence_spectrum
-from .streaming import PairStatistics, RepeatStatistics, ScoreTracker
+from deepSTRF.metrics._arguments import psth
+from deepSTRF.metrics.ceilings import Ceiling, ceiling, compute_CCmax, compute_TTRC
+from deepSTRF.metrics.coherence import CoherenceSpectrum, coherence, coherence_spectrum
+from deepSTRF.metrics.correlation import corrcoef, fve, normalized_corrcoef, single_repeat_neurons
+from deepSTRF.metrics.losses import gamma_loss, mse_loss, negative_binomial_loss, poisson_loss
+from deepSTRF.metrics.power import fev, feve, noise_power, oracle, signal_power, snr
+from deepSTRF.metrics.quality import Inclusion, NeuronQuality, neuron_quality, select_neurons
+from deepSTRF.metrics.streaming import PairStatistics, RepeatStatistics, ScoreTracker
 
 __all__ = [
     "Ceiling",

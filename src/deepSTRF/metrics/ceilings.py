@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ._bootstrap import CeilingBootstrap
-from ._ceiling_sums import SplitCeiling
-from ._groups import RepeatGroups, gram
-from ._masking import repeat_validity
-from ._moments import keep_where
-from ._pairs import PairBlock
-from ._repeats import clip_target
-from ._splits import N_SPLITS, spearman_brown, split_moments
-from ._totals import RepeatTotals
-from ._validation import (
+from deepSTRF.metrics._arguments import (
+    accumulator_dtype,
     check_bootstrap,
     check_centring,
     check_choice,
@@ -24,9 +19,541 @@ from ._validation import (
     check_n_splits,
     check_responses,
     check_rows,
+    repeat_validity,
+)
+from deepSTRF.metrics._statistics import (
+    BYTES_PER_VALUE,
+    ClipParts,
+    PairBlock,
+    PairMoments,
+    RepeatTotals,
+    clip_target,
+    is_constant,
+    keep_where,
+    row_blocks,
 )
 
 __all__ = ["Ceiling", "ceiling", "compute_CCmax", "compute_TTRC"]
+
+# ------------------------------------------------------------------------------
+# Rows of one clip grouped by how many repeats they hold, with the products of their repeats.
+#
+# Half-splits, their bootstrap and the trial-to-trial correlation all are functions of the (R, R) matrix of
+# products of centred repeats, which costs one pass over the data.
+
+
+@dataclass(frozen=True)
+class RepeatGroup:
+    """Rows with R repeats each; repeats in which a row holds nothing are squeezed out.
+
+    ``rows`` which of the K; ``responses`` (k, R, T) and ``samples`` bool (k, R, T), None when all count;
+    ``product`` (k, R, R) sums of products of centred repeats, ``mean`` (k, R), ``count`` (k,) bins.
+    ``ragged`` are those of the k whose repeats differ in their bins: for them the products mean nothing.
+    """
+
+    rows: Tensor | slice
+    responses: Tensor
+    samples: Tensor | None
+    product: Tensor
+    mean: Tensor
+    count: Tensor
+    ragged: Tensor | None
+
+
+@dataclass(frozen=True)
+class RepeatGroups:
+    """All rows of one clip that hold two repeats or more, in groups."""
+
+    n_rows: int
+    dtype: torch.dtype
+    device: torch.device
+    groups: list[RepeatGroup]
+
+    @classmethod
+    def of(cls, rows: Tensor, valid: Tensor | None) -> RepeatGroups:
+        """Group (K, R, T) rows; ``valid`` bool (K, R, T) are the samples that count, None: all."""
+        groups = []
+        for index, responses, samples in _by_number_of_repeats(rows, valid):
+            if samples is None:
+                groups.append(RepeatGroup(index, responses, None, *gram(responses, None), None))
+                continue
+            bins = samples.any(1)
+            ragged = (samples.sum((1, 2)) != bins.sum(1) * samples.shape[1]).nonzero().squeeze(1)
+            products = gram(responses, bins)
+            groups.append(RepeatGroup(index, responses, samples, *products, ragged if len(ragged) else None))
+        return cls(len(rows), accumulator_dtype(rows.device), rows.device, groups)
+
+
+def _by_number_of_repeats(
+    rows: Tensor, valid: Tensor | None
+) -> Iterator[tuple[Tensor | slice, Tensor, Tensor | None]]:
+    """Group rows that hold the same number of repeats, and squeeze out the repeats that hold nothing."""
+    if valid is None:
+        if rows.shape[1] > 1:
+            yield slice(None), rows, None
+        return
+    recorded = valid.any(2)
+    order = (~recorded).to(torch.uint8).argsort(dim=1, stable=True)
+    for number in torch.unique(recorded.sum(1)).tolist():
+        if number < 2:
+            continue
+        group = (recorded.sum(1) == number).nonzero().squeeze(1)
+        index = order[group, :number].unsqueeze(2).expand(-1, -1, rows.shape[2])
+        yield group, rows[group].gather(1, index), valid[group].gather(1, index)
+
+
+def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of products of centred repeats (K, R, R), their means (K, R) and the number of bins (K,).
+
+    ``bins`` bool (K, T) are those in which the repeats of a row were recorded. Constant repeats come out
+    exactly 0.
+    """
+    dtype = accumulator_dtype(responses.device)
+    products, means, counts = [], [], []
+    for piece in row_blocks(responses):
+        values = responses[piece].to(dtype, copy=True)
+        n_bins = values.shape[2]
+        if bins is None:
+            count = torch.full((len(values),), n_bins, dtype=dtype, device=values.device)
+            mean = values.mean(2)
+            centred = values.sub_(mean.unsqueeze(2))
+        else:
+            chosen = bins[piece].unsqueeze(1)
+            count = chosen.sum((1, 2)).to(dtype)
+            zero = torch.zeros((), dtype=dtype, device=values.device)
+            mean = torch.where(chosen, values, zero).sum(2) / count.clamp(min=1).unsqueeze(1)
+            centred = torch.where(chosen, values - mean.unsqueeze(2), zero)
+        product = centred @ centred.mT
+        flat = is_constant(product.diagonal(dim1=1, dim2=2), mean, count.unsqueeze(1))
+        product = torch.where(flat.unsqueeze(1) | flat.unsqueeze(2), 0.0, product)
+        products.append(product)
+        means.append(mean)
+        counts.append(count)
+    return torch.cat(products), torch.cat(means), torch.cat(counts)
+
+
+# ------------------------------------------------------------------------------
+# Random half-splits of repeats: the moments of both halves for every split, without forming the halves.
+#
+# With the centred repeats Z (R, T) and half-PSTHs ``a @ Z`` and ``b @ Z``, variances and covariances of the
+# halves are quadratic forms of ``Z @ Z.T``. One (rows, R * R) @ (R * R, 3 * splits) product serves every
+# split
+# of every neuron and clip, so 126 splits cost less than reading the data once. Repeats that were recorded in
+# different bins have no such matrix; their halves are formed, a few rows at a time.
+
+
+RAGGED_BLOCK_BYTES = 64 * 2**20
+DESIGN_BYTES = 16 * 2**20
+NEGLIGIBLE_HALF = (
+    1e-13  # of a repeat's variance: what is left of a half whose repeats cancel to rounding error
+)
+# Number of splits by default: all there are of ten repeats, C(10, 5) / 2, and the published choice for more.
+N_SPLITS = 126
+
+
+@dataclass(frozen=True)
+class HalfSplits:
+    """Splits of R repeats into two halves.
+
+    ``first`` and ``second`` (S, R) weights, 1 / h on the h repeats of the half; ``n_used`` how many of the S
+    splits enter an average (a whole number of rounds through the distinct ones); ``ratio`` R / h, by how much
+    the full set is longer than a half.
+    """
+
+    first: Tensor
+    second: Tensor
+    n_used: int
+    ratio: float
+
+
+def half_splits(n_repeats: int, n_splits: int, seed: int) -> HalfSplits:
+    """Draw splits of ``n_repeats`` into halves; with an odd number every split leaves another repeat out.
+
+    When there are no more than ``n_splits`` distinct ones all are used, each as often as the others; else
+    they are drawn at random from a generator of their own. At most ``n_splits`` are ever formed.
+    """
+    half = n_repeats // 2
+    left_out = n_repeats % 2
+    n_distinct = (n_repeats if left_out else 1) * math.comb(2 * half, half) // 2
+    if n_distinct <= n_splits:
+        distinct = torch.tensor(list(_all_orders(n_repeats, half)))
+        order = distinct[torch.arange(n_splits) % n_distinct]
+        n_used = n_splits - n_splits % n_distinct
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.rand(n_splits, n_repeats, generator=generator, dtype=torch.float64).argsort(1)
+        n_used = n_splits
+    first = torch.zeros(n_splits, n_repeats, dtype=torch.float64)
+    second = first.clone()
+    first.scatter_(1, order[:, :half], 1 / half)
+    second.scatter_(1, order[:, half : 2 * half], 1 / half)
+    return HalfSplits(first, second, n_used, n_repeats / half)
+
+
+def _all_orders(n_repeats: int, half: int) -> Iterator[list[int]]:
+    """Every distinct split, as first half then second half."""
+    for dropped in range(n_repeats) if n_repeats % 2 else [None]:
+        kept = [repeat for repeat in range(n_repeats) if repeat != dropped]
+        for rest in itertools.combinations(kept[1:], half - 1):
+            first = [kept[0], *rest]
+            yield first + [repeat for repeat in kept if repeat not in first]
+
+
+def spearman_brown(reliability: Tensor, ratio: Tensor | float) -> Tensor:
+    """Ceiling on the correlation with the mean of all repeats, from the correlation between two halves.
+
+    The reliability of ``ratio`` times as many repeats is ``ratio * r / (1 + (ratio - 1) * r)``; its square
+    root bounds the correlation of any prediction with their mean. NaN where the halves don't correlate
+    positively.
+    """
+    positive = torch.where(reliability > 0, reliability, torch.ones_like(reliability))
+    return keep_where(reliability > 0, (ratio * positive / (1 + (ratio - 1) * positive)).sqrt())
+
+
+@dataclass(frozen=True)
+class SplitMoments:
+    """Moments of the two halves, fields of ``halves`` (K, S); ``n_used`` and ``ratio`` (K,)."""
+
+    halves: PairMoments
+    n_used: Tensor
+    ratio: Tensor
+
+    def reliability(self) -> Tensor:
+        """Mean correlation between halves, (K,); a constant half shares nothing with the other: 0.
+
+        NaN where all repeats are constant, or there are fewer than two bins.
+        """
+        return mean_half_correlation(self.halves, self.n_used)
+
+
+def mean_half_correlation(halves: PairMoments, n_used: Tensor) -> Tensor:
+    """Average the (K, S) correlations over the first ``n_used`` (K,) splits."""
+    correlation = halves.correlation()
+    varies = ~is_constant(halves.xx, halves.mean_x, halves.count) | ~is_constant(
+        halves.yy, halves.mean_y, halves.count
+    )
+    poisoned = torch.isnan(halves.xy)
+    correlation = torch.where(torch.isnan(correlation) & (halves.count > 1) & ~poisoned, 0.0, correlation)
+    used = torch.arange(correlation.shape[1], device=n_used.device) < n_used.unsqueeze(1)
+    known = used & (halves.count > 1)
+    total = torch.where(known, correlation, 0.0).sum(1)
+    return keep_where((varies & known).any(1), total / known.sum(1).clamp(min=1))
+
+
+def split_moments(groups: RepeatGroups, n_splits: int, seed: int) -> SplitMoments:
+    """Moments of half-PSTHs for K rows; rows with fewer than two repeats get a count of 0."""
+    blank = torch.zeros(groups.n_rows, n_splits, dtype=groups.dtype, device=groups.device)
+    table = [blank.clone() for _ in range(6)]
+    n_used = torch.full((groups.n_rows,), n_splits, device=groups.device)
+    ratio = torch.full_like(blank[:, 0], 2.0)
+    for group in groups.groups:
+        splits = half_splits(group.responses.shape[1], n_splits, seed)
+        n_used[group.rows], ratio[group.rows] = splits.n_used, splits.ratio
+        moments = _gram_moments(group.product, group.mean, group.count, splits)
+        if group.ragged is not None and group.samples is not None:
+            formed = _formed_moments(group.responses[group.ragged], group.samples[group.ragged], splits)
+            for column, values in zip(moments, formed, strict=True):
+                column[group.ragged] = values
+        for column, values in zip(table, moments, strict=True):
+            column[group.rows] = values
+    return SplitMoments(PairMoments(*table), n_used, ratio)
+
+
+def _gram_moments(product: Tensor, mean: Tensor, count: Tensor, splits: HalfSplits) -> list[Tensor]:
+    """Moments of both halves as quadratic forms of the sums of products."""
+    first = splits.first.to(device=product.device, dtype=product.dtype)
+    second = splits.second.to(device=product.device, dtype=product.dtype)
+    flat = product.flatten(1)
+    n_splits, size = len(first), max(1, DESIGN_BYTES // (first.shape[1] ** 2 * BYTES_PER_VALUE))
+    forms = []
+    for left, right in ((first, first), (second, second), (first, second)):
+        columns = [
+            flat @ (left[start : start + size, :, None] * right[start : start + size, None]).flatten(1).mT
+            for start in range(0, n_splits, size)
+        ]
+        forms.append(torch.cat(columns, dim=1))
+    xx, yy, xy = forms
+    floor = NEGLIGIBLE_HALF * product.diagonal(dim1=1, dim2=2).mean(1, keepdim=True)
+    xx, yy = torch.where(xx <= floor, 0.0, xx), torch.where(yy <= floor, 0.0, yy)
+    return [count.unsqueeze(1).repeat(1, n_splits), mean @ first.mT, mean @ second.mT, xx, yy, xy]
+
+
+def _formed_moments(responses: Tensor, samples: Tensor, splits: HalfSplits) -> list[Tensor]:
+    """Moments of both halves from the half-PSTHs themselves, on the bins that both halves hold."""
+    dtype = accumulator_dtype(responses.device)
+    zero = torch.zeros((), dtype=dtype, device=responses.device)
+    first, second = splits.first.to(zero) > 0, splits.second.to(zero) > 0
+    n_splits, n_bins = len(first), responses.shape[2]
+    size = max(1, RAGGED_BLOCK_BYTES // max(1, 8 * n_splits * n_bins * BYTES_PER_VALUE))
+    columns: list[list[Tensor]] = [[] for _ in range(6)]
+    for start in range(0, len(responses), size):
+        mask = samples[start : start + size]
+        level = torch.where(mask, responses[start : start + size].to(dtype), zero)
+        ones = mask.to(dtype)
+        offset = level.sum((1, 2), keepdim=True) / ones.sum((1, 2), keepdim=True).clamp(min=1)
+        values = torch.where(mask, responses[start : start + size].to(dtype) - offset, zero)
+        halves = []
+        for half in (first.to(dtype), second.to(dtype)):
+            number = half @ ones
+            halves.append(((half @ values) / number.clamp(min=1) + offset, number > 0))
+        (one, in_one), (two, in_two) = halves
+        moments = PairMoments.of(one, two, in_one & in_two)
+        for column, values_of in zip(columns, vars(moments).values(), strict=True):
+            column.append(values_of)
+    return [torch.cat(column) for column in columns]
+
+
+# ------------------------------------------------------------------------------
+# Half-split ceilings accumulated clip by clip.
+
+
+class SplitCeiling:
+    """Half-split ceiling of N neurons; clips come one at a time and are not kept.
+
+    ``centring="clip"``: a ceiling per clip, then their mean, weighing as the clips' bins; clips whose halves
+    don't correlate positively are left out. ``"concat"``: the halves of all clips are concatenated, split by
+    split.
+    """
+
+    def __init__(self, centring: str, n_splits: int, seed: int) -> None:
+        self.centring = centring
+        self.n_splits = n_splits
+        self.seed = seed
+        self._halves: PairMoments | None = None
+        self._n_used: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    def add(self, groups: RepeatGroups) -> None:
+        """Take in the repeats of one clip."""
+        moments = split_moments(groups, self.n_splits, self.seed)
+        bins = moments.halves.count.mean(1)
+        if self.centring != "concat":
+            clip_ceiling = spearman_brown(moments.reliability(), moments.ratio)
+            # A NaN sample that a mask calls valid has to show; an unreliable clip is left out.
+            poisoned = torch.isnan(moments.halves.xy).any(1)
+            weight = torch.where(torch.isnan(clip_ceiling) & ~poisoned, 0.0, bins)
+            self._accumulate([weight, torch.where(weight > 0, weight * clip_ceiling, 0.0)])
+            return
+        used = torch.where(bins > 0, moments.n_used, self.n_splits)
+        self._n_used = used if self._n_used is None else torch.minimum(self._n_used, used)
+        self._halves = moments.halves if self._halves is None else self._halves.merge(moments.halves)
+        self._accumulate([bins, bins * moments.ratio])
+
+    def _accumulate(self, values: list[Tensor]) -> None:
+        self._sums = (
+            [old + new for old, new in zip(self._sums, values, strict=True)] if self._sums else values
+        )
+
+    def value(self) -> Tensor:
+        """The ceiling, (N,); NaN where there is none."""
+        weight, weighted = self._sums
+        mean = keep_where(weight > 0, weighted / torch.where(weight > 0, weight, 1.0))
+        if self._halves is None or self._n_used is None:
+            return mean
+        return spearman_brown(mean_half_correlation(self._halves, self._n_used), mean)
+
+
+def half_split_ceiling(
+    responses: Tensor, valid: Tensor | None, centring: str, n_splits: int, seed: int
+) -> Tensor:
+    """Half-split ceiling (N,) of (B, N, R, T) responses."""
+    sums = SplitCeiling(centring, n_splits, seed)
+    for clip in range(len(responses)):
+        sums.add(RepeatGroups.of(responses[clip], None if valid is None else valid[clip]))
+    return sums.value()
+
+
+# ------------------------------------------------------------------------------
+# Bootstrap of the noise ceiling over repeats and clips, clip by clip and for all neurons at once.
+#
+# A resampled set of repeats is a vector of counts c. Signal and noise power of the resample are means over
+# pairs of distinct *original* repeats, weighted by ``c_r * c_s``: a repeat drawn twice is never paired with
+# itself, which would pass its noise off as signal. Such means are linear in the matrices over pairs, so one
+# product serves all resamples of all neurons.
+
+
+SEED_STRIDE = 1_000_003  # a prime: the seeds of different clips don't meet
+
+
+@dataclass(frozen=True)
+class PairMatrices:
+    """Pairs of repeats, each (K, R, R): covariance, half the variance of the difference, whether usable."""
+
+    covariance: Tensor
+    noise: Tensor
+    pairs: Tensor
+
+
+def pair_matrices(group: RepeatGroup) -> PairMatrices:
+    """Pairs of repeats of the rows of a group."""
+    product, count = group.product, group.count
+    covariance = product / (count - 1).clamp(min=1)[:, None, None]
+    variance = covariance.diagonal(dim1=1, dim2=2)
+    noise = (variance.unsqueeze(1) + variance.unsqueeze(2)) / 2 - covariance
+    distinct = ~torch.eye(product.shape[1], dtype=torch.bool, device=product.device)
+    pairs = distinct & (count > 1)[:, None, None]
+    if group.ragged is not None and group.samples is not None:
+        block = PairBlock.of(group.responses[group.ragged], group.samples[group.ragged])
+        covariance[group.ragged], noise[group.ragged] = block.covariance_and_noise()
+        pairs[group.ragged] = block.pairs
+    return PairMatrices(covariance, noise, pairs)
+
+
+class CeilingBootstrap:
+    """Resampled ceilings of N neurons, accumulated over clips.
+
+    ``resample``: "repeats" draws repeats with replacement within each clip, "clips" draws clips, "both" does
+    both. All neurons share the draws, as they shared the trials. ``average_clips`` takes the ceiling clip by
+    clip and averages (the half-split ceiling with ``centring="clip"``) instead of pooling the powers first.
+    """
+
+    def __init__(
+        self,
+        n_clips: int,
+        n_bootstrap: int,
+        resample: str,
+        centring: str,
+        seed: int,
+        average_clips: bool = False,
+    ) -> None:
+        self.n_bootstrap = n_bootstrap
+        self.resample = resample
+        self.centring = centring
+        self.seed = seed
+        self.average_clips = average_clips
+        weights = torch.ones(n_bootstrap, n_clips, dtype=torch.float64)
+        if resample in ("clips", "both"):
+            weights = self._draw(n_clips, torch.Generator().manual_seed(seed))
+        self._weights = weights
+        self._clip = 0
+        self._reference: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    def _draw(self, number: int, generator: torch.Generator) -> Tensor:
+        """Counts (n_bootstrap, number) of draws with replacement."""
+        draws = torch.randint(number, (self.n_bootstrap, number), generator=generator)
+        counts = torch.zeros(self.n_bootstrap, number, dtype=torch.float64)
+        return counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
+
+    def _counts(self, n_repeats: int, like: Tensor) -> Tensor:
+        """Counts of repeats (n_bootstrap, R) for the current clip; all 1 when repeats are not resampled."""
+        if self.resample == "clips":
+            return torch.ones(1, n_repeats, dtype=like.dtype, device=like.device)
+        generator = torch.Generator().manual_seed(self.seed + SEED_STRIDE * (1 + self._clip) + n_repeats)
+        return self._draw(n_repeats, generator).to(like)
+
+    def add(self, groups: RepeatGroups, parts: ClipParts) -> None:
+        """Take in the next clip: its groups of repeats and its parts (N,)."""
+        blank = torch.zeros(self.n_bootstrap, groups.n_rows, dtype=groups.dtype, device=groups.device)
+        table = [blank.clone() for _ in range(6)]
+        self._remember_reference(parts)
+        for group in groups.groups:
+            columns = self._group(pair_matrices(group), self._repeat_means(parts, group))
+            for column, values in zip(table, columns, strict=True):
+                column[:, group.rows] = values.expand(self.n_bootstrap, -1)
+        known, signal, noise, mean, product, spread = table
+        weight = self._weights[:, self._clip].to(known).unsqueeze(1) * known
+        self._clip += 1
+        bins, repeats = parts.n_bins, parts.n_repeats.clamp(min=1)
+        if self.centring != "concat":
+            factor = torch.where(bins > 1, bins, torch.zeros_like(bins)) * weight
+            sums = [factor, factor * signal, factor * noise / repeats]
+            if self.average_clips:
+                reliable = factor * (signal > 0)
+                sums = [factor, reliable, reliable * _share(signal, noise / repeats).sqrt()]
+        else:
+            factor, inner = bins * weight, (bins - 1).clamp(min=0) * weight
+            sums = [
+                factor,
+                inner * signal + factor * product,
+                inner * noise / repeats + factor * spread,
+                factor * mean,
+                factor * factor * (mean * mean - product),
+                factor * factor * spread,
+            ]
+        self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
+
+    def _remember_reference(self, parts: ClipParts) -> None:
+        """Measure clip means from the first one a neuron has, so that an offset costs no digits."""
+        known = parts.n_bins > 0
+        first = torch.where(known, parts.mean, torch.full_like(parts.mean, torch.nan))
+        self._reference = (
+            first
+            if self._reference is None
+            else torch.where(torch.isnan(self._reference), first, self._reference)
+        )
+
+    def _repeat_means(self, parts: ClipParts, group: RepeatGroup) -> Tensor:
+        """Means of the repeats in a group, (k, R), relative to the reference.
+
+        For repeats that differ in their bins: the PSTH's mean plus what the repeat deviates on its own bins.
+        """
+        mean = group.mean
+        reference = torch.zeros_like(parts.mean) if self._reference is None else self._reference
+        if group.ragged is not None and group.samples is not None:
+            samples = group.samples[group.ragged].to(mean)
+            values = torch.where(group.samples[group.ragged], group.responses[group.ragged].to(mean), 0.0)
+            psth = values.sum(1, keepdim=True) / samples.sum(1, keepdim=True).clamp(min=1)
+            deviation = ((values - psth) * samples).sum(2) / samples.sum(2).clamp(min=1)
+            mean = mean.index_copy(
+                0, group.ragged, parts.mean[group.rows][group.ragged].unsqueeze(1) + deviation
+            )
+        return mean - torch.nan_to_num(reference[group.rows]).unsqueeze(1)
+
+    def _group(self, matrices: PairMatrices, means: Tensor) -> list[Tensor]:
+        """Resampled quantities of rows with one number of repeats, each (n_bootstrap or 1, K)."""
+        counts = self._counts(means.shape[1], means)
+        design = (counts.unsqueeze(2) * counts.unsqueeze(1)).flatten(1)
+        weight = design @ matrices.pairs.to(means).flatten(1).mT
+        safe = torch.where(weight > 0, weight, torch.ones_like(weight))
+
+        def average(values: Tensor) -> Tensor:
+            return design @ torch.where(matrices.pairs, values, 0.0).flatten(1).mT / safe
+
+        product = means.unsqueeze(1) * means.unsqueeze(2)
+        gap = (means.unsqueeze(1) - means.unsqueeze(2)).square() / (2 * means.shape[1])
+        mean = counts @ means.mT / counts.sum(1, keepdim=True)
+        known = (weight > 0).to(means)
+        return [
+            known,
+            average(matrices.covariance),
+            average(matrices.noise),
+            mean,
+            average(product),
+            average(gap),
+        ]
+
+    def ceilings(self) -> Tensor:
+        """Resampled ceilings (n_bootstrap, N): 0 where a resample has no signal, NaN where it has no data."""
+        if self.centring != "concat":
+            bins, signal, noise = self._sums
+            if self.average_clips:
+                weight, total = self._sums[1:]
+                ceiling = torch.where(weight > 0, total / torch.where(weight > 0, weight, 1.0), 0.0)
+                return keep_where(bins > 0, ceiling)
+        else:
+            bins, signal, noise, level, level_noise, spread = self._sums
+            total = bins.clamp(min=1)
+            signal = signal - (level * level - level_noise) / total
+            noise = noise - spread / total
+        return keep_where(bins > 0, _share(signal, noise).sqrt())
+
+    def interval(self, confidence: float) -> tuple[Tensor, Tensor]:
+        """Lower and upper percentile bound, (N,) each."""
+        ceilings = self.ceilings()
+        tail = (1 - confidence) / 2
+        bounds = torch.nanquantile(ceilings, torch.tensor([tail, 1 - tail]).to(ceilings), dim=0)
+        return bounds[0], bounds[1]
+
+
+def _share(signal: Tensor, noise: Tensor) -> Tensor:
+    """Share of the signal in the variance of the PSTH; 0 without positive signal."""
+    positive = signal > 0
+    share = signal / torch.where(positive, signal + noise.clamp(min=0), torch.ones_like(signal))
+    return torch.where(positive, share, torch.zeros_like(share))
+
+
+# ------------------------------------------------------------------------------
 
 METHODS = ("power", "split")
 N_BOOTSTRAP = 500  # percentile bounds of a 95 % interval to about a tenth of its width

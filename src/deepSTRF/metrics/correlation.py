@@ -1,15 +1,37 @@
-"""How well a prediction follows the PSTH: Pearson correlation and fraction of variance explained."""
+"""Noise-corrected correlation: how close a model comes to the best any model could do on these repeats."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ._moments import PairMoments
-from ._reduction import reduce_neurons
-from ._scoring import clip_series, explained_variance, total_squared_error
-from ._validation import check_mask, check_pair, check_reduction
+from deepSTRF.metrics._arguments import (
+    check_centring,
+    check_choice,
+    check_mask,
+    check_n_splits,
+    check_pair,
+    check_reduction,
+    check_responses,
+    reduce_neurons,
+    repeat_validity,
+)
+from deepSTRF.metrics._statistics import (
+    PairMoments,
+    PredictionMoments,
+    RepeatTotals,
+    clip_series,
+    clip_target,
+    explained_variance,
+    noise_corrected,
+    total_squared_error,
+)
+from deepSTRF.metrics.ceilings import N_SPLITS, half_split_ceiling
 
-__all__ = ["corrcoef", "fve"]
+__all__ = ["corrcoef", "fve", "normalized_corrcoef", "single_repeat_neurons"]
+
+# ------------------------------------------------------------------------------
+# How well a prediction follows the PSTH: Pearson correlation and fraction of variance explained.
 
 
 def corrcoef(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -97,3 +119,138 @@ def fve(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "
     moments = PairMoments.of(*series).pool(0)
     error = total_squared_error(*series)
     return reduce_neurons(explained_variance(error, moments.yy, moments.mean_y, moments.count), reduction)
+
+
+# ------------------------------------------------------------------------------
+
+METHODS = ("schoppe", "hsu")
+
+
+def normalized_corrcoef(
+    pred: Tensor,
+    responses: Tensor,
+    method: str = "schoppe",
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    *,
+    centring: str = "concat",
+    n_splits: int = N_SPLITS,
+    seed: int = 0,
+) -> Tensor:
+    """Correlation with the PSTH, corrected for the noise that the average over repeats leaves in it.
+
+    ``method="schoppe"``: ``Cov(pred, psth) / sqrt(Var(pred) * SP)`` with the signal power SP of
+    `signal_power`. ``method="hsu"``: ``corrcoef(pred, psth) / CCmax`` with the half-split ceiling.
+
+    All parts use the same bins (those with two repeats or more) and the same mask. A neuron that was never
+    recorded twice in a bin gets its raw correlation; `single_repeat_neurons` names those.
+
+    Parameters
+    ----------
+    pred : Tensor, shape (B, N, 1, T)
+        Predicted rates, one clip per batch entry; any unit.
+    responses : Tensor, shape (B, N, R, T)
+        Single repeats, NaN where nothing was recorded.
+    method : {"schoppe", "hsu"}
+        Which correction.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
+    reduction : {"mean", "none", "median", "sum"}
+        What to do with the neuron axis, NaN neurons skipped; "none" returns shape (N,).
+    centring : {"concat", "clip", "published"}
+        "concat": covariance, variance and signal power on the concatenated clips. "clip": each clip's own
+        means removed first, clips weigh as their bins. "published": covariance and variance on the
+        concatenated clips but signal power within clips, as the earlier package did; not bounded by 1 when
+        mean rates differ between clips, and here only to compare with numbers printed under it.
+    n_splits : int
+        Number of half-splits ("hsu" only).
+    seed : int
+        Seed of the random splits ("hsu" only).
+
+    Returns
+    -------
+    Tensor, shape () or (N,)
+        Float64; 1 for a perfect prediction up to sampling error, NaN where the signal power is not positive
+        or the prediction is constant.
+
+    Raises
+    ------
+    ValueError
+        When shapes disagree (also the R-axis of ``pred``), or ``method``, ``centring`` or ``reduction`` is
+        unknown.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    Schoppe et al. (2016), 10.3389/fncom.2016.00010.
+    Hsu, Borst and Theunissen (2004), 10.1088/0954-898X_15_2_002.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rate = torch.rand(3, 1, 1, 500, generator=torch.manual_seed(0))
+    >>> repeats = (rate + 0.5 * torch.randn(3, 1, 10, 500)).float()
+    >>> round(normalized_corrcoef(rate, repeats).item(), 1)
+    1.0
+    >>> round(normalized_corrcoef(rate, rate.expand(3, 1, 4, 500)).item(), 6)
+    1.0
+    """
+    check_choice("method", method, METHODS)
+    check_reduction(reduction)
+    check_centring(centring, published=True)
+    check_n_splits(n_splits)
+    check_pair(pred, responses, "responses")
+    check_mask(mask, responses)
+    n_batch, n_neurons = pred.shape[:2]
+    target = clip_target(responses.detach(), mask)
+    moments = PredictionMoments.of(target, pred.detach()[:, :, 0].flatten(0, 1)).unflatten(n_batch, n_neurons)
+    parts = target.parts.unflatten(n_batch, n_neurons)
+    totals = RepeatTotals.of(parts)
+    if method == "schoppe":
+        return reduce_neurons(noise_corrected(moments, parts, totals, centring), reduction)
+    samples, valid = repeat_validity(responses.detach(), mask)
+    ceiling = half_split_ceiling(samples, valid, centring, n_splits, seed)
+    raw = moments.correlation("concat")
+    corrected = moments.correlation(centring) / ceiling
+    return reduce_neurons(torch.where(totals.bins == 0, raw, corrected), reduction)
+
+
+def single_repeat_neurons(responses: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Name the neurons that no noise correction can be made for: none of their bins holds two repeats.
+
+    `normalized_corrcoef` and `ScoreTracker` give their raw correlation.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (B, N, R, T)
+        Single repeats, NaN where nothing was recorded.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
+
+    Returns
+    -------
+    Tensor of bool, shape (N,)
+        True for such a neuron; also for one without any data.
+
+    Raises
+    ------
+    ValueError
+        When the shape is wrong.
+    TypeError
+        When ``mask`` is not bool.
+
+    Examples
+    --------
+    >>> import torch
+    >>> responses = torch.rand(1, 2, 3, 5)
+    >>> responses[:, 1, 1:] = torch.nan
+    >>> single_repeat_neurons(responses)
+    tensor([False,  True])
+    """
+    check_responses(responses)
+    check_mask(mask, responses)
+    _, valid = repeat_validity(responses, mask)
+    if valid is None:
+        return torch.full((responses.shape[1],), responses.shape[2] < 2, device=responses.device)
+    return (valid.sum(2) < 2).all(-1).all(0)

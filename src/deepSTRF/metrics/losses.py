@@ -1,22 +1,129 @@
-"""Training losses: differentiable, blind to what was not recorded, and free of host synchronisation."""
+"""Likelihoods for responses that are not Poisson: over-dispersed counts, and positive continuous signals."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from ._loss_parts import (
-    RATE_FLOOR,
-    accepts_psth,
-    at_least_float32,
-    check_rates,
-    checked_target,
-    keep_valid,
-    mean_over_bins,
+from deepSTRF.metrics._arguments import (
+    Target,
+    check_choice,
+    check_eps,
+    check_mask,
+    check_pair,
+    check_reduction,
+    check_weighting,
+    reduce_losses,
+    repeat_validity,
+    resolve_target,
 )
-from ._validation import check_eps
 
-__all__ = ["mse_loss", "poisson_loss"]
+__all__ = ["gamma_loss", "mse_loss", "negative_binomial_loss", "poisson_loss"]
+
+# ------------------------------------------------------------------------------
+# What all training losses share: one target, one way to skip bins, one way to average.
+
+
+LossFunction = TypeVar("LossFunction", bound=Callable[..., Tensor])
+
+TIME_AND_BATCH = (0, 2, 3)
+RATE_FLOOR = 1e-8  # spikes per bin; one spike in 100 million bins, below any rate a recording can resolve
+
+
+def accepts_psth(loss: LossFunction) -> LossFunction:
+    """Mark a loss that gives the same value on a PSTH computed beforehand (with default arguments)."""
+    loss.accepts_psth = True  # type: ignore[attr-defined]
+    return loss
+
+
+def checked_target(pred: Tensor, gt: Tensor, mask: Tensor | None, reduction: str, weighting: str) -> Target:
+    """Validate the arguments every loss shares and collapse ``gt`` to its PSTH."""
+    check_pair(pred, gt)
+    check_mask(mask, gt)
+    check_reduction(reduction)
+    check_weighting(weighting)
+    return resolve_target(gt, mask, count_repeats=weighting == "repeats")
+
+
+def at_least_float32(pred: Tensor) -> Tensor:
+    """Raise half precision to float32 (sums over a thousand bins need it); leave the rest."""
+    return pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
+
+
+def keep_valid(values: Tensor, target: Target, fill: float = 0.0) -> Tensor:
+    """Replace what does not count by ``fill``; gradients there become exactly zero."""
+    if target.valid is None:
+        return values
+    return torch.where(target.valid, values, torch.full((), fill, dtype=values.dtype, device=values.device))
+
+
+def mean_over_bins(elementwise: Tensor, target: Target, weighting: str, reduction: str) -> Tensor:
+    """Average (B, N, 1, T) values, zero where they don't count, per neuron and then over neurons."""
+    if target.valid is None and target.repeats is None:  # nothing is missing
+        if reduction == "mean":
+            return elementwise.mean()
+        per_neuron = elementwise.mean(TIME_AND_BATCH)
+        return reduce_losses(per_neuron, torch.ones_like(per_neuron, dtype=torch.bool), reduction)
+    if weighting == "repeats" and target.repeats is not None:
+        weights = keep_valid(target.repeats.to(elementwise.dtype), target)
+        elementwise = elementwise * weights
+        weight = weights.sum(TIME_AND_BATCH)
+    else:
+        valid = torch.ones_like(elementwise, dtype=torch.bool) if target.valid is None else target.valid
+        weight = valid.sum(TIME_AND_BATCH).to(elementwise.dtype)
+    has_data = weight > 0
+    per_neuron = elementwise.sum(TIME_AND_BATCH) / torch.where(has_data, weight, torch.ones_like(weight))
+    return reduce_losses(per_neuron, has_data, reduction)
+
+
+def check_rates(pred: Tensor, target: Target) -> None:
+    """Raise ValueError when a rate that counts is negative."""
+    if bool((keep_valid(pred.detach(), target) < 0).any()):
+        raise ValueError(
+            "pred holds negative values where the loss counts, and a rate cannot be negative; end the model "
+            "in a non-negative activation (softplus), or let it predict log rates and pass log_input=True"
+        )
+
+
+def check_parameter(name: str, value: float | Tensor, n_neurons: int, full: bool) -> None:
+    """Raise unless a dispersion or shape is positive, scalar or (N,), and used with ``full`` if learned."""
+    if not isinstance(value, Tensor):
+        if not value > 0:
+            raise ValueError(f"{name} is a number > 0, got {value!r}")
+        return
+    if value.numel() != 1 and tuple(value.shape) != (n_neurons,):
+        raise ValueError(
+            f"{name} is a scalar or has shape (N,) = ({n_neurons},), got shape {tuple(value.shape)}"
+        )
+    if value.requires_grad and not full:
+        raise ValueError(
+            f"{name} requires a gradient, but without full=True the loss leaves out terms that depend on it; "
+            "pass full=True together with single repeats"
+        )
+    if not torch.compiler.is_compiling() and value.device.type == "cpu" and not bool((value > 0).all()):
+        raise ValueError(f"{name} is > 0 for every neuron; map a free parameter through softplus or exp")
+
+
+def per_neuron(value: float | Tensor, like: Tensor) -> Tensor:
+    """Return a parameter as a (1, N or 1, 1, 1) tensor beside ``like``."""
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return tensor.reshape(1, -1, 1, 1)
+
+
+def mean_over_repeats(values: Tensor, gt: Tensor, mask: Tensor | None, target: Target) -> Tensor:
+    """Average a function of single repeats over the repeats that count: (B, N, R, T) to (B, N, 1, T)."""
+    valid = repeat_validity(gt, mask)[1]
+    if valid is None:
+        return keep_valid(values.mean(2, keepdim=True), target)
+    total = torch.where(valid, values, torch.zeros_like(values)).sum(2, keepdim=True)
+    return keep_valid(total / valid.sum(2, keepdim=True).clamp(min=1), target)
+
+
+# ------------------------------------------------------------------------------
+# Training losses: differentiable, blind to what was not recorded, and free of host synchronisation.
 
 
 @accepts_psth
@@ -149,4 +256,207 @@ def poisson_loss(
     rate = keep_valid(at_least_float32(pred), target)
     # threshold is clamp(min=eps) with a faster gradient; it hides NaN, which the first term shows
     elementwise = rate - counts * torch.nn.functional.threshold(rate, eps, eps).log()
+    return mean_over_bins(elementwise, target, weighting, reduction)
+
+
+# ------------------------------------------------------------------------------
+
+RESPONSE_FLOOR = (
+    1e-3  # in units of the response; below the resolution of calcium or rate signals scaled to about 1
+)
+
+
+@accepts_psth
+def negative_binomial_loss(
+    pred: Tensor,
+    gt: Tensor,
+    dispersion: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    log_input: bool = False,
+    validate_input: bool = False,
+    eps: float = RATE_FLOOR,
+    weighting: str = "bins",
+    full: bool = False,
+) -> Tensor:
+    """Negative binomial negative log-likelihood, for counts that vary more than Poisson.
+
+    Mean ``mu`` and dispersion ``alpha`` (NB2: variance ``mu + alpha * mu**2``, SciPy's ``nbinom`` with
+    ``n = 1 / alpha`` and ``p = 1 / (1 + alpha * mu)``). Per bin ``(y + 1/alpha) * log1p(alpha * mu) - y *
+    log(mu)``; it tends to the Poisson loss as ``alpha`` goes to 0.
+
+    Parameters
+    ----------
+    pred : Tensor, shape (B, N, 1, T)
+        Predicted mean counts per bin, or their logarithm with ``log_input=True``.
+    gt : Tensor, shape (B, N, 1, T) or (B, N, R, T)
+        Counts per bin or, with ``full=False``, their PSTH; NaN where nothing was recorded.
+    dispersion : float or Tensor of shape () or (N,)
+        ``alpha`` > 0, shared or one per neuron. To learn it, pass a positive tensor and ``full=True``.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T). Replaces the rule "not NaN".
+    reduction : {"mean", "none", "median", "sum"}
+        What to do with the neuron axis; "none" returns shape (N,).
+    log_input : bool
+        Whether ``pred`` holds log means.
+    validate_input : bool
+        Whether to look for negative means at bins that count (costs a synchronisation on a GPU).
+    eps : float
+        Smallest mean inside the logarithm, in counts per bin.
+    weighting : {"bins", "repeats"}
+        Whether a bin weighs 1 or the number of repeats averaged in it.
+    full : bool
+        Whether to add the terms that depend on ``y`` and ``alpha`` alone. They are not linear in ``y``, so
+        single repeats are then needed and a PSTH gives another value.
+
+    Returns
+    -------
+    Tensor, shape () or (N,)
+        The loss in nats per bin.
+
+    Raises
+    ------
+    ValueError
+        When shapes disagree, an option is unknown, ``dispersion`` is not positive or is learned without
+        ``full``, or ``validate_input`` finds negative values.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    Hilbe (2011), Negative Binomial Regression, 10.1017/CBO9780511973420.
+
+    Examples
+    --------
+    >>> import torch
+    >>> counts = torch.tensor([[[[0.0, 2.0]]]])
+    >>> negative_binomial_loss(torch.ones(1, 1, 1, 2), counts, dispersion=0.5)
+    tensor(1.2164)
+    """
+    check_eps(eps)
+    target = checked_target(pred, gt, mask, reduction, weighting)
+    check_parameter("dispersion", dispersion, pred.shape[1], full)
+    counts = keep_valid(target.psth, target)
+    signal = at_least_float32(pred)
+    alpha = per_neuron(dispersion, signal)
+    if log_input:
+        log_mean = keep_valid(signal, target)
+        growth = torch.nn.functional.softplus(log_mean + alpha.log())  # log1p(alpha * mu) without overflow
+    else:
+        if validate_input:
+            check_rates(pred, target)
+        mean = keep_valid(signal, target, fill=1.0).clamp(min=eps)
+        log_mean = mean.log()
+        growth = torch.log1p(alpha * mean)
+    elementwise = keep_valid((counts + 1 / alpha) * growth - counts * log_mean, target)
+    if full:
+        single = torch.nan_to_num(gt).to(elementwise.dtype)
+        constant = (
+            (1 / alpha).lgamma()
+            - (single + 1 / alpha).lgamma()
+            + (single + 1).lgamma()
+            - single * alpha.log()
+        )
+        elementwise = elementwise + mean_over_repeats(constant, gt, mask, target)
+    return mean_over_bins(elementwise, target, weighting, reduction)
+
+
+@accepts_psth
+def gamma_loss(
+    pred: Tensor,
+    gt: Tensor,
+    shape: float | Tensor = 1.0,
+    mask: Tensor | None = None,
+    reduction: str = "mean",
+    log_input: bool = False,
+    validate_input: bool = False,
+    eps: float = RESPONSE_FLOOR,
+    weighting: str = "bins",
+    full: bool = False,
+    zeros: str = "floor",
+) -> Tensor:
+    """Gamma negative log-likelihood, for positive continuous responses whose noise grows with their size.
+
+    Mean ``mu`` and shape ``k`` (variance ``mu**2 / k``, SciPy's ``gamma`` with ``a = k`` and ``scale = mu /
+    k``; the dispersion of a generalised linear model is ``1 / k``). Per bin ``k * (y / mu + log(mu))``. The
+    density has no finite value at 0, so zeros (and negative values) are either raised to ``eps`` or left out.
+
+    Parameters
+    ----------
+    pred : Tensor, shape (B, N, 1, T)
+        Predicted means, in the unit of the responses, or their logarithm with ``log_input=True``.
+    gt : Tensor, shape (B, N, 1, T) or (B, N, R, T)
+        Positive responses (calcium, rates), or with ``full=False`` their PSTH; NaN where nothing was
+        recorded.
+    shape : float or Tensor of shape () or (N,)
+        ``k`` > 0, shared or one per neuron. To learn it, pass a positive tensor and ``full=True``.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T). Replaces the rule "not NaN".
+    reduction : {"mean", "none", "median", "sum"}
+        What to do with the neuron axis; "none" returns shape (N,).
+    log_input : bool
+        Whether ``pred`` holds log means.
+    validate_input : bool
+        Whether to look for negative means at bins that count (costs a synchronisation on a GPU).
+    eps : float
+        Smallest mean, and with ``zeros="floor"`` smallest response, in the unit of the responses.
+    weighting : {"bins", "repeats"}
+        Whether a bin weighs 1 or the number of repeats averaged in it.
+    full : bool
+        Whether to add the terms that depend on ``y`` and ``k`` alone; needs single repeats, as they are not
+        linear in ``y``.
+    zeros : {"floor", "exclude"}
+        "floor": responses below ``eps`` count as ``eps``. "exclude": bins whose (mean) response is not
+        positive don't count, as in a zero-inflated model whose zeros are fitted elsewhere.
+
+    Returns
+    -------
+    Tensor, shape () or (N,)
+        The loss in nats per bin.
+
+    Raises
+    ------
+    ValueError
+        When shapes disagree, an option is unknown, ``shape`` is not positive or is learned without ``full``,
+        or ``validate_input`` finds negative values.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    McCullagh and Nelder (1989), Generalized Linear Models, 10.1007/978-1-4899-3242-6.
+
+    Examples
+    --------
+    >>> import torch
+    >>> signal = torch.tensor([[[[0.0, 2.0]]]])
+    >>> gamma_loss(torch.ones(1, 1, 1, 2), signal)
+    tensor(1.0005)
+    >>> gamma_loss(torch.ones(1, 1, 1, 2), signal, zeros="exclude")
+    tensor(2.)
+    """
+    check_eps(eps)
+    check_choice("zeros", zeros, ("floor", "exclude"))
+    target = checked_target(pred, gt, mask, reduction, weighting)
+    check_parameter("shape", shape, pred.shape[1], full)
+    if zeros == "exclude":
+        positive = ~(target.psth <= 0)  # keeps NaN that a mask calls valid, so that it shows
+        target = target._replace(valid=positive if target.valid is None else target.valid & positive)
+    signal = at_least_float32(pred)
+    k = per_neuron(shape, signal)
+    response = keep_valid(target.psth, target, fill=1.0).clamp(min=eps)
+    if log_input:
+        log_mean = keep_valid(signal, target)
+        ratio = response * (-log_mean).exp()
+    else:
+        if validate_input:
+            check_rates(pred, target)
+        mean = keep_valid(signal, target, fill=1.0).clamp(min=eps)
+        log_mean = mean.log()
+        ratio = response / mean
+    elementwise = keep_valid(k * (ratio + log_mean), target)
+    if full:
+        single = torch.nan_to_num(gt).to(elementwise.dtype).clamp(min=eps)
+        constant = k.lgamma() - k * k.log() - (k - 1) * single.log()
+        elementwise = elementwise + mean_over_repeats(constant, gt, mask, target)
     return mean_over_bins(elementwise, target, weighting, reduction)

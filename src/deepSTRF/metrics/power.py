@@ -1,14 +1,35 @@
-"""How much of a response is stimulus-driven: signal power, noise power, their ratio."""
+"""Scores relative to what can be explained: explainable variance, its explained fraction, and the oracle."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ._reduction import reduce_neurons
-from ._totals import repeat_totals, signal_to_noise
-from ._validation import check_centring, check_mask, check_reduction, check_responses
+from deepSTRF.metrics._arguments import (
+    accumulator_dtype,
+    check_centring,
+    check_mask,
+    check_pair,
+    check_reduction,
+    check_responses,
+    reduce_neurons,
+    repeat_validity,
+)
+from deepSTRF.metrics._statistics import (
+    PairMoments,
+    clip_series,
+    explained_variance,
+    keep_where,
+    repeat_totals,
+    row_blocks,
+    signal_to_noise,
+    total_squared_error,
+)
 
-__all__ = ["noise_power", "signal_power", "snr"]
+__all__ = ["fev", "feve", "noise_power", "oracle", "signal_power", "snr"]
+
+# ------------------------------------------------------------------------------
+# How much of a response is stimulus-driven: signal power, noise power, their ratio.
 
 
 def _checked(responses: Tensor, mask: Tensor | None, reduction: str, centring: str) -> None:
@@ -154,3 +175,179 @@ def snr(
     """
     _checked(responses, mask, reduction, centring)
     return reduce_neurons(signal_to_noise(*repeat_totals(responses, mask).powers(centring)), reduction)
+
+
+# ------------------------------------------------------------------------------
+
+
+def fev(
+    responses: Tensor, mask: Tensor | None = None, reduction: str = "mean", *, centring: str = "clip"
+) -> Tensor:
+    """Fraction of the variance of a single repeat that a model of the stimulus could explain.
+
+    ``SP / (SP + NP)``, the signal-to-noise ratio on a scale from 0 to 1.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (B, N, R, T)
+        One clip per batch entry, NaN where nothing was recorded.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
+    reduction : {"mean", "none", "median", "sum"}
+        What to do with the neuron axis, NaN neurons skipped; "none" returns shape (N,).
+    centring : {"clip", "concat"}
+        As in `signal_power`.
+
+    Returns
+    -------
+    Tensor, shape () or (N,)
+        At most 1; may come out negative for an unreliable neuron; NaN for a silent one or without two
+        repeats.
+
+    Raises
+    ------
+    ValueError
+        When the shape is wrong, or ``reduction`` or ``centring`` is unknown.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    Cadena et al. (2019), 10.1371/journal.pcbi.1006897.
+
+    Examples
+    --------
+    >>> import torch
+    >>> fev(torch.tensor([0.0, 1.0, 0.0, 2.0]).expand(1, 1, 3, 4))
+    tensor(1., dtype=torch.float64)
+    """
+    check_responses(responses)
+    check_mask(mask, responses)
+    check_reduction(reduction)
+    check_centring(centring)
+    signal, noise = repeat_totals(responses.detach(), mask).powers(centring)
+    total = signal + noise
+    known = (total > 0) & ~torch.isnan(signal_to_noise(signal, noise))
+    return reduce_neurons(keep_where(known, signal / torch.where(known, total, 1.0)), reduction)
+
+
+def feve(pred: Tensor, responses: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """Fraction of the explainable variance that a prediction explains.
+
+    `fve` divided by the share of signal in the variance of the PSTH: the noise left in the PSTH counts
+    neither as error nor as something to explain. On the concatenated clips, over the bins with two repeats or
+    more.
+
+    Parameters
+    ----------
+    pred : Tensor, shape (B, N, 1, T)
+        Predicted rates, in the unit of the responses.
+    responses : Tensor, shape (B, N, R, T)
+        Single repeats, NaN where nothing was recorded.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
+    reduction : {"mean", "none", "median", "sum"}
+        What to do with the neuron axis, NaN neurons skipped; "none" returns shape (N,).
+
+    Returns
+    -------
+    Tensor, shape () or (N,)
+        1 for a perfect prediction up to sampling error; NaN without two repeats or without positive signal
+        power.
+
+    Raises
+    ------
+    ValueError
+        When shapes disagree or ``reduction`` is unknown.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    Cadena et al. (2019), 10.1371/journal.pcbi.1006897.
+
+    Examples
+    --------
+    >>> import torch
+    >>> rate = torch.tensor([0.0, 1.0, 0.0, 2.0]).reshape(1, 1, 1, 4)
+    >>> round(feve(rate, rate.expand(1, 1, 3, 4)).item(), 6)
+    1.0
+    """
+    check_pair(pred, responses, "responses")
+    check_mask(mask, responses)
+    check_reduction(reduction)
+    samples, valid = repeat_validity(responses.detach(), mask)
+    share = repeat_totals(samples, valid).ceiling("concat").square()
+    repeated = None if valid is None else valid & (valid.sum(2, keepdim=True) > 1)
+    series = clip_series(pred, samples, repeated)
+    moments = PairMoments.of(*series).pool(0)
+    error = total_squared_error(*series)
+    explained = explained_variance(error, moments.yy, moments.mean_y, moments.count)
+    return reduce_neurons(explained / share, reduction)
+
+
+def oracle(responses: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
+    """Leave-one-repeat-out oracle: how well the other repeats predict a repeat.
+
+    The correlation between every repeat and the mean of the others, all repeats, bins and clips taken as one
+    long series. A model can beat it when there are few repeats: the mean of the others is noisy.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (B, N, R, T)
+        Single repeats, NaN where nothing was recorded.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
+    reduction : {"mean", "none", "median", "sum"}
+        What to do with the neuron axis, NaN neurons skipped; "none" returns shape (N,).
+
+    Returns
+    -------
+    Tensor, shape () or (N,)
+        Correlation in [-1, 1]; NaN without two repeats or for a silent neuron.
+
+    Raises
+    ------
+    ValueError
+        When the shape is wrong or ``reduction`` is unknown.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    Walker et al. (2019), 10.1038/s41593-019-0517-x.
+
+    Examples
+    --------
+    >>> import torch
+    >>> round(oracle(torch.tensor([0.0, 1.0, 0.0, 2.0]).expand(1, 1, 3, 4)).item(), 6)
+    1.0
+    """
+    check_responses(responses)
+    check_mask(mask, responses)
+    check_reduction(reduction)
+    samples, valid = repeat_validity(responses.detach(), mask)
+    n_batch, n_neurons = samples.shape[:2]
+    rows = samples.flatten(0, 1)
+    row_mask = None if valid is None else valid.flatten(0, 1)
+    blocks = [
+        _left_out(rows[piece], None if row_mask is None else row_mask[piece]) for piece in row_blocks(rows)
+    ]
+    fields = zip(*(vars(block).values() for block in blocks), strict=True)
+    moments = PairMoments(*(torch.cat(field).reshape(n_batch, n_neurons) for field in fields))
+    return reduce_neurons(moments.pool(0).correlation(), reduction)
+
+
+def _left_out(responses: Tensor, valid: Tensor | None) -> PairMoments:
+    """Moments (K,) of every repeat against the mean of the others, for a block of (K, R, T) rows."""
+    values = responses.to(accumulator_dtype(responses.device))
+    if valid is None:
+        number = torch.tensor(values.shape[1] - 1, dtype=values.dtype, device=values.device)
+        repeated = None if values.shape[1] > 1 else torch.zeros_like(values, dtype=torch.bool)
+    else:
+        values = torch.where(valid, values, torch.zeros((), dtype=values.dtype, device=values.device))
+        number = valid.sum(1, keepdim=True).to(values.dtype) - 1
+        repeated = (valid & (number > 0)).flatten(1)
+    others = (values.sum(1, keepdim=True) - values) / number.clamp(min=1)
+    mask = repeated if repeated is None else repeated.flatten(1)
+    return PairMoments.of(values.flatten(1), others.flatten(1), mask)

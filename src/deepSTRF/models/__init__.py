@@ -6,7 +6,7 @@ prediction, streaming, saving and loading. `deepSTRF.models.audio` holds the mod
 """
 
 from deepSTRF.models.base import NeuralModel
-from deepSTRF.models.causal import FramewiseMixin, State, Streamable
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.streaming import FramewiseMixin, State, Streamable
 
 __all__ = ["Configurable", "FramewiseMixin", "NeuralModel", "State", "Streamable"]

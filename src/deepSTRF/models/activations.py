@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.models._checks import check_flag, check_positive_int
-from deepSTRF.models.causal import FramewiseMixin
+from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.streaming import FramewiseMixin
 from deepSTRF.registry import Registry
 
 __all__ = [

@@ -10,12 +10,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_dtype, check_positive_int, check_tensor
-from deepSTRF.models.causal import State, check_state, init_slot_state, placement, step_slot
-from deepSTRF.models.checkpoint import load_checkpoint, save_checkpoint
+from deepSTRF._validation import check_dtype, check_positive_int, check_tensor
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.hub import locate_checkpoint, push_model
+from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
+from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.prediction import predict_clips
+from deepSTRF.models.streaming import State, check_state, init_slot_state, placement, step_slot
 
 __all__ = ["NeuralModel"]
 
@@ -263,7 +263,7 @@ class NeuralModel(nn.Module, Configurable):
     def save_pretrained(
         self, directory: str | os.PathLike[str], *, metadata: Any = None, model_card: str | None = None
     ) -> Path:
-        """Save configuration and weights into a folder; see `deepSTRF.models.checkpoint.save_checkpoint`.
+        """Save configuration and weights into a folder; see `deepSTRF.models.io.checkpoint.save_checkpoint`.
 
         Parameters
         ----------
@@ -366,7 +366,7 @@ class NeuralModel(nn.Module, Configurable):
             Where the model goes.
         cache_dir, revision, token : optional
             Of a repository: where copies are kept, which commit, and the right to read it
-            (`deepSTRF.models.hub.download_checkpoint`).
+            (`deepSTRF.models.io.hub.download_checkpoint`).
         return_metadata : bool
             Whether to return ``(model, metadata)``.
 

@@ -1,16 +1,22 @@
-"""Modules that remember how they were built, so that a checkpoint can rebuild them."""
+"""Modules whose parameters ask for a learning rate of their own."""
 
 from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deepSTRF.registry import MODULES
 
-__all__ = ["Configurable"]
+__all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters"]
+
+# ------------------------------------------------------------------------------
+# Modules that remember how they were built, so that a checkpoint can rebuild them.
+
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -81,3 +87,85 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, nn.Module):
         return value
     return value if isinstance(value, str | int | float | type(None)) else copy.copy(value)
+
+
+# ------------------------------------------------------------------------------
+# Constant tensors that are exact in every precision.
+
+
+class ExactConstants(nn.Module):
+    """Module whose constants are built once in float64 and rounded to whatever precision the module has.
+
+    A plain buffer loses digits for good: built in float32 and moved to float64 it still holds 7 of them. Here
+    ``.double()`` rounds anew from the float64 original. The constants follow ``.to(device)`` as buffers do;
+    they are not part of the ``state_dict``, since the constructor arguments determine them.
+
+    Examples
+    --------
+    >>> module = ExactConstants()
+    >>> module.register_constant("third", torch.tensor(1 / 3, dtype=torch.float64))
+    >>> module.third.dtype, float(module.double().third) == 1 / 3
+    (torch.float32, True)
+    """
+
+    _exact: dict[str, Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exact = {}
+
+    def register_constant(self, name: str, value: Tensor) -> None:
+        """Keep ``value`` (float64, CPU) and register its rounded form as the buffer ``name``.
+
+        Parameters
+        ----------
+        name : str
+            Attribute under which the constant is read.
+        value : Tensor
+            The exact values.
+        """
+        self._exact[name] = value.detach().to("cpu", torch.float64)
+        self.register_buffer(name, self._exact[name].to(torch.get_default_dtype()), persistent=False)
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
+        module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, exact in self._exact.items():
+            moved = self._buffers[name]
+            if moved is not None:
+                self._buffers[name] = exact.to(moved.dtype).to(moved.device)
+        return module
+
+
+# ------------------------------------------------------------------------------
+
+
+class ScaleFreeParameters(nn.Module):
+    """Mixin of modules whose parameters are shifts in units of their own range (channels, logs, log-odds).
+
+    A shift of 1 is a large change and a weight of a readout is a small number, so such a module learns at
+    ``learning_rate_factor`` times the rate of the model, and its shifts are never decayed towards the start.
+
+    Attributes
+    ----------
+    learning_rate_factor : float
+        Rate relative to the rest of the model.
+
+    Examples
+    --------
+    >>> import torch
+    >>> class Gain(ScaleFreeParameters):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.log_gain = nn.Parameter(torch.zeros(3))
+    >>> [(group["lr"], group["weight_decay"]) for group in Gain().param_groups(lr=1e-3)]
+    [(0.01, 0.0)]
+    """
+
+    learning_rate_factor: float = 10.0
+
+    def param_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Return optimiser groups of the trained parameters, for a model that learns at rate ``lr``."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trained:
+            return []
+        return [{"params": trained, "lr": lr * self.learning_rate_factor, "weight_decay": 0.0}]

@@ -15,10 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_differentiable, check_positive_int
-from deepSTRF.models.causal import placement
-from deepSTRF.models.neuron_selection import NeuronSelection, neuron_indices
+from deepSTRF._validation import (
+    NeuronSelection,
+    check_choice,
+    check_differentiable,
+    check_positive_int,
+    neuron_indices,
+)
 from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.streaming import placement
 
 __all__ = [
     "UNBOUNDED_WINDOW",

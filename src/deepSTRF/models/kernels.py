@@ -1,18 +1,39 @@
-"""Causal spectro-temporal convolutions: the linear heart of every STRF model."""
+"""What may be put into a model's slots: a module, a dictionary that names one, or nothing."""
 
 from __future__ import annotations
 
-from typing import cast
+import inspect
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.models._checks import check_positive_int
-from deepSTRF.models.causal import State, placement
+from deepSTRF._validation import check_positive_int
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.streaming import State, placement
+from deepSTRF.registry import Registry
 
-__all__ = ["CausalSTRFConv", "convolve_full"]
+__all__ = [
+    "KERNELS",
+    "PREFILTERS",
+    "CausalSTRFConv",
+    "GaussianFit",
+    "ParametricSTRF",
+    "SeparableSTRF",
+    "check_kernel",
+    "convolve_full",
+    "default_bias",
+    "fit_gaussians",
+    "resolve_slot",
+]
+
+# ------------------------------------------------------------------------------
+# Causal spectro-temporal convolutions: the linear heart of every STRF model.
+
 
 #: Most elements that the product form may unfold (64 MiB in float32).
 _MAX_UNFOLDED_ELEMENTS = 2**24
@@ -205,3 +226,570 @@ def _is_separable_pair(kernel: nn.Module) -> bool:
         and over_time.kernel_size[0] == 1
         and over_time.groups == over_time.out_channels
     )
+
+
+# ------------------------------------------------------------------------------
+# Separable STRFs: a few products of a spectral and a temporal profile per neuron.
+
+
+class SeparableSTRF(nn.Module, Configurable):
+    """Kernel of low rank: ``W[c, i, f, j] = sum over r of weight_f[c, i, f, r] * weight_t[c, i, r, j]``.
+
+    It pads nothing: it maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of
+    `CausalSTRFConv`. It has ``C_out C_in rank (F + T) + C_out`` parameters.
+
+    Parameters
+    ----------
+    F : int
+        Frequency bands.
+    T : int
+        Length in frames.
+    C_in, C_out : int
+        Channels in and out (neurons).
+    rank : int
+        Number of products, at most ``min(F, T)``, where the kernel is a full one.
+    bias : bool
+        Whether each output channel has a bias.
+
+    Attributes
+    ----------
+    weight_f, weight_t : Parameter
+        Spectral profiles (C_out, C_in, F, rank) and temporal profiles (C_out, C_in, rank, T), newest frame
+        last.
+    bias : Parameter or None
+        (C_out,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are no positive integers, or a rank above ``min(F, T)``.
+
+    Notes
+    -----
+    Both profiles start uniform in the same range, chosen so that the kernel's entries have the variance of a
+    full kernel's (``nn.Conv2d``); the bias starts as there. `init_from` starts from an estimate instead.
+
+    References
+    ----------
+    Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220; Simon, Depireux, Klein, Fritz &
+    Shamma 2007, doi 10.1162/neco.2007.19.3.583.
+
+    Examples
+    --------
+    >>> kernel = SeparableSTRF(F=34, T=15, C_in=1, C_out=119)
+    >>> sum(parameter.numel() for parameter in kernel.parameters())
+    5950
+    >>> kernel(torch.zeros(2, 1, 34, 114)).shape
+    torch.Size([2, 119, 1, 100])
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(self, F: int, T: int, C_in: int, C_out: int, rank: int = 1, bias: bool = True) -> None:
+        super().__init__()
+        self.F = check_positive_int("F", F)
+        self.T = check_positive_int("T", T)
+        self.C_in = check_positive_int("C_in", C_in)
+        self.C_out = check_positive_int("C_out", C_out)
+        self.rank = check_positive_int("rank", rank)
+        if self.rank > min(self.F, self.T):
+            raise ValueError(
+                f"rank={self.rank} is more than a kernel of {self.F} bands and {self.T} frames can have; use "
+                f"rank={min(self.F, self.T)} or less, or a full kernel (kernel=None)"
+            )
+        # variance of a product of two uniforms, times the rank, equals that of nn.Conv2d: 1 / (3 C_in F T)
+        bound = (3.0 / (self.rank * self.C_in * self.F * self.T)) ** 0.25
+        self.weight_f = nn.Parameter(torch.empty(self.C_out, self.C_in, self.F, self.rank))
+        self.weight_t = nn.Parameter(torch.empty(self.C_out, self.C_in, self.rank, self.T))
+        nn.init.uniform_(self.weight_f, -bound, bound)
+        nn.init.uniform_(self.weight_t, -bound, bound)
+        self.bias = default_bias(self.C_out, self.C_in * self.F * self.T) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
+        # Building the kernel costs less than a depthwise convolution per profile from rank 2 on
+        return convolve_full(x, self.build_kernel(), self.bias)
+
+    def build_kernel(self) -> Tensor:
+        """Return the kernel (C_out, C_in, F, T), newest frame last, with gradients."""
+        return self.weight_f @ self.weight_t
+
+    @torch.no_grad()
+    def init_from(self, weight: Tensor) -> Self:
+        """Start from the best approximation of this rank to a kernel (singular value decomposition).
+
+        Parameters
+        ----------
+        weight : Tensor, shape (C_out, C_in, F, T)
+            A full kernel, for instance a ridge estimate, newest frame last. The bias stays as it is.
+
+        Returns
+        -------
+        SeparableSTRF
+            This module.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For something else than a finite kernel of this shape.
+
+        Examples
+        --------
+        >>> full = torch.outer(torch.arange(4.0), torch.tensor([0.0, 1.0, -2.0])).expand(1, 1, 4, 3)
+        >>> kernel = SeparableSTRF(F=4, T=3, C_in=1, C_out=1).init_from(full)
+        >>> torch.allclose(kernel.build_kernel(), full, atol=1e-5)
+        True
+        """
+        full = check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
+        spectral, sizes, temporal = torch.linalg.svd(full, full_matrices=False)
+        root = sizes[..., : self.rank].sqrt()  # half of the size to each profile: steps are then alike
+        self.weight_f.copy_(spectral[..., : self.rank] * root.unsqueeze(-2))
+        self.weight_t.copy_(temporal[..., : self.rank, :] * root.unsqueeze(-1))
+        return self
+
+
+def check_kernel(weight: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """Return a kernel given to start from, in float64 on the CPU.
+
+    Parameters
+    ----------
+    weight : Tensor
+        The kernel.
+    shape : tuple of int
+        (C_out, C_in, F, T) that it must have.
+
+    Returns
+    -------
+    Tensor
+        The kernel, detached.
+
+    Raises
+    ------
+    TypeError
+        When it is no tensor.
+    ValueError
+        For another shape, or values that are not finite.
+
+    Examples
+    --------
+    >>> check_kernel(torch.ones(1, 1, 2, 3), (1, 1, 2, 3)).dtype
+    torch.float64
+    """
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a Tensor (C_out, C_in, F, T), got {type(weight).__name__}")
+    if tuple(weight.shape) != shape:
+        raise ValueError(
+            f"this kernel has shape (C_out, C_in, F, T) = {shape}, the weight to start from has "
+            f"{tuple(weight.shape)}; estimate it with the same bands and window"
+        )
+    full = weight.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(full).all()):
+        raise ValueError("the weight to start from holds values that are not finite")
+    return full
+
+
+def default_bias(n_out: int, fan_in: int) -> nn.Parameter:
+    """Return a bias as ``nn.Conv2d`` starts it: uniform within ``1 / sqrt(fan_in)``.
+
+    Parameters
+    ----------
+    n_out : int
+        Output channels.
+    fan_in : int
+        Inputs to each of them.
+
+    Returns
+    -------
+    Parameter
+        (n_out,).
+
+    Examples
+    --------
+    >>> bool((default_bias(5, 100).abs() <= 0.1).all())
+    True
+    """
+    bound = 1.0 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
+
+
+# ------------------------------------------------------------------------------
+# Approximating kernels by a few Gaussians: greedy choice from a dictionary, then joint refinement.
+
+
+#: Standard deviations tried, in grid points: steps of a factor of two lose little of a Gaussian's match.
+CANDIDATE_SIGMAS = (0.5, 1.0, 2.0, 4.0, 8.0)
+#: Steps and step size (grid points) of the joint refinement.
+REFINE_STEPS, REFINE_RATE = 100, 0.05
+#: Most matches between kernels and dictionary that are held at once (64 MiB).
+MOST_MATCHES = 2**23
+
+
+@dataclass(frozen=True)
+class GaussianFit:
+    """Gaussians per kernel, each field (K, G).
+
+    Attributes
+    ----------
+    sums : Tensor
+        Sum of each Gaussian over the grid.
+    bands, frames : Tensor
+        Centres, on the grid.
+    sigma_bands, sigma_frames : Tensor
+        Standard deviations in grid points.
+
+    Examples
+    --------
+    >>> one = torch.zeros(1, 1)
+    >>> GaussianFit(one, one, one, one + 1, one + 1).kernels(3, 1).shape
+    torch.Size([1, 3, 1])
+    """
+
+    sums: Tensor
+    bands: Tensor
+    frames: Tensor
+    sigma_bands: Tensor
+    sigma_frames: Tensor
+
+    def kernels(self, n_bands: int, n_frames: int) -> Tensor:
+        """Return the kernels (K, n_bands, n_frames)."""
+        spectral = _unit_sum(self.bands, self.sigma_bands, n_bands)
+        temporal = _unit_sum(self.frames, self.sigma_frames, n_frames)
+        return (spectral * self.sums.unsqueeze(-1)).mT @ temporal
+
+
+def fit_gaussians(kernels: Tensor, n_gaussians: int, *, least_sigma: float = 0.3) -> GaussianFit:
+    """Approximate every kernel by a sum of Gaussians with axes along frequency and time.
+
+    One Gaussian after the other is chosen from a dictionary (every grid point, five widths each way) where it
+    explains most of what is left, and the sums of all so far are fitted again (orthogonal matching pursuit).
+    A short gradient descent then moves centres, widths and sums together.
+
+    Parameters
+    ----------
+    kernels : Tensor, shape (K, F, T)
+        The kernels.
+    n_gaussians : int
+        Gaussians per kernel, G.
+    least_sigma : float
+        Least standard deviation, in grid points.
+
+    Returns
+    -------
+    GaussianFit
+        Float64, on the device of the kernels.
+
+    References
+    ----------
+    Pati, Rezaiifar & Krishnaprasad 1993, doi 10.1109/ACSSC.1993.342465.
+
+    Examples
+    --------
+    >>> bump = torch.exp(-((torch.arange(9.0) - 6) ** 2) / 8)
+    >>> fit = fit_gaussians(torch.outer(bump, bump)[None], 1)
+    >>> [round(float(value), 1) for value in (fit.bands, fit.frames, fit.sigma_bands, fit.sigma_frames)]
+    [6.0, 6.0, 2.0, 2.0]
+    """
+    target = kernels.detach().double()
+    # a kernel's own size must not decide how far the joint steps go
+    scale = target.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)[:, None, None]
+    n_atoms = len(CANDIDATE_SIGMAS) ** 2 * target[0].numel()
+    parts = (target / scale).split(max(1, MOST_MATCHES // n_atoms))
+    starts = [_match(part, n_gaussians, least_sigma) for part in parts]
+    start = GaussianFit(*(torch.cat([getattr(one, f.name) for one in starts]) for f in fields(GaussianFit)))
+    fitted = _refine(target / scale, start, least_sigma)
+    return GaussianFit(
+        fitted.sums * scale[:, :, 0], fitted.bands, fitted.frames, fitted.sigma_bands, fitted.sigma_frames
+    )
+
+
+def _unit_sum(centres: Tensor, sigmas: Tensor, size: int) -> Tensor:
+    """(K, G) centres and widths -> (K, G, size), each summing to 1."""
+    grid = torch.arange(size, dtype=centres.dtype, device=centres.device)
+    return torch.softmax(-0.5 * ((grid - centres.unsqueeze(-1)) / sigmas.unsqueeze(-1)) ** 2, dim=-1)
+
+
+def _atoms(size: int, least_sigma: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres (A,), widths (A,) and unit-norm Gaussians (A, size) along one axis."""
+    widths = like.new_tensor([max(sigma, least_sigma) for sigma in CANDIDATE_SIGMAS])
+    places = torch.arange(size, dtype=like.dtype, device=like.device)
+    centres, sigmas = places.repeat(len(widths)), widths.repeat_interleave(size)
+    values = _unit_sum(centres[None], sigmas[None], size)[0]
+    return centres, sigmas, values / values.norm(dim=1, keepdim=True)
+
+
+def _match(target: Tensor, n_gaussians: int, least_sigma: float) -> GaussianFit:
+    n_kernels, n_bands, n_frames = target.shape
+    bands, sigma_bands, spectral = _atoms(n_bands, least_sigma, target)
+    frames, sigma_frames, temporal = _atoms(n_frames, least_sigma, target)
+    residual, chosen = target, torch.empty(n_kernels, 0, dtype=torch.long, device=target.device)
+    sums = target.new_zeros(n_kernels, 0)
+    for _ in range(n_gaussians):
+        explained = (spectral @ residual @ temporal.T).flatten(1).abs()
+        chosen = torch.cat([chosen, explained.argmax(1, keepdim=True)], dim=1)
+        row, column = chosen // len(temporal), chosen % len(temporal)
+        shapes = torch.stack([bands[row], frames[column], sigma_bands[row], sigma_frames[column]])
+        unit = _unit_sum(shapes[0], shapes[2], n_bands).unsqueeze(3) * _unit_sum(
+            shapes[1], shapes[3], n_frames
+        ).unsqueeze(2)
+        design = unit.flatten(2).mT  # (K, F T, G so far); the same atom twice leaves it rank deficient
+        sums = (torch.linalg.pinv(design, rtol=1e-6) @ target.flatten(1).unsqueeze(2)).squeeze(2)
+        residual = target - (design @ sums.unsqueeze(2)).view_as(target)
+    return GaussianFit(sums, *shapes)
+
+
+def _refine(target: Tensor, start: GaussianFit, least_sigma: float) -> GaussianFit:
+    _, n_bands, n_frames = target.shape
+    edges = target.new_tensor([n_bands - 1, n_frames - 1])[:, None, None]
+    places = torch.stack([start.bands, start.frames]).requires_grad_()
+    widths = torch.stack([start.sigma_bands, start.sigma_frames]).log().requires_grad_()
+    sums = start.sums.clone().requires_grad_()
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [places, widths], "lr": REFINE_RATE},
+            {"params": [sums], "lr": REFINE_RATE * float(start.sums.abs().mean())},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, REFINE_STEPS)
+    with torch.enable_grad():
+        for _ in range(REFINE_STEPS):
+            optimizer.zero_grad()
+            fitted = GaussianFit(sums, *places, *widths.exp()).kernels(n_bands, n_frames)
+            (fitted - target).square().sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                places.copy_(torch.minimum(places.clamp(min=0.0), edges))
+                widths.clamp_(min=torch.tensor(least_sigma).log())
+    return GaussianFit(sums.detach(), *places.detach(), *widths.detach().exp())
+
+
+# ------------------------------------------------------------------------------
+# Parametric STRFs: a few Gaussians on the time-frequency plane per neuron, whose places are learned.
+
+
+#: Least standard deviation in bands or frames: the one of "dilated convolutions with learnable spacings"
+#: (doi 10.48550/arXiv.2306.00817), below which a Gaussian falls between two grid points.
+LEAST_SIGMA = 0.27
+#: Keeps the sum of a Gaussian on the grid away from zero.
+LEAST_SUM = 1e-7
+#: ``SIG`` of a fitted Gaussian stays this far from its kink at 0.
+LEAST_SIG = 0.01
+
+
+class ParametricSTRF(nn.Module, Configurable):
+    """Kernel of Gaussians: ``W[c, i, f, j]`` sums ``weight[c, i, g]`` times a unit-sum Gaussian over g.
+
+    Each Gaussian has a centre and a width in bands and in frames. It pads nothing: it maps (B, C_in, F, T' +
+    T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of `CausalSTRFConv`. It has ``5 C_out C_in G + C_out``
+    parameters, whatever the number of bands and frames.
+
+    Parameters
+    ----------
+    F : int
+        Frequency bands.
+    T : int
+        Length in frames.
+    C_in, C_out : int
+        Channels in and out (neurons).
+    num_gaussians : int
+        Gaussians per pair of channels, G.
+    bias : bool
+        Whether each output channel has a bias.
+
+    Attributes
+    ----------
+    P : Parameter, shape (2, C_out, C_in, G)
+        Centres: ``P[0]`` in bands (0 .. F - 1), ``P[1]`` in frames (0 .. T - 1, newest last); see Notes.
+    SIG : Parameter, shape (2, C_out, C_in, G)
+        Widths: the standard deviation is ``|SIG| + 0.27`` bands or frames.
+    weight : Parameter, shape (C_out, C_in, G)
+        Sum of each Gaussian over the grid.
+    bias : Parameter or None
+        (C_out,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are no positive integers.
+
+    Notes
+    -----
+    A Gaussian that leaves the grid would be zero there and get no gradient ever again. Centres are therefore
+    mirrored at the edges: a step beyond an edge comes back by as much, on the grid ``P`` is the centre
+    itself, and the gradient keeps its size everywhere.
+
+    Gaussians are products of a spectral and a temporal one, built from F + T exponentials each.
+
+    References
+    ----------
+    Thorson, Lienard & David 2015, doi 10.1371/journal.pcbi.1004628 (parametric STRFs); Khalfaoui-Hassani,
+    Pellegrini & Masquelier 2023, doi 10.48550/arXiv.2112.03740 and 10.48550/arXiv.2306.00817 (learnable
+    positions).
+
+    Examples
+    --------
+    >>> kernel = ParametricSTRF(F=34, T=15, C_in=1, C_out=119, num_gaussians=8)
+    >>> sum(parameter.numel() for parameter in kernel.parameters())
+    4879
+    >>> kernel(torch.zeros(2, 1, 34, 114)).shape
+    torch.Size([2, 119, 1, 100])
+    """
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, F: int, T: int, C_in: int, C_out: int, num_gaussians: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.F = check_positive_int("F", F)
+        self.T = check_positive_int("T", T)
+        self.C_in = check_positive_int("C_in", C_in)
+        self.C_out = check_positive_int("C_out", C_out)
+        self.num_gaussians = check_positive_int("num_gaussians", num_gaussians)
+        shape = (self.C_out, self.C_in, self.num_gaussians)
+        self.P = nn.Parameter(torch.stack([torch.rand(shape) * (size - 1) for size in (self.F, self.T)]))
+        self.SIG = nn.Parameter(torch.ones(2, *shape))
+        bound = 1.0 / math.sqrt(self.C_in * self.num_gaussians)  # the fan-in: each Gaussian is one weight
+        self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+        self.bias = default_bias(self.C_out, self.C_in * self.F * self.T) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
+        return convolve_full(x, self.build_kernel(), self.bias)
+
+    def centres(self) -> Tensor:
+        """Return the centres (2, C_out, C_in, G) on the grid: bands, then frames (newest last)."""
+        return torch.stack([_mirrored(self.P[0], self.F - 1), _mirrored(self.P[1], self.T - 1)])
+
+    def sigmas(self) -> Tensor:
+        """Return the standard deviations (2, C_out, C_in, G) in bands and in frames."""
+        return self.SIG.abs() + LEAST_SIGMA
+
+    def build_kernel(self) -> Tensor:
+        """Return the kernel (C_out, C_in, F, T), newest frame last, with gradients."""
+        centres, sigmas = self.centres(), self.sigmas()
+        spectral = _gaussians(centres[0], sigmas[0], self.F)
+        temporal = _gaussians(centres[1], sigmas[1], self.T)
+        scale = self.weight / (spectral.sum(-1) * temporal.sum(-1) + LEAST_SUM)
+        return (spectral * scale.unsqueeze(-1)).mT @ temporal
+
+    @torch.no_grad()
+    def init_from(self, weight: Tensor) -> Self:
+        """Start from Gaussians that approximate a kernel; see `deepSTRF.models.kernels.fit_gaussians`.
+
+        Parameters
+        ----------
+        weight : Tensor, shape (C_out, C_in, F, T)
+            A full kernel, for instance a ridge estimate, newest frame last. The bias stays as it is.
+
+        Returns
+        -------
+        ParametricSTRF
+            This module.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For something else than a finite kernel of this shape.
+
+        Examples
+        --------
+        >>> target = ParametricSTRF(F=9, T=7, C_in=1, C_out=2).build_kernel()
+        >>> kernel = ParametricSTRF(F=9, T=7, C_in=1, C_out=2).init_from(target)
+        >>> bool((kernel.build_kernel() - target).norm() < 0.2 * target.norm())
+        True
+        """
+        full = check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
+        fitted = fit_gaussians(full.flatten(0, 1), self.num_gaussians, least_sigma=LEAST_SIGMA + LEAST_SIG)
+        shape = self.weight.shape
+        self.P.copy_(torch.stack([fitted.bands, fitted.frames]).view(2, *shape))
+        self.SIG.copy_(torch.stack([fitted.sigma_bands, fitted.sigma_frames]).view(2, *shape) - LEAST_SIGMA)
+        self.weight.copy_(fitted.sums.view(shape))
+        return self
+
+
+def _mirrored(place: Tensor, last: int) -> Tensor:
+    """Fold places into 0 .. last as between two mirrors; the slope is 1 or -1, never 0."""
+    if last == 0:
+        return place * 0.0  # one grid point: there is nowhere else to be
+    phase = torch.remainder(place, 2 * last)
+    return torch.where(phase <= last, phase, 2 * last - phase)
+
+
+def _gaussians(centres: Tensor, sigmas: Tensor, size: int) -> Tensor:
+    """(...,) centres and widths -> (..., size), 1 at the centre."""
+    grid = torch.arange(size, dtype=centres.dtype, device=centres.device)
+    return torch.exp(-0.5 * ((grid - centres.unsqueeze(-1)) / sigmas.unsqueeze(-1)) ** 2)
+
+
+# ------------------------------------------------------------------------------
+
+#: Parameterised kernels by name, built as ``cls(F=, T=, C_in=, C_out=, **options)``.
+KERNELS: Registry[Any] = Registry("kernel")
+KERNELS.register("separable")(SeparableSTRF)
+KERNELS.register("parametric")(ParametricSTRF)
+KERNELS.register("dcls")(ParametricSTRF)  # the name that the models page uses
+#: Prefilters by name, built as ``factory(n_frequency_bands=, **options)``.
+PREFILTERS: Registry[Any] = Registry("prefilter")
+
+
+def resolve_slot(
+    slot: str, given: nn.Module | Mapping[str, Any] | None, registry: Registry[Any], **sizes: Any
+) -> nn.Module | None:
+    """Turn what a user gave for a slot into a module.
+
+    Parameters
+    ----------
+    slot : str
+        Name of the constructor argument; also the dictionary key that names the class (``"type"`` works too).
+    given : nn.Module, mapping or None
+        A module is taken as it is, None stays None, ``{slot: name, **options}`` is looked up and built.
+    registry : Registry
+        Where names are looked up.
+    **sizes
+        Sizes that the model knows and passes on.
+
+    Returns
+    -------
+    nn.Module or None
+        What goes into the slot.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    ValueError
+        For a dictionary without a name, or with an unknown one, and for options that the class does not take
+        or lacks; the text lists the legal ones.
+
+    Examples
+    --------
+    >>> resolve_slot("kernel", nn.Identity(), KERNELS)
+    Identity()
+    """
+    if given is None or isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{slot} must be an nn.Module, a dictionary or None, got {type(given).__name__}")
+    options = dict(given)
+    keys = [key for key in (slot, "type") if key in options]
+    if len(keys) != 1:
+        raise ValueError(
+            f"a {slot} dictionary names its class under one key, {slot!r} or 'type', got the keys "
+            f"{sorted(options)}"
+        )
+    name = options.pop(keys[0])
+    if not len(registry):
+        raise ValueError(
+            f"no {registry.what} can be named yet, got {name!r}: pass an nn.Module to {slot}= instead"
+        )
+    build = registry.get(name)
+    signature = inspect.signature(build)
+    try:
+        signature.bind(**sizes, **options)
+    except TypeError as error:
+        takes = ", ".join(key for key in signature.parameters if key not in sizes) or "nothing"
+        raise ValueError(
+            f"the {slot} dictionary does not fit {name!r}: {error}; besides its name it takes {takes}"
+        ) from None
+    return build(**sizes, **options)  # type: ignore[no-any-return]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_positive_int
-from deepSTRF.models.causal import FramewiseMixin
+from deepSTRF._validation import check_positive_int
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.streaming import FramewiseMixin
 
 __all__ = ["BandStandardizer", "CausalLayerNorm"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice
-from deepSTRF.models.causal import placement
+from deepSTRF._validation import check_choice
+from deepSTRF.models.streaming import placement
 
 __all__ = ["evaluating", "predict_clips"]
 

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.dsp.adaptation import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
-from deepSTRF.dsp.spacing import frequency_scale
-from deepSTRF.models._checks import check_choice, check_flag, check_positive_int, check_positive_number
-from deepSTRF.models.causal import State, placement
+from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
+from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
+from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.slots import PREFILTERS
+from deepSTRF.models.kernels import PREFILTERS
+from deepSTRF.models.streaming import State, placement
 
 __all__ = [
     "AdapTrans",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_positive_int, polarity_channel
+from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
 from deepSTRF.models.activations import resolve_activation
-from deepSTRF.models.causal import FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
+from deepSTRF.models.streaming import FramewiseMixin, State, init_slot_state, step_slot
 
 __all__ = ["LinearReadout", "STRFReadout"]
 

@@ -8,14 +8,15 @@ matplotlib figures, unknown to pyplot: display ``figure`` in a notebook cell, or
 Needs numpy and matplotlib only, and imports matplotlib when the first figure is drawn.
 """
 
-from deepSTRF.plots.confidence import plot_strf_confidence
-from deepSTRF.plots.dynamic import choose_moments, filter_limit, plot_dstrf_panel
-from deepSTRF.plots.filterbank import plot_filterbank
-from deepSTRF.plots.learning import plot_learning_curve
-from deepSTRF.plots.modulation import plot_modulation_transfer
+from deepSTRF.plots.dynamic import (
+    choose_moments,
+    filter_limit,
+    plot_dstrf_panel,
+    plot_nonlinearity_scatter,
+    plot_nonlinearity_table,
+)
+from deepSTRF.plots.filterbank import plot_filterbank, plot_wav2spec_comparison
 from deepSTRF.plots.movies import save_dstrf_movie
-from deepSTRF.plots.nonlinearity import plot_nonlinearity_scatter, plot_nonlinearity_table
-from deepSTRF.plots.patterns import plot_filter_patterns
 from deepSTRF.plots.probes import (
     plot_probe_courses,
     plot_probe_curves,
@@ -23,11 +24,19 @@ from deepSTRF.plots.probes import (
     plot_tuning_curves,
 )
 from deepSTRF.plots.responses import plot_neuron_panel, plot_psth_vs_pred, plot_stim_with_response
-from deepSTRF.plots.scores import plot_noise_ceiling, plot_score_histogram, plot_score_scatter
-from deepSTRF.plots.strf import plot_strf_grid
-from deepSTRF.plots.subspace import plot_eigen_spectrum, plot_tuning_surface
-from deepSTRF.plots.wav2spec import plot_wav2spec_comparison
-from deepSTRF.plots.waveform import plot_waveform_field
+from deepSTRF.plots.scores import (
+    plot_learning_curve,
+    plot_noise_ceiling,
+    plot_score_histogram,
+    plot_score_scatter,
+)
+from deepSTRF.plots.strf import (
+    plot_modulation_transfer,
+    plot_strf_confidence,
+    plot_strf_grid,
+    plot_waveform_field,
+)
+from deepSTRF.plots.subspace import plot_eigen_spectrum, plot_filter_patterns, plot_tuning_surface
 
 __all__ = [
     "choose_moments",

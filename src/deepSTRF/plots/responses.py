@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepSTRF.plots._arrays import as_array, as_series, check_positive
-from deepSTRF.plots._panels import bin_centres, draw_panels, draw_psth, response_data, time_edges
 from deepSTRF.plots._style import (
     BANDS,
     LABEL_SIZE,
+    as_array,
+    as_series,
+    bin_centres,
+    check_positive,
+    draw_panels,
+    draw_psth,
     draw_spectrogram,
     left_title,
     new_figure,
+    response_data,
     symmetric_limit,
     tidy,
+    time_edges,
 )
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Receptive fields as a grid of panels: frequency in kHz against milliseconds before the response."""
+"""A receptive field that is itself a waveform: all of it, and its last stretch."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepSTRF.plots._arrays import (
+from deepSTRF.plots._style import (
+    BANDS,
+    BLUE,
+    GREY,
+    INK,
+    LABEL_SIZE,
+    TICK_SIZE,
+    TITLE_SIZE,
+    VERMILLION,
     FloatArray,
     as_array,
+    as_series,
     check_columns,
     check_frequencies,
     check_positive,
     check_titles,
-)
-from deepSTRF.plots._style import (
-    BANDS,
-    LABEL_SIZE,
-    TICK_SIZE,
-    TITLE_SIZE,
     draw_spectrogram,
+    frequency_axis,
     left_title,
     new_figure,
     symmetric_limit,
@@ -33,7 +37,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_strf_grid"]
+__all__ = ["plot_modulation_transfer", "plot_strf_confidence", "plot_strf_grid", "plot_waveform_field"]
+
+# ------------------------------------------------------------------------------
+# Receptive fields as a grid of panels: frequency in kHz against milliseconds before the response.
+
 
 PANEL_INCHES = (1.9, 1.65)
 #: Characters of the title type that fit above a panel.
@@ -169,3 +177,427 @@ def _only_outer_labels(ax: Axes, panel: int, columns: int, n_panels: int) -> Non
     if panel + columns < n_panels:
         ax.set_xlabel("")
         ax.set_xticks([])
+
+
+# ------------------------------------------------------------------------------
+# How sure an STRF is: its band of confidence along frequency and along time.
+
+
+FIGSIZE = (9.6, 3.1)
+#: Weights whose band holds zero are drawn at this share of their ink.
+UNSURE_ALPHA = 0.3
+#: Ticks of the narrow panel, whose labels have many digits.
+MOST_WEIGHTS = 3
+
+
+def plot_strf_confidence(
+    estimate: Any,
+    low: Any,
+    high: Any,
+    dt_ms: float | None = None,
+    *,
+    cmap: str = "RdBu_r",
+    suptitle: str | None = None,
+    frequencies_hz: Any = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw one STRF with its confidence band: the map, and the profiles through its peak.
+
+    In the map, weights whose band holds zero are pale. The profiles run through the largest weight, over
+    frequency and over time, with the band shaded. The band is pointwise: of 100 weights that are nothing, a
+    95% band leaves out zero for five.
+
+    Parameters
+    ----------
+    estimate, low, high : array (F, T)
+        One neuron of `deepSTRF.interpret.strf_confidence`; most recent lag last, lowest band first.
+    dt_ms : float, optional
+        Bin in ms; without it axes count bins.
+    cmap : str
+        A diverging colour map; limits are symmetric about 0.
+    suptitle : str, optional
+        Title of the figure.
+    frequencies_hz : array (F,), optional
+        Centre frequencies in Hz.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of three axes)
+        Map, profile over time, profile over frequency.
+
+    Raises
+    ------
+    ValueError
+        For arrays that are not one STRF and its band.
+
+    Examples
+    --------
+    >>> strf = np.zeros((8, 5)); strf[3, 2] = 1.0
+    >>> figure, axes = plot_strf_confidence(strf, strf - 0.2, strf + 0.2, dt_ms=5.0)
+    >>> [ax.get_xlabel() for ax in axes]
+    ['ms before the response', 'ms before the response', 'weight']
+    """
+    maps = [as_array(values, name) for values, name in ((estimate, "estimate"), (low, "low"), (high, "high"))]
+    field, bottom, top = maps
+    if field.ndim != 2 or 0 in field.shape or bottom.shape != field.shape or top.shape != field.shape:
+        raise ValueError(
+            "estimate, low and high must be one STRF (F, T) each, of one shape, got "
+            f"{[one.shape for one in maps]}; of a StrfConfidence take .estimate[k], .low[k], .high[k]"
+        )
+    check_positive(dt_ms, "dt_ms")
+    n_bands, n_lags = field.shape
+    frequencies = check_frequencies(frequencies_hz, n_bands)
+    if figure is None:
+        figure = new_figure(figsize or FIGSIZE)
+    axes: list[Axes] = list(figure.subplots(1, 3, width_ratios=(1.0, 1.1, 0.8)))
+    step = dt_ms or 1.0
+    _draw_map(axes[0], field, (bottom, top), n_lags * step, frequencies, cmap)
+    band, lag = np.unravel_index(int(np.nanargmax(np.abs(np.nan_to_num(field)))), field.shape)
+    ages = (np.arange(n_lags, 0, -1, dtype=np.float64) - 0.5) * step
+    _draw_profiles(axes, maps, int(band), int(lag), ages)
+    frequency_axis(axes[2], n_bands, frequencies)
+    for ax in axes[:2]:
+        ax.set_xlim(n_lags * step, 0.0)
+        ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
+    axes[2].locator_params(axis="x", nbins=MOST_WEIGHTS)
+    axes[1].set_ylabel("weight")
+    axes[2].set_xlabel("weight")
+    at = f"{frequencies[band] / 1000:.3g} kHz" if frequencies is not None else f"band {band}"
+    left_title(axes[1], f"at {at}", LABEL_SIZE)
+    back = n_lags - 1 - lag  # a column spans a whole bin
+    span = f"{back * step:g} to {(back + 1) * step:g} ms back" if dt_ms else f"at lag {back}"
+    left_title(axes[2], span, LABEL_SIZE)
+    for ax in axes:
+        tidy(ax)
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    return figure, axes
+
+
+def _draw_map(
+    ax: Axes,
+    field: FloatArray,
+    band: tuple[FloatArray, FloatArray],
+    oldest: float,
+    frequencies: FloatArray | None,
+    cmap: str,
+) -> None:
+    limit = symmetric_limit(field)
+    sure, has_band = (band[0] > 0) | (band[1] < 0), bool(np.isfinite(band[0]).any())
+    alpha = np.where(sure | (not has_band), 1.0, UNSURE_ALPHA)
+    draw_spectrogram(ax, field, (oldest, 0.0), frequencies, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
+    known = f"{int(np.sum(sure))} of {field.size} weights are sure"
+    known = known if has_band else "no band: too few clips"
+    left_title(ax, known, LABEL_SIZE)
+
+
+def _draw_profiles(axes: list[Axes], maps: list[FloatArray], band: int, lag: int, ages: FloatArray) -> None:
+    (estimate, low, high), bands = maps, np.arange(len(maps[0]))
+    axes[1].fill_between(ages, low[band], high[band], color=BLUE, alpha=0.25, linewidth=0)
+    axes[1].plot(ages, estimate[band], color=BLUE, linewidth=1.4)
+    axes[2].fill_betweenx(bands, low[:, lag], high[:, lag], color=BLUE, alpha=0.25, linewidth=0)
+    axes[2].plot(estimate[:, lag], bands, color=BLUE, linewidth=1.4)
+    axes[1].axhline(0.0, color=INK, linewidth=0.5)
+    axes[2].axvline(0.0, color=INK, linewidth=0.5)
+    axes[2].set_ylim(-0.5, len(bands) - 0.5)
+
+
+# ------------------------------------------------------------------------------
+# Modulation transfer functions: which ripples a receptive field lets through.
+
+
+MODULATION_PANEL_INCHES = (2.3, 2.1)
+
+
+def plot_modulation_transfer(
+    power: Any,
+    rates_hz: Any,
+    scales_cyc_oct: Any,
+    titles: Sequence[str] | None = None,
+    ncols: int = 4,
+    *,
+    shared_clim: bool = False,
+    max_rate_hz: float | None = None,
+    cmap: str = "viridis",
+    suptitle: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw modulation transfer functions: the magnitude (square root of power) by rate and scale.
+
+    Parameters
+    ----------
+    power : array (K, S, R) or (S, R)
+        From `deepSTRF.interpret.modulation_transfer`, or squared amplitudes of `ripple_responses`.
+    rates_hz : array (R,)
+        Ascending; positive rates move up in frequency.
+    scales_cyc_oct : array (S,)
+        Ascending, cycles per octave. Rates or scales that are not evenly spaced get cells of one size, each
+        with its value.
+    titles : sequence of str, optional
+        One per panel.
+    ncols : int
+        Panels per row.
+    shared_clim : bool
+        One colour scale for all panels, with a colour bar; else each from 0 to its own largest.
+    max_rate_hz : float, optional
+        Show rates up to this (above 0), of either sign; None shows all.
+    cmap : str
+        A sequential colour map.
+    suptitle : str, optional
+        Title of the figure.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of K axes)
+
+    Raises
+    ------
+    ValueError
+        For shapes that do not fit each other, axes that do not ascend, or power below 0.
+
+    Examples
+    --------
+    >>> figure, (panel,) = plot_modulation_transfer(np.ones((3, 5)), [-20, -10, 0, 10, 20], [0.0, 0.5, 1.0])
+    >>> panel.get_xlabel(), panel.get_ylabel(), [float(edge) for edge in panel.get_xlim()]
+    ('rate (Hz)', 'scale (cycles/octave)', [-25.0, 25.0])
+    """
+    rates, scales = as_series(rates_hz, "rates_hz"), as_series(scales_cyc_oct, "scales_cyc_oct")
+    magnitude = _magnitudes(power, scales.size, rates.size)
+    check_titles(titles, len(magnitude))
+    _check_ascending(rates, "rates_hz")
+    _check_ascending(scales, "scales_cyc_oct")
+    columns = check_columns(ncols, len(magnitude))
+    check_positive(max_rate_hz, "max_rate_hz")
+    rows = math.ceil(len(magnitude) / columns)
+    if figure is None:
+        width, height = MODULATION_PANEL_INCHES
+        figure = new_figure(figsize or (max(3.2, width * columns + 0.6), height * rows + 0.4))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    top = float(magnitude.max()) or 1.0
+    axes: list[Axes] = []
+    for panel, ax in enumerate(grid.flat):
+        if panel >= len(magnitude):
+            ax.set_visible(False)
+            continue
+        highest = top if shared_clim else float(magnitude[panel].max()) or 1.0
+        shown = _draw(ax, magnitude[panel], rates, scales, max_rate_hz, {"cmap": cmap, "vmax": highest})
+        ax.set_xlabel("rate (Hz)" if panel + columns >= len(magnitude) else "")
+        ax.set_ylabel("" if panel % columns else "scale (cycles/octave)")
+        ax.tick_params(labelleft=panel % columns == 0)
+        left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
+        tidy(ax)
+        axes.append(ax)
+    if shared_clim:
+        bar = figure.colorbar(shown, ax=axes, shrink=0.85)
+        bar.set_label("magnitude", fontsize=TICK_SIZE)
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    return figure, axes
+
+
+def _magnitudes(power: Any, n_scales: int, n_rates: int) -> FloatArray:
+    values = as_array(power, "power")
+    values = values[None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[1:] != (n_scales, n_rates) or not len(values):
+        raise ValueError(
+            f"power must have shape (K, S, R) or (S, R) with S={n_scales} and R={n_rates}, got {values.shape}"
+        )
+    if (values < 0).any() or not np.isfinite(values).all():
+        raise ValueError("power must be finite and not negative; pass squared magnitudes")
+    return np.asarray(np.sqrt(values))
+
+
+def _draw(
+    ax: Axes,
+    image: FloatArray,
+    rates: FloatArray,
+    scales: FloatArray,
+    max_rate_hz: float | None,
+    colours: dict[str, Any],
+) -> Any:
+    """Draw one panel; places that are not evenly spaced, as those of played ripples, get equal cells."""
+    if max_rate_hz is not None and not _even(rates):
+        kept = np.abs(rates) <= max_rate_hz
+        image, rates = image[:, kept], rates[kept]
+    x_edges, y_edges = _edges(rates), _edges(scales)
+    shown = ax.imshow(
+        image, origin="lower", aspect="auto", interpolation="nearest", extent=(*x_edges, *y_edges), vmin=0.0,
+        **colours,
+    )  # fmt: skip
+    for values, set_ticks in ((rates, ax.set_xticks), (scales, ax.set_yticks)):
+        if not _even(values):
+            set_ticks(
+                np.arange(values.size), [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in values]
+            )
+    ax.axvline(0.0 if _even(rates) else float((rates < 0).sum()) - 0.5, color=GREY, linewidth=0.6)
+    if max_rate_hz is not None and _even(rates):
+        ax.set_xlim(max(-max_rate_hz, x_edges[0]), min(max_rate_hz, x_edges[1]))
+    if _even(scales):
+        ax.set_ylim(max(0.0, y_edges[0]), y_edges[1])
+    return shown
+
+
+def _even(values: FloatArray) -> bool:
+    steps = np.diff(values)
+    return values.size > 1 and bool(np.allclose(steps, steps[0], rtol=1e-3))
+
+
+def _edges(centres: FloatArray) -> tuple[float, float]:
+    """Outer edges of the first and the last cell; of cells that count, where values are not evenly spaced."""
+    if not _even(centres):
+        return -0.5, centres.size - 0.5
+    half = 0.5 * float(centres[1] - centres[0])
+    return float(centres[0]) - half, float(centres[-1]) + half
+
+
+def _check_ascending(values: FloatArray, name: str) -> None:
+    if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
+        raise ValueError(f"{name} must be ascending finite values, got {values}")
+
+
+# ------------------------------------------------------------------------------
+
+WAVEFORM_FIGSIZE = (9.0, 2.9)
+#: Height of one more row for the sound.
+SOUND_INCHES = 1.7
+#: A line of more points than this is drawn as the range within each of half as many steps, like an
+#: oscilloscope's: it looks the same, and keeps a five-second sound at 48 kHz out of the figure's file.
+MOST_POINTS = 3000
+#: The last stretch holds this many times the field's duration.
+MARGIN = 1.3
+
+
+def plot_waveform_field(
+    gradmap: Any,
+    audio_fs: float,
+    *,
+    duration_ms: float | None = None,
+    zoom_ms: float | None = None,
+    stim: Any = None,
+    suptitle: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw a receptive field in the waveform, in ms before the response: all of it, and its last stretch.
+
+    Parameters
+    ----------
+    gradmap : array (T_audio,)
+        Gradient of a response with respect to the samples before it; the last one is the end of its bin.
+    audio_fs : float
+        Samples per second.
+    duration_ms : float, optional
+        How far back the field reaches (`deepSTRF.interpret.rf_duration_ms`); it is shaded.
+    zoom_ms : float, optional
+        Length of the last stretch; None is 1.3 times ``duration_ms`` where that is at most half of the whole,
+        else a tenth of the whole.
+    stim : array (T_audio,), optional
+        The sound in the same stretch, drawn below.
+    suptitle : str, optional
+        Title of the figure.
+    figsize : (float, float), optional
+        Inches, for a figure made here.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here; its layout is left alone.
+
+    Returns
+    -------
+    (figure, list of two axes, or four with the sound)
+
+    Raises
+    ------
+    ValueError
+        For a map that is no series of at least two samples, a sound of another length, or a duration or rate
+        that is not positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> field = np.concatenate([np.zeros(4000), np.hanning(800)])
+    >>> figure, axes = plot_waveform_field(field, audio_fs=16000, duration_ms=45.0)
+    >>> [[float(edge) for edge in ax.get_xlim()] for ax in axes]
+    [[300.0, 0.0], [58.5, 0.0]]
+    """
+    field = as_series(gradmap, "gradmap")
+    if field.size < 2:
+        raise ValueError("gradmap must hold at least two samples")
+    for value, name in ((audio_fs, "audio_fs"), (duration_ms, "duration_ms"), (zoom_ms, "zoom_ms")):
+        check_positive(value, name)
+    sound = None if stim is None else as_series(stim, "stim")
+    if sound is not None and sound.size != field.size:
+        raise ValueError(
+            f"stim has {sound.size} samples, gradmap {field.size}; pass the same stretch of both"
+        )
+    whole_ms = 1000.0 * field.size / audio_fs
+    zoom = min(whole_ms, zoom_ms or _zoom(whole_ms, duration_ms))
+    rows = 1 if sound is None else 2
+    if figure is None:
+        figure = new_figure(figsize or (WAVEFORM_FIGSIZE[0], WAVEFORM_FIGSIZE[1] + SOUND_INCHES * (rows - 1)))
+    grid = figure.subplots(rows, 2, squeeze=False, sharex="col")
+    series = ((field, VERMILLION, "gradient"), (sound, BLUE, "sound"))
+    for row, (values, colour, label) in zip(grid, series, strict=False):
+        if values is not None:
+            _draw_row(row, values, audio_fs, (whole_ms, zoom), colour, label, duration_ms)
+    shaded = f" (shaded: {_duration(duration_ms)})" if duration_ms else ""
+    left_title(grid[0, 0], f"receptive field{shaded}")
+    left_title(grid[0, 1], f"its last {_duration(zoom)}")
+    for ax in grid[-1]:
+        ax.set_xlabel("ms before the end of the response bin")
+    if suptitle:
+        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    return figure, [ax for row in grid for ax in row]
+
+
+def _draw_row(
+    row: Any,
+    values: FloatArray,
+    audio_fs: float,
+    reaches_ms: tuple[float, float],
+    colour: str,
+    label: str,
+    duration_ms: float | None,
+) -> None:
+    limit = 1.08 * symmetric_limit(values)
+    for ax, reach_ms in zip(row, reaches_ms, strict=True):
+        if duration_ms:
+            ax.axvspan(min(duration_ms, reach_ms), 0.0, color=GREY, alpha=0.18, linewidth=0)
+        _draw_line(ax, values, audio_fs, reach_ms, colour)
+        ax.axhline(0.0, color=INK, linewidth=0.5)
+        ax.set_xlim(reach_ms, 0.0)
+        ax.set_ylim(-limit, limit)
+        tidy(ax)
+    row[0].set_ylabel(label)
+    row[1].tick_params(labelleft=False)
+
+
+def _draw_line(ax: Axes, values: FloatArray, audio_fs: float, reach_ms: float, colour: str) -> None:
+    """Draw the last stretch of a series, sample by sample or as the range within small steps."""
+    shown = values[-max(2, round(reach_ms * audio_fs / 1000.0)) :]
+    # the middle of each sample, counted back from the end of the last one
+    ages_ms = (np.arange(shown.size, 0, -1) - 0.5) * 1000.0 / audio_fs
+    if shown.size <= MOST_POINTS:
+        ax.plot(ages_ms, shown, color=colour, linewidth=0.8)
+        return
+    starts = np.linspace(0, shown.size, MOST_POINTS // 2, endpoint=False).astype(int)
+    low, high = np.minimum.reduceat(shown, starts), np.maximum.reduceat(shown, starts)
+    ax.fill_between(ages_ms[starts], low, high, color=colour, linewidth=0.3)
+
+
+def _zoom(whole_ms: float, duration_ms: float | None) -> float:
+    """The whole field where it is a small part of the sound, else a stretch in which single waves show."""
+    field_ms = MARGIN * duration_ms if duration_ms else whole_ms
+    return field_ms if field_ms <= 0.5 * whole_ms else 0.1 * whole_ms
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:.3g} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"

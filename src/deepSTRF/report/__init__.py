@@ -5,10 +5,9 @@ function from `ReportParts` to `Section` (see `deepSTRF.report.sections`): a new
 ``explain_run(run)`` computes what a report then shows of the neurons: tuning, dynamic STRFs, probe sounds.
 """
 
-from deepSTRF.report.explaining import explain_run
+from deepSTRF.report.explain import explain_run
 from deepSTRF.report.explanation import Explanation
-from deepSTRF.report.gather import gather_parts, write_report
-from deepSTRF.report.page import render_report
+from deepSTRF.report.gather import gather_parts, render_report, write_report
 from deepSTRF.report.parts import METRICS, Metric, NeuronExample, Note, ReportParts, ScoreRow, Section
 from deepSTRF.report.rendering import figure_html, render
 from deepSTRF.report.sections import SECTIONS

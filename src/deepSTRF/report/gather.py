@@ -3,23 +3,102 @@
 from __future__ import annotations
 
 import os
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deepSTRF.report.bands import Bands
+from deepSTRF import __version__
+from deepSTRF._files import write_atomically
+from deepSTRF.experiments.examples import WEIGHTS, receptive_fields
+from deepSTRF.experiments.run import Run
+from deepSTRF.experiments.run_folder import MAIN_SCORE, ScoreRow
 from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.front_end import front_end_extras
-from deepSTRF.report.page import write_parts
-from deepSTRF.report.parts import METRICS, Note, ReportParts
-from deepSTRF.report.rendering import number
+from deepSTRF.report.parts import METRICS, Bands, Note, ReportParts
+from deepSTRF.report.rendering import number, render
 from deepSTRF.report.sections import SECTIONS, SectionMaker
-from deepSTRF.training.experiment import Run
-from deepSTRF.training.receptive_fields import WEIGHTS, receptive_fields
-from deepSTRF.training.run_scores import MAIN_SCORE, ScoreRow
 
-__all__ = ["gather_parts", "write_report"]
+__all__ = ["gather_parts", "render_report", "write_parts", "write_report"]
+
+# ------------------------------------------------------------------------------
+# The page: sections, style and script in one file that asks nothing of the network.
+
+
+def render_report(parts: ReportParts, sections: tuple[SectionMaker, ...] = SECTIONS) -> str:
+    """Return the whole page as one HTML string.
+
+    Parameters
+    ----------
+    parts : ReportParts
+        What to show.
+    sections : tuple of functions
+        Sections in order; each may leave itself out.
+
+    Returns
+    -------
+    str
+        HTML with style, script and figures inside.
+
+    Examples
+    --------
+    >>> page = render_report(ReportParts("Linear on NS1"))
+    >>> "<h1>Linear on NS1</h1>" in page, "http" in page
+    (True, False)
+    """
+    made = [section for section in (make(parts) for make in sections) if section is not None]
+    return render(
+        "report.html.j2",
+        parts=parts,
+        sections=made,
+        version=__version__,
+        style=_template_text("report.css"),
+        script=_template_text("report.js"),
+    )
+
+
+def write_parts(
+    parts: ReportParts, path: str | os.PathLike[str], sections: tuple[SectionMaker, ...] = SECTIONS
+) -> Path:
+    """Write the page to a file, completely or not at all.
+
+    Parameters
+    ----------
+    parts : ReportParts
+        What to show.
+    path : path
+        The HTML file; parent folders are made.
+    sections : tuple of functions
+        As in `render_report`.
+
+    Returns
+    -------
+    pathlib.Path
+        Where it lies.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written; an earlier file is untouched then.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_parts(ReportParts("Linear on NS1"), pathlib.Path(folder) / "report.html").name
+    'report.html'
+    """
+    target = Path(path)
+    write_atomically(target, render_report(parts, sections).encode("utf-8"))
+    return target
+
+
+def _template_text(name: str) -> str:
+    return resources.files("deepSTRF.report").joinpath("templates", name).read_text(encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------
 
 #: Columns that belong to another one: the ends of the ceiling's interval.
 INTERVAL = ("ccmax_low", "ccmax_high")
@@ -84,7 +163,7 @@ def gather_parts(run: Run) -> ReportParts:
     Examples
     --------
     >>> import tempfile
-    >>> from deepSTRF.training.experiment import ExperimentConfig, run_experiment
+    >>> from deepSTRF.experiments.run import ExperimentConfig, run_experiment
     >>> config = ExperimentConfig(dataset_options={"n_neurons": 3, "n_clips": 5, "n_repeats": 4}, epochs=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     gather_parts(run_experiment(config, folder + "/run", progress=False)).n_neurons

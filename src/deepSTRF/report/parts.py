@@ -2,18 +2,147 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF.training.examples import NeuronExample
-from deepSTRF.training.receptive_fields import WEIGHTS
-from deepSTRF.training.run_scores import ScoreRow
+from deepSTRF.experiments.examples import WEIGHTS, ModelFields, NeuronExample
+from deepSTRF.experiments.run_folder import ScoreRow
 
-__all__ = ["METRICS", "Metric", "NeuronExample", "Note", "ReportParts", "ScoreRow", "Section"]
+__all__ = [
+    "METRICS",
+    "Bands",
+    "Metric",
+    "NeuronExample",
+    "Note",
+    "ReportParts",
+    "ScoreRow",
+    "Section",
+    "shown_lags",
+]
+
+# ------------------------------------------------------------------------------
+# How many lags of a receptive field to draw: recurrent models have long windows, mostly empty.
+
+
+#: Lags are drawn as far back as this share of the squared weights of nearly all maps lies.
+ENERGY, MAPS = 0.99, 0.9
+#: And a little further, so that one sees that it ends there.
+MARGIN = 1.25
+#: Only a window that is mostly empty is cut; below this gain it stays whole.
+WORTH_IT = 2.0
+
+
+def shown_lags(maps: Any) -> int:
+    """Return how many of the most recent lags of some receptive fields are worth drawing.
+
+    Parameters
+    ----------
+    maps : array (K, F, T)
+        Most recent lag last.
+
+    Returns
+    -------
+    int
+        T, unless at least half of the window is empty.
+
+    Examples
+    --------
+    >>> field = np.zeros((1, 4, 60)); field[..., -6:] = 1.0
+    >>> shown_lags(field), shown_lags(np.ones((1, 4, 9)))
+    (8, 9)
+    """
+    energy = np.asarray(maps, dtype=np.float64) ** 2
+    n_lags = int(energy.shape[-1])
+    summed = np.cumsum(energy.sum(axis=1)[:, ::-1], axis=1)
+    alive = summed[:, -1] > 0
+    if not alive.any():
+        return n_lags
+    needed = (summed[alive] < ENERGY * summed[alive, -1:]).sum(axis=1) + 1
+    enough = math.ceil(MARGIN * float(np.quantile(needed, MAPS)))
+    return enough if WORTH_IT * enough <= n_lags else n_lags
+
+
+# ------------------------------------------------------------------------------
+# The order of bands in pictures and tables: a learned front-end's channels may have changed places.
+
+
+class Bands:
+    """Bands from low to high, whatever their order in the model.
+
+    Parameters
+    ----------
+    frequencies_hz : sequence of float or None
+        Centre of each band, in the order of the model; None where nobody knows: that order stays.
+
+    Examples
+    --------
+    >>> bands = Bands([500.0, 2000.0, 1000.0])
+    >>> bands.frequencies_hz.tolist(), bands.sorted(np.array([[5, 20, 10]]), axis=1).tolist()
+    ([500.0, 1000.0, 2000.0], [[5, 10, 20]])
+    """
+
+    def __init__(self, frequencies_hz: Sequence[float] | None) -> None:
+        hertz = None if frequencies_hz is None else np.asarray(frequencies_hz, dtype=np.float64)
+        self.order: NDArray[np.intp] | None = None if hertz is None else np.argsort(hertz, kind="stable")
+        self.frequencies_hz: NDArray[np.float64] | None = None if hertz is None else hertz[self.order]
+
+    def sorted(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Return an array with its bands from low to high.
+
+        Parameters
+        ----------
+        values : array
+            Has an axis of bands.
+        axis : int
+            Which.
+
+        Returns
+        -------
+        array
+            As it is where the frequencies are unknown, or are not those of this axis.
+        """
+        if self.order is None or values.shape[axis] != len(self.order):
+            return values
+        return np.take(values, self.order, axis=axis)
+
+    def of_fields(self, fields: ModelFields | None) -> ModelFields | None:
+        """Return receptive fields with their bands from low to high.
+
+        Parameters
+        ----------
+        fields : ModelFields or None
+            Maps (N, F, T).
+
+        Returns
+        -------
+        ModelFields or None
+            A copy.
+        """
+        return None if fields is None else replace(fields, maps=self.sorted(fields.maps, axis=1))
+
+    def of_example(self, example: NeuronExample) -> NeuronExample:
+        """Return an example neuron with its bands from low to high.
+
+        Parameters
+        ----------
+        example : NeuronExample
+            Spectrogram and receptive field.
+
+        Returns
+        -------
+        NeuronExample
+            A copy.
+        """
+        strf = None if example.strf is None else self.sorted(example.strf, axis=0)
+        return replace(example, stim=self.sorted(example.stim, axis=0), strf=strf)
+
+
+# ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,423 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
-from collections.abc import Callable
-from typing import Any
+import os
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._files import write_atomically
+from deepSTRF._validation import check_non_negative
 from deepSTRF.metrics import NeuronQuality, ScoreTracker, neuron_quality
-from deepSTRF.models.causal import placement
 from deepSTRF.models.prediction import predict_clips
+from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
-from deepSTRF.training._checks import check_non_negative
-from deepSTRF.training.model_rules import check_prediction
-from deepSTRF.training.score_table import ScoreTable, neuron_names
+from deepSTRF.training.data import Batch
+from deepSTRF.training.history import MeanScore, json_safe
+from deepSTRF.training.validate import check_prediction
 
-__all__ = ["score_model", "score_predictions"]
+__all__ = [
+    "CallableScores",
+    "Metric",
+    "PassScores",
+    "ScoreTable",
+    "StreamedScores",
+    "concatenate_padded",
+    "make_scores",
+    "neuron_names",
+    "score_model",
+    "score_predictions",
+]
+
+# ------------------------------------------------------------------------------
+# Scores of a model, one row per neuron, and means that say what they rest on.
+
+
+Column = npt.NDArray[np.float64]
+
+#: What each column is, for headings and reports.
+LABELS = {
+    "cc": "correlation with the PSTH",
+    "cc_norm": "noise-corrected correlation",
+    "cc_norm_published": "noise-corrected correlation, published form",
+    "fve": "fraction of the PSTH's variance explained",
+    "mse": "mean squared error",
+    "snr": "signal-to-noise ratio of the responses",
+    "ccmax": "noise ceiling of cc",
+    "ccmax_low": "noise ceiling of cc, lower bound (95 %)",
+    "ccmax_high": "noise ceiling of cc, upper bound (95 %)",
+}
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores per neuron; a neuron without a score has NaN there, and the table says why.
+
+    Attributes
+    ----------
+    neurons : tuple of str
+        Names of the N neurons, all different.
+    columns : mapping of str to array (N,)
+        The scores by name.
+    reasons : tuple of str
+        Per neuron why a value is missing; empty where none is.
+    facts : dict
+        How the table was made (centring, clips, onset left out, smoothing, bin).
+
+    Raises
+    ------
+    ValueError
+        When a column has another length.
+
+    Examples
+    --------
+    >>> table = ScoreTable(("a", "b"), {"cc": np.array([0.5, np.nan])}, ("", "silent"))
+    >>> table.mean("cc")
+    MeanScore(mean=0.5, n=1, n_nan=1)
+    >>> print(table.to_csv())
+    neuron,cc,reason
+    a,0.5,
+    b,,silent
+    <BLANKLINE>
+    """
+
+    neurons: tuple[str, ...]
+    columns: Mapping[str, Column]
+    reasons: tuple[str, ...] = ()
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, column in self.columns.items():
+            if column.shape != (len(self.neurons),):
+                raise ValueError(f"column {name!r} must be ({len(self.neurons)},), got {column.shape}")
+        if self.reasons and len(self.reasons) != len(self.neurons):
+            raise ValueError(f"reasons must name {len(self.neurons)} neurons, got {len(self.reasons)}")
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __getitem__(self, name: str) -> Column:
+        if name not in self.columns:
+            raise KeyError(f"no score {name!r}; this table has {', '.join(self.columns)}")
+        return self.columns[name]
+
+    def mean(self, name: str) -> MeanScore:
+        """Return mean, number of neurons in it and number of NaN neurons left out."""
+        values = self[name]
+        numbers = values[~np.isnan(values)]
+        mean = float(numbers.mean()) if numbers.size else math.nan
+        return MeanScore(mean, int(numbers.size), int(values.size - numbers.size))
+
+    def summary_rows(self) -> list[dict[str, Any]]:
+        """Return one row per score: name, label, mean, median, lower and upper decile, n, n_nan."""
+        rows = []
+        for name, values in self.columns.items():
+            numbers = values[~np.isnan(values)]
+            deciles = np.quantile(numbers, [0.1, 0.5, 0.9]).tolist() if numbers.size else [math.nan] * 3
+            mean, n, n_nan = self.mean(name)
+            rows.append(
+                {
+                    "score": name,
+                    "label": LABELS.get(name, name),
+                    "mean": mean,
+                    "median": deciles[1],
+                    "p10": deciles[0],
+                    "p90": deciles[2],
+                    "n": n,
+                    "n_nan": n_nan,
+                }
+            )
+        return rows
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one dictionary per neuron."""
+        reasons = self.reasons or ("",) * len(self)
+        return [
+            {
+                "neuron": neuron,
+                **{name: float(column[index]) for name, column in self.columns.items()},
+                "reason": reasons[index],
+            }
+            for index, neuron in enumerate(self.neurons)
+        ]
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the table as CSV, and write it when a path is given; a missing score is an empty cell."""
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow(["neuron", *self.columns, "reason"])
+        for row in self.rows():
+            writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row.values()])
+        return _written(buffer.getvalue(), path)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return facts, summary and rows as JSON, and write it when a path is given; NaN is null."""
+        content = {"facts": self.facts, "summary": self.summary_rows(), "neurons": self.rows()}
+        return _written(json.dumps(json_safe(content), indent=1, allow_nan=False), path)
+
+    def __str__(self) -> str:
+        lines = [f"{'score':<20}{'mean':>9}{'median':>9}{'p10':>9}{'p90':>9}{'n':>6}{'NaN':>5}"]
+        for row in self.summary_rows():
+            numbers = "".join(f"{row[key]:>9.4g}" for key in ("mean", "median", "p10", "p90"))
+            lines.append(f"{row['score']:<20}{numbers}{row['n']:>6}{row['n_nan']:>5}")
+        return "\n".join(lines)
+
+
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        write_atomically(Path(path), text.encode("utf-8"))
+    return text
+
+
+def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Return one name per neuron, all different: the recording's own where it has them, else the index.
+
+    Parameters
+    ----------
+    metadata : sequence of mappings
+        ``dataset.nrn_meta``.
+
+    Returns
+    -------
+    tuple of str
+        N names.
+
+    Examples
+    --------
+    >>> neuron_names([{"cell_id": "a"}, {"cell_id": "a"}, {}])
+    ('a', 'a (1)', '2')
+    """
+    names: dict[str, None] = {}
+    for index, meta in enumerate(metadata):
+        name = str(meta.get("cell_id", meta.get("name", index)))
+        while name in names:  # a recording may itself name a neuron "a (2)"
+            name = f"{name} ({index})"
+        names[name] = None
+    return tuple(names)
+
+
+# ------------------------------------------------------------------------------
+# Scores of one pass over the data: streamed where the metrics allow it, concatenated where they do not.
+
+
+#: A metric of the user's: (pred (B,N,1,T), responses (B,N,R,T)) -> one value per neuron (N,), or a scalar.
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+class PassScores(Protocol):
+    """What collects predictions during a pass and scores them at its end."""
+
+    names: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Forget the pass before."""
+        ...
+
+    def add(self, batch: Batch, pred: Tensor) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        ...
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Score the pass."""
+        ...
+
+
+def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassScores:
+    """Return the collector for a set of metrics.
+
+    Parameters
+    ----------
+    metrics : mapping or None
+        Name to function; None gives the default scores ``cc`` and ``cc_norm`` (centring on the concatenated
+        clips).
+    stable : bool
+        Clips have the same key in every pass, so what depends on the responses alone is computed once.
+
+    Returns
+    -------
+    PassScores
+        The collector.
+
+    Raises
+    ------
+    TypeError
+        When a metric is not callable.
+
+    Examples
+    --------
+    >>> make_scores(None, stable=True).names
+    ('cc', 'cc_norm')
+    """
+    if metrics is None:
+        return StreamedScores(stable=stable)
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"val_metrics[{name!r}] must be callable as metric(pred, responses), got {metric!r}"
+            )
+    return CallableScores(metrics, stable=stable)
+
+
+class StreamedScores:
+    """Correlation and noise-corrected correlation, accumulated batch by batch.
+
+    Parameters
+    ----------
+    stable : bool
+        As in `make_scores`.
+
+    Examples
+    --------
+    >>> StreamedScores(stable=False).names
+    ('cc', 'cc_norm')
+    """
+
+    names: tuple[str, ...] = ("cc", "cc_norm")
+
+    def __init__(self, *, stable: bool) -> None:
+        self._stable = stable
+        self._tracker = ScoreTracker(centring="concat")
+        self._prepared: set[Hashable] = set()
+
+    def begin(self) -> None:
+        """Forget the pass before, but not what the responses alone determine."""
+        if self._stable:
+            self._tracker.reset()
+        else:
+            self._tracker = ScoreTracker(centring="concat")
+            self._prepared = set()
+
+    def add(self, batch: Batch, pred: Tensor) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        for item, key in enumerate(batch.keys):
+            if key not in self._prepared:
+                self._tracker.prepare(key, batch.responses(item))
+                self._prepared.add(key)
+        self._tracker.update(list(batch.keys), pred.detach())
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Return ``cc`` and ``cc_norm``, (N,) on the CPU."""
+        return {
+            name: value.detach().cpu()
+            for name, value in self._tracker.compute().items()
+            if name in self.names
+        }
+
+
+class CallableScores:
+    """A user's own metrics, called once per pass on all predictions and responses, concatenated.
+
+    Shorter clips are padded on the right, predictions with zeros and responses with NaN; clips come in the
+    order of their keys, so a shuffled pass gives the same numbers.
+
+    Parameters
+    ----------
+    metrics : mapping
+        Name to ``metric(pred (B,N,1,T), responses (B,N,R,T))``.
+    stable : bool
+        As in `make_scores`: the concatenated responses are kept between passes.
+
+    Examples
+    --------
+    >>> bias = lambda pred, responses: (pred - responses).mean(dim=(0, 2, 3))
+    >>> scores = CallableScores({"bias": bias}, stable=False)
+    >>> scores.begin()
+    >>> nothing = torch.zeros(1)
+    >>> batch = Batch(nothing, False, nothing, nothing, (0,), (3,), 0, lambda item: torch.ones(2, 1, 3))
+    >>> scores.add(batch, torch.zeros(1, 2, 1, 3))
+    >>> scores.result()
+    {'bias': tensor([-1., -1.])}
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], *, stable: bool) -> None:
+        self._metrics = dict(metrics)
+        self.names: tuple[str, ...] = tuple(self._metrics)
+        self._stable = stable
+        self._items: list[tuple[Hashable, Tensor, Callable[[], Tensor]]] = []
+        self._kept: tuple[tuple[Hashable, ...], Tensor] | None = None
+
+    def begin(self) -> None:
+        """Forget the predictions of the pass before."""
+        self._items = []
+
+    def add(self, batch: Batch, pred: Tensor) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        for item, (key, length) in enumerate(zip(batch.keys, batch.lengths, strict=True)):
+            # A default argument binds this batch and item, not the loop's last ones.
+            self._items.append(
+                (key, pred[item, :, :, :length].detach(), lambda b=batch, i=item: b.responses(i))  # type: ignore[misc]
+            )
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Call every metric on the concatenated pass; vectors come back on the CPU, scalars as numbers."""
+        order = sorted(
+            range(len(self._items)), key=lambda i: (str(type(self._items[i][0])), self._items[i][0], i)
+        )
+        keys = tuple(self._items[i][0] for i in order)
+        if self._kept is None or self._kept[0] != keys:
+            blocks = [self._items[i][2]() for i in order]
+            self._kept = (keys, concatenate_padded(blocks, float("nan")))
+        responses = self._kept[1]
+        pred = concatenate_padded([self._items[i][1] for i in order], 0.0)
+        responses = responses.to(pred.device)
+        if not self._stable:
+            self._kept = None
+        scores: dict[str, float | Tensor] = {}
+        with torch.no_grad():
+            for name, metric in self._metrics.items():
+                value = metric(pred, responses)
+                scalar = not isinstance(value, Tensor) or value.dim() == 0
+                scores[name] = float(value) if scalar else value.detach().cpu()
+        return scores
+
+
+def concatenate_padded(blocks: list[Tensor], value: float) -> Tensor:
+    """Stack (N, R, T) blocks of unequal R and T to (B, N, R_max, T_max), padding on the right.
+
+    Parameters
+    ----------
+    blocks : list of Tensor, each (N, R, T)
+        One per clip.
+    value : float
+        What fills the rest.
+
+    Returns
+    -------
+    Tensor, shape (B, N, R_max, T_max)
+        The stack.
+
+    Raises
+    ------
+    ValueError
+        When the list is empty.
+
+    Examples
+    --------
+    >>> concatenate_padded([torch.ones(1, 1, 2), torch.ones(1, 2, 1)], 0.0).shape
+    torch.Size([2, 1, 2, 2])
+    """
+    if not blocks:
+        raise ValueError("nothing to score: the loader was empty (no clips selected?)")
+    shape = [max(block.shape[axis] for block in blocks) for axis in range(3)]
+    if all(list(block.shape) == shape for block in blocks):
+        return torch.stack(blocks)
+    out = blocks[0].new_full((len(blocks), *shape), value)
+    for item, block in enumerate(blocks):
+        out[item, : block.shape[0], : block.shape[1], : block.shape[2]] = block
+    return out
+
+
+# ------------------------------------------------------------------------------
 
 #: Resamples behind the ceiling's interval: enough for its second digit.
 N_BOOTSTRAP = 200

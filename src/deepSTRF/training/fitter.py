@@ -1,4 +1,4 @@
-"""`Fitter`: train a model on a recording, keep the best weights, stop when nothing gets better."""
+"""Fits of models that predict a probability for every spike count."""
 
 from __future__ import annotations
 
@@ -11,29 +11,275 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
+from deepSTRF._files import save_or_warn, save_tensors
+from deepSTRF._validation import (
+    check_count,
+    check_device,
+    check_loader,
+    check_monitor_key,
+    check_non_negative,
+    check_precision,
+    check_trainable,
+)
 from deepSTRF.metrics import mse_loss
-from deepSTRF.training import _checks
-from deepSTRF.training._optimizer import make_optimizer, make_scheduler, step_scheduler
-from deepSTRF.training._passes import score_pass, train_pass
-from deepSTRF.training._resume import apply_state, collect_state, fit_signature, optimizer_facts
-from deepSTRF.training.batches import Batch, BatchSource
-from deepSTRF.training.best import BestWeights, PerNeuronBest
-from deepSTRF.training.caching import ByteBudget, FrontEndCache
-from deepSTRF.training.clip_source import FeedSettings, make_source
-from deepSTRF.training.files import save_or_warn, save_tensors
-from deepSTRF.training.front_end import FrontEndFeed
-from deepSTRF.training.guard import check_monitor
-from deepSTRF.training.losses import LossTraits, loss_traits
-from deepSTRF.training.progress import FitDisplay, open_display
-from deepSTRF.training.scoring import Metric, make_scores
+from deepSTRF.training.callbacks import (
+    BestWeights,
+    EarlyStopping,
+    FitDisplay,
+    FitStateFile,
+    PerNeuronBest,
+    StepGuard,
+    apply_state,
+    check_monitor,
+    collect_state,
+    fit_signature,
+    fit_standardizer,
+    open_display,
+    optimizer_facts,
+    warn_of_untrained,
+)
+from deepSTRF.training.data import (
+    Batch,
+    BatchSource,
+    ByteBudget,
+    FeedSettings,
+    FrontEndCache,
+    FrontEndFeed,
+    LossMeter,
+    LossTraits,
+    loss_traits,
+    make_source,
+    mean_over_neurons,
+)
+from deepSTRF.training.evaluation import Metric, PassScores, make_scores
 from deepSTRF.training.seeds import seeded
-from deepSTRF.training.standardize import fit_standardizer
-from deepSTRF.training.state import FitStateFile
-from deepSTRF.training.stopping import EarlyStopping
+from deepSTRF.training.validate import NoGradientError, check_prediction
 
-__all__ = ["Fitter"]
+__all__ = [
+    "CountFitter",
+    "Fitter",
+    "make_optimizer",
+    "make_scheduler",
+    "predicts_counts",
+    "score_pass",
+    "step_scheduler",
+    "train_pass",
+]
+
+# ------------------------------------------------------------------------------
+# The optimiser and the learning rate schedule of a fit: the user's, checked, or the default.
+
+
+#: Defaults of the optimiser used when none is given.
+DEFAULT_LEARNING_RATE = 1e-3
+DEFAULT_WEIGHT_DECAY = 1e-4
+
+
+def make_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
+    """Return an optimiser that holds parameters of this model; a callable is called with the model first."""
+    if optimizer is None:
+        return _default_optimizer(model)
+    if callable(optimizer) and not isinstance(optimizer, Optimizer):
+        optimizer = optimizer(model)
+    if not isinstance(optimizer, Optimizer):
+        raise TypeError(
+            "optimizer must be a torch.optim.Optimizer or a function that makes one from the model, got "
+            f"{type(optimizer).__name__}; for example torch.optim.AdamW(model.parameters(), lr=1e-3)"
+        )
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if not held & {id(parameter) for parameter in model.parameters() if parameter.requires_grad}:
+        raise ValueError(
+            "optimizer holds none of this model's trainable parameters, so nothing would be learned; build "
+            "it with torch.optim.AdamW(model.parameters(), ...) from the model you pass"
+        )
+    return optimizer
+
+
+def _default_optimizer(model: nn.Module) -> Optimizer:
+    # A model with a learnable front-end gives it its own rate; others are one group.
+    grouped = getattr(model, "param_groups", None)
+    groups: list[dict[str, Any]] = (
+        grouped(DEFAULT_LEARNING_RATE, weight_decay=DEFAULT_WEIGHT_DECAY)
+        if callable(grouped)
+        else [{"params": list(model.parameters())}]
+    )
+    for group in groups:
+        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
+    groups = [group for group in groups if group["params"]]
+    # fused: one kernel per step instead of a dozen small ones per parameter
+    return torch.optim.AdamW(groups, lr=DEFAULT_LEARNING_RATE, weight_decay=DEFAULT_WEIGHT_DECAY, fused=True)
+
+
+def make_scheduler(scheduler: Any, optimizer: Optimizer, mode: str) -> Any:
+    """Return a scheduler of this optimiser; a callable is called with the optimiser first."""
+    if scheduler is None:
+        return None
+    if isinstance(scheduler, type) or not hasattr(scheduler, "step"):
+        if not callable(scheduler):
+            raise TypeError(
+                "scheduler must be a torch.optim.lr_scheduler object or a function that makes one from the "
+                f"optimiser, got {type(scheduler).__name__}"
+            )
+        scheduler = scheduler(optimizer)
+    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
+        raise ValueError(
+            "scheduler belongs to another optimiser; build it from the one you pass, or pass a function: "
+            "scheduler=lambda optimizer: StepLR(optimizer, 10)"
+        )
+    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != mode:
+        raise ValueError(
+            f"ReduceLROnPlateau has mode={scheduler.mode!r}, the fit has mode={mode!r}: the rate would drop "
+            f"while the score improves; build it with mode={mode!r}"
+        )
+    return scheduler
+
+
+def step_scheduler(scheduler: Any, score: float) -> None:
+    """Move a schedule on by one epoch; one that waits for a plateau is given the monitored score."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(score)
+    elif scheduler is not None:
+        scheduler.step()
+
+
+# ------------------------------------------------------------------------------
+# One pass over the training clips, one over clips to be scored: the two loops of a fit.
+
+
+def train_pass(
+    fitter: Fitter, source: BatchSource, scores: PassScores | None, epoch: int
+) -> dict[str, float | Tensor]:
+    """Train on every batch once.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        Model, optimiser, hooks.
+    source : BatchSource
+        Training batches.
+    scores : PassScores or None
+        Collector for the training predictions.
+    epoch : int
+        Epoch, for error texts.
+
+    Returns
+    -------
+    dict
+        'loss' and the scores.
+
+    Raises
+    ------
+    FitDivergedError
+        When a loss or gradient is not finite.
+    """
+    fitter.model.train()
+    meter = LossMeter()
+    guard = StepGuard(fitter.model, epoch, at_once=fitter.device.type == "cpu")
+    if scores is not None:
+        scores.begin()
+    reached: set[str] = set()
+    for batch in source:
+        pred, loss = _training_step(fitter, batch, guard)
+        if epoch == 0:  # later ones would say the same
+            reached |= {n for n, p in fitter.model.named_parameters() if p.grad is not None}
+        meter.add(loss, batch.weights)
+        if scores is not None:
+            scores.add(batch, pred)
+        guard.batch += 1
+    if guard.batch == 0:
+        raise ValueError("train_loader gave no batches; check the split, the sampler or drop_last")
+    guard.finish()
+    if epoch == 0:
+        warn_of_untrained(fitter.model, reached)
+    result: dict[str, float | Tensor] = {"loss": meter.result()}
+    if scores is not None:
+        result.update(scores.result())
+    return result
+
+
+def score_pass(fitter: Fitter, source: BatchSource, scores: PassScores) -> dict[str, float | Tensor]:
+    """Score every batch once, in eval mode and without gradients; the mode found is put back.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        Model and hooks.
+    source : BatchSource
+        Batches to score.
+    scores : PassScores
+        Collector for the predictions.
+
+    Returns
+    -------
+    dict
+        'loss' and the scores.
+    """
+    was_training = fitter.model.training
+    fitter.model.eval()
+    meter = LossMeter()
+    scores.begin()
+    served = 0
+    try:
+        with torch.no_grad():
+            for batch in source:
+                pred = _predict(fitter, batch)
+                meter.add(fitter.compute_loss(pred, batch.targets), batch.weights)
+                scores.add(batch, pred)
+                served += 1
+    finally:
+        fitter.model.train(was_training)
+    if served == 0:
+        raise ValueError("the loader to be scored gave no batches; check the split or the sampler")
+    return {"loss": meter.result(), **scores.result()}
+
+
+def _predict(fitter: Fitter, batch: Batch) -> Tensor:
+    """Prediction (B, N, 1, T) of a batch, checked, in the parameters' type and without the warm-up."""
+    fitter.batch = batch
+    size, neurons, _, bins = batch.targets.shape
+    reduced = fitter.precision != "float32"
+    with torch.autocast(fitter.device.type, dtype=fitter.autocast_dtype, enabled=reduced):
+        output = fitter.predict_batch(batch)
+    pred = check_prediction(output, batch=size, neurons=neurons, bins=bins + batch.skip)
+    if reduced:
+        pred = pred.to(batch.targets.dtype)
+    return pred[..., batch.skip :] if batch.skip else pred
+
+
+def _training_step(fitter: Fitter, batch: Batch, guard: StepGuard) -> tuple[Tensor, Tensor]:
+    """One step of the optimiser; returns the detached prediction and the loss before averaging."""
+    fitter.optimizer.zero_grad(set_to_none=True)
+    pred = _predict(fitter, batch)
+    loss = fitter.compute_loss(pred, batch.targets)
+    total = mean_over_neurons(loss, batch.weights)
+    guard.watch(total, batch, pred, "loss")
+    if not total.requires_grad:
+        raise NoGradientError(
+            "the loss does not depend on any trainable parameter: forward (or compute_loss) detaches its "
+            "result, runs under torch.no_grad(), or goes through NumPy"
+        )
+    scaler = fitter.scaler
+    scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+    scaler.unscale_(fitter.optimizer)
+    limit = fitter.grad_clip if fitter.grad_clip is not None else torch.inf
+    parameters = [parameter for group in fitter.optimizer.param_groups for parameter in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    if not scaler.is_enabled():  # scaled gradients may overflow: the scaler skips such steps
+        guard.watch(norm, batch, pred, "gradient norm")
+    scaler.step(fitter.optimizer)
+    scaler.update()
+    detach = getattr(fitter.model, "detach", None)
+    if callable(detach):
+        detach()
+    return pred.detach(), loss.detach()
+
+
+# ------------------------------------------------------------------------------
+# `Fitter`: train a model on a recording, keep the best weights, stop when nothing gets better.
+
 
 #: Clips (stimuli and targets) that may stay on the device; all of NS1 takes 12 MB, as waveforms 29 MB.
 DEFAULT_CLIP_BYTES = 512 * 2**20
@@ -175,21 +421,21 @@ class Fitter:
         front_end_cache: FrontEndCache | None = None,
         clip_bytes: int = DEFAULT_CLIP_BYTES,
     ) -> None:
-        self.device = _checks.check_device(device)
-        self.model = _checks.check_trainable(model).to(self.device)
-        self.train_loader = _checks.check_loader("train_loader", train_loader)
-        self.val_loader = _checks.check_loader("val_loader", val_loader)
+        self.device = check_device(device)
+        self.model = check_trainable(model).to(self.device)
+        self.train_loader = check_loader("train_loader", train_loader)
+        self.val_loader = check_loader("val_loader", val_loader)
         self.loss_fn, self.val_metrics = loss_fn, val_metrics
-        self.max_epochs = _checks.check_count("max_epochs", max_epochs)
-        self.stopping = EarlyStopping(mode, _checks.check_count("patience", patience), min_delta)
+        self.max_epochs = check_count("max_epochs", max_epochs)
+        self.stopping = EarlyStopping(mode, check_count("patience", patience), min_delta)
         self.monitor, self.mode = monitor, mode
         self.ckpt_path, self.state_path = ckpt_path, state_path
         self.log_fn, self.progress = log_fn, progress
         self.track_train_metrics = track_train_metrics
         self.precision = precision
-        self.autocast_dtype = _checks.check_precision(precision, self.device)
-        self.grad_clip = None if grad_clip is None else _checks.check_non_negative("grad_clip", grad_clip)
-        self.warmup_ms = _checks.check_non_negative("warmup_ms", warmup_ms)
+        self.autocast_dtype = check_precision(precision, self.device)
+        self.grad_clip = None if grad_clip is None else check_non_negative("grad_clip", grad_clip)
+        self.warmup_ms = check_non_negative("warmup_ms", warmup_ms)
         self.seed, self.fast = seed, fast
         self.optimizer = make_optimizer(optimizer, self.model)
         self.scheduler = make_scheduler(scheduler, self.optimizer, mode)
@@ -273,7 +519,7 @@ class Fitter:
             make_scores(self.val_metrics, stable=train.stable) if self.track_train_metrics else None
         )
         val_scores = make_scores(self.val_metrics, stable=val.stable)
-        _checks.check_monitor_key(
+        check_monitor_key(
             self.monitor,
             val_scores.names,
             with_train=self.track_train_metrics,
@@ -311,7 +557,7 @@ class Fitter:
         dict
             'loss' (a number), and each score: a CPU tensor (N,) per neuron, or a number.
         """
-        loader = _checks.check_loader("loader", loader)
+        loader = check_loader("loader", loader)
         source = self._source(loader, ByteBudget(0))  # one pass: nothing to keep
         return score_pass(self, source, make_scores(self.val_metrics, stable=source.stable))
 
@@ -395,3 +641,53 @@ class Fitter:
         if path is not None:
             saved = save_or_warn("ckpt_path", path, lambda: save_tensors(path, self._best.state))
             self._checkpoint_pending = not saved
+
+
+# ------------------------------------------------------------------------------
+
+
+class CountFitter(Fitter):
+    """A `Fitter` for models with a categorical head: the loss is the cross-entropy of the recorded counts.
+
+    Scores compare the expected counts with the responses, as for any model; the loss sees the logits. The
+    recording holds counts: load it with ``smooth=False``. Arguments are those of `Fitter`.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import ICNet
+    >>> predicts_counts(ICNet(8000, 3, head="categorical", n_filters=4, encoder_channels=6))
+    True
+    """
+
+    def predict_batch(self, batch: Batch) -> Tensor:
+        """Return the expected counts (B, N, 1, T) and keep the logits for the loss."""
+        model: Any = self.model
+        self._logits: Tensor = model.forward_params(batch.inputs)
+        return model.expected_counts(self._logits)  # type: ignore[no-any-return]
+
+    def compute_loss(self, pred: Tensor, responses: Tensor) -> Tensor:
+        """Return the cross-entropy per neuron (N,); ``pred`` says how many bins the warm-up left."""
+        model: Any = self.model
+        return model.loss(self._logits[..., -pred.shape[-1] :], responses, reduction="none")  # type: ignore[no-any-return]
+
+
+def predicts_counts(model: nn.Module) -> bool:
+    """Say whether a model predicts a probability for every spike count.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Any model.
+
+    Returns
+    -------
+    bool
+        Whether `CountFitter` fits it.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> predicts_counts(Linear(8, 3, 2))
+    False
+    """
+    return getattr(getattr(model, "readout", None), "head", None) == "categorical"

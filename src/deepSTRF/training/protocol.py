@@ -13,7 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from deepSTRF.models.cards import milliseconds
+from deepSTRF.models.io.card import milliseconds
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.history import json_safe
 

@@ -13,14 +13,183 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models.causal import placement
+from deepSTRF._validation import check_not_empty
 from deepSTRF.models.prediction import evaluating, predict_clips
+from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
-from deepSTRF.training import model_rules as rules
-from deepSTRF.training._checks import check_not_empty
 from deepSTRF.training.seeds import preserved_random_state
 
-__all__ = ["ModelCheck", "validate_model"]
+__all__ = [
+    "BatchDependenceError",
+    "DeviceError",
+    "DtypeError",
+    "ForwardError",
+    "ModelCheck",
+    "ModelRuleError",
+    "NeuronCountError",
+    "NoGradientError",
+    "NonCausalError",
+    "NonDeterministicError",
+    "NonFiniteOutputError",
+    "OutputRankError",
+    "OutputShapeError",
+    "OutputTypeError",
+    "TimeAxisError",
+    "check_prediction",
+    "first_non_finite",
+    "validate_model",
+]
+
+# ------------------------------------------------------------------------------
+# What a model must do to be fitted, one exception class per rule.
+#
+# `validate_model` tries them all on one short clip; the fit itself raises the same classes when a prediction
+# breaks a rule. All are ``ValueError``: the model given does not suit the data given.
+
+
+class ModelRuleError(ValueError):
+    """A model breaks one of the rules of a fit; the subclass says which."""
+
+
+class ForwardError(ModelRuleError):
+    """The model raises when it is given one of the data set's clips."""
+
+
+class OutputTypeError(ModelRuleError, TypeError):
+    """The model returns something else than one tensor."""
+
+
+class OutputRankError(ModelRuleError):
+    """The prediction does not have four axes (B, N, 1, T)."""
+
+
+class OutputShapeError(ModelRuleError):
+    """The prediction's batch axis or its third axis (which is 1) is wrong."""
+
+
+class NeuronCountError(OutputShapeError):
+    """The model predicts another number of neurons than the data set holds."""
+
+
+class TimeAxisError(OutputShapeError):
+    """The model predicts another number of bins than the clip has."""
+
+
+class DtypeError(ModelRuleError, TypeError):
+    """The prediction, or a parameter, is of a type that cannot be fitted to the data."""
+
+
+class DeviceError(ModelRuleError):
+    """Parameters and buffers lie on several devices, or the output on another one than the input."""
+
+
+class NonFiniteOutputError(ModelRuleError):
+    """The prediction holds NaN or infinite values although the stimulus is finite."""
+
+
+class NonDeterministicError(ModelRuleError):
+    """Two calls in eval mode differ."""
+
+
+class BatchDependenceError(ModelRuleError):
+    """In eval mode the prediction for a clip depends on which other clips are in the batch."""
+
+
+class NonCausalError(ModelRuleError):
+    """The prediction for a bin depends on the stimulus after that bin."""
+
+
+class NoGradientError(ModelRuleError):
+    """No gradient reaches the model's trainable parameters, or there are none."""
+
+
+def check_prediction(pred: object, *, batch: int, neurons: int, bins: int) -> Tensor:
+    """Return the prediction, or raise the error of the rule it breaks.
+
+    Parameters
+    ----------
+    pred : object
+        What the model returned.
+    batch, neurons, bins : int
+        B, N and T that the data have.
+
+    Returns
+    -------
+    Tensor, shape (B, N, 1, T)
+        The prediction.
+
+    Raises
+    ------
+    OutputTypeError, OutputRankError, NeuronCountError, TimeAxisError, OutputShapeError, DtypeError
+        As their names say.
+
+    Examples
+    --------
+    >>> check_prediction(torch.zeros(1, 3, 10), batch=1, neurons=3, bins=10)
+    Traceback (most recent call last):
+        ...
+    deepSTRF.training.validate.OutputRankError: the model returned a tensor of shape (1, 3, 10), wanted ...
+    """
+    if not isinstance(pred, Tensor):
+        raise OutputTypeError(
+            f"the model returned a {type(pred).__name__}; forward must return one tensor (B, N, 1, T), "
+            f"here ({batch}, {neurons}, 1, {bins})"
+        )
+    shape = tuple(pred.shape)
+    if shape != (batch, neurons, 1, bins):
+        _raise_shape(shape, batch, neurons, bins)
+    if not pred.is_floating_point():
+        raise DtypeError(f"the model returned {pred.dtype}; a prediction must be floating point (float32)")
+    return pred
+
+
+def _raise_shape(shape: tuple[int, ...], batch: int, neurons: int, bins: int) -> None:
+    wanted = f"(B, N, 1, T) = ({batch}, {neurons}, 1, {bins})"
+    start = f"the model returned a tensor of shape {shape}, wanted {wanted}"
+    if len(shape) != 4:
+        mend = (
+            "insert the repeat axis with .unsqueeze(2)" if len(shape) == 3 else "reshape the readout's output"
+        )
+        raise OutputRankError(f"{start}: it has {len(shape)} axes and must have 4; {mend}")
+    if sorted(shape) == sorted((batch, neurons, 1, bins)):
+        raise OutputShapeError(f"{start}: the axes are in another order; permute the output")
+    if shape[1] != neurons and shape[3] != neurons:
+        raise NeuronCountError(
+            f"{start}: build the model with out_neurons={neurons} (dataset.N_neurons), or select "
+            f"{shape[1]} neurons with dataset.select(neurons=...)"
+        )
+    if shape[3] != bins:
+        raise TimeAxisError(
+            f"{start}: one prediction per bin is needed. Pad on the left by kernel length - 1 (never on the "
+            "right, which looks into the future), and give a waveform front-end a hop of dataset.hop samples"
+        )
+    raise OutputShapeError(f"{start}: axis 0 is the batch, axis 2 is kept for repeats and has size 1")
+
+
+def first_non_finite(values: Tensor) -> str:
+    """Say how many values of a prediction are not finite and where the first one is.
+
+    Parameters
+    ----------
+    values : Tensor, shape (B, N, 1, T)
+        A prediction.
+
+    Returns
+    -------
+    str
+        Half a sentence.
+
+    Examples
+    --------
+    >>> first_non_finite(torch.tensor([[[[0.0, float("nan")]]]]))
+    '1 of 2 values, the first at neuron 0, bin 1'
+    """
+    bad = ~torch.isfinite(values)
+    where = bad.nonzero()[0].tolist()
+    return f"{int(bad.sum())} of {bad.numel()} values, the first at neuron {where[1]}, bin {where[3]}"
+
+
+# ------------------------------------------------------------------------------
 
 #: Bins of the excerpt, unless the model's receptive field asks for more: 0.5 s at 5 ms.
 EXCERPT_BINS = 100
@@ -100,7 +269,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     TypeError
         When ``model`` is no ``nn.Module``.
     ModelRuleError
-        One subclass per rule (see `deepSTRF.training.model_rules`); the text names the mend.
+        One subclass per rule (see `deepSTRF.training.validate`); the text names the mend.
 
     Examples
     --------
@@ -112,7 +281,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     >>> validate_model(Linear(ds.F, 9, out_neurons=7), ds)
     Traceback (most recent call last):
         ...
-    deepSTRF.training.model_rules.NeuronCountError: the model returned a tensor of shape (1, 7, 1, 100), ...
+    deepSTRF.training.validate.NeuronCountError: the model returned a tensor of shape (1, 7, 1, 100), ...
     """
     start = time.perf_counter()
     if not isinstance(model, nn.Module):
@@ -212,17 +381,15 @@ def _check_parameters(model: nn.Module) -> None:
     places = {str(tensor.device): name for name, tensor in tensors.items()}
     if len(places) > 1:
         listed = ", ".join(f"{name} on {device}" for device, name in places.items())
-        raise rules.DeviceError(
+        raise DeviceError(
             f"the model's tensors lie on several devices ({listed}); call model.to(device) once"
         )
     types = {tensor.dtype: name for name, tensor in tensors.items() if tensor.is_floating_point()}
     if len(types) > 1:
         listed = ", ".join(f"{name} is {dtype}" for dtype, name in types.items())
-        raise rules.DtypeError(
-            f"the model mixes floating types ({listed}); call model.float() (or .double()) once"
-        )
+        raise DtypeError(f"the model mixes floating types ({listed}); call model.float() (or .double()) once")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise rules.NoGradientError(
+        raise NoGradientError(
             f"{type(model).__name__} has no trainable parameter: register layers in __init__ (as attributes, "
             "or in nn.ModuleList, not in a plain list) and leave requires_grad=True"
         )
@@ -232,7 +399,7 @@ def _run(model: nn.Module, stimulus: Tensor, what: str) -> Any:
     try:
         return model(stimulus)
     except Exception as error:
-        raise rules.ForwardError(
+        raise ForwardError(
             f"{type(model).__name__} raised {type(error).__name__} on {what} of shape "
             f"{tuple(stimulus.shape)}: {error}"
         ) from error
@@ -241,20 +408,20 @@ def _run(model: nn.Module, stimulus: Tensor, what: str) -> Any:
 def _check_output(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> Tensor:
     with evaluating(model):
         output = _run(model, excerpt.stimulus, "a stimulus of this dataset")
-    pred = rules.check_prediction(output, batch=1, neurons=dataset.N_neurons, bins=excerpt.n_bins)
+    pred = check_prediction(output, batch=1, neurons=dataset.N_neurons, bins=excerpt.n_bins)
     if pred.device != excerpt.stimulus.device:
-        raise rules.DeviceError(
+        raise DeviceError(
             f"the input is on {excerpt.stimulus.device}, the output on {pred.device}; create tensors in "
             "forward with device=x.device"
         )
     if pred.dtype != excerpt.stimulus.dtype:
-        raise rules.DtypeError(
+        raise DtypeError(
             f"the input is {excerpt.stimulus.dtype}, the output {pred.dtype}; create tensors in forward with "
             "dtype=x.dtype"
         )
     if not bool(torch.isfinite(pred).all()):
-        raise rules.NonFiniteOutputError(
-            f"the prediction is not finite ({rules.first_non_finite(pred)}) although the stimulus is: look "
+        raise NonFiniteOutputError(
+            f"the prediction is not finite ({first_non_finite(pred)}) although the stimulus is: look "
             "for a logarithm or a division without a floor, or initial weights that are too large"
         )
     return pred
@@ -266,7 +433,7 @@ def _check_rates(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> N
     try:
         predict_clips(model, SimpleNamespace(stims=[excerpt.stimulus[0]], **facts))
     except ValueError as error:
-        raise rules.ForwardError(str(error)) from error
+        raise ForwardError(str(error)) from error
 
 
 def _tolerance(pred: Tensor) -> float:
@@ -279,7 +446,7 @@ def _check_repeatable(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None
     with evaluating(model):
         again = _run(model, excerpt.stimulus, "the same stimulus again")
     if not bool(((again - pred).abs() <= _tolerance(pred)).all()):
-        raise rules.NonDeterministicError(
+        raise NonDeterministicError(
             "two calls with the same stimulus differ in eval mode: switch noise and dropout off there (use "
             "nn.Dropout, or look at self.training), and reset a state kept between calls"
         )
@@ -305,18 +472,18 @@ def _check_causal(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
     moved = ((other - pred).abs() > _tolerance(pred))[0, :, 0, :half].any(dim=0).nonzero()
     if moved.numel():
         first = int(moved[0])
-        raise rules.NonCausalError(
+        raise NonCausalError(
             f"only the sound from bin {half} on was changed, yet the prediction for bin {first} changed: the "
             f"model looks {half - first} bins or more ahead. Pad convolutions on the left only (kernel "
             "length - 1), use no bidirectional layer, and do not normalise over time"
         )
     if tuple(short.shape) != (1, pred.shape[1], 1, half):
-        raise rules.TimeAxisError(
+        raise TimeAxisError(
             f"a clip of {half} bins gives an output of shape {tuple(short.shape)}, wanted "
             f"{(1, pred.shape[1], 1, half)}: the model must take clips of any length"
         )
     if not bool(((short - pred[..., :half]).abs() <= _tolerance(pred)).all()):
-        raise rules.NonCausalError(
+        raise NonCausalError(
             "the prediction for a bin depends on how long the clip is: do not normalise, pool or attend over "
             "the whole time axis"
         )
@@ -327,11 +494,11 @@ def _check_batch(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
     pair = torch.cat([excerpt.stimulus, changed])
     with evaluating(model):
         alone = torch.cat([pred, _run(model, changed, "a stimulus with another ending")])
-        both = rules.check_prediction(
+        both = check_prediction(
             _run(model, pair, "a batch of two clips"), batch=2, neurons=pred.shape[1], bins=excerpt.n_bins
         )
     if not bool(((both - alone).abs() <= _tolerance(alone)).all()):
-        raise rules.BatchDependenceError(
+        raise BatchDependenceError(
             "in eval mode the prediction for a clip depends on the other clip in its batch: keep axis 0 "
             "apart everywhere, and let normalisation use running statistics in eval mode"
         )
@@ -343,12 +510,12 @@ def _check_gradients(model: nn.Module, excerpt: _Excerpt) -> tuple[str, ...]:
     with torch.enable_grad():
         pred = _run(model, excerpt.stimulus, "a stimulus in train mode")
         if not bool(torch.isfinite(pred).all()):
-            raise rules.NonFiniteOutputError(
-                f"in train mode the prediction is not finite ({rules.first_non_finite(pred)}), in eval mode "
+            raise NonFiniteOutputError(
+                f"in train mode the prediction is not finite ({first_non_finite(pred)}), in eval mode "
                 "it is: look at dropout, noise and batch statistics"
             )
         if not pred.requires_grad:
-            raise rules.NoGradientError(
+            raise NoGradientError(
                 "the prediction does not depend on any trainable parameter: forward detaches its result, "
                 "runs under torch.no_grad(), or goes through NumPy"
             )
@@ -359,12 +526,12 @@ def _check_gradients(model: nn.Module, excerpt: _Excerpt) -> tuple[str, ...]:
     reached = {name: g for (name, _), g in zip(named, gradients, strict=True) if g is not None}
     for name, gradient in reached.items():
         if not bool(torch.isfinite(gradient).all()):
-            raise rules.NonFiniteOutputError(
+            raise NonFiniteOutputError(
                 f"the gradient of {name} is not finite although the prediction is: a square root, logarithm "
                 "or norm has no slope at zero; add a small constant inside it"
             )
     if not any(bool(gradient.any()) for gradient in reached.values()):
-        raise rules.NoGradientError(
+        raise NoGradientError(
             "every gradient is exactly zero: the output activation is saturated (a ReLU that is never "
             "positive). Start with a smoother activation or other initial weights"
         )

@@ -2,40 +2,659 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
+import struct
+import zipfile
+import zlib
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF.datasets import _validation
-from deepSTRF.datasets.audio._ns1_spikes import ON_BAD_FILE, load_spikes
-from deepSTRF.datasets.audio._ns1_stimuli import (
-    SPECTROGRAMS,
-    Stimuli,
-    choose_spectrogram,
-    load_spectrograms,
-    load_waveforms,
+from deepSTRF.datasets.dataset import AudioNeuralDataset, LoadReport, check_hop
+from deepSTRF.datasets.download import (
+    OSF_BASE_URL,
+    Arrays,
+    cached_arrays,
+    data_dir,
+    download_file,
+    fingerprint_files,
+    osf_url,
+    unpack_zip,
 )
-from deepSTRF.datasets.audio.base import AudioNeuralDataset
-from deepSTRF.datasets.audio.ns1_download import download_ns1
-from deepSTRF.datasets.audio.ns1_files import *  # noqa: F403  (the recording's constants, listed in its __all__)
-from deepSTRF.datasets.audio.ns1_files import (
-    NS1_DRC_SOUNDS,
-    NS1_NAT_SOUNDS,
-    NS1_RAW_LEN_MS,
-    NS1_TYPE_OVERRIDES,
-    NS1_WAV_FILENAMES,
-)
-from deepSTRF.datasets.fetch import data_dir
-from deepSTRF.datasets.spikes import BINNINGS, count_bins, validate_binning
-from deepSTRF.dsp.cochleagram import ALIGNMENTS, RAHMAN_N_FILTERS, rahman_frequencies
+from deepSTRF.datasets.spikes import BINNINGS, bin_spikes, count_bins, validate_binning
+from deepSTRF.dsp.cochleagram import ALIGNMENTS, RAHMAN_N_FILTERS, rahman_cochleagram, rahman_frequencies
+from deepSTRF.dsp.resample import rate_ratio, resample_exact
 from deepSTRF.registry import DATASETS
 
-__all__ = ["DRCResponses", "NS1Dataset"]
+__all__ = [
+    "NS1_DNET_FILES",
+    "NS1_DNET_REF",
+    "NS1_DNET_REPO",
+    "NS1_DRC_REPEATS",
+    "NS1_DRC_SOUNDS",
+    "NS1_NAT_SOUNDS",
+    "NS1_OSF_FILES",
+    "NS1_RAHMAN_TEST_INDICES",
+    "NS1_RAHMAN_TRAINVAL_INDICES",
+    "NS1_RAW_LEN_MS",
+    "NS1_SPEECH_INDICES",
+    "NS1_TYPE_OVERRIDES",
+    "NS1_WAV_DIR_NAME",
+    "NS1_WAV_FILENAMES",
+    "NS1_WAV_NATIVE_FS",
+    "ON_BAD_FILE",
+    "SPECTROGRAMS",
+    "DRCResponses",
+    "NS1Dataset",
+    "SpikeTrains",
+    "Stimuli",
+    "choose_spectrogram",
+    "download_ns1",
+    "load_spectrograms",
+    "load_spikes",
+    "load_waveforms",
+]
+
+# ------------------------------------------------------------------------------
+# The public NS1 recording on disk: which file is what, and the facts about it that no file carries.
+
+
+#: Analysed part of each clip in ms: 999 bins of 5 ms. The sounds last 5.000 s.
+NS1_RAW_LEN_MS = 4995
+NS1_NAT_SOUNDS = 20
+#: Random chord sequences: entries 20..31 of each spike file, 5 repeats; their sounds do not ship.
+NS1_DRC_SOUNDS = 12
+NS1_DRC_REPEATS = 5
+#: OSF identifiers (project osf.io/ayw2p, no account needed).
+NS1_OSF_FILES = {"MetadataSHEnCneurons.mat": "gdwyd", "spikesandwav.zip": "5nxga", "ReadMe.rtf": "f3rtm"}
+#: The authors' own cochleagram, which is not on OSF.
+NS1_DNET_REPO = "monzilur/DNet"
+NS1_DNET_REF = "master"
+NS1_DNET_FILES = ("test_data_5ms.mat",)
+NS1_SPEECH_INDICES = (8, 9, 10, 11)
+NS1_TYPE_OVERRIDES = {
+    0: "water_sounds",
+    3: "ferret_vocalization",
+    6: "insects_buzzing",
+    **dict.fromkeys(NS1_SPEECH_INDICES, "human_speech"),
+    19: "water_sounds",
+}
+#: Clips of the two sets of Rahman et al. 2019.
+NS1_RAHMAN_TRAINVAL_INDICES = [0, 1, 2, 4, 5, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17, 18]
+NS1_RAHMAN_TEST_INDICES = [3, 6, 9, 19]
+NS1_WAV_FILENAMES = [
+    *(f"source.1.sound.0.snr.0.token.0.fw.2.frozen.{number}" for number in range(1, 13)),
+    *(f"source.2.sound.0.snr.0.token.0.fw.1.frozen.{number}" for number in range(1, 9)),
+]
+#: True rate of the sound files, 50 MHz / 1024; their headers say 48828.
+NS1_WAV_NATIVE_FS = Fraction(50_000_000, 1024)
+NS1_SPIKE_DIR_NAME = "spikesandwav"
+NS1_WAV_DIR_NAME = "spikesandwav/SH.En.C"
+NS1_METADATA = "MetadataSHEnCneurons.mat"
+NS1_OSF_PAGE = "https://osf.io/ayw2p"
+GITHUB_RAW_URL = "https://raw.githubusercontent.com"
+
+# ------------------------------------------------------------------------------
+# Reading the files of the public NS1 recording.
+
+
+#: What scipy raises on files that are truncated, overwritten or something else than MATLAB files.
+MAT_DAMAGE = (
+    OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError,
+    NotImplementedError, zlib.error, struct.error,
+)  # fmt: skip
+#: Field of the metadata file -> key of nrn_meta and its type.
+_METADATA_FIELDS: dict[str, tuple[str, type]] = {
+    "depth": ("depth_um", int),
+    "NoiseRatio": ("noise_ratio", float),
+    "singleN": ("single_n", int),
+    "singleT": ("single_t", str),
+    "NrOfElectrodes": ("n_electrodes", int),
+    "ElectrodeNumber": ("electrode_number", int),
+}
+#: Rate that the sound files' headers carry (the true one, cut to an integer).
+_HEADER_RATE = 48828
+
+
+def mend(root: Path) -> str:
+    """Return the sentence that says how to get missing files."""
+    return f"get it with NS1Dataset(path={str(root)!r}, download=True), or by hand from {NS1_OSF_PAGE}"
+
+
+def damaged(path: Path, root: Path, why: object) -> ValueError:
+    """Return the error for a file that is there but cannot be read."""
+    return ValueError(f"{path} is damaged ({why}); delete it, then {mend(root)}")
+
+
+def read_metadata(root: Path, *, cache: bool = True) -> list[dict[str, Any]]:
+    """Return one dictionary per neuron: ``file`` (relative spike file) and the ``nrn_meta`` keys.
+
+    Raises
+    ------
+    FileNotFoundError
+        When ``root`` is not an NS1 folder.
+    ValueError
+        When the metadata file is damaged.
+    """
+    path = root / NS1_METADATA
+    if not path.is_file():
+        inside = root / "NS1" / NS1_METADATA
+        hint = f"did you mean path={str(inside.parent)!r}?" if inside.is_file() else mend(root)
+        raise FileNotFoundError(f"{root} holds no NS1 recording: {path} is missing; {hint}")
+    # cached although it is small: without it a second load would import scipy, which takes longer than the
+    # load
+    stored = cached_arrays(
+        "NS1",
+        "units",
+        {"files": fingerprint_files(root, [NS1_METADATA])},
+        lambda: {"json": np.array(json.dumps(_parse_metadata(path, root)))},
+        enabled=cache,
+    )
+    neurons: list[dict[str, Any]] = json.loads(str(stored["json"]))
+    return neurons
+
+
+def _parse_metadata(path: Path, root: Path) -> list[dict[str, Any]]:
+    neurons = []
+    try:
+        for entry in load_mat(path)["neuron"][0]:
+            file = str(entry["path"].item())
+            facts = {key: kind(entry[field].item()) for field, (key, kind) in _METADATA_FIELDS.items()}
+            neurons.append({"file": file, "cell_id": file[:-4], "area": "A1", **facts})
+    except MAT_DAMAGE as error:
+        raise damaged(path, root, error) from error
+    if not neurons:
+        raise damaged(path, root, "it names no neuron")
+    return neurons
+
+
+def resolve_spike_file(root: Path, file: str) -> str | None:
+    """Return the spike file that is there, relative to the spike folder: itself, ``..._1.mat`` or None."""
+    folder = root / NS1_SPIKE_DIR_NAME
+    for candidate in (file, file.removesuffix(".mat") + "_1.mat"):
+        if (folder / candidate).is_file():
+            return candidate
+    return None
+
+
+def read_spikes(path: Path, root: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
+    """Read one spike file.
+
+    Returns
+    -------
+    times : float64 ndarray (n,)
+        Spike times in ms from sound onset: entry by entry (32 of them), repeat by repeat.
+    counts : int32 ndarray (32, 20)
+        Number of spikes of each entry and repeat, -1 where a repeat does not exist.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged or has another structure.
+    """
+    entries = NS1_NAT_SOUNDS + NS1_DRC_SOUNDS
+    times: list[npt.NDArray[np.float64]] = []
+    counts: list[list[int]] = []
+    try:
+        blocks = load_mat(path)["data"]["set"][0, 0]["repeats"][0]
+        if len(blocks) != entries:
+            raise ValueError(f"it holds {len(blocks)} sounds instead of {entries}")
+        for block in blocks:
+            repeats = [np.asarray(one, dtype=np.float64).ravel() for one in block["t"][0]]
+            counts.append([len(one) for one in repeats])
+            times += repeats
+    except MAT_DAMAGE as error:
+        raise damaged(path, root, error) from error
+    flat = np.concatenate(times) if times else np.empty(0)
+    if not np.isfinite(flat).all():
+        raise damaged(path, root, "a spike time is not a finite number")
+    table = np.full((entries, max(map(len, counts))), -1, dtype=np.int32)
+    for row, lengths in zip(table, counts, strict=True):
+        row[: len(lengths)] = lengths
+    if (table < 0).all(axis=1).any():
+        raise damaged(path, root, "a sound has no repeat")
+    return flat, table
+
+
+def read_waveforms(root: Path) -> list[npt.NDArray[np.float32]]:
+    """Return the 20 sounds as stored: mono float32 at `NS1_WAV_NATIVE_FS`, peaks up to 14, not normalised.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a sound file is missing.
+    ValueError
+        When one is damaged, not mono, shorter than the analysed part, or of another rate.
+    """
+    import soundfile
+
+    shortest = round(NS1_RAW_LEN_MS / 1000 * NS1_WAV_NATIVE_FS)
+    sounds = []
+    for name in wav_paths():
+        path = root / name
+        if not path.is_file():
+            raise FileNotFoundError(f"the sound file {path} is missing; {mend(root)}")
+        try:
+            with open(path, "rb") as handle:
+                samples, rate = soundfile.read(handle, dtype="float32")
+        except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
+            raise damaged(path, root, error) from error
+        if rate != _HEADER_RATE or samples.ndim != 1:
+            raise damaged(path, root, f"it is not mono at {_HEADER_RATE} Hz: {samples.shape} at {rate} Hz")
+        if len(samples) < shortest or not np.isfinite(samples).all():
+            raise damaged(path, root, f"{len(samples)} samples, at least {shortest} finite ones are needed")
+        sounds.append(samples)
+    return sounds
+
+
+def wav_paths() -> list[str]:
+    """Return the sound files in clip order, relative to the recording's folder."""
+    return [f"{NS1_WAV_DIR_NAME}/{name}" for name in NS1_WAV_FILENAMES]
+
+
+def read_shipped_spectrogram(root: Path) -> npt.NDArray[np.float32]:
+    """Return the authors' cochleagram X_nfht as (20, 34, 999) float32.
+
+    Raises
+    ------
+    FileNotFoundError
+        When ``test_data_5ms.mat`` is missing.
+    ValueError
+        When it is damaged or of another shape.
+    """
+    path = root / NS1_DNET_FILES[0]
+    if not path.is_file():
+        source = f"https://github.com/{NS1_DNET_REPO}"
+        raise FileNotFoundError(
+            f"the authors' cochleagram {path} is missing (source: {source}); get it with "
+            f"NS1Dataset(path={str(root)!r}, spectrogram='shipped', download=True), "
+            "or use spectrogram='recomputed'"
+        )
+    try:
+        stored = np.asarray(load_mat(path, ["X_nfht"])["X_nfht"], dtype=np.float32)
+    except MAT_DAMAGE as error:
+        raise damaged(path, root, error) from error
+    legal = (NS1_NAT_SOUNDS, 34, 1, 999)
+    if stored.shape != legal or not np.isfinite(stored).all():
+        raise damaged(path, root, f"X_nfht is {stored.shape}, expected {legal} finite numbers")
+    return np.ascontiguousarray(stored[:, :, 0, :])
+
+
+def load_mat(path: Path, names: list[str] | None = None) -> dict[str, Any]:
+    """Return the variables of a MATLAB file. A damaged one raises one of `MAT_DAMAGE`."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content: dict[str, Any] = loadmat(path, variable_names=names)
+    except MatReadError as error:
+        raise ValueError(str(error)) from error
+    return content
+
+
+# ------------------------------------------------------------------------------
+# NS1 spike trains: parsed once into a cache, binned on loading.
+
+
+#: What to do with a neuron whose spike file is missing or damaged.
+ON_BAD_FILE = ("error", "skip")
+#: Sets of sounds: entries of each spike file.
+_SETS = {"natural": slice(0, NS1_NAT_SOUNDS), "drc": slice(NS1_NAT_SOUNDS, None)}
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeTrains:
+    """Spike times of one set of sounds for all kept neurons.
+
+    Attributes
+    ----------
+    neurons : list of dict
+        ``nrn_meta`` of the kept neurons, in metadata order.
+    report : LoadReport
+        Neurons kept and skipped.
+    times : float64 ndarray
+        Times in ms, sound by sound, neuron by neuron, repeat by repeat.
+    counts : int32 ndarray (S, N, R)
+        Spikes of each, -1 where a repeat does not exist.
+    """
+
+    neurons: list[dict[str, Any]]
+    report: LoadReport
+    times: npt.NDArray[np.float64]
+    counts: npt.NDArray[np.int32]
+
+    def binned(self, n_bins: int, dt_ms: float, binning: str) -> list[Any]:
+        """Return per sound an (N, R, T) block of counts, or a list of (R_n, T) where repeats differ."""
+        blocks: list[Any] = []
+        first = 0
+        for counts in self.counts:
+            there = counts >= 0
+            lengths = np.where(there, counts, 0).ravel()
+            last = first + int(lengths.sum())
+            rows = np.repeat(np.arange(lengths.size), lengths)
+            binned = bin_spikes(self.times[first:last], rows, lengths.size, n_bins, dt_ms, binning)
+            block = binned.reshape(*counts.shape, n_bins)
+            ragged = not there.all()
+            blocks.append([rows[kept] for rows, kept in zip(block, there, strict=True)] if ragged else block)
+            first = last
+        return blocks
+
+
+def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: bool = True) -> SpikeTrains:
+    """Return the spike trains of one set of sounds, ``"natural"`` or ``"drc"``.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the recording.
+    sounds : {"natural", "drc"}
+        Which sounds.
+    on_bad_file : {"error", "skip"}
+        A missing or damaged spike file stops the load, or its neuron is left out and reported.
+    cache : bool
+        Use and fill the cache of parsed files.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When the folder is no NS1 recording, or a spike file is missing or damaged and may not be skipped.
+    """
+    neurons = read_metadata(root, cache=cache)
+    report = LoadReport()
+    found: list[dict[str, Any]] = []
+    missing: list[str] = []
+    for neuron in neurons:
+        resolved = resolve_spike_file(root, neuron["file"])
+        if resolved is None:
+            missing.append(neuron["file"])
+            report.skip(neuron["cell_id"], f"its spike file {neuron['file']} is missing")
+        else:
+            found.append({**neuron, "file": resolved})
+    if missing and on_bad_file == "error":
+        folder = root / NS1_SPIKE_DIR_NAME
+        more = f" and {len(missing) - 1} more spike files are" if len(missing) > 1 else " is"
+        raise FileNotFoundError(
+            f"{folder / missing[0]}{more} missing; {mend(root)}; on_bad_file='skip' loads the others"
+        )
+    if not found:
+        raise FileNotFoundError(f"{root} holds none of the {len(neurons)} spike files; {mend(root)}")
+    stored = _parsed(root, [neuron["file"] for neuron in found], sounds, on_bad_file, cache)
+    faults = dict(zip(stored["bad"].tolist(), stored["faults"].tolist(), strict=True))
+    kept = []
+    for index, neuron in enumerate(found):
+        if index in faults:
+            report.skip(neuron["cell_id"], faults[index])
+            continue
+        report.keep(neuron["cell_id"])
+        kept.append({key: value for key, value in neuron.items() if key != "file"})
+    return SpikeTrains(kept, report, stored[f"{sounds}_times"], stored[f"{sounds}_counts"])
+
+
+def _parsed(root: Path, files: list[str], sounds: str, on_bad_file: str, cache: bool) -> Arrays:
+    folder = root / NS1_SPIKE_DIR_NAME
+    return cached_arrays(
+        "NS1",
+        "spikes",
+        {"files": fingerprint_files(folder, files), "on_bad_file": on_bad_file},
+        lambda: _parse(root, files, on_bad_file),
+        members=["bad", "faults", f"{sounds}_times", f"{sounds}_counts"],
+        enabled=cache,
+    )
+
+
+def _parse(root: Path, files: list[str], on_bad_file: str) -> Arrays:
+    """Read every spike file and sort the times by sound, neuron, repeat."""
+    bad: list[int] = []
+    faults: list[str] = []
+    units: list[tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]] = []
+    for index, file in enumerate(files):
+        try:
+            units.append(read_spikes(root / NS1_SPIKE_DIR_NAME / file, root))
+        except ValueError as error:
+            if on_bad_file == "error":
+                raise
+            bad.append(index)
+            faults.append(str(error))
+    if not units:
+        raise ValueError(f"none of the {len(files)} spike files under {root} can be read; {mend(root)}")
+    arrays: Arrays = {"bad": np.array(bad, dtype=np.int64), "faults": np.array(faults, dtype=np.str_)}
+    repeats = max(counts.shape[1] for _, counts in units)
+    table = np.full((len(units[0][1]), len(units), repeats), -1, dtype=np.int32)
+    ends = []
+    for unit, (_, counts) in enumerate(units):
+        table[:, unit, : counts.shape[1]] = counts
+        ends.append(np.concatenate([[0], np.cumsum(np.maximum(counts, 0).sum(axis=1))]))
+    for name, entries in _SETS.items():
+        counts = table[entries]
+        used = int(np.flatnonzero((counts >= 0).any(axis=(0, 1)))[-1]) + 1
+        pieces = [
+            times[end[entry] : end[entry + 1]]
+            for entry in range(*entries.indices(len(table)))
+            for (times, _), end in zip(units, ends, strict=True)
+        ]
+        arrays[f"{name}_times"] = np.concatenate(pieces)
+        arrays[f"{name}_counts"] = np.ascontiguousarray(counts[:, :, :used])
+    return arrays
+
+
+# ------------------------------------------------------------------------------
+# NS1 sounds as models see them: resampled waveforms or cochleagrams, made once and cached.
+
+
+#: "shipped": the authors' X_nfht; "recomputed": their recipe applied to the sound files; "auto": see below.
+SPECTROGRAMS = ("auto", "shipped", "recomputed")
+#: The only bin of the shipped spectrogram, and the one at which the recomputed one takes the authors' frame
+#: grid.
+SHIPPED_DT_MS = 5.0
+_SOUND_SECONDS = 5.0
+
+
+@dataclass(frozen=True, eq=False)
+class Stimuli:
+    """Stimuli of the 20 clips.
+
+    Attributes
+    ----------
+    values : float32 ndarray
+        (20, 1, F, T) spectrograms or (20, 1, T_audio) waveforms.
+    source_sha256 : list of str
+        Hash of each sound file; empty when the sound files are not there.
+    facts : dict
+        What was done, for reports.
+    """
+
+    values: npt.NDArray[np.float32]
+    source_sha256: list[str]
+    facts: dict[str, Any]
+
+
+def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: float) -> str:
+    """Return "shipped" or "recomputed" for the requested kind.
+
+    Raises
+    ------
+    ValueError
+        When "shipped" is asked for in a form that was never computed.
+    """
+    fits = dt_ms == SHIPPED_DT_MS and alignment == "native"
+    if spectrogram == "shipped" and not fits:
+        raise ValueError(
+            f"the shipped spectrogram has bins of {SHIPPED_DT_MS:g} ms in native alignment only, asked for "
+            f"dt_ms={dt_ms:g}, alignment={alignment!r}; use spectrogram='recomputed'"
+        )
+    if spectrogram == "auto":
+        present = (root / NS1_DNET_FILES[0]).is_file()
+        return "shipped" if present and fits else "recomputed"
+    return spectrogram
+
+
+def load_spectrograms(
+    root: Path, kind: str, alignment: str, dt_ms: float, n_bins: int, *, cache: bool = True
+) -> Stimuli:
+    """Return the cochleagrams of the 20 sounds; ``kind`` is "shipped" or "recomputed"."""
+    facts: dict[str, Any] = {
+        "spectrogram": kind,
+        "alignment": alignment,
+        "look_ahead_ms": dt_ms if alignment == "native" else 0.0,
+    }
+    if kind == "shipped":
+        values = read_shipped_spectrogram(root)[:, None, :, :n_bins]
+        there = all((root / name).is_file() for name in wav_paths())
+        return Stimuli(values, _hashes(root) if there else [], facts)
+    grid = "authors" if dt_ms == SHIPPED_DT_MS else "exact"
+    options = {"dt_ms": dt_ms, "alignment": alignment, "grid": grid, "n_bins": n_bins}
+
+    def build() -> Arrays:
+        sounds = read_waveforms(root)
+        frames = [
+            rahman_cochleagram(torch.from_numpy(sound), float(NS1_WAV_NATIVE_FS), **options).numpy()  # type: ignore[arg-type]
+            for sound in sounds
+        ]
+        return {"values": np.stack(frames), "sha256": np.array(_hashes(root))}
+
+    stored = cached_arrays(
+        "NS1", "cochleagram", {**options, "files": _fingerprint(root)}, build, enabled=cache
+    )
+    return Stimuli(stored["values"][:, None], stored["sha256"].tolist(), {**facts, "frame_grid": grid})
+
+
+def load_waveforms(root: Path, audio_fs: int, n_samples: int, *, cache: bool = True) -> Stimuli:
+    """Return the first ``n_samples`` of the 20 sounds, resampled by the exact ratio to ``audio_fs``."""
+    ratio = rate_ratio(NS1_WAV_NATIVE_FS, audio_fs)
+    length = math.floor(_SOUND_SECONDS * audio_fs)
+
+    def build() -> Arrays:
+        sounds = read_waveforms(root)
+        resampled = [
+            resample_exact(torch.from_numpy(sound), NS1_WAV_NATIVE_FS, audio_fs, length).numpy()
+            for sound in sounds
+        ]
+        return {"values": np.stack(resampled), "sha256": np.array(_hashes(root))}
+
+    depends_on = {"audio_fs": audio_fs, "files": _fingerprint(root)}
+    stored = cached_arrays("NS1", f"waveform-{audio_fs}", depends_on, build, enabled=cache)
+    how = f"{float(NS1_WAV_NATIVE_FS):.3f} Hz by {ratio.numerator}/{ratio.denominator}, linear phase"
+    facts = {"resampling": how}
+    return Stimuli(stored["values"][:, None, :n_samples], stored["sha256"].tolist(), facts)
+
+
+def _fingerprint(root: Path) -> str:
+    """Return the fingerprint of the sound files, or say which one is missing."""
+    try:
+        return fingerprint_files(root, wav_paths())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"the sound file {error.filename} is missing; {mend(root)}") from error
+
+
+def _hashes(root: Path) -> list[str]:
+    """Return the SHA-256 of each sound file."""
+    return [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in wav_paths()]
+
+
+# ------------------------------------------------------------------------------
+# Fetching the public NS1 recording.
+
+
+def download_ns1(
+    dest: str | os.PathLike[str],
+    *,
+    spectrogram: bool = False,
+    osf_base: str = OSF_BASE_URL,
+    github_base: str = GITHUB_RAW_URL,
+    cache: bool = True,
+) -> Path:
+    """Fetch what is missing of the recording; asks the network for nothing that is there.
+
+    Parameters
+    ----------
+    dest : path
+        Folder of the recording, made when absent.
+    spectrogram : bool
+        Also fetch the authors' cochleagram (``test_data_5ms.mat``, 5 MB).
+    osf_base, github_base : str
+        Addresses to ask instead of osf.io and GitHub.
+    cache : bool
+        Use and fill the cache of parsed metadata.
+
+    Returns
+    -------
+    Path
+        ``dest``.
+
+    Raises
+    ------
+    ConnectionError, ValueError, OSError
+        See `deepSTRF.datasets.download.download_file` and `deepSTRF.datasets.download.unpack_zip`.
+
+    Examples
+    --------
+    >>> download_ns1("recordings/NS1")                                               # doctest: +SKIP
+    PosixPath('recordings/NS1')
+    """
+    dest = Path(dest)
+    if not (dest / NS1_METADATA).is_file():
+        download_file(osf_url(NS1_OSF_FILES[NS1_METADATA], osf_base), dest / NS1_METADATA, check=_check_mat)
+    if not _sounds_and_spikes_are_there(dest, cache):
+        archive = dest / "spikesandwav.zip"
+        brought_by_hand = archive.is_file()
+        download_file(osf_url(NS1_OSF_FILES["ReadMe.rtf"], osf_base), dest / "ReadMe.rtf")
+        download_file(osf_url(NS1_OSF_FILES[archive.name], osf_base), archive, check=_check_zip)
+        unpack_zip(archive, dest if _has_root_folder(archive) else dest / NS1_SPIKE_DIR_NAME)
+        if not brought_by_hand:
+            archive.unlink()
+    if spectrogram:
+        for name in NS1_DNET_FILES:
+            if not (dest / name).is_file():
+                url = f"{github_base.rstrip('/')}/{NS1_DNET_REPO}/{NS1_DNET_REF}/{name}"
+                download_file(url, dest / name, check=_check_mat)
+    return dest
+
+
+def _sounds_and_spikes_are_there(root: Path, cache: bool) -> bool:
+    if not all((root / name).is_file() for name in wav_paths()):
+        return False
+    units = read_metadata(root, cache=cache)
+    return all(resolve_spike_file(root, unit["file"]) is not None for unit in units)
+
+
+def _has_root_folder(archive: Path) -> bool:
+    """Say whether the archive carries the folder ``spikesandwav`` itself."""
+    with zipfile.ZipFile(archive) as opened:
+        return any(name.startswith(f"{NS1_SPIKE_DIR_NAME}/") for name in opened.namelist())
+
+
+def _check_zip(path: Path) -> None:
+    """Raise ValueError unless the file is a zip archive whose members all have the right CRC."""
+    name = path.name.removesuffix(".part")
+    try:
+        with zipfile.ZipFile(path) as opened:
+            fault = opened.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise ValueError(f"what arrived for {name} is no intact zip archive ({error})") from error
+    if fault is not None:
+        raise ValueError(f"what arrived for {name} is damaged at its entry {fault!r}")
+
+
+def _check_mat(path: Path) -> None:
+    """Raise ValueError unless scipy reads the file to its end."""
+    try:
+        load_mat(path)
+    except MAT_DAMAGE as error:
+        raise ValueError(
+            f"what arrived for {path.name.removesuffix('.part')} is no MATLAB file ({error})"
+        ) from error
+
+
+# ------------------------------------------------------------------------------
 
 #: Width of the Hanning window of the literature (Hsu, Borst & Theunissen 2004, 10.1088/0954-898X_15_2_002).
 SMOOTHING_MS = 21.0
@@ -80,7 +699,7 @@ class NS1Dataset(AudioNeuralDataset):
     The published spectrogram of these data (``X_nfht``) does not lie with the recording; by default it is
     recomputed from the sounds by its authors' recipe (`deepSTRF.dsp.cochleagram.rahman_cochleagram`), at any
     bin. Its native form looks one bin ahead. Which spectrogram, alignment, binning and smoothing were used is
-    in `describe`. Files are parsed once; later loads read a cache (see `deepSTRF.datasets.fetch.cache_dir`).
+    in `describe`. Files are parsed once; later loads read a cache (see `cache_dir`).
 
     Parameters
     ----------
@@ -172,7 +791,7 @@ class NS1Dataset(AudioNeuralDataset):
         validate_binning(binning, self.dt)
         hop = 0
         if return_waveform:
-            hop, audio_fs = _validation.check_hop(audio_fs, self.dt), int(audio_fs)
+            hop, audio_fs = check_hop(audio_fs, self.dt), int(audio_fs)
         kind = "recomputed" if return_waveform else choose_spectrogram(root, spectrogram, alignment, self.dt)
         if download:
             download_ns1(root, spectrogram=spectrogram == "shipped", cache=cache)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF.datasets import _validation
-from deepSTRF.datasets.audio.base import AudioNeuralDataset
-from deepSTRF.datasets.audio.synthetic_neurons import Population, draw_neuron, draw_spikes, simulate
-from deepSTRF.datasets.audio.synthetic_sounds import SOUND_KINDS, make_sound
+from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop
 from deepSTRF.dsp.cochleagram import (
     RAHMAN_F_MAX_HZ,
     RAHMAN_F_MIN_HZ,
@@ -23,9 +23,488 @@ from deepSTRF.dsp.cochleagram import (
     rahman_cochleagram,
     rahman_frequencies,
 )
+from deepSTRF.dsp.recursion import exponential_moving_average
 from deepSTRF.registry import DATASETS
 
-__all__ = ["SyntheticDataset"]
+__all__ = [
+    "NEURON_KINDS",
+    "SOUND_KINDS",
+    "Neuron",
+    "Population",
+    "SyntheticDataset",
+    "draw_neuron",
+    "draw_spikes",
+    "make_sound",
+    "simulate",
+]
+
+# ------------------------------------------------------------------------------
+# Natural-like sounds from random numbers: modulated noise, voices, sweeps, tone pips, sequences.
+
+
+Samples = npt.NDArray[np.float64]
+
+#: Lowest frequency with energy, and the highest as a fraction of the sampling rate.
+LOWEST_HZ = 300.0
+HIGHEST_FRACTION = 0.45
+#: Raised-cosine onset and offset of tones and syllables.
+RAMP_S = 0.005
+#: Root mean square of a sound before its level is drawn from -9 .. +3 dB; peaks stay below 1.
+RMS = 0.1
+LEVEL_RANGE_DB = (-9.0, 3.0)
+#: Bands of independent modulation in the noise, and the range of modulation rates (of natural sounds,
+#: Singh & Theunissen 2003, 10.1121/1.1624067).
+NOISE_BANDS = 6
+MODULATION_HZ = (2.0, 25.0)
+MOST_HARMONICS = 30
+
+
+def make_sound(kind: str, n_samples: int, audio_fs: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Make one sound.
+
+    Parameters
+    ----------
+    kind : str
+        One of `SOUND_KINDS`: "modulated_noise", "harmonic_stack", "chirps", "tone_pips" or "sequence" (pieces
+        of the others with silences between them).
+    n_samples : int
+        Length in samples.
+    audio_fs : int
+        Sampling rate in Hz.
+    rng : numpy.random.Generator
+        Source of randomness; its state decides the sound.
+
+    Returns
+    -------
+    float32 ndarray (n_samples,)
+        Samples below 1 in absolute value.
+
+    Raises
+    ------
+    ValueError
+        When ``kind`` is unknown.
+
+    Examples
+    --------
+    >>> sound = make_sound("chirps", 1600, 16000, np.random.default_rng(0))
+    >>> sound.shape, bool(np.abs(sound).max() < 1)
+    ((1600,), True)
+    """
+    if kind not in SOUND_KINDS:
+        raise ValueError(f"kind is one of {', '.join(map(repr, SOUND_KINDS))}, got {kind!r}")
+    sound = _MAKERS[kind](n_samples, audio_fs, rng)
+    level = 10.0 ** (rng.uniform(*LEVEL_RANGE_DB) / 20.0)
+    return _at_level(sound, RMS * level).astype(np.float32)
+
+
+def _at_level(sound: Samples, rms: float) -> Samples:
+    """Scale to a root mean square, or less where the peak would reach 1."""
+    size = math.sqrt(float(np.mean(sound**2)))
+    if size == 0.0:
+        return sound
+    scaled = sound * (rms / size)
+    return scaled * min(1.0, 0.99 / float(np.abs(scaled).max()))
+
+
+def _random_frequency(
+    audio_fs: int, rng: np.random.Generator, size: int | None = None
+) -> npt.NDArray[np.float64]:
+    """Draw frequencies evenly on a log axis."""
+    low, high = math.log(LOWEST_HZ), math.log(HIGHEST_FRACTION * audio_fs)
+    return np.exp(rng.uniform(low, high, size=size))
+
+
+def _slow_curve(n_samples: int, audio_fs: int, rate_hz: float, rng: np.random.Generator) -> Samples:
+    """A smooth random curve of unit variance with about ``rate_hz`` knots a second."""
+    knots = max(4, math.ceil(n_samples / audio_fs * rate_hz) + 2)
+    values = rng.standard_normal(knots)
+    position = np.linspace(0.0, knots - 1.001, n_samples)
+    left = position.astype(np.int64)
+    mix = 0.5 - 0.5 * np.cos(np.pi * (position - left))
+    return values[left] * (1.0 - mix) + values[left + 1] * mix
+
+
+def _ramped(sound: Samples, audio_fs: int) -> Samples:
+    """Fade a piece in and out."""
+    ramp = min(round(RAMP_S * audio_fs), len(sound) // 2)
+    if ramp:
+        edge = 0.5 - 0.5 * np.cos(np.pi * (np.arange(ramp) + 0.5) / ramp)
+        sound[:ramp] *= edge
+        sound[-ramp:] *= edge[::-1]
+    return sound
+
+
+def _modulated_noise(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+    """Pink noise whose bands wax and wane independently."""
+    n_fft = 1 << max(1, math.ceil(math.log2(max(n_samples, 2))))  # a round length: the FFT of a prime is slow
+    spectrum = rng.standard_normal((2, n_fft // 2 + 1)).T @ np.array([1.0, 1.0j])
+    hz = np.arange(n_fft // 2 + 1) * (audio_fs / n_fft)
+    spectrum = np.where(hz >= LOWEST_HZ, spectrum / np.sqrt(np.maximum(hz, LOWEST_HZ)), 0.0)
+    edges = np.geomspace(LOWEST_HZ, HIGHEST_FRACTION * audio_fs, NOISE_BANDS + 1)
+    sound = np.zeros(n_samples)
+    for low, high in itertools.pairwise(edges):
+        band = np.fft.irfft(np.where((hz >= low) & (hz < high), spectrum, 0.0), n_fft)[:n_samples]
+        sound += band * np.exp(1.2 * _slow_curve(n_samples, audio_fs, rng.uniform(*MODULATION_HZ), rng))
+    return sound
+
+
+def _harmonic_stack(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+    """A voice: harmonics of a gliding fundamental under two formants, in syllables."""
+    pitch = rng.uniform(120.0, 500.0) * np.exp2(0.35 * _slow_curve(n_samples, audio_fs, 3.0, rng))
+    rotation = np.exp(2.0j * np.pi * np.cumsum(pitch) / audio_fs)
+    formants = np.sort(_random_frequency(audio_fs, rng, 2))
+    top = HIGHEST_FRACTION * audio_fs
+    sound, turned = np.zeros(n_samples), np.ones(n_samples, dtype=np.complex128)
+    for harmonic in range(1, min(MOST_HARMONICS, int(top / pitch.min())) + 1):
+        hz = harmonic * float(pitch.mean())
+        weight = sum(math.exp(-0.5 * (math.log2(hz / formant) / 0.6) ** 2) for formant in formants) + 0.05
+        turned *= rotation  # the phase of this harmonic, without a sine per harmonic
+        start = np.exp(2.0j * np.pi * rng.random())
+        sound += np.where(harmonic * pitch < top, weight, 0.0) * (turned * start).imag
+    syllables = np.exp(1.2 * _slow_curve(n_samples, audio_fs, rng.uniform(4.0, 10.0), rng))
+    return sound * syllables
+
+
+def _chirps(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+    """Overlapping sweeps, up and down, exponential in frequency."""
+    sound = np.zeros(n_samples)
+    for _ in range(max(1, round(n_samples / audio_fs * 8.0))):
+        length = min(n_samples, round(rng.uniform(0.05, 0.3) * audio_fs))
+        start = int(rng.integers(0, max(1, n_samples - length)))
+        first, last = _random_frequency(audio_fs, rng, 2)
+        hz = first * (last / first) ** (np.arange(length) / max(length, 1))
+        sweep = np.sin(2.0 * np.pi * np.cumsum(hz) / audio_fs)
+        sound[start : start + length] += 10.0 ** (rng.uniform(-20.0, 0.0) / 20.0) * _ramped(sweep, audio_fs)
+    return sound
+
+
+def _tone_pips(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+    """Short tones with sharp onsets, at random times, frequencies and levels."""
+    sound = np.zeros(n_samples)
+    for _ in range(max(1, round(n_samples / audio_fs * 20.0))):
+        length = min(n_samples, round(rng.uniform(0.02, 0.1) * audio_fs))
+        start = int(rng.integers(0, max(1, n_samples - length)))
+        tone = np.sin(2.0 * np.pi * float(_random_frequency(audio_fs, rng)) / audio_fs * np.arange(length))
+        sound[start : start + length] += 10.0 ** (rng.uniform(-30.0, 0.0) / 20.0) * _ramped(tone, audio_fs)
+    return sound
+
+
+def _sequence(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+    """Pieces of the other kinds at different levels, with silences between them."""
+    sound = np.zeros(n_samples)
+    position = 0
+    while position < n_samples:
+        length = min(n_samples - position, round(rng.uniform(0.1, 0.4) * audio_fs))
+        maker = _PIECES[int(rng.integers(len(_PIECES)))]
+        piece = _at_level(
+            _ramped(maker(max(length, 1), audio_fs, rng), audio_fs), 10.0 ** rng.uniform(-1.0, 0.0)
+        )
+        sound[position : position + length] = piece[:length]
+        position += length + round(rng.uniform(0.05, 0.2) * audio_fs)
+    return sound
+
+
+_PIECES: tuple[Callable[[int, int, np.random.Generator], Samples], ...] = (
+    _modulated_noise, _harmonic_stack, _chirps, _tone_pips,
+)  # fmt: skip
+_MAKERS: dict[str, Callable[[int, int, np.random.Generator], Samples]] = {
+    "modulated_noise": _modulated_noise,
+    "harmonic_stack": _harmonic_stack,
+    "chirps": _chirps,
+    "tone_pips": _tone_pips,
+    "sequence": _sequence,
+}
+#: Names of the sounds, in the order in which clips take them.
+SOUND_KINDS = tuple(_MAKERS)
+
+# ------------------------------------------------------------------------------
+# Simulated neurons with known receptive fields: what they compute, and how many spikes they fire.
+
+
+#: What a neuron does with the output of its linear kernel; neurons take the kinds in turn.
+NEURON_KINDS = ("strf", "ln", "gain", "onoff")
+#: Ranges the parameters are drawn from (evenly; frequency and rate evenly on a log axis).
+LATENCY_MS = (8.0, 20.0)
+BANDWIDTH_OCTAVES = (0.2, 0.5)
+MEAN_RATE_HZ = (12.0, 40.0)
+#: Excitation lasts about 10 ms, suppression follows 12 ms later, is twice as long and 20-60 % as strong.
+EXCITATION_SD_MS, SUPPRESSION_DELAY_MS, SUPPRESSION_SD_MS = 4.0, 12.0, 8.0
+SUPPRESSION_STRENGTH = (0.2, 0.6)
+#: Suppression beside the best frequency, at twice the bandwidth, for a random half of the neurons.
+SIDEBAND_STRENGTH = (0.1, 0.4)
+#: Drive in standard deviations above the threshold at rest: about a quarter of the bins fall below it.
+RESTING_DRIVE = 0.7
+#: "ln": a sigmoid whose half-maximum lies one standard deviation above the mean drive.
+SIGMOID_SLOPE, SIGMOID_MIDPOINT = 2.0, 1.0
+#: "gain": divided by 1 + strength * (recent sound level relative to its mean), time constant of the average.
+GAIN_STRENGTH, GAIN_TAU_MS = 1.5, 80.0
+#: "onoff": time constant of the adaptation in each band, and the weight of OFF relative to ON.
+ADAPTATION_TAU_MS, OFF_WEIGHT = 60.0, (0.3, 0.9)
+#: No neuron fires faster than this (refractoriness without which Poisson counts would be absurd).
+MAX_RATE_HZ = 400.0
+#: Poisson counts beyond this have probability below 1e-15 at the rates that occur (at most 400 Hz * 100 ms).
+MOST_SPIKES_PER_BIN = 130
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """Parameters of one simulated neuron.
+
+    Attributes
+    ----------
+    kind : str
+        One of `NEURON_KINDS`.
+    best_frequency_hz, bandwidth_octaves, latency_ms : float
+        Centre and width of the receptive field in frequency, time of its peak.
+    suppression, sideband, off_weight : float
+        Strength of delayed suppression, of side bands, and of the OFF channel.
+    mean_rate_hz : float
+        Mean rate over all clips.
+
+    Examples
+    --------
+    >>> neuron = Neuron("strf", 2000.0, 0.3, 10.0, 0.4, 0.0, 0.5, 20.0)
+    >>> kernel = neuron.kernel(np.array([1000.0, 2000.0, 4000.0]), n_lags=9, dt_ms=5.0)
+    >>> [int(at) for at in np.unravel_index(kernel.argmax(), kernel.shape)]          # 2 kHz, 10 ms ago
+    [1, 6]
+    """
+
+    kind: str
+    best_frequency_hz: float
+    bandwidth_octaves: float
+    latency_ms: float
+    suppression: float
+    sideband: float
+    off_weight: float
+    mean_rate_hz: float
+
+    def kernel(self, frequencies_hz: Array, n_lags: int, dt_ms: float) -> Array:
+        """Return the (F, T) receptive field with a peak near 1; the last column is the current frame."""
+        octaves = np.log2(frequencies_hz / self.best_frequency_hz)
+        narrow = np.exp(-0.5 * (octaves / self.bandwidth_octaves) ** 2)
+        broad = np.exp(-0.5 * (octaves / (2.0 * self.bandwidth_octaves)) ** 2)
+        lags = np.arange(n_lags)[::-1] * dt_ms
+        late = self.latency_ms + SUPPRESSION_DELAY_MS
+        excitation = np.exp(-0.5 * ((lags - self.latency_ms) / EXCITATION_SD_MS) ** 2)
+        suppression = np.exp(-0.5 * ((lags - late) / SUPPRESSION_SD_MS) ** 2)
+        tuning = narrow - self.sideband * (broad - narrow)
+        return np.outer(tuning, excitation - self.suppression * suppression)
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """Simulated truth of a whole population.
+
+    Attributes
+    ----------
+    strfs, off_strfs : Tensor (N, F, T)
+        Linear kernels on the spectrogram; for "onoff" neurons on the ON and the OFF channel.
+    biases : Tensor (N,)
+        Constant added to the linear drive.
+    rates : list of Tensor (N, T)
+        Expected spikes per bin of every clip.
+
+    Examples
+    --------
+    >>> nobody = torch.zeros(0, 2, 9)
+    >>> Population(nobody, nobody, torch.zeros(0), rates=[]).strfs.shape
+    torch.Size([0, 2, 9])
+    """
+
+    strfs: Tensor
+    off_strfs: Tensor
+    biases: Tensor
+    rates: list[Tensor]
+
+
+def draw_neuron(number: int, frequencies_hz: Array, seed: int) -> Neuron:
+    """Draw the parameters of neuron ``number``; they do not depend on how many others there are.
+
+    Parameters
+    ----------
+    number : int
+        Index of the neuron; it also decides its kind.
+    frequencies_hz : float64 ndarray (F,)
+        Centre frequencies of the bands; the best frequency lies inside the outermost ones.
+    seed : int
+        Which population.
+
+    Returns
+    -------
+    Neuron
+        The parameters.
+
+    Examples
+    --------
+    >>> draw_neuron(1, np.array([500.0, 8000.0]), seed=0).kind
+    'ln'
+    """
+    rng = np.random.default_rng([seed, 1, number])
+    low, high = (
+        np.log(frequencies_hz[[1, -2]]) if len(frequencies_hz) > 3 else np.log(frequencies_hz[[0, -1]])
+    )
+    return Neuron(
+        kind=NEURON_KINDS[number % len(NEURON_KINDS)],
+        best_frequency_hz=float(np.exp(rng.uniform(low, high))),
+        bandwidth_octaves=float(rng.uniform(*BANDWIDTH_OCTAVES)),
+        latency_ms=float(rng.uniform(*LATENCY_MS)),
+        suppression=float(rng.uniform(*SUPPRESSION_STRENGTH)),
+        sideband=float(rng.uniform(*SIDEBAND_STRENGTH) * rng.integers(2)),
+        off_weight=float(rng.uniform(*OFF_WEIGHT)),
+        mean_rate_hz=float(np.exp(rng.uniform(*np.log(MEAN_RATE_HZ)))),
+    )
+
+
+def simulate(
+    neurons: Sequence[Neuron],
+    spectrograms: Sequence[Tensor],
+    frequencies_hz: Array,
+    n_lags: int,
+    dt_ms: float,
+) -> Population:
+    """Compute the rates of all neurons; spectrograms are zero in silence.
+
+    With S the spectrogram, ``w * S`` the causal correlation of kernel and spectrogram (zeros before the clip)
+    and ``[x] = max(x, 0)``:
+
+    - "strf": ``[b + w * S]``;
+    - "ln": ``a / (1 + exp(-(b + w * S)))``;
+    - "gain": ``[b + w * S] / (1 + 1.5 m)``, m the running mean (80 ms) of the level over all bands, divided
+    by its
+      overall mean;
+    - "onoff": ``[b + w * [S - m] + v * [m - S]]``, m the running mean (60 ms) of each band.
+
+    Kernels and biases carry the scale that gives each neuron its mean rate ("ln": a does). Rates are capped.
+
+    Parameters
+    ----------
+    neurons : sequence of Neuron
+        The N neurons.
+    spectrograms : sequence of Tensor (F, T)
+        One per clip.
+    frequencies_hz : float64 ndarray (F,)
+        Centre frequencies.
+    n_lags : int
+        Length of the kernels in bins.
+    dt_ms : float
+        Bin in ms.
+
+    Returns
+    -------
+    Population
+        Kernels, biases and rates.
+
+    Examples
+    --------
+    >>> hz = np.geomspace(500.0, 8000.0, 6)
+    >>> spectrogram = torch.linspace(0, 5, 600, dtype=torch.float64).reshape(6, 100)
+    >>> simulate([draw_neuron(0, hz, seed=0)], [spectrogram], hz, n_lags=9, dt_ms=5.0).rates[0].shape
+    torch.Size([1, 100])
+    """
+    clips = [spectrogram.double() for spectrogram in spectrograms]
+    kernels = torch.from_numpy(np.stack([neuron.kernel(frequencies_hz, n_lags, dt_ms) for neuron in neurons]))
+    off_weights = torch.tensor(
+        [n.off_weight if n.kind == "onoff" else 0.0 for n in neurons], dtype=torch.float64
+    )
+    off_kernels = kernels * off_weights[:, None, None]
+    is_onoff = torch.tensor([neuron.kind == "onoff" for neuron in neurons])
+    drives = [_drive(clip, kernels, off_kernels, is_onoff, dt_ms) for clip in clips]
+    everything = torch.cat(drives, dim=1)
+    spread = everything.std(dim=1, unbiased=False).clamp_min(1e-12)  # constant sounds drive nobody
+    centre = everything.mean(dim=1)
+    kinds = np.array([neuron.kind for neuron in neurons])
+    slope = torch.from_numpy(np.where(kinds == "ln", SIGMOID_SLOPE, 1.0)) / spread
+    rest = torch.from_numpy(np.where(kinds == "ln", -SIGMOID_SLOPE * SIGMOID_MIDPOINT, RESTING_DRIVE))
+    biases = rest - slope * centre
+    gains = _gains(clips, dt_ms)
+    rates = [
+        _rate(slope[:, None] * drive + biases[:, None], gain, kinds)
+        for drive, gain in zip(drives, gains, strict=True)
+    ]
+    mean_rate = torch.cat(rates, dim=1).mean(dim=1).clamp_min(1e-12)
+    target = torch.tensor([neuron.mean_rate_hz for neuron in neurons], dtype=torch.float64) * (dt_ms / 1000.0)
+    scale = target / mean_rate
+    cap = MAX_RATE_HZ * dt_ms / 1000.0
+    # the linear stage of a rectified neuron takes the scale, so that its kernel is in spikes per bin
+    inside = torch.where(torch.from_numpy(kinds == "ln"), 1.0, scale)
+    return Population(
+        strfs=(kernels * (slope * inside)[:, None, None]).float(),
+        off_strfs=(off_kernels * (slope * inside)[:, None, None]).float(),
+        biases=(biases * inside).float(),
+        rates=[(rate * scale[:, None]).clamp_max(cap).float() for rate in rates],
+    )
+
+
+def _drive(clip: Tensor, kernels: Tensor, off_kernels: Tensor, is_onoff: Tensor, dt_ms: float) -> Tensor:
+    """Return the (N, T) output of the linear stage."""
+    mean, _ = exponential_moving_average(clip, math.exp(-dt_ms / ADAPTATION_TAU_MS))
+    plain = _correlate(clip, kernels)
+    onset = _correlate((clip - mean).clamp_min(0.0), kernels)
+    offset = _correlate((mean - clip).clamp_min(0.0), off_kernels)
+    return torch.where(is_onoff[:, None], onset + offset, plain)
+
+
+def _correlate(clip: Tensor, kernels: Tensor) -> Tensor:
+    """Correlate (F, T) with (N, F, lags), the last lag being the current frame; zeros before the clip."""
+    padded = torch.nn.functional.pad(clip, (kernels.shape[-1] - 1, 0))
+    return torch.nn.functional.conv1d(padded[None], kernels)[0]
+
+
+def _gains(clips: Sequence[Tensor], dt_ms: float) -> list[Tensor]:
+    """Return the divisor of "gain" neurons for each clip, (T,)."""
+    decay = math.exp(-dt_ms / GAIN_TAU_MS)
+    levels = [exponential_moving_average(clip.mean(dim=0), decay)[0] for clip in clips]
+    overall = torch.cat(levels).mean().clamp_min(1e-12)
+    return [1.0 + GAIN_STRENGTH * level / overall for level in levels]
+
+
+def _rate(drive: Tensor, gain: Tensor, kinds: npt.NDArray[np.str_]) -> Tensor:
+    """Apply each neuron's output nonlinearity to its (N, T) drive."""
+    rectified = drive.clamp_min(0.0)
+    rate = torch.where(torch.from_numpy(kinds == "ln")[:, None], torch.sigmoid(drive), rectified)
+    return torch.where(torch.from_numpy(kinds == "gain")[:, None], rectified / gain, rate)
+
+
+def draw_spikes(rate: Tensor, n_repeats: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
+    """Draw Poisson counts by inverting the distribution function: one uniform number per bin and repeat.
+
+    Parameters
+    ----------
+    rate : Tensor (N, T)
+        Expected spikes per bin.
+    n_repeats : int
+        Number of repeats R.
+    rng : numpy.random.Generator
+        Source of uniform numbers; the draws of a neuron do not depend on how many follow it.
+
+    Returns
+    -------
+    int16 ndarray (N, R, T)
+        Spike counts.
+
+    Examples
+    --------
+    >>> draw_spikes(torch.zeros(1, 4), 2, np.random.default_rng(0))[0].tolist()
+    [[0, 0, 0, 0], [0, 0, 0, 0]]
+    """
+    expected = rate.numpy().astype(np.float64)[:, None, :]
+    uniform = rng.random((rate.shape[0], n_repeats, rate.shape[1]))
+    counts = np.zeros(uniform.shape, dtype=np.int16)
+    probability = np.exp(-expected)
+    cumulated = probability.copy()
+    for spikes in range(1, MOST_SPIKES_PER_BIN + 1):
+        more = uniform >= cumulated
+        if not more.any():
+            break
+        counts += more
+        probability = probability * expected / spikes
+        cumulated = cumulated + probability
+    return counts
+
+
+# ------------------------------------------------------------------------------
 
 #: Bands lie where NS1's do, six per octave from 500 Hz, as many as fit below this fraction of the Nyquist
 #: frequency.
@@ -80,7 +559,7 @@ class SyntheticDataset(AudioNeuralDataset):
     ----------
     nrn_meta : list of dict
         ``cell_id``, ``area``, ``kind`` ("strf", "ln", "gain", "onoff": see `simulate` in
-        `deepSTRF.datasets.audio.synthetic_neurons`), ``best_frequency_hz``, ``bandwidth_octaves``,
+        `deepSTRF.datasets.audio.synthetic`), ``best_frequency_hz``, ``bandwidth_octaves``,
         ``latency_ms``, ``suppression``, ``sideband``, ``off_weight``, ``mean_rate_hz``.
     stim_meta : list of dict
         ``name``, ``type`` (kind of sound), ``source_sha256``.
@@ -125,7 +604,7 @@ class SyntheticDataset(AudioNeuralDataset):
             audio_fs=audio_fs,
             seed=seed,
         )
-        hop = _validation.check_hop(audio_fs, self.dt)
+        hop = check_hop(audio_fs, self.dt)
         bins = _clip_bins(n_clips, clip_seconds, self.dt, ragged, seed)
         frequencies = _frequencies(audio_fs)
         heard = _heard(n_clips, n_neurons, missing_fraction, seed)

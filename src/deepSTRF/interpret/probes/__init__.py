@@ -5,19 +5,34 @@ batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary
 """
 
 from deepSTRF.interpret.probes.battery import PROBES, ProbeBattery, probe_battery
-from deepSTRF.interpret.probes.clicks import ClickResponse, click_responses
-from deepSTRF.interpret.probes.cochleagram import dataset_cochleagram, plain_cochleagram
-from deepSTRF.interpret.probes.context import ContextSwap, context_swap
-from deepSTRF.interpret.probes.gaps import GapResponse, gap_responses
-from deepSTRF.interpret.probes.levels import LevelStepResponse, level_step_responses
-from deepSTRF.interpret.probes.listener import Listener, as_listener
-from deepSTRF.interpret.probes.masking import MaskingResponse, forward_masking
+from deepSTRF.interpret.probes.clicks import ClickResponse, GapResponse, click_responses, gap_responses
+from deepSTRF.interpret.probes.levels import (
+    ContextSwap,
+    LevelStepResponse,
+    OddballResponse,
+    context_swap,
+    level_step_responses,
+    oddball_responses,
+)
+from deepSTRF.interpret.probes.listener import Listener, as_listener, dataset_cochleagram, plain_cochleagram
 from deepSTRF.interpret.probes.noise import NoiseResponse, noise_responses
-from deepSTRF.interpret.probes.oddball import OddballResponse, oddball_responses
-from deepSTRF.interpret.probes.ripples import RippleResponse, ripple_pattern, ripple_responses
-from deepSTRF.interpret.probes.sweeps import AmResponse, SweepResponse, am_responses, sweep_responses
-from deepSTRF.interpret.probes.tones import FrequencyResponseArea, tone_responses
-from deepSTRF.interpret.probes.two_tone import TwoToneResponse, two_tone_responses
+from deepSTRF.interpret.probes.sweeps import (
+    AmResponse,
+    RippleResponse,
+    SweepResponse,
+    am_responses,
+    ripple_pattern,
+    ripple_responses,
+    sweep_responses,
+)
+from deepSTRF.interpret.probes.tones import (
+    FrequencyResponseArea,
+    MaskingResponse,
+    TwoToneResponse,
+    forward_masking,
+    tone_responses,
+    two_tone_responses,
+)
 
 __all__ = [
     "PROBES",

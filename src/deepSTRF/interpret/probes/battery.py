@@ -9,19 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF.interpret.probes.clicks import click_responses
-from deepSTRF.interpret.probes.context import context_swap
-from deepSTRF.interpret.probes.gaps import gap_responses
-from deepSTRF.interpret.probes.levels import level_step_responses
+from deepSTRF.interpret.probes.clicks import click_responses, gap_responses
+from deepSTRF.interpret.probes.levels import (
+    APART_OCTAVES,
+    context_swap,
+    level_step_responses,
+    oddball_responses,
+)
 from deepSTRF.interpret.probes.listener import HIGHEST_SHARE, Listener, as_listener
-from deepSTRF.interpret.probes.masking import forward_masking
 from deepSTRF.interpret.probes.noise import noise_responses
-from deepSTRF.interpret.probes.oddball import APART_OCTAVES, oddball_responses
-from deepSTRF.interpret.probes.ripples import ripple_responses
-from deepSTRF.interpret.probes.sweeps import am_responses, sweep_responses
-from deepSTRF.interpret.probes.tones import FrequencyResponseArea, tone_responses
-from deepSTRF.interpret.probes.two_tone import two_tone_responses
-from deepSTRF.interpret.tuning_table import NeuronTable
+from deepSTRF.interpret.probes.sweeps import am_responses, ripple_responses, sweep_responses
+from deepSTRF.interpret.probes.tones import (
+    FrequencyResponseArea,
+    forward_masking,
+    tone_responses,
+    two_tone_responses,
+)
+from deepSTRF.interpret.strf.table import NeuronTable
 
 __all__ = ["PROBES", "ProbeBattery", "probe_battery"]
 

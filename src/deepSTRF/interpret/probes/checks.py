@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF.dsp.framing import samples_per_bin
+from deepSTRF._validation import check_positive_number
+from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.interpret._arrays import as_numbers
-from deepSTRF.models._checks import check_positive_number
 
 __all__ = [
     "check_audible",

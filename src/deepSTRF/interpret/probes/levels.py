@@ -1,7 +1,8 @@
-"""Steps of level: what a neuron says first, where it settles, and how fast it gets there."""
+"""Context swap: the same segments among other neighbours, and how much the neighbours change the response."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,14 +10,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_range
+from deepSTRF._validation import check_positive_int, check_positive_number
+from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels, check_range
 from deepSTRF.interpret.probes.listener import Listener, as_listener
-from deepSTRF.interpret.probes.measures import check_ascending, decay_time_constant, values_per_neuron
-from deepSTRF.interpret.probes.sounds import RAMP_MS, noise, stepped, tone
-from deepSTRF.interpret.tuning_table import NeuronTable
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF.interpret.probes.measures import (
+    check_ascending,
+    decay_time_constant,
+    first_crossing,
+    values_per_neuron,
+)
+from deepSTRF.interpret.probes.sounds import EDGE_MS, RAMP_MS, noise, patchwork_noise, ramped, stepped, tone
+from deepSTRF.interpret.strf.table import NeuronTable
 
-__all__ = ["LevelStepResponse", "level_step_responses"]
+__all__ = [
+    "ContextSwap",
+    "LevelStepResponse",
+    "OddballResponse",
+    "context_swap",
+    "level_step_responses",
+    "oddball_responses",
+]
+
+# ------------------------------------------------------------------------------
+# Steps of level: what a neuron says first, where it settles, and how fast it gets there.
+
 
 FloatArray = NDArray[np.float64]
 
@@ -223,3 +241,443 @@ def _check_steps(listener: Listener, levels: FloatArray, bins: int, tone_hz: Any
         raise ValueError("give tone_hz (tones) or band_hz (noise), not both")
     if band_hz is not None:
         check_range("band_hz", band_hz, listener.audio_fs)
+
+
+# ------------------------------------------------------------------------------
+# Oddball sequences: is a rare tone answered more strongly than the same tone when it is common?
+
+
+#: The classic protocol (Ulanovsky, Las & Nelken 2003), with tones half an octave apart.
+APART_OCTAVES, RARE = 0.5, 0.1
+TONE_MS, PERIOD_MS, N_TONES, LEVEL_DB = 50.0, 250.0, 100, -30.0
+#: A rare tone never follows a rare one, nor opens the sequence.
+FIRST_RARE = 2
+
+
+@dataclass(frozen=True)
+class OddballResponse:
+    """Responses of K neurons to two tones, each once common and once rare.
+
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons.
+    low_khz, high_khz : array (K,)
+        The two tones of each neuron.
+    time_ms : array (T,)
+        Middle of each bin after a tone's onset, one period long.
+    common, rare : array (K, 2, T)
+        Mean evoked rate for the low and the high tone in either role, in the model's unit.
+    ssa_index : array (K, 2)
+        ``(rare - common) / (rare + common)`` per tone, of the rectified means over the period; NaN where
+        neither evokes anything.
+    common_ssa_index : array (K,)
+        The same of the sums over both tones: above 0 is stimulus-specific adaptation.
+
+    Examples
+    --------
+    >>> OddballResponse.__dataclass_fields__["ssa_index"].type
+    'FloatArray'
+    """
+
+    neurons: list[int]
+    low_khz: FloatArray
+    high_khz: FloatArray
+    time_ms: FloatArray
+    common: FloatArray
+    rare: FloatArray
+    ssa_index: FloatArray
+    common_ssa_index: FloatArray
+
+    def table(self) -> NeuronTable:
+        """Return the summary, one row per neuron."""
+        columns = {
+            "ssa_index_low": self.ssa_index[:, 0],
+            "ssa_index_high": self.ssa_index[:, 1],
+            "common_ssa_index": self.common_ssa_index,
+        }
+        return NeuronTable(tuple(self.neurons), columns)
+
+
+def oddball_responses(
+    model: Any,
+    centre_hz: float | Sequence[float] | FloatArray,
+    *,
+    apart_octaves: float = APART_OCTAVES,
+    rare: float = RARE,
+    n_tones: int = N_TONES,
+    tone_ms: float = TONE_MS,
+    period_ms: float = PERIOD_MS,
+    level_db: float = LEVEL_DB,
+    seed: int = 0,
+) -> OddballResponse:
+    """Play oddball sequences: a common and a rare tone, then the same order with the roles swapped.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        A listener, or a model with a front-end.
+    centre_hz : float or sequence of float (K,)
+        Middle of the two tones on a log axis, for all neurons or one each. Neurons with the same centre share
+        their sequences.
+    apart_octaves : float
+        Distance of the two tones.
+    rare : float
+        Share of rare tones, above 0 and at most 0.5.
+    n_tones : int
+        Tones of a sequence.
+    tone_ms, period_ms : float
+        Length of a tone, and from onset to onset.
+    level_db : float
+        Root mean square, dB re 1.
+    seed : int
+        Order of the tones; rare ones never follow each other directly (where ``rare`` allows).
+
+    Returns
+    -------
+    OddballResponse
+        Time courses and indices of stimulus-specific adaptation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an illegal argument, or a listener that cannot be played sounds.
+
+    References
+    ----------
+    Ulanovsky, Las & Nelken 2003, doi 10.1038/nn1032.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8), norm="none")
+    >>> oddball_responses(model, 1000.0, n_tones=10).rare.shape
+    (1, 2, 50)
+    """
+    listener = as_listener(model)
+    centres = values_per_neuron("centre_hz", centre_hz, len(listener.neurons))
+    n_tones = check_positive_int("n_tones", n_tones)
+    check_positive_number("apart_octaves", apart_octaves)
+    if not 0.0 < rare <= 0.5 or round(rare * n_tones) < 1 or n_tones < 2 * FIRST_RARE:
+        raise ValueError(f"rare={rare!r} of n_tones={n_tones} must give 1 rare tone or more, at most half")
+    check_lengths(tone_ms=tone_ms, period_ms=period_ms)
+    check_levels(level_db=level_db)
+    if tone_ms > period_ms:
+        raise ValueError(f"tone_ms={tone_ms!r} must fit into period_ms={period_ms!r}")
+    half = 2.0 ** (0.5 * apart_octaves)
+    check_audible("centre_hz, half of apart_octaves higher,", centres * half, listener.audio_fs)
+    order = _order(n_tones, rare, seed)
+    bins = listener.bins(period_ms)
+    common, rares = np.zeros((2, len(centres), 2, bins))
+    for centre in np.unique(centres):
+        own = centres == centre
+        pair = (float(centre) / half, float(centre) * half)
+        # first the low tone is common, then the high one
+        rates = listener.play(_sequences(listener, pair, order, tone_ms, bins, level_db))
+        evoked = listener.evoked(rates)[:, own].reshape(2, int(own.sum()), n_tones, bins)
+        for low_or_high in (0, 1):
+            as_common, as_rare = evoked[low_or_high], evoked[1 - low_or_high]
+            settled = ~order
+            settled[:FIRST_RARE] = False  # the very first tones find the neuron rested
+            common[own, low_or_high] = as_common[:, settled].mean(axis=1)
+            rares[own, low_or_high] = as_rare[:, order].mean(axis=1)
+    answered = [np.maximum(part.mean(axis=2), 0.0) for part in (rares, common)]
+    return OddballResponse(
+        listener.neurons, centres / half / 1000.0, centres * half / 1000.0, listener.time_ms(bins),
+        common, rares, _index(*answered), _index(*(part.sum(axis=1) for part in answered)),
+    )  # fmt: skip
+
+
+def _order(n_tones: int, rare: float, seed: int) -> NDArray[np.bool_]:
+    """(n_tones,) which tones are rare: spread at random, apart from each other where there is room."""
+    rng = np.random.default_rng(seed)
+    n_rare = round(rare * n_tones)
+    order = np.zeros(n_tones, dtype=bool)
+    room = n_tones - FIRST_RARE - (n_rare - 1)
+    if room >= n_rare:  # places without neighbours: draw among fewer, then move each one on by its rank
+        places = np.sort(rng.choice(room, n_rare, replace=False)) + np.arange(n_rare)
+    else:
+        places = rng.choice(n_tones - FIRST_RARE, n_rare, replace=False)
+    order[FIRST_RARE + places] = True
+    return order
+
+
+def _sequences(
+    listener: Listener,
+    pair: tuple[float, float],
+    order: NDArray[np.bool_],
+    tone_ms: float,
+    bins: int,
+    level_db: float,
+) -> list[FloatArray]:
+    fs, hop = listener.audio_fs or 0.0, listener.samples(0.0)
+    length = min(listener.samples(tone_ms), bins * hop)
+    pips = []
+    for hertz in pair:
+        pip = np.zeros(bins * hop)
+        pip[:length] = tone(hertz, length, fs, level_db)
+        pips.append(pip)
+    low, high = pips
+    return [np.concatenate([b if is_rare else a for is_rare in order]) for a, b in ((low, high), (high, low))]
+
+
+def _index(rare: FloatArray, common: FloatArray) -> FloatArray:
+    total = rare + common
+    return np.where(total > 0, (rare - common) / np.where(total > 0, total, 1.0), np.nan)
+
+
+# ------------------------------------------------------------------------------
+
+IntArray = NDArray[np.intp]
+
+#: Half-octave steps: between them a straight line is near enough to how correlation grows with duration.
+DURATIONS_MS = (10.0, 15.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0, 160.0, 240.0, 320.0)
+SOUND_S, CONTEXT_LEVEL_DB = 20.0, -20.0
+#: The share by which integration windows are compared (Norman-Haignere et al. 2022).
+CRITERION = 0.75
+#: The centre is read where the correlation is above this share of its peak.
+NEAR_PEAK = 0.5
+#: A correlation over fewer segments says nothing.
+LEAST_SEGMENTS = 8
+#: Rates that vary by less than this share of their size between segments do so by rounding.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class ContextSwap:
+    """How far the responses of K neurons to segments of D durations depend on the segments' neighbours.
+
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons.
+    durations_ms : array (D,)
+        Segments, in whole bins, ascending.
+    n_segments : array (D,)
+        How many of them were played, in either context.
+    lag_ms : array (T,)
+        Middle of each bin after the onset of the segment.
+    correlation : array (K, D, T)
+        Pearson correlation over segments, at each lag, of the responses in the two contexts: 1 where the
+        response depends on the segment alone, around 0 where it depends on its neighbours alone. NaN where
+        the response does not vary. A model has no noise, so there is no ceiling to divide by.
+    peak : array (K, D)
+        Highest correlation of each duration.
+    window_ms : array (K,)
+        Integration window: the shortest segment whose ``peak`` reaches the criterion, between durations. The
+        shortest duration where all reach it, NaN where none does. Of a linear model and sounds without
+        memory this is the shortest interval that holds that share (three quarters) of the energy of its
+        kernel.
+    centre_ms : array (K,)
+        Middle of that window: how long after a sound it comes, by the middle of the correlation's peak at the
+        first duration that reaches the criterion. 0 is the current bin.
+
+    Examples
+    --------
+    >>> ContextSwap.__dataclass_fields__["window_ms"].type
+    'FloatArray'
+    """
+
+    neurons: list[int]
+    durations_ms: FloatArray
+    n_segments: IntArray
+    lag_ms: FloatArray
+    correlation: FloatArray
+    peak: FloatArray
+    window_ms: FloatArray
+    centre_ms: FloatArray
+
+    def table(self) -> NeuronTable:
+        """Return the summary, one row per neuron."""
+        columns = {"context_window_ms": self.window_ms, "context_centre_ms": self.centre_ms}
+        return NeuronTable(tuple(self.neurons), columns)
+
+
+def context_swap(
+    model: Any,
+    durations_ms: Sequence[float] | FloatArray = DURATIONS_MS,
+    *,
+    sounds: Sequence[Any] | None = None,
+    sound_s: float = SOUND_S,
+    max_lag_ms: float | None = None,
+    criterion: float = CRITERION,
+    seed: int = 0,
+) -> ContextSwap:
+    """Play the same segments in two orders and return how well the responses agree: the integration window.
+
+    The sounds are cut into segments of each duration; all segments are played in a random order, and in
+    another in which each follows another one. A response that integrates over less than a segment does not
+    notice. The window is read off directly, at the duration where the correlation reaches the criterion; no
+    shape of window is fitted. For linear models of known kernels the default sounds give it to within 12%.
+    The statistics of the sounds are part of the answer: redundant sounds reach the criterion earlier.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        A listener, or a model with a front-end.
+    durations_ms : sequence of float
+        Lengths of segments, ascending, rounded up to whole bins; those that become equal count once.
+    sounds : sequence of array (T_audio,), optional
+        Recorded sounds at the listener's audio rate, to be cut. None is noise in patches of half an octave
+        and a bin, each of its own level: sounds without memory, as far as their bands allow.
+    sound_s : float
+        How many seconds of that noise. More make the correlations more certain.
+    max_lag_ms : float, optional
+        Until when after its onset responses to a segment are followed; None is the longest duration.
+    criterion : float
+        Correlation at which the window is read, above 0 and below 1.
+    seed : int
+        Which noise, and which orders.
+
+    Returns
+    -------
+    ContextSwap
+        Correlations by duration and lag, and the window; NaN for neurons that do not respond.
+
+    Raises
+    ------
+    ValueError
+        For an illegal argument, sounds too short to give eight segments of the longest duration, or a
+        listener that cannot be played sounds.
+
+    References
+    ----------
+    Norman-Haignere et al. 2022, doi 10.1038/s41562-021-01261-y.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
+    >>> model = Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8), norm="none")
+    >>> found = context_swap(model, [20.0, 40.0, 80.0], sound_s=1.0)
+    >>> found.correlation.shape, found.n_segments.tolist()
+    ((1, 3, 16), [50, 25, 12])
+    """
+    listener = as_listener(model)
+    durations = np.asarray(durations_ms, dtype=np.float64)
+    check_ascending("durations_ms", durations, above=0.0)
+    if not 0.0 < criterion < 1.0:
+        raise ValueError(f"criterion must lie between 0 and 1, both left out, got {criterion!r}")
+    lengths = np.unique([listener.bins(duration) for duration in durations])
+    if max_lag_ms is not None:
+        check_lengths(max_lag_ms=max_lag_ms)
+    n_lags = int(lengths[-1]) if max_lag_ms is None else listener.bins(max_lag_ms)
+    pieces = _pieces(listener, sounds, check_positive_number("sound_s", sound_s), seed)
+    rng = np.random.default_rng(seed)
+    exact = lengths * listener.dt_ms
+    correlation = np.zeros((len(listener.neurons), len(lengths), n_lags))
+    n_segments = np.zeros(len(lengths), dtype=np.intp)
+    for index, length in enumerate(lengths):
+        segments = _cut(pieces, int(length) * listener.samples(0.0), listener.audio_fs or 0.0)
+        _check_segments(len(segments), float(exact[index]))
+        n_segments[index] = len(segments)
+        # neighbours on both sides: remembered at the first segment, followed after the last
+        around = (math.ceil(lengths[-1] / length), math.ceil(n_lags / length))
+        correlation[:, index] = _agreement(listener, segments, int(length), n_lags, around, rng)
+    peak = _highest(correlation)
+    known = [np.isfinite(row) for row in peak]  # durations whose responses vary between segments
+    window = [first_crossing(exact[own], row[own], criterion) for row, own in zip(peak, known, strict=True)]
+    lag_ms = listener.time_ms(n_lags)
+    centre = [
+        _centre(lag_ms, rows, heights, exact, criterion)
+        for rows, heights in zip(correlation, peak, strict=True)
+    ]
+    return ContextSwap(
+        listener.neurons, exact, n_segments, lag_ms, correlation, peak, np.asarray(window), np.asarray(centre)
+    )
+
+
+def _agreement(
+    listener: Listener,
+    segments: FloatArray,
+    length: int,
+    n_lags: int,
+    around: tuple[int, int],
+    rng: np.random.Generator,
+) -> FloatArray:
+    """(K, n_lags) correlation of the responses to segments (S, samples) in two orders."""
+    n_segments, (head, tail) = len(segments), around
+    orders = _two_orders(n_segments, rng)
+    rings = [order[np.arange(-head, n_segments + tail) % n_segments] for order in orders]
+    rates = listener.play(segments[ring].reshape(-1) for ring in rings)
+    # where each segment starts, in either order
+    starts = np.argsort(orders, axis=1) * length + head * length + listener.lead_bins
+    found = np.zeros((rates.shape[1], n_lags))
+    for lag in range(n_lags):
+        first, second = (rates[context][:, starts[context] + lag] for context in (0, 1))
+        found[:, lag] = _pearson(first, second)
+    return found
+
+
+def _pearson(first: FloatArray, second: FloatArray) -> FloatArray:
+    """(K,) correlation over segments of (K, S); NaN where either does not vary."""
+    least = ROUNDING * np.maximum(np.abs(first).max(axis=1), np.abs(second).max(axis=1))
+    first, second = (part - part.mean(axis=1, keepdims=True) for part in (first, second))
+    sizes = [np.sqrt((part**2).mean(axis=1)) for part in (first, second)]
+    varies = (sizes[0] > least) & (sizes[1] > least)
+    product = np.where(varies, sizes[0] * sizes[1], 1.0)
+    return np.where(varies, (first * second).mean(axis=1) / product, np.nan)
+
+
+def _two_orders(n_segments: int, rng: np.random.Generator) -> IntArray:
+    """(2, S) orders in a ring, in which no segment follows the same one twice.
+
+    The second is random too: in the first one reversed, say, a segment would have the same two neighbours.
+    """
+    first = rng.permutation(n_segments)
+    before = np.empty((2, n_segments), dtype=np.intp)
+    before[0, first] = np.roll(first, 1)
+    while True:  # more than one in four random orders will do
+        second = rng.permutation(n_segments)
+        before[1, second] = np.roll(second, 1)
+        if (before[0] != before[1]).all():
+            return np.stack([first, second])
+
+
+def _pieces(listener: Listener, sounds: Sequence[Any] | None, sound_s: float, seed: int) -> list[FloatArray]:
+    """Sounds to be cut."""
+    if sounds is None:
+        hop, fs = listener.samples(0.0), listener.audio_fs or 0.0
+        total = listener.samples(1000.0 * sound_s)
+        return [patchwork_noise(total, fs, listener.frequency_range(), hop, CONTEXT_LEVEL_DB, seed=seed)]
+    pieces = [as_numbers(sound, "sounds") for sound in sounds]
+    for piece in pieces:
+        if piece.ndim != 1 or not np.isfinite(piece).all():
+            raise ValueError(
+                f"sounds must be a sequence of finite arrays (T_audio,), got one of shape {piece.shape}; one "
+                "sound is sounds=[sound]"
+            )
+    return pieces
+
+
+def _cut(pieces: list[FloatArray], length: int, fs: float) -> FloatArray:
+    """(S, length) segments one after the other out of each sound, with short ramps; the rest is left out."""
+    whole = [piece[: piece.size // length * length].reshape(-1, length) for piece in pieces]
+    return ramped(np.concatenate([np.zeros((0, length)), *whole]), fs, EDGE_MS)
+
+
+def _check_segments(n_segments: int, duration_ms: float) -> None:
+    if n_segments < LEAST_SEGMENTS:
+        raise ValueError(
+            f"the sounds give {n_segments} segments of {duration_ms:g} ms, and a correlation needs "
+            f"{LEAST_SEGMENTS} or more: give longer sounds (sound_s=, sounds=) or shorter durations_ms"
+        )
+
+
+def _highest(correlation: FloatArray) -> FloatArray:
+    """(K, D) peaks over lags; NaN where all are."""
+    peak = np.where(np.isnan(correlation), -np.inf, correlation).max(axis=-1)
+    return np.where(np.isfinite(peak), peak, np.nan)
+
+
+def _centre(
+    lag_ms: FloatArray, correlation: FloatArray, peak: FloatArray, durations: FloatArray, criterion: float
+) -> float:
+    reached = np.flatnonzero(np.nan_to_num(peak, nan=-np.inf) >= criterion)
+    if reached.size == 0:
+        return float("nan")
+    at = int(reached[0])
+    weights = np.nan_to_num(correlation[at])
+    weights = np.where(weights >= NEAR_PEAK * peak[at], weights, 0.0)
+    return float((weights * lag_ms).sum() / weights.sum() - 0.5 * durations[at])

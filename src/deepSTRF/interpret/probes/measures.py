@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._validation import check_choice
 from deepSTRF.interpret.probes.listener import Listener
-from deepSTRF.interpret.tuning_curves import refined_peak
-from deepSTRF.models._checks import check_choice
+from deepSTRF.interpret.strf.table import refined_peak
 
 __all__ = [
     "check_ascending", "decay_time_constant", "first_crossing", "peak_times", "strength", "values_per_neuron",

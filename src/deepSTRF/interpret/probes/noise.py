@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._validation import check_positive_int
 from deepSTRF.interpret.probes.checks import check_lengths, check_range
 from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, peak_times
 from deepSTRF.interpret.probes.sounds import noise
 from deepSTRF.interpret.probes.tones import CRITERION, LEVELS_DB
-from deepSTRF.interpret.tuning_table import NeuronTable
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF.interpret.strf.table import NeuronTable
 
 __all__ = ["NoiseResponse", "noise_responses"]
 

@@ -1,14 +1,16 @@
-"""Amplitude modulation and frequency sweeps: which rates a neuron follows, which direction it prefers."""
+"""Ripples: moving sinusoidal spectra, the gratings of hearing. Which rates, scales and directions pass?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.interpret.probes.checks import (
     check_audible,
     check_lengths,
@@ -20,10 +22,21 @@ from deepSTRF.interpret.probes.checks import (
 from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, strength
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
-from deepSTRF.interpret.tuning_table import NeuronTable
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF.interpret.strf.table import NeuronTable
 
-__all__ = ["AmResponse", "SweepResponse", "am_responses", "sweep_responses"]
+__all__ = [
+    "AmResponse",
+    "RippleResponse",
+    "SweepResponse",
+    "am_responses",
+    "ripple_pattern",
+    "ripple_responses",
+    "sweep_responses",
+]
+
+# ------------------------------------------------------------------------------
+# Amplitude modulation and frequency sweeps: which rates a neuron follows, which direction it prefers.
+
 
 FloatArray = NDArray[np.float64]
 
@@ -307,3 +320,264 @@ def _followed(
         total > 0, np.abs((spikes * turning).sum(axis=1)) / np.where(total > 0, total, 1.0), np.nan
     )
     return mean, component, synchrony
+
+
+# ------------------------------------------------------------------------------
+
+RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0)
+SCALES_CYC_OCT = (0.0, 0.25, 0.5, 1.0, 2.0)
+DURATION_MS = 1250.0
+#: Left out at the start: the onset response.
+SETTLED_MS = 250.0
+RIPPLE_LEVEL_DB, DEPTH = -20.0, 0.9
+#: Tones that carry a ripple in sound.
+TONES_PER_OCTAVE = 20
+
+
+@dataclass(frozen=True)
+class RippleResponse:
+    """Responses of K neurons to ripples of S scales and R rates in both directions.
+
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons.
+    rates_hz : array (2 R,)
+        Ascending; positive ripples move up in frequency, negative ones down.
+    scales_cyc_oct : array (S,)
+        Ascending, cycles per octave.
+    component : complex array (K, S, 2 R)
+        The response's component at the ripple's rate: amplitude and phase relative to the ripple at the
+        lowest band.
+    mean : array (K, S, 2 R)
+        Mean evoked rate, in the model's unit.
+    best_rate_hz, best_scale_cyc_oct : array (K,)
+        Where the amplitude, the mean of both directions, is largest (the rate without its sign).
+    direction_index : array (K,)
+        ``(up - down) / (up + down)`` of the squared amplitudes at scales above 0; NaN for a neuron that
+        follows none.
+
+    Examples
+    --------
+    >>> RippleResponse.__dataclass_fields__["component"].type
+    'NDArray[np.complex128]'
+    """
+
+    neurons: list[int]
+    rates_hz: FloatArray
+    scales_cyc_oct: FloatArray
+    component: NDArray[np.complex128]
+    mean: FloatArray
+    best_rate_hz: FloatArray
+    best_scale_cyc_oct: FloatArray
+    direction_index: FloatArray
+
+    @property
+    def amplitude(self) -> FloatArray:
+        """(K, S, 2 R) amplitude of the component: the modulation transfer function."""
+        return np.abs(self.component)
+
+    def table(self) -> NeuronTable:
+        """Return the summary, one row per neuron."""
+        names = ("best_rate_hz", "best_scale_cyc_oct", "direction_index")
+        return NeuronTable(tuple(self.neurons), {f"ripple_{name}": getattr(self, name) for name in names})
+
+
+def ripple_responses(
+    model: Any,
+    rates_hz: Sequence[float] | FloatArray | None = None,
+    scales_cyc_oct: Sequence[float] = SCALES_CYC_OCT,
+    *,
+    domain: str = "sound",
+    depth: float = DEPTH,
+    level_db: float = RIPPLE_LEVEL_DB,
+    mean: float = 1.0,
+    duration_ms: float = DURATION_MS,
+    seed: int = 0,
+) -> RippleResponse:
+    """Play (or show) ripples and return the measured modulation transfer function.
+
+    Parameters
+    ----------
+    model : Listener or nn.Module
+        A listener, or a model with a front-end.
+    rates_hz : sequence of float, optional
+        Rates above 0, ascending, below half the rate of bins; None is octaves from 2 to 32 Hz. Each is used
+        upward and downward. Whole multiples of ``1000 / (duration_ms - 250)`` are measured without leakage.
+    scales_cyc_oct : sequence of float
+        Scales of 0 and more, ascending.
+    domain : {"sound", "spectrogram"}
+        Ripples as sound (log-spaced tones under moving envelopes), or drawn into the spectrogram itself,
+        where the front-end plays no part and a linear model answers with the Fourier transform of its STRF.
+    depth : float
+        Modulation depth, above 0 and at most 1.
+    level_db : float
+        Root mean square of the sound, dB re 1.
+    mean : float
+        Mean of a drawn spectrogram, in the model's unit; its amplitude is ``mean * depth``.
+    duration_ms : float
+        Length; the first 250 ms are left out of the measures.
+    seed : int
+        Phases of the tones.
+
+    Returns
+    -------
+    RippleResponse
+        Transfer function and summary.
+
+    Raises
+    ------
+    ValueError
+        For an illegal argument, or a listener that cannot do it.
+
+    References
+    ----------
+    Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> bands = 500 * 2 ** (np.arange(12) / 4)
+    >>> listener = Listener(Linear(12, 9, norm="none"), dt_ms=5.0, frequencies_hz=bands)
+    >>> ripple_responses(listener, [4.0, 8.0], [0.0, 0.5], domain="spectrogram").amplitude.shape
+    (1, 2, 4)
+    """
+    listener = as_listener(model)
+    rates = check_rates_shown(RATES_HZ, rates_hz, listener.dt_ms)
+    scales = np.asarray(scales_cyc_oct, dtype=np.float64)
+    _check(listener, scales, domain, depth)
+    check_lengths(duration_ms=duration_ms)
+    check_levels(level_db=level_db, mean=mean)
+    measured = max(1, listener.bins(duration_ms) - listener.bins(SETTLED_MS))
+    check_periods("rates_hz", rates, measured * listener.dt_ms)
+    signed = np.concatenate([-rates[::-1], rates])
+    n_bins = listener.bins(duration_ms)
+    grid = [(float(scale), float(rate)) for scale in scales for rate in signed]
+    if domain == "spectrogram":
+        hertz = np.asarray(listener.frequencies_hz)
+        played = listener.show(
+            (
+                mean * ripple_pattern(hertz, listener.time_ms(n_bins), rate, scale, depth)
+                for scale, rate in grid
+            )
+        )
+    else:
+        played = listener.play(_sounds(listener, grid, n_bins, depth, level_db, seed))
+    evoked = listener.evoked(played, silence=0.0 if domain == "spectrogram" else None)
+    settled = max(1, n_bins - listener.bins(SETTLED_MS))
+    parts = [
+        _component(listener, answer, rate, settled) for answer, (_, rate) in zip(evoked, grid, strict=True)
+    ]
+    component = np.stack([c for c, _ in parts], axis=1).reshape(-1, len(scales), len(signed))
+    average = np.stack([m for _, m in parts], axis=1).reshape(component.shape)
+    power = np.abs(component) ** 2
+    up, down = power[:, :, len(rates) :], power[:, :, len(rates) - 1 :: -1]
+    both = (np.sqrt(up) + np.sqrt(down)).reshape(len(power), -1)
+    scale_at, rate_at = np.unravel_index(both.argmax(axis=1), (len(scales), len(rates)))
+    moving = scales > 0
+    first, second = up[:, moving].sum(axis=(1, 2)), down[:, moving].sum(axis=(1, 2))
+    total, some = first + second, both.max(axis=1) > 0
+    return RippleResponse(
+        listener.neurons, signed, scales, component, average,
+        np.where(some, rates[rate_at], np.nan), np.where(some, scales[scale_at], np.nan),
+        np.where(total > 0, (first - second) / np.where(total > 0, total, 1.0), np.nan),
+    )  # fmt: skip
+
+
+def ripple_pattern(
+    frequencies_hz: Any, time_ms: Any, rate_hz: float, scale_cyc_oct: float, depth: float = 1.0
+) -> FloatArray:
+    """Return the spectrogram of a ripple: ``1 + depth * cos(2 pi (rate t - scale x))``, x octaves above the
+    lowest band.
+
+    Parameters
+    ----------
+    frequencies_hz : array (F,)
+        Bands.
+    time_ms : array (T,)
+        Times.
+    rate_hz : float
+        Positive moves up in frequency.
+    scale_cyc_oct : float
+        Cycles per octave.
+    depth : float
+        Modulation depth.
+
+    Returns
+    -------
+    array (F, T)
+        The pattern, mean 1.
+
+    Examples
+    --------
+    >>> ripple_pattern([500.0, 1000.0], [0.0, 250.0], rate_hz=2.0, scale_cyc_oct=0.5)
+    array([[2., 0.],
+           [0., 2.]])
+    """
+    x = np.log2(np.asarray(frequencies_hz, dtype=np.float64))[:, None]
+    t = np.asarray(time_ms, dtype=np.float64)[None] / 1000.0
+    return np.asarray(1.0 + depth * np.cos(2.0 * np.pi * (rate_hz * t - scale_cyc_oct * (x - x.min()))))
+
+
+def _sounds(
+    listener: Listener,
+    grid: list[tuple[float, float]],
+    n_bins: int,
+    depth: float,
+    level_db: float,
+    seed: int,
+) -> Iterator[FloatArray]:
+    fs, (low, high) = listener.audio_fs or 0.0, listener.frequency_range()
+    seconds = np.arange(n_bins * listener.hop) / fs
+    tones = np.geomspace(low, high, max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1))
+    phases = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, len(tones))
+    carriers = np.stack(
+        [np.sin(2.0 * np.pi * hertz * seconds + phase) for hertz, phase in zip(tones, phases, strict=True)]
+    )
+    steady = carriers.sum(axis=0)
+    for scale, pairs in itertools.groupby(grid, key=lambda pair: pair[0]):
+        # cos(a - b) = cos a cos b + sin a sin b: the tones of a scale are added up once for all rates
+        angle = 2.0 * np.pi * scale * np.log2(tones / low)
+        cosines, sines = np.cos(angle) @ carriers, np.sin(angle) @ carriers
+        for _, rate in pairs:
+            moved = 2.0 * np.pi * rate * seconds
+            sound = steady + depth * (np.cos(moved) * cosines + np.sin(moved) * sines)
+            size = float(np.sqrt(np.mean(sound**2)))
+            yield ramped(sound * (amplitude_of(level_db) / size), fs)
+
+
+def _component(
+    listener: Listener, evoked: FloatArray, rate_hz: float, settled: int
+) -> tuple[NDArray[np.complex128], FloatArray]:
+    """Complex component at the ripple's rate and mean of (K, T), over whole periods at the end."""
+    period = 1000.0 / (abs(rate_hz) * listener.dt_ms)
+    n_bins = min(settled, max(1, round(max(1, int(settled / period + 1e-9)) * period)))
+    part = evoked[:, -n_bins:]
+    seconds = listener.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
+    mean = part.mean(axis=1)
+    turning = np.exp(-2j * np.pi * rate_hz * seconds)
+    return 2.0 * ((part - mean[:, None]) * turning).mean(axis=1), mean
+
+
+def _check(listener: Listener, scales: FloatArray, domain: str, depth: float) -> None:
+    check_ascending("scales_cyc_oct", scales)
+    check_choice("domain", domain, ("sound", "spectrogram"))
+    if scales[0] < 0:
+        raise ValueError(f"scales_cyc_oct must be 0 or more (the direction is the rate's), got {scales[0]:g}")
+    if not 0.0 < depth <= 1.0:
+        raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
+    _check_scales(listener, scales, domain)
+
+
+def _check_scales(listener: Listener, scales: FloatArray, domain: str) -> None:
+    """Refuse ripples so dense that the bands, or the tones that carry them, show another one."""
+    if domain == "spectrogram" and listener.frequencies_hz is None:
+        raise ValueError("ripples in the spectrogram need the bands: Listener(..., frequencies_hz=...)")
+    spacing = 1.0 / TONES_PER_OCTAVE
+    if domain == "spectrogram":
+        spacing = float(np.diff(np.log2(np.sort(np.asarray(listener.frequencies_hz)))).min(initial=np.inf))
+    if scales[-1] * spacing > 0.5 + 1e-9:
+        raise ValueError(
+            f"scales_cyc_oct must be at most {0.5 / spacing:.3g}: ripples are drawn every {spacing:.3g} "
+            f"octaves, got {scales[-1]:g}"
+        )

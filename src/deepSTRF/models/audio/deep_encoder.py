@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_flag, check_positive_int
+from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.causal import State, placement
 from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import MODELS
 
 __all__ = ["DeepEncoder", "DilatedConvStack"]

@@ -2,18 +2,187 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_flag
+from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
+from deepSTRF.dsp.recursion import leaky_mean, leaky_mean_state
 from deepSTRF.models.audio.hidden_strf import HiddenSTRFModel
-from deepSTRF.models.decay import LeakyReadout, LearnableExponentialDecay
+from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import MODELS
 
-__all__ = ["DNet"]
+__all__ = ["DNet", "LeakyReadout", "LearnableExponentialDecay"]
+
+# ------------------------------------------------------------------------------
+# Leaky units: exponential smoothing over time with one learned time constant per unit.
+
+
+class LearnableExponentialDecay(nn.Module, Configurable):
+    """Leaky integration of every channel: ``y[t] = (1 - 1/tau) y[t - 1] + x[t] / tau``, ``tau`` learned.
+
+    The recursion is exact: nothing is cut off, however long the time constant. A clip begins as if its first
+    frame had lasted for ever before it (``y[-1] = x[0]``).
+
+    Parameters
+    ----------
+    input_size : int
+        Channels, C.
+    init_tau : float
+        Scale of the time constants at the start, in bins, above 1: each ``d`` is drawn from an exponential
+        distribution with mean ``sqrt(init_tau - 1)``.
+    decay_input : bool
+        Whether the input is divided by ``tau``, which leaves a constant input unchanged. Else it is summed up
+        and a constant input grows by the factor ``tau``.
+
+    Attributes
+    ----------
+    d : nn.Parameter
+        (C,) with ``tau = 1 + d^2``: any value is legal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    References
+    ----------
+    Rahman, Willmore, King & Harper 2019, doi 10.1371/journal.pcbi.1006618; Fang et al. 2021, doi
+    10.1109/ICCV48922.2021.00266.
+
+    Examples
+    --------
+    >>> decay = LearnableExponentialDecay(1)
+    >>> with torch.no_grad():
+    ...     decay.d.fill_(1.0)  # tau = 2 bins
+    ...     decay(torch.tensor([[[[0.0, 1.0, 1.0, 1.0]]]])).flatten().tolist()
+    Parameter containing:
+    tensor([1.], requires_grad=True)
+    [0.0, 0.5, 0.75, 0.875]
+    """
+
+    def __init__(self, input_size: int, init_tau: float = 2.0, decay_input: bool = True) -> None:
+        super().__init__()
+        self.input_size = check_positive_int("input_size", input_size)
+        self.decay_input = check_flag("decay_input", decay_input)
+        if check_positive_number("init_tau", init_tau) <= 1.0:
+            raise ValueError(
+                f"init_tau must be above 1 bin (at 1 there is no memory and no gradient), got {init_tau}"
+            )
+        rate = 1.0 / math.sqrt(init_tau - 1.0)
+        self.d = nn.Parameter(torch.empty(self.input_size).exponential_(rate))
+
+    def tau(self) -> Tensor:
+        """Return the time constants (C,) in bins."""
+        return 1.0 + self.d.square()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays.
+
+        Raises
+        ------
+        ValueError
+            For another shape.
+        """
+        return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first frame."""
+        own_device, own_dtype = placement(self)
+        return leaky_mean_state(
+            batch, (self.input_size,), device=device or own_device, dtype=dtype or own_dtype
+        )
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Smooth the next frames (B, C, 1, T') or (B, C, T')."""
+        if (
+            chunk.ndim not in (3, 4)
+            or chunk.shape[1] != self.input_size
+            or 0 in chunk.shape
+            or (chunk.ndim == 4 and chunk.shape[2] != 1)
+        ):
+            raise ValueError(
+                f"expected (B, {self.input_size}, 1, T) or (B, {self.input_size}, T) with T of at least 1, "
+                f"got {tuple(chunk.shape)}"
+            )
+        tau = self.tau()
+        frames = chunk.flatten(1, -2)
+        origin, _, mean, following = leaky_mean(frames, self.d.square() / tau, 1.0 / tau, state)
+        y = origin + mean[..., 1:]
+        if not self.decay_input:
+            y = y * tau.unsqueeze(-1)
+        return y.reshape(chunk.shape), following
+
+
+class LeakyReadout(LinearReadout):
+    """Affine map of each frame's features to N leaky neurons, then an output activation.
+
+    Parameters
+    ----------
+    in_features : int
+        Features per frame, C.
+    out_neurons : int
+        Neurons, N.
+    init_tau : float
+        As in `LearnableExponentialDecay`.
+    decay_input : bool
+        As in `LearnableExponentialDecay`.
+    activation : nn.Module, str or None
+        Framewise output activation, applied with the neurons on the last axis; None is the identity.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    Examples
+    --------
+    >>> readout = LeakyReadout(in_features=20, out_neurons=5)
+    >>> readout(torch.zeros(2, 20, 1, 100)).shape
+    torch.Size([2, 5, 1, 100])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_neurons: int,
+        init_tau: float = 2.0,
+        decay_input: bool = True,
+        activation: nn.Module | str | None = None,
+    ) -> None:
+        super().__init__(in_features, out_neurons, activation=activation)
+        self.decay = LearnableExponentialDecay(self.out_neurons, init_tau, decay_input)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T).
+
+        Raises
+        ------
+        ValueError
+            For another shape.
+        """
+        return self._finish(self.decay(self._drive(x)))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state of the leaky neurons before the first frame."""
+        return self.decay.init_state(batch, device=device, dtype=dtype)
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C, T') or (B, C, 1, T') to (B, N, 1, T')."""
+        y, following = self.decay.step(self._drive(chunk), state)
+        return self._finish(y), following
+
+
+# ------------------------------------------------------------------------------
 
 
 @MODELS.register("dnet")

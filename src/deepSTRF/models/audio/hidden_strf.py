@@ -7,11 +7,10 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_positive_int, polarity_channel
+from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.kernels import CausalSTRFConv
+from deepSTRF.models.kernels import KERNELS, CausalSTRFConv, resolve_slot
 from deepSTRF.models.norms import CausalLayerNorm
-from deepSTRF.models.slots import KERNELS, resolve_slot
 
 __all__ = ["HiddenSTRFModel", "select_strfs"]
 

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.kernels import KERNELS, resolve_slot
 from deepSTRF.models.readouts import STRFReadout
-from deepSTRF.models.slots import KERNELS, resolve_slot
 from deepSTRF.registry import MODELS
 
 __all__ = ["Linear"]

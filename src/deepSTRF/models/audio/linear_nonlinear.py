@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF._validation import check_positive_int
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.linear import Linear
 from deepSTRF.registry import MODELS

@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.models._attention import check_even, check_window
-from deepSTRF.models._checks import check_choice, check_positive_int
-from deepSTRF.models.attention import CausalTransformerEncoder, SinusoidalPositionalEncoding
+from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF.models.attention import (
+    CausalTransformerEncoder,
+    SinusoidalPositionalEncoding,
+    check_even,
+    check_window,
+)
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.causal import State, placement
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.readouts import LinearReadout
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import MODELS
 
 __all__ = ["PatchTransformer", "Transformer"]

@@ -9,12 +9,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.models._checks import check_dropout, check_positive_int
-from deepSTRF.models.backbones._checks import check_sequence
-from deepSTRF.models.causal import State, Streamable
+from deepSTRF._validation import check_dropout, check_positive_int
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.streaming import State, Streamable
 
-__all__ = ["Backbone"]
+__all__ = ["Backbone", "check_sequence"]
+
+# ------------------------------------------------------------------------------
+# Checks that the sequence models share.
+
+
+def check_sequence(x: Tensor, input_size: int) -> None:
+    """Raise a ValueError unless ``x`` is (B, T, input_size) with at least one frame."""
+    if x.ndim != 3 or x.shape[2] != input_size or x.shape[1] == 0:
+        raise ValueError(
+            f"expected a sequence (B, T, {input_size}) of at least one frame, got {tuple(x.shape)}"
+        )
+
+
+# ------------------------------------------------------------------------------
 
 
 class Backbone(nn.Module, Configurable):

@@ -7,10 +7,10 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.models._checks import check_choice, check_dropout, check_positive_int
-from deepSTRF.models.backbones._checks import check_sequence
-from deepSTRF.models.causal import State, placement
+from deepSTRF._validation import check_choice, check_dropout, check_positive_int
+from deepSTRF.models.backbones.base import check_sequence
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["GRU", "LSTM", "RNN"]

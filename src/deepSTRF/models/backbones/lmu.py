@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.dsp.stagger import stagger_rows
-from deepSTRF.models._checks import check_flag, check_positive_int, check_positive_number
+from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
+from deepSTRF.dsp.recursion import stagger_rows
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.causal import State, placement
-from deepSTRF.models.constants import ExactConstants
+from deepSTRF.models.configurable import ExactConstants
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["LMU", "LMUCell", "legendre_delay"]

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.dsp.scan import linear_scan
-from deepSTRF.models._checks import check_positive_int
+from deepSTRF._validation import check_positive_int
+from deepSTRF.dsp.recursion import linear_scan
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.causal import State, placement
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["Mamba", "MambaLayer"]

@@ -5,13 +5,13 @@ T_audio) to (B, 1, F, T) and states ``out_channels``, ``hop`` and ``audio_fs``; 
 `WaveformFrontEnd` adds checks and streaming.
 """
 
-from deepSTRF.models.wav2spec.adaptation import PCEN
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd, make_wav2spec
+from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
 from deepSTRF.models.wav2spec.gammatone import CausalGammatone
 from deepSTRF.models.wav2spec.gammatonegram import Gammatonegram
 from deepSTRF.models.wav2spec.leaf import CausalLEAF
 from deepSTRF.models.wav2spec.mel import CausalMelSpectrogram
-from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.models.wav2spec.pcen import PCEN
 from deepSTRF.models.wav2spec.sincnet import SincNet
 
 __all__ = [

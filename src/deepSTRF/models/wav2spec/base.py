@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.dsp.framing import samples_per_bin
-from deepSTRF.models._checks import check_positive_int, check_positive_number, check_tensor
-from deepSTRF.models.causal import State, placement
-from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.constants import ExactConstants
-from deepSTRF.models.learning_rate import ScaleFreeParameters
+from deepSTRF._validation import check_positive_int, check_positive_number, check_tensor
+from deepSTRF.dsp.filters import samples_per_bin
+from deepSTRF.models.configurable import Configurable, ExactConstants, ScaleFreeParameters
+from deepSTRF.models.streaming import State, placement
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = [

@@ -7,20 +7,19 @@ import math
 import torch
 from torch import Tensor
 
-from deepSTRF.dsp.cube_root import smooth_cube_root
+from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
+from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.gammatone import (
     gammatone_bandwidth,
     gammatone_length,
     gammatone_resonators,
     gammatone_taps,
 )
-from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
-from deepSTRF.dsp.plan import plan_filterbank
-from deepSTRF.dsp.spacing import frequency_scale
-from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
-from deepSTRF.models.causal import State
+from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube_root
+from deepSTRF.dsp.scales import frequency_scale
+from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
-from deepSTRF.models.wav2spec.fixed import FixedFilterbank
+from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalGammatone"]

@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepSTRF.dsp.plan import plan_filterbank
-from deepSTRF.dsp.slaney import (
+from deepSTRF._validation import check_choice, check_positive_number
+from deepSTRF.dsp.filterbank import plan_filterbank
+from deepSTRF.dsp.gammatone import (
     slaney_centers,
     slaney_impulse_responses,
     slaney_length,
     slaney_resonators,
 )
-from deepSTRF.models._checks import check_choice, check_positive_number
-from deepSTRF.models.causal import State
+from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max
-from deepSTRF.models.wav2spec.fixed import FixedFilterbank
+from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["Gammatonegram"]

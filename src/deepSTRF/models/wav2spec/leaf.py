@@ -7,17 +7,15 @@ import math
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
-from deepSTRF.dsp.gabor import gabor_taps, gaussian_mass
+from deepSTRF._validation import check_choice, check_flag, check_positive_number
+from deepSTRF.dsp.filterbank import plan_filterbank
+from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen
-from deepSTRF.dsp.plan import plan_filterbank
-from deepSTRF.dsp.scales import ERB_bandwidth
-from deepSTRF.dsp.spacing import frequency_scale
-from deepSTRF.models._checks import check_choice, check_flag, check_positive_number
-from deepSTRF.models.causal import State
-from deepSTRF.models.wav2spec.adaptation import PCEN
+from deepSTRF.dsp.scales import ERB_bandwidth, bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
-from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
+from deepSTRF.models.wav2spec.pcen import PCEN
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalLEAF"]

@@ -7,11 +7,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from deepSTRF.dsp.cube_root import smooth_cube_root
-from deepSTRF.dsp.framing import causal_frames
-from deepSTRF.dsp.triangular import triangle_corners, triangular_filterbank
-from deepSTRF.dsp.windows import symmetric_window
-from deepSTRF.models._checks import check_choice, check_positive_int, check_positive_number
+from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
+from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
+from deepSTRF.dsp.pcen import smooth_cube_root
 from deepSTRF.models.wav2spec.base import (
     WaveformFrontEnd,
     check_frequency_range,

@@ -7,15 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
-from deepSTRF.dsp.bounded import bounded_shift, mel_distance, shift_in_mel
-from deepSTRF.dsp.plan import FilterbankPlan, FilterGroup, plan_filterbank
-from deepSTRF.dsp.sinc import sinc_bandpass
-from deepSTRF.dsp.spacing import FrequencyScale, frequency_scale
-from deepSTRF.dsp.windows import symmetric_window
-from deepSTRF.models._checks import check_choice, check_flag, check_positive_int, check_positive_number
-from deepSTRF.models.causal import State
+from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
+from deepSTRF.dsp.filterbank import FilterbankPlan, FilterGroup, plan_filterbank
+from deepSTRF.dsp.filters import sinc_bandpass, symmetric_window
+from deepSTRF.dsp.scales import FrequencyScale, bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
-from deepSTRF.models.wav2spec.pooled import PooledFilterbank
+from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["SincNet"]

@@ -9,14 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deepSTRF.report.parts import ReportParts, Section
-from deepSTRF.report.sections._dynamics import dynamics, nonlinearity
-from deepSTRF.report.sections._fields import confidence, receptive_fields
-from deepSTRF.report.sections._front_end import front_end, waveform_field
-from deepSTRF.report.sections._neurons import example_neurons, neuron_table
-from deepSTRF.report.sections._overview import learning, notes, population, protocol, scores
-from deepSTRF.report.sections._probes import left_out, probes
-from deepSTRF.report.sections._reproduce import reproduce
-from deepSTRF.report.sections._tuning import listening, tuning
+from deepSTRF.report.sections.dynamics import dynamics, left_out, nonlinearity, probes
+from deepSTRF.report.sections.overview import (
+    example_neurons,
+    learning,
+    neuron_table,
+    notes,
+    population,
+    protocol,
+    reproduce,
+    scores,
+)
+from deepSTRF.report.sections.tuning import (
+    confidence,
+    front_end,
+    listening,
+    receptive_fields,
+    tuning,
+    waveform_field,
+)
 
 __all__ = ["SECTIONS", "SectionMaker"]
 

@@ -1,0 +1,201 @@
+"""Writing files so that a crash, a kill or a full disk never costs the version that was there before."""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+__all__ = [
+    "DamagedFileError",
+    "load_tensors",
+    "npz_bytes",
+    "save_or_warn",
+    "save_tensors",
+    "write_atomically",
+]
+
+
+class DamagedFileError(ValueError):
+    """A file that a run or a fit wrote cannot be read any more: no argument is wrong, the file is."""
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file completely or not at all: the old content stays until the new one is safely on the disk.
+
+    Parameters
+    ----------
+    path : path
+        Target; its parent folders are made.
+    data : bytes
+        The whole new content.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written (no space left, no permission); the old file is untouched then and nothing
+        half-written stays behind.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = pathlib.Path(folder) / "new" / "a.bin"
+    ...     write_atomically(target, b"abc")
+    ...     target.read_bytes()
+    b'abc'
+    """
+    target = Path(os.path.realpath(path))  # a link stays a link
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary file lies beside the target: os.replace is atomic only within one file system.
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        os.replace(temporary, target)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, os.fspath(temporary)):
+            error.filename = os.fspath(
+                target
+            )  # a write that fails names no file, the temporary one helps nobody
+        raise
+
+
+def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
+    """Return arrays as the content of a compressed .npz file.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        What to keep.
+
+    Returns
+    -------
+    bytes
+        The file.
+
+    Examples
+    --------
+    >>> npz_bytes({"rate": np.zeros(3)})[:2]
+    b'PK'
+    """
+    buffer = io.BytesIO()
+    plain = {name: np.asarray(value) for name, value in arrays.items()}
+    np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:
+    """Save a tree of tensors and plain values with ``torch.save``, atomically.
+
+    Parameters
+    ----------
+    path : path
+        Target file.
+    tree : object
+        Dictionaries, lists, numbers, strings, tensors.
+
+    Raises
+    ------
+    OSError
+        As in `write_atomically`.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tensors(pathlib.Path(folder) / "w.pt", {"weight": torch.ones(2)})
+    ...     load_tensors(pathlib.Path(folder) / "w.pt")["weight"].sum()
+    tensor(2.)
+    """
+    buffer = io.BytesIO()
+    torch.save(tree, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_tensors(path: str | os.PathLike[str]) -> Any:
+    """Load what `save_tensors` wrote, onto the CPU, executing nothing from the file.
+
+    Parameters
+    ----------
+    path : path
+        A file written by `save_tensors` or ``torch.save``.
+
+    Returns
+    -------
+    object
+        The tree, tensors on the CPU.
+
+    Raises
+    ------
+    DamagedFileError
+        When the file is damaged or holds anything but tensors and plain values.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     bad = pathlib.Path(folder) / "bad.pt"
+    ...     _ = bad.write_bytes(b"no checkpoint")
+    ...     load_tensors(bad)
+    Traceback (most recent call last):
+        ...
+    deepSTRF._files.DamagedFileError: ...bad.pt is no readable file of tensors...
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch.load raises many classes for a damaged file
+        raise DamagedFileError(
+            f"{os.fspath(path)} is no readable file of tensors ({type(error).__name__}: {error}); "
+            "delete it or name another path"
+        ) from error
+
+
+def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], None]) -> bool:
+    """Save a file of a running fit; when the disk refuses, warn and let the fit go on.
+
+    Parameters
+    ----------
+    name : str
+        Argument that named the file.
+    path : path
+        The file.
+    save : callable
+        Writes it, atomically.
+
+    Returns
+    -------
+    bool
+        Whether it was written.
+
+    Examples
+    --------
+    >>> save_or_warn("ckpt_path", "best.pt", lambda: None)
+    True
+    """
+    try:
+        save()
+    except OSError as error:
+        warnings.warn(
+            f"{name}={os.fspath(path)} could not be written ({error}). The fit goes on and keeps its best "
+            "weights in memory; the file is as it was before. Free some space or name another path",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -1,0 +1,331 @@
+"""The fits of a cross-validation or jackknife on disk: no fit that saw a sound ever predicts it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF._files import load_tensors
+from deepSTRF.datasets import Fold, FoldManifest, NeuralDataset
+from deepSTRF.models import NeuralModel
+from deepSTRF.models.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from deepSTRF.models.prediction import predict_clips
+from deepSTRF.training.evaluation import N_BOOTSTRAP, ScoreTable, score_predictions
+
+__all__ = ["MANIFEST", "FoldFits", "is_complete", "predict_folds", "score_folds"]
+
+#: File that says which fit left out what.
+MANIFEST = "folds.json"
+
+
+class FoldFits:
+    """The folder that `fit_folds` filled: a manifest and one saved model per fit.
+
+    Parameters
+    ----------
+    folder : path
+        Holds ``folds.json`` and a folder per fit (``model-003``, ``model-003_007``). Files of the dynamic
+        STRF page, ``model-003_007.pt`` with a ``state_dict`` each, are read too, given the next two.
+    recording : NeuralDataset, optional
+        All trials in the order in which they were fitted, for a folder without a manifest.
+    build : callable, optional
+        ``build()`` returns a model for the weights of such a file.
+    modules : mapping of str to type, optional
+        Your own classes, as in ``NeuralModel.from_pretrained``.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        The folder.
+    manifest : FoldManifest
+        Which fit left out what.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no manifest, and no recording is given or no files are named as on the page.
+    ValueError
+        When the manifest is damaged, or clips of the recording hold the same sound.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepSTRF.models.audio import Linear
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = FoldManifest.plan(["a", "b"], crossval=True).save(Path(folder) / "folds.json")
+    ...     for name in ("model-000", "model-001"):
+    ...         _ = Linear(8, 3).save_pretrained(Path(folder) / name)
+    ...     FoldFits(folder).model("model-001").T
+    3
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        recording: NeuralDataset | None = None,
+        build: Callable[[], nn.Module] | None = None,
+        modules: Mapping[str, type] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        path = self.folder / MANIFEST
+        if path.is_file():
+            self.manifest = FoldManifest.load(path)
+        elif recording is not None:
+            self.manifest = FoldManifest.from_names(folder, recording)
+        else:
+            raise FileNotFoundError(
+                f"{path} does not exist; fit_folds writes it. For files of another origin give recording=, "
+                "the dataset of all trials in the order in which they were fitted"
+            )
+        self._build, self._modules = build, modules
+        self._kept: dict[str, nn.Module] = {}
+
+    def __repr__(self) -> str:
+        return f"FoldFits({str(self.folder)!r}: {len(self.manifest.folds)} fits, {self.n_missing} missing)"
+
+    @property
+    def n_missing(self) -> int:
+        """Fits that are planned and not there yet."""
+        return sum(not self.has(fold.name) for fold in self.manifest.folds)
+
+    def has(self, name: str) -> bool:
+        """Say whether a fit is there."""
+        return is_complete(self.folder / name) or (self.folder / f"{name}.pt").is_file()
+
+    def model(self, name: str) -> nn.Module:
+        """Return a fit in eval mode; it is read once.
+
+        Parameters
+        ----------
+        name : str
+            Name of a fit of the manifest.
+
+        Returns
+        -------
+        nn.Module
+            The model, on the CPU.
+
+        Raises
+        ------
+        FileNotFoundError
+            When it is not there (yet).
+        ValueError
+            When its files are damaged, or hold bare weights and no ``build`` was given.
+        """
+        if name not in self._kept:
+            self._kept[name] = self._read(name).eval()
+        return self._kept[name]
+
+    def unseen(self, dataset: NeuralDataset, clip: int, *, strangers: bool = False) -> list[nn.Module]:
+        """Return the fits that never saw the sound of a clip.
+
+        Parameters
+        ----------
+        dataset : NeuralDataset
+            Any view; the clip is known by its sound.
+        clip : int
+            Its clip.
+        strangers : bool
+            Whether a sound that took no part may be given to all fits. It is an error otherwise, since the
+            same sound in another form (cut, resampled) is a stranger too.
+
+        Returns
+        -------
+        list of nn.Module
+            At least one, in the order of the manifest.
+
+        Raises
+        ------
+        KeyError
+            For a sound that took no part.
+        ValueError
+            When every fit saw it.
+        FileNotFoundError
+            When one of them is not fitted yet.
+        """
+        return [self.model(fold.name) for fold in self._folds(dataset, clip, strangers)]
+
+    def _folds(self, dataset: NeuralDataset, clip: int, strangers: bool) -> tuple[Fold, ...]:
+        manifest = self.manifest = self.manifest.bind(dataset)
+        try:
+            trial = manifest.trial_of(dataset, clip)
+        except KeyError as error:
+            if strangers:
+                return manifest.folds
+            raise KeyError(f"{error.args[0]}; strangers=True gives such clips to all fits") from None
+        return manifest.eligible(trial)
+
+    def _read(self, name: str) -> nn.Module:
+        folder, file = self.folder / name, self.folder / f"{name}.pt"
+        if is_complete(folder):
+            try:
+                model = NeuralModel.from_pretrained(folder, modules=self._modules)
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}. To fit it anew delete the folder {folder} and call fit_folds again"
+                ) from error
+            return model if isinstance(model, nn.Module) else model[0]
+        if folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} has lost {CONFIG_FILE} or {WEIGHTS_FILE}: call fit_folds again, which fits it anew"
+            )
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} is not fitted yet: call fit_folds again to go on")
+        if self._build is None:
+            raise ValueError(f"{file} holds weights only: FoldFits(..., build=lambda: MyModel(...))")
+        bare = self._build()
+        bare.load_state_dict(load_tensors(file))
+        return bare
+
+
+def is_complete(folder: Path) -> bool:
+    """Say whether a fit's folder holds all that a fit is.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        As `fit_folds` writes it.
+
+    Returns
+    -------
+    bool
+        Whether configuration and weights are there.
+
+    Examples
+    --------
+    >>> is_complete(Path("no such folder"))
+    False
+    """
+    return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def _check_fits(fits: object) -> None:
+    if not hasattr(fits, "unseen"):
+        raise TypeError(
+            f"fits must be what fit_folds returns, got {type(fits).__name__}; those of an earlier run are "
+            "FoldFits(folder)"
+        )
+
+
+def predict_folds(
+    fits: FoldFits,
+    dataset: NeuralDataset,
+    *,
+    clips: Sequence[int] | None = None,
+    unit: str = "bin",
+    device: torch.device | str | None = None,
+    strangers: bool = False,
+) -> list[Tensor]:
+    """Predict every clip by the fits that never saw its sound, averaged.
+
+    Parameters
+    ----------
+    fits : FoldFits
+        From `fit_folds`.
+    dataset : NeuralDataset
+        Any view of the recording.
+    clips : sequence of int, optional
+        Which clips; None is all.
+    unit : {"bin", "hz"}
+        Spikes per bin, or per second.
+    device : torch.device or str, optional
+        Where to run; None is where the models are.
+    strangers : bool
+        See `FoldFits.unseen`.
+
+    Returns
+    -------
+    list of Tensor
+        One (N, T) tensor per clip, on the CPU.
+
+    Raises
+    ------
+    KeyError, ValueError, FileNotFoundError
+        When no fit is known never to have seen a clip; see `FoldFits.unseen`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepSTRF.datasets import plan_folds
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.crossval import fit_folds
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan_folds(ds, crossval=True), folder,
+    ...                      fitter_kwargs={"max_epochs": 1})
+    ...     [tuple(rates.shape) for rates in predict_folds(fits, ds)]
+    [(2, 40), (2, 40), (2, 40)]
+    """
+    _check_fits(fits)
+    averaged = []
+    for clip in range(len(dataset)) if clips is None else clips:
+        models = fits.unseen(dataset, clip, strangers=strangers)
+        rates = [predict_clips(one, dataset, clips=[clip], unit=unit, device=device)[0] for one in models]
+        averaged.append(torch.stack(rates).mean(0))
+    return averaged
+
+
+def score_folds(
+    fits: FoldFits,
+    dataset: NeuralDataset,
+    *,
+    centring: str = "concat",
+    n_bootstrap: int = N_BOOTSTRAP,
+    warmup_ms: float = 0.0,
+    device: torch.device | str | None = None,
+    strangers: bool = False,
+) -> ScoreTable:
+    """Score the predictions of `predict_folds`, neuron by neuron.
+
+    All clips count together; for a table per clip call it on ``dataset.select(clips=[clip])``.
+
+    Parameters
+    ----------
+    fits : FoldFits
+        From `fit_folds`.
+    dataset : NeuralDataset
+        Any view of the recording.
+    centring, n_bootstrap, warmup_ms
+        As in `score_model`.
+    device, strangers
+        As in `predict_folds`.
+
+    Returns
+    -------
+    ScoreTable
+        As from `score_model`.
+
+    Raises
+    ------
+    KeyError, ValueError, FileNotFoundError
+        As in `predict_folds` and `score_model`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepSTRF.datasets import plan_folds
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.crossval import fit_folds
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan_folds(ds, crossval=True), folder,
+    ...                      fitter_kwargs={"max_epochs": 1})
+    ...     table = score_folds(fits, ds, n_bootstrap=0)
+    >>> len(table), "cc_norm" in table.columns
+    (2, True)
+    """
+    _check_fits(fits)
+    return score_predictions(
+        lambda clip: predict_folds(fits, dataset, clips=[clip], device=device, strangers=strangers)[0],
+        dataset,
+        centring=centring,
+        n_bootstrap=n_bootstrap,
+        warmup_ms=warmup_ms,
+    )

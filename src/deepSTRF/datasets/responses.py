@@ -1,0 +1,623 @@
+"""What users index: the stimuli of a dataset, its grid of responses, and the responses of one item."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from deepSTRF.datasets.selection import as_index
+from deepSTRF.datasets.transforms import StimulusStandardization
+
+if TYPE_CHECKING:
+    from deepSTRF.datasets.dataset import Recording
+
+__all__ = [
+    "ClipResponses",
+    "ItemResponses",
+    "ResponseGrid",
+    "ResponseRow",
+    "ResponseStorage",
+    "Stimulus",
+    "StimulusList",
+]
+
+# ------------------------------------------------------------------------------
+# Where recorded responses lie in memory: small integers, and nothing for what was not recorded.
+#
+# A clip's responses are the rows of one (rows, T) array: row after row the repeats of the neurons that heard
+# the clip. Spike counts are int8 or int16 with a code for "not recorded", anything else is float32. Views and
+# concatenations share these arrays; only the small index beside them is new.
+
+
+Index = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ClipResponses:
+    """The responses of one clip, decoded when they are read.
+
+    Attributes
+    ----------
+    data : ndarray (rows, T)
+        Recorded rows: int8 or int16 counts (the lowest value of the type means "not recorded") or float32
+        with NaN. Shared between views, never written.
+    heard : int64 ndarray (H,)
+        Neurons with at least one real value, ascending.
+    starts, counts : int64 ndarray (H,)
+        First row and number of repeats of each neuron in ``heard``.
+    has_missing : bool
+        Whether ``data`` holds any "not recorded" value.
+
+    Examples
+    --------
+    >>> data = np.array([[0, 2, 1], [1, 0, -128]], dtype=np.int8)
+    >>> one = np.array([1])
+    >>> clip = ClipResponses(data, heard=one, starts=np.array([0]), counts=np.array([2]), has_missing=True)
+    >>> clip.neuron(1)
+    array([[ 0.,  2.,  1.],
+           [ 1.,  0., nan]], dtype=float32)
+    >>> clip.neuron(0) is None
+    True
+    """
+
+    data: npt.NDArray[np.generic]
+    heard: Index
+    starts: Index
+    counts: Index
+    has_missing: bool
+
+    @property
+    def n_bins(self) -> int:
+        """Number of time bins T (0 when nothing at all was recorded)."""
+        return int(self.data.shape[1])
+
+    @property
+    def max_repeats(self) -> int:
+        """Largest number of repeats of any neuron that heard the clip (0 when none did)."""
+        return int(self.counts.max()) if self.counts.size else 0
+
+    @property
+    def is_counts(self) -> bool:
+        """Whether the rows are integers (spike counts)."""
+        return self.data.dtype != np.float32
+
+    def _decode(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+        values = rows.astype(np.float32)  # always a copy, so that nobody can write into the recording
+        if self.has_missing and self.is_counts:
+            values[rows == np.iinfo(rows.dtype).min] = np.nan  # type: ignore[type-var]
+        return values
+
+    def neuron(self, neuron: int) -> npt.NDArray[np.float32] | None:
+        """(R, T) float32 values of one neuron, None when it did not hear the clip."""
+        at = int(np.searchsorted(self.heard, neuron))
+        if at == self.heard.size or self.heard[at] != neuron:
+            return None
+        start = int(self.starts[at])
+        return self._decode(self.data[start : start + int(self.counts[at])])
+
+    def rows(self) -> npt.NDArray[np.generic]:
+        """(sum of repeats, T) rows of the neurons in ``heard``, still encoded; may be `data` itself."""
+        first = np.cumsum(self.counts) - self.counts
+        total = int(self.counts.sum())
+        if np.array_equal(self.starts, first) and total == len(self.data):
+            return self.data
+        return self.data[np.repeat(self.starts - first, self.counts) + np.arange(total)]
+
+    def values(self) -> npt.NDArray[np.float32]:
+        """(H, R, T) float32 values of the neurons in ``heard``; NaN for repeats a neuron does not have."""
+        flat = self._decode(self.rows())
+        repeats, n_heard = self.max_repeats, self.heard.size
+        if n_heard == 0 or int(self.counts.min()) == repeats:
+            return flat.reshape(n_heard, repeats, self.n_bins)
+        block = np.full((n_heard, repeats, self.n_bins), np.nan, dtype=np.float32)
+        first = np.cumsum(self.counts) - self.counts
+        neuron = np.repeat(np.arange(n_heard), self.counts)
+        block[neuron, np.arange(len(flat)) - first[neuron]] = flat
+        return block
+
+    def take(self, neurons: Index) -> ClipResponses:
+        """The same rows seen by chosen neurons (order and duplicates kept), which become 0, 1, 2, ..."""
+        if self.heard.size == 0:
+            return self
+        at = np.minimum(np.searchsorted(self.heard, neurons), self.heard.size - 1)
+        hit = np.flatnonzero(self.heard[at] == neurons)
+        at = at[hit]
+        return ClipResponses(self.data, hit, self.starts[at], self.counts[at], self.has_missing)
+
+    def cropped(self, n_bins: int) -> ClipResponses:
+        """The first ``n_bins`` bins; a neuron left without any value is no longer in ``heard``."""
+        data = self.data[:, :n_bins].copy()
+        there = ~np.isnan(self._decode(data))
+        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
+        keep = total[self.starts + self.counts] > total[self.starts]
+        missing = not bool(there.all())
+        return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], missing)
+
+    def first_reaching(self, n_bins: int) -> int | None:
+        """First neuron with a value in or behind bin ``n_bins``, None when there is none."""
+        there = ~np.isnan(self._decode(self.data[:, n_bins:]))
+        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
+        found = np.flatnonzero(total[self.starts + self.counts] > total[self.starts])
+        return int(self.heard[found[0]]) if found.size else None
+
+    def shifted(self, first_neuron: int) -> ClipResponses:
+        """The same rows with neuron 0 renamed to ``first_neuron`` (for concatenation)."""
+        heard = self.heard + first_neuron
+        return ClipResponses(self.data, heard, self.starts, self.counts, self.has_missing)
+
+
+class ResponseStorage:
+    """All responses of a recording or of a view of it: one `ClipResponses` per clip.
+
+    Parameters
+    ----------
+    clips : sequence of ClipResponses
+        One per clip.
+    n_neurons : int
+        Number of neurons N that the indices in ``heard`` count.
+
+    Examples
+    --------
+    >>> data = np.zeros((2, 4), dtype=np.int8)
+    >>> clip = ClipResponses(data, np.array([0, 2]), np.array([0, 1]), np.array([1, 1]), has_missing=False)
+    >>> storage = ResponseStorage([clip], n_neurons=3)
+    >>> storage.masks
+    tensor([[ True, False,  True]])
+    >>> storage.take(neurons=np.array([2, 1]), clips=None).masks
+    tensor([[ True, False]])
+    """
+
+    def __init__(self, clips: Sequence[ClipResponses], n_neurons: int) -> None:
+        self.clips = list(clips)
+        self.n_neurons = n_neurons
+        self._masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @property
+    def masks(self) -> Tensor:
+        """(S, N) bool: True where a neuron has at least one real value for a clip. Computed once."""
+        if self._masks is None:
+            masks = np.zeros((len(self.clips), self.n_neurons), dtype=bool)
+            for row, clip in zip(masks, self.clips, strict=True):
+                row[clip.heard] = True
+            self._masks = torch.from_numpy(masks)
+        return self._masks
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of recorded data and index, arrays shared between clips counted once."""
+        arrays = {id(clip.data): clip.data.nbytes for clip in self.clips}
+        index = sum(clip.heard.nbytes + clip.starts.nbytes + clip.counts.nbytes for clip in self.clips)
+        return sum(arrays.values()) + index
+
+    def take(self, neurons: Index | None, clips: Index | None) -> ResponseStorage:
+        """A storage of the chosen neurons and clips that shares the recorded rows; None takes all."""
+        chosen = self.clips if clips is None else [self.clips[clip] for clip in clips]
+        if neurons is None:
+            return ResponseStorage(chosen, self.n_neurons)
+        return ResponseStorage([clip.take(neurons) for clip in chosen], len(neurons))
+
+
+# ------------------------------------------------------------------------------
+# From what users hand over (blocks, lists, None for missing) to the rows of `deepSTRF.datasets.responses`.
+
+
+Array = npt.NDArray[Any]
+
+#: Integer types for counts, smallest first; the lowest value of each is the code for "not recorded". Counts
+#: beyond 16 bits go to float32, which holds integers to 2**24 and costs no more than 32-bit integers would.
+COUNT_TYPES = (np.int8, np.int16)
+
+
+def pack_responses(responses: Sequence[Any], n_neurons: int | None = None, *, copy: bool) -> ResponseStorage:
+    """Pack one entry per clip (see `pack_clip`). ``copy=False`` may share blocks of int8 or int16."""
+    check_outer(responses)
+    counts = {clip: len(entry) for clip, entry in enumerate(responses) if not isinstance(entry, Mapping)}
+    if n_neurons is None:
+        named = [max(entry, default=-1) + 1 for entry in responses if isinstance(entry, Mapping)]
+        n_neurons = next(iter(counts.values()), max(named, default=0))
+    for clip, count in counts.items():
+        if count != n_neurons:
+            raise ValueError(
+                f"responses of clip {clip} hold {count} neurons, other clips or nrn_meta say {n_neurons}; "
+                "give every clip one entry per neuron (None where a neuron was not recorded)"
+            )
+    clips = [pack_clip(entry, n_neurons, f"clip {i}", copy=copy) for i, entry in enumerate(responses)]
+    return ResponseStorage(clips, n_neurons)
+
+
+def check_outer(responses: Any) -> None:
+    """Refuse anything that is no sequence of clips."""
+    if isinstance(responses, (str, Mapping)) or not hasattr(responses, "__len__"):
+        raise TypeError(f"responses is a list with one entry per clip, got {type(responses).__name__}")
+
+
+def pack_clip(entry: Any, n_neurons: int, where: str, *, copy: bool) -> ClipResponses:
+    """Pack one clip: an (N, R, T) or (N, T) array, a list of N entries, or a mapping from neuron to entry.
+
+    An entry is (R, T), (T,), a list of repeats of possibly different lengths, or None.
+    """
+    if isinstance(entry, (np.ndarray, torch.Tensor)):
+        return _pack_block(as_array(entry, f"responses of {where}"), where, copy=copy)
+    if isinstance(entry, Mapping):
+        wrong = [key for key in entry if not 0 <= key < n_neurons]
+        if wrong:
+            raise ValueError(f"{where}: neuron {wrong[0]} is outside 0..{n_neurons - 1}; check nrn_meta")
+        pairs = sorted(entry.items())
+    else:
+        pairs = list(enumerate(entry))
+    return _pack_pairs([(n, rows) for n, rows in pairs if rows is not None], where)
+
+
+def as_array(values: Any, what: str) -> Array:
+    """A real-valued numpy array of tensor, array or nested list; TypeError for anything else."""
+    if isinstance(values, torch.Tensor):
+        tensor = values.detach().cpu()
+        values = tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(f"{what}: rows of different lengths ({error}); give a list of 1-D arrays") from error
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{what}: real numbers are needed, got dtype {array.dtype}")
+    return array
+
+
+def _pack_block(block: Array, where: str, *, copy: bool) -> ClipResponses:
+    if block.ndim == 2:
+        block = block[:, None, :]
+    if block.ndim != 3:
+        raise ValueError(f"responses of {where}: (N, R, T) or (N, T) is needed, got shape {block.shape}")
+    n_neurons, repeats, n_bins = block.shape
+    if block.dtype.kind == "f" and block.size:
+        heard = np.flatnonzero(~np.isnan(block).all(axis=(1, 2))).astype(np.int64)
+    else:
+        heard = np.arange(n_neurons if block.size else 0, dtype=np.int64)
+    if heard.size != n_neurons:
+        block = block[heard]
+    data, has_missing = encode(block.reshape(heard.size * repeats, n_bins), where, copy=copy)
+    counts = np.full(heard.size, repeats, dtype=np.int64)
+    return ClipResponses(data, heard, np.arange(heard.size, dtype=np.int64) * repeats, counts, has_missing)
+
+
+def _pack_pairs(pairs: Sequence[tuple[int, Any]], where: str) -> ClipResponses:
+    blocks = [(neuron, _rows(entry, f"{where}, neuron {neuron}")) for neuron, entry in pairs]
+    kept = [(neuron, rows) for neuron, rows in blocks if not _is_missing(rows)]
+    heard = np.array([neuron for neuron, _ in kept], dtype=np.int64)
+    counts = np.array([len(rows) for _, rows in kept], dtype=np.int64)
+    n_bins = max((rows.shape[1] for _, rows in kept), default=0)
+    whole = [_padded(rows, n_bins) for _, rows in kept]
+    flat = np.concatenate(whole) if whole else np.empty((0, n_bins), dtype=np.int8)
+    data, has_missing = encode(flat, where, copy=False)  # concatenate has made the copy
+    return ClipResponses(data, heard, np.cumsum(counts) - counts, counts, has_missing)
+
+
+def _rows(entry: Any, where: str) -> Array:
+    """(R, T) of one neuron; repeats of different lengths are filled up with NaN."""
+    if isinstance(entry, (list, tuple)) and entry and not np.isscalar(entry[0]):
+        repeats = [as_array(row, f"{where}, repeat {r}") for r, row in enumerate(entry)]
+        if all(row.ndim == 1 for row in repeats):
+            n_bins = max(row.size for row in repeats)
+            return np.concatenate([_padded(row[None], n_bins) for row in repeats])
+    array = as_array(entry, where)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2:
+        raise ValueError(f"{where}: responses are (R, T) or (T,), got shape {array.shape}")
+    return array
+
+
+def _padded(rows: Array, n_bins: int) -> Array:
+    missing = n_bins - rows.shape[1]
+    if missing == 0:
+        return rows
+    floats = rows if rows.dtype.kind == "f" else rows.astype(np.float64)
+    return np.pad(floats, ((0, 0), (0, missing)), constant_values=np.nan)
+
+
+def _is_missing(rows: Array) -> bool:
+    return rows.size == 0 or (rows.dtype.kind == "f" and bool(np.isnan(rows).all()))
+
+
+def encode(rows: Array, where: str, *, copy: bool) -> tuple[Array, bool]:
+    """Rows as int8 or int16 counts when they are small integers, else float32; and whether any is missing."""
+    if rows.size == 0:
+        return np.empty(rows.shape, dtype=np.int8), False
+    if rows.dtype.kind == "f":
+        return _encode_floats(rows, where)
+    if rows.dtype.kind == "b":
+        rows = rows.astype(np.int8)
+    kind = _count_type(int(rows.min()), int(rows.max()))
+    return np.array(rows, dtype=kind or np.float32, order="C", copy=copy or None), False
+
+
+def _count_type(low: int, high: int) -> type[np.signedinteger[Any]] | None:
+    for kind in COUNT_TYPES:
+        if np.iinfo(kind).min < low and high <= np.iinfo(kind).max:
+            return kind
+    return None
+
+
+def _encode_floats(rows: Array, where: str) -> tuple[Array, bool]:
+    missing = np.isnan(rows)
+    has_missing = bool(missing.any())
+    low, high = (np.nanmin(rows), np.nanmax(rows)) if has_missing else (rows.min(), rows.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"responses of {where} hold infinite values; use NaN where nothing was recorded")
+    if max(abs(low), abs(high)) > np.finfo(np.float32).max:
+        raise ValueError(
+            f"responses of {where} reach {max(abs(low), abs(high)):g}, beyond float32; rescale them"
+        )
+    kind = _count_type(int(np.floor(low)), int(np.ceil(high)))
+    if kind is not None:
+        filled = np.where(missing, np.iinfo(kind).min, rows) if has_missing else rows
+        counts = filled.astype(kind)
+        if np.array_equal(counts, filled):
+            return counts, has_missing
+    return rows.astype(np.float32, order="C"), has_missing
+
+
+# ------------------------------------------------------------------------------
+
+
+class Stimulus:
+    """One stimulus as it was loaded, with its content hash computed at most once; shared between views.
+
+    Parameters
+    ----------
+    values : Tensor
+        (1, F, T) spectrogram, (1, T_audio) waveform, or any other shape with time last.
+
+    Examples
+    --------
+    >>> Stimulus(torch.zeros(1, 2, 3)).fingerprint()[:8]
+    'c87f1ec3'
+    """
+
+    __slots__ = ("_digest", "values")
+
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+        self._digest: str | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) over dtype, shape and bytes."""
+        if self._digest is None:
+            self._digest = hash_tensor(self.values)
+        return self._digest
+
+
+def hash_tensor(values: Tensor) -> str:
+    """Return the SHA-256 over dtype, shape and little-endian bytes of a tensor.
+
+    Parameters
+    ----------
+    values : Tensor
+        Any real tensor.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits, the same on every machine.
+
+    Examples
+    --------
+    >>> hash_tensor(torch.zeros(2)) == hash_tensor(torch.zeros(2))
+    True
+    >>> hash_tensor(torch.zeros(2)) == hash_tensor(torch.zeros(1, 2))
+    False
+    """
+    array = np.ascontiguousarray(values.detach().cpu().numpy())
+    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+    digest = hashlib.sha256(f"{array.dtype.name}:{tuple(values.shape)}:".encode())
+    digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+class StimulusList(Sequence[Tensor]):
+    """The stimuli of a dataset or view: a read-only sequence of tensors, standardised on reading if asked.
+
+    Parameters
+    ----------
+    stimuli : sequence of Stimulus
+        One per clip.
+    transforms : sequence of StimulusStandardization or None
+        One per clip; None leaves the stimulus as it is (the very tensor that was loaded, no copy).
+
+    Examples
+    --------
+    >>> StimulusList([Stimulus(torch.ones(1, 2, 3))], [None])[0].shape
+    torch.Size([1, 2, 3])
+    """
+
+    def __init__(
+        self, stimuli: Sequence[Stimulus], transforms: Sequence[StimulusStandardization | None]
+    ) -> None:
+        self.stimuli = list(stimuli)
+        self.transforms = list(transforms)
+        self._digests: dict[int, str] = {}
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> StimulusList:
+        """Wrap tensors or arrays that carry no transform."""
+        tensors = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v)) for v in values]
+        return cls([Stimulus(tensor) for tensor in tensors], [None] * len(tensors))
+
+    def __len__(self) -> int:
+        return len(self.stimuli)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        clip = as_index(index, len(self), "clip")
+        transform, values = self.transforms[clip], self.stimuli[clip].values
+        return values if transform is None else transform(values)
+
+    def raw(self) -> list[Tensor]:
+        """Return the stimuli as they were loaded."""
+        return [stimulus.values for stimulus in self.stimuli]
+
+    def take(self, clips: Sequence[int] | None) -> StimulusList:
+        """Return the chosen clips; tensors and hashes are shared."""
+        if clips is None:
+            return StimulusList(self.stimuli, self.transforms)
+        return StimulusList([self.stimuli[i] for i in clips], [self.transforms[i] for i in clips])
+
+    def standardized(self, transform: StimulusStandardization) -> StimulusList:
+        """Return the loaded stimuli under ``transform``, which replaces any earlier one."""
+        return StimulusList(self.stimuli, [transform] * len(self.stimuli))
+
+    def fingerprint(self, clip: int) -> str:
+        """Return the content hash of what ``[clip]`` returns."""
+        if self.transforms[clip] is None:
+            return self.stimuli[clip].fingerprint()
+        if clip not in self._digests:
+            self._digests[clip] = hash_tensor(self[clip])
+        return self._digests[clip]
+
+    def __repr__(self) -> str:
+        shape = f", first {tuple(self.stimuli[0].values.shape)}" if self.stimuli else ""
+        return f"<{len(self)} stimuli{shape}>"
+
+
+class ResponseRow(Sequence[Tensor]):
+    """The responses of all neurons to one clip: ``row[n]`` is (R, T), or a (1, 1) NaN where there is none.
+
+    Parameters
+    ----------
+    dataset : NeuralDataset
+        The dataset read from.
+    clip : int
+        Clip of the dataset.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets import NeuralDataset
+    >>> ds = NeuralDataset.from_arrays([torch.ones(2, 4)], [[[1, 0, 0, 2], None]], dt_ms=5.0)
+    >>> [tuple(response.shape) for response in ResponseRow(ds, 0)]
+    [(1, 4), (1, 1)]
+    """
+
+    def __init__(self, dataset: Recording, clip: int) -> None:
+        self._dataset = dataset
+        self._clip = clip
+
+    def __len__(self) -> int:
+        return self._dataset.response_storage.n_neurons
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return self._dataset.read_neuron(self._clip, as_index(index, len(self), "neuron"))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self._dataset.read_item(self._clip))
+
+    def __repr__(self) -> str:
+        heard = self._dataset.response_storage.clips[self._clip].heard.size
+        return f"<responses of {heard} of {len(self)} neurons to clip {self._clip}>"
+
+
+class ResponseGrid(Sequence[ResponseRow]):
+    """All responses: ``grid[s][n]`` is the (R, T) float32 response of neuron n to clip s, decoded on reading.
+
+    Parameters
+    ----------
+    dataset : NeuralDataset
+        The dataset read from.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets import NeuralDataset
+    >>> ds = NeuralDataset.from_arrays([torch.ones(2, 4)], [[[1, 0, 0, 2], None]], dt_ms=5.0)
+    >>> ResponseGrid(ds)[0][0]
+    tensor([[1., 0., 0., 2.]])
+    """
+
+    def __init__(self, dataset: Recording) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset.response_storage)
+
+    @overload
+    def __getitem__(self, index: int) -> ResponseRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ResponseRow]: ...
+    def __getitem__(self, index: int | slice) -> ResponseRow | list[ResponseRow]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        return ResponseRow(self._dataset, as_index(index, len(self), "clip"))
+
+    def __repr__(self) -> str:
+        return f"<responses of {self._dataset.response_storage.n_neurons} neurons to {len(self)} clips>"
+
+
+class ItemResponses(list[Tensor]):
+    """The list of N responses in an item, which also carries them as one block for quick collation.
+
+    It is an ordinary list. Whoever builds a new list from it, or puts other tensors into it, leaves the quick
+    path and loses nothing else.
+
+    Parameters
+    ----------
+    n_neurons : int
+        Length N of the list.
+    heard : int64 Tensor (H,)
+        Neurons with data, ascending.
+    values : Tensor (H, R, T)
+        Their responses, NaN filled.
+    counts : sequence of int
+        Number of repeats of each of them.
+    n_bins : int
+        Time bins T of the clip, also where no neuron has data.
+
+    Examples
+    --------
+    >>> item = ItemResponses(2, torch.tensor([1]), torch.zeros(1, 3, 4), [3], 4)
+    >>> [tuple(response.shape) for response in item], item.is_untouched()
+    ([(1, 1), (3, 4)], True)
+    >>> item[1] = torch.ones(3, 4)
+    >>> item.is_untouched()
+    False
+    """
+
+    def __init__(
+        self, n_neurons: int, heard: Tensor, values: Tensor, counts: Sequence[int], n_bins: int
+    ) -> None:
+        missing = n_neurons - len(heard)
+        sentinels = torch.full((missing, 1, 1), torch.nan, dtype=values.dtype).unbind()
+        filled = [block[:count] for block, count in zip(values.unbind(), counts, strict=True)]
+        if missing:
+            everything: list[Tensor] = [values] * n_neurons
+            is_heard = torch.zeros(n_neurons, dtype=torch.bool)
+            is_heard[heard] = True
+            blocks, gaps = iter(filled), iter(sentinels)
+            for neuron, there in enumerate(is_heard.tolist()):
+                everything[neuron] = next(blocks) if there else next(gaps)
+            filled = everything
+        super().__init__(filled)
+        self.heard, self.values, self.n_bins = heard, values, n_bins
+        self._as_made = tuple(self)
+
+    def is_untouched(self) -> bool:
+        """Whether the list still holds the very tensors that `values` is made of."""
+        made = self._as_made
+        return len(self) == len(made) and all(a is b for a, b in zip(self, made, strict=True))

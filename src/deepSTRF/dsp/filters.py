@@ -1,0 +1,396 @@
+"""Windowed-sinc band-pass filters and their quadrature partners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from deepSTRF.dsp.recursion import zero_subnormal_taps
+from deepSTRF.dsp.scales import frequency_scale
+
+__all__ = [
+    "WINDOWS",
+    "causal_frames",
+    "gabor_taps",
+    "gaussian_mass",
+    "samples_per_bin",
+    "sinc_bandpass",
+    "symmetric_window",
+    "triangle_corners",
+    "triangular_filterbank",
+]
+
+# ------------------------------------------------------------------------------
+# Hop-aligned framing: how audio samples meet neural bins.
+
+
+#: A hop this close to an integer (relative) is one: rates such as 48828.125 Hz are exact, bin widths such as
+#: 4.99712 ms carry the rounding of a decimal number.
+_HOP_TOLERANCE = 1e-6
+
+
+def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
+    """Return the number of audio samples in one bin, which must be whole.
+
+    Parameters
+    ----------
+    audio_fs : float
+        Audio rate in hertz.
+    dt_ms : float
+        Bin width (hop) in milliseconds.
+
+    Returns
+    -------
+    int
+        ``audio_fs * dt_ms / 1000``.
+
+    Raises
+    ------
+    ValueError
+        When a rate or width is not positive, or when the hop is no whole number: rounding it would let sound
+        and spikes drift apart (2.3 ms per second for 44.1 kHz at 5 ms). The text names legal rates.
+
+    Examples
+    --------
+    >>> samples_per_bin(48000, 5.0)
+    240
+    >>> samples_per_bin(44100, 5.0)
+    Traceback (most recent call last):
+        ...
+    ValueError: audio_fs=44100 Hz at 5 ms per bin gives 220.5 samples per bin, which must be a whole number.
+    Resample the audio to a multiple of 200 Hz, e.g. 44000 or 44200 Hz, or choose another bin width, e.g. 10
+    ms
+    """
+    for name, value in (("audio_fs", audio_fs), ("the bin width in ms", dt_ms)):
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
+    exact = float(audio_fs) * float(dt_ms) / 1000.0
+    hop = round(exact)
+    if hop >= 1 and abs(exact - hop) <= _HOP_TOLERANCE * hop:
+        return hop
+    raise ValueError(_illegal_hop(float(audio_fs), float(dt_ms), exact))
+
+
+def _illegal_hop(audio_fs: float, dt_ms: float, exact: float) -> str:
+    step = 1000.0 / dt_ms  # hertz per sample in a bin
+    below, above = max(1, math.floor(exact)) * step, (math.floor(exact) + 1) * step
+    rates = f"{below:.10g} or {above:.10g} Hz" if below < above else f"{above:.10g} Hz"
+    # the smallest multiple of this bin width that makes the hop whole at this rate
+    factor = Fraction(exact).limit_denominator(1000).denominator
+    width = f", or choose another bin width, e.g. {dt_ms * factor:.10g} ms" if factor <= 20 else ""
+    return (
+        f"audio_fs={audio_fs:.10g} Hz at {dt_ms:.10g} ms per bin gives {exact:.10g} samples per bin, which "
+        f"must be a whole number. Resample the audio to a multiple of {step:.10g} Hz, e.g. {rates}{width}"
+    )
+
+
+def causal_frames(x: Tensor, frame_length: int, hop: int, *, padded: bool = False) -> Tensor:
+    """Cut a waveform into overlapping frames that end where their bin ends.
+
+    Frame ``t`` holds the samples ``[(t + 1) * hop - frame_length, (t + 1) * hop)``; those before the start
+    are zero. The result is a view of the padded waveform: it costs no copy.
+
+    Parameters
+    ----------
+    x : Tensor
+        (..., T_audio) waveform, T_audio a multiple of ``hop``.
+    frame_length : int
+        Samples per frame, at least ``hop``.
+    hop : int
+        Samples per bin.
+    padded : bool
+        Whether ``x`` already starts with ``frame_length - hop`` samples of the past.
+
+    Returns
+    -------
+    Tensor
+        (..., T, frame_length).
+
+    Raises
+    ------
+    ValueError
+        When the frame is shorter than the hop.
+
+    Examples
+    --------
+    >>> import torch
+    >>> causal_frames(torch.arange(1.0, 7.0), frame_length=4, hop=2)
+    tensor([[0., 0., 1., 2.],
+            [1., 2., 3., 4.],
+            [3., 4., 5., 6.]])
+    """
+    if frame_length < hop:
+        raise ValueError(f"frame_length must be at least the hop ({hop} samples), got {frame_length}")
+    if not padded:
+        x = functional.pad(x, (frame_length - hop, 0))
+    return x.unfold(-1, frame_length, hop)
+
+
+# ------------------------------------------------------------------------------
+# Symmetric analysis windows, built in float64.
+
+
+#: Cosine-sum windows ``a0 - a1 cos(2 pi n / (L - 1))`` by name: (a0, a1). Harris 1978, doi
+#: 10.1109/PROC.1978.10837.
+WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "boxcar": (1.0, 0.0)}
+)
+
+
+def symmetric_window(name: str, length: int) -> Tensor:
+    """Return a symmetric window: its first and last values are equal.
+
+    Parameters
+    ----------
+    name : {"hann", "hamming", "boxcar"}
+        Which window.
+    length : int
+        Number of samples, at least 1.
+
+    Returns
+    -------
+    Tensor
+        (length,) float64 on the CPU.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name or a length below 1.
+
+    References
+    ----------
+    Harris 1978, doi 10.1109/PROC.1978.10837.
+
+    Examples
+    --------
+    >>> symmetric_window("hann", 5)
+    tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.0000], dtype=torch.float64)
+    """
+    if name not in WINDOWS:
+        raise ValueError(f"unknown window {name!r}; legal names: {', '.join(map(repr, WINDOWS))}")
+    if length < 1:
+        raise ValueError(f"the length of a window must be at least 1, got {length}")
+    if length == 1:
+        return torch.ones(1, dtype=torch.float64)
+    constant, cosine = WINDOWS[name]
+    phase = 2.0 * math.pi / (length - 1) * torch.arange(length, dtype=torch.float64)
+    return constant - cosine * torch.cos(phase)
+
+
+# ------------------------------------------------------------------------------
+# Banks of overlapping triangular filters over the bins of a Fourier transform.
+
+
+def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edges: str) -> Tensor:
+    """Return the corners of overlapping triangles: filter ``m`` rises from corner ``m`` to ``m + 1``.
+
+    Parameters
+    ----------
+    n_filters : int
+        Number of triangles, F.
+    f_min, f_max : float
+        Hertz. With ``edges="feet"`` the outer feet of the first and last triangle, with ``"centres"`` their
+        peaks.
+    scale : str
+        Scale on which the corners are equally spaced, see `frequency_scale`.
+    edges : {"feet", "centres"}
+        What ``f_min`` and ``f_max`` mean.
+
+    Returns
+    -------
+    Tensor
+        (F + 2,) hertz, float64; the centres are ``corners[1:-1]``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown scale or ``edges``, one filter between two different centres, or frequencies that
+        do not ascend (``f_min=0`` on a logarithmic scale).
+
+    Examples
+    --------
+    >>> triangle_corners(3, 0.0, 400.0, "linear", "feet").tolist()
+    [0.0, 100.0, 200.0, 300.0, 400.0]
+    >>> triangle_corners(3, 100.0, 300.0, "linear", "centres").tolist()
+    [0.0, 100.0, 200.0, 300.0, 400.0]
+    """
+    spacing = frequency_scale(scale)
+    if edges == "feet":
+        corners = spacing.points(f_min, f_max, n_filters + 2)
+    elif edges != "centres":
+        raise ValueError(f"edges must be 'feet' or 'centres', got {edges!r}")
+    elif n_filters < 2:
+        raise ValueError("edges='centres' needs at least 2 filters; use edges='feet' for one")
+    else:
+        first, last = spacing.from_hz(torch.tensor([f_min, f_max], dtype=torch.float64)).tolist()
+        step = (last - first) / (n_filters - 1)
+        positions = torch.linspace(first - step, last + step, n_filters + 2, dtype=torch.float64)
+        corners = spacing.to_hz(positions)
+        corners[1], corners[-2] = f_min, f_max
+    if not bool(torch.isfinite(corners).all()) or not bool((corners[1:] > corners[:-1]).all()):
+        raise ValueError(
+            f"{n_filters} filters from f_min={f_min:g} to f_max={f_max:g} Hz do not ascend on the scale "
+            f"{scale!r}; give 0 <= f_min < f_max (above 0 on the 'log' scale)"
+        )
+    return corners
+
+
+def triangular_filterbank(
+    corners: Tensor, bin_frequencies: Tensor, *, axis: str = "linear", norm: str | None = None
+) -> Tensor:
+    """Sample triangles with the given corners at the bins of a Fourier transform.
+
+    Parameters
+    ----------
+    corners : Tensor
+        (F + 2,) ascending corner frequencies in hertz, from `triangle_corners`.
+    bin_frequencies : Tensor
+        (n_bins,) frequencies of the bins in hertz.
+    axis : str
+        Scale on which the slopes are straight lines: ``"linear"`` (hertz) or the name of a scale.
+    norm : {None, "sum", "slaney"}
+        None: peak 1. ``"sum"``: the weights of each filter sum to 1. ``"slaney"``: each triangle has unit
+        area in hertz (``2 / (upper foot - lower foot)``).
+
+    Returns
+    -------
+    Tensor
+        (n_bins, F) weights, float64. A filter that no bin falls into is a column of zeros.
+
+    Raises
+    ------
+    ValueError
+        For an unknown axis or norm.
+
+    Examples
+    --------
+    >>> corners = triangle_corners(2, 0.0, 300.0, "linear", "feet")
+    >>> triangular_filterbank(corners, torch.tensor([0.0, 50.0, 100.0, 150.0]).double())
+    tensor([[0.0000, 0.0000],
+            [0.5000, 0.0000],
+            [1.0000, 0.0000],
+            [0.5000, 0.5000]], dtype=torch.float64)
+    """
+    if norm not in (None, "sum", "slaney"):
+        raise ValueError(f"norm must be None, 'sum' or 'slaney', got {norm!r}")
+    to_axis = frequency_scale(axis).from_hz
+    corner = to_axis(corners.double())
+    position = to_axis(bin_frequencies.double()).unsqueeze(1)
+    rising = (position - corner[:-2]) / (corner[1:-1] - corner[:-2])
+    falling = (corner[2:] - position) / (corner[2:] - corner[1:-1])
+    bank = torch.minimum(rising, falling).clamp_min(0.0)
+    if norm == "sum":
+        bank = bank / bank.sum(0).clamp_min(torch.finfo(torch.float64).tiny)
+    elif norm == "slaney":
+        bank = bank * (2.0 / (corners[2:] - corners[:-2]).double())
+    return bank
+
+
+# ------------------------------------------------------------------------------
+# Complex Gabor filters: a Gaussian envelope on a complex carrier.
+
+
+def gabor_taps(center: Tensor, sigma: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Return real and imaginary part of ``exp(-offset^2 / (2 sigma^2)) exp(j center offset)``, unnormalised.
+
+    Parameters
+    ----------
+    center : Tensor
+        Centre frequency in radians per sample.
+    sigma : Tensor
+        Standard deviation of the envelope in samples. The passband's standard deviation is ``1 / sigma``.
+    offset : Tensor
+        Samples from the middle of the envelope; whole numbers or not. All three broadcast.
+
+    Returns
+    -------
+    real, imaginary : Tensor
+        Taps; those too small to matter are exactly zero.
+
+    References
+    ----------
+    Zeghidour et al. 2021, doi 10.48550/arXiv.2101.08596.
+
+    Examples
+    --------
+    >>> real, imaginary = gabor_taps(torch.tensor(math.pi), torch.tensor(1.0), torch.tensor([0.0, 1.0]))
+    >>> real
+    tensor([ 1.0000, -0.6065])
+    """
+    envelope = zero_subnormal_taps(torch.exp(-0.5 * (offset / sigma).square()))
+    phase = center * offset
+    return envelope * phase.cos(), envelope * phase.sin()
+
+
+def gaussian_mass(sigma: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Return the sum of ``exp(-n^2 / (2 sigma^2))`` over ``-before <= n <= after``, in closed form.
+
+    Parameters
+    ----------
+    sigma : Tensor
+        Standard deviation in samples, at least about 1 (the relative error is ``2 exp(-2 (pi sigma)^2)``).
+    before, after : Tensor
+        Samples on either side of the middle.
+
+    Returns
+    -------
+    Tensor
+        The sum: the gain of a Gabor filter for a complex tone at its centre.
+
+    Examples
+    --------
+    >>> round(float(gaussian_mass(torch.tensor(10.0), torch.tensor(40), torch.tensor(40))), 3)
+    25.065
+    """
+    # each sample stands for half a sample on either side of it
+    scale = 1.0 / (math.sqrt(2.0) * sigma)
+    sides = torch.erf((before + 0.5) * scale) + torch.erf((after + 0.5) * scale)
+    return math.sqrt(math.pi / 2.0) * sigma * sides
+
+
+# ------------------------------------------------------------------------------
+
+
+def sinc_bandpass(low: Tensor, high: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
+    """Return an ideal band-pass filter and its Hilbert partner at some offsets from its middle, unwindowed.
+
+    The filter is ``(sin(2 pi high n) - sin(2 pi low n)) / (pi n)``, its partner ``(cos(2 pi low n) - cos(2 pi
+    high n)) / (pi n)``; together they make the analytic signal of the band, whose magnitude is the envelope
+    of the sound in it. Both have gain 1 in the band.
+
+    Parameters
+    ----------
+    low, high : Tensor
+        Band edges in cycles per sample, between 0 and 0.5.
+    offset : Tensor
+        Samples from the middle of the filter. All three broadcast.
+
+    Returns
+    -------
+    real, imaginary : Tensor
+        Taps. Their derivative with respect to an edge is a plain cosine or sine, without a singularity.
+
+    References
+    ----------
+    Ravanelli & Bengio 2018, doi 10.1109/SLT.2018.8639585.
+
+    Examples
+    --------
+    >>> real, imaginary = sinc_bandpass(torch.tensor(0.1), torch.tensor(0.2), torch.tensor([-1.0, 0.0, 1.0]))
+    >>> real, imaginary
+    (tensor([0.1156, 0.2000, 0.1156]), tensor([-0.1592,  0.0000,  0.1592]))
+    """
+    middle = offset == 0
+    # n = 0 is handled apart: its limit is twice the bandwidth, and dividing by 1 there keeps the gradient
+    # finite
+    scale = torch.where(middle, torch.zeros_like(offset), 1.0 / (math.pi * torch.where(middle, 1.0, offset)))
+    low_phase, high_phase = 2.0 * math.pi * low * offset, 2.0 * math.pi * high * offset
+    real = (high_phase.sin() - low_phase.sin()) * scale + torch.where(middle, 2.0 * (high - low), 0.0)
+    imaginary = (low_phase.cos() - high_phase.cos()) * scale
+    return real, imaginary

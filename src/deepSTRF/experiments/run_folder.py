@@ -1,0 +1,699 @@
+"""The folder of a run: all that is needed to read, compare, show and resume it; each file whole or absent."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF._files import DamagedFileError, write_atomically
+from deepSTRF._validation import MOST_NAMED, first_names
+from deepSTRF.experiments.config import ExperimentConfig
+from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
+from deepSTRF.training.history import json_safe
+
+__all__ = [
+    "MAIN_SCORE",
+    "SPLITS",
+    "Run",
+    "RunScores",
+    "ScoreRow",
+    "collect_notes",
+    "folder_status",
+    "prepare_folder",
+    "write_run",
+]
+
+# ------------------------------------------------------------------------------
+# Scores of a run: per seed, split and neuron, and what is said of them in one line.
+
+
+#: The score that ranks neurons and chooses among seeds.
+MAIN_SCORE = "cc_norm"
+SPLITS = ("test", "validation")
+#: Columns that describe the neuron rather than the fit.
+KEYS = ("seed", "split", "neuron")
+
+Columns = Mapping[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One line of a score table: a metric on one split, over neurons.
+
+    Attributes
+    ----------
+    split : str
+        "test" or "validation".
+    metric : str
+        Column name.
+    mean, sd, median : float
+        Over the neurons that have a score (each its mean over seeds); NaN when none has.
+    n, n_nan : int
+        How many neurons have a score and how many have none.
+    per_seed : tuple of float
+        The mean over neurons for each seed.
+
+    Examples
+    --------
+    >>> ScoreRow("test", "cc", 0.5, 0.1, 0.5, 119, 0, (0.5,)).n
+    119
+    """
+
+    split: str
+    metric: str
+    mean: float
+    sd: float
+    median: float
+    n: int
+    n_nan: int
+    per_seed: tuple[float, ...] = ()
+
+
+class RunScores:
+    """Scores of all neurons on each split, for each seed.
+
+    Parameters
+    ----------
+    neurons : sequence of str
+        Names of the N neurons.
+    seeds : sequence of int
+        Seeds, in order.
+    values : mapping of split to (mapping of metric to array (n_seeds, N))
+        The scores.
+
+    Raises
+    ------
+    ValueError
+        When an array has another shape.
+
+    Examples
+    --------
+    >>> scores = RunScores(["a", "b"], [0], {"test": {"cc": np.array([[0.2, np.nan]])}})
+    >>> row = scores.summary()[0]
+    >>> row.mean, row.n, row.n_nan
+    (0.2, 1, 1)
+    """
+
+    def __init__(
+        self,
+        neurons: Sequence[str],
+        seeds: Sequence[int],
+        values: Mapping[str, Mapping[str, NDArray[np.float64]]],
+    ) -> None:
+        self.neurons = list(neurons)
+        self.seeds = list(seeds)
+        shape = (len(self.seeds), len(self.neurons))
+        self.values: dict[str, dict[str, NDArray[np.float64]]] = {}
+        for split, columns in values.items():
+            self.values[split] = {
+                name: np.asarray(column, dtype=np.float64) for name, column in columns.items()
+            }
+            for name, column in self.values[split].items():
+                if column.shape != shape:
+                    raise ValueError(
+                        f"{split} {name} must have shape {shape} (seeds, neurons), got {column.shape}"
+                    )
+
+    @classmethod
+    def from_tables(
+        cls, neurons: Sequence[str], seeds: Sequence[int], tables: Mapping[str, Sequence[Columns]]
+    ) -> RunScores:
+        """Join the columns of each seed's table, in the order of ``seeds``."""
+        joined = {
+            split: {
+                name: np.stack([np.asarray(one[name], dtype=np.float64) for one in per_seed])
+                for name in per_seed[0]
+            }
+            for split, per_seed in tables.items()
+        }
+        return cls(neurons, seeds, joined)
+
+    def per_neuron(self, split: str = "test") -> dict[str, NDArray[np.float64]]:
+        """Return each metric per neuron, the mean over the seeds that have a score; NaN where none has."""
+        return {name: _nan_mean(column, axis=0) for name, column in self.values.get(split, {}).items()}
+
+    def summary(self) -> list[ScoreRow]:
+        """Return one row per split and metric."""
+        return [
+            _row(split, name, column)
+            for split, columns in self.values.items()
+            for name, column in columns.items()
+        ]
+
+    def best_seed(self) -> int:
+        """Return the seed with the highest mean validation score: the test scores choose nothing."""
+        column = self.values.get("validation", {}).get(MAIN_SCORE)
+        if column is None:
+            return self.seeds[0]
+        means = _nan_mean(column, axis=1)
+        return self.seeds[int(np.nanargmax(means))] if np.isfinite(means).any() else self.seeds[0]
+
+    def to_csv(self) -> str:
+        """Return one line per seed, split and neuron; a missing score is an empty cell."""
+        names = list(dict.fromkeys(name for columns in self.values.values() for name in columns))
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        writer.writerow([*KEYS, *names])
+        for seed, split, neuron in self._keys():
+            cells = [
+                self.values[split][name][seed, neuron] if name in self.values[split] else math.nan
+                for name in names
+            ]
+            writer.writerow([self.seeds[seed], split, self.neurons[neuron], *map(_cell, cells)])
+        return buffer.getvalue()
+
+    @classmethod
+    def from_csv(cls, text: str) -> RunScores:
+        """Read what `to_csv` wrote."""
+        rows = list(csv.DictReader(io.StringIO(text)))
+        if not rows or any(key not in rows[0] for key in KEYS):
+            raise ValueError(
+                f"a score file has the columns {', '.join(KEYS)} and one per metric; this one has not"
+            )
+        names = [name for name in rows[0] if name not in KEYS]
+        neurons = list(dict.fromkeys(row["neuron"] for row in rows))
+        seeds = list(dict.fromkeys(int(row["seed"]) for row in rows))
+        splits = list(dict.fromkeys(row["split"] for row in rows))
+        if len(rows) != len(neurons) * len(seeds) * len(splits):
+            raise ValueError(
+                f"{len(rows)} lines for {len(seeds)} seeds, {len(splits)} splits and {len(neurons)} neurons; "
+                "a score file has one line for each"
+            )
+        where = {name: index for index, name in enumerate(neurons)}
+        values = {s: {name: np.full((len(seeds), len(neurons)), np.nan) for name in names} for s in splits}
+        for row in rows:
+            for name in names:
+                if row[name]:
+                    at = seeds.index(int(row["seed"])), where[row["neuron"]]
+                    values[row["split"]][name][at] = float(row[name])
+        return cls(neurons, seeds, values)
+
+    def _keys(self) -> Iterator[tuple[int, str, int]]:
+        for seed in range(len(self.seeds)):
+            for split in self.values:
+                for neuron in range(len(self.neurons)):
+                    yield seed, split, neuron
+
+
+def _row(split: str, name: str, column: NDArray[np.float64]) -> ScoreRow:
+    per_neuron = _nan_mean(column, axis=0)
+    valid = per_neuron[np.isfinite(per_neuron)]
+    n = int(valid.size)
+    return ScoreRow(
+        split,
+        name,
+        float(valid.mean()) if n else math.nan,
+        float(valid.std(ddof=1)) if n > 1 else math.nan,
+        float(np.median(valid)) if n else math.nan,
+        n,
+        int(per_neuron.size - n),
+        tuple(float(value) for value in _nan_mean(column, axis=1)),
+    )
+
+
+def _nan_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    """Mean of the finite values; NaN, without a warning, where there is none."""
+    finite = np.isfinite(values)
+    count = finite.sum(axis=axis)
+    total = np.where(finite, values, 0.0).sum(axis=axis)
+    mean: NDArray[np.float64] = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def _cell(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.9g}"
+
+
+# ------------------------------------------------------------------------------
+# What a reader of a run must know before believing its numbers.
+
+
+#: Fewer validation clips make the choice of epoch and seed a matter of luck.
+FEW_CLIPS = 2
+
+
+def collect_notes(
+    dataset: Any,
+    scores: RunScores,
+    config: ExperimentConfig,
+    best_epochs: Mapping[int, int | None],
+    reasons: Sequence[str] = (),
+) -> list[tuple[str, str]]:
+    """Return (level, sentence) pairs, level "warning" or "info".
+
+    Parameters
+    ----------
+    dataset : NeuralDataset
+        The recording.
+    scores : RunScores
+        Its scores.
+    config : ExperimentConfig
+        All choices.
+    best_epochs : mapping of seed to int or None
+        Epoch (from 0) whose weights were kept.
+    reasons : sequence of str
+        Per neuron why it has no score; empty where it has one.
+
+    Returns
+    -------
+    list of (str, str)
+        Notes in the order of the page.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from types import SimpleNamespace
+    >>> ds = SimpleNamespace(describe=lambda: {"name": "d"}, load_report=SimpleNamespace(skipped=[]))
+    >>> scores = RunScores(["a"], [0], {"test": {"cc_norm": np.array([[np.nan]])}})
+    >>> collect_notes(ds, scores, ExperimentConfig(), {0: 3})
+    [('warning', '1 of 1 neurons has no cc_norm on the test clips: a.')]
+    """
+    facts = dataset.describe()
+    notes: list[tuple[str, str]] = []
+    ahead = float(facts.get("look_ahead_ms") or 0.0)
+    if ahead > 0:
+        notes.append(
+            (
+                "warning",
+                f"The spectrogram is not causal: each frame looks {ahead:g} ms ahead (alignment "
+                f"{facts.get('alignment', 'native')!r}), as in the published scores. "
+                "alignment='causal' gives one that does not.",
+            )
+        )
+    skipped = list(dataset.load_report.skipped)
+    if skipped:
+        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MOST_NAMED])
+        more = f"; and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
+        notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
+    notes += _about_scores(scores, reasons)
+    notes += _about_the_fit(config, best_epochs)
+    return notes
+
+
+def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, str]]:
+    column = scores.per_neuron("test").get(MAIN_SCORE)
+    if column is None:
+        return []
+    missing = [int(index) for index in np.flatnonzero(~np.isfinite(column))]
+    notes = []
+    if missing:
+        why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}
+        named = first_names([scores.neurons[index] + why.get(index, "") for index in missing])
+        notes.append(
+            (
+                "warning",
+                f"{len(missing)} of {column.size} neurons {'has' if len(missing) == 1 else 'have'} no "
+                f"{MAIN_SCORE} on the test clips: {named}.",
+            )
+        )
+    notes += _about_single_repeats(scores, column)
+    above = int((column > 1.0).sum())
+    if above:
+        notes.append(
+            (
+                "info",
+                f"{above} {'neuron scores' if above == 1 else 'neurons score'} above 1: the noise ceiling is "
+                "an estimate, uncertain where few repeats carry little signal.",
+            )
+        )
+    return notes
+
+
+def _about_single_repeats(scores: RunScores, column: NDArray[np.float64]) -> list[tuple[str, str]]:
+    """Neurons whose score is no noise-corrected one although it stands in that column."""
+    snr = scores.per_neuron("test").get("snr")
+    if snr is None:
+        return []
+    raw = [scores.neurons[index] for index in np.flatnonzero(np.isfinite(column) & np.isnan(snr))]
+    if not raw:
+        return []
+    have, their = ("has", "its") if len(raw) == 1 else ("have", "their")
+    text = (
+        f"{len(raw)} of {column.size} neurons {have} no repeats to compare on the test clips: {their} "
+        f"{MAIN_SCORE} is the plain correlation, not corrected for noise ({first_names(raw)})."
+    )
+    return [("warning", text)]
+
+
+def _about_the_fit(config: ExperimentConfig, best_epochs: Mapping[int, int | None]) -> list[tuple[str, str]]:
+    late = [seed for seed, epoch in best_epochs.items() if epoch is not None and epoch == config.epochs - 1]
+    if not late:
+        return []
+    seeds = ", ".join(map(str, late))
+    which = f"The fits of seeds {seeds} were" if len(late) > 1 else f"The fit of seed {seeds} was"
+    which = "The fit was" if len(best_epochs) == 1 else which
+    return [
+        ("info", f"{which} still improving at the last epoch ({config.epochs}); more epochs may help."),
+    ]
+
+
+# ------------------------------------------------------------------------------
+
+CONFIG, RUN, PROTOCOL = "config.toml", "run.json", "protocol.json"
+SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"
+HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
+EXAMPLES, MODEL, STATE, REPORT = "examples.npz", "model", "state", "report.html"
+SEED_MODELS = "models"
+#: What `deepSTRF.report.explain_run` writes; it explains this very model, so it goes with it.
+EXPLAIN = "explain"
+FORMAT = 1
+#: What scores.json says of each row that scores.csv must agree with.
+_COUNTS = ("split", "metric", "n", "n_nan")
+
+README = """Run folder of deepSTRF. Read it back with deepSTRF.experiments.run_folder.Run.load(path).
+
+report.html    the page to open first
+config.toml    every choice; deepstrf fit --config config.toml repeats the run
+scores.csv     one line per seed, split and neuron; scores.json has the means over neurons
+history.csv    one line per seed and epoch; history.json the same
+protocol.json  the protocol card: what must agree before two scores are compared
+model/         weights and configuration (of the seed with the best validation score);
+               NeuralModel.from_pretrained("model") loads it. models/seed<k>/ has every seed's
+explain/       tables, arrays, sounds and a movie, when deepstrf explain was run
+run.json       facts, notes, versions; written last, so its presence means the run is complete
+state/         only while a fit runs: what it resumes from
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, in memory.
+
+    Attributes
+    ----------
+    path : Path
+        Its folder.
+    config : ExperimentConfig
+        All choices.
+    protocol : list of (label, value)
+        The protocol card.
+    scores : RunScores
+        Per seed, split and neuron.
+    histories : dict of seed to list of dict
+        One flat record per epoch: population means.
+    best_epochs : dict of seed to int or None
+        Epoch (from 0) whose weights were kept.
+    facts : dict
+        What else the report says: titles, notes, versions, frequencies, times.
+    examples : list of NeuronExample
+        Neurons shown in full.
+
+    Examples
+    --------
+    >>> Run.load("no/such/folder")
+    Traceback (most recent call last):
+        ...
+    FileNotFoundError: no/such/folder is no folder; deepstrf fit writes run folders...
+    """
+
+    path: Path
+    config: ExperimentConfig
+    protocol: list[tuple[str, str]]
+    scores: RunScores
+    histories: dict[int, list[dict[str, Any]]]
+    best_epochs: dict[int, int | None]
+    facts: dict[str, Any] = field(default_factory=dict)
+    examples: list[NeuronExample] = field(default_factory=list)
+
+    @property
+    def best_seed(self) -> int:
+        """The seed with the best validation score; ``model/`` is its model."""
+        return self.scores.best_seed()
+
+    @property
+    def report_path(self) -> Path:
+        """Where the HTML report lies, once it is written."""
+        return self.path / REPORT
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Run:
+        """Read a run folder.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such folder, or the run in it is not complete.
+        DamagedFileError
+            When a file in it is damaged; the text names it.
+        """
+        folder = Path(path)
+        _check_complete(folder)
+        facts = _read_json(folder / RUN)
+        histories = _read_json(folder / HISTORY_JSON)
+        examples = folder / EXAMPLES
+        return cls(
+            path=folder,
+            config=ExperimentConfig.from_toml(folder / CONFIG),
+            protocol=[(str(label), str(value)) for label, value in _read_json(folder / PROTOCOL)["rows"]],
+            scores=_read_scores(folder),
+            histories={int(seed): rows for seed, rows in histories["seeds"].items()},
+            best_epochs={int(seed): epoch for seed, epoch in histories["best_epochs"].items()},
+            facts=facts,
+            examples=_read_examples(examples) if examples.is_file() else [],
+        )
+
+    def with_config(self, config: ExperimentConfig) -> Run:
+        """Return this run under other choices, for instance another alignment of the same recording."""
+        return replace(self, config=config)
+
+    def check_seed(self, seed: int) -> None:
+        """Raise ValueError when no model was fitted with that seed."""
+        if seed not in self.scores.seeds:
+            raise ValueError(f"seed {seed} was not fitted in {self.path}; it has {self.scores.seeds}")
+
+    def load_model(self, seed: int | None = None) -> Any:
+        """Return the fitted model, in eval mode; None is the best seed's.
+
+        Raises
+        ------
+        ValueError
+            When no such seed was fitted.
+        """
+        from deepSTRF.models.base import NeuralModel
+
+        if seed is None:
+            return NeuralModel.from_pretrained(self.path / MODEL)
+        self.check_seed(seed)
+        several = self.path / SEED_MODELS / f"seed{seed}"
+        return NeuralModel.from_pretrained(several if several.is_dir() else self.path / MODEL)
+
+
+def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
+    """Make a run folder ready and say what it holds: "new", "resume" (an unfinished run) or "finished".
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run goes.
+    config : ExperimentConfig
+        The run.
+    overwrite : bool
+        Remove what an earlier run left there.
+
+    Returns
+    -------
+    str
+        "new", "resume" or "finished".
+
+    Raises
+    ------
+    FileExistsError
+        When the folder holds something else than this very run, or something that is no run at all.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     folder, config = Path(root) / "run", ExperimentConfig()
+    ...     first = prepare_folder(folder, config)
+    ...     first, prepare_folder(folder, config)
+    ('new', 'resume')
+    """
+    status = folder_status(folder, config, overwrite=overwrite)
+    if status == "new":
+        if (folder / CONFIG).is_file():
+            _remove_run(folder)
+        write_atomically(folder / "README.txt", README.encode())
+        write_atomically(folder / CONFIG, config.to_toml().encode())
+    return status
+
+
+def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
+    """Say what `prepare_folder` would, and refuse what it would, without touching anything.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the run goes.
+    config : ExperimentConfig
+        The run.
+    overwrite : bool
+        Whether what an earlier run left there is to be removed.
+
+    Returns
+    -------
+    str
+        "new", "resume" or "finished".
+
+    Raises
+    ------
+    FileExistsError
+        As `prepare_folder`.
+
+    Examples
+    --------
+    >>> folder_status(Path("no/such/folder"), ExperimentConfig())
+    'new'
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder with --out")
+    known = (folder / CONFIG).is_file()
+    if folder.is_dir() and any(folder.iterdir()) and not known:
+        raise FileExistsError(
+            f"{folder} is not empty and holds no run of deepSTRF; name another folder with --out"
+        )
+    return _compare_with(folder, config) if known and not overwrite else "new"
+
+
+def write_run(run: Run, models: Mapping[int, Any]) -> None:
+    """Write a finished run; ``run.json`` comes last and marks it complete.
+
+    Parameters
+    ----------
+    run : Run
+        What to write.
+    models : mapping of seed to NeuralModel
+        The fitted models.
+
+    Raises
+    ------
+    OSError
+        When something cannot be written; the fit's state is kept, so the same command goes on from there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> scores = RunScores(["a"], [0], {})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_run(Run(Path(folder), ExperimentConfig(), [], scores, {0: []}, {0: None}), {})
+    ...     sorted(path.name for path in Path(folder).iterdir())[:3]
+    ['config.toml', 'examples.npz', 'history.csv']
+    """
+    folder = run.path
+    summary = [vars(row) for row in run.scores.summary()]
+    metadata = {"scores": json_safe(summary), "protocol": run.protocol, "neurons": run.scores.neurons}
+    for seed, model in models.items():
+        if len(models) > 1:
+            model.save_pretrained(folder / SEED_MODELS / f"seed{seed}", metadata=metadata)
+        if seed == run.best_seed:
+            model.save_pretrained(folder / MODEL, metadata=metadata)
+    histories = {"seeds": run.histories, "best_epochs": run.best_epochs}
+    write_atomically(folder / CONFIG, run.config.to_toml().encode())
+    write_atomically(folder / SCORES_CSV, run.scores.to_csv().encode())
+    _write_json(
+        folder / SCORES_JSON, {"seeds": run.scores.seeds, "best_seed": run.best_seed, "rows": summary}
+    )
+    write_atomically(folder / HISTORY_CSV, _history_csv(run.histories).encode())
+    _write_json(folder / HISTORY_JSON, histories)
+    _write_json(folder / PROTOCOL, {"rows": run.protocol, "card": run.facts.get("card", {})})
+    write_atomically(folder / EXAMPLES, examples_to_bytes(run.examples))
+    facts = {name: value for name, value in run.facts.items() if name != "card"}
+    _write_json(folder / RUN, {"format": FORMAT, **facts})
+    shutil.rmtree(folder / STATE, ignore_errors=True)  # a leftover only costs space
+
+
+def _history_csv(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
+    names = list(dict.fromkeys(name for rows in histories.values() for row in rows for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["seed", *names], restval="", lineterminator="\n")
+    writer.writeheader()
+    for seed, rows in histories.items():
+        writer.writerows({"seed": seed, **row} for row in rows)
+    return buffer.getvalue()
+
+
+def _check_complete(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder; deepstrf fit writes run folders and says where")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{folder} is no run folder: it has no {CONFIG}; deepstrf fit writes run folders"
+        )
+    if not (folder / RUN).is_file():
+        raise FileNotFoundError(
+            f"the run in {folder} is not complete; go on with: "
+            f"deepstrf fit --config {folder / CONFIG} --out {folder}"
+        )
+
+
+def _compare_with(folder: Path, config: ExperimentConfig) -> str:
+    there = ExperimentConfig.from_toml(folder / CONFIG)
+    finished = (folder / RUN).is_file()
+    differences = config.differences(there)
+    if finished and (there.epochs, there.patience) != (config.epochs, config.patience):
+        differences.append(
+            f"epochs/patience: {there.epochs}/{there.patience}, not {config.epochs}/{config.patience}"
+        )
+    if differences:
+        raise FileExistsError(
+            f"{folder} holds another run ({'; '.join(differences)}). "
+            "Name another folder with --out, or replace that run with --overwrite"
+        )
+    return "finished" if finished else "resume"
+
+
+def _remove_run(folder: Path) -> None:
+    """Remove what runs write, run.json first; files of the user's own stay."""
+    (folder / RUN).unlink(missing_ok=True)
+    for name in (PROTOCOL, SCORES_CSV, SCORES_JSON, HISTORY_CSV, HISTORY_JSON, EXAMPLES, REPORT, CONFIG):
+        (folder / name).unlink(missing_ok=True)
+    for name in (MODEL, SEED_MODELS, STATE, EXPLAIN):
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+
+
+def _read_scores(folder: Path) -> RunScores:
+    path = folder / SCORES_CSV
+    try:
+        scores = RunScores.from_csv(path.read_text(encoding="utf-8"))
+    except (ValueError, KeyError) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+    # A table cut off between two lines still reads: the other file knows how many neurons there were.
+    there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
+    written = [tuple(row[key] for key in _COUNTS) for row in _read_json(folder / SCORES_JSON)["rows"]]
+    if there != written:
+        raise DamagedFileError(
+            f"{path} is damaged (not the neurons of {SCORES_JSON}); fit again with --overwrite"
+        )
+    return scores
+
+
+def _read_examples(path: Path) -> list[NeuronExample]:
+    try:
+        return examples_from_bytes(path.read_bytes())
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
+
+
+def _write_json(path: Path, value: Any) -> None:
+    write_atomically(path, (json.dumps(json_safe(value), indent=1) + "\n").encode())

@@ -1,0 +1,190 @@
+"""What `dstrf` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deepSTRF._validation import check_positive_number
+
+__all__ = ["DynamicSTRF", "cut_bins"]
+
+
+@dataclass(frozen=True)
+class DynamicSTRF:
+    """A model around one clip, as one linear filter per time and neuron.
+
+    ``response = weights . window + memory + intercept`` holds exactly, as the intercept is what is left: the
+    tangent plane at the stimulus. For piecewise linear models without any bias it is zero.
+
+    Attributes
+    ----------
+    weights : Tensor (T, N, L, F), or what the sink made
+        Filters, in response units per stimulus unit; the lag axis runs from the oldest frame to the current
+        one and, with ``lookahead``, on to the frames after it, which makes it L + lookahead long. With
+        ``wrt="samples"`` it has hop entries per frame, and F is 1. Lags outside the clip are zero.
+    response : Tensor (T, N)
+        The model's own responses (with ``before``, those before the output nonlinearity).
+    intercept : Tensor (T, N)
+        ``response - weights . window - memory``.
+    memory : Tensor (T, N)
+        What sound before the window contributes: through the carried state for ``method="windows"`` of a
+        recurrent model, through the gradient at older frames where the window is shorter than a known
+        receptive field; else zero.
+    times : Tensor (T,)
+        Frame of each row.
+    neurons : list of int
+        Neuron of each column.
+    lags : int
+        Frames of the window up to the current one, L: ``weights[:, :, lags - 1]`` is lag 0.
+    receptive_field : int or None
+        Frames up to the current one that a response depends on; None is unbounded.
+    n_frames : int
+        Frames of the clip.
+    method : str
+        How the filters were computed.
+    outside : float or None
+        Share of the squared gradient that lies outside the window, over the responses that were checked.
+    check_error : float or None
+        Largest difference between filters and plain automatic differentiation over the responses that were
+        checked, in units of the largest entry there; None when the check was off.
+    slope : Tensor (T, N) or None
+        With ``before``: the slope of the output nonlinearity, so that the filters of the output are
+        ``slope[..., None, None] * weights``.
+    completeness : Tensor (T, N) or None
+        Path-averaged form only: ``response - response_to_baseline - weights . (window - baseline)``, the
+        error of the quadrature (and what the window leaves out).
+    lookahead : int
+        Frames of the window after the current one: the last entries of the lag axis.
+    tap_shape : tuple of int or None
+        With a part for ``wrt``: the shape of its output without clips and time, (C, F') or (F',), which
+        ``weights.unflatten(-1, tap_shape)`` has.
+    edge : str
+        What was asked for at the ends of the clip.
+
+    Examples
+    --------
+    >>> one = torch.ones(4, 1)
+    >>> made = DynamicSTRF(None, one, 0 * one, 0 * one, torch.arange(4), [0], 3, 3, 4, "sweep")
+    >>> made.valid()[0].tolist()
+    [False, False, True]
+    """
+
+    weights: Any
+    response: Tensor
+    intercept: Tensor
+    memory: Tensor
+    times: Tensor
+    neurons: list[int]
+    lags: int
+    receptive_field: int | None
+    n_frames: int
+    method: str
+    outside: float | None = None
+    check_error: float | None = None
+    slope: Tensor | None = None
+    completeness: Tensor | None = None
+    lookahead: int = 0
+    tap_shape: tuple[int, ...] | None = None
+    edge: str = "zero"
+
+    @property
+    def lag_frames(self) -> Tensor:
+        """Lag of each frame of the window, (L + lookahead,): L - 1 to 0, and negative for frames after it."""
+        return torch.arange(self.lags - 1, -1 - self.lookahead, -1, device=self.times.device)
+
+    def lags_ms(self, dt_ms: float) -> Tensor:
+        """Return how long before the response each frame of the window is, in ms, (L + lookahead,).
+
+        Parameters
+        ----------
+        dt_ms : float
+            Width of a frame.
+
+        Returns
+        -------
+        Tensor
+            0 for the frame of the response, positive in the past and negative in the future.
+        """
+        return self.lag_frames * check_positive_number("dt_ms", dt_ms)
+
+    def valid(self) -> Tensor:
+        """Return which lags exist at which time, (T, L + lookahead): those before and after the clip do not.
+
+        Returns
+        -------
+        Tensor
+            Booleans, lags in the order of `weights`.
+        """
+        frames = self.times.unsqueeze(1) - self.lag_frames
+        return (frames >= 0) & (frames < self.n_frames)
+
+    def cut(self) -> Tensor:
+        """Return which bins have a filter that an end of the clip cuts off, (T,).
+
+        Statistics of how a filter changes leave these bins out: it grows there as the clip begins, and that
+        of a linear neuron does so too. With ``edge="keep"`` no filter is cut.
+
+        Returns
+        -------
+        Tensor
+            Booleans.
+        """
+        return cut_bins(self.times, self.lags, self.lookahead, self.n_frames, self.edge)
+
+    def intercept_share(self) -> Tensor:
+        """Return the variance of the intercept as a share of that of the response, (N,).
+
+        Returns
+        -------
+        Tensor
+            0 where the filters tell everything about how the response moves; it may exceed 1. NaN for a
+            response that does not move.
+        """
+        return self.intercept.double().var(0) / _positive(self.response.double().var(0))
+
+    def intercept_size(self) -> Tensor:
+        """Return the mean size of the intercept as a share of that of the response, (N,).
+
+        Returns
+        -------
+        Tensor
+            ``sum |b| / sum |Y|`` over time; NaN for a silent neuron.
+        """
+        return self.intercept.abs().double().sum(0) / _positive(self.response.abs().double().sum(0))
+
+
+def cut_bins(times: Tensor, lags: int, lookahead: int, n_frames: int, edge: str) -> Tensor:
+    """Return at which times an end of the clip cuts off a filter.
+
+    Parameters
+    ----------
+    times : Tensor (T,)
+        Frames.
+    lags, lookahead : int
+        Frames of the filter up to the current one, and after it.
+    n_frames : int
+        Frames of the clip.
+    edge : str
+        As for `dstrf`.
+
+    Returns
+    -------
+    Tensor
+        Booleans (T,).
+
+    Examples
+    --------
+    >>> cut_bins(torch.arange(4), lags=3, lookahead=0, n_frames=4, edge="zero").tolist()
+    [True, True, False, False]
+    """
+    if edge == "keep":
+        return torch.zeros_like(times, dtype=torch.bool)
+    return (times < lags - 1) | (times >= n_frames - lookahead)
+
+
+def _positive(values: Tensor) -> Tensor:
+    return torch.where(values > 0, values, torch.nan)

@@ -1,0 +1,56 @@
+"""Statistics of dynamic STRFs: complexity, gain change, temporal hold, shape change, patterns, subspaces."""
+
+from deepSTRF.interpret.filter_statistics.complexity import (
+    Spectrum,
+    complexity,
+    gain_change,
+    gain_variation,
+    singular_spectrum,
+)
+from deepSTRF.interpret.filter_statistics.events import EventLocked, event_locked
+from deepSTRF.interpret.filter_statistics.nonlinearity import nonlinearities
+from deepSTRF.interpret.filter_statistics.patterns import (
+    FilterPatterns,
+    PatternScores,
+    filter_patterns,
+    pattern_scores,
+)
+from deepSTRF.interpret.filter_statistics.shape_change import (
+    Alignment,
+    align_filters,
+    find_shifts,
+    shape_change,
+)
+from deepSTRF.interpret.filter_statistics.subspace import (
+    ActiveSubspace,
+    TuningSurface,
+    active_subspace,
+    tuning_surface,
+)
+from deepSTRF.interpret.filter_statistics.temporal_hold import TemporalHold, hold_statistics, temporal_hold
+
+__all__ = [
+    "ActiveSubspace",
+    "Alignment",
+    "EventLocked",
+    "FilterPatterns",
+    "PatternScores",
+    "Spectrum",
+    "TemporalHold",
+    "TuningSurface",
+    "active_subspace",
+    "align_filters",
+    "complexity",
+    "event_locked",
+    "filter_patterns",
+    "find_shifts",
+    "gain_change",
+    "gain_variation",
+    "hold_statistics",
+    "nonlinearities",
+    "pattern_scores",
+    "shape_change",
+    "singular_spectrum",
+    "temporal_hold",
+    "tuning_surface",
+]

@@ -1,0 +1,264 @@
+"""The modulation transfer function of STRFs: which rates, scales and directions they pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF._validation import check_positive_int, check_positive_number
+from deepSTRF.interpret._arrays import as_numbers
+
+__all__ = ["ModulationTransfer", "checked_maps", "checked_strfs", "modulation_transfer", "on_octaves"]
+
+FloatArray = NDArray[np.float64]
+
+#: The grid of rates and scales is this many times as fine as the STRF's own length and height give.
+FINER = 4
+#: Spacing of bands counts as even on a log axis when it varies by less than this share.
+EVEN = 1e-3
+#: No cochleagram ends below this; numbers that do are kilohertz.
+LOWEST_TOP_HZ = 100.0
+#: Up to so many frequencies are named in an error.
+MOST_TOLD = 40
+
+
+@dataclass(frozen=True)
+class ModulationTransfer:
+    """Power of STRFs by temporal rate and spectral scale.
+
+    Attributes
+    ----------
+    rates_hz : array (R,)
+        Ascending; positive rates are ripples that move up in frequency, negative ones move down.
+    scales_cyc_oct : array (S,)
+        Ascending from 0, cycles per octave.
+    power : array (N, S, R)
+        Squared magnitude of the two-dimensional Fourier transform.
+    best_rate_hz, best_scale_cyc_oct : array (N,)
+        Where the power, the mean of both directions, is largest, to the step of the axes. NaN for a map of
+        zeros.
+    direction_index : array (N,)
+        ``(up - down) / (up + down)`` of the power at scales and rates other than 0.
+
+    Examples
+    --------
+    >>> transfer = modulation_transfer(np.ones((1, 4, 5)), 500.0 * 2.0 ** np.arange(4), dt_ms=5.0)
+    >>> transfer.best_rate_hz.item(), transfer.temporal.shape == transfer.power[:, 0, :].shape
+    (0.0, True)
+    """
+
+    rates_hz: FloatArray
+    scales_cyc_oct: FloatArray
+    power: FloatArray
+    best_rate_hz: FloatArray
+    best_scale_cyc_oct: FloatArray
+    direction_index: FloatArray
+
+    @property
+    def temporal(self) -> FloatArray:
+        """(N, R) power summed over scales."""
+        return np.asarray(self.power.sum(axis=1))
+
+    @property
+    def spectral(self) -> FloatArray:
+        """(N, S) power summed over rates."""
+        return np.asarray(self.power.sum(axis=2))
+
+
+def modulation_transfer(
+    strfs: Any, frequencies_hz: Any, dt_ms: float, *, finer: int = FINER
+) -> ModulationTransfer:
+    """Return the modulation transfer functions of STRFs.
+
+    The map is read on an octave axis (resampled there by straight lines when the bands are spaced otherwise)
+    and padded with zeros, which interpolates the transform.
+
+    Parameters
+    ----------
+    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
+        STRFs, the current frame last.
+    frequencies_hz : array (F,)
+        Centre of each band, ascending.
+    dt_ms : float
+        Frame in ms.
+    finer : int
+        How many times finer than the natural grid the axes are.
+
+    Returns
+    -------
+    ModulationTransfer
+        Power and its summary.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments of another shape or range, or a single band.
+
+    References
+    ----------
+    Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220; Singh & Theunissen 2003, doi
+    10.1121/1.1624067.
+
+    Examples
+    --------
+    >>> hertz, frames = 500.0 * 2.0 ** (np.arange(24) / 6), np.arange(40)
+    >>> upward = np.cos(2 * np.pi * (0.05 * frames - 0.5 / 6 * np.arange(24)[:, None]))  # 10 Hz, 0.5/oct
+    >>> transfer = modulation_transfer(upward, hertz, dt_ms=5.0)
+    >>> abs(transfer.best_rate_hz.item() - 10) < 1, abs(transfer.best_scale_cyc_oct.item() - 0.5) < 0.05
+    (True, True)
+    >>> transfer.direction_index.item() > 0.8
+    True
+    """
+    maps, hertz, dt = checked_strfs(strfs, frequencies_hz, dt_ms)
+    finer = check_positive_int("finer", finer)
+    maps, step = on_octaves(maps, hertz)
+    n_scales, n_rates = (2 * ((finer * size + 1) // 2) for size in maps.shape[1:])
+    spectrum = np.fft.fft2(maps, s=(n_scales, n_rates), axes=(1, 2))[:, : n_scales // 2 + 1]
+    scales = np.arange(n_scales // 2 + 1) / (n_scales * step)
+    # exp(-i w t) with w < 0 is the pattern whose frequency rises with time: that is our positive rate
+    rates = 0.0 - np.asarray(np.fft.fftfreq(n_rates, dt / 1000.0), dtype=np.float64)  # no negative zero
+    order = np.argsort(rates)
+    rates, power = rates[order], np.abs(spectrum[:, :, order]) ** 2
+    # the top rate and its negative are one and the same of an even transform: without a direction, left out
+    rates, power = rates[:-1], power[:, :, :-1]
+    zero = int(np.argmin(np.abs(rates)))
+    up, down = power[:, :, zero:], power[:, :, zero::-1]
+    both = 0.5 * (up + down)
+    flat = both.reshape(len(maps), -1)
+    scale_at, rate_at = np.unravel_index(flat.argmax(axis=1), both.shape[1:])
+    some = flat.max(axis=1, initial=0.0) > 0
+    summed_up, summed_down = up[:, 1:, 1:].sum(axis=(1, 2)), down[:, 1:, 1:].sum(axis=(1, 2))
+    total = summed_up + summed_down
+    return ModulationTransfer(
+        rates_hz=rates,
+        scales_cyc_oct=scales,
+        power=power,
+        best_rate_hz=np.where(some, rates[zero:][rate_at], np.nan),
+        best_scale_cyc_oct=np.where(some, scales[scale_at], np.nan),
+        direction_index=np.where(
+            total > 0, (summed_up - summed_down) / np.where(total > 0, total, 1.0), np.nan
+        ),
+    )
+
+
+def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatArray, FloatArray, float]:
+    """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64.
+
+    Parameters
+    ----------
+    strfs, frequencies_hz, dt_ms
+        See `modulation_transfer`.
+
+    Returns
+    -------
+    array (N, F, T), array (F,), float
+        The same, checked.
+
+    Raises
+    ------
+    ValueError, TypeError
+        When they do not fit each other; the text says how.
+
+    Examples
+    --------
+    >>> checked_strfs([[1.0], [2.0]], [500.0, 1000.0], 5)[0].shape
+    (1, 2, 1)
+    """
+    maps = checked_maps(strfs)
+    hertz = np.asarray([]) if frequencies_hz is None else as_numbers(frequencies_hz, "frequencies_hz")
+    legal = hertz.shape == maps.shape[1:2] and np.isfinite(hertz).all()
+    if not legal or (np.diff(hertz) <= 0).any() or (hertz <= 0).any():
+        raise ValueError(
+            f"frequencies_hz must be {maps.shape[1]} ascending positive numbers, one per band, got "
+            f"{_told(hertz)}; datasets and front-ends have them as .frequencies_hz"
+        )
+    if len(hertz) < 2:
+        raise ValueError("tuning needs at least 2 bands")
+    if hertz[-1] < LOWEST_TOP_HZ:
+        raise ValueError(
+            f"frequencies_hz end at {hertz[-1]:g} Hz, below hearing: they look like kilohertz, give "
+            "1000 * frequencies"
+        )
+    return maps, hertz, check_positive_number("dt_ms", dt_ms)
+
+
+def checked_maps(strfs: Any) -> FloatArray:
+    """Return STRFs (N, F, T) as float64.
+
+    Parameters
+    ----------
+    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
+        STRFs.
+
+    Returns
+    -------
+    array (N, F, T)
+        The same, checked.
+
+    Raises
+    ------
+    ValueError
+        When they are none; the text says how.
+
+    Examples
+    --------
+    >>> checked_maps([[1.0], [2.0]]).shape
+    (1, 2, 1)
+    """
+    maps = as_numbers(strfs, "strfs")
+    if maps.ndim == 2:
+        maps = maps[None]
+    if maps.ndim == 4 and maps.shape[1] == 1:
+        maps = maps[:, 0]
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise ValueError(
+            f"strfs must be (N, F, T), (N, 1, F, T) or (F, T), none of them 0, got shape {maps.shape}; of a "
+            "model with two channels take one, or use model.STRF_gradmap()"
+        )
+    broken = np.flatnonzero(~np.isfinite(maps).all(axis=(1, 2)))
+    if broken.size:
+        raise ValueError(
+            f"strfs hold values that are not finite, in {broken.size} of {len(maps)} maps (first: "
+            f"{broken[0]}); leave those out"
+        )
+    return maps
+
+
+def _told(hertz: FloatArray) -> str:
+    """The shape, and the numbers where they are few enough to read."""
+    numbers = ", ".join(f"{value:g}" for value in hertz.ravel()) if hertz.size <= MOST_TOLD else ""
+    return f"shape {hertz.shape}" + (f": {numbers}" if numbers else "")
+
+
+def on_octaves(maps: FloatArray, hertz: FloatArray) -> tuple[FloatArray, float]:
+    """Return maps (N, F, T) on bands that are evenly spaced in octaves, and the spacing.
+
+    Parameters
+    ----------
+    maps : array (N, F, T)
+        STRFs.
+    hertz : array (F,)
+        Centre of each band, ascending.
+
+    Returns
+    -------
+    array (N, F, T), float
+        The maps, untouched where the spacing is even already, and the step in octaves.
+
+    Examples
+    --------
+    >>> on_octaves(np.ones((1, 3, 2)), np.array([500.0, 1000.0, 2000.0]))[1]
+    1.0
+    """
+    octaves = np.log2(hertz)
+    even = np.linspace(octaves[0], octaves[-1], len(octaves))
+    step = float(even[1] - even[0])
+    if np.abs(octaves - even).max() <= EVEN * step:
+        return maps, step
+    right = np.clip(np.searchsorted(octaves, even), 1, len(octaves) - 1)
+    share = (even - octaves[right - 1]) / (octaves[right] - octaves[right - 1])
+    share = share[None, :, None]
+    return maps[:, right - 1] * (1.0 - share) + maps[:, right] * share, step

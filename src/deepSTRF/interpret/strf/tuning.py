@@ -1,0 +1,171 @@
+"""What STRFs are tuned to, as numbers: one row per neuron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepSTRF._validation import check_choice, check_flag
+from deepSTRF.interpret.strf.gabor import fit_gabor
+from deepSTRF.interpret.strf.modulation import checked_maps, checked_strfs, modulation_transfer
+from deepSTRF.interpret.strf.table import NeuronTable, extent_above, named, refined_peak
+from deepSTRF.interpret.strf.waveform_field import rf_duration_ms
+
+__all__ = ["separability_index", "strf_tuning"]
+
+FloatArray = NDArray[np.float64]
+
+PEAKS = ("excitatory", "largest")
+#: Maps whose modulation transfer is held in memory at once.
+AT_ONCE = 64
+
+
+def strf_tuning(
+    strfs: Any,
+    frequencies_hz: Any,
+    dt_ms: float,
+    *,
+    peak: str = "excitatory",
+    gabor: bool = False,
+    neurons: Sequence[Any] | None = None,
+) -> NeuronTable:
+    """Summarise the tuning of STRFs.
+
+    Peaks and half heights are found between bands and frames (a parabola on the octave axis where bands are
+    evenly spaced there, straight lines), from the profiles through the peak of the map.
+
+    Parameters
+    ----------
+    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
+        STRFs, the current frame last: ``model.STRFs(folded=True)`` or ``model.STRF_gradmap()``.
+    frequencies_hz : array (F,)
+        Centre of each band, ascending.
+    dt_ms : float
+        Frame in ms.
+    peak : {"excitatory", "largest"}
+        The largest positive weight, or the largest of either sign.
+    gabor : bool
+        Whether to add the columns of `fit_gabor` (slower).
+    neurons : sequence, optional
+        Names of the rows; None counts from 0.
+
+    Returns
+    -------
+    NeuronTable
+        Columns: ``best_frequency_hz``, ``latency_ms`` (lag of the peak, 0 is the current frame),
+        ``bandwidth_octaves`` and ``duration_ms`` (widths at half height), ``bandwidth_known`` and
+        ``duration_known`` (False where the profile does not fall to half height inside the map: the width
+        then reaches to its edge and is a lower bound), ``rf_duration_ms`` (99 % of the mass),
+        ``peak_weight``, ``separability`` (see `separability_index`), ``excitation`` and ``inhibition`` (sums
+        of positive and of negative weights, both positive numbers), ``ei_balance`` (their difference by their
+        sum), ``best_rate_hz``, ``best_scale_cyc_oct``, ``direction_index`` (of `modulation_transfer`;
+        positive is upward). What a neuron lacks is NaN: one without a positive weight has no excitatory peak.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments of another shape or range.
+
+    Examples
+    --------
+    >>> hertz = 500.0 * 2.0 ** (np.arange(13) / 6)
+    >>> bump = np.exp(-0.5 * (np.log2(hertz / 1000.0) / 0.3)[:, None] ** 2) * np.array([0, 0, 1, 2, 1, 0])
+    >>> table = strf_tuning(bump, hertz, dt_ms=5.0)
+    >>> [round(table[name].item(), 3) for name in ("best_frequency_hz", "latency_ms", "duration_ms")]
+    [1000.0, 10.0, 10.0]
+    """
+    maps, hertz, dt = checked_strfs(strfs, frequencies_hz, dt_ms)
+    check_choice("peak", peak, PEAKS)
+    names = named(neurons, len(maps))
+    profiles = [_peak_tuning(image, hertz, dt, peak) for image in maps]
+    excitation = np.maximum(maps, 0.0).sum(axis=(1, 2))
+    inhibition = np.maximum(-maps, 0.0).sum(axis=(1, 2))
+    total = excitation + inhibition
+    # in blocks: the transforms are a hundred times as large as the maps
+    blocks = [
+        modulation_transfer(maps[first : first + AT_ONCE], hertz, dt)
+        for first in range(0, len(maps), AT_ONCE)
+    ]
+    columns: dict[str, NDArray[Any]] = {
+        name: np.asarray([profile[name] for profile in profiles]) for name in _NOTHING
+    }
+    columns |= {
+        "rf_duration_ms": np.asarray(rf_duration_ms(maps, dt_ms=dt)),
+        "separability": separability_index(maps),
+        "excitation": excitation,
+        "inhibition": inhibition,
+        "ei_balance": np.where(
+            total > 0, (excitation - inhibition) / np.where(total > 0, total, 1.0), np.nan
+        ),
+    }
+    for name in ("best_rate_hz", "best_scale_cyc_oct", "direction_index"):
+        columns[name] = np.concatenate([getattr(block, name) for block in blocks])
+    table = NeuronTable(names, columns)
+    return table.joined(fit_gabor(maps, hertz, dt).table(names)) if check_flag("gabor", gabor) else table
+
+
+def separability_index(strfs: Any) -> FloatArray:
+    """Return how nearly each STRF is one spectral profile times one temporal profile.
+
+    Parameters
+    ----------
+    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
+        STRFs.
+
+    Returns
+    -------
+    array (N,)
+        Squared first singular value over the sum of all squares: 1 is separable; NaN for a map of zeros.
+
+    Raises
+    ------
+    ValueError
+        For maps of another shape, or that are not finite.
+
+    References
+    ----------
+    Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220.
+
+    Examples
+    --------
+    >>> separability_index(np.outer([1.0, 2.0], [3.0, 4.0, 5.0])).round(6), separability_index(np.eye(2))
+    (array([1.]), array([0.5]))
+    """
+    power = np.linalg.svd(checked_maps(strfs), compute_uv=False) ** 2
+    total = power.sum(axis=-1)
+    return np.where(total > 0, power[:, 0] / np.where(total > 0, total, 1.0), np.nan)
+
+
+#: Columns that depend on a peak, and their values without one.
+_NOTHING: dict[str, Any] = {
+    "best_frequency_hz": np.nan, "latency_ms": np.nan, "bandwidth_octaves": np.nan, "bandwidth_known": False,
+    "duration_ms": np.nan, "duration_known": False, "peak_weight": np.nan,
+}  # fmt: skip
+
+
+def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> dict[str, Any]:
+    band, frame = np.unravel_index(
+        int((image if peak == "excitatory" else np.abs(image)).argmax()), image.shape
+    )
+    weight = float(image[band, frame])
+    if weight == 0 or (peak == "excitatory" and weight < 0):
+        return _NOTHING
+    upright = image * np.sign(weight)
+    octaves, ms = np.log2(hertz), (np.arange(image.shape[1]) - (image.shape[1] - 1)) * dt
+    spectral, temporal = upright[:, frame], upright[band]
+    width = extent_above(octaves, spectral, int(band), 0.5 * abs(weight))
+    length = extent_above(ms, temporal, int(frame), 0.5 * abs(weight))
+    even = np.allclose(np.diff(octaves), octaves[1] - octaves[0], rtol=1e-3)
+    centre = refined_peak(octaves, spectral, int(band)) if even else float(octaves[band])
+    return {
+        "best_frequency_hz": 2.0**centre,
+        "latency_ms": -refined_peak(ms, temporal, int(frame)) + 0.0,
+        "bandwidth_octaves": width.width,
+        "bandwidth_known": width.closed,
+        "duration_ms": length.width,
+        "duration_known": length.closed,
+        "peak_weight": weight,
+    }

@@ -1,0 +1,381 @@
+"""A model on disk: ``config.json``, ``model.safetensors``, ``README.md`` and, when given, ``metadata.json``.
+
+Everything is first written into a temporary folder beside the target and moved over only when all of it is
+there, so a full disk or a crash while writing leaves an older checkpoint as it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepSTRF import __version__
+from deepSTRF.models.io.card import model_card as default_card
+from deepSTRF.models.io.encoding import decode, encode_module, resolve_class
+
+__all__ = ["CARD_FILE", "CONFIG_FILE", "METADATA_FILE", "WEIGHTS_FILE", "load_checkpoint", "save_checkpoint"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+METADATA_FILE = "metadata.json"
+CARD_FILE = "README.md"
+
+#: Keys of the configuration that are no constructor arguments start with an underscore.
+_CLASS_KEY, _FORMAT_KEY, _VERSION_KEY, _STAMP_KEY = (
+    "_model_class",
+    "_format",
+    "_deepSTRF_version",
+    "_checkpoint",
+)
+_FORMAT = 1
+
+
+def save_checkpoint(
+    model: nn.Module,
+    directory: str | os.PathLike[str],
+    *,
+    metadata: Any = None,
+    model_card: str | None = None,
+    source: str | None = None,
+) -> Path:
+    """Write a model so that `load_checkpoint` can rebuild it without its author's code.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A `Configurable` module.
+    directory : path
+        Folder to write; it is made when missing. Other files in it are left alone.
+    metadata : object, optional
+        Anything JSON can hold (protocol, scores, neuron names); never used to build the model.
+    model_card : str, optional
+        Text of the README; None writes one (`deepSTRF.models.io.card.model_card`).
+    source : str, optional
+        What that README loads the model from: the name of a repository; None is the folder's name.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    TypeError
+        When a constructor argument or the metadata cannot be written; the text names it.
+    ValueError
+        When the model cannot be rebuilt from its constructor arguments (a part was exchanged after
+        construction).
+    NotADirectoryError
+        When the path is a file.
+    OSError
+        When writing fails, e.g. on a full disk; an older checkpoint stays intact.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sorted(path.name for path in save_checkpoint(Linear(out_neurons=2), folder).iterdir())
+    ['README.md', 'config.json', 'model.safetensors']
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is a file; give a folder to save_pretrained")
+    described = encode_module(model, type(model).__name__)
+    _check_rebuildable(model, described)
+    tensors, shared = _collect_tensors(model)
+    stamp = _stamp(described, tensors)
+    config = {
+        _CLASS_KEY: described["$module"], _FORMAT_KEY: _FORMAT, _VERSION_KEY: __version__, _STAMP_KEY: stamp,
+        **described["kwargs"],
+    }  # fmt: skip
+    texts = {
+        CONFIG_FILE: json.dumps(config, indent=2, allow_nan=False) + "\n",
+        CARD_FILE: default_card(model, config, metadata, source or target.resolve().name)
+        if model_card is None
+        else model_card,
+    }
+    if metadata is not None:
+        texts[METADATA_FILE] = _metadata_text(metadata)
+    header = {"format": "pt", "checkpoint": stamp, "shared": json.dumps(shared)}
+    is_new = not target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    # inside the target, so that it is writable and on the same disk whatever the target is mounted on
+    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
+    try:
+        _write_files(staging, texts, tensors, header)
+        _move_into_place(staging, target, stale=() if metadata is not None else (METADATA_FILE,))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if is_new and not any(target.iterdir()):
+            target.rmdir()
+    return target
+
+
+def _metadata_text(metadata: Any) -> str:
+    try:
+        return json.dumps(metadata, indent=2) + "\n"
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"metadata must be plain data for JSON (numbers, strings, lists, dictionaries): {error}"
+        ) from error
+
+
+def _collect_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors to store, and ``alias -> stored name`` for tensors that are one and the same."""
+    stored: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    first: dict[tuple[Any, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"the state {name!r} is a {type(tensor).__name__}; a checkpoint holds tensors only"
+            )
+        key = (tensor.device, tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in first:
+            aliases[name] = first[key]
+            continue
+        first[key] = name
+        stored[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return stored, aliases
+
+
+def _stamp(described: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return a content hash that ties the configuration to its weights."""
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_rebuildable(model: nn.Module, described: dict[str, Any]) -> None:
+    """Build the model once more from its description and compare the two, now rather than at loading time."""
+    classes = {type(part).__name__: type(part) for part in model.modules()}
+    try:
+        with torch.random.fork_rng(devices=[]):  # saving must not change the random numbers of a running fit
+            twin = decode(described, classes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{type(model).__name__} cannot be rebuilt from its constructor arguments: {error}"
+        ) from error
+    for what, ours, theirs in (
+        ("modules", _module_tree(model), _module_tree(twin)),
+        ("tensors", _tensor_shapes(model), _tensor_shapes(twin)),
+    ):
+        if ours != theirs:
+            different = sorted(name for name, _ in set(ours.items()) ^ set(theirs.items()))
+            raise ValueError(
+                f"{type(model).__name__} cannot be rebuilt from its constructor arguments: these {what} "
+                f"differ: {', '.join(map(repr, different[:5]))}. Pass parts to the constructor instead of "
+                "exchanging them later"
+            )
+
+
+def _module_tree(model: nn.Module) -> dict[str, str]:
+    return {name: type(part).__name__ for name, part in model.named_modules(remove_duplicate=False)}
+
+
+def _tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _write_files(
+    folder: Path, texts: Mapping[str, str], tensors: Mapping[str, Tensor], header: dict[str, str]
+) -> None:
+    from safetensors.torch import save_file
+
+    weights = folder / WEIGHTS_FILE
+    weights.touch()
+    mode = weights.stat().st_mode
+    save_file(dict(tensors), weights, metadata=header)
+    weights.chmod(
+        mode
+    )  # safetensors makes a file of its own that only the owner may read; labs share folders
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for path in folder.iterdir():  # on the disk before any old file is replaced
+        with path.open("rb") as handle:
+            os.fsync(handle.fileno())
+
+
+def _move_into_place(staging: Path, target: Path, stale: tuple[str, ...]) -> None:
+    """Rename the finished files over the old ones: needs no space on the disk.
+
+    Other files of the user's in the folder stay. Should the process die between two renames, the stamps in
+    configuration and weights differ and loading says so.
+    """
+    for path in sorted(staging.iterdir()):
+        os.replace(path, target / path.name)
+    for name in stale:
+        (target / name).unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    directory: str | os.PathLike[str],
+    *,
+    expected: type[nn.Module] = nn.Module,
+    extra_kwargs: Mapping[str, Any] | None = None,
+    modules: Mapping[str, type] | None = None,
+    strict: bool = True,
+    map_location: str | torch.device = "cpu",
+) -> tuple[nn.Module, Any]:
+    """Rebuild a model from a folder, in eval mode.
+
+    Parameters
+    ----------
+    directory : path
+        Folder written by `save_checkpoint`.
+    expected : type
+        The class asked for; the checkpoint must hold it or one derived from it.
+    extra_kwargs : mapping, optional
+        Constructor arguments that replace the saved ones.
+    modules : mapping of str to type, optional
+        The caller's own classes by name.
+    strict : bool
+        Whether the saved tensors must match the model's exactly; otherwise differences are a warning.
+    map_location : str or torch.device
+        Where the model goes.
+
+    Returns
+    -------
+    tuple
+        The model and the metadata (None when there was none).
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder or one of its files is missing; the text names it.
+    ValueError
+        For unknown classes or arguments, damaged files, or files of two different saves.
+    TypeError
+        When the checkpoint holds another class than the one asked for.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.audio import Linear
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model, metadata = load_checkpoint(save_checkpoint(Linear(out_neurons=2), folder))
+    >>> type(model).__name__, model.training, metadata
+    ('Linear', False, None)
+    """
+    folder = _existing_folder(directory)
+    config = _read_config(folder / CONFIG_FILE)
+    own = {expected.__name__: expected, **(modules or {})}
+    cls = resolve_class(config[_CLASS_KEY], own)
+    if not issubclass(cls, expected):
+        raise TypeError(
+            f"{folder} holds a {cls.__name__}, not a {expected.__name__}: call "
+            f"{cls.__name__}.from_pretrained, or NeuralModel.from_pretrained for any model"
+        )
+    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
+    decoded = {key: decode(value, own) for key, value in arguments.items() if key not in (extra_kwargs or {})}
+    model = _build(cls, {**decoded, **(extra_kwargs or {})}, folder)
+    state = _read_weights(folder / WEIGHTS_FILE, config.get(_STAMP_KEY))
+    if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
+        state = _from_public(model, state)
+    _match_dtypes(model, state)
+    _load_state(model, state, strict, folder)
+    metadata_path = folder / METADATA_FILE
+    metadata = json.loads(metadata_path.read_text(encoding="utf-8")) if metadata_path.is_file() else None
+    return model.to(map_location).eval(), metadata
+
+
+def _existing_folder(directory: str | os.PathLike[str]) -> Path:
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no checkpoint folder {str(folder)!r}; give the folder that save_pretrained wrote"
+        )
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f"{folder / name} is missing; a checkpoint needs {CONFIG_FILE} and {WEIGHTS_FILE}"
+            )
+    return folder
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); save the model again") from error
+    if not isinstance(config, dict) or _CLASS_KEY not in config:
+        raise ValueError(
+            f"{path} does not name a model class (key {_CLASS_KEY!r}); it was not written by save_pretrained"
+        )
+    if int(config.get(_FORMAT_KEY, _FORMAT)) > _FORMAT:
+        raise ValueError(
+            f"{path} was written by a later version of deepSTRF ({config.get(_VERSION_KEY)}); upgrade "
+            "deepSTRF"
+        )
+    return config
+
+
+def _build(cls: type[Any], arguments: dict[str, Any], folder: Path) -> nn.Module:
+    try:
+        return cls(**arguments)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} does not fit the constructor of {cls.__name__}: {error}"
+        ) from error
+
+
+def _read_weights(path: Path, stamp: str | None) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
+    state: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt", device="cpu") as handle:
+            header = handle.metadata() or {}
+            for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
+                state[name] = handle.get_tensor(name)
+    except SafetensorError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); save the model again or fetch the file anew"
+        ) from error
+    if stamp and header.get("checkpoint") not in (None, stamp):
+        raise ValueError(f"{path} and {CONFIG_FILE} come from two different saves; save the model again")
+    for alias, name in json.loads(header.get("shared", "{}")).items():
+        state[alias] = state[name]
+    return state
+
+
+def _from_public(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    from deepSTRF.models.io.legacy import convert_public_state  # imports the models, which import this
+
+    return convert_public_state(model, state)
+
+
+def _match_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Give every parameter and buffer the dtype it was saved with, so that float64 models stay float64."""
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        model.to(dtypes.pop())  # also moves constants that are derived, not saved
+        return
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if name in state and state[name].dtype != tensor.dtype:
+            tensor.data = tensor.data.to(state[name].dtype)
+
+
+def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder: Path) -> None:
+    try:
+        result = model.load_state_dict(state, strict=strict)
+    except RuntimeError as error:
+        raise ValueError(f"the weights in {folder} do not fit {type(model).__name__}: {error}") from error
+    if result.missing_keys or result.unexpected_keys:
+        warnings.warn(
+            f"loading {folder} with strict=False: missing {result.missing_keys}, unexpected "
+            f"{result.unexpected_keys}",
+            UserWarning,
+            stacklevel=3,
+        )

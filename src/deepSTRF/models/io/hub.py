@@ -1,0 +1,259 @@
+"""Checkpoints on a model hub: fetched by name, pushed as the folder that `save_pretrained` writes.
+
+Only ``huggingface_hub`` (the extra ``hub``) talks to the network, and only when a repository is named. The
+address is that of ``HF_ENDPOINT``, else huggingface.co. A token is handed on as it is: it is never written or
+logged; without one ``huggingface_hub`` uses the one it was logged in with. What comes back is JSON and
+safetensors: nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from deepSTRF._optional import require
+from deepSTRF.models.io.checkpoint import CARD_FILE, CONFIG_FILE, METADATA_FILE, WEIGHTS_FILE, save_checkpoint
+
+__all__ = ["download_checkpoint", "is_repo_id", "locate_checkpoint", "push_model"]
+
+#: Address of the hub when huggingface_hub's own default is not meant.
+ENDPOINT_VARIABLE = "HF_ENDPOINT"
+#: Nothing else of a repository is fetched.
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE, CARD_FILE)
+#: "user/name"; each part begins and ends with a letter, digit or underscore.
+_REPO_ID = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", flags=re.ASCII)
+_DENIED = (401, 403)
+
+
+def is_repo_id(text: object) -> bool:
+    """Say whether ``text`` has the form ``"user/name"``.
+
+    Parameters
+    ----------
+    text : object
+        A path or name that a user gave; only strings can name a repository.
+
+    Returns
+    -------
+    bool
+        Whether it may be the name of a repository.
+
+    Examples
+    --------
+    >>> is_repo_id("lab/statenet-ns1"), is_repo_id("./runs/model"), is_repo_id(Path("lab/statenet-ns1"))
+    (True, False, False)
+    """
+    return isinstance(text, str) and _REPO_ID.fullmatch(text) is not None
+
+
+def locate_checkpoint(
+    repo_or_path: str | os.PathLike[str],
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """Return the folder of a checkpoint: the local one when it exists, else a copy of the repository.
+
+    Parameters
+    ----------
+    repo_or_path : str or path
+        A folder, or ``"user/name"``.
+    cache_dir, revision, token
+        See `download_checkpoint`.
+
+    Returns
+    -------
+    pathlib.Path
+        A local folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is neither; the text says what was looked for.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     locate_checkpoint(folder) == Path(folder)
+    True
+    """
+    if Path(repo_or_path).is_dir():
+        return Path(repo_or_path)
+    if is_repo_id(repo_or_path):
+        return download_checkpoint(str(repo_or_path), cache_dir=cache_dir, revision=revision, token=token)
+    raise FileNotFoundError(
+        f"there is no checkpoint folder {str(repo_or_path)!r}; give the folder that save_pretrained wrote, "
+        'or the name of a repository as "user/name"'
+    )
+
+
+def download_checkpoint(
+    repo_id: str,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """Fetch configuration, weights, card and metadata of a repository; what is there already stays.
+
+    Parameters
+    ----------
+    repo_id : str
+        ``"user/name"``.
+    cache_dir : path, optional
+        Where copies are kept; None is huggingface_hub's cache.
+    revision : str, optional
+        Branch, tag or commit; None is the newest.
+    token : str or bool, optional
+        Access token; None is the one huggingface_hub was logged in with, False is none.
+
+    Returns
+    -------
+    pathlib.Path
+        The local copy; treat it as read-only.
+
+    Raises
+    ------
+    ImportError
+        Without huggingface_hub; the text says how to install it.
+    FileNotFoundError
+        When the repository or revision does not exist, or this token may not read it.
+    ConnectionError
+        When the hub cannot be reached and there is no copy.
+
+    Examples
+    --------
+    >>> download_checkpoint("no slash")
+    Traceback (most recent call last):
+        ...
+    ValueError: a repository is named "user/name", got 'no slash'
+    """
+    _check_repo_id(repo_id)
+    hub = _require_hub(repo_id)
+    with _plain_errors(hub, repo_id, revision):
+        copy = hub.snapshot_download(
+            repo_id,
+            revision=revision,
+            cache_dir=cache_dir,
+            token=token,
+            allow_patterns=list(_FILES),
+            endpoint=_endpoint(),
+        )
+    return Path(copy)
+
+
+def push_model(
+    model: nn.Module,
+    repo_id: str,
+    *,
+    metadata: Any = None,
+    model_card: str | None = None,
+    private: bool = False,
+    token: str | None = None,
+    commit_message: str | None = None,
+) -> str:
+    """Save a model and send it to a repository, which is made when missing.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    repo_id : str
+        ``"user/name"``.
+    metadata, model_card
+        As in `deepSTRF.models.io.checkpoint.save_checkpoint`.
+    private : bool
+        Whether a new repository is private.
+    token : str, optional
+        Access token with the right to write; None is the one huggingface_hub was logged in with.
+    commit_message : str, optional
+        What the history of the repository says.
+
+    Returns
+    -------
+    str
+        Address of the repository.
+
+    Raises
+    ------
+    ImportError
+        Without huggingface_hub; the text says how to install it.
+    PermissionError
+        When the token may not write there.
+    TypeError, ValueError
+        When the model cannot be saved; nothing is sent then.
+
+    Examples
+    --------
+    >>> push_model(nn.Identity(), "no slash")
+    Traceback (most recent call last):
+        ...
+    ValueError: a repository is named "user/name", got 'no slash'
+    """
+    _check_repo_id(repo_id)
+    hub = _require_hub(repo_id)
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(model, folder, metadata=metadata, model_card=model_card, source=repo_id)
+        api = hub.HfApi(endpoint=_endpoint(), token=token)
+        with _plain_errors(hub, repo_id, None):
+            address = api.create_repo(repo_id, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                delete_patterns=list(_FILES),  # of an earlier save; what is sent now is not deleted
+                commit_message=commit_message or f"Save {type(model).__name__} with deepSTRF",
+            )
+    return str(address)
+
+
+def _check_repo_id(repo_id: object) -> None:
+    if not is_repo_id(repo_id):
+        raise ValueError(f'a repository is named "user/name", got {repo_id!r}')
+
+
+def _endpoint() -> str | None:
+    """The address in the environment now; huggingface_hub itself reads it once, when it is imported."""
+    return os.environ.get(ENDPOINT_VARIABLE) or None
+
+
+def _require_hub(repo_id: str) -> ModuleType:
+    try:
+        return require("huggingface_hub", extra="hub")
+    except ImportError as error:
+        raise ImportError(
+            f"{repo_id!r} is no folder here, and for a repository of that name {error}"
+        ) from error
+
+
+@contextmanager
+def _plain_errors(hub: ModuleType, repo_id: str, revision: str | None) -> Iterator[None]:
+    """Turn the errors of huggingface_hub into those that a user of files knows."""
+    errors = importlib.import_module(f"{hub.__name__}.errors")
+    where = f"{repo_id!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        yield
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
+        raise FileNotFoundError(
+            f"neither a folder nor a repository that this token may read is called {where}; check the name, "
+            "and log in (hf auth login) or give token=... when it is private"
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise ConnectionError(f"the hub cannot be reached, and there is no copy of {where} here") from error
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status not in _DENIED:
+            raise
+        raise PermissionError(
+            f"the hub refused access to {where} (status {status}): log in (hf auth login) or give a token "
+            "with the rights this needs"
+        ) from error

@@ -1,5 +1,0 @@
-"""Explain a fitted model: what is computed, and written into the folder of its run."""
-
-from deepSTRF.report.explaining.run import choose_neurons, explain_run
-
-__all__ = ["choose_neurons", "explain_run"]

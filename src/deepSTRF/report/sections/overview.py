@@ -1,0 +1,229 @@
+"""Single neurons: three of them in full, all of them in a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from deepSTRF.plots import plot_learning_curve, plot_neuron_panel, plot_noise_ceiling, plot_score_histogram
+from deepSTRF.report.parts import METRICS, Metric, NeuronExample, ReportParts, Section, shown_lags
+from deepSTRF.report.rendering import field_thumbnail, figure_html, number, render
+
+__all__ = [
+    "example_neurons",
+    "learning",
+    "metric_of",
+    "neuron_table",
+    "notes",
+    "population",
+    "protocol",
+    "reproduce",
+    "scores",
+]
+
+# ------------------------------------------------------------------------------
+# How good the model is, under which protocol, and how the fit went.
+
+
+#: Inches; two such figures stand side by side.
+HALF_PAGE = (5.2, 4.2)
+
+
+def metric_of(name: str) -> Metric:
+    """Return how a column is called; an unknown one keeps its own name."""
+    return METRICS.get(name, Metric(name, ""))
+
+
+def notes(parts: ReportParts) -> Section | None:
+    """Make the warnings and remarks: first on the page, or absent."""
+    if not parts.notes:
+        return None
+    ordered = sorted(parts.notes, key=lambda note: note.level != "warning")
+    return Section("notes", "Read this first", render("notes.html.j2", notes=ordered))
+
+
+def scores(parts: ReportParts) -> Section | None:
+    """Make the score table: test first, validation below, one column per seed when there are several."""
+    if not parts.score_rows:
+        return None
+    names = list(dict.fromkeys(row.metric for row in parts.score_rows))
+    splits = [
+        (split, [(row, metric_of(row.metric)) for row in parts.score_rows if row.split == split])
+        for split in dict.fromkeys(row.split for row in parts.score_rows)
+    ]
+    several = len(parts.seeds) > 1
+    body = render(
+        "scores.html.j2",
+        splits=[(split.capitalize(), rows) for split, rows in splits],
+        seeds=list(parts.seeds) if several else [],
+        main_score=parts.main_score,
+        meanings=[(name, METRICS[name]) for name in names if name in METRICS],
+    )
+    lead = "Means, standard deviations and medians are over neurons; those without a score are only counted."
+    if several:
+        lead += " Each neuron's score is its mean over seeds."
+    return Section("scores", "Scores", body, lead)
+
+
+def protocol(parts: ReportParts) -> Section | None:
+    """Make the protocol card: what must agree before two scores are compared."""
+    if not parts.protocol:
+        return None
+    lead = "Scores compare only where all of this agrees."
+    return Section("protocol", "Protocol", render("definitions.html.j2", rows=parts.protocol), lead)
+
+
+def population(parts: ReportParts) -> Section | None:
+    """Make the spread over neurons, and the scores against the noise ceiling."""
+    values = parts.columns.get(parts.main_score)
+    if values is None or not np.isfinite(values).any():
+        return None
+    metric = metric_of(parts.main_score)
+    figure, _ = plot_score_histogram(values, xlabel=metric.label, figsize=HALF_PAGE)
+    valid = values[np.isfinite(values)]
+    alt = (
+        f"Histogram of {metric.label} over {valid.size} neurons: mean {number(float(valid.mean()))}, "
+        f"from {number(float(valid.min()))} to {number(float(valid.max()))}."
+    )
+    figures = [figure_html(figure, alt, wide=False)]
+    cc, ccmax = parts.columns.get("cc"), parts.columns.get("ccmax")
+    if cc is not None and ccmax is not None and np.isfinite(ccmax).any():
+        figure, _ = plot_noise_ceiling(cc, ccmax, parts.ceiling_interval, figsize=HALF_PAGE)
+        text = "Correlation of every neuron against its noise ceiling; dots lie below the line of equality."
+        figures.append(figure_html(figure, text, wide=False))
+    lead = "On the test clips. What a dot lacks to the dashed line is what the model leaves unexplained."
+    body = f'<div class="columns">{"".join(figures)}</div>'
+    return Section("population", "Population", body, lead if len(figures) > 1 else "")
+
+
+def learning(parts: ReportParts) -> Section | None:
+    """Make the learning curve."""
+    if not parts.curves:
+        return None
+    label = metric_of(parts.main_score).label
+    figure, axes = plot_learning_curve(
+        parts.curves, best_epoch=parts.best_epoch, score=parts.main_score, score_label=label
+    )
+    epochs = [max(len(series) for series in curves.values()) for curves in parts.curves]
+    trained = (
+        f"{epochs[0]} epochs"
+        if len(epochs) == 1
+        else f"{len(epochs)} seeds of {min(epochs)} to {max(epochs)} epochs"
+    )
+    shown = " and ".join(ax.get_ylabel() for ax in axes)
+    alt = f"Learning curve over {trained}: {shown} on training and validation clips."
+    caption = "The weights kept are those of the epoch with the best validation score."
+    return Section("learning", "Learning curve", figure_html(figure, alt, caption))
+
+
+# ------------------------------------------------------------------------------
+# How to get the same numbers again.
+
+
+def reproduce(parts: ReportParts) -> Section | None:
+    """Make the section with the command, the configuration and the versions."""
+    if not (parts.command or parts.config or parts.versions):
+        return None
+    body = render("reproduce.html.j2", command=parts.command, config=parts.config, versions=parts.versions)
+    return Section("reproduce", "How to reproduce", body)
+
+
+# ------------------------------------------------------------------------------
+
+#: Beyond this the page would outgrow a mail attachment; the table then goes without pictures.
+MOST_THUMBNAILS = 1000
+#: Columns that would crowd the table; scores.csv has them.
+LEFT_OUT = ("cc_norm_published", "mse")
+
+
+def example_neurons(parts: ReportParts) -> Section | None:
+    """Make the panels of the best, the median and the worst neuron."""
+    if not parts.examples:
+        return None
+    body = "".join(_panel(parts, example) for example in parts.examples)
+    lead = (
+        "The best, the median and the worst by test score: what the model hears, every repeat, and their "
+        "average under the prediction. The clip is the test clip with the strongest response."
+    )
+    if parts.latent:
+        lead += " Rows are channels of the front-end's learned output, in no order of frequency."
+    if len(parts.seeds) > 1:
+        lead += (
+            " Scores are means over seeds; predictions are those of the seed with the best validation score."
+        )
+    return Section("neurons", "Example neurons", body, lead)
+
+
+def _panel(parts: ReportParts, example: NeuronExample) -> str:
+    known = example.neuron in parts.neurons
+    index = f" (#{list(parts.neurons).index(example.neuron)})" if known else ""
+    title = f"{example.role.capitalize()}: neuron {example.neuron}{index}"
+    name = metric_of(parts.main_score).label
+    figure, _ = plot_neuron_panel(
+        example.stim,
+        example.response,
+        example.pred,
+        parts.dt_ms,
+        strf=None if example.strf is None else example.strf[:, -shown_lags(example.strf[None]) :],
+        title=title,
+        frequencies_hz=parts.frequencies_hz,
+        response_label=parts.response_unit,
+        band_label=parts.band_label,
+    )
+    repeats = example.response.shape[0]
+    caption = f"{title}. {name.capitalize()} {number(example.score)} on the test clips. Clip {example.clip}"
+    if example.start_s:
+        caption += f", from {example.start_s:.1f} s"
+    caption += f"; {repeats} repeat{'s' if repeats != 1 else ''}."
+    seen = (
+        "Spectrogram, raster, PSTH with prediction"
+        if repeats > 1
+        else "Spectrogram, response with prediction"
+    )
+    alt = f"{seen}{' and receptive field' if example.strf is not None else ''} of the {example.role} neuron."
+    return figure_html(figure, alt, caption)
+
+
+def neuron_table(parts: ReportParts) -> Section | None:
+    """Make the sortable table of all neurons, best first, those without a score last."""
+    if not parts.n_neurons or not parts.columns:
+        return None
+    fits = [name for name, column in parts.columns.items() if len(column) == parts.n_neurons]
+    names = [name for name in fits if name not in LEFT_OUT]
+    names.sort(key=lambda name: list(METRICS).index(name) if name in METRICS else len(METRICS))
+    ranked = [int(neuron) for neuron in parts.ranked()]
+    order = ranked + sorted(set(range(parts.n_neurons)) - set(ranked))
+    with_fields = parts.strfs is not None and parts.n_neurons <= MOST_THUMBNAILS
+    columns: list[dict[str, Any]] = [
+        {"name": "#", "title": "index in the recording, from 0", "numeric": True, "sorted": None},
+        {"name": "neuron", "title": "its name", "numeric": False, "sorted": None},
+    ]
+    for name in names:
+        sorting = "descending" if name == parts.main_score else None
+        columns.append({"name": name, "title": metric_of(name).meaning, "numeric": True, "sorted": sorting})
+    lags = shown_lags(parts.strfs) if with_fields else 0
+    rows = [_row(parts, neuron, names, lags) for neuron in order]
+    body = render(
+        "neurons.html.j2", columns=columns, rows=rows, has_fields=with_fields, label="Scores of every neuron"
+    )
+    lead = "Click a column to sort. Every score, per seed and split, is in scores.csv beside this page."
+    return Section("table", "All neurons", body, lead)
+
+
+def _row(parts: ReportParts, neuron: int, names: list[str], lags: int) -> dict[str, Any]:
+    cells: list[dict[str, Any]] = [
+        {"text": str(neuron), "value": str(neuron), "bar": None},
+        {"text": parts.neurons[neuron], "value": None, "bar": None},
+    ]
+    for name in names:
+        value = float(parts.columns[name][neuron])
+        finite = np.isfinite(value)
+        text = number(value, metric_of(name).decimals)
+        # the bar shows 0 .. 1, where correlations live
+        bar = round(100 * min(max(value, 0.0), 1.0), 1) if finite and name == parts.main_score else None
+        cells.append({"text": text, "value": f"{value:.6g}" if finite else "", "bar": bar})
+    thumbnail = None
+    if lags and parts.strfs is not None and np.isfinite(parts.strfs[neuron]).all():
+        thumbnail = field_thumbnail(parts.strfs[neuron][:, -lags:])
+    return {"name": parts.neurons[neuron], "cells": cells, "thumbnail": thumbnail}

@@ -1,0 +1,1080 @@
+"""Measuring a model's input standardisation on the training clips, when nobody has done so before the fit."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Hashable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, IterableDataset
+
+from deepSTRF._files import load_tensors, save_tensors
+from deepSTRF.training.data import Batch, BatchSource, DirectSource, generators_of
+from deepSTRF.training.history import mean_score, pack_history, unpack_history
+from deepSTRF.training.seeds import random_state, set_random_state
+
+if TYPE_CHECKING:
+    from deepSTRF.training.fitter import Fitter
+
+__all__ = [
+    "BestWeights",
+    "EarlyStopping",
+    "FitDisplay",
+    "FitDivergedError",
+    "FitStateFile",
+    "PerNeuronBest",
+    "StateMismatchError",
+    "StepGuard",
+    "apply_state",
+    "check_monitor",
+    "collect_state",
+    "epoch_line",
+    "fit_signature",
+    "fit_standardizer",
+    "function_name",
+    "is_wanted",
+    "likely_cause",
+    "model_facts",
+    "open_display",
+    "optimizer_facts",
+    "per_neuron_tensors",
+    "warn_of_untrained",
+]
+
+# ------------------------------------------------------------------------------
+# Early stopping: which epoch was best, and when to give up waiting for a better one.
+
+
+class EarlyStopping:
+    """Follow one score over the epochs: is it a new best, and has it stood still for too long?
+
+    An epoch is a new best when it beats the best so far by more than ``min_delta``. After ``patience`` epochs
+    in a row without a new best, `exhausted` is True; a score that never changes thus ends after ``patience +
+    1`` epochs.
+
+    Parameters
+    ----------
+    mode : str
+        'max' when larger is better, 'min' when smaller is.
+    patience : int
+        Epochs without improvement to wait for, >= 1.
+    min_delta : float
+        Smallest change that counts as an improvement, in units of the score, >= 0.
+
+    Raises
+    ------
+    ValueError
+        When ``mode`` is neither, ``patience`` < 1 or ``min_delta`` is negative or not finite.
+
+    Examples
+    --------
+    >>> stopping = EarlyStopping(mode="max", patience=2)
+    >>> [stopping.update(epoch, score) for epoch, score in enumerate([0.1, 0.3, 0.3, 0.2])]
+    [True, True, False, False]
+    >>> stopping.exhausted, stopping.best_epoch
+    (True, 1)
+    """
+
+    def __init__(self, mode: str = "max", patience: int = 10, min_delta: float = 0.0) -> None:
+        if mode not in ("max", "min"):
+            raise ValueError(f"mode must be 'max' or 'min', got {mode!r}")
+        if patience < 1:
+            raise ValueError(f"patience must be at least 1 epoch, got {patience}")
+        if not (math.isfinite(min_delta) and min_delta >= 0):
+            raise ValueError(f"min_delta must be a finite number >= 0, got {min_delta}")
+        self.mode = mode
+        self.patience = int(patience)
+        self.min_delta = float(min_delta)
+        self.best_score: float | None = None
+        self.best_epoch: int | None = None
+        self.waited = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """True when ``patience`` epochs in a row brought nothing better."""
+        return self.waited >= self.patience
+
+    def update(self, epoch: int, score: float) -> bool:
+        """Take the score of an epoch; return True when it is the new best."""
+        improved = self._better(score)
+        if improved:
+            self.best_score, self.best_epoch, self.waited = score, epoch, 0
+        else:
+            self.waited += 1
+        return improved
+
+    def _better(self, score: float) -> bool:
+        if self.best_score is None:
+            return True
+        gain = score - self.best_score if self.mode == "max" else self.best_score - score
+        return gain > self.min_delta
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed fit needs to go on counting."""
+        return {"best_score": self.best_score, "best_epoch": self.best_epoch, "waited": self.waited}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
+        self.waited = int(state["waited"])
+
+
+# ------------------------------------------------------------------------------
+# Keeping the best weights in memory, for the whole model and, on request, for each neuron.
+
+
+class BestWeights:
+    """A copy of a model's state on the CPU that can be put back at any time.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model; its present state is the first copy.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = torch.nn.Linear(1, 1)
+    >>> best = BestWeights(layer)
+    >>> before = layer.weight.item()
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.fill_(float("nan"))
+    >>> best.restore(layer)
+    >>> layer.weight.item() == before
+    True
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.state: dict[str, Any] = {}
+        self.take(model)
+
+    def take(self, model: nn.Module) -> None:
+        """Copy the model's present state."""
+        self.state = {
+            name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+            for name, value in model.state_dict().items()
+        }
+
+    def restore(self, model: nn.Module) -> None:
+        """Put the copied state back."""
+        model.load_state_dict(self.state)
+
+
+def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
+    """Return the names of the readout's parameters and buffers whose first axis is the neuron.
+
+    Known for `STRFReadout` and `LinearReadout`. A readout of your own declares it with a method
+    ``per_neuron_parameters()`` that returns the names as in ``readout.state_dict()``; shapes alone decide
+    nothing, since a hidden layer may happen to be as wide as the population.
+
+    Parameters
+    ----------
+    readout : nn.Module
+        The model's readout.
+    n_neurons : int
+        Neurons, N.
+
+    Returns
+    -------
+    list of str
+        Names in the readout's state dictionary.
+
+    Raises
+    ------
+    ValueError
+        When the readout is unknown and declares nothing, or declares a tensor without an axis of N neurons.
+
+    Examples
+    --------
+    >>> from deepSTRF.models.readouts import LinearReadout
+    >>> per_neuron_tensors(LinearReadout(in_features=4, out_neurons=3, hidden=3), 3)
+    ['fc.2.weight', 'fc.2.bias']
+    """
+    state = readout.state_dict()
+    names = _declared(readout, state)
+    for name in names:
+        if name not in state or state[name].dim() < 1 or state[name].shape[0] != n_neurons:
+            shape = tuple(state[name].shape) if name in state else "no such tensor"
+            raise ValueError(
+                f"track_per_cell_best: {type(readout).__name__} declares {name!r} per neuron, but it is "
+                f"{shape}; the first axis must have the {n_neurons} neurons"
+            )
+    return names
+
+
+def _declared(readout: nn.Module, state: dict[str, Any]) -> list[str]:
+    from deepSTRF.models.readouts import LinearReadout, STRFReadout
+
+    declare = getattr(readout, "per_neuron_parameters", None)
+    if callable(declare):
+        return list(declare())
+    if isinstance(readout, STRFReadout):
+        # One STRF, one normalisation and one output nonlinearity per neuron; only BN's counter is shared.
+        return [name for name in state if not name.endswith("num_batches_tracked")]
+    if isinstance(readout, LinearReadout):
+        last = "fc.2." if isinstance(readout.fc, nn.Sequential) else "fc."
+        return [name for name in state if name.startswith((last, "activation."))]
+    raise ValueError(
+        f"track_per_cell_best: it is not known which tensors of {type(readout).__name__} belong to single "
+        "neurons; give it a method per_neuron_parameters() that returns their names as in "
+        "readout.state_dict()"
+    )
+
+
+class PerNeuronBest:
+    """Each neuron's own best slice of the readout.
+
+    The training itself is unchanged; on an epoch where neuron n scores better than ever, its slices of the
+    readout are copied. Laid over the best epoch's weights at the end, every neuron is read out as at its own
+    best epoch. The validation score of each neuron is then at least that of the best epoch only where nothing
+    before the readout is trained; with shared features it is a heuristic.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Model with a ``readout`` and the number of neurons ``O``.
+    mode : str
+        'max' or 'min'.
+
+    Raises
+    ------
+    ValueError
+        When the readout does not say which tensors are per neuron (see `per_neuron_tensors`).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from deepSTRF.models.audio import Linear
+    >>> model = Linear(n_frequency_bands=4, temporal_window_size=2, out_neurons=3)
+    >>> keeper = PerNeuronBest(model, mode="max")
+    >>> keeper.update(model, torch.tensor([0.1, 0.2, float("nan")]))
+    tensor([ True,  True, False])
+    """
+
+    def __init__(self, model: nn.Module, mode: str) -> None:
+        readout = getattr(model, "readout", None)
+        n_neurons = getattr(model, "O", None)
+        if not isinstance(readout, nn.Module) or not isinstance(n_neurons, int):
+            raise ValueError(  # noqa: TRY004 - the model given does not suit the option
+                "track_per_cell_best needs a model with a readout and the number of neurons O (a "
+                f"NeuralModel), got {type(model).__name__}"
+            )
+        self._sign = 1.0 if mode == "max" else -1.0
+        self._names = per_neuron_tensors(readout, n_neurons)
+        self._best = torch.full((n_neurons,), -torch.inf, dtype=torch.float64)
+        self._slices = {name: value.cpu() for name, value in self._readout_state(model).items()}
+
+    def _readout_state(self, model: nn.Module) -> dict[str, Tensor]:
+        state = model.readout.state_dict()  # type: ignore[union-attr]
+        return {name: state[name].detach().clone() for name in self._names}
+
+    def update(self, model: nn.Module, scores: Tensor | float) -> Tensor:
+        """Copy the slices of the neurons that improved; return which did, (N,) bool. NaN is no improvement.
+
+        Raises
+        ------
+        ValueError
+            When the score is not one number per neuron.
+        """
+        got = tuple(scores.shape) if isinstance(scores, Tensor) else "a single number"
+        if not isinstance(scores, Tensor) or scores.shape != self._best.shape:
+            raise ValueError(
+                f"track_per_cell_best needs a per-cell monitor with one score per neuron "
+                f"({self._best.numel()},), got {got}; monitor 'val_cc' or 'val_cc_norm'"
+            )
+        signed = self._sign * scores.detach().cpu().double()
+        better = signed > self._best  # False for NaN
+        self._best = torch.where(better, signed, self._best)
+        if bool(better.any()):
+            for name, value in self._readout_state(model).items():
+                self._slices[name][better] = value.cpu()[better]
+        return better
+
+    def overlay(self, model: nn.Module) -> None:
+        """Write each neuron's best slices into the readout; neurons that never scored keep the model's."""
+        scored = self._best > -torch.inf
+        state = model.readout.state_dict(keep_vars=True)  # type: ignore[union-attr]
+        with torch.no_grad():
+            for name in self._names:
+                state[name][scored] = self._slices[name][scored].to(state[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed fit needs to go on."""
+        return {"best": self._best, "slices": self._slices}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._best = state["best"]
+        self._slices = dict(state["slices"])
+
+
+# ------------------------------------------------------------------------------
+# What a running fit shows: a bar on a terminal, a call per epoch for a user's function, or nothing.
+
+
+class FitDisplay(Protocol):
+    """Where the records of a fit's epochs go while it runs."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
+        """Take the record of one finished epoch."""
+        ...
+
+
+def epoch_line(record: dict[str, Any], monitor: str) -> str:
+    """Return one line about an epoch: its losses and the monitored score, with the count of NaN neurons.
+
+    Parameters
+    ----------
+    record : dict
+        One entry of a fit's history.
+    monitor : str
+        Key of the monitored score.
+
+    Returns
+    -------
+    str
+        For example ``epoch 3  train_loss 0.021  val_loss 0.025  val_cc_norm 0.512 (2 of 119 NaN)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> epoch_line({"epoch": 3, "train_loss": 0.5, "val_cc": torch.tensor([0.25, float("nan")])}, "val_cc")
+    'epoch 3  train_loss 0.5000  val_cc 0.2500 (1 of 2 NaN)'
+    """
+    parts = [f"epoch {record['epoch']}"]
+    for key in dict.fromkeys(("train_loss", "val_loss", monitor)):
+        if key in record:
+            score = mean_score(record[key])
+            missing = f" ({score.n_nan} of {score.n + score.n_nan} NaN)" if score.n_nan else ""
+            parts.append(f"{key} {score.mean:.4f}{missing}")
+    return "  ".join(parts)
+
+
+class _CallDisplay:
+    """Hands each record to a user's function, or to nobody."""
+
+    def __init__(self, log_fn: Callable[[dict[str, Any]], Any] | None) -> None:
+        self._log_fn = log_fn
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        return None
+
+    def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
+        """Call the user's function with the record."""
+        if self._log_fn is not None:
+            self._log_fn(record)
+
+
+class _BarDisplay(_CallDisplay):
+    """A rich progress bar on stderr, with the score of the epoch and the best one beside it."""
+
+    def __init__(self, log_fn: Callable[[dict[str, Any]], Any] | None, max_epochs: int, monitor: str) -> None:
+        super().__init__(log_fn)
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._monitor = monitor
+        self._bar = Progress(
+            TextColumn("fitting"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._task = self._bar.add_task("", total=max_epochs)
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._bar.stop()
+
+    def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
+        """Move the bar and show the epoch's numbers."""
+        super().show(record, best_epoch, best_score)
+        # short enough for 80 columns; the losses are in the history
+        line = f"{self._monitor} {mean_score(record[self._monitor]).mean:.3f}"
+        if best_score is not None:
+            line += f" (best {best_score:.3f})"
+        self._bar.update(self._task, completed=record["epoch"] + 1, description=line)
+
+
+def open_display(
+    progress: bool | Literal["auto"],
+    log_fn: Callable[[dict[str, Any]], Any] | None,
+    *,
+    max_epochs: int,
+    monitor: str,
+) -> FitDisplay:
+    """Return the display a fit should use.
+
+    Parameters
+    ----------
+    progress : bool or 'auto'
+        True draws the bar, False does not; 'auto' draws it when no ``log_fn`` is given and stderr is a
+        terminal.
+    log_fn : callable or None
+        Called with the record of each epoch.
+    max_epochs : int
+        Length of the bar.
+    monitor : str
+        Score shown beside the bar.
+
+    Returns
+    -------
+    FitDisplay
+        A context manager with a method ``show``.
+
+    Raises
+    ------
+    ValueError
+        When ``progress`` is none of the three.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> with open_display("auto", seen.append, max_epochs=2, monitor="val_loss") as display:
+    ...     display.show({"epoch": 0, "val_loss": 1.0}, 0, 1.0)
+    >>> seen
+    [{'epoch': 0, 'val_loss': 1.0}]
+    """
+    wanted = is_wanted(progress) and not (progress == "auto" and log_fn is not None)
+    return _BarDisplay(log_fn, max_epochs, monitor) if wanted else _CallDisplay(log_fn)
+
+
+def is_wanted(progress: bool | Literal["auto"]) -> bool:
+    """Say whether to draw a bar: as told, or where stderr is a terminal.
+
+    Parameters
+    ----------
+    progress : bool or 'auto'
+        The choice.
+
+    Returns
+    -------
+    bool
+        The answer.
+
+    Raises
+    ------
+    ValueError
+        When it is none of the three.
+
+    Examples
+    --------
+    >>> is_wanted(False)
+    False
+    """
+    if progress not in (True, False, "auto"):
+        raise ValueError(f"progress must be True, False or 'auto', got {progress!r}")
+    return sys.stderr.isatty() if progress == "auto" else bool(progress)
+
+
+# ------------------------------------------------------------------------------
+# Errors a fit can end with: numbers that stopped being numbers, files of another fit, or broken ones.
+
+
+class FitDivergedError(ArithmeticError):
+    """The loss, a gradient or the monitored score is no longer a finite number.
+
+    An ``ArithmeticError`` and not a ``ValueError``: no argument was wrong in itself, the computation broke
+    down on the way. The weights of the best epoch before the break are back in the model when this is raised,
+    and ``fitter.history`` holds the epochs that were completed.
+
+    Parameters
+    ----------
+    message : str
+        What happened, where, and the likely cause.
+    epoch : int
+        Epoch in which it happened, counted from 0.
+    batch : int, optional
+        Batch within that epoch, counted from 0; None when the epoch's score is what broke.
+    clips : tuple of int, optional
+        Clips of that batch (indices into the loader's data set), where known.
+    """
+
+    def __init__(
+        self, message: str, *, epoch: int, batch: int | None = None, clips: tuple[int, ...] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.batch = batch
+        self.clips = clips
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild with the keywords: fits that run in other processes send their errors pickled."""
+        rebuild = functools.partial(type(self), epoch=self.epoch, batch=self.batch, clips=self.clips)
+        return rebuild, self.args, self.__dict__
+
+
+class StateMismatchError(ValueError):
+    """The file given as ``state_path`` was written by a different fit and cannot be resumed by this one."""
+
+
+# ------------------------------------------------------------------------------
+# Stopping at the first number that is none, and saying where it came from.
+
+
+#: What mends parameters that nothing trains, where the model knows no better (``model.untrained_advice``).
+UNTRAINED = "use them in forward, or freeze them with requires_grad_(False)"
+LOWER_RATE = "lower the learning rate (a tenth of it, say) or pass grad_clip=1.0"
+
+
+def warn_of_untrained(model: nn.Module, reached: set[str]) -> None:
+    """Warn of parameters that were to be fitted and that no step reached: they stay as they were built.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model being fitted.
+    reached : set of str
+        Names of parameters that got a gradient in some step of the epoch.
+
+    Examples
+    --------
+    >>> warn_of_untrained(nn.Linear(1, 1), {"weight", "bias"})
+    """
+    lost = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and name not in reached
+    ]
+    if lost:
+        advice = getattr(model, "untrained_advice", UNTRAINED)
+        warnings.warn(
+            f"no gradient reached {', '.join(lost)} of {type(model).__name__} in a whole epoch: this fit "
+            f"leaves them as they were built. {advice[0].upper()}{advice[1:]}",
+            UserWarning,
+            stacklevel=4,  # where fit() was called
+        )
+
+
+class StepGuard:
+    """Watch the loss and the gradient norm of every step for NaN and infinities.
+
+    On the CPU a bad number stops the fit before the optimiser uses it. On a GPU reading a number would make
+    the processor wait at each step, so the steps of an epoch are examined together at its end.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model being fitted, examined for the cause.
+    epoch : int
+        Epoch, counted from 0.
+    at_once : bool
+        Examine each step as it comes.
+
+    Examples
+    --------
+    >>> guard = StepGuard(nn.Linear(1, 1), epoch=0, at_once=True)
+    >>> batch = Batch(torch.zeros(1, 1, 4, 9), False, torch.zeros(1, 2, 1, 9), torch.ones(2), (5,), (9,), 0,
+    ...               lambda i: None)
+    >>> guard.watch(torch.tensor(0.5), batch, torch.zeros(1, 2, 1, 9), "loss")
+    """
+
+    def __init__(self, model: nn.Module, epoch: int, *, at_once: bool) -> None:
+        self._model = model
+        self._epoch = epoch
+        self._at_once = at_once
+        self._seen: list[tuple[Tensor, str, int, tuple[Hashable, ...]]] = []
+        self.batch = 0
+
+    def watch(self, value: Tensor, batch: Batch, pred: Tensor, what: str) -> None:
+        """Take a scalar (a loss, a gradient norm) of the present step.
+
+        Raises
+        ------
+        FitDivergedError
+            When it is not finite and steps are examined as they come.
+        """
+        if not self._at_once:
+            self._seen.append((value.detach(), what, self.batch, batch.keys))
+        elif not bool(torch.isfinite(value)):
+            raise self._error(what, value, self.batch, batch.keys, likely_cause(self._model, batch, pred))
+
+    def finish(self) -> None:
+        """Examine what was not examined yet, at the end of the epoch.
+
+        Raises
+        ------
+        FitDivergedError
+            At the first step with a number that is not finite.
+        """
+        if not self._seen:
+            return
+        finite = torch.isfinite(torch.stack([value.float() for value, *_ in self._seen])).tolist()
+        for ok, (value, what, batch, keys) in zip(finite, self._seen, strict=True):
+            if not ok:
+                raise self._error(what, value, batch, keys, likely_cause(self._model))
+        self._seen.clear()
+
+    def _error(
+        self, what: str, value: Tensor, batch: int, keys: tuple[Hashable, ...], cause: str
+    ) -> FitDivergedError:
+        clips = tuple(key for key in keys if isinstance(key, int))
+        where = f"epoch {self._epoch}, batch {batch}" + (f" (clip {_listed(clips)})" if clips else "")
+        return FitDivergedError(
+            f"the {what} became {float(value.detach())} in {where}: {cause}. "
+            "The best weights so far are back in the model, the epochs so far in fitter.history",
+            epoch=self._epoch,
+            batch=batch,
+            clips=clips or None,
+        )
+
+
+def _listed(clips: tuple[int, ...]) -> str:
+    return ", ".join(str(clip) for clip in clips)
+
+
+def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | None = None) -> str:
+    """Return one sentence on the most likely reason why a step's loss or gradient is not finite.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model, its parameters as they were in that step (or after it).
+    batch : Batch, optional
+        The batch of the step, where it is still at hand.
+    pred : Tensor, shape (B, N, 1, T), optional
+        What the model made of it.
+
+    Returns
+    -------
+    str
+        Cause and mend.
+
+    Examples
+    --------
+    >>> layer = nn.Linear(1, 1)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.fill_(float("inf"))
+    >>> likely_cause(layer)
+    "the parameter 'weight' is no longer finite: lower the learning rate (a tenth of it, say) or pass
+    grad_clip=1.0"
+    """
+    if batch is not None and not bool(torch.isfinite(batch.inputs).all()):
+        what = "front-end's output for this clip" if batch.is_spectrogram else "stimulus of this clip"
+        return (
+            f"the {what} holds NaN or infinite values: mend the stimulus, or leave the clip out with "
+            "dataset.select"
+        )
+    if batch is not None and not bool((batch.weights > 0).any()):
+        return "no neuron has a single recorded bin in this batch (all responses are NaN): leave the clip out"
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the parameter {name!r} is no longer finite: {LOWER_RATE}"
+    if batch is not None and bool(torch.isinf(batch.targets).any()):
+        return "the responses of this clip hold infinite values: mend them, or mark them missing with NaN"
+    if pred is not None and not bool(torch.isfinite(pred).all()):
+        return f"the model's output overflows although its parameters are finite: {LOWER_RATE}"
+    if pred is not None and bool((pred <= 0).any()):
+        return (
+            "the prediction is finite but zero or negative in places, where a likelihood takes its logarithm "
+            "or a square root has no slope: give the model a positive output_activation, or use mse_loss"
+        )
+    return f"every input is finite, so the loss or its gradient itself overflowed: {LOWER_RATE}"
+
+
+def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str, Any]) -> float:
+    """Return the monitored score as one number, or stop the fit when there is none.
+
+    Neurons whose score is NaN are left out of the mean; their number is in the epoch's line.
+
+    Parameters
+    ----------
+    key : str
+        The monitored key.
+    value : float or Tensor, shape (N,)
+        Its value in this epoch.
+    epoch : int
+        The epoch.
+    record : dict
+        The epoch's record, examined for the cause.
+
+    Returns
+    -------
+    float
+        Mean over the neurons that have a score.
+
+    Raises
+    ------
+    FitDivergedError
+        When every neuron's score is NaN, or the mean is infinite.
+
+    Examples
+    --------
+    >>> check_monitor("val_cc", torch.tensor([0.5, float("nan")]), 0, {})
+    0.5
+    """
+    score = mean_score(value)
+    if torch.isfinite(torch.tensor(score.mean)):
+        return score.mean
+    losses = [mean_score(record[name]).mean for name in ("train_loss", "val_loss") if name in record]
+    if not all(torch.isfinite(torch.tensor(loss)) for loss in losses):
+        cause = f"the loss is not finite either: {LOWER_RATE}"
+    elif "cc_norm" in key:
+        cause = (
+            "no neuron has a noise-corrected correlation on these clips. Either the prediction is constant "
+            "(the output activation is saturated, or the learning rate too high), or no neuron has a "
+            "positive signal power (silent neurons, a single short clip): monitor='val_cc' or 'val_loss' "
+            "(mode='min') needs no repeats"
+        )
+    else:
+        cause = (
+            "the prediction or the responses are constant for every neuron (saturated output activation, "
+            "learning rate too high, silent neurons), or the loader holds no valid bins"
+        )
+    n = score.n + score.n_nan
+    raise FitDivergedError(
+        f"the monitored score {key} is {score.mean} for all {n} value(s) in epoch {epoch}: {cause}. "
+        "The best weights so far are back in the model, the epochs so far in fitter.history",
+        epoch=epoch,
+    )
+
+
+# ------------------------------------------------------------------------------
+# The full state of a running fit as one file, so that a killed fit goes on as if nothing had happened.
+
+
+#: Number of the file layout; another number is refused rather than guessed at.
+STATE_FORMAT = 1
+
+
+class FitStateFile:
+    """A fit's state on disk: written atomically after each epoch, read back when the same fit starts again.
+
+    Parameters
+    ----------
+    path : path
+        The file. It need not exist.
+    signature : dict
+        Plain facts that must agree for a resumed fit to be the same fit (model, data, optimiser, settings).
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     state = FitStateFile(pathlib.Path(folder) / "fit.state", {"model": "Linear"})
+    ...     state.save({"epoch": 3})
+    ...     state.load()
+    {'epoch': 3}
+    """
+
+    def __init__(self, path: str | os.PathLike[str], signature: dict[str, Any]) -> None:
+        self.path = Path(path)
+        self.signature = signature
+
+    def save(self, content: dict[str, Any]) -> None:
+        """Write the state, replacing the one before it in a single step.
+
+        Raises
+        ------
+        OSError
+            When the disk is full or not writable; the state before it is untouched then.
+        """
+        save_tensors(self.path, {"format": STATE_FORMAT, "signature": self.signature, "content": content})
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state saved by an earlier run of the same fit, or None where there is none.
+
+        Raises
+        ------
+        StateMismatchError
+            When the file belongs to another fit; the text names every difference.
+        DamagedFileError
+            When the file is damaged.
+        """
+        # An empty file is what tempfile.NamedTemporaryFile leaves behind: no state yet.
+        if not self.path.exists() or self.path.stat().st_size == 0:
+            return None
+        stored = load_tensors(self.path)
+        if not isinstance(stored, dict) or stored.get("format") != STATE_FORMAT:
+            raise StateMismatchError(
+                f"state_path={self.path}: this file is no fit state of this version of deepSTRF; "
+                "name another file, or delete it to start anew"
+            )
+        self._compare(stored["signature"])
+        content: dict[str, Any] = stored["content"]
+        return content
+
+    def _compare(self, stored: dict[str, Any]) -> None:
+        differences = [
+            f"{key}: the file has {_short(stored.get(key))}, this fit has {_short(self.signature.get(key))}"
+            for key in sorted(set(stored) | set(self.signature))
+            if stored.get(key) != self.signature.get(key)
+        ]
+        if differences:
+            raise StateMismatchError(
+                f"state_path={self.path} holds the state of another fit ({'; '.join(differences)}). "
+                "To resume, build the Fitter as it was; to start anew, delete the file or name another one"
+            )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+# ------------------------------------------------------------------------------
+# What a fit writes into its state file, how it is put back, and what makes two fits the same fit.
+
+
+#: Characters of a hash that stand for it in an error text.
+HASH_LENGTH = 12
+
+
+def collect_state(fitter: Fitter, best: BestWeights) -> dict[str, Any]:
+    """Return everything the next epoch depends on, as tensors and plain values.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        The fit after an epoch.
+    best : BestWeights
+        Its best weights.
+
+    Returns
+    -------
+    dict
+        For `FitStateFile.save`.
+    """
+    return {
+        "model": fitter.model.state_dict(),
+        "optimizer": fitter.optimizer.state_dict(),
+        "scheduler": None if fitter.scheduler is None else _plain(fitter.scheduler.state_dict()),
+        "scaler": fitter.scaler.state_dict(),
+        "random": random_state(generators_of(fitter.train_loader, fitter.val_loader)),
+        "history": pack_history([_plain_record(record) for record in fitter.history]),
+        "stopping": fitter.stopping.state_dict(),
+        "best": best.state,
+        "per_cell": None if fitter.per_cell is None else fitter.per_cell.state_dict(),
+    }
+
+
+def apply_state(fitter: Fitter, best: BestWeights, stored: dict[str, Any]) -> None:
+    """Put a fit back to where `collect_state` found it.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        A fit built like the one that wrote the state.
+    best : BestWeights
+        Its best weights, replaced.
+    stored : dict
+        What `collect_state` returned.
+    """
+    fitter.model.load_state_dict(stored["model"])
+    fitter.optimizer.load_state_dict(stored["optimizer"])
+    if fitter.scheduler is not None:
+        fitter.scheduler.load_state_dict(stored["scheduler"])
+    fitter.scaler.load_state_dict(stored["scaler"])
+    fitter.history = unpack_history(stored["history"])
+    fitter.stopping.load_state_dict(stored["stopping"])
+    best.state = stored["best"]
+    if fitter.per_cell is not None:
+        fitter.per_cell.load_state_dict(stored["per_cell"])
+    set_random_state(stored["random"], generators_of(fitter.train_loader, fitter.val_loader))
+
+
+def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
+    """A record as a file of tensors and plain values can hold it, whatever a hook has added."""
+    plain: dict[str, Any] = {}
+    for key, value in record.items():
+        if isinstance(value, Tensor):
+            plain[key] = value.detach().cpu()
+        elif isinstance(value, bool | int | float | str | type(None)) and not hasattr(value, "dtype"):
+            plain[key] = value
+        else:
+            plain[key] = (
+                value.item() if hasattr(value, "item") and getattr(value, "size", 0) == 1 else repr(value)
+            )
+    return plain
+
+
+def _plain(state: dict[str, Any]) -> dict[str, Any]:
+    """A scheduler's state without functions, which cannot be saved as data and are set anew anyway."""
+    return {key: value for key, value in state.items() if not callable(value)}
+
+
+def optimizer_facts(optimizer: Optimizer) -> str:
+    """Return an optimiser's class and settings as text, as they are before the first step.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        The optimiser.
+
+    Returns
+    -------
+    str
+        For example ``SGD(lr=0.1, ...)``, one bracket per parameter group.
+
+    Examples
+    --------
+    >>> import torch
+    >>> optimizer_facts(torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)).startswith("SGD(")
+    True
+    """
+    groups = []
+    for group in optimizer.param_groups:
+        facts = [
+            f"{key}={value}" for key, value in sorted(group.items()) if key not in ("params", "initial_lr")
+        ]
+        groups.append(f"({len(group['params'])} tensors, {', '.join(facts)})")
+    return type(optimizer).__name__ + "".join(groups)
+
+
+def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: BatchSource) -> dict[str, str]:
+    """Return what must agree for a stored state to belong to this fit.
+
+    How long to go on (``max_epochs``, ``patience``) is not part of it: both may change between runs.
+
+    Parameters
+    ----------
+    fitter : Fitter
+        The fit.
+    optimizer : str
+        `optimizer_facts` before the first step.
+    train, val : BatchSource
+        Its data.
+
+    Returns
+    -------
+    dict of str to str
+        One text per aspect.
+    """
+    return {
+        "model": model_facts(fitter.model),
+        "optimizer": optimizer,
+        "scheduler": type(fitter.scheduler).__name__,
+        "loss": function_name(fitter.loss_fn),
+        "monitor": f"{fitter.monitor} ({fitter.mode}, min_delta={fitter.stopping.min_delta})",
+        "precision": fitter.precision,
+        "grad_clip": str(fitter.grad_clip),
+        "warmup_ms": str(fitter.warmup_ms),
+        "seed": str(fitter.seed),
+        "track_per_cell_best": str(fitter.per_cell is not None),
+        "training data": f"{_data_facts(train)}, batches of {fitter.train_loader.batch_size}",
+        "validation data": _data_facts(val),
+    }
+
+
+def model_facts(model: nn.Module) -> str:
+    """Return a model's class, size and a hash of its shapes and plain settings."""
+    shapes = sorted((name, tuple(value.shape)) for name, value in model.named_parameters())
+    count = sum(parameter.numel() for parameter in model.parameters())
+    settings = getattr(model, "init_arguments", {})
+    plain = {
+        key: value
+        for key, value in settings.items()
+        if isinstance(value, int | float | str | bool | type(None))
+    }
+    digest = hashlib.sha256(repr((shapes, sorted(plain.items()))).encode()).hexdigest()[:HASH_LENGTH]
+    return f"{type(model).__name__} with {count:,} parameters [{digest}]"
+
+
+def function_name(function: Any) -> str:
+    """Return a function's name, with the settings of a ``functools.partial``."""
+    if isinstance(function, functools.partial):
+        settings = ", ".join(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))
+        return f"{function_name(function.func)}({settings})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))
+
+
+def _data_facts(source: BatchSource) -> str:
+    """Number of clips and a hash of their stimuli and targets, where they can be read without the loader."""
+    if not isinstance(source, DirectSource):
+        return "clips of a loader"
+    digest = hashlib.sha256()
+    clips = source.clips.one_pass()
+    for clip in clips:
+        digest.update(source.clips.dataset.fingerprint(clip).encode())
+        target = source.store.target(clip)[0].detach().cpu().contiguous()
+        digest.update(str(tuple(target.shape)).encode())
+        digest.update(target.flatten().view(torch.uint8).numpy().tobytes())
+    return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"
+
+
+# ------------------------------------------------------------------------------
+
+
+def fit_standardizer(model: nn.Module, source: BatchSource, loader: DataLoader[Any]) -> bool:
+    """Measure the model's input standardisation on the training stimuli, if it has one that is not fitted.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model; one without a ``standardizer``, or with a fitted one, is left alone.
+    source : BatchSource
+        Training data.
+    loader : DataLoader
+        The training loader behind it.
+
+    Returns
+    -------
+    bool
+        Whether the standardisation was measured now.
+
+    Raises
+    ------
+    ValueError
+        When the training clips can only be had by iterating a stream.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.training import Fitter, make_loaders
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
+    >>> train, val = make_loaders(ds.select(clips=[0, 1]), ds.select(clips=[2]))
+    >>> model = Linear(ds.F, 3, 2, standardize=True)
+    >>> history = Fitter(model, train, val, max_epochs=1, progress=False).fit()
+    >>> model.standardizer.fitted
+    True
+    """
+    standardizer = getattr(model, "standardizer", None)
+    if not isinstance(standardizer, nn.Module) or getattr(standardizer, "fitted", True):
+        return False
+    model.fit_standardization(_training_stimuli(source, loader))  # type: ignore[operator]
+    return True
+
+
+def _training_stimuli(source: BatchSource, loader: DataLoader[Any]) -> Iterator[Tensor]:
+    if isinstance(source, DirectSource):
+        for clip in source.clips.one_pass():
+            yield source.clips.dataset.stims[clip]
+        return
+    dataset: Any = loader.dataset
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise ValueError(
+            "the model has standardize=True and the training data can only be iterated; measure the "
+            "standardisation before the fit with model.fit_standardization(stimuli)"
+        )
+    for item in range(len(dataset)):
+        yield dataset[item]["stims"]
