@@ -31,19 +31,6 @@ class DamagedFileError(ValueError):
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file completely or not at all: the old content stays until the new one is safely on the disk.
 
-    Parameters
-    ----------
-    path : path
-        Target; its parent folders are made.
-    data : bytes
-        The whole new content.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written (no space left, no permission); the old file is untouched then and nothing
-        half-written stays behind.
-
     Examples
     --------
     >>> import pathlib, tempfile
@@ -77,16 +64,6 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
     """Return arrays as the content of a compressed .npz file.
 
-    Parameters
-    ----------
-    arrays : mapping of str to array
-        What to keep.
-
-    Returns
-    -------
-    bytes
-        The file.
-
     Examples
     --------
     >>> npz_bytes({"rate": np.zeros(3)})[:2]
@@ -100,18 +77,6 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
 
 def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:
     """Save a tree of tensors and plain values with ``torch.save``, atomically.
-
-    Parameters
-    ----------
-    path : path
-        Target file.
-    tree : object
-        Dictionaries, lists, numbers, strings, tensors.
-
-    Raises
-    ------
-    OSError
-        As in `write_atomically`.
 
     Examples
     --------
@@ -128,21 +93,6 @@ def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:
 
 def load_tensors(path: str | os.PathLike[str]) -> Any:
     """Load what `save_tensors` wrote, onto the CPU, executing nothing from the file.
-
-    Parameters
-    ----------
-    path : path
-        A file written by `save_tensors` or ``torch.save``.
-
-    Returns
-    -------
-    object
-        The tree, tensors on the CPU.
-
-    Raises
-    ------
-    DamagedFileError
-        When the file is damaged or holds anything but tensors and plain values.
 
     Examples
     --------
@@ -168,20 +118,6 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
 
 def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], None]) -> bool:
     """Save a file of a running fit; when the disk refuses, warn and let the fit go on.
-
-    Parameters
-    ----------
-    name : str
-        Argument that named the file.
-    path : path
-        The file.
-    save : callable
-        Writes it, atomically.
-
-    Returns
-    -------
-    bool
-        Whether it was written.
 
     Examples
     --------

@@ -11,24 +11,6 @@ __all__ = ["require"]
 def require(package: str, extra: str) -> ModuleType:
     """Import an optional package, or say which extra brings it.
 
-    Parameters
-    ----------
-    package : str
-        Import name, e.g. ``"huggingface_hub"``.
-    extra : str
-        The extra of deepSTRF that installs it, e.g. ``"hub"``.
-
-    Returns
-    -------
-    module
-        The imported module.
-
-    Raises
-    ------
-    ImportError
-        When the package is missing; the text holds the pip command that installs it, to be given in the
-        folder of the source: the package index holds another package of the name deepSTRF.
-
     Examples
     --------
     >>> require("json", extra="hub").loads("[1]")

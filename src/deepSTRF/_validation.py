@@ -44,15 +44,7 @@ _POLARITIES = {"on": 0, "off": 1}
 
 
 def check_positive_int(name: str, value: object) -> int:
-    """Return ``value`` as a Python int of at least 1 (numpy integers welcome, booleans not).
-
-    Raises
-    ------
-    TypeError
-        When the value is no integer.
-    ValueError
-        When it is below 1.
-    """
+    """Return ``value`` as a Python int of at least 1 (numpy integers welcome, booleans not)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer of at least 1, got {value!r} ({type(value).__name__})")
     number = int(value)
@@ -62,15 +54,7 @@ def check_positive_int(name: str, value: object) -> int:
 
 
 def check_positive_number(name: str, value: object) -> float:
-    """Return ``value`` as a finite float above zero.
-
-    Raises
-    ------
-    TypeError
-        When the value is no real number.
-    ValueError
-        When it is zero, negative, infinite or NaN.
-    """
+    """Return ``value`` as a finite float above zero."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number above 0, got {value!r} ({type(value).__name__})")
     number = float(value)
@@ -87,15 +71,7 @@ def check_choice(name: str, value: object, legal: Sequence[str | None]) -> None:
 
 
 def check_dropout(dropout: object) -> float:
-    """Return a dropout probability as a float.
-
-    Raises
-    ------
-    TypeError
-        When it is no real number.
-    ValueError
-        When it is not in [0, 1).
-    """
+    """Return a dropout probability as a float."""
     if isinstance(dropout, bool) or not isinstance(dropout, numbers.Real):
         raise TypeError(f"dropout must be a number of at least 0 and below 1, got {dropout!r}")
     share = float(dropout)
@@ -132,13 +108,7 @@ def check_dtype(x: Tensor, dtype: torch.dtype) -> None:
 
 
 def polarity_channel(polarity: str | int, n_channels: int) -> int:
-    """Return the channel of an ON/OFF prefilter: ``"ON"`` (any case) or 0, ``"OFF"`` or 1.
-
-    Raises
-    ------
-    ValueError
-        For another polarity, or one without a channel.
-    """
+    """Return the channel of an ON/OFF prefilter: ``"ON"`` (any case) or 0, ``"OFF"`` or 1."""
     channel = _POLARITIES.get(polarity.lower()) if isinstance(polarity, str) else int(polarity)
     if channel is None or not 0 <= channel < n_channels:
         raise ValueError(
@@ -150,16 +120,6 @@ def polarity_channel(polarity: str | int, n_channels: int) -> int:
 
 def check_differentiable(y: Tensor) -> None:
     """Raise an error for a prediction that carries no gradient.
-
-    Parameters
-    ----------
-    y : Tensor
-        The prediction, or a part of it.
-
-    Raises
-    ------
-    ValueError
-        When nothing leads back from it.
 
     Examples
     --------
@@ -182,25 +142,6 @@ NeuronSelection: TypeAlias = int | slice | Sequence[int] | Tensor | None
 
 def neuron_indices(neurons: NeuronSelection, n_neurons: int) -> list[int]:
     """Return which of N neurons are meant, as numbers from 0.
-
-    Parameters
-    ----------
-    neurons : int, slice or sequence of int, optional
-        Which, in which order, duplicates kept; negative numbers count from the end. None is all.
-    n_neurons : int
-        N.
-
-    Returns
-    -------
-    list of int
-        Numbers from 0 to N - 1.
-
-    Raises
-    ------
-    TypeError
-        For something that names no neurons, booleans among it.
-    IndexError
-        For a neuron that does not exist.
 
     Examples
     --------
@@ -348,16 +289,6 @@ MOST_NAMED = 8
 
 def first_names(names: Sequence[str]) -> str:
     """Return the first few names of a list in one line, and how many more there are.
-
-    Parameters
-    ----------
-    names : sequence of str
-        All names.
-
-    Returns
-    -------
-    str
-        At most `MOST_NAMED` of them.
 
     Examples
     --------

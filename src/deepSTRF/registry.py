@@ -20,11 +20,6 @@ Registered = TypeVar("Registered")
 class Registry(Generic[Entry]):
     """A table of named classes or functions with helpful errors.
 
-    Parameters
-    ----------
-    what : str
-        What the entries are, in the singular ("model", "front-end"), used in error texts.
-
     Examples
     --------
     >>> shapes = Registry("shape")
@@ -43,13 +38,7 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
-        """Return a decorator that files a class or function under ``name`` (stored in lower case).
-
-        Raises
-        ------
-        ValueError
-            When another entry already has this name.
-        """
+        """Return a decorator that files a class or function under ``name`` (stored in lower case)."""
         key = name.lower()
 
         def file_entry(entry: Registered) -> Registered:
@@ -62,15 +51,7 @@ class Registry(Generic[Entry]):
         return file_entry
 
     def get(self, name: str) -> Entry:
-        """Return the entry called ``name`` (any case).
-
-        Raises
-        ------
-        TypeError
-            When ``name`` is no string.
-        ValueError
-            When no entry has this name; the text lists the legal ones and the nearest match.
-        """
+        """Return the entry called ``name`` (any case)."""
         if not isinstance(name, str):
             raise TypeError(f"the name of a {self.what} is a string, got {type(name).__name__}")
         try:

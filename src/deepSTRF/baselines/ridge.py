@@ -87,20 +87,6 @@ class ClipFeatures:
     bands on one axis. They are made once and kept in single precision; everything computed from them is in
     double precision.
 
-    Parameters
-    ----------
-    model : AudioEncodingModel
-        Whose front-end, standardisation and prefilter are applied, as they are now, in eval mode.
-    dataset : DatasetLike
-        The recording.
-    warmup_ms : float
-        Onset of each clip whose responses are left out (its sound still counts as history).
-
-    Raises
-    ------
-    ValueError
-        When features are not finite, or do not have one frame per bin.
-
     Examples
     --------
     >>> from deepSTRF.datasets.audio import SyntheticDataset
@@ -145,16 +131,6 @@ class ClipFeatures:
 def group_neurons(clips: ClipFeatures) -> list[NeuronGroup]:
     """Group neurons by the bins they were recorded in.
 
-    Parameters
-    ----------
-    clips : ClipFeatures
-        The recording.
-
-    Returns
-    -------
-    list of NeuronGroup
-        In the order of their first neuron. Neurons without any bin form a group too.
-
     Examples
     --------
     >>> from deepSTRF.datasets import NeuralDataset
@@ -182,19 +158,7 @@ def group_neurons(clips: ClipFeatures) -> list[NeuronGroup]:
 def lagged_rows(features: Tensor, bins: Tensor, lags: range) -> Tensor:
     """Return rows of the design matrix: for each bin the features of the bins before it.
 
-    Parameters
-    ----------
-    features : Tensor, shape (D, T)
-        Features of one clip; before its start they are zero.
-    bins : Tensor, shape (n,)
-        Which bins.
-    lags : range
-        Which lags, 0 being the bin itself.
-
-    Returns
-    -------
-    Tensor, shape (n, len(lags) * D)
-        Lag by lag.
+    Shapes: features (D, T).
 
     Examples
     --------
@@ -208,20 +172,6 @@ def lagged_rows(features: Tensor, bins: Tensor, lags: range) -> Tensor:
 
 def row_chunks(bins: Tensor, row_length: int, max_bytes: int) -> Iterator[Tensor]:
     """Cut bins into pieces whose rows of the design matrix stay within a number of bytes.
-
-    Parameters
-    ----------
-    bins : Tensor, shape (n,)
-        The bins.
-    row_length : int
-        Numbers per row.
-    max_bytes : int
-        Most bytes of double-precision rows at once.
-
-    Yields
-    ------
-    Tensor
-        Consecutive bins; at least one.
 
     Examples
     --------
@@ -310,18 +260,6 @@ class GroupSolution:
 def cross_products(clips: ClipFeatures, n_lags: int) -> CrossProducts:
     """Sum the products of lagged features and responses in one pass over the recording.
 
-    Parameters
-    ----------
-    clips : ClipFeatures
-        Training clips.
-    n_lags : int
-        Lags, L, 0 included.
-
-    Returns
-    -------
-    CrossProducts
-        The sums.
-
     Examples
     --------
     >>> from deepSTRF.datasets import NeuralDataset
@@ -355,26 +293,6 @@ def solve_group(
     The intercept is not penalised: features and responses are centred on the group's own bins. The Gram
     matrix is of size L D, or of the number of bins where those are fewer.
 
-    Parameters
-    ----------
-    clips : ClipFeatures
-        Training clips.
-    group : NeuronGroup
-        Neurons with the same bins, at least one bin.
-    cross : CrossProducts
-        From `cross_products`.
-    n_lags : int
-        Lags, L, 0 included.
-    lambdas : Tensor, shape (n_lambdas,)
-        Penalties on the sum of squared weights, beside the sum of squared errors; above 0.
-    max_bytes : int
-        Most bytes of the design matrix held at once.
-
-    Returns
-    -------
-    GroupSolution
-        Estimates.
-
     Examples
     --------
     >>> from deepSTRF.datasets.audio import SyntheticDataset
@@ -403,15 +321,7 @@ def lagged_gram(
 ) -> tuple[Tensor, Tensor]:
     """Return the Gram matrix and the column sums of the lagged features over a group's bins.
 
-    Parameters
-    ----------
-    clips, group, n_lags, max_bytes
-        As in `solve_group`.
-
-    Returns
-    -------
-    tuple of Tensor
-        (L D, L D) and (L D,), lag by lag, not centred.
+    Shapes: returns (L D, L D).
 
     Examples
     --------
@@ -540,13 +450,7 @@ def _centred_columns(clips: ClipFeatures, group: NeuronGroup, lags: range) -> tu
 
 
 def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
-    """Return penalties as an ascending float64 tensor without duplicates.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When there is none, or one is not a finite number above 0.
-    """
+    """Return penalties as an ascending float64 tensor without duplicates."""
     try:
         values = torch.as_tensor(lambdas, dtype=torch.float64).flatten()
     except (TypeError, ValueError, RuntimeError) as error:

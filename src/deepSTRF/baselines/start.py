@@ -101,20 +101,6 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
 def fit_start(model: nn.Module, train: Any, validation: Any, *, warmup_ms: float = 0.0) -> None:
     """Fit a ridge estimate with a model's own window, front-end and prefilter, and start the model from it.
 
-    Parameters
-    ----------
-    model : Linear
-        Changed in place.
-    train, validation : NeuralDataset
-        Clips to fit, and to choose the penalty by.
-    warmup_ms : float
-        Onset left out.
-
-    Raises
-    ------
-    TypeError
-        When the model is not linear.
-
     Examples
     --------
     >>> from deepSTRF.datasets.audio import SyntheticDataset

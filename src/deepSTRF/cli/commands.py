@@ -66,16 +66,6 @@ def list_models() -> None:
 def one_line(cls: Callable[..., Any]) -> str:
     """Return the first sentence of a class's docstring.
 
-    Parameters
-    ----------
-    cls : type
-        The class.
-
-    Returns
-    -------
-    str
-        One line.
-
     Examples
     --------
     >>> class Gain:
@@ -91,16 +81,6 @@ def one_line(cls: Callable[..., Any]) -> str:
 
 def options_text(cls: Callable[..., Any]) -> str:
     """Return the options of a class as ``name=default`` words.
-
-    Parameters
-    ----------
-    cls : type
-        The class.
-
-    Returns
-    -------
-    str
-        Words separated by commas.
 
     Examples
     --------
@@ -144,26 +124,7 @@ def fit_and_report(
     download: bool,
     quiet: bool,
 ) -> None:
-    """Run the experiment that file and flags describe; print its scores and where its report lies.
-
-    Parameters
-    ----------
-    config_file : Path or None
-        TOML file.
-    given : mapping of field to value
-        Flags; None where a flag was not given.
-    options : mapping of "dataset", "model", "wav2spec" to key=value texts
-        Options of each.
-    seeds : str or None
-        Seeds as written.
-    overwrite, download, quiet : bool
-        As the flags of the same names.
-
-    Raises
-    ------
-    UsageProblem
-        When the choices cannot work, alone or with the recording.
-    """
+    """Run the experiment that file and flags describe; print its scores and where its report lies."""
     config = read_config(config_file, given, options, seeds)
     with usage():
         run = run_experiment(
@@ -183,21 +144,6 @@ def read_config(
     seeds: str | None,
 ) -> ExperimentConfig:
     """Return the configuration; a flag wins over the file, an option over the same option of the file.
-
-    Parameters
-    ----------
-    config_file, given, options, seeds
-        As in `fit_and_report`.
-
-    Returns
-    -------
-    ExperimentConfig
-        Checked, names included.
-
-    Raises
-    ------
-    UsageProblem
-        When a value or name is illegal.
 
     Examples
     --------
@@ -241,30 +187,7 @@ def evaluate_and_print(
     *,
     download: bool,
 ) -> None:
-    """Score the model of a run and print the table.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-    dataset : str or None
-        Another recording (all its clips); None is the run's own.
-    option_texts : sequence of str
-        key=value options of the recording.
-    clips : str
-        "test", "validation", "train" or "all".
-    seed : int or None
-        Which seed's model.
-    csv : Path or None
-        Where to write the scores per neuron.
-    download : bool
-        Let the recording fetch missing files.
-
-    Raises
-    ------
-    UsageProblem
-        When a name or option is illegal, or the recording is none of the run's neurons.
-    """
+    """Score the model of a run and print the table."""
     if csv is not None and csv.is_dir():
         raise UsageProblem(f"--csv {csv} is a folder; name a file in it: --csv {csv / 'scores.csv'}")
     if dataset is not None and clips not in (DEFAULT_CLIPS, EVERY_CLIP):
@@ -319,28 +242,7 @@ CONTENTS = {
 def explain_and_print(
     folder: Path, neurons: str | None, seed: int | None, *, overwrite: bool, download: bool, quiet: bool
 ) -> None:
-    """Explain the model of a run, write its report again, and print what there is.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-    neurons : str or None
-        Names or indices with commas; None is the best ones.
-    seed : int or None
-        Which seed's model.
-    overwrite : bool
-        Replace another explanation.
-    download : bool
-        Let the recording fetch missing files.
-    quiet : bool
-        No progress.
-
-    Raises
-    ------
-    UsageProblem
-        For no run, neurons or a seed that the run does not have, or another explanation there.
-    """
+    """Explain the model of a run, write its report again, and print what there is."""
     named = None if neurons is None else [word.strip() for word in neurons.split(",") if word.strip()]
     with usage():
         run = Run.load(folder)
@@ -381,20 +283,7 @@ def _print(found: Explanation, report: Path) -> None:
 
 
 def write_and_print(folder: Path, out: Path | None) -> None:
-    """Write the report of a run and print its scores.
-
-    Parameters
-    ----------
-    folder : Path
-        Run folder.
-    out : Path or None
-        HTML file; None is ``report.html`` in the folder.
-
-    Raises
-    ------
-    UsageProblem
-        When there is no run, or ``out`` is a folder.
-    """
+    """Write the report of a run and print its scores."""
     if out is not None and out.is_dir():
         raise UsageProblem(f"--out {out} is a folder; name a file in it: --out {out / 'report.html'}")
     with usage():

@@ -78,16 +78,6 @@ def usage(*kinds: type[Exception]) -> Iterator[None]:
 
     Files that broke and saved states of another fit are none: the same words may work with better files.
 
-    Parameters
-    ----------
-    *kinds : exception classes
-        What counts as a refusal; by default all errors that the library's checks raise.
-
-    Raises
-    ------
-    UsageProblem
-        In place of them.
-
     Examples
     --------
     >>> with usage():
@@ -115,16 +105,6 @@ def _text_of(error: Exception) -> str:
 
 def readable(command: Command) -> Command:
     """Wrap a command so that an error becomes one paragraph on stderr and an exit status.
-
-    Parameters
-    ----------
-    command : callable
-        The command; its keyword ``debug`` lets the traceback through.
-
-    Returns
-    -------
-    callable
-        The wrapped command, with the same signature.
 
     Examples
     --------
@@ -158,18 +138,6 @@ def readable(command: Command) -> Command:
 
 def explain(error: Exception, *, debug: bool = False) -> str:
     """Return one paragraph about an error: what happened and what to do.
-
-    Parameters
-    ----------
-    error : Exception
-        The error.
-    debug : bool
-        Whether the traceback was shown already.
-
-    Returns
-    -------
-    str
-        Lines of at most 100 characters.
 
     Examples
     --------
@@ -206,11 +174,6 @@ MAIN = SHOWN[0]
 def stdout_console() -> Console:
     """Return a console on stdout whose tables keep their shape in a pipe.
 
-    Returns
-    -------
-    rich.console.Console
-        The console.
-
     Examples
     --------
     >>> stdout_console().width > 0
@@ -221,13 +184,6 @@ def stdout_console() -> Console:
 
 def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     """Print the score table, and the main score of each seed when there are several.
-
-    Parameters
-    ----------
-    rows : iterable of ScoreRow
-        Scores; metrics that a terminal has no room for are left out.
-    seeds : sequence of int
-        Seeds behind ``per_seed``.
 
     Examples
     --------
@@ -263,15 +219,7 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
 
 
 def print_run(run: Run, report: Path | None) -> None:
-    """Print scores, protocol, notes and where things lie.
-
-    Parameters
-    ----------
-    run : Run
-        A finished run.
-    report : Path or None
-        The report, when it was written.
-    """
+    """Print scores, protocol, notes and where things lie."""
     from deepSTRF.report import gather_parts
 
     parts = gather_parts(run)

@@ -40,16 +40,6 @@ _ADVICE = (
 def in_words_of_the_command(text: str) -> str:
     """Put an error of the library into the words of the command line.
 
-    Parameters
-    ----------
-    text : str
-        The error, in one line.
-
-    Returns
-    -------
-    str
-        Fields as flags, values as they are typed.
-
     Examples
     --------
     >>> in_words_of_the_command("learning_rate must be a number of at least 0, got -1.0")

@@ -125,20 +125,6 @@ VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
 def check_fitter_arguments(arguments: Mapping[str, Any], n_validation: int) -> None:
     """Raise an error for arguments that no fold's `Fitter` can take.
 
-    Parameters
-    ----------
-    arguments : mapping
-        Further arguments of the Fitter.
-    n_validation : int
-        Trials per fold to stop by.
-
-    Raises
-    ------
-    ValueError
-        For arguments that each fold sets for itself, that need validation, or one optimiser for all.
-    TypeError
-        For arguments that the Fitter does not have.
-
     Examples
     --------
     >>> check_fitter_arguments({"max_epochs": 3}, n_validation=0)
@@ -166,21 +152,6 @@ def check_fitter_arguments(arguments: Mapping[str, Any], n_validation: int) -> N
 def check_manifest(manifest: object) -> FoldManifest:
     """Return a manifest, or raise an error for something else.
 
-    Parameters
-    ----------
-    manifest : FoldManifest
-        From `plan_folds`.
-
-    Returns
-    -------
-    FoldManifest
-        The same.
-
-    Raises
-    ------
-    TypeError
-        For something else.
-
     Examples
     --------
     >>> check_manifest(FoldManifest.plan(["a", "b"])).trials
@@ -196,25 +167,6 @@ def check_manifest(manifest: object) -> FoldManifest:
 
 def chosen_folds(manifest: FoldManifest, only: Sequence[str] | None) -> list[int]:
     """Return which folds of a manifest are wanted.
-
-    Parameters
-    ----------
-    manifest : FoldManifest
-        The plan.
-    only : sequence of str, optional
-        Names; None is all.
-
-    Returns
-    -------
-    list of int
-        Their numbers.
-
-    Raises
-    ------
-    ValueError
-        For a name that is not in the manifest.
-    TypeError
-        For a single name.
 
     Examples
     --------
@@ -234,29 +186,6 @@ def first_model(
     factory: Callable[[int], nn.Module], seed: int, dataset: NeuralDataset, clips: Sequence[int]
 ) -> NeuralModel:
     """Return the first fold's model as it starts, once it has been seen to fit the recording.
-
-    Parameters
-    ----------
-    factory : callable
-        Takes a seed.
-    seed : int
-        Of the first fold.
-    dataset : NeuralDataset
-        The recording.
-    clips : sequence of int
-        Those that take part; the model hears the shortest.
-
-    Returns
-    -------
-    NeuralModel
-        New.
-
-    Raises
-    ------
-    TypeError
-        For a factory that takes no seed, or returns what cannot be saved.
-    ValueError
-        For a model of other bands or neurons than the recording has.
 
     Examples
     --------

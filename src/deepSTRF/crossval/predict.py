@@ -186,16 +186,6 @@ class FoldFits:
 def is_complete(folder: Path) -> bool:
     """Say whether a fit's folder holds all that a fit is.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-        As `fit_folds` writes it.
-
-    Returns
-    -------
-    bool
-        Whether configuration and weights are there.
-
     Examples
     --------
     >>> is_complete(Path("no such folder"))

@@ -348,16 +348,7 @@ class Recording(Dataset[dict[str, Any]]):
     def response_block(self, clip: int) -> Tensor:
         """All responses to one clip as one tensor.
 
-        Parameters
-        ----------
-        clip : int
-            Clip index.
-
-        Returns
-        -------
-        Tensor (N, R, T)
-            float32, smoothed and normalised as the dataset says; NaN where nothing was recorded. R is the
-            largest number of repeats of any neuron (1 when no neuron heard the clip).
+        Shapes: returns (N, R, T).
         """
         clip = as_index(clip, len(self), "clip")
         heard, values = self._read(clip)

@@ -209,28 +209,6 @@ def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) ->
     by their CRC, and only then moved in, each by one atomic rename. A run that is killed half-way leaves no
     truncated file under ``dest``. Files that are there already are replaced by those of the archive.
 
-    Parameters
-    ----------
-    archive : path
-        The zip file.
-    dest : path
-        Folder to unpack into, made when absent.
-
-    Returns
-    -------
-    list of Path
-        The files written, in the order of the archive.
-
-    Raises
-    ------
-    FileNotFoundError
-        When ``archive`` does not exist.
-    ValueError
-        When it is no zip file or damaged, or an entry is absolute, climbs out of ``dest``, is a link, is
-        encrypted, or appears twice. Nothing is written in that case.
-    OSError
-        When the disk has no room for the content. Nothing is left behind.
-
     Examples
     --------
     >>> import tempfile, zipfile
@@ -350,17 +328,6 @@ MAX_PAUSE_S = 60.0
 def data_dir(name: str) -> Path:
     """Return the folder of one recording: ``$DEEPSTRF_DATA_DIR/name``, else in the user's cache folder.
 
-    Parameters
-    ----------
-    name : str
-        Short name of the recording, for example ``"NS1"``.
-
-    Returns
-    -------
-    Path
-        The folder, which need not exist. The user's cache folder follows the platform's conventions
-        (``~/.cache/deepSTRF`` on Linux, ``$XDG_CACHE_HOME`` respected).
-
     Examples
     --------
     >>> data_dir("NS1").name
@@ -374,16 +341,6 @@ def cache_dir(name: str) -> Path:
 
     It is never the recording's own folder, which may be read-only.
 
-    Parameters
-    ----------
-    name : str
-        Short name of the recording.
-
-    Returns
-    -------
-    Path
-        The folder, which need not exist. Everything in it can be deleted at any time.
-
     Examples
     --------
     >>> cache_dir("NS1") == data_dir("NS1")
@@ -396,18 +353,6 @@ def cache_dir(name: str) -> Path:
 
 def osf_url(guid: str, base_url: str = OSF_BASE_URL) -> str:
     """Return the download address of a public OSF file.
-
-    Parameters
-    ----------
-    guid : str
-        The five-character identifier of the file on osf.io.
-    base_url : str
-        Where to ask; another address serves mirrors and tests.
-
-    Returns
-    -------
-    str
-        The address.
 
     Examples
     --------
@@ -436,42 +381,6 @@ def download_file(
     guarded by the server's ETag). Two processes that ask for the same file on one machine wait for each
     other. When ``sha256`` is not known, the observed hash is written to ``dest`` + ``.sha256`` in the format
     of ``sha256sum``.
-
-    Parameters
-    ----------
-    url : str
-        Address of the file.
-    dest : path
-        Where the file shall lie; missing folders are made.
-    sha256 : str, optional
-        Expected hash, hexadecimal.
-    size : int, optional
-        Expected size in bytes.
-    check : callable, optional
-        Called with the path of the complete but not yet renamed file; raises ValueError when it is damaged.
-    retries : int
-        Attempts in a row that may bring no new byte before giving up.
-    pause_s : float
-        Pause before the second attempt in seconds; it doubles each time. A server's Retry-After is respected.
-    timeout_s : float
-        Longest silence of the server in seconds.
-    progress : bool, optional
-        Show a progress bar on stderr. Default: only when stderr is a terminal.
-
-    Returns
-    -------
-    Path
-        ``dest``.
-
-    Raises
-    ------
-    ConnectionError
-        When the file cannot be fetched; what has arrived is kept for the next call.
-    ValueError
-        When size, hash or ``check`` disagree. A damaged download is deleted; a file that was there before
-        this call is left alone.
-    OSError
-        When the disk has no room.
 
     Examples
     --------
@@ -602,23 +511,6 @@ def fingerprint_files(root: str | os.PathLike[str], names: Iterable[str]) -> str
 
     Each file enters with its name, size, time of modification, and its first and last 4 KiB.
 
-    Parameters
-    ----------
-    root : path
-        Folder the names are relative to. It is not part of the hash.
-    names : iterable of str
-        Files, with ``/`` between folders.
-
-    Returns
-    -------
-    str
-        SHA-256, hexadecimal.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a file is missing.
-
     Examples
     --------
     >>> import tempfile
@@ -653,32 +545,6 @@ def cached_arrays(
     enabled: bool = True,
 ) -> Arrays:
     """Return the arrays ``build()`` makes, from the cache when an intact entry is there.
-
-    Parameters
-    ----------
-    name : str
-        Short name of the recording; its folder is `deepSTRF.datasets.download.cache_dir(name)`.
-    product : str
-        What the arrays are, a file-name word such as ``"spikes"``.
-    depends_on : mapping
-        Everything the arrays depend on, as JSON values. The package version is added.
-    build : callable
-        Makes a dictionary of arrays without Python objects in them.
-    members : iterable of str, optional
-        Names of the arrays wanted; the others are not read. Default: all.
-    enabled : bool
-        False calls ``build()`` and touches no file.
-
-    Returns
-    -------
-    dict of ndarray
-        The arrays.
-
-    Warns
-    -----
-    UserWarning
-        When the entry cannot be written (a full disk, a read-only home). The arrays are returned all the
-        same.
 
     Examples
     --------

@@ -156,13 +156,6 @@ class ClipResponses:
 class ResponseStorage:
     """All responses of a recording or of a view of it: one `ClipResponses` per clip.
 
-    Parameters
-    ----------
-    clips : sequence of ClipResponses
-        One per clip.
-    n_neurons : int
-        Number of neurons N that the indices in ``heard`` count.
-
     Examples
     --------
     >>> data = np.zeros((2, 4), dtype=np.int8)
@@ -372,10 +365,7 @@ def _encode_floats(rows: Array, where: str) -> tuple[Array, bool]:
 class Stimulus:
     """One stimulus as it was loaded, with its content hash computed at most once; shared between views.
 
-    Parameters
-    ----------
-    values : Tensor
-        (1, F, T) spectrogram, (1, T_audio) waveform, or any other shape with time last.
+    Shapes: values (1, F, T).
 
     Examples
     --------
@@ -399,16 +389,6 @@ class Stimulus:
 def hash_tensor(values: Tensor) -> str:
     """Return the SHA-256 over dtype, shape and little-endian bytes of a tensor.
 
-    Parameters
-    ----------
-    values : Tensor
-        Any real tensor.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits, the same on every machine.
-
     Examples
     --------
     >>> hash_tensor(torch.zeros(2)) == hash_tensor(torch.zeros(2))
@@ -425,13 +405,6 @@ def hash_tensor(values: Tensor) -> str:
 
 class StimulusList(Sequence[Tensor]):
     """The stimuli of a dataset or view: a read-only sequence of tensors, standardised on reading if asked.
-
-    Parameters
-    ----------
-    stimuli : sequence of Stimulus
-        One per clip.
-    transforms : sequence of StimulusStandardization or None
-        One per clip; None leaves the stimulus as it is (the very tensor that was loaded, no copy).
 
     Examples
     --------
@@ -496,13 +469,6 @@ class StimulusList(Sequence[Tensor]):
 class ResponseRow(Sequence[Tensor]):
     """The responses of all neurons to one clip: ``row[n]`` is (R, T), or a (1, 1) NaN where there is none.
 
-    Parameters
-    ----------
-    dataset : NeuralDataset
-        The dataset read from.
-    clip : int
-        Clip of the dataset.
-
     Examples
     --------
     >>> from deepSTRF.datasets import NeuralDataset
@@ -538,11 +504,6 @@ class ResponseRow(Sequence[Tensor]):
 class ResponseGrid(Sequence[ResponseRow]):
     """All responses: ``grid[s][n]`` is the (R, T) float32 response of neuron n to clip s, decoded on reading.
 
-    Parameters
-    ----------
-    dataset : NeuralDataset
-        The dataset read from.
-
     Examples
     --------
     >>> from deepSTRF.datasets import NeuralDataset
@@ -576,18 +537,7 @@ class ItemResponses(list[Tensor]):
     It is an ordinary list. Whoever builds a new list from it, or puts other tensors into it, leaves the quick
     path and loses nothing else.
 
-    Parameters
-    ----------
-    n_neurons : int
-        Length N of the list.
-    heard : int64 Tensor (H,)
-        Neurons with data, ascending.
-    values : Tensor (H, R, T)
-        Their responses, NaN filled.
-    counts : sequence of int
-        Number of repeats of each of them.
-    n_bins : int
-        Time bins T of the clip, also where no neuron has data.
+    Shapes: heard (H,); values (H, R, T).
 
     Examples
     --------

@@ -24,27 +24,6 @@ def _is_boolean(value: Any) -> bool:
 def as_index(value: Any, length: int, what: str) -> int:
     """Return ``value`` as a non-negative index below ``length``.
 
-    Parameters
-    ----------
-    value : int-like
-        Python, numpy or torch integer; negative ones count from the end. Booleans are no integers here.
-    length : int
-        Number of things that can be indexed.
-    what : str
-        What is indexed ("clip", "neuron"), for the error text.
-
-    Returns
-    -------
-    int
-        Index in ``0 .. length - 1``.
-
-    Raises
-    ------
-    TypeError
-        When ``value`` is no integer.
-    IndexError
-        When it is out of range; the text names the length.
-
     Examples
     --------
     >>> as_index(np.int64(-1), 4, "clip")
@@ -68,33 +47,6 @@ def as_index(value: Any, length: int, what: str) -> int:
 
 def resolve_selection(selector: Any, meta: Sequence[Mapping[str, Any]], what: str) -> Index:
     """Turn a selector into an array of indices, order and duplicates kept.
-
-    Parameters
-    ----------
-    selector : None, int, sequence, slice, bool mask, dict or callable
-        None: all. An empty list: none. A boolean mask: one entry per item. A dictionary: metadata that must
-        match, each value a single one or a list of accepted ones. A callable: called with each metadata
-        dictionary; errors inside it come out.
-    meta : sequence of dict
-        Metadata, one dictionary per item.
-    what : str
-        What is selected ("neuron", "clip"), for error texts.
-
-    Returns
-    -------
-    int64 ndarray
-        Chosen indices.
-
-    Raises
-    ------
-    TypeError
-        When the selector is of no kind above.
-    IndexError
-        When an index is out of range.
-    KeyError
-        When no item has a metadata key the dictionary asks for.
-    ValueError
-        When a mask has the wrong length.
 
     Examples
     --------

@@ -22,21 +22,6 @@ BIN_TOLERANCE = 1e-9
 def count_bins(duration_ms: float, dt_ms: float) -> int:
     """Return the number of whole bins in a duration.
 
-    Parameters
-    ----------
-    duration_ms, dt_ms : float
-        Duration and bin in milliseconds.
-
-    Returns
-    -------
-    int
-        The number of bins, at least 1.
-
-    Raises
-    ------
-    ValueError
-        When the bin is not positive and finite, or longer than the duration.
-
     Examples
     --------
     >>> count_bins(4995, 5.0), count_bins(4995, 10.0)
@@ -65,29 +50,6 @@ def bin_spikes(
     earlier packages did to NS1: times are rounded to the nearest millisecond (halves to the even one), two
     spikes of a row in the same millisecond become one, then the milliseconds of a bin are summed. Times
     outside ``[0, n_bins*dt)`` are left out by both.
-
-    Parameters
-    ----------
-    times_ms : float64 ndarray (n,)
-        Spike times in ms from the start of the clip, in any order.
-    rows : int64 ndarray (n,)
-        Row (neuron and repeat) of each spike, ``0 .. n_rows - 1``.
-    n_rows, n_bins : int
-        Shape of the result.
-    dt_ms : float
-        Bin in milliseconds. The published form needs a whole number.
-    binning : {"half-open", "published"}
-        As above.
-
-    Returns
-    -------
-    integer ndarray (n_rows, n_bins)
-        Spike counts in the smallest of int8, int16, int32.
-
-    Raises
-    ------
-    ValueError
-        When ``binning`` is not legal, or ``dt_ms`` is no whole number of ms under "published".
 
     Examples
     --------
@@ -125,18 +87,6 @@ def _tally(cells: npt.NDArray[np.int64], n_cells: int) -> Counts:
 
 def validate_binning(binning: str, dt_ms: float) -> None:
     """Check a way of binning.
-
-    Parameters
-    ----------
-    binning : str
-        One of `BINNINGS`.
-    dt_ms : float
-        Bin in milliseconds.
-
-    Raises
-    ------
-    ValueError
-        When the word is not legal, or "published" meets a bin that is no whole number of milliseconds.
 
     Examples
     --------

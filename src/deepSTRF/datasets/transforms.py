@@ -136,26 +136,7 @@ def fit_standardization(
 ) -> StimulusStandardization:
     """Fit mean and unbiased standard deviation of stimuli, over time (and channels) of the chosen clips.
 
-    Parameters
-    ----------
-    stims : sequence of Tensor (..., F, T)
-        Stimuli as they were recorded or computed.
-    indices : sequence of int
-        Clips the statistics come from: the training clips, so that test clips stay unseen.
-    per_band : bool
-        Statistics per index of the band axis (second last), or one pair for everything.
-    eps : float
-        A spread at or below this counts as none: such a band is centred and not scaled.
-
-    Returns
-    -------
-    StimulusStandardization
-        The fitted transform.
-
-    Raises
-    ------
-    ValueError
-        When ``indices`` is empty.
+    Shapes: stims (..., F, T).
 
     Examples
     --------
@@ -190,29 +171,7 @@ def fit_normalization(
 ) -> ResponseNormalization:
     """Fit a scale and an offset per neuron.
 
-    Parameters
-    ----------
-    blocks : iterable of (int64 ndarray (H,), Tensor (H, R, T))
-        Neurons and their responses, one pair per reference clip; NaN where nothing was recorded.
-    n_neurons : int
-        Number of neurons N.
-    method : str
-        "max": offset 0, scale the largest absolute value. "zscore": mean and unbiased standard deviation.
-    stim_indices : sequence of int
-        The reference clips, for the record.
-    eps : float
-        A scale at or below this counts as none: that neuron keeps scale 1 (a neuron that was silent in the
-        reference clips is not blown up in the others).
-
-    Returns
-    -------
-    ResponseNormalization
-        The fitted transform; a neuron with fewer than two values keeps scale 1 and offset 0.
-
-    Raises
-    ------
-    ValueError
-        When ``method`` is unknown.
+    Shapes: blocks (H,).
 
     Examples
     --------

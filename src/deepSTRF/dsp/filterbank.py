@@ -535,18 +535,7 @@ MAGNITUDE_FLOOR = 1e-9
 def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
     """Lay the taps of a group out for `filter_group`: one column per output of a row of sound.
 
-    Parameters
-    ----------
-    taps : Tensor
-        (P, F_g, K_g) taps in the order of the samples they meet: the last one meets the newest sample, so an
-        impulse response is given reversed in time. P is 1 for real filters, 2 for real and imaginary parts.
-    group : FilterGroup
-        Stride and block of the group.
-
-    Returns
-    -------
-    Tensor
-        (K_g + (block - 1) * stride, P * block * F_g) Toeplitz matrix.
+    Shapes: taps (P, F_g, K_g); returns (K_g + (block - 1) * stride, P * block * F_g).
 
     Examples
     --------
@@ -566,18 +555,7 @@ def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
 def pooling_matrix(windows: Tensor, steps_per_bin: int) -> Tensor:
     """Lay the pooling windows of a group out for `pool_detected`.
 
-    Parameters
-    ----------
-    windows : Tensor
-        (F_g, D * steps_per_bin) weights by age, newest first, in kept samples.
-    steps_per_bin : int
-        Kept samples per bin: ``hop / stride``.
-
-    Returns
-    -------
-    Tensor
-        (steps_per_bin * F_g, F_g * D): what the samples of one bin give to this bin and the D - 1 next ones.
-        It is diagonal in channels; the zeros cost less than moving the channels outside.
+    Shapes: windows (F_g, D * steps_per_bin); returns (steps_per_bin * F_g, F_g * D).
 
     Examples
     --------
@@ -626,23 +604,7 @@ def prepare_bank(
 def filter_group(audio: Tensor, matrix: Tensor, group: FilterGroup, hop: int) -> Tensor:
     """Filter a waveform with the channels of one group, keeping every ``group.stride``-th sample.
 
-    Parameters
-    ----------
-    audio : Tensor
-        (B, H + T * hop) waveform that starts with H samples of the past, H at least ``kernel_size - stride``.
-    matrix : Tensor
-        From `filter_matrix`.
-    group : FilterGroup
-        Kernel length, stride and block of the group.
-    hop : int
-        Samples per bin.
-
-    Returns
-    -------
-    Tensor
-        (B, T * hop / (stride * block), P, block * F_g): successive rows hold successive stretches of time;
-        inside a row the last axis runs over time steps, then channels. The last step of bin ``t`` sees
-        samples up to ``(t + 1) * hop - 1``.
+    Shapes: audio (B, H + T * hop); returns (B, T * hop / (stride * block), P, block * F_g).
 
     Examples
     --------
@@ -740,22 +702,7 @@ def pool_detected(
 ) -> Tensor:
     """Weigh the detected samples of every bin into this bin and the next ones.
 
-    Parameters
-    ----------
-    detected : Tensor
-        (B, rows, M) as `detect` returns it from `filter_group`.
-    matrix : Tensor
-        From `pooling_matrix`.
-    n_channels : int
-        F_g.
-    steps_per_bin : int, optional
-        Samples per bin, when the matrix was made for fewer: it then holds weights that recur within the bin
-        (a flat window needs one per bin), and the samples that share a weight are summed first.
-
-    Returns
-    -------
-    Tensor
-        (B, T, F_g, D): what each bin gives to itself and to the D - 1 next ones.
+    Shapes: detected (B, rows, M); returns (B, T, F_g, D).
 
     Examples
     --------
@@ -778,21 +725,7 @@ def filter_sound(
 ) -> Tensor:
     """Filter with one group of a plan, by its taps or from carried states.
 
-    Parameters
-    ----------
-    audio : Tensor
-        (B, plan.history + T * hop) waveform that starts with ``plan.history`` samples of the past.
-    filters : Tensor or ResonatorMatrices
-        Those of the group in a `Bank`.
-    group : FilterGroup
-        One of ``plan.groups``.
-    plan : FilterbankPlan
-        All groups.
-
-    Returns
-    -------
-    Tensor
-        As `filter_group` returns it.
+    Shapes: audio (B, plan.history + T * hop).
 
     Examples
     --------

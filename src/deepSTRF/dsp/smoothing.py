@@ -45,24 +45,7 @@ def _check_widths(window_ms: float, dt_ms: float) -> None:
 def hanning_window(window_ms: float, dt_ms: float, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the non-zero weights of a Hanning window, which sum to one.
 
-    Parameters
-    ----------
-    window_ms : float
-        Width of the window in ms, from zero to zero.
-    dt_ms : float
-        Bin width in ms.
-    dtype : torch.dtype
-        Floating type of the weights.
-
-    Returns
-    -------
-    Tensor (K,)
-        Symmetric weights, K odd, sum 1. See the table at the top of this module for 21 ms.
-
-    Raises
-    ------
-    ValueError
-        When a width is not a positive number.
+    Shapes: returns (K,).
 
     References
     ----------
@@ -108,26 +91,7 @@ def hanning_smooth(x: Tensor, window_ms: float, dt_ms: float) -> Tensor:
     towards zero. The kernel is symmetric: it looks as far ahead as back. It is meant for responses (targets),
     never for stimuli or predictions.
 
-    Parameters
-    ----------
-    x : Tensor (..., T)
-        Responses in any unit; NaN where nothing was recorded. Integers are taken as float32.
-    window_ms : float
-        Width of the window in ms (21 in the literature).
-    dt_ms : float
-        Bin width in ms.
-
-    Returns
-    -------
-    Tensor (..., T)
-        Smoothed copy in the unit of ``x``.
-
-    Raises
-    ------
-    TypeError
-        When ``x`` is no tensor.
-    ValueError
-        When a width is not a positive number.
+    Shapes: x (..., T); returns (..., T).
 
     References
     ----------

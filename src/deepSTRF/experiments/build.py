@@ -69,21 +69,6 @@ def load_registered() -> None:
 def dataset_class(name: str) -> type[NeuralDataset]:
     """Return the registered dataset class of that name.
 
-    Parameters
-    ----------
-    name : str
-        A registered name.
-
-    Returns
-    -------
-    type
-        The class.
-
-    Raises
-    ------
-    ValueError
-        When there is none; the text lists the names and says how a file is given.
-
     Examples
     --------
     >>> dataset_class("synthetic").__name__
@@ -100,18 +85,6 @@ def dataset_class(name: str) -> type[NeuralDataset]:
 
 def check_choices(config: ExperimentConfig) -> None:
     """Check names and options of dataset, model and front-end, before any file is read.
-
-    Parameters
-    ----------
-    config : ExperimentConfig
-        The choices.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name or option; the text lists the legal ones and the nearest.
-    FileNotFoundError
-        For a dataset file that does not exist.
 
     Examples
     --------
@@ -191,23 +164,6 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
 def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
     """Build the model of an experiment with the sizes of its data; nothing is fitted.
 
-    Parameters
-    ----------
-    config : ExperimentConfig
-        Names and options of model and front-end.
-    dataset : NeuralDataset
-        Gives the number of neurons, bands, sample rate and bin width.
-
-    Returns
-    -------
-    nn.Module
-        The model, initialised from torch's present random state.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an unknown name or option, or choices that do not go together.
-
     Examples
     --------
     >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3})
@@ -242,18 +198,6 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
 def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
     """Raise what the model's constructor and the device would, before a run takes its folder.
 
-    Parameters
-    ----------
-    config : ExperimentConfig
-        The choices.
-    dataset : NeuralDataset
-        As for `build_model`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For choices that do not go together, or a device that is not there.
-
     Examples
     --------
     >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3}, device="gpu")
@@ -271,16 +215,6 @@ def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
 def build_loss(name: str) -> Callable[..., Tensor]:
     """Return a loss by name: "mse", "poisson", "negative_binomial" or "gamma".
 
-    Parameters
-    ----------
-    name : str
-        As in `ExperimentConfig.loss`.
-
-    Returns
-    -------
-    callable
-        ``loss(pred, responses)``.
-
     Examples
     --------
     >>> build_loss("mse").__name__
@@ -293,16 +227,6 @@ def build_loss(name: str) -> Callable[..., Tensor]:
 
 def resolve_device(name: str) -> str:
     """Return the device meant: "auto" is CUDA where there is one, then Apple's, then the processor.
-
-    Parameters
-    ----------
-    name : str
-        "auto", "cpu", "cuda", "cuda:1", "mps".
-
-    Returns
-    -------
-    str
-        A name torch knows.
 
     Examples
     --------
@@ -341,23 +265,6 @@ def _what_hears_waveforms(config: ExperimentConfig) -> str | None:
 
 def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
     """Build the front-end of an experiment with the sample rate and bin width of its data.
-
-    Parameters
-    ----------
-    config : ExperimentConfig
-        Name and options of the front-end.
-    dataset : NeuralDataset
-        The recording, holding waveforms.
-
-    Returns
-    -------
-    nn.Module or None
-        The front-end; None where the experiment names none.
-
-    Raises
-    ------
-    ValueError
-        When the recording holds spectrograms.
 
     Examples
     --------
@@ -437,16 +344,6 @@ class ClosedFormFit(Protocol):
 def is_closed_form(name: str) -> bool:
     """Say whether a model name of an experiment stands for a fit in closed form.
 
-    Parameters
-    ----------
-    name : str
-        ``ExperimentConfig.model``, already checked.
-
-    Returns
-    -------
-    bool
-        Whether `solve` fits it.
-
     Examples
     --------
     >>> is_closed_form("linear")
@@ -457,23 +354,6 @@ def is_closed_form(name: str) -> bool:
 
 def solve(config: ExperimentConfig, train: NeuralDataset, validation: NeuralDataset | None) -> ClosedFormFit:
     """Fit an experiment's model in closed form.
-
-    Parameters
-    ----------
-    config : ExperimentConfig
-        Name and options of the fit and of the front-end.
-    train, validation : NeuralDataset
-        Clips to fit, and to choose by; None where the options leave nothing to choose.
-
-    Returns
-    -------
-    ClosedFormFit
-        The model and facts about the fit.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an unknown name or option.
 
     Examples
     --------

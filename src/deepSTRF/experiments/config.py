@@ -76,18 +76,6 @@ NONE_WORD = "none"
 def closest(word: str, legal: Iterable[str]) -> str:
     """Return " Did you mean ...?" for a near miss, else nothing.
 
-    Parameters
-    ----------
-    word : str
-        What was written.
-    legal : iterable of str
-        What may be written.
-
-    Returns
-    -------
-    str
-        A sentence with a leading space, or "".
-
     Examples
     --------
     >>> closest("smoth", ["smooth", "binning"])
@@ -262,16 +250,6 @@ HANDLED = ("download",)
 
 def option_names(cls: Callable[..., Any]) -> list[str]:
     """Return the options a class takes on the command line: its constructor's arguments less those filled in.
-
-    Parameters
-    ----------
-    cls : type or function
-        A registered class, or a fit in closed form.
-
-    Returns
-    -------
-    list of str
-        Argument names in order. Sizes of a model and a front-end come from the data; a recording has its own.
 
     Examples
     --------
@@ -500,23 +478,6 @@ FLAGS: dict[str, str] = {
 def parse_options(pairs: Iterable[str], flag: str = "--dataset-option") -> dict[str, Any]:
     """Turn ``key=value`` texts into keyword arguments; values are read as TOML, else kept as text.
 
-    Parameters
-    ----------
-    pairs : iterable of str
-        Texts like ``smooth=false``, ``dt_ms=5``, ``path=/data/NS1``.
-    flag : str
-        Named in the error.
-
-    Returns
-    -------
-    dict
-        Names to values.
-
-    Raises
-    ------
-    ValueError
-        When a text has no ``=`` or no name before it.
-
     Examples
     --------
     >>> parse_options(["smooth=false", "dt_ms=5", "binning=half-open", "f_max=none"])
@@ -533,21 +494,6 @@ def parse_options(pairs: Iterable[str], flag: str = "--dataset-option") -> dict[
 
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Read seeds: "3", "0,1,2" or "0-4" (both ends included).
-
-    Parameters
-    ----------
-    text : str
-        What was written.
-
-    Returns
-    -------
-    tuple of int
-        The seeds in order.
-
-    Raises
-    ------
-    ValueError
-        When it is none of the three.
 
     Examples
     --------

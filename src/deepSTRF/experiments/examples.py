@@ -62,16 +62,6 @@ def receptive_fields(model: Any) -> ModelFields | None:
     are gradients around the null stimulus, also behind a prefilter of several channels (ON and OFF), where no
     single channel's weights are the receptive field; a model with unbounded memory has its default window.
 
-    Parameters
-    ----------
-    model : NeuralModel
-        The model.
-
-    Returns
-    -------
-    ModelFields or None
-        None for a model that has neither, or whose gradient is not finite.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear, StateNet
@@ -101,15 +91,7 @@ def receptive_fields(model: Any) -> ModelFields | None:
 def model_fields(model: Any) -> NDArray[np.float64] | None:
     """Return the receptive fields (N, F, T) of a model; `receptive_fields` also says what they are.
 
-    Parameters
-    ----------
-    model : NeuralModel
-        The model.
-
-    Returns
-    -------
-    array (N, F, T) or None
-        Most recent lag last.
+    Shapes: returns (N, F, T).
 
     Examples
     --------
@@ -183,23 +165,7 @@ def choose_examples(
 ) -> list[NeuronExample]:
     """Return the best, the median and the worst neuron by score, each on its most eventful clip.
 
-    Parameters
-    ----------
-    model : NeuralModel
-        The fitted model.
-    dataset : NeuralDataset
-        Test clips.
-    scores : array (N,)
-        One score per neuron; those without one are not shown.
-    neurons : list of str
-        Their names.
-    strfs : array (N, F, T_lags), optional
-        Receptive fields.
-
-    Returns
-    -------
-    list of NeuronExample
-        Three, or fewer when fewer neurons have a score.
+    Shapes: scores (N,); strfs (N, F, T_lags).
 
     Examples
     --------
@@ -245,16 +211,6 @@ def choose_examples(
 def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
     """Return examples as the content of one .npz file.
 
-    Parameters
-    ----------
-    examples : list of NeuronExample
-        What to keep.
-
-    Returns
-    -------
-    bytes
-        The file.
-
     Examples
     --------
     >>> examples_from_bytes(examples_to_bytes([]))
@@ -273,16 +229,6 @@ def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
 
 def examples_from_bytes(content: bytes) -> list[NeuronExample]:
     """Read what `examples_to_bytes` made; nothing in the file is executed.
-
-    Parameters
-    ----------
-    content : bytes
-        The file.
-
-    Returns
-    -------
-    list of NeuronExample
-        The examples.
 
     Examples
     --------

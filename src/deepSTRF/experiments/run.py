@@ -82,16 +82,6 @@ EXPECTED_CORRELATION = 0.5
 def has_output_stage(model: nn.Module) -> bool:
     """Say whether a model ends in a gain and an offset per neuron, which `calibrate_output` sets.
 
-    Parameters
-    ----------
-    model : NeuralModel
-        The model.
-
-    Returns
-    -------
-    bool
-        Whether its readout ends in batch normalisation without an activation after it.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear, LinearNonlinear
@@ -107,20 +97,6 @@ def start_output(model: nn.Module, dataset: Any, *, warmup_ms: float = 0.0) -> b
     That is the case when the readout ends in batch normalisation without an activation after it and some
     trained parameter lies outside the readout. The gain becomes half the standard deviation of a neuron's
     PSTH, what least squares gives to a prediction that correlates 0.5 with it, and the offset its mean.
-
-    Parameters
-    ----------
-    model : NeuralModel
-        A model before its fit; changed in place.
-    dataset : NeuralDataset
-        Training clips.
-    warmup_ms : float
-        Onset of each clip left out, as in the fit.
-
-    Returns
-    -------
-    bool
-        Whether the model has such a stage.
 
     Examples
     --------
@@ -152,20 +128,6 @@ def calibrate_output(model: nn.Module, dataset: Any, *, warmup_ms: float = 0.0) 
     That is the case when its readout ends in batch normalisation without an activation after it. A neuron
     whose prediction does not correlate positively with its training responses keeps its gain, so that no
     correlation changes sign; its offset is set to its mean.
-
-    Parameters
-    ----------
-    model : NeuralModel
-        A fitted model; changed in place.
-    dataset : NeuralDataset
-        Training clips.
-    warmup_ms : float
-        Onset of each clip left out, as in the fit.
-
-    Returns
-    -------
-    int
-        How many neurons were given a gain; 0 when the model has no such stage.
 
     Examples
     --------
@@ -387,18 +349,6 @@ def evaluate_run(
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
     """Return the split of an experiment: its own, else the recording's, else a random one.
-
-    Parameters
-    ----------
-    config : ExperimentConfig
-        The choices.
-    dataset : NeuralDataset
-        The recording.
-
-    Returns
-    -------
-    ClipSplit
-        Clips to train, validate and test.
 
     Examples
     --------

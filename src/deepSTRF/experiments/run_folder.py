@@ -85,19 +85,7 @@ class ScoreRow:
 class RunScores:
     """Scores of all neurons on each split, for each seed.
 
-    Parameters
-    ----------
-    neurons : sequence of str
-        Names of the N neurons.
-    seeds : sequence of int
-        Seeds, in order.
-    values : mapping of split to (mapping of metric to array (n_seeds, N))
-        The scores.
-
-    Raises
-    ------
-    ValueError
-        When an array has another shape.
+    Shapes: values (n_seeds, N).
 
     Examples
     --------
@@ -253,24 +241,6 @@ def collect_notes(
     reasons: Sequence[str] = (),
 ) -> list[tuple[str, str]]:
     """Return (level, sentence) pairs, level "warning" or "info".
-
-    Parameters
-    ----------
-    dataset : NeuralDataset
-        The recording.
-    scores : RunScores
-        Its scores.
-    config : ExperimentConfig
-        All choices.
-    best_epochs : mapping of seed to int or None
-        Epoch (from 0) whose weights were kept.
-    reasons : sequence of str
-        Per neuron why it has no score; empty where it has one.
-
-    Returns
-    -------
-    list of (str, str)
-        Notes in the order of the page.
 
     Examples
     --------
@@ -494,25 +464,6 @@ class Run:
 def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
     """Make a run folder ready and say what it holds: "new", "resume" (an unfinished run) or "finished".
 
-    Parameters
-    ----------
-    folder : Path
-        Where the run goes.
-    config : ExperimentConfig
-        The run.
-    overwrite : bool
-        Remove what an earlier run left there.
-
-    Returns
-    -------
-    str
-        "new", "resume" or "finished".
-
-    Raises
-    ------
-    FileExistsError
-        When the folder holds something else than this very run, or something that is no run at all.
-
     Examples
     --------
     >>> import tempfile
@@ -534,25 +485,6 @@ def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = 
 def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
     """Say what `prepare_folder` would, and refuse what it would, without touching anything.
 
-    Parameters
-    ----------
-    folder : Path
-        Where the run goes.
-    config : ExperimentConfig
-        The run.
-    overwrite : bool
-        Whether what an earlier run left there is to be removed.
-
-    Returns
-    -------
-    str
-        "new", "resume" or "finished".
-
-    Raises
-    ------
-    FileExistsError
-        As `prepare_folder`.
-
     Examples
     --------
     >>> folder_status(Path("no/such/folder"), ExperimentConfig())
@@ -570,18 +502,6 @@ def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = F
 
 def write_run(run: Run, models: Mapping[int, Any]) -> None:
     """Write a finished run; ``run.json`` comes last and marks it complete.
-
-    Parameters
-    ----------
-    run : Run
-        What to write.
-    models : mapping of seed to NeuralModel
-        The fitted models.
-
-    Raises
-    ------
-    OSError
-        When something cannot be written; the fit's state is kept, so the same command goes on from there.
 
     Examples
     --------

@@ -14,23 +14,6 @@ __all__ = ["as_numbers"]
 def as_numbers(values: Any, name: str = "values") -> NDArray[np.float64]:
     """Return a tensor (on any device, with or without gradient) or anything array-like in float64.
 
-    Parameters
-    ----------
-    values : Tensor or array_like
-        Numbers of any shape.
-    name : str
-        The argument, for the error text.
-
-    Returns
-    -------
-    array
-        Same shape, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        For what is no array of real numbers.
-
     Examples
     --------
     >>> import torch

@@ -58,20 +58,6 @@ class _GainAndBaseline(FramewiseMixin, nn.Module):
 class ParametricSigmoid(_GainAndBaseline, Configurable):
     """Four-parameter sigmoid ``b * sigmoid((x - c) / d) + a`` per neuron.
 
-    Parameters
-    ----------
-    num_features : int
-        Neurons, N.
-    bias : bool
-        Whether there is a baseline ``a``.
-    non_negative_output : bool
-        Whether gain and baseline pass through a softplus, so that the output is a rate.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
-
     Notes
     -----
     The width ``d`` may change sign while training; its magnitude is held above 0.01, where the slope is
@@ -121,20 +107,6 @@ class ParametricDoubleExponential(_GainAndBaseline, Configurable):
 
     It falls with ``x`` where ``k > 0`` and rises where ``k < 0``; the sign of ``k`` is free at the start.
 
-    Parameters
-    ----------
-    num_features : int
-        Neurons, N.
-    bias : bool
-        Whether there is a baseline ``b``.
-    non_negative_output : bool
-        Whether gain and baseline pass through a softplus, so that the output is a rate.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
-
     References
     ----------
     Thorson, Liénard & David 2015, doi 10.1371/journal.pcbi.1004628.
@@ -176,19 +148,6 @@ class ParametricDoubleExponential(_GainAndBaseline, Configurable):
 @ACTIVATIONS.register("softplus")
 class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
     """Softplus with a learned sharpness and baseline per neuron: ``softplus(beta x) / beta + b``.
-
-    Parameters
-    ----------
-    num_features : int
-        Neurons, N.
-    non_negative_output : bool
-        Whether the baseline passes through a softplus, so that the output is a rate. The sharpness always
-        does.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
 
     Notes
     -----
@@ -240,26 +199,6 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
 
 def resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.Module:
     """Turn what a user gave as output nonlinearity into a module.
-
-    Parameters
-    ----------
-    given : nn.Module, str or None
-        A module is taken as it is; a name ("softplus", "sigmoid", "double_exponential", or "identity") is
-        built with one set of parameters per neuron; None is the identity.
-    num_features : int
-        Neurons, N.
-
-    Returns
-    -------
-    nn.Module
-        The nonlinearity.
-
-    Raises
-    ------
-    TypeError
-        For anything else.
-    ValueError
-        For an unknown name; the text lists the legal ones.
 
     Examples
     --------

@@ -120,24 +120,7 @@ def build_causal_window_mask(
 ) -> Tensor:
     """Return which frames may not be seen: later ones, and those ``window`` frames ago or more.
 
-    Parameters
-    ----------
-    L : int
-        Frames.
-    window : int or None
-        Frames that each frame sees, itself included; None is all of the past.
-    device : torch.device or str, optional
-        Where the mask goes.
-
-    Returns
-    -------
-    Tensor
-        (L, L) of bool; row is the frame that looks, column the frame looked at, True is forbidden.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When ``L`` or ``window`` is no positive integer.
+    Shapes: returns (L, L).
 
     Examples
     --------
@@ -155,16 +138,6 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
     ``code[p, 2i] = sin(p * 10000^(-2i / d_model))`` and ``code[p, 2i + 1]`` its cosine. The number counts
     from the first frame of the clip (or stream), so what follows depends on clock time.
 
-    Parameters
-    ----------
-    d_model : int
-        Features, D; even.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When ``d_model`` is no even positive integer.
-
     References
     ----------
     Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
@@ -180,13 +153,7 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
         self.d_model = check_even("d_model", d_model)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add the code to (B, T, D), whose first frame is number 0.
-
-        Raises
-        ------
-        ValueError
-            For another number of features.
-        """
+        """Add the code to (B, T, D), whose first frame is number 0."""
         return self._add(x, first_frame(x))
 
     def init_state(
@@ -212,25 +179,6 @@ class CausalSelfAttention(nn.Module, Configurable):
     With a ``context_window`` of w frames the work is blockwise, O(T w) in time and memory, and a stream keeps
     the last ``w - 1`` keys and values. Without one every frame sees all earlier ones, O(T^2), and there is no
     stream, since its memory would grow.
-
-    Parameters
-    ----------
-    embed_dim : int
-        Features, D.
-    n_heads : int
-        Heads; they divide D.
-    context_window : int or None
-        Frames that each frame sees, itself included; None is all of the past.
-    rotary : bool
-        Whether queries and keys are turned by an angle that grows with the frame's number, so that their
-        products depend on distances in time only; needs an even width per head.
-    dropout : float
-        Probability with which an attention weight is dropped in train mode.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes; the text says which would work.
 
     References
     ----------
@@ -281,13 +229,7 @@ class CausalSelfAttention(nn.Module, Configurable):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return ``{"keys", "values": (B, heads, w - 1, D / heads), "position": (B,)}``, all zero.
-
-        Raises
-        ------
-        ValueError
-            Without a ``context_window``.
-        """
+        """Return ``{"keys", "values": (B, heads, w - 1, D / heads), "position": (B,)}``, all zero."""
         if self.context_window is None:
             raise ValueError(
                 "attention without a context_window cannot run chunk by chunk: its memory would grow with "
@@ -355,11 +297,6 @@ class CausalTransformerLayer(nn.Module, Configurable):
 
     Parameters have the names of ``nn.TransformerEncoderLayer``, 12 D^2 + 13 D of them.
 
-    Parameters
-    ----------
-    embed_dim, n_heads, context_window, rotary, dropout
-        See `CausalSelfAttention`; the dropout also acts on both branches and inside the feed-forward part.
-
     References
     ----------
     Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
@@ -411,13 +348,6 @@ class CausalTransformerLayer(nn.Module, Configurable):
 
 class CausalTransformerEncoder(nn.Module, Configurable):
     """A stack of `CausalTransformerLayer`; with a window of w it sees ``n_layers * (w - 1) + 1`` frames.
-
-    Parameters
-    ----------
-    n_layers : int
-        Layers.
-    embed_dim, n_heads, context_window, rotary, dropout
-        See `CausalSelfAttention`.
 
     Examples
     --------

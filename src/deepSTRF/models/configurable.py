@@ -115,15 +115,7 @@ class ExactConstants(nn.Module):
         self._exact = {}
 
     def register_constant(self, name: str, value: Tensor) -> None:
-        """Keep ``value`` (float64, CPU) and register its rounded form as the buffer ``name``.
-
-        Parameters
-        ----------
-        name : str
-            Attribute under which the constant is read.
-        value : Tensor
-            The exact values.
-        """
+        """Keep ``value`` (float64, CPU) and register its rounded form as the buffer ``name``."""
         self._exact[name] = value.detach().to("cpu", torch.float64)
         self.register_buffer(name, self._exact[name].to(torch.get_default_dtype()), persistent=False)
 

@@ -71,34 +71,7 @@ class GradientMaps:
         The front-end is bypassed, prefilter and standardisation are not: the map is in prediction per unit of
         the raw spectrogram. Of a linear model it is the kernel, with all gains folded in.
 
-        Parameters
-        ----------
-        T : int, optional
-            Frames of the map, which ends at the last frame of the stimulus. None is ``receptive_field`` where
-            that is finite, else 60, and at most the frames of a given stimulus.
-        stimulus : Tensor (F, T'), (1, F, T') or (1, 1, F, T'), optional
-            Spectrogram around which to differentiate, T' of at least ``T``. None is the null stimulus of
-            ``T`` frames: what the model's own zero padding stands for, which is 0, and each band's mean in a
-            model that standardises its input.
-        reduce : {"last", "mean"}
-            Gradient of the prediction in the last frame (a receptive field), or of its mean over all frames
-            of the stimulus (how much each frame matters to the whole response).
-        neurons : int, slice or sequence of int, optional
-            Which neurons, in which order; negative numbers count from the end. None is all.
-        chunk : int, optional
-            Neurons per pass; None fits a pass into 256 MB.
-
-        Returns
-        -------
-        Tensor
-            (N, 1, F, T) on the model's device, most recent frame last; positive is excitatory.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For an illegal argument, or a prediction that does not depend on the spectrogram differentiably.
-        IndexError
-            For a neuron that does not exist.
+        Shapes: stimulus (F, T'); returns (N, 1, F, T).
 
         References
         ----------
@@ -109,30 +82,7 @@ class GradientMaps:
     def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:
         """Return the gradient of the prediction with respect to the samples of a sound: itself a waveform.
 
-        Parameters
-        ----------
-        stim : Tensor (T_audio,), (1, T_audio) or (1, 1, T_audio)
-            The sound.
-        neuron : int, slice or sequence of int, optional
-            One neuron or several; negative numbers count from the end. None is the sum over all.
-        reduce : {"last", "peak", "sum"}
-            Gradient of the prediction in the last bin (a receptive field), in the bin where it is highest, or
-            of its sum over the clip (a saliency map of the whole sound).
-
-        Returns
-        -------
-        Tensor
-            (T_audio,) on the model's device for one neuron or None, (K, T_audio) for a sequence of K. Samples
-            after the bin in question have gradient 0 exactly: the model is causal.
-
-        Raises
-        ------
-        NoFrontEndError
-            For a model without a front-end; it is a ValueError and a RuntimeError.
-        ValueError, TypeError
-            For a sound or option that is illegal, or a front-end whose gradient is not finite on this sound.
-        IndexError
-            For a neuron that does not exist.
+        Shapes: stim (T_audio,); returns (T_audio,).
         """
         return waveform_gradmap(self, stim, neuron, reduce)
 
@@ -150,22 +100,7 @@ def strf_gradmap(
 
     `GradientMaps.STRF_gradmap` says it in full; this form takes any module with ``respond``.
 
-    Parameters
-    ----------
-    model : AudioEncodingModel
-        ``model.respond`` maps (B, 1, F, T) to (B, N, 1, T), clip by clip.
-    T, stimulus, reduce, neurons, chunk
-        See `GradientMaps.STRF_gradmap`.
-
-    Returns
-    -------
-    Tensor
-        (N, 1, F, T).
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        See `GradientMaps.STRF_gradmap`.
+    Shapes: model (B, 1, F, T); returns (N, 1, F, T).
 
     Examples
     --------
@@ -205,22 +140,7 @@ def waveform_gradmap(
     `GradientMaps.waveform_gradmap` says it in full. The sound passes through the model once; each neuron
     costs one pass back, so memory does not grow with their number.
 
-    Parameters
-    ----------
-    model : AudioEncodingModel
-        A model with a front-end.
-    stim, neuron, reduce
-        See `GradientMaps.waveform_gradmap`.
-
-    Returns
-    -------
-    Tensor
-        (T_audio,) or (K, T_audio).
-
-    Raises
-    ------
-    NoFrontEndError, ValueError, TypeError, IndexError
-        See `GradientMaps.waveform_gradmap`.
+    Shapes: returns (T_audio,).
 
     Examples
     --------
@@ -259,16 +179,6 @@ def differentiating(model: nn.Module) -> Iterator[None]:
     Inside, every part is in eval mode, gradients are recorded (also within ``no_grad`` or
     ``inference_mode``), parameters want none, which saves their share of the graph, autocast is off, and
     recurrent layers avoid cuDNN, which has no backward pass in eval mode.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-
-    Yields
-    ------
-    None
-        Nothing; flags are restored at the end, also after an error.
 
     Examples
     --------

@@ -45,26 +45,7 @@ class CausalSTRFConv(nn.Module, Configurable):
     ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets
     the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
 
-    Parameters
-    ----------
-    F : int
-        Frequency bands.
-    T : int
-        Length of the kernel in frames.
-    C_in : int
-        Channels of the input.
-    C_out : int
-        Channels of the output (neurons, or hidden units).
-    kernel : nn.Module or None
-        A parameterised kernel that maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'); None is a full
-        ``nn.Conv2d(C_in, C_out, (F, T))``. It may offer ``build_kernel()`` -> (C_out, C_in, F, T).
-    bias : bool
-        Whether the default kernel has one bias per output channel.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For sizes that are no positive integers, or a kernel that is no module.
+    Shapes: kernel (B, C_in, F, T' + T - 1).
 
     Notes
     -----
@@ -111,13 +92,7 @@ class CausalSTRFConv(nn.Module, Configurable):
         return self._convolve(padded), {"history": padded[..., padded.shape[-1] - (self.T - 1) :]}
 
     def STRF_weight(self) -> Tensor:
-        """Return the kernel (C_out, C_in, F, T), newest frame last, as a detached tensor on the CPU.
-
-        Raises
-        ------
-        NotImplementedError
-            When the kernel is a module of the user's without ``build_kernel``.
-        """
+        """Return the kernel (C_out, C_in, F, T), newest frame last, as a detached tensor on the CPU."""
         build = getattr(self.kernel, "build_kernel", None)
         if callable(build):
             weight: Tensor = build()
@@ -171,19 +146,8 @@ class CausalSTRFConv(nn.Module, Configurable):
 def convolve_full(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolve frames, history in front, with a kernel that spans all bands; parameterised kernels call it.
 
-    Parameters
-    ----------
-    padded : Tensor, shape (B, C_in, F, T' + T - 1)
-        The frames, after T - 1 frames of history.
-    weight : Tensor, shape (C_out, C_in, F, T)
-        The kernel, newest frame last.
-    bias : Tensor, shape (C_out,), or None
-        Added to each output channel.
-
-    Returns
-    -------
-    Tensor, shape (B, C_out, 1, T')
-        One value per output channel and frame.
+    Shapes: padded (B, C_in, F, T' + T - 1); weight (C_out, C_in, F, T); bias (C_out,); returns (B, C_out, 1,
+    T').
 
     Examples
     --------
@@ -238,18 +202,7 @@ class SeparableSTRF(nn.Module, Configurable):
     It pads nothing: it maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of
     `CausalSTRFConv`. It has ``C_out C_in rank (F + T) + C_out`` parameters.
 
-    Parameters
-    ----------
-    F : int
-        Frequency bands.
-    T : int
-        Length in frames.
-    C_in, C_out : int
-        Channels in and out (neurons).
-    rank : int
-        Number of products, at most ``min(F, T)``, where the kernel is a full one.
-    bias : bool
-        Whether each output channel has a bias.
+    Shapes: rank (F, T).
 
     Attributes
     ----------
@@ -258,11 +211,6 @@ class SeparableSTRF(nn.Module, Configurable):
         last.
     bias : Parameter or None
         (C_out,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For sizes that are no positive integers, or a rank above ``min(F, T)``.
 
     Notes
     -----
@@ -318,20 +266,7 @@ class SeparableSTRF(nn.Module, Configurable):
     def init_from(self, weight: Tensor) -> Self:
         """Start from the best approximation of this rank to a kernel (singular value decomposition).
 
-        Parameters
-        ----------
-        weight : Tensor, shape (C_out, C_in, F, T)
-            A full kernel, for instance a ridge estimate, newest frame last. The bias stays as it is.
-
-        Returns
-        -------
-        SeparableSTRF
-            This module.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For something else than a finite kernel of this shape.
+        Shapes: weight (C_out, C_in, F, T).
 
         Examples
         --------
@@ -351,24 +286,7 @@ class SeparableSTRF(nn.Module, Configurable):
 def check_kernel(weight: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     """Return a kernel given to start from, in float64 on the CPU.
 
-    Parameters
-    ----------
-    weight : Tensor
-        The kernel.
-    shape : tuple of int
-        (C_out, C_in, F, T) that it must have.
-
-    Returns
-    -------
-    Tensor
-        The kernel, detached.
-
-    Raises
-    ------
-    TypeError
-        When it is no tensor.
-    ValueError
-        For another shape, or values that are not finite.
+    Shapes: shape (C_out, C_in, F, T).
 
     Examples
     --------
@@ -390,18 +308,6 @@ def check_kernel(weight: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
 
 def default_bias(n_out: int, fan_in: int) -> nn.Parameter:
     """Return a bias as ``nn.Conv2d`` starts it: uniform within ``1 / sqrt(fan_in)``.
-
-    Parameters
-    ----------
-    n_out : int
-        Output channels.
-    fan_in : int
-        Inputs to each of them.
-
-    Returns
-    -------
-    Parameter
-        (n_out,).
 
     Examples
     --------
@@ -464,19 +370,7 @@ def fit_gaussians(kernels: Tensor, n_gaussians: int, *, least_sigma: float = 0.3
     explains most of what is left, and the sums of all so far are fitted again (orthogonal matching pursuit).
     A short gradient descent then moves centres, widths and sums together.
 
-    Parameters
-    ----------
-    kernels : Tensor, shape (K, F, T)
-        The kernels.
-    n_gaussians : int
-        Gaussians per kernel, G.
-    least_sigma : float
-        Least standard deviation, in grid points.
-
-    Returns
-    -------
-    GaussianFit
-        Float64, on the device of the kernels.
+    Shapes: kernels (K, F, T).
 
     References
     ----------
@@ -583,19 +477,6 @@ class ParametricSTRF(nn.Module, Configurable):
     T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of `CausalSTRFConv`. It has ``5 C_out C_in G + C_out``
     parameters, whatever the number of bands and frames.
 
-    Parameters
-    ----------
-    F : int
-        Frequency bands.
-    T : int
-        Length in frames.
-    C_in, C_out : int
-        Channels in and out (neurons).
-    num_gaussians : int
-        Gaussians per pair of channels, G.
-    bias : bool
-        Whether each output channel has a bias.
-
     Attributes
     ----------
     P : Parameter, shape (2, C_out, C_in, G)
@@ -606,11 +487,6 @@ class ParametricSTRF(nn.Module, Configurable):
         Sum of each Gaussian over the grid.
     bias : Parameter or None
         (C_out,).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For sizes that are no positive integers.
 
     Notes
     -----
@@ -677,20 +553,7 @@ class ParametricSTRF(nn.Module, Configurable):
     def init_from(self, weight: Tensor) -> Self:
         """Start from Gaussians that approximate a kernel; see `deepSTRF.models.kernels.fit_gaussians`.
 
-        Parameters
-        ----------
-        weight : Tensor, shape (C_out, C_in, F, T)
-            A full kernel, for instance a ridge estimate, newest frame last. The bias stays as it is.
-
-        Returns
-        -------
-        ParametricSTRF
-            This module.
-
-        Raises
-        ------
-        TypeError, ValueError
-            For something else than a finite kernel of this shape.
+        Shapes: weight (C_out, C_in, F, T).
 
         Examples
         --------
@@ -737,30 +600,6 @@ def resolve_slot(
     slot: str, given: nn.Module | Mapping[str, Any] | None, registry: Registry[Any], **sizes: Any
 ) -> nn.Module | None:
     """Turn what a user gave for a slot into a module.
-
-    Parameters
-    ----------
-    slot : str
-        Name of the constructor argument; also the dictionary key that names the class (``"type"`` works too).
-    given : nn.Module, mapping or None
-        A module is taken as it is, None stays None, ``{slot: name, **options}`` is looked up and built.
-    registry : Registry
-        Where names are looked up.
-    **sizes
-        Sizes that the model knows and passes on.
-
-    Returns
-    -------
-    nn.Module or None
-        What goes into the slot.
-
-    Raises
-    ------
-    TypeError
-        For anything else.
-    ValueError
-        For a dictionary without a name, or with an unknown one, and for options that the class does not take
-        or lacks; the text lists the legal ones.
 
     Examples
     --------

@@ -21,23 +21,6 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
 
     ``gamma (x - mean) / sqrt(var + eps) + beta`` with the biased variance.
 
-    Parameters
-    ----------
-    normalized_shape : int
-        Size of the normalised axis.
-    dim : int
-        The axis: 1 for channels, -2 for frequency. Normalising the last axis (time) would look ahead and is
-        an error.
-    eps : float
-        Added to the (biased) variance.
-    elementwise_affine : bool
-        Whether gain and offset are learned.
-
-    Raises
-    ------
-    ValueError
-        When ``dim`` is the time axis.
-
     Examples
     --------
     >>> norm = CausalLayerNorm(20)
@@ -72,11 +55,6 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
 
     Mean and standard deviation are buffers: they are saved with the model and get no gradient. A band that
     never changes keeps its scale (divisor 1).
-
-    Parameters
-    ----------
-    n_frequency_bands : int
-        Bands, F.
 
     Attributes
     ----------
@@ -115,20 +93,7 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
     def fit(self, spectrograms: Iterable[Tensor]) -> BandStandardizer:
         """Measure mean and (population) standard deviation of each band over all frames of all clips.
 
-        Parameters
-        ----------
-        spectrograms : iterable of Tensor
-            Clips (..., F, T) of any lengths; they are read one at a time.
-
-        Returns
-        -------
-        BandStandardizer
-            This module.
-
-        Raises
-        ------
-        ValueError
-            For no clips, another number of bands, or values that are not finite.
+        Shapes: spectrograms (..., F, T).
         """
         count = 0
         mean = torch.zeros(self.F, dtype=torch.float64)
@@ -155,13 +120,7 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
         return self
 
     def forward(self, x: Tensor) -> Tensor:
-        """Standardise (..., F, T).
-
-        Raises
-        ------
-        RuntimeError
-            Before `fit`.
-        """
+        """Standardise (..., F, T)."""
         if not self._is_fitted:
             raise RuntimeError(
                 "the per-band standardisation was not fitted: call "

@@ -19,16 +19,6 @@ __all__ = ["evaluating", "predict_clips"]
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put a model (every part of it) into eval mode without gradients, and back afterwards.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-
-    Yields
-    ------
-    None
-        Nothing; every part's training flag is restored at the end, also after an error.
-
     Examples
     --------
     >>> layer = nn.Dropout()
@@ -58,30 +48,7 @@ def predict_clips(
 ) -> list[Tensor]:
     """Run a model over the clips of a dataset, one at a time, so that lengths may differ.
 
-    Parameters
-    ----------
-    model : NeuralModel
-        Any model that maps (1, 1, F, T) or (1, 1, T_audio) to (1, N, 1, T).
-    dataset : DatasetLike
-        Stimuli (``stims``) and bin width (``dt``, ms).
-    clips : sequence of int, optional
-        Which clips, in which order; None is all of them. Negative numbers count from the end.
-    unit : {"bin", "hz"}
-        Spikes per bin, or per second.
-    device : torch.device or str, optional
-        Where to run; None is where the model is. The model returns to its place.
-
-    Returns
-    -------
-    list of Tensor
-        One (N, T) tensor per clip, on the CPU.
-
-    Raises
-    ------
-    ValueError
-        When stimuli and model do not fit each other; the text says what differs.
-    IndexError
-        For a clip that does not exist.
+    Shapes: model (1, 1, F, T); returns (N, T).
 
     Examples
     --------

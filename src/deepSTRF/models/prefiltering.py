@@ -51,13 +51,7 @@ class _Adaptation(nn.Module):
     F: int
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, 1, F, T) to (B, out_channels, F, T).
-
-        Raises
-        ------
-        ValueError
-            For another shape.
-        """
+        """Map (B, 1, F, T) to (B, out_channels, F, T)."""
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
     def init_state(
@@ -87,24 +81,12 @@ class AdapTrans(_Adaptation, Configurable):
     first frame), ``ON = ReLU(x - w m)`` and ``OFF = ReLU(m - w x)``. ON and OFF have their own decay ``a``
     and share the depth ``w``; a constant input keeps the share ``1 - w``.
 
-    Parameters
-    ----------
-    init_a_vals : Tensor or sequence of float
-        (F,) decay factors per bin at the start, between 0 and 1; ``tau_to_a(tau_ms, dt)``.
-    init_w_vals : Tensor or sequence of float
-        (F,) depths at the start, between 0 (none) and 1 (a constant input is removed; not learnable).
-    learnable : bool
-        Whether the 3F values are parameters; else they are buffers.
+    Shapes: init_a_vals (F,); init_w_vals (F,).
 
     Attributes
     ----------
     d_on, d_off, p : nn.Parameter or Tensor
         (F,) each: ``a = 1 / (1 + d^2)``, ``w = 1 / (1 + p^2)``.
-
-    Raises
-    ------
-    ValueError
-        For values that are not (F,) or outside their range.
 
     References
     ----------
@@ -170,20 +152,7 @@ class AdapTrans(_Adaptation, Configurable):
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return finite kernels that approach the recursion, before rectification.
 
-        Parameters
-        ----------
-        kernel_size : int, optional
-            Taps, at least 2; None is long enough to agree with the recursion to 1e-3.
-
-        Returns
-        -------
-        tuple of Tensor
-            ON and OFF, (F, 1, K) each, newest tap last. The past of ON sums to ``-w``, that of OFF to 1.
-
-        Raises
-        ------
-        ValueError
-            For fewer than 2 taps.
+        Shapes: returns (F, 1, K).
         """
         w = self.get_w().unsqueeze(-1)
         a_on, a_off = self.get_a()
@@ -200,20 +169,12 @@ class ICAdaptation(_Adaptation, Configurable):
     ``ReLU(x - m)`` with the leaky mean ``m[t] = a m[t - 1] + (1 - a) x[t - 1]``, starting at the first frame.
     Nothing is learned.
 
-    Parameters
-    ----------
-    init_a_vals : Tensor or sequence of float
-        (F,) decay factors per bin, between 0 and 1; ``tau_to_a(tau_ms, dt)``.
+    Shapes: init_a_vals (F,).
 
     Attributes
     ----------
     a : Tensor
         (F,) the factors, a buffer.
-
-    Raises
-    ------
-    ValueError
-        For values that are not (F,) or outside their range.
 
     References
     ----------
@@ -245,20 +206,7 @@ class ICAdaptation(_Adaptation, Configurable):
     def build_kernels(self, kernel_size: int | None = None) -> Tensor:
         """Return a finite kernel that approaches the recursion, before rectification.
 
-        Parameters
-        ----------
-        kernel_size : int, optional
-            Taps, at least 2; None is long enough to agree with the recursion to 1e-3.
-
-        Returns
-        -------
-        Tensor
-            (F, 1, K), newest tap last; the taps of each band sum to 0.
-
-        Raises
-        ------
-        ValueError
-            For fewer than 2 taps.
+        Shapes: returns (F, 1, K).
         """
         past = _past_weights(self.a, _kernel_size(kernel_size, self.a))
         return torch.cat([-past, torch.ones_like(past[:, :1])], dim=-1).unsqueeze(1)
@@ -270,25 +218,6 @@ Willmore_Adaptation = ICAdaptation
 
 def get_CFs(min_freq: float, max_freq: float, n: int, scale: str = "mel") -> Tensor:
     """Return centre frequencies equally spaced on a frequency scale, both ends included.
-
-    Parameters
-    ----------
-    min_freq, max_freq : float
-        Lowest and highest centre, in hertz.
-    n : int
-        How many.
-    scale : {"mel", "greenwood", "erb", "log", "linear", "bark", "slaney"}
-        The scale, in any case.
-
-    Returns
-    -------
-    Tensor
-        (n,) hertz, float64.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an unknown scale, or frequencies that are not positive and in order.
 
     Examples
     --------
@@ -314,33 +243,6 @@ def make_prefiltering(
     """Build a prefilter whose time constants follow the bands' frequencies.
 
     Models take the same as a dictionary: ``prefiltering={"prefiltering": "AdapTrans", "dt": 5.0}``.
-
-    Parameters
-    ----------
-    kind : {"adaptrans", "icadaptation", "willmore"}
-        Which, in any case; the last two are one.
-    n_frequency_bands : int
-        Bands, F.
-    dt : float
-        Bin width in ms: the time constants are in ms (`freq_to_tau`), whatever the bin.
-    min_freq, max_freq : float
-        Centres of the lowest and the highest band, in hertz.
-    scale : str
-        How the centres are spaced, see `get_CFs`.
-    learnable : bool
-        Whether the values are learned. `AdapTrans` only.
-    init_w : float
-        Depth at the start. `AdapTrans` only.
-
-    Returns
-    -------
-    AdapTrans or ICAdaptation
-        The prefilter.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For an unknown kind or scale, or illegal numbers.
 
     Examples
     --------

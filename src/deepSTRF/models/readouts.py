@@ -17,30 +17,7 @@ __all__ = ["LinearReadout", "STRFReadout"]
 class STRFReadout(nn.Module, Configurable):
     """One STRF per neuron: causal convolution, optional batch normalisation, output activation.
 
-    Parameters
-    ----------
-    F : int
-        Frequency bands.
-    T : int
-        Length of the STRF in frames.
-    C_in : int
-        Channels of the input (1, or 2 behind an ON/OFF prefilter).
-    out_neurons : int
-        Neurons, N.
-    kernel : nn.Module or None
-        As in `CausalSTRFConv`.
-    activation : nn.Module, str or None
-        Applied with the neurons on the last axis, (B, T, N); None is the identity.
-    bias : bool
-        Whether the convolution has a bias.
-    norm : {"batch", "none"}
-        ``"batch"`` standardises each neuron's drive by ``nn.BatchNorm1d(N)``; ``"none"`` leaves it out, as
-        closed-form solutions need.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes or an unknown ``norm``.
+    Shapes: C_in (1, or 2 behind an ON/OFF prefilter); activation (B, T, N).
 
     Notes
     -----
@@ -102,23 +79,7 @@ class STRFReadout(nn.Module, Configurable):
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
         """Return the STRFs as a detached tensor on the CPU.
 
-        Parameters
-        ----------
-        polarity : {None, "ON", "OFF", 0, 1}
-            None returns all channels; else the channel of an ON/OFF prefilter.
-        folded : bool
-            Whether to multiply by the gain of batch normalisation (eval mode), so that the kernel is in units
-            of the output's drive.
-
-        Returns
-        -------
-        Tensor
-            (N, C_in, F, T), or (N, F, T) when a polarity is asked for; the newest frame is last.
-
-        Raises
-        ------
-        ValueError
-            For an unknown polarity, or one that this readout has no channel for.
+        Shapes: returns (N, C_in, F, T).
         """
         weight = self.strf.STRF_weight()
         if folded:
@@ -160,24 +121,6 @@ class STRFReadout(nn.Module, Configurable):
 class LinearReadout(FramewiseMixin, nn.Module, Configurable):
     """Affine map of each frame's features to N neurons, with an optional hidden layer.
 
-    Parameters
-    ----------
-    in_features : int
-        Features per frame, C.
-    out_neurons : int
-        Neurons, N.
-    hidden : int or None
-        Width of a hidden layer with LeakyReLU(0.1); None is a single affine map.
-    activation : nn.Module, str or None
-        Framewise output activation, applied with the neurons on the last axis; None is the identity.
-    bias : bool
-        Whether the affine maps have biases.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes.
-
     Examples
     --------
     >>> readout = LinearReadout(in_features=20, out_neurons=5)
@@ -212,13 +155,7 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
         self.activation = resolve_activation(activation, self.out_neurons)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T).
-
-        Raises
-        ------
-        ValueError
-            For another shape.
-        """
+        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
         return self._finish(self._drive(x))
 
     def _drive(self, x: Tensor) -> Tensor:

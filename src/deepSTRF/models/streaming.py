@@ -88,16 +88,6 @@ class FramewiseMixin:
 def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Return device and floating dtype of a module: those of its first parameter, else of its first buffer.
 
-    Parameters
-    ----------
-    module : nn.Module
-        Any module.
-
-    Returns
-    -------
-    tuple
-        Device and dtype; the CPU and the default dtype for a module without tensors.
-
     Examples
     --------
     >>> placement(nn.Linear(2, 2).double())
@@ -112,16 +102,6 @@ def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 def is_streamable(module: nn.Module) -> bool:
     """Say whether a module (or every part of an ``nn.Sequential``) can run chunk by chunk.
-
-    Parameters
-    ----------
-    module : nn.Module
-        What sits in a slot.
-
-    Returns
-    -------
-    bool
-        Whether `init_slot_state` and `step_slot` accept it.
 
     Examples
     --------
@@ -139,27 +119,6 @@ def init_slot_state(
     module: nn.Module, slot: str, batch: int, *, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> State:
     """Return the start state of a module that sits in ``slot``.
-
-    Parameters
-    ----------
-    module : nn.Module
-        What sits in the slot.
-    slot : str
-        Its name, for the error text.
-    batch : int
-        Number of parallel streams, B.
-    device, dtype : optional
-        Where and how; None is as the module.
-
-    Returns
-    -------
-    dict
-        The state; empty for modules that treat every frame by itself.
-
-    Raises
-    ------
-    TypeError
-        When the module has no ``init_state``/``step``; the text names the slot.
 
     Examples
     --------
@@ -181,27 +140,6 @@ def init_slot_state(
 def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tuple[Tensor, State]:
     """Run one chunk through the module in ``slot``.
 
-    Parameters
-    ----------
-    module : nn.Module
-        What sits in the slot.
-    slot : str
-        Its name, for the error text.
-    chunk : Tensor
-        One or more whole frames.
-    state : dict
-        From `init_slot_state` or the previous step.
-
-    Returns
-    -------
-    tuple
-        The frames out and the next state.
-
-    Raises
-    ------
-    TypeError
-        When the module has no ``step``; the text names the slot.
-
     Examples
     --------
     >>> step_slot(nn.ReLU(), "activation", torch.tensor([-1.0, 2.0]), {})
@@ -221,20 +159,6 @@ def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tupl
 
 def check_state(module: Streamable, state: Any) -> None:
     """Check that a state has all that a module keeps between steps.
-
-    Parameters
-    ----------
-    module : Streamable
-        What takes the step.
-    state : dict
-        What it was given.
-
-    Raises
-    ------
-    TypeError
-        When it is no dictionary.
-    ValueError
-        When parts are missing; the text names them.
 
     Examples
     --------

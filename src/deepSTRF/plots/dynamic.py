@@ -230,20 +230,6 @@ def filter_limit(filters: Any, quantile: float = LIMIT_QUANTILE) -> float:
 def lag_edges(n_lags: int, lookahead: int, dt_ms: float | None) -> tuple[float, float]:
     """Return where a filter begins and ends, in ms (or bins) before the response.
 
-    Parameters
-    ----------
-    n_lags : int
-        Frames of the filter, all of them.
-    lookahead : int
-        Of these, after the current one.
-    dt_ms : float or None
-        Bin in ms; None counts bins.
-
-    Returns
-    -------
-    (float, float)
-        The second is 0, or negative for filters that look ahead.
-
     Examples
     --------
     >>> lag_edges(7, 3, 5.0)

@@ -81,21 +81,6 @@ class HeardField:
 def front_end_extras(model: Any, examples: Sequence[Any] = (), neurons: Sequence[str] = ()) -> dict[str, Any]:
     """Measure a model's front-end, and its receptive field in the sound of the first example that has one.
 
-    Parameters
-    ----------
-    model : NeuralModel
-        The fitted model.
-    examples : sequence of NeuronExample
-        Neurons shown in full; one with ``sound`` has its waveform.
-    neurons : sequence of str
-        Names of all neurons, in the model's order.
-
-    Returns
-    -------
-    dict
-        Entries for `ReportParts.extras`: none for a model that hears spectrograms; the channels only of a
-        front-end that states their frequencies.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear

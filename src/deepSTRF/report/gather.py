@@ -63,25 +63,6 @@ def write_parts(
 ) -> Path:
     """Write the page to a file, completely or not at all.
 
-    Parameters
-    ----------
-    parts : ReportParts
-        What to show.
-    path : path
-        The HTML file; parent folders are made.
-    sections : tuple of functions
-        As in `render_report`.
-
-    Returns
-    -------
-    pathlib.Path
-        Where it lies.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written; an earlier file is untouched then.
-
     Examples
     --------
     >>> import pathlib, tempfile

@@ -40,15 +40,7 @@ WORTH_IT = 2.0
 def shown_lags(maps: Any) -> int:
     """Return how many of the most recent lags of some receptive fields are worth drawing.
 
-    Parameters
-    ----------
-    maps : array (K, F, T)
-        Most recent lag last.
-
-    Returns
-    -------
-    int
-        T, unless at least half of the window is empty.
+    Shapes: maps (K, F, T).
 
     Examples
     --------
@@ -74,11 +66,6 @@ def shown_lags(maps: Any) -> int:
 class Bands:
     """Bands from low to high, whatever their order in the model.
 
-    Parameters
-    ----------
-    frequencies_hz : sequence of float or None
-        Centre of each band, in the order of the model; None where nobody knows: that order stays.
-
     Examples
     --------
     >>> bands = Bands([500.0, 2000.0, 1000.0])
@@ -92,20 +79,7 @@ class Bands:
         self.frequencies_hz: NDArray[np.float64] | None = None if hertz is None else hertz[self.order]
 
     def sorted(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
-        """Return an array with its bands from low to high.
-
-        Parameters
-        ----------
-        values : array
-            Has an axis of bands.
-        axis : int
-            Which.
-
-        Returns
-        -------
-        array
-            As it is where the frequencies are unknown, or are not those of this axis.
-        """
+        """Return an array with its bands from low to high."""
         if self.order is None or values.shape[axis] != len(self.order):
             return values
         return np.take(values, self.order, axis=axis)
@@ -113,31 +87,12 @@ class Bands:
     def of_fields(self, fields: ModelFields | None) -> ModelFields | None:
         """Return receptive fields with their bands from low to high.
 
-        Parameters
-        ----------
-        fields : ModelFields or None
-            Maps (N, F, T).
-
-        Returns
-        -------
-        ModelFields or None
-            A copy.
+        Shapes: fields (N, F, T).
         """
         return None if fields is None else replace(fields, maps=self.sorted(fields.maps, axis=1))
 
     def of_example(self, example: NeuronExample) -> NeuronExample:
-        """Return an example neuron with its bands from low to high.
-
-        Parameters
-        ----------
-        example : NeuronExample
-            Spectrogram and receptive field.
-
-        Returns
-        -------
-        NeuronExample
-            A copy.
-        """
+        """Return an example neuron with its bands from low to high."""
         strf = None if example.strf is None else self.sorted(example.strf, axis=0)
         return replace(example, stim=self.sorted(example.stim, axis=0), strf=strf)
 

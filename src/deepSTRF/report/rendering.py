@@ -52,16 +52,6 @@ SALT = "deepSTRF"
 def svg_data_uri(figure: Figure | SubFigure) -> str:
     """Return a figure as an SVG data URI; text becomes outlines, so it looks the same on every machine.
 
-    Parameters
-    ----------
-    figure : matplotlib Figure
-        The figure; it is not changed.
-
-    Returns
-    -------
-    str
-        ``data:image/svg+xml;base64,...``
-
     Examples
     --------
     >>> from deepSTRF.plots import plot_psth_vs_pred
@@ -80,15 +70,7 @@ def svg_data_uri(figure: Figure | SubFigure) -> str:
 def field_thumbnail(field: NDArray[Any]) -> str:
     """Return a receptive field as a tiny PNG data URI: one pixel per weight, low bands at the bottom.
 
-    Parameters
-    ----------
-    field : array (F, T_lags)
-        Weights; colours are symmetric about zero.
-
-    Returns
-    -------
-    str
-        ``data:image/png;base64,...``
+    Shapes: field (F, T_lags).
 
     Examples
     --------
@@ -106,21 +88,6 @@ def field_thumbnail(field: NDArray[Any]) -> str:
 
 def file_data_uri(path: Path) -> str:
     """Return a movie or sound as a data URI.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.gif`` or ``.wav`` file.
-
-    Returns
-    -------
-    str
-        ``data:image/gif;base64,...`` or ``data:audio/wav;base64,...``
-
-    Raises
-    ------
-    KeyError
-        For another ending.
 
     Examples
     --------
@@ -149,22 +116,7 @@ SILENCE_S = SILENCE_MS / 1000.0
 def wav_data_uri(sound: NDArray[Any], audio_fs: float) -> str:
     """Return a sound as a WAV data URI (16 bit, mono), scaled to a comfortable peak, with silence around it.
 
-    Parameters
-    ----------
-    sound : array (T_audio,)
-        Samples in any unit.
-    audio_fs : float
-        Samples per second; it is rounded to whole hertz, as the format asks.
-
-    Returns
-    -------
-    str
-        ``data:audio/wav;base64,...``
-
-    Raises
-    ------
-    ValueError
-        For a sound that is no series of finite samples, or a rate that is not positive.
+    Shapes: sound (T_audio,).
 
     Examples
     --------
@@ -200,18 +152,6 @@ Begin: TypeAlias = Callable[[str, int], Callable[[int], None]]
 def silent(title: str, total: int) -> Callable[[int], None]:
     """Begin a step that nobody watches.
 
-    Parameters
-    ----------
-    title : str
-        What is done.
-    total : int
-        Pieces.
-
-    Returns
-    -------
-    callable
-        Takes the number of pieces done, and does nothing.
-
     Examples
     --------
     >>> silent("probes", 4)(1)
@@ -226,21 +166,6 @@ def silent(title: str, total: int) -> Callable[[int], None]:
 @contextmanager
 def open_bars(progress: bool | Literal["auto"] = "auto") -> Iterator[Begin]:
     """Open a display with one bar per step, on stderr.
-
-    Parameters
-    ----------
-    progress : bool or 'auto'
-        Whether to draw; 'auto' draws when stderr is a terminal.
-
-    Yields
-    ------
-    callable
-        Begins a step, see `Begin`; the step before it is complete then.
-
-    Raises
-    ------
-    ValueError
-        When ``progress`` is none of the three.
 
     Examples
     --------
@@ -290,18 +215,6 @@ LONGEST_NAME = 12
 def number(value: float | None, decimals: int = 3) -> str:
     """Return a number for a table: fixed decimals, a true minus sign, and a dash where there is none.
 
-    Parameters
-    ----------
-    value : float or None
-        The number.
-    decimals : int
-        Digits after the point.
-
-    Returns
-    -------
-    str
-        Its text.
-
     Examples
     --------
     >>> number(-0.12345), number(float("nan")), number(2000.0, 0), number(-0.001, 2)
@@ -317,18 +230,6 @@ def number(value: float | None, decimals: int = 3) -> str:
 
 def short_name(name: str, index: int) -> str:
     """Return a neuron's name where it is short, else its number, by which the tables find it.
-
-    Parameters
-    ----------
-    name : str
-        Its name.
-    index : int
-        Its index in the recording.
-
-    Returns
-    -------
-    str
-        Name, or ``#index``.
 
     Examples
     --------

@@ -63,20 +63,6 @@ class EarlyStopping:
     in a row without a new best, `exhausted` is True; a score that never changes thus ends after ``patience +
     1`` epochs.
 
-    Parameters
-    ----------
-    mode : str
-        'max' when larger is better, 'min' when smaller is.
-    patience : int
-        Epochs without improvement to wait for, >= 1.
-    min_delta : float
-        Smallest change that counts as an improvement, in units of the score, >= 0.
-
-    Raises
-    ------
-    ValueError
-        When ``mode`` is neither, ``patience`` < 1 or ``min_delta`` is negative or not finite.
-
     Examples
     --------
     >>> stopping = EarlyStopping(mode="max", patience=2)
@@ -137,11 +123,6 @@ class EarlyStopping:
 class BestWeights:
     """A copy of a model's state on the CPU that can be put back at any time.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model; its present state is the first copy.
-
     Examples
     --------
     >>> import torch
@@ -177,23 +158,6 @@ def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
     Known for `STRFReadout` and `LinearReadout`. A readout of your own declares it with a method
     ``per_neuron_parameters()`` that returns the names as in ``readout.state_dict()``; shapes alone decide
     nothing, since a hidden layer may happen to be as wide as the population.
-
-    Parameters
-    ----------
-    readout : nn.Module
-        The model's readout.
-    n_neurons : int
-        Neurons, N.
-
-    Returns
-    -------
-    list of str
-        Names in the readout's state dictionary.
-
-    Raises
-    ------
-    ValueError
-        When the readout is unknown and declares nothing, or declares a tensor without an axis of N neurons.
 
     Examples
     --------
@@ -240,18 +204,6 @@ class PerNeuronBest:
     best epoch. The validation score of each neuron is then at least that of the best epoch only where nothing
     before the readout is trained; with shared features it is a heuristic.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Model with a ``readout`` and the number of neurons ``O``.
-    mode : str
-        'max' or 'min'.
-
-    Raises
-    ------
-    ValueError
-        When the readout does not say which tensors are per neuron (see `per_neuron_tensors`).
-
     Examples
     --------
     >>> import torch
@@ -280,13 +232,7 @@ class PerNeuronBest:
         return {name: state[name].detach().clone() for name in self._names}
 
     def update(self, model: nn.Module, scores: Tensor | float) -> Tensor:
-        """Copy the slices of the neurons that improved; return which did, (N,) bool. NaN is no improvement.
-
-        Raises
-        ------
-        ValueError
-            When the score is not one number per neuron.
-        """
+        """Copy the slices of the neurons that improved; returns which did (N,). NaN is no improvement."""
         got = tuple(scores.shape) if isinstance(scores, Tensor) else "a single number"
         if not isinstance(scores, Tensor) or scores.shape != self._best.shape:
             raise ValueError(
@@ -342,18 +288,6 @@ class FitDisplay(Protocol):
 
 def epoch_line(record: dict[str, Any], monitor: str) -> str:
     """Return one line about an epoch: its losses and the monitored score, with the count of NaN neurons.
-
-    Parameters
-    ----------
-    record : dict
-        One entry of a fit's history.
-    monitor : str
-        Key of the monitored score.
-
-    Returns
-    -------
-    str
-        For example ``epoch 3  train_loss 0.021  val_loss 0.025  val_cc_norm 0.512 (2 of 119 NaN)``.
 
     Examples
     --------
@@ -434,28 +368,6 @@ def open_display(
 ) -> FitDisplay:
     """Return the display a fit should use.
 
-    Parameters
-    ----------
-    progress : bool or 'auto'
-        True draws the bar, False does not; 'auto' draws it when no ``log_fn`` is given and stderr is a
-        terminal.
-    log_fn : callable or None
-        Called with the record of each epoch.
-    max_epochs : int
-        Length of the bar.
-    monitor : str
-        Score shown beside the bar.
-
-    Returns
-    -------
-    FitDisplay
-        A context manager with a method ``show``.
-
-    Raises
-    ------
-    ValueError
-        When ``progress`` is none of the three.
-
     Examples
     --------
     >>> seen = []
@@ -470,21 +382,6 @@ def open_display(
 
 def is_wanted(progress: bool | Literal["auto"]) -> bool:
     """Say whether to draw a bar: as told, or where stderr is a terminal.
-
-    Parameters
-    ----------
-    progress : bool or 'auto'
-        The choice.
-
-    Returns
-    -------
-    bool
-        The answer.
-
-    Raises
-    ------
-    ValueError
-        When it is none of the three.
 
     Examples
     --------
@@ -549,13 +446,6 @@ LOWER_RATE = "lower the learning rate (a tenth of it, say) or pass grad_clip=1.0
 def warn_of_untrained(model: nn.Module, reached: set[str]) -> None:
     """Warn of parameters that were to be fitted and that no step reached: they stay as they were built.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model being fitted.
-    reached : set of str
-        Names of parameters that got a gradient in some step of the epoch.
-
     Examples
     --------
     >>> warn_of_untrained(nn.Linear(1, 1), {"weight", "bias"})
@@ -581,15 +471,6 @@ class StepGuard:
     On the CPU a bad number stops the fit before the optimiser uses it. On a GPU reading a number would make
     the processor wait at each step, so the steps of an epoch are examined together at its end.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model being fitted, examined for the cause.
-    epoch : int
-        Epoch, counted from 0.
-    at_once : bool
-        Examine each step as it comes.
-
     Examples
     --------
     >>> guard = StepGuard(nn.Linear(1, 1), epoch=0, at_once=True)
@@ -606,26 +487,14 @@ class StepGuard:
         self.batch = 0
 
     def watch(self, value: Tensor, batch: Batch, pred: Tensor, what: str) -> None:
-        """Take a scalar (a loss, a gradient norm) of the present step.
-
-        Raises
-        ------
-        FitDivergedError
-            When it is not finite and steps are examined as they come.
-        """
+        """Take a scalar (a loss, a gradient norm) of the present step."""
         if not self._at_once:
             self._seen.append((value.detach(), what, self.batch, batch.keys))
         elif not bool(torch.isfinite(value)):
             raise self._error(what, value, self.batch, batch.keys, likely_cause(self._model, batch, pred))
 
     def finish(self) -> None:
-        """Examine what was not examined yet, at the end of the epoch.
-
-        Raises
-        ------
-        FitDivergedError
-            At the first step with a number that is not finite.
-        """
+        """Examine what was not examined yet, at the end of the epoch."""
         if not self._seen:
             return
         finite = torch.isfinite(torch.stack([value.float() for value, *_ in self._seen])).tolist()
@@ -655,19 +524,7 @@ def _listed(clips: tuple[int, ...]) -> str:
 def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | None = None) -> str:
     """Return one sentence on the most likely reason why a step's loss or gradient is not finite.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model, its parameters as they were in that step (or after it).
-    batch : Batch, optional
-        The batch of the step, where it is still at hand.
-    pred : Tensor, shape (B, N, 1, T), optional
-        What the model made of it.
-
-    Returns
-    -------
-    str
-        Cause and mend.
+    Shapes: pred (B, N, 1, T).
 
     Examples
     --------
@@ -706,26 +563,7 @@ def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str,
 
     Neurons whose score is NaN are left out of the mean; their number is in the epoch's line.
 
-    Parameters
-    ----------
-    key : str
-        The monitored key.
-    value : float or Tensor, shape (N,)
-        Its value in this epoch.
-    epoch : int
-        The epoch.
-    record : dict
-        The epoch's record, examined for the cause.
-
-    Returns
-    -------
-    float
-        Mean over the neurons that have a score.
-
-    Raises
-    ------
-    FitDivergedError
-        When every neuron's score is NaN, or the mean is infinite.
+    Shapes: value (N,).
 
     Examples
     --------
@@ -769,13 +607,6 @@ STATE_FORMAT = 1
 class FitStateFile:
     """A fit's state on disk: written atomically after each epoch, read back when the same fit starts again.
 
-    Parameters
-    ----------
-    path : path
-        The file. It need not exist.
-    signature : dict
-        Plain facts that must agree for a resumed fit to be the same fit (model, data, optimiser, settings).
-
     Examples
     --------
     >>> import pathlib, tempfile
@@ -791,25 +622,11 @@ class FitStateFile:
         self.signature = signature
 
     def save(self, content: dict[str, Any]) -> None:
-        """Write the state, replacing the one before it in a single step.
-
-        Raises
-        ------
-        OSError
-            When the disk is full or not writable; the state before it is untouched then.
-        """
+        """Write the state, replacing the one before it in a single step."""
         save_tensors(self.path, {"format": STATE_FORMAT, "signature": self.signature, "content": content})
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state saved by an earlier run of the same fit, or None where there is none.
-
-        Raises
-        ------
-        StateMismatchError
-            When the file belongs to another fit; the text names every difference.
-        DamagedFileError
-            When the file is damaged.
-        """
+        """Return the state saved by an earlier run of the same fit, or None where there is none."""
         # An empty file is what tempfile.NamedTemporaryFile leaves behind: no state yet.
         if not self.path.exists() or self.path.stat().st_size == 0:
             return None
@@ -850,20 +667,7 @@ HASH_LENGTH = 12
 
 
 def collect_state(fitter: Fitter, best: BestWeights) -> dict[str, Any]:
-    """Return everything the next epoch depends on, as tensors and plain values.
-
-    Parameters
-    ----------
-    fitter : Fitter
-        The fit after an epoch.
-    best : BestWeights
-        Its best weights.
-
-    Returns
-    -------
-    dict
-        For `FitStateFile.save`.
-    """
+    """Return everything the next epoch depends on, as tensors and plain values."""
     return {
         "model": fitter.model.state_dict(),
         "optimizer": fitter.optimizer.state_dict(),
@@ -878,17 +682,7 @@ def collect_state(fitter: Fitter, best: BestWeights) -> dict[str, Any]:
 
 
 def apply_state(fitter: Fitter, best: BestWeights, stored: dict[str, Any]) -> None:
-    """Put a fit back to where `collect_state` found it.
-
-    Parameters
-    ----------
-    fitter : Fitter
-        A fit built like the one that wrote the state.
-    best : BestWeights
-        Its best weights, replaced.
-    stored : dict
-        What `collect_state` returned.
-    """
+    """Put a fit back to where `collect_state` found it."""
     fitter.model.load_state_dict(stored["model"])
     fitter.optimizer.load_state_dict(stored["optimizer"])
     if fitter.scheduler is not None:
@@ -925,16 +719,6 @@ def _plain(state: dict[str, Any]) -> dict[str, Any]:
 def optimizer_facts(optimizer: Optimizer) -> str:
     """Return an optimiser's class and settings as text, as they are before the first step.
 
-    Parameters
-    ----------
-    optimizer : torch.optim.Optimizer
-        The optimiser.
-
-    Returns
-    -------
-    str
-        For example ``SGD(lr=0.1, ...)``, one bracket per parameter group.
-
     Examples
     --------
     >>> import torch
@@ -954,20 +738,6 @@ def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: Batch
     """Return what must agree for a stored state to belong to this fit.
 
     How long to go on (``max_epochs``, ``patience``) is not part of it: both may change between runs.
-
-    Parameters
-    ----------
-    fitter : Fitter
-        The fit.
-    optimizer : str
-        `optimizer_facts` before the first step.
-    train, val : BatchSource
-        Its data.
-
-    Returns
-    -------
-    dict of str to str
-        One text per aspect.
     """
     return {
         "model": model_facts(fitter.model),
@@ -1026,25 +796,6 @@ def _data_facts(source: BatchSource) -> str:
 
 def fit_standardizer(model: nn.Module, source: BatchSource, loader: DataLoader[Any]) -> bool:
     """Measure the model's input standardisation on the training stimuli, if it has one that is not fitted.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model; one without a ``standardizer``, or with a fitted one, is left alone.
-    source : BatchSource
-        Training data.
-    loader : DataLoader
-        The training loader behind it.
-
-    Returns
-    -------
-    bool
-        Whether the standardisation was measured now.
-
-    Raises
-    ------
-    ValueError
-        When the training clips can only be had by iterating a stream.
 
     Examples
     --------

@@ -118,17 +118,7 @@ class BatchSource(Protocol):
 def valid_counts(targets: Tensor, *, counts_repeats: bool) -> Tensor:
     """Return how many values of each neuron the loss will average over.
 
-    Parameters
-    ----------
-    targets : Tensor, shape (B, N, R, T)
-        Responses or PSTH, NaN where nothing was recorded.
-    counts_repeats : bool
-        Count every repeat's bins; otherwise a bin counts once when any repeat has it.
-
-    Returns
-    -------
-    Tensor, shape (N,)
-        Counts, as float.
+    Shapes: targets (B, N, R, T); returns (N,).
 
     Examples
     --------
@@ -182,21 +172,6 @@ def loss_traits(loss_fn: Callable[..., Tensor]) -> LossTraits:
     of your own is called as ``loss_fn(pred, responses)`` and returns a scalar or one value per neuron (N,);
     set ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs.
 
-    Parameters
-    ----------
-    loss_fn : callable
-        A loss function, or a ``functools.partial`` of one.
-
-    Returns
-    -------
-    LossTraits
-        What may be assumed.
-
-    Raises
-    ------
-    TypeError
-        When ``loss_fn`` is not callable.
-
     Examples
     --------
     >>> def my_loss(pred, responses):
@@ -234,22 +209,7 @@ def _parameter_names(function: Any) -> set[str]:
 def mean_over_neurons(loss: Tensor, weights: Tensor) -> Tensor:
     """Return the scalar to differentiate: the mean over the neurons that have data in this batch.
 
-    Parameters
-    ----------
-    loss : Tensor, shape () or (N,)
-        A scalar is returned as it is.
-    weights : Tensor, shape (N,)
-        Valid bins per neuron; neurons with none take no part, whatever their loss says.
-
-    Returns
-    -------
-    Tensor, shape ()
-        The batch's loss.
-
-    Raises
-    ------
-    ValueError
-        When ``loss`` has another shape.
+    Shapes: loss (N,); weights (N,).
 
     Examples
     --------
@@ -321,16 +281,6 @@ _BOOKKEEPING = frozenset(vars(nn.Module()))
 
 class ByteBudget:
     """An allowance of bytes that is spent until nothing is left.
-
-    Parameters
-    ----------
-    max_bytes : int
-        The allowance, >= 0.
-
-    Raises
-    ------
-    ValueError
-        When it is negative.
 
     Examples
     --------
@@ -420,16 +370,6 @@ def front_end_key(module: nn.Module) -> tuple[Hashable, ...]:
     parameters and buffers. A module of a foreign class with an attribute that cannot be digested (a function,
     say) stands for itself alone: the key then holds the module, and another instance has another key.
 
-    Parameters
-    ----------
-    module : nn.Module
-        A front-end.
-
-    Returns
-    -------
-    tuple
-        Hashable key.
-
     Examples
     --------
     >>> front_end_key(nn.Conv1d(1, 1, 3)) == front_end_key(nn.Conv1d(1, 1, 3))
@@ -488,19 +428,7 @@ def gives_the_same_twice(module: nn.Module, function: Callable[[Tensor], Tensor]
     Dropout, added noise or a running normalisation answer no. Random states, mode flags and buffers are put
     back.
 
-    Parameters
-    ----------
-    module : nn.Module
-        The front-end, for its mode flags and buffers.
-    function : callable
-        What to call, ``sample -> spectrogram``.
-    sample : Tensor
-        A stimulus (B, 1, T_audio).
-
-    Returns
-    -------
-    bool
-        True when three calls agree to the bit.
+    Shapes: sample (B, 1, T_audio).
 
     Examples
     --------
@@ -644,17 +572,6 @@ class ClipLoader:
 def read_loader(loader: Loader) -> ClipLoader | str:
     """Find the recording and the clips behind a DataLoader, or say why only iterating it will tell.
 
-    Parameters
-    ----------
-    loader : DataLoader
-        Any loader.
-
-    Returns
-    -------
-    ClipLoader or str
-        The loader understood, or the reason why it was not: a custom collate function, worker processes, a
-        data set that is no `NeuralDataset` or has its own ``__getitem__``, items with further keys.
-
     Examples
     --------
     >>> read_loader(DataLoader([1, 2, 3]))
@@ -695,16 +612,6 @@ def _non_negative(clip: int, n_clips: int) -> int:
 def generators_of(*loaders: Loader) -> list[torch.Generator]:
     """Return the random generators that loaders and their samplers own, each once.
 
-    Parameters
-    ----------
-    *loaders : DataLoader
-        Loaders.
-
-    Returns
-    -------
-    list of torch.Generator
-        In a fixed order.
-
     Examples
     --------
     >>> len(generators_of(DataLoader([1, 2], shuffle=True, generator=torch.Generator())))
@@ -732,15 +639,6 @@ class FrontEndFeed:
     parameters, those whose output differs from call to call (dropout in train mode, noise), modules with an
     attribute ``cacheable = False``, and models that are no `NeuralModel` or override ``forward`` or
     ``spectrogram``.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    cache : FrontEndCache
-        Where spectrograms are kept.
-    setting : str
-        What else the numbers depend on (device, precision), part of each key.
 
     Examples
     --------
@@ -840,23 +738,6 @@ class FeedSettings:
 def warmup_bins(warmup_ms: float, loader: DataLoader[Any]) -> int:
     """Return how many bins the warm-up covers, rounded up, by the bin width of the loader's data set.
 
-    Parameters
-    ----------
-    warmup_ms : float
-        Length in ms.
-    loader : DataLoader
-        A loader over a data set (or subsets of one) with a bin width ``dt``.
-
-    Returns
-    -------
-    int
-        Bins.
-
-    Raises
-    ------
-    ValueError
-        When a warm-up is asked for and the data set has no ``dt``.
-
     Examples
     --------
     >>> from deepSTRF.datasets.audio import SyntheticDataset
@@ -889,24 +770,6 @@ def make_source(
 ) -> BatchSource:
     """Return the quickest source that serves what ``loader`` would.
 
-    Parameters
-    ----------
-    loader : DataLoader
-        The loader the user gave.
-    settings : FeedSettings
-        Device, type, loss and warm-up of the fit.
-    fast : bool
-        False always iterates the loader itself.
-    feed : FrontEndFeed or None
-        Cache of spectrograms; None always gives the stimuli.
-    budget : ByteBudget
-        Bytes of clips that may stay on the device.
-
-    Returns
-    -------
-    BatchSource
-        Iterable over batches, once per pass.
-
     Examples
     --------
     >>> from deepSTRF.datasets import neural_collate
@@ -933,17 +796,6 @@ def make_source(
 
 class ClipStore:
     """Clips of one recording as a fit needs them, read once and kept on the device while the budget lasts.
-
-    Parameters
-    ----------
-    dataset : NeuralDataset
-        The recording.
-    settings : FeedSettings
-        Device, type and loss of the fit.
-    skip : int
-        Bins of warm-up.
-    budget : ByteBudget
-        Bytes that may be kept.
 
     Examples
     --------
@@ -1015,15 +867,6 @@ class ClipStore:
 
 class DirectSource:
     """Batches made from a `ClipStore`, in the order and with the random draws of the loader.
-
-    Parameters
-    ----------
-    clips : ClipLoader
-        Which clips, batch by batch.
-    store : ClipStore
-        Where they are.
-    feed : FrontEndFeed or None
-        Cache of spectrograms.
 
     Examples
     --------
@@ -1098,16 +941,7 @@ def _stack(parts: list[Tensor] | tuple[Tensor, ...], value: float) -> Tensor:
 class LoaderSource:
     """Batches as the loader collates them, moved to the device.
 
-    Parameters
-    ----------
-    loader : DataLoader
-        Yields dictionaries with 'stims' and 'responses' (B, N, R, T).
-    settings : FeedSettings
-        Device, type and loss of the fit.
-    skip : int
-        Bins of warm-up.
-    reason : str
-        Why the loader is iterated.
+    Shapes: loader (B, N, R, T).
 
     Examples
     --------

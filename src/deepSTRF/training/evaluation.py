@@ -183,16 +183,6 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str:
 def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return one name per neuron, all different: the recording's own where it has them, else the index.
 
-    Parameters
-    ----------
-    metadata : sequence of mappings
-        ``dataset.nrn_meta``.
-
-    Returns
-    -------
-    tuple of str
-        N names.
-
     Examples
     --------
     >>> neuron_names([{"cell_id": "a"}, {"cell_id": "a"}, {}])
@@ -236,24 +226,6 @@ class PassScores(Protocol):
 def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassScores:
     """Return the collector for a set of metrics.
 
-    Parameters
-    ----------
-    metrics : mapping or None
-        Name to function; None gives the default scores ``cc`` and ``cc_norm`` (centring on the concatenated
-        clips).
-    stable : bool
-        Clips have the same key in every pass, so what depends on the responses alone is computed once.
-
-    Returns
-    -------
-    PassScores
-        The collector.
-
-    Raises
-    ------
-    TypeError
-        When a metric is not callable.
-
     Examples
     --------
     >>> make_scores(None, stable=True).names
@@ -271,11 +243,6 @@ def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassSc
 
 class StreamedScores:
     """Correlation and noise-corrected correlation, accumulated batch by batch.
-
-    Parameters
-    ----------
-    stable : bool
-        As in `make_scores`.
 
     Examples
     --------
@@ -321,12 +288,7 @@ class CallableScores:
     Shorter clips are padded on the right, predictions with zeros and responses with NaN; clips come in the
     order of their keys, so a shuffled pass gives the same numbers.
 
-    Parameters
-    ----------
-    metrics : mapping
-        Name to ``metric(pred (B,N,1,T), responses (B,N,R,T))``.
-    stable : bool
-        As in `make_scores`: the concatenated responses are kept between passes.
+    Shapes: metrics (B,N,1,T).
 
     Examples
     --------
@@ -385,22 +347,7 @@ class CallableScores:
 def concatenate_padded(blocks: list[Tensor], value: float) -> Tensor:
     """Stack (N, R, T) blocks of unequal R and T to (B, N, R_max, T_max), padding on the right.
 
-    Parameters
-    ----------
-    blocks : list of Tensor, each (N, R, T)
-        One per clip.
-    value : float
-        What fills the rest.
-
-    Returns
-    -------
-    Tensor, shape (B, N, R_max, T_max)
-        The stack.
-
-    Raises
-    ------
-    ValueError
-        When the list is empty.
+    Shapes: blocks (N, R, T); returns (B, N, R_max, T_max).
 
     Examples
     --------
@@ -499,22 +446,7 @@ def score_predictions(
 ) -> ScoreTable:
     """Score predictions, wherever they come from, on the clips of a data set.
 
-    Parameters
-    ----------
-    predict : callable
-        ``predict(clip)`` returns the rates (N, T) of a clip.
-    dataset, centring, n_bootstrap, warmup_ms
-        As in `score_model`.
-
-    Returns
-    -------
-    ScoreTable
-        As from `score_model`.
-
-    Raises
-    ------
-    ModelRuleError, ValueError
-        As in `score_model`.
+    Shapes: predict (N, T).
 
     Examples
     --------

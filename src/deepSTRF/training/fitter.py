@@ -152,29 +152,7 @@ def step_scheduler(scheduler: Any, score: float) -> None:
 def train_pass(
     fitter: Fitter, source: BatchSource, scores: PassScores | None, epoch: int
 ) -> dict[str, float | Tensor]:
-    """Train on every batch once.
-
-    Parameters
-    ----------
-    fitter : Fitter
-        Model, optimiser, hooks.
-    source : BatchSource
-        Training batches.
-    scores : PassScores or None
-        Collector for the training predictions.
-    epoch : int
-        Epoch, for error texts.
-
-    Returns
-    -------
-    dict
-        'loss' and the scores.
-
-    Raises
-    ------
-    FitDivergedError
-        When a loss or gradient is not finite.
-    """
+    """Train on every batch once."""
     fitter.model.train()
     meter = LossMeter()
     guard = StepGuard(fitter.model, epoch, at_once=fitter.device.type == "cpu")
@@ -201,22 +179,7 @@ def train_pass(
 
 
 def score_pass(fitter: Fitter, source: BatchSource, scores: PassScores) -> dict[str, float | Tensor]:
-    """Score every batch once, in eval mode and without gradients; the mode found is put back.
-
-    Parameters
-    ----------
-    fitter : Fitter
-        Model and hooks.
-    source : BatchSource
-        Batches to score.
-    scores : PassScores
-        Collector for the predictions.
-
-    Returns
-    -------
-    dict
-        'loss' and the scores.
-    """
+    """Score every batch once, in eval mode and without gradients; the mode found is put back."""
     was_training = fitter.model.training
     fitter.model.eval()
     meter = LossMeter()
@@ -673,16 +636,6 @@ class CountFitter(Fitter):
 
 def predicts_counts(model: nn.Module) -> bool:
     """Say whether a model predicts a probability for every spike count.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Any model.
-
-    Returns
-    -------
-    bool
-        Whether `CountFitter` fits it.
 
     Examples
     --------

@@ -81,16 +81,6 @@ def mean_score(value: float | Tensor) -> MeanScore:
 def json_safe(value: Any) -> Any:
     """Return ``value`` as JSON can hold it: NaN and infinities become None, tensors become lists.
 
-    Parameters
-    ----------
-    value : object
-        Numbers, strings, tensors, arrays, sequences and mappings of them; anything else becomes its ``repr``.
-
-    Returns
-    -------
-    object
-        The same tree of None, bool, int, float, str, list and dict.
-
     Examples
     --------
     >>> json_safe({"cc": float("nan"), "n": (1, 2)})
@@ -112,15 +102,7 @@ def json_safe(value: Any) -> Any:
 def summarise(value: float | Tensor) -> Any:
     """Return a score as JSON can hold it: a vector over neurons as its mean, number of values and quantiles.
 
-    Parameters
-    ----------
-    value : float or Tensor, shape (N,)
-        A score.
-
-    Returns
-    -------
-    object
-        ``{mean, n_valid, p10, p50, p90}`` for a vector, the number itself otherwise; None stands for NaN.
+    Shapes: value (N,).
 
     Examples
     --------
@@ -178,16 +160,6 @@ def history_rows(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def pack_history(history: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a history as one entry per key, tensors of equal shape stacked: quick to save each epoch.
 
-    Parameters
-    ----------
-    history : list of dict
-        Records of the epochs so far.
-
-    Returns
-    -------
-    dict
-        What `unpack_history` turns back.
-
     Examples
     --------
     >>> import torch
@@ -211,16 +183,6 @@ def pack_history(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 def unpack_history(packed: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the list of epoch records from `pack_history`'s form.
-
-    Parameters
-    ----------
-    packed : dict
-        What `pack_history` returned.
-
-    Returns
-    -------
-    list of dict
-        One record per epoch.
 
     Examples
     --------

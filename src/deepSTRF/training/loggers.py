@@ -163,17 +163,6 @@ def slug_from_config(
 def path_safe(text: str) -> str:
     """Return a text as the name of one file or folder.
 
-    Parameters
-    ----------
-    text : str
-        Any text.
-
-    Returns
-    -------
-    str
-        Characters other than letters, digits and ``. _ + = -`` replaced by ``_``, none of ``.`` at the ends;
-        a text too long for a file name is cut and ends in a digest of the whole.
-
     Examples
     --------
     >>> path_safe("../a: b"), path_safe("..")
@@ -354,13 +343,6 @@ class SeedLogger(ABC):
     """A logger of one seed, as `fit_multi_seed` uses it: called with each epoch, `finalize`, `close`.
 
     Also a context manager, which closes however the block ends.
-
-    Parameters
-    ----------
-    seed : int
-        The seed.
-    config : mapping, optional
-        Settings to be kept with the run, see `auto_config`.
 
     Examples
     --------

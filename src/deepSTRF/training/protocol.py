@@ -242,17 +242,6 @@ def _clips_text(data: Mapping[str, Any], split: Mapping[str, Any] | None) -> str
 def model_facts(model: nn.Module) -> dict[str, Any]:
     """Return what a card says of a model.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Any model; settings are known of those that remember their constructor arguments.
-
-    Returns
-    -------
-    dict
-        'class', 'n_parameters' (trainable), 'front_end' (class or None), 'latency_ms', 'settings' (plain
-        constructor arguments).
-
     Examples
     --------
     >>> model_facts(nn.Linear(3, 2))["n_parameters"]
@@ -308,11 +297,6 @@ def _training_facts(fitter: Any) -> dict[str, Any]:
 
 def software_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that a score depends on.
-
-    Returns
-    -------
-    dict
-        Package to version; packages that are not installed are left out.
 
     Examples
     --------

@@ -144,16 +144,6 @@ def make_generator(seed: int | None) -> torch.Generator | None:
 def random_state(generators: Iterable[torch.Generator] = ()) -> dict[str, Any]:
     """Return the state of every random source as plain numbers and tensors (safe to load with weights only).
 
-    Parameters
-    ----------
-    generators : iterable of torch.Generator
-        Further generators to record, such as a loader's own.
-
-    Returns
-    -------
-    dict
-        Keys 'python', 'numpy', 'torch', 'cuda' (one state per device in use) and 'generators'.
-
     Examples
     --------
     >>> import torch
@@ -190,18 +180,6 @@ def _flat(state: tuple[Any, ...]) -> tuple[Any, ...]:
 def set_random_state(state: dict[str, Any], generators: Iterable[torch.Generator] = ()) -> None:
     """Put every random source back into a state taken by `random_state`.
 
-    Parameters
-    ----------
-    state : dict
-        What `random_state` returned.
-    generators : iterable of torch.Generator
-        The generators given to `random_state`, in the same order.
-
-    Raises
-    ------
-    ValueError
-        When the number of generators differs from the number recorded.
-
     Examples
     --------
     >>> import random
@@ -234,15 +212,6 @@ def set_random_state(state: dict[str, Any], generators: Iterable[torch.Generator
 @contextmanager
 def preserved_random_state(generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
     """Run a block that may draw random numbers and rewind every source at its end.
-
-    Parameters
-    ----------
-    generators : iterable of torch.Generator
-        Further generators to rewind.
-
-    Yields
-    ------
-    None
 
     Examples
     --------

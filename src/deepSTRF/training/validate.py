@@ -106,22 +106,7 @@ class NoGradientError(ModelRuleError):
 def check_prediction(pred: object, *, batch: int, neurons: int, bins: int) -> Tensor:
     """Return the prediction, or raise the error of the rule it breaks.
 
-    Parameters
-    ----------
-    pred : object
-        What the model returned.
-    batch, neurons, bins : int
-        B, N and T that the data have.
-
-    Returns
-    -------
-    Tensor, shape (B, N, 1, T)
-        The prediction.
-
-    Raises
-    ------
-    OutputTypeError, OutputRankError, NeuronCountError, TimeAxisError, OutputShapeError, DtypeError
-        As their names say.
+    Shapes: returns (B, N, 1, T).
 
     Examples
     --------
@@ -169,15 +154,7 @@ def _raise_shape(shape: tuple[int, ...], batch: int, neurons: int, bins: int) ->
 def first_non_finite(values: Tensor) -> str:
     """Say how many values of a prediction are not finite and where the first one is.
 
-    Parameters
-    ----------
-    values : Tensor, shape (B, N, 1, T)
-        A prediction.
-
-    Returns
-    -------
-    str
-        Half a sentence.
+    Shapes: values (B, N, 1, T).
 
     Examples
     --------

@@ -136,15 +136,7 @@ def damaged(path: Path, root: Path, why: object) -> ValueError:
 
 
 def read_metadata(root: Path, *, cache: bool = True) -> list[dict[str, Any]]:
-    """Return one dictionary per neuron: ``file`` (relative spike file) and the ``nrn_meta`` keys.
-
-    Raises
-    ------
-    FileNotFoundError
-        When ``root`` is not an NS1 folder.
-    ValueError
-        When the metadata file is damaged.
-    """
+    """Return one dictionary per neuron: ``file`` (relative spike file) and the ``nrn_meta`` keys."""
     path = root / NS1_METADATA
     if not path.is_file():
         inside = root / "NS1" / NS1_METADATA
@@ -187,20 +179,7 @@ def resolve_spike_file(root: Path, file: str) -> str | None:
 
 
 def read_spikes(path: Path, root: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
-    """Read one spike file.
-
-    Returns
-    -------
-    times : float64 ndarray (n,)
-        Spike times in ms from sound onset: entry by entry (32 of them), repeat by repeat.
-    counts : int32 ndarray (32, 20)
-        Number of spikes of each entry and repeat, -1 where a repeat does not exist.
-
-    Raises
-    ------
-    ValueError
-        When the file is damaged or has another structure.
-    """
+    """Read one spike file."""
     entries = NS1_NAT_SOUNDS + NS1_DRC_SOUNDS
     times: list[npt.NDArray[np.float64]] = []
     counts: list[list[int]] = []
@@ -226,15 +205,7 @@ def read_spikes(path: Path, root: Path) -> tuple[npt.NDArray[np.float64], npt.ND
 
 
 def read_waveforms(root: Path) -> list[npt.NDArray[np.float32]]:
-    """Return the 20 sounds as stored: mono float32 at `NS1_WAV_NATIVE_FS`, peaks up to 14, not normalised.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a sound file is missing.
-    ValueError
-        When one is damaged, not mono, shorter than the analysed part, or of another rate.
-    """
+    """Return the 20 sounds as stored: mono float32 at `NS1_WAV_NATIVE_FS`, peaks up to 14, not normalised."""
     import soundfile
 
     shortest = round(NS1_RAW_LEN_MS / 1000 * NS1_WAV_NATIVE_FS)
@@ -262,15 +233,7 @@ def wav_paths() -> list[str]:
 
 
 def read_shipped_spectrogram(root: Path) -> npt.NDArray[np.float32]:
-    """Return the authors' cochleagram X_nfht as (20, 34, 999) float32.
-
-    Raises
-    ------
-    FileNotFoundError
-        When ``test_data_5ms.mat`` is missing.
-    ValueError
-        When it is damaged or of another shape.
-    """
+    """Return the authors' cochleagram X_nfht as (20, 34, 999) float32."""
     path = root / NS1_DNET_FILES[0]
     if not path.is_file():
         source = f"https://github.com/{NS1_DNET_REPO}"
@@ -350,24 +313,7 @@ class SpikeTrains:
 
 
 def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: bool = True) -> SpikeTrains:
-    """Return the spike trains of one set of sounds, ``"natural"`` or ``"drc"``.
-
-    Parameters
-    ----------
-    root : Path
-        Folder of the recording.
-    sounds : {"natural", "drc"}
-        Which sounds.
-    on_bad_file : {"error", "skip"}
-        A missing or damaged spike file stops the load, or its neuron is left out and reported.
-    cache : bool
-        Use and fill the cache of parsed files.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        When the folder is no NS1 recording, or a spike file is missing or damaged and may not be skipped.
-    """
+    """Return the spike trains of one set of sounds, ``"natural"`` or ``"drc"``."""
     neurons = read_metadata(root, cache=cache)
     report = LoadReport()
     found: list[dict[str, Any]] = []
@@ -478,13 +424,7 @@ class Stimuli:
 
 
 def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: float) -> str:
-    """Return "shipped" or "recomputed" for the requested kind.
-
-    Raises
-    ------
-    ValueError
-        When "shipped" is asked for in a form that was never computed.
-    """
+    """Return "shipped" or "recomputed" for the requested kind."""
     fits = dt_ms == SHIPPED_DT_MS and alignment == "native"
     if spectrogram == "shipped" and not fits:
         raise ValueError(
@@ -573,27 +513,6 @@ def download_ns1(
     cache: bool = True,
 ) -> Path:
     """Fetch what is missing of the recording; asks the network for nothing that is there.
-
-    Parameters
-    ----------
-    dest : path
-        Folder of the recording, made when absent.
-    spectrogram : bool
-        Also fetch the authors' cochleagram (``test_data_5ms.mat``, 5 MB).
-    osf_base, github_base : str
-        Addresses to ask instead of osf.io and GitHub.
-    cache : bool
-        Use and fill the cache of parsed metadata.
-
-    Returns
-    -------
-    Path
-        ``dest``.
-
-    Raises
-    ------
-    ConnectionError, ValueError, OSError
-        See `deepSTRF.datasets.download.download_file` and `deepSTRF.datasets.download.unpack_zip`.
 
     Examples
     --------

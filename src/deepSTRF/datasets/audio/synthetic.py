@@ -62,28 +62,6 @@ MOST_HARMONICS = 30
 def make_sound(kind: str, n_samples: int, audio_fs: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
     """Make one sound.
 
-    Parameters
-    ----------
-    kind : str
-        One of `SOUND_KINDS`: "modulated_noise", "harmonic_stack", "chirps", "tone_pips" or "sequence" (pieces
-        of the others with silences between them).
-    n_samples : int
-        Length in samples.
-    audio_fs : int
-        Sampling rate in Hz.
-    rng : numpy.random.Generator
-        Source of randomness; its state decides the sound.
-
-    Returns
-    -------
-    float32 ndarray (n_samples,)
-        Samples below 1 in absolute value.
-
-    Raises
-    ------
-    ValueError
-        When ``kind`` is unknown.
-
     Examples
     --------
     >>> sound = make_sound("chirps", 1600, 16000, np.random.default_rng(0))
@@ -322,19 +300,7 @@ class Population:
 def draw_neuron(number: int, frequencies_hz: Array, seed: int) -> Neuron:
     """Draw the parameters of neuron ``number``; they do not depend on how many others there are.
 
-    Parameters
-    ----------
-    number : int
-        Index of the neuron; it also decides its kind.
-    frequencies_hz : float64 ndarray (F,)
-        Centre frequencies of the bands; the best frequency lies inside the outermost ones.
-    seed : int
-        Which population.
-
-    Returns
-    -------
-    Neuron
-        The parameters.
+    Shapes: frequencies_hz (F,).
 
     Examples
     --------
@@ -378,23 +344,7 @@ def simulate(
 
     Kernels and biases carry the scale that gives each neuron its mean rate ("ln": a does). Rates are capped.
 
-    Parameters
-    ----------
-    neurons : sequence of Neuron
-        The N neurons.
-    spectrograms : sequence of Tensor (F, T)
-        One per clip.
-    frequencies_hz : float64 ndarray (F,)
-        Centre frequencies.
-    n_lags : int
-        Length of the kernels in bins.
-    dt_ms : float
-        Bin in ms.
-
-    Returns
-    -------
-    Population
-        Kernels, biases and rates.
+    Shapes: spectrograms (F, T); frequencies_hz (F,).
 
     Examples
     --------
@@ -470,19 +420,7 @@ def _rate(drive: Tensor, gain: Tensor, kinds: npt.NDArray[np.str_]) -> Tensor:
 def draw_spikes(rate: Tensor, n_repeats: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
     """Draw Poisson counts by inverting the distribution function: one uniform number per bin and repeat.
 
-    Parameters
-    ----------
-    rate : Tensor (N, T)
-        Expected spikes per bin.
-    n_repeats : int
-        Number of repeats R.
-    rng : numpy.random.Generator
-        Source of uniform numbers; the draws of a neuron do not depend on how many follow it.
-
-    Returns
-    -------
-    int16 ndarray (N, R, T)
-        Spike counts.
+    Shapes: rate (N, T); returns (N, R, T).
 
     Examples
     --------

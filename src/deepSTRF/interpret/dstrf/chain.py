@@ -129,20 +129,7 @@ Link = Convolution | Pointwise | Padding
 def chain_of(model: nn.Module, frames: Tensor, skip: nn.Module | None = None) -> list[Link] | None:
     """Return a model as a chain of links, or None when it is none.
 
-    Parameters
-    ----------
-    model : nn.Module
-        In eval mode; maps frames (1, 1, F, T) to (1, N, 1, T). A front-end is passed over.
-    frames : Tensor (1, 1, F, T)
-        Any frames, for their shape.
-    skip : nn.Module, optional
-        A part that is left out.
-
-    Returns
-    -------
-    list of Link or None
-        What turns features (F, T) into (N, T); whether it does is the caller's to check, with the model's
-        own output.
+    Shapes: model (1, 1, F, T); frames (1, 1, F, T); returns (F, T).
 
     Examples
     --------

@@ -43,24 +43,6 @@ __all__ = ["BUDGET", "Request", "Run", "baseline_frames", "dstrf", "open_run", "
 class Request:
     """What is wanted, with all defaults filled in, and the way to it.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    part : nn.Module or None
-        An output nonlinearity that returns its input.
-    lags, lookahead, neurons, times, edge
-        As for `dstrf`.
-    budget : int
-        Bytes of working memory.
-
-    Raises
-    ------
-    ReceptiveFieldError
-        When a response depends on later frames than ``lookahead`` says.
-    ValueError, TypeError, IndexError
-        For illegal arguments.
-
     Examples
     --------
     >>> subject = Subject(nn.Conv2d(1, 2, (8, 5), padding=(0, 2)), torch.randn(8, 50), "spectrogram")
@@ -169,23 +151,6 @@ class Request:
 def time_indices(times: int | slice | Sequence[int] | None, n_frames: int) -> list[int]:
     """Return frames in ascending order, each once: blocks go forward in time.
 
-    Parameters
-    ----------
-    times : int, slice or sequence of int, optional
-        Which; None is all.
-    n_frames : int
-        Frames of the clip.
-
-    Returns
-    -------
-    list of int
-        Numbers from 0.
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        For frames that do not exist, or out of order.
-
     Examples
     --------
     >>> time_indices([0, -1], 20)
@@ -276,25 +241,6 @@ def open_run(
     budget_bytes: int = BUDGET,
 ) -> Run:
     """Find a way to the dynamic STRF of a model along a clip, and check it.
-
-    Parameters
-    ----------
-    stack : contextlib.ExitStack
-        Holds the model as it must be until the blocks are made.
-    model, stimulus
-        See `deepSTRF.interpret.dstrf`.
-    lags, lookahead, neurons, times, wrt, before, method, edge, path, baseline, check, budget_bytes
-        See there.
-
-    Returns
-    -------
-    Run
-        Ready to make blocks.
-
-    Raises
-    ------
-    ReceptiveFieldError, TapError, ValueError, TypeError, IndexError, KeyError
-        See there.
 
     Examples
     --------
@@ -493,22 +439,7 @@ def _applied(block: Tensor, frames: Tensor, times: list[int], ahead: int) -> Ten
 def output_slope(subject: Subject, part: nn.Module) -> Tensor:
     """Return the slope of an output nonlinearity along a clip.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    part : nn.Module
-        The nonlinearity.
-
-    Returns
-    -------
-    Tensor
-        (T, N).
-
-    Raises
-    ------
-    ValueError
-        For a part that is not the last step of the model, or no elementwise function.
+    Shapes: returns (T, N).
 
     Examples
     --------
@@ -543,22 +474,7 @@ def _same_values(one: Any, other: Tensor) -> bool:
 def baseline_frames(baseline: float | Tensor, frames: Tensor) -> Tensor:
     """Return the start of a path as frames.
 
-    Parameters
-    ----------
-    baseline : float or Tensor (F,) or (F, T)
-        Where it begins.
-    frames : Tensor (1, 1, F, T)
-        Where it ends.
-
-    Returns
-    -------
-    Tensor (1, 1, F, T)
-        A copy.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a baseline of another shape, or what is no number.
+    Shapes: baseline (F,); frames (1, 1, F, T); returns (1, 1, F, T).
 
     Examples
     --------

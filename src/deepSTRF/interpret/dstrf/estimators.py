@@ -226,21 +226,7 @@ class Comb(Estimator):
 def recent(gradient: Tensor, times: Tensor, lags: int, which: Tensor | None = None) -> Tensor:
     """Cut the last frames before given times out of gradients.
 
-    Parameters
-    ----------
-    gradient : Tensor (K, F, T)
-        Gradients over clips.
-    times : Tensor (B,)
-        Last frame of each cut.
-    lags : int
-        Frames, L; those before the clip are zero.
-    which : Tensor (B,), optional
-        The clip of each cut; None is one for each.
-
-    Returns
-    -------
-    Tensor
-        (B, L, F), most recent frame last.
+    Shapes: gradient (K, F, T); times (B,); which (B,); returns (B, L, F).
 
     Examples
     --------
@@ -256,19 +242,7 @@ def recent(gradient: Tensor, times: Tensor, lags: int, which: Tensor | None = No
 def windows_of(frames: Tensor, times: Sequence[int], length: int) -> Tensor:
     """Return the windows (B, 1, F, length) of frames (1, 1, F, T) that end at given times.
 
-    Parameters
-    ----------
-    frames : Tensor (1, 1, F, T)
-        One clip.
-    times : sequence of int
-        Last frames, none of them before ``length - 1``.
-    length : int
-        Frames of a window.
-
-    Returns
-    -------
-    Tensor
-        A copy.
+    Shapes: frames (1, 1, F, T).
 
     Examples
     --------
@@ -282,20 +256,6 @@ def windows_of(frames: Tensor, times: Sequence[int], length: int) -> Tensor:
 
 def full_gradient(subject: Subject, time: int, neuron: int, first: int = 0) -> tuple[Tensor, float]:
     """Return the gradient (T', F) of one response by frames ``first`` to ``time``, and the response.
-
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    time, neuron : int
-        Which response.
-    first : int
-        Frame to start the model at.
-
-    Returns
-    -------
-    tuple
-        Gradient, most recent frame last, and response.
 
     Examples
     --------

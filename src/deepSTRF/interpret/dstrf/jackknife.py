@@ -269,17 +269,7 @@ def _fill(runs: list[Run], targets: SinkSet, agreement: float | None, budget_byt
 def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, int]:
     """Return the mean over fits, zero where their signs disagree, and how many entries were kept.
 
-    Parameters
-    ----------
-    filters : Tensor (J, ...)
-        The same entries of J fits.
-    agreement : float or None
-        Quantile, see `jackknifed_dstrf`.
-
-    Returns
-    -------
-    tuple
-        Mean (...) and the number of entries that were not masked.
+    Shapes: filters (J, ...).
 
     Examples
     --------

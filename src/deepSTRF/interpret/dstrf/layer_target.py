@@ -44,25 +44,6 @@ class Tapped(Subject):
     To respond to frames, the model runs on silence and the part returns the frames instead of its output.
     Channels and bands (C, F') are laid on one another as bands of the frames; ``tap_shape`` is their shape.
 
-    Parameters
-    ----------
-    model : nn.Module
-        As for `dstrf`.
-    stimulus : Tensor
-        One clip, as the model hears it.
-    name : str
-        The part, as in ``model.named_modules()``.
-    whole : bool
-        Whether the receptive field that the model states holds from this part on.
-
-    Raises
-    ------
-    TapError
-        When the part's output is not on the frame grid, or not everything that the model hears passes
-        through it.
-    ValueError
-        When model and stimulus do not fit each other.
-
     Examples
     --------
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, (8, 1)))
@@ -230,25 +211,6 @@ class Tapped(Subject):
 
 def subject_of(model: nn.Module, stimulus: Tensor, wrt: str) -> Subject:
     """Return a model and a clip as a function of what shall be differentiated by.
-
-    Parameters
-    ----------
-    model : nn.Module
-        As for `dstrf`.
-    stimulus : Tensor
-        One clip.
-    wrt : str
-        ``"spectrogram"``, ``"samples"`` or the name of a part.
-
-    Returns
-    -------
-    Subject
-        The function.
-
-    Raises
-    ------
-    ValueError
-        For a name without a part; the text lists the names.
 
     Examples
     --------

@@ -53,33 +53,6 @@ def candidates(
 ) -> list[Estimator]:
     """Return the ways that suit a model, fastest first.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    method : str
-        ``"auto"`` or one of `METHODS`.
-    neurons : list of int
-        Which.
-    lags : int
-        Frames of the filters.
-    reach : int or None
-        Receptive field in frames.
-    budget : int
-        Bytes of working memory.
-    skip : nn.Module, optional
-        A part that returns its input.
-
-    Returns
-    -------
-    list of Estimator
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        For a method that does not suit the model; the text says why.
-
     Examples
     --------
     >>> import torch
@@ -108,16 +81,6 @@ def candidates(
 
 def method_name(way: Estimator) -> str:
     """Return the name of a way.
-
-    Parameters
-    ----------
-    way : Estimator
-        The way.
-
-    Returns
-    -------
-    str
-        One of `METHODS`.
 
     Examples
     --------
@@ -155,13 +118,6 @@ class Delayed(Subject):
     """A model whose responses come some frames late, so that they look at no later frame.
 
     The last responses of a clip are cut off, and the first ones are zero.
-
-    Parameters
-    ----------
-    inner : Subject
-        Model and clip.
-    delay : int
-        Frames.
 
     Examples
     --------
@@ -201,19 +157,6 @@ class Delayed(Subject):
 class ToTheEnd(Jacobian):
     """Every time on a copy of the clip to its end: for responses that look beyond it, or ahead without bound.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    neurons : list of int
-        Which, in which order.
-    lags, ahead : int
-        Frames of the filters, of these after the response.
-    first : int
-        Frame to start the model at.
-    budget : int
-        Bytes of working memory.
-
     Examples
     --------
     >>> subject = Subject(nn.Conv2d(1, 2, (8, 3), padding=(0, 1)), torch.randn(8, 50), "spectrogram")
@@ -251,17 +194,6 @@ class ToTheEnd(Jacobian):
 
 class LookingAhead(Estimator):
     """A way for causal models, applied to delayed responses; those at the end of the clip by themselves.
-
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    way : Estimator
-        Of the `Delayed` model.
-    ahead : int
-        Frames after its own that a response depends on: the delay.
-    lookahead : int
-        Frames of the filters after the response, as many or more.
 
     Examples
     --------
@@ -323,35 +255,6 @@ def candidates_ahead(
     skip: nn.Module | None = None,
 ) -> list[Estimator]:
     """Return the ways that suit a model which may look ahead, fastest first.
-
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    method : str
-        ``"auto"`` or a method.
-    neurons : list of int
-        Which.
-    lags : int
-        Frames of the filters up to that of the response.
-    window : tuple of (int or None, int or None)
-        Frames back and ahead that a response depends on.
-    lookahead : int
-        Frames of the filters after the response.
-    budget : int
-        Bytes of working memory.
-    skip : nn.Module, optional
-        A part that returns its input.
-
-    Returns
-    -------
-    list of Estimator
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        For a method that does not suit the model; the text says why.
 
     Examples
     --------

@@ -20,20 +20,6 @@ class Moment:
     The clip is cut to the receptive field where the model responds to the cut as to the whole, or else to
     the past.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    time : int
-        Which frame.
-    lags : int
-        Frames of the window, L; at the start of a clip there are fewer.
-
-    Raises
-    ------
-    ReceptiveFieldError
-        When the response changes without the sound after it: the model is not causal.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -74,23 +60,6 @@ class Moment:
 def window_length(subject: Subject, lags: int | None) -> int:
     """Return the frames of a window: those asked for, or the receptive field.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    lags : int, optional
-        Frames; None is the receptive field that the model declares, or that is measured.
-
-    Returns
-    -------
-    int
-        L.
-
-    Raises
-    ------
-    ValueError
-        Where the receptive field has no bound and no lags are given.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -114,23 +83,6 @@ def window_length(subject: Subject, lags: int | None) -> int:
 def noise_sd(frames: Tensor, share: float) -> float:
     """Return the standard deviation of noise that is a share of a clip's own.
 
-    Parameters
-    ----------
-    frames : Tensor
-        The clip.
-    share : float
-        Standard deviation of the noise over that of all entries.
-
-    Returns
-    -------
-    float
-        In stimulus units.
-
-    Raises
-    ------
-    ValueError
-        For a clip that does not vary.
-
     Examples
     --------
     >>> noise_sd(torch.tensor([0.0, 2.0]), 0.5) == 0.5 * 2**0.5
@@ -146,18 +98,6 @@ def noise_sd(frames: Tensor, share: float) -> float:
 
 def forward_bytes(model: nn.Module, moment: Moment) -> int:
     """Return about how much memory the response to one window takes, in bytes.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    moment : Moment
-        A time of it.
-
-    Returns
-    -------
-    int
-        All that its layers return, and twice what they are given.
 
     Examples
     --------

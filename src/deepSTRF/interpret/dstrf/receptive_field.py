@@ -82,24 +82,7 @@ def measure_receptive_field(
 def probe_reach(respond: Callable[[Tensor], Tensor], like: Tensor, longest: int = LENGTHS[-1]) -> int | None:
     """Return the reach in frames of a function of frames; see `measure_receptive_field`.
 
-    Parameters
-    ----------
-    respond : callable
-        Maps (B, 1, F, T) to something whose last axis is T.
-    like : Tensor (1, 1, F, T')
-        Frames of the right kind; their standard deviation scales the probe.
-    longest : int
-        Frames of the longest clip.
-
-    Returns
-    -------
-    int or None
-        Frames, or None.
-
-    Raises
-    ------
-    ReceptiveFieldError
-        When the function is not causal.
+    Shapes: respond (B, 1, F, T); like (1, 1, F, T').
 
     Examples
     --------
@@ -165,19 +148,7 @@ def probe_window(
 ) -> tuple[int | None, int | None]:
     """Return the reach in frames of a function of frames, back and ahead; see `measure_window`.
 
-    Parameters
-    ----------
-    respond : callable
-        Maps (B, 1, F, T) to something whose last axis is T.
-    like : Tensor (1, 1, F, T')
-        Frames of the right kind; their standard deviation scales the probe.
-    longest : int
-        Frames on either side in the longest clip.
-
-    Returns
-    -------
-    tuple of (int or None, int or None)
-        Frames up to the current one, and after it.
+    Shapes: respond (B, 1, F, T); like (1, 1, F, T').
 
     Examples
     --------
@@ -202,18 +173,6 @@ def probe_window(
 
 def not_causal(ahead: int | None, said: int = 0) -> str:
     """Return what to tell the user of a model that looks ahead, or further than was said.
-
-    Parameters
-    ----------
-    ahead : int or None
-        Frames after its own that a response depends on; None is without a bound.
-    said : int
-        How many were said.
-
-    Returns
-    -------
-    str
-        The text of the error.
 
     Examples
     --------

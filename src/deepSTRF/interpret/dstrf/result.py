@@ -160,21 +160,7 @@ class DynamicSTRF:
 def cut_bins(times: Tensor, lags: int, lookahead: int, n_frames: int, edge: str) -> Tensor:
     """Return at which times an end of the clip cuts off a filter.
 
-    Parameters
-    ----------
-    times : Tensor (T,)
-        Frames.
-    lags, lookahead : int
-        Frames of the filter up to the current one, and after it.
-    n_frames : int
-        Frames of the clip.
-    edge : str
-        As for `dstrf`.
-
-    Returns
-    -------
-    Tensor
-        Booleans (T,).
+    Shapes: times (T,); returns (T,).
 
     Examples
     --------

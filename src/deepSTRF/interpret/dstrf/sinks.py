@@ -341,21 +341,6 @@ STEPS = ("open", "write", "close", "abort")
 def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
     """Return what was given for a sink as one.
 
-    Parameters
-    ----------
-    sink : Sink, sequence of Sink or None
-        None is memory.
-
-    Returns
-    -------
-    Sink
-        One sink.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For what is no sink, or an empty sequence.
-
     Examples
     --------
     >>> type(as_sink(None)).__name__
@@ -380,19 +365,7 @@ def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
 def filling(sink: Sink, shape: tuple[int, ...], like: Tensor) -> Iterator[None]:
     """Open a sink for what is written inside, and let it tidy up when that fails.
 
-    Parameters
-    ----------
-    sink : Sink
-        Where blocks go.
-    shape : tuple of int
-        Of the whole, (T, N, L, F).
-    like : Tensor
-        Has the type and the device of the blocks.
-
-    Yields
-    ------
-    None
-        Nothing; close the sink when all is written.
+    Shapes: shape (T, N, L, F).
 
     Examples
     --------

@@ -67,17 +67,7 @@ class Walk:
 def walk(chain: list[Link], features: Tensor) -> Walk | None:
     """Send a clip through a chain and note the slopes.
 
-    Parameters
-    ----------
-    chain : list of Link
-        From `chain_of`.
-    features : Tensor (F, T)
-        The clip.
-
-    Returns
-    -------
-    Walk or None
-        None when the chain does not return as many frames as it was given, aligned with them.
+    Shapes: features (F, T).
 
     Examples
     --------
@@ -122,15 +112,7 @@ def walk(chain: list[Link], features: Tensor) -> Walk | None:
 class Walker:
     """Walks through a clip piece by piece, so that a long clip takes no more memory than a short one.
 
-    Parameters
-    ----------
-    chain : list of Link
-        From `chain_of`.
-    features : Tensor (F, T)
-        The clip.
-    budget : int
-        Bytes that the slopes of a piece may take; a single response may need more. A chain of one
-        convolution walks in one piece: its slopes are small beside any result.
+    Shapes: features (F, T).
 
     Examples
     --------
@@ -154,18 +136,7 @@ class Walker:
         self.way: Walk | None = None
 
     def to(self, first: int, last: int) -> Walk | None:
-        """Return a way that holds what responses at some times depend on.
-
-        Parameters
-        ----------
-        first, last : int
-            First and last of the times.
-
-        Returns
-        -------
-        Walk or None
-            None when the chain does not return as many frames as it was given, aligned with them.
-        """
+        """Return a way that holds what responses at some times depend on."""
         start = max(0, first - self.reach + 1)
         if self.way is None or start < self.way.first or last >= self.way.first + self.way.output.shape[1]:
             self.way = None  # its memory, before the next takes as much
@@ -179,15 +150,7 @@ class Walker:
 
         Links treat all frames alike but for those at the ends, so that the pieces between need no look.
 
-        Parameters
-        ----------
-        output : Tensor (N, T)
-            Responses to the whole clip.
-
-        Returns
-        -------
-        bool
-            Whether they are the same but for rounding.
+        Shapes: output (N, T).
         """
         last = output.shape[1] - 1
         walked, wanted = [], []
@@ -247,10 +210,7 @@ class Adjoint:
     def stretches(self) -> Iterator[tuple[Tensor, Sequence[int]]]:
         """Yield stretches and, for each, the ages of its lags in frames.
 
-        Yields
-        ------
-        tuple
-            Tensor (P', R, C), and P' ages, oldest first.
+        Shapes: yields (P', R, C).
         """
         count, oldest = len(self.phases), (self.n_lags - 1) * self.step
         for number, phase in enumerate(self.phases):
@@ -260,17 +220,7 @@ class Adjoint:
     def through(self, taps: Tensor, dilation: int) -> Adjoint:
         """Pull it back through a convolution.
 
-        Parameters
-        ----------
-        taps : Tensor (K, C, C_in)
-            Weights, newest tap last.
-        dilation : int
-            Frames between taps.
-
-        Returns
-        -------
-        Adjoint
-            That of the convolution's input, on its own lags.
+        Shapes: taps (K, C, C_in).
         """
         below, spacing, a, b = grid_below(self.n_lags, self.spacing, len(taps), dilation)
         (_, rows, _), bands = self.phases[0].shape, taps.shape[2]
@@ -290,14 +240,7 @@ class Adjoint:
     def times_slopes(self, slopes: Tensor, before: int, times: Sequence[int]) -> None:
         """Multiply with the slopes of a nonlinearity, in place.
 
-        Parameters
-        ----------
-        slopes : Tensor (T', C) or (T', 1)
-            Slope of each unit at each frame.
-        before : int
-            Frames that the layer holds before the clip.
-        times : sequence of int
-            The R = B * N responses are N neurons at these B times, times first.
+        Shapes: slopes (T', C).
         """
         for phase, ages in self.stretches():
             lags, rows, channels = phase.shape
@@ -305,20 +248,7 @@ class Adjoint:
             phase.view(lags, len(times), rows // len(times), channels).mul_(seen.unsqueeze(2))
 
     def dense(self, times: Sequence[int], n_lags: int) -> Tensor:
-        """Return (B, N, L, F): every lag, zero where there is none or the clip has not begun.
-
-        Parameters
-        ----------
-        times : sequence of int
-            The B times of the responses.
-        n_lags : int
-            Lags wanted, L.
-
-        Returns
-        -------
-        Tensor
-            Most recent lag last.
-        """
+        """Return (B, N, L, F): every lag, zero where there is none or the clip has not begun."""
         _, rows, bands = self.phases[0].shape
         count = len(times)
         block = self.phases[0].new_zeros(count, rows // count, n_lags, bands)
@@ -336,18 +266,6 @@ class Adjoint:
 
 def grid_below(lags: int, spacing: int, taps: int, dilation: int) -> tuple[int, int, int, int]:
     """Return the lags that a convolution needs of its input, and how its own lags and taps fall on them.
-
-    Parameters
-    ----------
-    lags, spacing : int
-        Lags needed of its output, and frames between them.
-    taps, dilation : int
-        Its taps, and frames between them.
-
-    Returns
-    -------
-    tuple of int
-        Lags and spacing below; by how many of these one lag above, and one tap, advance.
 
     Examples
     --------
@@ -389,13 +307,6 @@ def _at(slopes: Tensor, before: int, times: Sequence[int], ages: Sequence[int]) 
 class Ascent:
     """Filters (C, R, F) of the units that one convolution returns, at frames asked for in ascending order.
 
-    Parameters
-    ----------
-    links : list of Convolution or Tensor
-        As in `Walk`: from the input to that convolution.
-    before : list of int
-        Frames that each of them holds before the clip.
-
     Examples
     --------
     >>> ascent = Ascent([Convolution(torch.ones(2, 3, 5), None, 1)], [0])
@@ -425,18 +336,7 @@ class Ascent:
         self._inner: dict[int, Tensor] = {}
 
     def filters(self, first: int, stop: int) -> list[Tensor]:
-        """Return the filters at frames ``first`` to ``stop``, each (C, R * F), lags oldest first.
-
-        Parameters
-        ----------
-        first, stop : int
-            Frames of the clip; negative ones are before it.
-
-        Returns
-        -------
-        list of Tensor
-            Those before ``first`` are forgotten, those after it kept for the next call.
-        """
+        """Return the filters at frames ``first`` to ``stop``, each (C, R * F), lags oldest first."""
         self._held = {frame: kept for frame, kept in self._held.items() if frame >= first}
         missing = [frame for frame in range(first, stop) if frame not in self._held]
         if missing:
@@ -484,18 +384,7 @@ class Ascent:
         return total
 
     def held_bytes(self, frames: int) -> int:
-        """Return the memory that filters of this layer and those below take.
-
-        Parameters
-        ----------
-        frames : int
-            Frames that are asked for at once.
-
-        Returns
-        -------
-        int
-            Bytes.
-        """
+        """Return the memory that filters of this layer and those below take."""
         own = self.taps.shape[1] * self.reach * self.bands * self.taps.element_size()
         if self.below is None:
             return own * frames
@@ -507,20 +396,6 @@ def cheapest_meeting(
     links: Sequence[Convolution | Tensor], grids: dict[int, int], outputs: int
 ) -> int | None:
     """Return at which convolution sweep and ascent meet best.
-
-    Parameters
-    ----------
-    links : sequence of Convolution or Tensor
-        From input to output.
-    grids : dict
-        For each convolution, on how many lags the sweep needs its output.
-    outputs : int
-        Neurons.
-
-    Returns
-    -------
-    int or None
-        Place of the convolution in ``links``; None where sweeping all the way costs least.
 
     Examples
     --------
@@ -553,19 +428,6 @@ _ROWS = 240
 
 class Sweep(Estimator):
     """The adjoint sweep.
-
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    neurons : list of int
-        Which, in which order.
-    lags : int
-        Frames of the filters, L.
-    walker : Walker
-        The clip's way through the model.
-    budget : int
-        Bytes of working memory.
 
     Examples
     --------
@@ -727,18 +589,7 @@ class ClosedForm(Sweep):
 
     @staticmethod
     def suits(walker: Walker) -> bool:
-        """Whether a chain has this form.
-
-        Parameters
-        ----------
-        walker : Walker
-            A clip's way.
-
-        Returns
-        -------
-        bool
-            Whether there is one convolution, and constant slopes before it.
-        """
+        """Whether a chain has this form."""
         way = walker.to(0, 0)
         if way is None:
             return False

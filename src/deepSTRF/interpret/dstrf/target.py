@@ -45,16 +45,6 @@ REPEATS = 32
 def front_end_of(model: nn.Module) -> nn.Module | None:
     """Return the part of a model that hears sounds, ``wav2spec``, or None.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Any model.
-
-    Returns
-    -------
-    nn.Module or None
-        None also for a slot that holds an identity.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -68,16 +58,6 @@ def front_end_of(model: nn.Module) -> nn.Module | None:
 def has_halves(model: nn.Module) -> bool:
     """Say whether a model offers its front-end, and what follows that, by themselves: as ours do.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Any model.
-
-    Returns
-    -------
-    bool
-        Whether there are ``spectrogram`` and ``respond``.
-
     Examples
     --------
     >>> has_halves(nn.Linear(1, 1))
@@ -88,16 +68,6 @@ def has_halves(model: nn.Module) -> bool:
 
 def check_hears_sounds(model: nn.Module) -> None:
     """Raise an error for a model of this package without a front-end.
-
-    Parameters
-    ----------
-    model : nn.Module
-        Any model; a user's own without ``wav2spec`` may hear sounds by itself.
-
-    Raises
-    ------
-    NoFrontEndError
-        When its ``wav2spec`` is empty.
 
     Examples
     --------
@@ -112,18 +82,6 @@ def check_hears_sounds(model: nn.Module) -> None:
 
 def check_model(model: object) -> None:
     """Raise an error for something that is no model, or one without weights.
-
-    Parameters
-    ----------
-    model : object
-        What was given for a model.
-
-    Raises
-    ------
-    TypeError
-        For anything but an ``nn.Module``.
-    ValueError
-        For a model on the meta device.
 
     Examples
     --------
@@ -149,23 +107,6 @@ def check_model(model: object) -> None:
 def placed(model: nn.Module, stimulus: Tensor) -> Tensor:
     """Return a stimulus on the device and in the type of a model, without its history.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    stimulus : Tensor
-        One clip.
-
-    Returns
-    -------
-    Tensor
-        Of the same shape.
-
-    Raises
-    ------
-    ValueError
-        For a stimulus without values.
-
     Examples
     --------
     >>> placed(nn.Linear(1, 1).double(), torch.zeros(2)).dtype
@@ -181,16 +122,6 @@ def placed(model: nn.Module, stimulus: Tensor) -> Tensor:
 def check_finite(frames: Tensor) -> None:
     """Raise an error for frames with values that are not finite.
 
-    Parameters
-    ----------
-    frames : Tensor
-        Of any shape.
-
-    Raises
-    ------
-    ValueError
-        For NaN or infinite values.
-
     Examples
     --------
     >>> check_finite(torch.zeros(3))
@@ -202,20 +133,7 @@ def check_finite(frames: Tensor) -> None:
 def one_spectrogram(given: Tensor) -> Tensor:
     """Return one spectrogram as (1, 1, F, T).
 
-    Parameters
-    ----------
-    given : Tensor (F, T), (1, F, T) or (1, 1, F, T)
-        One clip.
-
-    Returns
-    -------
-    Tensor
-        A view.
-
-    Raises
-    ------
-    ValueError
-        For other shapes.
+    Shapes: given (F, T).
 
     Examples
     --------
@@ -234,20 +152,7 @@ def one_spectrogram(given: Tensor) -> Tensor:
 def mono(given: Tensor) -> Tensor:
     """Return one sound as (1, 1, T_audio).
 
-    Parameters
-    ----------
-    given : Tensor (T_audio,), (1, T_audio) or (1, 1, T_audio)
-        One clip.
-
-    Returns
-    -------
-    Tensor
-        A view.
-
-    Raises
-    ------
-    ValueError
-        For other shapes.
+    Shapes: given (T_audio,).
 
     Examples
     --------
@@ -265,22 +170,7 @@ def mono(given: Tensor) -> Tensor:
 def whole_frames(sound: Tensor, hop: int) -> Tensor:
     """Return a sound (1, 1, T_audio) without the samples after its last whole frame.
 
-    Parameters
-    ----------
-    sound : Tensor (1, 1, T_audio)
-        One clip.
-    hop : int
-        Samples per frame.
-
-    Returns
-    -------
-    Tensor
-        A view.
-
-    Raises
-    ------
-    ValueError
-        For a sound of less than one frame.
+    Shapes: sound (1, 1, T_audio).
 
     Examples
     --------
@@ -296,22 +186,7 @@ def whole_frames(sound: Tensor, hop: int) -> Tensor:
 def frames_of(sound: Tensor, hop: int) -> Tensor:
     """Return the hops of a sound (1, 1, T_audio) as frames (1, 1, hop, T): samples in the place of bands.
 
-    Parameters
-    ----------
-    sound : Tensor (1, 1, T_audio)
-        The sound; samples after its last whole frame belong to no response.
-    hop : int
-        Samples per frame.
-
-    Returns
-    -------
-    Tensor
-        A copy.
-
-    Raises
-    ------
-    ValueError
-        For less than a frame.
+    Shapes: sound (1, 1, T_audio).
 
     Examples
     --------
@@ -324,15 +199,7 @@ def frames_of(sound: Tensor, hop: int) -> Tensor:
 def sound_of(frames: Tensor) -> Tensor:
     """Return frames of samples (B, 1, hop, T) as the sounds (B, 1, T_audio) that they are.
 
-    Parameters
-    ----------
-    frames : Tensor (B, 1, hop, T)
-        From `frames_of`, or as many.
-
-    Returns
-    -------
-    Tensor
-        Sounds.
+    Shapes: frames (B, 1, hop, T).
 
     Examples
     --------
@@ -348,24 +215,7 @@ def samples_per_frame(model: Any, sound: Tensor) -> int:
     The attribute ``hop`` of the front-end or of the model says it; without one it follows from the number of
     frames that the model returns, which must be in proportion to that of samples.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Maps (B, 1, T_audio) to (B, N, 1, T).
-    sound : Tensor (1, 1, T_audio)
-        One clip, in the model's type.
-
-    Returns
-    -------
-    int
-        Samples.
-
-    Raises
-    ------
-    NoFrontEndError
-        When the model takes no sounds.
-    ValueError
-        When the number is no integer, or differs between clips.
+    Shapes: model (B, 1, T_audio); sound (1, 1, T_audio).
 
     Examples
     --------
@@ -424,19 +274,7 @@ class Subject:
     Frames are bins of a spectrogram or, with ``wrt="samples"``, the hop of samples of each bin as F "bands",
     so that everything else need not know the difference.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Maps (B, 1, F, T), or (B, 1, T_audio) through a front-end, to (B, N, 1, T).
-    stimulus : Tensor
-        One clip, with or without leading axes of size 1.
-    wrt : {"spectrogram", "samples"}
-        What to differentiate by.
-
-    Raises
-    ------
-    ValueError
-        When model and stimulus do not fit each other.
+    Shapes: model (B, 1, F, T).
 
     Examples
     --------
@@ -575,23 +413,6 @@ def _checked_reach(declared: Any) -> int:
 def submodule(model: nn.Module, name: str) -> nn.Module:
     """Return the part of a model that a dotted name points to.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    name : str
-        As in ``model.named_modules()``.
-
-    Returns
-    -------
-    nn.Module
-        The part.
-
-    Raises
-    ------
-    KeyError
-        For a name without a part; the text lists the names.
-
     Examples
     --------
     >>> submodule(nn.Sequential(nn.Linear(1, 1), nn.ReLU()), "1")
@@ -606,23 +427,6 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
 @contextlib.contextmanager
 def replaced_output(part: nn.Module, slope: bool = False) -> Iterator[None]:
     """Let a part return its input, or its slope at that input, instead of its output.
-
-    Parameters
-    ----------
-    part : nn.Module
-        An elementwise nonlinearity.
-    slope : bool
-        Whether to return the derivative of its output by its input, element by element.
-
-    Yields
-    ------
-    None
-        Nothing; the part is as before at the end.
-
-    Raises
-    ------
-    ValueError
-        Inside, for the slope of a part that is no elementwise function.
 
     Examples
     --------

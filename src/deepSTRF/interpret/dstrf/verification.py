@@ -90,31 +90,14 @@ class Evidence:
     further: int | None = None
 
     def window_length(self) -> int:
-        """Return how many frames up to the response hold 99% of the squared gradient over all cases.
-
-        Returns
-        -------
-        int
-            At least 1. Frames after the window do not count.
-        """
+        """Return how many frames up to the response hold 99% of the squared gradient over all cases."""
         longest = max(len(gradient) for _, _, gradient in self.cases)
         energy = sum(_padded(gradient, longest).double().square().sum(1) for _, _, gradient in self.cases)
         summed = torch.as_tensor(energy).flip(0).cumsum(0)
         return max(1, int((summed < ENERGY * summed[-1]).sum()) + 1 - self.lookahead)
 
     def outside(self, lags: int) -> float:
-        """Return the share of the squared gradient outside a window.
-
-        Parameters
-        ----------
-        lags : int
-            Frames of the window, all of them.
-
-        Returns
-        -------
-        float
-            0 to 1; NaN when there is no gradient at all.
-        """
+        """Return the share of the squared gradient outside a window."""
         total = sum(float(g.double().square().sum()) for _, _, g in self.cases) + self.later
         inside = sum(float(g[-lags:].double().square().sum()) for _, _, g in self.cases)
         return max(0.0, 1.0 - inside / total) if total > 0 else float("nan")
@@ -125,21 +108,7 @@ class Evidence:
             return not agree(self.subject.respond(frames), self.subject.respond(frames))
 
     def against(self, way: Estimator, lags: int) -> Finding:
-        """Compare a way with the evidence.
-
-        Parameters
-        ----------
-        way : Estimator
-            Computes blocks.
-        lags : int
-            Frames of the window that was asked for, all of them.
-
-        Returns
-        -------
-        Finding
-            Whether it agrees. In single precision one case may differ: a unit within rounding of its kink
-            falls to either side.
-        """
+        """Compare a way with the evidence."""
         largest = max(float(gradient.abs().max()) for _, _, gradient in self.cases) or 1.0
         errors, beyond = [], False
         # a plan may take times in another order
@@ -159,20 +128,7 @@ class Evidence:
         return Finding(passed, max(errors), self.outside(lags), beyond)
 
     def complaint(self, finding: Finding, name: str) -> str:
-        """Return what to tell the user when no way agrees.
-
-        Parameters
-        ----------
-        finding : Finding
-            The last comparison.
-        name : str
-            The method.
-
-        Returns
-        -------
-        str
-            The text of the error.
-        """
+        """Return what to tell the user when no way agrees."""
         if self._is_random():
             return (
                 "the model responds differently each time it hears the same clip: something in it is random "
@@ -215,22 +171,6 @@ class Evidence:
 def gather_evidence(subject: Subject, times: object, neurons: list[int], reach: int | None) -> Evidence:
     """Differentiate a few responses spread over times and neurons, the plain way.
 
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    times : sequence of int
-        Times of interest.
-    neurons : list of int
-        Neurons of interest.
-    reach : int or None
-        The receptive field that is believed: the past goes back twice as far, or to the start of the clip.
-
-    Returns
-    -------
-    Evidence
-        Gradients, always the same for the same arguments.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -256,24 +196,6 @@ def gather_evidence_ahead(
     lookahead: int,
 ) -> Evidence:
     """Differentiate a few responses by the whole clip, for windows that also hold later frames.
-
-    Parameters
-    ----------
-    subject : Subject
-        Model and clip.
-    times : sequence of int
-        Times of interest.
-    neurons : list of int
-        Neurons of interest.
-    window : tuple of (int or None, int or None)
-        Frames back and ahead that a response is believed to depend on.
-    lookahead : int
-        Frames of the window after a response.
-
-    Returns
-    -------
-    Evidence
-        Gradients, always the same for the same arguments.
 
     Examples
     --------
@@ -335,16 +257,6 @@ def _differentiated(
 
 def agree(one: Tensor, other: Tensor) -> bool:
     """Say whether two responses are the same but for rounding.
-
-    Parameters
-    ----------
-    one, other : Tensor
-        Of one shape and type.
-
-    Returns
-    -------
-    bool
-        Whether they differ by less than rounding of the largest value.
 
     Examples
     --------

@@ -57,25 +57,6 @@ Filters: TypeAlias = Tensor | NDArray[Any] | str | os.PathLike[str] | Weighted
 def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
     """Return dynamic STRFs as something that can be sliced, (T, N, L, F).
 
-    Parameters
-    ----------
-    dstrfs : Tensor, array, path, DynamicSTRF or JackknifedSTRF
-        The filters. Files of the DSTRF toolbox, ``dSTRF-000.pt``, are read too.
-
-    Returns
-    -------
-    Tensor or array
-        A file is mapped into memory, not read.
-
-    Raises
-    ------
-    ValueError
-        For another shape, or no bins, or a file that holds no array.
-    FileNotFoundError
-        For a file that is not there.
-    TypeError
-        For something else.
-
     Examples
     --------
     >>> as_filters(torch.zeros(10, 2, 5, 3)).shape
@@ -103,16 +84,6 @@ def cut_off(dstrfs: Filters) -> Tensor:
     A filter has zeros where there is no sound, so that all filters, of linear neurons too, grow in the first
     L - 1 bins of a clip. Results of `dstrf` and `jackknifed_dstrf` know these bins, and so do the notes
     beside files of `dstrf_folds`; bare arrays are taken as they are.
-
-    Parameters
-    ----------
-    dstrfs : Filters
-        The filters.
-
-    Returns
-    -------
-    Tensor
-        Booleans.
 
     Examples
     --------
@@ -154,16 +125,6 @@ def _read(path: Path) -> Any:
 def ensembles(dstrfs: Filters) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield each neuron's filters (T, L, F) in double precision and which bins are sound (T,).
 
-    Parameters
-    ----------
-    dstrfs : Filters
-        The filters of N neurons.
-
-    Yields
-    ------
-    tuple of Tensor
-        Filters, with broken bins (NaN or infinite) and those of `cut_off` zeroed, and the mask of sound bins.
-
     Examples
     --------
     >>> [filters.shape for filters, sound in ensembles(torch.zeros(10, 2, 5, 3))]
@@ -182,16 +143,6 @@ def ensembles(dstrfs: Filters) -> Iterator[tuple[Tensor, Tensor]]:
 def per_neuron(values: Sequence[float]) -> Tensor:
     """Return one number per neuron as a tensor (N,).
 
-    Parameters
-    ----------
-    values : sequence of float
-        The numbers.
-
-    Returns
-    -------
-    Tensor
-        Double precision.
-
     Examples
     --------
     >>> per_neuron([1.0])
@@ -206,20 +157,7 @@ def per_neuron(values: Sequence[float]) -> Tensor:
 def as_clips(dstrfs: Filters | Iterable[Filters]) -> list[Filters]:
     """Return filters of one clip or of several as a list of clips, unread.
 
-    Parameters
-    ----------
-    dstrfs : filters of one clip, or several of such
-        Tensors or arrays (T, N, L, F), paths, or results of `dstrf`, in a sequence or iterator.
-
-    Returns
-    -------
-    list of Filters
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        For no clip.
+    Shapes: dstrfs (T, N, L, F).
 
     Examples
     --------
@@ -236,20 +174,7 @@ def as_clips(dstrfs: Filters | Iterable[Filters]) -> list[Filters]:
 def clips_of(dstrfs: Filters | Iterable[Filters]) -> list[Filters]:
     """Return filters of one clip or of several as a list of clips.
 
-    Parameters
-    ----------
-    dstrfs : filters of one clip, or a sequence of such
-        Tensors or arrays (T, N, L, F), paths of ``.npy`` files, or results of `dstrf`.
-
-    Returns
-    -------
-    list of Filters
-        At least one; files stay files.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For no clip, filters of another shape, or clips that differ in neurons, lags or bands.
+    Shapes: dstrfs (T, N, L, F).
 
     Examples
     --------
@@ -267,16 +192,6 @@ def clips_of(dstrfs: Filters | Iterable[Filters]) -> list[Filters]:
 def clip_lengths(clips: Sequence[Filters]) -> list[int]:
     """Return the bins of each clip.
 
-    Parameters
-    ----------
-    clips : sequence of Filters
-        As `clips_of` returns them.
-
-    Returns
-    -------
-    list of int
-        T of each.
-
     Examples
     --------
     >>> import torch
@@ -288,16 +203,6 @@ def clip_lengths(clips: Sequence[Filters]) -> list[int]:
 
 def neurons_of(clips: Sequence[Filters]) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
     """Yield, per neuron, its filters and sound bins clip by clip: one clip is in memory at a time.
-
-    Parameters
-    ----------
-    clips : sequence of Filters
-        As `clips_of` returns them.
-
-    Yields
-    ------
-    iterator
-        Over clips, of what `ensembles` yields: use it up before the next neuron.
 
     Examples
     --------

@@ -37,24 +37,7 @@ MOST_TRIED, FIRST_ROUNDS = 1000, 30
 def k_means(rows: Tensor, k: int, tries: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, float]:
     """Sort rows of norm 1 into K groups, by Lloyd's rounds from k-means++ starts.
 
-    Parameters
-    ----------
-    rows : Tensor (T, D)
-        Rows of norm 1, at least one.
-    k : int
-        Groups.
-    tries : int
-        Starts, tried on at most 1000 rows for at most 30 rounds; the best goes on with all rows.
-    rounds : int
-        Most rounds with all rows.
-    seed : int
-        Of the starts.
-
-    Returns
-    -------
-    tuple
-        Labels (T,), the largest group first; centres (K, D), NaN where there are fewer different rows than
-        groups; and the mean squared distance of rows from their centres.
+    Shapes: rows (T, D); returns (T,).
 
     Examples
     --------
@@ -84,17 +67,7 @@ def k_means(rows: Tensor, k: int, tries: int, rounds: int, seed: int) -> tuple[T
 def distances(rows: Tensor, centres: Tensor) -> Tensor:
     """Return squared distances of rows of norm 1 from centres, rounding taken away.
 
-    Parameters
-    ----------
-    rows : Tensor (T, D)
-        Rows of norm 1.
-    centres : Tensor (K, D)
-        Of any norm.
-
-    Returns
-    -------
-    Tensor
-        (T, K); below 1e-10, which is rounding of single precision, 0.
+    Shapes: rows (T, D); centres (K, D); returns (T, K).
 
     Examples
     --------
@@ -108,19 +81,7 @@ def distances(rows: Tensor, centres: Tensor) -> Tensor:
 def silhouette(apart: Tensor, labels: Tensor, k: int) -> float:
     """Return the mean silhouette.
 
-    Parameters
-    ----------
-    apart : Tensor (T, T)
-        Distances between all rows.
-    labels : Tensor (T,)
-        Their groups.
-    k : int
-        Groups.
-
-    Returns
-    -------
-    float
-        From -1 to 1; NaN where all carry one label.
+    Shapes: apart (T, T); labels (T,).
 
     References
     ----------
@@ -149,17 +110,7 @@ def some_rows(rows: Tensor, most: int) -> Tensor:
 
     Evenly spaced ones would miss what has a period.
 
-    Parameters
-    ----------
-    rows : Tensor (T, ...)
-        Rows.
-    most : int
-        How many to keep at most.
-
-    Returns
-    -------
-    Tensor
-        All, where there are no more.
+    Shapes: rows (T, ...).
 
     Examples
     --------

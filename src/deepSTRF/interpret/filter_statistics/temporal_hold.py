@@ -61,16 +61,6 @@ class TemporalHold:
 def default_lookahead(lags: int) -> int:
     """Return the longest delay that is looked at: ``max(L - 10, min(L, 5))`` bins.
 
-    Parameters
-    ----------
-    lags : int
-        Lags of a filter, L.
-
-    Returns
-    -------
-    int
-        55 for 65 lags.
-
     Examples
     --------
     >>> default_lookahead(65), default_lookahead(9)

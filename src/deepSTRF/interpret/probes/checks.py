@@ -43,20 +43,6 @@ BASELINE_SHARE = 0.25
 def check_audible(name: str, hertz: Any, audio_fs: float | None) -> None:
     """Check that frequencies can be played: above 0, and below half the audio rate, where they fold back.
 
-    Parameters
-    ----------
-    name : str
-        The argument, for the error text.
-    hertz : float or array
-        What was given.
-    audio_fs : float or None
-        Samples per second; None checks nothing but the sign.
-
-    Raises
-    ------
-    ValueError
-        When they cannot.
-
     Examples
     --------
     >>> check_audible("probe_hz", 1000.0, 16000.0)
@@ -74,25 +60,6 @@ def check_audible(name: str, hertz: Any, audio_fs: float | None) -> None:
 def check_range(name: str, range_hz: Any, audio_fs: float | None) -> tuple[float, float]:
     """Return two ascending audible frequencies.
 
-    Parameters
-    ----------
-    name : str
-        The argument, for the error text.
-    range_hz : (float, float)
-        What was given.
-    audio_fs : float or None
-        Samples per second.
-
-    Returns
-    -------
-    (float, float)
-        The same, as floats.
-
-    Raises
-    ------
-    ValueError
-        When they are not.
-
     Examples
     --------
     >>> check_range("band_hz", (500, 2000), 16000.0)
@@ -108,16 +75,6 @@ def check_range(name: str, range_hz: Any, audio_fs: float | None) -> tuple[float
 def check_lengths(**lengths_ms: Any) -> None:
     """Check lengths in ms: those of tails are 0 or more, all others above 0.
 
-    Parameters
-    ----------
-    **lengths_ms
-        Lengths by the name of their argument.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When one is not.
-
     Examples
     --------
     >>> check_lengths(duration_ms=100.0, tail_ms=0)
@@ -130,16 +87,6 @@ def check_lengths(**lengths_ms: Any) -> None:
 
 def check_levels(**levels_db: Any) -> None:
     """Check single levels in dB.
-
-    Parameters
-    ----------
-    **levels_db
-        Levels by the name of their argument.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When one is no finite number.
 
     Examples
     --------
@@ -155,19 +102,7 @@ def check_levels(**levels_db: Any) -> None:
 def check_periods(name: str, rates_hz: FloatArray, measured_ms: float) -> None:
     """Check that a whole period of each rate lies in the stretch that is measured.
 
-    Parameters
-    ----------
-    name : str
-        The argument, for the error text.
-    rates_hz : array (R,)
-        Modulation rates, above 0.
-    measured_ms : float
-        The stretch.
-
-    Raises
-    ------
-    ValueError
-        When one does not.
+    Shapes: rates_hz (R,).
 
     Examples
     --------
@@ -183,24 +118,7 @@ def check_periods(name: str, rates_hz: FloatArray, measured_ms: float) -> None:
 def check_rates_shown(usual: Sequence[float], rates_hz: Any, dt_ms: float) -> FloatArray:
     """Return modulation rates that bins of this length show.
 
-    Parameters
-    ----------
-    usual : sequence of float
-        Rates where none are given; those that the bins do not show are left out.
-    rates_hz : sequence of float or None
-        What was given.
-    dt_ms : float
-        Bin in ms.
-
-    Returns
-    -------
-    array (R,)
-        Ascending rates, above 0.
-
-    Raises
-    ------
-    ValueError
-        When rates do not ascend, or one is at half the rate of bins or above.
+    Shapes: returns (R,).
 
     Examples
     --------
@@ -222,18 +140,6 @@ def check_rates_shown(usual: Sequence[float], rates_hz: Any, dt_ms: float) -> Fl
 def check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any) -> None:
     """Check that a listener is told what its model does not know.
 
-    Parameters
-    ----------
-    hears_samples : bool
-        Whether the model has a front-end.
-    cochleagram, audio_fs, dt_ms
-        See `deepSTRF.interpret.probes.Listener`.
-
-    Raises
-    ------
-    ValueError, TypeError
-        When something is missing.
-
     Examples
     --------
     >>> check_rates(True, None, 16000.0, 5.0)
@@ -252,22 +158,7 @@ def check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any
 def check_bands(frequencies_hz: Any, n_bands: Any) -> FloatArray:
     """Return centres of bands in the order of the model's bands; those of a learned bank need not ascend.
 
-    Parameters
-    ----------
-    frequencies_hz : array (F,)
-        What was given.
-    n_bands : int or None
-        How many the model has, where it says so.
-
-    Returns
-    -------
-    array (F,)
-        Hertz.
-
-    Raises
-    ------
-    ValueError
-        When they are no such frequencies.
+    Shapes: frequencies_hz (F,); returns (F,).
 
     Examples
     --------
@@ -287,23 +178,6 @@ def check_bands(frequencies_hz: Any, n_bands: Any) -> FloatArray:
 def samples_per_probe_bin(audio_fs: float, dt_ms: float) -> int:
     """Return the samples of one bin of a probe, nearly whole at least.
 
-    Parameters
-    ----------
-    audio_fs : float
-        Samples per second.
-    dt_ms : float
-        Bin in ms.
-
-    Returns
-    -------
-    int
-        The nearest whole number.
-
-    Raises
-    ------
-    ValueError
-        When it is not near: sound and bins would drift apart.
-
     Examples
     --------
     >>> samples_per_probe_bin(16000.0, 5.0), samples_per_probe_bin(48828.125, 5.0)
@@ -316,18 +190,6 @@ def samples_per_probe_bin(audio_fs: float, dt_ms: float) -> int:
 
 def settling_ms(model: Any, dt_ms: float) -> float:
     """Return after how much silence a model has settled, as far as it states how long it remembers.
-
-    Parameters
-    ----------
-    model : nn.Module
-        With ``receptive_field`` in frames, and a front-end with ``receptive_field_samples``, where they know.
-    dt_ms : float
-        Bin in ms.
-
-    Returns
-    -------
-    float
-        Milliseconds, at least 300: its memory is over before the baseline begins.
 
     Examples
     --------

@@ -27,21 +27,7 @@ LEAST_SAMPLES = 4
 def strength(listener: Listener, rates: FloatArray, window_ms: float, measure: str = "mean") -> FloatArray:
     """Return one number per sound and neuron: mean or peak of the evoked rate in the window after the onset.
 
-    Parameters
-    ----------
-    listener : Listener
-        Who heard the sounds.
-    rates : array (..., K, lead_bins + T)
-        From ``listener.play``.
-    window_ms : float
-        Window from the onset.
-    measure : {"mean", "peak"}
-        Mean over the window, or its largest value.
-
-    Returns
-    -------
-    array (..., K)
-        In the model's unit (spikes per bin), baseline subtracted.
+    Shapes: rates (..., K, lead_bins + T); returns (..., K).
 
     Examples
     --------
@@ -58,17 +44,7 @@ def strength(listener: Listener, rates: FloatArray, window_ms: float, measure: s
 def peak_times(time_ms: FloatArray, evoked: FloatArray) -> FloatArray:
     """Return when evoked rates are highest, between bins.
 
-    Parameters
-    ----------
-    time_ms : array (T,)
-        Middles of the bins.
-    evoked : array (..., T)
-        Rates less the baseline.
-
-    Returns
-    -------
-    array (...)
-        Times in ms; NaN where nothing rises above 0.
+    Shapes: time_ms (T,); evoked (..., T).
 
     Examples
     --------
@@ -86,17 +62,7 @@ def peak_times(time_ms: FloatArray, evoked: FloatArray) -> FloatArray:
 def first_crossing(axis: FloatArray, curve: FloatArray, level: float) -> float:
     """Return where a curve first reaches a level, by straight lines between samples; NaN when it never does.
 
-    Parameters
-    ----------
-    axis, curve : array (P,)
-        Ascending places and values.
-    level : float
-        The level.
-
-    Returns
-    -------
-    float
-        The place; the first sample's where the curve starts at or above the level.
+    Shapes: axis, curve (P,).
 
     Examples
     --------
@@ -121,21 +87,7 @@ def decay_time_constant(
     The curve is ``steady + amplitude * exp(-t / tau)``. Of each time constant the best steady value and
     amplitude are known in closed form (least squares), so that only the time constant is searched.
 
-    Parameters
-    ----------
-    time_ms : array (P,)
-        Evenly spaced times.
-    curve : array (P,)
-        What decays, from where it starts to.
-    least_explained : float
-        Share of the curve's variance that the exponential must explain.
-
-    Returns
-    -------
-    tau_ms, amplitude : float
-        Time constant, and the decaying part at the first sample. NaN where the curve is flat, where less
-        variance is explained, and where the best time constant is not between half the spacing of the
-        samples and the length of the curve.
+    Shapes: time_ms (P,); curve (P,).
 
     Examples
     --------
@@ -170,24 +122,7 @@ def decay_time_constant(
 def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
     """Return one number per neuron from one for all, or from a sequence.
 
-    Parameters
-    ----------
-    name : str
-        The argument, for the error text.
-    values : float or sequence of float (K,)
-        What was given.
-    n_neurons : int
-        K.
-
-    Returns
-    -------
-    array (K,)
-        One each.
-
-    Raises
-    ------
-    ValueError
-        For another number of values, or values that are not finite.
+    Shapes: values (K,); returns (K,).
 
     Examples
     --------
@@ -206,19 +141,7 @@ def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
 def check_ascending(name: str, values: FloatArray, above: float | None = None) -> None:
     """Check that values are one ascending finite series.
 
-    Parameters
-    ----------
-    name : str
-        The argument, for the error text.
-    values : array (P,)
-        What was given.
-    above : float, optional
-        All must lie above this.
-
-    Raises
-    ------
-    ValueError
-        When they are not.
+    Shapes: values (P,).
 
     Examples
     --------

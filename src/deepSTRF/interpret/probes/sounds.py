@@ -26,16 +26,6 @@ PATCHES_PER_OCTAVE, PATCH_RANGE_DB = 2, 30.0
 def amplitude_of(level_db: float) -> float:
     """Return the root mean square of a level in dB re 1: 0 dB is a root mean square of 1.
 
-    Parameters
-    ----------
-    level_db : float
-        Level.
-
-    Returns
-    -------
-    float
-        Root mean square.
-
     Examples
     --------
     >>> amplitude_of(-20.0)
@@ -47,19 +37,7 @@ def amplitude_of(level_db: float) -> float:
 def ramped(sound: FloatArray, audio_fs: float, ramp_ms: float = RAMP_MS) -> FloatArray:
     """Return a sound with a raised-cosine onset and offset, at most half its length each.
 
-    Parameters
-    ----------
-    sound : array (..., T_audio)
-        Samples.
-    audio_fs : float
-        Samples per second.
-    ramp_ms : float
-        Length of each ramp.
-
-    Returns
-    -------
-    array (..., T_audio)
-        A new array.
+    Shapes: sound (..., T_audio); returns (..., T_audio).
 
     Examples
     --------
@@ -78,22 +56,6 @@ def ramped(sound: FloatArray, audio_fs: float, ramp_ms: float = RAMP_MS) -> Floa
 def tone(hertz: float, n_samples: int, audio_fs: float, level_db: float = 0.0) -> FloatArray:
     """Return a pure tone with ramps; its level is the root mean square of the plateau.
 
-    Parameters
-    ----------
-    hertz : float
-        Frequency.
-    n_samples : int
-        Length.
-    audio_fs : float
-        Samples per second.
-    level_db : float
-        dB re a root mean square of 1.
-
-    Returns
-    -------
-    array (n_samples,)
-        Samples.
-
     Examples
     --------
     >>> round(float(np.std(tone(1000.0, 16000, 16000.0, level_db=-20.0))), 3)
@@ -105,20 +67,6 @@ def tone(hertz: float, n_samples: int, audio_fs: float, level_db: float = 0.0) -
 
 def click(n_samples: int, level_db: float = 0.0, width: int = 1) -> FloatArray:
     """Return a click at the first sample; its level is that of its peak, 0 dB is a peak of 1.
-
-    Parameters
-    ----------
-    n_samples : int
-        Length.
-    level_db : float
-        dB re a peak of 1.
-    width : int
-        Samples of the click.
-
-    Returns
-    -------
-    array (n_samples,)
-        Samples.
 
     Examples
     --------
@@ -141,26 +89,6 @@ def noise(
 ) -> FloatArray:
     """Return Gaussian noise with ramps, white or within a band.
 
-    Parameters
-    ----------
-    n_samples : int
-        Length.
-    audio_fs : float
-        Samples per second.
-    level_db : float
-        Root mean square before the ramps, dB re 1.
-    band_hz : (float, float), optional
-        Edges of the band; outside it the spectrum is zero.
-    seed : int
-        Which noise.
-    ramp_ms : float
-        Length of each ramp.
-
-    Returns
-    -------
-    array (n_samples,)
-        Samples.
-
     Examples
     --------
     >>> round(float(np.std(noise(16000, 16000.0, level_db=-20.0, ramp_ms=0.0))), 3)
@@ -181,22 +109,6 @@ def sweep(
 ) -> FloatArray:
     """Return a sweep that is exponential in frequency, with ramps.
 
-    Parameters
-    ----------
-    first_hz, last_hz : float
-        Where it starts and ends.
-    n_samples : int
-        Length.
-    audio_fs : float
-        Samples per second.
-    level_db : float
-        Root mean square of the plateau, dB re 1.
-
-    Returns
-    -------
-    array (n_samples,)
-        Samples.
-
     Examples
     --------
     >>> sweep(500.0, 2000.0, 800, 16000.0).shape
@@ -210,19 +122,7 @@ def sweep(
 def stepped(carrier: FloatArray, levels_db: FloatArray, audio_fs: float) -> FloatArray:
     """Return a sound whose level steps: equal parts, one per level, with a short ramp after each step.
 
-    Parameters
-    ----------
-    carrier : array (T_audio,)
-        A sound of 0 dB, as long as a multiple of the number of levels.
-    levels_db : array (P,)
-        Level of each part, dB re 1.
-    audio_fs : float
-        Samples per second.
-
-    Returns
-    -------
-    array (T_audio,)
-        Samples.
+    Shapes: carrier (T_audio,); levels_db (P,); returns (T_audio,).
 
     Examples
     --------
@@ -250,27 +150,6 @@ def patchwork_noise(
     seed: int = 0,
 ) -> FloatArray:
     """Return noise in patches of time and frequency, each with a level of its own.
-
-    Parameters
-    ----------
-    n_samples : int
-        Length.
-    audio_fs : float
-        Samples per second.
-    range_hz : (float, float)
-        Lowest and highest frequency, cut into bands of about half an octave. Where the first is not below
-        the second, the noise is one white band.
-    patch_samples : int
-        How long each level lasts. Levels are drawn evenly from 30 dB.
-    level_db : float
-        Root mean square of the whole, dB re 1.
-    seed : int
-        Which noise.
-
-    Returns
-    -------
-    array (n_samples,)
-        Samples.
 
     Examples
     --------

@@ -179,15 +179,7 @@ def tone_responses(
 def default_tones(listener: Listener) -> FloatArray:
     """Return tones over the listener's range, eight per octave.
 
-    Parameters
-    ----------
-    listener : Listener
-        Whose bands.
-
-    Returns
-    -------
-    array (P,)
-        Frequencies in Hz, evenly spaced in octaves.
+    Shapes: returns (P,).
 
     Examples
     --------

@@ -147,20 +147,7 @@ def modulation_transfer(
 def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatArray, FloatArray, float]:
     """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64.
 
-    Parameters
-    ----------
-    strfs, frequencies_hz, dt_ms
-        See `modulation_transfer`.
-
-    Returns
-    -------
-    array (N, F, T), array (F,), float
-        The same, checked.
-
-    Raises
-    ------
-    ValueError, TypeError
-        When they do not fit each other; the text says how.
+    Shapes: returns (N, F, T).
 
     Examples
     --------
@@ -188,20 +175,7 @@ def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatA
 def checked_maps(strfs: Any) -> FloatArray:
     """Return STRFs (N, F, T) as float64.
 
-    Parameters
-    ----------
-    strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
-        STRFs.
-
-    Returns
-    -------
-    array (N, F, T)
-        The same, checked.
-
-    Raises
-    ------
-    ValueError
-        When they are none; the text says how.
+    Shapes: strfs (N, F, T); returns (N, F, T).
 
     Examples
     --------
@@ -236,17 +210,7 @@ def _told(hertz: FloatArray) -> str:
 def on_octaves(maps: FloatArray, hertz: FloatArray) -> tuple[FloatArray, float]:
     """Return maps (N, F, T) on bands that are evenly spaced in octaves, and the spacing.
 
-    Parameters
-    ----------
-    maps : array (N, F, T)
-        STRFs.
-    hertz : array (F,)
-        Centre of each band, ascending.
-
-    Returns
-    -------
-    array (N, F, T), float
-        The maps, untouched where the spacing is even already, and the step in octaves.
+    Shapes: maps (N, F, T); hertz (F,); returns (N, F, T).
 
     Examples
     --------

@@ -116,23 +116,6 @@ class NeuronTable:
 def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
     """Return names of the rows: those given, else numbers from 0.
 
-    Parameters
-    ----------
-    neurons : sequence, optional
-        Names.
-    n_neurons : int
-        N.
-
-    Returns
-    -------
-    tuple
-        N names.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For another number of names, or one text instead of names.
-
     Examples
     --------
     >>> named(None, 2), named(["a"], 1)
@@ -187,19 +170,7 @@ class Extent(NamedTuple):
 def refined_peak(axis: FloatArray, curve: FloatArray, index: int) -> float:
     """Return the place of a maximum between samples, by the parabola through three of them.
 
-    Parameters
-    ----------
-    axis : array (P,)
-        Evenly spaced places.
-    curve : array (P,)
-        Values.
-    index : int
-        Sample of the maximum.
-
-    Returns
-    -------
-    float
-        Place; the sample's own at the ends of the axis.
+    Shapes: axis (P,); curve (P,).
 
     Examples
     --------
@@ -217,21 +188,7 @@ def refined_peak(axis: FloatArray, curve: FloatArray, index: int) -> float:
 def extent_above(axis: FloatArray, curve: FloatArray, index: int, level: float) -> Extent:
     """Return where a curve crosses a level on either side of a sample, by straight lines between samples.
 
-    Parameters
-    ----------
-    axis : array (P,)
-        Ascending places.
-    curve : array (P,)
-        Values; NaN is below any level.
-    index : int
-        A sample at or above the level.
-    level : float
-        The level.
-
-    Returns
-    -------
-    Extent
-        Crossings.
+    Shapes: axis (P,); curve (P,).
 
     Examples
     --------

@@ -184,13 +184,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         return isinstance(self.prefiltering, nn.Identity)
 
     def _per_raw_unit(self, weight: Tensor) -> Tensor:
-        """Fold the input standardisation into receptive fields (..., F, T): weights on the raw spectrogram.
-
-        Raises
-        ------
-        ValueError
-            When a prefilter, whose nonlinearity cannot be folded, stands between the two.
-        """
+        """Receptive fields (..., F, T) with the input standardisation folded in: weights on the raw spectrogram."""
         if self.standardizer is None:
             return weight
         if not self._sees_raw_bands():

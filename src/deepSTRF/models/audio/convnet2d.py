@@ -30,28 +30,6 @@ class CausalConvStack(nn.Sequential):
     checkpoints: 0 pads, 1, 4 and 7 convolve, 2, 5 and 8 normalise, 3, 6 and 9 rectify, 10 joins channels and
     bands.
 
-    Parameters
-    ----------
-    F : int
-        Bands of the input.
-    C_in : int
-        Channels of the input.
-    channels : int
-        Channels of every layer, C.
-    kernel_size : tuple of int
-        Bands and frames of every kernel, K_F and K_T.
-    norm : bool
-        Whether channels are normalised after every convolution.
-    bias : bool
-        Whether the convolutions have biases.
-    activation : {"leaky_relu", "relu"}
-        The rectifier.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments, or kernels that leave no band.
-
     Examples
     --------
     >>> stack = CausalConvStack(F=34, C_in=1, channels=10, kernel_size=(3, 9))

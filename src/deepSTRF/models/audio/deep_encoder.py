@@ -26,17 +26,6 @@ class DilatedConvStack(nn.Sequential):
     Time is padded once, in front of the input. Without biases the zeros there stay zeros in every layer, so
     this equals a padding of each layer by itself.
 
-    Parameters
-    ----------
-    in_features : int
-        Channels times bands of the input.
-    n_hidden : int
-        Units of every layer, H.
-    kernel_size : int
-        Taps of every convolution, K.
-    dilations : sequence of int
-        Frames between the taps, one number per layer.
-
     Examples
     --------
     >>> stack = DilatedConvStack(in_features=34, n_hidden=16, kernel_size=5, dilations=(1, 1, 2, 4, 8))

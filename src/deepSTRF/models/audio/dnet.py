@@ -29,26 +29,10 @@ class LearnableExponentialDecay(nn.Module, Configurable):
     The recursion is exact: nothing is cut off, however long the time constant. A clip begins as if its first
     frame had lasted for ever before it (``y[-1] = x[0]``).
 
-    Parameters
-    ----------
-    input_size : int
-        Channels, C.
-    init_tau : float
-        Scale of the time constants at the start, in bins, above 1: each ``d`` is drawn from an exponential
-        distribution with mean ``sqrt(init_tau - 1)``.
-    decay_input : bool
-        Whether the input is divided by ``tau``, which leaves a constant input unchanged. Else it is summed up
-        and a constant input grows by the factor ``tau``.
-
     Attributes
     ----------
     d : nn.Parameter
         (C,) with ``tau = 1 + d^2``: any value is legal.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
 
     References
     ----------
@@ -82,13 +66,7 @@ class LearnableExponentialDecay(nn.Module, Configurable):
         return 1.0 + self.d.square()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays.
-
-        Raises
-        ------
-        ValueError
-            For another shape.
-        """
+        """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays."""
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
     def init_state(
@@ -124,24 +102,6 @@ class LearnableExponentialDecay(nn.Module, Configurable):
 class LeakyReadout(LinearReadout):
     """Affine map of each frame's features to N leaky neurons, then an output activation.
 
-    Parameters
-    ----------
-    in_features : int
-        Features per frame, C.
-    out_neurons : int
-        Neurons, N.
-    init_tau : float
-        As in `LearnableExponentialDecay`.
-    decay_input : bool
-        As in `LearnableExponentialDecay`.
-    activation : nn.Module, str or None
-        Framewise output activation, applied with the neurons on the last axis; None is the identity.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
-
     Examples
     --------
     >>> readout = LeakyReadout(in_features=20, out_neurons=5)
@@ -161,13 +121,7 @@ class LeakyReadout(LinearReadout):
         self.decay = LearnableExponentialDecay(self.out_neurons, init_tau, decay_input)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T).
-
-        Raises
-        ------
-        ValueError
-            For another shape.
-        """
+        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
         return self._finish(self.decay(self._drive(x)))
 
     def init_state(

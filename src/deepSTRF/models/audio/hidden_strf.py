@@ -18,26 +18,10 @@ __all__ = ["HiddenSTRFModel", "select_strfs"]
 class HiddenSTRFModel(AudioEncodingModel):
     """A model whose hidden units each have a receptive field; a subclass adds nonlinearity and readout.
 
-    Parameters
-    ----------
-    n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
-        As in `AudioEncodingModel`.
-    n_hidden : int
-        Hidden units, H.
-    kernel : nn.Module, dict or None
-        A parameterised kernel, see `CausalSTRFConv`; None is a free weight per band and frame.
-    norm : {"layer", "none"}
-        Layer normalisation over the hidden units, at every frame by itself, or none.
-
     Attributes
     ----------
     H : int
         Hidden units.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
 
     Examples
     --------
@@ -85,28 +69,7 @@ class HiddenSTRFModel(AudioEncodingModel):
     ) -> Tensor:
         """Return the receptive field of one hidden unit, or of all.
 
-        Parameters
-        ----------
-        hidden_idx : int or None
-            Which; negative numbers count from the end. None is all.
-        polarity : {"ON", "OFF", 0, 1, None}
-            Channel of an ON/OFF prefilter; None is the first.
-        folded : bool
-            Whether to fold in the input standardisation, which gives weights on the raw spectrogram. Layer
-            normalisation, which depends on the sound, is no part of them.
-
-        Returns
-        -------
-        Tensor
-            (F, T), or (H, F, T) for all, detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the
-            current one.
-
-        Raises
-        ------
-        IndexError
-            For a hidden unit that does not exist.
-        ValueError
-            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter.
+        Shapes: returns (F, T).
         """
         return select_strfs(self, cast(CausalSTRFConv, self.core[0]), hidden_idx, polarity, folded)
 
@@ -120,24 +83,7 @@ def select_strfs(
 ) -> Tensor:
     """Return the receptive fields of a model's hidden units; `HiddenSTRFModel.STRFs` says it in full.
 
-    Parameters
-    ----------
-    model : AudioEncodingModel
-        The model.
-    convolution : CausalSTRFConv
-        Its hidden receptive fields, H of them.
-    hidden_idx, polarity, folded
-        See `HiddenSTRFModel.STRFs`.
-
-    Returns
-    -------
-    Tensor
-        (F, T), or (H, F, T) for ``hidden_idx=None``.
-
-    Raises
-    ------
-    IndexError, ValueError
-        See `HiddenSTRFModel.STRFs`.
+    Shapes: returns (F, T).
 
     Examples
     --------

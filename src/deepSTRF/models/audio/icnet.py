@@ -42,24 +42,6 @@ def even_strides(total: int, n_layers: int) -> list[int]:
 
     Small strides come first: least aliasing where the signal is fastest, at the price of more arithmetic.
 
-    Parameters
-    ----------
-    total : int
-        Product of the factors (samples per bin).
-    n_layers : int
-        Number of factors.
-
-    Returns
-    -------
-    list of int
-        The factors with the smallest sum (equal factors have the smallest sum of all), and among those with
-        the smallest largest factor.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For arguments that are no positive integers.
-
     Examples
     --------
     >>> even_strides(240, 5), even_strides(32, 5), even_strides(7, 1), even_strides(7, 3)
@@ -88,20 +70,6 @@ class CausalConvPReLU(nn.Module, Configurable):
 
     Output ``j`` sees ``kernel_size`` inputs up to ``(j + 1) * stride - 1``; zeros stand
     before the first input.
-
-    Parameters
-    ----------
-    in_channels, out_channels : int
-        Channels.
-    kernel_size : int
-        Taps.
-    stride : int
-        Inputs per output, at most ``kernel_size``: otherwise some inputs would never be heard.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes.
 
     References
     ----------
@@ -162,31 +130,6 @@ class ICNetEncoder(WaveformFrontEnd):
     strides multiply to the hop, then a bottleneck convolution at the neural rate. Its channels are learned
     features; they have no centre frequency and no order.
 
-    Parameters
-    ----------
-    audio_fs : float
-        Audio rate in hertz.
-    dt_ms : float
-        Bin width in ms; ``audio_fs * dt_ms / 1000`` must be whole.
-    n_filters : int
-        Band-pass filters.
-    sincnet_kernel_size : int
-        Taps of each of them.
-    encoder_channels : int
-        Channels of the strided convolutions.
-    encoder_kernel_size : int or sequence of int
-        Taps of the convolutions; a sequence gives one number per layer, the bottleneck last.
-    n_encoder_layers : int
-        Strided convolutions.
-    bottleneck_channels : int
-        Channels of the latent, F.
-    encoder_strides : sequence of int or None
-        One stride per strided layer, product equal to the hop; None is `even_strides`.
-    f_min, f_max : float
-        Range of the filters at the start, in hertz; None is Nyquist.
-    sincnet_parameterization, sincnet_norm : str
-        ``parameterization`` and ``norm`` of `SincNet`.
-
     Attributes
     ----------
     encoder_strides : list of int
@@ -195,11 +138,6 @@ class ICNetEncoder(WaveformFrontEnd):
         Bin width in ms.
     receptive_field_samples : int
         Samples of sound that one frame depends on.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes, strides that do not multiply to the hop, or a stride longer than its kernel.
 
     References
     ----------
@@ -261,21 +199,7 @@ class ICNetEncoder(WaveformFrontEnd):
     def forward(self, x: Tensor) -> Tensor:
         """Return the latent of a waveform.
 
-        Parameters
-        ----------
-        x : Tensor
-            (B, 1, T_audio), T_audio a multiple of ``hop``.
-
-        Returns
-        -------
-        Tensor
-            (B, 1, F, T_audio / hop).
-
-        Raises
-        ------
-        ValueError
-            For another rank, more than one channel, or a length that is no multiple of the hop; nothing is
-            computed then.
+        Shapes: x (B, 1, T_audio); returns (B, 1, F, T_audio / hop).
         """
         self.check_waveform(x)
         features: Tensor = self.sincnet(x).squeeze(1)
@@ -318,13 +242,7 @@ class ICNetEncoder(WaveformFrontEnd):
 
     @property
     def frequencies_hz(self) -> Tensor:
-        """Not defined: learned features have no centre frequency; those of the filters are the SincNet's.
-
-        Raises
-        ------
-        AttributeError
-            Always, so that ``hasattr`` answers no and plots number the channels.
-        """
+        """Not defined: learned features have no centre frequency; those of the filters are the SincNet's."""
         raise AttributeError(
             "the channels of ICNet's latent have no centre frequency; see wav2spec.sincnet.frequencies_hz"
         )
@@ -391,30 +309,12 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
     latent by gains of its own that drift with time, ``1 + gate_weight * t / 10 h + gate_bias``, which start
     at 1.
 
-    Parameters
-    ----------
-    in_features : int
-        Channels of the latent, F.
-    neurons_per_recording : sequence of int
-        Neurons of each recording; their sum is N.
-    head : {"poisson", "categorical"}
-        ``"poisson"``: softplus, a rate. ``"categorical"``: softmax over ``n_classes`` spike counts.
-    n_classes : int
-        Counts told apart, 0 to ``n_classes - 1``; the last one stands for itself and all larger.
-    time_input : bool
-        Whether the readout has gains that depend on time.
-
     Attributes
     ----------
     weight : nn.Parameter
         (N, P, F), P of 1 (rate) or ``n_classes`` (logits).
     bias : nn.Parameter
         (N, P).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments.
 
     Examples
     --------
@@ -458,23 +358,7 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
     def parameters_of(self, latent: Tensor, time_hours: Tensor | float | None = None) -> Tensor:
         """Map the latent to the parameters of each neuron's distribution in every bin.
 
-        Parameters
-        ----------
-        latent : Tensor
-            (B, 1, F, T).
-        time_hours : Tensor or float, optional
-            Hours since the start of the recording: one number, (B,) per clip, or (B, T) per bin. None leaves
-            the gains at 1.
-
-        Returns
-        -------
-        Tensor
-            Rates (B, N, 1, T) of the Poisson head, logits (B, N, n_classes, T) of the categorical one.
-
-        Raises
-        ------
-        ValueError
-            For a latent or times of another shape, or times without ``time_input=True``.
+        Shapes: latent (B, 1, F, T); time_hours (B,); returns (B, N, 1, T).
         """
         if latent.ndim != 4 or latent.shape[1] != 1 or latent.shape[2] != self.in_features:
             raise ValueError(f"expected a latent (B, 1, {self.in_features}, T), got {tuple(latent.shape)}")
@@ -535,30 +419,7 @@ def categorical_loss(
     A bin's value is the mean over its repeats, so R repeats weigh together what one weighs; it is computed
     from the histogram of the counts over repeats, which is exact. Neurons without data are left out.
 
-    Parameters
-    ----------
-    logits : Tensor
-        (B, N, K, T) of the counts 0 to K - 1; the last class also takes all larger counts.
-    responses : Tensor
-        (B, N, R, T) spike counts of single repeats; NaN where nothing was recorded.
-    mask : Tensor of bool, optional
-        Expands to ``responses``; True where a recorded bin counts.
-    reduction : {"mean", "none"}
-        Mean over neurons, or one value per neuron (N,).
-    weighting : {"bins", "repeats"}
-        Whether a bin weighs 1, or the number of its repeats.
-
-    Returns
-    -------
-    Tensor
-        () or (N,), in nats per bin; NaN for a neuron without data, and for the mean when no neuron has any.
-
-    Raises
-    ------
-    ValueError
-        When shapes disagree, or for responses that are no spike counts (smoothed, averaged, or negative).
-    TypeError
-        When ``mask`` is not bool.
+    Shapes: logits (B, N, K, T); responses (B, N, R, T); reduction (N,); returns (N,).
 
     Examples
     --------
@@ -871,21 +732,6 @@ def convert_icnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Public checkpoints keep the cutoffs in hertz, hold the decoder's weights under two names, and use their
     own strides (which no weight shows): build the model with ``sincnet_parameterization="hertz"`` and the
     ``encoder_strides`` of the checkpoint, then call ``model.load_state_dict(convert_icnet_state(state))``.
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Tensors by their public names: ``wav2spec.*`` and ``decoder.*`` (and, a second time, ``readout.*``).
-
-    Returns
-    -------
-    dict
-        Tensors by our names.
-
-    Raises
-    ------
-    ValueError
-        When there is not exactly one decoder, or its two copies differ.
 
     Examples
     --------

@@ -30,23 +30,6 @@ __all__ = ["LocallyConnected1d", "StateNet", "StateNetCore", "convert_statenet_s
 def covered_positions(size: int, kernel_size: int, stride: int, padding: int = 0, dilation: int = 1) -> int:
     """Return how many positions a kernel takes along an axis: ``(size + 2 p - d (K - 1) - 1) // s + 1``.
 
-    Parameters
-    ----------
-    size : int
-        Length of the axis.
-    kernel_size, stride, padding, dilation : int
-        Of the kernel.
-
-    Returns
-    -------
-    int
-        At least 1.
-
-    Raises
-    ------
-    ValueError
-        When the kernel is longer than the padded axis.
-
     Examples
     --------
     >>> covered_positions(34, kernel_size=7, stride=3)
@@ -68,17 +51,6 @@ class LocallyConnected1d(FramewiseMixin, nn.Module, Configurable):
     ``y[c, l] = biases[c, l] + sum over i, k of weights[c, i * K + k, l] * x[i, l * stride + k * dilation -
     padding]``. It runs along frequency, on every frame by itself.
 
-    Parameters
-    ----------
-    input_size : int
-        Length of the axis it runs along, S (frequency bands).
-    in_channels, out_channels : int
-        Channels, C_in and C_out.
-    kernel_size, stride, padding, dilation : int
-        As in ``nn.Conv1d``.
-    bias : bool
-        Whether each output has a bias.
-
     Attributes
     ----------
     output_size : int
@@ -87,11 +59,6 @@ class LocallyConnected1d(FramewiseMixin, nn.Module, Configurable):
         (C_out, C_in * K, L).
     biases : Tensor or None
         (C_out, L).
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes, or a kernel longer than the padded axis.
 
     Notes
     -----
@@ -142,13 +109,7 @@ class LocallyConnected1d(FramewiseMixin, nn.Module, Configurable):
         self.register_parameter("biases", drawn)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C_in, S) to (B, C_out, L).
-
-        Raises
-        ------
-        ValueError
-            For another shape.
-        """
+        """Map (B, C_in, S) to (B, C_out, L)."""
         if x.ndim != 3 or x.shape[1:] != (self.in_channels, self.input_size):
             raise ValueError(f"expected (B, {self.in_channels}, {self.input_size}), got {tuple(x.shape)}")
         span = self.dilation * (self.kernel_size - 1) + 1
@@ -179,14 +140,6 @@ class StateNetCore(nn.Module, Configurable):
     The encoder gives C * L features per frame, the feature of channel c at place l at index ``c * L + l``;
     the backbone has as many.
 
-    Parameters
-    ----------
-    F, T, C_in : int
-        Bands, frames that the encoder sees (``connectivity="STRF"`` only), channels of the input.
-    kernel_size, stride, hidden_channels, connectivity, rnn_type, num_layers, dropout, encoder_activation, \
-skip, rnn_options
-        See `StateNet`.
-
     Attributes
     ----------
     C, L, H, out_features : int
@@ -195,11 +148,6 @@ skip, rnn_options
         Connections, normalisation over channels, activation.
     rnn : nn.Module
         The backbone.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal arguments; the text lists what is legal.
 
     Examples
     --------
@@ -455,21 +403,7 @@ class StateNet(AudioEncodingModel):
 def convert_statenet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of a public StateNet checkpoint so that a `StateNet` loads them.
 
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        Tensors by their public names: ``encoder_layers.*``, ``rnn.*`` (GRU, LSTM, RNN or LMU), ``readout.*``,
-        ``prefiltering.*``.
-
-    Returns
-    -------
-    dict
-        Tensors by our names, for ``model.load_state_dict(...)``.
-
-    Raises
-    ------
-    ValueError
-        For the weights of another backbone, which have no counterpart one by one.
+    Shapes: state (GRU, LSTM, RNN or LMU).
 
     Examples
     --------

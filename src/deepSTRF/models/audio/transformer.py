@@ -38,18 +38,6 @@ class PatchTransformer(nn.Module, Configurable):
     A patch is ``freq_patch_size`` bands by ``time_patch_size`` frames, the current one last; the embeddings
     of the ``F / freq_patch_size`` patches of a frame, side by side, are its token of D numbers.
 
-    Parameters
-    ----------
-    C_in, F : int
-        Channels and bands of the input.
-    freq_patch_size, time_patch_size, embedding_dim, n_heads, n_layers, context_window, positional, dropout
-        See `Transformer`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For illegal sizes; the text says which would work.
-
     Examples
     --------
     >>> core = PatchTransformer(C_in=1, F=34, freq_patch_size=17, embedding_dim=8)
@@ -97,13 +85,7 @@ class PatchTransformer(nn.Module, Configurable):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return the zeros before the first frame, its number, and the state of every layer.
-
-        Raises
-        ------
-        ValueError
-            Without a ``context_window``: the memory of a stream would grow.
-        """
+        """Return the zeros before the first frame, its number, and the state of every layer."""
         own_device, own_dtype = placement(self)
         where, kind = device or own_device, dtype or own_dtype
         shape = (batch, self.C_in, self.F, self.K_T - 1)

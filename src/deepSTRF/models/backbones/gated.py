@@ -23,13 +23,7 @@ class _TorchRecurrence(nn.RNNBase):
     CARRIED: tuple[str, ...] = ("h",)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, T, input_size) to (B, T, hidden_size).
-
-        Raises
-        ------
-        ValueError
-            For another shape.
-        """
+        """Map (B, T, input_size) to (B, T, hidden_size)."""
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
     def init_state(

@@ -25,18 +25,6 @@ def legendre_delay(memory_size: int, theta: float) -> tuple[Tensor, Tensor]:
     The continuous system has ``A[i, j] = (2 i + 1) / theta * (-1 if i < j else (-1)^(i - j + 1))`` and
     ``B[i] = (2 i + 1) (-1)^i / theta``; it is discretised with a zero-order hold of one frame.
 
-    Parameters
-    ----------
-    memory_size : int
-        Polynomials, d.
-    theta : float
-        Length of the window in frames.
-
-    Returns
-    -------
-    A, B : Tensor
-        (d, d) and (d,), float64.
-
     References
     ----------
     Voelker, Kajić & Eliasmith 2019, "Legendre Memory Units", NeurIPS 32.
@@ -65,17 +53,6 @@ class LMUCell(ExactConstants):
     ``u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = A m_{t-1} + B u_t``, ``h_t = tanh(W_x x_t + W_h
     h_{t-1} + W_m m_t)``. Without feedback ``e_h``, ``e_m`` and ``W_h`` are absent, and the memory of all
     frames is solved at once.
-
-    Parameters
-    ----------
-    input_size, hidden_size : int
-        Features in and out, I and H.
-    memory_size : int
-        Coefficients of the memory, d.
-    theta : float
-        Window in frames.
-    feedback : bool
-        Whether memory and output feed back.
 
     Examples
     --------

@@ -29,17 +29,6 @@ class MambaLayer(nn.Module):
     sizes ``Δ = softplus(W_Δ d + b_Δ)``: ``h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t``, ``y_t = C_t h_t + D
     u_t``, output ``W_out (y SiLU(z))``, where A is diagonal and negative.
 
-    Parameters
-    ----------
-    input_size, hidden_size : int
-        Features in and out.
-    d_state : int
-        States per inner feature.
-    expand : int
-        Inner features per feature that goes out, E = expand * hidden_size.
-    d_conv : int
-        Taps of the convolution.
-
     Examples
     --------
     >>> layer = MambaLayer(70, 70, d_state=16, expand=2, d_conv=4)

@@ -52,16 +52,6 @@ def legs_modes(n_modes: int) -> Modes:
     1)``, ``p[n] = sqrt(n + 1/2)``. ``A + p p^T`` is normal and has the eigenvalues returned; B and p are
     turned so that B is real and positive, which fixes the eigenvectors' phases.
 
-    Parameters
-    ----------
-    n_modes : int
-        P; the system has 2 P states.
-
-    Returns
-    -------
-    Modes
-        In complex128.
-
     References
     ----------
     Gu et al. 2020, doi 10.48550/arXiv.2008.07669; Gu, Goel & Ré 2022, doi 10.48550/arXiv.2111.00396.
@@ -86,16 +76,6 @@ def legs_modes(n_modes: int) -> Modes:
 
 def lin_modes(n_modes: int) -> Modes:
     """Return the modes of S4D-Lin: poles ``-1/2 + i pi n``, a damped Fourier series.
-
-    Parameters
-    ----------
-    n_modes : int
-        P.
-
-    Returns
-    -------
-    Modes
-        In complex128.
 
     References
     ----------
@@ -190,13 +170,6 @@ class _LinearStateSpaceLayer(nn.Module):
 class S4DLayer(_LinearStateSpaceLayer):
     """One layer of `S4D`.
 
-    Parameters
-    ----------
-    input_size, hidden_size : int
-        Features in and out.
-    modes : Modes
-        Where the system starts; its rank-one part is left out.
-
     Examples
     --------
     >>> layer = S4DLayer(70, 70, lin_modes(32))
@@ -229,13 +202,6 @@ class S4DLayer(_LinearStateSpaceLayer):
 
 class S4Layer(_LinearStateSpaceLayer):
     """One layer of `S4`.
-
-    Parameters
-    ----------
-    input_size, hidden_size : int
-        Features in and out.
-    modes : Modes
-        Where the system starts.
 
     Examples
     --------

@@ -30,24 +30,6 @@ def model_card(
 ) -> str:
     """Return a model card in Markdown: what the model is, what it scored, how to load it, whom to cite.
 
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    config : mapping
-        Its configuration as saved; keys that start with an underscore are left out.
-    metadata : object, optional
-        A mapping. ``"scores"`` (numbers by name, or a list of rows) and ``"protocol"`` (the ``rows()`` of a
-        `ProtocolCard`) become tables; ``"license"``, ``"authors"`` and ``"citation"`` are quoted; the rest is
-        listed.
-    source : str
-        What the example loads: a folder, or a repository ``"user/name"``.
-
-    Returns
-    -------
-    str
-        Markdown with front matter.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -213,16 +195,6 @@ def _cell(value: Any) -> str:
 
 def milliseconds(value: float) -> str:
     """Return a latency as cards print it: to a tenth of a ms, a fiftieth of a usual bin.
-
-    Parameters
-    ----------
-    value : float
-        Milliseconds.
-
-    Returns
-    -------
-    str
-        With unit, without zeros at the end.
 
     Examples
     --------

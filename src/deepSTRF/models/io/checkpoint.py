@@ -50,36 +50,6 @@ def save_checkpoint(
 ) -> Path:
     """Write a model so that `load_checkpoint` can rebuild it without its author's code.
 
-    Parameters
-    ----------
-    model : nn.Module
-        A `Configurable` module.
-    directory : path
-        Folder to write; it is made when missing. Other files in it are left alone.
-    metadata : object, optional
-        Anything JSON can hold (protocol, scores, neuron names); never used to build the model.
-    model_card : str, optional
-        Text of the README; None writes one (`deepSTRF.models.io.card.model_card`).
-    source : str, optional
-        What that README loads the model from: the name of a repository; None is the folder's name.
-
-    Returns
-    -------
-    pathlib.Path
-        The folder.
-
-    Raises
-    ------
-    TypeError
-        When a constructor argument or the metadata cannot be written; the text names it.
-    ValueError
-        When the model cannot be rebuilt from its constructor arguments (a part was exchanged after
-        construction).
-    NotADirectoryError
-        When the path is a file.
-    OSError
-        When writing fails, e.g. on a full disk; an older checkpoint stays intact.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -230,35 +200,6 @@ def load_checkpoint(
     map_location: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Any]:
     """Rebuild a model from a folder, in eval mode.
-
-    Parameters
-    ----------
-    directory : path
-        Folder written by `save_checkpoint`.
-    expected : type
-        The class asked for; the checkpoint must hold it or one derived from it.
-    extra_kwargs : mapping, optional
-        Constructor arguments that replace the saved ones.
-    modules : mapping of str to type, optional
-        The caller's own classes by name.
-    strict : bool
-        Whether the saved tensors must match the model's exactly; otherwise differences are a warning.
-    map_location : str or torch.device
-        Where the model goes.
-
-    Returns
-    -------
-    tuple
-        The model and the metadata (None when there was none).
-
-    Raises
-    ------
-    FileNotFoundError
-        When the folder or one of its files is missing; the text names it.
-    ValueError
-        For unknown classes or arguments, damaged files, or files of two different saves.
-    TypeError
-        When the checkpoint holds another class than the one asked for.
 
     Examples
     --------

@@ -53,23 +53,6 @@ _MAX_ARRAY_ELEMENTS = 1_000_000
 def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
     """Describe a module as ``{"$module": name, "kwargs": {...}}``.
 
-    Parameters
-    ----------
-    module : nn.Module
-        A `Configurable` module, an ``nn.Sequential`` of such, or one of the known ``torch.nn`` classes.
-    where : str
-        How error texts call it, e.g. ``"Linear.wav2spec"``.
-
-    Returns
-    -------
-    dict
-        Plain data for JSON.
-
-    Raises
-    ------
-    TypeError
-        When the module, or one of its arguments, cannot be written; the text names it.
-
     Examples
     --------
     >>> encode_module(nn.LeakyReLU(0.2), "activation")
@@ -132,24 +115,6 @@ def _torch_arguments(module: nn.Module) -> dict[str, Any]:
 def encode(value: Any, where: str) -> Any:
     """Turn one constructor argument into plain data for JSON.
 
-    Parameters
-    ----------
-    value : object
-        None, bool, number, string, path, list, tuple, dict, numpy scalar or array, tensor, dtype, device or
-        module.
-    where : str
-        Name of the argument, for the error text.
-
-    Returns
-    -------
-    object
-        Plain data that `decode` turns back.
-
-    Raises
-    ------
-    TypeError
-        For anything else; the text names the argument.
-
     Examples
     --------
     >>> encode((1, torch.float64), "sizes")
@@ -206,23 +171,6 @@ def _encode_array(value: Any, where: str) -> dict[str, Any]:
 def decode(value: Any, modules: Mapping[str, type] | None = None) -> Any:
     """Turn plain data from `encode` back into the argument; modules are built anew.
 
-    Parameters
-    ----------
-    value : object
-        What `encode` returned.
-    modules : mapping of str to type, optional
-        The caller's own classes by name.
-
-    Returns
-    -------
-    object
-        The constructor argument.
-
-    Raises
-    ------
-    ValueError
-        For an unknown class name or a tag this version does not know.
-
     Examples
     --------
     >>> decode({"$module": "torch.nn.LeakyReLU", "kwargs": {"negative_slope": 0.2}})
@@ -272,23 +220,6 @@ def _dtype(name: str) -> torch.dtype:
 def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[Any]:
     """Return the class called ``name``.
 
-    Parameters
-    ----------
-    name : str
-        Class name from a checkpoint.
-    modules : mapping of str to type, optional
-        The caller's own classes by name; they win over ours.
-
-    Returns
-    -------
-    type
-        The class.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name; the text shows how to hand in a class.
-
     Examples
     --------
     >>> resolve_class("torch.nn.ReLU")
@@ -311,16 +242,6 @@ def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[
 
 def foreign_classes(value: Any) -> list[str]:
     """Return the names of classes in plain data from `encode` that `resolve_class` does not know by itself.
-
-    Parameters
-    ----------
-    value : object
-        What `encode` or `encode_module` returned.
-
-    Returns
-    -------
-    list of str
-        Names that whoever loads it must hand in, each once, in order.
 
     Examples
     --------

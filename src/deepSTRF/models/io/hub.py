@@ -37,16 +37,6 @@ _DENIED = (401, 403)
 def is_repo_id(text: object) -> bool:
     """Say whether ``text`` has the form ``"user/name"``.
 
-    Parameters
-    ----------
-    text : object
-        A path or name that a user gave; only strings can name a repository.
-
-    Returns
-    -------
-    bool
-        Whether it may be the name of a repository.
-
     Examples
     --------
     >>> is_repo_id("lab/statenet-ns1"), is_repo_id("./runs/model"), is_repo_id(Path("lab/statenet-ns1"))
@@ -63,23 +53,6 @@ def locate_checkpoint(
     token: str | bool | None = None,
 ) -> Path:
     """Return the folder of a checkpoint: the local one when it exists, else a copy of the repository.
-
-    Parameters
-    ----------
-    repo_or_path : str or path
-        A folder, or ``"user/name"``.
-    cache_dir, revision, token
-        See `download_checkpoint`.
-
-    Returns
-    -------
-    pathlib.Path
-        A local folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is neither; the text says what was looked for.
 
     Examples
     --------
@@ -105,31 +78,6 @@ def download_checkpoint(
     token: str | bool | None = None,
 ) -> Path:
     """Fetch configuration, weights, card and metadata of a repository; what is there already stays.
-
-    Parameters
-    ----------
-    repo_id : str
-        ``"user/name"``.
-    cache_dir : path, optional
-        Where copies are kept; None is huggingface_hub's cache.
-    revision : str, optional
-        Branch, tag or commit; None is the newest.
-    token : str or bool, optional
-        Access token; None is the one huggingface_hub was logged in with, False is none.
-
-    Returns
-    -------
-    pathlib.Path
-        The local copy; treat it as read-only.
-
-    Raises
-    ------
-    ImportError
-        Without huggingface_hub; the text says how to install it.
-    FileNotFoundError
-        When the repository or revision does not exist, or this token may not read it.
-    ConnectionError
-        When the hub cannot be reached and there is no copy.
 
     Examples
     --------
@@ -163,35 +111,6 @@ def push_model(
     commit_message: str | None = None,
 ) -> str:
     """Save a model and send it to a repository, which is made when missing.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    repo_id : str
-        ``"user/name"``.
-    metadata, model_card
-        As in `deepSTRF.models.io.checkpoint.save_checkpoint`.
-    private : bool
-        Whether a new repository is private.
-    token : str, optional
-        Access token with the right to write; None is the one huggingface_hub was logged in with.
-    commit_message : str, optional
-        What the history of the repository says.
-
-    Returns
-    -------
-    str
-        Address of the repository.
-
-    Raises
-    ------
-    ImportError
-        Without huggingface_hub; the text says how to install it.
-    PermissionError
-        When the token may not write there.
-    TypeError, ValueError
-        When the model cannot be saved; nothing is sent then.
 
     Examples
     --------

@@ -59,26 +59,6 @@ _LEAST = {"gabor_sigma_raw": 1.0, "pool_sigma_raw": 0.5, "pcen_root_raw": 1e-3}
 def load_public_state_dict(model: Model, state_dict: Mapping[str, Tensor]) -> Model:
     """Load the weights of a public checkpoint into a model of ours that was built for it.
 
-    Parameters
-    ----------
-    model : nn.Module
-        One of our models with the sizes of the checkpoint (and its front-end, prefilter and kernel).
-    state_dict : mapping of str to Tensor
-        The checkpoint's tensors by their public names.
-
-    Returns
-    -------
-    nn.Module
-        ``model``, which holds the weights now; it is left as it was when something does not fit.
-
-    Raises
-    ------
-    TypeError
-        When a value is no tensor.
-    ValueError
-        For missing or unknown names or other shapes; the text lists them all. For values that our
-        parametrisation cannot hold.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Transformer
@@ -100,25 +80,6 @@ def load_public_state_dict(model: Model, state_dict: Mapping[str, Tensor]) -> Mo
 
 def convert_public_state(model: nn.Module, state_dict: Mapping[str, Tensor]) -> State:
     """Rename and convert the tensors of a public checkpoint for ``model``, without loading them.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model that they are meant for.
-    state_dict : mapping of str to Tensor
-        The checkpoint's tensors by their public names; names that are ours already stay.
-
-    Returns
-    -------
-    dict
-        Tensors by our names. Names that fit nothing stay, so that loading can say so.
-
-    Raises
-    ------
-    TypeError
-        When a value is no tensor.
-    ValueError
-        For values that our parametrisation cannot hold, or a checkpoint of another kind.
 
     Examples
     --------

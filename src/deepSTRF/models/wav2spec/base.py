@@ -189,16 +189,6 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:
     """Return a context without autocast; entering it costs next to nothing where there is none to switch off.
 
-    Parameters
-    ----------
-    device_type : str
-        ``"cpu"``, ``"cuda"``, ...
-
-    Returns
-    -------
-    context manager
-        For a ``with`` statement.
-
     Examples
     --------
     >>> with without_autocast("cpu"):
@@ -212,25 +202,6 @@ def without_autocast(device_type: str) -> AbstractContextManager[Any]:
 
 def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFAULT_F_MAX_HZ) -> float:
     """Return the upper frequency: ``min(ceiling, Nyquist)`` for None, else the given value, checked.
-
-    Parameters
-    ----------
-    f_max : float or None
-        Hertz.
-    audio_fs : float
-        Audio rate in hertz.
-    ceiling_hz : float
-        The default where Nyquist allows it.
-
-    Returns
-    -------
-    float
-        Hertz.
-
-    Raises
-    ------
-    ValueError
-        For a given value above Nyquist.
 
     Examples
     --------
@@ -252,21 +223,6 @@ def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFA
 def check_frequency_range(f_min: float, f_max: float) -> float:
     """Return ``f_min`` as a float after checking ``0 <= f_min < f_max``.
 
-    Parameters
-    ----------
-    f_min, f_max : float
-        Hertz.
-
-    Returns
-    -------
-    float
-        ``f_min``.
-
-    Raises
-    ------
-    ValueError
-        When the range is empty or negative.
-
     Examples
     --------
     >>> check_frequency_range(500, 8000.0)
@@ -280,27 +236,6 @@ def check_frequency_range(f_min: float, f_max: float) -> float:
 
 def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> int:
     """Return a window's length in samples, which must be at least the hop.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument, for the error text.
-    window_ms : float
-        Milliseconds.
-    audio_fs : float
-        Audio rate in hertz.
-    hop : int
-        Samples per frame.
-
-    Returns
-    -------
-    int
-        ``round(audio_fs * window_ms / 1000)``.
-
-    Raises
-    ------
-    ValueError
-        When the window is shorter than the hop: samples between the frames would never be heard.
 
     Examples
     --------

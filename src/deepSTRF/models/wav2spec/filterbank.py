@@ -257,15 +257,6 @@ class FixedFilterbank(PooledFilterbank):
 
     A subclass calls `set_plan` and then `set_filters` in its constructor.
 
-    Parameters
-    ----------
-    audio_fs : float
-        Audio rate in hertz.
-    n_filters : int
-        Bands, F.
-    hop_ms : float
-        Bin width in milliseconds.
-
     Examples
     --------
     >>> from deepSTRF.dsp.filterbank import plan_filterbank
@@ -287,14 +278,7 @@ class FixedFilterbank(PooledFilterbank):
     ) -> None:
         """Fix the filters.
 
-        Parameters
-        ----------
-        taps : list of Tensor
-            Per group of the plan (P, F_g, K_g), in the order of the samples they meet.
-        windows : Tensor
-            Averaging windows of all channels on `FilterbankPlan.window_layout`.
-        resonators : tuple of Tensor, optional
-            Poles (F,) and coefficients (F, n_poles) of the same filters, for a plan of resonators.
+        Shapes: taps (P, F_g, K_g); resonators (F,).
         """
         self.register_constant("_taps", torch.cat([rows.flatten(1) for rows in taps], dim=-1))
         self.register_constant("_windows", windows)

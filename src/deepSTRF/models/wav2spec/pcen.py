@@ -187,20 +187,6 @@ class PCEN(ScaleFreeParameters, Configurable):
 def make_pcen(n_frequency_bands: int, dt: float, **options: Any) -> PCEN:
     """Build a `PCEN` for the prefiltering slot: ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
 
-    Parameters
-    ----------
-    n_frequency_bands : int
-        Bands, F.
-    dt : float
-        Bin width in ms.
-    **options
-        The other arguments of `PCEN`.
-
-    Returns
-    -------
-    PCEN
-        The gain control; it expects energies, so the front-end comes with ``compression="none"``.
-
     Examples
     --------
     >>> make_pcen(34, 5.0, tau_ms=60.0).n_bands

@@ -62,21 +62,6 @@ SONIFIED_FS = 48000.0
 def explain_fields(subject: Subject) -> dict[str, Any]:
     """Keep the receptive fields of all neurons (``fields.npz``).
 
-    Parameters
-    ----------
-    subject : Subject
-        What is explained.
-
-    Returns
-    -------
-    dict
-        ``field_kind``.
-
-    Raises
-    ------
-    Skipped
-        When the model has none.
-
     Examples
     --------
     >>> explain_fields(Subject(model=None))
@@ -94,23 +79,6 @@ def explain_fields(subject: Subject) -> dict[str, Any]:
 
 def explain_tuning(subject: Subject) -> dict[str, Any]:
     """Write the tuning of all neurons (``tuning.csv``) and the modulation transfer of those chosen.
-
-    Parameters
-    ----------
-    subject : Subject
-        What is explained.
-
-    Returns
-    -------
-    dict
-        Nothing more.
-
-    Raises
-    ------
-    Skipped
-        Without receptive fields or frequencies.
-    ValueError
-        From the measures themselves.
 
     Examples
     --------
@@ -142,23 +110,6 @@ def explain_tuning(subject: Subject) -> dict[str, Any]:
 
 def explain_sounds(subject: Subject) -> dict[str, Any]:
     """Write receptive fields as sounds: the waveform gradient, or the excitatory part of the STRF as noise.
-
-    Parameters
-    ----------
-    subject : Subject
-        What is explained.
-
-    Returns
-    -------
-    dict
-        ``sounds``: pairs of a file name and a label.
-
-    Raises
-    ------
-    Skipped
-        Without a recording (waveform models) or frequencies (others).
-    ValueError
-        From the gradients themselves.
 
     Examples
     --------
@@ -200,23 +151,6 @@ def explain_sounds(subject: Subject) -> dict[str, Any]:
 
 def explain_probes(subject: Subject) -> dict[str, Any]:
     """Play the sounds of a hearing laboratory to the neurons chosen (``probes.npz``, ``probes.csv``).
-
-    Parameters
-    ----------
-    subject : Subject
-        What is explained.
-
-    Returns
-    -------
-    dict
-        ``response_of_probes``.
-
-    Raises
-    ------
-    Skipped
-        When nobody knows how sounds become the model's spectrograms.
-    ValueError
-        From the probes themselves.
 
     Examples
     --------
@@ -273,23 +207,6 @@ def explain_confidence(subject: Subject) -> dict[str, Any]:
 
     Each neuron keeps the penalty that validation clips chose for it: one chosen anew in each refit would
     count as uncertainty of the neuron. A model that is not fitted in closed form has no bands.
-
-    Parameters
-    ----------
-    subject : Subject
-        What is explained.
-
-    Returns
-    -------
-    dict
-        ``refits``: fits per neuron; ``without_band``: neurons that heard too few clips, and why.
-
-    Raises
-    ------
-    Skipped
-        Without the recording, or when none of the neurons heard enough clips.
-    ValueError
-        From the fits.
 
     Examples
     --------
@@ -361,23 +278,6 @@ CONSTANT, TINY = 1e-5, 1e-30
 
 def explain_dynamics(subject: Subject) -> dict[str, Any]:
     """Write dynamic STRFs of the neurons chosen: filters, statistics, and a movie.
-
-    Parameters
-    ----------
-    subject : Subject
-        What is explained.
-
-    Returns
-    -------
-    dict
-        How they were made, and the shares that lie outside them.
-
-    Raises
-    ------
-    Skipped
-        Without a recording, or for a front-end whose channels are no bands.
-    ValueError, RuntimeError
-        From the model or its gradients.
 
     Examples
     --------

@@ -64,25 +64,6 @@ class Excerpt:
 def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
     """Return the clips on which responses vary most, each neuron in units of its own largest variance.
 
-    Parameters
-    ----------
-    dataset : NeuralDataset
-        Test clips.
-    neurons : sequence of int
-        Whose responses count.
-
-    Returns
-    -------
-    list of Excerpt
-        The most varied first, at most five seconds of each; at most five clips, and 15 seconds of them
-        together; at least one. Clips that none of the neurons
-        heard are left out.
-
-    Raises
-    ------
-    ValueError
-        When none of the neurons heard any clip.
-
     Examples
     --------
     >>> from deepSTRF.datasets.audio import SyntheticDataset
@@ -116,17 +97,7 @@ def _excerpt(dataset: Any, clip: int, psth: FloatArray) -> Excerpt:
 def strongest_stretch(series: FloatArray, length: int) -> slice:
     """Return the stretch of a series in which it is largest in the mean.
 
-    Parameters
-    ----------
-    series : array (T,)
-        Values; NaN counts as 0.
-    length : int
-        Bins.
-
-    Returns
-    -------
-    slice
-        ``length`` bins, or all where there are fewer.
+    Shapes: series (T,).
 
     Examples
     --------

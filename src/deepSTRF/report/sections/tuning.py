@@ -91,22 +91,6 @@ def _row(row: dict[str, str]) -> dict[str, Any]:
 def cell(text: str, factor: float = 1.0, digits: int = 2, before: str = "") -> dict[str, Any]:
     """Return one cell of a sortable table from the text of a CSV file.
 
-    Parameters
-    ----------
-    text : str
-        A number, or nothing.
-    factor : float
-        Its unit in the table.
-    digits : int
-        Digits after the point.
-    before : str
-        What stands before it, such as "≥ ".
-
-    Returns
-    -------
-    dict
-        Text, value to sort by, and no bar.
-
     Examples
     --------
     >>> cell("1500", 1e-3, 1)["text"], cell("")["text"]
