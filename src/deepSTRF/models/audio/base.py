@@ -184,7 +184,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         return isinstance(self.prefiltering, nn.Identity)
 
     def _per_raw_unit(self, weight: Tensor) -> Tensor:
-        """Receptive fields (..., F, T) with the input standardisation folded in: weights on the raw spectrogram."""
+        """Receptive fields (..., F, T) on the raw spectrogram: the input standardisation is folded in."""
         if self.standardizer is None:
             return weight
         if not self._sees_raw_bands():
