@@ -8,12 +8,13 @@ RUN ?= runs/demo-$(DATASET)
 BIN := $(VENV)/bin
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint types rules unit format bench clean help
+.PHONY: demo test lint types rules unit other-processor format bench clean help
 
 help:
 	@echo "make demo [DATASET=ns1]   fit a model, print its scores, write an HTML report"
 	@echo "make test                 linters, type checks, house rules and tests"
 	@echo "make lint|types|rules|unit   one of these alone;   make format   rewrite the layout"
+	@echo "make other-processor      the numerical tests with the instructions of an old processor"
 	@echo "make bench                the benchmarks behind benchmarks/RESULTS.md"
 
 # torch goes first and alone: whatever else is installed then finds it there and brings no second build.
@@ -52,6 +53,12 @@ rules: $(VENV)/.dev
 # Two workers of one thread each: torch's own threads would fight over the cores.
 unit: $(VENV)/.dev
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+# The numerical tests as an old processor computes them: other vector units, other summation orders.
+other-processor: $(VENV)/.dev
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 \
+	MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
+	tests/dsp tests/metrics tests/models tests/datasets tests/ns1 tests/synthetic tests/training tests/interpret
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py

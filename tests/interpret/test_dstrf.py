@@ -466,12 +466,13 @@ def test_sinks_hold_the_same(tmp_path) -> None:
     assert array.dtype == torch.float32
     torch.testing.assert_close(array, whole.float())
     assert file == path
-    np.testing.assert_array_equal(np.load(file, mmap_mode="r"), whole.numpy())
+    # a small budget cuts the matrix products into other blocks: equal but for rounding
+    np.testing.assert_allclose(np.load(file, mmap_mode="r"), whole.numpy(), rtol=0, atol=1e-14)
     torch.testing.assert_close(moments.mean, whole.mean(0), rtol=0, atol=1e-14)
     torch.testing.assert_close(moments.sd, whole.std(0), rtol=0, atol=1e-14)
     torch.testing.assert_close(moments.norm, whole.flatten(2).norm(dim=2))
     torch.testing.assert_close(moments.excitation + moments.inhibition, whole.sum((2, 3)))
-    torch.testing.assert_close(torch.stack([seen[t] for t in range(50)]), whole, rtol=0, atol=0)
+    torch.testing.assert_close(torch.stack([seen[t] for t in range(50)]), whole, rtol=0, atol=1e-14)
     assert nothing is None
     assert sorted(p.name for p in path.parent.iterdir()) == ["dstrf.npy"]
 

@@ -206,7 +206,8 @@ def test_shorter_windows_leave_the_rest_in_the_memory(name: str) -> None:
     whole, short = dstrf(model, x, lookahead=ahead), dstrf(model, x, lookahead=ahead, lags=2)
     torch.testing.assert_close(short.weights, whole.weights[:, :, back - 2 :], rtol=0, atol=1e-15)
     torch.testing.assert_close(short.intercept, whole.intercept, rtol=0, atol=1e-12)
-    assert whole.outside == 0.0 < short.outside < 1.0
+    assert whole.outside < 1e-12  # what is left is the rounding of a matrix product
+    assert 1e-6 < short.outside < 1.0
     assert not whole.memory.any()
     assert short.memory.any()
 

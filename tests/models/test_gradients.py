@@ -177,7 +177,8 @@ def test_reduce_mean_weighs_every_frame_of_the_response():
 def test_neurons_in_any_order(neurons, expected):
     model = trained_linear()
     everyone = model.STRF_gradmap()
-    assert torch.equal(model.STRF_gradmap(neurons=neurons), everyone[expected])
+    # a backward pass of another batch size: equal but for rounding
+    torch.testing.assert_close(model.STRF_gradmap(neurons=neurons), everyone[expected], rtol=1e-5, atol=1e-7)
     assert neuron_indices(neurons, N) == expected
 
 

@@ -90,7 +90,8 @@ def test_other_bins_of_the_responses(small_units, dt_ms, n_bins):
 
 def test_the_two_alignments_are_one_frame_apart(small_units):
     native, causal = NS1Dataset(small_units), NS1Dataset(small_units, alignment="causal")
-    assert torch.equal(native.stims[2][..., :-1], causal.stims[2][..., 1:])
+    # another number of frames per FFT: equal but for the rounding of float32 log amplitudes
+    torch.testing.assert_close(native.stims[2][..., :-1], causal.stims[2][..., 1:], rtol=0, atol=1e-5)
     assert (native.describe()["alignment"], native.describe()["look_ahead_ms"]) == ("native", 5.0)
     assert (causal.describe()["alignment"], causal.describe()["look_ahead_ms"]) == ("causal", 0.0)
 

@@ -60,11 +60,16 @@ def test_native_frames_look_one_bin_ahead_and_causal_ones_do_not():
     assert (native, causal) == ([9, 10], [10, 11])
 
 
+def same_frames(one, other):
+    """Equal but for rounding: FFTs of another number of frames may take another path on another processor."""
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-11)  # log amplitudes of size 1 to 10
+
+
 def test_native_frame_k_is_causal_frame_k_plus_1():
     native, causal = rahman_cochleagram(NOISE, FS), rahman_cochleagram(NOISE, FS, alignment="causal")
-    assert torch.equal(native, causal[:, 1 : 1 + native.shape[1]])
+    same_frames(native, causal[:, 1 : 1 + native.shape[1]])
     longer = torch.cat([NOISE, torch.full((5000,), 1e6)])
-    assert torch.equal(rahman_cochleagram(longer, FS, alignment="causal")[:, : causal.shape[1]], causal)
+    same_frames(rahman_cochleagram(longer, FS, alignment="causal")[:, : causal.shape[1]], causal)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +109,7 @@ def test_batches_and_dtypes():
     batch = torch.stack([NOISE, -2 * NOISE]).reshape(2, 1, -1)
     out = rahman_cochleagram(batch, FS)
     assert out.shape == (2, 1, 34, 80)
-    assert torch.equal(out[0, 0], rahman_cochleagram(NOISE, FS))
+    same_frames(out[0, 0], rahman_cochleagram(NOISE, FS))
     single = rahman_cochleagram(NOISE.float(), FS)
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), out[0, 0], rtol=1e-5, atol=1e-5)
