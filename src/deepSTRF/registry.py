@@ -1,24 +1,57 @@
-"""Named registries: the one place a new model, front-end or dataset is announced.
+"""Named registries of models, front-ends, backbones, prefilters, kernels, datasets, losses and metrics.
 
-A registry maps a short lower-case name to a class. Factories, the command line, the docs tables and the
-parametrised test banks all read it, so a new thing is one new file and one ``@REGISTRY.register(name)``.
-This module is a leaf: it imports nothing else of the package.
+A registry maps a short lower-case name to a class or function. It knows the packages whose files register
+entries and imports them at the first look-up, so a new entry is one new file with one decorator:
+
+    @MODELS.register("my_model")        # in src/deepSTRF/models/audio/my_model.py
+    class MyModel(AudioEncodingModel): ...
+
+Factories, the command line, the tables of the documentation and the parametrised tests all read the
+registries. This module imports nothing else of the package.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
-__all__ = ["BACKBONES", "DATASETS", "MODELS", "MODULES", "SOLVERS", "WAV2SPEC", "Registry"]
+__all__ = [
+    "ACTIVATIONS",
+    "BACKBONES",
+    "DATASETS",
+    "KERNELS",
+    "LOSSES",
+    "METRICS",
+    "MODELS",
+    "MODULES",
+    "PREFILTERS",
+    "SOLVERS",
+    "WAV2SPEC",
+    "Registry",
+]
 
 Entry = TypeVar("Entry")
 Registered = TypeVar("Registered")
 
+_PACKAGE = __name__.split(".")[0]
+
 
 class Registry(Generic[Entry]):
-    """A table of named classes or functions with helpful errors.
+    """A table of named classes or functions that imports the files which fill it.
+
+    Parameters
+    ----------
+    what : str
+        What the entries are, as error messages name them: ``"front-end"``.
+    *packages : str
+        Packages whose module files (not their subpackages) register entries. They are imported at the first
+        look-up that needs them.
 
     Examples
     --------
@@ -33,37 +66,42 @@ class Registry(Generic[Entry]):
     ValueError: unknown shape 'sqare'; legal names: 'square'. Did you mean 'square'?
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, *packages: str) -> None:
         self.what = what
+        self.packages = packages
         self._entries: dict[str, Entry] = {}
+        self._lock = threading.RLock()
+        self._scan_is_due = bool(packages)
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
-        """Return a decorator that files a class or function under ``name`` (stored in lower case)."""
+        """Return a decorator that registers a class or function as ``name`` (stored in lower case)."""
         key = name.lower()
+        if sys._getframe(1).f_globals.get("__name__", "").split(".")[0] != _PACKAGE:
+            self._scan()  # a user's entry may not take a name of ours whose file is not imported yet
 
-        def file_entry(entry: Registered) -> Registered:
+        def add(entry: Registered) -> Registered:
             known = self._entries.get(key)
-            if known is not None and known is not entry and _home(known) != _home(entry):
+            if known is not None and known is not entry and _definition(known) != _definition(entry):
                 raise ValueError(f"{self.what} {name!r} is already taken by {known!r}; choose another name")
             self._entries[key] = entry  # type: ignore[assignment]
             return entry
 
-        return file_entry
+        return add
 
     def get(self, name: str) -> Entry:
         """Return the entry called ``name`` (any case)."""
         if not isinstance(name, str):
             raise TypeError(f"the name of a {self.what} is a string, got {type(name).__name__}")
-        try:
+        if name in self:
             return self._entries[name.lower()]
-        except KeyError:
-            legal = ", ".join(repr(known) for known in self.names())
-            near = difflib.get_close_matches(name.lower(), self.names(), n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"unknown {self.what} {name!r}; legal names: {legal}{hint}") from None
+        legal = ", ".join(repr(known) for known in self.names())
+        near = difflib.get_close_matches(name.lower(), self.names(), n=1)
+        hint = f". Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"unknown {self.what} {name!r}; legal names: {legal}{hint}")
 
     def names(self) -> list[str]:
         """Return the registered names in alphabetical order."""
+        self._scan()
         return sorted(self._entries)
 
     def items(self) -> list[tuple[str, Entry]]:
@@ -71,30 +109,80 @@ class Registry(Generic[Entry]):
         return [(name, self._entries[name]) for name in self.names()]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._entries
+        if not isinstance(name, str):
+            return False
+        if name.lower() not in self._entries:
+            self._scan()
+        return name.lower() in self._entries
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.names())
+
+    def _scan(self) -> None:
+        """Import every module file of the packages, once; look-ups during the scan see what is there."""
+        with self._lock:
+            if not self._scan_is_due:
+                return
+            self._scan_is_due = False
+            try:
+                for package in self.packages:
+                    folders = importlib.import_module(package).__path__
+                    for module in pkgutil.iter_modules(folders, f"{package}."):
+                        if not module.ispkg:
+                            _import(module.name, self.what)
+            except BaseException:
+                self._scan_is_due = True
+                raise
 
 
-def _home(entry: object) -> tuple[str, str] | None:
-    """Where a class or function was defined; a module that is run again (autoreload) may file it anew."""
+def _import(module: str, what: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        spec = importlib.util.find_spec(module)
+        raise ImportError(
+            f"{spec.origin if spec else module} cannot be imported, so the names of every {what} are not "
+            f"known: {type(error).__name__}: {error}",
+            name=module,
+        ) from error
+
+
+def _definition(entry: object) -> tuple[str, str] | None:
+    """Where a class or function is defined; a module that is run again (autoreload) may register it anew."""
     module, name = getattr(entry, "__module__", None), getattr(entry, "__qualname__", None)
     return None if module is None or name is None or "<locals>" in name else (module, name)
 
 
-#: Encoding models (``deepSTRF.models.audio``), by command-line name.
-MODELS: Registry[type] = Registry("model")
-#: Waveform front-ends (``deepSTRF.models.wav2spec``), by factory name.
-WAV2SPEC: Registry[type] = Registry("front-end")
-#: Sequence models (``deepSTRF.models.backbones``), by the name that ``StateNet(rnn_type=...)`` takes.
-BACKBONES: Registry[type] = Registry("backbone")
-#: Recordings (``deepSTRF.datasets``), by command-line name.
-DATASETS: Registry[type] = Registry("dataset")
-#: Every module class a checkpoint may name, by class name in lower case (models, front-ends, readouts, ...).
-MODULES: Registry[type] = Registry("module class")
-#: Fits in closed form (``deepSTRF.experiments.build``), by the name that stands in a model's place.
-SOLVERS: Registry[Callable[..., Any]] = Registry("closed-form fit")
+#: Encoding models, by command-line name.
+MODELS: Registry[type] = Registry("model", "deepSTRF.models.audio")
+#: Waveform front-ends, by factory name; built as ``cls(audio_fs=, hop_ms=, **options)``.
+WAV2SPEC: Registry[type] = Registry("front-end", "deepSTRF.models.wav2spec")
+#: Sequence models, by the name that ``StateNet(rnn_type=...)`` takes.
+BACKBONES: Registry[type] = Registry("backbone", "deepSTRF.models.backbones")
+#: Prefilters, built as ``factory(n_frequency_bands=, **options)``.
+PREFILTERS: Registry[Callable[..., Any]] = Registry(
+    "prefilter", "deepSTRF.models", "deepSTRF.models.wav2spec"
+)
+#: Parameterised kernels of receptive fields, built as ``cls(F=, T=, C_in=, C_out=, **options)``.
+KERNELS: Registry[Callable[..., Any]] = Registry("kernel", "deepSTRF.models")
+#: Output nonlinearities, built as ``cls(num_features)``.
+ACTIVATIONS: Registry[Callable[..., Any]] = Registry("output activation", "deepSTRF.models")
+#: Every module class that a checkpoint may name, by class name (models, front-ends, readouts, ...).
+MODULES: Registry[type] = Registry(
+    "module class",
+    "deepSTRF.models",
+    "deepSTRF.models.audio",
+    "deepSTRF.models.wav2spec",
+    "deepSTRF.models.backbones",
+)
+#: Recordings, by command-line name.
+DATASETS: Registry[type] = Registry("dataset", "deepSTRF.datasets.audio")
+#: Losses, by the name that ``loss=`` of a fit takes.
+LOSSES: Registry[Callable[..., Any]] = Registry("loss", "deepSTRF.metrics")
+#: Metrics of predictions, by the name under which scores are reported.
+METRICS: Registry[Callable[..., Any]] = Registry("metric", "deepSTRF.metrics")
+#: Fits in closed form, by the name that stands in a model's place.
+SOLVERS: Registry[Callable[..., Any]] = Registry("closed-form fit", "deepSTRF.baselines")

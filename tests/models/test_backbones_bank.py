@@ -1,4 +1,7 @@
-"""One bank for every backbone: a new one adds a line to CASES and all of this is checked."""
+"""One bank for every registered backbone.
+
+A new backbone is checked with its default options; cases with other options go into CASES.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import deepSTRF.models.backbones  # noqa: F401  (fills the registry)
 from deepSTRF.models import Configurable
 from deepSTRF.models.io.encoding import decode, encode
 from deepSTRF.registry import BACKBONES
@@ -32,6 +34,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("s4d", {"state_size": 8}),
     ("s4d", {"state_size": 6, "init": "lin"}),
 ]
+CASES += [(name, {}) for name in BACKBONES if name not in dict(CASES)]
 #: Parameters of one layer of 70 features, from the published layouts.
 COUNTS = {
     "gru": 29_820,

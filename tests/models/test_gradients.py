@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-import deepSTRF.models.wav2spec  # noqa: F401  (fills the registry of front-ends)
 from deepSTRF._validation import neuron_indices
 from deepSTRF.models.audio import AudioEncodingModel, Linear
 from deepSTRF.models.gradients import UNBOUNDED_WINDOW, NoFrontEndError, differentiating

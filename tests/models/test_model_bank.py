@@ -1,9 +1,13 @@
-"""One bank for every registered model: a new one adds a line to MODEL_CASES and all of this is checked."""
+"""One bank for every registered model, with every registered kernel and behind every registered prefilter.
+
+A new model is checked with its default arguments; cases of its own go into MODEL_CASES.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import pickle
 import shutil
 from collections.abc import Callable
@@ -16,17 +20,20 @@ import pytest
 import torch
 from torch import nn
 
-import deepSTRF.models.audio  # noqa: F401  (fills the registry)
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel
 from deepSTRF.models.prefiltering import make_prefiltering
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
-from deepSTRF.registry import MODELS
+from deepSTRF.registry import KERNELS, MODELS
+from deepSTRF.registry import PREFILTERS as REGISTERED_PREFILTERS
 
 BANDS = 12
 #: Samples per bin of the front-end: 5 ms at 16 kHz.
 HOP = 80
+
+#: Models without n_frequency_bands take no spectrogram: their own files run these checks on waveforms.
+WAVEFORM_NATIVE = {"icnet": "test_icnet.py"}
 
 #: Registry name -> small constructor arguments; n_frequency_bands=BANDS and out_neurons=5 are added.
 MODEL_CASES: dict[str, list[dict[str, Any]]] = {
@@ -109,10 +116,15 @@ MODEL_CASES: dict[str, list[dict[str, Any]]] = {
         },
     ],
 }
+NEW_KERNELS = sorted(set(KERNELS) - {"separable", "parametric", "dcls"})
+MODEL_CASES["linear"] += [{"temporal_window_size": 4, "kernel": {"kernel": kernel}} for kernel in NEW_KERNELS]
+MODEL_CASES.update(
+    {name: [{}] for name in MODELS.names() if name not in MODEL_CASES and name not in WAVEFORM_NATIVE}
+)
 CASES = [(name, index) for name, cases in MODEL_CASES.items() for index in range(len(cases))]
 
 
-#: What may stand before a model; the names are the tests'.
+#: What may stand before a model; the names are the tests'. PCEN needs energies: test_frontends_learning.py.
 PREFILTERS: dict[str, Callable[[], Any]] = {
     "plain": lambda: None,
     "adaptrans": lambda: make_prefiltering("adaptrans", BANDS, 5.0),
@@ -121,6 +133,10 @@ PREFILTERS: dict[str, Callable[[], Any]] = {
         "prefiltering": "AdapTrans", "dt": 5.0, "min_freq": 500, "max_freq": 20000, "scale": "mel",
     },
 }  # fmt: skip
+KNOWN_PREFILTERS = {*PREFILTERS, "pcen", "willmore", "willmore_adaptation"}
+for new in sorted(set(REGISTERED_PREFILTERS) - KNOWN_PREFILTERS):
+    takes_dt = "dt" in inspect.signature(REGISTERED_PREFILTERS.get(new)).parameters
+    PREFILTERS[new] = lambda options={"prefiltering": new, **({"dt": 5.0} if takes_dt else {})}: options
 INPUTS = [(prefilter, heard) for prefilter in PREFILTERS for heard in ("spectrogram", "waveform")]
 
 
@@ -176,10 +192,6 @@ def case(request: pytest.FixtureRequest) -> tuple[str, int]:
     return request.param
 
 
-#: Models with a front-end of their own take no spectrogram: their own files run these checks on waveforms.
-WAVEFORM_NATIVE = {"icnet": "test_icnet.py"}
-
-
 def test_every_registered_model_has_a_case() -> None:
     assert set(MODEL_CASES) | set(WAVEFORM_NATIVE) == set(MODELS.names())
     assert all((Path(__file__).parent / file).is_file() for file in WAVEFORM_NATIVE.values())
@@ -217,8 +229,9 @@ def test_every_input(
         model = warmed_up(build(*case, neurons=neurons, **input_options(prefilter, heard)))
         for frames in (1, 25, 50, 100):
             assert model(sound(model, 2, frames)).shape == (2, neurons, 1, frames)
-    assert model.C_in == (1 if prefilter in ("plain", "icadaptation") else 2)
-    assert prefilter == "plain" or model.receptive_field is None
+    if prefilter in KNOWN_PREFILTERS:
+        assert model.C_in == (1 if prefilter in ("plain", "icadaptation") else 2)
+        assert prefilter == "plain" or model.receptive_field is None
     assert model.latency_ms == (2.5 if heard == "waveform" else 0.0)
     assert_causal(model, sound(model), 9, hop(model))
     # in float64: an untrained network may enlarge the last digit of a float32 front-end

@@ -1,4 +1,8 @@
-"""One bank for every waveform front-end: add a case and all of this is checked."""
+"""One bank for every registered waveform front-end.
+
+A new front-end is checked with its default arguments; one case per variant with a code path of its own goes
+into WAV2SPEC_CASES.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-import deepSTRF.models.wav2spec  # noqa: F401  (fills the registry)
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import (
     CausalGammatone,
@@ -22,7 +25,7 @@ from deepSTRF.models.wav2spec import (
 )
 from deepSTRF.registry import WAV2SPEC
 
-#: (label, constructor). A new front-end appends one line per variant that has its own code path.
+#: (label, constructor).
 WAV2SPEC_CASES: list[tuple[str, Callable[[], nn.Module]]] = [
     ("mel", lambda: CausalMelSpectrogram(audio_fs=16000)),
     ("mel-power-cubic", lambda: CausalMelSpectrogram(16000, magnitude="power", compression="cubic")),
@@ -71,6 +74,13 @@ WAV2SPEC_CASES: list[tuple[str, Callable[[], nn.Module]]] = [
     ),
     ("leaf-first", lambda: CausalLEAF(16000, n_filters=4, pcen_start="first", learn_filters=False)),
     ("leaf-zero", lambda: CausalLEAF(16000, n_filters=4, pcen_start="zero", f_min=200.0, max_stride=1)),
+]
+
+covered = {type(constructor()) for _, constructor in WAV2SPEC_CASES}
+WAV2SPEC_CASES += [
+    (name, lambda name=name: make_wav2spec(name, audio_fs=16000, dt_ms=5.0))
+    for name, cls in WAV2SPEC.items()
+    if cls not in covered
 ]
 
 N_FRAMES = 12

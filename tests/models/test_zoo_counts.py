@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from torch import nn
 
-import deepSTRF.models.audio  # noqa: F401  (fills the registry)
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.prefiltering import make_prefiltering
 from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, CausalMelSpectrogram, SincNet

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from deepSTRF._files import write_atomically
 from deepSTRF.cli.tables import UsageProblem, print_run, print_scores, stdout_console, usage
-from deepSTRF.experiments.build import check_choices, load_dataset, load_registered, option_names
+from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import ExperimentConfig, parse_options, parse_seeds
 from deepSTRF.experiments.run import evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import Run
@@ -44,7 +44,6 @@ INDENT = 4
 
 def list_datasets() -> None:
     """Print every registered dataset with its options."""
-    load_registered()
     console = stdout_console()
     _list(console, "Datasets", DATASETS)
     console.print("\nUse one:     deepstrf fit --dataset NAME -o KEY=VALUE")
@@ -53,7 +52,6 @@ def list_datasets() -> None:
 
 def list_models() -> None:
     """Print every registered model, fit in closed form and front-end with its options."""
-    load_registered()
     console = stdout_console()
     _list(console, "Models", MODELS)
     console.print()

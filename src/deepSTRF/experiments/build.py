@@ -1,8 +1,8 @@
 """Fits in closed form inside an experiment: one call where other models need epochs.
 
 A new one is a file with a function ``solver(train, validation, *, wav2spec, standardize, warmup_ms,
-**options)`` that is registered in `deepSTRF.registry.SOLVERS` and returns a `ClosedFormFit`, and its module's
-name in `deepSTRF.experiments.build.ROOMS`. Its name then stands in a model's place.
+**options)`` of `deepSTRF.baselines` that is registered in `deepSTRF.registry.SOLVERS` and returns a
+`ClosedFormFit`. Its name then stands in a model's place.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ __all__ = [
     "dataset_class",
     "is_closed_form",
     "load_dataset",
-    "load_registered",
     "option_names",
     "resolve_device",
     "solve",
@@ -41,29 +40,7 @@ __all__ = [
 # From names and options to objects: recording, front-end, model and loss of an experiment.
 
 
-#: Rooms whose import files their classes in the registries.
-ROOMS = (
-    "deepSTRF.datasets.audio",
-    "deepSTRF.models.audio",
-    "deepSTRF.models.wav2spec",
-    "deepSTRF.baselines.ridge",
-)
 DATASET_SUFFIX = ".npz"
-
-
-def load_registered() -> None:
-    """Import every room that files classes in a registry, so that all names are known.
-
-    Examples
-    --------
-    >>> load_registered()
-    >>> "linear" in MODELS and "synthetic" in DATASETS
-    True
-    """
-    for room in ROOMS:
-        module = importlib.import_module(room)
-        for name in module.__all__:
-            getattr(module, name)  # a room may load its files only when a name is asked for
 
 
 def dataset_class(name: str) -> type[NeuralDataset]:
@@ -74,7 +51,6 @@ def dataset_class(name: str) -> type[NeuralDataset]:
     >>> dataset_class("synthetic").__name__
     'SyntheticDataset'
     """
-    load_registered()
     try:
         return DATASETS.get(name)
     except ValueError as error:
@@ -93,7 +69,6 @@ def check_choices(config: ExperimentConfig) -> None:
         ...
     ValueError: model 'linear' has no option 'temporal_window'; ... Did you mean 'temporal_window_size'?
     """
-    load_registered()
     if _is_file(config.dataset):
         _check_file(config)
     else:

@@ -9,18 +9,15 @@ from torch.nn import functional
 from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import FramewiseMixin
-from deepSTRF.registry import Registry
+from deepSTRF.registry import ACTIVATIONS
 
 __all__ = [
-    "ACTIVATIONS",
     "ParametricDoubleExponential",
     "ParametricSigmoid",
     "ParametricSoftplus",
     "resolve_activation",
 ]
 
-#: Output nonlinearities by name, built as ``cls(num_features)``.
-ACTIVATIONS: Registry[type[nn.Module]] = Registry("output activation")
 ACTIVATIONS.register("identity")(nn.Identity)  # for models whose default is another one
 
 #: Largest inner exponent: exp(-exp(30)) is already 0, and beyond 88 float32 overflows to NaN gradients.
@@ -208,7 +205,8 @@ def resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.M
     if given is None:
         return nn.Identity()
     if isinstance(given, str):
-        return ACTIVATIONS.get(given)(num_features)
+        activation: nn.Module = ACTIVATIONS.get(given)(num_features)
+        return activation
     if not isinstance(given, nn.Module):
         raise TypeError(f"activation must be an nn.Module, a name or None, got {type(given).__name__}")
     return given

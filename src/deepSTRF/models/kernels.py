@@ -15,11 +15,9 @@ from torch.nn import functional
 from deepSTRF._validation import check_positive_int
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import State, placement
-from deepSTRF.registry import Registry
+from deepSTRF.registry import KERNELS, Registry
 
 __all__ = [
-    "KERNELS",
-    "PREFILTERS",
     "CausalSTRFConv",
     "GaussianFit",
     "ParametricSTRF",
@@ -196,6 +194,7 @@ def _is_separable_pair(kernel: nn.Module) -> bool:
 # Separable STRFs: a few products of a spectral and a temporal profile per neuron.
 
 
+@KERNELS.register("separable")
 class SeparableSTRF(nn.Module, Configurable):
     """Kernel of low rank: ``W[c, i, f, j] = sum over r of weight_f[c, i, f, r] * weight_t[c, i, r, j]``.
 
@@ -470,6 +469,8 @@ LEAST_SUM = 1e-7
 LEAST_SIG = 0.01
 
 
+@KERNELS.register("parametric")
+@KERNELS.register("dcls")  # the name that the models page uses
 class ParametricSTRF(nn.Module, Configurable):
     """Kernel of Gaussians: ``W[c, i, f, j]`` sums ``weight[c, i, g]`` times a unit-sum Gaussian over g.
 
@@ -586,14 +587,6 @@ def _gaussians(centres: Tensor, sigmas: Tensor, size: int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------
-
-#: Parameterised kernels by name, built as ``cls(F=, T=, C_in=, C_out=, **options)``.
-KERNELS: Registry[Any] = Registry("kernel")
-KERNELS.register("separable")(SeparableSTRF)
-KERNELS.register("parametric")(ParametricSTRF)
-KERNELS.register("dcls")(ParametricSTRF)  # the name that the models page uses
-#: Prefilters by name, built as ``factory(n_frequency_bands=, **options)``.
-PREFILTERS: Registry[Any] = Registry("prefilter")
 
 
 def resolve_slot(

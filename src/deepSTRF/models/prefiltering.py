@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,8 +19,8 @@ from deepSTRF._validation import check_choice, check_flag, check_positive_int, c
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.kernels import PREFILTERS
 from deepSTRF.models.streaming import State, placement
+from deepSTRF.registry import PREFILTERS
 
 __all__ = [
     "AdapTrans",
@@ -34,8 +33,6 @@ __all__ = [
     "tau_to_a",
 ]
 
-#: Names of `make_prefiltering`; all but the first are one.
-KINDS = ("adaptrans", "icadaptation", "willmore", "willmore_adaptation")
 #: Time constants that a finite kernel must hold to agree with the recursion to 1e-3 (2.5e-3 at 6, 5% at 3).
 _KERNEL_TIME_CONSTANTS = 12.0
 
@@ -230,8 +227,8 @@ def get_CFs(min_freq: float, max_freq: float, n: int, scale: str = "mel") -> Ten
     return frequency_scale(scale).points(low, high, check_positive_int("n_frequency_bands", n))
 
 
-def make_prefiltering(
-    kind: str,
+@PREFILTERS.register("adaptrans")
+def make_adaptrans(
     n_frequency_bands: int,
     dt: float,
     min_freq: float = 500.0,
@@ -239,8 +236,28 @@ def make_prefiltering(
     scale: str = "mel",
     learnable: bool = True,
     init_w: float = 0.75,
-) -> AdapTrans | ICAdaptation:
-    """Build a prefilter whose time constants follow the bands' frequencies.
+) -> AdapTrans:
+    """ON and OFF channels with learned adaptation (`AdapTrans`), time constants by the bands' frequencies."""
+    a = _decay_factors(n_frequency_bands, dt, min_freq, max_freq, scale)
+    return AdapTrans(a, torch.full_like(a, check_positive_number("init_w", init_w)), learnable)
+
+
+@PREFILTERS.register("icadaptation")
+@PREFILTERS.register("willmore")
+@PREFILTERS.register("willmore_adaptation")
+def make_icadaptation(
+    n_frequency_bands: int,
+    dt: float,
+    min_freq: float = 500.0,
+    max_freq: float = 20_000.0,
+    scale: str = "mel",
+) -> ICAdaptation:
+    """Fixed adaptation to the mean level (`ICAdaptation`), time constants by the bands' frequencies."""
+    return ICAdaptation(_decay_factors(n_frequency_bands, dt, min_freq, max_freq, scale))
+
+
+def make_prefiltering(kind: str, n_frequency_bands: int, dt: float, **options: Any) -> nn.Module:
+    """Build a registered prefilter by name, for bins of ``dt`` ms.
 
     Models take the same as a dictionary: ``prefiltering={"prefiltering": "AdapTrans", "dt": 5.0}``.
 
@@ -251,16 +268,15 @@ def make_prefiltering(
     >>> [round(tau) for tau in a_to_tau(a_on.detach(), dt=5.0)[[0, -1]].tolist()]
     [217, 48]
     """
-    check_choice("kind", kind.lower() if isinstance(kind, str) else kind, KINDS)
-    centers = get_CFs(min_freq, max_freq, n_frequency_bands, scale)
-    a = tau_to_a(freq_to_tau(centers), check_positive_number("dt", dt))
-    if kind.lower() != "adaptrans":
-        return ICAdaptation(a)
-    return AdapTrans(a, torch.full_like(a, check_positive_number("init_w", init_w)), learnable)
+    check_choice("kind", kind.lower() if isinstance(kind, str) else kind, tuple(PREFILTERS))
+    prefilter: nn.Module = PREFILTERS.get(kind)(n_frequency_bands, dt, **options)
+    return prefilter
 
 
-for _kind in KINDS:
-    PREFILTERS.register(_kind)(partial(make_prefiltering, _kind))
+def _decay_factors(n: int, dt: float, min_freq: float, max_freq: float, scale: str) -> Tensor:
+    """(F,) decay factors per bin of bands from ``min_freq`` to ``max_freq``."""
+    centres = get_CFs(min_freq, max_freq, n, scale)
+    return tau_to_a(freq_to_tau(centres), check_positive_number("dt", dt))
 
 
 def _rectified(x: Tensor) -> Tensor:

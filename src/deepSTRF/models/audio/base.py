@@ -8,14 +8,14 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-import deepSTRF.models.prefiltering  # noqa: F401  (files the prefilters that a dictionary may name)
 from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.gradients import GradientMaps
-from deepSTRF.models.kernels import PREFILTERS, resolve_slot
+from deepSTRF.models.kernels import resolve_slot
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import State, placement
+from deepSTRF.registry import PREFILTERS
 
 __all__ = ["AudioEncodingModel"]
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.kernels import KERNELS, CausalSTRFConv, resolve_slot
+from deepSTRF.models.kernels import CausalSTRFConv, resolve_slot
 from deepSTRF.models.norms import CausalLayerNorm
+from deepSTRF.registry import KERNELS
 
 __all__ = ["HiddenSTRFModel", "select_strfs"]
 

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.kernels import KERNELS, resolve_slot
+from deepSTRF.models.kernels import resolve_slot
 from deepSTRF.models.readouts import STRFReadout
-from deepSTRF.registry import MODELS
+from deepSTRF.registry import KERNELS, MODELS
 
 __all__ = ["Linear"]
 

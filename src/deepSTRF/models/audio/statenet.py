@@ -445,8 +445,6 @@ def _connections(
 def _build_backbone(
     rnn_type: str, size: int, num_layers: int, dropout: float, options: Mapping[str, Any]
 ) -> nn.Module:
-    import deepSTRF.models.backbones  # noqa: F401  (fills the registry)
-
     try:
         cls = BACKBONES.get(rnn_type)
     except (TypeError, ValueError) as error:

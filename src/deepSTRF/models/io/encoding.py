@@ -8,7 +8,6 @@ name is an error, never an import.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 import numbers
@@ -41,10 +40,6 @@ _SEQUENTIAL = "torch.nn.Sequential"
 #: Arguments of those classes that are no attributes: places and types (the weights have them), the start of
 #: PReLU (the weights hold the value), and old spellings of Hardtanh's limits.
 _NOT_ATTRIBUTES = {"device", "dtype", "init", "min_value", "max_value"}
-
-#: Packages of ours whose import fills the registry; a fixed list, so no name in a file decides what is
-#: imported.
-_OWN_PACKAGES = ("deepSTRF.models.audio", "deepSTRF.models.wav2spec")
 
 #: Larger arrays belong in the weights, not in a text file.
 _MAX_ARRAY_ELEMENTS = 1_000_000
@@ -229,9 +224,6 @@ def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[
         return modules[name]
     if name in _TORCH_MODULES:
         return _TORCH_MODULES[name]
-    if name not in MODULES:
-        for package in _OWN_PACKAGES:
-            importlib.import_module(package)
     if name in MODULES and MODULES.get(name).__name__ == name:
         return MODULES.get(name)
     raise ValueError(

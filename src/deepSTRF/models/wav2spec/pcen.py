@@ -12,8 +12,8 @@ from deepSTRF._validation import check_choice, check_flag, check_positive_int, c
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
 from deepSTRF.dsp.scales import bounded_shift
 from deepSTRF.models.configurable import Configurable, ScaleFreeParameters
-from deepSTRF.models.kernels import PREFILTERS
 from deepSTRF.models.streaming import State, placement
+from deepSTRF.registry import PREFILTERS
 
 __all__ = ["PCEN", "make_pcen"]
 
@@ -185,7 +185,7 @@ class PCEN(ScaleFreeParameters, Configurable):
 
 @PREFILTERS.register("pcen")
 def make_pcen(n_frequency_bands: int, dt: float, **options: Any) -> PCEN:
-    """Build a `PCEN` for the prefiltering slot: ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
+    """Per-channel energy normalisation (`PCEN`): ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
 
     Examples
     --------
