@@ -10,7 +10,7 @@ from torch import nn
 
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.training import Fitter, FrontEndCache
-from deepSTRF.training.data import ByteBudget, FrontEndFeed, front_end_key, gives_the_same_twice
+from deepSTRF.training.cache import ByteBudget, FrontEndFeed, front_end_key, gives_the_same_twice
 
 
 def mel(**options):

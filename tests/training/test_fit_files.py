@@ -11,7 +11,7 @@ import torch
 
 from deepSTRF import _files as files
 from deepSTRF._files import load_tensors, save_or_warn, save_tensors, write_atomically
-from deepSTRF.training.callbacks import FitStateFile, StateMismatchError
+from deepSTRF.training.resume import FitStateFile, StateMismatchError
 
 
 def full_disk(*_):

@@ -10,7 +10,7 @@ import torch
 
 from deepSTRF.metrics import mse_loss, negative_binomial_loss, poisson_loss
 from deepSTRF.training import Fitter
-from deepSTRF.training.data import LossMeter, LossTraits, loss_traits, mean_over_neurons
+from deepSTRF.training.objective import LossMeter, LossTraits, loss_traits, mean_over_neurons
 
 
 def test_our_losses_take_the_psth_and_give_one_value_per_neuron():

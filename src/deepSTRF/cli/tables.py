@@ -91,7 +91,7 @@ def usage(*kinds: type[Exception]) -> Iterator[None]:
         yield
     except refusals as error:
         from deepSTRF._files import DamagedFileError
-        from deepSTRF.training.callbacks import StateMismatchError
+        from deepSTRF.training.resume import StateMismatchError
 
         if isinstance(error, DamagedFileError | StateMismatchError):
             raise

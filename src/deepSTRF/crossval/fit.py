@@ -28,17 +28,13 @@ from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.prediction import predict_clips
-from deepSTRF.training.callbacks import (
-    HASH_LENGTH,
-    FitDivergedError,
-    function_name,
-    is_wanted,
-    model_facts,
-    optimizer_facts,
-)
-from deepSTRF.training.data import FrontEndCache, make_loaders
-from deepSTRF.training.fitter import Fitter, make_optimizer, make_scheduler
+from deepSTRF.training.cache import FrontEndCache
+from deepSTRF.training.callbacks import FitDivergedError, is_wanted
+from deepSTRF.training.data import make_loaders
+from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import history_rows, json_safe
+from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
+from deepSTRF.training.resume import HASH_LENGTH, function_name, model_facts
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import check_prediction
 

@@ -1,8 +1,9 @@
 """Fitting models to recordings: the fit, many seeds, checks before it, scores and the protocol after it."""
 
 from deepSTRF._files import DamagedFileError
-from deepSTRF.training.callbacks import FitDivergedError, StateMismatchError
-from deepSTRF.training.data import FrontEndCache, make_loaders
+from deepSTRF.training.cache import FrontEndCache
+from deepSTRF.training.callbacks import FitDivergedError
+from deepSTRF.training.data import make_loaders
 from deepSTRF.training.evaluation import ScoreTable, score_model
 from deepSTRF.training.fitter import CountFitter, Fitter
 from deepSTRF.training.history import MeanScore, history_rows, mean_score
@@ -16,6 +17,7 @@ from deepSTRF.training.loggers import (
 )
 from deepSTRF.training.multi_seed import fit_multi_seed
 from deepSTRF.training.protocol import ProtocolCard
+from deepSTRF.training.resume import StateMismatchError
 from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
 from deepSTRF.training.validate import ModelCheck, ModelRuleError, validate_model
 

@@ -8,53 +8,37 @@ stimulus.
 from __future__ import annotations
 
 import functools
-import hashlib
-import inspect
-import itertools
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from deepSTRF._validation import check_not_empty
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.metrics import psth
-from deepSTRF.models import NeuralModel
-from deepSTRF.models.configurable import Configurable
+from deepSTRF.training.cache import ByteBudget, FrontEndFeed
+from deepSTRF.training.objective import LossTraits
 from deepSTRF.training.seeds import make_generator, preserved_random_state
 
 __all__ = [
     "Batch",
     "BatchSource",
-    "ByteBudget",
     "ClipLoader",
     "ClipStore",
     "DirectSource",
     "FeedSettings",
-    "FrontEndCache",
-    "FrontEndFeed",
     "LoaderSource",
-    "LossMeter",
-    "LossTraits",
-    "front_end_key",
     "generators_of",
-    "gives_the_same_twice",
-    "loss_traits",
     "make_loaders",
     "make_source",
-    "mean_over_neurons",
     "read_loader",
     "valid_counts",
     "warmup_bins",
 ]
-
-# ------------------------------------------------------------------------------
-# One batch as the fit sees it, whichever way it was made.
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,334 +114,6 @@ def valid_counts(targets: Tensor, *, counts_repeats: bool) -> Tensor:
     if not counts_repeats and valid.shape[2] > 1:
         valid = valid.any(dim=2, keepdim=True)
     return valid.sum(dim=(0, 2, 3)).to(torch.float32)
-
-
-# ------------------------------------------------------------------------------
-# How a fit calls a loss function, and how it sums the loss over batches of unequal size.
-#
-# ``train_loss`` and ``val_loss`` are the same quantity: the mean over neurons of each neuron's mean loss over
-# all its valid bins of the pass, as if the pass were one long recording. (A mean of batch means would weigh a
-# short clip like a long one.)
-
-
-@dataclass(frozen=True)
-class LossTraits:
-    """What a fit may assume about a loss function.
-
-    Attributes
-    ----------
-    accepts_psth : bool
-        The loss gives the same value on a PSTH (B, N, 1, T) as on the repeats (B, N, R, T) behind it, so the
-        PSTH is computed once and kept.
-    per_neuron : bool
-        ``reduction="none"`` gives one value per neuron, (N,).
-    counts_repeats : bool
-        A neuron's loss is a mean over bins and repeats, not over bins.
-
-    Examples
-    --------
-    >>> LossTraits(accepts_psth=True, per_neuron=True, counts_repeats=False).per_neuron
-    True
-    """
-
-    accepts_psth: bool
-    per_neuron: bool
-    counts_repeats: bool
-
-
-def loss_traits(loss_fn: Callable[..., Tensor]) -> LossTraits:
-    """Read a loss function's traits from its attributes and arguments.
-
-    The losses of `deepSTRF.metrics` carry the attribute ``accepts_psth`` and take ``reduction``. A function
-    of your own is called as ``loss_fn(pred, responses)`` and returns a scalar or one value per neuron (N,);
-    set ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs.
-
-    Examples
-    --------
-    >>> def my_loss(pred, responses):
-    ...     return (pred - responses).square().mean()
-    >>> loss_traits(my_loss)
-    LossTraits(accepts_psth=False, per_neuron=False, counts_repeats=False)
-    """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be callable as loss_fn(pred, responses), got {type(loss_fn).__name__}")
-    base: Any = loss_fn
-    keywords: dict[str, Any] = {}
-    while isinstance(base, functools.partial):
-        keywords = {**base.keywords, **keywords}
-        base = base.func
-    declared = getattr(loss_fn, "accepts_psth", getattr(base, "accepts_psth", None))
-    by_repeats = keywords.get("weighting", "bins") == "repeats"
-    # With its constant term a likelihood is a function of single repeats, not of their mean.
-    needs_repeats = by_repeats or bool(keywords.get("full"))
-    takes_reduction = "reduction" in _parameter_names(base) and "reduction" not in keywords
-    return LossTraits(
-        accepts_psth=bool(declared) and not needs_repeats,
-        # Only the losses that declare themselves are known to give (N,): torch's own give one value per bin.
-        per_neuron=declared is not None and takes_reduction,
-        counts_repeats=by_repeats,
-    )
-
-
-def _parameter_names(function: Any) -> set[str]:
-    try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # some built-ins have no signature
-        return set()
-
-
-def mean_over_neurons(loss: Tensor, weights: Tensor) -> Tensor:
-    """Return the scalar to differentiate: the mean over the neurons that have data in this batch.
-
-    Shapes: loss (N,); weights (N,).
-
-    Examples
-    --------
-    >>> import torch
-    >>> mean_over_neurons(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([10.0, 10.0, 0.0]))
-    tensor(2.)
-    """
-    if loss.dim() == 0:
-        return loss
-    if loss.shape != weights.shape:
-        raise ValueError(
-            f"the loss must be a scalar or one value per neuron ({weights.numel()},), got "
-            f"{tuple(loss.shape)}; reduce it in loss_fn or compute_loss"
-        )
-    heard = weights > 0
-    return torch.where(heard, loss, 0.0).sum() / heard.sum().clamp(min=1)
-
-
-class LossMeter:
-    """Sum a loss over the batches of a pass, on the device, without waiting for it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> meter = LossMeter()
-    >>> meter.add(torch.tensor([1.0, 5.0]), torch.tensor([100.0, 0.0]))
-    >>> meter.add(torch.tensor([4.0, 2.0]), torch.tensor([50.0, 50.0]))
-    >>> meter.result()
-    2.0
-    """
-
-    def __init__(self) -> None:
-        self._total: Tensor | None = None
-        self._weight: Tensor | None = None
-
-    def add(self, loss: Tensor, weights: Tensor) -> None:
-        """Add a batch: its loss, () or (N,), and each neuron's number of valid bins (N,)."""
-        # Sums in double precision, which Apple's devices lack.
-        exact = torch.float32 if loss.device.type == "mps" else torch.float64
-        loss, weights = loss.detach().to(exact), weights.to(exact)
-        weight = weights if loss.dim() else weights.sum()
-        part = torch.where(weight > 0, loss * weight, 0.0)
-        self._total = part if self._total is None else self._total + part
-        self._weight = weight if self._weight is None else self._weight + weight
-
-    def result(self) -> float:
-        """Return the pass's loss; NaN when no neuron had data."""
-        if self._total is None or self._weight is None:
-            return math.nan
-        heard = self._weight > 0
-        if not bool(heard.any()):
-            return math.nan
-        return float((self._total[heard] / self._weight[heard]).mean())
-
-
-# ------------------------------------------------------------------------------
-# Outputs of front-ends that do not learn, computed once per sound and kept by content.
-#
-# The key of an entry is what determines it: the bytes of the stimulus, the length it was padded to, and the
-# front-end's class, settings, parameters and buffers. A changed filterbank or a changed sound therefore never
-# meets an old entry, and a cache may be shared by several fits.
-
-
-#: Default size of a cache: 20 minutes of 34 bands at 5 ms take 33 MB.
-DEFAULT_CACHE_BYTES = 512 * 2**20
-#: Attributes that every torch module has: bookkeeping, no setting.
-_BOOKKEEPING = frozenset(vars(nn.Module()))
-
-
-class ByteBudget:
-    """An allowance of bytes that is spent until nothing is left.
-
-    Examples
-    --------
-    >>> budget = ByteBudget(10)
-    >>> budget.take(8), budget.take(8), budget.take(2)
-    (True, False, True)
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
-        self.max_bytes = int(max_bytes)
-        self.used = 0
-
-    def take(self, n_bytes: int) -> bool:
-        """Spend ``n_bytes`` and return True, or return False when they are not there."""
-        if self.used + n_bytes > self.max_bytes:
-            return False
-        self.used += n_bytes
-        return True
-
-
-class FrontEndCache:
-    """Spectrograms by content, up to a number of bytes; when it is full, further ones are computed each time.
-
-    Pass one to several fits to share it (``fit_multi_seed`` does so by itself).
-
-    Parameters
-    ----------
-    max_bytes : int
-        Most bytes to hold.
-
-    Attributes
-    ----------
-    hits, misses : int
-        How often an entry was found, and how often it was not.
-
-    Examples
-    --------
-    >>> import torch
-    >>> cache = FrontEndCache(max_bytes=1000)
-    >>> cache.get_or_compute("sound 1", lambda: torch.ones(2)).sum()
-    tensor(2.)
-    >>> cache.get_or_compute("sound 1", lambda: torch.zeros(2)).sum()
-    tensor(2.)
-    >>> cache.hits, cache.misses, cache.n_bytes
-    (1, 1, 8)
-    """
-
-    def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self._budget = ByteBudget(max_bytes)
-        self._entries: dict[Hashable, Tensor] = {}
-        self.hits = 0
-        self.misses = 0
-
-    def get_or_compute(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the entry of ``key``; on a miss compute it, and keep it where there is room."""
-        found = self._entries.get(key)
-        if found is not None:
-            self.hits += 1
-            return found
-        self.misses += 1
-        value = compute()
-        if self._budget.take(value.numel() * value.element_size()):
-            self._entries[key] = value
-        return value
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held."""
-        return self._budget.used
-
-    def clear(self) -> None:
-        """Drop every entry and the counts."""
-        self._entries.clear()
-        self._budget = ByteBudget(self._budget.max_bytes)
-        self.hits = self.misses = 0
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-
-def front_end_key(module: nn.Module) -> tuple[Hashable, ...]:
-    """Return a key that is equal for two front-ends only when they compute the same thing.
-
-    It digests, for the module and everything in it, the class, the plain attributes, and the bytes of
-    parameters and buffers. A module of a foreign class with an attribute that cannot be digested (a function,
-    say) stands for itself alone: the key then holds the module, and another instance has another key.
-
-    Examples
-    --------
-    >>> front_end_key(nn.Conv1d(1, 1, 3)) == front_end_key(nn.Conv1d(1, 1, 3))
-    False
-    >>> front_end_key(nn.Hardtanh(0, 1)) == front_end_key(nn.Hardtanh(0, 1))
-    True
-    """
-    digest = hashlib.sha256()
-    strangers: list[nn.Module] = []
-    for name, part in module.named_modules():
-        digest.update(f"|{name}:{type(part).__module__}.{type(part).__qualname__}".encode())
-        complete = True
-        for attribute, value in sorted(vars(part).items()):
-            if attribute not in _BOOKKEEPING:
-                digest.update(f"|{attribute}=".encode())
-                complete &= _digest(digest, value)
-        if not complete and not isinstance(part, Configurable):
-            strangers.append(part)
-        tensors = itertools.chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False))
-        for tensor_name, tensor in tensors:
-            digest.update(f"|{tensor_name}=".encode())
-            _digest(digest, tensor)
-    return (digest.hexdigest(), *strangers)
-
-
-def _digest(digest: Any, value: Any) -> bool:
-    """Add a value to the digest; False when it is of a kind whose content cannot be read.
-
-    Containers are digested to their end (``min``, not ``all``, which would stop at the first stranger).
-    """
-    if value is None or isinstance(
-        value, bool | int | float | complex | str | bytes | torch.dtype | torch.device
-    ):
-        digest.update(repr(value).encode())
-        return True
-    if isinstance(value, Tensor):
-        array = value.detach().cpu().contiguous()
-        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
-        digest.update(array.flatten().view(torch.uint8).numpy().tobytes() if array.numel() else b"")
-        return True
-    if isinstance(value, np.ndarray | np.generic) and value.dtype != object:
-        digest.update(f"{value.dtype}{value.shape}".encode() + value.tobytes())
-        return True
-    if isinstance(value, dict):
-        items = sorted(value.items(), key=lambda pair: repr(pair[0]))
-        return min((_digest(digest, key) & _digest(digest, item) for key, item in items), default=True)
-    if isinstance(value, list | tuple | set | frozenset):
-        members = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
-        return min((_digest(digest, item) for item in members), default=True)
-    return False
-
-
-def gives_the_same_twice(module: nn.Module, function: Callable[[Tensor], Tensor], sample: Tensor) -> bool:
-    """Try whether a front-end gives the same output each time, in train mode as in eval mode.
-
-    Dropout, added noise or a running normalisation answer no. Random states, mode flags and buffers are put
-    back.
-
-    Shapes: sample (B, 1, T_audio).
-
-    Examples
-    --------
-    >>> dropout = nn.Dropout(0.5)
-    >>> gives_the_same_twice(dropout, dropout, torch.ones(1, 1, 100))
-    False
-    >>> gives_the_same_twice(nn.ReLU(), nn.ReLU(), torch.ones(1, 1, 100))
-    True
-    """
-    flags = [(part, part.training) for part in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
-    outputs: list[Tensor] = []
-    try:
-        with torch.no_grad(), preserved_random_state():
-            for mode in (True, True, False):
-                module.train(mode)
-                outputs.append(function(sample))
-    finally:
-        with torch.no_grad():
-            for part, flag in flags:
-                part.training = flag
-            for buffer, before in buffers:
-                if buffer.shape == before.shape:
-                    buffer.copy_(before)
-    return all(torch.equal(outputs[0], other) for other in outputs[1:])
-
-
-# ------------------------------------------------------------------------------
-# Loaders in, clips out: DataLoaders for views of a recording, and which clips a DataLoader serves.
 
 
 Loader = DataLoader[Any]
@@ -628,82 +284,6 @@ def generators_of(*loaders: Loader) -> list[torch.Generator]:
     return list(found.values())
 
 
-# ------------------------------------------------------------------------------
-# Whether a model's front-end may be computed once per sound, and the one place that does so.
-
-
-class FrontEndFeed:
-    """Serve a model's spectrograms from a cache, as long as its front-end does not learn.
-
-    Kept out of the cache, and computed in every step as in a plain loop: front-ends with trainable
-    parameters, those whose output differs from call to call (dropout in train mode, noise), modules with an
-    attribute ``cacheable = False``, and models that are no `NeuralModel` or override ``forward`` or
-    ``spectrogram``.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> feed = FrontEndFeed(Linear(n_frequency_bands=4, temporal_window_size=2), FrontEndCache(), "cpu")
-    >>> feed.begin_pass(lambda: torch.zeros(1, 1, 4, 9))  # there is no front-end to save
-    False
-    """
-
-    def __init__(self, model: nn.Module, cache: FrontEndCache, setting: str) -> None:
-        self._model = model
-        self._cache = cache
-        self._setting = setting
-        self._verdicts: dict[Hashable, bool] = {}
-        self._key: Hashable = None
-
-    def begin_pass(self, sample: Callable[[], Tensor]) -> bool:
-        """Look at the front-end as it is now; return True when this pass may use the cache.
-
-        ``sample`` gives a stimulus (1, 1, T_audio) to try it on, once.
-        """
-        if not _may_be_cached(self._model):
-            return False
-        model: NeuralModel = self._model  # type: ignore[assignment]
-        key = self._present_key(model)
-        if key not in self._verdicts:
-            verdict = gives_the_same_twice(model.wav2spec, model.spectrogram, sample())
-            key = self._present_key(model)  # a front-end may fill its buffers in its first call
-            self._verdicts[key] = verdict
-        self._key = key
-        return self._verdicts[key]
-
-    def _present_key(self, model: NeuralModel) -> tuple[Hashable, ...]:
-        return (self._setting, *front_end_key(model.wav2spec))
-
-    def spectrogram(self, fingerprint: str, n_samples: int, stimulus: Callable[[], Tensor]) -> Tensor:
-        """Return the spectrogram (1, F, T) of one sound padded to ``n_samples`` samples.
-
-        ``stimulus`` gives the padded sound (1, T_audio), called only on a miss.
-        """
-
-        def compute() -> Tensor:
-            with torch.no_grad():
-                spectrogram: Tensor = self._model.spectrogram(stimulus().unsqueeze(0))[0]  # type: ignore[operator]
-            return spectrogram
-
-        return self._cache.get_or_compute((self._key, fingerprint, n_samples), compute)
-
-
-def _may_be_cached(model: nn.Module) -> bool:
-    if not isinstance(model, NeuralModel) or isinstance(model.wav2spec, nn.Identity):
-        return False
-    cls = type(model)
-    if cls.forward is not NeuralModel.forward or not cls.spectrogram.__module__.startswith("deepSTRF."):
-        return False
-    if model._forward_hooks or model._forward_pre_hooks:  # a hook expects to see the waveform
-        return False
-    parts = list(model.wav2spec.modules())
-    if any(not getattr(part, "cacheable", True) for part in parts):
-        return False
-    return not any(parameter.requires_grad for parameter in model.wav2spec.parameters())
-
-
-# ------------------------------------------------------------------------------
-
 #: What a batch of `neural_collate` holds; an item with more needs its loader.
 KNOWN_KEYS = {"stims", "responses", "valid_mask", "stim_meta"}
 
@@ -775,7 +355,8 @@ def make_source(
     >>> from deepSTRF.datasets import neural_collate
     >>> from deepSTRF.datasets.audio import SyntheticDataset
     >>> from deepSTRF.models.audio import Linear
-    >>> from deepSTRF.training.data import FrontEndCache
+    >>> from deepSTRF.training.cache import FrontEndCache
+    >>> from deepSTRF.training.objective import LossTraits
     >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
     >>> source = make_source(
     ...     DataLoader(ds, collate_fn=neural_collate),

@@ -25,116 +25,32 @@ from deepSTRF._validation import (
     check_trainable,
 )
 from deepSTRF.metrics import mse_loss
+from deepSTRF.training.cache import ByteBudget, FrontEndCache, FrontEndFeed
 from deepSTRF.training.callbacks import (
     BestWeights,
     EarlyStopping,
     FitDisplay,
-    FitStateFile,
     PerNeuronBest,
     StepGuard,
-    apply_state,
     check_monitor,
-    collect_state,
-    fit_signature,
     fit_standardizer,
     open_display,
-    optimizer_facts,
     warn_of_untrained,
 )
 from deepSTRF.training.data import (
     Batch,
     BatchSource,
-    ByteBudget,
     FeedSettings,
-    FrontEndCache,
-    FrontEndFeed,
-    LossMeter,
-    LossTraits,
-    loss_traits,
     make_source,
-    mean_over_neurons,
 )
 from deepSTRF.training.evaluation import Metric, PassScores, make_scores
+from deepSTRF.training.objective import LossMeter, LossTraits, loss_traits, mean_over_neurons
+from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
+from deepSTRF.training.resume import FitStateFile, apply_state, collect_state, fit_signature
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import NoGradientError, check_prediction
 
-__all__ = [
-    "CountFitter",
-    "Fitter",
-    "make_optimizer",
-    "make_scheduler",
-    "predicts_counts",
-    "score_pass",
-    "step_scheduler",
-    "train_pass",
-]
-
-# ------------------------------------------------------------------------------
-# The optimiser and the learning rate schedule of a fit: the user's, checked, or the default.
-
-
-#: Defaults of the optimiser used when none is given.
-DEFAULT_LEARNING_RATE = 1e-3
-DEFAULT_WEIGHT_DECAY = 1e-4
-
-
-def make_optimizer(optimizer: Any, model: nn.Module) -> Optimizer:
-    """Return an optimiser that holds parameters of this model; a callable is called with the model first."""
-    if optimizer is None:
-        return _default_optimizer(model)
-    if callable(optimizer) and not isinstance(optimizer, Optimizer):
-        optimizer = optimizer(model)
-    if not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            "optimizer must be a torch.optim.Optimizer or a function that makes one from the model, got "
-            f"{type(optimizer).__name__}; for example torch.optim.AdamW(model.parameters(), lr=1e-3)"
-        )
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    if not held & {id(parameter) for parameter in model.parameters() if parameter.requires_grad}:
-        raise ValueError(
-            "optimizer holds none of this model's trainable parameters, so nothing would be learned; build "
-            "it with torch.optim.AdamW(model.parameters(), ...) from the model you pass"
-        )
-    return optimizer
-
-
-def _default_optimizer(model: nn.Module) -> Optimizer:
-    # A model with a learnable front-end gives it its own rate; others are one group.
-    grouped = getattr(model, "param_groups", None)
-    groups: list[dict[str, Any]] = (
-        grouped(DEFAULT_LEARNING_RATE, weight_decay=DEFAULT_WEIGHT_DECAY)
-        if callable(grouped)
-        else [{"params": list(model.parameters())}]
-    )
-    for group in groups:
-        group["params"] = [parameter for parameter in group["params"] if parameter.requires_grad]
-    groups = [group for group in groups if group["params"]]
-    # fused: one kernel per step instead of a dozen small ones per parameter
-    return torch.optim.AdamW(groups, lr=DEFAULT_LEARNING_RATE, weight_decay=DEFAULT_WEIGHT_DECAY, fused=True)
-
-
-def make_scheduler(scheduler: Any, optimizer: Optimizer, mode: str) -> Any:
-    """Return a scheduler of this optimiser; a callable is called with the optimiser first."""
-    if scheduler is None:
-        return None
-    if isinstance(scheduler, type) or not hasattr(scheduler, "step"):
-        if not callable(scheduler):
-            raise TypeError(
-                "scheduler must be a torch.optim.lr_scheduler object or a function that makes one from the "
-                f"optimiser, got {type(scheduler).__name__}"
-            )
-        scheduler = scheduler(optimizer)
-    if getattr(scheduler, "optimizer", optimizer) is not optimizer:
-        raise ValueError(
-            "scheduler belongs to another optimiser; build it from the one you pass, or pass a function: "
-            "scheduler=lambda optimizer: StepLR(optimizer, 10)"
-        )
-    if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != mode:
-        raise ValueError(
-            f"ReduceLROnPlateau has mode={scheduler.mode!r}, the fit has mode={mode!r}: the rate would drop "
-            f"while the score improves; build it with mode={mode!r}"
-        )
-    return scheduler
+__all__ = ["CountFitter", "Fitter", "predicts_counts", "score_pass", "step_scheduler", "train_pass"]
 
 
 def step_scheduler(scheduler: Any, score: float) -> None:

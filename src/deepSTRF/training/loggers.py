@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deepSTRF._optional import require
-from deepSTRF.training.fitter import make_optimizer, make_scheduler
 from deepSTRF.training.history import SUMMARY_QUANTILES, json_safe, mean_score, summarise
+from deepSTRF.training.optimization import make_optimizer, make_scheduler
 from deepSTRF.training.protocol import model_facts, software_versions
 
 __all__ = [

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from deepSTRF._files import save_tensors, write_atomically
+from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import BestWeights, FitDivergedError
-from deepSTRF.training.data import FrontEndCache
 from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import mean_score, summarise
 from deepSTRF.training.seeds import seeded
