@@ -419,7 +419,7 @@ def test_before_the_output_nonlinearity(name: str) -> None:
     model, x = build(name), torch.randn(F, 30, dtype=torch.float64)
     lags = None if name != "carried" else 8
     after = dstrf(model, x, lags=lags)
-    drive = dstrf(model, x, lags=lags, before="readout.activation")
+    drive = dstrf(model, x, lags=lags, skip_nonlinearity="readout.activation")
     torch.testing.assert_close(
         drive.slope[..., None, None] * drive.weights, after.weights, rtol=0, atol=1e-12
     )
@@ -427,14 +427,14 @@ def test_before_the_output_nonlinearity(name: str) -> None:
     torch.testing.assert_close(again, after.response, rtol=0, atol=1e-12)
     assert not model.readout.activation._forward_hooks
     with pytest.raises(KeyError, match="no part"):
-        dstrf(model, x, before="readout.nothing")
+        dstrf(model, x, skip_nonlinearity="readout.nothing")
 
 
 @pytest.mark.parametrize("name", ["linear softplus", "deep smooth", "padded", "residual"])
 def test_the_path_average_is_complete(name: str) -> None:
     model, x = build(name), torch.randn(F, 30, dtype=torch.float64)
     nodes, error = (64, 3e-3) if name == "padded" else (12, 1e-9)  # kinks that biases put on the path
-    result = dstrf(model, x, path=nodes, baseline=0.1)
+    result = dstrf(model, x, n_steps=nodes, baseline=0.1)
     base = torch.full_like(x, 0.1)
     difference = (model(x.view(1, 1, F, -1)) - model(base.view(1, 1, F, -1)))[0, :, 0].T
     assert float(result.completeness.abs().max()) < error
@@ -446,7 +446,9 @@ def test_the_path_average_is_complete(name: str) -> None:
 
 def test_without_biases_the_path_average_is_the_filter() -> None:
     model, x = build("deep"), torch.randn(F, 30, dtype=torch.float64)
-    torch.testing.assert_close(dstrf(model, x, path=3).weights, dstrf(model, x).weights, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        dstrf(model, x, n_steps=3).weights, dstrf(model, x).weights, rtol=0, atol=1e-12
+    )
 
 
 # ---------------------------------------------------------------------- sinks
@@ -513,7 +515,7 @@ def test_on_a_gpu(name: str, method: str) -> None:
     assert found.response.device.type == "cuda"
     torch.testing.assert_close(found.weights[0].cpu(), wanted.weights, rtol=0, atol=1e-10)
     torch.testing.assert_close(found.intercept.cpu(), wanted.intercept, rtol=0, atol=1e-10)
-    path = dstrf(model, x, method=method, lags=6, path=2)
+    path = dstrf(model, x, method=method, lags=6, n_steps=2)
     assert path.completeness.device.type == "cuda"
 
 
@@ -592,8 +594,8 @@ def test_the_model_is_left_as_it_was() -> None:
         ({"times": []}, ValueError, "nothing to do"),
         ({"times": [3, 1]}, ValueError, "ascend"),
         ({"neurons": [7]}, IndexError, "no neuron 7"),
-        ({"path": 0}, ValueError, "path must be at least 1"),
-        ({"path": 2, "baseline": torch.zeros(5)}, ValueError, "baseline must be"),
+        ({"n_steps": 0}, ValueError, "n_steps must be at least 1"),
+        ({"n_steps": 2, "baseline": torch.zeros(5)}, ValueError, "baseline must be"),
         ({"budget_bytes": 0}, ValueError, "budget_bytes"),
         ({"method": "closed"}, ValueError, "not one convolution"),
     ],

@@ -34,7 +34,7 @@ def test_results_files_and_iterators_are_filters(tmp_path) -> None:
         assert torch.equal(complexity(same), wanted)
     assert torch.equal(complexity(mean), complexity(mean.weights))
     every = [tmp_path / "a.npy", tmp_path / "dSTRF-000.pt"]
-    table = nonlinearities((path for path in every), lookahead=5)
+    table = nonlinearities((path for path in every), max_delay=5)
     assert torch.equal(table["complexity"], wanted.unsqueeze(1).expand(-1, 2))
     assert event_locked(iter(every), [[10], [12]], before=1, after=1).count[:, 0].tolist() == [2, 2, 2]
     assert [len(one.centres) for one in filter_patterns(iter(every), 2)] == [2, 2]
@@ -53,7 +53,7 @@ def test_the_filter_of_a_linear_neuron_does_not_grow_as_the_clip_begins(tmp_path
         jackknifed_dstrf(models, x),
         jackknifed_dstrf(models, x, edge="drop").weights,
     ):
-        for name, value in nonlinearities(found, lookahead=4).items():
+        for name, value in nonlinearities(found, max_delay=4).items():
             torch.testing.assert_close(value, torch.full((N, 1), linear[name]).double(), msg=name)
     # bare arrays are taken as they are
     assert bool((complexity(dstrf(models[0], x).weights) > 1.01).all())

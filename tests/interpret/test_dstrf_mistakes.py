@@ -112,17 +112,21 @@ def test_numbers_of_any_kind_state_a_receptive_field(declared) -> None:
     ("arguments", "error", "text"),
     [
         ({"baseline": 1.0}, ValueError, "baseline is where a path begins"),
-        ({"baseline": torch.zeros(F)}, ValueError, "give one, e.g. path=16"),
-        ({"path": 2, "baseline": "mean"}, TypeError, "baseline must be a number or a tensor, got 'mean'"),
+        ({"baseline": torch.zeros(F)}, ValueError, "give one, e.g. n_steps=16"),
+        ({"n_steps": 2, "baseline": "mean"}, TypeError, "baseline must be a number or a tensor, got 'mean'"),
         ({"times": np.arange(T) > 3}, TypeError, "times must be numbers, got a mask"),
         ({"neurons": torch.tensor([True, False, True])}, TypeError, "neurons must be numbers, got a mask"),
         ({"sink": "dstrf.npy"}, TypeError, "FileSink"),
         ({"sink": ArraySink}, TypeError, "the class ArraySink"),
         ({"sink": [ArraySink(), None]}, TypeError, "sink or a sequence of sinks, got None"),
         ({"sink": []}, ValueError, "nothing would be kept"),
-        ({"before": "readout.fc"}, ValueError, "before must name the last step of the model"),
-        ({"before": "core"}, ValueError, "before must name the last step of the model"),
-        ({"before": "readout"}, ValueError, "mixes the entries of its input"),
+        (
+            {"skip_nonlinearity": "readout.fc"},
+            ValueError,
+            "skip_nonlinearity must name the last step of the model",
+        ),
+        ({"skip_nonlinearity": "core"}, ValueError, "skip_nonlinearity must name the last step of the model"),
+        ({"skip_nonlinearity": "readout"}, ValueError, "mixes the entries of its input"),
     ],
 )
 def test_arguments_that_mean_nothing(arguments, error, text) -> None:
@@ -166,9 +170,11 @@ def test_shifts_stay_within_the_filter(max_shift) -> None:
 
 def test_a_softmax_over_neurons_has_no_slope() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, (F, 1)), nn.Softmax(1))
-    for call in (dstrf, lambda model, x, before: curvature(model, x, 0, [5], before=before)):
-        with pytest.raises(ValueError, match="this Softmax mixes"):
-            call(model, torch.randn(F, T), before="1")
+    x = torch.randn(F, T)
+    with pytest.raises(ValueError, match="this Softmax mixes"):
+        dstrf(model, x, skip_nonlinearity="1")
+    with pytest.raises(ValueError, match="this Softmax mixes"):
+        curvature(model, x, 0, [5], skip_nonlinearity="1")
 
 
 def test_half_precision_in_files(tmp_path) -> None:

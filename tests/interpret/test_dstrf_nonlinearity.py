@@ -64,7 +64,7 @@ def ensemble(kind: str, held: int = 4) -> torch.Tensor:
     ],
 )
 def test_each_kind_of_change_moves_its_own_statistic_alone(kind, gain, hold, shape) -> None:
-    table = nonlinearities(ensemble(kind), "mean", lookahead=9, corrected=True)
+    table = nonlinearities(ensemble(kind), "mean", max_delay=9, corrected=True)
     assert (float(table["gain change"][0]) > 0.1) == gain
     assert float(table["temporal hold"][0]) == hold
     assert float(table["temporal hold (blocks)"][0]) == hold
@@ -79,8 +79,8 @@ def test_each_kind_of_change_moves_its_own_statistic_alone(kind, gain, hold, sha
 
 @pytest.mark.parametrize("held", [1, 3, 7])
 def test_an_event_held_for_n_bins_has_a_hold_of_n(held: int) -> None:
-    assert temporal_hold(ensemble("hold", held), lookahead=9).tolist() == [held]
-    assert hold_statistics(ensemble("hold", held), lookahead=9).hold.tolist() == [held]
+    assert temporal_hold(ensemble("hold", held), max_delay=9).tolist() == [held]
+    assert hold_statistics(ensemble("hold", held), max_delay=9).hold.tolist() == [held]
 
 
 def test_a_linear_model_has_nothing_of_it() -> None:
@@ -242,20 +242,20 @@ def test_a_neuron_of_zeros_is_nan_not_a_maximum() -> None:
 def test_files_clips_and_reductions(tmp_path) -> None:
     clips = [ensemble("hold"), ensemble("gain"), torch.zeros(60, 1, L, F)]
     np.save(tmp_path / "hold.npy", clips[0].numpy().astype(np.float16))
-    table = nonlinearities([tmp_path / "hold.npy", clips[1].numpy(), clips[2]], lookahead=9)
+    table = nonlinearities([tmp_path / "hold.npy", clips[1].numpy(), clips[2]], max_delay=9)
     assert table["temporal hold"].shape == (1, 3)
     assert table["temporal hold"][0, :2].tolist() == [4, 0]
-    every = nonlinearities([*clips, clips[0]], "median", lookahead=9)
+    every = nonlinearities([*clips, clips[0]], "median", max_delay=9)
     assert every["temporal hold"].tolist() == [4]
     with pytest.raises(ValueError, match="reduction must be one of"):
         nonlinearities(clips, "sum")
     with pytest.raises(ValueError, match="clips differ in neurons"):
-        nonlinearities([clips[0], torch.cat([clips[0]] * 2, dim=1)], lookahead=9)
+        nonlinearities([clips[0], torch.cat([clips[0]] * 2, dim=1)], max_delay=9)
     with pytest.raises(ValueError, match=r"dstrfs must be \(T, N, L, F\)"):
         complexity(torch.zeros(3, 4))
     with pytest.raises(TypeError, match="of several sinks pass one"):
         complexity([torch.zeros(1, 1, 1, 1)])
-    with pytest.raises(ValueError, match="too few for a lookahead of 20"):
+    with pytest.raises(ValueError, match="too few for a max_delay of 20"):
         temporal_hold(torch.zeros(10, 1, L, F))
 
 

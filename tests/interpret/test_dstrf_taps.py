@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dstrf import ReceptiveFieldError, TapError, dstrf, stimulus_frames, switches
+from deepSTRF.interpret.dstrf import LayerTargetError, ReceptiveFieldError, dstrf, stimulus_frames, switches
 from deepSTRF.models.audio import Linear, NetworkReceptiveField, StateNet
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
@@ -57,8 +57,8 @@ def test_behind_the_prefilter_a_linear_model_is_its_kernel(hears: bool) -> None:
     kernel = model.readout.strf.STRF_weight().reshape(2, 2, F, 4)  # (N, C, F, L)
     scale = model.readout.bn.weight / (model.readout.bn.running_var + model.readout.bn.eps).sqrt()
     wanted = (kernel * scale.view(-1, 1, 1, 1)).permute(0, 3, 1, 2).detach()
-    assert (result.method, result.tap_shape, result.lags) == ("closed", (2, F), 4)
-    found = result.weights.unflatten(-1, result.tap_shape)
+    assert (result.method, result.layer_shape, result.lags) == ("closed", (2, F), 4)
+    found = result.weights.unflatten(-1, result.layer_shape)
     torch.testing.assert_close(found[3:], wanted.expand(27, *wanted.shape), rtol=0, atol=1e-12)
     frames = stimulus_frames(model, x, wrt="prefiltering")
     spectrogram = model.spectrogram(x[None, None]) if hears else x[None, None]
@@ -69,7 +69,7 @@ def test_behind_the_prefilter_a_linear_model_is_its_kernel(hears: bool) -> None:
     torch.testing.assert_close(result.response, dstrf(model, x).response, rtol=0, atol=1e-12)
     kept = dstrf(model, x, wrt="prefiltering", edge="keep")
     torch.testing.assert_close(kept.weights[0], result.weights[10], rtol=0, atol=1e-12)
-    averaged = dstrf(model, x, wrt="prefiltering", path=2, baseline=torch.ones(2 * F))
+    averaged = dstrf(model, x, wrt="prefiltering", n_steps=2, baseline=torch.ones(2 * F))
     torch.testing.assert_close(averaged.weights, result.weights, rtol=0, atol=1e-12)
     assert float(averaged.completeness[3:].abs().max()) < 1e-12
     if hears:
@@ -115,7 +115,7 @@ def test_every_method_gives_the_jacobian_of_what_follows(name: str, method: str)
     index = int(tap)
     result = dstrf(line, x, wrt=tap, method=method)
     frames = line[: index + 1](x[None, None]).detach()[0]
-    assert result.tap_shape == frames.shape[:-1]
+    assert result.layer_shape == frames.shape[:-1]
     wanted = oracle(
         lambda z: line[index + 1 :](z.reshape(1, *frames.shape).clone())[0, :, 0],
         frames.flatten(0, 1),
@@ -132,7 +132,7 @@ def test_taps_of_the_zoo(name: str) -> None:
     model = seeded(lambda: NetworkReceptiveField(F, 4, 2, prefiltering=ADAPTATION))
     x = torch.randn(F, 25, dtype=torch.float64)
     if name in ("core.1.ln", "readout.fc"):  # neurons or units last
-        with pytest.raises(TapError, match=rf"{name}.*frame grid.*another part"):
+        with pytest.raises(LayerTargetError, match=rf"{name}.*frame grid.*another part"):
             dstrf(model, x, wrt=name)
         return
     result = dstrf(model, x, wrt=name)
@@ -220,11 +220,11 @@ def test_taps_of_models_that_look_ahead() -> None:
     x = torch.randn(F, 25, dtype=torch.float64)
     with pytest.raises(ReceptiveFieldError, match=r"lookahead=1\)"):
         dstrf(Takes(), x, wrt="layers.1")
-    result = dstrf(Takes(), x, wrt="layers.1", lookahead=1, before="layers.3")
+    result = dstrf(Takes(), x, wrt="layers.1", lookahead=1, skip_nonlinearity="layers.3")
     frames = model[:2](x[None])[0].detach()
     wanted = oracle(lambda z: model[2](z[None])[0], frames, 2, 1)
     torch.testing.assert_close(result.weights, wanted, rtol=0, atol=1e-12)
-    assert result.tap_shape == (4,)
+    assert result.layer_shape == (4,)
     adds_up(result, frames)
 
 
@@ -270,7 +270,7 @@ class Short(Around):
 def test_parts_that_cannot_be_differentiated_by(model: type, name: str, text: str) -> None:
     model, x = seeded(model), torch.randn(F, 20)
     for clip in (x, torch.zeros_like(x)):
-        with pytest.raises(TapError, match=text):
+        with pytest.raises(LayerTargetError, match=text):
             dstrf(model, clip, wrt=name)
     assert not any(part._forward_hooks for part in model.modules())
 
@@ -421,7 +421,7 @@ def test_what_comes_before_a_part_runs_once_for_all_windows() -> None:
 def test_an_output_nonlinearity_must_come_after_the_part() -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, (F, 1)), nn.Tanh(), nn.Conv2d(2, 2, 1), nn.Sigmoid())
     x = torch.randn(F, 20)
-    assert dstrf(model, x, wrt="1", before="3").slope is not None
+    assert dstrf(model, x, wrt="1", skip_nonlinearity="3").slope is not None
     for before in ("1", "0"):
-        with pytest.raises(ValueError, match="before must name a part that comes after wrt='1'"):
-            dstrf(model, x, wrt="1", before=before)
+        with pytest.raises(ValueError, match="skip_nonlinearity must name a part that comes after wrt='1'"):
+            dstrf(model, x, wrt="1", skip_nonlinearity=before)

@@ -317,7 +317,7 @@ def test_causal_models_have_nothing_ahead(model) -> None:
 @pytest.mark.parametrize("name", ["symmetric", "line"])
 def test_path_and_output_nonlinearity(name: str) -> None:
     model, x = build(name), torch.randn(F, 25, dtype=torch.float64)
-    result = dstrf(model, x, lookahead=3, path=16, baseline=0.1)
+    result = dstrf(model, x, lookahead=3, n_steps=16, baseline=0.1)
     assert float(result.completeness.abs().max()) < 1e-9
     base = torch.full_like(x, 0.1)
     moved = (model(x[None, None]) - model(base[None, None]))[0, :, 0].T
@@ -328,7 +328,7 @@ def test_before_an_output_nonlinearity() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 2, (F, 3), padding=(0, 1)), nn.Sigmoid()).double()
     x = torch.randn(F, 20, dtype=torch.float64)
-    after, drive = dstrf(model, x, lookahead=1), dstrf(model, x, lookahead=1, before="1")
+    after, drive = dstrf(model, x, lookahead=1), dstrf(model, x, lookahead=1, skip_nonlinearity="1")
     torch.testing.assert_close(
         drive.slope[..., None, None] * drive.weights, after.weights, rtol=0, atol=1e-12
     )

@@ -45,7 +45,7 @@ def test_contributions_sum_to_what_the_filters_explain(options) -> None:
 
 def test_on_a_path_they_are_integrated_gradients() -> None:
     model, start = network(), torch.linspace(-0.5, 0.5, F).double()
-    result = dstrf(model, clip(), path=16, baseline=start, edge="drop")
+    result = dstrf(model, clip(), n_steps=16, baseline=start, edge="drop")
     parts = contributions(result, clip(), baseline=start)
     with torch.no_grad():
         silent = model(start.view(1, 1, F, 1).expand(1, 1, F, T))[0, :, 0].T[result.times]

@@ -150,7 +150,7 @@ def test_single_precision_and_output_nonlinearities() -> None:
     model = nn.Sequential(Quadratic(true, [1.0, 1.0], 20), nn.Softplus())
     model.receptive_field = 20
     clip = 0.1 * torch.randn(F, 40)
-    inner = curvature(model, clip, 0, [30], n_patterns=2, before="1")
+    inner = curvature(model, clip, 0, [30], n_patterns=2, skip_nonlinearity="1")
     np.testing.assert_allclose(inner.eigenvalues, [[8.0, 2.0]], rtol=1e-4)
     outer = curvature(model, clip, 0, [30], n_patterns=2)
     wanted = torch.linalg.eigvalsh(hessian(model, clip, 30, 0, 20).double())

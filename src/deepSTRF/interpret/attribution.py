@@ -29,7 +29,7 @@ __all__ = ["Occlusion", "SmoothedSTRF", "contributions", "occlusion", "smooth_ds
 # ------------------------------------------------------------------------------
 # What each piece of sound contributes to a response: filter times sound, and filters of noisy copies.
 #
-# Integrated gradients have no function of their own: ``dstrf(model, stimulus, path=16, baseline=...)``
+# Integrated gradients have no function of their own: ``dstrf(model, stimulus, n_steps=16, baseline=...)``
 # averages the filters along the path, and `contributions` multiplies them with the sound.
 
 
@@ -87,8 +87,8 @@ def contributions(
     """Return what each frame and band before a response contributes to it: the filter times the sound.
 
     Over lags and bands these sum to ``result.response - result.intercept - result.memory``. The filters of
-    ``dstrf(..., path=16, baseline=b)`` make them integrated gradients when the same baseline is given here:
-    they then sum to ``response - response_to_baseline - result.completeness``.
+    ``dstrf(..., n_steps=16, baseline=b)`` make them integrated gradients when the same baseline is given
+    here: they then sum to ``response - response_to_baseline - result.completeness``.
 
     Parameters
     ----------
@@ -184,8 +184,8 @@ def smooth_dstrf(
     lags : int, optional
         Frames of each filter; None is what `dstrf` takes for the clip.
     **options
-        For `dstrf`: ``neurons``, ``times``, ``before``, ``method``, ``edge``, ``check``, ``budget_bytes``,
-        ``path``, ``baseline``.
+        For `dstrf`: ``neurons``, ``times``, ``skip_nonlinearity``, ``method``, ``edge``, ``check``,
+        ``budget_bytes``, ``n_steps``, ``baseline``.
 
     Returns
     -------
@@ -216,7 +216,7 @@ def smooth_dstrf(
         )
     with differentiating(model):
         clip = subject_of(model, stimulus, wrt)
-    if clip.tap_shape is not None:
+    if clip.layer_shape is not None:
         raise ValueError(
             f"noise is added to what the model hears, and wrt={wrt!r} is inside it: use wrt='samples', or "
             "average dstrf over clips that you made noisy"

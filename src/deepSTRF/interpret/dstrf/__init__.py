@@ -8,7 +8,7 @@ from deepSTRF.datasets.folds import Fold, FoldManifest
 from deepSTRF.interpret.dstrf.curvature import Curvature, curvature
 from deepSTRF.interpret.dstrf.estimate import dstrf
 from deepSTRF.interpret.dstrf.jackknife import JackknifedSTRF, dstrf_folds, jackknife_error, jackknifed_dstrf
-from deepSTRF.interpret.dstrf.layer_target import TapError, stimulus_frames
+from deepSTRF.interpret.dstrf.layer_target import LayerTargetError, stimulus_frames
 from deepSTRF.interpret.dstrf.receptive_field import (
     ReceptiveFieldError,
     measure_receptive_field,
@@ -39,6 +39,7 @@ __all__ = [
     "Fold",
     "FoldManifest",
     "JackknifedSTRF",
+    "LayerTargetError",
     "MomentSink",
     "Moments",
     "PatternScores",
@@ -47,7 +48,6 @@ __all__ = [
     "SinkSet",
     "Spectrum",
     "Switches",
-    "TapError",
     "TemporalHold",
     "TuningSurface",
     "active_subspace",

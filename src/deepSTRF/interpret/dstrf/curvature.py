@@ -92,7 +92,7 @@ def curvature(
     n_patterns: int = 4,
     lags: int | None = None,
     wrt: str = "spectrogram",
-    before: str | None = None,
+    skip_nonlinearity: str | None = None,
     method: str = "exact",
     scale: float = 0.3,
     n_directions: int | None = None,
@@ -127,7 +127,7 @@ def curvature(
         Frames of the patterns; None is the receptive field, which must then be finite. Older sound stays.
     wrt : {"spectrogram", "samples"} or str
         See `dstrf`.
-    before : str, optional
+    skip_nonlinearity : str, optional
         Name of an output nonlinearity to leave out. Otherwise its own curvature adds a pattern like the
         filter.
     method : {"exact", "secant"}
@@ -173,7 +173,7 @@ def curvature(
     share, budget = check_positive_number("scale", scale), check_positive_int("budget_bytes", budget_bytes)
     directions = None if n_directions is None else check_positive_int("n_directions", n_directions)
     check_model(model)
-    part = None if before is None else submodule(model, before)
+    part = None if skip_nonlinearity is None else submodule(model, skip_nonlinearity)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_twice_differentiable(model))
         subject = subject_of(model, stimulus, wrt)

@@ -232,10 +232,10 @@ def open_run(
     neurons: NeuronSelection = None,
     times: int | slice | Sequence[int] | None = None,
     wrt: str = "spectrogram",
-    before: str | None = None,
+    skip_nonlinearity: str | None = None,
     method: str = "auto",
     edge: str = "zero",
-    path: int | None = None,
+    n_steps: int | None = None,
     baseline: float | Tensor = 0.0,
     check: bool = True,
     budget_bytes: int = BUDGET,
@@ -253,11 +253,11 @@ def open_run(
     check_choice("method", method, ("auto", *METHODS))
     check_choice("edge", edge, EDGES)
     budget = check_positive_int("budget_bytes", budget_bytes)
-    nodes = None if path is None else check_positive_int("path", path)
+    nodes = None if n_steps is None else check_positive_int("n_steps", n_steps)
     if nodes is None and not (isinstance(baseline, int | float) and baseline == 0):
-        raise ValueError("baseline is where a path begins, and there is none: give one, e.g. path=16")
+        raise ValueError("baseline is where a path begins, and there is none: give one, e.g. n_steps=16")
     check_model(model)
-    part = None if before is None else submodule(model, before)
+    part = None if skip_nonlinearity is None else submodule(model, skip_nonlinearity)
     stack.enter_context(differentiating(model))
     subject = subject_of(model, stimulus, wrt)
     slope = None if part is None else output_slope(subject, part)
@@ -393,7 +393,7 @@ class Run:
             slope=None if slope is None else slope[times][:, request.neurons],
             completeness=completeness,
             lookahead=request.lookahead,
-            tap_shape=request.subject.tap_shape if wrt != "spectrogram" else None,
+            layer_shape=request.subject.layer_shape if wrt != "spectrogram" else None,
             edge=request.edge,
         )
 
@@ -457,7 +457,7 @@ def output_slope(subject: Subject, part: nn.Module) -> Tensor:
         handle.remove()
     if len(returned) != 1 or not _same_values(returned[0], response):
         raise ValueError(
-            f"before must name the last step of the model, an output nonlinearity such as "
+            f"skip_nonlinearity must name the last step of the model, an output nonlinearity such as "
             f"'readout.activation': what this {type(part).__name__} returns is not the response"
         )
     with replaced_output(part, slope=True):
@@ -508,10 +508,10 @@ def dstrf(
     neurons: NeuronSelection = None,
     times: int | slice | Sequence[int] | None = None,
     wrt: str = "spectrogram",
-    before: str | None = None,
+    skip_nonlinearity: str | None = None,
     method: str = "auto",
     edge: str = "zero",
-    path: int | None = None,
+    n_steps: int | None = None,
     baseline: float | Tensor = 0.0,
     check: bool = True,
     budget_bytes: int = BUDGET,
@@ -546,7 +546,7 @@ def dstrf(
         Differentiate by the frames behind the front-end, by the samples of the sound, or by the output of a
         named part, such as ``"prefiltering"``: (B, C, F, T) or (B, F, T), and all that the model hears must
         pass through it. Its channels and bands are one axis of the filters; see `stimulus_frames`.
-    before : str, optional
+    skip_nonlinearity : str, optional
         Name of a part that is an elementwise output nonlinearity, such as ``"readout.activation"``: the
         filters are then those of its input, and ``slope`` is its slope there.
     method : {"auto", "closed", "sweep", "windows", "comb", "jacobian"}
@@ -557,7 +557,7 @@ def dstrf(
     edge : {"zero", "keep", "drop"}
         Lags before the clip, or after it: zero; the derivative by the zeros that stand there; or leave out
         such times.
-    path : int, optional
+    n_steps : int, optional
         Average the filters over this many Gauss-Legendre nodes on the straight path from ``baseline`` to
         the stimulus (integrated gradients, Sundararajan et al. 2017): then filter times ``stimulus -
         baseline`` is the difference of the responses, for any smooth model. 16 nodes suit saturating
@@ -582,7 +582,7 @@ def dstrf(
     ReceptiveFieldError
         When a declared receptive field is shorter than the real one, or the model looks further ahead than
         ``lookahead``; the text names the true one.
-    TapError, NoFrontEndError
+    LayerTargetError, NoFrontEndError
         When the model cannot be differentiated by ``wrt``.
     ValueError, TypeError, IndexError, KeyError
         For illegal arguments, or a model that the method does not suit.
@@ -603,7 +603,7 @@ def dstrf(
     with contextlib.ExitStack() as stack:
         run = open_run(
             stack, model, stimulus, lags=lags, lookahead=lookahead, neurons=neurons, times=times, wrt=wrt,
-            before=before, method=method, edge=edge, path=path, baseline=baseline, check=check,
-            budget_bytes=budget_bytes,
+            skip_nonlinearity=skip_nonlinearity, method=method, edge=edge, n_steps=n_steps, baseline=baseline,
+            check=check, budget_bytes=budget_bytes,
         )  # fmt: skip
         return run.result(run.into(as_sink(sink)), wrt)

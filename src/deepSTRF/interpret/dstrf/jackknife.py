@@ -34,7 +34,17 @@ BUDGET = 2**28
 #: Entries whose signs are compared at once.
 AT_ONCE = 2**18
 #: Arguments of `dstrf` that go through.
-OPTIONS = ("neurons", "lookahead", "wrt", "before", "method", "edge", "path", "baseline", "check")
+OPTIONS = (
+    "neurons",
+    "lookahead",
+    "wrt",
+    "skip_nonlinearity",
+    "method",
+    "edge",
+    "n_steps",
+    "baseline",
+    "check",
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +168,8 @@ def jackknifed_dstrf(
         Working memory beyond the result, roughly: half for the filters of all fits at once, half for the work
         on them. With many outputs more is faster.
     **options
-        For `dstrf`: ``neurons``, ``lookahead``, ``wrt``, ``before``, ``method``, ``edge``, ``path``,
-        ``baseline``, ``check``.
+        For `dstrf`: ``neurons``, ``lookahead``, ``wrt``, ``skip_nonlinearity``, ``method``, ``edge``,
+        ``n_steps``, ``baseline``, ``check``.
 
     Returns
     -------

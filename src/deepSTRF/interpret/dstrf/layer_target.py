@@ -28,13 +28,13 @@ from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.streaming import State, step_slot
 
-__all__ = ["TapError", "Tapped", "stimulus_frames", "subject_of"]
+__all__ = ["LayerTargetError", "Tapped", "stimulus_frames", "subject_of"]
 
 #: Slots of our models that a tap may stand behind, and from which they run on chunk by chunk.
 _SLOTS = ("prefiltering", "core", "readout")
 
 
-class TapError(ValueError):
+class LayerTargetError(ValueError):
     """A part whose output is not what the rest of the model hears: it cannot be differentiated by."""
 
 
@@ -42,13 +42,13 @@ class Tapped(Subject):
     """The output of a named part as frames, and the function that maps such frames to responses.
 
     To respond to frames, the model runs on silence and the part returns the frames instead of its output.
-    Channels and bands (C, F') are laid on one another as bands of the frames; ``tap_shape`` is their shape.
+    Channels and bands (C, F') are laid on one another as bands of the frames; ``layer_shape`` is their shape.
 
     Examples
     --------
     >>> model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 2, (8, 1)))
     >>> tapped = Tapped(model, torch.randn(8, 50), "1")
-    >>> tapped.tap_shape, tapped.frames.shape
+    >>> tapped.layer_shape, tapped.frames.shape
     ((4, 8), torch.Size([1, 1, 32, 50]))
     """
 
@@ -63,7 +63,7 @@ class Tapped(Subject):
             heard = self._heard(given)
             with self._held(None) as seen:
                 y = self._run(heard)
-            self.tap_shape, self.frames = self._as_tap(seen, y)
+            self.layer_shape, self.frames = self._as_tap(seen, y)
             check_finite(self.frames)
             self._check_all_passes(heard, self._checked(y, self.frames))
             self._shares = self._may_share()
@@ -130,8 +130,8 @@ class Tapped(Subject):
             last.remove()
         if "nonlinearity" in order[: order.index("tap")]:
             raise ValueError(
-                f"before must name a part that comes after wrt={self.name!r}; this {type(part).__name__} "
-                "runs before that is done"
+                f"skip_nonlinearity must name a part that comes after wrt={self.name!r}; this "
+                f"{type(part).__name__} runs before that is done"
             )
 
     def _heard(self, given: Tensor) -> Tensor:
@@ -168,18 +168,20 @@ class Tapped(Subject):
             handle.remove()
 
     def _unfolded(self, frames: Tensor) -> Tensor:
-        return frames.reshape(len(frames), *(self.tap_shape or ()), frames.shape[-1])
+        return frames.reshape(len(frames), *(self.layer_shape or ()), frames.shape[-1])
 
     def _as_tap(self, seen: list[Any], y: Tensor) -> tuple[tuple[int, ...], Tensor]:
         """Shape of a tap (C, F') or (F',), and its frames (1, 1, C * F', T)."""
         what = f"the part {self.name!r} ({type(self.part).__name__})"
         if len(seen) != 1:
-            raise TapError(f"{what} ran {len(seen)} times and not once: differentiate by another part")
+            raise LayerTargetError(
+                f"{what} ran {len(seen)} times and not once: differentiate by another part"
+            )
         (tap,) = seen
         length = y.shape[-1] if isinstance(y, Tensor) else None
         if not isinstance(tap, Tensor) or tap.ndim not in (3, 4) or len(tap) != 1 or tap.shape[-1] != length:
             found = tuple(tap.shape) if isinstance(tap, Tensor) else "no tensor"
-            raise TapError(
+            raise LayerTargetError(
                 f"the output of {what} must be on the frame grid, (1, C, F, {length}) or (1, F, {length}), "
                 f"it is {found}: differentiate by another part"
             )
@@ -191,7 +193,7 @@ class Tapped(Subject):
         for other in (torch.zeros_like(heard), noise):
             found = self._respond(self.frames, other)
             if not agree(found, y):
-                raise TapError(
+                raise LayerTargetError(
                     f"not everything that the model hears passes through {self.name!r}: with its output "
                     "held, another stimulus still changes the response. Differentiate by a part before the "
                     "branches, or by wrt='spectrogram'"

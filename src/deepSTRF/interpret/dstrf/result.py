@@ -27,7 +27,7 @@ class DynamicSTRF:
         one and, with ``lookahead``, on to the frames after it, which makes it L + lookahead long. With
         ``wrt="samples"`` it has hop entries per frame, and F is 1. Lags outside the clip are zero.
     response : Tensor (T, N)
-        The model's own responses (with ``before``, those before the output nonlinearity).
+        The model's own responses (with ``skip_nonlinearity``, those before the output nonlinearity).
     intercept : Tensor (T, N)
         ``response - weights . window - memory``.
     memory : Tensor (T, N)
@@ -52,16 +52,16 @@ class DynamicSTRF:
         Largest difference between filters and plain automatic differentiation over the responses that were
         checked, in units of the largest entry there; None when the check was off.
     slope : Tensor (T, N) or None
-        With ``before``: the slope of the output nonlinearity, so that the filters of the output are
-        ``slope[..., None, None] * weights``.
+        With ``skip_nonlinearity``: the slope of the output nonlinearity, so that the filters of the output
+        are ``slope[..., None, None] * weights``.
     completeness : Tensor (T, N) or None
         Path-averaged form only: ``response - response_to_baseline - weights . (window - baseline)``, the
         error of the quadrature (and what the window leaves out).
     lookahead : int
         Frames of the window after the current one: the last entries of the lag axis.
-    tap_shape : tuple of int or None
+    layer_shape : tuple of int or None
         With a part for ``wrt``: the shape of its output without clips and time, (C, F') or (F',), which
-        ``weights.unflatten(-1, tap_shape)`` has.
+        ``weights.unflatten(-1, layer_shape)`` has.
     edge : str
         What was asked for at the ends of the clip.
 
@@ -88,7 +88,7 @@ class DynamicSTRF:
     slope: Tensor | None = None
     completeness: Tensor | None = None
     lookahead: int = 0
-    tap_shape: tuple[int, ...] | None = None
+    layer_shape: tuple[int, ...] | None = None
     edge: str = "zero"
 
     @property

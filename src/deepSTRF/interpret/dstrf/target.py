@@ -285,7 +285,7 @@ class Subject:
     """
 
     #: Axes that were laid on one another as the bands of the frames: (C, F) or (F,) of a part's output.
-    tap_shape: tuple[int, ...] | None = None
+    layer_shape: tuple[int, ...] | None = None
 
     def __init__(self, model: nn.Module, stimulus: Tensor, wrt: str) -> None:
         check_choice("wrt", wrt, ("spectrogram", "samples"))
@@ -459,7 +459,7 @@ def _slope_of(part: nn.Module, z: Tensor, out: Tensor) -> Tensor:
         (mixed,) = torch.autograd.grad((out * sign).sum(), z)
     if out.shape != z.shape or not torch.allclose(mixed, sign * derivative, rtol=ROUNDING):
         raise ValueError(
-            f"before must name an elementwise function, such as 'readout.activation'; this "
+            f"skip_nonlinearity must name an elementwise function, such as 'readout.activation'; this "
             f"{type(part).__name__} mixes the entries of its input"
         )
     return derivative

@@ -20,7 +20,7 @@ def nonlinearities(
     dstrfs: Filters | Iterable[Filters],
     reduction: str = "none",
     *,
-    lookahead: int | None = None,
+    max_delay: int | None = None,
     corrected: bool = False,
 ) -> dict[str, Tensor]:
     """Return complexity, gain change, temporal hold and shape change of every neuron and clip.
@@ -32,8 +32,8 @@ def nonlinearities(
         of `dstrf` or `jackknifed_dstrf`.
     reduction : {"none", "mean", "median"}
         Over clips; a clip in which a figure is undefined (NaN) does not count.
-    lookahead : int, optional
-        Longest delay of the hold and room of the alignment; None is `default_lookahead`.
+    max_delay : int, optional
+        Longest delay of the hold and room of the alignment; None is `default_max_delay`.
     corrected : bool
         Whether to add ``"complexity (centred)"``, ``"gain variation"`` and ``"temporal hold (blocks)"``,
         whose test knows that neighbouring bins are alike.
@@ -66,7 +66,7 @@ def nonlinearities(
     {'complexity': 1.0, 'gain change': 0.0, 'temporal hold': 0.0, 'shape change': 1.0}
     """
     check_choice("reduction", reduction, ("none", "mean", "median"))
-    columns = [_one_clip(clip, lookahead, corrected) for clip in as_clips(dstrfs)]
+    columns = [_one_clip(clip, max_delay, corrected) for clip in as_clips(dstrfs)]
     table = {}
     for name in columns[0]:
         values = [column[name] for column in columns]
@@ -79,15 +79,15 @@ def nonlinearities(
     return table
 
 
-def _one_clip(clip: Filters, lookahead: int | None, corrected: bool) -> dict[str, Tensor]:
+def _one_clip(clip: Filters, max_delay: int | None, corrected: bool) -> dict[str, Tensor]:
     table = {
         "complexity": complexity(clip),
         "gain change": gain_change(clip),
-        "temporal hold": temporal_hold(clip, lookahead),
-        "shape change": shape_change(clip, span=lookahead),
+        "temporal hold": temporal_hold(clip, max_delay),
+        "shape change": shape_change(clip, span=max_delay),
     }
     if corrected:
         table["complexity (centred)"] = complexity(clip, centred=True)
         table["gain variation"] = gain_variation(clip)
-        table["temporal hold (blocks)"] = hold_statistics(clip, lookahead).hold
+        table["temporal hold (blocks)"] = hold_statistics(clip, max_delay).hold
     return table

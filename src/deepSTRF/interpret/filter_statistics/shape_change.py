@@ -10,7 +10,7 @@ from torch import Tensor
 from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.interpret.filter_statistics.complexity import complexity
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
-from deepSTRF.interpret.filter_statistics.temporal_hold import default_lookahead
+from deepSTRF.interpret.filter_statistics.temporal_hold import default_max_delay
 
 __all__ = ["Alignment", "align_filters", "find_shifts", "shape_change"]
 
@@ -107,7 +107,7 @@ def shape_change(
     iterations : int
         Most rounds of alignment.
     span : int, optional
-        Zero lags at either end, B; None is `default_lookahead`.
+        Zero lags at either end, B; None is `default_max_delay`.
     fill : {"wrap", "zero"}
         See `align_filters`.
 
@@ -150,7 +150,7 @@ def align_filters(
     iterations : int
         Most rounds.
     span : int, optional
-        Zero lags at either end, B; None is `default_lookahead`.
+        Zero lags at either end, B; None is `default_max_delay`.
     fill : {"wrap", "zero"}
         What moves in at the end of the axis: what moved out at the other end, as published, or zeros. With
         zeros the best shift is that of the largest product with the mean, and what finds no place in the
@@ -176,7 +176,7 @@ def align_filters(
     align = _align if fill == "wrap" else _align_filled
     found = []
     for filters, sound in ensembles(dstrfs):
-        room = default_lookahead(filters.shape[1]) if span is None else check_positive_int("span", span)
+        room = default_max_delay(filters.shape[1]) if span is None else check_positive_int("span", span)
         found.append(align(filters, int((~sound).sum()), rounds, room))
     return found
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
 
-__all__ = ["TemporalHold", "default_lookahead", "hold_statistics", "temporal_hold"]
+__all__ = ["TemporalHold", "default_max_delay", "hold_statistics", "temporal_hold"]
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +46,7 @@ class TemporalHold:
 
     Examples
     --------
-    >>> hold_statistics(torch.ones(30, 1, 6, 2), lookahead=3).p_value.shape
+    >>> hold_statistics(torch.ones(30, 1, 6, 2), max_delay=3).p_value.shape
     torch.Size([3, 1])
     """
 
@@ -58,18 +58,18 @@ class TemporalHold:
     excluded: Tensor
 
 
-def default_lookahead(lags: int) -> int:
+def default_max_delay(lags: int) -> int:
     """Return the longest delay that is looked at: ``max(L - 10, min(L, 5))`` bins.
 
     Examples
     --------
-    >>> default_lookahead(65), default_lookahead(9)
+    >>> default_max_delay(65), default_max_delay(9)
     (55, 5)
     """
     return max(lags - 10, min(lags, 5))
 
 
-def temporal_hold(dstrfs: Filters, lookahead: int | None = None) -> Tensor:
+def temporal_hold(dstrfs: Filters, max_delay: int | None = None) -> Tensor:
     """Return for how many bins each neuron's filter holds an event: the published measure.
 
     At delay n, correlations of each filter with the one n bins later, as it is and moved back by n lags, are
@@ -80,8 +80,8 @@ def temporal_hold(dstrfs: Filters, lookahead: int | None = None) -> Tensor:
     ----------
     dstrfs : Tensor or array (T, N, L, F), path or DynamicSTRF
         Filters, most recent lag last.
-    lookahead : int, optional
-        Longest delay in bins, A; None is `default_lookahead`.
+    max_delay : int, optional
+        Longest delay in bins, A; None is `default_max_delay`.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def temporal_hold(dstrfs: Filters, lookahead: int | None = None) -> Tensor:
     Raises
     ------
     ValueError, TypeError
-        For filters of another shape, or no more bins than the lookahead.
+        For filters of another shape, or no more bins than the max_delay.
 
     Notes
     -----
@@ -104,15 +104,15 @@ def temporal_hold(dstrfs: Filters, lookahead: int | None = None) -> Tensor:
 
     Examples
     --------
-    >>> temporal_hold(torch.rand(1, 1, 6, 2).expand(40, 1, 6, 2), lookahead=3)
+    >>> temporal_hold(torch.rand(1, 1, 6, 2).expand(40, 1, 6, 2), max_delay=3)
     tensor([0.], dtype=torch.float64)
     """
-    return hold_statistics(dstrfs, lookahead, null="wilcoxon").hold
+    return hold_statistics(dstrfs, max_delay, null="wilcoxon").hold
 
 
 def hold_statistics(
     dstrfs: Filters,
-    lookahead: int | None = None,
+    max_delay: int | None = None,
     *,
     null: str = "blocks",
     alpha: float = ALPHA,
@@ -128,8 +128,8 @@ def hold_statistics(
     ----------
     dstrfs : Tensor or array (T, N, L, F), path or DynamicSTRF
         Filters, most recent lag last.
-    lookahead : int, optional
-        Longest delay in bins, A; None is `default_lookahead`.
+    max_delay : int, optional
+        Longest delay in bins, A; None is `default_max_delay`.
     null : {"blocks", "wilcoxon"}
         What the signed ranks are held against: flips of stretches, or the published test.
     alpha : float
@@ -145,7 +145,7 @@ def hold_statistics(
     Raises
     ------
     ValueError, TypeError
-        For filters of another shape, or no more bins than the lookahead.
+        For filters of another shape, or no more bins than the max_delay.
 
     Notes
     -----
@@ -155,25 +155,25 @@ def hold_statistics(
 
     Examples
     --------
-    >>> hold_statistics(torch.rand(1, 1, 6, 2).expand(60, 1, 6, 2), lookahead=3).hold
+    >>> hold_statistics(torch.rand(1, 1, 6, 2).expand(60, 1, 6, 2), max_delay=3).hold
     tensor([0.], dtype=torch.float64)
     """
     check_choice("null", null, ("blocks", "wilcoxon"))
-    columns = [_one_neuron(f, ok, lookahead, null, alpha, seed) for f, ok in ensembles(dstrfs)]
+    columns = [_one_neuron(f, ok, max_delay, null, alpha, seed) for f, ok in ensembles(dstrfs)]
     tables = torch.from_numpy(np.stack([table for _, table in columns], axis=-1))  # (5, A, N)
     return TemporalHold(per_neuron([hold for hold, _ in columns]), *tables)
 
 
 def _one_neuron(
-    filters: Tensor, sound: Tensor, lookahead: int | None, null: str, alpha: float, seed: int
+    filters: Tensor, sound: Tensor, max_delay: int | None, null: str, alpha: float, seed: int
 ) -> tuple[float, FloatArray]:
     """Hold, and (5, A): p-value, effect, rank-biserial correlation, block, excluded pairs."""
     n_bins, lags = filters.shape[:2]
-    delays = default_lookahead(lags) if lookahead is None else check_positive_int("lookahead", lookahead)
+    delays = default_max_delay(lags) if max_delay is None else check_positive_int("max_delay", max_delay)
     if n_bins <= delays:
         raise ValueError(
-            f"{n_bins} bins are too few for a lookahead of {delays}: give a longer clip or a "
-            "smaller lookahead"
+            f"{n_bins} bins are too few for a max_delay of {delays}: give a longer clip or a "
+            "smaller max_delay"
         )
     table = np.full((5, delays), np.nan)
     hold: float | None = None
