@@ -182,7 +182,7 @@ MODULES: Registry[type] = Registry(
 DATASETS: Registry[type] = Registry("dataset", "deepSTRF.datasets.audio")
 #: Losses, by the name that ``loss=`` of a fit takes.
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", "deepSTRF.metrics")
-#: Metrics of predictions, by the name under which scores are reported.
-METRICS: Registry[Callable[..., Any]] = Registry("metric", "deepSTRF.metrics")
+#: Scores of predictions, by column name: subclasses of `deepSTRF.metrics.Metric`.
+METRICS: Registry[Any] = Registry("metric", "deepSTRF.metrics")
 #: Fits in closed form, by the name that stands in a model's place.
 SOLVERS: Registry[Callable[..., Any]] = Registry("closed-form fit", "deepSTRF.baselines")

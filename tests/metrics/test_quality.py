@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from deepSTRF import metrics
-from deepSTRF.metrics import Inclusion, neuron_quality, select_neurons
+from deepSTRF.metrics import neuron_quality, select_neurons
+from deepSTRF.metrics.quality import Inclusion  # a result class that users never construct
 
 
 class Recording:

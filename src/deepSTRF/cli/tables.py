@@ -166,9 +166,6 @@ def explain(error: Exception, *, debug: bool = False) -> str:
 
 #: Without a terminal (a pipe, a log) lines are as wide as the table needs, up to this.
 PIPE_WIDTH = 160
-#: Metrics on a terminal; the report and scores.csv have all.
-SHOWN = ("cc_norm", "cc_norm_published", "cc", "fve", "ccmax")
-MAIN = SHOWN[0]
 
 
 def stdout_console() -> Console:
@@ -191,11 +188,13 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     >>> print_scores([ScoreRow("test", "cc", 0.5, 0.1, 0.6, 3, 1, (0.5,))], [0])
                      mean ...
     """
-    from deepSTRF.report import METRICS
+    from deepSTRF.experiments.run_folder import MAIN_SCORE
+    from deepSTRF.metrics.scores import metric_named, metric_order
     from deepSTRF.report.rendering import number
 
     rows = list(rows)
-    shown = sorted((row for row in rows if row.metric in SHOWN), key=lambda row: SHOWN.index(row.metric))
+    shown = [row for row in rows if metric_named(row.metric).in_summary]
+    shown.sort(key=lambda row: metric_order(row.metric))
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
     table.add_column("", no_wrap=True)
     for name in ("mean", "± sd", "median", "neurons", "no score"):
@@ -203,19 +202,19 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     for split in dict.fromkeys(row.split for row in rows):
         table.add_row(f"[bold]{split}[/]")
         for row in (row for row in shown if row.split == split):
-            metric = METRICS[row.metric]
+            metric = metric_named(row.metric)
             cells = [number(value, metric.decimals) for value in (row.mean, row.sd, row.median)]
-            style = "bold" if row.metric == MAIN else None
+            style = "bold" if row.metric == MAIN_SCORE else None
             table.add_row(f"  {metric.label}", *cells, str(row.n), str(row.n_nan), style=style)
     console = stdout_console()
     console.print(table)
     if len(seeds) > 1:
-        for row in (row for row in shown if row.metric == MAIN):
+        for row in (row for row in shown if row.metric == MAIN_SCORE):
             values = "  ".join(
                 f"[dim]seed {seed}[/] {number(v)}" for seed, v in zip(seeds, row.per_seed, strict=True)
             )
             spread = f"mean {number(mean(row.per_seed))} ± {number(stdev(row.per_seed))} over seeds"
-            console.print(f"\n{row.split}, {METRICS[MAIN].label}: {spread}\n  {values}")
+            console.print(f"\n{row.split}, {metric_named(MAIN_SCORE).label}: {spread}\n  {values}")
 
 
 def print_run(run: Run, report: Path | None) -> None:

@@ -7,13 +7,12 @@ A new one is a file with a function ``solver(train, validation, *, wav2spec, sta
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepSTRF._validation import check_device
 from deepSTRF.datasets import NeuralDataset
@@ -24,7 +23,6 @@ from deepSTRF.training.seeds import seeded
 __all__ = [
     "ClosedFormFit",
     "build_front_end",
-    "build_loss",
     "build_model",
     "check_buildable",
     "check_choices",
@@ -185,19 +183,6 @@ def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
         check_device(resolve_device(config.device))
         with seeded(config.seeds[0]):
             build_model(config, dataset)
-
-
-def build_loss(name: str) -> Callable[..., Tensor]:
-    """Return a loss by name: "mse", "poisson", "negative_binomial" or "gamma".
-
-    Examples
-    --------
-    >>> build_loss("mse").__name__
-    'mse_loss'
-    """
-    metrics = importlib.import_module("deepSTRF.metrics")
-    loss: Callable[..., Tensor] = getattr(metrics, f"{name}_loss")
-    return loss
 
 
 def resolve_device(name: str) -> str:

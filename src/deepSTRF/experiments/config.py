@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deepSTRF.datasets import NeuralDataset
+from deepSTRF.registry import LOSSES
 
 __all__ = [
     "FLAGS",
@@ -68,7 +69,6 @@ TOML_LAYOUT: dict[str, dict[str, str]] = {
 #: A seed must suit NumPy's legacy generator.
 LARGEST_SEED = 2**32 - 1
 STARTS = ("default", "ridge")
-LOSSES = ("mse", "poisson", "negative_binomial", "gamma")
 #: TOML has no null; options that are None are written as this word, on the command line too.
 NONE_WORD = "none"
 

@@ -20,7 +20,6 @@ from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.experiments.build import (
     ClosedFormFit,
-    build_loss,
     build_model,
     check_buildable,
     is_closed_form,
@@ -40,6 +39,7 @@ from deepSTRF.experiments.run_folder import (
     prepare_folder,
     write_run,
 )
+from deepSTRF.registry import LOSSES
 from deepSTRF.training.data import make_loaders
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.fitter import CountFitter, Fitter, predicts_counts
@@ -387,7 +387,7 @@ def _fit_seed(
         model,
         train_loader,
         val_loader,
-        loss_fn=build_loss(config.loss),
+        loss_fn=LOSSES.get(config.loss),
         optimizer=_optimizer(model, config),
         device=resolve_device(config.device),
         max_epochs=config.epochs,

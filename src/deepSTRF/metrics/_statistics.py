@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -757,3 +759,57 @@ def noise_corrected(
     root = variance.sqrt() * torch.where(usable, signal, torch.ones_like(signal)).sqrt()
     corrected = keep_where(usable, covariance / torch.where(usable, root, torch.ones_like(root)))
     return torch.where(totals.bins == 0, raw.correlation(), corrected)
+
+
+# ------------------------------------------------------------------------------
+# Scores from statistics.
+
+
+@dataclass(frozen=True)
+class ScoreStatistics:
+    """All that the scores of a model need to know about its predictions and the responses.
+
+    Parameters
+    ----------
+    moments : PredictionMoments, fields (S, N)
+        Moments of the predictions against S clips of N neurons.
+    parts : ClipParts, fields (S, N)
+        Signal and noise power of those clips.
+    totals : RepeatTotals, fields (N,)
+        The same, pooled over clips.
+    centring : {"concat", "clip", "published"}
+        How ``cc_norm`` is centred.
+    reliability : mapping of str to Tensor, shape (N,)
+        Columns of `neuron_quality` (``snr``, ``ccmax``, ...); empty where only the predictions are scored.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from deepSTRF.metrics import ScoreTracker
+    >>> responses = torch.rand(3, 5, 60, generator=torch.manual_seed(0))
+    >>> tracker = ScoreTracker()
+    >>> tracker.prepare(0, responses)
+    >>> tracker.update([0], responses.mean(1).reshape(1, 3, 1, 60))
+    >>> tracker.statistics().pooled.correlation().round(decimals=6)
+    tensor([1., 1., 1.], dtype=torch.float64)
+    """
+
+    moments: PredictionMoments
+    parts: ClipParts
+    totals: RepeatTotals
+    centring: str = "concat"
+    reliability: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def pooled(self) -> PairMoments:
+        """Moments of predictions and PSTHs on the concatenated clips, fields (N,)."""
+        return self.moments.pooled()
+
+    @cached_property
+    def error(self) -> Tensor:
+        """Sum of squared differences from the PSTH, (N,)."""
+        return squared_error(self.pooled)
+
+    def cc_norm(self, centring: str) -> Tensor:
+        """Noise-corrected correlation, (N,); the raw one where no bin was repeated."""
+        return noise_corrected(self.moments, self.parts, self.totals, centring)

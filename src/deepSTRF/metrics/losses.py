@@ -20,6 +20,7 @@ from deepSTRF.metrics._arguments import (
     repeat_validity,
     resolve_target,
 )
+from deepSTRF.registry import LOSSES
 
 __all__ = ["gamma_loss", "mse_loss", "negative_binomial_loss", "poisson_loss"]
 
@@ -126,6 +127,7 @@ def mean_over_repeats(values: Tensor, gt: Tensor, mask: Tensor | None, target: T
 # Training losses: differentiable, blind to what was not recorded, and free of host synchronisation.
 
 
+@LOSSES.register("mse")
 @accepts_psth
 def mse_loss(
     pred: Tensor,
@@ -182,6 +184,7 @@ def mse_loss(
     return mean_over_bins(error * error, target, weighting, reduction)
 
 
+@LOSSES.register("poisson")
 @accepts_psth
 def poisson_loss(
     pred: Tensor,
@@ -266,6 +269,7 @@ RESPONSE_FLOOR = (
 )
 
 
+@LOSSES.register("negative_binomial")
 @accepts_psth
 def negative_binomial_loss(
     pred: Tensor,
@@ -361,6 +365,7 @@ def negative_binomial_loss(
     return mean_over_bins(elementwise, target, weighting, reduction)
 
 
+@LOSSES.register("gamma")
 @accepts_psth
 def gamma_loss(
     pred: Tensor,

@@ -17,7 +17,13 @@ from deepSTRF.metrics._arguments import (
     check_n_splits,
     repeat_validity,
 )
-from deepSTRF.metrics._statistics import RepeatTotals, clip_target, is_reliable, keep_where, signal_to_noise
+from deepSTRF.metrics._statistics import (
+    RepeatTotals,
+    clip_target,
+    is_reliable,
+    keep_where,
+    signal_to_noise,
+)
 from deepSTRF.metrics.ceilings import N_SPLITS, CeilingBootstrap, RepeatGroups, SplitCeiling
 from deepSTRF.protocols import DatasetLike
 

@@ -6,7 +6,7 @@ clips: what they estimate is defined clip by clip. All keep float64 moments only
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
 from torch import Tensor
@@ -26,15 +26,15 @@ from deepSTRF.metrics._statistics import (
     PairMoments,
     PredictionMoments,
     RepeatTotals,
+    ScoreStatistics,
     clip_series,
     clip_target,
     explained_variance,
     keep_where,
-    noise_corrected,
     signal_to_noise,
-    squared_error,
     total_squared_error,
 )
+from deepSTRF.registry import METRICS
 
 __all__ = ["PairStatistics", "RepeatStatistics", "ScoreTracker"]
 
@@ -169,18 +169,41 @@ class ScoreTracker:
             )
         return target
 
-    def _state(self) -> tuple[PredictionMoments, ClipParts, RepeatTotals]:
-        """Predictions' moments and the responses' parts, the latter pooled once per sequence of clips."""
+    def statistics(
+        self, centring: str | None = None, reliability: Mapping[str, Tensor] | None = None
+    ) -> ScoreStatistics:
+        """Statistics of the predictions since the last `reset`, from which every `Metric` is computed.
+
+        Parameters
+        ----------
+        centring : {"concat", "clip", "published"}, optional
+            Another centring than the tracker's own.
+        reliability : mapping of str to Tensor, optional
+            Columns of `neuron_quality`, for the metrics that show them.
+
+        Returns
+        -------
+        ScoreStatistics
+            For S clips of N neurons; what depends on the responses alone is pooled once.
+
+        Raises
+        ------
+        ValueError
+            When no prediction was given or ``centring`` is unknown.
+        """
+        centring = self.centring if centring is None else centring
+        check_centring(centring, published=True)
         if not self._records:
             raise ValueError("ScoreTracker has seen no predictions; call update before compute")
         keys = tuple(self._keys)
         if self._pooled is None or self._pooled[0] != keys:
             parts = ClipParts.cat([self._targets[key].parts.unflatten(1, -1) for key in keys])
             self._pooled = (keys, parts, RepeatTotals.of(parts))
-        return PredictionMoments.stack(self._records), self._pooled[1], self._pooled[2]
+        moments = PredictionMoments.stack(self._records)
+        return ScoreStatistics(moments, self._pooled[1], self._pooled[2], centring, reliability or {})
 
     def compute(self, centring: str | None = None) -> dict[str, Tensor]:
-        """Scores of the predictions since the last `reset`.
+        """Scores of the predictions since the last `reset`, as a fit computes them after every epoch.
 
         Parameters
         ----------
@@ -190,21 +213,16 @@ class ScoreTracker:
         Returns
         -------
         dict of str to Tensor, shape (N,)
-            ``"cc"`` and ``"cc_norm"``, float64, NaN where undefined. Neurons of `single_repeat` have
-            ``cc_norm`` equal to ``cc``.
+            The registered metrics that are computed ``per_epoch``: ``"cc"`` and ``"cc_norm"``, float64, NaN
+            where undefined. Neurons of `single_repeat_neurons` have ``cc_norm`` equal to ``cc``.
 
         Raises
         ------
         ValueError
             When no prediction was given or ``centring`` is unknown.
         """
-        centring = self.centring if centring is None else centring
-        check_centring(centring, published=True)
-        moments, parts, totals = self._state()
-        return {
-            "cc": moments.correlation("concat"),
-            "cc_norm": noise_corrected(moments, parts, totals, centring),
-        }
+        statistics = self.statistics(centring)
+        return {name: metric.compute(statistics) for name, metric in METRICS.items() if metric.per_epoch}
 
     def report(self) -> dict[str, Tensor]:
         """All that is known about the predictions since the last `reset`, each (N,).
@@ -216,17 +234,13 @@ class ScoreTracker:
             ``ceiling`` (see `deepSTRF.metrics.ceiling`, ``method="power"``); ``single_repeat`` (bool: nothing
             can be corrected and ``cc_norm`` is the raw ``cc``).
         """
-        moments, parts, totals = self._state()
-        pooled = moments.pooled()
-        error = squared_error(pooled)
-        scores = {"cc": pooled.correlation()}
+        statistics = self.statistics()
+        scores = {name: METRICS.get(name).compute(statistics) for name in ("cc", "fve", "mse")}
         for centring in ("concat", "clip", "published"):
-            scores[f"cc_norm_{centring}"] = noise_corrected(moments, parts, totals, centring)
-        scores["fve"] = explained_variance(error, pooled.yy, pooled.mean_y, pooled.count)
-        scores["mse"] = keep_where(pooled.count > 0, error / pooled.count.clamp(min=1))
-        scores["n_bins"] = pooled.count
-        scores["ceiling"] = totals.ceiling("clip" if self.centring == "clip" else "concat")
-        scores["single_repeat"] = totals.bins == 0
+            scores[f"cc_norm_{centring}"] = statistics.cc_norm(centring)
+        scores["n_bins"] = statistics.pooled.count
+        scores["ceiling"] = statistics.totals.ceiling("clip" if self.centring == "clip" else "concat")
+        scores["single_repeat"] = statistics.totals.bins == 0
         return scores
 
 

@@ -8,15 +8,13 @@ function from `ReportParts` to `Section` (see `deepSTRF.report.sections`): a new
 from deepSTRF.report.explain import explain_run
 from deepSTRF.report.explanation import Explanation
 from deepSTRF.report.gather import gather_parts, render_report, write_report
-from deepSTRF.report.parts import METRICS, Metric, NeuronExample, Note, ReportParts, ScoreRow, Section
+from deepSTRF.report.parts import NeuronExample, Note, ReportParts, ScoreRow, Section
 from deepSTRF.report.rendering import figure_html, render
 from deepSTRF.report.sections import SECTIONS
 
 __all__ = [
-    "METRICS",
     "SECTIONS",
     "Explanation",
-    "Metric",
     "NeuronExample",
     "Note",
     "ReportParts",

@@ -14,9 +14,10 @@ from deepSTRF._files import write_atomically
 from deepSTRF.experiments.examples import WEIGHTS, receptive_fields
 from deepSTRF.experiments.run import Run
 from deepSTRF.experiments.run_folder import MAIN_SCORE, ScoreRow
+from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.front_end import front_end_extras
-from deepSTRF.report.parts import METRICS, Bands, Note, ReportParts
+from deepSTRF.report.parts import Bands, Note, ReportParts
 from deepSTRF.report.rendering import number, render
 from deepSTRF.report.sections import SECTIONS, SectionMaker
 
@@ -211,7 +212,7 @@ def _headline(rows: list[ScoreRow], facts: dict[str, Any], n_neurons: int) -> li
     main = next((row for row in rows if row.split == "test" and row.metric == MAIN_SCORE), None)
     headline: list[tuple[str, str]] = []
     if main is not None:
-        label = METRICS[MAIN_SCORE].label
+        label = metric_named(MAIN_SCORE).label
         headline.append((number(main.mean), f"{label}, test mean"))
         headline.append((number(main.median), "test median over neurons"))
         without = f", {main.n_nan} without a score" if main.n_nan else ""
@@ -221,9 +222,8 @@ def _headline(rows: list[ScoreRow], facts: dict[str, Any], n_neurons: int) -> li
     return headline
 
 
-def _reading_order(row: ScoreRow) -> tuple[int, int]:
-    metrics = list(METRICS)
-    return (row.split != "test", metrics.index(row.metric) if row.metric in METRICS else len(metrics))
+def _reading_order(row: ScoreRow) -> tuple[bool, tuple[int, str]]:
+    return row.split != "test", metric_order(row.metric)
 
 
 def _neuron_columns(run: Run) -> dict[str, Any]:

@@ -14,9 +14,7 @@ from deepSTRF.experiments.examples import WEIGHTS, ModelFields, NeuronExample
 from deepSTRF.experiments.run_folder import ScoreRow
 
 __all__ = [
-    "METRICS",
     "Bands",
-    "Metric",
     "NeuronExample",
     "Note",
     "ReportParts",
@@ -98,53 +96,6 @@ class Bands:
 
 
 # ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How one score is called on the page and what it means.
-
-    Attributes
-    ----------
-    label : str
-        Name in tables.
-    meaning : str
-        One sentence for a reader who has not met it.
-    decimals : int
-        Digits after the point.
-
-    Examples
-    --------
-    >>> METRICS["cc"].label
-    'correlation'
-    """
-
-    label: str
-    meaning: str
-    decimals: int = 3
-
-
-#: Columns of a score table in the order a reader wants them; an unknown column keeps its own name.
-METRICS: dict[str, Metric] = {
-    "cc_norm": Metric(
-        "noise-corrected correlation",
-        "correlation with the response that repeats, noise averaged away; 1 is all there is to predict",
-    ),
-    "cc_norm_published": Metric(
-        "… as published earlier",
-        "the same with the mixed centring of earlier papers, only for comparison with their numbers",
-    ),
-    "cc": Metric("correlation", "Pearson correlation of the prediction and the PSTH, over all test bins"),
-    "fve": Metric(
-        "variance explained", "share of the PSTH's variance explained; negative when worse than its mean"
-    ),
-    "mse": Metric("mean squared error", "in squared response units per bin", 4),
-    "ccmax": Metric("noise ceiling", "the highest correlation a perfect model could reach on these repeats"),
-    "ccmax_low": Metric("ceiling, lower", "lower end of its 95 % bootstrap interval"),
-    "ccmax_high": Metric("ceiling, upper", "upper end of its 95 % bootstrap interval"),
-    "snr": Metric("signal-to-noise ratio", "power that repeats over power that does not, per repeat"),
-    "n_repeats": Metric("repeats", "how often the clips were played", 0),
-}
 
 
 @dataclass(frozen=True)

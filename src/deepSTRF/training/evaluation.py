@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from deepSTRF._files import write_atomically
 from deepSTRF._validation import check_non_negative
-from deepSTRF.metrics import NeuronQuality, ScoreTracker, neuron_quality
+from deepSTRF.metrics import ScoreTracker, neuron_quality
+from deepSTRF.metrics.quality import NeuronQuality
+from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
+from deepSTRF.registry import METRICS
 from deepSTRF.training.data import Batch
 from deepSTRF.training.history import MeanScore, json_safe
 from deepSTRF.training.validate import check_prediction
@@ -45,19 +48,6 @@ __all__ = [
 
 
 Column = npt.NDArray[np.float64]
-
-#: What each column is, for headings and reports.
-LABELS = {
-    "cc": "correlation with the PSTH",
-    "cc_norm": "noise-corrected correlation",
-    "cc_norm_published": "noise-corrected correlation, published form",
-    "fve": "fraction of the PSTH's variance explained",
-    "mse": "mean squared error",
-    "snr": "signal-to-noise ratio of the responses",
-    "ccmax": "noise ceiling of cc",
-    "ccmax_low": "noise ceiling of cc, lower bound (95 %)",
-    "ccmax_high": "noise ceiling of cc, upper bound (95 %)",
-}
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,7 @@ class ScoreTable:
             rows.append(
                 {
                     "score": name,
-                    "label": LABELS.get(name, name),
+                    "label": metric_named(name).label,
                     "mean": mean,
                     "median": deciles[1],
                     "p10": deciles[0],
@@ -242,7 +232,7 @@ def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassSc
 
 
 class StreamedScores:
-    """Correlation and noise-corrected correlation, accumulated batch by batch.
+    """The registered metrics that are computed per epoch, accumulated batch by batch.
 
     Examples
     --------
@@ -250,9 +240,8 @@ class StreamedScores:
     ('cc', 'cc_norm')
     """
 
-    names: tuple[str, ...] = ("cc", "cc_norm")
-
     def __init__(self, *, stable: bool) -> None:
+        self.names = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
         self._stable = stable
         self._tracker = ScoreTracker(centring="concat")
         self._prepared: set[Hashable] = set()
@@ -274,12 +263,8 @@ class StreamedScores:
         self._tracker.update(list(batch.keys), pred.detach())
 
     def result(self) -> dict[str, float | Tensor]:
-        """Return ``cc`` and ``cc_norm``, (N,) on the CPU."""
-        return {
-            name: value.detach().cpu()
-            for name, value in self._tracker.compute().items()
-            if name in self.names
-        }
+        """Return the scores, (N,) on the CPU."""
+        return {name: value.detach().cpu() for name, value in self._tracker.compute().items()}
 
 
 class CallableScores:
@@ -403,7 +388,8 @@ def score_model(
     Returns
     -------
     ScoreTable
-        Columns cc, cc_norm, cc_norm_published, fve, mse, snr, ccmax, ccmax_low, ccmax_high.
+        One column per registered metric: cc_norm, cc_norm_published, cc, fve, mse, ccmax, ccmax_low,
+        ccmax_high, snr.
 
     Raises
     ------
@@ -466,7 +452,8 @@ def score_predictions(
     quality = neuron_quality(
         scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
     )
-    columns = _columns(tracker.report(), quality, centring)
+    statistics = tracker.statistics(reliability=vars(quality))
+    columns = {name: np.asarray(values.double().cpu()) for name, values in score_columns(statistics).items()}
     reasons = _reasons(quality, columns)
     facts = {
         "centring": centring,
@@ -509,23 +496,6 @@ def _checked(rates: Tensor, responses: Tensor, skip: int) -> Tensor:
     neurons, _, bins = responses.shape
     pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + skip)
     return pred[..., skip:]
-
-
-def _columns(
-    report: dict[str, Tensor], quality: NeuronQuality, centring: str
-) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
-    chosen = {
-        "cc": report["cc"],
-        "cc_norm": report[f"cc_norm_{centring}"],
-        "cc_norm_published": report["cc_norm_published"],
-        "fve": report["fve"],
-        "mse": report["mse"],
-        "snr": quality.snr,
-        "ccmax": quality.ccmax,
-        "ccmax_low": quality.ccmax_low,
-        "ccmax_high": quality.ccmax_high,
-    }
-    return {name: np.asarray(values.double().cpu()) for name, values in chosen.items()}
 
 
 def _reasons(

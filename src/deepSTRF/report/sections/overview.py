@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.plots import plot_learning_curve, plot_neuron_panel, plot_noise_ceiling, plot_score_histogram
-from deepSTRF.report.parts import METRICS, Metric, NeuronExample, ReportParts, Section, shown_lags
+from deepSTRF.registry import METRICS
+from deepSTRF.report.parts import NeuronExample, ReportParts, Section, shown_lags
 from deepSTRF.report.rendering import field_thumbnail, figure_html, number, render
 
 __all__ = [
     "example_neurons",
     "learning",
-    "metric_of",
     "neuron_table",
     "notes",
     "population",
@@ -30,11 +31,6 @@ __all__ = [
 HALF_PAGE = (5.2, 4.2)
 
 
-def metric_of(name: str) -> Metric:
-    """Return how a column is called; an unknown one keeps its own name."""
-    return METRICS.get(name, Metric(name, ""))
-
-
 def notes(parts: ReportParts) -> Section | None:
     """Make the warnings and remarks: first on the page, or absent."""
     if not parts.notes:
@@ -49,7 +45,7 @@ def scores(parts: ReportParts) -> Section | None:
         return None
     names = list(dict.fromkeys(row.metric for row in parts.score_rows))
     splits = [
-        (split, [(row, metric_of(row.metric)) for row in parts.score_rows if row.split == split])
+        (split, [(row, metric_named(row.metric)) for row in parts.score_rows if row.split == split])
         for split in dict.fromkeys(row.split for row in parts.score_rows)
     ]
     several = len(parts.seeds) > 1
@@ -58,7 +54,7 @@ def scores(parts: ReportParts) -> Section | None:
         splits=[(split.capitalize(), rows) for split, rows in splits],
         seeds=list(parts.seeds) if several else [],
         main_score=parts.main_score,
-        meanings=[(name, METRICS[name]) for name in names if name in METRICS],
+        meanings=[(name, metric_named(name)) for name in names if name in METRICS],
     )
     lead = "Means, standard deviations and medians are over neurons; those without a score are only counted."
     if several:
@@ -79,7 +75,7 @@ def population(parts: ReportParts) -> Section | None:
     values = parts.columns.get(parts.main_score)
     if values is None or not np.isfinite(values).any():
         return None
-    metric = metric_of(parts.main_score)
+    metric = metric_named(parts.main_score)
     figure, _ = plot_score_histogram(values, xlabel=metric.label, figsize=HALF_PAGE)
     valid = values[np.isfinite(values)]
     alt = (
@@ -101,7 +97,7 @@ def learning(parts: ReportParts) -> Section | None:
     """Make the learning curve."""
     if not parts.curves:
         return None
-    label = metric_of(parts.main_score).label
+    label = metric_named(parts.main_score).label
     figure, axes = plot_learning_curve(
         parts.curves, best_epoch=parts.best_epoch, score=parts.main_score, score_label=label
     )
@@ -133,8 +129,6 @@ def reproduce(parts: ReportParts) -> Section | None:
 
 #: Beyond this the page would outgrow a mail attachment; the table then goes without pictures.
 MOST_THUMBNAILS = 1000
-#: Columns that would crowd the table; scores.csv has them.
-LEFT_OUT = ("cc_norm_published", "mse")
 
 
 def example_neurons(parts: ReportParts) -> Section | None:
@@ -159,7 +153,7 @@ def _panel(parts: ReportParts, example: NeuronExample) -> str:
     known = example.neuron in parts.neurons
     index = f" (#{list(parts.neurons).index(example.neuron)})" if known else ""
     title = f"{example.role.capitalize()}: neuron {example.neuron}{index}"
-    name = metric_of(parts.main_score).label
+    name = metric_named(parts.main_score).label
     figure, _ = plot_neuron_panel(
         example.stim,
         example.response,
@@ -190,8 +184,7 @@ def neuron_table(parts: ReportParts) -> Section | None:
     if not parts.n_neurons or not parts.columns:
         return None
     fits = [name for name, column in parts.columns.items() if len(column) == parts.n_neurons]
-    names = [name for name in fits if name not in LEFT_OUT]
-    names.sort(key=lambda name: list(METRICS).index(name) if name in METRICS else len(METRICS))
+    names = sorted((name for name in fits if metric_named(name).in_neuron_table), key=metric_order)
     ranked = [int(neuron) for neuron in parts.ranked()]
     order = ranked + sorted(set(range(parts.n_neurons)) - set(ranked))
     with_fields = parts.strfs is not None and parts.n_neurons <= MOST_THUMBNAILS
@@ -201,7 +194,9 @@ def neuron_table(parts: ReportParts) -> Section | None:
     ]
     for name in names:
         sorting = "descending" if name == parts.main_score else None
-        columns.append({"name": name, "title": metric_of(name).meaning, "numeric": True, "sorted": sorting})
+        columns.append(
+            {"name": name, "title": metric_named(name).meaning, "numeric": True, "sorted": sorting}
+        )
     lags = shown_lags(parts.strfs) if with_fields else 0
     rows = [_row(parts, neuron, names, lags) for neuron in order]
     body = render(
@@ -219,7 +214,7 @@ def _row(parts: ReportParts, neuron: int, names: list[str], lags: int) -> dict[s
     for name in names:
         value = float(parts.columns[name][neuron])
         finite = np.isfinite(value)
-        text = number(value, metric_of(name).decimals)
+        text = number(value, metric_named(name).decimals)
         # the bar shows 0 .. 1, where correlations live
         bar = round(100 * min(max(value, 0.0), 1.0), 1) if finite and name == parts.main_score else None
         cells.append({"text": text, "value": f"{value:.6g}" if finite else "", "bar": bar})

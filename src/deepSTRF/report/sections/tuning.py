@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from deepSTRF.experiments.examples import GRADIENT, WEIGHTS
+from deepSTRF.metrics.scores import metric_named
 from deepSTRF.plots import (
     plot_filterbank,
     plot_modulation_transfer,
@@ -20,7 +21,6 @@ from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.front_end import FRONT_END, WAVEFORM_FIELD, FrontEndParts, HeardField
 from deepSTRF.report.parts import ReportParts, Section, shown_lags
 from deepSTRF.report.rendering import figure_html, file_data_uri, number, render, short_name, wav_data_uri
-from deepSTRF.report.sections.overview import metric_of
 
 __all__ = ["cell", "confidence", "front_end", "listening", "receptive_fields", "tuning", "waveform_field"]
 
@@ -315,7 +315,7 @@ def waveform_field(parts: ReportParts) -> Section | None:
     ms = f"{field.duration_ms:.0f} ms"
     alt = f"Gradient of the prediction for neuron {shown.neuron} over the last {ms} of sound, and that sound."
     caption = (
-        f"Neuron {shown.neuron}, the {shown.role} ({metric_of(parts.main_score).label} "
+        f"Neuron {shown.neuron}, the {shown.role} ({metric_named(parts.main_score).label} "
         f"{number(shown.score)}), before its strongest predicted response in clip {shown.clip}. 99% of the "
         f"absolute gradient lies in the shaded {ms}.{_memory(parts, field.duration_ms, field.response_bin)}"
     )
