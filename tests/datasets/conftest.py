@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 
 
 def poisson_dataset(

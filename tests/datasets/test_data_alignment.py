@@ -7,8 +7,8 @@ import warnings
 import numpy as np
 import pytest
 
-from deepSTRF.datasets import NeuralDataset, check_alignment
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 
 MARGIN = 100
 
@@ -62,7 +62,7 @@ def test_responses_that_lead_raise_a_warning_with_numbers_and_mend(kind, seed):
     with pytest.warns(UserWarning, match=r"before their stimulus.*-\d+ ms.*Remove the first 1[5-8] bins"):
         ds = NeuralDataset.from_arrays(stims, responses, 5.0)
     with pytest.warns(UserWarning, match="before their stimulus"):
-        report = check_alignment(ds)
+        report = ds.check_alignment()
     assert report.status == "early"
     mended = built([s[:, -report.lag_bins :] for s in stims], [r[..., : report.lag_bins] for r in responses])
     assert mended.check_alignment().status == "aligned"

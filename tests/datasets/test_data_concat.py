@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import NeuralDataset, concat_neural_datasets
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from deepSTRF.datasets import LoadReport, NeuralDataset, neural_collate
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.protocols import DatasetLike
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (1, 6, 20)])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.datasets import NeuralDataset, load_dataset
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 
 
 def assert_equal(a, b):
@@ -43,7 +43,7 @@ def test_round_trip(sparse, tmp_path):
 def test_views_keep_what_they_show(sparse, tmp_path):
     view = sparse.select(neurons=[2, 0, 2], clips=[2, 1]).smooth_responses()
     view = view.normalize_responses("zscore").standardize_stims()
-    again = load_dataset(view.save(tmp_path / "view.npz"))
+    again = NeuralDataset.load(view.save(tmp_path / "view.npz"))
     assert_equal(again, view)
     assert again.I is None
     assert torch.equal(again.stim_normalization["mean"], view.stim_normalization["mean"])
@@ -75,33 +75,33 @@ def test_facts_of_a_loader_are_kept(tmp_path):
             return {**super().describe(), "binning": "half-open"}
 
     ds = Loader.from_arrays([np.zeros((2, 9))], [np.zeros((1, 9))], 5.0)
-    again = load_dataset(ds.save(tmp_path / "x.npz"))
+    again = NeuralDataset.load(ds.save(tmp_path / "x.npz"))
     assert again.describe()["binning"] == "half-open"
 
 
 def test_joined_and_standardised(make, tmp_path):
     both = make(name="a").standardize_stims() + make(seed=1, name="b").standardize_stims()
-    again = load_dataset(both.save(tmp_path / "ab.npz"))
+    again = NeuralDataset.load(both.save(tmp_path / "ab.npz"))
     assert_equal(again, both)
     assert len(again.stim_normalization["datasets"]) == 2
 
 
 def test_empty_views(ds, tmp_path):
     for index, view in enumerate((ds.select(neurons=[], keep_unheard=True), ds.select(clips=[]))):
-        again = load_dataset(view.save(tmp_path / f"{index}.npz"))
+        again = NeuralDataset.load(view.save(tmp_path / f"{index}.npz"))
         assert (again.N_neurons, len(again)) == (view.N_neurons, len(view))
 
 
 def test_metadata_of_numpy_and_torch_scalars(tmp_path):
     meta = [{"depth": np.int64(3), "snr": np.float32(0.5), "q": torch.tensor(2.0), "gone": float("nan")}]
     ds = NeuralDataset.from_arrays([np.zeros((2, 9))], [np.zeros((1, 9))], 5.0, nrn_meta=meta)
-    row = load_dataset(ds.save(tmp_path / "m.npz")).nrn_meta[0]
+    row = NeuralDataset.load(ds.save(tmp_path / "m.npz")).nrn_meta[0]
     assert (row["depth"], row["snr"], row["q"]) == (3, 0.5, 2.0)
     assert np.isnan(row["gone"])
     ds.nrn_meta[0]["bad"] = object()
     with pytest.raises(TypeError, match="object"):
         ds.save(tmp_path / "m.npz")
-    assert load_dataset(tmp_path / "m.npz").N_neurons == 1
+    assert NeuralDataset.load(tmp_path / "m.npz").N_neurons == 1
 
 
 def test_no_pickle_inside(ds, tmp_path):

@@ -23,7 +23,8 @@ from torch.optim.lr_scheduler import ExponentialLR
 from deepSTRF import __version__
 from deepSTRF._validation import check_choice, check_count
 from deepSTRF.crossval.predict import MANIFEST, FoldFits, is_complete
-from deepSTRF.datasets import Fold, FoldManifest, NeuralDataset
+from deepSTRF.datasets import FoldManifest, NeuralDataset
+from deepSTRF.datasets.folds import Fold
 from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
 from deepSTRF.models import NeuralModel

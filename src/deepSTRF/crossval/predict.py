@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._files import load_tensors
-from deepSTRF.datasets import Fold, FoldManifest, NeuralDataset
+from deepSTRF.datasets import FoldManifest, NeuralDataset
+from deepSTRF.datasets.folds import Fold
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from deepSTRF.models.prediction import predict_clips

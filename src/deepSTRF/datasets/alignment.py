@@ -1,4 +1,4 @@
-"""Do responses follow their stimulus? A check of the lag between them, run when arrays become a dataset.
+"""Lag between stimulus and responses: a check of their alignment, run when arrays become a dataset.
 
 The population PSTH is cross-correlated with the level of the stimulus in a few frequency bands. Stimulus
 levels are predictable from one bin to the next, which smears a cross-correlation over many lags and, for
@@ -21,14 +21,12 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from deepSTRF.datasets.dataset import Recording
-    from deepSTRF.datasets.responses import ClipResponses
+from deepSTRF.datasets.recording import Recording
+from deepSTRF.datasets.responses import ClipResponses
 
 __all__ = ["AlignmentReport", "check_alignment"]
 
@@ -64,7 +62,7 @@ _RELIABLE, _RELIABLE_S = 0.3, 10.0
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """What the alignment check found.
+    """Result of the alignment check.
 
     Attributes
     ----------
@@ -77,12 +75,7 @@ class AlignmentReport:
     strength : float
         Its correlation in units of the spread expected by chance.
     message : str
-        One sentence with the numbers, and the call that mends the fault if there is one.
-
-    Examples
-    --------
-    >>> AlignmentReport("aligned", 3, 15.0, 22.5, "responses follow the stimulus by 15 ms").lag_ms
-    15.0
+        The numbers in a sentence, and the call that removes the fault if there is one.
     """
 
     status: str
@@ -95,40 +88,7 @@ class AlignmentReport:
 def check_alignment(
     ds: Recording, *, warn_unclear: bool = True, max_latency_ms: float = 300.0
 ) -> AlignmentReport:
-    """Estimate the lag of the population response behind the stimulus and warn when it cannot be right.
-
-    Parameters
-    ----------
-    ds : NeuralDataset
-        Any dataset or view; responses are taken as recorded, before smoothing.
-    warn_unclear : bool
-        Also warn when responses repeat reliably for many seconds and yet no lag relates them to their
-        stimuli, as when clips and responses are in different orders.
-    max_latency_ms : float
-        Longest lag that is normal.
-
-    Returns
-    -------
-    AlignmentReport
-        Status, lag, strength and a sentence.
-
-    Warns
-    -----
-    UserWarning
-        When responses lead the stimulus by two bins or more, follow it by more than ``max_latency_ms``, or
-        (see ``warn_unclear``) have nothing to do with it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from deepSTRF.datasets import NeuralDataset
-    >>> level = torch.rand(4000).round() * (torch.rand(4000) > 0.5)
-    >>> response = torch.roll(level, 3)[None, None] + 0.1 * torch.rand(1, 1, 4000)
-    >>> ds = NeuralDataset.from_arrays([level[None]], [response], dt_ms=5.0)
-    >>> report = check_alignment(ds)
-    >>> report.status, report.lag_bins
-    ('aligned', 3)
-    """
+    """Lag of the population response behind the stimulus; see `NeuralDataset.check_alignment`."""
     clips = _chosen_clips(ds)
     levels = [_levels(ds, clip) for clip in clips]
     series = _join(levels, _population(ds, clips), ds.dt)

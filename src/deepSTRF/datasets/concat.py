@@ -1,4 +1,4 @@
-"""Joining recordings: clips and neurons of all, pairs across recordings missing."""
+"""Concatenation of recordings: clips and neurons of all, pairs across recordings missing."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
-from deepSTRF.datasets.dataset import LoadReport, NeuralDataset
-from deepSTRF.datasets.responses import ResponseStorage, StimulusList
+from deepSTRF.datasets.recording import LoadReport, Recording
+from deepSTRF.datasets.responses import ResponseStorage
+from deepSTRF.datasets.stimuli import StimulusList
 from deepSTRF.datasets.transforms import ResponseNormalization
 
 __all__ = ["concat_neural_datasets"]
 
-#: Bin widths that differ by less than this share are the same (0.1 + 0.2 against 0.3).
+DatasetT = TypeVar("DatasetT", bound=Recording)
+
+#: Bin widths that differ by less than this fraction are the same (0.1 + 0.2 against 0.3).
 _BIN_TOLERANCE = 1e-9
+#: Attributes that the concatenation makes itself.
+_OWN = {
+    "dt", "path", "name", "N_neurons", "stim_meta", "nrn_meta", "I", "S_sel", "load_report",
+    "stim_normalization",
+}  # fmt: skip
 
 
-def concat_neural_datasets(
-    datasets: Sequence[NeuralDataset], names: Sequence[str] | None = None
-) -> NeuralDataset:
+def concat_neural_datasets(datasets: Sequence[DatasetT], names: Sequence[str] | None = None) -> DatasetT:
     """Join datasets along clips and along neurons; ``a + b`` is the form for two.
 
     Clips and neurons keep their order, first those of the first dataset. A neuron has no data for the clips
@@ -61,6 +67,7 @@ def concat_neural_datasets(
 
     Examples
     --------
+    >>> from deepSTRF.datasets import NeuralDataset
     >>> one = NeuralDataset.from_arrays([torch.rand(4, 9)], [torch.ones(2, 3, 9)], dt_ms=5.0)
     >>> two = NeuralDataset.from_arrays([torch.rand(4, 7)], [torch.ones(1, 5, 7)], dt_ms=5.0)
     >>> both = concat_neural_datasets([one, two], names=["left", "right"])
@@ -71,9 +78,15 @@ def concat_neural_datasets(
     ['left', 'left', 'right']
     """
     datasets = list(datasets)
-    _check_list(datasets, names)
+    if not datasets:
+        raise ValueError("concat_neural_datasets needs at least one dataset, got an empty list")
+    for index, ds in enumerate(datasets):
+        if not isinstance(ds, Recording):
+            raise TypeError(f"entry {index} of datasets is a {type(ds).__name__}, not a NeuralDataset")
+    if names is not None and len(names) != len(datasets):
+        raise ValueError(f"names has {len(names)} entries for {len(datasets)} datasets")
     if len(datasets) == 1 and names is None:
-        return datasets[0].select()
+        return datasets[0]._view()
     labels = [str(name) for name in names] if names is not None else [ds.name for ds in datasets]
     for (i, a), (j, b) in itertools.combinations(enumerate(datasets), 2):
         _check_pair(a, b, f"{labels[i]!r} (dataset {i})", f"{labels[j]!r} (dataset {j})")
@@ -114,39 +127,25 @@ def _tagged(parts: list[tuple[str, list[dict[str, Any]]]], *, overwrite: bool) -
     return [{**row, "dataset": row.get("dataset", label)} for label, rows in parts for row in rows]
 
 
-def _check_list(datasets: list[NeuralDataset], names: Sequence[str] | None) -> None:
-    if not datasets:
-        raise ValueError("concat_neural_datasets needs at least one dataset, got an empty list")
-    for index, ds in enumerate(datasets):
-        if not isinstance(ds, NeuralDataset):
-            raise TypeError(f"entry {index} of datasets is a {type(ds).__name__}, not a NeuralDataset")
-    if names is not None and len(names) != len(datasets):
-        raise ValueError(f"names has {len(names)} entries for {len(datasets)} datasets")
-
-
-def _check_pair(a: NeuralDataset, b: NeuralDataset, name_a: str, name_b: str) -> None:
-    def refuse(what: str, left: object, right: object, mend: str) -> None:
-        raise ValueError(f"{what} mismatch: {name_a} has {left}, {name_b} has {right}; {mend}")
+def _check_pair(a: Recording, b: Recording, name_a: str, name_b: str) -> None:
+    def refuse(what: str, left: object, right: object, cure: str) -> None:
+        raise ValueError(f"{what} mismatch: {name_a} has {left}, {name_b} has {right}; {cure}")
 
     if abs(a.dt - b.dt) > _BIN_TOLERANCE * max(a.dt, b.dt):
         refuse("dt", f"{a.dt!r} ms", f"{b.dt!r} ms", "load one of them again with the dt_ms of the other")
     if hasattr(a, "audio_fs") != hasattr(b, "audio_fs"):
         refuse("kind", type(a).__name__, type(b).__name__, "sounds and other stimuli cannot be joined")
-    for key, mend in (
+    for key, cure in (
         ("return_waveform", "load both as waveforms or both as spectrograms"),
         ("audio_fs", "load both with one audio_fs"),
         ("F", "make both with the same number of frequency bands"),
     ):
         left, right = getattr(a, key, None), getattr(b, key, None)
         if left != right:
-            refuse(key, left, right, mend)
+            refuse(key, left, right, cure)
     if a.smoothing_ms != b.smoothing_ms:
-        refuse(
-            "smoothing",
-            a.smoothing_ms,
-            b.smoothing_ms,
-            "give both the same window with ds.smooth_responses(...)",
-        )
+        cure = "give both the same window with ds.smooth_responses(...)"
+        refuse("smoothing", a.smoothing_ms, b.smoothing_ms, cure)
     if a.response_normalization is not None or b.response_normalization is not None:
         left = (a.response_normalization or {}).get("method")
         right = (b.response_normalization or {}).get("method")
@@ -157,10 +156,10 @@ def _check_pair(a: NeuralDataset, b: NeuralDataset, name_a: str, name_b: str) ->
         refuse("standardisation", left, right, "standardise both, or join first and standardise the result")
 
 
-def _empty_like(datasets: Sequence[NeuralDataset]) -> NeuralDataset:
-    """A dataset of the nearest common class that carries the attributes all sources agree on."""
+def _empty_like(datasets: Sequence[DatasetT]) -> DatasetT:
+    """A dataset of the nearest common class with the attributes that all sources agree on."""
     kind = next(c for c in type(datasets[0]).__mro__ if all(isinstance(ds, c) for ds in datasets))
-    result: NeuralDataset = kind._blank(datasets[0].dt)  # type: ignore[attr-defined]
+    result: DatasetT = kind._blank(datasets[0].dt)  # type: ignore[attr-defined]
     keys = [key for key in datasets[0].__dict__ if not key.startswith("_") and key not in _OWN]
     for key in keys:
         if all(key in ds.__dict__ for ds in datasets):
@@ -168,14 +167,8 @@ def _empty_like(datasets: Sequence[NeuralDataset]) -> NeuralDataset:
     return result
 
 
-#: Attributes that the concatenation makes itself.
-_OWN = {
-    "dt", "path", "name", "N_neurons", "stim_meta", "nrn_meta", "I", "S_sel", "load_report",
-    "stim_normalization",
-}  # fmt: skip
-
-
 def _joined(values: Sequence[Any]) -> Any:
+    """The common value; dictionaries key by key, texts joined with "+", else None."""
     first = values[0]
     if all(_same(first, value) for value in values[1:]):
         return first
@@ -198,7 +191,7 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
-def _join_transforms(result: NeuralDataset, datasets: Sequence[NeuralDataset]) -> None:
+def _join_transforms(result: Recording, datasets: Sequence[Recording]) -> None:
     parts = [ds._normalization for ds in datasets]
     given = [part for part in parts if part is not None]
     if len(given) == len(datasets):
@@ -215,7 +208,7 @@ def _join_transforms(result: NeuralDataset, datasets: Sequence[NeuralDataset]) -
         result.stim_normalization = {"datasets": [ds.stim_normalization for ds in datasets]}
 
 
-def _warn_of_duplicates(result: NeuralDataset) -> None:
+def _warn_of_duplicates(result: Recording) -> None:
     identities = Counter((row["dataset"], row["cell_id"]) for row in result.nrn_meta if "cell_id" in row)
     twice = [identity for identity, count in identities.items() if count > 1]
     if twice:

@@ -1,4 +1,8 @@
-"""Which fit never saw which trial: names and sounds kept in a file, not positions in a list."""
+"""Fold manifests: the fits of a cross-validation or jackknife and the trials that each left out.
+
+Trials are matched by the hash of their sound, not by position in a list, so a subset of the clips, another
+order or another name cannot pair a trial with a fit that was trained on it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from deepSTRF.datasets.splits import clip_names, same_sounds, shuffled
-
-if TYPE_CHECKING:
-    from deepSTRF.datasets.dataset import NeuralDataset
+from deepSTRF.datasets.dataset import NeuralDataset
+from deepSTRF.datasets.splits import same_sounds, shuffled
 
 __all__ = ["Fold", "FoldManifest", "plan_folds"]
 
@@ -27,19 +29,14 @@ PAGE_NAME = re.compile(r"model-(all|\d{3,}(?:_\d{3,})?)")
 
 @dataclass(frozen=True)
 class Fold:
-    """One fit.
+    """One fit of a manifest.
 
     Attributes
     ----------
     name : str
-        Its name, from which files are called.
+        Its name, the stem of its files.
     left_out : tuple of str
-        Trials it never saw.
-
-    Examples
-    --------
-    >>> Fold("model-000", ("clip a",)).left_out
-    ('clip a',)
+        Trials it was not trained on.
     """
 
     name: str
@@ -50,8 +47,7 @@ class Fold:
 class FoldManifest:
     """All fits of a cross-validation or jackknife, and the trials they left out.
 
-    Trials go by their names and, once a dataset was seen, by their sounds, so that a subset of them, another
-    order or another name can never pair a trial with a fit that saw it.
+    Trials are known by their names and, after `bind`, by their sounds.
 
     Attributes
     ----------
@@ -60,7 +56,7 @@ class FoldManifest:
     folds : tuple of Fold
         All fits.
     facts : dict
-        Whatever else is to be remembered: seed, configuration, version.
+        Anything else to be stored: seed, configuration, version.
     sounds : mapping of str to str
         Trial to SHA-256 of its sound (``dataset.source_fingerprint(clip)``); empty before `bind`.
 
@@ -86,7 +82,7 @@ class FoldManifest:
         groups: Sequence[Sequence[str]] | None = None,
         **facts: Any,
     ) -> FoldManifest:
-        """Return the fits that are needed.
+        """Manifest of the fits that are needed.
 
         Parameters
         ----------
@@ -94,12 +90,12 @@ class FoldManifest:
             Names of all trials, each once.
         crossval, jackknife : bool
             Neither: one fit to all. One of them: a fit without each trial. Both: one without each pair, so
-            that every trial has a jackknife of fits that never saw it.
+            that every trial has a jackknife of fits that were not trained on it.
         groups : sequence of sequence of str, optional
             Trials that are left out together; None leaves out one at a time. The numbers in the names of the
             fits are then those of the groups.
         **facts
-            To be remembered; plain data.
+            Stored with it; plain data.
 
         Returns
         -------
@@ -129,19 +125,19 @@ class FoldManifest:
     def from_names(
         cls, folder: str | os.PathLike[str], trials: Sequence[str] | NeuralDataset
     ) -> FoldManifest:
-        """Read the fits of a folder from file names of the dynamic STRF page.
+        """Manifest read from the file names of a folder, in the format of the dynamic STRF page.
 
         Parameters
         ----------
         folder : path
             Holds ``model-all.pt``, ``model-000.pt`` or ``model-000_001.pt`` and so on; any ending.
         trials : sequence of str, or NeuralDataset
-            Names of all trials in the order in which they were fitted, or the dataset that holds them so.
+            Names of all trials in the order of the fit, or the dataset with the clips in that order.
 
         Returns
         -------
         FoldManifest
-            What is there; from a dataset it knows the sounds.
+            The fits found; from a dataset with the sounds of the trials.
 
         Raises
         ------
@@ -151,7 +147,7 @@ class FoldManifest:
             For a number without a trial, or two trials with the same sound.
         """
         if not isinstance(trials, Sequence):
-            order = clip_names(trials, range(len(trials)))
+            order = _clip_names(trials, range(len(trials)))
             sounds = {name: trials.source_fingerprint(clip) for clip, name in enumerate(order)}
             return cls.from_names(folder, order)._with_sounds(sounds)
         names, folds = tuple(str(trial) for trial in trials), []
@@ -170,7 +166,7 @@ class FoldManifest:
         return cls(names, tuple(folds), {})
 
     def bind(self, dataset: NeuralDataset) -> FoldManifest:
-        """Return this manifest with the sounds of its trials, which are found in a dataset by name.
+        """This manifest with the sounds of its trials, which are found in a dataset by name.
 
         Parameters
         ----------
@@ -212,7 +208,7 @@ class FoldManifest:
         return dataclasses.replace(self, sounds=sounds)
 
     def trial_of(self, dataset: NeuralDataset, clip: int) -> str:
-        """Return the trial that a clip of a dataset is, by its sound.
+        """Trial that has the sound of a clip.
 
         Parameters
         ----------
@@ -231,7 +227,7 @@ class FoldManifest:
         KeyError
             When no trial has this sound.
         ValueError
-            When the sounds of the trials are not known.
+            When the sounds of the trials are not known; call `bind` first.
         """
         if not self.sounds:
             raise ValueError("this manifest knows no sounds yet: manifest = manifest.bind(dataset)")
@@ -245,7 +241,7 @@ class FoldManifest:
         )
 
     def eligible(self, trial: str) -> tuple[Fold, ...]:
-        """Return the fits that never saw a trial.
+        """Fits that left a trial out.
 
         Parameters
         ----------
@@ -262,7 +258,7 @@ class FoldManifest:
         KeyError
             For a trial that is not in the manifest.
         ValueError
-            When every fit saw it.
+            When every fit was trained on it.
         """
         if trial not in self.trials:
             raise KeyError(f"there is no trial {trial!r} in this manifest; it has {', '.join(self.trials)}")
@@ -307,7 +303,7 @@ class FoldManifest:
         Parameters
         ----------
         path : path
-            What `save` wrote.
+            File that `save` wrote.
 
         Returns
         -------
@@ -340,9 +336,9 @@ def plan_folds(
     n_folds: int | None = None,
     seed: int = 0,
 ) -> FoldManifest:
-    """Plan the fits of a cross-validation, a jackknife, or both, of a dataset.
+    """Manifest of the fits of a cross-validation, a jackknife, or both, of a dataset.
 
-    Every distinct sound is a trial, named after its first clip; clips with the same sound are never parted.
+    Every distinct sound is a trial, named after its first clip; clips with the same sound stay together.
 
     Parameters
     ----------
@@ -352,7 +348,7 @@ def plan_folds(
         As in `FoldManifest.plan`: one of them leaves each trial out once, both leave out each pair, neither
         makes one fit to all.
     n_folds : int, optional
-        Leave out a group of trials at a time, of this many groups dealt in a seeded order; None leaves out
+        Leave out one group of trials at a time, of this many groups formed in a seeded order; None leaves out
         single trials. Both of them together need ``n_folds (n_folds - 1) / 2`` fits.
     seed : int
         Seed of the order.
@@ -360,7 +356,7 @@ def plan_folds(
     Returns
     -------
     FoldManifest
-        The plan, which knows the sounds.
+        The manifest with the sounds of the trials.
 
     Raises
     ------
@@ -376,7 +372,7 @@ def plan_folds(
     (['model-000_001', 'model-000_002', 'model-001_002'], 4)
     """
     clips = [group[0] for group in same_sounds(dataset)]
-    names = clip_names(dataset, clips)
+    names = _clip_names(dataset, clips)
     groups = None
     if n_folds is not None:
         if isinstance(n_folds, bool) or not isinstance(n_folds, int):
@@ -397,3 +393,14 @@ def plan_folds(
 def _fold(groups: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> Fold:
     label = "_".join(f"{place:03d}" for place in left) or "all"
     return Fold(f"model-{label}", tuple(name for place in left for name in groups[place]))
+
+
+def _clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
+    """Names of clips: those of the recording where it has them, made unique."""
+    names: dict[str, None] = {}
+    for clip in clips:
+        name = str(ds.stim_meta[clip].get("name", f"clip{clip:03d}"))
+        while name in names:  # a recording may itself name a clip "rain (1)"
+            name = f"{name} ({clip})"
+        names[name] = None
+    return list(names)

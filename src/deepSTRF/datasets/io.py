@@ -1,4 +1,8 @@
-"""A dataset as one file: own recordings, or a view worth keeping, as ``.npz`` without pickles."""
+"""A dataset as one ``.npz`` file without pickles: stimuli, responses as recorded, metadata and transforms.
+
+Responses are written as recorded together with smoothing and normalisation, so nothing is lost by saving a
+smoothed view. A file appears under its name only when it is complete.
+"""
 
 from __future__ import annotations
 
@@ -13,60 +17,25 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from deepSTRF.datasets.dataset import LoadReport, NeuralDataset
-from deepSTRF.datasets.responses import ClipResponses, ResponseStorage, Stimulus, StimulusList
+from deepSTRF.datasets.recording import LoadReport, Recording
+from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
+from deepSTRF.datasets.stimuli import Stimulus, StimulusList
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
 
-__all__ = ["load_dataset", "save_dataset"]
+__all__ = ["read_file", "restore", "write_file"]
 
 #: Version of the layout inside the file.
 _FORMAT = 1
+#: Attributes of audio datasets that go into the header.
 _AUDIO = ("F", "audio_fs", "return_waveform", "hearing_range_hz", "species")
 
+Header = dict[str, Any]
 Arrays = dict[str, npt.NDArray[Any]]
 
 
-def save_dataset(ds: NeuralDataset, path: str | os.PathLike[str]) -> Path:
-    """Write what a dataset or view shows: stimuli, recorded responses, metadata, transforms.
-
-    Responses are written as recorded together with smoothing and normalisation, so nothing is lost by saving
-    a smoothed view. The file appears under its name only when it is complete; a full disk or a killed process
-    leaves an older file of that name as it was.
-
-    Parameters
-    ----------
-    ds : NeuralDataset
-        What to keep. Metadata must be numbers, strings, booleans, None, and lists or dictionaries of those.
-    path : str or path-like
-        File to write; it ends in ``.npz``.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    TypeError
-        When metadata hold something else; the text names it.
-    ValueError
-        When the name does not end in ``.npz``.
-    FileNotFoundError
-        When the folder does not exist.
-    OSError
-        When the disk is full or the folder is read-only; the message says that nothing was changed.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> ds = NeuralDataset.from_arrays([torch.rand(4, 9)], [[[0] * 9, None]], dt_ms=5.0, name="mine")
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     again = load_dataset(save_dataset(ds, f"{folder}/mine.npz"))
-    >>> again
-    NeuralDataset('mine', N_neurons=2, n_clips=1, dt_ms=5)
-    """
+def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any]) -> Path:
+    """Write what a dataset or view shows, with ``facts`` for ``describe``, and return the path."""
     path = Path(path).expanduser()
     if path.suffix != ".npz":
         raise ValueError(
@@ -74,7 +43,8 @@ def save_dataset(ds: NeuralDataset, path: str | os.PathLike[str]) -> Path:
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first")
-    arrays: Arrays = {"header": np.frombuffer(_to_json(_header(ds)), dtype=np.uint8)}
+    header = json.dumps(_header(ds, facts), default=_plain).encode()
+    arrays: Arrays = {"header": np.frombuffer(header, dtype=np.uint8)}
     for clip, stimulus in enumerate(ds._stims.raw()):
         arrays[f"stim_{clip}"] = stimulus.detach().cpu().numpy()
         responses = ds.response_storage.clips[clip]
@@ -88,23 +58,8 @@ def save_dataset(ds: NeuralDataset, path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _write_whole(path: Path, arrays: Arrays) -> None:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(partial, "xb") as file:
-            np.savez_compressed(file, **cast("dict[str, Any]", arrays))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"could not write {path} ({reason}); nothing was changed there") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _header(ds: NeuralDataset) -> dict[str, Any]:
-    header: dict[str, Any] = {
+def _header(ds: Recording, facts: dict[str, Any]) -> Header:
+    return {
         "format": _FORMAT,
         "kind": "audio" if hasattr(ds, "audio_fs") else "base",
         "dt_ms": ds.dt,
@@ -114,39 +69,26 @@ def _header(ds: NeuralDataset) -> dict[str, Any]:
         "stim_meta": ds.stim_meta,
         "nrn_meta": ds.nrn_meta,
         "smoothing_ms": ds.smoothing_ms,
-        "facts": {**_facts_of_class(ds), **ds.facts},
+        "facts": facts,
         "kept": ds.load_report.kept,
         "skipped": ds.load_report.skipped,
+        **{key: getattr(ds, key, None) for key in _AUDIO},
     }
-    for key in _AUDIO:
-        header[key] = getattr(ds, key, None)
-    return header
 
 
-def _facts_of_class(ds: NeuralDataset) -> dict[str, Any]:
-    """What the loader's own class adds to ``describe()``: the class that reads the file does not know it."""
-    from deepSTRF.datasets.dataset import AudioNeuralDataset
-
-    known = AudioNeuralDataset if isinstance(ds, AudioNeuralDataset) else NeuralDataset
-    plain = known.describe(ds)
-    return {key: value for key, value in ds.describe().items() if key not in plain}
-
-
-def _to_json(header: dict[str, Any]) -> bytes:
-    def plain(value: Any) -> Any:
-        if isinstance(value, (np.generic, torch.Tensor)) and np.ndim(value) == 0:
-            return value.item()
-        if isinstance(value, os.PathLike):
-            return os.fspath(value)
-        raise TypeError(
-            "metadata to save are numbers, strings, lists and dictionaries, "
-            f"got {type(value).__name__}: {value!r:.80}"
-        )
-
-    return json.dumps(header, default=plain).encode()
+def _plain(value: Any) -> Any:
+    """A metadata value as JSON knows it."""
+    if isinstance(value, (np.generic, torch.Tensor)) and np.ndim(value) == 0:
+        return value.item()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(
+        "metadata to save are numbers, strings, lists and dictionaries, "
+        f"got {type(value).__name__}: {value!r:.80}"
+    )
 
 
-def _transform_arrays(ds: NeuralDataset) -> Arrays:
+def _transform_arrays(ds: Recording) -> Arrays:
     arrays: Arrays = {}
     if ds._normalization is not None:
         arrays["normalization_scale"] = ds._normalization.scale.numpy()
@@ -165,37 +107,24 @@ def _transform_arrays(ds: NeuralDataset) -> Arrays:
     return arrays
 
 
-def load_dataset(path: str | os.PathLike[str], kind: type[NeuralDataset] = NeuralDataset) -> NeuralDataset:
-    """Read a dataset that `save_dataset` wrote.
+def _write_whole(path: Path, arrays: Arrays) -> None:
+    """Write beside the file, then rename: a full disk leaves an older file of that name as it was."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(partial, "xb") as file:
+            np.savez_compressed(file, **cast("dict[str, Any]", arrays))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"could not write {path} ({reason}); nothing was changed there") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
-    Parameters
-    ----------
-    path : str or path-like
-        The ``.npz`` file.
-    kind : type
-        Class wanted; a file of sounds always comes back as an `AudioNeuralDataset`.
 
-    Returns
-    -------
-    NeuralDataset
-        The dataset, with transforms as they were. It is a root of its own: ``I`` and ``S_sel`` are None.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When the file is no dataset, is damaged, or is from a newer version.
-    TypeError
-        When a file without sounds is asked for as an audio dataset.
-
-    Examples
-    --------
-    >>> load_dataset("no_such_file.npz")
-    Traceback (most recent call last):
-        ...
-    FileNotFoundError: there is no dataset file no_such_file.npz; NeuralDataset.save(path) writes one
-    """
+def read_file(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
+    """Header and arrays of a file that `write_file` wrote."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no dataset file {path}; NeuralDataset.save(path) writes one")
@@ -209,36 +138,20 @@ def load_dataset(path: str | os.PathLike[str], kind: type[NeuralDataset] = Neura
         ) from error
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ValueError(f"{path} has the layout of another version of deepSTRF; install a newer deepSTRF")
-    ds = _blank_of(header, kind)
-    _fill(ds, header, arrays)
-    ds.validate()
-    return ds
+    return header, arrays
 
 
-def _blank_of(header: dict[str, Any], kind: type[NeuralDataset]) -> NeuralDataset:
-    from deepSTRF.datasets.dataset import AudioNeuralDataset
-
-    wants_audio = issubclass(kind, AudioNeuralDataset)
-    if header["kind"] != "audio":
-        if wants_audio:
-            raise TypeError(
-                f"this file holds no sounds; read it with NeuralDataset.load, not {kind.__name__}.load"
-            )
-        return NeuralDataset._blank(header["dt_ms"])
-    ds = AudioNeuralDataset._blank(header["dt_ms"])
-    for key in _AUDIO:
-        setattr(ds, key, header[key])
-    if ds.hearing_range_hz is not None:
-        low, high = ds.hearing_range_hz
-        ds.hearing_range_hz = (low, high)
-    return ds
-
-
-def _fill(ds: NeuralDataset, header: dict[str, Any], arrays: Arrays) -> None:
+def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
+    """Put what a file holds into an empty recording, which is not validated here."""
     ds.name, ds.path, ds.facts = header["name"], header["path"], header["facts"]
     ds.N_neurons, ds.smoothing_ms = header["n_neurons"], header["smoothing_ms"]
     ds.stim_meta, ds.nrn_meta = header["stim_meta"], header["nrn_meta"]
     ds.load_report = LoadReport(header["kept"], [(name, reason) for name, reason in header["skipped"]])
+    if header["kind"] == "audio":
+        for key in _AUDIO:
+            setattr(ds, key, tuple(header[key]) if isinstance(header[key], list) else header[key])
+    if "frequencies_hz" in arrays:
+        ds.frequencies_hz = arrays["frequencies_hz"]  # type: ignore[attr-defined]
     clips = []
     for clip in range(len(ds.stim_meta)):
         rows, counts = arrays[f"rows_{clip}"], arrays[f"counts_{clip}"]
@@ -246,9 +159,15 @@ def _fill(ds: NeuralDataset, header: dict[str, Any], arrays: Arrays) -> None:
         starts = np.cumsum(counts) - counts
         clips.append(ClipResponses(rows, arrays[f"heard_{clip}"], starts, counts, missing))
     ds._storage = ResponseStorage(clips, ds.N_neurons)
+    _restore_transforms(ds, arrays)
+
+
+def _restore_transforms(ds: Recording, arrays: Arrays) -> None:
     fitted: list[StimulusStandardization] = []
-    while f"standardization_{len(fitted)}_mean" in arrays:
-        fitted.append(_standardization(arrays, len(fitted)))
+    while (part := f"standardization_{len(fitted)}") + "_mean" in arrays:
+        mean, std = torch.from_numpy(arrays[f"{part}_mean"]), torch.from_numpy(arrays[f"{part}_std"])
+        clips = tuple(arrays[f"{part}_clips"].tolist())
+        fitted.append(StimulusStandardization(mean, std, mean.ndim > 0, clips))
     which = arrays["standardization_of"].tolist()
     stimuli = [Stimulus(torch.from_numpy(arrays[f"stim_{clip}"])) for clip in range(len(which))]
     ds._stims = StimulusList(stimuli, [None if index < 0 else fitted[index] for index in which])
@@ -259,19 +178,7 @@ def _fill(ds: NeuralDataset, header: dict[str, Any], arrays: Arrays) -> None:
     if "normalization_scale" in arrays:
         ds._normalization = ResponseNormalization(
             str(arrays["normalization_method"]),
-            _tensor(arrays["normalization_scale"]),
-            _tensor(arrays["normalization_offset"]),
+            torch.from_numpy(arrays["normalization_scale"]),
+            torch.from_numpy(arrays["normalization_offset"]),
             tuple(arrays["normalization_clips"].tolist()),
         )
-    if "frequencies_hz" in arrays:
-        ds.frequencies_hz = arrays["frequencies_hz"]  # type: ignore[attr-defined]
-
-
-def _tensor(values: npt.NDArray[Any]) -> Tensor:
-    return torch.from_numpy(values)
-
-
-def _standardization(arrays: Arrays, index: int) -> StimulusStandardization:
-    mean, std = (_tensor(arrays[f"standardization_{index}_{part}"]) for part in ("mean", "std"))
-    clips = tuple(arrays[f"standardization_{index}_clips"].tolist())
-    return StimulusStandardization(mean, std, mean.ndim > 0, clips)

@@ -1,11 +1,16 @@
-"""What users index: the stimuli of a dataset, its grid of responses, and the responses of one item."""
+"""Recorded responses in memory: packed rows, how arrays are packed, and how users index them.
+
+The responses to a clip are the rows of one (rows, T) array: row after row the repeats of the neurons that
+were recorded for it. Spike counts are int8 or int16 with a code for "not recorded", anything else is float32.
+A missing (clip, neuron) pair takes no memory. Views and concatenations share these arrays; only the small
+index beside them is new.
+"""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +18,6 @@ import torch
 from torch import Tensor
 
 from deepSTRF.datasets.selection import as_index
-from deepSTRF.datasets.transforms import StimulusStandardization
-
-if TYPE_CHECKING:
-    from deepSTRF.datasets.dataset import Recording
 
 __all__ = [
     "ClipResponses",
@@ -24,24 +25,26 @@ __all__ = [
     "ResponseGrid",
     "ResponseRow",
     "ResponseStorage",
-    "Stimulus",
-    "StimulusList",
+    "as_array",
+    "check_outer",
+    "encode",
+    "pack_clip",
+    "pack_responses",
 ]
 
-# ------------------------------------------------------------------------------
-# Where recorded responses lie in memory: small integers, and nothing for what was not recorded.
-#
-# A clip's responses are the rows of one (rows, T) array: row after row the repeats of the neurons that heard
-# the clip. Spike counts are int8 or int16 with a code for "not recorded", anything else is float32. Views and
-# concatenations share these arrays; only the small index beside them is new.
-
-
 Index = npt.NDArray[np.int64]
+Array = npt.NDArray[Any]
+
+#: Integer types for counts, smallest first; the lowest value of each is the code for "not recorded". Counts
+#: beyond 16 bits go to float32, which holds integers to 2**24 and costs no more than 32-bit integers would.
+COUNT_TYPES = (np.int8, np.int16)
+
+# ---- storage
 
 
 @dataclass(frozen=True, eq=False)
 class ClipResponses:
-    """The responses of one clip, decoded when they are read.
+    """The responses to one clip, decoded when they are read.
 
     Attributes
     ----------
@@ -54,17 +57,6 @@ class ClipResponses:
         First row and number of repeats of each neuron in ``heard``.
     has_missing : bool
         Whether ``data`` holds any "not recorded" value.
-
-    Examples
-    --------
-    >>> data = np.array([[0, 2, 1], [1, 0, -128]], dtype=np.int8)
-    >>> one = np.array([1])
-    >>> clip = ClipResponses(data, heard=one, starts=np.array([0]), counts=np.array([2]), has_missing=True)
-    >>> clip.neuron(1)
-    array([[ 0.,  2.,  1.],
-           [ 1.,  0., nan]], dtype=float32)
-    >>> clip.neuron(0) is None
-    True
     """
 
     data: npt.NDArray[np.generic]
@@ -80,7 +72,7 @@ class ClipResponses:
 
     @property
     def max_repeats(self) -> int:
-        """Largest number of repeats of any neuron that heard the clip (0 when none did)."""
+        """Largest number of repeats of any neuron (0 when none was recorded)."""
         return int(self.counts.max()) if self.counts.size else 0
 
     @property
@@ -89,13 +81,13 @@ class ClipResponses:
         return self.data.dtype != np.float32
 
     def _decode(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        values = rows.astype(np.float32)  # always a copy, so that nobody can write into the recording
+        values = rows.astype(np.float32)  # always a copy: writing into it leaves the recording as it is
         if self.has_missing and self.is_counts:
             values[rows == np.iinfo(rows.dtype).min] = np.nan  # type: ignore[type-var]
         return values
 
     def neuron(self, neuron: int) -> npt.NDArray[np.float32] | None:
-        """(R, T) float32 values of one neuron, None when it did not hear the clip."""
+        """(R, T) float32 values of one neuron, None when it has none for the clip."""
         at = int(np.searchsorted(self.heard, neuron))
         if at == self.heard.size or self.heard[at] != neuron:
             return None
@@ -123,7 +115,7 @@ class ClipResponses:
         return block
 
     def take(self, neurons: Index) -> ClipResponses:
-        """The same rows seen by chosen neurons (order and duplicates kept), which become 0, 1, 2, ..."""
+        """The same rows for chosen neurons (order and duplicates kept), which become 0, 1, 2, ..."""
         if self.heard.size == 0:
             return self
         at = np.minimum(np.searchsorted(self.heard, neurons), self.heard.size - 1)
@@ -134,18 +126,19 @@ class ClipResponses:
     def cropped(self, n_bins: int) -> ClipResponses:
         """The first ``n_bins`` bins; a neuron left without any value is no longer in ``heard``."""
         data = self.data[:, :n_bins].copy()
-        there = ~np.isnan(self._decode(data))
-        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
-        keep = total[self.starts + self.counts] > total[self.starts]
-        missing = not bool(there.all())
-        return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], missing)
+        keep, complete = self._with_values(data)
+        return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], not complete)
 
     def first_reaching(self, n_bins: int) -> int | None:
         """First neuron with a value in or behind bin ``n_bins``, None when there is none."""
-        there = ~np.isnan(self._decode(self.data[:, n_bins:]))
-        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
-        found = np.flatnonzero(total[self.starts + self.counts] > total[self.starts])
+        found = np.flatnonzero(self._with_values(self.data[:, n_bins:])[0])
         return int(self.heard[found[0]]) if found.size else None
+
+    def _with_values(self, data: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.bool_], bool]:
+        """(H,) whether each neuron has a value in ``data`` (a part of the bins); whether all are values."""
+        there = ~np.isnan(self._decode(data))
+        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
+        return total[self.starts + self.counts] > total[self.starts], bool(there.all())
 
     def shifted(self, first_neuron: int) -> ClipResponses:
         """The same rows with neuron 0 renamed to ``first_neuron`` (for concatenation)."""
@@ -154,18 +147,7 @@ class ClipResponses:
 
 
 class ResponseStorage:
-    """All responses of a recording or of a view of it: one `ClipResponses` per clip.
-
-    Examples
-    --------
-    >>> data = np.zeros((2, 4), dtype=np.int8)
-    >>> clip = ClipResponses(data, np.array([0, 2]), np.array([0, 1]), np.array([1, 1]), has_missing=False)
-    >>> storage = ResponseStorage([clip], n_neurons=3)
-    >>> storage.masks
-    tensor([[ True, False,  True]])
-    >>> storage.take(neurons=np.array([2, 1]), clips=None).masks
-    tensor([[ True, False]])
-    """
+    """All responses of a recording or of a view of it: one `ClipResponses` per clip."""
 
     def __init__(self, clips: Sequence[ClipResponses], n_neurons: int) -> None:
         self.clips = list(clips)
@@ -200,15 +182,7 @@ class ResponseStorage:
         return ResponseStorage([clip.take(neurons) for clip in chosen], len(neurons))
 
 
-# ------------------------------------------------------------------------------
-# From what users hand over (blocks, lists, None for missing) to the rows of `deepSTRF.datasets.responses`.
-
-
-Array = npt.NDArray[Any]
-
-#: Integer types for counts, smallest first; the lowest value of each is the code for "not recorded". Counts
-#: beyond 16 bits go to float32, which holds integers to 2**24 and costs no more than 32-bit integers would.
-COUNT_TYPES = (np.int8, np.int16)
+# ---- packing of blocks, lists and dictionaries
 
 
 def pack_responses(responses: Sequence[Any], n_neurons: int | None = None, *, copy: bool) -> ResponseStorage:
@@ -283,8 +257,11 @@ def _pack_block(block: Array, where: str, *, copy: bool) -> ClipResponses:
 
 
 def _pack_pairs(pairs: Sequence[tuple[int, Any]], where: str) -> ClipResponses:
-    blocks = [(neuron, _rows(entry, f"{where}, neuron {neuron}")) for neuron, entry in pairs]
-    kept = [(neuron, rows) for neuron, rows in blocks if not _is_missing(rows)]
+    kept = []
+    for neuron, entry in pairs:
+        rows = _rows(entry, f"{where}, neuron {neuron}")
+        if rows.size and not (rows.dtype.kind == "f" and np.isnan(rows).all()):
+            kept.append((neuron, rows))
     heard = np.array([neuron for neuron, _ in kept], dtype=np.int64)
     counts = np.array([len(rows) for _, rows in kept], dtype=np.int64)
     n_bins = max((rows.shape[1] for _, rows in kept), default=0)
@@ -295,7 +272,7 @@ def _pack_pairs(pairs: Sequence[tuple[int, Any]], where: str) -> ClipResponses:
 
 
 def _rows(entry: Any, where: str) -> Array:
-    """(R, T) of one neuron; repeats of different lengths are filled up with NaN."""
+    """(R, T) of one neuron; repeats of different lengths are padded with NaN."""
     if isinstance(entry, (list, tuple)) and entry and not np.isscalar(entry[0]):
         repeats = [as_array(row, f"{where}, repeat {r}") for r, row in enumerate(entry)]
         if all(row.ndim == 1 for row in repeats):
@@ -317,10 +294,6 @@ def _padded(rows: Array, n_bins: int) -> Array:
     return np.pad(floats, ((0, 0), (0, missing)), constant_values=np.nan)
 
 
-def _is_missing(rows: Array) -> bool:
-    return rows.size == 0 or (rows.dtype.kind == "f" and bool(np.isnan(rows).all()))
-
-
 def encode(rows: Array, where: str, *, copy: bool) -> tuple[Array, bool]:
     """Rows as int8 or int16 counts when they are small integers, else float32; and whether any is missing."""
     if rows.size == 0:
@@ -333,151 +306,78 @@ def encode(rows: Array, where: str, *, copy: bool) -> tuple[Array, bool]:
     return np.array(rows, dtype=kind or np.float32, order="C", copy=copy or None), False
 
 
-def _count_type(low: int, high: int) -> type[np.signedinteger[Any]] | None:
-    for kind in COUNT_TYPES:
-        if np.iinfo(kind).min < low and high <= np.iinfo(kind).max:
-            return kind
-    return None
-
-
 def _encode_floats(rows: Array, where: str) -> tuple[Array, bool]:
     missing = np.isnan(rows)
     has_missing = bool(missing.any())
     low, high = (np.nanmin(rows), np.nanmax(rows)) if has_missing else (rows.min(), rows.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise ValueError(f"responses of {where} hold infinite values; use NaN where nothing was recorded")
-    if max(abs(low), abs(high)) > np.finfo(np.float32).max:
-        raise ValueError(
-            f"responses of {where} reach {max(abs(low), abs(high)):g}, beyond float32; rescale them"
-        )
+    largest = max(abs(low), abs(high))
+    if largest > np.finfo(np.float32).max:
+        raise ValueError(f"responses of {where} reach {largest:g}, beyond float32; rescale them")
     kind = _count_type(int(np.floor(low)), int(np.ceil(high)))
     if kind is not None:
-        filled = np.where(missing, np.iinfo(kind).min, rows) if has_missing else rows
-        counts = filled.astype(kind)
-        if np.array_equal(counts, filled):
+        coded = np.where(missing, np.iinfo(kind).min, rows) if has_missing else rows
+        counts = coded.astype(kind)
+        if np.array_equal(counts, coded):
             return counts, has_missing
     return rows.astype(np.float32, order="C"), has_missing
 
 
-# ------------------------------------------------------------------------------
+def _count_type(low: int, high: int) -> type[np.signedinteger[Any]] | None:
+    """Smallest integer type for counts from ``low`` to ``high``, None when both are too small."""
+    for kind in COUNT_TYPES:
+        if np.iinfo(kind).min < low and high <= np.iinfo(kind).max:
+            return kind
+    return None
 
 
-class Stimulus:
-    """One stimulus as it was loaded, with its content hash computed at most once; shared between views.
-
-    Shapes: values (1, F, T).
-
-    Examples
-    --------
-    >>> Stimulus(torch.zeros(1, 2, 3)).fingerprint()[:8]
-    'c87f1ec3'
-    """
-
-    __slots__ = ("_digest", "values")
-
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
-        self._digest: str | None = None
-
-    def fingerprint(self) -> str:
-        """SHA-256 (hex) over dtype, shape and bytes."""
-        if self._digest is None:
-            self._digest = hash_tensor(self.values)
-        return self._digest
+# ---- what users index
 
 
-def hash_tensor(values: Tensor) -> str:
-    """Return the SHA-256 over dtype, shape and little-endian bytes of a tensor.
+class ResponseReader(Protocol):
+    """What `ResponseGrid` reads from: a dataset, which applies smoothing and normalisation."""
 
-    Examples
-    --------
-    >>> hash_tensor(torch.zeros(2)) == hash_tensor(torch.zeros(2))
-    True
-    >>> hash_tensor(torch.zeros(2)) == hash_tensor(torch.zeros(1, 2))
-    False
-    """
-    array = np.ascontiguousarray(values.detach().cpu().numpy())
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest = hashlib.sha256(f"{array.dtype.name}:{tuple(values.shape)}:".encode())
-    digest.update(array.data if array.size else b"")
-    return digest.hexdigest()
+    @property
+    def response_storage(self) -> ResponseStorage:
+        """The packed rows."""
+        ...
+
+    def read_neuron(self, clip: int, neuron: int) -> Tensor:
+        """(R, T) response of one neuron to one clip, or the (1, 1) NaN of a missing pair."""
+        ...
+
+    def read_item(self, clip: int) -> ItemResponses:
+        """The N responses to one clip."""
+        ...
 
 
-class StimulusList(Sequence[Tensor]):
-    """The stimuli of a dataset or view: a read-only sequence of tensors, standardised on reading if asked.
+class ResponseGrid(Sequence["ResponseRow"]):
+    """All responses: ``grid[s][n]`` is the (R, T) float32 response of neuron n to clip s."""
 
-    Examples
-    --------
-    >>> StimulusList([Stimulus(torch.ones(1, 2, 3))], [None])[0].shape
-    torch.Size([1, 2, 3])
-    """
-
-    def __init__(
-        self, stimuli: Sequence[Stimulus], transforms: Sequence[StimulusStandardization | None]
-    ) -> None:
-        self.stimuli = list(stimuli)
-        self.transforms = list(transforms)
-        self._digests: dict[int, str] = {}
-
-    @classmethod
-    def of(cls, values: Sequence[Any]) -> StimulusList:
-        """Wrap tensors or arrays that carry no transform."""
-        tensors = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v)) for v in values]
-        return cls([Stimulus(tensor) for tensor in tensors], [None] * len(tensors))
+    def __init__(self, dataset: ResponseReader) -> None:
+        self._dataset = dataset
 
     def __len__(self) -> int:
-        return len(self.stimuli)
+        return len(self._dataset.response_storage)
 
     @overload
-    def __getitem__(self, index: int) -> Tensor: ...
+    def __getitem__(self, index: int) -> ResponseRow: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Tensor]: ...
-    def __getitem__(self, index: int | slice) -> Tensor | list[Tensor]:
+    def __getitem__(self, index: slice) -> list[ResponseRow]: ...
+    def __getitem__(self, index: int | slice) -> ResponseRow | list[ResponseRow]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        clip = as_index(index, len(self), "clip")
-        transform, values = self.transforms[clip], self.stimuli[clip].values
-        return values if transform is None else transform(values)
-
-    def raw(self) -> list[Tensor]:
-        """Return the stimuli as they were loaded."""
-        return [stimulus.values for stimulus in self.stimuli]
-
-    def take(self, clips: Sequence[int] | None) -> StimulusList:
-        """Return the chosen clips; tensors and hashes are shared."""
-        if clips is None:
-            return StimulusList(self.stimuli, self.transforms)
-        return StimulusList([self.stimuli[i] for i in clips], [self.transforms[i] for i in clips])
-
-    def standardized(self, transform: StimulusStandardization) -> StimulusList:
-        """Return the loaded stimuli under ``transform``, which replaces any earlier one."""
-        return StimulusList(self.stimuli, [transform] * len(self.stimuli))
-
-    def fingerprint(self, clip: int) -> str:
-        """Return the content hash of what ``[clip]`` returns."""
-        if self.transforms[clip] is None:
-            return self.stimuli[clip].fingerprint()
-        if clip not in self._digests:
-            self._digests[clip] = hash_tensor(self[clip])
-        return self._digests[clip]
+        return ResponseRow(self._dataset, as_index(index, len(self), "clip"))
 
     def __repr__(self) -> str:
-        shape = f", first {tuple(self.stimuli[0].values.shape)}" if self.stimuli else ""
-        return f"<{len(self)} stimuli{shape}>"
+        return f"<responses of {self._dataset.response_storage.n_neurons} neurons to {len(self)} clips>"
 
 
 class ResponseRow(Sequence[Tensor]):
-    """The responses of all neurons to one clip: ``row[n]`` is (R, T), or a (1, 1) NaN where there is none.
+    """The responses of all neurons to one clip: ``row[n]`` is (R, T), or a (1, 1) NaN where there is none."""
 
-    Examples
-    --------
-    >>> from deepSTRF.datasets import NeuralDataset
-    >>> ds = NeuralDataset.from_arrays([torch.ones(2, 4)], [[[1, 0, 0, 2], None]], dt_ms=5.0)
-    >>> [tuple(response.shape) for response in ResponseRow(ds, 0)]
-    [(1, 4), (1, 1)]
-    """
-
-    def __init__(self, dataset: Recording, clip: int) -> None:
+    def __init__(self, dataset: ResponseReader, clip: int) -> None:
         self._dataset = dataset
         self._clip = clip
 
@@ -501,69 +401,25 @@ class ResponseRow(Sequence[Tensor]):
         return f"<responses of {heard} of {len(self)} neurons to clip {self._clip}>"
 
 
-class ResponseGrid(Sequence[ResponseRow]):
-    """All responses: ``grid[s][n]`` is the (R, T) float32 response of neuron n to clip s, decoded on reading.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets import NeuralDataset
-    >>> ds = NeuralDataset.from_arrays([torch.ones(2, 4)], [[[1, 0, 0, 2], None]], dt_ms=5.0)
-    >>> ResponseGrid(ds)[0][0]
-    tensor([[1., 0., 0., 2.]])
-    """
-
-    def __init__(self, dataset: Recording) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset.response_storage)
-
-    @overload
-    def __getitem__(self, index: int) -> ResponseRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[ResponseRow]: ...
-    def __getitem__(self, index: int | slice) -> ResponseRow | list[ResponseRow]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(len(self))[index]]
-        return ResponseRow(self._dataset, as_index(index, len(self), "clip"))
-
-    def __repr__(self) -> str:
-        return f"<responses of {self._dataset.response_storage.n_neurons} neurons to {len(self)} clips>"
-
-
 class ItemResponses(list[Tensor]):
-    """The list of N responses in an item, which also carries them as one block for quick collation.
+    """The list of N responses in an item, with the block (H, R, T) they are slices of, for quick collation.
 
-    It is an ordinary list. Whoever builds a new list from it, or puts other tensors into it, leaves the quick
-    path and loses nothing else.
-
-    Shapes: heard (H,); values (H, R, T).
-
-    Examples
-    --------
-    >>> item = ItemResponses(2, torch.tensor([1]), torch.zeros(1, 3, 4), [3], 4)
-    >>> [tuple(response.shape) for response in item], item.is_untouched()
-    ([(1, 1), (3, 4)], True)
-    >>> item[1] = torch.ones(3, 4)
-    >>> item.is_untouched()
-    False
+    It is an ordinary list. Code that builds a new list from it, or puts other tensors into it, leaves the
+    quick path and loses nothing else.
     """
 
     def __init__(
         self, n_neurons: int, heard: Tensor, values: Tensor, counts: Sequence[int], n_bins: int
     ) -> None:
-        missing = n_neurons - len(heard)
-        sentinels = torch.full((missing, 1, 1), torch.nan, dtype=values.dtype).unbind()
-        filled = [block[:count] for block, count in zip(values.unbind(), counts, strict=True)]
-        if missing:
-            everything: list[Tensor] = [values] * n_neurons
+        responses = [block[:count] for block, count in zip(values.unbind(), counts, strict=True)]
+        n_missing = n_neurons - len(heard)
+        if n_missing:
             is_heard = torch.zeros(n_neurons, dtype=torch.bool)
             is_heard[heard] = True
-            blocks, gaps = iter(filled), iter(sentinels)
-            for neuron, there in enumerate(is_heard.tolist()):
-                everything[neuron] = next(blocks) if there else next(gaps)
-            filled = everything
-        super().__init__(filled)
+            sentinels = torch.full((n_missing, 1, 1), torch.nan, dtype=values.dtype).unbind()
+            recorded, gaps = iter(responses), iter(sentinels)
+            responses = [next(recorded) if there else next(gaps) for there in is_heard.tolist()]
+        super().__init__(responses)
         self.heard, self.values, self.n_bins = heard, values, n_bins
         self._as_made = tuple(self)
 

@@ -1,4 +1,10 @@
-"""Reading a split from a line of text: the working part of ``parse_split``."""
+"""Splits of clips into training, validation and test, with a content hash.
+
+A split is made before the fit and is a value of its own that can be printed beside every score. Its hash
+covers the sounds (not their positions in a list, not what was computed from them), the roles and the order,
+so equal hashes mean the same sounds in the same roles. Seeded orders come from SHA-256, not from a random
+generator: they are the same with every version of numpy and on every machine.
+"""
 
 from __future__ import annotations
 
@@ -16,94 +22,25 @@ from deepSTRF.datasets.selection import as_index, resolve_selection
 
 __all__ = ["ClipSplit", "index_split", "k_fold", "leave_one_clip_out", "parse_split", "random_split"]
 
-# ------------------------------------------------------------------------------
-# How splits order, count and hash clips.
-
-
-ROLES = ("train", "val", "test")
-
-
-def split_hash(ds: NeuralDataset, parts: Sequence[Sequence[int]]) -> str:
-    """Content hash of a split: role and source fingerprint of every clip, in order."""
-    digest = hashlib.sha256()
-    for role, clips in zip(ROLES, parts, strict=True):
-        for clip in clips:
-            digest.update(f"{role} {ds.source_fingerprint(clip)}\n".encode())
-    return digest.hexdigest()
-
-
-def same_sounds(ds: NeuralDataset) -> list[list[int]]:
-    """Clips with the same sound belong together, in order of first appearance."""
-    groups: dict[str, list[int]] = {}
-    for clip in range(len(ds)):
-        groups.setdefault(ds.source_fingerprint(clip), []).append(clip)
-    return list(groups.values())
-
-
-def shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
-    """Seeded order that is the same with every version of numpy and on every machine."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed is an integer, got {seed!r}")
-    keys = [hashlib.sha256(f"{int(seed)}:{group[0]}".encode()).digest() for group in groups]
-    return [group for _, group in sorted(zip(keys, groups, strict=True))]
-
-
-def clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
-    """The recording's own names where it has them, made different where they are not."""
-    names: dict[str, None] = {}
-    for clip in clips:
-        name = str(ds.stim_meta[clip].get("name", f"clip{clip:03d}"))
-        while name in names:  # a recording may itself name a clip "rain (1)"
-            name = f"{name} ({clip})"
-        names[name] = None
-    return list(names)
-
-
-def share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
-    """Whole numbers near the shares (largest remainders), none of a positive share zero."""
-    if len(fractions) != len(ROLES) or any(not 0 <= share <= 1 for share in fractions):
-        raise ValueError(f"fractions are three shares (train, val, test) between 0 and 1, got {fractions!r}")
-    if abs(math.fsum(fractions) - 1.0) > 1e-6 or fractions[0] == 0:
-        raise ValueError(f"fractions sum to 1 and train is above 0, got {fractions!r}")
-    needed = sum(share > 0 for share in fractions)
-    if n_clips < needed:
-        raise ValueError(
-            f"{n_clips} different clips cannot fill {needed} roles; set a fraction to 0 or add clips"
-        )
-    exact = [share * n_clips for share in fractions]
-    counts = [max(math.floor(value + 1e-9), int(value > 0)) for value in exact]
-    while sum(counts) < n_clips:
-        counts[int(np.argmax([value - count for value, count in zip(exact, counts, strict=True)]))] += 1
-    while sum(counts) > n_clips:
-        spare = [
-            count - value if count > 1 else -math.inf for value, count in zip(exact, counts, strict=True)
-        ]
-        counts[int(np.argmax(spare))] -= 1
-    return counts
-
-
-# ------------------------------------------------------------------------------
-# Which clips train, validate and test: named splits with a content hash.
-#
-# A split is decided before the fit, is a value of its own, and can be printed beside every score. Its hash
-# covers the sounds (not their positions in a list, not what was computed from them), the roles and the order,
-# so two people who quote the same hash used the same sounds in the same roles.
-
-
 DatasetT = TypeVar("DatasetT", bound=NeuralDataset)
 
-#: Share of the remaining clips that leave_one_clip_out puts aside for validation.
+ROLES = ("train", "val", "test")
+#: Fraction of the remaining clips that leave_one_clip_out takes for validation.
 _VALIDATION_SHARE = 0.15
+_FORMS = (
+    "'14/3/3', '0-13/14-16/17,18,19', 'random:0.7/0.15/0.15:seed=0', 'kfold:5:fold=0' or 'loo:fold=0' "
+    "(the last two also with ':seed=1' and ':n_val=2')"
+)
 
 
 @dataclass(frozen=True)
 class ClipSplit:
-    """Which clips of a dataset train, validate and test.
+    """Training, validation and test clips of a dataset.
 
     Attributes
     ----------
     name : str
-        What made it, e.g. "14/3/3" or "kfold:5:fold=0:seed=0".
+        Description, e.g. "14/3/3" or "kfold:5:fold=0:seed=0".
     train, val, test : tuple of int
         Clip indices of the dataset it was made for, in order.
     hash : str
@@ -128,7 +65,7 @@ class ClipSplit:
     hash: str
 
     def apply(self, ds: DatasetT, *, verify: bool = True) -> tuple[DatasetT, DatasetT, DatasetT]:
-        """Return the training, validation and test views of a dataset.
+        """Training, validation and test views of a dataset.
 
         Parameters
         ----------
@@ -136,8 +73,8 @@ class ClipSplit:
             The dataset the split was made for, or another form of it: other neurons (selected with
             ``keep_unheard=True``, so that clips keep their places), smoothing, normalisation.
         verify : bool
-            Compare the content of the clips with the hash. False is for another form of the same sounds that
-            the hash cannot know, e.g. a spectrogram computed by yourself.
+            Compare the content of the clips with the hash. False is for another form of the same sounds with
+            another hash, e.g. a spectrogram of your own without ``source_sha256``.
 
         Returns
         -------
@@ -166,8 +103,17 @@ class ClipSplit:
         return f"{self.name} ({sizes} clips, {self.hash[:12]})"
 
 
+def split_hash(ds: NeuralDataset, parts: Sequence[Sequence[int]]) -> str:
+    """Content hash of a split: role and source fingerprint of every clip, in order."""
+    digest = hashlib.sha256()
+    for role, clips in zip(ROLES, parts, strict=True):
+        for clip in clips:
+            digest.update(f"{role} {ds.source_fingerprint(clip)}\n".encode())
+    return digest.hexdigest()
+
+
 def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str | None = None) -> ClipSplit:
-    """Split by clip indices.
+    """Split of given clips.
 
     Parameters
     ----------
@@ -200,10 +146,11 @@ def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str
         ...
     ValueError: clip 2 is in both val and test; give every clip one role
     """
-    parts = [
-        tuple(int(i) for i in resolve_selection(_listed(part, role), ds.stim_meta, "clip"))
-        for role, part in zip(ROLES, (train, val, test), strict=True)
-    ]
+    parts = []
+    for role, part in zip(ROLES, (train, val, test), strict=True):
+        if part is None:
+            raise TypeError(f"{role} is None, which would mean all clips; give indices, or [] for none")
+        parts.append(tuple(int(i) for i in resolve_selection(part, ds.stim_meta, "clip")))
     if not parts[0]:
         raise ValueError("a split needs at least one training clip")
     seen: dict[str, tuple[str, int]] = {}
@@ -222,38 +169,79 @@ def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str
     return ClipSplit(name, parts[0], parts[1], parts[2], split_hash(ds, parts))
 
 
-def _listed(part: Any, role: str) -> Any:
-    if part is None:
-        raise TypeError(f"{role} is None, which would mean all clips; give indices, or [] for none")
-    return part
+# ---- random splits and folds
 
 
-def _clips(groups: Sequence[list[int]]) -> list[int]:
-    return sorted(clip for group in groups for clip in group)
+def random_split(
+    ds: NeuralDataset, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0
+) -> ClipSplit:
+    """Split by fractions in a seeded random order.
+
+    Parameters
+    ----------
+    ds : NeuralDataset
+        Dataset to split.
+    fractions : three floats
+        Shares of training, validation and test clips; they sum to 1. Counts are rounded so that every clip
+        has a role and every share above zero at least one clip.
+    seed : int
+        Seed of the order; the draw is the same on every machine.
+
+    Returns
+    -------
+    ClipSplit
+        The split; indices ascend within each role.
+
+    Raises
+    ------
+    ValueError
+        When the fractions are no shares, or there are fewer clips than roles.
+
+    Examples
+    --------
+    >>> import torch
+    >>> sounds, counts = [torch.rand(4, 9) for _ in range(20)], [torch.ones(1, 9)] * 20
+    >>> ds = NeuralDataset.from_arrays(sounds, counts, dt_ms=5.0)
+    >>> split = random_split(ds)
+    >>> len(split.train), len(split.val), len(split.test)
+    (14, 3, 3)
+    """
+    groups = same_sounds(ds)
+    counts = _share_counts(fractions, len(groups))
+    order = shuffled(groups, seed)
+    ends = np.cumsum(counts)
+    parts = [_clips(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+    shares = "/".join(f"{share:g}" for share in fractions)
+    return index_split(ds, *parts, name=f"random:{shares}:seed={seed}")
 
 
-def _check_folds(ds: NeuralDataset, groups: Sequence[list[int]], k: int) -> None:
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 2:
-        raise ValueError(f"k is the number of folds, an integer of at least 2, got {k!r}")
-    if k > len(groups):
-        copies = (
-            "" if len(groups) == len(ds) else f" ({len(ds)} clips, but only {len(groups)} different sounds)"
-        )
-        raise ValueError(f"k={k} folds need at least {k} clips, the dataset has {len(groups)}{copies}")
-
-
-def _check_validation(n_val: int, n_left: int) -> None:
-    if isinstance(n_val, bool) or not isinstance(n_val, (int, np.integer)) or not 0 <= n_val < n_left:
+def _share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
+    """Whole numbers near the shares (largest remainders), none of a positive share zero."""
+    if len(fractions) != len(ROLES) or any(not 0 <= share <= 1 for share in fractions):
+        raise ValueError(f"fractions are three shares (train, val, test) between 0 and 1, got {fractions!r}")
+    if abs(math.fsum(fractions) - 1.0) > 1e-6 or fractions[0] == 0:
+        raise ValueError(f"fractions sum to 1 and train is above 0, got {fractions!r}")
+    needed = sum(share > 0 for share in fractions)
+    if n_clips < needed:
         raise ValueError(
-            f"n_val={n_val!r} leaves nothing to train on or is no count: {n_left} clips remain beside the "
-            f"test clips, so 0..{n_left - 1} are possible"
+            f"{n_clips} different clips cannot fill {needed} roles; set a fraction to 0 or add clips"
         )
+    exact = [share * n_clips for share in fractions]
+    counts = [max(math.floor(value + 1e-9), int(value > 0)) for value in exact]
+    while sum(counts) < n_clips:
+        counts[int(np.argmax([value - count for value, count in zip(exact, counts, strict=True)]))] += 1
+    while sum(counts) > n_clips:
+        spare = [
+            count - value if count > 1 else -math.inf for value, count in zip(exact, counts, strict=True)
+        ]
+        counts[int(np.argmax(spare))] -= 1
+    return counts
 
 
 def k_fold(ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int = 0) -> list[ClipSplit]:
-    """Split k times so that every clip is tested once.
+    """Splits of a k-fold cross-validation: every clip is tested once.
 
-    Clips are put in a seeded random order and dealt into k folds; fold i tests in split i. Clips with the
+    Clips are put in a seeded random order and divided into k folds; fold i tests in split i. Clips with the
     same sound stay in one fold.
 
     Parameters
@@ -305,7 +293,7 @@ def k_fold(ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int
 
 
 def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int = 0) -> list[ClipSplit]:
-    """Split once per clip: that clip tests, others train.
+    """Splits of a leave-one-out cross-validation: each clip is tested alone.
 
     Parameters
     ----------
@@ -320,7 +308,7 @@ def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int
     Returns
     -------
     list of ClipSplit
-        Split i tests clip i (and clips with the very same sound).
+        Split i tests clip i (and clips with the same sound).
 
     Raises
     ------
@@ -350,51 +338,49 @@ def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int
     return splits
 
 
-def random_split(
-    ds: NeuralDataset, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0
-) -> ClipSplit:
-    """Split by fractions in a seeded random order.
+def _check_folds(ds: NeuralDataset, groups: Sequence[list[int]], k: int) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 2:
+        raise ValueError(f"k is the number of folds, an integer of at least 2, got {k!r}")
+    if k > len(groups):
+        copies = (
+            "" if len(groups) == len(ds) else f" ({len(ds)} clips, but only {len(groups)} different sounds)"
+        )
+        raise ValueError(f"k={k} folds need at least {k} clips, the dataset has {len(groups)}{copies}")
 
-    Parameters
-    ----------
-    ds : NeuralDataset
-        Dataset to split.
-    fractions : three floats
-        Shares of training, validation and test clips; they sum to 1. Counts are rounded so that every clip
-        has a role and every share above zero at least one clip.
-    seed : int
-        Seed of the order; the draw is the same on every machine.
 
-    Returns
-    -------
-    ClipSplit
-        The split; indices ascend within each role.
+def _check_validation(n_val: int, n_left: int) -> None:
+    if isinstance(n_val, bool) or not isinstance(n_val, (int, np.integer)) or not 0 <= n_val < n_left:
+        raise ValueError(
+            f"n_val={n_val!r} leaves nothing to train on or is no count: {n_left} clips remain beside the "
+            f"test clips, so 0..{n_left - 1} are possible"
+        )
 
-    Raises
-    ------
-    ValueError
-        When the fractions are no shares, or there are fewer clips than roles.
 
-    Examples
-    --------
-    >>> import torch
-    >>> sounds, counts = [torch.rand(4, 9) for _ in range(20)], [torch.ones(1, 9)] * 20
-    >>> ds = NeuralDataset.from_arrays(sounds, counts, dt_ms=5.0)
-    >>> split = random_split(ds)
-    >>> len(split.train), len(split.val), len(split.test)
-    (14, 3, 3)
-    """
-    groups = same_sounds(ds)
-    counts = share_counts(fractions, len(groups))
-    order = shuffled(groups, seed)
-    ends = np.cumsum(counts)
-    parts = [_clips(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
-    shares = "/".join(f"{share:g}" for share in fractions)
-    return index_split(ds, *parts, name=f"random:{shares}:seed={seed}")
+def same_sounds(ds: NeuralDataset) -> list[list[int]]:
+    """Groups of clips with the same sound, in order of first appearance."""
+    groups: dict[str, list[int]] = {}
+    for clip in range(len(ds)):
+        groups.setdefault(ds.source_fingerprint(clip), []).append(clip)
+    return list(groups.values())
+
+
+def shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
+    """Groups in a seeded order: by SHA-256 of seed and first clip."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
+        raise TypeError(f"seed is an integer, got {seed!r}")
+    keys = [hashlib.sha256(f"{int(seed)}:{group[0]}".encode()).digest() for group in groups]
+    return [group for _, group in sorted(zip(keys, groups, strict=True))]
+
+
+def _clips(groups: Sequence[list[int]]) -> list[int]:
+    return sorted(clip for group in groups for clip in group)
+
+
+# ---- text form
 
 
 def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
-    """Read a split from one line of text, as the command line and run folders write it.
+    """Split described by one line of text, as the command line and run folders write it.
 
     Parameters
     ----------
@@ -425,62 +411,46 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
     >>> parse_split(ds, "0,2/1/3-4").train
     (0, 2)
     """
-    from deepSTRF.datasets.splits import parse
-
-    return parse(ds, text)
-
-
-# ------------------------------------------------------------------------------
-
-_FORMS = (
-    "'14/3/3', '0-13/14-16/17,18,19', 'random:0.7/0.15/0.15:seed=0', 'kfold:5:fold=0' or 'loo:fold=0' "
-    "(the last two also with ':seed=1' and ':n_val=2')"
-)
-
-
-def parse(ds: NeuralDataset, text: str) -> ClipSplit:
-    """See `deepSTRF.datasets.splits.parse_split`."""
-    from deepSTRF.datasets import splits
-
     if not isinstance(text, str):
         raise TypeError(f"a split is described by a string, one of {_FORMS}; got {type(text).__name__}")
     words = text.strip().split(":")
     kind = words[0].lower()
     if kind == "random":
-        shares = words[1].split("/") if len(words) > 1 else []
+        shares = []
+        for word in words[1].split("/") if len(words) > 1 else []:
+            try:
+                shares.append(float(word))
+            except ValueError:
+                raise ValueError(f"{word!r} in {text!r} is no number; splits are {_FORMS}") from None
         options = _options(text, words[2:], {"seed": 0})
-        return splits.random_split(ds, [_number(text, share) for share in shares], seed=options["seed"])
+        return random_split(ds, shares, seed=options["seed"])
     if kind == "kfold":
         folds = _whole(text, words[1] if len(words) > 1 else "")
         options = _options(text, words[2:], {"fold": None, "seed": 0, "n_val": None})
-        every = splits.k_fold(ds, folds, n_val=options["n_val"], seed=options["seed"])
+        every = k_fold(ds, folds, n_val=options["n_val"], seed=options["seed"])
         return _chosen(text, every, options["fold"])
     if kind == "loo":
         options = _options(text, words[1:], {"fold": None, "seed": 0, "n_val": None})
-        every = splits.leave_one_clip_out(ds, n_val=options["n_val"], seed=options["seed"])
+        every = leave_one_clip_out(ds, n_val=options["n_val"], seed=options["seed"])
         return _chosen(text, every, options["fold"])
     parts = text.strip().split("/")
     if len(words) != 1 or len(parts) != 3:
         raise ValueError(f"{text!r} is no split; use {_FORMS}")
     if all(part.strip().isdecimal() for part in parts):
-        return _by_counts(ds, text, [int(part) for part in parts])
+        counts = [int(part) for part in parts]
+        if sum(counts) != len(ds):
+            raise ValueError(
+                f"{text!r} gives roles to {sum(counts)} clips, the dataset has {len(ds)}; these must add up, "
+                "or name the clips: '0-13/14-16/17-19'"
+            )
+        first, second = counts[0], counts[0] + counts[1]
+        return index_split(ds, range(first), range(first, second), range(second, len(ds)))
     clips = [_indices(text, part) for part in parts]
-    return splits.index_split(ds, *clips, name=text.strip())
-
-
-def _by_counts(ds: NeuralDataset, text: str, counts: list[int]) -> ClipSplit:
-    from deepSTRF.datasets import splits
-
-    if sum(counts) != len(ds):
-        raise ValueError(
-            f"{text!r} gives roles to {sum(counts)} clips, the dataset has {len(ds)}; these must add up, or "
-            "name the clips: '0-13/14-16/17-19'"
-        )
-    ends = [counts[0], counts[0] + counts[1], sum(counts)]
-    return splits.index_split(ds, range(ends[0]), range(ends[0], ends[1]), range(ends[1], ends[2]))
+    return index_split(ds, *clips, name=text.strip())
 
 
 def _indices(text: str, part: str) -> list[int]:
+    """Clips of "0-13" or "17,18,19"."""
     clips: list[int] = []
     for piece in filter(None, (word.strip() for word in part.split(","))):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
@@ -494,6 +464,7 @@ def _indices(text: str, part: str) -> list[int]:
 
 
 def _options(text: str, words: list[str], defaults: dict[str, int | None]) -> dict[str, Any]:
+    """``key=value`` words over their defaults."""
     found: dict[str, int | None] = dict(defaults)
     for word in words:
         key, _, value = word.partition("=")
@@ -501,13 +472,6 @@ def _options(text: str, words: list[str], defaults: dict[str, int | None]) -> di
             raise ValueError(f"unknown option {word!r} in {text!r}; this form takes {', '.join(defaults)}")
         found[key] = _whole(text, value)
     return found
-
-
-def _number(text: str, word: str) -> float:
-    try:
-        return float(word)
-    except ValueError:
-        raise ValueError(f"{word!r} in {text!r} is no number; splits are {_FORMS}") from None
 
 
 def _whole(text: str, word: str) -> int:

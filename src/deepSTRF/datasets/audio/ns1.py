@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF.datasets.dataset import AudioNeuralDataset, LoadReport, check_hop
+from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop
 from deepSTRF.datasets.download import (
     OSF_BASE_URL,
     Arrays,
@@ -30,6 +30,7 @@ from deepSTRF.datasets.download import (
     osf_url,
     unpack_zip,
 )
+from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.spikes import BINNINGS, bin_spikes, count_bins, validate_binning
 from deepSTRF.dsp.cochleagram import ALIGNMENTS, RAHMAN_N_FILTERS, rahman_cochleagram, rahman_frequencies
 from deepSTRF.dsp.resample import rate_ratio, resample_exact

@@ -1,0 +1,412 @@
+"""The data contract: what a recording holds, how its items are read, and how items become a batch.
+
+`Recording` is the part of `deepSTRF.datasets.NeuralDataset` that loading, joining, saving and the alignment
+check work on; views and constructors are added in `deepSTRF.datasets.dataset`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
+from deepSTRF.datasets.selection import as_index
+from deepSTRF.datasets.stimuli import StimulusList
+from deepSTRF.datasets.transforms import ResponseNormalization
+from deepSTRF.dsp.smoothing import hanning_smooth
+
+__all__ = ["LoadReport", "Recording", "neural_collate"]
+
+#: Number of skipped entries that the printed form of a load report names before it only counts them.
+_SHOWN = 10
+
+
+@dataclass
+class LoadReport:
+    """What a loader kept and skipped, and why.
+
+    Attributes
+    ----------
+    kept : list of str
+        Names of what is in the dataset (neurons, files or clips, depending on the loader).
+    skipped : list of (str, str)
+        Name and reason of everything that was left out.
+
+    Examples
+    --------
+    >>> report = LoadReport(kept=["cell_a"])
+    >>> report.skip("cell_b", "the spike file is truncated")
+    >>> str(report)
+    'kept 1, skipped 1: cell_b (the spike file is truncated)'
+    """
+
+    kept: list[str] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def keep(self, name: str) -> None:
+        """Note that ``name`` is in the dataset."""
+        self.kept.append(str(name))
+
+    def skip(self, name: str, reason: str) -> None:
+        """Note that ``name`` was left out, and why."""
+        self.skipped.append((str(name), str(reason)))
+
+    def __str__(self) -> str:
+        text = f"kept {len(self.kept)}, skipped {len(self.skipped)}"
+        if not self.skipped:
+            return text
+        named = "; ".join(f"{name} ({reason})" for name, reason in self.skipped[:_SHOWN])
+        more = len(self.skipped) - _SHOWN
+        return f"{text}: {named}" + (f"; and {more} more" if more > 0 else "")
+
+
+class Recording(Dataset[dict[str, Any]]):
+    """Stimuli, responses and metadata of one recording; the base of `NeuralDataset`, which documents them."""
+
+    dt: float
+    N_neurons: int
+    stim_meta: list[dict[str, Any]]
+    nrn_meta: list[dict[str, Any]]
+
+    def __init__(self, path: str | os.PathLike[str] | None, dt_ms: float) -> None:
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"path is a string, a path or None, got {type(path).__name__}")
+        self.path = "" if path is None else os.fspath(path)
+        self.dt = check_bin_width(dt_ms)
+        self.name = type(self).__name__
+        self.N_neurons = 0
+        self.stim_meta, self.nrn_meta = [], []
+        self.I: list[int] | None = None
+        self.S_sel: list[int] | None = None
+        self.smoothing_ms: float | None = None
+        self.stim_normalization: dict[str, Any] | None = None
+        self.facts: dict[str, Any] = {}
+        self.load_report = LoadReport()
+        self._stims = StimulusList([], [])
+        self._storage = ResponseStorage([], 0)
+        self._normalization: ResponseNormalization | None = None
+
+    @classmethod
+    def _blank(cls, dt_ms: float) -> Self:
+        """An empty recording of this class, made without a loader's own constructor."""
+        ds = cls.__new__(cls)
+        Recording.__init__(ds, None, dt_ms)
+        return ds
+
+    def _view(self) -> Self:
+        """A copy that shares stimuli and recorded responses."""
+        view = copy.copy(self)
+        view.stim_meta = [dict(row) for row in self.stim_meta]
+        view.nrn_meta = [dict(row) for row in self.nrn_meta]
+        view.facts = dict(self.facts)
+        view._stims = self._stims.take(None)
+        return view
+
+    # ---- what a recording holds
+
+    @property
+    def stims(self) -> Sequence[Tensor]:
+        """One stimulus per clip."""
+        return self._stims
+
+    @stims.setter
+    def stims(self, values: Sequence[Any]) -> None:
+        self._stims = StimulusList.of(values)
+        self.stim_normalization = None
+
+    @property
+    def responses(self) -> Sequence[Sequence[Tensor]]:
+        """Grid of responses, ``responses[clip][neuron]``."""
+        return ResponseGrid(self)
+
+    @responses.setter
+    def responses(self, values: Sequence[Any]) -> None:
+        self._storage = pack_responses(values, copy=False)
+        self._normalization = None
+
+    @property
+    def response_storage(self) -> ResponseStorage:
+        """The recorded rows behind `responses`, before smoothing and normalisation."""
+        return self._storage
+
+    @property
+    def nrn_masks(self) -> Tensor:
+        """(S, N) bool: True where a neuron has at least one real value for a clip."""
+        return self._storage.masks
+
+    @property
+    def response_normalization(self) -> dict[str, Any] | None:
+        """Method, scale (N,), offset (N,) and reference clips of `normalize_responses`; None without it."""
+        return None if self._normalization is None else self._normalization.record()
+
+    def __len__(self) -> int:
+        return len(self.stim_meta)
+
+    def n_bins(self, clip: int) -> int:
+        """Number of neural time bins T of one clip."""
+        clip = as_index(clip, len(self), "clip")
+        responses = self._storage.clips[clip]
+        return responses.n_bins if responses.heard.size else self.stimulus_bins(clip)
+
+    def stimulus_bins(self, clip: int) -> int:
+        """Number of neural time bins that the stimulus of one clip covers."""
+        return int(self._stims.stimuli[clip].values.shape[-1]) // self.samples_per_bin
+
+    @property
+    def samples_per_bin(self) -> int:
+        """Stimulus samples per neural bin: 1 for spectrograms, the hop for waveforms."""
+        return 1
+
+    def fingerprint(self, clip: int) -> str:
+        """SHA-256 (hex) of the stimulus as ``stims[clip]`` returns it: bytes, shape and dtype."""
+        return self._stims.fingerprint(as_index(clip, len(self), "clip"))
+
+    def source_fingerprint(self, clip: int) -> str:
+        """Hash of the sound behind a clip, whatever was computed from it; splits are hashed over these.
+
+        It is ``stim_meta[clip]["source_sha256"]`` where the loader gave one, else the hash of the stimulus
+        before standardisation.
+        """
+        clip = as_index(clip, len(self), "clip")
+        source = self.stim_meta[clip].get("source_sha256")
+        return source if isinstance(source, str) else self._stims.stimuli[clip].fingerprint()
+
+    # ---- reading
+
+    def _read(self, clip: int) -> tuple[npt.NDArray[np.int64], Tensor]:
+        """Neurons with data for a clip (H,) and their (H, R, T) values after smoothing and normalisation."""
+        responses = self._storage.clips[clip]
+        return responses.heard, self._transformed(torch.from_numpy(responses.values()), responses.heard)
+
+    def _transformed(self, values: Tensor, neurons: npt.NDArray[np.int64]) -> Tensor:
+        if self.smoothing_ms is not None:
+            values = hanning_smooth(values, self.smoothing_ms, self.dt)
+        return values if self._normalization is None else self._normalization(values, neurons)
+
+    def read_neuron(self, clip: int, neuron: int) -> Tensor:
+        """(R, T) response of one neuron to one clip, or the (1, 1) NaN of a missing pair."""
+        values = self._storage.clips[clip].neuron(neuron)
+        if values is None:
+            return torch.full((1, 1), torch.nan)
+        return self._transformed(torch.from_numpy(values)[None], np.array([neuron]))[0]
+
+    def read_item(self, clip: int) -> ItemResponses:
+        """The N responses to one clip as the list that items hold."""
+        heard, values = self._read(clip)
+        counts = self._storage.clips[clip].counts.tolist()
+        return ItemResponses(self.N_neurons, torch.from_numpy(heard), values, counts, self.n_bins(clip))
+
+    def response_block(self, clip: int) -> Tensor:
+        """All responses to one clip as one (N, R, T) tensor, NaN where nothing was recorded."""
+        clip = as_index(clip, len(self), "clip")
+        heard, values = self._read(clip)
+        if len(heard) == self.N_neurons and len(heard):
+            return values
+        repeats = values.shape[1] if len(heard) else 1
+        block = torch.full((self.N_neurons, repeats, self.n_bins(clip)), torch.nan)
+        if len(heard):
+            block[torch.from_numpy(heard)] = values
+        return block
+
+    def __getitem__(self, index: Any) -> dict[str, Any]:
+        """Item of one clip, or for a slice or list of clips a dictionary of lists."""
+        several = isinstance(index, (slice, list, tuple, range)) or np.ndim(index) == 1
+        if not several:
+            return self._item(as_index(index, len(self), "clip"))
+        clips = range(len(self))[index] if isinstance(index, slice) else list(index)
+        items = [self._item(as_index(clip, len(self), "clip")) for clip in clips]
+        keys = items[0] if items else ("stims", "responses", "valid_mask", "stim_meta")
+        return {key: [item[key] for item in items] for key in keys}
+
+    def _item(self, clip: int) -> dict[str, Any]:
+        return {
+            "stims": self.stims[clip],
+            "responses": self.read_item(clip),
+            "valid_mask": self.nrn_masks[clip].clone(),
+            "stim_meta": self.stim_meta[clip],
+        }
+
+    # ---- checking
+
+    def validate(self) -> None:
+        """Check the data contract; a loader calls this last.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When something does not fit; the text names the clip and the neuron.
+        """
+        self._check_contents()
+        self._check_lengths()
+
+    def _check_contents(self) -> None:
+        """One entry per clip and per neuron, of the right types; finite stimuli."""
+        check_bin_width(self.dt)
+        n_clips = len(self.stim_meta)
+        if len(self.stims) != n_clips or len(self.response_storage) != n_clips:
+            raise ValueError(
+                f"stims ({len(self.stims)}), responses ({len(self.response_storage)}) and stim_meta "
+                f"({n_clips}) need one entry per clip"
+            )
+        if not is_integer(self.N_neurons) or self.N_neurons < 0:
+            raise TypeError(f"N_neurons is a non-negative integer, got {self.N_neurons!r}")
+        if len(self.nrn_meta) != self.N_neurons:
+            raise ValueError(f"nrn_meta has {len(self.nrn_meta)} entries, N_neurons is {self.N_neurons}")
+        if self.response_storage.n_neurons != self.N_neurons:
+            raise ValueError(
+                f"responses hold {self.response_storage.n_neurons} neurons per clip, N_neurons is "
+                f"{self.N_neurons}; give every clip one entry per neuron (None where it was not recorded)"
+            )
+        for name, rows in (("stim_meta", self.stim_meta), ("nrn_meta", self.nrn_meta)):
+            for index, row in enumerate(rows):
+                if not isinstance(row, dict):
+                    raise TypeError(f"{name}[{index}] is a dictionary, got {type(row).__name__}")
+        for clip, stimulus in enumerate(self.stims):
+            _check_stimulus(stimulus, f"clip {clip}")
+
+    def _check_lengths(self) -> None:
+        """Stimulus and responses of every clip cover the same number of bins."""
+        for clip, responses in enumerate(self.response_storage.clips):
+            bins = self.stimulus_bins(clip)
+            if responses.heard.size and responses.n_bins != bins:
+                reaching = responses.first_reaching(bins) if responses.n_bins > bins else None
+                neuron = int(responses.heard[0]) if reaching is None else reaching
+                raise ValueError(
+                    f"clip {clip}: the stimulus has {bins} bins of {self.dt:g} ms, the neural responses "
+                    f"(neuron {neuron}) have {responses.n_bins}; cut both to the same length, e.g. with "
+                    "from_arrays(..., on_length_mismatch='trim')"
+                )
+
+
+def check_bin_width(dt_ms: Any) -> float:
+    """``dt_ms`` as a float; ValueError or TypeError when it is no positive number."""
+    value = dt_ms.item() if isinstance(dt_ms, (np.generic, Tensor)) and np.ndim(dt_ms) == 0 else dt_ms
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"dt_ms is a number of milliseconds, got {type(dt_ms).__name__}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"dt_ms is a positive number of milliseconds, got {value!r}")
+    return float(value)
+
+
+def is_integer(value: Any) -> bool:
+    """Whether a value is a Python or numpy integer and no boolean."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def _check_stimulus(values: Tensor, where: str) -> None:
+    """Refuse a stimulus that is no float32 tensor, is empty, or holds NaN or infinity."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{where}: a stimulus is a torch tensor, got {type(values).__name__}")
+    if values.dtype != torch.float32:
+        raise TypeError(f"{where}: a stimulus is float32, got {values.dtype}; convert it with .float()")
+    if values.ndim < 2 or values.numel() == 0:
+        raise ValueError(f"{where}: a stimulus has axes (..., T) and is not empty, got {tuple(values.shape)}")
+    if np.isfinite(values.detach().cpu().numpy()).all():  # numpy: torch's threads cost more than the check
+        return
+    bad = ~torch.isfinite(values)
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    raise ValueError(
+        f"{where}: {int(bad.sum())} of {values.numel()} values are NaN or infinite, the first at {first}; "
+        "stimuli must be finite: repair them, or leave the clip out"
+    )
+
+
+def neural_collate(batch: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack items into a batch; pass it to a ``DataLoader`` as ``collate_fn``.
+
+    Parameters
+    ----------
+    batch : sequence of dict
+        Items ``ds[i]`` of datasets with the same neurons.
+
+    Returns
+    -------
+    dict
+        In this order: ``'stims'`` (B, ..., T_max), zero padded at the end of the last axis; ``'responses'``
+        (B, N, R_max, T_max), dtype and device of the stimuli, NaN padded; ``'valid_mask'`` bool of the same
+        shape, true where a response is a number; ``'stim_meta'`` list of B dictionaries; any other key of the
+        first item as a list of B values.
+
+    Raises
+    ------
+    ValueError
+        When the batch is empty, items have different numbers of neurons, or stimuli differ in an axis other
+        than time.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets import NeuralDataset
+    >>> ds = NeuralDataset.from_arrays(
+    ...     [torch.rand(4, 6), torch.rand(4, 9)], [torch.ones(2, 3, 6), torch.ones(2, 5, 9)], dt_ms=5.0
+    ... )
+    >>> batch = neural_collate([ds[0], ds[1]])
+    >>> tuple(batch["stims"].shape), tuple(batch["responses"].shape)
+    ((2, 1, 4, 9), (2, 2, 5, 9))
+    """
+    if len(batch) == 0:
+        raise ValueError("a batch needs at least one item")
+    stims = _stack_stimuli([item["stims"] for item in batch])
+    responses = _stack_responses([item["responses"] for item in batch], stims)
+    out: dict[str, Any] = {
+        "stims": stims,
+        "responses": responses,
+        "valid_mask": ~torch.isnan(responses),
+        "stim_meta": [item["stim_meta"] for item in batch],
+    }
+    for key in batch[0]:
+        if key not in out:
+            out[key] = [item[key] for item in batch]
+    return out
+
+
+def _stack_stimuli(stims: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(stimulus.shape[:-1]) for stimulus in stims}
+    if len(shapes) > 1:
+        raise ValueError(
+            f"stimuli of a batch may differ in the last axis only, got leading axes {sorted(shapes)}"
+        )
+    lengths = [int(stimulus.shape[-1]) for stimulus in stims]
+    if len(set(lengths)) == 1:
+        return torch.stack(list(stims))
+    out = stims[0].new_zeros((len(stims), *stims[0].shape[:-1], max(lengths)))
+    for row, stimulus, length in zip(out, stims, lengths, strict=True):
+        row[..., :length] = stimulus
+    return out
+
+
+def _stack_responses(items: Sequence[Sequence[Tensor]], like: Tensor) -> Tensor:
+    counts = [len(item) for item in items]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"items of one batch must have the same neurons, got {counts} neurons; make both from one view "
+            "(ds.select(neurons=...)) or join recordings with concat_neural_datasets"
+        )
+    quick = [item if isinstance(item, ItemResponses) and item.is_untouched() else None for item in items]
+    repeats, bins = 1, 1
+    for item, block in zip(items, quick, strict=True):
+        if block is not None:
+            repeats, bins = max(repeats, block.values.shape[1]), max(bins, block.n_bins)
+        else:
+            repeats = max([repeats, *(response.shape[0] for response in item)])
+            bins = max([bins, *(response.shape[1] for response in item)])
+    shape = (len(items), counts[0], repeats, bins)
+    out = torch.full(shape, torch.nan, dtype=like.dtype, device=like.device)
+    for slab, item, block in zip(out, items, quick, strict=True):
+        if block is not None:
+            _, r, t = block.values.shape
+            index = slice(None) if len(block.heard) == len(block) else block.heard.to(like.device)
+            slab[index, :r, :t] = block.values.to(like)
+            continue
+        for row, response in zip(slab, item, strict=True):
+            row[: response.shape[0], : response.shape[1]] = response
+    return out
