@@ -4,6 +4,7 @@
 made from plain arrays with ``AudioNeuralDataset.from_arrays`` or ``NeuralDataset.from_arrays``.
 """
 
+from deepSTRF.datasets import audio
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.folds import FoldManifest, plan_folds
@@ -22,6 +23,7 @@ __all__ = [
     "FoldManifest",
     "LoadReport",
     "NeuralDataset",
+    "audio",
     "concat_neural_datasets",
     "index_split",
     "k_fold",

@@ -9,6 +9,7 @@ model the sounds of a hearing laboratory. Figures are in `deepSTRF.plots`; the g
 methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 """
 
+from deepSTRF.interpret import filter_statistics, probes
 from deepSTRF.interpret.attribution import Occlusion, SmoothedSTRF, contributions, occlusion, smooth_dstrf
 from deepSTRF.interpret.dstrf import (
     DynamicSTRF,
@@ -57,6 +58,7 @@ __all__ = [
     "dstrf",
     "exciting_sound",
     "exciting_spectrogram",
+    "filter_statistics",
     "fit_gabor",
     "front_end_response",
     "initial_front_end",
@@ -64,6 +66,7 @@ __all__ = [
     "measure_window",
     "modulation_transfer",
     "occlusion",
+    "probes",
     "rf_duration_ms",
     "separability_index",
     "smooth_dstrf",

@@ -5,8 +5,19 @@ prediction, streaming, saving and loading. `deepSTRF.models.audio` holds the mod
 `deepSTRF.models.wav2spec` the front-ends.
 """
 
+from deepSTRF.models import audio, backbones, io, wav2spec
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import FramewiseMixin, State, Streamable
 
-__all__ = ["Configurable", "FramewiseMixin", "NeuralModel", "State", "Streamable"]
+__all__ = [
+    "Configurable",
+    "FramewiseMixin",
+    "NeuralModel",
+    "State",
+    "Streamable",
+    "audio",
+    "backbones",
+    "io",
+    "wav2spec",
+]

@@ -1,6 +1,9 @@
 """Fitting models to recordings: the fit, many seeds, checks before it, scores and the protocol after it."""
 
+from typing import Any
+
 from deepSTRF._files import DamagedFileError
+from deepSTRF._moved import find_moved
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError
 from deepSTRF.training.data import make_loaders
@@ -49,3 +52,7 @@ __all__ = [
     "slug_from_config",
     "validate_model",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    return find_moved(__name__, name)

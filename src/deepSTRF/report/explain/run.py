@@ -19,7 +19,6 @@ from deepSTRF.experiments.run import split_of
 from deepSTRF.experiments.run_folder import EXPLAIN, MAIN_SCORE, Run
 from deepSTRF.interpret import (
     StrfConfidence,
-    dstrf,
     modulation_transfer,
     sonify_strf,
     strf_confidence,
@@ -28,7 +27,7 @@ from deepSTRF.interpret import (
     write_field_wav,
     write_wav,
 )
-from deepSTRF.interpret.dstrf import ArraySink, CallbackSink, DynamicSTRF
+from deepSTRF.interpret.dstrf import ArraySink, CallbackSink, DynamicSTRF, dstrf
 from deepSTRF.interpret.filter_statistics import nonlinearities
 from deepSTRF.interpret.probes import PROBES, Listener, probe_battery
 from deepSTRF.interpret.strf.table import NeuronTable

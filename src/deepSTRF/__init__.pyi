@@ -1,0 +1,41 @@
+# The face of the package: what `import deepSTRF as ds` reaches, read by lazy-loader and by type checkers.
+from . import baselines as baselines
+from . import crossval as crossval
+from . import datasets as datasets
+from . import dsp as dsp
+from . import experiments as experiments
+from . import interpret as interpret
+from . import metrics as metrics
+from . import models as models
+from . import plots as plots
+from . import registry as registry
+from . import report as report
+from . import training as training
+from . import utils as utils
+from .baselines import fit_ridge as fit_ridge
+from .crossval import fit_folds as fit_folds
+from .datasets import random_split as random_split
+from .datasets.audio import AudioNeuralDataset as AudioNeuralDataset
+from .datasets.audio import NS1Dataset as NS1Dataset
+from .datasets.audio import SyntheticDataset as SyntheticDataset
+from .experiments import run_experiment as run_experiment
+from .interpret import strf_tuning as strf_tuning
+from .interpret.dstrf import dstrf as dstrf
+from .models import NeuralModel as NeuralModel
+from .models.audio import ConvNet2D as ConvNet2D
+from .models.audio import DeepEncoder as DeepEncoder
+from .models.audio import DNet as DNet
+from .models.audio import ICNet as ICNet
+from .models.audio import Linear as Linear
+from .models.audio import LinearNonlinear as LinearNonlinear
+from .models.audio import NetworkReceptiveField as NetworkReceptiveField
+from .models.audio import StateNet as StateNet
+from .models.audio import Transformer as Transformer
+from .models.wav2spec import make_wav2spec as make_wav2spec
+from .report import write_report as write_report
+from .training import Fitter as Fitter
+from .training import fit_multi_seed as fit_multi_seed
+from .training import make_loaders as make_loaders
+from .training import score_model as score_model
+
+__version__: str
