@@ -8,14 +8,15 @@ matplotlib figures, unknown to pyplot: display ``figure`` in a notebook cell, or
 Needs numpy and matplotlib only, and imports matplotlib when the first figure is drawn.
 """
 
-from deepSTRF.plots.dynamic import (
+from deepSTRF.plots.dstrf import (
     choose_moments,
     filter_limit,
     plot_dstrf_panel,
     plot_nonlinearity_scatter,
     plot_nonlinearity_table,
 )
-from deepSTRF.plots.filterbank import plot_filterbank, plot_wav2spec_comparison
+from deepSTRF.plots.filter_statistics import plot_eigen_spectrum, plot_filter_patterns, plot_tuning_surface
+from deepSTRF.plots.front_ends import plot_filterbank, plot_wav2spec_comparison
 from deepSTRF.plots.movies import save_dstrf_movie
 from deepSTRF.plots.probes import (
     plot_probe_courses,
@@ -36,7 +37,6 @@ from deepSTRF.plots.strf import (
     plot_strf_grid,
     plot_waveform_field,
 )
-from deepSTRF.plots.subspace import plot_eigen_spectrum, plot_filter_patterns, plot_tuning_surface
 
 __all__ = [
     "choose_moments",

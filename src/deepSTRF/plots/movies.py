@@ -34,7 +34,7 @@ from deepSTRF.plots._style import (
     tidy,
     time_edges,
 )
-from deepSTRF.plots.dynamic import LIMIT_QUANTILE, filter_limit, lag_edges
+from deepSTRF.plots.dstrf import LIMIT_QUANTILE, filter_limit, lag_edges
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
