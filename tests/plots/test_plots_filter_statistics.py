@@ -8,7 +8,7 @@ import torch
 from matplotlib.colors import to_rgba
 
 from deepSTRF.plots import plot_eigen_spectrum, plot_filter_patterns, plot_tuning_surface
-from deepSTRF.plots._style import PALETTE
+from deepSTRF.plots._style import PALETTE  # inner: colours are not part of the face
 
 F, L, B, DT = 6, 4, 5, 5.0
 HERTZ = np.geomspace(500.0, 16000.0, F)
@@ -119,7 +119,7 @@ def test_a_window_shows_an_excerpt_and_bins_stand_for_ms():
     ("change", "message"),
     [
         ({"centres": np.ones((2, L, F))}, "labels must be whole numbers from -1 to 1"),
-        ({"centres": np.ones((9, L, F))}, "more than 8 cannot be told apart"),
+        ({"centres": np.ones((9, L, F))}, "more than 8 cannot be distinguished"),
         ({"dwell": [[1]]}, "dwell must hold 3 series"),
         ({"transitions": np.eye(2)}, r"transitions be \(3, 3\)"),
         ({"window": (5, 5)}, "window must be two bins"),

@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from deepSTRF.plots import plot_filterbank, plot_wav2spec_comparison, plot_waveform_field
-from deepSTRF.plots._style import GREY
+from deepSTRF.plots._style import GREY  # inner: colours are not part of the face
 
 TONES = np.geomspace(100.0, 20000.0, 60)
 CENTRES = np.array([500.0, 2000.0, 8000.0])

@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 
 from deepSTRF.plots import (
-    choose_moments,
-    filter_limit,
     movies,
     plot_dstrf_panel,
     plot_modulation_transfer,
@@ -28,6 +26,7 @@ from deepSTRF.plots import (
     plot_tuning_curves,
     save_dstrf_movie,
 )
+from deepSTRF.plots.dstrf import filter_limit, strongest_bins  # inner: defaults of the panel and of the movie
 
 F, L, T, DT = 6, 4, 30, 5.0
 HERTZ = np.geomspace(500.0, 16000.0, F)
@@ -48,10 +47,10 @@ def image_of(ax) -> np.ndarray:
     return np.asarray(ax.images[0].get_array())
 
 
-def test_panel_shows_the_filter_of_each_moment_with_the_current_frame_at_the_right(clip):
-    figure, axes = plot_dstrf_panel(**clip, dt_ms=DT, moments=[3, 17], frequencies_hz=HERTZ)
-    for ax, moment in zip(axes[3:], (3, 17), strict=True):
-        np.testing.assert_array_equal(image_of(ax), clip["dstrf"][moment].T)
+def test_panel_shows_the_filter_of_each_bin_with_the_current_frame_at_the_right(clip):
+    figure, axes = plot_dstrf_panel(**clip, dt_ms=DT, bins=[3, 17], frequencies_hz=HERTZ)
+    for ax, t in zip(axes[3:], (3, 17), strict=True):
+        np.testing.assert_array_equal(image_of(ax), clip["dstrf"][t].T)
         left, right, bottom, top = ax.images[0].get_extent()
         assert (left, right) == (L * DT, 0.0)
         assert bottom < top
@@ -64,7 +63,7 @@ def test_panel_shows_the_filter_of_each_moment_with_the_current_frame_at_the_rig
 
 
 def test_frames_after_the_response_stand_right_of_zero(clip, tmp_path, monkeypatch):
-    _, axes = plot_dstrf_panel(**clip, dt_ms=DT, moments=[3, 17], lookahead=2)
+    _, axes = plot_dstrf_panel(**clip, dt_ms=DT, bins=[3, 17], lookahead=2)
     for ax in axes[3:5]:
         assert tuple(ax.images[0].get_extent()[:2]) == ((L - 2) * DT, -2 * DT)
     shown = []
@@ -77,9 +76,9 @@ def test_frames_after_the_response_stand_right_of_zero(clip, tmp_path, monkeypat
             call(**clip, lookahead=L)
 
 
-def test_moments_share_limits_unless_each_has_its_own(clip):
+def test_bins_share_limits_unless_each_has_its_own(clip):
     def limits(**options):
-        _, axes = plot_dstrf_panel(**clip, moments=[3, 17], **options)
+        _, axes = plot_dstrf_panel(**clip, bins=[3, 17], **options)
         return [ax.images[0].get_clim() for ax in axes[3:5]]
 
     shared, own = limits(), limits(shared_clim=False)
@@ -89,7 +88,7 @@ def test_moments_share_limits_unless_each_has_its_own(clip):
 
 def test_panel_starts_where_the_excerpt_does_and_takes_tensors(clip):
     tensors = {name: torch.from_numpy(value) for name, value in clip.items()}
-    _, axes = plot_dstrf_panel(**tensors, dt_ms=DT, start_s=2.0, moments=[0])
+    _, axes = plot_dstrf_panel(**tensors, dt_ms=DT, start_s=2.0, bins=[0])
     assert axes[0].get_xlim() == (2.0, 2.0 + T * DT / 1000)
     assert axes[3].get_title(loc="left") == "2.00 s"
     _, axes = plot_dstrf_panel(clip["stim"], clip["dstrf"], clip["pred"])
@@ -97,9 +96,9 @@ def test_panel_starts_where_the_excerpt_does_and_takes_tensors(clip):
     assert [line.get_label() for line in axes[1].lines[:1]] == ["predicted"]
 
 
-def test_moments_are_the_strongest_of_equal_parts():
-    assert choose_moments(np.array([0.0, 3.0, 0.0, 1.0, 0.0, np.nan]), 3) == [1, 3, 4]
-    assert choose_moments([1.0, 2.0], 6) == [0, 1]
+def test_bins_are_the_strongest_of_equal_parts():
+    assert strongest_bins(np.array([0.0, 3.0, 0.0, 1.0, 0.0, np.nan]), 3) == [1, 3, 4]
+    assert strongest_bins([1.0, 2.0], 6) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -109,8 +108,8 @@ def test_moments_are_the_strongest_of_equal_parts():
         ({"dstrf": np.zeros((T - 1, L, F))}, "dstrf must have shape"),
         ({"pred": np.zeros(T - 1)}, "pred must cover the 30 bins"),
         ({"response": np.zeros(T + 1)}, "response must cover"),
-        ({"moments": [T]}, "moments must be bins from 0 to 29"),
-        ({"moments": []}, "moments must be bins"),
+        ({"bins": [T]}, "bins must be time bins from 0 to 29"),
+        ({"bins": []}, "bins must be time bins"),
     ],
 )
 def test_panel_refuses_what_does_not_fit(clip, change, message):
@@ -351,7 +350,10 @@ def test_played_ripples_have_rates_of_octave_steps_and_a_cell_each():
     ("draw", "message"),
     [
         (lambda: plot_modulation_transfer(np.ones((3, 5)), range(5), range(3), ncols=0), "ncols"),
-        (lambda: plot_modulation_transfer(np.ones((3, 5)), range(5), [0, 2, 1]), "scales_cyc_oct must be"),
+        (
+            lambda: plot_modulation_transfer(np.ones((3, 5)), range(5), [0, 2, 1]),
+            "scales_cyc_oct must ascend",
+        ),
         (
             lambda: plot_modulation_transfer(np.full((3, 5), np.nan), range(5), range(3)),
             "power must be finite",
@@ -366,7 +368,7 @@ def test_played_ripples_have_rates_of_octave_steps_and_a_cell_each():
         ),
         (lambda: plot_response_areas(np.ones((2, 3)), [0.5, 1.0, 2.0], [1, 2], ncols=1.5), "ncols"),
         (lambda: plot_probe_curves([0, 1], [1, 2], "x", "y", log_x=True), "log_x"),
-        (lambda: choose_moments([1.0, 2.0], 0), "count"),
+        (lambda: strongest_bins([1.0, 2.0], 0), "count"),
         (lambda: filter_limit(np.ones((4, 2)), 3.0), "quantile"),
     ],
 )
@@ -375,18 +377,18 @@ def test_figures_refuse_in_words(draw, message):
         draw()
 
 
-def test_moments_are_visible_beside_an_outburst_and_are_whole_bins(clip):
+def test_bins_are_visible_beside_an_outburst_and_are_whole(clip):
     clip["dstrf"] *= 0.01
     clip["dstrf"][20:] *= 1000  # longer than the tenth of the clip that may saturate
-    figure, axes = plot_dstrf_panel(**clip, dt_ms=DT, moments=[3, 8])
+    figure, axes = plot_dstrf_panel(**clip, dt_ms=DT, bins=[3, 8])
     assert axes[3].images[0].get_clim()[1] <= np.abs(clip["dstrf"][[3, 8]]).max()
     figure.canvas.draw()
     for ax in axes[:3]:  # labels fit beside their own panel
         box, own = ax.yaxis.label.get_window_extent(), ax.get_window_extent()
         assert box.y0 >= own.y0 - 0.15 * own.height
         assert box.y1 <= own.y1 + 0.15 * own.height
-    with pytest.raises(ValueError, match="moments"):
-        plot_dstrf_panel(**clip, moments=[1.7])
+    with pytest.raises(ValueError, match="bins must be time bins"):
+        plot_dstrf_panel(**clip, bins=[1.7])
 
 
 def test_a_field_without_a_band_says_so_and_a_column_names_its_span():

@@ -3,19 +3,19 @@
 Every function takes arrays (NumPy, lists, or torch tensors on any device), draws, and returns
 ``(figure, axes)``; none runs a model, opens a window or calls ``show``. Figures made here are plain
 matplotlib figures, unknown to pyplot: display ``figure`` in a notebook cell, or
-``figure.savefig("name.svg")``. To have pyplot manage one, hand it in:
+``figure.savefig("name.svg")``. To let pyplot manage one, pass it:
 ``plot_strf_grid(strfs, figure=plt.figure(layout="constrained"))``.
-Needs numpy and matplotlib only, and imports matplotlib when the first figure is drawn.
+Only numpy and matplotlib are needed; matplotlib is imported when the first figure is drawn.
 """
 
-from deepSTRF.plots.dstrf import (
-    choose_moments,
-    filter_limit,
-    plot_dstrf_panel,
+from deepSTRF.plots.dstrf import plot_dstrf_panel
+from deepSTRF.plots.filter_statistics import (
+    plot_eigen_spectrum,
+    plot_filter_patterns,
     plot_nonlinearity_scatter,
     plot_nonlinearity_table,
+    plot_tuning_surface,
 )
-from deepSTRF.plots.filter_statistics import plot_eigen_spectrum, plot_filter_patterns, plot_tuning_surface
 from deepSTRF.plots.front_ends import plot_filterbank, plot_wav2spec_comparison
 from deepSTRF.plots.movies import save_dstrf_movie
 from deepSTRF.plots.probes import (
@@ -39,8 +39,6 @@ from deepSTRF.plots.strf import (
 )
 
 __all__ = [
-    "choose_moments",
-    "filter_limit",
     "plot_dstrf_panel",
     "plot_eigen_spectrum",
     "plot_filter_patterns",

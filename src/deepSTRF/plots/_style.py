@@ -1,11 +1,15 @@
-"""Filters as small panels, and one colour per pattern: what the figures of changing filters share."""
+"""Checks of arguments, colours, type sizes and axes that the figures share.
+
+Figures made here are plain `matplotlib.figure.Figure` objects, unknown to pyplot. On axes and figures that
+the caller passes, only the content is drawn; their layout is left alone. Matplotlib is imported when the
+first figure is drawn.
+"""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,54 +18,46 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure, SubFigure
     from matplotlib.image import AxesImage
 
-__all__ = [
-    "BANDS",
-    "BLUE",
-    "EMPTY",
-    "GREEN",
-    "GREY",
-    "INK",
-    "MAP_INCHES",
-    "ORANGE",
-    "PALETTE",
-    "SKY",
-    "VERMILLION",
-    "FloatArray",
-    "ResponseData",
-    "as_array",
-    "as_series",
-    "as_spectrogram",
-    "check_frequencies",
-    "check_positive",
-    "checked_maps",
-    "draw_filter",
-    "draw_panels",
-    "draw_psth",
-    "draw_spectrogram",
-    "frequency_axis",
-    "integer_ticks",
-    "kilohertz_axis",
-    "left_title",
-    "nan_psth",
-    "new_figure",
-    "response_data",
-    "symmetric_limit",
-    "tidy",
-]
-
-# ------------------------------------------------------------------------------
-# What every figure shares before anything is drawn: array conversion and checks. No matplotlib here.
-
-
-#: Everything is drawn in double precision; it costs nothing next to the drawing itself.
 FloatArray = NDArray[np.float64]
+
+# colour-blind safe palette of Okabe and Ito (Wong 2011, Nature Methods 8:441, doi:10.1038/nmeth.1618)
+BLUE = "#0072B2"
+VERMILLION = "#D55E00"
+GREEN = "#009E73"
+ORANGE = "#E69F00"
+SKY = "#56B4E9"
+#: Measured responses and text.
+INK = "#222222"
+#: Guides: identity lines, zero lines, means.
+GREY = "#8A8A8A"
+#: Background where there is nothing to draw.
+EMPTY = "#EFEFEF"
+#: One colour per filter pattern.
+PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, "#CC79A7", "#B8A900", INK)
+#: Part of the viridis map used for lines: its lightest end does not show on white.
+DARKEST, LIGHTEST = 0.0, 0.85
+
+LABEL_SIZE = 9.5
+TICK_SIZE = 8.5
+TITLE_SIZE = 10.5
+
+#: Label of the rows of a spectrogram whose frequencies are unknown.
+BANDS = "frequency band"
+
+#: Mantissas of round frequencies; 1-2-5 steps are about an octave apart.
+NICE_STEPS = (1.0, 2.0, 5.0)
+MAX_FREQUENCY_TICKS = 6
+
+
+# ------------------------------------------------------------------ arguments
 
 
 def as_array(values: Any, name: str) -> FloatArray:
-    """Turn NumPy arrays, torch tensors (any device, with or without gradient) and lists into float64.
+    """Convert NumPy arrays, torch tensors (any device, with or without gradient) and lists to float64.
 
     Torch is recognised by its methods, so this module never imports it.
     """
@@ -77,15 +73,23 @@ def as_array(values: Any, name: str) -> FloatArray:
 
 
 def as_series(values: Any, name: str) -> FloatArray:
-    """Return a one-dimensional series (T,); raises ValueError on any other rank or an empty one."""
+    """Convert to a one-dimensional, non-empty series (T,)."""
     series = as_array(values, name)
     if series.ndim != 1 or series.size == 0:
         raise ValueError(f"{name} must be one non-empty series of shape (T,), got shape {series.shape}")
     return series
 
 
+def as_ascending(values: Any, name: str) -> FloatArray:
+    """Convert to an ascending series (P,) of finite values."""
+    series = as_series(values, name)
+    if (np.diff(series) <= 0).any() or not np.isfinite(series).all():
+        raise ValueError(f"{name} must ascend and be finite, got {series}")
+    return series
+
+
 def as_spectrogram(values: Any, name: str) -> FloatArray:
-    """Return a (F, T) image; a leading axis of length 1, as in datasets, is dropped."""
+    """Convert to an image (F, T); a leading axis of length 1, as in datasets, is dropped."""
     image = as_array(values, name)
     if image.ndim == 3 and image.shape[0] == 1:
         image = image[0]
@@ -98,7 +102,7 @@ def as_spectrogram(values: Any, name: str) -> FloatArray:
 
 
 def check_frequencies(frequencies_hz: Any, n_bands: int) -> FloatArray | None:
-    """Return centre frequencies (F,) in Hz, or None; raises ValueError when F is another one."""
+    """Centre frequencies (F,) in Hz, one per band, or None."""
     if frequencies_hz is None:
         return None
     frequencies = as_series(frequencies_hz, "frequencies_hz")
@@ -127,7 +131,7 @@ def check_positive(value: Any, name: str) -> None:
 
 
 def check_titles(titles: Sequence[str] | None, n_panels: int) -> None:
-    """Raise ValueError when there is not one title per panel, TypeError for one text instead of several."""
+    """Raise unless there is one title per panel."""
     if isinstance(titles, str):
         raise TypeError(f"titles must be a sequence of {n_panels} texts, got one text: [{titles!r}]?")
     if titles is not None and len(titles) != n_panels:
@@ -135,61 +139,49 @@ def check_titles(titles: Sequence[str] | None, n_panels: int) -> None:
 
 
 def check_columns(ncols: Any, n_panels: int) -> int:
-    """Return how many panels stand in a row; raises ValueError unless ncols is a whole number above 0."""
+    """Number of panels in a row, at most all of them."""
     if isinstance(ncols, bool) or not hasattr(ncols, "__index__") or int(ncols) < 1:
         raise ValueError(f"ncols must be a whole number of at least 1, got {ncols!r}")
     return min(int(ncols), n_panels)
 
 
-# ------------------------------------------------------------------------------
-# How figures look, in one place: colours, type sizes, axes in kHz and milliseconds.
-#
-# Every figure that deepSTRF makes itself is a plain `matplotlib.figure.Figure`: it belongs to whoever holds
-# it,
-# opens no window, and never touches the state of pyplot. On axes or figures that a caller hands in, only what
-# was asked for is drawn; their layout is left alone.
+def mean_over_repeats(repeats: FloatArray) -> FloatArray:
+    """Mean of (R, T) over the recorded repeats; a bin that no repeat covers stays NaN."""
+    with warnings.catch_warnings():
+        # an all-NaN bin is missing data: nothing to warn about
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean: FloatArray = np.nanmean(repeats, axis=0)
+    return mean
 
 
-# Okabe and Ito's colour-blind safe palette (Wong 2011, Nature Methods 8:441, doi:10.1038/nmeth.1618)
-BLUE = "#0072B2"
-VERMILLION = "#D55E00"
-GREEN = "#009E73"
-ORANGE = "#E69F00"
-SKY = "#56B4E9"
-#: Measured responses and text.
-INK = "#222222"
-#: Guides: identity lines, zero lines, means.
-GREY = "#8A8A8A"
-
-LABEL_SIZE = 9.5
-TICK_SIZE = 8.5
-TITLE_SIZE = 10.5
-
-#: What the rows of a spectrogram are called where nobody knows their frequencies.
-BANDS = "frequency band"
-
-#: Mantissas of "nice" frequencies; 1-2-5 steps are about an octave apart.
-NICE_STEPS = (1.0, 2.0, 5.0)
-MAX_FREQUENCY_TICKS = 6
+# ------------------------------------------------------------------ figures and panels
 
 
 def new_figure(figsize: tuple[float, float]) -> Figure:
-    """Return a figure of our own: constrained layout, white paper, unknown to pyplot."""
+    """A white figure with constrained layout, unknown to pyplot."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=figsize, layout="constrained", facecolor="white")
 
 
 def own_or_given(ax: Axes | None, figsize: tuple[float, float]) -> tuple[Figure | SubFigure, Axes]:
-    """Return the axes that were given and their figure, or new ones."""
+    """The given axes and their figure, or new ones."""
     if ax is not None:
         return ax.figure, ax
     figure = new_figure(figsize)
     return figure, figure.subplots()
 
 
+def panel_grid(figure: Figure | SubFigure, n_panels: int, columns: int) -> list[Axes]:
+    """Axes of a grid of panels in reading order; cells beyond the last panel are hidden."""
+    cells = list(figure.subplots(math.ceil(n_panels / columns), columns, squeeze=False).flat)
+    for ax in cells[n_panels:]:
+        ax.set_visible(False)
+    return cells[:n_panels]
+
+
 def tidy(ax: Axes) -> None:
-    """Apply the house's type sizes and drop the two spines that carry no scale."""
+    """Apply the type sizes, and hide the two spines that have no scale."""
     ax.spines["top"].set_visible(False)
     ax.spines["right"].set_visible(False)
     for spine in ax.spines.values():
@@ -200,49 +192,108 @@ def tidy(ax: Axes) -> None:
 
 
 def left_title(ax: Axes, text: str | None, size: float = TITLE_SIZE) -> None:
-    """Title an axis at its left edge, where reading starts."""
+    """Set the title of a panel at its left edge."""
     if text:
         ax.set_title(text, loc="left", fontsize=size)
 
 
-def integer_ticks(axis: Axis, most: int = 9) -> None:
-    """Keep ticks at whole numbers: epochs, neurons and bands come in ones."""
-    from matplotlib.ticker import MaxNLocator
+def figure_title(figure: Figure | SubFigure, text: str | None) -> None:
+    """Set the title of a figure with several panels."""
+    if text:
+        figure.suptitle(text, fontsize=TITLE_SIZE + 1)
 
-    axis.set_major_locator(MaxNLocator(nbins=most, integer=True, steps=[1, 2, 5, 10]))
+
+def legend_above(ax: Axes, ncols: int) -> None:
+    """Draw the legend above the axes: inside it would hide data."""
+    ax.legend(
+        loc="lower right",
+        bbox_to_anchor=(1.0, 1.0),
+        ncols=ncols,
+        frameon=False,
+        fontsize=TICK_SIZE,
+        borderaxespad=0.0,
+        handlelength=1.4,
+    )
+
+
+def colour_bar(shown: Any, axes: Any, label: str, **place: Any) -> Colorbar:
+    """Draw a colour bar beside axes, in small type."""
+    figure = (axes[0] if isinstance(axes, list) else axes).figure
+    bar: Colorbar = figure.colorbar(shown, ax=axes, **place)
+    bar.set_label(label, fontsize=TICK_SIZE)
+    bar.ax.tick_params(labelsize=TICK_SIZE)
+    return bar
+
+
+def shades(count: int) -> Any:
+    """Colours (count, 4) from dark to light for lines in an order."""
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, count))
 
 
 def symmetric_limit(image: FloatArray) -> float:
-    """Return the largest finite magnitude, or 1 for an all-zero image, so that 0 is the neutral colour."""
+    """Largest finite magnitude, or 1 for an all-zero image, so that 0 is the neutral colour."""
     finite = np.abs(image[np.isfinite(image)])
     top = float(finite.max()) if finite.size else 0.0
     return top if top > 0 else 1.0
 
 
-def _nice_frequencies(low_hz: float, high_hz: float) -> list[float]:
-    decades = range(math.floor(math.log10(low_hz)), math.ceil(math.log10(high_hz)) + 1)
-    nice = [step * 10.0**decade for decade in decades for step in NICE_STEPS]
-    # one part in a thousand of slack: a bank from 500.0003 Hz still gets its 0.5 kHz tick
-    inside = [hertz for hertz in nice if low_hz * 0.999 <= hertz <= high_hz * 1.001]
-    while len(inside) > MAX_FREQUENCY_TICKS:
-        inside = inside[::2]
-    return inside
+# ------------------------------------------------------------------ axes
 
 
-def _khz(hertz: float) -> str:
-    return f"{hertz / 1000:.3g}"
+def integer_ticks(axis: Axis, most: int = 9) -> None:
+    """Set ticks at whole numbers, for epochs, neurons and bands."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=most, integer=True, steps=[1, 2, 5, 10]))
+
+
+def tick_text(value: float) -> str:
+    """Text of a tick at one value, with a true minus sign."""
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
+
+
+def time_edges(n_bins: int, dt_ms: float | None, start_s: float = 0.0) -> tuple[float, float]:
+    """Start of the first bin and end of the last one: seconds, or bins when the bin width is unknown."""
+    return start_s, start_s + n_bins * (dt_ms / 1000.0 if dt_ms else 1.0)
+
+
+def bin_centres(n_bins: int, dt_ms: float | None, start_s: float = 0.0) -> FloatArray:
+    """Centres of the bins on the same axis."""
+    step = dt_ms / 1000.0 if dt_ms else 1.0
+    return (np.arange(n_bins, dtype=np.float64) + 0.5) * step + start_s
+
+
+def time_label(ax: Axes, dt_ms: float | None, **style: Any) -> None:
+    """Label a time axis in seconds, or in bins when the bin width is unknown."""
+    ax.set_xlabel("time (s)" if dt_ms else "time bin", **style)
+
+
+def lag_edges(n_lags: int, dt_ms: float | None, lookahead: int = 0) -> tuple[float, float]:
+    """Start and end of a filter in ms (or bins) before the response; negative ends lie after it."""
+    if isinstance(lookahead, bool) or not hasattr(lookahead, "__index__") or not 0 <= lookahead < n_lags:
+        raise ValueError(
+            f"lookahead must lie in 0 .. {n_lags - 1}, filters have {n_lags} frames, got {lookahead!r}"
+        )
+    width = dt_ms or 1.0
+    return (n_lags - lookahead) * width, 0.0 - lookahead * width
+
+
+def lag_label(ax: Axes, dt_ms: float | None, text: str = "before the response") -> None:
+    """Label a lag axis in milliseconds, or in bins when the bin width is unknown."""
+    ax.set_xlabel(f"{'ms' if dt_ms else 'bins'} {text}")
 
 
 def frequency_axis(
-    ax: Axes, n_bands: int, frequencies_hz: FloatArray | None, label: bool = True, band_label: str = BANDS
+    ax: Axes, n_bands: int, frequencies_hz: FloatArray | None, band_label: str = BANDS
 ) -> None:
-    """Tick the y axis of an image whose row b spans b - 0.5 .. b + 0.5.
+    """Label and tick the y axis of an image whose row b spans b - 0.5 .. b + 0.5.
 
-    Bands keep equal heights, as the model sees them; ticks stand at the interpolated positions of round
-    frequencies. Where they are not monotonic (a learned bank) a few bands carry their own frequency.
+    Bands keep equal heights; ticks stand at the interpolated positions of round frequencies. Where
+    frequencies are not monotonic (a learned bank), a few bands are labelled with their own.
     """
-    if label:
-        ax.set_ylabel(band_label if frequencies_hz is None else "frequency (kHz)")
+    ax.set_ylabel(band_label if frequencies_hz is None else "frequency (kHz)")
     if frequencies_hz is None:
         integer_ticks(ax.yaxis, most=4)
         return
@@ -272,6 +323,24 @@ def kilohertz_axis(ax: Axes, which: str, low_hz: float, high_hz: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def _nice_frequencies(low_hz: float, high_hz: float) -> list[float]:
+    """Round frequencies within a range, at most `MAX_FREQUENCY_TICKS`."""
+    decades = range(math.floor(math.log10(low_hz)), math.ceil(math.log10(high_hz)) + 1)
+    nice = [step * 10.0**decade for decade in decades for step in NICE_STEPS]
+    # one part in a thousand of slack: a bank from 500.0003 Hz still gets its 0.5 kHz tick
+    inside = [hertz for hertz in nice if low_hz * 0.999 <= hertz <= high_hz * 1.001]
+    while len(inside) > MAX_FREQUENCY_TICKS:
+        inside = inside[::2]
+    return inside
+
+
+def _khz(hertz: float) -> str:
+    return f"{hertz / 1000:.3g}"
+
+
+# ------------------------------------------------------------------ content
+
+
 def draw_spectrogram(
     ax: Axes,
     image: FloatArray,
@@ -290,103 +359,30 @@ def draw_spectrogram(
         extent=(x_edges[0], x_edges[1], -0.5, n_bands - 0.5),
         **imshow,
     )
-    frequency_axis(ax, n_bands, frequencies_hz, band_label=band_label)
+    frequency_axis(ax, n_bands, frequencies_hz, band_label)
     return shown
 
 
-# ------------------------------------------------------------------------------
-# The three panels every response figure is made of: spectrogram, raster, and PSTH with prediction.
-
-
-LINE_WIDTH = 1.2
-#: A bin at this percentile of the active ones gets full ink: one rare burst must not fade single spikes.
-INK_PERCENTILE = 75
-
-
-@dataclass(frozen=True)
-class ResponseData:
-    """One clip and one neuron, checked: spectrogram (F, T), repeats (R, T), PSTH (T,), prediction (T,)."""
-
-    spectrogram: FloatArray
-    repeats: FloatArray
-    psth: FloatArray
-    prediction: FloatArray | None
-    frequencies_hz: FloatArray | None
-    dt_ms: float | None
-
-    @property
-    def edges(self) -> tuple[float, float]:
-        """Outer edges of the first and the last bin: seconds, or bins when the bin width is unknown."""
-        return time_edges(self.spectrogram.shape[1], self.dt_ms)
-
-    @property
-    def centres(self) -> FloatArray:
-        """Bin centres on the same axis."""
-        return bin_centres(self.spectrogram.shape[1], self.dt_ms)
-
-
-def time_edges(n_bins: int, dt_ms: float | None) -> tuple[float, float]:
-    """Return where the first bin begins and the last one ends."""
-    return 0.0, n_bins * (dt_ms / 1000.0 if dt_ms else 1.0)
-
-
-def bin_centres(n_bins: int, dt_ms: float | None) -> FloatArray:
-    """Return the middle of every bin: a line drawn there sits on its pixels."""
-    step = dt_ms / 1000.0 if dt_ms else 1.0
-    return (np.arange(n_bins, dtype=np.float64) + 0.5) * step
-
-
-def nan_psth(repeats: FloatArray) -> FloatArray:
-    """Average (R, T) over the repeats that were recorded; a bin nobody recorded stays NaN."""
-    with warnings.catch_warnings():
-        # an all-NaN bin is data that is missing, and stays NaN: nothing to warn about
-        warnings.simplefilter("ignore", RuntimeWarning)
-        mean: FloatArray = np.nanmean(repeats, axis=0)
-    return mean
-
-
-def response_data(
-    stim: Any, response: Any, pred: Any, dt_ms: float | None, frequencies_hz: Any
-) -> ResponseData:
-    """Check shapes against each other; raises ValueError naming the two that disagree."""
-    spectrogram = as_spectrogram(stim, "stim")
-    n_bands, n_bins = spectrogram.shape
-    repeats = as_array(response, "response")
-    if repeats.ndim == 1:
-        repeats = repeats[None]
-    if repeats.ndim != 2 or 0 in repeats.shape:
-        raise ValueError(f"response must have shape (R, T), (1, T) or (T,), got {repeats.shape}")
-    if repeats.shape[1] != n_bins:
-        raise ValueError(
-            f"stim has {n_bins} time bins, response has {repeats.shape[1]}; both must be on one grid of bins"
-        )
-    prediction = None if pred is None else as_series(pred, "pred")
-    if prediction is not None and prediction.size != n_bins:
-        raise ValueError(f"pred must have shape ({n_bins},) like stim and response, got ({prediction.size},)")
-    check_positive(dt_ms, "dt_ms")
-    frequencies = check_frequencies(frequencies_hz, n_bands)
-    return ResponseData(spectrogram, repeats, nan_psth(repeats), prediction, frequencies, dt_ms)
-
-
-def draw_raster(ax: Axes, data: ResponseData, cmap: str) -> None:
-    """Draw repeats as rows, the first at the top; bins that were not recorded stay white."""
-    n_repeats = data.repeats.shape[0]
-    finite = data.repeats[np.isfinite(data.repeats)]
-    active = finite[finite > 0]
-    top = float(np.percentile(active, INK_PERCENTILE)) if active.size else 1.0
-    ax.imshow(
-        data.repeats,
-        origin="upper",
-        aspect="auto",
-        cmap=cmap,
-        vmin=min(0.0, float(finite.min())) if finite.size else 0.0,
-        vmax=top,
-        # "antialiased" averages when bins are narrower than pixels, where "nearest" would drop spikes
-        interpolation="antialiased",
-        extent=(*data.edges, n_repeats + 0.5, 0.5),
+def draw_field(
+    ax: Axes,
+    field: FloatArray,
+    frequencies_hz: FloatArray | None,
+    dt_ms: float | None,
+    *,
+    limit: float | None = None,
+    lookahead: int = 0,
+    band_label: str = BANDS,
+    cmap: str = "RdBu_r",
+    **imshow: Any,
+) -> AxesImage:
+    """Draw a receptive field (F, L), its most recent lag at the right; colours are symmetric about 0."""
+    edges, top = lag_edges(field.shape[1], dt_ms, lookahead), limit or symmetric_limit(field)
+    shown = draw_spectrogram(
+        ax, field, edges, frequencies_hz, band_label, cmap=cmap, vmin=-top, vmax=top, **imshow
     )
-    ax.set_yticks([1, n_repeats])
-    ax.set_ylabel("repeat")
+    lag_label(ax, dt_ms)
+    tidy(ax)
+    return shown
 
 
 def draw_psth(
@@ -398,78 +394,9 @@ def draw_psth(
     prediction_label: str,
     legend: bool,
 ) -> None:
-    """Draw the measured rate and, over it, the prediction."""
-    ax.plot(x, target, color=INK, linewidth=LINE_WIDTH, label=target_label)
+    """Draw the measured rate (T,) and, over it, the prediction (T,)."""
+    ax.plot(x, target, color=INK, linewidth=1.2, label=target_label)
     if prediction is not None:
-        ax.plot(x, prediction, color=VERMILLION, linewidth=LINE_WIDTH, label=prediction_label)
+        ax.plot(x, prediction, color=VERMILLION, linewidth=1.2, label=prediction_label)
     if legend:
-        # above the axes: a legend inside hides bins
-        ax.legend(
-            loc="lower right",
-            bbox_to_anchor=(1.0, 1.0),
-            ncols=2,
-            frameon=False,
-            fontsize=TICK_SIZE,
-            borderaxespad=0.0,
-            handlelength=1.4,
-        )
-
-
-def draw_panels(
-    axes: list[Axes],
-    data: ResponseData,
-    spec_cmap: str,
-    raster_cmap: str,
-    response_label: str,
-    legend: bool = True,
-    band_label: str = BANDS,
-) -> None:
-    """Draw spectrogram, raster (when there are three axes) and PSTH on a shared time axis."""
-    draw_spectrogram(axes[0], data.spectrogram, data.edges, data.frequencies_hz, band_label, cmap=spec_cmap)
-    if len(axes) == 3:
-        draw_raster(axes[1], data, raster_cmap)
-    draw_psth(axes[-1], data.centres, data.psth, data.prediction, "measured", "predicted", legend)
-    axes[-1].set_ylabel(response_label)
-    axes[-1].set_xlabel("time (s)" if data.dt_ms else "time bin")
-    for ax in axes:
-        tidy(ax)
-        ax.set_xlim(*data.edges)
-        if ax is not axes[-1]:
-            ax.tick_params(labelbottom=False)
-
-
-# ------------------------------------------------------------------------------
-
-#: One colour per pattern: what is left of Okabe and Ito's palette stands at the end.
-PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, "#CC79A7", "#B8A900", INK)
-#: Paper where there is nothing to draw.
-EMPTY = "#EFEFEF"
-MAP_INCHES = 1.9
-
-
-def draw_filter(
-    ax: Axes,
-    image: FloatArray,
-    frequencies: FloatArray | None,
-    dt_ms: float | None,
-    limit: float | None,
-    cmap: str = "RdBu_r",
-) -> None:
-    """One (L, F) map: frequency up, the current frame at the right."""
-    own, edges = limit or symmetric_limit(image), (len(image) * (dt_ms or 1.0), 0.0)
-    draw_spectrogram(ax, image.T, edges, frequencies, cmap=cmap, vmin=-own, vmax=own)
-    ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
-    tidy(ax)
-
-
-def checked_maps(maps: Any, name: str, count: int | None) -> FloatArray:
-    """Filters (K, L, F), of as many as are said or can be told apart."""
-    fields = as_array(maps, name)
-    if fields.ndim != 3 or 0 in fields.shape or (count is not None and len(fields) != count):
-        wanted = "K" if count is None else str(count)
-        raise ValueError(f"{name} must be ({wanted}, L, F), got {fields.shape}; take one neuron")
-    if count is None and len(fields) > len(PALETTE):
-        raise ValueError(
-            f"{name} holds {len(fields)} patterns; more than {len(PALETTE)} cannot be told apart"
-        )
-    return fields
+        legend_above(ax, ncols=2)

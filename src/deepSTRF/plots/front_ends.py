@@ -1,4 +1,4 @@
-"""A front-end's output beside a reference spectrogram."""
+"""Figures of front-ends: the channels' tuning and delays, and a front-end's output beside a reference."""
 
 from __future__ import annotations
 
@@ -11,40 +11,38 @@ from deepSTRF.plots._style import (
     GREY,
     INK,
     ORANGE,
-    TICK_SIZE,
-    TITLE_SIZE,
     FloatArray,
     as_array,
     as_series,
     as_spectrogram,
     check_frequencies,
     check_positive,
+    colour_bar,
     draw_spectrogram,
+    figure_title,
     kilohertz_axis,
     left_title,
+    legend_above,
     new_figure,
+    shades,
     symmetric_limit,
     tidy,
     time_edges,
+    time_label,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_filterbank", "plot_wav2spec_comparison"]
-
-# ------------------------------------------------------------------------------
-# The channels of a front-end: what they hear, how far training moved them, how late they are.
-
-
 FIGSIZE = (9.0, 6.4)
-#: The lowest level drawn: what a tone must lack to be told from the best one hardly matters below.
+SPECTROGRAM_FIGSIZE = (9.0, 5.6)
+#: Lowest gain drawn.
 FLOOR_DB = -40.0
-#: Part of the colour map that stays visible on white paper.
-DARKEST, LIGHTEST = 0.0, 0.85
-#: Smallest half range of the axis of shifts, in octaves: a quarter of a semitone, what can be measured.
+#: Smallest half range of the axis of shifts, in octaves: the precision of measured centres.
 LEAST_SHIFT = 0.02
+#: Centre frequencies this close (relative) are one axis: less than a hundredth of a band.
+SAME_FREQUENCY = 1e-3
 
 
 def plot_filterbank(
@@ -61,7 +59,9 @@ def plot_filterbank(
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
-    """Draw what the channels of a front-end hear, their centres and their delays, before and after learning.
+    """Draw the tuning curves of a front-end's channels, their centre frequencies and their delays.
+
+    Values before learning, where given, are drawn in grey.
 
     Parameters
     ----------
@@ -70,13 +70,12 @@ def plot_filterbank(
     gain_db : array (F, P)
         Tuning curves in dB, 0 at each channel's best tone; a channel of NaN is left out.
     centre_hz, latency_ms : array (F,), optional
-        Centre frequency in Hz and delay in ms of every channel; each adds a panel, the delays only together
-        with the centres.
+        Centre frequency in Hz and delay in ms of every channel; each adds a panel, the delays only with the
+        centres.
     initial_gain_db, initial_centre_hz, initial_latency_ms : arrays, optional
-        The same before learning, drawn in grey; with its centres, the panel of centres shows how far each
-        moved.
+        The same before learning; with its centres, the panel of centres shows by how much each changed.
     stated_latency_ms : array (F,), optional
-        The delays that the front-end states of itself, as a dashed line.
+        The delays that the front-end states, as a dashed line.
     suptitle : str, optional
         Title of the figure.
     figsize : (float, float), optional
@@ -95,7 +94,6 @@ def plot_filterbank(
 
     Examples
     --------
-    >>> import numpy as np
     >>> tones, centres = np.geomspace(100, 8000, 50), np.array([500.0, 2000.0])
     >>> curves = -12 * np.abs(np.log2(tones / centres[:, None]))
     >>> figure, axes = plot_filterbank(tones, curves, centre_hz=centres, latency_ms=[2.5, 2.5])
@@ -117,49 +115,38 @@ def plot_filterbank(
         raise ValueError("latency_ms is drawn over centre_hz, which is missing; pass both")
     if figure is None:
         figure = new_figure(figsize or (FIGSIZE if centres is not None else (FIGSIZE[0], 0.5 * FIGSIZE[1])))
-    axes = _layout(figure, centres is not None, delays is not None)
-    _draw_curves(axes[0], tones, curves, before)
+    layout: Any = [["curves", "curves"], ["centres", "delays" if delays is not None else "centres"]]
+    panels = figure.subplot_mosaic(layout if centres is not None else [["curves"]])
+    _draw_curves(panels["curves"], tones, curves, before)
     if centres is not None:
-        _draw_centres(axes[1], centres, old_centres)
+        _draw_centres(panels["centres"], centres, old_centres)
     if centres is not None and delays is not None:
-        _draw_delays(axes[2], centres, delays, old_centres, old_delays, stated)
+        _draw_delays(panels["delays"], centres, delays, old_centres, old_delays, stated)
+    axes = [panels[name] for name in ("curves", "centres", "delays") if name in panels]
     for ax in axes:
         tidy(ax)
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    figure_title(figure, suptitle)
     return figure, axes
 
 
-def _layout(figure: Figure | SubFigure, with_centres: bool, with_delays: bool) -> list[Axes]:
-    if not with_centres:
-        return [figure.subplots(1, 1)]
-    names: Any = [["curves", "curves"], ["centres", "delays" if with_delays else "centres"]]
-    panels = figure.subplot_mosaic(names)
-    return [panels[name] for name in ("curves", "centres", "delays") if name in panels]
-
-
 def _draw_curves(ax: Axes, tones: FloatArray, curves: FloatArray, before: FloatArray | None) -> None:
-    from matplotlib import colormaps
-
-    colours = colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, len(curves)))
+    """Draw the tuning curves (F, P), those before learning in grey behind them."""
     for curve in before if before is not None else ():
         ax.plot(tones / 1000.0, curve, color=GREY, linewidth=0.8, alpha=0.7)
-    for curve, colour in zip(curves, colours, strict=True):
+    for curve, colour in zip(curves, shades(len(curves)), strict=True):
         ax.plot(tones / 1000.0, curve, color=colour, linewidth=1.2)
     ax.set_ylim(FLOOR_DB, 2.0)
     ax.set_ylabel("gain (dB)")
-    heard = np.isfinite(curves).all(axis=1)
-    reach = (curves[heard] > FLOOR_DB).any(axis=0) if heard.any() else np.ones(tones.size, dtype=bool)
-    shown = tones[reach]
+    tuned = np.isfinite(curves).all(axis=1)
+    shown = tones[(curves[tuned] > FLOOR_DB).any(axis=0)] if tuned.any() else tones
     kilohertz_axis(ax, "x", float(shown[0]), float(shown[-1]))
     ax.set_xlabel("frequency (kHz)")
-    text = f"tuning of {int(heard.sum())} channels"
+    text = f"tuning of {int(tuned.sum())} channels"
     left_title(ax, f"{text}: learned (colour), before learning (grey)" if before is not None else text)
 
 
 def _draw_centres(ax: Axes, centres: FloatArray, before: FloatArray | None) -> None:
-    """Draw the centres, or, when there is something to compare with, how far they moved: over three decades a
-    shift of a tenth of an octave would not show."""
+    """Draw the centres, or their shift in octaves by learning, which an axis of three decades would hide."""
     if before is None:
         ax.plot(np.arange(len(centres)), centres / 1000.0, "o", color=BLUE, markersize=3.5)
         _kilohertz_range(ax, centres, "y")
@@ -170,7 +157,7 @@ def _draw_centres(ax: Axes, centres: FloatArray, before: FloatArray | None) -> N
     ax.vlines(before / 1000.0, 0.0, shift, color=BLUE, linewidth=1.0, alpha=0.6)
     ax.plot(before / 1000.0, shift, "o", color=BLUE, markersize=3.5)
     ax.axhline(0.0, color=INK, linewidth=0.5)
-    # channels that did not move should not look as if they had
+    # rounding errors of unchanged channels are not drawn large
     limit = max(LEAST_SHIFT, 1.1 * float(np.nanmax(np.abs(shift), initial=0.0)))
     ax.set_ylim(-limit, limit)
     _kilohertz_range(ax, before, "x")
@@ -186,6 +173,7 @@ def _draw_delays(
     old_delays: FloatArray | None,
     stated: FloatArray | None,
 ) -> None:
+    """Draw the delay of each channel over its centre frequency."""
     before = old_centres is not None and old_delays is not None
     if old_centres is not None and old_delays is not None:
         ax.plot(
@@ -203,18 +191,18 @@ def _draw_delays(
     ax.set_xlabel("centre frequency (kHz)")
     ax.set_ylabel("click latency (ms)")
     if before or stated is not None:
-        # above the axes: a legend inside hides channels
-        options: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "ncols": 3}
-        ax.legend(**options, frameon=False, fontsize=TICK_SIZE, borderaxespad=0.0, handlelength=1.4)
+        legend_above(ax, ncols=3)
 
 
 def _kilohertz_range(ax: Axes, hertz: FloatArray, which: str) -> None:
+    """Set a kilohertz axis around the finite frequencies."""
     finite = hertz[np.isfinite(hertz) & (hertz > 0)]
     if finite.size:
         kilohertz_axis(ax, which, 0.85 * float(finite.min()), 1.18 * float(finite.max()))
 
 
 def _curves(values: Any, name: str, n_tones: int) -> FloatArray:
+    """Tuning curves (F, P)."""
     curves = as_array(values, name)
     if curves.ndim != 2 or curves.shape[1] != n_tones or len(curves) == 0:
         raise ValueError(f"{name} must have shape (F, {n_tones}), one column per tone, got {curves.shape}")
@@ -222,19 +210,13 @@ def _curves(values: Any, name: str, n_tones: int) -> FloatArray:
 
 
 def _per_channel(values: Any, name: str, n_channels: int) -> FloatArray | None:
+    """One value per channel (F,), or None."""
     if values is None:
         return None
     series = as_series(values, name)
     if series.size != n_channels:
         raise ValueError(f"{name} holds {series.size} values for {n_channels} channels; pass one per channel")
     return series
-
-
-# ------------------------------------------------------------------------------
-
-SPECTROGRAM_FIGSIZE = (9.0, 5.6)
-#: Centre frequencies this close (relative) are one axis: less than a hundredth of a band.
-SAME_FREQUENCY = 1e-3
 
 
 def plot_wav2spec_comparison(
@@ -250,7 +232,7 @@ def plot_wav2spec_comparison(
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
-    """Draw a front-end's output, the reference, and their difference; the correlation stands in the title.
+    """Draw a front-end's output, a reference, and their difference, with the correlation in the title.
 
     Parameters
     ----------
@@ -262,10 +244,9 @@ def plot_wav2spec_comparison(
         Centre frequencies in Hz of the front-end and of the reference. Where they differ, the difference is
         drawn by band.
     unit : str
-        What the values are, for the colour bars.
+        Unit of the values, for the colour bars.
     difference : bool
-        Whether to draw the difference, and to say the correlation. Neither means much where the two do not
-        hear in the same bands.
+        Whether to draw the difference and print the correlation; both need the same bands in the two.
     suptitle : str, optional
         Title of the figure.
     figsize : (float, float), optional
@@ -284,7 +265,6 @@ def plot_wav2spec_comparison(
 
     Examples
     --------
-    >>> import numpy as np
     >>> image = np.random.default_rng(0).normal(size=(8, 40))
     >>> figure, axes = plot_wav2spec_comparison(image, image, dt_ms=5.0)
     >>> axes[0].get_title(loc="left")
@@ -297,37 +277,33 @@ def plot_wav2spec_comparison(
     own = check_frequencies(frequencies_hz, output.shape[0])
     theirs = check_frequencies(truth_frequencies_hz, output.shape[0])
     agree = own is not None and theirs is not None and np.allclose(own, theirs, rtol=SAME_FREQUENCY)
-    axes_hz = (own, theirs, own if agree else None)
     if figure is None:
         height = SPECTROGRAM_FIGSIZE[1] if difference else 0.7 * SPECTROGRAM_FIGSIZE[1]
         figure = new_figure(figsize or (SPECTROGRAM_FIGSIZE[0], height))
     axes: list[Axes] = list(figure.subplots(3 if difference else 2, 1))
     edges = time_edges(output.shape[1], dt_ms)
-    low, high = min(output.min(), reference.min()), max(output.max(), reference.max())
     remainder = output - reference
     limit = symmetric_limit(remainder)
-    scales: tuple[dict[str, Any], ...] = ({"cmap": "magma", "vmin": low, "vmax": high},) * 2
-    scales += ({"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},)
-    names = (
-        f"front-end (r = {_pearson(output, reference):.3f} with the reference)"
-        if difference
-        else "front-end",
-        "reference",
-        "difference",
+    low, high = min(output.min(), reference.min()), max(output.max(), reference.max())
+    shared, around_zero = (
+        {"cmap": "magma", "vmin": low, "vmax": high},
+        {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit},
     )
-    images = (output, reference, remainder)
-    for ax, image, hertz, name, scale in zip(axes, images, axes_hz, names, scales, strict=False):
+    agreement = f" (r = {_pearson(output, reference):.3f} with the reference)" if difference else ""
+    panels: tuple[tuple[FloatArray, FloatArray | None, str, dict[str, Any]], ...] = (
+        (output, own, f"front-end{agreement}", shared),
+        (reference, theirs, "reference", shared),
+        (remainder, own if agree else None, "difference", around_zero),
+    )
+    for ax, (image, hertz, name, scale) in zip(axes, panels, strict=False):
         shown = draw_spectrogram(ax, image, edges, hertz, **scale)
         left_title(ax, name)
         tidy(ax)
-        bar = figure.colorbar(shown, ax=ax, pad=0.01)
-        bar.set_label(unit, fontsize=TICK_SIZE)
-        bar.ax.tick_params(labelsize=TICK_SIZE)
+        colour_bar(shown, ax, unit, pad=0.01)
         if ax is not axes[-1]:
             ax.tick_params(labelbottom=False)
-    axes[-1].set_xlabel("time (s)" if dt_ms else "time bin")
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    time_label(axes[-1], dt_ms)
+    figure_title(figure, suptitle)
     return figure, axes
 
 

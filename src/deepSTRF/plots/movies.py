@@ -1,4 +1,4 @@
-"""Movies of filters that change: the sound passes by, and the filters of a moment stand below it."""
+"""Movies of dynamic STRFs: a line moves through the spectrogram, above the filters of its time bin."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from deepSTRF.plots._style import (
     check_frequencies,
     check_positive,
     check_titles,
+    draw_field,
     draw_spectrogram,
+    lag_label,
     left_title,
     new_figure,
     tidy,
     time_edges,
+    time_label,
 )
-from deepSTRF.plots.dstrf import LIMIT_QUANTILE, filter_limit, lag_edges
+from deepSTRF.plots.dstrf import LIMIT_QUANTILE, filter_limit
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-__all__ = ["FASTEST_GIF", "FORMATS", "Film", "save_dstrf_movie", "save_gif", "save_mp4", "save_page"]
-
-# ------------------------------------------------------------------------------
-# Frames to files: GIF, a page with controls, mp4. Nothing here knows what the frames show.
-
-
-#: Small enough for a mail: a second of sound at 200 bins/s is about one megabyte.
+PANEL_INCHES, HEIGHT_INCHES = 2.1, 4.6
+#: The widest a movie gets: more filters than this in a row are not legible.
+MOST_FILTERS = 6
+#: A second of sound at 200 bins/s is about one megabyte.
 DPI = 80
 #: Colours of a GIF, one fewer than the format holds: the last one marks pixels that do not change.
 COLOURS, PALETTE_FRAMES = 255, 8
@@ -55,38 +55,245 @@ COLOURS, PALETTE_FRAMES = 255, 8
 GIF_TICKS, FASTEST_GIF = 100.0, 50.0
 
 
+def save_dstrf_movie(
+    path: str | os.PathLike[str],
+    stim: Any,
+    dstrf: Any,
+    pred: Any,
+    response: Any = None,
+    dt_ms: float | None = None,
+    *,
+    every: int = 1,
+    fps: float = 20.0,
+    lookahead: int = 0,
+    shared_clim: bool = False,
+    quantile: float = LIMIT_QUANTILE,
+    cmap: str = "RdBu_r",
+    start_s: float = 0.0,
+    titles: Sequence[str] | None = None,
+    frequencies_hz: Any = None,
+    on_frame: Callable[[], None] | None = None,
+) -> Path:
+    """Write a movie of dynamic STRFs: a line moves through the spectrogram, below are the filters of its bin.
+
+    Parameters
+    ----------
+    path : path
+        The ending selects the format: ``.gif``, ``.html`` (one file with controls to step through, which
+        loads nothing from the network), or ``.mp4``, which needs the program ffmpeg.
+    stim : array (F, T) or (1, F, T)
+        Spectrogram.
+    dstrf : array (T, L, F) or (T, K, L, F)
+        Filters of one neuron, or of K of them side by side; the lag axis from the oldest frame to the
+        current one.
+    pred : array (T,) or (T, K)
+        Predictions.
+    response : array (T,) or (T, K), optional
+        Recorded response, the mean over repeats.
+    dt_ms : float, optional
+        Bin in ms; without it axes count bins.
+    every : int
+        Draw one bin in so many.
+    fps : float
+        Frames per second, at most 50 in a GIF; the title states how much slower than the sound that is.
+    lookahead : int
+        Frames of the filters after the current one, ``result.lookahead``: they stand right of 0.
+    shared_clim : bool
+        One colour scale for all neurons instead of one each; it is constant over the movie in both cases.
+    quantile : float
+        The scale ends at this quantile over time of the largest weights; weights beyond it saturate.
+    cmap : str
+        A diverging colour map; limits are symmetric about 0.
+    start_s : float
+        Time of the first bin on the axis, for an excerpt of a clip.
+    titles : sequence of str, optional
+        One per neuron.
+    frequencies_hz : array (F,), optional
+        Centre frequencies in Hz.
+    on_frame : callable, optional
+        Called after each frame, for a progress bar.
+
+    Returns
+    -------
+    pathlib.Path
+        The movie.
+
+    Raises
+    ------
+    ValueError
+        For another ending, shapes that do not fit each other, or more than six neurons.
+    FileNotFoundError
+        For ``.mp4`` without ffmpeg, or a folder that does not exist.
+    RuntimeError
+        When ffmpeg fails.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> filters = np.random.default_rng(0).normal(size=(4, 3, 6))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     movie = save_dstrf_movie(folder + "/cell.gif", np.zeros((6, 4)), filters, np.zeros(4), dt_ms=5.0)
+    ...     movie.read_bytes()[:3]
+    b'GIF'
+    """
+    target = Path(path)
+    _check_format(target, every, fps)
+    check_positive(dt_ms, "dt_ms")
+    spectrogram = as_spectrogram(stim, "stim")
+    n_bands, n_bins = spectrogram.shape
+    filters = _checked_filters(dstrf, n_bins, n_bands)
+    n_neurons = filters.shape[1]
+    check_titles(titles, n_neurons)
+    scene = _Scene(
+        stim=spectrogram,
+        filters=filters,
+        pred=_columns(pred, "pred", n_bins, n_neurons),
+        response=None if response is None else _columns(response, "response", n_bins, n_neurons),
+        titles=list(titles or [""] * n_neurons),
+        frequencies_hz=check_frequencies(frequencies_hz, n_bands),
+        dt_ms=dt_ms,
+        start_s=start_s,
+        lookahead=lookahead,
+    )
+    limits = [filter_limit(filters[:, k], quantile) for k in range(n_neurons)]
+    figure, update, moving = scene.draw([max(limits)] * n_neurons if shared_clim else limits, cmap)
+    if dt_ms:
+        slower = 1000.0 / (dt_ms * every * fps)
+        speed = f"{slower:.2g} x slower than the sound" if slower > 1.05 else "at the speed of the sound"
+        left_title(figure.axes[0], speed, LABEL_SIZE)
+    # the layout is computed once: for every frame it would take most of the time
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(figure)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    alt = f"dynamic STRF of {', '.join(name for name in scene.titles if name) or 'a neuron'}"
+    film = Film(figure, update, moving, range(0, n_bins, every), float(fps), on_frame, escape(alt))
+    FORMATS[target.suffix.lower()](target, film)
+    return target
+
+
+def _check_format(target: Path, every: int, fps: float) -> None:
+    """Check the file and its rate before anything is drawn."""
+    ending = target.suffix.lower()
+    if ending not in FORMATS:
+        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {target.name!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first")
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
+    check_positive(fps, "fps")
+    if ending == ".gif" and fps > FASTEST_GIF:
+        raise ValueError(
+            f"a GIF shows at most {FASTEST_GIF:g} frames per second (browsers slow others down), got "
+            f"fps={fps:g}; draw every second bin with every=2, or write .html or .mp4"
+        )
+
+
+def _checked_filters(dstrf: Any, n_bins: int, n_bands: int) -> FloatArray:
+    """Filters (T, K, L, F) of the neurons shown."""
+    given = as_array(dstrf, "dstrf")
+    filters = given[:, None] if given.ndim == 3 else given
+    shape = filters.shape
+    if len(shape) != 4 or shape[0] != n_bins or shape[3] != n_bands or 0 in shape:
+        raise ValueError(
+            f"dstrf must have shape (T, L, F) or (T, K, L, F) with T={n_bins} and F={n_bands} like "
+            f"stim, got {given.shape}"
+        )
+    if shape[1] > MOST_FILTERS:
+        raise ValueError(f"a movie shows at most {MOST_FILTERS} neurons, got {shape[1]}; choose some")
+    return filters
+
+
+def _columns(values: Any, name: str, n_bins: int, n_neurons: int) -> FloatArray:
+    """Series (T, K), one column per neuron."""
+    columns = as_array(values, name)
+    columns = columns[:, None] if columns.ndim == 1 else columns
+    if columns.shape != (n_bins, n_neurons):
+        raise ValueError(
+            f"{name} must have shape ({n_bins}, {n_neurons}), bins by neurons, got {columns.shape}"
+        )
+    return columns
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Content of a movie: spectrogram (F, T), filters (T, K, L, F), predictions and responses (T, K)."""
+
+    stim: FloatArray
+    filters: FloatArray
+    pred: FloatArray
+    response: FloatArray | None
+    titles: list[str]
+    frequencies_hz: FloatArray | None
+    dt_ms: float | None
+    start_s: float
+    lookahead: int
+
+    def draw(self, limits: list[float], cmap: str) -> tuple[Figure, Callable[[int], None], list[Artist]]:
+        """Return the figure, a function that sets it to one time bin, and the artists this changes."""
+        n_bins, n_neurons = self.filters.shape[:2]
+        figure = new_figure((max(5.0, PANEL_INCHES * n_neurons + 0.8), HEIGHT_INCHES))
+        grid = figure.add_gridspec(3, n_neurons, height_ratios=(1.3, 0.8, 1.5))
+        top = figure.add_subplot(grid[0, :])
+        edges, x = time_edges(n_bins, self.dt_ms, self.start_s), bin_centres(n_bins, self.dt_ms, self.start_s)
+        draw_spectrogram(top, self.stim, edges, self.frequencies_hz, cmap="magma")
+        tidy(top)
+        time_label(top, self.dt_ms, labelpad=1)
+        lines = [top.axvline(x[0], color="white", linewidth=1.4)]
+        images = []
+        for k in range(n_neurons):
+            trace, panel = figure.add_subplot(grid[1, k]), figure.add_subplot(grid[2, k])
+            if self.response is not None:
+                trace.plot(x, self.response[:, k], color=GREY, linewidth=0.9)
+            trace.plot(x, self.pred[:, k], color=VERMILLION, linewidth=1.1)
+            trace.set_xlim(*edges)
+            lines.append(trace.axvline(x[0], color=INK, linewidth=1.0))
+            trace.set_xticks([])
+            left_title(trace, self.titles[k], LABEL_SIZE)
+            options: dict[str, Any] = {"limit": limits[k], "lookahead": self.lookahead, "cmap": cmap}
+            image = draw_field(panel, self.filters[0, k].T, self.frequencies_hz, self.dt_ms, **options)
+            images.append(image)
+            lag_label(panel, self.dt_ms, "before")
+            tidy(trace)
+            for ax in (trace, panel):
+                ax.tick_params(labelsize=TICK_SIZE - 1)
+            trace.set_ylabel("" if k else "response")
+            if k:
+                panel.set_ylabel("")
+                panel.set_yticks([])
+
+        def update(t: int) -> None:
+            for line in lines:
+                line.set_xdata([x[t], x[t]])
+            for k, image in enumerate(images):
+                image.set_data(self.filters[t, k].T)
+
+        return figure, update, [*images, *lines]
+
+
+# ------------------------------------------------------------------ frames to files
+
+
 @dataclass(frozen=True)
 class Film:
-    """A figure, how it is set to a moment, and which moments are shown.
-
-    Attributes
-    ----------
-    figure : matplotlib Figure
-        Drawn once, so that it has a canvas.
-    update : callable
-        Sets the figure to one moment.
-    moving : list of Artist
-        What that changes.
-    moments : range
-        Which are shown.
-    fps : float
-        Frames per second.
-    on_frame : callable
-        Called after each frame.
-    title : str
-        What it is, for those who cannot see it.
-    """
+    """A drawn figure, a function that sets it to a time bin, the artists this changes, and the bins shown."""
 
     figure: Figure
     update: Callable[[int], None]
     moving: list[Artist]
-    moments: range
+    bins: range
     fps: float
-    on_frame: Callable[[], None]
+    on_frame: Callable[[], None] | None
     title: str
 
+    def count_frame(self) -> None:
+        """Report one frame as done."""
+        if self.on_frame is not None:
+            self.on_frame()
+
     def still(self) -> Any:
-        """Draw what does not change, once."""
+        """Draw the background, which does not change, once."""
         canvas: Any = self.figure.canvas
         self.figure.set_dpi(DPI)
         for artist in self.moving:
@@ -94,11 +301,11 @@ class Film:
         canvas.draw()
         return canvas.copy_from_bbox(self.figure.bbox)
 
-    def frames(self, still: Any, moments: range) -> Iterator[NDArray[np.uint8]]:
+    def frames(self, still: Any, bins: range) -> Iterator[NDArray[np.uint8]]:
         """Yield pixels (height, width, 3); only what changes is drawn again."""
         canvas: Any = self.figure.canvas
-        for moment in moments:
-            self.update(moment)
+        for t in bins:
+            self.update(t)
             canvas.restore_region(still)
             for artist in self.moving:
                 if artist.axes is not None:
@@ -111,16 +318,16 @@ class Film:
 
         still = self.still()
         # some frames from all over the movie have all its colours
-        some = self.moments[:: max(1, len(self.moments) // PALETTE_FRAMES)]
+        some = self.bins[:: max(1, len(self.bins) // PALETTE_FRAMES)]
         sample = np.concatenate(list(self.frames(still, some)))
         palette = Image.fromarray(sample).quantize(COLOURS)
-        for frame in self.frames(still, self.moments):
+        for frame in self.frames(still, self.bins):
             yield Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
-            self.on_frame()
+            self.count_frame()
 
 
 def save_gif(target: Path, film: Film) -> None:
-    """Write a GIF. Its frames last whole hundredths of a second, unequal ones where the rate asks for it."""
+    """Write a GIF; its frames last whole hundredths of a second, unequal ones where the rate requires it."""
     images = list(film.images())
     ends = np.round(np.arange(len(images) + 1) * GIF_TICKS / film.fps)
     lengths = [int(ticks * 1000.0 / GIF_TICKS) for ticks in np.diff(ends)]
@@ -128,7 +335,7 @@ def save_gif(target: Path, film: Film) -> None:
 
 
 def save_page(target: Path, film: Film) -> None:
-    """Write one HTML file with the frames and controls, which asks nothing of the network."""
+    """Write one HTML file with the frames and controls, which loads nothing from the network."""
     frames = []
     for image in film.images():
         buffer = io.BytesIO()
@@ -155,24 +362,24 @@ def save_mp4(target: Path, film: Film) -> None:
         raise FileNotFoundError(
             "mp4 needs the program ffmpeg, which was not found; write a .gif or .html instead"
         )
-    rate: Any = film.fps  # the stubs of matplotlib ask for whole numbers, its writers do not
-    # even numbers of pixels, as the pixel format asks
+    rate: Any = film.fps  # the stubs of matplotlib require whole numbers, its writers do not
+    # even numbers of pixels, as the pixel format requires
     even = ["-pix_fmt", "yuv420p", "-vf", "crop=trunc(iw/2)*2:trunc(ih/2)*2"]
     writer = animation.FFMpegWriter(fps=rate, codec="h264", extra_args=even)
     try:
         with writer.saving(film.figure, str(target), DPI):
-            for moment in film.moments:
-                film.update(moment)
+            for t in film.bins:
+                film.update(t)
                 writer.grab_frame()
-                film.on_frame()
+                film.count_frame()
     except (subprocess.CalledProcessError, BrokenPipeError) as error:
-        said = getattr(error, "output", None) or str(error)
+        output = getattr(error, "output", None) or str(error)
         raise RuntimeError(
-            f"ffmpeg could not write {target}; write a .gif or .html instead. It said: {str(said)[-400:]}"
+            f"ffmpeg could not write {target}; write a .gif or .html instead. Output: {str(output)[-400:]}"
         ) from error
 
 
-#: What writes a file with this ending.
+#: Writers by the ending of the file.
 FORMATS: dict[str, Callable[[Path, Film], None]] = {".gif": save_gif, ".html": save_page, ".mp4": save_mp4}
 
 #: Frames, a slider, buttons and keys: no library, no font, nothing from the network.
@@ -233,234 +440,3 @@ run(true);
 </body>
 </html>
 """
-
-# ------------------------------------------------------------------------------
-
-PANEL_INCHES, HEIGHT_INCHES = 2.1, 4.6
-#: The widest a movie gets: more filters than this in a row are not legible.
-MOST_FILTERS = 6
-
-
-def save_dstrf_movie(
-    path: str | os.PathLike[str],
-    stim: Any,
-    dstrf: Any,
-    pred: Any,
-    response: Any = None,
-    dt_ms: float | None = None,
-    *,
-    every: int = 1,
-    fps: float = 20.0,
-    lookahead: int = 0,
-    shared_clim: bool = False,
-    quantile: float = LIMIT_QUANTILE,
-    cmap: str = "RdBu_r",
-    start_s: float = 0.0,
-    titles: Sequence[str] | None = None,
-    frequencies_hz: Any = None,
-    on_frame: Callable[[], None] | None = None,
-) -> Path:
-    """Write a movie of dynamic STRFs: a line walks through the spectrogram, below are the filters of then.
-
-    Parameters
-    ----------
-    path : path
-        The ending says what is written: ``.gif``, ``.html`` (one file with controls to step through, which
-        asks nothing of the network), or ``.mp4``, which needs the program ffmpeg.
-    stim : array (F, T) or (1, F, T)
-        Spectrogram.
-    dstrf : array (T, L, F) or (T, K, L, F)
-        Filters of one neuron, or of K of them side by side; the lag axis from the oldest frame to the
-        current one.
-    pred : array (T,) or (T, K)
-        Predictions.
-    response : array (T,) or (T, K), optional
-        What was recorded, the mean over repeats.
-    dt_ms : float, optional
-        Bin in ms; without it axes count bins.
-    every : int
-        Draw every so manieth bin.
-    fps : float
-        Frames per second, at most 50 in a GIF; the title says how much slower than the sound that is.
-    lookahead : int
-        Frames of the filters after the current one, ``result.lookahead``: they stand right of 0.
-    shared_clim : bool
-        One colour scale for all neurons instead of one each. It holds for the whole movie either way.
-    quantile : float
-        The scale ends at this quantile over time of the largest weights; weights beyond it saturate.
-    cmap : str
-        A diverging colour map; limits are symmetric about 0.
-    start_s : float
-        Time of the first bin on the axis, for an excerpt of a clip.
-    titles : sequence of str, optional
-        One per neuron.
-    frequencies_hz : array (F,), optional
-        Centre frequencies in Hz.
-    on_frame : callable, optional
-        Called after each frame, for a progress bar.
-
-    Returns
-    -------
-    pathlib.Path
-        The movie.
-
-    Raises
-    ------
-    ValueError
-        For another ending, shapes that do not fit each other, or more than six neurons.
-    FileNotFoundError
-        For ``.mp4`` without ffmpeg, or a folder that does not exist.
-    RuntimeError
-        When ffmpeg fails.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import numpy as np
-    >>> filters = np.random.default_rng(0).normal(size=(4, 3, 6))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     movie = save_dstrf_movie(folder + "/cell.gif", np.zeros((6, 4)), filters, np.zeros(4), dt_ms=5.0)
-    ...     movie.read_bytes()[:3]
-    b'GIF'
-    """
-    target = Path(path)
-    _check_choices(target, every, fps, quantile)
-    check_positive(dt_ms, "dt_ms")
-    scene = _Scene(stim, dstrf, pred, response, dt_ms, lookahead, titles, frequencies_hz)
-    figure, update, moving = scene.draw(shared_clim, quantile, cmap, start_s, _speed(dt_ms, every, fps))
-    moments = range(0, scene.n_bins, every)
-    title = f"dynamic STRF of {', '.join(name for name in scene.titles if name) or 'a neuron'}"
-    film = Film(figure, update, moving, moments, float(fps), on_frame or _nothing, escape(title))
-    FORMATS[target.suffix.lower()](target, film)
-    return target
-
-
-class _Scene:
-    """What a movie shows, checked, and the artists that change from frame to frame."""
-
-    def __init__(
-        self,
-        stim: Any,
-        dstrf: Any,
-        pred: Any,
-        response: Any,
-        dt_ms: float | None,
-        lookahead: int,
-        titles: Any,
-        hertz: Any,
-    ) -> None:
-        self.stim = as_spectrogram(stim, "stim")
-        n_bands, self.n_bins = self.stim.shape
-        filters = as_array(dstrf, "dstrf")
-        self.filters = filters[:, None] if filters.ndim == 3 else filters
-        shape = self.filters.shape
-        if len(shape) != 4 or shape[0] != self.n_bins or shape[3] != n_bands or 0 in shape:
-            raise ValueError(
-                f"dstrf must have shape (T, L, F) or (T, K, L, F) with T={self.n_bins} and F={n_bands} like "
-                f"stim, got {filters.shape}"
-            )
-        self.count = shape[1]
-        if self.count > MOST_FILTERS:
-            raise ValueError(f"a movie shows at most {MOST_FILTERS} neurons, got {self.count}; choose some")
-        check_titles(titles, self.count)
-        self.titles = titles or [""] * self.count
-        self.hertz = check_frequencies(hertz, n_bands)
-        self.pred = self._columns(pred, "pred")
-        self.response = None if response is None else self._columns(response, "response")
-        self.dt_ms = dt_ms
-        self.edges = lag_edges(shape[2], lookahead, dt_ms)
-
-    def _columns(self, values: Any, name: str) -> FloatArray:
-        columns = as_array(values, name)
-        columns = columns[:, None] if columns.ndim == 1 else columns
-        if columns.shape != (self.n_bins, self.count):
-            raise ValueError(
-                f"{name} must have shape ({self.n_bins}, {self.count}), bins by neurons, got {columns.shape}"
-            )
-        return columns
-
-    def draw(
-        self, shared: bool, quantile: float, cmap: str, start_s: float, speed: str
-    ) -> tuple[Figure, Callable[[int], None], list[Artist]]:
-        """Return the figure, a function that sets it to one moment, and what that function changes."""
-        figure = new_figure((max(5.0, PANEL_INCHES * self.count + 0.8), HEIGHT_INCHES))
-        grid = figure.add_gridspec(3, self.count, height_ratios=(1.3, 0.8, 1.5))
-        top = figure.add_subplot(grid[0, :])
-        low, high = (edge + start_s for edge in time_edges(self.n_bins, self.dt_ms))
-        x = bin_centres(self.n_bins, self.dt_ms) + start_s
-        draw_spectrogram(top, self.stim, (low, high), self.hertz, cmap="magma")
-        tidy(top)
-        left_title(top, speed, LABEL_SIZE)
-        top.set_xlabel("time (s)" if self.dt_ms else "time bin", labelpad=1)
-        lines = [top.axvline(x[0], color="white", linewidth=1.4)]
-        images = []
-        limits = [filter_limit(self.filters[:, k], quantile) for k in range(self.count)]
-        for k in range(self.count):
-            trace, panel = figure.add_subplot(grid[1, k]), figure.add_subplot(grid[2, k])
-            if self.response is not None:
-                trace.plot(x, self.response[:, k], color=GREY, linewidth=0.9)
-            trace.plot(x, self.pred[:, k], color=VERMILLION, linewidth=1.1)
-            trace.set_xlim(low, high)
-            lines.append(trace.axvline(x[0], color=INK, linewidth=1.0))
-            trace.set_xticks([])
-            left_title(trace, self.titles[k], LABEL_SIZE)
-            limit = max(limits) if shared else limits[k]
-            image = draw_spectrogram(
-                panel, self.filters[0, k].T, self.edges, self.hertz, cmap=cmap, vmin=-limit, vmax=limit
-            )
-            images.append(image)
-            panel.set_xlabel("ms before" if self.dt_ms else "bins before")
-            for ax in (trace, panel):
-                tidy(ax)
-                ax.tick_params(labelsize=TICK_SIZE - 1)
-            trace.set_ylabel("" if k else "response")
-            if k:
-                panel.set_ylabel("")
-                panel.set_yticks([])
-        _settle(figure)
-
-        def update(moment: int) -> None:
-            for line in lines:
-                line.set_xdata([x[moment], x[moment]])
-            for k, image in enumerate(images):
-                image.set_data(self.filters[moment, k].T)
-
-        return figure, update, [*images, *lines]
-
-
-def _settle(figure: Figure) -> None:
-    """Lay the figure out once: doing it for every frame would take most of the time."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    figure.canvas.draw()
-    figure.set_layout_engine("none")
-
-
-def _speed(dt_ms: float | None, every: int, fps: float) -> str:
-    if not dt_ms:
-        return ""
-    slower = 1000.0 / (dt_ms * every * fps)
-    return f"{slower:.2g} x slower than the sound" if slower > 1.05 else "at the speed of the sound"
-
-
-def _check_choices(target: Path, every: int, fps: float, quantile: float) -> None:
-    ending = target.suffix.lower()
-    if ending not in FORMATS:
-        raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {target.name!r}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first")
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
-    check_positive(fps, "fps")
-    if not 0.0 < quantile <= 1.0:
-        raise ValueError(f"quantile must be above 0 and at most 1, got {quantile!r}")
-    if ending == ".gif" and fps > FASTEST_GIF:
-        raise ValueError(
-            f"a GIF shows at most {FASTEST_GIF:g} frames per second (browsers slow others down), got "
-            f"fps={fps:g}; draw every second bin with every=2, or write .html or .mp4"
-        )
-
-
-def _nothing() -> None:
-    """Do nothing after a frame."""

@@ -1,4 +1,7 @@
-"""What probes found: response areas, tuning curves, rate-level and latency functions, time courses."""
+"""Figures of responses to probe sounds: response areas, tuning, functions of a parameter, time courses.
+
+The responses are those of `deepSTRF.interpret.probes`.
+"""
 
 from __future__ import annotations
 
@@ -9,25 +12,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deepSTRF.plots._style import (
-    BLUE,
-    GREEN,
     INK,
     LABEL_SIZE,
-    ORANGE,
-    SKY,
+    PALETTE,
     TICK_SIZE,
-    TITLE_SIZE,
-    VERMILLION,
     FloatArray,
     as_array,
-    as_series,
+    as_ascending,
     check_columns,
     check_titles,
+    figure_title,
     kilohertz_axis,
     left_title,
     new_figure,
     own_or_given,
+    panel_grid,
+    shades,
     symmetric_limit,
+    tick_text,
     tidy,
 )
 
@@ -35,77 +37,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = [
-    "ascending",
-    "cell_edges",
-    "log_edges",
-    "plot_probe_courses",
-    "plot_probe_curves",
-    "plot_response_areas",
-    "plot_tuning_curves",
-    "stacked",
-    "tone_axis",
-    "tones_of",
-]
-
-# ------------------------------------------------------------------------------
-# Axes of probes: tones on a log axis, cells around values, stacks of curves. No figure here.
-
-
-def ascending(values: Any, name: str) -> FloatArray:
-    """Return an ascending finite series."""
-    series = as_series(values, name)
-    if (np.diff(series) <= 0).any() or not np.isfinite(series).all():
-        raise ValueError(f"{name} must ascend, got {series}")
-    return series
-
-
-def tones_of(frequencies_khz: Any) -> FloatArray:
-    """Return tones in kHz, above 0, for a log axis."""
-    tones = ascending(frequencies_khz, "frequencies_khz")
-    if tones[0] <= 0:
-        raise ValueError(f"frequencies_khz must be above 0, the axis is logarithmic; got {tones[0]:g}")
-    return tones
-
-
-def stacked(values: Any, name: str, shape: tuple[int, ...], single: bool = False) -> FloatArray:
-    """Return an array with a leading axis of neurons."""
-    array = as_array(values, name)
-    array = array[None] if array.ndim == len(shape) else array
-    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (single and len(array) != 1):
-        wanted = str(shape) if single else f"{shape}, or a stack of such, one per neuron"
-        raise ValueError(f"{name} must have shape {wanted}, got {np.shape(values)}")
-    return array
-
-
-def cell_edges(centres: FloatArray) -> FloatArray:
-    """Return the edges (P + 1,) of cells around ascending centres."""
-    if centres.size == 1:
-        return np.array([centres[0] - 0.5, centres[0] + 0.5])
-    middle = 0.5 * (centres[1:] + centres[:-1])
-    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
-
-
-def log_edges(centres: FloatArray) -> FloatArray:
-    """Return the edges of cells that are even on a log axis."""
-    return np.asarray(2.0 ** cell_edges(np.log2(centres)))
-
-
-def tone_axis(ax: Axes, tones: FloatArray) -> None:
-    """Make the x axis one of tones in kHz."""
-    edges = log_edges(tones)
-    kilohertz_axis(ax, "x", 1000.0 * float(edges[0]), 1000.0 * float(edges[-1]))
-
-
-# ------------------------------------------------------------------------------
-
 AREA_INCHES = (2.5, 2.2)
 CURVE_SIZE = (4.6, 3.2)
-#: Colours of neurons; more than six lines get the shades of one map.
-LINE_COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, INK)
-#: Part of the map used for levels: its lightest end does not show on white.
-DARKEST, LIGHTEST = 0.0, 0.85
-#: Up to so many sounds are named on the axis one by one.
+#: More lines than this get the shades of one map instead of a colour each.
+MOST_COLOURS = 6
+#: Up to so many values are ticked one by one.
 MOST_TICKS = 8
 
 
@@ -134,7 +70,7 @@ def plot_response_areas(
     levels_db : array (L,)
         Levels, ascending.
     threshold_db : array (K, P) or (P,), optional
-        Drawn as a line; NaN where no level is answered.
+        Drawn as a line; NaN where no level evokes a response.
     titles : sequence of str, optional
         One per panel.
     ncols : int
@@ -165,27 +101,23 @@ def plot_response_areas(
     >>> panel.get_xlabel(), panel.get_xscale(), panel.get_ylabel()
     ('tone (kHz)', 'log', 'level (dB re 1)')
     """
-    tones, levels = tones_of(frequencies_khz), ascending(levels_db, "levels_db")
-    areas = stacked(response, "response", (levels.size, tones.size))
-    thresholds = None if threshold_db is None else stacked(threshold_db, "threshold_db", (tones.size,))
+    tones, levels = _tones(frequencies_khz), as_ascending(levels_db, "levels_db")
+    areas = _stacked(response, "response", (levels.size, tones.size))
+    thresholds = None if threshold_db is None else _stacked(threshold_db, "threshold_db", (tones.size,))
     if thresholds is not None and len(thresholds) != len(areas):
         raise ValueError(f"threshold_db holds {len(thresholds)} neurons, response {len(areas)}")
     check_titles(titles, len(areas))
     columns = check_columns(ncols, len(areas))
-    rows = math.ceil(len(areas) / columns)
     if figure is None:
         width, height = AREA_INCHES
-        figure = new_figure(figsize or (max(3.4, width * columns + 0.6), height * rows + 0.4))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    axes: list[Axes] = []
-    for panel, ax in enumerate(grid.flat):
-        if panel >= len(areas):
-            ax.set_visible(False)
-            continue
+        size = (max(3.4, width * columns + 0.6), height * math.ceil(len(areas) / columns) + 0.4)
+        figure = new_figure(figsize or size)
+    axes = panel_grid(figure, len(areas), columns)
+    for panel, ax in enumerate(axes):
         limit = symmetric_limit(areas if shared_clim else areas[panel])
         shown = ax.pcolormesh(
-            log_edges(tones),
-            cell_edges(levels),
+            _log_edges(tones),
+            _cell_edges(levels),
             areas[panel],
             cmap=cmap,
             vmin=-limit,
@@ -194,16 +126,15 @@ def plot_response_areas(
         )
         if thresholds is not None:
             ax.plot(tones, thresholds[panel], color=INK, linewidth=1.2)
-        tone_axis(ax, tones)
-        ax.set_xlabel("tone (kHz)" if panel + columns >= len(areas) else "")
+        _tone_axis(ax, tones)
+        if panel + columns < len(areas):
+            ax.set_xlabel("")
         ax.set_ylabel("" if panel % columns else "level (dB re 1)")
         left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
         tidy(ax)
-        axes.append(ax)
     if shared_clim:
         figure.colorbar(shown, ax=axes, shrink=0.85, label="evoked rate")
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    figure_title(figure, suptitle)
     return figure, axes
 
 
@@ -218,7 +149,7 @@ def plot_tuning_curves(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw one neuron's tuning curves: the evoked rate over tone frequency, a line per level.
+    """Draw one neuron's tuning curves: the evoked rate over tone frequency, one line per level.
 
     Parameters
     ----------
@@ -252,16 +183,15 @@ def plot_tuning_curves(
     >>> [line.get_label() for line in ax.lines[:2]]
     ['-40 dB', '-20 dB']
     """
-    tones, levels = tones_of(frequencies_khz), ascending(levels_db, "levels_db")
-    (curves,) = stacked(response, "response", (levels.size, tones.size), single=True)
+    tones, levels = _tones(frequencies_khz), as_ascending(levels_db, "levels_db")
+    (curves,) = _stacked(response, "response", (levels.size, tones.size), single=True)
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
-    for level, curve, colour in zip(levels, curves, _shades(levels.size), strict=True):
+    for level, curve, colour in zip(levels, curves, shades(levels.size), strict=True):
         ax.plot(tones, curve, color=colour, linewidth=1.4, label=f"{level:g} dB")
     ax.axhline(0.0, color=INK, linewidth=0.5)
     if best_khz is not None and np.isfinite(best_khz):
         ax.axvline(best_khz, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-    tone_axis(ax, tones)
-    ax.set_xlabel("tone (kHz)")
+    _tone_axis(ax, tones)
     ax.set_ylabel(ylabel)
     _legend_beside(ax, TICK_SIZE - 0.5)
     left_title(ax, title)
@@ -282,7 +212,7 @@ def plot_probe_curves(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw a function of one sound parameter, a line per neuron: rate-level, latency, modulation, recovery.
+    """Draw a function of one sound parameter, one line per neuron: rate-level, latency, modulation, recovery.
 
     Parameters
     ----------
@@ -291,14 +221,14 @@ def plot_probe_curves(
     curves : array (K, P) or (P,)
         ``rate_level``, ``latency_ms``, ``modulation``, ``recovery``, ...; NaN leaves a gap.
     xlabel, ylabel : str
-        What they are, with units.
+        Labels of the axes, with units.
     labels : sequence of str, optional
         One per neuron, for the legend.
     log_x : bool
         Whether the parameter is on a log axis.
     include : sequence of float
-        Values that the vertical axis shows in any case, such as 0 and 1 of a share: what differs by rounding
-        only then looks it.
+        Values that the vertical axis covers in any case, such as 0 and 1 for a share, so that rounding errors
+        are not drawn large.
     title : str, optional
         Title.
     figsize : (float, float), optional
@@ -321,9 +251,12 @@ def plot_probe_curves(
     >>> ax.get_xlabel(), len(ax.lines[0].get_xdata())
     ('level (dB re 1)', 3)
     """
-    places = ascending(x, "x")
-    lines = stacked(curves, "curves", (places.size,))
+    places = as_ascending(x, "x")
+    if log_x and places[0] <= 0:
+        raise ValueError(f"with log_x all of x must be above 0, got {places[0]:g}")
+    lines = _stacked(curves, "curves", (places.size,))
     check_titles(labels, len(lines))
+    colours: Any = PALETTE[:MOST_COLOURS] if len(lines) <= MOST_COLOURS else shades(len(lines))
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for index, line in enumerate(lines):
         label = labels[index] if labels is not None else None
@@ -331,18 +264,16 @@ def plot_probe_curves(
             places,
             line,
             "o-",
-            color=_line_colour(index, len(lines)),
+            color=colours[index],
             linewidth=1.3,
             markersize=3.2,
             label=label,
         )
-    if log_x and places[0] <= 0:
-        raise ValueError(f"with log_x all of x must be above 0, got {places[0]:g}")
     if log_x:
         ax.set_xscale("log")
         ax.minorticks_off()
     if log_x or places.size <= MOST_TICKS:
-        ax.set_xticks(places, [f"{place:g}".replace("-", "\N{MINUS SIGN}") for place in places])
+        ax.set_xticks(places, [tick_text(place) for place in places])
     if len(include):
         ax.update_datalim([(float(places[0]), float(value)) for value in include])
         ax.autoscale_view()
@@ -367,7 +298,7 @@ def plot_probe_courses(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw one neuron's time courses, a line per sound: steps of level, clicks, context-swap correlations.
+    """Draw one neuron's time courses, one line per sound: steps of level, clicks, context-swap correlations.
 
     Parameters
     ----------
@@ -379,7 +310,7 @@ def plot_probe_courses(
     labels : sequence of str, optional
         One per sound, for the legend.
     xlabel, ylabel : str
-        What the axes are, with units.
+        Labels of the axes, with units.
     title : str, optional
         Title.
     figsize : (float, float), optional
@@ -402,11 +333,11 @@ def plot_probe_courses(
     >>> ax.get_xlabel(), [line.get_label() for line in ax.lines[:2]]
     ('time after onset (ms)', ['-40 to -20 dB', '-20 to -40 dB'])
     """
-    times = ascending(time_ms, "time_ms")
-    lines = stacked(courses, "courses", (times.size,))
+    times = as_ascending(time_ms, "time_ms")
+    lines = _stacked(courses, "courses", (times.size,))
     check_titles(labels, len(lines))
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
-    for index, (line, colour) in enumerate(zip(lines, _shades(len(lines)), strict=True)):
+    for index, (line, colour) in enumerate(zip(lines, shades(len(lines)), strict=True)):
         label = labels[index] if labels is not None else None
         ax.plot(times, line, color=colour, linewidth=1.3, label=label)
     ax.axhline(0.0, color=INK, linewidth=0.5)
@@ -421,20 +352,44 @@ def plot_probe_courses(
     return figure, ax
 
 
-def _shades(count: int) -> Any:
-    from matplotlib import colormaps
+def _tones(frequencies_khz: Any) -> FloatArray:
+    """Tones in kHz, ascending and above 0, for a log axis."""
+    tones = as_ascending(frequencies_khz, "frequencies_khz")
+    if tones[0] <= 0:
+        raise ValueError(f"frequencies_khz must be above 0, the axis is logarithmic; got {tones[0]:g}")
+    return tones
 
-    return colormaps["viridis"](np.linspace(DARKEST, LIGHTEST, count))
+
+def _stacked(values: Any, name: str, shape: tuple[int, ...], single: bool = False) -> FloatArray:
+    """Array with a leading axis of neurons; of one neuron only, where ``single``."""
+    array = as_array(values, name)
+    array = array[None] if array.ndim == len(shape) else array
+    if array.shape[1:] != shape or array.ndim != len(shape) + 1 or (single and len(array) != 1):
+        wanted = str(shape) if single else f"{shape}, or a stack of such, one per neuron"
+        raise ValueError(f"{name} must have shape {wanted}, got {np.shape(values)}")
+    return array
+
+
+def _cell_edges(centres: FloatArray) -> FloatArray:
+    """Edges (P + 1,) of cells around ascending centres (P,)."""
+    if centres.size == 1:
+        return np.array([centres[0] - 0.5, centres[0] + 0.5])
+    middle = 0.5 * (centres[1:] + centres[:-1])
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+def _log_edges(centres: FloatArray) -> FloatArray:
+    """Edges (P + 1,) of cells that are even on a log axis."""
+    return np.asarray(2.0 ** _cell_edges(np.log2(centres)))
+
+
+def _tone_axis(ax: Axes, tones: FloatArray) -> None:
+    """Set the x axis to tones in kHz."""
+    edges = _log_edges(tones)
+    kilohertz_axis(ax, "x", 1000.0 * float(edges[0]), 1000.0 * float(edges[-1]))
+    ax.set_xlabel("tone (kHz)")
 
 
 def _legend_beside(ax: Axes, size: float) -> None:
-    # beside the axes: a legend inside hides lines
+    """Draw the legend beside the axes: inside it would hide lines."""
     ax.legend(frameon=False, fontsize=size, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def _line_colour(index: int, count: int) -> Any:
-    if count <= len(LINE_COLOURS):
-        return LINE_COLOURS[index]
-    from matplotlib import colormaps
-
-    return colormaps["viridis"](DARKEST + (LIGHTEST - DARKEST) * index / (count - 1))

@@ -1,8 +1,9 @@
-"""Sound, spikes and prediction above one another."""
+"""Figures of responses: spectrogram, raster, and PSTH with prediction on one time axis."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,33 +11,37 @@ import numpy as np
 from deepSTRF.plots._style import (
     BANDS,
     LABEL_SIZE,
+    FloatArray,
     as_array,
     as_series,
+    as_spectrogram,
     bin_centres,
+    check_frequencies,
     check_positive,
-    draw_panels,
+    draw_field,
     draw_psth,
     draw_spectrogram,
     left_title,
+    mean_over_repeats,
     new_figure,
-    response_data,
-    symmetric_limit,
+    own_or_given,
     tidy,
     time_edges,
+    time_label,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_neuron_panel", "plot_psth_vs_pred", "plot_stim_with_response"]
-
-#: Heights of spectrogram, raster and PSTH; and of spectrogram and PSTH alone.
+#: Heights and figure sizes (inches) of spectrogram, raster and PSTH (3), and of spectrogram and PSTH (2).
 HEIGHTS = {3: (2.0, 2.0, 1.0), 2: (2.0, 1.0)}
 SIZES = {3: (9.0, 5.5), 2: (9.0, 4.0)}
 PSTH_SIZE = (9.0, 2.2)
 #: Height over width of the receptive field beside a neuron's panels.
 FIELD_ASPECT = 1.1
+#: A bin at this percentile of the active ones is darkest: one rare burst must not fade single spikes.
+INK_PERCENTILE = 75
 
 
 def plot_stim_with_response(
@@ -89,19 +94,17 @@ def plot_stim_with_response(
 
     Examples
     --------
-    >>> import numpy as np
     >>> spikes = np.random.default_rng(0).poisson(0.2, size=(5, 100))
     >>> figure, axes = plot_stim_with_response(np.zeros((8, 100)), spikes, dt_ms=5.0)
     >>> len(axes), [float(edge) for edge in axes[0].get_xlim()]
     (3, [0.0, 0.5])
     """
-    data = response_data(stim, response, pred, dt_ms, frequencies_hz)
+    data = _response_data(stim, response, pred, dt_ms, frequencies_hz)
     n_panels = 3 if data.repeats.shape[0] > 1 else 2
     figure: Figure | SubFigure
     if axes is None:
-        own = new_figure(figsize or SIZES[n_panels])
-        panels = list(own.subplots(n_panels, 1, height_ratios=HEIGHTS[n_panels]))
-        figure = own
+        figure = new_figure(figsize or SIZES[n_panels])
+        panels = list(figure.subplots(n_panels, 1, height_ratios=HEIGHTS[n_panels]))
     else:
         panels = list(np.ravel(np.asarray(axes, dtype=object)))
         if len(panels) != n_panels:
@@ -110,7 +113,7 @@ def plot_stim_with_response(
                 "or pass axes=None and a figure is made"
             )
         figure = panels[0].figure
-    draw_panels(panels, data, spec_cmap, raster_cmap, response_label, legend=pred is not None)
+    _draw_panels(panels, data, spec_cmap, raster_cmap, response_label)
     left_title(panels[0], title)
     return figure, panels
 
@@ -167,15 +170,10 @@ def plot_psth_vs_pred(
             f"target has {measured.size} bins, pred has {predicted.size}; both must be (T,) of one length"
         )
     check_positive(dt_ms, "dt_ms")
-    figure: Figure | SubFigure
-    if ax is None:
-        figure = new_figure(PSTH_SIZE)
-        ax = figure.subplots()
-    else:
-        figure = ax.figure
+    figure, ax = own_or_given(ax, PSTH_SIZE)
     draw_psth(ax, bin_centres(measured.size, dt_ms), measured, predicted, target_label, pred_label, legend)
     ax.set_xlim(*time_edges(measured.size, dt_ms))
-    ax.set_xlabel("time (s)" if dt_ms else "time bin")
+    time_label(ax, dt_ms)
     ax.set_ylabel(ylabel)
     left_title(ax, title)
     tidy(ax)
@@ -196,7 +194,7 @@ def plot_neuron_panel(
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
-    """Draw all there is to see of one neuron: spectrogram, raster, PSTH with prediction, receptive field.
+    """Draw one neuron: spectrogram, raster, PSTH with prediction, and its receptive field.
 
     Parameters
     ----------
@@ -235,13 +233,12 @@ def plot_neuron_panel(
 
     Examples
     --------
-    >>> import numpy as np
     >>> stim, spikes, strf = np.zeros((8, 50)), np.zeros((4, 50)), np.zeros((8, 9))
     >>> figure, axes = plot_neuron_panel(stim, spikes, np.zeros(50), strf=strf)
     >>> [ax.get_ylabel() for ax in axes]
     ['frequency band', 'repeat', 'response', 'frequency band']
     """
-    data = response_data(stim, response, pred, dt_ms, frequencies_hz)
+    data = _response_data(stim, response, pred, dt_ms, frequencies_hz)
     field = None if strf is None else as_array(strf, "strf")
     if field is not None and (field.ndim != 2 or field.shape[0] != data.spectrogram.shape[0]):
         raise ValueError(
@@ -251,22 +248,94 @@ def plot_neuron_panel(
     if figure is None:
         width, height = SIZES[rows]
         figure = new_figure(figsize or (width + (1.8 if field is not None else 0.0), height))
-    columns = 1 if field is None else 2
-    grid = figure.add_gridspec(
-        rows, columns, height_ratios=HEIGHTS[rows], width_ratios=(1.0,) if field is None else (5.0, 1.0)
-    )
+    columns, widths = (1, (1.0,)) if field is None else (2, (5.0, 1.0))
+    grid = figure.add_gridspec(rows, columns, height_ratios=HEIGHTS[rows], width_ratios=widths)
     panels = [figure.add_subplot(grid[row, 0]) for row in range(rows)]
-    draw_panels(panels, data, "magma", "Greys", response_label, pred is not None, band_label)
+    _draw_panels(panels, data, "magma", "Greys", response_label, band_label)
     left_title(panels[0], title)
     if field is not None:
         # spans two rows, so that its axis label takes no height from the spectrogram's row
         beside = figure.add_subplot(grid[:2, 1], box_aspect=FIELD_ASPECT, anchor="N")
-        limit = symmetric_limit(field)
-        edges = (field.shape[1] * (dt_ms or 1.0), 0.0)
-        scale: dict[str, Any] = {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
-        draw_spectrogram(beside, field, edges, data.frequencies_hz, band_label, **scale)
-        beside.set_xlabel("ms before the response" if dt_ms else "bins before the response")
-        tidy(beside)
+        draw_field(beside, field, data.frequencies_hz, dt_ms, band_label=band_label)
         left_title(beside, "receptive field", LABEL_SIZE)
         panels.append(beside)
     return figure, panels
+
+
+@dataclass(frozen=True)
+class _ResponseData:
+    """One clip and one neuron: spectrogram (F, T), repeats (R, T), PSTH (T,), prediction (T,)."""
+
+    spectrogram: FloatArray
+    repeats: FloatArray
+    psth: FloatArray
+    prediction: FloatArray | None
+    frequencies_hz: FloatArray | None
+    dt_ms: float | None
+
+
+def _response_data(
+    stim: Any, response: Any, pred: Any, dt_ms: float | None, frequencies_hz: Any
+) -> _ResponseData:
+    """Check the shapes against each other."""
+    spectrogram = as_spectrogram(stim, "stim")
+    n_bands, n_bins = spectrogram.shape
+    repeats = as_array(response, "response")
+    if repeats.ndim == 1:
+        repeats = repeats[None]
+    if repeats.ndim != 2 or 0 in repeats.shape:
+        raise ValueError(f"response must have shape (R, T), (1, T) or (T,), got {repeats.shape}")
+    if repeats.shape[1] != n_bins:
+        raise ValueError(
+            f"stim has {n_bins} time bins, response has {repeats.shape[1]}; both must be on one grid of bins"
+        )
+    prediction = None if pred is None else as_series(pred, "pred")
+    if prediction is not None and prediction.size != n_bins:
+        raise ValueError(f"pred must have shape ({n_bins},) like stim and response, got ({prediction.size},)")
+    check_positive(dt_ms, "dt_ms")
+    frequencies = check_frequencies(frequencies_hz, n_bands)
+    return _ResponseData(spectrogram, repeats, mean_over_repeats(repeats), prediction, frequencies, dt_ms)
+
+
+def _draw_panels(
+    axes: list[Axes],
+    data: _ResponseData,
+    spec_cmap: str,
+    raster_cmap: str,
+    response_label: str,
+    band_label: str = BANDS,
+) -> None:
+    """Draw spectrogram, raster (when there are three axes) and PSTH on a shared time axis."""
+    n_bins = data.spectrogram.shape[1]
+    edges, centres = time_edges(n_bins, data.dt_ms), bin_centres(n_bins, data.dt_ms)
+    draw_spectrogram(axes[0], data.spectrogram, edges, data.frequencies_hz, band_label, cmap=spec_cmap)
+    if len(axes) == 3:
+        _draw_raster(axes[1], data.repeats, edges, raster_cmap)
+    legend = data.prediction is not None
+    draw_psth(axes[-1], centres, data.psth, data.prediction, "measured", "predicted", legend)
+    axes[-1].set_ylabel(response_label)
+    time_label(axes[-1], data.dt_ms)
+    for ax in axes:
+        tidy(ax)
+        ax.set_xlim(*edges)
+        if ax is not axes[-1]:
+            ax.tick_params(labelbottom=False)
+
+
+def _draw_raster(ax: Axes, repeats: FloatArray, edges: tuple[float, float], cmap: str) -> None:
+    """Draw repeats (R, T) as rows, the first at the top; bins that were not recorded stay white."""
+    finite = repeats[np.isfinite(repeats)]
+    active = finite[finite > 0]
+    ax.imshow(
+        repeats,
+        origin="upper",
+        aspect="auto",
+        cmap=cmap,
+        vmin=min(0.0, float(finite.min())) if finite.size else 0.0,
+        vmax=float(np.percentile(active, INK_PERCENTILE)) if active.size else 1.0,
+        # "antialiased" averages when bins are narrower than pixels, where "nearest" would drop spikes
+        interpolation="antialiased",
+        extent=(*edges, len(repeats) + 0.5, 0.5),
+    )
+    ax.set_yticks([1, len(repeats)])
+    ax.set_ylabel("repeat")

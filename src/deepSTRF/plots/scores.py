@@ -1,4 +1,4 @@
-"""How a fit went: loss and score per epoch."""
+"""Figures of scores: their distribution, one against another, noise ceilings, and learning curves."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ import numpy as np
 
 from deepSTRF.plots._style import (
     BLUE,
-    GREEN,
     GREY,
     INK,
     LABEL_SIZE,
-    ORANGE,
-    SKY,
     TICK_SIZE,
     VERMILLION,
     FloatArray,
@@ -31,20 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_learning_curve", "plot_noise_ceiling", "plot_score_histogram", "plot_score_scatter"]
-
-# ------------------------------------------------------------------------------
-# Scores of a population: histogram, one model against another, and against the noise ceiling.
-
-
 HISTOGRAM_SIZE = (6.4, 3.0)
 SQUARE_SIZE = (4.2, 4.2)
-#: Room around the outermost dot, as a share of the range.
+PANEL_SIZE = (4.4, 3.0)
+#: Share of the range kept free around the outermost dot.
 MARGIN = 0.05
-
-
-def _n_text(n_shown: int, n_missing: int) -> str:
-    return f"n = {n_shown}" + (f", {n_missing} without a score (NaN)" if n_missing else "")
+#: Prefixes of the keys of learning curves.
+TRAIN, VALIDATION = "train_", "val_"
 
 
 def plot_score_histogram(
@@ -56,14 +46,14 @@ def plot_score_histogram(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw how a score is spread over the neurons, with its mean and median.
+    """Draw the distribution of a score over the neurons, with its mean and median.
 
     Parameters
     ----------
     scores : array (N,)
         One score per neuron. NaN is counted in the legend's title, not drawn.
     xlabel : str
-        What the score is.
+        Name of the score.
     bins : int
         Number of bins.
     title : str, optional
@@ -98,14 +88,9 @@ def plot_score_histogram(
         mean, median = float(valid.mean()), float(np.median(valid))
         ax.axvline(mean, color=VERMILLION, linewidth=1.6, label=f"mean {mean:.3f}")
         ax.axvline(median, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label=f"median {median:.3f}")
+    style: dict[str, Any] = {"frameon": False, "fontsize": TICK_SIZE, "title_fontsize": TICK_SIZE}
     text = _n_text(valid.size, values.size - valid.size)
-    ax.legend(
-        *ax.get_legend_handles_labels(),
-        title=text,
-        frameon=False,
-        fontsize=TICK_SIZE,
-        title_fontsize=TICK_SIZE,
-    )
+    ax.legend(*ax.get_legend_handles_labels(), title=text, **style)
     ax.set_xlabel(xlabel)
     ax.set_ylabel("neurons")
     integer_ticks(ax.yaxis, most=6)
@@ -124,16 +109,16 @@ def plot_score_scatter(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw one score against another, a dot per neuron, on equal axes with the line of equality.
+    """Draw one score against another, one dot per neuron, on equal axes with the line of equality.
 
     Parameters
     ----------
     x, y : array (N,)
         Scores of the same neurons in the same order; a neuron with a NaN in either is counted, not drawn.
     xlabel, ylabel : str
-        What they are.
+        Names of the scores.
     title : str, optional
-        Title; without one it says how many neurons lie above the line.
+        Title; None states how many neurons lie above the line.
     figsize : (float, float), optional
         Inches, for a figure made here.
     ax : matplotlib Axes, optional
@@ -182,14 +167,14 @@ def plot_noise_ceiling(
     figsize: tuple[float, float] | None = None,
     ax: Axes | None = None,
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw each neuron's correlation against the most its noise allows: the gap is unexplained.
+    """Draw each neuron's correlation against its noise ceiling; the distance to the line is unexplained.
 
     Parameters
     ----------
     cc : array (N,)
         Correlation of prediction and PSTH.
     ccmax : array (N,)
-        Noise ceiling: the correlation a perfect model would reach on as many repeats.
+        Noise ceiling: the correlation of a perfect model with the mean of as many repeats.
     ccmax_interval : array (N, 2), optional
         Lower and upper end of the ceiling's confidence interval, drawn as a thin bar.
     title : str, optional
@@ -224,35 +209,33 @@ def plot_noise_ceiling(
         raise ValueError(f"ccmax_interval must have shape ({score.size}, 2), got {interval.shape}")
     figure, ax = own_or_given(ax, figsize or SQUARE_SIZE)
     both = np.isfinite(score) & np.isfinite(ceiling)
+    n_shown = int(both.sum())
     _square(ax, np.concatenate([score[both], ceiling[both]]))
     if interval is not None:
         ax.hlines(score[both], interval[both, 0], interval[both, 1], color=GREY, linewidth=0.8, alpha=0.6)
     ax.scatter(ceiling[both], score[both], s=18, color=BLUE, alpha=0.8, linewidth=0, zorder=3)
     ax.set_xlabel("noise ceiling (highest correlation possible)")
     ax.set_ylabel("correlation with the PSTH")
-    missing = score.size - int(both.sum())
-    left_title(ax, title or _n_text(int(both.sum()), missing), LABEL_SIZE)
+    left_title(ax, title or _n_text(n_shown, score.size - n_shown), LABEL_SIZE)
     tidy(ax)
     return figure, ax
 
 
+def _n_text(n_shown: int, n_missing: int) -> str:
+    """Number of neurons drawn, and of those without a score."""
+    return f"n = {n_shown}" + (f", {n_missing} without a score (NaN)" if n_missing else "")
+
+
 def _square(ax: Axes, values: FloatArray) -> None:
-    """Equal limits on both axes around all values and 0, and the line of equality."""
+    """Set equal limits on both axes around all values and 0, and draw the line of equality."""
     low = min(0.0, float(values.min())) if values.size else 0.0
     high = max(low + 0.1, float(values.max())) if values.size else 1.0
-    room = MARGIN * (high - low)
-    limits = (low - room if low < 0 else low, high + room)
+    margin = MARGIN * (high - low)
+    limits = (low - margin if low < 0 else low, high + margin)
     ax.plot(limits, limits, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
     ax.set_xlim(*limits)
     ax.set_ylim(*limits)
     ax.set_aspect("equal")
-
-
-# ------------------------------------------------------------------------------
-
-PANEL_SIZE = (4.4, 3.0)
-COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, SKY, INK)
-TRAIN, VALIDATION = "train_", "val_"
 
 
 def plot_learning_curve(
@@ -277,7 +260,7 @@ def plot_learning_curve(
     score : str
         The score to draw in the second panel.
     score_label : str
-        Its name in words.
+        Its name on the axis.
     title : str, optional
         Title of the first panel.
     figsize : (float, float), optional
@@ -302,14 +285,24 @@ def plot_learning_curve(
     >>> [ax.get_ylabel() for ax in axes], axes[0].get_xlabel()
     (['loss', 'noise-corrected correlation'], 'epoch')
     """
-    seeds = _as_seeds(curves)
-    panels = [(key, label) for key, label in (("loss", "loss"), (score, score_label)) if _known(seeds, key)]
+    given = [curves] if isinstance(curves, Mapping) else list(curves)
+    if not given or not all(given):
+        raise ValueError("curves is empty; pass what Fitter.fit() returned, as one series per key")
+    seeds = [{key: as_series(values, key) for key, values in seed.items()} for seed in given]
+    known = {key for seed in seeds for key in seed}
+    panels = [
+        (key, label)
+        for key, label in (("loss", "loss"), (score, score_label))
+        if known & {TRAIN + key, VALIDATION + key}
+    ]
     if not panels:
         raise ValueError(
             f"curves has none of train_loss, val_loss, train_{score}, val_{score}; "
             f"its keys are {sorted(seeds[0])}"
         )
-    _check_best_epoch(best_epoch, seeds)
+    longest = max(series.size for seed in seeds for series in seed.values())
+    if best_epoch is not None and not 0 <= best_epoch < longest:
+        raise ValueError(f"best_epoch must be a 0-based epoch below {longest}, got {best_epoch}")
     if figure is None:
         figure = new_figure(figsize or (PANEL_SIZE[0] * len(panels), PANEL_SIZE[1]))
     axes: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False)[0])
@@ -327,25 +320,8 @@ def plot_learning_curve(
     return figure, axes
 
 
-def _as_seeds(curves: Any) -> list[dict[str, FloatArray]]:
-    seeds = [curves] if isinstance(curves, Mapping) else list(curves)
-    if not seeds or not all(seeds):
-        raise ValueError("curves is empty; pass what Fitter.fit() returned, as one series per key")
-    return [{key: as_series(values, key) for key, values in seed.items()} for seed in seeds]
-
-
-def _known(seeds: list[dict[str, FloatArray]], key: str) -> bool:
-    return any(prefix + key in seed for seed in seeds for prefix in (TRAIN, VALIDATION))
-
-
-def _check_best_epoch(best_epoch: int | None, seeds: list[dict[str, FloatArray]]) -> None:
-    longest = max(series.size for seed in seeds for series in seed.values())
-    if best_epoch is not None and not 0 <= best_epoch < longest:
-        raise ValueError(f"best_epoch must be a 0-based epoch below {longest}, got {best_epoch}")
-
-
 def _draw_curve(ax: Axes, series: list[FloatArray], colour: str, name: str) -> None:
-    """One line for one seed; thin lines and their mean (over the seeds still running) for several."""
+    """Draw one line for one seed; thin lines and their mean, as far as all seeds run, for several."""
     if not series:
         return
     if len(series) == 1:
@@ -355,7 +331,7 @@ def _draw_curve(ax: Axes, series: list[FloatArray], colour: str, name: str) -> N
         return
     for one in series:
         ax.plot(np.arange(1, one.size + 1), one, color=colour, linewidth=0.7, alpha=0.4)
-    shared = min(one.size for one in series)  # beyond it the mean would be over fewer seeds each epoch
+    shared = min(one.size for one in series)
     mean = np.mean([one[:shared] for one in series], axis=0)
     ax.plot(
         np.arange(1, shared + 1), mean, color=colour, linewidth=1.8, label=f"{name}, mean of {len(series)}"

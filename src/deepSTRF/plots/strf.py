@@ -1,4 +1,4 @@
-"""A receptive field that is itself a waveform: all of it, and its last stretch."""
+"""Figures of receptive fields: maps, confidence bands, modulation transfer, and fields in the waveform."""
 
 from __future__ import annotations
 
@@ -16,20 +16,25 @@ from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
     TICK_SIZE,
-    TITLE_SIZE,
     VERMILLION,
     FloatArray,
     as_array,
+    as_ascending,
     as_series,
     check_columns,
     check_frequencies,
     check_positive,
     check_titles,
-    draw_spectrogram,
+    draw_field,
+    figure_title,
     frequency_axis,
+    lag_edges,
+    lag_label,
     left_title,
     new_figure,
+    panel_grid,
     symmetric_limit,
+    tick_text,
     tidy,
 )
 
@@ -37,15 +42,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["plot_modulation_transfer", "plot_strf_confidence", "plot_strf_grid", "plot_waveform_field"]
-
-# ------------------------------------------------------------------------------
-# Receptive fields as a grid of panels: frequency in kHz against milliseconds before the response.
-
-
-PANEL_INCHES = (1.9, 1.65)
+FIELD_INCHES = (1.9, 1.65)
+CONFIDENCE_SIZE = (9.6, 3.1)
+MODULATION_INCHES = (2.3, 2.1)
+WAVEFORM_SIZE = (9.0, 2.9)
+#: Height of one more row for the sound.
+SOUND_INCHES = 1.7
 #: Characters of the title type that fit above a panel.
 TITLE_CHARACTERS = 22
+#: Weights whose band holds zero are drawn at this share of their colour.
+UNSURE_ALPHA = 0.3
+#: Ticks of the narrow panel, whose labels have many digits.
+MOST_WEIGHTS = 3
+#: A line of more points is drawn as the range within each of half as many steps, like an oscilloscope's: it
+#: looks the same, and keeps a five-second sound at 48 kHz out of the figure's file.
+MOST_POINTS = 3000
+#: The enlarged part holds this many times the field's duration.
+MARGIN = 1.3
 
 
 def plot_strf_grid(
@@ -62,7 +75,7 @@ def plot_strf_grid(
     band_label: str = BANDS,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
-    """Draw receptive fields, red where sound excites and blue where it suppresses.
+    """Draw receptive fields in panels, red where sound excites and blue where it suppresses.
 
     The last column of a receptive field is the current bin. It is drawn at the right, where the axis reads 0;
     the column of lag k spans k*dt_ms to (k+1)*dt_ms before the end of the response bin.
@@ -88,7 +101,7 @@ def plot_strf_grid(
     frequencies_hz : array (F,), optional
         Centre frequency of every band in Hz; without it bands are numbered.
     band_label : str
-        What the rows are where they have no frequencies: "channel" for a learned latent, say.
+        Label of rows that have no frequencies, e.g. "channel" for a learned output.
     figure : matplotlib Figure or SubFigure, optional
         Draw here (its layout is left alone), for instance ``plt.figure(layout="constrained")``.
 
@@ -103,45 +116,46 @@ def plot_strf_grid(
 
     Examples
     --------
-    >>> import numpy as np
     >>> strf = np.zeros((34, 9)); strf[20, 6] = 1.0
     >>> figure, (panel,) = plot_strf_grid([strf], titles=["neuron 0"], dt_ms=5.0)
     >>> [float(edge) for edge in panel.get_xlim()], panel.get_xlabel()
     ([45.0, 0.0], 'ms before the response')
     """
     fields = _stack_fields(strfs)
-    n_fields, n_bands, n_lags = fields.shape
+    n_fields, n_bands, _ = fields.shape
     check_titles(titles, n_fields)
     check_positive(dt_ms, "dt_ms")
     frequencies = check_frequencies(frequencies_hz, n_bands)
     columns = check_columns(ncols, n_fields)
-    rows = math.ceil(n_fields / columns)
     if figure is None:
-        figure = new_figure(figsize or _grid_size(rows, columns, suptitle is not None))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    shared_limit = symmetric_limit(fields)
-    axes: list[Axes] = []
-    for panel, ax in enumerate(grid.flat):
-        if panel >= n_fields:
-            ax.set_visible(False)
-            continue
-        limit = shared_limit if shared_clim else symmetric_limit(fields[panel])
-        edges = (n_lags * (dt_ms or 1.0), 0.0)
-        shown = draw_spectrogram(
-            ax, fields[panel], edges, frequencies, band_label, cmap=cmap, vmin=-limit, vmax=limit
+        width, height = FIELD_INCHES
+        rows = math.ceil(n_fields / columns)
+        size = (max(width * columns + 0.6, 3.2), height * rows + 0.6 + 0.3 * (suptitle is not None))
+        figure = new_figure(figsize or size)
+    axes = panel_grid(figure, n_fields, columns)
+    limit = symmetric_limit(fields) if shared_clim else None
+    for panel, ax in enumerate(axes):
+        shown = draw_field(
+            ax, fields[panel], frequencies, dt_ms, limit=limit, band_label=band_label, cmap=cmap
         )
-        ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
-        left_title(ax, _wrapped(titles[panel]) if titles is not None else None, LABEL_SIZE)
-        _only_outer_labels(ax, panel, columns, n_fields)
-        axes.append(ax)
+        # long titles break into lines as wide as the panel
+        left_title(ax, textwrap.fill(str(titles[panel]), TITLE_CHARACTERS) if titles else None, LABEL_SIZE)
+        ax.xaxis.label.set_fontsize(TICK_SIZE)
+        # labels and ticks only where no other panel below or to the left has them (ticks cost time)
+        if panel % columns:
+            ax.set_ylabel("")
+            ax.set_yticks([])
+        if panel + columns < n_fields:
+            ax.set_xlabel("")
+            ax.set_xticks([])
     if shared_clim:
         figure.colorbar(shown, ax=axes, shrink=0.8, label="weight")
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    figure_title(figure, suptitle)
     return figure, axes
 
 
 def _stack_fields(strfs: Any) -> FloatArray:
+    """Receptive fields (K, F, T) of one shape."""
     if isinstance(strfs, list | tuple):
         shapes = {tuple(np.shape(as_array(field, "strfs"))) for field in strfs}
         if len(shapes) > 1:
@@ -155,39 +169,6 @@ def _stack_fields(strfs: Any) -> FloatArray:
             "one receptive field is drawn by plot_strf_grid([strf])"
         )
     return fields
-
-
-def _wrapped(title: str) -> str:
-    """Break a long title into lines as wide as its panel, so that neighbours do not run into each other."""
-    return textwrap.fill(str(title), TITLE_CHARACTERS)
-
-
-def _grid_size(rows: int, columns: int, has_suptitle: bool) -> tuple[float, float]:
-    width, height = PANEL_INCHES
-    return max(width * columns + 0.6, 3.2), height * rows + 0.6 + 0.3 * has_suptitle
-
-
-def _only_outer_labels(ax: Axes, panel: int, columns: int, n_panels: int) -> None:
-    """Keep labels and ticks where no other panel below or to the left carries them (ticks cost time)."""
-    tidy(ax)
-    ax.xaxis.label.set_fontsize(TICK_SIZE)
-    if panel % columns:
-        ax.set_ylabel("")
-        ax.set_yticks([])
-    if panel + columns < n_panels:
-        ax.set_xlabel("")
-        ax.set_xticks([])
-
-
-# ------------------------------------------------------------------------------
-# How sure an STRF is: its band of confidence along frequency and along time.
-
-
-FIGSIZE = (9.6, 3.1)
-#: Weights whose band holds zero are drawn at this share of their ink.
-UNSURE_ALPHA = 0.3
-#: Ticks of the narrow panel, whose labels have many digits.
-MOST_WEIGHTS = 3
 
 
 def plot_strf_confidence(
@@ -205,8 +186,8 @@ def plot_strf_confidence(
     """Draw one STRF with its confidence band: the map, and the profiles through its peak.
 
     In the map, weights whose band holds zero are pale. The profiles run through the largest weight, over
-    frequency and over time, with the band shaded. The band is pointwise: of 100 weights that are nothing, a
-    95% band leaves out zero for five.
+    frequency and over time, with the band shaded. The band is pointwise: of 100 weights that are truly zero,
+    a 95% band excludes zero for about five.
 
     Parameters
     ----------
@@ -253,65 +234,43 @@ def plot_strf_confidence(
     n_bands, n_lags = field.shape
     frequencies = check_frequencies(frequencies_hz, n_bands)
     if figure is None:
-        figure = new_figure(figsize or FIGSIZE)
+        figure = new_figure(figsize or CONFIDENCE_SIZE)
     axes: list[Axes] = list(figure.subplots(1, 3, width_ratios=(1.0, 1.1, 0.8)))
-    step = dt_ms or 1.0
-    _draw_map(axes[0], field, (bottom, top), n_lags * step, frequencies, cmap)
+    whole, over_time, over_bands = axes
+
+    sure, has_band = (bottom > 0) | (top < 0), bool(np.isfinite(bottom).any())
+    alpha = np.where(sure | (not has_band), 1.0, UNSURE_ALPHA)
+    draw_field(whole, field, frequencies, dt_ms, cmap=cmap, alpha=alpha)
+    known = f"{int(np.sum(sure))} of {field.size} weights are sure" if has_band else "no band: too few clips"
+    left_title(whole, known, LABEL_SIZE)
+
     band, lag = np.unravel_index(int(np.nanargmax(np.abs(np.nan_to_num(field)))), field.shape)
+    step = dt_ms or 1.0
     ages = (np.arange(n_lags, 0, -1, dtype=np.float64) - 0.5) * step
-    _draw_profiles(axes, maps, int(band), int(lag), ages)
-    frequency_axis(axes[2], n_bands, frequencies)
-    for ax in axes[:2]:
-        ax.set_xlim(n_lags * step, 0.0)
-        ax.set_xlabel("ms before the response" if dt_ms else "bins before the response")
-    axes[2].locator_params(axis="x", nbins=MOST_WEIGHTS)
-    axes[1].set_ylabel("weight")
-    axes[2].set_xlabel("weight")
+    over_time.fill_between(ages, bottom[band], top[band], color=BLUE, alpha=0.25, linewidth=0)
+    over_time.plot(ages, field[band], color=BLUE, linewidth=1.4)
+    over_time.axhline(0.0, color=INK, linewidth=0.5)
+    over_time.set_xlim(*lag_edges(n_lags, dt_ms))
+    over_time.set_ylabel("weight")
+    lag_label(over_time, dt_ms)
     at = f"{frequencies[band] / 1000:.3g} kHz" if frequencies is not None else f"band {band}"
-    left_title(axes[1], f"at {at}", LABEL_SIZE)
+    left_title(over_time, f"at {at}", LABEL_SIZE)
+
+    bands = np.arange(n_bands)
+    over_bands.fill_betweenx(bands, bottom[:, lag], top[:, lag], color=BLUE, alpha=0.25, linewidth=0)
+    over_bands.plot(field[:, lag], bands, color=BLUE, linewidth=1.4)
+    over_bands.axvline(0.0, color=INK, linewidth=0.5)
+    over_bands.set_ylim(-0.5, n_bands - 0.5)
+    frequency_axis(over_bands, n_bands, frequencies)
+    over_bands.locator_params(axis="x", nbins=MOST_WEIGHTS)
+    over_bands.set_xlabel("weight")
     back = n_lags - 1 - lag  # a column spans a whole bin
     span = f"{back * step:g} to {(back + 1) * step:g} ms back" if dt_ms else f"at lag {back}"
-    left_title(axes[2], span, LABEL_SIZE)
+    left_title(over_bands, span, LABEL_SIZE)
     for ax in axes:
         tidy(ax)
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    figure_title(figure, suptitle)
     return figure, axes
-
-
-def _draw_map(
-    ax: Axes,
-    field: FloatArray,
-    band: tuple[FloatArray, FloatArray],
-    oldest: float,
-    frequencies: FloatArray | None,
-    cmap: str,
-) -> None:
-    limit = symmetric_limit(field)
-    sure, has_band = (band[0] > 0) | (band[1] < 0), bool(np.isfinite(band[0]).any())
-    alpha = np.where(sure | (not has_band), 1.0, UNSURE_ALPHA)
-    draw_spectrogram(ax, field, (oldest, 0.0), frequencies, cmap=cmap, vmin=-limit, vmax=limit, alpha=alpha)
-    known = f"{int(np.sum(sure))} of {field.size} weights are sure"
-    known = known if has_band else "no band: too few clips"
-    left_title(ax, known, LABEL_SIZE)
-
-
-def _draw_profiles(axes: list[Axes], maps: list[FloatArray], band: int, lag: int, ages: FloatArray) -> None:
-    (estimate, low, high), bands = maps, np.arange(len(maps[0]))
-    axes[1].fill_between(ages, low[band], high[band], color=BLUE, alpha=0.25, linewidth=0)
-    axes[1].plot(ages, estimate[band], color=BLUE, linewidth=1.4)
-    axes[2].fill_betweenx(bands, low[:, lag], high[:, lag], color=BLUE, alpha=0.25, linewidth=0)
-    axes[2].plot(estimate[:, lag], bands, color=BLUE, linewidth=1.4)
-    axes[1].axhline(0.0, color=INK, linewidth=0.5)
-    axes[2].axvline(0.0, color=INK, linewidth=0.5)
-    axes[2].set_ylim(-0.5, len(bands) - 0.5)
-
-
-# ------------------------------------------------------------------------------
-# Modulation transfer functions: which ripples a receptive field lets through.
-
-
-MODULATION_PANEL_INCHES = (2.3, 2.1)
 
 
 def plot_modulation_transfer(
@@ -333,7 +292,7 @@ def plot_modulation_transfer(
     Parameters
     ----------
     power : array (K, S, R) or (S, R)
-        From `deepSTRF.interpret.modulation_transfer`, or squared amplitudes of `ripple_responses`.
+        Of `deepSTRF.interpret.modulation_transfer`, or squared amplitudes of `ripple_responses`.
     rates_hz : array (R,)
         Ascending; positive rates move up in frequency.
     scales_cyc_oct : array (S,)
@@ -371,41 +330,33 @@ def plot_modulation_transfer(
     >>> panel.get_xlabel(), panel.get_ylabel(), [float(edge) for edge in panel.get_xlim()]
     ('rate (Hz)', 'scale (cycles/octave)', [-25.0, 25.0])
     """
-    rates, scales = as_series(rates_hz, "rates_hz"), as_series(scales_cyc_oct, "scales_cyc_oct")
+    rates, scales = as_ascending(rates_hz, "rates_hz"), as_ascending(scales_cyc_oct, "scales_cyc_oct")
     magnitude = _magnitudes(power, scales.size, rates.size)
     check_titles(titles, len(magnitude))
-    _check_ascending(rates, "rates_hz")
-    _check_ascending(scales, "scales_cyc_oct")
     columns = check_columns(ncols, len(magnitude))
     check_positive(max_rate_hz, "max_rate_hz")
-    rows = math.ceil(len(magnitude) / columns)
     if figure is None:
-        width, height = MODULATION_PANEL_INCHES
-        figure = new_figure(figsize or (max(3.2, width * columns + 0.6), height * rows + 0.4))
-    grid = figure.subplots(rows, columns, squeeze=False)
-    top = float(magnitude.max()) or 1.0
-    axes: list[Axes] = []
-    for panel, ax in enumerate(grid.flat):
-        if panel >= len(magnitude):
-            ax.set_visible(False)
-            continue
-        highest = top if shared_clim else float(magnitude[panel].max()) or 1.0
-        shown = _draw(ax, magnitude[panel], rates, scales, max_rate_hz, {"cmap": cmap, "vmax": highest})
+        width, height = MODULATION_INCHES
+        size = (max(3.2, width * columns + 0.6), height * math.ceil(len(magnitude) / columns) + 0.4)
+        figure = new_figure(figsize or size)
+    axes = panel_grid(figure, len(magnitude), columns)
+    for panel, ax in enumerate(axes):
+        highest = float((magnitude if shared_clim else magnitude[panel]).max()) or 1.0
+        shown = _draw_modulation(ax, magnitude[panel], rates, scales, max_rate_hz, cmap=cmap, vmax=highest)
         ax.set_xlabel("rate (Hz)" if panel + columns >= len(magnitude) else "")
         ax.set_ylabel("" if panel % columns else "scale (cycles/octave)")
         ax.tick_params(labelleft=panel % columns == 0)
         left_title(ax, titles[panel] if titles is not None else None, LABEL_SIZE)
         tidy(ax)
-        axes.append(ax)
     if shared_clim:
         bar = figure.colorbar(shown, ax=axes, shrink=0.85)
         bar.set_label("magnitude", fontsize=TICK_SIZE)
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
+    figure_title(figure, suptitle)
     return figure, axes
 
 
 def _magnitudes(power: Any, n_scales: int, n_rates: int) -> FloatArray:
+    """Magnitudes (K, S, R): square roots of the power."""
     values = as_array(power, "power")
     values = values[None] if values.ndim == 2 else values
     if values.ndim != 3 or values.shape[1:] != (n_scales, n_rates) or not len(values):
@@ -417,28 +368,24 @@ def _magnitudes(power: Any, n_scales: int, n_rates: int) -> FloatArray:
     return np.asarray(np.sqrt(values))
 
 
-def _draw(
+def _draw_modulation(
     ax: Axes,
     image: FloatArray,
     rates: FloatArray,
     scales: FloatArray,
     max_rate_hz: float | None,
-    colours: dict[str, Any],
+    **colours: Any,
 ) -> Any:
-    """Draw one panel; places that are not evenly spaced, as those of played ripples, get equal cells."""
+    """Draw one panel (S, R); unevenly spaced rates or scales, as of ripples, get equal cells."""
     if max_rate_hz is not None and not _even(rates):
         kept = np.abs(rates) <= max_rate_hz
         image, rates = image[:, kept], rates[kept]
     x_edges, y_edges = _edges(rates), _edges(scales)
-    shown = ax.imshow(
-        image, origin="lower", aspect="auto", interpolation="nearest", extent=(*x_edges, *y_edges), vmin=0.0,
-        **colours,
-    )  # fmt: skip
+    place: dict[str, Any] = {"origin": "lower", "aspect": "auto", "extent": (*x_edges, *y_edges)}
+    shown = ax.imshow(image, interpolation="nearest", vmin=0.0, **place, **colours)
     for values, set_ticks in ((rates, ax.set_xticks), (scales, ax.set_yticks)):
         if not _even(values):
-            set_ticks(
-                np.arange(values.size), [f"{value:g}".replace("-", "\N{MINUS SIGN}") for value in values]
-            )
+            set_ticks(np.arange(values.size), [tick_text(value) for value in values])
     ax.axvline(0.0 if _even(rates) else float((rates < 0).sum()) - 0.5, color=GREY, linewidth=0.6)
     if max_rate_hz is not None and _even(rates):
         ax.set_xlim(max(-max_rate_hz, x_edges[0]), min(max_rate_hz, x_edges[1]))
@@ -448,33 +395,17 @@ def _draw(
 
 
 def _even(values: FloatArray) -> bool:
+    """Whether values are evenly spaced."""
     steps = np.diff(values)
     return values.size > 1 and bool(np.allclose(steps, steps[0], rtol=1e-3))
 
 
 def _edges(centres: FloatArray) -> tuple[float, float]:
-    """Outer edges of the first and the last cell; of cells that count, where values are not evenly spaced."""
+    """Outer edges of the first and the last cell; cells are numbered where values are not evenly spaced."""
     if not _even(centres):
         return -0.5, centres.size - 0.5
     half = 0.5 * float(centres[1] - centres[0])
     return float(centres[0]) - half, float(centres[-1]) + half
-
-
-def _check_ascending(values: FloatArray, name: str) -> None:
-    if not np.isfinite(values).all() or (np.diff(values) <= 0).any():
-        raise ValueError(f"{name} must be ascending finite values, got {values}")
-
-
-# ------------------------------------------------------------------------------
-
-WAVEFORM_FIGSIZE = (9.0, 2.9)
-#: Height of one more row for the sound.
-SOUND_INCHES = 1.7
-#: A line of more points than this is drawn as the range within each of half as many steps, like an
-#: oscilloscope's: it looks the same, and keeps a five-second sound at 48 kHz out of the figure's file.
-MOST_POINTS = 3000
-#: The last stretch holds this many times the field's duration.
-MARGIN = 1.3
 
 
 def plot_waveform_field(
@@ -488,7 +419,7 @@ def plot_waveform_field(
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
-    """Draw a receptive field in the waveform, in ms before the response: all of it, and its last stretch.
+    """Draw a receptive field in the waveform, in ms before the response: the whole, and its most recent part.
 
     Parameters
     ----------
@@ -497,12 +428,12 @@ def plot_waveform_field(
     audio_fs : float
         Samples per second.
     duration_ms : float, optional
-        How far back the field reaches (`deepSTRF.interpret.rf_duration_ms`); it is shaded.
+        Duration of the field (`deepSTRF.interpret.rf_duration_ms`); it is shaded.
     zoom_ms : float, optional
-        Length of the last stretch; None is 1.3 times ``duration_ms`` where that is at most half of the whole,
-        else a tenth of the whole.
+        Length of the most recent part; None is 1.3 times ``duration_ms`` where that is at most half of the
+        whole, else a tenth of the whole.
     stim : array (T_audio,), optional
-        The sound in the same stretch, drawn below.
+        The sound before the same response, drawn below.
     suptitle : str, optional
         Title of the figure.
     figsize : (float, float), optional
@@ -522,7 +453,6 @@ def plot_waveform_field(
 
     Examples
     --------
-    >>> import numpy as np
     >>> field = np.concatenate([np.zeros(4000), np.hanning(800)])
     >>> figure, axes = plot_waveform_field(field, audio_fs=16000, duration_ms=45.0)
     >>> [[float(edge) for edge in ax.get_xlim()] for ax in axes]
@@ -539,50 +469,53 @@ def plot_waveform_field(
             f"stim has {sound.size} samples, gradmap {field.size}; pass the same stretch of both"
         )
     whole_ms = 1000.0 * field.size / audio_fs
-    zoom = min(whole_ms, zoom_ms or _zoom(whole_ms, duration_ms))
+    if zoom_ms is None:
+        # the field where it is a small part of the whole, else a part in which single cycles are visible
+        field_ms = MARGIN * duration_ms if duration_ms else whole_ms
+        zoom_ms = field_ms if field_ms <= 0.5 * whole_ms else 0.1 * whole_ms
+    zoom_ms = min(whole_ms, zoom_ms)
     rows = 1 if sound is None else 2
     if figure is None:
-        figure = new_figure(figsize or (WAVEFORM_FIGSIZE[0], WAVEFORM_FIGSIZE[1] + SOUND_INCHES * (rows - 1)))
+        figure = new_figure(figsize or (WAVEFORM_SIZE[0], WAVEFORM_SIZE[1] + SOUND_INCHES * (rows - 1)))
     grid = figure.subplots(rows, 2, squeeze=False, sharex="col")
     series = ((field, VERMILLION, "gradient"), (sound, BLUE, "sound"))
     for row, (values, colour, label) in zip(grid, series, strict=False):
         if values is not None:
-            _draw_row(row, values, audio_fs, (whole_ms, zoom), colour, label, duration_ms)
+            _draw_row(row, values, audio_fs, (whole_ms, zoom_ms), colour, duration_ms)
+            row[0].set_ylabel(label)
     shaded = f" (shaded: {_duration(duration_ms)})" if duration_ms else ""
     left_title(grid[0, 0], f"receptive field{shaded}")
-    left_title(grid[0, 1], f"its last {_duration(zoom)}")
+    left_title(grid[0, 1], f"its last {_duration(zoom_ms)}")
     for ax in grid[-1]:
         ax.set_xlabel("ms before the end of the response bin")
-    if suptitle:
-        figure.suptitle(suptitle, fontsize=TITLE_SIZE + 1)
-    return figure, [ax for row in grid for ax in row]
+    figure_title(figure, suptitle)
+    return figure, list(grid.flat)
 
 
 def _draw_row(
     row: Any,
     values: FloatArray,
     audio_fs: float,
-    reaches_ms: tuple[float, float],
+    spans_ms: tuple[float, float],
     colour: str,
-    label: str,
     duration_ms: float | None,
 ) -> None:
+    """Draw a series (T_audio,) twice, over two time spans, its last ``duration_ms`` shaded."""
     limit = 1.08 * symmetric_limit(values)
-    for ax, reach_ms in zip(row, reaches_ms, strict=True):
+    for ax, span_ms in zip(row, spans_ms, strict=True):
         if duration_ms:
-            ax.axvspan(min(duration_ms, reach_ms), 0.0, color=GREY, alpha=0.18, linewidth=0)
-        _draw_line(ax, values, audio_fs, reach_ms, colour)
+            ax.axvspan(min(duration_ms, span_ms), 0.0, color=GREY, alpha=0.18, linewidth=0)
+        _draw_line(ax, values, audio_fs, span_ms, colour)
         ax.axhline(0.0, color=INK, linewidth=0.5)
-        ax.set_xlim(reach_ms, 0.0)
+        ax.set_xlim(span_ms, 0.0)
         ax.set_ylim(-limit, limit)
         tidy(ax)
-    row[0].set_ylabel(label)
     row[1].tick_params(labelleft=False)
 
 
-def _draw_line(ax: Axes, values: FloatArray, audio_fs: float, reach_ms: float, colour: str) -> None:
-    """Draw the last stretch of a series, sample by sample or as the range within small steps."""
-    shown = values[-max(2, round(reach_ms * audio_fs / 1000.0)) :]
+def _draw_line(ax: Axes, values: FloatArray, audio_fs: float, span_ms: float, colour: str) -> None:
+    """Draw the end of a series, sample by sample or as the range within small steps."""
+    shown = values[-max(2, round(span_ms * audio_fs / 1000.0)) :]
     # the middle of each sample, counted back from the end of the last one
     ages_ms = (np.arange(shown.size, 0, -1) - 0.5) * 1000.0 / audio_fs
     if shown.size <= MOST_POINTS:
@@ -591,12 +524,6 @@ def _draw_line(ax: Axes, values: FloatArray, audio_fs: float, reach_ms: float, c
     starts = np.linspace(0, shown.size, MOST_POINTS // 2, endpoint=False).astype(int)
     low, high = np.minimum.reduceat(shown, starts), np.maximum.reduceat(shown, starts)
     ax.fill_between(ages_ms[starts], low, high, color=colour, linewidth=0.3)
-
-
-def _zoom(whole_ms: float, duration_ms: float | None) -> float:
-    """The whole field where it is a small part of the sound, else a stretch in which single waves show."""
-    field_ms = MARGIN * duration_ms if duration_ms else whole_ms
-    return field_ms if field_ms <= 0.5 * whole_ms else 0.1 * whole_ms
 
 
 def _duration(milliseconds: float) -> str:
