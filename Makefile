@@ -49,6 +49,7 @@ types: $(VENV)/.dev
 
 rules: $(VENV)/.dev
 	$(BIN)/python tools/house_rules.py
+	$(BIN)/python tools/docs_tables.py --check
 
 # Two workers of one thread each: torch's own threads would fight over the cores.
 unit: $(VENV)/.dev

@@ -1,0 +1,82 @@
+"""Tables of registered names in the documentation: `python tools/docs_tables.py [--check] [PAGE ...]`.
+
+Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry: names,
+class or function, first line of its docstring. Without ``--check`` the rows are written; with it, pages that
+differ from the registries are named and the exit status is 1. All pages of docs/ are the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from deepSTRF import registry
+from deepSTRF.registry import Registry
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+#: Name of a table -> registry.
+TABLES: dict[str, Registry[Any]] = {
+    "models": registry.MODELS,
+    "closed-form fits": registry.SOLVERS,
+    "front-ends": registry.WAV2SPEC,
+    "backbones": registry.BACKBONES,
+    "prefilters": registry.PREFILTERS,
+    "kernels": registry.KERNELS,
+    "activations": registry.ACTIVATIONS,
+    "datasets": registry.DATASETS,
+    "losses": registry.LOSSES,
+    "metrics": registry.METRICS,
+}
+MARKED = re.compile(r"(<!-- table: (?P<name>[\w -]+?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
+
+
+def table(entries: Registry[Any]) -> str:
+    """Markdown rows of a registry; names of one and the same entry share a row."""
+    names: dict[int, list[str]] = {}
+    for name, entry in entries.items():
+        names.setdefault(id(entry), []).append(name)
+    rows = ["| name | built by | what it is |", "|---|---|---|"]
+    for shared in names.values():
+        entry = entries.get(shared[0])
+        summary = (inspect.getdoc(entry) or "").split("\n")[0].replace("``", "`").replace("|", "\\|")
+        rows.append(f"| {', '.join(f'`{name}`' for name in shared)} | `{entry.__name__}` | {summary} |")
+    return "\n".join(rows) + "\n"
+
+
+def filled(text: str) -> str:
+    """The text of a page with every marked table written anew."""
+
+    def rows(found: re.Match[str]) -> str:
+        if found["name"] not in TABLES:
+            raise ValueError(f"unknown table {found['name']!r}; legal names: {', '.join(TABLES)}")
+        return found[1] + table(TABLES[found["name"]]) + found[3]
+
+    return MARKED.sub(rows, text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--check", action="store_true", help="compare, write nothing")
+    parser.add_argument("pages", nargs="*", type=Path, help="Markdown files (default: all of docs/)")
+    given = parser.parse_args()
+    stale = []
+    for page in given.pages or sorted(DOCS.glob("**/*.md")):
+        text = page.read_text(encoding="utf-8")
+        wanted = filled(text)
+        if wanted != text:
+            stale.append(page)
+            if not given.check:
+                page.write_text(wanted, encoding="utf-8")
+    for page in stale:
+        print(f"{page}: {'differs from the registries' if given.check else 'written'}")
+    if stale and given.check:
+        print("write the tables: python tools/docs_tables.py")
+    return 1 if stale and given.check else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
