@@ -1,8 +1,8 @@
 """Tables of registered names in the documentation: `python tools/docs_tables.py [--check] [PAGE ...]`.
 
-Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry: names,
-class or function, first line of its docstring. Without ``--check`` the rows are written; with it, pages that
-differ from the registries are named and the exit status is 1. All pages of docs/ are the default.
+Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry:
+names, class or function, first line of its docstring. Without ``--check`` the rows are written; with it,
+pages that differ from the registries are named and the exit status is 1. All pages of docs/ are the default.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import ExperimentConfig, parse_options, parse_seeds
 from deepSTRF.experiments.run import evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import Run
-from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC, Registry
+from deepSTRF.registry import BACKBONES, DATASETS, KERNELS, MODELS, PREFILTERS, SOLVERS, WAV2SPEC, Registry
 from deepSTRF.report import explain_run, write_report
 from deepSTRF.report.explain import choose_neurons
 from deepSTRF.report.explanation import Explanation
@@ -51,13 +51,19 @@ def list_datasets() -> None:
 
 
 def list_models() -> None:
-    """Print every registered model, fit in closed form and front-end with its options."""
+    """Print every registered model, fit in closed form and part of a model with its options."""
     console = stdout_console()
     _list(console, "Models", MODELS)
     console.print()
     _list(console, "Fits in closed form (a name for --model)", SOLVERS)
     console.print()
     _list(console, "Front-ends (waveform to spectrogram)", WAV2SPEC)
+    console.print()
+    _list(console, "Prefilters (model option prefiltering)", PREFILTERS, ("n_frequency_bands",))
+    console.print()
+    _list(console, "Kernels of receptive fields (model option kernel)", KERNELS, ("F", "T", "C_in", "C_out"))
+    console.print()
+    _list(console, "Backbones (statenet option rnn_type)", BACKBONES, ("input_size", "hidden_size"))
     console.print("\nUse them:    deepstrf fit --model NAME --model-option KEY=VALUE --wav2spec NAME")
 
 
@@ -77,8 +83,8 @@ def one_line(cls: Callable[..., Any]) -> str:
     return " ".join(paragraph.split())
 
 
-def options_text(cls: Callable[..., Any]) -> str:
-    """Return the options of a class as ``name=default`` words.
+def options_text(cls: Callable[..., Any], hidden: Sequence[str] = ()) -> str:
+    """Return the options of a class as ``name=default`` words, without the hidden ones.
 
     Examples
     --------
@@ -88,7 +94,7 @@ def options_text(cls: Callable[..., Any]) -> str:
     """
     parameters = inspect.signature(cls).parameters
     words = []
-    for name in option_names(cls):
+    for name in (name for name in option_names(cls) if name not in hidden):
         default = parameters[name].default
         words.append(name if default is inspect.Parameter.empty else f"{name}={_plain(default)}")
     return ", ".join(words)
@@ -100,12 +106,12 @@ def _plain(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _list(console: Console, title: str, registry: Registry[Any]) -> None:
+def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequence[str] = ()) -> None:
     console.print(f"[bold]{title}[/]")
     for name, cls in registry.items():
         console.print(f"\n  [bold cyan]{name}[/]")
         console.print(Padding(one_line(cls), (0, 0, 0, INDENT)), markup=False)
-        console.print(Padding(f"[dim]options: {options_text(cls)}[/]", (0, 0, 0, INDENT)))
+        console.print(Padding(f"[dim]options: {options_text(cls, hidden)}[/]", (0, 0, 0, INDENT)))
 
 
 # ------------------------------------------------------------------------------
