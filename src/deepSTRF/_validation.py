@@ -7,7 +7,9 @@ import numbers
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -15,6 +17,7 @@ from deepSTRF.protocols import DatasetLike
 
 __all__ = [
     "NeuronSelection",
+    "as_numbers",
     "check_choice",
     "check_count",
     "check_device",
@@ -29,6 +32,7 @@ __all__ = [
     "check_positive_int",
     "check_positive_number",
     "check_precision",
+    "check_share",
     "check_tensor",
     "check_trainable",
     "first_names",
@@ -61,6 +65,31 @@ def check_positive_number(name: str, value: object) -> float:
     if not math.isfinite(number) or number <= 0:
         raise ValueError(f"{name} must be a finite number above 0, got {number}")
     return number
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return a number above 0 and at most 1."""
+    if not 0.0 < value <= 1.0:
+        raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}")
+    return float(value)
+
+
+def as_numbers(values: Any, name: str = "values") -> NDArray[np.float64]:
+    """Return a tensor (on any device, with or without gradient) or anything array-like in float64."""
+    if isinstance(values, Tensor):
+        plain = values.detach().cpu()
+        # .double() before .numpy(): NumPy has no bfloat16
+        values = plain.resolve_conj().numpy() if plain.is_complex() else plain.double().numpy()
+    try:
+        array = np.asarray(values)
+        if array.dtype.kind in "biuf":
+            return array.astype(np.float64)
+    except (ValueError, TypeError, RuntimeError):
+        pass  # ragged lists: the error below
+    raise ValueError(
+        f"{name} must be a tensor or array of real numbers, of one shape throughout; got "
+        f"{type(values).__name__}"
+    )
 
 
 def check_choice(name: str, value: object, legal: Sequence[str | None]) -> None:

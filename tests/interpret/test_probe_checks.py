@@ -9,7 +9,7 @@ import torch
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.interpret import exciting_spectrogram, waveform_fields
 from deepSTRF.interpret.probes import (
-    Listener,
+    Presentation,
     am_responses,
     click_responses,
     forward_masking,
@@ -24,7 +24,7 @@ from deepSTRF.interpret.probes import (
     tone_responses,
     two_tone_responses,
 )
-from deepSTRF.interpret.probes.listener import HIGHEST_SHARE
+from deepSTRF.interpret.probes.presentation import HIGHEST_SHARE
 from deepSTRF.models.audio import ICNet, Linear, StateNet
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
@@ -35,12 +35,12 @@ BANDS = 500.0 * 2.0 ** (np.arange(8) / 4)
 @pytest.fixture(scope="module")
 def ear():
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8)
-    return Listener(Linear(8, 3, 2, wav2spec=mel, norm="none"), lead_ms=50.0)
+    return Presentation(Linear(8, 3, 2, wav2spec=mel, norm="none"), lead_ms=50.0)
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    return Listener(Linear(8, 3, norm="none"), dt_ms=5.0, frequencies_hz=BANDS, lead_ms=50.0)
+    return Presentation(Linear(8, 3, norm="none"), dt_ms=5.0, frequencies_hz=BANDS, lead_ms=50.0)
 
 
 FOLDS_BACK = "below 8000 Hz, half of the 16000"
@@ -98,7 +98,7 @@ def test_bands_in_any_order_are_heard_in_theirs(drawn):
     with torch.no_grad():
         shuffled.readout.strf.kernel.weight.copy_(drawn.model.readout.strf.kernel.weight[:, :, order])
         shuffled.readout.strf.kernel.bias.copy_(drawn.model.readout.strf.kernel.bias)
-    other = Listener(shuffled, dt_ms=5.0, frequencies_hz=BANDS[order], lead_ms=50.0)
+    other = Presentation(shuffled, dt_ms=5.0, frequencies_hz=BANDS[order], lead_ms=50.0)
     assert other.frequency_range() == drawn.frequency_range() == (500.0, pytest.approx(BANDS[-1]))
     for scale in (0.0, 1.0):
         np.testing.assert_array_equal(
@@ -110,22 +110,22 @@ def test_bands_in_any_order_are_heard_in_theirs(drawn):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_what_a_listener_refuses_to_be():
+def test_what_a_presentation_refuses_to_be():
     model, silent = Linear(8, 3, norm="none"), lambda sounds: torch.zeros(len(sounds), 8, 10)
     with pytest.raises(ValueError, match=r"220\.5 samples per bin"):
-        Listener(model, cochleagram=silent, audio_fs=44100, dt_ms=5.0)
+        Presentation(model, cochleagram=silent, audio_fs=44100, dt_ms=5.0)
     # NS1's own rate: 244.14 samples
     ones = lambda sounds: torch.ones(len(sounds), 8, sounds.shape[1] // 244)  # noqa: E731
-    recorder = Listener(model, cochleagram=ones, audio_fs=48828.125, dt_ms=5.0)
+    recorder = Presentation(model, cochleagram=ones, audio_fs=48828.125, dt_ms=5.0)
     assert recorder.hop == 244
     assert recorder.play([np.zeros(244 * 3)]).shape == (1, 1, 63)
     with pytest.raises(TypeError, match="callable"):
-        Listener(model, cochleagram=3, audio_fs=FS, dt_ms=5.0)
+        Presentation(model, cochleagram=3, audio_fs=FS, dt_ms=5.0)
     for bands in (BANDS[:3], np.append(BANDS[:-1], np.nan), np.linspace(0.0, 8000.0, 8)):
         with pytest.raises(ValueError, match="8 positive finite numbers"):
-            Listener(model, dt_ms=5.0, frequencies_hz=bands)
+            Presentation(model, dt_ms=5.0, frequencies_hz=bands)
     with pytest.raises(ValueError, match="at least one neuron"):
-        Listener(model, dt_ms=5.0, neurons=[])
+        Presentation(model, dt_ms=5.0, neurons=[])
     with pytest.raises(ValueError, match="below 8000 Hz"):
         plain_cochleagram([500.0, 10000.0], FS, 5.0)
     with pytest.raises(ValueError, match="floor"):
@@ -138,8 +138,8 @@ def test_the_battery_plays_the_oddball_of_a_neuron_at_the_top_where_it_can_be_pl
     with torch.no_grad():
         model.readout.strf.kernel.weight.zero_()
         model.readout.strf.kernel.weight[..., -1, -1] = 1.0
-    listener = Listener.for_dataset(model, ds)
-    battery = probe_battery(listener, ["tones", "oddball"])
+    presentation = Presentation.for_dataset(model, ds)
+    battery = probe_battery(presentation, ["tones", "oddball"])
     assert battery.results["tones"].best_khz[0] > 6.8
     assert battery.results["oddball"].high_khz[0] <= HIGHEST_SHARE * FS / 1000 + 1e-9
 
@@ -149,12 +149,12 @@ def test_a_model_that_drifts_in_silence_answers_sounds_only(backbone):
     """State-space backbones have not settled for seconds: their drift is no response."""
     torch.manual_seed(0)
     ds = SyntheticDataset(n_neurons=1, n_clips=1, n_repeats=1, clip_seconds=0.2)
-    listener = Listener.for_dataset(StateNet(24, out_neurons=2, rnn_type=backbone), ds)
-    silent = listener.play([np.zeros(80 * 40)])
-    assert np.abs(listener.evoked(silent)).max() == 0.0
-    noise = listener.evoked(listener.play([0.1 * np.random.default_rng(0).standard_normal(80 * 40)]))
+    presentation = Presentation.for_dataset(StateNet(24, out_neurons=2, rnn_type=backbone), ds)
+    silent = presentation.play([np.zeros(80 * 40)])
+    assert np.abs(presentation.evoked(silent)).max() == 0.0
+    noise = presentation.evoked(presentation.play([0.1 * np.random.default_rng(0).standard_normal(80 * 40)]))
     assert np.abs(noise).max() > 1e-3
-    softest = tone_responses(listener, [1000.0, 2000.0], [-140.0, -20.0]).response[:, 0]
+    softest = tone_responses(presentation, [1000.0, 2000.0], [-140.0, -20.0]).response[:, 0]
     assert np.abs(softest).max() < 1e-6 * np.abs(silent).max()  # below the floor of the cochleagram
 
 
@@ -164,7 +164,7 @@ def test_a_whiff_of_excitation_beside_suppression_is_no_tuning():
     with torch.no_grad():
         model.readout.strf.kernel.weight.fill_(-1.0)
         model.readout.strf.kernel.weight[:, :, :4] = torch.tensor([0.5, 2.0])[:, None, None, None]
-    area = tone_responses(Listener.for_dataset(model, ds), levels_db=[-60.0, -40.0, -20.0])
+    area = tone_responses(Presentation.for_dataset(model, ds), levels_db=[-60.0, -40.0, -20.0])
     assert (area.response.max(axis=(1, 2)) > 0).all()
     assert np.isnan(area.best_khz).tolist() == [True, False]
     assert np.isnan(area.threshold_db[0]).all()
@@ -172,13 +172,13 @@ def test_a_whiff_of_excitation_beside_suppression_is_no_tuning():
     # the same neuron with the sign turned is tuned
     with torch.no_grad():
         model.readout.strf.kernel.weight.neg_()
-    assert np.isfinite(tone_responses(Listener.for_dataset(model, ds)).best_khz).all()
+    assert np.isfinite(tone_responses(Presentation.for_dataset(model, ds)).best_khz).all()
 
 
 def test_long_bins_show_slow_rates_only():
     """Usual rates that the bins cannot show are left out; a rate that was asked for is refused."""
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8, hop_ms=20.0, win_ms=40.0)
-    ear = Listener(Linear(8, 3, wav2spec=mel, norm="none"))
+    ear = Presentation(Linear(8, 3, wav2spec=mel, norm="none"))
     assert ear.dt_ms == 20.0
     battery = probe_battery(ear)
     assert battery.results["am"].rates_hz.tolist() == [2.0, 4.0, 8.0, 16.0]
@@ -207,12 +207,12 @@ def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(ear):
 def test_a_model_of_long_memory_has_settled_where_the_baseline_is_read():
     """Of a sound nobody can hear nothing is evoked, however long the start of the silence echoes."""
     model = ICNet(audio_fs=FS, out_neurons=2, dt_ms=5.0, encoder_channels=4, bottleneck_channels=4)
-    listener = Listener(model)
+    presentation = Presentation(model)
     memory_ms = 1000 * model.wav2spec.receptive_field_samples / FS
     assert memory_ms > 400
-    assert 0.75 * listener.lead_bins * 5.0 >= memory_ms
-    evoked = listener.evoked(listener.play([1e-12 * np.ones(80 * 20)]))
-    assert np.abs(evoked).max() < 1e-6 * np.abs(listener.play([np.zeros(80)])).max()
-    assert Listener(Linear(8, 100), dt_ms=5.0).lead_bins == 134  # 500 ms of memory, and a quarter to read
-    assert Listener(Linear(8, 9), dt_ms=5.0).lead_bins == 60
-    assert Listener(Linear(8, 5000), dt_ms=5.0).lead_bins == 1000
+    assert 0.75 * presentation.lead_bins * 5.0 >= memory_ms
+    evoked = presentation.evoked(presentation.play([1e-12 * np.ones(80 * 20)]))
+    assert np.abs(evoked).max() < 1e-6 * np.abs(presentation.play([np.zeros(80)])).max()
+    assert Presentation(Linear(8, 100), dt_ms=5.0).lead_bins == 134  # 500 ms of memory, and a quarter to read
+    assert Presentation(Linear(8, 9), dt_ms=5.0).lead_bins == 60
+    assert Presentation(Linear(8, 5000), dt_ms=5.0).lead_bins == 1000

@@ -11,9 +11,9 @@ from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.interpret.probes import (
     PROBES,
-    Listener,
+    Presentation,
     am_responses,
-    as_listener,
+    as_presentation,
     click_responses,
     dataset_cochleagram,
     forward_masking,
@@ -54,7 +54,7 @@ def envelope(sounds):
 
 
 def hears(model, cochleagram=envelope, **options):
-    return Listener(model, cochleagram=cochleagram, audio_fs=FS, dt_ms=DT, **options)
+    return Presentation(model, cochleagram=cochleagram, audio_fs=FS, dt_ms=DT, **options)
 
 
 def delayed(lags, gain=1.0, length=12):
@@ -67,32 +67,34 @@ def delayed(lags, gain=1.0, length=12):
 @pytest.fixture(scope="module")
 def simulated():
     ds = SyntheticDataset(n_neurons=4, n_clips=1, n_repeats=1, clip_seconds=0.2, seed=1)
-    return ds, Listener.for_dataset(linear(ds.true_strfs, nn.ReLU()), ds)
+    return ds, Presentation.for_dataset(linear(ds.true_strfs, nn.ReLU()), ds)
 
 
-# ---------------------------------------------------------------------- the listener
+# ---------------------------------------------------------------------- the presentation
 
 
-def test_a_listener_hears_what_the_model_hears_in_eval_mode_and_any_batch():
+def test_a_presentation_hears_what_the_model_hears_in_eval_mode_and_any_batch():
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=6)
     model = Linear(6, 4, 5, wav2spec=mel).train()
     sounds = 0.1 * np.random.default_rng(0).normal(size=(5, 1600))
-    listener = Listener(model, neurons=[-1, 0], lead_ms=100.0)
-    rates = listener.play(sounds)
+    presentation = Presentation(model, neurons=[-1, 0], lead_ms=100.0)
+    rates = presentation.play(sounds)
     assert model.training
     assert rates.shape == (5, 2, 40)
     x = torch.cat([torch.zeros(5, 1600), torch.from_numpy(sounds).float()], dim=1).unsqueeze(1)
     expected = model.eval()(x)[:, [4, 0], 0].detach().numpy()
     np.testing.assert_allclose(rates, expected, atol=1e-6)
-    one_by_one = Listener(model, neurons=[-1, 0], lead_ms=100.0, batch_samples=1).play(sounds)
+    one_by_one = Presentation(model, neurons=[-1, 0], lead_ms=100.0, batch_samples=1).play(sounds)
     np.testing.assert_allclose(one_by_one, rates, atol=1e-6)
-    np.testing.assert_allclose(listener.evoked(rates)[..., 0], rates[..., 20] - rates[..., 14:19].mean(-1))
-    assert as_listener(listener) is listener
-    doubled = Listener(model.double()).play(sounds)
+    np.testing.assert_allclose(
+        presentation.evoked(rates)[..., 0], rates[..., 20] - rates[..., 14:19].mean(-1)
+    )
+    assert as_presentation(presentation) is presentation
+    doubled = Presentation(model.double()).play(sounds)
     assert doubled.shape == (5, 5, 80)  # 300 ms of silence
 
 
-def test_a_listener_hears_as_the_recording_was_made():
+def test_a_presentation_hears_as_the_recording_was_made():
     options = {"n_neurons": 1, "n_clips": 1, "n_repeats": 1, "clip_seconds": 0.5}
     sound = SyntheticDataset(**options, return_waveform=True).stims[0]
     ds = SyntheticDataset(**options)
@@ -101,17 +103,17 @@ def test_a_listener_hears_as_the_recording_was_made():
     torch.testing.assert_close(cochleagram(sound), ds.stims[0])
     plain = NeuralDataset.from_arrays([torch.ones(4, 9)], [np.ones((1, 1, 9))], dt_ms=5.0)
     with pytest.raises(ValueError, match="cochleagram="):
-        Listener.for_dataset(Linear(4, 3), plain)
+        Presentation.for_dataset(Linear(4, 3), plain)
 
 
 def test_shown_spectrograms_follow_silence():
-    listener = Listener(linear(delayed([2])), dt_ms=DT, lead_ms=50.0)
-    rates = listener.show([np.array([[1.0, 2.0, 3.0, 4.0]])], silence=-1.0)
+    presentation = Presentation(linear(delayed([2])), dt_ms=DT, lead_ms=50.0)
+    rates = presentation.show([np.array([[1.0, 2.0, 3.0, 4.0]])], silence=-1.0)
     assert rates[0, 0, 2:].tolist() == [-1.0] * 8 + [-1.0, -1.0, 1.0, 2.0]
     with pytest.raises(ValueError, match="for_dataset"):
-        listener.play([np.zeros(80)])
+        presentation.play([np.zeros(80)])
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=6)
-    assert Listener(Linear(6, 4, wav2spec=mel)).show([np.ones((6, 3))]).shape == (1, 1, 63)
+    assert Presentation(Linear(6, 4, wav2spec=mel)).show([np.ones((6, 3))]).shape == (1, 1, 63)
 
 
 def test_a_model_of_the_users_own_is_heard():
@@ -119,29 +121,29 @@ def test_a_model_of_the_users_own_is_heard():
         def forward(self, x):
             return x.mean(2, keepdim=True).repeat(1, 3, 1, 1)
 
-    listener = hears(Own())
-    assert listener.neurons == [0, 1, 2]
-    assert click_responses(listener, watched_ms=20.0).evoked.shape == (3, 3, 4)
+    presentation = hears(Own())
+    assert presentation.neurons == [0, 1, 2]
+    assert click_responses(presentation, watched_ms=20.0).evoked.shape == (3, 3, 4)
 
 
-def test_what_a_listener_refuses():
+def test_what_a_presentation_refuses():
     mel = Linear(6, 4, wav2spec=CausalMelSpectrogram(audio_fs=FS, n_mels=6))
     with pytest.raises(TypeError, match=r"nn\.Module"):
-        Listener("model")
+        Presentation("model")
     with pytest.raises(ValueError, match="front-end"):
-        Listener(mel, cochleagram=envelope, audio_fs=FS)
+        Presentation(mel, cochleagram=envelope, audio_fs=FS)
     with pytest.raises(ValueError, match="dt_ms"):
-        Listener(Linear(1, 4))
+        Presentation(Linear(1, 4))
     with pytest.raises(ValueError, match="together"):
-        Listener(Linear(1, 4), audio_fs=FS, dt_ms=DT)
+        Presentation(Linear(1, 4), audio_fs=FS, dt_ms=DT)
     with pytest.raises(IndexError, match="neuron 3"):
-        Listener(mel, neurons=[3])
+        Presentation(mel, neurons=[3])
     with pytest.raises(ValueError, match="multiple of 80"):
-        Listener(mel).play([np.zeros(81)])
+        Presentation(mel).play([np.zeros(81)])
     with pytest.raises(ValueError, match="one length"):
-        Listener(mel).play([np.zeros(80), np.zeros(160)])
+        Presentation(mel).play([np.zeros(80), np.zeros(160)])
     with pytest.raises(ValueError, match="nothing to play"):
-        Listener(mel).play([])
+        Presentation(mel).play([])
     with pytest.raises(ValueError, match=r"\(1, F, 61\)"):
         hears(Linear(1, 4), lambda sounds: torch.zeros(len(sounds), 1, 3)).play([np.zeros(80)])
 
@@ -182,8 +184,8 @@ def test_threshold_best_frequency_and_q10_of_a_v_shaped_area():
 
 
 def test_simulated_neurons_answer_tones_at_their_best_frequency(simulated):
-    ds, listener = simulated
-    area = tone_responses(listener, levels_db=[-60.0, -40.0, -20.0], duration_ms=50.0)
+    ds, presentation = simulated
+    area = tone_responses(presentation, levels_db=[-60.0, -40.0, -20.0], duration_ms=50.0)
     truth = np.array([neuron["best_frequency_hz"] for neuron in ds.nrn_meta])
     assert np.abs(np.log2(1000 * area.best_khz / truth)).max() < 0.2  # bands are 1/6 octave wide
     assert (area.baseline >= 0).all()
@@ -193,8 +195,8 @@ def test_soft_tones_measure_the_bandwidth_of_known_neurons(simulated):
     sds = np.array([0.2, 0.35, 0.5])
     spectral = np.exp(-0.5 * (np.log2(HERTZ / 2000)[None] / sds[:, None]) ** 2)
     temporal = np.exp(-0.5 * ((DT * np.arange(9)[::-1] - 12.0) / 4.0) ** 2)
-    listener = Listener.for_dataset(linear(spectral[:, :, None] * temporal), simulated[0])
-    area = tone_responses(listener, levels_db=np.arange(-100.0, -50.0, 10.0))
+    presentation = Presentation.for_dataset(linear(spectral[:, :, None] * temporal), simulated[0])
+    area = tone_responses(presentation, levels_db=np.arange(-100.0, -50.0, 10.0))
     expected = 2.3548 * sds
     assert area.width_octaves[:, 2] == pytest.approx(expected, rel=0.15)  # -80 dB: no splatter
     assert area.bandwidth_octaves == pytest.approx(expected, rel=0.2)
@@ -216,8 +218,8 @@ def test_a_click_arrives_when_the_weight_says():
 
 
 def test_simulated_neurons_answer_clicks_at_their_latency(simulated):
-    ds, listener = simulated
-    found = click_responses(listener)
+    ds, presentation = simulated
+    found = click_responses(presentation)
     truth = np.array([neuron["latency_ms"] for neuron in ds.nrn_meta])
     assert np.abs(found.latency_ms[:, -1] - truth).max() < 5.0  # one bin
 
@@ -277,8 +279,8 @@ def upward(sign=1.0):
 
 def test_drawn_ripples_measure_the_fourier_transform_of_a_linear_model():
     strfs = np.concatenate([upward(), upward(-1.0)])
-    listener = Listener(linear(strfs), dt_ms=DT, frequencies_hz=HERTZ)
-    found = ripple_responses(listener, [4.0, 8.0, 16.0], [0.0, 0.4, 0.8], domain="spectrogram", depth=0.5)
+    presentation = Presentation(linear(strfs), dt_ms=DT, frequencies_hz=HERTZ)
+    found = ripple_responses(presentation, [4.0, 8.0, 16.0], [0.0, 0.4, 0.8], domain="spectrogram", depth=0.5)
     assert found.rates_hz.tolist() == [-16.0, -8.0, -4.0, 4.0, 8.0, 16.0]
     lags = DT / 1000 * np.arange(20)[::-1]
     x = np.log2(HERTZ / HERTZ[0])
@@ -293,14 +295,14 @@ def test_drawn_ripples_measure_the_fourier_transform_of_a_linear_model():
     climbing = ripple_pattern(HERTZ, np.arange(3) * DT, 10.0, 1.0)
     assert (np.diff(climbing[4:8].argmax(0)) >= 0).all()
     with pytest.raises(ValueError, match="frequencies_hz"):
-        ripple_responses(Listener(linear(strfs), dt_ms=DT), domain="spectrogram")
+        ripple_responses(Presentation(linear(strfs), dt_ms=DT), domain="spectrogram")
 
 
 @pytest.fixture(scope="module")
 def direction_neurons():
     ds = SyntheticDataset(n_neurons=1, n_clips=1, n_repeats=1, clip_seconds=0.2)
     assert np.allclose(ds.frequencies_hz, HERTZ, rtol=1e-3)
-    return Listener.for_dataset(linear(np.concatenate([upward(), upward(-1.0)]), nn.ReLU()), ds)
+    return Presentation.for_dataset(linear(np.concatenate([upward(), upward(-1.0)]), nn.ReLU()), ds)
 
 
 def test_sounds_tell_the_direction_too(direction_neurons):
@@ -409,9 +411,9 @@ def test_a_plain_cochleagram_puts_tones_where_they_are_and_nothing_into_the_past
 
 
 def test_the_whole_battery_in_one_table(simulated):
-    _, listener = simulated
+    _, presentation = simulated
     said = []
-    battery = probe_battery(listener, progress=said.append)
+    battery = probe_battery(presentation, progress=said.append)
     assert said == list(battery.results) == list(PROBES)
     assert len(battery.table) == 4
     area = battery.results["tones"]
@@ -419,9 +421,9 @@ def test_the_whole_battery_in_one_table(simulated):
     assert np.abs(np.log2(played / area.best_khz)).max() < 1 / 8
     assert np.isin(played, area.frequencies_khz).all()
     assert battery.table.to_csv().count("\n") == 5
-    few = probe_battery(listener, ["oddball", "clicks"])
+    few = probe_battery(presentation, ["oddball", "clicks"])
     assert list(few.results) == ["clicks", "oddball"]
     with pytest.raises(ValueError, match="tones, clicks"):
-        probe_battery(listener, ["melody"])
+        probe_battery(presentation, ["melody"])
     silent = probe_battery(hears(linear(np.zeros((1, 2, 3))), two_bands), ["masking"])
     assert np.isnan(silent.results["masking"].recovery).all()

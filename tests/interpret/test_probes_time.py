@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.dsp.recursion import freq_to_tau
-from deepSTRF.interpret.probes import Listener, context_swap, level_step_responses
+from deepSTRF.interpret.probes import Presentation, context_swap, level_step_responses
 from deepSTRF.interpret.probes.measures import decay_time_constant
 from deepSTRF.interpret.probes.sounds import patchwork_noise, stepped
 from deepSTRF.models.audio import Linear
@@ -33,12 +33,12 @@ def linear(kernels, activation=None, prefiltering=None):
 
 
 def hears(model, **options):
-    """A listener with a cochleagram of one band: the mean absolute sample of each bin."""
+    """A presentation with a cochleagram of one band: the mean absolute sample of each bin."""
 
     def envelope(sounds):
         return sounds.unfold(-1, HOP, HOP).abs().mean(-1).unsqueeze(1)
 
-    return Listener(model, cochleagram=envelope, audio_fs=FS, dt_ms=DT, **options)
+    return Presentation(model, cochleagram=envelope, audio_fs=FS, dt_ms=DT, **options)
 
 
 def with_lags(*weights, length=12):
@@ -122,9 +122,9 @@ def test_adaptation_in_the_inferior_colliculus_has_the_published_time_constant()
     def both(sounds):
         return sounds.unfold(-1, HOP, HOP).abs().mean(-1).unsqueeze(1).repeat(1, 2, 1)
 
-    listener = Listener(model, cochleagram=both, audio_fs=FS, dt_ms=DT)
+    presentation = Presentation(model, cochleagram=both, audio_fs=FS, dt_ms=DT)
     found = level_step_responses(
-        listener, [-60.0, -40.0, -20.0], tone_hz=[TONE_HZ, 2 * TONE_HZ], hold_ms=1500.0
+        presentation, [-60.0, -40.0, -20.0], tone_hz=[TONE_HZ, 2 * TONE_HZ], hold_ms=1500.0
     )
     expected = np.asarray(freq_to_tau(torch.tensor([500.0, 8000.0])))
     np.testing.assert_allclose(found.tau_ms[:, :2], expected[:, None].repeat(2, 1), rtol=1e-3)
@@ -144,13 +144,13 @@ def test_what_is_no_exponential_has_no_time_constant():
 
 
 def test_level_steps_say_what_they_refuse():
-    listener = hears(linear([with_lags((0, 1.0))]))
+    presentation = hears(linear([with_lags((0, 1.0))]))
     silent = level_step_responses(hears(linear([with_lags((0, 0.0))])))
     assert np.isnan(silent.adaptation_index).all()
     with pytest.raises(ValueError, match="two levels"):
-        level_step_responses(listener, [-20.0])
+        level_step_responses(presentation, [-20.0])
     with pytest.raises(ValueError, match="hold_ms=40"):
-        level_step_responses(listener, hold_ms=20.0)
+        level_step_responses(presentation, hold_ms=20.0)
     for wrong in (
         {"tone_hz": 9000.0},
         {"band_hz": (500.0, 9000.0)},
@@ -158,9 +158,9 @@ def test_level_steps_say_what_they_refuse():
         {"levels_db": [0, -5]},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
-            level_step_responses(listener, **wrong)
+            level_step_responses(presentation, **wrong)
     with pytest.raises(ValueError, match="not both"):
-        level_step_responses(listener, tone_hz=1000.0, band_hz=(500.0, 1000.0))
+        level_step_responses(presentation, tone_hz=1000.0, band_hz=(500.0, 1000.0))
 
 
 # ---------------------------------------------------------------------- context swap

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import (
     NeuronSelection,
+    as_numbers,
     check_choice,
     check_positive_int,
     check_positive_number,
     neuron_indices,
 )
-from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
 from deepSTRF.models.gradients import NoFrontEndError, differentiating
 from deepSTRF.models.prediction import evaluating

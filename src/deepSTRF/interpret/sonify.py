@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice, check_positive_number
-from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF._validation import as_numbers, check_choice, check_positive_number
 from deepSTRF.interpret.strf.waveform_field import WaveformField
 
 __all__ = ["sonify_spectrogram", "sonify_strf", "write_field_wav", "write_wav"]

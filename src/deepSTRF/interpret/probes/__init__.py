@@ -1,12 +1,10 @@
 """Experiments on fitted models: the sounds of a hearing laboratory, played to a model instead of an animal.
 
-`Listener` says how a model hears; every probe takes one (or a model with a front-end), plays its sounds in
+`Presentation` says how a model hears; every probe takes one (or a model with a front-end), plays its sounds in
 batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary numbers, and ``table()``.
 """
 
-from deepSTRF.interpret.probes.battery import PROBES, ProbeBattery, probe_battery
-from deepSTRF.interpret.probes.clicks import ClickResponse, GapResponse, click_responses, gap_responses
-from deepSTRF.interpret.probes.levels import (
+from deepSTRF.interpret.probes.adaptation import (
     ContextSwap,
     LevelStepResponse,
     OddballResponse,
@@ -14,9 +12,10 @@ from deepSTRF.interpret.probes.levels import (
     level_step_responses,
     oddball_responses,
 )
-from deepSTRF.interpret.probes.listener import Listener, as_listener, dataset_cochleagram, plain_cochleagram
-from deepSTRF.interpret.probes.noise import NoiseResponse, noise_responses
-from deepSTRF.interpret.probes.sweeps import (
+from deepSTRF.interpret.probes.battery import PROBES, ProbeBattery, probe_battery
+from deepSTRF.interpret.probes.broadband import NoiseResponse, noise_responses
+from deepSTRF.interpret.probes.clicks import ClickResponse, GapResponse, click_responses, gap_responses
+from deepSTRF.interpret.probes.modulation import (
     AmResponse,
     RippleResponse,
     SweepResponse,
@@ -24,6 +23,12 @@ from deepSTRF.interpret.probes.sweeps import (
     ripple_pattern,
     ripple_responses,
     sweep_responses,
+)
+from deepSTRF.interpret.probes.presentation import (
+    Presentation,
+    as_presentation,
+    dataset_cochleagram,
+    plain_cochleagram,
 )
 from deepSTRF.interpret.probes.tones import (
     FrequencyResponseArea,
@@ -42,16 +47,16 @@ __all__ = [
     "FrequencyResponseArea",
     "GapResponse",
     "LevelStepResponse",
-    "Listener",
     "MaskingResponse",
     "NoiseResponse",
     "OddballResponse",
+    "Presentation",
     "ProbeBattery",
     "RippleResponse",
     "SweepResponse",
     "TwoToneResponse",
     "am_responses",
-    "as_listener",
+    "as_presentation",
     "click_responses",
     "context_swap",
     "dataset_cochleagram",

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF.interpret.probes.clicks import click_responses, gap_responses
-from deepSTRF.interpret.probes.levels import (
+from deepSTRF.interpret.probes.adaptation import (
     APART_OCTAVES,
     context_swap,
     level_step_responses,
     oddball_responses,
 )
-from deepSTRF.interpret.probes.listener import HIGHEST_SHARE, Listener, as_listener
-from deepSTRF.interpret.probes.noise import noise_responses
-from deepSTRF.interpret.probes.sweeps import am_responses, ripple_responses, sweep_responses
+from deepSTRF.interpret.probes.broadband import noise_responses
+from deepSTRF.interpret.probes.clicks import click_responses, gap_responses
+from deepSTRF.interpret.probes.modulation import am_responses, ripple_responses, sweep_responses
+from deepSTRF.interpret.probes.presentation import HIGHEST_SHARE, Presentation, as_presentation
 from deepSTRF.interpret.probes.tones import (
     FrequencyResponseArea,
     forward_masking,
@@ -31,14 +31,14 @@ __all__ = ["PROBES", "ProbeBattery", "probe_battery"]
 
 FloatArray = NDArray[np.float64]
 
-#: Probes by name: those that need a listener only.
-_GENERAL: dict[str, Callable[[Listener], Any]] = {
+#: Probes by name: those that need a presentation only.
+_GENERAL: dict[str, Callable[[Presentation], Any]] = {
     "tones": tone_responses, "clicks": click_responses, "noise": noise_responses, "am": am_responses,
     "sweeps": sweep_responses, "ripples": ripple_responses, "gaps": gap_responses,
     "levels": level_step_responses, "context": context_swap,
 }  # fmt: skip
 #: And those that are played at each neuron's own best tone.
-_AT_BEST_TONE: dict[str, Callable[[Listener, FloatArray], Any]] = {
+_AT_BEST_TONE: dict[str, Callable[[Presentation, FloatArray], Any]] = {
     "two_tone": two_tone_responses, "masking": forward_masking, "oddball": oddball_responses,
 }  # fmt: skip
 #: All names, in the order in which they are played.
@@ -76,8 +76,8 @@ def probe_battery(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     probes : sequence of str
         Names out of `PROBES`. Tones are played in any case where another probe needs them.
     progress : callable, optional
@@ -91,7 +91,7 @@ def probe_battery(
     Raises
     ------
     ValueError
-        For an unknown or repeated name, or a listener that cannot be played sounds.
+        For an unknown or repeated name, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -106,21 +106,23 @@ def probe_battery(
     unknown = [name for name in probes if name not in PROBES]
     if unknown or len(set(probes)) != len(probes) or not probes or isinstance(probes, str):
         raise ValueError(f"probes must be different names out of {', '.join(PROBES)}; got {probes!r}")
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     results: dict[str, Any] = {}
     area: FrequencyResponseArea | None = None
     for name in sorted(probes, key=PROBES.index):
         if progress is not None:
             progress(name)
         if name in _GENERAL:
-            results[name] = _GENERAL[name](listener)
+            results[name] = _GENERAL[name](presentation)
             continue
-        area = area or results.get("tones") or tone_responses(listener)
+        area = area or results.get("tones") or tone_responses(presentation)
         best = _best_tones(area)
         if name == "oddball":  # its upper tone must be playable, too
-            best = np.minimum(best, HIGHEST_SHARE * (listener.audio_fs or 0.0) / 2.0 ** (0.5 * APART_OCTAVES))
-        results[name] = _AT_BEST_TONE[name](listener, best)
-    table = NeuronTable(tuple(listener.neurons), {})
+            best = np.minimum(
+                best, HIGHEST_SHARE * (presentation.audio_fs or 0.0) / 2.0 ** (0.5 * APART_OCTAVES)
+            )
+        results[name] = _AT_BEST_TONE[name](presentation, best)
+    table = NeuronTable(tuple(presentation.neurons), {})
     return ProbeBattery(results, table.joined(*(result.table() for result in results.values())))
 
 

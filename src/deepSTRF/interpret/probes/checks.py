@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_positive_number
+from deepSTRF._validation import as_numbers, check_positive_number
 from deepSTRF.dsp.filters import samples_per_bin
-from deepSTRF.interpret._arrays import as_numbers
 
 __all__ = [
     "check_audible",
@@ -138,7 +137,7 @@ def check_rates_shown(usual: Sequence[float], rates_hz: Any, dt_ms: float) -> Fl
 
 
 def check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any) -> None:
-    """Check that a listener is told what its model does not know.
+    """Check that a presentation is told what its model does not know.
 
     Examples
     --------
@@ -147,7 +146,7 @@ def check_rates(hears_samples: bool, cochleagram: Any, audio_fs: Any, dt_ms: Any
     if dt_ms is None:
         raise ValueError(
             "this model takes spectrograms: give dt_ms, and cochleagram with audio_fs to play sounds, or use "
-            "Listener.for_dataset(model, dataset)"
+            "Presentation.for_dataset(model, dataset)"
         )
     if cochleagram is not None and not callable(cochleagram):
         raise TypeError(f"cochleagram must be callable, got {type(cochleagram).__name__}")

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from deepSTRF._validation import check_positive_int
 from deepSTRF.interpret.probes.checks import check_lengths, check_levels
-from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, peak_times
+from deepSTRF.interpret.probes.presentation import as_presentation
 from deepSTRF.interpret.probes.sounds import EDGE_MS, click, noise, ramped
 from deepSTRF.interpret.strf.table import NeuronTable, extent_above
 
@@ -79,8 +79,8 @@ def click_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     levels_db : sequence of float
         Peaks of the 0.1 ms clicks, dB re 1, ascending.
     watched_ms : float
@@ -94,7 +94,7 @@ def click_responses(
     Raises
     ------
     ValueError
-        For levels that do not ascend, or a listener that cannot be played sounds.
+        For levels that do not ascend, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -104,15 +104,15 @@ def click_responses(
     >>> click_responses(model, watched_ms=50.0).evoked.shape
     (1, 3, 10)
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("levels_db", levels)
     check_lengths(watched_ms=watched_ms)
-    n_samples = listener.samples(watched_ms)
-    width = max(1, round(WIDTH_MS * (listener.audio_fs or 0.0) / 1000.0))
-    rates = listener.play(click(n_samples, level, width) for level in levels)
-    evoked = listener.evoked(rates).transpose(1, 0, 2)
-    time_ms = listener.time_ms(evoked.shape[-1])
+    n_samples = presentation.samples(watched_ms)
+    width = max(1, round(WIDTH_MS * (presentation.audio_fs or 0.0) / 1000.0))
+    rates = presentation.play(click(n_samples, level, width) for level in levels)
+    evoked = presentation.evoked(rates).transpose(1, 0, 2)
+    time_ms = presentation.time_ms(evoked.shape[-1])
     duration, rebound = np.full((2, *evoked.shape[:2]), np.nan)
     for where in np.ndindex(*evoked.shape[:2]):
         curve = evoked[where]
@@ -122,7 +122,7 @@ def click_responses(
             duration[where] = extent_above(time_ms, curve, at, 0.5 * peak).width
             rebound[where] = max(0.0, -float(curve[at:].min())) / peak
     return ClickResponse(
-        listener.neurons, levels, time_ms, evoked, listener.baseline(rates)[0],
+        presentation.neurons, levels, time_ms, evoked, presentation.baseline(rates)[0],
         peak_times(time_ms, evoked), duration, rebound,
     )  # fmt: skip
 
@@ -193,8 +193,8 @@ def gap_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     gaps_ms : sequence of float
         Gaps, ascending.
     marker_ms : float
@@ -214,7 +214,7 @@ def gap_responses(
     Raises
     ------
     ValueError, TypeError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -224,34 +224,36 @@ def gap_responses(
     >>> gap_responses(model, [10.0, 50.0], n_tokens=1).change.shape
     (1, 2)
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     gaps = np.asarray(gaps_ms, dtype=np.float64)
     check_ascending("gaps_ms", gaps, above=0.0)
     check_lengths(marker_ms=marker_ms)
     check_levels(level_db=level_db)
     n_tokens = check_positive_int("n_tokens", n_tokens)
-    end = listener.bins(marker_ms + gaps[-1])
-    n_bins, fs = end + listener.bins(marker_ms), listener.audio_fs or 0.0
-    total = n_bins * listener.samples(0.0)
-    at = end * listener.samples(0.0)
+    end = presentation.bins(marker_ms + gaps[-1])
+    n_bins, fs = end + presentation.bins(marker_ms), presentation.audio_fs or 0.0
+    total = n_bins * presentation.samples(0.0)
+    at = end * presentation.samples(0.0)
     carriers = [noise(total, fs, level_db, seed=seed + token) for token in range(n_tokens)]
     lengths = [0, *(max(1, round(gap * fs / 1000.0)) for gap in gaps)]
-    rates = listener.play(_with_gap(carrier, at, length, fs) for length in lengths for carrier in carriers)
-    heard = rates[..., listener.lead_bins :]
+    rates = presentation.play(
+        _with_gap(carrier, at, length, fs) for length in lengths for carrier in carriers
+    )
+    heard = rates[..., presentation.lead_bins :]
     heard = heard.reshape(len(lengths), n_tokens, *heard.shape[1:]).mean(axis=1)
     difference = (heard[1:] - heard[:1]).transpose(1, 0, 2)
-    time_ms = listener.time_ms(n_bins) - end * listener.dt_ms
+    time_ms = presentation.time_ms(n_bins) - end * presentation.dt_ms
     near = time_ms <= AFTER_MS
     change = np.stack(
         [
-            np.abs(difference[:, g][:, near & (time_ms > -gap - listener.dt_ms)]).max(axis=1)
+            np.abs(difference[:, g][:, near & (time_ms > -gap - presentation.dt_ms)]).max(axis=1)
             for g, gap in enumerate(gaps)
         ],
         axis=1,
     )
     thresholds = [first_crossing(gaps, row, CRITERION * row[-1]) if row[-1] > 0 else np.nan for row in change]
     return GapResponse(
-        listener.neurons, gaps, time_ms, difference,
+        presentation.neurons, gaps, time_ms, difference,
         np.maximum(difference[:, :, near & (time_ms > 0)].max(axis=2), 0.0), change, np.asarray(thresholds),
     )  # fmt: skip
 

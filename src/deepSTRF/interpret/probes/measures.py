@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import check_choice
-from deepSTRF.interpret.probes.listener import Listener
+from deepSTRF.interpret.probes.presentation import Presentation
 from deepSTRF.interpret.strf.table import refined_peak
 
 __all__ = [
@@ -24,7 +24,9 @@ N_TRIED, N_ROUNDS = 61, 3
 LEAST_SAMPLES = 4
 
 
-def strength(listener: Listener, rates: FloatArray, window_ms: float, measure: str = "mean") -> FloatArray:
+def strength(
+    presentation: Presentation, rates: FloatArray, window_ms: float, measure: str = "mean"
+) -> FloatArray:
     """Return one number per sound and neuron: mean or peak of the evoked rate in the window after the onset.
 
     Shapes: rates (..., K, lead_bins + T); returns (..., K).
@@ -37,7 +39,7 @@ def strength(listener: Listener, rates: FloatArray, window_ms: float, measure: s
     array([1.33333333])
     """
     check_choice("measure", measure, MEASURES)
-    part = listener.evoked(rates)[..., : listener.bins(window_ms)]
+    part = presentation.evoked(rates)[..., : presentation.bins(window_ms)]
     return np.asarray(part.mean(axis=-1) if measure == "mean" else part.max(axis=-1))
 
 
@@ -133,7 +135,7 @@ def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
     if array.ndim > 1 or (array.ndim == 1 and len(array) != n_neurons) or not np.isfinite(array).all():
         raise ValueError(
             f"{name} must be a number or {n_neurons} numbers, one per neuron, all finite; got {values!r}. A "
-            "neuron without a best frequency is left out with Listener(..., neurons=[...])"
+            "neuron without a best frequency is left out with Presentation(..., neurons=[...])"
         )
     return np.broadcast_to(array, (n_neurons,)).astype(np.float64)
 

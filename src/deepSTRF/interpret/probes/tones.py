@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from deepSTRF._validation import check_choice
 from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels
-from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, strength, values_per_neuron
+from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import tone
 from deepSTRF.interpret.strf.table import NeuronTable, extent_above, refined_peak
 
@@ -111,8 +111,8 @@ def tone_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     frequencies_hz : sequence of float, optional
         Tones, ascending; None is eight per octave over the bands.
     levels_db : sequence of float
@@ -133,7 +133,7 @@ def tone_responses(
     Raises
     ------
     ValueError, TypeError
-        For frequencies or levels that do not ascend, tones at half the audio rate or above, or a listener
+        For frequencies or levels that do not ascend, tones at half the audio rate or above, or a presentation
         that cannot be played sounds.
 
     Examples
@@ -146,23 +146,25 @@ def tone_responses(
     >>> area.response.shape
     (1, 2, 3)
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     tones = (
-        default_tones(listener) if frequencies_hz is None else np.asarray(frequencies_hz, dtype=np.float64)
+        default_tones(presentation)
+        if frequencies_hz is None
+        else np.asarray(frequencies_hz, dtype=np.float64)
     )
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("frequencies_hz", tones, above=0.0)
-    check_audible("frequencies_hz", tones, listener.audio_fs)
+    check_audible("frequencies_hz", tones, presentation.audio_fs)
     check_ascending("levels_db", levels)
     check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
     if not 0.0 < criterion <= 1.0:
         raise ValueError(f"criterion must be above 0 and at most 1, got {criterion!r}")
-    n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
-    quiet = np.zeros(listener.samples(tail_ms))
-    rates = listener.play(
+    n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
+    quiet = np.zeros(presentation.samples(tail_ms))
+    rates = presentation.play(
         np.concatenate([tone(hertz, n_on, fs, level), quiet]) for level in levels for hertz in tones
     )
-    answers = strength(listener, rates, duration_ms + tail_ms, measure)
+    answers = strength(presentation, rates, duration_ms + tail_ms, measure)
     response = answers.reshape(len(levels), len(tones), -1).transpose(2, 0, 1)
     octaves = np.log2(tones)
     thresholds = np.stack([_thresholds(levels, area, criterion) for area in response])
@@ -171,13 +173,13 @@ def tone_responses(
         [_summary(octaves, levels, *pair) for pair in zip(response, thresholds, strict=True)]
     )
     return FrequencyResponseArea(
-        listener.neurons, tones / 1000.0, levels, response, listener.baseline(rates)[0], thresholds, widths,
+        presentation.neurons, tones / 1000.0, levels, response, presentation.baseline(rates)[0], thresholds, widths,
         *(numbers[:, column] for column in range(5)),
     )  # fmt: skip
 
 
-def default_tones(listener: Listener) -> FloatArray:
-    """Return tones over the listener's range, eight per octave.
+def default_tones(presentation: Presentation) -> FloatArray:
+    """Return tones over the presentation's range, eight per octave.
 
     Shapes: returns (P,).
 
@@ -187,7 +189,7 @@ def default_tones(listener: Listener) -> FloatArray:
     >>> default_tones(SimpleNamespace(frequency_range=lambda: (500.0, 1000.0))).round().tolist()
     [500.0, 545.0, 595.0, 648.0, 707.0, 771.0, 841.0, 917.0, 1000.0]
     """
-    low, high = listener.frequency_range()
+    low, high = presentation.frequency_range()
     n_tones = max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1)
     return np.geomspace(low, high, n_tones)
 
@@ -305,8 +307,8 @@ def two_tone_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     probe_hz : float or sequence of float (K,)
         Probe for all neurons, or one each: best frequencies of `tone_responses`. Neurons with the same probe
         share their sounds.
@@ -325,7 +327,7 @@ def two_tone_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -335,22 +337,24 @@ def two_tone_responses(
     >>> two_tone_responses(model, 1000.0, [700.0, 1400.0]).suppression.shape
     (1, 2)
     """
-    listener = as_listener(model)
-    probes = values_per_neuron("probe_hz", probe_hz, len(listener.neurons))
+    presentation = as_presentation(model)
+    probes = values_per_neuron("probe_hz", probe_hz, len(presentation.neurons))
     seconds = (
-        default_tones(listener) if frequencies_hz is None else np.asarray(frequencies_hz, dtype=np.float64)
+        default_tones(presentation)
+        if frequencies_hz is None
+        else np.asarray(frequencies_hz, dtype=np.float64)
     )
     check_ascending("frequencies_hz", seconds, above=0.0)
     for name, hertz in (("probe_hz", probes), ("frequencies_hz", seconds)):
-        check_audible(name, hertz, listener.audio_fs)
+        check_audible(name, hertz, presentation.audio_fs)
     check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
     check_levels(probe_level_db=probe_level_db, second_level_db=second_level_db)
-    n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
-    quiet = np.zeros(listener.samples(tail_ms))
+    n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
+    quiet = np.zeros(presentation.samples(tail_ms))
 
     def answers(sounds: list[FloatArray]) -> FloatArray:
-        rates = listener.play(np.concatenate([sound, quiet]) for sound in sounds)
-        return strength(listener, rates, duration_ms + tail_ms, measure)
+        rates = presentation.play(np.concatenate([sound, quiet]) for sound in sounds)
+        return strength(presentation, rates, duration_ms + tail_ms, measure)
 
     others = [tone(hertz, n_on, fs, second_level_db) for hertz in seconds]
     second_alone = answers(others).T
@@ -364,7 +368,7 @@ def two_tone_responses(
     suppression = np.where(excited[:, None], 1.0 - share, np.nan)
     at = np.where(excited[:, None], suppression, -np.inf).argmax(axis=1)
     return TwoToneResponse(
-        listener.neurons, probes / 1000.0, seconds / 1000.0, probe_alone, second_alone, both, suppression,
+        presentation.neurons, probes / 1000.0, seconds / 1000.0, probe_alone, second_alone, both, suppression,
         suppression[np.arange(len(at)), at], np.where(excited, seconds[at] / 1000.0, np.nan),
     )  # fmt: skip
 
@@ -441,8 +445,8 @@ def forward_masking(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     probe_hz : float or sequence of float (K,)
         Probe for all neurons, or one each.
     delays_ms : sequence of float
@@ -464,7 +468,7 @@ def forward_masking(
     Raises
     ------
     ValueError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -474,24 +478,24 @@ def forward_masking(
     >>> forward_masking(model, 1000.0, [20.0, 40.0]).recovery.shape
     (1, 2)
     """
-    listener = as_listener(model)
-    probes = values_per_neuron("probe_hz", probe_hz, len(listener.neurons))
+    presentation = as_presentation(model)
+    probes = values_per_neuron("probe_hz", probe_hz, len(presentation.neurons))
     maskers = probes if masker_hz is None else values_per_neuron("masker_hz", masker_hz, len(probes))
     delays = np.asarray(delays_ms, dtype=np.float64)
     check_ascending("delays_ms", delays, above=0.0)
     check_choice("measure", measure, ("mean", "peak"))
     for name, hertz in (("probe_hz", probes), ("masker_hz", maskers)):
-        check_audible(name, hertz, listener.audio_fs)
+        check_audible(name, hertz, presentation.audio_fs)
     check_lengths(masker_ms=masker_ms, probe_ms=probe_ms, tail_ms=tail_ms)
     check_levels(masker_level_db=masker_level_db, probe_level_db=probe_level_db)
-    fs, hop = listener.audio_fs or 0.0, listener.samples(0.0)
-    waits = [listener.bins(delay) for delay in delays]
-    n_masker, window = listener.bins(masker_ms), listener.bins(probe_ms + tail_ms)
+    fs, hop = presentation.audio_fs or 0.0, presentation.samples(0.0)
+    waits = [presentation.bins(delay) for delay in delays]
+    n_masker, window = presentation.bins(masker_ms), presentation.bins(probe_ms + tail_ms)
     n_bins = n_masker + waits[-1] + window
     alone, masked = np.zeros(len(probes)), np.zeros((len(probes), len(delays)))
     for pair in np.unique(np.stack([probes, maskers], axis=1), axis=0):
         own = (probes == pair[0]) & (maskers == pair[1])
-        probe = tone(float(pair[0]), listener.samples(probe_ms), fs, probe_level_db)
+        probe = tone(float(pair[0]), presentation.samples(probe_ms), fs, probe_level_db)
         masker = np.zeros(n_bins * hop)
         masker[: n_masker * hop] = tone(float(pair[1]), n_masker * hop, fs, masker_level_db)
         sounds = [np.zeros_like(masker), masker]
@@ -500,7 +504,7 @@ def forward_masking(
                 at = (n_masker + wait) * hop
                 sounds.append(base.copy())
                 sounds[-1][at : at + probe.size] += probe
-        heard = listener.play(sounds)[:, own, listener.lead_bins :]
+        heard = presentation.play(sounds)[:, own, presentation.lead_bins :]
         for index, wait in enumerate(waits):
             part = slice(n_masker + wait, n_masker + wait + window)
             masked[own, index] = _size(heard[2 + len(waits) + index, :, part] - heard[1, :, part], measure)
@@ -508,10 +512,10 @@ def forward_masking(
         alone[own] = _size(heard[1 + len(waits), :, last] - heard[0, :, last], measure)
     excited = alone > 0
     recovery = np.where(excited[:, None], masked / np.where(excited, alone, 1.0)[:, None], np.nan)
-    exact = np.asarray(waits) * listener.dt_ms
+    exact = np.asarray(waits) * presentation.dt_ms
     back = np.asarray([first_crossing(exact, np.nan_to_num(row, nan=-np.inf), RECOVERED) for row in recovery])
     return MaskingResponse(
-        listener.neurons, probes / 1000.0, maskers / 1000.0, exact, alone, masked, recovery, back
+        presentation.neurons, probes / 1000.0, maskers / 1000.0, exact, alone, masked, recovery, back
     )
 
 

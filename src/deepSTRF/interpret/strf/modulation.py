@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_positive_int, check_positive_number
-from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF._validation import as_numbers, check_positive_int, check_positive_number
 
 __all__ = ["ModulationTransfer", "checked_maps", "checked_strfs", "modulation_transfer", "on_octaves"]
 

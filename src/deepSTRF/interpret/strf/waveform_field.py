@@ -11,8 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF._validation import NeuronSelection, check_positive_number, neuron_indices
-from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF._validation import NeuronSelection, as_numbers, check_positive_number, neuron_indices
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement

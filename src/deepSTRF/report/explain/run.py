@@ -29,7 +29,7 @@ from deepSTRF.interpret import (
 )
 from deepSTRF.interpret.dstrf import ArraySink, CallbackSink, DynamicSTRF, dstrf
 from deepSTRF.interpret.filter_statistics import nonlinearities
-from deepSTRF.interpret.probes import PROBES, Listener, probe_battery
+from deepSTRF.interpret.probes import PROBES, Presentation, probe_battery
 from deepSTRF.interpret.strf.table import NeuronTable
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
@@ -159,12 +159,12 @@ def explain_probes(subject: Subject) -> dict[str, Any]:
     deepSTRF.report.explain.target.Skipped: it needs the recording
     """
     if subject.hears_samples():
-        listener = Listener(subject.model, neurons=subject.neurons)
+        presentation = Presentation(subject.model, neurons=subject.neurons)
     elif subject.dataset is None:
         raise Skipped(subject.missing)
     else:
         try:
-            listener = Listener.for_dataset(subject.model, subject.dataset, neurons=subject.neurons)
+            presentation = Presentation.for_dataset(subject.model, subject.dataset, neurons=subject.neurons)
         except ValueError as error:
             raise Skipped(f"sounds cannot be played to this model: {error}") from error
     count = subject.begin("probes", len(PROBES))
@@ -174,7 +174,7 @@ def explain_probes(subject: Subject) -> dict[str, Any]:
         count(int(bool(begun)))
         begun.append(name)
 
-    battery = probe_battery(listener, PROBES, progress=progress)
+    battery = probe_battery(presentation, PROBES, progress=progress)
     arrays: dict[str, Any] = {}
     for probe, result in battery.results.items():
         for name in result.__dataclass_fields__:

@@ -12,11 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF._validation import NeuronSelection, check_positive_int, check_positive_number, neuron_indices
+from deepSTRF._validation import (
+    NeuronSelection,
+    as_numbers,
+    check_positive_int,
+    check_positive_number,
+    neuron_indices,
+)
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_NATIVE_FS
 from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman_cochleagram
 from deepSTRF.dsp.filters import samples_per_bin, triangular_filterbank
-from deepSTRF.interpret._arrays import as_numbers
 from deepSTRF.interpret.probes.checks import (
     BASELINE_SHARE,
     check_bands,
@@ -27,7 +32,7 @@ from deepSTRF.interpret.probes.checks import (
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
 
-__all__ = ["Listener", "as_listener", "dataset_cochleagram", "plain_cochleagram"]
+__all__ = ["Presentation", "as_presentation", "dataset_cochleagram", "plain_cochleagram"]
 
 # ------------------------------------------------------------------------------
 # How a recording turned its sounds into spectrograms, as a function for new sounds.
@@ -67,7 +72,7 @@ def dataset_cochleagram(dataset: Any) -> tuple[Callable[[Tensor], Tensor], float
     if hertz is None or alignment is None or not (above_floor or made in ("recomputed", "shipped")):
         raise ValueError(
             f"the dataset {getattr(dataset, 'name', '?')!r} does not say how its spectrograms were made: "
-            "give Listener(model, cochleagram=..., audio_fs=..., dt_ms=dataset.dt) a function from sounds "
+            "give Presentation(model, cochleagram=..., audio_fs=..., dt_ms=dataset.dt) a function from sounds "
             "(B, T_audio) to spectrograms (B, F, T)"
         )
     audio_fs = float(facts["made_at_hz"]) if above_floor else float(NS1_WAV_NATIVE_FS)
@@ -168,12 +173,12 @@ HIGHEST_SHARE = 0.45
 DEFAULT_RANGE_HZ = (200.0, 16000.0)
 
 
-class Listener:
+class Presentation:
     """A model that listens: silence, then a sound, and the rates of chosen neurons.
 
     A model with a front-end hears the samples. One on spectrograms needs to be told how a sound becomes its
-    spectrogram: a ``cochleagram`` with its ``audio_fs`` and ``dt_ms``; `Listener.for_dataset` takes them from
-    the recording, and `plain_cochleagram` makes one where nothing else is known. Without one a listener can
+    spectrogram: a ``cochleagram`` with its ``audio_fs`` and ``dt_ms``; `Presentation.for_dataset` takes them from
+    the recording, and `plain_cochleagram` makes one where nothing else is known. Without one a presentation can
     only be shown spectrograms (`show`).
 
     The model runs where it is and in its own precision, in eval mode and without gradients.
@@ -201,7 +206,7 @@ class Listener:
     Attributes
     ----------
     audio_fs, dt_ms : float
-        Rates; ``audio_fs`` is None for a listener without sounds.
+        Rates; ``audio_fs`` is None for a presentation without sounds.
     hop : int
         Samples per bin.
     lead_bins : int
@@ -219,8 +224,8 @@ class Listener:
     >>> from deepSTRF.models.audio import Linear
     >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
     >>> model = Linear(8, 3, 4, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
-    >>> listener = Listener(model, neurons=[0, -1], lead_ms=50.0)
-    >>> listener.play([np.zeros(800)]).shape, listener.lead_bins, listener.neurons
+    >>> presentation = Presentation(model, neurons=[0, -1], lead_ms=50.0)
+    >>> presentation.play([np.zeros(800)]).shape, presentation.lead_bins, presentation.neurons
     ((1, 2, 20), 10, [0, 3])
     """
 
@@ -265,8 +270,8 @@ class Listener:
             raise ValueError("neurons must name at least one neuron to read; None is all")
 
     @classmethod
-    def for_dataset(cls, model: nn.Module, dataset: Any, **options: Any) -> Listener:
-        """Return a listener that hears as the recording's stimuli were made.
+    def for_dataset(cls, model: nn.Module, dataset: Any, **options: Any) -> Presentation:
+        """Return a presentation that hears as the recording's stimuli were made.
 
         Parameters
         ----------
@@ -275,11 +280,11 @@ class Listener:
         dataset : AudioNeuralDataset
             The recording; one with waveforms needs a model with a front-end.
         **options
-            Further arguments of `Listener`.
+            Further arguments of `Presentation`.
 
         Returns
         -------
-        Listener
+        Presentation
             With the recording's cochleagram, where the model has no front-end.
 
         Raises
@@ -347,7 +352,7 @@ class Listener:
         Raises
         ------
         ValueError
-            For a listener without sounds, or sounds of illegal length.
+            For a presentation without sounds, or sounds of illegal length.
         """
         hop = self._sounding()
         lead = np.zeros(self.lead_bins * hop)
@@ -360,7 +365,7 @@ class Listener:
                 if samples.ndim != 1 or samples.size == 0 or samples.size % hop:
                     raise ValueError(
                         f"sounds must be (T_audio,) with T_audio a multiple of {hop} samples (one bin), got "
-                        f"{samples.shape}; listener.samples(duration_ms) is a legal length"
+                        f"{samples.shape}; presentation.samples(duration_ms) is a legal length"
                     )
                 yield np.concatenate([lead, samples])
 
@@ -417,7 +422,7 @@ class Listener:
             From `play` or `show`.
         silence : float or array (F,), optional
             The spectrogram of silence of patterns that were shown; None is silence as a sound, where the
-            listener hears sounds, else 0.
+            presentation hears sounds, else 0.
         """
         n_bins = rates.shape[-1] - self.lead_bins
         if silence is None and self.audio_fs is not None:
@@ -436,8 +441,8 @@ class Listener:
     def _sounding(self) -> int:
         if self.audio_fs is None:
             raise ValueError(
-                "this listener's model takes spectrograms and has no cochleagram: use Listener.for_dataset("
-                "model, dataset), or Listener(model, cochleagram=plain_cochleagram(frequencies_hz, audio_fs, "
+                "this presentation's model takes spectrograms and has no cochleagram: use Presentation.for_dataset("
+                "model, dataset), or Presentation(model, cochleagram=plain_cochleagram(frequencies_hz, audio_fs, "
                 "dt_ms), audio_fs=..., dt_ms=...)"
             )
         return self.hop
@@ -500,27 +505,27 @@ class Listener:
         return list(range(self.play([np.zeros(self._sounding())]).shape[1]))
 
 
-def as_listener(model: Any) -> Listener:
-    """Return a listener as it is, or one for a model with a front-end.
+def as_presentation(model: Any) -> Presentation:
+    """Return a presentation as it is, or one for a model with a front-end.
 
     Parameters
     ----------
-    model : Listener or nn.Module
+    model : Presentation or nn.Module
         What a probe was given.
 
     Returns
     -------
-    Listener
-        The listener.
+    Presentation
+        The presentation.
 
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
     >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
-    >>> as_listener(Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))).dt_ms
+    >>> as_presentation(Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))).dt_ms
     5.0
     """
-    return model if isinstance(model, Listener) else Listener(model)
+    return model if isinstance(model, Presentation) else Presentation(model)
 
 
 def _bands_of(front_end: Any) -> Any:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from deepSTRF._validation import check_positive_int
 from deepSTRF.interpret.probes.checks import check_lengths, check_range
-from deepSTRF.interpret.probes.listener import as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, peak_times
+from deepSTRF.interpret.probes.presentation import as_presentation
 from deepSTRF.interpret.probes.sounds import noise
 from deepSTRF.interpret.probes.tones import CRITERION, LEVELS_DB
 from deepSTRF.interpret.strf.table import NeuronTable
@@ -97,8 +97,8 @@ def noise_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     levels_db : sequence of float
         Root mean squares, dB re 1, ascending.
     duration_ms, tail_ms : float
@@ -118,7 +118,7 @@ def noise_responses(
     Raises
     ------
     ValueError, TypeError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -128,35 +128,35 @@ def noise_responses(
     >>> noise_responses(model, [-40.0, -20.0], n_tokens=1).rate_level.shape
     (1, 2)
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("levels_db", levels)
     check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
     n_tokens = check_positive_int("n_tokens", n_tokens)
-    band_hz = None if band_hz is None else check_range("band_hz", band_hz, listener.audio_fs)
-    n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
-    quiet = np.zeros(listener.samples(tail_ms))
-    rates = listener.play(
+    band_hz = None if band_hz is None else check_range("band_hz", band_hz, presentation.audio_fs)
+    n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
+    quiet = np.zeros(presentation.samples(tail_ms))
+    rates = presentation.play(
         np.concatenate([noise(n_on, fs, level, band_hz=band_hz, seed=seed + token), quiet])
         for level in levels
         for token in range(n_tokens)
     )
-    evoked = listener.evoked(rates)
+    evoked = presentation.evoked(rates)
     evoked = evoked.reshape(len(levels), n_tokens, *evoked.shape[1:]).mean(axis=1).transpose(1, 0, 2)
-    on = listener.bins(duration_ms)
-    rate_level, time_ms = evoked[:, :, :on].mean(axis=-1), listener.time_ms(evoked.shape[-1])
+    on = presentation.bins(duration_ms)
+    rate_level, time_ms = evoked[:, :, :on].mean(axis=-1), presentation.time_ms(evoked.shape[-1])
     strongest = rate_level.max(axis=1)
     excited = strongest > 0
     loud = np.maximum(evoked[:, -1], 0.0)
-    onset = loud[:, : min(on, listener.bins(ONSET_MS))].max(axis=1)
+    onset = loud[:, : min(on, presentation.bins(ONSET_MS))].max(axis=1)
     sustained = np.maximum(evoked[:, -1, on - max(1, round(SUSTAINED_SHARE * on)) : on].mean(axis=1), 0.0)
     during = loud[:, :on].max(axis=1)
     return NoiseResponse(
-        neurons=listener.neurons,
+        neurons=presentation.neurons,
         levels_db=levels,
         time_ms=time_ms,
         evoked=evoked,
-        baseline=listener.baseline(rates)[0],
+        baseline=presentation.baseline(rates)[0],
         rate_level=rate_level,
         threshold_db=np.asarray(
             [

@@ -19,8 +19,8 @@ from deepSTRF.interpret.probes.checks import (
     check_range,
     check_rates_shown,
 )
-from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import check_ascending, strength
+from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
 from deepSTRF.interpret.strf.table import NeuronTable
 
@@ -142,8 +142,8 @@ def am_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     rates_hz : sequence of float, optional
         Modulation rates, ascending, below half the rate of bins; None is octaves from 2 to 64 Hz, as far as
         the bins show them.
@@ -168,7 +168,7 @@ def am_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -178,34 +178,36 @@ def am_responses(
     >>> am_responses(model, [4.0, 8.0], n_tokens=1).modulation.shape
     (1, 2)
     """
-    listener = as_listener(model)
-    wanted = check_rates_shown(AM_RATES_HZ, rates_hz, listener.dt_ms)
+    presentation = as_presentation(model)
+    wanted = check_rates_shown(AM_RATES_HZ, rates_hz, presentation.dt_ms)
     if not 0.0 < depth <= 1.0:
         raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
     check_lengths(duration_ms=duration_ms)
     check_levels(level_db=level_db)
-    check_periods("rates_hz", wanted, listener.dt_ms * _settled(listener, listener.bins(duration_ms)))
+    check_periods(
+        "rates_hz", wanted, presentation.dt_ms * _settled(presentation, presentation.bins(duration_ms))
+    )
     n_tokens = check_positive_int("n_tokens", n_tokens)
     if carrier_hz is not None:
-        check_audible("carrier_hz", carrier_hz, listener.audio_fs)
+        check_audible("carrier_hz", carrier_hz, presentation.audio_fs)
         n_tokens = 1
-    n_samples, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
+    n_samples, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
     carriers = [_carrier(carrier_hz, n_samples, fs, level_db, seed + token) for token in range(n_tokens)]
     seconds = np.arange(n_samples) / fs
-    rates = listener.play(
+    rates = presentation.play(
         # a cosine trough at the onset: no click on top of the ramp
         ramped(carrier * (1.0 - depth * np.cos(2.0 * np.pi * rate * seconds)), fs)
         for rate in wanted
         for carrier in carriers
     )
-    evoked = listener.evoked(rates)
+    evoked = presentation.evoked(rates)
     evoked = evoked.reshape(len(wanted), n_tokens, *evoked.shape[1:]).mean(axis=1)
-    baseline = listener.baseline(rates)[0]
-    columns = [_followed(listener, evoked[i], baseline, float(rate)) for i, rate in enumerate(wanted)]
+    baseline = presentation.baseline(rates)[0]
+    columns = [_followed(presentation, evoked[i], baseline, float(rate)) for i, rate in enumerate(wanted)]
     mean, component, synchrony = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
     modulation = np.abs(component)
     return AmResponse(
-        neurons=listener.neurons,
+        neurons=presentation.neurons,
         rates_hz=wanted,
         mean=mean.real,
         modulation=modulation,
@@ -228,8 +230,8 @@ def sweep_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     speeds_oct_s : sequence of float
         Octaves per second, ascending.
     range_hz : (float, float), optional
@@ -249,7 +251,7 @@ def sweep_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     Examples
     --------
@@ -259,21 +261,21 @@ def sweep_responses(
     >>> sweep_responses(model, [20.0, 40.0]).up.shape
     (1, 2)
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     speeds = np.asarray(speeds_oct_s, dtype=np.float64)
     check_ascending("speeds_oct_s", speeds, above=0.0)
     check_lengths(tail_ms=tail_ms)
     check_levels(level_db=level_db)
-    chosen = range_hz if range_hz is not None else listener.frequency_range()
-    low, high = check_range("range_hz", chosen, listener.audio_fs)
+    chosen = range_hz if range_hz is not None else presentation.frequency_range()
+    low, high = check_range("range_hz", chosen, presentation.audio_fs)
     up, down = [], []
-    quiet = np.zeros(listener.samples(tail_ms))
+    quiet = np.zeros(presentation.samples(tail_ms))
     for speed in speeds:
         duration_ms = 1000.0 * np.log2(high / low) / speed
-        n_on, fs = listener.samples(duration_ms), listener.audio_fs or 0.0
+        n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
         pair = [(low, high), (high, low)]
-        rates = listener.play(np.concatenate([sweep(a, b, n_on, fs, level_db), quiet]) for a, b in pair)
-        answers = strength(listener, rates, duration_ms + tail_ms, measure)
+        rates = presentation.play(np.concatenate([sweep(a, b, n_on, fs, level_db), quiet]) for a, b in pair)
+        answers = strength(presentation, rates, duration_ms + tail_ms, measure)
         up.append(answers[0])
         down.append(answers[1])
     rising, falling = np.stack(up, axis=1), np.stack(down, axis=1)
@@ -284,7 +286,7 @@ def sweep_responses(
     rows = np.arange(len(best))
     some = total.max(axis=1) > 0
     return SweepResponse(
-        listener.neurons, speeds, rising, falling, index,
+        presentation.neurons, speeds, rising, falling, index,
         np.where(some, speeds[best], np.nan), np.where(some, index[rows, best], np.nan),
     )  # fmt: skip
 
@@ -296,20 +298,20 @@ def _carrier(hertz: float | None, n_samples: int, fs: float, level_db: float, se
     return np.asarray(np.sqrt(2.0) * amplitude_of(level_db) * np.sin(phase))
 
 
-def _settled(listener: Listener, n_bins: int) -> int:
+def _settled(presentation: Presentation, n_bins: int) -> int:
     """Bins at the end of a sound that are measured: all but its first half second, at least half of it."""
-    return n_bins - min(listener.bins(AM_SETTLED_MS), n_bins // 2)
+    return n_bins - min(presentation.bins(AM_SETTLED_MS), n_bins // 2)
 
 
 def _followed(
-    listener: Listener, evoked: FloatArray, baseline: FloatArray, rate_hz: float
+    presentation: Presentation, evoked: FloatArray, baseline: FloatArray, rate_hz: float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Mean, complex component at a rate and vector strength of (K, T), over whole periods at the end."""
-    period = 1000.0 / (rate_hz * listener.dt_ms)  # bins
-    settled = _settled(listener, evoked.shape[1])
+    period = 1000.0 / (rate_hz * presentation.dt_ms)  # bins
+    settled = _settled(presentation, evoked.shape[1])
     n_bins = min(evoked.shape[1], max(1, round(max(1, int(settled / period + 1e-9)) * period)))
     part = evoked[:, -n_bins:]
-    seconds = listener.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
+    seconds = presentation.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
     # the envelope is 1 - cos: a response in step with it has phase 0
     turning = -np.exp(-2j * np.pi * rate_hz * seconds)
     mean = part.mean(axis=1)
@@ -399,8 +401,8 @@ def ripple_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     rates_hz : sequence of float, optional
         Rates above 0, ascending, below half the rate of bins; None is octaves from 2 to 32 Hz. Each is used
         upward and downward. Whole multiples of ``1000 / (duration_ms - 250)`` are measured without leakage.
@@ -428,7 +430,7 @@ def ripple_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a listener that cannot do it.
+        For an illegal argument, or a presentation that cannot do it.
 
     References
     ----------
@@ -438,35 +440,36 @@ def ripple_responses(
     --------
     >>> from deepSTRF.models.audio import Linear
     >>> bands = 500 * 2 ** (np.arange(12) / 4)
-    >>> listener = Listener(Linear(12, 9, norm="none"), dt_ms=5.0, frequencies_hz=bands)
-    >>> ripple_responses(listener, [4.0, 8.0], [0.0, 0.5], domain="spectrogram").amplitude.shape
+    >>> presentation = Presentation(Linear(12, 9, norm="none"), dt_ms=5.0, frequencies_hz=bands)
+    >>> ripple_responses(presentation, [4.0, 8.0], [0.0, 0.5], domain="spectrogram").amplitude.shape
     (1, 2, 4)
     """
-    listener = as_listener(model)
-    rates = check_rates_shown(RATES_HZ, rates_hz, listener.dt_ms)
+    presentation = as_presentation(model)
+    rates = check_rates_shown(RATES_HZ, rates_hz, presentation.dt_ms)
     scales = np.asarray(scales_cyc_oct, dtype=np.float64)
-    _check(listener, scales, domain, depth)
+    _check(presentation, scales, domain, depth)
     check_lengths(duration_ms=duration_ms)
     check_levels(level_db=level_db, mean=mean)
-    measured = max(1, listener.bins(duration_ms) - listener.bins(SETTLED_MS))
-    check_periods("rates_hz", rates, measured * listener.dt_ms)
+    measured = max(1, presentation.bins(duration_ms) - presentation.bins(SETTLED_MS))
+    check_periods("rates_hz", rates, measured * presentation.dt_ms)
     signed = np.concatenate([-rates[::-1], rates])
-    n_bins = listener.bins(duration_ms)
+    n_bins = presentation.bins(duration_ms)
     grid = [(float(scale), float(rate)) for scale in scales for rate in signed]
     if domain == "spectrogram":
-        hertz = np.asarray(listener.frequencies_hz)
-        played = listener.show(
+        hertz = np.asarray(presentation.frequencies_hz)
+        played = presentation.show(
             (
-                mean * ripple_pattern(hertz, listener.time_ms(n_bins), rate, scale, depth)
+                mean * ripple_pattern(hertz, presentation.time_ms(n_bins), rate, scale, depth)
                 for scale, rate in grid
             )
         )
     else:
-        played = listener.play(_sounds(listener, grid, n_bins, depth, level_db, seed))
-    evoked = listener.evoked(played, silence=0.0 if domain == "spectrogram" else None)
-    settled = max(1, n_bins - listener.bins(SETTLED_MS))
+        played = presentation.play(_sounds(presentation, grid, n_bins, depth, level_db, seed))
+    evoked = presentation.evoked(played, silence=0.0 if domain == "spectrogram" else None)
+    settled = max(1, n_bins - presentation.bins(SETTLED_MS))
     parts = [
-        _component(listener, answer, rate, settled) for answer, (_, rate) in zip(evoked, grid, strict=True)
+        _component(presentation, answer, rate, settled)
+        for answer, (_, rate) in zip(evoked, grid, strict=True)
     ]
     component = np.stack([c for c, _ in parts], axis=1).reshape(-1, len(scales), len(signed))
     average = np.stack([m for _, m in parts], axis=1).reshape(component.shape)
@@ -478,7 +481,7 @@ def ripple_responses(
     first, second = up[:, moving].sum(axis=(1, 2)), down[:, moving].sum(axis=(1, 2))
     total, some = first + second, both.max(axis=1) > 0
     return RippleResponse(
-        listener.neurons, signed, scales, component, average,
+        presentation.neurons, signed, scales, component, average,
         np.where(some, rates[rate_at], np.nan), np.where(some, scales[scale_at], np.nan),
         np.where(total > 0, (first - second) / np.where(total > 0, total, 1.0), np.nan),
     )  # fmt: skip
@@ -520,15 +523,15 @@ def ripple_pattern(
 
 
 def _sounds(
-    listener: Listener,
+    presentation: Presentation,
     grid: list[tuple[float, float]],
     n_bins: int,
     depth: float,
     level_db: float,
     seed: int,
 ) -> Iterator[FloatArray]:
-    fs, (low, high) = listener.audio_fs or 0.0, listener.frequency_range()
-    seconds = np.arange(n_bins * listener.hop) / fs
+    fs, (low, high) = presentation.audio_fs or 0.0, presentation.frequency_range()
+    seconds = np.arange(n_bins * presentation.hop) / fs
     tones = np.geomspace(low, high, max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1))
     phases = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, len(tones))
     carriers = np.stack(
@@ -547,35 +550,37 @@ def _sounds(
 
 
 def _component(
-    listener: Listener, evoked: FloatArray, rate_hz: float, settled: int
+    presentation: Presentation, evoked: FloatArray, rate_hz: float, settled: int
 ) -> tuple[NDArray[np.complex128], FloatArray]:
     """Complex component at the ripple's rate and mean of (K, T), over whole periods at the end."""
-    period = 1000.0 / (abs(rate_hz) * listener.dt_ms)
+    period = 1000.0 / (abs(rate_hz) * presentation.dt_ms)
     n_bins = min(settled, max(1, round(max(1, int(settled / period + 1e-9)) * period)))
     part = evoked[:, -n_bins:]
-    seconds = listener.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
+    seconds = presentation.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
     mean = part.mean(axis=1)
     turning = np.exp(-2j * np.pi * rate_hz * seconds)
     return 2.0 * ((part - mean[:, None]) * turning).mean(axis=1), mean
 
 
-def _check(listener: Listener, scales: FloatArray, domain: str, depth: float) -> None:
+def _check(presentation: Presentation, scales: FloatArray, domain: str, depth: float) -> None:
     check_ascending("scales_cyc_oct", scales)
     check_choice("domain", domain, ("sound", "spectrogram"))
     if scales[0] < 0:
         raise ValueError(f"scales_cyc_oct must be 0 or more (the direction is the rate's), got {scales[0]:g}")
     if not 0.0 < depth <= 1.0:
         raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
-    _check_scales(listener, scales, domain)
+    _check_scales(presentation, scales, domain)
 
 
-def _check_scales(listener: Listener, scales: FloatArray, domain: str) -> None:
+def _check_scales(presentation: Presentation, scales: FloatArray, domain: str) -> None:
     """Refuse ripples so dense that the bands, or the tones that carry them, show another one."""
-    if domain == "spectrogram" and listener.frequencies_hz is None:
-        raise ValueError("ripples in the spectrogram need the bands: Listener(..., frequencies_hz=...)")
+    if domain == "spectrogram" and presentation.frequencies_hz is None:
+        raise ValueError("ripples in the spectrogram need the bands: Presentation(..., frequencies_hz=...)")
     spacing = 1.0 / TONES_PER_OCTAVE
     if domain == "spectrogram":
-        spacing = float(np.diff(np.log2(np.sort(np.asarray(listener.frequencies_hz)))).min(initial=np.inf))
+        spacing = float(
+            np.diff(np.log2(np.sort(np.asarray(presentation.frequencies_hz)))).min(initial=np.inf)
+        )
     if scales[-1] * spacing > 0.5 + 1e-9:
         raise ValueError(
             f"scales_cyc_oct must be at most {0.5 / spacing:.3g}: ripples are drawn every {spacing:.3g} "

@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_positive_int, check_positive_number
-from deepSTRF.interpret._arrays import as_numbers
+from deepSTRF._validation import as_numbers, check_positive_int, check_positive_number
 from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels, check_range
-from deepSTRF.interpret.probes.listener import Listener, as_listener
 from deepSTRF.interpret.probes.measures import (
     check_ascending,
     decay_time_constant,
     first_crossing,
     values_per_neuron,
 )
+from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import EDGE_MS, RAMP_MS, noise, patchwork_noise, ramped, stepped, tone
 from deepSTRF.interpret.strf.table import NeuronTable
 
@@ -124,8 +123,8 @@ def level_step_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     levels_db : sequence of float
         Two or more root mean squares, dB re 1, ascending. The first is held before the first step.
     tone_hz : float or sequence of float (K,), optional
@@ -147,7 +146,7 @@ def level_step_responses(
     Raises
     ------
     ValueError, TypeError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     References
     ----------
@@ -162,35 +161,35 @@ def level_step_responses(
     >>> found.to_db.tolist(), found.evoked.shape
     ([-40.0, -20.0, -40.0, -60.0], (1, 4, 10))
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     levels = np.asarray(levels_db, dtype=np.float64)
     check_ascending("levels_db", levels)
     n_tokens = check_positive_int("n_tokens", n_tokens)
     check_lengths(hold_ms=hold_ms)
-    bins = listener.bins(hold_ms)
-    _check_steps(listener, levels, bins, tone_hz, band_hz)
+    bins = presentation.bins(hold_ms)
+    _check_steps(presentation, levels, bins, tone_hz, band_hz)
     staircase = np.concatenate([levels, levels[-2::-1]])
-    total, fs = len(staircase) * bins * listener.samples(0.0), listener.audio_fs or 0.0
-    longer = total + listener.samples(RAMP_MS)  # the ramp at the end of a carrier is cut off
-    n_neurons = len(listener.neurons)
+    total, fs = len(staircase) * bins * presentation.samples(0.0), presentation.audio_fs or 0.0
+    longer = total + presentation.samples(RAMP_MS)  # the ramp at the end of a carrier is cut off
+    n_neurons = len(presentation.neurons)
     if tone_hz is None:
-        rates = listener.play(
+        rates = presentation.play(
             stepped(noise(longer, fs, band_hz=band_hz, seed=seed + token)[:total], staircase, fs)
             for token in range(n_tokens)
         )
     else:
         tones = values_per_neuron("tone_hz", tone_hz, n_neurons)
-        check_audible("tone_hz", tones, listener.audio_fs)
-        rates = np.zeros((1, n_neurons, listener.lead_bins + len(staircase) * bins))
+        check_audible("tone_hz", tones, presentation.audio_fs)
+        rates = np.zeros((1, n_neurons, presentation.lead_bins + len(staircase) * bins))
         for hertz in np.unique(tones):
             own = tones == hertz
             carrier = tone(float(hertz), longer, fs)[:total]
-            rates[:, own] = listener.play([stepped(carrier, staircase, fs)])[:, own]
-    evoked = listener.evoked(rates).reshape(len(rates), n_neurons, len(staircase), bins)
-    time_ms = listener.time_ms(bins)
+            rates[:, own] = presentation.play([stepped(carrier, staircase, fs)])[:, own]
+    evoked = presentation.evoked(rates).reshape(len(rates), n_neurons, len(staircase), bins)
+    time_ms = presentation.time_ms(bins)
     return LevelStepResponse(
-        listener.neurons, staircase[:-1], staircase[1:], time_ms, evoked[:, :, 1:].mean(axis=0),
-        listener.baseline(rates).mean(axis=0), *_measures(time_ms, evoked),
+        presentation.neurons, staircase[:-1], staircase[1:], time_ms, evoked[:, :, 1:].mean(axis=0),
+        presentation.baseline(rates).mean(axis=0), *_measures(time_ms, evoked),
     )  # fmt: skip
 
 
@@ -229,18 +228,20 @@ def _medians(values: FloatArray) -> FloatArray:
     )
 
 
-def _check_steps(listener: Listener, levels: FloatArray, bins: int, tone_hz: Any, band_hz: Any) -> None:
+def _check_steps(
+    presentation: Presentation, levels: FloatArray, bins: int, tone_hz: Any, band_hz: Any
+) -> None:
     if len(levels) < 2:
         raise ValueError(f"levels_db must hold two levels or more to step between, got {levels}")
     if bins < LEAST_BINS:
         raise ValueError(
-            f"hold_ms gives {bins} bins of {listener.dt_ms:g} ms; a level must last {LEAST_BINS} or more: "
-            f"hold_ms={LEAST_BINS * listener.dt_ms:g}"
+            f"hold_ms gives {bins} bins of {presentation.dt_ms:g} ms; a level must last {LEAST_BINS} or more: "
+            f"hold_ms={LEAST_BINS * presentation.dt_ms:g}"
         )
     if tone_hz is not None and band_hz is not None:
         raise ValueError("give tone_hz (tones) or band_hz (noise), not both")
     if band_hz is not None:
-        check_range("band_hz", band_hz, listener.audio_fs)
+        check_range("band_hz", band_hz, presentation.audio_fs)
 
 
 # ------------------------------------------------------------------------------
@@ -315,8 +316,8 @@ def oddball_responses(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     centre_hz : float or sequence of float (K,)
         Middle of the two tones on a log axis, for all neurons or one each. Neurons with the same centre share
         their sequences.
@@ -341,7 +342,7 @@ def oddball_responses(
     Raises
     ------
     ValueError, TypeError
-        For an illegal argument, or a listener that cannot be played sounds.
+        For an illegal argument, or a presentation that cannot be played sounds.
 
     References
     ----------
@@ -355,8 +356,8 @@ def oddball_responses(
     >>> oddball_responses(model, 1000.0, n_tones=10).rare.shape
     (1, 2, 50)
     """
-    listener = as_listener(model)
-    centres = values_per_neuron("centre_hz", centre_hz, len(listener.neurons))
+    presentation = as_presentation(model)
+    centres = values_per_neuron("centre_hz", centre_hz, len(presentation.neurons))
     n_tones = check_positive_int("n_tones", n_tones)
     check_positive_number("apart_octaves", apart_octaves)
     if not 0.0 < rare <= 0.5 or round(rare * n_tones) < 1 or n_tones < 2 * FIRST_RARE:
@@ -366,16 +367,16 @@ def oddball_responses(
     if tone_ms > period_ms:
         raise ValueError(f"tone_ms={tone_ms!r} must fit into period_ms={period_ms!r}")
     half = 2.0 ** (0.5 * apart_octaves)
-    check_audible("centre_hz, half of apart_octaves higher,", centres * half, listener.audio_fs)
+    check_audible("centre_hz, half of apart_octaves higher,", centres * half, presentation.audio_fs)
     order = _order(n_tones, rare, seed)
-    bins = listener.bins(period_ms)
+    bins = presentation.bins(period_ms)
     common, rares = np.zeros((2, len(centres), 2, bins))
     for centre in np.unique(centres):
         own = centres == centre
         pair = (float(centre) / half, float(centre) * half)
         # first the low tone is common, then the high one
-        rates = listener.play(_sequences(listener, pair, order, tone_ms, bins, level_db))
-        evoked = listener.evoked(rates)[:, own].reshape(2, int(own.sum()), n_tones, bins)
+        rates = presentation.play(_sequences(presentation, pair, order, tone_ms, bins, level_db))
+        evoked = presentation.evoked(rates)[:, own].reshape(2, int(own.sum()), n_tones, bins)
         for low_or_high in (0, 1):
             as_common, as_rare = evoked[low_or_high], evoked[1 - low_or_high]
             settled = ~order
@@ -384,7 +385,7 @@ def oddball_responses(
             rares[own, low_or_high] = as_rare[:, order].mean(axis=1)
     answered = [np.maximum(part.mean(axis=2), 0.0) for part in (rares, common)]
     return OddballResponse(
-        listener.neurons, centres / half / 1000.0, centres * half / 1000.0, listener.time_ms(bins),
+        presentation.neurons, centres / half / 1000.0, centres * half / 1000.0, presentation.time_ms(bins),
         common, rares, _index(*answered), _index(*(part.sum(axis=1) for part in answered)),
     )  # fmt: skip
 
@@ -404,15 +405,15 @@ def _order(n_tones: int, rare: float, seed: int) -> NDArray[np.bool_]:
 
 
 def _sequences(
-    listener: Listener,
+    presentation: Presentation,
     pair: tuple[float, float],
     order: NDArray[np.bool_],
     tone_ms: float,
     bins: int,
     level_db: float,
 ) -> list[FloatArray]:
-    fs, hop = listener.audio_fs or 0.0, listener.samples(0.0)
-    length = min(listener.samples(tone_ms), bins * hop)
+    fs, hop = presentation.audio_fs or 0.0, presentation.samples(0.0)
+    length = min(presentation.samples(tone_ms), bins * hop)
     pips = []
     for hertz in pair:
         pip = np.zeros(bins * hop)
@@ -514,12 +515,12 @@ def context_swap(
 
     Parameters
     ----------
-    model : Listener or nn.Module
-        A listener, or a model with a front-end.
+    model : Presentation or nn.Module
+        A presentation, or a model with a front-end.
     durations_ms : sequence of float
         Lengths of segments, ascending, rounded up to whole bins; those that become equal count once.
     sounds : sequence of array (T_audio,), optional
-        Recorded sounds at the listener's audio rate, to be cut. None is noise in patches of half an octave
+        Recorded sounds at the presentation's audio rate, to be cut. None is noise in patches of half an octave
         and a bin, each of its own level: sounds without memory, as far as their bands allow.
     sound_s : float
         How many seconds of that noise. More make the correlations more certain.
@@ -539,7 +540,7 @@ def context_swap(
     ------
     ValueError
         For an illegal argument, sounds too short to give eight segments of the longest duration, or a
-        listener that cannot be played sounds.
+        presentation that cannot be played sounds.
 
     References
     ----------
@@ -554,42 +555,49 @@ def context_swap(
     >>> found.correlation.shape, found.n_segments.tolist()
     ((1, 3, 16), [50, 25, 12])
     """
-    listener = as_listener(model)
+    presentation = as_presentation(model)
     durations = np.asarray(durations_ms, dtype=np.float64)
     check_ascending("durations_ms", durations, above=0.0)
     if not 0.0 < criterion < 1.0:
         raise ValueError(f"criterion must lie between 0 and 1, both left out, got {criterion!r}")
-    lengths = np.unique([listener.bins(duration) for duration in durations])
+    lengths = np.unique([presentation.bins(duration) for duration in durations])
     if max_lag_ms is not None:
         check_lengths(max_lag_ms=max_lag_ms)
-    n_lags = int(lengths[-1]) if max_lag_ms is None else listener.bins(max_lag_ms)
-    pieces = _pieces(listener, sounds, check_positive_number("sound_s", sound_s), seed)
+    n_lags = int(lengths[-1]) if max_lag_ms is None else presentation.bins(max_lag_ms)
+    pieces = _pieces(presentation, sounds, check_positive_number("sound_s", sound_s), seed)
     rng = np.random.default_rng(seed)
-    exact = lengths * listener.dt_ms
-    correlation = np.zeros((len(listener.neurons), len(lengths), n_lags))
+    exact = lengths * presentation.dt_ms
+    correlation = np.zeros((len(presentation.neurons), len(lengths), n_lags))
     n_segments = np.zeros(len(lengths), dtype=np.intp)
     for index, length in enumerate(lengths):
-        segments = _cut(pieces, int(length) * listener.samples(0.0), listener.audio_fs or 0.0)
+        segments = _cut(pieces, int(length) * presentation.samples(0.0), presentation.audio_fs or 0.0)
         _check_segments(len(segments), float(exact[index]))
         n_segments[index] = len(segments)
         # neighbours on both sides: remembered at the first segment, followed after the last
         around = (math.ceil(lengths[-1] / length), math.ceil(n_lags / length))
-        correlation[:, index] = _agreement(listener, segments, int(length), n_lags, around, rng)
+        correlation[:, index] = _agreement(presentation, segments, int(length), n_lags, around, rng)
     peak = _highest(correlation)
     known = [np.isfinite(row) for row in peak]  # durations whose responses vary between segments
     window = [first_crossing(exact[own], row[own], criterion) for row, own in zip(peak, known, strict=True)]
-    lag_ms = listener.time_ms(n_lags)
+    lag_ms = presentation.time_ms(n_lags)
     centre = [
         _centre(lag_ms, rows, heights, exact, criterion)
         for rows, heights in zip(correlation, peak, strict=True)
     ]
     return ContextSwap(
-        listener.neurons, exact, n_segments, lag_ms, correlation, peak, np.asarray(window), np.asarray(centre)
+        presentation.neurons,
+        exact,
+        n_segments,
+        lag_ms,
+        correlation,
+        peak,
+        np.asarray(window),
+        np.asarray(centre),
     )
 
 
 def _agreement(
-    listener: Listener,
+    presentation: Presentation,
     segments: FloatArray,
     length: int,
     n_lags: int,
@@ -600,9 +608,9 @@ def _agreement(
     n_segments, (head, tail) = len(segments), around
     orders = _two_orders(n_segments, rng)
     rings = [order[np.arange(-head, n_segments + tail) % n_segments] for order in orders]
-    rates = listener.play(segments[ring].reshape(-1) for ring in rings)
+    rates = presentation.play(segments[ring].reshape(-1) for ring in rings)
     # where each segment starts, in either order
-    starts = np.argsort(orders, axis=1) * length + head * length + listener.lead_bins
+    starts = np.argsort(orders, axis=1) * length + head * length + presentation.lead_bins
     found = np.zeros((rates.shape[1], n_lags))
     for lag in range(n_lags):
         first, second = (rates[context][:, starts[context] + lag] for context in (0, 1))
@@ -635,12 +643,14 @@ def _two_orders(n_segments: int, rng: np.random.Generator) -> IntArray:
             return np.stack([first, second])
 
 
-def _pieces(listener: Listener, sounds: Sequence[Any] | None, sound_s: float, seed: int) -> list[FloatArray]:
+def _pieces(
+    presentation: Presentation, sounds: Sequence[Any] | None, sound_s: float, seed: int
+) -> list[FloatArray]:
     """Sounds to be cut."""
     if sounds is None:
-        hop, fs = listener.samples(0.0), listener.audio_fs or 0.0
-        total = listener.samples(1000.0 * sound_s)
-        return [patchwork_noise(total, fs, listener.frequency_range(), hop, CONTEXT_LEVEL_DB, seed=seed)]
+        hop, fs = presentation.samples(0.0), presentation.audio_fs or 0.0
+        total = presentation.samples(1000.0 * sound_s)
+        return [patchwork_noise(total, fs, presentation.frequency_range(), hop, CONTEXT_LEVEL_DB, seed=seed)]
     pieces = [as_numbers(sound, "sounds") for sound in sounds]
     for piece in pieces:
         if piece.ndim != 1 or not np.isfinite(piece).all():
