@@ -24,6 +24,8 @@ from deepSTRF.interpret.probes import (
     tone_responses,
     two_tone_responses,
 )
+
+# not of the face: the limit that the battery keeps to
 from deepSTRF.interpret.probes.presentation import HIGHEST_SHARE
 from deepSTRF.models.audio import ICNet, Linear, StateNet
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
@@ -33,7 +35,7 @@ BANDS = 500.0 * 2.0 ** (np.arange(8) / 4)
 
 
 @pytest.fixture(scope="module")
-def ear():
+def presentation():
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8)
     return Presentation(Linear(8, 3, 2, wav2spec=mel, norm="none"), lead_ms=50.0)
 
@@ -49,36 +51,51 @@ FOLDS_BACK = "below 8000 Hz, half of the 16000"
 @pytest.mark.parametrize(
     ("probe", "message"),
     [
-        (lambda ear: tone_responses(ear, [1000.0, 9000.0], [-20.0]), FOLDS_BACK),
-        (lambda ear: noise_responses(ear, [-20.0], band_hz=(4000.0, 9000.0)), FOLDS_BACK),
+        (lambda presentation: tone_responses(presentation, [1000.0, 9000.0], [-20.0]), FOLDS_BACK),
+        (lambda presentation: noise_responses(presentation, [-20.0], band_hz=(4000.0, 9000.0)), FOLDS_BACK),
         (
-            lambda ear: noise_responses(ear, [-20.0], band_hz=(2000.0, 1000.0)),
+            lambda presentation: noise_responses(presentation, [-20.0], band_hz=(2000.0, 1000.0)),
             "band_hz must be two ascending",
         ),
-        (lambda ear: am_responses(ear, [4.0], carrier_hz=8000.0), FOLDS_BACK),
-        (lambda ear: am_responses(ear, [4.0], n_tokens=0), "n_tokens must be at least 1"),
-        (lambda ear: am_responses(ear, [2.0], duration_ms=100.0), "20 Hz or more for a whole period"),
-        (lambda ear: sweep_responses(ear, range_hz=(100.0, 20000.0)), FOLDS_BACK),
-        (lambda ear: sweep_responses(ear, range_hz=(100.0,)), "range_hz must be two ascending"),
-        (lambda ear: ripple_responses(ear, [0.5], [0.0]), "1 Hz or more for a whole period"),
-        (lambda ear: ripple_responses(ear, [4.0], [11.0]), "at most 10"),
-        (lambda ear: two_tone_responses(ear, -500.0), "probe_hz must lie above 0"),
-        (lambda ear: two_tone_responses(ear, 1000.0, [500.0, 9000.0]), "frequencies_hz must lie above 0"),
-        (lambda ear: forward_masking(ear, 1000.0, masker_hz=9000.0), "masker_hz must lie"),
-        (lambda ear: forward_masking(ear, 1000.0, masker_level_db=np.nan), "masker_level_db must be finite"),
-        (lambda ear: oddball_responses(ear, 7500.0), r"got 8919\.05 Hz"),
-        (lambda ear: gap_responses(ear, [5.0], marker_ms=0.0), "marker_ms"),
-        (lambda ear: click_responses(ear, watched_ms=-1.0), "watched_ms"),
-        (lambda ear: tone_responses(ear, duration_ms=0.0), "duration_ms"),
-        (lambda ear: tone_responses(ear, tail_ms=-5.0), "tail_ms"),
-        (lambda ear: ear.play([np.full(80, np.nan)]), "sounds must be finite"),
-        (lambda ear: ear.bins(float("nan")), "a duration in ms"),
-        (lambda ear: probe_battery(ear, None), "probes must be different names"),
+        (lambda presentation: am_responses(presentation, [4.0], carrier_hz=8000.0), FOLDS_BACK),
+        (lambda presentation: am_responses(presentation, [4.0], n_tokens=0), "n_tokens must be at least 1"),
+        (
+            lambda presentation: am_responses(presentation, [2.0], duration_ms=100.0),
+            "20 Hz or more for a whole period",
+        ),
+        (lambda presentation: sweep_responses(presentation, range_hz=(100.0, 20000.0)), FOLDS_BACK),
+        (
+            lambda presentation: sweep_responses(presentation, range_hz=(100.0,)),
+            "range_hz must be two ascending",
+        ),
+        (
+            lambda presentation: ripple_responses(presentation, [0.5], [0.0]),
+            "1 Hz or more for a whole period",
+        ),
+        (lambda presentation: ripple_responses(presentation, [4.0], [11.0]), "at most 10"),
+        (lambda presentation: two_tone_responses(presentation, -500.0), "probe_hz must lie above 0"),
+        (
+            lambda presentation: two_tone_responses(presentation, 1000.0, [500.0, 9000.0]),
+            "frequencies_hz must lie above 0",
+        ),
+        (lambda presentation: forward_masking(presentation, 1000.0, masker_hz=9000.0), "masker_hz must lie"),
+        (
+            lambda presentation: forward_masking(presentation, 1000.0, masker_level_db=np.nan),
+            "masker_level_db must be finite",
+        ),
+        (lambda presentation: oddball_responses(presentation, 7500.0), r"got 8919\.05 Hz"),
+        (lambda presentation: gap_responses(presentation, [5.0], marker_ms=0.0), "marker_ms"),
+        (lambda presentation: click_responses(presentation, watched_ms=-1.0), "watched_ms"),
+        (lambda presentation: tone_responses(presentation, duration_ms=0.0), "duration_ms"),
+        (lambda presentation: tone_responses(presentation, tail_ms=-5.0), "tail_ms"),
+        (lambda presentation: presentation.play([np.full(80, np.nan)]), "sounds must be finite"),
+        (lambda presentation: presentation.bins(float("nan")), "a duration in ms"),
+        (lambda presentation: probe_battery(presentation, None), "probes must be different names"),
     ],
 )
-def test_what_cannot_be_played(ear, probe, message):
+def test_what_cannot_be_played(presentation, probe, message):
     with pytest.raises(ValueError, match=message):
-        probe(ear)
+        probe(presentation)
 
 
 def test_drawn_ripples_are_no_denser_than_the_bands(drawn):
@@ -110,7 +127,7 @@ def test_bands_in_any_order_are_heard_in_theirs(drawn):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_what_a_presentation_refuses_to_be():
+def test_what_a_presentation_refuses_in_its_arguments():
     model, silent = Linear(8, 3, norm="none"), lambda sounds: torch.zeros(len(sounds), 8, 10)
     with pytest.raises(ValueError, match=r"220\.5 samples per bin"):
         Presentation(model, cochleagram=silent, audio_fs=44100, dt_ms=5.0)
@@ -178,22 +195,22 @@ def test_a_whiff_of_excitation_beside_suppression_is_no_tuning():
 def test_long_bins_show_slow_rates_only():
     """Usual rates that the bins cannot show are left out; a rate that was asked for is refused."""
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=8, hop_ms=20.0, win_ms=40.0)
-    ear = Presentation(Linear(8, 3, wav2spec=mel, norm="none"))
-    assert ear.dt_ms == 20.0
-    battery = probe_battery(ear)
+    presentation = Presentation(Linear(8, 3, wav2spec=mel, norm="none"))
+    assert presentation.dt_ms == 20.0
+    battery = probe_battery(presentation)
     assert battery.results["am"].rates_hz.tolist() == [2.0, 4.0, 8.0, 16.0]
     assert battery.results["ripples"].rates_hz.tolist() == [-16.0, -8.0, -4.0, -2.0, 2.0, 4.0, 8.0, 16.0]
     with pytest.raises(ValueError, match="show rates below 25 Hz, got 32"):
-        am_responses(ear, [16.0, 32.0])
+        am_responses(presentation, [16.0, 32.0])
     with pytest.raises(ValueError, match="show rates below 25 Hz"):
-        ripple_responses(ear, [25.0])
+        ripple_responses(presentation, [25.0])
 
 
-def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(ear):
+def test_two_channels_are_not_one_sound_and_a_null_stimulus_is_finite(presentation):
     with pytest.raises(ValueError, match="one channel"):
-        waveform_fields(ear.model, torch.zeros(2, 1600))
+        waveform_fields(presentation.model, torch.zeros(2, 1600))
     with pytest.raises(ValueError, match="stim must be finite"):
-        waveform_fields(ear.model, torch.full((1600,), torch.nan))
+        waveform_fields(presentation.model, torch.full((1600,), torch.nan))
     with pytest.raises(ValueError, match="at least one neuron"):
         exciting_spectrogram(Linear(8, 3), [])
     with pytest.raises(TypeError, match=r"nn\.Module with F"):

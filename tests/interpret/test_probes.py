@@ -13,9 +13,7 @@ from deepSTRF.interpret.probes import (
     PROBES,
     Presentation,
     am_responses,
-    as_presentation,
     click_responses,
-    dataset_cochleagram,
     forward_masking,
     gap_responses,
     noise_responses,
@@ -28,6 +26,9 @@ from deepSTRF.interpret.probes import (
     tone_responses,
     two_tone_responses,
 )
+
+# not of the face: what probes make of their first argument, and what Presentation.for_dataset uses
+from deepSTRF.interpret.probes.presentation import as_presentation, dataset_cochleagram
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
@@ -53,7 +54,7 @@ def envelope(sounds):
     return sounds.unfold(-1, HOP, HOP).abs().mean(-1).unsqueeze(1)
 
 
-def hears(model, cochleagram=envelope, **options):
+def presented(model, cochleagram=envelope, **options):
     return Presentation(model, cochleagram=cochleagram, audio_fs=FS, dt_ms=DT, **options)
 
 
@@ -73,7 +74,7 @@ def simulated():
 # ---------------------------------------------------------------------- the presentation
 
 
-def test_a_presentation_hears_what_the_model_hears_in_eval_mode_and_any_batch():
+def test_a_presentation_returns_the_rates_of_eval_mode_in_any_batch():
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=6)
     model = Linear(6, 4, 5, wav2spec=mel).train()
     sounds = 0.1 * np.random.default_rng(0).normal(size=(5, 1600))
@@ -94,7 +95,7 @@ def test_a_presentation_hears_what_the_model_hears_in_eval_mode_and_any_batch():
     assert doubled.shape == (5, 5, 80)  # 300 ms of silence
 
 
-def test_a_presentation_hears_as_the_recording_was_made():
+def test_a_presentation_makes_spectrograms_as_the_recording_was_made():
     options = {"n_neurons": 1, "n_clips": 1, "n_repeats": 1, "clip_seconds": 0.5}
     sound = SyntheticDataset(**options, return_waveform=True).stims[0]
     ds = SyntheticDataset(**options)
@@ -116,12 +117,12 @@ def test_shown_spectrograms_follow_silence():
     assert Presentation(Linear(6, 4, wav2spec=mel)).show([np.ones((6, 3))]).shape == (1, 1, 63)
 
 
-def test_a_model_of_the_users_own_is_heard():
+def test_a_model_of_the_users_own_is_probed():
     class Own(nn.Module):
         def forward(self, x):
             return x.mean(2, keepdim=True).repeat(1, 3, 1, 1)
 
-    presentation = hears(Own())
+    presentation = presented(Own())
     assert presentation.neurons == [0, 1, 2]
     assert click_responses(presentation, watched_ms=20.0).evoked.shape == (3, 3, 4)
 
@@ -145,7 +146,7 @@ def test_what_a_presentation_refuses():
     with pytest.raises(ValueError, match="nothing to play"):
         Presentation(mel).play([])
     with pytest.raises(ValueError, match=r"\(1, F, 61\)"):
-        hears(Linear(1, 4), lambda sounds: torch.zeros(len(sounds), 1, 3)).play([np.zeros(80)])
+        presented(Linear(1, 4), lambda sounds: torch.zeros(len(sounds), 1, 3)).play([np.zeros(80)])
 
 
 # ---------------------------------------------------------------------- tones
@@ -167,7 +168,7 @@ def test_threshold_best_frequency_and_q10_of_a_v_shaped_area():
     tones = 2000.0 * 2.0 ** (np.arange(-12, 13) / 8)
     # tails shorter than the analysis window: the last quarter of lead and tone lies inside the tone
     area = tone_responses(
-        hears(linear([[[1.0]], [[0.0]], [[-1.0]]]), v_shaped), tones, np.arange(-75.0, -10.0, 5.0),
+        presented(linear([[[1.0]], [[0.0]], [[-1.0]]]), v_shaped), tones, np.arange(-75.0, -10.0, 5.0),
         duration_ms=495.0, tail_ms=5.0, criterion=0.01,
     )  # fmt: skip
     assert area.response.shape == (3, 13, 25)
@@ -208,13 +209,13 @@ def test_soft_tones_measure_the_bandwidth_of_known_neurons(simulated):
 
 
 def test_a_click_arrives_when_the_weight_says():
-    found = click_responses(hears(linear(delayed([0, 3, 7]))), [-20.0, 0.0], watched_ms=100.0)
+    found = click_responses(presented(linear(delayed([0, 3, 7]))), [-20.0, 0.0], watched_ms=100.0)
     np.testing.assert_allclose(found.latency_ms, np.array([2.5, 17.5, 37.5])[:, None].repeat(2, 1))
     np.testing.assert_allclose(found.evoked[:, 1], 10 * found.evoked[:, 0], rtol=1e-5)
     assert found.duration_ms[1, 0] == pytest.approx(5.0)
     assert (found.rebound == 0).all()
     with_rebound = delayed([2]) - 0.4 * delayed([6])
-    assert click_responses(hears(linear(with_rebound))).rebound == pytest.approx(0.4, rel=1e-4)
+    assert click_responses(presented(linear(with_rebound))).rebound == pytest.approx(0.4, rel=1e-4)
 
 
 def test_simulated_neurons_answer_clicks_at_their_latency(simulated):
@@ -233,17 +234,17 @@ def test_rate_level_functions():
             ).clamp_min(0)
 
     model = linear(delayed([0, 0]), Nonmonotonic())
-    found = noise_responses(hears(model), np.arange(-80.0, 0.0, 10.0), n_tokens=2)
+    found = noise_responses(presented(model), np.arange(-80.0, 0.0, 10.0), n_tokens=2)
     assert found.best_level_db.tolist() == [-10.0, -50.0]
     assert found.monotonicity[0] == 1.0
     assert found.monotonicity[1] < 0.1
     assert found.onset_index[0] == pytest.approx(0.0, abs=0.05)
     assert found.evoked.shape == (2, 8, 60)
     phasic = linear(delayed([0]) - delayed([1]))
-    burst = noise_responses(hears(phasic), [-20.0], n_tokens=1)
+    burst = noise_responses(presented(phasic), [-20.0], n_tokens=1)
     assert burst.onset_index[0] > 0.9
     assert burst.latency_ms[0] < 10.0
-    silent = noise_responses(hears(linear(delayed([0], gain=-1.0))), [-20.0])
+    silent = noise_responses(presented(linear(delayed([0], gain=-1.0))), [-20.0])
     assert np.isnan(silent.threshold_db).all()
 
 
@@ -251,7 +252,9 @@ def test_rate_level_functions():
 
 
 def test_a_delay_is_a_phase_and_passes_all_rates():
-    found = am_responses(hears(linear(delayed([0, 4]))), [4.0, 10.0, 20.0], carrier_hz=2000.0, level_db=0.0)
+    found = am_responses(
+        presented(linear(delayed([0, 4]))), [4.0, 10.0, 20.0], carrier_hz=2000.0, level_db=0.0
+    )
     size = np.sqrt(2) * np.abs(np.sin(np.pi / 4 * np.arange(8))).mean()  # mean absolute value of the carrier
     np.testing.assert_allclose(found.mean, size, rtol=0.02)
     np.testing.assert_allclose(found.modulation, size, rtol=0.02)
@@ -262,12 +265,12 @@ def test_a_delay_is_a_phase_and_passes_all_rates():
 
 def test_a_smoother_follows_slow_modulation_only():
     strfs = np.concatenate([np.full((1, 1, 12), 1 / 12), delayed([0])])
-    found = am_responses(hears(linear(strfs)), [2.0, 16.0], n_tokens=1)
+    found = am_responses(presented(linear(strfs)), [2.0, 16.0], n_tokens=1)
     assert found.best_rate_hz[0] == 2.0
     assert found.modulation[0, 1] < 0.2 * found.modulation[0, 0]
     assert found.modulation[1, 1] > 0.9 * found.modulation[1, 0]
     with pytest.raises(ValueError, match="below 100 Hz"):
-        am_responses(hears(linear(strfs)), [200.0])
+        am_responses(presented(linear(strfs)), [200.0])
 
 
 def upward(sign=1.0):
@@ -320,13 +323,13 @@ def test_sounds_tell_the_direction_too(direction_neurons):
 
 def test_a_neuron_that_integrates_needs_longer_gaps():
     strfs = np.concatenate([delayed([0], length=40), np.full((1, 1, 40), 1 / 40)])
-    found = gap_responses(hears(linear(strfs)), [5.0, 10.0, 20.0, 50.0, 100.0, 200.0], n_tokens=2)
+    found = gap_responses(presented(linear(strfs)), [5.0, 10.0, 20.0, 50.0, 100.0, 200.0], n_tokens=2)
     assert (np.diff(found.change[1]) > 0).all()
     assert found.threshold_ms[1] == pytest.approx(100.0, rel=0.15)  # half of its 200 ms
     assert found.threshold_ms[0] <= 10.0
     before = found.time_ms < -205.0
     assert np.abs(found.difference[:, :, before]).max() < 1e-6
-    assert gap_responses(hears(linear(np.zeros((1, 1, 3)))), [5.0, 20.0]).threshold_ms[0] != 0
+    assert gap_responses(presented(linear(np.zeros((1, 1, 3)))), [5.0, 20.0]).threshold_ms[0] != 0
 
 
 def two_bands(sounds):
@@ -339,13 +342,15 @@ def two_bands(sounds):
 def test_inhibition_is_seen_with_a_second_tone():
     strfs = np.zeros((2, 2, 3))
     strfs[:, 0, -1], strfs[0, 1, -1] = 1.0, -0.5
-    found = two_tone_responses(hears(linear(strfs, nn.ReLU()), two_bands), [1000.0, 1000.0], [2000.0, 4000.0])
+    found = two_tone_responses(
+        presented(linear(strfs, nn.ReLU()), two_bands), [1000.0, 1000.0], [2000.0, 4000.0]
+    )
     assert found.suppression[0, 1] == pytest.approx(0.5, abs=0.05)
     assert abs(found.suppression[1, 1]) < 0.02
     assert abs(found.suppression[0, 0]) < 0.05
     assert found.most_khz[0] == 4.0
     with pytest.raises(ValueError, match="one per neuron"):
-        two_tone_responses(hears(linear(strfs), two_bands), [1000.0] * 3)
+        two_tone_responses(presented(linear(strfs), two_bands), [1000.0] * 3)
 
 
 def adapting(n_bands):
@@ -354,30 +359,30 @@ def adapting(n_bands):
 
 
 def test_masking_is_adaptation_not_linear():
-    straight = forward_masking(hears(linear(delayed([0, 3]))), 1000.0, [10.0, 40.0])
+    straight = forward_masking(presented(linear(delayed([0, 3]))), 1000.0, [10.0, 40.0])
     np.testing.assert_allclose(straight.recovery, 1.0, rtol=1e-4)
     assert straight.recovery_ms.tolist() == [10.0, 10.0]
-    masked = forward_masking(hears(adapting(2), two_bands, neurons=[0]), 1000.0, [10.0, 200.0, 800.0])
+    masked = forward_masking(presented(adapting(2), two_bands, neurons=[0]), 1000.0, [10.0, 200.0, 800.0])
     assert (np.diff(masked.recovery[0]) > 0).all()
     assert masked.recovery[0, 0] < 0.3
     assert masked.recovery[0, 2] > 0.9
     assert 10.0 < masked.recovery_ms[0] < 800.0
-    other = forward_masking(hears(adapting(2), two_bands, neurons=[0]), 1000.0, [10.0], masker_hz=4000.0)
+    other = forward_masking(presented(adapting(2), two_bands, neurons=[0]), 1000.0, [10.0], masker_hz=4000.0)
     assert other.recovery[0, 0] > 0.98
 
 
 def test_only_what_adapts_prefers_the_rare_tone():
     options = {"apart_octaves": 2.0, "n_tones": 30, "rare": 0.2, "period_ms": 150.0}
-    straight = oddball_responses(hears(linear(np.ones((1, 2, 3))), two_bands), 2000.0, **options)
+    straight = oddball_responses(presented(linear(np.ones((1, 2, 3))), two_bands), 2000.0, **options)
     assert abs(straight.common_ssa_index[0]) < 1e-5
     assert straight.rare.shape == (1, 2, 30)
     prefilter = {"prefiltering": "icadaptation", "dt": DT, "min_freq": 500.0, "max_freq": 8000.0}
     both = linear(np.ones((1, 2, 1)), prefiltering=prefilter)
-    found = oddball_responses(hears(both, two_bands), 2000.0, **options)
+    found = oddball_responses(presented(both, two_bands), 2000.0, **options)
     assert found.common_ssa_index[0] > 0.05
     assert (found.ssa_index > 0).all()
     with pytest.raises(ValueError, match="rare"):
-        oddball_responses(hears(both, two_bands), 2000.0, rare=0.9)
+        oddball_responses(presented(both, two_bands), 2000.0, rare=0.9)
 
 
 def test_every_probe_gives_a_table(direction_neurons):
@@ -425,5 +430,5 @@ def test_the_whole_battery_in_one_table(simulated):
     assert list(few.results) == ["clicks", "oddball"]
     with pytest.raises(ValueError, match="tones, clicks"):
         probe_battery(presentation, ["melody"])
-    silent = probe_battery(hears(linear(np.zeros((1, 2, 3))), two_bands), ["masking"])
+    silent = probe_battery(presented(linear(np.zeros((1, 2, 3))), two_bands), ["masking"])
     assert np.isnan(silent.results["masking"].recovery).all()

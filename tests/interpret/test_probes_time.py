@@ -9,6 +9,8 @@ from torch import nn
 
 from deepSTRF.dsp.recursion import freq_to_tau
 from deepSTRF.interpret.probes import Presentation, context_swap, level_step_responses
+
+# not of the face: parts of the two probes, tested by themselves
 from deepSTRF.interpret.probes.measures import decay_time_constant
 from deepSTRF.interpret.probes.sounds import patchwork_noise, stepped
 from deepSTRF.models.audio import Linear
@@ -32,7 +34,7 @@ def linear(kernels, activation=None, prefiltering=None):
     return model
 
 
-def hears(model, **options):
+def presented(model, **options):
     """A presentation with a cochleagram of one band: the mean absolute sample of each bin."""
 
     def envelope(sounds):
@@ -67,7 +69,9 @@ class Subtractive(nn.Module):
 
 
 def test_steps_go_up_the_levels_and_down_again():
-    found = level_step_responses(hears(linear([with_lags((0, 1.0))])), [-60.0, -40.0, -20.0], tone_hz=TONE_HZ)
+    found = level_step_responses(
+        presented(linear([with_lags((0, 1.0))])), [-60.0, -40.0, -20.0], tone_hz=TONE_HZ
+    )
     assert found.from_db.tolist() == [-60.0, -40.0, -20.0, -40.0]
     assert found.to_db.tolist() == [-40.0, -20.0, -40.0, -60.0]
     size = np.sqrt(2) * np.abs(np.sin(np.pi / 4 * np.arange(8))).mean()  # mean absolute value of the carrier
@@ -80,10 +84,10 @@ def test_steps_go_up_the_levels_and_down_again():
 
 def test_linear_models_do_not_adapt():
     kernels = [with_lags((0, 1.0)), with_lags((3, 1.0)), np.full(12, 1 / 12), -np.full(12, 1 / 12)]
-    tone = level_step_responses(hears(linear(kernels)), tone_hz=TONE_HZ)
+    tone = level_step_responses(presented(linear(kernels)), tone_hz=TONE_HZ)
     np.testing.assert_allclose(tone.adaptation_index, 0.0, atol=1e-6)
     assert np.isnan(tone.tau_ms).all()
-    noise = level_step_responses(hears(linear(kernels)))
+    noise = level_step_responses(presented(linear(kernels)))
     assert np.abs(noise.adaptation_index).max() < 0.05
     assert np.isnan(noise.tau_ms).all()
     assert np.isnan(noise.table()["level_up_tau_ms"]).all()
@@ -91,7 +95,7 @@ def test_linear_models_do_not_adapt():
 
 def test_a_phasic_linear_model_overshoots_alike_up_and_down_within_its_kernel():
     found = level_step_responses(
-        hears(linear([with_lags((0, 1.0), (6, -0.5))])), [-40.0, -20.0], tone_hz=TONE_HZ
+        presented(linear([with_lags((0, 1.0), (6, -0.5))])), [-40.0, -20.0], tone_hz=TONE_HZ
     )
     np.testing.assert_allclose(found.adaptation_index, 0.5, atol=1e-6)
     shape = found.evoked[0] - found.steady[0][:, None]
@@ -103,7 +107,7 @@ def test_a_phasic_linear_model_overshoots_alike_up_and_down_within_its_kernel():
 @pytest.mark.parametrize(("carrier", "within"), [({"tone_hz": TONE_HZ}, 1e-3), ({}, 0.08)])
 def test_the_time_constant_of_adaptation_is_found(tau_ms, carrier, within):
     core = linear([with_lags((0, 1.0)), with_lags((2, 2.0)), np.full(12, -1 / 12)])
-    found = level_step_responses(hears(Subtractive(core, tau_ms)), **carrier)
+    found = level_step_responses(presented(Subtractive(core, tau_ms)), **carrier)
     np.testing.assert_allclose(found.tau_ms, tau_ms, rtol=within)
     if tau_ms < 300.0:  # a second is enough to settle
         np.testing.assert_allclose(found.adaptation_index[:2], 0.8, atol=0.04)
@@ -144,8 +148,8 @@ def test_what_is_no_exponential_has_no_time_constant():
 
 
 def test_level_steps_say_what_they_refuse():
-    presentation = hears(linear([with_lags((0, 1.0))]))
-    silent = level_step_responses(hears(linear([with_lags((0, 0.0))])))
+    presentation = presented(linear([with_lags((0, 1.0))]))
+    silent = level_step_responses(presented(linear([with_lags((0, 0.0))])))
     assert np.isnan(silent.adaptation_index).all()
     with pytest.raises(ValueError, match="two levels"):
         level_step_responses(presentation, [-20.0])
@@ -197,7 +201,7 @@ def test_a_segment_longer_than_the_kernel_makes_the_response_its_own():
     lags = 8
     kernel = np.random.default_rng(1).normal(size=lags)
     durations = np.array([20.0, 40.0, 60.0, 120.0])
-    found = context_swap(hears(linear([kernel])), durations, sounds=white())
+    found = context_swap(presented(linear([kernel])), durations, sounds=white())
     assert found.n_segments.tolist() == [250, 125, 83, 41]
     for row, bins in zip(found.correlation[0], (durations / DT).astype(int), strict=True):
         alone = np.arange(found.lag_ms.size)
@@ -213,7 +217,7 @@ def test_a_segment_longer_than_the_kernel_makes_the_response_its_own():
 
 @pytest.mark.parametrize("sounds", [white(20.0), None])
 def test_the_window_is_where_the_energy_of_the_kernel_lies(sounds):
-    found = context_swap(hears(linear(KERNELS)), sounds=sounds)
+    found = context_swap(presented(linear(KERNELS)), sounds=sounds)
     widths, middles = np.transpose([energy_window(kernel) for kernel in KERNELS])
     np.testing.assert_allclose(found.window_ms, widths, rtol=0.10)
     assert (np.abs(found.centre_ms - middles) < 0.1 * widths + 1.0).all()
@@ -223,7 +227,7 @@ def test_the_window_is_where_the_energy_of_the_kernel_lies(sounds):
 
 def test_the_correlation_is_the_share_of_energy_inside_the_segment():
     kernel = np.exp(-np.arange(64) / 8.0)
-    found = context_swap(hears(linear([kernel])), [40.0, 80.0], sounds=white(60.0))
+    found = context_swap(presented(linear([kernel])), [40.0, 80.0], sounds=white(60.0))
     inside = np.cumsum(kernel**2) / (kernel**2).sum()
     for row, bins in zip(found.correlation[0], (8, 16), strict=True):
         np.testing.assert_allclose(row[:bins], inside[:bins], atol=0.1)
@@ -238,9 +242,9 @@ def test_a_recurrent_memory_and_a_threshold():
                 out.append(state)
             return torch.stack(out, -1)
 
-    found = context_swap(hears(Leaky()), sounds=white(20.0))
+    found = context_swap(presented(Leaky()), sounds=white(20.0))
     assert found.window_ms[0] == pytest.approx(energy_window(0.9 ** np.arange(200))[0], rel=0.1)
-    rectified = context_swap(hears(linear(KERNELS[:3] - 0.1, nn.ReLU())), sounds=white())
+    rectified = context_swap(presented(linear(KERNELS[:3] - 0.1, nn.ReLU())), sounds=white())
     assert (np.diff(rectified.window_ms) > 0).all()
 
 
@@ -250,7 +254,7 @@ def test_a_neuron_that_answers_few_segments_has_a_window_from_those():
     model = linear(np.stack([KERNELS[0], KERNELS[0]]), nn.ReLU())
     with torch.no_grad():
         model.readout.strf.kernel.bias.copy_(torch.tensor([0.0, -14.0]))
-    found = context_swap(hears(model), [10.0, 20.0, 40.0, 80.0], sounds=[quiet, loud])
+    found = context_swap(presented(model), [10.0, 20.0, 40.0, 80.0], sounds=[quiet, loud])
     assert np.isnan(found.peak[1]).tolist() == [True, False, False, False]
     assert found.window_ms[1] == 20.0
     assert 10.0 < found.window_ms[0] < 20.0
@@ -258,7 +262,7 @@ def test_a_neuron_that_answers_few_segments_has_a_window_from_those():
 
 def test_context_swap_says_what_it_cannot_tell():
     model = linear(np.stack([np.zeros(64), KERNELS[0], np.ones(64)]))
-    found = context_swap(hears(model), [12.0, 14.0, 20.0, 40.0], sounds=white(), max_lag_ms=100.0)
+    found = context_swap(presented(model), [12.0, 14.0, 20.0, 40.0], sounds=white(), max_lag_ms=100.0)
     assert found.durations_ms.tolist() == [15.0, 20.0, 40.0]
     assert found.lag_ms.size == 20
     assert np.isnan(found.window_ms[[0, 2]]).all(), "silent, and longer than the longest segment"
@@ -266,13 +270,13 @@ def test_context_swap_says_what_it_cannot_tell():
     assert np.isnan(found.correlation[0]).all()
     assert found.window_ms[1] == 15.0
     with pytest.raises(ValueError, match="give 5 segments of 100 ms"):
-        context_swap(hears(model), [20.0, 100.0], sound_s=0.5)
+        context_swap(presented(model), [20.0, 100.0], sound_s=0.5)
     with pytest.raises(ValueError, match=r"sounds=\[sound\]"):
-        context_swap(hears(model), sounds=white()[0])
+        context_swap(presented(model), sounds=white()[0])
     with pytest.raises(ValueError, match="criterion"):
-        context_swap(hears(model), criterion=1.0)
+        context_swap(presented(model), criterion=1.0)
     with pytest.raises(ValueError, match="ascending"):
-        context_swap(hears(model), [40.0, 20.0])
+        context_swap(presented(model), [40.0, 20.0])
 
 
 def test_a_front_end_widens_the_window():

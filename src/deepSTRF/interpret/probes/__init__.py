@@ -1,65 +1,29 @@
-"""Experiments on fitted models: the sounds of a hearing laboratory, played to a model instead of an animal.
+"""Probes of fitted models: experiments with synthetic sounds, as on a neuron in a hearing laboratory.
 
-`Presentation` says how a model hears; every probe takes one (or a model with a front-end), plays its sounds in
-batches, each after silence, and returns arrays, axes in ms, kHz and dB, summary numbers, and ``table()``.
+A `Presentation` states how sounds are played to a model. Every probe takes one (or a model with a front-end),
+plays its sounds in batches, each after silence, and returns a result: arrays over neurons, axes in ms, kHz
+and dB, summary numbers, and ``table()``. `probe_battery` runs them all.
 """
 
-from deepSTRF.interpret.probes.adaptation import (
-    ContextSwap,
-    LevelStepResponse,
-    OddballResponse,
-    context_swap,
-    level_step_responses,
-    oddball_responses,
-)
-from deepSTRF.interpret.probes.battery import PROBES, ProbeBattery, probe_battery
-from deepSTRF.interpret.probes.broadband import NoiseResponse, noise_responses
-from deepSTRF.interpret.probes.clicks import ClickResponse, GapResponse, click_responses, gap_responses
+from deepSTRF.interpret.probes.adaptation import level_step_responses, oddball_responses
+from deepSTRF.interpret.probes.battery import PROBES, probe_battery
+from deepSTRF.interpret.probes.broadband import click_responses, gap_responses, noise_responses
+from deepSTRF.interpret.probes.context import context_swap
 from deepSTRF.interpret.probes.modulation import (
-    AmResponse,
-    RippleResponse,
-    SweepResponse,
     am_responses,
     ripple_pattern,
     ripple_responses,
     sweep_responses,
 )
-from deepSTRF.interpret.probes.presentation import (
-    Presentation,
-    as_presentation,
-    dataset_cochleagram,
-    plain_cochleagram,
-)
-from deepSTRF.interpret.probes.tones import (
-    FrequencyResponseArea,
-    MaskingResponse,
-    TwoToneResponse,
-    forward_masking,
-    tone_responses,
-    two_tone_responses,
-)
+from deepSTRF.interpret.probes.presentation import Presentation, plain_cochleagram
+from deepSTRF.interpret.probes.tones import forward_masking, tone_responses, two_tone_responses
 
 __all__ = [
     "PROBES",
-    "AmResponse",
-    "ClickResponse",
-    "ContextSwap",
-    "FrequencyResponseArea",
-    "GapResponse",
-    "LevelStepResponse",
-    "MaskingResponse",
-    "NoiseResponse",
-    "OddballResponse",
     "Presentation",
-    "ProbeBattery",
-    "RippleResponse",
-    "SweepResponse",
-    "TwoToneResponse",
     "am_responses",
-    "as_presentation",
     "click_responses",
     "context_swap",
-    "dataset_cochleagram",
     "forward_masking",
     "gap_responses",
     "level_step_responses",

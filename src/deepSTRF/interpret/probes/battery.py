@@ -1,4 +1,4 @@
-"""The usual probes in one go, and one table of their summaries."""
+"""A battery of probes with their default sounds, and one table of their summaries."""
 
 from __future__ import annotations
 
@@ -7,18 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepSTRF.interpret.probes.adaptation import (
-    APART_OCTAVES,
-    context_swap,
-    level_step_responses,
-    oddball_responses,
-)
-from deepSTRF.interpret.probes.broadband import noise_responses
-from deepSTRF.interpret.probes.clicks import click_responses, gap_responses
+from deepSTRF.interpret.probes.adaptation import APART_OCTAVES, level_step_responses, oddball_responses
+from deepSTRF.interpret.probes.broadband import click_responses, gap_responses, noise_responses
+from deepSTRF.interpret.probes.context import context_swap
+from deepSTRF.interpret.probes.measures import ProbeResult
 from deepSTRF.interpret.probes.modulation import am_responses, ripple_responses, sweep_responses
-from deepSTRF.interpret.probes.presentation import HIGHEST_SHARE, Presentation, as_presentation
+from deepSTRF.interpret.probes.presentation import HIGHEST_SHARE, as_presentation
 from deepSTRF.interpret.probes.tones import (
     FrequencyResponseArea,
     forward_masking,
@@ -29,16 +24,14 @@ from deepSTRF.interpret.strf.table import NeuronTable
 
 __all__ = ["PROBES", "ProbeBattery", "probe_battery"]
 
-FloatArray = NDArray[np.float64]
-
-#: Probes by name: those that need a presentation only.
-_GENERAL: dict[str, Callable[[Presentation], Any]] = {
+#: Probes that take a presentation only.
+_GENERAL: dict[str, Callable[..., ProbeResult]] = {
     "tones": tone_responses, "clicks": click_responses, "noise": noise_responses, "am": am_responses,
     "sweeps": sweep_responses, "ripples": ripple_responses, "gaps": gap_responses,
     "levels": level_step_responses, "context": context_swap,
 }  # fmt: skip
 #: And those that are played at each neuron's own best tone.
-_AT_BEST_TONE: dict[str, Callable[[Presentation, FloatArray], Any]] = {
+_AT_BEST_TONE: dict[str, Callable[..., ProbeResult]] = {
     "two_tone": two_tone_responses, "masking": forward_masking, "oddball": oddball_responses,
 }  # fmt: skip
 #: All names, in the order in which they are played.
@@ -55,11 +48,6 @@ class ProbeBattery:
         By the names of `PROBES`.
     table : NeuronTable
         All summaries, one row per neuron.
-
-    Examples
-    --------
-    >>> ProbeBattery({}, NeuronTable((0,), {})).table.rows()
-    [{'neuron': 0}]
     """
 
     results: Mapping[str, Any]
@@ -86,12 +74,12 @@ def probe_battery(
     Returns
     -------
     ProbeBattery
-        Results by name, and a table of all summaries.
+        ``results`` by name, and a ``table`` of all summaries.
 
     Raises
     ------
     ValueError
-        For an unknown or repeated name, or a presentation that cannot be played sounds.
+        For an unknown or repeated name, or a model to which no sounds can be played.
 
     Examples
     --------
@@ -116,18 +104,11 @@ def probe_battery(
             results[name] = _GENERAL[name](presentation)
             continue
         area = area or results.get("tones") or tone_responses(presentation)
-        best = _best_tones(area)
+        strongest = area.response.max(axis=1).argmax(axis=1)
+        strongest = np.where(np.isnan(area.best_khz), len(area.frequencies_khz) // 2, strongest)
+        best_hz = 1000.0 * area.frequencies_khz[strongest]
         if name == "oddball":  # its upper tone must be playable, too
-            best = np.minimum(
-                best, HIGHEST_SHARE * (presentation.audio_fs or 0.0) / 2.0 ** (0.5 * APART_OCTAVES)
-            )
-        results[name] = _AT_BEST_TONE[name](presentation, best)
+            best_hz = np.minimum(best_hz, HIGHEST_SHARE * presentation.fs / 2.0 ** (0.5 * APART_OCTAVES))
+        results[name] = _AT_BEST_TONE[name](presentation, best_hz)
     table = NeuronTable(tuple(presentation.neurons), {})
     return ProbeBattery(results, table.joined(*(result.table() for result in results.values())))
-
-
-def _best_tones(area: FrequencyResponseArea) -> FloatArray:
-    """(K,) the played tone with the strongest response, in Hz."""
-    at = area.response.max(axis=1).argmax(axis=1)
-    at = np.where(np.isnan(area.best_khz), len(area.frequencies_khz) // 2, at)
-    return np.asarray(1000.0 * area.frequencies_khz[at])

@@ -1,7 +1,9 @@
-"""What several probes measure on rates: windows, peaks and when they come, thresholds on a curve."""
+"""What probes share behind the playing: the base of their results, and measures of evoked rates."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,50 +11,63 @@ from numpy.typing import NDArray
 
 from deepSTRF._validation import check_choice
 from deepSTRF.interpret.probes.presentation import Presentation
-from deepSTRF.interpret.strf.table import refined_peak
+from deepSTRF.interpret.strf.table import NeuronTable
+from deepSTRF.interpret.strf.tuning import refined_peak
 
 __all__ = [
-    "check_ascending", "decay_time_constant", "first_crossing", "peak_times", "strength", "values_per_neuron",
+    "ProbeResult", "decay_time_constant", "first_crossing", "last_periods", "mean_or_peak", "peak_times",
+    "sharing",
 ]  # fmt: skip
 
 FloatArray = NDArray[np.float64]
 
 MEASURES = ("mean", "peak")
-#: Time constants tried per round of the search; each round looks closer around the best of the last.
+#: Time constants tried per round of the search; each round searches closer around the best of the last.
 N_TRIED, N_ROUNDS = 61, 3
-#: Fewer samples than this do not tell a time constant.
+#: Fewer samples than this do not determine a time constant.
 LEAST_SAMPLES = 4
 
 
-def strength(
-    presentation: Presentation, rates: FloatArray, window_ms: float, measure: str = "mean"
-) -> FloatArray:
-    """Return one number per sound and neuron: mean or peak of the evoked rate in the window after the onset.
+@dataclass(frozen=True)
+class ProbeResult:
+    """Result of a probe: arrays over the neurons that were read, and their summary.
 
-    Shapes: rates (..., K, lead_bins + T); returns (..., K).
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> ear = SimpleNamespace(evoked=lambda rates: rates - 1.0, bins=lambda ms: int(ms // 5))
-    >>> strength(ear, np.array([[1.0, 2.0, 4.0, 9.0]]), 15.0)
-    array([1.33333333])
+    Attributes
+    ----------
+    neurons : list of int
+        Which neurons; K of them are the first axis of all arrays over neurons.
     """
+
+    neurons: list[int]
+
+    def table(self) -> NeuronTable:
+        """Return the summary, one row per neuron."""
+        return NeuronTable(tuple(self.neurons), self._summary())
+
+    def _summary(self) -> Mapping[str, FloatArray]:
+        """Columns (K,) of the table by name."""
+        raise NotImplementedError
+
+    def _named(self, prefix: str, *names: str) -> dict[str, FloatArray]:
+        """Attributes as columns, with a prefix before their names."""
+        return {prefix + name: getattr(self, name) for name in names}
+
+
+def sharing(values: FloatArray) -> Iterator[tuple[Any, NDArray[np.bool_]]]:
+    """Yield each value (or row) of (K,) or (K, D), and which neurons (K,) share it, hence their sounds."""
+    for value in np.unique(values, axis=0):
+        own = values == value
+        yield value, own if own.ndim == 1 else own.all(axis=1)
+
+
+def mean_or_peak(rates: FloatArray, measure: str) -> FloatArray:
+    """Return the mean or the peak (...) of rates (..., T) over time."""
     check_choice("measure", measure, MEASURES)
-    part = presentation.evoked(rates)[..., : presentation.bins(window_ms)]
-    return np.asarray(part.mean(axis=-1) if measure == "mean" else part.max(axis=-1))
+    return np.asarray(rates.mean(axis=-1) if measure == "mean" else rates.max(axis=-1))
 
 
 def peak_times(time_ms: FloatArray, evoked: FloatArray) -> FloatArray:
-    """Return when evoked rates are highest, between bins.
-
-    Shapes: time_ms (T,); evoked (..., T).
-
-    Examples
-    --------
-    >>> peak_times(np.array([2.5, 7.5, 12.5]), np.array([[0.0, 1.0, 0.0], [0.0, -1.0, 0.0]]))
-    array([7.5, nan])
-    """
+    """Return when evoked rates (..., T) are highest, between bins; NaN where nothing is evoked."""
     flat = evoked.reshape(-1, evoked.shape[-1])
     times = [
         refined_peak(time_ms, curve, int(curve.argmax())) if curve.max(initial=0.0) > 0 else np.nan
@@ -62,15 +77,7 @@ def peak_times(time_ms: FloatArray, evoked: FloatArray) -> FloatArray:
 
 
 def first_crossing(axis: FloatArray, curve: FloatArray, level: float) -> float:
-    """Return where a curve first reaches a level, by straight lines between samples; NaN when it never does.
-
-    Shapes: axis, curve (P,).
-
-    Examples
-    --------
-    >>> first_crossing(np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 3.0]), 2.0)
-    15.0
-    """
+    """Return where a curve (P,) first attains a level, by straight lines between samples; NaN if never."""
     above = np.flatnonzero(curve >= level)
     if above.size == 0:
         return float("nan")
@@ -81,22 +88,23 @@ def first_crossing(axis: FloatArray, curve: FloatArray, level: float) -> float:
     return float(axis[at - 1] + share * (axis[at] - axis[at - 1]))
 
 
+def last_periods(
+    presentation: Presentation, evoked: FloatArray, rate_hz: float, n_bins: int
+) -> tuple[FloatArray, NDArray[np.complex128]]:
+    """Return the last whole periods (K, P) of rates (K, T) within ``n_bins``, and ``exp(-2 pi i rate t)``."""
+    period = 1000.0 / (abs(rate_hz) * presentation.dt_ms)  # bins
+    n_bins = min(n_bins, max(1, round(max(1, int(n_bins / period + 1e-9)) * period)))
+    seconds = presentation.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
+    return evoked[:, -n_bins:], np.exp(-2j * np.pi * rate_hz * seconds)
+
+
 def decay_time_constant(
     time_ms: FloatArray, curve: FloatArray, least_explained: float
 ) -> tuple[float, float]:
-    """Return time constant and amplitude of the exponential nearest to a curve.
+    """Return time constant and amplitude of the exponential nearest to a curve (P,); NaN where none fits.
 
     The curve is ``steady + amplitude * exp(-t / tau)``. Of each time constant the best steady value and
     amplitude are known in closed form (least squares), so that only the time constant is searched.
-
-    Shapes: time_ms (P,); curve (P,).
-
-    Examples
-    --------
-    >>> time = np.arange(0.0, 300.0, 5.0)
-    >>> tau, amplitude = decay_time_constant(time, 1.0 + 2.0 * np.exp(-time / 40.0), 0.5)
-    >>> round(tau, 2), round(amplitude, 2)
-    (40.0, 2.0)
     """
     nothing = (float("nan"), float("nan"))
     if len(curve) < LEAST_SAMPLES:
@@ -119,37 +127,3 @@ def decay_time_constant(
     if at_edge or along[at] ** 2 / sizes[at] < least_explained * total:
         return nothing
     return tau, float(along[at] / sizes[at])
-
-
-def values_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
-    """Return one number per neuron from one for all, or from a sequence.
-
-    Shapes: values (K,); returns (K,).
-
-    Examples
-    --------
-    >>> values_per_neuron("probe_hz", 1000.0, 2)
-    array([1000., 1000.])
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim > 1 or (array.ndim == 1 and len(array) != n_neurons) or not np.isfinite(array).all():
-        raise ValueError(
-            f"{name} must be a number or {n_neurons} numbers, one per neuron, all finite; got {values!r}. A "
-            "neuron without a best frequency is left out with Presentation(..., neurons=[...])"
-        )
-    return np.broadcast_to(array, (n_neurons,)).astype(np.float64)
-
-
-def check_ascending(name: str, values: FloatArray, above: float | None = None) -> None:
-    """Check that values are one ascending finite series.
-
-    Shapes: values (P,).
-
-    Examples
-    --------
-    >>> check_ascending("levels_db", np.array([-20.0, -10.0]))
-    """
-    legal = values.ndim == 1 and values.size > 0 and np.isfinite(values).all() and (np.diff(values) > 0).all()
-    if not legal or (above is not None and values[0] <= above):
-        extra = "" if above is None else f" above {above:g}"
-        raise ValueError(f"{name} must be one ascending series of finite numbers{extra}, got {values}")

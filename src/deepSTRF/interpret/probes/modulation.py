@@ -1,4 +1,4 @@
-"""Ripples: moving sinusoidal spectra, the gratings of hearing. Which rates, scales and directions pass?"""
+"""Modulated sounds: amplitude modulation, frequency sweeps, and ripples (moving sinusoidal spectra)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import check_choice, check_positive_int, check_share
 from deepSTRF.interpret.probes.checks import (
+    ascending,
     check_audible,
     check_lengths,
     check_levels,
     check_periods,
-    check_range,
-    check_rates_shown,
+    modulation_rates,
+    two_frequencies,
 )
-from deepSTRF.interpret.probes.measures import check_ascending, strength
+from deepSTRF.interpret.probes.measures import ProbeResult, last_periods, mean_or_peak
 from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
-from deepSTRF.interpret.strf.table import NeuronTable
+from deepSTRF.interpret.strf.table import contrast, ratio
 
 __all__ = [
     "AmResponse",
@@ -34,27 +35,31 @@ __all__ = [
     "sweep_responses",
 ]
 
-# ------------------------------------------------------------------------------
-# Amplitude modulation and frequency sweeps: which rates a neuron follows, which direction it prefers.
-
-
 FloatArray = NDArray[np.float64]
 
-AM_RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
-AM_MS, AM_SETTLED_MS = 1500.0, 500.0
 LEVEL_DB = -20.0
+AM_RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+#: Left out at the start of AM (of short sounds half) and of ripples: the onset response.
+AM_MS, AM_ONSET_MS = 1500.0, 500.0
 SPEEDS_OCT_S = (5.0, 10.0, 20.0, 40.0, 80.0)
 TAIL_MS = 100.0
+RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0)
+SCALES_CYC_OCT = (0.0, 0.25, 0.5, 1.0, 2.0)
+RIPPLE_MS, RIPPLE_ONSET_MS = 1250.0, 250.0
+DEPTH = 0.9
+#: Tones that carry a ripple in sound.
+TONES_PER_OCTAVE = 20
+
+
+# ---------------------------------------------------------------------- amplitude modulation
 
 
 @dataclass(frozen=True)
-class AmResponse:
+class AmResponse(ProbeResult):
     """Responses of K neurons to amplitude-modulated sound at R rates.
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons.
     rates_hz : array (R,)
         Modulation rates, ascending.
     mean : array (K, R)
@@ -67,14 +72,8 @@ class AmResponse:
         Synchrony of the (rectified) rate, 0 to 1; NaN for a neuron that is silent.
     best_rate_hz : array (K,)
         Modulation rate that is followed most strongly (largest ``modulation``).
-
-    Examples
-    --------
-    >>> AmResponse.__dataclass_fields__["phase"].type
-    'FloatArray'
     """
 
-    neurons: list[int]
     rates_hz: FloatArray
     mean: FloatArray
     modulation: FloatArray
@@ -82,49 +81,8 @@ class AmResponse:
     vector_strength: FloatArray
     best_rate_hz: FloatArray
 
-    def table(self) -> NeuronTable:
-        """Return the summary, one row per neuron."""
-        return NeuronTable(tuple(self.neurons), {"am_best_rate_hz": self.best_rate_hz})
-
-
-@dataclass(frozen=True)
-class SweepResponse:
-    """Responses of K neurons to exponential frequency sweeps at V speeds.
-
-    Attributes
-    ----------
-    neurons : list of int
-        Which neurons.
-    speeds_oct_s : array (V,)
-        Octaves per second, ascending.
-    up, down : array (K, V)
-        Evoked rate, peak (or sum over bins) during the sweep and its tail, in the model's unit.
-    direction_index : array (K, V)
-        ``(up - down) / (up + down)`` of the rectified responses; NaN where neither evokes any.
-    best_speed_oct_s, best_direction_index : array (K,)
-        Speed of the strongest response to either direction, and the index there.
-
-    Examples
-    --------
-    >>> SweepResponse.__dataclass_fields__["up"].type
-    'FloatArray'
-    """
-
-    neurons: list[int]
-    speeds_oct_s: FloatArray
-    up: FloatArray
-    down: FloatArray
-    direction_index: FloatArray
-    best_speed_oct_s: FloatArray
-    best_direction_index: FloatArray
-
-    def table(self) -> NeuronTable:
-        """Return the summary, one row per neuron."""
-        columns = {
-            "sweep_best_speed_oct_s": self.best_speed_oct_s,
-            "sweep_direction_index": self.best_direction_index,
-        }
-        return NeuronTable(tuple(self.neurons), columns)
+    def _summary(self) -> dict[str, FloatArray]:
+        return self._named("am_", "best_rate_hz")
 
 
 def am_responses(
@@ -168,7 +126,7 @@ def am_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a presentation that cannot be played sounds.
+        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------
@@ -179,42 +137,81 @@ def am_responses(
     (1, 2)
     """
     presentation = as_presentation(model)
-    wanted = check_rates_shown(AM_RATES_HZ, rates_hz, presentation.dt_ms)
-    if not 0.0 < depth <= 1.0:
-        raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
+    modulations = modulation_rates(AM_RATES_HZ, rates_hz, presentation.dt_ms)
+    check_share("depth", depth)
     check_lengths(duration_ms=duration_ms)
     check_levels(level_db=level_db)
-    check_periods(
-        "rates_hz", wanted, presentation.dt_ms * _settled(presentation, presentation.bins(duration_ms))
-    )
+    n_bins = presentation.bins(duration_ms)
+    n_measured = n_bins - min(presentation.bins(AM_ONSET_MS), n_bins // 2)
+    check_periods("rates_hz", modulations, presentation.dt_ms * n_measured)
     n_tokens = check_positive_int("n_tokens", n_tokens)
     if carrier_hz is not None:
         check_audible("carrier_hz", carrier_hz, presentation.audio_fs)
         n_tokens = 1
-    n_samples, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
-    carriers = [_carrier(carrier_hz, n_samples, fs, level_db, seed + token) for token in range(n_tokens)]
+    n_samples, fs = presentation.samples(duration_ms), presentation.fs
     seconds = np.arange(n_samples) / fs
-    rates = presentation.play(
-        # a cosine trough at the onset: no click on top of the ramp
+    if carrier_hz is None:
+        carriers = [
+            noise(n_samples, fs, level_db, seed=seed + token, ramp_ms=0.0) for token in range(n_tokens)
+        ]
+    else:
+        wave = np.sin(2.0 * np.pi * carrier_hz * np.arange(n_samples) / fs)
+        carriers = [np.sqrt(2.0) * amplitude_of(level_db) * wave]
+    # a cosine trough at the onset: no click on top of the ramp
+    sounds = (
         ramped(carrier * (1.0 - depth * np.cos(2.0 * np.pi * rate * seconds)), fs)
-        for rate in wanted
+        for rate in modulations
         for carrier in carriers
     )
-    evoked = presentation.evoked(rates)
-    evoked = evoked.reshape(len(wanted), n_tokens, *evoked.shape[1:]).mean(axis=1)
-    baseline = presentation.baseline(rates)[0]
-    columns = [_followed(presentation, evoked[i], baseline, float(rate)) for i, rate in enumerate(wanted)]
-    mean, component, synchrony = (np.stack(part, axis=1) for part in zip(*columns, strict=True))
+    evoked, baseline = presentation.evoke(sounds, len(modulations), n_tokens)
+    evoked = evoked.mean(axis=2)
+    mean, synchrony = np.zeros((2, len(evoked), len(modulations)))
+    component = np.zeros(mean.shape, dtype=np.complex128)
+    for index, rate in enumerate(modulations):
+        part, turning = last_periods(presentation, evoked[:, index], float(rate), n_measured)
+        mean[:, index] = part.mean(axis=1)
+        # the envelope is 1 - cos: a response in step with it has phase 0
+        component[:, index] = 2.0 * ((part - mean[:, index, None]) * -turning).mean(axis=1)
+        spikes = np.maximum(part + baseline[:, None], 0.0)
+        synchrony[:, index] = ratio(np.abs((spikes * -turning).sum(axis=1)), spikes.sum(axis=1))
     modulation = np.abs(component)
     return AmResponse(
-        neurons=presentation.neurons,
-        rates_hz=wanted,
-        mean=mean.real,
-        modulation=modulation,
-        phase=np.angle(component),
-        vector_strength=synchrony.real,
-        best_rate_hz=np.where(modulation.max(axis=1) > 0, wanted[modulation.argmax(axis=1)], np.nan),
-    )
+        presentation.neurons, modulations, mean, modulation, np.angle(component), synchrony,
+        np.where(modulation.max(axis=1) > 0, modulations[modulation.argmax(axis=1)], np.nan),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------- frequency sweeps
+
+
+@dataclass(frozen=True)
+class SweepResponse(ProbeResult):
+    """Responses of K neurons to exponential frequency sweeps at V speeds.
+
+    Attributes
+    ----------
+    speeds_oct_s : array (V,)
+        Octaves per second, ascending.
+    up, down : array (K, V)
+        Evoked rate, peak (or mean over bins) during the sweep and its tail, in the model's unit.
+    direction_index : array (K, V)
+        ``(up - down) / (up + down)`` of the rectified responses; NaN where neither evokes any.
+    best_speed_oct_s, best_direction_index : array (K,)
+        Speed of the strongest response to either direction, and the index there.
+    """
+
+    speeds_oct_s: FloatArray
+    up: FloatArray
+    down: FloatArray
+    direction_index: FloatArray
+    best_speed_oct_s: FloatArray
+    best_direction_index: FloatArray
+
+    def _summary(self) -> dict[str, FloatArray]:
+        return {
+            "sweep_best_speed_oct_s": self.best_speed_oct_s,
+            "sweep_direction_index": self.best_direction_index,
+        }
 
 
 def sweep_responses(
@@ -251,7 +248,7 @@ def sweep_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a presentation that cannot be played sounds.
+        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------
@@ -262,88 +259,39 @@ def sweep_responses(
     (1, 2)
     """
     presentation = as_presentation(model)
-    speeds = np.asarray(speeds_oct_s, dtype=np.float64)
-    check_ascending("speeds_oct_s", speeds, above=0.0)
+    speeds = ascending("speeds_oct_s", speeds_oct_s, above=0.0)
     check_lengths(tail_ms=tail_ms)
     check_levels(level_db=level_db)
-    chosen = range_hz if range_hz is not None else presentation.frequency_range()
-    low, high = check_range("range_hz", chosen, presentation.audio_fs)
-    up, down = [], []
-    quiet = np.zeros(presentation.samples(tail_ms))
+    if range_hz is None:
+        range_hz = presentation.frequency_range()
+    low, high = two_frequencies("range_hz", range_hz, presentation.audio_fs)
+    responses = []
     for speed in speeds:
         duration_ms = 1000.0 * np.log2(high / low) / speed
-        n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
-        pair = [(low, high), (high, low)]
-        rates = presentation.play(np.concatenate([sweep(a, b, n_on, fs, level_db), quiet]) for a, b in pair)
-        answers = strength(presentation, rates, duration_ms + tail_ms, measure)
-        up.append(answers[0])
-        down.append(answers[1])
-    rising, falling = np.stack(up, axis=1), np.stack(down, axis=1)
-    first, second = np.maximum(rising, 0.0), np.maximum(falling, 0.0)
-    total = first + second
-    index = np.where(total > 0, (first - second) / np.where(total > 0, total, 1.0), np.nan)
-    best = np.maximum(first, second).argmax(axis=1)
-    rows = np.arange(len(best))
-    some = total.max(axis=1) > 0
+        n_samples, fs = presentation.samples(duration_ms), presentation.fs
+        pair = (sweep(*ends, n_samples, fs, level_db) for ends in ((low, high), (high, low)))
+        evoked, _ = presentation.evoke(pair, 2, tail_ms=tail_ms)
+        responses.append(mean_or_peak(evoked[..., : presentation.bins(duration_ms + tail_ms)], measure))
+    up, down = np.stack(responses, axis=-1).transpose(1, 0, 2)
+    rising, falling = np.maximum(up, 0.0), np.maximum(down, 0.0)
+    index = contrast(rising, falling)
+    best = np.maximum(rising, falling).argmax(axis=1)
+    some = (rising + falling).max(axis=1) > 0
     return SweepResponse(
-        presentation.neurons, speeds, rising, falling, index,
-        np.where(some, speeds[best], np.nan), np.where(some, index[rows, best], np.nan),
+        presentation.neurons, speeds, up, down, index,
+        np.where(some, speeds[best], np.nan), np.where(some, index[np.arange(len(best)), best], np.nan),
     )  # fmt: skip
 
 
-def _carrier(hertz: float | None, n_samples: int, fs: float, level_db: float, seed: int) -> FloatArray:
-    if hertz is None:
-        return noise(n_samples, fs, level_db, seed=seed, ramp_ms=0.0)
-    phase = 2.0 * np.pi * hertz * np.arange(n_samples) / fs
-    return np.asarray(np.sqrt(2.0) * amplitude_of(level_db) * np.sin(phase))
-
-
-def _settled(presentation: Presentation, n_bins: int) -> int:
-    """Bins at the end of a sound that are measured: all but its first half second, at least half of it."""
-    return n_bins - min(presentation.bins(AM_SETTLED_MS), n_bins // 2)
-
-
-def _followed(
-    presentation: Presentation, evoked: FloatArray, baseline: FloatArray, rate_hz: float
-) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Mean, complex component at a rate and vector strength of (K, T), over whole periods at the end."""
-    period = 1000.0 / (rate_hz * presentation.dt_ms)  # bins
-    settled = _settled(presentation, evoked.shape[1])
-    n_bins = min(evoked.shape[1], max(1, round(max(1, int(settled / period + 1e-9)) * period)))
-    part = evoked[:, -n_bins:]
-    seconds = presentation.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
-    # the envelope is 1 - cos: a response in step with it has phase 0
-    turning = -np.exp(-2j * np.pi * rate_hz * seconds)
-    mean = part.mean(axis=1)
-    component = 2.0 * ((part - mean[:, None]) * turning).mean(axis=1)
-    spikes = np.maximum(part + baseline[:, None], 0.0)
-    total = spikes.sum(axis=1)
-    synchrony = np.where(
-        total > 0, np.abs((spikes * turning).sum(axis=1)) / np.where(total > 0, total, 1.0), np.nan
-    )
-    return mean, component, synchrony
-
-
-# ------------------------------------------------------------------------------
-
-RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0)
-SCALES_CYC_OCT = (0.0, 0.25, 0.5, 1.0, 2.0)
-DURATION_MS = 1250.0
-#: Left out at the start: the onset response.
-SETTLED_MS = 250.0
-RIPPLE_LEVEL_DB, DEPTH = -20.0, 0.9
-#: Tones that carry a ripple in sound.
-TONES_PER_OCTAVE = 20
+# ---------------------------------------------------------------------- ripples
 
 
 @dataclass(frozen=True)
-class RippleResponse:
+class RippleResponse(ProbeResult):
     """Responses of K neurons to ripples of S scales and R rates in both directions.
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons.
     rates_hz : array (2 R,)
         Ascending; positive ripples move up in frequency, negative ones down.
     scales_cyc_oct : array (S,)
@@ -358,14 +306,8 @@ class RippleResponse:
     direction_index : array (K,)
         ``(up - down) / (up + down)`` of the squared amplitudes at scales above 0; NaN for a neuron that
         follows none.
-
-    Examples
-    --------
-    >>> RippleResponse.__dataclass_fields__["component"].type
-    'NDArray[np.complex128]'
     """
 
-    neurons: list[int]
     rates_hz: FloatArray
     scales_cyc_oct: FloatArray
     component: NDArray[np.complex128]
@@ -379,10 +321,8 @@ class RippleResponse:
         """(K, S, 2 R) amplitude of the component: the modulation transfer function."""
         return np.abs(self.component)
 
-    def table(self) -> NeuronTable:
-        """Return the summary, one row per neuron."""
-        names = ("best_rate_hz", "best_scale_cyc_oct", "direction_index")
-        return NeuronTable(tuple(self.neurons), {f"ripple_{name}": getattr(self, name) for name in names})
+    def _summary(self) -> dict[str, FloatArray]:
+        return self._named("ripple_", "best_rate_hz", "best_scale_cyc_oct", "direction_index")
 
 
 def ripple_responses(
@@ -392,9 +332,9 @@ def ripple_responses(
     *,
     domain: str = "sound",
     depth: float = DEPTH,
-    level_db: float = RIPPLE_LEVEL_DB,
+    level_db: float = LEVEL_DB,
     mean: float = 1.0,
-    duration_ms: float = DURATION_MS,
+    duration_ms: float = RIPPLE_MS,
     seed: int = 0,
 ) -> RippleResponse:
     """Play (or show) ripples and return the measured modulation transfer function.
@@ -430,7 +370,7 @@ def ripple_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a presentation that cannot do it.
+        For an illegal argument, or a model that takes neither such sounds nor spectrograms.
 
     References
     ----------
@@ -445,45 +385,41 @@ def ripple_responses(
     (1, 2, 4)
     """
     presentation = as_presentation(model)
-    rates = check_rates_shown(RATES_HZ, rates_hz, presentation.dt_ms)
-    scales = np.asarray(scales_cyc_oct, dtype=np.float64)
-    _check(presentation, scales, domain, depth)
+    rates = modulation_rates(RATES_HZ, rates_hz, presentation.dt_ms)
+    scales = ascending("scales_cyc_oct", scales_cyc_oct)
+    check_choice("domain", domain, ("sound", "spectrogram"))
+    _check_scales(presentation, scales, domain)
+    check_share("depth", depth)
     check_lengths(duration_ms=duration_ms)
     check_levels(level_db=level_db, mean=mean)
-    measured = max(1, presentation.bins(duration_ms) - presentation.bins(SETTLED_MS))
-    check_periods("rates_hz", rates, measured * presentation.dt_ms)
-    signed = np.concatenate([-rates[::-1], rates])
     n_bins = presentation.bins(duration_ms)
+    n_measured = max(1, n_bins - presentation.bins(RIPPLE_ONSET_MS))
+    check_periods("rates_hz", rates, n_measured * presentation.dt_ms)
+    signed = np.concatenate([-rates[::-1], rates])
     grid = [(float(scale), float(rate)) for scale in scales for rate in signed]
     if domain == "spectrogram":
-        hertz = np.asarray(presentation.frequencies_hz)
-        played = presentation.show(
-            (
-                mean * ripple_pattern(hertz, presentation.time_ms(n_bins), rate, scale, depth)
-                for scale, rate in grid
-            )
-        )
+        bands, time_ms = np.asarray(presentation.frequencies_hz), presentation.time_ms(n_bins)
+        patterns = (mean * ripple_pattern(bands, time_ms, rate, scale, depth) for scale, rate in grid)
+        evoked = presentation.evoked(presentation.show(patterns), silence=0.0)
     else:
-        played = presentation.play(_sounds(presentation, grid, n_bins, depth, level_db, seed))
-    evoked = presentation.evoked(played, silence=0.0 if domain == "spectrogram" else None)
-    settled = max(1, n_bins - presentation.bins(SETTLED_MS))
-    parts = [
-        _component(presentation, answer, rate, settled)
-        for answer, (_, rate) in zip(evoked, grid, strict=True)
-    ]
-    component = np.stack([c for c, _ in parts], axis=1).reshape(-1, len(scales), len(signed))
-    average = np.stack([m for _, m in parts], axis=1).reshape(component.shape)
+        sounds = _ripple_sounds(presentation, grid, n_bins, depth, level_db, seed)
+        evoked = presentation.evoked(presentation.play(sounds))
+    averages, components = [], []
+    for answer, (_, rate) in zip(evoked, grid, strict=True):
+        part, turning = last_periods(presentation, answer, rate, n_measured)
+        averages.append(part.mean(axis=1))
+        components.append(2.0 * ((part - averages[-1][:, None]) * turning).mean(axis=1))
+    component = np.stack(components, axis=1).reshape(-1, len(scales), len(signed))
+    average = np.stack(averages, axis=1).reshape(component.shape)
     power = np.abs(component) ** 2
     up, down = power[:, :, len(rates) :], power[:, :, len(rates) - 1 :: -1]
     both = (np.sqrt(up) + np.sqrt(down)).reshape(len(power), -1)
     scale_at, rate_at = np.unravel_index(both.argmax(axis=1), (len(scales), len(rates)))
-    moving = scales > 0
-    first, second = up[:, moving].sum(axis=(1, 2)), down[:, moving].sum(axis=(1, 2))
-    total, some = first + second, both.max(axis=1) > 0
+    moving, some = scales > 0, both.max(axis=1) > 0
     return RippleResponse(
         presentation.neurons, signed, scales, component, average,
         np.where(some, rates[rate_at], np.nan), np.where(some, scales[scale_at], np.nan),
-        np.where(total > 0, (first - second) / np.where(total > 0, total, 1.0), np.nan),
+        contrast(up[:, moving].sum(axis=(1, 2)), down[:, moving].sum(axis=(1, 2))),
     )  # fmt: skip
 
 
@@ -522,7 +458,7 @@ def ripple_pattern(
     return np.asarray(1.0 + depth * np.cos(2.0 * np.pi * (rate_hz * t - scale_cyc_oct * (x - x.min()))))
 
 
-def _sounds(
+def _ripple_sounds(
     presentation: Presentation,
     grid: list[tuple[float, float]],
     n_bins: int,
@@ -530,7 +466,8 @@ def _sounds(
     level_db: float,
     seed: int,
 ) -> Iterator[FloatArray]:
-    fs, (low, high) = presentation.audio_fs or 0.0, presentation.frequency_range()
+    """One sound (T_audio,) per scale and rate: tones in log-spaced frequencies under moving envelopes."""
+    fs, (low, high) = presentation.fs, presentation.frequency_range()
     seconds = np.arange(n_bins * presentation.hop) / fs
     tones = np.geomspace(low, high, max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1))
     phases = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, len(tones))
@@ -549,38 +486,17 @@ def _sounds(
             yield ramped(sound * (amplitude_of(level_db) / size), fs)
 
 
-def _component(
-    presentation: Presentation, evoked: FloatArray, rate_hz: float, settled: int
-) -> tuple[NDArray[np.complex128], FloatArray]:
-    """Complex component at the ripple's rate and mean of (K, T), over whole periods at the end."""
-    period = 1000.0 / (abs(rate_hz) * presentation.dt_ms)
-    n_bins = min(settled, max(1, round(max(1, int(settled / period + 1e-9)) * period)))
-    part = evoked[:, -n_bins:]
-    seconds = presentation.time_ms(evoked.shape[1])[-n_bins:] / 1000.0
-    mean = part.mean(axis=1)
-    turning = np.exp(-2j * np.pi * rate_hz * seconds)
-    return 2.0 * ((part - mean[:, None]) * turning).mean(axis=1), mean
-
-
-def _check(presentation: Presentation, scales: FloatArray, domain: str, depth: float) -> None:
-    check_ascending("scales_cyc_oct", scales)
-    check_choice("domain", domain, ("sound", "spectrogram"))
+def _check_scales(presentation: Presentation, scales: FloatArray, domain: str) -> None:
+    """Refuse negative scales, and ripples so dense that bands or carrier tones show another one."""
     if scales[0] < 0:
         raise ValueError(f"scales_cyc_oct must be 0 or more (the direction is the rate's), got {scales[0]:g}")
-    if not 0.0 < depth <= 1.0:
-        raise ValueError(f"depth must be above 0 and at most 1, got {depth!r}")
-    _check_scales(presentation, scales, domain)
-
-
-def _check_scales(presentation: Presentation, scales: FloatArray, domain: str) -> None:
-    """Refuse ripples so dense that the bands, or the tones that carry them, show another one."""
-    if domain == "spectrogram" and presentation.frequencies_hz is None:
-        raise ValueError("ripples in the spectrogram need the bands: Presentation(..., frequencies_hz=...)")
     spacing = 1.0 / TONES_PER_OCTAVE
     if domain == "spectrogram":
-        spacing = float(
-            np.diff(np.log2(np.sort(np.asarray(presentation.frequencies_hz)))).min(initial=np.inf)
-        )
+        if presentation.frequencies_hz is None:
+            raise ValueError(
+                "ripples in the spectrogram need the bands: Presentation(..., frequencies_hz=...)"
+            )
+        spacing = float(np.diff(np.log2(np.sort(presentation.frequencies_hz))).min(initial=np.inf))
     if scales[-1] * spacing > 0.5 + 1e-9:
         raise ValueError(
             f"scales_cyc_oct must be at most {0.5 / spacing:.3g}: ripples are drawn every {spacing:.3g} "

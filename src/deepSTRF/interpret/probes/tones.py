@@ -1,4 +1,4 @@
-"""Forward masking: how long a sound dulls the response to the next."""
+"""Pure tones: the frequency-response area, suppression by a second tone, and forward masking."""
 
 from __future__ import annotations
 
@@ -9,12 +9,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice
-from deepSTRF.interpret.probes.checks import check_audible, check_lengths, check_levels
-from deepSTRF.interpret.probes.measures import check_ascending, first_crossing, strength, values_per_neuron
+from deepSTRF._validation import check_choice, check_share
+from deepSTRF.interpret.probes.checks import (
+    ascending,
+    check_audible,
+    check_lengths,
+    check_levels,
+    one_per_neuron,
+)
+from deepSTRF.interpret.probes.measures import (
+    MEASURES,
+    ProbeResult,
+    first_crossing,
+    mean_or_peak,
+    sharing,
+)
 from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import tone
-from deepSTRF.interpret.strf.table import NeuronTable, extent_above, refined_peak
+from deepSTRF.interpret.strf.table import ratio
+from deepSTRF.interpret.strf.tuning import extent_above, refined_peak
 
 __all__ = [
     "FrequencyResponseArea",
@@ -25,32 +38,34 @@ __all__ = [
     "two_tone_responses",
 ]
 
-# ------------------------------------------------------------------------------
-# Pure tones at many frequencies and levels: the frequency-response area, threshold, sharpness.
-
-
 FloatArray = NDArray[np.float64]
 
 #: Tones per octave by default, finer than the bands of usual cochleagrams (6 per octave).
 TONES_PER_OCTAVE = 8
 #: Down to where cochleagrams have their floor.
 LEVELS_DB = tuple(float(level) for level in range(-110, 0, 10))
-DURATION_MS, TAIL_MS = 100.0, 50.0
+LEVEL_DB, DURATION_MS, TAIL_MS = -30.0, 100.0, 50.0
 #: A tone is answered when it evokes this share of the strongest response, of either sign: a model has no
-#: noise to beat.
+#: noise that a response would have to exceed.
 CRITERION = 0.2
 #: Bandwidths are read this far above threshold.
 ABOVE_THRESHOLD_DB = 10.0
+#: Forward masking: delays, lengths and levels, and the share of the unmasked response that is recovery.
+DELAYS_MS = (10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
+MASKER_MS, PROBE_MS, MASKING_TAIL_MS = 200.0, 20.0, 60.0
+MASKER_DB, PROBE_DB = -20.0, -30.0
+RECOVERED = 0.5
+
+
+# ---------------------------------------------------------------------- single tones
 
 
 @dataclass(frozen=True)
-class FrequencyResponseArea:
+class FrequencyResponseArea(ProbeResult):
     """Responses of K neurons to tones of P frequencies at L levels.
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons.
     frequencies_khz : array (P,)
         Tones.
     levels_db : array (L,)
@@ -71,14 +86,8 @@ class FrequencyResponseArea:
     bandwidth_octaves, q10 : array (K,)
         Width of the threshold curve 10 dB above its lowest point, and the characteristic frequency over that
         width in Hz; NaN where the curve is open there.
-
-    Examples
-    --------
-    >>> FrequencyResponseArea.__dataclass_fields__["q10"].type
-    'FloatArray'
     """
 
-    neurons: list[int]
     frequencies_khz: FloatArray
     levels_db: FloatArray
     response: FloatArray
@@ -91,10 +100,9 @@ class FrequencyResponseArea:
     bandwidth_octaves: FloatArray
     q10: FloatArray
 
-    def table(self) -> NeuronTable:
-        """Return the summary, one row per neuron."""
+    def _summary(self) -> dict[str, FloatArray]:
         names = ("best_khz", "characteristic_khz", "lowest_threshold_db", "bandwidth_octaves", "q10")
-        return NeuronTable(tuple(self.neurons), {f"tone_{name}": getattr(self, name) for name in names})
+        return self._named("tone_", *names)
 
 
 def tone_responses(
@@ -133,12 +141,11 @@ def tone_responses(
     Raises
     ------
     ValueError, TypeError
-        For frequencies or levels that do not ascend, tones at half the audio rate or above, or a presentation
-        that cannot be played sounds.
+        For frequencies or levels that do not ascend, tones at half the audio rate or above, or a model to
+        which no sounds can be played.
 
     Examples
     --------
-    >>> import torch
     >>> from deepSTRF.models.audio import Linear
     >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
     >>> model = Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8), norm="none")
@@ -147,25 +154,15 @@ def tone_responses(
     (1, 2, 3)
     """
     presentation = as_presentation(model)
-    tones = (
-        default_tones(presentation)
-        if frequencies_hz is None
-        else np.asarray(frequencies_hz, dtype=np.float64)
-    )
-    levels = np.asarray(levels_db, dtype=np.float64)
-    check_ascending("frequencies_hz", tones, above=0.0)
+    tones = _tones(presentation, frequencies_hz)
     check_audible("frequencies_hz", tones, presentation.audio_fs)
-    check_ascending("levels_db", levels)
+    levels = ascending("levels_db", levels_db)
     check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
-    if not 0.0 < criterion <= 1.0:
-        raise ValueError(f"criterion must be above 0 and at most 1, got {criterion!r}")
-    n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
-    quiet = np.zeros(presentation.samples(tail_ms))
-    rates = presentation.play(
-        np.concatenate([tone(hertz, n_on, fs, level), quiet]) for level in levels for hertz in tones
-    )
-    answers = strength(presentation, rates, duration_ms + tail_ms, measure)
-    response = answers.reshape(len(levels), len(tones), -1).transpose(2, 0, 1)
+    check_share("criterion", criterion)
+    n_samples, fs = presentation.samples(duration_ms), presentation.fs
+    sounds = (tone(hertz, n_samples, fs, level) for level in levels for hertz in tones)
+    evoked, baseline = presentation.evoke(sounds, len(levels), len(tones), tail_ms=tail_ms)
+    response = mean_or_peak(evoked[..., : presentation.bins(duration_ms + tail_ms)], measure)
     octaves = np.log2(tones)
     thresholds = np.stack([_thresholds(levels, area, criterion) for area in response])
     widths = np.asarray([[_half_width(octaves, row) for row in area] for area in response])
@@ -173,34 +170,25 @@ def tone_responses(
         [_summary(octaves, levels, *pair) for pair in zip(response, thresholds, strict=True)]
     )
     return FrequencyResponseArea(
-        presentation.neurons, tones / 1000.0, levels, response, presentation.baseline(rates)[0], thresholds, widths,
-        *(numbers[:, column] for column in range(5)),
-    )  # fmt: skip
+        presentation.neurons, tones / 1000.0, levels, response, baseline, thresholds, widths, *numbers.T
+    )
 
 
-def default_tones(presentation: Presentation) -> FloatArray:
-    """Return tones over the presentation's range, eight per octave.
-
-    Shapes: returns (P,).
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> default_tones(SimpleNamespace(frequency_range=lambda: (500.0, 1000.0))).round().tolist()
-    [500.0, 545.0, 595.0, 648.0, 707.0, 771.0, 841.0, 917.0, 1000.0]
-    """
-    low, high = presentation.frequency_range()
-    n_tones = max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1)
-    return np.geomspace(low, high, n_tones)
+def _tones(presentation: Presentation, frequencies_hz: Any) -> FloatArray:
+    """Tones (P,): those given, else eight per octave over the range of the bands."""
+    if frequencies_hz is None:
+        low, high = presentation.frequency_range()
+        return np.geomspace(low, high, max(2, round(TONES_PER_OCTAVE * np.log2(high / low)) + 1))
+    return ascending("frequencies_hz", frequencies_hz, above=0.0)
 
 
 def _thresholds(levels: FloatArray, area: FloatArray, criterion: float) -> FloatArray:
     """Lowest answered level of each tone (P,)."""
-    # of either sign: a whiff of excitation in a neuron that tones suppress is no answer
-    wanted = criterion * float(np.abs(area).max())
-    if wanted <= 0 or area.max() < wanted:
+    # of either sign: a little excitation in a neuron that tones suppress is no answer
+    least = criterion * float(np.abs(area).max())
+    if least <= 0 or area.max() < least:
         return np.full(area.shape[1], np.nan)
-    return np.asarray([first_crossing(levels, curve, wanted) for curve in area.T])
+    return np.asarray([first_crossing(levels, curve, least) for curve in area.T])
 
 
 def _half_width(octaves: FloatArray, curve: FloatArray) -> float:
@@ -239,21 +227,15 @@ def _summary(
     ]  # fmt: skip
 
 
-# ------------------------------------------------------------------------------
-# Two tones at once: does a second tone take away what the first one evokes?
-
-
-LEVEL_DB = -30.0
+# ---------------------------------------------------------------------- two tones at once
 
 
 @dataclass(frozen=True)
-class TwoToneResponse:
+class TwoToneResponse(ProbeResult):
     """Responses of K neurons to a probe tone with one of P second tones.
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons.
     probe_khz : array (K,)
         Each neuron's probe.
     frequencies_khz : array (P,)
@@ -269,14 +251,8 @@ class TwoToneResponse:
         Largest suppression.
     most_khz : array (K,)
         Second tone of the largest suppression.
-
-    Examples
-    --------
-    >>> TwoToneResponse.__dataclass_fields__["most"].type
-    'FloatArray'
     """
 
-    neurons: list[int]
     probe_khz: FloatArray
     frequencies_khz: FloatArray
     probe_alone: FloatArray
@@ -286,10 +262,8 @@ class TwoToneResponse:
     most: FloatArray
     most_khz: FloatArray
 
-    def table(self) -> NeuronTable:
-        """Return the summary, one row per neuron."""
-        columns = {"two_tone_suppression": self.most, "two_tone_suppressor_khz": self.most_khz}
-        return NeuronTable(tuple(self.neurons), columns)
+    def _summary(self) -> dict[str, FloatArray]:
+        return {"two_tone_suppression": self.most, "two_tone_suppressor_khz": self.most_khz}
 
 
 def two_tone_responses(
@@ -327,7 +301,7 @@ def two_tone_responses(
     Raises
     ------
     ValueError
-        For an illegal argument, or a presentation that cannot be played sounds.
+        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------
@@ -338,34 +312,29 @@ def two_tone_responses(
     (1, 2)
     """
     presentation = as_presentation(model)
-    probes = values_per_neuron("probe_hz", probe_hz, len(presentation.neurons))
-    seconds = (
-        default_tones(presentation)
-        if frequencies_hz is None
-        else np.asarray(frequencies_hz, dtype=np.float64)
-    )
-    check_ascending("frequencies_hz", seconds, above=0.0)
-    for name, hertz in (("probe_hz", probes), ("frequencies_hz", seconds)):
-        check_audible(name, hertz, presentation.audio_fs)
+    probes = one_per_neuron("probe_hz", probe_hz, len(presentation.neurons))
+    seconds = _tones(presentation, frequencies_hz)
+    check_audible("probe_hz", probes, presentation.audio_fs)
+    check_audible("frequencies_hz", seconds, presentation.audio_fs)
     check_lengths(duration_ms=duration_ms, tail_ms=tail_ms)
     check_levels(probe_level_db=probe_level_db, second_level_db=second_level_db)
-    n_on, fs = presentation.samples(duration_ms), presentation.audio_fs or 0.0
-    quiet = np.zeros(presentation.samples(tail_ms))
+    n_samples, fs = presentation.samples(duration_ms), presentation.fs
+    window = presentation.bins(duration_ms + tail_ms)
 
-    def answers(sounds: list[FloatArray]) -> FloatArray:
-        rates = presentation.play(np.concatenate([sound, quiet]) for sound in sounds)
-        return strength(presentation, rates, duration_ms + tail_ms, measure)
+    def responses(sounds: list[FloatArray]) -> FloatArray:
+        """(K, sounds) responses."""
+        evoked, _ = presentation.evoke(sounds, len(sounds), tail_ms=tail_ms)
+        return mean_or_peak(evoked[..., :window], measure)
 
-    others = [tone(hertz, n_on, fs, second_level_db) for hertz in seconds]
-    second_alone = answers(others).T
+    others = [tone(hertz, n_samples, fs, second_level_db) for hertz in seconds]
+    second_alone = responses(others)
     probe_alone, both = np.zeros(len(probes)), np.zeros((len(probes), len(seconds)))
-    for hertz in np.unique(probes):
-        probe = tone(float(hertz), n_on, fs, probe_level_db)
-        heard, own = answers([probe, *(probe + other for other in others)]), probes == hertz
-        probe_alone[own], both[own] = heard[0, own], heard[1:, own].T
+    for hertz, own in sharing(probes):
+        probe = tone(float(hertz), n_samples, fs, probe_level_db)
+        answers = responses([probe, *(probe + other for other in others)])
+        probe_alone[own], both[own] = answers[own, 0], answers[own, 1:]
     excited = probe_alone > 0
-    share = both / np.where(excited, probe_alone, 1.0)[:, None]
-    suppression = np.where(excited[:, None], 1.0 - share, np.nan)
+    suppression = 1.0 - ratio(both, probe_alone[:, None])
     at = np.where(excited[:, None], suppression, -np.inf).argmax(axis=1)
     return TwoToneResponse(
         presentation.neurons, probes / 1000.0, seconds / 1000.0, probe_alone, second_alone, both, suppression,
@@ -373,23 +342,15 @@ def two_tone_responses(
     )  # fmt: skip
 
 
-# ------------------------------------------------------------------------------
-
-DELAYS_MS = (10.0, 20.0, 40.0, 80.0, 160.0, 320.0)
-MASKER_MS, PROBE_MS, MASKING_TAIL_MS = 200.0, 20.0, 60.0
-MASKER_DB, PROBE_DB = -20.0, -30.0
-#: The response has recovered when it reaches this share of that without masker.
-RECOVERED = 0.5
+# ---------------------------------------------------------------------- a tone after another
 
 
 @dataclass(frozen=True)
-class MaskingResponse:
+class MaskingResponse(ProbeResult):
     """Responses of K neurons to a probe after a masker, at D delays.
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons.
     probe_khz, masker_khz : array (K,)
         Tones of each neuron.
     delays_ms : array (D,)
@@ -403,14 +364,8 @@ class MaskingResponse:
     recovery_ms : array (K,)
         Delay at which half the response is back; NaN where it is not within the delays. The shortest delay
         where it is never lost.
-
-    Examples
-    --------
-    >>> MaskingResponse.__dataclass_fields__["recovery"].type
-    'FloatArray'
     """
 
-    neurons: list[int]
     probe_khz: FloatArray
     masker_khz: FloatArray
     delays_ms: FloatArray
@@ -419,10 +374,8 @@ class MaskingResponse:
     recovery: FloatArray
     recovery_ms: FloatArray
 
-    def table(self) -> NeuronTable:
-        """Return the summary, one row per neuron."""
-        columns = {"masking_recovery_ms": self.recovery_ms, "masking_shortest_delay": self.recovery[:, 0]}
-        return NeuronTable(tuple(self.neurons), columns)
+    def _summary(self) -> dict[str, FloatArray]:
+        return {"masking_recovery_ms": self.recovery_ms, "masking_shortest_delay": self.recovery[:, 0]}
 
 
 def forward_masking(
@@ -468,7 +421,7 @@ def forward_masking(
     Raises
     ------
     ValueError
-        For an illegal argument, or a presentation that cannot be played sounds.
+        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------
@@ -479,45 +432,40 @@ def forward_masking(
     (1, 2)
     """
     presentation = as_presentation(model)
-    probes = values_per_neuron("probe_hz", probe_hz, len(presentation.neurons))
-    maskers = probes if masker_hz is None else values_per_neuron("masker_hz", masker_hz, len(probes))
-    delays = np.asarray(delays_ms, dtype=np.float64)
-    check_ascending("delays_ms", delays, above=0.0)
-    check_choice("measure", measure, ("mean", "peak"))
-    for name, hertz in (("probe_hz", probes), ("masker_hz", maskers)):
-        check_audible(name, hertz, presentation.audio_fs)
+    probes = one_per_neuron("probe_hz", probe_hz, len(presentation.neurons))
+    maskers = probes if masker_hz is None else one_per_neuron("masker_hz", masker_hz, len(probes))
+    delays = ascending("delays_ms", delays_ms, above=0.0)
+    check_choice("measure", measure, MEASURES)
+    check_audible("probe_hz", probes, presentation.audio_fs)
+    check_audible("masker_hz", maskers, presentation.audio_fs)
     check_lengths(masker_ms=masker_ms, probe_ms=probe_ms, tail_ms=tail_ms)
     check_levels(masker_level_db=masker_level_db, probe_level_db=probe_level_db)
-    fs, hop = presentation.audio_fs or 0.0, presentation.samples(0.0)
+    hop, fs = presentation.samples(0.0), presentation.fs
     waits = [presentation.bins(delay) for delay in delays]
     n_masker, window = presentation.bins(masker_ms), presentation.bins(probe_ms + tail_ms)
     n_bins = n_masker + waits[-1] + window
-    alone, masked = np.zeros(len(probes)), np.zeros((len(probes), len(delays)))
-    for pair in np.unique(np.stack([probes, maskers], axis=1), axis=0):
-        own = (probes == pair[0]) & (maskers == pair[1])
-        probe = tone(float(pair[0]), presentation.samples(probe_ms), fs, probe_level_db)
+    probe_alone, masked = np.zeros(len(probes)), np.zeros((len(probes), len(delays)))
+    for (probe_tone, masker_tone), own in sharing(np.stack([probes, maskers], axis=1)):
+        probe = tone(float(probe_tone), presentation.samples(probe_ms), fs, probe_level_db)
         masker = np.zeros(n_bins * hop)
-        masker[: n_masker * hop] = tone(float(pair[1]), n_masker * hop, fs, masker_level_db)
+        masker[: n_masker * hop] = tone(float(masker_tone), n_masker * hop, fs, masker_level_db)
         sounds = [np.zeros_like(masker), masker]
         for base in sounds[:2]:
             for wait in waits:
                 at = (n_masker + wait) * hop
                 sounds.append(base.copy())
                 sounds[-1][at : at + probe.size] += probe
-        heard = presentation.play(sounds)[:, own, presentation.lead_bins :]
+        rates = presentation.play(sounds)[:, own, presentation.lead_bins :]
+        silent, after_masker = rates[:2]
+        alone, both = rates[1 + len(waits)], rates[2 + len(waits) :]
+        last = slice(n_masker + waits[-1], n_bins)
+        probe_alone[own] = mean_or_peak(alone[:, last] - silent[:, last], measure)
         for index, wait in enumerate(waits):
             part = slice(n_masker + wait, n_masker + wait + window)
-            masked[own, index] = _size(heard[2 + len(waits) + index, :, part] - heard[1, :, part], measure)
-        last = slice(n_masker + waits[-1], n_bins)
-        alone[own] = _size(heard[1 + len(waits), :, last] - heard[0, :, last], measure)
-    excited = alone > 0
-    recovery = np.where(excited[:, None], masked / np.where(excited, alone, 1.0)[:, None], np.nan)
+            masked[own, index] = mean_or_peak(both[index][:, part] - after_masker[:, part], measure)
+    recovery = ratio(masked, probe_alone[:, None])
     exact = np.asarray(waits) * presentation.dt_ms
     back = np.asarray([first_crossing(exact, np.nan_to_num(row, nan=-np.inf), RECOVERED) for row in recovery])
     return MaskingResponse(
-        presentation.neurons, probes / 1000.0, maskers / 1000.0, exact, alone, masked, recovery, back
+        presentation.neurons, probes / 1000.0, maskers / 1000.0, exact, probe_alone, masked, recovery, back
     )
-
-
-def _size(difference: FloatArray, measure: str) -> FloatArray:
-    return np.asarray(difference.mean(axis=-1) if measure == "mean" else difference.max(axis=-1))

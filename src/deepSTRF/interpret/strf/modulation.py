@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import as_numbers, check_positive_int, check_positive_number
+from deepSTRF.interpret.strf.table import contrast
 
 __all__ = ["ModulationTransfer", "checked_maps", "checked_strfs", "modulation_transfer", "on_octaves"]
 
@@ -130,16 +131,13 @@ def modulation_transfer(
     scale_at, rate_at = np.unravel_index(flat.argmax(axis=1), both.shape[1:])
     some = flat.max(axis=1, initial=0.0) > 0
     summed_up, summed_down = up[:, 1:, 1:].sum(axis=(1, 2)), down[:, 1:, 1:].sum(axis=(1, 2))
-    total = summed_up + summed_down
     return ModulationTransfer(
         rates_hz=rates,
         scales_cyc_oct=scales,
         power=power,
         best_rate_hz=np.where(some, rates[zero:][rate_at], np.nan),
         best_scale_cyc_oct=np.where(some, scales[scale_at], np.nan),
-        direction_index=np.where(
-            total > 0, (summed_up - summed_down) / np.where(total > 0, total, 1.0), np.nan
-        ),
+        direction_index=contrast(summed_up, summed_down),
     )
 
 

@@ -1,4 +1,4 @@
-"""Peaks, widths and crossings of sampled curves, between the samples."""
+"""A table of numbers per neuron: one row per neuron, one column per number, NaN where there is none."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Extent", "NeuronTable", "extent_above", "named", "refined_peak"]
+__all__ = ["NeuronTable", "contrast", "ratio", "row_names"]
 
-# ------------------------------------------------------------------------------
-# A small table: one row per neuron, one column per number, written as CSV.
+FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -113,14 +112,14 @@ class NeuronTable:
         return text.getvalue()
 
 
-def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
-    """Return names of the rows: those given, else numbers from 0.
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return "" if np.isnan(value) else f"{value:.6g}"
+    return value
 
-    Examples
-    --------
-    >>> named(None, 2), named(["a"], 1)
-    ((0, 1), ('a',))
-    """
+
+def row_names(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
+    """Return names of the rows: those given, else numbers from 0."""
     if neurons is None:
         return tuple(range(n_neurons))
     if isinstance(neurons, str) or not hasattr(neurons, "__len__"):
@@ -130,82 +129,11 @@ def named(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
     return tuple(neurons)
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:.6g}"
-    return value
+def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
+    """Return ``part / whole`` where the whole is above 0, else NaN."""
+    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
 
 
-# ------------------------------------------------------------------------------
-
-FloatArray = NDArray[np.float64]
-
-
-class Extent(NamedTuple):
-    """Where a curve stays above a level around its peak.
-
-    Attributes
-    ----------
-    low, high : float
-        Places of the crossings, in units of the axis; the end of the axis where there is none.
-    closed : bool
-        Whether the curve falls below the level on both sides, so that the width is known.
-
-    Examples
-    --------
-    >>> Extent(1.0, 3.0, True).width
-    2.0
-    """
-
-    low: float
-    high: float
-    closed: bool
-
-    @property
-    def width(self) -> float:
-        """Distance between the crossings."""
-        return self.high - self.low
-
-
-def refined_peak(axis: FloatArray, curve: FloatArray, index: int) -> float:
-    """Return the place of a maximum between samples, by the parabola through three of them.
-
-    Shapes: axis (P,); curve (P,).
-
-    Examples
-    --------
-    >>> round(refined_peak(np.arange(5.0), 1 - (np.arange(5.0) - 2.3) ** 2, 2), 6)
-    2.3
-    """
-    if not 0 < index < len(curve) - 1:
-        return float(axis[index])
-    before, here, after = (float(value) for value in curve[index - 1 : index + 2])
-    bend = before - 2.0 * here + after
-    shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
-    return float(axis[index] + np.clip(shift, -0.5, 0.5) * (axis[index + 1] - axis[index]))
-
-
-def extent_above(axis: FloatArray, curve: FloatArray, index: int, level: float) -> Extent:
-    """Return where a curve crosses a level on either side of a sample, by straight lines between samples.
-
-    Shapes: axis (P,); curve (P,).
-
-    Examples
-    --------
-    >>> extent_above(np.arange(4.0), np.array([0.0, 1.0, 0.5, 0.5]), 1, 0.5)
-    Extent(low=0.5, high=3.0, closed=False)
-    """
-    ends, closed = [], True
-    for step in (-1, 1):
-        here = index
-        while 0 <= here + step < len(curve) and curve[here + step] >= level:
-            here += step
-        beyond = here + step
-        if not 0 <= beyond < len(curve):
-            ends.append(float(axis[here]))
-            closed = False
-            continue
-        fall = curve[here] - curve[beyond]
-        share = (curve[here] - level) / fall if np.isfinite(fall) and fall > 0 else 0.0
-        ends.append(float(axis[here] + share * (axis[beyond] - axis[here])))
-    return Extent(ends[0], ends[1], closed)
+def contrast(first: FloatArray, second: FloatArray) -> FloatArray:
+    """Return ``(first - second) / (first + second)`` where the sum is above 0, else NaN."""
+    return ratio(first - second, first + second)

@@ -1,9 +1,9 @@
-"""What STRFs are tuned to, as numbers: one row per neuron."""
+"""Tuning of STRFs as a table of numbers, and peaks and widths of sampled curves, between the samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from deepSTRF._validation import check_choice, check_flag
 from deepSTRF.interpret.strf.gabor import fit_gabor
 from deepSTRF.interpret.strf.modulation import checked_maps, checked_strfs, modulation_transfer
-from deepSTRF.interpret.strf.table import NeuronTable, extent_above, named, refined_peak
+from deepSTRF.interpret.strf.table import NeuronTable, contrast, ratio, row_names
 from deepSTRF.interpret.strf.waveform_field import rf_duration_ms
 
-__all__ = ["separability_index", "strf_tuning"]
+__all__ = ["extent_above", "refined_peak", "separability_index", "strf_tuning"]
 
 FloatArray = NDArray[np.float64]
 
@@ -79,27 +79,24 @@ def strf_tuning(
     """
     maps, hertz, dt = checked_strfs(strfs, frequencies_hz, dt_ms)
     check_choice("peak", peak, PEAKS)
-    names = named(neurons, len(maps))
+    names = row_names(neurons, len(maps))
     profiles = [_peak_tuning(image, hertz, dt, peak) for image in maps]
     excitation = np.maximum(maps, 0.0).sum(axis=(1, 2))
     inhibition = np.maximum(-maps, 0.0).sum(axis=(1, 2))
-    total = excitation + inhibition
     # in blocks: the transforms are a hundred times as large as the maps
     blocks = [
         modulation_transfer(maps[first : first + AT_ONCE], hertz, dt)
         for first in range(0, len(maps), AT_ONCE)
     ]
     columns: dict[str, NDArray[Any]] = {
-        name: np.asarray([profile[name] for profile in profiles]) for name in _NOTHING
+        name: np.asarray([profile[name] for profile in profiles]) for name in _WITHOUT_PEAK
     }
     columns |= {
         "rf_duration_ms": np.asarray(rf_duration_ms(maps, dt_ms=dt)),
         "separability": separability_index(maps),
         "excitation": excitation,
         "inhibition": inhibition,
-        "ei_balance": np.where(
-            total > 0, (excitation - inhibition) / np.where(total > 0, total, 1.0), np.nan
-        ),
+        "ei_balance": contrast(excitation, inhibition),
     }
     for name in ("best_rate_hz", "best_scale_cyc_oct", "direction_index"):
         columns[name] = np.concatenate([getattr(block, name) for block in blocks])
@@ -134,25 +131,25 @@ def separability_index(strfs: Any) -> FloatArray:
     >>> separability_index(np.outer([1.0, 2.0], [3.0, 4.0, 5.0])).round(6), separability_index(np.eye(2))
     (array([1.]), array([0.5]))
     """
-    power = np.linalg.svd(checked_maps(strfs), compute_uv=False) ** 2
-    total = power.sum(axis=-1)
-    return np.where(total > 0, power[:, 0] / np.where(total > 0, total, 1.0), np.nan)
+    power = np.asarray(np.linalg.svd(checked_maps(strfs), compute_uv=False), dtype=np.float64) ** 2
+    return ratio(power[:, 0], power.sum(axis=-1))
 
 
 #: Columns that depend on a peak, and their values without one.
-_NOTHING: dict[str, Any] = {
+_WITHOUT_PEAK: dict[str, Any] = {
     "best_frequency_hz": np.nan, "latency_ms": np.nan, "bandwidth_octaves": np.nan, "bandwidth_known": False,
     "duration_ms": np.nan, "duration_known": False, "peak_weight": np.nan,
 }  # fmt: skip
 
 
 def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> dict[str, Any]:
+    """Columns of one map (F, T) that depend on its peak."""
     band, frame = np.unravel_index(
         int((image if peak == "excitatory" else np.abs(image)).argmax()), image.shape
     )
     weight = float(image[band, frame])
     if weight == 0 or (peak == "excitatory" and weight < 0):
-        return _NOTHING
+        return _WITHOUT_PEAK
     upright = image * np.sign(weight)
     octaves, ms = np.log2(hertz), (np.arange(image.shape[1]) - (image.shape[1] - 1)) * dt
     spectral, temporal = upright[:, frame], upright[band]
@@ -169,3 +166,62 @@ def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> 
         "duration_known": length.closed,
         "peak_weight": weight,
     }
+
+
+# ---------------------------------------------------------------------- curves
+
+
+class Extent(NamedTuple):
+    """Where a curve stays above a level around its peak, in units of the axis.
+
+    An open end (not ``closed``) is the end of the axis: the width is a lower bound.
+    """
+
+    low: float
+    high: float
+    closed: bool
+
+    @property
+    def width(self) -> float:
+        """Distance between the crossings."""
+        return self.high - self.low
+
+
+def refined_peak(axis: FloatArray, curve: FloatArray, index: int) -> float:
+    """Return the place of a maximum of a curve (P,) between samples, by the parabola through three of them.
+
+    Examples
+    --------
+    >>> round(refined_peak(np.arange(5.0), 1 - (np.arange(5.0) - 2.3) ** 2, 2), 6)
+    2.3
+    """
+    if not 0 < index < len(curve) - 1:
+        return float(axis[index])
+    before, here, after = (float(value) for value in curve[index - 1 : index + 2])
+    bend = before - 2.0 * here + after
+    shift = 0.5 * (before - after) / bend if bend < 0 else 0.0
+    return float(axis[index] + np.clip(shift, -0.5, 0.5) * (axis[index + 1] - axis[index]))
+
+
+def extent_above(axis: FloatArray, curve: FloatArray, index: int, level: float) -> Extent:
+    """Return where a curve (P,) crosses a level on either side of a sample, between samples.
+
+    Examples
+    --------
+    >>> extent_above(np.arange(4.0), np.array([0.0, 1.0, 0.5, 0.5]), 1, 0.5)
+    Extent(low=0.5, high=3.0, closed=False)
+    """
+    ends, closed = [], True
+    for step in (-1, 1):
+        here = index
+        while 0 <= here + step < len(curve) and curve[here + step] >= level:
+            here += step
+        beyond = here + step
+        if not 0 <= beyond < len(curve):
+            ends.append(float(axis[here]))
+            closed = False
+            continue
+        fall = curve[here] - curve[beyond]
+        share = (curve[here] - level) / fall if np.isfinite(fall) and fall > 0 else 0.0
+        ends.append(float(axis[here] + share * (axis[beyond] - axis[here])))
+    return Extent(ends[0], ends[1], closed)
