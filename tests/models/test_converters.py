@@ -28,7 +28,8 @@ from deepSTRF.models.audio import (
     StateNet,
     Transformer,
 )
-from deepSTRF.models.io.legacy import convert_public_state, load_public_state_dict
+from deepSTRF.models.io import load_public_state_dict
+from deepSTRF.models.io.legacy import convert_public_state  # what is renamed, without loading it
 from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, CausalMelSpectrogram, SincNet
 
 F, T, N, H = 12, 5, 3, 4

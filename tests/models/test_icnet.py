@@ -30,7 +30,6 @@ from deepSTRF.models.audio.icnet import (
     ICNetEncoder,
     ICNetReadout,
     categorical_loss,
-    convert_icnet_state,
     even_strides,
 )
 from deepSTRF.registry import MODELS
@@ -610,7 +609,7 @@ def test_public_checkpoint(doubled: bool) -> None:
             "readout.weight": public["decoder.0.weight"].clone(),
             "readout.bias": public["decoder.0.bias"].clone(),
         }
-    model.load_state_dict(convert_icnet_state(public))
+    model.load_state_dict(model.convert_public_state(public))
     torch.testing.assert_close(model.wav2spec.sincnet.f1, public["wav2spec.sincnet.low_hz_"])
     # equations, layer by layer, with padding on the left only
     x = sound()
@@ -624,13 +623,14 @@ def test_public_checkpoint(doubled: bool) -> None:
 
 
 def test_public_checkpoint_refuses() -> None:
-    public = public_state(build())
+    model = build()
+    public = public_state(model)
     with pytest.raises(ValueError, match="one decoder weight"):
-        convert_icnet_state({name: t for name, t in public.items() if not name.startswith("decoder")})
+        model.convert_public_state({name: t for name, t in public.items() if not name.startswith("decoder")})
     with pytest.raises(ValueError, match="differ"):
-        convert_icnet_state({**public, "readout.bias": public["decoder.0.bias"] + 1})
+        model.convert_public_state({**public, "readout.bias": public["decoder.0.bias"] + 1})
     with pytest.raises(ValueError, match="one decoder weight"):
-        convert_icnet_state({**public, "readout.weight": torch.zeros(4, 3)})
+        model.convert_public_state({**public, "readout.weight": torch.zeros(4, 3)})
 
 
 def test_an_experiment_fits_the_categorical_head_to_counts(tmp_path: Path) -> None:

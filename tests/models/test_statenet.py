@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deepSTRF.models.audio import StateNet
-from deepSTRF.models.audio.statenet import LocallyConnected1d, convert_statenet_state, covered_positions
+from deepSTRF.models.audio.statenet import LocallyConnected1d, covered_positions
 from deepSTRF.registry import BACKBONES
 
 #: The prototype of the issue that asked for this model.
@@ -189,7 +189,7 @@ def public_state(rnn_type: str) -> dict[str, torch.Tensor]:
 def test_public_checkpoints_load(rnn_type: str) -> None:
     state = public_state(rnn_type)
     model = StateNet(34, out_neurons=5, rnn_type=rnn_type)
-    model.load_state_dict(convert_statenet_state(state))
+    model.load_state_dict(model.convert_public_state(state))
     assert torch.equal(model.core.encoder_layers[0].weights, state["encoder_layers.0.weights"])
     assert torch.equal(model.readout.fc.weight, state["readout.fc.weight"])
     own = model.core.rnn.layers[0].W_h if rnn_type == "LMU" else model.core.rnn.weight_hh_l0
@@ -198,7 +198,7 @@ def test_public_checkpoints_load(rnn_type: str) -> None:
 
 def test_other_public_checkpoints_say_so() -> None:
     with pytest.raises(ValueError, match=r"rnn.layer.kernel.C.*GRU, LSTM, RNN and LMU"):
-        convert_statenet_state({"rnn.layer.kernel.C": torch.zeros(1)})
+        StateNet(34).convert_public_state({"rnn.layer.kernel.C": torch.zeros(1)})
 
 
 def test_every_backbone_can_be_chosen() -> None:

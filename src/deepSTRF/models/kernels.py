@@ -571,6 +571,21 @@ class ParametricSTRF(nn.Module, Configurable):
         self.weight.copy_(fitted.sums.view(shape))
         return self
 
+    def convert_public_state(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Check that no public Gaussian is centred off the grid: it was cut off there, ours is mirrored."""
+        centres = state.get(f"{prefix}P")
+        if centres is None or centres.shape != self.P.shape:
+            return state
+        for axis, size in enumerate((self.F, self.T)):
+            outside = int(((centres[axis] < 0) | (centres[axis] > size - 1)).sum())
+            if outside:
+                raise ValueError(
+                    f"{prefix}P has {outside} centre(s) outside 0 .. {size - 1}, where the public kernel was "
+                    "cut off and ours is mirrored; move them onto the grid, or rebuild the kernel as a "
+                    "full one"
+                )
+        return state
+
 
 def _mirrored(place: Tensor, last: int) -> Tensor:
     """Fold places into 0 .. last as between two mirrors; the slope is 1 or -1, never 0."""

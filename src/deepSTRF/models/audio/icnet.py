@@ -25,7 +25,6 @@ __all__ = [
     "ICNetEncoder",
     "ICNetReadout",
     "categorical_loss",
-    "convert_icnet_state",
     "even_strides",
 ]
 
@@ -725,41 +724,32 @@ class ICNet(AudioEncodingModel):
         rest = [parameter for parameter in self.parameters() if id(parameter) not in taken]
         return [{"params": rest, "lr": lr, "weight_decay": weight_decay}, *cutoffs]
 
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Rename public weights, which hold the decoder under two names.
 
-def convert_icnet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a public ICNet checkpoint so that an `ICNet` loads them.
-
-    Public checkpoints keep the cutoffs in hertz, hold the decoder's weights under two names, and use their
-    own strides (which no weight shows): build the model with ``sincnet_parameterization="hertz"`` and the
-    ``encoder_strides`` of the checkpoint, then call ``model.load_state_dict(convert_icnet_state(state))``.
-
-    Examples
-    --------
-    >>> import torch
-    >>> public = {"decoder.weight": torch.zeros(3, 64), "decoder.bias": torch.zeros(3)}
-    >>> {name: tuple(tensor.shape) for name, tensor in convert_icnet_state(public).items()}
-    {'readout.weight': (3, 1, 64), 'readout.bias': (3, 1)}
-    """
-    converted = {
-        name: tensor
-        for name, tensor in state.items()
-        if name not in _DERIVED and not name.startswith(("decoder.", "readout."))
-    }
-    for part in ("weight", "bias"):
-        copies = [
-            tensor
+        They keep cutoffs in hertz and use strides that no weight shows: build the model with
+        ``sincnet_parameterization="hertz"`` and the ``encoder_strides`` of the checkpoint.
+        """
+        converted = {
+            name: tensor
             for name, tensor in state.items()
-            if name.startswith(("decoder.", "readout.")) and name.rsplit(".", 1)[1] == part
-        ]
-        if not copies or any(copy.shape != copies[0].shape for copy in copies):
-            raise ValueError(
-                f"expected one decoder {part} (under 'decoder.*', perhaps again under 'readout.*'), found "
-                f"{[tuple(copy.shape) for copy in copies]}"
-            )
-        if any(not bool((copy == copies[0]).all()) for copy in copies):
-            raise ValueError(f"the copies of the decoder's {part} differ; this is no ICNet checkpoint")
-        converted[f"readout.{part}"] = copies[0].unsqueeze(1)
-    return converted
+            if name not in _DERIVED and not name.startswith(("decoder.", "readout."))
+        }
+        for part in ("weight", "bias"):
+            copies = [
+                tensor
+                for name, tensor in state.items()
+                if name.startswith(("decoder.", "readout.")) and name.rsplit(".", 1)[1] == part
+            ]
+            if not copies or any(copy.shape != copies[0].shape for copy in copies):
+                raise ValueError(
+                    f"expected one decoder {part} (under 'decoder.*', perhaps again under 'readout.*'), "
+                    f"found {[tuple(copy.shape) for copy in copies]}"
+                )
+            if any(not bool((copy == copies[0]).all()) for copy in copies):
+                raise ValueError(f"the copies of the decoder's {part} differ; this is no ICNet checkpoint")
+            converted[f"readout.{part}"] = copies[0].unsqueeze(1)
+        return converted
 
 
 def _neurons_per_recording(out_neurons: int | Sequence[int]) -> list[int]:

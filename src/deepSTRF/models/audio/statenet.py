@@ -21,7 +21,7 @@ from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.models.streaming import FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.registry import BACKBONES, MODELS
 
-__all__ = ["LocallyConnected1d", "StateNet", "StateNetCore", "convert_statenet_state", "covered_positions"]
+__all__ = ["LocallyConnected1d", "StateNet", "StateNetCore", "covered_positions"]
 
 # ------------------------------------------------------------------------------
 # Locally connected layer: a convolution over frequency whose weights differ from place to place.
@@ -399,33 +399,23 @@ class StateNet(AudioEncodingModel):
         encoder = cast(CausalSTRFConv, self.core.encoder_layers[0])
         return select_strfs(self, encoder, hidden_idx, polarity, folded)
 
-
-def convert_statenet_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the weights of a public StateNet checkpoint so that a `StateNet` loads them.
-
-    Shapes: state (GRU, LSTM, RNN or LMU).
-
-    Examples
-    --------
-    >>> public = {"encoder_layers.0.biases": torch.zeros(7, 10), "rnn.bias_hh_l0": torch.zeros(210)}
-    >>> sorted(convert_statenet_state(public))
-    ['core.encoder_layers.0.biases', 'core.rnn.bias_hh_l0']
-    """
-    converted: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        if name.startswith("rnn.cell."):
-            if name not in ("rnn.cell.A", "rnn.cell.B"):  # fixed, they follow from the constructor
-                converted["core.rnn.layers.0." + name.removeprefix("rnn.cell.")] = tensor
-        elif name.startswith("rnn.") and not name.startswith(("rnn.weight_", "rnn.bias_")):
-            raise ValueError(
-                f"{name!r} belongs to a backbone whose public weights are laid out for other equations; only "
-                "GRU, LSTM, RNN and LMU checkpoints can be converted"
-            )
-        elif name.startswith(("rnn.", "encoder_layers.")):
-            converted[f"core.{name}"] = tensor
-        else:
-            converted[name] = tensor
-    return converted
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Rename public weights (GRU, LSTM, RNN or LMU): encoder and backbone are part of ``core`` here."""
+        converted: dict[str, Tensor] = {}
+        for name, tensor in state.items():
+            if name.startswith("rnn.cell."):
+                if name not in ("rnn.cell.A", "rnn.cell.B"):  # fixed, they follow from the constructor
+                    converted["core.rnn.layers.0." + name.removeprefix("rnn.cell.")] = tensor
+            elif name.startswith("rnn.") and not name.startswith(("rnn.weight_", "rnn.bias_")):
+                raise ValueError(
+                    f"{name!r} belongs to a backbone whose public weights are laid out for other equations; "
+                    "only GRU, LSTM, RNN and LMU checkpoints can be converted"
+                )
+            elif name.startswith(("rnn.", "encoder_layers.")):
+                converted[f"core.{name}"] = tensor
+            else:
+                converted[name] = tensor
+        return converted
 
 
 def _connections(

@@ -237,6 +237,19 @@ class Transformer(AudioEncodingModel):
             return None
         return behind - self.T + self.n_layers * (self.context_window - 1) + self.K_T
 
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Rename public weights: the layers are part of ``core`` here, and the position code is computed."""
+        if "pos_encoding.div_term" in state and self.core.pos_encoding is None:
+            raise ValueError(
+                "the checkpoint was fitted with a sinusoidal position code: build the Transformer with "
+                "positional='sinusoidal'"
+            )
+        return {
+            f"core.{name}" if name.startswith(("patchify.", "tsfm.")) else name: tensor
+            for name, tensor in state.items()
+            if name != "pos_encoding.div_term"
+        }
+
 
 def _check_patch(freq_patch_size: int | None, bands: int) -> int:
     """Return the bands of a patch after checking that they divide the model's."""

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from deepSTRF import __version__
 from deepSTRF.models.io.card import model_card as default_card
 from deepSTRF.models.io.encoding import decode, encode_module, resolve_class
+from deepSTRF.models.io.legacy import convert_public_state
 
 __all__ = ["CARD_FILE", "CONFIG_FILE", "METADATA_FILE", "WEIGHTS_FILE", "load_checkpoint", "save_checkpoint"]
 
@@ -223,7 +224,7 @@ def load_checkpoint(
     model = _build(cls, {**decoded, **(extra_kwargs or {})}, folder)
     state = _read_weights(folder / WEIGHTS_FILE, config.get(_STAMP_KEY))
     if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
-        state = _from_public(model, state)
+        state = convert_public_state(model, state)
     _match_dtypes(model, state)
     _load_state(model, state, strict, folder)
     metadata_path = folder / METADATA_FILE
@@ -289,12 +290,6 @@ def _read_weights(path: Path, stamp: str | None) -> dict[str, Tensor]:
     for alias, name in json.loads(header.get("shared", "{}")).items():
         state[alias] = state[name]
     return state
-
-
-def _from_public(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    from deepSTRF.models.io.legacy import convert_public_state  # imports the models, which import this
-
-    return convert_public_state(model, state)
 
 
 def _match_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
+from functools import partial
+from operator import attrgetter
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_flag, check_positive_number
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen
 from deepSTRF.dsp.scales import ERB_bandwidth, bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
 from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
@@ -37,6 +43,19 @@ _POOLING_HOPS, _POOLING_SIGMAS = 4, 4
 _LOWEST_CENTER_HZ = 20.0
 #: A centre that starts at Nyquist may move on by this many channels: beyond it mirrors back.
 _ROOM_AT_NYQUIST = 0.125
+#: Parameters of public checkpoints: the shift that holds each here, and the property with its value.
+_PUBLIC = {
+    "center_freq_": ("center_shift", "center_freq_"),
+    "gabor_sigma_raw": ("bandwidth_shift", "gabor_sigma"),
+    "pool_sigma_raw": ("pooling_shift", "pool_sigma"),
+    "pcen_alpha_raw": ("pcen.alpha_shift", "pcen.alpha"),
+    "pcen_delta_raw": ("pcen.delta_shift", "pcen.delta"),
+    "pcen_root_raw": ("pcen.root_shift", "pcen.root"),
+    "pcen_s_logit": ("pcen.tau_shift", "pcen.tau_ms"),
+}
+#: Least values that act there: radians per sample; samples, samples, exponent.
+_LEAST_PUBLIC_CENTER = 0.01
+_LEAST_PUBLIC = {"gabor_sigma_raw": 1.0, "pool_sigma_raw": 0.5, "pcen_root_raw": 1e-3}
 
 
 @WAV2SPEC.register("leaf")
@@ -306,6 +325,24 @@ class CausalLEAF(PooledFilterbank):
             )
             return self._latency_from_ages(delay, moment)
 
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Convert public radians per sample, and widths and gain control behind a softplus, to our shifts."""
+        twin = copy.deepcopy(self).double()
+        found = {
+            name: entry
+            for name, entry in _PUBLIC.items()
+            if f"{prefix}{name}" in state
+            and state[f"{prefix}{name}"].shape == (self.n_filters,)
+            and (twin.pcen is not None or not name.startswith("pcen_"))
+        }
+        hint = "it lies further from the start than learning may go here (bandwidth_range, limits of PCEN)"
+        for name, (shift, reading) in found.items():
+            target = _public_value(name, state[f"{prefix}{name}"].double(), self.hop_ms)
+            solve_shift(twin.get_parameter(shift), partial(attrgetter(reading), twin), target)
+            check_converted(f"{prefix}{name}", attrgetter(reading)(twin), target, hint)
+        shifts = {shift: twin.get_parameter(shift) for shift, _ in found.values()}
+        return replace_tensors(state, [f"{prefix}{name}" for name in found], prefix, shifts)
+
 
 def _check_range(bandwidth_range: tuple[float, float]) -> tuple[float, float]:
     """Return the pair after checking ``0 < narrowest < 1 < broadest``."""
@@ -316,3 +353,13 @@ def _check_range(bandwidth_range: tuple[float, float]) -> tuple[float, float]:
             f"got {bandwidth_range!r}; e.g. {_BANDWIDTH_RANGE}"
         )
     return narrowest, broadest
+
+
+def _public_value(name: str, raw: Tensor, hop_ms: float) -> Tensor:
+    """The quantity that a parameter of a public checkpoint stands for, in the units of our property."""
+    if name == "center_freq_":
+        return raw.clamp(_LEAST_PUBLIC_CENTER, math.pi)
+    if name == "pcen_s_logit":
+        # a running mean that takes the share s of each frame forgets with exp(-hop / tau) = 1 - s
+        return -hop_ms / functional.logsigmoid(-raw)
+    return functional.softplus(raw).clamp_min(_LEAST_PUBLIC.get(name, 0.0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from deepSTRF._validation import check_choice, check_flag, check_positive_int, c
 from deepSTRF.dsp.filterbank import FilterbankPlan, FilterGroup, plan_filterbank
 from deepSTRF.dsp.filters import sinc_bandpass, symmetric_window
 from deepSTRF.dsp.scales import FrequencyScale, bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
 from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
@@ -18,6 +21,9 @@ from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["SincNet"]
 
+#: Centre and width of a band at the edge of hearing depend on each other a little: a conversion solves them
+#: in turns, this often.
+_TURNS = 4
 #: Lowest cutoff in hertz.
 _LOWEST_HZ = 1.0
 #: Transition width of a Hamming-windowed filter, times kernel length over rate (Harris 1978, doi
@@ -279,3 +285,23 @@ class SincNet(PooledFilterbank):
         delay = torch.full_like(self._center, (self.kernel_size - 1) / 2.0)
         window = (self.env_window - 1) / 2.0 if self.envelope else 0.0
         return self._latency_from_ages(delay, torch.full_like(delay, window))
+
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Convert public cutoffs in hertz to shifts of centre and width, or keep them for ``"hertz"``."""
+        raw = [f"{prefix}{name}" for name in ("low_hz_", "band_hz_")]
+        shapes = {state[name].shape if name in state else None for name in raw}
+        if self.parameterization == "hertz" or shapes != {(self.n_filters,)}:
+            return dict(state)
+        low, band = (state[name].double().abs() for name in raw)
+        nyquist = float(self.audio_fs) / 2.0
+        f1 = low.clamp(1.0, nyquist - 1.0)  # the cutoffs that these values stood for
+        f2 = (f1 + band).clamp_max(nyquist)
+        twin = copy.deepcopy(self).double()
+        for _ in range(_TURNS):
+            solve_shift(twin.width_shift, lambda: twin.f2 - twin.f1, f2 - f1)
+            solve_shift(twin.center_shift, lambda: twin.center_hz, (f1 + f2) / 2.0)
+        hint = f'build it with parameterization="hertz", f_min={f1.min():g} and f_max={f2.max():g}'
+        check_converted(f"the lower cutoffs {raw[0]}", twin.f1, f1, hint)
+        check_converted(f"the bands {raw[1]}", twin.f2, f2, hint)
+        shifts = {"center_shift": twin.center_shift, "width_shift": twin.width_shift}
+        return replace_tensors(state, raw, prefix, shifts)
