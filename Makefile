@@ -5,7 +5,7 @@ VENV ?= .venv
 TORCH ?= -r constraints.txt
 DATASET ?= synthetic
 RUN ?= runs/demo-$(DATASET)
-BIN := $(VENV)/bin
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export MPLBACKEND := Agg
 
 .PHONY: demo test lint types rules unit other-processor format bench clean help
@@ -39,6 +39,8 @@ test: lint types rules unit
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell src tests tools docs benchmarks examples README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/vulture
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -54,7 +54,7 @@ def test_version_comes_from_one_place():
 
     import deepSTRF
 
-    assert deepSTRF.__version__ == version("deepSTRF")
+    assert deepSTRF.__version__ == version("deepstrf-toolkit")
 
 
 def test_a_missing_package_is_installed_from_the_source_not_by_a_name_that_another_package_has():

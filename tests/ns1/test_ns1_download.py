@@ -21,8 +21,6 @@ _MODULE = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(_MODULE)
 server = _MODULE.server  # the misbehaving server of tests/fetch
 
-GUIDS = {"MetadataSHEnCneurons.mat": "gdwyd", "spikesandwav.zip": "5nxga", "ReadMe.rtf": "f3rtm"}
-
 
 def zipped(root: Path, prefix: str) -> bytes:
     path = root.parent / "made.zip"

@@ -20,15 +20,6 @@ from deepSTRF.training import Fitter
 from deepSTRF.training.validate import NeuronCountError, NoGradientError, OutputRankError
 
 
-class Scripted(Fitter):
-    """A fit whose validation scores follow a script."""
-
-    script = ()
-
-    def on_epoch_end(self, epoch, record):
-        self.seen = [*getattr(self, "seen", []), (epoch, sorted(record))]
-
-
 def scripted(kit, dataset, values, **options):
     """A Fitter whose custom metric returns ``values`` one epoch after the other."""
     values = iter(values)

@@ -229,10 +229,6 @@ def _cell(value: float) -> str:
 # What a reader of a run must know before believing its numbers.
 
 
-#: Fewer validation clips make the choice of epoch and seed a matter of luck.
-FEW_CLIPS = 2
-
-
 def collect_notes(
     dataset: Any,
     scores: RunScores,

@@ -26,7 +26,7 @@ FloatArray = NDArray[np.float64]
 
 # colour-blind safe palette of Okabe and Ito (Wong 2011, Nature Methods 8:441, doi:10.1038/nmeth.1618)
 BLUE = "#0072B2"
-VERMILLION = "#D55E00"
+VERMILION = "#D55E00"
 GREEN = "#009E73"
 ORANGE = "#E69F00"
 SKY = "#56B4E9"
@@ -37,7 +37,7 @@ GREY = "#8A8A8A"
 #: Background where there is nothing to draw.
 EMPTY = "#EFEFEF"
 #: One colour per filter pattern.
-PALETTE = (BLUE, VERMILLION, GREEN, ORANGE, SKY, "#CC79A7", "#B8A900", INK)
+PALETTE = (BLUE, VERMILION, GREEN, ORANGE, SKY, "#CC79A7", "#B8A900", INK)
 #: Part of the viridis map used for lines: its lightest end does not show on white.
 DARKEST, LIGHTEST = 0.0, 0.85
 
@@ -397,6 +397,6 @@ def draw_psth(
     """Draw the measured rate (T,) and, over it, the prediction (T,)."""
     ax.plot(x, target, color=INK, linewidth=1.2, label=target_label)
     if prediction is not None:
-        ax.plot(x, prediction, color=VERMILLION, linewidth=1.2, label=prediction_label)
+        ax.plot(x, prediction, color=VERMILION, linewidth=1.2, label=prediction_label)
     if legend:
         legend_above(ax, ncols=2)

@@ -19,7 +19,7 @@ from deepSTRF.plots._style import (
     LABEL_SIZE,
     PALETTE,
     TICK_SIZE,
-    VERMILLION,
+    VERMILION,
     FloatArray,
     as_array,
     as_series,
@@ -338,7 +338,7 @@ def _draw_shares(ax: Axes, values: FloatArray, count: int, names: Sequence[str] 
 def _draw_signed(ax: Axes, values: FloatArray) -> None:
     """Draw eigenvalues (N, M) of either sign as dots on stems."""
     at = np.broadcast_to(np.arange(1, values.shape[1] + 1), values.shape)
-    for kept, colour in ((values > 0, VERMILLION), (values < 0, BLUE)):
+    for kept, colour in ((values > 0, VERMILION), (values < 0, BLUE)):
         ax.vlines(at[kept], 0.0, values[kept], color=colour, linewidth=1.0, alpha=0.35)
         ax.plot(at[kept], values[kept], "o", color=colour, markersize=4, alpha=0.8)
     ax.axhline(0.0, color=INK, linewidth=0.8)

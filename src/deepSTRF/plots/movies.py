@@ -20,7 +20,7 @@ from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
     TICK_SIZE,
-    VERMILLION,
+    VERMILION,
     FloatArray,
     as_array,
     as_spectrogram,
@@ -246,7 +246,7 @@ class _Scene:
             trace, panel = figure.add_subplot(grid[1, k]), figure.add_subplot(grid[2, k])
             if self.response is not None:
                 trace.plot(x, self.response[:, k], color=GREY, linewidth=0.9)
-            trace.plot(x, self.pred[:, k], color=VERMILLION, linewidth=1.1)
+            trace.plot(x, self.pred[:, k], color=VERMILION, linewidth=1.1)
             trace.set_xlim(*edges)
             lines.append(trace.axvline(x[0], color=INK, linewidth=1.0))
             trace.set_xticks([])

@@ -130,7 +130,7 @@ def plot_psth_vs_pred(
     *,
     ylabel: str = "response",
 ) -> tuple[Figure | SubFigure, Axes]:
-    """Draw a measured PSTH (dark grey) and a prediction (vermillion) on one axis.
+    """Draw a measured PSTH (dark grey) and a prediction (vermilion) on one axis.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
     TICK_SIZE,
-    VERMILLION,
+    VERMILION,
     FloatArray,
     as_array,
     as_series,
@@ -86,7 +86,7 @@ def plot_score_histogram(
     if valid.size:
         ax.hist(valid, bins=bins, color=BLUE, alpha=0.75, edgecolor="white", linewidth=0.6)
         mean, median = float(valid.mean()), float(np.median(valid))
-        ax.axvline(mean, color=VERMILLION, linewidth=1.6, label=f"mean {mean:.3f}")
+        ax.axvline(mean, color=VERMILION, linewidth=1.6, label=f"mean {mean:.3f}")
         ax.axvline(median, color=INK, linewidth=1.6, linestyle=(0, (4, 2)), label=f"median {median:.3f}")
     style: dict[str, Any] = {"frameon": False, "fontsize": TICK_SIZE, "title_fontsize": TICK_SIZE}
     text = _n_text(valid.size, values.size - valid.size)
@@ -307,7 +307,7 @@ def plot_learning_curve(
         figure = new_figure(figsize or (PANEL_SIZE[0] * len(panels), PANEL_SIZE[1]))
     axes: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False)[0])
     for ax, (key, label) in zip(axes, panels, strict=True):
-        for colour, prefix, name in ((BLUE, TRAIN, "train"), (VERMILLION, VALIDATION, "validation")):
+        for colour, prefix, name in ((BLUE, TRAIN, "train"), (VERMILION, VALIDATION, "validation")):
             _draw_curve(ax, [seed[prefix + key] for seed in seeds if prefix + key in seed], colour, name)
         if best_epoch is not None and len(seeds) == 1:
             ax.axvline(best_epoch + 1, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label="weights kept")

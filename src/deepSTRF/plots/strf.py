@@ -16,7 +16,7 @@ from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
     TICK_SIZE,
-    VERMILLION,
+    VERMILION,
     FloatArray,
     as_array,
     as_ascending,
@@ -478,7 +478,7 @@ def plot_waveform_field(
     if figure is None:
         figure = new_figure(figsize or (WAVEFORM_SIZE[0], WAVEFORM_SIZE[1] + SOUND_INCHES * (rows - 1)))
     grid = figure.subplots(rows, 2, squeeze=False, sharex="col")
-    series = ((field, VERMILLION, "gradient"), (sound, BLUE, "sound"))
+    series = ((field, VERMILION, "gradient"), (sound, BLUE, "sound"))
     for row, (values, colour, label) in zip(grid, series, strict=False):
         if values is not None:
             _draw_row(row, values, audio_fs, (whole_ms, zoom_ms), colour, duration_ms)

@@ -13,6 +13,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from deepSTRF import __version__
 from deepSTRF.models.io.card import milliseconds
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.history import json_safe
@@ -51,7 +52,7 @@ OWN_ROWS = {
 }  # fmt: skip
 #: Characters of a split's hash that are printed; the whole hash is in the JSON.
 SHOWN_HASH = 12
-PACKAGES = ("deepSTRF", "torch", "numpy", "scipy")
+PACKAGES = ("torch", "numpy", "scipy")
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ def software_versions() -> dict[str, str]:
     >>> "torch" in software_versions()
     True
     """
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "deepSTRF": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

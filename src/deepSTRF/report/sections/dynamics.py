@@ -73,7 +73,7 @@ def _movie(found: Explanation) -> str:
     if found.movie is None:
         return ""
     caption = (
-        "Above, the sound; below it, each neuron's predicted (vermillion) and measured (grey) response; "
+        "Above, the sound; below it, each neuron's predicted (vermilion) and measured (grey) response; "
         "below those, the filter it is at that moment."
     )
     alt = f"Movie of the dynamic STRFs of {len(found.names)} neurons along one second of sound."
