@@ -53,7 +53,7 @@ def test_a_file_that_is_there_costs_no_request(offer, server, tmp_path):
 
 def test_a_file_that_is_there_and_wrong_is_refused_and_left_alone(offer, server, tmp_path):
     (tmp_path / "a.bin").write_bytes(b"mine")
-    with pytest.raises(ValueError, match=r"a\.bin has the SHA-256 .* delete it and ask again"):
+    with pytest.raises(ValueError, match=r"a\.bin has the SHA-256 .* delete it and download it again"):
         get(offer, tmp_path / "a.bin", sha256=DIGEST)
     with pytest.raises(ValueError, match="has 4 bytes, expected 300000"):
         get(offer, tmp_path / "a.bin", size=len(BODY))
@@ -135,7 +135,7 @@ def test_nobody_there(server, tmp_path):
 
 
 def test_a_wrong_hash_leaves_nothing_behind(offer, tmp_path):
-    with pytest.raises(ValueError, match=r"SHA-256.*the download is deleted; ask again"):
+    with pytest.raises(ValueError, match=r"SHA-256.*the download is deleted; try again"):
         get(offer, tmp_path / "a.bin", sha256="0" * 64)
     assert names(tmp_path) == []
 

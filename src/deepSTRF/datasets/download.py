@@ -1,8 +1,9 @@
-"""Parsed copies of a recording: arrays in one file each, written atomically, checked when read, no pickle.
+"""Files of public recordings: folders, downloads, safe unpacking, and a cache of parsed arrays.
 
-A cache entry is named after everything it depends on: the package version, the parameters, and the files it
-was made from. An entry that is damaged or belongs to something else is rebuilt, and losing the whole folder
-costs nothing but time.
+A download is resumed where it stopped, retried with growing pauses, verified (length, SHA-256, the file's own
+integrity), and gets its final name only when it is complete. Archives are checked entry by entry before
+anything is written. A cache entry is named after everything it depends on: package version, parameters, and
+the files it was made from; a damaged one is rebuilt, and the folder can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -23,41 +24,145 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
-    "TransientError",
-    "attempt",
     "cache_dir",
     "cached_arrays",
     "data_dir",
     "download_file",
-    "etag_file",
     "fingerprint_files",
     "osf_url",
-    "progress_bar",
-    "size_of",
     "unpack_zip",
 ]
 
-# ------------------------------------------------------------------------------
-# One attempt at a download: ask for what is missing, append it, say what went wrong.
-
-
 #: Called with the bytes that are here and the bytes of the whole file (None: unknown).
 Advance = Callable[[int, int | None], None]
+Arrays = dict[str, npt.NDArray[Any]]
 
-#: Statuses that a second try may cure (request timeout, too early, too many requests, server faults).
+# ---- folders
+
+DATA_DIR_VARIABLE = "DEEPSTRF_DATA_DIR"
+CACHE_DIR_VARIABLE = "DEEPSTRF_CACHE_DIR"
+
+
+def data_dir(name: str) -> Path:
+    """The folder of one recording: ``$DEEPSTRF_DATA_DIR/name``, else in the user's cache folder."""
+    return _folder(DATA_DIR_VARIABLE) / name
+
+
+def cache_dir(name: str) -> Path:
+    """The folder for parsed copies of one recording: ``$DEEPSTRF_CACHE_DIR/name``, else the user's.
+
+    It is never the recording's own folder, which may be read-only.
+    """
+    if os.environ.get(CACHE_DIR_VARIABLE):
+        return _folder(CACHE_DIR_VARIABLE) / name
+    return _folder(CACHE_DIR_VARIABLE) / "parsed" / name
+
+
+def _folder(variable: str) -> Path:
+    """The folder that an environment variable names, else the user's cache folder."""
+    named = os.environ.get(variable)
+    if named:
+        return Path(named).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("deepSTRF"))
+
+
+# ---- download
+
+OSF_BASE_URL = "https://osf.io/download"
+#: Statuses that a second attempt may cure (request timeout, too early, too many requests, server faults).
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 CONNECT_TIMEOUT_S = 30.0
-#: What a broken connection can cost at most: a chunk that is not complete is lost.
+#: Upper limit of the pause that a server may request.
+MAX_PAUSE_S = 60.0
+#: A broken connection costs at most this: a chunk that is not complete is lost.
 CHUNK_BYTES = 1 << 14
 
 
-class TransientError(Exception):
+def osf_url(guid: str, base_url: str = OSF_BASE_URL) -> str:
+    """The download address of a public OSF file."""
+    return f"{base_url.rstrip('/')}/{guid}/"
+
+
+def download_file(
+    url: str,
+    dest: str | os.PathLike[str],
+    *,
+    sha256: str | None = None,
+    size: int | None = None,
+    check: Callable[[Path], None] | None = None,
+    retries: int = 5,
+    pause_s: float = 1.0,
+    timeout_s: float = 60.0,
+    progress: bool | None = None,
+) -> Path:
+    """Fetch a file, resuming and retrying, and give it its name only when it is complete and verified.
+
+    A file that is there already is returned after its size and hash are checked against those given; the
+    network is not touched. The body goes to ``dest`` + ``.part``, which a later call resumes (HTTP Range,
+    guarded by the server's ETag). Two processes that fetch the same file on one machine wait for each
+    other. When ``sha256`` is not known, the observed hash is written to ``dest`` + ``.sha256`` in the format
+    of ``sha256sum``.
+    """
+    dest = Path(dest)
+    if dest.is_file():
+        _verify(dest, sha256, size, None, cure="delete it and download it again")
+        return dest
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    part = dest.with_name(dest.name + ".part")
+    with _lock(dest):
+        if dest.is_file():  # another process fetched it while we waited
+            return dest
+        shown = sys.stderr.isatty() if progress is None else progress
+        _fetch_with_retries(url, part, size, retries, pause_s, timeout_s, shown)
+        try:
+            _verify(part, sha256, size, check, cure="the download is deleted; try again")
+        except ValueError:
+            part.unlink()
+            raise
+        finally:
+            _etag_file(part).unlink(missing_ok=True)
+        if sha256 is None:
+            line = f"{_sha256(part)}  {dest.name}\n"
+            dest.with_name(dest.name + ".sha256").write_text(line, encoding="utf-8")
+        os.replace(part, dest)
+    return dest
+
+
+def _fetch_with_retries(
+    url: str, part: Path, size: int | None, retries: int, pause_s: float, timeout_s: float, shown: bool
+) -> None:
+    """Repeat attempts until the body is complete; attempts that bring new bytes do not count."""
+    fruitless = 0
+    while True:
+        before = _size_of(part)
+        try:
+            with _progress_bar(part.name.removesuffix(".part"), shown) as advance:
+                _attempt(url, part, size, timeout_s, advance)
+            return
+        except _TransientError as error:
+            fruitless = 0 if _size_of(part) > before else fruitless + 1
+            if fruitless >= retries:
+                kept = (
+                    f"; {_size_of(part)} bytes are kept in {part} and the next call resumes there"
+                    if _size_of(part)
+                    else ""
+                )
+                raise ConnectionError(
+                    f"could not fetch {url}: {error} ({retries} attempts in a row brought nothing){kept}. "
+                    f"You may also fetch it by hand and put it at {part.with_suffix('')}"
+                ) from None  # the chain of a network library's errors is less clear than this
+            time.sleep(min(MAX_PAUSE_S, max(error.pause_s, pause_s * 2.0 ** max(0, fruitless - 1))))
+
+
+class _TransientError(Exception):
     """A failed attempt that may be repeated."""
 
     def __init__(self, why: str, pause_s: float = 0.0) -> None:
@@ -65,11 +170,11 @@ class TransientError(Exception):
         self.pause_s = pause_s
 
 
-def attempt(url: str, part: Path, size: int | None, timeout_s: float, advance: Advance) -> None:
-    """Ask once for what is missing and append it to ``part``."""
+def _attempt(url: str, part: Path, size: int | None, timeout_s: float, advance: Advance) -> None:
+    """Request what is missing once and append it to ``part``."""
     import requests  # comes with pooch
 
-    have = size_of(part)
+    have = _size_of(part)
     try:
         with requests.get(
             url, headers=_headers(part, have), stream=True, timeout=(CONNECT_TIMEOUT_S, timeout_s)
@@ -79,17 +184,24 @@ def attempt(url: str, part: Path, size: int | None, timeout_s: float, advance: A
             start = _start_of_body(answer, have)
             total = _total(answer)
             if start == 0:
-                etag_file(part).write_text(answer.headers.get("ETag", ""), encoding="utf-8")
+                _etag_file(part).write_text(answer.headers.get("ETag", ""), encoding="utf-8")
             if size is not None and total is not None and total != size:
                 raise ValueError(f"{url} offers {total} bytes, expected {size}: the source has changed")
-            _check_room(part, None if total is None else total - start)
+            if total is not None:
+                needed = total - start
+                _check_free_space(part.parent, needed, f"{part} needs {needed / 1e6:.0f} MB more")
+            done = start
+            advance(done, total)
             with open(part, "ab" if start else "wb") as out:
-                _copy(answer, out, start, total, advance)
+                for block in answer.iter_content(CHUNK_BYTES):
+                    out.write(block)
+                    done += len(block)
+                    advance(done, total)
     except requests.RequestException as error:
         inner = error.args[0] if error.args else error
-        raise TransientError(f"{type(error).__name__}: {getattr(inner, 'reason', inner)}") from error
-    if total is not None and size_of(part) != total:
-        raise TransientError(f"the connection ended after {size_of(part)} of {total} bytes")
+        raise _TransientError(f"{type(error).__name__}: {getattr(inner, 'reason', inner)}") from error
+    if total is not None and _size_of(part) != total:
+        raise _TransientError(f"the connection ended after {_size_of(part)} of {total} bytes")
 
 
 def _headers(part: Path, have: int) -> dict[str, str]:
@@ -98,7 +210,7 @@ def _headers(part: Path, have: int) -> dict[str, str]:
     headers = {"User-Agent": f"deepSTRF/{__version__}", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        recorded = etag_file(part)
+        recorded = _etag_file(part)
         etag = recorded.read_text(encoding="utf-8") if recorded.is_file() else ""
         if etag and not etag.startswith("W/"):
             headers["If-Range"] = etag
@@ -106,7 +218,7 @@ def _headers(part: Path, have: int) -> dict[str, str]:
 
 
 def _start_of_body(answer: Any, have: int) -> int:
-    """Return the position in the file at which the body of this answer begins, or raise."""
+    """Position in the file at which the body of an answer begins; raises when there is no usable body."""
     status = int(answer.status_code)
     if status == 200:
         return 0
@@ -119,7 +231,7 @@ def _start_of_body(answer: Any, have: int) -> int:
         )
     if status in TRANSIENT_STATUSES:
         after = answer.headers.get("Retry-After", "")
-        raise TransientError(
+        raise _TransientError(
             f"the server answered {status} {answer.reason}", float(after) if after.isdigit() else 0.0
         )
     if status == 416:
@@ -131,7 +243,7 @@ def _start_of_body(answer: Any, have: int) -> int:
 
 
 def _total(answer: Any) -> int | None:
-    """Return the size of the whole file as far as the server tells."""
+    """Size of the whole file in bytes, None when the server does not give it."""
     whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
     if whole.isdigit():
         return int(whole)
@@ -139,33 +251,36 @@ def _total(answer: Any) -> int | None:
     return int(length) if answer.status_code == 200 and length.isdigit() else None
 
 
-def _copy(answer: Any, out: IO[bytes], start: int, total: int | None, advance: Advance) -> None:
-    done = start
-    advance(done, total)
-    for block in answer.iter_content(CHUNK_BYTES):
-        out.write(block)
-        done += len(block)
-        advance(done, total)
+def _verify(
+    path: Path, sha256: str | None, size: int | None, check: Callable[[Path], None] | None, *, cure: str
+) -> None:
+    if size is not None and path.stat().st_size != size:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected {size}; {cure}")
+    if sha256 is not None:
+        seen = _sha256(path)
+        if seen != sha256.lower():
+            raise ValueError(f"{path} has the SHA-256 {seen}, expected {sha256.lower()}; {cure}")
+    if check is not None:
+        check(path)
 
 
-def _check_room(part: Path, needed: int | None) -> None:
-    free = shutil.disk_usage(part.parent).free
-    if needed is not None and needed > free:
-        raise OSError(f"{part} needs {needed / 1e6:.0f} MB more, the disk has {free / 1e6:.0f} MB left")
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as source:
+        return hashlib.file_digest(source, "sha256").hexdigest()
 
 
-def size_of(path: Path) -> int:
+def _size_of(path: Path) -> int:
     """Size of a file in bytes, 0 where there is none."""
     return path.stat().st_size if path.is_file() else 0
 
 
-def etag_file(part: Path) -> Path:
+def _etag_file(part: Path) -> Path:
     """File beside a partial download that holds its entity tag."""
     return part.with_name(part.name + ".etag")
 
 
 @contextlib.contextmanager
-def progress_bar(name: str, shown: bool) -> Iterator[Advance]:
+def _progress_bar(name: str, shown: bool) -> Iterator[Advance]:
     """Yield ``advance(done, total)``, which draws a bar on stderr when ``shown``."""
     if not shown:
         yield lambda done, total: None
@@ -192,11 +307,23 @@ def progress_bar(name: str, shown: bool) -> Iterator[Advance]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-# ------------------------------------------------------------------------------
-# Safe unpacking: no path leaves the folder, no links, a partial extraction is never taken for a whole.
+@contextlib.contextmanager
+def _lock(dest: Path) -> Iterator[None]:
+    """Let one process of this machine at a time fetch ``dest`` (where the system offers file locks)."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two simultaneous first downloads are the user's to avoid
+        yield
+        return
+    name = hashlib.sha256(f"{os.getuid()} {dest.absolute()}".encode()).hexdigest()[:16]
+    with open(Path(tempfile.gettempdir(), f"deepSTRF-{name}.lock"), "a", encoding="utf-8") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
-#: Entries a Mac adds to an archive; they are no part of a recording.
+# ---- unpacking
+
+#: Entries that macOS adds to an archive; they are no part of a recording.
 CLUTTER_FOLDERS = {"__MACOSX"}
 CLUTTER_FILES = {".DS_Store", "Thumbs.db"}
 COPY_BLOCK = 1 << 20
@@ -208,17 +335,6 @@ def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) ->
     Entries are checked before anything is written, extracted into a hidden folder beside ``dest``, verified
     by their CRC, and only then moved in, each by one atomic rename. A run that is killed half-way leaves no
     truncated file under ``dest``. Files that are there already are replaced by those of the archive.
-
-    Examples
-    --------
-    >>> import tempfile, zipfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> archive = Path(folder.name, "a.zip")
-    >>> with zipfile.ZipFile(archive, "w") as out:
-    ...     out.writestr("sub/one.txt", "hello")
-    >>> [path.name for path in unpack_zip(archive, Path(folder.name, "out"))]
-    ['one.txt']
-    >>> folder.cleanup()
     """
     archive, dest = Path(archive), Path(dest)
     if not archive.is_file():
@@ -226,7 +342,9 @@ def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) ->
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = _checked_entries(opened, archive)
-            _check_space_to_unpack(dest, sum(entry.file_size for entry, _ in entries))
+            needed = sum(entry.file_size for entry, _ in entries)
+            folder = next(parent for parent in (dest.absolute(), *dest.absolute().parents) if parent.exists())
+            _check_free_space(folder, needed, f"unpacking into {dest} needs {needed / 1e6:.0f} MB")
             return _extract(opened, entries, archive, dest)
     except zipfile.BadZipFile as error:
         raise ValueError(
@@ -235,7 +353,7 @@ def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) ->
 
 
 def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[tuple[zipfile.ZipInfo, PurePosixPath]]:
-    """Return the file entries with their safe relative paths; folders and clutter are left out."""
+    """File entries with their safe relative paths; folders and clutter are left out."""
     entries: list[tuple[zipfile.ZipInfo, PurePosixPath]] = []
     seen: set[PurePosixPath] = set()
     for entry in opened.infolist():
@@ -256,30 +374,19 @@ def _checked_entries(opened: zipfile.ZipFile, archive: Path) -> list[tuple[zipfi
 
 
 def _fault(entry: zipfile.ZipInfo, name: str, path: PurePosixPath) -> str | None:
-    """Say what is wrong with one entry, or None."""
+    """Reason why an entry is unsafe, None when it is safe."""
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if not path.parts or "\0" in name:
         return "has no legal name"
     if path.is_absolute() or ":" in path.parts[0]:
         return "has an absolute path"
     if ".." in path.parts:
-        return "climbs out of the folder"
+        return "leaves the folder"
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or a special file"
     if entry.flag_bits & 0x1:
         return "is encrypted"
     return None
-
-
-def _check_space_to_unpack(dest: Path, needed: int) -> None:
-    folder = dest.absolute()
-    while not folder.exists():
-        folder = folder.parent
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise OSError(
-            f"unpacking into {dest} needs {needed / 1e6:.0f} MB, the disk has {free / 1e6:.0f} MB left"
-        )
 
 
 def _extract(
@@ -311,195 +418,19 @@ def _extract(
     return written
 
 
-# ------------------------------------------------------------------------------
-# Where recordings and caches live, and downloads that survive a bad connection.
-#
-# A download is resumed where it stopped, retried with growing pauses, checked (length, SHA-256, the file's
-# own integrity), and appears under its final name only when it is whole.
+def _check_free_space(folder: Path, needed: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"{what}, the disk has {free / 1e6:.0f} MB left")
 
 
-DATA_DIR_VARIABLE = "DEEPSTRF_DATA_DIR"
-CACHE_DIR_VARIABLE = "DEEPSTRF_CACHE_DIR"
-OSF_BASE_URL = "https://osf.io/download"
-#: A server may ask for a pause of any length; no pause is longer than this.
-MAX_PAUSE_S = 60.0
-
-
-def data_dir(name: str) -> Path:
-    """Return the folder of one recording: ``$DEEPSTRF_DATA_DIR/name``, else in the user's cache folder.
-
-    Examples
-    --------
-    >>> data_dir("NS1").name
-    'NS1'
-    """
-    return _folder(DATA_DIR_VARIABLE) / name
-
-
-def cache_dir(name: str) -> Path:
-    """Return the folder for parsed copies of one recording: ``$DEEPSTRF_CACHE_DIR/name``, else the user's.
-
-    It is never the recording's own folder, which may be read-only.
-
-    Examples
-    --------
-    >>> cache_dir("NS1") == data_dir("NS1")
-    False
-    """
-    if os.environ.get(CACHE_DIR_VARIABLE):
-        return _folder(CACHE_DIR_VARIABLE) / name
-    return _folder(CACHE_DIR_VARIABLE) / "parsed" / name
-
-
-def osf_url(guid: str, base_url: str = OSF_BASE_URL) -> str:
-    """Return the download address of a public OSF file.
-
-    Examples
-    --------
-    >>> osf_url("gdwyd")
-    'https://osf.io/download/gdwyd/'
-    """
-    return f"{base_url.rstrip('/')}/{guid}/"
-
-
-def download_file(
-    url: str,
-    dest: str | os.PathLike[str],
-    *,
-    sha256: str | None = None,
-    size: int | None = None,
-    check: Callable[[Path], None] | None = None,
-    retries: int = 5,
-    pause_s: float = 1.0,
-    timeout_s: float = 60.0,
-    progress: bool | None = None,
-) -> Path:
-    """Fetch a file, resuming and retrying, and put it in place only when it is whole and verified.
-
-    A file that is there already is returned after its size and hash are checked against those given; the
-    network is not touched. The body goes to ``dest`` + ``.part``, which a later call resumes (HTTP Range,
-    guarded by the server's ETag). Two processes that ask for the same file on one machine wait for each
-    other. When ``sha256`` is not known, the observed hash is written to ``dest`` + ``.sha256`` in the format
-    of ``sha256sum``.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> there = Path(folder.name, "a.bin")
-    >>> there.write_bytes(b"abc")
-    3
-    >>> download_file("http://localhost:9/never-asked", there, size=3).name
-    'a.bin'
-    >>> folder.cleanup()
-    """
-    dest = Path(dest)
-    if dest.is_file():
-        _verify(dest, sha256, size, None, cure="delete it and ask again")
-        return dest
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    part = dest.with_name(dest.name + ".part")
-    with _lock(dest):
-        if dest.is_file():  # another process fetched it while we waited
-            return dest
-        shown = sys.stderr.isatty() if progress is None else progress
-        _fetch_with_retries(url, part, size, retries, pause_s, timeout_s, shown)
-        try:
-            _verify(part, sha256, size, check, cure="the download is deleted; ask again")
-        except ValueError:
-            part.unlink()
-            raise
-        finally:
-            etag_file(part).unlink(missing_ok=True)
-        if sha256 is None:
-            _record_hash(part, dest)
-        os.replace(part, dest)
-    return dest
-
-
-def _folder(variable: str) -> Path:
-    """Return the folder an environment variable names, else the user's cache folder."""
-    named = os.environ.get(variable)
-    if named:
-        return Path(named).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("deepSTRF"))
-
-
-def _fetch_with_retries(
-    url: str, part: Path, size: int | None, retries: int, pause_s: float, timeout_s: float, shown: bool
-) -> None:
-    """Repeat attempts until the body is complete; attempts that bring new bytes do not count."""
-    fruitless = 0
-    while True:
-        before = size_of(part)
-        try:
-            with progress_bar(part.name.removesuffix(".part"), shown) as advance:
-                attempt(url, part, size, timeout_s, advance)
-            return
-        except TransientError as error:
-            fruitless = 0 if size_of(part) > before else fruitless + 1
-            if fruitless >= retries:
-                kept = (
-                    f"; {size_of(part)} bytes are kept in {part} and the next call resumes there"
-                    if size_of(part)
-                    else ""
-                )
-                raise ConnectionError(
-                    f"could not fetch {url}: {error} ({retries} attempts in a row brought nothing){kept}. "
-                    f"You may also fetch it by hand and put it at {part.with_suffix('')}"
-                ) from None  # the chain of a network library's errors says less than this
-            time.sleep(min(MAX_PAUSE_S, max(error.pause_s, pause_s * 2.0 ** max(0, fruitless - 1))))
-
-
-def _verify(
-    path: Path, sha256: str | None, size: int | None, check: Callable[[Path], None] | None, *, cure: str
-) -> None:
-    if size is not None and path.stat().st_size != size:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, expected {size}; {cure}")
-    if sha256 is not None:
-        seen = _sha256(path)
-        if seen != sha256.lower():
-            raise ValueError(f"{path} has the SHA-256 {seen}, expected {sha256.lower()}; {cure}")
-    if check is not None:
-        check(path)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()
-
-
-def _record_hash(part: Path, dest: Path) -> None:
-    dest.with_name(dest.name + ".sha256").write_text(f"{_sha256(part)}  {dest.name}\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _lock(dest: Path) -> Iterator[None]:
-    """Let one process of this machine at a time fetch ``dest`` (where the system offers file locks)."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: two simultaneous first downloads are the user's to avoid
-        yield
-        return
-    name = hashlib.sha256(f"{os.getuid()} {dest.absolute()}".encode()).hexdigest()[:16]
-    with open(Path(tempfile.gettempdir(), f"deepSTRF-{name}.lock"), "a", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-# ------------------------------------------------------------------------------
-
-Arrays = dict[str, npt.NDArray[Any]]
+# ---- cache of parsed arrays
 
 #: Raise it when the meaning of a stored array changes without a change of the package version.
 CACHE_FORMAT = 1
-#: Bytes of the beginning and of the end of a file that enter its fingerprint, beside its size and its time
-#: stamp.
+#: Bytes of the beginning and of the end of a file that enter its fingerprint, beside size and time stamp.
 SAMPLED_BYTES = 4096
-#: Entries of one recording beyond this number are removed, oldest first, so that a sweep over bins cannot
-#: fill a disk.
+#: Entries of one recording beyond this number are removed, oldest first, to bound the disk space of a sweep.
 MAX_ENTRIES = 24
 #: Everything that reading a damaged .npz file can raise.
 DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
@@ -507,22 +438,9 @@ _KEY_MEMBER = "cache_key"
 
 
 def fingerprint_files(root: str | os.PathLike[str], names: Iterable[str]) -> str:
-    """Return a hash that changes when one of the files does, without reading all of them.
+    """Hash that changes when one of the files does, without reading all of them.
 
     Each file enters with its name, size, time of modification, and its first and last 4 KiB.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> Path(folder.name, "a").write_bytes(b"1")
-    1
-    >>> before = fingerprint_files(folder.name, ["a"])
-    >>> Path(folder.name, "a").write_bytes(b"2")
-    1
-    >>> fingerprint_files(folder.name, ["a"]) == before
-    False
-    >>> folder.cleanup()
     """
     digest = hashlib.sha256()
     for name in names:
@@ -544,14 +462,7 @@ def cached_arrays(
     members: Iterable[str] | None = None,
     enabled: bool = True,
 ) -> Arrays:
-    """Return the arrays ``build()`` makes, from the cache when an intact entry is there.
-
-    Examples
-    --------
-    >>> arrays = cached_arrays("demo", "squares", {"n": 3}, lambda: {"x": np.arange(3) ** 2}, enabled=False)
-    >>> arrays["x"]
-    array([0, 1, 4])
-    """
+    """The arrays of ``build()``, from the cache when an intact entry is there."""
     if not enabled:
         return build()
     key = _key(product, depends_on)
@@ -573,7 +484,7 @@ def _key(product: str, depends_on: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, key: str, wanted: list[str] | None) -> Arrays | None:
-    """Return the arrays of an entry, None when it is absent, damaged or of another key."""
+    """Arrays of an entry, None when it is absent, damaged or of another key."""
     try:
         with zipfile.ZipFile(path) as entry:
             if str(_member(entry, _KEY_MEMBER)) != key:
@@ -586,33 +497,28 @@ def _read(path: Path, key: str, wanted: list[str] | None) -> Arrays | None:
 
 
 def _member(entry: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """Return one array of an .npz file; reading the whole member first checks its CRC, header included."""
+    """One array of an .npz file; reading the whole member first checks its CRC, header included."""
     content = io.BytesIO(entry.read(f"{name}.npy"))
     array: npt.NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
     return array
 
 
 def _write(path: Path, key: str, arrays: Arrays) -> None:
-    """Write an entry under a temporary name, then rename it."""
+    """Write an entry under a temporary name, rename it, and remove the oldest beyond `MAX_ENTRIES`."""
     temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "xb") as out:
             np.savez(out, allow_pickle=False, **{_KEY_MEMBER: np.array(key)}, **arrays)
         os.replace(temporary, path)
-        _prune(path.parent)
+        entries = sorted(path.parent.glob("*.npz"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+        for entry in entries[MAX_ENTRIES:]:
+            entry.unlink(missing_ok=True)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
         warnings.warn(
             f"the parsed recording could not be cached at {path} ({error}), so the next load takes as long "
-            f"as this one; set {CACHE_DIR_VARIABLE} to a folder with room, or pass cache=False",
+            f"as this one; set {CACHE_DIR_VARIABLE} to a folder with free space, or pass cache=False",
             stacklevel=4,
         )
-
-
-def _prune(folder: Path) -> None:
-    """Remove the oldest entries beyond `MAX_ENTRIES`."""
-    entries = sorted(folder.glob("*.npz"), key=lambda entry: entry.stat().st_mtime, reverse=True)
-    for entry in entries[MAX_ENTRIES:]:
-        entry.unlink(missing_ok=True)
