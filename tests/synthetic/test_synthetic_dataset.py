@@ -217,7 +217,7 @@ def test_truth_follows_selections(default):
 def test_joined_recordings_have_no_truth():
     one, two = SyntheticDataset(**SMALL), SyntheticDataset(**SMALL, seed=1)
     both = concat_neural_datasets([one, two], names=["a", "b"])
-    with pytest.raises(ValueError, match="does not know its truth"):
+    with pytest.raises(ValueError, match="true parameters of this dataset are unknown"):
         _ = both.true_strfs
     assert both.N_neurons == 16
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from deepSTRF.datasets.audio.synthetic import SOUND_KINDS, draw_neuron, draw_spikes, make_sound
+from deepSTRF.datasets.audio.synthetic import SOUND_KINDS, Neuron, draw_neuron, draw_spikes, make_sound
 
 
 @pytest.mark.parametrize("kind", SOUND_KINDS)
@@ -67,3 +67,9 @@ def test_neurons_take_the_kinds_in_turn():
     assert all(500 < neuron.best_frequency_hz < 8000 for neuron in neurons)
     assert draw_neuron(3, hz, seed=0) == neurons[3]
     assert draw_neuron(3, hz, seed=1) != neurons[3]
+
+
+def test_a_kernel_peaks_at_the_best_frequency_and_the_latency():
+    neuron = Neuron("strf", 2000.0, 0.3, 10.0, 0.4, 0.0, 0.5, 20.0)
+    kernel = neuron.kernel(np.array([1000.0, 2000.0, 4000.0]), n_lags=9, dt_ms=5.0)
+    assert np.unravel_index(kernel.argmax(), kernel.shape) == (1, 6)  # 2 kHz, 10 ms ago

@@ -1,4 +1,8 @@
-"""NS1: ferret auditory cortex, 119 units, 20 natural sounds (Harper et al. 2016)."""
+"""NS1: ferret auditory cortex, 119 units, 20 natural sounds (Harper et al. 2016).
+
+The files are those of osf.io/ayw2p. They are parsed once into a cache of arrays; spikes are binned and
+spectrograms or waveforms computed for the options of each dataset.
+"""
 
 from __future__ import annotations
 
@@ -52,25 +56,16 @@ __all__ = [
     "NS1_WAV_DIR_NAME",
     "NS1_WAV_FILENAMES",
     "NS1_WAV_NATIVE_FS",
-    "ON_BAD_FILE",
-    "SPECTROGRAMS",
     "DRCResponses",
     "NS1Dataset",
-    "SpikeTrains",
-    "Stimuli",
-    "choose_spectrogram",
     "download_ns1",
-    "load_spectrograms",
-    "load_spikes",
-    "load_waveforms",
 ]
 
-# ------------------------------------------------------------------------------
-# The public NS1 recording on disk: which file is what, and the facts about it that no file carries.
-
+# ---- constants
 
 #: Analysed part of each clip in ms: 999 bins of 5 ms. The sounds last 5.000 s.
 NS1_RAW_LEN_MS = 4995
+_SOUND_SECONDS = 5.0
 NS1_NAT_SOUNDS = 20
 #: Random chord sequences: entries 20..31 of each spike file, 5 repeats; their sounds do not ship.
 NS1_DRC_SOUNDS = 12
@@ -82,6 +77,7 @@ NS1_DNET_REPO = "monzilur/DNet"
 NS1_DNET_REF = "master"
 NS1_DNET_FILES = ("test_data_5ms.mat",)
 NS1_SPEECH_INDICES = (8, 9, 10, 11)
+#: Kinds of the clips that are known.
 NS1_TYPE_OVERRIDES = {
     0: "water_sounds",
     3: "ferret_vocalization",
@@ -98,21 +94,13 @@ NS1_WAV_FILENAMES = [
 ]
 #: True rate of the sound files, 50 MHz / 1024; their headers say 48828.
 NS1_WAV_NATIVE_FS = Fraction(50_000_000, 1024)
+#: Rate in the headers of the sound files (the true one, cut to an integer).
+_HEADER_RATE = 48828
 NS1_SPIKE_DIR_NAME = "spikesandwav"
 NS1_WAV_DIR_NAME = "spikesandwav/SH.En.C"
 NS1_METADATA = "MetadataSHEnCneurons.mat"
 NS1_OSF_PAGE = "https://osf.io/ayw2p"
 GITHUB_RAW_URL = "https://raw.githubusercontent.com"
-
-# ------------------------------------------------------------------------------
-# Reading the files of the public NS1 recording.
-
-
-#: What scipy raises on files that are truncated, overwritten or something else than MATLAB files.
-MAT_DAMAGE = (
-    OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError,
-    NotImplementedError, zlib.error, struct.error,
-)  # fmt: skip
 #: Field of the metadata file -> key of nrn_meta and its type.
 _METADATA_FIELDS: dict[str, tuple[str, type]] = {
     "depth": ("depth_um", int),
@@ -122,29 +110,40 @@ _METADATA_FIELDS: dict[str, tuple[str, type]] = {
     "NrOfElectrodes": ("n_electrodes", int),
     "ElectrodeNumber": ("electrode_number", int),
 }
-#: Rate that the sound files' headers carry (the true one, cut to an integer).
-_HEADER_RATE = 48828
+#: Sets of sounds: entries of each spike file.
+_SETS = {"natural": slice(0, NS1_NAT_SOUNDS), "drc": slice(NS1_NAT_SOUNDS, None)}
+#: Random chord sequences as the spike files describe them: four sets with three tokens each, at 75 dB.
+_DRC_SETS, _DRC_LEVEL_DB = (10, 20, 30, 40), 75
 
+#: "shipped": the authors' X_nfht; "recomputed": their recipe applied to the sound files; "auto": "shipped"
+#: where its file is there and fits the options, else "recomputed".
+SPECTROGRAMS = ("auto", "shipped", "recomputed")
+#: The only bin of the shipped spectrogram; at it the recomputed one has the authors' frame grid.
+SHIPPED_DT_MS = 5.0
+#: What to do with a neuron whose spike file is missing or damaged.
+ON_BAD_FILE = ("error", "skip")
+#: Width of the Hanning window of the literature (Hsu, Borst & Theunissen 2004, 10.1088/0954-898X_15_2_002).
+SMOOTHING_MS = 21.0
+#: Ferret audiogram, advice for front-ends.
+FERRET_HEARING_RANGE_HZ = (200.0, 40000.0)
 
-def mend(root: Path) -> str:
-    """Return the sentence that says how to get missing files."""
-    return f"get it with NS1Dataset(path={str(root)!r}, download=True), or by hand from {NS1_OSF_PAGE}"
+#: Everything that scipy raises on files that are truncated, overwritten or no MATLAB files.
+MAT_DAMAGE = (
+    OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError,
+    NotImplementedError, zlib.error, struct.error,
+)  # fmt: skip
 
-
-def damaged(path: Path, root: Path, why: object) -> ValueError:
-    """Return the error for a file that is there but cannot be read."""
-    return ValueError(f"{path} is damaged ({why}); delete it, then {mend(root)}")
+# ---- reading files
 
 
 def read_metadata(root: Path, *, cache: bool = True) -> list[dict[str, Any]]:
-    """Return one dictionary per neuron: ``file`` (relative spike file) and the ``nrn_meta`` keys."""
+    """One dictionary per neuron: ``file`` (relative spike file) and the ``nrn_meta`` keys."""
     path = root / NS1_METADATA
     if not path.is_file():
         inside = root / "NS1" / NS1_METADATA
-        hint = f"did you mean path={str(inside.parent)!r}?" if inside.is_file() else mend(root)
+        hint = f"did you mean path={str(inside.parent)!r}?" if inside.is_file() else _remedy(root)
         raise FileNotFoundError(f"{root} holds no NS1 recording: {path} is missing; {hint}")
-    # cached although it is small: without it a second load would import scipy, which takes longer than the
-    # load
+    # cached although it is small: a second load need not import scipy, which takes longer than the load
     stored = cached_arrays(
         "NS1",
         "units",
@@ -164,14 +163,14 @@ def _parse_metadata(path: Path, root: Path) -> list[dict[str, Any]]:
             facts = {key: kind(entry[field].item()) for field, (key, kind) in _METADATA_FIELDS.items()}
             neurons.append({"file": file, "cell_id": file[:-4], "area": "A1", **facts})
     except MAT_DAMAGE as error:
-        raise damaged(path, root, error) from error
+        raise _damaged(path, root, error) from error
     if not neurons:
-        raise damaged(path, root, "it names no neuron")
+        raise _damaged(path, root, "it names no neuron")
     return neurons
 
 
 def resolve_spike_file(root: Path, file: str) -> str | None:
-    """Return the spike file that is there, relative to the spike folder: itself, ``..._1.mat`` or None."""
+    """The spike file that is there, relative to the spike folder: itself, ``..._1.mat`` or None."""
     folder = root / NS1_SPIKE_DIR_NAME
     for candidate in (file, file.removesuffix(".mat") + "_1.mat"):
         if (folder / candidate).is_file():
@@ -180,7 +179,7 @@ def resolve_spike_file(root: Path, file: str) -> str | None:
 
 
 def read_spikes(path: Path, root: Path) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int32]]:
-    """Read one spike file."""
+    """Spike times in ms, repeat by repeat, and the (sounds, repeats) numbers of spikes, -1 for no repeat."""
     entries = NS1_NAT_SOUNDS + NS1_DRC_SOUNDS
     times: list[npt.NDArray[np.float64]] = []
     counts: list[list[int]] = []
@@ -193,20 +192,20 @@ def read_spikes(path: Path, root: Path) -> tuple[npt.NDArray[np.float64], npt.ND
             counts.append([len(one) for one in repeats])
             times += repeats
     except MAT_DAMAGE as error:
-        raise damaged(path, root, error) from error
+        raise _damaged(path, root, error) from error
     flat = np.concatenate(times) if times else np.empty(0)
     if not np.isfinite(flat).all():
-        raise damaged(path, root, "a spike time is not a finite number")
+        raise _damaged(path, root, "a spike time is not a finite number")
     table = np.full((entries, max(map(len, counts))), -1, dtype=np.int32)
     for row, lengths in zip(table, counts, strict=True):
         row[: len(lengths)] = lengths
     if (table < 0).all(axis=1).any():
-        raise damaged(path, root, "a sound has no repeat")
+        raise _damaged(path, root, "a sound has no repeat")
     return flat, table
 
 
 def read_waveforms(root: Path) -> list[npt.NDArray[np.float32]]:
-    """Return the 20 sounds as stored: mono float32 at `NS1_WAV_NATIVE_FS`, peaks up to 14, not normalised."""
+    """The 20 sounds as stored: mono float32 at `NS1_WAV_NATIVE_FS`, peaks up to 14, not normalised."""
     import soundfile
 
     shortest = round(NS1_RAW_LEN_MS / 1000 * NS1_WAV_NATIVE_FS)
@@ -214,27 +213,27 @@ def read_waveforms(root: Path) -> list[npt.NDArray[np.float32]]:
     for name in wav_paths():
         path = root / name
         if not path.is_file():
-            raise FileNotFoundError(f"the sound file {path} is missing; {mend(root)}")
+            raise FileNotFoundError(f"the sound file {path} is missing; {_remedy(root)}")
         try:
             with open(path, "rb") as handle:
                 samples, rate = soundfile.read(handle, dtype="float32")
         except (soundfile.LibsndfileError, RuntimeError, TypeError) as error:
-            raise damaged(path, root, error) from error
+            raise _damaged(path, root, error) from error
         if rate != _HEADER_RATE or samples.ndim != 1:
-            raise damaged(path, root, f"it is not mono at {_HEADER_RATE} Hz: {samples.shape} at {rate} Hz")
+            raise _damaged(path, root, f"it is not mono at {_HEADER_RATE} Hz: {samples.shape} at {rate} Hz")
         if len(samples) < shortest or not np.isfinite(samples).all():
-            raise damaged(path, root, f"{len(samples)} samples, at least {shortest} finite ones are needed")
+            raise _damaged(path, root, f"{len(samples)} samples, at least {shortest} finite ones are needed")
         sounds.append(samples)
     return sounds
 
 
 def wav_paths() -> list[str]:
-    """Return the sound files in clip order, relative to the recording's folder."""
+    """Sound files in clip order, relative to the recording's folder."""
     return [f"{NS1_WAV_DIR_NAME}/{name}" for name in NS1_WAV_FILENAMES]
 
 
 def read_shipped_spectrogram(root: Path) -> npt.NDArray[np.float32]:
-    """Return the authors' cochleagram X_nfht as (20, 34, 999) float32."""
+    """The authors' cochleagram X_nfht, (20, 34, 999) float32."""
     path = root / NS1_DNET_FILES[0]
     if not path.is_file():
         source = f"https://github.com/{NS1_DNET_REPO}"
@@ -246,15 +245,15 @@ def read_shipped_spectrogram(root: Path) -> npt.NDArray[np.float32]:
     try:
         stored = np.asarray(load_mat(path, ["X_nfht"])["X_nfht"], dtype=np.float32)
     except MAT_DAMAGE as error:
-        raise damaged(path, root, error) from error
+        raise _damaged(path, root, error) from error
     legal = (NS1_NAT_SOUNDS, 34, 1, 999)
     if stored.shape != legal or not np.isfinite(stored).all():
-        raise damaged(path, root, f"X_nfht is {stored.shape}, expected {legal} finite numbers")
+        raise _damaged(path, root, f"X_nfht is {stored.shape}, expected {legal} finite numbers")
     return np.ascontiguousarray(stored[:, :, 0, :])
 
 
 def load_mat(path: Path, names: list[str] | None = None) -> dict[str, Any]:
-    """Return the variables of a MATLAB file. A damaged one raises one of `MAT_DAMAGE`."""
+    """Variables of a MATLAB file; a damaged one raises one of `MAT_DAMAGE`."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
@@ -265,14 +264,17 @@ def load_mat(path: Path, names: list[str] | None = None) -> dict[str, Any]:
     return content
 
 
-# ------------------------------------------------------------------------------
-# NS1 spike trains: parsed once into a cache, binned on loading.
+def _damaged(path: Path, root: Path, why: object) -> ValueError:
+    """The error for a file that is there but cannot be read."""
+    return ValueError(f"{path} is damaged ({why}); delete it, then {_remedy(root)}")
 
 
-#: What to do with a neuron whose spike file is missing or damaged.
-ON_BAD_FILE = ("error", "skip")
-#: Sets of sounds: entries of each spike file.
-_SETS = {"natural": slice(0, NS1_NAT_SOUNDS), "drc": slice(NS1_NAT_SOUNDS, None)}
+def _remedy(root: Path) -> str:
+    """How to get missing files, for error messages."""
+    return f"get it with NS1Dataset(path={str(root)!r}, download=True), or by hand from {NS1_OSF_PAGE}"
+
+
+# ---- spikes
 
 
 @dataclass(frozen=True, eq=False)
@@ -297,7 +299,7 @@ class SpikeTrains:
     counts: npt.NDArray[np.int32]
 
     def binned(self, n_bins: int, dt_ms: float, binning: str) -> list[Any]:
-        """Return per sound an (N, R, T) block of counts, or a list of (R_n, T) where repeats differ."""
+        """Per sound an (N, R, T) block of counts, or a list of (R_n, T) where repeats differ."""
         blocks: list[Any] = []
         first = 0
         for counts in self.counts:
@@ -314,7 +316,7 @@ class SpikeTrains:
 
 
 def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: bool = True) -> SpikeTrains:
-    """Return the spike trains of one set of sounds, ``"natural"`` or ``"drc"``."""
+    """Spike trains of one set of sounds, ``"natural"`` or ``"drc"``."""
     neurons = read_metadata(root, cache=cache)
     report = LoadReport()
     found: list[dict[str, Any]] = []
@@ -330,11 +332,19 @@ def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: b
         folder = root / NS1_SPIKE_DIR_NAME
         more = f" and {len(missing) - 1} more spike files are" if len(missing) > 1 else " is"
         raise FileNotFoundError(
-            f"{folder / missing[0]}{more} missing; {mend(root)}; on_bad_file='skip' loads the others"
+            f"{folder / missing[0]}{more} missing; {_remedy(root)}; on_bad_file='skip' loads the others"
         )
     if not found:
-        raise FileNotFoundError(f"{root} holds none of the {len(neurons)} spike files; {mend(root)}")
-    stored = _parsed(root, [neuron["file"] for neuron in found], sounds, on_bad_file, cache)
+        raise FileNotFoundError(f"{root} holds none of the {len(neurons)} spike files; {_remedy(root)}")
+    files = [neuron["file"] for neuron in found]
+    stored = cached_arrays(
+        "NS1",
+        "spikes",
+        {"files": fingerprint_files(root / NS1_SPIKE_DIR_NAME, files), "on_bad_file": on_bad_file},
+        lambda: _parse_spikes(root, files, on_bad_file),
+        members=["bad", "faults", f"{sounds}_times", f"{sounds}_counts"],
+        enabled=cache,
+    )
     faults = dict(zip(stored["bad"].tolist(), stored["faults"].tolist(), strict=True))
     kept = []
     for index, neuron in enumerate(found):
@@ -346,19 +356,7 @@ def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: b
     return SpikeTrains(kept, report, stored[f"{sounds}_times"], stored[f"{sounds}_counts"])
 
 
-def _parsed(root: Path, files: list[str], sounds: str, on_bad_file: str, cache: bool) -> Arrays:
-    folder = root / NS1_SPIKE_DIR_NAME
-    return cached_arrays(
-        "NS1",
-        "spikes",
-        {"files": fingerprint_files(folder, files), "on_bad_file": on_bad_file},
-        lambda: _parse(root, files, on_bad_file),
-        members=["bad", "faults", f"{sounds}_times", f"{sounds}_counts"],
-        enabled=cache,
-    )
-
-
-def _parse(root: Path, files: list[str], on_bad_file: str) -> Arrays:
+def _parse_spikes(root: Path, files: list[str], on_bad_file: str) -> Arrays:
     """Read every spike file and sort the times by sound, neuron, repeat."""
     bad: list[int] = []
     faults: list[str] = []
@@ -372,7 +370,7 @@ def _parse(root: Path, files: list[str], on_bad_file: str) -> Arrays:
             bad.append(index)
             faults.append(str(error))
     if not units:
-        raise ValueError(f"none of the {len(files)} spike files under {root} can be read; {mend(root)}")
+        raise ValueError(f"none of the {len(files)} spike files under {root} can be read; {_remedy(root)}")
     arrays: Arrays = {"bad": np.array(bad, dtype=np.int64), "faults": np.array(faults, dtype=np.str_)}
     repeats = max(counts.shape[1] for _, counts in units)
     table = np.full((len(units[0][1]), len(units), repeats), -1, dtype=np.int32)
@@ -393,16 +391,7 @@ def _parse(root: Path, files: list[str], on_bad_file: str) -> Arrays:
     return arrays
 
 
-# ------------------------------------------------------------------------------
-# NS1 sounds as models see them: resampled waveforms or cochleagrams, made once and cached.
-
-
-#: "shipped": the authors' X_nfht; "recomputed": their recipe applied to the sound files; "auto": see below.
-SPECTROGRAMS = ("auto", "shipped", "recomputed")
-#: The only bin of the shipped spectrogram, and the one at which the recomputed one takes the authors' frame
-#: grid.
-SHIPPED_DT_MS = 5.0
-_SOUND_SECONDS = 5.0
+# ---- stimuli
 
 
 @dataclass(frozen=True, eq=False)
@@ -416,7 +405,7 @@ class Stimuli:
     source_sha256 : list of str
         Hash of each sound file; empty when the sound files are not there.
     facts : dict
-        What was done, for reports.
+        Processing, for reports.
     """
 
     values: npt.NDArray[np.float32]
@@ -425,7 +414,7 @@ class Stimuli:
 
 
 def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: float) -> str:
-    """Return "shipped" or "recomputed" for the requested kind."""
+    """Kind of spectrogram, "shipped" or "recomputed", for the requested options."""
     fits = dt_ms == SHIPPED_DT_MS and alignment == "native"
     if spectrogram == "shipped" and not fits:
         raise ValueError(
@@ -441,7 +430,7 @@ def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: floa
 def load_spectrograms(
     root: Path, kind: str, alignment: str, dt_ms: float, n_bins: int, *, cache: bool = True
 ) -> Stimuli:
-    """Return the cochleagrams of the 20 sounds; ``kind`` is "shipped" or "recomputed"."""
+    """Cochleagrams of the 20 sounds; ``kind`` is "shipped" or "recomputed"."""
     facts: dict[str, Any] = {
         "spectrogram": kind,
         "alignment": alignment,
@@ -469,7 +458,7 @@ def load_spectrograms(
 
 
 def load_waveforms(root: Path, audio_fs: int, n_samples: int, *, cache: bool = True) -> Stimuli:
-    """Return the first ``n_samples`` of the 20 sounds, resampled by the exact ratio to ``audio_fs``."""
+    """The first ``n_samples`` of the 20 sounds, resampled by the exact ratio to ``audio_fs``."""
     ratio = rate_ratio(NS1_WAV_NATIVE_FS, audio_fs)
     length = math.floor(_SOUND_SECONDS * audio_fs)
 
@@ -489,20 +478,19 @@ def load_waveforms(root: Path, audio_fs: int, n_samples: int, *, cache: bool = T
 
 
 def _fingerprint(root: Path) -> str:
-    """Return the fingerprint of the sound files, or say which one is missing."""
+    """Fingerprint of the sound files; FileNotFoundError names the one that is missing."""
     try:
         return fingerprint_files(root, wav_paths())
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"the sound file {error.filename} is missing; {mend(root)}") from error
+        raise FileNotFoundError(f"the sound file {error.filename} is missing; {_remedy(root)}") from error
 
 
 def _hashes(root: Path) -> list[str]:
-    """Return the SHA-256 of each sound file."""
+    """SHA-256 (hex) of each sound file."""
     return [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in wav_paths()]
 
 
-# ------------------------------------------------------------------------------
-# Fetching the public NS1 recording.
+# ---- download
 
 
 def download_ns1(
@@ -513,29 +501,23 @@ def download_ns1(
     github_base: str = GITHUB_RAW_URL,
     cache: bool = True,
 ) -> Path:
-    """Fetch what is missing of the recording; asks the network for nothing that is there.
-
-    Examples
-    --------
-    >>> download_ns1("recordings/NS1")                                               # doctest: +SKIP
-    PosixPath('recordings/NS1')
-    """
+    """Fetch the missing files of the recording; files that are there cause no network traffic."""
     dest = Path(dest)
     if not (dest / NS1_METADATA).is_file():
         download_file(osf_url(NS1_OSF_FILES[NS1_METADATA], osf_base), dest / NS1_METADATA, check=_check_mat)
     if not _sounds_and_spikes_are_there(dest, cache):
         archive = dest / "spikesandwav.zip"
-        brought_by_hand = archive.is_file()
+        was_there = archive.is_file()
         download_file(osf_url(NS1_OSF_FILES["ReadMe.rtf"], osf_base), dest / "ReadMe.rtf")
         download_file(osf_url(NS1_OSF_FILES[archive.name], osf_base), archive, check=_check_zip)
-        unpack_zip(archive, dest if _has_root_folder(archive) else dest / NS1_SPIKE_DIR_NAME)
-        if not brought_by_hand:
+        with zipfile.ZipFile(archive) as opened:
+            has_root = any(name.startswith(f"{NS1_SPIKE_DIR_NAME}/") for name in opened.namelist())
+        unpack_zip(archive, dest if has_root else dest / NS1_SPIKE_DIR_NAME)
+        if not was_there:
             archive.unlink()
-    if spectrogram:
-        for name in NS1_DNET_FILES:
-            if not (dest / name).is_file():
-                url = f"{github_base.rstrip('/')}/{NS1_DNET_REPO}/{NS1_DNET_REF}/{name}"
-                download_file(url, dest / name, check=_check_mat)
+    if spectrogram and not (dest / NS1_DNET_FILES[0]).is_file():
+        url = f"{github_base.rstrip('/')}/{NS1_DNET_REPO}/{NS1_DNET_REF}/{NS1_DNET_FILES[0]}"
+        download_file(url, dest / NS1_DNET_FILES[0], check=_check_mat)
     return dest
 
 
@@ -544,12 +526,6 @@ def _sounds_and_spikes_are_there(root: Path, cache: bool) -> bool:
         return False
     units = read_metadata(root, cache=cache)
     return all(resolve_spike_file(root, unit["file"]) is not None for unit in units)
-
-
-def _has_root_folder(archive: Path) -> bool:
-    """Say whether the archive carries the folder ``spikesandwav`` itself."""
-    with zipfile.ZipFile(archive) as opened:
-        return any(name.startswith(f"{NS1_SPIKE_DIR_NAME}/") for name in opened.namelist())
 
 
 def _check_zip(path: Path) -> None:
@@ -574,14 +550,7 @@ def _check_mat(path: Path) -> None:
         ) from error
 
 
-# ------------------------------------------------------------------------------
-
-#: Width of the Hanning window of the literature (Hsu, Borst & Theunissen 2004, 10.1088/0954-898X_15_2_002).
-SMOOTHING_MS = 21.0
-#: Ferret audiogram, advice for front-ends.
-FERRET_HEARING_RANGE_HZ = (200.0, 40000.0)
-#: What the spike files say of the random chord sequences: four sets with three tokens each, at 75 dB.
-_DRC_SETS, _DRC_LEVEL_DB = (10, 20, 30, 40), 75
+# ---- the dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -598,12 +567,6 @@ class DRCResponses:
         ``cell_id`` of each row.
     dt_ms : float
         Bin in ms.
-
-    Examples
-    --------
-    >>> empty = DRCResponses(responses=[], stim_meta=[], cell_ids=[], dt_ms=5.0)
-    >>> len(empty.responses)
-    0
     """
 
     responses: list[Tensor]
@@ -616,10 +579,10 @@ class DRCResponses:
 class NS1Dataset(AudioNeuralDataset):
     """Ferret primary auditory cortex: 119 units, 20 natural sounds of 5 s, 20 repeats, nothing missing.
 
-    The published spectrogram of these data (``X_nfht``) does not lie with the recording; by default it is
+    The published spectrogram of these data (``X_nfht``) is not part of the recording; by default it is
     recomputed from the sounds by its authors' recipe (`deepSTRF.dsp.cochleagram.rahman_cochleagram`), at any
-    bin. Its native form looks one bin ahead. Which spectrogram, alignment, binning and smoothing were used is
-    in `describe`. Files are parsed once; later loads read a cache (see `cache_dir`).
+    bin. Its native form looks one bin ahead. The spectrogram, alignment, binning and smoothing used are
+    in `describe`. Files are parsed once; later loads read a cache.
 
     Parameters
     ----------
@@ -646,7 +609,7 @@ class NS1Dataset(AudioNeuralDataset):
         "half-open" counts every spike in ``[k*dt, (k+1)*dt)``; "published" reproduces earlier packages, which
         round to milliseconds and lose coincident spikes (see `deepSTRF.datasets.spikes.bin_spikes`).
     on_bad_file : {"error", "skip"}
-        What a missing or damaged spike file does: stop, or leave that unit out and say so in ``load_report``.
+        A missing or damaged spike file stops the load, or leaves that unit out (see ``load_report``).
     cache : bool
         Use and fill the cache of parsed files.
 
@@ -707,7 +670,14 @@ class NS1Dataset(AudioNeuralDataset):
         root = data_dir("NS1") if path is None else Path(path)
         super().__init__(root, dt_ms)
         n_bins = count_bins(NS1_RAW_LEN_MS, self.dt)
-        _validate_options(spectrogram, alignment, binning, on_bad_file)
+        for option, value, legal in (
+            ("spectrogram", spectrogram, SPECTROGRAMS),
+            ("alignment", alignment, ALIGNMENTS),
+            ("binning", binning, BINNINGS),
+            ("on_bad_file", on_bad_file, ON_BAD_FILE),
+        ):
+            if value not in legal:
+                raise ValueError(f"{option} is one of {', '.join(map(repr, legal))}, got {value!r}")
         validate_binning(binning, self.dt)
         hop = 0
         if return_waveform:
@@ -735,10 +705,10 @@ class NS1Dataset(AudioNeuralDataset):
         self.validate()
 
     def drc_responses(self, duration_ms: float = NS1_RAW_LEN_MS, *, cache: bool = True) -> DRCResponses:
-        """Return the responses of this dataset's units to the 12 random chord sequences.
+        """Responses of the units of this dataset to the 12 random chord sequences.
 
-        The sounds of these sequences were not published, so there is nothing to fit; the responses serve
-        reliability and rate statistics. With the sounds at hand, ``AudioNeuralDataset.from_arrays`` makes a
+        The sounds of these sequences were not published, so nothing can be fitted; the responses serve
+        reliability and rate statistics. With the sounds, ``AudioNeuralDataset.from_arrays`` makes a
         dataset of both.
 
         Parameters
@@ -778,18 +748,6 @@ class NS1Dataset(AudioNeuralDataset):
         return DRCResponses([_block(block)[chosen] for block in blocks], stim_meta, cell_ids, self.dt)
 
 
-def _validate_options(spectrogram: str, alignment: str, binning: str, on_bad_file: str) -> None:
-    """Raise ValueError for a word that is not among the legal ones."""
-    for name, value, legal in (
-        ("spectrogram", spectrogram, SPECTROGRAMS),
-        ("alignment", alignment, ALIGNMENTS),
-        ("binning", binning, BINNINGS),
-        ("on_bad_file", on_bad_file, ON_BAD_FILE),
-    ):
-        if value not in legal:
-            raise ValueError(f"{name} is one of {', '.join(map(repr, legal))}, got {value!r}")
-
-
 def _stim_meta(stimuli: Stimuli) -> list[dict[str, Any]]:
     meta = []
     for clip in range(NS1_NAT_SOUNDS):
@@ -805,7 +763,7 @@ def _stim_meta(stimuli: Stimuli) -> list[dict[str, Any]]:
 
 
 def _block(counts: Any) -> Tensor:
-    """Return (N, R, T) float32 of a block, or of a list of (R_n, T) filled up with NaN."""
+    """(N, R, T) float32 of a block, or of a list of (R_n, T) padded with NaN."""
     if not isinstance(counts, list):
         return torch.from_numpy(counts.astype(np.float32))
     rows = [torch.from_numpy(one.astype(np.float32)) for one in counts]

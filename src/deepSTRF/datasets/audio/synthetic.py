@@ -1,4 +1,8 @@
-"""A recording that needs no file: natural-like sounds and simulated neurons with known receptive fields."""
+"""Synthetic recordings: natural-like sounds and simulated neurons with known receptive fields.
+
+Sounds come from random numbers, neurons are linear kernels on a spectrogram with one of four nonlinearities,
+and spikes are Poisson; receptive fields, rates and noise ceiling are known exactly.
+"""
 
 from __future__ import annotations
 
@@ -38,11 +42,9 @@ __all__ = [
     "simulate",
 ]
 
-# ------------------------------------------------------------------------------
-# Natural-like sounds from random numbers: modulated noise, voices, sweeps, tone pips, sequences.
+Floats = npt.NDArray[np.float64]
 
-
-Samples = npt.NDArray[np.float64]
+# ---- sounds
 
 #: Lowest frequency with energy, and the highest as a fraction of the sampling rate.
 LOWEST_HZ = 300.0
@@ -60,14 +62,7 @@ MOST_HARMONICS = 30
 
 
 def make_sound(kind: str, n_samples: int, audio_fs: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Make one sound.
-
-    Examples
-    --------
-    >>> sound = make_sound("chirps", 1600, 16000, np.random.default_rng(0))
-    >>> sound.shape, bool(np.abs(sound).max() < 1)
-    ((1600,), True)
-    """
+    """One sound (n_samples,) of a kind of `SOUND_KINDS`."""
     if kind not in SOUND_KINDS:
         raise ValueError(f"kind is one of {', '.join(map(repr, SOUND_KINDS))}, got {kind!r}")
     sound = _MAKERS[kind](n_samples, audio_fs, rng)
@@ -75,7 +70,7 @@ def make_sound(kind: str, n_samples: int, audio_fs: int, rng: np.random.Generato
     return _at_level(sound, RMS * level).astype(np.float32)
 
 
-def _at_level(sound: Samples, rms: float) -> Samples:
+def _at_level(sound: Floats, rms: float) -> Floats:
     """Scale to a root mean square, or less where the peak would reach 1."""
     size = math.sqrt(float(np.mean(sound**2)))
     if size == 0.0:
@@ -84,15 +79,13 @@ def _at_level(sound: Samples, rms: float) -> Samples:
     return scaled * min(1.0, 0.99 / float(np.abs(scaled).max()))
 
 
-def _random_frequency(
-    audio_fs: int, rng: np.random.Generator, size: int | None = None
-) -> npt.NDArray[np.float64]:
+def _random_frequency(audio_fs: int, rng: np.random.Generator, size: int | None = None) -> Floats:
     """Draw frequencies evenly on a log axis."""
     low, high = math.log(LOWEST_HZ), math.log(HIGHEST_FRACTION * audio_fs)
     return np.exp(rng.uniform(low, high, size=size))
 
 
-def _slow_curve(n_samples: int, audio_fs: int, rate_hz: float, rng: np.random.Generator) -> Samples:
+def _slow_curve(n_samples: int, audio_fs: int, rate_hz: float, rng: np.random.Generator) -> Floats:
     """A smooth random curve of unit variance with about ``rate_hz`` knots a second."""
     knots = max(4, math.ceil(n_samples / audio_fs * rate_hz) + 2)
     values = rng.standard_normal(knots)
@@ -102,7 +95,7 @@ def _slow_curve(n_samples: int, audio_fs: int, rate_hz: float, rng: np.random.Ge
     return values[left] * (1.0 - mix) + values[left + 1] * mix
 
 
-def _ramped(sound: Samples, audio_fs: int) -> Samples:
+def _ramped(sound: Floats, audio_fs: int) -> Floats:
     """Fade a piece in and out."""
     ramp = min(round(RAMP_S * audio_fs), len(sound) // 2)
     if ramp:
@@ -112,7 +105,7 @@ def _ramped(sound: Samples, audio_fs: int) -> Samples:
     return sound
 
 
-def _modulated_noise(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+def _modulated_noise(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Floats:
     """Pink noise whose bands wax and wane independently."""
     n_fft = 1 << max(1, math.ceil(math.log2(max(n_samples, 2))))  # a round length: the FFT of a prime is slow
     spectrum = rng.standard_normal((2, n_fft // 2 + 1)).T @ np.array([1.0, 1.0j])
@@ -126,7 +119,7 @@ def _modulated_noise(n_samples: int, audio_fs: int, rng: np.random.Generator) ->
     return sound
 
 
-def _harmonic_stack(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+def _harmonic_stack(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Floats:
     """A voice: harmonics of a gliding fundamental under two formants, in syllables."""
     pitch = rng.uniform(120.0, 500.0) * np.exp2(0.35 * _slow_curve(n_samples, audio_fs, 3.0, rng))
     rotation = np.exp(2.0j * np.pi * np.cumsum(pitch) / audio_fs)
@@ -143,7 +136,7 @@ def _harmonic_stack(n_samples: int, audio_fs: int, rng: np.random.Generator) -> 
     return sound * syllables
 
 
-def _chirps(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+def _chirps(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Floats:
     """Overlapping sweeps, up and down, exponential in frequency."""
     sound = np.zeros(n_samples)
     for _ in range(max(1, round(n_samples / audio_fs * 8.0))):
@@ -156,7 +149,7 @@ def _chirps(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
     return sound
 
 
-def _tone_pips(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+def _tone_pips(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Floats:
     """Short tones with sharp onsets, at random times, frequencies and levels."""
     sound = np.zeros(n_samples)
     for _ in range(max(1, round(n_samples / audio_fs * 20.0))):
@@ -167,7 +160,7 @@ def _tone_pips(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Sampl
     return sound
 
 
-def _sequence(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Samples:
+def _sequence(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Floats:
     """Pieces of the other kinds at different levels, with silences between them."""
     sound = np.zeros(n_samples)
     position = 0
@@ -182,10 +175,10 @@ def _sequence(n_samples: int, audio_fs: int, rng: np.random.Generator) -> Sample
     return sound
 
 
-_PIECES: tuple[Callable[[int, int, np.random.Generator], Samples], ...] = (
+_PIECES: tuple[Callable[[int, int, np.random.Generator], Floats], ...] = (
     _modulated_noise, _harmonic_stack, _chirps, _tone_pips,
 )  # fmt: skip
-_MAKERS: dict[str, Callable[[int, int, np.random.Generator], Samples]] = {
+_MAKERS: dict[str, Callable[[int, int, np.random.Generator], Floats]] = {
     "modulated_noise": _modulated_noise,
     "harmonic_stack": _harmonic_stack,
     "chirps": _chirps,
@@ -195,11 +188,9 @@ _MAKERS: dict[str, Callable[[int, int, np.random.Generator], Samples]] = {
 #: Names of the sounds, in the order in which clips take them.
 SOUND_KINDS = tuple(_MAKERS)
 
-# ------------------------------------------------------------------------------
-# Simulated neurons with known receptive fields: what they compute, and how many spikes they fire.
+# ---- neurons
 
-
-#: What a neuron does with the output of its linear kernel; neurons take the kinds in turn.
+#: Nonlinearity after the linear kernel, see `simulate`; neurons take the kinds in turn.
 NEURON_KINDS = ("strf", "ln", "gain", "onoff")
 #: Ranges the parameters are drawn from (evenly; frequency and rate evenly on a log axis).
 LATENCY_MS = (8.0, 20.0)
@@ -218,12 +209,10 @@ SIGMOID_SLOPE, SIGMOID_MIDPOINT = 2.0, 1.0
 GAIN_STRENGTH, GAIN_TAU_MS = 1.5, 80.0
 #: "onoff": time constant of the adaptation in each band, and the weight of OFF relative to ON.
 ADAPTATION_TAU_MS, OFF_WEIGHT = 60.0, (0.3, 0.9)
-#: No neuron fires faster than this (refractoriness without which Poisson counts would be absurd).
+#: Upper limit of the rate, in the place of a refractory period.
 MAX_RATE_HZ = 400.0
 #: Poisson counts beyond this have probability below 1e-15 at the rates that occur (at most 400 Hz * 100 ms).
 MOST_SPIKES_PER_BIN = 130
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -240,13 +229,6 @@ class Neuron:
         Strength of delayed suppression, of side bands, and of the OFF channel.
     mean_rate_hz : float
         Mean rate over all clips.
-
-    Examples
-    --------
-    >>> neuron = Neuron("strf", 2000.0, 0.3, 10.0, 0.4, 0.0, 0.5, 20.0)
-    >>> kernel = neuron.kernel(np.array([1000.0, 2000.0, 4000.0]), n_lags=9, dt_ms=5.0)
-    >>> [int(at) for at in np.unravel_index(kernel.argmax(), kernel.shape)]          # 2 kHz, 10 ms ago
-    [1, 6]
     """
 
     kind: str
@@ -258,8 +240,8 @@ class Neuron:
     off_weight: float
     mean_rate_hz: float
 
-    def kernel(self, frequencies_hz: Array, n_lags: int, dt_ms: float) -> Array:
-        """Return the (F, T) receptive field with a peak near 1; the last column is the current frame."""
+    def kernel(self, frequencies_hz: Floats, n_lags: int, dt_ms: float) -> Floats:
+        """(F, T) receptive field with a peak near 1; the last column is the current frame."""
         octaves = np.log2(frequencies_hz / self.best_frequency_hz)
         narrow = np.exp(-0.5 * (octaves / self.bandwidth_octaves) ** 2)
         broad = np.exp(-0.5 * (octaves / (2.0 * self.bandwidth_octaves)) ** 2)
@@ -283,12 +265,6 @@ class Population:
         Constant added to the linear drive.
     rates : list of Tensor (N, T)
         Expected spikes per bin of every clip.
-
-    Examples
-    --------
-    >>> nobody = torch.zeros(0, 2, 9)
-    >>> Population(nobody, nobody, torch.zeros(0), rates=[]).strfs.shape
-    torch.Size([0, 2, 9])
     """
 
     strfs: Tensor
@@ -297,15 +273,10 @@ class Population:
     rates: list[Tensor]
 
 
-def draw_neuron(number: int, frequencies_hz: Array, seed: int) -> Neuron:
-    """Draw the parameters of neuron ``number``; they do not depend on how many others there are.
+def draw_neuron(number: int, frequencies_hz: Floats, seed: int) -> Neuron:
+    """Random parameters of neuron ``number``; they do not depend on the number of neurons.
 
     Shapes: frequencies_hz (F,).
-
-    Examples
-    --------
-    >>> draw_neuron(1, np.array([500.0, 8000.0]), seed=0).kind
-    'ln'
     """
     rng = np.random.default_rng([seed, 1, number])
     low, high = (
@@ -326,11 +297,11 @@ def draw_neuron(number: int, frequencies_hz: Array, seed: int) -> Neuron:
 def simulate(
     neurons: Sequence[Neuron],
     spectrograms: Sequence[Tensor],
-    frequencies_hz: Array,
+    frequencies_hz: Floats,
     n_lags: int,
     dt_ms: float,
 ) -> Population:
-    """Compute the rates of all neurons; spectrograms are zero in silence.
+    """Kernels, biases and rates of neurons for spectrograms (F, T), which are zero in silence.
 
     With S the spectrogram, ``w * S`` the causal correlation of kernel and spectrogram (zeros before the clip)
     and ``[x] = max(x, 0)``:
@@ -338,20 +309,11 @@ def simulate(
     - "strf": ``[b + w * S]``;
     - "ln": ``a / (1 + exp(-(b + w * S)))``;
     - "gain": ``[b + w * S] / (1 + 1.5 m)``, m the running mean (80 ms) of the level over all bands, divided
-    by its
-      overall mean;
+      by its overall mean;
     - "onoff": ``[b + w * [S - m] + v * [m - S]]``, m the running mean (60 ms) of each band.
 
-    Kernels and biases carry the scale that gives each neuron its mean rate ("ln": a does). Rates are capped.
-
-    Shapes: spectrograms (F, T); frequencies_hz (F,).
-
-    Examples
-    --------
-    >>> hz = np.geomspace(500.0, 8000.0, 6)
-    >>> spectrogram = torch.linspace(0, 5, 600, dtype=torch.float64).reshape(6, 100)
-    >>> simulate([draw_neuron(0, hz, seed=0)], [spectrogram], hz, n_lags=9, dt_ms=5.0).rates[0].shape
-    torch.Size([1, 100])
+    Kernels and biases include the scale that gives each neuron its mean rate (for "ln", a does). Rates are
+    capped.
     """
     clips = [spectrogram.double() for spectrogram in spectrograms]
     kernels = torch.from_numpy(np.stack([neuron.kernel(frequencies_hz, n_lags, dt_ms) for neuron in neurons]))
@@ -362,7 +324,7 @@ def simulate(
     is_onoff = torch.tensor([neuron.kind == "onoff" for neuron in neurons])
     drives = [_drive(clip, kernels, off_kernels, is_onoff, dt_ms) for clip in clips]
     everything = torch.cat(drives, dim=1)
-    spread = everything.std(dim=1, unbiased=False).clamp_min(1e-12)  # constant sounds drive nobody
+    spread = everything.std(dim=1, unbiased=False).clamp_min(1e-12)  # constant sounds have no spread
     centre = everything.mean(dim=1)
     kinds = np.array([neuron.kind for neuron in neurons])
     slope = torch.from_numpy(np.where(kinds == "ln", SIGMOID_SLOPE, 1.0)) / spread
@@ -388,7 +350,7 @@ def simulate(
 
 
 def _drive(clip: Tensor, kernels: Tensor, off_kernels: Tensor, is_onoff: Tensor, dt_ms: float) -> Tensor:
-    """Return the (N, T) output of the linear stage."""
+    """(N, T) output of the linear stage."""
     mean, _ = exponential_moving_average(clip, math.exp(-dt_ms / ADAPTATION_TAU_MS))
     plain = _correlate(clip, kernels)
     onset = _correlate((clip - mean).clamp_min(0.0), kernels)
@@ -403,7 +365,7 @@ def _correlate(clip: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _gains(clips: Sequence[Tensor], dt_ms: float) -> list[Tensor]:
-    """Return the divisor of "gain" neurons for each clip, (T,)."""
+    """Divisor (T,) of "gain" neurons for each clip."""
     decay = math.exp(-dt_ms / GAIN_TAU_MS)
     levels = [exponential_moving_average(clip.mean(dim=0), decay)[0] for clip in clips]
     overall = torch.cat(levels).mean().clamp_min(1e-12)
@@ -411,21 +373,16 @@ def _gains(clips: Sequence[Tensor], dt_ms: float) -> list[Tensor]:
 
 
 def _rate(drive: Tensor, gain: Tensor, kinds: npt.NDArray[np.str_]) -> Tensor:
-    """Apply each neuron's output nonlinearity to its (N, T) drive."""
+    """(N, T) drive after the output nonlinearity of each neuron."""
     rectified = drive.clamp_min(0.0)
     rate = torch.where(torch.from_numpy(kinds == "ln")[:, None], torch.sigmoid(drive), rectified)
     return torch.where(torch.from_numpy(kinds == "gain")[:, None], rectified / gain, rate)
 
 
 def draw_spikes(rate: Tensor, n_repeats: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
-    """Draw Poisson counts by inverting the distribution function: one uniform number per bin and repeat.
+    """(N, R, T) Poisson counts at rates (N, T), by inverting the distribution function.
 
-    Shapes: rate (N, T); returns (N, R, T).
-
-    Examples
-    --------
-    >>> draw_spikes(torch.zeros(1, 4), 2, np.random.default_rng(0))[0].tolist()
-    [[0, 0, 0, 0], [0, 0, 0, 0]]
+    One uniform number is drawn per bin and repeat.
     """
     expected = rate.numpy().astype(np.float64)[:, None, :]
     uniform = rng.random((rate.shape[0], n_repeats, rate.shape[1]))
@@ -442,7 +399,7 @@ def draw_spikes(rate: Tensor, n_repeats: int, rng: np.random.Generator) -> npt.N
     return counts
 
 
-# ------------------------------------------------------------------------------
+# ---- the dataset
 
 #: Bands lie where NS1's do, six per octave from 500 Hz, as many as fit below this fraction of the Nyquist
 #: frequency.
@@ -461,7 +418,7 @@ class _Truth:
 
 @DATASETS.register("synthetic")
 class SyntheticDataset(AudioNeuralDataset):
-    """Simulated neurons that hear natural-like sounds; receptive fields, rates and noise ceiling are known.
+    """Simulated neurons and natural-like sounds; receptive fields, rates and noise ceiling are known.
 
     Sounds take turns: modulated noise, harmonic stacks, chirps, tone pips with sharp onsets, sequences with
     silences. The spectrogram is the causal cochleagram of NS1 (`deepSTRF.dsp.cochleagram.rahman_cochleagram`,
@@ -491,7 +448,7 @@ class SyntheticDataset(AudioNeuralDataset):
     missing_fraction : float
         Fraction of the (clip, neuron) pairs that were not recorded; every neuron and every clip keeps one.
     seed : int
-        Which recording.
+        Seed of the recording.
 
     Attributes
     ----------
@@ -546,10 +503,11 @@ class SyntheticDataset(AudioNeuralDataset):
         bins = _clip_bins(n_clips, clip_seconds, self.dt, ragged, seed)
         frequencies = _frequencies(audio_fs)
         heard = _heard(n_clips, n_neurons, missing_fraction, seed)
-        sounds = [
-            torch.from_numpy(_sound(clip, length * hop, audio_fs, seed))[None]
-            for clip, length in enumerate(bins)
-        ]
+        kinds = [SOUND_KINDS[clip % len(SOUND_KINDS)] for clip in range(n_clips)]
+        sounds = []
+        for clip, (kind, length) in enumerate(zip(kinds, bins, strict=True)):
+            sound = make_sound(kind, length * hop, audio_fs, np.random.default_rng([seed, 0, clip]))
+            sounds.append(torch.from_numpy(sound)[None])
         spectrograms = [_spectrogram(sound, audio_fs, self.dt, frequencies) for sound in sounds]
         hz = frequencies.numpy()
         neurons = [draw_neuron(number, hz, seed) for number in range(n_neurons)]
@@ -566,7 +524,14 @@ class SyntheticDataset(AudioNeuralDataset):
             {"cell_id": f"sim{number:03d}", "area": "model", **dataclasses.asdict(neuron)}
             for number, neuron in enumerate(neurons)
         ]
-        self.stim_meta = [_clip_meta(clip, sound) for clip, sound in enumerate(sounds)]
+        self.stim_meta = [
+            {
+                "name": f"{kind}_{clip:02d}",
+                "type": kind,
+                "source_sha256": hashlib.sha256(sound.numpy().astype("<f4").tobytes()).hexdigest(),
+            }
+            for clip, (kind, sound) in enumerate(zip(kinds, sounds, strict=True))
+        ]
         self._truth = _Truth(population, heard, n_repeats)
         self.facts = {"seed": seed, "made_at_hz": audio_fs, "spikes": "Poisson"}
         if not return_waveform:
@@ -627,8 +592,8 @@ class SyntheticDataset(AudioNeuralDataset):
     def _known(self) -> _Truth:
         if self._truth is None:
             raise ValueError(
-                "this dataset does not know its truth: only SyntheticDataset(...) and its views do, not a "
-                "concatenated, loaded or assembled one"
+                "the true parameters of this dataset are unknown: only SyntheticDataset(...) and its views "
+                "have them, not a concatenated, loaded or assembled one"
             )
         return self._truth
 
@@ -641,7 +606,7 @@ class SyntheticDataset(AudioNeuralDataset):
         return list(range(len(self._known.population.rates))) if self.S_sel is None else self.S_sel
 
     def _powers(self) -> tuple[Tensor, Tensor]:
-        """Return signal and noise power over the heard clips of this view."""
+        """Signal and noise power (N,) over the recorded clips of this view."""
         if not self._clips:
             nothing = torch.full((self.N_neurons,), torch.nan)
             return nothing, nothing
@@ -660,7 +625,7 @@ class SyntheticDataset(AudioNeuralDataset):
 
 
 def _integers(**sizes: Any) -> list[int]:
-    """Return the arguments as Python integers; all but the seed must be positive."""
+    """The arguments as Python integers; all but the seed must be positive."""
     whole = []
     for name, value in sizes.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -672,7 +637,7 @@ def _integers(**sizes: Any) -> list[int]:
 
 
 def _clip_bins(n_clips: int, clip_seconds: float, dt_ms: float, ragged: bool, seed: int) -> list[int]:
-    """Return the number of bins of each clip."""
+    """Number of bins of each clip."""
     longest = math.floor(clip_seconds * 1000.0 / dt_ms + 1e-9) if math.isfinite(clip_seconds) else 0
     if longest < 2:
         raise ValueError(
@@ -697,7 +662,7 @@ def _frequencies(audio_fs: int) -> Tensor:
 
 
 def _heard(n_clips: int, n_neurons: int, missing_fraction: float, seed: int) -> Tensor:
-    """Return the (S, N) table of recorded pairs."""
+    """(S, N) table of recorded pairs."""
     if not 0.0 <= missing_fraction < 1.0:
         raise ValueError(f"missing_fraction lies in [0, 1), got {missing_fraction}")
     table = np.random.default_rng([seed, 4]).random((n_clips, n_neurons)) >= missing_fraction
@@ -708,14 +673,8 @@ def _heard(n_clips: int, n_neurons: int, missing_fraction: float, seed: int) -> 
     return torch.from_numpy(table)
 
 
-def _sound(clip: int, n_samples: int, audio_fs: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return make_sound(
-        SOUND_KINDS[clip % len(SOUND_KINDS)], n_samples, audio_fs, np.random.default_rng([seed, 0, clip])
-    )
-
-
 def _spectrogram(sound: Tensor, audio_fs: int, dt_ms: float, frequencies: Tensor) -> Tensor:
-    """Return the (1, F, T) causal cochleagram, 0 where it is at its floor."""
+    """(1, F, T) causal cochleagram, 0 where it is at its floor."""
     log_amplitude = rahman_cochleagram(
         sound, audio_fs, dt_ms, alignment="causal", n_filters=len(frequencies),
         f_min=float(frequencies[0]), f_max=float(frequencies[-1]),
@@ -724,14 +683,8 @@ def _spectrogram(sound: Tensor, audio_fs: int, dt_ms: float, frequencies: Tensor
 
 
 def _responses(rate: Tensor, clip: int, n_repeats: int, heard: Tensor, seed: int) -> Any:
-    """Return the (N, R, T) counts of one clip, or a list with None for pairs that were not recorded."""
+    """(N, R, T) counts of one clip, or a list with None for pairs that were not recorded."""
     counts = draw_spikes(rate, n_repeats, np.random.default_rng([seed, 2, clip]))
     if bool(heard.all()):
         return counts
     return [rows if there else None for rows, there in zip(counts, heard.tolist(), strict=True)]
-
-
-def _clip_meta(clip: int, sound: Tensor) -> dict[str, Any]:
-    kind = SOUND_KINDS[clip % len(SOUND_KINDS)]
-    digest = hashlib.sha256(sound.numpy().astype("<f4").tobytes()).hexdigest()
-    return {"name": f"{kind}_{clip:02d}", "type": kind, "source_sha256": digest}
