@@ -6,9 +6,8 @@ neurons that adapt, moves its peak before zero. So each level is first whitened 
 and the PSTH is passed through the same filter (Box & Jenkins): what is left at each lag estimates the
 population's impulse response.
 
-A lag counts as found when its correlation is far outside chance, is carried by many stretches of the
-recording and not by one event, and clearly beats every lag that would be normal. Short, quiet or random data
-give no alarm.
+A lag is accepted when its correlation is far outside chance, holds in many stretches of the recording and not
+only in one event, and clearly exceeds that of every normal lag. Short, quiet or random data give no warning.
 
 References
 ----------
@@ -32,7 +31,7 @@ __all__ = ["AlignmentReport", "check_alignment"]
 
 Floats = npt.NDArray[np.float64]
 
-#: At most about this many bins are looked at, in clips spread over the recording: enough, and quick.
+#: About this many bins at most are used, in clips spread over the recording.
 _MAX_BINS = 50_000
 #: Stimulus bands are pooled to at most this many levels.
 _MAX_LEVELS = 8
@@ -40,24 +39,24 @@ _MAX_LEVELS = 8
 _COMPONENTS, _MAX_NEURONS = 3, 64
 #: Order of the whitening filter in bins.
 _WHITENING_ORDER = 8
-#: Searched lags reach this far to both sides, and never further than a third of a clip.
+#: Lags are searched this far to both sides, and never further than a third of a clip.
 _SEARCH_MS = 1000.0
-#: Fewest bins, beyond the whitening filter and all lags, that can say anything.
+#: Fewest bins, beyond the whitening filter and all lags, that are enough for an estimate.
 _MIN_BINS = 200
 #: A response is early when it leads by this many bins and this many ms: centred analysis windows of a
-#: spectrogram and a jitter of one bin are no fault.
+#: spectrogram and a jitter of one bin are normal.
 _EARLY_BINS, _EARLY_MS = 2, 5.0
-#: Correlation in units of its chance spread that counts as found: beyond six sigma thousands of tested lags
-#: together stay far below one false alarm in ten thousand.
-_FOUND = 6.0
+#: Smallest correlation, in units of its chance spread, that counts as a relation: beyond six sigma thousands
+#: of tested lags together stay far below one false alarm in ten thousand.
+_MIN_STRENGTH = 6.0
 #: The products behind a correlation are summed in this many stretches. Without the strongest few, their sum
 #: must exceed this many standard errors and be this share of the whole, and this share of them must agree in
-#: sign: one loud event met by one burst of spikes proves nothing.
-_STRETCHES, _STRONGEST, _CONSISTENT, _SHARE, _AGREEING = 24, 2, 4.0, 0.2, 0.7
-#: An abnormal lag must beat the best normal one by this factor (periodic sounds repeat their peak).
-_CLEARLY = 1.25
-#: "No lag found" is only worth a warning when responses repeat this well (odd against even) for this long.
-_RELIABLE, _RELIABLE_S = 0.3, 10.0
+#: sign, so that one loud event with one burst of spikes is no relation.
+_STRETCHES, _STRONGEST, _MIN_ERRORS, _MIN_SHARE, _MIN_AGREEING = 24, 2, 4.0, 0.2, 0.7
+#: An abnormal lag must exceed the best normal one by this factor (periodic sounds repeat their peak).
+_MIN_ADVANTAGE = 1.25
+#: No relation at any lag is worth a warning when odd and even repeats correlate this well for this long.
+_MIN_RELIABILITY, _RELIABLE_S = 0.3, 10.0
 
 
 @dataclass(frozen=True)
@@ -89,11 +88,15 @@ def check_alignment(
     ds: Recording, *, warn_unclear: bool = True, max_latency_ms: float = 300.0
 ) -> AlignmentReport:
     """Lag of the population response behind the stimulus; see `NeuralDataset.check_alignment`."""
-    clips = _chosen_clips(ds)
+    clips = [clip for clip, responses in enumerate(ds.response_storage.clips) if responses.heard.size]
+    total = sum(ds.n_bins(clip) for clip in clips)
+    if total > _MAX_BINS:
+        count = max(1, len(clips) * _MAX_BINS // total)
+        clips = [clips[i] for i in np.unique(np.linspace(0, len(clips) - 1, count).astype(int))]
     levels = [_levels(ds, clip) for clip in clips]
     series = _join(levels, _population(ds, clips), ds.dt)
     if series is None:
-        return AlignmentReport("too short", None, None, 0.0, "too few bins to tell a lag")
+        return AlignmentReport("too short", None, None, 0.0, "too few bins to estimate a lag")
     report = _find_lag(series, ds.dt, max_latency_ms)
     alarm = report.status in ("early", "late")
     if report.status == "unclear" and warn_unclear:
@@ -101,15 +104,6 @@ def check_alignment(
     if alarm:
         warnings.warn(f"{ds.name}: {report.message}", UserWarning, stacklevel=3)
     return report
-
-
-def _chosen_clips(ds: Recording) -> list[int]:
-    heard = [clip for clip, row in enumerate(ds.response_storage.clips) if row.heard.size]
-    total = sum(ds.n_bins(clip) for clip in heard)
-    if total <= _MAX_BINS:
-        return heard
-    count = max(1, len(heard) * _MAX_BINS // total)
-    return [heard[i] for i in np.unique(np.linspace(0, len(heard) - 1, count).astype(int))]
 
 
 def _levels(ds: Recording, clip: int) -> Floats:
@@ -176,12 +170,12 @@ def _centred(values: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Series:
-    """All clips end to end, each centred and followed by zeros so that no lag reaches into the next."""
+    """All clips end to end, each centred and followed by zeros so that no lag extends into the next."""
 
     levels: Floats  # (G, L)
     population: Floats  # (C, L)
     usable: npt.NDArray[np.bool_]  # (L,) bins whose whitened value needs no bin before the clip
-    reach: int
+    max_lag: int
 
     def whitened(self, level: int) -> tuple[Floats, Floats]:
         """One level (L,) through its prediction-error filter, and the population (C, L) through the same."""
@@ -203,15 +197,15 @@ def _whitening_filter(series: Floats) -> Floats:
 
 
 def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Series | None:
-    """All clips as one series; None when there are too few bins to tell a lag."""
+    """All clips as one series; None when there are too few bins to estimate a lag."""
     order = _WHITENING_ORDER
     pairs = [(x[:, : y.shape[1]], y[:, : x.shape[1]]) for x, y in zip(levels, population, strict=True)]
     pairs = [(x, y) for x, y in pairs if y.shape[1] > 3 * order]
     bins = [y.shape[1] for _, y in pairs]
-    reach = min(int(_SEARCH_MS / dt_ms), (min(bins, default=0) - order) // 3)
-    if sum(bins) - order * len(bins) < _MIN_BINS or reach < _EARLY_BINS:
+    max_lag = min(int(_SEARCH_MS / dt_ms), (min(bins, default=0) - order) // 3)
+    if sum(bins) - order * len(bins) < _MIN_BINS or max_lag < _EARLY_BINS:
         return None
-    gap = reach + order
+    gap = max_lag + order
     starts = np.cumsum([0, *(count + gap for count in bins)])
     joined_x = np.zeros((pairs[0][0].shape[0], int(starts[-1])))
     joined_y = np.zeros((pairs[0][1].shape[0], int(starts[-1])))
@@ -220,12 +214,12 @@ def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Seri
         joined_x[:, start : start + count] = _centred(x)
         joined_y[:, start : start + count] = _centred(y)
         usable[start + order : start + count] = True
-    return _Series(joined_x, joined_y, usable, reach)
+    return _Series(joined_x, joined_y, usable, max_lag)
 
 
 def _find_lag(series: _Series, dt_ms: float, max_latency_ms: float) -> AlignmentReport:
-    """Search the strongest lag that is carried by the whole recording, and judge it."""
-    lags = np.arange(-series.reach, series.reach + 1)
+    """Strongest lag that holds over the whole recording, with its assessment."""
+    lags = np.arange(-series.max_lag, series.max_lag + 1)
     normal = (lags > -_EARLY_BINS) | (lags * dt_ms > -_EARLY_MS)
     normal &= lags * dt_ms <= max_latency_ms
     largest, found = 0.0, {True: (0.0, 0), False: (0.0, 0)}  # strength and lag of the best (ab)normal one
@@ -236,13 +230,18 @@ def _find_lag(series: _Series, dt_ms: float, max_latency_ms: float) -> Alignment
             for kind, allowed in ((True, normal), (False, ~normal)):
                 best = int(np.argmax(np.where(allowed, z, -1.0)))
                 strength, lag = float(z[best]), int(lags[best])
-                if strength > max(_FOUND, found[kind][0]) and _is_consistent(stimulus, response, lag):
+                if strength > max(_MIN_STRENGTH, found[kind][0]) and _is_consistent(stimulus, response, lag):
                     found[kind] = (strength, lag)
-    is_normal = found[False][0] < _CLEARLY * found[True][0]
+    is_normal = found[False][0] < _MIN_ADVANTAGE * found[True][0]
     strength, lag = found[is_normal]
     if strength == 0:
-        return AlignmentReport("unclear", None, None, largest, _unclear_message(largest))
-    return _judged(lag, dt_ms, strength, is_normal)
+        text = (
+            "no lag relates the responses to the stimulus level (the best reaches "
+            f"{largest:.1f} times chance); with reliable responses this happens "
+            "when clips and responses are in different orders"
+        )
+        return AlignmentReport("unclear", None, None, largest, text)
+    return _report(lag, dt_ms, strength, is_normal)
 
 
 def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int64]) -> Floats:
@@ -259,20 +258,20 @@ def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int6
 
 
 def _is_consistent(stimulus: Floats, response: Floats, lag: int) -> bool:
-    """Whether the relation at a lag holds without the few stretches that carry most of it."""
+    """Whether the relation at a lag holds without the few stretches that contribute most to it."""
     products = stimulus * np.roll(response, -lag)
     products *= np.sign(products.sum())
     stretches = np.array_split(products, _STRETCHES)
     sums = np.array([part.sum() for part in stretches])
     squares = np.array([part @ part for part in stretches])
     rest = np.argsort(sums)[:-_STRONGEST]
-    carried = sums[rest].sum()
-    if np.count_nonzero(sums[rest] > 0) < _AGREEING * rest.size or carried < _SHARE * sums.sum():
+    remaining = sums[rest].sum()
+    if np.count_nonzero(sums[rest] > 0) < _MIN_AGREEING * rest.size or remaining < _MIN_SHARE * sums.sum():
         return False
-    return bool(carried > _CONSISTENT * math.sqrt(squares[rest].sum()))
+    return bool(remaining > _MIN_ERRORS * math.sqrt(squares[rest].sum()))
 
 
-def _judged(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentReport:
+def _report(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentReport:
     ms = lag * dt_ms
     numbers = f"the best lag is {ms:+g} ms ({lag:+d} bins, {strength:.1f} times chance)"
     if normal:
@@ -293,13 +292,6 @@ def _judged(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentR
     return AlignmentReport("late", lag, ms, strength, text)
 
 
-def _unclear_message(strength: float) -> str:
-    return (
-        f"no lag relates the responses to the stimulus level (the best reaches {strength:.1f} times chance); "
-        "with reliable responses this happens when clips and responses are in different orders"
-    )
-
-
 def _mean_psth(ds: Recording, clip: int, repeats: slice) -> Floats:
     return _centred(_neuron_psths(_head(ds.response_storage.clips[clip]), repeats).mean(axis=0))
 
@@ -313,4 +305,4 @@ def _is_reliable(ds: Recording, clips: list[int]) -> bool:
     odd = np.concatenate([_mean_psth(ds, clip, slice(0, None, 2)) for clip in repeated])
     even = np.concatenate([_mean_psth(ds, clip, slice(1, None, 2)) for clip in repeated])
     spread = float(np.sqrt((odd @ odd) * (even @ even)))
-    return spread > 0 and float(odd @ even) / spread > _RELIABLE
+    return spread > 0 and float(odd @ even) / spread > _MIN_RELIABILITY

@@ -333,7 +333,7 @@ def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) ->
     """Unpack a zip file into a folder, checking every entry first.
 
     Entries are checked before anything is written, extracted into a hidden folder beside ``dest``, verified
-    by their CRC, and only then moved in, each by one atomic rename. A run that is killed half-way leaves no
+    by their CRC, and only then moved in, each by one atomic rename. A run that is killed leaves no
     truncated file under ``dest``. Files that are there already are replaced by those of the archive.
     """
     archive, dest = Path(archive), Path(dest)

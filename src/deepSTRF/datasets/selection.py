@@ -1,4 +1,4 @@
-"""What ``select`` understands: indices, slices, masks, metadata values, predicates."""
+"""Selectors of clips and neurons: indices, slices, masks, metadata values, predicates."""
 
 from __future__ import annotations
 
@@ -22,17 +22,7 @@ def _is_boolean(value: Any) -> bool:
 
 
 def as_index(value: Any, length: int, what: str) -> int:
-    """Return ``value`` as a non-negative index below ``length``.
-
-    Examples
-    --------
-    >>> as_index(np.int64(-1), 4, "clip")
-    3
-    >>> as_index(4, 4, "clip")
-    Traceback (most recent call last):
-        ...
-    IndexError: clip 4 is out of range: there are 4 (0..3)
-    """
+    """``value`` as a non-negative index below ``length``."""
     if _is_boolean(value):
         raise TypeError(f"a {what} index is an integer, got the boolean {value!r}")
     try:
@@ -46,18 +36,7 @@ def as_index(value: Any, length: int, what: str) -> int:
 
 
 def resolve_selection(selector: Any, meta: Sequence[Mapping[str, Any]], what: str) -> Index:
-    """Turn a selector into an array of indices, order and duplicates kept.
-
-    Examples
-    --------
-    >>> meta = [{"area": "A1"}, {"area": "PEG"}, {"area": "A1"}]
-    >>> resolve_selection({"area": "A1"}, meta, "neuron")
-    array([0, 2])
-    >>> resolve_selection([2, 0, 2], meta, "neuron")
-    array([2, 0, 2])
-    >>> resolve_selection(lambda m: m["area"] != "A1", meta, "neuron")
-    array([1])
-    """
+    """Indices that a selector chooses among the rows of ``meta``, order and duplicates kept."""
     length = len(meta)
     if selector is None:
         return np.arange(length, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Standardisation of stimuli, normalisation of responses: fitted on some clips, applied to all when read."""
+"""Standardisation of stimuli and normalisation of responses, fitted on some clips and applied when read."""
 
 from __future__ import annotations
 
@@ -25,15 +25,9 @@ class StimulusStandardization:
     mean, std : Tensor (F, 1) or ()
         Per band, or one number for all; a band that never varied in the chosen clips has ``std`` 1.
     per_band : bool
-        Which of the two it is.
+        Whether statistics are per band.
     stim_indices : tuple of int
         Clips the statistics come from.
-
-    Examples
-    --------
-    >>> zscore = StimulusStandardization(torch.tensor(2.0), torch.tensor(4.0), False, (0,))
-    >>> zscore(torch.tensor([[2.0, 6.0]]))
-    tensor([[0., 1.]])
     """
 
     mean: Tensor
@@ -42,11 +36,11 @@ class StimulusStandardization:
     stim_indices: tuple[int, ...]
 
     def __call__(self, stimulus: Tensor) -> Tensor:
-        """Return the standardised copy of one stimulus (..., F, T)."""
+        """Standardised copy of one stimulus (..., F, T)."""
         return (stimulus - self.mean) / self.std
 
     def record(self) -> dict[str, Any]:
-        """Return what was done as the dictionary ``stim_normalization``."""
+        """The dictionary ``stim_normalization``."""
         return {
             "mean": self.mean,
             "std": self.std,
@@ -67,12 +61,6 @@ class ResponseNormalization:
         Per neuron; 1 and 0 for a neuron without anything to scale by.
     stim_indices : tuple of int
         Clips the statistics come from.
-
-    Examples
-    --------
-    >>> halves = ResponseNormalization("max", torch.tensor([2.0, 1.0]), torch.zeros(2), (0,))
-    >>> halves.take(np.array([0])).scale
-    tensor([2.])
     """
 
     method: str
@@ -81,17 +69,17 @@ class ResponseNormalization:
     stim_indices: tuple[int, ...]
 
     def __call__(self, values: Tensor, neurons: npt.NDArray[np.int64]) -> Tensor:
-        """Return the normalised copy of (H, R, T) values that belong to ``neurons``."""
+        """Normalised copy of (H, R, T) values of ``neurons`` (H,)."""
         index = torch.from_numpy(np.asarray(neurons))
         return (values - self.offset[index, None, None]) / self.scale[index, None, None]
 
     def take(self, neurons: npt.NDArray[np.int64]) -> ResponseNormalization:
-        """Return the normalisation of a selection of neurons."""
+        """The normalisation of a selection of neurons."""
         index = torch.from_numpy(np.asarray(neurons))
         return ResponseNormalization(self.method, self.scale[index], self.offset[index], self.stim_indices)
 
     def record(self) -> dict[str, Any]:
-        """Return what was done as the dictionary ``response_normalization``."""
+        """The dictionary ``response_normalization``."""
         return {
             "method": self.method,
             "scale": self.scale,
@@ -134,16 +122,7 @@ class _Moments:
 def fit_standardization(
     stims: Sequence[Tensor], indices: Sequence[int], per_band: bool, eps: float
 ) -> StimulusStandardization:
-    """Fit mean and unbiased standard deviation of stimuli, over time (and channels) of the chosen clips.
-
-    Shapes: stims (..., F, T).
-
-    Examples
-    --------
-    >>> fitted = fit_standardization([torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])], [0], True, 1e-8)
-    >>> fitted.mean.ravel(), fitted.std.ravel()
-    (tensor([2., 5.]), tensor([1.4142, 1.0000]))
-    """
+    """Fit mean and unbiased standard deviation of stimuli (..., F, T), over time and channels."""
     if len(indices) == 0:
         raise ValueError("standardize_stims needs at least one clip in stim_indices; None takes all clips")
     moments: _Moments | None = None
@@ -169,16 +148,7 @@ def fit_normalization(
     stim_indices: Sequence[int],
     eps: float,
 ) -> ResponseNormalization:
-    """Fit a scale and an offset per neuron.
-
-    Shapes: blocks (H,).
-
-    Examples
-    --------
-    >>> block = (np.array([0]), torch.tensor([[[1.0, 4.0]]]))
-    >>> fit_normalization([block], 2, method="max", stim_indices=[0], eps=1e-8).scale
-    tensor([4., 1.])
-    """
+    """Fit a scale and an offset per neuron on blocks of neurons (H,) and values (H, R, T)."""
     if method not in ("max", "zscore"):
         raise ValueError(f"unknown method {method!r}; legal methods: 'max', 'zscore'")
     moments, largest = _Moments(n_neurons), np.zeros(n_neurons)
