@@ -208,7 +208,7 @@ class TestMetric:
         """On a GPU completeness is not asked for, as that would stall: the masked form serves all."""
         pred, responses = ref.make_case("dense", dtype)
         expected = spec(pred, responses)
-        monkeypatch.setattr("deepSTRF.metrics._arguments.is_complete", lambda values: False)
+        monkeypatch.setattr("deepSTRF.metrics._statistics.is_complete", lambda values: False)
         torch.testing.assert_close(spec(pred, responses), expected, rtol=1e-6, atol=1e-6)
 
     def test_nothing_at_all(self, spec: Spec, dtype: torch.dtype, ref: Any) -> None:

@@ -8,8 +8,7 @@ does not fit in memory. ``docs/metrics.md`` holds the formulas, and says when to
 
 from __future__ import annotations
 
-from deepSTRF.metrics._arguments import psth
-from deepSTRF.metrics._statistics import ScoreStatistics
+from deepSTRF.metrics._statistics import ScoreStatistics, psth
 from deepSTRF.metrics.ceilings import ceiling, compute_CCmax, compute_TTRC
 from deepSTRF.metrics.coherence import coherence, coherence_spectrum
 from deepSTRF.metrics.correlation import corrcoef, fve, normalized_corrcoef, single_repeat_neurons

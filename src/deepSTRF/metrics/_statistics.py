@@ -1,20 +1,257 @@
-"""From one prediction per clip to correlations: shared by the one-shot metrics and by `ScoreTracker`."""
+"""Sufficient statistics of predictions and repeated responses, shared by one-shot and streamed metrics.
+
+`PairMoments`: means, variances and covariance of two series. `ClipResponses`: PSTH, signal power and noise
+power of single clips; `PooledPowers`: the powers of all clips. `ScoreStatistics`: these beside the moments of
+the predictions; its methods are the scores. Bins that do not count are left out everywhere (`valid_samples`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from deepSTRF.metrics._arguments import accumulator_dtype, repeat_validity, resolve_target
+from deepSTRF._validation import check_choice
+
+__all__ = ["ScoreStatistics", "psth"]
+
+REDUCTIONS = ("none", "mean", "median", "sum")
+CENTRINGS = ("concat", "clip", "published")
 
 # ------------------------------------------------------------------------------
-# Means, variances and covariances that survive large offsets, tiny scales, masks and merging.
+# Arguments: shapes, masks, PSTHs, and the reduction over neurons.
+
+
+def check_reduction(reduction: str) -> None:
+    """Raise ValueError unless ``reduction`` is a summary of the neuron axis."""
+    check_choice("reduction", reduction, REDUCTIONS)
+
+
+def check_centring(centring: str, *, published: bool = False) -> None:
+    """Raise ValueError unless ``centring`` is legal here; "published" only where it has a meaning."""
+    check_choice("centring", centring, CENTRINGS if published else CENTRINGS[:2])
+
+
+def check_tensor(name: str, value: object) -> None:
+    """Raise TypeError unless ``value`` is a real-valued tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"{name} is a torch.Tensor, got {type(value).__name__}; convert it with torch.as_tensor"
+        )
+    if value.is_complex() or value.dtype == torch.bool:
+        raise TypeError(f"{name} holds real numbers, got dtype {value.dtype}; convert it with .float()")
+
+
+def check_responses(responses: Tensor, mask: Tensor | None, reduction: str = "none") -> None:
+    """Raise unless ``responses`` is a (B, N, R, T) tensor of numbers that ``mask`` fits."""
+    check_tensor("responses", responses)
+    if responses.ndim != 4:
+        raise ValueError(
+            f"responses has shape (B, N, R, T), got shape {tuple(responses.shape)}; "
+            "add the missing axes with unsqueeze (one clip: responses.unsqueeze(0))"
+        )
+    check_mask(mask, responses)
+    check_reduction(reduction)
+
+
+def check_clip(responses: Tensor) -> None:
+    """Raise unless ``responses`` is the (N, R, T) tensor of one clip."""
+    check_tensor("responses", responses)
+    if responses.ndim != 3:
+        raise ValueError(
+            f"responses of one clip has shape (N, R, T), got shape {tuple(responses.shape)}; "
+            "dataset.response_block(clip) returns it"
+        )
+
+
+def check_pair(
+    pred: Tensor, target: Tensor, mask: Tensor | None, reduction: str = "none", target_name: str = "gt"
+) -> None:
+    """Raise unless ``pred`` (B, N, 1, T), ``target`` (B, N, R, T) and ``mask`` fit each other."""
+    check_tensor("pred", pred)
+    check_tensor(target_name, target)
+    shapes = f"got shapes {tuple(pred.shape)} and {tuple(target.shape)}"
+    if pred.ndim != 4 or target.ndim != 4:
+        raise ValueError(f"pred has shape (B, N, 1, T) and {target_name} shape (B, N, R, T); {shapes}")
+    if pred.shape[2] != 1:
+        raise ValueError(
+            f"the R-axis (axis 2) of pred has size 1: pred has shape (B, N, 1, T), got shape "
+            f"{tuple(pred.shape)}; a model predicts one rate, not one per repeat"
+        )
+    if pred.shape[:2] != target.shape[:2] or pred.shape[3] != target.shape[3]:
+        raise ValueError(
+            f"pred and {target_name} agree in shape on B, N and T; {shapes}. A T that differs usually means "
+            "another hop than the dataset's bin width"
+        )
+    check_mask(mask, target)
+    check_reduction(reduction)
+
+
+def check_mask(mask: Tensor | None, responses: Tensor) -> None:
+    """Raise unless ``mask`` is None or a bool tensor that expands to (B, N, 1, T) or to (B, N, R, T)."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        kind = str(mask.dtype) if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"mask is a bool tensor (True = use this bin), got {kind}; convert it with .bool()")
+    n_batch, n_neurons, n_repeats, n_bins = responses.shape
+    repeats = mask.shape[-2] if mask.ndim > 1 else 1
+    if n_repeats > 1 and repeats not in (1, n_repeats):
+        repeats = n_repeats  # does not expand, which is the error below
+    shape = (n_batch, n_neurons, repeats, n_bins)
+    try:
+        expanded = mask.expand(shape).shape
+    except RuntimeError:
+        expanded = torch.Size()
+    if expanded != shape:
+        raise ValueError(
+            f"mask expands to the shape (B, N, 1, T) = {(n_batch, n_neurons, 1, n_bins)} or (B, N, R, T) = "
+            f"{tuple(responses.shape)}; got shape {tuple(mask.shape)}. The 'valid_mask' of neural_collate "
+            "fits as it is"
+        )
+
+
+def reduce_neurons(values: Tensor, reduction: str) -> Tensor:
+    """Summarise (N,) values, skipping NaN: "none" (N,), "mean", "median" or "sum" ().
+
+    The median of an even number of neurons is the mean of the middle two, as in NumPy.
+    """
+    if reduction == "none":
+        return values
+    if reduction == "mean":
+        return torch.nanmean(values)
+    if reduction == "median":
+        return torch.nanquantile(values, 0.5)
+    return torch.nansum(values)
+
+
+def keep_where(condition: Tensor, values: Tensor) -> Tensor:
+    """Return ``values`` where the condition holds and NaN elsewhere."""
+    return torch.where(condition, values, torch.full_like(values, torch.nan))
+
+
+def accumulator_dtype(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on devices that have no float64 (Apple's mps)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def is_complete(values: Tensor) -> bool:
+    """Return whether no value is NaN or infinite, where that is cheap to find out.
+
+    One sum instead of an elementwise comparison, which on CPU costs ten times as much. Only looked at in
+    eager mode on the CPU: on a GPU the answer would stall the queue, in a compiled graph it would break the
+    graph, and in both the masked form is cheap. False therefore means "use the masked form", which is always
+    right.
+    """
+    if torch.compiler.is_compiling() or values.device.type != "cpu":
+        return False
+    return bool(torch.isfinite(values.detach().sum()))
+
+
+def psth(responses: Tensor) -> Tensor:
+    """Average over repeats: the peri-stimulus time histogram.
+
+    Bins in which a repeat is NaN average the other repeats; a bin without any repeat is NaN.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (..., R, T)
+        Responses in any unit (spikes per bin), NaN where nothing was recorded.
+
+    Returns
+    -------
+    Tensor, shape (..., 1, T)
+        The mean over the repeat axis, in the dtype of ``responses``.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer than two axes.
+
+    Examples
+    --------
+    >>> import torch
+    >>> psth(torch.tensor([[0.0, 2.0, 1.0], [2.0, torch.nan, 1.0]]))
+    tensor([[1., 2., 1.]])
+    """
+    if responses.ndim < 2:
+        raise ValueError(f"responses has shape (..., R, T), got shape {tuple(responses.shape)}")
+    if not responses.is_floating_point():
+        responses = responses.to(torch.get_default_dtype())
+    if responses.shape[-2] == 1:
+        return responses
+    if is_complete(responses):
+        return responses.mean(-2, keepdim=True)
+    valid = ~torch.isnan(responses)
+    total = torch.where(valid, responses, torch.zeros_like(responses)).sum(-2, keepdim=True)
+    return total / valid.sum(-2, keepdim=True)
+
+
+class Target(NamedTuple):
+    """What a prediction is compared with.
+
+    ``psth`` (B, N, 1, T); ``valid`` bool (B, N, 1, T) or None when every bin counts; ``repeats`` (B, N, 1, T)
+    repeats behind each bin, or None when that is the same number everywhere.
+    """
+
+    psth: Tensor
+    valid: Tensor | None
+    repeats: Tensor | None
+
+
+def resolve_target(gt: Tensor, mask: Tensor | None, *, count_repeats: bool = False) -> Target:
+    """Average (B, N, R, T) responses to a PSTH and find the bins that count.
+
+    A given mask replaces the rule "not NaN": a bin that it calls valid although nothing was recorded there
+    shows as NaN. A mask with an R axis picks single repeats.
+    """
+    n_batch, n_neurons, n_repeats, n_bins = gt.shape
+    if mask is None:
+        target = psth(gt)
+        valid = None if is_complete(target) else ~torch.isnan(target)
+        repeats = None
+        if count_repeats and n_repeats > 1 and not is_complete(gt):
+            repeats = (~torch.isnan(gt)).sum(2, keepdim=True)
+        return Target(target, valid, repeats)
+    if mask.ndim > 1 and mask.shape[-2] > 1:
+        if n_repeats > 1:
+            chosen = mask.expand(n_batch, n_neurons, n_repeats, n_bins)
+            count = chosen.sum(2, keepdim=True)
+            total = torch.where(chosen, gt, torch.zeros_like(gt)).sum(2, keepdim=True)
+            average = total / count.clamp(min=1)
+        else:  # the mask of the repeats behind a PSTH computed earlier
+            count = mask.expand(n_batch, n_neurons, mask.shape[-2], n_bins).sum(2, keepdim=True)
+            average = gt
+        return Target(average, count > 0, count if count_repeats else None)
+    repeats = (~torch.isnan(gt)).sum(2, keepdim=True) if count_repeats and n_repeats > 1 else None
+    return Target(psth(gt), mask.expand(n_batch, n_neurons, 1, n_bins), repeats)
+
+
+def valid_samples(responses: Tensor, mask: Tensor | None) -> Tensor | None:
+    """Return the bool (B, N, R, T) of samples that count, None when all do.
+
+    A mask without an R axis picks bins; in those, repeats that were not recorded are left out, and a bin in
+    which no repeat was recorded is kept as NaN so that the mistake shows. A mask with an R axis picks
+    samples.
+    """
+    if mask is None:
+        return None if is_complete(responses) else ~torch.isnan(responses)
+    if mask.ndim > 1 and mask.shape[-2] > 1:
+        if responses.shape[2] > 1:
+            return mask.expand(responses.shape)
+        mask = mask.any(-2, keepdim=True)  # a mask of repeats that were averaged before: any of them
+    recorded = ~torch.isnan(responses)
+    bins = mask.expand(*responses.shape[:2], 1, responses.shape[3])
+    return bins & (recorded | ~recorded.any(2, keepdim=True))
+
+
+# ------------------------------------------------------------------------------
+# Moments of two series that survive large offsets, tiny scales, masks and merging.
 #
 # Every sum of squares is taken around the chunk's own mean (two passes) in float64, and chunks are merged by
 # the update of Chan, Golub and LeVeque (1983, 10.1080/00031305.1983.10483115). Whether a series is constant
@@ -26,8 +263,26 @@ from deepSTRF.metrics._arguments import accumulator_dtype, repeat_validity, reso
 ROUNDINGS_OF_A_MEAN = 64.0
 
 
+class Fields:
+    """A dataclass of tensors, or of other such dataclasses, that functions apply to field by field."""
+
+    def map(self, function: Callable[..., Tensor], *others: Self) -> Self:
+        """Return ``function(field, *fields of the others)`` for every field."""
+        columns: Any = zip(*(vars(item).values() for item in (self, *others)), strict=True)
+        return type(self)(
+            *(
+                first.map(function, *rest) if isinstance(first, Fields) else function(first, *rest)
+                for first, *rest in columns
+            )
+        )
+
+    def unflatten(self, *lead: int) -> Self:
+        """Split the first axis of every field into the given axes."""
+        return self.map(lambda values: values.unflatten(0, lead))
+
+
 @dataclass(frozen=True)
-class PairMoments:
+class PairMoments(Fields):
     """First and second moments of two series x and y over the bins that count; all fields have one shape.
 
     ``count`` bins, means, centred sums of squares ``xx``, ``yy`` and of products ``xy``. Where ``count`` is 0
@@ -46,7 +301,10 @@ class PairMoments:
         """Moments over the last axis of two (..., T) series, where ``valid`` is True (None: everywhere)."""
         dtype = accumulator_dtype(x.device)
         x, y = x.to(dtype), y.to(dtype)
-        count = bin_count(x, valid)
+        if valid is None:
+            count = torch.full(x.shape[:-1], x.shape[-1], dtype=x.dtype, device=x.device)
+        else:
+            count = valid.expand(x.shape).sum(-1).to(x.dtype)
         mean_x, deviation_x = centre(x, valid, count)
         mean_y, deviation_y = centre(y, valid, count)
         return cls(
@@ -58,17 +316,10 @@ class PairMoments:
             (deviation_x * deviation_y).sum(-1),
         )
 
-    def merge(self, other: Self) -> Self:
-        """Moments of both chunks together."""
-        stacked = [
-            torch.stack([getattr(self, field.name), getattr(other, field.name)]) for field in fields(self)
-        ]
-        return type(self)(*stacked).pool(0)
-
     def pool(self, axis: int = 0) -> Self:
         """Moments of all chunks along one axis together."""
-        count, mean_x = pooled_mean(self.count, self.mean_x, axis)
-        _, mean_y = pooled_mean(self.count, self.mean_y, axis)
+        count = self.count.sum(axis)
+        mean_x, mean_y = (pooled_mean(self.count, mean, axis) for mean in (self.mean_x, self.mean_y))
         gap_x = torch.where(self.count > 0, self.mean_x - mean_x.unsqueeze(axis), 0.0)
         gap_y = torch.where(self.count > 0, self.mean_y - mean_y.unsqueeze(axis), 0.0)
         return type(self)(
@@ -80,20 +331,22 @@ class PairMoments:
             (self.xy + self.count * gap_x * gap_y).sum(axis),
         )
 
+    def merge(self, other: Self) -> Self:
+        """Moments of both chunks together."""
+        return self.map(lambda mine, theirs: torch.stack([mine, theirs]), other).pool(0)
+
     def correlation(self) -> Tensor:
-        """Pearson correlation; NaN with fewer than two bins or when a series is constant."""
+        """Pearson correlation ``xy / sqrt(xx yy)``; NaN with fewer than two bins or a constant side."""
         varies = ~is_constant(self.xx, self.mean_x, self.count) & ~is_constant(
             self.yy, self.mean_y, self.count
         )
         root = self.xx.sqrt() * self.yy.sqrt()  # of the roots: the product of two tiny sums may underflow
         return keep_where(varies & (self.count > 1), (self.xy / root).clamp(-1.0, 1.0))
 
-
-def bin_count(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Return the number of bins that count along the last axis, in the dtype of ``x``."""
-    if valid is None:
-        return torch.full(x.shape[:-1], x.shape[-1], dtype=x.dtype, device=x.device)
-    return valid.expand(x.shape).sum(-1).to(x.dtype)
+    def explained_variance(self, error: Tensor) -> Tensor:
+        """``1 - error / yy`` for the sum of squared errors; NaN with fewer than two bins or a constant y."""
+        varies = ~is_constant(self.yy, self.mean_y, self.count) & (self.count > 1)
+        return keep_where(varies, 1 - error / torch.where(varies, self.yy, torch.ones_like(error)))
 
 
 def centre(x: Tensor, valid: Tensor | None, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -108,17 +361,17 @@ def centre(x: Tensor, valid: Tensor | None, count: Tensor) -> tuple[Tensor, Tens
     return mean, torch.where(valid, x - mean.unsqueeze(-1), zero)
 
 
-def pooled_mean(count: Tensor, mean: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Return the total count and the count-weighted mean along one axis, without losing digits to an offset.
+def pooled_mean(count: Tensor, mean: Tensor, axis: int) -> Tensor:
+    """Return the count-weighted mean along one axis, without losing digits to an offset.
 
-    Means are averaged relative to one of them; empty chunks have no say (their mean may be anything finite).
+    Means are averaged relative to one of them; empty chunks do not enter (their mean may be anything finite).
     """
     total = count.sum(axis)
     if count.shape[axis] == 0:
-        return total, torch.zeros_like(total)
+        return torch.zeros_like(total)
     anchor = mean.gather(axis, count.argmax(axis, keepdim=True))
     gap = torch.where(count > 0, mean - anchor, 0.0)
-    return total, anchor.squeeze(axis) + (count * gap).sum(axis) / total.clamp(min=1)
+    return anchor.squeeze(axis) + (count * gap).sum(axis) / total.clamp(min=1)
 
 
 def is_constant(sum_of_squares: Tensor, mean: Tensor, count: Tensor) -> Tensor:
@@ -127,14 +380,28 @@ def is_constant(sum_of_squares: Tensor, mean: Tensor, count: Tensor) -> Tensor:
     return sum_of_squares.sqrt() <= count.sqrt() * rounding
 
 
-def keep_where(condition: Tensor, values: Tensor) -> Tensor:
-    """Return ``values`` where the condition holds and NaN elsewhere."""
-    return torch.where(condition, values, torch.full_like(values, torch.nan))
+def pooled_moments(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[PairMoments, Tensor]:
+    """Compare a prediction with the PSTH: pooled moments and sum of squared differences, each (N,)."""
+    dtype = accumulator_dtype(gt.device)
+    target = resolve_target(gt.detach().to(dtype), mask)
+    valid = None if target.valid is None else target.valid[:, :, 0]
+    rate, average = pred.detach().to(dtype)[:, :, 0], target.psth[:, :, 0]
+    error = rate - average
+    if valid is not None:
+        error = torch.where(valid, error, torch.zeros_like(error))
+    return PairMoments.of(rate, average, valid).pool(0), (error * error).sum((0, -1))
 
 
 # ------------------------------------------------------------------------------
-# Cutting (K, R, T) rows into blocks that stay inside a core's cache, or inside a GPU's memory.
-
+# Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows.
+#
+# With R repeats of T bins the mean covariance over pairs of distinct repeats follows from two sums of squares
+# (Sahani and Linden 2003; Schoppe et al. 2016), without any pair being formed:
+#
+#     TP = mean over r of Var_t(y_r),   SP = (R Var_t(psth) - TP) / (R - 1),   NP = TP - SP.
+#
+# That holds whenever the repeats that were recorded were recorded in the same bins. Rows for which they were
+# not ("ragged") go through `RepeatPairs`.
 
 # Everything done per block is bound by memory traffic. On one core 2 MiB of float64 stay in the cache (half
 # the time of 32 MiB). With several threads every operation ends at a barrier, dear when the machine is
@@ -144,9 +411,11 @@ THREADED_BLOCK_BYTES = 32 * 2**20
 DEVICE_BLOCK_BYTES = 256 * 2**20
 BYTES_PER_VALUE = 8
 
+MIN_COMMON_BINS = 2  # a covariance needs two bins
+
 
 def row_blocks(rows: Tensor) -> list[slice]:
-    """Slices over the first axis, at least one (possibly empty) slice."""
+    """Cut the first axis of (K, R, T) rows into blocks that fit a cache: at least one, possibly empty."""
     limit = CPU_BLOCK_BYTES if torch.get_num_threads() == 1 else THREADED_BLOCK_BYTES
     if rows.device.type != "cpu":
         limit = DEVICE_BLOCK_BYTES
@@ -154,24 +423,192 @@ def row_blocks(rows: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(1, len(rows)), size)]
 
 
-# ------------------------------------------------------------------------------
-# Covariances between pairs of distinct repeats on the bins both hold: the path for ragged repeats.
-#
-# A block is (K, R, T): K rows, each one neuron in one clip. All pairs of all rows come from a few batched
-# matrix products with the masks, so repeats may end early, start late or have gaps, each in its own way.
+@dataclass(frozen=True)
+class ClipPowers(Fields):
+    """What clips contribute to signal and noise power; fields are (..., N) but ``drift`` (..., N, R).
 
+    Only bins with at least two repeats take part. ``n_bins`` of those; ``n_repeats`` the mean number of
+    repeats in them; ``mean`` of the PSTH there; ``signal`` and ``noise`` power within the clip; ``drift``,
+    per repeat, the deviation of the clip mean from the PSTH's, over sqrt(R (R - 1)): its squares add up to
+    the noise variance of the clip mean.
+    """
 
-MIN_COMMON_BINS = 2  # a covariance needs two bins
+    n_bins: Tensor
+    n_repeats: Tensor
+    mean: Tensor
+    signal: Tensor
+    noise: Tensor
+    drift: Tensor
+
+    @classmethod
+    def cat(cls, records: list[Self]) -> Self:
+        """Join records along their first axis; repeats that some lack are filled with zeros."""
+        width = max(record.drift.shape[-1] for record in records)
+        records = [
+            replace(record, drift=pad(record.drift, (0, width - record.drift.shape[-1])))
+            for record in records
+        ]
+        return records[0].map(lambda *values: torch.cat(values), *records[1:])
 
 
 @dataclass(frozen=True)
-class PairBlock:
-    """The repeats of K rows as factors of matrix products.
+class ClipResponses:
+    """What scoring a prediction needs of the responses; K rows, each one neuron in one clip.
 
-    ``values`` (K, R, T) deviations from ``offset`` (K, R), the mean of each repeat, taken off first so that
-    no product cancels; ``valid`` (K, R, T) as 0 and 1; ``common`` (K, R, R) bins two repeats share; ``sums``
-    (K, R, R) sum of repeat r over the bins it shares with s; ``pairs`` (K, R, R) bool, True for two distinct
-    repeats that share enough bins.
+    ``deviation`` (K, T) PSTH minus its mean, zero at bins that don't count; ``valid`` bool (K, T), None when
+    all count; ``count``, ``mean``, ``square`` (K,): bins that count, mean of the PSTH, its centred sum of
+    squares; ``powers`` (K,); ``ragged`` the rows of ``weights``, in which repeats differ in their bins.
+    """
+
+    deviation: Tensor
+    valid: Tensor | None
+    count: Tensor
+    mean: Tensor
+    square: Tensor
+    powers: ClipPowers
+    ragged: Tensor | None = None
+    weights: PairWeights | None = None
+
+    @classmethod
+    def of(cls, responses: Tensor, mask: Tensor | None) -> Self:
+        """Summarise (B, N, R, T) responses, rows in the order (b, n)."""
+        valid = valid_samples(responses, mask)
+        rows = responses.flatten(0, 1)
+        pieces = row_blocks(rows)
+        if valid is None:
+            blocks = [cls._block(rows[piece], None) for piece in pieces]
+        else:
+            row_mask = valid.flatten(0, 1)
+            blocks = [cls._block(rows[piece], row_mask[piece]) for piece in pieces]
+        deviation, count, mean, square = (
+            torch.cat([getattr(block, name) for block in blocks])
+            for name in ("deviation", "count", "mean", "square")
+        )
+        powers = ClipPowers.cat([block.powers for block in blocks])
+        if valid is None:
+            return cls(deviation, None, count, mean, square, powers)
+        bins = torch.cat([block.valid for block in blocks if block.valid is not None])
+        ragged = [
+            block.ragged + piece.start
+            for block, piece in zip(blocks, pieces, strict=True)
+            if block.ragged is not None
+        ]
+        weights = [block.weights for block in blocks if block.weights is not None]
+        return cls(
+            deviation,
+            None if bool(bins.all()) else bins,
+            count,
+            mean,
+            square,
+            powers,
+            torch.cat(ragged) if ragged else None,
+            weights[0].map(lambda *values: torch.cat(values), *weights[1:]) if weights else None,
+        )
+
+    @classmethod
+    def _block(cls, responses: Tensor, valid: Tensor | None) -> Self:
+        values = responses.to(accumulator_dtype(responses.device), copy=True)
+        if valid is None and responses.shape[2]:
+            return cls._of_complete(values)
+        return cls._of_masked(values, torch.ones_like(values, dtype=torch.bool) if valid is None else valid)
+
+    @classmethod
+    def _of_complete(cls, values: Tensor) -> Self:
+        """Rows in which every sample counts; ``values`` (K, R, T) are overwritten."""
+        _, n_repeats, n_bins = values.shape
+        average = values.mean(1)
+        repeat_mean = values.mean(2)
+        mean = repeat_mean.mean(1)
+        deviation = average - mean.unsqueeze(1)
+        square = deviation.square().sum(1)
+        residual = values.sub_(repeat_mean.unsqueeze(2))
+        repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
+        count = torch.full_like(mean, n_bins)
+        repeats = torch.full_like(mean, n_repeats)
+        signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
+        pairable = n_repeats > 1
+        drift = (repeat_mean - mean.unsqueeze(1)) / max(1.0, n_repeats * (n_repeats - 1)) ** 0.5
+        powers = ClipPowers(
+            n_bins=count * pairable,
+            n_repeats=repeats * pairable,
+            mean=mean if pairable else torch.zeros_like(mean),
+            signal=signal,
+            noise=noise,
+            drift=drift if pairable else torch.zeros_like(drift),
+        )
+        return cls(deviation, None, count, mean, square, powers)
+
+    @classmethod
+    def _of_masked(cls, values: Tensor, valid: Tensor) -> Self:
+        """Rows (K, R, T) in which some samples don't count."""
+        zero = torch.zeros((), dtype=values.dtype, device=values.device)
+        repeats_per_bin = valid.sum(1).to(values.dtype)
+        average = torch.where(valid, values, zero).sum(1) / repeats_per_bin.clamp(min=1)
+        bins = repeats_per_bin > 0
+        count = bins.sum(1).to(values.dtype)
+        mean, deviation = centre(average, bins, count)
+        square = deviation.square().sum(1)
+
+        bins_per_repeat = valid.sum(2).to(values.dtype)
+        repeat_mean = torch.where(valid, values, zero).sum(2) / bins_per_repeat.clamp(min=1)
+        repeat_square = torch.where(valid, values - repeat_mean.unsqueeze(2), zero).square().sum((1, 2))
+        repeats = (bins_per_repeat > 0).sum(1).to(values.dtype)
+        signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
+
+        pairable = repeats_per_bin > 1
+        pair_count = pairable.sum(1).to(values.dtype)
+        pair_mean = torch.where(pairable, average, zero).sum(1) / pair_count.clamp(min=1)
+        ragged = (bins_per_repeat.sum(1) != repeats * count) & (pair_count > 0)
+        weights = None
+        if bool(ragged.any()):
+            pairs = RepeatPairs.of(values[ragged], valid[ragged])
+            covariance, difference = pairs.covariance_and_noise()
+            signal[ragged], noise[ragged] = pairs.mean(covariance), pairs.mean(difference).clamp(min=0)
+            pair_count[ragged] = torch.where(pairs.usable.any((1, 2)), pair_count[ragged], zero)
+            weights = pairs.weights()
+
+        scale = torch.where(pairable, (repeats_per_bin * (repeats_per_bin - 1)).clamp(min=1).rsqrt(), zero)
+        residual = torch.where(valid, values - average.unsqueeze(1), zero) * scale.unsqueeze(1)
+        usable = pair_count > 0
+        powers = ClipPowers(
+            n_bins=pair_count,
+            n_repeats=torch.where(
+                usable, (repeats_per_bin * pairable).sum(1) / pair_count.clamp(min=1), zero
+            ),
+            mean=torch.where(usable, pair_mean, zero),
+            signal=torch.where(usable, signal, zero),
+            noise=torch.where(usable, noise, zero),
+            drift=torch.where(
+                usable.unsqueeze(1), residual.sum(2) / pair_count.clamp(min=1).unsqueeze(1), zero
+            ),
+        )
+        rows = None if weights is None else ragged.nonzero().squeeze(1)
+        return cls(deviation, bins, count, mean, square, powers, rows, weights)
+
+
+def _powers(
+    square: Tensor, repeat_square: Tensor, repeats: Tensor, count: Tensor, repeat_mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Signal and noise power from the sums of squares of the PSTH and of the repeats; 0 with one repeat."""
+    flat = is_constant(repeat_square, repeat_mean.abs().amax(1), repeats * count)
+    zero = torch.zeros_like(square)
+    square, repeat_square = torch.where(flat, zero, square), torch.where(flat, zero, repeat_square)
+    freedom = (repeats - 1).clamp(min=1) * (count - 1).clamp(min=1)
+    signal = (repeats * square - repeat_square / repeats.clamp(min=1)) / freedom
+    noise = (repeat_square - repeats * square).clamp(min=0) / freedom
+    pairable = repeats > 1
+    return torch.where(pairable, signal, zero), torch.where(pairable, noise, zero)
+
+
+@dataclass(frozen=True)
+class RepeatPairs:
+    """Covariances between pairs of distinct repeats on the bins that both hold: the path of ragged repeats.
+
+    All pairs of K rows come from a few batched matrix products with the masks. ``values`` (K, R, T)
+    deviations from ``offset`` (K, R), the mean of each repeat, taken off first so that no product cancels;
+    ``valid`` (K, R, T) as 0 and 1; ``common`` (K, R, R) bins that two repeats share; ``sums`` (K, R, R) sum
+    of repeat r over the bins it shares with s; ``usable`` (K, R, R) bool, two distinct repeats that share
+    enough bins.
     """
 
     values: Tensor
@@ -179,7 +616,7 @@ class PairBlock:
     offset: Tensor
     common: Tensor
     sums: Tensor
-    pairs: Tensor
+    usable: Tensor
 
     @classmethod
     def of(cls, responses: Tensor, mask: Tensor) -> Self:
@@ -196,7 +633,7 @@ class PairBlock:
     def _centred(self, products: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """Turn sums of products over common bins into unbiased covariances, zero where there is no pair."""
         centred = products - left * right / self.common.clamp(min=1)
-        return torch.where(self.pairs, centred / (self.common - 1).clamp(min=1), torch.zeros_like(products))
+        return torch.where(self.usable, centred / (self.common - 1).clamp(min=1), torch.zeros_like(products))
 
     def covariance(self) -> Tensor:
         """(K, R, R) covariance of two repeats on their common bins; their mean is the signal power."""
@@ -215,11 +652,11 @@ class PairBlock:
 
     def mean(self, matrix: Tensor) -> Tensor:
         """Mean over pairs of distinct repeats, (K,); 0 for a row without any pair."""
-        return (matrix * self.pairs).sum((-2, -1)) / self.pairs.sum((-2, -1)).clamp(min=1)
+        return (matrix * self.usable).sum((-2, -1)) / self.usable.sum((-2, -1)).clamp(min=1)
 
     def weights(self) -> PairWeights:
-        """What is needed to average a prediction's moments over the same pairs."""
-        chosen = self.pairs.to(self.values.dtype)
+        """Weights that average a prediction's moments over the same pairs."""
+        chosen = self.usable.to(self.values.dtype)
         share = chosen / chosen.sum((-2, -1), keepdim=True).clamp(min=1)
         share = share / (self.common - 1).clamp(min=1)
         partners = share @ self.valid
@@ -233,7 +670,7 @@ class PairBlock:
 
 
 @dataclass(frozen=True)
-class PairWeights:
+class PairWeights(Fields):
     """Variance and covariance of a prediction, averaged over pairs of repeats like the signal power.
 
     The mean over pairs of ``sum p**2 - (sum p)**2 / n`` over common bins, each over ``n - 1``, is a weighted
@@ -247,16 +684,6 @@ class PairWeights:
     product: Tensor
     squared_sum: Tensor
     summed_product: Tensor
-
-    @classmethod
-    def cat(cls, records: list[Self]) -> Self:
-        """Join the rows of several blocks."""
-        return cls(
-            **{
-                field.name: torch.cat([getattr(record, field.name) for record in records])
-                for field in fields(cls)
-            }
-        )
 
     def moments(self, pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean of a (K, T) prediction over bins with two repeats; its variance; covariance with the repeats.
@@ -277,230 +704,20 @@ class PairWeights:
 
 
 # ------------------------------------------------------------------------------
-# Signal and noise of repeated responses, clip by clip: one pass over the data, in blocks that fit the cache.
-#
-# With R repeats of T bins the mean covariance over pairs of distinct repeats follows from two sums of squares
-# (Sahani and Linden 2003; Schoppe et al. 2016), without any pair being formed:
-#
-#     TP = mean over r of Var_t(y_r),   SP = (R Var_t(psth) - TP) / (R - 1),   NP = TP - SP.
-#
-# That holds whenever the repeats that were recorded were recorded in the same bins. Rows for which they were
-# not ("ragged") go through `_pairs`.
-
-
-@dataclass(frozen=True)
-class ClipParts:
-    """What clips contribute to signal and noise power; fields are (..., N) but ``drift`` (..., N, R).
-
-    Only bins with at least two repeats take part. ``n_bins`` of those; ``n_repeats`` the mean number of
-    repeats in them; ``mean`` of the PSTH there; ``signal`` and ``noise`` power within the clip; ``drift``,
-    per repeat, the deviation of the clip mean from the PSTH's, over sqrt(R (R - 1)): its squares add up to
-    the noise variance of the clip mean.
-    """
-
-    n_bins: Tensor
-    n_repeats: Tensor
-    mean: Tensor
-    signal: Tensor
-    noise: Tensor
-    drift: Tensor
-
-    @classmethod
-    def cat(cls, records: list[Self]) -> Self:
-        """Join records along their first axis; repeats that some lack are filled with zeros."""
-        n_repeats = max(record.drift.shape[-1] for record in records)
-        joined = {
-            field.name: torch.cat([getattr(record, field.name) for record in records])
-            for field in fields(cls)
-            if field.name != "drift"
-        }
-        drift = [
-            torch.nn.functional.pad(record.drift, (0, n_repeats - record.drift.shape[-1]))
-            for record in records
-        ]
-        return cls(**joined, drift=torch.cat(drift))
-
-    def unflatten(self, *lead: int) -> Self:
-        """Split the first axis into the given axes."""
-        return type(self)(
-            **{field.name: getattr(self, field.name).unflatten(0, lead) for field in fields(self)}
-        )
-
-    def clip(self, index: int) -> Self:
-        """Parts (N,) of one of S clips."""
-        return type(self)(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
-
-
-@dataclass(frozen=True)
-class ClipTarget:
-    """Responses boiled down to what scoring a prediction needs; K rows, each one neuron in one clip.
-
-    ``deviation`` (K, T) PSTH minus its mean, zero at bins that don't count; ``valid`` bool (K, T), None when
-    all count; ``count``, ``mean``, ``square`` (K,): bins that count, mean of the PSTH, its centred sum of
-    squares; ``parts`` (K,) see `ClipParts`; ``ragged`` the rows of ``pairs``, in which repeats differ in
-    their bins.
-    """
-
-    deviation: Tensor
-    valid: Tensor | None
-    count: Tensor
-    mean: Tensor
-    square: Tensor
-    parts: ClipParts
-    ragged: Tensor | None
-    pairs: PairWeights | None
-
-
-@dataclass(frozen=True)
-class _Block:
-    """The same for one block of rows; ``ragged`` is a bool (K,)."""
-
-    deviation: Tensor
-    valid: Tensor
-    count: Tensor
-    mean: Tensor
-    square: Tensor
-    parts: ClipParts
-    ragged: Tensor
-    pairs: PairWeights | None
-
-
-def clip_target(responses: Tensor, mask: Tensor | None) -> ClipTarget:
-    """Boil (B, N, R, T) responses down, rows in the order (b, n)."""
-    samples, valid = repeat_validity(responses, mask)
-    rows = samples.flatten(0, 1)
-    row_mask = None if valid is None else valid.flatten(0, 1)
-    blocks = [
-        _block(rows[piece], None if row_mask is None else row_mask[piece]) for piece in row_blocks(rows)
-    ]
-    deviation, count, mean, square, ragged = (
-        torch.cat([getattr(block, name) for block in blocks])
-        for name in ("deviation", "count", "mean", "square", "ragged")
-    )
-    parts = ClipParts.cat([block.parts for block in blocks])
-    if row_mask is None:
-        return ClipTarget(deviation, None, count, mean, square, parts, None, None)
-    bins = torch.cat([block.valid for block in blocks])
-    ragged_rows = ragged.nonzero().squeeze(1)
-    weights = [block.pairs for block in blocks if block.pairs is not None]
-    pairs = PairWeights.cat(weights) if weights else None
-    index = ragged_rows if weights else None
-    return ClipTarget(deviation, None if bool(bins.all()) else bins, count, mean, square, parts, index, pairs)
-
-
-def _block(responses: Tensor, valid: Tensor | None) -> _Block:
-    values = responses.to(accumulator_dtype(responses.device), copy=True)
-    if valid is None and responses.shape[2]:
-        return _dense_block(values)
-    everywhere = torch.ones_like(values, dtype=torch.bool)
-    return _masked_block(values, everywhere if valid is None else valid)
-
-
-def _dense_block(values: Tensor) -> _Block:
-    """A block in which every sample counts; ``values`` are overwritten."""
-    n_rows, n_repeats, n_bins = values.shape
-    psth = values.mean(1)
-    repeat_mean = values.mean(2)
-    mean = repeat_mean.mean(1)
-    deviation = psth - mean.unsqueeze(1)
-    square = deviation.square().sum(1)
-    repeat_square = torch.linalg.vector_norm(values.sub_(repeat_mean.unsqueeze(2)), dim=(1, 2)).square()
-    count = torch.full_like(mean, n_bins)
-    repeats = torch.full_like(mean, n_repeats)
-    signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
-    pairable = n_repeats > 1
-    drift = (repeat_mean - mean.unsqueeze(1)) / max(1.0, n_repeats * (n_repeats - 1)) ** 0.5
-    parts = ClipParts(
-        n_bins=count * pairable,
-        n_repeats=repeats * pairable,
-        mean=mean if pairable else torch.zeros_like(mean),
-        signal=signal,
-        noise=noise,
-        drift=drift if pairable else torch.zeros_like(drift),
-    )
-    everywhere = torch.ones((n_rows, n_bins), dtype=torch.bool, device=values.device)
-    rectangular = torch.zeros_like(mean, dtype=torch.bool)
-    return _Block(deviation, everywhere, count, mean, square, parts, rectangular, None)
-
-
-def _powers(
-    square: Tensor, repeat_square: Tensor, repeats: Tensor, count: Tensor, repeat_mean: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Signal and noise power from the sums of squares of the PSTH and of the repeats; 0 with one repeat."""
-    flat = is_constant(repeat_square, repeat_mean.abs().amax(1), repeats * count)
-    zero = torch.zeros_like(square)
-    square, repeat_square = torch.where(flat, zero, square), torch.where(flat, zero, repeat_square)
-    freedom = (repeats - 1).clamp(min=1) * (count - 1).clamp(min=1)
-    signal = (repeats * square - repeat_square / repeats.clamp(min=1)) / freedom
-    noise = (repeat_square - repeats * square).clamp(min=0) / freedom
-    pairable = repeats > 1
-    return torch.where(pairable, signal, zero), torch.where(pairable, noise, zero)
-
-
-def _masked_block(values: Tensor, valid: Tensor) -> _Block:
-    """A block in which some samples don't count."""
-    zero = torch.zeros((), dtype=values.dtype, device=values.device)
-    repeats_per_bin = valid.sum(1).to(values.dtype)
-    psth = torch.where(valid, values, zero).sum(1) / repeats_per_bin.clamp(min=1)
-    bins = repeats_per_bin > 0
-    count, mean, deviation = _centred_psth(psth, bins)
-    square = deviation.square().sum(1)
-
-    bins_per_repeat = valid.sum(2).to(values.dtype)
-    repeat_mean = torch.where(valid, values, zero).sum(2) / bins_per_repeat.clamp(min=1)
-    repeat_square = torch.where(valid, values - repeat_mean.unsqueeze(2), zero).square().sum((1, 2))
-    repeats = (bins_per_repeat > 0).sum(1).to(values.dtype)
-    signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
-
-    pairable = repeats_per_bin > 1
-    pair_count, pair_mean, _ = _centred_psth(psth, pairable)
-    ragged = (bins_per_repeat.sum(1) != repeats * count) & (pair_count > 0)
-    weights = None
-    if bool(ragged.any()):
-        block = PairBlock.of(values[ragged], valid[ragged])
-        covariance, difference = block.covariance_and_noise()
-        signal[ragged], noise[ragged] = block.mean(covariance), block.mean(difference).clamp(min=0)
-        pair_count[ragged] = torch.where(block.pairs.any((1, 2)), pair_count[ragged], zero)
-        weights = block.weights()
-
-    weight = torch.where(pairable, (repeats_per_bin * (repeats_per_bin - 1)).clamp(min=1).rsqrt(), zero)
-    residual = torch.where(valid, values - psth.unsqueeze(1), zero) * weight.unsqueeze(1)
-    usable = pair_count > 0
-    parts = ClipParts(
-        n_bins=pair_count,
-        n_repeats=torch.where(usable, (repeats_per_bin * pairable).sum(1) / pair_count.clamp(min=1), zero),
-        mean=torch.where(usable, pair_mean, zero),
-        signal=torch.where(usable, signal, zero),
-        noise=torch.where(usable, noise, zero),
-        drift=torch.where(usable.unsqueeze(1), residual.sum(2) / pair_count.clamp(min=1).unsqueeze(1), zero),
-    )
-    return _Block(deviation, bins, count, mean, square, parts, ragged, weights)
-
-
-def _centred_psth(psth: Tensor, bins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Number of bins, mean over them, and the deviation from it (zero elsewhere)."""
-    zero = torch.zeros((), dtype=psth.dtype, device=psth.device)
-    count = bins.sum(1).to(psth.dtype)
-    mean = torch.where(bins, psth, zero).sum(1) / count.clamp(min=1)
-    return count, mean, torch.where(bins, psth - mean.unsqueeze(1), zero)
-
-
-# ------------------------------------------------------------------------------
-# Pooling clips: signal and noise power under each centring, in any order and grouping of clips.
-
+# Signal and noise power of all clips, under each centring, in any order and grouping of clips.
 
 # Powers are differences of sums in float64; below this fraction of the total they are rounding error.
 NEGLIGIBLE = 1e-12
 
 
 @dataclass(frozen=True)
-class RepeatTotals:
+class PooledPowers(Fields):
     """Sums over clips, one value per neuron (N,), ``drift*`` (N, R).
 
     ``between`` moments of the clip means, each weighing as its bins; ``within_*`` powers times (bins - 1);
     ``clip_*`` powers times bins, over the ``clip_bins`` of clips with two bins or more; ``*_psth_noise`` the
     noise left in the PSTH (noise power over repeats), summed alike; ``spread*`` the noise that clip means
-    carry; ``drift*`` what of it all clips of a repeat share.
+    contain; ``drift*`` what of it all clips of a repeat share.
     """
 
     between: PairMoments
@@ -517,52 +734,44 @@ class RepeatTotals:
     drift_noise: Tensor
 
     @classmethod
-    def of(cls, parts: ClipParts) -> Self:
-        """Pool the parts of S clips, fields (S, N)."""
-        bins, repeats = parts.n_bins, parts.n_repeats
+    def of(cls, clips: ClipPowers) -> Self:
+        """Pool S clips, fields (S, N)."""
+        bins, repeats = clips.n_bins, clips.n_repeats
         nothing = torch.zeros_like(bins)
         weight = torch.where(bins > 1, bins, nothing)
         freedom = (bins - 1).clamp(min=0)
-        psth_noise = parts.noise / repeats.clamp(min=1)
-        squared_drift = parts.drift.square().sum(-1)
+        psth_noise = clips.noise / repeats.clamp(min=1)
+        squared_drift = clips.drift.square().sum(-1)
         return cls(
-            between=PairMoments(bins, parts.mean, nothing, nothing, nothing, nothing).pool(0),
+            between=PairMoments(bins, clips.mean, nothing, nothing, nothing, nothing).pool(0),
             clip_bins=weight.sum(0),
-            clip_signal=(weight * parts.signal).sum(0),
-            clip_noise=(weight * parts.noise).sum(0),
-            within_signal=(freedom * parts.signal).sum(0),
-            within_noise=(freedom * parts.noise).sum(0),
+            clip_signal=(weight * clips.signal).sum(0),
+            clip_noise=(weight * clips.noise).sum(0),
+            within_signal=(freedom * clips.signal).sum(0),
+            within_noise=(freedom * clips.noise).sum(0),
             clip_psth_noise=(weight * psth_noise).sum(0),
             within_psth_noise=(freedom * psth_noise).sum(0),
             spread=(bins * squared_drift).sum(0),
             spread_noise=(bins * repeats * squared_drift).sum(0),
-            drift=(bins.unsqueeze(-1) * parts.drift).sum(0),
-            drift_noise=((bins * repeats.sqrt()).unsqueeze(-1) * parts.drift).sum(0),
+            drift=(bins.unsqueeze(-1) * clips.drift).sum(0),
+            drift_noise=((bins * repeats.sqrt()).unsqueeze(-1) * clips.drift).sum(0),
         )
 
+    @classmethod
+    def of_responses(cls, responses: Tensor, mask: Tensor | None) -> Self:
+        """Pool the clips of a (B, N, R, T) tensor."""
+        return cls.of(ClipResponses.of(responses.detach(), mask).powers.unflatten(*responses.shape[:2]))
+
     def merge(self, other: Self) -> Self:
-        """Totals of both sets of clips."""
-        n_repeats = max(self.drift.shape[-1], other.drift.shape[-1])
-        sums = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in (
-                "clip_bins",
-                "clip_signal",
-                "clip_noise",
-                "within_signal",
-                "within_noise",
-                "clip_psth_noise",
-                "within_psth_noise",
-                "spread",
-                "spread_noise",
-            )
-        }
-        for name in ("drift", "drift_noise"):
-            mine, theirs = getattr(self, name), getattr(other, name)
-            sums[name] = pad(mine, (0, n_repeats - mine.shape[-1])) + pad(
-                theirs, (0, n_repeats - theirs.shape[-1])
-            )
-        return type(self)(between=self.between.merge(other.between), **sums)
+        """Pool two sets of clips; repeats that one of them lacks count as zero drift."""
+
+        def add(mine: Tensor, theirs: Tensor) -> Tensor:
+            if mine.ndim == 1:
+                return mine + theirs
+            width = max(mine.shape[-1], theirs.shape[-1])
+            return pad(mine, (0, width - mine.shape[-1])) + pad(theirs, (0, width - theirs.shape[-1]))
+
+        return replace(self.map(add, other), between=self.between.merge(other.between))
 
     @property
     def bins(self) -> Tensor:
@@ -589,7 +798,7 @@ class RepeatTotals:
         return keep_where(known, signal), keep_where(known, noise)
 
     def ceiling(self, centring: str) -> Tensor:
-        """Square root of the signal's share in the variance of the PSTH, (N,); NaN without signal."""
+        """Noise ceiling ``sqrt(SP / Var(psth))``, (N,); NaN without signal."""
         signal, noise = self.powers(centring)
         if centring == "concat":
             within = self.within_signal + self.within_psth_noise
@@ -599,12 +808,6 @@ class RepeatTotals:
         reliable = is_reliable(signal, noise)
         share = signal / torch.where(reliable, variance, torch.ones_like(variance))
         return keep_where(reliable, share.clamp(min=0).sqrt())
-
-
-def repeat_totals(responses: Tensor, mask: Tensor | None) -> RepeatTotals:
-    """Pool the clips of a (B, N, R, T) tensor."""
-    target = clip_target(responses, mask)
-    return RepeatTotals.of(target.parts.unflatten(responses.shape[0], responses.shape[1]))
 
 
 def signal_to_noise(signal: Tensor, noise: Tensor) -> Tensor:
@@ -622,163 +825,56 @@ def is_reliable(signal: Tensor, noise: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------
+# Predictions against the responses of clips, and the scores that follow.
 
 
 @dataclass(frozen=True)
-class PredictionMoments:
+class PredictionMoments(Fields):
     """Moments of a prediction against one or more clips; fields share a shape, (K,) or (S, N).
 
-    ``count``, ``pred_mean``, ``psth_mean``, ``pred_square``, ``psth_square``, ``product``: over all bins that
-    count, centred on the clip. ``pair_mean``, ``variance``, ``covariance``: over the bins and pairs of
-    repeats that the signal power is estimated on, so that numerator and denominator share their samples.
+    ``raw``: of prediction x and PSTH y over all bins that count, centred on the clip. ``pair_mean``,
+    ``variance``, ``covariance``: over the bins and pairs of repeats that the signal power is estimated on, so
+    that numerator and denominator share their samples.
     """
 
-    count: Tensor
-    pred_mean: Tensor
-    psth_mean: Tensor
-    pred_square: Tensor
-    psth_square: Tensor
-    product: Tensor
+    raw: PairMoments
     pair_mean: Tensor
     variance: Tensor
     covariance: Tensor
 
     @classmethod
-    def of(cls, target: ClipTarget, pred: Tensor) -> Self:
+    def of(cls, pred: Tensor, responses: ClipResponses) -> Self:
         """Moments of a (K, T) prediction against K rows."""
         values = pred.to(accumulator_dtype(pred.device))
-        mean, deviation = centre(values, target.valid, target.count)
+        mean, deviation = centre(values, responses.valid, responses.count)
         square = (deviation * deviation).sum(-1)
-        product = (deviation * target.deviation).sum(-1)
-        freedom = (target.count - 1).clamp(min=1)
+        product = (deviation * responses.deviation).sum(-1)
+        raw = PairMoments(responses.count, mean, responses.mean, square, responses.square, product)
+        freedom = (responses.count - 1).clamp(min=1)
         pair_mean, variance, covariance = mean, square / freedom, product / freedom
-        if target.ragged is not None and target.pairs is not None:
-            rows = target.ragged
-            row_mean, row_variance, row_covariance = target.pairs.moments(values.index_select(0, rows))
+        if responses.ragged is not None and responses.weights is not None:
+            rows = responses.ragged
+            row_mean, row_variance, row_covariance = responses.weights.moments(values.index_select(0, rows))
             pair_mean = pair_mean.index_copy(0, rows, row_mean)
             variance = variance.index_copy(0, rows, row_variance)
             covariance = covariance.index_copy(0, rows, row_covariance)
-        return cls(
-            target.count, mean, target.mean, square, target.square, product, pair_mean, variance, covariance
-        )
-
-    def unflatten(self, *lead: int) -> Self:
-        """Split the first axis into the given axes."""
-        return type(self)(
-            **{field.name: getattr(self, field.name).unflatten(0, lead) for field in fields(self)}
-        )
-
-    @classmethod
-    def stack(cls, records: list[Self]) -> Self:
-        """Records of (N,) each as one of (S, N)."""
-        return cls(
-            **{
-                field.name: torch.stack([getattr(record, field.name) for record in records])
-                for field in fields(cls)
-            }
-        )
-
-    def pooled(self) -> PairMoments:
-        """Moments on the concatenated clips, all bins that count."""
-        return PairMoments(
-            self.count, self.pred_mean, self.psth_mean, self.pred_square, self.psth_square, self.product
-        ).pool(0)
-
-    def correlation(self, centring: str) -> Tensor:
-        """Raw correlation (N,) on the concatenated clips, or around each clip's means ("clip")."""
-        pooled = self.pooled()
-        if centring != "clip":
-            return pooled.correlation()
-        weight = self.count / (self.count - 1).clamp(min=1)  # clips weigh as their bins
-        sums = [(weight * square).sum(0) for square in (self.pred_square, self.psth_square, self.product)]
-        return PairMoments(pooled.count, pooled.mean_x, pooled.mean_y, *sums).correlation()
-
-
-def clip_series(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return prediction, PSTH and validity as (B, N, T), in accumulator precision, without gradient."""
-    dtype = accumulator_dtype(gt.device)
-    target = resolve_target(gt.detach().to(dtype), mask)
-    valid = None if target.valid is None else target.valid[:, :, 0]
-    return pred.detach().to(dtype)[:, :, 0], target.psth[:, :, 0], valid
-
-
-def total_squared_error(pred: Tensor, psth: Tensor, valid: Tensor | None) -> Tensor:
-    """Sum of squared differences over bins and clips, (N,)."""
-    error = pred - psth
-    if valid is not None:
-        error = torch.where(valid, error, torch.zeros_like(error))
-    return (error * error).sum((0, -1))
-
-
-def squared_error(pooled: PairMoments) -> Tensor:
-    """Sum of squared differences from pooled moments, (N,)."""
-    gap = pooled.mean_x - pooled.mean_y
-    return (pooled.xx + pooled.yy - 2 * pooled.xy).clamp(min=0) + pooled.count * gap * gap
-
-
-def explained_variance(error: Tensor, pooled_square: Tensor, mean: Tensor, count: Tensor) -> Tensor:
-    """One minus the squared error over the variance of the PSTH; NaN where that is constant or too short."""
-    varies = ~is_constant(pooled_square, mean, count) & (count > 1)
-    return keep_where(varies, 1 - error / torch.where(varies, pooled_square, torch.ones_like(error)))
-
-
-def noise_corrected(
-    moments: PredictionMoments, parts: ClipParts, totals: RepeatTotals, centring: str
-) -> Tensor:
-    """Schoppe's normalised correlation from (S, N) moments and parts; the raw one where no bin was repeated.
-
-    ``totals`` are those of ``parts``, which an epoch does not change.
-    """
-    signal, noise = totals.powers(centring)
-    raw = moments.pooled()
-    if centring == "published":
-        freedom = (raw.count - 1).clamp(min=1)
-        square, variance, covariance, count = raw.xx, raw.xx / freedom, raw.xy / freedom, raw.count
-    elif centring == "clip":
-        weight = torch.where(parts.n_bins > 1, parts.n_bins, torch.zeros_like(parts.n_bins))
-        count = weight.sum(0)
-        square = (weight * moments.variance).sum(0)
-        variance = square / count.clamp(min=1)
-        covariance = (weight * moments.covariance).sum(0) / count.clamp(min=1)
-    else:
-        bins = parts.n_bins
-        within = (bins - 1).clamp(min=0)
-        unused = torch.zeros_like(bins)
-        pair_mean = torch.where(bins > 0, moments.pair_mean, unused)
-        pooled = PairMoments(
-            bins, pair_mean, parts.mean, within * moments.variance, unused, within * moments.covariance
-        ).pool(0)
-        freedom = (pooled.count - 1).clamp(min=1)
-        square, variance, covariance, count = (
-            pooled.xx,
-            pooled.xx / freedom,
-            pooled.xy / freedom,
-            pooled.count,
-        )
-    usable = is_reliable(signal, noise) & ~is_constant(square, raw.mean_x, count)
-    root = variance.sqrt() * torch.where(usable, signal, torch.ones_like(signal)).sqrt()
-    corrected = keep_where(usable, covariance / torch.where(usable, root, torch.ones_like(root)))
-    return torch.where(totals.bins == 0, raw.correlation(), corrected)
-
-
-# ------------------------------------------------------------------------------
-# Scores from statistics.
+        return cls(raw, pair_mean, variance, covariance)
 
 
 @dataclass(frozen=True)
 class ScoreStatistics:
-    """All that the scores of a model need to know about its predictions and the responses.
+    """Sufficient statistics of the scores of a model: its predictions beside the responses.
 
     Parameters
     ----------
-    moments : PredictionMoments, fields (S, N)
+    prediction : PredictionMoments, fields (S, N)
         Moments of the predictions against S clips of N neurons.
-    parts : ClipParts, fields (S, N)
+    clips : ClipPowers, fields (S, N)
         Signal and noise power of those clips.
-    totals : RepeatTotals, fields (N,)
+    powers : PooledPowers, fields (N,)
         The same, pooled over clips.
     centring : {"concat", "clip", "published"}
-        How ``cc_norm`` is centred.
+        How the noise-corrected correlation of a score table is centred.
     reliability : mapping of str to Tensor, shape (N,)
         Columns of `neuron_quality` (``snr``, ``ccmax``, ...); empty where only the predictions are scored.
 
@@ -794,22 +890,77 @@ class ScoreStatistics:
     tensor([1., 1., 1.], dtype=torch.float64)
     """
 
-    moments: PredictionMoments
-    parts: ClipParts
-    totals: RepeatTotals
+    prediction: PredictionMoments
+    clips: ClipPowers
+    powers: PooledPowers
     centring: str = "concat"
     reliability: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, pred: Tensor, responses: Tensor, mask: Tensor | None) -> Self:
+        """Statistics of (B, N, 1, T) predictions and (B, N, R, T) responses, one clip per batch entry."""
+        rows = ClipResponses.of(responses.detach(), mask)
+        prediction = PredictionMoments.of(pred.detach()[:, :, 0].flatten(0, 1), rows)
+        clips = rows.powers.unflatten(*pred.shape[:2])
+        return cls(prediction.unflatten(*pred.shape[:2]), clips, PooledPowers.of(clips))
+
     @cached_property
     def pooled(self) -> PairMoments:
-        """Moments of predictions and PSTHs on the concatenated clips, fields (N,)."""
-        return self.moments.pooled()
+        """Moments of predictions x and PSTHs y on the concatenated clips, fields (N,)."""
+        return self.prediction.raw.pool(0)
 
     @cached_property
     def error(self) -> Tensor:
-        """Sum of squared differences from the PSTH, (N,)."""
-        return squared_error(self.pooled)
+        """Sum of squared differences from the PSTH over the concatenated clips, (N,)."""
+        pooled = self.pooled
+        gap = pooled.mean_x - pooled.mean_y
+        return (pooled.xx + pooled.yy - 2 * pooled.xy).clamp(min=0) + pooled.count * gap * gap
+
+    @property
+    def single_repeat(self) -> Tensor:
+        """Neurons without a bin that was recorded twice, bool (N,): their correlation cannot be corrected."""
+        return self.powers.bins == 0
+
+    def correlation(self, centring: str = "concat") -> Tensor:
+        """Raw correlation (N,) on the concatenated clips, or around each clip's means ("clip")."""
+        if centring != "clip":
+            return self.pooled.correlation()
+        raw = self.prediction.raw
+        weight = raw.count / (raw.count - 1).clamp(min=1)  # clips weigh as their bins
+        sums = ((weight * products).sum(0) for products in (raw.xx, raw.yy, raw.xy))
+        return PairMoments(self.pooled.count, self.pooled.mean_x, self.pooled.mean_y, *sums).correlation()
 
     def cc_norm(self, centring: str) -> Tensor:
-        """Noise-corrected correlation, (N,); the raw one where no bin was repeated."""
-        return noise_corrected(self.moments, self.parts, self.totals, centring)
+        """Noise-corrected correlation ``Cov(pred, psth) / sqrt(Var(pred) SP)``, (N,); Schoppe et al. (2016).
+
+        Variance, covariance and signal power SP are taken over the bins with two repeats. Neurons without
+        such bins get the raw correlation.
+        """
+        signal_power, noise_power = self.powers.powers(centring)
+        squares, products, freedom, count = self._sums(centring)
+        var, cov = squares / freedom, products / freedom
+        cc_norm = cov / (var.sqrt() * signal_power.sqrt())  # of the roots: tiny products may underflow
+        defined = is_reliable(signal_power, noise_power) & ~is_constant(squares, self.pooled.mean_x, count)
+        return torch.where(self.single_repeat, self.pooled.correlation(), keep_where(defined, cc_norm))
+
+    def _sums(self, centring: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Centred squares of the prediction, products with the PSTH, degrees of freedom, bins; each (N,)."""
+        prediction, bins = self.prediction, self.clips.n_bins
+        unused = torch.zeros_like(bins)
+        if centring == "clip":
+            weight = torch.where(bins > 1, bins, unused)
+            count = weight.sum(0)
+            squares, products = (weight * prediction.variance).sum(0), (weight * prediction.covariance).sum(0)
+            return squares, products, count.clamp(min=1), count
+        pooled = self.pooled
+        if centring == "concat":
+            within = (bins - 1).clamp(min=0)
+            pooled = PairMoments(
+                bins,
+                torch.where(bins > 0, prediction.pair_mean, unused),
+                self.clips.mean,
+                within * prediction.variance,
+                unused,
+                within * prediction.covariance,
+            ).pool(0)
+        return pooled.xx, pooled.xy, (pooled.count - 1).clamp(min=1), pooled.count

@@ -1,4 +1,10 @@
-"""Noise ceilings: the best correlation with the PSTH that any model could reach on these repeats."""
+"""Noise ceilings: the best correlation with the PSTH that any model could reach on these repeats.
+
+``"power"``: ``sqrt(SP / Var(psth))`` from the signal power (Schoppe et al. 2016, 10.3389/fncom.2016.00010).
+``"split"``: the correlation rho between the PSTHs of random halves of the repeats, extrapolated to all
+repeats by Spearman-Brown, ``sqrt(k rho / (1 + (k - 1) rho))`` (Hsu et al. 2004, 10.1088/0954-898X_15_2_002).
+Intervals come from a bootstrap over repeats and clips.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +12,296 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
-    accumulator_dtype,
-    check_bootstrap,
-    check_centring,
-    check_choice,
-    check_mask,
-    check_n_splits,
-    check_responses,
-    check_rows,
-    repeat_validity,
-)
+from deepSTRF._validation import check_choice
 from deepSTRF.metrics._statistics import (
     BYTES_PER_VALUE,
-    ClipParts,
-    PairBlock,
+    ClipPowers,
+    ClipResponses,
     PairMoments,
-    RepeatTotals,
-    clip_target,
+    PooledPowers,
+    RepeatPairs,
+    accumulator_dtype,
+    check_centring,
+    check_responses,
+    check_tensor,
     is_constant,
     keep_where,
     row_blocks,
+    valid_samples,
 )
 
-__all__ = ["Ceiling", "ceiling", "compute_CCmax", "compute_TTRC"]
+__all__ = ["ceiling", "compute_CCmax", "compute_TTRC"]
+
+METHODS = ("power", "split")
+RESAMPLED = ("both", "repeats", "clips")
+#: Half-splits by default: all there are of ten repeats, C(10, 5) / 2, and the published choice for more.
+N_SPLITS = 126
+N_BOOTSTRAP = 500  # percentile bounds of a 95 % interval to about a tenth of its width
+SEED_STRIDE = 1_000_003  # a prime: the seeds of different clips don't meet
+RAGGED_BLOCK_BYTES = 64 * 2**20
+DESIGN_BYTES = 16 * 2**20
+#: Of a repeat's variance: what is left of a half whose repeats cancel to rounding error.
+NEGLIGIBLE_HALF = 1e-13
+
+
+def check_n_splits(n_splits: int) -> None:
+    """Raise ValueError unless there is at least one half-split."""
+    if n_splits < 1:
+        raise ValueError(f"n_splits is a whole number >= 1, got {n_splits!r}; the default is 126")
+
+
+def check_bootstrap(n_bootstrap: int, confidence: float, resample: str) -> None:
+    """Raise unless the options of a bootstrap make sense."""
+    if n_bootstrap < 0:
+        raise ValueError(f"n_bootstrap is a whole number >= 0 (0: no interval), got {n_bootstrap!r}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is a fraction between 0 and 1, got {confidence!r}; the default is 0.95")
+    check_choice("resample", resample, RESAMPLED)
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """A noise ceiling per neuron with its bootstrap interval.
+
+    Parameters
+    ----------
+    value : Tensor, shape (N,)
+        Ceiling on the correlation with the PSTH of all repeats; NaN where there is no positive signal power,
+        or no bin was recorded twice.
+    low, high : Tensor, shape (N,)
+        Bounds of the interval; NaN without a bootstrap.
+    method, centring, resample : str
+        How it was computed.
+    confidence : float
+        Coverage of the interval.
+    n_bootstrap : int
+        Number of resamples; 0 for no interval.
+    """
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+    method: str
+    centring: str
+    resample: str
+    confidence: float
+    n_bootstrap: int
+
+
+def ceiling(
+    responses: Tensor,
+    mask: Tensor | None = None,
+    *,
+    method: str = "power",
+    centring: str = "concat",
+    n_bootstrap: int = N_BOOTSTRAP,
+    resample: str = "both",
+    confidence: float = 0.95,
+    n_splits: int = N_SPLITS,
+    seed: int = 0,
+) -> Ceiling:
+    """Noise ceiling per neuron, with a bootstrap interval.
+
+    ``method="power"``: ``sqrt(SP / Var(psth))``, the ceiling that `normalized_corrcoef` divides by.
+    ``"split"``: random half-splits with Spearman-Brown (`compute_CCmax`). On concatenated clips both
+    estimate the same quantity. With ``centring="clip"`` the half-split ceiling is by definition a mean over
+    clips, each with its own ceiling, and differs from that of pooled powers when clips differ in reliability.
+
+    The interval holds percentiles over resamples, computed from the covariances between repeats. Repeats are
+    drawn with replacement within each clip, and only distinct original repeats are paired, so that copies are
+    not taken for signal; clips are drawn with replacement. A resample without positive signal power counts as
+    ceiling 0. With two or three repeats, or few clips, there is little to resample and the interval is too
+    narrow; resampling both errs on the wide side.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (B, N, R, T)
+        Single repeats, one clip per batch entry, NaN where nothing was recorded.
+    mask : Tensor of bool, optional
+        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
+    method : {"power", "split"}
+        Which estimate.
+    centring : {"concat", "clip"}
+        On the concatenated clips, or around each clip's own mean.
+    n_bootstrap : int
+        Number of resamples; 0 leaves the interval out.
+    resample : {"both", "repeats", "clips"}
+        What is drawn with replacement.
+    confidence : float
+        Coverage of the interval.
+    n_splits : int
+        Number of half-splits ("split" only).
+    seed : int
+        Seed of splits and resamples (generators of their own).
+
+    Returns
+    -------
+    Ceiling
+        Values and bounds, shape (N,) each.
+
+    Raises
+    ------
+    ValueError
+        When a shape or an option is wrong.
+    TypeError
+        When ``mask`` is not bool.
+
+    References
+    ----------
+    Schoppe et al. (2016), 10.3389/fncom.2016.00010.
+    Hsu, Borst and Theunissen (2004), 10.1088/0954-898X_15_2_002.
+    Efron and Tibshirani (1993), An Introduction to the Bootstrap, 10.1007/978-1-4899-4541-9.
+
+    Examples
+    --------
+    >>> import torch
+    >>> generator = torch.manual_seed(0)
+    >>> signal = torch.randn(4, 1, 1, 300)
+    >>> found = ceiling(signal + torch.randn(4, 1, 8, 300))  # true ceiling sqrt(1 / (1 + 1 / 8)) = 0.943
+    >>> round(found.value.item(), 2), bool(found.low < 0.943 < found.high)
+    (0.94, True)
+    """
+    check_responses(responses, mask)
+    check_choice("method", method, METHODS)
+    check_centring(centring)
+    check_n_splits(n_splits)
+    check_bootstrap(n_bootstrap, confidence, resample)
+    responses = responses.detach()
+    valid = valid_samples(responses, mask)
+    clips = ClipResponses.of(responses, mask).powers.unflatten(*responses.shape[:2])
+    value = PooledPowers.of(clips).ceiling(centring)
+    low = high = torch.full_like(value, torch.nan)
+    splits = SplitCeiling(centring, n_splits, seed) if method == "split" else None
+    bootstrap = None
+    if n_bootstrap:
+        average = method == "split" and centring == "clip"
+        bootstrap = CeilingBootstrap(len(responses), n_bootstrap, resample, centring, seed, average)
+    for clip in range(len(responses) if splits or bootstrap else 0):
+        groups = RepeatGroups.of(responses[clip], None if valid is None else valid[clip])
+        if splits:
+            splits.add(groups)
+        if bootstrap:
+            bootstrap.add(groups, clips.map(lambda values, index=clip: values[index]))
+    if splits:
+        value = splits.value()
+    if bootstrap:
+        low, high = bootstrap.interval(confidence)
+    return Ceiling(value, low, high, method, centring, resample, confidence, n_bootstrap)
+
+
+def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) -> Tensor:
+    """Half-split ceiling of every series: how well the mean of all repeats could be predicted.
+
+    The repeats are split at random into halves, the half-PSTHs correlated, the correlations averaged over
+    splits and extrapolated from a half to all R repeats (Spearman-Brown). With an odd number every split
+    leaves out another repeat. When there are at most ``n_splits`` distinct splits all of them are used; more
+    are never formed.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (B, R, T)
+        B series of R repeats, NaN where nothing was recorded.
+    n_splits : int
+        Number of splits; 126 is all there are of ten repeats.
+    seed : int
+        Seed of the random splits (a generator of its own).
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Ceiling in (0, 1]; 1 for a single repeat (nothing is known), NaN where halves don't correlate
+        positively.
+
+    Raises
+    ------
+    ValueError
+        When ``responses`` is not (B, R, T) or ``n_splits`` is below 1.
+
+    References
+    ----------
+    Hsu, Borst and Theunissen (2004), 10.1088/0954-898X_15_2_002.
+
+    Examples
+    --------
+    >>> import torch
+    >>> repeats = torch.rand(1, 1, 50, generator=torch.manual_seed(0)).expand(1, 6, 50)
+    >>> compute_CCmax(repeats)
+    tensor([1.], dtype=torch.float64)
+    """
+    check_n_splits(n_splits)
+    valid, n_repeats = _checked_rows(responses)
+    moments = split_moments(RepeatGroups.of(responses, valid), n_splits, seed)
+    ceilings = spearman_brown(mean_half_correlation(moments.halves, moments.n_used), moments.ratio)
+    return torch.where(n_repeats == 1, 1.0, ceilings)
+
+
+def compute_TTRC(responses: Tensor) -> Tensor:
+    """Trial-to-trial correlation: the mean correlation between pairs of distinct repeats.
+
+    Repeats recorded in different bins are compared on their common bins. A repeat without any variance (a
+    silent trial) has no correlation with the others: its pairs count as 0.
+
+    Parameters
+    ----------
+    responses : Tensor, shape (B, R, T)
+        B series of R repeats, NaN where nothing was recorded.
+
+    Returns
+    -------
+    Tensor, shape (B,)
+        Mean correlation; 1 for a single repeat (nothing is known), NaN when all repeats are constant.
+
+    Raises
+    ------
+    ValueError
+        When ``responses`` is not (B, R, T).
+
+    References
+    ----------
+    Pennington and David (2023), 10.1371/journal.pcbi.1011110.
+
+    Examples
+    --------
+    >>> import torch
+    >>> compute_TTRC(torch.tensor([[[0.0, 1.0, 2.0], [0.0, 2.0, 4.0], [2.0, 1.0, 0.0]]]))
+    tensor([-0.3333], dtype=torch.float64)
+    """
+    valid, n_repeats = _checked_rows(responses)
+    if valid is None:
+        covariance, _, count = gram(responses, None)
+        variance = covariance.diagonal(dim1=1, dim2=2).unsqueeze(2).expand_as(covariance)
+        distinct = ~torch.eye(responses.shape[1], dtype=torch.bool, device=responses.device)
+        usable = distinct & (count > 1)[:, None, None]
+    else:
+        pairs = RepeatPairs.of(responses, valid)
+        covariance, variance, usable = pairs.covariance(), pairs.variance(), pairs.usable
+    root = variance.clamp(min=0).sqrt()
+    product = root * root.mT
+    varies = product > 0
+    correlation = torch.where(varies, covariance / torch.where(varies, product, 1.0), 0.0)
+    mean = torch.where(usable, correlation, 0.0).sum((1, 2)) / usable.sum((1, 2)).clamp(min=1)
+    known = keep_where((varies & usable).any(2).any(1), mean)
+    return torch.where(n_repeats == 1, 1.0, known)
+
+
+def _checked_rows(responses: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Check (B, R, T) responses; return the samples that count, None when all do, and the repeats (B,)."""
+    check_tensor("responses", responses)
+    if responses.ndim != 3:
+        raise ValueError(
+            f"responses has shape (B, R, T): B series of R repeats and T bins; got shape "
+            f"{tuple(responses.shape)}. For (B, N, R, T) use ceiling or normalized_corrcoef"
+        )
+    valid = valid_samples(responses.unsqueeze(1), None)
+    if valid is None:
+        return None, torch.full((len(responses),), responses.shape[1], device=responses.device)
+    return valid[:, 0], valid[:, 0].any(2).sum(1)
+
 
 # ------------------------------------------------------------------------------
 # Rows of one clip grouped by how many repeats they hold, with the products of their repeats.
@@ -133,26 +401,73 @@ def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor
 
 
 # ------------------------------------------------------------------------------
-# Random half-splits of repeats: the moments of both halves for every split, without forming the halves.
+# Half-split ceilings: the moments of both halves for every split, without forming the halves.
 #
 # With the centred repeats Z (R, T) and half-PSTHs ``a @ Z`` and ``b @ Z``, variances and covariances of the
 # halves are quadratic forms of ``Z @ Z.T``. One (rows, R * R) @ (R * R, 3 * splits) product serves every
-# split
-# of every neuron and clip, so 126 splits cost less than reading the data once. Repeats that were recorded in
-# different bins have no such matrix; their halves are formed, a few rows at a time.
+# split of every neuron and clip, so 126 splits cost less than reading the data once. Repeats that were
+# recorded in different bins have no such matrix; their halves are formed, a few rows at a time.
 
 
-RAGGED_BLOCK_BYTES = 64 * 2**20
-DESIGN_BYTES = 16 * 2**20
-NEGLIGIBLE_HALF = (
-    1e-13  # of a repeat's variance: what is left of a half whose repeats cancel to rounding error
-)
-# Number of splits by default: all there are of ten repeats, C(10, 5) / 2, and the published choice for more.
-N_SPLITS = 126
+class SplitCeiling:
+    """Half-split ceiling of N neurons; clips come one at a time and are not kept.
+
+    ``centring="clip"``: a ceiling per clip, then their mean, weighing as the clips' bins; clips whose halves
+    don't correlate positively are left out. ``"concat"``: the halves of all clips are concatenated, split by
+    split.
+    """
+
+    def __init__(self, centring: str, n_splits: int, seed: int) -> None:
+        self.centring = centring
+        self.n_splits = n_splits
+        self.seed = seed
+        self._halves: PairMoments | None = None
+        self._n_used: Tensor | None = None
+        self._sums: list[Tensor] = []
+
+    def add(self, groups: RepeatGroups) -> None:
+        """Take in the repeats of one clip."""
+        moments = split_moments(groups, self.n_splits, self.seed)
+        bins = moments.halves.count.mean(1)
+        if self.centring != "concat":
+            clip_ceiling = spearman_brown(
+                mean_half_correlation(moments.halves, moments.n_used), moments.ratio
+            )
+            # A NaN sample that a mask calls valid has to show; an unreliable clip is left out.
+            poisoned = torch.isnan(moments.halves.xy).any(1)
+            weight = torch.where(torch.isnan(clip_ceiling) & ~poisoned, 0.0, bins)
+            self._accumulate([weight, torch.where(weight > 0, weight * clip_ceiling, 0.0)])
+            return
+        used = torch.where(bins > 0, moments.n_used, self.n_splits)
+        self._n_used = used if self._n_used is None else torch.minimum(self._n_used, used)
+        self._halves = moments.halves if self._halves is None else self._halves.merge(moments.halves)
+        self._accumulate([bins, bins * moments.ratio])
+
+    def _accumulate(self, values: list[Tensor]) -> None:
+        self._sums = (
+            [old + new for old, new in zip(self._sums, values, strict=True)] if self._sums else values
+        )
+
+    def value(self) -> Tensor:
+        """The ceiling, (N,); NaN where there is none."""
+        weight, weighted = self._sums
+        mean = keep_where(weight > 0, weighted / torch.where(weight > 0, weight, 1.0))
+        if self._halves is None or self._n_used is None:
+            return mean
+        return spearman_brown(mean_half_correlation(self._halves, self._n_used), mean)
 
 
-@dataclass(frozen=True)
-class HalfSplits:
+def half_split_ceiling(
+    responses: Tensor, valid: Tensor | None, centring: str, n_splits: int, seed: int
+) -> Tensor:
+    """Half-split ceiling (N,) of (B, N, R, T) responses."""
+    sums = SplitCeiling(centring, n_splits, seed)
+    for clip in range(len(responses)):
+        sums.add(RepeatGroups.of(responses[clip], None if valid is None else valid[clip]))
+    return sums.value()
+
+
+class HalfSplits(NamedTuple):
     """Splits of R repeats into two halves.
 
     ``first`` and ``second`` (S, R) weights, 1 / h on the h repeats of the half; ``n_used`` how many of the S
@@ -210,24 +525,20 @@ def spearman_brown(reliability: Tensor, ratio: Tensor | float) -> Tensor:
     return keep_where(reliability > 0, (ratio * positive / (1 + (ratio - 1) * positive)).sqrt())
 
 
-@dataclass(frozen=True)
-class SplitMoments:
+class SplitMoments(NamedTuple):
     """Moments of the two halves, fields of ``halves`` (K, S); ``n_used`` and ``ratio`` (K,)."""
 
     halves: PairMoments
     n_used: Tensor
     ratio: Tensor
 
-    def reliability(self) -> Tensor:
-        """Mean correlation between halves, (K,); a constant half shares nothing with the other: 0.
-
-        NaN where all repeats are constant, or there are fewer than two bins.
-        """
-        return mean_half_correlation(self.halves, self.n_used)
-
 
 def mean_half_correlation(halves: PairMoments, n_used: Tensor) -> Tensor:
-    """Average the (K, S) correlations over the first ``n_used`` (K,) splits."""
+    """Mean correlation between halves over the first ``n_used`` (K,) of S splits, (K,).
+
+    The correlation with a constant half counts as 0. NaN where all repeats are constant, or there are fewer
+    than two bins.
+    """
     correlation = halves.correlation()
     varies = ~is_constant(halves.xx, halves.mean_x, halves.count) | ~is_constant(
         halves.yy, halves.mean_y, halves.count
@@ -304,66 +615,6 @@ def _formed_moments(responses: Tensor, samples: Tensor, splits: HalfSplits) -> l
 
 
 # ------------------------------------------------------------------------------
-# Half-split ceilings accumulated clip by clip.
-
-
-class SplitCeiling:
-    """Half-split ceiling of N neurons; clips come one at a time and are not kept.
-
-    ``centring="clip"``: a ceiling per clip, then their mean, weighing as the clips' bins; clips whose halves
-    don't correlate positively are left out. ``"concat"``: the halves of all clips are concatenated, split by
-    split.
-    """
-
-    def __init__(self, centring: str, n_splits: int, seed: int) -> None:
-        self.centring = centring
-        self.n_splits = n_splits
-        self.seed = seed
-        self._halves: PairMoments | None = None
-        self._n_used: Tensor | None = None
-        self._sums: list[Tensor] = []
-
-    def add(self, groups: RepeatGroups) -> None:
-        """Take in the repeats of one clip."""
-        moments = split_moments(groups, self.n_splits, self.seed)
-        bins = moments.halves.count.mean(1)
-        if self.centring != "concat":
-            clip_ceiling = spearman_brown(moments.reliability(), moments.ratio)
-            # A NaN sample that a mask calls valid has to show; an unreliable clip is left out.
-            poisoned = torch.isnan(moments.halves.xy).any(1)
-            weight = torch.where(torch.isnan(clip_ceiling) & ~poisoned, 0.0, bins)
-            self._accumulate([weight, torch.where(weight > 0, weight * clip_ceiling, 0.0)])
-            return
-        used = torch.where(bins > 0, moments.n_used, self.n_splits)
-        self._n_used = used if self._n_used is None else torch.minimum(self._n_used, used)
-        self._halves = moments.halves if self._halves is None else self._halves.merge(moments.halves)
-        self._accumulate([bins, bins * moments.ratio])
-
-    def _accumulate(self, values: list[Tensor]) -> None:
-        self._sums = (
-            [old + new for old, new in zip(self._sums, values, strict=True)] if self._sums else values
-        )
-
-    def value(self) -> Tensor:
-        """The ceiling, (N,); NaN where there is none."""
-        weight, weighted = self._sums
-        mean = keep_where(weight > 0, weighted / torch.where(weight > 0, weight, 1.0))
-        if self._halves is None or self._n_used is None:
-            return mean
-        return spearman_brown(mean_half_correlation(self._halves, self._n_used), mean)
-
-
-def half_split_ceiling(
-    responses: Tensor, valid: Tensor | None, centring: str, n_splits: int, seed: int
-) -> Tensor:
-    """Half-split ceiling (N,) of (B, N, R, T) responses."""
-    sums = SplitCeiling(centring, n_splits, seed)
-    for clip in range(len(responses)):
-        sums.add(RepeatGroups.of(responses[clip], None if valid is None else valid[clip]))
-    return sums.value()
-
-
-# ------------------------------------------------------------------------------
 # Bootstrap of the noise ceiling over repeats and clips, clip by clip and for all neurons at once.
 #
 # A resampled set of repeats is a vector of counts c. Signal and noise power of the resample are means over
@@ -372,31 +623,19 @@ def half_split_ceiling(
 # product serves all resamples of all neurons.
 
 
-SEED_STRIDE = 1_000_003  # a prime: the seeds of different clips don't meet
-
-
-@dataclass(frozen=True)
-class PairMatrices:
-    """Pairs of repeats, each (K, R, R): covariance, half the variance of the difference, whether usable."""
-
-    covariance: Tensor
-    noise: Tensor
-    pairs: Tensor
-
-
-def pair_matrices(group: RepeatGroup) -> PairMatrices:
-    """Pairs of repeats of the rows of a group."""
+def pair_matrices(group: RepeatGroup) -> tuple[Tensor, Tensor, Tensor]:
+    """Covariance of pairs of repeats, half the variance of their difference, whether usable: (K, R, R)."""
     product, count = group.product, group.count
     covariance = product / (count - 1).clamp(min=1)[:, None, None]
     variance = covariance.diagonal(dim1=1, dim2=2)
     noise = (variance.unsqueeze(1) + variance.unsqueeze(2)) / 2 - covariance
     distinct = ~torch.eye(product.shape[1], dtype=torch.bool, device=product.device)
-    pairs = distinct & (count > 1)[:, None, None]
+    usable = distinct & (count > 1)[:, None, None]
     if group.ragged is not None and group.samples is not None:
-        block = PairBlock.of(group.responses[group.ragged], group.samples[group.ragged])
-        covariance[group.ragged], noise[group.ragged] = block.covariance_and_noise()
-        pairs[group.ragged] = block.pairs
-    return PairMatrices(covariance, noise, pairs)
+        pairs = RepeatPairs.of(group.responses[group.ragged], group.samples[group.ragged])
+        covariance[group.ragged], noise[group.ragged] = pairs.covariance_and_noise()
+        usable[group.ragged] = pairs.usable
+    return covariance, noise, usable
 
 
 class CeilingBootstrap:
@@ -442,19 +681,19 @@ class CeilingBootstrap:
         generator = torch.Generator().manual_seed(self.seed + SEED_STRIDE * (1 + self._clip) + n_repeats)
         return self._draw(n_repeats, generator).to(like)
 
-    def add(self, groups: RepeatGroups, parts: ClipParts) -> None:
-        """Take in the next clip: its groups of repeats and its parts (N,)."""
+    def add(self, groups: RepeatGroups, clip: ClipPowers) -> None:
+        """Take in the next clip: its groups of repeats and its powers (N,)."""
         blank = torch.zeros(self.n_bootstrap, groups.n_rows, dtype=groups.dtype, device=groups.device)
         table = [blank.clone() for _ in range(6)]
-        self._remember_reference(parts)
+        self._remember_reference(clip)
         for group in groups.groups:
-            columns = self._group(pair_matrices(group), self._repeat_means(parts, group))
+            columns = self._group(*pair_matrices(group), self._repeat_means(clip, group))
             for column, values in zip(table, columns, strict=True):
                 column[:, group.rows] = values.expand(self.n_bootstrap, -1)
         known, signal, noise, mean, product, spread = table
         weight = self._weights[:, self._clip].to(known).unsqueeze(1) * known
         self._clip += 1
-        bins, repeats = parts.n_bins, parts.n_repeats.clamp(min=1)
+        bins, repeats = clip.n_bins, clip.n_repeats.clamp(min=1)
         if self.centring != "concat":
             factor = torch.where(bins > 1, bins, torch.zeros_like(bins)) * weight
             sums = [factor, factor * signal, factor * noise / repeats]
@@ -473,42 +712,42 @@ class CeilingBootstrap:
             ]
         self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
 
-    def _remember_reference(self, parts: ClipParts) -> None:
+    def _remember_reference(self, clip: ClipPowers) -> None:
         """Measure clip means from the first one a neuron has, so that an offset costs no digits."""
-        known = parts.n_bins > 0
-        first = torch.where(known, parts.mean, torch.full_like(parts.mean, torch.nan))
+        known = clip.n_bins > 0
+        first = torch.where(known, clip.mean, torch.full_like(clip.mean, torch.nan))
         self._reference = (
             first
             if self._reference is None
             else torch.where(torch.isnan(self._reference), first, self._reference)
         )
 
-    def _repeat_means(self, parts: ClipParts, group: RepeatGroup) -> Tensor:
+    def _repeat_means(self, clip: ClipPowers, group: RepeatGroup) -> Tensor:
         """Means of the repeats in a group, (k, R), relative to the reference.
 
         For repeats that differ in their bins: the PSTH's mean plus what the repeat deviates on its own bins.
         """
         mean = group.mean
-        reference = torch.zeros_like(parts.mean) if self._reference is None else self._reference
+        reference = torch.zeros_like(clip.mean) if self._reference is None else self._reference
         if group.ragged is not None and group.samples is not None:
             samples = group.samples[group.ragged].to(mean)
             values = torch.where(group.samples[group.ragged], group.responses[group.ragged].to(mean), 0.0)
             psth = values.sum(1, keepdim=True) / samples.sum(1, keepdim=True).clamp(min=1)
             deviation = ((values - psth) * samples).sum(2) / samples.sum(2).clamp(min=1)
             mean = mean.index_copy(
-                0, group.ragged, parts.mean[group.rows][group.ragged].unsqueeze(1) + deviation
+                0, group.ragged, clip.mean[group.rows][group.ragged].unsqueeze(1) + deviation
             )
         return mean - torch.nan_to_num(reference[group.rows]).unsqueeze(1)
 
-    def _group(self, matrices: PairMatrices, means: Tensor) -> list[Tensor]:
+    def _group(self, covariance: Tensor, noise: Tensor, usable: Tensor, means: Tensor) -> list[Tensor]:
         """Resampled quantities of rows with one number of repeats, each (n_bootstrap or 1, K)."""
         counts = self._counts(means.shape[1], means)
         design = (counts.unsqueeze(2) * counts.unsqueeze(1)).flatten(1)
-        weight = design @ matrices.pairs.to(means).flatten(1).mT
+        weight = design @ usable.to(means).flatten(1).mT
         safe = torch.where(weight > 0, weight, torch.ones_like(weight))
 
         def average(values: Tensor) -> Tensor:
-            return design @ torch.where(matrices.pairs, values, 0.0).flatten(1).mT / safe
+            return design @ torch.where(usable, values, 0.0).flatten(1).mT / safe
 
         product = means.unsqueeze(1) * means.unsqueeze(2)
         gap = (means.unsqueeze(1) - means.unsqueeze(2)).square() / (2 * means.shape[1])
@@ -516,8 +755,8 @@ class CeilingBootstrap:
         known = (weight > 0).to(means)
         return [
             known,
-            average(matrices.covariance),
-            average(matrices.noise),
+            average(covariance),
+            average(noise),
             mean,
             average(product),
             average(gap),
@@ -551,253 +790,3 @@ def _share(signal: Tensor, noise: Tensor) -> Tensor:
     positive = signal > 0
     share = signal / torch.where(positive, signal + noise.clamp(min=0), torch.ones_like(signal))
     return torch.where(positive, share, torch.zeros_like(share))
-
-
-# ------------------------------------------------------------------------------
-
-METHODS = ("power", "split")
-N_BOOTSTRAP = 500  # percentile bounds of a 95 % interval to about a tenth of its width
-
-
-def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) -> Tensor:
-    """Half-split ceiling of every series: how well the mean of all repeats could be predicted.
-
-    The repeats are split at random into halves, the half-PSTHs correlated, the correlations averaged over
-    splits and extrapolated from a half to all R repeats (Spearman-Brown). With an odd number every split
-    leaves out another repeat. When there are at most ``n_splits`` distinct splits all of them are used; more
-    are never formed.
-
-    Parameters
-    ----------
-    responses : Tensor, shape (B, R, T)
-        B series of R repeats, NaN where nothing was recorded.
-    n_splits : int
-        Number of splits; 126 is all there are of ten repeats.
-    seed : int
-        Seed of the random splits (a generator of its own).
-
-    Returns
-    -------
-    Tensor, shape (B,)
-        Ceiling in (0, 1]; 1 for a single repeat (nothing is known), NaN where halves don't correlate
-        positively.
-
-    Raises
-    ------
-    ValueError
-        When ``responses`` is not (B, R, T) or ``n_splits`` is below 1.
-
-    References
-    ----------
-    Hsu, Borst and Theunissen (2004), 10.1088/0954-898X_15_2_002.
-
-    Examples
-    --------
-    >>> import torch
-    >>> repeats = torch.rand(1, 1, 50, generator=torch.manual_seed(0)).expand(1, 6, 50)
-    >>> compute_CCmax(repeats)
-    tensor([1.], dtype=torch.float64)
-    """
-    check_rows(responses)
-    check_n_splits(n_splits)
-    samples, valid = repeat_validity(responses.unsqueeze(1), None)
-    recorded = None if valid is None else valid[:, 0]
-    moments = split_moments(RepeatGroups.of(samples[:, 0], recorded), n_splits, seed)
-    return torch.where(
-        _number_of_repeats(responses, recorded) == 1,
-        1.0,
-        spearman_brown(moments.reliability(), moments.ratio),
-    )
-
-
-def _number_of_repeats(responses: Tensor, recorded: Tensor | None) -> Tensor:
-    if recorded is None:
-        return torch.full((len(responses),), responses.shape[1], device=responses.device)
-    return recorded.any(2).sum(1)
-
-
-def compute_TTRC(responses: Tensor) -> Tensor:
-    """Trial-to-trial correlation: the mean correlation between pairs of distinct repeats.
-
-    Repeats recorded in different bins are compared on their common bins. A repeat without any variance (a
-    silent trial) shares nothing with the others: its pairs count as 0.
-
-    Parameters
-    ----------
-    responses : Tensor, shape (B, R, T)
-        B series of R repeats, NaN where nothing was recorded.
-
-    Returns
-    -------
-    Tensor, shape (B,)
-        Mean correlation; 1 for a single repeat (nothing is known), NaN when all repeats are constant.
-
-    Raises
-    ------
-    ValueError
-        When ``responses`` is not (B, R, T).
-
-    References
-    ----------
-    Pennington and David (2023), 10.1371/journal.pcbi.1011110.
-
-    Examples
-    --------
-    >>> import torch
-    >>> compute_TTRC(torch.tensor([[[0.0, 1.0, 2.0], [0.0, 2.0, 4.0], [2.0, 1.0, 0.0]]]))
-    tensor([-0.3333], dtype=torch.float64)
-    """
-    check_rows(responses)
-    samples, valid = repeat_validity(responses.unsqueeze(1), None)
-    if valid is None:
-        covariance, _, count = gram(samples[:, 0], None)
-        variance = covariance.diagonal(dim1=1, dim2=2).unsqueeze(2).expand_as(covariance)
-        distinct = ~torch.eye(responses.shape[1], dtype=torch.bool, device=responses.device)
-        pairs = distinct & (count > 1)[:, None, None]
-    else:
-        block = PairBlock.of(samples[:, 0], valid[:, 0])
-        covariance, variance, pairs = block.covariance(), block.variance(), block.pairs
-    root = variance.clamp(min=0).sqrt()
-    product = root * root.mT
-    varies = product > 0
-    correlation = torch.where(varies, covariance / torch.where(varies, product, 1.0), 0.0)
-    mean = torch.where(pairs, correlation, 0.0).sum((1, 2)) / pairs.sum((1, 2)).clamp(min=1)
-    known = keep_where((varies & pairs).any(2).any(1), mean)
-    return torch.where(_number_of_repeats(responses, None if valid is None else valid[:, 0]) == 1, 1.0, known)
-
-
-@dataclass(frozen=True)
-class Ceiling:
-    """A noise ceiling per neuron with its bootstrap interval.
-
-    Parameters
-    ----------
-    value : Tensor, shape (N,)
-        Ceiling on the correlation with the PSTH of all repeats; NaN where there is no positive signal power,
-        or no bin was recorded twice.
-    low, high : Tensor, shape (N,)
-        Bounds of the interval; NaN without a bootstrap.
-    method, centring, resample : str
-        How it was computed.
-    confidence : float
-        Coverage of the interval.
-    n_bootstrap : int
-        Number of resamples; 0 for no interval.
-
-    Examples
-    --------
-    >>> import torch
-    >>> nothing = torch.tensor([torch.nan])
-    >>> Ceiling(torch.tensor([0.8]), nothing, nothing, "power", "concat", "both", 0.95, 0).value
-    tensor([0.8000])
-    """
-
-    value: Tensor
-    low: Tensor
-    high: Tensor
-    method: str
-    centring: str
-    resample: str
-    confidence: float
-    n_bootstrap: int
-
-
-def ceiling(
-    responses: Tensor,
-    mask: Tensor | None = None,
-    *,
-    method: str = "power",
-    centring: str = "concat",
-    n_bootstrap: int = N_BOOTSTRAP,
-    resample: str = "both",
-    confidence: float = 0.95,
-    n_splits: int = N_SPLITS,
-    seed: int = 0,
-) -> Ceiling:
-    """Noise ceiling per neuron, with a bootstrap interval.
-
-    ``method="power"``: ``sqrt(SP / Var(psth))``, the ceiling that `normalized_corrcoef` divides by.
-    ``"split"``: random half-splits with Spearman-Brown (`compute_CCmax`). On concatenated clips both
-    estimate the same quantity. With ``centring="clip"`` the half-split ceiling is by definition a mean over
-    clips, each with its own ceiling, and differs from that of pooled powers when clips differ in reliability.
-
-    The interval holds percentiles over resamples, computed from the covariances between repeats. Repeats are
-    drawn with replacement within each clip, and only distinct original repeats are paired, so that copies are
-    not taken for signal; clips are drawn with replacement. A resample without positive signal power counts as
-    ceiling 0. With two or three repeats, or few clips, there is little to resample and the interval is too
-    narrow; resampling both errs on the wide side.
-
-    Parameters
-    ----------
-    responses : Tensor, shape (B, N, R, T)
-        Single repeats, one clip per batch entry, NaN where nothing was recorded.
-    mask : Tensor of bool, optional
-        True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
-    method : {"power", "split"}
-        Which estimate.
-    centring : {"concat", "clip"}
-        On the concatenated clips, or around each clip's own mean.
-    n_bootstrap : int
-        Number of resamples; 0 leaves the interval out.
-    resample : {"both", "repeats", "clips"}
-        What is drawn with replacement.
-    confidence : float
-        Coverage of the interval.
-    n_splits : int
-        Number of half-splits ("split" only).
-    seed : int
-        Seed of splits and resamples (generators of their own).
-
-    Returns
-    -------
-    Ceiling
-        Values and bounds, shape (N,) each.
-
-    Raises
-    ------
-    ValueError
-        When a shape or an option is wrong.
-    TypeError
-        When ``mask`` is not bool.
-
-    References
-    ----------
-    Schoppe et al. (2016), 10.3389/fncom.2016.00010.
-    Hsu, Borst and Theunissen (2004), 10.1088/0954-898X_15_2_002.
-    Efron and Tibshirani (1993), An Introduction to the Bootstrap, 10.1007/978-1-4899-4541-9.
-
-    Examples
-    --------
-    >>> import torch
-    >>> generator = torch.manual_seed(0)
-    >>> signal = torch.randn(4, 1, 1, 300)
-    >>> found = ceiling(signal + torch.randn(4, 1, 8, 300))  # true ceiling sqrt(1 / (1 + 1 / 8)) = 0.943
-    >>> round(found.value.item(), 2), bool(found.low < 0.943 < found.high)
-    (0.94, True)
-    """
-    check_responses(responses)
-    check_mask(mask, responses)
-    check_choice("method", method, METHODS)
-    check_centring(centring)
-    check_n_splits(n_splits)
-    check_bootstrap(n_bootstrap, confidence, resample)
-    samples, valid = repeat_validity(responses.detach(), mask)
-    parts = clip_target(responses.detach(), mask).parts.unflatten(*responses.shape[:2])
-    value = RepeatTotals.of(parts).ceiling(centring)
-    low = high = torch.full_like(value, torch.nan)
-    splits = SplitCeiling(centring, n_splits, seed) if method == "split" else None
-    bootstrap = None
-    if n_bootstrap:
-        average = method == "split" and centring == "clip"
-        bootstrap = CeilingBootstrap(len(samples), n_bootstrap, resample, centring, seed, average)
-    for clip in range(len(samples) if splits or bootstrap else 0):
-        groups = RepeatGroups.of(samples[clip], None if valid is None else valid[clip])
-        if splits:
-            splits.add(groups)
-        if bootstrap:
-            bootstrap.add(groups, parts.clip(clip))
-    if splits:
-        value = splits.value()
-    if bootstrap:
-        low, high = bootstrap.interval(confidence)
-    return Ceiling(value, low, high, method, centring, resample, confidence, n_bootstrap)

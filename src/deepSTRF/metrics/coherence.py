@@ -1,4 +1,4 @@
-"""At which modulation rates a prediction follows the response: magnitude-squared coherence."""
+"""Magnitude-squared coherence of prediction and PSTH: Welch's method (1967, 10.1109/TAU.1967.1161901)."""
 
 from __future__ import annotations
 
@@ -8,24 +8,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
+from deepSTRF.metrics._statistics import (
+    ROUNDINGS_OF_A_MEAN,
     accumulator_dtype,
-    check_bin_width,
-    check_mask,
-    check_no_nan,
     check_pair,
     check_reduction,
-    check_segment,
+    keep_where,
     reduce_neurons,
     resolve_target,
 )
-from deepSTRF.metrics._statistics import ROUNDINGS_OF_A_MEAN, keep_where
 
 __all__ = ["CoherenceSpectrum", "coherence", "coherence_spectrum"]
 
 LONGEST_SEGMENT = 256  # bins; SciPy's default
-# One segment gives a coherence of exactly 1 for any two signals, S independent ones about 1/S by chance
-# alone.
+# One segment gives a coherence of exactly 1 for any two signals, S independent ones about 1/S by chance.
 MIN_SEGMENTS = 6
 SHORTEST_SEGMENT = 8  # bins: three frequencies between zero and Nyquist
 
@@ -44,24 +40,12 @@ class CoherenceSpectrum:
         Segments averaged, over all clips.
     segment_bins : int
         Length of a segment.
-
-    Examples
-    --------
-    >>> import torch
-    >>> CoherenceSpectrum(torch.tensor([5.0]), torch.tensor([[0.5]]), torch.tensor([12]), 40).segment_bins
-    40
     """
 
     frequencies_hz: Tensor
     values: Tensor
     n_segments: Tensor
     segment_bins: int
-
-
-def _choose_segment(n_bins: int) -> int:
-    """Return the longest even segment of which enough, half overlapping, fit into a clip; 0 if none."""
-    segment = min(LONGEST_SEGMENT, 2 * (n_bins // (MIN_SEGMENTS + 1)))
-    return segment if segment >= SHORTEST_SEGMENT else 0
 
 
 def coherence_spectrum(
@@ -116,17 +100,27 @@ def coherence_spectrum(
     >>> spectrum.segment_bins, tuple(spectrum.values.shape), spectrum.n_segments.tolist()
     (256, (3, 129), [12, 12, 12])
     """
-    check_pair(pred, gt)
-    check_mask(mask, gt)
-    check_bin_width(dt_ms)
-    check_segment(segment_bins, SHORTEST_SEGMENT)
+    check_pair(pred, gt, mask)
+    if not dt_ms > 0:
+        raise ValueError(f"dt_ms is the bin width in milliseconds, > 0, got {dt_ms!r}; dataset.dt holds it")
+    if segment_bins is not None and segment_bins < SHORTEST_SEGMENT:
+        raise ValueError(f"segment_bins is a whole number >= {SHORTEST_SEGMENT}, got {segment_bins!r}")
     dtype = accumulator_dtype(gt.device)
     target = resolve_target(gt.detach().to(dtype), mask)
     valid = target.valid if mask is not None else None
     rate = pred.detach().to(dtype)
-    check_no_nan(rate, target.psth, valid)
+    missing = torch.isnan(rate) | torch.isnan(target.psth)
+    if valid is not None:
+        missing = missing & valid
+    if bool(missing.any()):
+        raise ValueError(
+            f"{int(missing.sum())} bins hold NaN, and a spectrum cannot skip bins; pass "
+            "mask=~torch.isnan(gt) to use only the segments without gaps"
+        )
     n_batch, n_neurons, _, n_bins = pred.shape
-    segment = _choose_segment(n_bins) if segment_bins is None else min(segment_bins, n_bins)
+    # the longest even segment of which enough, half overlapping, fit into a clip
+    longest = min(LONGEST_SEGMENT, 2 * (n_bins // (MIN_SEGMENTS + 1)))
+    segment = longest if segment_bins is None else min(segment_bins, n_bins)
     if segment < SHORTEST_SEGMENT:
         warnings.warn(
             f"coherence is NaN: clips of {n_bins} bins are too short for {MIN_SEGMENTS} segments of "

@@ -1,37 +1,30 @@
-"""Noise-corrected correlation: how close a model comes to the best any model could do on these repeats."""
+"""How well a prediction follows the PSTH: correlation, noise-corrected correlation, variance explained.
+
+The noise-corrected correlation is ``Cov(pred, psth) / sqrt(Var(pred) SP)`` with the signal power SP of the
+repeats (Schoppe et al. 2016, 10.3389/fncom.2016.00010); its final step is `ScoreStatistics.cc_norm`, which
+`ScoreTracker` shares.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
-    check_centring,
-    check_choice,
-    check_mask,
-    check_n_splits,
-    check_pair,
-    check_reduction,
-    check_responses,
-    reduce_neurons,
-    repeat_validity,
-)
+from deepSTRF._validation import check_choice
 from deepSTRF.metrics._statistics import (
-    PairMoments,
-    PredictionMoments,
-    RepeatTotals,
-    clip_series,
-    clip_target,
-    explained_variance,
-    noise_corrected,
-    total_squared_error,
+    ScoreStatistics,
+    check_centring,
+    check_pair,
+    check_responses,
+    pooled_moments,
+    reduce_neurons,
+    valid_samples,
 )
-from deepSTRF.metrics.ceilings import N_SPLITS, half_split_ceiling
+from deepSTRF.metrics.ceilings import N_SPLITS, check_n_splits, half_split_ceiling
 
 __all__ = ["corrcoef", "fve", "normalized_corrcoef", "single_repeat_neurons"]
 
-# ------------------------------------------------------------------------------
-# How well a prediction follows the PSTH: Pearson correlation and fraction of variance explained.
+METHODS = ("schoppe", "hsu")
 
 
 def corrcoef(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -69,17 +62,16 @@ def corrcoef(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: st
     >>> round(corrcoef(1e-8 * psth.nan_to_num(9.0), psth).item(), 6)  # the masked bin does not matter
     1.0
     """
-    check_pair(pred, gt)
-    check_mask(mask, gt)
-    check_reduction(reduction)
-    return reduce_neurons(PairMoments.of(*clip_series(pred, gt, mask)).pool(0).correlation(), reduction)
+    check_pair(pred, gt, mask, reduction)
+    moments, _ = pooled_moments(pred, gt, mask)
+    return reduce_neurons(moments.correlation(), reduction)
 
 
 def fve(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Fraction of the PSTH's variance that the prediction explains (R squared).
 
     ``1 - sum (pred - psth)**2 / sum (psth - mean)**2`` over all bins of all clips together. Unlike the
-    correlation it asks for the right mean and scale, and a bad prediction makes it negative. Noise left in
+    correlation it depends on mean and scale, and a bad prediction makes it negative. Noise left in
     the PSTH counts against the model; `feve` corrects for that.
 
     Parameters
@@ -112,18 +104,9 @@ def fve(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "
     >>> fve(psth, psth), fve(torch.ones_like(psth), psth)
     (tensor(1., dtype=torch.float64), tensor(0., dtype=torch.float64))
     """
-    check_pair(pred, gt)
-    check_mask(mask, gt)
-    check_reduction(reduction)
-    series = clip_series(pred, gt, mask)
-    moments = PairMoments.of(*series).pool(0)
-    error = total_squared_error(*series)
-    return reduce_neurons(explained_variance(error, moments.yy, moments.mean_y, moments.count), reduction)
-
-
-# ------------------------------------------------------------------------------
-
-METHODS = ("schoppe", "hsu")
+    check_pair(pred, gt, mask, reduction)
+    moments, error = pooled_moments(pred, gt, mask)
+    return reduce_neurons(moments.explained_variance(error), reduction)
 
 
 def normalized_corrcoef(
@@ -197,27 +180,22 @@ def normalized_corrcoef(
     1.0
     """
     check_choice("method", method, METHODS)
-    check_reduction(reduction)
     check_centring(centring, published=True)
     check_n_splits(n_splits)
-    check_pair(pred, responses, "responses")
-    check_mask(mask, responses)
-    n_batch, n_neurons = pred.shape[:2]
-    target = clip_target(responses.detach(), mask)
-    moments = PredictionMoments.of(target, pred.detach()[:, :, 0].flatten(0, 1)).unflatten(n_batch, n_neurons)
-    parts = target.parts.unflatten(n_batch, n_neurons)
-    totals = RepeatTotals.of(parts)
+    check_pair(pred, responses, mask, reduction, "responses")
+    statistics = ScoreStatistics.of(pred, responses, mask)
     if method == "schoppe":
-        return reduce_neurons(noise_corrected(moments, parts, totals, centring), reduction)
-    samples, valid = repeat_validity(responses.detach(), mask)
-    ceiling = half_split_ceiling(samples, valid, centring, n_splits, seed)
-    raw = moments.correlation("concat")
-    corrected = moments.correlation(centring) / ceiling
-    return reduce_neurons(torch.where(totals.bins == 0, raw, corrected), reduction)
+        return reduce_neurons(statistics.cc_norm(centring), reduction)
+    samples = responses.detach()
+    ceiling = half_split_ceiling(samples, valid_samples(samples, mask), centring, n_splits, seed)
+    corrected = statistics.correlation(centring) / ceiling
+    return reduce_neurons(
+        torch.where(statistics.single_repeat, statistics.correlation(), corrected), reduction
+    )
 
 
 def single_repeat_neurons(responses: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Name the neurons that no noise correction can be made for: none of their bins holds two repeats.
+    """Neurons whose correlation cannot be corrected for noise: none of their bins holds two repeats.
 
     `normalized_corrcoef` and `ScoreTracker` give their raw correlation.
 
@@ -248,9 +226,8 @@ def single_repeat_neurons(responses: Tensor, mask: Tensor | None = None) -> Tens
     >>> single_repeat_neurons(responses)
     tensor([False,  True])
     """
-    check_responses(responses)
-    check_mask(mask, responses)
-    _, valid = repeat_validity(responses, mask)
+    check_responses(responses, mask)
+    valid = valid_samples(responses, mask)
     if valid is None:
         return torch.full((responses.shape[1],), responses.shape[2] < 2, device=responses.device)
     return (valid.sum(2) < 2).all(-1).all(0)

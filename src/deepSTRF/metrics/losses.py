@@ -1,4 +1,9 @@
-"""Likelihoods for responses that are not Poisson: over-dispersed counts, and positive continuous signals."""
+"""Training losses: squared error and the likelihoods of counts and of positive continuous responses.
+
+All share one target (the PSTH), one treatment of missing bins (they get a gradient of exactly zero) and one
+average: over the bins that count per neuron, then over neurons. They are differentiable and need no
+synchronisation with a GPU. ``@LOSSES.register(name)`` makes a loss available to ``loss=name`` of a fit.
+"""
 
 from __future__ import annotations
 
@@ -8,123 +13,25 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
-    Target,
-    check_choice,
-    check_eps,
-    check_mask,
-    check_pair,
-    check_reduction,
-    check_weighting,
-    reduce_losses,
-    repeat_validity,
-    resolve_target,
-)
+from deepSTRF._validation import check_choice
+from deepSTRF.metrics._statistics import Target, check_pair, resolve_target, valid_samples
 from deepSTRF.registry import LOSSES
 
 __all__ = ["gamma_loss", "mse_loss", "negative_binomial_loss", "poisson_loss"]
 
-# ------------------------------------------------------------------------------
-# What all training losses share: one target, one way to skip bins, one way to average.
-
-
 LossFunction = TypeVar("LossFunction", bound=Callable[..., Tensor])
 
+WEIGHTINGS = ("bins", "repeats")
 TIME_AND_BATCH = (0, 2, 3)
 RATE_FLOOR = 1e-8  # spikes per bin; one spike in 100 million bins, below any rate a recording can resolve
+#: In units of the response; below the resolution of calcium or rate signals scaled to about 1.
+RESPONSE_FLOOR = 1e-3
 
 
 def accepts_psth(loss: LossFunction) -> LossFunction:
     """Mark a loss that gives the same value on a PSTH computed beforehand (with default arguments)."""
     loss.accepts_psth = True  # type: ignore[attr-defined]
     return loss
-
-
-def checked_target(pred: Tensor, gt: Tensor, mask: Tensor | None, reduction: str, weighting: str) -> Target:
-    """Validate the arguments every loss shares and collapse ``gt`` to its PSTH."""
-    check_pair(pred, gt)
-    check_mask(mask, gt)
-    check_reduction(reduction)
-    check_weighting(weighting)
-    return resolve_target(gt, mask, count_repeats=weighting == "repeats")
-
-
-def at_least_float32(pred: Tensor) -> Tensor:
-    """Raise half precision to float32 (sums over a thousand bins need it); leave the rest."""
-    return pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
-
-
-def keep_valid(values: Tensor, target: Target, fill: float = 0.0) -> Tensor:
-    """Replace what does not count by ``fill``; gradients there become exactly zero."""
-    if target.valid is None:
-        return values
-    return torch.where(target.valid, values, torch.full((), fill, dtype=values.dtype, device=values.device))
-
-
-def mean_over_bins(elementwise: Tensor, target: Target, weighting: str, reduction: str) -> Tensor:
-    """Average (B, N, 1, T) values, zero where they don't count, per neuron and then over neurons."""
-    if target.valid is None and target.repeats is None:  # nothing is missing
-        if reduction == "mean":
-            return elementwise.mean()
-        per_neuron = elementwise.mean(TIME_AND_BATCH)
-        return reduce_losses(per_neuron, torch.ones_like(per_neuron, dtype=torch.bool), reduction)
-    if weighting == "repeats" and target.repeats is not None:
-        weights = keep_valid(target.repeats.to(elementwise.dtype), target)
-        elementwise = elementwise * weights
-        weight = weights.sum(TIME_AND_BATCH)
-    else:
-        valid = torch.ones_like(elementwise, dtype=torch.bool) if target.valid is None else target.valid
-        weight = valid.sum(TIME_AND_BATCH).to(elementwise.dtype)
-    has_data = weight > 0
-    per_neuron = elementwise.sum(TIME_AND_BATCH) / torch.where(has_data, weight, torch.ones_like(weight))
-    return reduce_losses(per_neuron, has_data, reduction)
-
-
-def check_rates(pred: Tensor, target: Target) -> None:
-    """Raise ValueError when a rate that counts is negative."""
-    if bool((keep_valid(pred.detach(), target) < 0).any()):
-        raise ValueError(
-            "pred holds negative values where the loss counts, and a rate cannot be negative; end the model "
-            "in a non-negative activation (softplus), or let it predict log rates and pass log_input=True"
-        )
-
-
-def check_parameter(name: str, value: float | Tensor, n_neurons: int, full: bool) -> None:
-    """Raise unless a dispersion or shape is positive, scalar or (N,), and used with ``full`` if learned."""
-    if not isinstance(value, Tensor):
-        if not value > 0:
-            raise ValueError(f"{name} is a number > 0, got {value!r}")
-        return
-    if value.numel() != 1 and tuple(value.shape) != (n_neurons,):
-        raise ValueError(
-            f"{name} is a scalar or has shape (N,) = ({n_neurons},), got shape {tuple(value.shape)}"
-        )
-    if value.requires_grad and not full:
-        raise ValueError(
-            f"{name} requires a gradient, but without full=True the loss leaves out terms that depend on it; "
-            "pass full=True together with single repeats"
-        )
-    if not torch.compiler.is_compiling() and value.device.type == "cpu" and not bool((value > 0).all()):
-        raise ValueError(f"{name} is > 0 for every neuron; map a free parameter through softplus or exp")
-
-
-def per_neuron(value: float | Tensor, like: Tensor) -> Tensor:
-    """Return a parameter as a (1, N or 1, 1, 1) tensor beside ``like``."""
-    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    return tensor.reshape(1, -1, 1, 1)
-
-
-def mean_over_repeats(values: Tensor, gt: Tensor, mask: Tensor | None, target: Target) -> Tensor:
-    """Average a function of single repeats over the repeats that count: (B, N, R, T) to (B, N, 1, T)."""
-    valid = repeat_validity(gt, mask)[1]
-    if valid is None:
-        return keep_valid(values.mean(2, keepdim=True), target)
-    total = torch.where(valid, values, torch.zeros_like(values)).sum(2, keepdim=True)
-    return keep_valid(total / valid.sum(2, keepdim=True).clamp(min=1), target)
-
-
-# ------------------------------------------------------------------------------
-# Training losses: differentiable, blind to what was not recorded, and free of host synchronisation.
 
 
 @LOSSES.register("mse")
@@ -177,11 +84,11 @@ def mse_loss(
     >>> mse_loss(torch.zeros(1, 1, 1, 2), responses, weighting="repeats")
     tensor(5.6667)
     """
-    target = checked_target(pred, gt, mask, reduction, weighting)
+    target = _target(pred, gt, mask, reduction, weighting)
     if target.valid is None and target.repeats is None and reduction == "mean":
-        return torch.nn.functional.mse_loss(at_least_float32(pred), target.psth)  # one fused kernel
-    error = keep_valid(at_least_float32(pred) - target.psth, target)
-    return mean_over_bins(error * error, target, weighting, reduction)
+        return torch.nn.functional.mse_loss(_at_least_float32(pred), target.psth)  # one fused kernel
+    error = _keep_valid(_at_least_float32(pred) - target.psth, target)
+    return _mean_over_bins(error * error, target, weighting, reduction)
 
 
 @LOSSES.register("poisson")
@@ -247,26 +154,19 @@ def poisson_loss(
     >>> torch.isclose(poisson_loss(rate.log(), counts, log_input=True), poisson_loss(rate, counts))
     tensor(True)
     """
-    check_eps(eps)
-    target = checked_target(pred, gt, mask, reduction, weighting)
-    counts = keep_valid(target.psth, target)
+    _check_eps(eps)
+    target = _target(pred, gt, mask, reduction, weighting)
+    counts = _keep_valid(target.psth, target)
     if log_input:
-        log_rate = keep_valid(at_least_float32(pred), target)  # before exp, which may overflow where masked
-        elementwise = keep_valid(log_rate.exp() - counts * log_rate, target)
-        return mean_over_bins(elementwise, target, weighting, reduction)
+        log_rate = _keep_valid(_at_least_float32(pred), target)  # before exp, which may overflow where masked
+        elementwise = _keep_valid(log_rate.exp() - counts * log_rate, target)
+        return _mean_over_bins(elementwise, target, weighting, reduction)
     if validate_input:
-        check_rates(pred, target)
-    rate = keep_valid(at_least_float32(pred), target)
+        _check_rates(pred, target)
+    rate = _keep_valid(_at_least_float32(pred), target)
     # threshold is clamp(min=eps) with a faster gradient; it hides NaN, which the first term shows
     elementwise = rate - counts * torch.nn.functional.threshold(rate, eps, eps).log()
-    return mean_over_bins(elementwise, target, weighting, reduction)
-
-
-# ------------------------------------------------------------------------------
-
-RESPONSE_FLOOR = (
-    1e-3  # in units of the response; below the resolution of calcium or rate signals scaled to about 1
-)
+    return _mean_over_bins(elementwise, target, weighting, reduction)
 
 
 @LOSSES.register("negative_binomial")
@@ -337,22 +237,22 @@ def negative_binomial_loss(
     >>> negative_binomial_loss(torch.ones(1, 1, 1, 2), counts, dispersion=0.5)
     tensor(1.2164)
     """
-    check_eps(eps)
-    target = checked_target(pred, gt, mask, reduction, weighting)
-    check_parameter("dispersion", dispersion, pred.shape[1], full)
-    counts = keep_valid(target.psth, target)
-    signal = at_least_float32(pred)
-    alpha = per_neuron(dispersion, signal)
+    _check_eps(eps)
+    target = _target(pred, gt, mask, reduction, weighting)
+    _check_parameter("dispersion", dispersion, pred.shape[1], full)
+    counts = _keep_valid(target.psth, target)
+    signal = _at_least_float32(pred)
+    alpha = _per_neuron(dispersion, signal)
     if log_input:
-        log_mean = keep_valid(signal, target)
+        log_mean = _keep_valid(signal, target)
         growth = torch.nn.functional.softplus(log_mean + alpha.log())  # log1p(alpha * mu) without overflow
     else:
         if validate_input:
-            check_rates(pred, target)
-        mean = keep_valid(signal, target, fill=1.0).clamp(min=eps)
+            _check_rates(pred, target)
+        mean = _keep_valid(signal, target, fill=1.0).clamp(min=eps)
         log_mean = mean.log()
         growth = torch.log1p(alpha * mean)
-    elementwise = keep_valid((counts + 1 / alpha) * growth - counts * log_mean, target)
+    elementwise = _keep_valid((counts + 1 / alpha) * growth - counts * log_mean, target)
     if full:
         single = torch.nan_to_num(gt).to(elementwise.dtype)
         constant = (
@@ -361,8 +261,8 @@ def negative_binomial_loss(
             + (single + 1).lgamma()
             - single * alpha.log()
         )
-        elementwise = elementwise + mean_over_repeats(constant, gt, mask, target)
-    return mean_over_bins(elementwise, target, weighting, reduction)
+        elementwise = elementwise + _mean_over_repeats(constant, gt, mask, target)
+    return _mean_over_bins(elementwise, target, weighting, reduction)
 
 
 @LOSSES.register("gamma")
@@ -440,28 +340,132 @@ def gamma_loss(
     >>> gamma_loss(torch.ones(1, 1, 1, 2), signal, zeros="exclude")
     tensor(2.)
     """
-    check_eps(eps)
+    _check_eps(eps)
     check_choice("zeros", zeros, ("floor", "exclude"))
-    target = checked_target(pred, gt, mask, reduction, weighting)
-    check_parameter("shape", shape, pred.shape[1], full)
+    target = _target(pred, gt, mask, reduction, weighting)
+    _check_parameter("shape", shape, pred.shape[1], full)
     if zeros == "exclude":
         positive = ~(target.psth <= 0)  # keeps NaN that a mask calls valid, so that it shows
         target = target._replace(valid=positive if target.valid is None else target.valid & positive)
-    signal = at_least_float32(pred)
-    k = per_neuron(shape, signal)
-    response = keep_valid(target.psth, target, fill=1.0).clamp(min=eps)
+    signal = _at_least_float32(pred)
+    k = _per_neuron(shape, signal)
+    response = _keep_valid(target.psth, target, fill=1.0).clamp(min=eps)
     if log_input:
-        log_mean = keep_valid(signal, target)
+        log_mean = _keep_valid(signal, target)
         ratio = response * (-log_mean).exp()
     else:
         if validate_input:
-            check_rates(pred, target)
-        mean = keep_valid(signal, target, fill=1.0).clamp(min=eps)
+            _check_rates(pred, target)
+        mean = _keep_valid(signal, target, fill=1.0).clamp(min=eps)
         log_mean = mean.log()
         ratio = response / mean
-    elementwise = keep_valid(k * (ratio + log_mean), target)
+    elementwise = _keep_valid(k * (ratio + log_mean), target)
     if full:
         single = torch.nan_to_num(gt).to(elementwise.dtype).clamp(min=eps)
         constant = k.lgamma() - k * k.log() - (k - 1) * single.log()
-        elementwise = elementwise + mean_over_repeats(constant, gt, mask, target)
-    return mean_over_bins(elementwise, target, weighting, reduction)
+        elementwise = elementwise + _mean_over_repeats(constant, gt, mask, target)
+    return _mean_over_bins(elementwise, target, weighting, reduction)
+
+
+# ------------------------------------------------------------------------------
+# What the losses share: target, missing bins, average, checks.
+
+
+def _target(pred: Tensor, gt: Tensor, mask: Tensor | None, reduction: str, weighting: str) -> Target:
+    """Check the arguments that every loss takes and average ``gt`` to its PSTH."""
+    check_pair(pred, gt, mask, reduction)
+    check_choice("weighting", weighting, WEIGHTINGS)
+    return resolve_target(gt, mask, count_repeats=weighting == "repeats")
+
+
+def _at_least_float32(pred: Tensor) -> Tensor:
+    """Raise half precision to float32 (sums over a thousand bins need it); leave the rest."""
+    return pred.float() if pred.dtype in (torch.float16, torch.bfloat16) else pred
+
+
+def _keep_valid(values: Tensor, target: Target, fill: float = 0.0) -> Tensor:
+    """Replace what does not count by ``fill``; gradients there become exactly zero."""
+    if target.valid is None:
+        return values
+    return torch.where(target.valid, values, torch.full((), fill, dtype=values.dtype, device=values.device))
+
+
+def _mean_over_bins(elementwise: Tensor, target: Target, weighting: str, reduction: str) -> Tensor:
+    """Average (B, N, 1, T) values, zero where they don't count, per neuron and then over neurons."""
+    if target.valid is None and target.repeats is None:  # nothing is missing
+        if reduction == "mean":
+            return elementwise.mean()
+        per_neuron = elementwise.mean(TIME_AND_BATCH)
+        return _reduce(per_neuron, torch.ones_like(per_neuron, dtype=torch.bool), reduction)
+    if weighting == "repeats" and target.repeats is not None:
+        weights = _keep_valid(target.repeats.to(elementwise.dtype), target)
+        elementwise = elementwise * weights
+        weight = weights.sum(TIME_AND_BATCH)
+    else:
+        valid = torch.ones_like(elementwise, dtype=torch.bool) if target.valid is None else target.valid
+        weight = valid.sum(TIME_AND_BATCH).to(elementwise.dtype)
+    has_data = weight > 0
+    per_neuron = elementwise.sum(TIME_AND_BATCH) / torch.where(has_data, weight, torch.ones_like(weight))
+    return _reduce(per_neuron, has_data, reduction)
+
+
+def _reduce(losses: Tensor, has_data: Tensor, reduction: str) -> Tensor:
+    """Summarise (N,) losses over the neurons with data.
+
+    Unlike `reduce_neurons` a NaN of a neuron that has data is kept: a model that diverged must show. The
+    gradient towards a neuron without data is exactly zero.
+    """
+    if reduction in ("none", "median"):
+        known = torch.where(has_data, losses, torch.full_like(losses, torch.nan))
+        return known if reduction == "none" else torch.nanquantile(known, 0.5)
+    total = torch.where(has_data, losses, torch.zeros_like(losses)).sum()
+    return total if reduction == "sum" else total / has_data.sum()
+
+
+def _mean_over_repeats(values: Tensor, gt: Tensor, mask: Tensor | None, target: Target) -> Tensor:
+    """Average a function of single repeats over the repeats that count: (B, N, R, T) to (B, N, 1, T)."""
+    valid = valid_samples(gt, mask)
+    if valid is None:
+        return _keep_valid(values.mean(2, keepdim=True), target)
+    total = torch.where(valid, values, torch.zeros_like(values)).sum(2, keepdim=True)
+    return _keep_valid(total / valid.sum(2, keepdim=True).clamp(min=1), target)
+
+
+def _per_neuron(value: float | Tensor, like: Tensor) -> Tensor:
+    """Return a parameter as a (1, N or 1, 1, 1) tensor beside ``like``."""
+    tensor = torch.as_tensor(value, dtype=like.dtype, device=like.device)
+    return tensor.reshape(1, -1, 1, 1)
+
+
+def _check_eps(eps: float) -> None:
+    """Raise ValueError unless the rate floor is positive."""
+    if not eps > 0:
+        raise ValueError(f"eps is a rate > 0 (spikes per bin), got {eps!r}; the default is 1e-8")
+
+
+def _check_rates(pred: Tensor, target: Target) -> None:
+    """Raise ValueError when a rate that counts is negative."""
+    if bool((_keep_valid(pred.detach(), target) < 0).any()):
+        raise ValueError(
+            "pred holds negative values where the loss counts, and a rate cannot be negative; end the model "
+            "in a non-negative activation (softplus), or let it predict log rates and pass log_input=True"
+        )
+
+
+def _check_parameter(name: str, value: float | Tensor, n_neurons: int, full: bool) -> None:
+    """Raise unless a dispersion or shape is positive, scalar or (N,), and used with ``full`` if learned."""
+    if not isinstance(value, Tensor):
+        if not value > 0:
+            raise ValueError(f"{name} is a number > 0, got {value!r}")
+        return
+    if value.numel() != 1 and tuple(value.shape) != (n_neurons,):
+        raise ValueError(
+            f"{name} is a scalar or has shape (N,) = ({n_neurons},), got shape {tuple(value.shape)}"
+        )
+    if value.requires_grad and not full:
+        raise ValueError(
+            f"{name} requires a gradient, but without full=True the loss leaves out terms that depend on it; "
+            "pass full=True together with single repeats"
+        )
+    if not torch.compiler.is_compiling() and value.device.type == "cpu" and not bool((value > 0).all()):
+        raise ValueError(f"{name} is > 0 for every neuron; map a free parameter through softplus or exp")

@@ -1,42 +1,39 @@
-"""Scores relative to what can be explained: explainable variance, its explained fraction, and the oracle."""
+"""Signal power, noise power, and scores relative to what can be explained.
+
+With y_r the repeats of a clip (Sahani and Linden 2003, NIPS 15)::
+
+    SP = mean over pairs r != s of Cov(y_r, y_s)         NP = mean over pairs of Var(y_r - y_s) / 2
+    snr = SP / NP        fev = SP / (SP + NP)            feve = fve / (SP / Var(psth))
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
-    accumulator_dtype,
-    check_centring,
-    check_mask,
-    check_pair,
-    check_reduction,
-    check_responses,
-    reduce_neurons,
-    repeat_validity,
-)
 from deepSTRF.metrics._statistics import (
     PairMoments,
-    clip_series,
-    explained_variance,
+    PooledPowers,
+    accumulator_dtype,
+    check_centring,
+    check_pair,
+    check_responses,
     keep_where,
-    repeat_totals,
+    pooled_moments,
+    reduce_neurons,
     row_blocks,
     signal_to_noise,
-    total_squared_error,
+    valid_samples,
 )
 
 __all__ = ["fev", "feve", "noise_power", "oracle", "signal_power", "snr"]
 
-# ------------------------------------------------------------------------------
-# How much of a response is stimulus-driven: signal power, noise power, their ratio.
 
-
-def _checked(responses: Tensor, mask: Tensor | None, reduction: str, centring: str) -> None:
-    check_responses(responses)
-    check_mask(mask, responses)
-    check_reduction(reduction)
+def _powers(responses: Tensor, mask: Tensor | None, reduction: str, centring: str) -> tuple[Tensor, Tensor]:
+    """Signal and noise power (N,) of checked arguments."""
+    check_responses(responses, mask, reduction)
     check_centring(centring)
+    return PooledPowers.of_responses(responses, mask).powers(centring)
 
 
 def signal_power(
@@ -45,7 +42,7 @@ def signal_power(
     """Variance of the stimulus-driven part of a response: the mean covariance over pairs of distinct repeats.
 
     Unbiased, so it may come out negative for a neuron that does not respond. Repeats that were recorded in
-    different bins are compared on their common bins. Clips with a single repeat have no say.
+    different bins are compared on their common bins. Clips with a single repeat do not enter.
 
     Parameters
     ----------
@@ -85,8 +82,8 @@ def signal_power(
     >>> signal_power(torch.stack([signal, signal]).reshape(1, 1, 2, 4))
     tensor(1.3333, dtype=torch.float64)
     """
-    _checked(responses, mask, reduction, centring)
-    return reduce_neurons(repeat_totals(responses, mask).powers(centring)[0], reduction)
+    signal, _ = _powers(responses, mask, reduction, centring)
+    return reduce_neurons(signal, reduction)
 
 
 def noise_power(
@@ -131,8 +128,8 @@ def noise_power(
     >>> noise_power(repeats.reshape(1, 1, 2, 4))
     tensor(2.6667, dtype=torch.float64)
     """
-    _checked(responses, mask, reduction, centring)
-    return reduce_neurons(repeat_totals(responses, mask).powers(centring)[1], reduction)
+    _, noise = _powers(responses, mask, reduction, centring)
+    return reduce_neurons(noise, reduction)
 
 
 def snr(
@@ -173,11 +170,7 @@ def snr(
     >>> snr(torch.tensor([0.0, 1.0, 0.0, 2.0]).expand(1, 1, 3, 4))
     tensor(inf, dtype=torch.float64)
     """
-    _checked(responses, mask, reduction, centring)
-    return reduce_neurons(signal_to_noise(*repeat_totals(responses, mask).powers(centring)), reduction)
-
-
-# ------------------------------------------------------------------------------
+    return reduce_neurons(signal_to_noise(*_powers(responses, mask, reduction, centring)), reduction)
 
 
 def fev(
@@ -221,11 +214,7 @@ def fev(
     >>> fev(torch.tensor([0.0, 1.0, 0.0, 2.0]).expand(1, 1, 3, 4))
     tensor(1., dtype=torch.float64)
     """
-    check_responses(responses)
-    check_mask(mask, responses)
-    check_reduction(reduction)
-    check_centring(centring)
-    signal, noise = repeat_totals(responses.detach(), mask).powers(centring)
+    signal, noise = _powers(responses, mask, reduction, centring)
     total = signal + noise
     known = (total > 0) & ~torch.isnan(signal_to_noise(signal, noise))
     return reduce_neurons(keep_where(known, signal / torch.where(known, total, 1.0)), reduction)
@@ -273,17 +262,12 @@ def feve(pred: Tensor, responses: Tensor, mask: Tensor | None = None, reduction:
     >>> round(feve(rate, rate.expand(1, 1, 3, 4)).item(), 6)
     1.0
     """
-    check_pair(pred, responses, "responses")
-    check_mask(mask, responses)
-    check_reduction(reduction)
-    samples, valid = repeat_validity(responses.detach(), mask)
-    share = repeat_totals(samples, valid).ceiling("concat").square()
+    check_pair(pred, responses, mask, reduction, "responses")
+    valid = valid_samples(responses, mask)
+    share = PooledPowers.of_responses(responses, valid).ceiling("concat").square()
     repeated = None if valid is None else valid & (valid.sum(2, keepdim=True) > 1)
-    series = clip_series(pred, samples, repeated)
-    moments = PairMoments.of(*series).pool(0)
-    error = total_squared_error(*series)
-    explained = explained_variance(error, moments.yy, moments.mean_y, moments.count)
-    return reduce_neurons(explained / share, reduction)
+    moments, error = pooled_moments(pred, responses, repeated)
+    return reduce_neurons(moments.explained_variance(error) / share, reduction)
 
 
 def oracle(responses: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
@@ -323,18 +307,14 @@ def oracle(responses: Tensor, mask: Tensor | None = None, reduction: str = "mean
     >>> round(oracle(torch.tensor([0.0, 1.0, 0.0, 2.0]).expand(1, 1, 3, 4)).item(), 6)
     1.0
     """
-    check_responses(responses)
-    check_mask(mask, responses)
-    check_reduction(reduction)
-    samples, valid = repeat_validity(responses.detach(), mask)
-    n_batch, n_neurons = samples.shape[:2]
-    rows = samples.flatten(0, 1)
+    check_responses(responses, mask, reduction)
+    valid = valid_samples(responses, mask)
+    rows = responses.detach().flatten(0, 1)
     row_mask = None if valid is None else valid.flatten(0, 1)
-    blocks = [
+    first, *others = (
         _left_out(rows[piece], None if row_mask is None else row_mask[piece]) for piece in row_blocks(rows)
-    ]
-    fields = zip(*(vars(block).values() for block in blocks), strict=True)
-    moments = PairMoments(*(torch.cat(field).reshape(n_batch, n_neurons) for field in fields))
+    )
+    moments = first.map(lambda *values: torch.cat(values), *others).unflatten(*responses.shape[:2])
     return reduce_neurons(moments.pool(0).correlation(), reduction)
 
 
@@ -347,7 +327,8 @@ def _left_out(responses: Tensor, valid: Tensor | None) -> PairMoments:
     else:
         values = torch.where(valid, values, torch.zeros((), dtype=values.dtype, device=values.device))
         number = valid.sum(1, keepdim=True).to(values.dtype) - 1
-        repeated = (valid & (number > 0)).flatten(1)
+        repeated = valid & (number > 0)
     others = (values.sum(1, keepdim=True) - values) / number.clamp(min=1)
-    mask = repeated if repeated is None else repeated.flatten(1)
-    return PairMoments.of(values.flatten(1), others.flatten(1), mask)
+    return PairMoments.of(
+        values.flatten(1), others.flatten(1), None if repeated is None else repeated.flatten(1)
+    )

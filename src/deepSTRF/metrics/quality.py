@@ -1,8 +1,9 @@
-"""Choosing neurons by their reliability, with a record of who was left out and why."""
+"""Reliability of the neurons of a recording, and the selection of neurons by it."""
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,28 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
-    check_bootstrap,
+from deepSTRF.metrics._statistics import (
+    ClipResponses,
+    PooledPowers,
     check_centring,
     check_clip,
-    check_n_splits,
-    repeat_validity,
-)
-from deepSTRF.metrics._statistics import (
-    RepeatTotals,
-    clip_target,
     is_reliable,
     keep_where,
     signal_to_noise,
+    valid_samples,
 )
-from deepSTRF.metrics.ceilings import N_SPLITS, CeilingBootstrap, RepeatGroups, SplitCeiling
+from deepSTRF.metrics.ceilings import (
+    N_SPLITS,
+    CeilingBootstrap,
+    RepeatGroups,
+    SplitCeiling,
+    check_bootstrap,
+    check_n_splits,
+)
 from deepSTRF.protocols import DatasetLike
 
-__all__ = ["Inclusion", "NeuronQuality", "neuron_quality", "select_neurons"]
-
-# ------------------------------------------------------------------------------
-# Which neurons are worth modelling: reliability per neuron, from one pass over a recording.
-
+__all__ = ["neuron_quality", "select_neurons"]
 
 COLUMNS = (
     "n_clips",
@@ -79,19 +79,6 @@ class NeuronQuality:
         Bin width in milliseconds.
     confidence : float
         Coverage of the interval.
-
-    Examples
-    --------
-    >>> import torch
-    >>> class Recording:  # anything with these members will do; a NeuralDataset has them
-    ...     dt, N_neurons = 5.0, 2
-    ...     def __len__(self): return 3
-    ...     def describe(self): return {"smoothing_ms": None}
-    ...     def response_block(self, clip):
-    ...         return torch.rand(2, 4, 100, generator=torch.manual_seed(clip))
-    >>> quality = neuron_quality(Recording())
-    >>> len(quality), quality.rows()[0]["n_clips"]
-    (2, 3)
     """
 
     n_clips: Tensor
@@ -137,64 +124,6 @@ class NeuronQuality:
             writer.writeheader()
             writer.writerows(self.rows())
         return path
-
-
-class _Sums:
-    """What `neuron_quality` accumulates over clips."""
-
-    def __init__(
-        self, n_clips: int, centring: str, n_splits: int, n_bootstrap: int, resample: str, seed: int
-    ) -> None:
-        self.ceiling = SplitCeiling(centring, n_splits, seed)
-        self.bootstrap: CeilingBootstrap | None = None
-        if n_bootstrap:
-            average = centring == "clip"
-            self.bootstrap = CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed, average)
-        self.totals: RepeatTotals | None = None
-        self.counts: list[Tensor] = []
-        self.range: tuple[Tensor, Tensor] | None = None
-
-    def add(self, responses: Tensor) -> None:
-        """Take in the (N, R, T) responses of a clip."""
-        samples, valid = repeat_validity(responses.unsqueeze(0), None)
-        recorded = None if valid is None else valid[0]
-        target = clip_target(samples, valid)
-        totals = RepeatTotals.of(target.parts.unflatten(1, -1))
-        self.totals = totals if self.totals is None else self.totals.merge(totals)
-        groups = RepeatGroups.of(responses, recorded)
-        self.ceiling.add(groups)
-        if self.bootstrap is not None:
-            self.bootstrap.add(groups, target.parts)
-        repeats = torch.full_like(target.count, responses.shape[1])
-        if recorded is not None:
-            repeats = recorded.any(2).sum(1).to(target.count)
-        self._span(responses, recorded)
-        heard = target.count > 0
-        fewest = torch.where(heard, repeats, torch.full_like(repeats, torch.inf))
-        self._count(heard.to(repeats), fewest, repeats * heard, target.count, target.count * target.mean)
-
-    def _span(self, responses: Tensor, recorded: Tensor | None) -> None:
-        """Lowest and highest response (N,) so far, single repeats included."""
-        missing = torch.zeros_like(responses, dtype=torch.bool) if recorded is None else ~recorded
-        lowest = responses.masked_fill(missing, torch.inf).amin((1, 2))
-        highest = responses.masked_fill(missing, -torch.inf).amax((1, 2))
-        if self.range is not None:
-            lowest = torch.minimum(self.range[0], lowest)
-            highest = torch.maximum(self.range[1], highest)
-        self.range = lowest, highest
-
-    def _count(self, clips: Tensor, fewest: Tensor, most: Tensor, bins: Tensor, total: Tensor) -> None:
-        if not self.counts:
-            self.counts = [clips, fewest, most, bins, total]
-            return
-        known = self.counts
-        self.counts = [
-            known[0] + clips,
-            torch.minimum(known[1], fewest),
-            torch.maximum(known[2], most),
-            known[3] + bins,
-            known[4] + total,
-        ]
 
 
 def neuron_quality(
@@ -280,13 +209,63 @@ def neuron_quality(
     return _table(sums, dataset, centring, confidence)
 
 
+class _Sums:
+    """What `neuron_quality` accumulates over clips."""
+
+    #: How the columns of two clips combine: clips, fewest and most repeats, bins, total, lowest, highest.
+    OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
+        torch.add, torch.minimum, torch.maximum, torch.add, torch.add, torch.minimum, torch.maximum
+    )  # fmt: skip
+
+    def __init__(
+        self, n_clips: int, centring: str, n_splits: int, n_bootstrap: int, resample: str, seed: int
+    ) -> None:
+        self.ceiling = SplitCeiling(centring, n_splits, seed)
+        self.bootstrap: CeilingBootstrap | None = None
+        if n_bootstrap:
+            average = centring == "clip"
+            self.bootstrap = CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed, average)
+        self.powers: PooledPowers | None = None
+        self.columns: list[Tensor] = []
+
+    def add(self, responses: Tensor) -> None:
+        """Take in the (N, R, T) responses of a clip."""
+        valid = valid_samples(responses.unsqueeze(0), None)
+        recorded = None if valid is None else valid[0]
+        clip = ClipResponses.of(responses.unsqueeze(0), valid)
+        powers = PooledPowers.of(clip.powers.unflatten(1, -1))
+        self.powers = powers if self.powers is None else self.powers.merge(powers)
+        groups = RepeatGroups.of(responses, recorded)
+        self.ceiling.add(groups)
+        if self.bootstrap is not None:
+            self.bootstrap.add(groups, clip.powers)
+        repeats = torch.full_like(clip.count, responses.shape[1])
+        if recorded is not None:
+            repeats = recorded.any(2).sum(1).to(clip.count)
+        heard = clip.count > 0
+        missing = torch.zeros_like(responses, dtype=torch.bool) if recorded is None else ~recorded
+        columns = [
+            heard.to(repeats),
+            torch.where(heard, repeats, torch.full_like(repeats, torch.inf)),
+            repeats * heard,
+            clip.count,
+            clip.count * clip.mean,
+            responses.masked_fill(missing, torch.inf).amin((1, 2)),
+            responses.masked_fill(missing, -torch.inf).amax((1, 2)),
+        ]
+        if self.columns:
+            known = zip(self.OPERATIONS, self.columns, columns, strict=True)
+            columns = [operation(old, new) for operation, old, new in known]
+        self.columns = columns
+
+
 def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) -> NeuronQuality:
     """Turn the sums into columns."""
-    if sums.totals is None or sums.range is None:
+    if sums.powers is None:
         raise ValueError("the dataset has no clips to measure")
-    signal, noise = sums.totals.powers(centring)
-    clips, fewest, most, bins, total = sums.counts
-    ceiling = keep_where(sums.totals.bins > 0, sums.ceiling.value())
+    signal, noise = sums.powers.powers(centring)
+    clips, fewest, most, bins, total, lowest, highest = sums.columns
+    ceiling = keep_where(sums.powers.bins > 0, sums.ceiling.value())
     low = high = torch.full_like(ceiling, torch.nan)
     if sums.bootstrap is not None:
         low, high = (
@@ -308,7 +287,7 @@ def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) 
     smoothing = dataset.describe().get("smoothing_ms")
     return NeuronQuality(
         **{name: column.cpu() for name, column in columns.items()},
-        reasons=_reasons(clips, most, sums.range[0] >= sums.range[1], signal, noise, ceiling),
+        reasons=_reasons(clips, most, lowest >= highest, signal, noise, ceiling),
         centring=centring,
         smoothing_ms=None if smoothing is None else float(smoothing),
         dt_ms=float(dataset.dt),
@@ -335,12 +314,9 @@ def _reasons(
     return tuple(texts[int(number)] for number in code.tolist())
 
 
-# ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Inclusion:
-    """The outcome of an inclusion rule.
+    """Neurons kept and left out by an inclusion rule.
 
     Parameters
     ----------
@@ -350,12 +326,6 @@ class Inclusion:
         The others, each with the reason.
     rule : str
         The rule in words, for the protocol card.
-
-    Examples
-    --------
-    >>> print(Inclusion((0, 2), ((1, "snr 0.01 < 0.03"),), "snr >= 0.03"))
-    2 of 3 neurons kept (snr >= 0.03)
-      neuron 1: snr 0.01 < 0.03
     """
 
     kept: tuple[int, ...]

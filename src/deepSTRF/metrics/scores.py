@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from deepSTRF.metrics._statistics import ScoreStatistics, explained_variance, keep_where
+from deepSTRF.metrics._statistics import ScoreStatistics, keep_where
 from deepSTRF.registry import METRICS
 
 __all__ = ["Metric"]
@@ -120,7 +120,7 @@ class Correlation(Metric):
     @staticmethod
     def compute(statistics: ScoreStatistics) -> Tensor:
         """Return `corrcoef`, (N,)."""
-        return statistics.pooled.correlation()
+        return statistics.correlation()
 
 
 @METRICS.register("fve")
@@ -132,8 +132,7 @@ class ExplainedVariance(Metric):
     @staticmethod
     def compute(statistics: ScoreStatistics) -> Tensor:
         """Return `fve`, (N,)."""
-        pooled = statistics.pooled
-        return explained_variance(statistics.error, pooled.yy, pooled.mean_y, pooled.count)
+        return statistics.pooled.explained_variance(statistics.error)
 
 
 @METRICS.register("mse")

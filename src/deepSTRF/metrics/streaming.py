@@ -1,4 +1,4 @@
-"""Metrics that see the data once, piece by piece, and equal the one-shot value whatever the pieces.
+"""Metrics from one pass over the data, piece by piece, equal to the one-shot value however the data is cut.
 
 `PairStatistics` takes any pieces, also parts of a clip. `RepeatStatistics` and `ScoreTracker` take whole
 clips: what they estimate is defined clip by clip. All keep float64 moments only, never the data.
@@ -9,43 +9,36 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Self
 
+import torch
 from torch import Tensor
 
-from deepSTRF.metrics._arguments import (
+from deepSTRF.metrics._statistics import (
+    CENTRINGS,
+    ClipPowers,
+    ClipResponses,
+    PairMoments,
+    PooledPowers,
+    PredictionMoments,
+    ScoreStatistics,
     check_centring,
     check_clip,
     check_mask,
     check_pair,
     check_responses,
     check_tensor,
-    shape_text,
-)
-from deepSTRF.metrics._statistics import (
-    ClipParts,
-    ClipTarget,
-    PairMoments,
-    PredictionMoments,
-    RepeatTotals,
-    ScoreStatistics,
-    clip_series,
-    clip_target,
-    explained_variance,
     keep_where,
+    pooled_moments,
     signal_to_noise,
-    total_squared_error,
 )
 from deepSTRF.registry import METRICS
 
 __all__ = ["PairStatistics", "RepeatStatistics", "ScoreTracker"]
 
-# ------------------------------------------------------------------------------
-# Scores of a model epoch after epoch: everything that does not depend on the prediction is computed once.
-
 
 class ScoreTracker:
     """Correlation and noise-corrected correlation of a model, from one pass over its predictions per epoch.
 
-    `prepare` boils the responses of a clip down to PSTH, signal power and masks, once. Each epoch then is
+    `prepare` summarises the responses of a clip (PSTH, signal power, masks), once. Each epoch then is
     `reset`, an `update` per batch (two dot products per neuron) and `compute`. Results equal `corrcoef` and
     `normalized_corrcoef` on all clips together, in any order and grouping.
 
@@ -75,16 +68,16 @@ class ScoreTracker:
     def __init__(self, centring: str = "concat") -> None:
         check_centring(centring, published=True)
         self.centring = centring
-        self._targets: dict[Hashable, ClipTarget] = {}
+        self._clips: dict[Hashable, ClipResponses] = {}
         self._keys: list[Hashable] = []
         self._records: list[PredictionMoments] = []
-        self._pooled: tuple[tuple[Hashable, ...], ClipParts, RepeatTotals] | None = None
+        self._pooled: tuple[tuple[Hashable, ...], ClipPowers, PooledPowers] | None = None
 
     def __contains__(self, clip_key: object) -> bool:
-        return clip_key in self._targets
+        return clip_key in self._clips
 
     def prepare(self, clip_key: Hashable, responses: Tensor, mask: Tensor | None = None) -> None:
-        """File the responses of one clip; a key filed before is replaced.
+        """Summarise the responses of one clip; a key prepared before is replaced.
 
         Parameters
         ----------
@@ -105,7 +98,7 @@ class ScoreTracker:
         check_clip(responses)
         clip = responses.detach().unsqueeze(0)
         check_mask(mask, clip)
-        for known in self._targets.values():
+        for known in self._clips.values():
             if len(known.count) != len(responses):
                 raise ValueError(
                     f"all clips hold the same neurons: earlier ones had N = {len(known.count)}, clip "
@@ -113,11 +106,11 @@ class ScoreTracker:
                     "(dataset.response_block does)"
                 )
             break
-        self._targets[clip_key] = clip_target(clip, mask)
+        self._clips[clip_key] = ClipResponses.of(clip, mask)
         self._pooled = None
 
     def reset(self) -> None:
-        """Forget the predictions; the prepared clips stay."""
+        """Discard the predictions; the prepared clips stay."""
         self._keys.clear()
         self._records.clear()
 
@@ -142,32 +135,33 @@ class ScoreTracker:
         if pred.ndim != 4 or pred.shape[2] != 1 or pred.shape[0] != len(clip_keys):
             raise ValueError(
                 f"pred has shape (B, N, 1, T) with B = {len(clip_keys)} clip_keys, got shape "
-                f"{shape_text(pred)}"
+                f"{tuple(pred.shape)}"
             )
         values = pred.detach()[:, :, 0]
         for entry, key in enumerate(clip_keys):
-            target = self._target(key, values[entry])
-            self._records.append(PredictionMoments.of(target, values[entry, :, : target.deviation.shape[1]]))
+            clip = self._prepared(key, values[entry])
+            self._records.append(PredictionMoments.of(values[entry, :, : clip.deviation.shape[1]], clip))
             self._keys.append(key)
 
-    def _target(self, key: Hashable, pred: Tensor) -> ClipTarget:
-        if key not in self._targets:
+    def _prepared(self, key: Hashable, pred: Tensor) -> ClipResponses:
+        """Return the responses of a clip that fit a (N, T) prediction."""
+        if key not in self._clips:
             raise KeyError(
                 f"clip {key!r} was not prepared; call prepare({key!r}, responses) once before the fit"
             )
-        target = self._targets[key]
-        n_neurons, n_bins = target.deviation.shape
-        if pred.device != target.deviation.device:
+        clip = self._clips[key]
+        n_neurons, n_bins = clip.deviation.shape
+        if pred.device != clip.deviation.device:
             raise ValueError(
                 f"the prediction of clip {key!r} is on {pred.device}, its responses were prepared on "
-                f"{target.deviation.device}; call prepare with responses.to({str(pred.device)!r})"
+                f"{clip.deviation.device}; call prepare with responses.to({str(pred.device)!r})"
             )
         if pred.shape[0] != n_neurons or pred.shape[1] < n_bins:
             raise ValueError(
                 f"the prediction of clip {key!r} has shape (N, T) with N = {n_neurons} and T >= {n_bins}, "
-                f"got shape {shape_text(pred)}"
+                f"got shape {tuple(pred.shape)}"
             )
-        return target
+        return clip
 
     def statistics(
         self, centring: str | None = None, reliability: Mapping[str, Tensor] | None = None
@@ -197,10 +191,11 @@ class ScoreTracker:
             raise ValueError("ScoreTracker has seen no predictions; call update before compute")
         keys = tuple(self._keys)
         if self._pooled is None or self._pooled[0] != keys:
-            parts = ClipParts.cat([self._targets[key].parts.unflatten(1, -1) for key in keys])
-            self._pooled = (keys, parts, RepeatTotals.of(parts))
-        moments = PredictionMoments.stack(self._records)
-        return ScoreStatistics(moments, self._pooled[1], self._pooled[2], centring, reliability or {})
+            clips = ClipPowers.cat([self._clips[key].powers.unflatten(1, -1) for key in keys])
+            self._pooled = (keys, clips, PooledPowers.of(clips))
+        first, *others = self._records
+        prediction = first.map(lambda *values: torch.stack(values), *others)
+        return ScoreStatistics(prediction, self._pooled[1], self._pooled[2], centring, reliability or {})
 
     def compute(self, centring: str | None = None) -> dict[str, Tensor]:
         """Scores of the predictions since the last `reset`, as a fit computes them after every epoch.
@@ -236,23 +231,19 @@ class ScoreTracker:
         """
         statistics = self.statistics()
         scores = {name: METRICS.get(name).compute(statistics) for name in ("cc", "fve", "mse")}
-        for centring in ("concat", "clip", "published"):
+        for centring in CENTRINGS:
             scores[f"cc_norm_{centring}"] = statistics.cc_norm(centring)
         scores["n_bins"] = statistics.pooled.count
-        scores["ceiling"] = statistics.totals.ceiling("clip" if self.centring == "clip" else "concat")
-        scores["single_repeat"] = statistics.totals.bins == 0
+        scores["ceiling"] = statistics.powers.ceiling("clip" if self.centring == "clip" else "concat")
+        scores["single_repeat"] = statistics.single_repeat
         return scores
 
 
-# ------------------------------------------------------------------------------
-
-
 class NoDataError(ValueError):
-    """Raised when a result is asked for before any data was given."""
+    """A result was requested before any data was given."""
 
-
-def _nothing_yet(name: str) -> NoDataError:
-    return NoDataError(f"{name} has seen no data; call update first")
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name} has seen no data; call update first")
 
 
 class PairStatistics:
@@ -296,10 +287,8 @@ class PairStatistics:
         TypeError
             When ``mask`` is not bool.
         """
-        check_pair(pred, target, "target")
-        check_mask(mask, target)
-        series = clip_series(pred, target, mask)
-        self._add(PairMoments.of(*series).pool(0), total_squared_error(*series))
+        check_pair(pred, target, mask, target_name="target")
+        self._add(*pooled_moments(pred, target, mask))
 
     def _add(self, moments: PairMoments, error: Tensor) -> None:
         if self._moments is None or self._error is None:
@@ -315,12 +304,12 @@ class PairStatistics:
         return self
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Discard everything."""
         self._moments = self._error = None
 
     def _state(self) -> tuple[PairMoments, Tensor]:
         if self._moments is None or self._error is None:
-            raise _nothing_yet("PairStatistics")
+            raise NoDataError("PairStatistics")
         return self._moments, self._error
 
     @property
@@ -335,7 +324,7 @@ class PairStatistics:
     def fve(self) -> Tensor:
         """Fraction of variance explained per neuron, (N,), as `deepSTRF.metrics.fve`."""
         moments, error = self._state()
-        return explained_variance(error, moments.yy, moments.mean_y, moments.count)
+        return moments.explained_variance(error)
 
     def mse(self) -> Tensor:
         """Mean squared error per neuron, (N,), as `deepSTRF.metrics.mse_loss`."""
@@ -371,7 +360,7 @@ class RepeatStatistics:
     """
 
     def __init__(self) -> None:
-        self._totals: RepeatTotals | None = None
+        self._pooled: PooledPowers | None = None
 
     def update(self, responses: Tensor, mask: Tensor | None = None) -> None:
         """Take in clips.
@@ -390,49 +379,44 @@ class RepeatStatistics:
         TypeError
             When ``mask`` is not bool.
         """
-        check_responses(responses)
-        check_mask(mask, responses)
-        parts = clip_target(responses.detach(), mask).parts.unflatten(*responses.shape[:2])
-        self._add(RepeatTotals.of(parts))
+        check_responses(responses, mask)
+        self._add(PooledPowers.of_responses(responses, mask))
 
-    def _add(self, totals: RepeatTotals) -> None:
-        if self._totals is None:
-            self._totals = totals
+    def _add(self, powers: PooledPowers) -> None:
+        if self._pooled is None:
+            self._pooled = powers
             return
-        _check_same_neurons(self._totals.bins, totals.bins)
-        self._totals = self._totals.merge(totals)
+        _check_same_neurons(self._pooled.bins, powers.bins)
+        self._pooled = self._pooled.merge(powers)
 
     def merge(self, other: Self) -> Self:
         """Add what another instance has seen, and return self."""
-        if other._totals is not None:
-            self._add(other._totals)
+        if other._pooled is not None:
+            self._add(other._pooled)
         return self
 
     def reset(self) -> None:
-        """Forget everything."""
-        self._totals = None
+        """Discard everything."""
+        self._pooled = None
 
-    def _powers(self, centring: str) -> tuple[Tensor, Tensor]:
+    def _state(self, centring: str) -> PooledPowers:
         check_centring(centring)
-        if self._totals is None:
-            raise _nothing_yet("RepeatStatistics")
-        return self._totals.powers(centring)
+        if self._pooled is None:
+            raise NoDataError("RepeatStatistics")
+        return self._pooled
 
     def signal_power(self, centring: str = "clip") -> Tensor:
         """Signal power per neuron, (N,), as `deepSTRF.metrics.signal_power`."""
-        return self._powers(centring)[0]
+        return self._state(centring).powers(centring)[0]
 
     def noise_power(self, centring: str = "clip") -> Tensor:
         """Noise power per neuron, (N,), as `deepSTRF.metrics.noise_power`."""
-        return self._powers(centring)[1]
+        return self._state(centring).powers(centring)[1]
 
     def snr(self, centring: str = "clip") -> Tensor:
         """Signal-to-noise ratio per neuron, (N,), as `deepSTRF.metrics.snr`."""
-        return signal_to_noise(*self._powers(centring))
+        return signal_to_noise(*self._state(centring).powers(centring))
 
     def ceiling(self, centring: str = "concat") -> Tensor:
         """Noise ceiling per neuron, (N,), as `deepSTRF.metrics.ceiling` with ``method="power"``."""
-        self._powers(centring)
-        if self._totals is None:
-            raise _nothing_yet("RepeatStatistics")
-        return self._totals.ceiling(centring)
+        return self._state(centring).ceiling(centring)
