@@ -88,16 +88,17 @@ class Registry(Generic[Entry]):
 
         return add
 
-    def get(self, name: str) -> Entry:
-        """Return the entry called ``name`` (any case)."""
+    def get(self, name: str, *, hint: str = "") -> Entry:
+        """Return the entry called ``name`` (any case); ``hint`` ends the error: what else is legal."""
         if not isinstance(name, str):
             raise TypeError(f"the name of a {self.what} is a string, got {type(name).__name__}")
         if name in self:
             return self._entries[name.lower()]
         legal = ", ".join(repr(known) for known in self.names())
         near = difflib.get_close_matches(name.lower(), self.names(), n=1)
-        hint = f". Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown {self.what} {name!r}; legal names: {legal}{hint}")
+        guess = f". Did you mean {near[0]!r}?" if near else ""
+        more = f"{'' if near else '.'} {hint}" if hint else ""
+        raise ValueError(f"unknown {self.what} {name!r}; legal names: {legal}{guess}{more}")
 
     def names(self) -> list[str]:
         """Return the registered names in alphabetical order."""

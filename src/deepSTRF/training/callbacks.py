@@ -398,12 +398,21 @@ class FitDivergedError(ArithmeticError):
         Batch within that epoch, counted from 0; None when the epoch's score is what broke.
     clips : tuple of int, optional
         Clips of that batch (indices into the loader's data set), where known.
+    advice : str
+        What else a caller of `Fitter` can use or do; ``summary`` is the message without it.
     """
 
     def __init__(
-        self, message: str, *, epoch: int, batch: int | None = None, clips: tuple[int, ...] | None = None
+        self,
+        message: str,
+        *,
+        epoch: int,
+        batch: int | None = None,
+        clips: tuple[int, ...] | None = None,
+        advice: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(f"{message}. {advice}" if advice else message)
+        self.summary = message
         self.epoch = epoch
         self.batch = batch
         self.clips = clips
@@ -420,7 +429,12 @@ class FitDivergedError(ArithmeticError):
 
 #: What mends parameters that nothing trains, where the model knows no better (``model.untrained_advice``).
 UNTRAINED = "use them in forward, or freeze them with requires_grad_(False)"
-LOWER_RATE = "lower the learning rate (a tenth of it, say) or pass grad_clip=1.0"
+LOWER_RATE = "lower the learning rate (a tenth of it, say)"
+#: Advice to callers of `Fitter`.
+LEFT = (
+    "The best weights so far are back in the model, the epochs so far in fitter.history; "
+    "Fitter(grad_clip=1.0) limits the gradients"
+)
 
 
 def warn_of_untrained(model: nn.Module, reached: set[str]) -> None:
@@ -488,13 +502,8 @@ class StepGuard:
     ) -> FitDivergedError:
         clips = tuple(key for key in keys if isinstance(key, int))
         where = f"epoch {self._epoch}, batch {batch}" + (f" (clip {_listed(clips)})" if clips else "")
-        return FitDivergedError(
-            f"the {what} became {float(value.detach())} in {where}: {cause}. "
-            "The best weights so far are back in the model, the epochs so far in fitter.history",
-            epoch=self._epoch,
-            batch=batch,
-            clips=clips or None,
-        )
+        text = f"the {what} became {float(value.detach())} in {where}: {cause}"
+        return FitDivergedError(text, epoch=self._epoch, batch=batch, clips=clips or None, advice=LEFT)
 
 
 def _listed(clips: tuple[int, ...]) -> str:
@@ -512,8 +521,7 @@ def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | No
     >>> with torch.no_grad():
     ...     _ = layer.weight.fill_(float("inf"))
     >>> likely_cause(layer)
-    "the parameter 'weight' is no longer finite: lower the learning rate (a tenth of it, say) or pass
-    grad_clip=1.0"
+    "the parameter 'weight' is no longer finite: lower the learning rate (a tenth of it, say)"
     """
     if batch is not None and not bool(torch.isfinite(batch.inputs).all()):
         what = "front-end's output for this clip" if batch.is_spectrogram else "stimulus of this clip"
@@ -570,9 +578,9 @@ def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str,
         )
     n = score.n + score.n_nan
     raise FitDivergedError(
-        f"the monitored score {key} is {score.mean} for all {n} value(s) in epoch {epoch}: {cause}. "
-        "The best weights so far are back in the model, the epochs so far in fitter.history",
+        f"the monitored score {key} is {score.mean} for all {n} value(s) in epoch {epoch}: {cause}",
         epoch=epoch,
+        advice=LEFT,
     )
 
 
