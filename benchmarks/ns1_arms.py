@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from deepSTRF.experiments.run import ExperimentConfig
+from deepSTRF.experiments import ExperimentConfig
 
 BASE = ExperimentConfig(
     dataset="ns1",

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deepSTRF.experiments.run import run_experiment
+from deepSTRF.experiments import run_experiment
 from ns1_arms import BASE, GROUPS, Arm, Group
 from results_page import machine, table, write_section
 
@@ -45,7 +45,7 @@ def run_arm(name: str, arm: Arm, seeds: tuple[int, ...]) -> dict[str, object]:
     """Fit and score one arm; returns its line and its protocol card."""
     config = dataclasses.replace(BASE, seeds=seeds, **arm.changes)
     run = run_experiment(
-        config, Path("runs") / f"scores-{name}", overwrite=False, say=lambda text: print(f"  {text}")
+        config, Path("runs") / f"scores-{name}", overwrite=False, log=lambda text: print(f"  {text}")
     )
     test, validation = run.scores.values["test"], run.scores.values["validation"]
     return {

@@ -19,8 +19,7 @@ import numpy as np
 import torch
 
 from deepSTRF.datasets.audio import NS1Dataset
-from deepSTRF.experiments.run import ExperimentConfig, run_experiment
-from deepSTRF.experiments.run_folder import Run
+from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 from deepSTRF.interpret import (
     compare_wav2spec,
     front_end_response,

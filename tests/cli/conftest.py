@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepSTRF.experiments.run import ExperimentConfig, run_experiment
-from deepSTRF.experiments.run_folder import Run
+from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 
 SMALL = {"n_neurons": 3, "n_clips": 6, "n_repeats": 4, "clip_seconds": 0.5}
 

@@ -11,7 +11,8 @@ import pytest
 
 from deepSTRF.cli import main
 from deepSTRF.cli.commands import read_config
-from deepSTRF.cli.tables import UsageProblem, explain, print_scores
+from deepSTRF.cli.errors import UsageProblem, explain
+from deepSTRF.cli.tables import print_scores
 from deepSTRF.experiments.config import ExperimentConfig
 
 #: A recording of 3 neurons and 6 clips; the first eight words are its options.
@@ -175,13 +176,14 @@ def test_flags_win_over_the_file_option_by_option(tmp_path):
         encoding="utf-8",
     )
     config = read_config(
-        path, {"epochs": 1, "split": None}, {"dataset": ["n_neurons=2"], "model": None}, "0-1"
+        path,
+        {"epochs": 1, "split": None, "dataset_options": ["n_neurons=2"], "model": None, "seeds": "0-1"},
     )
     assert (config.epochs, config.split, config.seeds) == (1, "4/1/1", (0, 1))
     assert config.dataset_options == {"n_neurons": 2, "n_clips": 6}
     with pytest.raises(UsageProblem, match="no option 'smooth'"):
-        read_config(path, {}, {"dataset": ["smooth=false"]}, None)
-    other = read_config(path, {"dataset": "ns1"}, {"dataset": ["smooth=false"]}, None)
+        read_config(path, {"dataset_options": ["smooth=false"]})
+    other = read_config(path, {"dataset": "ns1", "dataset_options": ["smooth=false"]})
     assert other.dataset_options == {"smooth": False}, "options of another dataset do not carry over"
 
 

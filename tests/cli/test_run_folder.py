@@ -12,10 +12,9 @@ import pytest
 import torch
 
 from deepSTRF import _files as files
-from deepSTRF.experiments import run_folder as room
-from deepSTRF.experiments.config import ExperimentConfig
-from deepSTRF.experiments.run import evaluate_run, model_fields, run_experiment
-from deepSTRF.experiments.run_folder import Run, RunScores, prepare_folder
+from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment, run_folder
+from deepSTRF.experiments.examples import model_fields
+from deepSTRF.experiments.run_folder import RunScores, prepare_folder
 from deepSTRF.report import gather_parts, write_report
 from deepSTRF.training.fitter import Fitter
 
@@ -128,7 +127,7 @@ def test_protocol_card_says_what_a_comparison_needs(finished):
 def test_finished_run_is_read_not_fitted_again(finished, small_config, monkeypatch):
     monkeypatch.setattr(Fitter, "fit", lambda self: pytest.fail("fitted again"))
     said: list[str] = []
-    run = run_experiment(small_config, finished.path, say=said.append)
+    run = run_experiment(small_config, finished.path, log=said.append)
     assert run.histories == finished.histories
     assert "complete" in said[0]
 
@@ -158,7 +157,7 @@ def test_a_killed_fit_goes_on_and_ends_with_the_same_numbers(finished, small_con
         Run.load(folder)
     monkeypatch.setattr(Fitter, "on_epoch_end", finish)
     said: list[str] = []
-    run = run_experiment(small_config, folder, progress=False, say=said.append)
+    run = run_experiment(small_config, folder, progress=False, log=said.append)
     assert said[0].startswith("Going on with the unfinished run")
     assert same(weights(run, 0), weights(finished, 0))
     assert same(weights(run, 1), weights(finished, 1))
@@ -175,10 +174,10 @@ def test_a_full_disk_at_the_end_loses_nothing(small_config, tmp_path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, data)
 
-    monkeypatch.setattr(room, "write_atomically", full)
+    monkeypatch.setattr(run_folder, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         run_experiment(config, tmp_path / "run", progress=False)
-    monkeypatch.setattr(room, "write_atomically", real)
+    monkeypatch.setattr(run_folder, "write_atomically", real)
     run = run_experiment(config, tmp_path / "run", progress=False)
     assert len(run.histories[0]) == 1
 

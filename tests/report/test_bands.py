@@ -7,9 +7,8 @@ import csv
 import numpy as np
 import pytest
 
+from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 from deepSTRF.experiments.examples import ModelFields
-from deepSTRF.experiments.run import ExperimentConfig, run_experiment
-from deepSTRF.experiments.run_folder import Run
 from deepSTRF.interpret import strf_tuning
 from deepSTRF.report import Explanation, explain_run, gather_parts
 from deepSTRF.report.parts import Bands

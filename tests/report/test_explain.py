@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
+from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 from deepSTRF.experiments.examples import GRADIENT, receptive_fields
-from deepSTRF.experiments.run import ExperimentConfig, run_experiment
-from deepSTRF.experiments.run_folder import Run
 from deepSTRF.interpret import dstrf, strf_tuning
 from deepSTRF.interpret.filter_statistics import complexity
 from deepSTRF.report import Explanation, explain_run, gather_parts, write_report

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF.experiments import ExperimentConfig, run_experiment
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
-from deepSTRF.experiments.run import ExperimentConfig, run_experiment
 from deepSTRF.interpret import front_end_response
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalLEAF, CausalMelSpectrogram, WaveformFrontEnd

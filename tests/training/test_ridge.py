@@ -319,7 +319,7 @@ def test_an_experiment_in_closed_form(tmp_path):
 
     config = ExperimentConfig(model="ridge", model_options={"n_lags": 8}, dataset_options=SMALL)
     said: list[str] = []
-    run = run_experiment(config, tmp_path / "run", progress=False, say=said.append)
+    run = run_experiment(config, tmp_path / "run", progress=False, log=said.append)
     assert "Solving ridge in closed form" in said
     card = dict(run.protocol)
     assert "closed form" in card["Fit: method"]

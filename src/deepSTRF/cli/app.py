@@ -1,50 +1,156 @@
-"""The commands; each one's work is in a file of its own, imported when it runs."""
+"""The commands and their flags; the work of each is in `deepSTRF.cli.commands`, imported when it runs.
+
+The flags of ``deepstrf fit`` are the fields of `ExperimentConfig`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
 
 import typer
 
 from deepSTRF import __version__
-from deepSTRF.cli.flags import (
-    BatchSize,
-    Calibrate,
-    Clips,
-    ConfigFile,
-    CsvFile,
-    DatasetName,
-    DatasetOption,
-    Debug,
-    Device,
-    Download,
-    Epochs,
-    FrontEnd,
-    FrontEndOption,
-    HtmlFile,
-    LearningRate,
-    Loss,
-    ModelName,
-    ModelOption,
-    Neurons,
-    OtherDataset,
-    Out,
-    Overwrite,
-    OverwriteExplanation,
-    Patience,
-    Quiet,
-    RunFolder,
-    Seed,
-    Seeds,
-    Split,
-    Standardize,
-    Start,
-    WarmupMs,
-    WeightDecay,
-)
-from deepSTRF.cli.tables import readable
+from deepSTRF.cli.errors import readable
+from deepSTRF.experiments.config import ExperimentConfig, choice_of, default_text, flag_of
 
-__all__ = ["app"]
+__all__ = ["app", "with_fields"]
+
+DATA, RUN = "Data", "Run"
+#: Panel of the help for each table of a TOML file.
+PANELS = {"dataset": DATA, "model": "Model", "training": "Training", "": RUN}
+
+# ------------------------------------------------------------------------------
+# Flags from the fields of an experiment
+
+
+def with_fields(
+    config: type[ExperimentConfig] = ExperimentConfig,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that replaces ``**given`` of a command by one flag per field.
+
+    A flag that is not given is None, so that a config file can decide.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(command, eval_str=True).parameters.values()
+        kinds = get_type_hints(config)
+        flags = [
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[_flag_type(kinds[item.name]) | None, _option(item)],
+            )
+            for item in fields(config)
+        ]
+        kept = [parameter for parameter in own if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+        ordered = [kept[0], *flags, *kept[1:]]
+        keyword_only = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in ordered]
+        command.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        command.__annotations__ = {parameter.name: parameter.annotation for parameter in keyword_only}
+        return command
+
+    return decorate
+
+
+def _flag_type(kind: Any) -> Any:
+    """What the command line hands over: numbers and switches as they are, the rest as text."""
+    if get_origin(kind) is not None and issubclass(get_origin(kind), Mapping):
+        return list[str]
+    return kind if kind in (bool, int, float) else str
+
+
+def _option(item: Field[Any]) -> Any:
+    """The flag of a field, for typer."""
+    declared, flag = choice_of(item), flag_of(item)
+    names = [f"{flag}/{flag.replace('--', '--no-')}" if isinstance(item.default, bool) else flag]
+    names += [declared.short] if declared.short else []
+    default = default_text(item)
+    return typer.Option(
+        *names,
+        metavar=declared.metavar,
+        help=_styled(declared.help) + (_default(default) if default else ""),
+        rich_help_panel=PANELS.get(declared.toml.partition(".")[0], RUN),
+    )
+
+
+def _styled(text: str) -> str:
+    """Help with what stands in backticks in colour."""
+    return re.sub(r"`([^`]+)`", r"[cyan]\1[/]", text)
+
+
+def _default(text: str) -> str:
+    """A default as typer prints it."""
+    return f"  [dim]\\[default: {text}][/]"
+
+
+# ------------------------------------------------------------------------------
+# Other flags
+
+_FIELDS = {item.name: item for item in fields(ExperimentConfig)}
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=RUN)]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder that [cyan]deepstrf fit[/] wrote.")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="TOML file with the choices; flags win over it."),
+]
+OtherDataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "-d",
+        metavar="NAME|FILE",
+        help=f"Another recording of the same neurons.{_default('that of the run')}",
+        rich_help_panel=DATA,
+    ),
+]
+DatasetOption = Annotated[list[str] | None, _option(_FIELDS["dataset_options"])]
+Clips = Annotated[
+    str,
+    typer.Option(
+        metavar="WHICH", help="test, validation, train or all clips of the recording.", rich_help_panel=DATA
+    ),
+]
+Download = Annotated[
+    bool, typer.Option(help="Fetch missing files of a public recording.", rich_help_panel=DATA)
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what is in that folder.", rich_help_panel=RUN)
+]
+Neurons = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Names or indices of the report's table, with commas: [cyan]3,17,A1-5[/]."
+        f"{_default('the four with the best test score')}",
+        rich_help_panel=RUN,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="No progress, only the scores.", rich_help_panel=RUN)
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(help=f"Which seed's model.{_default('the best on validation')}", rich_help_panel=RUN),
+]
+CsvFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write the scores per neuron here.", rich_help_panel=RUN)
+]
+HtmlFile = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help=f"HTML file.{_default('report.html in the run folder')}"),
+]
+
+# ------------------------------------------------------------------------------
+# Commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,7 +175,7 @@ def deepstrf(
 ) -> None:
     """Fit and explain models of auditory neurons: sound in, neural activity out.
 
-    Try it, nothing needed:  [cyan]deepstrf fit[/]
+    Simulated neurons:       [cyan]deepstrf fit[/]
     A public recording:      [cyan]deepstrf fit --dataset ns1[/]
     From the raw waveform:   [cyan]deepstrf fit --dataset ns1 --wav2spec mel[/]
     Your own recording:      [cyan]deepstrf fit --dataset mine.npz[/]   (ds.save("mine.npz") in Python)
@@ -81,7 +187,7 @@ def deepstrf(
 @app.command()
 @readable
 def datasets(debug: Debug = False) -> None:
-    """List the recordings there are, and their options."""
+    """List the available recordings and their options."""
     from deepSTRF.cli.commands import list_datasets
 
     list_datasets()
@@ -90,7 +196,7 @@ def datasets(debug: Debug = False) -> None:
 @app.command()
 @readable
 def models(debug: Debug = False) -> None:
-    """List the models and waveform front-ends there are, and their options."""
+    """List the available models and waveform front-ends, and their options."""
     from deepSTRF.cli.commands import list_models
 
     list_models()
@@ -98,32 +204,14 @@ def models(debug: Debug = False) -> None:
 
 @app.command()
 @readable
+@with_fields()
 def fit(
     config: ConfigFile = None,
-    dataset: DatasetName = None,
-    dataset_option: DatasetOption = None,
-    split: Split = None,
     download: Download = True,
-    model: ModelName = None,
-    model_option: ModelOption = None,
-    wav2spec: FrontEnd = None,
-    wav2spec_option: FrontEndOption = None,
-    standardize: Standardize = None,
-    loss: Loss = None,
-    epochs: Epochs = None,
-    patience: Patience = None,
-    lr: LearningRate = None,
-    weight_decay: WeightDecay = None,
-    batch_size: BatchSize = None,
-    seeds: Seeds = None,
-    warmup_ms: WarmupMs = None,
-    start: Start = None,
-    calibrate: Calibrate = None,
-    device: Device = None,
-    out: Out = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     debug: Debug = False,
+    **given: Any,
 ) -> None:
     """Fit a model to a recording, score it, and write a run folder with a report.
 
@@ -139,26 +227,7 @@ def fit(
     """
     from deepSTRF.cli.commands import fit_and_report
 
-    given = {
-        "dataset": dataset,
-        "split": split,
-        "model": model,
-        "wav2spec": wav2spec,
-        "standardize": standardize,
-        "loss": loss,
-        "epochs": epochs,
-        "patience": patience,
-        "learning_rate": lr,
-        "weight_decay": weight_decay,
-        "batch_size": batch_size,
-        "warmup_ms": warmup_ms,
-        "start": start,
-        "calibrate": calibrate,
-        "device": device,
-        "out": out,
-    }
-    options = {"dataset": dataset_option, "model": model_option, "wav2spec": wav2spec_option}
-    fit_and_report(config, given, options, seeds, overwrite=overwrite, download=download, quiet=quiet)
+    fit_and_report(config, given, overwrite=overwrite, download=download, quiet=quiet)
 
 
 @app.command()
@@ -201,7 +270,7 @@ def explain(
     run: RunFolder,
     neurons: Neurons = None,
     seed: Seed = None,
-    overwrite: OverwriteExplanation = False,
+    overwrite: Overwrite = False,
     download: Download = True,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -1,9 +1,9 @@
-"""``deepstrf report``: write the page of a run again."""
+"""The work of each command: a few calls of the library, and what is printed."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,23 @@ from rich.padding import Padding
 from rich.table import Table
 
 from deepSTRF._files import write_atomically
-from deepSTRF.cli.tables import UsageProblem, print_run, print_scores, stdout_console, usage
+from deepSTRF.cli.errors import UsageProblem, usage
+from deepSTRF.cli.tables import print_run, print_scores, stdout_console
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
-from deepSTRF.experiments.config import ExperimentConfig, parse_options, parse_seeds
-from deepSTRF.experiments.run import evaluate_run, run_experiment
+from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
+from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import Run
-from deepSTRF.registry import BACKBONES, DATASETS, KERNELS, MODELS, PREFILTERS, SOLVERS, WAV2SPEC, Registry
+from deepSTRF.registry import (
+    BACKBONES,
+    DATASETS,
+    KERNELS,
+    LOSSES,
+    MODELS,
+    PREFILTERS,
+    SOLVERS,
+    WAV2SPEC,
+    Registry,
+)
 from deepSTRF.report import explain_run, write_report
 from deepSTRF.report.explain import choose_neurons
 from deepSTRF.report.explanation import Explanation
@@ -29,15 +40,12 @@ __all__ = [
     "fit_and_report",
     "list_datasets",
     "list_models",
-    "one_line",
-    "options_text",
     "read_config",
     "write_and_print",
 ]
 
 # ------------------------------------------------------------------------------
-# ``deepstrf datasets`` and ``deepstrf models``: what there is, from the registries and docstrings.
-
+# ``deepstrf datasets`` and ``deepstrf models``
 
 INDENT = 4
 
@@ -51,7 +59,7 @@ def list_datasets() -> None:
 
 
 def list_models() -> None:
-    """Print every registered model, fit in closed form and part of a model with its options."""
+    """Print every registered model, fit in closed form, part of a model and loss."""
     console = stdout_console()
     _list(console, "Models", MODELS)
     console.print()
@@ -64,121 +72,74 @@ def list_models() -> None:
     _list(console, "Kernels of receptive fields (model option kernel)", KERNELS, ("F", "T", "C_in", "C_out"))
     console.print()
     _list(console, "Backbones (statenet option rnn_type)", BACKBONES, ("input_size", "hidden_size"))
-    console.print("\nUse them:    deepstrf fit --model NAME --model-option KEY=VALUE --wav2spec NAME")
-
-
-def one_line(cls: Callable[..., Any]) -> str:
-    """Return the first sentence of a class's docstring.
-
-    Examples
-    --------
-    >>> class Gain:
-    ...     '''Multiply.
-    ...
-    ...     More.'''
-    >>> one_line(Gain)
-    'Multiply.'
-    """
-    paragraph = (inspect.getdoc(cls) or "").split("\n\n")[0]
-    return " ".join(paragraph.split())
-
-
-def options_text(cls: Callable[..., Any], hidden: Sequence[str] = ()) -> str:
-    """Return the options of a class as ``name=default`` words, without the hidden ones.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> options_text(Linear).split(", ")[0]
-    'temporal_window_size=9'
-    """
-    parameters = inspect.signature(cls).parameters
-    words = []
-    for name in (name for name in option_names(cls) if name not in hidden):
-        default = parameters[name].default
-        words.append(name if default is inspect.Parameter.empty else f"{name}={_plain(default)}")
-    return ", ".join(words)
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "none" if value is None else str(value)
+    console.print(f"\n[bold]Losses[/]\n\n  {', '.join(LOSSES)}")
+    console.print(
+        "\nUse them:    deepstrf fit --model NAME --model-option KEY=VALUE --wav2spec NAME --loss NAME"
+    )
 
 
 def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequence[str] = ()) -> None:
+    """Print name, first sentence of the docstring and ``option=default`` words of each entry."""
     console.print(f"[bold]{title}[/]")
-    for name, cls in registry.items():
+    for name, entry in registry.items():
+        summary = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
+        arguments = inspect.signature(entry).parameters
+        options = []
+        for option in (option for option in option_names(entry) if option not in hidden):
+            default = arguments[option].default
+            if default is inspect.Parameter.empty:
+                options.append(option)
+            else:
+                plain = str(default).lower() if default is None or isinstance(default, bool) else default
+                options.append(f"{option}={plain}")
         console.print(f"\n  [bold cyan]{name}[/]")
-        console.print(Padding(one_line(cls), (0, 0, 0, INDENT)), markup=False)
-        console.print(Padding(f"[dim]options: {options_text(cls, hidden)}[/]", (0, 0, 0, INDENT)))
+        console.print(Padding(summary, (0, 0, 0, INDENT)), markup=False)
+        console.print(Padding(f"[dim]options: {', '.join(options)}[/]", (0, 0, 0, INDENT)))
 
 
 # ------------------------------------------------------------------------------
-# ``deepstrf fit``: from flags and file to a configuration, then the run, its report and its scores.
+# ``deepstrf fit``
 
 
 def fit_and_report(
-    config_file: Path | None,
-    given: Mapping[str, Any],
-    options: Mapping[str, Sequence[str] | None],
-    seeds: str | None,
-    *,
-    overwrite: bool,
-    download: bool,
-    quiet: bool,
+    config_file: Path | None, given: Mapping[str, Any], *, overwrite: bool, download: bool, quiet: bool
 ) -> None:
-    """Run the experiment that file and flags describe; print its scores and where its report lies."""
-    config = read_config(config_file, given, options, seeds)
+    """Run the experiment that file and flags describe; print its scores and the path of its report."""
+    config = read_config(config_file, given)
     with usage():
         run = run_experiment(
             config,
             overwrite=overwrite,
             download=download,
             progress=False if quiet else "auto",
-            say=None if quiet else _say,
+            log=None if quiet else lambda sentence: typer.echo(sentence, err=True),
         )
     print_run(run, write_report(run))
 
 
-def read_config(
-    config_file: Path | None,
-    given: Mapping[str, Any],
-    options: Mapping[str, Sequence[str] | None],
-    seeds: str | None,
-) -> ExperimentConfig:
+def read_config(config_file: Path | None, given: Mapping[str, Any]) -> ExperimentConfig:
     """Return the configuration; a flag wins over the file, an option over the same option of the file.
 
-    Examples
-    --------
-    >>> read_config(None, {"epochs": 3}, {"dataset": ["n_clips=5"]}, "0-1").seeds
-    (0, 1)
+    ``given`` maps fields to what the command line hands over: options as a list of ``KEY=VALUE``, seeds as
+    text, None for a flag that was not given.
     """
     with usage():
         base = ExperimentConfig() if config_file is None else ExperimentConfig.from_toml(config_file)
-        changes = dict(given)
-        if seeds is not None:
-            changes["seeds"] = parse_seeds(seeds)
-        for name, pairs in options.items():
+        changes = {name: value for name, value in given.items() if value is not None}
+        if "seeds" in changes:
+            changes["seeds"] = parse_seeds(changes["seeds"])
+        for name in ("dataset", "model", "wav2spec"):
             field = f"{name}_options"
-            another = given.get(name) not in (None, getattr(base, name))
+            another = changes.get(name, getattr(base, name)) != getattr(base, name)
             kept = {} if another else getattr(base, field)  # another dataset or model has other options
-            changes[field] = {**kept, **parse_options(pairs or (), f"--{name}-option")}
+            changes[field] = {**kept, **parse_options(changes.get(field, ()), FLAGS[field])}
         config = base.with_changes(**changes)
         check_choices(config)
     return config
 
 
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)
-
-
 # ------------------------------------------------------------------------------
-# ``deepstrf evaluate``: score a fitted model again.
-
-
-#: What the flag --clips is when nobody gave it, and what another recording is scored on.
-DEFAULT_CLIPS, EVERY_CLIP = "test", "all"
+# ``deepstrf evaluate``
 
 
 def evaluate_and_print(
@@ -194,7 +155,7 @@ def evaluate_and_print(
     """Score the model of a run and print the table."""
     if csv is not None and csv.is_dir():
         raise UsageProblem(f"--csv {csv} is a folder; name a file in it: --csv {csv / 'scores.csv'}")
-    if dataset is not None and clips not in (DEFAULT_CLIPS, EVERY_CLIP):
+    if dataset is not None and clips not in (TEST, ALL):
         raise UsageProblem(
             f"--clips {clips} is a part of the run's own recording, and of another one (--dataset) all clips "
             "are scored: leave one of the two out"
@@ -210,7 +171,7 @@ def evaluate_and_print(
         other = None
         if dataset is not None:
             other = load_dataset(changed, download=download)
-            clips = EVERY_CLIP
+            clips = ALL
         scores = evaluate_run(
             run if dataset is not None else run.with_config(changed),
             other,
@@ -225,14 +186,13 @@ def evaluate_and_print(
 
 
 # ------------------------------------------------------------------------------
-# ``deepstrf explain``: what the neurons of a run listen to.
+# ``deepstrf explain`` and ``deepstrf report``
 
-
-#: What the files are, in the order in which a reader wants them.
+#: Files of an explanation, in the order in which they are listed.
 CONTENTS = {
     "tuning.csv": "tuning of every neuron",
     "nonlinearity.csv": "how the filters of the chosen neurons change",
-    "probes.csv": "their answers to probe sounds, summarised",
+    "probes.csv": "their responses to probe sounds, summarised",
     "dstrf.gif": "movie of their dynamic STRFs",
     "fields.npz": "receptive fields of every neuron",
     "confidence.npz": "confidence bands of the chosen neurons",
@@ -246,7 +206,7 @@ CONTENTS = {
 def explain_and_print(
     folder: Path, neurons: str | None, seed: int | None, *, overwrite: bool, download: bool, quiet: bool
 ) -> None:
-    """Explain the model of a run, write its report again, and print what there is."""
+    """Explain the model of a run, write its report again, and list its files."""
     named = None if neurons is None else [word.strip() for word in neurons.split(",") if word.strip()]
     with usage():
         run = Run.load(folder)
@@ -264,10 +224,10 @@ def explain_and_print(
         )
     if not quiet:
         typer.echo("Writing the report", err=True)
-    _print(found, write_report(run))
+    _print_explanation(found, write_report(run))
 
 
-def _print(found: Explanation, report: Path) -> None:
+def _print_explanation(found: Explanation, report: Path) -> None:
     console = stdout_console()
     console.print(f"\n[bold]Explained[/] {', '.join(found.names)}\n", soft_wrap=True)
     table = Table.grid(padding=(0, 2))
@@ -281,9 +241,6 @@ def _print(found: Explanation, report: Path) -> None:
         typer.echo(f"\nSkipped {part}: {reason}")
     console.print(f"\nFolder  {found.folder}", soft_wrap=True)
     console.print(f"Report  {report.resolve()}", soft_wrap=True)
-
-
-# ------------------------------------------------------------------------------
 
 
 def write_and_print(folder: Path, out: Path | None) -> None:

@@ -1,13 +1,14 @@
-"""Fits in closed form inside an experiment: one call where other models need epochs.
+"""From the names and options of an experiment to objects: recording, front-end, model, fit in closed form.
 
-A new one is a file with a function ``solver(train, validation, *, wav2spec, standardize, warmup_ms,
-**options)`` of `deepSTRF.baselines` that is registered in `deepSTRF.registry.SOLVERS` and returns a
-`ClosedFormFit`. Its name then stands in a model's place.
+A fit in closed form stands in a model's place. A new one is a file in ``deepSTRF/baselines`` with a function
+``solver(train, validation, *, wav2spec, standardize, warmup_ms, **options)`` that is registered in
+`deepSTRF.registry.SOLVERS` and returns a `ClosedFormFit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +17,7 @@ from torch import nn
 
 from deepSTRF._validation import check_device
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.experiments.config import ExperimentConfig, check_options, option_names, parameters_of
+from deepSTRF.experiments.config import ExperimentConfig, FieldError, closest
 from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
 from deepSTRF.training.seeds import seeded
 
@@ -26,7 +27,6 @@ __all__ = [
     "build_model",
     "check_buildable",
     "check_choices",
-    "dataset_class",
     "is_closed_form",
     "load_dataset",
     "option_names",
@@ -34,118 +34,169 @@ __all__ = [
     "solve",
 ]
 
-# ------------------------------------------------------------------------------
-# From names and options to objects: recording, front-end, model and loss of an experiment.
-
-
 DATASET_SUFFIX = ".npz"
+#: Arguments of a model or front-end that come from the data and the other choices.
+FROM_THE_DATA = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
+#: The same of a fit in closed form, whose own default decides whether bands are standardised.
+FROM_THE_DATA_SOLVER = ("train", "validation", "wav2spec", "warmup_ms")
+#: Arguments of a recording that have a flag of their own.
+HAVE_A_FLAG = ("download",)
+FETCH = (
+    "run_experiment(..., download=True) fetches missing files, and so does the command line "
+    "(leave out --no-download)"
+)
 
-
-def dataset_class(name: str) -> type[NeuralDataset]:
-    """Return the registered dataset class of that name.
-
-    Examples
-    --------
-    >>> dataset_class("synthetic").__name__
-    'SyntheticDataset'
-    """
-    try:
-        return DATASETS.get(name)
-    except ValueError as error:
-        raise ValueError(
-            f"{_sentence(error)} A recording of your own: save it with ds.save('mine.npz') and give the path"
-        ) from None
+# ------------------------------------------------------------------------------
+# Names and options
 
 
 def check_choices(config: ExperimentConfig) -> None:
-    """Check names and options of dataset, model and front-end, before any file is read.
-
-    Examples
-    --------
-    >>> check_choices(ExperimentConfig(model_options={"temporal_window": 9}))
-    Traceback (most recent call last):
-        ...
-    ValueError: model 'linear' has no option 'temporal_window'; ... Did you mean 'temporal_window_size'?
-    """
-    if _is_file(config.dataset):
-        _check_file(config)
+    """Check names and options of dataset, model and front-end, before any file is read."""
+    if _is_file(config):
+        path = Path(config.dataset)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"dataset file {path} does not exist; write one in Python: ds.save({str(path)!r})"
+            )
+        if config.dataset_options:
+            raise ValueError(
+                f"a dataset file takes no options, got {', '.join(config.dataset_options)}; "
+                "apply them before ds.save(...)"
+            )
     else:
-        check_options(dataset_class(config.dataset), config.dataset_options, f"dataset {config.dataset!r}")
-    check_options(_what_is_fitted(config.model), config.model_options, f"model {config.model!r}")
-    if config.model in SOLVERS and config.loss != "mse":
-        raise ValueError(
-            f"model {config.model!r} is solved in closed form, which minimises the squared error; leave out "
-            f"loss={config.loss!r}, or choose another model"
-        )
+        _check_options(_dataset_class(config), config.dataset_options, f"dataset {config.dataset!r}")
+    fitted: Callable[..., Any]
+    if is_closed_form(config.model):
+        fitted = SOLVERS.get(config.model)
+        if config.loss != "mse":
+            raise FieldError(
+                "model {0!r} is solved in closed form, which minimises the squared error; leave out "
+                "{loss:{1}}, or choose another model",
+                config.model,
+                config.loss,
+            )
+    else:
+        fitted = MODELS.get(config.model, hint=f"In closed form: {', '.join(map(repr, SOLVERS))}.")
+    _check_options(fitted, config.model_options, f"model {config.model!r}")
     if config.wav2spec is not None:
         front_end = WAV2SPEC.get(config.wav2spec)
-        check_options(
+        _check_options(
             front_end, config.wav2spec_options, f"front-end {config.wav2spec!r}", also=("n_filters",)
         )
+
+
+def option_names(entry: Callable[..., Any]) -> list[str]:
+    """Return the options a registered class or function takes: its arguments less those filled in."""
+    if not isinstance(entry, type):
+        hidden: tuple[str, ...] = FROM_THE_DATA_SOLVER
+    else:
+        hidden = HAVE_A_FLAG if issubclass(entry, NeuralDataset) else FROM_THE_DATA
+    return [name for name in _arguments(entry) if name not in hidden]
+
+
+def _arguments(entry: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(entry).parameters
+
+
+def _check_options(
+    entry: Callable[..., Any], options: Mapping[str, Any], what: str, also: tuple[str, ...] = ()
+) -> None:
+    """Raise ValueError for the first option that is no argument."""
+    arguments = _arguments(entry)
+    if any(argument.kind is inspect.Parameter.VAR_KEYWORD for argument in arguments.values()):
+        return
+    legal = [*option_names(entry), *also]
+    for name in options:
+        if name not in arguments and name not in also:
+            raise ValueError(
+                f"{what} has no option {name!r}; it takes {', '.join(legal)}.{closest(name, legal)}"
+            )
+
+
+def is_closed_form(model: str) -> bool:
+    """Whether a model name stands for a fit in closed form."""
+    return model in SOLVERS
+
+
+def _is_file(config: ExperimentConfig) -> bool:
+    return config.dataset.lower().endswith(DATASET_SUFFIX) or Path(config.dataset).is_file()
+
+
+def _dataset_class(config: ExperimentConfig) -> type[NeuralDataset]:
+    return DATASETS.get(
+        config.dataset,
+        hint="A recording of your own: save it in Python with ds.save('mine.npz') and give the path",
+    )
+
+
+# ------------------------------------------------------------------------------
+# Recording
 
 
 def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralDataset:
     """Load the recording of an experiment: a registered one, or a file written by ``NeuralDataset.save``.
 
-    Parameters
-    ----------
-    config : ExperimentConfig
-        Name and options; a front-end asks for waveforms.
-    download : bool
-        Let a recording that can fetch itself do so when its files are missing.
-
-    Returns
-    -------
-    NeuralDataset
-        The recording.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an unknown name or option.
-    FileNotFoundError
-        When files are missing.
-
-    Examples
-    --------
-    >>> ds = load_dataset(ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3}))
-    >>> ds.N_neurons, len(ds)
-    (2, 3)
+    A front-end, or a model with one of its own, gets waveforms. ``download`` lets a recording fetch missing
+    files.
     """
     check_choices(config)
-    if _is_file(config.dataset):
+    if _is_file(config):
         recording = NeuralDataset.load(config.dataset)
         if recording.name == type(recording).__name__:  # nobody named it: its file says more than its class
             recording.name = Path(config.dataset).stem
         return recording
-    cls = dataset_class(config.dataset)
-    options = dict(config.dataset_options)
-    legal = parameters_of(cls)
-    hears = _what_hears_waveforms(config)
-    if hears is not None:
+    cls = _dataset_class(config)
+    options, legal = dict(config.dataset_options), _arguments(cls)
+    needs = None
+    if config.wav2spec is not None:
+        needs = "a front-end"
+    elif config.model in MODELS and "n_frequency_bands" not in _arguments(MODELS.get(config.model)):
+        needs = f"model {config.model!r}"
+    if needs is not None:
         if "return_waveform" not in legal:
-            raise ValueError(f"dataset {config.dataset!r} has no waveforms, which {hears} needs")
+            raise ValueError(f"dataset {config.dataset!r} has no waveforms, which {needs} needs")
         if not options.setdefault("return_waveform", True):
             raise ValueError(
-                f"{hears} needs waveforms: leave out return_waveform=false, or leave {hears} out"
+                f"{needs} needs waveforms: leave out return_waveform=false, or leave {needs} out"
             )
     if download and "download" in legal:
         options.setdefault("download", True)
-    return cls(**options)
+    try:
+        return cls(**options)
+    except FileNotFoundError as error:
+        if not download and "download" in legal:
+            error.add_note(FETCH)
+        raise
+
+
+# ------------------------------------------------------------------------------
+# Front-end, model, device
+
+
+def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
+    """Build the front-end of an experiment with the sample rate and bin width of its data."""
+    if config.wav2spec is None:
+        return None
+    if not getattr(dataset, "return_waveform", False):
+        raise FieldError(
+            "a front-end needs waveforms, and {0} holds spectrograms; leave {wav2spec} out, or make the "
+            "recording from its sounds (dataset option return_waveform=true, or in Python from_arrays with "
+            "audio_fs=...)",
+            dataset.name,
+        )
+    from deepSTRF.models.wav2spec import make_wav2spec
+
+    options = dict(config.wav2spec_options)
+    if not {"n_filters", "n_mels"} & set(options):
+        options["n_filters"] = dataset.F
+    return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
 
 
 def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
-    """Build the model of an experiment with the sizes of its data; nothing is fitted.
-
-    Examples
-    --------
-    >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3})
-    >>> build_model(config, load_dataset(config)).O
-    2
-    """
+    """Build the model of an experiment with the sizes of its data; nothing is fitted."""
     check_choices(config)
     cls = MODELS.get(config.model)
-    legal = parameters_of(cls)
+    legal = _arguments(cls)
     front_end = build_front_end(config, dataset)
     known = {
         "out_neurons": dataset.N_neurons,
@@ -156,43 +207,43 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
         known["n_frequency_bands"] = _n_bands(front_end, dataset)
     elif front_end is None and not getattr(dataset, "return_waveform", False):
         raise ValueError(
-            f"model {config.model!r} hears waveforms; load the recording with return_waveform=True"
+            f"model {config.model!r} takes waveforms; load the recording with return_waveform=true"
         )
     arguments = {name: value for name, value in known.items() if name in legal and value is not None}
     for name, wanted in (("wav2spec", front_end), ("standardize", config.standardize or None)):
         if wanted is not None and name not in legal:
-            raise ValueError(f"model {config.model!r} takes no {name}; leave it out, or choose another model")
+            raise FieldError(
+                "model {0!r} takes no {" + name + "}; leave it out, or choose another model", config.model
+            )
         if wanted is not None:
             arguments[name] = wanted
     model: nn.Module = cls(**{**arguments, **config.model_options})
     return model
 
 
-def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
-    """Raise what the model's constructor and the device would, before a run takes its folder.
+def _n_bands(front_end: nn.Module | None, dataset: Any) -> int:
+    """Bands at the model's input: those of the front-end, else those of the stimuli."""
+    if front_end is not None:
+        return int(getattr(front_end, "n_filters", dataset.F))
+    stim = dataset.stims[0]
+    if stim.ndim != 3:
+        raise FieldError(
+            "these stimuli are waveforms: name a front-end ({wav2spec:mel}), or load spectrograms "
+            "(return_waveform=false)"
+        )
+    return int(stim.shape[-2])
 
-    Examples
-    --------
-    >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 3}, device="gpu")
-    >>> check_buildable(config, load_dataset(config))
-    Traceback (most recent call last):
-        ...
-    ValueError: device must be like 'cpu', 'cuda' or 'cuda:1', got 'gpu'
-    """
-    if config.model not in SOLVERS:
+
+def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
+    """Raise what the model's constructor and the device would, before a run takes its folder."""
+    if not is_closed_form(config.model):
         check_device(resolve_device(config.device))
         with seeded(config.seeds[0]):
             build_model(config, dataset)
 
 
 def resolve_device(name: str) -> str:
-    """Return the device meant: "auto" is CUDA where there is one, then Apple's, then the processor.
-
-    Examples
-    --------
-    >>> resolve_device("cpu")
-    'cpu'
-    """
+    """Return the device meant: "auto" is CUDA where there is one, then Apple's, then the processor."""
     if name != "auto":
         return name
     if torch.cuda.is_available():
@@ -200,92 +251,12 @@ def resolve_device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _what_is_fitted(name: str) -> Callable[..., Any]:
-    """The model class, or the fit in closed form, of that name."""
-    if name in SOLVERS:
-        return SOLVERS.get(name)
-    try:
-        return MODELS.get(name)
-    except ValueError as error:
-        raise ValueError(f"{_sentence(error)} In closed form: {', '.join(map(repr, SOLVERS))}.") from None
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error)
-    return text if text.endswith(("?", ".")) else f"{text}."
-
-
-def _what_hears_waveforms(config: ExperimentConfig) -> str | None:
-    """Name what takes the waveform, the front-end or a model with one of its own; None when nothing does."""
-    if config.wav2spec is not None:
-        return "a front-end"
-    own = config.model in MODELS and "n_frequency_bands" not in parameters_of(MODELS.get(config.model))
-    return f"model {config.model!r}" if own else None
-
-
-def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
-    """Build the front-end of an experiment with the sample rate and bin width of its data.
-
-    Examples
-    --------
-    >>> build_front_end(ExperimentConfig(), None) is None
-    True
-    """
-    if config.wav2spec is None:
-        return None
-    if not getattr(dataset, "return_waveform", False):
-        raise ValueError(
-            f"a front-end needs waveforms, and {dataset.name} holds spectrograms; leave wav2spec out, or "
-            "make the recording from its sounds (return_waveform=True, or from_arrays with audio_fs=...)"
-        )
-    from deepSTRF.models.wav2spec import make_wav2spec
-
-    options = dict(config.wav2spec_options)
-    if not {"n_filters", "n_mels"} & set(options):
-        options["n_filters"] = dataset.F
-    return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
-
-
-def _n_bands(front_end: nn.Module | None, dataset: Any) -> int | None:
-    """Bands the model will see: those the front-end makes, else those of the stimuli."""
-    if front_end is not None:
-        return int(getattr(front_end, "n_filters", dataset.F))
-    stim = dataset.stims[0]
-    if stim.ndim != 3:
-        raise ValueError(
-            "these stimuli are waveforms: name a front-end (wav2spec='mel'), or load spectrograms "
-            "(return_waveform=false)"
-        )
-    return int(stim.shape[-2])
-
-
-def _is_file(dataset: str) -> bool:
-    return dataset.lower().endswith(DATASET_SUFFIX) or Path(dataset).is_file()
-
-
-def _check_file(config: ExperimentConfig) -> None:
-    path = Path(config.dataset)
-    if not path.is_file():
-        raise FileNotFoundError(f"dataset file {path} does not exist; write one with ds.save({str(path)!r})")
-    if config.dataset_options:
-        raise ValueError(
-            f"a dataset file takes no options, got {', '.join(config.dataset_options)}; "
-            "apply them before ds.save(...)"
-        )
-
-
 # ------------------------------------------------------------------------------
+# Fits in closed form
 
 
 class ClosedFormFit(Protocol):
-    """What a fit in closed form returns.
-
-    Examples
-    --------
-    >>> from deepSTRF.baselines.ridge import RidgeFit
-    >>> all(hasattr(RidgeFit, name) for name in ("facts", "notes"))
-    True
-    """
+    """What a fit in closed form returns."""
 
     @property
     def model(self) -> nn.Module:
@@ -301,28 +272,8 @@ class ClosedFormFit(Protocol):
         ...
 
 
-def is_closed_form(name: str) -> bool:
-    """Say whether a model name of an experiment stands for a fit in closed form.
-
-    Examples
-    --------
-    >>> is_closed_form("linear")
-    False
-    """
-    return name in SOLVERS
-
-
 def solve(config: ExperimentConfig, train: NeuralDataset, validation: NeuralDataset | None) -> ClosedFormFit:
-    """Fit an experiment's model in closed form.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
-    >>> config = ExperimentConfig(model="ridge", model_options={"n_lags": 8})
-    >>> type(solve(config, ds.select(clips=[0, 1]), ds.select(clips=[2])).model).__name__
-    'Linear'
-    """
+    """Fit an experiment's model in closed form."""
     check_choices(config)
     options = dict(config.model_options)
     if config.standardize:

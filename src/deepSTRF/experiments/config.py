@@ -1,339 +1,233 @@
-"""The description of one experiment: a few plain values, from a TOML file, from flags, or from Python."""
+"""The description of one experiment: one table of fields, from which everything else about them follows.
+
+Each field of `ExperimentConfig` is declared once, by `choice`: its default, its check, its help and where it
+stands in a TOML file. Checks, reading and writing of TOML, the flags of ``deepstrf fit`` and their help, the
+command that repeats a run and the table of flags in the documentation are made from these declarations. This
+module imports nothing heavy, so that the command line can print its help at once.
+"""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import inspect
 import json
 import math
 import os
 import re
 import shlex
+import string
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-from deepSTRF.datasets import NeuralDataset
+import tomli_w
+
 from deepSTRF.registry import LOSSES
 
 __all__ = [
     "FLAGS",
-    "TOML_LAYOUT",
+    "Choice",
     "ExperimentConfig",
-    "check_fields",
-    "check_options",
+    "FieldError",
+    "NamesFields",
+    "choice",
+    "choice_of",
     "closest",
-    "flatten_toml",
-    "option_names",
-    "parameters_of",
+    "flag_of",
+    "flags_table",
+    "inline_toml",
     "parse_options",
     "parse_seeds",
-    "plain",
-    "seed_tuple",
-    "toml_text",
-    "toml_value",
 ]
 
-# ------------------------------------------------------------------------------
-# Checks of an experiment's fields, and TOML in and out; `ExperimentConfig` is made of these.
-
-
-#: Where each field stands in a TOML file.
-TOML_LAYOUT: dict[str, dict[str, str]] = {
-    "": {"out": "out"},
-    "dataset": {"name": "dataset", "split": "split", "options": "dataset_options"},
-    "model": {
-        "name": "model",
-        "wav2spec": "wav2spec",
-        "standardize": "standardize",
-        "options": "model_options",
-        "wav2spec_options": "wav2spec_options",
-    },
-    "training": {
-        "loss": "loss",
-        "epochs": "epochs",
-        "patience": "patience",
-        "learning_rate": "learning_rate",
-        "weight_decay": "weight_decay",
-        "batch_size": "batch_size",
-        "seeds": "seeds",
-        "warmup_ms": "warmup_ms",
-        "start": "start",
-        "calibrate": "calibrate",
-        "device": "device",
-    },
-}
 #: A seed must suit NumPy's legacy generator.
 LARGEST_SEED = 2**32 - 1
 STARTS = ("default", "ridge")
+DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
 #: TOML has no null; options that are None are written as this word, on the command line too.
 NONE_WORD = "none"
+HASH_DIGITS = 6
+
+# ------------------------------------------------------------------------------
+# Errors that name fields, in the words of Python and of the command line
+
+
+class NamesFields(Exception):  # noqa: N818  (a base of errors)
+    """An error whose text names fields of an experiment.
+
+    In the template ``{epochs}`` is a field, ``{loss:poisson}`` a field with a value, ``{0}`` a value given.
+    The text of the error has ``epochs`` and ``loss='poisson'``; `command_text` has ``--epochs`` and
+    ``--loss poisson``.
+    """
+
+    def __init__(self, template: str, *values: object) -> None:
+        super().__init__(string.Formatter().vformat(template, values, _Names(flags=False)))
+        self.template, self.values = template, values
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Rebuild from the template, not from the text."""
+        return type(self), (self.template, *self.values)
+
+    def command_text(self) -> str:
+        """Return the text with flags in place of fields."""
+        return string.Formatter().vformat(self.template, self.values, _Names(flags=True))
+
+
+class FieldError(NamesFields, ValueError):
+    """A value of a field, or a combination of fields, that is impossible."""
+
+
+class FieldTypeError(FieldError, TypeError):
+    """A value of the wrong type."""
+
+
+class _Names(dict[str, Any]):
+    """Every name of a template is a field."""
+
+    def __init__(self, *, flags: bool) -> None:
+        super().__init__()
+        self.flags = flags
+
+    def __missing__(self, name: str) -> _Name:
+        return _Name(name, FLAGS.get(name, _dashed(name)) if self.flags else None)
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A field in a template; its format specification is a value."""
+
+    field: str
+    flag: str | None
+
+    def __format__(self, value: str) -> str:
+        if self.flag is not None:
+            return f"{self.flag} {value}" if value else self.flag
+        return f"{self.field}={value!r}" if value else self.field
 
 
 def closest(word: str, legal: Iterable[str]) -> str:
-    """Return " Did you mean ...?" for a near miss, else nothing.
-
-    Examples
-    --------
-    >>> closest("smoth", ["smooth", "binning"])
-    " Did you mean 'smooth'?"
-    """
+    """Return " Did you mean ...?" for a near miss, else nothing."""
     near = difflib.get_close_matches(word, list(legal), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-def seed_tuple(seeds: Any) -> tuple[int, ...]:
-    """Return seeds as a tuple of distinct ints; an int is one seed."""
+# ------------------------------------------------------------------------------
+# Checks of a field: each takes its name and a value, and returns the value to keep
+
+
+def _text(name: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        raise FieldTypeError("{" + name + "} must be a non-empty text, got {0!r}", value)
+    return value
+
+
+def _optional_text(name: str, value: Any) -> Any:
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise FieldTypeError("{" + name + "} must be a non-empty text or left out, got {0!r}", value)
+    return value
+
+
+def _switch(name: str, value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise FieldTypeError("{" + name + "} must be true or false, got {0!r}", value)
+    return value
+
+
+def _count(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise FieldError("{" + name + "} must be a whole number of at least 1, got {0!r}", value)
+    return value
+
+
+def _amount(name: str, value: Any) -> Any:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < 0:
+        raise FieldError("{" + name + "} must be a number of at least 0, got {0!r}", value)
+    return value
+
+
+def _positive(name: str, value: Any) -> Any:
+    if _amount(name, value) == 0:
+        raise FieldError("{" + name + "} must be above 0, got 0: nothing would be learned")
+    return value
+
+
+def _one_of(names: Callable[[], Iterable[str]]) -> Callable[[str, Any], Any]:
+    """``names`` is called when a value is checked: a registry then imports the files that fill it."""
+
+    def check(name: str, value: Any) -> Any:
+        legal = list(names())
+        if _text(name, value) not in legal:
+            template = "{" + name + "} must be one of {0}, got {1!r}.{2}"
+            raise FieldError(template, ", ".join(legal), value, closest(value, legal))
+        return value
+
+    return check
+
+
+def _device(name: str, value: Any) -> Any:
+    if not DEVICE.fullmatch(_text(name, value)):
+        raise FieldError("{" + name + "} must be like 'cpu', 'cuda', 'cuda:1' or 'auto', got {0!r}", value)
+    return value
+
+
+def _seeds(name: str, seeds: Any) -> tuple[int, ...]:
+    """Seeds as a tuple of distinct ints; an int is one seed."""
     listed = [seeds] if isinstance(seeds, int) else list(seeds) if isinstance(seeds, Iterable) else seeds
     if not isinstance(listed, list) or not listed:
-        raise ValueError(f"seeds must be a whole number or a list of them, got {seeds!r}")
+        raise FieldError("{" + name + "} must be a whole number or a list of them, got {0!r}", seeds)
     for seed in listed:
         if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= LARGEST_SEED:
-            raise ValueError(f"a seed is a whole number in 0 .. {LARGEST_SEED}, got {seed!r}")
+            raise FieldError("a seed is a whole number in 0 .. {0}, got {1!r}", LARGEST_SEED, seed)
     whole = tuple(int(seed) for seed in listed)
     if len(set(whole)) < len(whole):
-        raise ValueError(f"seeds must differ from each other, got {list(whole)}")
+        raise FieldError("{" + name + "} must differ from each other, got {0}", list(whole))
     return whole
 
 
-def check_fields(config: ExperimentConfig) -> None:
-    """Raise ValueError or TypeError for the first field that is impossible."""
-    for name in ("dataset", "model", "loss", "device"):
-        value = getattr(config, name)
-        if not isinstance(value, str) or not value.strip():
-            raise TypeError(f"{name} must be a non-empty text, got {value!r}")
-    for name in ("split", "wav2spec", "out"):
-        value = getattr(config, name)
-        if value is not None and (not isinstance(value, str) or not value.strip()):
-            raise TypeError(f"{name} must be a non-empty text or left out, got {value!r}")
-    for name in ("standardize", "calibrate"):
-        if not isinstance(getattr(config, name), bool):
-            raise TypeError(f"{name} must be true or false, got {getattr(config, name)!r}")
-    if config.loss not in LOSSES:
-        raise ValueError(
-            f"loss must be one of {', '.join(LOSSES)}, got {config.loss!r}.{closest(config.loss, LOSSES)}"
-        )
-    if config.start not in STARTS:
-        raise ValueError(f"start must be one of {', '.join(STARTS)}, got {config.start!r}")
-    _check_numbers(config)
-    for name in ("dataset_options", "model_options", "wav2spec_options"):
-        options = getattr(config, name)
-        if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
-            raise TypeError(f"{name} must map names to values, got {options!r}")
-    if config.wav2spec_options and config.wav2spec is None:
-        raise ValueError(
-            "wav2spec_options are given but no wav2spec; name the front-end, for instance wav2spec='mel'"
-        )
-
-
-def _check_numbers(config: ExperimentConfig) -> None:
-    for name in ("epochs", "patience", "batch_size"):
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    for name in ("learning_rate", "weight_decay", "warmup_ms"):
-        value = getattr(config, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not math.isfinite(value)
-            or value < 0
-        ):
-            raise ValueError(f"{name} must be a number of at least 0, got {value!r}")
-    if config.learning_rate == 0:
-        raise ValueError("learning_rate must be above 0, got 0: nothing would be learned")
-
-
-def flatten_toml(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Turn a parsed TOML tree into fields; an unknown table or key raises ValueError naming the nearest."""
-    values: dict[str, Any] = {}
-    for key, value in tree.items():
-        if key in TOML_LAYOUT[""]:
-            values[TOML_LAYOUT[""][key]] = value
-            continue
-        legal = [*TOML_LAYOUT[""], *(f"[{table}]" for table in TOML_LAYOUT if table)]
-        if key not in TOML_LAYOUT or not isinstance(value, Mapping):
-            hint = closest(key, [*TOML_LAYOUT[""], *(table for table in TOML_LAYOUT if table)])
-            raise ValueError(
-                f"{source}: {key!r} means nothing here; legal at the top are {', '.join(legal)}.{hint}"
-            )
-        for name, item in value.items():
-            if name not in TOML_LAYOUT[key]:
-                raise ValueError(
-                    f"{source}: [{key}] has no key {name!r}; legal are {', '.join(TOML_LAYOUT[key])}."
-                    f"{closest(name, TOML_LAYOUT[key])}"
-                )
-            is_options = TOML_LAYOUT[key][name].endswith("_options")
-            values[TOML_LAYOUT[key][name]] = (
-                _with_nones(item, f"{source}: [{key}.{name}]") if is_options else item
-            )
-    return values
-
-
-def _with_nones(options: Any, where: str) -> dict[str, Any]:
-    if not isinstance(options, Mapping):
-        raise TypeError(f"{where} must be a table of options, got {options!r}")
-    return {name: None if value == NONE_WORD else value for name, value in options.items()}
-
-
-def toml_text(config: ExperimentConfig) -> str:
-    """Return the TOML text of a configuration; what is None is left out."""
-    blocks: list[list[str]] = []
-    for table, keys in TOML_LAYOUT.items():
-        block = [f"[{table}]"] if table else []
-        nested: list[list[str]] = []
-        for key, name in keys.items():
-            value = getattr(config, name)
-            if name.endswith("_options"):
-                lines = [f"{_toml_key(option)} = {toml_value(item)}" for option, item in value.items()]
-                nested += [[f"[{table}.{key}]", *lines]] if lines else []
-            elif value is not None:
-                block.append(f"{key} = {toml_value(value)}")
-        blocks += [block, *nested]
-    return "\n\n".join("\n".join(block) for block in blocks if block) + "\n"
-
-
-def _toml_key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
-
-
-def toml_value(value: Any) -> str:
-    """Return a value as TOML: texts, numbers, truth values, lists, tables; None as the word none."""
-    if value is None:
-        return json.dumps(NONE_WORD)
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # TOML basic strings escape as JSON does
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float):
-        return _toml_float(value)
-    if hasattr(value, "__index__"):
-        return str(int(value))
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml_key(str(k))} = {toml_value(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(toml_value(item) for item in value) + "]"
-    raise TypeError(
-        f"an option must be a text, number, truth value, list or table to be saved, got {value!r}"
-    )
-
-
-def _toml_float(value: float) -> str:
-    if math.isnan(value):
-        return "nan"
-    if math.isinf(value):
-        return "inf" if value > 0 else "-inf"
-    return repr(float(value))
-
-
-def plain(value: Any) -> Any:
-    """Return a value with tuples as lists, mappings as dictionaries: equal choices compare equal."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+def _options(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise FieldTypeError("{" + name + "} must map names to values, got {0!r}", value)
+    return value
 
 
 # ------------------------------------------------------------------------------
-# Which options a registered class or function takes from a user, and what is said of those it does not.
+# The table
 
 
-#: Arguments that are filled in from the data and the other choices.
-FILLED_IN = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
-#: The same of a fit in closed form, whose own default decides whether bands are standardised.
-FILLED_IN_SOLVER = ("train", "validation", "wav2spec", "warmup_ms")
-#: Arguments of a recording that have a flag of their own.
-HANDLED = ("download",)
+@dataclass(frozen=True)
+class Choice:
+    """What is said of a field where it is declared; the rest follows from its name, type and default.
 
-
-def option_names(cls: Callable[..., Any]) -> list[str]:
-    """Return the options a class takes on the command line: its constructor's arguments less those filled in.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> option_names(Linear)[:2]
-    ['temporal_window_size', 'output_activation']
+    ``toml`` is the table of the TOML file, or "table.key" where the key is not the field's name; ``flag`` is
+    the flag where it is not the name with dashes; ``shown`` is what help gives as the default where the value
+    itself says little. The ``identity`` of an experiment are the fields that make two runs different ones.
     """
-    if not isinstance(cls, type):
-        hidden: tuple[str, ...] = FILLED_IN_SOLVER
-    else:
-        hidden = HANDLED if issubclass(cls, NeuralDataset) else FILLED_IN
-    return [name for name in parameters_of(cls) if name not in hidden]
+
+    check: Callable[[str, Any], Any]
+    toml: str
+    help: str
+    flag: str = ""
+    short: str = ""
+    metavar: str | None = None
+    shown: str = ""
+    identity: bool = True
 
 
-def parameters_of(cls: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
-    """Return the arguments of a class or function by name."""
-    return inspect.signature(cls).parameters
-
-
-def check_options(
-    cls: Callable[..., Any], options: Mapping[str, Any], what: str, also: tuple[str, ...] = ()
-) -> None:
-    """Raise ValueError for the first option the constructor does not have."""
-    legal = [*option_names(cls), *also]
-    everything = parameters_of(cls)
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in everything.values()):
-        return
-    for name in options:
-        if name not in everything and name not in also:
-            raise ValueError(
-                f"{what} has no option {name!r}; it takes {', '.join(legal)}.{closest(name, legal)}"
-            )
-
-
-# ------------------------------------------------------------------------------
-
-#: Fields that may change between a run and its continuation without making it another experiment.
-FREE_FIELDS = ("out", "device", "epochs", "patience")
-HASH_DIGITS = 6
+def choice(default: Any, check: Callable[[str, Any], Any], toml: str, help: str, **more: Any) -> Any:
+    """Return a dataclass field that is a choice of the user; ``more`` are further attributes of `Choice`."""
+    metadata = {"choice": Choice(check, toml, help, **more)}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """All choices behind one run; checked when it is made.
-
-    Attributes
-    ----------
-    dataset : str
-        A registered name ("synthetic", "ns1") or the path of an .npz file written by ``NeuralDataset.save``.
-    dataset_options : dict
-        Keyword arguments of the dataset's constructor.
-    split : str, optional
-        How clips are divided: ``"14/3/3"``, ``"random:0.7/0.15/0.15:seed=0"`` or ``"kfold:5:fold=0"``. None
-        takes the dataset's own split where it has one, else the random one.
-    model, wav2spec : str
-        Registered names of the model (or of a fit in closed form, "ridge") and, to fit from the waveform, of
-        the front-end.
-    model_options, wav2spec_options : dict
-        Keyword arguments of their constructors; sizes the data dictate are filled in.
-    standardize : bool
-        Standardise every band by its mean and deviation over the training clips, inside the model.
-    loss : str
-        "mse", "poisson", "negative_binomial" or "gamma".
-    epochs, patience : int
-        Most epochs, and epochs without a better validation score before it stops.
-    learning_rate, weight_decay : float
-        Of AdamW.
-    batch_size : int
-        Clips per step.
-    seeds : tuple of int
-        One fit per seed.
-    warmup_ms : float
-        Onset left out of loss and scores, in ms.
-    start : str
-        "default", or "ridge": a model of one STRF per neuron starts from a ridge estimate.
-    calibrate : bool
-        After a fit with the mean squared error, set each neuron's output gain and offset by least squares on
-        the training clips, where the model ends in such a stage: predictions are then in the unit of the
-        responses, and correlations do not change. Where neurons share a learned stage (a front-end), they
-        also start at that size, without which such a stage is not learned well.
-    device : str
-        "cpu", "cuda", "mps" or "auto".
-    out : str, optional
-        Run folder; None names one under ``runs/``.
 
     Raises
     ------
@@ -348,33 +242,85 @@ class ExperimentConfig:
     >>> ExperimentConfig(epochs=0)
     Traceback (most recent call last):
         ...
-    ValueError: epochs must be a whole number of at least 1, got 0
+    deepSTRF.experiments.config.FieldError: epochs must be a whole number of at least 1, got 0
     """
 
-    dataset: str = "synthetic"
-    dataset_options: Mapping[str, Any] = field(default_factory=dict)
-    split: str | None = None
-    model: str = "linear"
-    model_options: Mapping[str, Any] = field(default_factory=dict)
-    wav2spec: str | None = None
-    wav2spec_options: Mapping[str, Any] = field(default_factory=dict)
-    standardize: bool = False
-    loss: str = "mse"
-    epochs: int = 100
-    patience: int = 30
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    batch_size: int = 1
-    seeds: tuple[int, ...] = (0,)
-    warmup_ms: float = 0.0
-    start: str = "default"
-    calibrate: bool = True
-    device: str = "cpu"
-    out: str | None = None
+    dataset: str = choice(
+        "synthetic", _text, "dataset.name", "A name of `deepstrf datasets`, or an .npz file.",
+        short="-d", metavar="NAME|FILE",
+    )  # fmt: skip
+    dataset_options: Mapping[str, Any] = choice(
+        {}, _options, "dataset.options", "Option of the dataset, e.g. `alignment=causal`; repeat for more.",
+        flag="--dataset-option", short="-o", metavar="KEY=VALUE",
+    )  # fmt: skip
+    split: str | None = choice(
+        None, _optional_text, "dataset",
+        "Clips to train/validate/test: `14/3/3`, `random:0.7/0.15/0.15` or `kfold:5:fold=0`.",
+        metavar="SPLIT", shown="of the recording, else random",
+    )  # fmt: skip
+    model: str = choice(
+        "linear", _text, "model.name", "A name of `deepstrf models`.", short="-m", metavar="NAME"
+    )
+    model_options: Mapping[str, Any] = choice(
+        {}, _options, "model.options", "Option of the model, e.g. `norm=none`; repeat for more.",
+        flag="--model-option", metavar="KEY=VALUE",
+    )  # fmt: skip
+    wav2spec: str | None = choice(
+        None, _optional_text, "model", "Fit from the waveform through this front-end, e.g. `mel`.",
+        short="-w", metavar="NAME",
+    )  # fmt: skip
+    wav2spec_options: Mapping[str, Any] = choice(
+        {}, _options, "model", "Option of the front-end; repeat for more.",
+        flag="--wav2spec-option", metavar="KEY=VALUE",
+    )  # fmt: skip
+    standardize: bool = choice(
+        False, _switch, "model", "Standardise each frequency band on the training clips."
+    )
+    loss: str = choice(
+        "mse",
+        _one_of(LOSSES.names),
+        "training",
+        "A loss of `deepstrf models`, e.g. `poisson`.",
+        metavar="NAME",
+    )
+    epochs: int = choice(100, _count, "training", "Most epochs.", short="-e", identity=False)
+    patience: int = choice(
+        30, _count, "training", "Stop after so many epochs without a better validation score.", identity=False
+    )
+    learning_rate: float = choice(1e-3, _positive, "training", "Learning rate of AdamW.", flag="--lr")
+    weight_decay: float = choice(0.0, _amount, "training", "Weight decay of AdamW.")
+    batch_size: int = choice(1, _count, "training", "Clips per step.")
+    seeds: tuple[int, ...] = choice(
+        (0,), _seeds, "training", "One fit per seed: `0`, `0,1,2` or `0-4`.", short="-s", metavar="SEEDS"
+    )
+    warmup_ms: float = choice(
+        0.0, _amount, "training", "Onset of each clip left out of loss and scores, in ms."
+    )
+    start: str = choice(
+        "default", _one_of(lambda: STARTS), "training",
+        "default, or ridge: start STRFs from a ridge estimate.", metavar="NAME",
+    )  # fmt: skip
+    calibrate: bool = choice(
+        True, _switch, "training",
+        "After a fit with mse, set output gain and offset of each neuron on the training clips.",
+    )  # fmt: skip
+    device: str = choice(
+        "cpu", _device, "training", "cpu, cuda, mps or auto.", metavar="NAME", identity=False
+    )
+    out: str | None = choice(
+        None, _optional_text, "", "Run folder.",
+        metavar="FOLDER", shown="one under runs/ named after the choices", identity=False,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "seeds", seed_tuple(self.seeds))
-        check_fields(self)
+        for item in fields(self):
+            value = choice_of(item).check(item.name, getattr(self, item.name))
+            object.__setattr__(self, item.name, value)
+        if self.wav2spec_options and self.wav2spec is None:
+            raise FieldError(
+                "{wav2spec_options} are given but no {wav2spec}; name the front-end, "
+                "for instance {wav2spec:mel}"
+            )
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> ExperimentConfig:
@@ -385,7 +331,7 @@ class ExperimentConfig:
         FileNotFoundError
             When there is no such file.
         ValueError
-            When it is no TOML, or holds a table or key that means nothing here.
+            When it is not valid TOML, or holds an unknown table or key.
         """
         source = Path(path)
         if not source.is_file():
@@ -401,7 +347,7 @@ class ExperimentConfig:
             tree = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{source} is no valid TOML: {error}") from None
-        values = flatten_toml(tree, source)
+        values = _values_of(tree, _toml_layout(cls), source)
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls(**values)
 
@@ -410,13 +356,18 @@ class ExperimentConfig:
         return replace(self, **{key: value for key, value in changes.items() if value is not None})
 
     def to_toml(self) -> str:
-        """Return the TOML text that `from_toml` reads back to an equal configuration."""
-        return toml_text(self)
+        """Return the TOML text that `from_toml` reads back to an equal configuration; None is left out."""
+        tree: dict[str, Any] = {}
+        for table, keys in _toml_layout(type(self)).items():
+            values = {key: getattr(self, name) for key, name in keys.items()}
+            written = {key: _saved(value) for key, value in values.items() if value not in (None, {})}
+            tree.update({table: written} if table and written else written)
+        return tomli_w.dumps(tree)
 
-    def differences(self, other: ExperimentConfig) -> list[str]:
-        """Return the fields, as "name: mine, not theirs", that make another experiment of it."""
+    def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
+        """Return the fields that make another experiment of it: name to (other value, own value)."""
         mine, theirs = self._identity(), other._identity()
-        return [f"{key}: {theirs[key]!r}, not {mine[key]!r}" for key in mine if mine[key] != theirs[key]]
+        return {name: (theirs[name], mine[name]) for name in mine if mine[name] != theirs[name]}
 
     def default_folder(self) -> str:
         """Return ``runs/<dataset>-<model>[-<front-end>]-<hash>``: the same choices give the same folder."""
@@ -427,97 +378,191 @@ class ExperimentConfig:
 
     def command(self) -> str:
         """Return the shortest ``deepstrf fit`` command that repeats the experiment."""
-        default = ExperimentConfig()
+        default = type(self)()
         words = ["deepstrf", "fit"]
-        for name, flag in FLAGS.items():
-            value = getattr(self, name)
-            if value == getattr(default, name):
+        for item in fields(self):
+            value, flag = getattr(self, item.name), flag_of(item)
+            if item.name == "out" or value == getattr(default, item.name):
                 continue
-            if name.endswith("_options"):
-                words += [
-                    word for key, item in value.items() for word in (flag, f"{key}={_option_text(item)}")
-                ]
+            if isinstance(value, Mapping):
+                words += [word for key, one in value.items() for word in (flag, f"{key}={_typed(one)}")]
             elif isinstance(value, bool):
                 words.append(flag if value else flag.replace("--", "--no-"))
             else:
-                words += [flag, ",".join(map(str, value)) if name == "seeds" else str(value)]
+                words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
         return shlex.join(words)
 
     def _identity(self) -> dict[str, Any]:
         return {
-            item.name: plain(getattr(self, item.name))
-            for item in fields(self)
-            if item.name not in FREE_FIELDS
+            item.name: _plain(getattr(self, item.name)) for item in fields(self) if choice_of(item).identity
         }
 
 
-#: Field to command-line flag; the command line is built from the same names.
-FLAGS: dict[str, str] = {
-    "dataset": "--dataset",
-    "dataset_options": "--dataset-option",
-    "split": "--split",
-    "model": "--model",
-    "model_options": "--model-option",
-    "wav2spec": "--wav2spec",
-    "wav2spec_options": "--wav2spec-option",
-    "standardize": "--standardize",
-    "loss": "--loss",
-    "epochs": "--epochs",
-    "patience": "--patience",
-    "learning_rate": "--lr",
-    "weight_decay": "--weight-decay",
-    "batch_size": "--batch-size",
-    "seeds": "--seeds",
-    "warmup_ms": "--warmup-ms",
-    "start": "--start",
-    "calibrate": "--calibrate",
-    "device": "--device",
-}
+def choice_of(item: Field[Any]) -> Choice:
+    """Return what was declared of a field."""
+    declared: Choice = item.metadata["choice"]
+    return declared
+
+
+def flag_of(item: Field[Any]) -> str:
+    """Return the flag of a field."""
+    return choice_of(item).flag or _dashed(item.name)
+
+
+def default_text(item: Field[Any]) -> str:
+    """Return what help and tables give as the default of a field; empty where there is nothing to give."""
+    if choice_of(item).shown or item.default in (None, MISSING):
+        return choice_of(item).shown
+    if isinstance(item.default, bool):
+        return "yes" if item.default else "no"
+    return ",".join(map(str, item.default)) if isinstance(item.default, tuple) else str(item.default)
+
+
+def flags_table(config: type[ExperimentConfig] = ExperimentConfig) -> str:
+    """Return the Markdown table of flags and TOML keys in ``docs/cli.md``."""
+    lines = ["| flag | in a file | default | meaning |", "|---|---|---|---|"]
+    for item in fields(config):
+        table, _, key = choice_of(item).toml.partition(".")
+        flags = ", ".join(f"`{flag}`" for flag in (flag_of(item), choice_of(item).short) if flag)
+        place = f"`[{table}]` `{key or item.name}`" if table else f"`{key or item.name}`"
+        lines.append(f"| {flags} | {place} | {default_text(item)} | {choice_of(item).help} |")
+    return "\n".join(lines) + "\n"
+
+
+def _dashed(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+#: Field to flag of ``deepstrf fit``; the run folder is no part of the experiment.
+FLAGS = {item.name: flag_of(item) for item in fields(ExperimentConfig) if item.name != "out"}
+
+
+def _attributes() -> str:
+    """The numpydoc section on the fields."""
+    types = get_type_hints(ExperimentConfig)
+    lines = ["Attributes", "----------"]
+    for item in fields(ExperimentConfig):
+        kind = getattr(types[item.name], "__name__", str(types[item.name]))
+        lines += [f"{item.name} : {kind}", f"    {choice_of(item).help}"]
+    return textwrap.indent("\n".join(lines), "    ")
+
+
+ExperimentConfig.__doc__ = (ExperimentConfig.__doc__ or "").replace(
+    "    Raises\n", f"{_attributes()}\n\n    Raises\n", 1
+)
+
+# ------------------------------------------------------------------------------
+# TOML
+
+
+def _toml_layout(config: type[ExperimentConfig]) -> dict[str, dict[str, str]]:
+    """Table to key to field; the table "" is the top of the file."""
+    layout: dict[str, dict[str, str]] = {"": {}}
+    for item in fields(config):
+        table, _, key = choice_of(item).toml.partition(".")
+        layout.setdefault(table, {})[key or item.name] = item.name
+    return layout
+
+
+def _values_of(
+    tree: Mapping[str, Any], layout: Mapping[str, Mapping[str, str]], source: str
+) -> dict[str, Any]:
+    """Fields of a parsed TOML tree; an unknown table or key raises ValueError naming the nearest."""
+    values: dict[str, Any] = {}
+    tables = [table for table in layout if table]
+    for key, value in tree.items():
+        if key in layout[""]:
+            values[layout[""][key]] = value
+            continue
+        if key not in tables or not isinstance(value, Mapping):
+            legal = [*layout[""], *(f"[{table}]" for table in tables)]
+            raise ValueError(
+                f"{source}: {key!r} means nothing here; legal at the top are {', '.join(legal)}."
+                f"{closest(key, [*layout[''], *tables])}"
+            )
+        for name, item in value.items():
+            if name not in layout[key]:
+                raise ValueError(
+                    f"{source}: [{key}] has no key {name!r}; legal are {', '.join(layout[key])}."
+                    f"{closest(name, layout[key])}"
+                )
+            values[layout[key][name]] = item
+            if layout[key][name].endswith("_options"):
+                if not isinstance(item, Mapping):
+                    raise TypeError(f"{source}: [{key}.{name}] must be a table of options, got {item!r}")
+                values[layout[key][name]] = {
+                    option: None if chosen == NONE_WORD else chosen for option, chosen in item.items()
+                }
+    return values
+
+
+def _saved(value: Any) -> Any:
+    """A value as the TOML writer takes it, None as the word none."""
+    if value is None:
+        return NONE_WORD
+    if isinstance(value, str | bool | float):
+        return value
+    if hasattr(value, "__index__"):
+        return int(value)
+    if isinstance(value, Mapping):
+        return {str(key): _saved(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_saved(item) for item in value]
+    raise TypeError(
+        f"an option must be a text, number, truth value, list or table to be saved, got {value!r}"
+    )
+
+
+def inline_toml(value: Any) -> str:
+    """Return a value as TOML on one line."""
+    if isinstance(value, Mapping):
+        quoted = {tomli_w.dumps({str(key): 0}).removesuffix(" = 0\n"): item for key, item in value.items()}
+        return "{" + ", ".join(f"{key} = {inline_toml(item)}" for key, item in quoted.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(inline_toml(item) for item in value) + "]"
+    return tomli_w.dumps({"value": _saved(value)}).removeprefix("value = ").rstrip("\n")
+
+
+def _plain(value: Any) -> Any:
+    """A value with tuples as lists, mappings as dictionaries: equal choices compare equal."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# ------------------------------------------------------------------------------
+# Options and seeds as texts on the command line
 
 
 def parse_options(pairs: Iterable[str], flag: str = "--dataset-option") -> dict[str, Any]:
-    """Turn ``key=value`` texts into keyword arguments; values are read as TOML, else kept as text.
-
-    Examples
-    --------
-    >>> parse_options(["smooth=false", "dt_ms=5", "binning=half-open", "f_max=none"])
-    {'smooth': False, 'dt_ms': 5, 'binning': 'half-open', 'f_max': None}
-    """
+    """Turn ``key=value`` texts into keyword arguments; values are read as TOML, else kept as text."""
     options: dict[str, Any] = {}
     for pair in pairs:
-        name, sign, text = pair.partition("=")
-        if not sign or not name.strip().isidentifier():
+        name, sign, text = (part.strip() for part in pair.partition("="))
+        if not sign or not name.isidentifier():
             raise ValueError(f"{flag} takes key=value, for instance {flag} smooth=false; got {pair!r}")
-        options[name.strip()] = _read_value(text.strip())
+        if text.lower() in {"true", "false", NONE_WORD}:
+            options[name] = {"true": True, "false": False}.get(text.lower())
+            continue
+        try:
+            options[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            options[name] = text
     return options
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Read seeds: "3", "0,1,2" or "0-4" (both ends included).
-
-    Examples
-    --------
-    >>> parse_seeds("0-2,7")
-    (0, 1, 2, 7)
-    """
+    """Read seeds: "3", "0,1,2" or "0-4" (both ends included)."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise ValueError(f"seeds must look like 0, 0,1,2 or 0-4, got {text!r}")
+            raise FieldError("{seeds} must look like 0, 0,1,2 or 0-4, got {0!r}", text)
         seeds += range(first, last + 1)
-    return seed_tuple(seeds)
+    return _seeds("seeds", seeds)
 
 
-def _read_value(text: str) -> Any:
-    if text.lower() in {"true", "false", NONE_WORD}:
-        return {"true": True, "false": False}.get(text.lower())
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def _option_text(value: Any) -> str:
-    return value if isinstance(value, str) else NONE_WORD if value is None else toml_value(value)
+def _typed(value: Any) -> str:
+    """An option as `parse_options` reads it back."""
+    return value if isinstance(value, str) else NONE_WORD if value is None else inline_toml(value)

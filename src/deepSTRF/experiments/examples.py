@@ -43,11 +43,6 @@ class ModelFields:
         One per neuron, most recent lag last.
     kind : str
         `WEIGHTS` of a linear model, or `GRADIENT`: the slope of the prediction around the null stimulus.
-
-    Examples
-    --------
-    >>> ModelFields(np.zeros((2, 8, 3)), WEIGHTS).kind
-    'STRF weights'
     """
 
     maps: NDArray[np.float64]
@@ -61,17 +56,6 @@ def receptive_fields(model: Any) -> ModelFields | None:
     gains of batch normalisation and standardisation folded in, where the model can say so. Those of any other
     are gradients around the null stimulus, also behind a prefilter of several channels (ON and OFF), where no
     single channel's weights are the receptive field; a model with unbounded memory has its default window.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear, StateNet
-    >>> receptive_fields(Linear(8, 3, 2)).kind
-    'STRF weights'
-    >>> found = receptive_fields(StateNet(8, out_neurons=2))
-    >>> found.kind, found.maps.shape
-    ('gradient maps', (2, 8, 60))
-    >>> receptive_fields(Linear(8, 3, 2, prefiltering={"prefiltering": "adaptrans", "dt": 5.0})).kind
-    'gradient maps'
     """
     if hasattr(model, "STRF_weight") and getattr(model, "C_in", 1) == 1:
         try:
@@ -92,12 +76,6 @@ def model_fields(model: Any) -> NDArray[np.float64] | None:
     """Return the receptive fields (N, F, T) of a model; `receptive_fields` also says what they are.
 
     Shapes: returns (N, F, T).
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> model_fields(Linear(8, 3, 2)).shape
-    (2, 8, 3)
     """
     found = receptive_fields(model)
     return None if found is None else found.maps
@@ -166,11 +144,6 @@ def choose_examples(
     """Return the best, the median and the worst neuron by score, each on its most eventful clip.
 
     Shapes: scores (N,); strfs (N, F, T_lags).
-
-    Examples
-    --------
-    >>> choose_examples(None, None, np.array([np.nan]), ["silent"])
-    []
     """
     valid = np.flatnonzero(np.isfinite(scores))
     ranked = valid[np.argsort(-scores[valid], kind="stable")]
@@ -209,13 +182,7 @@ def choose_examples(
 
 
 def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
-    """Return examples as the content of one .npz file.
-
-    Examples
-    --------
-    >>> examples_from_bytes(examples_to_bytes([]))
-    []
-    """
+    """Return examples as the content of one .npz file."""
     arrays: dict[str, NDArray[Any]] = {}
     facts = []
     for index, example in enumerate(examples):
@@ -228,14 +195,7 @@ def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
 
 
 def examples_from_bytes(content: bytes) -> list[NeuronExample]:
-    """Read what `examples_to_bytes` made; nothing in the file is executed.
-
-    Examples
-    --------
-    >>> one = NeuronExample("best", "a", 0.5, "c", np.ones((2, 3)), np.ones((1, 3)), np.ones(3))
-    >>> examples_from_bytes(examples_to_bytes([one]))[0].neuron
-    'a'
-    """
+    """Read what `examples_to_bytes` made; nothing in the file is executed."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     examples = []

@@ -1,20 +1,24 @@
-"""One experiment from its description to a run folder: load, split, check, fit each seed, score, write."""
+"""One experiment from its description to a run folder: load, split, check, fit each seed, score, write.
+
+`evaluate_run` scores the model of a finished run again.
+"""
 
 from __future__ import annotations
 
 import datetime
 import json
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from deepSTRF._validation import MOST_NAMED, first_names
 from deepSTRF.baselines.start import fit_start
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
@@ -27,14 +31,14 @@ from deepSTRF.experiments.build import (
     resolve_device,
     solve,
 )
-from deepSTRF.experiments.config import ExperimentConfig
+from deepSTRF.experiments.calibration import calibrate_output, has_output_stage, start_output
+from deepSTRF.experiments.config import ExperimentConfig, FieldError
 from deepSTRF.experiments.examples import choose_examples, model_fields
 from deepSTRF.experiments.run_folder import (
     MAIN_SCORE,
     STATE,
     Run,
     RunScores,
-    collect_notes,
     folder_status,
     prepare_folder,
     write_run,
@@ -48,170 +52,14 @@ from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import validate_model
 
-__all__ = [
-    "ExperimentConfig",
-    "Run",
-    "calibrate_output",
-    "evaluate_run",
-    "has_output_stage",
-    "model_fields",
-    "run_experiment",
-    "split_of",
-    "start_output",
-]
-
-# ------------------------------------------------------------------------------
-# Predictions in the unit of the responses: each neuron's output gain and offset, before and after a fit.
-#
-# A fit that is stopped by a correlation ends with the right shape and an arbitrary scale: batch normalisation
-# starts at a gain of 1 where responses are a tenth of a spike per bin, and nothing in the score asks for more
-# (NS1, linear model: a variance explained of -26 beside a correlation of 0.46). The last stage of such a
-# model is one gain and one offset per neuron. Setting them by least squares on the training clips changes no
-# correlation, and makes rates, errors and explained variance mean something (0.2 in that example).
-#
-# Before the fit, a gain of 1 does harm where neurons share what is learned (a learnable front-end or
-# prefilter): all of them then ask the shared stage, with one voice, for a smaller output instead of a better
-# one. On NS1 LEAF stopped improving after five epochs that way (validation cc_norm 0.67) and goes on for a
-# hundred (0.75) when the gains start at the size of the responses.
-
-
-#: Correlation a prediction is expected to reach; least squares gives it that share of a neuron's deviation.
-EXPECTED_CORRELATION = 0.5
-
-
-def has_output_stage(model: nn.Module) -> bool:
-    """Say whether a model ends in a gain and an offset per neuron, which `calibrate_output` sets.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear, LinearNonlinear
-    >>> has_output_stage(Linear(8, 3, 2)), has_output_stage(LinearNonlinear(8, 3, 2))
-    (True, False)
-    """
-    return _output_stage(model) is not None
-
-
-def start_output(model: nn.Module, dataset: Any, *, warmup_ms: float = 0.0) -> bool:
-    """Start the output gain and offset at the size of the responses, where neurons share what is learned.
-
-    That is the case when the readout ends in batch normalisation without an activation after it and some
-    trained parameter lies outside the readout. The gain becomes half the standard deviation of a neuron's
-    PSTH, what least squares gives to a prediction that correlates 0.5 with it, and the offset its mean.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> from deepSTRF.models.audio import Linear
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=2, n_repeats=3, clip_seconds=0.5)
-    >>> start_output(Linear(ds.F, 3, 2), ds)  # nothing is shared here
-    False
-    """
-    stage = _output_stage(model)
-    if stage is None or not _shares_parameters(model):
-        return False
-    totals = torch.zeros(3, dataset.N_neurons, dtype=torch.float64)
-    for recorded, psth in _psths(dataset, warmup_ms):
-        totals += torch.stack([recorded.double(), psth, psth**2]).sum(dim=-1)
-    n, total, squares = totals
-    mean = total / n.clamp(min=1)
-    deviation = (squares / n.clamp(min=1) - mean**2).clamp(min=0).sqrt()
-    with torch.no_grad():
-        gain = torch.where(deviation > 0, EXPECTED_CORRELATION * deviation, 1.0)
-        stage.weight.copy_(gain.to(stage.weight))
-        stage.bias.copy_(mean.to(stage.bias))
-    return True
-
-
-def calibrate_output(model: nn.Module, dataset: Any, *, warmup_ms: float = 0.0) -> int:
-    """Fit the output gain and offset of every neuron by least squares, where the model ends in such a stage.
-
-    That is the case when its readout ends in batch normalisation without an activation after it. A neuron
-    whose prediction does not correlate positively with its training responses keeps its gain, so that no
-    correlation changes sign; its offset is set to its mean.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> from deepSTRF.models.audio import Linear
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=2, n_repeats=3, clip_seconds=0.5)
-    >>> calibrate_output(Linear(ds.F, 3, 2, norm="none"), ds)
-    0
-    """
-    stage = _output_stage(model)
-    if stage is None:
-        return 0
-    n, sum_p, sum_y, sum_pp, sum_py = _sums(model, dataset, warmup_ms)
-    count = n.clamp(min=1)
-    mean_p, mean_y = sum_p / count, sum_y / count
-    variance, covariance = sum_pp / count - mean_p**2, sum_py / count - mean_p * mean_y
-    # relative to the mean square: rounding leaves a little variance in a constant prediction
-    varies = variance > torch.finfo(torch.float32).eps * (sum_pp / count)
-    usable = varies & (covariance > 0) & (n > 1)
-    gain = torch.where(usable, covariance / variance.clamp(min=torch.finfo(variance.dtype).tiny), 1.0)
-    offset = torch.where(n > 0, mean_y - gain * mean_p, 0.0)
-    with torch.no_grad():
-        gain, offset = gain.to(stage.weight), offset.to(stage.bias)
-        stage.weight.mul_(gain)
-        stage.bias.mul_(gain).add_(offset)
-    return int(usable.sum())
-
-
-def _output_stage(model: nn.Module) -> nn.BatchNorm1d | None:
-    """The batch normalisation a model ends in, one gain and offset per neuron."""
-    readout = getattr(model, "readout", None)
-    stage = getattr(readout, "bn", None)
-    if (
-        not isinstance(stage, nn.BatchNorm1d)
-        or not stage.affine
-        or stage.num_features != getattr(model, "O", None)
-    ):
-        return None
-    return stage if isinstance(getattr(readout, "activation", None), nn.Identity) else None
-
-
-def _shares_parameters(model: Any) -> bool:
-    """Whether anything before the readout is trained."""
-    own = {id(parameter) for parameter in model.readout.parameters()}
-    return any(parameter.requires_grad and id(parameter) not in own for parameter in model.parameters())
-
-
-def _psths(dataset: Any, warmup_ms: float) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per clip, which bins were recorded and the PSTH with zeros elsewhere, both (N, T), in float64."""
-    skip = math.ceil(warmup_ms / dataset.dt - 1e-9)
-    for clip in range(len(dataset)):
-        psth = dataset.response_block(clip)[..., skip:].double().nanmean(dim=1)
-        recorded = ~psth.isnan()
-        yield recorded, torch.where(recorded, psth, 0.0)
-
-
-def _sums(model: Any, dataset: Any, warmup_ms: float) -> tuple[Tensor, ...]:
-    """Count, sums and products (N,) of prediction and PSTH over the recorded bins, in float64."""
-    skip = math.ceil(warmup_ms / dataset.dt - 1e-9)
-    totals = torch.zeros(5, dataset.N_neurons, dtype=torch.float64)
-    for clip, (recorded, y) in enumerate(_psths(dataset, warmup_ms)):
-        pred = model.predict(dataset, clips=[clip])[0][:, skip:].double()
-        p = torch.where(recorded, pred, 0.0)
-        totals += torch.stack([recorded.double(), p, y, p * p, p * y]).sum(dim=-1)
-    return tuple(totals)
-
-
-# ------------------------------------------------------------------------------
+__all__ = ["evaluate_run", "run_experiment", "split_of"]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
+#: Clips that `evaluate_run` scores.
+TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
 
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Fitted:
-    """What one seed leaves behind."""
-
-    model: Any
-    history: list[dict[str, Any]]
-    best_epoch: int | None
-    seconds: float
-    closed_form: ClosedFormFit | None = None
+Log = Callable[[str], None]
 
 
 def run_experiment(
@@ -221,9 +69,9 @@ def run_experiment(
     overwrite: bool = False,
     download: bool = False,
     progress: bool | Literal["auto"] = "auto",
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> Run:
-    """Run an experiment and write its folder; a run that was interrupted goes on where it stopped.
+    """Run an experiment and write its folder; an interrupted run is resumed where it stopped.
 
     Parameters
     ----------
@@ -232,18 +80,18 @@ def run_experiment(
     out : path, optional
         Run folder; None takes ``config.out``, else a folder under ``runs/`` named after the choices.
     overwrite : bool
-        Replace another run that lies there.
+        Replace another run in that folder.
     download : bool
         Let the recording fetch missing files.
     progress : bool or 'auto'
         Progress bar, as in `Fitter`.
-    say : callable, optional
+    log : callable, optional
         Called with one sentence per step.
 
     Returns
     -------
     Run
-        The run as it lies on disk; the HTML report is written by `deepSTRF.report.write_report`.
+        The run as it is on disk; the HTML report is written by `deepSTRF.report.write_report`.
 
     Raises
     ------
@@ -265,24 +113,29 @@ def run_experiment(
     ...     run.scores.seeds, len(run.histories[0]), sorted(run.scores.values)
     ([0], 2, ['test', 'validation'])
     """
-    tell = say or _quiet
+    log = log or (lambda sentence: None)
     folder = Path(out or config.out or config.default_folder())
     status = folder_status(folder, config, overwrite=overwrite)
     if status == "finished":
-        tell(f"This run is complete in {folder}; reading it (--overwrite fits anew)")
+        log(f"This run is complete in {folder}; reading it (--overwrite fits anew)")
         return Run.load(folder)
     if status == "resume":
-        tell(f"Going on with the unfinished run in {folder}")
+        log(f"Going on with the unfinished run in {folder}")
     dataset = load_dataset(config, download=download)
     split = split_of(config, dataset)
     views = split.apply(dataset)
     check_buildable(config, views[0])
     prepare_folder(folder, config, overwrite=overwrite)  # only now: a wrong choice costs no earlier run
-    tell(_describe(dataset, split))
-    fitted = {seed: _fit_seed(config, seed, views, folder, progress, tell) for seed in config.seeds}
-    tell("Scoring")
-    run = _collect(config, folder, dataset, split, views, fitted)
-    write_run(run, {seed: one.model for seed, one in fitted.items()})
+    log(
+        f"{dataset.describe()['name']}: {dataset.N_neurons} neurons, {len(dataset)} clips, bins of "
+        f"{dataset.dt:g} ms; {len(split.train)} clips train, {len(split.val)} validate, "
+        f"{len(split.test)} test"
+    )
+    fits = {seed: _fit_seed(config, seed, views, folder, progress, log) for seed in config.seeds}
+    log("Scoring")
+    write_run(
+        _collect(config, folder, dataset, split, views, fits), {s: fit.model for s, fit in fits.items()}
+    )
     return Run.load(folder)
 
 
@@ -290,7 +143,7 @@ def evaluate_run(
     run: Run,
     dataset: NeuralDataset | None = None,
     *,
-    clips: str = "test",
+    clips: str = TEST,
     seed: int | None = None,
     download: bool = False,
 ) -> RunScores:
@@ -329,34 +182,46 @@ def evaluate_run(
     ...     list(evaluate_run(run, clips="all").values)
     ['all']
     """
-    roles = ("train", "validation", "test", "all")
-    if clips not in roles:
-        raise ValueError(f"clips must be one of {', '.join(roles)}, got {clips!r}")
+    parts = (TRAIN, VALIDATION, TEST)
+    if clips not in (*parts, ALL):
+        raise FieldError("{clips} must be one of {0}, got {1!r}", ", ".join((*parts, ALL)), clips)
     model = run.load_model(seed)
-    if dataset is None:
-        own = load_dataset(run.config, download=download)
-        parts: dict[str, NeuralDataset] = dict(
-            zip(roles[:3], split_of(run.config, own).apply(own), strict=True)
-        )
-        dataset = own if clips == "all" else parts[clips]
+    if dataset is not None:
+        clips = ALL
     else:
-        clips = "all"
+        dataset = load_dataset(run.config, download=download)
+        if clips != ALL:
+            dataset = split_of(run.config, dataset).apply(dataset)[parts.index(clips)]
+    n_fitted = len(run.scores.neurons)
+    if dataset.N_neurons != n_fitted:
+        raise ValueError(
+            f"the recording has {dataset.N_neurons} neurons, and the run has {n_fitted} neurons: give a "
+            "recording of the same ones, or fit a model to this one"
+        )
     validate_model(model, dataset)
     table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
-    chosen = run.best_seed if seed is None else seed
-    return RunScores.from_tables(table.neurons, [chosen], {clips: [table.columns]})
+    scored = run.best_seed if seed is None else seed
+    return RunScores.from_tables(table.neurons, [scored], {clips: [table.columns]})
 
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
-    """Return the split of an experiment: its own, else the recording's, else a random one.
-
-    Examples
-    --------
-    >>> config = ExperimentConfig(dataset_options={"n_neurons": 1, "n_clips": 5}, split="3/1/1")
-    >>> split_of(config, load_dataset(config)).test
-    (4,)
-    """
+    """Return the split of an experiment: its own, else the recording's, else a random one."""
     return parse_split(dataset, config.split or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
+
+
+# ------------------------------------------------------------------------------
+# Fit of one seed
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Result of one seed."""
+
+    model: Any
+    history: list[dict[str, Any]]
+    best_epoch: int | None
+    seconds: float
+    closed_form: ClosedFormFit | None = None
 
 
 def _fit_seed(
@@ -365,18 +230,22 @@ def _fit_seed(
     views: tuple[NeuralDataset, ...],
     folder: Path,
     progress: bool | Literal["auto"],
-    tell: Say,
-) -> _Fitted:
+    log: Log,
+) -> _Fit:
     train, val = views[0], views[1]
     if is_closed_form(config.model):
-        return _solve(config, train, val, tell)
+        log(f"Solving {config.model} in closed form")
+        started = time.monotonic()
+        solution = solve(config, train, val)
+        validate_model(solution.model, train)
+        return _Fit(solution.model, [], None, time.monotonic() - started, solution)
     with seeded(seed):
         model = build_model(config, train)
     validate_model(model, train)
     if seed == config.seeds[0]:
-        tell(f"{type(model).__name__} with {_n_parameters(model):,} trainable parameters")
+        log(f"{type(model).__name__} with {_n_parameters(model):,} trainable parameters")
     if len(config.seeds) > 1:
-        tell(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
+        log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     if config.start == "ridge":
         fit_start(model, train, val, warmup_ms=config.warmup_ms)
     elif _is_calibrated(config):
@@ -403,15 +272,7 @@ def _fit_seed(
     seconds = time.monotonic() - started
     if _is_calibrated(config):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
-    return _Fitted(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
-
-
-def _solve(config: ExperimentConfig, train: NeuralDataset, val: NeuralDataset, tell: Say) -> _Fitted:
-    tell(f"Solving {config.model} in closed form")
-    started = time.monotonic()
-    solution = solve(config, train, val)
-    validate_model(solution.model, train)
-    return _Fitted(solution.model, [], None, time.monotonic() - started, solution)
+    return _Fit(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
 
 
 def _is_calibrated(config: ExperimentConfig) -> bool:
@@ -428,50 +289,69 @@ def _optimizer(model: nn.Module, config: ExperimentConfig) -> torch.optim.Optimi
     return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
 
 
+def _n_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+# ------------------------------------------------------------------------------
+# Content of the run folder
+
+
 def _collect(
     config: ExperimentConfig,
     folder: Path,
     dataset: NeuralDataset,
     split: ClipSplit,
     views: tuple[NeuralDataset, ...],
-    fitted: dict[int, _Fitted],
+    fits: dict[int, _Fit],
 ) -> Run:
     """Score every seed and put together what the folder holds."""
-    parts = {"test": views[2], "validation": views[1]}
     tables = {
-        part: [score_model(one.model, view, warmup_ms=config.warmup_ms) for one in fitted.values()]
-        for part, view in parts.items()
+        part: [score_model(fit.model, view, warmup_ms=config.warmup_ms) for fit in fits.values()]
+        for part, view in ((TEST, views[2]), (VALIDATION, views[1]))
     }
+    names, reasons = tables[TEST][0].neurons, tables[TEST][0].reasons
     columns = {part: [table.columns for table in per_seed] for part, per_seed in tables.items()}
-    names, reasons = tables["test"][0].neurons, tables["test"][0].reasons
-    scores = RunScores.from_tables(names, list(fitted), columns)
-    best = fitted[scores.best_seed()]
+    scores = RunScores.from_tables(names, list(fits), columns)
+    best = fits[scores.best_seed()]
     card = ProtocolCard.collect(
         dataset,
         split=split,
         model=best.model,
-        seeds=list(fitted),
+        seeds=list(fits),
         warmup_ms=config.warmup_ms,
-        training=_training_facts(config, fitted),
+        training=_training_facts(config, fits),
     )
-    run = Run(
+    best_epochs = {seed: fit.best_epoch for seed, fit in fits.items()}
+    notes = collect_notes(dataset, scores, config, best_epochs, reasons)
+    notes += [note for fit in fits.values() if fit.closed_form for note in fit.closed_form.notes()]
+    facts = {
+        "card": json.loads(card.to_json()),
+        "reasons": list(reasons),
+        **_facts(config, dataset, split, best.model),
+        "seconds": sum(fit.seconds for fit in fits.values()),
+        "epochs": [len(fit.history) for fit in fits.values()],
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "notes": notes,
+        "load_report": str(dataset.load_report),
+    }
+    return Run(
         path=folder,
         config=replace(config, out=None),
         protocol=card.rows(),
-        facts={"card": json.loads(card.to_json()), "reasons": list(reasons)},
+        facts=facts,
         scores=scores,
-        histories={seed: one.history for seed, one in fitted.items()},
-        best_epochs={seed: one.best_epoch for seed, one in fitted.items()},
+        histories={seed: fit.history for seed, fit in fits.items()},
+        best_epochs=best_epochs,
         examples=choose_examples(
             best.model, views[2], scores.per_neuron()[MAIN_SCORE], list(names), model_fields(best.model)
         ),
     )
-    return replace(run, facts=_facts(run, dataset, split, best.model, fitted))
 
 
-def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dict[str, Any]:
+def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str, Any]:
     """Facts about the fits for the protocol card."""
-    first = next(iter(fitted.values()))
+    first = next(iter(fits.values()))
     if first.closed_form is not None:
         return first.closed_form.facts()
     return {
@@ -479,7 +359,7 @@ def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dic
         "start": config.start,
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "batch_size": config.batch_size,
-        "epochs": ", ".join(str(len(one.history)) for one in fitted.values()),
+        "epochs": ", ".join(str(len(fit.history)) for fit in fits.values()),
         "calibration": "output gain and offset by least squares on the training clips"
         if _is_calibrated(config) and has_output_stage(first.model)
         else "none",
@@ -487,18 +367,19 @@ def _training_facts(config: ExperimentConfig, fitted: dict[int, _Fitted]) -> dic
     }
 
 
-def _facts(
-    run: Run, dataset: Any, split: ClipSplit, model: Any, fitted: dict[int, _Fitted]
-) -> dict[str, Any]:
+def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any) -> dict[str, Any]:
+    """Facts about model and recording for the report."""
+    described = dataset.describe()
     front_end = getattr(model, "wav2spec", None)
     frequencies = getattr(front_end, "frequencies_hz", None)
     if frequencies is None and not getattr(dataset, "return_waveform", False):
         frequencies = getattr(dataset, "frequencies_hz", None)
+    # raw and smoothed responses are spikes per bin, normalised ones have no unit
+    method = described.get("response_normalization")
     return {
-        **run.facts,
         "model": type(model).__name__,
-        "wav2spec": type(front_end).__name__ if run.config.wav2spec else None,
-        "dataset": str(dataset.describe()["name"]),
+        "wav2spec": type(front_end).__name__ if config.wav2spec else None,
+        "dataset": str(described["name"]),
         "n_parameters": _n_parameters(model),
         "split": {
             "name": split.name,
@@ -508,33 +389,78 @@ def _facts(
         "n_clips": len(dataset),
         "dt_ms": float(dataset.dt),
         "frequencies_hz": None if frequencies is None else [float(hertz) for hertz in frequencies],
-        "response_unit": _response_unit(dataset),
-        "seconds": sum(one.seconds for one in fitted.values()),
-        "epochs": [len(one.history) for one in fitted.values()],
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "notes": collect_notes(dataset, run.scores, run.config, run.best_epochs, run.facts["reasons"])
-        + [note for one in fitted.values() if one.closed_form for note in one.closed_form.notes()],
-        "load_report": str(dataset.load_report),
+        "response_unit": f"response ({method})" if method else "spikes per bin",
     }
 
 
-def _response_unit(dataset: Any) -> str:
-    """Label of response axes: raw and smoothed responses are spikes per bin, normalised ones have no unit."""
-    method = dataset.describe().get("response_normalization")
-    return f"response ({method})" if method else "spikes per bin"
+# ------------------------------------------------------------------------------
+# Notes that a reader of the scores needs, as (level, sentence) pairs of level "warning" or "info"
 
 
-def _describe(dataset: Any, split: ClipSplit) -> str:
+def collect_notes(
+    dataset: Any,
+    scores: RunScores,
+    config: ExperimentConfig,
+    best_epochs: Mapping[int, int | None],
+    reasons: Sequence[str] = (),
+) -> list[tuple[str, str]]:
+    """Return notes on recording, scores and fits."""
     facts = dataset.describe()
-    return (
-        f"{facts['name']}: {dataset.N_neurons} neurons, {len(dataset)} clips, bins of {dataset.dt:g} ms; "
-        f"{len(split.train)} clips train, {len(split.val)} validate, {len(split.test)} test"
-    )
+    notes: list[tuple[str, str]] = []
+    ahead = float(facts.get("look_ahead_ms") or 0.0)
+    if ahead > 0:
+        text = (
+            f"The spectrogram is not causal: each frame looks {ahead:g} ms ahead (alignment "
+            f"{facts.get('alignment', 'native')!r}), as in the published scores. "
+            "alignment='causal' gives one that does not."
+        )
+        notes.append(("warning", text))
+    skipped = list(dataset.load_report.skipped)
+    if skipped:
+        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MOST_NAMED])
+        more = f"; and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
+        notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
+    notes += _notes_on_scores(scores, reasons)
+    late = [seed for seed, epoch in best_epochs.items() if epoch is not None and epoch == config.epochs - 1]
+    if late:
+        which = f"The fits of seeds {', '.join(map(str, late))} were"
+        if len(late) == 1:
+            which = "The fit was" if len(best_epochs) == 1 else f"The fit of seed {late[0]} was"
+        text = f"{which} still improving at the last epoch ({config.epochs}); more epochs may help."
+        notes.append(("info", text))
+    return notes
 
 
-def _n_parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-
-
-def _quiet(sentence: str) -> None:
-    """Say nothing."""
+def _notes_on_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, str]]:
+    columns = scores.per_neuron(TEST)
+    column = columns.get(MAIN_SCORE)
+    if column is None:
+        return []
+    notes = []
+    missing = [int(index) for index in np.flatnonzero(~np.isfinite(column))]
+    if missing:
+        why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}
+        named = first_names([scores.neurons[index] + why.get(index, "") for index in missing])
+        text = (
+            f"{len(missing)} of {column.size} neurons {'has' if len(missing) == 1 else 'have'} no "
+            f"{MAIN_SCORE} on the test clips: {named}."
+        )
+        notes.append(("warning", text))
+    snr = columns.get("snr")
+    if snr is not None:
+        # neurons of a single repeat: the score in that column is not noise-corrected
+        raw = [scores.neurons[index] for index in np.flatnonzero(np.isfinite(column) & np.isnan(snr))]
+        have, their = ("has", "its") if len(raw) == 1 else ("have", "their")
+        text = (
+            f"{len(raw)} of {column.size} neurons {have} no repeats to compare on the test clips: {their} "
+            f"{MAIN_SCORE} is the plain correlation, not corrected for noise ({first_names(raw)})."
+        )
+        notes += [("warning", text)] if raw else []
+    above = int((column > 1.0).sum())
+    if above:
+        text = (
+            f"{above} {'neuron scores' if above == 1 else 'neurons score'} above 1: the noise ceiling is "
+            "an estimate, uncertain where few repeats carry little signal."
+        )
+        notes.append(("info", text))
+    return notes

@@ -1,4 +1,8 @@
-"""The folder of a run: all that is needed to read, compare, show and resume it; each file whole or absent."""
+"""The folder of a run: scores, histories, protocol, models and state; each file is whole or absent.
+
+`RunScores` is the table of scores, ``scores.csv`` on disk. ``run.json`` is written last: a folder with it
+holds a finished run, one without it a run to resume.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +23,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._files import DamagedFileError, write_atomically
-from deepSTRF._validation import MOST_NAMED, first_names
-from deepSTRF.experiments.config import ExperimentConfig
+from deepSTRF.experiments.config import ExperimentConfig, NamesFields
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
 from deepSTRF.training.history import json_safe
 
 __all__ = [
     "MAIN_SCORE",
-    "SPLITS",
     "Run",
     "RunScores",
     "ScoreRow",
-    "collect_notes",
     "folder_status",
     "prepare_folder",
     "write_run",
 ]
 
-# ------------------------------------------------------------------------------
-# Scores of a run: per seed, split and neuron, and what is said of them in one line.
-
-
 #: The score that ranks neurons and chooses among seeds.
 MAIN_SCORE = "cc_norm"
-SPLITS = ("test", "validation")
 #: Columns that describe the neuron rather than the fit.
 KEYS = ("seed", "split", "neuron")
 
@@ -86,13 +82,6 @@ class RunScores:
     """Scores of all neurons on each split, for each seed.
 
     Shapes: values (n_seeds, N).
-
-    Examples
-    --------
-    >>> scores = RunScores(["a", "b"], [0], {"test": {"cc": np.array([[0.2, np.nan]])}})
-    >>> row = scores.summary()[0]
-    >>> row.mean, row.n, row.n_nan
-    (0.2, 1, 1)
     """
 
     def __init__(
@@ -226,107 +215,6 @@ def _cell(value: float) -> str:
 
 
 # ------------------------------------------------------------------------------
-# What a reader of a run must know before believing its numbers.
-
-
-def collect_notes(
-    dataset: Any,
-    scores: RunScores,
-    config: ExperimentConfig,
-    best_epochs: Mapping[int, int | None],
-    reasons: Sequence[str] = (),
-) -> list[tuple[str, str]]:
-    """Return (level, sentence) pairs, level "warning" or "info".
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from types import SimpleNamespace
-    >>> ds = SimpleNamespace(describe=lambda: {"name": "d"}, load_report=SimpleNamespace(skipped=[]))
-    >>> scores = RunScores(["a"], [0], {"test": {"cc_norm": np.array([[np.nan]])}})
-    >>> collect_notes(ds, scores, ExperimentConfig(), {0: 3})
-    [('warning', '1 of 1 neurons has no cc_norm on the test clips: a.')]
-    """
-    facts = dataset.describe()
-    notes: list[tuple[str, str]] = []
-    ahead = float(facts.get("look_ahead_ms") or 0.0)
-    if ahead > 0:
-        notes.append(
-            (
-                "warning",
-                f"The spectrogram is not causal: each frame looks {ahead:g} ms ahead (alignment "
-                f"{facts.get('alignment', 'native')!r}), as in the published scores. "
-                "alignment='causal' gives one that does not.",
-            )
-        )
-    skipped = list(dataset.load_report.skipped)
-    if skipped:
-        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MOST_NAMED])
-        more = f"; and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
-        notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
-    notes += _about_scores(scores, reasons)
-    notes += _about_the_fit(config, best_epochs)
-    return notes
-
-
-def _about_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[str, str]]:
-    column = scores.per_neuron("test").get(MAIN_SCORE)
-    if column is None:
-        return []
-    missing = [int(index) for index in np.flatnonzero(~np.isfinite(column))]
-    notes = []
-    if missing:
-        why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}
-        named = first_names([scores.neurons[index] + why.get(index, "") for index in missing])
-        notes.append(
-            (
-                "warning",
-                f"{len(missing)} of {column.size} neurons {'has' if len(missing) == 1 else 'have'} no "
-                f"{MAIN_SCORE} on the test clips: {named}.",
-            )
-        )
-    notes += _about_single_repeats(scores, column)
-    above = int((column > 1.0).sum())
-    if above:
-        notes.append(
-            (
-                "info",
-                f"{above} {'neuron scores' if above == 1 else 'neurons score'} above 1: the noise ceiling is "
-                "an estimate, uncertain where few repeats carry little signal.",
-            )
-        )
-    return notes
-
-
-def _about_single_repeats(scores: RunScores, column: NDArray[np.float64]) -> list[tuple[str, str]]:
-    """Neurons whose score is no noise-corrected one although it stands in that column."""
-    snr = scores.per_neuron("test").get("snr")
-    if snr is None:
-        return []
-    raw = [scores.neurons[index] for index in np.flatnonzero(np.isfinite(column) & np.isnan(snr))]
-    if not raw:
-        return []
-    have, their = ("has", "its") if len(raw) == 1 else ("have", "their")
-    text = (
-        f"{len(raw)} of {column.size} neurons {have} no repeats to compare on the test clips: {their} "
-        f"{MAIN_SCORE} is the plain correlation, not corrected for noise ({first_names(raw)})."
-    )
-    return [("warning", text)]
-
-
-def _about_the_fit(config: ExperimentConfig, best_epochs: Mapping[int, int | None]) -> list[tuple[str, str]]:
-    late = [seed for seed, epoch in best_epochs.items() if epoch is not None and epoch == config.epochs - 1]
-    if not late:
-        return []
-    seeds = ", ".join(map(str, late))
-    which = f"The fits of seeds {seeds} were" if len(late) > 1 else f"The fit of seed {seeds} was"
-    which = "The fit was" if len(best_epochs) == 1 else which
-    return [
-        ("info", f"{which} still improving at the last epoch ({config.epochs}); more epochs may help."),
-    ]
-
-
-# ------------------------------------------------------------------------------
 
 CONFIG, RUN, PROTOCOL = "config.toml", "run.json", "protocol.json"
 SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"
@@ -339,7 +227,7 @@ FORMAT = 1
 #: What scores.json says of each row that scores.csv must agree with.
 _COUNTS = ("split", "metric", "n", "n_nan")
 
-README = """Run folder of deepSTRF. Read it back with deepSTRF.experiments.run_folder.Run.load(path).
+README = """Run folder of deepSTRF. Read it back with deepSTRF.experiments.Run.load(path).
 
 report.html    the page to open first
 config.toml    every choice; deepstrf fit --config config.toml repeats the run
@@ -352,6 +240,10 @@ explain/       tables, arrays, sounds and a movie, when deepstrf explain was run
 run.json       facts, notes, versions; written last, so its presence means the run is complete
 state/         only while a fit runs: what it resumes from
 """
+
+
+class RunExistsError(NamesFields, FileExistsError):
+    """A folder holds a run of other choices."""
 
 
 @dataclass(frozen=True)
@@ -458,17 +350,7 @@ class Run:
 
 
 def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
-    """Make a run folder ready and say what it holds: "new", "resume" (an unfinished run) or "finished".
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as root:
-    ...     folder, config = Path(root) / "run", ExperimentConfig()
-    ...     first = prepare_folder(folder, config)
-    ...     first, prepare_folder(folder, config)
-    ('new', 'resume')
-    """
+    """Make a run folder ready and return its `folder_status`; a run to overwrite is removed."""
     status = folder_status(folder, config, overwrite=overwrite)
     if status == "new":
         if (folder / CONFIG).is_file():
@@ -479,12 +361,9 @@ def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = 
 
 
 def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
-    """Say what `prepare_folder` would, and refuse what it would, without touching anything.
+    """Return what a folder holds, "new", "resume" or "finished", without touching anything.
 
-    Examples
-    --------
-    >>> folder_status(Path("no/such/folder"), ExperimentConfig())
-    'new'
+    A file, a folder of something else or, unless ``overwrite``, of another run raises FileExistsError.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder with --out")
@@ -493,21 +372,29 @@ def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = F
         raise FileExistsError(
             f"{folder} is not empty and holds no run of deepSTRF; name another folder with --out"
         )
-    return _compare_with(folder, config) if known and not overwrite else "new"
+    if not known or overwrite:
+        return "new"
+    present = ExperimentConfig.from_toml(folder / CONFIG)
+    finished = (folder / RUN).is_file()
+    pairs = config.differences(present)
+    names = [f"{{{name}}}: {{{2 * i + 1}!r}}, not {{{2 * i + 2}!r}}" for i, name in enumerate(pairs)]
+    if finished and (present.epochs, present.patience) != (config.epochs, config.patience):
+        names.append(
+            f"epochs/patience: {present.epochs}/{present.patience}, not {config.epochs}/{config.patience}"
+        )
+    if names:
+        values = [value for pair in pairs.values() for value in pair]
+        raise RunExistsError(
+            f"{{0}} holds another run ({'; '.join(names)}). Name another folder with --out, or replace that "
+            "run with --overwrite",
+            folder,
+            *values,
+        )
+    return "finished" if finished else "resume"
 
 
 def write_run(run: Run, models: Mapping[int, Any]) -> None:
-    """Write a finished run; ``run.json`` comes last and marks it complete.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> scores = RunScores(["a"], [0], {})
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_run(Run(Path(folder), ExperimentConfig(), [], scores, {0: []}, {0: None}), {})
-    ...     sorted(path.name for path in Path(folder).iterdir())[:3]
-    ['config.toml', 'examples.npz', 'history.csv']
-    """
+    """Write a finished run; ``run.json`` comes last and marks it complete."""
     folder = run.path
     summary = [vars(row) for row in run.scores.summary()]
     metadata = {"scores": json_safe(summary), "protocol": run.protocol, "neurons": run.scores.neurons}
@@ -553,22 +440,6 @@ def _check_complete(folder: Path) -> None:
             f"the run in {folder} is not complete; go on with: "
             f"deepstrf fit --config {folder / CONFIG} --out {folder}"
         )
-
-
-def _compare_with(folder: Path, config: ExperimentConfig) -> str:
-    there = ExperimentConfig.from_toml(folder / CONFIG)
-    finished = (folder / RUN).is_file()
-    differences = config.differences(there)
-    if finished and (there.epochs, there.patience) != (config.epochs, config.patience):
-        differences.append(
-            f"epochs/patience: {there.epochs}/{there.patience}, not {config.epochs}/{config.patience}"
-        )
-    if differences:
-        raise FileExistsError(
-            f"{folder} holds another run ({'; '.join(differences)}). "
-            "Name another folder with --out, or replace that run with --overwrite"
-        )
-    return "finished" if finished else "resume"
 
 
 def _remove_run(folder: Path) -> None:

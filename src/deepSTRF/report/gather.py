@@ -12,8 +12,7 @@ import numpy as np
 from deepSTRF import __version__
 from deepSTRF._files import write_atomically
 from deepSTRF.experiments.examples import WEIGHTS, receptive_fields
-from deepSTRF.experiments.run import Run
-from deepSTRF.experiments.run_folder import MAIN_SCORE, ScoreRow
+from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
 from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.report.explanation import EXPLANATION, Explanation
 from deepSTRF.report.front_end import front_end_extras
@@ -145,7 +144,7 @@ def gather_parts(run: Run) -> ReportParts:
     Examples
     --------
     >>> import tempfile
-    >>> from deepSTRF.experiments.run import ExperimentConfig, run_experiment
+    >>> from deepSTRF.experiments import ExperimentConfig, run_experiment
     >>> config = ExperimentConfig(dataset_options={"n_neurons": 3, "n_clips": 5, "n_repeats": 4}, epochs=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     gather_parts(run_experiment(config, folder + "/run", progress=False)).n_neurons

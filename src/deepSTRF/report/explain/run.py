@@ -521,7 +521,7 @@ def explain_run(
     Examples
     --------
     >>> import tempfile
-    >>> from deepSTRF.experiments.run import ExperimentConfig, run_experiment
+    >>> from deepSTRF.experiments import ExperimentConfig, run_experiment
     >>> config = ExperimentConfig(dataset_options={"n_neurons": 2, "n_clips": 5, "n_repeats": 4}, epochs=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     found = explain_run(run_experiment(config, folder, progress=False), [0], progress=False)
