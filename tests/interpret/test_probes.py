@@ -27,8 +27,9 @@ from deepSTRF.interpret.probes import (
     two_tone_responses,
 )
 
-# not of the face: what probes make of their first argument, and what Presentation.for_dataset uses
+# not of the face: what probes make of their first argument, what Presentation.for_dataset uses, their sounds
 from deepSTRF.interpret.probes.presentation import as_presentation, dataset_cochleagram
+from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep, tone
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
@@ -147,6 +148,19 @@ def test_what_a_presentation_refuses():
         Presentation(mel).play([])
     with pytest.raises(ValueError, match=r"\(1, F, 61\)"):
         presented(Linear(1, 4), lambda sounds: torch.zeros(len(sounds), 1, 3)).play([np.zeros(80)])
+
+
+# ---------------------------------------------------------------------- sounds
+
+
+def test_sounds_have_their_levels_and_ramps():
+    assert amplitude_of(-20.0) == 0.1
+    np.testing.assert_allclose(
+        ramped(np.ones(4), 1000.0, ramp_ms=2.0), [0.146, 0.854, 0.854, 0.146], atol=1e-3
+    )
+    assert np.std(tone(1000.0, FS, FS, level_db=-20.0)) == pytest.approx(0.1, abs=5e-4)
+    assert np.std(noise(FS, FS, level_db=-20.0, ramp_ms=0.0)) == pytest.approx(0.1, abs=5e-4)
+    assert sweep(500.0, 2000.0, 800, FS).shape == (800,)
 
 
 # ---------------------------------------------------------------------- tones

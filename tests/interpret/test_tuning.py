@@ -12,8 +12,13 @@ import torch
 from deepSTRF.baselines import fit_ridge
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
-from deepSTRF.interpret import fit_gabor, modulation_transfer, separability_index, strf_tuning
-from deepSTRF.interpret.strf.table import NeuronTable
+from deepSTRF.interpret import (
+    NeuronTable,
+    fit_gabor,
+    modulation_transfer,
+    separability_index,
+    strf_tuning,
+)
 from deepSTRF.models.audio import Linear
 from deepSTRF.training import Fitter, make_loaders
 

@@ -1,16 +1,15 @@
-"""What a model has learned, as numbers: its front-end's channels, its receptive fields, what it is tuned to.
+"""Interpretation of fitted models: receptive fields, tuning, attribution, probes and sounds.
 
-`front_end_response` measures what each channel of a front-end hears, `compare_wav2spec` holds its output
-against a reference spectrogram, `waveform_field` finds which samples drove a response, `dstrf` says what
-linear filter a model is at each moment (`deepSTRF.interpret.dstrf` holds the rest of it). `strf_tuning`
-summarises STRFs in a table, `strf_confidence` puts bands on them, `exciting_spectrogram` and `exciting_sound`
-search what a neuron wants most, `write_wav` and its kin make it audible; `deepSTRF.interpret.probes` plays a
-model the sounds of a hearing laboratory. Figures are in `deepSTRF.plots`; the gradients themselves are
-methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
+`dstrf` estimates dynamic STRFs (more of them in `deepSTRF.interpret.dstrf`), `contributions`, `occlusion` and
+`smooth_dstrf` attribute responses to the stimulus. `strf_tuning` summarises STRFs in a table,
+`strf_confidence` gives their bands, `waveform_field` is the receptive field in the sound.
+`front_end_response` measures the channels of a front-end, `compare_wav2spec` correlates its output with a
+reference. `exciting_spectrogram` and `exciting_sound` search the best stimulus, `write_wav` and `sonify_strf`
+make patterns audible, and `deepSTRF.interpret.probes` plays synthetic sounds to a model. Figures are in
+`deepSTRF.plots`; plain gradients are methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 """
 
-from deepSTRF.interpret import filter_statistics, probes
-from deepSTRF.interpret.attribution import Occlusion, SmoothedSTRF, contributions, occlusion, smooth_dstrf
+from deepSTRF.interpret.attribution import contributions, occlusion, smooth_dstrf
 from deepSTRF.interpret.dstrf import (
     DynamicSTRF,
     dstrf,
@@ -18,39 +17,30 @@ from deepSTRF.interpret.dstrf import (
     measure_window,
     stimulus_frames,
 )
-from deepSTRF.interpret.exciting import ExcitingStimulus, exciting_sound, exciting_spectrogram
+from deepSTRF.interpret.exciting import exciting_sound, exciting_spectrogram
 from deepSTRF.interpret.front_ends import (
-    FrontEndResponse,
-    Wav2specComparison,
     compare_wav2spec,
     compare_wav2spec_to_groundtruth,
     front_end_response,
     initial_front_end,
 )
 from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_field_wav, write_wav
-from deepSTRF.interpret.strf.confidence import StrfConfidence, strf_confidence
-from deepSTRF.interpret.strf.gabor import GaborFit, fit_gabor
-from deepSTRF.interpret.strf.modulation import ModulationTransfer, modulation_transfer
-from deepSTRF.interpret.strf.table import NeuronTable
-from deepSTRF.interpret.strf.tuning import separability_index, strf_tuning
-from deepSTRF.interpret.strf.waveform_field import (
+from deepSTRF.interpret.strf import (
+    NeuronTable,
     WaveformField,
+    fit_gabor,
+    modulation_transfer,
     rf_duration_ms,
+    separability_index,
+    strf_confidence,
+    strf_tuning,
     waveform_field,
     waveform_fields,
 )
 
 __all__ = [
     "DynamicSTRF",
-    "ExcitingStimulus",
-    "FrontEndResponse",
-    "GaborFit",
-    "ModulationTransfer",
     "NeuronTable",
-    "Occlusion",
-    "SmoothedSTRF",
-    "StrfConfidence",
-    "Wav2specComparison",
     "WaveformField",
     "compare_wav2spec",
     "compare_wav2spec_to_groundtruth",
@@ -58,7 +48,6 @@ __all__ = [
     "dstrf",
     "exciting_sound",
     "exciting_spectrogram",
-    "filter_statistics",
     "fit_gabor",
     "front_end_response",
     "initial_front_end",
@@ -66,7 +55,6 @@ __all__ = [
     "measure_window",
     "modulation_transfer",
     "occlusion",
-    "probes",
     "rf_duration_ms",
     "separability_index",
     "smooth_dstrf",

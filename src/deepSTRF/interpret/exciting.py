@@ -1,4 +1,8 @@
-"""The sound that a neuron wants most: stimuli that maximise a response under an energy limit."""
+"""Maximally exciting stimuli: gradient ascent of a response under an energy limit.
+
+The stimulus stays on the sphere of the given energy; each step is a turn towards the gradient, halved until
+the response rises, so that there is no step size to choose. Of a linear model the best stimulus is the STRF.
+"""
 
 from __future__ import annotations
 
@@ -26,85 +30,7 @@ from deepSTRF.models.gradients import NoFrontEndError, differentiating
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
 
-__all__ = ["ExcitingStimulus", "exciting_sound", "exciting_spectrogram"]
-
-# ------------------------------------------------------------------------------
-# Gradient ascent on a sphere, many stimuli at once, without a step size to choose.
-
-
-#: A step turns the stimulus by at most this angle, towards its gradient; it is halved until the response
-#: rises, so many times, and then the search for this stimulus ends.
-LARGEST_TURN, HALVINGS = 0.5 * math.pi, 14
-
-
-def ascend(
-    responses: Callable[[Tensor], Tensor], x: Tensor, wanted: list[int], radius: float, n_steps: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Turn each stimulus towards its gradient until nothing raises its response.
-
-    Returns stimuli, their responses, those of the starts, steps that raised it, whether it ended by itself.
-    """
-    values, slopes = values_and_slopes(responses, x, wanted)
-    first = values.clone()
-    steps = torch.zeros(len(wanted), dtype=torch.long, device=x.device)
-    active = torch.ones(len(wanted), dtype=torch.bool, device=x.device)
-    largest = torch.full_like(values, LARGEST_TURN)
-    # within this angle of the gradient a stimulus has arrived: what is left to gain is below the rounding
-    arrived = math.sqrt(torch.finfo(x.dtype).eps)
-    for _ in range(n_steps):
-        unit = x / radius
-        aside = slopes - _dot(slopes, unit) * unit
-        size = norms(aside)
-        # the angle to the gradient: for a linear response the maximum lies there exactly
-        angle = torch.atan2(size, _dot(slopes, unit)).flatten(1)[:, 0]
-        active &= angle > arrived
-        if not bool(active.any()):
-            break
-        direction = aside / torch.where(size > 0, size, torch.ones_like(size))
-        turn = torch.minimum(angle, largest)
-        better = torch.zeros_like(active)
-        for _ in range(HALVINGS):
-            theta = _like(turn, x)
-            candidate = radius * (torch.cos(theta) * unit + torch.sin(theta) * direction)
-            with torch.no_grad():
-                reached = responses(candidate)[range(len(wanted)), wanted]
-            rises = active & ~better & (reached > values)
-            x = torch.where(_like(rises, x), candidate, x)
-            better |= rises
-            if bool((better | ~active).all()):
-                break
-            turn = torch.where(better, turn, 0.5 * turn)
-        active &= better
-        steps += better
-        largest = torch.clamp(2.0 * turn, max=LARGEST_TURN)
-        values, slopes = values_and_slopes(responses, x, wanted)
-    return x, values, first, steps, ~active
-
-
-def values_and_slopes(
-    responses: Callable[[Tensor], Tensor], x: Tensor, wanted: list[int]
-) -> tuple[Tensor, Tensor]:
-    """Response (K,) of each neuron to its own stimulus, and the gradient (K, ...)."""
-    x = x.detach().requires_grad_()
-    own = responses(x)[range(len(wanted)), wanted]
-    (slopes,) = torch.autograd.grad(own.sum(), x)
-    return own.detach(), torch.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return _like((a * b).flatten(1).sum(1), a)
-
-
-def norms(x: Tensor) -> Tensor:
-    """Euclidean norm of each item of a batch, broadcastable to it."""
-    return _like(x.flatten(1).norm(dim=1), x)
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (x.ndim - 1))
-
-
-# ------------------------------------------------------------------------------
+__all__ = ["exciting_sound", "exciting_spectrogram"]
 
 FloatArray = NDArray[np.float64]
 
@@ -114,6 +40,9 @@ UNBOUNDED_FRAMES = 60
 BATCH_VALUES = 2**18
 #: A sound is limited in root mean square: -20 dB re full scale, an ordinary level.
 SOUND_RMS = 0.1
+#: A step turns the stimulus by at most this angle, towards its gradient; it is halved until the response
+#: rises, so many times, and then the search for this stimulus ends.
+LARGEST_TURN, HALVINGS = 0.5 * math.pi, 14
 
 
 @dataclass(frozen=True)
@@ -146,11 +75,6 @@ class ExcitingStimulus:
         Bin in ms of a sound; spectrograms leave it to the caller.
     audio_fs : float or None
         Samples per second of a sound.
-
-    Examples
-    --------
-    >>> ExcitingStimulus.__dataclass_fields__["energy"].type
-    'float'
     """
 
     neurons: list[int]
@@ -188,7 +112,7 @@ class ExcitingStimulus:
             Needed for a spectrogram: its bands, its bin, and the rate of the file.
         scale : {"amplitude", "ln"}
             What a spectrogram's values are, see `sonify_spectrogram`. With "ln" null and stimulus are added
-            first; otherwise the positive part of the stimulus is heard.
+            first; otherwise the sound is that of the positive part of the stimulus.
 
         Returns
         -------
@@ -228,7 +152,7 @@ def exciting_spectrogram(
 
     The stimulus is a deviation from a null stimulus and stays on the sphere of the given energy. Each step
     turns it towards the gradient, by the largest angle (of up to a quarter turn, halved until it fits) that
-    raises the response. For a linear model the first step arrives: the stimulus has the shape of the STRF.
+    raises the response. For a linear model one step suffices: the stimulus has the shape of the STRF.
 
     Parameters
     ----------
@@ -283,13 +207,14 @@ def exciting_spectrogram(
             "function in a module whose forward maps (B, 1, F, T) to (B, N, 1, T)"
         )
     device, dtype = placement(model)
-    frames = check_positive_int("T", T) if T is not None else (_reach(model) or UNBOUNDED_FRAMES)
+    if T is None:
+        T = getattr(model, "receptive_field", None) or UNBOUNDED_FRAMES
+    frames = check_positive_int("T", T)
     base = _null(model, null, frames).to(device, dtype)
     respond: Callable[[Tensor], Tensor] = getattr(model, "respond", model)
 
     def responses(x: Tensor) -> Tensor:
-        y = respond((base + x).unsqueeze(1))[:, :, 0]
-        return y[..., -1] if reduce == "last" else y.mean(-1)
+        return _reduced(respond((base + x).unsqueeze(1)), reduce)
 
     return _search(
         model, responses, base, neurons, check_positive_number("energy", energy), n_steps, n_starts, seed
@@ -358,21 +283,20 @@ def exciting_sound(
     null = torch.zeros(n_bins * hop, device=device, dtype=dtype)
 
     def responses(x: Tensor) -> Tensor:
-        y: Tensor = model(x.unsqueeze(1))[:, :, 0]
-        return y[..., -1] if reduce == "last" else y.mean(-1)
+        return _reduced(model(x.unsqueeze(1)), reduce)
 
     energy = null.numel() * check_positive_number("rms", rms) ** 2
     found = _search(model, responses, null, neurons, energy, n_steps, n_starts, seed, from_null=False)
     return ExcitingStimulus(**{**found.__dict__, "dt_ms": 1000.0 * hop / fs, "audio_fs": fs})
 
 
-def _reach(model: Any) -> int | None:
-    reach = getattr(model, "receptive_field", None)
-    return None if reach is None else int(reach)
+def _reduced(rates: Tensor, reduce: str) -> Tensor:
+    """Responses (B, N) of rates (B, N, 1, T): the last, or the mean."""
+    return rates[:, :, 0, -1] if reduce == "last" else rates[:, :, 0].mean(-1)
 
 
 def _null(model: Any, null: Any, frames: int) -> Tensor:
-    """The null stimulus (F, T)."""
+    """The null stimulus (F, T): the one given, else 0, or the means of a model that standardises."""
     standardizer = getattr(model, "standardizer", None)
     if null is None:
         null = 0.0 if standardizer is None else standardizer.mean.detach()
@@ -401,6 +325,7 @@ def _search(
     seed: int,
     from_null: bool = True,
 ) -> ExcitingStimulus:
+    """Best stimuli of several starts: ``responses`` maps deviations (B, ...) from ``null`` to (B, N)."""
     n_steps, n_starts = check_positive_int("n_steps", n_steps), check_positive_int("n_starts", n_starts)
     radius = math.sqrt(energy)
     with evaluating(model):
@@ -418,24 +343,20 @@ def _search(
             for first in range(0, len(wanted), at_once):
                 some, x = wanted[first : first + at_once], draws[first : first + at_once].to(null)
                 if start == 0 and from_null:
-                    slope = values_and_slopes(responses, torch.zeros_like(x), some)[1]
-                    x = torch.where(norms(slope) > 0, slope, x)
-                parts.append(ascend(responses, radius * x / norms(x), some, radius, n_steps))
+                    slope = _values_and_slopes(responses, torch.zeros_like(x), some)[1]
+                    x = torch.where(_norms(slope) > 0, slope, x)
+                parts.append(_ascend(responses, radius * x / _norms(x), some, radius, n_steps))
             found.append([torch.cat(part) for part in zip(*parts, strict=True)])
     return _best_of(found, wanted, null, energy, at_null[wanted])
 
 
 def _best_of(
-    found: list[list[Tensor]],
-    wanted: list[int],
-    null: Tensor,
-    energy: float,
-    at_null: Tensor,
+    found: list[list[Tensor]], wanted: list[int], null: Tensor, energy: float, at_null: Tensor
 ) -> ExcitingStimulus:
+    """The best of the searches of each neuron, and how far others as good agree with it."""
     stimuli, values, starts, steps, ended = (torch.stack(part) for part in zip(*found, strict=True))
     best, rows = values.argmax(0), torch.arange(len(wanted), device=values.device)
     chosen, top = stimuli[best, rows], values[best, rows]
-    # other searches that got as far: did they find the same?
     flat = stimuli.flatten(2)
     cosine = (flat * chosen.flatten(1)).sum(-1) / energy
     as_good = values - at_null >= 0.99 * (top - at_null)
@@ -443,17 +364,82 @@ def _best_of(
     agreement = torch.where(as_good, cosine, torch.inf).amin(0)
     return ExcitingStimulus(
         neurons=wanted,
-        stimulus=_array(chosen),
-        null=_array(null),
+        stimulus=as_numbers(chosen),
+        null=as_numbers(null),
         energy=energy,
-        response=_array(top),
-        null_response=_array(at_null),
-        start_response=_array(starts.amax(0)),
+        response=as_numbers(top),
+        null_response=as_numbers(at_null),
+        start_response=as_numbers(starts.amax(0)),
         n_steps=steps[best, rows].cpu().numpy().astype(np.int64),
         converged=ended[best, rows].cpu().numpy(),
-        agreement=np.where(np.isfinite(_array(agreement)), _array(agreement), np.nan),
+        agreement=as_numbers(torch.where(agreement.isinf(), torch.nan, agreement)),
     )
 
 
-def _array(values: Tensor) -> FloatArray:
-    return np.asarray(values.detach().cpu().double().numpy())
+def _ascend(
+    responses: Callable[[Tensor], Tensor], x: Tensor, wanted: list[int], radius: float, n_steps: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Turn each stimulus towards its gradient until nothing raises its response.
+
+    Returns stimuli, their responses, those of the starts, steps that raised it, whether it ended by itself.
+    """
+    values, slopes = _values_and_slopes(responses, x, wanted)
+    first = values.clone()
+    steps = torch.zeros(len(wanted), dtype=torch.long, device=x.device)
+    active = torch.ones(len(wanted), dtype=torch.bool, device=x.device)
+    largest = torch.full_like(values, LARGEST_TURN)
+    # within this angle of the gradient the search ends: what is left to gain is below the rounding
+    least_angle = math.sqrt(torch.finfo(x.dtype).eps)
+    for _ in range(n_steps):
+        unit = x / radius
+        aside = slopes - _dot(slopes, unit) * unit
+        size = _norms(aside)
+        # the angle to the gradient: for a linear response the maximum lies there exactly
+        angle = torch.atan2(size, _dot(slopes, unit)).flatten(1)[:, 0]
+        active &= angle > least_angle
+        if not bool(active.any()):
+            break
+        direction = aside / torch.where(size > 0, size, torch.ones_like(size))
+        turn = torch.minimum(angle, largest)
+        better = torch.zeros_like(active)
+        for _ in range(HALVINGS):
+            theta = _like(turn, x)
+            candidate = radius * (torch.cos(theta) * unit + torch.sin(theta) * direction)
+            with torch.no_grad():
+                response = responses(candidate)[range(len(wanted)), wanted]
+            rises = active & ~better & (response > values)
+            x = torch.where(_like(rises, x), candidate, x)
+            better |= rises
+            if bool((better | ~active).all()):
+                break
+            turn = torch.where(better, turn, 0.5 * turn)
+        active &= better
+        steps += better
+        largest = torch.clamp(2.0 * turn, max=LARGEST_TURN)
+        values, slopes = _values_and_slopes(responses, x, wanted)
+    return x, values, first, steps, ~active
+
+
+def _values_and_slopes(
+    responses: Callable[[Tensor], Tensor], x: Tensor, wanted: list[int]
+) -> tuple[Tensor, Tensor]:
+    """Response (K,) of each neuron to its own stimulus, and the gradient (K, ...)."""
+    x = x.detach().requires_grad_()
+    own = responses(x)[range(len(wanted)), wanted]
+    (slopes,) = torch.autograd.grad(own.sum(), x)
+    return own.detach(), torch.nan_to_num(slopes, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product of each item of two batches, broadcastable to them."""
+    return _like((a * b).flatten(1).sum(1), a)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Euclidean norm of each item of a batch, broadcastable to it."""
+    return _like(x.flatten(1).norm(dim=1), x)
+
+
+def _like(values: Tensor, x: Tensor) -> Tensor:
+    """Values (K,) with singleton axes up to those of a batch (K, ...)."""
+    return values.reshape(-1, *[1] * (x.ndim - 1))

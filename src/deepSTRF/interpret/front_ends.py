@@ -1,11 +1,15 @@
-"""Does a front-end hear what the reference spectrogram shows? Both on one grid, and a figure."""
+"""Front-ends measured from outside: tuning and delay of their channels, and comparison with a reference.
+
+Tones and clicks are played to the front-end, so that the measures hold for any, learned or not, and include
+what filter shapes alone do not show: pooling, compression and adaptation.
+"""
 
 from __future__ import annotations
 
 import math
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepSTRF.interpret.strf.tuning import extent_above
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
 
@@ -21,20 +26,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "FrontEndResponse",
-    "Wav2specComparison",
     "compare_wav2spec",
     "compare_wav2spec_to_groundtruth",
     "front_end_response",
     "initial_front_end",
 ]
-
-# ------------------------------------------------------------------------------
-# What each channel of a front-end hears: its tuning in decibel, its answer to a click, its delay.
-#
-# Everything is measured from outside, with tones and clicks, so that it holds for any front-end, learned or
-# not, and includes what filter shapes alone do not show: pooling, compression and adaptation.
-
 
 FloatArray = NDArray[np.float64]
 
@@ -44,8 +40,8 @@ RANGE_DB, LEVEL_STEP_DB = 60.0, 3.0
 #: Tones: log-spaced, long enough for a filter of 60 Hz to settle, with an onset that does not splatter. Their
 #: last part is averaged under a Hann window, which evens out the ripple of low tones.
 N_TONES, LOWEST_HZ, TONE_MS, ONSET_MS, AVERAGED_MS = 200, 20.0, 250.0, 20.0, 160.0
-#: Clicks: how finely they are moved through a bin, and how long after them the channels are watched.
-CLICK_STEP_MS, CLICK_REACH_MS = 0.25, 60.0
+#: Clicks: the step in which they are moved through a bin, and how long after them the output is watched.
+CLICK_STEP_MS, WATCHED_MS = 0.25, 60.0
 #: Silence before a click, so that nothing depends on where the clip began.
 CLICK_LEAD_MS = 100.0
 #: Half-power edges of a band.
@@ -55,6 +51,10 @@ EDGE_DB = -10.0 * math.log10(2.0)
 TOP_SHARE = 0.95
 #: Samples that one batch of probe sounds may hold.
 BATCH_SAMPLES = 2**18
+#: Size of the figure of a comparison, in inches.
+FIGSIZE = (9.0, 5.6)
+
+# ---------------------------------------------------------------------- tuning and delay
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class FrontEndResponse:
     frequencies_hz : array (P,)
         Tones.
     gain_db : array (F, P)
-        For each channel and tone, by how much its best tone must be lowered to answer the same: 0 is the best
-        tone, -60 what lies below the measured range. NaN for a channel that answers no tone.
+        For each channel and tone, by how much its best tone must be lowered for the same output: 0 is the
+        best tone, -60 what lies below the measured range. NaN for a channel whose output no tone changes.
     centre_hz, bandwidth_hz : array (F,)
         Geometric middle and width of the band within 3 dB of the best tone.
     lag_ms : array (L,)
@@ -78,14 +78,7 @@ class FrontEndResponse:
         Age of the click at the top of that response less half a bin: the delay behind an ideal detector. NaN
         for a channel that no click reaches.
     stated_latency_ms : array (F,) or None
-        What the front-end says of itself: ``channel_latency_ms``, or ``latency_ms`` for all.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
-    >>> measured = front_end_response(CausalMelSpectrogram(audio_fs=16000, n_mels=4), n_tones=60)
-    >>> measured.gain_db.shape, measured.stated_latency_ms.tolist()
-    ((4, 60), [2.5, 2.5, 2.5, 2.5])
+        What the front-end itself states: ``channel_latency_ms``, or ``latency_ms`` for all.
     """
 
     frequencies_hz: FloatArray
@@ -105,7 +98,7 @@ def front_end_response(
     amplitude: float = 1.0,
     lowest_hz: float = LOWEST_HZ,
 ) -> FrontEndResponse:
-    """Measure what the channels of a front-end answer, with tones and clicks.
+    """Measure the tuning and the delay of a front-end's channels, with tones and clicks.
 
     A tuning curve is measured as in an experiment, at equal response: the output for a tone is looked up
     among the outputs for the channel's best tone at many levels. So compression drops out, whatever its form.
@@ -138,19 +131,32 @@ def front_end_response(
     --------
     >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
     >>> mel = CausalMelSpectrogram(audio_fs=16000, n_mels=6, f_min=200.0)
-    >>> bool((abs(front_end_response(mel).centre_hz / mel.frequencies_hz.numpy() - 1) < 0.05).all())
+    >>> measured = front_end_response(mel, n_tones=150)
+    >>> measured.gain_db.shape, measured.stated_latency_ms[0].item()
+    ((6, 150), 2.5)
+    >>> bool((abs(measured.centre_hz / mel.frequencies_hz.numpy() - 1) < 0.05).all())
     True
     """
-    probe = _Probe(wav2spec, amplitude)
+    player = _Player(wav2spec, amplitude)
     if n_tones < 8:
         raise ValueError(f"n_tones must be at least 8, got {n_tones}")
-    if not 0 < lowest_hz < probe.fs / 2:
-        raise ValueError(f"lowest_hz must lie between 0 and {probe.fs / 2:g}, got {lowest_hz!r}")
+    if not 0 < lowest_hz < player.fs / 2:
+        raise ValueError(f"lowest_hz must lie between 0 and {player.fs / 2:g}, got {lowest_hz!r}")
     # the highest tone stays clear of half the rate, where the samples of a tone may all be zero
-    tones = np.geomspace(lowest_hz, 0.49 * probe.fs, n_tones)
-    gain = _equal_response_levels(probe, tones)
-    low, high = _half_power_edges(tones, gain)
-    lag_ms, click = _click_response(probe)
+    tones = np.geomspace(lowest_hz, 0.49 * player.fs, n_tones)
+    gain = _equal_response_levels(player, tones)
+    octaves, edges = np.log2(tones), np.full((2, len(gain)), np.nan)
+    for channel, curve in enumerate(gain):
+        if not np.isnan(curve).any():
+            edges[:, channel] = extent_above(octaves, curve, int(curve.argmax()), EDGE_DB)[:2]
+    low, high = 2.0**edges
+    lag_ms, click = _click_response(player)
+    stated = getattr(wav2spec, "channel_latency_ms", None)
+    if stated is None:
+        stated = getattr(wav2spec, "latency_ms", None)
+    if stated is not None:
+        stated = torch.as_tensor(stated, dtype=torch.float64).detach().cpu().numpy()
+        stated = np.broadcast_to(stated, (len(gain),)).copy()
     return FrontEndResponse(
         frequencies_hz=tones,
         gain_db=gain,
@@ -158,9 +164,131 @@ def front_end_response(
         bandwidth_hz=high - low,
         lag_ms=lag_ms,
         click=click,
-        click_latency_ms=_top_of(lag_ms, click) - 0.5 * probe.bin_ms,
-        stated_latency_ms=_stated_latency(wav2spec, len(gain)),
+        click_latency_ms=_top_of(lag_ms, click) - 0.5 * player.bin_ms,
+        stated_latency_ms=stated,
     )
+
+
+class _Player:
+    """Plays sounds to a front-end, a batch at a time, and returns its frames."""
+
+    def __init__(self, wav2spec: nn.Module, amplitude: float) -> None:
+        if not isinstance(wav2spec, nn.Module):
+            raise TypeError(
+                f"wav2spec must be an nn.Module, got {type(wav2spec).__name__}; pass model.wav2spec"
+            )
+        missing = [name for name in ("hop", "audio_fs") if not hasattr(wav2spec, name)]
+        if missing:
+            raise ValueError(f"{type(wav2spec).__name__} lacks {', '.join(missing)}: it is no front-end")
+        if not (math.isfinite(amplitude) and amplitude > 0):
+            raise ValueError(f"amplitude must be a positive number, got {amplitude!r}")
+        self.module, self.amplitude = wav2spec, float(amplitude)
+        self.fs, self.hop = float(wav2spec.audio_fs), int(wav2spec.hop)  # type: ignore[arg-type]
+        self.bin_ms = 1000.0 * self.hop / self.fs
+
+    def bins(self, duration_ms: float) -> int:
+        """Whole bins that hold a duration."""
+        return math.ceil(duration_ms / self.bin_ms)
+
+    def play(self, sounds: FloatArray) -> FloatArray:
+        """Frames (B, F, T) for sounds (B, T_audio)."""
+        device, dtype = placement(self.module)
+        frames = []
+        with evaluating(self.module):
+            for batch in _batches(len(sounds), sounds.shape[1]):
+                part = torch.from_numpy(sounds[batch]).unsqueeze(1).to(device, dtype)
+                output: Tensor = self.module(part)
+                if output.ndim != 4 or output.shape[:2] != (len(part), 1):
+                    raise ValueError(
+                        "the front-end must map (B, 1, T_audio) to (B, 1, F, T), it mapped "
+                        f"{tuple(part.shape)} to {tuple(output.shape)}"
+                    )
+                frames.append(output[:, 0].cpu().double().numpy())
+        return np.concatenate(frames)
+
+    def tone_strength(self, hertz: FloatArray, level_db: FloatArray, oscillates: bool) -> FloatArray:
+        """One number per tone and channel (B, F): the settled output, as rms where it oscillates around 0."""
+        n_samples = self.bins(TONE_MS) * self.hop
+        seconds = np.arange(n_samples) / self.fs
+        onset = np.sin(0.5 * math.pi * np.clip(1000.0 * seconds / ONSET_MS, 0.0, 1.0)) ** 2
+        n_averaged = self.bins(AVERAGED_MS)
+        weights = np.sin(math.pi * (np.arange(n_averaged) + 0.5) / n_averaged) ** 2
+        weights /= weights.sum()
+        strength = []
+        for batch in _batches(len(hertz), n_samples):
+            gain = self.amplitude * 10.0 ** (level_db[batch, None] / 20.0) * onset
+            phase = 2.0 * math.pi * hertz[batch, None] * seconds
+            settled = self.play(gain * np.sin(phase))[..., -n_averaged:]
+            if oscillates:  # sampled once per bin, a tone may look constant: its other phase shows it
+                other = self.play(gain * np.cos(phase))[..., -n_averaged:]
+                strength.append(np.sqrt((settled**2 + other**2) @ weights))
+            else:
+                strength.append(settled @ weights)
+        return np.concatenate(strength)
+
+    def oscillates(self) -> bool:
+        """Whether the output is filtered sound: turned upside down with the input, as no detector's is."""
+        noise = np.random.default_rng(0).normal(size=(1, self.bins(TONE_MS) * self.hop)) * self.amplitude
+        upright, inverted = self.play(np.concatenate([noise, -noise]))
+        return bool(np.abs(upright + inverted).max() <= 1e-3 * np.abs(upright).max())
+
+
+def _batches(n_sounds: int, n_samples: int) -> Iterator[slice]:
+    """Slices of a batch of sounds that hold ``BATCH_SAMPLES`` at most (one sound at least)."""
+    at_once = max(1, BATCH_SAMPLES // n_samples)
+    for first in range(0, n_sounds, at_once):
+        yield slice(first, first + at_once)
+
+
+def _equal_response_levels(player: _Player, tones: FloatArray) -> FloatArray:
+    """Level of each channel's best tone that gives the same output as each tone: (F, P) dB, 0 at most."""
+    oscillates = player.oscillates()
+    strength = player.tone_strength(tones, np.zeros_like(tones), oscillates)  # (P, F)
+    best = strength.argmax(0)
+    levels = np.arange(-RANGE_DB, 0.5 * LEVEL_STEP_DB, LEVEL_STEP_DB)
+    n_channels = strength.shape[1]
+    every = player.tone_strength(np.repeat(tones[best], levels.size), np.tile(levels, n_channels), oscillates)
+    reference = every.reshape(n_channels, levels.size, n_channels)
+    gain = np.full((n_channels, tones.size), np.nan)
+    for channel in range(n_channels):
+        curve = np.maximum.accumulate(reference[channel, :, channel])
+        # below a floor the output is independent of the level: the last level before it rises stands for all
+        above = int(np.searchsorted(curve, curve[0], side="right")) - 1
+        if curve[-1] > curve[0]:
+            gain[channel] = np.interp(strength[:, channel], curve[above:], levels[above:], left=-RANGE_DB)
+    return gain
+
+
+def _click_response(player: _Player) -> tuple[FloatArray, FloatArray]:
+    """Ages (L,) in ms and normalised changes (F, L): a click moved through one bin in small steps."""
+    step = max(1, round(CLICK_STEP_MS * player.fs / 1000.0))
+    offsets = np.arange(0, player.hop, step)
+    lead, watched = player.bins(CLICK_LEAD_MS), player.bins(WATCHED_MS)
+    sounds = np.zeros((offsets.size + 1, (lead + watched) * player.hop))
+    sounds[np.arange(offsets.size), lead * player.hop + offsets] = player.amplitude
+    frames = player.play(sounds)
+    change = (frames[:-1] - frames[-1])[..., lead:]  # the last sound is silence; (offset, F, watched)
+    ends = np.arange(1, watched + 1) * player.hop
+    ages: FloatArray = (ends[None, :] - offsets[:, None]).ravel() / player.fs
+    order = np.argsort(ages)
+    click = change.transpose(1, 0, 2).reshape(change.shape[1], -1)[:, order]
+    largest = np.abs(click).max(axis=1, keepdims=True)
+    return 1000.0 * ages[order], click / np.where(largest > 0, largest, 1.0)
+
+
+def _top_of(lag_ms: FloatArray, click: FloatArray) -> FloatArray:
+    """Middle of the stretch around the largest change in which it stays near it; NaN for no change."""
+    tops = np.full(len(click), np.nan)
+    for channel, change in enumerate(np.abs(click)):
+        if change.max() == 0:
+            continue
+        low = high = int(change.argmax())
+        while low > 0 and change[low - 1] >= TOP_SHARE:
+            low -= 1
+        while high + 1 < change.size and change[high + 1] >= TOP_SHARE:
+            high += 1
+        tops[channel] = 0.5 * (lag_ms[low] + lag_ms[high])
+    return tops
 
 
 def initial_front_end(wav2spec: nn.Module) -> nn.Module | None:
@@ -194,156 +322,7 @@ def initial_front_end(wav2spec: nn.Module) -> nn.Module | None:
     return fresh.eval()
 
 
-def _stated_latency(wav2spec: nn.Module, n_channels: int) -> FloatArray | None:
-    for name in ("channel_latency_ms", "latency_ms"):
-        stated = getattr(wav2spec, name, None)
-        if stated is not None:
-            values = torch.as_tensor(stated, dtype=torch.float64).detach().cpu().numpy()
-            return np.broadcast_to(values, (n_channels,)).copy()
-    return None
-
-
-class _Probe:
-    """Plays sounds to a front-end, a batch at a time, and returns its frames."""
-
-    def __init__(self, wav2spec: nn.Module, amplitude: float) -> None:
-        if not isinstance(wav2spec, nn.Module):
-            raise TypeError(
-                f"wav2spec must be an nn.Module, got {type(wav2spec).__name__}; pass model.wav2spec"
-            )
-        missing = [name for name in ("hop", "audio_fs") if not hasattr(wav2spec, name)]
-        if missing:
-            raise ValueError(f"{type(wav2spec).__name__} lacks {', '.join(missing)}: it is no front-end")
-        if not (math.isfinite(amplitude) and amplitude > 0):
-            raise ValueError(f"amplitude must be a positive number, got {amplitude!r}")
-        self.module, self.amplitude = wav2spec, float(amplitude)
-        self.fs, self.hop = float(wav2spec.audio_fs), int(wav2spec.hop)  # type: ignore[arg-type]
-        self.bin_ms = 1000.0 * self.hop / self.fs
-
-    def bins(self, duration_ms: float) -> int:
-        """Whole bins that hold a duration."""
-        return math.ceil(duration_ms / self.bin_ms)
-
-    def play(self, sounds: FloatArray) -> FloatArray:
-        """Frames (B, F, T) for sounds (B, T_audio)."""
-        device, dtype = placement(self.module)
-        at_once = max(1, BATCH_SAMPLES // sounds.shape[1])
-        frames = []
-        with evaluating(self.module):
-            for first in range(0, len(sounds), at_once):
-                part = torch.from_numpy(sounds[first : first + at_once]).unsqueeze(1).to(device, dtype)
-                output: Tensor = self.module(part)
-                if output.ndim != 4 or output.shape[:2] != (len(part), 1):
-                    raise ValueError(
-                        "the front-end must map (B, 1, T_audio) to (B, 1, F, T), it mapped "
-                        f"{tuple(part.shape)} to {tuple(output.shape)}"
-                    )
-                frames.append(output[:, 0].cpu().double().numpy())
-        return np.concatenate(frames)
-
-    def tone_strength(self, hertz: FloatArray, level_db: FloatArray, oscillates: bool) -> FloatArray:
-        """One number per tone and channel (B, F): the settled output, as rms where it oscillates around 0."""
-        n_samples = self.bins(TONE_MS) * self.hop
-        seconds = np.arange(n_samples) / self.fs
-        onset = np.sin(0.5 * math.pi * np.clip(1000.0 * seconds / ONSET_MS, 0.0, 1.0)) ** 2
-        n_averaged = self.bins(AVERAGED_MS)
-        weights = np.sin(math.pi * (np.arange(n_averaged) + 0.5) / n_averaged) ** 2
-        weights /= weights.sum()
-        strength = []
-        at_once = max(1, BATCH_SAMPLES // n_samples)
-        for first in range(0, len(hertz), at_once):
-            part = slice(first, first + at_once)
-            gain = self.amplitude * 10.0 ** (level_db[part, None] / 20.0) * onset
-            phase = 2.0 * math.pi * hertz[part, None] * seconds
-            settled = self.play(gain * np.sin(phase))[..., -n_averaged:]
-            if oscillates:  # sampled once per bin, a tone may stand still: its other phase fills the gaps
-                other = self.play(gain * np.cos(phase))[..., -n_averaged:]
-                strength.append(np.sqrt((settled**2 + other**2) @ weights))
-            else:
-                strength.append(settled @ weights)
-        return np.concatenate(strength)
-
-    def oscillates(self) -> bool:
-        """Whether the output is filtered sound: turned upside down with the input, as no detector's is."""
-        noise = np.random.default_rng(0).normal(size=(1, self.bins(TONE_MS) * self.hop)) * self.amplitude
-        upright, inverted = self.play(np.concatenate([noise, -noise]))
-        return bool(np.abs(upright + inverted).max() <= 1e-3 * np.abs(upright).max())
-
-
-def _equal_response_levels(probe: _Probe, tones: FloatArray) -> FloatArray:
-    """Level of each channel's best tone that gives the same output as each tone: (F, P) dB, 0 at most."""
-    oscillates = probe.oscillates()
-    strength = probe.tone_strength(tones, np.zeros_like(tones), oscillates)  # (P, F)
-    best = strength.argmax(0)
-    levels = np.arange(-RANGE_DB, 0.5 * LEVEL_STEP_DB, LEVEL_STEP_DB)
-    n_channels = strength.shape[1]
-    every = probe.tone_strength(np.repeat(tones[best], levels.size), np.tile(levels, n_channels), oscillates)
-    reference = every.reshape(n_channels, levels.size, n_channels)
-    gain = np.full((n_channels, tones.size), np.nan)
-    for channel in range(n_channels):
-        curve = np.maximum.accumulate(reference[channel, :, channel])
-        # below a floor the output says nothing about the level: the last level before it rises stands for all
-        above = int(np.searchsorted(curve, curve[0], side="right")) - 1
-        if curve[-1] > curve[0]:
-            gain[channel] = np.interp(strength[:, channel], curve[above:], levels[above:], left=-RANGE_DB)
-    return gain
-
-
-def _half_power_edges(tones: FloatArray, gain_db: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper frequency (F,) where the curve crosses -3 dB on either side of its best tone."""
-    octaves = np.log2(tones)
-    edges = np.full((2, len(gain_db)), np.nan)
-    for channel, curve in enumerate(gain_db):
-        if np.isnan(curve).any():
-            continue
-        best = int(curve.argmax())
-        for side, step in ((0, -1), (1, 1)):
-            here = best
-            while 0 <= here + step < curve.size and curve[here + step] >= EDGE_DB:
-                here += step
-            beyond = here + step
-            if not 0 <= beyond < curve.size:
-                edges[side, channel] = octaves[here]
-                continue
-            share = (curve[here] - EDGE_DB) / (curve[here] - curve[beyond])
-            edges[side, channel] = octaves[here] + share * (octaves[beyond] - octaves[here])
-    return 2.0 ** edges[0], 2.0 ** edges[1]
-
-
-def _click_response(probe: _Probe) -> tuple[FloatArray, FloatArray]:
-    """Ages (L,) in ms and normalised changes (F, L): a click moved through one bin in small steps."""
-    step = max(1, round(CLICK_STEP_MS * probe.fs / 1000.0))
-    offsets = np.arange(0, probe.hop, step)
-    lead, reach = probe.bins(CLICK_LEAD_MS), probe.bins(CLICK_REACH_MS)
-    sounds = np.zeros((offsets.size + 1, (lead + reach) * probe.hop))
-    sounds[np.arange(offsets.size), lead * probe.hop + offsets] = probe.amplitude
-    frames = probe.play(sounds)
-    change = (frames[:-1] - frames[-1])[..., lead:]  # the last sound is silence; (offset, F, reach)
-    ages: FloatArray = ((np.arange(1, reach + 1) * probe.hop)[None, :] - offsets[:, None]).ravel() / probe.fs
-    order = np.argsort(ages)
-    click = change.transpose(1, 0, 2).reshape(change.shape[1], -1)[:, order]
-    largest = np.abs(click).max(axis=1, keepdims=True)
-    return 1000.0 * ages[order], click / np.where(largest > 0, largest, 1.0)
-
-
-def _top_of(lag_ms: FloatArray, click: FloatArray) -> FloatArray:
-    """Middle of the stretch around the largest change in which it stays near it; NaN for no change."""
-    tops = np.full(len(click), np.nan)
-    for channel, change in enumerate(np.abs(click)):
-        if change.max() == 0:
-            continue
-        low = high = int(change.argmax())
-        while low > 0 and change[low - 1] >= TOP_SHARE:
-            low -= 1
-        while high + 1 < change.size and change[high + 1] >= TOP_SHARE:
-            high += 1
-        tops[channel] = 0.5 * (lag_ms[low] + lag_ms[high])
-    return tops
-
-
-# ------------------------------------------------------------------------------
-
-FIGSIZE = (9.0, 5.6)
+# ---------------------------------------------------------------------- comparison with a reference
 
 
 class Wav2specComparison(NamedTuple):
@@ -355,12 +334,6 @@ class Wav2specComparison(NamedTuple):
         Output and reference, cropped to their common bins.
     r : float
         Pearson correlation over all of them; NaN when either is constant.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> Wav2specComparison(np.zeros((2, 3)), np.zeros((2, 3)), float("nan")).pred.shape
-    (2, 3)
     """
 
     pred: NDArray[np.float32]
@@ -371,7 +344,7 @@ class Wav2specComparison(NamedTuple):
 def compare_wav2spec(
     waveform: Tensor, wav2spec: nn.Module, truth: Any, *, z_score: bool = True
 ) -> Wav2specComparison:
-    """Run a front-end on a waveform and put its output beside a reference spectrogram.
+    """Run a front-end on a waveform and correlate its output with a reference spectrogram.
 
     The front-end runs where its parameters are, in eval mode and without gradients; its training flags are as
     before afterwards.
@@ -505,18 +478,33 @@ def compare_wav2spec_to_groundtruth(
     ((8, 20), 6)
     >>> plt.close(fig)
     """
-    clip = _clip_index(ds, stim_idx)
-    _check_waveform_mode(ds, wav2spec)
+    try:
+        clip, n_clips = operator.index(stim_idx), len(ds.stims)
+    except TypeError:
+        raise TypeError(f"stim_idx must be an integer, got {type(stim_idx).__name__}") from None
+    if not -n_clips <= clip < n_clips:
+        raise IndexError(f"stim_idx={clip} is no clip: the dataset has {n_clips} (0 .. {n_clips - 1})")
+    if not getattr(ds, "return_waveform", False):
+        raise ValueError(
+            "ds holds spectrograms; a front-end needs waveforms: load the recording with return_waveform=True"
+        )
+    theirs, ours = getattr(wav2spec, "audio_fs", None), getattr(ds, "audio_fs", None)
+    if theirs is not None and ours is not None and int(theirs) != int(ours):
+        raise ValueError(
+            f"wav2spec was built for {theirs} Hz, the dataset's waveforms are at {ours} Hz; "
+            f"build it with audio_fs={ours} (ds.audio_fs)"
+        )
     if ground_truth_stims is None:
         raise ValueError(
             "ground_truth_stims is missing: pass the reference spectrograms, the stims of the same recording "
             "in spectrogram mode, for instance ground_truth_stims=NS1Dataset().stims"
         )
-    if len(ground_truth_stims) != len(ds.stims):
+    if len(ground_truth_stims) != n_clips:
         raise ValueError(
-            f"ground_truth_stims holds {len(ground_truth_stims)} clips, the dataset {len(ds.stims)}; "
+            f"ground_truth_stims holds {len(ground_truth_stims)} clips, the dataset {n_clips}; "
             "take both from one recording and one selection"
         )
+    clip %= n_clips
     compared = compare_wav2spec(ds.stims[clip], wav2spec, ground_truth_stims[clip], z_score=z_score)
 
     import matplotlib.pyplot as plt
@@ -535,30 +523,6 @@ def compare_wav2spec_to_groundtruth(
         figure=figure,
     )
     return compared.pred, compared.truth, figure
-
-
-def _clip_index(ds: Any, stim_idx: int) -> int:
-    try:
-        index = operator.index(stim_idx)
-    except TypeError:
-        raise TypeError(f"stim_idx must be an integer, got {type(stim_idx).__name__}") from None
-    n_clips = len(ds.stims)
-    if not -n_clips <= index < n_clips:
-        raise IndexError(f"stim_idx={index} is no clip: the dataset has {n_clips} (0 .. {n_clips - 1})")
-    return index % n_clips
-
-
-def _check_waveform_mode(ds: Any, wav2spec: nn.Module) -> None:
-    if not getattr(ds, "return_waveform", False):
-        raise ValueError(
-            "ds holds spectrograms; a front-end needs waveforms: load the recording with return_waveform=True"
-        )
-    theirs, ours = getattr(wav2spec, "audio_fs", None), getattr(ds, "audio_fs", None)
-    if theirs is not None and ours is not None and int(theirs) != int(ours):
-        raise ValueError(
-            f"wav2spec was built for {theirs} Hz, the dataset's waveforms are at {ours} Hz; "
-            f"build it with audio_fs={ours} (ds.audio_fs)"
-        )
 
 
 def _frequencies(owner: Any, n_bands: int) -> Any:

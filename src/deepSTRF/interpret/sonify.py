@@ -1,4 +1,4 @@
-"""Receptive fields and spectrogram patterns as sounds: WAV files to listen to."""
+"""Sonification of receptive fields and spectrogram patterns, and 16-bit WAV files of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import as_numbers, check_choice, check_positive_number
+from deepSTRF._validation import as_numbers, check_choice, check_positive_number, check_share
 from deepSTRF.interpret.strf.waveform_field import WaveformField
 
 __all__ = ["sonify_spectrogram", "sonify_strf", "write_field_wav", "write_wav"]
@@ -17,13 +17,13 @@ FloatArray = NDArray[np.float64]
 
 #: Peak of every file as a share of full scale: loud enough, and far from startling in headphones.
 LISTENING_PEAK = 0.5
-#: Silence before and after: a receptive field of 50 ms would otherwise be swallowed by the player's start.
+#: Silence before and after: players tend to cut off the first milliseconds of a file.
 SILENCE_MS = 150.0
-#: What players understand, and a typing error does not reach: telephones need 8 kHz, no recorder has 1 MHz.
+#: Rates outside of these are typing errors: telephones need 8 kHz, no recorder has 1 MHz.
 LOWEST_FS, HIGHEST_FS = 1000, 1_000_000
 #: Logarithms beyond this are no logarithms of amplitudes: 50 is 434 dB.
 LOUDEST_LN = 50.0
-#: Carriers inside one band: enough that a band is heard as noise, few enough to stay cheap.
+#: Carriers inside one band: enough that a band sounds like noise, few enough to stay cheap.
 CARRIERS_PER_BAND = 8
 
 
@@ -44,7 +44,7 @@ def write_wav(
     sound : Tensor or array (T_audio,)
         Samples in any unit.
     audio_fs : float
-        Samples per second, rounded to whole hertz as the format asks.
+        Samples per second, rounded to whole hertz as the format requires.
     peak : float
         Largest absolute sample as a share of full scale, above 0 and at most 1.
     silence_ms : float
@@ -75,27 +75,23 @@ def write_wav(
     samples = as_numbers(sound, "sound")
     if samples.ndim != 1 or samples.size == 0 or not np.isfinite(samples).all():
         raise ValueError(f"sound must be a series of finite samples (T_audio,), got shape {samples.shape}")
-    if not 0.0 < peak <= 1.0:
-        raise ValueError(f"peak must be above 0 and at most 1, got {peak!r}")
+    check_share("peak", peak)
     if not silence_ms >= 0:
         raise ValueError(f"silence_ms must be 0 or more, got {silence_ms!r}")
     rate = round(check_positive_number("audio_fs", audio_fs))
     largest = float(np.abs(samples).max())
     if not LOWEST_FS <= rate <= HIGHEST_FS:
         raise ValueError(f"audio_fs must lie between {LOWEST_FS} and {HIGHEST_FS} hertz, got {audio_fs!r}")
-    _check_file(Path(path))
+    file = Path(path)
+    if file.suffix.lower() not in ("", ".wav"):
+        raise ValueError(f"path must end in .wav, which is what is written; got {file.name!r}")
+    if file.is_dir() or not file.parent.is_dir():
+        what = "is a folder" if file.is_dir() else f"lies in the folder {file.parent}, which does not exist"
+        raise FileNotFoundError(f"{file} {what}; make the folder first and name a file in it")
     silence = np.zeros(round(silence_ms * rate / 1000.0))
     loud = samples * (peak / largest) if largest > 0 else samples
-    soundfile.write(str(path), np.concatenate([silence, loud, silence]), rate, subtype="PCM_16", format="WAV")
-    return Path(path)
-
-
-def _check_file(path: Path) -> None:
-    if path.suffix.lower() not in ("", ".wav"):
-        raise ValueError(f"path must end in .wav, which is what is written; got {path.name!r}")
-    if path.is_dir() or not path.parent.is_dir():
-        what = "is a folder" if path.is_dir() else f"lies in the folder {path.parent}, which does not exist"
-        raise FileNotFoundError(f"{path} {what}; make the folder first and name a file in it")
+    soundfile.write(str(file), np.concatenate([silence, loud, silence]), rate, subtype="PCM_16", format="WAV")
+    return file
 
 
 def write_field_wav(path: str | Path, field: WaveformField, **options: Any) -> Path:
@@ -140,8 +136,8 @@ def sonify_spectrogram(
 ) -> FloatArray:
     """Return a sound whose bands follow a spectrogram: noise carriers under the given envelopes.
 
-    A spectrogram says nothing of phases, so this is one of many sounds; a front-end or cochleagram makes of
-    it something close to what went in, blurred by its own filters.
+    A spectrogram has no phases, so this is one of many sounds; a front-end or cochleagram turns it into
+    something close to the given one, blurred by its own filters.
 
     Parameters
     ----------
@@ -193,9 +189,8 @@ def sonify_spectrogram(
     for band in range(len(hertz)):
         low, high = edges[band], min(edges[band + 1], 0.5 * rate)
         phases = rng.uniform(0.0, 2.0 * np.pi, CARRIERS_PER_BAND)
-        places = rng.uniform(
-            size=CARRIERS_PER_BAND
-        )  # drawn before any band is left out: same seed, same phases
+        # drawn before any band is left out: same seed, same phases
+        places = rng.uniform(size=CARRIERS_PER_BAND)
         if low >= high or not envelope[band].any():
             continue
         tones = low * (high / low) ** ((np.arange(CARRIERS_PER_BAND) + places) / CARRIERS_PER_BAND)
@@ -214,7 +209,7 @@ def sonify_strf(
     Parameters
     ----------
     strf : Tensor or array (F, T)
-        One STRF, the current frame last: as a sound it is heard oldest frame first.
+        One STRF, the current frame last: the sound begins with the oldest frame.
     frequencies_hz, dt_ms, audio_fs, seed
         See `sonify_spectrogram`.
     sign : {"excitatory", "suppressive"}
@@ -243,6 +238,7 @@ def sonify_strf(
 
 
 def _checked_image(spectrogram: Any, frequencies_hz: Any) -> tuple[FloatArray, FloatArray]:
+    """A pattern (F, T) and its bands (F,)."""
     image = as_numbers(spectrogram, "the pattern")
     hertz = as_numbers(frequencies_hz, "frequencies_hz")
     if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():

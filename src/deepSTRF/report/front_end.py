@@ -10,13 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepSTRF.interpret import (
-    FrontEndResponse,
-    WaveformField,
-    front_end_response,
-    initial_front_end,
-    waveform_field,
-)
+from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_field
+from deepSTRF.interpret.front_ends import FrontEndResponse
 
 __all__ = ["FRONT_END", "WAVEFORM_FIELD", "FrontEndParts", "HeardField", "front_end_extras"]
 

@@ -1,4 +1,7 @@
-"""Sounds of a hearing laboratory as sample arrays: tones, clicks, noise, sweeps; levels, steps and ramps."""
+"""Synthesis of probe sounds as sample arrays (T_audio,): tones, clicks, noise, sweeps; levels and ramps.
+
+Levels are in dB re a root mean square of 1 (of clicks: re a peak of 1).
+"""
 
 from __future__ import annotations
 
@@ -24,26 +27,12 @@ PATCHES_PER_OCTAVE, PATCH_RANGE_DB = 2, 30.0
 
 
 def amplitude_of(level_db: float) -> float:
-    """Return the root mean square of a level in dB re 1: 0 dB is a root mean square of 1.
-
-    Examples
-    --------
-    >>> amplitude_of(-20.0)
-    0.1
-    """
+    """Return the root mean square of a level in dB re 1: 0 dB is a root mean square of 1."""
     return float(10.0 ** (level_db / 20.0))
 
 
 def ramped(sound: FloatArray, audio_fs: float, ramp_ms: float = RAMP_MS) -> FloatArray:
-    """Return a sound with a raised-cosine onset and offset, at most half its length each.
-
-    Shapes: sound (..., T_audio); returns (..., T_audio).
-
-    Examples
-    --------
-    >>> ramped(np.ones(4), 1000.0, ramp_ms=2.0).round(3)
-    array([0.146, 0.854, 0.854, 0.146])
-    """
+    """Return a sound (..., T_audio) with a raised-cosine onset and offset, at most half its length each."""
     length = min(round(ramp_ms * audio_fs / 1000.0), sound.shape[-1] // 2)
     shaped = np.array(sound, dtype=np.float64)
     if length:
@@ -54,25 +43,13 @@ def ramped(sound: FloatArray, audio_fs: float, ramp_ms: float = RAMP_MS) -> Floa
 
 
 def tone(hertz: float, n_samples: int, audio_fs: float, level_db: float = 0.0) -> FloatArray:
-    """Return a pure tone with ramps; its level is the root mean square of the plateau.
-
-    Examples
-    --------
-    >>> round(float(np.std(tone(1000.0, 16000, 16000.0, level_db=-20.0))), 3)
-    0.1
-    """
+    """Return a pure tone with ramps; its level is the root mean square of the plateau."""
     wave = np.sin(2.0 * np.pi * hertz * np.arange(n_samples) / audio_fs)
     return ramped(math.sqrt(2.0) * amplitude_of(level_db) * wave, audio_fs)
 
 
 def click(n_samples: int, level_db: float = 0.0, width: int = 1) -> FloatArray:
-    """Return a click at the first sample; its level is that of its peak, 0 dB is a peak of 1.
-
-    Examples
-    --------
-    >>> click(4, level_db=0.0)
-    array([1., 0., 0., 0.])
-    """
+    """Return a click at the first sample; its level is that of its peak, 0 dB is a peak of 1."""
     sound = np.zeros(n_samples)
     sound[:width] = amplitude_of(level_db)
     return sound
@@ -87,13 +64,7 @@ def noise(
     seed: int = 0,
     ramp_ms: float = RAMP_MS,
 ) -> FloatArray:
-    """Return Gaussian noise with ramps, white or within a band.
-
-    Examples
-    --------
-    >>> round(float(np.std(noise(16000, 16000.0, level_db=-20.0, ramp_ms=0.0))), 3)
-    0.1
-    """
+    """Return Gaussian noise with ramps, white or within a band."""
     sound = np.random.default_rng(seed).standard_normal(n_samples)
     if band_hz is not None:
         spectrum = np.fft.rfft(sound)
@@ -107,28 +78,14 @@ def noise(
 def sweep(
     first_hz: float, last_hz: float, n_samples: int, audio_fs: float, level_db: float = 0.0
 ) -> FloatArray:
-    """Return a sweep that is exponential in frequency, with ramps.
-
-    Examples
-    --------
-    >>> sweep(500.0, 2000.0, 800, 16000.0).shape
-    (800,)
-    """
+    """Return a sweep that is exponential in frequency, with ramps."""
     hertz = first_hz * (last_hz / first_hz) ** (np.arange(n_samples) / max(n_samples - 1, 1))
     phase = 2.0 * np.pi * np.cumsum(hertz) / audio_fs
     return ramped(math.sqrt(2.0) * amplitude_of(level_db) * np.sin(phase), audio_fs)
 
 
 def stepped(carrier: FloatArray, levels_db: FloatArray, audio_fs: float) -> FloatArray:
-    """Return a sound whose level steps: equal parts, one per level, with a short ramp after each step.
-
-    Shapes: carrier (T_audio,); levels_db (P,); returns (T_audio,).
-
-    Examples
-    --------
-    >>> stepped(np.ones(6), np.array([0.0, -20.0]), 1000.0)
-    array([1.  , 1.  , 1.  , 0.55, 0.1 , 0.1 ])
-    """
+    """Return a carrier whose level steps: equal parts, one per level (P,), with a short ramp at each step."""
     length = carrier.size // len(levels_db)
     sizes = np.array([amplitude_of(float(level)) for level in levels_db])
     gain = np.repeat(sizes, length)
@@ -149,14 +106,7 @@ def patchwork_noise(
     *,
     seed: int = 0,
 ) -> FloatArray:
-    """Return noise in patches of time and frequency, each with a level of its own.
-
-    Examples
-    --------
-    >>> sound = patchwork_noise(16000, 16000.0, (500.0, 4000.0), 80, level_db=-20.0)
-    >>> sound.shape, round(float(np.std(sound)), 3)
-    ((16000,), 0.1)
-    """
+    """Return noise in patches of time and frequency, each with a level of its own."""
     low, high = range_hz
     bands: list[tuple[float, float] | None] = [None]
     if low < high:

@@ -1,4 +1,4 @@
-"""How sure is an STRF? Standard errors and bands by leaving out or drawing clips, for any way of fitting."""
+"""Confidence of STRFs: standard errors and bands by jackknife or bootstrap over clips, for any fit."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from deepSTRF._validation import (
     NeuronSelection,
+    as_numbers,
     check_choice,
     check_positive_int,
     check_positive_number,
     neuron_indices,
 )
 
-__all__ = ["StrfConfidence", "strf_confidence"]
+__all__ = ["strf_confidence"]
 
 FloatArray = NDArray[np.float64]
 
@@ -33,26 +33,19 @@ class StrfConfidence:
     estimate : array (K, F, T)
         STRFs fitted on all clips, the current frame last.
     standard_error : array (K, F, T)
-        NaN for a neuron that heard fewer than two clips.
+        NaN for a neuron with data in fewer than two clips.
     low, high : array (K, F, T)
         Pointwise band of the given level: each weight by itself, not all of them at once.
     neurons : list of int
         Which neurons of the recording these are.
     n_clips : int array (K,)
-        Clips each neuron heard: what the uncertainty rests on.
+        Clips in which each neuron has data: what the uncertainty rests on.
     method : str
         "jackknife" or "bootstrap".
     level : float
         Level of the band.
     n_fits : int
         Fits that were made, the one on all clips included.
-
-    Examples
-    --------
-    >>> one = np.ones((1, 1, 1))
-    >>> band = StrfConfidence(one, 0.25 * one, 0.5 * one, 1.5 * one, [0], np.array([4]), "jackknife", 0.95, 5)
-    >>> band.z.item(), band.significant.item()
-    (4.0, True)
     """
 
     estimate: FloatArray
@@ -118,8 +111,7 @@ def strf_confidence(
     Returns
     -------
     StrfConfidence
-        Estimates, errors and bands. A clip that a neuron did not hear says nothing about it and is not
-        counted.
+        Estimates, errors and bands. A clip in which a neuron has no data is not counted for it.
 
     Raises
     ------
@@ -140,22 +132,24 @@ def strf_confidence(
     >>> sure.estimate.shape, sure.n_fits
     ((2, 24, 4), 6)
     """
-    _check(dataset, fit, method, level)
+    check_choice("method", method, ("jackknife", "bootstrap"))
     if check_positive_int("n_bootstrap", n_bootstrap) < 2:
         raise ValueError("n_bootstrap must be at least 2: one draw has no spread")
-    heard = _heard(dataset)
+    _check(dataset, fit, level)
+    # (S, N) which neuron has data in which clip
+    blocks = (dataset.response_block(clip) for clip in range(len(dataset)))
+    heard = np.stack([(~block.isnan()).flatten(1).any(1).cpu().numpy() for block in blocks])
     n_neurons = heard.shape[1]
-    wanted = neuron_indices(neurons, n_neurons)
-    heard = heard[:, wanted]
-    estimate = _strfs(fit(dataset), n_neurons, wanted)
-    draws = _draws(method, len(heard), n_bootstrap, seed)
+    chosen = neuron_indices(neurons, n_neurons)
+    heard = heard[:, chosen]
+    estimate = _strfs(fit(dataset), n_neurons)[chosen]
     refits, informed = [], []
-    for clips in draws:
-        refit = _strfs(fit(dataset.select(clips=clips)), n_neurons, wanted)
+    for clips in _draws(method, len(heard), n_bootstrap, seed):
+        refit = _strfs(fit(dataset.select(clips=clips)), n_neurons)[chosen]
         if refit.shape != estimate.shape:
             raise ValueError(f"fit returned {refit.shape} STRFs for some clips and {estimate.shape} for all")
         refits.append(refit)
-        # jackknife: a clip that was not heard says nothing; bootstrap: nor does a draw without any heard clip
+        # not informative: leaving out a clip without data (jackknife), a draw of such clips only (bootstrap)
         left_out = sorted(set(range(len(heard))) - set(clips))
         informed.append(heard[left_out[0]] if method == "jackknife" else heard[clips].any(0))
     stack, counts = np.stack(refits), np.stack(informed)
@@ -164,16 +158,15 @@ def strf_confidence(
         error, low, high = _jackknife(estimate, stack, counts, level)
     else:
         error, low, high = _bootstrap(estimate, stack, counts, n_clips, level)
-    return StrfConfidence(estimate, error, low, high, wanted, n_clips, method, level, len(stack) + 1)
+    return StrfConfidence(estimate, error, low, high, chosen, n_clips, method, level, len(stack) + 1)
 
 
-def _check(dataset: Any, fit: Any, method: str, level: float) -> None:
+def _check(dataset: Any, fit: Any, level: float) -> None:
     if not callable(fit):
         raise TypeError(
             "fit must be callable: it takes a dataset and returns STRFs or a model, for instance "
             f"lambda clips: fit_ridge(clips, lambdas=30.0); got {type(fit).__name__}"
         )
-    check_choice("method", method, ("jackknife", "bootstrap"))
     if not check_positive_number("level", level) < 1.0:
         raise ValueError(f"level must lie between 0 and 1, got {level!r}")
     if not hasattr(dataset, "response_block") or not hasattr(dataset, "select"):
@@ -185,13 +178,8 @@ def _check(dataset: Any, fit: Any, method: str, level: float) -> None:
         raise ValueError(f"uncertainty over clips needs at least 2 clips, the dataset has {len(dataset)}")
 
 
-def _heard(dataset: Any) -> NDArray[np.bool_]:
-    """(S, N) which neuron has data in which clip."""
-    blocks = (dataset.response_block(clip) for clip in range(len(dataset)))
-    return np.stack([(~block.isnan()).flatten(1).any(1).cpu().numpy() for block in blocks])
-
-
 def _draws(method: str, n_clips: int, n_bootstrap: int, seed: int) -> Iterator[list[int]]:
+    """Clips of each refit: all but one (jackknife), or as many as there are with replacement (bootstrap)."""
     if method == "jackknife":
         for left_out in range(n_clips):
             yield [clip for clip in range(n_clips) if clip != left_out]
@@ -201,13 +189,10 @@ def _draws(method: str, n_clips: int, n_bootstrap: int, seed: int) -> Iterator[l
         yield rng.integers(n_clips, size=n_clips).tolist()
 
 
-def _strfs(fitted: Any, n_neurons: int, wanted: list[int]) -> FloatArray:
-    """STRFs (K, F, T) from what a fit returned."""
+def _strfs(fitted: Any, n_neurons: int) -> FloatArray:
+    """STRFs (N, F, T) from what a fit returned."""
     model = getattr(fitted, "model", fitted)
-    maps = model.STRF_gradmap() if hasattr(model, "STRF_gradmap") else model
-    values = (
-        maps.detach().cpu().double().numpy() if isinstance(maps, Tensor) else np.asarray(maps, dtype=float)
-    )
+    values = as_numbers(model.STRF_gradmap() if hasattr(model, "STRF_gradmap") else model, "STRFs of fit")
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 3 or len(values) != n_neurons:
@@ -215,12 +200,13 @@ def _strfs(fitted: Any, n_neurons: int, wanted: list[int]) -> FloatArray:
             f"fit must return STRFs ({n_neurons}, F, T), a model with STRF_gradmap(), or an object with "
             f".model; it returned shape {values.shape}"
         )
-    return np.asarray(values[wanted], dtype=np.float64)
+    return values
 
 
 def _jackknife(
     estimate: FloatArray, stack: FloatArray, counts: NDArray[np.bool_], level: float
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Standard error and band (K, F, T) of refits (S, K, F, T), of those that count (S, K)."""
     from scipy import stats
 
     weight = counts[:, :, None, None].astype(np.float64)  # (S, K, 1, 1)
@@ -229,8 +215,8 @@ def _jackknife(
     mean = (stack * weight).sum(0) / safe
     spread = ((stack - mean) ** 2 * weight).sum(0)
     error = np.where(n >= 2, np.sqrt((n - 1.0).clip(min=0.0) / safe * spread), np.nan)
-    reach = stats.t.ppf(0.5 + 0.5 * level, np.maximum(n - 1.0, 1.0)) * error
-    return error, estimate - reach, estimate + reach
+    half_width = stats.t.ppf(0.5 + 0.5 * level, np.maximum(n - 1.0, 1.0)) * error
+    return error, estimate - half_width, estimate + half_width
 
 
 def _bootstrap(
@@ -240,6 +226,7 @@ def _bootstrap(
     n_clips: NDArray[np.int64],
     level: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Standard error and band (K, F, T) of draws (S, K, F, T), of those that count (S, K)."""
     from scipy import stats
 
     error, low, high = (np.full_like(estimate, math.nan) for _ in range(3))

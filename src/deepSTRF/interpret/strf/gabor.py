@@ -1,4 +1,8 @@
-"""A Gabor patch fitted to each STRF: place, extent, rate, scale and phase in nine numbers."""
+"""Gabor patches fitted to STRFs: centre, extent, rate, scale, amplitude and phase.
+
+Amplitude and phase follow from the other six numbers by linear least squares, so that only those are searched
+(Qiu, Schreiner & Escabi 2003, doi 10.1152/jn.00851.2002).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.strf.modulation import checked_strfs, modulation_transfer
-from deepSTRF.interpret.strf.table import NeuronTable
+from deepSTRF.interpret.strf.table import NeuronTable, row_names
 
-__all__ = ["GaborFit", "fit_gabor"]
+__all__ = ["fit_gabor"]
 
 FloatArray = NDArray[np.float64]
 
@@ -48,11 +52,6 @@ class GaborFit:
         Share of the STRF's energy that the patch explains.
     fitted : array (N, F, T)
         The patches. All numbers of a map of zeros are NaN, its patch is 0.
-
-    Examples
-    --------
-    >>> fit_gabor(np.zeros((1, 4, 5)), [500, 1000, 2000, 4000], dt_ms=5.0).r2
-    array([nan])
     """
 
     frequency_hz: FloatArray
@@ -68,14 +67,12 @@ class GaborFit:
 
     def table(self, neurons: tuple[Any, ...] | None = None) -> NeuronTable:
         """Return the numbers, one row per neuron, as columns ``gabor_...``."""
-        rows = tuple(range(len(self.r2))) if neurons is None else neurons
+        rows = row_names(neurons, len(self.r2))
         return NeuronTable(rows, {f"gabor_{name}": getattr(self, name) for name in _NUMBERS})
 
 
 def fit_gabor(strfs: Any, frequencies_hz: Any, dt_ms: float) -> GaborFit:
     """Fit a Gabor patch to each STRF by least squares, from several starts.
-
-    Amplitude and phase follow from the other six numbers exactly, so that only those are searched.
 
     Parameters
     ----------
@@ -116,8 +113,8 @@ def fit_gabor(strfs: Any, frequencies_hz: Any, dt_ms: float) -> GaborFit:
     for index, image in enumerate(maps):
         if not image.any():
             continue
-        found = _fit_one(image / np.abs(image).max(), octaves, ms, _starts(image, hertz, dt))
         size = float(np.abs(image).max())
+        found = _fit_one(image / size, octaves, ms, _starts(image, octaves, ms, hertz, dt))
         patch, (cosine, sine) = _patch(found, image / size, octaves, ms)
         x, t, log_x, log_t, scale, rate = found
         patches[index] = size * patch
@@ -147,6 +144,7 @@ def _patch(
 
 
 def _fit_one(image: FloatArray, octaves: FloatArray, ms: FloatArray, starts: list[FloatArray]) -> FloatArray:
+    """The six numbers of the best patch: centre, log extents, scale (cycles/octave) and rate (cycles/ms)."""
     from scipy.optimize import least_squares
 
     band, dt = octaves[1] - octaves[0], (ms[1] - ms[0]) if len(ms) > 1 else 1.0
@@ -167,10 +165,10 @@ def _fit_one(image: FloatArray, octaves: FloatArray, ms: FloatArray, starts: lis
     return np.asarray(best.x, dtype=np.float64)
 
 
-def _starts(image: FloatArray, hertz: FloatArray, dt: float) -> list[FloatArray]:
+def _starts(
+    image: FloatArray, octaves: FloatArray, ms: FloatArray, hertz: FloatArray, dt: float
+) -> list[FloatArray]:
     """Centre and spread of the energy, with no modulation and with the strongest ones of the transfer."""
-    octaves = np.log2(hertz / hertz[0])
-    ms = (np.arange(image.shape[1]) - (image.shape[1] - 1)) * dt
     energy = image**2 / (image**2).sum()
     by_band, by_time = energy.sum(1), energy.sum(0)
     x, t = float(by_band @ octaves), float(by_time @ ms)

@@ -1,4 +1,7 @@
-"""The modulation transfer function of STRFs: which rates, scales and directions they pass."""
+"""Modulation transfer functions of STRFs: power of the two-dimensional Fourier transform by rate and scale.
+
+Maps are read on an octave axis; positive rates move up in frequency (Depireux, Simon, Klein & Shamma 2001).
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from numpy.typing import NDArray
 from deepSTRF._validation import as_numbers, check_positive_int, check_positive_number
 from deepSTRF.interpret.strf.table import contrast
 
-__all__ = ["ModulationTransfer", "checked_maps", "checked_strfs", "modulation_transfer", "on_octaves"]
+__all__ = ["checked_maps", "checked_strfs", "modulation_transfer"]
 
 FloatArray = NDArray[np.float64]
 
@@ -21,8 +24,8 @@ FINER = 4
 EVEN = 1e-3
 #: No cochleagram ends below this; numbers that do are kilohertz.
 LOWEST_TOP_HZ = 100.0
-#: Up to so many frequencies are named in an error.
-MOST_TOLD = 40
+#: Up to so many frequencies are printed in an error.
+MOST_PRINTED = 40
 
 
 @dataclass(frozen=True)
@@ -42,12 +45,6 @@ class ModulationTransfer:
         zeros.
     direction_index : array (N,)
         ``(up - down) / (up + down)`` of the power at scales and rates other than 0.
-
-    Examples
-    --------
-    >>> transfer = modulation_transfer(np.ones((1, 4, 5)), 500.0 * 2.0 ** np.arange(4), dt_ms=5.0)
-    >>> transfer.best_rate_hz.item(), transfer.temporal.shape == transfer.power[:, 0, :].shape
-    (0.0, True)
     """
 
     rates_hz: FloatArray
@@ -109,12 +106,12 @@ def modulation_transfer(
     >>> transfer = modulation_transfer(upward, hertz, dt_ms=5.0)
     >>> abs(transfer.best_rate_hz.item() - 10) < 1, abs(transfer.best_scale_cyc_oct.item() - 0.5) < 0.05
     (True, True)
-    >>> transfer.direction_index.item() > 0.8
-    True
+    >>> transfer.direction_index.item() > 0.8, transfer.power.shape, transfer.temporal.shape
+    (True, (1, 49, 159), (1, 159))
     """
     maps, hertz, dt = checked_strfs(strfs, frequencies_hz, dt_ms)
     finer = check_positive_int("finer", finer)
-    maps, step = on_octaves(maps, hertz)
+    maps, step = _on_octaves(maps, hertz)
     n_scales, n_rates = (2 * ((finer * size + 1) // 2) for size in maps.shape[1:])
     spectrum = np.fft.fft2(maps, s=(n_scales, n_rates), axes=(1, 2))[:, : n_scales // 2 + 1]
     scales = np.arange(n_scales // 2 + 1) / (n_scales * step)
@@ -142,22 +139,16 @@ def modulation_transfer(
 
 
 def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatArray, FloatArray, float]:
-    """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64.
-
-    Shapes: returns (N, F, T).
-
-    Examples
-    --------
-    >>> checked_strfs([[1.0], [2.0]], [500.0, 1000.0], 5)[0].shape
-    (1, 2, 1)
-    """
+    """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64."""
     maps = checked_maps(strfs)
     hertz = np.asarray([]) if frequencies_hz is None else as_numbers(frequencies_hz, "frequencies_hz")
     legal = hertz.shape == maps.shape[1:2] and np.isfinite(hertz).all()
     if not legal or (np.diff(hertz) <= 0).any() or (hertz <= 0).any():
+        numbers = ", ".join(f"{value:g}" for value in hertz.ravel()) if hertz.size <= MOST_PRINTED else ""
         raise ValueError(
-            f"frequencies_hz must be {maps.shape[1]} ascending positive numbers, one per band, got "
-            f"{_told(hertz)}; datasets and front-ends have them as .frequencies_hz"
+            f"frequencies_hz must be {maps.shape[1]} ascending positive numbers, one per band, got shape "
+            f"{hertz.shape}{': ' if numbers else ''}{numbers}; datasets and front-ends have them as "
+            ".frequencies_hz"
         )
     if len(hertz) < 2:
         raise ValueError("tuning needs at least 2 bands")
@@ -170,15 +161,7 @@ def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatA
 
 
 def checked_maps(strfs: Any) -> FloatArray:
-    """Return STRFs (N, F, T) as float64.
-
-    Shapes: strfs (N, F, T); returns (N, F, T).
-
-    Examples
-    --------
-    >>> checked_maps([[1.0], [2.0]]).shape
-    (1, 2, 1)
-    """
+    """Return STRFs (N, F, T) as float64, from (N, F, T), (N, 1, F, T) or (F, T)."""
     maps = as_numbers(strfs, "strfs")
     if maps.ndim == 2:
         maps = maps[None]
@@ -198,22 +181,8 @@ def checked_maps(strfs: Any) -> FloatArray:
     return maps
 
 
-def _told(hertz: FloatArray) -> str:
-    """The shape, and the numbers where they are few enough to read."""
-    numbers = ", ".join(f"{value:g}" for value in hertz.ravel()) if hertz.size <= MOST_TOLD else ""
-    return f"shape {hertz.shape}" + (f": {numbers}" if numbers else "")
-
-
-def on_octaves(maps: FloatArray, hertz: FloatArray) -> tuple[FloatArray, float]:
-    """Return maps (N, F, T) on bands that are evenly spaced in octaves, and the spacing.
-
-    Shapes: maps (N, F, T); hertz (F,); returns (N, F, T).
-
-    Examples
-    --------
-    >>> on_octaves(np.ones((1, 3, 2)), np.array([500.0, 1000.0, 2000.0]))[1]
-    1.0
-    """
+def _on_octaves(maps: FloatArray, hertz: FloatArray) -> tuple[FloatArray, float]:
+    """Maps (N, F, T) on bands (F,) that are evenly spaced in octaves, and the spacing."""
     octaves = np.log2(hertz)
     even = np.linspace(octaves[0], octaves[-1], len(octaves))
     step = float(even[1] - even[0])

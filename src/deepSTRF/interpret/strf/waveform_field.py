@@ -1,4 +1,7 @@
-"""The receptive field in the sound itself: which samples before a response drove it, and how far back."""
+"""The receptive field in the waveform: the gradient of a response with respect to the samples before it.
+
+Also the duration of any receptive field: how far back a share of its absolute mass lies.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF._validation import NeuronSelection, as_numbers, check_positive_number, neuron_indices
+from deepSTRF._validation import (
+    NeuronSelection,
+    as_numbers,
+    check_positive_number,
+    check_share,
+    neuron_indices,
+)
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
 
 __all__ = ["WaveformField", "rf_duration_ms", "waveform_field", "waveform_fields"]
 
-# ------------------------------------------------------------------------------
-# How far back a receptive field reaches: the age within which nearly all of its mass lies.
-
-
 FloatArray = NDArray[np.float64]
+
+#: What is kept of a field: a little more than its duration, within bounds for listening and plotting.
+MARGIN, SHORTEST_S, LONGEST_S = 1.3, 0.3, 2.0
 
 
 def rf_duration_ms(
@@ -66,14 +74,22 @@ def rf_duration_ms(
     field = np.abs(as_numbers(gradmap, "gradmap"))
     if not np.isfinite(field).all():
         raise ValueError("gradmap holds values that are not finite; leave such maps out")
-    if not 0.0 < mass <= 1.0:
-        raise ValueError(f"mass must be above 0 and at most 1, got {mass!r}")
+    check_share("mass", mass)
     if (audio_fs is None) == (dt_ms is None):
         raise ValueError(
             "give the rate of the last axis: audio_fs (hertz) for samples or dt_ms (ms) for frames, not both"
         )
     if dt_ms is not None:
-        return _duration_of_frames(field, mass, dt_ms)
+        if field.ndim < 2 or field.size == 0:
+            raise ValueError(f"gradmap must be spectro-temporal (..., F, T), got shape {field.shape}")
+        frame_ms = check_positive_number("dt_ms", dt_ms)
+        if field.ndim > 3:  # (N, 1, F, T): channels share the map
+            field = field.sum(axis=tuple(range(1, field.ndim - 2)))
+        summed = np.cumsum(field.sum(axis=-2)[..., ::-1], axis=-1)
+        total = summed[..., -1:]
+        short = (summed < mass * total).sum(axis=-1)
+        frames: FloatArray = np.where(total[..., 0] > 0, short + 1.0, 0.0) * frame_ms
+        return frames
     if field.ndim != 1 or field.size == 0:
         raise ValueError(f"gradmap must be one waveform (T_audio,), got shape {field.shape}; take one row")
     rate = check_positive_number("audio_fs", audio_fs)
@@ -81,28 +97,9 @@ def rf_duration_ms(
     return float(np.searchsorted(summed, mass * summed[-1])) / rate * 1000.0
 
 
-def _duration_of_frames(field: FloatArray, mass: float, dt_ms: float) -> FloatArray:
-    if field.ndim < 2 or field.size == 0:
-        raise ValueError(f"gradmap must be spectro-temporal (..., F, T), got shape {field.shape}")
-    frame_ms = check_positive_number("dt_ms", dt_ms)
-    if field.ndim > 3:  # (N, 1, F, T): channels share the map
-        field = field.sum(axis=tuple(range(1, field.ndim - 2)))
-    summed = np.cumsum(field.sum(axis=-2)[..., ::-1], axis=-1)
-    total = summed[..., -1:]
-    short = (summed < mass * total).sum(axis=-1)
-    frames: FloatArray = np.where(total[..., 0] > 0, short + 1.0, 0.0) * frame_ms
-    return frames
-
-
-# ------------------------------------------------------------------------------
-
-#: What is kept of a field: a little more than it lasts, long enough to be heard, short enough for a page.
-MARGIN, SHORTEST_S, LONGEST_S = 1.3, 0.3, 2.0
-
-
 @dataclass(frozen=True)
 class WaveformField:
-    """The receptive field of one neuron in the waveform, at the moment of its strongest predicted response.
+    """The receptive field of one neuron in the waveform, in the bin of its strongest predicted response.
 
     Attributes
     ----------
@@ -149,8 +146,8 @@ def waveform_field(model: Any, stim: Tensor, neuron: int) -> WaveformField:
     -------
     WaveformField
         The field, cropped to 1.3 times its duration, within 0.3 to 2 seconds. Responses in the first 0.3
-        seconds of the clip (or as far as the model states that it remembers) are passed over, as their past
-        is missing.
+        seconds of the clip (or in the length of the memory that the model states) are passed over, as their
+        past is missing.
 
     Raises
     ------
@@ -200,13 +197,6 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
     """
     if isinstance(model.wav2spec, nn.Identity):
         raise NoFrontEndError(f"this {type(model).__name__} has no front-end; use model.STRF_gradmap()")
-    sound, (device, dtype) = _one_sound(stim), placement(model)
-    with evaluating(model):
-        rates = model(sound[None, None].to(device, dtype))[0, :, 0]
-    return [_field(model, sound, rates[n], n) for n in neuron_indices(neurons, len(rates))]
-
-
-def _one_sound(stim: Any) -> Tensor:
     sound = torch.as_tensor(stim)
     if sound.numel() == 0 or sound.numel() != sound.shape[-1]:
         raise ValueError(
@@ -215,18 +205,22 @@ def _one_sound(stim: Any) -> Tensor:
         )
     if not bool(sound.isfinite().all()):
         raise ValueError("stim must be finite, it holds NaN or infinity")
-    return sound.reshape(-1)
+    sound, (device, dtype) = sound.reshape(-1), placement(model)
+    with evaluating(model):
+        rates = model(sound[None, None].to(device, dtype))[0, :, 0]
+    return [_field(model, sound, rates[n], n) for n in neuron_indices(neurons, len(rates))]
 
 
 def _field(model: Any, sound: Tensor, rate: Tensor, number: int) -> WaveformField:
+    """The field of one neuron, from its rate (T,) to a sound (T_audio,)."""
     fs, hop = float(model.wav2spec.audio_fs), int(model.wav2spec.hop)
-    # a field needs a past: the onset of the clip is left out where there is more, as long as memory lasts
+    # a field needs a past: the onset of the clip is left out where it can be, for the length of the memory
     memory = getattr(model.wav2spec, "receptive_field_samples", 0) + hop * (model.receptive_field or 0)
     first = min(math.ceil(max(SHORTEST_S * fs, memory) / hop), len(rate) - 1)
     response_bin = first + int(rate[first:].argmax())
-    heard = sound[: (response_bin + 1) * hop]
-    field = model.waveform_gradmap(heard, neuron=number).cpu().float().numpy()
+    past = sound[: (response_bin + 1) * hop]
+    field = model.waveform_gradmap(past, neuron=number).cpu().float().numpy()
     duration_ms = float(rf_duration_ms(field, fs))
     length = round(fs * min(LONGEST_S, max(SHORTEST_S, MARGIN * duration_ms / 1000.0)))
-    past = heard.cpu().float().numpy()
-    return WaveformField(number, field[-length:], past[-length:], fs, duration_ms, response_bin)
+    stim = past.cpu().float().numpy()[-length:]
+    return WaveformField(number, field[-length:], stim, fs, duration_ms, response_bin)

@@ -18,7 +18,7 @@ from deepSTRF.experiments.examples import receptive_fields
 from deepSTRF.experiments.run import split_of
 from deepSTRF.experiments.run_folder import EXPLAIN, MAIN_SCORE, Run
 from deepSTRF.interpret import (
-    StrfConfidence,
+    NeuronTable,
     modulation_transfer,
     sonify_strf,
     strf_confidence,
@@ -30,7 +30,7 @@ from deepSTRF.interpret import (
 from deepSTRF.interpret.dstrf import ArraySink, CallbackSink, DynamicSTRF, dstrf
 from deepSTRF.interpret.filter_statistics import nonlinearities
 from deepSTRF.interpret.probes import PROBES, Presentation, probe_battery
-from deepSTRF.interpret.strf.table import NeuronTable
+from deepSTRF.interpret.strf.confidence import StrfConfidence
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
 from deepSTRF.plots import save_dstrf_movie
