@@ -169,8 +169,15 @@ def check_differentiable(y: Tensor) -> None:
 NeuronSelection: TypeAlias = int | slice | Sequence[int] | Tensor | None
 
 
-def neuron_indices(neurons: NeuronSelection, n_neurons: int) -> list[int]:
-    """Return which of N neurons are meant, as numbers from 0.
+def neuron_indices(
+    neurons: NeuronSelection,
+    n_neurons: int,
+    *,
+    name: str = "neurons",
+    what: str = "neuron",
+    owner: str = "model",
+) -> list[int]:
+    """Return which of N neurons (or other items of an owner, by the argument ``name``) are meant, from 0.
 
     Examples
     --------
@@ -184,11 +191,11 @@ def neuron_indices(neurons: NeuronSelection, n_neurons: int) -> list[int]:
     named = _as_list(neurons)
     if named is None or any(isinstance(n, bool) or not isinstance(n, numbers.Integral) for n in named):
         raise TypeError(
-            f"neurons must be an integer, a slice, a sequence of integers or None, got {neurons!r}"
+            f"{name} must be an integer, a slice, a sequence of integers or None, got {neurons!r}"
         )
     for n in named:
         if not -n_neurons <= n < n_neurons:
-            raise IndexError(f"there is no neuron {n}: the model has {n_neurons} (0 to {n_neurons - 1})")
+            raise IndexError(f"there is no {what} {n}: the {owner} has {n_neurons} (0 to {n_neurons - 1})")
     return [int(n) % n_neurons for n in named]
 
 

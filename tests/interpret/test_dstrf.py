@@ -17,9 +17,11 @@ from deepSTRF.interpret.dstrf import (
     dstrf,
     measure_receptive_field,
 )
-from deepSTRF.interpret.dstrf.chain import Convolution, chain_of
-from deepSTRF.interpret.dstrf.sweep import Sweep, Walker
-from deepSTRF.interpret.dstrf.target import Subject
+
+# the tests of where a sweep meets the ascent look inside the estimator
+from deepSTRF.interpret.dstrf.linearization import Convolution, Linearizer, chain_of
+from deepSTRF.interpret.dstrf.sweep import Sweep
+from deepSTRF.interpret.dstrf.target import Target
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel, Linear
@@ -233,7 +235,7 @@ def test_sweep_and_ascent_may_meet_anywhere(name: str, place: int | None, monkey
         convolutions = [i for i, link in enumerate(links) if isinstance(link, Convolution)]
         return None if place is None else convolutions[min(place, len(convolutions) - 1)]
 
-    monkeypatch.setitem(Sweep.plan.__globals__, "cheapest_meeting", there)
+    monkeypatch.setitem(Sweep.prepare.__globals__, "cheapest_meeting", there)
     model, x = build(name, 5), torch.randn(F, 40, dtype=torch.float64)
     for budget in (2**26, 20_000):
         result = dstrf(model, x, method="sweep", budget_bytes=budget)
@@ -242,10 +244,11 @@ def test_sweep_and_ascent_may_meet_anywhere(name: str, place: int | None, monkey
 
 def test_many_outputs_are_met_half_way() -> None:
     model, x = build("deep", 200), torch.randn(F, 30, dtype=torch.float64)
-    walker = Walker(chain_of(model, x[None, None]), x, budget=2**20)
+    target = Target(model, x, "spectrogram")
+    linearizer = Linearizer(chain_of(target), x, budget=2**20)
     for outputs, meets in ((1, False), (200, True)):
-        sweep = Sweep(Subject(model, x, "spectrogram"), list(range(outputs)), 13, walker)
-        sweep.plan(range(30))
+        sweep = Sweep(target, list(range(outputs)), 13, linearizer)
+        sweep.prepare(range(30))
         assert (sweep.meeting is not None) == meets
     result = dstrf(model, x)
     torch.testing.assert_close(result.weights, oracle(model, x, 13), rtol=0, atol=1e-12)

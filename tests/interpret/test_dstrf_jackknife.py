@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.interpret.dstrf import ArraySink, FileSink, dstrf, jackknife_error, jackknifed_dstrf
+from deepSTRF.interpret.dstrf import ArraySink, FileSink, dstrf, jackknifed_dstrf
+from deepSTRF.interpret.dstrf.jackknife import jackknife_error  # compared with the textbook formula
 from deepSTRF.models.audio import Linear, StateNet
 
 F, T = 4, 50

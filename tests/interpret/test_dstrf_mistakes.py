@@ -84,7 +84,7 @@ class Pair(Filtered):
         (deep().to("meta"), ValueError, "meta device"),
         (TimeFirst(), ValueError, r"cannot run on frames \(1, 1, 4, 30\): .*wrap one of other shapes"),
         (Pair(), ValueError, "returned a tuple"),
-        (Noisy(), ReceptiveFieldError, "differently each time it hears the same clip"),
+        (Noisy(), ReceptiveFieldError, "differently each time it is given the same clip"),
         (Filtered(0), ValueError, "receptive_field must be a number of frames, 1 or more"),
         (Filtered(-1), ValueError, "delete the attribute to have it measured"),
         (Filtered("3"), ValueError, "got '3'"),

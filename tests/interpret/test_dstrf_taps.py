@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.interpret.dstrf import LayerTargetError, ReceptiveFieldError, dstrf, stimulus_frames, switches
+from deepSTRF.interpret.dstrf import ReceptiveFieldError, dstrf, stimulus_frames, switches
+from deepSTRF.interpret.dstrf.layer_target import LayerTargetError  # a ValueError of its own
 from deepSTRF.models.audio import Linear, NetworkReceptiveField, StateNet
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
@@ -260,7 +261,7 @@ class Short(Around):
 @pytest.mark.parametrize(
     ("model", "name", "text"),
     [
-        (Short, "part", "not everything that the model hears passes through 'part'"),
+        (Short, "part", "not everything that the response depends on passes through 'part'"),
         (Short, "pool", "frame grid"),
         (Around, "part", "ran 2 times and not once"),
         (Around, "unused", "ran 0 times"),

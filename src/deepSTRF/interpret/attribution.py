@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import NeuronSelection, check_positive_int, check_positive_number, neuron_indices
-from deepSTRF.interpret.dstrf.estimate import BUDGET, baseline_frames, dstrf, time_indices
-from deepSTRF.interpret.dstrf.estimators import windows_of
-from deepSTRF.interpret.dstrf.layer_target import subject_of
-from deepSTRF.interpret.dstrf.moments import Moment, forward_bytes, noise_sd, window_length
+from deepSTRF.interpret.dstrf.estimate import BUDGET, baseline_frames, dstrf, target_of, time_indices
 from deepSTRF.interpret.dstrf.result import DynamicSTRF
-from deepSTRF.interpret.dstrf.sinks import CallbackSink, Sink, as_sink, filling
-from deepSTRF.interpret.dstrf.target import check_model, frames_of, mono, sound_of
+from deepSTRF.interpret.dstrf.sinks import CallbackSink, Sink, as_sink, opened
+from deepSTRF.interpret.dstrf.target import check_model, mono, sound_frames, sound_of, windows_of
+from deepSTRF.interpret.dstrf.window_response import WindowResponse, forward_bytes, noise_sd, window_length
 from deepSTRF.interpret.filter_statistics.ensembles import as_filters
 from deepSTRF.models.gradients import differentiating
 from deepSTRF.models.prediction import evaluating
@@ -139,7 +137,7 @@ def contributions(
     padded = functional.pad(frames, (window - 1, ahead))
     # the block, its windows and their product
     at_once = max(1, BUDGET // (3 * frames.element_size() * math.prod(filters.shape[1:])))
-    with filling(out, tuple(filters.shape), frames):
+    with opened(out, tuple(filters.shape), frames):
         for rows in torch.split(torch.arange(len(filters)), at_once):
             part = filters[int(rows[0]) : int(rows[-1]) + 1]
             block = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().to(frames)
@@ -215,7 +213,7 @@ def smooth_dstrf(
             "smooth_dstrf keeps its filters in memory: take fewer times= or neurons= instead of sink"
         )
     with differentiating(model):
-        clip = subject_of(model, stimulus, wrt)
+        clip = target_of(model, stimulus, wrt)
     if clip.layer_shape is not None:
         raise ValueError(
             f"noise is added to what the model hears, and wrt={wrt!r} is inside it: use wrt='samples', or "
@@ -249,7 +247,7 @@ def _frames_of(result: DynamicSTRF, shape: Sequence[int], stimulus: Tensor) -> T
     given = torch.as_tensor(stimulus).detach().to(result.response)
     hop = shape[2] // (result.lags + result.lookahead)
     if hop > 1 and given.numel() == given.shape[-1]:  # filters of samples, and a sound
-        frames = frames_of(mono(given), hop)
+        frames = sound_frames(mono(given), hop)
     elif given.ndim in (2, 3, 4) and given.numel() == given.shape[-2:].numel():
         frames = given.reshape(1, 1, *given.shape[-2:])
     else:
@@ -384,38 +382,38 @@ def occlusion(
     budget = check_positive_int("budget_bytes", budget_bytes)
     check_model(model)
     with evaluating(model):
-        subject = subject_of(model, stimulus, wrt)
-        output = subject.output()
+        target = target_of(model, stimulus, wrt)
+        output = target.output()
         wanted, named = neuron_indices(neurons, len(output)), time_indices(times, output.shape[1])
         if not wanted or not named:
             raise ValueError(f"nothing to do: {len(named)} times and {len(wanted)} neurons are left")
-        length, bands = window_length(subject, lags), subject.frames.shape[2]
-        silent = baseline_frames(baseline, subject.frames)
+        length, bands = window_length(target, lags), target.frames.shape[2]
+        silent = baseline_frames(baseline, target.frames)
         # anchored at the current frame: its patch is never the narrow one
         lag_edges = torch.tensor([0, *range(length % width or width, length + 1, width)])
         band_edges = torch.tensor([*range(0, bands, height), bands])
         change = output.new_zeros(len(named), len(wanted), len(lag_edges) - 1, len(band_edges) - 1)
         for row, time in enumerate(named):
-            moment = Moment(subject, time, length)
-            at_once = max(1, budget // forward_bytes(model, moment))
-            reference = moment.respond(moment.window)[0, wanted]
-            quiet = silent[..., time + 1 - moment.window.shape[-1] : time + 1]
-            for places, windows in _patched(moment, quiet, lag_edges, band_edges, at_once):
+            at = WindowResponse(target, time, length)
+            at_once = max(1, budget // forward_bytes(model, at))
+            reference = at.respond(at.window)[0, wanted]
+            quiet = silent[..., time + 1 - at.window.shape[-1] : time + 1]
+            for places, windows in _patched(at, quiet, lag_edges, band_edges, at_once):
                 p, q = torch.tensor(places).T
-                change[row, :, p, q] = (reference - moment.respond(windows)[:, wanted]).T
+                change[row, :, p, q] = (reference - at.respond(windows)[:, wanted]).T
     response = output[wanted][:, named].T
     return Occlusion(change, lag_edges, band_edges, response, named, wanted)
 
 
 def _patched(
-    moment: Moment, quiet: Tensor, lag_edges: Tensor, band_edges: Tensor, at_once: int
+    at: WindowResponse, quiet: Tensor, lag_edges: Tensor, band_edges: Tensor, at_once: int
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """Places of patches and windows (B, 1, F, L') without them, as many at once as are wanted."""
-    lags, bands = lag_edges.sub(moment.missing).clamp_min(0).tolist(), band_edges.tolist()
+    lags, bands = lag_edges.sub(at.missing).clamp_min(0).tolist(), band_edges.tolist()
     every = [(p, q) for p in range(len(lags) - 1) if lags[p + 1] for q in range(len(bands) - 1)]
     for first in range(0, len(every), at_once):
         places = every[first : first + at_once]
-        windows = moment.window.repeat(len(places), 1, 1, 1)
+        windows = at.window.repeat(len(places), 1, 1, 1)
         for window, (p, q) in zip(windows, places, strict=True):
             where = (slice(None), slice(bands[q], bands[q + 1]), slice(lags[p], lags[p + 1]))
             window[where] = quiet[0][where]

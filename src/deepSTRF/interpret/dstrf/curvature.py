@@ -19,11 +19,10 @@ from deepSTRF._validation import (
     check_positive_number,
     neuron_indices,
 )
-from deepSTRF.interpret.dstrf.estimate import BUDGET, output_slope, time_indices
-from deepSTRF.interpret.dstrf.estimators import Jacobian
-from deepSTRF.interpret.dstrf.layer_target import subject_of
-from deepSTRF.interpret.dstrf.moments import Moment, noise_sd, window_length
-from deepSTRF.interpret.dstrf.target import Subject, check_model, replaced_output, submodule
+from deepSTRF.interpret.dstrf.autodiff import Jacobian
+from deepSTRF.interpret.dstrf.estimate import BUDGET, output_slope, target_of, time_indices
+from deepSTRF.interpret.dstrf.target import Target, check_model, replaced_output, submodule
+from deepSTRF.interpret.dstrf.window_response import WindowResponse, noise_sd, window_length
 from deepSTRF.models.gradients import differentiating
 
 __all__ = ["Curvature", "curvature"]
@@ -176,18 +175,17 @@ def curvature(
     part = None if skip_nonlinearity is None else submodule(model, skip_nonlinearity)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_twice_differentiable(model))
-        subject = subject_of(model, stimulus, wrt)
+        target = target_of(model, stimulus, wrt)
         if part is not None:
-            output_slope(subject, part)  # an error for a part that is no output nonlinearity
+            output_slope(target, part)  # an error for a part that is no output nonlinearity
             stack.enter_context(replaced_output(part))
-        (index,) = _one_neuron(neuron, len(subject.output()))
-        named = time_indices(times, subject.frames.shape[-1])
-        length = window_length(subject, lags)
-        step = noise_sd(subject.frames, share) if method == "secant" else None
+        (index,) = _one_neuron(neuron, len(target.output()))
+        named = time_indices(times, target.frames.shape[-1])
+        length = window_length(target, lags)
+        step = noise_sd(target.frames, share) if method == "secant" else None
         rows = []
         for time in named:
-            moment = Moment(subject, time, length)
-            one = _Response(moment, index)
+            one = _Response(WindowResponse(target, time, length), index)
             if step is None:
                 found = _eigenpairs(one, wanted, seed)
             else:
@@ -199,7 +197,7 @@ def curvature(
             "there, or its rectified units make it flat in pieces. method='secant' compares filters at a "
             "finite scale, and active_subspace(filters, centred=True) over the sounds of a clip"
         )
-    return _gathered(rows, subject, wanted, named, index, method, step)
+    return _gathered(rows, target, wanted, named, index, method, step)
 
 
 # ---------------------------------------------------------------------- one response
@@ -208,10 +206,10 @@ def curvature(
 class _Response:
     """One response as a function of its window, flattened."""
 
-    def __init__(self, moment: Moment, neuron: int) -> None:
-        self.moment, self.neuron = moment, neuron
-        self.x = moment.window.detach().clone().requires_grad_()
-        y = moment.respond(self.x)[0, neuron]
+    def __init__(self, at: WindowResponse, neuron: int) -> None:
+        self.at, self.neuron = at, neuron
+        self.x = at.window.detach().clone().requires_grad_()
+        y = at.respond(self.x)[0, neuron]
         check_differentiable(y)
         self.response = y.detach()
         (self.gradient,) = torch.autograd.grad(y, self.x, create_graph=True)
@@ -231,7 +229,7 @@ class _Response:
     def gradients(self, windows: Tensor) -> NDArray[np.float64]:
         """Filters (B, D) at other windows (B, 1, F, L')."""
         x = windows.detach().clone().requires_grad_()
-        y = self.moment.respond(x)[:, self.neuron].sum()
+        y = self.at.respond(x)[:, self.neuron].sum()
         (found,) = torch.autograd.grad(y, x)
         return found.detach().flatten(1).double().cpu().numpy()
 
@@ -275,7 +273,7 @@ def _secant_pairs(
     size, draw = one.size, np.random.default_rng(seed)
     count = n_directions or size
     length = step * size**0.5  # of noise with this standard deviation per entry
-    per_copy = Jacobian(one.moment.subject, [one.neuron], one.x.shape[-1]).bytes_per_time(_last(one))
+    per_copy = Jacobian(one.at.target, [one.neuron], one.x.shape[-1]).bytes_per_time(_last(one))
     at_once = max(1, budget // max(1, 2 * per_copy))
     matrix = np.zeros((size, size))
     for directions in _orthogonal(count, size, draw):
@@ -327,7 +325,7 @@ def _one_neuron(neuron: int, n_neurons: int) -> list[int]:
 
 
 def _last(one: _Response) -> list[int]:
-    return [one.moment.past.shape[-1] + one.x.shape[-1] - 1]
+    return [one.at.past.shape[-1] + one.x.shape[-1] - 1]
 
 
 def _flat(gradient: Tensor) -> NDArray[np.float64]:
@@ -337,7 +335,7 @@ def _flat(gradient: Tensor) -> NDArray[np.float64]:
 
 def _gathered(
     rows: list[tuple[NDArray[np.float64], NDArray[np.float64], _Response]],
-    subject: Subject,
+    target: Target,
     wanted: int,
     times: list[int],
     neuron: int,
@@ -345,18 +343,18 @@ def _gathered(
     step: float | None,
 ) -> Curvature:
     """Everything on (lag, frequency) axes, zeros where there is no pattern."""
-    bands, lags = subject.frames.shape[2], rows[0][2].x.shape[-1] + rows[0][2].moment.missing
+    bands, lags = target.frames.shape[2], rows[0][2].x.shape[-1] + rows[0][2].at.missing
     eigenvalues = torch.zeros(len(rows), wanted, dtype=torch.float64)
     patterns = torch.zeros(len(rows), wanted, lags, bands, dtype=torch.float64)
     filters = torch.zeros(len(rows), lags, bands, dtype=torch.float64)
     for row, (values, vectors, one) in enumerate(rows):
-        late, known = one.moment.missing, len(values)
+        late, known = one.at.missing, len(values)
         eigenvalues[row, :known] = torch.from_numpy(values)
         largest = np.take_along_axis(vectors, np.abs(vectors).argmax(1, keepdims=True), 1)
         maps = torch.from_numpy(vectors * np.sign(largest)).view(known, bands, lags - late)
         patterns[row, :known, late:] = maps.transpose(1, 2)
         filters[row, late:] = torch.from_numpy(_flat(one.gradient)).view(bands, -1).T
-    shape = (lags * subject.hop, 1) if subject.samples else (lags, bands)
+    shape = (lags * target.hop, 1) if target.samples else (lags, bands)
     return Curvature(
         eigenvalues=eigenvalues,
         patterns=patterns.reshape(len(rows), wanted, *shape),

@@ -20,7 +20,7 @@ from deepSTRF._validation import check_positive_int
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.interpret.dstrf.estimate import Run, open_run
 from deepSTRF.interpret.dstrf.result import cut_bins
-from deepSTRF.interpret.dstrf.sinks import FileSink, Sink, SinkSet, as_sink, filling
+from deepSTRF.interpret.dstrf.sinks import FileSink, Sink, SinkSet, as_sink, opened
 from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT
 
 __all__ = ["JackknifedSTRF", "dstrf_folds", "jackknife_error", "jackknifed_dstrf", "sign_consistent"]
@@ -262,7 +262,7 @@ def _fill(runs: list[Run], targets: SinkSet, agreement: float | None, budget_byt
     row_bytes = len(runs) * math.prod(shape[1:]) * frames.element_size()
     at_once = max(1, budget_bytes // (2 * row_bytes))
     kept, (mean, *errors) = 0, targets.sinks
-    with filling(targets, shape, frames):
+    with opened(targets, shape, frames):
         for first in range(0, shape[0], at_once):
             rows = torch.arange(first, min(first + at_once, shape[0]))
             stacked = frames.new_empty(len(runs), len(rows), *shape[1:])
@@ -351,11 +351,11 @@ def _mean(values: list[Tensor]) -> Tensor:
 
 
 class FoldedFits(Protocol):
-    """What `dstrf_folds` asks of a set of fits; `deepSTRF.training.FoldFits` has it."""
+    """The part of `deepSTRF.crossval.FoldFits` that `dstrf_folds` uses."""
 
     manifest: FoldManifest
 
-    def unseen(self, dataset: NeuralDataset, clip: int, *, strangers: bool = False) -> Sequence[nn.Module]:
+    def unseen(self, dataset: NeuralDataset, clip: int) -> Sequence[nn.Module]:
         """Return the fits that never saw a clip."""
         ...
 

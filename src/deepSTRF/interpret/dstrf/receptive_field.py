@@ -1,4 +1,8 @@
-"""How far back and ahead a response looks, measured from outside."""
+"""Receptive fields measured from outside: the frames that a response depends on, back and ahead.
+
+A frame of NaN marks every frame whose response depends on it, dead units included. Where NaN spreads further
+than numbers do (a masked softmax), one frame of random clips is changed and responses are compared.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ __all__ = [
     "measure_receptive_field",
     "measure_window",
     "not_causal",
-    "probe_reach",
+    "probe_receptive_field",
     "probe_window",
 ]
 
-#: Clip lengths that are tried in turn, in frames; a response that still feels a change at the end of the last
+#: Clip lengths that are tried in turn, in frames; a response that still changes at the end of the last
 #: one has a memory without a bound for every practical purpose.
 LENGTHS = (64, 512, 2048)
 #: Frames before the changed one: a response there would be acausal.
@@ -36,7 +40,7 @@ ROUNDING = 64
 
 
 class ReceptiveFieldError(ValueError):
-    """What a model says of its receptive field, and what it does, differ."""
+    """A model depends on other frames than it declares, or than it may."""
 
 
 def measure_receptive_field(
@@ -76,25 +80,23 @@ def measure_receptive_field(
     bands, longest = check_positive_int("n_frequency_bands", n_frequency_bands), int(longest)
     device, dtype = placement(model)
     with evaluating(model):
-        return probe_reach(model, torch.zeros(1, 1, bands, 1, device=device, dtype=dtype), longest)
+        return probe_receptive_field(model, torch.zeros(1, 1, bands, 1, device=device, dtype=dtype), longest)
 
 
-def probe_reach(respond: Callable[[Tensor], Tensor], like: Tensor, longest: int = LENGTHS[-1]) -> int | None:
-    """Return the reach in frames of a function of frames; see `measure_receptive_field`.
+def probe_receptive_field(
+    respond: Callable[[Tensor], Tensor], like: Tensor, longest: int = LENGTHS[-1]
+) -> int | None:
+    """Return the receptive field of a function of frames; see `measure_receptive_field`.
 
     Shapes: respond (B, 1, F, T); like (1, 1, F, T').
 
-    Examples
-    --------
-    >>> probe_reach(lambda x: x.sum((1, 2)), torch.zeros(1, 1, 3, 1))
-    1
     """
     generator = torch.Generator().manual_seed(0)
     for probe in (_nan_touched, _changed):
         for length in [*(n for n in LENGTHS if n < longest), longest]:
             touched = probe(respond, like, length, generator)
             if touched is None:
-                break  # NaN leaks: numbers must say
+                break  # NaN spreads further than numbers
             if bool(touched[:LEAD].any()):
                 raise ReceptiveFieldError(not_causal(probe_window(respond, like, longest)[1]))
             last = int(touched.nonzero().max()) if bool(touched.any()) else LEAD
@@ -146,14 +148,10 @@ def measure_window(
 def probe_window(
     respond: Callable[[Tensor], Tensor], like: Tensor, longest: int = LENGTHS[-1]
 ) -> tuple[int | None, int | None]:
-    """Return the reach in frames of a function of frames, back and ahead; see `measure_window`.
+    """Return the frames back and ahead that a function depends on; see `measure_window`.
 
     Shapes: respond (B, 1, F, T); like (1, 1, F, T').
 
-    Examples
-    --------
-    >>> probe_window(lambda x: x.mean((1, 2)).roll(-1, 1), torch.zeros(1, 1, 3, 1))
-    (1, 1)
     """
     sides = [*(n for n in LENGTHS if n < longest), longest]
     for side in sides:
@@ -164,28 +162,26 @@ def probe_window(
         return back, ahead
     generator = torch.Generator().manual_seed(0)
     for side in sides:
-        touched, faded = _felt(respond, like, side, generator)
+        touched, faded = _changed_around(respond, like, side, generator)
         back, ahead = _extent(touched, side)
         if faded or (back is not None and ahead is not None):
             break
     return back, ahead
 
 
-def not_causal(ahead: int | None, said: int = 0) -> str:
-    """Return what to tell the user of a model that looks ahead, or further than was said.
-
-    Examples
-    --------
-    >>> print(not_causal(2)[:75])
-    the model is not causal: a response depends on frames up to 2 after its own
-    """
+def not_causal(ahead: int | None, lookahead: int = 0) -> str:
+    """Return the error text for a model that looks ahead, or further than ``lookahead``."""
     if ahead is None:
         how = "without a bound. Say how many of them each filter covers: dstrf(..., lookahead=10)"
     elif ahead == 0:  # an output that only some stimuli move
         how = "at times. Say how many: dstrf(..., lookahead=10)"
     else:
         how = f"up to {ahead} after its own. Filters cover them with dstrf(..., lookahead={ahead})"
-    what = f"the model looks further ahead than lookahead={said}" if said else "the model is not causal"
+    what = (
+        f"the model looks further ahead than lookahead={lookahead}"
+        if lookahead
+        else "the model is not causal"
+    )
     return (
         f"{what}: a response depends on frames {how}. If it should be causal, pad "
         "convolutions on the left only, mask attention to later frames, and normalise by no statistics of "
@@ -196,7 +192,7 @@ def not_causal(ahead: int | None, said: int = 0) -> str:
 def _marked_extent(
     respond: Callable[[Tensor], Tensor], like: Tensor, side: int
 ) -> tuple[int | None, int | None]:
-    """Reach back and ahead of a frame of NaN, the longest over neighbouring frames."""
+    """Frames back and ahead that depend on a frame of NaN, the most over neighbouring frames."""
     back, ahead = 1, 0
     for place in range(side, side + min(PHASES, side)):
         found = _extent(_marked(respond, like, 2 * side, place), place)
@@ -207,7 +203,7 @@ def _marked_extent(
 
 
 def _extent(touched: Tensor, place: int) -> tuple[int | None, int | None]:
-    """Frames (T,) that a change at one place reaches, as reach back and ahead; None is to the clip's end."""
+    """Frames (T,) that change with one frame, as extent back and ahead; None is to the end of the clip."""
     if not bool(touched.any()):
         return 1, 0
     frames = touched.nonzero()
@@ -216,10 +212,10 @@ def _extent(touched: Tensor, place: int) -> tuple[int | None, int | None]:
     return back, None if first == 0 else max(0, place - first)
 
 
-def _felt(
+def _changed_around(
     respond: Callable[[Tensor], Tensor], like: Tensor, side: int, generator: torch.Generator
 ) -> tuple[Tensor, bool]:
-    """Frames (T,) that feel a change of one, and whether it dies away: it then reaches all on that side."""
+    """Frames (T,) that change with one, and whether the change decays: it then extends to that end."""
     before, after = _responses(respond, like, 2 * side, side, 0.0, generator)
     size = (before - after).abs().reshape(-1, 2 * side).amax(0)
     touched = size > 0
@@ -227,22 +223,17 @@ def _felt(
         return touched, False
     first, last = int(touched.nonzero().min()), int(touched.nonzero().max())
     least = ROUNDING * torch.finfo(before.dtype).eps * float(before.abs().max())
-    # a frame beside its place that hardly feels it is the end of a decay, and no edge of a window
+    # a frame beside its place that hardly changes is the end of a decay, and no edge of a window
     early, late = first < side and float(size[first]) <= least, last > side and float(size[last]) <= least
     touched[:first] |= early
     touched[last:] |= late
     return touched, early or late
 
 
-def _spread(like: Tensor) -> float:
-    spread = float(like.std()) if like.numel() > 1 else 0.0
-    return spread if spread > 0 else 1.0
-
-
 def _nan_touched(
     respond: Callable[[Tensor], Tensor], like: Tensor, length: int, generator: torch.Generator
 ) -> Tensor | None:
-    """Frames (T,) that a NaN frame reaches; None where it also reaches earlier ones."""
+    """Frames (T,) that a frame of NaN marks; None where it also marks earlier ones."""
     touched = _marked(respond, like, length, LEAD)
     return None if bool(touched[:LEAD].any()) else touched
 
@@ -256,7 +247,7 @@ def _changed(
 
 
 def _marked(respond: Callable[[Tensor], Tensor], like: Tensor, length: int, place: int) -> Tensor:
-    """Frames (T,) that one frame of NaN reaches."""
+    """Frames (T,) that one frame of NaN marks."""
     x = like.new_zeros(1, *like.shape[1:3], length)
     x[..., place] = torch.nan
     return torch.isnan(respond(x)).reshape(-1, length).any(0)
@@ -271,7 +262,7 @@ def _responses(
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Responses to random clips around a level, and to the same ones with another frame at one place."""
-    spread = _spread(like)
+    spread = (float(like.std()) if like.numel() > 1 else 0.0) or 1.0
     clips = torch.randn(CLIPS, *like.shape[1:3], length, generator=generator).to(like) * spread + level
     changed = clips.clone()
     step = torch.randn(changed[..., place].shape, generator=generator).to(like)

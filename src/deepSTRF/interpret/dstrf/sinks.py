@@ -24,7 +24,7 @@ __all__ = [
     "Sink",
     "SinkSet",
     "as_sink",
-    "filling",
+    "opened",
 ]
 
 # ------------------------------------------------------------------------------
@@ -362,7 +362,7 @@ def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
 
 
 @contextlib.contextmanager
-def filling(sink: Sink, shape: tuple[int, ...], like: Tensor) -> Iterator[None]:
+def opened(sink: Sink, shape: tuple[int, ...], like: Tensor) -> Iterator[None]:
     """Open a sink for what is written inside, and let it tidy up when that fails.
 
     Shapes: shape (T, N, L, F).

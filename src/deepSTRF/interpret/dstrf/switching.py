@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from deepSTRF.interpret.dstrf.target import Subject, check_model
+from deepSTRF.interpret.dstrf.target import Target, check_model
 from deepSTRF.models.gradients import differentiating
 
 __all__ = ["Switches", "switches"]
@@ -84,10 +84,10 @@ def switches(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogram") ->
     """
     check_model(model)
     with differentiating(model), torch.no_grad():
-        subject = Subject(model, stimulus, wrt)
-        watch = _Watch(subject.frames.shape[-1])
+        target = Target(model, stimulus, wrt)
+        watch = _Watch(target.frames.shape[-1])
         with watch:
-            subject.respond(subject.frames)
+            target.respond(target.frames)
     if not watch.sides:
         raise ValueError(
             f"{type(model).__name__} has no rectifier with one value per bin, so nothing switches: its "

@@ -1,22 +1,38 @@
-"""Models that are a chain of convolutions and elementwise functions, read from their modules."""
+"""Linearization of chains of convolutions and elementwise functions; the closed form for one convolution.
+
+`chain_of` reads a model's modules as a chain of links: convolutions over time, elementwise functions and
+padding. `linearize` sends a clip through it once and keeps the slope of every unit at every frame; a dynamic
+STRF is then the product of the weights with these slopes between them. `ClosedForm` is that product where
+there is one convolution; `deepSTRF.interpret.dstrf.sweep.Sweep` takes it through several.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
+from deepSTRF.interpret.dstrf.target import Estimator, Target, agree
 from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
-from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 
-__all__ = ["Convolution", "Link", "Padding", "Pointwise", "UnknownLink", "chain_of"]
+__all__ = [
+    "ClosedForm",
+    "Convolution",
+    "Linearization",
+    "Linearizer",
+    "Link",
+    "Padding",
+    "Pointwise",
+    "chain_of",
+    "linearize",
+]
 
 #: Elementwise modules: the derivative of their summed output is their slope. BatchNorm is, in eval mode.
 ELEMENTWISE = (
@@ -41,57 +57,30 @@ SHAPING_NAMES = {
 
 
 class UnknownLink(Exception):  # noqa: N818  (caught inside, never shown)
-    """The model holds something that is no link of a chain.
-
-    Examples
-    --------
-    >>> issubclass(UnknownLink, Exception)
-    True
-    """
+    """The model holds an operation that is no link of a chain."""
 
 
 @dataclass(frozen=True)
 class Convolution:
-    """Weights (C_out, C_in, K), newest tap last, of a convolution over time without padding.
-
-    Attributes
-    ----------
-    weight : Tensor (C_out, C_in, K)
-        Taps.
-    bias : Tensor (C_out,) or None
-        Offset.
-    dilation : int
-        Frames between taps.
-
-    Examples
-    --------
-    >>> Convolution(torch.ones(1, 1, 2), None, 1)(torch.tensor([[1.0, 2.0, 3.0]]))
-    tensor([[3., 5.]])
-    """
+    """A convolution over time without padding: weights (C_out, C_in, K), newest tap last, bias (C_out,)."""
 
     weight: Tensor
     bias: Tensor | None
     dilation: int
 
+    @property
+    def span(self) -> int:
+        """Frames between the oldest tap and the newest."""
+        return (self.weight.shape[-1] - 1) * self.dilation
+
     def __call__(self, z: Tensor) -> Tensor:
-        """Map (C_in, T') to (C_out, T' - (K - 1) * dilation)."""
+        """Map (C_in, T') to (C_out, T' - span)."""
         return functional.conv1d(z.unsqueeze(0), self.weight, self.bias, dilation=self.dilation)[0]
 
 
 @dataclass(frozen=True)
 class Pointwise:
-    """An elementwise function of features (C, T).
-
-    Attributes
-    ----------
-    function : callable
-        Maps (C, T) to (C, T), each element by itself.
-
-    Examples
-    --------
-    >>> Pointwise(torch.relu)(torch.tensor([[-1.0, 2.0]]))
-    tensor([[0., 2.]])
-    """
+    """An elementwise function of features (C, T)."""
 
     function: Callable[[Tensor], Tensor]
 
@@ -102,18 +91,7 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Padding:
-    """Zeros before and after, or frames taken away (negative).
-
-    Attributes
-    ----------
-    left, right : int
-        Frames.
-
-    Examples
-    --------
-    >>> Padding(1, 0)(torch.ones(1, 2))
-    tensor([[0., 1., 1.]])
-    """
+    """Zero frames before and after, or frames taken away (negative)."""
 
     left: int
     right: int
@@ -126,30 +104,27 @@ class Padding:
 Link = Convolution | Pointwise | Padding
 
 
-def chain_of(model: nn.Module, frames: Tensor, skip: nn.Module | None = None) -> list[Link] | None:
-    """Return a model as a chain of links, or None when it is none.
-
-    Shapes: model (1, 1, F, T); frames (1, 1, F, T); returns (F, T).
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> [type(link).__name__ for link in chain_of(Linear(8, 3).eval(), torch.zeros(1, 1, 8, 20))]
-    ['Padding', 'Convolution', 'Pointwise']
-    """
+def chain_of(target: Target, skip: nn.Module | None = None) -> list[Link] | None:
+    """Return a target as a chain of links, without one of its modules; None when it is no such chain."""
+    sequence = target.sequence()
+    if sequence is None:
+        return None
+    modules, frames = sequence
+    reader = _Reader(frames, skip)
     try:
         with torch.no_grad():
-            reader = _Reader(frames, skip)
-            if isinstance(model, NeuralModel):
-                standardizer = getattr(model, "standardizer", None)
-                slots = [standardizer, model.prefiltering, model.core, model.readout]
-                for part in filter(None, slots):
-                    reader.read(part)
-            else:
-                reader.read(model)
-            return reader.links
+            for module in modules:
+                reader.read(module)
     except UnknownLink:
         return None
+    links = reader.links
+    if target.delay:  # without padding on the right, the last responses are missing
+        links = [Padding(link.left, 0) if isinstance(link, Padding) else link for link in links]
+        links.append(Padding(target.delay, 0))
+    return links
+
+
+# ---------------------------------------------------------------------- reading modules
 
 
 class _Leaves(fx.Tracer):
@@ -163,10 +138,11 @@ class _Leaves(fx.Tracer):
 
 
 class _Reader:
-    """Follows frames through modules, noting links; features lie flattened in the order of their axes."""
+    """Follows frames through modules and collects links; features are flattened in the axes' order."""
 
     def __init__(self, frames: Tensor, skip: nn.Module | None) -> None:
-        self.now = frames  # what the model would hold here, for its shape
+        self.now = frames  # features at this place of the model, for their shape
+        self.time_last = True  # else time is the axis before the last
         self.skip = skip
         self.links: list[Link] = []
 
@@ -175,7 +151,8 @@ class _Reader:
     def read(self, module: nn.Module) -> None:
         if module is self.skip or isinstance(module, IDLE):
             return
-        if _has_hooks(module):
+        # hooks may do anything; a parametrisation is a class of its own and reads as its weight
+        if module._forward_hooks or module._forward_pre_hooks:
             raise UnknownLink
         if isinstance(module, ELEMENTWISE):
             self._elementwise(module)
@@ -209,7 +186,7 @@ class _Reader:
     def _elementwise(self, module: Callable[[Tensor], Tensor]) -> None:
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_var is None:
             raise UnknownLink  # it would take the statistics of the clip
-        shape, time_last = self._layout()
+        shape, time_last = self.now.shape, self.time_last
 
         def function(z: Tensor) -> Tensor:
             # the number of frames differs from that of the example where padding stands before
@@ -220,7 +197,7 @@ class _Reader:
         self.links.append(Pointwise(function))
 
     def _convolve(self, module: nn.Conv1d | nn.Conv2d) -> None:
-        shape, time_last = self._layout()
+        shape, time_last = self.now.shape, self.time_last
         plain = module.groups == 1 and set(module.stride) == {1} and module.padding_mode == "zeros"
         if not plain or not time_last or isinstance(module.padding, str) or len(shape) != module.weight.ndim:
             raise UnknownLink
@@ -234,13 +211,13 @@ class _Reader:
             self.links.append(Padding(padding, padding))
         link = Convolution(weight, module.bias, int(module.dilation[-1]))
         self.links.append(link)
-        frames = shape[-1] + 2 * padding - (weight.shape[-1] - 1) * link.dilation
+        frames = shape[-1] + 2 * padding - link.span
         if frames < 1 or shape[1:-1].numel() != weight.shape[1]:
             raise UnknownLink
         self._resized(1, len(weight), *[1] * (len(shape) - 3), frames)
 
     def _frame_by_frame(self, module: nn.Linear) -> None:
-        shape, time_last = self._layout()
+        shape, time_last = self.now.shape, self.time_last
         if time_last or shape[:-2].numel() != 1:
             raise UnknownLink
         if shape[-1] != module.in_features:
@@ -249,17 +226,17 @@ class _Reader:
         self._resized(*shape[:-1], module.out_features)
 
     def _strf(self, module: CausalSTRFConv) -> None:
-        shape, time_last = self._layout()
+        shape, time_last = self.now.shape, self.time_last
         if not time_last or not (type(module.kernel) is nn.Conv2d or hasattr(module.kernel, "build_kernel")):
             raise UnknownLink
         weight = module.STRF_weight().to(self.now.device, self.now.dtype).flatten(1, 2)
-        silence = self.now.new_zeros(1, module.C_in, module.F, 1)
+        zeros = self.now.new_zeros(1, module.C_in, module.F, 1)
         self.links.append(Padding(module.T - 1, 0))
-        self.links.append(Convolution(weight, module(silence).flatten(), 1))
+        self.links.append(Convolution(weight, module(zeros).flatten(), 1))
         self._resized(1, module.C_out, 1, shape[-1])
 
     def _pad(self, widths: tuple[int, ...], value: float) -> None:
-        shape, time_last = self._layout()
+        shape, time_last = self.now.shape, self.time_last
         if not time_last or value != 0 or any(widths[2:]):
             raise UnknownLink
         self.links.append(Padding(int(widths[0]), int(widths[1])))
@@ -267,15 +244,9 @@ class _Reader:
 
     # ------------------------------------------------------------------ axes
 
-    def _layout(self) -> tuple[torch.Size, bool]:
-        """Shape here, and whether time is its last axis (else the one before)."""
-        return self.now.shape, self._time_last
-
-    _time_last = True
-
     def _reshape(self, function: Callable[[Tensor], Tensor]) -> None:
         """Follow a renaming of axes, with numbered features to see that their order stays."""
-        shape, time_last = self._layout()
+        shape, time_last = self.now.shape, self.time_last
         n_time = shape[-1] if time_last else shape[-2]
         numbered = torch.arange(self.now.numel(), device=self.now.device).reshape(-1, n_time)
         before = numbered if time_last else numbered.T
@@ -294,11 +265,11 @@ class _Reader:
                 break
         else:
             raise UnknownLink
-        self._time_last = last
+        self.time_last = last
         self._resized(*after.shape)
 
     def _resized(self, *sizes: int) -> None:
-        """Go on with another shape; the values are no one's business, so that they take no memory."""
+        """Continue with another shape, without values and so without memory."""
         self.now = self.now.new_zeros(1).expand(sizes)
 
     # ------------------------------------------------------------------ a user's modules
@@ -310,8 +281,8 @@ class _Reader:
         except Exception as error:
             raise UnknownLink from error
         parts = dict(module.named_modules())
-        line: fx.Node | None = None  # the node that holds what the reader holds
-        plain: dict[fx.Node, Any] = {}  # sizes and numbers on the side
+        line: fx.Node | None = None  # the node whose value the reader follows
+        plain: dict[fx.Node, Any] = {}  # values beside it: sizes and numbers
         for node in graph.nodes:
             if node.op == "placeholder":
                 if line is not None:
@@ -381,6 +352,171 @@ class _Reader:
             raise UnknownLink
 
 
-def _has_hooks(module: nn.Module) -> bool:
-    """Hooks may do anything; a parametrisation is a class of its own and reads as its weight."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+# ---------------------------------------------------------------------- slopes along a clip
+
+
+@dataclass(frozen=True)
+class Linearization:
+    """The slopes of a chain along a clip.
+
+    ``links`` holds, from input to output, convolutions and between them slopes (T + b, C), where b is the
+    entry of ``before``: the frames that the layer holds before the clip (of a convolution, those that it
+    returns). ``output`` (N, T) is the responses, ``first`` the frame of the clip at which the slopes begin.
+    """
+
+    links: list[Convolution | Tensor]
+    before: list[int]
+    output: Tensor
+    first: int = 0
+
+
+def linearize(chain: list[Link], features: Tensor) -> Linearization | None:
+    """Send features (F, T) through a chain and keep the slopes; None where it returns other than T frames."""
+    z, length = features, features.shape[1]
+    before = after = 0
+    links: list[Convolution | Tensor] = []
+    offsets: list[int] = []
+    for link in chain:
+        if isinstance(link, Convolution):
+            if z.shape[1] <= link.span:
+                return None
+            before -= link.span
+            links.append(link)
+            offsets.append(before)
+        elif isinstance(link, Padding):
+            before, after = before + link.left, after + link.right
+            if link.left > 0:
+                # features before the padding do not reach the padded frames
+                mask = z.new_ones(z.shape[1] + link.left, 1)
+                mask[: link.left] = 0
+                links.append(mask)
+                offsets.append(before)
+        else:
+            with torch.enable_grad():
+                inside = z.detach().requires_grad_()
+                out = link(inside)
+                (slope,) = torch.autograd.grad(out.sum(), inside)
+            links.append(slope.T.contiguous())
+            offsets.append(before)
+        z = link(z).detach()
+    if before != 0 or after != 0 or z.shape[1] != length:
+        return None
+    return Linearization(links, offsets, z)
+
+
+class Linearizer:
+    """Linearizes a clip (F, T) piece by piece, so that a long clip takes no more memory than a short one."""
+
+    def __init__(self, chain: list[Link], features: Tensor, budget: int) -> None:
+        self.chain, self.features = chain, features
+        convolutions = [link for link in chain if isinstance(link, Convolution)]
+        #: Frames that a response depends on, its own included.
+        self.receptive_field = 1 + sum(link.span for link in convolutions)
+        self.piece = features.shape[1]
+        if len(convolutions) > 1:
+            # slopes, and as much again while they are made
+            widths = [link.weight.shape[0] for link in convolutions]
+            per_frame = 2 * features.element_size() * (sum(widths) + features.shape[0])
+            self.piece = max(2 * self.receptive_field, budget // per_frame)
+        self.held: Linearization | None = None
+
+    def over(self, first: int, last: int) -> Linearization | None:
+        """Return a piece that holds everything that the responses at some times depend on."""
+        start = max(0, first - self.receptive_field + 1)
+        held = self.held
+        if held is None or start < held.first or last >= held.first + held.output.shape[1]:
+            self.held = held = None  # its memory, before the next takes as much
+            stop = max(last + 1, start + self.piece)
+            found = linearize(self.chain, self.features[:, start:stop])
+            self.held = None if found is None else replace(found, first=start)
+        return self.held
+
+    def covering(self, times: Sequence[int]) -> Linearization:
+        """Return such a piece for some times, of a chain that is known to have one."""
+        found = self.over(min(times), max(times))
+        if found is None:
+            raise ValueError("the chain does not return as many frames as it was given")
+        return found
+
+    def agrees(self, output: Tensor) -> bool:
+        """Return whether the chain returns a model's responses (N, T), by the first piece and the last.
+
+        Links treat all frames alike but for those at the ends, so that the pieces between need no check.
+        """
+        last = output.shape[1] - 1
+        ours, theirs = [], []
+        for time in (last, 0) if self.piece <= last else (0,):  # the first last: it is where a run begins
+            piece = self.over(time, time)
+            if piece is None or piece.output.shape[0] != output.shape[0]:
+                return False
+            valid = 0 if piece.first == 0 else self.receptive_field - 1
+            ours.append(piece.output[:, valid:])
+            theirs.append(output[:, piece.first + valid :][:, : ours[-1].shape[1]])
+        if any(one.shape != other.shape for one, other in zip(ours, theirs, strict=True)):
+            return False
+        return agree(torch.cat(ours, dim=1), torch.cat(theirs, dim=1))
+
+
+# ---------------------------------------------------------------------- one convolution
+
+
+class ClosedForm(Estimator):
+    """One convolution and elementwise functions around it: the kernel, times the slope at each time.
+
+    It needs slopes before the kernel that are the same at all times.
+    """
+
+    name = "closed"
+
+    def __init__(
+        self, target: Target, neurons: list[int], lags: int, linearizer: Linearizer, budget: int = 2**28
+    ) -> None:
+        super().__init__(target, neurons, lags, linearizer.receptive_field, budget)
+        self.linearizer = linearizer
+
+    @staticmethod
+    def suits(linearizer: Linearizer) -> bool:
+        """Return whether a chain has this form."""
+        found = linearizer.over(0, 0)
+        if found is None:
+            return False
+        kinds = [isinstance(link, Convolution) for link in found.links]
+        if sum(kinds) != 1:
+            return False
+        slopes = [link for link in found.links[: kinds.index(True)] if isinstance(link, Tensor)]
+        return all(bool((slope == slope[-1:]).all()) for slope in slopes if slope.shape[1] > 1)
+
+    def prepare(self, times: Sequence[int]) -> None:
+        """Set the size of blocks."""
+        self.size = max(1, self.budget // max(1, 2 * self.row_bytes()))
+
+    def block(self, times: Sequence[int]) -> Tensor:
+        """Return (B, N, L, F)."""
+        at = torch.as_tensor(times, device=self.target.frames.device)
+        kernel, slope = self._parts(at)
+        block = slope[:, :, None, None] * kernel
+        age = torch.arange(self.lags - 1, -1, -1, device=at.device)
+        exists = at.unsqueeze(1) >= age
+        if not bool(exists.all()):
+            block = block * exists.view(len(at), 1, -1, 1)
+        return block
+
+    def _parts(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernel (N, L, F), times the slopes before it, and the slope (B, N) after it."""
+        kernel: Tensor | None = None
+        slope = self.target.frames.new_ones(len(at), len(self.neurons))
+        found = self.linearizer.covering([0])  # the whole clip: there is one convolution
+        for link, before in zip(found.links, found.before, strict=True):
+            if isinstance(link, Convolution):
+                lags = link.span + 1
+                full = link.weight.new_zeros(len(self.neurons), max(lags, self.lags), link.weight.shape[1])
+                full[:, full.shape[1] - lags :: link.dilation] = link.weight[self.neurons].transpose(1, 2)
+                kernel = full[:, -self.lags :] if kernel is None else full[:, -self.lags :] * kernel
+            elif kernel is not None and kernel.ndim == 3:
+                slope = slope * link[at + before][:, self.neurons if link.shape[1] > 1 else [0]]
+            elif link.shape[1] > 1:  # a padding's mask only marks what is before the clip
+                gain = link[-1]
+                kernel = gain if kernel is None else kernel * gain
+        if kernel is None:
+            raise ValueError("a chain without a convolution has no closed form")
+        return kernel, slope
