@@ -10,7 +10,8 @@ from torch import nn
 
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.training import Fitter, FrontEndCache
-from deepSTRF.training.cache import ByteBudget, FrontEndFeed, front_end_key, gives_the_same_twice
+from deepSTRF.training.cache import FrontEndFeed, front_end_key, gives_the_same_twice
+from deepSTRF.training.data import ByteBudget
 
 
 def mel(**options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader, Subset
 
 from deepSTRF.datasets import neural_collate
 from deepSTRF.training import FitDivergedError, Fitter
-from deepSTRF.training.callbacks import StepGuard, check_monitor
+from deepSTRF.training.callbacks import NonFiniteGuard, check_monitor
 from deepSTRF.training.data import Batch
 
 
@@ -157,11 +158,13 @@ def test_check_monitor_leaves_nan_neurons_out():
 
 def test_steps_examined_at_the_end_of_the_epoch_name_the_first_bad_one():
     """The way a GPU goes: nothing is read until the epoch is over."""
-    guard = StepGuard(nn.Linear(1, 1), epoch=4, at_once=False)
+    guard = NonFiniteGuard()
+    fitter = SimpleNamespace(model=nn.Linear(1, 1), device=torch.device("cuda"))
+    guard.on_epoch_start(fitter, 4)
     pred = torch.zeros(1, 1, 1, 3)
     for number, loss in enumerate([0.5, math.nan, math.nan]):
-        guard.batch = number
         batch = Batch(pred, False, pred, torch.ones(1), (number + 10,), (3,), 0, lambda item: pred[item])
-        guard.watch(torch.tensor(loss), batch, pred, "loss")
+        guard.on_loss(fitter, batch, pred, torch.tensor(loss))
+        guard.on_batch_end(fitter, batch, pred, torch.tensor(loss))
     with pytest.raises(FitDivergedError, match=r"loss became nan in epoch 4, batch 1 \(clip 11\)"):
-        guard.finish()
+        guard.on_train_pass_end(fitter, 4)

@@ -10,7 +10,7 @@ from torch import nn
 
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 from deepSTRF.training import Fitter
-from deepSTRF.training.callbacks import BestWeights, PerNeuronBest, per_neuron_tensors
+from deepSTRF.training.callbacks import PerNeuronBest, cpu_state, per_neuron_tensors
 
 
 def sgd(lr):
@@ -53,7 +53,7 @@ def test_schedulers_that_cannot_work(kit, recording):
     with pytest.raises(ValueError, match=r"mode='min', the fit has mode='max'.*build it with mode='max'"):
         Fitter(kit.linear(), *kit.loaders(recording), scheduler=plateau)
     foreign = torch.optim.lr_scheduler.StepLR(sgd(0.1)(kit.linear()), 2)
-    with pytest.raises(ValueError, match="belongs to another optimiser"):
+    with pytest.raises(ValueError, match="belongs to another optimizer"):
         Fitter(kit.linear(), *kit.loaders(recording), scheduler=foreign)
 
 
@@ -63,7 +63,7 @@ def test_schedulers_that_cannot_work(kit, recording):
 def test_the_gradient_is_clipped(kit, recording):
     def step(limit):
         model = kit.linear(norm="none")
-        start = BestWeights(model).state
+        start = cpu_state(model)
         train, val = kit.loaders(recording, train=[0])
         Fitter(model, train, val, optimizer=sgd(1.0), grad_clip=limit, max_epochs=1, monitor="val_cc").fit()
         moves = [(value - start[name]).flatten() for name, value in model.named_parameters()]

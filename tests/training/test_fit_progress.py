@@ -6,10 +6,8 @@ import io
 import sys
 
 import pytest
-import torch
 
 from deepSTRF.training import Fitter
-from deepSTRF.training.callbacks import epoch_line, open_display
 
 
 class Terminal(io.StringIO):
@@ -46,13 +44,6 @@ def test_progress_true_draws_the_bar_beside_a_log_function(kit, recording, monke
     assert "fitting" in sys.stderr.getvalue()
 
 
-def test_progress_is_one_of_three():
+def test_progress_is_one_of_three(kit, recording):
     with pytest.raises(ValueError, match="progress must be"):
-        open_display("yes", None, max_epochs=1, monitor="val_loss")
-
-
-def test_the_line_counts_nan_neurons():
-    record = {"epoch": 1, "train_loss": 0.5, "val_loss": 0.25, "val_cc": torch.tensor([float("nan"), 0.5])}
-    assert epoch_line(record, "val_cc") == (
-        "epoch 1  train_loss 0.5000  val_loss 0.2500  val_cc 0.5000 (1 of 2 NaN)"
-    )
+        Fitter(kit.linear(), *kit.loaders(recording), progress="yes")

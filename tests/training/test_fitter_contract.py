@@ -262,7 +262,7 @@ def test_a_checkpoint_that_failed_is_written_at_the_end(kit, recording, tmp_path
         ({"mode": "up"}, ValueError, "mode must be 'max' or 'min'"),
         ({"patience": 0}, ValueError, "patience must be at least 1"),
         ({"max_epochs": 0}, ValueError, "max_epochs must be at least 1"),
-        ({"max_epochs": 2.5}, TypeError, "max_epochs must be a whole number"),
+        ({"max_epochs": 2.5}, TypeError, "max_epochs must be an integer"),
         ({"min_delta": -1}, ValueError, "min_delta"),
         ({"grad_clip": float("nan")}, ValueError, "grad_clip"),
         ({"warmup_ms": -5}, ValueError, "warmup_ms"),

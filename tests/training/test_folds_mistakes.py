@@ -182,7 +182,7 @@ def test_files_note_which_bins_statistics_leave_out(tmp_path: Path) -> None:
 def test_filters_in_files_go_by_all_of_their_settings(tmp_path: Path) -> None:
     ds, fits = recording(), made(tmp_path / "fits")
     baseline = torch.zeros(BANDS, ds.stims[0].shape[-1] * 1)
-    options = {"clips": [0], "path": 2}
+    options = {"clips": [0], "n_steps": 2}
     (path,) = dstrf_folds(fits, ds, tmp_path / "filters", baseline=baseline, **options)
     note = path.with_suffix(".json")
     first = json.loads(note.read_text())["settings"]

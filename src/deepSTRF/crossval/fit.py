@@ -21,7 +21,7 @@ from torch.optim import Optimizer, RAdam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from deepSTRF import __version__
-from deepSTRF._validation import check_choice, check_count
+from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.crossval.predict import MANIFEST, FoldFits, is_complete
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.folds import Fold
@@ -29,18 +29,23 @@ from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.prediction import predict_clips
+from deepSTRF.training.build import (
+    CallbackFactory,
+    build_fit,
+    check_callback_factory,
+    check_fitter_arguments,
+)
 from deepSTRF.training.cache import FrontEndCache
-from deepSTRF.training.callbacks import FitDivergedError, is_wanted
-from deepSTRF.training.data import make_loaders
-from deepSTRF.training.fitter import Fitter
+from deepSTRF.training.callbacks import Callback, FitDivergedError, FitterLike, shows_progress
+from deepSTRF.training.data import HASH_LENGTH
 from deepSTRF.training.history import history_rows, json_safe
+from deepSTRF.training.objective import choose_objective
 from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
-from deepSTRF.training.resume import HASH_LENGTH, function_name, model_facts
+from deepSTRF.training.resume import function_name, model_facts
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import check_prediction
 
 __all__ = [
-    "check_fitter_arguments",
     "check_manifest",
     "chosen_folds",
     "dynamic_strf_settings",
@@ -114,36 +119,12 @@ def _radam(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
 
 
 #: Arguments of the Fitter that each fold sets for itself.
-MANAGED = ("model", "train_loader", "val_loader", "seed", "ckpt_path", "state_path", "log_fn", "progress")
+MANAGED = (
+    "model", "train_loader", "val_loader", "seed", "ckpt_path", "state_path", "log_fn", "progress",
+    "callbacks",
+)  # fmt: skip
 #: Arguments that mean something only with validation clips.
 VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
-
-
-def check_fitter_arguments(arguments: Mapping[str, Any], n_validation: int) -> None:
-    """Raise an error for arguments that no fold's `Fitter` can take.
-
-    Examples
-    --------
-    >>> check_fitter_arguments({"max_epochs": 3}, n_validation=0)
-    """
-    managed = [name for name in MANAGED if name in arguments]
-    if managed:
-        raise ValueError(f"fitter_kwargs: {', '.join(managed)} is managed by fit_folds; leave it out")
-    stopping = [name for name in VALIDATED if name in arguments]
-    if n_validation == 0 and stopping:
-        raise ValueError(
-            f"fitter_kwargs: {', '.join(stopping)} needs trials to stop by; give n_validation of at least 1"
-        )
-    for name in ("optimizer", "scheduler"):
-        given = arguments.get(name)
-        if given is not None and (
-            not callable(given) or (hasattr(given, "step") and not isinstance(given, type))
-        ):
-            raise ValueError(f"fitter_kwargs[{name!r}] must be a function, since each fold has its own model")
-    known = [name for name in inspect.signature(Fitter).parameters if name not in MANAGED]
-    unknown = [name for name in arguments if name not in known]
-    if unknown:
-        raise TypeError(f"fitter_kwargs: a Fitter has no {unknown[0]!r}; it has {', '.join(known)}")
 
 
 def check_manifest(manifest: object) -> FoldManifest:
@@ -242,14 +223,15 @@ class _Plan:
     batch_size: int
     seed: int
     arguments: dict[str, Any]
+    callbacks: CallbackFactory | None
 
 
-class _LastWeights(Fitter):
-    """A fit without validation: it ends with the weights of its last epoch."""
+class _LastWeights(Callback):
+    """A fit without validation ends with the weights of its last epoch."""
 
-    def on_epoch_end(self, epoch: int, record: dict[str, Any]) -> None:
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
         """Keep this epoch's weights, whatever its score."""
-        self._best.take(self.model)
+        fitter.best_weights.keep(fitter.model)
 
 
 def fit_folds(
@@ -266,6 +248,7 @@ def fit_folds(
     n_jobs: int = 1,
     overwrite: bool = False,
     progress: bool | Literal["auto"] = "auto",
+    callbacks: CallbackFactory | None = None,
 ) -> FoldFits:
     """Fit one model per fold of a manifest and save each; fits that are there already are not made again.
 
@@ -302,6 +285,8 @@ def fit_folds(
         Fit all anew where a run with other settings lies.
     progress : bool or 'auto'
         Bar over the folds on stderr; 'auto' draws it on a terminal.
+    callbacks : callable, optional
+        ``callbacks(seed)`` returns a list of new `Callback` instances for the fold with that seed.
 
     Returns
     -------
@@ -336,14 +321,20 @@ def fit_folds(
     2
     """
     arguments = dict(fitter_kwargs or {})
-    check_fitter_arguments(arguments, n_validation)
+    check_fitter_arguments(arguments, MANAGED, "fit_folds")
+    check_callback_factory("callbacks", callbacks)
+    stopping = [name for name in VALIDATED if name in arguments]
+    if n_validation == 0 and stopping:
+        raise ValueError(
+            f"fitter_kwargs: {', '.join(stopping)} needs trials to stop by; give n_validation of at least 1"
+        )
     if n_jobs == 1:  # processes cannot share what a fixed front-end has computed
         arguments.setdefault("front_end_cache", FrontEndCache())
     manifest = check_manifest(manifest).bind(dataset)
     wanted, folder = chosen_folds(manifest, only), Path(out)
     plan = _Plan(
-        model_factory, dataset, manifest, folder, n_validation, check_count("batch_size", batch_size), seed,
-        arguments,
+        model_factory, dataset, manifest, folder, n_validation, check_positive_int("batch_size", batch_size),
+        seed, arguments, callbacks,
     )  # fmt: skip
     _check_sizes(plan)
     _prepare(plan, _facts(plan), overwrite)
@@ -377,6 +368,7 @@ def _check_sizes(plan: _Plan) -> None:
 def _facts(plan: _Plan) -> dict[str, Any]:
     """What must agree for fits of two runs to belong together."""
     arguments = plan.arguments
+    loss_fn = arguments.get("loss_fn")
     clips = _clips(plan.dataset, plan.manifest, plan.manifest.trials)
     model = first_model(plan.factory, plan.seed, plan.dataset, clips)
     optimizer = make_optimizer(arguments.get("optimizer"), model)
@@ -385,13 +377,13 @@ def _facts(plan: _Plan) -> dict[str, Any]:
     others = {
         key: function_name(value) if callable(value) else str(value)
         for key, value in sorted(arguments.items())
-        if key not in ("optimizer", "scheduler", "loss_fn", "device", "front_end_cache")
+        if key not in ("optimizer", "scheduler", "loss_fn", "objective", "device", "front_end_cache")
     }
     return {
         "model": model_facts(model),
         "optimizer": facts,
         "scheduler": "None" if scheduler is None else _described(scheduler),
-        "loss": function_name(arguments.get("loss_fn", mse_loss)),
+        "loss": function_name(choose_objective(model, loss_fn, arguments.get("objective", "auto"))),
         "seed": str(plan.seed),
         "n_validation": str(plan.n_validation),
         "batch_size": str(plan.batch_size),
@@ -499,18 +491,15 @@ def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
     arguments = {"track_train_metrics": False, **plan.arguments, "progress": False}
     with seeded(seed):
         model = plan.factory(seed)
-        # without validation the Fitter still wants a clip to look at, and nothing comes of it
         last = len(val) == 0
-        loaders = make_loaders(
-            train, train.select(clips=[0]) if last else val, batch_size=plan.batch_size, seed=seed
-        )
-        if last:
-            arguments |= {
-                "monitor": "train_loss",
-                "mode": "min",
-                "patience": arguments.get("max_epochs", DEFAULT_EPOCHS),
-            }
-        fitter = (_LastWeights if last else Fitter)(model, *loaders, **arguments)
+        if last:  # a pass without validation still scores a clip, and nothing comes of it
+            val = train.select(clips=[0])
+            epochs = arguments.get("max_epochs", DEFAULT_EPOCHS)
+            arguments |= {"monitor": "train_loss", "mode": "min", "patience": epochs}
+        fitter = build_fit(
+            model, train, val, seed=seed, batch_size=plan.batch_size, callbacks=plan.callbacks,
+            more=[_LastWeights()] if last else [], **arguments,
+        )  # fmt: skip
         try:
             history = fitter.fit()
         except FitDivergedError as error:
@@ -551,7 +540,7 @@ def _trials(plan: _Plan, fold: Fold, seed: int) -> tuple[tuple[str, ...], tuple[
 @contextmanager
 def _bar(progress: bool | Literal["auto"], total: int, done: int) -> Iterator[Callable[[], None]]:
     """A bar over the folds on stderr, or nothing."""
-    if not is_wanted(progress):
+    if not shows_progress(progress):
         yield lambda: None
         return
     from rich.console import Console

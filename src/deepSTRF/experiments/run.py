@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
 from deepSTRF._validation import MOST_NAMED, first_names
@@ -44,10 +43,11 @@ from deepSTRF.experiments.run_folder import (
     write_run,
 )
 from deepSTRF.registry import LOSSES
-from deepSTRF.training.data import make_loaders
+from deepSTRF.training.build import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.evaluation import score_model
-from deepSTRF.training.fitter import CountFitter, Fitter, predicts_counts
 from deepSTRF.training.history import history_rows
+from deepSTRF.training.objective import owns_loss
+from deepSTRF.training.optimization import adamw
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import validate_model
@@ -70,6 +70,7 @@ def run_experiment(
     download: bool = False,
     progress: bool | Literal["auto"] = "auto",
     log: Log | None = None,
+    callbacks: CallbackFactory | None = None,
 ) -> Run:
     """Run an experiment and write its folder; an interrupted run is resumed where it stopped.
 
@@ -87,6 +88,8 @@ def run_experiment(
         Progress bar, as in `Fitter`.
     log : callable, optional
         Called with one sentence per step.
+    callbacks : callable, optional
+        ``callbacks(seed)`` returns a list of new `deepSTRF.training.Callback` instances for a seed's fit.
 
     Returns
     -------
@@ -113,6 +116,7 @@ def run_experiment(
     ...     run.scores.seeds, len(run.histories[0]), sorted(run.scores.values)
     ([0], 2, ['test', 'validation'])
     """
+    check_callback_factory("callbacks", callbacks)
     log = log or (lambda sentence: None)
     folder = Path(out or config.out or config.default_folder())
     status = folder_status(folder, config, overwrite=overwrite)
@@ -131,7 +135,7 @@ def run_experiment(
         f"{dataset.dt:g} ms; {len(split.train)} clips train, {len(split.val)} validate, "
         f"{len(split.test)} test"
     )
-    fits = {seed: _fit_seed(config, seed, views, folder, progress, log) for seed in config.seeds}
+    fits = {seed: _fit_seed(config, seed, views, folder, progress, log, callbacks) for seed in config.seeds}
     log("Scoring")
     write_run(
         _collect(config, folder, dataset, split, views, fits), {s: fit.model for s, fit in fits.items()}
@@ -231,6 +235,7 @@ def _fit_seed(
     folder: Path,
     progress: bool | Literal["auto"],
     log: Log,
+    callbacks: CallbackFactory | None,
 ) -> _Fit:
     train, val = views[0], views[1]
     if is_closed_form(config.model):
@@ -248,16 +253,19 @@ def _fit_seed(
         log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     if config.start == "ridge":
         fit_start(model, train, val, warmup_ms=config.warmup_ms)
-    elif _is_calibrated(config):
+    elif _is_calibrated(config, model):
         start_output(model, train, warmup_ms=config.warmup_ms)
-    train_loader, val_loader = make_loaders(train, val, batch_size=config.batch_size, seed=seed)
-    fitter_class = CountFitter if predicts_counts(model) else Fitter
-    fitter = fitter_class(
+    fitter = build_fit(
         model,
-        train_loader,
-        val_loader,
-        loss_fn=LOSSES.get(config.loss),
-        optimizer=_optimizer(model, config),
+        train,
+        val,
+        seed=seed,
+        seeds_itself=True,
+        batch_size=config.batch_size,
+        callbacks=callbacks,
+        # "mse" is the default, so a model with a loss of its own is trained on that one
+        loss_fn=None if config.loss == "mse" else LOSSES.get(config.loss),
+        optimizer=lambda model: adamw(model, config.learning_rate, config.weight_decay, fused=None),
         device=resolve_device(config.device),
         max_epochs=config.epochs,
         patience=config.patience,
@@ -265,28 +273,18 @@ def _fit_seed(
         state_path=folder / STATE / f"seed{seed}.pt",
         warmup_ms=config.warmup_ms,
         progress=progress,
-        seed=seed,
     )
     started = time.monotonic()
     history = fitter.fit()
     seconds = time.monotonic() - started
-    if _is_calibrated(config):
+    if _is_calibrated(config, model):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
     return _Fit(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
 
 
-def _is_calibrated(config: ExperimentConfig) -> bool:
+def _is_calibrated(config: ExperimentConfig, model: nn.Module) -> bool:
     """A likelihood chose its own scale; only squared errors are calibrated by squared errors."""
-    return config.calibrate and config.loss == "mse"
-
-
-def _optimizer(model: nn.Module, config: ExperimentConfig) -> torch.optim.Optimizer:
-    make_groups: Any = getattr(model, "param_groups", None)
-    if make_groups is not None:
-        groups = make_groups(config.learning_rate, weight_decay=config.weight_decay)
-        # 0 is for groups that state none: a front-end's parameters are never decayed
-        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=0.0)
-    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    return config.calibrate and config.loss == "mse" and not owns_loss(model)
 
 
 def _n_parameters(model: nn.Module) -> int:
@@ -355,13 +353,13 @@ def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str
     if first.closed_form is not None:
         return first.closed_form.facts()
     return {
-        "loss": "cross-entropy of spike counts" if predicts_counts(first.model) else config.loss,
+        "loss": first.model.own_loss if owns_loss(first.model) else config.loss,
         "start": config.start,
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "batch_size": config.batch_size,
         "epochs": ", ".join(str(len(fit.history)) for fit in fits.values()),
         "calibration": "output gain and offset by least squares on the training clips"
-        if _is_calibrated(config) and has_output_stage(first.model)
+        if _is_calibrated(config, first.model) and has_output_stage(first.model)
         else "none",
         "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}",
     }

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF.interpret.sonify import LISTENING_PEAK, SILENCE_MS
-from deepSTRF.training.callbacks import is_wanted
+from deepSTRF.training.callbacks import shows_progress
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -173,7 +173,7 @@ def open_bars(progress: bool | Literal["auto"] = "auto") -> Iterator[Begin]:
     ...     count = begin("dynamic STRF", 100)
     ...     count(40)
     """
-    if not is_wanted(progress):
+    if not shows_progress(progress):
         yield silent
         return
     from rich.console import Console

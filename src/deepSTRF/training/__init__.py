@@ -5,10 +5,10 @@ from typing import Any
 from deepSTRF._files import DamagedFileError
 from deepSTRF._moved import find_moved
 from deepSTRF.training.cache import FrontEndCache
-from deepSTRF.training.callbacks import FitDivergedError
+from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
 from deepSTRF.training.evaluation import ScoreTable, score_model
-from deepSTRF.training.fitter import CountFitter, Fitter
+from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import MeanScore, history_rows, mean_score
 from deepSTRF.training.loggers import (
     TensorBoardSeedLogger,
@@ -25,7 +25,7 @@ from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
 from deepSTRF.training.validate import ModelCheck, ModelRuleError, validate_model
 
 __all__ = [
-    "CountFitter",
+    "Callback",
     "DamagedFileError",
     "FitDivergedError",
     "Fitter",

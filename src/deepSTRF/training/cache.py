@@ -20,36 +20,12 @@ from deepSTRF.models import NeuralModel
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.training.seeds import preserved_random_state
 
-__all__ = ["ByteBudget", "FrontEndCache", "FrontEndFeed", "front_end_key", "gives_the_same_twice"]
+__all__ = ["FrontEndCache", "FrontEndFeed", "front_end_key", "gives_the_same_twice"]
 
 #: Default size of a cache: 20 minutes of 34 bands at 5 ms take 33 MB.
 DEFAULT_CACHE_BYTES = 512 * 2**20
 #: Attributes that every torch module has: bookkeeping, no setting.
 _BOOKKEEPING = frozenset(vars(nn.Module()))
-
-
-class ByteBudget:
-    """An allowance of bytes that is spent until nothing is left.
-
-    Examples
-    --------
-    >>> budget = ByteBudget(10)
-    >>> budget.take(8), budget.take(8), budget.take(2)
-    (True, False, True)
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        if max_bytes < 0:
-            raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
-        self.max_bytes = int(max_bytes)
-        self.used = 0
-
-    def take(self, n_bytes: int) -> bool:
-        """Spend ``n_bytes`` and return True, or return False when they are not there."""
-        if self.used + n_bytes > self.max_bytes:
-            return False
-        self.used += n_bytes
-        return True
 
 
 class FrontEndCache:
@@ -66,6 +42,8 @@ class FrontEndCache:
     ----------
     hits, misses : int
         How often an entry was found, and how often it was not.
+    n_bytes : int
+        Bytes held.
 
     Examples
     --------
@@ -80,10 +58,11 @@ class FrontEndCache:
     """
 
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
-        self._budget = ByteBudget(max_bytes)
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
+        self._max_bytes = int(max_bytes)
         self._entries: dict[Hashable, Tensor] = {}
-        self.hits = 0
-        self.misses = 0
+        self.hits = self.misses = self.n_bytes = 0
 
     def get_or_compute(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return the entry of ``key``; on a miss compute it, and keep it where there is room."""
@@ -93,20 +72,16 @@ class FrontEndCache:
             return found
         self.misses += 1
         value = compute()
-        if self._budget.take(value.numel() * value.element_size()):
+        n_bytes = value.numel() * value.element_size()
+        if self.n_bytes + n_bytes <= self._max_bytes:
+            self.n_bytes += n_bytes
             self._entries[key] = value
         return value
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes held."""
-        return self._budget.used
 
     def clear(self) -> None:
         """Drop every entry and the counts."""
         self._entries.clear()
-        self._budget = ByteBudget(self._budget.max_bytes)
-        self.hits = self.misses = 0
+        self.hits = self.misses = self.n_bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -118,16 +93,9 @@ def front_end_key(module: nn.Module) -> tuple[Hashable, ...]:
     It digests, for the module and everything in it, the class, the plain attributes, and the bytes of
     parameters and buffers. A module of a foreign class with an attribute that cannot be digested (a function,
     say) stands for itself alone: the key then holds the module, and another instance has another key.
-
-    Examples
-    --------
-    >>> front_end_key(nn.Conv1d(1, 1, 3)) == front_end_key(nn.Conv1d(1, 1, 3))
-    False
-    >>> front_end_key(nn.Hardtanh(0, 1)) == front_end_key(nn.Hardtanh(0, 1))
-    True
     """
     digest = hashlib.sha256()
-    strangers: list[nn.Module] = []
+    unreadable: list[nn.Module] = []
     for name, part in module.named_modules():
         digest.update(f"|{name}:{type(part).__module__}.{type(part).__qualname__}".encode())
         complete = True
@@ -136,18 +104,18 @@ def front_end_key(module: nn.Module) -> tuple[Hashable, ...]:
                 digest.update(f"|{attribute}=".encode())
                 complete &= _digest(digest, value)
         if not complete and not isinstance(part, Configurable):
-            strangers.append(part)
+            unreadable.append(part)
         tensors = itertools.chain(part.named_parameters(recurse=False), part.named_buffers(recurse=False))
         for tensor_name, tensor in tensors:
             digest.update(f"|{tensor_name}=".encode())
             _digest(digest, tensor)
-    return (digest.hexdigest(), *strangers)
+    return (digest.hexdigest(), *unreadable)
 
 
 def _digest(digest: Any, value: Any) -> bool:
     """Add a value to the digest; False when it is of a kind whose content cannot be read.
 
-    Containers are digested to their end (``min``, not ``all``, which would stop at the first stranger).
+    Containers are digested to their end (``min``, not ``all``, which would stop at the first such value).
     """
     if value is None or isinstance(
         value, bool | int | float | complex | str | bytes | torch.dtype | torch.device
@@ -172,20 +140,10 @@ def _digest(digest: Any, value: Any) -> bool:
 
 
 def gives_the_same_twice(module: nn.Module, function: Callable[[Tensor], Tensor], sample: Tensor) -> bool:
-    """Try whether a front-end gives the same output each time, in train mode as in eval mode.
+    """Whether a front-end gives the same output for a stimulus (1, 1, T_audio) each time, in both modes.
 
-    Dropout, added noise or a running normalisation answer no. Random states, mode flags and buffers are put
-    back.
-
-    Shapes: sample (B, 1, T_audio).
-
-    Examples
-    --------
-    >>> dropout = nn.Dropout(0.5)
-    >>> gives_the_same_twice(dropout, dropout, torch.ones(1, 1, 100))
-    False
-    >>> gives_the_same_twice(nn.ReLU(), nn.ReLU(), torch.ones(1, 1, 100))
-    True
+    Not so with dropout, added noise or a running normalisation. Random states, mode flags and buffers are
+    put back.
     """
     flags = [(part, part.training) for part in module.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
@@ -212,20 +170,13 @@ class FrontEndFeed:
     parameters, those whose output differs from call to call (dropout in train mode, noise), modules with an
     attribute ``cacheable = False``, and models that are no `NeuralModel` or override ``forward`` or
     ``spectrogram``.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> feed = FrontEndFeed(Linear(n_frequency_bands=4, temporal_window_size=2), FrontEndCache(), "cpu")
-    >>> feed.begin_pass(lambda: torch.zeros(1, 1, 4, 9))  # there is no front-end to save
-    False
     """
 
     def __init__(self, model: nn.Module, cache: FrontEndCache, setting: str) -> None:
         self._model = model
         self._cache = cache
         self._setting = setting
-        self._verdicts: dict[Hashable, bool] = {}
+        self._repeatable: dict[Hashable, bool] = {}
         self._key: Hashable = None
 
     def begin_pass(self, sample: Callable[[], Tensor]) -> bool:
@@ -237,12 +188,12 @@ class FrontEndFeed:
             return False
         model: NeuralModel = self._model  # type: ignore[assignment]
         key = self._present_key(model)
-        if key not in self._verdicts:
-            verdict = gives_the_same_twice(model.wav2spec, model.spectrogram, sample())
+        if key not in self._repeatable:
+            repeatable = gives_the_same_twice(model.wav2spec, model.spectrogram, sample())
             key = self._present_key(model)  # a front-end may fill its buffers in its first call
-            self._verdicts[key] = verdict
+            self._repeatable[key] = repeatable
         self._key = key
-        return self._verdicts[key]
+        return self._repeatable[key]
 
     def _present_key(self, model: NeuralModel) -> tuple[Hashable, ...]:
         return (self._setting, *front_end_key(model.wav2spec))

@@ -1,59 +1,260 @@
-"""Measuring a model's input standardisation on the training clips, when nobody has done so before the fit."""
+"""Callbacks: what watches a fit, keeps its best weights, stops it, and shows how it goes.
+
+`Fitter` runs the loop and calls every callback at fixed points (the hooks of `Callback`). The arguments of
+`Fitter` (``patience``, ``ckpt_path``, ``progress``, ...) build the callbacks of this file; a user's own
+callbacks are called after them. The state of a fit on disk is a callback of its own (`resume`).
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
 import math
+import os
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterator
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
 
-from deepSTRF.training.data import Batch, BatchSource, DirectSource
+from deepSTRF._files import save_or_warn, save_tensors
+from deepSTRF.training.data import Batch, BatchSource
 from deepSTRF.training.history import mean_score
 
 __all__ = [
     "BestWeights",
+    "Callback",
     "EarlyStopping",
-    "FitDisplay",
     "FitDivergedError",
+    "FitterLike",
+    "LogFunction",
+    "NonFiniteGuard",
     "PerNeuronBest",
-    "StepGuard",
+    "ProgressBar",
+    "Standardization",
+    "UntrainedParameters",
+    "check_callbacks",
     "check_monitor",
-    "epoch_line",
-    "fit_standardizer",
-    "is_wanted",
+    "cpu_state",
     "likely_cause",
-    "open_display",
     "per_neuron_tensors",
-    "warn_of_untrained",
+    "shows_progress",
 ]
 
 
-# ------------------------------------------------------------------------------
-# Early stopping: which epoch was best, and when to give up waiting for a better one.
+class FitterLike(Protocol):
+    """Attributes of a `Fitter` that callbacks use."""
+
+    model: nn.Module
+    device: torch.device
+    optimizer: Optimizer
+    scheduler: Any
+    scaler: GradScaler
+    train_loader: DataLoader[Any]
+    val_loader: DataLoader[Any]
+    train_source: BatchSource
+    val_source: BatchSource
+    loss_fn: Callable[..., Tensor]
+    max_epochs: int
+    monitor: str
+    mode: str
+    precision: str
+    grad_clip: float | None
+    warmup_ms: float
+    seed: int | None
+    history: list[dict[str, Any]]
+    callbacks: list[Callback]
+    stopping: EarlyStopping
+    best_weights: BestWeights
+    per_neuron: PerNeuronBest | None
+    should_stop: bool
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Epoch with the best monitored score."""
+        ...
+
+    @property
+    def best_score(self) -> float | None:
+        """The monitored score of that epoch."""
+        ...
+
+    def on_epoch_end(self, epoch: int, record: dict[str, Any]) -> None:
+        """Hook of a subclass."""
+        ...
 
 
-class EarlyStopping:
-    """Follow one score over the epochs: is it a new best, and has it stood still for too long?
+class Callback:
+    """Base class of what watches a fit; a subclass overrides the hooks that it needs.
 
-    An epoch is a new best when it beats the best so far by more than ``min_delta``. After ``patience`` epochs
-    in a row without a new best, `exhausted` is True; a score that never changes thus ends after ``patience +
-    1`` epochs.
+    Every hook is given the `Fitter`, with its ``model``, ``optimizer``, ``history``, ``best_epoch``,
+    ``best_score`` and ``device``. Setting ``fitter.should_stop = True`` ends the fit before its next epoch.
+    The fitter's own callbacks (early stopping, best weights, ...) are called before a user's, so that in
+    `on_epoch_end` the best epoch is known and in `on_fit_end` the best weights are back in the model.
+
+    The order of calls is `on_fit_start`, `load_state_dict` where the fit resumes, then in each epoch
+    `on_epoch_start`, for every training batch `on_loss`, `on_gradient` and `on_batch_end`, then
+    `on_train_pass_end` and, after the validation pass, `on_epoch_end`; at last `on_fit_end`, also when the
+    fit was interrupted or has failed.
 
     Examples
     --------
-    >>> stopping = EarlyStopping(mode="max", patience=2)
-    >>> [stopping.update(epoch, score) for epoch, score in enumerate([0.1, 0.3, 0.3, 0.2])]
-    [True, True, False, False]
-    >>> stopping.exhausted, stopping.best_epoch
-    (True, 1)
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.training import Fitter, make_loaders
+    >>> class LearningRate(Callback):
+    ...     def on_epoch_end(self, fitter, epoch, record):
+    ...         record["lr"] = fitter.optimizer.param_groups[0]["lr"]
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
+    >>> train, val = make_loaders(ds.select(clips=[0, 1]), ds.select(clips=[2]))
+    >>> fitter = Fitter(Linear(ds.F, 3, 2), train, val, max_epochs=2, callbacks=[LearningRate()])
+    >>> [record["lr"] for record in fitter.fit()]
+    [0.001, 0.001]
+    """
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Prepare for a fit; a second call of ``fit`` on the same fitter starts anew.
+
+        Parameters
+        ----------
+        fitter : Fitter
+            Before its first epoch, with an empty history.
+        """
+
+    def on_epoch_start(self, fitter: FitterLike, epoch: int) -> None:
+        """Look at the fitter before an epoch, which ``fitter.should_stop = True`` prevents.
+
+        Parameters
+        ----------
+        fitter : Fitter
+            The fitter.
+        epoch : int
+            Number of the epoch, from 0.
+        """
+
+    def on_loss(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
+        """Look at the loss of a training batch before its gradient is computed.
+
+        Parameters
+        ----------
+        fitter : Fitter
+            The fitter.
+        batch : Batch
+            Stimuli and targets, the keys of the clips, and what else the loader gave.
+        prediction : Tensor, shape (B, N, 1, T)
+            Output of the model, without the warm-up.
+        loss : Tensor, shape ()
+            What is differentiated: the mean over the neurons with data.
+        """
+
+    def on_gradient(self, fitter: FitterLike, batch: Batch, prediction: Tensor, norm: Tensor) -> None:
+        """Look at the gradients of a training batch, already clipped, before the step of the optimizer.
+
+        Parameters
+        ----------
+        fitter, batch, prediction
+            As in `on_loss`.
+        norm : Tensor, shape ()
+            Norm of the whole gradient before clipping.
+        """
+
+    def on_batch_end(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
+        """Look at a training batch after the step of the optimizer.
+
+        Parameters
+        ----------
+        fitter, batch
+            As in `on_loss`.
+        prediction : Tensor, shape (B, N, 1, T)
+            Detached prediction, made before the step.
+        loss : Tensor, shape () or (N,)
+            Detached loss, per neuron where the loss gives it so.
+        """
+
+    def on_train_pass_end(self, fitter: FitterLike, epoch: int) -> None:
+        """Look at the fitter after the last training batch of an epoch, before the validation pass.
+
+        Parameters
+        ----------
+        fitter : Fitter
+            The fitter.
+        epoch : int
+            Number of the epoch, from 0.
+        """
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Look at the record of a finished epoch, or add to it.
+
+        Parameters
+        ----------
+        fitter : Fitter
+            Its ``history`` ends with this record.
+        epoch : int
+            Number of the epoch, from 0.
+        record : dict
+            Losses and scores; further entries appear in the history, in log functions and in loggers. With a
+            ``state_path`` numbers, text and tensors are kept as they are, anything else as text.
+        """
+
+    def on_fit_end(self, fitter: FitterLike) -> None:
+        """Release what `on_fit_start` took; called however the fit ended.
+
+        Parameters
+        ----------
+        fitter : Fitter
+            Its model is in eval mode and has the weights of the best epoch.
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the callback needs to go on in a resumed fit.
+
+        Returns
+        -------
+        dict
+            Tensors, numbers, text, None, lists, tuples and dictionaries; empty where there is nothing.
+        """
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned, after `on_fit_start`.
+
+        Parameters
+        ----------
+        state : dict
+            Content of the ``state_path`` file.
+        """
+
+
+def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks of one fit, or raise TypeError for anything else."""
+    if callable(callbacks) or isinstance(callbacks, Callback):
+        raise TypeError(
+            "callbacks must be a list of Callback instances for one fit, such as [MyCallback()], got "
+            f"{callbacks!r}; fit_multi_seed, fit_folds and run_experiment take a function of the seed"
+        )
+    for position, callback in enumerate(callbacks):
+        if not isinstance(callback, Callback):
+            raise TypeError(
+                f"callbacks[{position}] must be an instance of a subclass of deepSTRF.training.Callback, "
+                f"got {callback!r}"
+            )
+    return list(callbacks)
+
+
+# ---------------------------------------------------------------------------------- stopping, best weights
+
+
+class EarlyStopping(Callback):
+    """Early stopping on the monitored score.
+
+    An epoch is a new best when it beats the best so far by more than ``min_delta``. After ``patience`` epochs
+    in a row without a new best the fit ends; a score that never changes thus ends it after ``patience + 1``
+    epochs.
     """
 
     def __init__(self, mode: str = "max", patience: int = 10, min_delta: float = 0.0) -> None:
@@ -77,63 +278,84 @@ class EarlyStopping:
 
     def update(self, epoch: int, score: float) -> bool:
         """Take the score of an epoch; return True when it is the new best."""
-        improved = self._better(score)
-        if improved:
+        best = self.best_score
+        gain = math.inf if best is None else (score - best if self.mode == "max" else best - score)
+        if gain > self.min_delta:
             self.best_score, self.best_epoch, self.waited = score, epoch, 0
-        else:
-            self.waited += 1
-        return improved
-
-    def _better(self, score: float) -> bool:
-        if self.best_score is None:
             return True
-        gain = score - self.best_score if self.mode == "max" else self.best_score - score
-        return gain > self.min_delta
+        self.waited += 1
+        return False
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Forget the fit before."""
+        self.best_score, self.best_epoch, self.waited = None, None, 0
+
+    def on_epoch_start(self, fitter: FitterLike, epoch: int) -> None:
+        """End the fit when nothing got better for too long."""
+        fitter.should_stop |= self.exhausted
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Compare the monitored score with the best one."""
+        self.update(epoch, mean_score(record[fitter.monitor]).mean)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed fit needs to go on counting."""
+        """Best score, its epoch, and the epochs waited since."""
         return {"best_score": self.best_score, "best_epoch": self.best_epoch, "waited": self.waited}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on counting."""
         self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
         self.waited = int(state["waited"])
 
 
-# ------------------------------------------------------------------------------
-# Keeping the best weights in memory, for the whole model and, on request, for each neuron.
+def cpu_state(model: nn.Module) -> dict[str, Any]:
+    """Return a copy of a model's ``state_dict`` on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
+        for name, value in model.state_dict().items()
+    }
 
 
-class BestWeights:
-    """A copy of a model's state on the CPU that can be put back at any time.
+class BestWeights(Callback):
+    """Best weights: a copy in memory, and on disk where a path is given, put back when the fit ends."""
 
-    Examples
-    --------
-    >>> import torch
-    >>> layer = torch.nn.Linear(1, 1)
-    >>> best = BestWeights(layer)
-    >>> before = layer.weight.item()
-    >>> with torch.no_grad():
-    ...     _ = layer.weight.fill_(float("nan"))
-    >>> best.restore(layer)
-    >>> layer.weight.item() == before
-    True
-    """
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        self.path = path
         self.state: dict[str, Any] = {}
-        self.take(model)
+        self._unwritten = False
 
-    def take(self, model: nn.Module) -> None:
-        """Copy the model's present state."""
-        self.state = {
-            name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else copy.deepcopy(value)
-            for name, value in model.state_dict().items()
-        }
+    def keep(self, model: nn.Module) -> None:
+        """Take the model's present state for the best, and write the checkpoint."""
+        self.state = cpu_state(model)
+        self._unwritten = self.path is not None
+        self._write()
 
-    def restore(self, model: nn.Module) -> None:
-        """Put the copied state back."""
-        model.load_state_dict(self.state)
+    def _write(self) -> None:
+        path = self.path
+        if path is not None and self._unwritten:
+            self._unwritten = not save_or_warn("ckpt_path", path, lambda: save_tensors(path, self.state))
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Before the first epoch the initial weights are the best."""
+        self.state, self._unwritten = cpu_state(fitter.model), False
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Keep the weights of a new best epoch."""
+        if fitter.best_epoch == epoch:
+            self.keep(fitter.model)
+
+    def on_fit_end(self, fitter: FitterLike) -> None:
+        """Put the best weights back; write what a full disk refused before."""
+        fitter.model.load_state_dict(self.state)
+        self._write()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best weights so far."""
+        return {"weights": self.state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the best weights of the earlier run."""
+        self.state = state["weights"]
 
 
 def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
@@ -142,15 +364,25 @@ def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
     Known for `STRFReadout` and `LinearReadout`. A readout of your own declares it with a method
     ``per_neuron_parameters()`` that returns the names as in ``readout.state_dict()``; shapes alone decide
     nothing, since a hidden layer may happen to be as wide as the population.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.readouts import LinearReadout
-    >>> per_neuron_tensors(LinearReadout(in_features=4, out_neurons=3, hidden=3), 3)
-    ['fc.2.weight', 'fc.2.bias']
     """
+    from deepSTRF.models.readouts import LinearReadout, STRFReadout
+
     state = readout.state_dict()
-    names = _declared(readout, state)
+    declare = getattr(readout, "per_neuron_parameters", None)
+    if callable(declare):
+        names = list(declare())
+    elif isinstance(readout, STRFReadout):
+        # One STRF, one normalisation and one output nonlinearity per neuron; only BN's counter is shared.
+        names = [name for name in state if not name.endswith("num_batches_tracked")]
+    elif isinstance(readout, LinearReadout):
+        last = "fc.2." if isinstance(readout.fc, nn.Sequential) else "fc."
+        names = [name for name in state if name.startswith((last, "activation."))]
+    else:
+        raise ValueError(  # noqa: TRY004 - the readout given does not suit the option
+            f"track_per_cell_best: it is not known which tensors of {type(readout).__name__} belong to "
+            "single neurons; give it a method per_neuron_parameters() that returns their names as in "
+            "readout.state_dict()"
+        )
     for name in names:
         if name not in state or state[name].dim() < 1 or state[name].shape[0] != n_neurons:
             shape = tuple(state[name].shape) if name in state else "no such tensor"
@@ -161,41 +393,13 @@ def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
     return names
 
 
-def _declared(readout: nn.Module, state: dict[str, Any]) -> list[str]:
-    from deepSTRF.models.readouts import LinearReadout, STRFReadout
-
-    declare = getattr(readout, "per_neuron_parameters", None)
-    if callable(declare):
-        return list(declare())
-    if isinstance(readout, STRFReadout):
-        # One STRF, one normalisation and one output nonlinearity per neuron; only BN's counter is shared.
-        return [name for name in state if not name.endswith("num_batches_tracked")]
-    if isinstance(readout, LinearReadout):
-        last = "fc.2." if isinstance(readout.fc, nn.Sequential) else "fc."
-        return [name for name in state if name.startswith((last, "activation."))]
-    raise ValueError(
-        f"track_per_cell_best: it is not known which tensors of {type(readout).__name__} belong to single "
-        "neurons; give it a method per_neuron_parameters() that returns their names as in "
-        "readout.state_dict()"
-    )
-
-
-class PerNeuronBest:
+class PerNeuronBest(Callback):
     """Each neuron's own best slice of the readout.
 
     The training itself is unchanged; on an epoch where neuron n scores better than ever, its slices of the
     readout are copied. Laid over the best epoch's weights at the end, every neuron is read out as at its own
     best epoch. The validation score of each neuron is then at least that of the best epoch only where nothing
     before the readout is trained; with shared features it is a heuristic.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from deepSTRF.models.audio import Linear
-    >>> model = Linear(n_frequency_bands=4, temporal_window_size=2, out_neurons=3)
-    >>> keeper = PerNeuronBest(model, mode="max")
-    >>> keeper.update(model, torch.tensor([0.1, 0.2, float("nan")]))
-    tensor([ True,  True, False])
     """
 
     def __init__(self, model: nn.Module, mode: str) -> None:
@@ -208,7 +412,11 @@ class PerNeuronBest:
             )
         self._sign = 1.0 if mode == "max" else -1.0
         self._names = per_neuron_tensors(readout, n_neurons)
-        self._best = torch.full((n_neurons,), -torch.inf, dtype=torch.float64)
+        self._n_neurons = n_neurons
+        self._reset(model)
+
+    def _reset(self, model: nn.Module) -> None:
+        self._best = torch.full((self._n_neurons,), -torch.inf, dtype=torch.float64)
         self._slices = {name: value.cpu() for name, value in self._readout_state(model).items()}
 
     def _readout_state(self, model: nn.Module) -> dict[str, Tensor]:
@@ -239,146 +447,81 @@ class PerNeuronBest:
             for name in self._names:
                 state[name][scored] = self._slices[name][scored].to(state[name])
 
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Forget the fit before."""
+        self._reset(fitter.model)
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Copy what improved in this epoch."""
+        self.update(fitter.model, record[fitter.monitor])
+
+    def on_fit_end(self, fitter: FitterLike) -> None:
+        """Lay the best slices over the best weights, which are back in the model, and keep the result."""
+        self.overlay(fitter.model)
+        if fitter.best_epoch is not None:
+            fitter.best_weights.keep(fitter.model)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed fit needs to go on."""
+        """Best score and best slices of every neuron."""
         return {"best": self._best, "slices": self._slices}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from the best slices of the earlier run."""
         self._best = state["best"]
         self._slices = dict(state["slices"])
 
 
-# ------------------------------------------------------------------------------
-# What a running fit shows: a bar on a terminal, a call per epoch for a user's function, or nothing.
+# --------------------------------------------------------------------- before the first step, and after it
 
 
-class FitDisplay(Protocol):
-    """Where the records of a fit's epochs go while it runs."""
+class Standardization(Callback):
+    """Input standardisation of the model, measured on the training clips where it is not fitted yet."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
-        """Take the record of one finished epoch."""
-        ...
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Measure it; a standardisation that was fitted before is left alone."""
+        standardizer = getattr(fitter.model, "standardizer", None)
+        if isinstance(standardizer, nn.Module) and not getattr(standardizer, "fitted", True):
+            fitter.model.fit_standardization(fitter.train_source.stimuli())  # type: ignore[operator]
 
 
-def epoch_line(record: dict[str, Any], monitor: str) -> str:
-    """Return one line about an epoch: its losses and the monitored score, with the count of NaN neurons.
-
-    Examples
-    --------
-    >>> import torch
-    >>> epoch_line({"epoch": 3, "train_loss": 0.5, "val_cc": torch.tensor([0.25, float("nan")])}, "val_cc")
-    'epoch 3  train_loss 0.5000  val_cc 0.2500 (1 of 2 NaN)'
-    """
-    parts = [f"epoch {record['epoch']}"]
-    for key in dict.fromkeys(("train_loss", "val_loss", monitor)):
-        if key in record:
-            score = mean_score(record[key])
-            missing = f" ({score.n_nan} of {score.n + score.n_nan} NaN)" if score.n_nan else ""
-            parts.append(f"{key} {score.mean:.4f}{missing}")
-    return "  ".join(parts)
+#: Advice on parameters that nothing trains, where the model has none of its own (``untrained_advice``).
+UNTRAINED = "use them in forward, or freeze them with requires_grad_(False)"
 
 
-class _CallDisplay:
-    """Hands each record to a user's function, or to nobody."""
+class UntrainedParameters(Callback):
+    """Warning about trainable parameters that no gradient reached in the first epoch."""
 
-    def __init__(self, log_fn: Callable[[dict[str, Any]], Any] | None) -> None:
-        self._log_fn = log_fn
+    def __init__(self) -> None:
+        self._reached: set[str] = set()
+        self._first = False
 
-    def __enter__(self) -> Self:
-        return self
+    def on_epoch_start(self, fitter: FitterLike, epoch: int) -> None:
+        """Look at the first epoch only; later ones would give the same."""
+        self._reached, self._first = set(), epoch == 0
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        return None
+    def on_gradient(self, fitter: FitterLike, batch: Batch, prediction: Tensor, norm: Tensor) -> None:
+        """Note which parameters have a gradient."""
+        if self._first:
+            self._reached |= {name for name, p in fitter.model.named_parameters() if p.grad is not None}
 
-    def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
-        """Call the user's function with the record."""
-        if self._log_fn is not None:
-            self._log_fn(record)
-
-
-class _BarDisplay(_CallDisplay):
-    """A rich progress bar on stderr, with the score of the epoch and the best one beside it."""
-
-    def __init__(self, log_fn: Callable[[dict[str, Any]], Any] | None, max_epochs: int, monitor: str) -> None:
-        super().__init__(log_fn)
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-        self._monitor = monitor
-        self._bar = Progress(
-            TextColumn("fitting"),
-            BarColumn(bar_width=10),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-        )
-        self._task = self._bar.add_task("", total=max_epochs)
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._bar.stop()
-
-    def show(self, record: dict[str, Any], best_epoch: int | None, best_score: float | None) -> None:
-        """Move the bar and show the epoch's numbers."""
-        super().show(record, best_epoch, best_score)
-        # short enough for 80 columns; the losses are in the history
-        line = f"{self._monitor} {mean_score(record[self._monitor]).mean:.3f}"
-        if best_score is not None:
-            line += f" (best {best_score:.3f})"
-        self._bar.update(self._task, completed=record["epoch"] + 1, description=line)
+    def on_train_pass_end(self, fitter: FitterLike, epoch: int) -> None:
+        """Warn of the others."""
+        lost = [
+            name
+            for name, parameter in fitter.model.named_parameters()
+            if self._first and parameter.requires_grad and name not in self._reached
+        ]
+        if lost:
+            advice = getattr(fitter.model, "untrained_advice", UNTRAINED)
+            warnings.warn(
+                f"no gradient reached {', '.join(lost)} of {type(fitter.model).__name__} in a whole epoch: "
+                f"this fit leaves them as they were built. {advice[0].upper()}{advice[1:]}",
+                UserWarning,
+                stacklevel=5,  # where fit() was called
+            )
 
 
-def open_display(
-    progress: bool | Literal["auto"],
-    log_fn: Callable[[dict[str, Any]], Any] | None,
-    *,
-    max_epochs: int,
-    monitor: str,
-) -> FitDisplay:
-    """Return the display a fit should use.
-
-    Examples
-    --------
-    >>> seen = []
-    >>> with open_display("auto", seen.append, max_epochs=2, monitor="val_loss") as display:
-    ...     display.show({"epoch": 0, "val_loss": 1.0}, 0, 1.0)
-    >>> seen
-    [{'epoch': 0, 'val_loss': 1.0}]
-    """
-    wanted = is_wanted(progress) and not (progress == "auto" and log_fn is not None)
-    return _BarDisplay(log_fn, max_epochs, monitor) if wanted else _CallDisplay(log_fn)
-
-
-def is_wanted(progress: bool | Literal["auto"]) -> bool:
-    """Say whether to draw a bar: as told, or where stderr is a terminal.
-
-    Examples
-    --------
-    >>> is_wanted(False)
-    False
-    """
-    if progress not in (True, False, "auto"):
-        raise ValueError(f"progress must be True, False or 'auto', got {progress!r}")
-    return sys.stderr.isatty() if progress == "auto" else bool(progress)
-
-
-# ------------------------------------------------------------------------------
-# Errors a fit can end with: numbers that stopped being numbers, files of another fit, or broken ones.
+# ------------------------------------------------------------------------------------- non-finite numbers
 
 
 class FitDivergedError(ArithmeticError):
@@ -423,12 +566,7 @@ class FitDivergedError(ArithmeticError):
         return rebuild, self.args, self.__dict__
 
 
-# ------------------------------------------------------------------------------
-# Stopping at the first number that is none, and saying where it came from.
-
-
-#: What mends parameters that nothing trains, where the model knows no better (``model.untrained_advice``).
-UNTRAINED = "use them in forward, or freeze them with requires_grad_(False)"
+#: Advice where a step of the optimizer was too large.
 LOWER_RATE = "lower the learning rate (a tenth of it, say)"
 #: Advice to callers of `Fitter`.
 LEFT = (
@@ -437,96 +575,66 @@ LEFT = (
 )
 
 
-def warn_of_untrained(model: nn.Module, reached: set[str]) -> None:
-    """Warn of parameters that were to be fitted and that no step reached: they stay as they were built.
+class NonFiniteGuard(Callback):
+    """Guard against NaN and infinity in the loss and the gradient norm of every step.
 
-    Examples
-    --------
-    >>> warn_of_untrained(nn.Linear(1, 1), {"weight", "bias"})
-    """
-    lost = [
-        name
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and name not in reached
-    ]
-    if lost:
-        advice = getattr(model, "untrained_advice", UNTRAINED)
-        warnings.warn(
-            f"no gradient reached {', '.join(lost)} of {type(model).__name__} in a whole epoch: this fit "
-            f"leaves them as they were built. {advice[0].upper()}{advice[1:]}",
-            UserWarning,
-            stacklevel=4,  # where fit() was called
-        )
-
-
-class StepGuard:
-    """Watch the loss and the gradient norm of every step for NaN and infinities.
-
-    On the CPU a bad number stops the fit before the optimiser uses it. On a GPU reading a number would make
+    On the CPU a bad number stops the fit before the optimizer uses it. On a GPU reading a number would make
     the processor wait at each step, so the steps of an epoch are examined together at its end.
-
-    Examples
-    --------
-    >>> guard = StepGuard(nn.Linear(1, 1), epoch=0, at_once=True)
-    >>> batch = Batch(torch.zeros(1, 1, 4, 9), False, torch.zeros(1, 2, 1, 9), torch.ones(2), (5,), (9,), 0,
-    ...               lambda i: None)
-    >>> guard.watch(torch.tensor(0.5), batch, torch.zeros(1, 2, 1, 9), "loss")
     """
 
-    def __init__(self, model: nn.Module, epoch: int, *, at_once: bool) -> None:
-        self._model = model
-        self._epoch = epoch
-        self._at_once = at_once
+    def __init__(self) -> None:
+        self._epoch = self._batch = 0
         self._seen: list[tuple[Tensor, str, int, tuple[Hashable, ...]]] = []
-        self.batch = 0
 
-    def watch(self, value: Tensor, batch: Batch, pred: Tensor, what: str) -> None:
-        """Take a scalar (a loss, a gradient norm) of the present step."""
-        if not self._at_once:
-            self._seen.append((value.detach(), what, self.batch, batch.keys))
+    def on_epoch_start(self, fitter: FitterLike, epoch: int) -> None:
+        """Count the batches from 0."""
+        self._epoch, self._batch, self._seen = epoch, 0, []
+
+    def on_loss(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
+        """Watch the loss."""
+        self._watch(fitter, loss, batch, prediction, "loss")
+
+    def on_gradient(self, fitter: FitterLike, batch: Batch, prediction: Tensor, norm: Tensor) -> None:
+        """Watch the norm of the gradient; scaled gradients may overflow, the scaler skips such steps."""
+        if not fitter.scaler.is_enabled():
+            self._watch(fitter, norm, batch, prediction, "gradient norm")
+
+    def on_batch_end(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
+        """Count the batch."""
+        self._batch += 1
+
+    def on_train_pass_end(self, fitter: FitterLike, epoch: int) -> None:
+        """Examine what was not examined yet."""
+        if self._seen:
+            finite = torch.isfinite(torch.stack([value.float() for value, *_ in self._seen])).tolist()
+            for ok, (value, what, batch, keys) in zip(finite, self._seen, strict=True):
+                if not ok:
+                    raise self._error(what, value, batch, keys, likely_cause(fitter.model))
+
+    def _watch(self, fitter: FitterLike, value: Tensor, batch: Batch, pred: Tensor, what: str) -> None:
+        if fitter.device.type != "cpu":
+            self._seen.append((value.detach(), what, self._batch, batch.keys))
         elif not bool(torch.isfinite(value)):
-            raise self._error(what, value, self.batch, batch.keys, likely_cause(self._model, batch, pred))
-
-    def finish(self) -> None:
-        """Examine what was not examined yet, at the end of the epoch."""
-        if not self._seen:
-            return
-        finite = torch.isfinite(torch.stack([value.float() for value, *_ in self._seen])).tolist()
-        for ok, (value, what, batch, keys) in zip(finite, self._seen, strict=True):
-            if not ok:
-                raise self._error(what, value, batch, keys, likely_cause(self._model))
-        self._seen.clear()
+            cause = likely_cause(fitter.model, batch, pred)
+            raise self._error(what, value, self._batch, batch.keys, cause)
 
     def _error(
         self, what: str, value: Tensor, batch: int, keys: tuple[Hashable, ...], cause: str
     ) -> FitDivergedError:
         clips = tuple(key for key in keys if isinstance(key, int))
-        where = f"epoch {self._epoch}, batch {batch}" + (f" (clip {_listed(clips)})" if clips else "")
+        where = f"epoch {self._epoch}, batch {batch}"
+        if clips:
+            where += f" (clip {', '.join(map(str, clips))})"
         text = f"the {what} became {float(value.detach())} in {where}: {cause}"
         return FitDivergedError(text, epoch=self._epoch, batch=batch, clips=clips or None, advice=LEFT)
 
 
-def _listed(clips: tuple[int, ...]) -> str:
-    return ", ".join(str(clip) for clip in clips)
-
-
 def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | None = None) -> str:
-    """Return one sentence on the most likely reason why a step's loss or gradient is not finite.
-
-    Shapes: pred (B, N, 1, T).
-
-    Examples
-    --------
-    >>> layer = nn.Linear(1, 1)
-    >>> with torch.no_grad():
-    ...     _ = layer.weight.fill_(float("inf"))
-    >>> likely_cause(layer)
-    "the parameter 'weight' is no longer finite: lower the learning rate (a tenth of it, say)"
-    """
+    """Return one sentence on the most likely reason why a step's loss or gradient is not finite."""
     if batch is not None and not bool(torch.isfinite(batch.inputs).all()):
         what = "front-end's output for this clip" if batch.is_spectrogram else "stimulus of this clip"
         return (
-            f"the {what} holds NaN or infinite values: mend the stimulus, or leave the clip out with "
+            f"the {what} holds NaN or infinite values: correct the stimulus, or leave the clip out with "
             "dataset.select"
         )
     if batch is not None and not bool((batch.weights > 0).any()):
@@ -535,7 +643,7 @@ def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | No
         if not bool(torch.isfinite(parameter).all()):
             return f"the parameter {name!r} is no longer finite: {LOWER_RATE}"
     if batch is not None and bool(torch.isinf(batch.targets).any()):
-        return "the responses of this clip hold infinite values: mend them, or mark them missing with NaN"
+        return "the responses of this clip hold infinite values: correct them, or mark them missing with NaN"
     if pred is not None and not bool(torch.isfinite(pred).all()):
         return f"the model's output overflows although its parameters are finite: {LOWER_RATE}"
     if pred is not None and bool((pred <= 0).any()):
@@ -547,22 +655,15 @@ def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | No
 
 
 def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str, Any]) -> float:
-    """Return the monitored score as one number, or stop the fit when there is none.
+    """Return the monitored score, () or (N,), as its mean over the neurons that have one.
 
-    Neurons whose score is NaN are left out of the mean; their number is in the epoch's line.
-
-    Shapes: value (N,).
-
-    Examples
-    --------
-    >>> check_monitor("val_cc", torch.tensor([0.5, float("nan")]), 0, {})
-    0.5
+    Raises `FitDivergedError` where there is none.
     """
     score = mean_score(value)
-    if torch.isfinite(torch.tensor(score.mean)):
+    if math.isfinite(score.mean):
         return score.mean
     losses = [mean_score(record[name]).mean for name in ("train_loss", "val_loss") if name in record]
-    if not all(torch.isfinite(torch.tensor(loss)) for loss in losses):
+    if not all(math.isfinite(loss) for loss in losses):
         cause = f"the loss is not finite either: {LOWER_RATE}"
     elif "cc_norm" in key:
         cause = (
@@ -584,38 +685,57 @@ def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str,
     )
 
 
-def fit_standardizer(model: nn.Module, source: BatchSource, loader: DataLoader[Any]) -> bool:
-    """Measure the model's input standardisation on the training stimuli, if it has one that is not fitted.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> from deepSTRF.models.audio import Linear
-    >>> from deepSTRF.training import Fitter, make_loaders
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
-    >>> train, val = make_loaders(ds.select(clips=[0, 1]), ds.select(clips=[2]))
-    >>> model = Linear(ds.F, 3, 2, standardize=True)
-    >>> history = Fitter(model, train, val, max_epochs=1, progress=False).fit()
-    >>> model.standardizer.fitted
-    True
-    """
-    standardizer = getattr(model, "standardizer", None)
-    if not isinstance(standardizer, nn.Module) or getattr(standardizer, "fitted", True):
-        return False
-    model.fit_standardization(_training_stimuli(source, loader))  # type: ignore[operator]
-    return True
+# ------------------------------------------------------------------------------------- what a user can see
 
 
-def _training_stimuli(source: BatchSource, loader: DataLoader[Any]) -> Iterator[Tensor]:
-    if isinstance(source, DirectSource):
-        for clip in source.clips.one_pass():
-            yield source.clips.dataset.stims[clip]
-        return
-    dataset: Any = loader.dataset
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise ValueError(
-            "the model has standardize=True and the training data can only be iterated; measure the "
-            "standardisation before the fit with model.fit_standardization(stimuli)"
+class LogFunction(Callback):
+    """A user's function, called with the record of each epoch."""
+
+    def __init__(self, log_fn: Callable[[dict[str, Any]], Any]) -> None:
+        self._log_fn = log_fn
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Call the function."""
+        self._log_fn(record)
+
+
+class ProgressBar(Callback):
+    """Progress bar on stderr, with the score of the epoch and the best one beside it."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Draw the bar."""
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("fitting"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
         )
-    for item in range(len(dataset)):
-        yield dataset[item]["stims"]
+        self._task = self._bar.add_task("", total=fitter.max_epochs)
+        self._bar.start()
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Move the bar and show the epoch's score, short enough for 80 columns."""
+        line = f"{fitter.monitor} {mean_score(record[fitter.monitor]).mean:.3f}"
+        if fitter.best_score is not None:
+            line += f" (best {fitter.best_score:.3f})"
+        self._bar.update(self._task, completed=epoch + 1, description=line)
+
+    def on_fit_end(self, fitter: FitterLike) -> None:
+        """Leave the bar as it is."""
+        self._bar.stop()
+
+
+def shows_progress(progress: bool | Literal["auto"]) -> bool:
+    """Whether a progress bar is drawn: as given, or for "auto" where stderr is a terminal."""
+    if progress not in (True, False, "auto"):
+        raise ValueError(f"progress must be True, False or 'auto', got {progress!r}")
+    return sys.stderr.isatty() if progress == "auto" else bool(progress)

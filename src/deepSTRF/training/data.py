@@ -1,13 +1,14 @@
-"""Feeding a fit: straight from memory where the loader is understood, else through the loader itself.
+"""Data of a fit: loaders of a recording, the clips that they serve, and the batches of a pass.
 
-Both ways give the same batches in the same order, so a fit ends with the same weights. The direct way reads
-each clip once, keeps its stimulus and its target on the device, and lets the front-end cache replace the
-stimulus.
+`make_source` turns a DataLoader into a source of batches. Where the loader is understood (a plain one over a
+recording) the clips come straight from memory: each is read once, its stimulus and its target stay on the
+device, and the front-end cache may replace the stimulus. Any other loader is iterated as it is. Both give the
+same batches in the same order, so a fit ends with the same weights.
 """
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,13 +21,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from deepSTRF._validation import check_not_empty
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.metrics import psth
-from deepSTRF.training.cache import ByteBudget, FrontEndFeed
-from deepSTRF.training.objective import LossTraits
+from deepSTRF.training.cache import FrontEndFeed
 from deepSTRF.training.seeds import make_generator, preserved_random_state
 
 __all__ = [
+    "HASH_LENGTH",
     "Batch",
     "BatchSource",
+    "ByteBudget",
     "ClipLoader",
     "ClipStore",
     "DirectSource",
@@ -36,87 +38,20 @@ __all__ = [
     "make_loaders",
     "make_source",
     "read_loader",
+    "stack_padded",
     "valid_counts",
     "warmup_bins",
 ]
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One batch on the fit's device, the warm-up already cut from its targets.
-
-    Attributes
-    ----------
-    inputs : Tensor
-        Stimuli (B, 1, F, T) or (B, 1, T_audio); or, where ``is_spectrogram``, what the model's front-end
-        makes of them.
-    is_spectrogram : bool
-        ``inputs`` have been through the front-end (they come from the cache) and go to ``model.respond``.
-    targets : Tensor
-        What the loss compares with: the PSTH (B, N, 1, T) or the repeats (B, N, R, T), NaN where nothing was
-        recorded.
-    weights : Tensor
-        (N,) valid bins (or bins and repeats) of each neuron in this batch.
-    keys : tuple
-        One key per item, the same in every epoch where ``stable``: the clip's number in the data set.
-    lengths : tuple of int
-        Bins per item that belong to the clip (the rest is padding).
-    skip : int
-        Bins of warm-up that the targets lack and that are cut from the prediction.
-    responses : callable
-        ``responses(i)`` gives item i's (N, R, T) repeats, read only where a metric needs them.
-    extras : mapping
-        What else the loader's batch holds: 'stim_meta' (a list of dictionaries), and with a collate function
-        of your own whatever it adds.
-
-    Examples
-    --------
-    >>> batch = Batch(torch.zeros(1, 1, 4, 9), False, torch.zeros(1, 2, 1, 9), torch.full((2,), 9.0),
-    ...               (0,), (9,), 0, lambda item: torch.zeros(2, 5, 9))
-    >>> batch.responses(0).shape
-    torch.Size([2, 5, 9])
-    """
-
-    inputs: Tensor
-    is_spectrogram: bool
-    targets: Tensor
-    weights: Tensor
-    keys: tuple[Hashable, ...]
-    lengths: tuple[int, ...]
-    skip: int
-    responses: Callable[[int], Tensor]
-    extras: Mapping[str, Any] = field(default_factory=dict)
-
-
-class BatchSource(Protocol):
-    """Where a pass over the data gets its batches."""
-
-    #: True when a clip has the same key in every pass, so that what depends on it alone can be kept.
-    stable: bool
-    #: One phrase on how the data are fed, for people who wonder about speed.
-    note: str
-
-    def __iter__(self) -> Iterator[Batch]: ...
-
-
-def valid_counts(targets: Tensor, *, counts_repeats: bool) -> Tensor:
-    """Return how many values of each neuron the loss will average over.
-
-    Shapes: targets (B, N, R, T); returns (N,).
-
-    Examples
-    --------
-    >>> targets = torch.tensor([[[[1.0, float("nan")], [2.0, float("nan")]]]])
-    >>> valid_counts(targets, counts_repeats=False), valid_counts(targets, counts_repeats=True)
-    (tensor([1.]), tensor([2.]))
-    """
-    valid = ~targets.isnan()
-    if not counts_repeats and valid.shape[2] > 1:
-        valid = valid.any(dim=2, keepdim=True)
-    return valid.sum(dim=(0, 2, 3)).to(torch.float32)
-
-
 Loader = DataLoader[Any]
+
+#: Characters of a hash that stand for it in a text.
+HASH_LENGTH = 12
+#: What a batch of `neural_collate` holds; an item with more needs its loader.
+KNOWN_KEYS = {"stims", "responses", "valid_mask", "stim_meta"}
+
+
+# ----------------------------------------------------------------------------------- loaders, and their clips
 
 
 def make_loaders(
@@ -170,7 +105,7 @@ def make_loaders(
 
 
 class _Positions(Dataset[int]):
-    """0, 1, 2, ...: lets a DataLoader tell which items it would fetch, without fetching them."""
+    """The numbers 0, 1, 2, ...: a DataLoader over them gives its order of items without fetching any."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -194,14 +129,6 @@ class ClipLoader:
         Clip of ``dataset`` for each position of the loader's own data set.
     loader : DataLoader
         The loader as given.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=4, n_repeats=2)
-    >>> found = read_loader(DataLoader(Subset(ds, [3, 1]), collate_fn=neural_collate))
-    >>> list(found)
-    [(3,), (1,)]
     """
 
     dataset: NeuralDataset
@@ -226,13 +153,7 @@ class ClipLoader:
 
 
 def read_loader(loader: Loader) -> ClipLoader | str:
-    """Find the recording and the clips behind a DataLoader, or say why only iterating it will tell.
-
-    Examples
-    --------
-    >>> read_loader(DataLoader([1, 2, 3]))
-    'its collate_fn is not neural_collate'
-    """
+    """Return the recording and the clips behind a DataLoader, or why it has to be iterated."""
     if type(loader) is not DataLoader:
         return f"it is a {type(loader).__name__}, not a plain DataLoader"
     if loader.collate_fn is not neural_collate:
@@ -253,39 +174,72 @@ def read_loader(loader: Loader) -> ClipLoader | str:
         return f"its data set is a {type(dataset).__name__}, no NeuralDataset"
     if not type(dataset).__getitem__.__module__.startswith("deepSTRF."):
         return f"{type(dataset).__name__} has its own __getitem__"
-    clips = range(len(dataset)) if clips is None else clips
-    return ClipLoader(dataset, tuple(_non_negative(clip, len(dataset)) for clip in clips), loader)
-
-
-def _non_negative(clip: int, n_clips: int) -> int:
-    if not -n_clips <= clip < n_clips:
-        raise IndexError(
-            f"a Subset asks for clip {clip}, but the data set has {n_clips} clips (0 .. {n_clips - 1})"
-        )
-    return clip % n_clips
+    n_clips = len(dataset)
+    clips = range(n_clips) if clips is None else clips
+    for clip in clips:
+        if not -n_clips <= clip < n_clips:
+            raise IndexError(
+                f"a Subset asks for clip {clip}, but the data set has {n_clips} clips (0 .. {n_clips - 1})"
+            )
+    found = ClipLoader(dataset, tuple(clip % n_clips for clip in clips), loader)
+    extra = set(dataset[found.clips[0]]) - KNOWN_KEYS if found.clips else set()
+    return f"its items have further keys: {', '.join(sorted(extra))}" if extra else found
 
 
 def generators_of(*loaders: Loader) -> list[torch.Generator]:
-    """Return the random generators that loaders and their samplers own, each once.
-
-    Examples
-    --------
-    >>> len(generators_of(DataLoader([1, 2], shuffle=True, generator=torch.Generator())))
-    1
-    """
+    """Return the random generators that loaders and their samplers own, each once."""
     found: dict[int, torch.Generator] = {}
     for loader in loaders:
-        pending = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
-        pending.append(getattr(pending[2], "sampler", None))
-        for owner in pending:
+        owners = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+        for owner in [*owners, getattr(owners[2], "sampler", None)]:
             generator = getattr(owner, "generator", None)
             if isinstance(generator, torch.Generator):
                 found.setdefault(id(generator), generator)
     return list(found.values())
 
 
-#: What a batch of `neural_collate` holds; an item with more needs its loader.
-KNOWN_KEYS = {"stims", "responses", "valid_mask", "stim_meta"}
+# -------------------------------------------------------------------------------------------------- batches
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch on the fit's device, the warm-up already cut from its targets.
+
+    Attributes
+    ----------
+    inputs : Tensor
+        Stimuli (B, 1, F, T) or (B, 1, T_audio); or, where ``is_spectrogram``, what the model's front-end
+        makes of them.
+    is_spectrogram : bool
+        ``inputs`` have been through the front-end (they come from the cache) and go to ``model.respond``.
+    targets : Tensor
+        What the loss compares with: the PSTH (B, N, 1, T) or the repeats (B, N, R, T), NaN where nothing was
+        recorded.
+    weights : Tensor
+        (N,) valid bins (or bins and repeats) of each neuron in this batch.
+    keys : tuple
+        One key per item, the same in every epoch where the source is ``stable``: the clip's number in the
+        data set.
+    lengths : tuple of int
+        Bins per item that belong to the clip (the rest is padding).
+    skip : int
+        Bins of warm-up that the targets lack and that are cut from the prediction.
+    responses : callable
+        ``responses(i)`` gives item i's (N, R, T) repeats, read only where a metric needs them.
+    extras : mapping
+        What else the loader's batch holds: 'stim_meta' (a list of dictionaries), and with a collate function
+        of your own whatever it adds.
+    """
+
+    inputs: Tensor
+    is_spectrogram: bool
+    targets: Tensor
+    weights: Tensor
+    keys: tuple[Hashable, ...]
+    lengths: tuple[int, ...]
+    skip: int
+    responses: Callable[[int], Tensor]
+    extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -294,36 +248,55 @@ class FeedSettings:
 
     Attributes
     ----------
-    device : torch.device
-        Where the model is.
-    dtype : torch.dtype
-        Its floating type.
-    traits : LossTraits
-        What the loss needs.
+    device, dtype : torch.device, torch.dtype
+        Where the model is, and its floating type.
+    psth_targets : bool
+        Whether the loss takes the PSTH in place of the repeats.
+    counts_repeats : bool
+        Whether the loss is a mean over bins and repeats, not over bins.
     warmup_ms : float
         Onset of each clip that takes no part in loss and scores.
-
-    Examples
-    --------
-    >>> FeedSettings(torch.device("cpu"), torch.float32, LossTraits(True, True, False), 0.0).warmup_ms
-    0.0
     """
 
     device: torch.device
     dtype: torch.dtype
-    traits: LossTraits
+    psth_targets: bool
+    counts_repeats: bool
     warmup_ms: float
 
 
-def warmup_bins(warmup_ms: float, loader: DataLoader[Any]) -> int:
-    """Return how many bins the warm-up covers, rounded up, by the bin width of the loader's data set.
+class BatchSource(Protocol):
+    """Where a pass over the data gets its batches."""
 
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> warmup_bins(12.0, DataLoader(SyntheticDataset(n_neurons=1, n_clips=2, n_repeats=1, dt_ms=5.0)))
-    3
-    """
+    #: True when a clip has the same key in every pass, so that what depends on it alone can be kept.
+    stable: bool
+    #: One phrase on how the data are fed.
+    note: str
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def stimuli(self) -> Iterator[Tensor]:
+        """Every clip's stimulus once, (1, F, T) or (1, T_audio)."""
+        ...
+
+    def describe(self) -> str:
+        """Number of clips and a hash of their stimuli and targets, where they can be read."""
+        ...
+
+
+def make_source(
+    loader: Loader, settings: FeedSettings, *, fast: bool, feed: FrontEndFeed | None, budget: ByteBudget
+) -> BatchSource:
+    """Return the quickest source that serves what ``loader`` would."""
+    skip = warmup_bins(settings.warmup_ms, loader)
+    found = read_loader(loader) if fast else "fast=False"
+    if isinstance(found, ClipLoader):
+        return DirectSource(found, ClipStore(found.dataset, settings, skip, budget), feed)
+    return LoaderSource(loader, settings, skip, found)
+
+
+def warmup_bins(warmup_ms: float, loader: Loader) -> int:
+    """Return how many bins the warm-up covers, rounded up, by the bin width of the loader's data set."""
     if warmup_ms == 0:
         return 0
     dataset: Any = loader.dataset
@@ -335,59 +308,61 @@ def warmup_bins(warmup_ms: float, loader: DataLoader[Any]) -> int:
             f"warmup_ms={warmup_ms} needs the bin width, but the loader's {type(dataset).__name__} has no "
             "attribute dt (ms); set it, or cut the onset in your collate function"
         )
-    return math.ceil(
-        warmup_ms / float(dt) - 1e-9
-    )  # 1e-9: 15 ms are exactly 3 bins of 5 ms whatever the rounding
+    return math.ceil(warmup_ms / float(dt) - 1e-9)  # 15 ms are exactly 3 bins of 5 ms whatever the rounding
 
 
-def make_source(
-    loader: DataLoader[Any],
-    settings: FeedSettings,
-    *,
-    fast: bool,
-    feed: FrontEndFeed | None,
-    budget: ByteBudget,
-) -> BatchSource:
-    """Return the quickest source that serves what ``loader`` would.
+def valid_counts(targets: Tensor, *, counts_repeats: bool) -> Tensor:
+    """Return how many values of each neuron the loss averages over: targets (B, N, R, T) to (N,)."""
+    valid = ~targets.isnan()
+    if not counts_repeats and valid.shape[2] > 1:
+        valid = valid.any(dim=2, keepdim=True)
+    return valid.sum(dim=(0, 2, 3)).to(torch.float32)
 
-    Examples
-    --------
-    >>> from deepSTRF.datasets import neural_collate
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> from deepSTRF.models.audio import Linear
-    >>> from deepSTRF.training.cache import FrontEndCache
-    >>> from deepSTRF.training.objective import LossTraits
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
-    >>> source = make_source(
-    ...     DataLoader(ds, collate_fn=neural_collate),
-    ...     FeedSettings(torch.device("cpu"), torch.float32, LossTraits(True, True, False), 0.0), fast=True,
-    ...     feed=FrontEndFeed(Linear(ds.F, 3, 2), FrontEndCache(), "cpu"), budget=ByteBudget(10**9))
-    >>> [batch.keys for batch in source], next(iter(source)).targets.shape[:3]
-    ([(0,), (1,), (2,)], torch.Size([1, 2, 1]))
-    """
-    skip = warmup_bins(settings.warmup_ms, loader)
-    found = read_loader(loader) if fast else "fast=False"
-    if isinstance(found, ClipLoader):
-        extra = set(found.dataset[found.clips[0]]) - KNOWN_KEYS if found.clips else set()
-        if not extra:
-            return DirectSource(found, ClipStore(found.dataset, settings, skip, budget), feed)
-        found = f"its items have further keys: {', '.join(sorted(extra))}"
-    return LoaderSource(loader, settings, skip, found)
+
+def stack_padded(parts: Sequence[Tensor], value: float) -> Tensor:
+    """Stack tensors of unequal sizes, padding on the right with ``value``; one alone costs no copy."""
+    if len(parts) == 1:
+        return parts[0].unsqueeze(0)
+    if all(part.shape == parts[0].shape for part in parts):
+        return torch.stack(list(parts))
+    shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
+    out = parts[0].new_full((len(parts), *shape), value)
+    for item, part in enumerate(parts):
+        out[item][tuple(slice(0, size) for size in part.shape)] = part
+    return out
+
+
+def _check_something_left(n_bins: int, skip: int, what: str) -> None:
+    """Raise when the warm-up covers a whole clip."""
+    if n_bins <= skip:
+        raise ValueError(
+            f"warmup_ms covers {skip} bins, but {what} has only {n_bins}: nothing is left to fit or to "
+            "score; pass a shorter warmup_ms, or leave the clip out with dataset.select"
+        )
+
+
+# ---------------------------------------------------------------------------------- clips kept in memory
+
+
+class ByteBudget:
+    """An allowance of bytes that is spent until nothing is left."""
+
+    def __init__(self, max_bytes: int) -> None:
+        if max_bytes < 0:
+            raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
+        self.left = int(max_bytes)
+
+    def take(self, tensor: Tensor) -> bool:
+        """Spend the size of a tensor and return True, or return False when that much is not left."""
+        n_bytes = tensor.numel() * tensor.element_size()
+        if n_bytes > self.left:
+            return False
+        self.left -= n_bytes
+        return True
 
 
 class ClipStore:
-    """Clips of one recording as a fit needs them, read once and kept on the device while the budget lasts.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
-    >>> settings = FeedSettings(torch.device("cpu"), torch.float32, LossTraits(True, True, False), 0.0)
-    >>> store = ClipStore(ds, settings, 0, ByteBudget(10**9))
-    >>> target, weights = store.target(1)
-    >>> tuple(target.shape) == (2, 1, ds.n_bins(1)), tuple(weights.shape)
-    (True, (2,))
-    """
+    """Clips of one recording as a fit needs them, read once and kept on the device while the budget lasts."""
 
     def __init__(self, dataset: NeuralDataset, settings: FeedSettings, skip: int, budget: ByteBudget) -> None:
         self.dataset = dataset
@@ -414,13 +389,13 @@ class ClipStore:
         kept = self._stims.get(clip)
         if kept is None:
             kept = self.read_stimulus(clip)
-            if self._budget.take(kept.numel() * kept.element_size()):
+            if self._budget.take(kept):
                 self._stims[clip] = kept
         return kept
 
     def responses(self, clip: int) -> Tensor:
         """(N, R, T) on the device, without the warm-up; the clip read last costs nothing."""
-        # Loss and scores ask for the same clip one after the other, and smoothing it takes a while.
+        # Loss and scores need the same clip one after the other, and smoothing it takes a while.
         if self._last is None or self._last[0] != clip:
             block = self.dataset.response_block(clip)
             _check_something_left(block.shape[-1], self.skip, f"clip {clip}")
@@ -433,106 +408,98 @@ class ClipStore:
         kept = self._targets.get(clip)
         if kept is None:
             target = self.responses(clip)
-            if self._settings.traits.accepts_psth:
+            if self._settings.psth_targets:
                 target = psth(target)
-            weights = valid_counts(target.unsqueeze(0), counts_repeats=self._settings.traits.counts_repeats)
+            weights = valid_counts(target.unsqueeze(0), counts_repeats=self._settings.counts_repeats)
             kept = (target, weights)
-            if self._budget.take(target.numel() * target.element_size()):
+            if self._budget.take(target):
                 self._targets[clip] = kept
         return kept
 
     def repeats(self, clip: int) -> Tensor:
         """(N, R, T) on the device: the kept target where that is what the loss uses, else read anew."""
-        return self.responses(clip) if self._settings.traits.accepts_psth else self.target(clip)[0]
+        return self.responses(clip) if self._settings.psth_targets else self.target(clip)[0]
 
 
 class DirectSource:
-    """Batches made from a `ClipStore`, in the order and with the random draws of the loader.
-
-    Examples
-    --------
-    >>> DirectSource.stable  # a clip has the same key in every pass
-    True
-    """
+    """Batches made from a `ClipStore`, in the order and with the random draws of the loader."""
 
     stable = True
     note = "clips kept in memory"
 
     def __init__(self, clips: ClipLoader, store: ClipStore, feed: FrontEndFeed | None) -> None:
-        self.clips = clips
-        self.store = store
+        self._clips = clips
+        self._store = store
         self._feed = feed
 
     def __iter__(self) -> Iterator[Batch]:
         feed = self._feed
         if feed is not None:
-            first = self.clips.clips[0]
-            if not feed.begin_pass(lambda: self.store.read_stimulus(first).unsqueeze(0)):
+            first = self._clips.clips[0]
+            if not feed.begin_pass(lambda: self._store.read_stimulus(first).unsqueeze(0)):
                 feed = None
-        for clips in self.clips:
+        for clips in self._clips:
             yield self._batch(clips, feed)
 
     def _batch(self, clips: tuple[int, ...], feed: FrontEndFeed | None) -> Batch:
-        targets, weights = zip(*[self.store.target(clip) for clip in clips], strict=True)
+        store = self._store
+        targets, weights = zip(*[store.target(clip) for clip in clips], strict=True)
+        if feed is None:
+            inputs = stack_padded([store.stimulus(clip) for clip in clips], 0.0)
+        else:
+            inputs = self._spectrograms(clips, feed)
         return Batch(
-            inputs=self._stimuli(clips) if feed is None else self._spectrograms(clips, feed),
+            inputs=inputs,
             is_spectrogram=feed is not None,
-            targets=_stack(targets, torch.nan),
+            targets=stack_padded(targets, torch.nan),
             weights=weights[0] if len(weights) == 1 else torch.stack(weights).sum(dim=0),
             keys=clips,
             lengths=tuple(target.shape[-1] for target in targets),
-            skip=self.store.skip,
-            responses=lambda item: self.store.repeats(clips[item]),
-            extras={"stim_meta": [self.store.dataset.stim_meta[clip] for clip in clips]},
+            skip=store.skip,
+            responses=lambda item: store.repeats(clips[item]),
+            extras={"stim_meta": [store.dataset.stim_meta[clip] for clip in clips]},
         )
-
-    def _stimuli(self, clips: tuple[int, ...]) -> Tensor:
-        return _stack([self.store.stimulus(clip) for clip in clips], 0.0)
 
     def _spectrograms(self, clips: tuple[int, ...], feed: FrontEndFeed) -> Tensor:
-        # The front-end sees the sound as padded in its batch: its last frames may reach into the padding.
-        longest = max(self.store.stimulus_length(clip) for clip in clips)
-        fingerprint = self.store.dataset.fingerprint
-        return _stack(
-            [
-                feed.spectrogram(fingerprint(clip), longest, functools.partial(self._padded, clip, longest))
-                for clip in clips
-            ],
-            0.0,
-        )
+        # The front-end is given the sound as padded in its batch: its last frames may depend on the padding.
+        store = self._store
+        longest = max(store.stimulus_length(clip) for clip in clips)
 
-    def _padded(self, clip: int, length: int) -> Tensor:
-        stimulus = self.store.read_stimulus(clip)
-        return torch.nn.functional.pad(stimulus, (0, length - stimulus.shape[-1]))
+        def padded(clip: int) -> Tensor:
+            stimulus = store.read_stimulus(clip)
+            return torch.nn.functional.pad(stimulus, (0, longest - stimulus.shape[-1]))
+
+        parts = []
+        for clip in clips:
+            fingerprint = store.dataset.fingerprint(clip)
+            parts.append(feed.spectrogram(fingerprint, longest, lambda clip=clip: padded(clip)))  # type: ignore[misc]
+        return stack_padded(parts, 0.0)
+
+    def stimuli(self) -> Iterator[Tensor]:
+        """Every clip's stimulus once."""
+        return (self._store.dataset.stims[clip] for clip in self._clips.one_pass())
+
+    def describe(self) -> str:
+        """Number of clips and a hash of their stimuli and targets."""
+        digest = hashlib.sha256()
+        clips = self._clips.one_pass()
+        for clip in clips:
+            digest.update(self._store.dataset.fingerprint(clip).encode())
+            target = self._store.target(clip)[0].detach().cpu().contiguous()
+            digest.update(str(tuple(target.shape)).encode())
+            digest.update(target.flatten().view(torch.uint8).numpy().tobytes())
+        return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"
 
 
-def _stack(parts: list[Tensor] | tuple[Tensor, ...], value: float) -> Tensor:
-    """Stack tensors that may differ on the last two axes, padding on the right; one alone costs no copy."""
-    if len(parts) == 1:
-        return parts[0].unsqueeze(0)
-    if all(part.shape == parts[0].shape for part in parts):
-        return torch.stack(list(parts))
-    shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
-    out = parts[0].new_full((len(parts), *shape), value)
-    for item, part in enumerate(parts):
-        out[item][tuple(slice(0, size) for size in part.shape)] = part
-    return out
+# ------------------------------------------------------------------------------- a loader iterated as it is
 
 
 class LoaderSource:
-    """Batches as the loader collates them, moved to the device.
-
-    Shapes: loader (B, N, R, T).
-
-    Examples
-    --------
-    >>> LoaderSource.stable
-    False
-    """
+    """Batches as the loader collates them, moved to the device."""
 
     stable = False
 
-    def __init__(self, loader: DataLoader[Any], settings: FeedSettings, skip: int, reason: str) -> None:
+    def __init__(self, loader: Loader, settings: FeedSettings, skip: int, reason: str) -> None:
         self._loader = loader
         self._settings = settings
         self._skip = skip
@@ -558,31 +525,31 @@ class LoaderSource:
             raise ValueError(f"batch['responses'] must be (B, N, R, T), got {tuple(responses.shape)}")
         _check_something_left(responses.shape[-1], self._skip, "a batch")
         responses = responses[..., self._skip :]
-        targets = psth(responses) if settings.traits.accepts_psth else responses
+        targets = psth(responses) if settings.psth_targets else responses
+        recorded = (~responses.isnan()).any(dim=2).any(dim=1)  # (B, T)
+        bins = torch.arange(1, recorded.shape[1] + 1, device=recorded.device)
         return Batch(
             inputs=batch["stims"].to(settings.device, settings.dtype),
             is_spectrogram=False,
             targets=targets,
-            weights=valid_counts(targets, counts_repeats=settings.traits.counts_repeats),
+            weights=valid_counts(targets, counts_repeats=settings.counts_repeats),
             keys=tuple(("item", served + item) for item in range(responses.shape[0])),
-            lengths=_recorded_lengths(responses),
+            lengths=tuple((recorded * bins).amax(dim=1).tolist()),  # up to the last recorded bin
             skip=self._skip,
             responses=lambda item: responses[item],
             extras={key: value for key, value in batch.items() if key not in ("stims", "responses")},
         )
 
+    def stimuli(self) -> Iterator[Tensor]:
+        """Every item's stimulus once, read from the loader's data set."""
+        dataset: Any = self._loader.dataset
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise ValueError(
+                "the model has standardize=True and the training data can only be iterated; measure the "
+                "standardisation before the fit with model.fit_standardization(stimuli)"
+            )
+        return (dataset[item]["stims"] for item in range(len(dataset)))
 
-def _recorded_lengths(responses: Tensor) -> tuple[int, ...]:
-    """Bins up to the last one in which anything of an item (B, N, R, T) was recorded."""
-    recorded = (~responses.isnan()).any(dim=2).any(dim=1)  # (B, T)
-    bins = torch.arange(1, recorded.shape[1] + 1, device=recorded.device)
-    return tuple((recorded * bins).amax(dim=1).tolist())
-
-
-def _check_something_left(n_bins: int, skip: int, what: str) -> None:
-    """Raise when the warm-up swallows a whole clip."""
-    if n_bins <= skip:
-        raise ValueError(
-            f"warmup_ms covers {skip} bins, but {what} has only {n_bins}: nothing is left to fit or to "
-            "score; pass a shorter warmup_ms, or leave the clip out with dataset.select"
-        )
+    def describe(self) -> str:
+        """Nothing can be read without iterating the loader."""
+        return "clips of a loader"

@@ -7,10 +7,10 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,19 +25,11 @@ from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
-from deepSTRF.registry import METRICS
-from deepSTRF.training.data import Batch
 from deepSTRF.training.history import MeanScore, json_safe
 from deepSTRF.training.validate import check_prediction
 
 __all__ = [
-    "CallableScores",
-    "Metric",
-    "PassScores",
     "ScoreTable",
-    "StreamedScores",
-    "concatenate_padded",
-    "make_scores",
     "neuron_names",
     "score_model",
     "score_predictions",
@@ -186,171 +178,6 @@ def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
         names[name] = None
     return tuple(names)
 
-
-# ------------------------------------------------------------------------------
-# Scores of one pass over the data: streamed where the metrics allow it, concatenated where they do not.
-
-
-#: A metric of the user's: (pred (B,N,1,T), responses (B,N,R,T)) -> one value per neuron (N,), or a scalar.
-Metric = Callable[[Tensor, Tensor], Tensor]
-
-
-class PassScores(Protocol):
-    """What collects predictions during a pass and scores them at its end."""
-
-    names: tuple[str, ...]
-
-    def begin(self) -> None:
-        """Forget the pass before."""
-        ...
-
-    def add(self, batch: Batch, pred: Tensor) -> None:
-        """Take the predictions (B, N, 1, T) of a batch."""
-        ...
-
-    def result(self) -> dict[str, float | Tensor]:
-        """Score the pass."""
-        ...
-
-
-def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassScores:
-    """Return the collector for a set of metrics.
-
-    Examples
-    --------
-    >>> make_scores(None, stable=True).names
-    ('cc', 'cc_norm')
-    """
-    if metrics is None:
-        return StreamedScores(stable=stable)
-    for name, metric in metrics.items():
-        if not callable(metric):
-            raise TypeError(
-                f"val_metrics[{name!r}] must be callable as metric(pred, responses), got {metric!r}"
-            )
-    return CallableScores(metrics, stable=stable)
-
-
-class StreamedScores:
-    """The registered metrics that are computed per epoch, accumulated batch by batch.
-
-    Examples
-    --------
-    >>> StreamedScores(stable=False).names
-    ('cc', 'cc_norm')
-    """
-
-    def __init__(self, *, stable: bool) -> None:
-        self.names = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
-        self._stable = stable
-        self._tracker = ScoreTracker(centring="concat")
-        self._prepared: set[Hashable] = set()
-
-    def begin(self) -> None:
-        """Forget the pass before, but not what the responses alone determine."""
-        if self._stable:
-            self._tracker.reset()
-        else:
-            self._tracker = ScoreTracker(centring="concat")
-            self._prepared = set()
-
-    def add(self, batch: Batch, pred: Tensor) -> None:
-        """Take the predictions (B, N, 1, T) of a batch."""
-        for item, key in enumerate(batch.keys):
-            if key not in self._prepared:
-                self._tracker.prepare(key, batch.responses(item))
-                self._prepared.add(key)
-        self._tracker.update(list(batch.keys), pred.detach())
-
-    def result(self) -> dict[str, float | Tensor]:
-        """Return the scores, (N,) on the CPU."""
-        return {name: value.detach().cpu() for name, value in self._tracker.compute().items()}
-
-
-class CallableScores:
-    """A user's own metrics, called once per pass on all predictions and responses, concatenated.
-
-    Shorter clips are padded on the right, predictions with zeros and responses with NaN; clips come in the
-    order of their keys, so a shuffled pass gives the same numbers.
-
-    Shapes: metrics (B,N,1,T).
-
-    Examples
-    --------
-    >>> bias = lambda pred, responses: (pred - responses).mean(dim=(0, 2, 3))
-    >>> scores = CallableScores({"bias": bias}, stable=False)
-    >>> scores.begin()
-    >>> nothing = torch.zeros(1)
-    >>> batch = Batch(nothing, False, nothing, nothing, (0,), (3,), 0, lambda item: torch.ones(2, 1, 3))
-    >>> scores.add(batch, torch.zeros(1, 2, 1, 3))
-    >>> scores.result()
-    {'bias': tensor([-1., -1.])}
-    """
-
-    def __init__(self, metrics: Mapping[str, Metric], *, stable: bool) -> None:
-        self._metrics = dict(metrics)
-        self.names: tuple[str, ...] = tuple(self._metrics)
-        self._stable = stable
-        self._items: list[tuple[Hashable, Tensor, Callable[[], Tensor]]] = []
-        self._kept: tuple[tuple[Hashable, ...], Tensor] | None = None
-
-    def begin(self) -> None:
-        """Forget the predictions of the pass before."""
-        self._items = []
-
-    def add(self, batch: Batch, pred: Tensor) -> None:
-        """Take the predictions (B, N, 1, T) of a batch."""
-        for item, (key, length) in enumerate(zip(batch.keys, batch.lengths, strict=True)):
-            # A default argument binds this batch and item, not the loop's last ones.
-            self._items.append(
-                (key, pred[item, :, :, :length].detach(), lambda b=batch, i=item: b.responses(i))  # type: ignore[misc]
-            )
-
-    def result(self) -> dict[str, float | Tensor]:
-        """Call every metric on the concatenated pass; vectors come back on the CPU, scalars as numbers."""
-        order = sorted(
-            range(len(self._items)), key=lambda i: (str(type(self._items[i][0])), self._items[i][0], i)
-        )
-        keys = tuple(self._items[i][0] for i in order)
-        if self._kept is None or self._kept[0] != keys:
-            blocks = [self._items[i][2]() for i in order]
-            self._kept = (keys, concatenate_padded(blocks, float("nan")))
-        responses = self._kept[1]
-        pred = concatenate_padded([self._items[i][1] for i in order], 0.0)
-        responses = responses.to(pred.device)
-        if not self._stable:
-            self._kept = None
-        scores: dict[str, float | Tensor] = {}
-        with torch.no_grad():
-            for name, metric in self._metrics.items():
-                value = metric(pred, responses)
-                scalar = not isinstance(value, Tensor) or value.dim() == 0
-                scores[name] = float(value) if scalar else value.detach().cpu()
-        return scores
-
-
-def concatenate_padded(blocks: list[Tensor], value: float) -> Tensor:
-    """Stack (N, R, T) blocks of unequal R and T to (B, N, R_max, T_max), padding on the right.
-
-    Shapes: blocks (N, R, T); returns (B, N, R_max, T_max).
-
-    Examples
-    --------
-    >>> concatenate_padded([torch.ones(1, 1, 2), torch.ones(1, 2, 1)], 0.0).shape
-    torch.Size([2, 1, 2, 2])
-    """
-    if not blocks:
-        raise ValueError("nothing to score: the loader was empty (no clips selected?)")
-    shape = [max(block.shape[axis] for block in blocks) for axis in range(3)]
-    if all(list(block.shape) == shape for block in blocks):
-        return torch.stack(blocks)
-    out = blocks[0].new_full((len(blocks), *shape), value)
-    for item, block in enumerate(blocks):
-        out[item, : block.shape[0], : block.shape[1], : block.shape[2]] = block
-    return out
-
-
-# ------------------------------------------------------------------------------
 
 #: Resamples behind the ceiling's interval: enough for its second digit.
 N_BOOTSTRAP = 200

@@ -1,11 +1,15 @@
-"""Fits of models that predict a probability for every spike count."""
+"""The fitting loop: train a model on a recording, keep the best weights, stop when nothing gets better.
+
+One epoch is one pass over the training clips and one over the validation clips. What watches the fit is a
+`Callback`; the arguments of `Fitter` build the usual ones.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,151 +18,48 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from deepSTRF._files import save_or_warn, save_tensors
 from deepSTRF._validation import (
-    check_count,
     check_device,
     check_loader,
-    check_monitor_key,
     check_non_negative,
+    check_positive_int,
     check_precision,
     check_trainable,
 )
-from deepSTRF.metrics import mse_loss
-from deepSTRF.training.cache import ByteBudget, FrontEndCache, FrontEndFeed
+from deepSTRF.training.cache import FrontEndCache, FrontEndFeed
 from deepSTRF.training.callbacks import (
     BestWeights,
+    Callback,
     EarlyStopping,
-    FitDisplay,
+    FitterLike,
+    LogFunction,
+    NonFiniteGuard,
     PerNeuronBest,
-    StepGuard,
+    ProgressBar,
+    Standardization,
+    UntrainedParameters,
+    check_callbacks,
     check_monitor,
-    fit_standardizer,
-    open_display,
-    warn_of_untrained,
+    shows_progress,
 )
-from deepSTRF.training.data import (
-    Batch,
-    BatchSource,
-    FeedSettings,
-    make_source,
+from deepSTRF.training.data import Batch, BatchSource, ByteBudget, FeedSettings, make_source
+from deepSTRF.training.objective import (
+    LossMeter,
+    LossTraits,
+    Metric,
+    PassScores,
+    choose_objective,
+    loss_traits,
+    make_scores,
+    mean_over_neurons,
+    owns_loss,
 )
-from deepSTRF.training.evaluation import Metric, PassScores, make_scores
-from deepSTRF.training.objective import LossMeter, LossTraits, loss_traits, mean_over_neurons
-from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
-from deepSTRF.training.resume import FitStateFile, apply_state, collect_state, fit_signature
+from deepSTRF.training.optimization import make_optimizer, make_scheduler
+from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import NoGradientError, check_prediction
 
-__all__ = ["CountFitter", "Fitter", "predicts_counts", "score_pass", "step_scheduler", "train_pass"]
-
-
-def step_scheduler(scheduler: Any, score: float) -> None:
-    """Move a schedule on by one epoch; one that waits for a plateau is given the monitored score."""
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(score)
-    elif scheduler is not None:
-        scheduler.step()
-
-
-# ------------------------------------------------------------------------------
-# One pass over the training clips, one over clips to be scored: the two loops of a fit.
-
-
-def train_pass(
-    fitter: Fitter, source: BatchSource, scores: PassScores | None, epoch: int
-) -> dict[str, float | Tensor]:
-    """Train on every batch once."""
-    fitter.model.train()
-    meter = LossMeter()
-    guard = StepGuard(fitter.model, epoch, at_once=fitter.device.type == "cpu")
-    if scores is not None:
-        scores.begin()
-    reached: set[str] = set()
-    for batch in source:
-        pred, loss = _training_step(fitter, batch, guard)
-        if epoch == 0:  # later ones would say the same
-            reached |= {n for n, p in fitter.model.named_parameters() if p.grad is not None}
-        meter.add(loss, batch.weights)
-        if scores is not None:
-            scores.add(batch, pred)
-        guard.batch += 1
-    if guard.batch == 0:
-        raise ValueError("train_loader gave no batches; check the split, the sampler or drop_last")
-    guard.finish()
-    if epoch == 0:
-        warn_of_untrained(fitter.model, reached)
-    result: dict[str, float | Tensor] = {"loss": meter.result()}
-    if scores is not None:
-        result.update(scores.result())
-    return result
-
-
-def score_pass(fitter: Fitter, source: BatchSource, scores: PassScores) -> dict[str, float | Tensor]:
-    """Score every batch once, in eval mode and without gradients; the mode found is put back."""
-    was_training = fitter.model.training
-    fitter.model.eval()
-    meter = LossMeter()
-    scores.begin()
-    served = 0
-    try:
-        with torch.no_grad():
-            for batch in source:
-                pred = _predict(fitter, batch)
-                meter.add(fitter.compute_loss(pred, batch.targets), batch.weights)
-                scores.add(batch, pred)
-                served += 1
-    finally:
-        fitter.model.train(was_training)
-    if served == 0:
-        raise ValueError("the loader to be scored gave no batches; check the split or the sampler")
-    return {"loss": meter.result(), **scores.result()}
-
-
-def _predict(fitter: Fitter, batch: Batch) -> Tensor:
-    """Prediction (B, N, 1, T) of a batch, checked, in the parameters' type and without the warm-up."""
-    fitter.batch = batch
-    size, neurons, _, bins = batch.targets.shape
-    reduced = fitter.precision != "float32"
-    with torch.autocast(fitter.device.type, dtype=fitter.autocast_dtype, enabled=reduced):
-        output = fitter.predict_batch(batch)
-    pred = check_prediction(output, batch=size, neurons=neurons, bins=bins + batch.skip)
-    if reduced:
-        pred = pred.to(batch.targets.dtype)
-    return pred[..., batch.skip :] if batch.skip else pred
-
-
-def _training_step(fitter: Fitter, batch: Batch, guard: StepGuard) -> tuple[Tensor, Tensor]:
-    """One step of the optimiser; returns the detached prediction and the loss before averaging."""
-    fitter.optimizer.zero_grad(set_to_none=True)
-    pred = _predict(fitter, batch)
-    loss = fitter.compute_loss(pred, batch.targets)
-    total = mean_over_neurons(loss, batch.weights)
-    guard.watch(total, batch, pred, "loss")
-    if not total.requires_grad:
-        raise NoGradientError(
-            "the loss does not depend on any trainable parameter: forward (or compute_loss) detaches its "
-            "result, runs under torch.no_grad(), or goes through NumPy"
-        )
-    scaler = fitter.scaler
-    scaler.scale(total).backward()  # type: ignore[no-untyped-call]
-    scaler.unscale_(fitter.optimizer)
-    limit = fitter.grad_clip if fitter.grad_clip is not None else torch.inf
-    parameters = [parameter for group in fitter.optimizer.param_groups for parameter in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-    if not scaler.is_enabled():  # scaled gradients may overflow: the scaler skips such steps
-        guard.watch(norm, batch, pred, "gradient norm")
-    scaler.step(fitter.optimizer)
-    scaler.update()
-    detach = getattr(fitter.model, "detach", None)
-    if callable(detach):
-        detach()
-    return pred.detach(), loss.detach()
-
-
-# ------------------------------------------------------------------------------
-# `Fitter`: train a model on a recording, keep the best weights, stop when nothing gets better.
-
+__all__ = ["Fitter"]
 
 #: Clips (stimuli and targets) that may stay on the device; all of NS1 takes 12 MB, as waveforms 29 MB.
 DEFAULT_CLIP_BYTES = 512 * 2**20
@@ -180,9 +81,10 @@ class Fitter:
         Maps stimuli (B, 1, F, T) or (B, 1, T_audio) to predictions (B, N, 1, T). Moved to ``device``.
     train_loader, val_loader : DataLoader
         Yield what `neural_collate` makes; `make_loaders` builds them from views.
-    loss_fn : callable
+    loss_fn : callable, optional
         ``loss_fn(pred, responses)``: a scalar, or one value per neuron (N,). A loss marked ``accepts_psth =
-        True`` is given the PSTH (B, N, 1, T), any other the repeats (B, N, R, T).
+        True`` is given the PSTH (B, N, 1, T), any other the repeats (B, N, R, T). None is the model's own
+        loss where it has one (`NeuralModel.own_loss`), else `mse_loss`.
     val_metrics : mapping of str to callable, optional
         ``metric(pred, responses)`` on the concatenated pass, one value per neuron (N,) or a scalar. None
         gives ``cc`` and ``cc_norm`` (Schoppe's, centred on the concatenated clips).
@@ -192,14 +94,14 @@ class Fitter:
     device : str or torch.device
         Where to fit.
     max_epochs : int
-        Most epochs.
+        Largest number of epochs.
     patience : int
         Stop after this many epochs in a row without a better score.
     monitor : str
         Key of the score to follow, such as 'val_cc_norm' or 'val_loss'; a vector over neurons counts by its
         mean.
     mode : str
-        'max' or 'min': which way is better.
+        'max' or 'min': whether a larger or a smaller score is better.
     ckpt_path : path, optional
         Where to write the best ``state_dict`` whenever there is a better one. Output only: replaced in one
         step, never read.
@@ -236,6 +138,11 @@ class Fitter:
         Cache to share between fits; None makes one.
     clip_bytes : int
         Bytes of clips that may stay on the device; what does not fit is read again each epoch.
+    callbacks : sequence of Callback
+        Further callbacks, called after the fitter's own.
+    objective : {"auto", "loss_fn"}
+        "auto": a model that has its own loss is trained on it, and giving ``loss_fn`` is an error. "loss_fn":
+        it is trained on ``loss_fn`` all the same.
 
     Attributes
     ----------
@@ -247,6 +154,10 @@ class Fitter:
         Its monitored score.
     batch : Batch or None
         The batch in work, for hooks that need more than prediction and responses.
+    callbacks : list of Callback
+        All callbacks in the order of their calls, the fitter's own among them.
+    should_stop : bool
+        Set it to end the fit before the next epoch.
     data_path : dict
         How the training and validation clips are fed.
 
@@ -276,7 +187,7 @@ class Fitter:
         train_loader: DataLoader[Any],
         val_loader: DataLoader[Any],
         *,
-        loss_fn: Callable[..., Tensor] = mse_loss,
+        loss_fn: Callable[..., Tensor] | None = None,
         val_metrics: Mapping[str, Metric] | None = None,
         optimizer: Optimizer | Callable[[nn.Module], Optimizer] | None = None,
         device: str | torch.device = "cpu",
@@ -299,48 +210,74 @@ class Fitter:
         fast: bool = True,
         front_end_cache: FrontEndCache | None = None,
         clip_bytes: int = DEFAULT_CLIP_BYTES,
+        callbacks: Sequence[Callback] = (),
+        objective: Literal["auto", "loss_fn"] = "auto",
     ) -> None:
         self.device = check_device(device)
         self.model = check_trainable(model).to(self.device)
         self.train_loader = check_loader("train_loader", train_loader)
         self.val_loader = check_loader("val_loader", val_loader)
-        self.loss_fn, self.val_metrics = loss_fn, val_metrics
-        self.max_epochs = check_count("max_epochs", max_epochs)
-        self.stopping = EarlyStopping(mode, check_count("patience", patience), min_delta)
+        self.loss_fn = choose_objective(self.model, loss_fn, objective)
+        self.val_metrics = val_metrics
+        self.max_epochs = check_positive_int("max_epochs", max_epochs)
         self.monitor, self.mode = monitor, mode
-        self.ckpt_path, self.state_path = ckpt_path, state_path
-        self.log_fn, self.progress = log_fn, progress
         self.track_train_metrics = track_train_metrics
         self.precision = precision
-        self.autocast_dtype = check_precision(precision, self.device)
         self.grad_clip = None if grad_clip is None else check_non_negative("grad_clip", grad_clip)
         self.warmup_ms = check_non_negative("warmup_ms", warmup_ms)
         self.seed, self.fast = seed, fast
-        self.optimizer = make_optimizer(optimizer, self.model)
-        self.scheduler = make_scheduler(scheduler, self.optimizer, mode)
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.per_cell = PerNeuronBest(self.model, mode) if track_per_cell_best else None
-        self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
-        self._clip_bytes = clip_bytes
         self.history: list[dict[str, Any]] = []
         self.batch: Batch | None = None
         self.data_path: dict[str, str] = {}
-        self._optimizer_facts = optimizer_facts(self.optimizer)
-        self._traits = self._read_traits()
-        self._state: FitStateFile | None = None
-        self._best = BestWeights(self.model)
-        self._checkpoint_pending = False
+        self.should_stop = False
+        self._own_loss = objective == "auto" and owns_loss(self.model)
+        self._params: Tensor | None = None
+        self._autocast_dtype = check_precision(precision, self.device)
+        self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
+        self._clip_bytes = clip_bytes
+        self.stopping = EarlyStopping(mode, check_positive_int("patience", patience), min_delta)
+        self.optimizer = make_optimizer(optimizer, self.model)
+        self.scheduler = make_scheduler(scheduler, self.optimizer, mode)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+        self.best_weights = BestWeights(ckpt_path)
+        self.per_neuron = PerNeuronBest(self.model, mode) if track_per_cell_best else None
+        bar = shows_progress(progress) and not (progress == "auto" and log_fn is not None)
+        self._resume = None if state_path is None else ResumeState(state_path, self)
+        self.callbacks: list[Callback] = [
+            Standardization(),
+            UntrainedParameters(),
+            NonFiniteGuard(),
+            self.stopping,
+            self.best_weights,
+            *([] if self.per_neuron is None else [self.per_neuron]),
+            _SubclassHook(),
+            *check_callbacks(callbacks),
+            *([] if log_fn is None else [LogFunction(log_fn)]),
+            *([ProgressBar()] if bar else []),
+            *([] if self._resume is None else [self._resume]),
+        ]
 
     # ------------------------------------------------------------------ what a subclass may override
 
     def predict_batch(self, batch: Batch) -> Tensor:
         """Return the model's output (B, N, 1, T) for a batch; override it for models with further inputs.
 
-        ``batch.extras`` holds what else the loader gave.
+        Parameters
+        ----------
+        batch : Batch
+            ``batch.inputs`` are the stimuli, ``batch.extras`` holds what else the loader gave.
+
+        Returns
+        -------
+        Tensor, shape (B, N, 1, T)
+            Prediction, the warm-up included.
         """
+        model: Any = self.model
+        if self._own_loss:
+            self._params = model.forward_params(batch.inputs)
+            return model.expected_counts(self._params)  # type: ignore[no-any-return]
         # From the cache come spectrograms: what is left of a NeuralModel is the part behind its front-end.
-        forward = self.model.respond if batch.is_spectrogram else self.model
-        return forward(batch.inputs)  # type: ignore[no-any-return, operator]
+        return (model.respond if batch.is_spectrogram else model)(batch.inputs)  # type: ignore[no-any-return]
 
     def compute_loss(self, pred: Tensor, responses: Tensor) -> Tensor:
         """Return the loss of a batch, a scalar or one value per neuron (N,).
@@ -357,7 +294,21 @@ class Fitter:
         -------
         Tensor
             Differentiable loss; neurons without data in the batch may be NaN in a vector.
+
+        Raises
+        ------
+        ValueError
+            When a model with its own loss is fitted by a subclass with its own `predict_batch` only.
         """
+        if self._own_loss:
+            if self._params is None:
+                raise ValueError(
+                    f"{type(self.model).__name__} is trained on its own loss, which needs what "
+                    "model.forward_params returns: a subclass that overrides predict_batch overrides "
+                    "compute_loss too, or passes objective='loss_fn'"
+                )
+            params = self._params[..., -pred.shape[-1] :].to(pred.dtype)  # without the warm-up
+            return self.loss_fn(params, responses, reduction="none")
         if self._traits.per_neuron:
             return self.loss_fn(pred, responses, reduction="none")
         return self.loss_fn(pred, responses)
@@ -367,6 +318,13 @@ class Fitter:
 
         With a ``state_path``, what is added comes back in a resumed fit: numbers, text and tensors as they
         are, anything else as text.
+
+        Parameters
+        ----------
+        epoch : int
+            Number of the epoch, from 0.
+        record : dict
+            Losses and scores, the last entry of ``history``.
         """
 
     # ------------------------------------------------------------------ what a user calls
@@ -391,36 +349,39 @@ class Fitter:
         StateMismatchError
             When ``state_path`` holds the state of another fit.
         """
-        budget = ByteBudget(self._clip_bytes)
-        train, val = self._source(self.train_loader, budget), self._source(self.val_loader, budget)
-        self.data_path = {"train": train.note, "val": val.note}
-        train_scores = (
-            make_scores(self.val_metrics, stable=train.stable) if self.track_train_metrics else None
-        )
-        val_scores = make_scores(self.val_metrics, stable=val.stable)
-        check_monitor_key(
-            self.monitor,
-            val_scores.names,
-            with_train=self.track_train_metrics,
-            per_cell=self.per_cell is not None,
-        )
-        fit_standardizer(self.model, train, self.train_loader)
-        self._start(train, val)
-        display = open_display(self.progress, self.log_fn, max_epochs=self.max_epochs, monitor=self.monitor)
+        self.history, self.should_stop = [], False
+        train_scores, val_scores = self._open_data()
+        started: list[Callback] = []
         try:
-            with self._seeded(), display:
-                self._resume()
+            for callback in self.callbacks:
+                callback.on_fit_start(self)
+                started.append(callback)
+            with contextlib.nullcontext() if self.seed is None else seeded(self.seed):
+                if self._resume is not None:
+                    self._resume.resume(self)
                 for epoch in range(len(self.history), self.max_epochs):
-                    if self.stopping.exhausted:
+                    self._call("on_epoch_start", epoch)
+                    if self.should_stop:
                         break
                     record: dict[str, Any] = {"epoch": epoch}
-                    for name, value in train_pass(self, train, train_scores, epoch).items():
+                    for name, value in self._train_pass(epoch, train_scores).items():
                         record[f"train_{name}"] = value
-                    for name, value in score_pass(self, val, val_scores).items():
+                    for name, value in self._score_pass(self.val_source, val_scores).items():
                         record[f"val_{name}"] = value
-                    self._finish_epoch(epoch, record, display)
+                    score = check_monitor(self.monitor, record[self.monitor], epoch, record)
+                    if isinstance(self.scheduler, ReduceLROnPlateau):
+                        self.scheduler.step(score)
+                    elif self.scheduler is not None:
+                        self.scheduler.step()
+                    self.history.append(record)
+                    self._call("on_epoch_end", epoch, record)
         finally:
-            self._end()
+            self.batch = self._params = None
+            self.optimizer.zero_grad(set_to_none=True)
+            self.model.eval()
+            with contextlib.ExitStack() as stack:  # one that fails keeps no other from its end
+                for callback in reversed(started):
+                    stack.callback(callback.on_fit_end, self)
         return self.history
 
     def evaluate(self, loader: DataLoader[Any]) -> dict[str, Any]:
@@ -436,9 +397,8 @@ class Fitter:
         dict
             'loss' (a number), and each score: a CPU tensor (N,) per neuron, or a number.
         """
-        loader = check_loader("loader", loader)
-        source = self._source(loader, ByteBudget(0))  # one pass: nothing to keep
-        return score_pass(self, source, make_scores(self.val_metrics, stable=source.stable))
+        source = self._source(check_loader("loader", loader), ByteBudget(0))  # one pass: nothing to keep
+        return self._score_pass(source, make_scores(self.val_metrics, stable=source.stable))
 
     @property
     def best_epoch(self) -> int | None:
@@ -450,113 +410,142 @@ class Fitter:
         """The monitored score of that epoch."""
         return self.stopping.best_score
 
-    # ------------------------------------------------------------------ the parts of a fit
+    # ------------------------------------------------------------------ the two passes of an epoch
+
+    def _train_pass(self, epoch: int, scores: PassScores | None) -> dict[str, float | Tensor]:
+        """Train on every batch once; returns the loss of the pass and its scores."""
+        self.model.train()
+        meter = LossMeter()
+        if scores is not None:
+            scores.begin()
+        served = 0
+        for batch in self.train_source:
+            pred, loss = self._step(batch)
+            meter.add(loss, batch.weights)
+            if scores is not None:
+                scores.add(batch, pred)
+            self._call("on_batch_end", batch, pred, loss)
+            served += 1
+        if served == 0:
+            raise ValueError("train_loader gave no batches; check the split, the sampler or drop_last")
+        self._call("on_train_pass_end", epoch)
+        return {"loss": meter.result(), **({} if scores is None else scores.result())}
+
+    def _score_pass(self, source: BatchSource, scores: PassScores) -> dict[str, float | Tensor]:
+        """Score every batch once, in eval mode and without gradients; the mode found is put back."""
+        was_training = self.model.training
+        self.model.eval()
+        meter = LossMeter()
+        scores.begin()
+        served = 0
+        try:
+            with torch.no_grad():
+                for batch in source:
+                    pred = self._predict(batch)
+                    meter.add(self.compute_loss(pred, batch.targets), batch.weights)
+                    scores.add(batch, pred)
+                    served += 1
+        finally:
+            self.model.train(was_training)
+        if served == 0:
+            raise ValueError("the loader to be scored gave no batches; check the split or the sampler")
+        return {"loss": meter.result(), **scores.result()}
+
+    def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer; returns the detached prediction and the loss before averaging."""
+        self.optimizer.zero_grad(set_to_none=True)
+        pred = self._predict(batch)
+        loss = self.compute_loss(pred, batch.targets)
+        total = mean_over_neurons(loss, batch.weights)
+        self._call("on_loss", batch, pred, total)
+        if not total.requires_grad:
+            raise NoGradientError(
+                "the loss does not depend on any trainable parameter: forward (or compute_loss) detaches its "
+                "result, runs under torch.no_grad(), or goes through NumPy"
+            )
+        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
+        limit = self.grad_clip if self.grad_clip is not None else torch.inf
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        self._call("on_gradient", batch, pred, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        detach = getattr(self.model, "detach", None)
+        if callable(detach):  # a state kept between clips
+            detach()
+        return pred.detach(), loss.detach()
+
+    def _predict(self, batch: Batch) -> Tensor:
+        """Prediction (B, N, 1, T) of a batch, checked, in the parameters' type and without the warm-up."""
+        self.batch, self._params = batch, None
+        size, neurons, _, bins = batch.targets.shape
+        reduced = self.precision != "float32"
+        with torch.autocast(self.device.type, dtype=self._autocast_dtype, enabled=reduced):
+            output = self.predict_batch(batch)
+        pred = check_prediction(output, batch=size, neurons=neurons, bins=bins + batch.skip)
+        if reduced:
+            pred = pred.to(batch.targets.dtype)
+        return pred[..., batch.skip :] if batch.skip else pred
+
+    def _call(self, hook: str, *arguments: Any) -> None:
+        """Call one hook of every callback."""
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
+
+    # ------------------------------------------------------------------ where batches and scores come from
+
+    def _open_data(self) -> tuple[PassScores | None, PassScores]:
+        """Open the sources of both passes; returns what scores them."""
+        budget = ByteBudget(self._clip_bytes)
+        self.train_source = self._source(self.train_loader, budget)
+        self.val_source = self._source(self.val_loader, budget)
+        self.data_path = {"train": self.train_source.note, "val": self.val_source.note}
+        train = make_scores(self.val_metrics, stable=self.train_source.stable)
+        val = make_scores(self.val_metrics, stable=self.val_source.stable)
+        self._check_monitor(val.names)
+        return (train if self.track_train_metrics else None), val
+
+    def _source(self, loader: DataLoader[Any], budget: ByteBudget) -> BatchSource:
+        self._traits = self._read_traits()
+        dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        settings = FeedSettings(
+            self.device, dtype, self._traits.accepts_psth, self._traits.counts_repeats, self.warmup_ms
+        )
+        front_end = getattr(self.model, "wav2spec", nn.Identity())
+        own_forward = type(self).predict_batch is not Fitter.predict_batch  # it expects stimuli
+        feed = None
+        if not (own_forward or self._own_loss or isinstance(front_end, nn.Identity)):
+            feed = FrontEndFeed(self.model, self._cache, f"{self.device} {dtype} {self.precision}")
+        return make_source(loader, settings, fast=self.fast, feed=feed, budget=budget)
 
     def _read_traits(self) -> LossTraits:
+        if self._own_loss:
+            return LossTraits(accepts_psth=False, per_neuron=True, counts_repeats=False)
         traits = loss_traits(self.loss_fn)
         if type(self).compute_loss is not Fitter.compute_loss:  # somebody's own loss: give it all there is
             traits = dataclasses.replace(traits, accepts_psth=False)
         return traits
 
-    def _source(self, loader: DataLoader[Any], budget: ByteBudget) -> BatchSource:
-        self._traits = self._read_traits()
-        dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
-        settings = FeedSettings(self.device, dtype, self._traits, self.warmup_ms)
-        own_forward = type(self).predict_batch is not Fitter.predict_batch  # it expects stimuli
-        setting = f"{self.device} {dtype} {self.precision}"
-        feed = None if own_forward else FrontEndFeed(self.model, self._cache, setting)
-        return make_source(loader, settings, fast=self.fast, feed=feed, budget=budget)
-
-    def _seeded(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self.seed is None else seeded(self.seed)
-
-    def _start(self, train: BatchSource, val: BatchSource) -> None:
-        """Begin a fit of its own: a second call of `fit` starts from the present weights."""
-        self.history = []
-        self.stopping = EarlyStopping(self.mode, self.stopping.patience, self.stopping.min_delta)
-        self.per_cell = None if self.per_cell is None else PerNeuronBest(self.model, self.mode)
-        self._best = BestWeights(self.model)
-        self._state = None
-        if self.state_path is not None:
-            self._state = FitStateFile(
-                self.state_path, fit_signature(self, self._optimizer_facts, train, val)
+    def _check_monitor(self, names: Sequence[str]) -> None:
+        """Raise a KeyError that lists the keys an epoch will have, unless ``monitor`` is one of them."""
+        if self.per_neuron is not None and self.monitor.endswith("_loss"):
+            raise ValueError(
+                f"track_per_cell_best needs a per-cell monitor with one score per neuron, and "
+                f"{self.monitor!r} is a single number; monitor 'val_cc' or 'val_cc_norm'"
+            )
+        known = ["train_loss", "val_loss", *(f"val_{name}" for name in names)]
+        if self.track_train_metrics:
+            known += [f"train_{name}" for name in names]
+        if self.monitor not in known:
+            raise KeyError(
+                f"monitor={self.monitor!r} is no key of an epoch; choose one of {', '.join(sorted(known))}"
             )
 
-    def _resume(self) -> None:
-        stored = self._state.load() if self._state is not None else None
-        if stored is not None:
-            apply_state(self, self._best, stored)
 
-    def _finish_epoch(self, epoch: int, record: dict[str, Any], display: FitDisplay) -> None:
-        score = check_monitor(self.monitor, record[self.monitor], epoch, record)
-        if self.stopping.update(epoch, score):
-            self._best.take(self.model)
-            self._write_checkpoint()
-        if self.per_cell is not None:
-            self.per_cell.update(self.model, record[self.monitor])
-        step_scheduler(self.scheduler, score)
-        self.history.append(record)
-        self.on_epoch_end(epoch, record)
-        display.show(record, self.best_epoch, self.best_score)
-        if self._state is not None:
-            state = self._state
-            save_or_warn("state_path", state.path, lambda: state.save(collect_state(self, self._best)))
+class _SubclassHook(Callback):
+    """Call of `Fitter.on_epoch_end`, after the fitter's own callbacks and before the user's."""
 
-    def _end(self) -> None:
-        """Leave the model as its best epoch had it, however the fit ended."""
-        self.batch = None
-        self._best.restore(self.model)
-        if self.per_cell is not None:
-            self.per_cell.overlay(self.model)
-            self._best.take(self.model)
-            self._checkpoint_pending |= self.best_epoch is not None
-        if self._checkpoint_pending:  # what the disk refused, or what the overlay changed
-            self._write_checkpoint()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.model.eval()
-
-    def _write_checkpoint(self) -> None:
-        path = self.ckpt_path
-        if path is not None:
-            saved = save_or_warn("ckpt_path", path, lambda: save_tensors(path, self._best.state))
-            self._checkpoint_pending = not saved
-
-
-# ------------------------------------------------------------------------------
-
-
-class CountFitter(Fitter):
-    """A `Fitter` for models with a categorical head: the loss is the cross-entropy of the recorded counts.
-
-    Scores compare the expected counts with the responses, as for any model; the loss sees the logits. The
-    recording holds counts: load it with ``smooth=False``. Arguments are those of `Fitter`.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import ICNet
-    >>> predicts_counts(ICNet(8000, 3, head="categorical", n_filters=4, encoder_channels=6))
-    True
-    """
-
-    def predict_batch(self, batch: Batch) -> Tensor:
-        """Return the expected counts (B, N, 1, T) and keep the logits for the loss."""
-        model: Any = self.model
-        self._logits: Tensor = model.forward_params(batch.inputs)
-        return model.expected_counts(self._logits)  # type: ignore[no-any-return]
-
-    def compute_loss(self, pred: Tensor, responses: Tensor) -> Tensor:
-        """Return the cross-entropy per neuron (N,); ``pred`` says how many bins the warm-up left."""
-        model: Any = self.model
-        return model.loss(self._logits[..., -pred.shape[-1] :], responses, reduction="none")  # type: ignore[no-any-return]
-
-
-def predicts_counts(model: nn.Module) -> bool:
-    """Say whether a model predicts a probability for every spike count.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> predicts_counts(Linear(8, 3, 2))
-    False
-    """
-    return getattr(getattr(model, "readout", None), "head", None) == "categorical"
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Call the hook of the subclass."""
+        fitter.on_epoch_end(epoch, record)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from deepSTRF._optional import require
+from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.history import SUMMARY_QUANTILES, json_safe, mean_score, summarise
 from deepSTRF.training.optimization import make_optimizer, make_scheduler
 from deepSTRF.training.protocol import model_facts, software_versions
@@ -339,10 +340,10 @@ def run_name(seed: int, group: str | None, name: str | None) -> str:
     return path_safe(f"{stem}-seed{seed}" if stem else f"seed{seed}")
 
 
-class SeedLogger(ABC):
+class SeedLogger(Callback, ABC):
     """A logger of one seed, as `fit_multi_seed` uses it: called with each epoch, `finalize`, `close`.
 
-    Also a context manager, which closes however the block ends.
+    Also a callback of a `Fitter`, and a context manager, which closes however the block ends.
 
     Examples
     --------
@@ -384,6 +385,10 @@ class SeedLogger(ABC):
         self._check_open()
         values = {key: value for key, value in epoch_record.items() if key != "epoch"}
         self.write(Record.of(values), int(epoch_record["epoch"]))
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Write one epoch's record."""
+        self(record)
 
     def finalize(self, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the fitted model's scores ``{'val': ..., 'test': ...}`` as ``final/<split>_<score>``."""

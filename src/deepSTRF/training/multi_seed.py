@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from deepSTRF._files import save_tensors, write_atomically
+from deepSTRF.training.build import build_fit, check_fitter_arguments
 from deepSTRF.training.cache import FrontEndCache
-from deepSTRF.training.callbacks import BestWeights, FitDivergedError
+from deepSTRF.training.callbacks import FitDivergedError, cpu_state
 from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import mean_score, summarise
 from deepSTRF.training.seeds import seeded
@@ -44,7 +45,7 @@ def write_seed(folder: Path, result: dict[str, Any], model: nn.Module) -> None:
     write_json(folder / "history.json", history)
     write_json(folder / "final.json", final)
     save_tensors(folder / "final_neurons.pt", {split: _vectors(result[split]) for split in splits})
-    save_tensors(folder / "best.pt", BestWeights(model).state)
+    save_tensors(folder / "best.pt", cpu_state(model))
 
 
 def write_summary(folder: Path, summary: dict[str, Any], monitor: str, mode: str) -> None:
@@ -101,13 +102,15 @@ def fit_multi_seed(
     seeds : sequence of int, optional
         Seeds by name, all different; replaces ``n_seeds``.
     fitter_kwargs : mapping, optional
-        Further arguments of `Fitter`. Optimiser and scheduler are given as functions, since each seed has its
-        own model. ``ckpt_path`` and ``state_path`` become ``<stem>_seed<k><suffix>``; with a ``state_path`` a
-        killed run goes on with the seed, and the epoch, where it was.
+        Further arguments of `Fitter`. Optimizer and scheduler are given as functions, since each seed has its
+        own model, and ``callbacks`` as a function of the seed that returns a list of new ones:
+        ``{"callbacks": lambda seed: [MyCallback()]}``. ``ckpt_path`` and ``state_path`` become
+        ``<stem>_seed<k><suffix>``; with a ``state_path`` a killed run goes on with the seed, and the epoch,
+        where it was.
     logger_factory : callable, optional
-        ``logger_factory(seed)`` returns a logger: called with each epoch's record, and ``finalize({'val':
-        ..., 'test':
-        ...})`` and ``close()`` if it has them, also when a fit fails. A ``log_fn`` is called as well.
+        ``logger_factory(seed)`` returns a logger: called with each epoch's record, and
+        ``finalize({'val': ..., 'test': ...})`` and ``close()`` if it has them, also when a fit fails. A
+        ``log_fn`` is called as well.
     output_dir : path, optional
         Folder for ``seed<k>/`` (history.json, final.json, final_neurons.pt, best.pt), summary.json and
         summary_neurons.pt.
@@ -187,23 +190,12 @@ def _checked_seeds(n_seeds: int, seeds: Sequence[int] | None) -> list[int]:
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:
-    managed = [name for name in MANAGED if name in arguments]
-    if managed:
-        raise ValueError(f"fitter_kwargs: {', '.join(managed)} is managed by fit_multi_seed; leave it out")
+    check_fitter_arguments(arguments, MANAGED, "fit_multi_seed")
     monitor = arguments.get("monitor", "val_cc_norm")
     if not str(monitor).startswith("val_"):
         raise ValueError(
             f"monitor={monitor!r}: seeds are compared on the validation clips, so it must start with 'val_'"
         )
-    for name, example in (("optimizer", "lambda model: AdamW(model.parameters())"),
-                          ("scheduler", "lambda optimizer: StepLR(optimizer, 10)")):  # fmt: skip
-        given = arguments.get(name)
-        ready = hasattr(given, "step") and not isinstance(given, type)
-        if given is not None and (ready or not callable(given)):
-            raise ValueError(
-                f"fitter_kwargs[{name!r}] must be a function, since each seed has its own model: "
-                f"{name}={example}"
-            )
 
 
 def _fit_one(
@@ -225,7 +217,7 @@ def _fit_one(
     own.setdefault("progress", False)
     model = model_factory(seed)
     train, val, test = loader_factory(seed)
-    fitter = Fitter(model, train, val, **own)
+    fitter = build_fit(model, train, val, seed=seed, **own)
     history = fitter.fit()
     result = {"history": history, "val": fitter.evaluate(val), "test": fitter.evaluate(test)}
     _call(logger, "finalize", {split: result[split] for split in SPLITS})
@@ -253,7 +245,7 @@ class _BestSeed:
             score = -score
         if self.seed is None or score > self._score or (math.isnan(self._score) and not math.isnan(score)):
             self.seed, self._score = seed, score
-            self.state = BestWeights(model).state
+            self.state = cpu_state(model)
 
 
 def _summarise(

@@ -1,8 +1,8 @@
-"""The loss of a fit: what may be assumed about a loss function, and its mean over a pass.
+"""What a fit measures in one pass over the clips: the loss that it minimises and the scores that it follows.
 
-``train_loss`` and ``val_loss`` are the same quantity: the mean over neurons of each neuron's mean loss over
-all its valid bins of the pass, as if the pass were one long recording. (A mean of batch means would weigh a
-short clip like a long one.)
+`choose_objective` decides what a model is trained on, for every kind of fit. ``train_loss`` and ``val_loss``
+are the same quantity: the mean over neurons of each neuron's mean loss over all its valid bins of the pass,
+as if the pass were one long recording. (A mean of batch means would weigh a short clip like a long one.)
 """
 
 from __future__ import annotations
@@ -10,14 +10,61 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["LossMeter", "LossTraits", "loss_traits", "mean_over_neurons"]
+from deepSTRF.metrics import ScoreTracker, mse_loss
+from deepSTRF.registry import METRICS
+from deepSTRF.training.data import Batch, stack_padded
+
+__all__ = [
+    "CallableScores",
+    "LossMeter",
+    "LossTraits",
+    "Metric",
+    "PassScores",
+    "StreamedScores",
+    "choose_objective",
+    "loss_traits",
+    "make_scores",
+    "mean_over_neurons",
+    "owns_loss",
+]
+
+#: A loss: (pred (B,N,1,T), responses (B,N,1 or R,T)) -> a scalar, or one value per neuron (N,).
+Loss = Callable[..., Tensor]
+#: A metric of the user's: (pred (B,N,1,T), responses (B,N,R,T)) -> one value per neuron (N,), or a scalar.
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+# ------------------------------------------------------------------------------------------------ the loss
+
+
+def owns_loss(model: nn.Module) -> bool:
+    """Whether a model is trained on a loss of its own (`NeuralModel.own_loss`)."""
+    return getattr(model, "own_loss", None) is not None
+
+
+def choose_objective(model: nn.Module, loss_fn: Loss | None, objective: str = "auto") -> Loss:
+    """Return the loss that a model is trained on: its own, else ``loss_fn``, else the mean squared error.
+
+    ``objective="loss_fn"`` leaves the model's own loss aside. Raises ValueError where ``loss_fn`` is given
+    beside a loss of the model's own.
+    """
+    if objective not in ("auto", "loss_fn"):
+        raise ValueError(f"objective must be 'auto' or 'loss_fn', got {objective!r}")
+    if objective == "auto" and owns_loss(model):
+        if loss_fn is not None:
+            raise ValueError(
+                f"loss_fn={getattr(loss_fn, '__name__', loss_fn)}: {type(model).__name__} is trained on its "
+                "own loss (model.loss), so leave loss_fn out; objective='loss_fn' trains it on yours"
+            )
+        return model.loss  # type: ignore[return-value]
+    return mse_loss if loss_fn is None else loss_fn
 
 
 @dataclass(frozen=True)
@@ -33,11 +80,6 @@ class LossTraits:
         ``reduction="none"`` gives one value per neuron, (N,).
     counts_repeats : bool
         A neuron's loss is a mean over bins and repeats, not over bins.
-
-    Examples
-    --------
-    >>> LossTraits(accepts_psth=True, per_neuron=True, counts_repeats=False).per_neuron
-    True
     """
 
     accepts_psth: bool
@@ -45,19 +87,12 @@ class LossTraits:
     counts_repeats: bool
 
 
-def loss_traits(loss_fn: Callable[..., Tensor]) -> LossTraits:
+def loss_traits(loss_fn: Loss) -> LossTraits:
     """Read a loss function's traits from its attributes and arguments.
 
     The losses of `deepSTRF.metrics` carry the attribute ``accepts_psth`` and take ``reduction``. A function
     of your own is called as ``loss_fn(pred, responses)`` and returns a scalar or one value per neuron (N,);
     set ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs.
-
-    Examples
-    --------
-    >>> def my_loss(pred, responses):
-    ...     return (pred - responses).square().mean()
-    >>> loss_traits(my_loss)
-    LossTraits(accepts_psth=False, per_neuron=False, counts_repeats=False)
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable as loss_fn(pred, responses), got {type(loss_fn).__name__}")
@@ -66,36 +101,26 @@ def loss_traits(loss_fn: Callable[..., Tensor]) -> LossTraits:
     while isinstance(base, functools.partial):
         keywords = {**base.keywords, **keywords}
         base = base.func
+    try:
+        parameters = set(inspect.signature(base).parameters)
+    except (TypeError, ValueError):  # some built-ins have no signature
+        parameters = set()
     declared = getattr(loss_fn, "accepts_psth", getattr(base, "accepts_psth", None))
     by_repeats = keywords.get("weighting", "bins") == "repeats"
     # With its constant term a likelihood is a function of single repeats, not of their mean.
     needs_repeats = by_repeats or bool(keywords.get("full"))
-    takes_reduction = "reduction" in _parameter_names(base) and "reduction" not in keywords
     return LossTraits(
         accepts_psth=bool(declared) and not needs_repeats,
         # Only the losses that declare themselves are known to give (N,): torch's own give one value per bin.
-        per_neuron=declared is not None and takes_reduction,
+        per_neuron=declared is not None and "reduction" in parameters and "reduction" not in keywords,
         counts_repeats=by_repeats,
     )
-
-
-def _parameter_names(function: Any) -> set[str]:
-    try:
-        return set(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # some built-ins have no signature
-        return set()
 
 
 def mean_over_neurons(loss: Tensor, weights: Tensor) -> Tensor:
     """Return the scalar to differentiate: the mean over the neurons that have data in this batch.
 
-    Shapes: loss (N,); weights (N,).
-
-    Examples
-    --------
-    >>> import torch
-    >>> mean_over_neurons(torch.tensor([1.0, 3.0, float("nan")]), torch.tensor([10.0, 10.0, 0.0]))
-    tensor(2.)
+    Shapes: loss () or (N,); weights (N,), valid bins of each neuron.
     """
     if loss.dim() == 0:
         return loss
@@ -109,17 +134,7 @@ def mean_over_neurons(loss: Tensor, weights: Tensor) -> Tensor:
 
 
 class LossMeter:
-    """Sum a loss over the batches of a pass, on the device, without waiting for it.
-
-    Examples
-    --------
-    >>> import torch
-    >>> meter = LossMeter()
-    >>> meter.add(torch.tensor([1.0, 5.0]), torch.tensor([100.0, 0.0]))
-    >>> meter.add(torch.tensor([4.0, 2.0]), torch.tensor([50.0, 50.0]))
-    >>> meter.result()
-    2.0
-    """
+    """Mean loss of a pass, summed on the device without waiting for it."""
 
     def __init__(self) -> None:
         self._total: Tensor | None = None
@@ -143,3 +158,113 @@ class LossMeter:
         if not bool(heard.any()):
             return math.nan
         return float((self._total[heard] / self._weight[heard]).mean())
+
+
+# ---------------------------------------------------------------------------------------------- the scores
+
+
+class PassScores(Protocol):
+    """What collects predictions during a pass and scores them at its end."""
+
+    names: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Forget the pass before."""
+        ...
+
+    def add(self, batch: Batch, pred: Tensor) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        ...
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Score the pass: a CPU tensor (N,) per neuron, or a number."""
+        ...
+
+
+def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassScores:
+    """Return the collector for a set of metrics; ``stable`` where a clip has the same key in every pass."""
+    if metrics is None:
+        return StreamedScores(stable=stable)
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"val_metrics[{name!r}] must be callable as metric(pred, responses), got {metric!r}"
+            )
+    return CallableScores(metrics, stable=stable)
+
+
+class StreamedScores:
+    """The registered metrics that are computed per epoch, accumulated batch by batch."""
+
+    def __init__(self, *, stable: bool) -> None:
+        self.names = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
+        self._stable = stable
+        self._tracker = ScoreTracker(centring="concat")
+        self._prepared: set[Hashable] = set()
+
+    def begin(self) -> None:
+        """Forget the pass before, but not what the responses alone determine."""
+        if self._stable:
+            self._tracker.reset()
+        else:
+            self._tracker = ScoreTracker(centring="concat")
+            self._prepared = set()
+
+    def add(self, batch: Batch, pred: Tensor) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        for item, key in enumerate(batch.keys):
+            if key not in self._prepared:
+                self._tracker.prepare(key, batch.responses(item))
+                self._prepared.add(key)
+        self._tracker.update(list(batch.keys), pred.detach())
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Return the scores, (N,) on the CPU."""
+        return {name: value.detach().cpu() for name, value in self._tracker.compute().items()}
+
+
+class CallableScores:
+    """A user's own metrics, called once per pass on all predictions and responses, concatenated.
+
+    Shorter clips are padded on the right, predictions with zeros and responses with NaN; clips come in the
+    order of their keys, so a shuffled pass gives the same numbers.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], *, stable: bool) -> None:
+        self._metrics = dict(metrics)
+        self.names: tuple[str, ...] = tuple(self._metrics)
+        self._stable = stable
+        self._items: list[tuple[Hashable, Tensor, Callable[[], Tensor]]] = []
+        self._kept: tuple[tuple[Hashable, ...], Tensor] | None = None
+
+    def begin(self) -> None:
+        """Forget the predictions of the pass before."""
+        self._items = []
+
+    def add(self, batch: Batch, pred: Tensor) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        for item, (key, length) in enumerate(zip(batch.keys, batch.lengths, strict=True)):
+            responses = functools.partial(batch.responses, item)
+            self._items.append((key, pred[item, :, :, :length].detach(), responses))
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Call every metric on the concatenated pass; vectors come back on the CPU, scalars as numbers."""
+        order = sorted(
+            range(len(self._items)), key=lambda i: (str(type(self._items[i][0])), self._items[i][0], i)
+        )
+        keys = tuple(self._items[i][0] for i in order)
+        if not keys:
+            raise ValueError("nothing to score: the loader was empty (no clips selected?)")
+        if self._kept is None or self._kept[0] != keys:
+            self._kept = (keys, stack_padded([self._items[i][2]() for i in order], math.nan))
+        pred = stack_padded([self._items[i][1] for i in order], 0.0)
+        responses = self._kept[1].to(pred.device)
+        if not self._stable:
+            self._kept = None
+        scores: dict[str, float | Tensor] = {}
+        with torch.no_grad():
+            for name, metric in self._metrics.items():
+                value = metric(pred, responses)
+                scalar = not isinstance(value, Tensor) or value.dim() == 0
+                scores[name] = float(value) if scalar else value.detach().cpu()
+        return scores

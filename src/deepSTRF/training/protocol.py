@@ -283,8 +283,9 @@ def _training_facts(fitter: Any) -> dict[str, Any]:
     if fitter is None:
         return {}
     group = fitter.optimizer.param_groups[0]
+    loss = getattr(fitter.loss_fn, "__name__", type(fitter.loss_fn).__name__)
     return {
-        "loss": getattr(fitter.loss_fn, "__name__", type(fitter.loss_fn).__name__),
+        "loss": fitter.model.own_loss if fitter.loss_fn == getattr(fitter.model, "loss", None) else loss,
         "optimiser": type(fitter.optimizer).__name__,
         "learning_rate": group.get("initial_lr", group["lr"]),
         "weight_decay": group.get("weight_decay", 0.0),

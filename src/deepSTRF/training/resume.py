@@ -1,4 +1,9 @@
-"""The full state of a running fit as one file, so that a killed fit goes on as if nothing had happened."""
+"""The state of a running fit as one file, so that a killed fit goes on as if nothing had happened.
+
+The file holds everything that the next epoch depends on: model, optimizer, schedule, random states (also the
+loaders' own), history, and the states of all callbacks. It belongs to one fit: its signature (model, data,
+loss, optimizer, ...) must agree.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +11,30 @@ import functools
 import hashlib
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from deepSTRF._files import load_tensors, save_tensors
-from deepSTRF.training.callbacks import BestWeights
-from deepSTRF.training.data import BatchSource, DirectSource, generators_of
+from deepSTRF._files import load_tensors, save_or_warn, save_tensors
+from deepSTRF.training.callbacks import Callback, FitterLike
+from deepSTRF.training.data import HASH_LENGTH, generators_of
 from deepSTRF.training.history import pack_history, unpack_history
+from deepSTRF.training.optimization import optimizer_facts
 from deepSTRF.training.seeds import random_state, set_random_state
-
-if TYPE_CHECKING:
-    from deepSTRF.training.fitter import Fitter
 
 __all__ = [
     "FitStateFile",
+    "ResumeState",
     "StateMismatchError",
-    "apply_state",
-    "collect_state",
     "fit_signature",
     "function_name",
     "model_facts",
 ]
 
 #: Number of the file layout; another number is refused rather than guessed at.
-STATE_FORMAT = 1
+STATE_FORMAT = 2
+#: Characters of a value in an error text.
+SHOWN = 80
 
 
 class StateMismatchError(ValueError):
@@ -39,17 +42,7 @@ class StateMismatchError(ValueError):
 
 
 class FitStateFile:
-    """A fit's state on disk: written atomically after each epoch, read back when the same fit starts again.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     state = FitStateFile(pathlib.Path(folder) / "fit.state", {"model": "Linear"})
-    ...     state.save({"epoch": 3})
-    ...     state.load()
-    {'epoch': 3}
-    """
+    """A file with a state and the signature of the fit that it belongs to, replaced atomically."""
 
     def __init__(self, path: str | os.PathLike[str], signature: dict[str, Any]) -> None:
         self.path = Path(path)
@@ -70,60 +63,99 @@ class FitStateFile:
                 f"state_path={self.path}: this file is no fit state of this version of deepSTRF; "
                 "name another file, or delete it to start anew"
             )
-        self._compare(stored["signature"])
-        content: dict[str, Any] = stored["content"]
-        return content
-
-    def _compare(self, stored: dict[str, Any]) -> None:
+        before = stored["signature"]
         differences = [
-            f"{key}: the file has {_short(stored.get(key))}, this fit has {_short(self.signature.get(key))}"
-            for key in sorted(set(stored) | set(self.signature))
-            if stored.get(key) != self.signature.get(key)
+            f"{key}: the file has {_short(before.get(key))}, this fit has {_short(self.signature.get(key))}"
+            for key in sorted(set(before) | set(self.signature))
+            if before.get(key) != self.signature.get(key)
         ]
         if differences:
             raise StateMismatchError(
                 f"state_path={self.path} holds the state of another fit ({'; '.join(differences)}). "
                 "To resume, build the Fitter as it was; to start anew, delete the file or name another one"
             )
+        content: dict[str, Any] = stored["content"]
+        return content
 
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
 
 
-#: Characters of a hash that stand for it in an error text.
-HASH_LENGTH = 12
+class ResumeState(Callback):
+    """State of the fit on disk, written after every epoch and read when the same fit starts again."""
+
+    def __init__(self, path: str | os.PathLike[str], fitter: FitterLike) -> None:
+        self._path = path
+        self._optimizer = optimizer_facts(fitter.optimizer)  # before the first step
+        self._file: FitStateFile | None = None
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Describe this fit."""
+        self._file = FitStateFile(self._path, fit_signature(fitter, self._optimizer))
+
+    def resume(self, fitter: FitterLike) -> None:
+        """Put the fit back to where an earlier run left it, if there is one."""
+        stored = self._file.load() if self._file is not None else None
+        if stored is None:
+            return
+        fitter.model.load_state_dict(stored["model"])
+        fitter.optimizer.load_state_dict(stored["optimizer"])
+        if fitter.scheduler is not None:
+            fitter.scheduler.load_state_dict(stored["scheduler"])
+        fitter.scaler.load_state_dict(stored["scaler"])
+        fitter.history = unpack_history(stored["history"])
+        for name, callback in _named(fitter.callbacks).items():
+            if name in stored["callbacks"]:
+                callback.load_state_dict(stored["callbacks"][name])
+        set_random_state(stored["random"], generators_of(fitter.train_loader, fitter.val_loader))
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Write everything the next epoch depends on, as tensors and plain values."""
+        schedule = None if fitter.scheduler is None else fitter.scheduler.state_dict()
+        states = {name: callback.state_dict() for name, callback in _named(fitter.callbacks).items()}
+        for name, state in states.items():
+            _check_plain(name, state)
+        content = {
+            "model": fitter.model.state_dict(),
+            "optimizer": fitter.optimizer.state_dict(),
+            # Functions in a schedule cannot be saved as data and are set anew anyway.
+            "scheduler": schedule and {k: v for k, v in schedule.items() if not callable(v)},
+            "scaler": fitter.scaler.state_dict(),
+            "random": random_state(generators_of(fitter.train_loader, fitter.val_loader)),
+            "history": pack_history([_plain_record(record) for record in fitter.history]),
+            "callbacks": {name: state for name, state in states.items() if state},
+        }
+        file = self._file
+        if file is not None:
+            save_or_warn("state_path", file.path, lambda: file.save(content))
 
 
-def collect_state(fitter: Fitter, best: BestWeights) -> dict[str, Any]:
-    """Return everything the next epoch depends on, as tensors and plain values."""
-    return {
-        "model": fitter.model.state_dict(),
-        "optimizer": fitter.optimizer.state_dict(),
-        "scheduler": None if fitter.scheduler is None else _plain(fitter.scheduler.state_dict()),
-        "scaler": fitter.scaler.state_dict(),
-        "random": random_state(generators_of(fitter.train_loader, fitter.val_loader)),
-        "history": pack_history([_plain_record(record) for record in fitter.history]),
-        "stopping": fitter.stopping.state_dict(),
-        "best": best.state,
-        "per_cell": None if fitter.per_cell is None else fitter.per_cell.state_dict(),
-    }
+def _named(callbacks: list[Callback]) -> dict[str, Callback]:
+    """Callbacks by the name of their class; a second one of a class is 'Name 2'."""
+    named: dict[str, Callback] = {}
+    for callback in callbacks:
+        name, number = type(callback).__name__, 1
+        while name in named:
+            number += 1
+            name = f"{type(callback).__name__} {number}"
+        named[name] = callback
+    return named
 
 
-def apply_state(fitter: Fitter, best: BestWeights, stored: dict[str, Any]) -> None:
-    """Put a fit back to where `collect_state` found it."""
-    fitter.model.load_state_dict(stored["model"])
-    fitter.optimizer.load_state_dict(stored["optimizer"])
-    if fitter.scheduler is not None:
-        fitter.scheduler.load_state_dict(stored["scheduler"])
-    fitter.scaler.load_state_dict(stored["scaler"])
-    fitter.history = unpack_history(stored["history"])
-    fitter.stopping.load_state_dict(stored["stopping"])
-    best.state = stored["best"]
-    if fitter.per_cell is not None:
-        fitter.per_cell.load_state_dict(stored["per_cell"])
-    set_random_state(stored["random"], generators_of(fitter.train_loader, fitter.val_loader))
+def _check_plain(name: str, value: Any) -> None:
+    """Raise TypeError for what a file of tensors and plain values cannot hold."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list | tuple):
+        for item in value:
+            _check_plain(name, item)
+    elif type(value) not in (bool, int, float, str, type(None)) and not isinstance(value, Tensor):
+        raise TypeError(
+            f"the state_dict of the callback {name} holds a {type(value).__name__}; with a state_path it may "
+            "hold tensors, numbers, text, None, lists, tuples and dictionaries"
+        )
 
 
 def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
@@ -141,12 +173,10 @@ def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _plain(state: dict[str, Any]) -> dict[str, Any]:
-    """A scheduler's state without functions, which cannot be saved as data and are set anew anyway."""
-    return {key: value for key, value in state.items() if not callable(value)}
+# ------------------------------------------------------------------------------- which fit a state belongs to
 
 
-def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: BatchSource) -> dict[str, str]:
+def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
     """Return what must agree for a stored state to belong to this fit.
 
     How long to go on (``max_epochs``, ``patience``) is not part of it: both may change between runs.
@@ -161,9 +191,9 @@ def fit_signature(fitter: Fitter, optimizer: str, train: BatchSource, val: Batch
         "grad_clip": str(fitter.grad_clip),
         "warmup_ms": str(fitter.warmup_ms),
         "seed": str(fitter.seed),
-        "track_per_cell_best": str(fitter.per_cell is not None),
-        "training data": f"{_data_facts(train)}, batches of {fitter.train_loader.batch_size}",
-        "validation data": _data_facts(val),
+        "track_per_cell_best": str(fitter.per_neuron is not None),
+        "training data": f"{fitter.train_source.describe()}, batches of {fitter.train_loader.batch_size}",
+        "validation data": fitter.val_source.describe(),
     }
 
 
@@ -187,17 +217,3 @@ def function_name(function: Any) -> str:
         settings = ", ".join(f"{key}={value!r}" for key, value in sorted(function.keywords.items()))
         return f"{function_name(function.func)}({settings})"
     return str(getattr(function, "__qualname__", type(function).__qualname__))
-
-
-def _data_facts(source: BatchSource) -> str:
-    """Number of clips and a hash of their stimuli and targets, where they can be read without the loader."""
-    if not isinstance(source, DirectSource):
-        return "clips of a loader"
-    digest = hashlib.sha256()
-    clips = source.clips.one_pass()
-    for clip in clips:
-        digest.update(source.clips.dataset.fingerprint(clip).encode())
-        target = source.store.target(clip)[0].detach().cpu().contiguous()
-        digest.update(str(tuple(target.shape)).encode())
-        digest.update(target.flatten().view(torch.uint8).numpy().tobytes())
-    return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"

@@ -609,6 +609,11 @@ class ICNet(AudioEncodingModel):
             "whose predict_batch(batch) returns model.forward_params(batch.inputs, time_hours)"
         )
 
+    @property
+    def own_loss(self) -> str | None:
+        """Name of the categorical head's loss; a Poisson head is trained on the loss asked for."""
+        return "cross-entropy of spike counts" if self.readout.head == "categorical" else None
+
     def forward_params(self, x: Tensor, time_hours: Tensor | float | None = None) -> Tensor:
         """Return the parameters of every neuron's response distribution.
 
