@@ -1,23 +1,28 @@
-"""Encoding models: sound in, one rate per neuron and bin out.
+"""Encoding models: sound in, one rate per neuron and time bin out.
 
-`NeuralModel` holds the four slots (front-end, prefilter, core, readout) and what all models share:
-prediction, streaming, saving and loading. `deepSTRF.models.audio` holds the models,
-`deepSTRF.models.wav2spec` the front-ends.
+`NeuralModel` is the base of all models: four slots (front-end, prefilter, core, readout), streaming,
+prediction, saving and loading. `deepSTRF.models.audio` has the models, `deepSTRF.models.wav2spec` the
+front-ends, `deepSTRF.models.backbones` the recurrent networks of `StateNet`, `deepSTRF.models.io` the loader
+of public weights.
 """
 
 from deepSTRF.models import audio, backbones, io, wav2spec
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.streaming import FramewiseMixin, State, Streamable
+from deepSTRF.models.prefiltering import make_prefiltering
+from deepSTRF.models.readouts import LinearReadout, STRFReadout
+from deepSTRF.models.streaming import FramewiseMixin, Streamable
 
 __all__ = [
     "Configurable",
     "FramewiseMixin",
+    "LinearReadout",
     "NeuralModel",
-    "State",
+    "STRFReadout",
     "Streamable",
     "audio",
     "backbones",
     "io",
+    "make_prefiltering",
     "wav2spec",
 ]

@@ -63,11 +63,6 @@ class ParametricSigmoid(_GainAndBaseline, Configurable):
     References
     ----------
     Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016.
-
-    Examples
-    --------
-    >>> ParametricSigmoid(3)(torch.zeros(2, 10, 3)).shape
-    torch.Size([2, 10, 3])
     """
 
     _raw_a: nn.Parameter | None
@@ -107,11 +102,6 @@ class ParametricDoubleExponential(_GainAndBaseline, Configurable):
     References
     ----------
     Thorson, Liénard & David 2015, doi 10.1371/journal.pcbi.1004628.
-
-    Examples
-    --------
-    >>> ParametricDoubleExponential(3)(torch.zeros(2, 10, 3)).shape
-    torch.Size([2, 10, 3])
     """
 
     _raw_b: nn.Parameter | None
@@ -150,11 +140,6 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
     -----
     The sharpness starts near 5.5, which puts the output for zero drive at 0.12 to 0.19: a start near 0.7
     (``beta = 1``) lets fits of sparse responses collapse to the mean.
-
-    Examples
-    --------
-    >>> ParametricSoftplus(3)(torch.zeros(2, 10, 3)).shape
-    torch.Size([2, 10, 3])
     """
 
     def __init__(self, num_features: int, non_negative_output: bool = True) -> None:
@@ -195,13 +180,7 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
 
 
 def resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.Module:
-    """Turn what a user gave as output nonlinearity into a module.
-
-    Examples
-    --------
-    >>> type(resolve_activation("softplus", 5)).__name__
-    'ParametricSoftplus'
-    """
+    """Turn what a user gave as output nonlinearity into a module."""
     if given is None:
         return nn.Identity()
     if isinstance(given, str):

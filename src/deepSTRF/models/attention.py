@@ -31,12 +31,12 @@ __all__ = [
     "turn_pairs",
 ]
 
-# ------------------------------------------------------------------------------
-# What the attention modules share: checks of their sizes, and the angles of position codes.
-
-
 #: Longest wavelength of the position codes is 2 pi times this (Vaswani et al. 2017, section 3.5).
 _BASE = 10_000.0
+#: Width of the feed-forward part, in widths of the model (Vaswani et al. 2017, section 3.3).
+_FEED_FORWARD = 4
+#: Fewest queries that share a block: narrower windows would make many tiny products.
+_SMALLEST_BLOCK = 32
 
 
 def check_window(context_window: int) -> int:
@@ -107,25 +107,12 @@ def forbidden_keys(first: Tensor, n_blocks: int, block: int, window: int) -> Ten
     return (unseen | (number < 0).unsqueeze(-2)).unsqueeze(1)
 
 
-# ------------------------------------------------------------------------------
-
-#: Width of the feed-forward part, in widths of the model (Vaswani et al. 2017, section 3.3).
-_FEED_FORWARD = 4
-#: Fewest queries that share a block: narrower windows would make many tiny products.
-_SMALLEST_BLOCK = 32
-
-
 def build_causal_window_mask(
     L: int, window: int | None = None, device: torch.device | str | None = None
 ) -> Tensor:
     """Return which frames may not be seen: later ones, and those ``window`` frames ago or more.
 
     Shapes: returns (L, L).
-
-    Examples
-    --------
-    >>> build_causal_window_mask(3, window=2).int().tolist()
-    [[0, 1, 1], [0, 0, 1], [1, 0, 0]]
     """
     frames = torch.arange(check_positive_int("L", L), device=device)
     age = frames.unsqueeze(1) - frames
@@ -141,11 +128,6 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
     References
     ----------
     Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
-
-    Examples
-    --------
-    >>> SinusoidalPositionalEncoding(4)(torch.zeros(1, 2, 4))[0, 0]
-    tensor([0., 1., 0., 1.])
     """
 
     def __init__(self, d_model: int) -> None:
@@ -184,12 +166,6 @@ class CausalSelfAttention(nn.Module, Configurable):
     ----------
     Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762; rotary: Su et al. 2024, doi
     10.1016/j.neucom.2023.127063.
-
-    Examples
-    --------
-    >>> attention = CausalSelfAttention(embed_dim=8, n_heads=2, context_window=5)
-    >>> attention(torch.zeros(1, 30, 8)).shape
-    torch.Size([1, 30, 8])
     """
 
     def __init__(
@@ -300,12 +276,6 @@ class CausalTransformerLayer(nn.Module, Configurable):
     References
     ----------
     Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
-
-    Examples
-    --------
-    >>> layer = CausalTransformerLayer(48)
-    >>> sum(parameter.numel() for parameter in layer.parameters())
-    28272
     """
 
     def __init__(
@@ -347,14 +317,7 @@ class CausalTransformerLayer(nn.Module, Configurable):
 
 
 class CausalTransformerEncoder(nn.Module, Configurable):
-    """A stack of `CausalTransformerLayer`; with a window of w it sees ``n_layers * (w - 1) + 1`` frames.
-
-    Examples
-    --------
-    >>> encoder = CausalTransformerEncoder(2, embed_dim=8, context_window=5)
-    >>> encoder(torch.zeros(1, 30, 8)).shape
-    torch.Size([1, 30, 8])
-    """
+    """A stack of `CausalTransformerLayer`; with a window of w it sees ``n_layers * (w - 1) + 1`` frames."""
 
     def __init__(
         self,

@@ -1,7 +1,12 @@
-"""The four slots of every model, and what all models share: prediction, streaming, saving, loading."""
+"""Encoding models of four slots: front-end, prefilter, core, readout.
+
+`NeuralModel` holds what all models share: the pipeline, streaming, prediction, saving and loading.
+`resolve_slot` builds what a user names for a slot.
+"""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,8 +21,9 @@ from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.models.streaming import State, check_state, init_slot_state, placement, step_slot
+from deepSTRF.registry import Registry
 
-__all__ = ["NeuralModel"]
+__all__ = ["NeuralModel", "resolve_slot"]
 
 _SLOTS = ("wav2spec", "prefiltering", "core", "readout")
 
@@ -74,8 +80,6 @@ class NeuralModel(nn.Module, Configurable):
         self.wav2spec = nn.Identity()
         self.prefiltering = nn.Identity()
         self.core = nn.Identity()
-
-    # ------------------------------------------------------------------ the pipeline
 
     def spectrogram(self, x: Tensor) -> Tensor:
         """Return what the front-end makes of a stimulus: (B, 1, F, T). Spectrograms pass through.
@@ -194,8 +198,6 @@ class NeuralModel(nn.Module, Configurable):
             raise ValueError(f"expected spectrograms with T of at least 1, got {tuple(x.shape)}")
         check_dtype(x, placement(self)[1])
 
-    # ------------------------------------------------------------------ time in pieces
-
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
@@ -245,7 +247,7 @@ class NeuralModel(nn.Module, Configurable):
             self._check_spectrogram(frames)
             y, rest = self._step_response(frames, state)
         except (KeyError, TypeError):
-            check_state(self, state)  # says so where the state is at fault
+            check_state(self, state)  # raises where the state is at fault
             raise
         return y, {"wav2spec": following, **rest}
 
@@ -257,8 +259,6 @@ class NeuralModel(nn.Module, Configurable):
 
     def detach(self) -> None:
         """Cut the gradient through a state kept between clips; models without one have nothing to do."""
-
-    # ------------------------------------------------------------------ facts
 
     def count_trainable_params(self) -> int:
         """Return the number of trainable parameters."""
@@ -293,8 +293,6 @@ class NeuralModel(nn.Module, Configurable):
                 )
             if not isinstance(module, nn.Module):
                 raise TypeError(f"the slot {slot!r} must hold an nn.Module, got {type(module).__name__}")
-
-    # ------------------------------------------------------------------ use
 
     def predict(
         self,
@@ -464,3 +462,35 @@ class NeuralModel(nn.Module, Configurable):
             map_location=map_location,
         )
         return (model, metadata) if return_metadata else model  # type: ignore[return-value]
+
+
+def resolve_slot(
+    slot: str, given: nn.Module | Mapping[str, Any] | None, registry: Registry[Any], **sizes: Any
+) -> nn.Module | None:
+    """Return the module of a slot: the given one, or a registered one built from a dictionary of options."""
+    if given is None or isinstance(given, nn.Module):
+        return given
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{slot} must be an nn.Module, a dictionary or None, got {type(given).__name__}")
+    options = dict(given)
+    keys = [key for key in (slot, "type") if key in options]
+    if len(keys) != 1:
+        raise ValueError(
+            f"a {slot} dictionary names its class under one key, {slot!r} or 'type', got the keys "
+            f"{sorted(options)}"
+        )
+    name = options.pop(keys[0])
+    if not len(registry):
+        raise ValueError(
+            f"no {registry.what} can be named yet, got {name!r}: pass an nn.Module to {slot}= instead"
+        )
+    build = registry.get(name)
+    signature = inspect.signature(build)
+    try:
+        signature.bind(**sizes, **options)
+    except TypeError as error:
+        takes = ", ".join(key for key in signature.parameters if key not in sizes) or "nothing"
+        raise ValueError(
+            f"the {slot} dictionary does not fit {name!r}: {error}; besides its name it takes {takes}"
+        ) from None
+    return build(**sizes, **options)  # type: ignore[no-any-return]

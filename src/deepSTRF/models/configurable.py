@@ -1,4 +1,4 @@
-"""Modules whose parameters ask for a learning rate of their own."""
+"""Mixins of modules: recorded constructor arguments, exact constants, learning rates of their own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from deepSTRF.registry import MODULES
 
 __all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters"]
 
-# ------------------------------------------------------------------------------
-# Modules that remember how they were built, so that a checkpoint can rebuild them.
-
-
 _PACKAGE = __name__.split(".")[0]
 
 
 class Configurable:
-    """Mixin that records the constructor arguments of an ``nn.Module``, defaults included.
+    """Mixin that records the constructor arguments of an ``nn.Module``, so that a checkpoint can rebuild it.
 
-    It works for every subclass, with or without an ``__init__`` of its own. Classes of this package are filed
-    in the registry of rebuildable classes; a user's class is named when its checkpoint is loaded
-    (``from_pretrained(..., modules={"MyModule": MyModule})``).
+    It works for every subclass, with or without an ``__init__`` of its own. Classes of this package are
+    registered by name (`deepSTRF.registry.MODULES`); a user's class is named when its checkpoint is loaded:
+    ``from_pretrained(..., modules={"MyModule": MyModule})``.
+
+    Attributes
+    ----------
+    init_arguments : dict
+        Constructor arguments by name, defaults included.
 
     Examples
     --------
@@ -41,7 +42,7 @@ class Configurable:
     _init_arguments: dict[str, Any] | None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """File classes of this package in the registry of rebuildable classes."""
+        """Register classes of this package as rebuildable."""
         super().__init_subclass__(**kwargs)
         if cls.__module__.split(".")[0] == _PACKAGE:
             MODULES.register(cls.__name__)(cls)
@@ -62,7 +63,7 @@ class Configurable:
 def _bind(
     cls: type, instance: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> dict[str, Any] | None:
-    """Return the arguments by name, or None when they do not fit (``__init__`` then says so itself)."""
+    """Return the arguments by name, or None when they do not fit (``__init__`` then raises)."""
     try:
         bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)  # type: ignore[misc]
     except TypeError:
@@ -79,7 +80,7 @@ def _bind(
 
 
 def _freeze(value: Any) -> Any:
-    """Copy plain containers, so that a list changed later does not rewrite history; keep modules."""
+    """Copy plain containers, which the caller may change later; keep modules."""
     if isinstance(value, dict):
         return {key: _freeze(item) for key, item in value.items()}
     if isinstance(value, list | tuple) and type(value) in (list, tuple):
@@ -89,23 +90,12 @@ def _freeze(value: Any) -> Any:
     return value if isinstance(value, str | int | float | type(None)) else copy.copy(value)
 
 
-# ------------------------------------------------------------------------------
-# Constant tensors that are exact in every precision.
-
-
 class ExactConstants(nn.Module):
-    """Module whose constants are built once in float64 and rounded to whatever precision the module has.
+    """Module whose constants are built once in float64 and rounded to the precision of the module.
 
-    A plain buffer loses digits for good: built in float32 and moved to float64 it still holds 7 of them. Here
-    ``.double()`` rounds anew from the float64 original. The constants follow ``.to(device)`` as buffers do;
-    they are not part of the ``state_dict``, since the constructor arguments determine them.
-
-    Examples
-    --------
-    >>> module = ExactConstants()
-    >>> module.register_constant("third", torch.tensor(1 / 3, dtype=torch.float64))
-    >>> module.third.dtype, float(module.double().third) == 1 / 3
-    (torch.float32, True)
+    A plain buffer that was built in float32 and moved to float64 has 7 correct digits; here ``.double()``
+    rounds the float64 original again. The constants follow ``.to(device)`` as buffers do. They are not part
+    of the ``state_dict``, since the constructor arguments determine them.
     """
 
     _exact: dict[str, Tensor]
@@ -128,9 +118,6 @@ class ExactConstants(nn.Module):
         return module
 
 
-# ------------------------------------------------------------------------------
-
-
 class ScaleFreeParameters(nn.Module):
     """Mixin of modules whose parameters are shifts in units of their own range (channels, logs, log-odds).
 
@@ -141,16 +128,6 @@ class ScaleFreeParameters(nn.Module):
     ----------
     learning_rate_factor : float
         Rate relative to the rest of the model.
-
-    Examples
-    --------
-    >>> import torch
-    >>> class Gain(ScaleFreeParameters):
-    ...     def __init__(self):
-    ...         super().__init__()
-    ...         self.log_gain = nn.Parameter(torch.zeros(3))
-    >>> [(group["lr"], group["weight_decay"]) for group in Gain().param_groups(lr=1e-3)]
-    [(0.01, 0.0)]
     """
 
     learning_rate_factor: float = 10.0

@@ -1,8 +1,8 @@
-"""Gradient maps: what a prediction would gain from a little more sound, in a spectrogram or in a waveform.
+"""Gradient maps: the gradient of a prediction with respect to a spectrogram or a waveform.
 
-The sign is that of the gradient: sound at a positive place raises the prediction (excitatory), at a negative
-one it lowers it. Maps are taken in eval mode, by ``torch.autograd.grad`` with respect to the stimulus alone,
-so that training flags, ``requires_grad`` and ``.grad`` of the model are afterwards as they were.
+A positive value is excitatory: more sound there raises the prediction. Maps are taken in eval mode, by
+``torch.autograd.grad`` with respect to the stimulus alone; training flags, ``requires_grad`` and ``.grad`` of
+the model are afterwards as they were.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ __all__ = [
     "GradientMaps",
     "NoFrontEndError",
     "differentiating",
-    "strf_gradmap",
-    "waveform_gradmap",
 ]
 
 #: Frames of a map of a model without a finite receptive field (300 ms of 5 ms bins): a choice that shows the
@@ -43,19 +41,11 @@ _LARGEST_CHUNK = 128
 
 
 class NoFrontEndError(ValueError, RuntimeError):
-    """The model hears spectrograms, so no gradient reaches a waveform."""
+    """The model takes spectrograms, so no gradient reaches a waveform."""
 
 
 class GradientMaps:
-    """Mixin of audio models: gradients of the prediction with respect to spectrogram and waveform.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> model = Linear(n_frequency_bands=8, temporal_window_size=3, out_neurons=5)
-    >>> model.STRF_gradmap().shape
-    torch.Size([5, 1, 8, 3])
-    """
+    """Mixin of audio models: gradients of the prediction with respect to spectrogram and waveform."""
 
     def STRF_gradmap(
         self,
@@ -77,117 +67,66 @@ class GradientMaps:
         ----------
         Rançon, Masquelier & Cottereau 2025, doi 10.1038/s42003-025-08858-3.
         """
-        return strf_gradmap(self, T, stimulus=stimulus, reduce=reduce, neurons=neurons, chunk=chunk)
+        model: Any = self
+        check_choice("reduce", reduce, ("last", "mean"))
+        if chunk is not None:
+            chunk = check_positive_int("chunk", chunk)
+        around, frames = _expansion_point(model, T, stimulus)
+        with differentiating(model):
+            if reduce == "last":
+                around = _cropped(model, around, frames)
+            n_neurons, graph_bytes = _measured_response(model, around)
+            wanted = neuron_indices(neurons, n_neurons)
+            at_once = chunk or max(1, min(_LARGEST_CHUNK, _GRAPH_BYTES // max(1, graph_bytes)))
+            maps = around.new_empty(len(wanted), *around.shape[1:3], frames)
+            for first in range(0, len(wanted), at_once):
+                part = wanted[first : first + at_once]
+                # one copy of the stimulus per neuron: clips are independent in eval mode, so the gradient of
+                # the summed objectives holds every neuron's own, and nothing of size N x N is made
+                x = around.repeat(len(part), 1, 1, 1).requires_grad_()
+                own = model.respond(x)[range(len(part)), part, 0]
+                objective = own[:, -1].sum() if reduce == "last" else own.mean(-1).sum()
+                (gradient,) = torch.autograd.grad(objective, x)
+                maps[first : first + at_once] = gradient[..., -frames:]
+        return maps
 
     def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:
         """Return the gradient of the prediction with respect to the samples of a sound: itself a waveform.
 
         Shapes: stim (T_audio,); returns (T_audio,).
         """
-        return waveform_gradmap(self, stim, neuron, reduce)
-
-
-def strf_gradmap(
-    model: Any,
-    T: int | None = None,
-    *,
-    stimulus: Tensor | None = None,
-    reduce: str = "last",
-    neurons: NeuronSelection = None,
-    chunk: int | None = None,
-) -> Tensor:
-    """Return the gradient of a model's prediction with respect to its spectrogram.
-
-    `GradientMaps.STRF_gradmap` says it in full; this form takes any module with ``respond``.
-
-    Shapes: model (B, 1, F, T); returns (N, 1, F, T).
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> model = Linear(n_frequency_bands=8, temporal_window_size=3, out_neurons=5)
-    >>> bool(torch.allclose(strf_gradmap(model)[:, 0], model.STRF_weight(folded=True), atol=1e-6))
-    True
-    """
-    check_choice("reduce", reduce, ("last", "mean"))
-    if chunk is not None:
-        chunk = check_positive_int("chunk", chunk)
-    around, frames = _expansion_point(model, T, stimulus)
-    with differentiating(model):
-        if reduce == "last":
-            around = _without_unheard_past(model, around, frames)
-        n_neurons, graph_bytes = _rehearse(model, around)
-        wanted = neuron_indices(neurons, n_neurons)
-        at_once = chunk or max(1, min(_LARGEST_CHUNK, _GRAPH_BYTES // max(1, graph_bytes)))
-        maps = around.new_empty(len(wanted), *around.shape[1:3], frames)
-        for first in range(0, len(wanted), at_once):
-            part = wanted[first : first + at_once]
-            # one copy of the stimulus per neuron: clips do not see each other in eval mode, so the gradient
-            # of the summed objectives holds every neuron's own, and nothing of size N x N is made
-            x = around.repeat(len(part), 1, 1, 1).requires_grad_()
-            own = model.respond(x)[range(len(part)), part, 0]
-            objective = own[:, -1].sum() if reduce == "last" else own.mean(-1).sum()
-            (gradient,) = torch.autograd.grad(objective, x)
-            maps[first : first + at_once] = gradient[..., -frames:]
-    return maps
-
-
-def waveform_gradmap(
-    model: Any, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last"
-) -> Tensor:
-    """Return the gradient of a model's prediction with respect to the samples of a sound.
-
-    `GradientMaps.waveform_gradmap` says it in full. The sound passes through the model once; each neuron
-    costs one pass back, so memory does not grow with their number.
-
-    Shapes: returns (T_audio,).
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
-    >>> mel = CausalMelSpectrogram(audio_fs=16000, n_mels=8)
-    >>> model = Linear(8, 3, out_neurons=5, wav2spec=mel)
-    >>> waveform_gradmap(model, torch.randn(1600), neuron=[0, -1]).shape
-    torch.Size([2, 1600])
-    """
-    if isinstance(model.wav2spec, nn.Identity):
-        raise NoFrontEndError(
-            f"this {type(model).__name__} has no front-end, so no gradient reaches a waveform: build it with "
-            "wav2spec=make_wav2spec('mel', audio_fs, dt_ms) or another front-end, or use STRF_gradmap()"
-        )
-    check_choice("reduce", reduce, ("last", "peak", "sum"))
-    device, dtype = placement(model)
-    with differentiating(model):
-        sound = _mono(stim).to(device, dtype).clone().requires_grad_()
-        rates = _checked_output(model(sound), sound)[0, :, 0]
-        alone = neuron is None or isinstance(neuron, numbers.Integral)
-        series = [rates.sum(0)] if neuron is None else [rates[n] for n in neuron_indices(neuron, len(rates))]
-        maps = sound.new_empty(len(series), sound.shape[-1])
-        for index, one in enumerate(series):
-            again = index + 1 < len(series)
-            (gradient,) = torch.autograd.grad(_over_time(one, reduce), sound, retain_graph=again)
-            maps[index] = gradient[0, 0]
-    _check_finite(model, maps)
-    return maps[0] if alone else maps
+        model: Any = self
+        if isinstance(model.wav2spec, nn.Identity):
+            raise NoFrontEndError(
+                f"this {type(model).__name__} has no front-end, so no gradient reaches a waveform: build it "
+                "with wav2spec=make_wav2spec('mel', audio_fs, dt_ms) or another front-end, or use "
+                "STRF_gradmap()"
+            )
+        check_choice("reduce", reduce, ("last", "peak", "sum"))
+        device, dtype = placement(model)
+        with differentiating(model):
+            sound = _mono(stim).to(device, dtype).clone().requires_grad_()
+            rates = _checked_output(model(sound), sound)[0, :, 0]
+            alone = neuron is None or isinstance(neuron, numbers.Integral)
+            series = (
+                [rates.sum(0)] if neuron is None else [rates[n] for n in neuron_indices(neuron, len(rates))]
+            )
+            maps = sound.new_empty(len(series), sound.shape[-1])
+            for index, one in enumerate(series):
+                again = index + 1 < len(series)
+                (gradient,) = torch.autograd.grad(_over_time(one, reduce), sound, retain_graph=again)
+                maps[index] = gradient[0, 0]
+        _check_finite(model, maps)
+        return maps[0] if alone else maps
 
 
 @contextlib.contextmanager
 def differentiating(model: nn.Module) -> Iterator[None]:
-    """Prepare a model for gradients with respect to its input, and put everything back afterwards.
+    """Context in which a model is differentiated with respect to its input; restored afterwards.
 
     Inside, every part is in eval mode, gradients are recorded (also within ``no_grad`` or
-    ``inference_mode``), parameters want none, which saves their share of the graph, autocast is off, and
+    ``inference_mode``), parameters need none, which saves their share of the graph, autocast is off, and
     recurrent layers avoid cuDNN, which has no backward pass in eval mode.
-
-    Examples
-    --------
-    >>> layer = nn.Linear(2, 1)
-    >>> with differentiating(layer):
-    ...     layer.training, layer.weight.requires_grad, torch.is_grad_enabled()
-    (False, False, True)
-    >>> layer.training, layer.weight.requires_grad
-    (True, True)
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
@@ -211,7 +150,8 @@ def differentiating(model: nn.Module) -> Iterator[None]:
 def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tuple[Tensor, int]:
     """The spectrogram (1, 1, F, T') to differentiate around, and how many of its last frames are wanted."""
     device, dtype = placement(model)
-    frames = check_positive_int("T", T) if T is not None else _default_window(model)
+    field = getattr(model, "receptive_field", None)
+    frames = check_positive_int("T", T) if T is not None else int(field or UNBOUNDED_WINDOW)
     if stimulus is None:
         standardizer = getattr(model, "standardizer", None)
         null = torch.zeros(model.F) if standardizer is None else standardizer.mean
@@ -231,24 +171,19 @@ def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tupl
     return around.clone(), min(frames, available)
 
 
-def _default_window(model: Any) -> int:
-    reach = getattr(model, "receptive_field", None)
-    return UNBOUNDED_WINDOW if reach is None else int(reach)
-
-
-def _without_unheard_past(model: Any, around: Tensor, frames: int) -> Tensor:
-    """Cut a long stimulus to what its last frame depends on, when the model's word for that proves true."""
-    reach = getattr(model, "receptive_field", None)
-    if reach is None or around.shape[-1] <= max(frames, reach):
+def _cropped(model: Any, around: Tensor, frames: int) -> Tensor:
+    """Crop a long stimulus to the receptive field of its last frame, if the response there stays the same."""
+    field = getattr(model, "receptive_field", None)
+    if field is None or around.shape[-1] <= max(frames, field):
         return around
-    recent = around[..., -max(frames, int(reach)) :].contiguous()
+    recent = around[..., -max(frames, int(field)) :].contiguous()
     with torch.no_grad():
         whole, part = model.respond(around)[..., -1], model.respond(recent)[..., -1]
     return recent if torch.allclose(whole, part, rtol=1e-5, atol=1e-6) else around
 
 
-def _rehearse(model: Any, around: Tensor) -> tuple[int, int]:
-    """Respond once, to learn how many neurons there are and how much a graph holds per clip, in bytes."""
+def _measured_response(model: Any, around: Tensor) -> tuple[int, int]:
+    """Respond once and return the number of neurons and the bytes that a graph keeps per clip."""
     held = 0
 
     def count(tensor: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
-"""What may be put into a model's slots: a module, a dictionary that names one, or nothing."""
+"""Kernels of spectro-temporal receptive fields: full, of low rank, and sums of Gaussians.
+
+`CausalSTRFConv` convolves with a kernel ``W`` (C_out, C_in, F, T), newest frame last. By default every entry
+of ``W`` is a parameter; `SeparableSTRF` and `ParametricSTRF` build it from fewer. A parameterised kernel is a
+module that maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'), pads nothing, and returns ``W`` from
+``build_kernel()``; it is registered in `deepSTRF.registry.KERNELS`.
+"""
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,26 +19,26 @@ from torch.nn import functional
 from deepSTRF._validation import check_positive_int
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import State, placement
-from deepSTRF.registry import KERNELS, Registry
+from deepSTRF.registry import KERNELS
 
-__all__ = [
-    "CausalSTRFConv",
-    "GaussianFit",
-    "ParametricSTRF",
-    "SeparableSTRF",
-    "check_kernel",
-    "convolve_full",
-    "default_bias",
-    "fit_gaussians",
-    "resolve_slot",
-]
-
-# ------------------------------------------------------------------------------
-# Causal spectro-temporal convolutions: the linear heart of every STRF model.
-
+__all__ = ["CausalSTRFConv", "ParametricSTRF", "SeparableSTRF", "convolve_full", "fit_gaussians"]
 
 #: Most elements that the product form may unfold (64 MiB in float32).
 _MAX_UNFOLDED_ELEMENTS = 2**24
+#: Least standard deviation in bands or frames: the one of "dilated convolutions with learnable spacings"
+#: (doi 10.48550/arXiv.2306.00817), below which a Gaussian falls between two grid points.
+LEAST_SIGMA = 0.27
+#: Keeps the sum of a Gaussian on the grid away from zero.
+LEAST_SUM = 1e-7
+#: ``SIG`` of a fitted Gaussian stays this far from its kink at 0.
+LEAST_SIG = 0.01
+#: Standard deviations tried by `fit_gaussians`, in grid points: steps of a factor of two lose little of a
+#: Gaussian's match.
+CANDIDATE_SIGMAS = (0.5, 1.0, 2.0, 4.0, 8.0)
+#: Steps and step size (grid points) of its joint refinement.
+REFINE_STEPS, REFINE_RATE = 100, 0.05
+#: Most matches between kernels and dictionary that are held at once (64 MiB).
+MOST_MATCHES = 2**23
 
 
 class CausalSTRFConv(nn.Module, Configurable):
@@ -43,19 +47,11 @@ class CausalSTRFConv(nn.Module, Configurable):
     ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets
     the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
 
-    Shapes: kernel (B, C_in, F, T' + T - 1).
-
     Notes
     -----
-    The zeros on the left stand for "nothing", but in a log spectrogram silence is about -9.2 and zero is
-    loud: the first ``T - 1`` predictions of a clip see an onset that was never played. Standardise the input
-    (zero is then the mean level), or leave those bins out of loss and scores (``warmup_ms``).
-
-    Examples
-    --------
-    >>> convolution = CausalSTRFConv(F=34, T=9, C_in=1, C_out=5)
-    >>> convolution(torch.zeros(2, 1, 34, 100)).shape
-    torch.Size([2, 5, 1, 100])
+    In a log spectrogram silence is about -9.2, and the zeros on the left are loud: the first ``T - 1``
+    predictions of a clip respond to an onset that was never played. Standardise the input (zero is then the
+    mean level), or leave those bins out of loss and scores (``warmup_ms``).
     """
 
     def __init__(
@@ -100,7 +96,7 @@ class CausalSTRFConv(nn.Module, Configurable):
             weight = self.kernel[0].weight * self.kernel[1].weight  # type: ignore[index]
         else:
             raise NotImplementedError(
-                f"{type(self.kernel).__name__} does not say what its kernel is; give it a method "
+                f"the kernel of a {type(self.kernel).__name__} is not known; give it a method "
                 "build_kernel() that returns (C_out, C_in, F, T)"
             )
         return weight.detach().cpu()
@@ -142,16 +138,7 @@ class CausalSTRFConv(nn.Module, Configurable):
 
 
 def convolve_full(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolve frames, history in front, with a kernel that spans all bands; parameterised kernels call it.
-
-    Shapes: padded (B, C_in, F, T' + T - 1); weight (C_out, C_in, F, T); bias (C_out,); returns (B, C_out, 1,
-    T').
-
-    Examples
-    --------
-    >>> convolve_full(torch.ones(1, 1, 4, 12), torch.ones(2, 1, 4, 3), None).shape
-    torch.Size([1, 2, 1, 10])
-    """
+    """Convolve (B, C_in, F, T' + T - 1), history in front, with (C_out, C_in, F, T) to (B, C_out, 1, T')."""
     n_taps = weight.shape[-1]
     if padded.device.type == "cpu" and _fits_unfolded(padded, n_taps, padded.shape[-1] - n_taps + 1):
         return _convolve_as_product(padded, weight, bias)
@@ -164,6 +151,7 @@ def _fits_unfolded(padded: Tensor, n_taps: int, n_frames: int) -> bool:
 
 
 def _convolve_as_product(padded: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`convolve_full` as one matrix product over unfolded frames."""
     batch, (n_out, _, _, n_taps) = padded.shape[0], weight.shape
     n_frames = padded.shape[-1] - n_taps + 1
     # (B, C_in, F, T', T) -> (B, C_in * F * T, T'): rows in the order of the flattened weight
@@ -177,7 +165,7 @@ def _convolve_as_product(padded: Tensor, weight: Tensor, bias: Tensor | None) ->
 
 
 def _is_separable_pair(kernel: nn.Module) -> bool:
-    """Say whether a kernel is a convolution over frequency followed by a depthwise one over time."""
+    """Whether a kernel is a convolution over frequency followed by a depthwise one over time."""
     if not isinstance(kernel, nn.Sequential) or len(kernel) != 2:
         return False
     over_frequency, over_time = kernel
@@ -190,18 +178,11 @@ def _is_separable_pair(kernel: nn.Module) -> bool:
     )
 
 
-# ------------------------------------------------------------------------------
-# Separable STRFs: a few products of a spectral and a temporal profile per neuron.
-
-
 @KERNELS.register("separable")
 class SeparableSTRF(nn.Module, Configurable):
     """Kernel of low rank: ``W[c, i, f, j] = sum over r of weight_f[c, i, f, r] * weight_t[c, i, r, j]``.
 
-    It pads nothing: it maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of
-    `CausalSTRFConv`. It has ``C_out C_in rank (F + T) + C_out`` parameters.
-
-    Shapes: rank (F, T).
+    It has ``C_out C_in rank (F + T) + C_out`` parameters; ``rank`` is at most the smaller of F and T.
 
     Attributes
     ----------
@@ -220,14 +201,6 @@ class SeparableSTRF(nn.Module, Configurable):
     ----------
     Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220; Simon, Depireux, Klein, Fritz &
     Shamma 2007, doi 10.1162/neco.2007.19.3.583.
-
-    Examples
-    --------
-    >>> kernel = SeparableSTRF(F=34, T=15, C_in=1, C_out=119)
-    >>> sum(parameter.numel() for parameter in kernel.parameters())
-    5950
-    >>> kernel(torch.zeros(2, 1, 34, 114)).shape
-    torch.Size([2, 119, 1, 100])
     """
 
     bias: nn.Parameter | None
@@ -250,7 +223,7 @@ class SeparableSTRF(nn.Module, Configurable):
         self.weight_t = nn.Parameter(torch.empty(self.C_out, self.C_in, self.rank, self.T))
         nn.init.uniform_(self.weight_f, -bound, bound)
         nn.init.uniform_(self.weight_t, -bound, bound)
-        self.bias = default_bias(self.C_out, self.C_in * self.F * self.T) if bias else None
+        self.bias = _default_bias(self.C_out, self.C_in * self.F * self.T) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
@@ -263,18 +236,8 @@ class SeparableSTRF(nn.Module, Configurable):
 
     @torch.no_grad()
     def init_from(self, weight: Tensor) -> Self:
-        """Start from the best approximation of this rank to a kernel (singular value decomposition).
-
-        Shapes: weight (C_out, C_in, F, T).
-
-        Examples
-        --------
-        >>> full = torch.outer(torch.arange(4.0), torch.tensor([0.0, 1.0, -2.0])).expand(1, 1, 4, 3)
-        >>> kernel = SeparableSTRF(F=4, T=3, C_in=1, C_out=1).init_from(full)
-        >>> torch.allclose(kernel.build_kernel(), full, atol=1e-5)
-        True
-        """
-        full = check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
+        """Start from the best approximation of this rank to (C_out, C_in, F, T), by singular values."""
+        full = _check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
         spectral, sizes, temporal = torch.linalg.svd(full, full_matrices=False)
         root = sizes[..., : self.rank].sqrt()  # half of the size to each profile: steps are then alike
         self.weight_f.copy_(spectral[..., : self.rank] * root.unsqueeze(-2))
@@ -282,200 +245,12 @@ class SeparableSTRF(nn.Module, Configurable):
         return self
 
 
-def check_kernel(weight: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
-    """Return a kernel given to start from, in float64 on the CPU.
-
-    Shapes: shape (C_out, C_in, F, T).
-
-    Examples
-    --------
-    >>> check_kernel(torch.ones(1, 1, 2, 3), (1, 1, 2, 3)).dtype
-    torch.float64
-    """
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight must be a Tensor (C_out, C_in, F, T), got {type(weight).__name__}")
-    if tuple(weight.shape) != shape:
-        raise ValueError(
-            f"this kernel has shape (C_out, C_in, F, T) = {shape}, the weight to start from has "
-            f"{tuple(weight.shape)}; estimate it with the same bands and window"
-        )
-    full = weight.detach().to("cpu", torch.float64)
-    if not bool(torch.isfinite(full).all()):
-        raise ValueError("the weight to start from holds values that are not finite")
-    return full
-
-
-def default_bias(n_out: int, fan_in: int) -> nn.Parameter:
-    """Return a bias as ``nn.Conv2d`` starts it: uniform within ``1 / sqrt(fan_in)``.
-
-    Examples
-    --------
-    >>> bool((default_bias(5, 100).abs() <= 0.1).all())
-    True
-    """
-    bound = 1.0 / math.sqrt(fan_in)
-    return nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
-
-
-# ------------------------------------------------------------------------------
-# Approximating kernels by a few Gaussians: greedy choice from a dictionary, then joint refinement.
-
-
-#: Standard deviations tried, in grid points: steps of a factor of two lose little of a Gaussian's match.
-CANDIDATE_SIGMAS = (0.5, 1.0, 2.0, 4.0, 8.0)
-#: Steps and step size (grid points) of the joint refinement.
-REFINE_STEPS, REFINE_RATE = 100, 0.05
-#: Most matches between kernels and dictionary that are held at once (64 MiB).
-MOST_MATCHES = 2**23
-
-
-@dataclass(frozen=True)
-class GaussianFit:
-    """Gaussians per kernel, each field (K, G).
-
-    Attributes
-    ----------
-    sums : Tensor
-        Sum of each Gaussian over the grid.
-    bands, frames : Tensor
-        Centres, on the grid.
-    sigma_bands, sigma_frames : Tensor
-        Standard deviations in grid points.
-
-    Examples
-    --------
-    >>> one = torch.zeros(1, 1)
-    >>> GaussianFit(one, one, one, one + 1, one + 1).kernels(3, 1).shape
-    torch.Size([1, 3, 1])
-    """
-
-    sums: Tensor
-    bands: Tensor
-    frames: Tensor
-    sigma_bands: Tensor
-    sigma_frames: Tensor
-
-    def kernels(self, n_bands: int, n_frames: int) -> Tensor:
-        """Return the kernels (K, n_bands, n_frames)."""
-        spectral = _unit_sum(self.bands, self.sigma_bands, n_bands)
-        temporal = _unit_sum(self.frames, self.sigma_frames, n_frames)
-        return (spectral * self.sums.unsqueeze(-1)).mT @ temporal
-
-
-def fit_gaussians(kernels: Tensor, n_gaussians: int, *, least_sigma: float = 0.3) -> GaussianFit:
-    """Approximate every kernel by a sum of Gaussians with axes along frequency and time.
-
-    One Gaussian after the other is chosen from a dictionary (every grid point, five widths each way) where it
-    explains most of what is left, and the sums of all so far are fitted again (orthogonal matching pursuit).
-    A short gradient descent then moves centres, widths and sums together.
-
-    Shapes: kernels (K, F, T).
-
-    References
-    ----------
-    Pati, Rezaiifar & Krishnaprasad 1993, doi 10.1109/ACSSC.1993.342465.
-
-    Examples
-    --------
-    >>> bump = torch.exp(-((torch.arange(9.0) - 6) ** 2) / 8)
-    >>> fit = fit_gaussians(torch.outer(bump, bump)[None], 1)
-    >>> [round(float(value), 1) for value in (fit.bands, fit.frames, fit.sigma_bands, fit.sigma_frames)]
-    [6.0, 6.0, 2.0, 2.0]
-    """
-    target = kernels.detach().double()
-    # a kernel's own size must not decide how far the joint steps go
-    scale = target.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)[:, None, None]
-    n_atoms = len(CANDIDATE_SIGMAS) ** 2 * target[0].numel()
-    parts = (target / scale).split(max(1, MOST_MATCHES // n_atoms))
-    starts = [_match(part, n_gaussians, least_sigma) for part in parts]
-    start = GaussianFit(*(torch.cat([getattr(one, f.name) for one in starts]) for f in fields(GaussianFit)))
-    fitted = _refine(target / scale, start, least_sigma)
-    return GaussianFit(
-        fitted.sums * scale[:, :, 0], fitted.bands, fitted.frames, fitted.sigma_bands, fitted.sigma_frames
-    )
-
-
-def _unit_sum(centres: Tensor, sigmas: Tensor, size: int) -> Tensor:
-    """(K, G) centres and widths -> (K, G, size), each summing to 1."""
-    grid = torch.arange(size, dtype=centres.dtype, device=centres.device)
-    return torch.softmax(-0.5 * ((grid - centres.unsqueeze(-1)) / sigmas.unsqueeze(-1)) ** 2, dim=-1)
-
-
-def _atoms(size: int, least_sigma: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Centres (A,), widths (A,) and unit-norm Gaussians (A, size) along one axis."""
-    widths = like.new_tensor([max(sigma, least_sigma) for sigma in CANDIDATE_SIGMAS])
-    places = torch.arange(size, dtype=like.dtype, device=like.device)
-    centres, sigmas = places.repeat(len(widths)), widths.repeat_interleave(size)
-    values = _unit_sum(centres[None], sigmas[None], size)[0]
-    return centres, sigmas, values / values.norm(dim=1, keepdim=True)
-
-
-def _match(target: Tensor, n_gaussians: int, least_sigma: float) -> GaussianFit:
-    n_kernels, n_bands, n_frames = target.shape
-    bands, sigma_bands, spectral = _atoms(n_bands, least_sigma, target)
-    frames, sigma_frames, temporal = _atoms(n_frames, least_sigma, target)
-    residual, chosen = target, torch.empty(n_kernels, 0, dtype=torch.long, device=target.device)
-    sums = target.new_zeros(n_kernels, 0)
-    for _ in range(n_gaussians):
-        explained = (spectral @ residual @ temporal.T).flatten(1).abs()
-        chosen = torch.cat([chosen, explained.argmax(1, keepdim=True)], dim=1)
-        row, column = chosen // len(temporal), chosen % len(temporal)
-        shapes = torch.stack([bands[row], frames[column], sigma_bands[row], sigma_frames[column]])
-        unit = _unit_sum(shapes[0], shapes[2], n_bands).unsqueeze(3) * _unit_sum(
-            shapes[1], shapes[3], n_frames
-        ).unsqueeze(2)
-        design = unit.flatten(2).mT  # (K, F T, G so far); the same atom twice leaves it rank deficient
-        sums = (torch.linalg.pinv(design, rtol=1e-6) @ target.flatten(1).unsqueeze(2)).squeeze(2)
-        residual = target - (design @ sums.unsqueeze(2)).view_as(target)
-    return GaussianFit(sums, *shapes)
-
-
-def _refine(target: Tensor, start: GaussianFit, least_sigma: float) -> GaussianFit:
-    _, n_bands, n_frames = target.shape
-    edges = target.new_tensor([n_bands - 1, n_frames - 1])[:, None, None]
-    places = torch.stack([start.bands, start.frames]).requires_grad_()
-    widths = torch.stack([start.sigma_bands, start.sigma_frames]).log().requires_grad_()
-    sums = start.sums.clone().requires_grad_()
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [places, widths], "lr": REFINE_RATE},
-            {"params": [sums], "lr": REFINE_RATE * float(start.sums.abs().mean())},
-        ]
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, REFINE_STEPS)
-    with torch.enable_grad():
-        for _ in range(REFINE_STEPS):
-            optimizer.zero_grad()
-            fitted = GaussianFit(sums, *places, *widths.exp()).kernels(n_bands, n_frames)
-            (fitted - target).square().sum().backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                places.copy_(torch.minimum(places.clamp(min=0.0), edges))
-                widths.clamp_(min=torch.tensor(least_sigma).log())
-    return GaussianFit(sums.detach(), *places.detach(), *widths.detach().exp())
-
-
-# ------------------------------------------------------------------------------
-# Parametric STRFs: a few Gaussians on the time-frequency plane per neuron, whose places are learned.
-
-
-#: Least standard deviation in bands or frames: the one of "dilated convolutions with learnable spacings"
-#: (doi 10.48550/arXiv.2306.00817), below which a Gaussian falls between two grid points.
-LEAST_SIGMA = 0.27
-#: Keeps the sum of a Gaussian on the grid away from zero.
-LEAST_SUM = 1e-7
-#: ``SIG`` of a fitted Gaussian stays this far from its kink at 0.
-LEAST_SIG = 0.01
-
-
 @KERNELS.register("parametric")
 @KERNELS.register("dcls")  # the name that the models page uses
 class ParametricSTRF(nn.Module, Configurable):
     """Kernel of Gaussians: ``W[c, i, f, j]`` sums ``weight[c, i, g]`` times a unit-sum Gaussian over g.
 
-    Each Gaussian has a centre and a width in bands and in frames. It pads nothing: it maps (B, C_in, F, T' +
-    T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of `CausalSTRFConv`. It has ``5 C_out C_in G + C_out``
+    Each Gaussian has a centre and a width in bands and in frames. There are ``5 C_out C_in G + C_out``
     parameters, whatever the number of bands and frames.
 
     Attributes
@@ -502,14 +277,6 @@ class ParametricSTRF(nn.Module, Configurable):
     Thorson, Lienard & David 2015, doi 10.1371/journal.pcbi.1004628 (parametric STRFs); Khalfaoui-Hassani,
     Pellegrini & Masquelier 2023, doi 10.48550/arXiv.2112.03740 and 10.48550/arXiv.2306.00817 (learnable
     positions).
-
-    Examples
-    --------
-    >>> kernel = ParametricSTRF(F=34, T=15, C_in=1, C_out=119, num_gaussians=8)
-    >>> sum(parameter.numel() for parameter in kernel.parameters())
-    4879
-    >>> kernel(torch.zeros(2, 1, 34, 114)).shape
-    torch.Size([2, 119, 1, 100])
     """
 
     bias: nn.Parameter | None
@@ -528,7 +295,7 @@ class ParametricSTRF(nn.Module, Configurable):
         self.SIG = nn.Parameter(torch.ones(2, *shape))
         bound = 1.0 / math.sqrt(self.C_in * self.num_gaussians)  # the fan-in: each Gaussian is one weight
         self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
-        self.bias = default_bias(self.C_out, self.C_in * self.F * self.T) if bias else None
+        self.bias = _default_bias(self.C_out, self.C_in * self.F * self.T) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
@@ -552,18 +319,8 @@ class ParametricSTRF(nn.Module, Configurable):
 
     @torch.no_grad()
     def init_from(self, weight: Tensor) -> Self:
-        """Start from Gaussians that approximate a kernel; see `deepSTRF.models.kernels.fit_gaussians`.
-
-        Shapes: weight (C_out, C_in, F, T).
-
-        Examples
-        --------
-        >>> target = ParametricSTRF(F=9, T=7, C_in=1, C_out=2).build_kernel()
-        >>> kernel = ParametricSTRF(F=9, T=7, C_in=1, C_out=2).init_from(target)
-        >>> bool((kernel.build_kernel() - target).norm() < 0.2 * target.norm())
-        True
-        """
-        full = check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
+        """Start from the Gaussians that approximate a kernel (C_out, C_in, F, T); see `fit_gaussians`."""
+        full = _check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
         fitted = fit_gaussians(full.flatten(0, 1), self.num_gaussians, least_sigma=LEAST_SIGMA + LEAST_SIG)
         shape = self.weight.shape
         self.P.copy_(torch.stack([fitted.bands, fitted.frames]).view(2, *shape))
@@ -601,42 +358,126 @@ def _gaussians(centres: Tensor, sigmas: Tensor, size: int) -> Tensor:
     return torch.exp(-0.5 * ((grid - centres.unsqueeze(-1)) / sigmas.unsqueeze(-1)) ** 2)
 
 
-# ------------------------------------------------------------------------------
+def _check_kernel(weight: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """Return a kernel (C_out, C_in, F, T) to start from, checked, in float64 on the CPU."""
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"weight must be a Tensor (C_out, C_in, F, T), got {type(weight).__name__}")
+    if tuple(weight.shape) != shape:
+        raise ValueError(
+            f"this kernel has shape (C_out, C_in, F, T) = {shape}, the weight to start from has "
+            f"{tuple(weight.shape)}; estimate it with the same bands and window"
+        )
+    full = weight.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(full).all()):
+        raise ValueError("the weight to start from holds values that are not finite")
+    return full
 
 
-def resolve_slot(
-    slot: str, given: nn.Module | Mapping[str, Any] | None, registry: Registry[Any], **sizes: Any
-) -> nn.Module | None:
-    """Turn what a user gave for a slot into a module.
+def _default_bias(n_out: int, fan_in: int) -> nn.Parameter:
+    """Return a bias as ``nn.Conv2d`` starts it: uniform within ``1 / sqrt(fan_in)``."""
+    bound = 1.0 / math.sqrt(fan_in)
+    return nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
 
-    Examples
-    --------
-    >>> resolve_slot("kernel", nn.Identity(), KERNELS)
-    Identity()
+
+@dataclass(frozen=True)
+class GaussianFit:
+    """G Gaussians for each of K kernels, (K, G): sums over the grid, centres and widths in grid points."""
+
+    sums: Tensor
+    bands: Tensor
+    frames: Tensor
+    sigma_bands: Tensor
+    sigma_frames: Tensor
+
+    def kernels(self, n_bands: int, n_frames: int) -> Tensor:
+        """Return the kernels (K, n_bands, n_frames)."""
+        spectral = _unit_sum(self.bands, self.sigma_bands, n_bands)
+        temporal = _unit_sum(self.frames, self.sigma_frames, n_frames)
+        return (spectral * self.sums.unsqueeze(-1)).mT @ temporal
+
+
+def fit_gaussians(kernels: Tensor, n_gaussians: int, *, least_sigma: float = 0.3) -> GaussianFit:
+    """Approximate every kernel (K, F, T) by a sum of Gaussians with axes along frequency and time.
+
+    One Gaussian after the other is chosen from a dictionary (every grid point, five widths each way) where it
+    explains most of what is left, and the sums of all so far are fitted again (orthogonal matching pursuit).
+    A short gradient descent then moves centres, widths and sums together.
+
+    References
+    ----------
+    Pati, Rezaiifar & Krishnaprasad 1993, doi 10.1109/ACSSC.1993.342465.
     """
-    if given is None or isinstance(given, nn.Module):
-        return given
-    if not isinstance(given, Mapping):
-        raise TypeError(f"{slot} must be an nn.Module, a dictionary or None, got {type(given).__name__}")
-    options = dict(given)
-    keys = [key for key in (slot, "type") if key in options]
-    if len(keys) != 1:
-        raise ValueError(
-            f"a {slot} dictionary names its class under one key, {slot!r} or 'type', got the keys "
-            f"{sorted(options)}"
-        )
-    name = options.pop(keys[0])
-    if not len(registry):
-        raise ValueError(
-            f"no {registry.what} can be named yet, got {name!r}: pass an nn.Module to {slot}= instead"
-        )
-    build = registry.get(name)
-    signature = inspect.signature(build)
-    try:
-        signature.bind(**sizes, **options)
-    except TypeError as error:
-        takes = ", ".join(key for key in signature.parameters if key not in sizes) or "nothing"
-        raise ValueError(
-            f"the {slot} dictionary does not fit {name!r}: {error}; besides its name it takes {takes}"
-        ) from None
-    return build(**sizes, **options)  # type: ignore[no-any-return]
+    target = kernels.detach().double()
+    # a kernel's own size must not decide how far the joint steps go
+    scale = target.flatten(1).norm(dim=1).clamp(min=torch.finfo(torch.float64).tiny)[:, None, None]
+    n_atoms = len(CANDIDATE_SIGMAS) ** 2 * target[0].numel()
+    parts = (target / scale).split(max(1, MOST_MATCHES // n_atoms))
+    starts = [_match(part, n_gaussians, least_sigma) for part in parts]
+    start = GaussianFit(*(torch.cat([getattr(one, f.name) for one in starts]) for f in fields(GaussianFit)))
+    fitted = _refine(target / scale, start, least_sigma)
+    return GaussianFit(
+        fitted.sums * scale[:, :, 0], fitted.bands, fitted.frames, fitted.sigma_bands, fitted.sigma_frames
+    )
+
+
+def _unit_sum(centres: Tensor, sigmas: Tensor, size: int) -> Tensor:
+    """(K, G) centres and widths -> (K, G, size), each summing to 1."""
+    grid = torch.arange(size, dtype=centres.dtype, device=centres.device)
+    return torch.softmax(-0.5 * ((grid - centres.unsqueeze(-1)) / sigmas.unsqueeze(-1)) ** 2, dim=-1)
+
+
+def _atoms(size: int, least_sigma: float, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Centres (A,), widths (A,) and unit-norm Gaussians (A, size) along one axis."""
+    widths = like.new_tensor([max(sigma, least_sigma) for sigma in CANDIDATE_SIGMAS])
+    places = torch.arange(size, dtype=like.dtype, device=like.device)
+    centres, sigmas = places.repeat(len(widths)), widths.repeat_interleave(size)
+    values = _unit_sum(centres[None], sigmas[None], size)[0]
+    return centres, sigmas, values / values.norm(dim=1, keepdim=True)
+
+
+def _match(target: Tensor, n_gaussians: int, least_sigma: float) -> GaussianFit:
+    """Choose Gaussians greedily from the dictionary (orthogonal matching pursuit)."""
+    n_kernels, n_bands, n_frames = target.shape
+    bands, sigma_bands, spectral = _atoms(n_bands, least_sigma, target)
+    frames, sigma_frames, temporal = _atoms(n_frames, least_sigma, target)
+    residual, chosen = target, torch.empty(n_kernels, 0, dtype=torch.long, device=target.device)
+    sums = target.new_zeros(n_kernels, 0)
+    for _ in range(n_gaussians):
+        explained = (spectral @ residual @ temporal.T).flatten(1).abs()
+        chosen = torch.cat([chosen, explained.argmax(1, keepdim=True)], dim=1)
+        row, column = chosen // len(temporal), chosen % len(temporal)
+        shapes = torch.stack([bands[row], frames[column], sigma_bands[row], sigma_frames[column]])
+        unit = _unit_sum(shapes[0], shapes[2], n_bands).unsqueeze(3) * _unit_sum(
+            shapes[1], shapes[3], n_frames
+        ).unsqueeze(2)
+        design = unit.flatten(2).mT  # (K, F T, G so far); the same atom twice leaves it rank deficient
+        sums = (torch.linalg.pinv(design, rtol=1e-6) @ target.flatten(1).unsqueeze(2)).squeeze(2)
+        residual = target - (design @ sums.unsqueeze(2)).view_as(target)
+    return GaussianFit(sums, *shapes)
+
+
+def _refine(target: Tensor, start: GaussianFit, least_sigma: float) -> GaussianFit:
+    """Move centres, widths and sums together by Adam on the squared error."""
+    _, n_bands, n_frames = target.shape
+    edges = target.new_tensor([n_bands - 1, n_frames - 1])[:, None, None]
+    places = torch.stack([start.bands, start.frames]).requires_grad_()
+    widths = torch.stack([start.sigma_bands, start.sigma_frames]).log().requires_grad_()
+    sums = start.sums.clone().requires_grad_()
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [places, widths], "lr": REFINE_RATE},
+            {"params": [sums], "lr": REFINE_RATE * float(start.sums.abs().mean())},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, REFINE_STEPS)
+    with torch.enable_grad():
+        for _ in range(REFINE_STEPS):
+            optimizer.zero_grad()
+            fitted = GaussianFit(sums, *places, *widths.exp()).kernels(n_bands, n_frames)
+            (fitted - target).square().sum().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            with torch.no_grad():
+                places.copy_(torch.minimum(places.clamp(min=0.0), edges))
+                widths.clamp_(min=torch.tensor(least_sigma).log())
+    return GaussianFit(sums.detach(), *places.detach(), *widths.detach().exp())

@@ -20,12 +20,6 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
     """Layer normalisation over one axis, at every other index by itself.
 
     ``gamma (x - mean) / sqrt(var + eps) + beta`` with the biased variance.
-
-    Examples
-    --------
-    >>> norm = CausalLayerNorm(20)
-    >>> norm(torch.randn(2, 20, 1, 100)).shape
-    torch.Size([2, 20, 1, 100])
     """
 
     def __init__(
@@ -60,14 +54,6 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
     ----------
     mean, std : Tensor
         (F,) in the units of the spectrogram.
-
-    Examples
-    --------
-    >>> standardizer = BandStandardizer(2).fit([torch.tensor([[[1.0, 3.0], [5.0, 5.0]]])])
-    >>> standardizer.mean.tolist(), standardizer.std.tolist()
-    ([2.0, 5.0], [1.0, 1.0])
-    >>> standardizer(torch.tensor([[[[3.0], [5.0]]]])).flatten().tolist()
-    [1.0, 0.0]
     """
 
     #: A standard deviation below this fraction of the mean is rounding noise of a constant band.

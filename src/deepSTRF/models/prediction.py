@@ -17,17 +17,7 @@ __all__ = ["evaluating", "predict_clips"]
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model (every part of it) into eval mode without gradients, and back afterwards.
-
-    Examples
-    --------
-    >>> layer = nn.Dropout()
-    >>> with evaluating(layer):
-    ...     layer.training
-    False
-    >>> layer.training
-    True
-    """
+    """Context in which every part of a model is in eval mode, without gradients; restored afterwards."""
     flags = [(part, part.training) for part in model.modules()]
     model.eval()
     try:
@@ -46,18 +36,7 @@ def predict_clips(
     unit: str = "bin",
     device: torch.device | str | None = None,
 ) -> list[Tensor]:
-    """Run a model over the clips of a dataset, one at a time, so that lengths may differ.
-
-    Shapes: model (1, 1, F, T); returns (N, T).
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> from deepSTRF.models.audio import Linear
-    >>> dataset = SimpleNamespace(stims=[torch.zeros(1, 34, 20)], dt=5.0)
-    >>> [tuple(rate.shape) for rate in predict_clips(Linear(out_neurons=3), dataset)]
-    [(3, 20)]
-    """
+    """Responses (N, T) of a model to the clips of a dataset, one at a time, on the CPU."""
     check_choice("unit", unit, ("bin", "hz"))
     factor = 1.0 if unit == "bin" else 1000.0 / float(dataset.dt)
     home, dtype = placement(model)
@@ -72,7 +51,12 @@ def predict_clips(
                 stimulus = stims[clip]
                 _check_stimulus(model, dataset, stimulus, clip)
                 output = model(stimulus.unsqueeze(0).to(place, dtype))
-                rates.append(_rates(output, clip).cpu() * factor)
+                if output.ndim != 4 or output.shape[0] != 1 or output.shape[2] != 1:
+                    raise ValueError(
+                        f"the model must return (1, N, 1, T); for clip {clip} it returned "
+                        f"{tuple(output.shape)}"
+                    )
+                rates.append(output[0, :, 0].cpu() * factor)
         finally:
             model.to(home)
     return rates
@@ -85,16 +69,8 @@ def _clip_index(clip: int, n_clips: int) -> int:
     return index % n_clips
 
 
-def _rates(output: Tensor, clip: int) -> Tensor:
-    if output.ndim != 4 or output.shape[0] != 1 or output.shape[2] != 1:
-        raise ValueError(
-            f"the model must return (1, N, 1, T); for clip {clip} it returned {tuple(output.shape)}"
-        )
-    return output[0, :, 0, :]
-
-
 def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> None:
-    """Compare a stimulus with what the model takes, in the words of dataset and model."""
+    """Raise a ValueError that names the argument to change when a stimulus does not fit the model."""
     front_end = getattr(model, "wav2spec", None)
     hop = getattr(front_end, "hop", None)
     if hop is not None:

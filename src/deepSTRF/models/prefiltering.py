@@ -1,12 +1,14 @@
 """Prefilters: adaptation to the recent level of each band, with or without ON and OFF channels.
 
-Each band is compared with a leaky mean of its own past. The mean is an exact recursion, not a truncated
-kernel: it costs the same for any time constant, and a stream carries one number per band. At the start of a
-clip it is the first frame, as if that had lasted for ever.
+Each band is compared with a leaky mean of its own past, ``m[t] = a m[t - 1] + (1 - a) x[t - 1]``, an exact
+recursion that starts at the first frame of a clip. A prefilter is a module that maps (B, 1, F, T) to
+(B, C, F, T) and has ``out_channels`` C; a function ``make(n_frequency_bands, **options)`` that builds it is
+registered in `deepSTRF.registry.PREFILTERS`.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -38,11 +40,10 @@ _KERNEL_TIME_CONSTANTS = 12.0
 
 
 class _Adaptation(nn.Module):
-    """What both prefilters share: F bands in, a leaky mean per band and channel, everything remembered."""
+    """Base of both prefilters: F bands in, a leaky mean per band and channel, an unbounded memory."""
 
-    #: Channels of the output.
     out_channels: int
-    #: The mean remembers everything.
+    #: The memory of the mean is unbounded.
     receptive_field = None
 
     F: int
@@ -74,11 +75,9 @@ class _Adaptation(nn.Module):
 class AdapTrans(_Adaptation, Configurable):
     """ON and OFF channels of an adapting spectrogram, with learned time constants and depth per band.
 
-    With ``m``, the leaky mean of the band's past (``m[t] = a m[t - 1] + (1 - a) x[t - 1]``, starting at the
-    first frame), ``ON = ReLU(x - w m)`` and ``OFF = ReLU(m - w x)``. ON and OFF have their own decay ``a``
-    and share the depth ``w``; a constant input keeps the share ``1 - w``.
-
-    Shapes: init_a_vals (F,); init_w_vals (F,).
+    With the leaky mean ``m``, ``ON = ReLU(x - w m)`` and ``OFF = ReLU(m - w x)``. ON and OFF have their own
+    decay ``a`` and share the depth ``w``; a constant input keeps the share ``1 - w``. Both start
+    at one value per band, ``init_a_vals`` and ``init_w_vals`` (F,).
 
     Attributes
     ----------
@@ -88,12 +87,6 @@ class AdapTrans(_Adaptation, Configurable):
     References
     ----------
     Rançon, Masquelier & Cottereau 2024, doi 10.1371/journal.pcbi.1012288.
-
-    Examples
-    --------
-    >>> prefilter = AdapTrans([0.97, 0.95, 0.9], [0.75, 0.75, 0.75])
-    >>> prefilter(torch.randn(1, 1, 3, 20)).shape
-    torch.Size([1, 2, 3, 20])
     """
 
     out_channels = 2
@@ -147,10 +140,7 @@ class AdapTrans(_Adaptation, Configurable):
         return _rectified(torch.stack([on, off], dim=1)), following
 
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return finite kernels that approach the recursion, before rectification.
-
-        Shapes: returns (F, 1, K).
-        """
+        """Return finite ON and OFF kernels (F, 1, K) that approach the recursion, before rectification."""
         w = self.get_w().unsqueeze(-1)
         a_on, a_off = self.get_a()
         size = _kernel_size(kernel_size, torch.stack([a_on, a_off]))
@@ -163,10 +153,7 @@ class AdapTrans(_Adaptation, Configurable):
 class ICAdaptation(_Adaptation, Configurable):
     """Adaptation to the mean level as in the inferior colliculus: what exceeds the recent mean of each band.
 
-    ``ReLU(x - m)`` with the leaky mean ``m[t] = a m[t - 1] + (1 - a) x[t - 1]``, starting at the first frame.
-    Nothing is learned.
-
-    Shapes: init_a_vals (F,).
+    ``ReLU(x - m)`` with the leaky mean ``m``, whose decay factors ``init_a_vals`` (F,) are not learned.
 
     Attributes
     ----------
@@ -176,12 +163,6 @@ class ICAdaptation(_Adaptation, Configurable):
     References
     ----------
     Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016.
-
-    Examples
-    --------
-    >>> prefilter = ICAdaptation([0.97, 0.95, 0.9])
-    >>> prefilter(torch.ones(1, 1, 3, 20)).max()
-    tensor(0.)
     """
 
     out_channels = 1
@@ -201,10 +182,7 @@ class ICAdaptation(_Adaptation, Configurable):
         return _rectified(now - mean[..., :-1]), following
 
     def build_kernels(self, kernel_size: int | None = None) -> Tensor:
-        """Return a finite kernel that approaches the recursion, before rectification.
-
-        Shapes: returns (F, 1, K).
-        """
+        """Return a finite kernel (F, 1, K) that approaches the recursion, before rectification."""
         past = _past_weights(self.a, _kernel_size(kernel_size, self.a))
         return torch.cat([-past, torch.ones_like(past[:, :1])], dim=-1).unsqueeze(1)
 
@@ -214,13 +192,7 @@ Willmore_Adaptation = ICAdaptation
 
 
 def get_CFs(min_freq: float, max_freq: float, n: int, scale: str = "mel") -> Tensor:
-    """Return centre frequencies equally spaced on a frequency scale, both ends included.
-
-    Examples
-    --------
-    >>> get_CFs(500, 20000, 4, "greenwood").round().tolist()
-    [500.0, 1887.0, 6253.0, 20000.0]
-    """
+    """Return centre frequencies (n,) in hertz, equally spaced on a frequency scale, both ends included."""
     low, high = check_positive_number("min_freq", min_freq), check_positive_number("max_freq", max_freq)
     if high < low:
         raise ValueError(f"max_freq must be at least min_freq, got {high:g} and {low:g} Hz")
@@ -256,10 +228,46 @@ def make_icadaptation(
     return ICAdaptation(_decay_factors(n_frequency_bands, dt, min_freq, max_freq, scale))
 
 
-def make_prefiltering(kind: str, n_frequency_bands: int, dt: float, **options: Any) -> nn.Module:
-    """Build a registered prefilter by name, for bins of ``dt`` ms.
+def make_prefiltering(
+    kind: str,
+    n_frequency_bands: int,
+    dt: float,
+    min_freq: float = 500.0,
+    max_freq: float = 20_000.0,
+    scale: str = "mel",
+    learnable: bool = True,
+    init_w: float = 0.75,
+) -> nn.Module:
+    """Build a registered prefilter by name; its time constants follow the bands' frequencies.
 
     Models take the same as a dictionary: ``prefiltering={"prefiltering": "AdapTrans", "dt": 5.0}``.
+
+    Parameters
+    ----------
+    kind : str
+        Name in the registry, in any case: ``"adaptrans"``, ``"icadaptation"`` (or ``"willmore"``), ...
+    n_frequency_bands : int
+        Bands, F.
+    dt : float
+        Bin width in ms; time constants are in ms, whatever the bin.
+    min_freq, max_freq : float
+        Centres of the lowest and the highest band, in hertz.
+    scale : str
+        Frequency scale on which the centres are equally spaced.
+    learnable : bool
+        Whether decay and depth are learned (AdapTrans).
+    init_w : float
+        Depth at the start (AdapTrans).
+
+    Returns
+    -------
+    nn.Module
+        The prefilter, (B, 1, F, T) to (B, C, F, T).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an unknown kind or scale, or illegal numbers.
 
     Examples
     --------
@@ -269,7 +277,18 @@ def make_prefiltering(kind: str, n_frequency_bands: int, dt: float, **options: A
     [217, 48]
     """
     check_choice("kind", kind.lower() if isinstance(kind, str) else kind, tuple(PREFILTERS))
-    prefilter: nn.Module = PREFILTERS.get(kind)(n_frequency_bands, dt, **options)
+    build = PREFILTERS.get(kind)
+    given = {
+        "n_frequency_bands": n_frequency_bands,
+        "dt": dt,
+        "min_freq": min_freq,
+        "max_freq": max_freq,
+        "scale": scale,
+        "learnable": learnable,
+        "init_w": init_w,
+    }
+    taken = inspect.signature(build).parameters
+    prefilter: nn.Module = build(**{name: value for name, value in given.items() if name in taken})
     return prefilter
 
 
@@ -299,6 +318,7 @@ def _check_fractions(name: str, values: Any, *, open_above: bool) -> Tensor:
 
 
 def _kernel_size(kernel_size: int | None, a: Tensor) -> int:
+    """Frames K of a finite kernel: as given, or long enough for all decay factors."""
     if kernel_size is None:
         return math.ceil(_KERNEL_TIME_CONSTANTS * float(a_to_tau(a.detach()).max())) + 1
     size = check_positive_int("kernel_size", kernel_size)

@@ -17,7 +17,30 @@ __all__ = ["LinearReadout", "STRFReadout"]
 class STRFReadout(nn.Module, Configurable):
     """One STRF per neuron: causal convolution, optional batch normalisation, output activation.
 
-    Shapes: C_in (1, or 2 behind an ON/OFF prefilter); activation (B, T, N).
+    Parameters
+    ----------
+    F : int
+        Frequency bands.
+    T : int
+        Length of the STRF in frames.
+    C_in : int
+        Channels of the input (1, or 2 behind an ON/OFF prefilter).
+    out_neurons : int
+        Neurons, N.
+    kernel : nn.Module or None
+        Maps (B, C_in, F, T' + T - 1) to (B, N, 1, T'); None is a full kernel.
+    activation : nn.Module, str or None
+        Applied with the neurons on the last axis, (B, T, N); None is the identity.
+    bias : bool
+        Whether the convolution has a bias.
+    norm : {"batch", "none"}
+        ``"batch"`` standardises each neuron's drive by ``nn.BatchNorm1d(N)``; ``"none"`` leaves it out, as
+        closed-form solutions need.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes or an unknown ``norm``.
 
     Notes
     -----
@@ -77,9 +100,19 @@ class STRFReadout(nn.Module, Configurable):
         return y.transpose(1, 2).unsqueeze(2), {"strf": strf_state, "activation": activation_state}
 
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
-        """Return the STRFs as a detached tensor on the CPU.
+        """Return the STRFs (N, C_in, F, T), or those of one polarity (N, F, T), detached, on the CPU.
 
-        Shapes: returns (N, C_in, F, T).
+        Parameters
+        ----------
+        polarity : str, int or None
+            Channel: ``"ON"`` or 0, ``"OFF"`` or 1; None is all.
+        folded : bool
+            Whether to multiply by the gain of batch normalisation.
+
+        Returns
+        -------
+        Tensor
+            (N, C_in, F, T) or (N, F, T).
         """
         weight = self.strf.STRF_weight()
         if folded:
@@ -120,6 +153,24 @@ class STRFReadout(nn.Module, Configurable):
 
 class LinearReadout(FramewiseMixin, nn.Module, Configurable):
     """Affine map of each frame's features to N neurons, with an optional hidden layer.
+
+    Parameters
+    ----------
+    in_features : int
+        Features per frame, C.
+    out_neurons : int
+        Neurons, N.
+    hidden : int or None
+        Width of a hidden layer with LeakyReLU(0.1); None is a single affine map.
+    activation : nn.Module, str or None
+        Applied with the neurons on the last axis, (B, T, N); None is the identity.
+    bias : bool
+        Whether the affine maps have biases.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes.
 
     Examples
     --------

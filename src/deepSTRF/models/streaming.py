@@ -1,12 +1,10 @@
-"""One protocol carries time: ``init_state`` and ``step``.
+"""The protocol of modules that run chunk by chunk: ``init_state`` and ``step``.
 
-A causal module of ours answers two calls. ``init_state(batch)`` gives the state before the first frame: a
-plain tree (dictionaries of tensors, nested) of fixed shapes. ``step(chunk, state)`` takes one or more whole
-frames and the state, and returns the frames out and the next state; it changes neither argument. In eval mode
-``forward(x)`` equals ``step`` over any cut of ``x``. Streams, exports, long recordings and truncated
-back-propagation rest on it.
-
-A user's own module may come without ``step``: it works everywhere but in streams, which say so by name.
+``init_state(batch)`` returns the state before the first frame: a plain tree (nested dictionaries of tensors)
+of fixed shapes. ``step(chunk, state)`` takes one or more whole frames and returns the frames out and the next
+state; it changes neither argument. In eval mode ``forward(x)`` equals ``step`` over any cut of ``x``.
+Streams, export, long recordings and truncated back-propagation use it. A user's module without ``step`` works
+everywhere but there, where an error names it.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ _FRAMEWISE: tuple[type[nn.Module], ...] = (
 
 @runtime_checkable
 class Streamable(Protocol):
-    """What a module needs to run chunk by chunk.
+    """Protocol of a module that runs chunk by chunk.
 
     Examples
     --------
@@ -53,16 +51,42 @@ class Streamable(Protocol):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return the state before the first frame, for ``batch`` parallel streams."""
+        """Return the state before the first frame, for ``batch`` parallel streams.
+
+        Parameters
+        ----------
+        batch : int
+            Number of streams, B.
+        device, dtype : optional
+            Where and how; None is as the module.
+
+        Returns
+        -------
+        dict
+            A tree of tensors of fixed shapes.
+        """
         ...
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Take one or more whole frames; return the frames out and the next state."""
+        """Process the next frames.
+
+        Parameters
+        ----------
+        chunk : Tensor
+            One or more whole frames, (B, ..., n).
+        state : dict
+            From `init_state` or the previous step; it is not changed.
+
+        Returns
+        -------
+        tuple
+            The frames out and the next state.
+        """
         ...
 
 
 class FramewiseMixin:
-    """``init_state`` and ``step`` of a module that treats every frame by itself: nothing to remember.
+    """``init_state`` and ``step`` of a module that treats every frame by itself and has no state.
 
     Examples
     --------
@@ -86,13 +110,7 @@ class FramewiseMixin:
 
 
 def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Return device and floating dtype of a module: those of its first parameter, else of its first buffer.
-
-    Examples
-    --------
-    >>> placement(nn.Linear(2, 2).double())
-    (device(type='cpu'), torch.float64)
-    """
+    """Device and floating dtype of a module: those of its first parameter, else of its first buffer."""
     for tensors in (module.parameters(), module.buffers()):
         for tensor in tensors:
             if tensor.is_floating_point():
@@ -101,15 +119,7 @@ def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def is_streamable(module: nn.Module) -> bool:
-    """Say whether a module (or every part of an ``nn.Sequential``) can run chunk by chunk.
-
-    Examples
-    --------
-    >>> is_streamable(nn.Sequential(nn.ReLU(), nn.Tanh()))
-    True
-    >>> is_streamable(nn.LSTM(2, 2))
-    False
-    """
+    """Whether a module (or every part of an ``nn.Sequential``) can run chunk by chunk."""
     if type(module) in _FRAMEWISE or _has_step(module):
         return True
     return type(module) is nn.Sequential and all(is_streamable(part) for part in module)
@@ -118,13 +128,7 @@ def is_streamable(module: nn.Module) -> bool:
 def init_slot_state(
     module: nn.Module, slot: str, batch: int, *, device: torch.device | str | None, dtype: torch.dtype | None
 ) -> State:
-    """Return the start state of a module that sits in ``slot``.
-
-    Examples
-    --------
-    >>> init_slot_state(nn.Identity(), "core", 1, device=None, dtype=None)
-    {}
-    """
+    """Start state of the module in ``slot``, the name that an error gives it."""
     if type(module) in _FRAMEWISE:
         return {}
     if _has_step(module):
@@ -138,13 +142,7 @@ def init_slot_state(
 
 
 def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-    """Run one chunk through the module in ``slot``.
-
-    Examples
-    --------
-    >>> step_slot(nn.ReLU(), "activation", torch.tensor([-1.0, 2.0]), {})
-    (tensor([0., 2.]), {})
-    """
+    """Run one chunk through the module in ``slot``; return the frames out and the next state."""
     if type(module) in _FRAMEWISE:
         return module(chunk), state
     if _has_step(module):
@@ -158,17 +156,7 @@ def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tupl
 
 
 def check_state(module: Streamable, state: Any) -> None:
-    """Check that a state has all that a module keeps between steps.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.kernels import CausalSTRFConv
-    >>> check_state(CausalSTRFConv(F=4, T=3, C_in=1, C_out=2), {})
-    Traceback (most recent call last):
-        ...
-    ValueError: this state is not one of CausalSTRFConv: it lacks 'history'. Start with
-    state = model.init_state(batch), and give each step the state that the last one returned
-    """
+    """Raise an error when a state lacks a part of what a module keeps between steps."""
     call = (
         "Start with state = model.init_state(batch), and give each step the state that the last one returned"
     )

@@ -9,9 +9,8 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_flag, check_positive_int
-from deepSTRF.models.base import NeuralModel
+from deepSTRF.models.base import NeuralModel, resolve_slot
 from deepSTRF.models.gradients import GradientMaps
-from deepSTRF.models.kernels import resolve_slot
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import State, placement

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.kernels import CausalSTRFConv, resolve_slot
+from deepSTRF.models.base import resolve_slot
+from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.registry import KERNELS
 

@@ -28,12 +28,6 @@ def legendre_delay(memory_size: int, theta: float) -> tuple[Tensor, Tensor]:
     References
     ----------
     Voelker, Kajić & Eliasmith 2019, "Legendre Memory Units", NeurIPS 32.
-
-    Examples
-    --------
-    >>> A, B = legendre_delay(1, theta=10.0)
-    >>> round(float(A) + float(B), 12)  # a single coefficient is a leaky average
-    1.0
     """
     i = torch.arange(memory_size, dtype=torch.float64)
     gain = ((2 * i + 1) / theta).unsqueeze(-1)
@@ -53,12 +47,6 @@ class LMUCell(ExactConstants):
     ``u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = A m_{t-1} + B u_t``, ``h_t = tanh(W_x x_t + W_h
     h_{t-1} + W_m m_t)``. Without feedback ``e_h``, ``e_m`` and ``W_h`` are absent, and the memory of all
     frames is solved at once.
-
-    Examples
-    --------
-    >>> cell = LMUCell(70, 70, memory_size=128, theta=99.0, feedback=True)
-    >>> sum(parameter.numel() for parameter in cell.parameters())
-    19028
     """
 
     A: Tensor

@@ -28,12 +28,6 @@ class MambaLayer(nn.Module):
     With ``[u, z] = W_in x``, ``u = SiLU(causal depthwise convolution of u)``, ``[d, B, C] = W_x u`` and step
     sizes ``Δ = softplus(W_Δ d + b_Δ)``: ``h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t``, ``y_t = C_t h_t + D
     u_t``, output ``W_out (y SiLU(z))``, where A is diagonal and negative.
-
-    Examples
-    --------
-    >>> layer = MambaLayer(70, 70, d_state=16, expand=2, d_conv=4)
-    >>> sum(parameter.numel() for parameter in layer.parameters())
-    38500
     """
 
     def __init__(self, input_size: int, hidden_size: int, d_state: int, expand: int, d_conv: int) -> None:

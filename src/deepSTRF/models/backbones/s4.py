@@ -33,11 +33,6 @@ class Modes(NamedTuple):
         (P,) complex: how the input enters, B.
     rank_one : Tensor
         (P,) complex: the vector p of ``A = diag(poles) - p p*``; zero for a diagonal system.
-
-    Examples
-    --------
-    >>> legs_modes(4).poles.real.round(decimals=4).tolist()
-    [-0.5, -0.5, -0.5, -0.5]
     """
 
     poles: Tensor
@@ -55,12 +50,6 @@ def legs_modes(n_modes: int) -> Modes:
     References
     ----------
     Gu et al. 2020, doi 10.48550/arXiv.2008.07669; Gu, Goel & Ré 2022, doi 10.48550/arXiv.2111.00396.
-
-    Examples
-    --------
-    >>> modes = legs_modes(8)
-    >>> bool((modes.poles.imag > 0).all()), bool((modes.drive.real > 0).all())
-    (True, True)
     """
     n = torch.arange(2 * n_modes, dtype=torch.float64)
     B, p = torch.sqrt(2 * n + 1), torch.sqrt(n + 0.5)
@@ -80,11 +69,6 @@ def lin_modes(n_modes: int) -> Modes:
     References
     ----------
     Gu et al. 2022, doi 10.48550/arXiv.2206.11893.
-
-    Examples
-    --------
-    >>> lin_modes(2).poles[1].imag.item() == math.pi
-    True
     """
     frequencies = math.pi * torch.arange(n_modes, dtype=torch.float64)
     poles = torch.complex(torch.full_like(frequencies, -0.5), frequencies)
@@ -168,14 +152,7 @@ class _LinearStateSpaceLayer(nn.Module):
 
 
 class S4DLayer(_LinearStateSpaceLayer):
-    """One layer of `S4D`.
-
-    Examples
-    --------
-    >>> layer = S4DLayer(70, 70, lin_modes(32))
-    >>> sum(parameter.numel() for parameter in layer.parameters())
-    23520
-    """
+    """One layer of `S4D`."""
 
     def _blocks(self, size: int) -> _Blocks:
         """Powers of a diagonal transition, by doubling."""
@@ -201,14 +178,7 @@ class S4DLayer(_LinearStateSpaceLayer):
 
 
 class S4Layer(_LinearStateSpaceLayer):
-    """One layer of `S4`.
-
-    Examples
-    --------
-    >>> layer = S4Layer(70, 70, legs_modes(32))
-    >>> sum(parameter.numel() for parameter in layer.parameters())
-    28000
-    """
+    """One layer of `S4`."""
 
     def __init__(self, input_size: int, hidden_size: int, modes: Modes) -> None:
         super().__init__(input_size, hidden_size, modes)

@@ -28,18 +28,7 @@ _REFERENCES = re.compile(r"^References\n-+\n(?P<text>.*?)(?=\n\n|\Z)", flags=re.
 def model_card(
     model: nn.Module, config: Mapping[str, Any], metadata: Any = None, source: str = "path/to/this/folder"
 ) -> str:
-    """Return a model card in Markdown: what the model is, what it scored, how to load it, whom to cite.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> model = Linear(34, 9, out_neurons=2)
-    >>> card = model_card(model, model.init_arguments, {"scores": {"cc_norm": 0.57}}, "lab/my-strf")
-    >>> [line for line in card.splitlines() if line.startswith("#")]
-    ['# Linear', '## Use', '## Scores', '## Arguments', '## License', '## Citation']
-    >>> print([line for line in card.splitlines() if "cc_norm" in line][0])
-    | cc_norm | 0.57 |
-    """
+    """Return a model card in Markdown: what the model is, what it scored, how to load it, whom to cite."""
     facts = metadata if isinstance(metadata, Mapping) else {}
     rest = {key: value for key, value in facts.items() if key not in _OWN_SECTION}
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -194,13 +183,7 @@ def _cell(value: Any) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Return a latency as cards print it: to a tenth of a ms, a fiftieth of a usual bin.
-
-    Examples
-    --------
-    >>> milliseconds(7.8123), milliseconds(2.5), milliseconds(12.0)
-    ('7.8 ms', '2.5 ms', '12 ms')
-    """
+    """Return a latency as cards print it: to a tenth of a ms, a fiftieth of a usual bin."""
     return f"{round(value, 1):g} ms"
 
 

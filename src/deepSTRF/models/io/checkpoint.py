@@ -49,15 +49,7 @@ def save_checkpoint(
     model_card: str | None = None,
     source: str | None = None,
 ) -> Path:
-    """Write a model so that `load_checkpoint` can rebuild it without its author's code.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     sorted(path.name for path in save_checkpoint(Linear(out_neurons=2), folder).iterdir())
-    ['README.md', 'config.json', 'model.safetensors']
-    """
+    """Write a model so that `load_checkpoint` can rebuild it without its author's code."""
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file; give a folder to save_pretrained")
@@ -200,16 +192,7 @@ def load_checkpoint(
     strict: bool = True,
     map_location: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Any]:
-    """Rebuild a model from a folder, in eval mode.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model, metadata = load_checkpoint(save_checkpoint(Linear(out_neurons=2), folder))
-    >>> type(model).__name__, model.training, metadata
-    ('Linear', False, None)
-    """
+    """Rebuild a model from a folder, in eval mode."""
     folder = _existing_folder(directory)
     config = _read_config(folder / CONFIG_FILE)
     own = {expected.__name__: expected, **(modules or {})}

@@ -46,13 +46,7 @@ _MAX_ARRAY_ELEMENTS = 1_000_000
 
 
 def encode_module(module: nn.Module, where: str) -> dict[str, Any]:
-    """Describe a module as ``{"$module": name, "kwargs": {...}}``.
-
-    Examples
-    --------
-    >>> encode_module(nn.LeakyReLU(0.2), "activation")
-    {'$module': 'torch.nn.LeakyReLU', 'kwargs': {'negative_slope': 0.2, 'inplace': False}}
-    """
+    """Describe a module as ``{"$module": name, "kwargs": {...}}``."""
     name = type(module).__name__
     if isinstance(module, Configurable):
         if module._init_arguments is None:
@@ -108,13 +102,7 @@ def _torch_arguments(module: nn.Module) -> dict[str, Any]:
 
 
 def encode(value: Any, where: str) -> Any:
-    """Turn one constructor argument into plain data for JSON.
-
-    Examples
-    --------
-    >>> encode((1, torch.float64), "sizes")
-    {'$tuple': [1, {'$dtype': 'float64'}]}
-    """
+    """Turn one constructor argument into plain data for JSON."""
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, nn.Module):
@@ -164,13 +152,7 @@ def _encode_array(value: Any, where: str) -> dict[str, Any]:
 
 
 def decode(value: Any, modules: Mapping[str, type] | None = None) -> Any:
-    """Turn plain data from `encode` back into the argument; modules are built anew.
-
-    Examples
-    --------
-    >>> decode({"$module": "torch.nn.LeakyReLU", "kwargs": {"negative_slope": 0.2}})
-    LeakyReLU(negative_slope=0.2)
-    """
+    """Turn plain data from `encode` back into the argument; modules are built anew."""
     if isinstance(value, list):
         return [decode(item, modules) for item in value]
     if not isinstance(value, dict):
@@ -213,13 +195,7 @@ def _dtype(name: str) -> torch.dtype:
 
 
 def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[Any]:
-    """Return the class called ``name``.
-
-    Examples
-    --------
-    >>> resolve_class("torch.nn.ReLU")
-    <class 'torch.nn.modules.activation.ReLU'>
-    """
+    """Return the class called ``name``."""
     if modules and name in modules:
         return modules[name]
     if name in _TORCH_MODULES:
@@ -233,13 +209,7 @@ def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[
 
 
 def foreign_classes(value: Any) -> list[str]:
-    """Return the names of classes in plain data from `encode` that `resolve_class` does not know by itself.
-
-    Examples
-    --------
-    >>> foreign_classes({"$module": "OwnGain", "kwargs": {"then": {"$module": "torch.nn.ReLU"}}})
-    ['OwnGain']
-    """
+    """Names of classes in plain data from `encode` that `resolve_class` does not know by itself."""
     if isinstance(value, list):
         inside = [name for item in value for name in foreign_classes(item)]
     elif isinstance(value, dict):

@@ -35,13 +35,7 @@ _DENIED = (401, 403)
 
 
 def is_repo_id(text: object) -> bool:
-    """Say whether ``text`` has the form ``"user/name"``.
-
-    Examples
-    --------
-    >>> is_repo_id("lab/statenet-ns1"), is_repo_id("./runs/model"), is_repo_id(Path("lab/statenet-ns1"))
-    (True, False, False)
-    """
+    """Say whether ``text`` has the form ``"user/name"``."""
     return isinstance(text, str) and _REPO_ID.fullmatch(text) is not None
 
 
@@ -52,14 +46,7 @@ def locate_checkpoint(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> Path:
-    """Return the folder of a checkpoint: the local one when it exists, else a copy of the repository.
-
-    Examples
-    --------
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     locate_checkpoint(folder) == Path(folder)
-    True
-    """
+    """Return the folder of a checkpoint: the local one when it exists, else a copy of the repository."""
     if Path(repo_or_path).is_dir():
         return Path(repo_or_path)
     if is_repo_id(repo_or_path):
@@ -77,15 +64,7 @@ def download_checkpoint(
     revision: str | None = None,
     token: str | bool | None = None,
 ) -> Path:
-    """Fetch configuration, weights, card and metadata of a repository; what is there already stays.
-
-    Examples
-    --------
-    >>> download_checkpoint("no slash")
-    Traceback (most recent call last):
-        ...
-    ValueError: a repository is named "user/name", got 'no slash'
-    """
+    """Fetch configuration, weights, card and metadata of a repository; what is there already stays."""
     _check_repo_id(repo_id)
     hub = _require_hub(repo_id)
     with _plain_errors(hub, repo_id, revision):
@@ -110,15 +89,7 @@ def push_model(
     token: str | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Save a model and send it to a repository, which is made when missing.
-
-    Examples
-    --------
-    >>> push_model(nn.Identity(), "no slash")
-    Traceback (most recent call last):
-        ...
-    ValueError: a repository is named "user/name", got 'no slash'
-    """
+    """Save a model and send it to a repository, which is made when missing."""
     _check_repo_id(repo_id)
     hub = _require_hub(repo_id)
     with tempfile.TemporaryDirectory() as folder:
