@@ -11,7 +11,7 @@ import torch
 
 from deepSTRF.dsp.filterbank import pooled_filterbank, prepare_bank
 from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, SincNet
-from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
+from deepSTRF.models.wav2spec.filterbank import PooledFilterbank  # base class, for the type only
 
 FS = 8000
 RECOVERY = {

@@ -1,4 +1,8 @@
-"""What all waveform front-ends share: checks, hop, streaming, and the factory."""
+"""Base class of waveform front-ends, and the factory that builds one by name.
+
+A front-end maps waveforms (B, 1, T_audio) to spectrograms (B, 1, F, T) on the grid of the neural bins; frame
+t depends on samples before (t + 1) * hop.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +22,8 @@ from deepSTRF.registry import WAV2SPEC
 
 __all__ = [
     "WaveformFrontEnd",
-    "check_frequency_range",
-    "default_f_max",
+    "frequency_range",
+    "full_precision",
     "make_wav2spec",
     "window_samples",
     "without_autocast",
@@ -34,7 +38,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     """Base of the front-ends: waveforms (B, 1, T_audio) to spectrograms (B, 1, F, T), strictly causal.
 
     Frame ``t`` depends on the samples ``[0, (t + 1) * hop)`` and nothing later. A front-end with a finite
-    memory sets ``left_context`` (samples of the past that it needs before the first) and writes `transform`;
+    memory sets ``left_context`` (number of past samples that the first frame needs) and defines `transform`;
     checks, padding and streaming are done here. One with a recurrent state overrides `init_state` and `step`
     as well, and ``forward`` where that does not follow from `transform`.
 
@@ -85,7 +89,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         self.left_context = 0
 
     def transform(self, padded: Tensor) -> Tensor:
-        """Turn waveforms with their past in front into frames.
+        """Frames of waveforms with their past in front.
 
         Parameters
         ----------
@@ -100,7 +104,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define transform(padded)")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the spectrogram of a waveform.
+        """Spectrogram of a waveform.
 
         Parameters
         ----------
@@ -123,7 +127,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return the silence before the first sample: ``{"history": (B, 1, left_context)}``."""
+        """State of silence before the first sample: ``{"history": (B, 1, left_context)}``."""
         own_device, own_dtype = placement(self)
         shape = (batch, 1, self.left_context)
         return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
@@ -137,10 +141,8 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
 
     def _transform_in_full_precision(self, padded: Tensor) -> Tensor:
         """Run `transform` outside autocast: logarithms and Fourier transforms need float32."""
-        if padded.dtype in (torch.float16, torch.bfloat16):
-            padded = padded.float()
         with without_autocast(padded.device.type):
-            return self.transform(padded)
+            return self.transform(full_precision(padded))
 
     def check_waveform(self, x: Tensor) -> None:
         """Raise an error, before any computation, unless ``x`` is (B, 1, n * hop) of real numbers."""
@@ -160,10 +162,10 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         length = x.shape[-1]
         if length == 0 or length % self.hop:
             keep = length - length % self.hop
-            mend = f"trim it to {keep} samples, or " if keep else ""
+            trim = f"trim it to {keep} samples, or " if keep else ""
             raise ValueError(
                 f"the length of the waveform, {length} samples, is not a multiple of hop ({self.hop} "
-                f"samples, {self.hop_ms:g} ms at {self.audio_fs:g} Hz): {mend}build the front-end with "
+                f"samples, {self.hop_ms:g} ms at {self.audio_fs:g} Hz): {trim}build the front-end with "
                 "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
             )
 
@@ -186,73 +188,8 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         raise NotImplementedError(f"{type(self).__name__} must define frequencies_hz")
 
 
-def without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    """Return a context without autocast; entering it costs next to nothing where there is none to switch off.
-
-    Examples
-    --------
-    >>> with without_autocast("cpu"):
-    ...     torch.is_autocast_enabled("cpu")
-    False
-    """
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
-        return torch.autocast(device_type=device_type, enabled=False)
-    return nullcontext()
-
-
-def default_f_max(f_max: float | None, audio_fs: float, ceiling_hz: float = DEFAULT_F_MAX_HZ) -> float:
-    """Return the upper frequency: ``min(ceiling, Nyquist)`` for None, else the given value, checked.
-
-    Examples
-    --------
-    >>> default_f_max(None, 16000)
-    8000.0
-    """
-    nyquist = float(audio_fs) / 2.0
-    if f_max is None:
-        return min(float(ceiling_hz), nyquist)
-    upper = check_positive_number("f_max", f_max)
-    if upper > nyquist:
-        raise ValueError(
-            f"f_max={upper:g} Hz lies above Nyquist ({nyquist:g} Hz at audio_fs={float(audio_fs):g}); give "
-            f"at most {nyquist:g}, or f_max=None for the highest legal default"
-        )
-    return upper
-
-
-def check_frequency_range(f_min: float, f_max: float) -> float:
-    """Return ``f_min`` as a float after checking ``0 <= f_min < f_max``.
-
-    Examples
-    --------
-    >>> check_frequency_range(500, 8000.0)
-    500.0
-    """
-    lower = float(f_min)
-    if not 0.0 <= lower < f_max:
-        raise ValueError(f"f_min must lie in [0, f_max={f_max:g}) Hz, got {f_min!r}")
-    return lower
-
-
-def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> int:
-    """Return a window's length in samples, which must be at least the hop.
-
-    Examples
-    --------
-    >>> window_samples("win_ms", 10.0, 48000, 240)
-    480
-    """
-    length = round(float(audio_fs) * check_positive_number(name, window_ms) / 1000.0)
-    if length < hop:
-        raise ValueError(
-            f"{name}={window_ms:g} ms ({length} samples) is shorter than the hop ({hop} samples); give at "
-            f"least {1000.0 * hop / float(audio_fs):g} ms"
-        )
-    return length
-
-
 def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> nn.Module:
-    """Build a front-end by name, on the grid of a dataset.
+    """Front-end built by name, on the grid of a dataset.
 
     Parameters
     ----------
@@ -292,3 +229,43 @@ def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> n
             f"{front_end.__name__} has no argument {', '.join(map(repr, unknown))}; legal: {', '.join(legal)}"
         )
     return front_end(audio_fs=audio_fs, hop_ms=dt_ms, **options)  # type: ignore[no-any-return]
+
+
+def frequency_range(
+    f_min: float, f_max: float | None, audio_fs: float, ceiling_hz: float = DEFAULT_F_MAX_HZ
+) -> tuple[float, float]:
+    """``0 <= f_min < f_max <= Nyquist``, checked; ``f_max=None`` is ``min(ceiling_hz, Nyquist)``."""
+    nyquist = float(audio_fs) / 2.0
+    upper = min(float(ceiling_hz), nyquist) if f_max is None else check_positive_number("f_max", f_max)
+    if upper > nyquist:
+        raise ValueError(
+            f"f_max={upper:g} Hz lies above Nyquist ({nyquist:g} Hz at audio_fs={float(audio_fs):g}); give "
+            f"at most {nyquist:g}, or f_max=None for the highest legal default"
+        )
+    lower = float(f_min)
+    if not 0.0 <= lower < upper:
+        raise ValueError(f"f_min must lie in [0, f_max={upper:g}) Hz, got {f_min!r}")
+    return lower, upper
+
+
+def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> int:
+    """Length of a window in samples, which must be at least the hop."""
+    length = round(float(audio_fs) * check_positive_number(name, window_ms) / 1000.0)
+    if length < hop:
+        raise ValueError(
+            f"{name}={window_ms:g} ms ({length} samples) is shorter than the hop ({hop} samples); give at "
+            f"least {1000.0 * hop / float(audio_fs):g} ms"
+        )
+    return length
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """``x`` in at least float32."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    """A context without autocast; nearly free where autocast is off already."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type=device_type, enabled=False)
+    return nullcontext()

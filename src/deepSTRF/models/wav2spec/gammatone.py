@@ -1,4 +1,4 @@
-"""Strictly causal gammatone filterbank: the fixed cochlear front-end of auditory neuroscience."""
+"""Strictly causal gammatone filterbank, a fixed model of cochlear filtering."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from deepSTRF.dsp.gammatone import (
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -28,7 +28,7 @@ _DETECTORS = {"halfwave": "halfwave", "full": "full", "analytic": "magnitude"}
 #: Largest stride of the analytic form, as a fraction of ``audio_fs / b``: keeps the error under 1% of the
 #: range.
 _STRIDE_PER_PERIOD = 0.1
-#: Energy that resonators may forget: 1e-12 is an amplitude of 1e-6.
+#: Energy that resonators may drop: 1e-12 is an amplitude of 1e-6.
 _RINGING_TAIL = 1e-12
 
 
@@ -126,8 +126,8 @@ class CausalGammatone(FixedFilterbank):
         check_choice("rectify", rectify, tuple(_DETECTORS))
         check_choice("compression", compression, ("log", "cuberoot", "pcen", "none"))
         check_choice("pcen_start", pcen_start, PCEN_STARTS)
-        self.f_max = default_f_max(f_max, self.audio_fs)
-        self.f_min = check_positive_number("f_min", check_frequency_range(f_min, self.f_max))
+        self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs)
+        check_positive_number("f_min", self.f_min)
         self.order = check_positive_int("order", order)
         self.b_factor = check_positive_number("b_factor", b_factor)
         self.rectify, self.compression, self.pcen_start = rectify, compression, pcen_start
@@ -142,7 +142,7 @@ class CausalGammatone(FixedFilterbank):
         self._design(kernel_ms, max_stride)
 
     def _design(self, kernel_ms: float | None, max_stride: int | None) -> None:
-        """Build the filters in float64, in the order of the samples they meet."""
+        """Plan kernel lengths and strides per group, then set the filters."""
         center = frequency_scale("erb").points(self.f_min, self.f_max, self.n_filters)
         self.register_constant("_fc", center)
         needed = gammatone_length(center, self.audio_fs, self.order, self.b_factor)
@@ -151,7 +151,7 @@ class CausalGammatone(FixedFilterbank):
             longest = window_samples("kernel_ms", kernel_ms, self.audio_fs, self.hop)
         sizes = [min(size, longest) for size in needed]
         analytic = self.rectify == "analytic"
-        rings = not analytic and sizes == needed  # a filter cut short is no resonator
+        rings = not analytic and sizes == needed  # a truncated filter is no resonator
         if rings:
             sizes = gammatone_length(center, self.audio_fs, self.order, self.b_factor, _RINGING_TAIL)
         limit = 1.0
@@ -169,7 +169,7 @@ class CausalGammatone(FixedFilterbank):
         self._set_filters(center, analytic, rings)
 
     def _set_filters(self, center: Tensor, analytic: bool, rings: bool) -> None:
-        """Lay out filters and averaging windows in float64."""
+        """Set taps, averaging windows and resonators, designed in float64."""
         taps, poles, coefficients = [], [], []
         for group in self.plan.groups:
             design = (center[group.start : group.stop], self.audio_fs, group.kernel_size, self.order)
@@ -214,7 +214,7 @@ class CausalGammatone(FixedFilterbank):
         return energy, {}
 
     def init_compression(self, batch: int, device: torch.device, dtype: torch.dtype) -> State:
-        """Return the start of the running means."""
+        """Initial state of the running means."""
         if self.compression != "pcen":
             return {}
         return dict(

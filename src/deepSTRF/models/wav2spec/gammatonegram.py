@@ -14,7 +14,7 @@ from deepSTRF.dsp.gammatone import (
     slaney_resonators,
 )
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max
+from deepSTRF.models.wav2spec.base import frequency_range
 from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -89,8 +89,7 @@ class Gammatonegram(FixedFilterbank):
         check_choice("compression", compression, ("log1p", "log", "none"))
         self.compression = compression
         self.log_floor = check_positive_number("log_floor", log_floor)
-        self.f_max = default_f_max(f_max, self.audio_fs, ceiling_hz=_DEFAULT_F_MAX_HZ)
-        self.f_min = check_frequency_range(f_min, self.f_max)
+        self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs, ceiling_hz=_DEFAULT_F_MAX_HZ)
         self.window = round(float(self.audio_fs) * check_positive_number("window_ms", window_ms) / 1000.0)
         if not 1 <= self.window <= self.hop:
             raise ValueError(
@@ -103,16 +102,14 @@ class Gammatonegram(FixedFilterbank):
         self.set_plan(plan, "square", self.hop)
         self.register_constant("_fc", center)
         taps = [
-            slaney_impulse_responses(center[group.start : group.stop], self.audio_fs, group.kernel_size).flip(
-                -1
-            )
+            slaney_impulse_responses(center[group.start : group.stop], self.audio_fs, group.kernel_size)
             for group in plan.groups
         ]
         _, age = plan.window_layout(1)
         # the first samples of a bin are its oldest
         windows = (age >= self.hop - self.window).double() / self.window
         resonators = slaney_resonators(center, self.audio_fs, max(sizes))
-        self.set_filters([rows.unsqueeze(0) for rows in taps], windows, resonators)
+        self.set_filters([rows.flip(-1).unsqueeze(0) for rows in taps], windows, resonators)
 
     def compress(
         self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
@@ -133,12 +130,10 @@ class Gammatonegram(FixedFilterbank):
     @property
     def channel_latency_ms(self) -> Tensor:
         """Delay of each band (F,) in ms: centroid of its envelope and of the window, less half a bin."""
-        moments = [self._centroid(taps[0]) for taps in self.plan.split_taps(self._taps)]
+        centroids = []
+        for taps in self.plan.split_taps(self._taps):
+            power = taps[0].square()
+            age = torch.arange(power.shape[-1] - 1, -1, -1, device=power.device, dtype=power.dtype)
+            centroids.append((power * age).sum(-1) / power.sum(-1))
         window = torch.full_like(self._fc, self.hop - (self.window + 1) / 2.0)
-        return self._latency_from_ages(torch.cat(moments), window)
-
-    @staticmethod
-    def _centroid(taps: Tensor) -> Tensor:
-        age = torch.arange(taps.shape[-1] - 1, -1, -1, device=taps.device, dtype=taps.dtype)
-        power = taps.square()
-        return (power * age).sum(-1) / power.sum(-1)
+        return self._latency_from_ages(torch.cat(centroids), window)

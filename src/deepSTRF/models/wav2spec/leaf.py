@@ -1,4 +1,4 @@
-"""Strictly causal LEAF: a spectrogram whose every stage is learned from the neurons."""
+"""Strictly causal LEAF: a spectrogram of which every stage is learned (Zeghidour et al. 2021)."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from deepSTRF.dsp.pcen import PCEN_STARTS, pcen
 from deepSTRF.dsp.scales import ERB_bandwidth, bounded_shift, frequency_scale, mel_distance, shift_in_mel
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
 from deepSTRF.models.wav2spec.pcen import PCEN
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalLEAF"]
 
-#: Gabor kernels reach this many standard deviations to either side (the edge is 3e-4 of the peak).
+#: Gabor kernels extend this many standard deviations to either side (the edge is 3e-4 of the peak).
 _HALF_WIDTH = 4.0
-#: Largest stride, in the smallest standard deviation that learning may reach (see DESIGN, striding).
+#: Largest stride, in the smallest standard deviation that learning may reach (docs/frontends.md, "Speed").
 _STRIDE_PER_SIGMA = 0.75
 #: The onset of the pooling window, one bin long, is sampled at least this often.
 _STRIDES_PER_HOP = 8
@@ -39,7 +39,7 @@ _BANDWIDTH_RANGE = (1.0 / 1.5, 1.25)
 _POOLING_RANGE = 2.0
 #: A pooling window without an option lasts four bins, with a standard deviation of a quarter of it.
 _POOLING_HOPS, _POOLING_SIGMAS = 4, 4
-#: Lowest centre frequency that learning may reach, in hertz: the lower limit of hearing.
+#: Lowest centre frequency that learning may reach, in hertz: the lower limit of human hearing.
 _LOWEST_CENTER_HZ = 20.0
 #: A centre that starts at Nyquist may move on by this many channels: beyond it mirrors back.
 _ROOM_AT_NYQUIST = 0.125
@@ -67,10 +67,10 @@ class CausalLEAF(PooledFilterbank):
     step of 0.01 means a hundredth of a channel at 60 Hz as at 20 kHz. Shifts are bounded smoothly
     (`deepSTRF.dsp.bounded_shift`): no channel can die at a limit.
 
-    Frame ``t`` sees samples before ``(t + 1) * hop``. Each filter is centred four of its standard deviations
-    in the past, the shortest delay at which it is whole, and its magnitude is averaged by a one-sided window
-    that weighs recent sound most: ``sin^2(pi/2 min((d + 1/2) / hop, 1)) exp(-(d / sigma_p)^2 / 2)`` over ages
-    ``d``.
+    Frame ``t`` depends on samples before ``(t + 1) * hop``. Each filter is centred four of its standard
+    deviations in the past, the shortest delay at which it is complete, and its magnitude is averaged by a
+    one-sided window that weighs recent sound most, over ages ``d``:
+    ``sin^2(pi/2 min((d + 1/2) / hop, 1)) exp(-(d / sigma_p)^2 / 2)``.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class CausalLEAF(PooledFilterbank):
     tensor([  60., 8000.])
     """
 
-    #: Chosen on the validation clips of NS1 (0.754; a factor of 10: 0.751, and less even).
+    #: Selected on the validation clips of NS1 (0.754; a factor of 10: 0.751, and less even).
     learning_rate_factor = 3.0
 
     center_shift: nn.Parameter
@@ -175,8 +175,8 @@ class CausalLEAF(PooledFilterbank):
         check_choice("compression", compression, ("pcen", "log"))
         check_choice("pool_window", pool_window, ("smooth", "hard"))
         check_choice("pcen_start", pcen_start, PCEN_STARTS)
-        self.f_max = default_f_max(f_max, self.audio_fs)
-        self.f_min = check_positive_number("f_min", check_frequency_range(f_min, self.f_max))
+        self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs)
+        check_positive_number("f_min", self.f_min)
         self.compression, self.pool_window = compression, pool_window
         self.log_floor = check_positive_number("log_floor", log_floor)
         self._narrowest, self._broadest = _check_range(bandwidth_range)
@@ -242,7 +242,7 @@ class CausalLEAF(PooledFilterbank):
         shift = bounded_shift(self._spacing * self.center_shift, self._room_down, self._room_up)
         center = shift_in_mel(self._center_hz, shift)
         nyquist = float(self.audio_fs) / 2.0
-        # a complex filter beyond Nyquist hears what its mirror image hears
+        # a complex filter beyond Nyquist has the response of its mirror image
         return torch.where(center > nyquist, 2.0 * nyquist - center, center)
 
     @property
@@ -290,8 +290,8 @@ class CausalLEAF(PooledFilterbank):
         sigma = self.gabor_sigma.unsqueeze(-1)
         inside = offset.abs() <= self._half_kernel.unsqueeze(-1)
         real, imaginary = gabor_taps(self.center_freq_.unsqueeze(-1), sigma, offset)
-        reach = torch.minimum(torch.full_like(self._half_kernel, half), self._half_kernel)
-        gain = (inside / gaussian_mass(sigma.squeeze(-1), reach, reach).unsqueeze(-1)).to(real.dtype)
+        extent = torch.minimum(torch.full_like(self._half_kernel, half), self._half_kernel)
+        gain = (inside / gaussian_mass(sigma.squeeze(-1), extent, extent).unsqueeze(-1)).to(real.dtype)
         return (gain * real).unsqueeze(1), (gain * imaginary).unsqueeze(1)
 
     def compression_values(self) -> tuple[Tensor, ...]:
@@ -307,7 +307,7 @@ class CausalLEAF(PooledFilterbank):
         return pcen(energy, *values, start=self.pcen.start, state=state)
 
     def init_compression(self, batch: int, device: torch.device, dtype: torch.dtype) -> State:
-        """Return the start of the running means."""
+        """Initial state of the running means."""
         return {} if self.pcen is None else self.pcen.init_state(batch, device=device, dtype=dtype)
 
     @property

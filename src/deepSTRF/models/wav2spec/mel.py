@@ -1,4 +1,4 @@
-"""Strictly causal mel spectrogram: the fixed front-end that a learned one has to beat."""
+"""Strictly causal mel spectrogram, the usual fixed front-end, and the causal form of the NS1 cochleagram."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ from torch import Tensor
 from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
 from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
 from deepSTRF.dsp.pcen import smooth_cube_root
-from deepSTRF.models.wav2spec.base import (
-    WaveformFrontEnd,
-    check_frequency_range,
-    default_f_max,
-    window_samples,
-)
+from deepSTRF.models.wav2spec.base import WaveformFrontEnd, frequency_range, window_samples
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalMelSpectrogram"]
 
-#: A triangle whose largest sampled weight is below this hears next to nothing: the Fourier transform is made
-#: longer.
+#: A triangle whose largest sampled weight is below this passes next to nothing: a longer Fourier transform is
+#: taken.
 _MIN_PEAK_WEIGHT = 1e-3
 #: Longest Fourier transform, in windows, before a bank is called impossible.
 _MAX_FFT_MULTIPLE = 64
@@ -29,7 +24,7 @@ _MAX_FFT_MULTIPLE = 64
 
 @WAV2SPEC.register("mel")
 class CausalMelSpectrogram(WaveformFrontEnd):
-    """Log-mel spectrogram of which frame ``t`` sees only samples before ``(t + 1) * hop``.
+    """Log-mel spectrogram of which frame ``t`` depends only on samples before ``(t + 1) * hop``.
 
     Frame ``t`` is the window over ``[(t + 1) hop - win, (t + 1) hop)``, its Fourier amplitude, a bank of
     overlapping triangles and a compression. The defaults are those of the NS1 cochleagram as documented: 10
@@ -71,7 +66,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         Symmetric analysis window.
     n_fft_mult : int
         Length of the Fourier transform in windows (zeros are appended). A band too narrow to hold a bin makes
-        the transform longer still, so no band is ever dead.
+        the transform longer still, so no band is without input.
 
     Attributes
     ----------
@@ -133,8 +128,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         self.log_offset = None if log_offset is None else check_positive_number("log_offset", log_offset)
         self.win = window_samples("win_ms", win_ms, self.audio_fs, self.hop)
         self.left_context = self.win - self.hop
-        self.f_max = default_f_max(f_max, self.audio_fs)
-        self.f_min = check_frequency_range(f_min, self.f_max)
+        self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs)
         spacing = mel_scale if scale is None else scale
         corners = triangle_corners(self.n_mels, self.f_min, self.f_max, spacing, edges)
         axis = "linear" if slopes == "hertz" else spacing
@@ -144,7 +138,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         self.register_constant("_frequencies_hz", corners[1:-1])
 
     def _bank(self, corners: Tensor, axis: str, norm: str | None, multiple: int) -> tuple[int, Tensor]:
-        """Return the length of the Fourier transform, long enough for every band, and the bank (bins, F)."""
+        """Length of the Fourier transform, long enough for every band, and the bank (bins, F)."""
         start = multiple
         while True:
             n_fft = multiple * self.win
@@ -170,7 +164,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         f_max: float | None = None,
         log_floor: float = 1e-4,
     ) -> Self:
-        """Build the bank that the authors of NS1 used, made causal.
+        """Causal form of the bank that the authors of NS1 used.
 
         Centres in equal logarithmic steps (1/6 octave by default), triangles straight in log frequency whose
         weights sum to 1, symmetric Hamming window of two bins, a Fourier transform of four windows. The
@@ -199,7 +193,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         ----------
         Rahman, Willmore, King & Harper 2019, doi 10.1371/journal.pcbi.1006618.
         """
-        top = default_f_max(f_max, audio_fs, ceiling_hz=500.0 * 2.0**5.5)
+        _, top = frequency_range(f_min, f_max, audio_fs, ceiling_hz=500.0 * 2.0**5.5)
         return cls(
             audio_fs, n_mels, hop_ms, 2.0 * hop_ms, f_min, top, log_floor=log_floor, scale="log",
             edges="centres", slopes="scale", norm="sum", window="hamming", n_fft_mult=4,

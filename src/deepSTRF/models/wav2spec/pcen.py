@@ -26,7 +26,7 @@ _SHORTEST_TAU_BINS = 1.0 / 3.0  # a third of a bin: 95% of the mean is the prese
 
 
 class PCEN(ScaleFreeParameters, Configurable):
-    """Divide each band by its recent mean, then compress.
+    """Gain control: each band divided by its recent mean, then compressed.
 
     ``(E / (1e-6 + M)^alpha + delta)^root - delta^root``, where ``M`` is a running mean over ``tau_ms``.
 
@@ -67,9 +67,9 @@ class PCEN(ScaleFreeParameters, Configurable):
     122.5
     """
 
-    #: Channels (C) of the output, as the prefiltering slot asks.
+    #: Channels (C) of the output, as the prefiltering slot requires.
     out_channels = 1
-    #: Models refuse to put levels of either sign in front.
+    #: The input must not be negative; models refuse a front-end with levels of either sign.
     needs_energy = True
 
     def __init__(
@@ -185,13 +185,7 @@ class PCEN(ScaleFreeParameters, Configurable):
 
 @PREFILTERS.register("pcen")
 def make_pcen(n_frequency_bands: int, dt: float, **options: Any) -> PCEN:
-    """Per-channel energy normalisation (`PCEN`): ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``.
-
-    Examples
-    --------
-    >>> make_pcen(34, 5.0, tau_ms=60.0).n_bands
-    34
-    """
+    """Per-channel energy normalisation (`PCEN`): ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``."""
     return PCEN(n_frequency_bands, dt, **options)
 
 

@@ -15,14 +15,14 @@ from deepSTRF.dsp.filters import sinc_bandpass, symmetric_window
 from deepSTRF.dsp.scales import FrequencyScale, bounded_shift, frequency_scale, mel_distance, shift_in_mel
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import check_frequency_range, default_f_max, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["SincNet"]
 
-#: Centre and width of a band at the edge of hearing depend on each other a little: a conversion solves them
-#: in turns, this often.
+#: Centre and width of a band at the lowest cutoff depend on each other a little: a conversion solves them in
+#: alternation, this many times.
 _TURNS = 4
 #: Lowest cutoff in hertz.
 _LOWEST_HZ = 1.0
@@ -157,8 +157,7 @@ class SincNet(PooledFilterbank):
         self.activation, self.rectify = activation, rectify
         self.norm = norm or ("start" if self.envelope and rectify == "analytic" else "unit")
         self.parameterization = "hertz" if parameterization == "hz" else parameterization
-        self.f_max = default_f_max(f_max, self.audio_fs, ceiling_hz=math.inf)
-        self.f_min = check_frequency_range(f_min, self.f_max)
+        self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs, ceiling_hz=math.inf)
         if self.f_min < _LOWEST_HZ:
             raise ValueError(f"f_min must be at least {_LOWEST_HZ:g} Hz, got {f_min!r}")
         bins = 2.0 if rectify == "analytic" else 1.0
