@@ -1,7 +1,7 @@
-"""See and hear what a learned front-end listens to: LEAF on NS1, behind a linear model and behind a StateNet.
+"""Learned front-ends as figures and sounds: LEAF on NS1, behind a linear model and behind a StateNet.
 
     python examples/learned_front_end_ns1.py             # fits what is not fitted yet, some minutes each
-    python examples/learned_front_end_ns1.py --epochs 2 --runs quick --out quick   # a look, with bad fits
+    python examples/learned_front_end_ns1.py --epochs 2 --runs quick --out quick   # quick, bad fits
 
 Sections 3 to 5 of the notebook on learnable front-ends: the filters before and after learning, the learned
 spectrogram beside the recording's own, and the receptive field in the sound, as a figure and as a WAV file.
@@ -50,7 +50,7 @@ def fitted(name: str, config: ExperimentConfig, folder: Path) -> Run:
 
 
 def show_filters(leaf: torch.nn.Module, title: str, file: Path) -> None:
-    """Section 3: what did it learn?"""
+    """Section 3: the filters before and after learning."""
     before = initial_front_end(leaf)
     now, start = front_end_response(leaf), front_end_response(before)
     figure, _ = plot_filterbank(
@@ -70,10 +70,10 @@ def show_spectrogram(
 ) -> None:
     """Section 4: the learned spectrogram beside the recording's own. Their bands are not the same."""
     order = np.argsort(leaf.center_freq_.detach().cpu().numpy())
-    seen = compare_wav2spec(sound, leaf, spectrograms.stims[CLIP])
+    compared = compare_wav2spec(sound, leaf, spectrograms.stims[CLIP])
     frames = slice(*(round(1000 * edge / spectrograms.dt) for edge in SHOWN_S))
     figure, _ = plot_wav2spec_comparison(
-        seen.pred[order][:, frames], seen.truth[:, frames], spectrograms.dt,
+        compared.pred[order][:, frames], compared.truth[:, frames], spectrograms.dt,
         frequencies_hz=leaf.frequencies_hz.detach().cpu().numpy()[order],
         truth_frequencies_hz=spectrograms.frequencies_hz, difference=False, suptitle=title,
     )  # fmt: skip
@@ -92,10 +92,10 @@ def show_field(model: torch.nn.Module, sound: torch.Tensor, title: str, file: Pa
         f"  neuron {neuron}: 99% of the gradient within the last {duration:.0f} ms, 90% within {most:.0f} ms"
     )
     kept = -min(field.size, round(max(300.0, 1.3 * duration) * audio_fs / 1000))
-    heard = sound.flatten().cpu().numpy()[kept:]
-    figure, _ = plot_waveform_field(field[kept:], audio_fs, duration_ms=duration, stim=heard, suptitle=title)
+    stim = sound.flatten().cpu().numpy()[kept:]
+    figure, _ = plot_waveform_field(field[kept:], audio_fs, duration_ms=duration, stim=stim, suptitle=title)
     save(figure, file)
-    for what, samples in (("field", field[kept:]), ("sound", heard)):
+    for what, samples in (("field", field[kept:]), ("sound", stim)):
         print(f"  {write_wav(sounds / f'neuron-{neuron}-{what}.wav', samples, audio_fs)}")
 
 

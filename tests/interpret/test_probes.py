@@ -413,16 +413,16 @@ def test_every_probe_gives_a_table(direction_neurons):
 
 
 def test_a_plain_cochleagram_puts_tones_where_they_are_and_nothing_into_the_past():
-    hear = plain_cochleagram(HERTZ[::3], FS, DT)
+    cochleagram = plain_cochleagram(HERTZ[::3], FS, DT)
     tone = torch.sin(2 * np.pi * HERTZ[9] / FS * torch.arange(1600.0))[None].repeat(2, 1)
     tone[:, :800] = 0
-    heard = hear(tone)
-    assert heard.shape == (2, 8, 20)
-    assert (heard[:, :, :10] == 0).all()
-    assert heard[0, :, 15].argmax() == 3
+    frames = cochleagram(tone)
+    assert frames.shape == (2, 8, 20)
+    assert (frames[:, :, :10] == 0).all()
+    assert frames[0, :, 15].argmax() == 3
     later = tone.clone()
     later[:, 1200:] = 7.0
-    assert torch.equal(hear(later)[..., :15], heard[..., :15])
+    assert torch.equal(cochleagram(later)[..., :15], frames[..., :15])
     with pytest.raises(ValueError, match="ascending"):
         plain_cochleagram(HERTZ[::-1], FS, DT)
     with pytest.raises(ValueError, match="no Fourier bin"):

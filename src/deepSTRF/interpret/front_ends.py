@@ -76,7 +76,7 @@ class FrontEndResponse:
         Change of the channel's output by a click of that age, as a share of its largest change.
     click_latency_ms : array (F,)
         Age of the click at the top of that response less half a bin: the delay behind an ideal detector. NaN
-        for a channel that no click reaches.
+        for a channel whose output no click changes.
     stated_latency_ms : array (F,) or None
         What the front-end itself states: ``channel_latency_ms``, or ``latency_ms`` for all.
     """

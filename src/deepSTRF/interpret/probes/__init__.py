@@ -3,6 +3,9 @@
 A `Presentation` states how sounds are played to a model. Every probe takes one (or a model with a front-end),
 plays its sounds in batches, each after silence, and returns a result: arrays over neurons, axes in ms, kHz
 and dB, summary numbers, and ``table()``. `probe_battery` runs them all.
+
+A new probe is a function that calls `Presentation.evoke`, a `measures.ProbeResult` that names the columns of
+its table, and a line in `battery`.
 """
 
 from deepSTRF.interpret.probes.adaptation import level_step_responses, oddball_responses

@@ -1,4 +1,4 @@
-"""Presentation of sounds to a fitted model: how they reach it, silence before them, and the rates it returns.
+"""Presentation of sounds to a fitted model: their conversion, silence before them, and the rates it returns.
 
 A model with a front-end takes samples. One on spectrograms needs a cochleagram, a function from sounds
 (B, T_audio) to spectrograms (B, F, T): that of its recording (`dataset_cochleagram`) or `plain_cochleagram`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from deepSTRF.dsp.filters import samples_per_bin, triangular_filterbank
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.streaming import placement
 
-__all__ = ["Evoked", "Presentation", "as_presentation", "dataset_cochleagram", "plain_cochleagram"]
+__all__ = ["Presentation", "as_presentation", "dataset_cochleagram", "plain_cochleagram"]
 
 FloatArray = NDArray[np.float64]
 
@@ -52,13 +52,6 @@ DEFAULT_RANGE_HZ = (200.0, 16000.0)
 #: A recorder's own rate need not hold whole bins (48828.125 Hz: 244.14 samples in 5 ms). Rounding by less
 #: than this share shifts the end of a probe of two seconds by less than half a bin of 5 ms.
 HOP_SLACK = 1e-3
-
-
-class Evoked(NamedTuple):
-    """Responses to a grid of sounds: rates less those of silence (K, ..., T), and the baseline (K,)."""
-
-    rates: FloatArray
-    baseline: FloatArray
 
 
 class Presentation:
@@ -333,7 +326,9 @@ class Presentation:
         rounding = ROUNDING * np.abs(after).max(axis=-1, keepdims=True, initial=0.0)
         return np.asarray(np.where(np.abs(added) <= rounding, 0.0, added))
 
-    def evoke(self, sounds: Iterable[FloatArray], *shape: int, tail_ms: float | None = None) -> Evoked:
+    def evoke(
+        self, sounds: Iterable[FloatArray], *shape: int, tail_ms: float | None = None
+    ) -> tuple[FloatArray, FloatArray]:
         """Play a grid of sounds, each with silence after it, and return what they evoke.
 
         Parameters
@@ -347,13 +342,13 @@ class Presentation:
 
         Returns
         -------
-        Evoked
-            Rates (K, *shape, T) less those of silence, and the rates in silence (K,).
+        array (K, *shape, T), array (K,)
+            Rates less those of a trial of silence, and the rates at the end of the silence before.
         """
         tail = np.zeros(0 if tail_ms is None else self.samples(tail_ms))
         rates = self.play(np.concatenate([sound, tail]) for sound in sounds)
         evoked = self.evoked(rates)
-        return Evoked(np.moveaxis(evoked.reshape(*shape, *evoked.shape[1:]), -2, 0), self.baseline(rates)[0])
+        return np.moveaxis(evoked.reshape(*shape, *evoked.shape[1:]), -2, 0), self.baseline(rates)[0]
 
     # ------------------------------------------------------------------ the model
 

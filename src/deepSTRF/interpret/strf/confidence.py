@@ -138,22 +138,22 @@ def strf_confidence(
     _check(dataset, fit, level)
     # (S, N) which neuron has data in which clip
     blocks = (dataset.response_block(clip) for clip in range(len(dataset)))
-    heard = np.stack([(~block.isnan()).flatten(1).any(1).cpu().numpy() for block in blocks])
-    n_neurons = heard.shape[1]
+    has_data = np.stack([(~block.isnan()).flatten(1).any(1).cpu().numpy() for block in blocks])
+    n_neurons = has_data.shape[1]
     chosen = neuron_indices(neurons, n_neurons)
-    heard = heard[:, chosen]
+    has_data = has_data[:, chosen]
     estimate = _strfs(fit(dataset), n_neurons)[chosen]
     refits, informed = [], []
-    for clips in _draws(method, len(heard), n_bootstrap, seed):
+    for clips in _draws(method, len(has_data), n_bootstrap, seed):
         refit = _strfs(fit(dataset.select(clips=clips)), n_neurons)[chosen]
         if refit.shape != estimate.shape:
             raise ValueError(f"fit returned {refit.shape} STRFs for some clips and {estimate.shape} for all")
         refits.append(refit)
         # not informative: leaving out a clip without data (jackknife), a draw of such clips only (bootstrap)
-        left_out = sorted(set(range(len(heard))) - set(clips))
-        informed.append(heard[left_out[0]] if method == "jackknife" else heard[clips].any(0))
+        left_out = sorted(set(range(len(has_data))) - set(clips))
+        informed.append(has_data[left_out[0]] if method == "jackknife" else has_data[clips].any(0))
     stack, counts = np.stack(refits), np.stack(informed)
-    n_clips = heard.sum(0).astype(np.int64)
+    n_clips = has_data.sum(0).astype(np.int64)
     if method == "jackknife":
         error, low, high = _jackknife(estimate, stack, counts, level)
     else:
