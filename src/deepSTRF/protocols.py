@@ -1,7 +1,6 @@
-"""What one room asks of another, as typing protocols: a leaf, so that rooms need not import each other.
+"""Typing protocol of a dataset, for subpackages that do not import `deepSTRF.datasets`.
 
-`deepSTRF.metrics` and `deepSTRF.models` work on any object that looks like a dataset; the class that is one
-lives in `deepSTRF.datasets`.
+`deepSTRF.metrics` and `deepSTRF.models` work on any object that has these members.
 """
 
 from __future__ import annotations

@@ -118,7 +118,10 @@ class FoldManifest:
         if len(parts) < together + 1:
             what = "trials" if groups is None else "groups"
             raise ValueError(f"leaving out {together} of {len(parts)} {what} leaves none to fit")
-        folds = [_fold(parts, left) for left in itertools.combinations(range(len(parts)), together)]
+        folds = []
+        for left in itertools.combinations(range(len(parts)), together):
+            label = "_".join(f"{place:03d}" for place in left) or "all"
+            folds.append(Fold(f"model-{label}", tuple(name for place in left for name in parts[place])))
         return cls(names, tuple(folds), facts)
 
     @classmethod
@@ -388,11 +391,6 @@ def plan_folds(
     plan = FoldManifest.plan(names, crossval=crossval, jackknife=jackknife, groups=groups)
     sounds = {name: dataset.source_fingerprint(clip) for name, clip in zip(names, clips, strict=True)}
     return dataclasses.replace(plan, sounds=sounds)
-
-
-def _fold(groups: Sequence[tuple[str, ...]], left: tuple[int, ...]) -> Fold:
-    label = "_".join(f"{place:03d}" for place in left) or "all"
-    return Fold(f"model-{label}", tuple(name for place in left for name in groups[place]))
 
 
 def _clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
