@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF.dsp import gammatone_length
+from deepSTRF.dsp.gammatone import gammatone_length
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import (
     CausalGammatone,

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepSTRF.dsp.smoothing import hanning_smooth, hanning_window
+from deepSTRF.dsp import hanning_smooth
+from deepSTRF.dsp.smoothing import hanning_window  # inner: the weights of hanning_smooth
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.filterbank import (
+from deepSTRF.dsp.filterbank import (  # inner: parts of the front-ends
     COMPLEX_DETECTORS,
     DETECTORS,
     FilterbankPlan,
@@ -19,7 +19,7 @@ from deepSTRF.dsp.filterbank import (
     stream_bank,
     stream_filterbank,
 )
-from deepSTRF.dsp.recursion import stagger_rows, zero_subnormal_taps
+from deepSTRF.dsp.recursion import stagger_rows, zero_subnormal_taps  # inner: parts of the front-ends
 
 HOP = 12
 #: (kernel sizes, stride limits): one group, many, kernels shorter and longer than the hop, stride above the

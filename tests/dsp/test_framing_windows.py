@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp import (
+from deepSTRF.dsp import samples_per_bin
+from deepSTRF.dsp.filters import (  # inner: parts of the front-ends
     WINDOWS,
     causal_frames,
-    samples_per_bin,
     symmetric_window,
     triangle_corners,
     triangular_filterbank,

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
-from deepSTRF.dsp.scales import Hz_to_mel, bounded_shift, mel_distance, shift_in_mel
+from deepSTRF.dsp import Hz_to_mel
+from deepSTRF.dsp.filters import gabor_taps, gaussian_mass  # inner: parts of the front-ends
+from deepSTRF.dsp.scales import bounded_shift, mel_distance, shift_in_mel  # inner: parts of the front-ends
 
 
 def test_taps_are_the_formula() -> None:

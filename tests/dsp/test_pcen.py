@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
+from deepSTRF.dsp import pcen
+from deepSTRF.dsp.pcen import (  # inner: parts of the front-ends
+    PCEN_STARTS,
+    pcen_initial_state,
+    smooth_cube_root,
+)
 
 
 def plain_pcen(
@@ -123,3 +128,11 @@ def test_refuses() -> None:
         pcen_initial_state(1, 1, start="ones")
     with pytest.raises(ValueError, match="B, F, T"):
         pcen(torch.ones(3, 4), 0.1, 1.0, 1.0, 0.5)
+
+
+def test_the_smooth_cube_root_is_zero_at_zero_with_a_finite_slope() -> None:
+    energy = torch.tensor([0.0, 1e-3, 8.0], requires_grad=True)
+    root = smooth_cube_root(energy)
+    assert root[0] == 0
+    torch.testing.assert_close(root.detach(), torch.tensor([0.0, 0.1, 2.0]), rtol=1e-4, atol=0)
+    assert bool(torch.isfinite(torch.autograd.grad(root.sum(), energy)[0]).all())

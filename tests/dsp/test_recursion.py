@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepSTRF.dsp.recursion import exponential_moving_average, first_order_recursion
+from deepSTRF.dsp.recursion import (  # inner: parts of the front-ends
+    exponential_moving_average,
+    first_order_recursion,
+    leaky_mean,
+    leaky_mean_state,
+)
 
 
 def loop(x: torch.Tensor, a: torch.Tensor, initial: torch.Tensor) -> torch.Tensor:
@@ -95,3 +100,11 @@ def test_moving_average() -> None:
 def test_refuses_an_empty_signal() -> None:
     with pytest.raises(ValueError, match="at least one time step"):
         first_order_recursion(torch.zeros(3, 0), 0.5)
+
+
+def test_a_leaky_mean_starts_at_the_first_frame() -> None:
+    x, a = torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor(0.5)
+    origin, deviation, mean, state = leaky_mean(x, a, 1 - a, leaky_mean_state(1, ()))
+    assert (origin + mean).tolist() == [[1.0, 1.0, 2.0, 2.5]]
+    assert (origin + deviation).tolist() == x.tolist()
+    assert leaky_mean(x, a, 1 - a, state)[0].tolist() == [[1.0]]

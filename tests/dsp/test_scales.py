@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from deepSTRF.dsp import (
-    SCALES,
     ERB_bandwidth,
     ERB_to_Hz,
     Greenwood,
@@ -22,6 +21,7 @@ from deepSTRF.dsp import (
     inverse_Greenwood,
     mel_to_Hz,
 )
+from deepSTRF.dsp.scales import SCALES  # the names behind frequency_scale
 
 PAIRS: list[tuple[str, Callable[[Any], Any], Callable[[Any], Any]]] = [
     ("htk", Hz_to_mel, mel_to_Hz),

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
+from deepSTRF.dsp import linear_scan
 from deepSTRF.dsp import recursion as scan
-from deepSTRF.dsp.recursion import linear_scan
 
 
 def by_hand(x: torch.Tensor, a: torch.Tensor, start: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.filters import sinc_bandpass
+from deepSTRF.dsp import sinc_bandpass
 
 
 def offsets(size: int) -> torch.Tensor:

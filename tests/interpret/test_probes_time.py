@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.dsp.recursion import freq_to_tau
+from deepSTRF.dsp.recursion import freq_to_tau  # inner: parts of the front-ends
 from deepSTRF.interpret.probes import Presentation, context_swap, level_step_responses
 
 # not of the face: parts of the two probes, tested by themselves

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deepSTRF.metrics import ceiling, compute_CCmax, compute_TTRC, corrcoef, normalized_corrcoef
-from deepSTRF.metrics.ceilings import half_splits
+from deepSTRF.metrics.ceilings import half_splits  # inner: the splits that compute_CCmax averages
 
 
 @pytest.mark.parametrize("n_repeats", [2, 3, 4, 5, 6])

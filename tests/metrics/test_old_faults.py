@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from deepSTRF import metrics
-from deepSTRF.metrics.ceilings import half_splits
+from deepSTRF.metrics.ceilings import half_splits  # inner: the splits that compute_CCmax averages
 
 
 def noiseless(n_clips: int = 3, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, torch.Tensor]:

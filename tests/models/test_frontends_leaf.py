@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.pcen import pcen
+from deepSTRF.dsp import pcen
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import PCEN, CausalLEAF, make_wav2spec
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deepSTRF.dsp.filterbank import pooled_filterbank, prepare_bank
+from deepSTRF.dsp.filterbank import pooled_filterbank, prepare_bank  # inner: parts of the front-ends
 from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, SincNet
 from deepSTRF.models.wav2spec.filterbank import PooledFilterbank  # base class, for the type only
 

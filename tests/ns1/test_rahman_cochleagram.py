@@ -9,8 +9,7 @@ import pytest
 import torch
 from scipy.signal import get_window
 
-from deepSTRF.dsp.cochleagram import rahman_cochleagram, rahman_frequencies
-from deepSTRF.dsp.resample import resample_exact
+from deepSTRF.dsp import rahman_cochleagram, rahman_frequencies, resample_exact
 
 FS = 48828.125
 NOISE = torch.from_numpy(np.random.default_rng(0).standard_normal(20_000))

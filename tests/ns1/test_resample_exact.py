@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.dsp.resample import rate_ratio, resample_exact
+from deepSTRF.dsp import resample_exact
+from deepSTRF.dsp.resample import rate_ratio  # inner: the ratio that resample_exact takes
 
 FS = 48828.125
 

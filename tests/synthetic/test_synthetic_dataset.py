@@ -10,8 +10,8 @@ import torch
 
 from deepSTRF.datasets import concat_neural_datasets
 from deepSTRF.datasets.audio.synthetic import SyntheticDataset
-from deepSTRF.dsp.cochleagram import rahman_cochleagram
-from deepSTRF.dsp.recursion import exponential_moving_average
+from deepSTRF.dsp import rahman_cochleagram
+from deepSTRF.dsp.recursion import exponential_moving_average  # inner: parts of the front-ends
 from deepSTRF.registry import DATASETS
 
 KNOWN_SAMPLES = [0.0381, -0.0312, 0.0, 0.0081, 0.0]

@@ -1,144 +1,49 @@
-"""Pure signal-processing functions: no modules, no state.
+"""Signal processing as pure functions: frequency scales, filters, resampling, and the NS1 cochleagram.
 
-Frequency scales, windows, framing, filterbanks, resampling and the NS1 cochleagram: what front-ends,
-datasets and metrics share.
+The building blocks of front-ends and datasets that are useful on their own. The others are imported from
+their files: framing, windows and filter shapes (`filters`), the grouped filterbank (`filterbank`), adaptation
+and linear recursions (`recursion`).
 """
 
 from deepSTRF.dsp.cochleagram import rahman_cochleagram, rahman_frequencies
-from deepSTRF.dsp.filterbank import (
-    DETECTORS,
-    FilterbankPlan,
-    FilterGroup,
-    ResonatorMatrices,
-    detect,
-    filter_resonators,
-    largest_divisor,
-    plan_filterbank,
-    pooled_filterbank,
-    prepare_bank,
-    resonator_matrices,
-    stream_bank,
-    stream_filterbank,
-)
-from deepSTRF.dsp.filters import (
-    WINDOWS,
-    causal_frames,
-    gabor_taps,
-    gaussian_mass,
-    samples_per_bin,
-    sinc_bandpass,
-    symmetric_window,
-    triangle_corners,
-    triangular_filterbank,
-)
-from deepSTRF.dsp.gammatone import (
-    gammatone_bandwidth,
-    gammatone_length,
-    gammatone_resonators,
-    gammatone_taps,
-    recursive_gammatone,
-    slaney_centers,
-    slaney_impulse_responses,
-    slaney_length,
-    slaney_resonators,
-)
-from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube_root
-from deepSTRF.dsp.recursion import (
-    TAU_DOMAIN_HZ,
-    a_to_tau,
-    exponential_moving_average,
-    first_order_recursion,
-    freq_to_tau,
-    leaky_mean,
-    leaky_mean_state,
-    linear_scan,
-    stagger_rows,
-    tau_to_a,
-    zero_subnormal_taps,
-)
-from deepSTRF.dsp.resample import rate_ratio, resample_exact
+from deepSTRF.dsp.filters import samples_per_bin, sinc_bandpass
+from deepSTRF.dsp.gammatone import gammatone_taps, recursive_gammatone
+from deepSTRF.dsp.pcen import pcen
+from deepSTRF.dsp.recursion import linear_scan
+from deepSTRF.dsp.resample import resample_exact
 from deepSTRF.dsp.scales import (
-    SCALES,
     ERB_bandwidth,
     ERB_to_Hz,
-    FrequencyScale,
     Greenwood,
     Hz_to_bark,
     Hz_to_ERB,
     Hz_to_mel,
     bark_to_Hz,
-    bounded_shift,
     frequency_scale,
     inverse_Greenwood,
-    mel_distance,
     mel_to_Hz,
-    shift_in_mel,
 )
+from deepSTRF.dsp.smoothing import hanning_smooth
 
 __all__ = [
-    "DETECTORS",
-    "PCEN_STARTS",
-    "SCALES",
-    "TAU_DOMAIN_HZ",
-    "WINDOWS",
     "ERB_bandwidth",
     "ERB_to_Hz",
-    "FilterGroup",
-    "FilterbankPlan",
-    "FrequencyScale",
     "Greenwood",
     "Hz_to_ERB",
     "Hz_to_bark",
     "Hz_to_mel",
-    "ResonatorMatrices",
-    "a_to_tau",
     "bark_to_Hz",
-    "bounded_shift",
-    "causal_frames",
-    "detect",
-    "exponential_moving_average",
-    "filter_resonators",
-    "first_order_recursion",
-    "freq_to_tau",
     "frequency_scale",
-    "gabor_taps",
-    "gammatone_bandwidth",
-    "gammatone_length",
-    "gammatone_resonators",
     "gammatone_taps",
-    "gaussian_mass",
+    "hanning_smooth",
     "inverse_Greenwood",
-    "largest_divisor",
-    "leaky_mean",
-    "leaky_mean_state",
     "linear_scan",
-    "mel_distance",
     "mel_to_Hz",
     "pcen",
-    "pcen_initial_state",
-    "plan_filterbank",
-    "pooled_filterbank",
-    "prepare_bank",
     "rahman_cochleagram",
     "rahman_frequencies",
-    "rate_ratio",
     "recursive_gammatone",
     "resample_exact",
-    "resonator_matrices",
     "samples_per_bin",
-    "shift_in_mel",
     "sinc_bandpass",
-    "slaney_centers",
-    "slaney_impulse_responses",
-    "slaney_length",
-    "slaney_resonators",
-    "smooth_cube_root",
-    "stagger_rows",
-    "stream_bank",
-    "stream_filterbank",
-    "symmetric_window",
-    "tau_to_a",
-    "triangle_corners",
-    "triangular_filterbank",
-    "zero_subnormal_taps",
 ]

@@ -1,4 +1,15 @@
-"""The grouped filterbank for one bin or a few, where every call counts more than every product."""
+"""The grouped filterbank of the waveform front-ends: causal filters, a detector, and pooling to the bin rate.
+
+Channels with similar filters share a group: one kernel length, one stride (`plan_filterbank`). Complex
+(analytic) filters have an output without carrier, which may be kept only every few samples; real filters run
+at stride 1. Within a group the convolution is one matrix product of overlapping rows of sound with a Toeplitz
+matrix of the taps, three times faster on a processor than ``conv1d`` with its backward pass. Rows never reach
+beyond the end of a bin, so no bin depends on later sound.
+
+`pooled_filterbank` filters whole clips, `stream_filterbank` one bin or a few. Shapes: B batch, F_g channels
+of a group, K_g taps, P parts (2 for complex filters, 1 for real ones), L block, D bins that a pooling window
+covers.
+"""
 
 from __future__ import annotations
 
@@ -15,31 +26,31 @@ from torch.nn import functional
 from deepSTRF.dsp.recursion import stagger_rows, zero_subnormal_taps
 
 __all__ = [
-    "COMPLEX_DETECTORS",
     "DETECTORS",
-    "Bank",
     "FilterGroup",
     "FilterbankPlan",
     "ResonatorMatrices",
     "detect",
-    "filter_group",
-    "filter_matrix",
     "filter_resonators",
-    "filter_sound",
-    "largest_divisor",
     "plan_filterbank",
-    "pool_detected",
     "pooled_filterbank",
-    "pooling_matrix",
     "prepare_bank",
     "resonator_matrices",
     "stream_bank",
     "stream_filterbank",
 ]
 
-# ------------------------------------------------------------------------------
-# How a filterbank is cut into groups: which channels share a kernel length and a stride.
+#: Detectors by name; those of complex filters, then those of real ones.
+COMPLEX_DETECTORS = ("magnitude", "power")
+DETECTORS = (*COMPLEX_DETECTORS, "halfwave", "full", "square", "none")
+#: Added to the squared magnitude: keeps the gradient finite in digital silence (an amplitude of 3e-5).
+MAGNITUDE_FLOOR = 1e-9
+#: Up to this many blocks (some bins of a stream), one product with all of the past beats the many small ones
+#: of doubling.
+_FEW_BLOCKS = 24
 
+# ------------------------------------------------------------------------------
+# The plan: which channels share a kernel length and a stride.
 
 # Cost model of one bin of one group, in nanoseconds of one core of a 2.5 GHz server processor, forward and
 # backward, fitted to this engine (it explains 80 measurements within 20%). It only ranks plans: another
@@ -57,7 +68,7 @@ _NARROW_COLUMNS = 16.0  # matrix products lose half their speed at this many col
 class FilterGroup:
     """Neighbouring channels that are filtered together.
 
-    Parameters
+    Attributes
     ----------
     start, stop : int
         Channels ``start`` to ``stop - 1``.
@@ -69,12 +80,7 @@ class FilterGroup:
         Outputs computed from one row of sound; ``stride * block`` divides the hop.
     doublings : int
         0 for filters given by their taps. Above 0, ringing filters are computed from states that reach back
-        ``2^doublings`` blocks (`deepSTRF.dsp.filterbank`).
-
-    Examples
-    --------
-    >>> FilterGroup(start=0, stop=4, kernel_size=801, stride=60, block=4).n_channels
-    4
+        ``2^doublings`` blocks (`resonator_matrices`).
     """
 
     start: int
@@ -89,23 +95,22 @@ class FilterGroup:
         """Number of channels of the group."""
         return self.stop - self.start
 
+    @property
+    def row_length(self) -> int:
+        """Samples of sound behind one block of outputs."""
+        return self.kernel_size + (self.block - 1) * self.stride
+
 
 @dataclass(frozen=True)
 class FilterbankPlan:
     """The groups of a filterbank, fixed when a front-end is built: shapes never depend on learned values.
 
-    Parameters
+    Attributes
     ----------
     hop : int
         Samples per bin.
     groups : tuple of FilterGroup
         In the order of the channels, without gaps.
-
-    Examples
-    --------
-    >>> plan = plan_filterbank([801, 401, 101], [60, 30, 8], hop=240)
-    >>> plan.n_filters, plan.max_kernel_size, plan.history
-    (3, 801, 771)
     """
 
     hop: int
@@ -151,10 +156,9 @@ class FilterbankPlan:
         Ringing filters are counted as if they were given by their taps.
         """
         return sum(
-            (self.hop // group.stride) * _row_length(group.kernel_size, group.stride, group.block)
-            * n_parts * group.n_channels
+            (self.hop // group.stride) * group.row_length * n_parts * group.n_channels
             for group in self.groups
-        )  # fmt: skip
+        )
 
     @cached_property
     def tap_layout(self) -> tuple[Tensor, Tensor]:
@@ -193,29 +197,6 @@ class FilterbankPlan:
         return [part.reshape(*part.shape[:-1], *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def largest_divisor(number: int, limit: float) -> int:
-    """Return the largest divisor of ``number`` that does not exceed ``limit`` (1 when there is none).
-
-    Parameters
-    ----------
-    number : int
-        At least 1.
-    limit : float
-        Upper limit.
-
-    Returns
-    -------
-    int
-        The divisor.
-
-    Examples
-    --------
-    >>> largest_divisor(240, 50.0)
-    48
-    """
-    return next((d for d in range(max(1, min(number, math.floor(limit))), 1, -1) if number % d == 0), 1)
-
-
 def plan_filterbank(
     kernel_sizes: Sequence[int],
     stride_limits: Sequence[float],
@@ -226,38 +207,11 @@ def plan_filterbank(
 ) -> FilterbankPlan:
     """Group the channels of a filterbank so that the whole is cheap to compute.
 
-    A group takes the longest kernel and the smallest stride limit of its channels; its stride is the largest
-    divisor of the hop within that limit. The cuts minimise a cost model (products, copies, outputs, calls).
-
-    Parameters
-    ----------
-    kernel_sizes : sequence of int
-        Taps each channel needs, in the order of the channels.
-    stride_limits : sequence of float
-        Largest stride each channel allows, in samples; 1 or less asks for stride 1.
-    hop : int
-        Samples per bin.
-    n_parts : int
-        2 for complex filters, 1 for real ones.
-    n_poles : int
-        Above 0, all filters are real and ring with one complex pole each, of this multiplicity: groups are
-        planned for `deepSTRF.dsp.filterbank`, at stride 1.
-
-    Returns
-    -------
-    FilterbankPlan
-        The groups.
-
-    Raises
-    ------
-    ValueError
-        When there is no channel, when the two sequences differ in length, or a kernel is empty.
-
-    Examples
-    --------
-    >>> plan = plan_filterbank([1200, 1100, 60, 50], [60, 55, 3, 2.5], hop=240)
-    >>> [(group.start, group.stop, group.kernel_size, group.stride) for group in plan.groups]
-    [(0, 2, 1200, 48), (2, 4, 60, 2)]
+    ``kernel_sizes`` are the taps that each channel needs, ``stride_limits`` the largest stride in samples
+    that it allows. A group takes the longest kernel and the smallest stride limit of its channels; its stride
+    is the largest divisor of the hop within that limit. The cuts minimise a cost model (products, copies,
+    outputs, calls). With ``n_poles`` above 0 all filters are real and ring with one complex pole each, of
+    that multiplicity: groups are planned for `filter_resonators`, at stride 1.
     """
     if not kernel_sizes or len(kernel_sizes) != len(stride_limits) or min(kernel_sizes) < 1:
         raise ValueError(
@@ -281,8 +235,9 @@ def plan_filterbank(
     return FilterbankPlan(hop, best[-1][1])
 
 
-def _row_length(kernel_size: int, stride: int, block: int) -> int:
-    return kernel_size + (block - 1) * stride
+def largest_divisor(number: int, limit: float) -> int:
+    """Return the largest divisor of ``number`` that does not exceed ``limit`` (1 when there is none)."""
+    return next((d for d in range(max(1, min(number, math.floor(limit))), 1, -1) if number % d == 0), 1)
 
 
 def _cheapest_block(
@@ -291,7 +246,8 @@ def _cheapest_block(
     """Return the cost per bin and the group with the best number of outputs per row."""
     steps, choices = hop // group.stride, []
     for block in (d for d in range(1, steps + 1) if steps % d == 0):
-        row = _row_length(group.kernel_size, group.stride, block)
+        choice = replace(group, block=block)
+        row = choice.row_length
         columns = block * n_parts * group.n_channels
         products = steps * row * n_parts * group.n_channels * (1.0 + _NARROW_COLUMNS / columns)
         cost = (
@@ -301,7 +257,7 @@ def _cheapest_block(
             + row * columns * ns_per_entry
             + _NS_PER_GROUP
         )
-        choices.append((cost, replace(group, block=block)))
+        choices.append((cost, choice))
     return min(choices, key=lambda choice: choice[0])
 
 
@@ -329,26 +285,52 @@ def _cheapest_resonators(
 
 
 # ------------------------------------------------------------------------------
-# Filters that ring: a few numbers per channel carry what all earlier sound has left behind.
-#
+# Filters given by their taps, and filters that ring.
+
+
+def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
+    """Toeplitz matrix of the taps of a group: one column per output of a row of sound.
+
+    Shapes: taps (P, F_g, K_g); returns (K_g + (block - 1) * stride, P * block * F_g).
+    """
+    parts, n_channels, kernel_size = taps.shape
+    shifted = stagger_rows(
+        taps.unsqueeze(2).expand(parts, n_channels, group.block, kernel_size), group.stride
+    )
+    return shifted.permute(3, 0, 2, 1).reshape(shifted.shape[-1], -1)
+
+
+def filter_sound(
+    audio: Tensor, filters: Tensor | ResonatorMatrices, group: FilterGroup, plan: FilterbankPlan
+) -> Tensor:
+    """Filter with one group of a plan, keeping every ``group.stride``-th sample.
+
+    Shapes: audio (B, plan.history + T * hop); returns (B, T * hop / (stride * block), P, block * F_g).
+    """
+    past = group.kernel_size - group.stride
+    early = plan.history - past
+    sound = audio[..., early:] if early else audio
+    if isinstance(filters, ResonatorMatrices):
+        return filter_resonators(sound, filters, group, plan.hop)
+    extra = (sound.shape[-1] - past) % plan.hop
+    sound = sound[..., extra:] if extra else sound
+    # copied once here: the product would copy overlapping rows itself, and again in the backward pass
+    rows = sound.unfold(-1, filters.shape[0], group.stride * group.block).contiguous()
+    columns = group.block * group.n_channels
+    return (rows.view(-1, filters.shape[0]) @ filters).view(*rows.shape[:2], -1, columns)
+
+
 # A gammatone rings on for a thousand samples, but its response ``Re(polynomial(t) * pole^t)`` obeys a
 # recursion: the sound before a block acts on the outputs of the block through a handful of complex states
-# only.
-# So an output costs the samples of its own block and the states, not the whole kernel. The states of all
-# blocks
-# are found by doubling (what 1, 2, 4, ... blocks leave behind): no loop over time, a memory of fixed length,
-# and no path from a bin to later sound.
-
-
-#: Up to this many blocks (some bins of a stream), one product with all of the past beats the many small ones
-#: of doubling.
-_FEW_BLOCKS = 24
+# only. An output costs the samples of its own block and the states, not the whole kernel. The states of all
+# blocks are found by doubling (what 1, 2, 4, ... blocks leave behind): no loop over time, a memory of fixed
+# length, and no path from a bin to later sound.
 
 
 class ResonatorMatrices(NamedTuple):
-    """What `filter_resonators` multiplies with; there are R real states, ``2 * n_poles`` per channel.
+    """Matrices of `filter_resonators`; there are R real states, ``2 * n_poles`` per channel.
 
-    Parameters
+    Attributes
     ----------
     inputs : Tensor
         (2^doublings * L, R): the sound before a block, oldest sample first, to the states at its start.
@@ -357,13 +339,6 @@ class ResonatorMatrices(NamedTuple):
     outputs : Tensor
         (L + R, L * F_g): the samples of a block, oldest first, and the states at its start, to the outputs of
         the block: time steps, then channels.
-
-    Examples
-    --------
-    >>> group = FilterGroup(0, 1, kernel_size=9, stride=1, block=2, doublings=2)
-    >>> matrices = resonator_matrices(torch.tensor([0.5 + 0j]), torch.ones(1, 1) + 0j, group)
-    >>> [tuple(matrix.shape) for matrix in matrices]
-    [(8, 2), (2, 2, 2), (4, 2)]
     """
 
     inputs: Tensor
@@ -376,29 +351,10 @@ class ResonatorMatrices(NamedTuple):
 
 
 def resonator_matrices(pole: Tensor, coefficients: Tensor, group: FilterGroup) -> ResonatorMatrices:
-    """Lay out filters ``h[t] = Re(sum_k c_k (t / tau)^k pole^t)`` with ``tau = -1 / ln |pole|``.
+    """Matrices of filters ``h[t] = Re(sum_k c_k (t / tau)^k pole^t)`` with ``tau = -1 / ln |pole|``.
 
-    Parameters
-    ----------
-    pole : Tensor
-        (F_g,) complex, absolute values between 0 and 1.
-    coefficients : Tensor
-        (F_g, n_poles) complex: ``c_0``, ``c_1``, ... of a pole of that multiplicity.
-    group : FilterGroup
-        Its ``block`` L and ``doublings``: the filters reach over the present block and ``2^doublings``
-        earlier ones, where they are cut.
-
-    Returns
-    -------
-    ResonatorMatrices
-        In float64.
-
-    Examples
-    --------
-    >>> group = FilterGroup(0, 1, kernel_size=9, stride=1, block=2, doublings=2)
-    >>> resonator_matrices(torch.tensor([0.5 + 0j]), torch.ones(1, 1) + 0j, group).outputs[:2]
-    tensor([[1.0000, 0.5000],
-            [0.0000, 1.0000]], dtype=torch.float64)
+    ``pole`` (F_g,) and ``coefficients`` (F_g, n_poles), complex. The filters reach over the present block and
+    ``2^doublings`` earlier ones, where they are cut. In float64.
     """
     pole, coefficients = pole.to(torch.complex128), coefficients.to(torch.complex128)
     block, n_poles = group.block, coefficients.shape[-1]
@@ -416,42 +372,20 @@ def resonator_matrices(pole: Tensor, coefficients: Tensor, group: FilterGroup) -
     near = stagger_rows(near, 1)[..., :block].permute(1, 2, 0)
     far = torch.cat([response.real, -response.imag], dim=1)[..., 1:]
     steps = [_advance(pole, tau, 2**k * block, n_poles) for k in range(group.doublings)]
-    matrices = ResonatorMatrices(
+    matrices = (
         torch.cat([inputs.real, inputs.imag], dim=1).permute(2, 0, 1).flatten(1).flip(0),
         torch.stack([_diagonal(step).flatten(1) for step in steps]),
         torch.cat([near.flatten(1), _diagonal(far).transpose(1, 2).flatten(1)]),
     )
-    # by the standard of float32, in which they will be used
+    # subnormal in float32, in which they will be used
     return ResonatorMatrices(*(zero_subnormal_taps(m, torch.float32) for m in matrices))
 
 
 def filter_resonators(audio: Tensor, matrices: ResonatorMatrices, group: FilterGroup, hop: int) -> Tensor:
-    """Filter a waveform with the channels of one group, as `deepSTRF.dsp.filterbank.filter_group` does.
+    """Filter a waveform with the channels of one group, as `filter_sound` does by taps.
 
-    Parameters
-    ----------
-    audio : Tensor
-        (B, H + T * hop) waveform that starts with H samples of the past, H at least
-        ``2^doublings * block``.
-    matrices : ResonatorMatrices
-        From `resonator_matrices`.
-    group : FilterGroup
-        The group.
-    hop : int
-        Samples per bin, a multiple of the block.
-
-    Returns
-    -------
-    Tensor
-        (B, T * hop / block, 1, block * F_g).
-
-    Examples
-    --------
-    >>> group = FilterGroup(0, 1, kernel_size=9, stride=1, block=2, doublings=2)
-    >>> matrices = resonator_matrices(torch.tensor([0.5 + 0j]), torch.ones(1, 1) + 0j, group)
-    >>> click = torch.nn.functional.pad(torch.ones(1, 1, dtype=torch.float64), (8, 3))
-    >>> filter_resonators(click, matrices, group, hop=4).flatten()
-    tensor([1.0000, 0.5000, 0.2500, 0.1250], dtype=torch.float64)
+    Shapes: audio (B, H + T * hop) with H at least 2^doublings * block; returns (B, T * hop / block, 1,
+    block * F_g).
     """
     past, block = group.kernel_size - group.stride, group.block
     extra = (audio.shape[-1] - past) % hop
@@ -511,116 +445,92 @@ def _diagonal(blocks: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------
-# One grouped filterbank for every front-end: causal filters, a detector, and pooling to the neural rate.
-#
-# Channels with similar filters share a group: one kernel length, one stride. Complex (analytic) filters have
-# an output without carrier, which may be kept only every few samples; real filters run at stride 1. Inside a
-# group
-# the convolution is one matrix product of overlapping rows of sound with a Toeplitz matrix of the taps, three
-# times faster on a processor than ``conv1d`` with its backward pass. Rows never reach over the end of a bin,
-# so every bin is blind to the future, exactly.
+# Detection and pooling; the whole filterbank.
 
-
-#: Detectors by name; the first two take complex filters, the others real ones.
-DETECTORS = ("magnitude", "power", "halfwave", "full", "square", "none")
-#: Detectors of complex filters.
-COMPLEX_DETECTORS = ("magnitude", "power")
-#: Filters and pooling matrix of each group: from `filter_matrix` (or, for ringing filters,
-#: `deepSTRF.dsp.filterbank.resonator_matrices`) and `pooling_matrix`.
+#: Filters and pooling matrix of each group: from `prepare_bank`, or `resonator_matrices` and
+#: `pooling_matrix`.
 Bank = Sequence[tuple[Tensor | ResonatorMatrices, Tensor]]
-#: Added to the squared magnitude: keeps the gradient finite in digital silence (an amplitude of 3e-5).
-MAGNITUDE_FLOOR = 1e-9
-
-
-def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
-    """Lay the taps of a group out for `filter_group`: one column per output of a row of sound.
-
-    Shapes: taps (P, F_g, K_g); returns (K_g + (block - 1) * stride, P * block * F_g).
-
-    Examples
-    --------
-    >>> from deepSTRF.dsp.filterbank import FilterGroup
-    >>> filter_matrix(torch.tensor([[[1.0, 2.0]]]), FilterGroup(0, 1, kernel_size=2, stride=1, block=2))
-    tensor([[1., 0.],
-            [2., 1.],
-            [0., 2.]])
-    """
-    parts, n_channels, kernel_size = taps.shape
-    shifted = stagger_rows(
-        taps.unsqueeze(2).expand(parts, n_channels, group.block, kernel_size), group.stride
-    )
-    return shifted.permute(3, 0, 2, 1).reshape(shifted.shape[-1], -1)
-
-
-def pooling_matrix(windows: Tensor, steps_per_bin: int) -> Tensor:
-    """Lay the pooling windows of a group out for `pool_detected`.
-
-    Shapes: windows (F_g, D * steps_per_bin); returns (steps_per_bin * F_g, F_g * D).
-
-    Examples
-    --------
-    >>> pooling_matrix(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), steps_per_bin=2)
-    tensor([[2., 4.],
-            [1., 3.]])
-    """
-    n_channels, length = windows.shape
-    pieces = windows.reshape(n_channels, length // steps_per_bin, steps_per_bin).flip(-1)
-    diagonal = torch.eye(n_channels, dtype=windows.dtype, device=windows.device)
-    return torch.einsum("fdn,fg->nfgd", pieces, diagonal).reshape(steps_per_bin * n_channels, -1)
 
 
 def prepare_bank(
     taps: Sequence[Tensor], windows: Sequence[Tensor], plan: FilterbankPlan
 ) -> list[tuple[Tensor, Tensor]]:
-    """Lay out all groups of a filterbank; do it once when the filters are fixed.
-
-    Parameters
-    ----------
-    taps : sequence of Tensor
-        Per group (P, F_g, K_g), as `filter_matrix` takes them.
-    windows : sequence of Tensor
-        Per group (F_g, D * hop / stride), as `pooling_matrix` takes them; D the same for all groups.
-    plan : FilterbankPlan
-        The groups.
-
-    Returns
-    -------
-    list of tuple
-        Filter matrix and pooling matrix of each group.
-
-    Examples
-    --------
-    >>> from deepSTRF.dsp.filterbank import plan_filterbank
-    >>> plan = plan_filterbank([3, 3], [2, 2], hop=4)
-    >>> len(prepare_bank([torch.ones(2, 2, 3)], [torch.ones(2, 4)], plan))
-    1
-    """
+    """Matrices of all groups of a filterbank, from taps (P, F_g, K_g) and windows (F_g, D * hop / stride)."""
     return [
         (filter_matrix(group_taps, group), pooling_matrix(group_windows, plan.hop // group.stride))
         for group, group_taps, group_windows in zip(plan.groups, taps, windows, strict=True)
     ]
 
 
-def filter_group(audio: Tensor, matrix: Tensor, group: FilterGroup, hop: int) -> Tensor:
-    """Filter a waveform with the channels of one group, keeping every ``group.stride``-th sample.
+def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
+    """Filter, detect and pool (B, plan.history + T * hop) sound: (B, F, T + D - 1).
 
-    Shapes: audio (B, H + T * hop); returns (B, T * hop / (stride * block), P, block * F_g).
-
-    Examples
-    --------
-    >>> from deepSTRF.dsp.filterbank import FilterGroup
-    >>> group = FilterGroup(0, 1, kernel_size=2, stride=1, block=2)
-    >>> moving_sum = filter_matrix(torch.ones(1, 1, 2), group)
-    >>> filter_group(torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0]]), moving_sum, group, hop=2).flatten()
-    tensor([1., 3., 5., 7.])
+    T bins, then the D - 1 unfinished bins that later sound would complete; a stream adds them to its next
+    chunk.
     """
-    past = group.kernel_size - group.stride
-    extra = (audio.shape[-1] - past) % hop
-    sound = audio[..., extra:] if extra else audio
-    # copied once here: the product would copy overlapping rows itself, and again in the backward pass
-    rows = sound.unfold(-1, matrix.shape[0], group.stride * group.block).contiguous()
-    n_columns = group.block * group.n_channels
-    return (rows.view(-1, matrix.shape[0]) @ matrix).view(*rows.shape[:2], -1, n_columns)
+    pooled = []
+    for group, (filters, pooling) in zip(plan.groups, bank, strict=True):
+        detected = detect(filter_sound(audio, filters, group, plan), detector)
+        pooled.append(pool_detected(detected, pooling, group.n_channels, plan.hop // group.stride))
+    # what bin t gives to bin t + d stands in column t of row d: shift the rows and add them up
+    return stagger_rows(torch.cat(pooled, dim=2).permute(0, 2, 3, 1), 1).sum(-2)
+
+
+def stream_bank(bank: Bank, n_parts: int) -> Bank:
+    """The same bank for `stream_filterbank`: real and imaginary parts side by side."""
+    if n_parts == 1:
+        return bank
+    return [
+        (filters.view(len(filters), n_parts, -1).transpose(1, 2).flatten(1), pooling)
+        if isinstance(filters, Tensor)
+        else (filters, pooling)
+        for filters, pooling in bank
+    ]
+
+
+def stream_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
+    """`pooled_filterbank` for one bin or a few, where calls cost more than products: one call of `detect`.
+
+    Shapes: audio (B, plan.history + T * hop); returns (B, F, T + D - 1). The bank is from `stream_bank`.
+    """
+    batch, n_parts = len(audio), 2 if detector in COMPLEX_DETECTORS else 1
+    rows = [
+        filter_sound(audio, filters, group, plan).view(batch, -1)
+        for group, (filters, _) in zip(plan.groups, bank, strict=True)
+    ]
+    joined = torch.cat(rows, dim=-1).view(batch, -1, n_parts)
+    sizes = [row.shape[-1] // n_parts for row in rows]
+    detected = detect(joined.transpose(1, 2), detector).split_with_sizes(sizes, dim=-1)
+    pooled = [
+        pool_detected(samples, pooling, group.n_channels, plan.hop // group.stride)
+        for samples, group, (_, pooling) in zip(detected, plan.groups, bank, strict=True)
+    ]
+    given = torch.cat(pooled, dim=2)
+    return given.squeeze(1) if given.shape[1] == 1 else stagger_rows(given.permute(0, 2, 3, 1), 1).sum(-2)
+
+
+def detect(filtered: Tensor, detector: str) -> Tensor:
+    """Detect the level of filter outputs (..., P, M): (..., M).
+
+    ``"magnitude"``: ``sqrt(re^2 + im^2 + 1e-9)``; ``"power"``: ``re^2 + im^2``; ``"halfwave"``: positive
+    part; ``"full"``: absolute value; ``"square"``; ``"none"``: the signed output.
+    """
+    if detector == "magnitude":
+        # a compiler fuses the plain form, and does not know custom forward-mode derivatives
+        if torch.compiler.is_compiling() or not filtered.requires_grad:
+            return _magnitude(filtered, MAGNITUDE_FLOOR)
+        return _Magnitude.apply(filtered, MAGNITUDE_FLOOR)  # type: ignore[no-any-return, no-untyped-call]
+    if detector == "power":
+        return filtered.square().sum(-2)
+    if detector == "halfwave":
+        return functional.relu(filtered.squeeze(-2))
+    if detector == "full":
+        return filtered.squeeze(-2).abs()
+    if detector == "square":
+        return filtered.squeeze(-2).square()
+    if detector == "none":
+        return filtered.squeeze(-2)
+    raise ValueError(f"unknown detector {detector!r}; legal names: {', '.join(map(repr, DETECTORS))}")
 
 
 def _magnitude(z: Tensor, floor: float) -> Tensor:
@@ -653,48 +563,15 @@ class _Magnitude(torch.autograd.Function):
         return (z * tangent).sum(-2) / magnitude
 
 
-def detect(filtered: Tensor, detector: str) -> Tensor:
-    """Turn filter outputs into something that does not oscillate around zero.
+def pooling_matrix(windows: Tensor, steps_per_bin: int) -> Tensor:
+    """Matrix of the pooling windows of a group, for `pool_detected`.
 
-    Parameters
-    ----------
-    filtered : Tensor
-        (..., P, M) outputs; P is 2 for ``"magnitude"`` and ``"power"``, 1 for the others.
-    detector : str
-        ``"magnitude"``: ``sqrt(re^2 + im^2 + 1e-9)``; ``"power"``: ``re^2 + im^2``; ``"halfwave"``: positive
-        part; ``"full"``: absolute value; ``"square"``; ``"none"``: the signed output.
-
-    Returns
-    -------
-    Tensor
-        (..., M).
-
-    Raises
-    ------
-    ValueError
-        For an unknown detector.
-
-    Examples
-    --------
-    >>> detect(torch.tensor([[3.0], [4.0]]), "magnitude")
-    tensor([5.])
+    Shapes: windows (F_g, D * steps_per_bin); returns (steps_per_bin * F_g, F_g * D).
     """
-    if detector == "magnitude":
-        # a compiler fuses the plain form, and does not know custom forward-mode derivatives
-        if torch.compiler.is_compiling() or not filtered.requires_grad:
-            return _magnitude(filtered, MAGNITUDE_FLOOR)
-        return _Magnitude.apply(filtered, MAGNITUDE_FLOOR)  # type: ignore[no-any-return, no-untyped-call]
-    if detector == "power":
-        return filtered.square().sum(-2)
-    if detector == "halfwave":
-        return functional.relu(filtered.squeeze(-2))
-    if detector == "full":
-        return filtered.squeeze(-2).abs()
-    if detector == "square":
-        return filtered.squeeze(-2).square()
-    if detector == "none":
-        return filtered.squeeze(-2)
-    raise ValueError(f"unknown detector {detector!r}; legal names: {', '.join(map(repr, DETECTORS))}")
+    n_channels, length = windows.shape
+    pieces = windows.reshape(n_channels, length // steps_per_bin, steps_per_bin).flip(-1)
+    diagonal = torch.eye(n_channels, dtype=windows.dtype, device=windows.device)
+    return torch.einsum("fdn,fg->nfgd", pieces, diagonal).reshape(steps_per_bin * n_channels, -1)
 
 
 def pool_detected(
@@ -703,154 +580,9 @@ def pool_detected(
     """Weigh the detected samples of every bin into this bin and the next ones.
 
     Shapes: detected (B, rows, M); returns (B, T, F_g, D).
-
-    Examples
-    --------
-    >>> detected = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]])
-    >>> windows = torch.tensor([[1.0, 1.0, 0.5, 0.5]])
-    >>> pool_detected(detected, pooling_matrix(windows, steps_per_bin=2), n_channels=1)
-    tensor([[[[3.0000, 1.5000]],
-    <BLANKLINE>
-             [[7.0000, 3.5000]]]])
     """
     samples = detected.reshape(-1, matrix.shape[0])
     recurrences = 1 if steps_per_bin is None else steps_per_bin * n_channels // matrix.shape[0]
     if recurrences > 1:
         samples = samples.view(-1, recurrences, matrix.shape[0]).sum(1)
     return (samples @ matrix).view(detected.shape[0], -1, n_channels, matrix.shape[1] // n_channels)
-
-
-def filter_sound(
-    audio: Tensor, filters: Tensor | ResonatorMatrices, group: FilterGroup, plan: FilterbankPlan
-) -> Tensor:
-    """Filter with one group of a plan, by its taps or from carried states.
-
-    Shapes: audio (B, plan.history + T * hop).
-
-    Examples
-    --------
-    >>> from deepSTRF.dsp.filterbank import plan_filterbank
-    >>> plan = plan_filterbank([3], [1], hop=4, n_parts=1)
-    >>> matrix = filter_matrix(torch.ones(1, 1, 3), plan.groups[0])
-    >>> filter_sound(torch.ones(1, 2 + 4), matrix, plan.groups[0], plan).flatten()
-    tensor([3., 3., 3., 3.])
-    """
-    early = plan.history - (group.kernel_size - group.stride)
-    sound = audio[..., early:] if early else audio
-    if isinstance(filters, ResonatorMatrices):
-        return filter_resonators(sound, filters, group, plan.hop)
-    return filter_group(sound, filters, group, plan.hop)
-
-
-def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
-    """Filter, detect and pool: the body of a cochleagram.
-
-    Parameters
-    ----------
-    audio : Tensor
-        (B, plan.history + T * hop) waveform that starts with ``plan.history`` samples of the past.
-    bank : sequence of tuple
-        From `prepare_bank`, or such pairs with ringing filters.
-    plan : FilterbankPlan
-        Groups of channels.
-    detector : str
-        As in `detect`.
-
-    Returns
-    -------
-    Tensor
-        (B, F, T + D - 1): T bins, then the D - 1 unfinished bins that later sound would complete. A stream
-        adds them to its next chunk.
-
-    Examples
-    --------
-    >>> from deepSTRF.dsp.filterbank import plan_filterbank
-    >>> plan = plan_filterbank([3, 3], [2, 2], hop=4)
-    >>> bank = prepare_bank([torch.ones(2, 2, 3)], [torch.ones(2, 4)], plan)
-    >>> pooled_filterbank(torch.zeros(1, plan.history + 8), bank, plan, "power").shape
-    torch.Size([1, 2, 3])
-    """
-    pooled = []
-    for group, (filters, pooling) in zip(plan.groups, bank, strict=True):
-        detected = detect(filter_sound(audio, filters, group, plan), detector)
-        pooled.append(pool_detected(detected, pooling, group.n_channels, plan.hop // group.stride))
-    # what bin t gives to bin t + d stands in column t of row d: shift the rows and add them up
-    return stagger_rows(torch.cat(pooled, dim=2).permute(0, 2, 3, 1), 1).sum(-2)
-
-
-# ------------------------------------------------------------------------------
-
-
-def stream_bank(bank: Bank, n_parts: int) -> Bank:
-    """Lay a bank out for `stream_filterbank`: real and imaginary parts side by side.
-
-    Parameters
-    ----------
-    bank : sequence of tuple
-        As `pooled_filterbank` takes it.
-    n_parts : int
-        2 for complex filters, 1 for real ones.
-
-    Returns
-    -------
-    sequence of tuple
-        The same filters and pooling.
-
-    Examples
-    --------
-    >>> matrix = torch.arange(4.0).view(1, 4)  # real, real, imaginary, imaginary
-    >>> stream_bank([(matrix, matrix)], n_parts=2)[0][0]
-    tensor([[0., 2., 1., 3.]])
-    """
-    if n_parts == 1:
-        return bank
-    return [
-        (filters.view(len(filters), n_parts, -1).transpose(1, 2).flatten(1), pooling)
-        if isinstance(filters, Tensor)
-        else (filters, pooling)
-        for filters, pooling in bank
-    ]
-
-
-def stream_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
-    """Do what `pooled_filterbank` does, faster for one bin or a few, where every call counts.
-
-    Parameters
-    ----------
-    audio : Tensor
-        (B, plan.history + T * hop) waveform that starts with ``plan.history`` samples of the past.
-    bank : sequence of tuple
-        From `stream_bank`.
-    plan : FilterbankPlan
-        Groups of channels.
-    detector : str
-        As in `detect`.
-
-    Returns
-    -------
-    Tensor
-        (B, F, T + D - 1).
-
-    Examples
-    --------
-    >>> from deepSTRF.dsp.filterbank import plan_filterbank
-    >>> from deepSTRF.dsp.filterbank import prepare_bank
-    >>> plan = plan_filterbank([3, 3], [2, 2], hop=4)
-    >>> bank = stream_bank(prepare_bank([torch.ones(2, 2, 3)], [torch.ones(2, 4)], plan), n_parts=2)
-    >>> stream_filterbank(torch.zeros(1, plan.history + 4), bank, plan, "power").shape
-    torch.Size([1, 2, 2])
-    """
-    batch, n_parts = len(audio), 2 if detector in COMPLEX_DETECTORS else 1
-    rows = [
-        filter_sound(audio, filters, group, plan).view(batch, -1)
-        for group, (filters, _) in zip(plan.groups, bank, strict=True)
-    ]
-    joined = torch.cat(rows, dim=-1).view(batch, -1, n_parts)
-    sizes = [row.shape[-1] // n_parts for row in rows]
-    detected = detect(joined.transpose(1, 2), detector).split_with_sizes(sizes, dim=-1)
-    pooled = [
-        pool_detected(samples, pooling, group.n_channels, plan.hop // group.stride)
-        for samples, group, (_, pooling) in zip(detected, plan.groups, bank, strict=True)
-    ]
-    given = torch.cat(pooled, dim=2)
-    return given.squeeze(1) if given.shape[1] == 1 else stagger_rows(given.permute(0, 2, 3, 1), 1).sum(-2)

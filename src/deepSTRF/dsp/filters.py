@@ -1,4 +1,10 @@
-"""Windowed-sinc band-pass filters and their quadrature partners."""
+"""Framing of audio into neural bins, analysis windows, and filter shapes: triangular, Gabor, sinc.
+
+Frames end where their bin ends, so nothing depends on later sound; the hop must be a whole number of samples.
+Windows after Harris 1978 (doi 10.1109/PROC.1978.10837), Gabor filters as in LEAF (Zeghidour et al. 2021, doi
+10.48550/arXiv.2101.08596), sinc filters as in SincNet (Ravanelli & Bengio 2018, doi
+10.1109/SLT.2018.8639585).
+"""
 
 from __future__ import annotations
 
@@ -26,13 +32,13 @@ __all__ = [
     "triangular_filterbank",
 ]
 
-# ------------------------------------------------------------------------------
-# Hop-aligned framing: how audio samples meet neural bins.
-
-
 #: A hop this close to an integer (relative) is one: rates such as 48828.125 Hz are exact, bin widths such as
 #: 4.99712 ms carry the rounding of a decimal number.
 _HOP_TOLERANCE = 1e-6
+#: Cosine-sum windows ``a0 - a1 cos(2 pi n / (L - 1))`` by name: (a0, a1).
+WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "boxcar": (1.0, 0.0)}
+)
 
 
 def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
@@ -70,21 +76,18 @@ def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
     for name, value in (("audio_fs", audio_fs), ("the bin width in ms", dt_ms)):
         if not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} must be a finite number above 0, got {value!r}")
-    exact = float(audio_fs) * float(dt_ms) / 1000.0
+    audio_fs, dt_ms = float(audio_fs), float(dt_ms)
+    exact = audio_fs * dt_ms / 1000.0
     hop = round(exact)
     if hop >= 1 and abs(exact - hop) <= _HOP_TOLERANCE * hop:
         return hop
-    raise ValueError(_illegal_hop(float(audio_fs), float(dt_ms), exact))
-
-
-def _illegal_hop(audio_fs: float, dt_ms: float, exact: float) -> str:
     step = 1000.0 / dt_ms  # hertz per sample in a bin
     below, above = max(1, math.floor(exact)) * step, (math.floor(exact) + 1) * step
     rates = f"{below:.10g} or {above:.10g} Hz" if below < above else f"{above:.10g} Hz"
     # the smallest multiple of this bin width that makes the hop whole at this rate
     factor = Fraction(exact).limit_denominator(1000).denominator
     width = f", or choose another bin width, e.g. {dt_ms * factor:.10g} ms" if factor <= 20 else ""
-    return (
+    raise ValueError(
         f"audio_fs={audio_fs:.10g} Hz at {dt_ms:.10g} ms per bin gives {exact:.10g} samples per bin, which "
         f"must be a whole number. Resample the audio to a multiple of {step:.10g} Hz, e.g. {rates}{width}"
     )
@@ -96,34 +99,7 @@ def causal_frames(x: Tensor, frame_length: int, hop: int, *, padded: bool = Fals
     Frame ``t`` holds the samples ``[(t + 1) * hop - frame_length, (t + 1) * hop)``; those before the start
     are zero. The result is a view of the padded waveform: it costs no copy.
 
-    Parameters
-    ----------
-    x : Tensor
-        (..., T_audio) waveform, T_audio a multiple of ``hop``.
-    frame_length : int
-        Samples per frame, at least ``hop``.
-    hop : int
-        Samples per bin.
-    padded : bool
-        Whether ``x`` already starts with ``frame_length - hop`` samples of the past.
-
-    Returns
-    -------
-    Tensor
-        (..., T, frame_length).
-
-    Raises
-    ------
-    ValueError
-        When the frame is shorter than the hop.
-
-    Examples
-    --------
-    >>> import torch
-    >>> causal_frames(torch.arange(1.0, 7.0), frame_length=4, hop=2)
-    tensor([[0., 0., 1., 2.],
-            [1., 2., 3., 4.],
-            [3., 4., 5., 6.]])
+    Shapes: x (..., T_audio); returns (..., T, frame_length).
     """
     if frame_length < hop:
         raise ValueError(f"frame_length must be at least the hop ({hop} samples), got {frame_length}")
@@ -132,46 +108,8 @@ def causal_frames(x: Tensor, frame_length: int, hop: int, *, padded: bool = Fals
     return x.unfold(-1, frame_length, hop)
 
 
-# ------------------------------------------------------------------------------
-# Symmetric analysis windows, built in float64.
-
-
-#: Cosine-sum windows ``a0 - a1 cos(2 pi n / (L - 1))`` by name: (a0, a1). Harris 1978, doi
-#: 10.1109/PROC.1978.10837.
-WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
-    {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "boxcar": (1.0, 0.0)}
-)
-
-
 def symmetric_window(name: str, length: int) -> Tensor:
-    """Return a symmetric window: its first and last values are equal.
-
-    Parameters
-    ----------
-    name : {"hann", "hamming", "boxcar"}
-        Which window.
-    length : int
-        Number of samples, at least 1.
-
-    Returns
-    -------
-    Tensor
-        (length,) float64 on the CPU.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name or a length below 1.
-
-    References
-    ----------
-    Harris 1978, doi 10.1109/PROC.1978.10837.
-
-    Examples
-    --------
-    >>> symmetric_window("hann", 5)
-    tensor([0.0000, 0.5000, 1.0000, 0.5000, 0.0000], dtype=torch.float64)
-    """
+    """Symmetric window of `WINDOWS`, (length,) float64: its first and last values are equal."""
     if name not in WINDOWS:
         raise ValueError(f"unknown window {name!r}; legal names: {', '.join(map(repr, WINDOWS))}")
     if length < 1:
@@ -183,42 +121,11 @@ def symmetric_window(name: str, length: int) -> Tensor:
     return constant - cosine * torch.cos(phase)
 
 
-# ------------------------------------------------------------------------------
-# Banks of overlapping triangular filters over the bins of a Fourier transform.
-
-
 def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edges: str) -> Tensor:
-    """Return the corners of overlapping triangles: filter ``m`` rises from corner ``m`` to ``m + 1``.
+    """Corners (F + 2,) in hertz of overlapping triangles: filter ``m`` rises from corner ``m`` to ``m + 1``.
 
-    Parameters
-    ----------
-    n_filters : int
-        Number of triangles, F.
-    f_min, f_max : float
-        Hertz. With ``edges="feet"`` the outer feet of the first and last triangle, with ``"centres"`` their
-        peaks.
-    scale : str
-        Scale on which the corners are equally spaced, see `frequency_scale`.
-    edges : {"feet", "centres"}
-        What ``f_min`` and ``f_max`` mean.
-
-    Returns
-    -------
-    Tensor
-        (F + 2,) hertz, float64; the centres are ``corners[1:-1]``.
-
-    Raises
-    ------
-    ValueError
-        For an unknown scale or ``edges``, one filter between two different centres, or frequencies that
-        do not ascend (``f_min=0`` on a logarithmic scale).
-
-    Examples
-    --------
-    >>> triangle_corners(3, 0.0, 400.0, "linear", "feet").tolist()
-    [0.0, 100.0, 200.0, 300.0, 400.0]
-    >>> triangle_corners(3, 100.0, 300.0, "linear", "centres").tolist()
-    [0.0, 100.0, 200.0, 300.0, 400.0]
+    They are equally spaced on ``scale`` (see `frequency_scale`). With ``edges="feet"``, ``f_min`` and
+    ``f_max`` are the outer feet of the first and last triangle, with ``"centres"`` their peaks.
     """
     spacing = frequency_scale(scale)
     if edges == "feet":
@@ -244,38 +151,10 @@ def triangle_corners(n_filters: int, f_min: float, f_max: float, scale: str, edg
 def triangular_filterbank(
     corners: Tensor, bin_frequencies: Tensor, *, axis: str = "linear", norm: str | None = None
 ) -> Tensor:
-    """Sample triangles with the given corners at the bins of a Fourier transform.
+    """Weights (n_bins, F) of triangles with the given corners (F + 2,) at the bins of a Fourier transform.
 
-    Parameters
-    ----------
-    corners : Tensor
-        (F + 2,) ascending corner frequencies in hertz, from `triangle_corners`.
-    bin_frequencies : Tensor
-        (n_bins,) frequencies of the bins in hertz.
-    axis : str
-        Scale on which the slopes are straight lines: ``"linear"`` (hertz) or the name of a scale.
-    norm : {None, "sum", "slaney"}
-        None: peak 1. ``"sum"``: the weights of each filter sum to 1. ``"slaney"``: each triangle has unit
-        area in hertz (``2 / (upper foot - lower foot)``).
-
-    Returns
-    -------
-    Tensor
-        (n_bins, F) weights, float64. A filter that no bin falls into is a column of zeros.
-
-    Raises
-    ------
-    ValueError
-        For an unknown axis or norm.
-
-    Examples
-    --------
-    >>> corners = triangle_corners(2, 0.0, 300.0, "linear", "feet")
-    >>> triangular_filterbank(corners, torch.tensor([0.0, 50.0, 100.0, 150.0]).double())
-    tensor([[0.0000, 0.0000],
-            [0.5000, 0.0000],
-            [1.0000, 0.0000],
-            [0.5000, 0.5000]], dtype=torch.float64)
+    The slopes are straight lines on the scale ``axis``. ``norm`` None: peak 1; ``"sum"``: the weights of a
+    filter sum to 1; ``"slaney"``: unit area in hertz. A filter that holds no bin is a column of zeros.
     """
     if norm not in (None, "sum", "slaney"):
         raise ValueError(f"norm must be None, 'sum' or 'slaney', got {norm!r}")
@@ -292,36 +171,11 @@ def triangular_filterbank(
     return bank
 
 
-# ------------------------------------------------------------------------------
-# Complex Gabor filters: a Gaussian envelope on a complex carrier.
-
-
 def gabor_taps(center: Tensor, sigma: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
-    """Return real and imaginary part of ``exp(-offset^2 / (2 sigma^2)) exp(j center offset)``, unnormalised.
+    """Real and imaginary part of ``exp(-offset^2 / (2 sigma^2)) exp(j center offset)``; the three broadcast.
 
-    Parameters
-    ----------
-    center : Tensor
-        Centre frequency in radians per sample.
-    sigma : Tensor
-        Standard deviation of the envelope in samples. The passband's standard deviation is ``1 / sigma``.
-    offset : Tensor
-        Samples from the middle of the envelope; whole numbers or not. All three broadcast.
-
-    Returns
-    -------
-    real, imaginary : Tensor
-        Taps; those too small to matter are exactly zero.
-
-    References
-    ----------
-    Zeghidour et al. 2021, doi 10.48550/arXiv.2101.08596.
-
-    Examples
-    --------
-    >>> real, imaginary = gabor_taps(torch.tensor(math.pi), torch.tensor(1.0), torch.tensor([0.0, 1.0]))
-    >>> real
-    tensor([ 1.0000, -0.6065])
+    ``center`` in radians per sample; ``sigma`` in samples, the standard deviation of the passband is
+    ``1 / sigma``. Taps too small to matter are exactly zero.
     """
     envelope = zero_subnormal_taps(torch.exp(-0.5 * (offset / sigma).square()))
     phase = center * offset
@@ -329,32 +183,14 @@ def gabor_taps(center: Tensor, sigma: Tensor, offset: Tensor) -> tuple[Tensor, T
 
 
 def gaussian_mass(sigma: Tensor, before: Tensor, after: Tensor) -> Tensor:
-    """Return the sum of ``exp(-n^2 / (2 sigma^2))`` over ``-before <= n <= after``, in closed form.
+    """Sum of ``exp(-n^2 / (2 sigma^2))`` over ``-before <= n <= after``, in closed form.
 
-    Parameters
-    ----------
-    sigma : Tensor
-        Standard deviation in samples, at least about 1 (the relative error is ``2 exp(-2 (pi sigma)^2)``).
-    before, after : Tensor
-        Samples on either side of the middle.
-
-    Returns
-    -------
-    Tensor
-        The sum: the gain of a Gabor filter for a complex tone at its centre.
-
-    Examples
-    --------
-    >>> round(float(gaussian_mass(torch.tensor(10.0), torch.tensor(40), torch.tensor(40))), 3)
-    25.065
+    The gain of a Gabor filter for a complex tone at its centre; relative error ``2 exp(-2 (pi sigma)^2)``.
     """
     # each sample stands for half a sample on either side of it
     scale = 1.0 / (math.sqrt(2.0) * sigma)
     sides = torch.erf((before + 0.5) * scale) + torch.erf((after + 0.5) * scale)
     return math.sqrt(math.pi / 2.0) * sigma * sides
-
-
-# ------------------------------------------------------------------------------
 
 
 def sinc_bandpass(low: Tensor, high: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:

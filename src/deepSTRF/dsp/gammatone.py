@@ -1,4 +1,10 @@
-"""Slaney's gammatone cascade, as the gammatone-gram of the Auditory Toolbox and its ports use it."""
+"""Gammatone filters, designed in float64: impulse responses, exact recursions, and Slaney's cascade.
+
+The gammatone ``t^(order - 1) exp(-2 pi b t) cos(2 pi f t)`` models the auditory filter (Patterson et al.
+1992) with bandwidth after Glasberg & Moore (1990, doi 10.1016/0378-5955(90)90170-T). Slaney's four-section
+cascade (1993, Apple Technical Report 35) is the form of the Auditory Toolbox and its gammatonegram. Both are
+given as taps and as poles with coefficients for `deepSTRF.dsp.filterbank.resonator_matrices`.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +24,28 @@ __all__ = [
     "recursive_gammatone",
     "slaney_centers",
     "slaney_impulse_responses",
-    "slaney_length",
     "slaney_resonators",
 ]
-
-# ------------------------------------------------------------------------------
-# Gammatone filters, designed in float64: sampled impulse responses and the exact recursive form.
-
 
 #: Bandwidth in equivalent rectangular bandwidths, and order, of the auditory filter (Patterson et al. 1992).
 B_FACTOR, ORDER = 1.019, 4
 #: The Fourier grid on which a filter's gain is read is this many times longer than the filter.
 _GAIN_GRID = 8
+#: Glasberg & Moore's bandwidth in Slaney's form: f / q + minimum.
+_EAR_Q, _MIN_BANDWIDTH_HZ = 9.26449, 24.7
+#: The two pairs of zeros of Slaney's cascade.
+_ZEROS = (
+    math.sqrt(3.0 + 2.0**1.5),
+    -math.sqrt(3.0 + 2.0**1.5),
+    math.sqrt(3.0 - 2.0**1.5),
+    -math.sqrt(3.0 - 2.0**1.5),
+)
 
 
 def gammatone_bandwidth(center_hz: Tensor, b_factor: float = B_FACTOR) -> Tensor:
-    """Return the decay parameter ``b`` in hertz: ``b_factor`` times the equivalent rectangular bandwidth.
+    """Decay parameter ``b`` (F,) in hertz: ``b_factor`` times the equivalent rectangular bandwidth.
 
-    Parameters
-    ----------
-    center_hz : Tensor
-        (F,) centre frequencies in hertz.
-    b_factor : float
-        1.019 for an auditory filter of order 4.
-
-    Returns
-    -------
-    Tensor
-        (F,) hertz. The envelope of the filter peaks ``(order - 1) / (2 pi b)`` seconds after a click.
-
-    Examples
-    --------
-    >>> gammatone_bandwidth(torch.tensor([1000.0]))
-    tensor([135.1591])
+    The envelope peaks ``(order - 1) / (2 pi b)`` seconds after a click.
     """
     return b_factor * ERB_bandwidth(center_hz)
 
@@ -58,46 +53,20 @@ def gammatone_bandwidth(center_hz: Tensor, b_factor: float = B_FACTOR) -> Tensor
 def gammatone_length(
     center_hz: Tensor, audio_fs: float, order: int = ORDER, b_factor: float = B_FACTOR, tail: float = 1e-8
 ) -> list[int]:
-    """Return how many samples of each impulse response hold all but ``tail`` of its energy.
+    """Samples of each impulse response that hold all but ``tail`` of its energy, one number per channel."""
 
-    Parameters
-    ----------
-    center_hz : Tensor
-        (F,) centre frequencies in hertz.
-    audio_fs : float
-        Audio rate in hertz.
-    order : int
-        Filter order, at least 1.
-    b_factor : float
-        As in `gammatone_bandwidth`.
-    tail : float
-        Energy that may be cut off, between 0 and 1.
+    def energy_left(x: float) -> float:
+        # after time t a Poisson sum with x = 4 pi b t: exp(-x) sum_k x^k / k!, k < 2 order - 1
+        return math.exp(-x) * math.fsum(x**k / math.factorial(k) for k in range(2 * order - 1))
 
-    Returns
-    -------
-    list of int
-        Taps per channel.
-
-    Examples
-    --------
-    >>> gammatone_length(torch.tensor([500.0, 2000.0]), 48000)
-    [1575, 516]
-    """
-    # the energy left after time t is a Poisson sum: exp(-x) sum_k x^k / k!, k < 2 order - 1, with x = 4 pi b
-    # t
-    terms = 2 * order - 1
     low, high = 0.0, 1.0
-    while _energy_left(high, terms) > tail:
+    while energy_left(high) > tail:
         high *= 2.0
     for _ in range(60):
         middle = (low + high) / 2.0
-        low, high = (middle, high) if _energy_left(middle, terms) > tail else (low, middle)
+        low, high = (middle, high) if energy_left(middle) > tail else (low, middle)
     seconds = high / (4.0 * math.pi * gammatone_bandwidth(center_hz.double(), b_factor))
     return [int(samples) + 1 for samples in (seconds * float(audio_fs)).ceil().tolist()]
-
-
-def _energy_left(x: float, terms: int) -> float:
-    return math.exp(-x) * math.fsum(x**k / math.factorial(k) for k in range(terms))
 
 
 def gammatone_taps(
@@ -151,35 +120,9 @@ def gammatone_taps(
 def gammatone_resonators(
     center_hz: Tensor, audio_fs: float, n_taps: int, order: int = ORDER, b_factor: float = B_FACTOR
 ) -> tuple[Tensor, Tensor]:
-    """Return the real part of `gammatone_taps` as poles and coefficients for `deepSTRF.dsp.filterbank`.
+    """Poles (F,) and coefficients (F, order), complex128, of the real part of `gammatone_taps`.
 
-    Parameters
-    ----------
-    center_hz : Tensor
-        (F,) centre frequencies in hertz.
-    audio_fs : float
-        Audio rate in hertz.
-    n_taps : int
-        Length at which the gain is read, at least 2.
-    order : int
-        Filter order, at least 1.
-    b_factor : float
-        As in `gammatone_bandwidth`.
-
-    Returns
-    -------
-    pole : Tensor
-        (F,) complex128.
-    coefficients : Tensor
-        (F, order) complex128.
-
-    Examples
-    --------
-    >>> pole, coefficients = gammatone_resonators(torch.tensor([1000.0]), audio_fs=16000, n_taps=800)
-    >>> t = torch.arange(3)
-    >>> taps = (coefficients[:, 3:] * (-t * pole.abs().log()) ** 3 * pole**t).real
-    >>> bool(torch.allclose(taps, gammatone_taps(torch.tensor([1000.0]), 16000, 800)[:, :3].real))
-    True
+    The gain is read from the first ``n_taps`` samples, at least 2.
     """
     center = center_hz.to("cpu", torch.float64)
     decay = 2.0 * math.pi * gammatone_bandwidth(center, b_factor)
@@ -191,7 +134,7 @@ def gammatone_resonators(
 
 
 def _peak_gain(taps: Tensor) -> Tensor:
-    """Return the largest gain of real filters (F, K): the peak of a fine spectrum, refined by a parabola."""
+    """Largest gain of real filters (F, K): the peak of a fine spectrum, refined by a parabola."""
     length = 2 ** math.ceil(math.log2(_GAIN_GRID * taps.shape[-1]))
     level = torch.fft.rfft(taps, n=length).abs().clamp_min(torch.finfo(taps.dtype).tiny).log()
     top = level.argmax(-1, keepdim=True)
@@ -296,100 +239,16 @@ def _eulerian(degree: int) -> Tensor:
     return torch.tensor([0.0, *row], dtype=torch.float64)
 
 
-# ------------------------------------------------------------------------------
-
-# Glasberg & Moore's bandwidth in Slaney's form: f / q + minimum (Slaney 1993, Apple Technical Report 35)
-_EAR_Q, _MIN_BANDWIDTH_HZ, _B_FACTOR = 9.26449, 24.7, 1.019
-#: The two pairs of zeros of the cascade (Slaney 1993).
-_ZEROS = (
-    math.sqrt(3.0 + 2.0**1.5),
-    -math.sqrt(3.0 + 2.0**1.5),
-    math.sqrt(3.0 - 2.0**1.5),
-    -math.sqrt(3.0 - 2.0**1.5),
-)
-
-
 def slaney_centers(f_min: float, f_max: float, n: int) -> Tensor:
-    """Return centre frequencies spaced by bandwidth, from ``f_min`` up to one step below ``f_max``.
-
-    Parameters
-    ----------
-    f_min, f_max : float
-        Hertz.
-    n : int
-        Number of centres.
-
-    Returns
-    -------
-    Tensor
-        (n,) float64 hertz, ascending.
-
-    References
-    ----------
-    Slaney 1993, Apple Technical Report 35.
-
-    Examples
-    --------
-    >>> [round(f) for f in slaney_centers(1000.0, 8000.0, 4).tolist()]
-    [1000, 1748, 2951, 4887]
-    """
+    """``n`` ascending centre frequencies spaced by bandwidth, from ``f_min`` to one step below ``f_max``."""
     corner = _EAR_Q * _MIN_BANDWIDTH_HZ
     step = torch.arange(n, 0, -1, dtype=torch.float64) / n
     return (f_max + corner) * torch.exp(step * math.log((f_min + corner) / (f_max + corner))) - corner
 
 
-def slaney_length(center_hz: Tensor, audio_fs: float, tail: float = 1e-12) -> list[int]:
-    """Return how many samples of each impulse response hold all but ``tail`` of its energy.
-
-    Parameters
-    ----------
-    center_hz : Tensor
-        (F,) hertz.
-    audio_fs : float
-        Audio rate in hertz.
-    tail : float
-        Energy that may be cut off: 1e-12 is an amplitude of 1e-6.
-
-    Returns
-    -------
-    list of int
-        Taps per channel.
-
-    Examples
-    --------
-    >>> slaney_length(torch.tensor([1000.0]), 48000)
-    [1242]
-    """
-    return gammatone_length(center_hz, audio_fs, tail=tail)
-
-
 def slaney_impulse_responses(center_hz: Tensor, audio_fs: float, n_taps: int) -> Tensor:
-    """Return impulse responses of the four-section cascade, scaled to gain 1 at the centre frequency.
-
-    Parameters
-    ----------
-    center_hz : Tensor
-        (F,) hertz.
-    audio_fs : float
-        Audio rate in hertz.
-    n_taps : int
-        Length K in samples.
-
-    Returns
-    -------
-    Tensor
-        (F, K) float64, by age: the first tap meets the newest sample.
-
-    References
-    ----------
-    Slaney 1993, Apple Technical Report 35.
-
-    Examples
-    --------
-    >>> slaney_impulse_responses(torch.tensor([1000.0]), audio_fs=16000, n_taps=500).shape
-    torch.Size([1, 500])
-    """
-    pole = _pole(center_hz, audio_fs)
+    """Impulse responses (F, n_taps) of the four-section cascade, scaled to gain 1 at the centre frequency."""
+    pole = _slaney_pole(center_hz, audio_fs)
     angle, decay = pole.angle(), -pole.abs().log()
     signal = torch.zeros(len(pole), n_taps, dtype=torch.complex128)
     signal[:, 0] = 1.0
@@ -407,51 +266,27 @@ def slaney_impulse_responses(center_hz: Tensor, audio_fs: float, n_taps: int) ->
 
 
 def slaney_resonators(center_hz: Tensor, audio_fs: float, n_taps: int) -> tuple[Tensor, Tensor]:
-    """Return the cascade as poles and coefficients for `deepSTRF.dsp.filterbank`.
+    """Poles (F,) and coefficients (F, 4), complex128, of the cascade.
 
     The four sections share their pole, so their response is a cubic polynomial times an oscillation. Its
-    coefficients are fitted to the response, exactly up to rounding.
-
-    Parameters
-    ----------
-    center_hz : Tensor
-        (F,) hertz.
-    audio_fs : float
-        Audio rate in hertz.
-    n_taps : int
-        Samples of the response to fit; most of it should lie within.
-
-    Returns
-    -------
-    pole : Tensor
-        (F,) complex128.
-    coefficients : Tensor
-        (F, 4) complex128.
-
-    Examples
-    --------
-    >>> pole, coefficients = slaney_resonators(torch.tensor([1000.0]), audio_fs=16000, n_taps=500)
-    >>> age = -torch.arange(9) * pole.abs().log()
-    >>> taps = sum(coefficients[0, k] * age**k for k in range(4)) * pole ** torch.arange(9)
-    >>> bool(torch.allclose(taps.real, slaney_impulse_responses(torch.tensor([1000.0]), 16000, 9)[0]))
-    True
+    coefficients are fitted to ``n_taps`` samples of the response, exactly up to rounding.
     """
-    pole, n_poles = _pole(center_hz, audio_fs), len(_ZEROS)
+    pole, n_poles = _slaney_pole(center_hz, audio_fs), len(_ZEROS)
     time = torch.arange(n_taps, dtype=torch.float64)
     age = -time * pole.abs().log().unsqueeze(-1)
     powers = torch.stack([age**k for k in range(n_poles)], dim=-1)
     basis = powers * torch.polar((-age).exp(), pole.angle().unsqueeze(-1) * time).unsqueeze(-1)
     columns = torch.cat([basis.real, -basis.imag], dim=-1)
     response = slaney_impulse_responses(center_hz, audio_fs, n_taps).unsqueeze(-1)
-    # by plain QR: the pivoting default's last bits depend on where its workspace lies, and a model that is
+    # by plain QR: the pivoting default's last bits depend on where its workspace is, and a model that is
     # built again must be the same model
     solution = torch.linalg.lstsq(columns, response, driver="gels").solution
     real, imaginary = solution.squeeze(-1).split(n_poles, dim=-1)
     return pole, torch.complex(real.contiguous(), imaginary.contiguous())
 
 
-def _pole(center_hz: Tensor, audio_fs: float) -> Tensor:
-    """Return the pole (F,), complex128, that all four sections share with its conjugate."""
+def _slaney_pole(center_hz: Tensor, audio_fs: float) -> Tensor:
+    """Pole (F,), complex128, that all four sections share with its conjugate."""
     center = center_hz.to("cpu", torch.float64)
-    decay = 2.0 * math.pi * _B_FACTOR * (center / _EAR_Q + _MIN_BANDWIDTH_HZ) / float(audio_fs)
+    decay = 2.0 * math.pi * B_FACTOR * (center / _EAR_Q + _MIN_BANDWIDTH_HZ) / float(audio_fs)
     return torch.polar(torch.exp(-decay), 2.0 * math.pi * center / float(audio_fs))

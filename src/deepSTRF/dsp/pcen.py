@@ -1,4 +1,8 @@
-"""A cube root that can be learned through."""
+"""Compression of band energies: per-channel energy normalisation (PCEN) and a smooth cube root.
+
+PCEN is a causal gain control by the recent mean of each band (Wang et al. 2017, doi
+10.1109/ICASSP.2017.7953242).
+"""
 
 from __future__ import annotations
 
@@ -11,61 +15,12 @@ from deepSTRF.dsp.recursion import first_order_recursion
 
 __all__ = ["PCEN_EPS", "PCEN_STARTS", "pcen", "pcen_initial_state", "smooth_cube_root"]
 
-# ------------------------------------------------------------------------------
-# Per-channel energy normalisation (PCEN): a causal gain control by the recent mean of each band.
-
-
 #: How the running mean starts.
 PCEN_STARTS = ("debiased", "zero", "first")
 #: Energy below which the gain stops growing (Wang et al. 2017, doi 10.1109/ICASSP.2017.7953242).
 PCEN_EPS = 1e-6
-
-
-def pcen_initial_state(
-    batch: int,
-    n_bands: int,
-    *,
-    start: str = "debiased",
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-) -> dict[str, Tensor]:
-    """Return the state of the running mean before the first frame.
-
-    Parameters
-    ----------
-    batch, n_bands : int
-        B and F.
-    start : {"debiased", "zero", "first"}
-        As in `pcen`.
-    device, dtype : optional
-        Where and how.
-
-    Returns
-    -------
-    dict
-        ``"memory"`` (B, F): the running mean; ``"log_missing"`` (B, F): log of the weight that it still
-        lacks; ``"started"`` (B, 1): whether a frame has been seen.
-
-    Raises
-    ------
-    ValueError
-        For another start.
-
-    Examples
-    --------
-    >>> sorted(pcen_initial_state(1, 34))
-    ['log_missing', 'memory', 'started']
-    """
-    if start not in PCEN_STARTS:
-        raise ValueError(f"start must be one of {', '.join(map(repr, PCEN_STARTS))}, got {start!r}")
-    memory = torch.zeros(batch, n_bands, device=device, dtype=dtype)
-    # a mean that starts at a given value lacks nothing: log of zero
-    missing = 0.0 if start == "debiased" else -math.inf
-    return {
-        "memory": memory,
-        "log_missing": torch.full_like(memory, missing),
-        "started": torch.zeros(batch, 1, device=device, dtype=torch.bool),
-    }
+#: Keeps the slope of the cube root finite at silence; shifts the value by at most 1e-6.
+_EPSILON = 1e-18
 
 
 def pcen(
@@ -149,6 +104,31 @@ def pcen(
     return output, following
 
 
+def pcen_initial_state(
+    batch: int,
+    n_bands: int,
+    *,
+    start: str = "debiased",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> dict[str, Tensor]:
+    """State of the running mean before the first frame, each (B, F).
+
+    ``"memory"``: the running mean; ``"log_missing"``: log of the weight that it still lacks; ``"started"``
+    (B, 1): whether there was a frame.
+    """
+    if start not in PCEN_STARTS:
+        raise ValueError(f"start must be one of {', '.join(map(repr, PCEN_STARTS))}, got {start!r}")
+    memory = torch.zeros(batch, n_bands, device=device, dtype=dtype)
+    # a mean that starts at a given value lacks nothing: log of zero
+    missing = 0.0 if start == "debiased" else -math.inf
+    return {
+        "memory": memory,
+        "log_missing": torch.full_like(memory, missing),
+        "started": torch.zeros(batch, 1, device=device, dtype=torch.bool),
+    }
+
+
 def _per_band(value: Tensor | float, like: Tensor) -> Tensor:
     """Return a number or a (F,) tensor as (1, 1) or (F, 1), ready to meet (B, F, T)."""
     if not isinstance(value, Tensor):
@@ -156,31 +136,8 @@ def _per_band(value: Tensor | float, like: Tensor) -> Tensor:
     return value.to(like).reshape(-1, 1)
 
 
-# ------------------------------------------------------------------------------
-
-#: Keeps the slope finite at silence; shifts the value by at most 1e-6.
-_EPSILON = 1e-18
-
-
 def smooth_cube_root(energy: Tensor) -> Tensor:
-    """Return ``(x + 1e-18)^(1/3) - 1e-6``, exactly 0 at 0 and with a finite slope there.
-
-    Parameters
-    ----------
-    energy : Tensor
-        Any shape, not negative.
-
-    Returns
-    -------
-    Tensor
-        Same shape.
-
-    Examples
-    --------
-    >>> import torch
-    >>> smooth_cube_root(torch.tensor([0.0, 1e-3, 8.0]))
-    tensor([0.0000, 0.1000, 2.0000])
-    """
+    """``(x + 1e-18)^(1/3) - 1e-6``, exactly 0 at 0 and with a finite slope there."""
     offset: float = _EPSILON ** (1.0 / 3.0)
     root = (energy + _EPSILON) ** (1.0 / 3.0)
     # the difference of the two roots without cancellation: (a - b) = (a^3 - b^3) / (a^2 + a b + b^2)

@@ -1,4 +1,10 @@
-"""Adaptation to the recent level: a leaky mean that starts at the first frame, and its time constants."""
+"""Linear recursions in time, solved exactly and in parallel, and the leaky means built from them.
+
+`first_order_recursion` solves ``y[t] = a y[t - 1] + x[t]`` with one coefficient, `linear_scan` with one that
+changes in time (its gradient: Martin & Cundy 2018, doi 10.48550/arXiv.1709.04057). `leaky_mean` is the
+running mean of adaptation, with the time constants of Willmore et al. (2016, doi
+10.1523/JNEUROSCI.2441-15.2016).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF.dsp.scales import Frequencies, _apply
+from deepSTRF.dsp.scales import Frequencies, elementwise
 
 __all__ = [
     "TAU_DOMAIN_HZ",
@@ -26,84 +32,16 @@ __all__ = [
     "zero_subnormal_taps",
 ]
 
-# ------------------------------------------------------------------------------
-# Two small tools that the fast convolutions share: staggered rows and the removal of subnormal taps.
-
-
-def stagger_rows(rows: Tensor, step: int) -> Tensor:
-    """Shift row ``r`` to the right by ``r * step`` and fill the gaps with zeros.
-
-    This turns copies of one filter into a Toeplitz matrix, and overlapping pieces of a sum into rows that can
-    be added. It is one padding and one view: cheap, exact and differentiable to any order.
-
-    Parameters
-    ----------
-    rows : Tensor
-        (..., R, L).
-    step : int
-        Columns between successive rows, at least 0.
-
-    Returns
-    -------
-    Tensor
-        (..., R, L + (R - 1) * step).
-
-    Raises
-    ------
-    ValueError
-        When ``step`` is negative or ``rows`` has fewer than two axes.
-
-    Examples
-    --------
-    >>> stagger_rows(torch.tensor([[1, 2], [3, 4], [5, 6]]), step=1)
-    tensor([[1, 2, 0, 0],
-            [0, 3, 4, 0],
-            [0, 0, 5, 6]])
-    """
-    if rows.ndim < 2 or step < 0:
-        raise ValueError(f"rows need two axes and step >= 0, got shape {tuple(rows.shape)} and step {step}")
-    *lead, n_rows, length = rows.shape
-    width = length + (n_rows - 1) * step
-    # rows padded to width + step, laid end to end and cut every `width` values: each row starts `step` later
-    flat = functional.pad(rows, (0, n_rows * step)).reshape(*lead, n_rows * (width + step))
-    return flat[..., : n_rows * width].reshape(*lead, n_rows, width)
-
-
-def zero_subnormal_taps(taps: Tensor, precision: torch.dtype | None = None) -> Tensor:
-    """Set taps to zero whose products with ordinary samples would be subnormal numbers.
-
-    Processors handle subnormal numbers up to a hundred times slower; a Gaussian or exponential tail is full
-    of them. The threshold is the smallest normal number over the machine epsilon (1e-31 in float32).
-
-    Parameters
-    ----------
-    taps : Tensor
-        Filter taps or powers of a coefficient, any shape, real or complex.
-    precision : torch.dtype, optional
-        Precision in which they will be used; that of ``taps`` when left out.
-
-    Returns
-    -------
-    Tensor
-        Same shape; the gradient of a zeroed tap is zero.
-
-    Examples
-    --------
-    >>> zero_subnormal_taps(torch.tensor([1.0, 1e-35]))
-    tensor([1., 0.])
-    """
-    info = torch.finfo(precision or taps.dtype)
-    # exact zeros stay as they are: they cost nothing and keep their gradient
-    negligible = (taps.abs() < info.tiny / info.eps) & (taps != 0)
-    return torch.where(negligible, torch.zeros_like(taps), taps)
-
-
-# ------------------------------------------------------------------------------
-# First-order recursions (leaky integrators) in blocks: exact, parallel, with the state carried.
-
-
 #: Frames solved by one triangular product; 16 to 64 cost about the same for 1,000 frames of 34 bands.
 BLOCK_SIZE = 32
+#: Steps per block on accelerators, where the launch of each small operation costs more than its arithmetic.
+SCAN_BLOCK_SIZE = 32
+#: Time constant of adaptation in ms at 1 Hz, and its slope per decade (Willmore et al. 2016).
+_TAU_AT_1_HZ, _TAU_SLOPE = 500.0, 105.0
+#: Frequencies for which `freq_to_tau` follows the published line, 363 to 17 ms; the line itself has no ends
+#: and falls below zero at 57.8 kHz. A choice: from the lowest audible sounds to the top of a ferret's
+#: hearing.
+TAU_DOMAIN_HZ = (20.0, 40_000.0)
 
 
 def first_order_recursion(
@@ -112,40 +50,9 @@ def first_order_recursion(
     """Solve ``y[t] = a * y[t - 1] + x[t]`` along the last axis.
 
     Blocks of ``block_size`` steps are solved by one lower-triangular product, and the states between blocks
-    by the same recursion one level up: no loop over time, no truncation, no overflow, and a state that can be
-    carried from chunk to chunk.
-
-    Parameters
-    ----------
-    x : Tensor
-        (..., T) input, real or complex, T at least 1.
-    coefficient : Tensor or float
-        ``a``, broadcast against ``x.shape[:-1]``: one for all, or one per band. ``abs(a) <= 1`` for a stable
-        recursion.
-    initial : Tensor, optional
-        ``y[-1]``, broadcast against ``x.shape[:-1]``; zero when left out.
-    block_size : int
-        Steps per block, at least 2. It changes the speed, not the result.
-
-    Returns
-    -------
-    y : Tensor
-        (..., T).
-    final : Tensor
-        (...,) ``y[T - 1]``: the ``initial`` of the next chunk.
-
-    Raises
-    ------
-    ValueError
-        When ``x`` has no time step or the block is shorter than 2.
-
-    Examples
-    --------
-    >>> y, state = first_order_recursion(torch.ones(4), 0.5)
-    >>> y
-    tensor([1.0000, 1.5000, 1.7500, 1.8750])
-    >>> first_order_recursion(torch.ones(1), 0.5, state)[0]
-    tensor([1.9375])
+    by the same recursion one level up: no loop over time, no truncation, no overflow. ``x`` (..., T) real or
+    complex; ``coefficient`` and ``initial`` (``y[-1]``) broadcast against ``x.shape[:-1]``. Returns y (...,
+    T) and its last value, the ``initial`` of the next chunk.
     """
     if x.ndim == 0 or x.shape[-1] == 0 or block_size < 2:
         raise ValueError(
@@ -193,42 +100,14 @@ def _powers(a: Tensor, count: int) -> Tensor:
 def exponential_moving_average(
     x: Tensor, coefficient: Tensor | float, initial: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Smooth along the last axis: ``m[t] = a * m[t - 1] + (1 - a) * x[t]``.
+    """Smooth along the last axis: ``m[t] = a * m[t - 1] + (1 - a) * x[t]``; returns m and its last value.
 
-    Parameters
-    ----------
-    x : Tensor
-        (..., T).
-    coefficient : Tensor or float
-        ``a``, between 0 (no memory) and 1, broadcast against ``x.shape[:-1]``; ``exp(-dt / tau)`` for a time
-        constant ``tau``.
-    initial : Tensor, optional
-        ``m[-1]``; zero when left out.
-
-    Returns
-    -------
-    m : Tensor
-        (..., T).
-    final : Tensor
-        (...,) the last value, to be carried on.
-
-    Examples
-    --------
-    >>> exponential_moving_average(torch.ones(3), 0.5)[0]
-    tensor([0.5000, 0.7500, 0.8750])
+    ``a = exp(-dt / tau)`` for a time constant ``tau``. Shapes as in `first_order_recursion`.
     """
     a = torch.as_tensor(
         coefficient, dtype=None if isinstance(coefficient, Tensor) else x.dtype, device=x.device
     )
     return first_order_recursion((1 - a).unsqueeze(-1) * x, a, initial)
-
-
-# ------------------------------------------------------------------------------
-# Linear recursions whose coefficient changes with time, and their exact gradient.
-
-
-#: Steps per block on accelerators, where the launch of each small operation costs more than its arithmetic.
-SCAN_BLOCK_SIZE = 32
 
 
 def linear_scan(x: Tensor, coefficient: Tensor, initial: Tensor | None = None) -> Tensor:
@@ -329,7 +208,7 @@ class _AdjointScan(torch.autograd.Function):
 
 
 def _solve(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
-    """One step after the other."""
+    """``y[t] = a[t] y[t - 1] + x[t]``, one step after the other."""
     y, frames = start, []
     for x_now, a_now in zip(x.unbind(1), a.unbind(1), strict=True):
         y = torch.addcmul(x_now, a_now, y)
@@ -367,43 +246,10 @@ def _solve_in_blocks(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
     return torch.addcmul(local, fading, before).flatten(1, 2)[:, :n_steps]
 
 
-# ------------------------------------------------------------------------------
-
-# Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016: time constant in ms against log10 of the frequency
-_TAU_AT_1_HZ, _TAU_SLOPE = 500.0, 105.0
-#: Frequencies for which `freq_to_tau` follows the published line, 363 to 17 ms; the line itself has no ends
-#: and falls below zero at 57.8 kHz. A choice: from the lowest audible sounds to the top of a ferret's
-#: hearing.
-TAU_DOMAIN_HZ = (20.0, 40_000.0)
-
-
 def freq_to_tau(frequency: Frequencies) -> Frequencies:
-    """Return the time constant of adaptation at a frequency: ``500 - 105 log10(f)`` ms.
+    """Time constant of adaptation at a frequency in hertz: ``500 - 105 log10(f)`` ms (Willmore et al. 2016).
 
-    Parameters
-    ----------
-    frequency : float, numpy.ndarray or Tensor
-        Hertz, above 0. Outside `TAU_DOMAIN_HZ` the time constant is that of the domain's nearer end, and a
-        warning says so.
-
-    Returns
-    -------
-    float, numpy.ndarray or Tensor
-        Milliseconds; same kind and shape as the input.
-
-    Raises
-    ------
-    ValueError
-        For a frequency that is not above 0.
-
-    References
-    ----------
-    Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016.
-
-    Examples
-    --------
-    >>> round(freq_to_tau(500.0), 2), round(freq_to_tau(20_000.0), 2)
-    (216.61, 48.39)
+    Outside `TAU_DOMAIN_HZ` it is that of the domain's nearer end, with a warning.
     """
     low, high = TAU_DOMAIN_HZ
     values = np.asarray(_plain(frequency))
@@ -417,72 +263,26 @@ def freq_to_tau(frequency: Frequencies) -> Frequencies:
             UserWarning,
             stacklevel=2,
         )
-    return _apply(frequency, lambda f, xp: _TAU_AT_1_HZ - _TAU_SLOPE * xp.log10(xp.clip(f, low, high)))
+    return elementwise(frequency, lambda f, xp: _TAU_AT_1_HZ - _TAU_SLOPE * xp.log10(xp.clip(f, low, high)))
 
 
 def tau_to_a(tau: Frequencies, dt: float = 1.0) -> Frequencies:
-    """Return what a leaky mean with time constant ``tau`` keeps of itself in one bin: ``exp(-dt / tau)``.
-
-    Parameters
-    ----------
-    tau : float, numpy.ndarray or Tensor
-        Time constant in ms.
-    dt : float
-        Bin width in ms.
-
-    Returns
-    -------
-    float, numpy.ndarray or Tensor
-        Between 0 and 1; same kind and shape as ``tau``.
-
-    Raises
-    ------
-    ValueError
-        For a time constant that is not above 0.
-
-    Examples
-    --------
-    >>> round(tau_to_a(216.61, dt=5.0), 5)
-    0.97718
-    """
+    """Share of itself that a leaky mean with time constant ``tau`` keeps in one bin: ``exp(-dt / tau)``."""
     values = np.asarray(_plain(tau))
     if not bool((values > 0).all()):
         raise ValueError(f"tau must be above 0 ms, got {float(values.min()):g}")
-    return _apply(tau, lambda t, xp: xp.exp(-dt / t))
+    return elementwise(tau, lambda t, xp: xp.exp(-dt / t))
 
 
 def a_to_tau(a: Frequencies, dt: float = 1.0) -> Frequencies:
-    """Return the time constant of a leaky mean that keeps ``a`` of itself in one bin: ``-dt / ln(a)``.
-
-    Parameters
-    ----------
-    a : float, numpy.ndarray or Tensor
-        Decay factor per bin, between 0 and 1.
-    dt : float
-        Bin width in ms.
-
-    Returns
-    -------
-    float, numpy.ndarray or Tensor
-        Milliseconds; same kind and shape as ``a``.
-
-    Raises
-    ------
-    ValueError
-        For a factor that is not between 0 and 1.
-
-    Examples
-    --------
-    >>> round(a_to_tau(tau_to_a(80.0, dt=5.0), dt=5.0), 9)
-    80.0
-    """
+    """Time constant of a leaky mean that keeps the share ``a`` of itself in one bin: ``-dt / ln(a)``."""
     values = np.asarray(_plain(a))
     if not bool(((values > 0) & (values < 1)).all()):
         raise ValueError(
             f"a must be above 0 and below 1, got {float(values.min()):g} to {float(values.max()):g}; "
             "tau_to_a(tau_ms, dt) gives decay factors"
         )
-    return _apply(a, lambda factor, xp: -dt / xp.log(factor))
+    return elementwise(a, lambda factor, xp: -dt / xp.log(factor))
 
 
 def leaky_mean_state(
@@ -493,29 +293,10 @@ def leaky_mean_state(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
-    """Return the state of `leaky_mean` before the first frame.
+    """State of `leaky_mean` before the first frame, for inputs (B, *shape, T).
 
-    Parameters
-    ----------
-    batch : int
-        Number of parallel streams, B.
-    shape : tuple of int
-        Shape of one frame of the input, without the batch.
-    mean_shape : tuple of int, optional
-        Shape of one frame of the mean where several coefficients meet one input; None is ``shape``.
-    device, dtype : optional
-        Where and how.
-
-    Returns
-    -------
-    dict
-        ``"origin"`` (B, *shape): the first frame; ``"mean"`` (B, *mean_shape): the mean as a deviation from
-        it; ``"started"`` (B, 1, ...): whether there was a first frame.
-
-    Examples
-    --------
-    >>> leaky_mean_state(2, (34,))["started"].shape
-    torch.Size([2, 1])
+    ``"origin"``: the first frame; ``"mean"``: the mean as a deviation from it, of shape (B, *mean_shape)
+    where several coefficients meet one input; ``"started"``: whether there was a first frame.
     """
     return {
         "origin": torch.zeros(batch, *shape, device=device, dtype=dtype),
@@ -533,34 +314,9 @@ def leaky_mean(
     first frame is repeated to the left. Everything is returned as the deviation from that frame: a constant
     input then has a mean that is exact, and small changes on a large level keep their digits.
 
-    Parameters
-    ----------
-    x : Tensor
-        (B, ..., T), T at least 1.
-    coefficient : Tensor
-        ``a``, broadcast against ``x.shape[:-1]``.
-    weight : Tensor
-        ``1 - a``, given apart because a caller may know it to more digits.
-    state : dict
-        From `leaky_mean_state` or the previous chunk.
-
-    Returns
-    -------
-    origin : Tensor
-        (B, ..., 1) the first frame of the stream.
-    deviation : Tensor
-        (B, ..., T) ``x - origin``.
-    mean : Tensor
-        (B, ..., T + 1) ``m - origin``, from the value before the first frame of ``x`` to that of the last.
-    state : dict
-        To be handed to the next chunk.
-
-    Examples
-    --------
-    >>> x, a = torch.tensor([[1.0, 3.0, 3.0]]), torch.tensor(0.5)
-    >>> origin, _, mean, _ = leaky_mean(x, a, 1 - a, leaky_mean_state(1, ()))
-    >>> (origin + mean).tolist()
-    [[1.0, 1.0, 2.0, 2.5]]
+    ``weight`` is ``1 - a``, given apart because a caller may know it to more digits. Returns the origin (B,
+    ..., 1), ``x - origin`` (B, ..., T), ``m - origin`` (B, ..., T + 1) from the value before the first frame
+    of ``x`` on, and the state for the next chunk.
     """
     origin = torch.where(state["started"], state["origin"], x[..., 0]).unsqueeze(-1)
     deviation = x - origin
@@ -572,3 +328,36 @@ def leaky_mean(
 
 def _plain(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
+
+
+# ------------------------------------------------------------------------------
+# Tools of the fast convolutions.
+
+
+def stagger_rows(rows: Tensor, step: int) -> Tensor:
+    """Shift row ``r`` to the right by ``r * step`` and fill the gaps with zeros.
+
+    This turns copies of one filter into a Toeplitz matrix, and overlapping pieces of a sum into rows that can
+    be added. It is one padding and one view: cheap, exact and differentiable to any order.
+
+    Shapes: rows (..., R, L); returns (..., R, L + (R - 1) * step).
+    """
+    if rows.ndim < 2 or step < 0:
+        raise ValueError(f"rows need two axes and step >= 0, got shape {tuple(rows.shape)} and step {step}")
+    *lead, n_rows, length = rows.shape
+    width = length + (n_rows - 1) * step
+    # rows padded to width + step, laid end to end and cut every `width` values: each row starts `step` later
+    flat = functional.pad(rows, (0, n_rows * step)).reshape(*lead, n_rows * (width + step))
+    return flat[..., : n_rows * width].reshape(*lead, n_rows, width)
+
+
+def zero_subnormal_taps(taps: Tensor, precision: torch.dtype | None = None) -> Tensor:
+    """Set taps to zero whose products with ordinary samples would be subnormal numbers.
+
+    Processors handle subnormal numbers up to a hundred times slower; a Gaussian or exponential tail is full
+    of them. The threshold is the smallest normal number over the machine epsilon (1e-31 in float32).
+    """
+    info = torch.finfo(precision or taps.dtype)
+    # exact zeros stay as they are: they cost nothing and keep their gradient
+    negligible = (taps.abs() < info.tiny / info.eps) & (taps != 0)
+    return torch.where(negligible, torch.zeros_like(taps), taps)

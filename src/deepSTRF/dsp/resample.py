@@ -21,28 +21,7 @@ MAX_RATIO_TERM = 10_000_000
 
 
 def rate_ratio(rate_in: float | Fraction, rate_out: float | Fraction) -> Fraction:
-    """Return ``rate_out / rate_in`` as an exact fraction.
-
-    Parameters
-    ----------
-    rate_in, rate_out : float or Fraction
-        Sampling rates in Hz. A float is taken at its exact binary value, so 48828.125 is 390625/8.
-
-    Returns
-    -------
-    Fraction
-        Output samples per input sample, in lowest terms.
-
-    Raises
-    ------
-    ValueError
-        When a rate is not positive and finite, or the ratio has no terms below ten million.
-
-    Examples
-    --------
-    >>> rate_ratio(48828.125, 48000)
-    Fraction(3072, 3125)
-    """
+    """Exact ratio ``rate_out / rate_in``; a float is taken at its binary value (48828.125 is 390625/8)."""
     for name, rate in (("rate_in", rate_in), ("rate_out", rate_out)):
         if not math.isfinite(rate) or rate <= 0:
             raise ValueError(f"{name} is a sampling rate in Hz and must be positive and finite, got {rate}")

@@ -1,4 +1,8 @@
-"""Smooth maps from free parameters to legal values, so that no learned value can stick at a bound."""
+"""Frequency scales of hearing (mel, ERB-rate, Bark, cochlear position, octaves), by function and by name.
+
+Every function takes and returns Python floats, numpy arrays or tensors, in the kind of its input; each map
+has its exact inverse. `bounded_shift` and `shift_in_mel` map free parameters to legal frequencies.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +34,6 @@ __all__ = [
     "shift_in_mel",
 ]
 
-# ------------------------------------------------------------------------------
-# Frequency scales of hearing: hertz to mel, ERB-rate, Bark, cochlear position, octaves, and exactly back.
-#
-# Every function takes and returns Python floats, numpy arrays or tensors: whatever goes in comes out.
-
-
 Frequencies = TypeVar("Frequencies", float, "np.ndarray[Any, Any]", Tensor)
 
 # HTK mel: O'Shaughnessy 1987, "Speech Communication"; after Stevens, Volkmann & Newman 1937, doi
@@ -52,7 +50,7 @@ _GREENWOOD: dict[str, tuple[float, float, float]] = {"human": (165.4, 2.1, 0.88)
 _BARK_FACTOR, _BARK_CORNER_HZ, _BARK_OFFSET = 26.81, 1960.0, 0.53
 
 
-def _apply(value: Frequencies, formula: Callable[[Any, Any], Any]) -> Frequencies:
+def elementwise(value: Frequencies, formula: Callable[[Any, Any], Any]) -> Frequencies:
     """Evaluate ``formula(x, numpy or torch)``; scalars go in and come out as Python floats."""
     result: Any
     if isinstance(value, Tensor):
@@ -95,8 +93,8 @@ def Hz_to_mel(frequency: Frequencies, variant: str = "htk") -> Frequencies:
     999.986
     """
     if _mel_variant(variant) == "htk":
-        return _apply(frequency, lambda f, xp: _MEL_FACTOR * xp.log10(1.0 + f / _MEL_CORNER_HZ))
-    return _apply(frequency, _slaney_mel)
+        return elementwise(frequency, lambda f, xp: _MEL_FACTOR * xp.log10(1.0 + f / _MEL_CORNER_HZ))
+    return elementwise(frequency, _slaney_mel)
 
 
 def mel_to_Hz(mel: Frequencies, variant: str = "htk") -> Frequencies:
@@ -125,8 +123,8 @@ def mel_to_Hz(mel: Frequencies, variant: str = "htk") -> Frequencies:
     440.0
     """
     if _mel_variant(variant) == "htk":
-        return _apply(mel, lambda m, _: _MEL_CORNER_HZ * (10.0 ** (m / _MEL_FACTOR) - 1.0))
-    return _apply(mel, _slaney_hz)
+        return elementwise(mel, lambda m, _: _MEL_CORNER_HZ * (10.0 ** (m / _MEL_FACTOR) - 1.0))
+    return elementwise(mel, _slaney_hz)
 
 
 def _mel_variant(variant: str) -> str:
@@ -172,7 +170,7 @@ def Hz_to_ERB(frequency: Frequencies) -> Frequencies:
     >>> round(Hz_to_ERB(1000.0), 2)
     15.62
     """
-    return _apply(frequency, lambda f, xp: _ERB_FACTOR * xp.log10(_ERB_SLOPE * f + 1.0))
+    return elementwise(frequency, lambda f, xp: _ERB_FACTOR * xp.log10(_ERB_SLOPE * f + 1.0))
 
 
 def ERB_to_Hz(erb: Frequencies) -> Frequencies:
@@ -193,7 +191,7 @@ def ERB_to_Hz(erb: Frequencies) -> Frequencies:
     >>> round(ERB_to_Hz(Hz_to_ERB(440.0)), 9)
     440.0
     """
-    return _apply(erb, lambda e, _: (10.0 ** (e / _ERB_FACTOR) - 1.0) / _ERB_SLOPE)
+    return elementwise(erb, lambda e, _: (10.0 ** (e / _ERB_FACTOR) - 1.0) / _ERB_SLOPE)
 
 
 def ERB_bandwidth(frequency: Frequencies) -> Frequencies:
@@ -218,7 +216,7 @@ def ERB_bandwidth(frequency: Frequencies) -> Frequencies:
     >>> round(ERB_bandwidth(1000.0), 2)
     132.64
     """
-    return _apply(frequency, lambda f, _: _ERB_MINIMUM_HZ * (_ERB_SLOPE * f + 1.0))
+    return elementwise(frequency, lambda f, _: _ERB_MINIMUM_HZ * (_ERB_SLOPE * f + 1.0))
 
 
 def Greenwood(position: Frequencies, animal: str = "human") -> Frequencies:
@@ -251,7 +249,7 @@ def Greenwood(position: Frequencies, animal: str = "human") -> Frequencies:
     20677.1
     """
     scale, slope, shift = _greenwood_constants(animal)
-    return _apply(position, lambda x, _: scale * (10.0 ** (slope * x) - shift))
+    return elementwise(position, lambda x, _: scale * (10.0 ** (slope * x) - shift))
 
 
 def inverse_Greenwood(frequency: Frequencies, animal: str = "human") -> Frequencies:
@@ -284,7 +282,7 @@ def inverse_Greenwood(frequency: Frequencies, animal: str = "human") -> Frequenc
     0.2
     """
     scale, slope, shift = _greenwood_constants(animal)
-    return _apply(frequency, lambda f, xp: xp.log10(f / scale + shift) / slope)
+    return elementwise(frequency, lambda f, xp: xp.log10(f / scale + shift) / slope)
 
 
 def _greenwood_constants(animal: str) -> tuple[float, float, float]:
@@ -317,7 +315,7 @@ def Hz_to_bark(frequency: Frequencies) -> Frequencies:
     >>> round(Hz_to_bark(1000.0), 3)
     8.527
     """
-    return _apply(frequency, lambda f, _: _BARK_FACTOR * f / (_BARK_CORNER_HZ + f) - _BARK_OFFSET)
+    return elementwise(frequency, lambda f, _: _BARK_FACTOR * f / (_BARK_CORNER_HZ + f) - _BARK_OFFSET)
 
 
 def bark_to_Hz(bark: Frequencies) -> Frequencies:
@@ -339,11 +337,7 @@ def bark_to_Hz(bark: Frequencies) -> Frequencies:
     440.0
     """
     top = _BARK_FACTOR - _BARK_OFFSET
-    return _apply(bark, lambda z, _: _BARK_CORNER_HZ * (z + _BARK_OFFSET) / (top - z))
-
-
-# ------------------------------------------------------------------------------
-# Frequency scales by name, and equally spaced points on them.
+    return elementwise(bark, lambda z, _: _BARK_CORNER_HZ * (z + _BARK_OFFSET) / (top - z))
 
 
 @dataclass(frozen=True)
@@ -356,12 +350,6 @@ class FrequencyScale:
         Name in `SCALES`.
     from_hz, to_hz : callable
         The map and its exact inverse; floats, numpy arrays and tensors.
-
-    Examples
-    --------
-    >>> scale = frequency_scale("erb")
-    >>> [round(f) for f in scale.points(500.0, 8000.0, 4).tolist()]
-    [500, 1406, 3439, 8000]
     """
 
     name: str
@@ -439,32 +427,12 @@ def frequency_scale(name: str) -> FrequencyScale:
     return SCALES[key]
 
 
-# ------------------------------------------------------------------------------
-
-
 def bounded_shift(free: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
     """Map any number to a shift between ``-lower`` and ``upper``: itself near zero, smooth everywhere.
 
     ``u / sqrt(1 + (u / limit)^2)`` with the limit of the side that ``u`` lies on. The slope at 0 is 1, the
     second derivative is continuous, and the slope far out falls as a power, never to zero: unlike a clamp or
     a sigmoid the map has no dead end for an optimiser.
-
-    Parameters
-    ----------
-    free : Tensor
-        Unbounded parameter.
-    lower, upper : Tensor or float
-        Largest shift down and up, both above 0; they broadcast.
-
-    Returns
-    -------
-    Tensor
-        Shift, strictly inside the limits up to rounding.
-
-    Examples
-    --------
-    >>> bounded_shift(torch.tensor([-1000.0, 0.0, 0.1, 1000.0]), 1.0, 2.0)
-    tensor([-1.0000,  0.0000,  0.0999,  2.0000])
     """
     down = torch.as_tensor(lower, dtype=free.dtype, device=free.device)
     up = torch.as_tensor(upper, dtype=free.dtype, device=free.device)
@@ -472,50 +440,11 @@ def bounded_shift(free: Tensor, lower: Tensor | float, upper: Tensor | float) ->
     return free / torch.sqrt(1.0 + (free / limit).square())
 
 
-#: Corner of the HTK mel scale (see `deepSTRF.dsp.Hz_to_mel`).
-MEL_CORNER_HZ = 700.0
-
-
 def mel_distance(start_hz: Tensor, stop_hz: Tensor | float) -> Tensor:
-    """Return how far two frequencies are apart on the mel scale, in natural-log units of ``700 + f``.
-
-    Parameters
-    ----------
-    start_hz, stop_hz : Tensor
-        Hertz.
-
-    Returns
-    -------
-    Tensor
-        ``ln((700 + stop) / (700 + start))``: mel divided by 1127.
-
-    Examples
-    --------
-    >>> distance = mel_distance(torch.tensor(500.0), 1000.0)
-    >>> round(float(shift_in_mel(torch.tensor(500.0), distance)), 2)
-    1000.0
-    """
-    return torch.log((MEL_CORNER_HZ + stop_hz) / (MEL_CORNER_HZ + start_hz))
+    """Distance of two frequencies on the mel scale: ``ln((700 + stop) / (700 + start))``, mel over 1127."""
+    return torch.log((_MEL_CORNER_HZ + stop_hz) / (_MEL_CORNER_HZ + start_hz))
 
 
 def shift_in_mel(start_hz: Tensor, distance: Tensor) -> Tensor:
-    """Move frequencies along the mel scale.
-
-    Parameters
-    ----------
-    start_hz : Tensor
-        Hertz.
-    distance : Tensor
-        As `mel_distance` returns it; zero gives back ``start_hz`` to the last digit.
-
-    Returns
-    -------
-    Tensor
-        Hertz.
-
-    Examples
-    --------
-    >>> shift_in_mel(torch.tensor(60.0), torch.tensor(0.0))
-    tensor(60.)
-    """
-    return start_hz + (MEL_CORNER_HZ + start_hz) * torch.expm1(distance)
+    """Shift frequencies by a `mel_distance`; zero gives back ``start_hz`` to the last digit."""
+    return start_hz + (_MEL_CORNER_HZ + start_hz) * torch.expm1(distance)

@@ -17,10 +17,6 @@ its unit (spikes per bin) and its mean; the un-normalised kernel multiplied coun
 where ``numpy.hanning(K)`` has a single non-zero point although the window is longer than a bin, it would
 smooth nothing; there the kernel is the three-bin one with the variance of a Hann window of ``window_ms``,
 which continues the wider kernels without a jump. A window of at most one bin leaves the data as they are.
-
-References
-----------
-Hsu, Borst & Theunissen 2004, Network 15:91-109, https://doi.org/10.1088/0954-898X_15_2_002
 """
 
 from __future__ import annotations
@@ -36,29 +32,67 @@ __all__ = ["hanning_smooth", "hanning_window"]
 _HANN_STANDARD_DEVIATION = math.sqrt(1.0 / 12.0 - 1.0 / (2.0 * math.pi**2))
 
 
-def _check_widths(window_ms: float, dt_ms: float) -> None:
-    for name, value in (("window_ms", window_ms), ("dt_ms", dt_ms)):
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be a positive number of milliseconds, got {value!r}")
+def hanning_smooth(x: Tensor, window_ms: float, dt_ms: float) -> Tensor:
+    """Smooth the last axis with a Hanning window of unit gain; NaN bins are ignored and stay NaN.
 
+    Every output bin is the weighted mean of the bins under the window that exist: weights are renormalised at
+    the two edges and around missing bins, so a constant stays that constant everywhere and no bin is pulled
+    towards zero. The kernel is symmetric: it looks as far ahead as back. It is meant for responses (targets),
+    never for stimuli or predictions.
 
-def hanning_window(window_ms: float, dt_ms: float, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return the non-zero weights of a Hanning window, which sum to one.
+    Parameters
+    ----------
+    x : Tensor, shape (..., T)
+        Responses in any unit, NaN where a bin is missing; integers become float32.
+    window_ms : float
+        Length of the window in ms; 21 in the literature. At most one bin leaves the data as they are.
+    dt_ms : float
+        Bin width in ms.
 
-    Shapes: returns (K,).
+    Returns
+    -------
+    Tensor, shape (..., T)
+        Smoothed copy, in the unit of ``x``.
+
+    Raises
+    ------
+    TypeError
+        When ``x`` is not a tensor.
+    ValueError
+        When a width is not a positive number.
 
     References
     ----------
-    Hsu, Borst & Theunissen 2004, https://doi.org/10.1088/0954-898X_15_2_002
+    Hsu, Borst & Theunissen 2004, 10.1088/0954-898X_15_2_002.
 
     Examples
     --------
-    >>> hanning_window(21.0, 5.0)
-    tensor([0.2500, 0.5000, 0.2500])
-    >>> len(hanning_window(21.0, 1.0)), hanning_window(21.0, 25.0)
-    (19, tensor([1.]))
+    >>> hanning_smooth(torch.tensor([0.0, 0.0, 4.0, 0.0, 0.0]), window_ms=21.0, dt_ms=5.0)
+    tensor([0., 1., 2., 1., 0.])
+    >>> hanning_smooth(torch.tensor([3.0, float("nan"), 3.0]), window_ms=21.0, dt_ms=5.0)
+    tensor([3., nan, 3.])
     """
-    _check_widths(window_ms, dt_ms)
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch tensor (..., T), got {type(x).__name__}; use torch.as_tensor(x)")
+    if not x.is_floating_point():
+        x = x.to(torch.float32)
+    weights = hanning_window(window_ms, dt_ms, dtype=torch.float64).tolist()
+    if len(weights) == 1 or x.numel() == 0:
+        return x.clone()
+    if not bool(torch.isnan(x.detach().sum())):  # one quick pass; NaN anywhere makes the sum NaN
+        there = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
+        return _filtered(x, weights).div_(_filtered(there, weights))
+    missing = torch.isnan(x)
+    weight_there = _filtered((~missing).to(x.dtype), weights)
+    smooth = _filtered(torch.where(missing, 0.0, x), weights) / weight_there
+    return torch.where(missing, torch.nan, smooth)
+
+
+def hanning_window(window_ms: float, dt_ms: float, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Non-zero weights (K,) of a Hanning window, which sum to one."""
+    for name, value in (("window_ms", window_ms), ("dt_ms", dt_ms)):
+        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+            raise ValueError(f"{name} must be a positive number of milliseconds, got {value!r}")
     bins = window_ms / dt_ms
     if bins <= 1.0:
         return torch.ones(1, dtype=dtype)
@@ -81,41 +115,3 @@ def _filtered(x: Tensor, weights: list[float]) -> Tensor:
         out[..., shift:].add_(x[..., :-shift], alpha=weight)
         out[..., :-shift].add_(x[..., shift:], alpha=weight)
     return out
-
-
-def hanning_smooth(x: Tensor, window_ms: float, dt_ms: float) -> Tensor:
-    """Smooth the last axis with a Hanning window of unit gain; NaN bins are ignored and stay NaN.
-
-    Every output bin is the weighted mean of the bins under the window that exist: weights are renormalised at
-    the two edges and around missing bins, so a constant stays that constant everywhere and no bin is pulled
-    towards zero. The kernel is symmetric: it looks as far ahead as back. It is meant for responses (targets),
-    never for stimuli or predictions.
-
-    Shapes: x (..., T); returns (..., T).
-
-    References
-    ----------
-    Hsu, Borst & Theunissen 2004, https://doi.org/10.1088/0954-898X_15_2_002
-
-    Examples
-    --------
-    >>> import torch
-    >>> hanning_smooth(torch.tensor([0.0, 0.0, 4.0, 0.0, 0.0]), window_ms=21.0, dt_ms=5.0)
-    tensor([0., 1., 2., 1., 0.])
-    >>> hanning_smooth(torch.tensor([3.0, float("nan"), 3.0]), window_ms=21.0, dt_ms=5.0)
-    tensor([3., nan, 3.])
-    """
-    if not isinstance(x, Tensor):
-        raise TypeError(f"x must be a torch tensor (..., T), got {type(x).__name__}; use torch.as_tensor(x)")
-    if not x.is_floating_point():
-        x = x.to(torch.float32)
-    weights = hanning_window(window_ms, dt_ms, dtype=torch.float64).tolist()
-    if len(weights) == 1 or x.numel() == 0:
-        return x.clone()
-    if not bool(torch.isnan(x.detach().sum())):  # one quick pass; NaN anywhere makes the sum NaN
-        there = torch.ones(x.shape[-1], dtype=x.dtype, device=x.device)
-        return _filtered(x, weights).div_(_filtered(there, weights))
-    missing = torch.isnan(x)
-    weight_there = _filtered((~missing).to(x.dtype), weights)
-    smooth = _filtered(torch.where(missing, 0.0, x), weights) / weight_there
-    return torch.where(missing, torch.nan, smooth)

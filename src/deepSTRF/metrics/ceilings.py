@@ -68,7 +68,7 @@ def check_bootstrap(n_bootstrap: int, confidence: float, resample: str) -> None:
 class Ceiling:
     """A noise ceiling per neuron with its bootstrap interval.
 
-    Parameters
+    Attributes
     ----------
     value : Tensor, shape (N,)
         Ceiling on the correlation with the PSTH of all repeats; NaN where there is no positive signal power,

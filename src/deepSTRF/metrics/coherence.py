@@ -30,7 +30,7 @@ SHORTEST_SEGMENT = 8  # bins: three frequencies between zero and Nyquist
 class CoherenceSpectrum:
     """Coherence per neuron and frequency.
 
-    Parameters
+    Attributes
     ----------
     frequencies_hz : Tensor, shape (F,)
         Modulation frequencies.

@@ -54,7 +54,7 @@ QUALITY_BOOTSTRAP = 200
 class NeuronQuality:
     """Reliability of every neuron of a recording.
 
-    Parameters
+    Attributes
     ----------
     n_clips : Tensor, shape (N,)
         Clips with any data of the neuron.
@@ -318,7 +318,7 @@ def _reasons(
 class Inclusion:
     """Neurons kept and left out by an inclusion rule.
 
-    Parameters
+    Attributes
     ----------
     kept : tuple of int
         Indices of the neurons that pass, ascending; hand them to ``dataset.select(neurons=list(kept))``.

@@ -67,7 +67,7 @@ class PooledFilterbank(WaveformFrontEnd):
         raise NotImplementedError(f"{type(self).__name__} must define build_filters()")
 
     def build_bank(self, plan: FilterbankPlan) -> Bank:
-        """Filters and pooling of every group, arranged for `deepSTRF.dsp.pooled_filterbank`."""
+        """Filters and pooling of every group, arranged for `deepSTRF.dsp.filterbank.pooled_filterbank`."""
         return prepare_bank(*self.build_filters(), plan)
 
     def compression_values(self) -> tuple[Tensor, ...]:
@@ -211,7 +211,7 @@ class FixedFilterbank(PooledFilterbank):
         return self.plan.split_taps(self._taps), self.plan.split_windows(self._windows, self.pooled_bins)
 
     def build_bank(self, plan: FilterbankPlan) -> Bank:
-        """Filters and pooling of every group, arranged for `deepSTRF.dsp.pooled_filterbank`."""
+        """Filters and pooling of every group, arranged for `deepSTRF.dsp.filterbank.pooled_filterbank`."""
         bank = []
         for index, (group, taps, windows) in enumerate(zip(plan.groups, *self.build_filters(), strict=True)):
             filters: Tensor | ResonatorMatrices

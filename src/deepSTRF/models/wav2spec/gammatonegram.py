@@ -8,9 +8,9 @@ from torch import Tensor
 from deepSTRF._validation import check_choice, check_positive_number
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.gammatone import (
+    gammatone_length,
     slaney_centers,
     slaney_impulse_responses,
-    slaney_length,
     slaney_resonators,
 )
 from deepSTRF.models.streaming import State
@@ -26,6 +26,8 @@ _DEFAULT_F_MAX_HZ = 8000.0
 _N_POLES = 4
 #: Added to the mean square before the root: keeps the gradient finite at silence (an amplitude of 1e-9).
 _ROOT_FLOOR = 1e-18
+#: Energy of an impulse response that may be cut off: an amplitude of 1e-6.
+_TAIL = 1e-12
 
 
 @WAV2SPEC.register("gammatonegram")
@@ -97,7 +99,7 @@ class Gammatonegram(FixedFilterbank):
                 f"most one bin ({self.hop} samples); give at most {self.hop_ms:g} ms"
             )
         center = slaney_centers(self.f_min, self.f_max, self.n_filters)
-        sizes = slaney_length(center, self.audio_fs)
+        sizes = gammatone_length(center, self.audio_fs, tail=_TAIL)
         plan = plan_filterbank(sizes, [1.0] * len(center), self.hop, n_parts=1, n_poles=_N_POLES)
         self.set_plan(plan, "square", self.hop)
         self.register_constant("_fc", center)

@@ -65,7 +65,7 @@ class CausalLEAF(PooledFilterbank):
     Seven parameters per band, all of them shifts from a documented start in scale-free units: centre
     frequency in channel spacings, log bandwidth, log pooling width, and the four of `PCEN`. One optimiser
     step of 0.01 means a hundredth of a channel at 60 Hz as at 20 kHz. Shifts are bounded smoothly
-    (`deepSTRF.dsp.bounded_shift`): no channel can die at a limit.
+    (`deepSTRF.dsp.scales.bounded_shift`): no channel can die at a limit.
 
     Frame ``t`` depends on samples before ``(t + 1) * hop``. Each filter is centred four of its standard
     deviations in the past, the shortest delay at which it is complete, and its magnitude is averaged by a
