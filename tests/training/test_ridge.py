@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from deepSTRF.baselines import fit_ridge, start_from_ridge
-from deepSTRF.baselines.ridge import ClipFeatures, group_neurons, lagged_gram
+
+# inner names: the Gram matrix and the gain before a softplus are checked against explicit forms
+from deepSTRF.baselines.lagged import ClipFeatures, group_neurons, lagged_gram
 from deepSTRF.baselines.start import _before_activation, fit_start
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment

@@ -99,15 +99,7 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
 
 
 def fit_start(model: nn.Module, train: Any, validation: Any, *, warmup_ms: float = 0.0) -> None:
-    """Fit a ridge estimate with a model's own window, front-end and prefilter, and start the model from it.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> ds = SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=6)
-    >>> model = Linear(ds.F, 5, 3, norm="none")
-    >>> fit_start(model, ds.select(clips=[0, 1, 2]), ds.select(clips=[3]))
-    """
+    """Fit a ridge estimate with a model's own window, front-end and prefilter; start the model from it."""
     if not isinstance(model, Linear):
         raise TypeError(
             f"start='ridge' is for models of one STRF per neuron (linear, linear_nonlinear), not for "
