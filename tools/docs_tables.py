@@ -1,7 +1,8 @@
 """Tables of registered names in the documentation: `python tools/docs_tables.py [--check] [PAGE ...]`.
 
 Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry:
-names, class or function, first line of its docstring. Without ``--check`` the rows are written; with it,
+names, class or function, first line of its docstring; ``<!-- table: flags -->`` is followed by the flags of
+``deepstrf fit``. Without ``--check`` the rows are written; with it,
 pages that differ from the registries are named and the exit status is 1. All pages of docs/ are the default.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from deepSTRF import registry
+from deepSTRF.experiments.config import flags_table
 from deepSTRF.registry import Registry
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -31,6 +33,7 @@ TABLES: dict[str, Registry[Any]] = {
     "losses": registry.LOSSES,
     "metrics": registry.METRICS,
 }
+FLAGS = "flags"
 MARKED = re.compile(r"(<!-- table: (?P<name>[\w -]+?) -->\n).*?(<!-- end -->)", flags=re.DOTALL)
 
 
@@ -51,8 +54,10 @@ def filled(text: str) -> str:
     """The text of a page with every marked table written anew."""
 
     def rows(found: re.Match[str]) -> str:
+        if found["name"] == FLAGS:
+            return found[1] + flags_table() + found[3]
         if found["name"] not in TABLES:
-            raise ValueError(f"unknown table {found['name']!r}; legal names: {', '.join(TABLES)}")
+            raise ValueError(f"unknown table {found['name']!r}; legal names: {', '.join((*TABLES, FLAGS))}")
         return found[1] + table(TABLES[found["name"]]) + found[3]
 
     return MARKED.sub(rows, text)

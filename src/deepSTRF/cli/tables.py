@@ -22,25 +22,12 @@ PIPE_WIDTH = 160
 
 
 def stdout_console() -> Console:
-    """Return a console on stdout whose tables keep their shape in a pipe.
-
-    Examples
-    --------
-    >>> stdout_console().width > 0
-    True
-    """
+    """Return a console on stdout whose tables keep their shape in a pipe."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
-    """Print the score table, and the main score of each seed when there are several.
-
-    Examples
-    --------
-    >>> from deepSTRF.experiments.run_folder import ScoreRow
-    >>> print_scores([ScoreRow("test", "cc", 0.5, 0.1, 0.6, 3, 1, (0.5,))], [0])
-                     mean ...
-    """
+    """Print the score table, and the main score of each seed when there are several."""
     rows = list(rows)
     shown = [row for row in rows if metric_named(row.metric).in_summary]
     shown.sort(key=lambda row: metric_order(row.metric))
