@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import as_numbers, check_choice, check_positive_number, check_share
+from deepSTRF.interpret.strf.modulation import checked_bands
 from deepSTRF.interpret.strf.waveform_field import WaveformField
 
 __all__ = ["sonify_spectrogram", "sonify_strf", "write_field_wav", "write_wav"]
@@ -240,15 +241,9 @@ def sonify_strf(
 def _checked_image(spectrogram: Any, frequencies_hz: Any) -> tuple[FloatArray, FloatArray]:
     """A pattern (F, T) and its bands (F,)."""
     image = as_numbers(spectrogram, "the pattern")
-    hertz = as_numbers(frequencies_hz, "frequencies_hz")
     if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
         raise ValueError(f"the pattern must be finite and (F, T), got shape {image.shape}; take one neuron")
-    legal = hertz.shape == image.shape[:1] and np.isfinite(hertz).all()
-    if not legal or (np.diff(hertz) <= 0).any() or hertz[0] <= 0:
-        raise ValueError(
-            f"frequencies_hz must be {image.shape[0]} ascending positive numbers, got shape {hertz.shape}"
-        )
-    return image, hertz
+    return image, checked_bands(frequencies_hz, len(image))
 
 
 def _band_edges(hertz: FloatArray) -> FloatArray:

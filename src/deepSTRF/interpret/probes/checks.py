@@ -28,7 +28,7 @@ FloatArray = NDArray[np.float64]
 
 def ascending(name: str, values: Any, above: float | None = None) -> FloatArray:
     """Return one ascending finite series (P,)."""
-    series = np.asarray(values, dtype=np.float64)
+    series = as_numbers(values, name)
     legal = series.ndim == 1 and series.size > 0 and np.isfinite(series).all() and (np.diff(series) > 0).all()
     if not legal or (above is not None and series[0] <= above):
         extra = "" if above is None else f" above {above:g}"
@@ -38,13 +38,13 @@ def ascending(name: str, values: Any, above: float | None = None) -> FloatArray:
 
 def one_per_neuron(name: str, values: Any, n_neurons: int) -> FloatArray:
     """Return one number per neuron (K,), from one for all or from a sequence."""
-    array = np.asarray(values, dtype=np.float64)
+    array = as_numbers(values, name)
     if array.ndim > 1 or (array.ndim == 1 and len(array) != n_neurons) or not np.isfinite(array).all():
         raise ValueError(
             f"{name} must be a number or {n_neurons} numbers, one per neuron, all finite; got {values!r}. A "
             "neuron without a best frequency is left out with Presentation(..., neurons=[...])"
         )
-    return np.broadcast_to(array, (n_neurons,)).astype(np.float64)
+    return np.broadcast_to(array, (n_neurons,)).copy()
 
 
 def check_audible(name: str, hertz: Any, audio_fs: float | None) -> None:
@@ -90,10 +90,7 @@ def modulation_rates(usual: Sequence[float], rates_hz: Any, dt_ms: float) -> Flo
     shown = 500.0 / dt_ms
     if rates_hz is None:
         rates_hz = [rate for rate in usual if rate < shown]
-    rates = as_numbers(rates_hz, "rates_hz")
-    legal = rates.ndim == 1 and rates.size and np.isfinite(rates).all() and (np.diff(rates) > 0).all()
-    if not legal or rates[0] <= 0:
-        raise ValueError(f"rates_hz must be one ascending series of finite numbers above 0, got {rates}")
+    rates = ascending("rates_hz", rates_hz, above=0.0)
     if rates[-1] >= shown:
         raise ValueError(f"bins of {dt_ms:g} ms show rates below {shown:g} Hz, got {rates[-1]:g}")
     return rates

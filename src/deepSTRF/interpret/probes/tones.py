@@ -27,7 +27,7 @@ from deepSTRF.interpret.probes.measures import (
 from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import tone
 from deepSTRF.interpret.strf.table import ratio
-from deepSTRF.interpret.strf.tuning import extent_above, refined_peak
+from deepSTRF.interpret.strf.tuning import extent_above, is_even, refined_peak
 
 __all__ = [
     "FrequencyResponseArea",
@@ -209,7 +209,7 @@ def _summary(
     lowest = float(np.nanmin(thresholds))
     equal = np.flatnonzero(thresholds <= lowest + 1e-9)
     tip = int(equal[area[0, equal].argmax()])
-    even = len(octaves) > 2 and np.allclose(np.diff(octaves), octaves[1] - octaves[0], rtol=1e-3)
+    even = len(octaves) > 2 and is_even(octaves)
     centre = (
         refined_peak(octaves, -thresholds, tip) if even and np.isfinite(thresholds).all() else octaves[tip]
     )

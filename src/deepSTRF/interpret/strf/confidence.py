@@ -128,8 +128,8 @@ def strf_confidence(
     >>> from deepSTRF.datasets.audio import SyntheticDataset
     >>> from deepSTRF.baselines import fit_ridge
     >>> ds = SyntheticDataset(n_neurons=2, n_clips=5, n_repeats=4, clip_seconds=0.5)
-    >>> sure = strf_confidence(ds, lambda clips: fit_ridge(clips, n_lags=4, lambdas=100.0))
-    >>> sure.estimate.shape, sure.n_fits
+    >>> bands = strf_confidence(ds, lambda clips: fit_ridge(clips, n_lags=4, lambdas=100.0))
+    >>> bands.estimate.shape, bands.n_fits
     ((2, 24, 4), 6)
     """
     check_choice("method", method, ("jackknife", "bootstrap"))
@@ -162,6 +162,7 @@ def strf_confidence(
 
 
 def _check(dataset: Any, fit: Any, level: float) -> None:
+    """Refuse a fit that is no function, a level outside of 0 to 1, and datasets of fewer than two clips."""
     if not callable(fit):
         raise TypeError(
             "fit must be callable: it takes a dataset and returns STRFs or a model, for instance "

@@ -14,7 +14,7 @@ from deepSTRF.interpret.strf.modulation import checked_maps, checked_strfs, modu
 from deepSTRF.interpret.strf.table import NeuronTable, contrast, ratio, row_names
 from deepSTRF.interpret.strf.waveform_field import rf_duration_ms
 
-__all__ = ["extent_above", "refined_peak", "separability_index", "strf_tuning"]
+__all__ = ["extent_above", "is_even", "refined_peak", "separability_index", "strf_tuning"]
 
 FloatArray = NDArray[np.float64]
 
@@ -155,8 +155,7 @@ def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> 
     spectral, temporal = upright[:, frame], upright[band]
     width = extent_above(octaves, spectral, int(band), 0.5 * abs(weight))
     length = extent_above(ms, temporal, int(frame), 0.5 * abs(weight))
-    even = np.allclose(np.diff(octaves), octaves[1] - octaves[0], rtol=1e-3)
-    centre = refined_peak(octaves, spectral, int(band)) if even else float(octaves[band])
+    centre = refined_peak(octaves, spectral, int(band)) if is_even(octaves) else float(octaves[band])
     return {
         "best_frequency_hz": 2.0**centre,
         "latency_ms": -refined_peak(ms, temporal, int(frame)) + 0.0,
@@ -185,6 +184,11 @@ class Extent(NamedTuple):
     def width(self) -> float:
         """Distance between the crossings."""
         return self.high - self.low
+
+
+def is_even(axis: FloatArray) -> bool:
+    """Whether an axis (P,) of two samples or more is evenly spaced, so that a parabola finds its peaks."""
+    return np.allclose(np.diff(axis), axis[1] - axis[0], rtol=1e-3)
 
 
 def refined_peak(axis: FloatArray, curve: FloatArray, index: int) -> float:
