@@ -1,6 +1,8 @@
-"""Causal self-attention over frames, with an optional window, and the same result in pieces.
+"""Causal self-attention over frames, with an optional window and the streaming protocol.
 
-Tensors are (B, T, D) here: frames on axis 1, features last.
+Tensors are (B, T, D) here: frames on axis 1, features last. Layers have the parameters of
+``nn.TransformerEncoderLayer``. Sources: Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762; for rotary
+positions Su et al. 2024, doi 10.1016/j.neucom.2023.127063.
 """
 
 from __future__ import annotations
@@ -23,12 +25,7 @@ __all__ = [
     "SinusoidalPositionalEncoding",
     "build_causal_window_mask",
     "check_even",
-    "check_heads",
     "check_window",
-    "first_frame",
-    "forbidden_keys",
-    "frame_angles",
-    "turn_pairs",
 ]
 
 #: Longest wavelength of the position codes is 2 pi times this (Vaswani et al. 2017, section 3.5).
@@ -39,95 +36,12 @@ _FEED_FORWARD = 4
 _SMALLEST_BLOCK = 32
 
 
-def check_window(context_window: int) -> int:
-    """Return ``context_window`` after checking that it is an integer of at least 1."""
-    try:
-        return check_positive_int("context_window", context_window)
-    except ValueError as error:
-        raise ValueError(
-            f"{error}: it counts the frames that a layer sees, the current one included (e.g. 60), and None "
-            "is all of the past"
-        ) from None
-
-
-def check_even(name: str, value: int) -> int:
-    """Return ``value`` after checking that it is an even positive integer."""
-    number = check_positive_int(name, value)
-    if number % 2:
-        raise ValueError(
-            f"{name} must be even for a position code (a sine and a cosine per pair), got {number}; "
-            f"{' or '.join(str(n) for n in (number - 1, number + 1) if n)} would work"
-        )
-    return number
-
-
-def check_heads(n_heads: int, embed_dim: int) -> int:
-    """Return ``n_heads`` after checking that it divides ``embed_dim``."""
-    heads = check_positive_int("n_heads", n_heads)
-    if embed_dim % heads:
-        legal = [number for number in range(1, embed_dim + 1) if embed_dim % number == 0]
-        raise ValueError(f"n_heads must divide the width {embed_dim}, got {heads}; these do: {legal}")
-    return heads
-
-
-def first_frame(x: Tensor) -> Tensor:
-    """Number of the first frame of a whole clip, for all clips of a batch: (1,), zero."""
-    return torch.zeros(1, dtype=torch.int64, device=x.device)
-
-
-def frame_angles(first: Tensor, n_frames: int, width: int) -> Tensor:
-    """Angles (B, T, width / 2) of the frames from number ``first`` (B,) on.
-
-    In float64, so that a stream of days has the angles that it would have had in one pass; Apple's GPU has no
-    float64.
-    """
-    dtype = torch.float32 if first.device.type == "mps" else torch.float64
-    index = torch.arange(0, width, 2, device=first.device, dtype=dtype)
-    number = first.unsqueeze(-1) + torch.arange(n_frames, device=first.device)
-    return number.unsqueeze(-1).to(dtype) * torch.exp(index * (-math.log(_BASE) / width))
-
-
-def turn_pairs(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Turn each pair of neighbouring features by its angle."""
-    real, imaginary = x[..., 0::2], x[..., 1::2]
-    pairs = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
-    return torch.stack(pairs, dim=-1).flatten(-2)
-
-
-def forbidden_keys(first: Tensor, n_blocks: int, block: int, window: int) -> Tensor:
-    """Which keys of a block no query may see, (B, 1, n_blocks, block, block + window - 1).
-
-    Key c of a block is ``window - 1 - c`` frames older than the block's first query.
-    """
-    column = torch.arange(block + window - 1, device=first.device)
-    age = torch.arange(block, device=first.device).unsqueeze(1) + (window - 1) - column
-    start = torch.arange(n_blocks, device=first.device) * block - (window - 1)
-    number = first.view(-1, 1, 1) + start.unsqueeze(1) + column  # (B, n_blocks, span)
-    unseen = (age < 0) | (age >= window)
-    return (unseen | (number < 0).unsqueeze(-2)).unsqueeze(1)
-
-
-def build_causal_window_mask(
-    L: int, window: int | None = None, device: torch.device | str | None = None
-) -> Tensor:
-    """Return which frames may not be seen: later ones, and those ``window`` frames ago or more.
-
-    Shapes: returns (L, L).
-    """
-    frames = torch.arange(check_positive_int("L", L), device=device)
-    age = frames.unsqueeze(1) - frames
-    return (age < 0) if window is None else (age < 0) | (age >= check_window(window))
-
-
 class SinusoidalPositionalEncoding(nn.Module, Configurable):
     """Add a code of each frame's number: sines and cosines of geometrically spaced wavelengths.
 
     ``code[p, 2i] = sin(p * 10000^(-2i / d_model))`` and ``code[p, 2i + 1]`` its cosine. The number counts
     from the first frame of the clip (or stream), so what follows depends on clock time.
 
-    References
-    ----------
-    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -136,7 +50,7 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the code to (B, T, D), whose first frame is number 0."""
-        return self._add(x, first_frame(x))
+        return self._add(x, _first_frame(x))
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -151,7 +65,7 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
     def _add(self, x: Tensor, first: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[-1] != self.d_model:
             raise ValueError(f"expected features (B, T, {self.d_model}), got {tuple(x.shape)}")
-        angle = frame_angles(first, x.shape[1], self.d_model)
+        angle = _frame_angles(first, x.shape[1], self.d_model)
         return x + torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(x.dtype)
 
 
@@ -162,10 +76,6 @@ class CausalSelfAttention(nn.Module, Configurable):
     the last ``w - 1`` keys and values. Without one every frame sees all earlier ones, O(T^2), and there is no
     stream, since its memory would grow.
 
-    References
-    ----------
-    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762; rotary: Su et al. 2024, doi
-    10.1016/j.neucom.2023.127063.
     """
 
     def __init__(
@@ -178,7 +88,12 @@ class CausalSelfAttention(nn.Module, Configurable):
     ) -> None:
         super().__init__()
         self.embed_dim = check_positive_int("embed_dim", embed_dim)
-        self.n_heads = check_heads(n_heads, self.embed_dim)
+        self.n_heads = check_positive_int("n_heads", n_heads)
+        if self.embed_dim % self.n_heads:
+            legal = [number for number in range(1, self.embed_dim + 1) if self.embed_dim % number == 0]
+            raise ValueError(
+                f"n_heads must divide the width {self.embed_dim}, got {self.n_heads}; these do: {legal}"
+            )
         self.context_window = None if context_window is None else check_window(context_window)
         self.rotary = check_flag("rotary", rotary)
         if self.rotary:
@@ -192,7 +107,7 @@ class CausalSelfAttention(nn.Module, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, D) to (B, T, D)."""
-        first = first_frame(x)
+        first = _first_frame(x)
         query, key, value = self._project(x, first)
         if self.context_window is None:
             dropout = self.dropout if self.training else 0.0
@@ -241,9 +156,9 @@ class CausalSelfAttention(nn.Module, Configurable):
         projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
         query, key, value = projected.view(*x.shape[:2], 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
         if self.rotary:
-            angle = frame_angles(first, x.shape[1], query.shape[-1]).unsqueeze(1)
+            angle = _frame_angles(first, x.shape[1], query.shape[-1]).unsqueeze(1)
             cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-            query, key = turn_pairs(query, cosine, sine), turn_pairs(key, cosine, sine)
+            query, key = _turn_pairs(query, cosine, sine), _turn_pairs(key, cosine, sine)
         return query, key, value
 
     def _look_back(self, query: Tensor, keys: Tensor, values: Tensor, first: Tensor) -> Tensor:
@@ -260,7 +175,7 @@ class CausalSelfAttention(nn.Module, Configurable):
         keys = functional.pad(keys, tail).unfold(2, span, block)  # (B, heads, n_blocks, D / heads, span)
         values = functional.pad(values, tail).unfold(2, span, block)
         scores = (query @ keys) / math.sqrt(query.shape[-1])
-        scores = scores.masked_fill(forbidden_keys(first, n_blocks, block, window), -math.inf)
+        scores = scores.masked_fill(_forbidden_keys(first, n_blocks, block, window), -math.inf)
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         return (weights @ values.transpose(-1, -2)).flatten(2, 3)[:, :, :n_frames]
 
@@ -273,9 +188,6 @@ class CausalTransformerLayer(nn.Module, Configurable):
 
     Parameters have the names of ``nn.TransformerEncoderLayer``, 12 D^2 + 13 D of them.
 
-    References
-    ----------
-    Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762.
     """
 
     def __init__(
@@ -355,3 +267,74 @@ class CausalTransformerEncoder(nn.Module, Configurable):
         for name, layer in self.layers.named_children():
             chunk, following[name] = cast(CausalTransformerLayer, layer).step(chunk, state[name])
         return chunk, following
+
+
+def build_causal_window_mask(
+    L: int, window: int | None = None, device: torch.device | str | None = None
+) -> Tensor:
+    """Return which frames may not be seen: later ones, and those ``window`` frames ago or more.
+
+    Shapes: returns (L, L).
+    """
+    frames = torch.arange(check_positive_int("L", L), device=device)
+    age = frames.unsqueeze(1) - frames
+    return (age < 0) if window is None else (age < 0) | (age >= check_window(window))
+
+
+def check_window(context_window: int) -> int:
+    """Return ``context_window`` after checking that it is an integer of at least 1."""
+    try:
+        return check_positive_int("context_window", context_window)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}: it counts the frames that a layer sees, the current one included (e.g. 60), and None "
+            "is all of the past"
+        ) from None
+
+
+def check_even(name: str, value: int) -> int:
+    """Return ``value`` after checking that it is an even positive integer."""
+    number = check_positive_int(name, value)
+    if number % 2:
+        raise ValueError(
+            f"{name} must be even for a position code (a sine and a cosine per pair), got {number}; "
+            f"{' or '.join(str(n) for n in (number - 1, number + 1) if n)} would work"
+        )
+    return number
+
+
+def _first_frame(x: Tensor) -> Tensor:
+    """Number of the first frame of a whole clip, for all clips of a batch: (1,), zero."""
+    return torch.zeros(1, dtype=torch.int64, device=x.device)
+
+
+def _frame_angles(first: Tensor, n_frames: int, width: int) -> Tensor:
+    """Angles (B, T, width / 2) of the frames from number ``first`` (B,) on.
+
+    In float64, so that a stream of days has the angles that it would have had in one pass; Apple's GPU has no
+    float64.
+    """
+    dtype = torch.float32 if first.device.type == "mps" else torch.float64
+    index = torch.arange(0, width, 2, device=first.device, dtype=dtype)
+    number = first.unsqueeze(-1) + torch.arange(n_frames, device=first.device)
+    return number.unsqueeze(-1).to(dtype) * torch.exp(index * (-math.log(_BASE) / width))
+
+
+def _turn_pairs(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """Turn each pair of neighbouring features by its angle."""
+    real, imaginary = x[..., 0::2], x[..., 1::2]
+    pairs = [real * cosine - imaginary * sine, real * sine + imaginary * cosine]
+    return torch.stack(pairs, dim=-1).flatten(-2)
+
+
+def _forbidden_keys(first: Tensor, n_blocks: int, block: int, window: int) -> Tensor:
+    """Which keys of a block no query may see, (B, 1, n_blocks, block, block + window - 1).
+
+    Key c of a block is ``window - 1 - c`` frames older than the block's first query.
+    """
+    column = torch.arange(block + window - 1, device=first.device)
+    age = torch.arange(block, device=first.device).unsqueeze(1) + (window - 1) - column
+    start = torch.arange(n_blocks, device=first.device) * block - (window - 1)
+    number = first.view(-1, 1, 1) + start.unsqueeze(1) + column  # (B, n_blocks, span)
+    unseen = (age < 0) | (age >= window)
+    return (unseen | (number < 0).unsqueeze(-2)).unsqueeze(1)

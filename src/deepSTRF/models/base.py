@@ -117,77 +117,6 @@ class NeuralModel(nn.Module, Configurable):
         """Return the responses (B, N, 1, T) to stimuli (B, 1, T_audio) or (B, 1, F, T)."""
         return self.respond(self.spectrogram(x))
 
-    # ------------------------------------------------------------------ the objective
-
-    @property
-    def own_loss(self) -> str | None:
-        """Name of the loss that the model brings itself; None when it is trained on the loss asked for.
-
-        A model that predicts the parameters of a distribution, or that adds a penalty of its own, returns a
-        name here and defines `loss`; every fit then trains it on that loss. `forward_params` returns what
-        `loss` needs, and `expected_counts` makes the prediction of it.
-        """
-        return None
-
-    def forward_params(self, x: Tensor) -> Tensor:
-        """Return what the model's own `loss` is computed from; here the prediction itself.
-
-        Parameters
-        ----------
-        x : Tensor
-            Stimuli (B, 1, T_audio) or (B, 1, F, T).
-
-        Returns
-        -------
-        Tensor
-            (B, N, ..., T).
-        """
-        return self(x)  # type: ignore[no-any-return]
-
-    def expected_counts(self, params: Tensor) -> Tensor:
-        """Return the prediction (B, N, 1, T) of what `forward_params` gave.
-
-        Parameters
-        ----------
-        params : Tensor
-            (B, N, ..., T).
-
-        Returns
-        -------
-        Tensor
-            (B, N, 1, T).
-        """
-        return params
-
-    def loss(self, params: Tensor, responses: Tensor, *, reduction: str = "mean") -> Tensor:
-        """Return the model's own loss; a model that names one in `own_loss` defines it.
-
-        Parameters
-        ----------
-        params : Tensor
-            (B, N, ..., T) from `forward_params`.
-        responses : Tensor
-            (B, N, R, T) single repeats; NaN where nothing was recorded.
-        reduction : {"mean", "none"}
-            "none", as a fit calls it, returns one value per neuron (N,) or, where neurons cannot be told
-            apart, a scalar.
-
-        Returns
-        -------
-        Tensor
-            () or (N,).
-
-        Raises
-        ------
-        NotImplementedError
-            When the model has no loss of its own.
-        """
-        raise NotImplementedError(
-            f"{type(self).__name__} has no loss of its own: use a function of deepSTRF.metrics on model(x)"
-        )
-
-    # ------------------------------------------------------------------ checks
-
     def _check_spectrogram(self, x: Tensor) -> None:
         if x.ndim != 4:
             hint = "a waveform needs a front-end (wav2spec=...)" if x.ndim == 3 and x.shape[1] == 1 else (
@@ -259,6 +188,73 @@ class NeuralModel(nn.Module, Configurable):
 
     def detach(self) -> None:
         """Cut the gradient through a state kept between clips; models without one have nothing to do."""
+
+    @property
+    def own_loss(self) -> str | None:
+        """Name of the loss that the model brings itself; None when it is trained on the loss asked for.
+
+        A model that predicts the parameters of a distribution, or that adds a penalty of its own, returns a
+        name here and defines `loss`; every fit then trains it on that loss. `forward_params` returns what
+        `loss` needs, and `expected_counts` makes the prediction of it.
+        """
+        return None
+
+    def forward_params(self, x: Tensor) -> Tensor:
+        """Return what the model's own `loss` is computed from; here the prediction itself.
+
+        Parameters
+        ----------
+        x : Tensor
+            Stimuli (B, 1, T_audio) or (B, 1, F, T).
+
+        Returns
+        -------
+        Tensor
+            (B, N, ..., T).
+        """
+        return self(x)  # type: ignore[no-any-return]
+
+    def expected_counts(self, params: Tensor) -> Tensor:
+        """Return the prediction (B, N, 1, T) of what `forward_params` gave.
+
+        Parameters
+        ----------
+        params : Tensor
+            (B, N, ..., T).
+
+        Returns
+        -------
+        Tensor
+            (B, N, 1, T).
+        """
+        return params
+
+    def loss(self, params: Tensor, responses: Tensor, *, reduction: str = "mean") -> Tensor:
+        """Return the model's own loss; a model that names one in `own_loss` defines it.
+
+        Parameters
+        ----------
+        params : Tensor
+            (B, N, ..., T) from `forward_params`.
+        responses : Tensor
+            (B, N, R, T) single repeats; NaN where nothing was recorded.
+        reduction : {"mean", "none"}
+            "none", as a fit calls it, returns one value per neuron (N,), or a scalar where the loss does not
+            separate neurons.
+
+        Returns
+        -------
+        Tensor
+            () or (N,).
+
+        Raises
+        ------
+        NotImplementedError
+            When the model has no loss of its own.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no loss of its own: use a function of deepSTRF.metrics on model(x)"
+        )
 
     def count_trainable_params(self) -> int:
         """Return the number of trainable parameters."""

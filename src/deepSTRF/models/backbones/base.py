@@ -1,4 +1,8 @@
-"""What our own sequence models share: a stack of layers whose forward pass is one step."""
+"""Base of sequence models: a stack of layers whose forward pass is one step.
+
+A backbone is registered in `deepSTRF.registry.BACKBONES` and built as ``cls(input_size=, hidden_size=,
+num_layers=, dropout=, **options)``.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +18,6 @@ from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import State, Streamable
 
 __all__ = ["Backbone", "check_sequence"]
-
-# ------------------------------------------------------------------------------
-# Checks that the sequence models share.
-
-
-def check_sequence(x: Tensor, input_size: int) -> None:
-    """Raise a ValueError unless ``x`` is (B, T, input_size) with at least one frame."""
-    if x.ndim != 3 or x.shape[2] != input_size or x.shape[1] == 0:
-        raise ValueError(
-            f"expected a sequence (B, T, {input_size}) of at least one frame, got {tuple(x.shape)}"
-        )
-
-
-# ------------------------------------------------------------------------------
 
 
 class Backbone(nn.Module, Configurable):
@@ -106,3 +96,11 @@ class Backbone(nn.Module, Configurable):
                 chunk = functional.dropout(chunk, self.dropout, self.training)
             chunk, following[name] = cast(Streamable, layer).step(chunk, state[name])
         return chunk, following
+
+
+def check_sequence(x: Tensor, input_size: int) -> None:
+    """Raise a ValueError unless ``x`` is (B, T, input_size) with at least one frame."""
+    if x.ndim != 3 or x.shape[2] != input_size or x.shape[1] == 0:
+        raise ValueError(
+            f"expected a sequence (B, T, {input_size}) of at least one frame, got {tuple(x.shape)}"
+        )

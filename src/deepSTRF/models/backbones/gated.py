@@ -1,4 +1,4 @@
-"""The recurrences of ``torch.nn``: GRU, LSTM and the plain one, with a state that can be carried."""
+"""The recurrences of ``torch.nn``, GRU, LSTM and the plain one, with the streaming protocol."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ __all__ = ["GRU", "LSTM", "RNN"]
 class _TorchRecurrence(nn.RNNBase):
     """Forward, ``init_state`` and ``step`` on top of a class of ``torch.nn``, which owns the parameters."""
 
-    #: Tensors that the recurrence carries from frame to frame.
-    CARRIED: tuple[str, ...] = ("h",)
+    #: Names of the tensors of the state.
+    STATE_NAMES: tuple[str, ...] = ("h",)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, T, input_size) to (B, T, hidden_size)."""
@@ -29,21 +29,21 @@ class _TorchRecurrence(nn.RNNBase):
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return zeros, (num_layers, B, hidden_size) for each carried tensor."""
+        """Return zeros, (num_layers, B, hidden_size) for each tensor of the state."""
         own_device, own_dtype = placement(self)
         shape = (self.num_layers, batch, self.hidden_size)
         return {
             name: torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)
-            for name in self.CARRIED
+            for name in self.STATE_NAMES
         }
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
         check_sequence(chunk, self.input_size)
-        carried = tuple(state[name] for name in self.CARRIED)
+        before = tuple(state[name] for name in self.STATE_NAMES)
         with self._backend(chunk):
-            y, last = super().forward(chunk, carried if len(carried) > 1 else carried[0])
-        return y, dict(zip(self.CARRIED, last if len(carried) > 1 else (last,), strict=True))
+            y, last = super().forward(chunk, before if len(before) > 1 else before[0])
+        return y, dict(zip(self.STATE_NAMES, last if len(before) > 1 else (last,), strict=True))
 
     def _backend(self, chunk: Tensor) -> contextlib.AbstractContextManager[None]:
         """Leave cuDNN out where it has no backward pass: gradients of a model in eval mode."""
@@ -53,6 +53,7 @@ class _TorchRecurrence(nn.RNNBase):
 
 
 def _sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> dict[str, int | float]:
+    """Checked arguments of a class of ``torch.nn``."""
     share = check_dropout(dropout)
     return {
         "input_size": check_positive_int("input_size", input_size),
@@ -134,7 +135,7 @@ class LSTM(_TorchRecurrence, nn.LSTM, Configurable):  # type: ignore[misc]
     ['c', 'h']
     """
 
-    CARRIED = ("h", "c")
+    STATE_NAMES = ("h", "c")
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)

@@ -1,4 +1,4 @@
-"""Mamba: a state-space model that chooses, frame by frame, what to keep."""
+"""Mamba: a state-space model whose transition depends on the input of each frame."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Mamba", "MambaLayer"]
 
 #: Range of the step sizes at the start, and their floor (Gu & Dao 2023, section 3.6 and appendix).
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
-#: Frames whose hidden states (B, frames, E, d_state) are held at once where no gradient is asked for.
+#: Frames whose hidden states (B, frames, E, d_state) are held at once where no gradient is needed.
 SEGMENT = 512
 
 
@@ -96,7 +96,7 @@ class MambaLayer(nn.Module):
 
 @BACKBONES.register("mamba")
 class Mamba(Backbone):
-    """Mamba: a diagonal state-space model whose input, output and step size depend on what it hears.
+    """Mamba: a diagonal state-space model whose input, output and step size depend on the input.
 
     See `MambaLayer` for the equations. 38,500 parameters for 70 features.
 

@@ -18,25 +18,20 @@ from deepSTRF.registry import BACKBONES
 
 __all__ = ["S4", "S4D", "Modes", "S4DLayer", "S4Layer", "legs_modes", "lin_modes"]
 
-# ------------------------------------------------------------------------------
-# Where linear state-space models start: systems that are good at remembering.
+#: Range of the step sizes at the start, in units of the modes' time (Gu, Goel & Ré 2022).
+DT_MIN, DT_MAX = 1e-3, 0.1
+#: Frames that one product solves.
+BLOCK_SIZE = 64
 
 
 class Modes(NamedTuple):
-    """Where a system starts: P of its 2 P modes (the others are their conjugates).
+    """A linear system at the start: P of its 2 P modes, complex (P,); the others are their conjugates."""
 
-    Attributes
-    ----------
-    poles : Tensor
-        (P,) complex, with negative real part.
-    drive : Tensor
-        (P,) complex: how the input enters, B.
-    rank_one : Tensor
-        (P,) complex: the vector p of ``A = diag(poles) - p p*``; zero for a diagonal system.
-    """
-
+    #: Their real parts are negative.
     poles: Tensor
+    #: How the input enters, B.
     drive: Tensor
+    #: The vector p of ``A = diag(poles) - p p*``; zero for a diagonal system.
     rank_one: Tensor
 
 
@@ -75,14 +70,6 @@ def lin_modes(n_modes: int) -> Modes:
     return Modes(poles, torch.ones_like(poles), torch.zeros_like(poles))
 
 
-# ------------------------------------------------------------------------------
-
-#: Range of the step sizes at the start, in units of the modes' time (Gu, Goel & Ré 2022).
-DT_MIN, DT_MAX = 1e-3, 0.1
-#: Frames that one product solves.
-BLOCK_SIZE = 64
-
-
 class _Blocks(NamedTuple):
     """A discrete system ``s' = M s + b u``, ``y = c s`` of S real states per feature, unrolled over Q frames.
 
@@ -96,7 +83,7 @@ class _Blocks(NamedTuple):
 
 
 class _LinearStateSpaceLayer(nn.Module):
-    """Shared by `S4Layer` and `S4DLayer`: parameters, blocks of frames, output. They differ in `_blocks`."""
+    """Base of `S4Layer` and `S4DLayer`: parameters, blocks of frames, output; they differ in `_blocks`."""
 
     def __init__(self, input_size: int, hidden_size: int, modes: Modes) -> None:
         super().__init__()
@@ -212,9 +199,9 @@ class S4Layer(_LinearStateSpaceLayer):
         dt, poles, B = self._continuous()
         p = torch.view_as_complex(self.P.to(dt.dtype))
         r = 1 / (1 - dt / 2 * poles)
-        heard = 2 * p.conj() * r
-        denominator = 1 + dt / 2 * (heard * p).real.sum(-1, keepdim=True)
-        along, across = _stacked(dt / 2 * r * p), torch.cat([heard.real, -heard.imag], dim=-1) / denominator
+        seen = 2 * p.conj() * r
+        denominator = 1 + dt / 2 * (seen * p).real.sum(-1, keepdim=True)
+        along, across = _stacked(dt / 2 * r * p), torch.cat([seen.real, -seen.imag], dim=-1) / denominator
         drive = dt * _resolve(r, along, across, _stacked(B).unsqueeze(-1)).squeeze(-1)
         kind = self.P.dtype
         return (

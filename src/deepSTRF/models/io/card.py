@@ -1,4 +1,4 @@
-"""The model card: a README that says what a saved model is, what it scored and how to use it."""
+"""The model card: the README of a saved model, with its sizes, scores, use, license and citation."""
 
 from __future__ import annotations
 
@@ -28,14 +28,21 @@ _REFERENCES = re.compile(r"^References\n-+\n(?P<text>.*?)(?=\n\n|\Z)", flags=re.
 def model_card(
     model: nn.Module, config: Mapping[str, Any], metadata: Any = None, source: str = "path/to/this/folder"
 ) -> str:
-    """Return a model card in Markdown: what the model is, what it scored, how to load it, whom to cite."""
+    """Return a model card in Markdown; scores, protocol, license and citation are read from the metadata."""
     facts = metadata if isinstance(metadata, Mapping) else {}
+    front = ["---", "library_name: deepSTRF"]
+    if isinstance(facts.get("license"), str):
+        front.append(f"license: {json.dumps(facts['license'])}")  # a JSON string is a YAML string
+    front += ["tags:", *(f"- {tag}" for tag in _TAGS), "---"]
+    what = (inspect.getdoc(type(model)) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
+    stated = facts.get("license")
+    weights = f"The weights: {stated}." if stated else "The author of the weights has not stated a license."
     rest = {key: value for key, value in facts.items() if key not in _OWN_SECTION}
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     sections = [
-        _front_matter(facts),
+        "\n".join(front),
         f"# {type(model).__name__}",
-        _summary(model),
+        f"A deepSTRF model of auditory neurons. {what}".rstrip(),
         _pairs(_sizes(model)),
         "## Use",
         _use(model, config, source),
@@ -44,27 +51,15 @@ def model_card(
         *_section("Arguments", arguments),
         *_section("More", rest),
         "## License",
-        _license(facts),
+        f"{weights} The code that runs them, deepSTRF: BSD-3-Clause.",
         "## Citation",
         _citation(model, facts),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _front_matter(facts: Mapping[str, Any]) -> str:
-    lines = ["---", "library_name: deepSTRF"]
-    if isinstance(facts.get("license"), str):
-        lines.append(f"license: {json.dumps(facts['license'])}")  # a JSON string is a YAML string
-    return "\n".join([*lines, "tags:", *(f"- {tag}" for tag in _TAGS), "---"])
-
-
-def _summary(model: nn.Module) -> str:
-    what = (inspect.getdoc(type(model)) or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
-    return f"A deepSTRF model of auditory neurons. {what}".rstrip()
-
-
 def _sizes(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Facts that every model of ours states; a plain module has its parameters only."""
+    """Sizes of a model (name, text); of a plain module only its parameters."""
     if hasattr(model, "O"):
         yield "Neurons", str(model.O)
     front_end: Any = getattr(model, "wav2spec", nn.Identity())
@@ -119,14 +114,8 @@ def _use(model: nn.Module, config: Mapping[str, Any], source: str) -> str:
     return "\n".join(lines)
 
 
-def _license(facts: Mapping[str, Any]) -> str:
-    stated = facts.get("license")
-    weights = f"The weights: {stated}." if stated else "The author of the weights has not stated a license."
-    return f"{weights} The code that runs them, deepSTRF: BSD-3-Clause."
-
-
 def _citation(model: nn.Module, facts: Mapping[str, Any]) -> str:
-    """Return what the author asks for, and the papers that the model's class names as its source."""
+    """Return the author's citation, and the references of the model's class."""
     found = _REFERENCES.search(inspect.getdoc(type(model)) or "")
     lines = [
         str(facts["authors"]) if facts.get("authors") else "",

@@ -32,12 +32,8 @@ METADATA_FILE = "metadata.json"
 CARD_FILE = "README.md"
 
 #: Keys of the configuration that are no constructor arguments start with an underscore.
-_CLASS_KEY, _FORMAT_KEY, _VERSION_KEY, _STAMP_KEY = (
-    "_model_class",
-    "_format",
-    "_deepSTRF_version",
-    "_checkpoint",
-)
+_CLASS_KEY, _FORMAT_KEY = "_model_class", "_format"
+_VERSION_KEY, _STAMP_KEY = "_deepSTRF_version", "_checkpoint"
 _FORMAT = 1
 
 
@@ -68,7 +64,12 @@ def save_checkpoint(
         else model_card,
     }
     if metadata is not None:
-        texts[METADATA_FILE] = _metadata_text(metadata)
+        try:
+            texts[METADATA_FILE] = json.dumps(metadata, indent=2) + "\n"
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"metadata must be plain data for JSON (numbers, strings, lists, dictionaries): {error}"
+            ) from error
     header = {"format": "pt", "checkpoint": stamp, "shared": json.dumps(shared)}
     is_new = not target.exists()
     target.mkdir(parents=True, exist_ok=True)
@@ -82,15 +83,6 @@ def save_checkpoint(
         if is_new and not any(target.iterdir()):
             target.rmdir()
     return target
-
-
-def _metadata_text(metadata: Any) -> str:
-    try:
-        return json.dumps(metadata, indent=2) + "\n"
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"metadata must be plain data for JSON (numbers, strings, lists, dictionaries): {error}"
-        ) from error
 
 
 def _collect_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -161,9 +153,7 @@ def _write_files(
     weights.touch()
     mode = weights.stat().st_mode
     save_file(dict(tensors), weights, metadata=header)
-    weights.chmod(
-        mode
-    )  # safetensors makes a file of its own that only the owner may read; labs share folders
+    weights.chmod(mode)  # safetensors makes a file that only its owner may read; labs share folders
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     for path in folder.iterdir():  # on the disk before any old file is replaced
@@ -172,10 +162,10 @@ def _write_files(
 
 
 def _move_into_place(staging: Path, target: Path, stale: tuple[str, ...]) -> None:
-    """Rename the finished files over the old ones: needs no space on the disk.
+    """Rename the finished files over the old ones, which needs no space on the disk; other files stay.
 
-    Other files of the user's in the folder stay. Should the process die between two renames, the stamps in
-    configuration and weights differ and loading says so.
+    Should the process die between two renames, the stamps in configuration and weights differ: an error when
+    loaded.
     """
     for path in sorted(staging.iterdir()):
         os.replace(path, target / path.name)
@@ -204,7 +194,12 @@ def load_checkpoint(
         )
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     decoded = {key: decode(value, own) for key, value in arguments.items() if key not in (extra_kwargs or {})}
-    model = _build(cls, {**decoded, **(extra_kwargs or {})}, folder)
+    try:
+        model: nn.Module = cls(**{**decoded, **(extra_kwargs or {})})
+    except TypeError as error:
+        raise ValueError(
+            f"{folder / CONFIG_FILE} does not fit the constructor of {cls.__name__}: {error}"
+        ) from error
     state = _read_weights(folder / WEIGHTS_FILE, config.get(_STAMP_KEY))
     if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
         state = convert_public_state(model, state)
@@ -244,15 +239,6 @@ def _read_config(path: Path) -> dict[str, Any]:
             "deepSTRF"
         )
     return config
-
-
-def _build(cls: type[Any], arguments: dict[str, Any], folder: Path) -> nn.Module:
-    try:
-        return cls(**arguments)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise ValueError(
-            f"{folder / CONFIG_FILE} does not fit the constructor of {cls.__name__}: {error}"
-        ) from error
 
 
 def _read_weights(path: Path, stamp: str | None) -> dict[str, Tensor]:

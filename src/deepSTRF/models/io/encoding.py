@@ -1,8 +1,8 @@
-"""Constructor arguments to JSON and back: what makes a checkpoint self-contained.
+"""Constructor arguments to JSON and back.
 
 A module is written as ``{"$module": class name, "kwargs": {...}}``, nested as deep as needed; classes of
-``torch.nn`` are called ``"torch.nn.ReLU"``. Classes are looked up
-by name among those of this package, a list of ``torch.nn`` classes, and those the caller hands in; an unknown
+``torch.nn`` are called ``"torch.nn.ReLU"``. Classes are looked up by name among those of this package
+(`deepSTRF.registry.MODULES`), a list of ``torch.nn`` classes, and those that the caller gives; an unknown
 name is an error, never an import.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
@@ -37,7 +38,7 @@ _TORCH_MODULES: dict[str, type[nn.Module]] = {
 
 _SEQUENTIAL = "torch.nn.Sequential"
 
-#: Arguments of those classes that are no attributes: places and types (the weights have them), the start of
+#: Arguments of those classes that are no attributes: device and dtype (the weights have them), the start of
 #: PReLU (the weights hold the value), and old spellings of Hardtanh's limits.
 _NOT_ATTRIBUTES = {"device", "dtype", "init", "min_value", "max_value"}
 
@@ -164,7 +165,7 @@ def decode(value: Any, modules: Mapping[str, type] | None = None) -> Any:
     if tag == "$module":
         arguments = {key: decode(item, modules) for key, item in value.get("kwargs", {}).items()}
         if content == _SEQUENTIAL:
-            return _sequential(arguments)
+            return nn.Sequential(OrderedDict(arguments))
         return resolve_class(content, modules)(**arguments)
     if tag == "$tuple":
         return tuple(decode(item, modules) for item in content)
@@ -178,13 +179,6 @@ def decode(value: Any, modules: Mapping[str, type] | None = None) -> Any:
     raise ValueError(
         f"the configuration holds {tag!r}, which this version of deepSTRF does not know; upgrade deepSTRF"
     )
-
-
-def _sequential(parts: dict[str, nn.Module]) -> nn.Sequential:
-    module = nn.Sequential()
-    for name, part in parts.items():
-        module.add_module(name, part)
-    return module
 
 
 def _dtype(name: str) -> torch.dtype:

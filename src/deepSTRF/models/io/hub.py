@@ -35,7 +35,7 @@ _DENIED = (401, 403)
 
 
 def is_repo_id(text: object) -> bool:
-    """Say whether ``text`` has the form ``"user/name"``."""
+    """Whether ``text`` has the form ``"user/name"``."""
     return isinstance(text, str) and _REPO_ID.fullmatch(text) is not None
 
 
