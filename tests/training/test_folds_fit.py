@@ -266,10 +266,10 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
         fit_folds(linear, ds.select(clips=[0, 1]), plan, tmp_path / "y")
     fits = fit_folds(linear, ds, plan, tmp_path / "z", fitter_kwargs={"max_epochs": 1})
     stranger = recording(4).select(clips=[3])
-    with pytest.raises(KeyError, match=r"sound 3.*strangers=True"):
+    with pytest.raises(KeyError, match=r"sound 3.*allow_unknown=True"):
         predict_folds(fits, stranger)
-    assert len(fits.unseen(stranger, 0, strangers=True)) == 3
-    assert predict_folds(fits, stranger, strangers=True)[0].shape == (NEURONS, 55)
+    assert len(fits.unseen(stranger, 0, allow_unknown=True)) == 3
+    assert predict_folds(fits, stranger, allow_unknown=True)[0].shape == (NEURONS, 55)
     alone = fit_folds(linear, ds, plan_folds(ds), tmp_path / "all", fitter_kwargs={"max_epochs": 1})
     with pytest.raises(ValueError, match="every fit saw trial 'sound 1'"):
         score_folds(alone, ds.select(clips=[1]))

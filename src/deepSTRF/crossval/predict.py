@@ -122,7 +122,7 @@ class FoldFits:
             self._kept[name] = self._read(name).eval()
         return self._kept[name]
 
-    def unseen(self, dataset: NeuralDataset, clip: int, *, strangers: bool = False) -> list[nn.Module]:
+    def unseen(self, dataset: NeuralDataset, clip: int, *, allow_unknown: bool = False) -> list[nn.Module]:
         """Return the fits that never saw the sound of a clip.
 
         Parameters
@@ -131,9 +131,9 @@ class FoldFits:
             Any view; the clip is known by its sound.
         clip : int
             Its clip.
-        strangers : bool
+        allow_unknown : bool
             Whether a sound that took no part may be given to all fits. It is an error otherwise, since the
-            same sound in another form (cut, resampled) is a stranger too.
+            same sound in another form (cut, resampled) is unknown too.
 
         Returns
         -------
@@ -149,16 +149,16 @@ class FoldFits:
         FileNotFoundError
             When one of them is not fitted yet.
         """
-        return [self.model(fold.name) for fold in self._folds(dataset, clip, strangers)]
+        return [self.model(fold.name) for fold in self._folds(dataset, clip, allow_unknown)]
 
-    def _folds(self, dataset: NeuralDataset, clip: int, strangers: bool) -> tuple[Fold, ...]:
+    def _folds(self, dataset: NeuralDataset, clip: int, allow_unknown: bool) -> tuple[Fold, ...]:
         manifest = self.manifest = self.manifest.bind(dataset)
         try:
             trial = manifest.trial_of(dataset, clip)
         except KeyError as error:
-            if strangers:
+            if allow_unknown:
                 return manifest.folds
-            raise KeyError(f"{error.args[0]}; strangers=True gives such clips to all fits") from None
+            raise KeyError(f"{error.args[0]}; allow_unknown=True gives such clips to all fits") from None
         return manifest.eligible(trial)
 
     def _read(self, name: str) -> nn.Module:
@@ -210,7 +210,7 @@ def predict_folds(
     clips: Sequence[int] | None = None,
     unit: str = "bin",
     device: torch.device | str | None = None,
-    strangers: bool = False,
+    allow_unknown: bool = False,
 ) -> list[Tensor]:
     """Predict every clip by the fits that never saw its sound, averaged.
 
@@ -226,7 +226,7 @@ def predict_folds(
         Spikes per bin, or per second.
     device : torch.device or str, optional
         Where to run; None is where the models are.
-    strangers : bool
+    allow_unknown : bool
         See `FoldFits.unseen`.
 
     Returns
@@ -256,7 +256,7 @@ def predict_folds(
     _check_fits(fits)
     averaged = []
     for clip in range(len(dataset)) if clips is None else clips:
-        models = fits.unseen(dataset, clip, strangers=strangers)
+        models = fits.unseen(dataset, clip, allow_unknown=allow_unknown)
         rates = [predict_clips(one, dataset, clips=[clip], unit=unit, device=device)[0] for one in models]
         averaged.append(torch.stack(rates).mean(0))
     return averaged
@@ -270,7 +270,7 @@ def score_folds(
     n_bootstrap: int = N_BOOTSTRAP,
     warmup_ms: float = 0.0,
     device: torch.device | str | None = None,
-    strangers: bool = False,
+    allow_unknown: bool = False,
 ) -> ScoreTable:
     """Score the predictions of `predict_folds`, neuron by neuron.
 
@@ -284,7 +284,7 @@ def score_folds(
         Any view of the recording.
     centring, n_bootstrap, warmup_ms
         As in `score_model`.
-    device, strangers
+    device, allow_unknown
         As in `predict_folds`.
 
     Returns
@@ -314,7 +314,9 @@ def score_folds(
     """
     _check_fits(fits)
     return score_predictions(
-        lambda clip: predict_folds(fits, dataset, clips=[clip], device=device, strangers=strangers)[0],
+        lambda clip: predict_folds(fits, dataset, clips=[clip], device=device, allow_unknown=allow_unknown)[
+            0
+        ],
         dataset,
         centring=centring,
         n_bootstrap=n_bootstrap,
