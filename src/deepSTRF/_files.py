@@ -1,4 +1,7 @@
-"""Writing files so that a crash, a kill or a full disk never costs the version that was there before."""
+"""Files that are written whole or not at all: bytes, arrays and tensors.
+
+A crash, a kill or a full disk leaves the version that was there before.
+"""
 
 from __future__ import annotations
 
@@ -29,17 +32,7 @@ class DamagedFileError(ValueError):
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file completely or not at all: the old content stays until the new one is safely on the disk.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     target = pathlib.Path(folder) / "new" / "a.bin"
-    ...     write_atomically(target, b"abc")
-    ...     target.read_bytes()
-    b'abc'
-    """
+    """Write a file whole or not at all: the old content stays until the new one is safely on the disk."""
     target = Path(os.path.realpath(path))  # a link stays a link
     target.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file lies beside the target: os.replace is atomic only within one file system.
@@ -62,13 +55,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
-    """Return arrays as the content of a compressed .npz file.
-
-    Examples
-    --------
-    >>> npz_bytes({"rate": np.zeros(3)})[:2]
-    b'PK'
-    """
+    """Return arrays as the content of a compressed .npz file."""
     buffer = io.BytesIO()
     plain = {name: np.asarray(value) for name, value in arrays.items()}
     np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
@@ -76,35 +63,14 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
 
 
 def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:
-    """Save a tree of tensors and plain values with ``torch.save``, atomically.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile, torch
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_tensors(pathlib.Path(folder) / "w.pt", {"weight": torch.ones(2)})
-    ...     load_tensors(pathlib.Path(folder) / "w.pt")["weight"].sum()
-    tensor(2.)
-    """
+    """Save a tree of tensors and plain values with ``torch.save``, atomically."""
     buffer = io.BytesIO()
     torch.save(tree, buffer)
     write_atomically(path, buffer.getvalue())
 
 
 def load_tensors(path: str | os.PathLike[str]) -> Any:
-    """Load what `save_tensors` wrote, onto the CPU, executing nothing from the file.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     bad = pathlib.Path(folder) / "bad.pt"
-    ...     _ = bad.write_bytes(b"no checkpoint")
-    ...     load_tensors(bad)
-    Traceback (most recent call last):
-        ...
-    deepSTRF._files.DamagedFileError: ...bad.pt is no readable file of tensors...
-    """
+    """Load what `save_tensors` wrote, onto the CPU, executing nothing from the file."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
@@ -117,13 +83,7 @@ def load_tensors(path: str | os.PathLike[str]) -> Any:
 
 
 def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], None]) -> bool:
-    """Save a file of a running fit; when the disk refuses, warn and let the fit go on.
-
-    Examples
-    --------
-    >>> save_or_warn("ckpt_path", "best.pt", lambda: None)
-    True
-    """
+    """Save a file of a running fit; when the disk refuses, warn and let the fit go on."""
     try:
         save()
     except OSError as error:

@@ -9,14 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.training.history import (
-    history_rows,
-    json_safe,
-    mean_score,
-    pack_history,
-    summarise,
-    unpack_history,
-)
+from deepSTRF.training import history_rows, mean_score
+
+# how a history is stored and written is not public
+from deepSTRF.training.history import json_safe, pack_history, summarise, unpack_history
 
 NAN = float("nan")
 

@@ -9,7 +9,7 @@ from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
 from deepSTRF.training.evaluation import ScoreTable, score_model
 from deepSTRF.training.fitter import Fitter
-from deepSTRF.training.history import MeanScore, history_rows, mean_score
+from deepSTRF.training.history import history_rows
 from deepSTRF.training.loggers import (
     TensorBoardSeedLogger,
     WandbSeedLogger,
@@ -19,6 +19,7 @@ from deepSTRF.training.loggers import (
     slug_from_config,
 )
 from deepSTRF.training.multi_seed import fit_multi_seed
+from deepSTRF.training.objective import MeanScore, mean_score
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.resume import StateMismatchError
 from deepSTRF.training.seeds import make_generator, seeded, set_random_seed

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from deepSTRF._files import save_or_warn, save_tensors
 from deepSTRF.training.data import Batch, BatchSource
-from deepSTRF.training.history import mean_score
+from deepSTRF.training.objective import mean_score
 
 __all__ = [
     "BestWeights",

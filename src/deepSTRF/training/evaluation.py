@@ -25,7 +25,8 @@ from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
-from deepSTRF.training.history import MeanScore, json_safe
+from deepSTRF.training.history import json_safe
+from deepSTRF.training.objective import MeanScore
 from deepSTRF.training.validate import check_prediction
 
 __all__ = [

@@ -18,14 +18,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from deepSTRF._validation import (
-    check_device,
-    check_loader,
-    check_non_negative,
-    check_positive_int,
-    check_precision,
-    check_trainable,
-)
+from deepSTRF._validation import check_device, check_non_negative, check_positive_int
 from deepSTRF.training.cache import FrontEndCache, FrontEndFeed
 from deepSTRF.training.callbacks import (
     BestWeights,
@@ -63,6 +56,12 @@ __all__ = ["Fitter"]
 
 #: Clips (stimuli and targets) that may stay on the device; all of NS1 takes 12 MB, as waveforms 29 MB.
 DEFAULT_CLIP_BYTES = 512 * 2**20
+#: Number types a fit can compute in; float32 is the reference.
+PRECISIONS: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 
 
 class Fitter:
@@ -214,9 +213,9 @@ class Fitter:
         objective: Literal["auto", "loss_fn"] = "auto",
     ) -> None:
         self.device = check_device(device)
-        self.model = check_trainable(model).to(self.device)
-        self.train_loader = check_loader("train_loader", train_loader)
-        self.val_loader = check_loader("val_loader", val_loader)
+        self.model = _check_trainable(model).to(self.device)
+        self.train_loader = _check_loader("train_loader", train_loader)
+        self.val_loader = _check_loader("val_loader", val_loader)
         self.loss_fn = choose_objective(self.model, loss_fn, objective)
         self.val_metrics = val_metrics
         self.max_epochs = check_positive_int("max_epochs", max_epochs)
@@ -232,7 +231,7 @@ class Fitter:
         self.should_stop = False
         self._own_loss = objective == "auto" and owns_loss(self.model)
         self._params: Tensor | None = None
-        self._autocast_dtype = check_precision(precision, self.device)
+        self._autocast_dtype = _check_precision(precision, self.device)
         self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
         self._clip_bytes = clip_bytes
         self.stopping = EarlyStopping(mode, check_positive_int("patience", patience), min_delta)
@@ -397,7 +396,7 @@ class Fitter:
         dict
             'loss' (a number), and each score: a CPU tensor (N,) per neuron, or a number.
         """
-        source = self._source(check_loader("loader", loader), ByteBudget(0))  # one pass: nothing to keep
+        source = self._source(_check_loader("loader", loader), ByteBudget(0))  # one pass: nothing to keep
         return self._score_pass(source, make_scores(self.val_metrics, stable=source.stable))
 
     @property
@@ -549,3 +548,45 @@ class _SubclassHook(Callback):
     def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
         """Call the hook of the subclass."""
         fitter.on_epoch_end(epoch, record)
+
+
+def _check_loader(name: str, loader: Any) -> DataLoader[Any]:
+    """Return a DataLoader that has batches."""
+    if not isinstance(loader, DataLoader):
+        raise TypeError(
+            f"{name} must be a DataLoader, got {type(loader).__name__}; make one with "
+            "make_loaders(view) or DataLoader(view, collate_fn=neural_collate)"
+        )
+    try:
+        empty = len(loader) == 0
+    except TypeError:  # a loader over a stream has no length
+        empty = False
+    if empty:
+        raise ValueError(
+            f"{name} has no batches: its data set or sampler is empty; check the split or the selection"
+        )
+    return loader
+
+
+def _check_trainable(model: Any) -> nn.Module:
+    """Return a module with something to fit."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"{type(model).__name__} has no trainable parameter; set requires_grad=True on what is to be "
+            "fitted, or score it as it is with score_model(model, dataset)"
+        )
+    return model
+
+
+def _check_precision(precision: str, device: torch.device) -> torch.dtype:
+    """Return the number type of a precision that the device can fit in."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
+    if precision == "fp16" and device.type != "cuda":
+        raise ValueError(
+            f"precision='fp16' needs a CUDA device (its gradients are scaled there), got device {device}; "
+            "use 'bf16'"
+        )
+    return PRECISIONS[precision]

@@ -1,19 +1,19 @@
-"""What a fit remembers per epoch: means that say how many values they hold, compact storage, valid JSON."""
+"""Records of the epochs of a fit: rows of means, compact storage, and values that JSON can hold."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deepSTRF.training.objective import mean_score
+
 __all__ = [
-    "MeanScore",
     "history_rows",
     "json_safe",
-    "mean_score",
     "pack_history",
     "summarise",
     "unpack_history",
@@ -23,69 +23,8 @@ __all__ = [
 SUMMARY_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
 
 
-class MeanScore(NamedTuple):
-    """A mean over neurons and what it rests on.
-
-    Attributes
-    ----------
-    mean : float
-        Mean of the values that are numbers; NaN when there is none.
-    n : int
-        How many values the mean holds.
-    n_nan : int
-        How many were NaN and left out.
-
-    Examples
-    --------
-    >>> str(MeanScore(0.5, 3, 1))
-    '0.5000 (n=3, 1 NaN)'
-    """
-
-    mean: float
-    n: int
-    n_nan: int
-
-    def __str__(self) -> str:
-        missing = f", {self.n_nan} NaN" if self.n_nan else ""
-        return f"{self.mean:.4f} (n={self.n}{missing})"
-
-
-def mean_score(value: float | Tensor) -> MeanScore:
-    """Return the mean over neurons of a score, leaving NaN out and counting it.
-
-    Parameters
-    ----------
-    value : float or Tensor, shape (N,)
-        One value per neuron, or a single number.
-
-    Returns
-    -------
-    MeanScore
-        Mean, number of values in it, number of NaN left out.
-
-    Examples
-    --------
-    >>> import torch
-    >>> mean_score(torch.tensor([0.25, float("nan"), 0.75]))
-    MeanScore(mean=0.5, n=2, n_nan=1)
-    """
-    if not isinstance(value, Tensor):
-        number = float(value)
-        return MeanScore(number, 0, 1) if math.isnan(number) else MeanScore(number, 1, 0)
-    flat = value.detach().flatten().double()
-    numbers = flat[~flat.isnan()]
-    mean = float(numbers.mean()) if numbers.numel() else math.nan
-    return MeanScore(mean, numbers.numel(), flat.numel() - numbers.numel())
-
-
 def json_safe(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: NaN and infinities become None, tensors become lists.
-
-    Examples
-    --------
-    >>> json_safe({"cc": float("nan"), "n": (1, 2)})
-    {'cc': None, 'n': [1, 2]}
-    """
+    """Return ``value`` as JSON can hold it: NaN and infinities become None, tensors become lists."""
     if isinstance(value, bool | int | str) or value is None:
         return value
     if isinstance(value, float):
@@ -100,16 +39,7 @@ def json_safe(value: Any) -> Any:
 
 
 def summarise(value: float | Tensor) -> Any:
-    """Return a score as JSON can hold it: a vector over neurons as its mean, number of values and quantiles.
-
-    Shapes: value (N,).
-
-    Examples
-    --------
-    >>> import torch
-    >>> summarise(torch.tensor([0.0, 1.0, float("nan")]))["n_valid"]
-    2
-    """
+    """Return a score for JSON: a vector over neurons as its mean, number of values and quantiles."""
     if not isinstance(value, Tensor):
         return json_safe(value)
     if value.dim() == 0:
@@ -158,18 +88,7 @@ def history_rows(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def pack_history(history: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return a history as one entry per key, tensors of equal shape stacked: quick to save each epoch.
-
-    Examples
-    --------
-    >>> import torch
-    >>> records = [{"epoch": 0, "val_cc": torch.zeros(2)}, {"epoch": 1, "val_cc": torch.ones(2)}]
-    >>> packed = pack_history(records)
-    >>> packed["columns"]["val_cc"].shape
-    torch.Size([2, 2])
-    >>> unpack_history(packed)[1]["epoch"]
-    1
-    """
+    """Return a history as one entry per key, tensors of equal shape stacked: quick to save each epoch."""
     keys = list(history[0]) if history else []
     if any(list(record) != keys for record in history):
         return {"records": [dict(record) for record in history]}
@@ -182,19 +101,15 @@ def pack_history(history: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def unpack_history(packed: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the list of epoch records from `pack_history`'s form.
-
-    Examples
-    --------
-    >>> unpack_history(pack_history([{"epoch": 0, "train_loss": 1.0}]))
-    [{'epoch': 0, 'train_loss': 1.0}]
-    """
+    """Return the list of epoch records from `pack_history`'s form."""
     if "records" in packed:
         return [dict(record) for record in packed["records"]]
-    columns = packed["columns"]
-    return [{key: _cell(column[row]) for key, column in columns.items()} for row in range(int(packed["n"]))]
-
-
-def _cell(value: Any) -> Any:
-    # A row of a stacked tensor is a view: keep only its own numbers alive.
-    return value.clone() if isinstance(value, Tensor) else value
+    columns, rows = packed["columns"], range(int(packed["n"]))
+    # A row of a stacked tensor is a view: clone() keeps only its own numbers alive.
+    return [
+        {
+            key: column[row].clone() if isinstance(column[row], Tensor) else column[row]
+            for key, column in columns.items()
+        }
+        for row in rows
+    ]

@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 
 from deepSTRF._optional import require
 from deepSTRF.training.callbacks import Callback, FitterLike
-from deepSTRF.training.history import SUMMARY_QUANTILES, json_safe, mean_score, summarise
+from deepSTRF.training.history import SUMMARY_QUANTILES, json_safe, summarise
+from deepSTRF.training.objective import mean_score
 from deepSTRF.training.optimization import make_optimizer, make_scheduler
 from deepSTRF.training.protocol import model_facts, software_versions
 

@@ -19,7 +19,8 @@ from deepSTRF.training.build import build_fit, check_fitter_arguments
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
 from deepSTRF.training.fitter import Fitter
-from deepSTRF.training.history import mean_score, summarise
+from deepSTRF.training.history import summarise
+from deepSTRF.training.objective import mean_score
 from deepSTRF.training.seeds import seeded
 
 __all__ = ["fit_multi_seed", "write_json", "write_seed", "write_summary"]

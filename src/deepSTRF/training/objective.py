@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ __all__ = [
     "CallableScores",
     "LossMeter",
     "LossTraits",
+    "MeanScore",
     "Metric",
     "PassScores",
     "StreamedScores",
@@ -32,6 +33,7 @@ __all__ = [
     "loss_traits",
     "make_scores",
     "mean_over_neurons",
+    "mean_score",
     "owns_loss",
 ]
 
@@ -161,6 +163,61 @@ class LossMeter:
 
 
 # ---------------------------------------------------------------------------------------------- the scores
+
+
+class MeanScore(NamedTuple):
+    """A mean over neurons and what it rests on.
+
+    Attributes
+    ----------
+    mean : float
+        Mean of the values that are numbers; NaN when there is none.
+    n : int
+        How many values the mean holds.
+    n_nan : int
+        How many were NaN and left out.
+
+    Examples
+    --------
+    >>> str(MeanScore(0.5, 3, 1))
+    '0.5000 (n=3, 1 NaN)'
+    """
+
+    mean: float
+    n: int
+    n_nan: int
+
+    def __str__(self) -> str:
+        missing = f", {self.n_nan} NaN" if self.n_nan else ""
+        return f"{self.mean:.4f} (n={self.n}{missing})"
+
+
+def mean_score(value: float | Tensor) -> MeanScore:
+    """Return the mean over neurons of a score, leaving NaN out and counting it.
+
+    Parameters
+    ----------
+    value : float or Tensor, shape (N,)
+        One value per neuron, or a single number.
+
+    Returns
+    -------
+    MeanScore
+        Mean, number of values in it, number of NaN left out.
+
+    Examples
+    --------
+    >>> import torch
+    >>> mean_score(torch.tensor([0.25, float("nan"), 0.75]))
+    MeanScore(mean=0.5, n=2, n_nan=1)
+    """
+    if not isinstance(value, Tensor):
+        number = float(value)
+        return MeanScore(number, 0, 1) if math.isnan(number) else MeanScore(number, 1, 0)
+    flat = value.detach().flatten().double()
+    numbers = flat[~flat.isnan()]
+    mean = float(numbers.mean()) if numbers.numel() else math.nan
+    return MeanScore(mean, numbers.numel(), flat.numel() - numbers.numel())
 
 
 class PassScores(Protocol):
