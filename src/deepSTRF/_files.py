@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: bytes, arrays and tensors.
+"""Files that are written whole or not at all: bytes, JSON, arrays and tensors.
 
 A crash, a kill or a full disk leaves the version that was there before.
 """
@@ -6,11 +6,13 @@ A crash, a kill or a full disk leaves the version that was there before.
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ import torch
 
 __all__ = [
     "DamagedFileError",
+    "json_safe",
     "load_tensors",
     "npz_bytes",
     "save_or_warn",
     "save_tensors",
     "write_atomically",
+    "write_json",
 ]
 
 
@@ -60,6 +64,26 @@ def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
     plain = {name: np.asarray(value) for name, value in arrays.items()}
     np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
     return buffer.getvalue()
+
+
+def json_safe(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it: NaN and infinities become None, tensors become lists."""
+    if isinstance(value, bool | int | str) or value is None:
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): json_safe(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # tensors, NumPy arrays and NumPy numbers
+        return json_safe(value.tolist())
+    if isinstance(value, Iterable):
+        return [json_safe(item) for item in value]
+    return repr(value)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write a value as JSON that every reader accepts; see `json_safe`."""
+    write_atomically(path, (json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n").encode())
 
 
 def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:

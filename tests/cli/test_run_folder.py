@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deepSTRF import _files as files
-from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment, run_folder
+from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment
 from deepSTRF.experiments.examples import model_fields
 from deepSTRF.experiments.run_folder import RunScores, prepare_folder
 from deepSTRF.report import gather_parts, write_report
@@ -174,10 +174,10 @@ def test_a_full_disk_at_the_end_loses_nothing(small_config, tmp_path, monkeypatc
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         real(path, data)
 
-    monkeypatch.setattr(run_folder, "write_atomically", full)
+    monkeypatch.setattr(files, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         run_experiment(config, tmp_path / "run", progress=False)
-    monkeypatch.setattr(run_folder, "write_atomically", real)
+    monkeypatch.setattr(files, "write_atomically", real)
     run = run_experiment(config, tmp_path / "run", progress=False)
     assert len(run.histories[0]) == 1
 

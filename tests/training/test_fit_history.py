@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF._files import json_safe
 from deepSTRF.training import history_rows, mean_score
 
 # how a history is stored and written is not public
-from deepSTRF.training.history import json_safe, pack_history, summarise, unpack_history
+from deepSTRF.training.history import pack_history, summarise, unpack_history
 
 NAN = float("nan")
 

@@ -170,3 +170,9 @@ def test_the_card_gives_a_latency_to_a_tenth_of_a_ms_and_keeps_all_of_it_as_data
     assert card.model["latency_ms"] == model.latency_ms
     with pytest.raises(ValueError, match=r"no protocol card.*colour"):
         ProtocolCard.from_json('{"colour": 1}')
+
+
+def test_neuron_names_are_all_different():
+    from deepSTRF.training.evaluation import neuron_names  # not public: names come with a ScoreTable
+
+    assert neuron_names([{"cell_id": "a"}, {"cell_id": "a"}, {}]) == ("a", "a (1)", "2")

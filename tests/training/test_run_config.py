@@ -13,7 +13,7 @@ from torch import nn
 
 from deepSTRF.metrics import mse_loss
 from deepSTRF.training import ProtocolCard, auto_config, fit_multi_seed, slug_from_config
-from deepSTRF.training.loggers import LONGEST_NAME, path_safe
+from deepSTRF.training.run_config import LONGEST_NAME, path_safe
 
 
 def test_the_documented_entries_of_a_model(kit, recording):

@@ -21,6 +21,7 @@ from torch.optim import Optimizer, RAdam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from deepSTRF import __version__
+from deepSTRF._files import json_safe
 from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.crossval.predict import MANIFEST, FoldFits, is_complete
 from deepSTRF.datasets import FoldManifest, NeuralDataset
@@ -38,7 +39,7 @@ from deepSTRF.training.build import (
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import Callback, FitDivergedError, FitterLike, shows_progress
 from deepSTRF.training.data import HASH_LENGTH
-from deepSTRF.training.history import history_rows, json_safe
+from deepSTRF.training.history import history_rows
 from deepSTRF.training.objective import choose_objective
 from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
 from deepSTRF.training.resume import function_name, model_facts
@@ -128,13 +129,7 @@ VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
 
 
 def check_manifest(manifest: object) -> FoldManifest:
-    """Return a manifest, or raise an error for something else.
-
-    Examples
-    --------
-    >>> check_manifest(FoldManifest.plan(["a", "b"])).trials
-    ('a', 'b')
-    """
+    """Return a manifest, or raise an error for something else."""
     if not isinstance(manifest, FoldManifest):
         raise TypeError(
             f"manifest must be a FoldManifest, got {type(manifest).__name__}: plan_folds(dataset, "
@@ -144,13 +139,7 @@ def check_manifest(manifest: object) -> FoldManifest:
 
 
 def chosen_folds(manifest: FoldManifest, only: Sequence[str] | None) -> list[int]:
-    """Return which folds of a manifest are wanted.
-
-    Examples
-    --------
-    >>> chosen_folds(FoldManifest.plan(["a", "b"], crossval=True), ["model-001"])
-    [1]
-    """
+    """Return which folds of a manifest are wanted."""
     if isinstance(only, str):
         raise TypeError(f"only must be a sequence of names, got {only!r}: only=[{only!r}]")
     names = [fold.name for fold in manifest.folds]
@@ -163,16 +152,7 @@ def chosen_folds(manifest: FoldManifest, only: Sequence[str] | None) -> list[int
 def first_model(
     factory: Callable[[int], nn.Module], seed: int, dataset: NeuralDataset, clips: Sequence[int]
 ) -> NeuralModel:
-    """Return the first fold's model as it starts, once it has been seen to fit the recording.
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> from deepSTRF.models.audio import Linear
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
-    >>> first_model(lambda seed: Linear(ds.F, 5, 2), 0, ds, [0, 1]).T
-    5
-    """
+    """Return the first fold's model as it starts, once it has been seen to fit the recording."""
     _check_takes_seed(factory, seed)
     with seeded(seed):
         model = factory(seed)

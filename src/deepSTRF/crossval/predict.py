@@ -185,13 +185,7 @@ class FoldFits:
 
 
 def is_complete(folder: Path) -> bool:
-    """Say whether a fit's folder holds all that a fit is.
-
-    Examples
-    --------
-    >>> is_complete(Path("no such folder"))
-    False
-    """
+    """Say whether a fit's folder holds all that a fit is."""
     return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
 
 

@@ -22,10 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._files import DamagedFileError, write_atomically
+from deepSTRF._files import DamagedFileError, json_safe, write_atomically, write_json
 from deepSTRF.experiments.config import ExperimentConfig, NamesFields
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
-from deepSTRF.training.history import json_safe
 
 __all__ = [
     "MAIN_SCORE",
@@ -406,15 +405,13 @@ def write_run(run: Run, models: Mapping[int, Any]) -> None:
     histories = {"seeds": run.histories, "best_epochs": run.best_epochs}
     write_atomically(folder / CONFIG, run.config.to_toml().encode())
     write_atomically(folder / SCORES_CSV, run.scores.to_csv().encode())
-    _write_json(
-        folder / SCORES_JSON, {"seeds": run.scores.seeds, "best_seed": run.best_seed, "rows": summary}
-    )
+    write_json(folder / SCORES_JSON, {"seeds": run.scores.seeds, "best_seed": run.best_seed, "rows": summary})
     write_atomically(folder / HISTORY_CSV, _history_csv(run.histories).encode())
-    _write_json(folder / HISTORY_JSON, histories)
-    _write_json(folder / PROTOCOL, {"rows": run.protocol, "card": run.facts.get("card", {})})
+    write_json(folder / HISTORY_JSON, histories)
+    write_json(folder / PROTOCOL, {"rows": run.protocol, "card": run.facts.get("card", {})})
     write_atomically(folder / EXAMPLES, examples_to_bytes(run.examples))
     facts = {name: value for name, value in run.facts.items() if name != "card"}
-    _write_json(folder / RUN, {"format": FORMAT, **facts})
+    write_json(folder / RUN, {"format": FORMAT, **facts})
     shutil.rmtree(folder / STATE, ignore_errors=True)  # a leftover only costs space
 
 
@@ -480,7 +477,3 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
-
-
-def _write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(json_safe(value), indent=1) + "\n").encode())

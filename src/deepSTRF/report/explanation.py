@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._files import write_atomically
+from deepSTRF._files import json_safe, write_atomically
 from deepSTRF.experiments.run_folder import EXPLAIN
 from deepSTRF.report.rendering import short_name
-from deepSTRF.training.history import json_safe
 
 __all__ = ["EXPLANATION", "FORMAT", "Explanation"]
 

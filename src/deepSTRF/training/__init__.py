@@ -13,15 +13,14 @@ from deepSTRF.training.history import history_rows
 from deepSTRF.training.loggers import (
     TensorBoardSeedLogger,
     WandbSeedLogger,
-    auto_config,
     make_tensorboard_logger_factory,
     make_wandb_logger_factory,
-    slug_from_config,
 )
 from deepSTRF.training.multi_seed import fit_multi_seed
 from deepSTRF.training.objective import MeanScore, mean_score
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.resume import StateMismatchError
+from deepSTRF.training.run_config import auto_config, slug_from_config
 from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
 from deepSTRF.training.validate import ModelCheck, ModelRuleError, validate_model
 

@@ -1,4 +1,7 @@
-"""`score_model`: a fitted model against the recording and its noise ceiling."""
+"""Scores of a fitted model against a recording and its noise ceiling, one row per neuron.
+
+A mean over neurons is given with the number of neurons in it and the number left out.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._files import write_atomically
+from deepSTRF._files import json_safe, write_atomically
 from deepSTRF._validation import check_non_negative
 from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
@@ -25,22 +28,15 @@ from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
-from deepSTRF.training.history import json_safe
 from deepSTRF.training.objective import MeanScore
 from deepSTRF.training.validate import check_prediction
 
-__all__ = [
-    "ScoreTable",
-    "neuron_names",
-    "score_model",
-    "score_predictions",
-]
-
-# ------------------------------------------------------------------------------
-# Scores of a model, one row per neuron, and means that say what they rest on.
-
+__all__ = ["ScoreTable", "neuron_names", "score_model", "score_predictions"]
 
 Column = npt.NDArray[np.float64]
+
+#: Resamples behind the ceiling's interval: enough for its second digit.
+N_BOOTSTRAP = 200
 
 
 @dataclass(frozen=True)
@@ -164,13 +160,7 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str:
 
 
 def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Return one name per neuron, all different: the recording's own where it has them, else the index.
-
-    Examples
-    --------
-    >>> neuron_names([{"cell_id": "a"}, {"cell_id": "a"}, {}])
-    ('a', 'a (1)', '2')
-    """
+    """Return one name per neuron, all different: the recording's own where it has them, else the index."""
     names: dict[str, None] = {}
     for index, meta in enumerate(metadata):
         name = str(meta.get("cell_id", meta.get("name", index)))
@@ -178,10 +168,6 @@ def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
             name = f"{name} ({index})"
         names[name] = None
     return tuple(names)
-
-
-#: Resamples behind the ceiling's interval: enough for its second digit.
-N_BOOTSTRAP = 200
 
 
 def score_model(
@@ -258,25 +244,17 @@ def score_predictions(
     n_bootstrap: int = N_BOOTSTRAP,
     warmup_ms: float = 0.0,
 ) -> ScoreTable:
-    """Score predictions, wherever they come from, on the clips of a data set.
-
-    Shapes: predict (N, T).
-
-    Examples
-    --------
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> ds = SyntheticDataset(n_neurons=3, n_clips=2, n_repeats=4)
-    >>> table = score_predictions(lambda clip: ds.response_block(clip).mean(1), ds, n_bootstrap=0)
-    >>> table["cc"].round(6).tolist()
-    [1.0, 1.0, 1.0]
-    """
+    """Score predictions of any origin, ``predict(clip)`` (N, T), on the clips of a data set."""
     tracker = ScoreTracker(centring=centring)
     skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
     scored = _WithoutOnset(dataset, skip)
     for clip in range(len(dataset)):
         responses = scored.response_block(clip)
         tracker.prepare(clip, responses)
-        tracker.update([clip], _checked(predict(clip), responses, skip))
+        neurons, _, bins = responses.shape
+        pred = predict(clip)[None, :, None, :]
+        pred = check_prediction(pred, batch=1, neurons=neurons, bins=bins + skip)[..., skip:]
+        tracker.update([clip], pred)
     quality = neuron_quality(
         scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
     )
@@ -296,7 +274,7 @@ def score_predictions(
 
 
 class _WithoutOnset:
-    """The responses of a data set without the first bins of each clip: what `neuron_quality` reads."""
+    """A data set whose responses lack the first bins of each clip, as `neuron_quality` reads it."""
 
     def __init__(self, dataset: DatasetLike, skip: int) -> None:
         self._dataset = dataset
@@ -320,15 +298,7 @@ class _WithoutOnset:
         return block[..., self._skip :]
 
 
-def _checked(rates: Tensor, responses: Tensor, skip: int) -> Tensor:
-    neurons, _, bins = responses.shape
-    pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + skip)
-    return pred[..., skip:]
-
-
-def _reasons(
-    quality: NeuronQuality, columns: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
-) -> tuple[str, ...]:
+def _reasons(quality: NeuronQuality, columns: Mapping[str, Column]) -> tuple[str, ...]:
     """Why a value is missing, per neuron.
 
     A neuron recorded once has the plain correlation for a score; where it has none either, repeats are not

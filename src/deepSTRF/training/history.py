@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from deepSTRF._files import json_safe
 from deepSTRF.training.objective import mean_score
 
 __all__ = [
     "history_rows",
-    "json_safe",
     "pack_history",
     "summarise",
     "unpack_history",
@@ -21,21 +19,6 @@ __all__ = [
 
 #: Quantiles that stand for a vector over neurons where a single line must do.
 SUMMARY_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
-
-
-def json_safe(value: Any) -> Any:
-    """Return ``value`` as JSON can hold it: NaN and infinities become None, tensors become lists."""
-    if isinstance(value, bool | int | str) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): json_safe(item) for key, item in value.items()}
-    if hasattr(value, "tolist"):  # tensors, NumPy arrays and NumPy numbers
-        return json_safe(value.tolist())
-    if isinstance(value, Iterable):
-        return [json_safe(item) for item in value]
-    return repr(value)
 
 
 def summarise(value: float | Tensor) -> Any:

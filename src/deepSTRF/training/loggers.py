@@ -1,278 +1,47 @@
-"""Training curves for Weights & Biases, one run per seed. The package is imported when a logger is made."""
+"""Training curves for TensorBoard and Weights & Biases, one run per seed.
+
+A logger is a callback of one fit; `fit_multi_seed` makes one per seed and adds the final scores. The package
+that it writes with is imported when the logger is made.
+"""
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import inspect
 import json
+import math
 import os
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
+from deepSTRF._files import json_safe
 from deepSTRF._optional import require
 from deepSTRF.training.callbacks import Callback, FitterLike
-from deepSTRF.training.history import SUMMARY_QUANTILES, json_safe, summarise
+from deepSTRF.training.history import SUMMARY_QUANTILES, summarise
 from deepSTRF.training.objective import mean_score
-from deepSTRF.training.optimization import make_optimizer, make_scheduler
-from deepSTRF.training.protocol import model_facts, software_versions
+from deepSTRF.training.run_config import path_safe
 
 __all__ = [
     "Record",
     "SeedLogger",
     "TensorBoardSeedLogger",
     "WandbSeedLogger",
-    "auto_config",
     "make_tensorboard_logger_factory",
     "make_wandb_logger_factory",
-    "path_safe",
     "run_name",
-    "slug_from_config",
 ]
 
-# ------------------------------------------------------------------------------
-# A fit's settings as plain values, for a logger or a JSON file, and a short name made from them.
+#: Extra that installs the packages.
+EXTRA = "log"
 
 
-#: Slots of a model whose class is recorded.
-SLOTS = ("prefiltering", "core", "readout", "output_activation")
-#: Attributes of a model that are recorded, by the name of the constructor argument.
-SIZES = {"n_frequency_bands": "F", "temporal_window_size": "T", "out_neurons": "O"}
-#: Entries of the name of a run, each with how it is written there.
-SLUG_FIELDS: tuple[tuple[str, Callable[[Any], str]], ...] = (
-    ("model", lambda value: str(value).lower()),
-    ("dataset", lambda value: str(value).lower()),
-    ("temporal_window_size", lambda value: f"T{value}"),
-    ("n_frequency_bands", lambda value: f"F{value}"),
-)
-#: A longer repr of an object says little more.
-LONGEST_REPR = 60
-#: Bytes of a name: file systems take 255, and a suffix such as "-seed0" or ".json" is still to come.
-LONGEST_NAME = 120
-#: Characters of the digest that tells two cut names apart.
-DIGEST = 8
-Plain = bool | int | float | str | None
-
-
-def auto_config(
-    model: nn.Module,
-    fitter_kwargs: Mapping[str, Any] | None = None,
-    dataset_name: str | None = None,
-    extra: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return what a fit is made of as values that JSON can hold.
-
-    Facts about the model and the software are those of `ProtocolCard`. Nothing in the result depends on
-    memory addresses, so equal fits have equal configurations.
-
-    Parameters
-    ----------
-    model : nn.Module
-        The model.
-    fitter_kwargs : mapping, optional
-        Arguments of the `Fitter`, as given to `fit_multi_seed`. The optimiser (the one given, made by the
-        function given, or the default) is recorded with its hyper-parameters; a function is called once with
-        ``model`` for that. What JSON cannot hold is recorded by name, else as its ``repr``, cut.
-    dataset_name : str, optional
-        Name of the recording.
-    extra : mapping, optional
-        Further entries; they replace equal keys.
-
-    Returns
-    -------
-    dict
-        'model', 'dataset', 'n_frequency_bands', 'temporal_window_size', 'out_neurons', 'n_parameters',
-        'front_end', 'latency_ms', 'settings', the classes of 'prefiltering', 'core', 'readout',
-        'output_activation', 'readout.kernel', 'readout.activation' (each where the model has it), the
-        fitter's arguments, 'optimizer' and 'scheduler' as dictionaries with 'class', and 'versions'.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When the optimiser is one that `Fitter` refuses.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> config = auto_config(Linear(34, 9, 4), {"max_epochs": 50}, dataset_name="NS1")
-    >>> config["max_epochs"], config["optimizer"]["class"], config["optimizer"]["lr"]
-    (50, 'AdamW', 0.001)
-    >>> slug_from_config(config)
-    'linear-ns1-T9-F34'
-    """
-    facts = model_facts(model)
-    config: dict[str, Any] = {"model": facts.pop("class")}
-    if dataset_name is not None:
-        config["dataset"] = str(dataset_name)
-    config |= _sizes(model) | facts | _slots(model)
-    if fitter_kwargs is not None:
-        for name, value in _fit_facts(model, fitter_kwargs).items():
-            config.setdefault(name, value)
-    config["versions"] = software_versions()
-    config |= {key: _plain(value) for key, value in (extra or {}).items()}
-    return config
-
-
-def slug_from_config(
-    config: Mapping[str, Any], fields: Sequence[tuple[str, Callable[[Any], str]]] | None = None
-) -> str:
-    """Return a short name for a folder or a run, such as 'linear-ns1-T9-F34'.
-
-    Parameters
-    ----------
-    config : mapping
-        As `auto_config` returns it.
-    fields : sequence of (key, function), optional
-        Which entries, each with the function that writes it; entries that are missing or None are skipped.
-        By default model and dataset in lower case, ``T<window>`` and ``F<bands>``.
-
-    Returns
-    -------
-    str
-        The parts joined by dashes; one name on every file system, never a path (see `path_safe`).
-
-    Raises
-    ------
-    ValueError
-        When ``config`` has none of the fields: an empty name would stand for the parent folder.
-
-    Examples
-    --------
-    >>> slug_from_config({"model": "Linear", "dataset": "my/data"})
-    'linear-my_data'
-    >>> slug_from_config({"model": "Linear", "lr": 0.01}, [("model", str), ("lr", "lr{:g}".format)])
-    'Linear-lr0.01'
-    """
-    chosen = SLUG_FIELDS if fields is None else fields
-    parts = [write(config[key]) for key, write in chosen if config.get(key) is not None]
-    if not parts:
-        raise ValueError(
-            f"config has none of the fields {[key for key, _ in chosen]}, only {sorted(config)}: pass "
-            "fields=[(key, str), ...] with keys that it has"
-        )
-    return path_safe("-".join(str(part) for part in parts))
-
-
-def path_safe(text: str) -> str:
-    """Return a text as the name of one file or folder.
-
-    Examples
-    --------
-    >>> path_safe("../a: b"), path_safe("..")
-    ('_a_b', '_')
-    """
-    name = re.sub(r"[^\w.+=-]+", "_", text).strip(".") or "_"
-    encoded = name.encode()
-    if len(encoded) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(text.encode()).hexdigest()[:DIGEST]
-    return f"{encoded[: LONGEST_NAME - DIGEST - 1].decode(errors='ignore')}-{digest}"
-
-
-def _sizes(model: nn.Module) -> dict[str, Plain]:
-    found = {name: getattr(model, field) for name, field in SIZES.items() if hasattr(model, field)}
-    return {name: _plain(value) for name, value in found.items() if _is_plain(value)}
-
-
-def _slots(model: nn.Module) -> dict[str, str]:
-    readout = getattr(model, "readout", None)
-    strf = getattr(readout, "strf", None)  # a readout of STRFs holds its kernel there
-    found = {name: getattr(model, name, None) for name in SLOTS} | {
-        "readout.kernel": getattr(readout, "kernel", getattr(strf, "kernel", None)),
-        "readout.activation": getattr(readout, "activation", None),
-    }
-    return {name: type(value).__name__ for name, value in found.items() if isinstance(value, nn.Module)}
-
-
-def _fit_facts(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    facts = {
-        name: _plain(value) for name, value in arguments.items() if name not in ("optimizer", "scheduler")
-    }
-    given, scheduler = arguments.get("optimizer"), arguments.get("scheduler")
-    if given is None and not any(parameter.requires_grad for parameter in model.parameters()):
-        return facts
-    optimizer = make_optimizer(given, model)
-    facts["optimizer"] = _optimizer_facts(optimizer)
-    if scheduler is not None:
-        # A schedule rewrites its optimiser's rates: it is made only for one that nobody else uses.
-        if not isinstance(given, Optimizer):
-            scheduler = make_scheduler(scheduler, optimizer, str(arguments.get("mode", "max")))
-        facts["scheduler"] = _scheduler_facts(scheduler)
-    return facts
-
-
-def _optimizer_facts(optimizer: Optimizer) -> dict[str, Any]:
-    """Hyper-parameters common to all groups at the top, what differs under 'groups'."""
-    groups = [  # entries of None are switches left at their default
-        {key: _plain(value) for key, value in group.items() if key != "params" and value is not None}
-        for group in optimizer.param_groups
-    ]
-    shared = {
-        key: value
-        for key, value in groups[0].items()
-        if all(key in group and group[key] == value for group in groups)
-    }
-    facts = {"class": type(optimizer).__name__, **shared}
-    if len(groups) > 1:
-        facts["groups"] = [
-            {key: value for key, value in group.items() if key not in shared}
-            | {"n_parameters": sum(parameter.numel() for parameter in given["params"])}
-            for group, given in zip(groups, optimizer.param_groups, strict=True)
-        ]
-    return facts
-
-
-def _scheduler_facts(scheduler: Any) -> Any:
-    state = getattr(scheduler, "state_dict", None)
-    if not callable(state) or isinstance(scheduler, type):
-        return _plain(scheduler)
-    kept = {
-        key: _plain(value)
-        for key, value in state().items()
-        if not key.startswith("_") and _is_plain(value) and value is not None
-    }
-    return {"class": type(scheduler).__name__, **kept}
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple | set | frozenset | range):
-        return all(_is_plain(item) for item in value)
-    number = hasattr(value, "tolist") and getattr(value, "ndim", None) == 0  # of NumPy or torch
-    return number or isinstance(value, Plain)
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON can hold it; what it cannot is named, without addresses, which differ between runs."""
-    if isinstance(value, functools.partial):
-        return {"function": _plain(value.func), **{key: _plain(item) for key, item in value.keywords.items()}}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_plain(item) for item in value), key=repr)
-    if isinstance(value, list | tuple | range):
-        return [_plain(item) for item in value]
-    if _is_plain(value):
-        return json_safe(value)
-    if isinstance(value, os.PathLike | torch.device | torch.dtype):
-        return str(value)
-    if callable(value) and hasattr(value, "__qualname__"):
-        return str(value.__qualname__)
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))[:LONGEST_REPR]
-
-
-# ------------------------------------------------------------------------------
-# What the loggers of `fit_multi_seed` share: names of runs, and scores as numbers and histograms.
+# ------------------------------------------------------------------------------------ what loggers share
 
 
 class Record(NamedTuple):
@@ -287,14 +56,6 @@ class Record(NamedTuple):
         The finite values of each vector, where there are any.
     texts : dict of str to str
         Everything else.
-
-    Examples
-    --------
-    >>> record = Record.of({"loss": 0.5, "cc": torch.tensor([0.0, 1.0, float("nan")]), "note": "seen"})
-    >>> record.numbers
-    {'loss': 0.5, 'cc': 0.5, 'cc/p10': 0.1, 'cc/p50': 0.5, 'cc/p90': 0.9, 'cc/n_nan': 1.0}
-    >>> record.vectors, record.texts
-    ({'cc': array([0., 1.])}, {'note': 'seen'})
     """
 
     numbers: dict[str, float]
@@ -322,17 +83,15 @@ class Record(NamedTuple):
         quantiles = summarise(value)
         self.numbers[name] = score.mean
         if score.n:
-            self.numbers.update({f"{name}/{key}": _number(quantiles[key]) for key in SUMMARY_QUANTILES})
+            for key in SUMMARY_QUANTILES:
+                quantile = quantiles[key]
+                self.numbers[f"{name}/{key}"] = math.nan if quantile is None else quantile
         if score.n_nan:
             self.numbers[f"{name}/n_nan"] = float(score.n_nan)
         flat = value.detach().flatten().double()
         finite = flat[flat.isfinite()]
         if finite.numel():
             self.vectors[name] = finite.cpu().numpy()
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def run_name(seed: int, group: str | None, name: str | None) -> str:
@@ -345,22 +104,6 @@ class SeedLogger(Callback, ABC):
     """A logger of one seed, as `fit_multi_seed` uses it: called with each epoch, `finalize`, `close`.
 
     Also a callback of a `Fitter`, and a context manager, which closes however the block ends.
-
-    Examples
-    --------
-    >>> class Lines(SeedLogger):
-    ...     def write(self, record, step):
-    ...         print(step, record.numbers)
-    ...     def write_final(self, record):
-    ...         print("final", record.numbers)
-    ...     def end(self):
-    ...         print("complete:", self.complete)
-    >>> with Lines(0) as logger:
-    ...     logger({"epoch": 3, "train_loss": 0.5})
-    ...     logger.finalize({"test": {"loss": 0.25}})
-    3 {'train_loss': 0.5}
-    final {'final/test_loss': 0.25}
-    complete: True
     """
 
     def __init__(self, seed: int, config: Mapping[str, Any] | None = None) -> None:
@@ -429,11 +172,9 @@ class SeedLogger(Callback, ABC):
             )
 
 
-# ------------------------------------------------------------------------------
-# Training curves for TensorBoard, one run per seed. The package is imported when a logger is made.
+# ---------------------------------------------------------------------------------------------- TensorBoard
 
 
-EXTRA = "log"
 #: Folder of runs that belong to no group.
 NO_GROUP = "default"
 
@@ -584,10 +325,11 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-# ------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------- Weights & Biases
 
-#: Nothing leaves the machine unless somebody says so.
-MODE_UNLESS_SAID = "offline"
+
+#: Nothing leaves the machine by default.
+DEFAULT_MODE = "offline"
 MODE_VARIABLE = "WANDB_MODE"
 #: The mode that writes nothing.
 DISABLED = "disabled"
@@ -657,7 +399,7 @@ class WandbSeedLogger(SeedLogger):
         wandb = require("wandb", extra=EXTRA)
         self._histogram = wandb.Histogram
         if mode is None and not os.environ.get(MODE_VARIABLE):
-            mode = MODE_UNLESS_SAID
+            mode = DEFAULT_MODE
         if (mode or os.environ.get(MODE_VARIABLE)) == DISABLED:
             dir = None  # wandb makes the folder even then
         if dir is not None:

@@ -1,8 +1,11 @@
-"""The same fit from several random starts, so that a number comes with its spread."""
+"""The same fit from several random starts, so that a score has a spread.
+
+Each seed governs the initial weights and the order of the clips. The files of a run are valid JSON, with the
+scores per neuron and the weights beside it as tensors.
+"""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -14,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from deepSTRF._files import save_tensors, write_atomically
+from deepSTRF._files import save_tensors, write_json
 from deepSTRF.training.build import build_fit, check_fitter_arguments
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
@@ -23,50 +26,7 @@ from deepSTRF.training.history import summarise
 from deepSTRF.training.objective import mean_score
 from deepSTRF.training.seeds import seeded
 
-__all__ = ["fit_multi_seed", "write_json", "write_seed", "write_summary"]
-
-# ------------------------------------------------------------------------------
-# The files that `fit_multi_seed` leaves behind: JSON that every reader accepts, tensors beside it.
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write valid JSON (no NaN literals: give it what `json_safe` returns)."""
-    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def _vectors(scores: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: value for name, value in scores.items() if isinstance(value, Tensor)}
-
-
-def write_seed(folder: Path, result: dict[str, Any], model: nn.Module) -> None:
-    """Write one seed's history, final scores and weights."""
-    history = [{key: summarise(value) for key, value in record.items()} for record in result["history"]]
-    splits = ("val", "test")
-    final = {split: {name: summarise(value) for name, value in result[split].items()} for split in splits}
-    write_json(folder / "history.json", history)
-    write_json(folder / "final.json", final)
-    save_tensors(folder / "final_neurons.pt", {split: _vectors(result[split]) for split in splits})
-    save_tensors(folder / "best.pt", cpu_state(model))
-
-
-def write_summary(folder: Path, summary: dict[str, Any], monitor: str, mode: str) -> None:
-    """Write what all seeds have in common: means and spreads, and which seed was best."""
-    facts: dict[str, Any] = {
-        "seeds": summary["seeds"],
-        "best_seed": summary["best_seed"],
-        "monitor": monitor,
-        "mode": mode,
-        "failed": {str(seed): reason for seed, reason in summary["failed"].items()},
-    }
-    tables = {key: value for key, value in summary.items() if isinstance(value, Tensor)}
-    for key, value in tables.items():
-        if key.startswith(("mean_", "std_")):
-            facts[key] = summarise(value if value.numel() > 1 else float(value))
-    write_json(folder / "summary.json", facts)
-    save_tensors(folder / "summary_neurons.pt", tables)
-
-
-# ------------------------------------------------------------------------------
+__all__ = ["fit_multi_seed"]
 
 Loaders = tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]
 #: Arguments of the Fitter that each seed sets for itself.
@@ -148,12 +108,17 @@ def fit_multi_seed(
     """
     arguments = dict(fitter_kwargs or {})
     chosen = _checked_seeds(n_seeds, seeds)
-    _check_arguments(arguments)
+    check_fitter_arguments(arguments, MANAGED, "fit_multi_seed")
+    monitor = arguments.get("monitor", "val_cc_norm")
+    if not str(monitor).startswith("val_"):
+        raise ValueError(
+            f"monitor={monitor!r}: seeds are compared on the validation clips, so it must start with 'val_'"
+        )
     arguments.setdefault("front_end_cache", FrontEndCache())
     folder = None if output_dir is None else Path(output_dir)
     results: dict[int, dict[str, Any]] = {}
     failed: dict[int, str] = {}
-    best: _BestSeed = _BestSeed(arguments.get("monitor", "val_cc_norm"), arguments.get("mode", "max"))
+    best = _BestSeed(monitor, arguments.get("mode", "max"))
     error: FitDivergedError | None = None
     for seed in chosen:
         logger = None if logger_factory is None else logger_factory(seed)
@@ -170,12 +135,12 @@ def fit_multi_seed(
         results[seed] = result
         best.offer(seed, result["val"], fitter.model)
         if folder is not None:
-            write_seed(folder / f"seed{seed}", result, fitter.model)
+            _write_seed(folder / f"seed{seed}", result, fitter.model)
     if error is not None and not results:
         raise error
     summary = _summarise(chosen, results, failed, best)
     if folder is not None:
-        write_summary(folder, summary, best.monitor, best.mode)
+        _write_summary(folder, summary, best.monitor, best.mode)
     return summary
 
 
@@ -188,15 +153,6 @@ def _checked_seeds(n_seeds: int, seeds: Sequence[int] | None) -> list[int]:
             f"seeds must all differ, got {chosen}: equal seeds give equal fits and would overwrite files"
         )
     return chosen
-
-
-def _check_arguments(arguments: dict[str, Any]) -> None:
-    check_fitter_arguments(arguments, MANAGED, "fit_multi_seed")
-    monitor = arguments.get("monitor", "val_cc_norm")
-    if not str(monitor).startswith("val_"):
-        raise ValueError(
-            f"monitor={monitor!r}: seeds are compared on the validation clips, so it must start with 'val_'"
-        )
 
 
 def _fit_one(
@@ -273,3 +229,37 @@ def _summarise(
 
 def _row(value: float | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).flatten().float()
+
+
+# ------------------------------------------------------------------------------------------ files of a run
+
+
+def _write_seed(folder: Path, result: dict[str, Any], model: nn.Module) -> None:
+    """Write one seed's history, final scores and weights."""
+    history = [{key: summarise(value) for key, value in record.items()} for record in result["history"]]
+    final = {split: {name: summarise(value) for name, value in result[split].items()} for split in SPLITS}
+    vectors = {
+        split: {name: value for name, value in result[split].items() if isinstance(value, Tensor)}
+        for split in SPLITS
+    }
+    write_json(folder / "history.json", history)
+    write_json(folder / "final.json", final)
+    save_tensors(folder / "final_neurons.pt", vectors)
+    save_tensors(folder / "best.pt", cpu_state(model))
+
+
+def _write_summary(folder: Path, summary: dict[str, Any], monitor: str, mode: str) -> None:
+    """Write what all seeds have in common: means and spreads, and which seed was best."""
+    facts: dict[str, Any] = {
+        "seeds": summary["seeds"],
+        "best_seed": summary["best_seed"],
+        "monitor": monitor,
+        "mode": mode,
+        "failed": {str(seed): reason for seed, reason in summary["failed"].items()},
+    }
+    tables = {key: value for key, value in summary.items() if isinstance(value, Tensor)}
+    for key, value in tables.items():
+        if key.startswith(("mean_", "std_")):
+            facts[key] = summarise(value if value.numel() > 1 else float(value))
+    write_json(folder / "summary.json", facts)
+    save_tensors(folder / "summary_neurons.pt", tables)

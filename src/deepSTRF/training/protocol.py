@@ -1,4 +1,4 @@
-"""The protocol card: what must stand beside a score so that somebody else can get the same one."""
+"""Protocol card: data, split, ceiling, model and machine behind a score, so that it can be reproduced."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from deepSTRF import __version__
+from deepSTRF._files import json_safe
 from deepSTRF.models.io.card import milliseconds
 from deepSTRF.protocols import DatasetLike
-from deepSTRF.training.history import json_safe
 
 __all__ = ["ProtocolCard"]
 
-#: What each way of centring does, in the words of a methods section.
+#: Centring of the noise-corrected correlation, in the words of a methods section.
 CENTRINGS = {
     "concat": "on the concatenated clips",
     "clip": "each clip's own means removed first",
@@ -241,13 +241,7 @@ def _clips_text(data: Mapping[str, Any], split: Mapping[str, Any] | None) -> str
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
-    """Return what a card says of a model.
-
-    Examples
-    --------
-    >>> model_facts(nn.Linear(3, 2))["n_parameters"]
-    8
-    """
+    """Facts about a model."""
     front_end = getattr(model, "wav2spec", None)
     has_front_end = isinstance(front_end, nn.Module) and not isinstance(front_end, nn.Identity)
     settings = getattr(model, "init_arguments", {})
@@ -279,7 +273,7 @@ def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _training_facts(fitter: Any) -> dict[str, Any]:
-    """What a `Fitter` can say about a fit; nothing for None."""
+    """Facts of a `Fitter` about its fit; nothing for None."""
     if fitter is None:
         return {}
     group = fitter.optimizer.param_groups[0]
@@ -298,13 +292,7 @@ def _training_facts(fitter: Any) -> dict[str, Any]:
 
 
 def software_versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that a score depends on.
-
-    Examples
-    --------
-    >>> "torch" in software_versions()
-    True
-    """
+    """Return the versions of Python and of the packages that a score depends on."""
     found = {"python": platform.python_version(), "deepSTRF": __version__}
     for package in PACKAGES:
         try:

@@ -142,17 +142,7 @@ def make_generator(seed: int | None) -> torch.Generator | None:
 
 
 def random_state(generators: Iterable[torch.Generator] = ()) -> dict[str, Any]:
-    """Return the state of every random source as plain numbers and tensors (safe to load with weights only).
-
-    Examples
-    --------
-    >>> import torch
-    >>> state = random_state()
-    >>> a = torch.rand(1)
-    >>> set_random_state(state)
-    >>> bool(torch.rand(1) == a)
-    True
-    """
+    """Return the state of every random source as plain numbers and tensors, which load with weights only."""
     legacy = np.random.get_state(legacy=False)  # noqa: NPY002 - the global generator is what users draw from
     if not isinstance(legacy, dict):  # typing: legacy=False always returns a dictionary
         raise TypeError("NumPy returned its random state in an unknown form")
@@ -178,17 +168,7 @@ def _flat(state: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def set_random_state(state: dict[str, Any], generators: Iterable[torch.Generator] = ()) -> None:
-    """Put every random source back into a state taken by `random_state`.
-
-    Examples
-    --------
-    >>> import random
-    >>> state = random_state()
-    >>> a = random.random()
-    >>> set_random_state(state)
-    >>> random.random() == a
-    True
-    """
+    """Put every random source back into a state taken by `random_state`."""
     generators = list(generators)
     if len(generators) != len(state["generators"]):
         raise ValueError(
@@ -211,16 +191,7 @@ def set_random_state(state: dict[str, Any], generators: Iterable[torch.Generator
 
 @contextmanager
 def preserved_random_state(generators: Iterable[torch.Generator] = ()) -> Iterator[None]:
-    """Run a block that may draw random numbers and rewind every source at its end.
-
-    Examples
-    --------
-    >>> import torch
-    >>> with preserved_random_state():
-    ...     a = torch.rand(1)
-    >>> bool(torch.rand(1) == a)
-    True
-    """
+    """Run a block that may draw random numbers and rewind every source at its end."""
     generators = list(generators)
     state = random_state(generators)
     try:

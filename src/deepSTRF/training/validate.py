@@ -1,4 +1,8 @@
-"""`validate_model`: try a model on one short clip and say what is wrong before a long run does."""
+"""Rules that a model keeps to be fitted, and a trial of them on one short clip before a long run.
+
+Each rule has an exception class of its own. `validate_model` tries them all; a fit raises the same classes
+when a prediction breaks a rule. All are ``ValueError``: the model given does not suit the data given.
+"""
 
 from __future__ import annotations
 
@@ -40,11 +44,14 @@ __all__ = [
     "validate_model",
 ]
 
-# ------------------------------------------------------------------------------
-# What a model must do to be fitted, one exception class per rule.
-#
-# `validate_model` tries them all on one short clip; the fit itself raises the same classes when a prediction
-# breaks a rule. All are ``ValueError``: the model given does not suit the data given.
+#: Bins of the excerpt, unless the model's receptive field needs more: 0.5 s at 5 ms.
+EXCERPT_BINS = 100
+#: Two outputs count as equal when they differ by less than this part of the output's range: single precision
+#: with another order of summation (or an FFT) stays below, a real dependence does not.
+TOLERANCE = 1e-4
+
+
+# ------------------------------------------------------------------------------------------------ the rules
 
 
 class ModelRuleError(ValueError):
@@ -104,17 +111,7 @@ class NoGradientError(ModelRuleError):
 
 
 def check_prediction(pred: object, *, batch: int, neurons: int, bins: int) -> Tensor:
-    """Return the prediction, or raise the error of the rule it breaks.
-
-    Shapes: returns (B, N, 1, T).
-
-    Examples
-    --------
-    >>> check_prediction(torch.zeros(1, 3, 10), batch=1, neurons=3, bins=10)
-    Traceback (most recent call last):
-        ...
-    deepSTRF.training.validate.OutputRankError: the model returned a tensor of shape (1, 3, 10), wanted ...
-    """
+    """Return the prediction (B, N, 1, T), or raise the error of the rule that it breaks."""
     if not isinstance(pred, Tensor):
         raise OutputTypeError(
             f"the model returned a {type(pred).__name__}; forward must return one tensor (B, N, 1, T), "
@@ -132,10 +129,10 @@ def _raise_shape(shape: tuple[int, ...], batch: int, neurons: int, bins: int) ->
     wanted = f"(B, N, 1, T) = ({batch}, {neurons}, 1, {bins})"
     start = f"the model returned a tensor of shape {shape}, wanted {wanted}"
     if len(shape) != 4:
-        mend = (
+        change = (
             "insert the repeat axis with .unsqueeze(2)" if len(shape) == 3 else "reshape the readout's output"
         )
-        raise OutputRankError(f"{start}: it has {len(shape)} axes and must have 4; {mend}")
+        raise OutputRankError(f"{start}: it has {len(shape)} axes and must have 4; {change}")
     if sorted(shape) == sorted((batch, neurons, 1, bins)):
         raise OutputShapeError(f"{start}: the axes are in another order; permute the output")
     if shape[1] != neurons and shape[3] != neurons:
@@ -152,32 +149,18 @@ def _raise_shape(shape: tuple[int, ...], batch: int, neurons: int, bins: int) ->
 
 
 def first_non_finite(values: Tensor) -> str:
-    """Say how many values of a prediction are not finite and where the first one is.
-
-    Shapes: values (B, N, 1, T).
-
-    Examples
-    --------
-    >>> first_non_finite(torch.tensor([[[[0.0, float("nan")]]]]))
-    '1 of 2 values, the first at neuron 0, bin 1'
-    """
+    """How many values of a prediction (B, N, 1, T) are not finite, and where the first one is."""
     bad = ~torch.isfinite(values)
     where = bad.nonzero()[0].tolist()
     return f"{int(bad.sum())} of {bad.numel()} values, the first at neuron {where[1]}, bin {where[3]}"
 
 
-# ------------------------------------------------------------------------------
-
-#: Bins of the excerpt, unless the model's receptive field asks for more: 0.5 s at 5 ms.
-EXCERPT_BINS = 100
-#: Two outputs count as equal when they differ by less than this part of the output's range: single precision
-#: with another order of summation (or an FFT) stays below, a real dependence does not.
-TOLERANCE = 1e-4
+# ------------------------------------------------------------------------------------------- the whole trial
 
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What `validate_model` found out about a model that passed.
+    """Result of `validate_model` for a model that keeps all rules.
 
     Attributes
     ----------
@@ -246,7 +229,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     TypeError
         When ``model`` is no ``nn.Module``.
     ModelRuleError
-        One subclass per rule (see `deepSTRF.training.validate`); the text names the mend.
+        One subclass per rule (see `deepSTRF.training.validate`); the text names a remedy.
 
     Examples
     --------
@@ -405,7 +388,7 @@ def _check_output(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> 
 
 
 def _check_rates(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> None:
-    """A front-end for another sample rate may run without complaint; prediction compares the two."""
+    """A front-end for another sample rate may run all the same; prediction compares the two rates."""
     facts = {name: getattr(dataset, name, None) for name in ("dt", "audio_fs", "hop")}
     try:
         predict_clips(model, SimpleNamespace(stims=[excerpt.stimulus[0]], **facts))
