@@ -15,7 +15,8 @@ from deepSTRF import _files as files
 from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment
 from deepSTRF.experiments.examples import model_fields
 from deepSTRF.experiments.run_folder import RunScores, prepare_folder
-from deepSTRF.report import gather_parts, write_report
+from deepSTRF.report import write_report
+from deepSTRF.report.gather import gather_parts  # inner: the parts are not part of the face
 from deepSTRF.training.fitter import Fitter
 
 
@@ -271,9 +272,7 @@ def test_neuron_without_signal_is_counted_and_named(small_config, tmp_path):
     row = next(row for row in run.scores.summary() if (row.split, row.metric) == ("test", "cc_norm"))
     assert (row.n, row.n_nan) == (2, 1)
     parts = gather_parts(run)
-    assert any(
-        "1 of 3 neurons has no cc_norm" in note.text and "neuron001" in note.text for note in parts.notes
-    )
+    assert any("1 of 3 neurons has no cc_norm" in text and "neuron001" in text for _, text in parts.notes)
     write_report(run)
 
 

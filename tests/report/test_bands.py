@@ -10,7 +10,9 @@ import pytest
 from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 from deepSTRF.experiments.examples import ModelFields
 from deepSTRF.interpret import strf_tuning
-from deepSTRF.report import Explanation, explain_run, gather_parts
+from deepSTRF.report import explain_run
+from deepSTRF.report.explanation import Explanation  # inner: what is tried here is not part of the face
+from deepSTRF.report.gather import gather_parts
 from deepSTRF.report.parts import Bands
 
 

@@ -17,10 +17,12 @@ from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 from deepSTRF.experiments.examples import GRADIENT, receptive_fields
 from deepSTRF.interpret import dstrf, strf_tuning
 from deepSTRF.interpret.filter_statistics import complexity
-from deepSTRF.report import Explanation, explain_run, gather_parts, write_report
-from deepSTRF.report.explain.target import choose_excerpts, strongest_stretch
+from deepSTRF.report import explain_run, write_report
+from deepSTRF.report.explain.run import open_bars  # inner: what is tried here is not part of the face
+from deepSTRF.report.explain.target import choose_excerpts, strongest_part
+from deepSTRF.report.explanation import Explanation
+from deepSTRF.report.gather import gather_parts
 from deepSTRF.report.parts import shown_lags
-from deepSTRF.report.rendering import open_bars
 
 SMALL = {"n_neurons": 3, "n_clips": 5, "n_repeats": 3, "clip_seconds": 0.6}
 
@@ -93,10 +95,10 @@ def test_statistics_are_means_over_several_test_clips(tmp_path):
     assert clips[0] == found.facts["clip"]
     whole = SyntheticDataset(**options)
     by_name = {meta["name"]: stim for meta, stim in zip(whole.stim_meta, whole.stims, strict=True)}
-    ways = [
+    results = [
         dstrf(run.load_model(), by_name[name], lags=5, neurons=[0, 1], times=slice(4, None)) for name in clips
     ]
-    expected = torch.stack([complexity(one.weights) for one in ways])
+    expected = torch.stack([complexity(one.weights) for one in results])
     for row, neuron in zip(rows_of(run.path / "explain" / "nonlinearity.csv"), (1, 0), strict=True):
         assert row["clips"] == "4"
         assert float(row["complexity"]) == pytest.approx(expected[:, neuron].mean().item(), rel=1e-3)
@@ -189,17 +191,17 @@ def test_a_waveform_model_is_played_sounds_and_gives_its_field_as_one(tmp_path):
     assert -stated in np.round(levels)  # that of the one test clip
 
 
-def test_without_the_recording_the_rest_is_done_and_the_reason_told(tmp_path, monkeypatch):
+def test_without_the_recording_the_rest_is_done_and_the_reason_logged(tmp_path, monkeypatch):
     run = fitted(tmp_path / "lost", model_options={"temporal_window_size": 4})
     monkeypatch.setattr(
         "deepSTRF.report.explain.run.load_dataset",
         lambda *a, **k: (_ for _ in ()).throw(FileNotFoundError("mine.npz is not there")),
     )
-    told = []
-    found = explain_run(run, [0], progress=False, say=told.append)
+    logged = []
+    found = explain_run(run, [0], progress=False, log=logged.append)
     assert [part for part, _ in found.skipped] == ["dynamic STRFs", "probes"]
     assert all("mine.npz is not there" in reason for _, reason in found.skipped)
-    assert len(told) == 2
+    assert len(logged) == 2
     assert sorted(found.tables) == ["tuning"]
     page = write_report(run).read_text(encoding="utf-8")
     assert 'id="left-out"' in page
@@ -218,7 +220,7 @@ def test_another_seed_is_named_and_bands_without_frequencies_have_no_tuning(tmp_
     other = 1 - run.best_seed
     found = explain_run(run, seed=other, progress=False)
     assert [part for part, _ in found.skipped] == ["tuning", "sounds", "probes"]
-    assert "does not say how its spectrograms were made" in dict(found.skipped)["probes"]
+    assert "does not state how its spectrograms were made" in dict(found.skipped)["probes"]
     page = write_report(run).read_text(encoding="utf-8")
     assert f"This is the model of seed {other}" in page
     assert '<section id="dynamics">' in page
@@ -315,7 +317,7 @@ def test_excerpt_is_the_clip_with_the_largest_spread():
     Recording.dt = 400.0  # of eight seconds the strongest five; two such clips are ten of fifteen
     assert [one.stop - one.start for one in choose_excerpts(Recording(), [1])] == [12, 12]
     Recording.dt = 5.0
-    assert strongest_stretch(np.array([5.0, np.nan, 1.0, 2.0]), 2) == slice(0, 2)
+    assert strongest_part(np.array([5.0, np.nan, 1.0, 2.0]), 2) == slice(0, 2)
 
 
 def test_only_windows_that_are_mostly_empty_are_cut():

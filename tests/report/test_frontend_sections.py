@@ -17,10 +17,16 @@ from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, ex
 from deepSTRF.interpret import front_end_response
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalLEAF, CausalMelSpectrogram, WaveformFrontEnd
-from deepSTRF.report import ReportParts, gather_parts, render_report
-from deepSTRF.report.front_end import FRONT_END, WAVEFORM_FIELD, FrontEndParts, front_end_extras
+from deepSTRF.report import ReportParts
+from deepSTRF.report.gather import (  # inner: what is tried here is not part of the face
+    example_waveform_field,
+    gather_parts,
+    measure_front_end,
+    render_report,
+)
+from deepSTRF.report.parts import FrontEndParts
 from deepSTRF.report.rendering import LISTENING_PEAK, SILENCE_S, wav_data_uri
-from deepSTRF.report.sections.tuning import front_end, waveform_field
+from deepSTRF.report.sections.fields import front_end, waveform_field
 
 FS, BANDS = 8000, 5
 
@@ -40,15 +46,19 @@ def model() -> Linear:
 
 
 @pytest.fixture(scope="module")
-def extras(model):
+def measured(model):
     sound = np.random.default_rng(0).normal(size=FS).astype(np.float32)
-    return front_end_extras(model, [example(), example(sound=sound)], ["a", "b <i>", "c"])
+    examples, neurons = [example(), example(sound=sound)], ["a", "b <i>", "c"]
+    return {
+        "front_end": measure_front_end(model),
+        "waveform_field": example_waveform_field(model, examples, neurons),
+    }
 
 
 @pytest.fixture(scope="module")
-def page(extras) -> str:
+def page(measured) -> str:
     parts = ReportParts(
-        "LEAF", extras=extras, strfs=np.zeros((3, BANDS, 4)), dt_ms=5.0, neurons=["a", "b <i>", "c"]
+        "LEAF", **measured, strfs=np.zeros((3, BANDS, 4)), dt_ms=5.0, neurons=["a", "b <i>", "c"]
     )
     return render_report(parts)
 
@@ -62,15 +72,15 @@ def wavs(page: str) -> list[tuple[int, np.ndarray]]:
     return sounds
 
 
-def test_gathered_parts_are_what_interpret_measures(model, extras):
-    channels, heard = extras[FRONT_END], extras[WAVEFORM_FIELD]
+def test_gathered_parts_are_what_interpret_measures(model, measured):
+    channels, (shown, field) = measured["front_end"], measured["waveform_field"]
     assert channels.name == "CausalLEAF"
     np.testing.assert_array_equal(channels.learned.gain_db, front_end_response(model.wav2spec).gain_db)
     moved = channels.learned.centre_hz / channels.initial.centre_hz
     assert (moved[:-1] > 1.02).all()
-    assert heard.neuron == "b <i>"
-    assert heard.field.neuron == 1
-    assert heard.field.audio_fs == FS
+    assert shown.neuron == "b <i>"
+    assert field.neuron == 1
+    assert field.audio_fs == FS
 
 
 def test_the_page_shows_both_sections_and_says_what_was_learned(page):
@@ -80,15 +90,15 @@ def test_the_page_shows_both_sections_and_says_what_was_learned(page):
     median = float(re.search(r"moved the centre frequencies by ([\d.]+) octaves", text)[1])
     assert 0.05 < median < 0.7
     assert re.search(r"99% of the absolute gradient lies in the shaded \d+ ms", text)
-    assert "The readout looks back 20 ms; the rest is the front-end's own window and memory" in text
-    assert "both are scaled to the same peak" in text
+    assert "The readout covers 20 ms; the rest is the front-end's own window and memory" in text
+    assert "scaled to the same peak" in text
     assert "b <i>" in text
     assert "<i>" not in page.replace("b &lt;i&gt;", "")  # escaped wherever it stands
     assert "http" not in re.sub(r'"data:[^"]*"', "", page)
 
 
-def test_sounds_are_short_self_contained_and_at_one_peak(page, extras):
-    field = extras[WAVEFORM_FIELD].field
+def test_sounds_are_short_self_contained_and_at_one_peak(page, measured):
+    _, field = measured["waveform_field"]
     (rate, sound), (_, gradient) = wavs(page)
     assert rate == FS
     edge = round(SILENCE_S * FS)
@@ -114,15 +124,18 @@ def test_every_player_and_figure_is_named(page):
 
 def test_a_fixed_front_end_has_no_before():
     mel = CausalMelSpectrogram(FS, n_mels=BANDS)
-    extras = front_end_extras(Linear(BANDS, 4, wav2spec=mel))
-    assert list(extras) == [FRONT_END]
-    assert extras[FRONT_END].initial is None
-    section = front_end(ReportParts("mel", extras=extras))
+    model = Linear(BANDS, 4, wav2spec=mel)
+    channels = measure_front_end(model)
+    assert channels is not None
+    assert channels.initial is None
+    assert example_waveform_field(model, [], []) is None
+    section = front_end(ReportParts("mel", front_end=channels))
     assert "Nothing in this front-end was learned." in section.body
 
 
 def test_sections_are_left_out_without_their_parts():
-    assert front_end_extras(Linear(BANDS, 4)) == {}
+    assert measure_front_end(Linear(BANDS, 4)) is None
+    assert example_waveform_field(Linear(BANDS, 4), [], []) is None
     assert front_end(ReportParts("x")) is None
     assert waveform_field(ReportParts("x")) is None
 
@@ -133,23 +146,23 @@ def test_a_front_end_without_frequencies_is_not_probed():
             return padded.unfold(-1, self.hop, self.hop).square().mean(-1).unsqueeze(2)
 
     sound = np.random.default_rng(0).normal(size=FS).astype(np.float32)
-    extras = front_end_extras(Linear(1, 4, wav2spec=Power(FS, 1, 5.0)), [example("a", sound)], ["a"])
-    assert list(extras) == [WAVEFORM_FIELD]
+    model = Linear(1, 4, wav2spec=Power(FS, 1, 5.0))
+    assert measure_front_end(model) is None
+    assert example_waveform_field(model, [example("a", sound)], ["a"]) is not None
 
 
-def test_deaf_channels_are_counted(model):
+def test_channels_without_response_are_counted(model):
     learned = front_end_response(model.wav2spec, n_tones=20)
     for values in (learned.gain_db, learned.centre_hz, learned.click_latency_ms):
         values[2] = np.nan
-    section = front_end(ReportParts("x", extras={FRONT_END: FrontEndParts("Mine", learned, None)}))
-    assert "1 channel answers no tone." in section.body
+    section = front_end(ReportParts("x", front_end=FrontEndParts("Mine", learned, None)))
+    assert "1 channel responds to no tone." in section.body
 
 
 def test_a_silent_map_makes_no_player():
     mel = CausalMelSpectrogram(FS, n_mels=BANDS)  # below its floor no gradient reaches the sound
     silence = np.zeros(FS, dtype=np.float32)
-    extras = front_end_extras(Linear(BANDS, 4, wav2spec=mel), [example("a", silence)], ["a"])
-    assert WAVEFORM_FIELD not in extras
+    assert example_waveform_field(Linear(BANDS, 4, wav2spec=mel), [example("a", silence)], ["a"]) is None
 
 
 def test_wav_errors_and_silence():
@@ -180,5 +193,5 @@ def test_a_run_that_hears_waveforms_reports_both(tmp_path):
         len(run.examples) - 1
     )
     parts = gather_parts(run)
-    assert {FRONT_END, WAVEFORM_FIELD} <= set(parts.extras)
-    assert parts.extras[WAVEFORM_FIELD].neuron == best.neuron
+    assert parts.front_end is not None
+    assert parts.waveform_field[0].neuron == best.neuron

@@ -8,19 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from deepSTRF.experiments.examples import GRADIENT
-from deepSTRF.report import (
-    SECTIONS,
-    NeuronExample,
-    Note,
-    ReportParts,
-    ScoreRow,
-    Section,
-    render_report,
-    write_report,
-)
+from deepSTRF.experiments.examples import GRADIENT, NeuronExample
+from deepSTRF.experiments.run_folder import ScoreRow
+from deepSTRF.report import SECTIONS, ReportParts, Section, write_report
+from deepSTRF.report.gather import render_report  # inner: what is tried here is not part of the face
 from deepSTRF.report.rendering import number
-from deepSTRF.report.sections.tuning import receptive_fields
+from deepSTRF.report.sections.fields import receptive_fields
 
 N, F, LAGS, T, R = 6, 8, 5, 60, 4
 
@@ -44,7 +37,7 @@ def parts() -> ReportParts:
         ],
         seeds=(0, 1),
         protocol=[("Split", "14/3/3, hash abcdef"), ("Bin", "5 ms")],
-        notes=[Note("info", "later"), Note("warning", "first <b>")],
+        notes=[("info", "later"), ("warning", "first <b>")],
         columns={"cc_norm": cc, "cc": cc * 0.8, "ccmax": np.full(N, 0.9)},
         neurons=["n0", "<script>alert(1)</script>", "n2", "n3", "n4", "n5"],
         curves=[{"train_loss": [2.0, 1.0], "val_loss": [2.1, 1.2], "val_cc_norm": [0.1, 0.3]}] * 2,

@@ -31,7 +31,7 @@ from deepSTRF.registry import (
     Registry,
 )
 from deepSTRF.report import explain_run, write_report
-from deepSTRF.report.explain import choose_neurons
+from deepSTRF.report.explain.run import choose_neurons
 from deepSTRF.report.explanation import Explanation
 
 __all__ = [

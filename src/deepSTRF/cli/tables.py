@@ -12,7 +12,7 @@ from rich.table import Table
 
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
 from deepSTRF.metrics.scores import metric_named, metric_order
-from deepSTRF.report import gather_parts
+from deepSTRF.report.gather import gather_parts
 from deepSTRF.report.rendering import number
 
 __all__ = ["print_run", "print_scores", "stdout_console"]
@@ -67,9 +67,9 @@ def print_run(run: Run, report: Path | None) -> None:
         for label, value in parts.protocol:
             grid.add_row(f"  {label}", value)
         console.print(grid)
-    for note in parts.notes:
-        colour = "yellow" if note.level == "warning" else "dim"
-        console.print(f"\n[{colour}]{note.level.capitalize()}:[/] {note.text}")
+    for level, text in parts.notes:
+        colour = "yellow" if level == "warning" else "dim"
+        console.print(f"\n[{colour}]{level.capitalize()}:[/] {text}")
     console.print(f"\nRun folder  {run.path}", soft_wrap=True)
     if report is not None:
         console.print(f"Report      {report.resolve()}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What ``deepstrf explain`` found, as it lies in a run folder."""
+"""The results of ``deepstrf explain`` as files in a run folder: ``explain.json``, tables, arrays, sounds."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ from deepSTRF._files import json_safe, write_atomically
 from deepSTRF.experiments.run_folder import EXPLAIN
 from deepSTRF.report.rendering import short_name
 
-__all__ = ["EXPLANATION", "FORMAT", "Explanation"]
-
-#: Key of `ReportParts.extras` under which the sections look for it.
-EXPLANATION = "explanation"
 FORMAT = 1
 FACTS = "explain.json"
 TABLES = ("tuning", "nonlinearity", "probes")
 ARRAYS = ("fields", "confidence", "modulation", "dstrf", "probes")
 MOVIE = "dstrf.gif"
-#: Sounds are named after what they are and the neuron's index.
+#: Sounds are named after their kind and the neuron's index.
 SOUNDS = ("field-*.wav", "strf-*.wav")
 
 
@@ -41,7 +37,7 @@ class Explanation:
         ``explain`` in the run folder.
     facts : dict
         Neurons chosen (``neurons``, ``names``), ``seed``, the clip and excerpt, and ``skipped``: pairs of a
-        part and why it was left out.
+        part and the reason.
     tables : mapping of str to list of dict
         Rows of ``tuning`` (all neurons), ``nonlinearity`` and ``probes`` (those chosen), cells as text.
     arrays : mapping of str to (mapping of str to array)
@@ -50,11 +46,6 @@ class Explanation:
         Label and WAV file.
     movie : Path or None
         The movie of the dynamic STRFs.
-
-    Examples
-    --------
-    >>> Explanation.load("no/such/folder") is None
-    True
     """
 
     folder: Path
@@ -77,37 +68,22 @@ class Explanation:
 
     @property
     def of_seed(self) -> str:
-        """A sentence that names the seed, where it is not the one the rest of a report is about."""
+        """A sentence that names the seed, where it is not the one of the rest of the report."""
         seed, best = self.facts.get("seed"), self.facts.get("best_seed")
-        return (
-            ""
-            if best in (None, seed)
-            else f" This is the model of seed {seed}; receptive fields are of seed {best}."
-        )
+        if best in (None, seed):
+            return ""
+        return f" This is the model of seed {seed}; receptive fields are of seed {best}."
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """What was left out, and why."""
+        """Parts that were left out, and the reasons."""
         return [(str(part), str(reason)) for part, reason in self.facts.get("skipped", [])]
 
     @classmethod
     def load(cls, run_folder: str | Path) -> Explanation | None:
-        """Read what lies in a run folder.
+        """Read the explanation in a run folder; None when there is none, or an incomplete one.
 
-        Parameters
-        ----------
-        run_folder : path
-            Folder of the run.
-
-        Returns
-        -------
-        Explanation or None
-            None when the run was not explained, or not to the end.
-
-        Raises
-        ------
-        ValueError
-            When a file is damaged; the text names it.
+        Raises ValueError when a file is damaged; the text names it.
         """
         folder = Path(run_folder) / EXPLAIN
         path = folder / FACTS
@@ -135,13 +111,7 @@ class Explanation:
 
     @staticmethod
     def clear(run_folder: str | Path) -> None:
-        """Remove what an earlier explanation left; files of the user's own stay.
-
-        Parameters
-        ----------
-        run_folder : path
-            Folder of the run.
-        """
+        """Remove an earlier explanation from a run folder; files of the user's own stay."""
         folder = Path(run_folder) / EXPLAIN
         names = [FACTS, *(f"{name}.csv" for name in TABLES), *(f"{name}.npz" for name in ARRAYS), MOVIE]
         for path in [*(folder / name for name in names), *(p for kind in SOUNDS for p in folder.glob(kind))]:
@@ -149,15 +119,7 @@ class Explanation:
 
     @staticmethod
     def seal(run_folder: str | Path, facts: Mapping[str, Any]) -> None:
-        """Write the facts, last: their presence means that the explanation is complete.
-
-        Parameters
-        ----------
-        run_folder : path
-            Folder of the run.
-        facts : mapping
-            See `Explanation`.
-        """
+        """Write the facts, last: their presence means that the explanation is complete."""
         content = json.dumps(json_safe({"format": FORMAT, **facts}), indent=1) + "\n"
         write_atomically(Path(run_folder) / EXPLAIN / FACTS, content.encode())
 

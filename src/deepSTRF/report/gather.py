@@ -1,85 +1,28 @@
-"""From a finished run to the parts of its report."""
+"""The report of a finished run: parts are collected, sections are made, and one HTML file is written."""
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from deepSTRF import __version__
 from deepSTRF._files import write_atomically
-from deepSTRF.experiments.examples import WEIGHTS, receptive_fields
+from deepSTRF.experiments.examples import WEIGHTS, NeuronExample, receptive_fields
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
+from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_field
 from deepSTRF.metrics.scores import metric_named, metric_order
-from deepSTRF.report.explanation import EXPLANATION, Explanation
-from deepSTRF.report.front_end import front_end_extras
-from deepSTRF.report.parts import Bands, Note, ReportParts
+from deepSTRF.report.explanation import Explanation
+from deepSTRF.report.parts import Bands, FrontEndParts, ReportParts
 from deepSTRF.report.rendering import number, render
 from deepSTRF.report.sections import SECTIONS, SectionMaker
-
-__all__ = ["gather_parts", "render_report", "write_parts", "write_report"]
-
-# ------------------------------------------------------------------------------
-# The page: sections, style and script in one file that asks nothing of the network.
-
-
-def render_report(parts: ReportParts, sections: tuple[SectionMaker, ...] = SECTIONS) -> str:
-    """Return the whole page as one HTML string.
-
-    Parameters
-    ----------
-    parts : ReportParts
-        What to show.
-    sections : tuple of functions
-        Sections in order; each may leave itself out.
-
-    Returns
-    -------
-    str
-        HTML with style, script and figures inside.
-
-    Examples
-    --------
-    >>> page = render_report(ReportParts("Linear on NS1"))
-    >>> "<h1>Linear on NS1</h1>" in page, "http" in page
-    (True, False)
-    """
-    made = [section for section in (make(parts) for make in sections) if section is not None]
-    return render(
-        "report.html.j2",
-        parts=parts,
-        sections=made,
-        version=__version__,
-        style=_template_text("report.css"),
-        script=_template_text("report.js"),
-    )
-
-
-def write_parts(
-    parts: ReportParts, path: str | os.PathLike[str], sections: tuple[SectionMaker, ...] = SECTIONS
-) -> Path:
-    """Write the page to a file, completely or not at all.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_parts(ReportParts("Linear on NS1"), pathlib.Path(folder) / "report.html").name
-    'report.html'
-    """
-    target = Path(path)
-    write_atomically(target, render_report(parts, sections).encode("utf-8"))
-    return target
-
-
-def _template_text(name: str) -> str:
-    return resources.files("deepSTRF.report").joinpath("templates", name).read_text(encoding="utf-8")
-
-
-# ------------------------------------------------------------------------------
 
 #: Columns that belong to another one: the ends of the ceiling's interval.
 INTERVAL = ("ccmax_low", "ccmax_high")
@@ -90,32 +33,34 @@ def write_report(
     path: str | os.PathLike[str] | None = None,
     sections: tuple[SectionMaker, ...] = SECTIONS,
 ) -> Path:
-    """Write the HTML report of a run: one file, no network.
+    """Write the report of a run as one HTML file, which loads nothing from the network.
 
     Parameters
     ----------
     run : Run or ReportParts
-        A finished run, or parts put together by hand.
+        A finished run, or parts made by the caller.
     path : path, optional
         The HTML file; None is ``report.html`` in the run's folder.
     sections : tuple of functions
-        Sections of the page, in order.
+        Sections of the page, in order: functions from `ReportParts` to `Section`, or to None to leave the
+        section out.
 
     Returns
     -------
     pathlib.Path
-        Where it lies.
+        The file.
 
     Raises
     ------
     ValueError
         When parts are given without a path.
     OSError
-        When it cannot be written; an earlier report is untouched then.
+        When it cannot be written; an earlier report then stays as it was.
 
     Examples
     --------
     >>> import pathlib, tempfile
+    >>> from deepSTRF.report import ReportParts
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     page = write_report(ReportParts("Linear on NS1"), pathlib.Path(folder) / "report.html")
     ...     page.read_text().startswith("<!DOCTYPE html>")
@@ -124,66 +69,67 @@ def write_report(
     if isinstance(run, ReportParts):
         if path is None:
             raise ValueError("path is missing: name the HTML file these parts go to")
-        return write_parts(run, path, sections)
-    return write_parts(gather_parts(run), path or run.report_path, sections)
+        parts, target = run, Path(path)
+    else:
+        parts, target = gather_parts(run), Path(path or run.report_path)
+    write_atomically(target, render_report(parts, sections).encode("utf-8"))
+    return target
+
+
+def render_report(parts: ReportParts, sections: tuple[SectionMaker, ...] = SECTIONS) -> str:
+    """Return the whole page as HTML, with style, script and figures inside."""
+    made = [section for section in (make(parts) for make in sections) if section is not None]
+    templates = resources.files("deepSTRF.report").joinpath("templates")
+    return render(
+        "report.html.j2",
+        parts=parts,
+        sections=made,
+        version=__version__,
+        style=templates.joinpath("report.css").read_text(encoding="utf-8"),
+        script=templates.joinpath("report.js").read_text(encoding="utf-8"),
+    )
 
 
 def gather_parts(run: Run) -> ReportParts:
-    """Put together what the report of a run shows; reads the model's weights, needs no recording.
-
-    Parameters
-    ----------
-    run : Run
-        A finished run.
-
-    Returns
-    -------
-    ReportParts
-        The parts.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from deepSTRF.experiments import ExperimentConfig, run_experiment
-    >>> config = ExperimentConfig(dataset_options={"n_neurons": 3, "n_clips": 5, "n_repeats": 4}, epochs=1)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     gather_parts(run_experiment(config, folder + "/run", progress=False)).n_neurons
-    3
-    """
-    facts, model = run.facts, run.load_model()
+    """Collect the parts of a run's report; reads the model's weights, needs no recording."""
+    facts, model, neurons = run.facts, run.load_model(), run.scores.neurons
     bands = Bands(facts.get("frequencies_hz"))
-    fields, explained = bands.of_fields(receptive_fields(model)), Explanation.load(run.path)
-    one_seed = len(run.scores.seeds) == 1
+    fields = bands.of_fields(receptive_fields(model))
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
+    columns = run.scores.per_neuron("test")
+    has_interval = all(name in columns for name in INTERVAL)
     return ReportParts(
         title=_title(facts),
         subtitle=_subtitle(run),
-        headline=_headline(rows, facts, len(run.scores.neurons)),
-        score_rows=sorted(rows, key=_reading_order),
+        headline=_headline(rows, facts, len(neurons)),
+        score_rows=sorted(rows, key=lambda row: (row.split != "test", metric_order(row.metric))),
         seeds=run.scores.seeds,
         protocol=run.protocol,
-        notes=[Note(level, text) for level, text in facts.get("notes", [])],
-        columns=_neuron_columns(run),
-        neurons=run.scores.neurons,
+        notes=[(str(level), str(text)) for level, text in facts.get("notes", [])],
+        columns={
+            name: column
+            for name, column in columns.items()
+            if name not in INTERVAL and np.isfinite(column).any()
+        },
+        neurons=neurons,
         main_score=MAIN_SCORE,
+        ceiling_interval=np.stack([columns[name] for name in INTERVAL], axis=1) if has_interval else None,
         curves=[_curves(history) for history in run.histories.values() if history],
-        best_epoch=next(iter(run.best_epochs.values())) if one_seed else None,
+        best_epoch=next(iter(run.best_epochs.values())) if len(run.scores.seeds) == 1 else None,
         examples=[bands.of_example(example) for example in run.examples],
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
         frequencies_hz=bands.frequencies_hz,
-        # a front-end that states no frequencies has learned what its channels are
+        # the channels of a front-end that states no frequencies are learned
         latent=bands.order is None and hasattr(getattr(model, "wav2spec", None), "hop"),
-        ceiling_interval=_ceiling_interval(run),
         dt_ms=facts.get("dt_ms"),
         response_unit=str(facts.get("response_unit", "response")),
         command=run.config.command(),
         config=run.config.to_toml(),
         versions=[(str(name), str(value)) for name, value in facts.get("versions", [])],
-        extras={
-            **front_end_extras(model, run.examples, run.scores.neurons),
-            **({} if explained is None else {EXPLANATION: explained}),
-        },
+        explanation=Explanation.load(run.path),
+        front_end=measure_front_end(model),
+        waveform_field=example_waveform_field(model, run.examples, neurons),
     )
 
 
@@ -211,8 +157,7 @@ def _headline(rows: list[ScoreRow], facts: dict[str, Any], n_neurons: int) -> li
     main = next((row for row in rows if row.split == "test" and row.metric == MAIN_SCORE), None)
     headline: list[tuple[str, str]] = []
     if main is not None:
-        label = metric_named(MAIN_SCORE).label
-        headline.append((number(main.mean), f"{label}, test mean"))
+        headline.append((number(main.mean), f"{metric_named(MAIN_SCORE).label}, test mean"))
         headline.append((number(main.median), "test median over neurons"))
         without = f", {main.n_nan} without a score" if main.n_nan else ""
         headline.append((f"{n_neurons:,}", f"neurons{without}"))
@@ -221,29 +166,43 @@ def _headline(rows: list[ScoreRow], facts: dict[str, Any], n_neurons: int) -> li
     return headline
 
 
-def _reading_order(row: ScoreRow) -> tuple[bool, tuple[int, str]]:
-    return row.split != "test", metric_order(row.metric)
-
-
-def _neuron_columns(run: Run) -> dict[str, Any]:
-    """Test scores per neuron, without columns in which nobody has a value."""
-    columns = run.scores.per_neuron("test")
-    return {
-        name: column for name, column in columns.items() if name not in INTERVAL and np.isfinite(column).any()
-    }
-
-
-def _ceiling_interval(run: Run) -> Any:
-    """(N, 2) ends of the noise ceiling's interval, where it was computed."""
-    columns = run.scores.per_neuron("test")
-    if any(name not in columns for name in INTERVAL):
-        return None
-    return np.stack([columns[name] for name in INTERVAL], axis=1)
-
-
 def _curves(history: list[dict[str, Any]]) -> dict[str, list[float]]:
-    """One series per key of a seed's history; a missing value is a gap."""
+    """One series per key of a seed's history; a missing value is NaN."""
     keys = [key for key in history[0] if key.startswith(("train_", "val_")) and not key.endswith("_n_nan")]
     return {
         key: [float("nan") if row.get(key) is None else float(row[key]) for row in history] for key in keys
     }
+
+
+def measure_front_end(model: Any) -> FrontEndParts | None:
+    """Measure the channels of a model's front-end, where they have frequencies."""
+    front_end = _front_end(model)
+    try:
+        has_frequencies = getattr(front_end, "frequencies_hz", None) is not None
+    except NotImplementedError:  # a deep encoder: it has none, and would take minutes to measure
+        has_frequencies = False
+    if front_end is None or not has_frequencies:
+        return None
+    initial = initial_front_end(front_end)
+    return FrontEndParts(
+        name=type(front_end).__name__,
+        learned=front_end_response(front_end),
+        initial=None if initial is None else front_end_response(initial),
+    )
+
+
+def example_waveform_field(
+    model: Any, examples: Sequence[NeuronExample], neurons: Sequence[str]
+) -> tuple[NeuronExample, WaveformField] | None:
+    """Receptive field in the waveform of the first example neuron that has a sound."""
+    example = next((one for one in examples if one.sound is not None), None)
+    if _front_end(model) is None or example is None or example.neuron not in neurons:
+        return None
+    sound = torch.as_tensor(example.sound)
+    field = waveform_field(model, sound, list(neurons).index(example.neuron))
+    return (example, field) if field.duration_ms > 0 and math.isfinite(field.duration_ms) else None
+
+
+def _front_end(model: Any) -> nn.Module | None:
+    front_end = getattr(model, "wav2spec", None)
+    return None if isinstance(front_end, nn.Identity) else front_end

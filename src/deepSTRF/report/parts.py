@@ -1,4 +1,4 @@
-"""What a report shows, as plain values: the border between gathering a run's results and drawing them."""
+"""Content of a report as plain values, its sections, and the bands and lags in which maps are drawn."""
 
 from __future__ import annotations
 
@@ -12,109 +12,30 @@ from numpy.typing import NDArray
 
 from deepSTRF.experiments.examples import WEIGHTS, ModelFields, NeuronExample
 from deepSTRF.experiments.run_folder import ScoreRow
+from deepSTRF.interpret import WaveformField
+from deepSTRF.interpret.front_ends import FrontEndResponse
+from deepSTRF.report.explanation import Explanation
 
-__all__ = [
-    "Bands",
-    "NeuronExample",
-    "Note",
-    "ReportParts",
-    "ScoreRow",
-    "Section",
-    "shown_lags",
-]
-
-# ------------------------------------------------------------------------------
-# How many lags of a receptive field to draw: recurrent models have long windows, mostly empty.
-
-
-#: Lags are drawn as far back as this share of the squared weights of nearly all maps lies.
+#: Lags are drawn as far back as this share of the squared weights of nearly all maps lies,
 ENERGY, MAPS = 0.99, 0.9
-#: And a little further, so that one sees that it ends there.
+#: with a margin,
 MARGIN = 1.25
-#: Only a window that is mostly empty is cut; below this gain it stays whole.
+#: and only where the window becomes at least this many times shorter.
 WORTH_IT = 2.0
 
 
-def shown_lags(maps: Any) -> int:
-    """Return how many of the most recent lags of some receptive fields are worth drawing.
-
-    Shapes: maps (K, F, T).
-
-    Examples
-    --------
-    >>> field = np.zeros((1, 4, 60)); field[..., -6:] = 1.0
-    >>> shown_lags(field), shown_lags(np.ones((1, 4, 9)))
-    (8, 9)
-    """
-    energy = np.asarray(maps, dtype=np.float64) ** 2
-    n_lags = int(energy.shape[-1])
-    summed = np.cumsum(energy.sum(axis=1)[:, ::-1], axis=1)
-    alive = summed[:, -1] > 0
-    if not alive.any():
-        return n_lags
-    needed = (summed[alive] < ENERGY * summed[alive, -1:]).sum(axis=1) + 1
-    enough = math.ceil(MARGIN * float(np.quantile(needed, MAPS)))
-    return enough if WORTH_IT * enough <= n_lags else n_lags
-
-
-# ------------------------------------------------------------------------------
-# The order of bands in pictures and tables: a learned front-end's channels may have changed places.
-
-
-class Bands:
-    """Bands from low to high, whatever their order in the model.
-
-    Examples
-    --------
-    >>> bands = Bands([500.0, 2000.0, 1000.0])
-    >>> bands.frequencies_hz.tolist(), bands.sorted(np.array([[5, 20, 10]]), axis=1).tolist()
-    ([500.0, 1000.0, 2000.0], [[5, 10, 20]])
-    """
-
-    def __init__(self, frequencies_hz: Sequence[float] | None) -> None:
-        hertz = None if frequencies_hz is None else np.asarray(frequencies_hz, dtype=np.float64)
-        self.order: NDArray[np.intp] | None = None if hertz is None else np.argsort(hertz, kind="stable")
-        self.frequencies_hz: NDArray[np.float64] | None = None if hertz is None else hertz[self.order]
-
-    def sorted(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
-        """Return an array with its bands from low to high."""
-        if self.order is None or values.shape[axis] != len(self.order):
-            return values
-        return np.take(values, self.order, axis=axis)
-
-    def of_fields(self, fields: ModelFields | None) -> ModelFields | None:
-        """Return receptive fields with their bands from low to high.
-
-        Shapes: fields (N, F, T).
-        """
-        return None if fields is None else replace(fields, maps=self.sorted(fields.maps, axis=1))
-
-    def of_example(self, example: NeuronExample) -> NeuronExample:
-        """Return an example neuron with its bands from low to high."""
-        strf = None if example.strf is None else self.sorted(example.strf, axis=0)
-        return replace(example, stim=self.sorted(example.stim, axis=0), strf=strf)
-
-
-# ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Note:
-    """Something the reader must know: level "warning" or "info", and a sentence.
+class FrontEndParts:
+    """Class name and measured channels of a front-end; ``initial`` is None when nothing in it was learned."""
 
-    Examples
-    --------
-    >>> Note("info", "2 neurons have no score.").level
-    'info'
-    """
-
-    level: str
-    text: str
+    name: str
+    learned: FrontEndResponse
+    initial: FrontEndResponse | None
 
 
 @dataclass(frozen=True)
 class ReportParts:
-    """Everything on the page. Only ``title`` is needed; a section whose parts are missing is left out.
+    """Content of a report. Only ``title`` is required; sections without content are left out.
 
     Attributes
     ----------
@@ -125,11 +46,11 @@ class ReportParts:
     score_rows : sequence of ScoreRow
         Score table.
     seeds : sequence of int
-        Seeds behind ``per_seed`` of the score rows.
+        Seeds of ``per_seed`` in the score rows.
     protocol : sequence of (label, value)
         The protocol card.
-    notes : sequence of Note
-        Warnings and remarks.
+    notes : sequence of (level, text)
+        Warnings and remarks; level is "warning" or "info".
     columns : mapping of str to array (N,)
         Test scores per neuron, the mean over seeds.
     neurons : sequence of str
@@ -147,26 +68,30 @@ class ReportParts:
     strfs : array (N, F, T), optional
         Receptive fields.
     strf_kind : str
-        What they are, for titles: "STRF weights" or "gradient maps".
+        Kind of the receptive fields: "STRF weights" or "gradient maps".
     frequencies_hz : array (F,), optional
-        Centre frequencies.
+        Centre frequencies in Hz.
     latent : bool
         Whether the rows of spectrograms and receptive fields are channels of a learned output, not bands.
     dt_ms : float, optional
-        Bin width.
+        Bin width in ms.
     response_unit : str
         Label of response axes.
     command, config : str
-        How to run it again.
+        Command and configuration that repeat the run.
     versions : sequence of (name, version)
         Software and machine.
-    extras : mapping
-        Parts of sections that other modules add.
+    explanation : Explanation, optional
+        Results of `explain_run`.
+    front_end : FrontEndParts, optional
+        Channels of the front-end, before and after learning.
+    waveform_field : (NeuronExample, WaveformField), optional
+        An example neuron and its receptive field in the waveform.
 
     Examples
     --------
-    >>> ReportParts("Linear on NS1").n_neurons
-    0
+    >>> ReportParts("Linear on NS1", neurons=["a", "b"]).n_neurons
+    2
     """
 
     title: str
@@ -175,7 +100,7 @@ class ReportParts:
     score_rows: Sequence[ScoreRow] = ()
     seeds: Sequence[int] = ()
     protocol: Sequence[tuple[str, str]] = ()
-    notes: Sequence[Note] = ()
+    notes: Sequence[tuple[str, str]] = ()
     columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     neurons: Sequence[str] = ()
     main_score: str = "cc_norm"
@@ -192,16 +117,18 @@ class ReportParts:
     command: str = ""
     config: str = ""
     versions: Sequence[tuple[str, str]] = ()
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    explanation: Explanation | None = None
+    front_end: FrontEndParts | None = None
+    waveform_field: tuple[NeuronExample, WaveformField] | None = None
 
     @property
     def n_neurons(self) -> int:
-        """How many neurons the page is about."""
+        """Number of neurons."""
         return len(self.neurons)
 
     @property
     def band_label(self) -> str:
-        """What the rows of spectrograms are called where they have no frequencies."""
+        """Label of the rows of spectrograms without frequencies."""
         return "channel" if self.latent else "frequency band"
 
     def ranked(self) -> NDArray[np.intp]:
@@ -222,9 +149,9 @@ class Section:
     title : str
         Its heading.
     body : str
-        Its HTML; whoever makes it has escaped what came from outside (templates do).
+        Its HTML. Text from a recording or a user must be escaped in it, as templates do.
     lead : str
-        A sentence under the heading that says how to read it.
+        Explanation under the heading.
 
     Examples
     --------
@@ -236,3 +163,40 @@ class Section:
     title: str
     body: str
     lead: str = ""
+
+
+class Bands:
+    """Bands ordered from low to high frequency: those of a learned front-end may be in any order."""
+
+    def __init__(self, frequencies_hz: Sequence[float] | None) -> None:
+        hertz = None if frequencies_hz is None else np.asarray(frequencies_hz, dtype=np.float64)
+        self.order: NDArray[np.intp] | None = None if hertz is None else np.argsort(hertz, kind="stable")
+        self.frequencies_hz: NDArray[np.float64] | None = None if hertz is None else hertz[self.order]
+
+    def sorted(self, values: NDArray[Any], axis: int) -> NDArray[Any]:
+        """Return an array with its bands from low to high."""
+        if self.order is None or values.shape[axis] != len(self.order):
+            return values
+        return np.take(values, self.order, axis=axis)
+
+    def of_fields(self, fields: ModelFields | None) -> ModelFields | None:
+        """Return receptive fields (N, F, T) with their bands from low to high."""
+        return None if fields is None else replace(fields, maps=self.sorted(fields.maps, axis=1))
+
+    def of_example(self, example: NeuronExample) -> NeuronExample:
+        """Return an example neuron with its bands from low to high."""
+        strf = None if example.strf is None else self.sorted(example.strf, axis=0)
+        return replace(example, stim=self.sorted(example.stim, axis=0), strf=strf)
+
+
+def shown_lags(maps: Any) -> int:
+    """Number of most recent lags of receptive fields (K, F, T) to draw: long windows may be mostly empty."""
+    energy = np.asarray(maps, dtype=np.float64) ** 2
+    n_lags = int(energy.shape[-1])
+    summed = np.cumsum(energy.sum(axis=1)[:, ::-1], axis=1)
+    nonzero = summed[:, -1] > 0
+    if not nonzero.any():
+        return n_lags
+    needed = (summed[nonzero] < ENERGY * summed[nonzero, -1:]).sum(axis=1) + 1
+    enough = math.ceil(MARGIN * float(np.quantile(needed, MAPS)))
+    return enough if WORTH_IT * enough <= n_lags else n_lags

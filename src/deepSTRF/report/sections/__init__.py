@@ -1,6 +1,6 @@
 """The sections of a report, in the order of the page.
 
-A section is a function ``(ReportParts) -> Section | None``; None leaves it out. To add one, write such a
+A section is a function from `ReportParts` to `Section`, or to None to leave it out. To add one, write such a
 function in a file of this folder and name it in `SECTIONS`, or pass a longer tuple to `write_report`.
 """
 
@@ -10,6 +10,14 @@ from collections.abc import Callable
 
 from deepSTRF.report.parts import ReportParts, Section
 from deepSTRF.report.sections.dynamics import dynamics, left_out, nonlinearity, probes
+from deepSTRF.report.sections.fields import (
+    confidence,
+    front_end,
+    listening,
+    receptive_fields,
+    tuning,
+    waveform_field,
+)
 from deepSTRF.report.sections.overview import (
     example_neurons,
     learning,
@@ -20,18 +28,7 @@ from deepSTRF.report.sections.overview import (
     reproduce,
     scores,
 )
-from deepSTRF.report.sections.tuning import (
-    confidence,
-    front_end,
-    listening,
-    receptive_fields,
-    tuning,
-    waveform_field,
-)
 
-__all__ = ["SECTIONS", "SectionMaker"]
-
-#: Makes one section of the page, or None when its parts are missing.
 SectionMaker = Callable[[ReportParts], Section | None]
 
 SECTIONS: tuple[SectionMaker, ...] = (

@@ -1,4 +1,4 @@
-"""Single neurons: three of them in full, all of them in a table."""
+"""Sections on the model as a whole: notes, scores, protocol, neurons, learning curve, and reproduction."""
 
 from __future__ import annotations
 
@@ -6,41 +6,29 @@ from typing import Any
 
 import numpy as np
 
+from deepSTRF.experiments.examples import NeuronExample
 from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.plots import plot_learning_curve, plot_neuron_panel, plot_noise_ceiling, plot_score_histogram
 from deepSTRF.registry import METRICS
-from deepSTRF.report.parts import NeuronExample, ReportParts, Section, shown_lags
-from deepSTRF.report.rendering import field_thumbnail, figure_html, number, render
-
-__all__ = [
-    "example_neurons",
-    "learning",
-    "neuron_table",
-    "notes",
-    "population",
-    "protocol",
-    "reproduce",
-    "scores",
-]
-
-# ------------------------------------------------------------------------------
-# How good the model is, under which protocol, and how the fit went.
-
+from deepSTRF.report.parts import ReportParts, Section, shown_lags
+from deepSTRF.report.rendering import cell, field_thumbnail, figure_html, number, render, sortable_table
 
 #: Inches; two such figures stand side by side.
 HALF_PAGE = (5.2, 4.2)
+#: With more neurons the table has no images: the page would become too large for a mail attachment.
+MOST_THUMBNAILS = 1000
 
 
 def notes(parts: ReportParts) -> Section | None:
-    """Make the warnings and remarks: first on the page, or absent."""
+    """Warnings and remarks, warnings first."""
     if not parts.notes:
         return None
-    ordered = sorted(parts.notes, key=lambda note: note.level != "warning")
-    return Section("notes", "Read this first", render("notes.html.j2", notes=ordered))
+    ordered = sorted(parts.notes, key=lambda note: note[0] != "warning")
+    return Section("notes", "Notes", render("notes.html.j2", notes=ordered))
 
 
 def scores(parts: ReportParts) -> Section | None:
-    """Make the score table: test first, validation below, one column per seed when there are several."""
+    """Score table: test first, validation below, one column per seed when there are several."""
     if not parts.score_rows:
         return None
     names = list(dict.fromkeys(row.metric for row in parts.score_rows))
@@ -56,22 +44,22 @@ def scores(parts: ReportParts) -> Section | None:
         main_score=parts.main_score,
         meanings=[(name, metric_named(name)) for name in names if name in METRICS],
     )
-    lead = "Means, standard deviations and medians are over neurons; those without a score are only counted."
+    lead = "Means, standard deviations and medians over neurons; neurons without a score are counted only."
     if several:
         lead += " Each neuron's score is its mean over seeds."
     return Section("scores", "Scores", body, lead)
 
 
 def protocol(parts: ReportParts) -> Section | None:
-    """Make the protocol card: what must agree before two scores are compared."""
+    """Protocol card: all that must agree before two scores are compared."""
     if not parts.protocol:
         return None
-    lead = "Scores compare only where all of this agrees."
+    lead = "Scores are comparable only where all of these entries agree."
     return Section("protocol", "Protocol", render("definitions.html.j2", rows=parts.protocol), lead)
 
 
 def population(parts: ReportParts) -> Section | None:
-    """Make the spread over neurons, and the scores against the noise ceiling."""
+    """Distribution of the score over neurons, and correlations against the noise ceiling."""
     values = parts.columns.get(parts.main_score)
     if values is None or not np.isfinite(values).any():
         return None
@@ -88,57 +76,19 @@ def population(parts: ReportParts) -> Section | None:
         figure, _ = plot_noise_ceiling(cc, ccmax, parts.ceiling_interval, figsize=HALF_PAGE)
         text = "Correlation of every neuron against its noise ceiling; dots lie below the line of equality."
         figures.append(figure_html(figure, text, wide=False))
-    lead = "On the test clips. What a dot lacks to the dashed line is what the model leaves unexplained."
+    lead = "On the test clips. The distance of a dot to the dashed line is what the model leaves unexplained."
     body = f'<div class="columns">{"".join(figures)}</div>'
     return Section("population", "Population", body, lead if len(figures) > 1 else "")
 
 
-def learning(parts: ReportParts) -> Section | None:
-    """Make the learning curve."""
-    if not parts.curves:
-        return None
-    label = metric_named(parts.main_score).label
-    figure, axes = plot_learning_curve(
-        parts.curves, best_epoch=parts.best_epoch, score=parts.main_score, score_label=label
-    )
-    epochs = [max(len(series) for series in curves.values()) for curves in parts.curves]
-    trained = (
-        f"{epochs[0]} epochs"
-        if len(epochs) == 1
-        else f"{len(epochs)} seeds of {min(epochs)} to {max(epochs)} epochs"
-    )
-    shown = " and ".join(ax.get_ylabel() for ax in axes)
-    alt = f"Learning curve over {trained}: {shown} on training and validation clips."
-    caption = "The weights kept are those of the epoch with the best validation score."
-    return Section("learning", "Learning curve", figure_html(figure, alt, caption))
-
-
-# ------------------------------------------------------------------------------
-# How to get the same numbers again.
-
-
-def reproduce(parts: ReportParts) -> Section | None:
-    """Make the section with the command, the configuration and the versions."""
-    if not (parts.command or parts.config or parts.versions):
-        return None
-    body = render("reproduce.html.j2", command=parts.command, config=parts.config, versions=parts.versions)
-    return Section("reproduce", "How to reproduce", body)
-
-
-# ------------------------------------------------------------------------------
-
-#: Beyond this the page would outgrow a mail attachment; the table then goes without pictures.
-MOST_THUMBNAILS = 1000
-
-
 def example_neurons(parts: ReportParts) -> Section | None:
-    """Make the panels of the best, the median and the worst neuron."""
+    """Panels of the best, the median and the worst neuron."""
     if not parts.examples:
         return None
     body = "".join(_panel(parts, example) for example in parts.examples)
     lead = (
-        "The best, the median and the worst by test score: what the model hears, every repeat, and their "
-        "average under the prediction. The clip is the test clip with the strongest response."
+        "The best, the median and the worst by test score: the spectrogram at the input of the model's core, "
+        "all repeats, and their mean with the prediction, for the test clip with the strongest response."
     )
     if parts.latent:
         lead += " Rows are channels of the front-end's learned output, in no order of frequency."
@@ -150,6 +100,7 @@ def example_neurons(parts: ReportParts) -> Section | None:
 
 
 def _panel(parts: ReportParts, example: NeuronExample) -> str:
+    """Figure of one example neuron."""
     known = example.neuron in parts.neurons
     index = f" (#{list(parts.neurons).index(example.neuron)})" if known else ""
     title = f"{example.role.capitalize()}: neuron {example.neuron}{index}"
@@ -170,55 +121,64 @@ def _panel(parts: ReportParts, example: NeuronExample) -> str:
     if example.start_s:
         caption += f", from {example.start_s:.1f} s"
     caption += f"; {repeats} repeat{'s' if repeats != 1 else ''}."
-    seen = (
-        "Spectrogram, raster, PSTH with prediction"
-        if repeats > 1
-        else "Spectrogram, response with prediction"
-    )
-    alt = f"{seen}{' and receptive field' if example.strf is not None else ''} of the {example.role} neuron."
+    panels = "raster, PSTH" if repeats > 1 else "response"
+    field = " and receptive field" if example.strf is not None else ""
+    alt = f"Spectrogram, {panels} with prediction{field} of the {example.role} neuron."
     return figure_html(figure, alt, caption)
 
 
 def neuron_table(parts: ReportParts) -> Section | None:
-    """Make the sortable table of all neurons, best first, those without a score last."""
+    """Sortable table of all neurons, best first, those without a score last."""
     if not parts.n_neurons or not parts.columns:
         return None
-    fits = [name for name, column in parts.columns.items() if len(column) == parts.n_neurons]
-    names = sorted((name for name in fits if metric_named(name).in_neuron_table), key=metric_order)
+    complete = [name for name, column in parts.columns.items() if len(column) == parts.n_neurons]
+    names = sorted((name for name in complete if metric_named(name).in_neuron_table), key=metric_order)
     ranked = [int(neuron) for neuron in parts.ranked()]
     order = ranked + sorted(set(range(parts.n_neurons)) - set(ranked))
-    with_fields = parts.strfs is not None and parts.n_neurons <= MOST_THUMBNAILS
-    columns: list[dict[str, Any]] = [
-        {"name": "#", "title": "index in the recording, from 0", "numeric": True, "sorted": None},
-        {"name": "neuron", "title": "its name", "numeric": False, "sorted": None},
-    ]
-    for name in names:
-        sorting = "descending" if name == parts.main_score else None
-        columns.append(
-            {"name": name, "title": metric_named(name).meaning, "numeric": True, "sorted": sorting}
-        )
-    lags = shown_lags(parts.strfs) if with_fields else 0
-    rows = [_row(parts, neuron, names, lags) for neuron in order]
-    body = render(
-        "neurons.html.j2", columns=columns, rows=rows, has_fields=with_fields, label="Scores of every neuron"
+    thumbnails = None
+    if parts.strfs is not None and parts.n_neurons <= MOST_THUMBNAILS:
+        fields = parts.strfs[..., -shown_lags(parts.strfs) :]
+        finite: Any = np.isfinite(parts.strfs).all(axis=(1, 2))
+        thumbnails = [field_thumbnail(fields[neuron]) if finite[neuron] else None for neuron in order]
+
+    def score_cell(name: str, neuron: int) -> dict[str, Any]:
+        value = float(parts.columns[name][neuron])
+        # the bar covers 0 .. 1, the range of correlations
+        bar = round(100 * min(max(value, 0.0), 1.0), 1) if name == parts.main_score else None
+        return cell(value, metric_named(name).decimals, bar=bar)
+
+    body = sortable_table(
+        "Scores of every neuron",
+        [(name, metric_named(name).meaning) for name in names],
+        [(neuron, parts.neurons[neuron], [score_cell(name, neuron) for name in names]) for neuron in order],
+        sorted_by=parts.main_score,
+        thumbnails=thumbnails,
     )
-    lead = "Click a column to sort. Every score, per seed and split, is in scores.csv beside this page."
+    lead = "Click a column to sort. All scores, per seed and split, are in scores.csv beside this page."
     return Section("table", "All neurons", body, lead)
 
 
-def _row(parts: ReportParts, neuron: int, names: list[str], lags: int) -> dict[str, Any]:
-    cells: list[dict[str, Any]] = [
-        {"text": str(neuron), "value": str(neuron), "bar": None},
-        {"text": parts.neurons[neuron], "value": None, "bar": None},
-    ]
-    for name in names:
-        value = float(parts.columns[name][neuron])
-        finite = np.isfinite(value)
-        text = number(value, metric_named(name).decimals)
-        # the bar shows 0 .. 1, where correlations live
-        bar = round(100 * min(max(value, 0.0), 1.0), 1) if finite and name == parts.main_score else None
-        cells.append({"text": text, "value": f"{value:.6g}" if finite else "", "bar": bar})
-    thumbnail = None
-    if lags and parts.strfs is not None and np.isfinite(parts.strfs[neuron]).all():
-        thumbnail = field_thumbnail(parts.strfs[neuron][:, -lags:])
-    return {"name": parts.neurons[neuron], "cells": cells, "thumbnail": thumbnail}
+def learning(parts: ReportParts) -> Section | None:
+    """Learning curve."""
+    if not parts.curves:
+        return None
+    label = metric_named(parts.main_score).label
+    figure, axes = plot_learning_curve(
+        parts.curves, best_epoch=parts.best_epoch, score=parts.main_score, score_label=label
+    )
+    epochs = [max(len(series) for series in curves.values()) for curves in parts.curves]
+    trained = f"{epochs[0]} epochs"
+    if len(epochs) > 1:
+        trained = f"{len(epochs)} seeds of {min(epochs)} to {max(epochs)} epochs"
+    shown = " and ".join(ax.get_ylabel() for ax in axes)
+    alt = f"Learning curve over {trained}: {shown} on training and validation clips."
+    caption = "The weights kept are those of the epoch with the best validation score."
+    return Section("learning", "Learning curve", figure_html(figure, alt, caption))
+
+
+def reproduce(parts: ReportParts) -> Section | None:
+    """Command, configuration and versions that repeat the run."""
+    if not (parts.command or parts.config or parts.versions):
+        return None
+    body = render("reproduce.html.j2", command=parts.command, config=parts.config, versions=parts.versions)
+    return Section("reproduce", "How to reproduce", body)
