@@ -1,43 +1,22 @@
-"""Statistics of dynamic STRFs: complexity, gain change, temporal hold, shape change, patterns, subspaces."""
+"""Statistics of dynamic STRFs: complexity, gain change, temporal hold, shape change, patterns, subspaces.
+
+Every statistic takes filters as a tensor or array (T, N, L, F), a ``.npy`` file or a result of `dstrf`.
+"""
 
 from deepSTRF.interpret.filter_statistics.complexity import (
-    Spectrum,
     complexity,
     gain_change,
     gain_variation,
     singular_spectrum,
 )
-from deepSTRF.interpret.filter_statistics.events import EventLocked, event_locked
+from deepSTRF.interpret.filter_statistics.events import event_locked
 from deepSTRF.interpret.filter_statistics.nonlinearity import nonlinearities
-from deepSTRF.interpret.filter_statistics.patterns import (
-    FilterPatterns,
-    PatternScores,
-    filter_patterns,
-    pattern_scores,
-)
-from deepSTRF.interpret.filter_statistics.shape_change import (
-    Alignment,
-    align_filters,
-    find_shifts,
-    shape_change,
-)
-from deepSTRF.interpret.filter_statistics.subspace import (
-    ActiveSubspace,
-    TuningSurface,
-    active_subspace,
-    tuning_surface,
-)
-from deepSTRF.interpret.filter_statistics.temporal_hold import TemporalHold, hold_statistics, temporal_hold
+from deepSTRF.interpret.filter_statistics.patterns import filter_patterns, pattern_scores
+from deepSTRF.interpret.filter_statistics.shape_change import align_filters, find_shifts, shape_change
+from deepSTRF.interpret.filter_statistics.subspace import active_subspace, tuning_surface
+from deepSTRF.interpret.filter_statistics.temporal_hold import hold_statistics, temporal_hold
 
 __all__ = [
-    "ActiveSubspace",
-    "Alignment",
-    "EventLocked",
-    "FilterPatterns",
-    "PatternScores",
-    "Spectrum",
-    "TemporalHold",
-    "TuningSurface",
     "active_subspace",
     "align_filters",
     "complexity",

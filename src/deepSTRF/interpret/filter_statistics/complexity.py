@@ -1,4 +1,8 @@
-"""How many filters a neuron has, and how strongly they vary: complexity and gain change."""
+"""Complexity and gain change: the number of filters of a neuron, and the spread of their size.
+
+Complexity is ``sum(s) / s[0]`` of the singular values s of a neuron's filters over time; gain change is the
+standard deviation of the norm of its filters (Keshishian et al. 2020, doi 10.7554/eLife.53445).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ __all__ = ["Spectrum", "complexity", "gain_change", "gain_variation", "singular_
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of the filters over time, and what they say.
+    """Singular values of the filters over time, and the figures made of them.
 
     Attributes
     ----------
@@ -28,11 +32,6 @@ class Spectrum:
         ``(sum s^2)^2 / sum s^4``: how many patterns share the variance.
     excluded : Tensor (N,)
         Bins left out because they hold NaN, or are cut off by the start of the clip (`cut_off`).
-
-    Examples
-    --------
-    >>> singular_spectrum(torch.ones(10, 1, 5, 3)).participation_ratio.round(decimals=6)
-    tensor([1.], dtype=torch.float64)
     """
 
     values: list[Tensor]
@@ -43,16 +42,16 @@ class Spectrum:
 
 
 def complexity(dstrfs: Filters, *, centred: bool = False) -> Tensor:
-    """Return the complexity of each neuron: how many filters it takes to describe it.
+    """Complexity of each neuron: the number of filters that describe it.
 
-    Filters over time as the rows of a matrix, not centred: the sum of its singular values over the largest.
+    The sum of the singular values of its filters over time (rows of a matrix, not centred) over the largest.
 
     Parameters
     ----------
     dstrfs : Tensor or array (T, N, L, F), path or DynamicSTRF
         Filters.
     centred : bool
-        Whether to take the mean filter away first, which then asks for the patterns of change alone.
+        Whether to subtract the mean filter first, which leaves the patterns of change alone.
 
     Returns
     -------
@@ -78,14 +77,14 @@ def complexity(dstrfs: Filters, *, centred: bool = False) -> Tensor:
 
 
 def singular_spectrum(dstrfs: Filters, *, centred: bool = False) -> Spectrum:
-    """Return singular values and all figures made of them.
+    """Singular values of each neuron's filters over time, and all figures made of them.
 
     Parameters
     ----------
     dstrfs : Tensor or array (T, N, L, F), path or DynamicSTRF
         Filters.
     centred : bool
-        Whether to take the mean filter away first.
+        Whether to subtract the mean filter first.
 
     Returns
     -------
@@ -103,10 +102,10 @@ def singular_spectrum(dstrfs: Filters, *, centred: bool = False) -> Spectrum:
     tensor([4.], dtype=torch.float64)
     """
     values, excluded = [], []
-    for filters, sound in ensembles(dstrfs):
-        rows = filters[sound].flatten(1)
+    for filters, valid in ensembles(dstrfs):
+        rows = filters[valid].flatten(1)
         values.append(_singular_values(rows - rows.mean(0) if centred else rows))
-        excluded.append(int((~sound).sum()))
+        excluded.append(int((~valid).sum()))
     ranks, ratios, sums = [], [], []
     for s in values:
         share = s / s.sum()
@@ -117,7 +116,7 @@ def singular_spectrum(dstrfs: Filters, *, centred: bool = False) -> Spectrum:
 
 
 def gain_change(dstrfs: Filters) -> Tensor:
-    """Return how much the size of each neuron's filter changes: the standard deviation of its norm over time.
+    """Gain change of each neuron: the standard deviation over time of the norm of its filter.
 
     Parameters
     ----------
@@ -148,7 +147,7 @@ def gain_change(dstrfs: Filters) -> Tensor:
 
 
 def gain_variation(dstrfs: Filters) -> Tensor:
-    """Return the gain change relative to the mean size of the filter: a number without units.
+    """Gain change of each neuron relative to the mean norm of its filter: a number without units.
 
     `gain_change` grows with the response; this one compares neurons and models.
 
@@ -177,7 +176,7 @@ def gain_variation(dstrfs: Filters) -> Tensor:
 
 
 def _norms(dstrfs: Filters) -> list[Tensor]:
-    return [filters[sound].flatten(1).norm(dim=1) for filters, sound in ensembles(dstrfs)]
+    return [filters[valid].flatten(1).norm(dim=1) for filters, valid in ensembles(dstrfs)]
 
 
 def _spread(values: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Dynamic STRFs around events: what onsets, words or changes of background do to a neuron's filter."""
+"""Event-locked dynamic STRFs: filters averaged around onsets, words or changes of background."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from deepSTRF.interpret.filter_statistics.ensembles import Filters, as_clips, as
 
 __all__ = ["EventLocked", "event_locked"]
 
-#: Resamples behind the bands, and what they hold.
+#: Resamples of the events, and the share of them between the bounds.
 N_BOOTSTRAP, CONFIDENCE = 500, 0.95
-#: What is followed besides the filters themselves.
+#: Figures of each bin's filter besides the filter itself.
 TRACES = ("norm", "excitation", "inhibition")
 
 
 @dataclass(frozen=True)
 class EventLocked:
-    """Filters averaged around events, K bins from before to after them.
+    """Filters averaged around events, at K bins from before to after them.
 
     Attributes
     ----------
@@ -36,13 +36,7 @@ class EventLocked:
         Lower bound, mean and upper bound of the Frobenius norm of each bin's filter, of the sum of its
         positive and of its negative entries.
     count : Tensor (K, N)
-        Events behind each mean: those whose bin lies inside the clip and holds sound filters.
-
-    Examples
-    --------
-    >>> one = torch.ones(3, 1, 1)
-    >>> EventLocked(torch.arange(1), one, one, one, one, one).norm.shape
-    torch.Size([3, 1, 1])
+        Events in each mean: those whose bin is inside the clip and holds a valid filter.
     """
 
     offsets: Tensor
@@ -63,7 +57,7 @@ def event_locked(
     confidence: float = CONFIDENCE,
     seed: int = 0,
 ) -> EventLocked:
-    """Average filters, their size and their excitation and inhibition around events.
+    """Filters, their size and their excitation and inhibition, averaged around events.
 
     Parameters
     ----------
@@ -74,7 +68,7 @@ def event_locked(
     before, after : int
         Bins before and after each event.
     n_bootstrap : int
-        Resamples of the events behind the bounds.
+        Resamples of the events that make the bounds.
     confidence : float
         Share of the resamples between the bounds.
     seed : int
@@ -117,10 +111,10 @@ def event_locked(
             rows = event + offsets
             inside = (rows >= 0) & (rows < len(array))
             part = slice(int(rows[inside][0]), int(rows[inside][-1]) + 1)
-            filters, sound = _sound(array[part], whole[part])
+            filters, valid = _valid(array[part], whole[part])
             total[inside] += filters
             trace = torch.full((len(TRACES), len(offsets), total.shape[1]), torch.nan, dtype=torch.float64)
-            trace[:, inside] = torch.where(sound, _measured(filters), torch.nan)
+            trace[:, inside] = torch.where(valid, _measured(filters), torch.nan)
             traces.append(trace)
     stacked = torch.stack(traces)
     count = torch.isfinite(stacked[:, 0]).sum(0)
@@ -130,11 +124,11 @@ def event_locked(
     return EventLocked(offsets, mean, norm, excitation, inhibition, count)
 
 
-def _sound(part: Tensor | NDArray[Any], whole: Tensor) -> tuple[Tensor, Tensor]:
-    """Filters (K, N, L, F) in double precision, broken and cut ones zeroed, and which are sound (K, N)."""
+def _valid(part: Tensor | NDArray[Any], whole: Tensor) -> tuple[Tensor, Tensor]:
+    """Filters (K, N, L, F) in double precision, and which are valid (K, N); the others are zero."""
     filters = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().cpu().double()
-    sound = torch.isfinite(filters).flatten(2).all(2) & whole.unsqueeze(1)
-    return torch.where(sound[..., None, None], filters, 0.0), sound
+    valid = torch.isfinite(filters).flatten(2).all(2) & whole.unsqueeze(1)
+    return torch.where(valid[..., None, None], filters, 0.0), valid
 
 
 def _measured(filters: Tensor) -> Tensor:
@@ -165,15 +159,6 @@ def _check_bins(name: str, value: int) -> int:
     return value
 
 
-def _bin(event: Any) -> int:
-    number = event.item() if isinstance(event, Tensor | np.generic) else event
-    if isinstance(number, bool) or not isinstance(number, int):
-        raise TypeError(
-            f"events must be bins, got {number!r}: of a time in ms that is int(time // dt_ms) of the clip"
-        )
-    return number
-
-
 def _check_events(events: Sequence[int] | Sequence[Sequence[int]], lengths: list[int]) -> list[list[int]]:
     """Events per clip."""
     given = list(events)
@@ -182,11 +167,22 @@ def _check_events(events: Sequence[int] | Sequence[Sequence[int]], lengths: list
         raise ValueError(f"events must be one sequence per clip, {len(lengths)}, got {len(nested)}")
     if not all(np.ndim(cast(Any, bins)) == 1 for bins in nested):
         raise ValueError(f"events must be one sequence per clip, {len(lengths)}, got a number in its place")
-    found = [[_bin(event) for event in cast(Sequence[int], bins)] for bins in nested]
-    for bins, length in zip(found, lengths, strict=True):
-        wrong = [event for event in bins if not 0 <= event < length]
-        if wrong:
-            raise ValueError(f"events must lie in 0 .. {length - 1}, the bins of their clip, got {wrong[0]}")
+    found: list[list[int]] = []
+    for bins, length in zip(nested, lengths, strict=True):
+        numbers: list[Any] = [
+            one.item() if isinstance(one, Tensor | np.generic) else one for one in cast(Any, bins)
+        ]
+        for number in numbers:
+            if isinstance(number, bool) or not isinstance(number, int):
+                raise TypeError(
+                    f"events must be bins, got {number!r}: of a time in ms that is int(time // dt_ms) of "
+                    "the clip"
+                )
+            if not 0 <= number < length:
+                raise ValueError(
+                    f"events must lie in 0 .. {length - 1}, the bins of their clip, got {number}"
+                )
+        found.append(numbers)
     if not any(found):
         raise ValueError("there is no event")
     return found

@@ -1,4 +1,4 @@
-"""All statistics of how a neuron's filter changes, in one table."""
+"""Nonlinearity of neurons: all statistics of how a filter changes, in one table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def nonlinearities(
     max_delay: int | None = None,
     corrected: bool = False,
 ) -> dict[str, Tensor]:
-    """Return complexity, gain change, temporal hold and shape change of every neuron and clip.
+    """Complexity, gain change, temporal hold and shape change of every neuron and clip.
 
     Parameters
     ----------
@@ -33,10 +33,10 @@ def nonlinearities(
     reduction : {"none", "mean", "median"}
         Over clips; a clip in which a figure is undefined (NaN) does not count.
     max_delay : int, optional
-        Longest delay of the hold and room of the alignment; None is `default_max_delay`.
+        Longest delay of the hold and span of the alignment; None is ``max(L - 10, min(L, 5))``.
     corrected : bool
         Whether to add ``"complexity (centred)"``, ``"gain variation"`` and ``"temporal hold (blocks)"``,
-        whose test knows that neighbouring bins are alike.
+        whose test accounts for the correlation of neighbouring bins.
 
     Notes
     -----
@@ -66,7 +66,19 @@ def nonlinearities(
     {'complexity': 1.0, 'gain change': 0.0, 'temporal hold': 0.0, 'shape change': 1.0}
     """
     check_choice("reduction", reduction, ("none", "mean", "median"))
-    columns = [_one_clip(clip, max_delay, corrected) for clip in as_clips(dstrfs)]
+    columns = []
+    for clip in as_clips(dstrfs):
+        column = {
+            "complexity": complexity(clip),
+            "gain change": gain_change(clip),
+            "temporal hold": temporal_hold(clip, max_delay),
+            "shape change": shape_change(clip, span=max_delay),
+        }
+        if corrected:
+            column["complexity (centred)"] = complexity(clip, centred=True)
+            column["gain variation"] = gain_variation(clip)
+            column["temporal hold (blocks)"] = hold_statistics(clip, max_delay).hold
+        columns.append(column)
     table = {}
     for name in columns[0]:
         values = [column[name] for column in columns]
@@ -76,18 +88,4 @@ def nonlinearities(
         if reduction != "none":
             stacked = stacked.nanmean(1) if reduction == "mean" else stacked.nanquantile(0.5, dim=1)
         table[name] = stacked
-    return table
-
-
-def _one_clip(clip: Filters, max_delay: int | None, corrected: bool) -> dict[str, Tensor]:
-    table = {
-        "complexity": complexity(clip),
-        "gain change": gain_change(clip),
-        "temporal hold": temporal_hold(clip, max_delay),
-        "shape change": shape_change(clip, span=max_delay),
-    }
-    if corrected:
-        table["complexity (centred)"] = complexity(clip, centred=True)
-        table["gain variation"] = gain_variation(clip)
-        table["temporal hold (blocks)"] = hold_statistics(clip, max_delay).hold
     return table

@@ -1,4 +1,9 @@
-"""Recurring patterns: which few filters a neuron goes through, how long it stays, and what follows what."""
+"""Recurring patterns: k-means of a neuron's unit-norm filters, with dwell times and transitions.
+
+k-means takes Lloyd's rounds from k-means++ starts (Arthur & Vassilvitskii 2007, doi
+10.5555/1283383.1283494); silhouettes (Rousseeuw 1987, doi 10.1016/0377-0427(87)90125-7) compare numbers of
+patterns.
+"""
 
 from __future__ import annotations
 
@@ -10,160 +15,18 @@ import torch
 from torch import Tensor
 
 from deepSTRF._validation import check_flag, check_positive_int
-from deepSTRF.interpret.filter_statistics.ensembles import Filters, clip_lengths, clips_of, neurons_of
+from deepSTRF.interpret.filter_statistics.ensembles import Filters, clips_of, neurons_of
 from deepSTRF.interpret.filter_statistics.shape_change import align_filters
 
-__all__ = [
-    "FilterPatterns",
-    "PatternScores",
-    "distances",
-    "filter_patterns",
-    "k_means",
-    "pattern_scores",
-    "silhouette",
-    "some_rows",
-]
-
-# ------------------------------------------------------------------------------
-# k-means of unit filters, and how far apart its groups lie.
-
+__all__ = ["FilterPatterns", "PatternScores", "filter_patterns", "pattern_scores"]
 
 #: Squared distances of unit filters below this are rounding (of single precision): such filters are one.
 ONE_FILTER = 1e-10
 #: Bins on which the starts of k-means are tried, and rounds of each; the best then goes on with all bins.
 MOST_TRIED, FIRST_ROUNDS = 1000, 30
-
-
-def k_means(rows: Tensor, k: int, tries: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, float]:
-    """Sort rows of norm 1 into K groups, by Lloyd's rounds from k-means++ starts.
-
-    Shapes: rows (T, D); returns (T,).
-
-    Examples
-    --------
-    >>> k_means(torch.eye(3)[[0, 1, 1, 0, 1]].double(), 2, tries=3, rounds=10, seed=0)[0].tolist()
-    [1, 0, 0, 1, 0]
-    """
-    draw = torch.Generator().manual_seed(seed)
-    few = some_rows(rows, MOST_TRIED)
-    best: tuple[float, Tensor] | None = None
-    for _ in range(tries):
-        labels, left = _lloyd(few, _start(few, k, draw), FIRST_ROUNDS)
-        # the first of equally good ones: rounding must not choose
-        if best is None or left < best[0] - ONE_FILTER:
-            best = left, labels
-    _, labels = cast(tuple[float, Tensor], best)
-    centres = torch.nan_to_num(_means(few, labels, int(labels.max()) + 1))
-    labels, left = _lloyd(rows, centres, rounds)
-    first = {int(name): place for place, name in reversed(list(enumerate(labels.tolist())))}
-    counts = torch.bincount(labels, minlength=k).tolist()
-    order = sorted(first, key=lambda name: (-counts[name], first[name]))
-    ranked = torch.zeros(k, dtype=torch.long, device=rows.device)
-    ranked[order] = torch.arange(len(order), device=rows.device)
-    labels = ranked[labels]
-    return labels, _means(rows, labels, k), left
-
-
-def distances(rows: Tensor, centres: Tensor) -> Tensor:
-    """Return squared distances of rows of norm 1 from centres, rounding taken away.
-
-    Shapes: rows (T, D); centres (K, D); returns (T, K).
-
-    Examples
-    --------
-    >>> distances(torch.eye(2), torch.eye(2)).tolist()
-    [[0.0, 2.0], [2.0, 0.0]]
-    """
-    squares = 1 + centres.square().sum(1) - 2 * (rows @ centres.T)
-    return torch.where(squares > ONE_FILTER, squares, 0.0)
-
-
-def silhouette(apart: Tensor, labels: Tensor, k: int) -> float:
-    """Return the mean silhouette.
-
-    Shapes: apart (T, T); labels (T,).
-
-    References
-    ----------
-    Rousseeuw 1987, doi 10.1016/0377-0427(87)90125-7.
-
-    Examples
-    --------
-    >>> apart = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    >>> silhouette(apart, torch.tensor([0, 0, 1]), 2)  # the one alone counts as 0
-    0.6666666865348816
-    """
-    member = torch.nn.functional.one_hot(labels, k).to(apart)
-    size = member.sum(0)
-    if int((size > 0).sum()) < 2:
-        return torch.nan
-    summed = apart @ member
-    own = summed.gather(1, labels.unsqueeze(1))[:, 0] / (size[labels] - 1)
-    others = torch.where((size > 0) & (member == 0), summed / size, torch.inf).amin(1)
-    score = (others - own) / torch.maximum(own, others)
-    # by definition 0 for a pattern of one bin (0 / 0 above), and where nothing lies apart
-    return float(torch.nan_to_num(score, nan=0.0).mean())
-
-
-def some_rows(rows: Tensor, most: int) -> Tensor:
-    """Return some rows, drawn at random, in order, always the same ones.
-
-    Evenly spaced ones would miss what has a period.
-
-    Shapes: rows (T, ...).
-
-    Examples
-    --------
-    >>> len(some_rows(torch.zeros(10, 3), 4))
-    4
-    """
-    if len(rows) <= most:
-        return rows
-    draw = torch.Generator().manual_seed(len(rows))
-    return rows[torch.randperm(len(rows), generator=draw)[:most].sort().values.to(rows.device)]
-
-
-def _start(rows: Tensor, k: int, draw: torch.Generator) -> Tensor:
-    """Centres (K', L * F) by k-means++: far ones are likely. Fewer than K where there are no more filters."""
-    centres = rows[torch.randint(len(rows), (1,), generator=draw).to(rows.device)]
-    while len(centres) < k:
-        nearest = distances(rows, centres).amin(1)
-        if not bool((nearest > 0).any()):
-            break
-        far = nearest.cpu().cumsum(0)
-        point = torch.rand(1, generator=draw, dtype=torch.float64) * far[-1]
-        chosen = int(torch.searchsorted(far, point, right=True).clamp(max=len(rows) - 1))
-        centres = torch.cat([centres, rows[chosen : chosen + 1]])
-    return centres
-
-
-def _lloyd(rows: Tensor, centres: Tensor, rounds: int) -> tuple[Tensor, float]:
-    """Labels and mean squared distance once nothing moves, or after so many rounds."""
-    labels = torch.full((len(rows),), -1, device=rows.device)
-    for _ in range(rounds):
-        distance, nearest = distances(rows, centres).min(1)
-        for empty in (torch.bincount(nearest, minlength=len(centres)) == 0).nonzero()[:, 0].tolist():
-            farthest = int(distance.argmax())
-            if distance[farthest] > 0:  # a pattern that lost its bins begins anew where the others fit worst
-                nearest[farthest], distance[farthest] = empty, 0.0
-        if bool((nearest == labels).all()):
-            break
-        labels = nearest
-        centres = torch.nan_to_num(_means(rows, labels, len(centres)))
-    return labels, float((rows - centres[labels]).square().sum(1).mean())
-
-
-def _means(rows: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Mean row of each label; NaN for one without rows."""
-    total = rows.new_zeros(k, rows.shape[1]).index_add_(0, labels, rows)
-    return total / torch.bincount(labels, minlength=k).unsqueeze(1)
-
-
-# ------------------------------------------------------------------------------
-
-#: Stands for the pattern of a broken bin, and of what was before and after a clip.
+#: Pattern of a bin with a broken filter, and of the time before and after a clip.
 UNKNOWN = -2
-#: Bins behind a silhouette, which compares all of them with each other.
+#: Bins of a silhouette, which compares all of them with each other.
 MOST_COMPARED = 2000
 ITERATIONS, RESTARTS = 100, 10
 
@@ -175,8 +38,8 @@ class FilterPatterns:
     Attributes
     ----------
     centres : Tensor (K, L, F)
-        Mean of the unit-norm filters of each pattern, in falling order of their share: a norm near 1 says
-        that its filters are alike. NaN for a pattern without any bin.
+        Mean of the unit-norm filters of each pattern, in falling order of their share: a norm near 1
+        means that its filters are alike. NaN for a pattern without any bin.
     labels : Tensor (T,)
         Pattern of each bin, all clips end to end; -1 is a bin left out: broken, or without a filter.
     lengths : list of int
@@ -198,12 +61,6 @@ class FilterPatterns:
         Bins left out because they hold NaN, are cut off, or hold only zeros, which have no direction.
     shifts : Tensor (T,) or None
         With ``aligned``: by how many lags each filter was moved, positive towards the present.
-
-    Examples
-    --------
-    >>> pair = torch.eye(6).view(6, 1, 2, 3)[[0, 0, 0, 1, 1, 0, 0, 0, 1, 1, 0]]
-    >>> filter_patterns(pair, 2)[0].dwell_mean.tolist()
-    [3.0, 2.0]
     """
 
     centres: Tensor
@@ -225,7 +82,7 @@ class FilterPatterns:
 
 @dataclass(frozen=True)
 class PatternScores:
-    """What speaks for which number of patterns.
+    """Scores of several numbers of patterns.
 
     Attributes
     ----------
@@ -238,12 +95,6 @@ class PatternScores:
     silhouette : Tensor (C, N)
         Mean over bins of ``(b - a) / max(a, b)``, a being the mean distance to the bins of the same pattern
         and b to those of the next best one: from -1 to 1, higher where patterns are apart. NaN for K = 1.
-
-    Examples
-    --------
-    >>> three = torch.eye(6).view(6, 1, 2, 3)[[0, 1, 2] * 20]
-    >>> pattern_scores(three, [2, 3, 4]).best.tolist()
-    [3]
     """
 
     counts: Tensor
@@ -267,7 +118,7 @@ def filter_patterns(
     iterations: int = ITERATIONS,
     seed: int = 0,
 ) -> list[FilterPatterns]:
-    """Sort each neuron's filters into a few recurring patterns, whatever their gain.
+    """Recurring patterns of each neuron's filters, regardless of their gain.
 
     Every filter is divided by its norm; k-means (Lloyd's rounds from a k-means++ start, the best of several)
     finds centres that leave the least squared distance. Starts are tried on at most 1000 bins, the best goes
@@ -284,7 +135,7 @@ def filter_patterns(
         Whether to move filters along the lag axis first, as `align_filters` with ``fill="zero"`` does: a
         filter that stays on a receding event is then one pattern.
     span : int, optional
-        Room of the alignment.
+        Span of the alignment, see `align_filters`.
     restarts, iterations : int
         Starts of k-means, and most rounds of each.
     seed : int
@@ -313,15 +164,15 @@ def filter_patterns(
     """
     wanted = check_positive_int("n_patterns", n_patterns)
     tries, rounds = check_positive_int("restarts", restarts), check_positive_int("iterations", iterations)
-    clips = clips_of(dstrfs)
-    lengths, found = clip_lengths(clips), []
+    clips, lengths = clips_of(dstrfs)
+    found = []
     for neuron, joined in enumerate(_joined(clips)):
         units = _Units(joined, check_flag("aligned", aligned), span)
         if len(units.rows) < wanted:
             raise ValueError(
                 f"neuron {neuron} has {len(units.rows)} bins with a filter, fewer than n_patterns={wanted}"
             )
-        labels, centres, left = k_means(units.rows, wanted, tries, rounds, seed)
+        labels, centres, left = _k_means(units.rows, wanted, tries, rounds, seed)
         found.append(_described(units, labels, centres, left, lengths))
     return found
 
@@ -335,7 +186,7 @@ def pattern_scores(
     restarts: int = RESTARTS,
     seed: int = 0,
 ) -> PatternScores:
-    """Return, for several numbers of patterns, how much they explain and how far they lie apart.
+    """Explained share and silhouette for several numbers of patterns.
 
     Take the number of the highest silhouette (``best``) where ``explained`` has not come close to 1 before
     it. The silhouette always prefers some division, also of a continuum of filters: look at the centres.
@@ -372,19 +223,19 @@ def pattern_scores(
     named = [check_positive_int("counts", count) for count in counts]
     if not named:
         raise ValueError("counts must hold at least one number of patterns, such as counts=(2, 3, 4)")
-    tries, clips = check_positive_int("restarts", restarts), clips_of(dstrfs)
+    tries, (clips, _) = check_positive_int("restarts", restarts), clips_of(dstrfs)
     columns = []
     for joined in _joined(clips):
         units = _Units(joined, check_flag("aligned", aligned), span)
-        some = some_rows(torch.arange(len(units.rows)), MOST_COMPARED)
-        apart = distances(units.rows[some], units.rows[some]).sqrt()
+        some = _some_rows(torch.arange(len(units.rows)), MOST_COMPARED)
+        apart = _distances(units.rows[some], units.rows[some]).sqrt()
         column = []
         for count in named:
             if len(units.rows) < count:
                 column.append([torch.nan, torch.nan])
                 continue
-            labels, _, left = k_means(units.rows, count, tries, ITERATIONS, seed)
-            column.append([1 - left, silhouette(apart, labels[some], count)])
+            labels, _, left = _k_means(units.rows, count, tries, ITERATIONS, seed)
+            column.append([1 - left, _silhouette(apart, labels[some], count)])
         columns.append(column)
     explained, apartness = torch.tensor(columns, dtype=torch.float64).permute(2, 1, 0)
     return PatternScores(torch.tensor(named), explained, apartness)
@@ -397,30 +248,31 @@ class _Units:
     """One neuron's filters, those that have a direction, as rows of norm 1."""
 
     def __init__(self, joined: tuple[Tensor, Tensor], aligned: bool, span: int | None) -> None:
-        filters, sound = joined
+        filters, valid = joined
         self.shape = filters.shape[1:]
         self.shifts: Tensor | None = None
         if aligned:
             (moved,) = align_filters(filters.unsqueeze(1), span=span, fill="zero")
             filters, self.shifts = moved.filters, moved.shifts
         size = filters.flatten(1).norm(dim=1)
-        self.sound, self.kept = sound, sound & (size > 0)
+        self.valid, self.kept = valid, valid & (size > 0)
         self.rows = filters.flatten(1)[self.kept] / size[self.kept].unsqueeze(1)
 
 
 def _joined(clips: list[Filters]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Filters (T, L, F) and sound bins (T,) of each neuron, all clips end to end."""
+    """Filters (T, L, F) and valid bins (T,) of each neuron, all clips end to end."""
     for parts in neurons_of(clips):
-        filters, sound = zip(*parts, strict=True)
-        yield torch.cat(filters), torch.cat(sound)
+        filters, valid = zip(*parts, strict=True)
+        yield torch.cat(filters), torch.cat(valid)
 
 
-# ---------------------------------------------------------------------- what the labels say
+# ---------------------------------------------------------------------- dwell times
 
 
 def _described(
     units: _Units, labels: Tensor, centres: Tensor, left: float, lengths: list[int]
 ) -> FilterPatterns:
+    """Shares, dwell times and transitions of labelled filters."""
     k = len(centres)
     every = torch.full((len(units.kept),), -1)
     every[units.kept.cpu()] = labels.cpu()
@@ -428,8 +280,8 @@ def _described(
     cut: list[list[int]] = [[] for _ in range(k)]
     steps = torch.zeros(k, k, dtype=torch.float64)
     # a neuron without a filter is known to be in no pattern, one with a broken filter may be in any
-    told = torch.where(units.sound.cpu(), every, UNKNOWN)
-    for clip in torch.split(told, lengths):
+    known = torch.where(units.valid.cpu(), every, UNKNOWN)
+    for clip in torch.split(known, lengths):
         for label, stay, whole in _stays(clip):
             (dwell if whole else cut)[label].append(stay)
         now, following = clip[:-1], clip[1:]
@@ -456,3 +308,95 @@ def _stays(labels: Tensor) -> list[tuple[int, int, bool]]:
     names = named.tolist()
     around = zip([UNKNOWN, *names[:-1]], names, [*names[1:], UNKNOWN], lengths.tolist(), strict=True)
     return [(name, n, UNKNOWN not in (before, after)) for before, name, after, n in around if name >= 0]
+
+
+# ---------------------------------------------------------------------- k-means
+
+
+def _k_means(rows: Tensor, k: int, tries: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, float]:
+    """Labels (T,), centres (K, D) and mean squared distance of rows (T, D) of norm 1 in K groups.
+
+    Groups are numbered by falling size.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    few = _some_rows(rows, MOST_TRIED)
+    best: tuple[float, Tensor] | None = None
+    for _ in range(tries):
+        labels, left = _lloyd(few, _start(few, k, draw), FIRST_ROUNDS)
+        # the first of equally good ones: rounding must not choose
+        if best is None or left < best[0] - ONE_FILTER:
+            best = left, labels
+    _, labels = cast(tuple[float, Tensor], best)
+    centres = torch.nan_to_num(_means(few, labels, int(labels.max()) + 1))
+    labels, left = _lloyd(rows, centres, rounds)
+    first = {int(name): place for place, name in reversed(list(enumerate(labels.tolist())))}
+    counts = torch.bincount(labels, minlength=k).tolist()
+    order = sorted(first, key=lambda name: (-counts[name], first[name]))
+    ranked = torch.zeros(k, dtype=torch.long, device=rows.device)
+    ranked[order] = torch.arange(len(order), device=rows.device)
+    labels = ranked[labels]
+    return labels, _means(rows, labels, k), left
+
+
+def _distances(rows: Tensor, centres: Tensor) -> Tensor:
+    """Squared distances (T, K) of rows (T, D) of norm 1 from centres (K, D), without rounding."""
+    squares = 1 + centres.square().sum(1) - 2 * (rows @ centres.T)
+    return torch.where(squares > ONE_FILTER, squares, 0.0)
+
+
+def _silhouette(apart: Tensor, labels: Tensor, k: int) -> float:
+    """Mean silhouette ``(b - a) / max(a, b)`` of bins whose distances from each other are ``apart`` (T, T)."""
+    member = torch.nn.functional.one_hot(labels, k).to(apart)
+    size = member.sum(0)
+    if int((size > 0).sum()) < 2:
+        return torch.nan
+    summed = apart @ member
+    own = summed.gather(1, labels.unsqueeze(1))[:, 0] / (size[labels] - 1)
+    others = torch.where((size > 0) & (member == 0), summed / size, torch.inf).amin(1)
+    score = (others - own) / torch.maximum(own, others)
+    # by definition 0 for a pattern of one bin (0 / 0 above), and where nothing lies apart
+    return float(torch.nan_to_num(score, nan=0.0).mean())
+
+
+def _some_rows(rows: Tensor, most: int) -> Tensor:
+    """Some rows in order, always the same ones; drawn at random, for evenly spaced ones would miss a period."""
+    if len(rows) <= most:
+        return rows
+    draw = torch.Generator().manual_seed(len(rows))
+    return rows[torch.randperm(len(rows), generator=draw)[:most].sort().values.to(rows.device)]
+
+
+def _start(rows: Tensor, k: int, draw: torch.Generator) -> Tensor:
+    """Centres (K', L * F) by k-means++: far ones are likely. Fewer than K where there are no more filters."""
+    centres = rows[torch.randint(len(rows), (1,), generator=draw).to(rows.device)]
+    while len(centres) < k:
+        nearest = _distances(rows, centres).amin(1)
+        if not bool((nearest > 0).any()):
+            break
+        far = nearest.cpu().cumsum(0)
+        point = torch.rand(1, generator=draw, dtype=torch.float64) * far[-1]
+        chosen = int(torch.searchsorted(far, point, right=True).clamp(max=len(rows) - 1))
+        centres = torch.cat([centres, rows[chosen : chosen + 1]])
+    return centres
+
+
+def _lloyd(rows: Tensor, centres: Tensor, rounds: int) -> tuple[Tensor, float]:
+    """Labels and mean squared distance once nothing moves, or after so many rounds."""
+    labels = torch.full((len(rows),), -1, device=rows.device)
+    for _ in range(rounds):
+        distance, nearest = _distances(rows, centres).min(1)
+        for empty in (torch.bincount(nearest, minlength=len(centres)) == 0).nonzero()[:, 0].tolist():
+            farthest = int(distance.argmax())
+            if distance[farthest] > 0:  # a pattern that lost its bins begins anew where the others fit worst
+                nearest[farthest], distance[farthest] = empty, 0.0
+        if bool((nearest == labels).all()):
+            break
+        labels = nearest
+        centres = torch.nan_to_num(_means(rows, labels, len(centres)))
+    return labels, float((rows - centres[labels]).square().sum(1).mean())
+
+
+def _means(rows: Tensor, labels: Tensor, k: int) -> Tensor:
+    """Mean row of each label; NaN for one without rows."""
+    total = rows.new_zeros(k, rows.shape[1]).index_add_(0, labels, rows)
+    return total / torch.bincount(labels, minlength=k).unsqueeze(1)

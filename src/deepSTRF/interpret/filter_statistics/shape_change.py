@@ -1,4 +1,8 @@
-"""Shape change: what remains of the complexity when filters may move along the lag axis."""
+"""Shape change: the complexity of a neuron's filters after alignment along the lag axis.
+
+Alignment alternates between the mean filter and the shift of each filter that correlates best with it, until
+no filter moves (Keshishian et al. 2020, doi 10.7554/eLife.53445).
+"""
 
 from __future__ import annotations
 
@@ -36,11 +40,6 @@ class Alignment:
         Whether the last round moved nothing.
     excluded : int
         Bins left as they are because they hold NaN or are cut off; they are zero in `filters`.
-
-    Examples
-    --------
-    >>> align_filters(torch.eye(4).view(4, 1, 4, 1))[0].filters.argmax(1).flatten().tolist()
-    [0, 0, 0, 0]
     """
 
     filters: Tensor
@@ -51,7 +50,7 @@ class Alignment:
 
 
 def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
-    """Return the circular shift of each filter along the lag axis that correlates best with a reference.
+    """Circular shift of each filter along the lag axis that correlates best with a reference.
 
     A circular shift keeps mean and norm, so the best Pearson correlation is the largest product, and all
     products come from one Fourier transform.
@@ -61,7 +60,7 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
     filters : Tensor (T, L, F)
         Filters.
     reference : Tensor (L, F)
-        What they are to match.
+        The filter that they are to match.
     max_shift : int
         Largest shift in lags, either way; at most L.
 
@@ -92,13 +91,19 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
         raise ValueError(f"max_shift must be a whole number of lags, 0 .. {lags}, got {max_shift!r}")
     spectrum, target = torch.fft.rfft(filters, dim=1), torch.fft.rfft(reference, dim=0)
     cross = torch.einsum("tkf,kf->tk", spectrum.conj(), target)
-    return _best(cross, filters.shape[1], max_shift, _scale(filters) * reference.norm(), _varies(filters))
+    return _best(
+        cross,
+        filters.shape[1],
+        max_shift,
+        filters.flatten(1).norm(dim=1) * reference.norm(),
+        _varies(filters),
+    )
 
 
 def shape_change(
     dstrfs: Filters, iterations: int = 100, span: int | None = None, *, fill: str = "wrap"
 ) -> Tensor:
-    """Return the complexity of each neuron after its filters are aligned along the lag axis.
+    """Shape change of each neuron: the complexity of its filters after alignment along the lag axis.
 
     Parameters
     ----------
@@ -107,7 +112,7 @@ def shape_change(
     iterations : int
         Most rounds of alignment.
     span : int, optional
-        Zero lags at either end, B; None is `default_max_delay`.
+        Zero lags at either end, B; None is ``max(L - 10, min(L, 5))``.
     fill : {"wrap", "zero"}
         See `align_filters`.
 
@@ -137,7 +142,7 @@ def shape_change(
 def align_filters(
     dstrfs: Filters, iterations: int = 100, span: int | None = None, *, fill: str = "wrap"
 ) -> list[Alignment]:
-    """Move each bin's filter along the lag axis so that all of a neuron's filters match.
+    """Filters of each neuron, moved along the lag axis so that they match.
 
     In rounds: the mean over time is the reference; each filter takes its best circular shift of up to
     ``L // 2 + B`` lags; the centre of the mean's magnitude moves to the middle; until nothing moves. At last
@@ -150,11 +155,11 @@ def align_filters(
     iterations : int
         Most rounds.
     span : int, optional
-        Zero lags at either end, B; None is `default_max_delay`.
+        Zero lags at either end, B; None is ``max(L - 10, min(L, 5))``.
     fill : {"wrap", "zero"}
         What moves in at the end of the axis: what moved out at the other end, as published, or zeros. With
-        zeros the best shift is that of the largest product with the mean, and what finds no place in the
-        window at last is cut off.
+        zeros the best shift is that of the largest product with the mean, and entries that
+        end outside the window are cut off.
 
     Returns
     -------
@@ -175,47 +180,47 @@ def align_filters(
     check_choice("fill", fill, ("wrap", "zero"))
     align = _align if fill == "wrap" else _align_filled
     found = []
-    for filters, sound in ensembles(dstrfs):
-        room = default_max_delay(filters.shape[1]) if span is None else check_positive_int("span", span)
-        found.append(align(filters, int((~sound).sum()), rounds, room))
+    for filters, valid in ensembles(dstrfs):
+        added = default_max_delay(filters.shape[1]) if span is None else check_positive_int("span", span)
+        found.append(align(filters, int((~valid).sum()), rounds, added))
     return found
 
 
-def _align(filters: Tensor, excluded: int, rounds: int, room: int) -> Alignment:
+def _align(filters: Tensor, excluded: int, rounds: int, span: int) -> Alignment:
     n_bins, lags, _ = filters.shape
-    padded = torch.nn.functional.pad(filters, (0, 0, room, room))
-    length, farthest = padded.shape[1], lags // 2 + room
+    padded = torch.nn.functional.pad(filters, (0, 0, span, span))
+    length, farthest = padded.shape[1], lags // 2 + span
     # a shift turns phases, so the filters are transformed once, however many rounds there are
     spectrum = torch.fft.rfft(padded, dim=1)
     wave = torch.arange(spectrum.shape[1], device=filters.device)
     turns = torch.exp(-2j * torch.pi * torch.arange(length, device=filters.device).double() / length)
     size, varies = padded.abs().sum(2), _varies(padded)
     shifts = torch.zeros(n_bins, dtype=torch.long, device=filters.device)
-    for done in range(1, rounds + 1):  # noqa: B007  (told to the caller)
+    for done in range(1, rounds + 1):  # noqa: B007  (returned as iterations)
         phase = turns[(shifts.unsqueeze(1) * wave) % length]
         mean = torch.einsum("tk,tkf->kf", phase, spectrum) / n_bins
         cross = torch.einsum("tkf,kf->tk", spectrum.conj(), mean) * phase.conj()
-        scale = _scale(padded) * torch.fft.irfft(mean, length, dim=0).norm()
+        scale = padded.flatten(1).norm(dim=1) * torch.fft.irfft(mean, length, dim=0).norm()
         step = _best(cross, length, farthest, scale, varies)
         shifts = shifts + step
-        shifts = shifts + _recentring(_profile(size, shifts))
+        shifts = shifts + _recentring(_rolled(size, shifts).mean(0))
         if not bool(step.any()):
             break
-    shifts = shifts + _fitting(_profile(size, shifts), lags, room)
-    aligned = _rolled(padded, shifts)[:, room : room + lags]
+    shifts = shifts + _fitting(_rolled(size, shifts).mean(0), lags, span)
+    aligned = _rolled(padded, shifts)[:, span : span + lags]
     shifts = (shifts + length // 2) % length - length // 2
     return Alignment(aligned, shifts, done, not bool(step.any()), excluded)
 
 
-def _align_filled(filters: Tensor, excluded: int, rounds: int, room: int) -> Alignment:
+def _align_filled(filters: Tensor, excluded: int, rounds: int, span: int) -> Alignment:
     """As `_align`, on an axis so long that no allowed shift moves anything over its end."""
     n_bins, lags, _ = filters.shape
-    farthest = lags // 2 + room
+    farthest = lags // 2 + span
     padded = torch.nn.functional.pad(filters, (0, 0, farthest, farthest))
-    length, varies, scale = padded.shape[1], _varies(padded), _scale(padded)
+    length, varies, scale = padded.shape[1], _varies(padded), padded.flatten(1).norm(dim=1)
     spectrum, size = torch.fft.rfft(padded, dim=1), padded.abs().sum(2)
     shifts = torch.zeros(n_bins, dtype=torch.long, device=filters.device)
-    for done in range(1, rounds + 1):  # noqa: B007  (told to the caller)
+    for done in range(1, rounds + 1):  # noqa: B007  (returned as iterations)
         mean = _moved(padded, shifts).mean(0)
         centre = shifts.new_tensor([_recentring(_moved(size, shifts).mean(0))])
         mean = _moved(mean.unsqueeze(0), centre)[0]
@@ -225,7 +230,7 @@ def _align_filled(filters: Tensor, excluded: int, rounds: int, room: int) -> Ali
         shifts = best
         if still:
             break
-    shifts = shifts + _fitting(_moved(size, shifts).mean(0), lags, room, farthest)
+    shifts = shifts + _fitting(_moved(size, shifts).mean(0), lags, span, farthest)
     return Alignment(_moved(padded, shifts)[:, farthest : farthest + lags], shifts, done, still, excluded)
 
 
@@ -248,11 +253,6 @@ def _best(cross: Tensor, length: int, farthest: int, scale: Tensor, varies: Tens
     return torch.where(varies, order[equal.to(torch.int8).argmax(1)], 0)
 
 
-def _scale(filters: Tensor) -> Tensor:
-    norms: Tensor = filters.flatten(1).norm(dim=1)
-    return norms
-
-
 def _varies(filters: Tensor) -> Tensor:
     flat = filters.flatten(1)
     return flat.amax(1) > flat.amin(1)
@@ -265,11 +265,6 @@ def _rolled(rows: Tensor, shifts: Tensor) -> Tensor:
     return rows[torch.arange(len(rows), device=rows.device).unsqueeze(1), source]
 
 
-def _profile(size: Tensor, shifts: Tensor) -> Tensor:
-    """Mean magnitude at each lag (L,) of the moved filters."""
-    return _rolled(size, shifts).mean(0)
-
-
 def _recentring(profile: Tensor) -> int:
     """The shift that puts the peak of the smoothed profile into the middle."""
     length, half = len(profile), SMOOTHED // 2
@@ -278,12 +273,12 @@ def _recentring(profile: Tensor) -> int:
     return length // 2 - int(profile[index].mean(1).argmax())
 
 
-def _fitting(profile: Tensor, lags: int, room: int, start: int | None = None) -> int:
-    """The common shift, at most ``room``, that keeps most inside the window, which begins at ``start``."""
-    first = room if start is None else start
+def _fitting(profile: Tensor, lags: int, span: int, start: int | None = None) -> int:
+    """The common shift, at most ``span``, that keeps most inside the window, which begins at ``start``."""
+    first = span if start is None else start
     inside = {
         shift: float(profile.roll(shift)[first : first + lags].sum())
-        for shift in sorted(range(-room, room + 1), key=abs)
+        for shift in sorted(range(-span, span + 1), key=abs)
     }
     most = max(inside.values())
     return next(shift for shift, held in inside.items() if held >= most * (1 - ROUNDING))

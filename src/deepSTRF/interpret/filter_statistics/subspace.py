@@ -1,4 +1,8 @@
-"""The few dimensions of sound that a neuron's filters move in, and its response as a function of them."""
+"""Active subspace: the directions of stimulus space that span a neuron's filters, and tuning along them.
+
+The directions are the eigenvectors of the mean over time of ``W_t W_t^T``, W_t being the dynamic STRF as a
+vector (Constantine 2015, doi 10.1137/1.9781611973860).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,6 @@ from deepSTRF.interpret.dstrf.result import DynamicSTRF
 from deepSTRF.interpret.filter_statistics.ensembles import (
     Filters,
     as_filters,
-    clip_lengths,
     clips_of,
     neurons_of,
     per_neuron,
@@ -22,13 +25,13 @@ from deepSTRF.interpret.filter_statistics.ensembles import (
 
 __all__ = ["ActiveSubspace", "TuningSurface", "active_subspace", "tuning_surface"]
 
-#: A mean projection below this share of the filters' size has no sign worth following.
+#: A mean projection below this share of the filters' size has no meaningful sign.
 NO_SIGN = 1e-6
 
 
 @dataclass(frozen=True)
 class ActiveSubspace:
-    """Directions in (lag, frequency) along which sound moves each neuron's response.
+    """Directions in (lag, frequency) along which the stimulus changes each neuron's response.
 
     Attributes
     ----------
@@ -41,12 +44,7 @@ class ActiveSubspace:
     share : Tensor (N, M)
         Eigenvalues over their sum; NaN for a neuron whose filters are all zero.
     count, excluded : Tensor (N,)
-        Bins behind the figures, and bins left out because they hold NaN or are cut off.
-
-    Examples
-    --------
-    >>> active_subspace(torch.ones(10, 1, 5, 3), 1).share[0, 0].round(decimals=6)
-    tensor(1., dtype=torch.float64)
+        Bins that count, and bins left out because they hold NaN or are cut off.
     """
 
     directions: Tensor
@@ -58,7 +56,7 @@ class ActiveSubspace:
 
 @dataclass(frozen=True)
 class TuningSurface:
-    """Response as a function of the projections of the sound on D directions, D being 1 or 2.
+    """Response as a function of the projections of the stimulus on D directions, D being 1 or 2.
 
     Attributes
     ----------
@@ -68,7 +66,7 @@ class TuningSurface:
         Mean and standard deviation of the response in each bin, the first direction along the first axis; NaN
         where there is nothing to average (for ``sd``, fewer than two).
     count : Tensor (N, B) or (N, B, B)
-        Time bins behind each.
+        Time bins of each.
     outside : Tensor (N,)
         Time bins left out because a projection lies beyond the outermost edges.
     excluded : Tensor (N,)
@@ -76,13 +74,6 @@ class TuningSurface:
     explained : Tensor (N,)
         Variance of the surface over that of the response, over the time bins it counts. A noise-free function
         of the directions comes close to 1 with fine bins; few time bins per cell make it too high.
-
-    Examples
-    --------
-    >>> sound = torch.randn(3, 500, generator=torch.Generator().manual_seed(0))
-    >>> surface = tuning_surface(torch.ones(1, 1, 1, 3), sound, sound.sum(0).unsqueeze(1), dimensions=0)
-    >>> surface.mean.shape, float(surface.explained) > 0.97
-    (torch.Size([1, 12]), True)
     """
 
     edges: Tensor
@@ -97,10 +88,10 @@ class TuningSurface:
 def active_subspace(
     dstrfs: Filters | Sequence[Filters], n_dimensions: int = 2, *, centred: bool = False
 ) -> ActiveSubspace:
-    """Return the eigenvectors of the mean outer product of each neuron's dynamic STRF with itself.
+    """Eigenvectors of the mean outer product of each neuron's dynamic STRF with itself.
 
-    A response that depends on sound through k projections only has dynamic STRFs that lie in the span of
-    those k filters at all times: then k eigenvalues are not zero, and their vectors span the filters.
+    A response that depends on the stimulus through k projections only has dynamic STRFs that lie in the span
+    of those k filters at all times: then k eigenvalues are not zero, and their vectors span the filters.
     Eigenvectors are orthogonal, so of several filters they return the span, not the filters one by one.
 
     Parameters
@@ -108,13 +99,13 @@ def active_subspace(
     dstrfs : filters of one clip, or a sequence of such
         Tensors or arrays (T, N, L, F), paths of ``.npy`` files, or results of `dstrf`. One clip of one neuron
         is in memory at a time, and a square matrix of the smaller of all bins and L * F. Filters at the start
-        of a clip are cut off where the clip begins, which adds dimensions: results leave them out, arrays
-        want ``dstrf(..., edge="drop")``.
+        of a clip are cut off where the clip begins, which adds dimensions: results leave them out, for
+        arrays take ``dstrf(..., edge="drop")``.
     n_dimensions : int
         Directions to return, K.
     centred : bool
-        Whether to take the mean filter away first: the directions are then those of change, and a linear
-        neuron has none. This is also what curvature comes to at the scale of the sounds themselves.
+        Whether to subtract the mean filter first: the directions are then those of change, and a linear
+        neuron has none. They are the directions of curvature at the scale of the stimuli themselves.
 
     Returns
     -------
@@ -136,10 +127,10 @@ def active_subspace(
     >>> active_subspace(pair).share[0, :3].tolist()
     [0.5, 0.5, 0.0]
     """
-    clips = clips_of(dstrfs)
+    clips, lengths = clips_of(dstrfs)
     wanted = check_positive_int("n_dimensions", n_dimensions)
     n_neurons, lags, bands = as_filters(clips[0]).shape[1:]
-    n_bins, size = sum(clip_lengths(clips)), lags * bands
+    n_bins, size = sum(lengths), lags * bands
     most = min(n_bins, size)
     if wanted > most:
         raise ValueError(
@@ -150,18 +141,18 @@ def active_subspace(
     counts = []
     for neuron, parts in enumerate(neurons_of(clips)):
         fewest = _few_bins if n_bins < size else _many_bins
-        values, vectors, mean, sound = fewest(parts, size, wanted, centred)
+        values, vectors, mean, count = fewest(parts, size, wanted, centred)
         known = min(wanted, len(values))
         eigenvalues[neuron, : len(values)] = values.cpu()
         directions[neuron, :known] = _signed(vectors[:known], mean).cpu()
-        counts.append(sound)
-    count = torch.tensor(counts)
+        counts.append(count)
+    counted = torch.tensor(counts)
     return ActiveSubspace(
         directions=directions.view(n_neurons, wanted, lags, bands),
         eigenvalues=eigenvalues,
         share=eigenvalues / eigenvalues.sum(1, keepdim=True),
-        count=count,
-        excluded=n_bins - count,
+        count=counted,
+        excluded=n_bins - counted,
     )
 
 
@@ -174,14 +165,14 @@ def tuning_surface(
     n_bins: int = 12,
     coverage: float = 0.99,
 ) -> TuningSurface:
-    """Average the response in bins of the projections of the sound on one or two directions.
+    """Response averaged in bins of the projections of the stimulus on one or two directions.
 
     Parameters
     ----------
     subspace : ActiveSubspace, or Tensor (N, K, L, F)
         Directions, lags from the oldest frame to the current one.
     stimulus : Tensor (F, T), (1, F, T) or (1, 1, F, T), or a sequence of such
-        The clips, as the filters see them: `stimulus_frames`.
+        The clips as the filters apply to them: `stimulus_frames`.
     response : DynamicSTRF, Tensor (T, N), or a sequence of such
         One per clip: the model's responses, taken from the result of `dstrf` at its times, or recorded ones.
     dimensions : int or (int, int)
@@ -189,8 +180,8 @@ def tuning_surface(
     n_bins : int
         Bins per direction, B, of equal width.
     coverage : float
-        Central share of the projections that the bins span, so that a few extreme sounds do not make all bins
-        wide. What lies beyond is left out and counted; 1 leaves out nothing.
+        Central share of the projections that the bins span, so that a few extreme stimuli do not make all
+        bins wide. Values beyond are left out and counted; 1 leaves out nothing.
 
     Returns
     -------
@@ -253,8 +244,8 @@ def _many_bins(
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """Eigenvalues, leading vectors (K, L * F), mean filter and count, from sums over clips."""
     gram, total, count = torch.zeros(size, size, dtype=torch.float64), torch.zeros(size).double(), 0
-    for filters, sound in parts:
-        rows = filters[sound].flatten(1)
+    for filters, valid in parts:
+        rows = filters[valid].flatten(1)
         gram = gram.to(rows.device).addmm_(rows.T, rows)
         total = total.to(rows.device) + rows.sum(0)
         count += len(rows)
@@ -269,7 +260,7 @@ def _few_bins(
     parts: Iterable[tuple[Tensor, Tensor]], size: int, wanted: int, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, int]:
     """The same from products between bins, where these are fewer than the weights of a filter."""
-    rows = torch.cat([filters[sound].flatten(1) for filters, sound in parts])
+    rows = torch.cat([filters[valid].flatten(1) for filters, valid in parts])
     count = len(rows)
     mean = rows.mean(0) if count else rows.new_zeros(size)
     scale = float(rows.square().sum()) / max(1, count)

@@ -1,4 +1,15 @@
-"""Temporal hold: for how long a filter stays on one event while time goes on."""
+"""Temporal hold: the number of bins for which a neuron's filter follows one event of the stimulus.
+
+With D_t the filter (L, F) at bin t, S_n a shift by n lags towards the present and r Pearson correlation over
+lags and bands, delay n compares
+
+    r0 = r(D_t, D_{t+n})        the filter as it is (standing still),
+    r1 = r(D_t, S_n D_{t+n})    the filter moved back (following the event),
+
+over t, by a one-sided signed-rank test of r0 < r1. The hold is the largest n up to which every delay is
+significant at `ALPHA` (Keshishian et al. 2020, doi 10.7554/eLife.53445). The published test takes bins for
+independent; ``null="blocks"`` flips whole stretches of correlated bins instead.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +30,30 @@ FloatArray = NDArray[np.float64]
 
 #: Level of each step of the published measure.
 ALPHA = 0.001
-#: Differences of correlations below this are rounding, not evidence.
+#: Differences of correlations below this are rounding.
 ROUNDING = 1e-9
-#: Random sign flips of the block null: enough to tell one in a thousand.
+#: Random sign flips of the block null: enough for p-values of one in a thousand.
 FLIPS = 4999
 
 
 @dataclass(frozen=True)
 class TemporalHold:
-    """The temporal hold, and what it rests on, for A delays and N neurons.
+    """The temporal hold of N neurons, and its tests at A delays.
 
     Attributes
     ----------
     hold : Tensor (N,)
-        Bins: the longest delay up to which following an event beats standing still, at every delay.
+        Bins: the longest delay up to which following an event is better than standing still at every delay.
     p_value : Tensor (A, N)
         For each delay; NaN where there was nothing to compare.
     effect : Tensor (A, N)
         Median gain in correlation from following.
     rank_biserial : Tensor (A, N)
-        Share of evidence for following less that against it, -1 to 1.
+        Rank-biserial correlation: share of ranks in favour of following less that against it, -1 to 1.
     block : Tensor (A, N)
-        Bins that were flipped together; 1 for the published test.
+        Bins whose signs were flipped together; 1 for the published test.
     excluded : Tensor (A, N)
         Pairs of bins left out because one of them is constant or holds NaN or is cut off.
-
-    Examples
-    --------
-    >>> hold_statistics(torch.ones(30, 1, 6, 2), max_delay=3).p_value.shape
-    torch.Size([3, 1])
     """
 
     hold: Tensor
@@ -58,19 +64,8 @@ class TemporalHold:
     excluded: Tensor
 
 
-def default_max_delay(lags: int) -> int:
-    """Return the longest delay that is looked at: ``max(L - 10, min(L, 5))`` bins.
-
-    Examples
-    --------
-    >>> default_max_delay(65), default_max_delay(9)
-    (55, 5)
-    """
-    return max(lags - 10, min(lags, 5))
-
-
 def temporal_hold(dstrfs: Filters, max_delay: int | None = None) -> Tensor:
-    """Return for how many bins each neuron's filter holds an event: the published measure.
+    """Temporal hold of each neuron in bins: the published measure.
 
     At delay n, correlations of each filter with the one n bins later, as it is and moved back by n lags, are
     compared by a one-sided Wilcoxon signed-rank test. The hold is the largest n up to which p < 0.001
@@ -81,7 +76,7 @@ def temporal_hold(dstrfs: Filters, max_delay: int | None = None) -> Tensor:
     dstrfs : Tensor or array (T, N, L, F), path or DynamicSTRF
         Filters, most recent lag last.
     max_delay : int, optional
-        Longest delay in bins, A; None is `default_max_delay`.
+        Longest delay in bins, A; None is ``max(L - 10, min(L, 5))``.
 
     Returns
     -------
@@ -91,7 +86,7 @@ def temporal_hold(dstrfs: Filters, max_delay: int | None = None) -> Tensor:
     Raises
     ------
     ValueError, TypeError
-        For filters of another shape, or no more bins than the max_delay.
+        For filters of another shape, or no more bins than ``max_delay``.
 
     Notes
     -----
@@ -118,7 +113,7 @@ def hold_statistics(
     alpha: float = ALPHA,
     seed: int = 0,
 ) -> TemporalHold:
-    """Return the temporal hold with effect sizes and a test that knows of autocorrelation.
+    """Temporal hold with effect sizes, and with a test that accounts for autocorrelation.
 
     ``null="blocks"`` flips the signs of whole stretches of bins, as long as differences stay correlated, in
     place of single bins. As delays are tested in order until the first that fails, no correction for their
@@ -129,9 +124,9 @@ def hold_statistics(
     dstrfs : Tensor or array (T, N, L, F), path or DynamicSTRF
         Filters, most recent lag last.
     max_delay : int, optional
-        Longest delay in bins, A; None is `default_max_delay`.
+        Longest delay in bins, A; None is ``max(L - 10, min(L, 5))``.
     null : {"blocks", "wilcoxon"}
-        What the signed ranks are held against: flips of stretches, or the published test.
+        Null distribution of the signed ranks: flips of stretches, or the published test.
     alpha : float
         Level of each delay. A clip of fewer than 10 independent stretches cannot reach 0.001.
     seed : int
@@ -145,7 +140,7 @@ def hold_statistics(
     Raises
     ------
     ValueError, TypeError
-        For filters of another shape, or no more bins than the max_delay.
+        For filters of another shape, or no more bins than ``max_delay``.
 
     Notes
     -----
@@ -159,13 +154,18 @@ def hold_statistics(
     tensor([0.], dtype=torch.float64)
     """
     check_choice("null", null, ("blocks", "wilcoxon"))
-    columns = [_one_neuron(f, ok, max_delay, null, alpha, seed) for f, ok in ensembles(dstrfs)]
+    columns = [_hold(f, valid, max_delay, null, alpha, seed) for f, valid in ensembles(dstrfs)]
     tables = torch.from_numpy(np.stack([table for _, table in columns], axis=-1))  # (5, A, N)
     return TemporalHold(per_neuron([hold for hold, _ in columns]), *tables)
 
 
-def _one_neuron(
-    filters: Tensor, sound: Tensor, max_delay: int | None, null: str, alpha: float, seed: int
+def default_max_delay(lags: int) -> int:
+    """Return the longest delay by default: ``max(L - 10, min(L, 5))`` bins."""
+    return max(lags - 10, min(lags, 5))
+
+
+def _hold(
+    filters: Tensor, valid: Tensor, max_delay: int | None, null: str, alpha: float, seed: int
 ) -> tuple[float, FloatArray]:
     """Hold, and (5, A): p-value, effect, rank-biserial correlation, block, excluded pairs."""
     n_bins, lags = filters.shape[:2]
@@ -177,13 +177,13 @@ def _one_neuron(
         )
     table = np.full((5, delays), np.nan)
     hold: float | None = None
-    for n, standing, following in _correlations(filters, sound, delays):
+    for n, standing, following in _correlations(filters, valid, delays):
         gain = following - standing
         table[4, n - 1] = int(np.isnan(gain).sum())
         gain = gain[~np.isnan(gain)]
         if len(gain):
             table[:4, n - 1] = _tested(gain, null, seed)
-        # a missing p-value is no evidence for a hold
+        # without a p-value there is no hold
         if hold is None and not table[0, n - 1] < alpha:
             hold = n - 1
     if np.isnan(table[0]).all():
@@ -191,17 +191,17 @@ def _one_neuron(
     return (delays if hold is None else hold), table
 
 
-def _correlations(filters: Tensor, sound: Tensor, delays: int) -> list[tuple[int, FloatArray, FloatArray]]:
-    """For each delay: correlations with the later filter as it is, and moved back; NaN where undefined.
+def _correlations(filters: Tensor, valid: Tensor, delays: int) -> list[tuple[int, FloatArray, FloatArray]]:
+    """For each delay n: r0 and r1 (T - A,), NaN where undefined.
 
-    As many zero lags as there are delays stand at the recent end, so that nothing is moved out.
+    As many zero lags as there are delays are added at the recent end, so that nothing is moved out.
     """
     lags, bands = filters.shape[1:]
     count = len(filters) - delays
     size = (lags + delays) * bands
     sums, squares = filters.sum((1, 2)), filters.square().sum((1, 2))
     spread = squares - sums.square() / size
-    defined = sound & (spread > ROUNDING * squares)
+    defined = valid & (spread > ROUNDING * squares)
     now = filters[:count]
     found = []
     for n in range(1, delays + 1):
@@ -219,7 +219,7 @@ def _correlations(filters: Tensor, sound: Tensor, delays: int) -> list[tuple[int
 
 
 def _tested(gain: FloatArray, null: str, seed: int) -> tuple[float, float, float, float]:
-    """p-value, median, rank-biserial correlation and block of differences in the order of time."""
+    """p-value, median, rank-biserial correlation and block of differences r1 - r0 in the order of time."""
     from scipy.stats import rankdata, wilcoxon
 
     gain = np.where(np.abs(gain) < ROUNDING, 0.0, gain)
