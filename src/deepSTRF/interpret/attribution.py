@@ -1,4 +1,10 @@
-"""Occlusion: what a response loses when a patch of the sound before it is taken away."""
+"""Attribution of a response to the frames before it: contributions, SmoothGrad and occlusion.
+
+- `contributions`: filter times stimulus; with the filters of ``dstrf(..., n_steps=16, baseline=...)`` these
+  are integrated gradients;
+- `smooth_dstrf`: filters averaged over noisy copies of a clip;
+- `occlusion`: finite changes of the response when a patch of the stimulus is replaced.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +30,6 @@ from deepSTRF.models.prediction import evaluating
 
 __all__ = ["Occlusion", "SmoothedSTRF", "contributions", "occlusion", "smooth_dstrf"]
 
-# ------------------------------------------------------------------------------
-# What each piece of sound contributes to a response: filter times sound, and filters of noisy copies.
-#
-# Integrated gradients have no function of their own: ``dstrf(model, stimulus, n_steps=16, baseline=...)``
-# averages the filters along the path, and `contributions` multiplies them with the sound.
-
 
 @dataclass(frozen=True)
 class SmoothedSTRF:
@@ -41,7 +41,7 @@ class SmoothedSTRF:
         Mean filters; every statistic of filters takes them, e.g. ``complexity(smoothed.weights)``.
     spread : Tensor (T, N, L, F)
         Standard deviation over the copies (n_samples - 1 in the denominator): large where the filter is one
-        of many that small changes of the sound switch between. NaN for one copy.
+        of many between which small changes of the stimulus switch. NaN for one copy.
     response : Tensor (T, N)
         Mean response to the copies.
     clean : Tensor (T, N)
@@ -56,12 +56,6 @@ class SmoothedSTRF:
         Neuron of each column.
     lags : int
         Frames of the window, L.
-
-    Examples
-    --------
-    >>> one = torch.ones(1, 1)
-    >>> SmoothedSTRF(one, one, one, one, 0.1, 20, torch.arange(1), [0], 1).n_samples
-    20
     """
 
     weights: Tensor
@@ -82,7 +76,7 @@ def contributions(
     baseline: float | Tensor = 0.0,
     sink: Sink | Sequence[Sink] | None = None,
 ) -> Any:
-    """Return what each frame and band before a response contributes to it: the filter times the sound.
+    """Contribution of each frame and band before a response: the filter times the stimulus.
 
     Over lags and bands these sum to ``result.response - result.intercept - result.memory``. The filters of
     ``dstrf(..., n_steps=16, baseline=b)`` make them integrated gradients when the same baseline is given
@@ -96,7 +90,7 @@ def contributions(
         The clip that the filters are of: what they were differentiated by, which ``stimulus_frames(model,
         clip, wrt=...)`` of `deepSTRF.interpret.dstrf` returns; with ``wrt="samples"`` also the sound.
     baseline : float or Tensor (F,) or (F, T)
-        Sound that contributes nothing.
+        Stimulus that contributes nothing.
     sink : Sink or sequence of Sink, optional
         Where they go, as for `dstrf`; None is a tensor in memory.
 
@@ -126,7 +120,7 @@ def contributions(
     if not all(hasattr(result, name) for name in ("weights", "response", "n_frames")):
         raise TypeError(
             f"result must be what dstrf or jackknifed_dstrf returns, got {type(result).__name__}: bare "
-            "filters do not say at which times they are"
+            "filters do not state their times"
         )
     filters = as_filters(result)
     frames = _frames_of(result, filters.shape, stimulus)
@@ -159,10 +153,10 @@ def smooth_dstrf(
     lags: int | None = None,
     **options: Any,
 ) -> SmoothedSTRF:
-    """Return dynamic STRFs averaged over noisy copies of a clip, and how much they differ between copies.
+    """SmoothGrad: dynamic STRFs averaged over noisy copies of a clip, and their spread over the copies.
 
     A network of rectified units has one filter per flat piece, and neighbouring pieces may differ a lot; the
-    mean over a neighbourhood is what the filter is at that scale. Its memory is three tensors (T, N, L, F).
+    mean over a neighbourhood is the filter at that scale. Its memory is three tensors (T, N, L, F).
 
     Parameters
     ----------
@@ -216,7 +210,7 @@ def smooth_dstrf(
         clip = target_of(model, stimulus, wrt)
     if clip.layer_shape is not None:
         raise ValueError(
-            f"noise is added to what the model hears, and wrt={wrt!r} is inside it: use wrt='samples', or "
+            f"noise is added to the input of the model, and wrt={wrt!r} is inside it: use wrt='samples', or "
             "average dstrf over clips that you made noisy"
         )
     sd = noise_sd(clip.frames, share)
@@ -261,17 +255,14 @@ def _frames_of(result: DynamicSTRF, shape: Sequence[int], stimulus: Tensor) -> T
     return frames
 
 
-# ------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Occlusion:
-    """How responses change when patches of the sound before them are replaced.
+    """Changes of responses when patches of the stimulus before them are replaced.
 
     Attributes
     ----------
     change : Tensor (T, N, P, Q)
-        Response less the response without the patch: positive where the sound in it raised the response. P
+        Response less the response without the patch: positive where the patch raised the response. P
         patches along lags, from the oldest to the one that ends at the current frame, Q along bands, from the
         lowest; 0 where a patch lies before the clip.
     lag_edges : Tensor (P + 1,)
@@ -284,13 +275,6 @@ class Occlusion:
         Frame of each row.
     neurons : list of int
         Neuron of each column.
-
-    Examples
-    --------
-    >>> lags, bands = torch.tensor([0, 1, 3]), torch.tensor([0, 2])
-    >>> made = Occlusion(torch.ones(1, 1, 2, 1), lags, bands, torch.ones(1, 1), [0], [0])
-    >>> made.per_bin().squeeze().tolist()
-    [[0.5, 0.5], [0.25, 0.25], [0.25, 0.25]]
     """
 
     change: Tensor
@@ -301,7 +285,7 @@ class Occlusion:
     neurons: list[int]
 
     def per_bin(self) -> Tensor:
-        """Return the changes as maps (T, N, L, F) like filters, each shared among the bins of its patch.
+        """Changes as maps (T, N, L, F) like filters, each shared among the bins of its patch.
 
         Returns
         -------
@@ -326,9 +310,9 @@ def occlusion(
     wrt: str = "spectrogram",
     budget_bytes: int = BUDGET,
 ) -> Occlusion:
-    """Replace the sound before a response patch by patch, and return how the response changes.
+    """Change of a response when the stimulus before it is replaced patch by patch.
 
-    No gradients are taken: this says what finite changes do, also for models that have none. Each time costs
+    No gradients are taken: these are finite changes, also of models that have no gradient. Each time costs
     a response per patch, and serves all neurons.
 
     Parameters
@@ -341,7 +325,7 @@ def occlusion(
         Bands and frames of a patch. Patches tile the window, from the current frame back and from the lowest
         band up.
     baseline : float or Tensor (F,) or (F, T)
-        What stands in their place. ``spectrogram.mean(-1)`` is each band's mean: of a spectrogram in decibels
+        Values in their place. ``spectrogram.mean(-1)`` is each band's mean: of a spectrogram in decibels
         0 need not be silence.
     times : int, slice or sequence of int, optional
         Which frames; None is all.
@@ -350,8 +334,8 @@ def occlusion(
     lags : int, optional
         Frames of the window, L; None is the receptive field, which must then be finite.
     wrt : str
-        What patches are cut from, as for `dstrf`: the spectrogram behind the front-end, the output of a named
-        part, or ``"samples"``, whose bands are the samples of each bin.
+        Frames that patches are cut from, as for `dstrf`: the spectrogram behind the front-end, the output of
+        a named part, or ``"samples"``, whose bands are the samples of each bin.
     budget_bytes : int
         Working memory, roughly: so many patches run at once.
 
@@ -408,7 +392,7 @@ def occlusion(
 def _patched(
     at: WindowResponse, quiet: Tensor, lag_edges: Tensor, band_edges: Tensor, at_once: int
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
-    """Places of patches and windows (B, 1, F, L') without them, as many at once as are wanted."""
+    """Places of patches and windows (B, 1, F, L') without them, so many at once."""
     lags, bands = lag_edges.sub(at.missing).clamp_min(0).tolist(), band_edges.tolist()
     every = [(p, q) for p in range(len(lags) - 1) if lags[p + 1] for q in range(len(bands) - 1)]
     for first in range(0, len(every), at_once):

@@ -1,4 +1,9 @@
-"""Second order: how a neuron's filter turns as the sound changes, at chosen moments."""
+"""Curvature: the leading eigenvectors of the second derivative of a response by the stimulus before it.
+
+Products with the Hessian come from differentiating twice (Pearlmutter 1994, doi 10.1162/neco.1994.6.1.147),
+eigenvectors from Lanczos iterations; for networks of rectified units, whose Hessian is zero almost
+everywhere, filters at a finite distance are compared instead (secant).
+"""
 
 from __future__ import annotations
 
@@ -38,14 +43,14 @@ ACCURACY = {2: 1e-3, 4: 1e-6, 8: 1e-12}
 class Curvature:
     """The strongest second-order patterns of one neuron at several times.
 
-    Around the sound X of a time, ``response(X + d) = response + filter . d + sum_k e_k (p_k . d)^2 / 2`` with
-    the eigenvalues e and patterns p, to second order and up to the patterns that were not asked for.
+    Around the stimulus X of a time, ``response(X + d) = response + filter . d + sum_k e_k (p_k . d)^2 / 2``
+    with the eigenvalues e and patterns p, to second order and up to the patterns that are not returned.
 
     Attributes
     ----------
     eigenvalues : Tensor (T, K)
-        Falling in magnitude, in response units per squared stimulus unit. Positive: sound along the pattern
-        raises the response, whatever its sign; negative: it lowers it.
+        Falling in magnitude, in response units per squared stimulus unit. Positive: a change along the
+        pattern raises the response, whatever its sign; negative: it lowers it.
     patterns : Tensor (T, K, L, F)
         Of norm 1, with a positive largest entry; lags from the oldest frame to the current one, zero before
         the clip.
@@ -63,12 +68,6 @@ class Curvature:
         How.
     scale : float or None
         With ``"secant"``: standard deviation of the change of each entry, in stimulus units.
-
-    Examples
-    --------
-    >>> one = torch.ones(1, 1)
-    >>> Curvature(one, one, one, one, one, [3], 0, "exact", None).neuron
-    0
     """
 
     eigenvalues: Tensor
@@ -98,10 +97,10 @@ def curvature(
     seed: int = 0,
     budget_bytes: int = BUDGET,
 ) -> Curvature:
-    """Return the leading eigenvectors of the second derivative of a response by the sound before it.
+    """Leading eigenvectors of the second derivative of a response by the stimulus before it.
 
     ``"exact"`` is the Hessian itself: products with it come from differentiating twice, eigenvectors from
-    Lanczos iterations (ARPACK), so it is never made as a matrix unless it is small.
+    Lanczos iterations (ARPACK), so that it becomes a matrix only where it is small.
 
     Networks of rectified units consist of flat pieces: their Hessian is zero almost everywhere, though their
     filters change all the time. For them, and to see past small wiggles of any model, ``"secant"`` takes the
@@ -119,18 +118,18 @@ def curvature(
     neuron : int
         Which neuron.
     times : int, slice or sequence of int
-        Which frames of the clip: each takes its own iterations, so choose.
+        Which frames of the clip; each takes its own iterations.
     n_patterns : int
         Eigenvectors, K, by magnitude.
     lags : int, optional
-        Frames of the patterns; None is the receptive field, which must then be finite. Older sound stays.
+        Frames of the patterns; None is the receptive field, which must then be finite. Older frames stay.
     wrt : {"spectrogram", "samples"} or str
         See `dstrf`.
     skip_nonlinearity : str, optional
         Name of an output nonlinearity to leave out. Otherwise its own curvature adds a pattern like the
         filter.
     method : {"exact", "secant"}
-        See above.
+        As above.
     scale : float
         ``"secant"``: the step is as long as noise whose standard deviation is this share of the stimulus's.
     n_directions : int, optional
@@ -179,7 +178,10 @@ def curvature(
         if part is not None:
             output_slope(target, part)  # an error for a part that is no output nonlinearity
             stack.enter_context(replaced_output(part))
-        (index,) = _one_neuron(neuron, len(target.output()))
+        indices = neuron_indices(neuron, len(target.output()))
+        if len(indices) != 1:
+            raise ValueError(f"neuron must be one neuron, got {neuron!r}: take them one by one")
+        index = indices[0]
         named = time_indices(times, target.frames.shape[-1])
         length = window_length(target, lags)
         step = noise_sd(target.frames, share) if method == "secant" else None
@@ -259,7 +261,7 @@ def _lanczos(
         values, vectors = eigsh(operator, k=wanted, which="LM", v0=start, tol=accuracy)
     except ArpackNoConvergence as error:
         raise ValueError(
-            f"only {len(error.eigenvalues)} of n_patterns={wanted} eigenvectors settled: ask for fewer, or "
+            f"only {len(error.eigenvalues)} of n_patterns={wanted} eigenvectors settled: take fewer, or "
             "run the model in double precision, model.double()"
         ) from error
     order = np.argsort(-np.abs(values), kind="stable")
@@ -273,7 +275,8 @@ def _secant_pairs(
     size, draw = one.size, np.random.default_rng(seed)
     count = n_directions or size
     length = step * size**0.5  # of noise with this standard deviation per entry
-    per_copy = Jacobian(one.at.target, [one.neuron], one.x.shape[-1]).bytes_per_time(_last(one))
+    last = one.at.past.shape[-1] + one.x.shape[-1] - 1
+    per_copy = Jacobian(one.at.target, [one.neuron], one.x.shape[-1]).bytes_per_time([last])
     at_once = max(1, budget // max(1, 2 * per_copy))
     matrix = np.zeros((size, size))
     for directions in _orthogonal(count, size, draw):
@@ -315,17 +318,6 @@ def _twice_differentiable(model: nn.Module) -> Iterator[None]:
 
     with differentiating(model), sdpa_kernel(SDPBackend.MATH):
         yield
-
-
-def _one_neuron(neuron: int, n_neurons: int) -> list[int]:
-    found = neuron_indices(neuron, n_neurons)
-    if len(found) != 1:
-        raise ValueError(f"neuron must be one neuron, got {neuron!r}: take them one by one")
-    return found
-
-
-def _last(one: _Response) -> list[int]:
-    return [one.at.past.shape[-1] + one.x.shape[-1] - 1]
 
 
 def _flat(gradient: Tensor) -> NDArray[np.float64]:

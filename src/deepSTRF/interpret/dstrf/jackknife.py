@@ -1,4 +1,9 @@
-"""Dynamic STRFs of a whole recording, each clip through the fits that never saw it."""
+"""Jackknifed dynamic STRFs: the mean over fits that left out different parts of the data.
+
+The mean filter reproduces the mean prediction. Entries whose sign the fits do not share can be set to zero
+(Keshishian et al. 2020, doi 10.7554/eLife.53445); standard errors are those of the jackknife. `dstrf_folds`
+takes each clip of a recording through the fits that never saw it, and writes one file per clip.
+"""
 
 from __future__ import annotations
 
@@ -25,15 +30,11 @@ from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT
 
 __all__ = ["JackknifedSTRF", "dstrf_folds", "jackknife_error", "jackknifed_dstrf", "sign_consistent"]
 
-# ------------------------------------------------------------------------------
-# Dynamic STRFs that several fits of one model agree on.
-
-
 #: Working memory for all fits together.
 BUDGET = 2**28
 #: Entries whose signs are compared at once.
 AT_ONCE = 2**18
-#: Arguments of `dstrf` that go through.
+#: Arguments of `dstrf` that `jackknifed_dstrf` passes on.
 OPTIONS = (
     "neurons",
     "lookahead",
@@ -54,10 +55,10 @@ class JackknifedSTRF:
     Attributes
     ----------
     weights : Tensor (T, N, L, F), or what the sink made
-        Mean filters; zero where fits disagree about the sign, when that was asked for.
+        Mean filters; with ``agreement``, zero where fits differ in sign.
     response : Tensor (T, N)
-        Mean response of the fits, which the unmasked mean filters and the mean intercept reproduce where all
-        fits hear the same frames: not behind a front-end that each has learned for itself.
+        Mean response of the fits, which the unmasked mean filters and the mean intercept reproduce where the
+        frames of all fits are the same: not behind a front-end that each has learned.
     intercept : Tensor (T, N)
         Mean intercept and memory.
     kept : float
@@ -69,19 +70,13 @@ class JackknifedSTRF:
     lags : int
         Frames of the window up to the current one, L.
     error : Tensor (T, N, L, F), or what its sink made
-        Jackknife standard errors, when they were asked for, else None.
+        Jackknife standard errors, None unless requested.
     lookahead : int
         Frames of the window after the current one: the last entries of the lag axis.
     n_frames : int or None
         Frames of the clip.
     edge : str
-        What was asked for at the ends of the clip.
-
-    Examples
-    --------
-    >>> one = torch.ones(2, 1)
-    >>> JackknifedSTRF(one, one, one, 1.0, torch.arange(2), [0], 1).kept
-    1.0
+        Treatment of the ends of the clip, as given.
     """
 
     weights: Any
@@ -97,7 +92,7 @@ class JackknifedSTRF:
     edge: str = "zero"
 
     def cut(self) -> Tensor:
-        """Return which bins have a filter that an end of the clip cuts off, (T,); see `DynamicSTRF`.
+        """Bins whose filter an end of the clip cuts off, (T,); see `DynamicSTRF`.
 
         Returns
         -------
@@ -109,7 +104,7 @@ class JackknifedSTRF:
         return cut_bins(self.times, self.lags, self.lookahead, self.n_frames, self.edge)
 
     def t_map(self) -> Tensor:
-        """Return weights over standard errors (T, N, L, F): how many errors each entry is away from zero.
+        """Weights over standard errors (T, N, L, F): the distance of each entry from zero in errors.
 
         Entries are 0 where the weight is 0, masked ones among them.
 
@@ -142,7 +137,7 @@ def jackknifed_dstrf(
     budget_bytes: int = BUDGET,
     **options: Any,
 ) -> JackknifedSTRF:
-    """Return the mean dynamic STRF of several fits, without the entries whose sign they disagree about.
+    """Mean dynamic STRF of several fits, without the entries in whose sign they differ.
 
     All fits are taken through a few bins at a time, so memory does not grow with the clip.
 
@@ -163,7 +158,9 @@ def jackknifed_dstrf(
     sink : Sink or sequence of Sink, optional
         Where the filters go; None is a tensor in memory.
     error : Sink or sequence of Sink, optional
-        Where standard errors go, such as ``ArraySink()``; None computes none. See `jackknife_error`.
+        Where jackknife standard errors go, such as ``ArraySink()``; None computes none. Fits that also start
+        from different weights differ by that as well: let the factory of `deepSTRF.crossval.fit_folds` begin
+        with ``torch.manual_seed(0)`` to start all alike.
     budget_bytes : int
         Working memory beyond the result, roughly: half for the filters of all fits at once, half for the work
         on them. With many outputs more is faster.
@@ -203,8 +200,8 @@ def jackknifed_dstrf(
     first = results[0]
     return JackknifedSTRF(
         weights=made[0],
-        response=_mean([result.response for result in results]),
-        intercept=_mean([result.intercept + result.memory for result in results]),
+        response=torch.stack([result.response for result in results]).mean(0),
+        intercept=torch.stack([result.intercept + result.memory for result in results]).mean(0),
         kept=kept,
         times=first.times,
         neurons=first.neurons,
@@ -241,7 +238,7 @@ def _open_runs(
     budget_bytes: int,
     options: dict[str, Any],
 ) -> list[Run]:
-    """Each fit's way along the clip, all with the window of the first."""
+    """The run of each fit, all with the window of the first."""
     budget = max(1, check_positive_int("budget_bytes", budget_bytes) // (2 * len(models)))
     runs: list[Run] = []
     for model in models:
@@ -257,7 +254,7 @@ def _open_runs(
 
 
 def _fill(runs: list[Run], targets: SinkSet, agreement: float | None, budget_bytes: int) -> float:
-    """Bring mean filters, and their errors, to the sinks; returns the share of entries that is kept."""
+    """Write mean filters, and their errors, to the sinks; returns the share of entries that is kept."""
     frames, shape = runs[0].memory, runs[0].shape
     row_bytes = len(runs) * math.prod(shape[1:]) * frames.element_size()
     at_once = max(1, budget_bytes // (2 * row_bytes))
@@ -277,15 +274,7 @@ def _fill(runs: list[Run], targets: SinkSet, agreement: float | None, budget_byt
 
 
 def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, int]:
-    """Return the mean over fits, zero where their signs disagree, and how many entries were kept.
-
-    Shapes: filters (J, ...).
-
-    Examples
-    --------
-    >>> sign_consistent(torch.tensor([[1.0, 1.0], [3.0, -2.0], [2.0, 3.0]]), 0.9)[0].tolist()
-    [2.0, 0.0]
-    """
+    """Return the mean over fits (J, ...), zero where their signs differ, and the number of entries kept."""
     mean = filters.mean(0)
     if agreement is None:
         return mean, mean.numel()
@@ -299,7 +288,7 @@ def sign_consistent(filters: Tensor, agreement: float | None) -> tuple[Tensor, i
 
 
 def _disagree(filters: Tensor, agreement: float) -> Tensor:
-    """Where fits (J, E) disagree about the sign of an entry: (E,)."""
+    """Entries (E,) in whose sign fits (J, E) differ."""
     rising = filters.sort(0).values
     # linear interpolation between order statistics; torch.quantile refuses more than 16 million entries
     place = agreement * (len(filters) - 1)
@@ -311,43 +300,16 @@ def _disagree(filters: Tensor, agreement: float) -> Tensor:
 
 
 def jackknife_error(filters: Tensor) -> Tensor:
-    """Return the jackknife standard error of the mean filter.
+    """Return the jackknife standard error of the mean of fits (J, ...); NaN for a single fit.
 
-    ``sqrt((J - 1) / J * sum over j of (W_j - mean)^2)`` for J fits that left out one part of the data each.
-    Fits that also start from different weights differ by that as well, which is counted J - 1 times too: let
-    the factory of `deepSTRF.training.fit_folds` begin with ``torch.manual_seed(0)`` to start all alike.
-
-    Parameters
-    ----------
-    filters : Tensor (J, ...)
-        The same entries of J fits.
-
-    Returns
-    -------
-    Tensor
-        Standard errors (...); NaN for a single fit.
-
-    References
-    ----------
-    Efron & Tibshirani 1993, An Introduction to the Bootstrap, equation 11.5.
-
-    Examples
-    --------
-    >>> jackknife_error(torch.tensor([1.0, 2.0, 3.0]))
-    tensor(1.1547)
+    ``sqrt((J - 1) / J * sum over j of (W_j - mean)^2)`` for J fits that left out one part of the data each
+    (Efron & Tibshirani 1993, An Introduction to the Bootstrap, equation 11.5).
     """
     fits = len(filters)
     if fits < 2:
         return torch.full_like(filters[0], torch.nan)
     spread: Tensor = (filters - filters.mean(0)).square().sum(0)
     return (spread * (fits - 1) / fits).sqrt()
-
-
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean(0)
-
-
-# ------------------------------------------------------------------------------
 
 
 class FoldedFits(Protocol):
@@ -370,17 +332,17 @@ def dstrf_folds(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> list[Path]:
-    """Write the mean dynamic STRF of each clip, over the fits that never saw its sound, into a file.
+    """Mean dynamic STRF of each clip, over the fits that never saw its stimulus, in a file per clip.
 
     The files are named after the trials' places in the manifest, ``dSTRF-003.npy``, whatever subset or order
-    of clips is given; a ``dSTRF-003.json`` beside each says how it was made, and which of its bins statistics
-    leave out because the start of the clip cuts their filters off. A file that was made the same
-    way already is not made again.
+    of clips is given; a ``dSTRF-003.json`` beside each states how it was made, and which of its bins
+    statistics leave out because an end of the clip cuts their filters off. A file that was made with the
+    same settings already is not made again.
 
     Parameters
     ----------
     fits : FoldFits
-        From `deepSTRF.training.fit_folds`.
+        From `deepSTRF.crossval.fit_folds`.
     dataset : NeuralDataset
         Any view of the recording they were fitted to.
     out : path
@@ -419,7 +381,7 @@ def dstrf_folds(
     >>> from deepSTRF.datasets.audio import SyntheticDataset
     >>> from deepSTRF.models.audio import Linear
     >>> ds = SyntheticDataset(n_neurons=2, n_clips=2, n_repeats=2, clip_seconds=0.1)
-    >>> models = [Linear(ds.F, 3, 2) for _ in range(4)]  # in earnest: fits = fit_folds(...)
+    >>> models = [Linear(ds.F, 3, 2) for _ in range(4)]  # usually: fits = fit_folds(...)
     >>> fits = SimpleNamespace(manifest=plan_folds(ds, crossval=True), unseen=lambda ds, clip: models)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     [path.name for path in dstrf_folds(fits, ds, folder, agreement=0.75)]
@@ -450,11 +412,11 @@ def dstrf_folds(
         }
         if not _is_made(path, facts):
             note = path.with_suffix(".json")
-            note.unlink(missing_ok=True)  # until the filters are there, nothing says how they were made
+            note.unlink(missing_ok=True)  # without filters there is no note
             sink = FileSink(path, dtype)
             result = jackknifed_dstrf(models, dataset.stims[clip], agreement=agreement, sink=sink, **options)
             cut = result.cut().tolist()
-            # they stand at the ends; of a clip that is all cut off, all at the start
+            # they are at the ends; of a clip that is all cut off, all at the start
             last = next((place for place, one in enumerate(reversed(cut)) if not one), 0)
             made = {**facts, "kept": result.kept, NOTE_OF_CUT: [sum(cut) - last, last]}
             note.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
@@ -474,7 +436,7 @@ def _is_made(path: Path, facts: dict[str, Any]) -> bool:
 
 
 def _described(value: Any) -> str:
-    """A setting as text; of an array, whose text leaves out its middle, a hash."""
+    """A setting as text; an array as its hash, because its text leaves out the middle."""
     if not isinstance(value, Tensor | np.ndarray):
         return repr(value)
     array = torch.as_tensor(value).detach().cpu().contiguous()

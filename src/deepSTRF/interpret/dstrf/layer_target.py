@@ -188,6 +188,6 @@ class LayerTarget(Target):
         zeros = two.new_zeros(2, *self._input_shape(two.shape[-1]))
         try:
             found = self._respond(two, zeros[:1])
-        except Exception:  # noqa: BLE001  (a model that uses the number of its clips may fail in any way)
+        except Exception:  # noqa: BLE001  (a model that counts its clips may raise anything)
             return False
         return torch.equal(found, self._respond(two, zeros))

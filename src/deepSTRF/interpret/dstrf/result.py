@@ -1,4 +1,4 @@
-"""What `dstrf` returns."""
+"""The result of `dstrf`: filters, responses, and how they were made."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class DynamicSTRF:
         one and, with ``lookahead``, on to the frames after it, which makes it L + lookahead long. With
         ``wrt="samples"`` it has hop entries per frame, and F is 1. Lags outside the clip are zero.
     response : Tensor (T, N)
-        The model's own responses (with ``skip_nonlinearity``, those before the output nonlinearity).
+        The model's responses (with ``skip_nonlinearity``, those before the output nonlinearity).
     intercept : Tensor (T, N)
         ``response - weights . window - memory``.
     memory : Tensor (T, N)
-        What sound before the window contributes: through the carried state for ``method="windows"`` of a
-        recurrent model, through the gradient at older frames where the window is shorter than a known
+        Contribution of frames before the window: through the state for ``method="windows"`` of a recurrent
+        model, through the gradient at older frames where the window is shorter than a known
         receptive field; else zero.
     times : Tensor (T,)
         Frame of each row.
@@ -56,14 +56,14 @@ class DynamicSTRF:
         are ``slope[..., None, None] * weights``.
     completeness : Tensor (T, N) or None
         Path-averaged form only: ``response - response_to_baseline - weights . (window - baseline)``, the
-        error of the quadrature (and what the window leaves out).
+        error of the quadrature (and of what the window leaves out).
     lookahead : int
         Frames of the window after the current one: the last entries of the lag axis.
     layer_shape : tuple of int or None
-        With a part for ``wrt``: the shape of its output without clips and time, (C, F') or (F',), which
-        ``weights.unflatten(-1, layer_shape)`` has.
+        With a part for ``wrt``: the shape of its output without clips and time, (C, F') or (F',), for
+        ``weights.unflatten(-1, layer_shape)``.
     edge : str
-        What was asked for at the ends of the clip.
+        Treatment of the ends of the clip, as given.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class DynamicSTRF:
         return torch.arange(self.lags - 1, -1 - self.lookahead, -1, device=self.times.device)
 
     def lags_ms(self, dt_ms: float) -> Tensor:
-        """Return how long before the response each frame of the window is, in ms, (L + lookahead,).
+        """Time of each frame of the window before the response, in ms, (L + lookahead,).
 
         Parameters
         ----------
@@ -112,7 +112,7 @@ class DynamicSTRF:
         return self.lag_frames * check_positive_number("dt_ms", dt_ms)
 
     def valid(self) -> Tensor:
-        """Return which lags exist at which time, (T, L + lookahead): those before and after the clip do not.
+        """Lags that exist at each time, (T, L + lookahead): those before and after the clip do not.
 
         Returns
         -------
@@ -123,10 +123,10 @@ class DynamicSTRF:
         return (frames >= 0) & (frames < self.n_frames)
 
     def cut(self) -> Tensor:
-        """Return which bins have a filter that an end of the clip cuts off, (T,).
+        """Bins whose filter an end of the clip cuts off, (T,).
 
-        Statistics of how a filter changes leave these bins out: it grows there as the clip begins, and that
-        of a linear neuron does so too. With ``edge="keep"`` no filter is cut.
+        Statistics of how a filter changes leave these bins out: there it grows as the clip begins, that of
+        a linear neuron too. With ``edge="keep"`` no filter is cut.
 
         Returns
         -------
@@ -136,18 +136,18 @@ class DynamicSTRF:
         return cut_bins(self.times, self.lags, self.lookahead, self.n_frames, self.edge)
 
     def intercept_share(self) -> Tensor:
-        """Return the variance of the intercept as a share of that of the response, (N,).
+        """Variance of the intercept as a share of that of the response, (N,).
 
         Returns
         -------
         Tensor
-            0 where the filters tell everything about how the response moves; it may exceed 1. NaN for a
-            response that does not move.
+            0 where the filters explain all variation of the response; it may exceed 1. NaN for a constant
+            response.
         """
         return self.intercept.double().var(0) / _positive(self.response.double().var(0))
 
     def intercept_size(self) -> Tensor:
-        """Return the mean size of the intercept as a share of that of the response, (N,).
+        """Mean size of the intercept as a share of that of the response, (N,).
 
         Returns
         -------
@@ -158,15 +158,7 @@ class DynamicSTRF:
 
 
 def cut_bins(times: Tensor, lags: int, lookahead: int, n_frames: int, edge: str) -> Tensor:
-    """Return at which times an end of the clip cuts off a filter.
-
-    Shapes: times (T,); returns (T,).
-
-    Examples
-    --------
-    >>> cut_bins(torch.arange(4), lags=3, lookahead=0, n_frames=4, edge="zero").tolist()
-    [True, True, False, False]
-    """
+    """Return whether an end of the clip cuts off the filter at each of some times (T,)."""
     if edge == "keep":
         return torch.zeros_like(times, dtype=torch.bool)
     return (times < lags - 1) | (times >= n_frames - lookahead)

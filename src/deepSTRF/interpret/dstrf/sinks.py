@@ -1,4 +1,8 @@
-"""Sinks as users name them, and filling one: it tidies up when that fails."""
+"""Sinks: where the blocks of a dynamic STRF are stored, as an array, a file or running statistics.
+
+A sink is opened for a tensor (T, N, L, F), receives its rows in blocks, and returns what it made of them;
+after an error, ``abort`` removes what it has begun.
+"""
 
 from __future__ import annotations
 
@@ -27,37 +31,29 @@ __all__ = [
     "opened",
 ]
 
-# ------------------------------------------------------------------------------
-# Where the blocks of a dynamic STRF go: an array, a file, or running statistics of which nothing is kept.
-
-
-#: Seconds after which an unfinished file that nobody wrote to is no one's: a day, others may be at it.
+#: Methods of a sink.
+STEPS = ("open", "write", "close", "abort")
+#: Seconds without a write after which an unfinished file counts as abandoned: a day.
 ABANDONED = 86_400
 
 
 class Sink(Protocol):
-    """Takes the rows of a tensor (T, N, L, F) in blocks, in any order, each row once.
-
-    Examples
-    --------
-    >>> isinstance(ArraySink(), object)
-    True
-    """
+    """Receives the rows of a tensor (T, N, L, F) in blocks, in any order, each row once."""
 
     def open(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         """Prepare for a tensor of this shape."""
         ...
 
     def write(self, rows: Tensor, block: Tensor) -> None:
-        """Take block (B, N, L, F), the rows (B,) of the tensor; the block is only lent."""
+        """Store block (B, N, L, F), the rows (B,) of the tensor; the caller may reuse the block."""
         ...
 
     def close(self) -> Any:
-        """Return what has become of it."""
+        """Return what the sink made of the tensor."""
         ...
 
     def abort(self) -> None:
-        """Tidy up after an error."""
+        """Remove everything unfinished after an error."""
         ...
 
 
@@ -96,12 +92,12 @@ class ArraySink:
         return self._array
 
     def abort(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         del self._array
 
 
 class FileSink:
-    """Writes a ``.npy`` file, mapped into memory: the tensor may be larger than the machine.
+    """Writes a ``.npy`` file, mapped into memory: the tensor may be larger than the memory.
 
     The file appears under its name when it is complete, and an older one stays until then.
 
@@ -158,7 +154,7 @@ class FileSink:
         return self.path
 
     def _remove_abandoned(self) -> None:
-        """What a killed process has left of this file, which may be as large as the file."""
+        """Remove unfinished files of killed processes, which may be as large as the file."""
         for part in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.part"):
             with contextlib.suppress(FileNotFoundError):  # another process was faster
                 if time.time() - part.stat().st_mtime > ABANDONED:
@@ -172,7 +168,7 @@ class FileSink:
 
 @dataclass(frozen=True)
 class Moments:
-    """What is left of a dynamic STRF when only its statistics are kept.
+    """Statistics of a dynamic STRF over time.
 
     Attributes
     ----------
@@ -182,12 +178,6 @@ class Moments:
         Frobenius norm of each bin's filter; its standard deviation over time is the gain change.
     excitation, inhibition : Tensor (T, N)
         Sums of its positive and of its negative entries.
-
-    Examples
-    --------
-    >>> one = torch.ones(1)
-    >>> Moments(one, one, one, one, one).mean
-    tensor([1.])
     """
 
     mean: Tensor
@@ -200,8 +190,7 @@ class Moments:
 class MomentSink:
     """Keeps running statistics in float64; the tensor itself is never held.
 
-    All bins count: with ``dstrf(..., edge="drop")`` those are not among them whose filters the start of the
-    clip cuts off.
+    All bins count; ``dstrf(..., edge="drop")`` leaves out those whose filters an end of the clip cuts off.
 
     Examples
     --------
@@ -237,21 +226,21 @@ class MomentSink:
 
     def close(self) -> Moments:
         """Return the statistics."""
-        # one bin has no spread: NaN, not an invented zero
+        # one bin has no spread: NaN instead of 0
         sd = (self._squares / (self._count - 1 if self._count > 1 else torch.nan)).sqrt()
         return Moments(self._mean, sd, *self._traces)
 
     def abort(self) -> None:
-        """Nothing is left behind."""
+        """Nothing to remove."""
 
 
 class CallbackSink:
-    """Calls a function of yours with every block.
+    """Calls a function with every block.
 
     Parameters
     ----------
     function : callable
-        Takes the rows (B,) and the block (B, N, L, F), which is only lent: copy what you keep.
+        Called with the rows (B,) and the block (B, N, L, F), which may be reused: copy what you keep.
 
     Examples
     --------
@@ -276,30 +265,17 @@ class CallbackSink:
         """Return None."""
 
     def abort(self) -> None:
-        """Nothing is left behind."""
+        """Nothing to remove."""
 
 
 class SinkSet:
-    """Several sinks at once, e.g. a file and the running statistics.
-
-    Parameters
-    ----------
-    sinks : sequence of Sink
-        All of them get every block.
-
-    Examples
-    --------
-    >>> sink = SinkSet([ArraySink(), MomentSink()])
-    >>> sink.open((1, 1, 3, 4), torch.float32, torch.device("cpu"))
-    >>> sink.write(torch.tensor([0]), torch.ones(1, 1, 3, 4))
-    >>> array, moments = sink.close()
-    """
+    """Several sinks at once, e.g. a file and the running statistics."""
 
     def __init__(self, sinks: Sequence[Sink]) -> None:
         self.sinks = list(sinks)
 
     def open(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        """Open all, or none: when one cannot be opened, those before it are tidied up."""
+        """Open all, or none: when one cannot be opened, those before it are aborted."""
         opened: list[Sink] = []
         try:
             for sink in self.sinks:
@@ -311,41 +287,29 @@ class SinkSet:
             raise
 
     def write(self, rows: Tensor, block: Tensor) -> None:
-        """Give the block to all."""
+        """Store the block in all."""
         for sink in self.sinks:
             sink.write(rows, block)
 
     def close(self) -> list[Any]:
-        """Return what each of them made."""
+        """Return what each of them made of the tensor."""
         return [sink.close() for sink in self.sinks]
 
     def abort(self) -> None:
-        """Tidy up all."""
+        """Abort all."""
         for sink in self.sinks:
             sink.abort()
 
 
 def _as_slice(rows: Tensor) -> Any:
-    """Consecutive rows as a slice, which saves a copy."""
+    """Rows as an index: consecutive ones as a slice, which saves a copy."""
     first, last = int(rows[0]), int(rows[-1])
     consecutive = last - first + 1 == len(rows) and bool((rows[1:] > rows[:-1]).all())
     return slice(first, last + 1) if consecutive else rows.cpu().numpy()
 
 
-# ------------------------------------------------------------------------------
-
-#: What a sink can do.
-STEPS = ("open", "write", "close", "abort")
-
-
 def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
-    """Return what was given for a sink as one.
-
-    Examples
-    --------
-    >>> type(as_sink(None)).__name__
-    'ArraySink'
-    """
+    """Return a sink, a sequence of sinks or None (an array in memory) as one sink."""
     if sink is None:
         return ArraySink()
     several = isinstance(sink, list | tuple)
@@ -363,18 +327,8 @@ def as_sink(sink: Sink | Sequence[Sink] | None) -> Sink:
 
 @contextlib.contextmanager
 def opened(sink: Sink, shape: tuple[int, ...], like: Tensor) -> Iterator[None]:
-    """Open a sink for what is written inside, and let it tidy up when that fails.
-
-    Shapes: shape (T, N, L, F).
-
-    Examples
-    --------
-    >>> import torch
-    >>> sink = ArraySink()
-    >>> with filling(sink, (1, 1, 3, 4), torch.zeros(1)):
-    ...     sink.write(torch.tensor([0]), torch.ones(1, 1, 3, 4))
-    """
-    sink.open(cast(tuple[int, int, int, int], shape), like.dtype, like.device)  # tidies up after itself
+    """Open a sink for a tensor (T, N, L, F) of a type and device; abort it when the body fails."""
+    sink.open(cast(tuple[int, int, int, int], shape), like.dtype, like.device)
     try:
         yield
     except BaseException:

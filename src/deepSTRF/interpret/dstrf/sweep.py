@@ -2,9 +2,9 @@
 
 A dynamic STRF of a linearized chain is the product of its weights with the slopes between them, taken from
 the output down, on the few lags that a dilated stack really uses: no graph is built, and nothing is computed
-for frames that a response does not depend on. With many outputs it pays to meet half-way: filters of a hidden
-layer at one frame are the same for every response that depends on it, so they are computed once per frame
-from the input up (`Ascent`), and the sweep ends at that layer.
+for frames that a response does not depend on. With many outputs sweep and ascent meet in between: the filters
+of a hidden layer at one frame are the same for every response that depends on it, so they are computed once
+per frame from the input up (`Ascent`), and the sweep ends at that layer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Switches: how many units of a network change sides from one bin to the next."""
+"""Switches: the number of rectified units that turn on or off from one bin to the next.
+
+In a network of rectified units the filter changes only where units switch (Keshishian et al. 2020, doi
+10.7554/eLife.53445).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from deepSTRF.models.gradients import differentiating
 
 __all__ = ["Switches", "switches"]
 
-#: Functions with kinks, by name, and where those are.
+#: Functions with kinks, by name, and the places of the kinks.
 KINKS: dict[str, tuple[float, ...]] = {
     "relu": (0.0,), "relu_": (0.0,), "leaky_relu": (0.0,), "leaky_relu_": (0.0,), "prelu": (0.0,),
     "relu6": (0.0, 6.0), "hardtanh": (-1.0, 1.0),
@@ -24,7 +28,7 @@ KINKS: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Switches:
-    """Switches of a clip.
+    """Switches along a clip.
 
     Attributes
     ----------
@@ -32,11 +36,6 @@ class Switches:
         Units that change sides from each bin to the next.
     units : int
         Units with a kink.
-
-    Examples
-    --------
-    >>> Switches(torch.tensor([1, 3]), 10).mean
-    2.0
     """
 
     per_step: Tensor
@@ -49,7 +48,7 @@ class Switches:
 
 
 def switches(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogram") -> Switches:
-    """Count how many rectified units switch on or off per step: how often the filter of a network is another.
+    """Number of rectified units of a network that switch on or off from each bin to the next.
 
     Parameters
     ----------
@@ -98,7 +97,7 @@ def switches(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogram") ->
 
 
 class _Watch(TorchFunctionMode):
-    """Notes on which side of its kinks every unit is, while a model runs."""
+    """Records on which side of its kinks every unit is, while a model runs."""
 
     def __init__(self, n_frames: int) -> None:
         super().__init__()

@@ -345,7 +345,7 @@ def _distances(rows: Tensor, centres: Tensor) -> Tensor:
 
 
 def _silhouette(apart: Tensor, labels: Tensor, k: int) -> float:
-    """Mean silhouette ``(b - a) / max(a, b)`` of bins whose distances from each other are ``apart`` (T, T)."""
+    """Mean silhouette ``(b - a) / max(a, b)`` of bins at distances ``apart`` (T, T) from each other."""
     member = torch.nn.functional.one_hot(labels, k).to(apart)
     size = member.sum(0)
     if int((size > 0).sum()) < 2:
@@ -359,7 +359,7 @@ def _silhouette(apart: Tensor, labels: Tensor, k: int) -> float:
 
 
 def _some_rows(rows: Tensor, most: int) -> Tensor:
-    """Some rows in order, always the same ones; drawn at random, for evenly spaced ones would miss a period."""
+    """Some rows in order, always the same; drawn at random, for evenly spaced ones would miss a period."""
     if len(rows) <= most:
         return rows
     draw = torch.Generator().manual_seed(len(rows))

@@ -62,7 +62,7 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
     reference : Tensor (L, F)
         The filter that they are to match.
     max_shift : int
-        Largest shift in lags, either way; at most L.
+        Largest shift in lags in both directions; at most L.
 
     Returns
     -------
