@@ -13,7 +13,7 @@ import torch
 
 from deepSTRF import _files as files
 from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment
-from deepSTRF.experiments.examples import model_fields
+from deepSTRF.experiments.examples import receptive_fields
 from deepSTRF.experiments.run_folder import RunScores, prepare_folder
 from deepSTRF.report import write_report
 from deepSTRF.report.gather import gather_parts  # inner: the parts are not part of the face
@@ -243,7 +243,7 @@ def test_report_needs_no_recording(finished, tmp_path, monkeypatch):
 def test_report_shows_fields_as_the_model_responds(finished):
     parts = gather_parts(finished)
     model = finished.load_model()
-    np.testing.assert_allclose(parts.strfs, model_fields(model))
+    np.testing.assert_allclose(parts.strfs, receptive_fields(model).maps)
     assert parts.strfs.shape == (3, model.F, model.T)
     assert len(parts.frequencies_hz) == model.F
     assert parts.examples[0].stim.shape[0] == model.F

@@ -28,7 +28,7 @@ EXPECTED_CORRELATION = 0.5
 
 
 def has_output_stage(model: nn.Module) -> bool:
-    """Say whether a model ends in a gain and an offset per neuron, which `calibrate_output` sets."""
+    """Whether a model ends in a gain and an offset per neuron, which `calibrate_output` sets."""
     return _output_stage(model) is not None
 
 

@@ -32,7 +32,7 @@ from deepSTRF.experiments.build import (
 )
 from deepSTRF.experiments.calibration import calibrate_output, has_output_stage, start_output
 from deepSTRF.experiments.config import ExperimentConfig, FieldError
-from deepSTRF.experiments.examples import choose_examples, model_fields
+from deepSTRF.experiments.examples import choose_examples
 from deepSTRF.experiments.run_folder import (
     MAIN_SCORE,
     STATE,
@@ -341,9 +341,7 @@ def _collect(
         scores=scores,
         histories={seed: fit.history for seed, fit in fits.items()},
         best_epochs=best_epochs,
-        examples=choose_examples(
-            best.model, views[2], scores.per_neuron()[MAIN_SCORE], list(names), model_fields(best.model)
-        ),
+        examples=choose_examples(best.model, views[2], scores.per_neuron()[MAIN_SCORE], list(names)),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,23 +50,8 @@ Columns = Mapping[str, NDArray[np.float64]]
 class ScoreRow:
     """One line of a score table: a metric on one split, over neurons.
 
-    Attributes
-    ----------
-    split : str
-        "test" or "validation".
-    metric : str
-        Column name.
-    mean, sd, median : float
-        Over the neurons that have a score (each its mean over seeds); NaN when none has.
-    n, n_nan : int
-        How many neurons have a score and how many have none.
-    per_seed : tuple of float
-        The mean over neurons for each seed.
-
-    Examples
-    --------
-    >>> ScoreRow("test", "cc", 0.5, 0.1, 0.5, 119, 0, (0.5,)).n
-    119
+    ``mean``, ``sd`` and ``median`` are over the ``n`` neurons that have a score (each its mean over seeds),
+    NaN when none has; ``n_nan`` neurons have none. ``per_seed`` is the mean over neurons for each seed.
     """
 
     split: str
@@ -78,10 +65,7 @@ class ScoreRow:
 
 
 class RunScores:
-    """Scores of all neurons on each split, for each seed.
-
-    Shapes: values (n_seeds, N).
-    """
+    """Scores of all neurons on each split, for each seed: ``values[split][metric]`` is (n_seeds, N)."""
 
     def __init__(
         self,
@@ -123,11 +107,23 @@ class RunScores:
 
     def summary(self) -> list[ScoreRow]:
         """Return one row per split and metric."""
-        return [
-            _row(split, name, column)
-            for split, columns in self.values.items()
-            for name, column in columns.items()
-        ]
+        rows = []
+        for split, columns in self.values.items():
+            for name, column in columns.items():
+                per_neuron = _nan_mean(column, axis=0)
+                valid = per_neuron[np.isfinite(per_neuron)]
+                row = ScoreRow(
+                    split,
+                    name,
+                    mean=float(valid.mean()) if valid.size else math.nan,
+                    sd=float(valid.std(ddof=1)) if valid.size > 1 else math.nan,
+                    median=float(np.median(valid)) if valid.size else math.nan,
+                    n=int(valid.size),
+                    n_nan=int(per_neuron.size - valid.size),
+                    per_seed=tuple(float(value) for value in _nan_mean(column, axis=1)),
+                )
+                rows.append(row)
+        return rows
 
     def best_seed(self) -> int:
         """Return the seed with the highest mean validation score: the test scores choose nothing."""
@@ -143,12 +139,12 @@ class RunScores:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow([*KEYS, *names])
-        for seed, split, neuron in self._keys():
-            cells = [
-                self.values[split][name][seed, neuron] if name in self.values[split] else math.nan
-                for name in names
-            ]
-            writer.writerow([self.seeds[seed], split, self.neurons[neuron], *map(_cell, cells)])
+        for (row, seed), (split, columns), (index, neuron) in itertools.product(
+            enumerate(self.seeds), self.values.items(), enumerate(self.neurons)
+        ):
+            scores = [columns[name][row, index] if name in columns else math.nan for name in names]
+            cells = ["" if math.isnan(score) else f"{score:.9g}" for score in scores]
+            writer.writerow([seed, split, neuron, *cells])
         return buffer.getvalue()
 
     @classmethod
@@ -177,28 +173,6 @@ class RunScores:
                     values[row["split"]][name][at] = float(row[name])
         return cls(neurons, seeds, values)
 
-    def _keys(self) -> Iterator[tuple[int, str, int]]:
-        for seed in range(len(self.seeds)):
-            for split in self.values:
-                for neuron in range(len(self.neurons)):
-                    yield seed, split, neuron
-
-
-def _row(split: str, name: str, column: NDArray[np.float64]) -> ScoreRow:
-    per_neuron = _nan_mean(column, axis=0)
-    valid = per_neuron[np.isfinite(per_neuron)]
-    n = int(valid.size)
-    return ScoreRow(
-        split,
-        name,
-        float(valid.mean()) if n else math.nan,
-        float(valid.std(ddof=1)) if n > 1 else math.nan,
-        float(np.median(valid)) if n else math.nan,
-        n,
-        int(per_neuron.size - n),
-        tuple(float(value) for value in _nan_mean(column, axis=1)),
-    )
-
 
 def _nan_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     """Mean of the finite values; NaN, without a warning, where there is none."""
@@ -209,11 +183,8 @@ def _nan_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return mean
 
 
-def _cell(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.9g}"
-
-
 # ------------------------------------------------------------------------------
+# Folder
 
 CONFIG, RUN, PROTOCOL = "config.toml", "run.json", "protocol.json"
 SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"
@@ -223,8 +194,6 @@ SEED_MODELS = "models"
 #: What `deepSTRF.report.explain_run` writes; it explains this very model, so it goes with it.
 EXPLAIN = "explain"
 FORMAT = 1
-#: What scores.json says of each row that scores.csv must agree with.
-_COUNTS = ("split", "metric", "n", "n_nan")
 
 README = """Run folder of deepSTRF. Read it back with deepSTRF.experiments.Run.load(path).
 
@@ -264,9 +233,9 @@ class Run:
     best_epochs : dict of seed to int or None
         Epoch (from 0) whose weights were kept.
     facts : dict
-        What else the report says: titles, notes, versions, frequencies, times.
+        What else the report shows: titles, notes, frequencies, times.
     examples : list of NeuronExample
-        Neurons shown in full.
+        Neurons that the report shows in full.
 
     Examples
     --------
@@ -292,7 +261,7 @@ class Run:
 
     @property
     def report_path(self) -> Path:
-        """Where the HTML report lies, once it is written."""
+        """Path of the HTML report, once it is written."""
         return self.path / REPORT
 
     @classmethod
@@ -307,19 +276,39 @@ class Run:
             When a file in it is damaged; the text names it.
         """
         folder = Path(path)
-        _check_complete(folder)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is no folder; deepstrf fit writes run folders and says where")
+        if not (folder / CONFIG).is_file():
+            raise FileNotFoundError(
+                f"{folder} is no run folder: it has no {CONFIG}; deepstrf fit writes run folders"
+            )
+        if not (folder / RUN).is_file():
+            raise FileNotFoundError(
+                f"the run in {folder} is not complete; go on with: "
+                f"deepstrf fit --config {folder / CONFIG} --out {folder}"
+            )
         facts = _read_json(folder / RUN)
         histories = _read_json(folder / HISTORY_JSON)
-        examples = folder / EXAMPLES
+        rows = _read_json(folder / SCORES_JSON)["rows"]
+        with _whole(folder / SCORES_CSV):
+            scores = RunScores.from_csv((folder / SCORES_CSV).read_text(encoding="utf-8"))
+            # a table cut off between two lines still reads: the other file has the numbers of neurons
+            there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
+            if there != [(row["split"], row["metric"], row["n"], row["n_nan"]) for row in rows]:
+                raise ValueError(f"not the neurons of {SCORES_JSON}")
+        examples: list[NeuronExample] = []
+        if (folder / EXAMPLES).is_file():
+            with _whole(folder / EXAMPLES):
+                examples = examples_from_bytes((folder / EXAMPLES).read_bytes())
         return cls(
             path=folder,
             config=ExperimentConfig.from_toml(folder / CONFIG),
             protocol=[(str(label), str(value)) for label, value in _read_json(folder / PROTOCOL)["rows"]],
-            scores=_read_scores(folder),
+            scores=scores,
             histories={int(seed): rows for seed, rows in histories["seeds"].items()},
             best_epochs={int(seed): epoch for seed, epoch in histories["best_epochs"].items()},
             facts=facts,
-            examples=_read_examples(examples) if examples.is_file() else [],
+            examples=examples,
         )
 
     def with_config(self, config: ExperimentConfig) -> Run:
@@ -353,7 +342,13 @@ def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = 
     status = folder_status(folder, config, overwrite=overwrite)
     if status == "new":
         if (folder / CONFIG).is_file():
-            _remove_run(folder)
+            # run.json first: without it no part counts as a run; files of the user's own stay
+            for name in (RUN, PROTOCOL, SCORES_CSV, SCORES_JSON, HISTORY_CSV, HISTORY_JSON, EXAMPLES, REPORT):
+                (folder / name).unlink(missing_ok=True)
+            (folder / CONFIG).unlink()
+            for name in (MODEL, SEED_MODELS, STATE, EXPLAIN):
+                if (folder / name).is_dir():
+                    shutil.rmtree(folder / name)
         write_atomically(folder / "README.txt", README.encode())
         write_atomically(folder / CONFIG, config.to_toml().encode())
     return status
@@ -425,55 +420,15 @@ def _history_csv(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     return buffer.getvalue()
 
 
-def _check_complete(folder: Path) -> None:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is no folder; deepstrf fit writes run folders and says where")
-    if not (folder / CONFIG).is_file():
-        raise FileNotFoundError(
-            f"{folder} is no run folder: it has no {CONFIG}; deepstrf fit writes run folders"
-        )
-    if not (folder / RUN).is_file():
-        raise FileNotFoundError(
-            f"the run in {folder} is not complete; go on with: "
-            f"deepstrf fit --config {folder / CONFIG} --out {folder}"
-        )
-
-
-def _remove_run(folder: Path) -> None:
-    """Remove what runs write, run.json first; files of the user's own stay."""
-    (folder / RUN).unlink(missing_ok=True)
-    for name in (PROTOCOL, SCORES_CSV, SCORES_JSON, HISTORY_CSV, HISTORY_JSON, EXAMPLES, REPORT, CONFIG):
-        (folder / name).unlink(missing_ok=True)
-    for name in (MODEL, SEED_MODELS, STATE, EXPLAIN):
-        if (folder / name).is_dir():
-            shutil.rmtree(folder / name)
-
-
-def _read_scores(folder: Path) -> RunScores:
-    path = folder / SCORES_CSV
-    try:
-        scores = RunScores.from_csv(path.read_text(encoding="utf-8"))
-    except (ValueError, KeyError) as error:
-        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
-    # A table cut off between two lines still reads: the other file knows how many neurons there were.
-    there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
-    written = [tuple(row[key] for key in _COUNTS) for row in _read_json(folder / SCORES_JSON)["rows"]]
-    if there != written:
-        raise DamagedFileError(
-            f"{path} is damaged (not the neurons of {SCORES_JSON}); fit again with --overwrite"
-        )
-    return scores
-
-
-def _read_examples(path: Path) -> list[NeuronExample]:
-    try:
-        return examples_from_bytes(path.read_bytes())
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
-
-
 def _read_json(path: Path) -> Any:
-    try:
+    with _whole(path):
         return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Turn what reading a broken file raises into a `DamagedFileError` that names it."""
+    try:
+        yield
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error
