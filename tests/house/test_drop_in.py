@@ -1,4 +1,4 @@
-"""One new file with one decorator is a new model, front-end, backbone, prefilter, kernel or dataset.
+"""One new file with one decorator is a new model, front-end, dataset, loss, metric and so on.
 
 Such files are written into a copy of the package, and nothing else is edited. The factories, the command
 line, the tables of the documentation and the banks of tests then find them, each in a process of its own.
@@ -100,6 +100,39 @@ from deepSTRF.registry import DATASETS
 class NewDataset(SyntheticDataset):
     """The first line of the new dataset."""
 ''',
+    "metrics/new_loss.py": '''
+"""A new loss."""
+
+from torch import Tensor
+
+from deepSTRF.metrics.losses import mse_loss
+from deepSTRF.registry import LOSSES
+
+
+@LOSSES.register("new_loss")
+def new_loss(pred: Tensor, gt: Tensor) -> Tensor:
+    """The first line of the new loss."""
+    return 2 * mse_loss(pred, gt)
+''',
+    "metrics/new_metric.py": '''
+"""A new metric."""
+
+from torch import Tensor
+
+from deepSTRF.metrics import Metric, ScoreStatistics
+from deepSTRF.registry import METRICS
+
+
+@METRICS.register("new_metric")
+class NewMetric(Metric):
+    """The first line of the new metric."""
+
+    label = "label of the new metric"
+
+    @staticmethod
+    def compute(statistics: ScoreStatistics) -> Tensor:
+        return 2 * statistics.correlation()
+''',
 }
 #: Table of the documentation -> what stands in it.
 IN_TABLES = {
@@ -109,6 +142,8 @@ IN_TABLES = {
     "prefilters": "new prefilter",
     "kernels": "new kernel",
     "datasets": "new dataset",
+    "losses": "new loss",
+    "metrics": "new metric",
 }
 #: Bank of tests -> the parameter that a new entry must have there.
 IN_BANKS = {
@@ -201,6 +236,18 @@ def test_the_tables_of_the_documentation_hold_the_new_entries(package: Path, tmp
     assert done.returncode == 0, done.stderr
     for what in IN_TABLES.values():
         assert f"| The first line of the {what}. |" in page.read_text()
+
+
+def test_a_fit_takes_the_new_loss_and_shows_the_new_metric(package: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["-o", "n_neurons=3", "-o", "n_clips=5", "-e", "1", "--loss", "new_loss", "--out", str(run)]
+    done = python(package, "-c", f"from deepSTRF.cli import main; main({['fit', *options]!r})")
+    assert done.returncode == 0, done.stderr
+    page = (run / "report.html").read_text()
+    for shown in (done.stdout, page):
+        assert "label of the new metric" in shown
+    assert "The first line of the new metric" in page
+    assert "new_metric" in (run / "scores.csv").read_text()
 
 
 @pytest.mark.parametrize("bank", IN_BANKS)

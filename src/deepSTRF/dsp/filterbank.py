@@ -59,7 +59,7 @@ _NS_PER_PRODUCT = 0.036
 _NS_PER_COPIED_SAMPLE = 2.4
 _NS_PER_OUTPUT = 11.0
 _NS_PER_GROUP = 1450.0
-_NS_PER_MATRIX_ENTRY = 0.014  # laid out once per clip of 1,000 bins
+_NS_PER_MATRIX_ENTRY = 0.014  # written once per clip of 1,000 bins
 _NS_PER_STREAMED_ENTRY = 0.25  # read from the cache for every bin
 _NARROW_COLUMNS = 16.0  # matrix products lose half their speed at this many columns
 
@@ -516,7 +516,7 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
     part; ``"full"``: absolute value; ``"square"``; ``"none"``: the signed output.
     """
     if detector == "magnitude":
-        # a compiler fuses the plain form, and does not know custom forward-mode derivatives
+        # a compiler fuses the plain form, and does not support custom forward-mode derivatives
         if torch.compiler.is_compiling() or not filtered.requires_grad:
             return _magnitude(filtered, MAGNITUDE_FLOOR)
         return _Magnitude.apply(filtered, MAGNITUDE_FLOOR)  # type: ignore[no-any-return, no-untyped-call]

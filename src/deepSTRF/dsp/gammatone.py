@@ -212,10 +212,10 @@ def recursive_gammatone(
             "recent": torch.zeros(*shape, order - 1, dtype=kind, device=x.device),
         }
     signal = x.to(kind).expand(-1, len(center), -1)
-    carried = []
+    poles = []
     for before in state["poles"]:
         signal, last = first_order_recursion(signal, pole, before)
-        carried.append(last)
+        poles.append(last)
     joined = torch.cat([state["recent"], signal], dim=-1)
     size = signal.shape[-1]
     output = sum(
@@ -225,7 +225,7 @@ def recursive_gammatone(
         ),
         start=torch.zeros_like(signal),
     )
-    return output, {"poles": torch.stack(carried), "recent": joined[..., size:]}
+    return output, {"poles": torch.stack(poles), "recent": joined[..., size:]}
 
 
 def _eulerian(degree: int) -> Tensor:

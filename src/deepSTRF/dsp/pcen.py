@@ -54,7 +54,7 @@ def pcen(
     start : {"debiased", "zero", "first"}
         ``"debiased"``: the mean of the frames so far, each with its exponential weight (so ``M[0] = E[0]``).
         ``"zero"``: silence before the first frame, which makes an onset of about five time constants.
-        ``"first"``: the first frame, as if it had lasted for ever.
+        ``"first"``: the first frame, as if it had lasted forever.
     state : dict, optional
         What the previous chunk returned; a fresh start when left out.
 
@@ -63,7 +63,7 @@ def pcen(
     normalised : Tensor
         (B, F, T).
     state : dict
-        To be handed to the next chunk.
+        For the next chunk.
 
     Raises
     ------

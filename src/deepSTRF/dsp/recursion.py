@@ -258,7 +258,7 @@ def freq_to_tau(frequency: Frequencies) -> Frequencies:
     if values.size and (values.min() < low or values.max() > high):
         warnings.warn(
             f"time constants of adaptation are known between {low:g} and {high:g} Hz; frequencies from "
-            f"{values.min():g} to {values.max():g} Hz were asked for, and those outside get the time "
+            f"{values.min():g} to {values.max():g} Hz were given, and those outside get the time "
             "constant of the nearer end",
             UserWarning,
             stacklevel=2,
@@ -314,7 +314,7 @@ def leaky_mean(
     first frame is repeated to the left. Everything is returned as the deviation from that frame: a constant
     input then has a mean that is exact, and small changes on a large level keep their digits.
 
-    ``weight`` is ``1 - a``, given apart because a caller may know it to more digits. Returns the origin (B,
+    ``weight`` is ``1 - a``, given apart because a caller may have it to more digits. Returns the origin (B,
     ..., 1), ``x - origin`` (B, ..., T), ``m - origin`` (B, ..., T + 1) from the value before the first frame
     of ``x`` on, and the state for the next chunk.
     """
@@ -346,7 +346,7 @@ def stagger_rows(rows: Tensor, step: int) -> Tensor:
         raise ValueError(f"rows need two axes and step >= 0, got shape {tuple(rows.shape)} and step {step}")
     *lead, n_rows, length = rows.shape
     width = length + (n_rows - 1) * step
-    # rows padded to width + step, laid end to end and cut every `width` values: each row starts `step` later
+    # rows padded to width + step, joined end to end and cut every `width` values: each row starts `step` later
     flat = functional.pad(rows, (0, n_rows * step)).reshape(*lead, n_rows * (width + step))
     return flat[..., : n_rows * width].reshape(*lead, n_rows, width)
 

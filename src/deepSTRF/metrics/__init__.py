@@ -3,7 +3,8 @@
 Every function takes predictions (B, N, 1, T) and responses (B, N, R, T), works on all neurons and clips at
 once, skips what was not recorded (NaN), and returns one number per neuron or their mean. Losses are
 differentiable. The classes in `deepSTRF.metrics.streaming` give the same values from one pass over data that
-does not fit in memory. ``docs/metrics.md`` holds the formulas, and says when to use which.
+does not fit in memory. A `Metric` is a column of score tables. ``docs/metrics.md`` holds the formulas and
+the purpose of each.
 """
 
 from __future__ import annotations

@@ -312,7 +312,7 @@ def _checked_rows(responses: Tensor) -> tuple[Tensor | None, Tensor]:
 
 @dataclass(frozen=True)
 class RepeatGroup:
-    """Rows with R repeats each; repeats in which a row holds nothing are squeezed out.
+    """Rows with R repeats each; repeats without data in a row are removed.
 
     ``rows`` which of the K; ``responses`` (k, R, T) and ``samples`` bool (k, R, T), None when all count;
     ``product`` (k, R, R) sums of products of centred repeats, ``mean`` (k, R), ``count`` (k,) bins.
@@ -355,7 +355,7 @@ class RepeatGroups:
 def _by_number_of_repeats(
     rows: Tensor, valid: Tensor | None
 ) -> Iterator[tuple[Tensor | slice, Tensor, Tensor | None]]:
-    """Group rows that hold the same number of repeats, and squeeze out the repeats that hold nothing."""
+    """Group rows with the same number of repeats, and remove the repeats without data."""
     if valid is None:
         if rows.shape[1] > 1:
             yield slice(None), rows, None

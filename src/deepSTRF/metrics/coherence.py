@@ -207,8 +207,8 @@ def coherence(
     segment_bins : int, optional
         Length of a segment in bins; by default six fit into a clip, at most 256 bins each.
     include_dc : bool
-        Whether to average frequency zero in, as SciPy does; segments have their mean removed, so it says
-        nothing.
+        Whether to average frequency zero in, as SciPy does; segments have their mean removed, so it is
+        meaningless.
 
     Returns
     -------

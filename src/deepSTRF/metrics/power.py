@@ -48,7 +48,7 @@ def signal_power(
     ----------
     responses : Tensor, shape (B, N, R, T)
         One clip per batch entry, NaN where nothing was recorded. Smoothing the repeats beforehand lowers the
-        noise power and leaves the signal power about as it was: say which was used.
+        noise power and leaves the signal power about as it was: state which was used.
     mask : Tensor of bool, optional
         True where a bin counts; expands to (B, N, 1, T) or (B, N, R, T).
     reduction : {"mean", "none", "median", "sum"}

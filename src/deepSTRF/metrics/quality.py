@@ -242,12 +242,12 @@ class _Sums:
         repeats = torch.full_like(clip.count, responses.shape[1])
         if recorded is not None:
             repeats = recorded.any(2).sum(1).to(clip.count)
-        heard = clip.count > 0
+        recorded_here = clip.count > 0
         missing = torch.zeros_like(responses, dtype=torch.bool) if recorded is None else ~recorded
         columns = [
-            heard.to(repeats),
-            torch.where(heard, repeats, torch.full_like(repeats, torch.inf)),
-            repeats * heard,
+            recorded_here.to(repeats),
+            torch.where(recorded_here, repeats, torch.full_like(repeats, torch.inf)),
+            repeats * recorded_here,
             clip.count,
             clip.count * clip.mean,
             responses.masked_fill(missing, torch.inf).amin((1, 2)),
@@ -321,7 +321,7 @@ class Inclusion:
     Attributes
     ----------
     kept : tuple of int
-        Indices of the neurons that pass, ascending; hand them to ``dataset.select(neurons=list(kept))``.
+        Indices of the neurons that pass, ascending; pass them to ``dataset.select(neurons=list(kept))``.
     left_out : tuple of (int, str)
         The others, each with the reason.
     rule : str
@@ -371,7 +371,7 @@ def select_neurons(
     min_mean_response : float, optional
         Smallest mean response (spikes per bin).
     min_repeats : int, optional
-        Fewest repeats in any clip that the neuron heard.
+        Fewest repeats in any clip with data of the neuron.
     min_clips : int, optional
         Fewest clips.
     min_bins : int, optional

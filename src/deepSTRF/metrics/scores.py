@@ -89,7 +89,7 @@ def score_columns(statistics: ScoreStatistics) -> dict[str, Tensor]:
 
 @METRICS.register("cc_norm")
 class NoiseCorrectedCorrelation(Metric):
-    """Correlation with the response that repeats, noise averaged away; 1 is all there is to predict."""
+    """Correlation corrected for the noise left in the PSTH; 1 is the best that any model can reach."""
 
     label, order, per_epoch = "noise-corrected correlation", 10, True
 
@@ -101,7 +101,7 @@ class NoiseCorrectedCorrelation(Metric):
 
 @METRICS.register("cc_norm_published")
 class PublishedCorrelation(Metric):
-    """The same with the mixed centring of earlier papers, only for comparison with their numbers."""
+    """Noise-corrected correlation centred as in earlier papers, to compare with their numbers."""
 
     label, order, in_neuron_table = "noise-corrected, as published", 11, False
 
@@ -187,7 +187,7 @@ class CeilingHighColumn(Metric):
 
 @METRICS.register("snr")
 class SignalToNoiseColumn(Metric):
-    """Power that repeats over power that does not, per repeat."""
+    """Signal power over noise power of a single repeat."""
 
     label, order, in_summary = "signal-to-noise ratio", 60, False
 
