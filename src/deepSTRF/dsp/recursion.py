@@ -346,7 +346,7 @@ def stagger_rows(rows: Tensor, step: int) -> Tensor:
         raise ValueError(f"rows need two axes and step >= 0, got shape {tuple(rows.shape)} and step {step}")
     *lead, n_rows, length = rows.shape
     width = length + (n_rows - 1) * step
-    # rows padded to width + step, joined end to end and cut every `width` values: each row starts `step` later
+    # rows padded to width + step, joined and cut every `width` values: each row starts `step` later
     flat = functional.pad(rows, (0, n_rows * step)).reshape(*lead, n_rows * (width + step))
     return flat[..., : n_rows * width].reshape(*lead, n_rows, width)
 
