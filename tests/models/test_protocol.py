@@ -14,9 +14,9 @@ from torch import nn
 from deepSTRF.models import Configurable
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.base import resolve_slot
-from deepSTRF.models.configurable import ExactConstants
+from deepSTRF.models.configurable import ExactConstants, placement
 from deepSTRF.models.kernels import CausalSTRFConv
-from deepSTRF.models.streaming import init_slot_state, is_streamable, placement, step_slot
+from deepSTRF.models.streaming import init_slot_state, is_streamable, step_slot
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import KERNELS, MODULES, Registry
 

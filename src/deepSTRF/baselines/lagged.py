@@ -26,8 +26,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from deepSTRF.metrics import psth
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = [
     "ClipFeatures",

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from deepSTRF._files import npz_bytes
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = [
     "GRADIENT",

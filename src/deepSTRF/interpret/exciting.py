@@ -26,9 +26,9 @@ from deepSTRF._validation import (
     neuron_indices,
 )
 from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError, differentiating
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = ["exciting_sound", "exciting_spectrogram"]
 

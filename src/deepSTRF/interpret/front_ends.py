@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepSTRF.interpret.strf.tuning import extent_above
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

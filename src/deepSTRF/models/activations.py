@@ -15,7 +15,6 @@ __all__ = [
     "ParametricDoubleExponential",
     "ParametricSigmoid",
     "ParametricSoftplus",
-    "resolve_activation",
 ]
 
 ACTIVATIONS.register("identity")(nn.Identity)  # for models whose default is another one
@@ -177,15 +176,3 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
             )
         beta = self.beta
         return functional.softplus(beta * x) / beta + self.b
-
-
-def resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.Module:
-    """Turn what a user gave as output nonlinearity into a module."""
-    if given is None:
-        return nn.Identity()
-    if isinstance(given, str):
-        activation: nn.Module = ACTIVATIONS.get(given)(num_features)
-        return activation
-    if not isinstance(given, nn.Module):
-        raise TypeError(f"activation must be an nn.Module, a name or None, got {type(given).__name__}")
-    return given

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_dropout, check_flag, check_positive_int
-from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.streaming import State
 
 __all__ = [
     "CausalSelfAttention",

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_dtype, check_positive_int, check_tensor
-from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.prediction import predict_clips
-from deepSTRF.models.streaming import State, check_state, init_slot_state, placement, step_slot
+from deepSTRF.models.streaming import State, check_state, init_slot_state, step_slot
 from deepSTRF.registry import Registry
 
 __all__ = ["NeuralModel", "resolve_slot"]

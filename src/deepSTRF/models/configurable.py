@@ -1,4 +1,4 @@
-"""Mixins of modules: recorded constructor arguments, exact constants, learning rates of their own."""
+"""What modules share: recorded constructor arguments, exact constants, learning rates, device and dtype."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deepSTRF.registry import MODULES
 
-__all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters"]
+__all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters", "placement"]
 
 _PACKAGE = __name__.split(".")[0]
 
@@ -138,3 +138,12 @@ class ScaleFreeParameters(nn.Module):
         if not trained:
             return []
         return [{"params": trained, "lr": lr * self.learning_rate_factor, "weight_decay": 0.0}]
+
+
+def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating dtype of a module: those of its first parameter, else of its first buffer."""
+    for tensors in (module.parameters(), module.buffers()):
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()

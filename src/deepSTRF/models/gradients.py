@@ -22,8 +22,8 @@ from deepSTRF._validation import (
     check_positive_int,
     neuron_indices,
 )
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = [
     "UNBOUNDED_WINDOW",

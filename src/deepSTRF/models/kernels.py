@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_positive_int
-from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import KERNELS
 
 __all__ = ["CausalSTRFConv", "ParametricSTRF", "SeparableSTRF", "convolve_full", "fit_gaussians"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice
-from deepSTRF.models.streaming import placement
+from deepSTRF.models.configurable import placement
 
 __all__ = ["evaluating", "predict_clips"]
 

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
-from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import PREFILTERS
 
 __all__ = [

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
-from deepSTRF.models.activations import resolve_activation
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.streaming import FramewiseMixin, State, init_slot_state, step_slot
+from deepSTRF.registry import ACTIVATIONS
 
 __all__ = ["LinearReadout", "STRFReadout"]
 
@@ -76,7 +76,7 @@ class STRFReadout(nn.Module, Configurable):
         self.out_neurons = self.strf.C_out
         if norm == "batch":
             self.bn = nn.BatchNorm1d(self.out_neurons)
-        self.activation = resolve_activation(activation, self.out_neurons)
+        self.activation = _resolve_activation(activation, self.out_neurons)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T) to (B, N, 1, T)."""
@@ -203,7 +203,7 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
                 nn.LeakyReLU(self.NEGATIVE_SLOPE),
                 nn.Linear(width, self.out_neurons, bias=bias),
             )
-        self.activation = resolve_activation(activation, self.out_neurons)
+        self.activation = _resolve_activation(activation, self.out_neurons)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
@@ -224,3 +224,15 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
         """(B, N, T) -> (B, N, 1, T), through the activation."""
         y: Tensor = self.activation(drive.transpose(1, 2))
         return y.transpose(1, 2).unsqueeze(2)
+
+
+def _resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.Module:
+    """Return an output nonlinearity as a module: the given one, a registered one, or the identity."""
+    if given is None:
+        return nn.Identity()
+    if isinstance(given, str):
+        activation: nn.Module = ACTIVATIONS.get(given)(num_features)
+        return activation
+    if not isinstance(given, nn.Module):
+        raise TypeError(f"activation must be an nn.Module, a name or None, got {type(given).__name__}")
+    return given

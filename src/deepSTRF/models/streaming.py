@@ -22,7 +22,6 @@ __all__ = [
     "check_state",
     "init_slot_state",
     "is_streamable",
-    "placement",
     "step_slot",
 ]
 
@@ -107,15 +106,6 @@ class FramewiseMixin:
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the module applied to the chunk, and the (empty) state."""
         return self(chunk), state  # type: ignore[operator]
-
-
-def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating dtype of a module: those of its first parameter, else of its first buffer."""
-    for tensors in (module.parameters(), module.buffers()):
-        for tensor in tensors:
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
 
 
 def is_streamable(module: nn.Module) -> bool:

@@ -25,8 +25,8 @@ from deepSTRF._validation import check_non_negative
 from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import predict_clips
-from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
 from deepSTRF.training.validate import check_prediction

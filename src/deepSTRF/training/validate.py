@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_not_empty
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating, predict_clips
-from deepSTRF.models.streaming import placement
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.seeds import preserved_random_state
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_positive_int
 from deepSTRF.interpret.dstrf.target import check_model
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = [
     "ReceptiveFieldError",

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.models.base import NeuralModel
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
-from deepSTRF.models.streaming import State, is_streamable, placement
+from deepSTRF.models.streaming import State, is_streamable
 
 __all__ = [
     "UNDECLARED",

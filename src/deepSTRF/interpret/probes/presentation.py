@@ -26,8 +26,8 @@ from deepSTRF._validation import (
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_NATIVE_FS
 from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman_cochleagram
 from deepSTRF.dsp.filters import samples_per_bin, triangular_filterbank
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = ["Presentation", "as_presentation", "dataset_cochleagram", "plain_cochleagram"]
 

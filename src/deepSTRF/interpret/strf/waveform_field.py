@@ -21,9 +21,9 @@ from deepSTRF._validation import (
     check_share,
     neuron_indices,
 )
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 
 __all__ = ["WaveformField", "rf_duration_ms", "waveform_field", "waveform_fields"]
 

@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.base import NeuralModel, resolve_slot
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import PREFILTERS
 
 __all__ = ["AudioEncodingModel"]

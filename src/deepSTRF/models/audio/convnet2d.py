@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice, check_flag, check_positive_int
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import MODELS
 
 __all__ = ["CausalConvStack", "ConvNet2D"]

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import MODELS
 
 __all__ = ["DeepEncoder", "DilatedConvStack"]

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.recursion import leaky_mean, leaky_mean_state
 from deepSTRF.models.audio.hidden_strf import HiddenSTRFModel
-from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import MODELS
 
 __all__ = ["DNet", "LeakyReadout", "LearnableExponentialDecay"]

@@ -17,9 +17,9 @@ from deepSTRF.models.attention import (
     check_window,
 )
 from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import MODELS
 
 __all__ = ["PatchTransformer", "Transformer"]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_dropout, check_positive_int
 from deepSTRF.models.backbones.base import check_sequence
-from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["GRU", "LSTM", "RNN"]

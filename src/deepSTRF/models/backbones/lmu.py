@@ -9,8 +9,8 @@ from torch.nn import functional
 from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.recursion import stagger_rows
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.configurable import ExactConstants
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import ExactConstants, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["LMU", "LMUCell", "legendre_delay"]

@@ -11,7 +11,8 @@ from torch.nn import functional
 from deepSTRF._validation import check_positive_int
 from deepSTRF.dsp.recursion import linear_scan
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["Mamba", "MambaLayer"]

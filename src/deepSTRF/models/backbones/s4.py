@@ -13,7 +13,8 @@ from torch.nn import functional
 from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.dsp.recursion import stagger_rows
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["S4", "S4D", "Modes", "S4DLayer", "S4Layer", "legs_modes", "lin_modes"]

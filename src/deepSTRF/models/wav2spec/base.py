@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from deepSTRF._validation import check_positive_int, check_positive_number, check_tensor
 from deepSTRF.dsp.filters import samples_per_bin
-from deepSTRF.models.configurable import Configurable, ExactConstants, ScaleFreeParameters
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import Configurable, ExactConstants, ScaleFreeParameters, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = [

@@ -25,7 +25,8 @@ from deepSTRF.dsp.filterbank import (
     stream_bank,
     stream_filterbank,
 )
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import placement
+from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd, full_precision, without_autocast
 
 __all__ = ["FixedFilterbank", "PooledFilterbank"]

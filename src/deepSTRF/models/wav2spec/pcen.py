@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
 from deepSTRF.dsp.scales import bounded_shift
-from deepSTRF.models.configurable import Configurable, ScaleFreeParameters
-from deepSTRF.models.streaming import State, placement
+from deepSTRF.models.configurable import Configurable, ScaleFreeParameters, placement
+from deepSTRF.models.streaming import State
 from deepSTRF.registry import PREFILTERS
 
 __all__ = ["PCEN", "make_pcen"]

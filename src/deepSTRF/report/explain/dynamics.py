@@ -14,8 +14,8 @@ from deepSTRF.interpret import NeuronTable
 from deepSTRF.interpret.dstrf import ArraySink, CallbackSink, DynamicSTRF, dstrf
 from deepSTRF.interpret.filter_statistics import nonlinearities
 from deepSTRF.interpret.probes import PROBES, Presentation, probe_battery
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-from deepSTRF.models.streaming import placement
 from deepSTRF.plots import save_dstrf_movie
 from deepSTRF.report.explain.target import Excerpt, Skipped, Target, strongest_part
 from deepSTRF.report.explanation import MOVIE
