@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_flag, check_positive_int
 from deepSTRF.models.activations import ParametricSoftplus
-from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.readouts import LinearReadout

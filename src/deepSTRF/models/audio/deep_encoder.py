@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_flag, check_positive_int
-from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.models.streaming import State

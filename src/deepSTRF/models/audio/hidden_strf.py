@@ -8,8 +8,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
-from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.base import resolve_slot
+from deepSTRF.models.base import AudioEncodingModel, resolve_slot
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.registry import KERNELS

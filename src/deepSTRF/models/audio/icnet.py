@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_flag, check_positive_int
-from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import FramewiseMixin, State
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd

@@ -7,8 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deepSTRF.models.audio.base import AudioEncodingModel
-from deepSTRF.models.base import resolve_slot
+from deepSTRF.models.base import AudioEncodingModel, resolve_slot
 from deepSTRF.models.readouts import STRFReadout
 from deepSTRF.registry import KERNELS, MODELS
 

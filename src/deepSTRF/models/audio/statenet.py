@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_dropout, check_flag, check_positive_int
 from deepSTRF.models.activations import ParametricSoftplus
-from deepSTRF.models.audio.base import AudioEncodingModel
 from deepSTRF.models.audio.hidden_strf import select_strfs
+from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm

@@ -16,7 +16,7 @@ from deepSTRF.models.attention import (
     check_even,
     check_window,
 )
-from deepSTRF.models.audio.base import AudioEncodingModel
+from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.models.streaming import State
