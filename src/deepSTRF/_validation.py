@@ -1,4 +1,4 @@
-"""Checks of arguments that several rooms share: one function, and one text, per kind of mistake.
+"""Checks of arguments that are shared: one function, and one text, per kind of mistake.
 
 Each raises a ValueError, TypeError or IndexError that names the argument, what it was, and what is legal.
 """

@@ -1,4 +1,4 @@
-"""Small recordings, front-ends and models for the tests of the training room."""
+"""Small recordings, front-ends and models for the tests of training."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from torch import nn
 
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.training import Fitter, FrontEndCache
+
+# what decides on caching is not public; a fit only shows whether it was done
 from deepSTRF.training.cache import FrontEndFeed, front_end_key, gives_the_same_twice
 from deepSTRF.training.data import ByteBudget
 

@@ -13,6 +13,8 @@ from torch.utils.data import DataLoader, Subset
 
 from deepSTRF.datasets import neural_collate
 from deepSTRF.training import FitDivergedError, Fitter
+
+# the guard as on a GPU, which is not here
 from deepSTRF.training.callbacks import NonFiniteGuard, check_monitor
 from deepSTRF.training.data import Batch
 

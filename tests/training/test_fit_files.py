@@ -9,6 +9,7 @@ import stat
 import pytest
 import torch
 
+# files and states behind ckpt_path and state_path
 from deepSTRF import _files as files
 from deepSTRF._files import load_tensors, save_or_warn, save_tensors, write_atomically
 from deepSTRF.training.resume import FitStateFile, StateMismatchError

@@ -16,6 +16,8 @@ from torch.utils.data import (
 
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.training import make_loaders
+
+# how a loader is understood shows in no result
 from deepSTRF.training.data import ClipLoader, generators_of, read_loader
 
 
@@ -102,7 +104,7 @@ def test_what_only_iterating_tells(numbered):
 
 
 def test_a_subset_beyond_the_recording(numbered):
-    with pytest.raises(IndexError, match="asks for clip 6, but the data set has 6"):
+    with pytest.raises(IndexError, match="holds clip 6, but the data set has 6"):
         read_loader(DataLoader(Subset(numbered, [6]), collate_fn=neural_collate))
 
 

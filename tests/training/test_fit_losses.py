@@ -10,6 +10,8 @@ import torch
 
 from deepSTRF.metrics import mse_loss, negative_binomial_loss, poisson_loss
 from deepSTRF.training import Fitter
+
+# sums and traits behind the losses of a fit
 from deepSTRF.training.objective import LossMeter, LossTraits, loss_traits, mean_over_neurons
 
 

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from deepSTRF.training import FitDivergedError, FrontEndCache, fit_multi_seed
+
+# no fit ends with a NaN score, the rule must hold all the same
 from deepSTRF.training.multi_seed import _BestSeed
 
 

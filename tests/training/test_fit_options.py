@@ -10,6 +10,8 @@ from torch import nn
 
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 from deepSTRF.training import Fitter
+
+# which tensors belong to single neurons is decided without a fit
 from deepSTRF.training.callbacks import PerNeuronBest, cpu_state, per_neuron_tensors
 
 

@@ -17,6 +17,8 @@ from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef, snr
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import make_wav2spec
 from deepSTRF.training import Fitter, ProtocolCard, ScoreTable, score_model
+
+# one class per rule, documented under ModelRuleError
 from deepSTRF.training.validate import NeuronCountError
 
 

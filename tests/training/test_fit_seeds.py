@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+# states of the random sources, as a resumed fit puts them back
 from deepSTRF.training.seeds import (
     make_generator,
     preserved_random_state,

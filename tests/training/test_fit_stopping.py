@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+# the rule itself, without a fit around it
 from deepSTRF.training.callbacks import EarlyStopping
 
 

@@ -17,6 +17,8 @@ from deepSTRF import _files as fit_files
 from deepSTRF.datasets import neural_collate
 from deepSTRF.metrics import corrcoef, normalized_corrcoef
 from deepSTRF.training import Fitter
+
+# one class per rule, documented under ModelRuleError
 from deepSTRF.training.validate import NeuronCountError, NoGradientError, OutputRankError
 
 

@@ -243,7 +243,7 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     )
     assert [fits.model(fold.name).T for fold in fits.manifest.folds] == [4, 4, 4]
     (tmp_path / "folds.json").unlink()
-    with pytest.raises(FileExistsError, match="whose origin nothing tells"):
+    with pytest.raises(FileExistsError, match="whose origin is unknown"):
         fit_folds(linear, ds, each(ds), tmp_path, **options)
 
 
@@ -265,11 +265,11 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds the sound of trial 'sound 2'"):
         fit_folds(linear, ds.select(clips=[0, 1]), plan, tmp_path / "y")
     fits = fit_folds(linear, ds, plan, tmp_path / "z", fitter_kwargs={"max_epochs": 1})
-    stranger = recording(4).select(clips=[3])
+    unknown = recording(4).select(clips=[3])
     with pytest.raises(KeyError, match=r"sound 3.*allow_unknown=True"):
-        predict_folds(fits, stranger)
-    assert len(fits.unseen(stranger, 0, allow_unknown=True)) == 3
-    assert predict_folds(fits, stranger, allow_unknown=True)[0].shape == (NEURONS, 55)
+        predict_folds(fits, unknown)
+    assert len(fits.unseen(unknown, 0, allow_unknown=True)) == 3
+    assert predict_folds(fits, unknown, allow_unknown=True)[0].shape == (NEURONS, 55)
     alone = fit_folds(linear, ds, plan_folds(ds), tmp_path / "all", fitter_kwargs={"max_epochs": 1})
     with pytest.raises(ValueError, match="every fit saw trial 'sound 1'"):
         score_folds(alone, ds.select(clips=[1]))

@@ -19,6 +19,8 @@ from deepSTRF.datasets import FoldManifest, NeuralDataset, plan_folds
 from deepSTRF.interpret.dstrf import ArraySink, dstrf_folds
 from deepSTRF.interpret.filter_statistics import complexity
 from deepSTRF.models.audio import Linear
+
+# one class per rule, documented under ModelRuleError
 from deepSTRF.training.validate import NeuronCountError
 
 BANDS, NEURONS = 4, 2

@@ -21,6 +21,8 @@ from deepSTRF.training import (
     make_tensorboard_logger_factory,
     make_wandb_logger_factory,
 )
+
+# what a logger is given, without the packages that draw it
 from deepSTRF.training.loggers import Record
 
 NAN = float("nan")

@@ -13,6 +13,8 @@ from torch import nn
 
 from deepSTRF.metrics import mse_loss
 from deepSTRF.training import ProtocolCard, auto_config, fit_multi_seed, slug_from_config
+
+# names of runs as the loggers make them
 from deepSTRF.training.run_config import LONGEST_NAME, path_safe
 
 

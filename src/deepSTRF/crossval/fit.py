@@ -1,4 +1,8 @@
-"""One fit per fold: cross-validation, jackknife, or both, in a folder; an interrupted run goes on there."""
+"""One fit per fold, saved in a folder: cross-validation, jackknife, or both.
+
+An interrupted run goes on where it was, and jobs of a cluster may share the folder: what has the name of a
+fit is complete. `dynamic_strf_settings` are the settings of Keshishian et al. 2020.
+"""
 
 from __future__ import annotations
 
@@ -46,22 +50,146 @@ from deepSTRF.training.resume import function_name, model_facts
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import check_prediction
 
-__all__ = [
-    "check_manifest",
-    "chosen_folds",
-    "dynamic_strf_settings",
-    "first_model",
-    "fit_folds",
-]
+__all__ = ["dynamic_strf_settings", "fit_folds"]
 
-# ------------------------------------------------------------------------------
-# The settings of the dynamic STRF page as arguments, to be passed or changed in plain sight.
-
-
-#: Learning rate and weight decay of the page's two encoders.
+#: Learning rate and weight decay of the two encoders of the dynamic STRF page.
 OPTIMIZERS = {"deep": (0.003, 0.03), "linear": (0.03, 30.0)}
 #: Factor on the learning rate after every epoch, largest norm of the gradient, epochs, trials per batch.
 GAMMA, GRAD_CLIP, EPOCHS, BATCH_SIZE = 0.996, 10.0, 1000, 64
+#: Arguments of the Fitter that each fold sets for itself.
+MANAGED = (
+    "model", "train_loader", "val_loader", "seed", "ckpt_path", "state_path", "log_fn", "progress",
+    "callbacks",
+)  # fmt: skip
+#: Arguments that mean something only with validation clips.
+VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
+#: Epochs of a Fitter by default.
+DEFAULT_EPOCHS = 1000
+#: Folder in which a fit is written before it goes to its place.
+UNFINISHED = ".unfinished-"
+#: Seconds after which such a folder was left by a killed process: a fit is written within seconds.
+ABANDONED = 86_400
+
+
+def fit_folds(
+    model_factory: Callable[[int], nn.Module],
+    dataset: NeuralDataset,
+    manifest: FoldManifest,
+    out: str | os.PathLike[str],
+    *,
+    n_validation: int = 0,
+    batch_size: int = 1,
+    seed: int = 0,
+    fitter_kwargs: Mapping[str, Any] | None = None,
+    only: Sequence[str] | None = None,
+    n_jobs: int = 1,
+    overwrite: bool = False,
+    progress: bool | Literal["auto"] = "auto",
+    callbacks: CallbackFactory | None = None,
+) -> FoldFits:
+    """Fit one model per fold of a manifest and save each; fits that are there already are not made again.
+
+    Fold k is fitted with seed ``seed + k``, whatever the order, so that an interrupted run ends as it would
+    have. The folder gets ``folds.json`` (trials, sounds, folds, settings) and per fold a folder as
+    ``save_pretrained`` writes it (``model-003``, ``model-003_007``), with the trials it left out, those it
+    stopped by and its history in ``metadata.json``. A fold appears when it is complete.
+
+    Parameters
+    ----------
+    model_factory : callable
+        ``model_factory(seed)`` returns a new model.
+    dataset : NeuralDataset
+        Holds all trials of the manifest; further clips take no part.
+    manifest : FoldManifest
+        From `plan_folds`.
+    out : path
+        The folder.
+    n_validation : int
+        Trials per fold, drawn from those it does not leave out, that choose the epoch and stop the fit; a
+        trial that was left out never does. 0 trains for ``max_epochs`` epochs and keeps the last weights.
+    batch_size : int
+        Clips per batch.
+    seed : int
+        Seed of the first fold.
+    fitter_kwargs : mapping, optional
+        Further arguments of `Fitter`; optimizer and scheduler are given as functions. See
+        `dynamic_strf_settings` for those of the dynamic STRF page.
+    only : sequence of str, optional
+        Names of the folds to fit now, for jobs of a cluster that share the folder; None is all.
+    n_jobs : int
+        Fits at a time, each in a process of its own; -1 is one per core.
+    overwrite : bool
+        Fit all anew where a run with other settings lies.
+    progress : bool or 'auto'
+        Bar over the folds on stderr; 'auto' draws it on a terminal.
+    callbacks : callable, optional
+        ``callbacks(seed)`` returns a list of new `Callback` instances for the fold with that seed.
+
+    Returns
+    -------
+    FoldFits
+        The folder, for `predict_folds`, `score_folds` and `deepSTRF.interpret.dstrf.dstrf_folds`.
+
+    Raises
+    ------
+    ValueError
+        For a manifest of other clips, an argument that is managed here, or a folder with a run of other
+        settings; the text says what differs.
+    FileExistsError
+        For a folder with fits of unknown origin.
+    TypeError
+        When the factory takes no seed or returns no `NeuralModel`, which could not be saved, or for an
+        argument that the Fitter does not have.
+    FitDivergedError
+        When fits diverged; the others are saved.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from deepSTRF.datasets import plan_folds
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> from deepSTRF.models.audio import Linear
+    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
+    >>> plan = plan_folds(ds, crossval=True, jackknife=True)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan, folder,
+    ...                      fitter_kwargs={"max_epochs": 1})
+    ...     len(fits.unseen(ds, 0))
+    2
+    """
+    arguments = dict(fitter_kwargs or {})
+    _check_arguments(arguments, n_validation)
+    check_callback_factory("callbacks", callbacks)
+    if n_jobs == 1:  # processes cannot share what a fixed front-end has computed
+        arguments.setdefault("front_end_cache", FrontEndCache())
+    if not isinstance(manifest, FoldManifest):
+        raise TypeError(
+            f"manifest must be a FoldManifest, got {type(manifest).__name__}: plan_folds(dataset, "
+            "crossval=True) makes one"
+        )
+    manifest = manifest.bind(dataset)
+    wanted, folder = _chosen_folds(manifest, only), Path(out)
+    plan = _Plan(
+        model_factory, dataset, manifest, folder, n_validation, check_positive_int("batch_size", batch_size),
+        seed, arguments, callbacks,
+    )  # fmt: skip
+    _check_sizes(plan)
+    _prepare(plan, _facts(plan), overwrite)
+    fits = FoldFits(folder)
+    missing = [number for number in wanted if not fits.has(manifest.folds[number].name)]
+    failed: dict[str, tuple[str, int]] = {}
+    with _bar(progress, len(wanted), len(wanted) - len(missing)) as advance:
+        for name, cause in _run(plan, missing, n_jobs):
+            advance()
+            if cause is not None:
+                failed[name] = cause
+    if failed:
+        name, (reason, epoch) = next(iter(failed.items()))
+        raise FitDivergedError(
+            f"{len(failed)} of {len(wanted)} fits diverged; the others are saved. {name}: {reason}",
+            epoch=epoch,
+        )
+    return fits
 
 
 def dynamic_strf_settings(encoder: str = "deep", *, max_epochs: int = EPOCHS) -> dict[str, Any]:
@@ -115,31 +243,21 @@ def _radam(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
     return RAdam(model.parameters(), lr=lr, weight_decay=weight_decay)
 
 
-# ------------------------------------------------------------------------------
-# What is checked before a folder is claimed for fits over folds: a mistake must not cost an earlier run.
+# ------------------------------------------------------------- what is checked before the folder is claimed
 
 
-#: Arguments of the Fitter that each fold sets for itself.
-MANAGED = (
-    "model", "train_loader", "val_loader", "seed", "ckpt_path", "state_path", "log_fn", "progress",
-    "callbacks",
-)  # fmt: skip
-#: Arguments that mean something only with validation clips.
-VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
-
-
-def check_manifest(manifest: object) -> FoldManifest:
-    """Return a manifest, or raise an error for something else."""
-    if not isinstance(manifest, FoldManifest):
-        raise TypeError(
-            f"manifest must be a FoldManifest, got {type(manifest).__name__}: plan_folds(dataset, "
-            "crossval=True) makes one"
+def _check_arguments(arguments: dict[str, Any], n_validation: int) -> None:
+    """Raise an error for arguments that no fold's `Fitter` can take."""
+    check_fitter_arguments(arguments, MANAGED, "fit_folds")
+    stopping = [name for name in VALIDATED if name in arguments]
+    if n_validation == 0 and stopping:
+        raise ValueError(
+            f"fitter_kwargs: {', '.join(stopping)} needs trials to stop by; give n_validation of at least 1"
         )
-    return manifest
 
 
-def chosen_folds(manifest: FoldManifest, only: Sequence[str] | None) -> list[int]:
-    """Return which folds of a manifest are wanted."""
+def _chosen_folds(manifest: FoldManifest, only: Sequence[str] | None) -> list[int]:
+    """Numbers of the folds to fit now."""
     if isinstance(only, str):
         raise TypeError(f"only must be a sequence of names, got {only!r}: only=[{only!r}]")
     names = [fold.name for fold in manifest.folds]
@@ -149,11 +267,27 @@ def chosen_folds(manifest: FoldManifest, only: Sequence[str] | None) -> list[int
     return [number for number, name in enumerate(names) if only is None or name in only]
 
 
-def first_model(
+def _check_sizes(plan: _Plan) -> None:
+    if isinstance(plan.n_validation, bool) or not isinstance(plan.n_validation, int) or plan.n_validation < 0:
+        raise ValueError(f"n_validation must be a whole number >= 0, got {plan.n_validation!r}")
+    left = min(len(plan.manifest.trials) - len(fold.left_out) for fold in plan.manifest.folds)
+    if plan.n_validation >= left:
+        raise ValueError(
+            f"n_validation={plan.n_validation} leaves nothing to train on: a fold has {left} trials"
+        )
+
+
+def _first_model(
     factory: Callable[[int], nn.Module], seed: int, dataset: NeuralDataset, clips: Sequence[int]
 ) -> NeuralModel:
-    """Return the first fold's model as it starts, once it has been seen to fit the recording."""
-    _check_takes_seed(factory, seed)
+    """The first fold's model as it starts, after a trial of it on the shortest clip."""
+    with suppress(ValueError):  # some callables have no signature: the call decides
+        try:
+            inspect.signature(factory).bind(seed)
+        except TypeError as error:
+            raise TypeError(
+                f"model_factory is called with a seed ({error}): give lambda seed: MyModel(...)"
+            ) from None
     with seeded(seed):
         model = factory(seed)
         if not isinstance(model, NeuralModel):
@@ -168,27 +302,7 @@ def first_model(
     return model
 
 
-def _check_takes_seed(factory: Callable[[int], nn.Module], seed: int) -> None:
-    try:
-        signature = inspect.signature(factory)
-    except (TypeError, ValueError):  # no function, or one that does not say: the call will tell
-        return
-    try:
-        signature.bind(seed)
-    except TypeError as error:
-        raise TypeError(
-            f"model_factory is called with a seed ({error}): give lambda seed: MyModel(...)"
-        ) from None
-
-
-# ------------------------------------------------------------------------------
-
-#: Folder in which a fit is written before it goes to its place.
-UNFINISHED = ".unfinished-"
-#: Seconds after which such a folder is what a killed process left: a fit is written in a moment.
-ABANDONED = 86_400
-#: Epochs of a Fitter that is not told.
-DEFAULT_EPOCHS = 1000
+# -------------------------------------------------------------------------------------------- one fold
 
 
 @dataclass(frozen=True)
@@ -214,181 +328,57 @@ class _LastWeights(Callback):
         fitter.best_weights.keep(fitter.model)
 
 
-def fit_folds(
-    model_factory: Callable[[int], nn.Module],
-    dataset: NeuralDataset,
-    manifest: FoldManifest,
-    out: str | os.PathLike[str],
-    *,
-    n_validation: int = 0,
-    batch_size: int = 1,
-    seed: int = 0,
-    fitter_kwargs: Mapping[str, Any] | None = None,
-    only: Sequence[str] | None = None,
-    n_jobs: int = 1,
-    overwrite: bool = False,
-    progress: bool | Literal["auto"] = "auto",
-    callbacks: CallbackFactory | None = None,
-) -> FoldFits:
-    """Fit one model per fold of a manifest and save each; fits that are there already are not made again.
+def _run(plan: _Plan, missing: list[int], n_jobs: int) -> Iterator[tuple[str, tuple[str, int] | None]]:
+    if n_jobs == 1 or len(missing) < 2:
+        yield from (_fit_one(plan, number) for number in missing)
+        return
+    from joblib import Parallel, delayed
 
-    Fold k is fitted with seed ``seed + k``, whatever the order, so that an interrupted run ends as it would
-    have. The folder gets ``folds.json`` (trials, sounds, folds, settings) and per fold a folder as
-    ``save_pretrained`` writes it (``model-003``, ``model-003_007``), with the trials it left out, those it
-    stopped by and its history in ``metadata.json``. A fold appears when it is complete.
-
-    Parameters
-    ----------
-    model_factory : callable
-        ``model_factory(seed)`` returns a new model.
-    dataset : NeuralDataset
-        Holds all trials of the manifest; further clips take no part.
-    manifest : FoldManifest
-        From `plan_folds`.
-    out : path
-        The folder.
-    n_validation : int
-        Trials per fold, drawn from those it does not leave out, that choose the epoch and stop the fit; a
-        trial that was left out never does. 0 trains for ``max_epochs`` epochs and keeps the last weights.
-    batch_size : int
-        Clips per batch.
-    seed : int
-        Seed of the first fold.
-    fitter_kwargs : mapping, optional
-        Further arguments of `Fitter`; optimiser and scheduler are given as functions. See
-        `dynamic_strf_settings` for those of the dynamic STRF page.
-    only : sequence of str, optional
-        Names of the folds to fit now, for jobs of a cluster that share the folder; None is all.
-    n_jobs : int
-        Fits at a time, each in a process of its own; -1 is one per core.
-    overwrite : bool
-        Fit all anew where a run with other settings lies.
-    progress : bool or 'auto'
-        Bar over the folds on stderr; 'auto' draws it on a terminal.
-    callbacks : callable, optional
-        ``callbacks(seed)`` returns a list of new `Callback` instances for the fold with that seed.
-
-    Returns
-    -------
-    FoldFits
-        The folder, for `predict_folds`, `score_folds` and `deepSTRF.interpret.dstrf.dstrf_folds`.
-
-    Raises
-    ------
-    ValueError
-        For a manifest of other clips, an argument that is managed here, or a folder with a run of other
-        settings; the text says what differs.
-    FileExistsError
-        For a folder with fits of unknown origin.
-    TypeError
-        When the factory takes no seed or returns no `NeuralModel`, which could not be saved, or for an
-        argument that the Fitter does not have.
-    FitDivergedError
-        When fits diverged; the others are saved.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> from deepSTRF.datasets import plan_folds
-    >>> from deepSTRF.datasets.audio import SyntheticDataset
-    >>> from deepSTRF.models.audio import Linear
-    >>> ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=2, clip_seconds=0.2)
-    >>> plan = plan_folds(ds, crossval=True, jackknife=True)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     fits = fit_folds(lambda seed: Linear(ds.F, 5, 2), ds, plan, folder,
-    ...                      fitter_kwargs={"max_epochs": 1})
-    ...     len(fits.unseen(ds, 0))
-    2
-    """
-    arguments = dict(fitter_kwargs or {})
-    check_fitter_arguments(arguments, MANAGED, "fit_folds")
-    check_callback_factory("callbacks", callbacks)
-    stopping = [name for name in VALIDATED if name in arguments]
-    if n_validation == 0 and stopping:
-        raise ValueError(
-            f"fitter_kwargs: {', '.join(stopping)} needs trials to stop by; give n_validation of at least 1"
-        )
-    if n_jobs == 1:  # processes cannot share what a fixed front-end has computed
-        arguments.setdefault("front_end_cache", FrontEndCache())
-    manifest = check_manifest(manifest).bind(dataset)
-    wanted, folder = chosen_folds(manifest, only), Path(out)
-    plan = _Plan(
-        model_factory, dataset, manifest, folder, n_validation, check_positive_int("batch_size", batch_size),
-        seed, arguments, callbacks,
-    )  # fmt: skip
-    _check_sizes(plan)
-    _prepare(plan, _facts(plan), overwrite)
-    fits = FoldFits(folder)
-    missing = [number for number in wanted if not fits.has(manifest.folds[number].name)]
-    failed: dict[str, tuple[str, int]] = {}
-    with _bar(progress, len(wanted), len(wanted) - len(missing)) as advance:
-        for name, cause in _run(plan, missing, n_jobs):
-            advance()
-            if cause is not None:
-                failed[name] = cause
-    if failed:
-        name, (reason, epoch) = next(iter(failed.items()))
-        raise FitDivergedError(
-            f"{len(failed)} of {len(wanted)} fits diverged; the others are saved. {name}: {reason}",
-            epoch=epoch,
-        )
-    return fits
+    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
+    yield from parallel(delayed(_fit_one)(plan, number) for number in missing)
 
 
-def _check_sizes(plan: _Plan) -> None:
-    if isinstance(plan.n_validation, bool) or not isinstance(plan.n_validation, int) or plan.n_validation < 0:
-        raise ValueError(f"n_validation must be a whole number >= 0, got {plan.n_validation!r}")
-    left = min(len(plan.manifest.trials) - len(fold.left_out) for fold in plan.manifest.folds)
-    if plan.n_validation >= left:
-        raise ValueError(
-            f"n_validation={plan.n_validation} leaves nothing to train on: a fold has {left} trials"
-        )
-
-
-def _facts(plan: _Plan) -> dict[str, Any]:
-    """What must agree for fits of two runs to belong together."""
-    arguments = plan.arguments
-    loss_fn = arguments.get("loss_fn")
-    clips = _clips(plan.dataset, plan.manifest, plan.manifest.trials)
-    model = first_model(plan.factory, plan.seed, plan.dataset, clips)
-    optimizer = make_optimizer(arguments.get("optimizer"), model)
-    facts = optimizer_facts(optimizer)
-    scheduler = make_scheduler(arguments.get("scheduler"), optimizer, arguments.get("mode", "max"))
-    others = {
-        key: function_name(value) if callable(value) else str(value)
-        for key, value in sorted(arguments.items())
-        if key not in ("optimizer", "scheduler", "loss_fn", "objective", "device", "front_end_cache")
-    }
-    return {
-        "model": model_facts(model),
-        "optimizer": facts,
-        "scheduler": "None" if scheduler is None else _described(scheduler),
-        "loss": function_name(choose_objective(model, loss_fn, arguments.get("objective", "auto"))),
-        "seed": str(plan.seed),
-        "n_validation": str(plan.n_validation),
-        "batch_size": str(plan.batch_size),
-        "responses": _hash_of(plan.dataset, plan.manifest),
-        **others,
-    }
-
-
-def _described(scheduler: Any) -> str:
-    plain = {key: value for key, value in vars(scheduler).items() if isinstance(value, int | float)}
-    return (
-        f"{type(scheduler).__name__}({', '.join(f'{key}={value}' for key, value in sorted(plain.items()))})"
+def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
+    """Fit and save a fold; returns its name and why it has none."""
+    fold, seed = plan.manifest.folds[number], plan.seed + number
+    training, validation = _trials(plan, fold, seed)
+    train, val = (
+        plan.dataset.select(clips=_clips(plan.dataset, plan.manifest, part))
+        for part in (training, validation)
     )
+    arguments = {"track_train_metrics": False, **plan.arguments, "progress": False}
+    with seeded(seed):
+        model = plan.factory(seed)
+        last = len(val) == 0
+        if last:  # a pass without validation still scores a clip, and nothing comes of it
+            val = train.select(clips=[0])
+            epochs = arguments.get("max_epochs", DEFAULT_EPOCHS)
+            arguments |= {"monitor": "train_loss", "mode": "min", "patience": epochs}
+        fitter = build_fit(
+            model, train, val, seed=seed, batch_size=plan.batch_size, callbacks=plan.callbacks,
+            more=[_LastWeights()] if last else [], **arguments,
+        )  # fmt: skip
+        try:
+            history = fitter.fit()
+        except FitDivergedError as error:  # one fold that diverges leaves the others
+            return fold.name, (str(error), error.epoch)
+    rows = [
+        {key: value for key, value in row.items() if not (last and key.startswith("val_"))}
+        for row in history_rows(history)
+    ]
+    facts = {"fold": fold.name, "left_out": list(fold.left_out), "validation": list(validation), "seed": seed}
+    facts |= {"best_epoch": None if last else fitter.best_epoch, "history": json_safe(rows)}
+    _save(model, plan.folder / fold.name, facts)
+    return fold.name, None
 
 
-def _hash_of(dataset: NeuralDataset, manifest: FoldManifest) -> str:
-    """A hash of stimuli and responses of all trials, whatever the order of the clips."""
-    digests = []
-    for clip in _clips(dataset, manifest, manifest.trials):
-        digest = hashlib.sha256(dataset.fingerprint(clip).encode())
-        block: Tensor = dataset.response_block(clip).contiguous()
-        digest.update(f"{tuple(block.shape)}".encode())
-        digest.update(block.numpy().tobytes())
-        digests.append(digest.hexdigest())
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:HASH_LENGTH]
+def _trials(plan: _Plan, fold: Fold, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and validation trials of a fold; neither holds any that it leaves out."""
+    seen = [trial for trial in plan.manifest.trials if trial not in fold.left_out]
+    order = [place for group in shuffled([[place] for place in range(len(seen))], seed) for place in group]
+    stop = set(order[: plan.n_validation])
+    training = tuple(trial for place, trial in enumerate(seen) if place not in stop)
+    return training, tuple(seen[place] for place in sorted(stop))
 
 
 def _clips(dataset: NeuralDataset, manifest: FoldManifest, trials: tuple[str, ...]) -> list[int]:
@@ -403,6 +393,36 @@ def _clips(dataset: NeuralDataset, manifest: FoldManifest, trials: tuple[str, ..
             "manifest was made from"
         )
     return [clip for trial in trials for clip in by_sound[manifest.sounds[trial]]]
+
+
+def _save(model: nn.Module, target: Path, facts: dict[str, Any]) -> None:
+    """Write a fit beside its place and move it there in one step: what has the name is complete."""
+    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=target.parent) as staging:
+        written = model.cpu().save_pretrained(Path(staging) / target.name, metadata=facts)  # type: ignore[operator]
+        if target.is_dir() and not is_complete(target):
+            shutil.rmtree(target)  # a fit appears complete: what lost files since is no fit
+        try:
+            os.replace(written, target)
+        except OSError:
+            if not target.is_dir():  # else another job was faster, with the same fit
+                raise
+
+
+@contextmanager
+def _bar(progress: bool | Literal["auto"], total: int, done: int) -> Iterator[Callable[[], None]]:
+    """A bar over the folds on stderr, or nothing."""
+    if not shows_progress(progress):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as bar:
+        task = bar.add_task("folds", total=total, completed=done)
+        yield lambda: bar.advance(task)
+
+
+# ------------------------------------------------------------------------------------ the folder of a run
 
 
 def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
@@ -443,89 +463,55 @@ def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
         foreign = [fold.name for fold in wanted.folds if (plan.folder / fold.name).exists()]
         if foreign:
             raise FileExistsError(
-                f"{plan.folder} has no {MANIFEST} but holds {foreign[0]}, whose origin nothing tells; name "
+                f"{plan.folder} has no {MANIFEST} but holds {foreign[0]}, whose origin is unknown; name "
                 "another folder"
             )
     noted = {"version": __version__, **wanted.facts}
     dataclasses.replace(wanted, facts=noted).save(path)
 
 
-def _run(plan: _Plan, missing: list[int], n_jobs: int) -> Iterator[tuple[str, tuple[str, int] | None]]:
-    if n_jobs == 1 or len(missing) < 2:
-        yield from (_fit_one(plan, number) for number in missing)
-        return
-    from joblib import Parallel, delayed
+def _facts(plan: _Plan) -> dict[str, Any]:
+    """What must agree for fits of two runs to belong together."""
+    arguments = plan.arguments
+    clips = _clips(plan.dataset, plan.manifest, plan.manifest.trials)
+    model = _first_model(plan.factory, plan.seed, plan.dataset, clips)
+    optimizer = make_optimizer(arguments.get("optimizer"), model)
+    facts = optimizer_facts(optimizer)
+    objective = choose_objective(model, arguments.get("loss_fn"), arguments.get("objective", "auto"))
+    scheduler = make_scheduler(arguments.get("scheduler"), optimizer, arguments.get("mode", "max"))
+    others = {
+        key: function_name(value) if callable(value) else str(value)
+        for key, value in sorted(arguments.items())
+        if key not in ("optimizer", "scheduler", "loss_fn", "objective", "device", "front_end_cache")
+    }
+    return {
+        "model": model_facts(model),
+        "optimizer": facts,
+        "scheduler": "None" if scheduler is None else _described(scheduler),
+        "loss": function_name(objective),
+        "seed": str(plan.seed),
+        "n_validation": str(plan.n_validation),
+        "batch_size": str(plan.batch_size),
+        "responses": _hash_of(plan.dataset, plan.manifest),
+        **others,
+    }
 
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    yield from parallel(delayed(_fit_one)(plan, number) for number in missing)
 
-
-def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
-    """Fit and save a fold; returns its name and why it has none."""
-    fold, seed = plan.manifest.folds[number], plan.seed + number
-    training, validation = _trials(plan, fold, seed)
-    train, val = (
-        plan.dataset.select(clips=_clips(plan.dataset, plan.manifest, part))
-        for part in (training, validation)
+def _described(scheduler: Any) -> str:
+    """Class and numbers of a schedule."""
+    plain = {key: value for key, value in vars(scheduler).items() if isinstance(value, int | float)}
+    return (
+        f"{type(scheduler).__name__}({', '.join(f'{key}={value}' for key, value in sorted(plain.items()))})"
     )
-    arguments = {"track_train_metrics": False, **plan.arguments, "progress": False}
-    with seeded(seed):
-        model = plan.factory(seed)
-        last = len(val) == 0
-        if last:  # a pass without validation still scores a clip, and nothing comes of it
-            val = train.select(clips=[0])
-            epochs = arguments.get("max_epochs", DEFAULT_EPOCHS)
-            arguments |= {"monitor": "train_loss", "mode": "min", "patience": epochs}
-        fitter = build_fit(
-            model, train, val, seed=seed, batch_size=plan.batch_size, callbacks=plan.callbacks,
-            more=[_LastWeights()] if last else [], **arguments,
-        )  # fmt: skip
-        try:
-            history = fitter.fit()
-        except FitDivergedError as error:
-            return fold.name, (
-                str(error),
-                error.epoch,
-            )  # the exception itself does not pass between processes
-    rows = [{key: value for key, value in row.items() if not (last and key.startswith("val_"))}
-            for row in history_rows(history)]  # fmt: skip
-    facts = {"fold": fold.name, "left_out": list(fold.left_out), "validation": list(validation), "seed": seed}
-    facts |= {"best_epoch": None if last else fitter.best_epoch, "history": json_safe(rows)}
-    _save(model, plan.folder / fold.name, facts)
-    return fold.name, None
 
 
-def _save(model: nn.Module, target: Path, facts: dict[str, Any]) -> None:
-    """Write a fit beside its place and move it there in one step: what has the name is complete."""
-    with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=target.parent) as staging:
-        written = model.cpu().save_pretrained(Path(staging) / target.name, metadata=facts)  # type: ignore[operator]
-        if target.is_dir() and not is_complete(target):
-            shutil.rmtree(target)  # a fit appears complete: what lost files since is no fit
-        try:
-            os.replace(written, target)
-        except OSError:
-            if not target.is_dir():  # else another job was faster, with the same fit
-                raise
-
-
-def _trials(plan: _Plan, fold: Fold, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Training and validation trials of a fold; neither holds any that it leaves out."""
-    seen = [trial for trial in plan.manifest.trials if trial not in fold.left_out]
-    order = [place for group in shuffled([[place] for place in range(len(seen))], seed) for place in group]
-    stop = set(order[: plan.n_validation])
-    training = tuple(trial for place, trial in enumerate(seen) if place not in stop)
-    return training, tuple(seen[place] for place in sorted(stop))
-
-
-@contextmanager
-def _bar(progress: bool | Literal["auto"], total: int, done: int) -> Iterator[Callable[[], None]]:
-    """A bar over the folds on stderr, or nothing."""
-    if not shows_progress(progress):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("folds", total=total, completed=done)
-        yield lambda: bar.advance(task)
+def _hash_of(dataset: NeuralDataset, manifest: FoldManifest) -> str:
+    """A hash of stimuli and responses of all trials, whatever the order of the clips."""
+    digests = []
+    for clip in _clips(dataset, manifest, manifest.trials):
+        digest = hashlib.sha256(dataset.fingerprint(clip).encode())
+        block: Tensor = dataset.response_block(clip).contiguous()
+        digest.update(f"{tuple(block.shape)}".encode())
+        digest.update(block.numpy().tobytes())
+        digests.append(digest.hexdigest())
+    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()[:HASH_LENGTH]

@@ -1,4 +1,7 @@
-"""The fits of a cross-validation or jackknife on disk: no fit that saw a sound ever predicts it."""
+"""Fits of a cross-validation or jackknife on disk, and predictions and scores of sounds that they never saw.
+
+No fit that saw a sound ever predicts it: a clip is known by its sound, in any view of the recording.
+"""
 
 from __future__ import annotations
 
@@ -95,7 +98,18 @@ class FoldFits:
         return sum(not self.has(fold.name) for fold in self.manifest.folds)
 
     def has(self, name: str) -> bool:
-        """Say whether a fit is there."""
+        """Return whether a fit is there.
+
+        Parameters
+        ----------
+        name : str
+            Name of a fit of the manifest.
+
+        Returns
+        -------
+        bool
+            False where it is not fitted yet, or has lost a file.
+        """
         return is_complete(self.folder / name) or (self.folder / f"{name}.pt").is_file()
 
     def model(self, name: str) -> nn.Module:
@@ -185,7 +199,7 @@ class FoldFits:
 
 
 def is_complete(folder: Path) -> bool:
-    """Say whether a fit's folder holds all that a fit is."""
+    """Whether a fit's folder holds all files of a fit."""
     return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
 
 

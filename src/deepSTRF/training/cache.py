@@ -65,7 +65,7 @@ class FrontEndCache:
         self.hits = self.misses = self.n_bytes = 0
 
     def get_or_compute(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
-        """Return the entry of ``key``; on a miss compute it, and keep it where there is room."""
+        """Return the entry of ``key``; on a miss compute it, and keep it while the cache is not full."""
         found = self._entries.get(key)
         if found is not None:
             self.hits += 1

@@ -527,8 +527,8 @@ class UntrainedParameters(Callback):
 class FitDivergedError(ArithmeticError):
     """The loss, a gradient or the monitored score is no longer a finite number.
 
-    An ``ArithmeticError`` and not a ``ValueError``: no argument was wrong in itself, the computation broke
-    down on the way. The weights of the best epoch before the break are back in the model when this is raised,
+    An ``ArithmeticError`` and not a ``ValueError``: no argument was wrong in itself, the computation
+    failed on the way. The weights of the best epoch before that are back in the model when this is raised,
     and ``fitter.history`` holds the epochs that were completed.
 
     Parameters
@@ -538,7 +538,7 @@ class FitDivergedError(ArithmeticError):
     epoch : int
         Epoch in which it happened, counted from 0.
     batch : int, optional
-        Batch within that epoch, counted from 0; None when the epoch's score is what broke.
+        Batch within that epoch, counted from 0; None when the epoch's score is not finite.
     clips : tuple of int, optional
         Clips of that batch (indices into the loader's data set), where known.
     advice : str

@@ -179,7 +179,7 @@ def read_loader(loader: Loader) -> ClipLoader | str:
     for clip in clips:
         if not -n_clips <= clip < n_clips:
             raise IndexError(
-                f"a Subset asks for clip {clip}, but the data set has {n_clips} clips (0 .. {n_clips - 1})"
+                f"a Subset holds clip {clip}, but the data set has {n_clips} clips (0 .. {n_clips - 1})"
             )
     found = ClipLoader(dataset, tuple(clip % n_clips for clip in clips), loader)
     extra = set(dataset[found.clips[0]]) - KNOWN_KEYS if found.clips else set()

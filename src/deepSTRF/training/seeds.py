@@ -1,4 +1,4 @@
-"""Reproducible randomness: seed everything, seed a block of code, carry random states across a crash."""
+"""Seeds and random states: of the process, of a block of code, and of a fit that is resumed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def set_random_seed(seed: int, *, strict: bool = False) -> None:
     seed : int
         Seed, 0 .. 2**32 - 1.
     strict : bool
-        Also ask PyTorch to refuse operations that have no deterministic form, and set
+        Also let PyTorch refuse operations that have no deterministic form, and set
         ``CUBLAS_WORKSPACE_CONFIG`` when it is unset (slower on a GPU).
 
     Raises
