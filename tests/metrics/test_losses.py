@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF.metrics import gamma_loss, mse_loss, negative_binomial_loss, poisson_loss, psth
+from deepSTRF.registry import LOSSES as REGISTERED
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": mse_loss,
@@ -22,6 +24,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "gamma": partial(gamma_loss, shape=2.0),
     "gamma log": partial(gamma_loss, shape=2.0, log_input=True),
     "gamma exclude": partial(gamma_loss, shape=2.0, zeros="exclude"),
+}
+covered = {getattr(loss, "func", loss) for loss in LOSSES.values()}
+LOSSES |= {
+    name: loss
+    for name, loss in REGISTERED.items()
+    if loss not in covered and {"reduction", "weighting"} <= set(inspect.signature(loss).parameters)
 }
 EVERY = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
 

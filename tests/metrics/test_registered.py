@@ -82,5 +82,17 @@ def test_a_metric_says_what_tables_show(name: str) -> None:
 
 
 def test_losses_are_registered_under_the_name_before_their_suffix() -> None:
-    assert LOSSES.names() == ["gamma", "mse", "negative_binomial", "poisson"]
-    assert all(loss.__name__ == f"{name}_loss" and loss.__doc__ for name, loss in LOSSES.items())
+    ours = ["gamma", "mse", "negative_binomial", "poisson"]
+    assert set(ours) <= set(LOSSES)
+    assert all(LOSSES.get(name).__name__ == f"{name}_loss" and LOSSES.get(name).__doc__ for name in ours)
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_loss_is_a_number_with_a_gradient(name: str) -> None:
+    pred = (torch.rand(2, 3, 1, 20) + 0.1).requires_grad_()
+    value = LOSSES.get(name)(pred, torch.poisson(torch.rand(2, 3, 4, 20) + 0.5))
+    value.backward()
+    assert value.ndim == 0
+    assert bool(torch.isfinite(value))
+    assert bool(torch.isfinite(pred.grad).all())
+    assert float(pred.grad.abs().max()) > 0
