@@ -278,6 +278,8 @@ def test_explain_writes_beside_the_run_and_says_what_it_wrote(deepstrf):
     code, _, err = deepstrf("explain", "run", "--neurons", "2")
     assert code == 2
     assert "--overwrite" in err
+    code, _, err = deepstrf("explain", "run", "--neurons", "0,0")
+    assert (code, "--neurons must name 1 to" in err) == (2, True)
     code, _, err = deepstrf("explain", "run", "--neurons", "A1")
     assert code == 2
     assert "no neuron 'A1'" in err

@@ -11,6 +11,7 @@ import numpy as np
 
 from deepSTRF import __version__
 from deepSTRF.experiments.build import load_dataset
+from deepSTRF.experiments.config import FieldError
 from deepSTRF.experiments.examples import receptive_fields
 from deepSTRF.experiments.run import split_of
 from deepSTRF.experiments.run_folder import EXPLAIN, MAIN_SCORE, Run
@@ -131,7 +132,7 @@ def choose_neurons(run: Run, neurons: Sequence[int | str] | None = None) -> list
         return [int(neuron) for neuron in best] or list(range(min(BEST, len(names))))
     chosen = [_index_of(neuron, names) for neuron in neurons]
     if not chosen or len(set(chosen)) < len(chosen) or len(chosen) > MOST:
-        raise ValueError(f"neurons must name 1 to {MOST} different neurons, got {list(neurons)}")
+        raise FieldError("{neurons} must name 1 to {0} different neurons, got {1}", MOST, list(neurons))
     return chosen
 
 
