@@ -25,8 +25,7 @@ from deepSTRF.interpret.dstrf.sinks import CallbackSink, Sink, as_sink, opened
 from deepSTRF.interpret.dstrf.target import check_model, mono, sound_frames, sound_of, windows_of
 from deepSTRF.interpret.dstrf.window_response import WindowResponse, forward_bytes, noise_sd, window_length
 from deepSTRF.interpret.filter_statistics.ensembles import as_filters
-from deepSTRF.models.gradients import differentiating
-from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.prediction import differentiating, evaluating
 
 __all__ = ["Occlusion", "SmoothedSTRF", "contributions", "occlusion", "smooth_dstrf"]
 

@@ -27,8 +27,8 @@ from deepSTRF._validation import (
 )
 from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.gradients import NoFrontEndError, differentiating
-from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.gradients import NoFrontEndError
+from deepSTRF.models.prediction import differentiating, evaluating
 
 __all__ = ["exciting_sound", "exciting_spectrogram"]
 

@@ -7,9 +7,7 @@ the model are afterwards as they were.
 
 from __future__ import annotations
 
-import contextlib
 import numbers
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -23,13 +21,12 @@ from deepSTRF._validation import (
     neuron_indices,
 )
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.prediction import differentiating
 
 __all__ = [
     "UNBOUNDED_WINDOW",
     "GradientMaps",
     "NoFrontEndError",
-    "differentiating",
 ]
 
 #: Frames of a map of a model without a finite receptive field (300 ms of 5 ms bins): a choice that shows the
@@ -118,33 +115,6 @@ class GradientMaps:
                 maps[index] = gradient[0, 0]
         _check_finite(model, maps)
         return maps[0] if alone else maps
-
-
-@contextlib.contextmanager
-def differentiating(model: nn.Module) -> Iterator[None]:
-    """Context in which a model is differentiated with respect to its input; restored afterwards.
-
-    Inside, every part is in eval mode, gradients are recorded (also within ``no_grad`` or
-    ``inference_mode``), parameters need none, which saves their share of the graph, autocast is off, and
-    recurrent layers avoid cuDNN, which has no backward pass in eval mode.
-    """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
-    device, _ = placement(model)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(evaluating(model))
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
-        stack.enter_context(torch.autocast(device_type=device.type, enabled=False))
-        if recurrent and device.type == "cuda":
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        try:
-            for parameter in trained:
-                parameter.requires_grad_(False)
-            yield
-        finally:
-            for parameter in trained:
-                parameter.requires_grad_(True)
 
 
 def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tuple[Tensor, int]:

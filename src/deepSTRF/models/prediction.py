@@ -1,9 +1,12 @@
-"""Predictions for a whole dataset, clip by clip."""
+"""Running a fitted model: eval mode, gradients by its input, predictions clip by clip.
+
+Both contexts leave the model as it was: training flags, ``requires_grad`` and ``.grad``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,10 +15,10 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import placement
 
-__all__ = ["evaluating", "predict_clips"]
+__all__ = ["differentiating", "evaluating", "predict_clips"]
 
 
-@contextmanager
+@contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Context in which every part of a model is in eval mode, without gradients; restored afterwards."""
     flags = [(part, part.training) for part in model.modules()]
@@ -26,6 +29,33 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for part, training in flags:
             part.training = training
+
+
+@contextlib.contextmanager
+def differentiating(model: nn.Module) -> Iterator[None]:
+    """Context in which a model is differentiated with respect to its input; restored afterwards.
+
+    Inside, every part is in eval mode, gradients are recorded (also within ``no_grad`` or
+    ``inference_mode``), parameters need none, which saves their share of the graph, autocast is off, and
+    recurrent layers avoid cuDNN, which has no backward pass in eval mode.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    recurrent = any(isinstance(part, nn.RNNBase) for part in model.modules())
+    device, _ = placement(model)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(evaluating(model))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autocast(device_type=device.type, enabled=False))
+        if recurrent and device.type == "cuda":
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        try:
+            for parameter in trained:
+                parameter.requires_grad_(False)
+            yield
+        finally:
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
 
 def predict_clips(

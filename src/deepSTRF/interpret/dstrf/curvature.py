@@ -28,7 +28,7 @@ from deepSTRF.interpret.dstrf.autodiff import Jacobian
 from deepSTRF.interpret.dstrf.estimate import BUDGET, output_slope, target_of, time_indices
 from deepSTRF.interpret.dstrf.target import Target, check_model, replaced_output, submodule
 from deepSTRF.interpret.dstrf.window_response import WindowResponse, noise_sd, window_length
-from deepSTRF.models.gradients import differentiating
+from deepSTRF.models.prediction import differentiating
 
 __all__ = ["Curvature", "curvature"]
 

@@ -46,7 +46,7 @@ from deepSTRF.interpret.dstrf.target import (
     submodule,
     windows_of,
 )
-from deepSTRF.models.gradients import differentiating
+from deepSTRF.models.prediction import differentiating
 
 __all__ = [
     "BUDGET",

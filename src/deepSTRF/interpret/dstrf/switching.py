@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from deepSTRF.interpret.dstrf.target import Target, check_model
-from deepSTRF.models.gradients import differentiating
+from deepSTRF.models.prediction import differentiating
 
 __all__ = ["Switches", "switches"]
 
