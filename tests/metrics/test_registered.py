@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -71,6 +72,16 @@ def test_registered_scores_equal_the_functions() -> None:
     }
     for name, values in expected.items():
         torch.testing.assert_close(METRICS.get(name).compute(statistics), values, rtol=1e-6, atol=1e-9)
+
+
+def test_scores_stay_within_their_limits() -> None:
+    ds = SyntheticDataset(n_neurons=4, n_clips=3, n_repeats=4)
+    table = score_predictions(lambda clip: ds.response_block(clip)[:, 0] ** 2, ds, n_bootstrap=10)
+    for name, values in table.columns.items():
+        low, high = METRICS.get(name).limits
+        known = values[~np.isnan(values)]
+        assert known.size
+        assert ((known >= low) & (known <= high)).all(), name
 
 
 @pytest.mark.parametrize("name", METRICS.names())

@@ -367,18 +367,6 @@ class FrequencyScale:
         return points
 
 
-def _hz_to_octaves(frequency: Any) -> Any:
-    return torch.log2(frequency) if isinstance(frequency, Tensor) else np.log2(frequency)
-
-
-def _octaves_to_hz(octaves: Any) -> Any:
-    return torch.exp2(octaves) if isinstance(octaves, Tensor) else np.exp2(octaves)
-
-
-def _same(frequency: Any) -> Any:
-    return frequency
-
-
 #: Scales by name. ``"log"`` counts octaves; ``"greenwood"`` is the human cochlear position.
 SCALES: Mapping[str, FrequencyScale] = MappingProxyType(
     {
@@ -389,8 +377,12 @@ SCALES: Mapping[str, FrequencyScale] = MappingProxyType(
             FrequencyScale("erb", Hz_to_ERB, ERB_to_Hz),
             FrequencyScale("bark", Hz_to_bark, bark_to_Hz),
             FrequencyScale("greenwood", inverse_Greenwood, Greenwood),
-            FrequencyScale("log", _hz_to_octaves, _octaves_to_hz),
-            FrequencyScale("linear", _same, _same),
+            FrequencyScale(
+                "log",
+                lambda f: elementwise(f, lambda x, xp: xp.log2(x)),
+                lambda octaves: elementwise(octaves, lambda x, xp: xp.exp2(x)),
+            ),
+            FrequencyScale("linear", lambda f: f, lambda f: f),
         )
     }
 )

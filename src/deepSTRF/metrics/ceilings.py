@@ -434,8 +434,8 @@ class SplitCeiling:
                 mean_half_correlation(moments.halves, moments.n_used), moments.ratio
             )
             # A NaN sample that a mask calls valid has to show; an unreliable clip is left out.
-            poisoned = torch.isnan(moments.halves.xy).any(1)
-            weight = torch.where(torch.isnan(clip_ceiling) & ~poisoned, 0.0, bins)
+            undefined = torch.isnan(moments.halves.xy).any(1)
+            weight = torch.where(torch.isnan(clip_ceiling) & ~undefined, 0.0, bins)
             self._accumulate([weight, torch.where(weight > 0, weight * clip_ceiling, 0.0)])
             return
         used = torch.where(bins > 0, moments.n_used, self.n_splits)
@@ -543,8 +543,8 @@ def mean_half_correlation(halves: PairMoments, n_used: Tensor) -> Tensor:
     varies = ~is_constant(halves.xx, halves.mean_x, halves.count) | ~is_constant(
         halves.yy, halves.mean_y, halves.count
     )
-    poisoned = torch.isnan(halves.xy)
-    correlation = torch.where(torch.isnan(correlation) & (halves.count > 1) & ~poisoned, 0.0, correlation)
+    undefined = torch.isnan(halves.xy)
+    correlation = torch.where(torch.isnan(correlation) & (halves.count > 1) & ~undefined, 0.0, correlation)
     used = torch.arange(correlation.shape[1], device=n_used.device) < n_used.unsqueeze(1)
     known = used & (halves.count > 1)
     total = torch.where(known, correlation, 0.0).sum(1)
