@@ -141,14 +141,16 @@ def plot_nonlinearity_scatter(
 
 
 def _name_dots(ax: Axes, x: FloatArray, y: FloatArray, names: list[str]) -> None:
-    """Write each name beside its dot; of two dots that are close, the lower one has its name below it."""
+    """Write each name beside its dot; of close dots, the lowest has its name below, others stack up."""
     wide, high = float(np.ptp(ax.get_xlim())), float(np.ptp(ax.get_ylim()))
+    place = np.arange(y.size)
     for at, name in enumerate(names):
         near = (np.abs(x - x[at]) < NEAR[0] * wide) & (np.abs(y - y[at]) < NEAR[1] * high)
         # among equals the later one counts as lower
-        lower = near & ((y > y[at]) | ((y == y[at]) & (np.arange(y.size) < at)))
-        offset = (4, -10) if lower.any() else (4, 4)
-        ax.annotate(name, (x[at], y[at]), offset, textcoords="offset points", fontsize=TICK_SIZE - 1)
+        n_higher = int((near & ((y > y[at]) | ((y == y[at]) & (place < at)))).sum())
+        n_lower = int(near.sum()) - 1 - n_higher
+        up = -10 if n_higher and not n_lower else 4 + 10 * max(n_lower - 1, 0)
+        ax.annotate(name, (x[at], y[at]), (4, up), textcoords="offset points", fontsize=TICK_SIZE - 1)
 
 
 def plot_nonlinearity_table(
