@@ -44,7 +44,7 @@ def scores(parts: ReportParts) -> Section | None:
         main_score=parts.main_score,
         meanings=[(name, metric_named(name)) for name in names if name in METRICS],
     )
-    lead = "Means, standard deviations and medians over neurons; neurons without a score are counted only."
+    lead = "Means, standard deviations and medians over neurons; neurons without a score are only counted."
     if several:
         lead += " Each neuron's score is its mean over seeds."
     return Section("scores", "Scores", body, lead)
