@@ -21,6 +21,7 @@ __all__ = [
     "MOST_NAMED",
     "NeuronSelection",
     "as_numbers",
+    "ascending_frequencies",
     "check_choice",
     "check_device",
     "check_differentiable",
@@ -42,6 +43,8 @@ __all__ = [
 NeuronSelection: TypeAlias = int | slice | Sequence[int] | Tensor | None
 #: So many names are listed before the rest is only counted.
 MOST_NAMED = 8
+#: Up to so many frequencies are printed in an error.
+MOST_PRINTED = 40
 
 
 # ----------------------------------------------------------------------------------- numbers, choices, flags
@@ -124,6 +127,20 @@ def as_numbers(values: Any, name: str = "values") -> NDArray[np.float64]:
         f"{name} must be a tensor or array of real numbers, of one shape throughout; got "
         f"{type(values).__name__}"
     )
+
+
+def ascending_frequencies(frequencies_hz: Any, n_bands: int) -> NDArray[np.float64]:
+    """Return ascending centres (F,) of bands in Hz, as float64."""
+    hertz = np.asarray([]) if frequencies_hz is None else as_numbers(frequencies_hz, "frequencies_hz")
+    legal = hertz.shape == (n_bands,) and np.isfinite(hertz).all()
+    if not legal or (np.diff(hertz) <= 0).any() or (hertz <= 0).any():
+        numbers = ", ".join(f"{value:g}" for value in hertz.ravel()) if hertz.size <= MOST_PRINTED else ""
+        raise ValueError(
+            f"frequencies_hz must be {n_bands} ascending positive numbers, one per band, got shape "
+            f"{hertz.shape}{': ' if numbers else ''}{numbers}; datasets and front-ends have them as "
+            ".frequencies_hz"
+        )
+    return hertz
 
 
 def check_tensor(x: object) -> None:

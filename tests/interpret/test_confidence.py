@@ -20,7 +20,6 @@ from deepSTRF.interpret import (
     sonify_strf,
     strf_confidence,
     waveform_fields,
-    write_field_wav,
     write_wav,
 )
 from deepSTRF.models.audio import Linear
@@ -169,7 +168,7 @@ def test_fields_of_listed_neurons_become_playable_files(tmp_path):
     model = Linear(6, 4, 3, wav2spec=mel).eval()
     fields = waveform_fields(model, 0.1 * torch.randn(1, 8000), [-1, 0])
     assert [field.neuron for field in fields] == [2, 0]
-    file = write_field_wav(tmp_path / "rf.wav", fields[0], silence_ms=100.0)
+    file = fields[0].write_wav(tmp_path / "rf.wav", silence_ms=100.0)
     samples, rate = soundfile.read(file)
     assert rate == FS
     assert len(samples) == len(fields[0].gradmap) + 2 * 1600
@@ -197,7 +196,7 @@ def test_silence_and_nonsense(tmp_path):
     with pytest.raises(ValueError, match="ascending"):
         sonify_spectrogram(np.ones((2, 4)), [500.0, np.nan], 5.0, FS)
     field = WaveformField(0, np.ones(3), np.ones(3), 16000.0, 1.0, 0)
-    assert write_field_wav(tmp_path / "c.wav", field).is_file()
+    assert field.write_wav(tmp_path / "c.wav").is_file()
 
 
 @pytest.mark.parametrize("scale", ["amplitude", "ln"])

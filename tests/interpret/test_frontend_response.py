@@ -14,7 +14,7 @@ from deepSTRF.interpret import (
     front_end_response,
     initial_front_end,
     rf_duration_ms,
-    waveform_field,
+    waveform_fields,
 )
 from deepSTRF.models import Configurable
 from deepSTRF.models.audio import Linear
@@ -179,7 +179,7 @@ def test_waveform_field_ends_with_the_strongest_response():
     mel = CausalMelSpectrogram(audio_fs=FS, n_mels=6)
     model = Linear(6, 4, 3, wav2spec=mel).eval()
     sound = 0.1 * torch.randn(1, 150 * HOP)
-    field = waveform_field(model, sound, neuron=-1)
+    (field,) = waveform_fields(model, sound, -1)
     rates = model(sound.unsqueeze(0))[0, 2, 0]
     assert field.neuron == 2
     assert field.response_bin == 60 + int(rates[60:].argmax())  # 0.3 s of past
@@ -190,7 +190,7 @@ def test_waveform_field_ends_with_the_strongest_response():
     np.testing.assert_array_equal(field.gradmap, expected[-len(field.gradmap) :].numpy())
     assert 0 < field.duration_ms <= 25.0
 
-    short = waveform_field(model, sound[:, : 5 * HOP], neuron=0)  # less sound than a field is cropped to
+    (short,) = waveform_fields(model, sound[:, : 5 * HOP], 0)  # less sound than a field is cropped to
     assert len(short.gradmap) == len(short.stim) == 5 * HOP
     with pytest.raises(NoFrontEndError, match="STRF_gradmap"):
-        waveform_field(Linear(6, 4), sound, 0)
+        waveform_fields(Linear(6, 4), sound, 0)

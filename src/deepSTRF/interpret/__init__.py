@@ -2,7 +2,7 @@
 
 `dstrf` estimates dynamic STRFs (more of them in `deepSTRF.interpret.dstrf`), `contributions`, `occlusion` and
 `smooth_dstrf` attribute responses to the stimulus. `strf_tuning` summarises STRFs in a table,
-`strf_confidence` gives their bands, `waveform_field` is the receptive field in the sound.
+`strf_confidence` gives their bands, `waveform_fields` are receptive fields in the sound.
 `front_end_response` measures the channels of a front-end, `compare_wav2spec` correlates its output with a
 reference. `exciting_spectrogram` and `exciting_sound` search the best stimulus, `write_wav` and `sonify_strf`
 make patterns audible, and `deepSTRF.interpret.probes` plays synthetic sounds to a model. Figures are in
@@ -24,7 +24,7 @@ from deepSTRF.interpret.front_ends import (
     front_end_response,
     initial_front_end,
 )
-from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_field_wav, write_wav
+from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_wav
 from deepSTRF.interpret.strf import (
     NeuronTable,
     WaveformField,
@@ -34,7 +34,6 @@ from deepSTRF.interpret.strf import (
     separability_index,
     strf_confidence,
     strf_tuning,
-    waveform_field,
     waveform_fields,
 )
 
@@ -63,8 +62,6 @@ __all__ = [
     "stimulus_frames",
     "strf_confidence",
     "strf_tuning",
-    "waveform_field",
     "waveform_fields",
-    "write_field_wav",
     "write_wav",
 ]

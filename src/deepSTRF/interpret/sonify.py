@@ -8,11 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import as_numbers, check_choice, check_positive_number, check_share
-from deepSTRF.interpret.strf.modulation import checked_bands
-from deepSTRF.interpret.strf.waveform_field import WaveformField
+from deepSTRF._validation import (
+    as_numbers,
+    ascending_frequencies,
+    check_choice,
+    check_positive_number,
+    check_share,
+)
 
-__all__ = ["sonify_spectrogram", "sonify_strf", "write_field_wav", "write_wav"]
+__all__ = ["sonify_spectrogram", "sonify_strf", "write_wav"]
 
 FloatArray = NDArray[np.float64]
 
@@ -93,37 +97,6 @@ def write_wav(
     loud = samples * (peak / largest) if largest > 0 else samples
     soundfile.write(str(file), np.concatenate([silence, loud, silence]), rate, subtype="PCM_16", format="WAV")
     return file
-
-
-def write_field_wav(path: str | Path, field: WaveformField, **options: Any) -> Path:
-    """Write a neuron's receptive field in the waveform as a WAV file: the sound that would raise its rate.
-
-    The gradient of a response is itself a waveform: added to the sound it came from, a little of it raises
-    the response faster than any other sound of the same energy.
-
-    Parameters
-    ----------
-    path : str or Path
-        File.
-    field : WaveformField
-        From `waveform_field`.
-    **options
-        See `write_wav`.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> field = WaveformField(0, np.sin(np.arange(800) * 0.3), np.zeros(800), 16000.0, 40.0, 12)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_field_wav(Path(folder) / "neuron0.wav", field).name
-    'neuron0.wav'
-    """
-    return write_wav(path, field.gradmap, field.audio_fs, **options)
 
 
 def sonify_spectrogram(
@@ -243,7 +216,7 @@ def _checked_image(spectrogram: Any, frequencies_hz: Any) -> tuple[FloatArray, F
     image = as_numbers(spectrogram, "the pattern")
     if image.ndim != 2 or image.size == 0 or not np.isfinite(image).all():
         raise ValueError(f"the pattern must be finite and (F, T), got shape {image.shape}; take one neuron")
-    return image, checked_bands(frequencies_hz, len(image))
+    return image, ascending_frequencies(frequencies_hz, len(image))
 
 
 def _band_edges(hertz: FloatArray) -> FloatArray:

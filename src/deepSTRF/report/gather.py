@@ -17,7 +17,7 @@ from deepSTRF import __version__
 from deepSTRF._files import write_atomically
 from deepSTRF.experiments.examples import WEIGHTS, NeuronExample, receptive_fields
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
-from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_field
+from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_fields
 from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.report.explanation import Explanation
 from deepSTRF.report.parts import Bands, FrontEndParts, ReportParts
@@ -199,7 +199,7 @@ def example_waveform_field(
     if _front_end(model) is None or example is None or example.neuron not in neurons:
         return None
     sound = torch.as_tensor(example.sound)
-    field = waveform_field(model, sound, list(neurons).index(example.neuron))
+    (field,) = waveform_fields(model, sound, list(neurons).index(example.neuron))
     return (example, field) if field.duration_ms > 0 and math.isfinite(field.duration_ms) else None
 
 

@@ -8,7 +8,6 @@ from deepSTRF.interpret.strf.tuning import separability_index, strf_tuning
 from deepSTRF.interpret.strf.waveform_field import (
     WaveformField,
     rf_duration_ms,
-    waveform_field,
     waveform_fields,
 )
 
@@ -21,6 +20,5 @@ __all__ = [
     "separability_index",
     "strf_confidence",
     "strf_tuning",
-    "waveform_field",
     "waveform_fields",
 ]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import as_numbers, check_positive_int, check_positive_number
+from deepSTRF._validation import as_numbers, ascending_frequencies, check_positive_int, check_positive_number
 from deepSTRF.interpret.strf.table import contrast
 
-__all__ = ["checked_bands", "checked_maps", "checked_strfs", "modulation_transfer"]
+__all__ = ["checked_maps", "checked_strfs", "modulation_transfer"]
 
 FloatArray = NDArray[np.float64]
 
@@ -24,8 +24,6 @@ FINER = 4
 EVEN = 1e-3
 #: No cochleagram ends below this; numbers that do are kilohertz.
 LOWEST_TOP_HZ = 100.0
-#: Up to so many frequencies are printed in an error.
-MOST_PRINTED = 40
 
 
 @dataclass(frozen=True)
@@ -141,7 +139,7 @@ def modulation_transfer(
 def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatArray, FloatArray, float]:
     """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64."""
     maps = checked_maps(strfs)
-    hertz = checked_bands(frequencies_hz, maps.shape[1])
+    hertz = ascending_frequencies(frequencies_hz, maps.shape[1])
     if len(hertz) < 2:
         raise ValueError("tuning needs at least 2 bands")
     if hertz[-1] < LOWEST_TOP_HZ:
@@ -150,20 +148,6 @@ def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatA
             "1000 * frequencies"
         )
     return maps, hertz, check_positive_number("dt_ms", dt_ms)
-
-
-def checked_bands(frequencies_hz: Any, n_bands: int) -> FloatArray:
-    """Return ascending centres (F,) of bands in Hz, as float64."""
-    hertz = np.asarray([]) if frequencies_hz is None else as_numbers(frequencies_hz, "frequencies_hz")
-    legal = hertz.shape == (n_bands,) and np.isfinite(hertz).all()
-    if not legal or (np.diff(hertz) <= 0).any() or (hertz <= 0).any():
-        numbers = ", ".join(f"{value:g}" for value in hertz.ravel()) if hertz.size <= MOST_PRINTED else ""
-        raise ValueError(
-            f"frequencies_hz must be {n_bands} ascending positive numbers, one per band, got shape "
-            f"{hertz.shape}{': ' if numbers else ''}{numbers}; datasets and front-ends have them as "
-            ".frequencies_hz"
-        )
-    return hertz
 
 
 def checked_maps(strfs: Any) -> FloatArray:

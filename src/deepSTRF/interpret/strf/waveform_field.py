@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ from deepSTRF._validation import (
     check_share,
     neuron_indices,
 )
+from deepSTRF.interpret.sonify import write_wav
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.prediction import evaluating
 
-__all__ = ["WaveformField", "rf_duration_ms", "waveform_field", "waveform_fields"]
+__all__ = ["WaveformField", "rf_duration_ms", "waveform_fields"]
 
 FloatArray = NDArray[np.float64]
 
@@ -129,9 +131,26 @@ class WaveformField:
     duration_ms: float
     response_bin: int
 
+    def write_wav(self, path: str | Path, **options: Any) -> Path:
+        """Write the field as a WAV file: the sound that, added to the stimulus, raises the response most.
 
-def waveform_field(model: Any, stim: Tensor, neuron: int) -> WaveformField:
-    """Return a neuron's receptive field in the waveform, where a sound drives it most.
+        Parameters
+        ----------
+        path : str or Path
+            File.
+        **options
+            See `deepSTRF.interpret.write_wav`.
+
+        Returns
+        -------
+        Path
+            The file.
+        """
+        return write_wav(path, self.gradmap, self.audio_fs, **options)
+
+
+def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -> list[WaveformField]:
+    """Return the receptive fields in the waveform of neurons, each where the sound drives it most.
 
     Parameters
     ----------
@@ -139,48 +158,15 @@ def waveform_field(model: Any, stim: Tensor, neuron: int) -> WaveformField:
         A model with a front-end.
     stim : Tensor (T_audio,), (1, T_audio) or (1, 1, T_audio)
         The sound.
-    neuron : int
-        Which neuron; negative numbers count from the end.
-
-    Returns
-    -------
-    WaveformField
-        The field, cropped to 1.3 times its duration, within 0.3 to 2 seconds. Responses in the first 0.3
-        seconds of the clip (or in the length of the memory that the model states) are passed over, as their
-        past is missing.
-
-    Raises
-    ------
-    ValueError, IndexError
-        As `deepSTRF.models.gradients.waveform_gradmap`.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import Linear
-    >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
-    >>> model = Linear(8, 3, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
-    >>> field = waveform_field(model, torch.randn(16000), neuron=0)
-    >>> field.duration_ms <= 3 * 5 + 5  # three frames, and a window that is one bin longer than a bin
-    True
-    """
-    (field,) = waveform_fields(model, stim, [neuron])
-    return field
-
-
-def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -> list[WaveformField]:
-    """Return the receptive fields in the waveform of several neurons, each where the sound drives it most.
-
-    Parameters
-    ----------
-    model, stim
-        See `waveform_field`.
     neurons : int, slice or sequence of int, optional
         Which neurons, in which order; negative numbers count from the end. None is all.
 
     Returns
     -------
     list of WaveformField
-        One per neuron.
+        One per neuron, cropped to 1.3 times its duration, within 0.3 to 2 seconds. Responses in the first 0.3
+        seconds of the clip (or in the length of the memory that the model states) are passed over, as their
+        past is missing.
 
     Raises
     ------
@@ -192,8 +178,11 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
     >>> from deepSTRF.models.audio import Linear
     >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
     >>> model = Linear(8, 3, 4, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
-    >>> [field.neuron for field in waveform_fields(model, torch.randn(8000), [2, -1])]
+    >>> fields = waveform_fields(model, torch.randn(16000), [2, -1])
+    >>> [field.neuron for field in fields]
     [2, 3]
+    >>> fields[0].duration_ms <= 3 * 5 + 5  # three frames, and a window that is one bin longer than a bin
+    True
     """
     if isinstance(model.wav2spec, nn.Identity):
         raise NoFrontEndError(f"this {type(model).__name__} has no front-end; use model.STRF_gradmap()")

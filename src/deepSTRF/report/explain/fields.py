@@ -17,7 +17,6 @@ from deepSTRF.interpret import (
     strf_confidence,
     strf_tuning,
     waveform_fields,
-    write_field_wav,
     write_wav,
 )
 from deepSTRF.interpret.strf.confidence import StrfConfidence
@@ -75,7 +74,7 @@ def explain_sounds(target: Target) -> dict[str, Any]:
         if kind == "field":
             (field,) = waveform_fields(target.model, stim, [neuron])
             if field.duration_ms > 0:  # a constant response has no field
-                write_field_wav(target.folder / file, field)
+                field.write_wav(target.folder / file)
                 sounds.append((file, f"{name}: gradient by the samples, {field.duration_ms:.0f} ms"))
         elif (maps[neuron] > 0).any():
             write_wav(target.folder / file, sonify_strf(maps[neuron], hertz, target.dt_ms, fs), fs)
