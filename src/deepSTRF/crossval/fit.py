@@ -46,7 +46,7 @@ from deepSTRF.training.data import HASH_LENGTH
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.objective import choose_objective
 from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
-from deepSTRF.training.resume import function_name, model_facts
+from deepSTRF.training.resume import function_name, model_signature
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import check_prediction
 
@@ -485,7 +485,7 @@ def _facts(plan: _Plan) -> dict[str, Any]:
         if key not in ("optimizer", "scheduler", "loss_fn", "objective", "device", "front_end_cache")
     }
     return {
-        "model": model_facts(model),
+        "model": model_signature(model),
         "optimizer": facts,
         "scheduler": "None" if scheduler is None else _described(scheduler),
         "loss": function_name(objective),

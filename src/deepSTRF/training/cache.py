@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.training.seeds import preserved_random_state
+from deepSTRF.training.validate import left_as_found
 
 __all__ = ["FrontEndCache", "FrontEndFeed", "front_end_key", "gives_the_same_twice"]
 
@@ -145,21 +145,11 @@ def gives_the_same_twice(module: nn.Module, function: Callable[[Tensor], Tensor]
     Not so with dropout, added noise or a running normalisation. Random states, mode flags and buffers are
     put back.
     """
-    flags = [(part, part.training) for part in module.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in module.buffers()]
     outputs: list[Tensor] = []
-    try:
-        with torch.no_grad(), preserved_random_state():
-            for mode in (True, True, False):
-                module.train(mode)
-                outputs.append(function(sample))
-    finally:
-        with torch.no_grad():
-            for part, flag in flags:
-                part.training = flag
-            for buffer, before in buffers:
-                if buffer.shape == before.shape:
-                    buffer.copy_(before)
+    with torch.no_grad(), left_as_found(module):
+        for mode in (True, True, False):
+            module.train(mode)
+            outputs.append(function(sample))
     return all(torch.equal(outputs[0], other) for other in outputs[1:])
 
 

@@ -92,15 +92,35 @@ class FitterLike(Protocol):
 class Callback:
     """Base class of what watches a fit; a subclass overrides the hooks that it needs.
 
-    Every hook is given the `Fitter`, with its ``model``, ``optimizer``, ``history``, ``best_epoch``,
-    ``best_score`` and ``device``. Setting ``fitter.should_stop = True`` ends the fit before its next epoch.
-    The fitter's own callbacks (early stopping, best weights, ...) are called before a user's, so that in
-    `on_epoch_end` the best epoch is known and in `on_fit_end` the best weights are back in the model.
-
     The order of calls is `on_fit_start`, `load_state_dict` where the fit resumes, then in each epoch
     `on_epoch_start`, for every training batch `on_loss`, `on_gradient` and `on_batch_end`, then
     `on_train_pass_end` and, after the validation pass, `on_epoch_end`; at last `on_fit_end`, also when the
     fit was interrupted or has failed.
+
+    The fitter's own callbacks (early stopping, best weights, ...) are called before a user's, so that in
+    `on_epoch_end` the best epoch is known and in `on_fit_end` the best weights are back in the model. Setting
+    ``fitter.should_stop = True`` ends the fit before its next epoch.
+
+    Notes
+    -----
+    Arguments of the hooks:
+
+    fitter : Fitter
+        With its ``model``, ``optimizer``, ``history``, ``best_epoch``, ``best_score`` and ``device``.
+    epoch : int
+        Number of the epoch, from 0.
+    batch : Batch
+        ``inputs``, ``targets`` (B, N, R, T), ``keys`` of the clips, ``extras`` that the loader gave.
+    prediction : Tensor, shape (B, N, 1, T)
+        Output of the model for the batch, without the warm-up.
+    loss : Tensor
+        In `on_loss` the scalar that is differentiated, in `on_batch_end` a scalar or (N,), detached.
+    norm : Tensor, shape ()
+        Norm of the whole gradient before clipping.
+    record : dict
+        Losses and scores of the epoch, the last entry of ``fitter.history``. What a callback adds appears in
+        the history, in log functions and in loggers; with a ``state_path`` numbers, text and tensors are kept
+        as they are, anything else as text.
 
     Examples
     --------
@@ -118,116 +138,38 @@ class Callback:
     """
 
     def on_fit_start(self, fitter: FitterLike) -> None:
-        """Prepare for a fit; a second call of ``fit`` on the same fitter starts anew.
-
-        Parameters
-        ----------
-        fitter : Fitter
-            Before its first epoch, with an empty history.
-        """
+        """Prepare for a fit; a second call of ``fit`` on the same fitter starts anew."""
 
     def on_epoch_start(self, fitter: FitterLike, epoch: int) -> None:
-        """Look at the fitter before an epoch, which ``fitter.should_stop = True`` prevents.
-
-        Parameters
-        ----------
-        fitter : Fitter
-            The fitter.
-        epoch : int
-            Number of the epoch, from 0.
-        """
+        """Before an epoch, which ``fitter.should_stop = True`` prevents."""
 
     def on_loss(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
-        """Look at the loss of a training batch before its gradient is computed.
-
-        Parameters
-        ----------
-        fitter : Fitter
-            The fitter.
-        batch : Batch
-            Stimuli and targets, the keys of the clips, and what else the loader gave.
-        prediction : Tensor, shape (B, N, 1, T)
-            Output of the model, without the warm-up.
-        loss : Tensor, shape ()
-            What is differentiated: the mean over the neurons with data.
-        """
+        """For each training batch, before its gradient is computed."""
 
     def on_gradient(self, fitter: FitterLike, batch: Batch, prediction: Tensor, norm: Tensor) -> None:
-        """Look at the gradients of a training batch, already clipped, before the step of the optimizer.
-
-        Parameters
-        ----------
-        fitter, batch, prediction
-            As in `on_loss`.
-        norm : Tensor, shape ()
-            Norm of the whole gradient before clipping.
-        """
+        """For each training batch, with the (clipped) gradients, before the step of the optimizer."""
 
     def on_batch_end(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
-        """Look at a training batch after the step of the optimizer.
-
-        Parameters
-        ----------
-        fitter, batch
-            As in `on_loss`.
-        prediction : Tensor, shape (B, N, 1, T)
-            Detached prediction, made before the step.
-        loss : Tensor, shape () or (N,)
-            Detached loss, per neuron where the loss gives it so.
-        """
+        """For each training batch, after the step of the optimizer."""
 
     def on_train_pass_end(self, fitter: FitterLike, epoch: int) -> None:
-        """Look at the fitter after the last training batch of an epoch, before the validation pass.
-
-        Parameters
-        ----------
-        fitter : Fitter
-            The fitter.
-        epoch : int
-            Number of the epoch, from 0.
-        """
+        """After the last training batch of an epoch, before the validation pass."""
 
     def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
-        """Look at the record of a finished epoch, or add to it.
-
-        Parameters
-        ----------
-        fitter : Fitter
-            Its ``history`` ends with this record.
-        epoch : int
-            Number of the epoch, from 0.
-        record : dict
-            Losses and scores; further entries appear in the history, in log functions and in loggers. With a
-            ``state_path`` numbers, text and tensors are kept as they are, anything else as text.
-        """
+        """With the record of a finished epoch, to which it may add."""
 
     def on_fit_end(self, fitter: FitterLike) -> None:
-        """Release what `on_fit_start` took; called however the fit ended.
-
-        Parameters
-        ----------
-        fitter : Fitter
-            Its model is in eval mode and has the weights of the best epoch.
-        """
+        """Release what `on_fit_start` took; called however the fit ended."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the callback needs to go on in a resumed fit.
 
-        Returns
-        -------
-        dict
-            Tensors, numbers, text, None, lists, tuples and dictionaries; empty where there is nothing.
+        Tensors, numbers, text, None, lists, tuples and dictionaries; empty where there is nothing.
         """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned, after `on_fit_start`.
-
-        Parameters
-        ----------
-        state : dict
-            Content of the ``state_path`` file.
-        """
+        """Go on from what `state_dict` returned, after `on_fit_start`."""
 
 
 def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:

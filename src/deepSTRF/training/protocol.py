@@ -153,10 +153,16 @@ class ProtocolCard:
         if centring not in CENTRINGS:
             raise ValueError(f"centring must be one of {', '.join(map(repr, CENTRINGS))}, got {centring!r}")
         facts = training if isinstance(training, Mapping) else _training_facts(training)
+        selected = getattr(dataset, "I", None)
+        which = "all" if selected is None else f"selection {_ranges(selected)} of the recording"
+        parts = None
+        if split is not None:
+            clips = {role: [int(clip) for clip in getattr(split, role)] for role in ("train", "val", "test")}
+            parts = {"name": str(split.name), "hash": str(split.hash), **clips}
         return cls(
             dataset=json_safe(dataset.describe()),
-            neurons=_neurons(dataset),
-            split=None if split is None else _split_facts(split),
+            neurons=f"{dataset.N_neurons} ({which})",
+            split=parts,
             model={} if model is None else model_facts(model),
             centring=centring,
             warmup_ms=float(warmup_ms),
@@ -211,12 +217,6 @@ class ProtocolCard:
         return cls(**values)
 
 
-def _neurons(dataset: DatasetLike) -> str:
-    chosen = getattr(dataset, "I", None)
-    which = "all" if chosen is None else f"selection {_ranges(chosen)} of the recording"
-    return f"{dataset.N_neurons} ({which})"
-
-
 def _ranges(numbers: Sequence[int]) -> str:
     """Write 0, 1, 2, 5 as 0-2, 5."""
     parts: list[list[int]] = []
@@ -226,11 +226,6 @@ def _ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join("-".join(map(str, part)) for part in parts) or "none"
-
-
-def _split_facts(split: Any) -> dict[str, Any]:
-    clips = {role: [int(clip) for clip in getattr(split, role)] for role in ("train", "val", "test")}
-    return {"name": str(split.name), "hash": str(split.hash), **clips}
 
 
 def _clips_text(data: Mapping[str, Any], split: Mapping[str, Any] | None) -> str:

@@ -28,7 +28,7 @@ __all__ = [
     "StateMismatchError",
     "fit_signature",
     "function_name",
-    "model_facts",
+    "model_signature",
 ]
 
 #: Number of the file layout; another number is refused rather than guessed at.
@@ -182,7 +182,7 @@ def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
     How long to go on (``max_epochs``, ``patience``) is not part of it: both may change between runs.
     """
     return {
-        "model": model_facts(fitter.model),
+        "model": model_signature(fitter.model),
         "optimizer": optimizer,
         "scheduler": type(fitter.scheduler).__name__,
         "loss": function_name(fitter.loss_fn),
@@ -197,7 +197,7 @@ def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
     }
 
 
-def model_facts(model: nn.Module) -> str:
+def model_signature(model: nn.Module) -> str:
     """Return a model's class, size and a hash of its shapes and plain settings."""
     shapes = sorted((name, tuple(value.shape)) for name, value in model.named_parameters())
     count = sum(parameter.numel() for parameter in model.parameters())

@@ -152,19 +152,15 @@ def random_state(generators: Iterable[torch.Generator] = ()) -> dict[str, Any]:
         "has_gauss": int(legacy["has_gauss"]),
         "gauss": float(legacy["gauss"]),
     }
+    version, words, gauss = random.getstate()
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return {
-        "python": list(_flat(random.getstate())),
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
         "numpy": numpy_state,
         "torch": torch.get_rng_state(),
         "cuda": cuda,
         "generators": [generator.get_state() for generator in generators],
     }
-
-
-def _flat(state: tuple[Any, ...]) -> tuple[Any, ...]:
-    version, words, gauss = state
-    return version, torch.tensor(words, dtype=torch.int64), gauss
 
 
 def set_random_state(state: dict[str, Any], generators: Iterable[torch.Generator] = ()) -> None:

@@ -40,7 +40,7 @@ __all__ = [
     "OutputTypeError",
     "TimeAxisError",
     "check_prediction",
-    "first_non_finite",
+    "left_as_found",
     "validate_model",
 ]
 
@@ -158,6 +158,23 @@ def first_non_finite(values: Tensor) -> str:
 # ------------------------------------------------------------------------------------------- the whole trial
 
 
+@contextmanager
+def left_as_found(model: nn.Module) -> Iterator[None]:
+    """Put buffers, mode flags and random states back."""
+    flags = [(part, part.training) for part in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        with preserved_random_state():
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if buffer.shape == before.shape:
+                    buffer.copy_(before)
+        for part, flag in flags:
+            part.training = flag
+
+
 @dataclass(frozen=True)
 class ModelCheck:
     """Result of `validate_model` for a model that keeps all rules.
@@ -251,7 +268,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     chosen = _first_heard(dataset) if clip is None else int(clip)
     excerpt = _excerpt(model, dataset, chosen)
     model = _with_standardizer(model, dataset, chosen)
-    with _left_as_found(model):
+    with left_as_found(model):
         pred = _check_output(model, dataset, excerpt)
         _check_rates(model, dataset, excerpt)
         _check_repeatable(model, excerpt, pred)
@@ -317,23 +334,6 @@ def _excerpt(model: nn.Module, dataset: DatasetLike, clip: int) -> _Excerpt:
         n_bins,
         hop,
     )
-
-
-@contextmanager
-def _left_as_found(model: nn.Module) -> Iterator[None]:
-    """Put buffers, mode flags and random states back."""
-    flags = [(part, part.training) for part in model.modules()]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        with preserved_random_state():
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers:
-                if buffer.shape == before.shape:
-                    buffer.copy_(before)
-        for part, flag in flags:
-            part.training = flag
 
 
 def _check_parameters(model: nn.Module) -> None:
