@@ -31,7 +31,7 @@ def _uniform(size: int, low: float, high: float) -> nn.Parameter:
 
 
 class _GainAndBaseline(FramewiseMixin, nn.Module):
-    """Gain and baseline of a saturating nonlinearity, kept non-negative by a softplus when asked for."""
+    """Gain and baseline of a saturating nonlinearity, optionally kept non-negative by a softplus."""
 
     def __init__(self, num_features: int, bias: bool, non_negative_output: bool) -> None:
         super().__init__()

@@ -464,7 +464,7 @@ class NeuralModel(nn.Module, Configurable):
 
 
 class AudioEncodingModel(GradientMaps, NeuralModel):
-    """An encoding model that hears: a spectrogram of F bands, or a waveform through a front-end.
+    """An encoding model of sound: a spectrogram of F bands, or a waveform through a front-end.
 
     Parameters
     ----------
@@ -582,7 +582,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             )
 
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
-        """Return optimiser groups: front-end and prefilter by themselves, at the rates they ask for.
+        """Return optimiser groups: front-end and prefilter apart, each with its own learning rate.
 
         Parameters
         ----------

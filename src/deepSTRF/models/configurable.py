@@ -56,7 +56,7 @@ class Configurable:
 
     @property
     def init_arguments(self) -> dict[str, Any]:
-        """Constructor arguments by name, defaults included; modules are the live ones."""
+        """Constructor arguments by name, defaults included; modules are those in use."""
         return dict(self._init_arguments or {})
 
 

@@ -399,7 +399,7 @@ class GaussianFit:
 def fit_gaussians(kernels: Tensor, n_gaussians: int, *, least_sigma: float = 0.3) -> GaussianFit:
     """Approximate every kernel (K, F, T) by a sum of Gaussians with axes along frequency and time.
 
-    One Gaussian after the other is chosen from a dictionary (every grid point, five widths each way) where it
+    One Gaussian after the other is chosen from a dictionary (every grid point, five widths per axis) where it
     explains most of what is left, and the sums of all so far are fitted again (orthogonal matching pursuit).
     A short gradient descent then moves centres, widths and sums together.
 

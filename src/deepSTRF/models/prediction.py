@@ -72,12 +72,17 @@ def predict_clips(
     home, dtype = placement(model)
     place = torch.device(device) if device is not None else home
     stims = dataset.stims
-    selected = range(len(stims)) if clips is None else [_clip_index(clip, len(stims)) for clip in clips]
+    selected = range(len(stims)) if clips is None else [int(clip) for clip in clips]
+    for clip in selected:
+        if not -len(stims) <= clip < len(stims):
+            raise IndexError(
+                f"clip {clip} does not exist; this dataset has {len(stims)} clips (0..{len(stims) - 1})"
+            )
     rates: list[Tensor] = []
     with evaluating(model):
         model.to(place)
         try:
-            for clip in selected:
+            for clip in (index % len(stims) for index in selected):
                 stimulus = stims[clip]
                 _check_stimulus(model, dataset, stimulus, clip)
                 output = model(stimulus.unsqueeze(0).to(place, dtype))
@@ -90,13 +95,6 @@ def predict_clips(
         finally:
             model.to(home)
     return rates
-
-
-def _clip_index(clip: int, n_clips: int) -> int:
-    index = int(clip)
-    if not -n_clips <= index < n_clips:
-        raise IndexError(f"clip {index} does not exist; this dataset has {n_clips} clips (0..{n_clips - 1})")
-    return index % n_clips
 
 
 def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> None:

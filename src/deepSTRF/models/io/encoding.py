@@ -197,7 +197,7 @@ def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[
     if name in MODULES and MODULES.get(name).__name__ == name:
         return MODULES.get(name)
     raise ValueError(
-        f"the checkpoint names the class {name!r}, which deepSTRF does not know. If it is yours, hand it in: "
+        f"the checkpoint names the class {name!r}, which deepSTRF does not know. If it is yours, pass it: "
         f'from_pretrained(..., modules={{"{name}": {name}}})'
     )
 

@@ -1,9 +1,9 @@
-"""Checkpoints on a model hub: fetched by name, pushed as the folder that `save_pretrained` writes.
+"""Checkpoints on a model hub: downloaded by name, uploaded as the folder that `save_pretrained` writes.
 
-Only ``huggingface_hub`` (the extra ``hub``) talks to the network, and only when a repository is named. The
-address is that of ``HF_ENDPOINT``, else huggingface.co. A token is handed on as it is: it is never written or
-logged; without one ``huggingface_hub`` uses the one it was logged in with. What comes back is JSON and
-safetensors: nothing in it is run.
+Only ``huggingface_hub`` (the extra ``hub``) uses the network, and only when a repository is named. The
+address is that of ``HF_ENDPOINT``, else huggingface.co. A token is passed on and never written or logged;
+without one ``huggingface_hub`` uses that of its login. The files are JSON and safetensors: nothing in them is
+run.
 """
 
 from __future__ import annotations
