@@ -17,7 +17,7 @@ from deepSTRF.experiments.examples import receptive_fields
 from deepSTRF.experiments.run_folder import RunScores, prepare_folder
 from deepSTRF.report import write_report
 from deepSTRF.report.gather import gather_parts  # inner: the parts are not part of the face
-from deepSTRF.training.fitter import Fitter
+from deepSTRF.training import Callback, Fitter
 
 
 def weights(run: Run, seed: int | None = None) -> dict[str, torch.Tensor]:
@@ -140,6 +140,25 @@ def test_another_run_in_the_folder_is_refused(finished, small_config):
     longer = small_config.with_changes(epochs=9)
     with pytest.raises(FileExistsError, match="epochs/patience: 3/3, not 9/3"):
         run_experiment(longer, finished.path)
+
+
+def test_callbacks_of_the_user_see_each_seed(small_config, tmp_path):
+    seen: list[tuple[int, int]] = []
+
+    class Diary(Callback):
+        def __init__(self, seed: int) -> None:
+            self.seed = seed
+
+        def on_epoch_end(self, fitter, epoch, record):
+            seen.append((self.seed, epoch))
+
+    run_experiment(
+        small_config.with_changes(epochs=2),
+        tmp_path / "run",
+        progress=False,
+        callbacks=lambda seed: [Diary(seed)],
+    )
+    assert seen == [(seed, epoch) for seed in small_config.seeds for epoch in range(2)]
 
 
 def test_a_killed_fit_goes_on_and_ends_with_the_same_numbers(finished, small_config, tmp_path, monkeypatch):

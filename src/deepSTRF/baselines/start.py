@@ -1,4 +1,8 @@
-"""Starting a linear model, whatever its kernel, from a ridge estimate."""
+"""Start of a linear model from a ridge estimate: kernel, biases, batch normalisation and output activation.
+
+Behind a softplus, gain and offset of the drive are found by quadrature and bisection, so that the output has
+the estimate's mean and slope.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +29,10 @@ N_NODES, N_HALVINGS = 64, 50
 
 
 def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
-    """Put a ridge estimate into a linear model, as well as its kernel can hold it.
+    """Start a linear model from a ridge estimate, as closely as its kernel can represent it.
 
-    A full kernel takes the STRFs as they are, a separable one their singular value decomposition, a
-    parametric one Gaussians fitted to them (the kernel's ``init_from``). Biases follow, and batch
+    A full kernel gets the STRFs themselves, a separable one their singular value decomposition, a parametric
+    one Gaussians fitted to them (the kernel's ``init_from``). Biases follow, and batch
     normalisation starts with the statistics, gain and offset under which the model predicts in the unit of
     the responses. Train it with a `Fitter` as any other model.
 
@@ -160,11 +164,11 @@ def _moments(standardizer: BandStandardizer | None, n_bands: int) -> tuple[Tenso
 
 
 def _before_activation(model: Linear, fit: RidgeFit) -> tuple[Tensor, Tensor]:
-    """Gain (N,) around the mean drive, and what that mean becomes (N,), so that the output is the estimate's.
+    """Gain (N,) around the mean drive, and the new mean (N,), with which the output is the estimate's.
 
-    The estimate's drive counts as normally distributed. Behind a softplus, ``offset + gain (drive - mean)``
+    The estimate's drive is taken as normally distributed. Behind a softplus, ``offset + gain (drive - mean)``
     then has outputs of the drive's own mean and of slope 1 over it. Neurons without a drive, or with a mean
-    that no softplus reaches, are left as they are.
+    that no softplus can have, are left as they are.
     """
     mean, deviation = fit.drive_mean.clone(), fit.drive_variance.clamp(min=0).sqrt()
     activation = model.readout.activation
@@ -185,8 +189,10 @@ def _before_activation(model: Linear, fit: RidgeFit) -> tuple[Tensor, Tensor]:
         return functional.softplus(beta[:, None] * drive) / beta[:, None]
 
     def shift_of(scale: Tensor) -> Tensor:
-        reach = 60.0 / beta + 10.0 * scale + beta * scale**2
-        return _bisect(lambda shift: (rates(scale, shift) * weights).sum(1) < wanted, -reach, wanted + reach)
+        margin = 60.0 / beta + 10.0 * scale + beta * scale**2
+        return _bisect(
+            lambda shift: (rates(scale, shift) * weights).sum(1) < wanted, -margin, wanted + margin
+        )
 
     def too_flat(scale: Tensor) -> Tensor:
         return (rates(scale, shift_of(scale)) * weights * nodes).sum(1) < spread
@@ -206,7 +212,7 @@ def _bisect(is_low: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Te
 
 
 def _start_norm(model: Linear, fit: RidgeFit, train: Any, gain: Tensor, offset: Tensor) -> None:
-    """Statistics, gain and offset with which batch normalisation leaves the drive as it is to be."""
+    """Set statistics, gain and offset of batch normalisation so that its output is the drive wanted."""
     norm = model.readout.bn
     mean, variance = (fit.drive_mean, fit.drive_variance) if train is None else _drive_moments(model, train)
     variance = torch.where(variance > 0, variance, 1.0)  # a neuron without data: any scale will do
@@ -219,7 +225,7 @@ def _start_norm(model: Linear, fit: RidgeFit, train: Any, gain: Tensor, offset: 
 
 
 def _drive_moments(model: Linear, train: Any) -> tuple[Tensor, Tensor]:
-    """Mean and variance (N,) of what the kernel feeds to batch normalisation, over all training bins."""
+    """Mean and variance (N,) of the kernel's output over all training bins."""
     seen: list[Tensor] = []
     handle = model.readout.strf.register_forward_hook(lambda _, __, drive: seen.append(drive.detach()))
     try:
