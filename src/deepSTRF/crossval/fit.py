@@ -34,15 +34,15 @@ from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.prediction import predict_clips
-from deepSTRF.training.build import (
+from deepSTRF.training.cache import FrontEndCache
+from deepSTRF.training.callbacks import Callback, FitDivergedError, FitterLike, shows_progress
+from deepSTRF.training.data import HASH_LENGTH
+from deepSTRF.training.fitter import (
     CallbackFactory,
     build_fit,
     check_callback_factory,
     check_fitter_arguments,
 )
-from deepSTRF.training.cache import FrontEndCache
-from deepSTRF.training.callbacks import Callback, FitDivergedError, FitterLike, shows_progress
-from deepSTRF.training.data import HASH_LENGTH
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.objective import choose_objective
 from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts

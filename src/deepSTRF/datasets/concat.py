@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from deepSTRF.datasets.recording import LoadReport, Recording
+from deepSTRF.datasets.recording import LoadReport, Recording, StimulusList
 from deepSTRF.datasets.responses import ResponseStorage
-from deepSTRF.datasets.stimuli import StimulusList
 from deepSTRF.datasets.transforms import ResponseNormalization
 
 __all__ = ["concat_neural_datasets"]

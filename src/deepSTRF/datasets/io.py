@@ -18,9 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from deepSTRF.datasets.recording import LoadReport, Recording
+from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, StimulusList
 from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
-from deepSTRF.datasets.stimuli import Stimulus, StimulusList
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
 
 __all__ = ["read_file", "restore", "write_file"]

@@ -44,8 +44,8 @@ from deepSTRF.experiments.run_folder import (
     write_run,
 )
 from deepSTRF.registry import LOSSES
-from deepSTRF.training.build import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.evaluation import score_model
+from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.objective import owns_loss
 from deepSTRF.training.optimization import adamw

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from deepSTRF._files import save_tensors, write_json
-from deepSTRF.training.build import build_fit, check_fitter_arguments
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
-from deepSTRF.training.fitter import Fitter
+from deepSTRF.training.fitter import Fitter, build_fit, check_fitter_arguments
 from deepSTRF.training.history import summarise
 from deepSTRF.training.objective import mean_score
 from deepSTRF.training.seeds import seeded
