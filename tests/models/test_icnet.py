@@ -573,7 +573,7 @@ def test_an_experiment_names_it_and_gets_waveforms() -> None:
     assert (model.O, model.wav2spec.hop) == (2, ds.hop)
     with pytest.raises(ValueError, match=r"'icnet' needs waveforms.*return_waveform=false"):
         load_dataset(ExperimentConfig(model="icnet", dataset_options={**data, "return_waveform": False}))
-    with pytest.raises(ValueError, match=r"'icnet' hears waveforms.*return_waveform=True"):
+    with pytest.raises(ValueError, match=r"'icnet' takes waveforms.*return_waveform=true"):
         build_model(config, load_dataset(ExperimentConfig(dataset_options=data)))
     with pytest.raises(ValueError, match="takes no wav2spec"):
         build_model(ExperimentConfig(model="icnet", wav2spec="mel", dataset_options=data), ds)

@@ -459,7 +459,7 @@ class UntrainedParameters(Callback):
                 f"no gradient reached {', '.join(lost)} of {type(fitter.model).__name__} in a whole epoch: "
                 f"this fit leaves them as they were built. {advice[0].upper()}{advice[1:]}",
                 UserWarning,
-                stacklevel=5,  # where fit() was called
+                stacklevel=4,  # where fit() was called
             )
 
 

@@ -361,7 +361,8 @@ class Fitter:
                 if self._resume is not None:
                     self._resume.resume(self)
                 for epoch in range(len(self.history), self.max_epochs):
-                    self._call("on_epoch_start", epoch)
+                    for callback in self.callbacks:
+                        callback.on_epoch_start(self, epoch)
                     if self.should_stop:
                         break
                     record: dict[str, Any] = {"epoch": epoch}
@@ -375,7 +376,8 @@ class Fitter:
                     elif self.scheduler is not None:
                         self.scheduler.step()
                     self.history.append(record)
-                    self._call("on_epoch_end", epoch, record)
+                    for callback in self.callbacks:
+                        callback.on_epoch_end(self, epoch, record)
         finally:
             self.batch = self._params = None
             self.optimizer.zero_grad(set_to_none=True)
@@ -425,11 +427,13 @@ class Fitter:
             meter.add(loss, batch.weights)
             if scores is not None:
                 scores.add(batch, pred)
-            self._call("on_batch_end", batch, pred, loss)
+            for callback in self.callbacks:
+                callback.on_batch_end(self, batch, pred, loss)
             served += 1
         if served == 0:
             raise ValueError("train_loader gave no batches; check the split, the sampler or drop_last")
-        self._call("on_train_pass_end", epoch)
+        for callback in self.callbacks:
+            callback.on_train_pass_end(self, epoch)
         return {"loss": meter.result(), **({} if scores is None else scores.result())}
 
     def _score_pass(self, source: BatchSource, scores: PassScores) -> dict[str, float | Tensor]:
@@ -458,7 +462,8 @@ class Fitter:
         pred = self._predict(batch)
         loss = self.compute_loss(pred, batch.targets)
         total = mean_over_neurons(loss, batch.weights)
-        self._call("on_loss", batch, pred, total)
+        for callback in self.callbacks:
+            callback.on_loss(self, batch, pred, total)
         if not total.requires_grad:
             raise NoGradientError(
                 "the loss does not depend on any trainable parameter: forward (or compute_loss) detaches its "
@@ -469,7 +474,8 @@ class Fitter:
         limit = self.grad_clip if self.grad_clip is not None else torch.inf
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
-        self._call("on_gradient", batch, pred, norm)
+        for callback in self.callbacks:
+            callback.on_gradient(self, batch, pred, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         detach = getattr(self.model, "detach", None)
@@ -488,11 +494,6 @@ class Fitter:
         if reduced:
             pred = pred.to(batch.targets.dtype)
         return pred[..., batch.skip :] if batch.skip else pred
-
-    def _call(self, hook: str, *arguments: Any) -> None:
-        """Call one hook of every callback."""
-        for callback in self.callbacks:
-            getattr(callback, hook)(self, *arguments)
 
     # ------------------------------------------------------------------ where batches and scores come from
 
