@@ -22,11 +22,10 @@ from deepSTRF.interpret.dstrf import (
 from deepSTRF.interpret.dstrf.linearization import Convolution, Linearizer, chain_of
 from deepSTRF.interpret.dstrf.sweep import Sweep
 from deepSTRF.interpret.dstrf.target import Target
-from deepSTRF.models import NeuralModel
+from deepSTRF.models import LinearReadout, NeuralModel
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel, Linear
 from deepSTRF.models.gradients import NoFrontEndError
-from deepSTRF.models.readouts import LinearReadout
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import MODELS as MODELS_OF_THE_PACKAGE
 

@@ -20,10 +20,9 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models import NeuralModel
+from deepSTRF.models import NeuralModel, make_prefiltering
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel
-from deepSTRF.models.prefiltering import make_prefiltering
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import KERNELS, MODELS
 from deepSTRF.registry import PREFILTERS as REGISTERED_PREFILTERS

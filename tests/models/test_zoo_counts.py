@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from torch import nn
 
+from deepSTRF.models import make_prefiltering
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.prefiltering import make_prefiltering
 from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, CausalMelSpectrogram, SincNet
 from deepSTRF.registry import MODELS
 

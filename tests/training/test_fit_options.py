@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.readouts import LinearReadout, STRFReadout
+from deepSTRF.models import LinearReadout, STRFReadout
 from deepSTRF.training import Fitter
 
 # which tensors belong to single neurons is decided without a fit
