@@ -371,7 +371,7 @@ def occlusion(
         if not wanted or not named:
             raise ValueError(f"nothing to do: {len(named)} times and {len(wanted)} neurons are left")
         length, bands = window_length(target, lags), target.frames.shape[2]
-        silent = baseline_frames(baseline, target.frames)
+        start = baseline_frames(baseline, target.frames)
         # anchored at the current frame: its patch is never the narrow one
         lag_edges = torch.tensor([0, *range(length % width or width, length + 1, width)])
         band_edges = torch.tensor([*range(0, bands, height), bands])
@@ -380,8 +380,8 @@ def occlusion(
             at = WindowResponse(target, time, length)
             at_once = max(1, budget // forward_bytes(model, at))
             reference = at.respond(at.window)[0, wanted]
-            quiet = silent[..., time + 1 - at.window.shape[-1] : time + 1]
-            for places, windows in _patched(at, quiet, lag_edges, band_edges, at_once):
+            replacement = start[..., time + 1 - at.window.shape[-1] : time + 1]
+            for places, windows in _patched(at, replacement, lag_edges, band_edges, at_once):
                 p, q = torch.tensor(places).T
                 change[row, :, p, q] = (reference - at.respond(windows)[:, wanted]).T
     response = output[wanted][:, named].T
@@ -389,7 +389,7 @@ def occlusion(
 
 
 def _patched(
-    at: WindowResponse, quiet: Tensor, lag_edges: Tensor, band_edges: Tensor, at_once: int
+    at: WindowResponse, replacement: Tensor, lag_edges: Tensor, band_edges: Tensor, at_once: int
 ) -> Iterator[tuple[list[tuple[int, int]], Tensor]]:
     """Places of patches and windows (B, 1, F, L') without them, so many at once."""
     lags, bands = lag_edges.sub(at.missing).clamp_min(0).tolist(), band_edges.tolist()
@@ -399,5 +399,5 @@ def _patched(
         windows = at.window.repeat(len(places), 1, 1, 1)
         for window, (p, q) in zip(windows, places, strict=True):
             where = (slice(None), slice(bands[q], bands[q + 1]), slice(lags[p], lags[p + 1]))
-            window[where] = quiet[0][where]
+            window[where] = replacement[0][where]
         yield places, windows

@@ -245,7 +245,7 @@ class _Reader:
     # ------------------------------------------------------------------ axes
 
     def _reshape(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Follow a renaming of axes, with numbered features to see that their order stays."""
+        """Follow a renaming of axes, with numbered features to verify that their order stays."""
         shape, time_last = self.now.shape, self.time_last
         n_time = shape[-1] if time_last else shape[-2]
         numbered = torch.arange(self.now.numel(), device=self.now.device).reshape(-1, n_time)

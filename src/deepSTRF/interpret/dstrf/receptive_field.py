@@ -172,9 +172,9 @@ def probe_window(
 def not_causal(ahead: int | None, lookahead: int = 0) -> str:
     """Return the error text for a model that looks ahead, or further than ``lookahead``."""
     if ahead is None:
-        how = "without a bound. Say how many of them each filter covers: dstrf(..., lookahead=10)"
+        how = "without a bound. State how many of them each filter covers: dstrf(..., lookahead=10)"
     elif ahead == 0:  # an output that only some stimuli move
-        how = "at times. Say how many: dstrf(..., lookahead=10)"
+        how = "at times. State how many: dstrf(..., lookahead=10)"
     else:
         how = f"up to {ahead} after its own. Filters cover them with dstrf(..., lookahead={ahead})"
     what = (

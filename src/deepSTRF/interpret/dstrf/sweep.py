@@ -203,8 +203,8 @@ class Adjoint:
         """Multiply with the slopes (T', C) of a nonlinearity, in place."""
         for phase, ages in self.stretches():
             lags, rows, channels = phase.shape
-            seen = _at(slopes, before, times, ages)
-            phase.view(lags, len(times), rows // len(times), channels).mul_(seen.unsqueeze(2))
+            passed = _at(slopes, before, times, ages)
+            phase.view(lags, len(times), rows // len(times), channels).mul_(passed.unsqueeze(2))
 
     def dense(self, times: Sequence[int], n_lags: int) -> Tensor:
         """Return (B, N, L, F): every lag, zero where there is none or the clip has not begun."""
@@ -259,7 +259,7 @@ class Ascent:
         if not isinstance(top, Convolution):
             raise TypeError("an ascent ends at a convolution")
         last = max((i for i, link in enumerate(below) if isinstance(link, Convolution)), default=-1)
-        # what stands between the convolution below and this one
+        # slopes between the convolution below and this one
         self.slopes = [
             (link, offset)
             for link, offset in zip(below[last + 1 :], before[last + 1 : -1], strict=True)

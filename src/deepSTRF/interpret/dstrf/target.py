@@ -1,4 +1,4 @@
-"""The target of a dynamic STRF: a model and one clip, seen as a function of frames.
+"""The target of a dynamic STRF: a model and one clip, as a function of frames.
 
 `Target` maps frames (1, 1, F, T) to responses; `deepSTRF.interpret.dstrf.layer_target.LayerTarget` does the
 same from the output of a named layer on. `Estimator` is the base of every method that differentiates one.

@@ -338,7 +338,7 @@ def _paired(
         rates = torch.as_tensor(one.response if isinstance(one, DynamicSTRF) else one).detach().double().cpu()
         if rates.shape != (len(times), n_neurons):
             raise ValueError(
-                f"response must be (T, N) = ({len(times)}, {n_neurons}) as clip and directions say, got "
+                f"response must be (T, N) = ({len(times)}, {n_neurons}) to fit clip and directions, got "
                 f"{tuple(rates.shape)}; rates (N, T) of model.predict are passed as rates.T"
             )
         pairs.append((frames, rates, times))

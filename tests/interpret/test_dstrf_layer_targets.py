@@ -1,4 +1,4 @@
-"""Dynamic STRFs by the output of a named part, and of a user's own models that hear sounds."""
+"""Dynamic STRFs by the output of a named part, and of a user's own models that take sounds."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def adds_up(result, frames: torch.Tensor) -> None:
     torch.testing.assert_close(told, result.response, rtol=0, atol=1e-10)
 
 
-# ---------------------------------------------------------------------- taps
+# ---------------------------------------------------------------------- layer targets
 
 
-@pytest.mark.parametrize("hears", [False, True])
-def test_behind_the_prefilter_a_linear_model_is_its_kernel(hears: bool) -> None:
-    model = seeded(lambda: Linear(F, 4, 2, prefiltering=ADAPTATION, wav2spec=mel() if hears else None))
-    x = torch.randn(30 * HOP) if hears else torch.randn(F, 30)
+@pytest.mark.parametrize("front_end", [False, True])
+def test_behind_the_prefilter_a_linear_model_is_its_kernel(front_end: bool) -> None:
+    model = seeded(lambda: Linear(F, 4, 2, prefiltering=ADAPTATION, wav2spec=mel() if front_end else None))
+    x = torch.randn(30 * HOP) if front_end else torch.randn(F, 30)
     x = x.double()
     result = dstrf(model, x, wrt="prefiltering")
     kernel = model.readout.strf.STRF_weight().reshape(2, 2, F, 4)  # (N, C, F, L)
@@ -62,7 +62,7 @@ def test_behind_the_prefilter_a_linear_model_is_its_kernel(hears: bool) -> None:
     found = result.weights.unflatten(-1, result.layer_shape)
     torch.testing.assert_close(found[3:], wanted.expand(27, *wanted.shape), rtol=0, atol=1e-12)
     frames = stimulus_frames(model, x, wrt="prefiltering")
-    spectrogram = model.spectrogram(x[None, None]) if hears else x[None, None]
+    spectrogram = model.spectrogram(x[None, None]) if front_end else x[None, None]
     torch.testing.assert_close(
         frames.unflatten(0, (2, F)), model.prefiltering(spectrogram)[0], rtol=0, atol=0
     )
@@ -73,7 +73,7 @@ def test_behind_the_prefilter_a_linear_model_is_its_kernel(hears: bool) -> None:
     averaged = dstrf(model, x, wrt="prefiltering", n_steps=2, baseline=torch.ones(2 * F))
     torch.testing.assert_close(averaged.weights, result.weights, rtol=0, atol=1e-12)
     assert float(averaged.completeness[3:].abs().max()) < 1e-12
-    if hears:
+    if front_end:
         again = dstrf(model, spectrogram[0, 0], wrt="prefiltering")
         torch.testing.assert_close(again.weights, result.weights, rtol=0, atol=0)
 
@@ -84,7 +84,7 @@ CHAIN = ("closed", "sweep", "windows", "comb", "jacobian")
 @pytest.mark.parametrize("method", ["auto", *CHAIN[1:]])
 @pytest.mark.parametrize("name", ["0", "1", "2"])
 def test_every_method_gives_the_jacobian_of_what_follows(name: str, method: str) -> None:
-    """An in-place part behind the tap, and silence that would not be silent there."""
+    """An in-place part behind the layer, and silence that would not be silent there."""
     model = seeded(
         lambda: nn.Sequential(
             nn.Conv2d(1, 4, (1, 2), padding=(0, 1)),
@@ -112,9 +112,9 @@ def test_every_method_gives_the_jacobian_of_what_follows(name: str, method: str)
         line[to].load_state_dict(model[where].state_dict())
     line = line.double().eval()
     torch.testing.assert_close(line(x[None, None]), whole(x[None, None]))
-    tap = {"0": "1", "1": "2", "2": "4"}[name]
-    index = int(tap)
-    result = dstrf(line, x, wrt=tap, method=method)
+    layer = {"0": "1", "1": "2", "2": "4"}[name]
+    index = int(layer)
+    result = dstrf(line, x, wrt=layer, method=method)
     frames = line[: index + 1](x[None, None]).detach()[0]
     assert result.layer_shape == frames.shape[:-1]
     wanted = oracle(
@@ -123,13 +123,13 @@ def test_every_method_gives_the_jacobian_of_what_follows(name: str, method: str)
         result.lags,
     )
     torch.testing.assert_close(result.weights, wanted, rtol=0, atol=1e-12)
-    assert result.method == ("sweep" if method == "auto" and tap != "4" else result.method)
-    assert result.lags == (1 if tap == "4" else 3)
+    assert result.method == ("sweep" if method == "auto" and layer != "4" else result.method)
+    assert result.lags == (1 if layer == "4" else 3)
     adds_up(result, frames.flatten(0, 1))
 
 
 @pytest.mark.parametrize("name", ["prefiltering", "core", "core.1", "core.1.ln", "readout.fc"])
-def test_taps_of_the_zoo(name: str) -> None:
+def test_layer_targets_of_the_zoo(name: str) -> None:
     model = seeded(lambda: NetworkReceptiveField(F, 4, 2, prefiltering=ADAPTATION))
     x = torch.randn(F, 25, dtype=torch.float64)
     if name in ("core.1.ln", "readout.fc"):  # neurons or units last
@@ -142,15 +142,15 @@ def test_taps_of_the_zoo(name: str) -> None:
     hook = part.register_forward_hook(lambda part, inputs, output: held.append(output.detach()))
     model(x[None, None])
     hook.remove()
-    tap = held[0][0]
+    layer = held[0][0]
 
     def rest(z: torch.Tensor) -> torch.Tensor:
-        hook = part.register_forward_hook(lambda part, inputs, output: z.reshape(1, *tap.shape))
+        hook = part.register_forward_hook(lambda part, inputs, output: z.reshape(1, *layer.shape))
         y = model(x[None, None])[0, :, 0]
         hook.remove()
         return y
 
-    frames = tap.reshape(-1, tap.shape[-1])
+    frames = layer.reshape(-1, layer.shape[-1])
     torch.testing.assert_close(stimulus_frames(model, x, wrt=name), frames, rtol=0, atol=0)
     torch.testing.assert_close(result.weights, oracle(rest, frames, result.lags), rtol=0, atol=1e-12)
     adds_up(result, frames)
@@ -203,7 +203,7 @@ def test_inside_a_front_end() -> None:
         dstrf(model, torch.randn(F, 20), wrt="wav2spec.filters")
 
 
-def test_taps_of_models_that_look_ahead() -> None:
+def test_layer_targets_of_models_that_look_ahead() -> None:
     model = seeded(
         lambda: nn.Sequential(
             nn.Conv1d(F, 4, 5, padding=2), nn.ReLU(), nn.Conv1d(4, 2, 3, padding=1), nn.Tanh()
@@ -229,7 +229,7 @@ def test_taps_of_models_that_look_ahead() -> None:
     adds_up(result, frames)
 
 
-# ---------------------------------------------------------------------- taps that are none
+# ---------------------------------------------------------------------- layers that are no target
 
 
 class Around(nn.Module):
@@ -398,24 +398,24 @@ def test_a_front_end_outside_of_our_base_class(hop: bool) -> None:
 
 
 def test_what_comes_before_a_part_runs_once_for_all_windows() -> None:
-    heard: list[int] = []
+    clips_seen: list[int] = []
 
     class Counts(OwnFrontEnd):
-        """One that does not mind hearing one clip, and one that does."""
+        """One that accepts a single clip, and one that does not."""
 
         minds = False
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            heard.append(len(x))
+            clips_seen.append(len(x))
             return super().forward(x).reshape(len(x) if self.minds else -1, 2, 1, x.shape[-1] // HOP)
 
     model, sound = seeded(Counts), torch.randn(HOP * 20, dtype=torch.float64)
     one = dstrf(model, sound, check=False)
-    assert heard.count(1) > len(heard) - 2  # the clips of the comparison
-    heard.clear()
+    assert clips_seen.count(1) > len(clips_seen) - 2  # the clips of the comparison
+    clips_seen.clear()
     model.minds = True
     two = dstrf(model, sound, check=False)
-    assert max(heard) > 2
+    assert max(clips_seen) > 2
     torch.testing.assert_close(one.weights, two.weights, rtol=0, atol=1e-14)
 
 
