@@ -104,10 +104,10 @@ def curvature(
 
     Networks of rectified units consist of flat pieces: their Hessian is zero almost everywhere, though their
     filters change all the time. For them, and to ignore small fluctuations of any model, ``"secant"`` takes
-    the curvature at a finite scale: the filters a step ahead and a step back along random orthogonal directions
-    are compared, ``H = D/S sum_s (w(X + h u_s) - w(X - h u_s)) u_s^T / 2h``, made symmetric. For a quadratic
-    neuron this is the Hessian, exactly, at any scale (with whole sets of directions). Where a kink lies
-    within a step, a pattern is the difference of the filters on its sides.
+    the curvature at a finite scale: it compares filters a step ahead and a step back along random orthogonal
+    directions, ``H = D/S sum_s (w(X + h u_s) - w(X - h u_s)) u_s^T / 2h``, made symmetric. For a quadratic
+    neuron this is the Hessian, exactly, at any scale (with whole sets of directions). With a kink within a
+    step, a pattern is the difference of the filters on its sides.
 
     Parameters
     ----------
