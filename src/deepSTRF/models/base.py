@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -471,7 +471,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
     n_frequency_bands : int
         Bands, F.
     temporal_window_size : int
-        Frames of the past that the model looks at, the current one included, T.
+        Frames that a prediction depends on, the current one included, T.
     out_neurons : int
         Neurons, N.
     prefiltering : nn.Module, dict or None
@@ -480,7 +480,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
     wav2spec : nn.Module or None
         Front-end that maps (B, 1, T_audio) to (B, 1, F, T); None expects spectrograms.
     standardize : bool
-        Whether each band is z-scored with numbers measured by `fit_standardization`.
+        Whether each band is z-scored with the statistics measured by `fit_standardization`.
 
     Attributes
     ----------
@@ -528,7 +528,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         self.standardizer = BandStandardizer(self.F) if check_flag("standardize", standardize) else None
 
     def respond(self, spectrogram: Tensor) -> Tensor:
-        """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T), standardised when asked for."""
+        """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T), standardised if so built."""
         return super().respond(self._standardized(spectrogram))
 
     def fit_standardization(self, stims: Iterable[Tensor]) -> Self:
@@ -556,16 +556,12 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             if "standardize" not in inspect.signature(type(self)).parameters:
                 raise ValueError(f"{name} takes no standardisation: it learns its scales from the waveform")
             raise ValueError(f"build the model with {name}(..., standardize=True) to standardise its input")
-        with evaluating(self):
-            self.standardizer.fit(self._spectrograms(stims))
-        return self
-
-    def _spectrograms(self, stims: Iterable[Tensor]) -> Iterator[Tensor]:
         device, dtype = placement(self)
         rank = 4 if isinstance(self.wav2spec, nn.Identity) else 3
-        for stim in stims:
-            batch = stim.unsqueeze(0) if stim.ndim == rank - 1 else stim
-            yield self.spectrogram(batch.to(device, dtype))
+        batches = (stim.unsqueeze(0) if stim.ndim == rank - 1 else stim for stim in stims)
+        with evaluating(self):
+            self.standardizer.fit(self.spectrogram(batch.to(device, dtype)) for batch in batches)
+        return self
 
     def _standardized(self, spectrogram: Tensor) -> Tensor:
         return spectrogram if self.standardizer is None else self.standardizer(spectrogram)
@@ -608,29 +604,21 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
 
     @property
     def receptive_field(self) -> int | None:
-        """Frames a prediction depends on: the model's own window plus the prefilter's memory, or None.
+        """Frames of the spectrogram that a prediction depends on, None when unbounded.
 
-        They are frames of the spectrogram: what a front-end remembers of the sound comes on top.
+        They are the model's window and the prefilter's memory; the memory of a front-end comes on top.
         """
-        window = self._memory()
-        if window is None or self._sees_raw_bands():
-            return window
+        if isinstance(self.prefiltering, nn.Identity):
+            return self.T
         memory = getattr(self.prefiltering, "receptive_field", None)
-        return None if memory is None else window + int(memory) - 1
-
-    def _memory(self) -> int | None:
-        """Prefiltered frames a prediction depends on; None when there is no end to them."""
-        return self.T
-
-    def _sees_raw_bands(self) -> bool:
-        """Whether no prefilter stands between the spectrogram and the model."""
-        return isinstance(self.prefiltering, nn.Identity)
+        return None if memory is None else self.T + int(memory) - 1
 
     def _per_raw_unit(self, weight: Tensor) -> Tensor:
         """Receptive fields (..., F, T) on the raw spectrogram: the input standardisation is folded in."""
         if self.standardizer is None:
             return weight
-        if not self._sees_raw_bands():
+        folds = isinstance(self.prefiltering, nn.Identity)  # what follows the standardisation is linear
+        if not folds:
             raise ValueError(
                 "standardisation cannot be folded through a prefilter; use folded=False, or the gradient "
                 "map model.STRF_gradmap()"
@@ -658,7 +646,7 @@ def _check_front_end(wav2spec: object, bands: int) -> None:
 
 
 def _check_energy(prefilter: object, wav2spec: object, standardize: bool) -> None:
-    """Raise an error where a prefilter that divides energies would be handed levels of either sign."""
+    """Raise an error for a prefilter that divides energies behind z-scores or logarithms."""
     name = type(prefilter).__name__
     if standardize:
         raise ValueError(

@@ -1,4 +1,7 @@
-"""The two-dimensional convolutional network: small kernels over frequency and time, three layers deep."""
+"""The two-dimensional convolutional network: three layers of small kernels over frequency and time.
+
+Pennington & David 2023, doi 10.1371/journal.pcbi.1011110.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,10 @@ N_LAYERS = 3
 class CausalConvStack(nn.Sequential):
     """Three convolutions over frequency and time, each with a normalisation and a rectifier.
 
-    Time is padded once, in front of the input, with all the zeros that the three layers consume; so the past
-    of a later layer is what the layers before it make of zeros. The parts are numbered as in public
-    checkpoints: 0 pads, 1, 4 and 7 convolve, 2, 5 and 8 normalise, 3, 6 and 9 rectify, 10 joins channels and
-    bands.
-
-    Examples
-    --------
-    >>> stack = CausalConvStack(F=34, C_in=1, channels=10, kernel_size=(3, 9))
-    >>> stack(torch.zeros(2, 1, 34, 50)).shape
-    torch.Size([2, 280, 50])
+    Maps (B, C_in, F, T) to (B, channels * F', T). Time is padded once, in front of the input, with all the
+    zeros that the three layers consume; the past of a later layer is the response of earlier ones to zeros.
+    The parts are numbered as in public checkpoints: 0 pads, 1, 4 and 7 convolve, 2, 5 and 8 normalise, 3, 6
+    and 9 rectify, 10 joins channels and bands.
     """
 
     def __init__(
@@ -50,20 +47,26 @@ class CausalConvStack(nn.Sequential):
     ) -> None:
         check_choice("activation", activation, ("leaky_relu", "relu"))
         bands, frames = kernel_size
+        bands_left = F - N_LAYERS * (bands - 1)
+        if bands_left < 1:
+            largest = (F - 1) // N_LAYERS + 1
+            raise ValueError(
+                f"kernels of {bands} bands leave none of n_frequency_bands={F} after {N_LAYERS} layers: use "
+                f"kernel_size=({largest}, ...) or smaller, or at least {N_LAYERS * (bands - 1) + 1} bands"
+            )
         parts: list[nn.Module] = [nn.ZeroPad2d((N_LAYERS * (frames - 1), 0, 0, 0))]
         for layer in range(N_LAYERS):
             parts.append(nn.Conv2d(C_in if layer == 0 else channels, channels, kernel_size, bias=bias))
             parts.append(CausalLayerNorm(channels) if norm else nn.Identity())
-            slope = LinearReadout.NEGATIVE_SLOPE
-            parts.append(nn.ReLU() if activation == "relu" else nn.LeakyReLU(slope))
+            parts.append(nn.ReLU() if activation == "relu" else nn.LeakyReLU(LinearReadout.NEGATIVE_SLOPE))
         super().__init__(*parts, nn.Flatten(1, 2))
         self.F, self.C_in, self.history = F, C_in, frames - 1
-        self.out_features = channels * _bands_left(F, bands)
+        self.out_features = channels * bands_left
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
-        """Return every layer's past before the first frame: zeros, and what the layers make of them."""
+        """Return every layer's past before the first frame: zeros, and the responses of layers to them."""
         own_device, own_dtype = placement(self)
         state: State = {}
         x = torch.zeros(1, self.C_in, self.F, N_LAYERS * self.history + 1, device=own_device, dtype=own_dtype)
@@ -97,8 +100,8 @@ class ConvNet2D(AudioEncodingModel):
     parameters. The receptive field is ``3 (K_T - 1) + 1`` frames, 25 for kernels of 9.
 
     With ``norm="none", bias=False`` and ``output_activation=nn.Identity()`` the network is piecewise linear
-    and homogeneous: each prediction is exactly its dynamic STRF, the gradient at the present sound, applied
-    to that sound.
+    and homogeneous: each prediction is exactly its dynamic STRF, the gradient at the current stimulus,
+    applied to that stimulus.
 
     Parameters
     ----------
@@ -169,16 +172,14 @@ class ConvNet2D(AudioEncodingModel):
         activation: str = "leaky_relu",
         standardize: bool = False,
     ) -> None:
-        kernel = _check_kernel_size(kernel_size)
-        super().__init__(
-            n_frequency_bands,
-            N_LAYERS * (kernel[1] - 1) + 1,
-            out_neurons,
-            prefiltering=prefiltering,
-            wav2spec=wav2spec,
-            standardize=standardize,
-        )
-        self.K = kernel
+        given: object = kernel_size
+        if isinstance(given, str) or not isinstance(given, Sequence) or len(given) != 2:
+            raise ValueError(f"kernel_size must be two integers, bands and frames, got {given!r}")
+        bands = check_positive_int("kernel_size (bands)", kernel_size[0])
+        frames = check_positive_int("kernel_size (frames)", kernel_size[1])
+        window = N_LAYERS * (frames - 1) + 1
+        super().__init__(n_frequency_bands, window, out_neurons, prefiltering, wav2spec, standardize)
+        self.K = (bands, frames)
         self.C = check_positive_int("c_hidden", c_hidden)
         self.H = check_positive_int("n_hidden", n_hidden)
         check_choice("norm", norm, ("layer", "none", None))
@@ -187,37 +188,10 @@ class ConvNet2D(AudioEncodingModel):
                 "layer normalisation of one channel leaves a constant: use c_hidden of at least 2, or "
                 "norm='none'"
             )
-        core = CausalConvStack(
+        stack = CausalConvStack(
             self.F, self.C_in, self.C, self.K, norm == "layer", check_flag("bias", bias), activation
         )
-        self.core = core
-        self.readout = LinearReadout(
-            core.out_features,
-            self.O,
-            hidden=self.H,
-            activation=ParametricSoftplus(self.O) if output_activation is None else output_activation,
-            bias=bias,
-        )
+        self.core = stack
+        nonlinearity = ParametricSoftplus(self.O) if output_activation is None else output_activation
+        self.readout = LinearReadout(stack.out_features, self.O, self.H, nonlinearity, bias)
         self.validate()
-
-
-def _check_kernel_size(kernel_size: object) -> tuple[int, int]:
-    if isinstance(kernel_size, str) or not isinstance(kernel_size, Sequence) or len(kernel_size) != 2:
-        raise ValueError(f"kernel_size must be two integers, bands and frames, got {kernel_size!r}")
-    bands, frames = kernel_size
-    return check_positive_int("kernel_size (bands)", bands), check_positive_int(
-        "kernel_size (frames)", frames
-    )
-
-
-def _bands_left(n_bands: int, kernel_bands: int) -> int:
-    """Bands that remain after three convolutions without padding over frequency."""
-    left = n_bands - N_LAYERS * (kernel_bands - 1)
-    if left < 1:
-        largest = (n_bands - 1) // N_LAYERS + 1
-        raise ValueError(
-            f"kernels of {kernel_bands} bands leave none of n_frequency_bands={n_bands} after {N_LAYERS} "
-            f"layers: use kernel_size=({largest}, ...) or smaller, or at least "
-            f"{N_LAYERS * (kernel_bands - 1) + 1} bands"
-        )
-    return left

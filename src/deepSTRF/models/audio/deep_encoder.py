@@ -1,4 +1,7 @@
-"""The encoder of the dynamic STRF page: dilated convolutions without bias, one affine map on top."""
+"""The encoder of the dynamic STRF toolbox: dilated convolutions without bias, then one affine map.
+
+Keshishian et al. 2020, doi 10.7554/eLife.53445.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,15 @@ from deepSTRF.registry import MODELS
 
 __all__ = ["DeepEncoder", "DilatedConvStack"]
 
-#: Frames between the taps of each layer, as on the dynamic STRF page.
+#: Frames between the taps of each layer, as in the dynamic STRF toolbox.
 DILATIONS = (1, 1, 2, 4, 8)
 
 
 class DilatedConvStack(nn.Sequential):
     """Causal convolutions over time, each followed by a rectifier, without any bias.
 
-    Time is padded once, in front of the input. Without biases the zeros there stay zeros in every layer, so
-    this equals a padding of each layer by itself.
-
-    Examples
-    --------
-    >>> stack = DilatedConvStack(in_features=34, n_hidden=16, kernel_size=5, dilations=(1, 1, 2, 4, 8))
-    >>> stack(torch.zeros(2, 1, 34, 100)).shape
-    torch.Size([2, 16, 100])
+    Maps (B, C, F, T) to (B, H, T). Time is padded once, in front of the input: without biases the zeros there
+    stay zeros in every layer, so this equals a padding of each layer by itself.
     """
 
     def __init__(self, in_features: int, n_hidden: int, kernel_size: int, dilations: Sequence[int]) -> None:
@@ -73,12 +70,12 @@ class DilatedConvStack(nn.Sequential):
 class DeepEncoder(AudioEncodingModel):
     """Five dilated convolutions over time without bias, then one affine map to the neurons.
 
-    All bands are channels of the first convolution. With kernels of 5 frames and dilations 1, 1, 2, 4, 8 a
-    prediction sees 65 frames. With 64 bands, 128 hidden units and 1 neuron it has 368,769 parameters.
+    All bands are channels of the first convolution. With kernels of 5 frames and dilations 1, 1, 2, 4, 8 the
+    receptive field is 65 frames. With 64 bands, 128 hidden units and 1 neuron it has 368,769 parameters.
 
     With ``readout_bias=False`` and no ``output_activation`` the network is piecewise linear and homogeneous:
-    each prediction is exactly its dynamic STRF applied to the sound. With the readout's bias, the default as
-    on the page, it is that plus the bias (see `deepSTRF.interpret.dstrf`).
+    each prediction is exactly its dynamic STRF applied to the stimulus. With the readout's bias (the default,
+    as in the toolbox) it is that plus the bias (see `deepSTRF.interpret.dstrf`).
 
     Parameters
     ----------
@@ -117,7 +114,7 @@ class DeepEncoder(AudioEncodingModel):
 
     Notes
     -----
-    The published study used another network; this is the one of its public toolbox.
+    This is the network of the study's public toolbox; the study itself used another one.
 
     References
     ----------
@@ -146,25 +143,17 @@ class DeepEncoder(AudioEncodingModel):
         readout_bias: bool = True,
         standardize: bool = False,
     ) -> None:
-        taps, steps = check_positive_int("kernel_size", kernel_size), _check_dilations(dilations)
-        super().__init__(
-            n_frequency_bands,
-            (taps - 1) * sum(steps) + 1,
-            out_neurons,
-            prefiltering=prefiltering,
-            wav2spec=wav2spec,
-            standardize=standardize,
-        )
+        taps = check_positive_int("kernel_size", kernel_size)
+        given: object = dilations
+        if isinstance(given, str) or not isinstance(given, Sequence) or len(given) == 0:
+            raise ValueError(
+                f"dilations must be whole numbers, one per layer, such as {DILATIONS}; got {given!r}"
+            )
+        steps = tuple(check_positive_int("dilations", dilation) for dilation in dilations)
+        window = (taps - 1) * sum(steps) + 1
+        super().__init__(n_frequency_bands, window, out_neurons, prefiltering, wav2spec, standardize)
         self.H, self.K, self.dilations = check_positive_int("n_hidden", n_hidden), taps, steps
         self.core = DilatedConvStack(self.C_in * self.F, self.H, taps, steps)
         bias = check_flag("readout_bias", readout_bias)
         self.readout = LinearReadout(self.H, self.O, activation=output_activation, bias=bias)
         self.validate()
-
-
-def _check_dilations(dilations: object) -> tuple[int, ...]:
-    if isinstance(dilations, str) or not isinstance(dilations, Sequence) or len(dilations) == 0:
-        raise ValueError(
-            f"dilations must be whole numbers, one per layer, such as {DILATIONS}; got {dilations!r}"
-        )
-    return tuple(check_positive_int("dilations", dilation) for dilation in dilations)

@@ -1,4 +1,8 @@
-"""The dynamic network: hidden (and, when asked for, output) units are leaky, with learned time constants."""
+"""The dynamic network: a network receptive field whose units are leaky, with learned time constants.
+
+A leaky unit smooths its input exponentially, by an exact recursion: `LearnableExponentialDecay`
+(Rahman, Willmore, King & Harper 2019, doi 10.1371/journal.pcbi.1006618).
+"""
 
 from __future__ import annotations
 
@@ -19,134 +23,14 @@ from deepSTRF.registry import MODELS
 
 __all__ = ["DNet", "LeakyReadout", "LearnableExponentialDecay"]
 
-# ------------------------------------------------------------------------------
-# Leaky units: exponential smoothing over time with one learned time constant per unit.
-
-
-class LearnableExponentialDecay(nn.Module, Configurable):
-    """Leaky integration of every channel: ``y[t] = (1 - 1/tau) y[t - 1] + x[t] / tau``, ``tau`` learned.
-
-    The recursion is exact: nothing is cut off, however long the time constant. A clip begins as if its first
-    frame had lasted for ever before it (``y[-1] = x[0]``).
-
-    Attributes
-    ----------
-    d : nn.Parameter
-        (C,) with ``tau = 1 + d^2``: any value is legal.
-
-    References
-    ----------
-    Rahman, Willmore, King & Harper 2019, doi 10.1371/journal.pcbi.1006618; Fang et al. 2021, doi
-    10.1109/ICCV48922.2021.00266.
-
-    Examples
-    --------
-    >>> decay = LearnableExponentialDecay(1)
-    >>> with torch.no_grad():
-    ...     decay.d.fill_(1.0)  # tau = 2 bins
-    ...     decay(torch.tensor([[[[0.0, 1.0, 1.0, 1.0]]]])).flatten().tolist()
-    Parameter containing:
-    tensor([1.], requires_grad=True)
-    [0.0, 0.5, 0.75, 0.875]
-    """
-
-    def __init__(self, input_size: int, init_tau: float = 2.0, decay_input: bool = True) -> None:
-        super().__init__()
-        self.input_size = check_positive_int("input_size", input_size)
-        self.decay_input = check_flag("decay_input", decay_input)
-        if check_positive_number("init_tau", init_tau) <= 1.0:
-            raise ValueError(
-                f"init_tau must be above 1 bin (at 1 there is no memory and no gradient), got {init_tau}"
-            )
-        rate = 1.0 / math.sqrt(init_tau - 1.0)
-        self.d = nn.Parameter(torch.empty(self.input_size).exponential_(rate))
-
-    def tau(self) -> Tensor:
-        """Return the time constants (C,) in bins."""
-        return 1.0 + self.d.square()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays."""
-        return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
-
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the state before the first frame."""
-        own_device, own_dtype = placement(self)
-        return leaky_mean_state(
-            batch, (self.input_size,), device=device or own_device, dtype=dtype or own_dtype
-        )
-
-    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Smooth the next frames (B, C, 1, T') or (B, C, T')."""
-        if (
-            chunk.ndim not in (3, 4)
-            or chunk.shape[1] != self.input_size
-            or 0 in chunk.shape
-            or (chunk.ndim == 4 and chunk.shape[2] != 1)
-        ):
-            raise ValueError(
-                f"expected (B, {self.input_size}, 1, T) or (B, {self.input_size}, T) with T of at least 1, "
-                f"got {tuple(chunk.shape)}"
-            )
-        tau = self.tau()
-        frames = chunk.flatten(1, -2)
-        origin, _, mean, following = leaky_mean(frames, self.d.square() / tau, 1.0 / tau, state)
-        y = origin + mean[..., 1:]
-        if not self.decay_input:
-            y = y * tau.unsqueeze(-1)
-        return y.reshape(chunk.shape), following
-
-
-class LeakyReadout(LinearReadout):
-    """Affine map of each frame's features to N leaky neurons, then an output activation.
-
-    Examples
-    --------
-    >>> readout = LeakyReadout(in_features=20, out_neurons=5)
-    >>> readout(torch.zeros(2, 20, 1, 100)).shape
-    torch.Size([2, 5, 1, 100])
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        out_neurons: int,
-        init_tau: float = 2.0,
-        decay_input: bool = True,
-        activation: nn.Module | str | None = None,
-    ) -> None:
-        super().__init__(in_features, out_neurons, activation=activation)
-        self.decay = LearnableExponentialDecay(self.out_neurons, init_tau, decay_input)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
-        return self._finish(self.decay(self._drive(x)))
-
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the state of the leaky neurons before the first frame."""
-        return self.decay.init_state(batch, device=device, dtype=dtype)
-
-    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map the next frames (B, C, T') or (B, C, 1, T') to (B, N, 1, T')."""
-        y, following = self.decay.step(self._drive(chunk), state)
-        return self._finish(y), following
-
-
-# ------------------------------------------------------------------------------
-
 
 @MODELS.register("dnet")
 class DNet(HiddenSTRFModel):
     """A network receptive field with leaky units: ``rate = V leak(sigmoid(norm(W * x))) + c``.
 
-    The leak is an exact recursion, ``h[t] = (1 - 1/tau) h[t - 1] + s[t] / tau``, with one ``tau`` per unit;
-    so the memory has no end. With 34 bands, 9 frames, 20 hidden units and 119 neurons there are 8,699
-    parameters: 6,140 of the receptive fields, 40 of the normalisation, 20 time constants, 2,499 of the
-    readout.
+    The leak is an exact recursion, ``h[t] = (1 - 1/tau) h[t - 1] + s[t] / tau``, with one ``tau`` per unit
+    and unbounded memory. With 34 bands, 9 frames, 20 hidden units and 119 neurons there are 8,699 parameters:
+    6,140 of the receptive fields, 40 of the normalisation, 20 time constants, 2,499 of the readout.
 
     Parameters
     ----------
@@ -224,13 +108,96 @@ class DNet(HiddenSTRFModel):
             norm,
             standardize,
         )
-        self.core.append(nn.Sigmoid())
-        self.core.append(LearnableExponentialDecay(self.H, init_tau, decay_input))
+        self.core.extend([nn.Sigmoid(), LearnableExponentialDecay(self.H, init_tau, decay_input)])
         if check_flag("output_decay", output_decay):
             self.readout = LeakyReadout(self.H, self.O, init_tau, decay_input, activation=output_activation)
         else:
             self.readout = LinearReadout(self.H, self.O, activation=output_activation)
         self.validate()
 
-    def _memory(self) -> None:
+    @property
+    def receptive_field(self) -> int | None:
+        """None: the memory of a leaky unit is unbounded."""
         return None
+
+
+class LearnableExponentialDecay(nn.Module, Configurable):
+    """Leaky integration of every channel: ``y[t] = (1 - 1/tau) y[t - 1] + x[t] / tau``, ``tau`` learned.
+
+    The recursion is exact, without truncation. A clip begins in the steady state of its first frame,
+    ``y[-1] = x[0]``. The parameter is ``d`` (C,) with ``tau = 1 + d^2`` (as in Fang et al. 2021,
+    doi 10.1109/ICCV48922.2021.00266): any value is legal.
+    """
+
+    def __init__(self, input_size: int, init_tau: float = 2.0, decay_input: bool = True) -> None:
+        super().__init__()
+        self.input_size = check_positive_int("input_size", input_size)
+        self.decay_input = check_flag("decay_input", decay_input)
+        if check_positive_number("init_tau", init_tau) <= 1.0:
+            raise ValueError(
+                f"init_tau must be above 1 bin (at 1 there is no memory and no gradient), got {init_tau}"
+            )
+        rate = 1.0 / math.sqrt(init_tau - 1.0)
+        self.d = nn.Parameter(torch.empty(self.input_size).exponential_(rate))
+
+    def tau(self) -> Tensor:
+        """Return the time constants (C,) in bins."""
+        return 1.0 + self.d.square()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays."""
+        return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first frame."""
+        own_device, own_dtype = placement(self)
+        where, kind = device or own_device, dtype or own_dtype
+        return leaky_mean_state(batch, (self.input_size,), device=where, dtype=kind)
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Smooth the next frames (B, C, 1, T') or (B, C, T')."""
+        known_rank = chunk.ndim == 3 or (chunk.ndim == 4 and chunk.shape[2] == 1)
+        if not known_rank or chunk.shape[1] != self.input_size or 0 in chunk.shape:
+            raise ValueError(
+                f"expected (B, {self.input_size}, 1, T) or (B, {self.input_size}, T) with T of at least 1, "
+                f"got {tuple(chunk.shape)}"
+            )
+        tau = self.tau()
+        frames = chunk.flatten(1, -2)
+        origin, _, mean, following = leaky_mean(frames, self.d.square() / tau, 1.0 / tau, state)
+        y = origin + mean[..., 1:]
+        if not self.decay_input:
+            y = y * tau.unsqueeze(-1)
+        return y.reshape(chunk.shape), following
+
+
+class LeakyReadout(LinearReadout):
+    """Affine map of each frame's features to N leaky neurons, then an output activation."""
+
+    def __init__(
+        self,
+        in_features: int,
+        out_neurons: int,
+        init_tau: float = 2.0,
+        decay_input: bool = True,
+        activation: nn.Module | str | None = None,
+    ) -> None:
+        super().__init__(in_features, out_neurons, activation=activation)
+        self.decay = LearnableExponentialDecay(self.out_neurons, init_tau, decay_input)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
+        return self._finish(self.decay(self._drive(x)))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state of the leaky neurons before the first frame."""
+        return self.decay.init_state(batch, device=device, dtype=dtype)
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C, T') or (B, C, 1, T') to (B, N, 1, T')."""
+        y, following = self.decay.step(self._drive(chunk), state)
+        return self._finish(y), following

@@ -1,4 +1,7 @@
-"""What models with hidden receptive fields share: the convolution, its normalisation, access to both."""
+"""Models with hidden units that each have a spectro-temporal receptive field, and access to those fields.
+
+`NetworkReceptiveField` and `DNet` derive from `HiddenSTRFModel`; `StateNet` shares `select_strfs`.
+"""
 
 from __future__ import annotations
 
@@ -17,19 +20,7 @@ __all__ = ["HiddenSTRFModel", "select_strfs"]
 
 
 class HiddenSTRFModel(AudioEncodingModel):
-    """A model whose hidden units each have a receptive field; a subclass adds nonlinearity and readout.
-
-    Attributes
-    ----------
-    H : int
-        Hidden units.
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import DNet
-    >>> issubclass(DNet, HiddenSTRFModel)
-    True
-    """
+    """A model whose H hidden units each have a receptive field; a subclass adds nonlinearity and readout."""
 
     core: nn.Sequential
 
@@ -46,12 +37,7 @@ class HiddenSTRFModel(AudioEncodingModel):
         standardize: bool,
     ) -> None:
         super().__init__(
-            n_frequency_bands,
-            temporal_window_size,
-            out_neurons,
-            prefiltering=prefiltering,
-            wav2spec=wav2spec,
-            standardize=standardize,
+            n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
         )
         self.H = check_positive_int("n_hidden", n_hidden)
         check_choice("norm", norm, ("layer", "none"))
@@ -61,16 +47,20 @@ class HiddenSTRFModel(AudioEncodingModel):
                 "norm='none'"
             )
         sizes = {"F": self.F, "T": self.T, "C_in": self.C_in, "C_out": self.H}
-        strfs = resolve_slot("kernel", kernel, KERNELS, **sizes)
-        hidden = CausalSTRFConv(self.F, self.T, self.C_in, self.H, kernel=strfs)
-        self.core = nn.Sequential(hidden, CausalLayerNorm(self.H) if norm == "layer" else nn.Identity())
+        built = resolve_slot("kernel", kernel, KERNELS, **sizes)
+        strfs = CausalSTRFConv(self.F, self.T, self.C_in, self.H, kernel=built)
+        self.core = nn.Sequential(strfs, CausalLayerNorm(self.H) if norm == "layer" else nn.Identity())
 
     def STRFs(
         self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
     ) -> Tensor:
-        """Return the receptive field of one hidden unit, or of all.
+        """Return the receptive field (F, T) of one hidden unit, or those of all (H, F, T).
 
-        Shapes: returns (F, T).
+        ``hidden_idx=None`` is all units; ``polarity`` is the channel of an ON/OFF prefilter (``"ON"`` or 0,
+        ``"OFF"`` or 1; None is the first); ``folded`` folds the input standardisation in, which gives weights
+        on the raw spectrogram. Detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one.
+        An IndexError for an unknown unit; a ValueError for an unknown polarity, or for folding through a
+        prefilter.
         """
         return select_strfs(self, cast(CausalSTRFConv, self.core[0]), hidden_idx, polarity, folded)
 
@@ -82,17 +72,7 @@ def select_strfs(
     polarity: str | int | None,
     folded: bool,
 ) -> Tensor:
-    """Return the receptive fields of a model's hidden units; `HiddenSTRFModel.STRFs` says it in full.
-
-    Shapes: returns (F, T).
-
-    Examples
-    --------
-    >>> from deepSTRF.models.audio import NetworkReceptiveField
-    >>> model = NetworkReceptiveField(8, 3, n_hidden=5)
-    >>> select_strfs(model, model.core[0], None, "ON", False).shape
-    torch.Size([5, 8, 3])
-    """
+    """Return the receptive fields of the units of a model's convolution; see `HiddenSTRFModel.STRFs`."""
     weight = convolution.STRF_weight()
     weight = weight[:, polarity_channel(0 if polarity is None else polarity, model.C_in)]
     weight = model._per_raw_unit(weight) if folded else weight

@@ -38,7 +38,7 @@ class Linear(AudioEncodingModel):
     wav2spec : nn.Module or None
         Front-end for waveforms; None expects spectrograms.
     norm : {"batch", "none"}
-        Batch normalisation of each neuron's drive, or none (what closed-form solutions use).
+        Batch normalisation of each neuron's drive, or none (as closed-form solutions need).
     standardize : bool
         Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
 
@@ -79,12 +79,7 @@ class Linear(AudioEncodingModel):
         standardize: bool = False,
     ) -> None:
         super().__init__(
-            n_frequency_bands,
-            temporal_window_size,
-            out_neurons,
-            prefiltering=prefiltering,
-            wav2spec=wav2spec,
-            standardize=standardize,
+            n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
         )
         sizes = {"F": self.F, "T": self.T, "C_in": self.C_in, "C_out": self.O}
         self.readout = STRFReadout(
@@ -106,9 +101,8 @@ class Linear(AudioEncodingModel):
         polarity : {None, "ON", "OFF", 0, 1}
             Channel of an ON/OFF prefilter; None is the first.
         folded : bool
-            Whether to fold in the gain of batch normalisation (eval mode) and of the input standardisation,
-            which gives weights on the raw spectrogram in units of the output's drive. Else the bare
-            convolution kernel.
+            Whether to fold in the gains of batch normalisation (eval mode) and input standardisation: weights
+            on the raw spectrogram in units of the drive. Else the convolution kernel.
 
         Returns
         -------
@@ -118,12 +112,11 @@ class Linear(AudioEncodingModel):
         Raises
         ------
         ValueError
-            For an unknown polarity, or ``folded`` with both a standardisation and a prefilter (whose
-            nonlinearity stands between the two).
+            For an unknown polarity, or ``folded`` with a standardisation before a (nonlinear) prefilter.
         """
         weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
         return self._per_raw_unit(weight) if folded else weight
 
     def STRFs(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
-        """Return the STRFs (N, F, T): the name all models with receptive fields share; see `STRF_weight`."""
+        """Return the STRFs (N, F, T): `STRF_weight` by the name that all models with STRFs share."""
         return self.STRF_weight(polarity, folded)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,7 +51,7 @@ class LinearNonlinear(Linear):
 
     Notes
     -----
-    The gain of batch normalisation starts at ``1 / beta``, the width of the softplus's knee.
+    The gain of batch normalisation starts at ``1 / beta``, the width of the softplus's bend.
 
     References
     ----------
@@ -82,26 +82,21 @@ class LinearNonlinear(Linear):
         standardize: bool = False,
     ) -> None:
         neurons = check_positive_int("out_neurons", out_neurons)
+        softplus = ParametricSoftplus(neurons) if output_activation is None else None
         super().__init__(
             n_frequency_bands,
             temporal_window_size,
             out_neurons,
-            ParametricSoftplus(neurons) if output_activation is None else output_activation,
-            prefiltering=prefiltering,
-            kernel=kernel,
-            wav2spec=wav2spec,
+            softplus or output_activation,
+            prefiltering,
+            kernel,
+            wav2spec,
             norm=norm,
             standardize=standardize,
         )
-        if output_activation is None and norm == "batch":
-            self._start_within_the_knee()
-
-    def _start_within_the_knee(self) -> None:
-        """Start the gain of batch normalisation at the width of the softplus's knee, 1 / beta.
-
-        With a gain of 1 the drive starts five times wider than the knee and the rates ten times too high; a
-        fit with squared errors then first silences all neurons and stays there (NS1: cc_norm 0.10, not 0.6).
-        """
-        activation = cast(ParametricSoftplus, self.readout.activation)
-        with torch.no_grad():
-            self.readout.bn.weight.copy_(1.0 / activation.beta)
+        if softplus is not None and norm == "batch":
+            # With a gain of 1 the drive starts five times wider than the softplus's bend and the rates ten
+            # times too high; a fit with squared errors then first silences all neurons and stays there (NS1:
+            # cc_norm 0.10, not 0.6).
+            with torch.no_grad():
+                self.readout.bn.weight.copy_(1.0 / softplus.beta)

@@ -1,4 +1,4 @@
-"""The network receptive field: hidden receptive fields, a squashing nonlinearity, a linear readout."""
+"""The network receptive field: hidden receptive fields, a saturating nonlinearity, a linear readout."""
 
 from __future__ import annotations
 
@@ -91,9 +91,6 @@ class NetworkReceptiveField(HiddenSTRFModel):
             standardize,
         )
         self.core.append(nn.Tanh())
-        self.readout = LinearReadout(
-            self.H,
-            self.O,
-            activation=ParametricSoftplus(self.O) if output_activation is None else output_activation,
-        )
+        activation = ParametricSoftplus(self.O) if output_activation is None else output_activation
+        self.readout = LinearReadout(self.H, self.O, activation=activation)
         self.validate()

@@ -1,4 +1,8 @@
-"""StateNet: an encoder of each frame, a recurrent backbone along time, one affine readout per neuron."""
+"""StateNet: an encoder of each frame, a recurrent backbone along time, one affine readout per neuron.
+
+Rançon, Masquelier & Cottereau 2025, doi 10.1038/s42003-025-08858-3. The encoder is `StateNetCore`'s; its
+default layer is `LocallyConnected1d`, a convolution over frequency without weight sharing.
+"""
 
 from __future__ import annotations
 
@@ -23,244 +27,38 @@ from deepSTRF.registry import BACKBONES, MODELS
 
 __all__ = ["LocallyConnected1d", "StateNet", "StateNetCore", "covered_positions"]
 
-# ------------------------------------------------------------------------------
-# Locally connected layer: a convolution over frequency whose weights differ from place to place.
-
-
-def covered_positions(size: int, kernel_size: int, stride: int, padding: int = 0, dilation: int = 1) -> int:
-    """Return how many positions a kernel takes along an axis: ``(size + 2 p - d (K - 1) - 1) // s + 1``.
-
-    Examples
-    --------
-    >>> covered_positions(34, kernel_size=7, stride=3)
-    10
-    """
-    span = dilation * (kernel_size - 1) + 1
-    if span > size + 2 * padding:
-        padded = f"{size} bands" if padding == 0 else f"{size} + 2 * {padding} bands"
-        raise ValueError(
-            f"kernel_size={kernel_size} (dilation {dilation}) spans {span} bands but there are {padded}; "
-            f"with these a kernel_size of 1 to {(size + 2 * padding - 1) // dilation + 1} works"
-        )
-    return (size + 2 * padding - span) // stride + 1
-
-
-class LocallyConnected1d(FramewiseMixin, nn.Module, Configurable):
-    """A 1-D convolution without weight sharing: every position has weights of its own.
-
-    ``y[c, l] = biases[c, l] + sum over i, k of weights[c, i * K + k, l] * x[i, l * stride + k * dilation -
-    padding]``. It runs along frequency, on every frame by itself.
-
-    Attributes
-    ----------
-    output_size : int
-        Positions, L.
-    weights : Tensor
-        (C_out, C_in * K, L).
-    biases : Tensor or None
-        (C_out, L).
-
-    Notes
-    -----
-    Weights and biases start uniform between plus and minus ``1 / sqrt(C_in * K)``, as those of a convolution
-    do.
-
-    Examples
-    --------
-    >>> layer = LocallyConnected1d(input_size=34, in_channels=1, out_channels=7, kernel_size=7, stride=3)
-    >>> layer(torch.zeros(100, 1, 34)).shape
-    torch.Size([100, 7, 10])
-    """
-
-    biases: nn.Parameter | None
-
-    def __init__(
-        self,
-        input_size: int,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
-        bias: bool = True,
-    ) -> None:
-        super().__init__()
-        self.input_size = check_positive_int("input_size", input_size)
-        self.in_channels = check_positive_int("in_channels", in_channels)
-        self.out_channels = check_positive_int("out_channels", out_channels)
-        self.kernel_size = check_positive_int("kernel_size", kernel_size)
-        self.stride = check_positive_int("stride", stride)
-        self.padding = check_positive_int("padding", padding) if padding else 0
-        self.dilation = check_positive_int("dilation", dilation)
-        self.output_size = covered_positions(
-            self.input_size, self.kernel_size, self.stride, self.padding, self.dilation
-        )
-        fan_in = self.in_channels * self.kernel_size
-        bound = fan_in**-0.5
-        self.weights = nn.Parameter(
-            torch.empty(self.out_channels, fan_in, self.output_size).uniform_(-bound, bound)
-        )
-        drawn = (
-            nn.Parameter(torch.empty(self.out_channels, self.output_size).uniform_(-bound, bound))
-            if check_flag("bias", bias)
-            else None
-        )
-        self.register_parameter("biases", drawn)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C_in, S) to (B, C_out, L)."""
-        if x.ndim != 3 or x.shape[1:] != (self.in_channels, self.input_size):
-            raise ValueError(f"expected (B, {self.in_channels}, {self.input_size}), got {tuple(x.shape)}")
-        span = self.dilation * (self.kernel_size - 1) + 1
-        patches = functional.pad(x, (self.padding, self.padding)).unfold(-1, span, self.stride)
-        patches = patches[..., :: self.dilation]  # (B, C_in, L, K), a view
-        weights = self.weights.reshape(self.out_channels, self.in_channels, self.kernel_size, -1)
-        y = torch.einsum("bilk,oikl->bol", patches, weights)
-        return y if self.biases is None else y + self.biases
-
-
-# ------------------------------------------------------------------------------
-
 #: Legal values of ``connectivity``.
 CONNECTIVITIES = ("LC", "FC", "CONV", "STRF")
 #: Legal values of ``encoder_activation``.
 ENCODER_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-}
-
-
-class StateNetCore(nn.Module, Configurable):
-    """What all neurons share: an encoder of C channels at L places of the frequency axis, and a backbone.
-
-    The encoder gives C * L features per frame, the feature of channel c at place l at index ``c * L + l``;
-    the backbone has as many.
-
-    Attributes
-    ----------
-    C, L, H, out_features : int
-        Channels, places, features of the backbone, features that go out.
-    encoder_layers : nn.Sequential
-        Connections, normalisation over channels, activation.
-    rnn : nn.Module
-        The backbone.
-
-    Examples
-    --------
-    >>> core = StateNetCore(F=34, T=1, C_in=1)
-    >>> core(torch.zeros(2, 1, 34, 100)).shape
-    torch.Size([2, 70, 100])
-    """
-
-    def __init__(
-        self,
-        F: int,
-        T: int,
-        C_in: int,
-        kernel_size: int = 7,
-        stride: int = 3,
-        hidden_channels: int = 7,
-        connectivity: str = "LC",
-        rnn_type: str = "GRU",
-        *,
-        num_layers: int = 1,
-        dropout: float = 0.0,
-        encoder_activation: str = "sigmoid",
-        skip: bool = False,
-        rnn_options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        check_choice("connectivity", connectivity, CONNECTIVITIES)
-        check_choice("encoder_activation", encoder_activation, tuple(ENCODER_ACTIVATIONS))
-        self.connectivity, self.skip = connectivity, check_flag("skip", skip)
-        self.C = check_positive_int("hidden_channels", hidden_channels)
-        K, S = check_positive_int("kernel_size", kernel_size), check_positive_int("stride", stride)
-        self.L = 1 if connectivity == "STRF" else covered_positions(F, K, S)
-        self.H = self.C * self.L
-        self.out_features = 2 * self.H if self.skip else self.H
-        self.encoder_layers = nn.Sequential(
-            *_connections(connectivity, (F, T, C_in), (self.C, self.L), (K, S)),
-            CausalLayerNorm(self.C, dim=1),
-            ENCODER_ACTIVATIONS[encoder_activation](),
-        )
-        self.dropout = nn.Dropout(check_dropout(dropout))
-        self.rnn = _build_backbone(rnn_type, self.H, num_layers, self.dropout.p, rnn_options or {})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C_in, F, T) to (B, out_features, T)."""
-        encoded = self._encode(x)
-        return self._finish(encoded, self.rnn(encoded))
-
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the state before the first frame."""
-        encoder: State = {}
-        if self.connectivity == "STRF":
-            encoder = init_slot_state(
-                self.encoder_layers, "encoder_layers", batch, device=device, dtype=dtype
-            )
-        return {
-            "encoder": encoder,
-            "rnn": init_slot_state(self.rnn, "rnn", batch, device=device, dtype=dtype),
-        }
-
-    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map the next frames (B, C_in, F, T') to (B, out_features, T')."""
-        encoder_state: State = {}
-        if self.connectivity == "STRF":
-            maps, encoder_state = step_slot(self.encoder_layers, "encoder_layers", chunk, state["encoder"])
-            encoded = self.dropout(maps.squeeze(2).transpose(1, 2))
-        else:
-            encoded = self._encode(chunk)
-        recurrent, rnn_state = step_slot(self.rnn, "rnn", encoded, state["rnn"])
-        return self._finish(encoded, recurrent), {"encoder": encoder_state, "rnn": rnn_state}
-
-    def _encode(self, x: Tensor) -> Tensor:
-        """(B, C_in, F, T) -> (B, T, H)."""
-        if self.connectivity == "STRF":
-            features = self.encoder_layers(x).squeeze(2).transpose(1, 2)
-        else:  # every frame by itself: frames are laid along the batch
-            frames = x.permute(0, 3, 1, 2)
-            maps: Tensor = self.encoder_layers(frames.flatten(0, 1))
-            features = maps.reshape(*frames.shape[:2], self.H)
-        return self.dropout(features)  # type: ignore[no-any-return]
-
-    def _finish(self, encoded: Tensor, recurrent: Tensor) -> Tensor:
-        """Features of the backbone, behind those of the encoder with ``skip``: (B, out_features, T)."""
-        dropped = self.dropout(recurrent)
-        features = torch.cat([encoded, dropped], dim=-1) if self.skip else dropped
-        return features.transpose(1, 2)
+    "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU,
+}  # fmt: skip
 
 
 @MODELS.register("statenet")
 class StateNet(AudioEncodingModel):
-    """A recurrent network that keeps a state of the sound: encoder of each frame, backbone, affine readout.
+    """A recurrent network: an encoder of each frame, a backbone along time, an affine readout.
 
-    The encoder connects C channels to L places of the frequency axis, normalises over channels and squashes;
-    its H = C * L features drive a backbone of H units; each neuron reads all of them. With 34 bands, 119
-    neurons and the other defaults it has 39,081 parameters.
+    The encoder computes C channels at L positions of the frequency axis, normalises over channels and applies
+    a nonlinearity; its H = C * L features drive a backbone of H units; each neuron weighs all of them. With
+    34 bands, 119 neurons and the other defaults it has 39,081 parameters.
 
     Parameters
     ----------
     n_frequency_bands : int
         Bands, F.
     temporal_window_size : int
-        Frames that the encoder sees, T. Only ``connectivity="STRF"`` sees more than one; the memory of the
-        others is the backbone's alone.
+        Frames of the encoder's receptive fields, T, with ``connectivity="STRF"``; the other encoders see one
+        frame, and their memory is the backbone's alone.
     kernel_size, stride : int
-        Bands that a place spans, K, and bands from place to place, S: ``L = (F - K) // S + 1``. Bands above
-        the last place are not seen by ``"LC"`` and ``"CONV"``; none are when S divides F - K.
+        Bands that a position spans, K, and bands from one to the next, S: ``L = (F - K) // S + 1``. ``"LC"``
+        and ``"CONV"`` ignore the bands above the last position; there are none when S divides F - K.
     hidden_channels : int
         Channels, C.
     connectivity : {"LC", "FC", "CONV", "STRF"}
-        ``"LC"``: every place has weights of its own. ``"CONV"``: all places share theirs. ``"FC"``: every
-        feature sees all bands. ``"STRF"``: every feature is a causal receptive field over all bands and T
-        frames (L is then 1, and H = C).
+        ``"LC"``: every position has weights of its own. ``"CONV"``: all positions share theirs. ``"FC"``:
+        every feature weighs all bands. ``"STRF"``: every feature is a causal receptive field over all bands
+        and T frames (L is then 1, and H = C).
     rnn_type : str
         A backbone by name (any case), see `deepSTRF.models.backbones`.
     out_neurons : int
@@ -275,12 +73,12 @@ class StateNet(AudioEncodingModel):
     num_layers : int
         Layers of the backbone.
     dropout : float
-        Share of features set to zero while training: behind the encoder, between layers of the backbone, and
+        Share of features set to zero while training: after the encoder, between layers of the backbone, and
         before the readout.
     encoder_activation : {"sigmoid", "tanh", "relu", "gelu", "silu"}
-        The squashing function.
+        Nonlinearity of the encoder.
     skip : bool
-        Whether the readout sees the encoder's features beside the backbone's.
+        Whether the readout also gets the encoder's features.
     rnn_options : mapping or None
         More arguments of the backbone, e.g. ``{"memory_size": 32}`` for ``"LMU"``.
     standardize : bool
@@ -289,7 +87,7 @@ class StateNet(AudioEncodingModel):
     Attributes
     ----------
     K, S, C, L, H : int
-        Kernel size, stride, channels, places, features of the backbone.
+        Kernel size, stride, channels, positions, features of the backbone.
     rnn_type : str
         As given.
 
@@ -345,12 +143,7 @@ class StateNet(AudioEncodingModel):
         standardize: bool = False,
     ) -> None:
         super().__init__(
-            n_frequency_bands,
-            temporal_window_size,
-            out_neurons,
-            prefiltering=prefiltering,
-            wav2spec=wav2spec,
-            standardize=standardize,
+            n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
         )
         self.core = StateNetCore(
             self.F,
@@ -369,27 +162,39 @@ class StateNet(AudioEncodingModel):
         )
         self.K, self.S, self.rnn_type = kernel_size, stride, rnn_type
         self.C, self.L, self.H = self.core.C, self.core.L, self.core.H
-        self.readout = LinearReadout(
-            self.core.out_features,
-            self.O,
-            activation=ParametricSoftplus(self.O) if output_activation is None else output_activation,
-        )
+        activation = ParametricSoftplus(self.O) if output_activation is None else output_activation
+        self.readout = LinearReadout(self.core.out_features, self.O, activation=activation)
         self.validate()
 
     @property
     def receptive_field(self) -> int | None:
-        """None: the state remembers without bound."""
+        """None: the memory of the backbone is unbounded."""
         return None
 
     def STRFs(
         self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
     ) -> Tensor:
-        """Return the encoder's receptive fields with ``connectivity="STRF"``; see `HiddenSTRFModel.STRFs`.
+        """Return the receptive field (F, T) of one feature of the encoder, or those of all (H, F, T).
+
+        Parameters
+        ----------
+        hidden_idx : int or None
+            Feature; None is all.
+        polarity : {None, "ON", "OFF", 0, 1}
+            Channel of an ON/OFF prefilter; None is the first.
+        folded : bool
+            Whether to fold the input standardisation in: weights on the raw spectrogram.
+
+        Returns
+        -------
+        Tensor
+            (F, T) or (H, F, T), detached, on the CPU; frame ``T - 1`` is the current one.
 
         Raises
         ------
         ValueError, IndexError
-            For another connectivity, which has none; as there.
+            For a connectivity other than ``"STRF"``, which has none, an unknown polarity or feature, or
+            folding through a prefilter.
         """
         if self.core.connectivity != "STRF":
             raise ValueError(
@@ -418,18 +223,98 @@ class StateNet(AudioEncodingModel):
         return converted
 
 
-def _connections(
-    connectivity: str, source: tuple[int, int, int], target: tuple[int, int], kernel: tuple[int, int]
-) -> list[nn.Module]:
-    """Return the layers from (B, C_in, F) to (B, C, L), or from (B, C_in, F, T) to (B, C, 1, T)."""
-    (F, T, C_in), (C, L), (K, S) = source, target, kernel
-    if connectivity == "LC":
-        return [LocallyConnected1d(F, C_in, C, K, S)]
-    if connectivity == "CONV":
-        return [nn.Conv1d(C_in, C, K, S)]
-    if connectivity == "FC":
-        return [nn.Flatten(), nn.Linear(C_in * F, C * L), nn.Unflatten(1, (C, L))]
-    return [CausalSTRFConv(F, T, C_in, C)]
+class StateNetCore(nn.Module, Configurable):
+    """The features that all neurons share: an encoder of C channels at L positions, and a backbone.
+
+    Maps (B, C_in, F, T) to (B, out_features, T). Positions are those along the frequency axis. The encoder
+    (connections, normalisation over channels, activation) gives H = C * L features per frame, that of channel
+    c at position l at index ``c * L + l``; the backbone has as many.
+    """
+
+    def __init__(
+        self,
+        F: int,
+        T: int,
+        C_in: int,
+        kernel_size: int = 7,
+        stride: int = 3,
+        hidden_channels: int = 7,
+        connectivity: str = "LC",
+        rnn_type: str = "GRU",
+        *,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        encoder_activation: str = "sigmoid",
+        skip: bool = False,
+        rnn_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("connectivity", connectivity, CONNECTIVITIES)
+        check_choice("encoder_activation", encoder_activation, tuple(ENCODER_ACTIVATIONS))
+        self.connectivity, self.skip = connectivity, check_flag("skip", skip)
+        self.C = check_positive_int("hidden_channels", hidden_channels)
+        K, S = check_positive_int("kernel_size", kernel_size), check_positive_int("stride", stride)
+        self.L = 1 if connectivity == "STRF" else covered_positions(F, K, S)
+        self.H = self.C * self.L
+        self.out_features = 2 * self.H if self.skip else self.H
+        connections: list[nn.Module]
+        if connectivity == "LC":
+            connections = [LocallyConnected1d(F, C_in, self.C, K, S)]
+        elif connectivity == "CONV":
+            connections = [nn.Conv1d(C_in, self.C, K, S)]
+        elif connectivity == "FC":
+            connections = [nn.Flatten(), nn.Linear(C_in * F, self.H), nn.Unflatten(1, (self.C, self.L))]
+        else:
+            connections = [CausalSTRFConv(F, T, C_in, self.C)]
+        activation = ENCODER_ACTIVATIONS[encoder_activation]()
+        self.encoder_layers = nn.Sequential(*connections, CausalLayerNorm(self.C, dim=1), activation)
+        self.dropout = nn.Dropout(check_dropout(dropout))
+        self.rnn = _build_backbone(rnn_type, self.H, num_layers, self.dropout.p, rnn_options or {})
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, F, T) to (B, out_features, T)."""
+        encoded = self._encode(x)
+        return self._finish(encoded, self.rnn(encoded))
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the state before the first frame."""
+        rnn = init_slot_state(self.rnn, "rnn", batch, device=device, dtype=dtype)
+        if self.connectivity != "STRF":  # the encoder has no memory
+            return {"encoder": {}, "rnn": rnn}
+        layers = self.encoder_layers
+        return {
+            "encoder": init_slot_state(layers, "encoder_layers", batch, device=device, dtype=dtype),
+            "rnn": rnn,
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C_in, F, T') to (B, out_features, T')."""
+        encoder_state: State = {}
+        if self.connectivity == "STRF":
+            maps, encoder_state = step_slot(self.encoder_layers, "encoder_layers", chunk, state["encoder"])
+            encoded = self.dropout(maps.squeeze(2).transpose(1, 2))
+        else:
+            encoded = self._encode(chunk)
+        recurrent, rnn_state = step_slot(self.rnn, "rnn", encoded, state["rnn"])
+        return self._finish(encoded, recurrent), {"encoder": encoder_state, "rnn": rnn_state}
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """(B, C_in, F, T) -> (B, T, H)."""
+        if self.connectivity == "STRF":
+            features = self.encoder_layers(x).squeeze(2).transpose(1, 2)
+        else:  # every frame by itself: frames join the batch axis
+            frames = x.permute(0, 3, 1, 2)
+            maps: Tensor = self.encoder_layers(frames.flatten(0, 1))
+            features = maps.reshape(*frames.shape[:2], self.H)
+        return self.dropout(features)  # type: ignore[no-any-return]
+
+    def _finish(self, encoded: Tensor, recurrent: Tensor) -> Tensor:
+        """Features of the backbone, after those of the encoder with ``skip``: (B, out_features, T)."""
+        dropped = self.dropout(recurrent)
+        features = torch.cat([encoded, dropped], dim=-1) if self.skip else dropped
+        return features.transpose(1, 2)
 
 
 def _build_backbone(
@@ -449,3 +334,69 @@ def _build_backbone(
         )
     backbone: nn.Module = cls(**common, **options)
     return backbone
+
+
+class LocallyConnected1d(FramewiseMixin, nn.Module, Configurable):
+    """A 1-D convolution without weight sharing: every position has weights of its own.
+
+    ``y[c, l] = biases[c, l] + sum over i, k of weights[c, i * K + k, l] * x[i, l * stride + k * dilation -
+    padding]``, along frequency, on every frame by itself. ``weights`` (C_out, C_in * K, L) and ``biases``
+    (C_out, L) or None start uniform within ``1 / sqrt(C_in * K)``, as those of a convolution do.
+    """
+
+    biases: nn.Parameter | None
+
+    def __init__(
+        self,
+        input_size: int,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.input_size = check_positive_int("input_size", input_size)
+        self.in_channels = check_positive_int("in_channels", in_channels)
+        self.out_channels = check_positive_int("out_channels", out_channels)
+        self.kernel_size = check_positive_int("kernel_size", kernel_size)
+        self.stride = check_positive_int("stride", stride)
+        self.padding = check_positive_int("padding", padding) if padding else 0
+        self.dilation = check_positive_int("dilation", dilation)
+        self.output_size = covered_positions(
+            self.input_size, self.kernel_size, self.stride, self.padding, self.dilation
+        )
+        fan_in = self.in_channels * self.kernel_size
+        bound = fan_in**-0.5
+        self.weights = nn.Parameter(
+            torch.empty(self.out_channels, fan_in, self.output_size).uniform_(-bound, bound)
+        )
+        self.biases = None
+        if check_flag("bias", bias):
+            drawn = torch.empty(self.out_channels, self.output_size).uniform_(-bound, bound)
+            self.biases = nn.Parameter(drawn)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, S) to (B, C_out, L)."""
+        if x.ndim != 3 or x.shape[1:] != (self.in_channels, self.input_size):
+            raise ValueError(f"expected (B, {self.in_channels}, {self.input_size}), got {tuple(x.shape)}")
+        span = self.dilation * (self.kernel_size - 1) + 1
+        patches = functional.pad(x, (self.padding, self.padding)).unfold(-1, span, self.stride)
+        patches = patches[..., :: self.dilation]  # (B, C_in, L, K), a view
+        weights = self.weights.reshape(self.out_channels, self.in_channels, self.kernel_size, -1)
+        y = torch.einsum("bilk,oikl->bol", patches, weights)
+        return y if self.biases is None else y + self.biases
+
+
+def covered_positions(size: int, kernel_size: int, stride: int, padding: int = 0, dilation: int = 1) -> int:
+    """Positions of a kernel along an axis: ``(size + 2 p - d (K - 1) - 1) // s + 1``."""
+    span = dilation * (kernel_size - 1) + 1
+    if span > size + 2 * padding:
+        padded = f"{size} bands" if padding == 0 else f"{size} + 2 * {padding} bands"
+        raise ValueError(
+            f"kernel_size={kernel_size} (dilation {dilation}) spans {span} bands but there are {padded}; "
+            f"with these a kernel_size of 1 to {(size + 2 * padding - 1) // dilation + 1} works"
+        )
+    return (size + 2 * padding - span) // stride + 1

@@ -1,4 +1,7 @@
-"""The Transformer: causal self-attention over spectro-temporal patches."""
+"""The Transformer: causal self-attention over spectro-temporal patches.
+
+Vaswani et al. 2017, doi 10.48550/arXiv.1706.03762; the layers are those of `deepSTRF.models.attention`.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,10 @@ from deepSTRF.registry import MODELS
 
 __all__ = ["PatchTransformer", "Transformer"]
 
-#: Window reported as `T` when attention reaches back to the start of the clip, in frames: that of the linear
-#: models.
+#: Window reported as `T` when attention is unbounded, in frames: that of the linear models.
 _NOMINAL_WINDOW = 9
 #: Dropout of the published model (and PyTorch's default for a Transformer layer).
 _DROPOUT = 0.1
-_POSITIONAL = ("sinusoidal", "rope", "none")
 
 
 class PatchTransformer(nn.Module, Configurable):
@@ -37,12 +38,6 @@ class PatchTransformer(nn.Module, Configurable):
 
     A patch is ``freq_patch_size`` bands by ``time_patch_size`` frames, the current one last; the embeddings
     of the ``F / freq_patch_size`` patches of a frame, side by side, are its token of D numbers.
-
-    Examples
-    --------
-    >>> core = PatchTransformer(C_in=1, F=34, freq_patch_size=17, embedding_dim=8)
-    >>> core(torch.zeros(2, 1, 34, 50)).shape
-    torch.Size([2, 16, 50])
     """
 
     def __init__(
@@ -59,9 +54,16 @@ class PatchTransformer(nn.Module, Configurable):
         dropout: float = _DROPOUT,
     ) -> None:
         super().__init__()
-        check_choice("positional", positional, _POSITIONAL)
+        check_choice("positional", positional, ("sinusoidal", "rope", "none"))
         self.C_in, self.F = check_positive_int("C_in", C_in), check_positive_int("F", F)
-        self.K_F = _check_patch(freq_patch_size, self.F)
+        self.K_F = self.F
+        if freq_patch_size is not None:
+            self.K_F = check_positive_int("freq_patch_size", freq_patch_size)
+        if self.F % self.K_F:
+            legal = [number for number in range(1, self.F + 1) if self.F % number == 0]
+            raise ValueError(
+                f"freq_patch_size must divide the {self.F} bands, got {self.K_F}; these do: {legal}"
+            )
         self.K_T = check_positive_int("time_patch_size", time_patch_size)
         self.F_p = self.F // self.K_F
         self.token_dim = check_positive_int("embedding_dim", embedding_dim) * self.F_p
@@ -114,9 +116,10 @@ class PatchTransformer(nn.Module, Configurable):
 class Transformer(AudioEncodingModel):
     """Causal self-attention over frames, read out linearly by every neuron.
 
-    Each frame (or patch of frames) becomes a token of D numbers; layers of attention let it look at earlier
-    ones; an affine map per neuron reads it. Clips of any length work. With 34 bands and 119 neurons it has
-    35,783 parameters: 1,680 of the patches, 28,272 of the layer (12 D^2 + 13 D), 5,831 of the readout.
+    Each frame (or patch of frames) becomes a token of D numbers; layers of attention combine it with earlier
+    ones; one affine map per neuron gives the response. Clips of any length work. With 34 bands and 119
+    neurons it has 35,783 parameters: 1,680 of the patches, 28,272 of the layer (12 D^2 + 13 D), 5,831 of the
+    readout.
 
     Parameters
     ----------
@@ -127,8 +130,8 @@ class Transformer(AudioEncodingModel):
     time_patch_size : int
         Frames of a patch, the current one last; patches overlap, one per frame.
     context_window : int or None
-        Frames that each layer sees, the current one included. Attention is then blockwise, linear in the
-        clip's length, and the model can run on a stream. None is all of the past.
+        Frames that each layer attends to, the current one included. Attention is then blockwise, linear in
+        the clip's length, and the model can run on a stream. None is all of the past.
     embedding_dim : int
         Numbers per patch; the token has ``D = embedding_dim * F / freq_patch_size``.
     n_heads, n_layers : int
@@ -142,14 +145,14 @@ class Transformer(AudioEncodingModel):
     wav2spec : nn.Module or None
         Front-end for waveforms; None expects spectrograms.
     positional : {"sinusoidal", "rope", "none"}
-        ``"sinusoidal"`` adds the frame's number since the start of the clip, so predictions depend on clock
-        time and clips longer than those of the fit are new ground; ``"rope"`` turns queries and keys, so that
-        only distances in time count; ``"none"`` leaves the order of frames to the patches.
+        ``"sinusoidal"`` encodes the frame's number since the start of the clip: predictions depend on it, and
+        clips longer than those of the fit are extrapolation. ``"rope"`` rotates queries and keys, so that
+        only distances in time count. ``"none"``: the order of frames enters through the patches alone.
     dropout : float
         Dropout of the layers in train mode.
     standardize : bool
-        Whether the bands are z-scored first. Nothing else bounds the input: with a log spectrogram as it is
-        (silence is -9.2) fits are slow or fail.
+        Whether the bands are z-scored first. Nothing else bounds the input: on a raw log spectrogram (silence
+        is -9.2) fits are slow or fail.
 
     Attributes
     ----------
@@ -162,7 +165,7 @@ class Transformer(AudioEncodingModel):
     ------
     TypeError, ValueError
         For illegal arguments, such as a window of 0, an odd token with a position code, or heads that do not
-        divide it; the text says what would work.
+        divide it; the text lists legal values.
 
     References
     ----------
@@ -200,16 +203,9 @@ class Transformer(AudioEncodingModel):
         dropout: float = _DROPOUT,
         standardize: bool = False,
     ) -> None:
-        self_window = None if context_window is None else check_window(context_window)
-        nominal = max(check_positive_int("time_patch_size", time_patch_size), _NOMINAL_WINDOW)
-        super().__init__(
-            n_frequency_bands,
-            self_window or nominal,
-            out_neurons,
-            prefiltering=prefiltering,
-            wav2spec=wav2spec,
-            standardize=standardize,
-        )
+        window = None if context_window is None else check_window(context_window)
+        shown = window or max(check_positive_int("time_patch_size", time_patch_size), _NOMINAL_WINDOW)
+        super().__init__(n_frequency_bands, shown, out_neurons, prefiltering, wav2spec, standardize)
         self.core = PatchTransformer(
             self.C_in,
             self.F,
@@ -218,14 +214,14 @@ class Transformer(AudioEncodingModel):
             embedding_dim,
             n_heads,
             n_layers,
-            self_window,
+            window,
             positional,
             dropout,
         )
         self.K_F, self.K_T, self.F_p = self.core.K_F, self.core.K_T, self.core.F_p
         self.token_dim = self.H = self.core.token_dim
-        self.context_window, self.embedding_dim = self_window, int(embedding_dim)
-        self.n_heads, self.n_layers = int(n_heads), int(n_layers)
+        self.context_window = window
+        self.embedding_dim, self.n_heads, self.n_layers = int(embedding_dim), int(n_heads), int(n_layers)
         self.readout = LinearReadout(self.token_dim, self.O, activation=output_activation)
         self.validate()
 
@@ -249,14 +245,3 @@ class Transformer(AudioEncodingModel):
             for name, tensor in state.items()
             if name != "pos_encoding.div_term"
         }
-
-
-def _check_patch(freq_patch_size: int | None, bands: int) -> int:
-    """Return the bands of a patch after checking that they divide the model's."""
-    if freq_patch_size is None:
-        return bands
-    size = check_positive_int("freq_patch_size", freq_patch_size)
-    if bands % size:
-        legal = [number for number in range(1, bands + 1) if bands % number == 0]
-        raise ValueError(f"freq_patch_size must divide the {bands} bands, got {size}; these do: {legal}")
-    return size
