@@ -1,14 +1,16 @@
 """Tables of registered names in the documentation: `python tools/docs_tables.py [--check] [PAGE ...]`.
 
 Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry:
-names, class or function, first line of its docstring; ``<!-- table: flags -->`` is followed by the flags of
-``deepstrf fit``. Without ``--check`` the rows are written; with it,
-pages that differ from the registries are named and the exit status is 1. All pages of docs/ are the default.
+names, class or function, first line of its docstring. ``<!-- table: flags -->`` stands for the flags of
+``deepstrf fit``, ``<!-- table: api -->`` for everything that the faces of the package export. Without
+``--check`` the rows are written; with it, pages that differ are named and the exit status is 1. All pages of
+docs/ are the default.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import re
 import sys
@@ -45,9 +47,38 @@ def table(entries: Registry[Any]) -> str:
     rows = ["| name | built by | what it is |", "|---|---|---|"]
     for shared in names.values():
         entry = entries.get(shared[0])
-        summary = (inspect.getdoc(entry) or "").split("\n")[0].replace("``", "`").replace("|", "\\|")
-        rows.append(f"| {', '.join(f'`{name}`' for name in shared)} | `{entry.__name__}` | {summary} |")
+        rows.append(
+            f"| {', '.join(f'`{name}`' for name in shared)} | `{entry.__name__}` | {first_line(entry)} |"
+        )
     return "\n".join(rows) + "\n"
+
+
+def first_line(value: object) -> str:
+    return (inspect.getdoc(value) or "").split("\n")[0].replace("``", "`").replace("|", "\\|")
+
+
+def api() -> str:
+    """One table per face: every exported name with the first line of its docstring."""
+    source = DOCS.parent / "src"
+    parts = []
+    shown: dict[int, str] = {}
+    for path in sorted((source / "deepSTRF").rglob("__init__.py"), key=lambda path: str(path.parent)):
+        face = ".".join(path.parent.relative_to(source).parts)
+        module = importlib.import_module(face)
+        rows = []
+        for name in sorted(getattr(module, "__all__", ()), key=str.lower):
+            value = getattr(module, name)
+            if inspect.ismodule(value) or face == "deepSTRF":
+                continue
+            documented = inspect.isclass(value) or inspect.isroutine(value)
+            home = shown.setdefault(id(value), face)
+            summary = first_line(value) if documented else f"constant, {type(value).__name__}"
+            rows.append(f"| `{name}` | {summary if home == face else f'see `{home}`'} |")
+        if rows:
+            parts.append(
+                f"## `{face}`\n\n{first_line(module)}\n\n| name | what it is |\n|---|---|\n" + "\n".join(rows)
+            )
+    return "\n" + "\n\n".join(parts) + "\n\n"
 
 
 def filled(text: str) -> str:
@@ -56,6 +87,8 @@ def filled(text: str) -> str:
     def rows(found: re.Match[str]) -> str:
         if found["name"] == FLAGS:
             return found[1] + flags_table() + found[3]
+        if found["name"] == "api":
+            return found[1] + api() + found[3]
         if found["name"] not in TABLES:
             raise ValueError(f"unknown table {found['name']!r}; legal names: {', '.join((*TABLES, FLAGS))}")
         return found[1] + table(TABLES[found["name"]]) + found[3]
@@ -77,7 +110,7 @@ def main() -> int:
             if not given.check:
                 page.write_text(wanted, encoding="utf-8")
     for page in stale:
-        print(f"{page}: {'differs from the registries' if given.check else 'written'}")
+        print(f"{page}: {'differs from the package' if given.check else 'written'}")
     if stale and given.check:
         print("write the tables: python tools/docs_tables.py")
     return 1 if stale and given.check else 0
