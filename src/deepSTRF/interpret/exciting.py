@@ -249,7 +249,7 @@ def exciting_sound(
         Root mean square of the sound.
     reduce : {"last", "mean"}
         Which response: in the last bin, or its mean over the sound.
-    n_steps, n_starts, seed
+    n_steps, n_starts, seed : int
         See `exciting_spectrogram`. All starts are weak noise: silence has no gradient in many front-ends.
 
     Returns

@@ -290,7 +290,7 @@ def two_tone_responses(
         Second tones, ascending; None is eight per octave over the bands.
     probe_level_db, second_level_db : float
         Root mean squares, dB re 1.
-    duration_ms, tail_ms, measure
+    duration_ms, tail_ms, measure : float, float, str
         See `tone_responses`.
 
     Returns
