@@ -290,9 +290,9 @@ def score_folds(
         From `fit_folds`.
     dataset : NeuralDataset
         Any view of the recording.
-    centring, n_bootstrap, warmup_ms
+    centring, n_bootstrap, warmup_ms : str, int, float
         As in `score_model`.
-    device, allow_unknown
+    device, allow_unknown : device, bool
         As in `predict_folds`.
 
     Returns

@@ -365,17 +365,17 @@ def compare_wav2spec(
     Wav2specComparison
         Output, reference and their correlation.
 
-    Warns
-    -----
-    UserWarning
-        When one has more bins than the other; the longer is cut at its end.
-
     Raises
     ------
     TypeError
         When ``wav2spec`` is no module.
     ValueError
         For a waveform or reference of another shape, an output that is no spectrogram, or unequal bands.
+
+    Warns
+    -----
+    UserWarning
+        When one has more bins than the other; the longer is cut at its end.
 
     Examples
     --------

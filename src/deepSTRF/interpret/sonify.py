@@ -184,10 +184,12 @@ def sonify_strf(
     ----------
     strf : Tensor or array (F, T)
         One STRF, the current frame last: the sound begins with the oldest frame.
-    frequencies_hz, dt_ms, audio_fs, seed
+    frequencies_hz, dt_ms, audio_fs : array, float, float
         See `sonify_spectrogram`.
     sign : {"excitatory", "suppressive"}
-        Which part.
+        Part of the map.
+    seed : int
+        See `sonify_spectrogram`.
 
     Returns
     -------

@@ -38,13 +38,6 @@ def nonlinearities(
         Whether to add ``"complexity (centred)"``, ``"gain variation"`` and ``"temporal hold (blocks)"``,
         whose test accounts for the correlation of neighbouring bins.
 
-    Notes
-    -----
-    Bins whose filters an end of the clip cuts off do not count, where that is known: in results of `dstrf`
-    and `jackknifed_dstrf`, and in files of `dstrf_folds`. For bare arrays, and files of a `FileSink`, take
-    filters with ``dstrf(..., edge="drop")``: else a linear neuron has a complexity above 1 and its gain
-    changes, for its filter grows as the clip begins.
-
     Returns
     -------
     dict
@@ -54,6 +47,13 @@ def nonlinearities(
     ------
     ValueError, TypeError
         For filters of another shape, clips that differ in neurons, or an unknown reduction.
+
+    Notes
+    -----
+    Bins whose filters an end of the clip cuts off do not count, where that is known: in results of `dstrf`
+    and `jackknifed_dstrf`, and in files of `dstrf_folds`. For bare arrays, and files of a `FileSink`, take
+    filters with ``dstrf(..., edge="drop")``: else a linear neuron has a complexity above 1 and its gain
+    changes, for its filter grows as the clip begins.
 
     References
     ----------

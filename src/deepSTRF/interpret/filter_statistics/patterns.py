@@ -197,7 +197,7 @@ def pattern_scores(
         As for `filter_patterns`.
     counts : sequence of int
         Numbers of patterns.
-    aligned, span, restarts, seed
+    aligned, span, restarts, seed : bool, int, int, int
         As for `filter_patterns`.
 
     Returns

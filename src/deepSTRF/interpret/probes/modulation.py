@@ -426,8 +426,9 @@ def ripple_responses(
 def ripple_pattern(
     frequencies_hz: Any, time_ms: Any, rate_hz: float, scale_cyc_oct: float, depth: float = 1.0
 ) -> FloatArray:
-    """Return the spectrogram of a ripple: ``1 + depth * cos(2 pi (rate t - scale x))``, x octaves above the
-    lowest band.
+    """Spectrogram of a ripple: ``1 + depth * cos(2 pi (rate t - scale x))``, x in octaves.
+
+    x counts from the lowest band.
 
     Parameters
     ----------
