@@ -330,7 +330,7 @@ def test_bad_arguments(options: dict[str, Any], error: type[Exception], text: st
 
 
 def test_a_layer_refuses_a_stride_longer_than_its_kernel() -> None:
-    with pytest.raises(ValueError, match="never be heard"):
+    with pytest.raises(ValueError, match="never be used"):
         CausalConvPReLU(1, 1, kernel_size=3, stride=4)
 
 
