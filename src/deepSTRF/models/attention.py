@@ -127,8 +127,7 @@ class CausalSelfAttention(nn.Module, Configurable):
                 "every frame. Build the model with context_window=..., e.g. Transformer(context_window=60), "
                 "or call it on whole clips"
             )
-        own_device, own_dtype = placement(self)
-        where, kind = device or own_device, dtype or own_dtype
+        where, kind = placement(self, device, dtype)
         shape = (batch, self.n_heads, self.context_window - 1, self.embed_dim // self.n_heads)
         return {
             "keys": torch.zeros(shape, device=where, dtype=kind),

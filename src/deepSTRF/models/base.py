@@ -152,8 +152,7 @@ class NeuralModel(nn.Module, Configurable):
         TypeError
             When the module in a slot cannot run chunk by chunk; the text names the slot.
         """
-        own_device, own_dtype = placement(self)
-        where, kind = device or own_device, dtype or own_dtype
+        where, kind = placement(self, device, dtype)
         return {
             slot: init_slot_state(getattr(self, slot), slot, batch, device=where, dtype=kind)
             for slot in _SLOTS

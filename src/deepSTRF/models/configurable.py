@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -140,10 +141,13 @@ class ScaleFreeParameters(nn.Module):
         return [{"params": trained, "lr": lr * self.learning_rate_factor, "weight_decay": 0.0}]
 
 
-def placement(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating dtype of a module: those of its first parameter, else of its first buffer."""
-    for tensors in (module.parameters(), module.buffers()):
-        for tensor in tensors:
-            if tensor.is_floating_point():
-                return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.get_default_dtype()
+def placement(
+    module: nn.Module, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype: those given, else those of a module's first floating parameter or buffer."""
+    where, kind = torch.device("cpu"), torch.get_default_dtype()
+    for tensor in itertools.chain(module.parameters(), module.buffers()):
+        if tensor.is_floating_point():
+            where, kind = tensor.device, tensor.dtype
+            break
+    return torch.device(device or where), dtype or kind

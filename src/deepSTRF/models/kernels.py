@@ -75,9 +75,9 @@ class CausalSTRFConv(nn.Module, Configurable):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the zero frames that come before the first: ``{"history": (B, C_in, F, T - 1)}``."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         shape = (batch, self.C_in, self.F, self.T - 1)
-        return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
+        return {"history": torch.zeros(shape, device=where, dtype=kind)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Convolve the next frames (B, C_in, F, T'); return (B, C_out, 1, T') and the next state."""

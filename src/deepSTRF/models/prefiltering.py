@@ -56,9 +56,9 @@ class _Adaptation(nn.Module):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the state of the leaky means before the first frame."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         shapes = (1, self.F), (self.out_channels, self.F)
-        return leaky_mean_state(batch, *shapes, device=device or own_device, dtype=dtype or own_dtype)
+        return leaky_mean_state(batch, *shapes, device=where, dtype=kind)
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, 1, F, T') to (B, out_channels, F, T')."""

@@ -71,7 +71,7 @@ class CausalConvStack(nn.Sequential):
         state: State = {}
         x = torch.zeros(1, self.C_in, self.F, N_LAYERS * self.history + 1, device=own_device, dtype=own_dtype)
         for layer in range(N_LAYERS):
-            past = x[..., : self.history].to(device or own_device, dtype or own_dtype)
+            past = x[..., : self.history].to(*placement(self, device, dtype))
             state[f"layer_{layer}"] = past.repeat(batch, 1, 1, 1)
             x = self._layer(layer, x)
         return state

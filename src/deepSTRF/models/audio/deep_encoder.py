@@ -45,8 +45,7 @@ class DilatedConvStack(nn.Sequential):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return every layer's past before the first frame: zeros."""
-        own_device, own_dtype = placement(self)
-        where, kind = device or own_device, dtype or own_dtype
+        where, kind = placement(self, device, dtype)
         return {
             f"layer_{layer}": torch.zeros(
                 batch, self.n_hidden if layer else self.in_features, memory, device=where, dtype=kind

@@ -152,8 +152,7 @@ class LearnableExponentialDecay(nn.Module, Configurable):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the state before the first frame."""
-        own_device, own_dtype = placement(self)
-        where, kind = device or own_device, dtype or own_dtype
+        where, kind = placement(self, device, dtype)
         return leaky_mean_state(batch, (self.input_size,), device=where, dtype=kind)
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:

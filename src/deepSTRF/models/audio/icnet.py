@@ -450,9 +450,9 @@ class CausalConvPReLU(nn.Module, Configurable):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the zeros before the first input: ``{"history": (B, C_in, kernel_size - stride)}``."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         shape = (batch, self.in_channels, self.history)
-        return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
+        return {"history": torch.zeros(shape, device=where, dtype=kind)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next inputs (B, C_in, n * stride) to (B, C_out, n) and the next state."""

@@ -88,8 +88,7 @@ class PatchTransformer(nn.Module, Configurable):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the zeros before the first frame, its number, and the state of every layer."""
-        own_device, own_dtype = placement(self)
-        where, kind = device or own_device, dtype or own_dtype
+        where, kind = placement(self, device, dtype)
         shape = (batch, self.C_in, self.F, self.K_T - 1)
         state: State = {"history": torch.zeros(shape, device=where, dtype=kind)}
         if self.pos_encoding is not None:

@@ -30,12 +30,9 @@ class _TorchRecurrence(nn.RNNBase):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return zeros, (num_layers, B, hidden_size) for each tensor of the state."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         shape = (self.num_layers, batch, self.hidden_size)
-        return {
-            name: torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)
-            for name in self.STATE_NAMES
-        }
+        return {name: torch.zeros(shape, device=where, dtype=kind) for name in self.STATE_NAMES}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""

@@ -80,12 +80,9 @@ class LMUCell(ExactConstants):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return zeros: memory (B, d) and, with feedback, output (B, H)."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         sizes = {"m": self.B.shape[0], **({"h": self.hidden_size} if self.feedback else {})}
-        return {
-            name: torch.zeros(batch, size, device=device or own_device, dtype=dtype or own_dtype)
-            for name, size in sizes.items()
-        }
+        return {name: torch.zeros(batch, size, device=where, dtype=kind) for name, size in sizes.items()}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', I) to (B, T', H)."""

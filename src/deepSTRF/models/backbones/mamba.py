@@ -57,13 +57,10 @@ class MambaLayer(nn.Module):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the inputs before the first, (B, d_conv - 1, E), and the hidden state (B, E, d_state)."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         inner, d_state = self.A_log.shape
         shapes = {"history": (batch, self.d_conv - 1, inner), "h": (batch, inner, d_state)}
-        return {
-            name: torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)
-            for name, shape in shapes.items()
-        }
+        return {name: torch.zeros(shape, device=where, dtype=kind) for name, shape in shapes.items()}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""

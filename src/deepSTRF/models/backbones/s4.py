@@ -101,10 +101,10 @@ class _LinearStateSpaceLayer(nn.Module):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return zeros: real and imaginary parts of all modes, (B, input_size, 2 P)."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         features, n_modes = self.A_log.shape
         shape = (batch, features, 2 * n_modes)
-        return {"s": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
+        return {"s": torch.zeros(shape, device=where, dtype=kind)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""

@@ -128,9 +128,9 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """State of silence before the first sample: ``{"history": (B, 1, left_context)}``."""
-        own_device, own_dtype = placement(self)
+        where, kind = placement(self, device, dtype)
         shape = (batch, 1, self.left_context)
-        return {"history": torch.zeros(shape, device=device or own_device, dtype=dtype or own_dtype)}
+        return {"history": torch.zeros(shape, device=where, dtype=kind)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Turn the next whole frames of audio (B, 1, n * hop) into (B, 1, F, n) and the next state."""

@@ -104,8 +104,8 @@ class PooledFilterbank(WaveformFrontEnd):
         ``"history"`` (B, 1, H) holds the latest sound, ``"pending"`` (B, F, D - 1) its contributions to bins
         that are not complete, ``"compression"`` the state of the compression.
         """
-        own_device, own_dtype = placement(self)
-        kind: dict[str, Any] = {"device": torch.device(device or own_device), "dtype": dtype or own_dtype}
+        where, precision = placement(self, device, dtype)
+        kind: dict[str, Any] = {"device": where, "dtype": precision}
         return {
             "history": torch.zeros(batch, 1, self.plan.history, **kind),
             "pending": torch.zeros(batch, self.n_filters, self.pooled_bins - 1, **kind),

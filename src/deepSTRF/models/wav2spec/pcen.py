@@ -162,12 +162,8 @@ class PCEN(ScaleFreeParameters, Configurable):
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the state of the running mean before the first frame (`deepSTRF.dsp.pcen`)."""
-        own_device, own_dtype = placement(self)
-        return dict(
-            pcen_initial_state(
-                batch, self.n_bands, start=self.start, device=device or own_device, dtype=dtype or own_dtype
-            )
-        )
+        where, kind = placement(self, device, dtype)
+        return dict(pcen_initial_state(batch, self.n_bands, start=self.start, device=where, dtype=kind))
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Normalise the next frames (B, 1, F, n); return them and the next state."""
