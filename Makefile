@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 
 help:
 	@echo "make demo [DATASET=ns1]   fit a model, print its scores, write an HTML report"
-	@echo "make test                 linters, type checks, house rules and tests"
+	@echo "make test                 linters, type checks, rules and tests"
 	@echo "make lint|types|rules|unit   one of these alone;   make format   rewrite the layout"
 	@echo "make other-processor      the numerical tests with the instructions of an old processor"
 	@echo "make bench                the benchmarks behind benchmarks/RESULTS.md"
@@ -50,7 +50,7 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 rules: $(VENV)/.dev
-	$(BIN)/python tools/house_rules.py
+	$(BIN)/python tools/rules.py
 	$(BIN)/python tools/docs_tables.py --check
 
 # Two workers of one thread each: torch's own threads would fight over the cores.

@@ -1,6 +1,6 @@
 """Structure of the package in figures: `python tools/structure.py [--before REVISION] [--calls] [--check]`.
 
-Static, from the syntax trees: files, lines, code lines and docstring lines per room; circles of imports
+Static, from the syntax trees: files, lines, code lines and docstring lines per folder; circles of imports
 between files, also those under TYPE_CHECKING or inside functions; names that the faces export. With
 ``--calls``: how many files of the package five typical calls cross, counted with ``sys.setprofile``.
 ``--before`` prints the figures of an earlier revision beside today's, ``--check`` ends with status 1 when a
@@ -56,20 +56,20 @@ def docstring_lines(tree: ast.Module) -> int:
     return total
 
 
-def lines_per_room(source: Path) -> dict[str, Counter[str]]:
+def lines_per_folder(source: Path) -> dict[str, Counter[str]]:
     """Room -> files, lines, code lines (no blank, comment or docstring line) and docstring lines."""
-    rooms: dict[str, Counter[str]] = {}
+    folders: dict[str, Counter[str]] = {}
     for path in modules(source).values():
         parts = path.relative_to(source).parts[1:]
-        room = parts[0] if len(parts) > 1 else "(root)"
+        folder = parts[0] if len(parts) > 1 else "(root)"
         text = path.read_text(encoding="utf-8")
         lines = text.splitlines()
         docs = docstring_lines(ast.parse(text))
         plain = sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in lines)
         blank_in_docs = blank_docstring_lines(ast.parse(text))
         row = Counter(files=1, lines=len(lines), code=plain - docs + blank_in_docs, docstrings=docs)
-        rooms.setdefault(room, Counter()).update(row)
-    return rooms
+        folders.setdefault(folder, Counter()).update(row)
+    return folders
 
 
 def blank_docstring_lines(tree: ast.Module) -> int:
@@ -134,7 +134,7 @@ def public_names(source: Path) -> dict[str, str]:
                 try:
                     exported = ast.literal_eval(node.value)
                 except ValueError:
-                    continue  # the face of the package: names of the rooms
+                    continue  # the face of the package: names of the folders
                 for one in exported:
                     if f"{name}.{one}" not in names or not is_face(names[f"{name}.{one}"]):
                         found.setdefault(one, name)
@@ -212,7 +212,7 @@ def files_crossed(source: Path) -> dict[str, list[str]]:
 
 def measure(source: Path, calls: bool) -> dict[str, object]:
     return {
-        "rooms": lines_per_room(source),
+        "folders": lines_per_folder(source),
         "circles": circles(source),
         "names": public_names(source),
         "calls": files_crossed(source) if calls else {},
@@ -224,25 +224,25 @@ COLUMNS = ("files", "lines", "code", "docstrings")
 
 def figures(measured: dict) -> dict[str, int]:
     """Everything that is printed, as label -> number."""
-    rows = dict(measured["rooms"])
+    rows = dict(measured["folders"])
     rows["**all**"] = sum(rows.values(), Counter())
-    found = {f"{room}/{column}": row[column] for room, row in rows.items() for column in COLUMNS}
+    found = {f"{folder}/{column}": row[column] for folder, row in rows.items() for column in COLUMNS}
     found["circles of imports"] = len(measured["circles"])
     found["public names"] = len(measured["names"])
     return found | {f"files crossed by {call}": len(files) for call, files in measured["calls"].items()}
 
 
 def report(now: dict, before: dict | None, verbose: bool) -> None:
-    """Print a Markdown table of the rooms, then one line per other figure."""
+    """Print a Markdown table of the folders, then one line per other figure."""
     new, old = figures(now), figures(before) if before else None
 
     def shown(label: str) -> str:
         value = f"{new.get(label, 0):,}"
         return value if old is None else f"{old.get(label, 0):,} -> {value}"
 
-    print(f"| room | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
-    for room in [*sorted({*now["rooms"], *(before["rooms"] if before else ())}), "**all**"]:
-        print(f"| {room} | {' | '.join(shown(f'{room}/{column}') for column in COLUMNS)} |")
+    print(f"| folder | {' | '.join(COLUMNS)} |\n|{'---|' * (len(COLUMNS) + 1)}")
+    for folder in [*sorted({*now["folders"], *(before["folders"] if before else ())}), "**all**"]:
+        print(f"| {folder} | {' | '.join(shown(f'{folder}/{column}') for column in COLUMNS)} |")
     print(f"\ncircles of imports: {shown('circles of imports')}")
     for circle in now["circles"]:
         print("  " + ", ".join(circle))
@@ -258,7 +258,7 @@ def report(now: dict, before: dict | None, verbose: bool) -> None:
 
 
 def broken_limits(now: dict) -> list[str]:
-    lines = sum(row["lines"] for row in now["rooms"].values())
+    lines = sum(row["lines"] for row in now["folders"].values())
     found = [f"{lines:,} lines in src, at most {MAX_LINES:,}"] if lines > MAX_LINES else []
     found += [f"a circle of imports: {', '.join(circle)}" for circle in now["circles"]]
     if len(now["names"]) > MAX_PUBLIC_NAMES:

@@ -1,4 +1,4 @@
-"""The house rules hold in src/, and each rule still catches what it is there for."""
+"""The rules hold in src/, and each rule still catches what it is there for."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("house_rules", ROOT / "tools" / "house_rules.py")
-house_rules = importlib.util.module_from_spec(spec)
-sys.modules["house_rules"] = house_rules
-spec.loader.exec_module(house_rules)
+spec = importlib.util.spec_from_file_location("rules", ROOT / "tools" / "rules.py")
+rules = importlib.util.module_from_spec(spec)
+sys.modules["rules"] = rules
+spec.loader.exec_module(rules)
 
 
-@pytest.mark.parametrize("rule", house_rules.RULES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("rule", rules.RULES, ids=lambda rule: rule.__name__)
 def test_rule_holds_in_the_source(rule):
     broken = [
         f"{path.relative_to(ROOT)}:{line}: {message}"
@@ -38,6 +38,6 @@ BAD = {
 
 @pytest.mark.parametrize("name", sorted(BAD))
 def test_rule_catches_its_fault(name):
-    path = house_rules.SOURCE / "dsp" / "bad_example.py"
+    path = rules.SOURCE / "dsp" / "bad_example.py"
     text = BAD[name]
-    assert list(getattr(house_rules, name)(path, ast.parse(text), text))
+    assert list(getattr(rules, name)(path, ast.parse(text), text))

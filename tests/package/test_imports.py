@@ -32,7 +32,7 @@ def test_importing_the_package_does_not_even_import_torch():
 
 
 @pytest.mark.parametrize(
-    "room",
+    "folder",
     [
         "datasets",
         "datasets.audio",
@@ -44,8 +44,8 @@ def test_importing_the_package_does_not_even_import_torch():
         "utils",
     ],
 )
-def test_importing_a_room_pulls_in_nothing_heavy(room):
-    loaded = modules_after("import torch, deepSTRF." + room)
+def test_importing_a_room_pulls_in_nothing_heavy(folder):
+    loaded = modules_after("import torch, deepSTRF." + folder)
     assert not [name for name in HEAVY if name in loaded]
 
 

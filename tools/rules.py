@@ -1,8 +1,8 @@
-"""House rules of src/deepSTRF, checked from the syntax tree: `python tools/house_rules.py [PATH ...]`.
+"""Rules of src/deepSTRF, checked from the syntax tree: `python tools/rules.py [PATH ...]`.
 
 Each rule is one function that yields (file, line, message). The test suite runs them all; a developer can run
 them on one file. Rules: file and function length, forbidden statements, docstring completeness, one-letter
-constructor arguments, one-way imports between rooms, and no heavy package imported at import time.
+constructor arguments, one-way imports between folders, and no heavy package imported at import time.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "deepSTRF"
 
-MAX_FILE_LINES = 1200
+MAX_FILE_LINES = 1000
 MAX_FUNCTION_LINES = 80
 LETTERS_OF_THE_FIELD = set("BNRTF")
 
-#: Which rooms a room may import. Leaves are open to everybody.
+#: Which folders a folder may import. Leaves are open to everybody.
 LEAVES = {"registry", "protocols", "_optional", "_files", "_validation", "_moved", "__version__"}
 CORE = {"dsp", "models", "metrics", "datasets"}
 ARROWS: dict[str, set[str]] = {
@@ -58,7 +58,7 @@ def _functions(tree: ast.AST) -> Iterator[FunctionNode]:
 
 
 def check_lengths(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
-    """No file over 1,200 lines, no function over 80 (its docstring not counted)."""
+    """No file over 1,000 lines, no function over 80 (its docstring not counted)."""
     lines = text.count("\n") + 1
     if lines > MAX_FILE_LINES:
         yield path, lines, f"file has {lines} lines, the limit is {MAX_FILE_LINES}"
@@ -120,7 +120,7 @@ def _missing_sections(node: FunctionNode | ast.ClassDef) -> list[str]:
 
 
 def _exported(path: Path) -> set[str]:
-    """Names that the face of any room above the file exports."""
+    """Names that the face of any folder above the file exports."""
     names: set[str] = set()
     for folder in path.parents:
         face = folder / "__init__.py"
@@ -133,7 +133,7 @@ def _exported(path: Path) -> set[str]:
 
 
 def check_docstrings(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
-    """Everything has a docstring; what a room's face exports has its numpydoc sections."""
+    """Everything has a docstring; what a folder's face exports has its numpydoc sections."""
     if ast.get_docstring(tree) is None and text.strip():
         yield path, 1, "module without a docstring"
     exported = _exported(path)
@@ -193,10 +193,10 @@ def _imported_modules(node: ast.AST, package: list[str]) -> list[str]:
 
 
 def check_arrows(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
-    """Imports between rooms point one way, also inside functions."""
+    """Imports between folders point one way, also inside functions."""
     parts = path.relative_to(SOURCE).with_suffix("").parts
-    room = parts[0] if len(parts) > 1 else ""
-    if room not in ARROWS:
+    folder = parts[0] if len(parts) > 1 else ""
+    if folder not in ARROWS:
         if parts[0] in LEAVES:
             for node in ast.walk(tree):
                 for module in _imported_modules(node, ["deepSTRF", *parts[:-1]]):
@@ -206,15 +206,15 @@ def check_arrows(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
                         and module.split(".")[1] not in LEAVES
                     ):
                         yield path, getattr(node, "lineno", 0), f"the leaf {parts[0]} imports {module}"
-        elif room and room != "__init__":
-            yield path, 1, f"unknown room {room!r}: add it to ARROWS in tools/house_rules.py"
+        elif folder and folder != "__init__":
+            yield path, 1, f"unknown folder {folder!r}: add it to ARROWS in tools/rules.py"
         return
-    allowed = ARROWS[room] | LEAVES | {room}
+    allowed = ARROWS[folder] | LEAVES | {folder}
     for node in ast.walk(tree):
         for module in _imported_modules(node, ["deepSTRF", *parts[:-1]]):
             pieces = module.split(".")
             if pieces[0] == "deepSTRF" and len(pieces) > 1 and pieces[1] not in allowed:
-                yield path, getattr(node, "lineno", 0), f"the room {room} must not import {module}"
+                yield path, getattr(node, "lineno", 0), f"the folder {folder} must not import {module}"
 
 
 def check_light_imports(path: Path, tree: ast.Module, text: str) -> Iterator[Finding]:
@@ -268,7 +268,7 @@ def main(arguments: list[str]) -> int:
     found = findings(paths)
     for path, line, message in found:
         print(f"{path.relative_to(ROOT)}:{line}: {message}")
-    print(f"house rules: {len(found)} finding(s)")
+    print(f"rules: {len(found)} finding(s)")
     return 1 if found else 0
 
 
