@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+# the leaky units of DNet are checked by themselves
 from deepSTRF.models.audio.dnet import LeakyReadout, LearnableExponentialDecay
 
 

@@ -25,6 +25,8 @@ from deepSTRF.experiments.build import build_model, load_dataset
 from deepSTRF.metrics import poisson_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import ICNet
+
+# the parts of ICNet: strides, layers and loss are checked by themselves
 from deepSTRF.models.audio.icnet import (
     CausalConvPReLU,
     ICNetEncoder,

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from deepSTRF.models.audio import StateNet
+
+# the layer of the encoder is checked by itself
 from deepSTRF.models.audio.statenet import LocallyConnected1d, covered_positions
 from deepSTRF.registry import BACKBONES
 

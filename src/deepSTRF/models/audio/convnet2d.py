@@ -26,72 +26,6 @@ __all__ = ["CausalConvStack", "ConvNet2D"]
 N_LAYERS = 3
 
 
-class CausalConvStack(nn.Sequential):
-    """Three convolutions over frequency and time, each with a normalisation and a rectifier.
-
-    Maps (B, C_in, F, T) to (B, channels * F', T). Time is padded once, in front of the input, with all the
-    zeros that the three layers consume; the past of a later layer is the response of earlier ones to zeros.
-    The parts are numbered as in public checkpoints: 0 pads, 1, 4 and 7 convolve, 2, 5 and 8 normalise, 3, 6
-    and 9 rectify, 10 joins channels and bands.
-    """
-
-    def __init__(
-        self,
-        F: int,
-        C_in: int,
-        channels: int,
-        kernel_size: tuple[int, int],
-        norm: bool = True,
-        bias: bool = True,
-        activation: str = "leaky_relu",
-    ) -> None:
-        check_choice("activation", activation, ("leaky_relu", "relu"))
-        bands, frames = kernel_size
-        bands_left = F - N_LAYERS * (bands - 1)
-        if bands_left < 1:
-            largest = (F - 1) // N_LAYERS + 1
-            raise ValueError(
-                f"kernels of {bands} bands leave none of n_frequency_bands={F} after {N_LAYERS} layers: use "
-                f"kernel_size=({largest}, ...) or smaller, or at least {N_LAYERS * (bands - 1) + 1} bands"
-            )
-        parts: list[nn.Module] = [nn.ZeroPad2d((N_LAYERS * (frames - 1), 0, 0, 0))]
-        for layer in range(N_LAYERS):
-            parts.append(nn.Conv2d(C_in if layer == 0 else channels, channels, kernel_size, bias=bias))
-            parts.append(CausalLayerNorm(channels) if norm else nn.Identity())
-            parts.append(nn.ReLU() if activation == "relu" else nn.LeakyReLU(LinearReadout.NEGATIVE_SLOPE))
-        super().__init__(*parts, nn.Flatten(1, 2))
-        self.F, self.C_in, self.history = F, C_in, frames - 1
-        self.out_features = channels * bands_left
-
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return every layer's past before the first frame: zeros, and the responses of layers to them."""
-        own_device, own_dtype = placement(self)
-        state: State = {}
-        x = torch.zeros(1, self.C_in, self.F, N_LAYERS * self.history + 1, device=own_device, dtype=own_dtype)
-        for layer in range(N_LAYERS):
-            past = x[..., : self.history].to(*placement(self, device, dtype))
-            state[f"layer_{layer}"] = past.repeat(batch, 1, 1, 1)
-            x = self._layer(layer, x)
-        return state
-
-    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map the next frames (B, C_in, F, T') to (B, C * F', T') and the next state."""
-        following: State = {}
-        for layer in range(N_LAYERS):
-            padded = torch.cat([state[f"layer_{layer}"], chunk], dim=-1)
-            following[f"layer_{layer}"] = padded[..., padded.shape[-1] - self.history :]
-            chunk = self._layer(layer, padded)
-        return chunk.flatten(1, 2), following
-
-    def _layer(self, index: int, x: Tensor) -> Tensor:
-        """Convolution, normalisation and rectifier of one layer."""
-        for part in range(1 + 3 * index, 4 + 3 * index):
-            x = self[part](x)
-        return x
-
-
 @MODELS.register("convnet2d")
 class ConvNet2D(AudioEncodingModel):
     """Three layers of small causal kernels over frequency and time, then a two-layer readout.
@@ -195,3 +129,68 @@ class ConvNet2D(AudioEncodingModel):
         nonlinearity = ParametricSoftplus(self.O) if output_activation is None else output_activation
         self.readout = LinearReadout(stack.out_features, self.O, self.H, nonlinearity, bias)
         self.validate()
+
+
+class CausalConvStack(nn.Sequential):
+    """Three convolutions over frequency and time, each with a normalisation and a rectifier.
+
+    Maps (B, C_in, F, T) to (B, channels * F', T). Time is padded once, in front of the input, with all the
+    zeros that the three layers consume; the past of a later layer is the response of earlier ones to zeros.
+    The parts are numbered as in public checkpoints: 0 pads, 1, 4 and 7 convolve, 2, 5 and 8 normalise, 3, 6
+    and 9 rectify, 10 joins channels and bands.
+    """
+
+    def __init__(
+        self,
+        F: int,
+        C_in: int,
+        channels: int,
+        kernel_size: tuple[int, int],
+        norm: bool = True,
+        bias: bool = True,
+        activation: str = "leaky_relu",
+    ) -> None:
+        check_choice("activation", activation, ("leaky_relu", "relu"))
+        bands, frames = kernel_size
+        bands_left = F - N_LAYERS * (bands - 1)
+        if bands_left < 1:
+            largest = (F - 1) // N_LAYERS + 1
+            raise ValueError(
+                f"kernels of {bands} bands leave none of n_frequency_bands={F} after {N_LAYERS} layers: use "
+                f"kernel_size=({largest}, ...) or smaller, or at least {N_LAYERS * (bands - 1) + 1} bands"
+            )
+        parts: list[nn.Module] = [nn.ZeroPad2d((N_LAYERS * (frames - 1), 0, 0, 0))]
+        for layer in range(N_LAYERS):
+            parts.append(nn.Conv2d(C_in if layer == 0 else channels, channels, kernel_size, bias=bias))
+            parts.append(CausalLayerNorm(channels) if norm else nn.Identity())
+            parts.append(nn.ReLU() if activation == "relu" else nn.LeakyReLU(LinearReadout.NEGATIVE_SLOPE))
+        super().__init__(*parts, nn.Flatten(1, 2))
+        self.F, self.C_in, self.history = F, C_in, frames - 1
+        self.out_features = channels * bands_left
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return every layer's past before the first frame: zeros, and the responses of layers to them."""
+        (home, precision), (where, kind) = placement(self), placement(self, device, dtype)
+        state: State = {}
+        x = torch.zeros(1, self.C_in, self.F, N_LAYERS * self.history + 1, device=home, dtype=precision)
+        for layer in range(N_LAYERS):
+            state[f"layer_{layer}"] = x[..., : self.history].to(where, kind).repeat(batch, 1, 1, 1)
+            x = self._layer(layer, x)
+        return state
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C_in, F, T') to (B, C * F', T') and the next state."""
+        following: State = {}
+        for layer in range(N_LAYERS):
+            padded = torch.cat([state[f"layer_{layer}"], chunk], dim=-1)
+            following[f"layer_{layer}"] = padded[..., padded.shape[-1] - self.history :]
+            chunk = self._layer(layer, padded)
+        return chunk.flatten(1, 2), following
+
+    def _layer(self, index: int, x: Tensor) -> Tensor:
+        """Convolution, normalisation and rectifier of one layer."""
+        for part in range(1 + 3 * index, 4 + 3 * index):
+            x = self[part](x)
+        return x

@@ -24,47 +24,6 @@ __all__ = ["DeepEncoder", "DilatedConvStack"]
 DILATIONS = (1, 1, 2, 4, 8)
 
 
-class DilatedConvStack(nn.Sequential):
-    """Causal convolutions over time, each followed by a rectifier, without any bias.
-
-    Maps (B, C, F, T) to (B, H, T). Time is padded once, in front of the input: without biases the zeros there
-    stay zeros in every layer, so this equals a padding of each layer by itself.
-    """
-
-    def __init__(self, in_features: int, n_hidden: int, kernel_size: int, dilations: Sequence[int]) -> None:
-        memories = [(kernel_size - 1) * dilation for dilation in dilations]
-        parts: list[nn.Module] = [nn.Flatten(1, 2), nn.ZeroPad1d((sum(memories), 0))]
-        for layer, dilation in enumerate(dilations):
-            channels = n_hidden if layer else in_features
-            parts.append(nn.Conv1d(channels, n_hidden, kernel_size, dilation=dilation, bias=False))
-            parts.append(nn.ReLU())
-        super().__init__(*parts)
-        self.in_features, self.n_hidden, self.memories = in_features, n_hidden, memories
-
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return every layer's past before the first frame: zeros."""
-        where, kind = placement(self, device, dtype)
-        return {
-            f"layer_{layer}": torch.zeros(
-                batch, self.n_hidden if layer else self.in_features, memory, device=where, dtype=kind
-            )
-            for layer, memory in enumerate(self.memories)
-        }
-
-    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map the next frames (B, C, F, T') to (B, H, T') and the next state."""
-        following: State = {}
-        frames = chunk.flatten(1, 2)
-        for layer, memory in enumerate(self.memories):
-            padded = torch.cat([state[f"layer_{layer}"], frames], dim=-1)
-            following[f"layer_{layer}"] = padded[..., padded.shape[-1] - memory :]
-            convolution, rectifier = self[2 + 2 * layer], self[3 + 2 * layer]
-            frames = rectifier(convolution(padded))
-        return frames, following
-
-
 @MODELS.register("deep_encoder")
 class DeepEncoder(AudioEncodingModel):
     """Five dilated convolutions over time without bias, then one affine map to the neurons.
@@ -156,3 +115,44 @@ class DeepEncoder(AudioEncodingModel):
         bias = check_flag("readout_bias", readout_bias)
         self.readout = LinearReadout(self.H, self.O, activation=output_activation, bias=bias)
         self.validate()
+
+
+class DilatedConvStack(nn.Sequential):
+    """Causal convolutions over time, each followed by a rectifier, without any bias.
+
+    Maps (B, C, F, T) to (B, H, T). Time is padded once, in front of the input: without biases the zeros there
+    stay zeros in every layer, so this equals a padding of each layer by itself.
+    """
+
+    def __init__(self, in_features: int, n_hidden: int, kernel_size: int, dilations: Sequence[int]) -> None:
+        memories = [(kernel_size - 1) * dilation for dilation in dilations]
+        parts: list[nn.Module] = [nn.Flatten(1, 2), nn.ZeroPad1d((sum(memories), 0))]
+        for layer, dilation in enumerate(dilations):
+            channels = n_hidden if layer else in_features
+            parts.append(nn.Conv1d(channels, n_hidden, kernel_size, dilation=dilation, bias=False))
+            parts.append(nn.ReLU())
+        super().__init__(*parts)
+        self.in_features, self.n_hidden, self.memories = in_features, n_hidden, memories
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return every layer's past before the first frame: zeros."""
+        where, kind = placement(self, device, dtype)
+        return {
+            f"layer_{layer}": torch.zeros(
+                batch, self.n_hidden if layer else self.in_features, memory, device=where, dtype=kind
+            )
+            for layer, memory in enumerate(self.memories)
+        }
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C, F, T') to (B, H, T') and the next state."""
+        following: State = {}
+        frames = chunk.flatten(1, 2)
+        for layer, memory in enumerate(self.memories):
+            padded = torch.cat([state[f"layer_{layer}"], frames], dim=-1)
+            following[f"layer_{layer}"] = padded[..., padded.shape[-1] - memory :]
+            convolution, rectifier = self[2 + 2 * layer], self[3 + 2 * layer]
+            frames = rectifier(convolution(padded))
+        return frames, following

@@ -444,25 +444,20 @@ class CausalConvPReLU(nn.Module, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, n * stride) to (B, C_out, n)."""
-        return self._convolve(functional.pad(x, (self.history, 0)))
+        return self.activation(self.conv(functional.pad(x, (self.history, 0))))  # type: ignore[no-any-return]
 
     def init_state(
         self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> State:
         """Return the zeros before the first input: ``{"history": (B, C_in, kernel_size - stride)}``."""
         where, kind = placement(self, device, dtype)
-        shape = (batch, self.in_channels, self.history)
-        return {"history": torch.zeros(shape, device=where, dtype=kind)}
+        return {"history": torch.zeros(batch, self.in_channels, self.history, device=where, dtype=kind)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next inputs (B, C_in, n * stride) to (B, C_out, n) and the next state."""
         padded = torch.cat([state["history"].to(chunk.dtype), chunk], dim=-1)
         following = padded[..., padded.shape[-1] - self.history :].to(state["history"].dtype)
-        return self._convolve(padded), {"history": following}
-
-    def _convolve(self, padded: Tensor) -> Tensor:
-        y: Tensor = self.activation(self.conv(padded))
-        return y
+        return self.activation(self.conv(padded)), {"history": following}
 
 
 def even_strides(total: int, n_layers: int) -> list[int]:
@@ -581,14 +576,12 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
             raise ValueError(f"expected a latent (B, 1, {self.in_features}, T), got {tuple(latent.shape)}")
         frames = latent.squeeze(1).transpose(1, 2)
         if time_hours is None:
-            drive = self._drive(frames, 0, len(self.weight))
+            drive = _affine(frames, self.weight, self.bias)
         else:
-            gains, start = self._gains(frames, time_hours), 0
-            parts = []
-            for recording, n_neurons in enumerate(self.neurons_per_recording):
-                parts.append(self._drive(frames * gains[recording], start, start + n_neurons))
-                start += n_neurons
-            drive = torch.cat(parts, dim=1)
+            weights = torch.split(self.weight, self.neurons_per_recording)
+            biases = torch.split(self.bias, self.neurons_per_recording)
+            recordings = zip(self._gains(frames, time_hours), weights, biases, strict=True)
+            drive = torch.cat([_affine(frames * gain, *affine) for gain, *affine in recordings], dim=1)
         return functional.softplus(drive) if self.head == "poisson" else drive
 
     def expected_counts(self, parameters: Tensor) -> Tensor:
@@ -601,12 +594,6 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
     def per_neuron_parameters(self) -> list[str]:
         """Return the names of the tensors whose first axis is the neuron."""
         return ["weight", "bias"]
-
-    def _drive(self, frames: Tensor, first: int, last: int) -> Tensor:
-        """(B, T, F) -> (B, N', P, T) for the neurons ``first`` to ``last - 1``."""
-        weight, bias = self.weight[first:last], self.bias[first:last]
-        y = functional.linear(frames, weight.flatten(0, 1), bias.flatten())
-        return y.transpose(1, 2).reshape(len(y), *bias.shape, -1)
 
     def _gains(self, frames: Tensor, time_hours: Tensor | float) -> list[Tensor]:
         """Gains of each recording that broadcast over (B, T, F)."""
@@ -622,6 +609,12 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
         time = time.reshape(*time.shape, *[1] * (3 - time.ndim))
         gates = zip(self.gate_weight, self.gate_bias, strict=True)
         return [1.0 + weight * time + bias for weight, bias in gates]
+
+
+def _affine(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, T, F) -> (B, N, P, T) by a weight (N, P, F) and a bias (N, P)."""
+    y = functional.linear(frames, weight.flatten(0, 1), bias.flatten())
+    return y.transpose(1, 2).reshape(len(y), *bias.shape, -1)
 
 
 def categorical_loss(
@@ -662,11 +655,8 @@ def categorical_loss(
 
 def _valid_counts(logits: Tensor, responses: Tensor, mask: Tensor | None) -> Tensor:
     """Return where there is a count (B, N, R, T), after checking shapes and values."""
-    batch, neurons, _, bins = logits.shape if logits.ndim == 4 else (-1, -1, -1, -1)
-    fits = responses.ndim == 4 and (responses.shape[0], responses.shape[1], responses.shape[3]) == (
-        batch, neurons, bins,
-    )  # fmt: skip
-    if not fits:
+    fits = logits.ndim == responses.ndim == 4 and logits.shape[:2] == responses.shape[:2]
+    if not fits or logits.shape[3] != responses.shape[3]:
         raise ValueError(
             f"expected logits (B, N, K, T) and responses (B, N, R, T), got {tuple(logits.shape)} and "
             f"{tuple(responses.shape)}; the logits come from model.forward_params(stimuli)"

@@ -82,15 +82,8 @@ class Linear(AudioEncodingModel):
             n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
         )
         sizes = {"F": self.F, "T": self.T, "C_in": self.C_in, "C_out": self.O}
-        self.readout = STRFReadout(
-            self.F,
-            self.T,
-            self.C_in,
-            self.O,
-            kernel=resolve_slot("kernel", kernel, KERNELS, **sizes),
-            activation=output_activation,
-            norm=norm,
-        )
+        strfs = resolve_slot("kernel", kernel, KERNELS, **sizes)
+        self.readout = STRFReadout(self.F, self.T, self.C_in, self.O, strfs, output_activation, norm=norm)
         self.validate()
 
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:

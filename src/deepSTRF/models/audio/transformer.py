@@ -33,84 +33,6 @@ _NOMINAL_WINDOW = 9
 _DROPOUT = 0.1
 
 
-class PatchTransformer(nn.Module, Configurable):
-    """Patches of a spectrogram to tokens, one per frame, then causal attention: (B, C, F, T) to (B, D, T).
-
-    A patch is ``freq_patch_size`` bands by ``time_patch_size`` frames, the current one last; the embeddings
-    of the ``F / freq_patch_size`` patches of a frame, side by side, are its token of D numbers.
-    """
-
-    def __init__(
-        self,
-        C_in: int,
-        F: int,
-        freq_patch_size: int | None = None,
-        time_patch_size: int = 1,
-        embedding_dim: int = 48,
-        n_heads: int = 1,
-        n_layers: int = 1,
-        context_window: int | None = None,
-        positional: str = "sinusoidal",
-        dropout: float = _DROPOUT,
-    ) -> None:
-        super().__init__()
-        check_choice("positional", positional, ("sinusoidal", "rope", "none"))
-        self.C_in, self.F = check_positive_int("C_in", C_in), check_positive_int("F", F)
-        self.K_F = self.F
-        if freq_patch_size is not None:
-            self.K_F = check_positive_int("freq_patch_size", freq_patch_size)
-        if self.F % self.K_F:
-            legal = [number for number in range(1, self.F + 1) if self.F % number == 0]
-            raise ValueError(
-                f"freq_patch_size must divide the {self.F} bands, got {self.K_F}; these do: {legal}"
-            )
-        self.K_T = check_positive_int("time_patch_size", time_patch_size)
-        self.F_p = self.F // self.K_F
-        self.token_dim = check_positive_int("embedding_dim", embedding_dim) * self.F_p
-        if positional == "sinusoidal":
-            check_even("the token width (embedding_dim * patches per frame)", self.token_dim)
-        self.patchify = nn.Conv2d(self.C_in, embedding_dim, (self.K_F, self.K_T), stride=(self.K_F, 1))
-        self.pos_encoding: SinusoidalPositionalEncoding | None = None
-        if positional == "sinusoidal":
-            self.pos_encoding = SinusoidalPositionalEncoding(self.token_dim)
-        self.tsfm = CausalTransformerEncoder(
-            n_layers, self.token_dim, n_heads, context_window, positional == "rope", dropout
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, F, T) to (B, D, T)."""
-        tokens = self._tokens(functional.pad(x, (self.K_T - 1, 0)))
-        if self.pos_encoding is not None:
-            tokens = self.pos_encoding(tokens)
-        return self.tsfm(tokens).transpose(1, 2)  # type: ignore[no-any-return]
-
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
-        """Return the zeros before the first frame, its number, and the state of every layer."""
-        where, kind = placement(self, device, dtype)
-        shape = (batch, self.C_in, self.F, self.K_T - 1)
-        state: State = {"history": torch.zeros(shape, device=where, dtype=kind)}
-        if self.pos_encoding is not None:
-            state["pos_encoding"] = self.pos_encoding.init_state(batch, device=where, dtype=kind)
-        state["tsfm"] = self.tsfm.init_state(batch, device=where, dtype=kind)
-        return state
-
-    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
-        """Map the next frames (B, C, F, T') to (B, D, T') and the next state."""
-        padded = torch.cat([state["history"], chunk], dim=-1)
-        tokens = self._tokens(padded)
-        following: State = {"history": padded[..., padded.shape[-1] - (self.K_T - 1) :]}
-        if self.pos_encoding is not None:
-            tokens, following["pos_encoding"] = self.pos_encoding.step(tokens, state["pos_encoding"])
-        tokens, following["tsfm"] = self.tsfm.step(tokens, state["tsfm"])
-        return tokens.transpose(1, 2), following
-
-    def _tokens(self, padded: Tensor) -> Tensor:
-        """(B, C, F, T + K_T - 1) to (B, T, D), embedding first and patch second."""
-        return self.patchify(padded).flatten(1, 2).transpose(1, 2)  # type: ignore[no-any-return]
-
-
 @MODELS.register("transformer")
 class Transformer(AudioEncodingModel):
     """Causal self-attention over frames, read out linearly by every neuron.
@@ -244,3 +166,81 @@ class Transformer(AudioEncodingModel):
             for name, tensor in state.items()
             if name != "pos_encoding.div_term"
         }
+
+
+class PatchTransformer(nn.Module, Configurable):
+    """Patches of a spectrogram to tokens, one per frame, then causal attention: (B, C, F, T) to (B, D, T).
+
+    A patch is ``freq_patch_size`` bands by ``time_patch_size`` frames, the current one last; the embeddings
+    of the ``F / freq_patch_size`` patches of a frame, side by side, are its token of D numbers.
+    """
+
+    def __init__(
+        self,
+        C_in: int,
+        F: int,
+        freq_patch_size: int | None = None,
+        time_patch_size: int = 1,
+        embedding_dim: int = 48,
+        n_heads: int = 1,
+        n_layers: int = 1,
+        context_window: int | None = None,
+        positional: str = "sinusoidal",
+        dropout: float = _DROPOUT,
+    ) -> None:
+        super().__init__()
+        check_choice("positional", positional, ("sinusoidal", "rope", "none"))
+        self.C_in, self.F = check_positive_int("C_in", C_in), check_positive_int("F", F)
+        self.K_F = self.F
+        if freq_patch_size is not None:
+            self.K_F = check_positive_int("freq_patch_size", freq_patch_size)
+        if self.F % self.K_F:
+            legal = [number for number in range(1, self.F + 1) if self.F % number == 0]
+            raise ValueError(
+                f"freq_patch_size must divide the {self.F} bands, got {self.K_F}; these do: {legal}"
+            )
+        self.K_T = check_positive_int("time_patch_size", time_patch_size)
+        self.F_p = self.F // self.K_F
+        self.token_dim = check_positive_int("embedding_dim", embedding_dim) * self.F_p
+        if positional == "sinusoidal":
+            check_even("the token width (embedding_dim * patches per frame)", self.token_dim)
+        self.patchify = nn.Conv2d(self.C_in, embedding_dim, (self.K_F, self.K_T), stride=(self.K_F, 1))
+        self.pos_encoding: SinusoidalPositionalEncoding | None = None
+        if positional == "sinusoidal":
+            self.pos_encoding = SinusoidalPositionalEncoding(self.token_dim)
+        self.tsfm = CausalTransformerEncoder(
+            n_layers, self.token_dim, n_heads, context_window, positional == "rope", dropout
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, F, T) to (B, D, T)."""
+        tokens = self._tokens(functional.pad(x, (self.K_T - 1, 0)))
+        if self.pos_encoding is not None:
+            tokens = self.pos_encoding(tokens)
+        return self.tsfm(tokens).transpose(1, 2)  # type: ignore[no-any-return]
+
+    def init_state(
+        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> State:
+        """Return the zeros before the first frame, its number, and the state of every layer."""
+        where, kind = placement(self, device, dtype)
+        shape = (batch, self.C_in, self.F, self.K_T - 1)
+        state: State = {"history": torch.zeros(shape, device=where, dtype=kind)}
+        if self.pos_encoding is not None:
+            state["pos_encoding"] = self.pos_encoding.init_state(batch, device=where, dtype=kind)
+        state["tsfm"] = self.tsfm.init_state(batch, device=where, dtype=kind)
+        return state
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, C, F, T') to (B, D, T') and the next state."""
+        padded = torch.cat([state["history"], chunk], dim=-1)
+        tokens = self._tokens(padded)
+        following: State = {"history": padded[..., padded.shape[-1] - (self.K_T - 1) :]}
+        if self.pos_encoding is not None:
+            tokens, following["pos_encoding"] = self.pos_encoding.step(tokens, state["pos_encoding"])
+        tokens, following["tsfm"] = self.tsfm.step(tokens, state["tsfm"])
+        return tokens.transpose(1, 2), following
+
+    def _tokens(self, padded: Tensor) -> Tensor:
+        """(B, C, F, T + K_T - 1) to (B, T, D), embedding first and patch second."""
+        return self.patchify(padded).flatten(1, 2).transpose(1, 2)  # type: ignore[no-any-return]
