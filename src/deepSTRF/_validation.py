@@ -19,6 +19,7 @@ from deepSTRF.protocols import DatasetLike
 
 __all__ = [
     "MOST_NAMED",
+    "FloatArray",
     "NeuronSelection",
     "as_numbers",
     "ascending_frequencies",
@@ -39,6 +40,7 @@ __all__ = [
     "polarity_channel",
 ]
 
+FloatArray: TypeAlias = NDArray[np.float64]
 #: One neuron, several in any order (negative numbers count from the end), or None for all.
 NeuronSelection: TypeAlias = int | slice | Sequence[int] | Tensor | None
 #: So many names are listed before the rest is only counted.

@@ -9,6 +9,7 @@ make patterns audible, and `deepSTRF.interpret.probes` plays synthetic sounds to
 `deepSTRF.plots`; plain gradients are methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 """
 
+from deepSTRF.interpret import filter_statistics, probes
 from deepSTRF.interpret.attribution import contributions, occlusion, smooth_dstrf
 from deepSTRF.interpret.dstrf import (
     DynamicSTRF,
@@ -47,6 +48,7 @@ __all__ = [
     "dstrf",
     "exciting_sound",
     "exciting_spectrogram",
+    "filter_statistics",
     "fit_gabor",
     "front_end_response",
     "initial_front_end",
@@ -54,6 +56,7 @@ __all__ = [
     "measure_window",
     "modulation_transfer",
     "occlusion",
+    "probes",
     "rf_duration_ms",
     "separability_index",
     "smooth_dstrf",

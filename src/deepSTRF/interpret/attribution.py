@@ -27,8 +27,6 @@ from deepSTRF.interpret.dstrf.window_response import WindowResponse, forward_byt
 from deepSTRF.interpret.filter_statistics.ensembles import as_filters
 from deepSTRF.models.prediction import differentiating, evaluating
 
-__all__ = ["Occlusion", "SmoothedSTRF", "contributions", "occlusion", "smooth_dstrf"]
-
 
 @dataclass(frozen=True)
 class SmoothedSTRF:
@@ -36,25 +34,17 @@ class SmoothedSTRF:
 
     Attributes
     ----------
-    weights : Tensor (T, N, L, F)
-        Mean filters; every statistic of filters takes them, e.g. ``complexity(smoothed.weights)``.
-    spread : Tensor (T, N, L, F)
-        Standard deviation over the copies (n_samples - 1 in the denominator): large where the filter is one
-        of many between which small changes of the stimulus switch. NaN for one copy.
-    response : Tensor (T, N)
-        Mean response to the copies.
-    clean : Tensor (T, N)
-        Response to the clip itself.
-    noise_sd : float
-        Standard deviation of the noise, in stimulus units.
-    n_samples : int
-        Copies.
-    times : Tensor (T,)
-        Frame of each row.
-    neurons : list of int
-        Neuron of each column.
-    lags : int
-        Frames of the window, L.
+    weights : Tensor (T, N, L, F). Mean filters; every statistic of filters takes them, e.g.
+        ``complexity(smoothed.weights)``.
+    spread : Tensor (T, N, L, F). Standard deviation over the copies (n_samples - 1 in the denominator): large
+        where the filter is one of many between which small changes of the stimulus switch. NaN for one copy.
+    response : Tensor (T, N). Mean response to the copies.
+    clean : Tensor (T, N). Response to the clip itself.
+    noise_sd : float. Standard deviation of the noise, in stimulus units.
+    n_samples : int. Copies.
+    times : Tensor (T,). Frame of each row.
+    neurons : list of int. Neuron of each column.
+    lags : int. Frames of the window, L.
     """
 
     weights: Tensor
@@ -183,11 +173,6 @@ def smooth_dstrf(
     SmoothedSTRF
         Mean and spread.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For illegal arguments, and as `dstrf` raises.
-
     References
     ----------
     Smilkov et al. 2017, SmoothGrad, arXiv 1706.03825.
@@ -260,20 +245,16 @@ class Occlusion:
 
     Attributes
     ----------
-    change : Tensor (T, N, P, Q)
-        Response less the response without the patch: positive where the patch raised the response. P
-        patches along lags, from the oldest to the one that ends at the current frame, Q along bands, from the
-        lowest; 0 where a patch lies before the clip.
-    lag_edges : Tensor (P + 1,)
-        Patch p covers lags ``lag_edges[p] : lag_edges[p + 1]`` of the window; the oldest may be narrower.
-    band_edges : Tensor (Q + 1,)
-        Patch q covers bands ``band_edges[q] : band_edges[q + 1]``; the highest may be narrower.
-    response : Tensor (T, N)
-        Responses to the clip as it is.
-    times : list of int
-        Frame of each row.
-    neurons : list of int
-        Neuron of each column.
+    change : Tensor (T, N, P, Q). Response less the response without the patch: positive where the patch
+        raised the response. P patches along lags, from the oldest to the one that ends at the current frame,
+        Q along bands, from the lowest; 0 where a patch lies before the clip.
+    lag_edges : Tensor (P + 1,). Patch p covers lags ``lag_edges[p] : lag_edges[p + 1]`` of the window; the
+        oldest may be narrower.
+    band_edges : Tensor (Q + 1,). Patch q covers bands ``band_edges[q] : band_edges[q + 1]``; the highest may
+        be narrower.
+    response : Tensor (T, N). Responses to the clip as it is.
+    times : list of int. Frame of each row.
+    neurons : list of int. Neuron of each column.
     """
 
     change: Tensor

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepSTRF._validation import (
+    FloatArray,
     NeuronSelection,
     as_numbers,
     check_choice,
@@ -29,10 +30,6 @@ from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.prediction import differentiating, evaluating
-
-__all__ = ["exciting_sound", "exciting_spectrogram"]
-
-FloatArray = NDArray[np.float64]
 
 #: Frames searched in a model without a finite receptive field, as in its gradient maps.
 UNBOUNDED_FRAMES = 60
@@ -51,30 +48,22 @@ class ExcitingStimulus:
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons.
-    stimulus : array (K, F, T) or (K, T_audio)
-        The stimuli: deviations from the null stimulus, as spectrograms or as samples.
-    null : array (F, T) or (T_audio,)
-        The null stimulus they deviate from: what the model sees is the sum.
-    energy : float
-        Sum of squares of each stimulus.
-    response : array (K,)
-        Response to each stimulus, in the model's unit.
-    null_response, start_response : array (K,)
-        Response to the null stimulus, and the best of the starts before the search.
-    n_steps : int array (K,)
-        Steps that raised the response, in the best of the searches.
-    converged : bool array (K,)
-        Whether that search ended by itself, as no turn raised the response any more; else ``n_steps`` was
-        too small.
-    agreement : array (K,)
-        Smallest cosine between the best stimulus and those of other starts that reached 99 % of its gain: 1
-        when all found the same, low when there are several best stimuli. NaN with one such start.
-    dt_ms : float or None
-        Bin in ms of a sound; spectrograms leave it to the caller.
-    audio_fs : float or None
-        Samples per second of a sound.
+    neurons : list of int. Which neurons.
+    stimulus : array (K, F, T) or (K, T_audio). The stimuli: deviations from the null stimulus, as
+        spectrograms or as samples.
+    null : array (F, T) or (T_audio,). The null stimulus they deviate from: what the model sees is the sum.
+    energy : float. Sum of squares of each stimulus.
+    response : array (K,). Response to each stimulus, in the model's unit.
+    null_response, start_response : array (K,). Response to the null stimulus, and the best of the starts
+        before the search.
+    n_steps : int array (K,). Steps that raised the response, in the best of the searches.
+    converged : bool array (K,). Whether that search ended by itself, as no turn raised the response any more;
+        else ``n_steps`` was too small.
+    agreement : array (K,). Smallest cosine between the best stimulus and those of other starts that reached
+        99 % of its gain: 1 when all found the same, low when there are several best stimuli. NaN with one
+        such start.
+    dt_ms : float or None. Bin in ms of a sound; spectrograms leave it to the caller.
+    audio_fs : float or None. Samples per second of a sound.
     """
 
     neurons: list[int]
@@ -181,11 +170,6 @@ def exciting_spectrogram(
     -------
     ExcitingStimulus
         The best stimulus of each neuron, the current frame last.
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        For an illegal argument.
 
     References
     ----------

@@ -18,21 +18,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from deepSTRF._validation import FloatArray
 from deepSTRF.interpret.strf.tuning import extent_above
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-__all__ = [
-    "compare_wav2spec",
-    "compare_wav2spec_to_groundtruth",
-    "front_end_response",
-    "initial_front_end",
-]
-
-FloatArray = NDArray[np.float64]
 
 #: Range of the tuning curves, and the steps in which the reference tone is made softer. Between steps the
 #: level is interpolated, which for a power law errs by less than 0.2 dB.
@@ -54,8 +46,6 @@ BATCH_SAMPLES = 2**18
 #: Size of the figure of a comparison, in inches.
 FIGSIZE = (9.0, 5.6)
 
-# ---------------------------------------------------------------------- tuning and delay
-
 
 @dataclass(frozen=True)
 class FrontEndResponse:
@@ -63,22 +53,18 @@ class FrontEndResponse:
 
     Attributes
     ----------
-    frequencies_hz : array (P,)
-        Tones.
-    gain_db : array (F, P)
-        For each channel and tone, by how much its best tone must be lowered for the same output: 0 is the
-        best tone, -60 what lies below the measured range. NaN for a channel whose output no tone changes.
-    centre_hz, bandwidth_hz : array (F,)
-        Geometric middle and width of the band within 3 dB of the best tone.
-    lag_ms : array (L,)
-        Age of a click at the end of a bin.
-    click : array (F, L)
-        Change of the channel's output by a click of that age, as a share of its largest change.
-    click_latency_ms : array (F,)
-        Age of the click at the top of that response less half a bin: the delay behind an ideal detector. NaN
-        for a channel whose output no click changes.
-    stated_latency_ms : array (F,) or None
-        What the front-end itself states: ``channel_latency_ms``, or ``latency_ms`` for all.
+    frequencies_hz : array (P,). Tones.
+    gain_db : array (F, P). For each channel and tone, by how much its best tone must be lowered for the same
+        output: 0 is the best tone, -60 what lies below the measured range. NaN for a channel whose output no
+        tone changes.
+    centre_hz, bandwidth_hz : array (F,). Geometric middle and width of the band within 3 dB of the best tone.
+    lag_ms : array (L,). Age of a click at the end of a bin.
+    click : array (F, L). Change of the channel's output by a click of that age, as a share of its largest
+        change.
+    click_latency_ms : array (F,). Age of the click at the top of that response less half a bin: the delay
+        behind an ideal detector. NaN for a channel whose output no click changes.
+    stated_latency_ms : array (F,) or None. What the front-end itself states: ``channel_latency_ms``, or
+        ``latency_ms`` for all.
     """
 
     frequencies_hz: FloatArray
@@ -322,18 +308,13 @@ def initial_front_end(wav2spec: nn.Module) -> nn.Module | None:
     return fresh.eval()
 
 
-# ---------------------------------------------------------------------- comparison with a reference
-
-
 class Wav2specComparison(NamedTuple):
     """A front-end's output and a reference on one grid.
 
     Attributes
     ----------
-    pred, truth : float32 array (F, T)
-        Output and reference, cropped to their common bins.
-    r : float
-        Pearson correlation over all of them; NaN when either is constant.
+    pred, truth : float32 array (F, T). Output and reference, cropped to their common bins.
+    r : float. Pearson correlation over all of them; NaN when either is constant.
     """
 
     pred: NDArray[np.float32]

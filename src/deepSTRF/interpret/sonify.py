@@ -6,19 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepSTRF._validation import (
+    FloatArray,
     as_numbers,
     ascending_frequencies,
     check_choice,
     check_positive_number,
     check_share,
 )
-
-__all__ = ["sonify_spectrogram", "sonify_strf", "write_wav"]
-
-FloatArray = NDArray[np.float64]
 
 #: Peak of every file as a share of full scale: loud enough, and far from startling in headphones.
 LISTENING_PEAK = 0.5
@@ -134,11 +130,6 @@ def sonify_spectrogram(
     array (T * dt_ms * audio_fs / 1000,)
         Samples; the root mean square of each band is its envelope.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For an illegal argument.
-
     Examples
     --------
     >>> sound = sonify_spectrogram(np.ones((2, 20)), [500.0, 1000.0], dt_ms=5.0, audio_fs=8000)
@@ -195,11 +186,6 @@ def sonify_strf(
     -------
     array (T_audio,)
         Samples, at most as loud as a map whose peak is 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an illegal argument.
 
     Examples
     --------

@@ -62,9 +62,6 @@ MOST_LINES = 6
 LETTERS = "ABCDEFGH"
 
 
-# ------------------------------------------------------------------ nonlinearity
-
-
 def plot_nonlinearity_scatter(
     measures: Mapping[str, Any],
     against: str = "complexity",
@@ -244,9 +241,6 @@ def _checked_measures(measures: Mapping[str, Any], names: Sequence[str] | None) 
     if names is not None and len(names) != next(iter(sizes.values())):
         raise ValueError(f"names holds {len(names)} names for {next(iter(sizes.values()))} neurons")
     return columns
-
-
-# ------------------------------------------------------------------ directions
 
 
 def plot_eigen_spectrum(
@@ -524,9 +518,6 @@ def _checked_surface(mean: Any, edges: Any, count: Any) -> tuple[FloatArray, Flo
     if not np.isfinite(borders).all():
         raise ValueError("edges are NaN: this neuron has no such direction, its filters are of a lower rank")
     return rates, borders, counts
-
-
-# ------------------------------------------------------------------ patterns
 
 
 def plot_filter_patterns(

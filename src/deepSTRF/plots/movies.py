@@ -272,9 +272,6 @@ class _Scene:
         return figure, update, [*images, *lines]
 
 
-# ------------------------------------------------------------------ frames to files
-
-
 @dataclass(frozen=True)
 class Film:
     """A drawn figure, a function that sets it to a time bin, the artists this changes, and the bins shown."""

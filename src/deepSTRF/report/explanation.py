@@ -33,19 +33,15 @@ class Explanation:
 
     Attributes
     ----------
-    folder : Path
-        ``explain`` in the run folder.
-    facts : dict
-        Neurons chosen (``neurons``, ``names``), ``seed``, the clip and excerpt, and ``skipped``: pairs of a
-        part and the reason.
-    tables : mapping of str to list of dict
-        Rows of ``tuning`` (all neurons), ``nonlinearity`` and ``probes`` (those chosen), cells as text.
-    arrays : mapping of str to (mapping of str to array)
-        ``fields``, ``confidence``, ``modulation``, ``dstrf`` and ``probes``.
-    sounds : list of (str, Path)
-        Label and WAV file.
-    movie : Path or None
-        The movie of the dynamic STRFs.
+    folder : Path. ``explain`` in the run folder.
+    facts : dict. Neurons chosen (``neurons``, ``names``), ``seed``, the clip and excerpt, and ``skipped``:
+        pairs of a part and the reason.
+    tables : mapping of str to list of dict. Rows of ``tuning`` (all neurons), ``nonlinearity`` and ``probes``
+        (those chosen), cells as text.
+    arrays : mapping of str to (mapping of str to array). ``fields``, ``confidence``, ``modulation``,
+        ``dstrf`` and ``probes``.
+    sounds : list of (str, Path). Label and WAV file.
+    movie : Path or None. The movie of the dynamic STRFs.
     """
 
     folder: Path

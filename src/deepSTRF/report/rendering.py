@@ -37,9 +37,6 @@ NO_NUMBER = "–"
 LONGEST_NAME = 12
 
 
-# ------------------------------------------------------------------ templates
-
-
 def render(template: str, **context: Any) -> str:
     """HTML of one file in ``report/templates``; a missing variable raises `jinja2.UndefinedError`."""
     return _environment().get_template(template).render(**context)
@@ -58,9 +55,6 @@ def _environment() -> Environment:
     )
     environment.filters["number"] = number
     return environment
-
-
-# ------------------------------------------------------------------ figures and sounds
 
 
 def figure_html(figure: Figure | SubFigure, alt: str, caption: str = "", wide: bool = True) -> str:
@@ -141,9 +135,6 @@ def file_data_uri(path: Path) -> str:
 
 def _uri(mime: str, content: bytes) -> str:
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-# ------------------------------------------------------------------ numbers, names, tables
 
 
 def number(value: float | None, decimals: int = 3) -> str:

@@ -19,8 +19,6 @@ from torch.nn import functional
 from deepSTRF._validation import check_differentiable
 from deepSTRF.interpret.dstrf.target import Estimator, windows_of
 
-__all__ = ["Comb", "Jacobian", "StatefulWindows", "Windows", "recent"]
-
 
 class Jacobian(Estimator):
     """Every time on a copy of the clip up to it: for any causal model, over its whole past."""
@@ -186,9 +184,6 @@ class Comb(Jacobian):
         )
 
 
-# ---------------------------------------------------------------------- gradients
-
-
 def recent(gradient: Tensor, times: Tensor, lags: int, which: Tensor | None = None) -> Tensor:
     """Return the last frames (B, L, F) before given times (B,) of gradients (K, F, T), zero before the clip.
 
@@ -220,9 +215,6 @@ def _held_bytes(respond: Callable[[Tensor], Tensor], frames: Tensor) -> int:
             y = respond(x)
     # the second clip's share, for weights are saved once; what is not saved is about as much again
     return 2 * max(0, held[1] - held[0]) + (2 * frames.numel() + y.numel()) * x.element_size()
-
-
-# ---------------------------------------------------------------------- states
 
 
 def _batch_axes(one: Any, two: Any) -> Any:

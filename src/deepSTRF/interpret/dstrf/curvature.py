@@ -30,8 +30,6 @@ from deepSTRF.interpret.dstrf.target import Target, check_model, replaced_output
 from deepSTRF.interpret.dstrf.window_response import WindowResponse, noise_sd, window_length
 from deepSTRF.models.prediction import differentiating
 
-__all__ = ["Curvature", "curvature"]
-
 METHODS = ("exact", "secant")
 #: Weights up to which the whole matrix is made: below this, iterations save nothing.
 SMALL = 64
@@ -48,26 +46,18 @@ class Curvature:
 
     Attributes
     ----------
-    eigenvalues : Tensor (T, K)
-        Falling in magnitude, in response units per squared stimulus unit. Positive: a change along the
-        pattern raises the response, whatever its sign; negative: it lowers it.
-    patterns : Tensor (T, K, L, F)
-        Of norm 1, with a positive largest entry; lags from the oldest frame to the current one, zero before
-        the clip.
-    filters : Tensor (T, L, F)
-        First order: the dynamic STRF at each time.
-    response : Tensor (T,)
-        The model's responses.
-    flat : Tensor (T,)
-        Times at which there is no curvature at all.
-    times : list of int
-        Which frames.
-    neuron : int
-        Which neuron.
-    method : {"exact", "secant"}
-        How.
-    scale : float or None
-        With ``"secant"``: standard deviation of the change of each entry, in stimulus units.
+    eigenvalues : Tensor (T, K). Falling in magnitude, in response units per squared stimulus unit. Positive:
+        a change along the pattern raises the response, whatever its sign; negative: it lowers it.
+    patterns : Tensor (T, K, L, F). Of norm 1, with a positive largest entry; lags from the oldest frame to
+        the current one, zero before the clip.
+    filters : Tensor (T, L, F). First order: the dynamic STRF at each time.
+    response : Tensor (T,). The model's responses.
+    flat : Tensor (T,). Times at which there is no curvature at all.
+    times : list of int. Which frames.
+    neuron : int. Which neuron.
+    method : {"exact", "secant"}. How.
+    scale : float or None. With ``"secant"``: standard deviation of the change of each entry, in stimulus
+        units.
     """
 
     eigenvalues: Tensor
@@ -202,9 +192,6 @@ def curvature(
     return _gathered(rows, target, wanted, named, index, method, step)
 
 
-# ---------------------------------------------------------------------- one response
-
-
 class _Response:
     """One response as a function of its window, flattened."""
 
@@ -306,9 +293,6 @@ def _strongest(matrix: NDArray[np.float64], wanted: int) -> tuple[NDArray[np.flo
     values, vectors = np.linalg.eigh(matrix)
     order = np.argsort(-np.abs(values), kind="stable")[:wanted]
     return values[order], vectors[:, order].T
-
-
-# ---------------------------------------------------------------------- pieces
 
 
 @contextlib.contextmanager

@@ -48,19 +48,6 @@ from deepSTRF.interpret.dstrf.target import (
 )
 from deepSTRF.models.prediction import differentiating
 
-__all__ = [
-    "BUDGET",
-    "Request",
-    "Run",
-    "baseline_frames",
-    "dstrf",
-    "open_run",
-    "output_slope",
-    "stimulus_frames",
-    "target_of",
-    "time_indices",
-]
-
 #: Working memory beyond the result, unless set otherwise: small beside any result worth streaming.
 BUDGET = 2**26
 METHODS = ("closed", "sweep", "windows", "comb", "jacobian")
@@ -203,11 +190,6 @@ def stimulus_frames(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogr
     Tensor
         (F, T).
 
-    Raises
-    ------
-    ValueError
-        As `dstrf`.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -234,9 +216,6 @@ def target_of(model: nn.Module, stimulus: Tensor, wrt: str) -> Target:
             f"{wrt!r}"
         )
     return LayerTarget(model, stimulus, wrt)
-
-
-# ---------------------------------------------------------------------- the run
 
 
 def open_run(
@@ -391,9 +370,6 @@ def _applied(block: Tensor, frames: Tensor, times: list[int], ahead: int) -> Ten
     around = functional.pad(frames, (lags - 1, ahead))
     windows = windows_of(around, [t + ahead + lags - 1 for t in times], lags)
     return torch.einsum("bnlf,bfl->bnl", block, windows[:, 0])
-
-
-# ---------------------------------------------------------------------- the request
 
 
 class Request:
@@ -667,9 +643,6 @@ def _methods_ahead(target: Target, method: str, request: Request) -> Iterator[Es
     for inner in methods_for(delayed, method, neurons, request.width + ahead, field, budget, request.part):
         # the plain method takes the whole clip: nothing then depends on where it is cut
         yield whole if type(inner) is Jacobian else LookingAhead(target, inner, ahead, lookahead)
-
-
-# ---------------------------------------------------------------------- the check
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,6 @@ from deepSTRF.interpret.dstrf.result import cut_bins
 from deepSTRF.interpret.dstrf.sinks import FileSink, Sink, SinkSet, as_sink, opened
 from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT
 
-__all__ = ["JackknifedSTRF", "dstrf_folds", "jackknife_error", "jackknifed_dstrf", "sign_consistent"]
-
 #: Working memory for all fits together.
 BUDGET = 2**28
 #: Entries whose signs are compared at once.
@@ -54,29 +52,20 @@ class JackknifedSTRF:
 
     Attributes
     ----------
-    weights : Tensor (T, N, L, F), or what the sink made
-        Mean filters; with ``agreement``, zero where fits differ in sign.
-    response : Tensor (T, N)
-        Mean response of the fits, which the unmasked mean filters and the mean intercept reproduce where the
-        frames of all fits are the same: not behind a front-end that each has learned.
-    intercept : Tensor (T, N)
-        Mean intercept and memory.
-    kept : float
-        Share of entries that fits agree on; 1 without a mask.
-    times : Tensor (T,)
-        Frame of each row.
-    neurons : list of int
-        Neuron of each column.
-    lags : int
-        Frames of the window up to the current one, L.
-    error : Tensor (T, N, L, F), or what its sink made
-        Jackknife standard errors, None unless requested.
-    lookahead : int
-        Frames of the window after the current one: the last entries of the lag axis.
-    n_frames : int or None
-        Frames of the clip.
-    edge : str
-        Treatment of the ends of the clip, as given.
+    weights : Tensor (T, N, L, F), or what the sink made. Mean filters; with ``agreement``, zero where fits
+        differ in sign.
+    response : Tensor (T, N). Mean response of the fits, which the unmasked mean filters and the mean
+        intercept reproduce where the frames of all fits are the same: not behind a front-end that each has
+        learned.
+    intercept : Tensor (T, N). Mean intercept and memory.
+    kept : float. Share of entries that fits agree on; 1 without a mask.
+    times : Tensor (T,). Frame of each row.
+    neurons : list of int. Neuron of each column.
+    lags : int. Frames of the window up to the current one, L.
+    error : Tensor (T, N, L, F), or what its sink made. Jackknife standard errors, None unless requested.
+    lookahead : int. Frames of the window after the current one: the last entries of the lag axis.
+    n_frames : int or None. Frames of the clip.
+    edge : str. Treatment of the ends of the clip, as given.
     """
 
     weights: Any

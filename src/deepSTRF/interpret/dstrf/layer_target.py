@@ -25,8 +25,6 @@ from deepSTRF.interpret.dstrf.target import (
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.streaming import State, step_slot
 
-__all__ = ["LayerTarget", "LayerTargetError"]
-
 #: Slots of our models after which a layer target may begin, and from which they run on chunk by chunk.
 _SLOTS = ("prefiltering", "core", "readout")
 

@@ -22,18 +22,6 @@ from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 
-__all__ = [
-    "ClosedForm",
-    "Convolution",
-    "Linearization",
-    "Linearizer",
-    "Link",
-    "Padding",
-    "Pointwise",
-    "chain_of",
-    "linearize",
-]
-
 #: Elementwise modules: the derivative of their summed output is their slope. BatchNorm is, in eval mode.
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
@@ -122,9 +110,6 @@ def chain_of(target: Target, skip: nn.Module | None = None) -> list[Link] | None
         links = [Padding(link.left, 0) if isinstance(link, Padding) else link for link in links]
         links.append(Padding(target.delay, 0))
     return links
-
-
-# ---------------------------------------------------------------------- reading modules
 
 
 class _Leaves(fx.Tracer):
@@ -352,9 +337,6 @@ class _Reader:
             raise UnknownLink
 
 
-# ---------------------------------------------------------------------- slopes along a clip
-
-
 @dataclass(frozen=True)
 class Linearization:
     """The slopes of a chain along a clip.
@@ -455,9 +437,6 @@ class Linearizer:
         if any(one.shape != other.shape for one, other in zip(ours, theirs, strict=True)):
             return False
         return agree(torch.cat(ours, dim=1), torch.cat(theirs, dim=1))
-
-
-# ---------------------------------------------------------------------- one convolution
 
 
 class ClosedForm(Estimator):

@@ -14,8 +14,6 @@ from torch.nn import functional
 from deepSTRF.interpret.dstrf.autodiff import Jacobian, recent
 from deepSTRF.interpret.dstrf.target import Estimator, Target
 
-__all__ = ["Delayed", "LookingAhead", "ToTheEnd"]
-
 
 class Delayed(Target):
     """A target whose responses come some frames late, so that they depend on no later frame.

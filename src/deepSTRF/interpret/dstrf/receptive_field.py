@@ -16,15 +16,6 @@ from deepSTRF.interpret.dstrf.target import check_model
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
 
-__all__ = [
-    "ReceptiveFieldError",
-    "measure_receptive_field",
-    "measure_window",
-    "not_causal",
-    "probe_receptive_field",
-    "probe_window",
-]
-
 #: Clip lengths that are tried in turn, in frames; a response that still changes at the end of the last
 #: one has a memory without a bound for every practical purpose.
 LENGTHS = (64, 512, 2048)

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from deepSTRF._validation import check_positive_number
 
-__all__ = ["DynamicSTRF", "cut_bins"]
-
 
 @dataclass(frozen=True)
 class DynamicSTRF:

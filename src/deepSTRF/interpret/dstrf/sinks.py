@@ -19,18 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "ArraySink",
-    "CallbackSink",
-    "FileSink",
-    "MomentSink",
-    "Moments",
-    "Sink",
-    "SinkSet",
-    "as_sink",
-    "opened",
-]
-
 #: Methods of a sink.
 STEPS = ("open", "write", "close", "abort")
 #: Seconds without a write after which an unfinished file counts as abandoned: a day.
@@ -172,12 +160,10 @@ class Moments:
 
     Attributes
     ----------
-    mean, sd : Tensor (N, L, F)
-        Over time; the standard deviation has T - 1 in the denominator.
-    norm : Tensor (T, N)
-        Frobenius norm of each bin's filter; its standard deviation over time is the gain change.
-    excitation, inhibition : Tensor (T, N)
-        Sums of its positive and of its negative entries.
+    mean, sd : Tensor (N, L, F). Over time; the standard deviation has T - 1 in the denominator.
+    norm : Tensor (T, N). Frobenius norm of each bin's filter; its standard deviation over time is the gain
+        change.
+    excitation, inhibition : Tensor (T, N). Sums of its positive and of its negative entries.
     """
 
     mean: Tensor

@@ -20,8 +20,6 @@ from torch import Tensor
 from deepSTRF.interpret.dstrf.linearization import Convolution, Linearization, Linearizer
 from deepSTRF.interpret.dstrf.target import Estimator, Target
 
-__all__ = ["Adjoint", "Ascent", "Sweep", "cheapest_meeting", "grid_below"]
-
 #: Rows of a block: enough for a product to run at full speed, few enough that a layer stays in a processor's
 #: cache (measured with 128 units: 128 to 480 rows are alike on one thread and two).
 _ROWS = 240

@@ -17,8 +17,6 @@ from torch.overrides import TorchFunctionMode
 from deepSTRF.interpret.dstrf.target import Target, check_model
 from deepSTRF.models.prediction import differentiating
 
-__all__ = ["Switches", "switches"]
-
 #: Functions with kinks, by name, and the places of the kinks.
 KINKS: dict[str, tuple[float, ...]] = {
     "relu": (0.0,), "relu_": (0.0,), "leaky_relu": (0.0,), "leaky_relu_": (0.0,), "prelu": (0.0,),
@@ -32,10 +30,8 @@ class Switches:
 
     Attributes
     ----------
-    per_step : Tensor (T - 1,)
-        Units that change sides from each bin to the next.
-    units : int
-        Units with a kink.
+    per_step : Tensor (T - 1,). Units that change sides from each bin to the next.
+    units : int. Units with a kink.
     """
 
     per_step: Tensor

@@ -21,27 +21,6 @@ from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.streaming import State, is_streamable
 
-__all__ = [
-    "UNDECLARED",
-    "Estimator",
-    "Target",
-    "agree",
-    "check_finite",
-    "check_model",
-    "front_end_of",
-    "has_halves",
-    "mono",
-    "one_spectrogram",
-    "placed",
-    "replaced_output",
-    "samples_per_frame",
-    "sound_frames",
-    "sound_of",
-    "submodule",
-    "whole_frames",
-    "windows_of",
-]
-
 #: The model declares no receptive field (None would be: unbounded).
 UNDECLARED = -1
 #: Largest difference between equal responses, relative to the largest one, by bytes of the type.
@@ -224,9 +203,6 @@ class Estimator:
         return len(self.neurons) * self.lags * x.shape[2] * x.element_size()
 
 
-# ---------------------------------------------------------------------- models
-
-
 def front_end_of(model: nn.Module) -> nn.Module | None:
     """Return the part of a model that takes sounds, ``wav2spec``, or None."""
     part = getattr(model, "wav2spec", None)
@@ -302,9 +278,6 @@ def agree(one: Tensor, other: Tensor) -> bool:
     """Return whether two responses are the same but for rounding."""
     scale = float(other.abs().max()) or 1.0
     return float((one - other).abs().max()) <= ROUNDING[other.element_size()] * scale
-
-
-# ---------------------------------------------------------------------- stimuli
 
 
 def placed(model: nn.Module, stimulus: Tensor) -> Tensor:

@@ -10,8 +10,6 @@ from deepSTRF._validation import check_positive_int
 from deepSTRF.interpret.dstrf.receptive_field import ReceptiveFieldError, probe_receptive_field
 from deepSTRF.interpret.dstrf.target import UNDECLARED, Target, agree
 
-__all__ = ["WindowResponse", "forward_bytes", "noise_sd", "window_length"]
-
 
 class WindowResponse:
     """The responses at one time, as a function of the last frames up to it; older frames stay as they are.

@@ -13,8 +13,6 @@ from torch import Tensor
 
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
 
-__all__ = ["Spectrum", "complexity", "gain_change", "gain_variation", "singular_spectrum"]
-
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -22,16 +20,12 @@ class Spectrum:
 
     Attributes
     ----------
-    values : list of Tensor
-        Singular values of each neuron, falling.
-    complexity : Tensor (N,)
-        Their sum over the largest: 1 for a linear neuron.
-    effective_rank : Tensor (N,)
-        Exponential of the entropy of their shares (Roy & Vetterli 2007).
-    participation_ratio : Tensor (N,)
-        ``(sum s^2)^2 / sum s^4``: how many patterns share the variance.
-    excluded : Tensor (N,)
-        Bins left out because they hold NaN, or are cut off by the start of the clip (`cut_off`).
+    values : list of Tensor. Singular values of each neuron, falling.
+    complexity : Tensor (N,). Their sum over the largest: 1 for a linear neuron.
+    effective_rank : Tensor (N,). Exponential of the entropy of their shares (Roy & Vetterli 2007).
+    participation_ratio : Tensor (N,). ``(sum s^2)^2 / sum s^4``: how many patterns share the variance.
+    excluded : Tensor (N,). Bins left out because they hold NaN, or are cut off by the start of the clip
+        (`cut_off`).
     """
 
     values: list[Tensor]
@@ -59,11 +53,6 @@ def complexity(dstrfs: Filters, *, centred: bool = False) -> Tensor:
         (N,), from 1 (a linear neuron) to the smaller of T and L * F; NaN for a neuron whose filters are all
         zero. Bins with NaN are left out, `singular_spectrum` counts them.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape.
-
     References
     ----------
     Keshishian et al. 2020, doi 10.7554/eLife.53445.
@@ -90,11 +79,6 @@ def singular_spectrum(dstrfs: Filters, *, centred: bool = False) -> Spectrum:
     -------
     Spectrum
         Values and figures; NaN for a neuron whose filters are all zero.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape.
 
     Examples
     --------
@@ -129,11 +113,6 @@ def gain_change(dstrfs: Filters) -> Tensor:
         (N,), in the units of the filters (T - 1 in the denominator); NaN for a single bin. Bins with NaN are
         left out.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape.
-
     References
     ----------
     Keshishian et al. 2020, doi 10.7554/eLife.53445.
@@ -160,11 +139,6 @@ def gain_variation(dstrfs: Filters) -> Tensor:
     -------
     Tensor
         (N,), the coefficient of variation of the norm; NaN for a neuron whose filters are all zero.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape.
 
     Examples
     --------

@@ -17,18 +17,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = [
-    "NOTE_OF_CUT",
-    "Filters",
-    "as_clips",
-    "as_filters",
-    "clips_of",
-    "cut_off",
-    "ensembles",
-    "neurons_of",
-    "per_neuron",
-]
-
 #: Entry of the note beside a file: the numbers of bins at its start and its end whose filters are cut off.
 NOTE_OF_CUT = "cut"
 

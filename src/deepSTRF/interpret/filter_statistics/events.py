@@ -14,8 +14,6 @@ from torch import Tensor
 from deepSTRF._validation import check_positive_int
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, as_clips, as_filters, cut_off
 
-__all__ = ["EventLocked", "event_locked"]
-
 #: Resamples of the events, and the share of them between the bounds.
 N_BOOTSTRAP, CONFIDENCE = 500, 0.95
 #: Figures of each bin's filter besides the filter itself.
@@ -28,15 +26,11 @@ class EventLocked:
 
     Attributes
     ----------
-    offsets : Tensor (K,)
-        Bins since the event.
-    filters : Tensor (K, N, L, F)
-        Mean filter at each offset.
-    norm, excitation, inhibition : Tensor (3, K, N)
-        Lower bound, mean and upper bound of the Frobenius norm of each bin's filter, of the sum of its
-        positive and of its negative entries.
-    count : Tensor (K, N)
-        Events in each mean: those whose bin is inside the clip and holds a valid filter.
+    offsets : Tensor (K,). Bins since the event.
+    filters : Tensor (K, N, L, F). Mean filter at each offset.
+    norm, excitation, inhibition : Tensor (3, K, N). Lower bound, mean and upper bound of the Frobenius norm
+        of each bin's filter, of the sum of its positive and of its negative entries.
+    count : Tensor (K, N). Events in each mean: those whose bin is inside the clip and holds a valid filter.
     """
 
     offsets: Tensor

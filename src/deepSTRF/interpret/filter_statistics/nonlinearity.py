@@ -13,8 +13,6 @@ from deepSTRF.interpret.filter_statistics.ensembles import Filters, as_clips
 from deepSTRF.interpret.filter_statistics.shape_change import shape_change
 from deepSTRF.interpret.filter_statistics.temporal_hold import hold_statistics, temporal_hold
 
-__all__ = ["nonlinearities"]
-
 
 def nonlinearities(
     dstrfs: Filters | Iterable[Filters],

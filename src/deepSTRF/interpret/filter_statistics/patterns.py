@@ -18,8 +18,6 @@ from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, clips_of, neurons_of
 from deepSTRF.interpret.filter_statistics.shape_change import align_filters
 
-__all__ = ["FilterPatterns", "PatternScores", "filter_patterns", "pattern_scores"]
-
 #: Squared distances of unit filters below this are rounding (of single precision): such filters are one.
 ONE_FILTER = 1e-10
 #: Bins on which the starts of k-means are tried, and rounds of each; the best then goes on with all bins.
@@ -37,30 +35,24 @@ class FilterPatterns:
 
     Attributes
     ----------
-    centres : Tensor (K, L, F)
-        Mean of the unit-norm filters of each pattern, in falling order of their share: a norm near 1
-        means that its filters are alike. NaN for a pattern without any bin.
-    labels : Tensor (T,)
-        Pattern of each bin, all clips end to end; -1 is a bin left out: broken, or without a filter.
-    lengths : list of int
-        Bins of each clip: ``labels.split(lengths)`` takes them apart.
-    share : Tensor (K,)
-        Share of the labelled bins.
-    dwell : list of K Tensor
-        Lengths, in bins, of all stays in each pattern that begin and end within the clip: with another
-        pattern, or with the filter gone.
-    cut : list of K Tensor
-        Lengths of the stays that an end of a clip, or a broken bin, cuts short. They are not in `dwell`.
-    transitions : Tensor (K, K)
-        From row to column: probability of the pattern of the next bin, where it has one. The diagonal is
-        staying; NaN for a pattern that nothing follows.
-    explained : float
-        Share of the squared norm of the unit filters that their centres hold: 1 where each filter is the
-        centre of its pattern.
-    excluded : int
-        Bins left out because they hold NaN, are cut off, or hold only zeros, which have no direction.
-    shifts : Tensor (T,) or None
-        With ``aligned``: by how many lags each filter was moved, positive towards the present.
+    centres : Tensor (K, L, F). Mean of the unit-norm filters of each pattern, in falling order of their
+        share: a norm near 1 means that its filters are alike. NaN for a pattern without any bin.
+    labels : Tensor (T,). Pattern of each bin, all clips end to end; -1 is a bin left out: broken, or without
+        a filter.
+    lengths : list of int. Bins of each clip: ``labels.split(lengths)`` takes them apart.
+    share : Tensor (K,). Share of the labelled bins.
+    dwell : list of K Tensor. Lengths, in bins, of all stays in each pattern that begin and end within the
+        clip: with another pattern, or with the filter gone.
+    cut : list of K Tensor. Lengths of the stays that an end of a clip, or a broken bin, cuts short. They are
+        not in `dwell`.
+    transitions : Tensor (K, K). From row to column: probability of the pattern of the next bin, where it has
+        one. The diagonal is staying; NaN for a pattern that nothing follows.
+    explained : float. Share of the squared norm of the unit filters that their centres hold: 1 where each
+        filter is the centre of its pattern.
+    excluded : int. Bins left out because they hold NaN, are cut off, or hold only zeros, which have no
+        direction.
+    shifts : Tensor (T,) or None. With ``aligned``: by how many lags each filter was moved, positive towards
+        the present.
     """
 
     centres: Tensor
@@ -86,15 +78,13 @@ class PatternScores:
 
     Attributes
     ----------
-    counts : Tensor (C,)
-        Numbers of patterns, K.
-    explained : Tensor (C, N)
-        Share of the squared norm of the unit filters that K centres hold. It never falls with K, to rounding
-        and luck of the restarts; with 1 it is the squared norm of the mean unit filter, which for a neuron of
-        one filter (times any gain) is 1: such a neuron needs no second pattern.
-    silhouette : Tensor (C, N)
-        Mean over bins of ``(b - a) / max(a, b)``, a being the mean distance to the bins of the same pattern
-        and b to those of the next best one: from -1 to 1, higher where patterns are apart. NaN for K = 1.
+    counts : Tensor (C,). Numbers of patterns, K.
+    explained : Tensor (C, N). Share of the squared norm of the unit filters that K centres hold. It never
+        falls with K, to rounding and luck of the restarts; with 1 it is the squared norm of the mean unit
+        filter, which for a neuron of one filter (times any gain) is 1: such a neuron needs no second pattern.
+    silhouette : Tensor (C, N). Mean over bins of ``(b - a) / max(a, b)``, a being the mean distance to the
+        bins of the same pattern and b to those of the next best one: from -1 to 1, higher where patterns are
+        apart. NaN for K = 1.
     """
 
     counts: Tensor
@@ -205,11 +195,6 @@ def pattern_scores(
     PatternScores
         NaN where a neuron has fewer usable bins than patterns. Silhouettes are taken over at most 2000 bins.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape, or illegal numbers.
-
     References
     ----------
     Rousseeuw 1987, Silhouettes, doi 10.1016/0377-0427(87)90125-7.
@@ -241,9 +226,6 @@ def pattern_scores(
     return PatternScores(torch.tensor(named), explained, apartness)
 
 
-# ---------------------------------------------------------------------- unit filters
-
-
 class _Units:
     """One neuron's filters, those that have a direction, as rows of norm 1."""
 
@@ -264,9 +246,6 @@ def _joined(clips: list[Filters]) -> Iterator[tuple[Tensor, Tensor]]:
     for parts in neurons_of(clips):
         filters, valid = zip(*parts, strict=True)
         yield torch.cat(filters), torch.cat(valid)
-
-
-# ---------------------------------------------------------------------- dwell times
 
 
 def _described(
@@ -308,9 +287,6 @@ def _stays(labels: Tensor) -> list[tuple[int, int, bool]]:
     names = named.tolist()
     around = zip([UNKNOWN, *names[:-1]], names, [*names[1:], UNKNOWN], lengths.tolist(), strict=True)
     return [(name, n, UNKNOWN not in (before, after)) for before, name, after, n in around if name >= 0]
-
-
-# ---------------------------------------------------------------------- k-means
 
 
 def _k_means(rows: Tensor, k: int, tries: int, rounds: int, seed: int) -> tuple[Tensor, Tensor, float]:

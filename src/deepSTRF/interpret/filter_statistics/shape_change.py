@@ -16,8 +16,6 @@ from deepSTRF.interpret.filter_statistics.complexity import complexity
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
 from deepSTRF.interpret.filter_statistics.temporal_hold import default_max_delay
 
-__all__ = ["Alignment", "align_filters", "find_shifts", "shape_change"]
-
 #: Lags over which the centre of the mean filter is smoothed before its peak is taken.
 SMOOTHED = 9
 #: Scores this close, relative to the best possible one, are equal: the first shift then wins.
@@ -30,16 +28,11 @@ class Alignment:
 
     Attributes
     ----------
-    filters : Tensor (T, L, F)
-        Aligned filters.
-    shifts : Tensor (T,)
-        By how many lags each was moved, positive towards the present.
-    iterations : int
-        Rounds taken.
-    converged : bool
-        Whether the last round moved nothing.
-    excluded : int
-        Bins left as they are because they hold NaN or are cut off; they are zero in `filters`.
+    filters : Tensor (T, L, F). Aligned filters.
+    shifts : Tensor (T,). By how many lags each was moved, positive towards the present.
+    iterations : int. Rounds taken.
+    converged : bool. Whether the last round moved nothing.
+    excluded : int. Bins left as they are because they hold NaN or are cut off; they are zero in `filters`.
     """
 
     filters: Tensor
@@ -121,11 +114,6 @@ def shape_change(
     Tensor
         (N,), 1 for a neuron whose filter only moves or grows; NaN for one whose filters are all zero.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape.
-
     References
     ----------
     Keshishian et al. 2020, doi 10.7554/eLife.53445.
@@ -165,11 +153,6 @@ def align_filters(
     -------
     list of Alignment
         One per neuron.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For filters of another shape.
 
     Examples
     --------

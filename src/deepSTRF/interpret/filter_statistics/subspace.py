@@ -23,8 +23,6 @@ from deepSTRF.interpret.filter_statistics.ensembles import (
     per_neuron,
 )
 
-__all__ = ["ActiveSubspace", "TuningSurface", "active_subspace", "tuning_surface"]
-
 #: A mean projection below this share of the filters' size has no meaningful sign.
 NO_SIGN = 1e-6
 
@@ -35,16 +33,12 @@ class ActiveSubspace:
 
     Attributes
     ----------
-    directions : Tensor (N, K, L, F)
-        Orthonormal, in falling order of their eigenvalues; each with the sign of the mean filter along it.
-        NaN beyond the rank of a neuron's filters.
-    eigenvalues : Tensor (N, M)
-        Mean square over time of the filter along each direction, falling, M the smaller of the bins and of
-        L * F. Their sum is the mean squared norm of the filter.
-    share : Tensor (N, M)
-        Eigenvalues over their sum; NaN for a neuron whose filters are all zero.
-    count, excluded : Tensor (N,)
-        Bins that count, and bins left out because they hold NaN or are cut off.
+    directions : Tensor (N, K, L, F). Orthonormal, in falling order of their eigenvalues; each with the sign
+        of the mean filter along it. NaN beyond the rank of a neuron's filters.
+    eigenvalues : Tensor (N, M). Mean square over time of the filter along each direction, falling, M the
+        smaller of the bins and of L * F. Their sum is the mean squared norm of the filter.
+    share : Tensor (N, M). Eigenvalues over their sum; NaN for a neuron whose filters are all zero.
+    count, excluded : Tensor (N,). Bins that count, and bins left out because they hold NaN or are cut off.
     """
 
     directions: Tensor
@@ -60,20 +54,16 @@ class TuningSurface:
 
     Attributes
     ----------
-    edges : Tensor (N, D, B + 1)
-        Edges of the bins, in units of the stimulus (directions have norm 1).
-    mean, sd : Tensor (N, B) or (N, B, B)
-        Mean and standard deviation of the response in each bin, the first direction along the first axis; NaN
-        where there is nothing to average (for ``sd``, fewer than two).
-    count : Tensor (N, B) or (N, B, B)
-        Time bins of each.
-    outside : Tensor (N,)
-        Time bins left out because a projection lies beyond the outermost edges.
-    excluded : Tensor (N,)
-        Time bins left out because their window begins before the clip, or holds NaN, or the response is NaN.
-    explained : Tensor (N,)
-        Variance of the surface over that of the response, over the time bins it counts. A noise-free function
-        of the directions comes close to 1 with fine bins; few time bins per cell make it too high.
+    edges : Tensor (N, D, B + 1). Edges of the bins, in units of the stimulus (directions have norm 1).
+    mean, sd : Tensor (N, B) or (N, B, B). Mean and standard deviation of the response in each bin, the first
+        direction along the first axis; NaN where there is nothing to average (for ``sd``, fewer than two).
+    count : Tensor (N, B) or (N, B, B). Time bins of each.
+    outside : Tensor (N,). Time bins left out because a projection lies beyond the outermost edges.
+    excluded : Tensor (N,). Time bins left out because their window begins before the clip, or holds NaN, or
+        the response is NaN.
+    explained : Tensor (N,). Variance of the surface over that of the response, over the time bins it counts.
+        A noise-free function of the directions comes close to 1 with fine bins; few time bins per cell make
+        it too high.
     """
 
     edges: Tensor
@@ -236,9 +226,6 @@ def tuning_surface(
     )
 
 
-# ---------------------------------------------------------------------- eigenvectors
-
-
 def _many_bins(
     parts: Iterable[tuple[Tensor, Tensor]], size: int, wanted: int, centred: bool
 ) -> tuple[Tensor, Tensor, Tensor, int]:
@@ -290,9 +277,6 @@ def _signed(vectors: Tensor, mean: Tensor) -> Tensor:
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))[:, 0]
     sign = torch.where(along.abs() > NO_SIGN * size, along, largest).sign()
     return vectors * torch.where(sign == 0, 1.0, sign).unsqueeze(1)
-
-
-# ---------------------------------------------------------------------- surfaces
 
 
 def _chosen(subspace: ActiveSubspace | Tensor, dimensions: int | tuple[int, ...]) -> Tensor:

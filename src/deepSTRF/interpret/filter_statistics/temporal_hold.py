@@ -17,16 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import FloatArray, check_choice, check_positive_int
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
-
-__all__ = ["TemporalHold", "default_max_delay", "hold_statistics", "temporal_hold"]
-
-FloatArray = NDArray[np.float64]
 
 #: Level of each step of the published measure.
 ALPHA = 0.001
@@ -42,18 +37,15 @@ class TemporalHold:
 
     Attributes
     ----------
-    hold : Tensor (N,)
-        Bins: the longest delay up to which following an event is better than standing still at every delay.
-    p_value : Tensor (A, N)
-        For each delay; NaN where there was nothing to compare.
-    effect : Tensor (A, N)
-        Median gain in correlation from following.
-    rank_biserial : Tensor (A, N)
-        Rank-biserial correlation: share of ranks in favour of following less that against it, -1 to 1.
-    block : Tensor (A, N)
-        Bins whose signs were flipped together; 1 for the published test.
-    excluded : Tensor (A, N)
-        Pairs of bins left out because one of them is constant or holds NaN or is cut off.
+    hold : Tensor (N,). Bins: the longest delay up to which following an event is better than standing still
+        at every delay.
+    p_value : Tensor (A, N). For each delay; NaN where there was nothing to compare.
+    effect : Tensor (A, N). Median gain in correlation from following.
+    rank_biserial : Tensor (A, N). Rank-biserial correlation: share of ranks in favour of following less that
+        against it, -1 to 1.
+    block : Tensor (A, N). Bins whose signs were flipped together; 1 for the published test.
+    excluded : Tensor (A, N). Pairs of bins left out because one of them is constant or holds NaN or is cut
+        off.
     """
 
     hold: Tensor

@@ -2,7 +2,8 @@
 
 A `Presentation` states how sounds are played to a model. Every probe takes one (or a model with a front-end),
 plays its sounds in batches, each after silence, and returns a result: arrays over neurons, axes in ms, kHz
-and dB, summary numbers, and ``table()``. `probe_battery` runs them all.
+and dB, summary numbers, and ``table()``. `probe_battery` runs them all. Illegal arguments, and models to
+which no sounds can be played, raise a ValueError or TypeError.
 
 A new probe is a function that calls `Presentation.evoke`, a `measures.ProbeResult` that names the columns of
 its table, and a line in `battery`.

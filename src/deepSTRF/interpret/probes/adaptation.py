@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_positive_int, check_positive_number
+from deepSTRF._validation import FloatArray, check_positive_int, check_positive_number
 from deepSTRF.interpret.probes.checks import (
     ascending,
     check_audible,
@@ -22,10 +22,6 @@ from deepSTRF.interpret.probes.measures import ProbeResult, decay_time_constant,
 from deepSTRF.interpret.probes.presentation import as_presentation
 from deepSTRF.interpret.probes.sounds import RAMP_MS, noise, stepped, tone
 from deepSTRF.interpret.strf.table import contrast
-
-__all__ = ["LevelStepResponse", "OddballResponse", "level_step_responses", "oddball_responses"]
-
-FloatArray = NDArray[np.float64]
 
 LEVELS_DB, HOLD_MS = (-60.0, -40.0, -20.0), 1000.0
 #: The last part of each level, in which the response counts as settled.
@@ -45,33 +41,28 @@ TONE_MS, PERIOD_MS, N_TONES, TONE_DB = 50.0, 250.0, 100, -30.0
 FIRST_RARE = 2
 
 
-# ---------------------------------------------------------------------- steps of level
-
-
 @dataclass(frozen=True)
 class LevelStepResponse(ProbeResult):
     """Responses of K neurons to S steps of level: up a staircase, and down again.
 
     Attributes
     ----------
-    from_db, to_db : array (S,)
-        Level before and after each step, dB re 1 (root mean square); first all steps up, then all down.
-    time_ms : array (T,)
-        Middle of each bin after the step.
-    evoked : array (K, S, T)
-        Rate after the step less the rate in silence, averaged over tokens, in the model's unit.
-    baseline : array (K,)
-        Rate in silence.
-    before, onset, steady : array (K, S)
-        Evoked rate at the end of the level before; furthest from that before the response settles; and its
-        mean over the last quarter of the level. With several tokens the bin of the onset is found in one half
-        of them and read in the other, so that noise does not make peaks.
-    adaptation_index : array (K, S)
-        ``(onset - steady) / (onset - before)``, the share of the first response that is gone at the end: 0 is
-        none, 1 complete, more than 1 an end beyond the start. NaN where the step is not answered.
-    tau_ms : array (K, S)
-        Time constant of the exponential from the onset on; NaN where there is none: less than a twentieth is
-        gone, an exponential explains less than half of the course, or the response is not settled at the end.
+    from_db, to_db : array (S,). Level before and after each step, dB re 1 (root mean square); first all steps
+        up, then all down.
+    time_ms : array (T,). Middle of each bin after the step.
+    evoked : array (K, S, T). Rate after the step less the rate in silence, averaged over tokens, in the
+        model's unit.
+    baseline : array (K,). Rate in silence.
+    before, onset, steady : array (K, S). Evoked rate at the end of the level before; furthest from that
+        before the response settles; and its mean over the last quarter of the level. With several tokens the
+        bin of the onset is found in one half of them and read in the other, so that noise does not make
+        peaks.
+    adaptation_index : array (K, S). ``(onset - steady) / (onset - before)``, the share of the first response
+        that is gone at the end: 0 is none, 1 complete, more than 1 an end beyond the start. NaN where the
+        step is not answered.
+    tau_ms : array (K, S). Time constant of the exponential from the onset on; NaN where there is none: less
+        than a twentieth is gone, an exponential explains less than half of the course, or the response is not
+        settled at the end.
     """
 
     from_db: FloatArray
@@ -133,11 +124,6 @@ def level_step_responses(
     LevelStepResponse
         Time courses, and per step the onset and steady response, adaptation index and time constant; the
         table holds medians over the steps up, and over those down.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an illegal argument, or a model to which no sounds can be played.
 
     References
     ----------
@@ -220,26 +206,20 @@ def _step_measures(time_ms: FloatArray, evoked: FloatArray) -> tuple[FloatArray,
     return before, before + change, steady, index, taus
 
 
-# ---------------------------------------------------------------------- oddball sequences
-
-
 @dataclass(frozen=True)
 class OddballResponse(ProbeResult):
     """Responses of K neurons to two tones, each once common and once rare.
 
     Attributes
     ----------
-    low_khz, high_khz : array (K,)
-        The two tones of each neuron.
-    time_ms : array (T,)
-        Middle of each bin after a tone's onset, one period long.
-    common, rare : array (K, 2, T)
-        Mean evoked rate for the low and the high tone in either role, in the model's unit.
-    ssa_index : array (K, 2)
-        ``(rare - common) / (rare + common)`` per tone, of the rectified means over the period; NaN where
-        neither evokes anything.
-    common_ssa_index : array (K,)
-        The same of the sums over both tones: above 0 is stimulus-specific adaptation.
+    low_khz, high_khz : array (K,). The two tones of each neuron.
+    time_ms : array (T,). Middle of each bin after a tone's onset, one period long.
+    common, rare : array (K, 2, T). Mean evoked rate for the low and the high tone in either role, in the
+        model's unit.
+    ssa_index : array (K, 2). ``(rare - common) / (rare + common)`` per tone, of the rectified means over the
+        period; NaN where neither evokes anything.
+    common_ssa_index : array (K,). The same of the sums over both tones: above 0 is stimulus-specific
+        adaptation.
     """
 
     low_khz: FloatArray
@@ -296,11 +276,6 @@ def oddball_responses(
     -------
     OddballResponse
         Time courses and indices of stimulus-specific adaptation.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an illegal argument, or a model to which no sounds can be played.
 
     References
     ----------

@@ -22,8 +22,6 @@ from deepSTRF.interpret.probes.tones import (
 )
 from deepSTRF.interpret.strf.table import NeuronTable
 
-__all__ = ["PROBES", "ProbeBattery", "probe_battery"]
-
 #: Probes that take a presentation only.
 _GENERAL: dict[str, Callable[..., ProbeResult]] = {
     "tones": tone_responses, "clicks": click_responses, "noise": noise_responses, "am": am_responses,
@@ -44,10 +42,8 @@ class ProbeBattery:
 
     Attributes
     ----------
-    results : mapping of str to result
-        By the names of `PROBES`.
-    table : NeuronTable
-        All summaries, one row per neuron.
+    results : mapping of str to result. By the names of `PROBES`.
+    table : NeuronTable. All summaries, one row per neuron.
     """
 
     results: Mapping[str, Any]
@@ -75,11 +71,6 @@ def probe_battery(
     -------
     ProbeBattery
         ``results`` by name, and a ``table`` of all summaries.
-
-    Raises
-    ------
-    ValueError
-        For an unknown or repeated name, or a model to which no sounds can be played.
 
     Examples
     --------

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import FloatArray, check_positive_int
 from deepSTRF.interpret.probes.checks import ascending, check_lengths, check_levels, two_frequencies
 from deepSTRF.interpret.probes.measures import ProbeResult, first_crossing, peak_times
 from deepSTRF.interpret.probes.presentation import as_presentation
@@ -17,17 +16,6 @@ from deepSTRF.interpret.probes.sounds import EDGE_MS, click, noise, ramped
 from deepSTRF.interpret.probes.tones import CRITERION, LEVELS_DB
 from deepSTRF.interpret.strf.table import contrast, ratio
 from deepSTRF.interpret.strf.tuning import extent_above
-
-__all__ = [
-    "ClickResponse",
-    "GapResponse",
-    "NoiseResponse",
-    "click_responses",
-    "gap_responses",
-    "noise_responses",
-]
-
-FloatArray = NDArray[np.float64]
 
 CLICK_LEVELS_DB, WATCHED_MS = (-30.0, -20.0, -10.0), 200.0
 #: Clicks are this long: at any audio rate the same energy per level.
@@ -43,27 +31,19 @@ GAP_CRITERION = 0.5
 AFTER_GAP_MS = 100.0
 
 
-# ---------------------------------------------------------------------- clicks
-
-
 @dataclass(frozen=True)
 class ClickResponse(ProbeResult):
     """Responses of K neurons to clicks at L levels.
 
     Attributes
     ----------
-    levels_db : array (L,)
-        Peak of the click, dB re 1 (full scale).
-    time_ms : array (T,)
-        Middle of each bin after the click.
-    evoked : array (K, L, T)
-        Rate less the baseline, in the model's unit.
-    baseline : array (K,)
-        Rate in silence.
-    latency_ms, duration_ms : array (K, L)
-        When the evoked rate peaks, and how long it stays above half the peak; NaN where nothing is evoked.
-    rebound : array (K, L)
-        Deepest suppression after the peak as a share of the peak, 0 or positive.
+    levels_db : array (L,). Peak of the click, dB re 1 (full scale).
+    time_ms : array (T,). Middle of each bin after the click.
+    evoked : array (K, L, T). Rate less the baseline, in the model's unit.
+    baseline : array (K,). Rate in silence.
+    latency_ms, duration_ms : array (K, L). When the evoked rate peaks, and how long it stays above half the
+        peak; NaN where nothing is evoked.
+    rebound : array (K, L). Deepest suppression after the peak as a share of the peak, 0 or positive.
     """
 
     levels_db: FloatArray
@@ -98,11 +78,6 @@ def click_responses(
     ClickResponse
         Time courses, and a summary at the highest level.
 
-    Raises
-    ------
-    ValueError
-        For levels that do not ascend, or a model to which no sounds can be played.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -130,38 +105,26 @@ def click_responses(
     return ClickResponse(presentation.neurons, levels, time_ms, evoked, baseline, latency, duration, rebound)
 
 
-# ---------------------------------------------------------------------- noise bursts
-
-
 @dataclass(frozen=True)
 class NoiseResponse(ProbeResult):
     """Responses of K neurons to noise bursts at L levels, averaged over tokens of noise.
 
     Attributes
     ----------
-    levels_db : array (L,)
-        Root mean square of the noise, dB re 1 (full scale), ascending.
-    time_ms : array (T,)
-        Middle of each bin after the onset.
-    evoked : array (K, L, T)
-        Rate less the baseline, in the model's unit.
-    baseline : array (K,)
-        Rate in silence.
-    rate_level : array (K, L)
-        Mean evoked rate during the burst.
-    threshold_db : array (K,)
-        Level that evokes a fifth of the strongest response; NaN where none does.
-    best_level_db : array (K,)
-        Level of the strongest response.
-    monotonicity : array (K,)
-        Response at the highest level over the strongest: 1 is monotonic, below 0.5 clearly is not.
-    latency_ms : array (K,)
-        When the response to the highest level peaks.
-    onset_index : array (K,)
-        ``(onset - sustained) / (onset + sustained)`` at the highest level, of the rectified peak in the first
-        50 ms and mean in the last half: 1 is purely phasic, 0 purely tonic.
-    offset_index : array (K,)
-        Largest evoked rate in the tail as a share of the largest in the burst; 0 where the tail is empty.
+    levels_db : array (L,). Root mean square of the noise, dB re 1 (full scale), ascending.
+    time_ms : array (T,). Middle of each bin after the onset.
+    evoked : array (K, L, T). Rate less the baseline, in the model's unit.
+    baseline : array (K,). Rate in silence.
+    rate_level : array (K, L). Mean evoked rate during the burst.
+    threshold_db : array (K,). Level that evokes a fifth of the strongest response; NaN where none does.
+    best_level_db : array (K,). Level of the strongest response.
+    monotonicity : array (K,). Response at the highest level over the strongest: 1 is monotonic, below 0.5
+        clearly is not.
+    latency_ms : array (K,). When the response to the highest level peaks.
+    onset_index : array (K,). ``(onset - sustained) / (onset + sustained)`` at the highest level, of the
+        rectified peak in the first 50 ms and mean in the last half: 1 is purely phasic, 0 purely tonic.
+    offset_index : array (K,). Largest evoked rate in the tail as a share of the largest in the burst; 0 where
+        the tail is empty.
     """
 
     levels_db: FloatArray
@@ -213,11 +176,6 @@ def noise_responses(
     NoiseResponse
         Time courses and summary; NaN for neurons that no level excites.
 
-    Raises
-    ------
-    ValueError, TypeError
-        For an illegal argument, or a model to which no sounds can be played.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -266,28 +224,21 @@ def noise_responses(
     )
 
 
-# ---------------------------------------------------------------------- gaps in noise
-
-
 @dataclass(frozen=True)
 class GapResponse(ProbeResult):
     """Responses of K neurons to G gaps in noise.
 
     Attributes
     ----------
-    gaps_ms : array (G,)
-        Ascending.
-    time_ms : array (T,)
-        Middle of each bin after the end of the gap; bins before it are negative.
-    difference : array (K, G, T)
-        Rate with the gap less the rate without, same noise, averaged over tokens, in the model's unit.
-    after : array (K, G)
-        Largest rise over the rate without gap in the 100 ms after the gap: the response to the sound's
-        return.
-    change : array (K, G)
-        Largest absolute difference from the start of the gap until 100 ms after it.
-    threshold_ms : array (K,)
-        Gap whose ``change`` is half that of the longest, between gaps; NaN for a neuron that detects none.
+    gaps_ms : array (G,). Ascending.
+    time_ms : array (T,). Middle of each bin after the end of the gap; bins before it are negative.
+    difference : array (K, G, T). Rate with the gap less the rate without, same noise, averaged over tokens,
+        in the model's unit.
+    after : array (K, G). Largest rise over the rate without gap in the 100 ms after the gap: the response to
+        the sound's return.
+    change : array (K, G). Largest absolute difference from the start of the gap until 100 ms after it.
+    threshold_ms : array (K,). Gap whose ``change`` is half that of the longest, between gaps; NaN for a
+        neuron that detects none.
     """
 
     gaps_ms: FloatArray
@@ -333,11 +284,6 @@ def gap_responses(
     -------
     GapResponse
         Differences and the gap threshold.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------

@@ -8,22 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepSTRF._validation import as_numbers, check_positive_number
-
-__all__ = [
-    "ascending",
-    "check_audible",
-    "check_lengths",
-    "check_levels",
-    "check_periods",
-    "modulation_rates",
-    "one_per_neuron",
-    "two_frequencies",
-]
-
-FloatArray = NDArray[np.float64]
+from deepSTRF._validation import FloatArray, as_numbers, check_positive_number
 
 
 def ascending(name: str, values: Any, above: float | None = None) -> FloatArray:

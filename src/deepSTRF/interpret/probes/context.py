@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import as_numbers, check_positive_number
+from deepSTRF._validation import FloatArray, as_numbers, check_positive_number
 from deepSTRF.interpret.probes.checks import ascending, check_lengths
 from deepSTRF.interpret.probes.measures import ProbeResult, first_crossing
 from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import EDGE_MS, patchwork_noise, ramped
 
-__all__ = ["ContextSwap", "context_swap"]
-
-FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.intp]
 
 #: Half-octave steps: between them a straight line is near enough to how correlation grows with duration.
@@ -44,26 +41,20 @@ class ContextSwap(ProbeResult):
 
     Attributes
     ----------
-    durations_ms : array (D,)
-        Segments, in whole bins, ascending.
-    n_segments : array (D,)
-        How many of them were played, in either context.
-    lag_ms : array (T,)
-        Middle of each bin after the onset of the segment.
-    correlation : array (K, D, T)
-        Pearson correlation over segments, at each lag, of the responses in the two contexts: 1 where the
-        response depends on the segment alone, around 0 where it depends on its neighbours alone. NaN where
-        the response does not vary. A model has no noise, so there is no ceiling to divide by.
-    peak : array (K, D)
-        Highest correlation of each duration.
-    window_ms : array (K,)
-        Integration window: the shortest segment whose ``peak`` attains the criterion, between durations. The
-        shortest duration where all attain it, NaN where none does. Of a linear model and sounds without
-        memory this is the shortest interval that holds that share (three quarters) of the energy of its
-        kernel.
-    centre_ms : array (K,)
-        Middle of that window: how long after a sound it comes, by the middle of the correlation's peak at the
-        first duration that attains the criterion. 0 is the current bin.
+    durations_ms : array (D,). Segments, in whole bins, ascending.
+    n_segments : array (D,). How many of them were played, in either context.
+    lag_ms : array (T,). Middle of each bin after the onset of the segment.
+    correlation : array (K, D, T). Pearson correlation over segments, at each lag, of the responses in the two
+        contexts: 1 where the response depends on the segment alone, around 0 where it depends on its
+        neighbours alone. NaN where the response does not vary. A model has no noise, so there is no ceiling
+        to divide by.
+    peak : array (K, D). Highest correlation of each duration.
+    window_ms : array (K,). Integration window: the shortest segment whose ``peak`` attains the criterion,
+        between durations. The shortest duration where all attain it, NaN where none does. Of a linear model
+        and sounds without memory this is the shortest interval that holds that share (three quarters) of the
+        energy of its kernel.
+    centre_ms : array (K,). Middle of that window: how long after a sound it comes, by the middle of the
+        correlation's peak at the first duration that attains the criterion. 0 is the current bin.
     """
 
     durations_ms: FloatArray

@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice
+from deepSTRF._validation import FloatArray, check_choice
 from deepSTRF.interpret.probes.presentation import Presentation
 from deepSTRF.interpret.strf.table import NeuronTable
 from deepSTRF.interpret.strf.tuning import refined_peak
-
-__all__ = [
-    "ProbeResult", "decay_time_constant", "first_crossing", "last_periods", "mean_or_peak", "peak_times",
-    "sharing",
-]  # fmt: skip
-
-FloatArray = NDArray[np.float64]
 
 MEASURES = ("mean", "peak")
 #: Time constants tried per round of the search; each round searches closer around the best of the last.
@@ -34,8 +27,7 @@ class ProbeResult:
 
     Attributes
     ----------
-    neurons : list of int
-        Which neurons; K of them are the first axis of all arrays over neurons.
+    neurons : list of int. Which neurons; K of them are the first axis of all arrays over neurons.
     """
 
     neurons: list[int]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice, check_positive_int, check_share
+from deepSTRF._validation import FloatArray, check_choice, check_positive_int, check_share
 from deepSTRF.interpret.probes.checks import (
     ascending,
     check_audible,
@@ -24,18 +24,6 @@ from deepSTRF.interpret.probes.measures import ProbeResult, last_periods, mean_o
 from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
 from deepSTRF.interpret.strf.table import contrast, ratio
-
-__all__ = [
-    "AmResponse",
-    "RippleResponse",
-    "SweepResponse",
-    "am_responses",
-    "ripple_pattern",
-    "ripple_responses",
-    "sweep_responses",
-]
-
-FloatArray = NDArray[np.float64]
 
 LEVEL_DB = -20.0
 AM_RATES_HZ = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
@@ -51,27 +39,20 @@ DEPTH = 0.9
 TONES_PER_OCTAVE = 20
 
 
-# ---------------------------------------------------------------------- amplitude modulation
-
-
 @dataclass(frozen=True)
 class AmResponse(ProbeResult):
     """Responses of K neurons to amplitude-modulated sound at R rates.
 
     Attributes
     ----------
-    rates_hz : array (R,)
-        Modulation rates, ascending.
-    mean : array (K, R)
-        Evoked rate, mean over whole periods after the first half second, in the model's unit.
-    modulation : array (K, R)
-        Amplitude of the response's component at the modulation rate.
-    phase : array (K, R)
-        Its phase in radians relative to the envelope; later is negative.
-    vector_strength : array (K, R)
-        Synchrony of the (rectified) rate, 0 to 1; NaN for a neuron that is silent.
-    best_rate_hz : array (K,)
-        Modulation rate that is followed most strongly (largest ``modulation``).
+    rates_hz : array (R,). Modulation rates, ascending.
+    mean : array (K, R). Evoked rate, mean over whole periods after the first half second, in the model's
+        unit.
+    modulation : array (K, R). Amplitude of the response's component at the modulation rate.
+    phase : array (K, R). Its phase in radians relative to the envelope; later is negative.
+    vector_strength : array (K, R). Synchrony of the (rectified) rate, 0 to 1; NaN for a neuron that is
+        silent.
+    best_rate_hz : array (K,). Modulation rate that is followed most strongly (largest ``modulation``).
     """
 
     rates_hz: FloatArray
@@ -122,11 +103,6 @@ def am_responses(
     -------
     AmResponse
         Modulation transfer of the neuron.
-
-    Raises
-    ------
-    ValueError
-        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------
@@ -181,23 +157,19 @@ def am_responses(
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------- frequency sweeps
-
-
 @dataclass(frozen=True)
 class SweepResponse(ProbeResult):
     """Responses of K neurons to exponential frequency sweeps at V speeds.
 
     Attributes
     ----------
-    speeds_oct_s : array (V,)
-        Octaves per second, ascending.
-    up, down : array (K, V)
-        Evoked rate, peak (or mean over bins) during the sweep and its tail, in the model's unit.
-    direction_index : array (K, V)
-        ``(up - down) / (up + down)`` of the rectified responses; NaN where neither evokes any.
-    best_speed_oct_s, best_direction_index : array (K,)
-        Speed of the strongest response to either direction, and the index there.
+    speeds_oct_s : array (V,). Octaves per second, ascending.
+    up, down : array (K, V). Evoked rate, peak (or mean over bins) during the sweep and its tail, in the
+        model's unit.
+    direction_index : array (K, V). ``(up - down) / (up + down)`` of the rectified responses; NaN where
+        neither evokes any.
+    best_speed_oct_s, best_direction_index : array (K,). Speed of the strongest response to either direction,
+        and the index there.
     """
 
     speeds_oct_s: FloatArray
@@ -245,11 +217,6 @@ def sweep_responses(
     SweepResponse
         Responses to both directions.
 
-    Raises
-    ------
-    ValueError
-        For an illegal argument, or a model to which no sounds can be played.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -283,29 +250,21 @@ def sweep_responses(
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------- ripples
-
-
 @dataclass(frozen=True)
 class RippleResponse(ProbeResult):
     """Responses of K neurons to ripples of S scales and R rates in both directions.
 
     Attributes
     ----------
-    rates_hz : array (2 R,)
-        Ascending; positive ripples move up in frequency, negative ones down.
-    scales_cyc_oct : array (S,)
-        Ascending, cycles per octave.
-    component : complex array (K, S, 2 R)
-        The response's component at the ripple's rate: amplitude and phase relative to the ripple at the
-        lowest band.
-    mean : array (K, S, 2 R)
-        Mean evoked rate, in the model's unit.
-    best_rate_hz, best_scale_cyc_oct : array (K,)
-        Where the amplitude, the mean of both directions, is largest (the rate without its sign).
-    direction_index : array (K,)
-        ``(up - down) / (up + down)`` of the squared amplitudes at scales above 0; NaN for a neuron that
-        follows none.
+    rates_hz : array (2 R,). Ascending; positive ripples move up in frequency, negative ones down.
+    scales_cyc_oct : array (S,). Ascending, cycles per octave.
+    component : complex array (K, S, 2 R). The response's component at the ripple's rate: amplitude and phase
+        relative to the ripple at the lowest band.
+    mean : array (K, S, 2 R). Mean evoked rate, in the model's unit.
+    best_rate_hz, best_scale_cyc_oct : array (K,). Where the amplitude, the mean of both directions, is
+        largest (the rate without its sign).
+    direction_index : array (K,). ``(up - down) / (up + down)`` of the squared amplitudes at scales above 0;
+        NaN for a neuron that follows none.
     """
 
     rates_hz: FloatArray
@@ -366,11 +325,6 @@ def ripple_responses(
     -------
     RippleResponse
         Transfer function and summary.
-
-    Raises
-    ------
-    ValueError
-        For an illegal argument, or a model that takes neither such sounds nor spectrograms.
 
     References
     ----------

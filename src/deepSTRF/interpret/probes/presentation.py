@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepSTRF._validation import (
+    FloatArray,
     NeuronSelection,
     as_numbers,
     check_positive_int,
@@ -28,10 +28,6 @@ from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman
 from deepSTRF.dsp.filters import samples_per_bin, triangular_filterbank
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
-
-__all__ = ["Presentation", "as_presentation", "dataset_cochleagram", "plain_cochleagram"]
-
-FloatArray = NDArray[np.float64]
 
 #: Silence before every sound: longer than the memory of fixed front-ends and most prefilters.
 LEAD_MS = 300.0
@@ -444,9 +440,6 @@ def _settling_ms(model: Any, dt_ms: float) -> float:
     if isinstance(n_samples, int):
         memory_ms += 1000.0 * n_samples / float(front_end.audio_fs)
     return min(LONGEST_LEAD_MS, max(LEAD_MS, memory_ms / (1.0 - BASELINE_SHARE)))
-
-
-# ---------------------------------------------------------------------- cochleagrams of new sounds
 
 
 def dataset_cochleagram(dataset: Any) -> tuple[Callable[[Tensor], Tensor], float]:

@@ -9,14 +9,8 @@ import itertools
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = [
-    "EDGE_MS", "RAMP_MS", "amplitude_of", "click", "noise", "patchwork_noise", "ramped", "stepped", "sweep",
-    "tone",
-]  # fmt: skip
-
-FloatArray = NDArray[np.float64]
+from deepSTRF._validation import FloatArray
 
 #: Raised-cosine onset and offset of tones and noise: short, yet without audible splatter.
 RAMP_MS = 5.0

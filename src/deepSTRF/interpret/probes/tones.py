@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice, check_share
+from deepSTRF._validation import FloatArray, check_choice, check_share
 from deepSTRF.interpret.probes.checks import (
     ascending,
     check_audible,
@@ -29,17 +28,6 @@ from deepSTRF.interpret.probes.sounds import tone
 from deepSTRF.interpret.strf.table import ratio
 from deepSTRF.interpret.strf.tuning import extent_above, is_even, refined_peak
 
-__all__ = [
-    "FrequencyResponseArea",
-    "MaskingResponse",
-    "TwoToneResponse",
-    "forward_masking",
-    "tone_responses",
-    "two_tone_responses",
-]
-
-FloatArray = NDArray[np.float64]
-
 #: Tones per octave by default, finer than the bands of usual cochleagrams (6 per octave).
 TONES_PER_OCTAVE = 8
 #: Down to where cochleagrams have their floor.
@@ -57,35 +45,24 @@ MASKER_DB, PROBE_DB = -20.0, -30.0
 RECOVERED = 0.5
 
 
-# ---------------------------------------------------------------------- single tones
-
-
 @dataclass(frozen=True)
 class FrequencyResponseArea(ProbeResult):
     """Responses of K neurons to tones of P frequencies at L levels.
 
     Attributes
     ----------
-    frequencies_khz : array (P,)
-        Tones.
-    levels_db : array (L,)
-        Root mean square of the tones, dB re 1 (full scale), ascending.
-    response : array (K, L, P)
-        Evoked rate: mean (or peak) over the window, less the baseline, in the model's unit.
-    baseline : array (K,)
-        Rate in silence.
-    threshold_db : array (K, P)
-        Lowest level at which a tone is answered, between levels; NaN where none is.
-    width_octaves : array (K, L)
-        Width at half height of the response over frequency, at each level; NaN where no tone excites, and
-        where the response does not fall to half within the tones.
-    best_khz : array (K,)
-        Tone with the strongest response at any level, between tones.
-    characteristic_khz, lowest_threshold_db : array (K,)
-        Tone with the lowest threshold, and that threshold.
-    bandwidth_octaves, q10 : array (K,)
-        Width of the threshold curve 10 dB above its lowest point, and the characteristic frequency over that
-        width in Hz; NaN where the curve is open there.
+    frequencies_khz : array (P,). Tones.
+    levels_db : array (L,). Root mean square of the tones, dB re 1 (full scale), ascending.
+    response : array (K, L, P). Evoked rate: mean (or peak) over the window, less the baseline, in the model's
+        unit.
+    baseline : array (K,). Rate in silence.
+    threshold_db : array (K, P). Lowest level at which a tone is answered, between levels; NaN where none is.
+    width_octaves : array (K, L). Width at half height of the response over frequency, at each level; NaN
+        where no tone excites, and where the response does not fall to half within the tones.
+    best_khz : array (K,). Tone with the strongest response at any level, between tones.
+    characteristic_khz, lowest_threshold_db : array (K,). Tone with the lowest threshold, and that threshold.
+    bandwidth_octaves, q10 : array (K,). Width of the threshold curve 10 dB above its lowest point, and the
+        characteristic frequency over that width in Hz; NaN where the curve is open there.
     """
 
     frequencies_khz: FloatArray
@@ -137,12 +114,6 @@ def tone_responses(
     FrequencyResponseArea
         Responses, thresholds and summary. Neurons that answer no tone (none excites them, or little beside
         how others suppress them) have NaN.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For frequencies or levels that do not ascend, tones at half the audio rate or above, or a model to
-        which no sounds can be played.
 
     Examples
     --------
@@ -227,30 +198,20 @@ def _summary(
     ]  # fmt: skip
 
 
-# ---------------------------------------------------------------------- two tones at once
-
-
 @dataclass(frozen=True)
 class TwoToneResponse(ProbeResult):
     """Responses of K neurons to a probe tone with one of P second tones.
 
     Attributes
     ----------
-    probe_khz : array (K,)
-        Each neuron's probe.
-    frequencies_khz : array (P,)
-        Second tones.
-    probe_alone : array (K,)
-        Evoked rate of the probe by itself, in the model's unit.
-    second_alone, both : array (K, P)
-        Of the second tone by itself, and of the two together.
-    suppression : array (K, P)
-        ``1 - both / probe_alone``: 0 no effect, 1 complete, negative is facilitation; NaN where the probe
-        evokes nothing.
-    most : array (K,)
-        Largest suppression.
-    most_khz : array (K,)
-        Second tone of the largest suppression.
+    probe_khz : array (K,). Each neuron's probe.
+    frequencies_khz : array (P,). Second tones.
+    probe_alone : array (K,). Evoked rate of the probe by itself, in the model's unit.
+    second_alone, both : array (K, P). Of the second tone by itself, and of the two together.
+    suppression : array (K, P). ``1 - both / probe_alone``: 0 no effect, 1 complete, negative is facilitation;
+        NaN where the probe evokes nothing.
+    most : array (K,). Largest suppression.
+    most_khz : array (K,). Second tone of the largest suppression.
     """
 
     probe_khz: FloatArray
@@ -298,11 +259,6 @@ def two_tone_responses(
     TwoToneResponse
         Responses and suppression.
 
-    Raises
-    ------
-    ValueError
-        For an illegal argument, or a model to which no sounds can be played.
-
     Examples
     --------
     >>> from deepSTRF.models.audio import Linear
@@ -342,28 +298,20 @@ def two_tone_responses(
     )  # fmt: skip
 
 
-# ---------------------------------------------------------------------- a tone after another
-
-
 @dataclass(frozen=True)
 class MaskingResponse(ProbeResult):
     """Responses of K neurons to a probe after a masker, at D delays.
 
     Attributes
     ----------
-    probe_khz, masker_khz : array (K,)
-        Tones of each neuron.
-    delays_ms : array (D,)
-        From the end of the masker to the onset of the probe, in whole bins, ascending.
-    probe_alone : array (K,)
-        Response to the probe without masker, in the model's unit.
-    masked : array (K, D)
-        Response to the probe after the masker, what the masker alone leaves behind taken away.
-    recovery : array (K, D)
-        ``masked / probe_alone``: 1 is no masking; NaN where the probe evokes nothing.
-    recovery_ms : array (K,)
-        Delay at which half the response is back; NaN where it is not within the delays. The shortest delay
-        where it is never lost.
+    probe_khz, masker_khz : array (K,). Tones of each neuron.
+    delays_ms : array (D,). From the end of the masker to the onset of the probe, in whole bins, ascending.
+    probe_alone : array (K,). Response to the probe without masker, in the model's unit.
+    masked : array (K, D). Response to the probe after the masker, what the masker alone leaves behind taken
+        away.
+    recovery : array (K, D). ``masked / probe_alone``: 1 is no masking; NaN where the probe evokes nothing.
+    recovery_ms : array (K,). Delay at which half the response is back; NaN where it is not within the delays.
+        The shortest delay where it is never lost.
     """
 
     probe_khz: FloatArray
@@ -417,11 +365,6 @@ def forward_masking(
     -------
     MaskingResponse
         Responses and recovery.
-
-    Raises
-    ------
-    ValueError
-        For an illegal argument, or a model to which no sounds can be played.
 
     Examples
     --------

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import (
+    FloatArray,
     NeuronSelection,
     as_numbers,
     check_choice,
@@ -19,10 +20,6 @@ from deepSTRF._validation import (
     neuron_indices,
 )
 
-__all__ = ["strf_confidence"]
-
-FloatArray = NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class StrfConfidence:
@@ -30,22 +27,15 @@ class StrfConfidence:
 
     Attributes
     ----------
-    estimate : array (K, F, T)
-        STRFs fitted on all clips, the current frame last.
-    standard_error : array (K, F, T)
-        NaN for a neuron with data in fewer than two clips.
-    low, high : array (K, F, T)
-        Pointwise band of the given level: each weight by itself, not all of them at once.
-    neurons : list of int
-        Which neurons of the recording these are.
-    n_clips : int array (K,)
-        Clips in which each neuron has data: what the uncertainty rests on.
-    method : str
-        "jackknife" or "bootstrap".
-    level : float
-        Level of the band.
-    n_fits : int
-        Fits that were made, the one on all clips included.
+    estimate : array (K, F, T). STRFs fitted on all clips, the current frame last.
+    standard_error : array (K, F, T). NaN for a neuron with data in fewer than two clips.
+    low, high : array (K, F, T). Pointwise band of the given level: each weight by itself, not all of them at
+        once.
+    neurons : list of int. Which neurons of the recording these are.
+    n_clips : int array (K,). Clips in which each neuron has data: what the uncertainty rests on.
+    method : str. "jackknife" or "bootstrap".
+    level : float. Level of the band.
+    n_fits : int. Fits that were made, the one on all clips included.
     """
 
     estimate: FloatArray

@@ -11,14 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from deepSTRF._validation import FloatArray
 from deepSTRF.interpret.strf.modulation import checked_strfs, modulation_transfer
 from deepSTRF.interpret.strf.table import NeuronTable, row_names
-
-__all__ = ["fit_gabor"]
-
-FloatArray = NDArray[np.float64]
 
 #: Starts of rate and scale: none, and this many of the strongest of the modulation transfer function.
 STARTS_FROM_TRANSFER = 2
@@ -40,18 +36,14 @@ class GaborFit:
 
     Attributes
     ----------
-    frequency_hz, latency_ms : array (N,)
-        Centre of the envelope.
-    sd_octaves, sd_ms : array (N,)
-        Its standard deviations.
-    rate_hz, scale_cyc_oct : array (N,)
-        Modulation; the scale is 0 or positive and a positive rate moves up in frequency.
-    amplitude, phase : array (N,)
-        Size (0 or positive) and phase at the centre in radians, -pi to pi: 0 is excitation, +-pi suppression.
-    r2 : array (N,)
-        Share of the STRF's energy that the patch explains.
-    fitted : array (N, F, T)
-        The patches. All numbers of a map of zeros are NaN, its patch is 0.
+    frequency_hz, latency_ms : array (N,). Centre of the envelope.
+    sd_octaves, sd_ms : array (N,). Its standard deviations.
+    rate_hz, scale_cyc_oct : array (N,). Modulation; the scale is 0 or positive and a positive rate moves up
+        in frequency.
+    amplitude, phase : array (N,). Size (0 or positive) and phase at the centre in radians, -pi to pi: 0 is
+        excitation, +-pi suppression.
+    r2 : array (N,). Share of the STRF's energy that the patch explains.
+    fitted : array (N, F, T). The patches. All numbers of a map of zeros are NaN, its patch is 0.
     """
 
     frequency_hz: FloatArray
@@ -87,11 +79,6 @@ def fit_gabor(strfs: Any, frequencies_hz: Any, dt_ms: float) -> GaborFit:
     -------
     GaborFit
         Parameters, share of energy explained, and the patches.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments of another shape or range.
 
     References
     ----------

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from deepSTRF._validation import as_numbers, ascending_frequencies, check_positive_int, check_positive_number
+from deepSTRF._validation import (
+    FloatArray,
+    as_numbers,
+    ascending_frequencies,
+    check_positive_int,
+    check_positive_number,
+)
 from deepSTRF.interpret.strf.table import contrast
-
-__all__ = ["checked_maps", "checked_strfs", "modulation_transfer"]
-
-FloatArray = NDArray[np.float64]
 
 #: The grid of rates and scales is this many times as fine as the STRF's own length and height give.
 FINER = 4
@@ -32,17 +33,13 @@ class ModulationTransfer:
 
     Attributes
     ----------
-    rates_hz : array (R,)
-        Ascending; positive rates are ripples that move up in frequency, negative ones move down.
-    scales_cyc_oct : array (S,)
-        Ascending from 0, cycles per octave.
-    power : array (N, S, R)
-        Squared magnitude of the two-dimensional Fourier transform.
-    best_rate_hz, best_scale_cyc_oct : array (N,)
-        Where the power, the mean of both directions, is largest, to the step of the axes. NaN for a map of
-        zeros.
-    direction_index : array (N,)
-        ``(up - down) / (up + down)`` of the power at scales and rates other than 0.
+    rates_hz : array (R,). Ascending; positive rates are ripples that move up in frequency, negative ones move
+        down.
+    scales_cyc_oct : array (S,). Ascending from 0, cycles per octave.
+    power : array (N, S, R). Squared magnitude of the two-dimensional Fourier transform.
+    best_rate_hz, best_scale_cyc_oct : array (N,). Where the power, the mean of both directions, is largest,
+        to the step of the axes. NaN for a map of zeros.
+    direction_index : array (N,). ``(up - down) / (up + down)`` of the power at scales and rates other than 0.
     """
 
     rates_hz: FloatArray

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["NeuronTable", "contrast", "ratio", "row_names"]
-
-FloatArray = NDArray[np.float64]
+from deepSTRF._validation import FloatArray
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import check_choice, check_flag
+from deepSTRF._validation import FloatArray, check_choice, check_flag
 from deepSTRF.interpret.strf.gabor import fit_gabor
 from deepSTRF.interpret.strf.modulation import checked_maps, checked_strfs, modulation_transfer
 from deepSTRF.interpret.strf.table import NeuronTable, contrast, ratio, row_names
 from deepSTRF.interpret.strf.waveform_field import rf_duration_ms
-
-__all__ = ["extent_above", "is_even", "refined_peak", "separability_index", "strf_tuning"]
-
-FloatArray = NDArray[np.float64]
 
 PEAKS = ("excitatory", "largest")
 #: Maps whose modulation transfer is held in memory at once.
@@ -63,11 +59,6 @@ def strf_tuning(
         of positive and of negative weights, both positive numbers), ``ei_balance`` (their difference by their
         sum), ``best_rate_hz``, ``best_scale_cyc_oct``, ``direction_index`` (of `modulation_transfer`;
         positive is upward). What a neuron lacks is NaN: one without a positive weight has no excitatory peak.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments of another shape or range.
 
     Examples
     --------
@@ -165,9 +156,6 @@ def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> 
         "duration_known": length.closed,
         "peak_weight": weight,
     }
-
-
-# ---------------------------------------------------------------------- curves
 
 
 class Extent(NamedTuple):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepSTRF._validation import (
+    FloatArray,
     NeuronSelection,
     as_numbers,
     check_positive_number,
@@ -26,10 +27,6 @@ from deepSTRF.interpret.sonify import write_wav
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
 from deepSTRF.models.prediction import evaluating
-
-__all__ = ["WaveformField", "rf_duration_ms", "waveform_fields"]
-
-FloatArray = NDArray[np.float64]
 
 #: What is kept of a field: a little more than its duration, within bounds for listening and plotting.
 MARGIN, SHORTEST_S, LONGEST_S = 1.3, 0.3, 2.0
@@ -167,11 +164,6 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
         One per neuron, cropped to 1.3 times its duration, within 0.3 to 2 seconds. Responses in the first 0.3
         seconds of the clip (or in the length of the memory that the model states) are passed over, as their
         past is missing.
-
-    Raises
-    ------
-    ValueError, TypeError, IndexError
-        As `deepSTRF.models.gradients.waveform_gradmap`.
 
     Examples
     --------

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepSTRF._files import npz_bytes, write_atomically
+from deepSTRF._validation import FloatArray
 from deepSTRF.experiments.config import ExperimentConfig
 from deepSTRF.experiments.examples import ModelFields
 from deepSTRF.report.parts import Bands
 from deepSTRF.report.rendering import short_name
-
-FloatArray = NDArray[np.float64]
 
 #: Begins a step: takes its title and number of pieces, returns a function that counts pieces done.
 Begin: TypeAlias = Callable[[str, int], Callable[[int], None]]
@@ -58,34 +56,20 @@ class Target:
 
     Attributes
     ----------
-    model : AudioEncodingModel
-        The fitted model.
-    fields : ModelFields or None
-        Receptive fields of all neurons.
-    neurons, names : list
-        Indices and names of the neurons chosen.
-    all_names : list of str
-        Names of all neurons.
-    dt_ms : float
-        Bin in ms.
-    bands : Bands
-        Bands of the model's spectrogram; all files hold them from low to high frequency.
-    excerpt : Excerpt or None
-        The excerpt of the dynamic STRFs; None without the recording.
-    others : sequence of Excerpt
-        More test clips, for statistics.
-    dataset : NeuralDataset or None
-        The test clips.
-    views : sequence of NeuralDataset
-        Clips to train, validate and test.
-    config : ExperimentConfig or None
-        Configuration of the fit.
-    missing : str
-        Why there is no recording.
-    folder : Path
-        Folder of the files.
-    begin : callable
-        Begins a step of the progress display.
+    model : AudioEncodingModel. The fitted model.
+    fields : ModelFields or None. Receptive fields of all neurons.
+    neurons, names : list. Indices and names of the neurons chosen.
+    all_names : list of str. Names of all neurons.
+    dt_ms : float. Bin in ms.
+    bands : Bands. Bands of the model's spectrogram; all files hold them from low to high frequency.
+    excerpt : Excerpt or None. The excerpt of the dynamic STRFs; None without the recording.
+    others : sequence of Excerpt. More test clips, for statistics.
+    dataset : NeuralDataset or None. The test clips.
+    views : sequence of NeuralDataset. Clips to train, validate and test.
+    config : ExperimentConfig or None. Configuration of the fit.
+    missing : str. Why there is no recording.
+    folder : Path. Folder of the files.
+    begin : callable. Begins a step of the progress display.
     """
 
     model: Any
