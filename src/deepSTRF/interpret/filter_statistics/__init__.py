@@ -1,6 +1,7 @@
 """Statistics of dynamic STRFs: complexity, gain change, temporal hold, shape change, patterns, subspaces.
 
 Every statistic takes filters as a tensor or array (T, N, L, F), a ``.npy`` file or a result of `dstrf`.
+Filters of another shape raise a ValueError or TypeError.
 """
 
 from deepSTRF.interpret.filter_statistics.complexity import (
