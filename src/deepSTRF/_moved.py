@@ -21,7 +21,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "deepSTRF.dsp.scan": ("deepSTRF.dsp.recursion",),
     "deepSTRF.interpret.dynamic": ("deepSTRF.interpret.dstrf", "deepSTRF.interpret.filter_statistics"),
     "deepSTRF.models.converters": ("deepSTRF.models.io.legacy",),
-    "deepSTRF.training.caching": ("deepSTRF.training",),
+    "deepSTRF.training.caching": ("deepSTRF.training.cache",),
     "deepSTRF.training.closed_form": ("deepSTRF.experiments.build",),
     "deepSTRF.training.experiment": ("deepSTRF.experiments",),
     "deepSTRF.training.run_folder": ("deepSTRF.experiments.run_folder",),

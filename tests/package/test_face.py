@@ -41,35 +41,39 @@ def test_sub_rooms_are_reached_through_the_face():
     assert "Linear" in run(code)
 
 
-@pytest.mark.parametrize(("old", "new"), _moved.NAMES.items())
-def test_an_old_name_warns_once_and_is_the_new_one(old, new):
-    face, name = old
+def test_old_names_warn_once_and_are_the_new_ones():
     code = (
         "import importlib, warnings\n"
-        "warnings.simplefilter('always')\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        f"    from {face} import {name}\n"
-        f"    from {face} import {name} as again\n"
-        f"new = importlib.import_module({new[0]!r}).{new[1]}\n"
-        "kinds = [w.category.__name__ for w in caught]\n"
-        f"print(kinds, {name} is new, again is new, str(caught[0].message))"
+        "from deepSTRF import _moved\n"
+        "for (face, name), (new_face, new_name) in _moved.NAMES.items():\n"
+        "    with warnings.catch_warnings(record=True) as caught:\n"
+        "        warnings.simplefilter('always')\n"
+        "        values = [getattr(importlib.import_module(face), name) for _ in range(2)]\n"
+        "    new = getattr(importlib.import_module(new_face), new_name)\n"
+        "    kinds = [w.category.__name__ for w in caught]\n"
+        "    right = f'from {new_face} import {new_name}' in str(caught[0].message)\n"
+        "    print(kinds, right, all(value is new for value in values))"
     )
-    out = run(code)
-    assert out.startswith("['DeprecationWarning'] True True")
-    assert f"from {new[0]} import {new[1]}" in out
+    lines = run(code).splitlines()
+    assert len(lines) == len(_moved.NAMES) > 5
+    assert set(lines) == {"['DeprecationWarning'] True True"}
 
 
-@pytest.mark.parametrize("old", _moved.MODULES)
-def test_an_old_module_warns_once_and_holds_the_new_names(old):
+def test_old_modules_warn_once_and_hold_the_new_names():
     code = (
         "import importlib, warnings\n"
-        "with warnings.catch_warnings(record=True) as caught:\n"
-        "    warnings.simplefilter('always')\n"
-        f"    module = importlib.import_module({old!r})\n"
-        f"    importlib.import_module({old!r})\n"
-        "print(sum(w.category is DeprecationWarning for w in caught), len(vars(module)) > 8)"
+        "from deepSTRF import _moved\n"
+        "for old, places in _moved.MODULES.items():\n"
+        "    with warnings.catch_warnings(record=True) as caught:\n"
+        "        warnings.simplefilter('always')\n"
+        "        modules = [importlib.import_module(old) for _ in range(2)]\n"
+        "    new = importlib.import_module(places[0])\n"
+        "    held = all(getattr(modules[0], name) is getattr(new, name) for name in new.__all__)\n"
+        "    print(sum(w.category is DeprecationWarning for w in caught), held, modules[0] is modules[1])"
     )
-    assert run(code) == "1 True\n"
+    lines = run(code).splitlines()
+    assert len(lines) == len(_moved.MODULES) > 3
+    assert set(lines) == {"1 True True"}
 
 
 def test_a_name_that_never_was_is_an_attribute_error():
