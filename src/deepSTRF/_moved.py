@@ -78,4 +78,5 @@ class MovedModules(MetaPathFinder, Loader):
         )
         for place in reversed(places):
             new = importlib.import_module(place)
-            module.__dict__.update({name: value for name, value in vars(new).items() if name[:1] != "_"})
+            names = {*new.__all__, *(name for name in vars(new) if name[:1] != "_")}  # a face may load on use
+            module.__dict__.update({name: getattr(new, name) for name in names})
