@@ -154,10 +154,7 @@ def check_tensor(x: object) -> None:
 
 
 def check_dtype(x: Tensor, dtype: torch.dtype) -> None:
-    """Raise a TypeError unless a stimulus has the precision of the model's weights.
-
-    Under autocast layers convert what they get.
-    """
+    """Raise a TypeError unless a stimulus has the model's precision (under autocast layers convert)."""
     if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
         raise TypeError(
             f"the stimulus is {x.dtype} and the model {dtype}: pass x.to({dtype})"

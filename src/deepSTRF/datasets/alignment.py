@@ -1,18 +1,11 @@
 """Lag between stimulus and responses: a check of their alignment, run when arrays become a dataset.
 
-The population PSTH is cross-correlated with the level of the stimulus in a few frequency bands. Stimulus
-levels are predictable from one bin to the next, which smears a cross-correlation over many lags and, for
-neurons that adapt, moves its peak before zero. So each level is first whitened by an autoregressive filter
-and the PSTH is passed through the same filter (Box & Jenkins): what is left at each lag estimates the
-population's impulse response.
-
-A lag is accepted when its correlation is far outside chance, holds in many stretches of the recording and not
-only in one event, and clearly exceeds that of every normal lag. Short, quiet or random data give no warning.
-
-References
-----------
-Box & Jenkins 1976, Time Series Analysis, chapter 11 (prewhitening).
-Bartlett 1935, J. R. Stat. Soc. 98:536-543 (variance of a cross-correlation).
+The population PSTH is cross-correlated with the level of a few frequency bands. Levels are predictable from
+one bin to the next, which smears the correlation over many lags, so each is whitened by an autoregressive
+filter that the PSTH passes too (prewhitening: Box & Jenkins 1976, Time Series Analysis, chapter 11). A lag is
+accepted when its correlation is far outside chance (Bartlett 1935, J. R. Stat. Soc. 98:536-543), holds in
+many stretches of the recording, and clearly exceeds that of every normal lag. Short, quiet or random data
+give no warning.
 """
 
 from __future__ import annotations
@@ -61,27 +54,13 @@ _MIN_RELIABILITY, _RELIABLE_S = 0.3, 10.0
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """Result of the alignment check.
+    """Result of the alignment check."""
 
-    Attributes
-    ----------
-    status : str
-        "aligned"; "early" (responses lead the stimulus); "late"; "unclear" (no lag stands out); "too short".
-    lag_bins : int or None
-        Lag of the strongest relation, positive when responses follow the stimulus; None when there is none.
-    lag_ms : float or None
-        The same in ms.
-    strength : float
-        Its correlation in units of the spread expected by chance.
-    message : str
-        The numbers in a sentence, and the call that removes the fault if there is one.
-    """
-
-    status: str
-    lag_bins: int | None
-    lag_ms: float | None
-    strength: float
-    message: str
+    status: str  # "aligned", "early" (responses lead), "late", "unclear" (no lag stands out), "too short"
+    lag_bins: int | None  # of the strongest relation, positive when responses follow the stimulus
+    lag_ms: float | None  # the same in ms
+    strength: float  # its correlation in units of the spread expected by chance
+    message: str  # the numbers in a sentence, and the call that removes the fault if there is one
 
 
 def check_alignment(
@@ -123,10 +102,7 @@ def _levels(ds: Recording, clip: int) -> Floats:
 
 
 def _population(ds: Recording, clips: list[int], repeats: slice = slice(None)) -> list[Floats]:
-    """(C, T) per clip: mean response of all neurons, then the leading principal components of some.
-
-    The mean alone would miss populations in which excitation and inhibition cancel.
-    """
+    """(C, T) per clip: mean response of all neurons (it may cancel), then principal components of some."""
     storage = ds.response_storage
     coverage = ds.nrn_masks[clips].sum(dim=0).numpy() if clips else np.zeros(storage.n_neurons)
     chosen = np.sort(np.argsort(-coverage, kind="stable")[:_MAX_NEURONS])

@@ -55,10 +55,7 @@ def data_dir(name: str) -> Path:
 
 
 def cache_dir(name: str) -> Path:
-    """The folder for parsed copies of one recording: ``$DEEPSTRF_CACHE_DIR/name``, else the user's.
-
-    It is never the recording's own folder, which may be read-only.
-    """
+    """Folder of parsed copies of a recording, never its own: ``$DEEPSTRF_CACHE_DIR/name`` or the user's."""
     if os.environ.get(CACHE_DIR_VARIABLE):
         return _folder(CACHE_DIR_VARIABLE) / name
     return _folder(CACHE_DIR_VARIABLE) / "parsed" / name
@@ -105,11 +102,10 @@ def download_file(
 ) -> Path:
     """Fetch a file, resuming and retrying, and give it its name only when it is complete and verified.
 
-    A file that is there already is returned after its size and hash are checked against those given; the
-    network is not touched. The body goes to ``dest`` + ``.part``, which a later call resumes (HTTP Range,
-    guarded by the server's ETag). Two processes that fetch the same file on one machine wait for each
-    other. When ``sha256`` is not known, the observed hash is written to ``dest`` + ``.sha256`` in the format
-    of ``sha256sum``.
+    A file that is there already is checked against size and hash without touching the network. The body goes
+    to ``dest`` + ``.part``, which a later call resumes (HTTP Range, guarded by the server's ETag); two
+    processes that fetch the same file wait for each other. Without ``sha256`` the observed hash is written to
+    ``dest`` + ``.sha256`` in the format of ``sha256sum``.
     """
     dest = Path(dest)
     if dest.is_file():
@@ -330,11 +326,11 @@ COPY_BLOCK = 1 << 20
 
 
 def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) -> list[Path]:
-    """Unpack a zip file into a folder, checking every entry first.
+    """Unpack a zip file into a folder, replacing files that are there already.
 
-    Entries are checked before anything is written, extracted into a hidden folder beside ``dest``, verified
-    by their CRC, and only then moved in, each by one atomic rename. A run that is killed leaves no
-    truncated file under ``dest``. Files that are there already are replaced by those of the archive.
+    All entries are checked before anything is written, extracted into a hidden folder beside ``dest``,
+    verified by their CRC, and then moved in by atomic renames: a run that is killed leaves no truncated file
+    under ``dest``.
     """
     archive, dest = Path(archive), Path(dest)
     if not archive.is_file():
@@ -438,10 +434,7 @@ _KEY_MEMBER = "cache_key"
 
 
 def fingerprint_files(root: str | os.PathLike[str], names: Iterable[str]) -> str:
-    """Hash that changes when one of the files does, without reading all of them.
-
-    Each file enters with its name, size, time of modification, and its first and last 4 KiB.
-    """
+    """Hash of each file's name, size, time of modification, and first and last 4 KiB."""
     digest = hashlib.sha256()
     for name in names:
         with open(Path(root, name), "rb") as source:

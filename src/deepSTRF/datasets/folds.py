@@ -29,18 +29,10 @@ PAGE_NAME = re.compile(r"model-(all|\d{3,}(?:_\d{3,})?)")
 
 @dataclass(frozen=True)
 class Fold:
-    """One fit of a manifest.
+    """One fit of a manifest."""
 
-    Attributes
-    ----------
-    name : str
-        Its name, the stem of its files.
-    left_out : tuple of str
-        Trials it was not trained on.
-    """
-
-    name: str
-    left_out: tuple[str, ...]
+    name: str  # stem of its files
+    left_out: tuple[str, ...]  # trials it was not trained on
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,7 @@ def _metadata(
 def _common_bins(
     ds: Recording, clip: int, stimulus: Tensor, storage: ResponseStorage, *, trim: bool
 ) -> int | None:
-    """Bins to cut a clip to, None when stimulus and responses fit; what is cut goes into the load report.
-
-    Bins of the responses behind the end of the stimulus that hold no value are cut without ``trim``, too.
-    """
+    """Bins to cut a clip to (trailing bins without a value always go), None when both fit; reports it."""
     responses, per_bin = storage.clips[clip], ds.samples_per_bin
     bins, rest = divmod(stimulus.shape[-1], per_bin)
     recorded = responses.n_bins if responses.heard.size else bins

@@ -255,10 +255,9 @@ class Recording(Dataset[dict[str, Any]]):
         return self._stims.fingerprint(as_index(clip, len(self), "clip"))
 
     def source_fingerprint(self, clip: int) -> str:
-        """Hash of the sound behind a clip, whatever was computed from it; splits are hashed over these.
+        """Hash of the sound behind a clip, over which splits are hashed.
 
-        It is ``stim_meta[clip]["source_sha256"]`` where the loader gave one, else the hash of the stimulus
-        before standardisation.
+        ``stim_meta[clip]["source_sha256"]`` if given, else the hash of the stimulus before standardisation.
         """
         clip = as_index(clip, len(self), "clip")
         source = self.stim_meta[clip].get("source_sha256")
@@ -322,13 +321,7 @@ class Recording(Dataset[dict[str, Any]]):
     # ---- checking
 
     def validate(self) -> None:
-        """Check the data contract; a loader calls this last.
-
-        Raises
-        ------
-        TypeError, ValueError
-            When something does not fit; the text names the clip and the neuron.
-        """
+        """Check the data contract, as loaders do last; errors name the clip and the neuron."""
         self._check_contents()
         self._check_lengths()
 

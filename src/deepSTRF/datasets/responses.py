@@ -44,26 +44,14 @@ COUNT_TYPES = (np.int8, np.int16)
 
 @dataclass(frozen=True, eq=False)
 class ClipResponses:
-    """The responses to one clip, decoded when they are read.
+    """The responses to one clip, decoded when they are read; shared between views, never written."""
 
-    Attributes
-    ----------
-    data : ndarray (rows, T)
-        Recorded rows: int8 or int16 counts (the lowest value of the type means "not recorded") or float32
-        with NaN. Shared between views, never written.
-    heard : int64 ndarray (H,)
-        Neurons with at least one real value, ascending.
-    starts, counts : int64 ndarray (H,)
-        First row and number of repeats of each neuron in ``heard``.
-    has_missing : bool
-        Whether ``data`` holds any "not recorded" value.
-    """
-
+    # (rows, T) int8 or int16 counts, lowest value "not recorded"; or float32 with NaN
     data: npt.NDArray[np.generic]
-    heard: Index
-    starts: Index
-    counts: Index
-    has_missing: bool
+    heard: Index  # (H,) neurons with at least one real value, ascending
+    starts: Index  # (H,) first row of each neuron in ``heard``
+    counts: Index  # (H,) number of its repeats
+    has_missing: bool  # whether ``data`` holds any "not recorded" value
 
     @property
     def n_bins(self) -> int:
@@ -209,7 +197,7 @@ def check_outer(responses: Any) -> None:
 
 
 def pack_clip(entry: Any, n_neurons: int, where: str, *, copy: bool) -> ClipResponses:
-    """Pack one clip: an (N, R, T) or (N, T) array, a list of N entries, or a mapping from neuron to entry.
+    """Pack one clip: an (N, R, T) or (N, T) array, or entries by neuron (a list of N or a mapping).
 
     An entry is (R, T), (T,), a list of repeats of possibly different lengths, or None.
     """
@@ -404,8 +392,7 @@ class ResponseRow(Sequence[Tensor]):
 class ItemResponses(list[Tensor]):
     """The list of N responses in an item, with the block (H, R, T) they are slices of, for quick collation.
 
-    It is an ordinary list. Code that builds a new list from it, or puts other tensors into it, leaves the
-    quick path and loses nothing else.
+    Code that changes the list, or builds another from it, leaves the quick path and loses nothing else.
     """
 
     def __init__(

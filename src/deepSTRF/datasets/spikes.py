@@ -37,13 +37,12 @@ def bin_spikes(
     dt_ms: float,
     binning: str = "half-open",
 ) -> Counts:
-    """Count spikes per row and bin.
+    """Count spikes per row and bin; times outside ``[0, n_bins*dt)`` are left out.
 
-    ``binning="half-open"`` counts every spike: bin k holds the times ``k*dt <= t < (k+1)*dt``. The bin is
-    decided by comparison with the edges, not by a rounded quotient. ``binning="published"`` reproduces what
-    earlier packages did to NS1: times are rounded to the nearest millisecond (halves to the even one), two
-    spikes of a row in the same millisecond become one, then the milliseconds of a bin are summed. Times
-    outside ``[0, n_bins*dt)`` are left out by both.
+    ``binning="half-open"``: bin k holds ``k*dt <= t < (k+1)*dt``, by comparison with the edges, not by a
+    rounded quotient. ``"published"``, as earlier packages did to NS1: times are rounded to the nearest
+    millisecond (halves to even), two spikes of a row in one millisecond become one, and the milliseconds of a
+    bin are summed.
     """
     validate_binning(binning, dt_ms)
     if binning == "published":

@@ -18,22 +18,12 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class StimulusStandardization:
-    """``(x - mean) / std`` with statistics of chosen clips.
+    """``(x - mean) / std`` with statistics of chosen clips."""
 
-    Attributes
-    ----------
-    mean, std : Tensor (F, 1) or ()
-        Per band, or one number for all; a band that never varied in the chosen clips has ``std`` 1.
-    per_band : bool
-        Whether statistics are per band.
-    stim_indices : tuple of int
-        Clips the statistics come from.
-    """
-
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # (F, 1), or () for all bands
+    std: Tensor  # the same; 1 for a band that never varied in the chosen clips
     per_band: bool
-    stim_indices: tuple[int, ...]
+    stim_indices: tuple[int, ...]  # clips the statistics come from
 
     def __call__(self, stimulus: Tensor) -> Tensor:
         """Standardised copy of one stimulus (..., F, T)."""
@@ -51,22 +41,12 @@ class StimulusStandardization:
 
 @dataclass(frozen=True, eq=False)
 class ResponseNormalization:
-    """``(y - offset) / scale`` per neuron.
+    """``(y - offset) / scale`` per neuron."""
 
-    Attributes
-    ----------
-    method : str
-        "max" or "zscore".
-    scale, offset : Tensor (N,)
-        Per neuron; 1 and 0 for a neuron without anything to scale by.
-    stim_indices : tuple of int
-        Clips the statistics come from.
-    """
-
-    method: str
-    scale: Tensor
-    offset: Tensor
-    stim_indices: tuple[int, ...]
+    method: str  # "max" or "zscore"
+    scale: Tensor  # (N,), 1 for a neuron without anything to scale by
+    offset: Tensor  # (N,), 0 for such a neuron
+    stim_indices: tuple[int, ...]  # clips the statistics come from
 
     def __call__(self, values: Tensor, neurons: npt.NDArray[np.int64]) -> Tensor:
         """Normalised copy of (H, R, T) values of ``neurons`` (H,)."""

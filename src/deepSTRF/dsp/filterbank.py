@@ -49,8 +49,7 @@ MAGNITUDE_FLOOR = 1e-9
 #: of doubling.
 _FEW_BLOCKS = 24
 
-# ------------------------------------------------------------------------------
-# The plan: which channels share a kernel length and a stride.
+# ------------------------------------------------ The plan: which channels share a kernel length and a stride
 
 # Cost model of one bin of one group, in nanoseconds of one core of a 2.5 GHz server processor, forward and
 # backward, fitted to this engine (it explains 80 measurements within 20%). It only ranks plans: another
@@ -66,29 +65,14 @@ _NARROW_COLUMNS = 16.0  # matrix products lose half their speed at this many col
 
 @dataclass(frozen=True)
 class FilterGroup:
-    """Neighbouring channels that are filtered together.
-
-    Attributes
-    ----------
-    start, stop : int
-        Channels ``start`` to ``stop - 1``.
-    kernel_size : int
-        Taps of every filter of the group.
-    stride : int
-        Every how many samples an output is kept; divides the hop.
-    block : int
-        Outputs computed from one row of sound; ``stride * block`` divides the hop.
-    doublings : int
-        0 for filters given by their taps. Above 0, ringing filters are computed from states that reach back
-        ``2^doublings`` blocks (`resonator_matrices`).
-    """
+    """Neighbouring channels, ``start`` to ``stop - 1``, that are filtered together."""
 
     start: int
     stop: int
-    kernel_size: int
-    stride: int
-    block: int
-    doublings: int = 0
+    kernel_size: int  # taps of every filter of the group
+    stride: int  # samples from one kept output to the next; divides the hop
+    block: int  # outputs computed from one row of sound; ``stride * block`` divides the hop
+    doublings: int = 0  # above 0: ringing filters, from states that reach back ``2^doublings`` blocks
 
     @property
     def n_channels(self) -> int:
@@ -103,18 +87,10 @@ class FilterGroup:
 
 @dataclass(frozen=True)
 class FilterbankPlan:
-    """The groups of a filterbank, fixed when a front-end is built: shapes never depend on learned values.
+    """The groups of a filterbank, fixed when a front-end is built: shapes never depend on learned values."""
 
-    Attributes
-    ----------
-    hop : int
-        Samples per bin.
-    groups : tuple of FilterGroup
-        In the order of the channels, without gaps.
-    """
-
-    hop: int
-    groups: tuple[FilterGroup, ...]
+    hop: int  # samples per bin
+    groups: tuple[FilterGroup, ...]  # in the order of the channels, without gaps
 
     @property
     def n_filters(self) -> int:
@@ -151,10 +127,7 @@ class FilterbankPlan:
         return FilterbankPlan(self.hop, tuple(groups))
 
     def products_per_bin(self, n_parts: int = 2) -> int:
-        """Return how many multiplications one bin of filtering takes (``n_parts`` 2 for complex filters).
-
-        Ringing filters are counted as if they were given by their taps.
-        """
+        """Multiplications per bin (``n_parts`` 2: complex filters), ringing filters as if given by taps."""
         return sum(
             (self.hop // group.stride) * group.row_length * n_parts * group.n_channels
             for group in self.groups
@@ -207,11 +180,10 @@ def plan_filterbank(
 ) -> FilterbankPlan:
     """Group the channels of a filterbank so that the whole is cheap to compute.
 
-    ``kernel_sizes`` are the taps that each channel needs, ``stride_limits`` the largest stride in samples
-    that it allows. A group takes the longest kernel and the smallest stride limit of its channels; its stride
-    is the largest divisor of the hop within that limit. The cuts minimise a cost model (products, copies,
-    outputs, calls). With ``n_poles`` above 0 all filters are real and ring with one complex pole each, of
-    that multiplicity: groups are planned for `filter_resonators`, at stride 1.
+    ``kernel_sizes`` are the taps and ``stride_limits`` the largest stride that each channel allows. A group
+    takes the longest kernel, and the largest divisor of the hop within the smallest limit. The cuts minimise
+    a cost model (products, copies, outputs, calls). With ``n_poles`` above 0 all filters are real with one
+    complex pole of that multiplicity each: groups are planned for `filter_resonators`, at stride 1.
     """
     if not kernel_sizes or len(kernel_sizes) != len(stride_limits) or min(kernel_sizes) < 1:
         raise ValueError(
@@ -284,15 +256,11 @@ def _cheapest_resonators(
     return min(choices, key=lambda choice: choice[0])
 
 
-# ------------------------------------------------------------------------------
-# Filters given by their taps, and filters that ring.
+# --------------------------------------------------------- Filters given by their taps, and filters that ring
 
 
 def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
-    """Toeplitz matrix of the taps of a group: one column per output of a row of sound.
-
-    Shapes: taps (P, F_g, K_g); returns (K_g + (block - 1) * stride, P * block * F_g).
-    """
+    """Toeplitz matrix (K_g + (block - 1) stride, P block F_g) of taps (P, F_g, K_g), a column per output."""
     parts, n_channels, kernel_size = taps.shape
     shifted = stagger_rows(
         taps.unsqueeze(2).expand(parts, n_channels, group.block, kernel_size), group.stride
@@ -303,10 +271,7 @@ def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
 def filter_sound(
     audio: Tensor, filters: Tensor | ResonatorMatrices, group: FilterGroup, plan: FilterbankPlan
 ) -> Tensor:
-    """Filter with one group of a plan, keeping every ``group.stride``-th sample.
-
-    Shapes: audio (B, plan.history + T * hop); returns (B, T * hop / (stride * block), P, block * F_g).
-    """
+    """Filter with one group: (B, plan.history + T hop) to (B, T hop / (stride block), P, block F_g)."""
     past = group.kernel_size - group.stride
     early = plan.history - past
     sound = audio[..., early:] if early else audio
@@ -328,21 +293,11 @@ def filter_sound(
 
 
 class ResonatorMatrices(NamedTuple):
-    """Matrices of `filter_resonators`; there are R real states, ``2 * n_poles`` per channel.
+    """Matrices of `filter_resonators`; there are R real states, ``2 * n_poles`` per channel."""
 
-    Attributes
-    ----------
-    inputs : Tensor
-        (2^doublings * L, R): the sound before a block, oldest sample first, to the states at its start.
-    advance : Tensor
-        (doublings, R, R): states to what is left of them 1, 2, 4, ... blocks later.
-    outputs : Tensor
-        (L + R, L * F_g): the samples of a block, oldest first, and the states at its start, to the outputs of
-        the block: time steps, then channels.
-    """
-
-    inputs: Tensor
-    advance: Tensor
+    inputs: Tensor  # (2^doublings L, R): sound before a block, oldest first, to the states at its start
+    advance: Tensor  # (doublings, R, R): states to what is left of them 1, 2, 4, ... blocks later
+    # (L + R, L F_g): samples of a block and states at its start, to its outputs (time, channel)
     outputs: Tensor
 
     def to(self, dtype: torch.dtype) -> ResonatorMatrices:
@@ -382,11 +337,7 @@ def resonator_matrices(pole: Tensor, coefficients: Tensor, group: FilterGroup) -
 
 
 def filter_resonators(audio: Tensor, matrices: ResonatorMatrices, group: FilterGroup, hop: int) -> Tensor:
-    """Filter a waveform with the channels of one group, as `filter_sound` does by taps.
-
-    Shapes: audio (B, H + T * hop) with H at least 2^doublings * block; returns (B, T * hop / block, 1,
-    block * F_g).
-    """
+    """Filter sound (B, H + T hop), H >= 2^doublings block, with a group: (B, T hop / block, 1, block F_g)."""
     past, block = group.kernel_size - group.stride, group.block
     extra = (audio.shape[-1] - past) % hop
     sound = audio[..., extra:] if extra else audio
@@ -444,8 +395,7 @@ def _diagonal(blocks: Tensor) -> Tensor:
     return torch.einsum("frc,fg->frgc", blocks, own).flatten(0, 1)
 
 
-# ------------------------------------------------------------------------------
-# Detection and pooling; the whole filterbank.
+# ---------------------------------------------------------------- Detection and pooling; the whole filterbank
 
 #: Filters and pooling matrix of each group: from `prepare_bank`, or `resonator_matrices` and
 #: `pooling_matrix`.
@@ -465,8 +415,7 @@ def prepare_bank(
 def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
     """Filter, detect and pool (B, plan.history + T * hop) sound: (B, F, T + D - 1).
 
-    T bins, then the D - 1 unfinished bins that later sound would complete; a stream adds them to its next
-    chunk.
+    The last D - 1 bins are unfinished: a stream adds them to its next chunk.
     """
     pooled = []
     for group, (filters, pooling) in zip(plan.groups, bank, strict=True):
@@ -489,10 +438,7 @@ def stream_bank(bank: Bank, n_parts: int) -> Bank:
 
 
 def stream_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
-    """`pooled_filterbank` for one bin or a few, where calls cost more than products: one call of `detect`.
-
-    Shapes: audio (B, plan.history + T * hop); returns (B, F, T + D - 1). The bank is from `stream_bank`.
-    """
+    """`pooled_filterbank` for few bins, where calls cost more than products; bank of `stream_bank`."""
     batch, n_parts = len(audio), 2 if detector in COMPLEX_DETECTORS else 1
     rows = [
         filter_sound(audio, filters, group, plan).view(batch, -1)
@@ -564,10 +510,7 @@ class _Magnitude(torch.autograd.Function):
 
 
 def pooling_matrix(windows: Tensor, steps_per_bin: int) -> Tensor:
-    """Matrix of the pooling windows of a group, for `pool_detected`.
-
-    Shapes: windows (F_g, D * steps_per_bin); returns (steps_per_bin * F_g, F_g * D).
-    """
+    """Matrix (steps_per_bin F_g, F_g D) of pooling windows (F_g, D steps_per_bin), for `pool_detected`."""
     n_channels, length = windows.shape
     pieces = windows.reshape(n_channels, length // steps_per_bin, steps_per_bin).flip(-1)
     diagonal = torch.eye(n_channels, dtype=windows.dtype, device=windows.device)
@@ -577,10 +520,7 @@ def pooling_matrix(windows: Tensor, steps_per_bin: int) -> Tensor:
 def pool_detected(
     detected: Tensor, matrix: Tensor, n_channels: int, steps_per_bin: int | None = None
 ) -> Tensor:
-    """Weigh the detected samples of every bin into this bin and the next ones.
-
-    Shapes: detected (B, rows, M); returns (B, T, F_g, D).
-    """
+    """Weigh detected samples (B, rows, M) of every bin into this bin and the next ones: (B, T, F_g, D)."""
     samples = detected.reshape(-1, matrix.shape[0])
     recurrences = 1 if steps_per_bin is None else steps_per_bin * n_channels // matrix.shape[0]
     if recurrences > 1:

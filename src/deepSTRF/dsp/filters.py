@@ -94,12 +94,9 @@ def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
 
 
 def causal_frames(x: Tensor, frame_length: int, hop: int, *, padded: bool = False) -> Tensor:
-    """Cut a waveform into overlapping frames that end where their bin ends.
+    """Cut a waveform (..., T_audio) into overlapping frames (..., T, frame_length), without a copy.
 
-    Frame ``t`` holds the samples ``[(t + 1) * hop - frame_length, (t + 1) * hop)``; those before the start
-    are zero. The result is a view of the padded waveform: it costs no copy.
-
-    Shapes: x (..., T_audio); returns (..., T, frame_length).
+    Frame ``t`` holds samples ``[(t + 1) * hop - frame_length, (t + 1) * hop)``, zero before the start.
     """
     if frame_length < hop:
         raise ValueError(f"frame_length must be at least the hop ({hop} samples), got {frame_length}")

@@ -43,10 +43,7 @@ _ZEROS = (
 
 
 def gammatone_bandwidth(center_hz: Tensor, b_factor: float = B_FACTOR) -> Tensor:
-    """Decay parameter ``b`` (F,) in hertz: ``b_factor`` times the equivalent rectangular bandwidth.
-
-    The envelope peaks ``(order - 1) / (2 pi b)`` seconds after a click.
-    """
+    """``b_factor`` times the ERB in Hz, (F,); envelopes peak ``(order - 1) / (2 pi b)`` s after a click."""
     return b_factor * ERB_bandwidth(center_hz)
 
 
@@ -120,10 +117,7 @@ def gammatone_taps(
 def gammatone_resonators(
     center_hz: Tensor, audio_fs: float, n_taps: int, order: int = ORDER, b_factor: float = B_FACTOR
 ) -> tuple[Tensor, Tensor]:
-    """Poles (F,) and coefficients (F, order), complex128, of the real part of `gammatone_taps`.
-
-    The gain is read from the first ``n_taps`` samples, at least 2.
-    """
+    """Poles (F,) and coefficients (F, order), complex128, of `gammatone_taps`; ``n_taps`` at least 2."""
     center = center_hz.to("cpu", torch.float64)
     decay = 2.0 * math.pi * gammatone_bandwidth(center, b_factor)
     pole = torch.exp((2j * math.pi * center - decay) / float(audio_fs))

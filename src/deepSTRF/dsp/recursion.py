@@ -100,10 +100,7 @@ def _powers(a: Tensor, count: int) -> Tensor:
 def exponential_moving_average(
     x: Tensor, coefficient: Tensor | float, initial: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Smooth along the last axis: ``m[t] = a * m[t - 1] + (1 - a) * x[t]``; returns m and its last value.
-
-    ``a = exp(-dt / tau)`` for a time constant ``tau``. Shapes as in `first_order_recursion`.
-    """
+    """``m[t] = a m[t - 1] + (1 - a) x[t]`` along the last axis, ``a = exp(-dt / tau)``; m and its last."""
     a = torch.as_tensor(
         coefficient, dtype=None if isinstance(coefficient, Tensor) else x.dtype, device=x.device
     )
@@ -247,10 +244,7 @@ def _solve_in_blocks(x: Tensor, a: Tensor, start: Tensor) -> Tensor:
 
 
 def freq_to_tau(frequency: Frequencies) -> Frequencies:
-    """Time constant of adaptation at a frequency in hertz: ``500 - 105 log10(f)`` ms (Willmore et al. 2016).
-
-    Outside `TAU_DOMAIN_HZ` it is that of the domain's nearer end, with a warning.
-    """
+    """``500 - 105 log10(Hz)`` ms (Willmore et al. 2016); outside the domain, that of its nearer end."""
     low, high = TAU_DOMAIN_HZ
     values = np.asarray(_plain(frequency))
     if not bool((values > 0).all()):
@@ -310,13 +304,9 @@ def leaky_mean(
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
     """Average along the last axis as if the first frame had lasted for ever before: ``m[-1] = x[0]``.
 
-    ``m[t] = a m[t - 1] + (1 - a) x[t]``. This is the infinitely long exponential kernel over an input whose
-    first frame is repeated to the left. Everything is returned as the deviation from that frame: a constant
-    input then has a mean that is exact, and small changes on a large level keep their digits.
-
-    ``weight`` is ``1 - a``, given apart because a caller may have it to more digits. Returns the origin (B,
-    ..., 1), ``x - origin`` (B, ..., T), ``m - origin`` (B, ..., T + 1) from the value before the first frame
-    of ``x`` on, and the state for the next chunk.
+    ``m[t] = a m[t - 1] + (1 - a) x[t]``, with ``weight = 1 - a`` given apart because a caller may have it to
+    more digits. Returns the origin ``x[0]`` (B, ..., 1), ``x - origin`` (B, ..., T), ``m - origin`` (B, ...,
+    T + 1) from the value before ``x`` on, and the next state. As deviations, small changes keep their digits.
     """
     origin = torch.where(state["started"], state["origin"], x[..., 0]).unsqueeze(-1)
     deviation = x - origin
@@ -330,17 +320,13 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
 
 
-# ------------------------------------------------------------------------------
-# Tools of the fast convolutions.
+# ----------------------------------------------------------------------------- Tools of the fast convolutions
 
 
 def stagger_rows(rows: Tensor, step: int) -> Tensor:
-    """Shift row ``r`` to the right by ``r * step`` and fill the gaps with zeros.
+    """Shift row ``r`` of (..., R, L) right by ``r * step``, zeros in the gaps: (..., R, L + (R - 1) * step).
 
-    This turns copies of one filter into a Toeplitz matrix, and overlapping pieces of a sum into rows that can
-    be added. It is one padding and one view: cheap, exact and differentiable to any order.
-
-    Shapes: rows (..., R, L); returns (..., R, L + (R - 1) * step).
+    Turns copies of one filter into a Toeplitz matrix, and overlapping pieces of a sum into rows to add.
     """
     if rows.ndim < 2 or step < 0:
         raise ValueError(f"rows need two axes and step >= 0, got shape {tuple(rows.shape)} and step {step}")

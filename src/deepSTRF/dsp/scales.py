@@ -342,15 +342,7 @@ def bark_to_Hz(bark: Frequencies) -> Frequencies:
 
 @dataclass(frozen=True)
 class FrequencyScale:
-    """A map between hertz and the units of a scale, and back.
-
-    Attributes
-    ----------
-    name : str
-        Name in `SCALES`.
-    from_hz, to_hz : callable
-        The map and its exact inverse; floats, numpy arrays and tensors.
-    """
+    """The scale ``name`` of `SCALES`: a map from hertz and its exact inverse (floats, arrays, tensors)."""
 
     name: str
     from_hz: Callable[[Any], Any]
@@ -422,9 +414,8 @@ def frequency_scale(name: str) -> FrequencyScale:
 def bounded_shift(free: Tensor, lower: Tensor | float, upper: Tensor | float) -> Tensor:
     """Map any number to a shift between ``-lower`` and ``upper``: itself near zero, smooth everywhere.
 
-    ``u / sqrt(1 + (u / limit)^2)`` with the limit of the side that ``u`` lies on. The slope at 0 is 1, the
-    second derivative is continuous, and the slope far out falls as a power, never to zero: unlike a clamp or
-    a sigmoid the map has no dead end for an optimiser.
+    ``u / sqrt(1 + (u / limit)^2)`` with the limit of u's side: unlike for a clamp or a sigmoid, the slope far
+    out falls as a power, never to zero, so an optimiser meets no dead end.
     """
     down = torch.as_tensor(lower, dtype=free.dtype, device=free.device)
     up = torch.as_tensor(upper, dtype=free.dtype, device=free.device)

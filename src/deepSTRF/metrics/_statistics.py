@@ -23,8 +23,7 @@ __all__ = ["ScoreStatistics", "psth"]
 REDUCTIONS = ("none", "mean", "median", "sum")
 CENTRINGS = ("concat", "clip", "published")
 
-# ------------------------------------------------------------------------------
-# Arguments: shapes, masks, PSTHs, and the reduction over neurons.
+# -------------------------------------------- Arguments: shapes, masks, PSTHs, and the reduction over neurons
 
 
 def check_reduction(reduction: str) -> None:
@@ -117,10 +116,7 @@ def check_mask(mask: Tensor | None, responses: Tensor) -> None:
 
 
 def reduce_neurons(values: Tensor, reduction: str) -> Tensor:
-    """Summarise (N,) values, skipping NaN: "none" (N,), "mean", "median" or "sum" ().
-
-    The median of an even number of neurons is the mean of the middle two, as in NumPy.
-    """
+    """Summarise (N,) values, skipping NaN: "none" (N,), "mean", "median" (as in NumPy) or "sum" ()."""
     if reduction == "none":
         return values
     if reduction == "mean":
@@ -141,12 +137,10 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
 
 
 def is_complete(values: Tensor) -> bool:
-    """Return whether no value is NaN or infinite, where that is cheap to find out.
+    """Whether no value is NaN or infinite, where one sum finds it out cheaply: in eager mode on the CPU.
 
-    One sum instead of an elementwise comparison, which on CPU costs ten times as much. Only looked at in
-    eager mode on the CPU: on a GPU the answer would stall the queue, in a compiled graph it would break the
-    graph, and in both the masked form is cheap. False therefore means "use the masked form", which is always
-    right.
+    On a GPU the answer would stall the queue, in a compiled graph break it, and in both the masked form is
+    cheap. False means "use the masked form", which is always right.
     """
     if torch.compiler.is_compiling() or values.device.type != "cpu":
         return False
@@ -193,22 +187,18 @@ def psth(responses: Tensor) -> Tensor:
 
 
 class Target(NamedTuple):
-    """What a prediction is compared with.
+    """What a prediction is compared with."""
 
-    ``psth`` (B, N, 1, T); ``valid`` bool (B, N, 1, T) or None when every bin counts; ``repeats`` (B, N, 1, T)
-    repeats behind each bin, or None when that is the same number everywhere.
-    """
-
-    psth: Tensor
-    valid: Tensor | None
-    repeats: Tensor | None
+    psth: Tensor  # (B, N, 1, T)
+    valid: Tensor | None  # bool (B, N, 1, T), None when every bin counts
+    repeats: Tensor | None  # (B, N, 1, T) repeats behind each bin, None when the same number everywhere
 
 
 def resolve_target(gt: Tensor, mask: Tensor | None, *, count_repeats: bool = False) -> Target:
     """Average (B, N, R, T) responses to a PSTH and find the bins that count.
 
-    A given mask replaces the rule "not NaN": a bin that it calls valid although nothing was recorded there
-    shows as NaN. A mask with an R axis picks single repeats.
+    A mask (with an R axis: of single repeats) replaces the rule "not NaN"; a valid bin without data shows as
+    NaN.
     """
     n_batch, n_neurons, n_repeats, n_bins = gt.shape
     if mask is None:
@@ -235,9 +225,8 @@ def resolve_target(gt: Tensor, mask: Tensor | None, *, count_repeats: bool = Fal
 def valid_samples(responses: Tensor, mask: Tensor | None) -> Tensor | None:
     """Return the bool (B, N, R, T) of samples that count, None when all do.
 
-    A mask without an R axis picks bins; in those, repeats that were not recorded are left out, and a bin in
-    which no repeat was recorded is kept as NaN so that the mistake shows. A mask with an R axis picks
-    samples.
+    A mask with an R axis picks samples. One without picks bins, less the repeats that were not recorded
+    there; a bin in which none was is kept as NaN so that the mistake shows.
     """
     if mask is None:
         return None if is_complete(responses) else ~torch.isnan(responses)
@@ -362,10 +351,7 @@ def centre(x: Tensor, valid: Tensor | None, count: Tensor) -> tuple[Tensor, Tens
 
 
 def pooled_mean(count: Tensor, mean: Tensor, axis: int) -> Tensor:
-    """Return the count-weighted mean along one axis, without losing digits to an offset.
-
-    Means are averaged relative to one of them; empty chunks do not enter (their mean may be anything finite).
-    """
+    """Count-weighted mean along one axis, relative to one of the means so that an offset costs no digits."""
     total = count.sum(axis)
     if count.shape[axis] == 0:
         return torch.zeros_like(total)
@@ -425,12 +411,10 @@ def row_blocks(rows: Tensor) -> list[slice]:
 
 @dataclass(frozen=True)
 class ClipPowers(Fields):
-    """What clips contribute to signal and noise power; fields are (..., N) but ``drift`` (..., N, R).
+    """What clips contribute to signal and noise power, from the bins with at least two repeats.
 
-    Only bins with at least two repeats take part. ``n_bins`` of those; ``n_repeats`` the mean number of
-    repeats in them; ``mean`` of the PSTH there; ``signal`` and ``noise`` power within the clip; ``drift``,
-    per repeat, the deviation of the clip mean from the PSTH's, over sqrt(R (R - 1)): its squares add up to
-    the noise variance of the clip mean.
+    Fields are (..., N) but ``drift`` (..., N, R): per repeat the deviation of the clip mean from the PSTH's,
+    over sqrt(R (R - 1)), whose squares add up to the noise variance of the clip mean.
     """
 
     n_bins: Tensor
@@ -673,10 +657,9 @@ class RepeatPairs:
 class PairWeights(Fields):
     """Variance and covariance of a prediction, averaged over pairs of repeats like the signal power.
 
-    The mean over pairs of ``sum p**2 - (sum p)**2 / n`` over common bins, each over ``n - 1``, is a weighted
-    sum of ``p**2`` (``square`` (K, T)) minus one of squared sums (``squared_sum`` (K, R, R)); the covariance
-    with the repeats likewise (``product``, ``summed_product``). ``mask`` bool (K, R, T) is all that is kept
-    per repeat.
+    The mean over pairs of ``(sum p**2 - (sum p)**2 / n) / (n - 1)`` on common bins is a weighted sum of
+    ``p**2`` (``square`` (K, T)) minus one of squared sums (``squared_sum`` (K, R, R)); the covariance with
+    the repeats likewise (``product``, ``summed_product``). ``mask`` bool (K, R, T).
     """
 
     mask: Tensor
@@ -688,8 +671,8 @@ class PairWeights(Fields):
     def moments(self, pred: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean of a (K, T) prediction over bins with two repeats; its variance; covariance with the repeats.
 
-        On the same pairs and bins as the signal power: a noiseless perfect prediction has variance,
-        covariance and signal power equal, whatever is missing.
+        On the pairs and bins of the signal power: all three powers are equal for a noiseless perfect
+        prediction.
         """
         zero = torch.zeros((), dtype=pred.dtype, device=pred.device)
         repeats = self.mask.sum(1)
@@ -703,8 +686,7 @@ class PairWeights(Fields):
         return mean, variance.clamp(min=0), covariance
 
 
-# ------------------------------------------------------------------------------
-# Signal and noise power of all clips, under each centring, in any order and grouping of clips.
+# --------------- Signal and noise power of all clips, under each centring, in any order and grouping of clips
 
 # Powers are differences of sums in float64; below this fraction of the total they are rounding error.
 NEGLIGIBLE = 1e-12
@@ -824,8 +806,7 @@ def is_reliable(signal: Tensor, noise: Tensor) -> Tensor:
     return signal > NEGLIGIBLE * (signal.abs() + noise)
 
 
-# ------------------------------------------------------------------------------
-# Predictions against the responses of clips, and the scores that follow.
+# ------------------------------------- Predictions against the responses of clips, and the scores that follow
 
 
 @dataclass(frozen=True)

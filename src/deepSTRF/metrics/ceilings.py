@@ -66,31 +66,16 @@ def check_bootstrap(n_bootstrap: int, confidence: float, resample: str) -> None:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A noise ceiling per neuron with its bootstrap interval.
+    """A noise ceiling per neuron with its bootstrap interval, and how it was computed."""
 
-    Attributes
-    ----------
-    value : Tensor, shape (N,)
-        Ceiling on the correlation with the PSTH of all repeats; NaN where there is no positive signal power,
-        or no bin was recorded twice.
-    low, high : Tensor, shape (N,)
-        Bounds of the interval; NaN without a bootstrap.
-    method, centring, resample : str
-        How it was computed.
-    confidence : float
-        Coverage of the interval.
-    n_bootstrap : int
-        Number of resamples; 0 for no interval.
-    """
-
-    value: Tensor
-    low: Tensor
+    value: Tensor  # (N,) on the correlation with the PSTH of all repeats; NaN without positive signal power
+    low: Tensor  # (N,) bounds of the interval; NaN without a bootstrap
     high: Tensor
     method: str
     centring: str
     resample: str
-    confidence: float
-    n_bootstrap: int
+    confidence: float  # coverage of the interval
+    n_bootstrap: int  # resamples; 0 for no interval
 
 
 def ceiling(
@@ -373,8 +358,7 @@ def _by_number_of_repeats(
 def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """Sums of products of centred repeats (K, R, R), their means (K, R) and the number of bins (K,).
 
-    ``bins`` bool (K, T) are those in which the repeats of a row were recorded. Constant repeats come out
-    exactly 0.
+    ``bins`` bool (K, T): those in which the repeats were recorded. Constant repeats come out exactly 0.
     """
     dtype = accumulator_dtype(responses.device)
     products, means, counts = [], [], []
@@ -468,24 +452,18 @@ def half_split_ceiling(
 
 
 class HalfSplits(NamedTuple):
-    """Splits of R repeats into two halves.
+    """Splits of R repeats into two halves."""
 
-    ``first`` and ``second`` (S, R) weights, 1 / h on the h repeats of the half; ``n_used`` how many of the S
-    splits enter an average (a whole number of rounds through the distinct ones); ``ratio`` R / h, by how much
-    the full set is longer than a half.
-    """
-
-    first: Tensor
-    second: Tensor
-    n_used: int
-    ratio: float
+    first: Tensor  # (S, R) weights, 1 / h on the h repeats of the half
+    second: Tensor  # (S, R)
+    n_used: int  # splits that enter an average: a whole number of rounds through the distinct ones
+    ratio: float  # R / h, by how much the full set is longer than a half
 
 
 def half_splits(n_repeats: int, n_splits: int, seed: int) -> HalfSplits:
-    """Draw splits of ``n_repeats`` into halves; with an odd number every split leaves another repeat out.
+    """Draw at most ``n_splits`` splits into halves; with an odd number every split leaves another repeat out.
 
-    When there are no more than ``n_splits`` distinct ones all are used, each as often as the others; else
-    they are drawn at random from a generator of their own. At most ``n_splits`` are ever formed.
+    When there are no more distinct ones all are used, each as often as the others.
     """
     half = n_repeats // 2
     left_out = n_repeats % 2
@@ -515,11 +493,9 @@ def _all_orders(n_repeats: int, half: int) -> Iterator[list[int]]:
 
 
 def spearman_brown(reliability: Tensor, ratio: Tensor | float) -> Tensor:
-    """Ceiling on the correlation with the mean of all repeats, from the correlation between two halves.
+    """Ceiling on the correlation with the mean of all repeats, from the correlation r between two halves.
 
-    The reliability of ``ratio`` times as many repeats is ``ratio * r / (1 + (ratio - 1) * r)``; its square
-    root bounds the correlation of any prediction with their mean. NaN where the halves don't correlate
-    positively.
+    The square root of the reliability ``ratio * r / (1 + (ratio - 1) * r)``; NaN unless r is positive.
     """
     positive = torch.where(reliability > 0, reliability, torch.ones_like(reliability))
     return keep_where(reliability > 0, (ratio * positive / (1 + (ratio - 1) * positive)).sqrt())
@@ -534,10 +510,9 @@ class SplitMoments(NamedTuple):
 
 
 def mean_half_correlation(halves: PairMoments, n_used: Tensor) -> Tensor:
-    """Mean correlation between halves over the first ``n_used`` (K,) of S splits, (K,).
+    """Mean correlation between halves over the first ``n_used`` (K,) of S splits, (K,); constant: 0.
 
-    The correlation with a constant half counts as 0. NaN where all repeats are constant, or there are fewer
-    than two bins.
+    NaN where all repeats are constant, or there are fewer than two bins.
     """
     correlation = halves.correlation()
     varies = ~is_constant(halves.xx, halves.mean_x, halves.count) | ~is_constant(

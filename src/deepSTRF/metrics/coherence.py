@@ -28,24 +28,12 @@ SHORTEST_SEGMENT = 8  # bins: three frequencies between zero and Nyquist
 
 @dataclass(frozen=True)
 class CoherenceSpectrum:
-    """Coherence per neuron and frequency.
+    """Coherence per neuron and frequency."""
 
-    Attributes
-    ----------
-    frequencies_hz : Tensor, shape (F,)
-        Modulation frequencies.
-    values : Tensor, shape (N, F)
-        Coherence in [0, 1]; NaN for neurons with too few segments or without variance.
-    n_segments : Tensor, shape (N,)
-        Segments averaged, over all clips.
-    segment_bins : int
-        Length of a segment.
-    """
-
-    frequencies_hz: Tensor
-    values: Tensor
-    n_segments: Tensor
-    segment_bins: int
+    frequencies_hz: Tensor  # (F,) modulation frequencies
+    values: Tensor  # (N, F) in [0, 1]; NaN for neurons with too few segments or without variance
+    n_segments: Tensor  # (N,) segments averaged, over all clips
+    segment_bins: int  # length of a segment
 
 
 def coherence_spectrum(

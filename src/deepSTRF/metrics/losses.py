@@ -367,8 +367,7 @@ def gamma_loss(
     return _mean_over_bins(elementwise, target, weighting, reduction)
 
 
-# ------------------------------------------------------------------------------
-# What the losses share: target, missing bins, average, checks.
+# ----------------------------------------------- What the losses share: target, missing bins, average, checks
 
 
 def _target(pred: Tensor, gt: Tensor, mask: Tensor | None, reduction: str, weighting: str) -> Target:
@@ -410,10 +409,9 @@ def _mean_over_bins(elementwise: Tensor, target: Target, weighting: str, reducti
 
 
 def _reduce(losses: Tensor, has_data: Tensor, reduction: str) -> Tensor:
-    """Summarise (N,) losses over the neurons with data.
+    """Summarise (N,) losses over the neurons with data, keeping a NaN of those: divergence must show.
 
-    Unlike `reduce_neurons` a NaN of a neuron that has data is kept: a model that diverged must show. The
-    gradient towards a neuron without data is exactly zero.
+    The gradient towards a neuron without data is exactly zero.
     """
     if reduction in ("none", "median"):
         known = torch.where(has_data, losses, torch.full_like(losses, torch.nan))

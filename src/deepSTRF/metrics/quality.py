@@ -52,51 +52,28 @@ QUALITY_BOOTSTRAP = 200
 
 @dataclass(frozen=True)
 class NeuronQuality:
-    """Reliability of every neuron of a recording.
+    """Reliability of every neuron of a recording; tensors are (N,).
 
-    Attributes
-    ----------
-    n_clips : Tensor, shape (N,)
-        Clips with any data of the neuron.
-    n_repeats_min, n_repeats_max : Tensor, shape (N,)
-        Fewest and most repeats among those clips.
-    n_bins : Tensor, shape (N,)
-        Time bins with any data.
-    mean_response : Tensor, shape (N,)
-        Mean over bins of the PSTH, in the unit of the responses (spikes per bin).
-    signal_power, noise_power, snr : Tensor, shape (N,)
-        As the functions of those names; NaN without two repeats.
-    ccmax, ccmax_low, ccmax_high : Tensor, shape (N,)
-        Half-split ceiling and bootstrap interval; NaN without two repeats or without positive reliability.
-    reasons : tuple of str
-        Per neuron why a value is missing, "" when none is.
-    centring : str
-        "clip" or "concat".
-    smoothing_ms : float or None
-        Window the dataset smoothed its responses with, None for none. Smoothing single repeats lowers the
-        noise power by about the window's length in bins: snr and ccmax with and without don't compare.
-    dt_ms : float
-        Bin width in milliseconds.
-    confidence : float
-        Coverage of the interval.
+    ``smoothing_ms`` is the window the dataset smoothed its responses with, which lowers the noise power by
+    about its length in bins: snr and ccmax with and without smoothing don't compare.
     """
 
-    n_clips: Tensor
-    n_repeats_min: Tensor
+    n_clips: Tensor  # with any data of the neuron
+    n_repeats_min: Tensor  # fewest and most repeats among those clips
     n_repeats_max: Tensor
-    n_bins: Tensor
-    mean_response: Tensor
-    signal_power: Tensor
+    n_bins: Tensor  # with any data
+    mean_response: Tensor  # of the PSTH over bins, in the unit of the responses (spikes per bin)
+    signal_power: Tensor  # these three as the functions of those names; NaN without two repeats
     noise_power: Tensor
     snr: Tensor
-    ccmax: Tensor
+    ccmax: Tensor  # half-split ceiling and interval; NaN without two repeats or positive reliability
     ccmax_low: Tensor
     ccmax_high: Tensor
-    reasons: tuple[str, ...]
-    centring: str
+    reasons: tuple[str, ...]  # per neuron why a value is missing, "" when none is
+    centring: str  # "clip" or "concat"
     smoothing_ms: float | None
     dt_ms: float
-    confidence: float
+    confidence: float  # coverage of the interval
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -316,21 +293,11 @@ def _reasons(
 
 @dataclass(frozen=True)
 class Inclusion:
-    """Neurons kept and left out by an inclusion rule.
+    """Neurons kept and left out by an inclusion rule."""
 
-    Attributes
-    ----------
-    kept : tuple of int
-        Indices of the neurons that pass, ascending; pass them to ``dataset.select(neurons=list(kept))``.
-    left_out : tuple of (int, str)
-        The others, each with the reason.
-    rule : str
-        The rule in words, for the protocol card.
-    """
-
-    kept: tuple[int, ...]
-    left_out: tuple[tuple[int, str], ...]
-    rule: str
+    kept: tuple[int, ...]  # ascending, for ``dataset.select(neurons=list(kept))``
+    left_out: tuple[tuple[int, str], ...]  # the others, each with the reason
+    rule: str  # in words, for the protocol card
 
     def __len__(self) -> int:
         return len(self.kept)

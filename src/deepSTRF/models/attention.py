@@ -37,11 +37,9 @@ _SMALLEST_BLOCK = 32
 
 
 class SinusoidalPositionalEncoding(nn.Module, Configurable):
-    """Add a code of each frame's number: sines and cosines of geometrically spaced wavelengths.
+    """Add a code of each frame's number p (from the first frame of the clip or stream).
 
-    ``code[p, 2i] = sin(p * 10000^(-2i / d_model))`` and ``code[p, 2i + 1]`` its cosine. The number counts
-    from the first frame of the clip (or stream), so what follows depends on clock time.
-
+    ``code[p, 2i] = sin(p * 10000^(-2i / d_model))`` and ``code[p, 2i + 1]`` its cosine.
     """
 
     def __init__(self, d_model: int) -> None:
@@ -72,10 +70,8 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
 class CausalSelfAttention(nn.Module, Configurable):
     """Multi-head self-attention to the past, with the parameters of ``nn.MultiheadAttention``.
 
-    With a ``context_window`` of w frames the work is blockwise, O(T w) in time and memory, and a stream keeps
-    the last ``w - 1`` keys and values. Without one every frame sees all earlier ones, O(T^2), and there is no
-    stream, since its memory would grow.
-
+    With a ``context_window`` of w frames the work is blockwise, O(T w), and a stream keeps the last ``w - 1``
+    keys and values. Without one every frame sees all earlier ones, O(T^2), and there is no stream.
     """
 
     def __init__(
@@ -186,7 +182,6 @@ class CausalTransformerLayer(nn.Module, Configurable):
     """Causal attention and a feed-forward part, each with residual and layer normalisation (post-norm, ReLU).
 
     Parameters have the names of ``nn.TransformerEncoderLayer``, 12 D^2 + 13 D of them.
-
     """
 
     def __init__(
@@ -271,10 +266,7 @@ class CausalTransformerEncoder(nn.Module, Configurable):
 def build_causal_window_mask(
     L: int, window: int | None = None, device: torch.device | str | None = None
 ) -> Tensor:
-    """Return which frames may not be seen: later ones, and those ``window`` frames ago or more.
-
-    Shapes: returns (L, L).
-    """
+    """Return (L, L) frames that may not be seen: later ones, and those ``window`` frames ago or more."""
     frames = torch.arange(check_positive_int("L", L), device=device)
     age = frames.unsqueeze(1) - frames
     return (age < 0) if window is None else (age < 0) | (age >= check_window(window))
@@ -308,11 +300,7 @@ def _first_frame(x: Tensor) -> Tensor:
 
 
 def _frame_angles(first: Tensor, n_frames: int, width: int) -> Tensor:
-    """Angles (B, T, width / 2) of the frames from number ``first`` (B,) on.
-
-    In float64, so that a stream of days has the angles that it would have had in one pass; Apple's GPU has no
-    float64.
-    """
+    """Angles (B, T, width / 2) of frames from ``first`` (B,) on, in float64 (not on Apple's GPU)."""
     dtype = torch.float32 if first.device.type == "mps" else torch.float64
     index = torch.arange(0, width, 2, device=first.device, dtype=dtype)
     number = first.unsqueeze(-1) + torch.arange(n_frames, device=first.device)

@@ -94,9 +94,8 @@ def _freeze(value: Any) -> Any:
 class ExactConstants(nn.Module):
     """Module whose constants are built once in float64 and rounded to the precision of the module.
 
-    A plain buffer that was built in float32 and moved to float64 has 7 correct digits; here ``.double()``
-    rounds the float64 original again. The constants follow ``.to(device)`` as buffers do. They are not part
-    of the ``state_dict``, since the constructor arguments determine them.
+    ``.double()`` rounds the float64 original again, where a float32 buffer would keep 7 digits. The constants
+    follow ``.to(device)``; the constructor arguments determine them, so no ``state_dict`` holds them.
     """
 
     _exact: dict[str, Tensor]
@@ -122,13 +121,8 @@ class ExactConstants(nn.Module):
 class ScaleFreeParameters(nn.Module):
     """Mixin of modules whose parameters are shifts in units of their own range (channels, logs, log-odds).
 
-    A shift of 1 is a large change and a weight of a readout is a small number, so such a module learns at
+    A shift of 1 is a large change, a readout weight a small number: such a module learns at
     ``learning_rate_factor`` times the rate of the model, and its shifts are never decayed towards the start.
-
-    Attributes
-    ----------
-    learning_rate_factor : float
-        Rate relative to the rest of the model.
     """
 
     learning_rate_factor: float = 10.0

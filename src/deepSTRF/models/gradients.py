@@ -53,16 +53,11 @@ class GradientMaps:
         neurons: NeuronSelection = None,
         chunk: int | None = None,
     ) -> Tensor:
-        """Return the gradient of the prediction with respect to the spectrogram: the STRF around a stimulus.
+        """Return the gradient of the prediction with respect to the spectrogram (F, T'): (N, 1, F, T).
 
         The front-end is bypassed, prefilter and standardisation are not: the map is in prediction per unit of
-        the raw spectrogram. Of a linear model it is the kernel, with all gains folded in.
-
-        Shapes: stimulus (F, T'); returns (N, 1, F, T).
-
-        References
-        ----------
-        Rançon, Masquelier & Cottereau 2025, doi 10.1038/s42003-025-08858-3.
+        the raw spectrogram, the kernel of a linear model (Rançon, Masquelier & Cottereau 2025, doi
+        10.1038/s42003-025-08858-3).
         """
         model: Any = self
         check_choice("reduce", reduce, ("last", "mean"))
@@ -88,10 +83,7 @@ class GradientMaps:
         return maps
 
     def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:
-        """Return the gradient of the prediction with respect to the samples of a sound: itself a waveform.
-
-        Shapes: stim (T_audio,); returns (T_audio,).
-        """
+        """Return the gradient of the prediction with respect to the samples of a sound, both (T_audio,)."""
         model: Any = self
         if isinstance(model.wav2spec, nn.Identity):
             raise NoFrontEndError(

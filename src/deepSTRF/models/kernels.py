@@ -45,13 +45,9 @@ class CausalSTRFConv(nn.Module, Configurable):
     """Causal convolution whose kernel spans all frequency bands and the last ``T`` frames.
 
     ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets
-    the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
-
-    Notes
-    -----
-    In a log spectrogram silence is about -9.2, and the zeros on the left are loud: the first ``T - 1``
-    predictions of a clip respond to an onset that was never played. Standardise the input (zero is then the
-    mean level), or leave those bins out of loss and scores (``warmup_ms``).
+    the current frame. Time is padded on the left with ``T - 1`` zeros, which are loud in a log spectrogram
+    (silence is about -9.2): standardise the input, or leave those bins out of loss and scores
+    (``warmup_ms``).
     """
 
     def __init__(
@@ -182,25 +178,10 @@ def _is_separable_pair(kernel: nn.Module) -> bool:
 class SeparableSTRF(nn.Module, Configurable):
     """Kernel of low rank: ``W[c, i, f, j] = sum over r of weight_f[c, i, f, r] * weight_t[c, i, r, j]``.
 
-    It has ``C_out C_in rank (F + T) + C_out`` parameters; ``rank`` is at most the smaller of F and T.
-
-    Attributes
-    ----------
-    weight_f, weight_t : Parameter
-        Spectral profiles (C_out, C_in, F, rank) and temporal profiles (C_out, C_in, rank, T), newest frame
-        last.
-    bias : Parameter or None
-        (C_out,).
-
-    Notes
-    -----
-    Both profiles start uniform in the same range, chosen so that the kernel's entries have the variance of a
-    full kernel's (``nn.Conv2d``); the bias starts as there. `init_from` starts from an estimate instead.
-
-    References
-    ----------
-    Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220; Simon, Depireux, Klein, Fritz &
-    Shamma 2007, doi 10.1162/neco.2007.19.3.583.
+    It has ``C_out C_in rank (F + T) + C_out`` parameters. Both profiles, (C_out, C_in, F, rank) and (C_out,
+    C_in, rank, T), start uniform in the range that gives the kernel's entries the variance of ``nn.Conv2d``;
+    `init_from` starts from an estimate instead. Depireux, Simon, Klein & Shamma 2001, doi
+    10.1152/jn.2001.85.3.1220; Simon, Depireux, Klein, Fritz & Shamma 2007, doi 10.1162/neco.2007.19.3.583.
     """
 
     bias: nn.Parameter | None
@@ -250,30 +231,14 @@ class SeparableSTRF(nn.Module, Configurable):
 class ParametricSTRF(nn.Module, Configurable):
     """Kernel of Gaussians: ``W[c, i, f, j]`` sums ``weight[c, i, g]`` times a unit-sum Gaussian over g.
 
-    Each Gaussian has a centre and a width in bands and in frames. There are ``5 C_out C_in G + C_out``
-    parameters, whatever the number of bands and frames.
+    There are ``5 C_out C_in G + C_out`` parameters: ``P`` (2, C_out, C_in, G), centres in bands (0 .. F - 1)
+    and in frames (0 .. T - 1, newest last); ``SIG``, of widths ``|SIG| + 0.27``; and ``weight`` (C_out, C_in,
+    G).
 
-    Attributes
-    ----------
-    P : Parameter, shape (2, C_out, C_in, G)
-        Centres: ``P[0]`` in bands (0 .. F - 1), ``P[1]`` in frames (0 .. T - 1, newest last); see Notes.
-    SIG : Parameter, shape (2, C_out, C_in, G)
-        Widths: the standard deviation is ``|SIG| + 0.27`` bands or frames.
-    weight : Parameter, shape (C_out, C_in, G)
-        Sum of each Gaussian over the grid.
-    bias : Parameter or None
-        (C_out,).
+    A Gaussian outside the grid would be zero there and get no gradient ever again. Centres are therefore
+    mirrored at the edges: a step beyond an edge comes back by as much, and the gradient keeps its size
+    everywhere.
 
-    Notes
-    -----
-    A Gaussian that leaves the grid would be zero there and get no gradient ever again. Centres are therefore
-    mirrored at the edges: a step beyond an edge comes back by as much, on the grid ``P`` is the centre
-    itself, and the gradient keeps its size everywhere.
-
-    Gaussians are products of a spectral and a temporal one, built from F + T exponentials each.
-
-    References
-    ----------
     Thorson, Lienard & David 2015, doi 10.1371/journal.pcbi.1004628 (parametric STRFs); Khalfaoui-Hassani,
     Pellegrini & Masquelier 2023, doi 10.48550/arXiv.2112.03740 and 10.48550/arXiv.2306.00817 (learnable
     positions).
@@ -399,13 +364,9 @@ class GaussianFit:
 def fit_gaussians(kernels: Tensor, n_gaussians: int, *, least_sigma: float = 0.3) -> GaussianFit:
     """Approximate every kernel (K, F, T) by a sum of Gaussians with axes along frequency and time.
 
-    One Gaussian after the other is chosen from a dictionary (every grid point, five widths per axis) where it
-    explains most of what is left, and the sums of all so far are fitted again (orthogonal matching pursuit).
-    A short gradient descent then moves centres, widths and sums together.
-
-    References
-    ----------
-    Pati, Rezaiifar & Krishnaprasad 1993, doi 10.1109/ACSSC.1993.342465.
+    Orthogonal matching pursuit (Pati, Rezaiifar & Krishnaprasad 1993, doi 10.1109/ACSSC.1993.342465) over
+    every grid point and five widths per axis, then a short gradient descent over centres, widths and sums
+    together.
     """
     target = kernels.detach().double()
     # a kernel's own size must not decide how far the joint steps go

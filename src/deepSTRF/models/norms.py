@@ -47,19 +47,13 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
 class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
     """Fixed z-scoring of every frequency band: ``(x - mean) / std`` with numbers measured on training clips.
 
-    Mean and standard deviation are buffers: they are saved with the model and get no gradient. A band that
-    never changes keeps its scale (divisor 1).
-
-    Attributes
-    ----------
-    mean, std : Tensor
-        (F,) in the units of the spectrogram.
+    Both are buffers, saved with the model and without gradient. A band that never changes has divisor 1.
     """
 
     #: A standard deviation below this fraction of the mean is rounding noise of a constant band.
     RELATIVE_NOISE = 1e-7
 
-    mean: Tensor
+    mean: Tensor  # (F,) in the units of the spectrogram
     std: Tensor
     _fitted: Tensor
 
@@ -77,10 +71,7 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
         return self._is_fitted
 
     def fit(self, spectrograms: Iterable[Tensor]) -> BandStandardizer:
-        """Measure mean and (population) standard deviation of each band over all frames of all clips.
-
-        Shapes: spectrograms (..., F, T).
-        """
+        """Measure mean and (population) standard deviation of each band over all frames (..., F, T)."""
         count = 0
         mean = torch.zeros(self.F, dtype=torch.float64)
         squares = torch.zeros(self.F, dtype=torch.float64)

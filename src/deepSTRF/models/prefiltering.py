@@ -76,17 +76,9 @@ class AdapTrans(_Adaptation, Configurable):
     """ON and OFF channels of an adapting spectrogram, with learned time constants and depth per band.
 
     With the leaky mean ``m``, ``ON = ReLU(x - w m)`` and ``OFF = ReLU(m - w x)``. ON and OFF have their own
-    decay ``a`` and share the depth ``w``; a constant input keeps the share ``1 - w``. Both start
-    at one value per band, ``init_a_vals`` and ``init_w_vals`` (F,).
-
-    Attributes
-    ----------
-    d_on, d_off, p : nn.Parameter or Tensor
-        (F,) each: ``a = 1 / (1 + d^2)``, ``w = 1 / (1 + p^2)``.
-
-    References
-    ----------
-    Rançon, Masquelier & Cottereau 2024, doi 10.1371/journal.pcbi.1012288.
+    decay ``a = 1 / (1 + d^2)`` and share the depth ``w = 1 / (1 + p^2)``; a constant input keeps the share
+    ``1 - w``. Both start at one value per band, (F,). Rançon, Masquelier & Cottereau 2024, doi
+    10.1371/journal.pcbi.1012288.
     """
 
     out_channels = 2
@@ -153,16 +145,8 @@ class AdapTrans(_Adaptation, Configurable):
 class ICAdaptation(_Adaptation, Configurable):
     """Adaptation to the mean level as in the inferior colliculus: what exceeds the recent mean of each band.
 
-    ``ReLU(x - m)`` with the leaky mean ``m``, whose decay factors ``init_a_vals`` (F,) are not learned.
-
-    Attributes
-    ----------
-    a : Tensor
-        (F,) the factors, a buffer.
-
-    References
-    ----------
-    Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016.
+    ``ReLU(x - m)`` with the leaky mean ``m``, whose decay factors ``init_a_vals`` (F,) are not learned
+    (Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016).
     """
 
     out_channels = 1

@@ -90,9 +90,8 @@ class FrontEndCache:
 def front_end_key(module: nn.Module) -> tuple[Hashable, ...]:
     """Return a key that is equal for two front-ends only when they compute the same thing.
 
-    It digests, for the module and everything in it, the class, the plain attributes, and the bytes of
-    parameters and buffers. A module of a foreign class with an attribute that cannot be digested (a function,
-    say) stands for itself alone: the key then holds the module, and another instance has another key.
+    It digests class, plain attributes, parameters and buffers of every part. An attribute that cannot be
+    digested (a function, say) makes a module of a foreign class equal to itself alone.
     """
     digest = hashlib.sha256()
     unreadable: list[nn.Module] = []
@@ -113,10 +112,7 @@ def front_end_key(module: nn.Module) -> tuple[Hashable, ...]:
 
 
 def _digest(digest: Any, value: Any) -> bool:
-    """Add a value to the digest; False when it is of a kind whose content cannot be read.
-
-    Containers are digested to their end (``min``, not ``all``, which would stop at the first such value).
-    """
+    """Add a value (a container to its end) to the digest; False when its content cannot be read."""
     if value is None or isinstance(
         value, bool | int | float | complex | str | bytes | torch.dtype | torch.device
     ):
@@ -140,11 +136,7 @@ def _digest(digest: Any, value: Any) -> bool:
 
 
 def gives_the_same_twice(module: nn.Module, function: Callable[[Tensor], Tensor], sample: Tensor) -> bool:
-    """Whether a front-end gives the same output for a stimulus (1, 1, T_audio) each time, in both modes.
-
-    Not so with dropout, added noise or a running normalisation. Random states, mode flags and buffers are
-    put back.
-    """
+    """Whether a front-end maps (1, 1, T_audio) to the same output twice, in both modes; no trace is left."""
     outputs: list[Tensor] = []
     with torch.no_grad(), left_as_found(module):
         for mode in (True, True, False):
@@ -156,9 +148,8 @@ def gives_the_same_twice(module: nn.Module, function: Callable[[Tensor], Tensor]
 class FrontEndFeed:
     """Serve a model's spectrograms from a cache, as long as its front-end does not learn.
 
-    Kept out of the cache, and computed in every step as in a plain loop: front-ends with trainable
-    parameters, those whose output differs from call to call (dropout in train mode, noise), modules with an
-    attribute ``cacheable = False``, and models that are no `NeuralModel` or override ``forward`` or
+    Computed in every step instead: front-ends with trainable parameters, with outputs that differ from call
+    to call (dropout, noise), or with ``cacheable = False``, and models that override ``forward`` or
     ``spectrogram``.
     """
 
@@ -170,10 +161,7 @@ class FrontEndFeed:
         self._key: Hashable = None
 
     def begin_pass(self, sample: Callable[[], Tensor]) -> bool:
-        """Look at the front-end as it is now; return True when this pass may use the cache.
-
-        ``sample`` gives a stimulus (1, 1, T_audio) to try it on, once.
-        """
+        """True when this pass may use the cache; ``sample`` gives a stimulus (1, 1, T_audio) to test on."""
         if not _may_be_cached(self._model):
             return False
         model: NeuralModel = self._model  # type: ignore[assignment]
@@ -189,10 +177,7 @@ class FrontEndFeed:
         return (self._setting, *front_end_key(model.wav2spec))
 
     def spectrogram(self, fingerprint: str, n_samples: int, stimulus: Callable[[], Tensor]) -> Tensor:
-        """Return the spectrogram (1, F, T) of one sound padded to ``n_samples`` samples.
-
-        ``stimulus`` gives the padded sound (1, T_audio), called only on a miss.
-        """
+        """Return (1, F, T) of a sound padded to ``n_samples``; ``stimulus`` gives (1, T_audio) on a miss."""
 
         def compute() -> Tensor:
             with torch.no_grad():

@@ -194,9 +194,8 @@ def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
 class EarlyStopping(Callback):
     """Early stopping on the monitored score.
 
-    An epoch is a new best when it beats the best so far by more than ``min_delta``. After ``patience`` epochs
-    in a row without a new best the fit ends; a score that never changes thus ends it after ``patience + 1``
-    epochs.
+    An epoch is a new best when it beats the best by more than ``min_delta``; ``patience`` epochs in a row
+    without one end the fit.
     """
 
     def __init__(self, mode: str = "max", patience: int = 10, min_delta: float = 0.0) -> None:
@@ -303,9 +302,9 @@ class BestWeights(Callback):
 def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
     """Return the names of the readout's parameters and buffers whose first axis is the neuron.
 
-    Known for `STRFReadout` and `LinearReadout`. A readout of your own declares it with a method
-    ``per_neuron_parameters()`` that returns the names as in ``readout.state_dict()``; shapes alone decide
-    nothing, since a hidden layer may happen to be as wide as the population.
+    Known for `STRFReadout` and `LinearReadout`; another readout declares them, as in its ``state_dict()``,
+    with a method ``per_neuron_parameters()``, since a hidden layer may happen to be as wide as the
+    population.
     """
     from deepSTRF.models.readouts import LinearReadout, STRFReadout
 
@@ -338,10 +337,9 @@ def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
 class PerNeuronBest(Callback):
     """Each neuron's own best slice of the readout.
 
-    The training itself is unchanged; on an epoch where neuron n scores better than ever, its slices of the
-    readout are copied. Laid over the best epoch's weights at the end, every neuron is read out as at its own
-    best epoch. The validation score of each neuron is then at least that of the best epoch only where nothing
-    before the readout is trained; with shared features it is a heuristic.
+    Where neuron n scores better than ever, its slices are copied; at the end they replace those of the best
+    epoch. Its validation score is then at least that of the best epoch only where nothing before the readout
+    is trained.
     """
 
     def __init__(self, model: nn.Module, mode: str) -> None:
@@ -520,8 +518,8 @@ LEFT = (
 class NonFiniteGuard(Callback):
     """Guard against NaN and infinity in the loss and the gradient norm of every step.
 
-    On the CPU a bad number stops the fit before the optimizer uses it. On a GPU reading a number would make
-    the processor wait at each step, so the steps of an epoch are examined together at its end.
+    On the CPU before the optimizer uses them; on a GPU, where reading would stall each step, at the epoch's
+    end.
     """
 
     def __init__(self) -> None:
@@ -597,10 +595,7 @@ def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | No
 
 
 def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str, Any]) -> float:
-    """Return the monitored score, () or (N,), as its mean over the neurons that have one.
-
-    Raises `FitDivergedError` where there is none.
-    """
+    """Return a score, () or (N,), as the mean of neurons that have one; `FitDivergedError` where none has."""
     score = mean_score(value)
     if math.isfinite(score.mean):
         return score.mean

@@ -119,20 +119,10 @@ class _Positions(Dataset[int]):
 
 @dataclass(frozen=True)
 class ClipLoader:
-    """A DataLoader understood: the recording behind it and, batch by batch, the clips it would serve.
+    """A DataLoader understood: the recording behind it and, batch by batch, the clips it would serve."""
 
-    Attributes
-    ----------
-    dataset : NeuralDataset
-        The data set at the bottom of the (nested) subsets.
-    clips : tuple of int
-        Clip of ``dataset`` for each position of the loader's own data set.
-    loader : DataLoader
-        The loader as given.
-    """
-
-    dataset: NeuralDataset
-    clips: tuple[int, ...]
+    dataset: NeuralDataset  # at the bottom of the (nested) subsets
+    clips: tuple[int, ...]  # of ``dataset`` for each position of the loader's own data set
     loader: Loader
 
     def __iter__(self) -> Iterator[tuple[int, ...]]:
@@ -203,66 +193,30 @@ def generators_of(*loaders: Loader) -> list[torch.Generator]:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch on the fit's device, the warm-up already cut from its targets.
+    """One batch on the fit's device, the warm-up already cut from its targets."""
 
-    Attributes
-    ----------
-    inputs : Tensor
-        Stimuli (B, 1, F, T) or (B, 1, T_audio); or, where ``is_spectrogram``, what the model's front-end
-        makes of them.
-    is_spectrogram : bool
-        ``inputs`` have been through the front-end (they come from the cache) and go to ``model.respond``.
-    targets : Tensor
-        What the loss compares with: the PSTH (B, N, 1, T) or the repeats (B, N, R, T), NaN where nothing was
-        recorded.
-    weights : Tensor
-        (N,) valid bins (or bins and repeats) of each neuron in this batch.
-    keys : tuple
-        One key per item, the same in every epoch where the source is ``stable``: the clip's number in the
-        data set.
-    lengths : tuple of int
-        Bins per item that belong to the clip (the rest is padding).
-    skip : int
-        Bins of warm-up that the targets lack and that are cut from the prediction.
-    responses : callable
-        ``responses(i)`` gives item i's (N, R, T) repeats, read only where a metric needs them.
-    extras : mapping
-        What else the loader's batch holds: 'stim_meta' (a list of dictionaries), and with a collate function
-        of your own whatever it adds.
-    """
-
-    inputs: Tensor
-    is_spectrogram: bool
-    targets: Tensor
-    weights: Tensor
+    inputs: Tensor  # (B, 1, F, T) or (B, 1, T_audio), or the front-end's output for ``model.respond``
+    is_spectrogram: bool  # ``inputs`` have been through the front-end (they come from the cache)
+    targets: Tensor  # the PSTH (B, N, 1, T) or the repeats (B, N, R, T), NaN where nothing was recorded
+    weights: Tensor  # (N,) valid bins (or bins and repeats) of each neuron in this batch
+    # one per item, the same in every epoch of a ``stable`` source: the clip's number
     keys: tuple[Hashable, ...]
-    lengths: tuple[int, ...]
-    skip: int
-    responses: Callable[[int], Tensor]
+    lengths: tuple[int, ...]  # bins per item that belong to the clip (the rest is padding)
+    skip: int  # bins of warm-up that the targets lack and that are cut from the prediction
+    responses: Callable[[int], Tensor]  # item i's (N, R, T) repeats, for metrics
+    # 'stim_meta' and what else a collate function adds
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class FeedSettings:
-    """What a source needs to know of the fit.
-
-    Attributes
-    ----------
-    device, dtype : torch.device, torch.dtype
-        Where the model is, and its floating type.
-    psth_targets : bool
-        Whether the loss takes the PSTH in place of the repeats.
-    counts_repeats : bool
-        Whether the loss is a mean over bins and repeats, not over bins.
-    warmup_ms : float
-        Onset of each clip that takes no part in loss and scores.
-    """
+    """What a source needs to know of the fit."""
 
     device: torch.device
     dtype: torch.dtype
-    psth_targets: bool
-    counts_repeats: bool
-    warmup_ms: float
+    psth_targets: bool  # the loss takes the PSTH in place of the repeats
+    counts_repeats: bool  # the loss is a mean over bins and repeats, not over bins
+    warmup_ms: float  # onset of each clip that takes no part in loss and scores
 
 
 class BatchSource(Protocol):

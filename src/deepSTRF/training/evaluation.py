@@ -299,11 +299,7 @@ class _WithoutOnset:
 
 
 def _reasons(quality: NeuronQuality, columns: Mapping[str, Column]) -> tuple[str, ...]:
-    """Why a value is missing, per neuron.
-
-    A neuron recorded once has the plain correlation for a score; where it has none either, repeats are not
-    the reason.
-    """
+    """Why a value is missing, per neuron (one recorded once is scored by the plain correlation)."""
     once = (quality.n_repeats_max == 1).tolist()
     flat = np.isnan(columns["fve"])  # no variance of the response to explain
     return tuple(

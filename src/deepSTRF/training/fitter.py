@@ -617,8 +617,8 @@ def build_fit(
 ) -> Fitter:
     """Return the `Fitter` of one fit of a series; views become loaders shuffled by ``seed``.
 
-    ``seeds_itself`` is for a caller that has not seeded the process. ``more`` are the caller's own callbacks,
-    called before those that ``callbacks(seed)`` makes; the other arguments are those of `Fitter`.
+    ``seeds_itself``: the caller has not seeded the process. ``more``: callbacks called before
+    ``callbacks(seed)``.
     """
     if isinstance(train, NeuralDataset) and isinstance(val, NeuralDataset):
         train, val = make_loaders(train, val, batch_size=batch_size, seed=seed)

@@ -45,22 +45,12 @@ EXTRA = "log"
 
 
 class Record(NamedTuple):
-    """One record of a fit, sorted by what a logger can draw.
+    """One record of a fit, sorted by what a logger can draw."""
 
-    Attributes
-    ----------
-    numbers : dict of str to float
-        Single numbers; a vector ``k`` over neurons as its mean ``k`` and quantiles ``k/p10``, ``k/p50``,
-        ``k/p90``, and ``k/n_nan`` where values are missing.
-    vectors : dict of str to ndarray
-        The finite values of each vector, where there are any.
-    texts : dict of str to str
-        Everything else.
-    """
-
+    # a vector ``k`` as mean ``k``, quantiles ``k/p10``, ``/p50``, ``/p90``, and ``k/n_nan``
     numbers: dict[str, float]
-    vectors: dict[str, np.ndarray]
-    texts: dict[str, str]
+    vectors: dict[str, np.ndarray]  # the finite values of each vector, where there are any
+    texts: dict[str, str]  # everything else
 
     @classmethod
     def of(cls, values: Mapping[str, Any], prefix: str = "") -> Self:
@@ -101,10 +91,7 @@ def run_name(seed: int, group: str | None, name: str | None) -> str:
 
 
 class SeedLogger(Callback, ABC):
-    """A logger of one seed, as `fit_multi_seed` uses it: called with each epoch, `finalize`, `close`.
-
-    Also a callback of a `Fitter`, and a context manager, which closes however the block ends.
-    """
+    """Logger of one seed, called with each epoch; also a callback and a context manager that closes."""
 
     def __init__(self, seed: int, config: Mapping[str, Any] | None = None) -> None:
         self.seed = int(seed)

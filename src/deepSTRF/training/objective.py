@@ -52,10 +52,9 @@ def owns_loss(model: nn.Module) -> bool:
 
 
 def choose_objective(model: nn.Module, loss_fn: Loss | None, objective: str = "auto") -> Loss:
-    """Return the loss that a model is trained on: its own, else ``loss_fn``, else the mean squared error.
+    """Return the model's own loss (unless ``objective="loss_fn"``), else ``loss_fn``, else `mse_loss`.
 
-    ``objective="loss_fn"`` leaves the model's own loss aside. Raises ValueError where ``loss_fn`` is given
-    beside a loss of the model's own.
+    Raises ValueError where ``loss_fn`` is given beside a loss of the model's own.
     """
     if objective not in ("auto", "loss_fn"):
         raise ValueError(f"objective must be 'auto' or 'loss_fn', got {objective!r}")
@@ -71,30 +70,18 @@ def choose_objective(model: nn.Module, loss_fn: Loss | None, objective: str = "a
 
 @dataclass(frozen=True)
 class LossTraits:
-    """What a fit may assume about a loss function.
+    """What a fit may assume about a loss function."""
 
-    Attributes
-    ----------
-    accepts_psth : bool
-        The loss gives the same value on a PSTH (B, N, 1, T) as on the repeats (B, N, R, T) behind it, so the
-        PSTH is computed once and kept.
-    per_neuron : bool
-        ``reduction="none"`` gives one value per neuron, (N,).
-    counts_repeats : bool
-        A neuron's loss is a mean over bins and repeats, not over bins.
-    """
-
-    accepts_psth: bool
-    per_neuron: bool
-    counts_repeats: bool
+    accepts_psth: bool  # same value on a PSTH (B, N, 1, T) as on the repeats behind it: it is computed once
+    per_neuron: bool  # ``reduction="none"`` gives one value per neuron, (N,)
+    counts_repeats: bool  # a neuron's loss is a mean over bins and repeats, not over bins
 
 
 def loss_traits(loss_fn: Loss) -> LossTraits:
     """Read a loss function's traits from its attributes and arguments.
 
-    The losses of `deepSTRF.metrics` carry the attribute ``accepts_psth`` and take ``reduction``. A function
-    of your own is called as ``loss_fn(pred, responses)`` and returns a scalar or one value per neuron (N,);
-    set ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs.
+    A function of your own is called as ``loss_fn(pred, responses)`` and returns a scalar or (N,); set
+    ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs.
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable as loss_fn(pred, responses), got {type(loss_fn).__name__}")
@@ -120,10 +107,7 @@ def loss_traits(loss_fn: Loss) -> LossTraits:
 
 
 def mean_over_neurons(loss: Tensor, weights: Tensor) -> Tensor:
-    """Return the scalar to differentiate: the mean over the neurons that have data in this batch.
-
-    Shapes: loss () or (N,); weights (N,), valid bins of each neuron.
-    """
+    """Mean of a loss, () or (N,), over the neurons with data: valid bins ``weights`` (N,) above 0."""
     if loss.dim() == 0:
         return loss
     if loss.shape != weights.shape:
@@ -281,10 +265,9 @@ class StreamedScores:
 
 
 class CallableScores:
-    """A user's own metrics, called once per pass on all predictions and responses, concatenated.
+    """A user's own metrics, called once per pass on all clips in the order of their keys.
 
-    Shorter clips are padded on the right, predictions with zeros and responses with NaN; clips come in the
-    order of their keys, so a shuffled pass gives the same numbers.
+    Shorter clips are padded on the right, predictions with zeros and responses with NaN.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], *, stable: bool) -> None:

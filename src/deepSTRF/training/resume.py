@@ -177,10 +177,7 @@ def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
-    """Return what must agree for a stored state to belong to this fit.
-
-    How long to go on (``max_epochs``, ``patience``) is not part of it: both may change between runs.
-    """
+    """What must agree for a stored state to belong to this fit (not ``max_epochs`` and ``patience``)."""
     return {
         "model": model_signature(fitter.model),
         "optimizer": optimizer,

@@ -279,24 +279,12 @@ def _remedy(root: Path) -> str:
 
 @dataclass(frozen=True, eq=False)
 class SpikeTrains:
-    """Spike times of one set of sounds for all kept neurons.
+    """Spike times of one set of sounds for all kept neurons."""
 
-    Attributes
-    ----------
-    neurons : list of dict
-        ``nrn_meta`` of the kept neurons, in metadata order.
-    report : LoadReport
-        Neurons kept and skipped.
-    times : float64 ndarray
-        Times in ms, sound by sound, neuron by neuron, repeat by repeat.
-    counts : int32 ndarray (S, N, R)
-        Spikes of each, -1 where a repeat does not exist.
-    """
-
-    neurons: list[dict[str, Any]]
-    report: LoadReport
-    times: npt.NDArray[np.float64]
-    counts: npt.NDArray[np.int32]
+    neurons: list[dict[str, Any]]  # ``nrn_meta`` of the kept neurons, in metadata order
+    report: LoadReport  # neurons kept and skipped
+    times: npt.NDArray[np.float64]  # in ms, sound by sound, neuron by neuron, repeat by repeat
+    counts: npt.NDArray[np.int32]  # (S, N, R) spikes of each, -1 where a repeat does not exist
 
     def binned(self, n_bins: int, dt_ms: float, binning: str) -> list[Any]:
         """Per sound an (N, R, T) block of counts, or a list of (R_n, T) where repeats differ."""
@@ -396,21 +384,11 @@ def _parse_spikes(root: Path, files: list[str], on_bad_file: str) -> Arrays:
 
 @dataclass(frozen=True, eq=False)
 class Stimuli:
-    """Stimuli of the 20 clips.
+    """Stimuli of the 20 clips."""
 
-    Attributes
-    ----------
-    values : float32 ndarray
-        (20, 1, F, T) spectrograms or (20, 1, T_audio) waveforms.
-    source_sha256 : list of str
-        Hash of each sound file; empty when the sound files are not there.
-    facts : dict
-        Processing, for reports.
-    """
-
-    values: npt.NDArray[np.float32]
-    source_sha256: list[str]
-    facts: dict[str, Any]
+    values: npt.NDArray[np.float32]  # (20, 1, F, T) spectrograms or (20, 1, T_audio) waveforms
+    source_sha256: list[str]  # hash of each sound file; empty when the sound files are not there
+    facts: dict[str, Any]  # processing, for reports
 
 
 def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: float) -> str:

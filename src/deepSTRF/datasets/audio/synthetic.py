@@ -217,28 +217,17 @@ MOST_SPIKES_PER_BIN = 130
 
 @dataclass(frozen=True)
 class Neuron:
-    """Parameters of one simulated neuron.
+    """Parameters of one simulated neuron."""
 
-    Attributes
-    ----------
-    kind : str
-        One of `NEURON_KINDS`.
-    best_frequency_hz, bandwidth_octaves, latency_ms : float
-        Centre and width of the receptive field in frequency, time of its peak.
-    suppression, sideband, off_weight : float
-        Strength of delayed suppression, of side bands, and of the OFF channel.
-    mean_rate_hz : float
-        Mean rate over all clips.
-    """
-
-    kind: str
+    kind: str  # one of `NEURON_KINDS`
     best_frequency_hz: float
     bandwidth_octaves: float
-    latency_ms: float
+    latency_ms: float  # time of the receptive field's peak
+    # strength of delayed suppression, as the two below of side bands and of the OFF channel
     suppression: float
     sideband: float
     off_weight: float
-    mean_rate_hz: float
+    mean_rate_hz: float  # over all clips
 
     def kernel(self, frequencies_hz: Floats, n_lags: int, dt_ms: float) -> Floats:
         """(F, T) receptive field with a peak near 1; the last column is the current frame."""
@@ -255,29 +244,16 @@ class Neuron:
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """Simulated truth of a whole population.
+    """Simulated truth of a whole population."""
 
-    Attributes
-    ----------
-    strfs, off_strfs : Tensor (N, F, T)
-        Linear kernels on the spectrogram; for "onoff" neurons on the ON and the OFF channel.
-    biases : Tensor (N,)
-        Constant added to the linear drive.
-    rates : list of Tensor (N, T)
-        Expected spikes per bin of every clip.
-    """
-
-    strfs: Tensor
-    off_strfs: Tensor
-    biases: Tensor
-    rates: list[Tensor]
+    strfs: Tensor  # (N, F, T) linear kernels on the spectrogram; for "onoff" neurons on the ON channel
+    off_strfs: Tensor  # (N, F, T) those on the OFF channel
+    biases: Tensor  # (N,) constant added to the linear drive
+    rates: list[Tensor]  # (N, T) expected spikes per bin of every clip
 
 
 def draw_neuron(number: int, frequencies_hz: Floats, seed: int) -> Neuron:
-    """Random parameters of neuron ``number``; they do not depend on the number of neurons.
-
-    Shapes: frequencies_hz (F,).
-    """
+    """Random parameters of neuron ``number``, whatever the number of neurons; frequencies_hz (F,)."""
     rng = np.random.default_rng([seed, 1, number])
     low, high = (
         np.log(frequencies_hz[[1, -2]]) if len(frequencies_hz) > 3 else np.log(frequencies_hz[[0, -1]])
@@ -380,10 +356,7 @@ def _rate(drive: Tensor, gain: Tensor, kinds: npt.NDArray[np.str_]) -> Tensor:
 
 
 def draw_spikes(rate: Tensor, n_repeats: int, rng: np.random.Generator) -> npt.NDArray[np.int16]:
-    """(N, R, T) Poisson counts at rates (N, T), by inverting the distribution function.
-
-    One uniform number is drawn per bin and repeat.
-    """
+    """(N, R, T) Poisson counts at rates (N, T), from one uniform number per bin and repeat."""
     expected = rate.numpy().astype(np.float64)[:, None, :]
     uniform = rng.random((rate.shape[0], n_repeats, rate.shape[1]))
     counts = np.zeros(uniform.shape, dtype=np.int16)

@@ -20,14 +20,11 @@ BLOCK_SIZE = 16
 
 
 def legendre_delay(memory_size: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Return the recursion ``m_t = A m_{t-1} + B u_t`` that keeps a window of ``u`` in Legendre polynomials.
+    """Return A, B of ``m_t = A m_{t-1} + B u_t``, which keeps a window of ``u`` in Legendre polynomials.
 
-    The continuous system has ``A[i, j] = (2 i + 1) / theta * (-1 if i < j else (-1)^(i - j + 1))`` and
-    ``B[i] = (2 i + 1) (-1)^i / theta``; it is discretised with a zero-order hold of one frame.
-
-    References
-    ----------
-    Voelker, Kajić & Eliasmith 2019, "Legendre Memory Units", NeurIPS 32.
+    The continuous system has ``A[i, j] = (2 i + 1) / theta * (-1 if i < j else (-1)^(i - j + 1))`` and ``B[i]
+    = (2 i + 1) (-1)^i / theta``; it is discretised with a zero-order hold of one frame (Voelker, Kajić &
+    Eliasmith 2019, "Legendre Memory Units", NeurIPS 32).
     """
     i = torch.arange(memory_size, dtype=torch.float64)
     gain = ((2 * i + 1) / theta).unsqueeze(-1)

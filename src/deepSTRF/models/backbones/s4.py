@@ -40,12 +40,9 @@ def legs_modes(n_modes: int) -> Modes:
     """Return HiPPO-LegS, which projects the whole past on Legendre polynomials, as diagonal minus rank one.
 
     ``A[n, k] = -sqrt(2 n + 1) sqrt(2 k + 1)`` for n > k, ``-(n + 1)`` for n = k, 0 above; ``B[n] = sqrt(2 n +
-    1)``, ``p[n] = sqrt(n + 1/2)``. ``A + p p^T`` is normal and has the eigenvalues returned; B and p are
-    turned so that B is real and positive, which fixes the eigenvectors' phases.
-
-    References
-    ----------
-    Gu et al. 2020, doi 10.48550/arXiv.2008.07669; Gu, Goel & Ré 2022, doi 10.48550/arXiv.2111.00396.
+    1)``, ``p[n] = sqrt(n + 1/2)``. ``A + p p^T`` is normal with the eigenvalues returned; B is turned real
+    and positive. Gu et al. 2020, doi 10.48550/arXiv.2008.07669; Gu, Goel & Ré 2022, doi
+    10.48550/arXiv.2111.00396.
     """
     n = torch.arange(2 * n_modes, dtype=torch.float64)
     B, p = torch.sqrt(2 * n + 1), torch.sqrt(n + 0.5)
@@ -60,12 +57,7 @@ def legs_modes(n_modes: int) -> Modes:
 
 
 def lin_modes(n_modes: int) -> Modes:
-    """Return the modes of S4D-Lin: poles ``-1/2 + i pi n``, a damped Fourier series.
-
-    References
-    ----------
-    Gu et al. 2022, doi 10.48550/arXiv.2206.11893.
-    """
+    """Return S4D-Lin, a damped Fourier series: poles ``-1/2 + i pi n`` (doi 10.48550/arXiv.2206.11893)."""
     frequencies = math.pi * torch.arange(n_modes, dtype=torch.float64)
     poles = torch.complex(torch.full_like(frequencies, -0.5), frequencies)
     return Modes(poles, torch.ones_like(poles), torch.zeros_like(poles))

@@ -162,11 +162,7 @@ def _write_files(
 
 
 def _move_into_place(staging: Path, target: Path, stale: tuple[str, ...]) -> None:
-    """Rename the finished files over the old ones, which needs no space on the disk; other files stay.
-
-    Should the process die between two renames, the stamps in configuration and weights differ: an error when
-    loaded.
-    """
+    """Rename the finished files over the old ones; after a crash between two renames their stamps differ."""
     for path in sorted(staging.iterdir()):
         os.replace(path, target / path.name)
     for name in stale:

@@ -42,19 +42,11 @@ class PooledFilterbank(WaveformFrontEnd):
 
     A subclass calls `set_plan` in its constructor and writes `build_filters`, which turns its parameters into
     taps and pooling windows; it may override `compress` (and `init_compression` when that carries a state).
-    Streaming keeps the last samples of sound and their contributions to bins that are not complete, so the
-    cost of a chunk is that of its own samples.
-
-    Attributes
-    ----------
-    plan : FilterbankPlan
-        Kernel length and stride of each group of channels.
-    detector : str
-        Detector after the filters (`deepSTRF.dsp.filterbank.detect`).
+    Streaming keeps the last samples of sound and their contributions to bins that are not complete.
     """
 
     plan: FilterbankPlan
-    detector: str
+    detector: str  # of `deepSTRF.dsp.filterbank.detect`
 
     def set_plan(self, plan: FilterbankPlan, detector: str, window_samples: int) -> None:
         """Fix groups, detector and the length of the longest pooling window (rounded up to whole bins)."""
@@ -180,10 +172,7 @@ class PooledFilterbank(WaveformFrontEnd):
 
 
 class FixedFilterbank(PooledFilterbank):
-    """Base of the filterbanks without parameters: designed once, in float64, on construction.
-
-    A subclass calls `set_plan` and then `set_filters` in its constructor.
-    """
+    """Base of the filterbanks without parameters: `set_plan`, then `set_filters`, in float64."""
 
     _taps: Tensor
     _windows: Tensor
