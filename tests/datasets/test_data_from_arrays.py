@@ -193,7 +193,7 @@ def test_numpy_sample_rates():
 
 
 def test_audio_grid_an_integer_number_of_samples():
-    with pytest.raises(ValueError, match="integer number of samples") as caught:
+    with pytest.raises(ValueError, match="must be a whole number") as caught:
         AudioNeuralDataset.from_arrays([np.zeros(44100)], [np.zeros((1, 200))], 5.0, audio_fs=44100)
     assert "220.5" in str(caught.value)
     ds = AudioNeuralDataset.from_arrays([np.zeros(44100)], [np.zeros((1, 100))], 10.0, audio_fs=44100)
@@ -232,7 +232,7 @@ class WaveLoader(AudioNeuralDataset):
 @pytest.mark.parametrize(
     ("stimulus", "bins", "audio_fs", "error", "words"),
     [
-        (torch.zeros(1, 800), 10, 44100, ValueError, "integer number of samples"),
+        (torch.zeros(1, 800), 10, 44100, ValueError, "must be a whole number"),
         (torch.zeros(2, 800), 10, 16000, ValueError, r"\(1, T_audio\)"),
         (torch.zeros(1, 1, 800), 10, 16000, ValueError, r"\(1, T_audio\)"),
         (torch.zeros(1, 801), 10, 16000, ValueError, "multiple of"),

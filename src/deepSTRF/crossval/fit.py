@@ -29,7 +29,6 @@ from deepSTRF._files import json_safe
 from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.crossval.predict import MANIFEST, FoldFits, is_complete
 from deepSTRF.datasets import FoldManifest, NeuralDataset
-from deepSTRF.datasets.folds import Fold
 from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
 from deepSTRF.models import NeuralModel
@@ -341,7 +340,11 @@ def _run(plan: _Plan, missing: list[int], n_jobs: int) -> Iterator[tuple[str, tu
 def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
     """Fit and save a fold; returns its name and why it has none."""
     fold, seed = plan.manifest.folds[number], plan.seed + number
-    training, validation = _trials(plan, fold, seed)
+    seen = [trial for trial in plan.manifest.trials if trial not in fold.left_out]
+    order = [place for group in shuffled([[place] for place in range(len(seen))], seed) for place in group]
+    stop = set(order[: plan.n_validation])
+    training = tuple(trial for place, trial in enumerate(seen) if place not in stop)
+    validation = tuple(trial for place, trial in enumerate(seen) if place in stop)
     train, val = (
         plan.dataset.select(clips=_clips(plan.dataset, plan.manifest, part))
         for part in (training, validation)
@@ -370,15 +373,6 @@ def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
     facts |= {"best_epoch": None if last else fitter.best_epoch, "history": json_safe(rows)}
     _save(model, plan.folder / fold.name, facts)
     return fold.name, None
-
-
-def _trials(plan: _Plan, fold: Fold, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Training and validation trials of a fold; neither holds any that it leaves out."""
-    seen = [trial for trial in plan.manifest.trials if trial not in fold.left_out]
-    order = [place for group in shuffled([[place] for place in range(len(seen))], seed) for place in group]
-    stop = set(order[: plan.n_validation])
-    training = tuple(trial for place, trial in enumerate(seen) if place not in stop)
-    return training, tuple(seen[place] for place in sorted(stop))
 
 
 def _clips(dataset: NeuralDataset, manifest: FoldManifest, trials: tuple[str, ...]) -> list[int]:

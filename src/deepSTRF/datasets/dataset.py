@@ -22,12 +22,11 @@ from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, fill
 from deepSTRF.datasets.recording import Recording, is_integer
 from deepSTRF.datasets.selection import resolve_selection
 from deepSTRF.datasets.transforms import fit_normalization, fit_standardization
+from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.dsp.smoothing import hanning_window
 
 __all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop"]
 
-#: Largest distance of audio_fs * dt / 1000 from an integer that still counts as one (float rounding of dt).
-HOP_TOLERANCE = 1e-6
 #: Bands a front-end makes of a waveform by default: the width of the NS1 cochleagram.
 _DEFAULT_BANDS = 34
 
@@ -637,15 +636,7 @@ def _plain_integer(value: Any) -> Any:
 
 
 def check_hop(audio_fs: Any, dt_ms: float) -> int:
-    """Samples per bin, ``audio_fs * dt_ms / 1000``; ValueError when it is no integer."""
+    """`samples_per_bin` of an integer rate, which keeps the grids of sounds and bins exactly aligned."""
     if not is_integer(audio_fs) or audio_fs < 1:
         raise TypeError(f"audio_fs is a sample rate in Hz, a positive integer, got {audio_fs!r}")
-    samples = audio_fs * dt_ms / 1000.0
-    hop = round(float(samples))
-    if hop < 1 or abs(samples - hop) > HOP_TOLERANCE:
-        near = max(1, hop) * 1000.0 / dt_ms
-        raise ValueError(
-            f"audio_fs={audio_fs} Hz gives {samples:g} samples per bin of {dt_ms:g} ms, which is not an "
-            f"integer number of samples; resample the audio, e.g. to {near:g} Hz, or choose another bin width"
-        )
-    return hop
+    return samples_per_bin(audio_fs, dt_ms)

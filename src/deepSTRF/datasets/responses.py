@@ -210,7 +210,18 @@ def pack_clip(entry: Any, n_neurons: int, where: str, *, copy: bool) -> ClipResp
         pairs = sorted(entry.items())
     else:
         pairs = list(enumerate(entry))
-    return _pack_pairs([(n, rows) for n, rows in pairs if rows is not None], where)
+    kept = []
+    for neuron, given in pairs:
+        rows = None if given is None else _rows(given, f"{where}, neuron {neuron}")
+        if rows is not None and rows.size and not (rows.dtype.kind == "f" and np.isnan(rows).all()):
+            kept.append((neuron, rows))
+    heard = np.array([neuron for neuron, _ in kept], dtype=np.int64)
+    counts = np.array([len(rows) for _, rows in kept], dtype=np.int64)
+    n_bins = max((rows.shape[1] for _, rows in kept), default=0)
+    whole = [_padded(rows, n_bins) for _, rows in kept]
+    flat = np.concatenate(whole) if whole else np.empty((0, n_bins), dtype=np.int8)
+    data, has_missing = encode(flat, where, copy=False)  # concatenate has made the copy
+    return ClipResponses(data, heard, np.cumsum(counts) - counts, counts, has_missing)
 
 
 def as_array(values: Any, what: str) -> Array:
@@ -242,21 +253,6 @@ def _pack_block(block: Array, where: str, *, copy: bool) -> ClipResponses:
     data, has_missing = encode(block.reshape(heard.size * repeats, n_bins), where, copy=copy)
     counts = np.full(heard.size, repeats, dtype=np.int64)
     return ClipResponses(data, heard, np.arange(heard.size, dtype=np.int64) * repeats, counts, has_missing)
-
-
-def _pack_pairs(pairs: Sequence[tuple[int, Any]], where: str) -> ClipResponses:
-    kept = []
-    for neuron, entry in pairs:
-        rows = _rows(entry, f"{where}, neuron {neuron}")
-        if rows.size and not (rows.dtype.kind == "f" and np.isnan(rows).all()):
-            kept.append((neuron, rows))
-    heard = np.array([neuron for neuron, _ in kept], dtype=np.int64)
-    counts = np.array([len(rows) for _, rows in kept], dtype=np.int64)
-    n_bins = max((rows.shape[1] for _, rows in kept), default=0)
-    whole = [_padded(rows, n_bins) for _, rows in kept]
-    flat = np.concatenate(whole) if whole else np.empty((0, n_bins), dtype=np.int8)
-    data, has_missing = encode(flat, where, copy=False)  # concatenate has made the copy
-    return ClipResponses(data, heard, np.cumsum(counts) - counts, counts, has_missing)
 
 
 def _rows(entry: Any, where: str) -> Array:

@@ -46,7 +46,11 @@ def bin_spikes(
     """
     validate_binning(binning, dt_ms)
     if binning == "published":
-        return _bin_published(times_ms, rows, n_rows, n_bins, round(dt_ms))
+        bin_ms, times = round(dt_ms), np.rint(times_ms)
+        length = n_bins * bin_ms
+        inside = (times >= 0) & (times < length)
+        ticks = np.unique(rows[inside] * length + times[inside].astype(np.int64))
+        return _tally(ticks // bin_ms, n_rows * n_bins).reshape(n_rows, n_bins)
     index = np.floor(times_ms / dt_ms)
     index -= times_ms < index * dt_ms
     index += times_ms >= (index + 1) * dt_ms
@@ -77,13 +81,3 @@ def validate_binning(binning: str, dt_ms: float) -> None:
             f"binning='published' sums whole milliseconds, so dt_ms must be a whole number, got {dt_ms}; "
             "use binning='half-open'"
         )
-
-
-def _bin_published(
-    times_ms: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], n_rows: int, n_bins: int, bin_ms: int
-) -> Counts:
-    length = n_bins * bin_ms
-    rounded = np.rint(times_ms)
-    inside = (rounded >= 0) & (rounded < length)
-    ticks = np.unique(rows[inside] * length + rounded[inside].astype(np.int64))
-    return _tally(ticks // bin_ms, n_rows * n_bins).reshape(n_rows, n_bins)

@@ -347,19 +347,15 @@ def filter_resonators(audio: Tensor, matrices: ResonatorMatrices, group: FilterG
         blocks, states = rows[:, past:], rows[:, :past] @ matrices.inputs
     else:
         blocks = sound.reshape(len(sound), -1, block)
-        states = _states_by_doubling(blocks[:, :-1], matrices)[:, -n_blocks:].flatten(0, 1)
+        states = (
+            blocks[:, :-1] @ matrices.inputs[-block:]
+        )  # (B, blocks, R) at the ends of blocks, by doubling
+        for k, advance in enumerate(matrices.advance):
+            states = states + functional.pad(states[:, : -(2**k)] @ advance, (0, 0, 2**k, 0))
+        states = states[:, -n_blocks:].flatten(0, 1)
         blocks = blocks[:, -n_blocks:].flatten(0, 1)
     outputs = torch.cat([blocks, states], dim=-1) @ matrices.outputs
     return outputs.view(len(audio), n_blocks, 1, -1)
-
-
-def _states_by_doubling(blocks: Tensor, matrices: ResonatorMatrices) -> Tensor:
-    """Turn blocks of sound (B, blocks, L) into the states (B, blocks, R) at their ends."""
-    states = blocks @ matrices.inputs[-blocks.shape[-1] :]
-    for k, advance in enumerate(matrices.advance):
-        earlier = states[:, : -(2**k)] @ advance
-        states = states + functional.pad(earlier, (0, 0, 2**k, 0))
-    return states
 
 
 def _powers(t: Tensor, tau: Tensor, exponents: Tensor) -> Tensor:

@@ -78,7 +78,17 @@ def resample_exact(
     >>> resample_exact(clip, 48828.125, 48000).shape
     torch.Size([3072])
     """
-    _validate_audio(audio, n_out)
+    if not isinstance(audio, Tensor) or not audio.is_floating_point():
+        what = str(audio.dtype) if isinstance(audio, Tensor) else type(audio).__name__
+        raise TypeError(
+            f"audio is a floating point tensor (..., T_audio), got {what}; convert it with .float()"
+        )
+    if audio.ndim == 0 or audio.numel() == 0:
+        raise ValueError(
+            f"audio holds no samples: its shape is {tuple(audio.shape)}, legal is (..., T_audio)"
+        )
+    if n_out is not None and n_out < 1:
+        raise ValueError(f"n_out is the number of samples to return and must be at least 1, got {n_out}")
     ratio = rate_ratio(rate_in, rate_out)
     length = math.ceil(audio.shape[-1] * ratio) if n_out is None else n_out
     if ratio == 1:
@@ -102,17 +112,3 @@ def _fit_length(audio: Tensor, length: int) -> Tensor:
     if missing > 0:
         return torch.nn.functional.pad(audio, (0, missing))
     return audio[..., :length].contiguous()
-
-
-def _validate_audio(audio: Tensor, n_out: int | None) -> None:
-    if not isinstance(audio, Tensor) or not audio.is_floating_point():
-        what = str(audio.dtype) if isinstance(audio, Tensor) else type(audio).__name__
-        raise TypeError(
-            f"audio is a floating point tensor (..., T_audio), got {what}; convert it with .float()"
-        )
-    if audio.ndim == 0 or audio.numel() == 0:
-        raise ValueError(
-            f"audio holds no samples: its shape is {tuple(audio.shape)}, legal is (..., T_audio)"
-        )
-    if n_out is not None and n_out < 1:
-        raise ValueError(f"n_out is the number of samples to return and must be at least 1, got {n_out}")

@@ -483,7 +483,10 @@ def download_ns1(
     dest = Path(dest)
     if not (dest / NS1_METADATA).is_file():
         download_file(osf_url(NS1_OSF_FILES[NS1_METADATA], osf_base), dest / NS1_METADATA, check=_check_mat)
-    if not _sounds_and_spikes_are_there(dest, cache):
+    complete = all((dest / name).is_file() for name in wav_paths()) and all(
+        resolve_spike_file(dest, unit["file"]) is not None for unit in read_metadata(dest, cache=cache)
+    )
+    if not complete:
         archive = dest / "spikesandwav.zip"
         was_there = archive.is_file()
         download_file(osf_url(NS1_OSF_FILES["ReadMe.rtf"], osf_base), dest / "ReadMe.rtf")
@@ -497,13 +500,6 @@ def download_ns1(
         url = f"{github_base.rstrip('/')}/{NS1_DNET_REPO}/{NS1_DNET_REF}/{NS1_DNET_FILES[0]}"
         download_file(url, dest / NS1_DNET_FILES[0], check=_check_mat)
     return dest
-
-
-def _sounds_and_spikes_are_there(root: Path, cache: bool) -> bool:
-    if not all((root / name).is_file() for name in wav_paths()):
-        return False
-    units = read_metadata(root, cache=cache)
-    return all(resolve_spike_file(root, unit["file"]) is not None for unit in units)
 
 
 def _check_zip(path: Path) -> None:

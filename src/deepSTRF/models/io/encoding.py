@@ -121,10 +121,6 @@ def encode(value: Any, where: str) -> Any:
         return str(value)
     if isinstance(value, Tensor | np.ndarray):
         return _encode_array(value, where)
-    return _encode_container(value, where)
-
-
-def _encode_container(value: Any, where: str) -> Any:
     if type(value) is list:
         return [encode(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if type(value) is tuple:
