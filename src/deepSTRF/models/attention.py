@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from deepSTRF._validation import check_dropout, check_flag, check_positive_int
 from deepSTRF.models.configurable import Configurable, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 
 __all__ = [
     "CausalSelfAttention",
@@ -50,9 +50,7 @@ class SinusoidalPositionalEncoding(nn.Module, Configurable):
         """Add the code to (B, T, D), whose first frame is number 0."""
         return self._add(x, _first_frame(x))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the number of the next frame, ``{"position": (B,)}``: zero."""
         return {"position": torch.zeros(batch, dtype=torch.int64, device=device)}
 
@@ -113,9 +111,7 @@ class CausalSelfAttention(nn.Module, Configurable):
             y = self._look_back(query, functional.pad(key, before), functional.pad(value, before), first)
         return self._merge(y)
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return ``{"keys", "values": (B, heads, w - 1, D / heads), "position": (B,)}``, all zero."""
         if self.context_window is None:
             raise ValueError(
@@ -205,9 +201,7 @@ class CausalTransformerLayer(nn.Module, Configurable):
         """Map (B, T, D) to (B, T, D)."""
         return self._finish(x, self.self_attn(x))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of the attention."""
         return self.self_attn.init_state(batch, device=device, dtype=dtype)
 
@@ -246,9 +240,7 @@ class CausalTransformerEncoder(nn.Module, Configurable):
             x = layer(x)
         return x
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of every layer."""
         return {
             name: cast(CausalTransformerLayer, layer).init_state(batch, device=device, dtype=dtype)

@@ -23,7 +23,7 @@ from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating, predict_clips
-from deepSTRF.models.streaming import State, check_state, init_slot_state, step_slot
+from deepSTRF.models.streaming import Device, DType, State, check_state, init_slot_state, step_slot
 from deepSTRF.registry import PREFILTERS, Registry
 
 __all__ = ["AudioEncodingModel", "NeuralModel", "resolve_slot"]
@@ -130,9 +130,7 @@ class NeuralModel(nn.Module, Configurable):
             raise ValueError(f"expected spectrograms with T of at least 1, got {tuple(x.shape)}")
         check_dtype(x, placement(self)[1])
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame, for ``batch`` parallel streams.
 
         Parameters

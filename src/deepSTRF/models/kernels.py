@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from deepSTRF._validation import check_positive_int
 from deepSTRF.models.configurable import Configurable, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import KERNELS
 
 __all__ = ["CausalSTRFConv", "ParametricSTRF", "SeparableSTRF", "convolve_full", "fit_gaussians"]
@@ -67,9 +67,7 @@ class CausalSTRFConv(nn.Module, Configurable):
         self._check_input(x)
         return self._convolve(functional.pad(x, (self.T - 1, 0)))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the zero frames that come before the first: ``{"history": (B, C_in, F, T - 1)}``."""
         where, kind = placement(self, device, dtype)
         shape = (batch, self.C_in, self.F, self.T - 1)

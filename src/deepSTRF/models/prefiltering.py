@@ -21,7 +21,7 @@ from deepSTRF._validation import check_choice, check_flag, check_positive_int, c
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.configurable import Configurable, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import PREFILTERS
 
 __all__ = [
@@ -52,9 +52,7 @@ class _Adaptation(nn.Module):
         """Map (B, 1, F, T) to (B, out_channels, F, T)."""
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of the leaky means before the first frame."""
         where, kind = placement(self, device, dtype)
         shapes = (1, self.F), (self.out_channels, self.F)

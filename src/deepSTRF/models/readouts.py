@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
-from deepSTRF.models.streaming import FramewiseMixin, State, init_slot_state, step_slot
+from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.registry import ACTIVATIONS
 
 __all__ = ["LinearReadout", "STRFReadout"]
@@ -82,9 +82,7 @@ class STRFReadout(nn.Module, Configurable):
         """Map (B, C_in, F, T) to (B, N, 1, T)."""
         return self._finish(self.strf(x))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame."""
         return {
             "strf": self.strf.init_state(batch, device=device, dtype=dtype),

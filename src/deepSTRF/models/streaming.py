@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 
 __all__ = [
+    "DType",
+    "Device",
     "FramewiseMixin",
     "State",
     "Streamable",
@@ -27,6 +29,9 @@ __all__ = [
 
 #: A plain tree of tensors: dictionaries whose values are tensors or such dictionaries.
 State: TypeAlias = dict[str, Any]
+#: Where and in which precision a state is made; None is as the module.
+Device: TypeAlias = torch.device | str | None
+DType: TypeAlias = torch.dtype | None
 
 #: Modules of ``torch.nn`` that act on every frame by itself, so that a stream needs no memory for them.
 _FRAMEWISE: tuple[type[nn.Module], ...] = (
@@ -47,9 +52,7 @@ class Streamable(Protocol):
     True
     """
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame, for ``batch`` parallel streams.
 
         Parameters
@@ -97,9 +100,7 @@ class FramewiseMixin:
     (tensor([0.5000]), {})
     """
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return an empty state."""
         return {}
 

@@ -17,7 +17,7 @@ from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import MODELS
 
 __all__ = ["CausalConvStack", "ConvNet2D"]
@@ -168,9 +168,7 @@ class CausalConvStack(nn.Sequential):
         self.F, self.C_in, self.history = F, C_in, frames - 1
         self.out_features = channels * bands_left
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return every layer's past before the first frame: zeros, and the responses of layers to them."""
         (home, precision), (where, kind) = placement(self), placement(self, device, dtype)
         state: State = {}

@@ -15,7 +15,7 @@ from deepSTRF._validation import check_flag, check_positive_int
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import MODELS
 
 __all__ = ["DeepEncoder", "DilatedConvStack"]
@@ -134,9 +134,7 @@ class DilatedConvStack(nn.Sequential):
         super().__init__(*parts)
         self.in_features, self.n_hidden, self.memories = in_features, n_hidden, memories
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return every layer's past before the first frame: zeros."""
         where, kind = placement(self, device, dtype)
         return {

@@ -18,7 +18,7 @@ from deepSTRF.dsp.recursion import leaky_mean, leaky_mean_state
 from deepSTRF.models.audio.hidden_strf import HiddenSTRFModel
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import MODELS
 
 __all__ = ["DNet", "LeakyReadout", "LearnableExponentialDecay"]
@@ -148,9 +148,7 @@ class LearnableExponentialDecay(nn.Module, Configurable):
         """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays."""
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame."""
         where, kind = placement(self, device, dtype)
         return leaky_mean_state(batch, (self.input_size,), device=where, dtype=kind)
@@ -190,9 +188,7 @@ class LeakyReadout(LinearReadout):
         """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
         return self._finish(self.decay(self._drive(x)))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of the leaky neurons before the first frame."""
         return self.decay.init_state(batch, device=device, dtype=dtype)
 

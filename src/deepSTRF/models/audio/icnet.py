@@ -19,7 +19,7 @@ from torch.nn import functional
 from deepSTRF._validation import check_choice, check_flag, check_positive_int
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import Configurable, placement
-from deepSTRF.models.streaming import FramewiseMixin, State
+from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd
 from deepSTRF.models.wav2spec.sincnet import SincNet
 from deepSTRF.registry import MODELS
@@ -370,9 +370,7 @@ class ICNetEncoder(WaveformFrontEnd):
             features = layer(features)
         return features.unsqueeze(1)
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of every layer before the first sample: zeros."""
         layers = {
             str(index): layer.init_state(batch, device=device, dtype=dtype)
@@ -446,9 +444,7 @@ class CausalConvPReLU(nn.Module, Configurable):
         """Map (B, C_in, n * stride) to (B, C_out, n)."""
         return self.activation(self.conv(functional.pad(x, (self.history, 0))))  # type: ignore[no-any-return]
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the zeros before the first input: ``{"history": (B, C_in, kernel_size - stride)}``."""
         where, kind = placement(self, device, dtype)
         return {"history": torch.zeros(batch, self.in_channels, self.history, device=where, dtype=kind)}

@@ -22,7 +22,7 @@ from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import FramewiseMixin, State, init_slot_state, step_slot
+from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.registry import BACKBONES, MODELS
 
 __all__ = ["LocallyConnected1d", "StateNet", "StateNetCore", "covered_positions"]
@@ -276,9 +276,7 @@ class StateNetCore(nn.Module, Configurable):
         encoded = self._encode(x)
         return self._finish(encoded, self.rnn(encoded))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame."""
         rnn = init_slot_state(self.rnn, "rnn", batch, device=device, dtype=dtype)
         if self.connectivity != "STRF":  # the encoder has no memory

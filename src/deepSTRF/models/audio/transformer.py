@@ -22,7 +22,7 @@ from deepSTRF.models.attention import (
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.readouts import LinearReadout
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import MODELS
 
 __all__ = ["PatchTransformer", "Transformer"]
@@ -219,9 +219,7 @@ class PatchTransformer(nn.Module, Configurable):
             tokens = self.pos_encoding(tokens)
         return self.tsfm(tokens).transpose(1, 2)  # type: ignore[no-any-return]
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the zeros before the first frame, its number, and the state of every layer."""
         where, kind = placement(self, device, dtype)
         shape = (batch, self.C_in, self.F, self.K_T - 1)

@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_dropout, check_positive_int
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.streaming import State, Streamable
+from deepSTRF.models.streaming import Device, DType, State, Streamable
 
 __all__ = ["Backbone", "check_sequence"]
 
@@ -78,9 +77,7 @@ class Backbone(nn.Module, Configurable):
         """
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame, one branch per layer."""
         return {
             name: cast(Streamable, layer).init_state(batch, device=device, dtype=dtype)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice, check_dropout, check_positive_int
 from deepSTRF.models.backbones.base import check_sequence
 from deepSTRF.models.configurable import Configurable, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["GRU", "LSTM", "RNN"]
@@ -26,9 +26,7 @@ class _TorchRecurrence(nn.RNNBase):
         """Map (B, T, input_size) to (B, T, hidden_size)."""
         return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return zeros, (num_layers, B, hidden_size) for each tensor of the state."""
         where, kind = placement(self, device, dtype)
         shape = (self.num_layers, batch, self.hidden_size)

@@ -10,7 +10,7 @@ from deepSTRF._validation import check_flag, check_positive_int, check_positive_
 from deepSTRF.dsp.recursion import stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import ExactConstants, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["LMU", "LMUCell", "legendre_delay"]
@@ -73,9 +73,7 @@ class LMUCell(ExactConstants):
             self.register_constant("impulse", torch.stack(powers[:-1]) @ B)  # (Q, d): A^j B
             self.register_constant("leaps", torch.stack(powers[1:]))  # (Q, d, d): A^(j + 1)
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return zeros: memory (B, d) and, with feedback, output (B, H)."""
         where, kind = placement(self, device, dtype)
         sizes = {"m": self.B.shape[0], **({"h": self.hidden_size} if self.feedback else {})}

@@ -12,7 +12,7 @@ from deepSTRF._validation import check_positive_int
 from deepSTRF.dsp.recursion import linear_scan
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["Mamba", "MambaLayer"]
@@ -53,9 +53,7 @@ class MambaLayer(nn.Module):
             steps = torch.empty_like(self.dt_proj.bias).uniform_(low, high).exp_().clamp_(min=DT_FLOOR)
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse softplus
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the inputs before the first, (B, d_conv - 1, E), and the hidden state (B, E, d_state)."""
         where, kind = placement(self, device, dtype)
         inner, d_state = self.A_log.shape

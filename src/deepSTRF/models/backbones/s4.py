@@ -14,7 +14,7 @@ from deepSTRF._validation import check_choice, check_positive_int
 from deepSTRF.dsp.recursion import stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
 __all__ = ["S4", "S4D", "Modes", "S4DLayer", "S4Layer", "legs_modes", "lin_modes"]
@@ -89,9 +89,7 @@ class _LinearStateSpaceLayer(nn.Module):
         self.D = nn.Parameter(torch.randn(input_size))
         self.output_linear = nn.Linear(input_size, 2 * hidden_size)
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return zeros: real and imaginary parts of all modes, (B, input_size, 2 P)."""
         where, kind = placement(self, device, dtype)
         features, n_modes = self.A_log.shape

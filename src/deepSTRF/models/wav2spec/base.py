@@ -17,7 +17,7 @@ from torch.nn import functional
 from deepSTRF._validation import check_positive_int, check_positive_number, check_tensor
 from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.models.configurable import Configurable, ExactConstants, ScaleFreeParameters, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = [
@@ -124,9 +124,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         self.check_waveform(x)
         return self._transform_in_full_precision(functional.pad(x, (self.left_context, 0)))
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """State of silence before the first sample: ``{"history": (B, 1, left_context)}``."""
         where, kind = placement(self, device, dtype)
         shape = (batch, 1, self.left_context)

@@ -26,7 +26,7 @@ from deepSTRF.dsp.filterbank import (
     stream_filterbank,
 )
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd, full_precision, without_autocast
 
 __all__ = ["FixedFilterbank", "PooledFilterbank"]
@@ -88,9 +88,7 @@ class PooledFilterbank(WaveformFrontEnd):
             frames, _ = self.compress(pooled[..., : x.shape[-1] // self.hop], values, None)
         return frames.unsqueeze(1)
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """State of silence before the first sample.
 
         ``"history"`` (B, 1, H) holds the latest sound, ``"pending"`` (B, F, D - 1) its contributions to bins

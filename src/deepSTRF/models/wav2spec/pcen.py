@@ -12,7 +12,7 @@ from deepSTRF._validation import check_choice, check_flag, check_positive_int, c
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
 from deepSTRF.dsp.scales import bounded_shift
 from deepSTRF.models.configurable import Configurable, ScaleFreeParameters, placement
-from deepSTRF.models.streaming import State
+from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import PREFILTERS
 
 __all__ = ["PCEN", "make_pcen"]
@@ -158,9 +158,7 @@ class PCEN(ScaleFreeParameters, Configurable):
         with torch.autocast(device_type=x.device.type, enabled=False):
             return pcen(x[:, 0].to(self.alpha_shift.dtype), *self.values(), start=self.start)[0].unsqueeze(1)
 
-    def init_state(
-        self, batch: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> State:
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of the running mean before the first frame (`deepSTRF.dsp.pcen`)."""
         where, kind = placement(self, device, dtype)
         return dict(pcen_initial_state(batch, self.n_bands, start=self.start, device=where, dtype=kind))
