@@ -386,10 +386,7 @@ def _fault(entry: zipfile.ZipInfo, name: str, path: PurePosixPath) -> str | None
 
 
 def _extract(
-    opened: zipfile.ZipFile,
-    entries: list[tuple[zipfile.ZipInfo, PurePosixPath]],
-    archive: Path,
-    dest: Path,
+    opened: zipfile.ZipFile, entries: list[tuple[zipfile.ZipInfo, PurePosixPath]], archive: Path, dest: Path
 ) -> list[Path]:
     """Extract into a hidden neighbour of ``dest``, then move file by file."""
     dest.parent.mkdir(parents=True, exist_ok=True)

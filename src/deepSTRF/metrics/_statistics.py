@@ -239,9 +239,7 @@ def valid_samples(responses: Tensor, mask: Tensor | None) -> Tensor | None:
     return bins & (recorded | ~recorded.any(2, keepdim=True))
 
 
-# ------------------------------------------------------------------------------
-# Moments of two series that survive large offsets, tiny scales, masks and merging.
-#
+# --------------------------- Moments of two series that survive large offsets, tiny scales, masks and merging
 # Every sum of squares is taken around the chunk's own mean (two passes) in float64, and chunks are merged by
 # the update of Chan, Golub and LeVeque (1983, 10.1080/00031305.1983.10483115). Whether a series is constant
 # is judged against the rounding error of its own mean, so the verdict does not depend on the unit.
@@ -378,9 +376,7 @@ def pooled_moments(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[PairM
     return PairMoments.of(rate, average, valid).pool(0), (error * error).sum((0, -1))
 
 
-# ------------------------------------------------------------------------------
-# Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows.
-#
+# ------ Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows
 # With R repeats of T bins the mean covariance over pairs of distinct repeats follows from two sums of squares
 # (Sahani and Linden 2003; Schoppe et al. 2016), without any pair being formed:
 #

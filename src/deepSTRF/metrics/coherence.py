@@ -37,12 +37,7 @@ class CoherenceSpectrum:
 
 
 def coherence_spectrum(
-    pred: Tensor,
-    gt: Tensor,
-    dt_ms: float,
-    *,
-    mask: Tensor | None = None,
-    segment_bins: int | None = None,
+    pred: Tensor, gt: Tensor, dt_ms: float, *, mask: Tensor | None = None, segment_bins: int | None = None
 ) -> CoherenceSpectrum:
     """Magnitude-squared coherence between prediction and PSTH by Welch's method.
 

@@ -37,11 +37,7 @@ def accepts_psth(loss: LossFunction) -> LossFunction:
 @LOSSES.register("mse")
 @accepts_psth
 def mse_loss(
-    pred: Tensor,
-    gt: Tensor,
-    mask: Tensor | None = None,
-    reduction: str = "mean",
-    weighting: str = "bins",
+    pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean", weighting: str = "bins"
 ) -> Tensor:
     """Mean squared error between a prediction and the PSTH.
 

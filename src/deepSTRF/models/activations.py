@@ -11,11 +11,7 @@ from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import FramewiseMixin
 from deepSTRF.registry import ACTIVATIONS
 
-__all__ = [
-    "ParametricDoubleExponential",
-    "ParametricSigmoid",
-    "ParametricSoftplus",
-]
+__all__ = ["ParametricDoubleExponential", "ParametricSigmoid", "ParametricSoftplus"]
 
 ACTIVATIONS.register("identity")(nn.Identity)  # for models whose default is another one
 

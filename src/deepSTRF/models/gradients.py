@@ -23,11 +23,7 @@ from deepSTRF._validation import (
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import differentiating
 
-__all__ = [
-    "UNBOUNDED_WINDOW",
-    "GradientMaps",
-    "NoFrontEndError",
-]
+__all__ = ["UNBOUNDED_WINDOW", "GradientMaps", "NoFrontEndError"]
 
 #: Frames of a map of a model without a finite receptive field (300 ms of 5 ms bins): a choice that shows the
 #: onset and the first suppression. Give ``T`` for another one.

@@ -200,11 +200,7 @@ def make_adaptrans(
 @PREFILTERS.register("willmore")
 @PREFILTERS.register("willmore_adaptation")
 def make_icadaptation(
-    n_frequency_bands: int,
-    dt: float,
-    min_freq: float = 500.0,
-    max_freq: float = 20_000.0,
-    scale: str = "mel",
+    n_frequency_bands: int, dt: float, min_freq: float = 500.0, max_freq: float = 20_000.0, scale: str = "mel"
 ) -> ICAdaptation:
     """Fixed adaptation to the mean level (`ICAdaptation`), time constants by the bands' frequencies."""
     return ICAdaptation(_decay_factors(n_frequency_bands, dt, min_freq, max_freq, scale))

@@ -59,11 +59,7 @@ __all__ = ["CallbackFactory", "Fitter", "build_fit", "check_callback_factory", "
 #: Clips (stimuli and targets) that may stay on the device; all of NS1 takes 12 MB, as waveforms 29 MB.
 DEFAULT_CLIP_BYTES = 512 * 2**20
 #: Number types a fit can compute in; float32 is the reference.
-PRECISIONS: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
+PRECISIONS: dict[str, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Fitter:

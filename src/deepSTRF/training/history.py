@@ -10,12 +10,7 @@ from torch import Tensor
 from deepSTRF._files import json_safe
 from deepSTRF.training.objective import mean_score
 
-__all__ = [
-    "history_rows",
-    "pack_history",
-    "summarise",
-    "unpack_history",
-]
+__all__ = ["history_rows", "pack_history", "summarise", "unpack_history"]
 
 #: Quantiles that stand for a vector over neurons where a single line must do.
 SUMMARY_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}

@@ -329,11 +329,7 @@ def _excerpt(model: nn.Module, dataset: DatasetLike, clip: int) -> _Excerpt:
     hop = max(1, stimulus.shape[-1] // total)
     field = getattr(model, "receptive_field", None)
     n_bins = min(total, max(EXCERPT_BINS, 2 * field if isinstance(field, int) else 0))
-    return _Excerpt(
-        stimulus[..., : n_bins * hop].unsqueeze(0).to(device, dtype),
-        n_bins,
-        hop,
-    )
+    return _Excerpt(stimulus[..., : n_bins * hop].unsqueeze(0).to(device, dtype), n_bins, hop)
 
 
 def _check_parameters(model: nn.Module) -> None:

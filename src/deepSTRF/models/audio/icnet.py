@@ -24,14 +24,7 @@ from deepSTRF.models.wav2spec.base import WaveformFrontEnd
 from deepSTRF.models.wav2spec.sincnet import SincNet
 from deepSTRF.registry import MODELS
 
-__all__ = [
-    "CausalConvPReLU",
-    "ICNet",
-    "ICNetEncoder",
-    "ICNetReadout",
-    "categorical_loss",
-    "even_strides",
-]
+__all__ = ["CausalConvPReLU", "ICNet", "ICNetEncoder", "ICNetReadout", "categorical_loss", "even_strides"]
 
 #: Slope of a PReLU for negative drive at the start (He et al. 2015, doi 10.1109/ICCV.2015.123).
 _PRELU_SLOPE = 0.25

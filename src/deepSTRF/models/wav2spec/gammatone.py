@@ -9,12 +9,7 @@ from torch import Tensor
 
 from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
 from deepSTRF.dsp.filterbank import plan_filterbank
-from deepSTRF.dsp.gammatone import (
-    gammatone_bandwidth,
-    gammatone_length,
-    gammatone_resonators,
-    gammatone_taps,
-)
+from deepSTRF.dsp.gammatone import gammatone_bandwidth, gammatone_length, gammatone_resonators, gammatone_taps
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.streaming import State
