@@ -68,7 +68,7 @@ def check_bootstrap(n_bootstrap: int, confidence: float, resample: str) -> None:
 class Ceiling:
     """A noise ceiling per neuron with its bootstrap interval, and how it was computed."""
 
-    value: Tensor  # (N,) on the correlation with the PSTH of all repeats; NaN without positive signal power
+    value: Tensor  # (N,) ceiling on the correlation with the PSTH; NaN without positive signal power
     low: Tensor  # (N,) bounds of the interval; NaN without a bootstrap
     high: Tensor
     method: str

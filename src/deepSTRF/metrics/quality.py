@@ -58,11 +58,11 @@ class NeuronQuality:
     about its length in bins: snr and ccmax with and without smoothing don't compare.
     """
 
-    n_clips: Tensor  # with any data of the neuron
+    n_clips: Tensor  # clips with any data of the neuron
     n_repeats_min: Tensor  # fewest and most repeats among those clips
     n_repeats_max: Tensor
-    n_bins: Tensor  # with any data
-    mean_response: Tensor  # of the PSTH over bins, in the unit of the responses (spikes per bin)
+    n_bins: Tensor  # time bins with any data
+    mean_response: Tensor  # mean of the PSTH over bins, in the unit of the responses (spikes per bin)
     signal_power: Tensor  # these three as the functions of those names; NaN without two repeats
     noise_power: Tensor
     snr: Tensor
