@@ -4,7 +4,8 @@ Every function takes arrays (NumPy, lists, or torch tensors on any device), draw
 ``(figure, axes)``; none runs a model, opens a window or calls ``show``. Figures made here are plain
 matplotlib figures, unknown to pyplot: display ``figure`` in a notebook cell, or
 ``figure.savefig("name.svg")``. To let pyplot manage one, pass it:
-``plot_strf_grid(strfs, figure=plt.figure(layout="constrained"))``.
+``plot_strf_grid(strfs, figure=plt.figure(layout="constrained"))``. Arguments of another shape or range than
+documented raise a ValueError that names them.
 Only numpy and matplotlib are needed; matplotlib is imported when the first figure is drawn.
 """
 

@@ -98,20 +98,13 @@ def plot_dstrf_panel(
         Centre frequencies in Hz.
     response_label : str
         Label of the response axis.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of axes)
         Spectrogram, response, size of the filter, then one per filter.
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other, or bins outside the clip.
 
     Examples
     --------

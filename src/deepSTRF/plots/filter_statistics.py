@@ -84,10 +84,8 @@ def plot_nonlinearity_scatter(
         One per neuron; written beside the dots of up to eight neurons.
     suptitle : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
@@ -175,20 +173,13 @@ def plot_nonlinearity_table(
         Digits after the point.
     title : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of axes)
         One per measure.
-
-    Raises
-    ------
-    ValueError
-        For measures of unequal length, or another number of names.
 
     Examples
     --------
@@ -268,19 +259,12 @@ def plot_eigen_spectrum(
         One per line, for up to six.
     title : str, optional
         Title, top left.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        For other shapes.
 
     Examples
     --------
@@ -387,20 +371,13 @@ def plot_tuning_surface(
         Title of the surface.
     frequencies_hz : array (F,), optional
         Centre frequencies in Hz.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of axes)
         The surface, or curve and counts; then one map per direction.
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other.
 
     Examples
     --------
@@ -558,20 +535,13 @@ def plot_filter_patterns(
         Title, top left.
     frequencies_hz : array (F,), optional
         Centre frequencies in Hz.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of axes)
         One per pattern, then the order in time, the dwell times, and the transitions.
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other.
 
     Examples
     --------

@@ -78,19 +78,12 @@ def plot_filterbank(
         The delays that the front-end states, as a dashed line.
     suptitle : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of one to three axes)
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other, frequencies that are not positive, or delays without centres.
 
     Examples
     --------
@@ -249,19 +242,12 @@ def plot_wav2spec_comparison(
         Whether to draw the difference and print the correlation; both need the same bands in the two.
     suptitle : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of three axes, or two without the difference)
-
-    Raises
-    ------
-    ValueError
-        When the shapes differ.
 
     Examples
     --------

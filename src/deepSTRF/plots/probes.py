@@ -81,19 +81,12 @@ def plot_response_areas(
         A diverging colour map; limits are symmetric about 0.
     suptitle : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of K axes)
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other, or axes that do not ascend.
 
     Examples
     --------
@@ -163,19 +156,12 @@ def plot_tuning_curves(
         Best frequency, marked by a dashed line.
     title, ylabel : str, optional
         Title, and label of the rate axis.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other.
 
     Examples
     --------
@@ -231,19 +217,12 @@ def plot_probe_curves(
         are not drawn large.
     title : str, optional
         Title.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other.
 
     Examples
     --------
@@ -313,19 +292,12 @@ def plot_probe_courses(
         Labels of the axes, with units.
     title : str, optional
         Title.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other.
 
     Examples
     --------

@@ -87,11 +87,6 @@ def plot_stim_with_response(
     -------
     (figure, list of axes)
 
-    Raises
-    ------
-    ValueError
-        A wrong shape, times that disagree, or another number of axes than panels.
-
     Examples
     --------
     >>> spikes = np.random.default_rng(0).poisson(0.2, size=(5, 100))
@@ -153,11 +148,6 @@ def plot_psth_vs_pred(
     -------
     (figure, axes)
 
-    Raises
-    ------
-    ValueError
-        When the two are not series of one length.
-
     Examples
     --------
     >>> figure, ax = plot_psth_vs_pred([0.0, 1.0, 0.5], [0.1, 0.8, 0.6], dt_ms=5.0)
@@ -216,20 +206,13 @@ def plot_neuron_panel(
         Label of the PSTH axis.
     band_label : str
         What the rows of the spectrogram are where they have no frequencies.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of axes)
         The receptive field, when there is one, is the last.
-
-    Raises
-    ------
-    ValueError
-        Shapes that disagree.
 
     Examples
     --------

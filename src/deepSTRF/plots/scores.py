@@ -58,19 +58,12 @@ def plot_score_histogram(
         Number of bins.
     title : str, optional
         Title.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        When scores is no (N,) series, or holds infinities.
 
     Examples
     --------
@@ -119,19 +112,12 @@ def plot_score_scatter(
         Names of the scores.
     title : str, optional
         Title; None states how many neurons lie above the line.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        When the two are not series of one length.
 
     Examples
     --------
@@ -179,19 +165,12 @@ def plot_noise_ceiling(
         Lower and upper end of the ceiling's confidence interval, drawn as a thin bar.
     title : str, optional
         Title.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    ax : matplotlib Axes, optional
-        Draw here.
+    figsize, ax : (float, float), Axes, optional
+        Inches of a figure made here; or axes to draw on.
 
     Returns
     -------
     (figure, axes)
-
-    Raises
-    ------
-    ValueError
-        Lengths that disagree.
 
     Examples
     --------
@@ -263,20 +242,13 @@ def plot_learning_curve(
         Its name on the axis.
     title : str, optional
         Title of the first panel.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of axes)
         One axis for the loss and, when the score is known, one for the score.
-
-    Raises
-    ------
-    ValueError
-        No curves, none of the known keys, or best_epoch outside the fit.
 
     Examples
     --------

@@ -109,11 +109,6 @@ def plot_strf_grid(
     -------
     (figure, list of K axes)
 
-    Raises
-    ------
-    ValueError
-        No receptive field, unequal shapes, another number of titles or frequencies, ncols below 1.
-
     Examples
     --------
     >>> strf = np.zeros((34, 9)); strf[20, 6] = 1.0
@@ -201,20 +196,13 @@ def plot_strf_confidence(
         Title of the figure.
     frequencies_hz : array (F,), optional
         Centre frequencies in Hz.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of three axes)
         Map, profile over time, profile over frequency.
-
-    Raises
-    ------
-    ValueError
-        For arrays that are not one STRF and its band.
 
     Examples
     --------
@@ -310,19 +298,12 @@ def plot_modulation_transfer(
         A sequential colour map.
     suptitle : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of K axes)
-
-    Raises
-    ------
-    ValueError
-        For shapes that do not fit each other, axes that do not ascend, or power below 0.
 
     Examples
     --------
@@ -436,20 +417,12 @@ def plot_waveform_field(
         The sound before the same response, drawn below.
     suptitle : str, optional
         Title of the figure.
-    figsize : (float, float), optional
-        Inches, for a figure made here.
-    figure : matplotlib Figure or SubFigure, optional
-        Draw here; its layout is left alone.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
 
     Returns
     -------
     (figure, list of two axes, or four with the sound)
-
-    Raises
-    ------
-    ValueError
-        For a map that is no series of at least two samples, a sound of another length, or a duration or rate
-        that is not positive.
 
     Examples
     --------

@@ -93,13 +93,14 @@ def render_report(parts: ReportParts, sections: tuple[SectionMaker, ...] = SECTI
 def gather_parts(run: Run) -> ReportParts:
     """Collect the parts of a run's report; reads the model's weights, needs no recording."""
     facts, model, neurons = run.facts, run.load_model(), run.scores.neurons
+    front_end = f"{facts['wav2spec']} + " if facts.get("wav2spec") else ""
     bands = Bands(facts.get("frequencies_hz"))
     fields = bands.of_fields(receptive_fields(model))
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
     columns = run.scores.per_neuron("test")
     has_interval = all(name in columns for name in INTERVAL)
     return ReportParts(
-        title=_title(facts),
+        title=f"{front_end}{facts.get('model', 'Model')} on {facts.get('dataset', 'a recording')}",
         subtitle=_subtitle(run),
         headline=_headline(rows, facts, len(neurons)),
         score_rows=sorted(rows, key=lambda row: (row.split != "test", metric_order(row.metric))),
@@ -131,11 +132,6 @@ def gather_parts(run: Run) -> ReportParts:
         front_end=measure_front_end(model),
         waveform_field=example_waveform_field(model, run.examples, neurons),
     )
-
-
-def _title(facts: dict[str, Any]) -> str:
-    front_end = f"{facts['wav2spec']} + " if facts.get("wav2spec") else ""
-    return f"{front_end}{facts.get('model', 'Model')} on {facts.get('dataset', 'a recording')}"
 
 
 def _subtitle(run: Run) -> str:

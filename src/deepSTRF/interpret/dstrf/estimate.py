@@ -647,36 +647,26 @@ def _methods_ahead(target: Target, method: str, request: Request) -> Iterator[Es
 
 @dataclass(frozen=True)
 class CheckResult:
-    """Comparison of a method with automatic differentiation.
-
-    ``error`` is the largest difference relative to the largest entry, ``outside`` the share of the squared
-    gradient outside the window, ``beyond`` whether there is any gradient before the receptive field.
-    """
+    """Comparison of a method with automatic differentiation."""
 
     passed: bool
-    error: float
-    outside: float
-    beyond: bool
+    error: float  # largest difference relative to the largest entry
+    outside: float  # share of the squared gradient outside the window
+    beyond: bool  # whether there is any gradient before the receptive field
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Gradients of a few responses by plain automatic differentiation, over a longer past than the window.
-
-    ``cases`` holds time, column among the wanted neurons and gradient (T', F) up to the last frame of the
-    window; ``receptive_field`` the frames up to there that a response is expected to depend on. ``drift`` is
-    the largest difference of those responses from the ones to the whole clip, relative to their size;
-    ``later`` the squared gradient after the window, ``further`` the frames after its own that a response
-    depends on where the window has fewer and there should be none.
-    """
+    """Gradients of a few responses by plain automatic differentiation, over a longer past than the window."""
 
     target: Target
+    #: Time, column among the wanted neurons, and gradient (T', F) up to the last frame of the window.
     cases: list[tuple[int, int, Tensor]]
-    receptive_field: int | None
-    drift: float
+    receptive_field: int | None  # frames up to there that a response is expected to depend on
+    drift: float  # largest difference of the responses from those to the whole clip, relative to their size
     lookahead: int = 0
-    later: float = 0.0
-    further: int | None = None
+    later: float = 0.0  # squared gradient after the window
+    further: int | None = None  # frames after its own that a response depends on, where the window has fewer
 
     @classmethod
     def of_past(

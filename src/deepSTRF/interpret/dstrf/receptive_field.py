@@ -77,10 +77,9 @@ def measure_receptive_field(
 def probe_receptive_field(
     respond: Callable[[Tensor], Tensor], like: Tensor, longest: int = LENGTHS[-1]
 ) -> int | None:
-    """Return the receptive field of a function of frames; see `measure_receptive_field`.
+    """Return the receptive field of a function of (B, 1, F, T), as `measure_receptive_field` does.
 
-    Shapes: respond (B, 1, F, T); like (1, 1, F, T').
-
+    ``like`` (1, 1, F, T') has the bands, type and device of the frames.
     """
     generator = torch.Generator().manual_seed(0)
     for probe in (_nan_touched, _changed):
@@ -139,11 +138,7 @@ def measure_window(
 def probe_window(
     respond: Callable[[Tensor], Tensor], like: Tensor, longest: int = LENGTHS[-1]
 ) -> tuple[int | None, int | None]:
-    """Return the frames back and ahead that a function depends on; see `measure_window`.
-
-    Shapes: respond (B, 1, F, T); like (1, 1, F, T').
-
-    """
+    """Return the frames back and ahead that a function of (B, 1, F, T) depends on, as `measure_window`."""
     sides = [*(n for n in LENGTHS if n < longest), longest]
     for side in sides:
         back, ahead = _marked_extent(respond, like, side)

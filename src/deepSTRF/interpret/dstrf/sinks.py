@@ -156,14 +156,10 @@ class FileSink:
 
 @dataclass(frozen=True)
 class Moments:
-    """Statistics of a dynamic STRF over time.
+    """Statistics of a dynamic STRF: ``mean`` and ``sd`` (N, L, F) over time (T - 1 in the denominator).
 
-    Attributes
-    ----------
-    mean, sd : Tensor (N, L, F). Over time; the standard deviation has T - 1 in the denominator.
-    norm : Tensor (T, N). Frobenius norm of each bin's filter; its standard deviation over time is the gain
-        change.
-    excitation, inhibition : Tensor (T, N). Sums of its positive and of its negative entries.
+    Of each bin's filter (T, N): the Frobenius ``norm``, whose standard deviation over time is the gain change,
+    and the sums of its positive and negative entries, ``excitation`` and ``inhibition``.
     """
 
     mean: Tensor

@@ -108,7 +108,9 @@ def event_locked(
             filters, valid = _valid(array[part], whole[part])
             total[inside] += filters
             trace = torch.full((len(TRACES), len(offsets), total.shape[1]), torch.nan, dtype=torch.float64)
-            trace[:, inside] = torch.where(valid, _measured(filters), torch.nan)
+            flat = filters.flatten(2)
+            measured = torch.stack([flat.norm(dim=2), flat.clamp_min(0).sum(2), flat.clamp_max(0).sum(2)])
+            trace[:, inside] = torch.where(valid, measured, torch.nan)
             traces.append(trace)
     stacked = torch.stack(traces)
     count = torch.isfinite(stacked[:, 0]).sum(0)
@@ -123,12 +125,6 @@ def _valid(part: Tensor | NDArray[Any], whole: Tensor) -> tuple[Tensor, Tensor]:
     filters = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().cpu().double()
     valid = torch.isfinite(filters).flatten(2).all(2) & whole.unsqueeze(1)
     return torch.where(valid[..., None, None], filters, 0.0), valid
-
-
-def _measured(filters: Tensor) -> Tensor:
-    """The traces (3, K, N) of filters (K, N, L, F)."""
-    flat = filters.flatten(2)
-    return torch.stack([flat.norm(dim=2), flat.clamp_min(0).sum(2), flat.clamp_max(0).sum(2)])
 
 
 def _bands(traces: Tensor, n_bootstrap: int, confidence: float, seed: int) -> Tensor:

@@ -143,7 +143,9 @@ def context_swap(
     correlation = np.zeros((len(presentation.neurons), len(lengths), n_lags))
     n_segments = np.zeros(len(lengths), dtype=np.intp)
     for index, length in enumerate(lengths):
-        segments = _segments(pieces, int(length) * presentation.samples(0.0), presentation.fs)
+        size = int(length) * presentation.samples(0.0)
+        whole = [piece[: piece.size // size * size].reshape(-1, size) for piece in pieces]
+        segments = ramped(np.concatenate([np.zeros((0, size)), *whole]), presentation.fs, EDGE_MS)
         n_segments[index] = len(segments)
         if len(segments) < LEAST_SEGMENTS:
             raise ValueError(
@@ -186,12 +188,6 @@ def _pieces(
     return pieces
 
 
-def _segments(pieces: list[FloatArray], length: int, fs: float) -> FloatArray:
-    """(S, length) segments one after the other out of each sound, with short ramps; the rest is left out."""
-    whole = [piece[: piece.size // length * length].reshape(-1, length) for piece in pieces]
-    return ramped(np.concatenate([np.zeros((0, length)), *whole]), fs, EDGE_MS)
-
-
 def _agreement(
     presentation: Presentation,
     segments: FloatArray,
@@ -225,14 +221,11 @@ def _pearson(first: FloatArray, second: FloatArray) -> FloatArray:
 
 
 def _two_orders(n_segments: int, rng: np.random.Generator) -> IntArray:
-    """(2, S) orders in a ring, in which no segment follows the same one twice.
-
-    The second is random too: in the first one reversed, say, a segment would have the same two neighbours.
-    """
+    """(2, S) random orders in a ring, in which no segment follows the same one twice."""
     first = rng.permutation(n_segments)
     before = np.empty((2, n_segments), dtype=np.intp)
     before[0, first] = np.roll(first, 1)
-    while True:  # more than one in four random orders will do
+    while True:  # more than one in four random orders will do; the first one reversed has the same neighbours
         second = rng.permutation(n_segments)
         before[1, second] = np.roll(second, 1)
         if (before[0] != before[1]).all():

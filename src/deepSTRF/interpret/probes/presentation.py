@@ -141,7 +141,12 @@ class Presentation:
         self.model, self.cochleagram = model, cochleagram
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
-        self.hop = 0 if self.audio_fs is None else _samples_per_bin(self.audio_fs, self.dt_ms)
+        self.hop = 0
+        if self.audio_fs is not None:
+            exact = self.audio_fs * self.dt_ms / 1000.0
+            near = round(exact)  # of 244.14 samples 244
+            whole = near and abs(exact - near) < HOP_SLACK * exact
+            self.hop = near if whole else samples_per_bin(self.audio_fs, self.dt_ms)
         self.frequencies_hz = (
             None if frequencies_hz is None else _checked_bands(frequencies_hz, getattr(model, "F", None))
         )
@@ -194,13 +199,7 @@ class Presentation:
         return self.bins(duration_ms) * self._playable_hop()
 
     def bins(self, duration_ms: float) -> int:
-        """Return the whole bins that hold a duration, at least one.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a duration that is no number, negative or not finite.
-        """
+        """Return the whole bins that hold a duration, at least one."""
         if duration_ms != 0:
             check_positive_number("a duration in ms", duration_ms)
         return max(1, math.ceil(duration_ms / self.dt_ms - 1e-9))
@@ -236,11 +235,6 @@ class Presentation:
         -------
         array (B, K, lead_bins + T)
             Rates of the K chosen neurons, in the model's unit (spikes per bin).
-
-        Raises
-        ------
-        ValueError
-            Where no sounds can be played, or for sounds of illegal length.
         """
         hop = self._playable_hop()
         lead = np.zeros(self.lead_bins * hop)
@@ -273,11 +267,6 @@ class Presentation:
         -------
         array (B, K, lead_bins + T)
             Rates of the K chosen neurons.
-
-        Raises
-        ------
-        ValueError
-            For patterns that are no spectrograms.
         """
 
         def prepared() -> Iterator[FloatArray]:
@@ -424,13 +413,6 @@ def _checked_bands(frequencies_hz: Any, n_bands: Any) -> FloatArray:
     return hertz
 
 
-def _samples_per_bin(audio_fs: float, dt_ms: float) -> int:
-    """Samples of one bin, nearly whole at least: 244 of 244.14."""
-    exact = audio_fs * dt_ms / 1000.0
-    near = round(exact)
-    return near if near and abs(exact - near) < HOP_SLACK * exact else samples_per_bin(audio_fs, dt_ms)
-
-
 def _settling_ms(model: Any, dt_ms: float) -> float:
     """Silence after which a model has settled, as far as it states its memory."""
     front_end: Any = getattr(model, "wav2spec", None)
@@ -443,10 +425,9 @@ def _settling_ms(model: Any, dt_ms: float) -> float:
 
 
 def dataset_cochleagram(dataset: Any) -> tuple[Callable[[Tensor], Tensor], float]:
-    """Return the function that made a recording's spectrograms, and the audio rate it takes.
+    """Return the function (B, T_audio) -> (B, F, T) that made a recording's spectrograms, and its audio rate.
 
-    The function maps sounds (B, T_audio) to (B, F, T), one frame per bin. Frames of a native NS1 cochleagram
-    look one bin ahead, as the recording's own do.
+    Frames of a native NS1 cochleagram look one bin ahead, as the recording's own do.
     """
     facts = getattr(dataset, "facts", None) or {}
     hertz = getattr(dataset, "frequencies_hz", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,13 +134,19 @@ def strf_confidence(
     has_data = has_data[:, chosen]
     estimate = _strfs(fit(dataset), n_neurons)[chosen]
     refits, informed = [], []
-    for clips in _draws(method, len(has_data), n_bootstrap, seed):
+    n_all = len(has_data)
+    if method == "jackknife":
+        draws = [[clip for clip in range(n_all) if clip != left_out] for left_out in range(n_all)]
+    else:
+        rng = np.random.default_rng(seed)
+        draws = [rng.integers(n_all, size=n_all).tolist() for _ in range(n_bootstrap)]
+    for clips in draws:
         refit = _strfs(fit(dataset.select(clips=clips)), n_neurons)[chosen]
         if refit.shape != estimate.shape:
             raise ValueError(f"fit returned {refit.shape} STRFs for some clips and {estimate.shape} for all")
         refits.append(refit)
         # not informative: leaving out a clip without data (jackknife), a draw of such clips only (bootstrap)
-        left_out = sorted(set(range(len(has_data))) - set(clips))
+        left_out = sorted(set(range(n_all)) - set(clips))
         informed.append(has_data[left_out[0]] if method == "jackknife" else has_data[clips].any(0))
     stack, counts = np.stack(refits), np.stack(informed)
     n_clips = has_data.sum(0).astype(np.int64)
@@ -167,17 +173,6 @@ def _check(dataset: Any, fit: Any, level: float) -> None:
         )
     if len(dataset) < 2:
         raise ValueError(f"uncertainty over clips needs at least 2 clips, the dataset has {len(dataset)}")
-
-
-def _draws(method: str, n_clips: int, n_bootstrap: int, seed: int) -> Iterator[list[int]]:
-    """Clips of each refit: all but one (jackknife), or as many as there are with replacement (bootstrap)."""
-    if method == "jackknife":
-        for left_out in range(n_clips):
-            yield [clip for clip in range(n_clips) if clip != left_out]
-        return
-    rng = np.random.default_rng(seed)
-    for _ in range(n_bootstrap):
-        yield rng.integers(n_clips, size=n_clips).tolist()
 
 
 def _strfs(fitted: Any, n_neurons: int) -> FloatArray:

@@ -50,7 +50,8 @@ def explain_dynamics(target: Target) -> dict[str, Any]:
     count = target.begin("dynamic STRFs", pieces)
     result = _filters(target, excerpt, count)
     weights: NDArray[np.float32] = result.weights.float().numpy()
-    constant = _is_constant(weights)
+    spread, largest = np.abs(weights - weights[:1]).max(), float(np.abs(weights).max())
+    constant = bool(spread <= CONSTANT * max(largest, TINY))  # the same filters in all bins, up to rounding
     measured = _statistics(target, clips[:1] if constant else clips, result, count)
     if measured:
         table = _nonlinearity_table(target, list(measured.values()))
@@ -173,12 +174,6 @@ def _nonlinearity_table(target: Target, rows: Sequence[dict[str, NDArray[np.floa
     return NeuronTable(tuple(target.names), {**columns, **spreads})
 
 
-def _is_constant(weights: NDArray[np.float32]) -> bool:
-    """Whether all filters (T, K, L, F) are the same, up to rounding."""
-    spread = np.abs(weights - weights[:1]).max()
-    return bool(spread <= CONSTANT * max(float(np.abs(weights).max()), TINY))
-
-
 def _write_movie(target: Target, arrays: dict[str, Any]) -> None:
     """Write the movie of the part in which predictions are largest."""
     n_bins = len(arrays["weights"])
@@ -235,11 +230,7 @@ def explain_probes(target: Target) -> dict[str, Any]:
     target.write("probes", arrays)
     table = NeuronTable(tuple(target.names), {"index": np.asarray(target.neurons), **battery.table.columns})
     write_atomically(target.folder / "probes.csv", table.to_csv().encode())
-    return _clip_level(target)
-
-
-def _clip_level(target: Target) -> dict[str, Any]:
-    """Level of the test clips in the unit of the probes, where they are sounds."""
+    # level of the test clips in the unit of the probes, where they are sounds
     if target.dataset is None or not getattr(target.dataset, "return_waveform", False):
         return {}
     sounds = (np.asarray(stim, dtype=np.float64) for stim in target.dataset.stims)

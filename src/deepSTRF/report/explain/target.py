@@ -52,41 +52,23 @@ def no_progress(title: str, total: int) -> Callable[[int], None]:
 
 @dataclass(frozen=True)
 class Target:
-    """A fitted model, the neurons that are explained, and the data and folder for it.
-
-    Attributes
-    ----------
-    model : AudioEncodingModel. The fitted model.
-    fields : ModelFields or None. Receptive fields of all neurons.
-    neurons, names : list. Indices and names of the neurons chosen.
-    all_names : list of str. Names of all neurons.
-    dt_ms : float. Bin in ms.
-    bands : Bands. Bands of the model's spectrogram; all files hold them from low to high frequency.
-    excerpt : Excerpt or None. The excerpt of the dynamic STRFs; None without the recording.
-    others : sequence of Excerpt. More test clips, for statistics.
-    dataset : NeuralDataset or None. The test clips.
-    views : sequence of NeuralDataset. Clips to train, validate and test.
-    config : ExperimentConfig or None. Configuration of the fit.
-    missing : str. Why there is no recording.
-    folder : Path. Folder of the files.
-    begin : callable. Begins a step of the progress display.
-    """
+    """A fitted model, the neurons that are explained, and the data and folder for it."""
 
     model: Any
-    fields: ModelFields | None = None
-    neurons: Sequence[int] = ()
-    names: Sequence[str] = ()
+    fields: ModelFields | None = None  # receptive fields of all neurons
+    neurons: Sequence[int] = ()  # those chosen
+    names: Sequence[str] = ()  # of those chosen
     all_names: Sequence[str] = ()
     dt_ms: float = 1.0
-    bands: Bands = field(default_factory=lambda: Bands(None))
-    excerpt: Excerpt | None = None
-    others: Sequence[Excerpt] = ()
-    dataset: Any = None
-    views: Sequence[Any] = ()
+    bands: Bands = field(default_factory=lambda: Bands(None))  # files hold them from low to high
+    excerpt: Excerpt | None = None  # for the dynamic STRFs; None without the recording
+    others: Sequence[Excerpt] = ()  # more test clips, for statistics
+    dataset: Any = None  # the test clips
+    views: Sequence[Any] = ()  # clips to train, validate and test
     config: ExperimentConfig | None = None
-    missing: str = "it needs the recording"
-    folder: Path = Path()
-    begin: Begin = no_progress
+    missing: str = "it needs the recording"  # why there is no recording
+    folder: Path = Path()  # of the files
+    begin: Begin = no_progress  # begins a step of the progress display
 
     @property
     def frequencies_hz(self) -> FloatArray | None:

@@ -273,7 +273,10 @@ def front_end(parts: ReportParts) -> Section | None:
         stated_latency_ms=now.stated_latency_ms,
         **initial,
     )
-    span = _khz_span(now.centre_hz)
+    finite = now.centre_hz[np.isfinite(now.centre_hz)]
+    span = "none of which responds to a tone"
+    if finite.size:
+        span = f"{finite.min() / 1000:.2g} to {finite.max() / 1000:.2g} kHz"
     alt = f"Tuning curves, centre frequencies and click latencies of {len(now.gain_db)} channels, {span}."
     lead = (
         f"Channels of {shown.name}, measured with tones and clicks. Gain: by how much a channel's best tone "
@@ -310,11 +313,3 @@ def _facts(shown: FrontEndParts) -> str:
             "with a long tail it is larger than that of the peak."
         )
     return " ".join(facts)
-
-
-def _khz_span(centre_hz: np.ndarray) -> str:
-    """Range of the centre frequencies, for the alternative text."""
-    finite = centre_hz[np.isfinite(centre_hz)]
-    if not finite.size:
-        return "none of which responds to a tone"
-    return f"{finite.min() / 1000:.2g} to {finite.max() / 1000:.2g} kHz"
