@@ -158,8 +158,8 @@ class FileSink:
 class Moments:
     """Statistics of a dynamic STRF: ``mean`` and ``sd`` (N, L, F) over time (T - 1 in the denominator).
 
-    Of each bin's filter (T, N): the Frobenius ``norm``, whose standard deviation over time is the gain change,
-    and the sums of its positive and negative entries, ``excitation`` and ``inhibition``.
+    Of each bin's filter (T, N): the Frobenius ``norm``, whose standard deviation is the gain change, and the
+    sums of its positive and negative entries, ``excitation`` and ``inhibition``.
     """
 
     mean: Tensor
