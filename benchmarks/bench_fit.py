@@ -1,6 +1,6 @@
 """Seconds per epoch of a fit, against a textbook loop in the same process: `python benchmarks/bench_fit.py`.
 
-The fit is DESIGN section 6's: Linear on NS1, 14 training clips one at a time, validation of 3 clips, cc and
+The fit: Linear on NS1, 14 training clips one at a time, validation of 3 clips, cc and
 cc_norm of both every epoch, from the spectrogram and from the waveform through a causal mel front-end. The
 textbook loop does the same work with the same vectorised metrics: it iterates the DataLoader, averages
 repeats in the loss, keeps predictions and responses of the epoch, concatenates them and scores them once.

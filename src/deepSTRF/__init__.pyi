@@ -14,10 +14,12 @@ from . import training as training
 from . import utils as utils
 from .baselines import fit_ridge as fit_ridge
 from .crossval import fit_folds as fit_folds
+from .datasets import plan_folds as plan_folds
 from .datasets import random_split as random_split
 from .datasets.audio import AudioNeuralDataset as AudioNeuralDataset
 from .datasets.audio import NS1Dataset as NS1Dataset
 from .datasets.audio import SyntheticDataset as SyntheticDataset
+from .experiments import ExperimentConfig as ExperimentConfig
 from .experiments import run_experiment as run_experiment
 from .interpret import strf_tuning as strf_tuning
 from .interpret.dstrf import dstrf as dstrf
@@ -33,6 +35,7 @@ from .models.audio import StateNet as StateNet
 from .models.audio import Transformer as Transformer
 from .models.wav2spec import make_wav2spec as make_wav2spec
 from .report import write_report as write_report
+from .training import Callback as Callback
 from .training import Fitter as Fitter
 from .training import fit_multi_seed as fit_multi_seed
 from .training import make_loaders as make_loaders

@@ -15,6 +15,8 @@ from deepSTRF import _files as files
 from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment
 from deepSTRF.experiments.examples import receptive_fields
 from deepSTRF.experiments.run_folder import RunScores, prepare_folder
+from deepSTRF.models.wav2spec import WaveformFrontEnd
+from deepSTRF.registry import MODULES, WAV2SPEC
 from deepSTRF.report import write_report
 from deepSTRF.report.gather import gather_parts  # inner: the parts are not part of the face
 from deepSTRF.training import Callback, Fitter
@@ -314,3 +316,43 @@ def test_an_uncorrected_score_is_not_passed_off_as_noise_corrected(small_config,
         for text in notes
     )
     assert np.isnan(run.scores.per_neuron()["snr"]).tolist() == [False, True, True]
+
+
+def test_a_run_knows_the_callbacks_of_its_fit(small_config, tmp_path):
+    class StopEarly(Callback):
+        def on_epoch_end(self, fitter, epoch, record):
+            fitter.should_stop = True
+
+    run = run_experiment(small_config, tmp_path / "run", progress=False, callbacks=lambda seed: [StopEarly()])
+    assert run.facts["callbacks"] == ["StopEarly"]
+    assert "StopEarly may stop earlier" in dict(run.protocol)["Fit: stopped by"]
+    with pytest.raises(FileExistsError, match=r"other callbacks \(StopEarly\)"):
+        run_experiment(small_config, tmp_path / "run", progress=False)
+    again = run_experiment(small_config, tmp_path / "run", callbacks=lambda seed: [StopEarly()])
+    assert again.histories == run.histories
+
+
+def test_a_front_end_with_bands_of_its_own_and_without_frequencies_is_fitted_and_reported(
+    small_config, tmp_path
+):
+    @MODULES.register("TwoPowers")  # as a file of the package would: its checkpoint loads by name
+    @WAV2SPEC.register("two-powers")
+    class TwoPowers(WaveformFrontEnd):
+        """Power of the sound and of its differences in each bin."""
+
+        def __init__(self, audio_fs, hop_ms=5.0):
+            super().__init__(audio_fs, 2, hop_ms)
+
+        def transform(self, audio):
+            bins = audio[:, 0].unflatten(-1, (-1, self.hop))
+            powers = [bins.square().mean(-1), bins.diff(dim=-1).square().mean(-1)]
+            return torch.stack(powers, 1).add(1e-6).log().unsqueeze(1)
+
+    try:
+        options = {**small_config.dataset_options, "return_waveform": True}
+        config = small_config.with_changes(wav2spec="two-powers", dataset_options=options, epochs=2)
+        run = run_experiment(config, tmp_path / "run", progress=False)
+        assert run.facts["wav2spec"] == "TwoPowers"
+        assert write_report(run).is_file()
+    finally:
+        del WAV2SPEC._entries["two-powers"], MODULES._entries["twopowers"]

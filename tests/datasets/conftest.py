@@ -1,4 +1,4 @@
-"""Small recordings for the tests of the datasets room."""
+"""Small recordings for the tests of the datasets."""
 
 from __future__ import annotations
 

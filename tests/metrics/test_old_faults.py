@@ -1,4 +1,4 @@
-"""One test per scientific fault of the earlier package that concerns metrics, by its number in the spec.
+"""One test per scientific fault of the earlier package that concerns metrics.
 
 Each fails under the behaviour described there.
 """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-#: Streamed output may differ from the one-shot output by this share of its range (DESIGN section 1).
+#: Streamed output may differ from the one-shot output by this share of its range, in float32.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 

@@ -54,13 +54,27 @@ _MIN_RELIABILITY, _RELIABLE_S = 0.3, 10.0
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """Result of the alignment check."""
+    """Result of the alignment check.
 
-    status: str  # "aligned", "early" (responses lead), "late", "unclear" (no lag stands out), "too short"
-    lag_bins: int | None  # of the strongest relation, positive when responses follow the stimulus
-    lag_ms: float | None  # the same in ms
-    strength: float  # its correlation in units of the spread expected by chance
-    message: str  # the numbers in a sentence, and the call that removes the fault if there is one
+    Attributes
+    ----------
+    status : str
+        "aligned"; "early" (responses lead the stimulus); "late"; "unclear" (no lag stands out); "too short".
+    lag_bins : int or None
+        Lag of the strongest relation, positive when responses follow the stimulus; None when there is none.
+    lag_ms : float or None
+        The same in ms.
+    strength : float
+        Its correlation in units of the spread expected by chance.
+    message : str
+        The numbers in a sentence, and the call that removes the fault if there is one.
+    """
+
+    status: str
+    lag_bins: int | None
+    lag_ms: float | None
+    strength: float
+    message: str
 
 
 def check_alignment(

@@ -187,8 +187,9 @@ def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
     from deepSTRF.models.wav2spec import make_wav2spec
 
     options = dict(config.wav2spec_options)
-    if not {"n_filters", "n_mels"} & set(options):
-        options["n_filters"] = dataset.F
+    takes = inspect.signature(WAV2SPEC.get(config.wav2spec)).parameters
+    if {"n_filters", "n_mels"} & set(takes) and not {"n_filters", "n_mels"} & set(options):
+        options["n_filters"] = dataset.F  # as many channels as the recording's own spectrogram
     return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
 
 

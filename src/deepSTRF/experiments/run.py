@@ -124,8 +124,15 @@ def run_experiment(
     folder = Path(out or config.out or config.default_folder())
     status = folder_status(folder, config, overwrite=overwrite)
     if status == "finished":
+        run = Run.load(folder)
+        if bool(run.facts.get("callbacks")) != (callbacks is not None):
+            held = ", ".join(run.facts.get("callbacks") or ()) or "none"
+            raise FileExistsError(
+                f"{folder} holds this run fitted with other callbacks ({held}); name another folder "
+                "with out, or replace that run with overwrite=True"
+            )
         log(f"This run is complete in {folder}; reading it (--overwrite fits anew)")
-        return Run.load(folder)
+        return run
     if status == "resume":
         log(f"Going on with the unfinished run in {folder}")
     dataset = load_dataset(config, download=download)
@@ -229,6 +236,7 @@ class _Fit:
     best_epoch: int | None
     seconds: float
     closed_form: ClosedFormFit | None = None
+    callbacks: tuple[str, ...] = ()  # classes of the user's own
 
 
 def _fit_seed(
@@ -282,7 +290,9 @@ def _fit_seed(
     seconds = time.monotonic() - started
     if _is_calibrated(config, model):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
-    return _Fit(model.cpu(), history_rows(history), fitter.best_epoch, seconds)
+    own = [type(callback) for callback in fitter.callbacks]
+    names = tuple(cls.__name__ for cls in own if not cls.__module__.startswith("deepSTRF."))
+    return _Fit(model.cpu(), history_rows(history), fitter.best_epoch, seconds, callbacks=names)
 
 
 def _is_calibrated(config: ExperimentConfig, model: nn.Module) -> bool:
@@ -429,6 +439,7 @@ def _collect(
         "epochs": [len(fit.history) for fit in fits.values()],
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "notes": notes,
+        "callbacks": list(best.callbacks),
         "load_report": str(dataset.load_report),
     }
     return Run(
@@ -457,7 +468,8 @@ def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str
         "calibration": "output gain and offset by least squares on the training clips"
         if _is_calibrated(config, first.model) and _output_stage(first.model) is not None
         else "none",
-        "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}",
+        "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}"
+        + (f"; callbacks {', '.join(first.callbacks)} may stop earlier" if first.callbacks else ""),
     }
 
 

@@ -7,6 +7,9 @@
 reference. `exciting_spectrogram` and `exciting_sound` search the best stimulus, `write_wav` and `sonify_strf`
 make patterns audible, and `deepSTRF.interpret.probes` plays synthetic sounds to a model. Figures are in
 `deepSTRF.plots`; plain gradients are methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
+
+The attribute ``dstrf`` is the function; import from the sub-package of that name with ``from
+deepSTRF.interpret.dstrf import ...``.
 """
 
 from deepSTRF.interpret import filter_statistics, probes

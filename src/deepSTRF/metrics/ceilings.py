@@ -66,16 +66,31 @@ def check_bootstrap(n_bootstrap: int, confidence: float, resample: str) -> None:
 
 @dataclass(frozen=True)
 class Ceiling:
-    """A noise ceiling per neuron with its bootstrap interval, and how it was computed."""
+    """A noise ceiling per neuron with its bootstrap interval.
 
-    value: Tensor  # (N,) ceiling on the correlation with the PSTH; NaN without positive signal power
-    low: Tensor  # (N,) bounds of the interval; NaN without a bootstrap
+    Attributes
+    ----------
+    value : Tensor, shape (N,)
+        Ceiling on the correlation with the PSTH of all repeats; NaN where there is no positive signal power,
+        or no bin was recorded twice.
+    low, high : Tensor, shape (N,)
+        Bounds of the interval; NaN without a bootstrap.
+    method, centring, resample : str
+        How it was computed.
+    confidence : float
+        Coverage of the interval.
+    n_bootstrap : int
+        Number of resamples; 0 for no interval.
+    """
+
+    value: Tensor
+    low: Tensor
     high: Tensor
     method: str
     centring: str
     resample: str
-    confidence: float  # coverage of the interval
-    n_bootstrap: int  # resamples; 0 for no interval
+    confidence: float
+    n_bootstrap: int
 
 
 def ceiling(

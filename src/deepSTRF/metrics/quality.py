@@ -52,28 +52,51 @@ QUALITY_BOOTSTRAP = 200
 
 @dataclass(frozen=True)
 class NeuronQuality:
-    """Reliability of every neuron of a recording; tensors are (N,).
+    """Reliability of every neuron of a recording.
 
-    ``smoothing_ms`` is the window the dataset smoothed its responses with, which lowers the noise power by
-    about its length in bins: snr and ccmax with and without smoothing don't compare.
+    Attributes
+    ----------
+    n_clips : Tensor, shape (N,)
+        Clips with any data of the neuron.
+    n_repeats_min, n_repeats_max : Tensor, shape (N,)
+        Fewest and most repeats among those clips.
+    n_bins : Tensor, shape (N,)
+        Time bins with any data.
+    mean_response : Tensor, shape (N,)
+        Mean over bins of the PSTH, in the unit of the responses (spikes per bin).
+    signal_power, noise_power, snr : Tensor, shape (N,)
+        As the functions of those names; NaN without two repeats.
+    ccmax, ccmax_low, ccmax_high : Tensor, shape (N,)
+        Half-split ceiling and bootstrap interval; NaN without two repeats or without positive reliability.
+    reasons : tuple of str
+        Per neuron why a value is missing, "" when none is.
+    centring : str
+        "clip" or "concat".
+    smoothing_ms : float or None
+        Window the dataset smoothed its responses with, None for none. Smoothing single repeats lowers the
+        noise power by about the window's length in bins: snr and ccmax with and without don't compare.
+    dt_ms : float
+        Bin width in milliseconds.
+    confidence : float
+        Coverage of the interval.
     """
 
-    n_clips: Tensor  # clips with any data of the neuron
-    n_repeats_min: Tensor  # fewest and most repeats among those clips
+    n_clips: Tensor
+    n_repeats_min: Tensor
     n_repeats_max: Tensor
-    n_bins: Tensor  # time bins with any data
-    mean_response: Tensor  # mean of the PSTH over bins, in the unit of the responses (spikes per bin)
-    signal_power: Tensor  # these three as the functions of those names; NaN without two repeats
+    n_bins: Tensor
+    mean_response: Tensor
+    signal_power: Tensor
     noise_power: Tensor
     snr: Tensor
-    ccmax: Tensor  # half-split ceiling and interval; NaN without two repeats or positive reliability
+    ccmax: Tensor
     ccmax_low: Tensor
     ccmax_high: Tensor
-    reasons: tuple[str, ...]  # per neuron why a value is missing, "" when none is
-    centring: str  # "clip" or "concat"
+    reasons: tuple[str, ...]
+    centring: str
     smoothing_ms: float | None
     dt_ms: float
-    confidence: float  # coverage of the interval
+    confidence: float
 
     def __len__(self) -> int:
         return len(self.reasons)

@@ -182,8 +182,9 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
 
     @property
     def frequencies_hz(self) -> Tensor:
-        """Centre frequencies (F,) in hertz, lowest first."""
-        raise NotImplementedError(f"{type(self).__name__} must define frequencies_hz")
+        """Centre frequencies (F,) in hertz, lowest first; optional: without them, figures number channels."""
+        # An AttributeError, so that getattr(front_end, "frequencies_hz", None) is None.
+        raise AttributeError(f"{type(self).__name__} does not define frequencies_hz")
 
 
 def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> nn.Module:
