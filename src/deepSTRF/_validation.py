@@ -49,7 +49,7 @@ MOST_NAMED = 8
 MOST_PRINTED = 40
 
 
-# ----------------------------------------------------------------------------------- numbers, choices, flags
+# ---- numbers, choices, flags
 
 
 def check_positive_int(name: str, value: object) -> int:
@@ -110,7 +110,7 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
-# ----------------------------------------------------------------------------------------- arrays, tensors
+# ---- arrays, tensors
 
 
 def as_numbers(values: Any, name: str = "values") -> NDArray[np.float64]:
@@ -171,7 +171,7 @@ def check_differentiable(y: Tensor) -> None:
         )
 
 
-# ------------------------------------------------------------------------- neurons, recordings and devices
+# ---- neurons, recordings and devices
 
 
 def neuron_indices(

@@ -41,8 +41,7 @@ __all__ = [
     "solve_group",
 ]
 
-# ------------------------------------------------------------------------------
-# Features and PSTHs of a recording
+# ---- Features and PSTHs of a recording
 
 
 class ClipFeatures:
@@ -144,8 +143,7 @@ def row_chunks(bins: Tensor, row_length: int, max_bytes: int) -> Iterator[Tensor
     yield from torch.split(bins, max(1, max_bytes // (8 * row_length)))
 
 
-# ------------------------------------------------------------------------------
-# Sums over bins
+# ---- Sums over bins
 
 
 def cross_products(clips: ClipFeatures, n_lags: int) -> tuple[Tensor, Tensor]:
@@ -206,8 +204,7 @@ def _assemble(products: Tensor, ends: list[Tensor]) -> Tensor:
     return gram.view(n_lags * n_features, -1)
 
 
-# ------------------------------------------------------------------------------
-# Solution
+# ---- Solution
 
 
 @dataclass(frozen=True)

@@ -268,8 +268,7 @@ def fit_ridge(
     )
 
 
-# ------------------------------------------------------------------------------
-# Arguments
+# ---- Arguments
 
 
 def _given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
@@ -332,8 +331,7 @@ def _count_bands(train: DatasetLike, wav2spec: nn.Module | None) -> int:
     return int(stim.shape[-2])
 
 
-# ------------------------------------------------------------------------------
-# Estimates of every penalty, and the choice among them
+# ---- Estimates of every penalty, and the choice among them
 
 
 def _default_lambdas(clips: ClipFeatures) -> Tensor:

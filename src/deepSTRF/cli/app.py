@@ -24,8 +24,7 @@ DATA, RUN = "Data", "Run"
 #: Panel of the help for each table of a TOML file.
 PANELS = {"dataset": DATA, "model": "Model", "training": "Training", "": RUN}
 
-# ------------------------------------------------------------------------------
-# Flags from the fields of an experiment
+# ---- Flags from the fields of an experiment
 
 
 def with_fields(
@@ -89,8 +88,7 @@ def _default(text: str) -> str:
     return f"  [dim]\\[default: {text}][/]"
 
 
-# ------------------------------------------------------------------------------
-# Other flags
+# ---- Other flags
 
 _FIELDS = {item.name: item for item in fields(ExperimentConfig)}
 
@@ -149,8 +147,7 @@ HtmlFile = Annotated[
     typer.Option("--out", metavar="FILE", help=f"HTML file.{_default('report.html in the run folder')}"),
 ]
 
-# ------------------------------------------------------------------------------
-# Commands
+# ---- Commands
 
 app = typer.Typer(
     no_args_is_help=True,

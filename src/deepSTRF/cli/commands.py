@@ -44,8 +44,7 @@ __all__ = [
     "write_and_print",
 ]
 
-# ------------------------------------------------------------------------------
-# ``deepstrf datasets`` and ``deepstrf models``
+# ---- ``deepstrf datasets`` and ``deepstrf models``
 
 INDENT = 4
 
@@ -97,8 +96,7 @@ def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequenc
         console.print(Padding(f"[dim]options: {', '.join(options)}[/]", (0, 0, 0, INDENT)))
 
 
-# ------------------------------------------------------------------------------
-# ``deepstrf fit``
+# ---- ``deepstrf fit``
 
 
 def fit_and_report(
@@ -138,8 +136,7 @@ def read_config(config_file: Path | None, given: Mapping[str, Any]) -> Experimen
     return config
 
 
-# ------------------------------------------------------------------------------
-# ``deepstrf evaluate``
+# ---- ``deepstrf evaluate``
 
 
 def evaluate_and_print(
@@ -185,8 +182,7 @@ def evaluate_and_print(
         stdout_console().print(f"\nScores per neuron  {csv.resolve()}", soft_wrap=True)
 
 
-# ------------------------------------------------------------------------------
-# ``deepstrf explain`` and ``deepstrf report``
+# ---- ``deepstrf explain`` and ``deepstrf report``
 
 #: Files of an explanation, in the order in which they are listed.
 CONTENTS = {

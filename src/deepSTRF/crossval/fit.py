@@ -242,7 +242,7 @@ def _radam(model: nn.Module, *, lr: float, weight_decay: float) -> Optimizer:
     return RAdam(model.parameters(), lr=lr, weight_decay=weight_decay)
 
 
-# ------------------------------------------------------------- what is checked before the folder is claimed
+# ---- what is checked before the folder is claimed
 
 
 def _check_arguments(arguments: dict[str, Any], n_validation: int) -> None:
@@ -301,7 +301,7 @@ def _first_model(
     return model
 
 
-# -------------------------------------------------------------------------------------------- one fold
+# ---- one fold
 
 
 @dataclass(frozen=True)
@@ -416,7 +416,7 @@ def _bar(progress: bool | Literal["auto"], total: int, done: int) -> Iterator[Ca
         yield lambda: bar.advance(task)
 
 
-# ------------------------------------------------------------------------------------ the folder of a run
+# ---- the folder of a run
 
 
 def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:

@@ -49,7 +49,7 @@ MAGNITUDE_FLOOR = 1e-9
 #: of doubling.
 _FEW_BLOCKS = 24
 
-# ------------------------------------------------ The plan: which channels share a kernel length and a stride
+# ---- The plan: which channels share a kernel length and a stride
 
 # Cost model of one bin of one group, in nanoseconds of one core of a 2.5 GHz server processor, forward and
 # backward, fitted to this engine (it explains 80 measurements within 20%). It only ranks plans: another
@@ -256,7 +256,7 @@ def _cheapest_resonators(
     return min(choices, key=lambda choice: choice[0])
 
 
-# --------------------------------------------------------- Filters given by their taps, and filters that ring
+# ---- Filters given by their taps, and filters that ring
 
 
 def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
@@ -391,7 +391,7 @@ def _diagonal(blocks: Tensor) -> Tensor:
     return torch.einsum("frc,fg->frgc", blocks, own).flatten(0, 1)
 
 
-# ---------------------------------------------------------------- Detection and pooling; the whole filterbank
+# ---- Detection and pooling; the whole filterbank
 
 #: Filters and pooling matrix of each group: from `prepare_bank`, or `resonator_matrices` and
 #: `pooling_matrix`.

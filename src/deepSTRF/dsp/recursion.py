@@ -320,7 +320,7 @@ def _plain(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, Tensor) else value
 
 
-# ----------------------------------------------------------------------------- Tools of the fast convolutions
+# ---- Tools of the fast convolutions
 
 
 def stagger_rows(rows: Tensor, step: int) -> Tensor:

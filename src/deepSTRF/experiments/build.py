@@ -46,8 +46,7 @@ FETCH = (
     "(leave out --no-download)"
 )
 
-# ------------------------------------------------------------------------------
-# Names and options
+# ---- Names and options
 
 
 def check_choices(config: ExperimentConfig) -> None:
@@ -129,8 +128,7 @@ def _dataset_class(config: ExperimentConfig) -> type[NeuralDataset]:
     )
 
 
-# ------------------------------------------------------------------------------
-# Recording
+# ---- Recording
 
 
 def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralDataset:
@@ -169,8 +167,7 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
         raise
 
 
-# ------------------------------------------------------------------------------
-# Front-end, model, device
+# ---- Front-end, model, device
 
 
 def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
@@ -252,8 +249,7 @@ def resolve_device(name: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-# ------------------------------------------------------------------------------
-# Fits in closed form
+# ---- Fits in closed form
 
 
 class ClosedFormFit(Protocol):

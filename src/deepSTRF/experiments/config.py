@@ -51,8 +51,7 @@ DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
 NONE_WORD = "none"
 HASH_DIGITS = 6
 
-# ------------------------------------------------------------------------------
-# Errors that name fields, in the words of Python and of the command line
+# ---- Errors that name fields, in the words of Python and of the command line
 
 
 class NamesFields(Exception):  # noqa: N818  (a base of errors)
@@ -114,8 +113,7 @@ def closest(word: str, legal: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-# ------------------------------------------------------------------------------
-# Checks of a field: each takes its name and a value, and returns the value to keep
+# ---- Checks of a field: each takes its name and a value, and returns the value to keep
 
 
 def _text(name: str, value: Any) -> Any:
@@ -194,8 +192,7 @@ def _options(name: str, value: Any) -> Any:
     return value
 
 
-# ------------------------------------------------------------------------------
-# The table
+# ---- The table
 
 
 @dataclass(frozen=True)
@@ -451,8 +448,7 @@ ExperimentConfig.__doc__ = (ExperimentConfig.__doc__ or "").replace(
     "    Raises\n", f"{_attributes()}\n\n    Raises\n", 1
 )
 
-# ------------------------------------------------------------------------------
-# TOML
+# ---- TOML
 
 
 def _toml_layout(config: type[ExperimentConfig]) -> dict[str, dict[str, str]]:
@@ -530,8 +526,7 @@ def _plain(value: Any) -> Any:
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# ------------------------------------------------------------------------------
-# Options and seeds as texts on the command line
+# ---- Options and seeds as texts on the command line
 
 
 def parse_options(pairs: Iterable[str], flag: str = "--dataset-option") -> dict[str, Any]:

@@ -223,8 +223,7 @@ def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
     return parse_split(dataset, config.split or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
 
 
-# ------------------------------------------------------------------------------
-# Fit of one seed
+# ---- Fit of one seed
 
 
 @dataclass(frozen=True)
@@ -304,8 +303,7 @@ def _n_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-# ------------------------------------------------------------------------------
-# Predictions in the unit of the responses: each neuron's output gain and offset, before and after a fit
+# ---- Predictions in the unit of the responses: each neuron's output gain and offset, before and after a fit
 #
 # A fit that is stopped by a correlation ends with the right shape and an arbitrary scale: batch normalisation
 # starts at a gain of 1 where responses are a tenth of a spike per bin, and nothing in the score depends on it
@@ -399,8 +397,7 @@ def _psths(dataset: Any, warmup_ms: float) -> Iterator[tuple[Tensor, Tensor]]:
         yield recorded, torch.where(recorded, psth, 0.0)
 
 
-# ------------------------------------------------------------------------------
-# Content of the run folder
+# ---- Content of the run folder
 
 
 def _collect(
@@ -499,8 +496,7 @@ def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any)
     }
 
 
-# ------------------------------------------------------------------------------
-# Notes that a reader of the scores needs, as (level, sentence) pairs of level "warning" or "info"
+# ---- Notes that a reader of the scores needs, as (level, sentence) pairs of level "warning" or "info"
 
 
 def collect_notes(

@@ -183,8 +183,7 @@ def _nan_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
     return mean
 
 
-# ------------------------------------------------------------------------------
-# Folder
+# ---- Folder
 
 CONFIG, RUN, PROTOCOL = "config.toml", "run.json", "protocol.json"
 SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"

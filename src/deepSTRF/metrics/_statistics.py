@@ -1,6 +1,6 @@
 """Sufficient statistics of predictions and repeated responses, shared by one-shot and streamed metrics.
 
-`PairMoments`: means, variances and covariance of two series. `ClipResponses`: PSTH, signal power and noise
+`PairMoments`: means, variances and covariance of two series. `RepeatSummary`: PSTH, signal power and noise
 power of single clips; `PooledPowers`: the powers of all clips. `ScoreStatistics`: these beside the moments of
 the predictions; its methods are the scores. Bins that do not count are left out everywhere (`valid_samples`).
 """
@@ -23,7 +23,7 @@ __all__ = ["ScoreStatistics", "psth"]
 REDUCTIONS = ("none", "mean", "median", "sum")
 CENTRINGS = ("concat", "clip", "published")
 
-# -------------------------------------------- Arguments: shapes, masks, PSTHs, and the reduction over neurons
+# ---- Arguments: shapes, masks, PSTHs, and the reduction over neurons
 
 
 def check_reduction(reduction: str) -> None:
@@ -239,7 +239,7 @@ def valid_samples(responses: Tensor, mask: Tensor | None) -> Tensor | None:
     return bins & (recorded | ~recorded.any(2, keepdim=True))
 
 
-# --------------------------- Moments of two series that survive large offsets, tiny scales, masks and merging
+# ---- Moments of two series that survive large offsets, tiny scales, masks and merging
 # Every sum of squares is taken around the chunk's own mean (two passes) in float64, and chunks are merged by
 # the update of Chan, Golub and LeVeque (1983, 10.1080/00031305.1983.10483115). Whether a series is constant
 # is judged against the rounding error of its own mean, so the verdict does not depend on the unit.
@@ -376,7 +376,7 @@ def pooled_moments(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[PairM
     return PairMoments.of(rate, average, valid).pool(0), (error * error).sum((0, -1))
 
 
-# ------ Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows
+# ---- Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows
 # With R repeats of T bins the mean covariance over pairs of distinct repeats follows from two sums of squares
 # (Sahani and Linden 2003; Schoppe et al. 2016), without any pair being formed:
 #
@@ -432,7 +432,7 @@ class ClipPowers(Fields):
 
 
 @dataclass(frozen=True)
-class ClipResponses:
+class RepeatSummary:
     """What scoring a prediction needs of the responses; K rows, each one neuron in one clip.
 
     ``deviation`` (K, T) PSTH minus its mean, zero at bins that don't count; ``valid`` bool (K, T), None when
@@ -682,7 +682,7 @@ class PairWeights(Fields):
         return mean, variance.clamp(min=0), covariance
 
 
-# --------------- Signal and noise power of all clips, under each centring, in any order and grouping of clips
+# ---- Signal and noise power of all clips, under each centring, in any order and grouping of clips
 
 # Powers are differences of sums in float64; below this fraction of the total they are rounding error.
 NEGLIGIBLE = 1e-12
@@ -738,7 +738,7 @@ class PooledPowers(Fields):
     @classmethod
     def of_responses(cls, responses: Tensor, mask: Tensor | None) -> Self:
         """Pool the clips of a (B, N, R, T) tensor."""
-        return cls.of(ClipResponses.of(responses.detach(), mask).powers.unflatten(*responses.shape[:2]))
+        return cls.of(RepeatSummary.of(responses.detach(), mask).powers.unflatten(*responses.shape[:2]))
 
     def merge(self, other: Self) -> Self:
         """Pool two sets of clips; repeats that one of them lacks count as zero drift."""
@@ -802,7 +802,7 @@ def is_reliable(signal: Tensor, noise: Tensor) -> Tensor:
     return signal > NEGLIGIBLE * (signal.abs() + noise)
 
 
-# ------------------------------------- Predictions against the responses of clips, and the scores that follow
+# ---- Predictions against the responses of clips, and the scores that follow
 
 
 @dataclass(frozen=True)
@@ -820,7 +820,7 @@ class PredictionMoments(Fields):
     covariance: Tensor
 
     @classmethod
-    def of(cls, pred: Tensor, responses: ClipResponses) -> Self:
+    def of(cls, pred: Tensor, responses: RepeatSummary) -> Self:
         """Moments of a (K, T) prediction against K rows."""
         values = pred.to(accumulator_dtype(pred.device))
         mean, deviation = centre(values, responses.valid, responses.count)
@@ -876,7 +876,7 @@ class ScoreStatistics:
     @classmethod
     def of(cls, pred: Tensor, responses: Tensor, mask: Tensor | None) -> Self:
         """Statistics of (B, N, 1, T) predictions and (B, N, R, T) responses, one clip per batch entry."""
-        rows = ClipResponses.of(responses.detach(), mask)
+        rows = RepeatSummary.of(responses.detach(), mask)
         prediction = PredictionMoments.of(pred.detach()[:, :, 0].flatten(0, 1), rows)
         clips = rows.powers.unflatten(*pred.shape[:2])
         return cls(prediction.unflatten(*pred.shape[:2]), clips, PooledPowers.of(clips))

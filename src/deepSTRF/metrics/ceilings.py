@@ -21,10 +21,10 @@ from deepSTRF._validation import check_choice
 from deepSTRF.metrics._statistics import (
     BYTES_PER_VALUE,
     ClipPowers,
-    ClipResponses,
     PairMoments,
     PooledPowers,
     RepeatPairs,
+    RepeatSummary,
     accumulator_dtype,
     check_centring,
     check_responses,
@@ -173,7 +173,7 @@ def ceiling(
     check_bootstrap(n_bootstrap, confidence, resample)
     responses = responses.detach()
     valid = valid_samples(responses, mask)
-    clips = ClipResponses.of(responses, mask).powers.unflatten(*responses.shape[:2])
+    clips = RepeatSummary.of(responses, mask).powers.unflatten(*responses.shape[:2])
     value = PooledPowers.of(clips).ceiling(centring)
     low = high = torch.full_like(value, torch.nan)
     splits = SplitCeiling(centring, n_splits, seed) if method == "split" else None
@@ -303,7 +303,7 @@ def _checked_rows(responses: Tensor) -> tuple[Tensor | None, Tensor]:
     return valid[:, 0], valid[:, 0].any(2).sum(1)
 
 
-# ----------------- Rows of one clip grouped by how many repeats they hold, with the products of their repeats
+# ---- Rows of one clip grouped by how many repeats they hold, with the products of their repeats
 # Half-splits, their bootstrap and the trial-to-trial correlation all are functions of the (R, R) matrix of
 # products of centred repeats, which costs one pass over the data.
 
@@ -397,7 +397,7 @@ def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     return torch.cat(products), torch.cat(means), torch.cat(counts)
 
 
-# ---------------- Half-split ceilings: the moments of both halves for every split, without forming the halves
+# ---- Half-split ceilings: the moments of both halves for every split, without forming the halves
 # With the centred repeats Z (R, T) and half-PSTHs ``a @ Z`` and ``b @ Z``, variances and covariances of the
 # halves are quadratic forms of ``Z @ Z.T``. One (rows, R * R) @ (R * R, 3 * splits) product serves every
 # split of every neuron and clip, so 126 splits cost less than reading the data once. Repeats that were
@@ -600,7 +600,7 @@ def _formed_moments(responses: Tensor, samples: Tensor, splits: HalfSplits) -> l
     return [torch.cat(column) for column in columns]
 
 
-# ------------ Bootstrap of the noise ceiling over repeats and clips, clip by clip and for all neurons at once
+# ---- Bootstrap of the noise ceiling over repeats and clips, clip by clip and for all neurons at once
 # A resampled set of repeats is a vector of counts c. Signal and noise power of the resample are means over
 # pairs of distinct *original* repeats, weighted by ``c_r * c_s``: a repeat drawn twice is never paired with
 # itself, which would pass its noise off as signal. Such means are linear in the matrices over pairs, so one

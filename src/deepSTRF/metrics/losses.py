@@ -363,7 +363,7 @@ def gamma_loss(
     return _mean_over_bins(elementwise, target, weighting, reduction)
 
 
-# ----------------------------------------------- What the losses share: target, missing bins, average, checks
+# ---- What the losses share: target, missing bins, average, checks
 
 
 def _target(pred: Tensor, gt: Tensor, mask: Tensor | None, reduction: str, weighting: str) -> Target:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from deepSTRF.metrics._statistics import (
-    ClipResponses,
     PooledPowers,
+    RepeatSummary,
     check_centring,
     check_clip,
     is_reliable,
@@ -232,7 +232,7 @@ class _Sums:
         """Take in the (N, R, T) responses of a clip."""
         valid = valid_samples(responses.unsqueeze(0), None)
         recorded = None if valid is None else valid[0]
-        clip = ClipResponses.of(responses.unsqueeze(0), valid)
+        clip = RepeatSummary.of(responses.unsqueeze(0), valid)
         powers = PooledPowers.of(clip.powers.unflatten(1, -1))
         self.powers = powers if self.powers is None else self.powers.merge(powers)
         groups = RepeatGroups.of(responses, recorded)

@@ -15,10 +15,10 @@ from torch import Tensor
 from deepSTRF.metrics._statistics import (
     CENTRINGS,
     ClipPowers,
-    ClipResponses,
     PairMoments,
     PooledPowers,
     PredictionMoments,
+    RepeatSummary,
     ScoreStatistics,
     check_centring,
     check_clip,
@@ -68,7 +68,7 @@ class ScoreTracker:
     def __init__(self, centring: str = "concat") -> None:
         check_centring(centring, published=True)
         self.centring = centring
-        self._clips: dict[Hashable, ClipResponses] = {}
+        self._clips: dict[Hashable, RepeatSummary] = {}
         self._keys: list[Hashable] = []
         self._records: list[PredictionMoments] = []
         self._pooled: tuple[tuple[Hashable, ...], ClipPowers, PooledPowers] | None = None
@@ -106,7 +106,7 @@ class ScoreTracker:
                     "(dataset.response_block does)"
                 )
             break
-        self._clips[clip_key] = ClipResponses.of(clip, mask)
+        self._clips[clip_key] = RepeatSummary.of(clip, mask)
         self._pooled = None
 
     def reset(self) -> None:
@@ -143,7 +143,7 @@ class ScoreTracker:
             self._records.append(PredictionMoments.of(values[entry, :, : clip.deviation.shape[1]], clip))
             self._keys.append(key)
 
-    def _prepared(self, key: Hashable, pred: Tensor) -> ClipResponses:
+    def _prepared(self, key: Hashable, pred: Tensor) -> RepeatSummary:
         """Return the responses of a clip that fit a (N, T) prediction."""
         if key not in self._clips:
             raise KeyError(

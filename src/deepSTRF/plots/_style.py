@@ -53,7 +53,7 @@ NICE_STEPS = (1.0, 2.0, 5.0)
 MAX_FREQUENCY_TICKS = 6
 
 
-# ------------------------------------------------------------------ arguments
+# ---- arguments
 
 
 def as_array(values: Any, name: str) -> FloatArray:
@@ -154,7 +154,7 @@ def mean_over_repeats(repeats: FloatArray) -> FloatArray:
     return mean
 
 
-# ------------------------------------------------------------------ figures and panels
+# ---- figures and panels
 
 
 def new_figure(figsize: tuple[float, float]) -> Figure:
@@ -239,7 +239,7 @@ def symmetric_limit(image: FloatArray) -> float:
     return top if top > 0 else 1.0
 
 
-# ------------------------------------------------------------------ axes
+# ---- axes
 
 
 def integer_ticks(axis: Axis, most: int = 9) -> None:
@@ -338,7 +338,7 @@ def _khz(hertz: float) -> str:
     return f"{hertz / 1000:.3g}"
 
 
-# ------------------------------------------------------------------ content
+# ---- content
 
 
 def draw_spectrogram(

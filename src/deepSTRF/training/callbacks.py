@@ -188,7 +188,7 @@ def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     return list(callbacks)
 
 
-# ---------------------------------------------------------------------------------- stopping, best weights
+# ---- stopping, best weights
 
 
 class EarlyStopping(Callback):
@@ -411,7 +411,7 @@ class PerNeuronBest(Callback):
         self._slices = dict(state["slices"])
 
 
-# --------------------------------------------------------------------- before the first step, and after it
+# ---- before the first step, and after it
 
 
 class Standardization(Callback):
@@ -461,7 +461,7 @@ class UntrainedParameters(Callback):
             )
 
 
-# ------------------------------------------------------------------------------------- non-finite numbers
+# ---- non-finite numbers
 
 
 class FitDivergedError(ArithmeticError):
@@ -622,7 +622,7 @@ def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str,
     )
 
 
-# ------------------------------------------------------------------------------------- what a user can see
+# ---- what a user can see
 
 
 class LogFunction(Callback):

@@ -51,7 +51,7 @@ HASH_LENGTH = 12
 KNOWN_KEYS = {"stims", "responses", "valid_mask", "stim_meta"}
 
 
-# ----------------------------------------------------------------------------------- loaders, and their clips
+# ---- loaders, and their clips
 
 
 def make_loaders(
@@ -188,7 +188,7 @@ def generators_of(*loaders: Loader) -> list[torch.Generator]:
     return list(found.values())
 
 
-# -------------------------------------------------------------------------------------------------- batches
+# ---- batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +295,7 @@ def _check_something_left(n_bins: int, skip: int, what: str) -> None:
         )
 
 
-# ---------------------------------------------------------------------------------- clips kept in memory
+# ---- clips kept in memory
 
 
 class ByteBudget:
@@ -445,7 +445,7 @@ class DirectSource:
         return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"
 
 
-# ------------------------------------------------------------------------------- a loader iterated as it is
+# ---- a loader iterated as it is
 
 
 class LoaderSource:

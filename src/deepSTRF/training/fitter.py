@@ -254,7 +254,7 @@ class Fitter:
             *([] if self._resume is None else [self._resume]),
         ]
 
-    # ------------------------------------------------------------------ what a subclass may override
+    # ---- what a subclass may override
 
     def predict_batch(self, batch: Batch) -> Tensor:
         """Return the model's output (B, N, 1, T) for a batch; override it for models with further inputs.
@@ -324,7 +324,7 @@ class Fitter:
             Losses and scores, the last entry of ``history``.
         """
 
-    # ------------------------------------------------------------------ what a user calls
+    # ---- what a user calls
 
     def fit(self) -> list[dict[str, Any]]:
         """Train until ``max_epochs`` or until nothing got better for ``patience`` epochs.
@@ -409,7 +409,7 @@ class Fitter:
         """The monitored score of that epoch."""
         return self.stopping.best_score
 
-    # ------------------------------------------------------------------ the two passes of an epoch
+    # ---- the two passes of an epoch
 
     def _train_pass(self, epoch: int, scores: PassScores | None) -> dict[str, float | Tensor]:
         """Train on every batch once; returns the loss of the pass and its scores."""
@@ -491,7 +491,7 @@ class Fitter:
             pred = pred.to(batch.targets.dtype)
         return pred[..., batch.skip :] if batch.skip else pred
 
-    # ------------------------------------------------------------------ where batches and scores come from
+    # ---- where batches and scores come from
 
     def _open_data(self) -> tuple[PassScores | None, PassScores]:
         """Open the sources of both passes; returns what scores them."""
@@ -591,9 +591,8 @@ def _check_precision(precision: str, device: torch.device) -> torch.dtype:
     return PRECISIONS[precision]
 
 
-# ------------------------------------------------------------------------------
-# Series of fits: seeds, folds and experiments build every fit here. Each has its own model, and so its own
-# optimizer, schedule and callbacks: they are given as functions that make them.
+# ---- Series of fits: seeds, folds and experiments build every fit here. Each has its own model, and so its
+# own optimizer, schedule and callbacks: they are given as functions that make them.
 
 #: ``factory(seed)`` returns the callbacks of the fit with that seed, new ones for each.
 CallbackFactory: TypeAlias = Callable[[int], Sequence[Callback]]

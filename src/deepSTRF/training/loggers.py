@@ -41,7 +41,7 @@ __all__ = [
 EXTRA = "log"
 
 
-# ------------------------------------------------------------------------------------ what loggers share
+# ---- what loggers share
 
 
 class Record(NamedTuple):
@@ -156,7 +156,7 @@ class SeedLogger(Callback, ABC):
             )
 
 
-# ---------------------------------------------------------------------------------------------- TensorBoard
+# ---- TensorBoard
 
 
 #: Folder of runs that belong to no group.
@@ -309,7 +309,7 @@ def _cell(value: Any) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-# ----------------------------------------------------------------------------------------- Weights & Biases
+# ---- Weights & Biases
 
 
 #: Nothing leaves the machine by default.

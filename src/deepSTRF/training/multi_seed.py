@@ -230,7 +230,7 @@ def _row(value: float | Tensor) -> Tensor:
     return torch.as_tensor(value, dtype=torch.float64).flatten().float()
 
 
-# ------------------------------------------------------------------------------------------ files of a run
+# ---- files of a run
 
 
 def _write_seed(folder: Path, result: dict[str, Any], model: nn.Module) -> None:

@@ -43,7 +43,7 @@ Loss = Callable[..., Tensor]
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
-# ------------------------------------------------------------------------------------------------ the loss
+# ---- the loss
 
 
 def owns_loss(model: nn.Module) -> bool:
@@ -146,7 +146,7 @@ class LossMeter:
         return float((self._total[heard] / self._weight[heard]).mean())
 
 
-# ---------------------------------------------------------------------------------------------- the scores
+# ---- the scores
 
 
 class MeanScore(NamedTuple):

@@ -173,7 +173,7 @@ def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-# ------------------------------------------------------------------------------- which fit a state belongs to
+# ---- which fit a state belongs to
 
 
 def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:

@@ -51,7 +51,7 @@ EXCERPT_BINS = 100
 TOLERANCE = 1e-4
 
 
-# ------------------------------------------------------------------------------------------------ the rules
+# ---- the rules
 
 
 class ModelRuleError(ValueError):
@@ -155,7 +155,7 @@ def first_non_finite(values: Tensor) -> str:
     return f"{int(bad.sum())} of {bad.numel()} values, the first at neuron {where[1]}, bin {where[3]}"
 
 
-# ------------------------------------------------------------------------------------------- the whole trial
+# ---- the whole trial
 
 
 @contextmanager

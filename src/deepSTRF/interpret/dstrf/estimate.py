@@ -2,8 +2,8 @@
 
 `dstrf` is the public call. A `Request` fills in defaults: the window, the times, the receptive field. The
 methods that suit the target are tried, fastest first (`methods_for`); the first that agrees with plain
-automatic differentiation of a few responses (`Reference`) is used. A `Run` then computes the filters block by
-block, together with what they explain of the responses.
+automatic differentiation of a few responses (`Reference`) is used. A `DynamicRun` then computes the filters
+block by block, together with what they explain of the responses.
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ def open_run(
     baseline: float | Tensor = 0.0,
     check: bool = True,
     budget_bytes: int = BUDGET,
-) -> Run:
+) -> DynamicRun:
     """Return a run of `dstrf` with a checked method; until the stack closes, the model is prepared for it."""
     check_choice("method", method, ("auto", *METHODS))
     check_choice("edge", edge, EDGES)
@@ -253,12 +253,12 @@ def open_run(
     request = Request(target, part, lags, lookahead, neurons, times, edge, budget)
     estimator, checked = request.select(method, check)
     if steps is None:
-        return Run(request, [(1.0, estimator)], None, checked, slope)
+        return DynamicRun(request, [(1.0, estimator)], None, checked, slope)
     start = baseline_frames(baseline, request.target.frames)
-    return Run(request, request.along_path(estimator, steps, start), start, checked, slope)
+    return DynamicRun(request, request.along_path(estimator, steps, start), start, checked, slope)
 
 
-class Run:
+class DynamicRun:
     """Blocks of a dynamic STRF, and what they explain.
 
     The filters are the weighted sum of ``estimators``: one, or one per node of a path that begins at
@@ -567,7 +567,7 @@ def output_slope(target: Target, part: nn.Module) -> Tensor:
         return target.with_frames(target.frames).output().T
 
 
-# ---------------------------------------------------------------------- method selection
+# ---- method selection
 
 _WHY_NOT = {
     "closed": "the model is not one convolution with elementwise functions around it",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_positive_int
 from deepSTRF.datasets import FoldManifest, NeuralDataset
-from deepSTRF.interpret.dstrf.estimate import Run, open_run
+from deepSTRF.interpret.dstrf.estimate import DynamicRun, open_run
 from deepSTRF.interpret.dstrf.result import cut_bins
 from deepSTRF.interpret.dstrf.sinks import FileSink, Sink, SinkSet, as_sink, opened
 from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT
@@ -226,10 +226,10 @@ def _open_runs(
     times: int | slice | Sequence[int] | None,
     budget_bytes: int,
     options: dict[str, Any],
-) -> list[Run]:
+) -> list[DynamicRun]:
     """The run of each fit, all with the window of the first."""
     budget = max(1, check_positive_int("budget_bytes", budget_bytes) // (2 * len(models)))
-    runs: list[Run] = []
+    runs: list[DynamicRun] = []
     for model in models:
         window = runs[0].request.lags if runs else lags
         run = open_run(stack, model, stimulus, lags=window, times=times, budget_bytes=budget, **options)
@@ -242,7 +242,7 @@ def _open_runs(
     return runs
 
 
-def _fill(runs: list[Run], targets: SinkSet, agreement: float | None, budget_bytes: int) -> float:
+def _fill(runs: list[DynamicRun], targets: SinkSet, agreement: float | None, budget_bytes: int) -> float:
     """Write mean filters, and their errors, to the sinks; returns the share of entries that is kept."""
     frames, shape = runs[0].memory, runs[0].shape
     row_bytes = len(runs) * math.prod(shape[1:]) * frames.element_size()

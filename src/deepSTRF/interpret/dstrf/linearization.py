@@ -131,7 +131,7 @@ class _Reader:
         self.skip = skip
         self.links: list[Link] = []
 
-    # ------------------------------------------------------------------ modules
+    # ---- modules
 
     def read(self, module: nn.Module) -> None:
         if module is self.skip or isinstance(module, IDLE):
@@ -227,7 +227,7 @@ class _Reader:
         self.links.append(Padding(int(widths[0]), int(widths[1])))
         self._resized(*shape[:-1], shape[-1] + int(widths[0]) + int(widths[1]))
 
-    # ------------------------------------------------------------------ axes
+    # ---- axes
 
     def _reshape(self, function: Callable[[Tensor], Tensor]) -> None:
         """Follow a renaming of axes, with numbered features to verify that their order stays."""
@@ -257,7 +257,7 @@ class _Reader:
         """Continue with another shape, without values and so without memory."""
         self.now = self.now.new_zeros(1).expand(sizes)
 
-    # ------------------------------------------------------------------ a user's modules
+    # ---- a user's modules
 
     def _trace(self, module: nn.Module) -> None:
         """Follow the graph of a module, as long as it is one line."""

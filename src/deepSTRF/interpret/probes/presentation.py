@@ -192,7 +192,7 @@ class Presentation:
         made: dict[str, Any] = {"cochleagram": cochleagram, "audio_fs": audio_fs, "dt_ms": dataset.dt}
         return cls(model, **made, frequencies_hz=getattr(dataset, "frequencies_hz", None), **options)
 
-    # ------------------------------------------------------------------ time and frequency
+    # ---- time and frequency
 
     def samples(self, duration_ms: float) -> int:
         """Return the samples of a duration, as whole bins, at least one."""
@@ -221,7 +221,7 @@ class Presentation:
             return float(self.frequencies_hz.min()), min(float(self.frequencies_hz.max()), top)
         return DEFAULT_RANGE_HZ[0], min(DEFAULT_RANGE_HZ[1], top)
 
-    # ------------------------------------------------------------------ playing
+    # ---- playing
 
     def play(self, sounds: Iterable[Any]) -> FloatArray:
         """Play sounds, each after silence, and return the rates.
@@ -335,7 +335,7 @@ class Presentation:
         evoked = self.evoked(rates)
         return np.moveaxis(evoked.reshape(*shape, *evoked.shape[1:]), -2, 0), self.baseline(rates)[0]
 
-    # ------------------------------------------------------------------ the model
+    # ---- the model
 
     def _playable_hop(self) -> int:
         if self.audio_fs is None:
