@@ -321,3 +321,11 @@ def test_bad_input() -> None:
         Linear(F, 3, 2, prefiltering={"prefiltering": "adaptrans"})
     with pytest.raises(ValueError, match=r"min_frq.*min_freq"):
         Linear(F, 3, 2, prefiltering={"prefiltering": "adaptrans", "dt": 5.0, "min_frq": 200})
+
+
+def test_one_dictionary_serves_all_kinds() -> None:
+    """`learnable` and `init_w` belong to AdapTrans; configurations of other kinds may hold them too."""
+    for kind in ("adaptrans", "icadaptation", "willmore"):
+        slot = {"prefiltering": kind, "dt": 5.0, "learnable": False, "init_w": 0.5}
+        model = Linear(8, 3, 2, prefiltering=slot)
+        assert not any(parameter.requires_grad for parameter in model.prefiltering.parameters())

@@ -233,8 +233,8 @@ def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) ->
     >>> compute_CCmax(repeats)
     tensor([1.], dtype=torch.float64)
     """
-    check_n_splits(n_splits)
     valid, n_repeats = _checked_rows(responses)
+    check_n_splits(n_splits)
     moments = split_moments(RepeatGroups.of(responses, valid), n_splits, seed)
     ceilings = spearman_brown(mean_half_correlation(moments.halves, moments.n_used), moments.ratio)
     return torch.where(n_repeats == 1, 1.0, ceilings)

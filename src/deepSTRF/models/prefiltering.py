@@ -200,9 +200,16 @@ def make_adaptrans(
 @PREFILTERS.register("willmore")
 @PREFILTERS.register("willmore_adaptation")
 def make_icadaptation(
-    n_frequency_bands: int, dt: float, min_freq: float = 500.0, max_freq: float = 20_000.0, scale: str = "mel"
+    n_frequency_bands: int,
+    dt: float,
+    min_freq: float = 500.0,
+    max_freq: float = 20_000.0,
+    scale: str = "mel",
+    learnable: bool = False,
+    init_w: float = 0.75,
 ) -> ICAdaptation:
     """Fixed adaptation to the mean level (`ICAdaptation`), time constants by the bands' frequencies."""
+    # learnable and init_w have no effect here: one dictionary may serve all kinds, and checkpoints hold it
     return ICAdaptation(_decay_factors(n_frequency_bands, dt, min_freq, max_freq, scale))
 
 
