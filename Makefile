@@ -41,6 +41,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell src tests tools docs benchmarks examples README.md CHANGELOG.md CONTRIBUTING.md
 	$(BIN)/vulture
+	$(BIN)/python tools/structure.py --check
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
