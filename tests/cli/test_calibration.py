@@ -9,7 +9,7 @@ from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment
-from deepSTRF.experiments.run import calibrate_output, start_output
+from deepSTRF.experiments.run import calibrate_output, start_output  # inner: tested by itself
 from deepSTRF.models.audio import Linear
 
 F, T, N = 4, 300, 3

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from deepSTRF.cli import main
-from deepSTRF.cli.commands import read_config
-from deepSTRF.cli.errors import UsageProblem, explain
-from deepSTRF.cli.tables import print_scores
-from deepSTRF.experiments.config import ExperimentConfig
+from deepSTRF.cli.commands import read_config  # inner: tested by itself
+from deepSTRF.cli.errors import UsageProblem, explain  # inner: tested by itself
+from deepSTRF.cli.tables import print_scores  # inner: tested by itself
+from deepSTRF.experiments import ExperimentConfig
 
 #: A recording of 3 neurons and 6 clips; the first eight words are its options.
 SMALL_FLAGS = [

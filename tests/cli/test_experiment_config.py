@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from deepSTRF.experiments.build import build_model, check_choices, load_dataset
-from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
+from deepSTRF.experiments import ExperimentConfig
+from deepSTRF.experiments.build import build_model, check_choices, load_dataset  # inner: tested by itself
+from deepSTRF.experiments.config import FLAGS, parse_options, parse_seeds  # inner: tested by itself
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from deepSTRF.cli import main
 # inner names: the table itself and the decorator that makes flags of it
 from deepSTRF.cli.app import with_fields
 from deepSTRF.experiments import ExperimentConfig
-from deepSTRF.experiments.config import (
+from deepSTRF.experiments.config import (  # inner: tested by itself
     FieldError,
     choice,
     choice_of,

@@ -13,8 +13,8 @@ import torch
 
 from deepSTRF import _files as files
 from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment
-from deepSTRF.experiments.examples import receptive_fields
-from deepSTRF.experiments.run_folder import RunScores, prepare_folder
+from deepSTRF.experiments.examples import receptive_fields  # inner: tested by itself
+from deepSTRF.experiments.run_folder import RunScores, prepare_folder  # inner: tested by itself
 from deepSTRF.models.wav2spec import WaveformFrontEnd
 from deepSTRF.registry import MODULES, WAV2SPEC
 from deepSTRF.report import write_report

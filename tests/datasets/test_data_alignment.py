@@ -192,7 +192,7 @@ def test_the_embedded_recording_is_aligned():
 
 @pytest.mark.ns1
 def test_the_real_recording_is_aligned(ns1_dir):
-    from deepSTRF.datasets.audio.ns1 import NS1Dataset
+    from deepSTRF.datasets.audio import NS1Dataset
 
     ds = NS1Dataset(path=ns1_dir)
     report = ds.check_alignment()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.datasets.responses import encode, pack_clip, pack_responses
+from deepSTRF.datasets.responses import encode, pack_clip, pack_responses  # inner: tested by itself
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deepSTRF.datasets import download as cache
-from deepSTRF.datasets.download import cached_arrays, fingerprint_files
+from deepSTRF.datasets.download import cached_arrays, fingerprint_files  # inner: tested by itself
 
 
 @pytest.fixture(autouse=True)

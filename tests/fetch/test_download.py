@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from deepSTRF.datasets import download as fetch
-from deepSTRF.datasets.download import CHUNK_BYTES, cache_dir, data_dir, download_file, osf_url
+from deepSTRF.datasets.download import (  # inner: tested by itself
+    CHUNK_BYTES,
+    cache_dir,
+    data_dir,
+    download_file,
+    osf_url,
+)
 
 BODY = np.random.default_rng(0).bytes(300_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()

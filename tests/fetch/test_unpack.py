@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deepSTRF.datasets import download as unpack
-from deepSTRF.datasets.download import unpack_zip
+from deepSTRF.datasets.download import unpack_zip  # inner: tested by itself
 
 
 def archive(folder: Path, *members: str | zipfile.ZipInfo, content: bytes = b"x" * 1000) -> Path:

@@ -20,12 +20,11 @@ from deepSTRF.interpret.dstrf import (
 
 # the tests of where a sweep meets the ascent look inside the estimator
 from deepSTRF.interpret.dstrf.linearization import Convolution, Linearizer, chain_of
-from deepSTRF.interpret.dstrf.sweep import Sweep
-from deepSTRF.interpret.dstrf.target import Target
-from deepSTRF.models import LinearReadout, NeuralModel
-from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.interpret.dstrf.sweep import Sweep  # inner: tested by itself
+from deepSTRF.interpret.dstrf.target import Target  # inner: tested by itself
+from deepSTRF.models import LinearReadout, NeuralModel, ParametricSoftplus
 from deepSTRF.models.audio import AudioEncodingModel, Linear
-from deepSTRF.models.gradients import NoFrontEndError
+from deepSTRF.models.gradients import NoFrontEndError  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import MODELS as MODELS_OF_THE_PACKAGE
 

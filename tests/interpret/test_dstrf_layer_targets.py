@@ -10,7 +10,7 @@ from torch.nn import functional
 from deepSTRF.interpret.dstrf import ReceptiveFieldError, dstrf, stimulus_frames, switches
 from deepSTRF.interpret.dstrf.layer_target import LayerTargetError  # a ValueError of its own
 from deepSTRF.models.audio import Linear, NetworkReceptiveField, StateNet
-from deepSTRF.models.gradients import NoFrontEndError
+from deepSTRF.models.gradients import NoFrontEndError  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 F, HOP = 3, 40

@@ -25,7 +25,7 @@ from deepSTRF.interpret.dstrf import (
     stimulus_frames,
     switches,
 )
-from deepSTRF.interpret.dstrf.jackknife import OPTIONS
+from deepSTRF.interpret.dstrf.jackknife import OPTIONS  # inner: tested by itself
 from deepSTRF.interpret.filter_statistics import find_shifts
 from deepSTRF.models.audio import DeepEncoder, NetworkReceptiveField
 

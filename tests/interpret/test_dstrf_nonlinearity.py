@@ -22,7 +22,7 @@ from deepSTRF.interpret.filter_statistics import (
     singular_spectrum,
     temporal_hold,
 )
-from deepSTRF.interpret.filter_statistics.temporal_hold import _tested
+from deepSTRF.interpret.filter_statistics.temporal_hold import _tested  # inner: tested by itself
 from deepSTRF.models.audio import Linear
 
 T, L, F = 240, 30, 6

@@ -11,7 +11,7 @@ from torch import nn
 import deepSTRF.interpret.exciting as exciting
 from deepSTRF.interpret import exciting_sound, exciting_spectrogram
 from deepSTRF.models.audio import Linear, LinearNonlinear, StateNet
-from deepSTRF.models.gradients import NoFrontEndError
+from deepSTRF.models.gradients import NoFrontEndError  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 FS = 16000

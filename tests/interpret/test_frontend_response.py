@@ -18,7 +18,7 @@ from deepSTRF.interpret import (
 )
 from deepSTRF.models import Configurable
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.gradients import NoFrontEndError
+from deepSTRF.models.gradients import NoFrontEndError  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import WAV2SPEC
 

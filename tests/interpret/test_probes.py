@@ -29,7 +29,13 @@ from deepSTRF.interpret.probes import (
 
 # not of the face: what probes make of their first argument, what Presentation.for_dataset uses, their sounds
 from deepSTRF.interpret.probes.presentation import as_presentation, dataset_cochleagram
-from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep, tone
+from deepSTRF.interpret.probes.sounds import (  # inner: tested by itself
+    amplitude_of,
+    noise,
+    ramped,
+    sweep,
+    tone,
+)
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 

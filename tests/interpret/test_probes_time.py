@@ -12,7 +12,7 @@ from deepSTRF.interpret.probes import Presentation, context_swap, level_step_res
 
 # not of the face: parts of the two probes, tested by themselves
 from deepSTRF.interpret.probes.measures import decay_time_constant
-from deepSTRF.interpret.probes.sounds import patchwork_noise, stepped
+from deepSTRF.interpret.probes.sounds import patchwork_noise, stepped  # inner: tested by itself
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
+from deepSTRF.models import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
 from deepSTRF.models.audio import Linear, LinearNonlinear
 
 N = 400

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.models import Configurable
-from deepSTRF.models.io.encoding import decode, encode
+from deepSTRF.models.io.encoding import decode, encode  # inner: tested by itself
 from deepSTRF.registry import BACKBONES
 
 WIDTH = 6

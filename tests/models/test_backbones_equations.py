@@ -14,8 +14,8 @@ from scipy.special import erf
 from torch import nn
 
 from deepSTRF.models.backbones import GRU, LMU, LSTM, RNN, S4, S4D, Mamba
-from deepSTRF.models.backbones.lmu import legendre_delay
-from deepSTRF.models.backbones.s4 import legs_modes, lin_modes
+from deepSTRF.models.backbones.lmu import legendre_delay  # inner: tested by itself
+from deepSTRF.models.backbones.s4 import legs_modes, lin_modes  # inner: tested by itself
 
 FRAMES, WIDTH_IN, WIDTH = 210, 5, 6
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.models.audio import ICNet, Linear, Transformer
-from deepSTRF.models.io.card import model_card
-from deepSTRF.models.io.encoding import encode_module, foreign_classes
+from deepSTRF.models.io.card import model_card  # inner: tested by itself
+from deepSTRF.models.io.encoding import encode_module, foreign_classes  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.training import ProtocolCard
 

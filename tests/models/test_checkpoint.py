@@ -12,12 +12,18 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models import Configurable, FramewiseMixin, LinearReadout, NeuralModel, STRFReadout
-from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.models import (
+    CausalSTRFConv,
+    Configurable,
+    FramewiseMixin,
+    LinearReadout,
+    NeuralModel,
+    ParametricSoftplus,
+    STRFReadout,
+)
 from deepSTRF.models.audio import AudioEncodingModel, Linear, LinearNonlinear
 from deepSTRF.models.io import checkpoint as checkpoint_module
-from deepSTRF.models.io.encoding import decode, encode
-from deepSTRF.models.kernels import CausalSTRFConv
+from deepSTRF.models.io.encoding import decode, encode  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram, WaveformFrontEnd, make_wav2spec
 from deepSTRF.registry import WAV2SPEC
 

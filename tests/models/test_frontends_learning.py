@@ -118,7 +118,7 @@ def test_same_on_the_gpu(kind: str) -> None:
 @pytest.fixture(scope="module")
 def clips(ns1_dir: Path) -> list[torch.Tensor]:
     """Seven stretches of half a second of real NS1 sound at 48 kHz, each from another part of its clip."""
-    from deepSTRF.dsp.resample import resample_exact
+    from deepSTRF.dsp import resample_exact
 
     soundfile = pytest.importorskip("soundfile")
     files = sorted(path for path in (ns1_dir / "spikesandwav" / "SH.En.C").iterdir() if path.is_file())

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF._validation import neuron_indices
+from deepSTRF._validation import neuron_indices  # inner: tested by itself
 from deepSTRF.models import LinearReadout
 from deepSTRF.models.audio import AudioEncodingModel, Linear
-from deepSTRF.models.gradients import UNBOUNDED_WINDOW, NoFrontEndError
-from deepSTRF.models.prediction import differentiating
+from deepSTRF.models.gradients import UNBOUNDED_WINDOW, NoFrontEndError  # inner: tested by itself
+from deepSTRF.models.prediction import differentiating  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram, make_wav2spec
 from deepSTRF.registry import WAV2SPEC
 

@@ -19,7 +19,11 @@ import torch
 
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import Linear, Transformer
-from deepSTRF.models.io.hub import download_checkpoint, is_repo_id, locate_checkpoint
+from deepSTRF.models.io.hub import (  # inner: tested by itself
+    download_checkpoint,
+    is_repo_id,
+    locate_checkpoint,
+)
 
 TOKEN = "hf_aSecretThatMustNotLeak"
 REPO = "lab/some-model"

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment
-from deepSTRF.experiments.build import build_model, load_dataset
+from deepSTRF.experiments.build import build_model, load_dataset  # inner: tested by itself
 from deepSTRF.metrics import poisson_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import ICNet

@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.models import NeuralModel
+from deepSTRF.models import CausalSTRFConv, NeuralModel, ParametricSTRF, SeparableSTRF
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.kernels import (
-    CausalSTRFConv,
-    ParametricSTRF,
-    SeparableSTRF,
-    convolve_full,
-    fit_gaussians,
-)
+from deepSTRF.models.kernels import convolve_full, fit_gaussians  # inner: tested by itself
 
 SIZES = {"F": 6, "T": 5, "C_in": 2, "C_out": 3}
 KERNELS = {

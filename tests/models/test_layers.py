@@ -11,10 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.models import LinearReadout, STRFReadout
+from deepSTRF.models import CausalLayerNorm, CausalSTRFConv, LinearReadout, STRFReadout
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.kernels import CausalSTRFConv
-from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 

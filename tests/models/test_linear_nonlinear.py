@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.activations import ParametricSigmoid, ParametricSoftplus
+from deepSTRF.models import ParametricSigmoid, ParametricSoftplus
 from deepSTRF.models.audio import Linear, LinearNonlinear
 
 

@@ -136,7 +136,7 @@ def test_power_gradient_is_exact() -> None:
 
 
 def test_rahman_preset_equals_the_recipe_at_the_native_rate() -> None:
-    from deepSTRF.dsp.cochleagram import rahman_cochleagram
+    from deepSTRF.dsp import rahman_cochleagram
 
     fs, hop = 48828.125, 244
     x = torch.randn(60 * hop, dtype=torch.float64)
@@ -154,8 +154,7 @@ def test_rahman_preset_has_the_documented_centres() -> None:
 @pytest.mark.ns1
 def test_rahman_preset_against_the_native_cochleagram_of_the_real_sounds(ns1_dir: Path) -> None:
     soundfile = pytest.importorskip("soundfile")
-    from deepSTRF.dsp.cochleagram import rahman_cochleagram
-    from deepSTRF.dsp.resample import resample_exact
+    from deepSTRF.dsp import rahman_cochleagram, resample_exact
 
     preset, default = CausalMelSpectrogram.rahman_native(48000), CausalMelSpectrogram(48000)
     agreement, documented = [], []

@@ -20,8 +20,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models import NeuralModel, make_prefiltering
-from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.models import NeuralModel, ParametricSoftplus, make_prefiltering
 from deepSTRF.models.audio import AudioEncodingModel
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import KERNELS, MODELS

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from deepSTRF.models.activations import ParametricSoftplus
+from deepSTRF.models import ParametricSoftplus
 from deepSTRF.models.audio import NetworkReceptiveField
 
 

@@ -11,16 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models import NeuralModel
+from deepSTRF.models import AdapTrans, ICAdaptation, NeuralModel, make_prefiltering
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.prefiltering import (
-    AdapTrans,
-    ICAdaptation,
+from deepSTRF.models.prefiltering import (  # inner: tested by itself
     Willmore_Adaptation,
     a_to_tau,
     freq_to_tau,
     get_CFs,
-    make_prefiltering,
     tau_to_a,
 )
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models import Configurable
+from deepSTRF.models import CausalSTRFConv, Configurable
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.base import resolve_slot
-from deepSTRF.models.configurable import ExactConstants, placement
-from deepSTRF.models.kernels import CausalSTRFConv
-from deepSTRF.models.streaming import init_slot_state, is_streamable, step_slot
+from deepSTRF.models.base import resolve_slot  # inner: tested by itself
+from deepSTRF.models.configurable import ExactConstants, placement  # inner: tested by itself
+from deepSTRF.models.streaming import init_slot_state, is_streamable, step_slot  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import KERNELS, MODULES, Registry
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from deepSTRF.models.audio import Linear
-from deepSTRF.models.norms import BandStandardizer
+from deepSTRF.models.norms import BandStandardizer  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 
 

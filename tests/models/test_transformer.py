@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.attention import (
+from deepSTRF.models.attention import (  # inner: tested by itself
     CausalSelfAttention,
     CausalTransformerLayer,
     SinusoidalPositionalEncoding,

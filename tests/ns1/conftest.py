@@ -12,7 +12,8 @@ import pytest
 import soundfile
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES, NS1Dataset
+from deepSTRF.datasets.audio import NS1Dataset
+from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES  # inner: tested by itself
 
 N_SAMPLES = 244_140
 UNITS = ("exp1/cluster.01.data.mat", "exp1/cluster.02.data.mat", "exp2/cluster.03.data.mat")

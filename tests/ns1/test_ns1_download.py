@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio.ns1 import NS1Dataset, download_ns1
+from deepSTRF.datasets.audio import NS1Dataset
+from deepSTRF.datasets.audio.ns1 import download_ns1  # inner: tested by itself
 
 _SPEC = importlib.util.spec_from_file_location(
     "fetch_test_server", Path(__file__).parents[1] / "fetch" / "conftest.py"

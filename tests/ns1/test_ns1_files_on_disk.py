@@ -10,8 +10,9 @@ import pytest
 import torch
 from scipy.io import savemat
 
+from deepSTRF.datasets.audio import NS1Dataset
 from deepSTRF.datasets.audio import ns1 as _ns1_read
-from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES, NS1Dataset
+from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES  # inner: tested by itself
 
 
 def load(root, **options) -> NS1Dataset:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio.ns1 import NS1Dataset, choose_spectrogram
+from deepSTRF.datasets.audio import NS1Dataset
+from deepSTRF.datasets.audio.ns1 import choose_spectrogram  # inner: tested by itself
 from deepSTRF.registry import DATASETS
 
 NOWHERE = "/nowhere/at/all"

@@ -9,8 +9,7 @@ import pytest
 import torch
 from scipy.io import loadmat
 
-from deepSTRF.datasets.audio import ns1
-from deepSTRF.datasets.audio.ns1 import NS1Dataset
+from deepSTRF.datasets.audio import NS1Dataset, ns1
 
 pytestmark = pytest.mark.ns1
 

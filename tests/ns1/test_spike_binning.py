@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepSTRF.datasets.spikes import bin_spikes, count_bins
+from deepSTRF.datasets.spikes import bin_spikes, count_bins  # inner: tested by itself
 
 DT = st.sampled_from([0.1, 0.3, 1.0, 2.5, 5.0, 7.0, 10.0, 4.99712])
 

@@ -58,7 +58,7 @@ def test_version_comes_from_one_place():
 
 
 def test_a_missing_package_is_installed_from_the_source_not_by_a_name_that_another_package_has():
-    from deepSTRF._optional import require
+    from deepSTRF._optional import require  # inner: tested by itself
 
     with pytest.raises(ImportError, match=r'pip install -e "\.\[log\]" in the folder') as caught:
         require("no_such_package", extra="log")

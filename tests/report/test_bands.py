@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
-from deepSTRF.experiments.examples import ModelFields
+from deepSTRF.experiments.examples import ModelFields  # inner: tested by itself
 from deepSTRF.interpret import strf_tuning
 from deepSTRF.report import explain_run
 from deepSTRF.report.explanation import Explanation  # inner: what is tried here is not part of the face
 from deepSTRF.report.gather import gather_parts
-from deepSTRF.report.parts import Bands
+from deepSTRF.report.parts import Bands  # inner: tested by itself
 
 
 def test_bands_from_low_to_high():

@@ -14,15 +14,15 @@ from PIL import Image
 
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
-from deepSTRF.experiments.examples import GRADIENT, receptive_fields
+from deepSTRF.experiments.examples import GRADIENT, receptive_fields  # inner: tested by itself
 from deepSTRF.interpret import dstrf, strf_tuning
 from deepSTRF.interpret.filter_statistics import complexity
 from deepSTRF.report import explain_run, write_report
 from deepSTRF.report.explain.run import open_bars  # inner: what is tried here is not part of the face
 from deepSTRF.report.explain.target import choose_excerpts, strongest_part
-from deepSTRF.report.explanation import Explanation
-from deepSTRF.report.gather import gather_parts
-from deepSTRF.report.parts import shown_lags
+from deepSTRF.report.explanation import Explanation  # inner: tested by itself
+from deepSTRF.report.gather import gather_parts  # inner: tested by itself
+from deepSTRF.report.parts import shown_lags  # inner: tested by itself
 
 SMALL = {"n_neurons": 3, "n_clips": 5, "n_repeats": 3, "clip_seconds": 0.6}
 

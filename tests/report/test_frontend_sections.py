@@ -13,7 +13,11 @@ import pytest
 import torch
 
 from deepSTRF.experiments import ExperimentConfig, run_experiment
-from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
+from deepSTRF.experiments.examples import (  # inner: tested by itself
+    NeuronExample,
+    examples_from_bytes,
+    examples_to_bytes,
+)
 from deepSTRF.interpret import front_end_response
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import CausalLEAF, CausalMelSpectrogram, WaveformFrontEnd
@@ -24,9 +28,9 @@ from deepSTRF.report.gather import (  # inner: what is tried here is not part of
     measure_front_end,
     render_report,
 )
-from deepSTRF.report.parts import FrontEndParts
-from deepSTRF.report.rendering import LISTENING_PEAK, SILENCE_S, wav_data_uri
-from deepSTRF.report.sections.fields import front_end, waveform_field
+from deepSTRF.report.parts import FrontEndParts  # inner: tested by itself
+from deepSTRF.report.rendering import LISTENING_PEAK, SILENCE_S, wav_data_uri  # inner: tested by itself
+from deepSTRF.report.sections.fields import front_end, waveform_field  # inner: tested by itself
 
 FS, BANDS = 8000, 5
 

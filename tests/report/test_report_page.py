@@ -8,12 +8,12 @@ import re
 import numpy as np
 import pytest
 
-from deepSTRF.experiments.examples import GRADIENT, NeuronExample
-from deepSTRF.experiments.run_folder import ScoreRow
+from deepSTRF.experiments.examples import GRADIENT, NeuronExample  # inner: tested by itself
+from deepSTRF.experiments.run_folder import ScoreRow  # inner: tested by itself
 from deepSTRF.report import SECTIONS, ReportParts, Section, write_report
 from deepSTRF.report.gather import render_report  # inner: what is tried here is not part of the face
 from deepSTRF.report.rendering import number
-from deepSTRF.report.sections.fields import receptive_fields
+from deepSTRF.report.sections.fields import receptive_fields  # inner: tested by itself
 
 N, F, LAGS, T, R = 6, 8, 5, 60, 4
 

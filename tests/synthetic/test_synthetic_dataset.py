@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deepSTRF.datasets import concat_neural_datasets
-from deepSTRF.datasets.audio.synthetic import SyntheticDataset
+from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.dsp import rahman_cochleagram
 from deepSTRF.dsp.recursion import exponential_moving_average  # inner: parts of the front-ends
 from deepSTRF.registry import DATASETS

@@ -7,7 +7,13 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from deepSTRF.datasets.audio.synthetic import SOUND_KINDS, Neuron, draw_neuron, draw_spikes, make_sound
+from deepSTRF.datasets.audio.synthetic import (  # inner: tested by itself
+    SOUND_KINDS,
+    Neuron,
+    draw_neuron,
+    draw_spikes,
+    make_sound,
+)
 
 
 @pytest.mark.parametrize("kind", SOUND_KINDS)

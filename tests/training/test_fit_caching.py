@@ -13,7 +13,7 @@ from deepSTRF.training import Fitter, FrontEndCache
 
 # what decides on caching is not public; a fit only shows whether it was done
 from deepSTRF.training.cache import FrontEndFeed, front_end_key, gives_the_same_twice
-from deepSTRF.training.data import ByteBudget
+from deepSTRF.training.data import ByteBudget  # inner: tested by itself
 
 
 def mel(**options):

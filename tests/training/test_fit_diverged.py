@@ -16,7 +16,7 @@ from deepSTRF.training import FitDivergedError, Fitter
 
 # the guard as on a GPU, which is not here
 from deepSTRF.training.callbacks import NonFiniteGuard, check_monitor
-from deepSTRF.training.data import Batch
+from deepSTRF.training.data import Batch  # inner: tested by itself
 
 
 def fails(fitter, match):

@@ -11,8 +11,14 @@ import torch
 
 # files and states behind ckpt_path and state_path
 from deepSTRF import _files as files
-from deepSTRF._files import load_tensors, save_or_warn, save_tensors, write_atomically
-from deepSTRF.training.resume import FitStateFile, StateMismatchError
+from deepSTRF._files import (  # inner: tested by itself
+    load_tensors,
+    save_or_warn,
+    save_tensors,
+    write_atomically,
+)
+from deepSTRF.training import StateMismatchError
+from deepSTRF.training.resume import FitStateFile  # inner: tested by itself
 
 
 def full_disk(*_):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF._files import json_safe
+from deepSTRF._files import json_safe  # inner: tested by itself
 from deepSTRF.training import history_rows, mean_score
 
 # how a history is stored and written is not public

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.datasets import neural_collate
-from deepSTRF.datasets.splits import index_split
+from deepSTRF.datasets import index_split, neural_collate
 from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef, snr
 from deepSTRF.models.audio import Linear
 from deepSTRF.models.wav2spec import make_wav2spec

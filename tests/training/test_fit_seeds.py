@@ -9,14 +9,8 @@ import pytest
 import torch
 
 # states of the random sources, as a resumed fit puts them back
-from deepSTRF.training.seeds import (
-    make_generator,
-    preserved_random_state,
-    random_state,
-    seeded,
-    set_random_seed,
-    set_random_state,
-)
+from deepSTRF.training import make_generator, seeded, set_random_seed
+from deepSTRF.training.seeds import preserved_random_state, random_state, set_random_state
 
 
 def draws():

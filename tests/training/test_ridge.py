@@ -12,10 +12,10 @@ from deepSTRF.baselines import fit_ridge, start_from_ridge
 
 # inner names: the Gram matrix and the gain before a softplus are checked against explicit forms
 from deepSTRF.baselines.lagged import ClipFeatures, group_neurons, lagged_gram
-from deepSTRF.baselines.start import _before_activation, fit_start
+from deepSTRF.baselines.start import _before_activation, fit_start  # inner: tested by itself
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment
-from deepSTRF.experiments.build import check_choices
+from deepSTRF.experiments.build import check_choices  # inner: tested by itself
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import Linear, LinearNonlinear
 from deepSTRF.training import score_model
@@ -442,8 +442,8 @@ def test_an_experiment_starts_from_ridge(tmp_path):
 @pytest.mark.ns1
 @pytest.mark.slow
 def test_a_longer_window_explains_more_on_ns1(ns1_dir):
+    from deepSTRF.datasets import parse_split
     from deepSTRF.datasets.audio import NS1Dataset
-    from deepSTRF.datasets.splits import parse_split
 
     ds = NS1Dataset(ns1_dir)
     train, val, test = parse_split(ds, "14/3/3").apply(ds)

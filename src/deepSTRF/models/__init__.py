@@ -7,18 +7,30 @@ of public weights.
 """
 
 from deepSTRF.models import audio, backbones, io, wav2spec
+from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.configurable import Configurable
-from deepSTRF.models.prefiltering import make_prefiltering
+from deepSTRF.models.kernels import CausalSTRFConv, ParametricSTRF, SeparableSTRF
+from deepSTRF.models.norms import CausalLayerNorm
+from deepSTRF.models.prefiltering import AdapTrans, ICAdaptation, make_prefiltering
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 from deepSTRF.models.streaming import FramewiseMixin, Streamable
 
 __all__ = [
+    "AdapTrans",
+    "CausalLayerNorm",
+    "CausalSTRFConv",
     "Configurable",
     "FramewiseMixin",
+    "ICAdaptation",
     "LinearReadout",
     "NeuralModel",
+    "ParametricDoubleExponential",
+    "ParametricSTRF",
+    "ParametricSigmoid",
+    "ParametricSoftplus",
     "STRFReadout",
+    "SeparableSTRF",
     "Streamable",
     "audio",
     "backbones",

@@ -50,8 +50,33 @@ class _GainAndBaseline(FramewiseMixin, nn.Module):
 class ParametricSigmoid(_GainAndBaseline, Configurable):
     """Four-parameter sigmoid ``b * sigmoid((x - c) / d) + a`` per neuron.
 
-    ``d`` may change sign in training; its magnitude is held above 0.01. Willmore et al. 2016, doi
-    10.1523/JNEUROSCI.2441-15.2016.
+    Parameters
+    ----------
+    num_features : int
+        Neurons, N.
+    bias : bool
+        Whether there is a baseline ``a``.
+    non_negative_output : bool
+        Whether gain and baseline pass through a softplus, so that the output is a rate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    Notes
+    -----
+    The width ``d`` may change sign while training; its magnitude is held above 0.01, where the slope is
+    defined.
+
+    References
+    ----------
+    Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016.
+
+    Examples
+    --------
+    >>> ParametricSigmoid(3)(torch.zeros(2, 10, 3)).shape
+    torch.Size([2, 10, 3])
     """
 
     _raw_a: nn.Parameter | None
@@ -86,7 +111,30 @@ class ParametricSigmoid(_GainAndBaseline, Configurable):
 class ParametricDoubleExponential(_GainAndBaseline, Configurable):
     """Double exponential ``a * exp(-exp(k x - s)) + b`` per neuron, an asymmetric sigmoid.
 
-    The sign of ``k`` is free. Thorson, Liénard & David 2015, doi 10.1371/journal.pcbi.1004628.
+    It falls with ``x`` where ``k > 0`` and rises where ``k < 0``; the sign of ``k`` is free at the start.
+
+    Parameters
+    ----------
+    num_features : int
+        Neurons, N.
+    bias : bool
+        Whether there is a baseline ``b``.
+    non_negative_output : bool
+        Whether gain and baseline pass through a softplus, so that the output is a rate.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    References
+    ----------
+    Thorson, Liénard & David 2015, doi 10.1371/journal.pcbi.1004628.
+
+    Examples
+    --------
+    >>> ParametricDoubleExponential(3)(torch.zeros(2, 10, 3)).shape
+    torch.Size([2, 10, 3])
     """
 
     _raw_b: nn.Parameter | None
@@ -121,8 +169,28 @@ class ParametricDoubleExponential(_GainAndBaseline, Configurable):
 class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
     """Softplus with a learned sharpness and baseline per neuron: ``softplus(beta x) / beta + b``.
 
-    ``beta`` starts near 5.5 (output 0.12 to 0.19 for zero drive): from 1, fits of sparse responses may
-    collapse to the mean.
+    Parameters
+    ----------
+    num_features : int
+        Neurons, N.
+    non_negative_output : bool
+        Whether the baseline passes through a softplus, so that the output is a rate. The sharpness always
+        does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal arguments.
+
+    Notes
+    -----
+    The sharpness starts near 5.5, which puts the output for zero drive at 0.12 to 0.19: a start near 0.7
+    (``beta = 1``) lets fits of sparse responses collapse to the mean.
+
+    Examples
+    --------
+    >>> ParametricSoftplus(3)(torch.zeros(2, 10, 3)).shape
+    torch.Size([2, 10, 3])
     """
 
     def __init__(self, num_features: int, non_negative_output: bool = True) -> None:

@@ -45,9 +45,40 @@ class CausalSTRFConv(nn.Module, Configurable):
     """Causal convolution whose kernel spans all frequency bands and the last ``T`` frames.
 
     ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets
-    the current frame. Time is padded on the left with ``T - 1`` zeros, which are loud in a log spectrogram
-    (silence is about -9.2): standardise the input, or leave those bins out of loss and scores
-    (``warmup_ms``).
+    the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
+
+    Parameters
+    ----------
+    F : int
+        Frequency bands.
+    T : int
+        Length of the kernel in frames.
+    C_in : int
+        Channels of the input.
+    C_out : int
+        Channels of the output (neurons, or hidden units).
+    kernel : nn.Module or None
+        A parameterised kernel that maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'); None is a full
+        ``nn.Conv2d(C_in, C_out, (F, T))``. It may offer ``build_kernel()`` -> (C_out, C_in, F, T).
+    bias : bool
+        Whether the default kernel has one bias per output channel.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are no positive integers, or a kernel that is no module.
+
+    Notes
+    -----
+    The zeros on the left stand for "nothing", but in a log spectrogram silence is about -9.2 and zero is
+    loud: the first ``T - 1`` predictions of a clip see an onset that was never played. Standardise the input
+    (zero is then the mean level), or leave those bins out of loss and scores (``warmup_ms``).
+
+    Examples
+    --------
+    >>> convolution = CausalSTRFConv(F=34, T=9, C_in=1, C_out=5)
+    >>> convolution(torch.zeros(2, 1, 34, 100)).shape
+    torch.Size([2, 5, 1, 100])
     """
 
     def __init__(
@@ -176,10 +207,52 @@ def _is_separable_pair(kernel: nn.Module) -> bool:
 class SeparableSTRF(nn.Module, Configurable):
     """Kernel of low rank: ``W[c, i, f, j] = sum over r of weight_f[c, i, f, r] * weight_t[c, i, r, j]``.
 
-    It has ``C_out C_in rank (F + T) + C_out`` parameters. Both profiles, (C_out, C_in, F, rank) and (C_out,
-    C_in, rank, T), start uniform in the range that gives the kernel's entries the variance of ``nn.Conv2d``;
-    `init_from` starts from an estimate instead. Depireux, Simon, Klein & Shamma 2001, doi
-    10.1152/jn.2001.85.3.1220; Simon, Depireux, Klein, Fritz & Shamma 2007, doi 10.1162/neco.2007.19.3.583.
+    It pads nothing: it maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of
+    `CausalSTRFConv`. It has ``C_out C_in rank (F + T) + C_out`` parameters.
+
+    Parameters
+    ----------
+    F : int
+        Frequency bands.
+    T : int
+        Length in frames.
+    C_in, C_out : int
+        Channels in and out (neurons).
+    rank : int
+        Number of products, at most ``min(F, T)``, where the kernel is a full one.
+    bias : bool
+        Whether each output channel has a bias.
+
+    Attributes
+    ----------
+    weight_f, weight_t : Parameter
+        Spectral profiles (C_out, C_in, F, rank) and temporal profiles (C_out, C_in, rank, T), newest frame
+        last.
+    bias : Parameter or None
+        (C_out,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are no positive integers, or a rank above ``min(F, T)``.
+
+    Notes
+    -----
+    Both profiles start uniform in the same range, chosen so that the kernel's entries have the variance of a
+    full kernel's (``nn.Conv2d``); the bias starts as there. `init_from` starts from an estimate instead.
+
+    References
+    ----------
+    Depireux, Simon, Klein & Shamma 2001, doi 10.1152/jn.2001.85.3.1220; Simon, Depireux, Klein, Fritz &
+    Shamma 2007, doi 10.1162/neco.2007.19.3.583.
+
+    Examples
+    --------
+    >>> kernel = SeparableSTRF(F=34, T=15, C_in=1, C_out=119)
+    >>> sum(parameter.numel() for parameter in kernel.parameters())
+    5950
+    >>> kernel(torch.zeros(2, 1, 34, 114)).shape
+    torch.Size([2, 119, 1, 100])
     """
 
     bias: nn.Parameter | None
@@ -229,17 +302,60 @@ class SeparableSTRF(nn.Module, Configurable):
 class ParametricSTRF(nn.Module, Configurable):
     """Kernel of Gaussians: ``W[c, i, f, j]`` sums ``weight[c, i, g]`` times a unit-sum Gaussian over g.
 
-    There are ``5 C_out C_in G + C_out`` parameters: ``P`` (2, C_out, C_in, G), centres in bands (0 .. F - 1)
-    and in frames (0 .. T - 1, newest last); ``SIG``, of widths ``|SIG| + 0.27``; and ``weight`` (C_out, C_in,
-    G).
+    Each Gaussian has a centre and a width in bands and in frames. It pads nothing: it maps (B, C_in, F, T' +
+    T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of `CausalSTRFConv`. It has ``5 C_out C_in G + C_out``
+    parameters, whatever the number of bands and frames.
 
-    A Gaussian outside the grid would be zero there and get no gradient ever again. Centres are therefore
-    mirrored at the edges: a step beyond an edge comes back by as much, and the gradient keeps its size
-    everywhere.
+    Parameters
+    ----------
+    F : int
+        Frequency bands.
+    T : int
+        Length in frames.
+    C_in, C_out : int
+        Channels in and out (neurons).
+    num_gaussians : int
+        Gaussians per pair of channels, G.
+    bias : bool
+        Whether each output channel has a bias.
 
+    Attributes
+    ----------
+    P : Parameter, shape (2, C_out, C_in, G)
+        Centres: ``P[0]`` in bands (0 .. F - 1), ``P[1]`` in frames (0 .. T - 1, newest last); see Notes.
+    SIG : Parameter, shape (2, C_out, C_in, G)
+        Widths: the standard deviation is ``|SIG| + 0.27`` bands or frames.
+    weight : Parameter, shape (C_out, C_in, G)
+        Sum of each Gaussian over the grid.
+    bias : Parameter or None
+        (C_out,).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For sizes that are no positive integers.
+
+    Notes
+    -----
+    A Gaussian that leaves the grid would be zero there and get no gradient ever again. Centres are therefore
+    mirrored at the edges: a step beyond an edge comes back by as much, on the grid ``P`` is the centre
+    itself, and the gradient keeps its size everywhere.
+
+    Gaussians are products of a spectral and a temporal one, built from F + T exponentials each.
+
+    References
+    ----------
     Thorson, Lienard & David 2015, doi 10.1371/journal.pcbi.1004628 (parametric STRFs); Khalfaoui-Hassani,
     Pellegrini & Masquelier 2023, doi 10.48550/arXiv.2112.03740 and 10.48550/arXiv.2306.00817 (learnable
     positions).
+
+    Examples
+    --------
+    >>> kernel = ParametricSTRF(F=34, T=15, C_in=1, C_out=119, num_gaussians=8)
+    >>> sum(parameter.numel() for parameter in kernel.parameters())
+    4879
+    >>> kernel(torch.zeros(2, 1, 34, 114)).shape
+    torch.Size([2, 119, 1, 100])
     """
 
     bias: nn.Parameter | None

@@ -20,6 +20,29 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
     """Layer normalisation over one axis, at every other index by itself.
 
     ``gamma (x - mean) / sqrt(var + eps) + beta`` with the biased variance.
+
+    Parameters
+    ----------
+    normalized_shape : int
+        Size of the normalised axis.
+    dim : int
+        The axis: 1 for channels, -2 for frequency. Normalising the last axis (time) would look ahead and is
+        an error.
+    eps : float
+        Added to the (biased) variance.
+    elementwise_affine : bool
+        Whether gain and offset are learned.
+
+    Raises
+    ------
+    ValueError
+        When ``dim`` is the time axis.
+
+    Examples
+    --------
+    >>> norm = CausalLayerNorm(20)
+    >>> norm(torch.randn(2, 20, 1, 100)).shape
+    torch.Size([2, 20, 1, 100])
     """
 
     def __init__(

@@ -73,10 +73,38 @@ class _Adaptation(nn.Module):
 class AdapTrans(_Adaptation, Configurable):
     """ON and OFF channels of an adapting spectrogram, with learned time constants and depth per band.
 
-    With the leaky mean ``m``, ``ON = ReLU(x - w m)`` and ``OFF = ReLU(m - w x)``. ON and OFF have their own
-    decay ``a = 1 / (1 + d^2)`` and share the depth ``w = 1 / (1 + p^2)``; a constant input keeps the share
-    ``1 - w``. Both start at one value per band, (F,). Rançon, Masquelier & Cottereau 2024, doi
-    10.1371/journal.pcbi.1012288.
+    With ``m``, the leaky mean of the band's past (``m[t] = a m[t - 1] + (1 - a) x[t - 1]``, starting at the
+    first frame), ``ON = ReLU(x - w m)`` and ``OFF = ReLU(m - w x)``. ON and OFF have their own decay ``a``
+    and share the depth ``w``; a constant input keeps the share ``1 - w``.
+
+    Parameters
+    ----------
+    init_a_vals : Tensor or sequence of float
+        (F,) decay factors per bin at the start, between 0 and 1; ``tau_to_a(tau_ms, dt)``.
+    init_w_vals : Tensor or sequence of float
+        (F,) depths at the start, between 0 (none) and 1 (a constant input is removed; not learnable).
+    learnable : bool
+        Whether the 3F values are parameters; else they are buffers.
+
+    Attributes
+    ----------
+    d_on, d_off, p : nn.Parameter or Tensor
+        (F,) each: ``a = 1 / (1 + d^2)``, ``w = 1 / (1 + p^2)``.
+
+    Raises
+    ------
+    ValueError
+        For values that are not (F,) or outside their range.
+
+    References
+    ----------
+    Rançon, Masquelier & Cottereau 2024, doi 10.1371/journal.pcbi.1012288.
+
+    Examples
+    --------
+    >>> prefilter = AdapTrans([0.97, 0.95, 0.9], [0.75, 0.75, 0.75])
+    >>> prefilter(torch.randn(1, 1, 3, 20)).shape
+    torch.Size([1, 2, 3, 20])
     """
 
     out_channels = 2
@@ -143,8 +171,33 @@ class AdapTrans(_Adaptation, Configurable):
 class ICAdaptation(_Adaptation, Configurable):
     """Adaptation to the mean level as in the inferior colliculus: what exceeds the recent mean of each band.
 
-    ``ReLU(x - m)`` with the leaky mean ``m``, whose decay factors ``init_a_vals`` (F,) are not learned
-    (Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016).
+    ``ReLU(x - m)`` with the leaky mean ``m[t] = a m[t - 1] + (1 - a) x[t - 1]``, starting at the first frame.
+    Nothing is learned.
+
+    Parameters
+    ----------
+    init_a_vals : Tensor or sequence of float
+        (F,) decay factors per bin, between 0 and 1; ``tau_to_a(tau_ms, dt)``.
+
+    Attributes
+    ----------
+    a : Tensor
+        (F,) the factors, a buffer.
+
+    Raises
+    ------
+    ValueError
+        For values that are not (F,) or outside their range.
+
+    References
+    ----------
+    Willmore et al. 2016, doi 10.1523/JNEUROSCI.2441-15.2016.
+
+    Examples
+    --------
+    >>> prefilter = ICAdaptation([0.97, 0.95, 0.9])
+    >>> prefilter(torch.ones(1, 1, 3, 20)).max()
+    tensor(0.)
     """
 
     out_channels = 1
