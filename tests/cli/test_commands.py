@@ -10,9 +10,11 @@ import sys
 import pytest
 
 from deepSTRF.cli import main
-from deepSTRF.cli.commands import read_config  # inner: tested by itself
+from deepSTRF.cli.commands import (
+    print_scores,  # inner: tested by itself
+    read_config,  # inner: tested by itself
+)
 from deepSTRF.cli.errors import UsageProblem, explain  # inner: tested by itself
-from deepSTRF.cli.tables import print_scores  # inner: tested by itself
 from deepSTRF.experiments import ExperimentConfig
 
 #: A recording of 3 neurons and 6 clips; the first eight words are its options.
@@ -132,7 +134,7 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
 
 
 def test_score_table_is_whole_on_a_narrow_terminal(finished, capsys, monkeypatch):
-    monkeypatch.setattr("deepSTRF.cli.tables.PIPE_WIDTH", 80)
+    monkeypatch.setattr("deepSTRF.cli.commands.PIPE_WIDTH", 80)
     print_scores(finished.scores.summary(), finished.scores.seeds)
     out = capsys.readouterr().out
     for row in (row for row in finished.scores.summary() if row.metric == "cc_norm"):

@@ -619,8 +619,7 @@ class NS1Dataset(AudioNeuralDataset):
     >>> NS1Dataset(audio_fs=44100, return_waveform=True)
     Traceback (most recent call last):
         ...
-    ValueError: audio_fs=44100 Hz gives 220.5 samples per bin of 5 ms, which is not an integer number of
-    samples...
+    ValueError: audio_fs=44100 Hz at 5 ms per bin gives 220.5 samples per bin, which must be a whole number...
     """
 
     #: Clips by index, as in every published score of these data; used where no split is named.

@@ -20,10 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import NeuronSelection, check_choice, check_positive_int, neuron_indices
-from deepSTRF.interpret.dstrf.autodiff import Comb, Jacobian, StatefulWindows, Windows
+from deepSTRF.interpret.dstrf.autodiff import (
+    Comb,
+    Delayed,
+    Jacobian,
+    LookingAhead,
+    StatefulWindows,
+    ToTheEnd,
+    Windows,
+)
 from deepSTRF.interpret.dstrf.layer_target import LayerTarget
 from deepSTRF.interpret.dstrf.linearization import ClosedForm, Linearizer, Padding, chain_of
-from deepSTRF.interpret.dstrf.lookahead import Delayed, LookingAhead, ToTheEnd
 from deepSTRF.interpret.dstrf.receptive_field import (
     ReceptiveFieldError,
     not_causal,

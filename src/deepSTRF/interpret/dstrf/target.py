@@ -40,7 +40,7 @@ class Target:
 
     #: Axes (C, F') or (F',) of a layer's output that were flattened into the bands of the frames.
     layer_shape: tuple[int, ...] | None = None
-    #: Frames by which responses are delayed, see `deepSTRF.interpret.dstrf.lookahead.Delayed`.
+    #: Frames by which responses are delayed, see `deepSTRF.interpret.dstrf.autodiff.Delayed`.
     delay = 0
 
     def __init__(self, model: nn.Module, stimulus: Tensor, wrt: str) -> None:

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import FloatArray, check_positive_int, check_positive_number
-from deepSTRF.interpret.probes.checks import (
+from deepSTRF.interpret.probes.measures import ProbeResult, decay_time_constant, sharing
+from deepSTRF.interpret.probes.presentation import (
+    as_presentation,
     ascending,
     check_audible,
     check_lengths,
@@ -18,8 +20,6 @@ from deepSTRF.interpret.probes.checks import (
     one_per_neuron,
     two_frequencies,
 )
-from deepSTRF.interpret.probes.measures import ProbeResult, decay_time_constant, sharing
-from deepSTRF.interpret.probes.presentation import as_presentation
 from deepSTRF.interpret.probes.sounds import RAMP_MS, noise, stepped, tone
 from deepSTRF.interpret.strf.table import contrast
 

@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 
 from deepSTRF._validation import FloatArray, check_positive_int
-from deepSTRF.interpret.probes.checks import ascending, check_lengths, check_levels, two_frequencies
 from deepSTRF.interpret.probes.measures import ProbeResult, first_crossing, peak_times
-from deepSTRF.interpret.probes.presentation import as_presentation
+from deepSTRF.interpret.probes.presentation import (
+    as_presentation,
+    ascending,
+    check_lengths,
+    check_levels,
+    two_frequencies,
+)
 from deepSTRF.interpret.probes.sounds import EDGE_MS, click, noise, ramped
 from deepSTRF.interpret.probes.tones import CRITERION, LEVELS_DB
 from deepSTRF.interpret.strf.table import contrast, ratio

@@ -15,9 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import FloatArray, as_numbers, check_positive_number
-from deepSTRF.interpret.probes.checks import ascending, check_lengths
 from deepSTRF.interpret.probes.measures import ProbeResult, first_crossing
-from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
+from deepSTRF.interpret.probes.presentation import Presentation, as_presentation, ascending, check_lengths
 from deepSTRF.interpret.probes.sounds import EDGE_MS, patchwork_noise, ramped
 
 IntArray = NDArray[np.intp]

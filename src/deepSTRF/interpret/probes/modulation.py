@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import FloatArray, check_choice, check_positive_int, check_share
-from deepSTRF.interpret.probes.checks import (
+from deepSTRF.interpret.probes.measures import ProbeResult, last_periods, mean_or_peak
+from deepSTRF.interpret.probes.presentation import (
+    Presentation,
+    as_presentation,
     ascending,
     check_audible,
     check_lengths,
@@ -20,8 +23,6 @@ from deepSTRF.interpret.probes.checks import (
     modulation_rates,
     two_frequencies,
 )
-from deepSTRF.interpret.probes.measures import ProbeResult, last_periods, mean_or_peak
-from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
 from deepSTRF.interpret.probes.sounds import amplitude_of, noise, ramped, sweep
 from deepSTRF.interpret.strf.table import contrast, ratio
 

@@ -9,13 +9,6 @@ from typing import Any
 import numpy as np
 
 from deepSTRF._validation import FloatArray, check_choice, check_share
-from deepSTRF.interpret.probes.checks import (
-    ascending,
-    check_audible,
-    check_lengths,
-    check_levels,
-    one_per_neuron,
-)
 from deepSTRF.interpret.probes.measures import (
     MEASURES,
     ProbeResult,
@@ -23,7 +16,15 @@ from deepSTRF.interpret.probes.measures import (
     mean_or_peak,
     sharing,
 )
-from deepSTRF.interpret.probes.presentation import Presentation, as_presentation
+from deepSTRF.interpret.probes.presentation import (
+    Presentation,
+    as_presentation,
+    ascending,
+    check_audible,
+    check_lengths,
+    check_levels,
+    one_per_neuron,
+)
 from deepSTRF.interpret.probes.sounds import tone
 from deepSTRF.interpret.strf.table import ratio
 from deepSTRF.interpret.strf.tuning import extent_above, is_even, refined_peak
