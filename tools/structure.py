@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-#: 50,000 after the redesign; what makes numbers right with every recording (units, levels, checks) came on top.
+#: 50,000 after the redesign; what makes numbers right with every recording came on top.
 MAX_LINES = 54_000
 MAX_PUBLIC_NAMES = 250
 #: Most files of the package that a call may cross.

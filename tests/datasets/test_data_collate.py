@@ -34,7 +34,7 @@ def test_repeats_and_bins_are_those_of_the_batch(sparse):
 @pytest.mark.parametrize("clips", [[0], [0, 1, 2], [2, 0, 0]])
 def test_quick_and_plain_path_agree(sparse, clips):
     """Weakness 36: only a double loop in Python; here one copy per item, with the same result."""
-    for view in (sparse, sparse.select(neurons=[1, 0]), sparse.smooth_responses()):
+    for view in (sparse, sparse.select(neurons=[1, 0]), sparse.smoothed()):
         quick = neural_collate([view[c] for c in clips if c < len(view)])
         slow = neural_collate([plain(view[c]) for c in clips if c < len(view)])
         mixed = neural_collate([plain(view[c]) if c % 2 else view[c] for c in clips if c < len(view)])

@@ -109,9 +109,9 @@ def test_waveform_mode_species_and_facts_are_kept():
         (lambda: wave(dt=10.0, n=2), "^dt mismatch"),
         (lambda: wave(audio_fs=32000, n=2), "^audio_fs mismatch"),
         (lambda: wave(n=2, F=20), "^F mismatch"),
-        (lambda: wave(n=2).smooth_responses(), "^smoothing mismatch"),
-        (lambda: wave(n=2).normalize_responses(), "^normalisation mismatch"),
-        (lambda: wave(n=2).standardize_stims(), "^standardisation mismatch"),
+        (lambda: wave(n=2).smoothed(), "^smoothing mismatch"),
+        (lambda: wave(n=2).normalized(), "^normalisation mismatch"),
+        (lambda: wave(n=2).standardized(), "^standardisation mismatch"),
         (
             lambda: AudioNeuralDataset.from_arrays([np.zeros((34, 9))], [np.zeros((1, 9))], 5.0),
             "^return_waveform",
@@ -140,7 +140,7 @@ def test_bin_widths_within_rounding_are_equal():
 
 
 def test_transforms_of_the_sources_stay(two):
-    a, b = (ds.smooth_responses().normalize_responses("zscore").standardize_stims() for ds in two)
+    a, b = (ds.smoothed().normalized("zscore").standardized() for ds in two)
     both = a + b
     torch.testing.assert_close(both.response_block(2)[3:], b.response_block(0))
     assert torch.equal(both.stims[0], a.stims[0])

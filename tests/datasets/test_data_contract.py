@@ -87,7 +87,7 @@ def test_cost_of_an_item_does_not_depend_on_the_number_of_clips(make):
 
 
 def test_response_block_equals_the_grid(sparse):
-    for view in (sparse, sparse.smooth_responses(), sparse.normalize_responses("zscore")):
+    for view in (sparse, sparse.smoothed(), sparse.normalized("zscore")):
         for clip in range(len(view)):
             block = view.response_block(clip)
             assert block.dtype == torch.float32
@@ -139,7 +139,7 @@ def test_a_loader_may_smooth_by_default(loader):
     ds = loader([torch.rand(1, 4, 5)], [np.array([[[0, 0, 4, 0, 0]]])], 1)
     ds.smoothing_ms = 21.0
     assert ds.responses[0][0].tolist() == [[0.0, 1.0, 2.0, 1.0, 0.0]]
-    assert ds.smooth_responses(None).responses[0][0].tolist() == [[0.0, 0.0, 4.0, 0.0, 0.0]]
+    assert ds.smoothed(None).responses[0][0].tolist() == [[0.0, 0.0, 4.0, 0.0, 0.0]]
 
 
 @pytest.mark.parametrize(
@@ -220,10 +220,10 @@ def test_fingerprints_are_of_the_content(make):
     assert a.fingerprint(0) == b.fingerprint(0)
     assert a.fingerprint(0) != a.fingerprint(1)
     assert len(a.fingerprint(0)) == 64
-    z = a.standardize_stims()
+    z = a.standardized()
     assert z.fingerprint(0) != a.fingerprint(0)
     assert z.source_fingerprint(0) == a.source_fingerprint(0) == a.fingerprint(0)
-    assert a.smooth_responses().fingerprint(0) == a.fingerprint(0)
+    assert a.smoothed().fingerprint(0) == a.fingerprint(0)
     with pytest.raises(IndexError, match="there are 3"):
         a.fingerprint(3)
 
@@ -234,7 +234,7 @@ def test_fingerprint_is_fixed_for_all_time():
 
 
 def test_describe_has_the_facts_of_a_protocol_card(sparse, ds):
-    facts = sparse.smooth_responses().describe()
+    facts = sparse.smoothed().describe()
     assert facts["n_clips"] == 3
     assert facts["n_neurons"] == 3
     assert facts["repeats_min"] == 1
@@ -257,7 +257,7 @@ def test_describe_of_an_empty_view(ds):
 def test_repr_says_what_it_is(ds):
     assert repr(ds) == "AudioNeuralDataset(N_neurons=4, n_clips=3, dt_ms=5)"
     named = NeuralDataset.from_arrays([torch.rand(1, 3)], [[[0, 0, 0]]], 2.5, name="mine")
-    named = named.smooth_responses()
+    named = named.smoothed()
     assert repr(named) == "NeuralDataset('mine', N_neurons=1, n_clips=1, dt_ms=2.5, smoothing_ms=21)"
     assert "view" in repr(ds.select(clips=[0]))
 

@@ -41,17 +41,16 @@ def test_round_trip(sparse, tmp_path):
 
 
 def test_views_keep_what_they_show(sparse, tmp_path):
-    view = sparse.select(neurons=[2, 0, 2], clips=[2, 1]).smooth_responses()
-    view = view.normalize_responses("zscore").standardize_stims()
+    view = sparse.select(neurons=[2, 0, 2], clips=[2, 1]).smoothed()
+    view = view.normalized("zscore").standardized()
     again = NeuralDataset.load(view.save(tmp_path / "view.npz"))
     assert_equal(again, view)
     assert again.I is None
     assert torch.equal(again.stim_normalization["mean"], view.stim_normalization["mean"])
     assert again.response_normalization["method"] == "zscore"
-    raw = again.smooth_responses  # the counts are still there
     assert again.response_storage.nbytes < sparse.response_storage.nbytes + 400
     with pytest.raises(ValueError, match="smooth first"):
-        raw(30.0)
+        again.smoothed(30.0)  # the counts are still there
 
 
 def test_audio_facts_survive(tmp_path):
@@ -80,7 +79,7 @@ def test_facts_of_a_loader_are_kept(tmp_path):
 
 
 def test_joined_and_standardised(make, tmp_path):
-    both = make(name="a").standardize_stims() + make(seed=1, name="b").standardize_stims()
+    both = make(name="a").standardized() + make(seed=1, name="b").standardized()
     again = NeuralDataset.load(both.save(tmp_path / "ab.npz"))
     assert_equal(again, both)
     assert len(again.stim_normalization["datasets"]) == 2

@@ -98,10 +98,10 @@ def test_hash_ignores_responses_neurons_smoothing_and_standardisation():
     ds = clips(5)
     split = index_split(ds, [0, 1, 2], [3], [4])
     for view in (
-        ds.smooth_responses(),
+        ds.smoothed(),
         ds.select(neurons=[1]),
-        ds.standardize_stims(),
-        ds.normalize_responses(),
+        ds.standardized(),
+        ds.normalized(),
     ):
         assert index_split(view, [0, 1, 2], [3], [4]).hash == split.hash
         split.apply(view)

@@ -40,8 +40,8 @@ def assert_same(a, b):
 def test_views_never_touch_their_source(sparse):
     """Weaknesses 25 and 32: selections and transforms changed the one shared object."""
     before = snapshot(sparse)
-    view = sparse.select(neurons=[2, 0], clips=[1, 2]).smooth_responses().standardize_stims()
-    view = view.normalize_responses("zscore")
+    view = sparse.select(neurons=[2, 0], clips=[1, 2]).smoothed().standardized()
+    view = view.normalized("zscore")
     view.nrn_meta[0]["area"] = "changed"
     view.stim_meta[0]["name"] = "changed"
     view.facts["x"] = 1
@@ -203,7 +203,7 @@ def test_metadata_of_a_selection_match_its_numbers(sparse):
 
 
 def test_standardize_per_band_with_statistics_of_the_training_clips(ds):
-    view = ds.standardize_stims(stim_indices=[0, 1])
+    view = ds.standardized(stim_indices=[0, 1])
     train = torch.cat([view.stims[0], view.stims[1]], dim=-1)[0]
     torch.testing.assert_close(train.mean(dim=1), torch.zeros(6), atol=1e-6, rtol=0)
     torch.testing.assert_close(train.std(dim=1), torch.ones(6))  # unbiased
@@ -219,7 +219,7 @@ def test_standardize_per_band_with_statistics_of_the_training_clips(ds):
 
 
 def test_standardize_over_everything(ds):
-    view = ds.standardize_stims(per_band=False)
+    view = ds.standardized(per_band=False)
     values = torch.cat([s.ravel() for s in view.stims])
     assert float(values.mean()) == pytest.approx(0, abs=1e-6)
     assert float(values.std()) == pytest.approx(1, abs=1e-5)
@@ -227,11 +227,11 @@ def test_standardize_over_everything(ds):
 
 def test_standardize_and_normalize_twice_are_once(ds):
     """Weakness 32: not idempotent."""
-    once, twice = ds.standardize_stims(), ds.standardize_stims().standardize_stims()
+    once, twice = ds.standardized(), ds.standardized().standardized()
     assert torch.equal(once.stims[1], twice.stims[1])
-    once, twice = ds.normalize_responses(), ds.normalize_responses().normalize_responses()
+    once, twice = ds.normalized(), ds.normalized().normalized()
     assert torch.equal(once.response_block(1), twice.response_block(1))
-    once, twice = ds.smooth_responses(), ds.smooth_responses().smooth_responses()
+    once, twice = ds.smoothed(), ds.smoothed().smoothed()
     assert torch.equal(once.response_block(1), twice.response_block(1))
 
 
@@ -239,7 +239,7 @@ def test_standardisation_of_large_offsets_is_exact():
     stims = [1e4 + np.random.default_rng(i).normal(size=(3, 500)) for i in range(3)]
     ds = NeuralDataset.from_arrays(stims, [np.zeros((1, 500))] * 3, 5.0)
     joined = np.concatenate([s.astype(np.float32).astype(float) for s in stims], axis=1)
-    record = ds.standardize_stims().stim_normalization
+    record = ds.standardized().stim_normalization
     np.testing.assert_allclose(record["mean"][:, 0], joined.mean(axis=1), rtol=1e-7)
     np.testing.assert_allclose(record["std"][:, 0], joined.std(axis=1, ddof=1), rtol=1e-6)
 
@@ -249,12 +249,12 @@ def test_a_band_that_never_varied_is_not_blown_up():
     quiet, loud = np.zeros((2, 50)), np.ones((2, 50))
     quiet[0] = np.arange(50)
     ds = NeuralDataset.from_arrays([quiet, loud], [np.zeros((1, 50))] * 2, 5.0)
-    assert float(ds.standardize_stims([0]).stims[1].abs().max()) < 5
+    assert float(ds.standardized([0]).stims[1].abs().max()) < 5
 
 
 def test_standardize_needs_clips(ds):
     with pytest.raises(ValueError, match="at least one clip"):
-        ds.standardize_stims([])
+        ds.standardized([])
 
 
 # ---- normalisation
@@ -265,13 +265,13 @@ def test_max_and_zscore_against_numpy(sparse):
         np.concatenate([sparse.responses[s][n].ravel().numpy() for s in range(3) if sparse.nrn_masks[s, n]])
         for n in range(3)
     ]
-    record = sparse.normalize_responses("max").response_normalization
+    record = sparse.normalized("max").response_normalization
     np.testing.assert_allclose(record["scale"], [np.nanmax(np.abs(v)) for v in values])
     np.testing.assert_allclose(record["offset"], 0)
-    record = sparse.normalize_responses("zscore").response_normalization
+    record = sparse.normalized("zscore").response_normalization
     np.testing.assert_allclose(record["scale"], [np.nanstd(v, ddof=1) for v in values], rtol=1e-6)
     np.testing.assert_allclose(record["offset"], [np.nanmean(v) for v in values], rtol=1e-6)
-    view = sparse.normalize_responses("zscore")
+    view = sparse.normalized("zscore")
     expected = (sparse.responses[0][0] - record["offset"][0]) / record["scale"][0]
     torch.testing.assert_close(view.responses[0][0], expected)
     assert view.nrn_masks.tolist() == sparse.nrn_masks.tolist()
@@ -283,19 +283,19 @@ def test_a_neuron_silent_in_the_reference_clips_keeps_its_scale():
     silent[1] = 2
     ds = NeuralDataset.from_arrays([np.zeros((1, 20))] * 2, [silent, active], 5.0, check_alignment=False)
     for method in ("max", "zscore"):
-        view = ds.normalize_responses(method, stim_indices=[0])
+        view = ds.normalized(method, stim_indices=[0])
         assert float(view.response_block(1)[0].max()) == 4.0
         assert float(view.response_normalization["scale"][0]) == 1.0
 
 
 def test_a_neuron_without_values_in_the_reference_clips_is_left_alone(sparse):
-    view = sparse.normalize_responses("zscore", stim_indices=[0])
+    view = sparse.normalized("zscore", stim_indices=[0])
     assert float(view.response_normalization["scale"][2]) == 1.0
     assert float(view.response_normalization["offset"][2]) == 0.0
 
 
 def test_normalisation_follows_a_selection(ds):
-    view = ds.normalize_responses("zscore")
+    view = ds.normalized("zscore")
     picked = view.select(neurons=[3, 0])
     torch.testing.assert_close(picked.response_block(1), view.response_block(1)[[3, 0]])
     assert torch.equal(picked.response_normalization["scale"], view.response_normalization["scale"][[3, 0]])
@@ -303,7 +303,7 @@ def test_normalisation_follows_a_selection(ds):
 
 def test_unknown_method(ds):
     with pytest.raises(ValueError, match="'max', 'zscore'"):
-        ds.normalize_responses("minmax")
+        ds.normalized("minmax")
 
 
 # ---- smoothing
@@ -311,7 +311,7 @@ def test_unknown_method(ds):
 
 def test_smoothing_reaches_responses_with_missing_bins(sparse):
     """Weakness 24: a response holding one NaN was not smoothed at all."""
-    view = sparse.smooth_responses(21.0)
+    view = sparse.smoothed(21.0)
     before, after = sparse.responses[2][0][0], view.responses[2][0][0]
     assert after.isnan().tolist() == before.isnan().tolist() == [False, True, False, False, False]
     torch.testing.assert_close(after[3], torch.tensor((2.5 * 2 + 1.5 + 0.0) / 4))
@@ -321,25 +321,39 @@ def test_smoothing_reaches_responses_with_missing_bins(sparse):
 def test_smoothing_keeps_the_unit(ds):
     """Weakness 13: the published kernel has gain 2 at 5 ms."""
     raw = torch.cat([ds.response_block(i).flatten(2) for i in range(3)], dim=-1).mean()
-    smooth = torch.cat([ds.smooth_responses().response_block(i).flatten(2) for i in range(3)], dim=-1).mean()
+    smooth = torch.cat([ds.smoothed().response_block(i).flatten(2) for i in range(3)], dim=-1).mean()
     assert float(smooth) == pytest.approx(float(raw), rel=0.02)
 
 
 def test_smoothing_can_be_changed_and_taken_off(ds):
-    view = ds.smooth_responses(21.0)
+    view = ds.smoothed(21.0)
     assert view.smoothing_ms == 21.0
-    wide = view.smooth_responses(41.0)
-    assert torch.equal(wide.response_block(0), ds.smooth_responses(41.0).response_block(0))
-    assert torch.equal(view.smooth_responses(None).response_block(0), ds.response_block(0))
+    wide = view.smoothed(41.0)
+    assert torch.equal(wide.response_block(0), ds.smoothed(41.0).response_block(0))
+    assert torch.equal(view.smoothed(None).response_block(0), ds.response_block(0))
 
 
 def test_smoothing_after_normalising_is_refused_with_the_order(ds):
     with pytest.raises(ValueError, match="smooth first"):
-        ds.normalize_responses().smooth_responses()
-    assert ds.smooth_responses().normalize_responses().smoothing_ms == 21.0
+        ds.normalized().smoothed()
+    assert ds.smoothed().normalized().smoothing_ms == 21.0
 
 
 @pytest.mark.parametrize("window", [0, -1.0, float("nan")])
 def test_bad_windows_are_refused_at_once(ds, window):
     with pytest.raises(ValueError, match="window_ms"):
-        ds.smooth_responses(window)
+        ds.smoothed(window)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "arguments", "new"),
+    [
+        ("standardize_stims", ([0],), r"ds = ds\.standardized\("),
+        ("normalize_responses", ("max",), r"ds = ds\.normalized\("),
+        ("smooth_responses", (21.0,), r"ds = ds\.smoothed\("),
+    ],
+)
+def test_calls_that_worked_in_place_show_the_view(ds, earlier, arguments, new):
+    with pytest.raises(AttributeError, match=new):
+        getattr(ds, earlier)(*arguments)
+    assert not hasattr(ds, earlier)

@@ -67,7 +67,7 @@ def test_smoothing_is_a_way_of_reading(small_units):
     counts = raw.response_block(0)
     assert torch.equal(counts, counts.round())
     assert raw.response_storage.clips[0].data.dtype == np.int8
-    assert torch.equal(raw.smooth_responses(21.0).response_block(0), smooth.response_block(0))
+    assert torch.equal(raw.smoothed(21.0).response_block(0), smooth.response_block(0))
     assert smooth.response_block(0).sum() == pytest.approx(float(counts.sum()), rel=0.01)
     expected = counts[..., 9:12] @ torch.tensor([0.25, 0.5, 0.25])
     torch.testing.assert_close(smooth.response_block(0)[..., 10], expected)

@@ -154,7 +154,7 @@ def test_the_card_says_what_a_reader_must_know(kit, sound_recording):
 
 
 def test_the_card_shows_smoothing_and_facts(recording):
-    card = ProtocolCard.collect(recording.smooth_responses(21.0))
+    card = ProtocolCard.collect(recording.smoothed(21.0))
     rows = dict(card.rows())
     assert rows["Smoothing of responses"] == "Hanning, 21 ms, unit gain"
     assert rows["Seeds"] == "not stated"

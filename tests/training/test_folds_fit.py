@@ -100,7 +100,7 @@ def test_no_fit_that_saw_a_sound_is_used_for_it(tmp_path: Path, options, n_valid
     every = predict_folds(fits, ds)
     for _ in range(8):
         chosen = draw.sample(range(N_CLIPS), draw.randint(1, N_CLIPS))
-        view = ds.select(clips=chosen, neurons=[1]).standardize_stims()
+        view = ds.select(clips=chosen, neurons=[1]).standardized()
         for place, clip in enumerate(chosen):
             names = [fold.name for fold in fits._folds(view, place, False)]
             assert names
@@ -220,7 +220,7 @@ def test_a_run_with_other_settings_is_refused(tmp_path: Path) -> None:
     fit_folds(linear, ds, each(ds), tmp_path, **options)
     for changed, what in (
         ((linear, ds, each(ds), {**options, "seed": 1}), "seed: '0' there, '1' now"),
-        ((linear, ds.smooth_responses(21.0), each(ds), options), "responses:"),
+        ((linear, ds.smoothed(21.0), each(ds), options), "responses:"),
         (
             (linear, ds, both(ds), options),
             "the folds or their sounds differ",

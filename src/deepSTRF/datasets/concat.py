@@ -143,7 +143,7 @@ def _check_pair(a: Recording, b: Recording, name_a: str, name_b: str) -> None:
         if left != right:
             refuse(key, left, right, cure)
     if a.smoothing_ms != b.smoothing_ms:
-        cure = "give both the same window with ds.smooth_responses(...)"
+        cure = "give both the same window with ds.smoothed(...)"
         refuse("smoothing", a.smoothing_ms, b.smoothing_ms, cure)
     if a.response_normalization is not None or b.response_normalization is not None:
         left = (a.response_normalization or {}).get("method")

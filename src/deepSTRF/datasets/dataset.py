@@ -31,13 +31,26 @@ __all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop"]
 _DEFAULT_BANDS = 34
 
 
+class _InPlaceCall:
+    """A call of deepSTRF 0.1 that changed a dataset in place; reading it raises the view that replaces it."""
+
+    def __init__(self, name: str, replacement: str) -> None:
+        self._name, self._replacement = name, replacement
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError(
+            f"{self._name} changed a dataset in place in deepSTRF 0.1; here a view is returned and the "
+            f"source stays as it is: {self._replacement}"
+        )
+
+
 class NeuralDataset(Recording):
     """Stimuli, the responses of a population to them, and metadata of both.
 
     Clips are indexed ``0 .. len(ds) - 1`` and ``ds[i]`` belongs to ``ds.stims[i]``; neurons are indexed ``0
-    .. ds.N_neurons - 1``. `select`, `standardize_stims`, `normalize_responses` and `smooth_responses` return
-    views: datasets of the same class that share the recorded data and leave their source as it was. In a view
-    every attribute describes the view.
+    .. ds.N_neurons - 1``. `select`, `standardized`, `normalized` and `smoothed` return views: datasets of the
+    same class that share the recorded data and leave their source as it was. In a view every attribute
+    describes the view.
 
     A loader is a subclass whose constructor calls ``super().__init__(path, dt_ms)``, assigns ``stims``,
     ``responses``, ``stim_meta``, ``nrn_meta`` and ``N_neurons``, and calls ``self.validate()`` last.
@@ -75,7 +88,7 @@ class NeuralDataset(Recording):
     smoothing_ms : float or None
         Width of the Hanning window the responses are read through.
     stim_normalization, response_normalization : dict or None
-        Statistics that `standardize_stims` and `normalize_responses` fitted.
+        Statistics that `standardized` and `normalized` fitted.
     load_report : LoadReport
         What the loader kept and skipped.
 
@@ -142,7 +155,7 @@ class NeuralDataset(Recording):
             view._normalization = self._normalization and self._normalization.take(neuron_index)
         return view
 
-    def standardize_stims(self, stim_indices: Any = None, per_band: bool = True, eps: float = 1e-8) -> Self:
+    def standardized(self, stim_indices: Any = None, per_band: bool = True, eps: float = 1e-8) -> Self:
         """View whose stimuli are z-scored: ``(x - mean) / std``.
 
         Statistics come from the stimuli as loaded, so calling it twice is calling it once. After it a value
@@ -175,7 +188,7 @@ class NeuralDataset(Recording):
         view.stim_normalization = transform.record()
         return view
 
-    def normalize_responses(self, method: str = "max", stim_indices: Any = None, eps: float = 1e-8) -> Self:
+    def normalized(self, method: str = "max", stim_indices: Any = None, eps: float = 1e-8) -> Self:
         """View whose responses are scaled per neuron, after smoothing.
 
         Statistics come from un-normalised responses, so calling it twice is calling it once.
@@ -209,7 +222,7 @@ class NeuralDataset(Recording):
         )
         return view
 
-    def smooth_responses(self, window_ms: float | None = 21.0) -> Self:
+    def smoothed(self, window_ms: float | None = 21.0) -> Self:
         """View whose responses are smoothed with a Hanning window of unit gain.
 
         The window replaces the one the dataset had (it is applied to the recorded responses when they are
@@ -234,7 +247,7 @@ class NeuralDataset(Recording):
         if self._normalization is not None:
             raise ValueError(
                 "these responses are already normalised, and that was fitted before smoothing; smooth first: "
-                "ds.smooth_responses(...).normalize_responses(...)"
+                "ds.smoothed(...).normalized(...)"
             )
         if window_ms is not None:
             hanning_window(window_ms, self.dt)
@@ -440,6 +453,14 @@ class NeuralDataset(Recording):
             f"{type(self).__name__}({named}N_neurons={self.N_neurons}, n_clips={len(self)}, "
             f"dt_ms={self.dt:g}{smooth}{view})"
         )
+
+
+for _name, _replacement in (
+    ("standardize_stims", "ds = ds.standardized(stim_indices=..., per_band=True)"),
+    ("normalize_responses", "ds = ds.normalized('max', stim_indices=...)"),
+    ("smooth_responses", "ds = ds.smoothed(window_ms=21.0)"),
+):
+    setattr(NeuralDataset, _name, _InPlaceCall(_name, _replacement))
 
 
 class AudioNeuralDataset(NeuralDataset):

@@ -229,7 +229,7 @@ class Recording(Dataset[dict[str, Any]]):
 
     @property
     def response_normalization(self) -> dict[str, Any] | None:
-        """Method, scale (N,), offset (N,) and reference clips of `normalize_responses`; None without it."""
+        """Method, scale (N,), offset (N,) and reference clips of `normalized`; None without it."""
         return None if self._normalization is None else self._normalization.record()
 
     def __len__(self) -> int:

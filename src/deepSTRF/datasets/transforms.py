@@ -104,7 +104,7 @@ def fit_standardization(
 ) -> StimulusStandardization:
     """Fit mean and unbiased standard deviation of stimuli (..., F, T), over time and channels."""
     if len(indices) == 0:
-        raise ValueError("standardize_stims needs at least one clip in stim_indices; None takes all clips")
+        raise ValueError("standardized needs at least one clip in stim_indices; None takes all clips")
     moments: _Moments | None = None
     for clip in indices:
         values = stims[clip].detach().cpu().numpy().astype(np.float64)

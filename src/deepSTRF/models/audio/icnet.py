@@ -661,6 +661,6 @@ def _valid_counts(logits: Tensor, responses: Tensor, mask: Tensor | None) -> Ten
         raise ValueError(
             "the categorical head needs spike counts, whole numbers of at least 0, and these responses hold "
             f"{float(counts[wrong][0]):.4g}: load the recording with smooth=False, without "
-            "normalize_responses or smooth_responses, and give single repeats (B, N, R, T), not their PSTH"
+            "normalized(...) or smoothed(...), and give single repeats (B, N, R, T), not their PSTH"
         )
     return valid
