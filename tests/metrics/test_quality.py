@@ -6,12 +6,15 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from deepSTRF import metrics
+from deepSTRF.datasets import NeuralDataset
 from deepSTRF.metrics import neuron_quality, select_neurons
 from deepSTRF.metrics.quality import Inclusion  # a result class that users never construct
+from deepSTRF.training.evaluation import score_predictions  # inner: scores of any predictions
 
 
 class Recording:
@@ -188,3 +191,27 @@ def test_smoothing_repeats_changes_noise_power_and_the_table_says_which_was_used
     assert smoothed.snr > 2 * plain.snr
     assert plain.smoothing_ms is None
     assert smoothed.smoothing_ms == 21.0
+
+
+def test_the_ceiling_is_the_one_of_scores_and_reports() -> None:
+    generator = torch.Generator().manual_seed(0)
+    blocks = []
+    for level in (0.1, 0.5, 1.5, 3.0):  # clips that differ in their mean response
+        rate = level * (1 + 0.3 * torch.randn(2, 1, 400, generator=generator).clamp(-2, 2))
+        blocks.append(torch.poisson(rate.expand(2, 8, 400), generator=generator).numpy())
+    stims = [torch.rand(3, 400, generator=generator).numpy() for _ in blocks]
+    ds = NeuralDataset.from_arrays(stims, blocks, 5.0, check_alignment=False)
+    quality = neuron_quality(ds, n_bootstrap=0)
+    assert (quality.centring, quality.ccmax_centring) == ("clip", "concat")
+    table = score_predictions(lambda clip: torch.rand(2, 400), ds, n_bootstrap=0)
+    np.testing.assert_allclose(quality.ccmax, table.columns["ccmax"], rtol=1e-12)
+    # the ceiling by signal power, written out: mean covariance of distinct repeats over variance of the PSTH
+    joined = np.concatenate(blocks, axis=-1)
+    for neuron in range(2):
+        covariance = np.cov(joined[neuron], bias=True)
+        signal = covariance[~np.eye(8, dtype=bool)].mean()
+        expected = np.sqrt(signal / joined[neuron].mean(0).var())
+        assert quality.ccmax[neuron].item() == pytest.approx(expected, abs=0.01)
+    within = neuron_quality(ds, centring="clip", n_bootstrap=0)
+    assert within.ccmax_centring == "clip"
+    assert bool((quality.ccmax - within.ccmax > 0.2).all())

@@ -13,6 +13,7 @@ from deepSTRF.baselines import fit_ridge, start_from_ridge
 # inner names: the Gram matrix and the gain before a softplus are checked against explicit forms
 from deepSTRF.baselines.lagged import ClipFeatures, group_neurons, lagged_gram
 from deepSTRF.baselines.start import _before_activation, fit_start  # inner: tested by itself
+from deepSTRF.datasets import concat_neural_datasets
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment
 from deepSTRF.experiments.build import check_choices  # inner: tested by itself
@@ -453,3 +454,37 @@ def test_a_longer_window_explains_more_on_ns1(ns1_dir):
     )
     assert short > 0.51
     assert long > 0.65
+
+
+# ------------------------------ joined recordings
+
+
+@pytest.mark.parametrize("shared_sounds", [True, False])
+def test_joined_recordings_keep_the_penalties_and_estimates_of_each(shared_sounds):
+    rng = np.random.default_rng(0)
+
+    def recording(stims, seed, n_neurons):
+        noise = np.random.default_rng(seed)
+        blocks = [noise.poisson(1 + np.abs(s[:n_neurons, None]), size=(n_neurons, 4, 80)) for s in stims]
+        return recorded(stims, blocks)
+
+    sounds = [rng.normal(size=(5, 80)) for _ in range(6)]
+    others = sounds if shared_sounds else [3.0 * rng.normal(size=(5, 80)) for _ in range(6)]
+    parts = [recording(sounds, 1, 2), recording(others[:4], 2, 1)]
+    joined = concat_neural_datasets(parts, names=["left", "right"])
+    valid = [recording([rng.normal(size=(5, 80))], 3, 2), recording([rng.normal(size=(5, 80))], 4, 1)]
+    fit = fit_ridge(
+        joined, concat_neural_datasets(valid, names=["left", "right"]), n_lags=3, standardize=False
+    )
+    first = 0
+    for part, validation in zip(parts, valid, strict=True):
+        alone = fit_ridge(part, validation, n_lags=3, standardize=False)
+        neurons = slice(first, first := first + part.N_neurons)
+        frames = np.concatenate([np.asarray(stim[0]) for stim in part.stims], axis=1)
+        unit = frames.var(axis=1).mean() * frames.shape[1]  # of the frames that this recording played
+        np.testing.assert_allclose(alone.grid, 10.0 ** np.linspace(-3.0, 1.4, 12) * unit, rtol=1e-6)
+        np.testing.assert_allclose(fit.lambdas[neurons], alone.lambdas, rtol=1e-9)
+        for one, neuron in enumerate(range(neurons.start, neurons.stop)):
+            w, b = textbook(*rows_of(part, one, 3), float(fit.lambdas[neuron]))
+            np.testing.assert_allclose(fit.weight[neuron].flatten(), w, atol=1e-9)
+            assert fit.bias[neuron].item() == pytest.approx(b, abs=1e-9)

@@ -25,6 +25,7 @@ from deepSTRF._validation import (
 )
 from deepSTRF.baselines.lagged import (
     ClipFeatures,
+    NeuronGroup,
     cross_products,
     group_neurons,
     lagged_rows,
@@ -65,7 +66,10 @@ class RidgeFit:
     lambdas : Tensor, shape (N,)
         Penalty of each neuron.
     grid : Tensor, shape (n_lambdas,)
-        Penalties tried, ascending.
+        Penalties tried, ascending; of neuron n ``grid * lambda_scale[n]``.
+    lambda_scale : Tensor, shape (N,)
+        1, except for ``lambdas=None`` where neurons heard different clips: mean eigenvalue of the Gram matrix
+        over the clips that a neuron heard, relative to the mean over neurons.
     scores : dict of str to Tensor, shape (n_lambdas, N)
         Validation ``cc_norm`` and ``cc`` for each penalty; empty without validation clips.
     shared_lambda : float
@@ -96,6 +100,7 @@ class RidgeFit:
     bias: Tensor
     lambdas: Tensor
     grid: Tensor
+    lambda_scale: Tensor
     scores: dict[str, Tensor]
     shared_lambda: float
     per_neuron: bool
@@ -128,7 +133,8 @@ class RidgeFit:
             notes.append(("info", f"No validation score, shared lambda: {first_names(self.unvalidated)}."))
         if self.untrained:
             notes.append(("warning", f"No training data, STRF zero: {first_names(self.untrained)}."))
-        edge = int(((self.lambdas == self.grid[0]) | (self.lambdas == self.grid[-1])).sum())
+        edges = self.grid[[0, -1], None] * self.lambda_scale
+        edge = int((self.lambdas == edges).any(0).sum())
         if self.scores and len(self.grid) > 1 and 2 * edge > len(self.lambdas):
             notes.append(
                 ("warning", f"{edge} neurons chose a lambda at an edge of the grid; give a wider one.")
@@ -168,7 +174,8 @@ def fit_ridge(
         Length of the STRFs in bins, the current one included.
     lambdas : float or sequence of float, optional
         Penalties, above 0; the unit is that of the sum of squared features, as scikit-learn's ``alpha``. None
-        takes 12 from 0.001 to 25 times the mean eigenvalue of the Gram matrix.
+        takes 12 from 0.001 to 25 times the mean eigenvalue of the Gram matrix over the clips that a neuron
+        heard, so that joining recordings does not change the penalties of their neurons.
     per_neuron : bool
         Whether each neuron takes the penalty that is best for it, or all the one that is best on average.
     score : {"cc_norm", "cc"}
@@ -227,8 +234,12 @@ def fit_ridge(
     if standardize:
         model.fit_standardization(train.stims)
     clips = ClipFeatures(model, train, warmup_ms)
-    grid = _default_lambdas(clips) if given is None else given
-    estimates = _solve(clips, grid, n_lags, max_bytes)
+    groups = group_neurons(clips)
+    scale = torch.ones(clips.n_neurons, dtype=torch.float64)
+    grid = given
+    if grid is None:
+        grid, scale = _default_lambdas(clips, groups)
+    estimates = _solve(clips, groups, grid, scale, n_lags, max_bytes)
     if len(estimates.untrained) == clips.n_neurons:
         raise ValueError(
             "no neuron has responses to fit: check the selection of clips and neurons, and that "
@@ -254,8 +265,9 @@ def fit_ridge(
         model=model.eval(),
         weight=strfs,
         bias=biases,
-        lambdas=grid[index],
+        lambdas=grid[index] * scale,
         grid=grid,
+        lambda_scale=scale,
         scores=scores,
         shared_lambda=float(grid[shared]),
         per_neuron=per_neuron,
@@ -334,11 +346,28 @@ def _count_bands(train: DatasetLike, wav2spec: nn.Module | None) -> int:
 # ---- Estimates of every penalty, and the choice among them
 
 
-def _default_lambdas(clips: ClipFeatures) -> Tensor:
-    """Penalties in units of the Gram matrix's mean eigenvalue, which is bins times mean feature variance."""
-    frames = torch.cat([clips.features(clip) for clip in range(len(clips))], dim=1)
-    scale = float(frames.var(dim=1, correction=0).mean()) * frames.shape[1]
-    return torch.tensor(RELATIVE_LAMBDAS, dtype=torch.float64) * (scale or 1.0)
+def _default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Tensor, Tensor]:
+    """Penalties for the average neuron, and each neuron's own relative to them (N,).
+
+    The unit is the mean eigenvalue of the Gram matrix, bins times mean feature variance, over the clips that
+    a neuron heard: clips of other recordings, joined to its own, do not weigh.
+    """
+    units = torch.full((clips.n_neurons,), torch.nan, dtype=torch.float64)
+    known: dict[tuple[int, ...], float] = {}
+    for group in groups:
+        heard = tuple(i for i, mask in enumerate(group.masks) if mask is None or bool(mask.any()))
+        if heard and heard not in known:
+            frames = torch.cat([clips.features(clip) for clip in heard], dim=1)
+            known[heard] = float(frames.var(dim=1, correction=0).mean()) * frames.shape[1] or 1.0
+        units[group.neurons] = known.get(heard, torch.nan)
+    # one unit is kept to the last bit
+    common = (
+        units.nanmean()
+        if len(known) > 1
+        else torch.tensor(next(iter(known.values()), 1.0), dtype=torch.float64)
+    )
+    grid = torch.tensor(RELATIVE_LAMBDAS, dtype=torch.float64) * float(common)
+    return grid, (units / float(common)).nan_to_num(nan=1.0)
 
 
 @dataclass(frozen=True)
@@ -353,7 +382,9 @@ class _Estimates:
     forms: dict[str, int]
 
 
-def _solve(clips: ClipFeatures, grid: Tensor, n_lags: int, max_bytes: int) -> _Estimates:
+def _solve(
+    clips: ClipFeatures, groups: list[NeuronGroup], grid: Tensor, scale: Tensor, n_lags: int, max_bytes: int
+) -> _Estimates:
     """Solve group by group; neurons of too few bins keep zeros."""
     n_neurons, n_features = clips.n_neurons, clips.features(0).shape[0]
     weights = torch.zeros(len(grid), n_neurons, n_lags, n_features, dtype=torch.float64)
@@ -362,12 +393,13 @@ def _solve(clips: ClipFeatures, grid: Tensor, n_lags: int, max_bytes: int) -> _E
     untrained: list[int] = []
     forms: dict[str, int] = {}
     cross = cross_products(clips, n_lags)
-    for group in group_neurons(clips):
+    for group in groups:
         neurons = group.neurons
         if group.n_bins(clips.lengths) < FEWEST_BINS:
             untrained += neurons.tolist()
             continue
-        one = solve_group(clips, group, cross, n_lags, grid, max_bytes=max_bytes)
+        lambdas = grid * scale[neurons[0]]
+        one = solve_group(clips, group, cross, n_lags, lambdas, max_bytes=max_bytes)
         weights[:, neurons], biases[:, neurons] = one.weights, one.biases
         variances[:, neurons], means[neurons] = one.variances, one.means
         forms[one.form] = forms.get(one.form, 0) + 1

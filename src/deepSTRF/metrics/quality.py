@@ -70,8 +70,8 @@ class NeuronQuality:
         Half-split ceiling and bootstrap interval; NaN without two repeats or without positive reliability.
     reasons : tuple of str
         Per neuron why a value is missing, "" when none is.
-    centring : str
-        "clip" or "concat".
+    centring, ccmax_centring : str
+        "clip" or "concat": of powers and snr, and of the ceiling.
     smoothing_ms : float or None
         Window the dataset smoothed its responses with, None for none. Smoothing single repeats lowers the
         noise power by about the window's length in bins: snr and ccmax with and without don't compare.
@@ -94,6 +94,7 @@ class NeuronQuality:
     ccmax_high: Tensor
     reasons: tuple[str, ...]
     centring: str
+    ccmax_centring: str
     smoothing_ms: float | None
     dt_ms: float
     confidence: float
@@ -129,7 +130,7 @@ class NeuronQuality:
 def neuron_quality(
     dataset: DatasetLike,
     *,
-    centring: str = "clip",
+    centring: str | None = None,
     n_splits: int = N_SPLITS,
     n_bootstrap: int = QUALITY_BOOTSTRAP,
     resample: str = "both",
@@ -147,8 +148,11 @@ def neuron_quality(
     ----------
     dataset : DatasetLike
         Anything with ``len``, ``response_block(clip)`` returning (N, R, T), ``dt`` and ``describe()``.
-    centring : {"clip", "concat"}
-        Around each clip's own mean, or on the concatenated clips.
+    centring : {"clip", "concat"}, optional
+        Around each clip's own mean, or on the concatenated clips. None: each column as the function of its
+        name has it by default, "clip" for powers and snr, "concat" for the ceiling, which is then the one
+        of `score_model` and of reports. Around clip means the ceiling lacks what tells the clips apart: it
+        is lower, by .2 and more where they differ in their mean response.
     n_splits : int
         Number of half-splits of the ceiling.
     n_bootstrap : int
@@ -189,7 +193,8 @@ def neuron_quality(
     >>> neuron_quality(Recording()).reasons
     ('recorded once: no repeats to compare', 'recorded once: no repeats to compare')
     """
-    check_centring(centring)
+    powers, of_ceiling = (centring or default for default in ("clip", "concat"))
+    check_centring(powers)
     check_n_splits(n_splits)
     check_bootstrap(n_bootstrap, confidence, resample)
     n_clips = len(dataset)
@@ -201,12 +206,12 @@ def neuron_quality(
         raise ValueError(
             "the dataset has no clips to measure; check the selection: dataset.select(clips=None) is all"
         )
-    sums = _Sums(n_clips, centring, n_splits, n_bootstrap, resample, seed)
+    sums = _Sums(n_clips, of_ceiling, n_splits, n_bootstrap, resample, seed)
     for clip in range(n_clips):
         responses = dataset.response_block(clip)
         check_clip(responses)
         sums.add(responses if device is None else responses.to(device))
-    return _table(sums, dataset, centring, confidence)
+    return _table(sums, dataset, powers, of_ceiling, confidence)
 
 
 class _Sums:
@@ -259,7 +264,9 @@ class _Sums:
         self.columns = columns
 
 
-def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) -> NeuronQuality:
+def _table(
+    sums: _Sums, dataset: DatasetLike, centring: str, ccmax_centring: str, confidence: float
+) -> NeuronQuality:
     """Turn the sums into columns."""
     if sums.powers is None:
         raise ValueError("the dataset has no clips to measure")
@@ -289,6 +296,7 @@ def _table(sums: _Sums, dataset: DatasetLike, centring: str, confidence: float) 
         **{name: column.cpu() for name, column in columns.items()},
         reasons=_reasons(clips, most, lowest >= highest, signal, noise, ceiling),
         centring=centring,
+        ccmax_centring=ccmax_centring,
         smoothing_ms=None if smoothing is None else float(smoothing),
         dt_ms=float(dataset.dt),
         confidence=confidence,
