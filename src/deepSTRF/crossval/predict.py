@@ -231,7 +231,7 @@ def predict_folds(
     clips : sequence of int, optional
         Which clips; None is all.
     unit : {"bin", "hz"}
-        Spikes per bin, or per second.
+        The unit of the responses, or for counts and rates per bin: per second.
     device : torch.device or str, optional
         Where to run; None is where the models are.
     allow_unknown : bool

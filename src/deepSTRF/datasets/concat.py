@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from deepSTRF.datasets.recording import LoadReport, Recording, StimulusList
+from deepSTRF.datasets.recording import RESPONSE_KINDS, LoadReport, Recording, StimulusList
 from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.transforms import ResponseNormalization
 
@@ -110,6 +110,9 @@ def concat_neural_datasets(datasets: Sequence[DatasetT], names: Sequence[str] | 
         result.N_neurons,
     )
     _join_transforms(result, datasets)
+    result.response_kind = max((ds.recorded_kind for ds in datasets), key=list(RESPONSE_KINDS).index)
+    units = {ds.recorded_unit for ds in datasets}
+    result.response_unit = units.pop() if len(units) == 1 else None
     result.load_report = LoadReport(
         [name for ds in datasets for name in ds.load_report.kept],
         [entry for ds in datasets for entry in ds.load_report.skipped],
@@ -150,6 +153,10 @@ def _check_pair(a: Recording, b: Recording, name_a: str, name_b: str) -> None:
         right = (b.response_normalization or {}).get("method")
         if left != right:
             refuse("normalisation", left, right, "normalise both, or join first and normalise the result")
+    one, two = a.response_unit, b.response_unit
+    if one != two and RESPONSE_KINDS["trace"] not in (one, two):
+        cure = "normalise both, or state one unit (ds.response_unit = ...) where they mean the same"
+        refuse("response_unit", repr(one), repr(two), cure)
     if (a.stim_normalization is None) != (b.stim_normalization is None):
         left, right = (ds.stim_normalization is not None for ds in (a, b))
         refuse("standardisation", left, right, "standardise both, or join first and standardise the result")

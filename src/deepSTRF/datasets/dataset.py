@@ -87,6 +87,9 @@ class NeuralDataset(Recording):
         Neurons and clips of the root recording this view shows; None means all.
     smoothing_ms : float or None
         Width of the Hanning window the responses are read through.
+    response_kind, response_unit : str
+        Kind ("counts", "rate" or "trace") and unit of the responses as read, see `from_arrays`. A loader
+        assigns those of its recording; smoothed counts become "rate", z-scored responses "trace".
     stim_normalization, response_normalization : dict or None
         Statistics that `standardized` and `normalized` fitted.
     load_report : LoadReport
@@ -267,6 +270,8 @@ class NeuralDataset(Recording):
         stim_meta: Sequence[dict[str, Any]] | None = None,
         nrn_meta: Sequence[dict[str, Any]] | None = None,
         name: str | None = None,
+        response_kind: str | None = None,
+        response_unit: str | None = None,
         on_length_mismatch: str = "error",
         check_alignment: bool = True,
     ) -> Self:
@@ -286,6 +291,12 @@ class NeuralDataset(Recording):
             Metadata; by default ``{"name": "clip000"}`` and ``{"cell_id": "neuron000"}``.
         name : str, optional
             Name in reports.
+        response_kind : {"counts", "rate", "trace"}, optional
+            Spike counts (whole numbers), rates (not negative), or any other trace (LFP, BOLD, membrane
+            potential, z-scores). None: "counts" where all values are whole numbers of at least 0, "rate"
+            where none is negative, else "trace".
+        response_unit : str, optional
+            Unit for labels, such as "uV"; None is "spikes per bin" for counts, else "arbitrary units".
         on_length_mismatch : str
             "error" refuses a clip whose stimulus and responses differ in length, "trim" cuts both to the
             shorter.
@@ -310,6 +321,7 @@ class NeuralDataset(Recording):
         tensor([[ True, False]])
         """
         ds = cls._blank(dt_ms)
+        ds.response_kind, ds.response_unit = response_kind, response_unit
         fill(
             ds, stims, responses, as_spectrogram,
             stim_meta=stim_meta, nrn_meta=nrn_meta, name=name, on_length_mismatch=on_length_mismatch,
@@ -335,6 +347,8 @@ class NeuralDataset(Recording):
             "repeats_min": min(repeats, default=0),
             "repeats_max": max(repeats, default=0),
             "missing_pairs": int(self.nrn_masks.numel() - self.nrn_masks.sum()),
+            "response_kind": self.response_kind,
+            "response_unit": self.response_unit,
             "smoothing_ms": self.smoothing_ms,
             "stimuli_standardized": self.stim_normalization is not None,
             "response_normalization": None if normalization is None else normalization.method,
@@ -544,6 +558,8 @@ class AudioNeuralDataset(NeuralDataset):
         stim_meta: Sequence[dict[str, Any]] | None = None,
         nrn_meta: Sequence[dict[str, Any]] | None = None,
         name: str | None = None,
+        response_kind: str | None = None,
+        response_unit: str | None = None,
         on_length_mismatch: str = "error",
         check_alignment: bool = True,
     ) -> Self:
@@ -568,7 +584,7 @@ class AudioNeuralDataset(NeuralDataset):
             Lowest and highest audible frequency in Hz.
         species : str, optional
             Whose neurons these are.
-        stim_meta, nrn_meta, name, on_length_mismatch, check_alignment
+        stim_meta, nrn_meta, name, response_kind, response_unit, on_length_mismatch, check_alignment
             As in `NeuralDataset.from_arrays`.
 
         Returns
@@ -582,6 +598,7 @@ class AudioNeuralDataset(NeuralDataset):
             When something is not as described; the text names the clip and the neuron.
         """
         ds = cls._blank(dt_ms)
+        ds.response_kind, ds.response_unit = response_kind, response_unit
         ds.F = F or 0
         if frequencies_hz is not None:
             ds.frequencies_hz = np.asarray(frequencies_hz, dtype=np.float64)

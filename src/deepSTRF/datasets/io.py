@@ -68,6 +68,8 @@ def _header(ds: Recording, facts: dict[str, Any]) -> Header:
         "stim_meta": ds.stim_meta,
         "nrn_meta": ds.nrn_meta,
         "smoothing_ms": ds.smoothing_ms,
+        "response_kind": ds.recorded_kind,
+        "response_unit": ds._stated_unit,
         "facts": facts,
         "kept": ds.load_report.kept,
         "skipped": ds.load_report.skipped,
@@ -145,6 +147,7 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
     ds.name, ds.path, ds.facts = header["name"], header["path"], header["facts"]
     ds.N_neurons, ds.smoothing_ms = header["n_neurons"], header["smoothing_ms"]
     ds.stim_meta, ds.nrn_meta = header["stim_meta"], header["nrn_meta"]
+    ds.response_kind, ds.response_unit = header.get("response_kind"), header.get("response_unit")
     ds.load_report = LoadReport(header["kept"], [(name, reason) for name, reason in header["skipped"]])
     if header["kind"] == "audio":
         for key in _AUDIO:

@@ -21,12 +21,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deepSTRF._validation import check_choice
 from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
 from deepSTRF.datasets.selection import as_index
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
-from deepSTRF.dsp.smoothing import hanning_smooth
+from deepSTRF.dsp.smoothing import hanning_smooth, hanning_window
 
 __all__ = ["LoadReport", "Recording", "Stimulus", "StimulusList", "neural_collate"]
+
+#: Kinds of responses, each with its unit where none is stated; from what is most special to what is least.
+RESPONSE_KINDS = {"counts": "spikes per bin", "rate": "arbitrary units", "trace": "arbitrary units"}
+#: Kind (None: that of the recording, counts being rates) and unit of normalised responses, by method.
+NORMALIZED = {"max": (None, "fraction of maximum"), "zscore": ("trace", "z-score")}
 
 #: Number of skipped entries that the printed form of a load report names before it only counts them.
 _SHOWN = 10
@@ -178,6 +184,9 @@ class Recording(Dataset[dict[str, Any]]):
         self._stims = StimulusList([], [])
         self._storage = ResponseStorage([], 0)
         self._normalization: ResponseNormalization | None = None
+        self._stated_kind: str | None = None
+        self._stated_unit: str | None = None
+        self._inferred_kind: str | None = None
 
     @classmethod
     def _blank(cls, dt_ms: float) -> Self:
@@ -215,7 +224,47 @@ class Recording(Dataset[dict[str, Any]]):
     @responses.setter
     def responses(self, values: Sequence[Any]) -> None:
         self._storage = pack_responses(values, copy=False)
-        self._normalization = None
+        self._normalization = self._inferred_kind = None
+
+    @property
+    def recorded_kind(self) -> str:
+        """Kind of the responses as recorded: the stated one, else what the values of the root look like."""
+        if self._stated_kind is None and self._inferred_kind is None:
+            self._inferred_kind = self._storage.kind()
+        return self._stated_kind or self._inferred_kind or "counts"
+
+    @property
+    def recorded_unit(self) -> str:
+        """Unit of the responses as recorded: the stated one, else that of their kind."""
+        return self._stated_unit or RESPONSE_KINDS[self.recorded_kind]
+
+    @property
+    def response_kind(self) -> str:
+        """ "counts", "rate" (not negative) or "trace", as read: smoothed counts are a rate."""
+        kind = self.recorded_kind
+        if self._normalization is not None:
+            return NORMALIZED[self._normalization.method][0] or ("rate" if kind == "counts" else kind)
+        window = self.smoothing_ms
+        is_smooth = window is not None and len(hanning_window(window, self.dt)) > 1
+        return "rate" if kind == "counts" and is_smooth else kind
+
+    @response_kind.setter
+    def response_kind(self, kind: str | None) -> None:
+        check_choice("response_kind", kind, (None, *RESPONSE_KINDS))
+        self._stated_kind = kind
+
+    @property
+    def response_unit(self) -> str:
+        """Unit of the responses as read, such as "spikes per bin"; that of the method where normalised."""
+        return (
+            self.recorded_unit if self._normalization is None else NORMALIZED[self._normalization.method][1]
+        )
+
+    @response_unit.setter
+    def response_unit(self, unit: str | None) -> None:
+        if unit is not None and (not isinstance(unit, str) or not unit.strip()):
+            raise TypeError(f"response_unit is a text such as 'spikes per bin' or 'uV', got {unit!r}")
+        self._stated_unit = unit
 
     @property
     def response_storage(self) -> ResponseStorage:
@@ -349,6 +398,14 @@ class Recording(Dataset[dict[str, Any]]):
                     raise TypeError(f"{name}[{index}] is a dictionary, got {type(row).__name__}")
         for clip, stimulus in enumerate(self.stims):
             _check_stimulus(stimulus, f"clip {clip}")
+        self._inferred_kind = self._storage.kind()  # now: a view shows only some of the values
+        kinds = list(RESPONSE_KINDS)
+        if kinds.index(self.recorded_kind) < kinds.index(self._inferred_kind):
+            what = "no whole numbers" if self._inferred_kind == "rate" else "negative values"
+            raise ValueError(
+                f"response_kind={self.recorded_kind!r}, but the responses hold {what}: they are "
+                f"{self._inferred_kind!r}, which response_kind=None finds by itself"
+            )
 
     def _check_lengths(self) -> None:
         """Stimulus and responses of every clip cover the same number of bins."""

@@ -38,6 +38,8 @@ Array = npt.NDArray[Any]
 #: Integer types for counts, smallest first; the lowest value of each is the code for "not recorded". Counts
 #: beyond 16 bits go to float32, which holds integers to 2**24 and costs no more than 32-bit integers would.
 COUNT_TYPES = (np.int8, np.int16)
+#: Negative values of at most this share of the largest are rounding of what cannot be negative.
+ROUNDING = 1e-6
 
 # ---- storage
 
@@ -161,6 +163,21 @@ class ResponseStorage:
         arrays = {id(clip.data): clip.data.nbytes for clip in self.clips}
         index = sum(clip.heard.nbytes + clip.starts.nbytes + clip.counts.nbytes for clip in self.clips)
         return sum(arrays.values()) + index
+
+    def kind(self) -> str:
+        """Whole numbers of at least 0 are "counts", numbers of at least 0 a "rate", others a "trace"."""
+        whole, data = True, None  # type: bool, Any
+        for data, coded in {id(clip.data): (clip.data, clip.has_missing) for clip in self.clips}.values():
+            if data.dtype.kind == "i" and data.size:
+                missing = data == np.iinfo(data.dtype).min if coded else False
+                if data.min() < 0 and bool(((data < 0) & ~np.asarray(missing)).any()):
+                    return "trace"
+            elif data.size:
+                low, high = np.fmin.reduce(data, axis=None), np.fmax.reduce(data, axis=None)
+                if low < -ROUNDING * max(high, -low):
+                    return "trace"
+                whole = whole and np.array_equal(data, np.round(data), equal_nan=True)
+        return "counts" if whole else "rate"
 
     def take(self, neurons: Index | None, clips: Index | None) -> ResponseStorage:
         """A storage of the chosen neurons and clips that shares the recorded rows; None takes all."""

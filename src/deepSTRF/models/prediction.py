@@ -6,6 +6,7 @@ Both contexts leave the model as it was: training flags, ``requires_grad`` and `
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import placement
 
 __all__ = ["differentiating", "evaluating", "predict_clips"]
+
+#: What a unit of rates per second holds.
+PER_SECOND = re.compile(r"\bhz\b|(\bper |/ ?)s(ec|econd)?\b", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -67,8 +71,7 @@ def predict_clips(
     device: torch.device | str | None = None,
 ) -> list[Tensor]:
     """Responses (N, T) of a model to the clips of a dataset, one at a time, on the CPU."""
-    check_choice("unit", unit, ("bin", "hz"))
-    factor = 1.0 if unit == "bin" else 1000.0 / float(dataset.dt)
+    factor = _unit_factor(unit, dataset)
     home, dtype = placement(model)
     place = torch.device(device) if device is not None else home
     stims = dataset.stims
@@ -95,6 +98,22 @@ def predict_clips(
         finally:
             model.to(home)
     return rates
+
+
+def _unit_factor(unit: str, dataset: Any) -> float:
+    """Factor from the unit of the responses to the one asked for; only counts and rates become hertz."""
+    check_choice("unit", unit, ("bin", "hz"))
+    if unit == "bin":
+        return 1.0
+    kind, stated = getattr(dataset, "response_kind", "counts"), getattr(dataset, "response_unit", "per bin")
+    if kind == "rate" and PER_SECOND.search(stated):
+        return 1.0
+    if kind == "trace" or (kind == "rate" and not stated.endswith(("bin", "arbitrary units"))):
+        raise ValueError(
+            f"unit='hz' needs counts or rates per bin, and these responses are {kind!r} in {stated!r}: leave "
+            "unit out for predictions in their own unit"
+        )
+    return 1000.0 / float(dataset.dt)
 
 
 def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> None:

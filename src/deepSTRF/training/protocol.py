@@ -43,6 +43,8 @@ FACT_LABELS = {
     "audio_fs": "Sample rate (Hz)",
     "duration_s": "Duration of all clips (s)",
     "missing_pairs": "Clips that single neurons did not hear",
+    "response_kind": "Kind of responses",
+    "response_unit": "Unit of responses",
     "response_normalization": "Normalisation of responses",
     "stimuli_standardized": "Stimuli standardised by the dataset",
 }
