@@ -27,6 +27,7 @@ __all__ = [
     "leaky_mean",
     "leaky_mean_state",
     "linear_scan",
+    "split_non_finite",
     "stagger_rows",
     "tau_to_a",
     "zero_subnormal_taps",
@@ -50,9 +51,10 @@ def first_order_recursion(
     """Solve ``y[t] = a * y[t - 1] + x[t]`` along the last axis.
 
     Blocks of ``block_size`` steps are solved by one lower-triangular product, and the states between blocks
-    by the same recursion one level up: no loop over time, no truncation, no overflow. ``x`` (..., T) real or
-    complex; ``coefficient`` and ``initial`` (``y[-1]``) broadcast against ``x.shape[:-1]``. Returns y (...,
-    T) and its last value, the ``initial`` of the next chunk.
+    by the same recursion one level up: no loop over time, no truncation, no overflow. As in the loop, a value
+    that is not finite spoils its own step and later ones. ``x`` (..., T) real or complex; ``coefficient`` and
+    ``initial`` (``y[-1]``) broadcast against ``x.shape[:-1]``. Returns y (..., T) and its last value, the
+    ``initial`` of the next chunk.
     """
     if x.ndim == 0 or x.shape[-1] == 0 or block_size < 2:
         raise ValueError(
@@ -66,6 +68,7 @@ def first_order_recursion(
     if x.shape[-1] == 1:  # a stream of single frames
         y = x + (a * start).unsqueeze(-1)
         return y, y[..., 0]
+    x, spoiled = split_non_finite(x)
     n_steps, block = x.shape[-1], min(block_size, x.shape[-1])
     n_blocks = -(-n_steps // block)
     # zeros after the end change nothing before it
@@ -83,7 +86,7 @@ def first_order_recursion(
         )
         before = torch.cat([torch.broadcast_to(start, x.shape[:-1]).unsqueeze(-1), ends], dim=-1)
     y = local + before.unsqueeze(-1) * (a.unsqueeze(-1) * powers).unsqueeze(-2)
-    y = y.flatten(-2)[..., :n_steps]
+    y = y.flatten(-2)[..., :n_steps] + spoiled.cumsum(-1)
     return y, y[..., -1]
 
 
@@ -335,6 +338,16 @@ def stagger_rows(rows: Tensor, step: int) -> Tensor:
     # rows padded to width + step, joined and cut every `width` values: each row starts `step` later
     flat = functional.pad(rows, (0, n_rows * step)).reshape(*lead, n_rows * (width + step))
     return flat[..., : n_rows * width].reshape(*lead, n_rows, width)
+
+
+def split_non_finite(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ``x`` with zeros where it is not finite, and the rest: 0, or what is not finite.
+
+    Products with a triangle of zeros need it: 0 * NaN is NaN, and a bad frame would reach the frames before.
+    The rest, summed up from its frame on, goes back into the result.
+    """
+    clean = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    return clean, x.detach() - clean.detach()
 
 
 def zero_subnormal_taps(taps: Tensor, precision: torch.dtype | None = None) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_dropout, check_flag, check_positive_int
+from deepSTRF.dsp.recursion import split_non_finite
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
 
@@ -105,7 +106,9 @@ class CausalSelfAttention(nn.Module, Configurable):
         query, key, value = self._project(x, first)
         if self.context_window is None:
             dropout = self.dropout if self.training else 0.0
+            key, value, spoiled = _set_aside(key, value)
             y = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+            y = y + spoiled.cumsum(-1).unsqueeze(-1)
         else:
             before = (0, 0, self.context_window - 1, 0)
             y = self._look_back(query, functional.pad(key, before), functional.pad(value, before), first)
@@ -159,13 +162,15 @@ class CausalSelfAttention(nn.Module, Configurable):
         lies before frame 0 is masked. A block of b queries meets the ``b + w - 1`` keys that any may see.
         """
         window, n_frames = cast(int, self.context_window), query.shape[2]
+        keys, values, spoiled = _set_aside(keys, values)
         block = min(n_frames, max(window, _SMALLEST_BLOCK))
         n_blocks = -(-n_frames // block)
         span, tail = block + window - 1, (0, 0, 0, n_blocks * block - n_frames)
         query = functional.pad(query, tail).reshape(*query.shape[:2], n_blocks, block, -1)
         keys = functional.pad(keys, tail).unfold(2, span, block)  # (B, heads, n_blocks, D / heads, span)
         values = functional.pad(values, tail).unfold(2, span, block)
-        scores = (query @ keys) / math.sqrt(query.shape[-1])
+        spoiled = functional.pad(spoiled, tail[2:]).unfold(2, span, block).unsqueeze(-2)
+        scores = (query @ keys) / math.sqrt(query.shape[-1]) + spoiled
         scores = scores.masked_fill(_forbidden_keys(first, n_blocks, block, window), -math.inf)
         weights = functional.dropout(scores.softmax(dim=-1), self.dropout, self.training)
         return (weights @ values.transpose(-1, -2)).flatten(2, 3)[:, :, :n_frames]
@@ -284,6 +289,12 @@ def check_even(name: str, value: int) -> int:
             f"{' or '.join(str(n) for n in (number - 1, number + 1) if n)} would work"
         )
     return number
+
+
+def _set_aside(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Finite keys and values, and NaN (B, heads, T) for the frames of others: 0 * NaN would leave a mask."""
+    (keys, bad_keys), (values, bad_values) = split_non_finite(keys), split_non_finite(values)
+    return keys, values, 0.0 * (bad_keys.sum(-1) + bad_values.sum(-1))
 
 
 def _first_frame(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
-from deepSTRF.dsp.recursion import stagger_rows
+from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import ExactConstants, placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -105,6 +105,7 @@ class LMUCell(ExactConstants):
 
     def _remember(self, written: Tensor, m: Tensor) -> Tensor:
         """Solve m_t = A m_{t-1} + B u_t for (B, T') inputs: (B, T', d). Blocks, then their ends."""
+        written, spoiled = split_non_finite(written)
         n_frames, d = written.shape[1], self.B.shape[0]
         size = min(BLOCK_SIZE, n_frames)
         n_blocks = -(-n_frames // size)
@@ -116,7 +117,7 @@ class LMUCell(ExactConstants):
         for ends in local[:, :-1, -1].unbind(1):
             before.append(ends + before[-1] @ self.leaps[size - 1].T)
         inherited = torch.einsum("bnd,jed->bnje", torch.stack(before, dim=1), self.leaps[:size])
-        return (local + inherited).flatten(1, 2)[:, :n_frames]
+        return (local + inherited).flatten(1, 2)[:, :n_frames] + spoiled.cumsum(1).unsqueeze(-1)
 
 
 @BACKBONES.register("lmu")

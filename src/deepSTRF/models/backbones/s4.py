@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_positive_int
-from deepSTRF.dsp.recursion import stagger_rows
+from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -98,7 +98,8 @@ class _LinearStateSpaceLayer(nn.Module):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
-        u = chunk.permute(2, 0, 1)  # features first: one batched product serves all of them
+        # features first: one batched product serves all of them
+        u, spoiled = split_non_finite(chunk.permute(2, 0, 1))
         s = state["s"].permute(1, 2, 0)
         n_frames = u.shape[-1]
         size = min(BLOCK_SIZE, 1 << (n_frames - 1).bit_length())
@@ -110,9 +111,9 @@ class _LinearStateSpaceLayer(nn.Module):
         if whole < n_frames:
             y, s = _run(blocks, u[..., whole:].unsqueeze(-2), s)
             parts.append(y)
-        y = torch.cat(parts, dim=-1).permute(1, 2, 0) + self.D * chunk
+        y = (torch.cat(parts, dim=-1) + spoiled.cumsum(-1)).permute(1, 2, 0) + self.D * chunk
         y = functional.glu(self.output_linear(functional.gelu(y)), dim=-1)
-        return y, {"s": s.permute(2, 0, 1)}
+        return y, {"s": (s + spoiled.sum(-1).unsqueeze(1)).permute(2, 0, 1)}
 
     def _continuous(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return step sizes (H, 1), poles and drive (H, P); real parts are negative whatever is learned.
