@@ -20,6 +20,7 @@ from torch.nn import functional
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import (
     ConvNet2D,
+    DeepEncoder,
     DNet,
     ICNet,
     Linear,
@@ -30,7 +31,15 @@ from deepSTRF.models.audio import (
 )
 from deepSTRF.models.io import load_public_state_dict
 from deepSTRF.models.io.legacy import convert_public_state  # what is renamed, without loading it
-from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, CausalMelSpectrogram, SincNet
+from deepSTRF.models.wav2spec import (
+    CausalGammatone,
+    CausalLEAF,
+    CausalMelSpectrogram,
+    EarlierGammatone,
+    EarlierLEAF,
+    Gammatonegram,
+    SincNet,
+)
 
 F, T, N, H = 12, 5, 3, 4
 FRAMES = 30
@@ -52,8 +61,8 @@ def sound(channels: int = 1) -> Tensor:
     return torch.randn(2, channels, F, FRAMES, dtype=torch.float64)
 
 
-def loaded(model: Any, state: dict[str, Tensor]) -> Any:
-    return load_public_state_dict(model.double(), state).eval()
+def loaded(model: Any, state: dict[str, Tensor], **options: Any) -> Any:
+    return load_public_state_dict(model.double(), state, **options).eval()
 
 
 # ------------------------------ the equations
@@ -156,6 +165,7 @@ def test_network_receptive_field() -> None:
 def test_dnet() -> None:
     """y = rho y + alpha h from the first frame on: the limit of the public model's kernel of 14 taps."""
     state, x = hidden_state(activated=False) | make(core__3__d=(H,)), sound()
+    state["core.3.d"] = torch.tensor([0.2, -0.5, 0.9, 1.2]).double()
     hidden = torch.sigmoid(hidden_units(x, state))
     alpha = 1 / (1 + state["core.3.d"] ** 2)
     y = [hidden[..., 0]]
@@ -163,6 +173,10 @@ def test_dnet() -> None:
         y.append((1 - alpha) * y[-1] + alpha * hidden[..., t])
     expected = affine(torch.stack(y[1:], -1), state)
     assert_equal(loaded(DNet(F, T, H, out_neurons=N), state), x, expected)
+    state["core.3.d"][2] = 3.0  # 10 frames: 0.9^14 = 23% of its memory lay beyond the kernel
+    with pytest.raises(ValueError, match=r"core\.3: the leak of unit\(s\) \[2\] was cut off after 14 frames"):
+        load_public_state_dict(DNet(F, T, H, out_neurons=N), state)
+    loaded(DNet(F, T, H, out_neurons=N), state, refit_required=True)
 
 
 def test_convnet2d() -> None:
@@ -463,6 +477,8 @@ def leaf_state(front: CausalLEAF, spread: float) -> dict[str, Tensor]:
         "wav2spec.pcen_delta_raw": raw(near(gain.delta)),
         "wav2spec.pcen_root_raw": raw(near(gain.root)),
         "wav2spec.pcen_s_logit": torch.logit(near(torch.full((F,), 0.04))),
+        "wav2spec._n": torch.arange(-360.0, 361.0),
+        "wav2spec._pool_j": torch.arange(960.0),
     }
 
 
@@ -471,7 +487,11 @@ def test_leaf_in_front() -> None:
     front = CausalLEAF(48000, n_filters=F)
     torch.manual_seed(0)
     leaf = leaf_state(front, spread=0.05)
-    model = loaded(Linear(F, T, N, wav2spec=front), strf_state() | leaf)
+    with pytest.raises(
+        ValueError, match=r"wav2spec: its filters had one length.*EarlierLEAF.*refit_required"
+    ):
+        load_public_state_dict(Linear(F, T, N, wav2spec=front), strf_state() | leaf)
+    model = loaded(Linear(F, T, N, wav2spec=front), strf_state() | leaf, refit_required=True)
     front, soft = model.wav2spec, functional.softplus
     center = leaf["wav2spec.center_freq_"].clamp(0.01, math.pi)  # the public floor, 76 Hz at 48 kHz
     s = torch.sigmoid(leaf["wav2spec.pcen_s_logit"])
@@ -492,7 +512,7 @@ def test_front_ends_that_cannot_hold_the_values_say_which_band() -> None:
     leaf = leaf_state(front, spread=0.0)
     leaf["wav2spec.gabor_sigma_raw"][3] *= 4
     with pytest.raises(ValueError, match=r"gabor_sigma_raw.*band\(s\) \[3\].*bandwidth_range"):
-        load_public_state_dict(Linear(F, T, N, wav2spec=front), strf_state() | leaf)
+        load_public_state_dict(Linear(F, T, N, wav2spec=front), strf_state() | leaf, refit_required=True)
     sinc = SincNet(16000, n_filters=F)
     raw = {"wav2spec.low_hz_": sinc.f1.detach().clone(), "wav2spec.band_hz_": (sinc.f2 - sinc.f1).detach()}
     raw["wav2spec.band_hz_"][2] *= 5
@@ -500,18 +520,214 @@ def test_front_ends_that_cannot_hold_the_values_say_which_band() -> None:
         load_public_state_dict(Linear(F, T, N, wav2spec=sinc), strf_state() | raw)
 
 
-@pytest.mark.parametrize("front_end", [CausalMelSpectrogram, CausalGammatone])
-def test_buffers_of_fixed_front_ends_are_not_needed(front_end: Any) -> None:
-    front = front_end(16000, **{"n_mels" if front_end is CausalMelSpectrogram else "n_filters": F})
-    derived = {f"wav2spec.{name}": torch.zeros(3) for name in ("_window", "_mel_fb", "_fc", "_kernels")}
+FIXED = {
+    "mel": (CausalMelSpectrogram, {"_window": (160,), "_mel_fb": (81, F)}, {"n_mels": F, "f_max": 7000.0}),
+    "gammatone": (EarlierGammatone, {"_fc": (F,), "_kernels": (F, 1, 320)}, {"n_filters": F}),
+    "gammatonegram": (
+        Gammatonegram,
+        {"a_coeffs": (F, 3), "b1": (F, 3), "b2": (F, 3), "b3": (F, 3), "b4": (F, 3), "gain": (F,)},
+        {"n_filters": F, "f_max": 7000.0},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FIXED)
+def test_constants_of_fixed_front_ends_are_not_needed(kind: str) -> None:
+    make_front, shapes, options = FIXED[kind]
+    front = make_front(16000, **options)
+    derived = {f"wav2spec.{name}": torch.zeros(shape) for name, shape in shapes.items()}
     state = strf_state() | derived
     model = loaded(Linear(F, T, N, wav2spec=front), state)
     x = torch.randn(1, 1, 80 * 20, dtype=torch.float64)
     assert_equal(model, x, strf_output(model.wav2spec(x), state), atol=1e-8)
-    with pytest.raises(
-        ValueError, match=r"unknown.*wav2spec\._window"
-    ):  # made for waveforms: not for this one
+    with pytest.raises(ValueError, match=r"unknown.*wav2spec\."):  # made for waveforms: not for this one
         load_public_state_dict(Linear(F, T, N), state)
+
+
+def test_a_front_end_of_other_settings_is_refused() -> None:
+    """The constants that a checkpoint holds say how its front-end was built."""
+
+    def with_mel(**options: Any) -> Linear:
+        return Linear(F, T, N, wav2spec=CausalMelSpectrogram(16000, n_mels=F, **options))
+
+    public = with_mel(win_ms=20.0).wav2spec
+    state = strf_state() | {"wav2spec._window": public._window, "wav2spec._mel_fb": public._mel_fb}
+    load_public_state_dict(with_mel(win_ms=20.0), state)
+    with pytest.raises(ValueError, match=r"wav2spec\._window is \(320,\).*has \(160,\)"):
+        load_public_state_dict(with_mel(), state)
+    with pytest.raises(ValueError, match="its mel bank is another one"):
+        load_public_state_dict(with_mel(win_ms=20.0, f_min=200.0), state)
+    sinc = SincNet(16000, n_filters=F)
+    raw = {"wav2spec.low_hz_": sinc.f1.detach(), "wav2spec.band_hz_": (sinc.f2 - sinc.f1).detach()}
+    raw = strf_state() | raw | {"wav2spec._window": torch.zeros(1, 251)}
+    for options, reason in (
+        ({"kernel_size": 101}, r"_window is \(1, 251\)"),
+        ({"envelope": True}, r'rectify="abs", norm="unit"'),
+        ({"norm": "peak"}, r'norm="unit"'),
+        ({"hop_ms": 20.0}, "read the first samples of each bin"),
+    ):
+        front = SincNet(16000, n_filters=F, **options)
+        with pytest.raises(ValueError, match=reason):
+            load_public_state_dict(Linear(F, T, N, wav2spec=front), raw)
+    cochlea = Linear(F, T, N, wav2spec=CausalGammatone(16000, n_filters=F))
+    reversed_in_time = strf_state() | {"wav2spec._kernels": torch.zeros(F, 1, 320)}
+    with pytest.raises(ValueError, match=r"reversed in time.*EarlierGammatone.*refit_required=True"):
+        load_public_state_dict(cochlea, reversed_in_time)
+    assert load_public_state_dict(cochlea, reversed_in_time, refit_required=True) is cochlea
+
+
+def public_pcen(energy: np.ndarray, s: Any, alpha: Any, delta: Any, root: Any) -> np.ndarray:
+    """(F, T), the running mean begins at zero."""
+    mean, rows = np.zeros(len(energy)), []
+    for frame in energy.T:
+        mean = (1 - s) * mean + s * frame
+        rows.append((frame / (1e-6 + mean) ** alpha + delta) ** root - delta**root)
+    return np.stack(rows, -1)
+
+
+def test_the_earlier_gammatone_is_what_its_equations_say() -> None:
+    fs, hop, taps, window = 16000, 80, 320, 160
+    front = EarlierGammatone(fs, n_filters=F, compression="pcen").double()
+    e = np.linspace(21.4 * np.log10(0.00437 * 500 + 1), 21.4 * np.log10(0.00437 * 8000 + 1), F)
+    fc = (10 ** (e / 21.4) - 1) / 0.00437
+    t = np.arange(taps) / fs
+    b = 1.019 * 24.7 * (0.00437 * fc + 1)
+    g = t**3 * np.exp(-2 * np.pi * b[:, None] * t) * np.cos(2 * np.pi * fc[:, None] * t)
+    g /= np.abs(np.fft.rfft(g, 4096)).max(-1, keepdims=True)
+    x = np.random.default_rng(0).standard_normal(hop * 30)
+    frames = np.lib.stride_tricks.sliding_window_view(np.r_[np.zeros(taps - 1), x], taps)
+    y = np.maximum(frames @ g.T, 0)  # correlated, not convolved
+    y = np.r_[np.zeros((window - hop, F)), y]
+    energy = np.stack([y[k * hop : k * hop + window].mean(0) for k in range(30)], -1)
+    expected = public_pcen(energy, 0.025, 0.98, 2.0, 0.5)
+    got = front(torch.from_numpy(x)[None, None])[0, 0].numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-9)
+    click = torch.zeros(1, 1, hop * 10, dtype=torch.float64)
+    click[..., 4 * hop] = 1.0
+    late = EarlierGammatone(fs, n_filters=F, compression="none").double()(click)[0, 0, -1].argmax()
+    assert int(late) in (7, 8)  # "a click in bin 4 peaks in bins 7 to 8"
+
+
+def test_the_earlier_leaf_is_what_its_equations_say() -> None:
+    fs, hop, n_bins = 48000, 240, 12
+    front = EarlierLEAF(fs, n_filters=F)
+    torch.manual_seed(1)
+    leaf = leaf_state(CausalLEAF(fs, n_filters=F), spread=0.2)
+    state = strf_state() | leaf
+    model = loaded(Linear(F, T, N, wav2spec=front), state)
+    w = {name.removeprefix("wav2spec."): value.numpy() for name, value in leaf.items()}
+    soft = lambda raw: np.logaddexp(raw, 0.0)  # noqa: E731
+    omega, sigma = np.clip(w["center_freq_"], 0.01, np.pi), np.maximum(soft(w["gabor_sigma_raw"]), 1.0)
+    n = np.arange(-360, 361)
+    gauss = np.exp(-0.5 * (n / sigma[:, None]) ** 2)
+    gauss /= gauss.sum(-1, keepdims=True)
+    x = np.random.default_rng(0).standard_normal(hop * n_bins) * 0.1
+    frames = np.lib.stride_tricks.sliding_window_view(np.r_[np.zeros(720), x], 721)
+    real, imaginary = (frames @ (wave(omega[:, None] * n) * gauss).T for wave in (np.cos, np.sin))
+    envelope = np.r_[np.zeros((960 - hop, F)), np.sqrt(real**2 + imaginary**2 + 1e-9)]
+    d = np.arange(959, -1, -1)
+    pool = np.exp(-0.5 * (d / np.maximum(soft(w["pool_sigma_raw"]), 0.5)[:, None]) ** 2)
+    pool /= pool.sum(-1, keepdims=True)
+    energy = np.stack([(envelope[k * hop : k * hop + 960].T * pool).sum(-1) for k in range(n_bins)], -1)
+    s = 1 / (1 + np.exp(-w["pcen_s_logit"]))
+    alpha, delta, root = (soft(w[f"pcen_{name}_raw"]) for name in ("alpha", "delta", "root"))
+    bands = torch.from_numpy(public_pcen(energy, s, alpha, delta, root))[None, None]
+    sounds = torch.from_numpy(x)[None, None]
+    assert_equal(model, sounds, strf_output(bands, state), atol=1e-8)
+    streamed, carried = [], model.init_state(1)
+    for chunk in sounds.split(5 * hop, -1):
+        y, carried = model.step(chunk, carried)
+        streamed.append(y)
+    torch.testing.assert_close(torch.cat(streamed, -1), model(sounds), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["sincnet", "hertz", "leaf", "earlier leaf", "gammatonegram"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_public_folder_with_a_front_end_keeps_its_precision(
+    kind: str, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    """Solving shifts in double precision makes no part of a float32 model double."""
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    sinc = SincNet(16000, n_filters=F)
+    fronts: dict[str, tuple[Any, dict[str, Tensor]]] = {
+        "sincnet": (sinc, {"low_hz_": sinc.f1 * 1.01, "band_hz_": (sinc.f2 - sinc.f1) * 0.99}),
+        "leaf": (CausalLEAF(48000, n_filters=F), {}),
+        "earlier leaf": (EarlierLEAF(48000, n_filters=F), {}),
+        "gammatonegram": (
+            Gammatonegram(16000, n_filters=F, f_max=7000.0),
+            {name: torch.zeros(F, 3) for name in ("a_coeffs", "b1", "b2", "b3", "b4")}
+            | {"gain": torch.ones(F)},
+        ),
+    }
+    fronts["hertz"] = (SincNet(16000, n_filters=F, parameterization="hertz"), fronts["sincnet"][1])
+    front, own = fronts[kind]
+    own = {f"wav2spec.{name}": value.detach() for name, value in own.items()}
+    state = strf_state() | (leaf_state(CausalLEAF(48000, n_filters=F), 0.02) if "leaf" in kind else own)
+    state = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in state.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"n_frequency_bands": F, "temporal_window_size": T, "out_neurons": N, "_model_class": "Linear"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    extra = {"extra_kwargs": {"wav2spec": front}, "refit_required": kind == "leaf"}
+    model = NeuralModel.from_pretrained(tmp_path, **extra)
+    floats = [t for t in model.state_dict().values() if t.is_floating_point()]
+    assert {tensor.dtype for tensor in floats} == {dtype}
+    assert bool(model(torch.randn(1, 1, front.hop * 20, dtype=dtype)).isfinite().all())
+    with pytest.raises(ValueError, match="unknown wav2spec"):
+        NeuralModel.from_pretrained(tmp_path)
+
+
+def test_a_public_folder_that_mixes_precisions_loads_in_the_default_one(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = strf_state() | {
+        "wav2spec.low_hz_": torch.rand(F) * 100 + 400,
+        "wav2spec.band_hz_": torch.rand(F) + 99,
+    }
+    state = {k: v.float() if "strf" in k else v for k, v in state.items()}
+    save_file(state, tmp_path / "model.safetensors")
+    config = {"n_frequency_bands": F, "temporal_window_size": T, "out_neurons": N, "_model_class": "Linear"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    front = SincNet(16000, n_filters=F, parameterization="hertz")
+    model = NeuralModel.from_pretrained(tmp_path, extra_kwargs={"wav2spec": front})
+    assert model(torch.randn(1, 1, 800)).dtype == torch.float32
+
+
+# ------------------------------ the dynamic STRF toolbox
+
+
+def test_the_deep_encoder_of_the_toolbox() -> None:
+    """Five causal convolutions with ReLU, dilations 1, 1, 2, 4, 8, then an affine map, in NumPy."""
+    state = {
+        f"conv.{2 * k}.weight": 0.4 * torch.randn(H, F if k == 0 else H, 5).double() for k in range(5)
+    } | {"conv.10.weight": torch.randn(N, H, 1).double(), "conv.10.bias": torch.randn(N).double()}
+    x = sound()
+    y = x[0, 0].numpy()
+    for k, dilation in enumerate((1, 1, 2, 4, 8)):
+        w = state[f"conv.{2 * k}.weight"].numpy()
+        past = np.pad(y, ((0, 0), (4 * dilation, 0)))
+        y = np.maximum(sum(w[:, :, j] @ past[:, j * dilation : j * dilation + FRAMES] for j in range(5)), 0.0)
+    y = state["conv.10.weight"][:, :, 0].numpy() @ y + state["conv.10.bias"].numpy()[:, None]
+    model = loaded(DeepEncoder(F, n_hidden=H, out_neurons=N), state)
+    assert_equal(model, x[:1], torch.from_numpy(y)[None])
+    with pytest.raises(ValueError, match=r"unknown readout\.fc\.bias"):
+        load_public_state_dict(DeepEncoder(F, n_hidden=H, out_neurons=N, readout_bias=False), state)
+    with pytest.raises(ValueError, match=r"such tensors belong to DeepEncoder"):
+        load_public_state_dict(Linear(F, T, N, norm="none"), state)
+
+
+@pytest.mark.parametrize("name", ["conv", "conv.0"])
+def test_the_linear_encoder_of_the_toolbox(name: str) -> None:
+    state, x = make(weight=(N, F, T), bias=(N,)), sound()
+    padded = functional.pad(x[:, 0], (T - 1, 0))
+    expected = functional.conv1d(padded, state["weight"], state["bias"])
+    named = {f"{name}.{part}": value for part, value in state.items()}
+    model = loaded(Linear(F, T, N, norm="none"), named)
+    assert_equal(model, x, expected)
+    torch.testing.assert_close(model.STRF_weight(), state["weight"])
+    with pytest.raises(ValueError, match='norm="none"'):
+        load_public_state_dict(Linear(F, T, N), named)
 
 
 # ------------------------------ prefilters and kernels

@@ -115,6 +115,25 @@ def test_weights_of_another_origin_never_pass_for_a_fit(tmp_path: Path, before) 
         made(tmp_path)
 
 
+def test_files_of_the_toolbox_are_fits(tmp_path: Path) -> None:
+    """``model-000.pt`` and so on, with its names of tensors: the fits that never saw a sound predict it."""
+    torch.manual_seed(0)
+    shapes = {"conv.weight": (NEURONS, BANDS, 4), "conv.bias": (NEURONS,)}
+    for name in ("model-000", "model-001"):
+        state = {key: torch.randn(shape) for key, shape in shapes.items()}
+        torch.save(state, tmp_path / f"{name}.pt")
+    data = recording()
+
+    def build() -> Linear:
+        return Linear(BANDS, 4, NEURONS, norm="none")
+
+    fits = FoldFits(tmp_path, recording=data, build=build)
+    padded = torch.nn.functional.pad(data.stims[1], (3, 0))
+    expected = torch.nn.functional.conv1d(padded, state["conv.weight"], state["conv.bias"])[0]
+    (rates,) = predict_folds(fits, data.select(clips=[1]))
+    torch.testing.assert_close(torch.as_tensor(rates), expected, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changed", "error", "text"),
     [

@@ -17,6 +17,7 @@ from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.folds import Fold
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from deepSTRF.models.io.legacy import load_public_state_dict
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.training.evaluation import N_BOOTSTRAP, ScoreTable, score_predictions
 
@@ -194,7 +195,10 @@ class FoldFits:
         if self._build is None:
             raise ValueError(f"{file} holds weights only: FoldFits(..., build=lambda: MyModel(...))")
         bare = self._build()
-        bare.load_state_dict(load_tensors(file))
+        state = load_tensors(file)
+        if state.keys() != bare.state_dict().keys():  # those of the toolbox
+            return load_public_state_dict(bare, state)
+        bare.load_state_dict(state)
         return bare
 
 

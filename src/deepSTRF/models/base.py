@@ -408,6 +408,7 @@ class NeuralModel(nn.Module, Configurable):
         extra_kwargs: Mapping[str, Any] | None = None,
         modules: Mapping[str, type] | None = None,
         strict: bool = True,
+        refit_required: bool = False,
         map_location: str | torch.device = "cpu",
         cache_dir: str | os.PathLike[str] | None = None,
         revision: str | None = None,
@@ -427,6 +428,9 @@ class NeuralModel(nn.Module, Configurable):
             Your own classes by name, for models or parts that deepSTRF does not know.
         strict : bool
             Whether the saved tensors must match exactly.
+        refit_required : bool
+            Load a folder of the earlier package also where a part computes something else here (gammatone
+            and LEAF filters): a start for a new fit.
         map_location : str or torch.device
             Where the model goes.
         cache_dir, revision, token : optional
@@ -447,7 +451,7 @@ class NeuralModel(nn.Module, Configurable):
         ConnectionError
             When a repository is named, the hub cannot be reached and there is no copy.
         ValueError, TypeError
-            When the files are damaged or hold another class.
+            When the files are damaged or hold another class, or would predict something else here.
         """
         model, metadata = load_checkpoint(
             locate_checkpoint(repo_or_path, cache_dir=cache_dir, revision=revision, token=token),
@@ -455,6 +459,7 @@ class NeuralModel(nn.Module, Configurable):
             extra_kwargs=extra_kwargs,
             modules=modules,
             strict=strict,
+            refit_required=refit_required,
             map_location=map_location,
         )
         return (model, metadata) if return_metadata else model  # type: ignore[return-value]

@@ -116,6 +116,17 @@ class DeepEncoder(AudioEncodingModel):
         self.readout = LinearReadout(self.H, self.O, activation=output_activation, bias=bias)
         self.validate()
 
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Read the deep encoder of the dynamic STRF toolbox: ``conv.0`` to ``conv.10``, a 1 x 1 one."""
+        layers = len(self.dilations)
+        places = {f"conv.{2 * layer}.weight": f"core.{2 * layer + 2}.weight" for layer in range(layers)}
+        places |= {f"conv.{2 * layers}.{part}": f"readout.fc.{part}" for part in ("weight", "bias")}
+        last = f"conv.{2 * layers}.weight"
+        return {
+            places.get(name, name): value.squeeze(-1) if name == last and value.ndim == 3 else value
+            for name, value in state.items()
+        }
+
 
 class DilatedConvStack(nn.Sequential):
     """Causal convolutions over time, each followed by a rectifier, without any bias.

@@ -23,6 +23,10 @@ from deepSTRF.registry import MODELS
 
 __all__ = ["DNet", "LeakyReadout", "LearnableExponentialDecay"]
 
+#: Frames of the public model's kernel, per frame of its first time constant, and the share of a unit's memory
+#: that it may have cut off before predictions change (1% of a step).
+_PUBLIC_KERNEL, _MOST_CUT_OFF = 7, 0.01
+
 
 @MODELS.register("dnet")
 class DNet(HiddenSTRFModel):
@@ -137,12 +141,22 @@ class LearnableExponentialDecay(nn.Module, Configurable):
             raise ValueError(
                 f"init_tau must be above 1 bin (at 1 there is no memory and no gradient), got {init_tau}"
             )
+        self.init_tau = float(init_tau)
         rate = 1.0 / math.sqrt(init_tau - 1.0)
         self.d = nn.Parameter(torch.empty(self.input_size).exponential_(rate))
 
     def tau(self) -> Tensor:
         """Return the time constants (C,) in bins."""
         return 1.0 + self.d.square()
+
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """Units whose memory the public kernel of ``round(7 init_tau)`` frames cut off."""
+        size = round(_PUBLIC_KERNEL * self.init_tau)
+        squared = stored["d"].square() if "d" in stored else torch.zeros(0)
+        slow = ((squared / (1.0 + squared)) ** size > _MOST_CUT_OFF).nonzero().flatten().tolist()
+        return (
+            [f"the leak of unit(s) {slow} was cut off after {size} frames, and is exact here"] if slow else []
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Smooth (B, C, 1, T) or (B, C, T) over time; the shape stays."""

@@ -86,6 +86,21 @@ class Linear(AudioEncodingModel):
         self.readout = STRFReadout(self.F, self.T, self.C_in, self.O, strfs, output_activation, norm=norm)
         self.validate()
 
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+        """Read the linear encoder of the dynamic STRF toolbox: one convolution (N, F, T) with a bias."""
+        kernels = [name for name, value in state.items() if name.endswith("weight") and value.ndim == 3]
+        if len(kernels) != 1 or state.keys() - {kernels[0], kernels[0].removesuffix("weight") + "bias"}:
+            return dict(state)
+        if self.readout.norm != "none":
+            raise ValueError(
+                "the linear model of the dynamic STRF toolbox has no batch normalisation: build "
+                f'{type(self).__name__}(..., norm="none")'
+            )
+        return {
+            "readout.strf.kernel." + name.rpartition(".")[2]: value.unsqueeze(1) if value.ndim == 3 else value
+            for name, value in state.items()
+        }
+
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
         """Return the STRFs of all neurons.
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from deepSTRF import __version__
 from deepSTRF.models.io.card import model_card as default_card
 from deepSTRF.models.io.encoding import decode, encode_module, resolve_class
-from deepSTRF.models.io.legacy import convert_public_state
+from deepSTRF.models.io.legacy import check_fit, convert_public_state
 
 __all__ = ["CARD_FILE", "CONFIG_FILE", "METADATA_FILE", "WEIGHTS_FILE", "load_checkpoint", "save_checkpoint"]
 
@@ -176,6 +176,7 @@ def load_checkpoint(
     extra_kwargs: Mapping[str, Any] | None = None,
     modules: Mapping[str, type] | None = None,
     strict: bool = True,
+    refit_required: bool = False,
     map_location: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Any]:
     """Rebuild a model from a folder, in eval mode."""
@@ -198,7 +199,10 @@ def load_checkpoint(
         ) from error
     state = _read_weights(folder / WEIGHTS_FILE, config.get(_STAMP_KEY))
     if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
-        state = convert_public_state(model, state)
+        state = convert_public_state(model, state, refit_required=refit_required)
+        if strict:
+            check_fit(model, state)
+        state = _in_one_dtype(state)
     _match_dtypes(model, state)
     _load_state(model, state, strict, folder)
     metadata_path = folder / METADATA_FILE
@@ -255,6 +259,13 @@ def _read_weights(path: Path, stamp: str | None) -> dict[str, Tensor]:
     for alias, name in json.loads(header.get("shared", "{}")).items():
         state[alias] = state[name]
     return state
+
+
+def _in_one_dtype(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Public tensors in one floating dtype: their own, or the default where they mix several."""
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    dtype = dtypes.pop() if len(dtypes) == 1 else torch.get_default_dtype()
+    return {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
 
 
 def _match_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:

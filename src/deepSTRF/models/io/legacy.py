@@ -2,8 +2,10 @@
 
 A module whose public weights differ from its own defines ``convert_public_state(state, prefix)``, which
 renames and converts its tensors in the state dict of a whole model (docs/checkpoints.md lists what changes);
-`convert_public_state` calls it for every module. The learned front-ends kept hertz, radians per sample and
-raw softplus values where ours keep shifts without units: `solve_shift` inverts the reading of a shift.
+`convert_public_state` calls it for every module. One that computes something else from the same quantities
+says so in ``public_difference(stored)``, and is refused unless the caller means to fit it again. The learned
+front-ends kept hertz, radians per sample and raw softplus values where ours keep shifts without units:
+`solve_shift` inverts the reading of a shift.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 __all__ = [
     "check_converted",
+    "check_fit",
     "convert_public_state",
     "load_public_state_dict",
     "replace_tensors",
@@ -24,8 +27,20 @@ __all__ = [
 
 Model = TypeVar("Model", bound=nn.Module)
 
-#: Buffers of public front-ends that follow from their arguments, below ``wav2spec.``.
-_DERIVED = ("_n", "_window", "_mel_fb", "_fc", "_kernels")
+#: Part of a public tensor's name -> the argument that builds the module it belongs to.
+_BUILT_BY = {
+    "wav2spec.low_hz_": 'wav2spec=SincNet(..., rectify="abs", norm="unit")',
+    "wav2spec.center_freq_": "wav2spec=CausalLEAF(...)",
+    "wav2spec._mel_fb": "wav2spec=CausalMelSpectrogram(...)",
+    "wav2spec._kernels": "wav2spec=CausalGammatone(...)",
+    "wav2spec.a_coeffs": "wav2spec=Gammatonegram(...)",
+    "prefiltering.d_on": 'prefiltering={"type": "adaptrans", "dt": dt_ms}',
+    "prefiltering.a": 'prefiltering={"type": "icadaptation", "dt": dt_ms}',
+    ".kernel.weight_f": 'kernel={"type": "separable"}',
+    ".kernel.SIG": 'kernel={"type": "parametric", "num_gaussians": G}',
+    "conv.10.": "DeepEncoder(F, n_hidden, N)",
+    "conv.": 'Linear(F, T, N, norm="none")',
+}
 #: Shifts of our front-ends are searched between plus and minus this (their limits are reached before).
 _FARTHEST_SHIFT = 1e4
 #: Halvings of that range: down to rounding in float64.
@@ -34,8 +49,13 @@ _HALVINGS = 90
 _TOLERANCE = 1e-6
 
 
-def load_public_state_dict(model: Model, state_dict: Mapping[str, Tensor]) -> Model:
+def load_public_state_dict(
+    model: Model, state_dict: Mapping[str, Tensor], *, refit_required: bool = False
+) -> Model:
     """Load the weights of a public checkpoint into a model that was built with its sizes.
+
+    Read are checkpoints of the earlier package, and files ``model-*.pt`` of the dynamic STRF toolbox into
+    `DeepEncoder` and ``Linear(..., norm="none")``.
 
     Parameters
     ----------
@@ -43,6 +63,9 @@ def load_public_state_dict(model: Model, state_dict: Mapping[str, Tensor]) -> Mo
         A model with the checkpoint's sizes, front-end, prefilter, kernel and activation.
     state_dict : mapping of str to Tensor
         The public tensors by their own names.
+    refit_required : bool
+        Load also where a part of ours computes something else from the same values (the gammatone and LEAF
+        filters): a start for a new fit, no model to predict with.
 
     Returns
     -------
@@ -55,7 +78,8 @@ def load_public_state_dict(model: Model, state_dict: Mapping[str, Tensor]) -> Mo
         For values that are not tensors.
     ValueError
         When names or shapes do not fit, all of them listed; nothing is loaded then. Also for a value that the
-        model cannot represent.
+        model cannot represent, and, without ``refit_required``, for a model that would predict something
+        else; the text says why.
 
     Examples
     --------
@@ -70,29 +94,44 @@ def load_public_state_dict(model: Model, state_dict: Mapping[str, Tensor]) -> Mo
         ...
     ValueError: the checkpoint does not fit Transformer: missing core.patchify.weight, core.patchify.bias...
     """
-    converted = convert_public_state(model, state_dict)
-    _check_fit(model, converted)
+    converted = convert_public_state(model, state_dict, refit_required=refit_required)
+    check_fit(model, converted)
     model.load_state_dict(converted)
     return model
 
 
-def convert_public_state(model: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def convert_public_state(
+    model: nn.Module, state_dict: Mapping[str, Tensor], *, refit_required: bool = False
+) -> dict[str, Tensor]:
     """Rename and convert the tensors of a public checkpoint for ``model``, without loading them."""
     wrong = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
     if wrong:
         raise TypeError(f"a state dict holds tensors only; these are none: {', '.join(map(repr, wrong))}")
     state = dict(state_dict)
-    if not isinstance(getattr(model, "wav2spec", nn.Identity()), nn.Identity):
-        for name in _DERIVED:
-            state.pop(f"wav2spec.{name}", None)
+    reasons: list[str] = []
     for name, module in model.named_modules():
-        convert = getattr(module, "convert_public_state", None)
+        prefix = f"{name}." if name else ""
+        differ, convert = (
+            getattr(module, method, None) for method in ("public_difference", "convert_public_state")
+        )
+        if callable(differ):
+            stored = {
+                key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
+            }
+            reasons += [f"{name}: {reason}" for reason in differ(stored)]
         if callable(convert):
-            state = convert(state, f"{name}." if name else "")
+            state = convert(state, prefix)
+    if reasons and not refit_required:
+        check_fit(model, state)  # what does not fit at all comes first
+        raise ValueError(
+            f"with these weights {type(model).__name__} would not predict what the earlier model did. "
+            f"{'; '.join(reasons)}. To load them as the start of a new fit give refit_required=True"
+        )
     return state
 
 
-def _check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError that lists all names and shapes of converted tensors that do not fit."""
     ours = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in state.items()}
     missing = [name for name in ours if name not in theirs]
@@ -108,9 +147,11 @@ def _check_fit(model: nn.Module, state: Mapping[str, Tensor]) -> None:
         if names
     ]
     if faults:
+        parts = [how for part, how in _BUILT_BY.items() if any(part in f".{name}" for name in unknown)]
         raise ValueError(
             f"the checkpoint does not fit {type(model).__name__}: {'; '.join(faults)}. Build the model with "
             "the checkpoint's sizes, front-end, prefilter, kernel and activation"
+            + (f"; such tensors belong to {', '.join(parts[:1])}" if parts else "")
         )
 
 
@@ -143,6 +184,7 @@ def replace_tensors(
     state: Mapping[str, Tensor], old: Iterable[str], prefix: str, new: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the state without the names ``old`` and with the tensors ``new`` below ``prefix``."""
-    gone = set(old)
+    gone = list(old)
     kept = {name: value for name, value in state.items() if name not in gone}
-    return kept | {f"{prefix}{name}": value.detach() for name, value in new.items()}
+    dtype = state[gone[0]].dtype if gone else torch.get_default_dtype()  # solved in float64, kept as it was
+    return kept | {f"{prefix}{name}": value.detach().to(dtype) for name, value in new.items()}

@@ -6,6 +6,7 @@ T_audio) to (B, 1, F, T) and has the attributes ``out_channels``, ``hop`` and ``
 """
 
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd, make_wav2spec
+from deepSTRF.models.wav2spec.earlier import EarlierGammatone, EarlierLEAF
 from deepSTRF.models.wav2spec.gammatone import CausalGammatone
 from deepSTRF.models.wav2spec.gammatonegram import Gammatonegram
 from deepSTRF.models.wav2spec.leaf import CausalLEAF
@@ -18,6 +19,8 @@ __all__ = [
     "CausalGammatone",
     "CausalLEAF",
     "CausalMelSpectrogram",
+    "EarlierGammatone",
+    "EarlierLEAF",
     "Gammatonegram",
     "SincNet",
     "WaveformFrontEnd",

@@ -7,6 +7,8 @@ t depends on samples before (t + 1) * hop.
 from __future__ import annotations
 
 import inspect
+import math
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -166,6 +168,25 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
                 f"samples, {self.hop_ms:g} ms at {self.audio_fs:g} Hz): {trim}build the front-end with "
                 "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"
             )
+
+    def public_constants(self) -> dict[str, tuple[int, ...] | None]:
+        """Constants of public checkpoints that our arguments determine; None is a shape not looked at."""
+        return {}
+
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """Reasons why this front-end, with the values of a public one, computes something else."""
+        return []
+
+    def convert_public_state(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Leave out the constants of a public checkpoint, after a look at their sizes."""
+        constants = {f"{prefix}{name}": shape for name, shape in self.public_constants().items()}
+        for name, shape in constants.items():
+            if name in state and shape is not None and state[name].numel() != math.prod(shape):
+                raise ValueError(
+                    f"{name} is {tuple(state[name].shape)} in the checkpoint, and this "
+                    f"{type(self).__name__} has {shape}: build it with the settings of the checkpoint"
+                )
+        return {name: value for name, value in state.items() if name not in constants}
 
     @property
     def latency_ms(self) -> float:

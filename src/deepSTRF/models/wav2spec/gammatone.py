@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -215,6 +216,19 @@ class CausalGammatone(FixedFilterbank):
         return dict(
             pcen_initial_state(batch, self.n_filters, start=self.pcen_start, device=device, dtype=dtype)
         )
+
+    def public_constants(self) -> dict[str, tuple[int, ...] | None]:
+        """Centre frequencies and kernels."""
+        return {"_fc": (self.n_filters,), "_kernels": None}
+
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """The public filters were reversed in time."""
+        if stored.keys().isdisjoint(self.public_constants()):
+            return []
+        return [
+            "its gammatone filters were reversed in time (a click peaked 14 to 20 ms late), all cut at "
+            "kernel_ms, and its gain control began at zero; EarlierGammatone has them as they were"
+        ]
 
     @property
     def frequencies_hz(self) -> Tensor:

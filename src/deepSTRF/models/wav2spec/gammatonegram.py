@@ -124,6 +124,10 @@ class Gammatonegram(FixedFilterbank):
             return level.clamp_min(self.log_floor).log(), {}
         return level, {}
 
+    def public_constants(self) -> dict[str, tuple[int, ...] | None]:
+        """Coefficients of the cascade."""
+        return dict.fromkeys(("a_coeffs", "b1", "b2", "b3", "b4", "gain", "_fc"))
+
     @property
     def frequencies_hz(self) -> Tensor:
         """Centre frequencies (F,) in hertz."""

@@ -325,8 +325,22 @@ class CausalLEAF(PooledFilterbank):
             )
             return self._latency_from_ages(delay, moment)
 
+    def public_constants(self) -> dict[str, tuple[int, ...] | None]:
+        """Sample numbers of filters and pooling windows."""
+        return {"_n": None, "_pool_j": None}
+
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """Other kernels, pooling windows and start of the gain control."""
+        if "center_freq_" not in stored:
+            return []
+        return [
+            "its filters had one length and one delay for all bands, pooling windows with a hard edge, and "
+            "a gain control that began at zero; EarlierLEAF has them as they were"
+        ]
+
     def convert_public_state(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Convert public radians per sample, and widths and gain control behind a softplus, to our shifts."""
+        state = super().convert_public_state(state, prefix)
         twin = copy.deepcopy(self).double()
         found = {
             name: entry

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -20,6 +21,8 @@ __all__ = ["CausalMelSpectrogram"]
 _MIN_PEAK_WEIGHT = 1e-3
 #: Longest Fourier transform, in windows, before a bank is called impossible.
 _MAX_FFT_MULTIPLE = 64
+#: Largest difference of weights (peak 1) within one and the same bank: bins of odd windows lay 0.2% off.
+_SAME_BANK = 0.1
 
 
 @WAV2SPEC.register("mel")
@@ -220,6 +223,21 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         if self.compression == "cubic":
             return smooth_cube_root(bands)
         return bands
+
+    def public_constants(self) -> dict[str, tuple[int, ...] | None]:
+        """Window and mel bank."""
+        return {"_window": (self.win,), "_mel_fb": (self.win // 2 + 1, self.n_mels)}
+
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """A longer Fourier transform, where bands held no bin of the public one; another bank."""
+        bank = stored.get("_mel_fb")
+        if bank is None or not bool(bank.any()):
+            return []
+        if self.n_fft != self.win:
+            return ["the public front-end had bands without a Fourier bin, which are alive here"]
+        if bank.shape == self._mel_fb.shape and bool((bank - self._mel_fb).abs().max() > _SAME_BANK):
+            return ["its mel bank is another one (f_min, f_max, mel_scale or audio_fs differ)"]
+        return []
 
     @property
     def latency_ms(self) -> float:

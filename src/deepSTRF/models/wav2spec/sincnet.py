@@ -285,12 +285,31 @@ class SincNet(PooledFilterbank):
         window = (self.env_window - 1) / 2.0 if self.envelope else 0.0
         return self._latency_from_ages(delay, torch.full_like(delay, window))
 
+    def public_constants(self) -> dict[str, tuple[int, ...] | None]:
+        """Sample numbers and window."""
+        return {"_n": None, "_window": (1, self.kernel_size)}
+
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """Another detector, another gain, or samples that the public filters skipped."""
+        if "low_hz_" not in stored:
+            return []
+        if self.norm != "unit" or (self.envelope and self.rectify != "abs"):
+            return [
+                "its filters had unit gain, an absolute value and a flat window: build "
+                'SincNet(rectify="abs", norm="unit") '
+                f"instead of rectify={self.rectify!r}, norm={self.norm!r}"
+            ]
+        if not self.envelope and self.kernel_size < self.hop:
+            return [f"its {self.kernel_size} taps read the first samples of each bin, ours the last"]
+        return []
+
     def convert_public_state(self, state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
         """Convert public cutoffs in hertz to shifts of centre and width, or keep them for ``"hertz"``."""
+        state = super().convert_public_state(state, prefix)
         raw = [f"{prefix}{name}" for name in ("low_hz_", "band_hz_")]
         shapes = {state[name].shape if name in state else None for name in raw}
         if self.parameterization == "hertz" or shapes != {(self.n_filters,)}:
-            return dict(state)
+            return state
         low, band = (state[name].double().abs() for name in raw)
         nyquist = float(self.audio_fs) / 2.0
         f1 = low.clamp(1.0, nyquist - 1.0)  # the cutoffs that these values stood for
