@@ -111,9 +111,8 @@ def convert_public_state(
     reasons: list[str] = []
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
-        differ, convert = (
-            getattr(module, method, None) for method in ("public_difference", "convert_public_state")
-        )
+        differ = getattr(module, "public_difference", None)
+        convert = getattr(module, "convert_public_state", None)
         if callable(differ):
             stored = {
                 key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
