@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from deepSTRF.models.wav2spec import CausalMelSpectrogram
+from deepSTRF.models.wav2spec import CausalMelSpectrogram, make_wav2spec
 
 
 def documented_mel(
@@ -143,6 +146,45 @@ def test_rahman_preset_equals_the_recipe_at_the_native_rate() -> None:
     ours = CausalMelSpectrogram.rahman_native(fs, hop_ms=1000 * hop / fs).double()(x[None, None])[0, 0]
     recipe = rahman_cochleagram(x, fs)  # frame k of the authors is frame k + 1 of ours
     torch.testing.assert_close(ours[:, 1:], recipe[:, : ours.shape[1] - 1], atol=1e-8, rtol=0)
+
+
+def dstrf_toolbox_parser(sound: np.ndarray, in_sr: int, out_sr: int, f_min: float, bands: int) -> np.ndarray:
+    """The DSTRF toolbox's spectrogram by its documented settings: centred Hann windows of 1,024, in dB."""
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1024) / 1024)
+    frames = np.lib.stride_tricks.sliding_window_view(np.pad(sound, 512, mode="reflect"), 1024)
+    power = np.abs(np.fft.rfft(frames[:: in_sr // out_sr] * window)) ** 2
+    top = 2595 * np.log10(1 + in_sr / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(2595 * np.log10(1 + f_min / 700), top, bands + 2) / 2595) - 1)
+    bins = np.linspace(0, in_sr / 2, 513)[:, None]
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    bank = np.clip(np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)), 0, None)
+    decibel = 10 * np.log10(np.maximum(power @ bank, 1e-10))
+    return np.maximum(decibel, decibel.max() - 70).T
+
+
+def test_the_recipe_for_the_dstrf_toolbox_is_its_spectrogram() -> None:
+    """Of docs/dynamic-strf.md: the window of 93 ms makes the difference; ours comes three bins later."""
+    generator = np.random.default_rng(0)
+    t = np.arange(11000 * 6) / 11000
+    sound = np.zeros_like(t)
+    for carrier in 200 * 1.18 ** np.arange(20):  # bands with slow envelopes of their own
+        envelope = np.interp(t, np.arange(0, 7, 0.12), generator.gamma(0.5, size=59))
+        sound += envelope * np.sin(2 * np.pi * carrier * t + generator.uniform(0, 6))
+    theirs = dstrf_toolbox_parser(sound, 11000, 100, 20.0, 64)
+    page = (Path(__file__).parents[2] / "docs" / "dynamic-strf.md").read_text()
+    options = re.search(r'make_wav2spec\("mel", 11000, 10\.0, (n_filters=64, .*)\)', page)
+    assert options is not None
+    recipe = dict(one.split("=") for one in options[1].split(", "))
+    given = {key: json.loads(value) for key, value in recipe.items()}
+
+    def correlation(**changed: Any) -> float:
+        mel = make_wav2spec("mel", 11000, 10.0, **{**given, **changed})
+        ours = mel(torch.from_numpy(sound).float()[None, None])[0, 0].numpy()
+        pairs = zip(ours[4:, 23:-20], theirs[4:, 20 : ours.shape[1] - 23], strict=True)
+        return float(np.median([np.corrcoef(a, b)[0, 1] for a, b in pairs if b.std() > 1.0]))
+
+    assert correlation() > 0.98
+    assert correlation(win_ms=10.0) < 0.8
 
 
 def test_rahman_preset_has_the_documented_centres() -> None:

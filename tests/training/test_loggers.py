@@ -234,6 +234,14 @@ def test_many_seeds_leave_one_run_each(board, wandb_runs, factories, tmp_path):
     assert wandb_runs[0].rows[1]["train_loss"] == board.made[0].scalars["train_loss", 1]
 
 
+def test_a_logger_that_is_closed_at_once_leaves_its_settings(board, tmp_path):
+    TensorBoardSeedLogger(3, log_dir=tmp_path, config={"model": "linear", "lr": 0.5}).close()
+    (writer,) = board.made
+    assert writer.closed
+    assert writer.scalars == {("hparams/lr", 0): 0.5, ("hparams/seed", 0): 3.0}
+    assert writer.texts["hparams/model", 0] == "linear"
+
+
 @pytest.mark.filterwarnings("ignore:seed . diverged:RuntimeWarning")
 def test_loggers_are_closed_when_a_fit_fails(board, wandb_runs, factories, tmp_path):
     def diverging(pred, responses):

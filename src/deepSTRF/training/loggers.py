@@ -169,8 +169,8 @@ class TensorBoardSeedLogger(SeedLogger):
     A score per neuron is drawn as its mean ``k``, the quantiles ``k/p10``, ``k/p50``, ``k/p90`` and the
     histogram ``k/hist``; NaN are left out and counted in ``k/n_nan``. The final scores stand at step 0 under
     ``final/<split>_<score>``, the settings under ``config`` (a table) and ``hparams/<key>``. The file is
-    opened with the first record; a fit that goes on, or starts anew, in the same folder replaces the epochs
-    it repeats.
+    opened with the first record, or at the end without one; a fit that goes on, or starts anew, in the same
+    folder replaces the epochs it repeats.
 
     Parameters
     ----------
@@ -227,9 +227,8 @@ class TensorBoardSeedLogger(SeedLogger):
         self._add(self._opened(None), record, 0)
 
     def end(self) -> None:
-        """Flush and close the file, if there is one."""
-        if self._writer is not None:
-            self._writer.close()
+        """Flush and close the file; a run without any record leaves its settings."""
+        self._opened(None).close()
 
     def _opened(self, first_step: int | None) -> Any:
         if self._writer is None:
