@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepSTRF.dsp.recursion import first_order_recursion
 
-__all__ = ["PCEN_EPS", "PCEN_STARTS", "pcen", "pcen_initial_state", "smooth_cube_root"]
+__all__ = ["PCEN_EPS", "PCEN_STARTS", "check_energies", "pcen", "pcen_initial_state", "smooth_cube_root"]
 
 #: How the running mean starts.
 PCEN_STARTS = ("debiased", "zero", "first")
@@ -43,7 +43,7 @@ def pcen(
     Parameters
     ----------
     energy : Tensor
-        (B, F, T), not negative.
+        (B, F, T), not negative. It is checked on CPUs only: on accelerators looking at values would wait.
     decay : Tensor or float
         Bin width over time constant of the running mean, above 0: a number, or one per band (F,). Given this
         way the memory in milliseconds does not change with the bin width.
@@ -68,7 +68,7 @@ def pcen(
     Raises
     ------
     ValueError
-        For an unknown start or a tensor that is not (B, F, T).
+        For an unknown start, a tensor that is not (B, F, T), or negative energies (on a CPU).
 
     References
     ----------
@@ -82,6 +82,8 @@ def pcen(
     """
     if energy.ndim != 3:
         raise ValueError(f"energy must be (B, F, T), got {tuple(energy.shape)}")
+    if energy.device.type == "cpu":
+        check_energies(energy)
     batch, n_bands, n_frames = energy.shape
     if state is None:
         state = pcen_initial_state(batch, n_bands, start=start, device=energy.device, dtype=energy.dtype)
@@ -127,6 +129,20 @@ def pcen_initial_state(
         "log_missing": torch.full_like(memory, missing),
         "started": torch.zeros(batch, 1, device=device, dtype=torch.bool),
     }
+
+
+def check_energies(x: Tensor) -> None:
+    """Raise a ValueError for negative levels; inside compilers, traces and vmap they cannot be looked at."""
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return
+    if torch.func.debug_unwrap(x) is not x or x.is_meta or not bool((x < 0).any()):
+        return
+    raise ValueError(
+        "PCEN needs energies, which are not negative; the lowest level given is "
+        f"{float(x.nan_to_num().min()):g}. Give it amplitudes or powers without a logarithm: "
+        "spectrogram.exp() of a log spectrogram, a front-end with compression='none', SincNet with "
+        "envelope=True or activation='logabs'"
+    )
 
 
 def _per_band(value: Tensor | float, like: Tensor) -> Tensor:

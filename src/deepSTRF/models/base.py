@@ -525,8 +525,9 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         if wav2spec is not None:
             _check_front_end(wav2spec, self.F)
             self.wav2spec = wav2spec
-        if getattr(prefilter, "needs_energy", False):
-            _check_energy(prefilter, wav2spec, standardize)
+        first = prefilter[0] if type(prefilter) is nn.Sequential and len(prefilter) else prefilter
+        if getattr(first, "needs_energy", False):
+            _check_energy(first, wav2spec, standardize)
         self.standardizer = BandStandardizer(self.F) if check_flag("standardize", standardize) else None
 
     def respond(self, spectrogram: Tensor) -> Tensor:
@@ -648,17 +649,23 @@ def _check_front_end(wav2spec: object, bands: int) -> None:
 
 
 def _check_energy(prefilter: object, wav2spec: object, standardize: bool) -> None:
-    """Raise an error for a prefilter that divides energies behind z-scores or logarithms."""
+    """Raise an error for a prefilter that divides energies behind levels that may be negative."""
     name = type(prefilter).__name__
     if standardize:
         raise ValueError(
             f"standardize=True hands {name} z-scored bands, and it needs energies, which are not negative: "
             "build the model with standardize=False"
         )
+    front_end = type(wav2spec).__name__
     if getattr(wav2spec, "compression", None) == "log":
         raise ValueError(
-            f"{type(wav2spec).__name__} takes logarithms (compression='log'), and {name} needs energies, "
+            f"{front_end} takes logarithms (compression='log'), and {name} needs energies, "
             "which are not negative: build the front-end with compression='none'"
+        )
+    if getattr(wav2spec, "has_negative_levels", False):
+        raise ValueError(
+            f"{front_end} gives levels of either sign, and {name} needs energies, which are not negative: "
+            "take another front-end, or another form of it (SincNet: envelope=True or activation='logabs')"
         )
 
 

@@ -395,6 +395,11 @@ class ICNetEncoder(WaveformFrontEnd):
         return self.sincnet.latency_ms
 
     @property
+    def has_negative_levels(self) -> bool:
+        """True: features have either sign."""
+        return True
+
+    @property
     def frequencies_hz(self) -> Tensor:
         """Not defined: learned features have no centre frequency; the filters of ``sincnet`` have."""
         raise AttributeError(

@@ -197,6 +197,11 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         return 0.0
 
     @property
+    def has_negative_levels(self) -> bool:
+        """Whether frames may hold values below 0 (logarithms, signed samples): PCEN cannot follow."""
+        return getattr(self, "compression", None) == "log"
+
+    @property
     def is_learnable(self) -> bool:
         """Whether any parameter of the front-end is trained."""
         return any(parameter.requires_grad for parameter in self.parameters())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
-from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state
+from deepSTRF.dsp.pcen import PCEN_STARTS, check_energies, pcen, pcen_initial_state
 from deepSTRF.dsp.scales import bounded_shift
 from deepSTRF.models.configurable import Configurable, ScaleFreeParameters, placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -94,6 +94,7 @@ class PCEN(ScaleFreeParameters, Configurable):
         }
         check_choice("start", start, PCEN_STARTS)
         self.start = start
+        self._was_given_energies = False
         learnable = check_flag("learnable", learnable)
         for name in ("alpha", "delta", "root", "tau"):
             self.register_parameter(
@@ -152,7 +153,8 @@ class PCEN(ScaleFreeParameters, Configurable):
         Raises
         ------
         ValueError
-            For another shape.
+            For another shape, or negative levels. On accelerators, where looking at values waits for all work
+            before, only the first call looks.
         """
         self._check_bands(x)
         with torch.autocast(device_type=x.device.type, enabled=False):
@@ -175,6 +177,9 @@ class PCEN(ScaleFreeParameters, Configurable):
                 f"expected spectrograms (B, 1, {self.n_bands}, T), got {tuple(x.shape)}; build PCEN with "
                 "n_bands = the number of frequency bands"
             )
+        if x.device.type not in ("cpu", "meta") and not self._was_given_energies:
+            check_energies(x)  # on a CPU `pcen` does, each time
+            self._was_given_energies = True
 
 
 @PREFILTERS.register("pcen")

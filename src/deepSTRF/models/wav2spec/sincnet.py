@@ -274,6 +274,11 @@ class SincNet(PooledFilterbank):
         return (level * energy.sign() if self.activation == "symlog" else level), {}
 
     @property
+    def has_negative_levels(self) -> bool:
+        """Whether frames may hold values below 0: signed samples, neither rectified nor an envelope."""
+        return not self.envelope and self.activation != "logabs"
+
+    @property
     def frequencies_hz(self) -> Tensor:
         """Middle of each band (F,) in hertz, as learned; detached."""
         return self.center_hz.detach()
