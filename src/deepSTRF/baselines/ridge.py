@@ -34,6 +34,7 @@ from deepSTRF.baselines.lagged import (
 )
 from deepSTRF.metrics import ScoreTracker
 from deepSTRF.models.audio.linear import Linear
+from deepSTRF.models.fitted_on import check_views, remember_fit
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
 from deepSTRF.training.evaluation import neuron_names
@@ -197,8 +198,8 @@ def fit_ridge(
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments, recordings of different neurons, a sound in both of them, or no responses to
-        fit.
+        For illegal arguments, recordings that differ in neurons, bins or bands, a sound in both of them, or
+        no responses to fit.
 
     References
     ----------
@@ -231,6 +232,7 @@ def fit_ridge(
         norm="none",
         standardize=standardize,
     )
+    remember_fit(model, train, validation)
     if standardize:
         model.fit_standardization(train.stims)
     clips = ClipFeatures(model, train, warmup_ms)
@@ -310,11 +312,7 @@ def _check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lamb
             f"train has {train.N_neurons} neurons and validation {validation.N_neurons}; make both from one "
             "recording: split.apply(dataset)"
         )
-    if neuron_names(validation.nrn_meta) != neuron_names(train.nrn_meta):
-        raise ValueError(
-            "train and validation hold different neurons, or the same in another order; make both from one "
-            "recording: split.apply(dataset)"
-        )
+    check_views((train, validation), ("train", "validation"))
     # a sound in both would favour weak penalties
     sound_of = [getattr(part, "source_fingerprint", part.fingerprint) for part in (train, validation)]
     first = {sound_of[0](clip): clip for clip in reversed(range(len(train)))}

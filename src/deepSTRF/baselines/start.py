@@ -56,7 +56,7 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     TypeError
         For a kernel that has no ``init_from``.
     ValueError
-        When the sizes differ, or standardisations differ in front of a prefilter.
+        When sizes differ, neurons, bins or bands of ``train``, or standardisations in front of a prefilter.
 
     Notes
     -----
@@ -77,6 +77,8 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     True
     """
     _check_sizes(model, fit)
+    if train is not None and fit.model.fitted_on is not None:
+        fit.model.fitted_on.check_same(train, "train", "the ridge estimate")
     weight, bias = _in_units_of(model, fit)
     gain, offset = _before_activation(model, fit)
     if model.readout.norm == "none":
@@ -99,6 +101,7 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
             kernel.bias.copy_(bias)
     if model.readout.norm == "batch":
         _start_norm(model, fit, train, gain, offset)
+    model.fitted_on = fit.model.fitted_on
     return model
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -163,13 +164,15 @@ def evaluate_run(
 ) -> RunScores:
     """Score the model of a run again: on its own recording, or on another one of the same neurons.
 
+    Neurons are matched by name, and sounds of another recording that took part in the fit are left out.
+
     Parameters
     ----------
     run : Run
         The run.
     dataset : NeuralDataset, optional
-        Another recording with the same neurons in the same order, all of whose clips are scored; None loads
-        the run's own.
+        Another recording of some or all of the neurons, all of whose other clips are scored; None loads the
+        run's own.
     clips : str
         Which clips of its own recording: "test", "validation", "train" or "all".
     seed : int, optional
@@ -180,12 +183,18 @@ def evaluate_run(
     Returns
     -------
     RunScores
-        One split, named after the clips.
+        One split, named after the clips; neurons are those of the recording, in its order.
 
     Raises
     ------
     ValueError
-        For unknown clips or seed, or a recording that does not fit the model.
+        For unknown clips or seed, or a recording that does not fit the model: other neurons, bins, bands or
+        rates, or no sound that is new to it.
+
+    Warns
+    -----
+    UserWarning
+        When sounds of the other recording are left out because they took part in the fit.
 
     Examples
     --------
@@ -200,6 +209,7 @@ def evaluate_run(
     if clips not in (*parts, ALL):
         raise FieldError("{clips} must be one of {0}, got {1!r}", ", ".join((*parts, ALL)), clips)
     model = run.load_model(seed)
+    other = dataset is not None
     if dataset is not None:
         clips = ALL
     else:
@@ -207,15 +217,41 @@ def evaluate_run(
         if clips != ALL:
             dataset = split_of(run.config, dataset).apply(dataset)[parts.index(clips)]
     n_fitted = len(run.scores.neurons)
-    if dataset.N_neurons != n_fitted:
+    if model.fitted_on is None and dataset.N_neurons != n_fitted:
         raise ValueError(
             f"the recording has {dataset.N_neurons} neurons, and the run has {n_fitted} neurons: give a "
             "recording of the same ones, or fit a model to this one"
         )
+    if other or clips in (VALIDATION, TEST):
+        dataset = _new_sounds(model, dataset, clips)
     validate_model(model, dataset)
     table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
     scored = run.best_seed if seed is None else seed
     return RunScores.from_tables(table.neurons, [scored], {clips: [table.columns]})
+
+
+def _new_sounds(model: Any, dataset: NeuralDataset, clips: str) -> NeuralDataset:
+    """Return the clips whose sounds took no part in the fit, with a warning about the others."""
+    fitted = model.fitted_on
+    if fitted is None:
+        return dataset
+    used = set(fitted.sounds) if clips == VALIDATION else {*fitted.sounds, *fitted.validation_sounds}
+    new = [clip for clip in range(len(dataset)) if dataset.source_fingerprint(clip) not in used]
+    n_left = len(dataset) - len(new)
+    if not new and n_left:
+        raise ValueError(
+            f"all {n_left} clips of the recording hold sounds that took part in the fit, so that no score on "
+            "them tells how the model predicts; give a recording of other sounds, or score these on purpose: "
+            "score_model(run.load_model(), dataset)"
+        )
+    if n_left:
+        warnings.warn(
+            f"{n_left} of {len(dataset)} clips hold sounds that took part in the fit and are left out: "
+            f"{len(new)} clips are scored. score_model(run.load_model(), dataset) scores all of them",
+            UserWarning,
+            stacklevel=3,
+        )
+    return dataset.select(clips=new) if n_left else dataset
 
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:

@@ -10,6 +10,7 @@ from deepSTRF.models import audio, backbones, io, wav2spec
 from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.kernels import CausalSTRFConv, ParametricSTRF, SeparableSTRF
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.prefiltering import AdapTrans, ICAdaptation, make_prefiltering
@@ -21,6 +22,7 @@ __all__ = [
     "CausalLayerNorm",
     "CausalSTRFConv",
     "Configurable",
+    "FittedOn",
     "FramewiseMixin",
     "ICAdaptation",
     "LinearReadout",

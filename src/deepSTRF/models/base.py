@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_dtype, check_flag, check_positive_int, check_tensor
 from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
@@ -55,6 +56,8 @@ class NeuralModel(nn.Module, Configurable):
     ----------
     O : int
         Neurons, N.
+    fitted_on : FittedOn or None
+        What the model was fitted on, set by every fit and compared with every dataset; None compares nothing.
 
     Raises
     ------
@@ -76,6 +79,7 @@ class NeuralModel(nn.Module, Configurable):
     prefiltering: nn.Module
     core: nn.Module
     readout: nn.Module
+    fitted_on: FittedOn | None = None
 
     def __init__(self, out_neurons: int = 1) -> None:
         super().__init__()
@@ -314,12 +318,13 @@ class NeuralModel(nn.Module, Configurable):
         Returns
         -------
         list of Tensor
-            One (N, T) tensor per clip, on the CPU.
+            One (N, T) tensor per clip, on the CPU; N are the neurons of the dataset, in its order.
 
         Raises
         ------
         ValueError
-            When stimuli and model do not fit each other.
+            When stimuli and model do not fit each other, or the dataset is not one of neurons, bins and bands
+            that the model was fitted on (``model.fitted_on``).
         IndexError
             For a clip that does not exist.
         """

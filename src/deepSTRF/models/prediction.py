@@ -6,6 +6,7 @@ Both contexts leave the model as it was: training flags, ``requires_grad`` and `
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.fitted_on import RELATIVE, matching_outputs
 
 __all__ = ["differentiating", "evaluating", "predict_clips"]
 
@@ -70,7 +72,10 @@ def predict_clips(
     unit: str = "bin",
     device: torch.device | str | None = None,
 ) -> list[Tensor]:
-    """Responses (N, T) of a model to the clips of a dataset, one at a time, on the CPU."""
+    """Responses (N, T) of a model to the clips of a dataset, one at a time, on the CPU.
+
+    A fitted model's neurons are matched by name: rows stand in the order of the dataset.
+    """
     factor = _unit_factor(unit, dataset)
     home, dtype = placement(model)
     place = torch.device(device) if device is not None else home
@@ -81,6 +86,7 @@ def predict_clips(
             raise IndexError(
                 f"clip {clip} does not exist; this dataset has {len(stims)} clips (0..{len(stims) - 1})"
             )
+    outputs = matching_outputs(model, dataset)
     rates: list[Tensor] = []
     with evaluating(model):
         model.to(place)
@@ -94,7 +100,8 @@ def predict_clips(
                         f"the model must return (1, N, 1, T); for clip {clip} it returned "
                         f"{tuple(output.shape)}"
                     )
-                rates.append(output[0, :, 0].cpu() * factor)
+                values = output[0, :, 0] if outputs is None else output[0, outputs, 0]
+                rates.append(values.cpu() * factor)
         finally:
             model.to(home)
     return rates
@@ -127,7 +134,7 @@ def _check_stimulus(model: Any, dataset: Any, stimulus: Tensor, clip: int) -> No
                 f"spectrogram {tuple(stimulus.shape)}; load the dataset with return_waveform=True"
             )
         rate, data_rate = getattr(front_end, "audio_fs", None), getattr(dataset, "audio_fs", None)
-        if rate is not None and data_rate is not None and float(rate) != float(data_rate):
+        if not (rate is None or data_rate is None) and not math.isclose(rate, data_rate, rel_tol=RELATIVE):
             raise ValueError(
                 f"the front-end expects audio at {rate} Hz, the dataset holds {data_rate} Hz: build it with "
                 "audio_fs=dataset.audio_fs, hop_ms=dataset.dt"

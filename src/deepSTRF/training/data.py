@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from deepSTRF._validation import check_not_empty
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.metrics import psth
+from deepSTRF.models.fitted_on import check_views
 from deepSTRF.training.cache import FrontEndFeed
 from deepSTRF.training.seeds import make_generator, preserved_random_state
 
@@ -38,6 +39,7 @@ __all__ = [
     "make_loaders",
     "make_source",
     "read_loader",
+    "recording_behind",
     "stack_padded",
     "valid_counts",
     "warmup_bins",
@@ -78,7 +80,8 @@ def make_loaders(
     Raises
     ------
     ValueError
-        When no view is given, or one has no clips or no neurons.
+        When no view is given, one has no clips or no neurons, or views differ in neurons, their order, bins,
+        bands or sample rate.
 
     Examples
     --------
@@ -92,6 +95,7 @@ def make_loaders(
         raise ValueError("give at least one view, for example make_loaders(*split.apply(dataset))")
     for number, view in enumerate(views):
         check_not_empty(f"view {number}", view)
+    check_views(views, [f"view {number}" for number in range(len(views))])
     return tuple(
         DataLoader(
             view,
@@ -176,6 +180,17 @@ def read_loader(loader: Loader) -> ClipLoader | str:
     return f"its items have further keys: {', '.join(sorted(extra))}" if extra else found
 
 
+def recording_behind(loader: Loader) -> tuple[Any, Sequence[int] | None]:
+    """Return the data set below a loader's subsets, and which of its clips they hold; None is all."""
+    dataset: Any = loader.dataset
+    clips: Sequence[int] | None = None
+    while isinstance(dataset, Subset):
+        inner = [int(index) for index in dataset.indices]
+        clips = inner if clips is None else [inner[position] for position in clips]
+        dataset = dataset.dataset
+    return dataset, clips
+
+
 def generators_of(*loaders: Loader) -> list[torch.Generator]:
     """Return the random generators that loaders and their samplers own, each once."""
     found: dict[int, torch.Generator] = {}
@@ -253,9 +268,7 @@ def warmup_bins(warmup_ms: float, loader: Loader) -> int:
     """Return how many bins the warm-up covers, rounded up, by the bin width of the loader's data set."""
     if warmup_ms == 0:
         return 0
-    dataset: Any = loader.dataset
-    while isinstance(dataset, Subset):
-        dataset = dataset.dataset
+    dataset, _ = recording_behind(loader)
     dt = getattr(dataset, "dt", None)
     if dt is None:
         raise ValueError(

@@ -26,6 +26,7 @@ from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
@@ -189,7 +190,8 @@ def score_model(
     model : nn.Module
         A fitted model.
     dataset : DatasetLike
-        Clips to score; ``split.apply(dataset)[2]`` gives the test view.
+        Clips to score; ``split.apply(dataset)[2]`` gives the test view. Neurons of a fitted model are matched
+        by name: the rows of the table are those of the dataset.
     centring : {"concat", "clip", "published"}
         Of ``cc_norm``.
     n_bootstrap : int
@@ -210,7 +212,8 @@ def score_model(
     ModelRuleError
         When the prediction does not fit the recording.
     ValueError
-        When ``centring`` is unknown, or the warm-up covers a whole clip.
+        When ``centring`` is unknown, the warm-up covers a whole clip, or the dataset is of other neurons,
+        bins, bands or another unit than the model was fitted on.
 
     Examples
     --------
@@ -222,6 +225,9 @@ def score_model(
     (3, 3)
     """
     home, _ = placement(model)
+    fitted = getattr(model, "fitted_on", None)
+    if isinstance(fitted, FittedOn):
+        fitted.check_unit(dataset, "the dataset", "the fit")
     try:
         if device is not None:
             model.to(device)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from deepSTRF._validation import check_device, check_non_negative, check_positive_int
 from deepSTRF.datasets import NeuralDataset
+from deepSTRF.models.fitted_on import FittedOn, check_views, remember_fit
 from deepSTRF.training.cache import FrontEndCache, FrontEndFeed
 from deepSTRF.training.callbacks import (
     BestWeights,
@@ -37,7 +38,15 @@ from deepSTRF.training.callbacks import (
     check_monitor,
     shows_progress,
 )
-from deepSTRF.training.data import Batch, BatchSource, ByteBudget, FeedSettings, make_loaders, make_source
+from deepSTRF.training.data import (
+    Batch,
+    BatchSource,
+    ByteBudget,
+    FeedSettings,
+    make_loaders,
+    make_source,
+    recording_behind,
+)
 from deepSTRF.training.objective import (
     LossMeter,
     LossTraits,
@@ -214,6 +223,8 @@ class Fitter:
         self.model = _check_trainable(model).to(self.device)
         self.train_loader = _check_loader("train_loader", train_loader)
         self.val_loader = _check_loader("val_loader", val_loader)
+        views = [recording_behind(loader)[0] for loader in (self.train_loader, self.val_loader)]
+        check_views(views, ("train_loader", "val_loader"))
         self.loss_fn = choose_objective(self.model, loss_fn, objective)
         self.val_metrics = val_metrics
         self.max_epochs = check_positive_int("max_epochs", max_epochs)
@@ -348,6 +359,8 @@ class Fitter:
         """
         self.history, self.should_stop = [], False
         train_scores, val_scores = self._open_data()
+        (train, clips), (val, val_clips) = map(recording_behind, (self.train_loader, self.val_loader))
+        remember_fit(self.model, train, val, clips=clips, validation_clips=val_clips)
         started: list[Callback] = []
         try:
             for callback in self.callbacks:
@@ -396,6 +409,9 @@ class Fitter:
         dict
             'loss' (a number), and each score: a CPU tensor (N,) per neuron, or a number.
         """
+        fitted = getattr(self.model, "fitted_on", None)
+        if isinstance(fitted, FittedOn):
+            fitted.check_same(recording_behind(_check_loader("loader", loader))[0], "the loader", "the fit")
         source = self._source(_check_loader("loader", loader), ByteBudget(0))  # one pass: nothing to keep
         return self._score_pass(source, make_scores(self.val_metrics, stable=source.stable))
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_not_empty
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.prediction import evaluating, predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.seeds import preserved_random_state
@@ -364,7 +365,11 @@ def _run(model: nn.Module, stimulus: Tensor, what: str) -> Any:
 def _check_output(model: nn.Module, dataset: DatasetLike, excerpt: _Excerpt) -> Tensor:
     with evaluating(model):
         output = _run(model, excerpt.stimulus, "a stimulus of this dataset")
-    pred = check_prediction(output, batch=1, neurons=dataset.N_neurons, bins=excerpt.n_bins)
+    fitted = getattr(model, "fitted_on", None)
+    neurons = dataset.N_neurons
+    if isinstance(fitted, FittedOn) and fitted.match(dataset) and fitted.neurons:
+        neurons = len(fitted.neurons)  # which may be more
+    pred = check_prediction(output, batch=1, neurons=neurons, bins=excerpt.n_bins)
     if pred.device != excerpt.stimulus.device:
         raise DeviceError(
             f"the input is on {excerpt.stimulus.device}, the output on {pred.device}; create tensors in "

@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, first_names, neuron_indices
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.interpret.dstrf.estimate import DynamicRun, open_run
 from deepSTRF.interpret.dstrf.result import cut_bins
 from deepSTRF.interpret.dstrf.sinks import FileSink, Sink, SinkSet, as_sink, opened
 from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT
+from deepSTRF.models.fitted_on import matching_outputs
 
 #: Working memory for all fits together.
 BUDGET = 2**28
@@ -180,6 +181,7 @@ def jackknifed_dstrf(
     (torch.Size([40, 1, 3, 8]), True)
     """
     _check_arguments(models, agreement, options)
+    _check_same_recording(models)
     targets = SinkSet([as_sink(sink)] if error is None else [as_sink(sink), as_sink(error)])
     with contextlib.ExitStack() as stack:
         runs = _open_runs(stack, models, stimulus, lags, times, budget_bytes, options)
@@ -216,6 +218,19 @@ def _check_arguments(models: object, agreement: object, options: dict[str, Any])
     unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise TypeError(f"there is no option {unknown[0]!r}; options for dstrf are {', '.join(OPTIONS)}")
+
+
+def _check_same_recording(models: Sequence[nn.Module]) -> None:
+    """Raise ValueError for fits whose outputs are different neurons, which no average should join."""
+    known = {
+        fitted.neurons for fitted in (getattr(m, "fitted_on", None) for m in models) if fitted is not None
+    }
+    if len(known - {()}) > 1:
+        one, other = sorted(known - {()})[:2]
+        raise ValueError(
+            f"models were fitted on different neurons, or in another order ({first_names(one)}; "
+            f"{first_names(other)}): give fits of one recording"
+        )
 
 
 def _open_runs(
@@ -386,9 +401,13 @@ def dstrf_folds(
     # no result depends on the working memory
     named = {"agreement": agreement, "dtype": dtype, **options, "budget_bytes": None}
     settings = {name: _described(value) for name, value in sorted(named.items()) if value is not None}
-    paths = []
+    paths, asked = [], options.get("neurons")
     for clip in range(len(dataset)) if clips is None else clips:
         models = fits.unseen(dataset, clip)
+        outputs, *_ = [matching_outputs(model, dataset) for model in models]
+        if outputs is not None:  # filters stand in the order of the dataset's neurons
+            chosen = [outputs[index] for index in neuron_indices(asked, len(outputs), owner="dataset")]
+            options, settings = {**options, "neurons": chosen}, {**settings, "neurons": repr(chosen)}
         manifest = fits.manifest
         trial = manifest.trial_of(dataset, clip)
         path = folder / f"dSTRF-{manifest.trials.index(trial):03d}.npy"

@@ -28,6 +28,7 @@ from deepSTRF.datasets.audio.ns1 import NS1_WAV_NATIVE_FS
 from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman_cochleagram
 from deepSTRF.dsp.filters import samples_per_bin, triangular_filterbank
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.models.prediction import evaluating
 
 #: Silence before every sound: longer than the memory of fixed front-ends and most prefilters.
@@ -185,8 +186,10 @@ class Presentation:
         Raises
         ------
         ValueError
-            When it is not known how the recording's spectrograms were made.
+            When it is not known how the recording's spectrograms were made, or the model was fitted on
+            another recording.
         """
+        matching_outputs(model, dataset)
         if hasattr(getattr(model, "wav2spec", None), "hop"):
             return cls(model, **options)
         cochleagram, audio_fs = dataset_cochleagram(dataset)

@@ -6,6 +6,7 @@ there, so a full disk or a crash while writing leaves an older checkpoint as it 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF import __version__
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.io.card import model_card as default_card
 from deepSTRF.models.io.encoding import decode, encode_module, resolve_class
 from deepSTRF.models.io.legacy import check_fit, convert_public_state
@@ -33,8 +35,10 @@ CARD_FILE = "README.md"
 
 #: Keys of the configuration that are no constructor arguments start with an underscore.
 _CLASS_KEY, _FORMAT_KEY = "_model_class", "_format"
-_VERSION_KEY, _STAMP_KEY = "_deepSTRF_version", "_checkpoint"
+_VERSION_KEY, _STAMP_KEY, _FITTED_KEY = "_deepSTRF_version", "_checkpoint", "_fitted_on"
 _FORMAT = 1
+#: Slots whose tensors belong to the neurons.
+_OUTPUT_SLOTS = ("readout.", "output.")
 
 
 def save_checkpoint(
@@ -57,6 +61,9 @@ def save_checkpoint(
         _CLASS_KEY: described["$module"], _FORMAT_KEY: _FORMAT, _VERSION_KEY: __version__, _STAMP_KEY: stamp,
         **described["kwargs"],
     }  # fmt: skip
+    fitted = getattr(model, "fitted_on", None)
+    if isinstance(fitted, FittedOn):
+        config[_FITTED_KEY] = dataclasses.asdict(fitted)
     texts = {
         CONFIG_FILE: json.dumps(config, indent=2, allow_nan=False) + "\n",
         CARD_FILE: default_card(model, config, metadata, source or target.resolve().name)
@@ -204,7 +211,15 @@ def load_checkpoint(
             check_fit(model, state)
         state = _in_one_dtype(state)
     _match_dtypes(model, state)
-    _load_state(model, state, strict, folder)
+    left = _load_state(model, state, strict, folder)
+    if _FITTED_KEY in config:
+        fitted = FittedOn.from_record(config[_FITTED_KEY])
+        if {"wav2spec", "n_frequency_bands"} & set(extra_kwargs or {}):
+            fitted = fitted.without_stimuli()
+        other_size = len(fitted.neurons) != getattr(model, "O", len(fitted.neurons))
+        if other_size or any(name.startswith(_OUTPUT_SLOTS) for name in left):
+            fitted = fitted.without_neurons()
+        model.fitted_on = fitted  # type: ignore[assignment]
     metadata_path = folder / METADATA_FILE
     metadata = json.loads(metadata_path.read_text(encoding="utf-8")) if metadata_path.is_file() else None
     return model.to(map_location).eval(), metadata
@@ -279,15 +294,33 @@ def _match_dtypes(model: nn.Module, state: Mapping[str, Tensor]) -> None:
             tensor.data = tensor.data.to(state[name].dtype)
 
 
-def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder: Path) -> None:
+def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder: Path) -> list[str]:
+    """Load the weights; with ``strict=False`` those whose name and shape fit. Returns what stays as built."""
+    fitting = state if strict else _fitting_part(model, state)
     try:
-        result = model.load_state_dict(state, strict=strict)
+        result = model.load_state_dict(fitting, strict=strict)
     except RuntimeError as error:
-        raise ValueError(f"the weights in {folder} do not fit {type(model).__name__}: {error}") from error
-    if result.missing_keys or result.unexpected_keys:
-        warnings.warn(
-            f"loading {folder} with strict=False: missing {result.missing_keys}, unexpected "
-            f"{result.unexpected_keys}",
-            UserWarning,
-            stacklevel=3,
-        )
+        raise ValueError(
+            f"the weights in {folder} do not fit {type(model).__name__}: {error}\nstrict=False loads those "
+            "that fit, and leaves the others as they are built"
+        ) from error
+    unused = [name for name in state if name not in fitting and name not in result.missing_keys]
+    notes = [f"stays as built, to be fitted: {', '.join(result.missing_keys)}"] if result.missing_keys else []
+    notes += [f"not used of the file: {', '.join(unused)}"] if unused else []
+    if notes:
+        warnings.warn(f"loading {folder} with strict=False; {'; '.join(notes)}", UserWarning, stacklevel=4)
+    return list(result.missing_keys)
+
+
+def _fitting_part(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors whose name and shape fit; normalisation layers are loaded whole or not at all."""
+    ours = model.state_dict()
+    fits = {name: name in ours and ours[name].shape == tensor.shape for name, tensor in state.items()}
+    norms = tuple(
+        f"{name}." for name, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._NormBase)
+    )
+    for norm in norms:
+        inside = [name for name in fits if name.startswith(norm)]
+        if not all(fits[name] for name in inside):
+            fits.update(dict.fromkeys(inside, False))
+    return {name: tensor for name, tensor in state.items() if fits[name]}

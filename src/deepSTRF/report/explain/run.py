@@ -28,6 +28,7 @@ from deepSTRF.interpret import (
     write_wav,
 )
 from deepSTRF.interpret.strf.confidence import StrfConfidence
+from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.report.explain.dynamics import explain_dynamics, explain_probes
 from deepSTRF.report.explain.target import Begin, Excerpt, Skipped, Target, choose_excerpts, no_progress
 from deepSTRF.report.explanation import Explanation
@@ -300,6 +301,12 @@ def _target(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin,
     count = begin("recording", 1)
     try:
         whole = load_dataset(run.config, download=download)
+        outputs = matching_outputs(model, whole)
+        if outputs is not None:  # the file has changed since: neurons in the order of the model
+            n_lost = len(set(range(len(run.scores.neurons))) - set(outputs))
+            if n_lost:
+                raise ValueError(f"it lacks {n_lost} neurons of the run")
+            whole = whole.select(neurons=[outputs.index(neuron) for neuron in range(len(outputs))])
         views = split_of(run.config, whole).apply(whole)
         excerpts = choose_excerpts(views[2], chosen)
     except (FileNotFoundError, ValueError) as error:

@@ -1,0 +1,358 @@
+"""What a model was fitted on: part of the model, saved with it, and compared wherever a dataset meets it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from torch import nn
+
+from deepSTRF._validation import first_names
+
+__all__ = ["FittedOn", "check_views", "matching_outputs", "remember_fit"]
+
+#: Bin widths and rates that differ by less are the same but for rounding; single precision for frequencies.
+RELATIVE, RELATIVE_HZ = 1e-9, 1e-6
+#: Names that `from_arrays` gives to neurons without one.
+INVENTED = re.compile(r"neuron(\d{3,})")
+#: Entries that another front-end makes void.
+STIMULI = ("audio_fs", "hop", "n_bands", "frequencies_hz", "level", "standardized")
+#: How to go on all the same.
+SWITCH_OFF = "model.fitted_on = None switches this check off"
+
+
+@dataclass(frozen=True)
+class FittedOn:
+    """Recording that a model was fitted on: neurons, bins, bands or sample rate, units and sounds.
+
+    A fit sets ``model.fitted_on``, a checkpoint holds it, and fits, predictions, scores and evaluations
+    compare their dataset with it. Entries that are None or empty are unknown, and not compared.
+    ``model.fitted_on = None`` switches the comparison off.
+
+    Attributes
+    ----------
+    neurons : tuple of str
+        Names of the N neurons in the order of the model's outputs: ``cell_id`` or ``name`` of the metadata,
+        with "dataset/" before it in a joined recording.
+    dt_ms : float or None
+        Bin width in ms.
+    audio_fs, hop : float or None, int or None
+        Sample rate in Hz and samples per bin of waveforms.
+    n_bands, frequencies_hz : int or None, tuple of float or None
+        Bands of spectrograms and their centre frequencies in Hz.
+    response_unit, response_kind, level : str or None
+        Unit and kind of the responses, level of the sounds, as the dataset states them.
+    standardized : bool or None
+        Whether the dataset had standardised the stimuli.
+    sounds, validation_sounds : tuple of str
+        Fingerprints of the sounds (``source_fingerprint``) that trained the model, and that chose its epoch
+        or penalty.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=2, n_repeats=2)
+    >>> fitted = FittedOn.of(ds)
+    >>> fitted.neurons, fitted.dt_ms, fitted.n_bands, len(fitted.sounds)
+    (('sim000', 'sim001', 'sim002'), 5.0, 24, 2)
+    >>> fitted.match(ds.select(neurons=[2, 0]))
+    [2, 0]
+    """
+
+    neurons: tuple[str, ...] = ()
+    dt_ms: float | None = None
+    audio_fs: float | None = None
+    hop: int | None = None
+    n_bands: int | None = None
+    frequencies_hz: tuple[float, ...] | None = None
+    response_unit: str | None = None
+    response_kind: str | None = None
+    level: str | None = None
+    standardized: bool | None = None
+    sounds: tuple[str, ...] = ()
+    validation_sounds: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Any,
+        validation: Any = None,
+        *,
+        clips: Iterable[int] | None = None,
+        validation_clips: Iterable[int] | None = None,
+    ) -> Self:
+        """Describe the recording of a fit.
+
+        Parameters
+        ----------
+        dataset : DatasetLike
+            Training clips.
+        validation : DatasetLike, optional
+            Validation clips.
+        clips, validation_clips : iterable of int, optional
+            Those of ``dataset`` that train and of ``validation`` that validate; None is all.
+
+        Returns
+        -------
+        FittedOn
+            What the dataset states.
+        """
+        heard = () if validation is None else _sounds(validation, validation_clips)
+        return cls(**_facts(dataset), sounds=_sounds(dataset, clips), validation_sounds=heard)
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Read what a checkpoint holds; entries of a later version are left out."""
+        known = {entry.name for entry in dataclasses.fields(cls)}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in record.items()
+            if name in known
+        }
+        return cls(**values)
+
+    def match(self, dataset: Any) -> list[int]:
+        """Compare a dataset with the recording of the fit, and find its neurons by name.
+
+        Parameters
+        ----------
+        dataset : DatasetLike
+            Any recording of some of the model's neurons, in any order.
+
+        Returns
+        -------
+        list of int
+            For each neuron of the dataset the index of the model's output.
+
+        Raises
+        ------
+        ValueError
+            When bins, bands, sample rate, level or standardisation differ, or neurons are unknown or named
+            twice; the text says how to go on.
+
+        Warns
+        -----
+        UserWarning
+            When the neurons of one side have no names: they are then taken in the order of the other.
+        """
+        self._check_stimuli(dataset, "the dataset", "the model was fitted on")
+        order = self._neurons_of(dataset, "the dataset", "the model was fitted on")
+        return list(range(int(dataset.N_neurons))) if order is None else order
+
+    def check_same(self, dataset: Any, what: str, than: str, *, responses: bool = True) -> None:
+        """Raise ValueError unless a dataset has the same neurons in the same order, bins, bands and unit.
+
+        ``what`` names the dataset in the text, ``than`` the recording it is compared with.
+        """
+        self._check_stimuli(dataset, what, than)
+        order = self._neurons_of(dataset, what, than)
+        if order is not None and order != list(range(len(self.neurons))):
+            every = len(order) == len(self.neurons)
+            cure = f"dataset.select(neurons={[order.index(k) for k in range(len(order))]})" if every else ""
+            cure = cure or "make both with dataset.select(neurons=...) from one recording"
+            how = "the same neurons in another order" if every else f"{len(order)} of the neurons"
+            raise ValueError(f"{what} has {how} than {than} ({first_names(self.neurons)}): {cure}")
+        if responses:
+            self.check_unit(dataset, what, than)
+
+    def check_unit(self, dataset: Any, what: str, than: str) -> None:
+        """Raise ValueError when the responses are in another unit."""
+        unit = getattr(dataset, "response_unit", None)
+        if unit is not None and self.response_unit is not None and unit != self.response_unit:
+            raise ValueError(
+                f"{what} has responses in {unit}, and {than} responses in {self.response_unit}: bring both "
+                f"to one unit (response_unit= of from_arrays states it); {SWITCH_OFF}"
+            )
+
+    def without_neurons(self) -> Self:
+        """Return what still holds for another population, for which the readout is to be fitted anew."""
+        return dataclasses.replace(self, neurons=(), response_unit=None, response_kind=None)
+
+    def without_stimuli(self) -> Self:
+        """Return what still holds behind another front-end."""
+        unknown: dict[str, Any] = dict.fromkeys(STIMULI)
+        return dataclasses.replace(self, **unknown)
+
+    def _check_stimuli(self, dataset: Any, what: str, than: str) -> None:
+        """Raise ValueError for another bin width, sample rate, level or other bands."""
+        facts = _facts(dataset, neurons=False)
+        differences = []
+        for name, text in (
+            ("dt_ms", "bins of {:.12g} ms"), ("audio_fs", "sounds at {:.12g} Hz"), ("n_bands", "{} bands"),
+            ("hop", "bins of {} samples"), ("level", "sounds of level {!r}"),
+            ("standardized", "stimuli standardised by the dataset: {}"),
+        ):  # fmt: skip
+            ours, theirs = getattr(self, name), facts[name]
+            if ours is None or theirs is None or ours == theirs:
+                continue
+            if isinstance(ours, float) and math.isclose(ours, theirs, rel_tol=RELATIVE):
+                continue
+            differences.append(f"{text.format(theirs)} ({than} {text.format(ours)})")
+        ours, theirs = self.frequencies_hz, facts["frequencies_hz"]
+        if ours and theirs and len(ours) == len(theirs) and not np.allclose(ours, theirs, RELATIVE_HZ, 0.0):
+            span = "bands from {:.6g} to {:.6g} Hz"
+            texts = span.format(theirs[0], theirs[-1]), span.format(ours[0], ours[-1])
+            differences.append(f"{texts[0]} ({than} {texts[1]})")
+        if differences:
+            raise ValueError(
+                f"{what} has {'; '.join(differences)}: make its stimuli and responses as those of the fit "
+                f"(dt_ms, bands, sample rate, level), or fit a model to it; {SWITCH_OFF}"
+            )
+
+    def _neurons_of(self, dataset: Any, what: str, than: str) -> list[int] | None:
+        """Output of each neuron of a dataset; None where one side says nothing about its neurons."""
+        names = _names(dataset)
+        if names is None or not self.neurons:
+            return None
+        if names == self.neurons:
+            return list(range(len(names)))
+        bare, ours_bare = _are_invented(names), _are_invented(self.neurons)
+        if bare != ours_bare:
+            return self._by_place(dataset, names, what, than)
+        fresh = getattr(dataset, "I", None) is None and names == _invented(range(len(names)))
+        if bare and fresh:
+            raise ValueError(
+                f"{what} has {len(names)} neurons without names and {than} {len(self.neurons)} without "
+                f"names, and nothing says which is which: nrn_meta=[{{'cell_id': ...}}, ...] names them; "
+                f"{SWITCH_OFF}"
+            )
+        where: dict[str, list[int]] = {}
+        for index, name in enumerate(self.neurons):
+            where.setdefault(name, []).append(index)
+        unknown = [name for name in names if name not in where]
+        if unknown:
+            known = [index for index, name in enumerate(names) if name in where]
+            cure = f"dataset.select(neurons={known}) has the others" if known else "fit a model to it"
+            raise ValueError(
+                f"{what} has {len(unknown)} neurons that are unknown: {first_names(unknown)} ({than} "
+                f"{first_names(self.neurons)}). {cure}; {SWITCH_OFF}"
+            )
+        twice = sorted({name for name in names if names.count(name) > 1 or len(where[name]) > 1})
+        if twice:
+            raise ValueError(
+                f"{what} cannot be matched by name: {first_names(twice)} stands for several neurons. Give "
+                f"each its own cell_id, or select each once (dataset.select(neurons=...)); {SWITCH_OFF}"
+            )
+        return [where[name][0] for name in names]
+
+    def _by_place(self, dataset: Any, names: tuple[str, ...], what: str, than: str) -> list[int]:
+        """Outputs by the places of neurons in their recording, with a warning: one side has no names."""
+        found = [INVENTED.fullmatch(name) for name in names]
+        places = [int(one[1]) for one in found if one] or list(
+            getattr(dataset, "I", None) or range(len(names))
+        )
+        bare, cure = ("it", what) if found[0] else ("the recording of the fit", "that recording")
+        if sorted(places) != list(range(len(self.neurons))):
+            raise ValueError(
+                f"{what} has {len(names)} neurons ({first_names(names)}) and {than} {len(self.neurons)} "
+                f"({first_names(self.neurons)}); {bare} has no names to match them by: name the neurons of "
+                f"{cure}, nrn_meta=[{{'cell_id': ...}}, ...]; {SWITCH_OFF}"
+            )
+        warnings.warn(
+            f"{what} is matched by the order of its neurons, because {bare} has no names of neurons: "
+            f"{names[0]} is taken for {self.neurons[places[0]]}. Name them, nrn_meta=[{{'cell_id': ...}}, "
+            f"...]; {SWITCH_OFF}",
+            UserWarning,
+            stacklevel=4,
+        )
+        return places
+
+
+def _facts(dataset: Any, *, neurons: bool = True) -> dict[str, Any]:
+    """Entries of `FittedOn` that a dataset states, without its sounds."""
+    waveform = bool(getattr(dataset, "return_waveform", getattr(dataset, "audio_fs", None) is not None))
+    dt = getattr(dataset, "dt", None)
+    facts: dict[str, Any] = dict.fromkeys(STIMULI)
+    if waveform:
+        rate = getattr(dataset, "audio_fs", None)
+        facts |= {"audio_fs": None if rate is None else float(rate), "hop": getattr(dataset, "hop", None)}
+        facts["level"] = getattr(dataset, "level", None)
+    else:
+        hertz = getattr(dataset, "frequencies_hz", None)
+        facts["n_bands"] = getattr(dataset, "F", None) or _bands_of(dataset)
+        facts["frequencies_hz"] = None if hertz is None else tuple(float(value) for value in hertz)
+    if hasattr(dataset, "stim_normalization"):
+        facts["standardized"] = dataset.stim_normalization is not None
+    return {
+        **facts,
+        "dt_ms": None if dt is None else float(dt),
+        "response_unit": getattr(dataset, "response_unit", None),
+        "response_kind": getattr(dataset, "response_kind", None),
+        **({"neurons": _names(dataset) or ()} if neurons else {}),
+    }
+
+
+def _bands_of(dataset: Any) -> int | None:
+    stims: Any = getattr(dataset, "stims", ())
+    return int(stims[0].shape[-2]) if len(stims) and stims[0].ndim >= 3 else None
+
+
+def _names(dataset: Any) -> tuple[str, ...] | None:
+    """Names of a dataset's neurons; the place in the recording stands for one without a name."""
+    rows = getattr(dataset, "nrn_meta", None)
+    if rows is None:
+        return None
+    places = getattr(dataset, "I", None) or range(len(rows))
+    names = []
+    for row, place in zip(rows, places, strict=False):
+        name = str(row.get("cell_id", row.get("name", f"neuron{place:03d}")))
+        names.append(f"{row['dataset']}/{name}" if "dataset" in row else name)
+    return tuple(names)
+
+
+def _invented(places: Iterable[int]) -> tuple[str, ...]:
+    return tuple(f"neuron{place:03d}" for place in places)
+
+
+def _are_invented(names: Sequence[str]) -> bool:
+    return all(INVENTED.fullmatch(name) for name in names)
+
+
+def _sounds(dataset: Any, clips: Iterable[int] | None) -> tuple[str, ...]:
+    """Distinct fingerprints of the sounds of some clips."""
+    fingerprint = getattr(dataset, "source_fingerprint", getattr(dataset, "fingerprint", None))
+    if fingerprint is None:
+        return ()
+    return tuple(
+        dict.fromkeys(fingerprint(clip) for clip in (range(len(dataset)) if clips is None else clips))
+    )
+
+
+# ---- what fits, predictions and scores call
+
+
+def remember_fit(model: nn.Module, train: Any, validation: Any = None, **clips: Iterable[int] | None) -> None:
+    """Set ``model.fitted_on`` at the start of a fit; of a model fitted before, compare it first."""
+    before = getattr(model, "fitted_on", None)
+    if before is not None and not isinstance(before, FittedOn):
+        return  # an attribute of the user's own
+    if not (hasattr(train, "nrn_meta") and hasattr(train, "dt")):
+        return  # no recording, but data of a user's own loader
+    if before is not None:
+        before.check_same(train, "the training data", "the model was fitted before on", responses=False)
+    with contextlib.suppress(AttributeError, TypeError, RuntimeError):  # a module that takes no attributes
+        model.fitted_on = FittedOn.of(train, validation, **clips)  # type: ignore[assignment]
+
+
+def matching_outputs(model: Any, dataset: Any) -> list[int] | None:
+    """Return the model's output for each neuron of a dataset; None for its outputs as they are."""
+    fitted = getattr(model, "fitted_on", None)
+    if not isinstance(fitted, FittedOn):
+        return None
+    fitted._check_stimuli(dataset, "the dataset", "the model was fitted on")
+    order = fitted._neurons_of(dataset, "the dataset", "the model was fitted on")
+    return None if order == list(range(len(fitted.neurons))) else order
+
+
+def check_views(views: Sequence[Any], names: Sequence[str]) -> None:
+    """Raise ValueError unless all views have the neurons, bins, bands and unit of the first."""
+    first = FittedOn(**_facts(views[0]))
+    for view, name in zip(views[1:], names[1:], strict=True):
+        first.check_same(view, name, f"{names[0]} has")
