@@ -6,6 +6,7 @@ there, so a full disk or a crash while writing leaves an older checkpoint as it 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -13,7 +14,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF import __version__
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.io.card import model_card as default_card
-from deepSTRF.models.io.encoding import decode, encode_module, resolve_class
+from deepSTRF.models.io.encoding import decode, encode, encode_module, resolve_class
 from deepSTRF.models.io.legacy import check_fit, convert_public_state
+from deepSTRF.models.prediction import evaluating
 
 __all__ = ["CARD_FILE", "CONFIG_FILE", "METADATA_FILE", "WEIGHTS_FILE", "load_checkpoint", "save_checkpoint"]
 
@@ -37,6 +40,9 @@ CARD_FILE = "README.md"
 _CLASS_KEY, _FORMAT_KEY = "_model_class", "_format"
 _VERSION_KEY, _STAMP_KEY, _FITTED_KEY = "_deepSTRF_version", "_checkpoint", "_fitted_on"
 _FORMAT = 1
+#: Bins of noise on which a model is compared with what would be loaded.
+_PROBE_BINS = 60
+_INSTEAD = "Pass parts and settings to the constructor instead of exchanging or changing them later"
 #: Slots whose tensors belong to the neurons.
 _OUTPUT_SLOTS = ("readout.", "output.")
 
@@ -125,7 +131,7 @@ def _check_rebuildable(model: nn.Module, described: dict[str, Any]) -> None:
     classes = {type(part).__name__: type(part) for part in model.modules()}
     try:
         with torch.random.fork_rng(devices=[]):  # saving must not change the random numbers of a running fit
-            twin = decode(described, classes)
+            twin: nn.Module = decode(described, classes)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"{type(model).__name__} cannot be rebuilt from its constructor arguments: {error}"
@@ -133,14 +139,15 @@ def _check_rebuildable(model: nn.Module, described: dict[str, Any]) -> None:
     for what, ours, theirs in (
         ("modules", _module_tree(model), _module_tree(twin)),
         ("tensors", _tensor_shapes(model), _tensor_shapes(twin)),
+        ("settings", _settings(model), _settings(twin)),
     ):
         if ours != theirs:
-            different = sorted(name for name, _ in set(ours.items()) ^ set(theirs.items()))
+            different = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
             raise ValueError(
                 f"{type(model).__name__} cannot be rebuilt from its constructor arguments: these {what} "
-                f"differ: {', '.join(map(repr, different[:5]))}. Pass parts to the constructor instead of "
-                "exchanging them later"
+                f"differ: {', '.join(map(repr, different[:5]))}. {_INSTEAD}"
             )
+    _check_same_prediction(model, twin)
 
 
 def _module_tree(model: nn.Module) -> dict[str, str]:
@@ -149,6 +156,89 @@ def _module_tree(model: nn.Module) -> dict[str, str]:
 
 def _tensor_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _settings(model: nn.Module) -> dict[str, Any]:
+    """Constructor arguments of every part, and attributes of the same names, which may have been changed."""
+    found: dict[str, Any] = {}
+    for name, part in model.named_modules(remove_duplicate=False):
+        try:
+            arguments = encode_module(part, name)["kwargs"]
+        except TypeError:  # an inner part that nobody has to rebuild: its owner does
+            continue
+        for key, value in arguments.items():
+            found[f"{name}.{key}".lstrip(".")] = value
+            if key in vars(part) and _is_plain(vars(part)[key]):
+                found[f"{name}.{key} (attribute)".lstrip(".")] = encode(vars(part)[key], key)
+    return found
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _check_same_prediction(model: nn.Module, twin: nn.Module) -> None:
+    """Raise ValueError when the rebuilt model with the same weights predicts something else of noise.
+
+    It finds what no setting shows: attributes that were changed, hooks, parts that share a constructor.
+    """
+    device, dtype = placement(model)
+    tensors = [*model.parameters(), *model.buffers()]
+    if any(tensor.is_meta or tensor.device != device for tensor in tensors):
+        return
+    _match_dtypes(twin, model.state_dict())
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        stimulus = _probe(model)
+        if stimulus is None:
+            return
+        twin.to(device).load_state_dict(model.state_dict())
+        predictions = []
+        with _left_alone(model), evaluating(model), evaluating(twin):
+            for one in (model, model, twin):
+                torch.manual_seed(0)
+                try:
+                    predictions.append(one.forward(stimulus.to(device, dtype)))
+                except (RuntimeError, ValueError, TypeError, IndexError):  # it takes other stimuli
+                    return
+    ours, again, theirs = predictions  # of a model that keeps a state between calls, the first two differ
+    if not all(isinstance(one, Tensor) for one in predictions) or not _equal(ours, again):
+        return
+    if not _equal(ours, theirs):
+        raise ValueError(
+            f"{type(model).__name__} built anew from its constructor arguments predicts something else with "
+            f"the same weights: a part or an attribute was changed since. {_INSTEAD}"
+        )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two predictions are the same but for the order of sums."""
+    limit = 1e3 * torch.finfo(one.dtype).eps * float(one.abs().nan_to_num(0.0, 0.0, 0.0).max())
+    return one.shape == other.shape and torch.allclose(one, other, rtol=0.0, atol=limit, equal_nan=True)
+
+
+@contextlib.contextmanager
+def _left_alone(model: nn.Module) -> Iterator[None]:
+    """Put attributes and buffers of every part back: a model may keep a state between calls."""
+    before = [(part, dict(vars(part)), dict(part._buffers)) for part in model.modules()]
+    try:
+        yield
+    finally:
+        for part, attributes, buffers in before:
+            part._buffers.clear()
+            part._buffers.update(buffers)
+            vars(part).clear()
+            vars(part).update(attributes)
+
+
+def _probe(model: nn.Module) -> Tensor | None:
+    """Noise that a model takes: (1, 1, T_audio) or (1, 1, F, T); None where that is not known."""
+    hop, bands = getattr(getattr(model, "wav2spec", None), "hop", None), getattr(model, "F", None)
+    if isinstance(hop, int):
+        return 0.1 * torch.randn(1, 1, hop * _PROBE_BINS)
+    return torch.randn(1, 1, bands, _PROBE_BINS) if isinstance(bands, int) else None
 
 
 def _write_files(
