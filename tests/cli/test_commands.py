@@ -159,9 +159,10 @@ def test_evaluate_on_another_recording(deepstrf, finished):
     code, out, err = deepstrf(*words)
     assert code == 0, err
     assert "all" in out
+    assert "all 2 clips hold sounds that took part in the fit" in err
     code, _, err = deepstrf(*words, "-o", "n_neurons=5")
     assert code == 2
-    assert "the run has 3 neurons: give a recording of the same ones" in " ".join(err.split())
+    assert "2 neurons that are unknown: sim003, sim004" in " ".join(err.split())
     code, _, err = deepstrf(*words, "--clips", "train")
     assert code == 2
     assert "leave one of the two out" in " ".join(err.split())

@@ -90,7 +90,7 @@ def test_predictions_come_in_the_order_of_the_dataset(order):
         (lambda: recording("abcd", dt=5.0 * (1 + 1e-8)), "bins of 5.00000005 ms"),
         (lambda: recording("abcd", hertz=(100.0, 20000.0)), "bands from 100 to 20000 Hz"),
         (lambda: recording("abcd", bands=7), r"7 bands \(the model was fitted on 6 bands\)"),
-        (lambda: recording("abcd").standardize_stims(), "standardised by the dataset: True"),
+        (lambda: recording("abcd").standardized(), "standardised by the dataset: True"),
     ],
 )
 def test_other_recordings_are_refused(other, text):

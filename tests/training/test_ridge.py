@@ -300,7 +300,7 @@ def test_bad_recordings(kit):
         fit_ridge(ds, ds.select(clips=[]), n_lags=LAGS)
     with pytest.raises(ValueError, match="train has 4 neurons and validation 2"):
         fit_ridge(ds, ds.select(neurons=[0, 1]), n_lags=LAGS)
-    with pytest.raises(ValueError, match="the same in another order"):
+    with pytest.raises(ValueError, match="the same neurons in another order"):
         fit_ridge(ds, ds.select(neurons=[1, 0, 2, 3]), n_lags=LAGS)
     with pytest.raises(ValueError, match=rf"{len(ds)} of {len(ds)} validation clips.*one role"):
         fit_ridge(ds, ds, n_lags=LAGS)

@@ -182,6 +182,7 @@ def evaluate_and_print(
             clips=clips,
             seed=seed,
             download=download,
+            log=lambda note: typer.echo(f"Note: {note}", err=True),
         )
     print_scores(scores.summary(), scores.seeds)
     if csv is not None:

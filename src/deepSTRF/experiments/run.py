@@ -161,6 +161,7 @@ def evaluate_run(
     clips: str = TEST,
     seed: int | None = None,
     download: bool = False,
+    log: Log | None = None,
 ) -> RunScores:
     """Score the model of a run again: on its own recording, or on another one of the same neurons.
 
@@ -179,6 +180,8 @@ def evaluate_run(
         Which seed's model; None is the best one.
     download : bool
         Let the recording fetch missing files.
+    log : callable, optional
+        Called with the note on sounds that are left out, in place of a warning.
 
     Returns
     -------
@@ -189,12 +192,12 @@ def evaluate_run(
     ------
     ValueError
         For unknown clips or seed, or a recording that does not fit the model: other neurons, bins, bands or
-        rates, or no sound that is new to it.
+        rates.
 
     Warns
     -----
     UserWarning
-        When sounds of the other recording are left out because they took part in the fit.
+        When sounds took part in the fit: they are left out, unless there are no others.
 
     Examples
     --------
@@ -223,35 +226,35 @@ def evaluate_run(
             "recording of the same ones, or fit a model to this one"
         )
     if other or clips in (VALIDATION, TEST):
-        dataset = _new_sounds(model, dataset, clips)
+        dataset = _new_sounds(model, dataset, clips, log)
     validate_model(model, dataset)
     table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
     scored = run.best_seed if seed is None else seed
     return RunScores.from_tables(table.neurons, [scored], {clips: [table.columns]})
 
 
-def _new_sounds(model: Any, dataset: NeuralDataset, clips: str) -> NeuralDataset:
-    """Return the clips whose sounds took no part in the fit, with a warning about the others."""
+def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None) -> NeuralDataset:
+    """Return the clips whose sounds took no part in the fit, all where there is none; says so."""
     fitted = model.fitted_on
     if fitted is None:
         return dataset
     used = set(fitted.sounds) if clips == VALIDATION else {*fitted.sounds, *fitted.validation_sounds}
     new = [clip for clip in range(len(dataset)) if dataset.source_fingerprint(clip) not in used]
-    n_left = len(dataset) - len(new)
-    if not new and n_left:
-        raise ValueError(
-            f"all {n_left} clips of the recording hold sounds that took part in the fit, so that no score on "
-            "them tells how the model predicts; give a recording of other sounds, or score these on purpose: "
-            "score_model(run.load_model(), dataset)"
+    if len(new) == len(dataset):
+        return dataset
+    if new:
+        note = f"{len(dataset) - len(new)} of {len(dataset)} clips hold sounds that took part in the fit and "
+        note += f"are left out: {len(new)} are scored; score_model(run.load_model(), dataset) scores all"
+    else:
+        note = (
+            f"all {len(dataset)} clips hold sounds that took part in the fit: these scores do not tell how "
         )
-    if n_left:
-        warnings.warn(
-            f"{n_left} of {len(dataset)} clips hold sounds that took part in the fit and are left out: "
-            f"{len(new)} clips are scored. score_model(run.load_model(), dataset) scores all of them",
-            UserWarning,
-            stacklevel=3,
-        )
-    return dataset.select(clips=new) if n_left else dataset
+        note += "the model predicts other sounds"
+    if log is None:
+        warnings.warn(note, UserWarning, stacklevel=3)
+    else:
+        log(note)
+    return dataset.select(clips=new) if new else dataset
 
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:

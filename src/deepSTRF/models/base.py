@@ -432,7 +432,9 @@ class NeuralModel(nn.Module, Configurable):
         modules : mapping of str to type, optional
             Your own classes by name, for models or parts that deepSTRF does not know.
         strict : bool
-            Whether the saved tensors must match exactly.
+            Whether the saved tensors must match exactly. False loads those whose name and shape fit, and
+            warns with the names of those that stay as built: a fitted core for another population with
+            ``extra_kwargs={"out_neurons": 9}``.
         refit_required : bool
             Load a folder of the earlier package also where a part computes something else here (gammatone
             and LEAF filters): a start for a new fit.

@@ -24,6 +24,8 @@ RELATIVE, RELATIVE_HZ = 1e-9, 1e-6
 INVENTED = re.compile(r"neuron(\d{3,})")
 #: Entries that another front-end makes void.
 STIMULI = ("audio_fs", "hop", "n_bands", "frequencies_hz", "level", "standardized")
+#: Unit of responses that state none; it is not compared.
+UNSTATED = "arbitrary units"
 #: How to go on all the same.
 SWITCH_OFF = "model.fitted_on = None switches this check off"
 
@@ -164,7 +166,7 @@ class FittedOn:
 
     def check_unit(self, dataset: Any, what: str, than: str) -> None:
         """Raise ValueError when the responses are in another unit."""
-        unit = getattr(dataset, "response_unit", None)
+        unit = _unit(dataset)
         if unit is not None and self.response_unit is not None and unit != self.response_unit:
             raise ValueError(
                 f"{what} has responses in {unit}, and {than} responses in {self.response_unit}: bring both "
@@ -182,7 +184,7 @@ class FittedOn:
 
     def _check_stimuli(self, dataset: Any, what: str, than: str) -> None:
         """Raise ValueError for another bin width, sample rate, level or other bands."""
-        facts = _facts(dataset, neurons=False)
+        facts = _stimulus_facts(dataset)
         differences = []
         for name, text in (
             ("dt_ms", "bins of {:.12g} ms"), ("audio_fs", "sounds at {:.12g} Hz"), ("n_bands", "{} bands"),
@@ -265,11 +267,25 @@ class FittedOn:
         return places
 
 
-def _facts(dataset: Any, *, neurons: bool = True) -> dict[str, Any]:
+def _facts(dataset: Any) -> dict[str, Any]:
     """Entries of `FittedOn` that a dataset states, without its sounds."""
+    return {
+        **_stimulus_facts(dataset),
+        "neurons": _names(dataset) or (),
+        "response_unit": _unit(dataset),
+        "response_kind": getattr(dataset, "response_kind", None),
+    }
+
+
+def _unit(dataset: Any) -> str | None:
+    unit = getattr(dataset, "response_unit", None)
+    return None if unit == UNSTATED else unit
+
+
+def _stimulus_facts(dataset: Any) -> dict[str, Any]:
     waveform = bool(getattr(dataset, "return_waveform", getattr(dataset, "audio_fs", None) is not None))
     dt = getattr(dataset, "dt", None)
-    facts: dict[str, Any] = dict.fromkeys(STIMULI)
+    facts: dict[str, Any] = {"dt_ms": None if dt is None else float(dt), **dict.fromkeys(STIMULI)}
     if waveform:
         rate = getattr(dataset, "audio_fs", None)
         facts |= {"audio_fs": None if rate is None else float(rate), "hop": getattr(dataset, "hop", None)}
@@ -280,13 +296,7 @@ def _facts(dataset: Any, *, neurons: bool = True) -> dict[str, Any]:
         facts["frequencies_hz"] = None if hertz is None else tuple(float(value) for value in hertz)
     if hasattr(dataset, "stim_normalization"):
         facts["standardized"] = dataset.stim_normalization is not None
-    return {
-        **facts,
-        "dt_ms": None if dt is None else float(dt),
-        "response_unit": getattr(dataset, "response_unit", None),
-        "response_kind": getattr(dataset, "response_kind", None),
-        **({"neurons": _names(dataset) or ()} if neurons else {}),
-    }
+    return facts
 
 
 def _bands_of(dataset: Any) -> int | None:
