@@ -24,7 +24,7 @@ def test_block_diagonal_with_missing_pairs(two):
     torch.testing.assert_close(both.response_block(1)[:3], a.response_block(1))
     torch.testing.assert_close(both.response_block(2)[3:], b.response_block(0))
     assert both.response_block(2)[:3].isnan().all()
-    assert both.stims[2] is b.stims[0]
+    assert both.shared_stimulus(2) is b.shared_stimulus(0)
     assert [m["dataset"] for m in both.nrn_meta] == ["left"] * 3 + ["right"] * 2
     assert [m["dataset"] for m in both.stim_meta] == ["left", "left", "right"]
     assert "dataset" not in a.nrn_meta[0]

@@ -37,7 +37,7 @@ def test_slices_and_lists_give_lists(ds):
     for index in (slice(0, 2), [0, 1], (0, 1), range(2), np.array([0, 1]), torch.tensor([0, 1])):
         several = ds[index]
         assert len(several["stims"]) == 2
-        assert several["stims"][1] is ds.stims[1]
+        assert torch.equal(several["stims"][1], ds.stims[1])
     assert ds[[]] == {"stims": [], "responses": [], "valid_mask": [], "stim_meta": []}
     assert [m["name"] for m in ds[::-1]["stim_meta"]] == ["clip002", "clip001", "clip000"]
 
@@ -126,7 +126,7 @@ def test_a_loader_that_fills_the_attributes_works(loader):
     ds = loader(
         stims, [[torch.ones(3, 10), torch.full((1, 1), torch.nan)], np.ones((2, 5, 8), dtype=np.int8)], 2
     )
-    assert ds.stims[0] is stims[0]
+    assert ds.shared_stimulus(0) is stims[0]
     assert ds.nrn_masks.tolist() == [[True, False], [True, True]]
     assert ds.path == "somewhere"
     assert ds.I is None

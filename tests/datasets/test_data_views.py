@@ -57,7 +57,7 @@ def test_a_view_is_a_dataset_of_the_same_class_that_shares_the_recording(ds):
     assert len(view) == len(view.stims) == len(view.responses) == len(view.stim_meta) == 2
     assert [m["cell_id"] for m in view.nrn_meta] == ["neuron003", "neuron001"]
     assert view.nrn_masks.shape == (2, 2)
-    assert view.stims[0] is ds.stims[2]
+    assert view.shared_stimulus(0) is ds.shared_stimulus(2)
     assert view.response_storage.clips[0].data is ds.response_storage.clips[2].data
     assert torch.equal(view.response_block(1), ds.response_block(0)[[3, 1]])
     assert view.n_bins(0) == 60

@@ -50,7 +50,7 @@ def test_the_kind_is_found(responses, kind, unit):
 
 def test_a_stated_kind_and_unit_are_kept_by_views_and_files(tmp_path):
     ds = made(LFP, response_kind="trace", response_unit="V")
-    for view in (ds, ds.select(neurons=[1]), ds.select(clips=[0]), ds.smooth_responses(30.0)):
+    for view in (ds, ds.select(neurons=[1]), ds.select(clips=[0]), ds.smoothed(30.0)):
         assert facts(view) == ("trace", "V")
         view.save(tmp_path / "lfp.npz")
         assert facts(NeuralDataset.load(tmp_path / "lfp.npz")) == ("trace", "V")
@@ -73,17 +73,15 @@ def test_the_kind_of_a_view_is_that_of_the_recording(tmp_path):
 
 def test_smoothed_counts_are_a_rate_and_normalised_responses_have_a_unit_of_their_own(tmp_path):
     ds = made(COUNTS, dt_ms=5.0)
-    assert facts(ds.smooth_responses(21.0)) == ("rate", "spikes per bin")
-    assert facts(ds.smooth_responses(5.0)) == ("counts", "spikes per bin"), (
-        "a window of one bin changes nothing"
-    )
-    assert facts(ds.smooth_responses(21.0).smooth_responses(None)) == ("counts", "spikes per bin")
-    assert facts(ds.normalize_responses("max")) == ("rate", "fraction of maximum")
-    scores = ds.normalize_responses("zscore")
+    assert facts(ds.smoothed(21.0)) == ("rate", "spikes per bin")
+    assert facts(ds.smoothed(5.0)) == ("counts", "spikes per bin"), "a window of one bin changes nothing"
+    assert facts(ds.smoothed(21.0).smoothed(None)) == ("counts", "spikes per bin")
+    assert facts(ds.normalized("max")) == ("rate", "fraction of maximum")
+    scores = ds.normalized("zscore")
     assert facts(scores) == ("trace", "z-score")
     scores.save(tmp_path / "z.npz")
     assert facts(NeuralDataset.load(tmp_path / "z.npz")) == ("trace", "z-score")
-    assert facts(made(LFP).normalize_responses("max")) == ("trace", "fraction of maximum")
+    assert facts(made(LFP).normalized("max")) == ("trace", "fraction of maximum")
     assert facts(SyntheticDataset(n_neurons=2, n_clips=2, n_repeats=2)) == ("counts", "spikes per bin")
 
 
@@ -119,7 +117,7 @@ def test_a_join_has_the_kind_of_all_and_refuses_two_units():
     assert facts(concat_neural_datasets([volts, volts], names=["a", "b"])) == ("trace", "V")
     with pytest.raises(ValueError, match=r"^response_unit mismatch: .*'spikes per bin'.*'V'; normalise both"):
         concat_neural_datasets([counts, volts], names=["a", "b"])
-    both = [ds.normalize_responses("zscore") for ds in (counts, volts)]
+    both = [ds.normalized("zscore") for ds in (counts, volts)]
     assert facts(concat_neural_datasets(both, names=["a", "b"])) == ("trace", "z-score")
 
 
@@ -171,4 +169,4 @@ def test_only_counts_and_rates_are_predicted_in_hertz(responses, options, factor
         assert torch.allclose(model.predict(ds, unit="hz")[0], plain * factor)
     for method in ("max", "zscore"):
         with pytest.raises(ValueError, match="unit='hz'"):
-            model.predict(ds.normalize_responses(method), unit="hz")
+            model.predict(ds.normalized(method), unit="hz")

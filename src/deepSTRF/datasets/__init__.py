@@ -9,6 +9,7 @@ from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.folds import FoldManifest, plan_folds
 from deepSTRF.datasets.recording import LoadReport, neural_collate
+from deepSTRF.datasets.spikes import bin_spikes
 from deepSTRF.datasets.splits import (
     ClipSplit,
     index_split,
@@ -24,6 +25,7 @@ __all__ = [
     "LoadReport",
     "NeuralDataset",
     "audio",
+    "bin_spikes",
     "concat_neural_datasets",
     "index_split",
     "k_fold",

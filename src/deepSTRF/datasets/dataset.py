@@ -7,6 +7,7 @@ with it: selection, standardisation, smoothing and normalisation (each a view), 
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from deepSTRF.datasets.transforms import fit_normalization, fit_standardization
 from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.dsp.smoothing import hanning_window
 
-__all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop"]
+__all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop", "plain_rate"]
 
 #: Bands a front-end makes of a waveform by default: the width of the NS1 cochleagram.
 _DEFAULT_BANDS = 34
@@ -77,7 +78,7 @@ class NeuralDataset(Recording):
     N_neurons : int
         Number of neurons N.
     stims : sequence of Tensor
-        (1, F, T) spectrograms or (1, T_audio) waveforms, float32, finite.
+        (1, F, T) spectrograms or (1, T_audio) waveforms, float32, finite. Copied on reading, like responses.
     responses : sequence of sequences of Tensor
         ``responses[s][n]`` is (R, T) float32, NaN where single bins are missing; a (1, 1) NaN where neuron n
         has no data for clip s. Decoded on reading: writing into the tensors changes nothing here.
@@ -284,7 +285,10 @@ class NeuralDataset(Recording):
         responses : sequence
             One entry per clip: an (N, R, T) or (N, T) array; or a list with one entry per neuron, (R, T) or
             (T,) or a list of repeats of different lengths, or None where the neuron was not recorded; or a
-            dictionary from neuron index to such an entry. NaN marks single bins without data.
+            dictionary from neuron name (``cell_id``) or index to such an entry. NaN marks single bins without
+            data. An (A, T) array holds A neurons, or with ``nrn_meta`` of one neuron A repeats. MATLAB cells,
+            tables (one row per bin, one column per neuron) and labelled arrays (dimensions "neuron",
+            "repeat", "time") will do.
         dt_ms : float
             Bin width in ms.
         stim_meta, nrn_meta : sequence of dict, optional
@@ -495,8 +499,8 @@ class AudioNeuralDataset(NeuralDataset):
     ----------
     F : int
         Number of frequency bands; in waveform mode the number a front-end makes.
-    audio_fs : int or None
-        Sample rate in Hz; None in spectrogram mode.
+    audio_fs : int, float or None
+        Sample rate in Hz, an int where it is whole; None in spectrogram mode.
     return_waveform : bool
         Whether stimuli are waveforms.
     hearing_range_hz : (float, float) or None
@@ -519,7 +523,7 @@ class AudioNeuralDataset(NeuralDataset):
     def __init__(self, path: str | os.PathLike[str] | None, dt_ms: float) -> None:
         super().__init__(path, dt_ms)
         self.F = 0
-        self.audio_fs: int | None = None
+        self.audio_fs: int | float | None = None
         self.return_waveform = False
         self.hearing_range_hz: tuple[float, float] | None = None
         self.frequencies_hz: np.ndarray[Any, np.dtype[np.float64]] | None = None
@@ -549,7 +553,7 @@ class AudioNeuralDataset(NeuralDataset):
         stims: Sequence[Any],
         responses: Sequence[Any],
         dt_ms: float,
-        audio_fs: int | None = None,
+        audio_fs: float | None = None,
         *,
         frequencies_hz: Any = None,
         F: int | None = None,
@@ -574,8 +578,9 @@ class AudioNeuralDataset(NeuralDataset):
             One entry per clip.
         dt_ms : float
             Bin width in ms.
-        audio_fs : int, optional
-            Sample rate in Hz of the waveforms; ``audio_fs * dt_ms / 1000`` must be an integer.
+        audio_fs : float, optional
+            Sample rate in Hz of the waveforms, such as 44100 or 24414.0625; ``audio_fs * dt_ms / 1000`` must
+            be an integer. A ``dt_ms`` that misses it by its own rounding (33.3333) becomes exact.
         frequencies_hz : array (F,), optional
             Centre frequencies of the bands in Hz.
         F : int, optional
@@ -604,8 +609,10 @@ class AudioNeuralDataset(NeuralDataset):
             ds.frequencies_hz = np.asarray(frequencies_hz, dtype=np.float64)
             ds.F = int(ds.frequencies_hz.size) if F is None else F
         if audio_fs is not None:
-            ds.audio_fs, ds.return_waveform = _plain_integer(audio_fs), True
-            check_hop(ds.audio_fs, ds.dt)
+            ds.audio_fs, ds.return_waveform = plain_rate(audio_fs), True
+            hop = check_hop(ds.audio_fs, ds.dt)
+            if not math.isclose(hop * 1000.0 / ds.audio_fs, ds.dt, rel_tol=1e-9):
+                ds.dt = hop * 1000.0 / ds.audio_fs
             if F is None and frequencies_hz is None:
                 ds.F = _DEFAULT_BANDS
         ds.hearing_range_hz, ds.species = hearing_range_hz, species
@@ -668,13 +675,18 @@ class AudioNeuralDataset(NeuralDataset):
         return {**super().describe(), **audio, **self.facts}
 
 
-def _plain_integer(value: Any) -> Any:
-    """A numpy or torch integer as a Python one; anything else as it is."""
-    return value.item() if isinstance(value, (np.integer, Tensor)) and np.ndim(value) == 0 else value
+def plain_rate(value: Any) -> Any:
+    """A numpy or torch number as a Python one, a whole rate as an integer; anything else as it is."""
+    value = value.item() if isinstance(value, (np.generic, Tensor)) and np.ndim(value) == 0 else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def check_hop(audio_fs: Any, dt_ms: float) -> int:
-    """`samples_per_bin` of an integer rate, which keeps the grids of sounds and bins exactly aligned."""
-    if not is_integer(audio_fs) or audio_fs < 1:
-        raise TypeError(f"audio_fs is a sample rate in Hz, a positive integer, got {audio_fs!r}")
+    """`samples_per_bin` of a rate that is an integer where it is whole, so that grids align exactly."""
+    is_fraction = isinstance(audio_fs, float) and not audio_fs.is_integer()
+    if not is_fraction and (not is_integer(audio_fs) or audio_fs < 1):
+        raise TypeError(
+            "audio_fs is a sample rate in Hz, a positive integer or a fraction such as 24414.0625, "
+            f"got {audio_fs!r}"
+        )
     return samples_per_bin(audio_fs, dt_ms)

@@ -13,7 +13,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, overload
+from typing import Any, NoReturn, Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,8 @@ RESPONSE_KINDS = {"counts": "spikes per bin", "rate": "arbitrary units", "trace"
 #: Kind (None: that of the recording, counts being rates) and unit of normalised responses, by method.
 NORMALIZED = {"max": (None, "fraction of maximum"), "zscore": ("trace", "z-score")}
 
+#: No response is binned finer than this (50 kHz); a bin width in seconds is.
+_SHORTEST_BIN_MS = 0.02
 #: Number of skipped entries that the printed form of a load report names before it only counts them.
 _SHOWN = 10
 
@@ -64,7 +66,10 @@ def _hash_tensor(values: Tensor) -> str:
 
 
 class StimulusList(Sequence[Tensor]):
-    """The stimuli of a dataset or view: a read-only sequence of tensors, each with its transform or None."""
+    """The stimuli of a dataset or view: a read-only sequence of tensors, each with its transform or None.
+
+    What is read is a copy, safe to write into.
+    """
 
     def __init__(
         self, stimuli: Sequence[Stimulus], transforms: Sequence[StimulusStandardization | None]
@@ -90,8 +95,18 @@ class StimulusList(Sequence[Tensor]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         clip = as_index(index, len(self), "clip")
+        return self.shared(clip) if self.transforms[clip] is not None else self.shared(clip).clone()
+
+    def shared(self, clip: int) -> Tensor:
+        """What ``[clip]`` returns without the copy that makes it safe to write into."""
         transform, values = self.transforms[clip], self.stimuli[clip].values
         return values if transform is None else transform(values)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"stims is a read-only sequence without {name!r}: collect stimuli in a list and assign it, "
+            "ds.stims = [...]; list(ds.stims) is a list of tensors, as torch.stack needs it"
+        )
 
     def raw(self) -> list[Tensor]:
         """The stimuli as they were loaded."""
@@ -112,7 +127,7 @@ class StimulusList(Sequence[Tensor]):
         if self.transforms[clip] is None:
             return self.stimuli[clip].fingerprint()
         if clip not in self._digests:
-            self._digests[clip] = _hash_tensor(self[clip])
+            self._digests[clip] = _hash_tensor(self.shared(clip))
         return self._digests[clip]
 
     def __repr__(self) -> str:
@@ -314,6 +329,10 @@ class Recording(Dataset[dict[str, Any]]):
 
     # ---- reading
 
+    def shared_stimulus(self, clip: int) -> Tensor:
+        """``stims[clip]`` without a copy: what reads it must not write into it."""
+        return self._stims.shared(clip)
+
     def _read(self, clip: int) -> tuple[npt.NDArray[np.int64], Tensor]:
         """Neurons with data for a clip (H,) and their (H, R, T) values after smoothing and normalisation."""
         responses = self._storage.clips[clip]
@@ -396,8 +415,8 @@ class Recording(Dataset[dict[str, Any]]):
             for index, row in enumerate(rows):
                 if not isinstance(row, dict):
                     raise TypeError(f"{name}[{index}] is a dictionary, got {type(row).__name__}")
-        for clip, stimulus in enumerate(self.stims):
-            _check_stimulus(stimulus, f"clip {clip}")
+        for clip in range(n_clips):
+            _check_stimulus(self.shared_stimulus(clip), f"clip {clip}")
         self._inferred_kind = self._storage.kind()  # now: a view shows only some of the values
         kinds = list(RESPONSE_KINDS)
         if kinds.index(self.recorded_kind) < kinds.index(self._inferred_kind):
@@ -428,6 +447,11 @@ def check_bin_width(dt_ms: Any) -> float:
         raise TypeError(f"dt_ms is a number of milliseconds, got {type(dt_ms).__name__}")
     if not (math.isfinite(value) and value > 0):
         raise ValueError(f"dt_ms is a positive number of milliseconds, got {value!r}")
+    if value < _SHORTEST_BIN_MS:
+        raise ValueError(
+            f"dt_ms is the bin width in milliseconds, got {value!r}: are these seconds? Then "
+            f"dt_ms={1000 * value:g}"
+        )
     return float(value)
 
 

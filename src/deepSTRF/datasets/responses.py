@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, overload
+from typing import Any, NoReturn, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -370,6 +370,12 @@ class ResponseGrid(Sequence["ResponseRow"]):
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
         return ResponseRow(self._dataset, as_index(index, len(self), "clip"))
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(
+            f"responses is a read-only sequence without {name!r}: collect one entry per clip in a list and "
+            "assign it, ds.responses = [...]"
+        )
 
     def __repr__(self) -> str:
         return f"<responses of {self._dataset.response_storage.n_neurons} neurons to {len(self)} clips>"

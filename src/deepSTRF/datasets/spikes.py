@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ Counts = npt.NDArray[np.signedinteger[Any]]
 BINNINGS = ("half-open", "published")
 #: A duration this close to a whole number of bins (in bins) counts as whole.
 BIN_TOLERANCE = 1e-9
+_PER_SECOND = 1000.0
 
 
 def count_bins(duration_ms: float, dt_ms: float) -> int:
@@ -30,21 +32,72 @@ def count_bins(duration_ms: float, dt_ms: float) -> int:
 
 
 def bin_spikes(
-    times_ms: npt.NDArray[np.float64],
-    rows: npt.NDArray[np.int64],
-    n_rows: int,
-    n_bins: int,
-    dt_ms: float,
+    times_ms: Any,
+    rows: npt.NDArray[np.int64] | None = None,
+    n_rows: int | None = None,
+    n_bins: int | None = None,
+    dt_ms: float | None = None,
     binning: str = "half-open",
 ) -> Counts:
-    """Count spikes per row and bin; times outside ``[0, n_bins*dt)`` are left out.
+    """Spike counts per row and bin; times outside ``[0, n_bins*dt)`` are left out.
 
-    ``binning="half-open"``: bin k holds ``k*dt <= t < (k+1)*dt``, by comparison with the edges, not by a
-    rounded quotient. ``"published"``, as earlier packages did to NS1: times are rounded to the nearest
-    millisecond (halves to even), two spikes of a row in one millisecond become one, and the milliseconds of a
-    bin are summed.
+    Parameters
+    ----------
+    times_ms : sequence of arrays, or array
+        Spike times in ms from the start of the stimulus: one array per repeat (NaN fills ragged tables); or,
+        with ``rows`` and ``n_rows``, one array (n_spikes,).
+    rows : int array (n_spikes,), optional
+        Row of each spike, 0 to ``n_rows - 1``.
+    n_rows : int, optional
+        Number of rows.
+    n_bins : int
+        Number of bins T.
+    dt_ms : float
+        Bin width in ms.
+    binning : str
+        "half-open": bin k holds ``k*dt <= t < (k+1)*dt``, by comparison with the edges, not by a rounded
+        quotient. "published", as earlier packages did to NS1: times are rounded to the nearest millisecond
+        (halves to even), two spikes of a row in one millisecond become one, and the milliseconds of a bin are
+        summed.
+
+    Returns
+    -------
+    int array (R, T)
+        Counts, one row per repeat.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When bins are not given, or the binning is unknown.
+
+    Warns
+    -----
+    UserWarning
+        When all spikes lie in the first thousandth of the bins, as times in seconds do.
+
+    Examples
+    --------
+    >>> bin_spikes([[1.0, 4.9, 5.0], [12.5], []], n_bins=3, dt_ms=5.0)   # three repeats
+    array([[2, 1, 0],
+           [0, 0, 1],
+           [0, 0, 0]], dtype=int8)
     """
+    if n_bins is None or dt_ms is None:
+        raise TypeError("bin_spikes needs n_bins=<bins of the clip> and dt_ms=<bin width in ms>")
     validate_binning(binning, dt_ms)
+    if rows is None:
+        trains = [np.asarray(train, dtype=np.float64).reshape(-1) for train in times_ms]
+        trains = [train[~np.isnan(train)] for train in trains]
+        n_rows, rows = len(trains), np.repeat(np.arange(len(trains)), [train.size for train in trains])
+        times_ms = np.concatenate([*trains, np.empty(0)])
+        if times_ms.size > 2 and n_bins > 1 and times_ms.max() * _PER_SECOND < n_bins * dt_ms * 1.5:
+            warnings.warn(
+                f"all spikes are before {times_ms.max():g} ms of {n_bins * dt_ms:g} ms: are these seconds? "
+                "bin_spikes takes milliseconds",
+                UserWarning,
+                stacklevel=2,
+            )
+    n_rows = int(rows.max(initial=-1)) + 1 if n_rows is None else n_rows
     if binning == "published":
         bin_ms, times = round(dt_ms), np.rint(times_ms)
         length = n_bins * bin_ms

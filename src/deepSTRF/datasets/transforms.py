@@ -32,8 +32,8 @@ class StimulusStandardization:
     def record(self) -> dict[str, Any]:
         """The dictionary ``stim_normalization``."""
         return {
-            "mean": self.mean,
-            "std": self.std,
+            "mean": self.mean.clone(),
+            "std": self.std.clone(),
             "per_band": self.per_band,
             "stim_indices": list(self.stim_indices),
         }
@@ -62,8 +62,8 @@ class ResponseNormalization:
         """The dictionary ``response_normalization``."""
         return {
             "method": self.method,
-            "scale": self.scale,
-            "offset": self.offset,
+            "scale": self.scale.clone(),
+            "offset": self.offset.clone(),
             "stim_indices": list(self.stim_indices),
         }
 

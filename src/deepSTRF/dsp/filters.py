@@ -33,8 +33,10 @@ __all__ = [
 ]
 
 #: A hop this close to an integer (relative) is one: rates such as 48828.125 Hz are exact, bin widths such as
-#: 4.99712 ms carry the rounding of a decimal number.
-_HOP_TOLERANCE = 1e-6
+#: 33.3333 ms carry the rounding of a number of six digits (18 ms per hour at most).
+_HOP_TOLERANCE = 5e-6
+#: Fewest hertz that are a rate of sounds: below, kHz were given.
+_LOWEST_RATE = 400.0
 #: Cosine-sum windows ``a0 - a1 cos(2 pi n / (L - 1))`` by name: (a0, a1).
 WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
     {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "boxcar": (1.0, 0.0)}
@@ -70,8 +72,8 @@ def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
     Traceback (most recent call last):
         ...
     ValueError: audio_fs=44100 Hz at 5 ms per bin gives 220.5 samples per bin, which must be a whole number.
-    Resample the audio to a multiple of 200 Hz, e.g. 44000 or 44200 Hz, or choose another bin width, e.g. 10
-    ms
+    Resample the audio to a multiple of 200 Hz, e.g. 44000 or 44200 Hz (deepSTRF.dsp.resample_exact(sound,
+    44100, 44000)), or choose another bin width, e.g. 10 ms
     """
     for name, value in (("audio_fs", audio_fs), ("the bin width in ms", dt_ms)):
         if not (math.isfinite(value) and value > 0):
@@ -81,15 +83,34 @@ def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
     hop = round(exact)
     if hop >= 1 and abs(exact - hop) <= _HOP_TOLERANCE * hop:
         return hop
-    step = 1000.0 / dt_ms  # hertz per sample in a bin
-    below, above = max(1, math.floor(exact)) * step, (math.floor(exact) + 1) * step
-    rates = f"{below:.10g} or {above:.10g} Hz" if below < above else f"{above:.10g} Hz"
-    # the smallest multiple of this bin width that makes the hop whole at this rate
-    factor = Fraction(exact).limit_denominator(1000).denominator
-    width = f", or choose another bin width, e.g. {dt_ms * factor:.10g} ms" if factor <= 20 else ""
     raise ValueError(
         f"audio_fs={audio_fs:.10g} Hz at {dt_ms:.10g} ms per bin gives {exact:.10g} samples per bin, which "
-        f"must be a whole number. Resample the audio to a multiple of {step:.10g} Hz, e.g. {rates}{width}"
+        f"must be a whole number. {_advice_on_rates(audio_fs, dt_ms, exact)}"
+    )
+
+
+def _advice_on_rates(audio_fs: float, dt_ms: float, exact: float) -> str:
+    """Whole rates and bin widths near the given ones that make the hop a whole number."""
+    unit = f" (audio_fs is in hertz: are {audio_fs:g} kHz meant?)" if audio_fs < _LOWEST_RATE else ""
+    if exact < 1.0 and dt_ms < 1.0:
+        unit += f" (bins are in milliseconds: are {dt_ms:g} seconds, dt_ms={1000 * dt_ms:g}, meant?)"
+    low, step = math.floor(exact), 1000.0 / dt_ms  # hertz per sample in a bin
+
+    def legal(hops: range) -> int | None:
+        rates = ((hop, round(hop * step)) for hop in hops if hop >= 1)
+        return next((r for hop, r in rates if abs(r / step - hop) <= _HOP_TOLERANCE * hop), None)
+
+    rates = [r for r in (legal(range(low, low // 2, -1)), legal(range(low + 1, 2 * low + 2))) if r]
+    # the smallest multiple of this bin width that makes the hop whole at this rate, or the nearest width
+    factor = Fraction(exact).limit_denominator(1000).denominator
+    width = dt_ms * factor if factor <= 20 else max(1, round(exact)) * 1000.0 / audio_fs
+    if not rates:
+        return f"Choose another bin width, e.g. {width:.10g} ms{unit}"
+    whole = f"a multiple of {step:g} Hz, e.g. " if abs(step - round(step)) < 1e-9 else ""
+    nearest = min(rates, key=lambda r: abs(r - audio_fs))
+    return (
+        f"Resample the audio to {whole}{' or '.join(map(str, rates))} Hz (deepSTRF.dsp.resample_exact(sound, "
+        f"{audio_fs:.10g}, {nearest})), or choose another bin width, e.g. {width:.10g} ms{unit}"
     )
 
 

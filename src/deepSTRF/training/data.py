@@ -344,12 +344,12 @@ class ClipStore:
     def stimulus_length(self, clip: int) -> int:
         """Frames or samples of a clip's stimulus."""
         if clip not in self._lengths:
-            self._lengths[clip] = int(self.dataset.stims[clip].shape[-1])
+            self._lengths[clip] = int(self.dataset.shared_stimulus(clip).shape[-1])
         return self._lengths[clip]
 
     def read_stimulus(self, clip: int) -> Tensor:
         """(1, F, T) or (1, T_audio) on the device, read anew."""
-        return self.dataset.stims[clip].to(self._settings.device, self._settings.dtype)
+        return self.dataset.shared_stimulus(clip).to(self._settings.device, self._settings.dtype)
 
     def stimulus(self, clip: int) -> Tensor:
         """(1, F, T) or (1, T_audio) on the device, kept."""

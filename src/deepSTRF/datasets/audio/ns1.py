@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop
+from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop, plain_rate
 from deepSTRF.datasets.download import (
     OSF_BASE_URL,
     Arrays,
@@ -435,7 +435,7 @@ def load_spectrograms(
     return Stimuli(stored["values"][:, None], stored["sha256"].tolist(), {**facts, "frame_grid": grid})
 
 
-def load_waveforms(root: Path, audio_fs: int, n_samples: int, *, cache: bool = True) -> Stimuli:
+def load_waveforms(root: Path, audio_fs: float, n_samples: int, *, cache: bool = True) -> Stimuli:
     """The first ``n_samples`` of the 20 sounds, resampled by the exact ratio to ``audio_fs``."""
     ratio = rate_ratio(NS1_WAV_NATIVE_FS, audio_fs)
     length = math.floor(_SOUND_SECONDS * audio_fs)
@@ -632,7 +632,7 @@ class NS1Dataset(AudioNeuralDataset):
         smooth: bool = True,
         download: bool = False,
         return_waveform: bool = False,
-        audio_fs: int = 48000,
+        audio_fs: float = 48000,
         *,
         spectrogram: str = "auto",
         alignment: str = "native",
@@ -654,7 +654,7 @@ class NS1Dataset(AudioNeuralDataset):
         validate_binning(binning, self.dt)
         hop = 0
         if return_waveform:
-            hop, audio_fs = check_hop(audio_fs, self.dt), int(audio_fs)
+            hop, audio_fs = check_hop(audio_fs, self.dt), plain_rate(audio_fs)
         kind = "recomputed" if return_waveform else choose_spectrogram(root, spectrogram, alignment, self.dt)
         if download:
             download_ns1(root, spectrogram=spectrogram == "shipped", cache=cache)
