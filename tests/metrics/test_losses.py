@@ -231,6 +231,15 @@ def test_validate_input() -> None:
         hidden[0, 0, :, 0] = torch.nan
         loss(bad, hidden, validate_input=True)
         loss(rate.log(), counts, log_input=True, validate_input=True)
+        negative = counts.clone()
+        negative[0, 0, 0, 0] = -1.0  # one repeat; its PSTH need not be negative
+        for options in ({}, {"log_input": True}, {"weighting": "repeats"}):
+            with pytest.raises(ValueError, match="gt holds negative values"):
+                loss(rate, negative, validate_input=True, **options)
+            loss(rate, negative, **options)
+        elsewhere = torch.ones_like(negative, dtype=torch.bool)
+        elsewhere[0, 0, 0, 0] = False
+        loss(rate, negative, mask=elsewhere, validate_input=True)
 
 
 @EVERY

@@ -77,7 +77,8 @@ def test_a_model_without_one_is_trained_on_the_loss_asked_for(kit, recording):
     model = kit.linear()
     assert model.own_loss is None
     assert Fitter(model, *kit.loaders(recording)).loss_fn is mse_loss
-    assert Fitter(model, *kit.loaders(recording), loss_fn=poisson_loss).loss_fn is poisson_loss
+    positive = kit.linear(output_activation="softplus")
+    assert Fitter(positive, *kit.loaders(recording), loss_fn=poisson_loss).loss_fn is poisson_loss
     x = torch.rand(1, 1, kit.BANDS, 9)
     assert torch.equal(model.expected_counts(model.forward_params(x)), model(x))
     with pytest.raises(NotImplementedError, match="no loss of its own"):

@@ -17,8 +17,9 @@ from torch import nn
 
 from deepSTRF._validation import check_device
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.experiments.config import ExperimentConfig, FieldError, closest
-from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
+from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError, closest
+from deepSTRF.registry import DATASETS, LOSSES, MODELS, SOLVERS, WAV2SPEC
+from deepSTRF.training.objective import choose_objective, objective_conflict
 from deepSTRF.training.seeds import seeded
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check_choices",
     "is_closed_form",
     "load_dataset",
+    "loss_of",
     "option_names",
     "resolve_device",
     "solve",
@@ -67,7 +69,7 @@ def check_choices(config: ExperimentConfig) -> None:
     fitted: Callable[..., Any]
     if is_closed_form(config.model):
         fitted = SOLVERS.get(config.model)
-        if config.loss != "mse":
+        if config.loss not in (None, DEFAULT_LOSS):
             raise FieldError(
                 "model {0!r} is solved in closed form, which minimises the squared error; leave out "
                 "{loss:{1}}, or choose another model",
@@ -237,7 +239,20 @@ def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
     if not is_closed_form(config.model):
         check_device(resolve_device(config.device))
         with seeded(config.seeds[0]):
-            build_model(config, dataset)
+            model = build_model(config, dataset)
+        loss = choose_objective(model, loss_of(config))
+        conflict = objective_conflict(model, loss, dataset)
+        if conflict is not None:
+            raise FieldError(
+                "{0}: {1}. The choices for that are {loss}, {model_options} (output_activation=softplus) and "
+                "{dataset_options} (smooth=false)",
+                *conflict,
+            )
+
+
+def loss_of(config: ExperimentConfig) -> Any:
+    """The loss that an experiment names; None leaves it to the model, else to the squared error."""
+    return None if config.loss is None else LOSSES.get(config.loss)
 
 
 def resolve_device(name: str) -> str:

@@ -46,6 +46,8 @@ __all__ = [
 #: A seed must suit NumPy's legacy generator.
 LARGEST_SEED = 2**32 - 1
 STARTS = ("default", "ridge")
+#: The loss of a fit that names none, of a model without one of its own.
+DEFAULT_LOSS = "mse"
 DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
 #: TOML has no null; options that are None are written as this word, on the command line too.
 NONE_WORD = "none"
@@ -166,6 +168,10 @@ def _one_of(names: Callable[[], Iterable[str]]) -> Callable[[str, Any], Any]:
     return check
 
 
+def _optional(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
+    return lambda name, value: None if value is None else check(name, value)
+
+
 def _device(name: str, value: Any) -> Any:
     if not DEVICE.fullmatch(_text(name, value)):
         raise FieldError("{" + name + "} must be like 'cpu', 'cuda', 'cuda:1' or 'auto', got {0!r}", value)
@@ -273,13 +279,10 @@ class ExperimentConfig:
     standardize: bool = choice(
         False, _switch, "model", "Standardise each frequency band on the training clips."
     )
-    loss: str = choice(
-        "mse",
-        _one_of(LOSSES.names),
-        "training",
-        "A loss of `deepstrf models`, e.g. `poisson`.",
-        metavar="NAME",
-    )
+    loss: str | None = choice(
+        None, _optional(_one_of(LOSSES.names)), "training", "A loss of `deepstrf models`, e.g. `poisson`.",
+        metavar="NAME", shown="the model's own, else mse",
+    )  # fmt: skip
     epochs: int = choice(100, _count, "training", "Most epochs.", short="-e", identity=False)
     patience: int = choice(
         30, _count, "training", "Stop after so many epochs without a better validation score.", identity=False
@@ -390,9 +393,11 @@ class ExperimentConfig:
         return shlex.join(words)
 
     def _identity(self) -> dict[str, Any]:
-        return {
+        values = {
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if choice_of(item).identity
         }
+        values["loss"] = self.loss or DEFAULT_LOSS  # as runs of before that named no loss
+        return values
 
 
 def choice_of(item: Field[Any]) -> Choice:

@@ -30,10 +30,11 @@ from deepSTRF.experiments.build import (
     check_buildable,
     is_closed_form,
     load_dataset,
+    loss_of,
     resolve_device,
     solve,
 )
-from deepSTRF.experiments.config import ExperimentConfig, FieldError
+from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError
 from deepSTRF.experiments.examples import choose_examples
 from deepSTRF.experiments.run_folder import (
     MAIN_SCORE,
@@ -44,7 +45,6 @@ from deepSTRF.experiments.run_folder import (
     prepare_folder,
     write_run,
 )
-from deepSTRF.registry import LOSSES
 from deepSTRF.training.evaluation import score_model
 from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.history import history_rows
@@ -312,8 +312,7 @@ def _fit_seed(
         seeds_itself=True,
         batch_size=config.batch_size,
         callbacks=callbacks,
-        # "mse" is the default, so a model with a loss of its own is trained on that one
-        loss_fn=None if config.loss == "mse" else LOSSES.get(config.loss),
+        loss_fn=loss_of(config),
         optimizer=lambda model: adamw(model, config.learning_rate, config.weight_decay, fused=None),
         device=resolve_device(config.device),
         max_epochs=config.epochs,
@@ -335,7 +334,7 @@ def _fit_seed(
 
 def _is_calibrated(config: ExperimentConfig, model: nn.Module) -> bool:
     """A likelihood chose its own scale; only squared errors are calibrated by squared errors."""
-    return config.calibrate and config.loss == "mse" and not owns_loss(model)
+    return config.calibrate and config.loss in (None, DEFAULT_LOSS) and not owns_loss(model)
 
 
 def _n_parameters(model: nn.Module) -> int:
@@ -496,7 +495,7 @@ def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str
     if first.closed_form is not None:
         return first.closed_form.facts()
     return {
-        "loss": first.model.own_loss if owns_loss(first.model) else config.loss,
+        "loss": first.model.own_loss if owns_loss(first.model) else config.loss or DEFAULT_LOSS,
         "start": config.start,
         "optimiser": f"AdamW, learning rate {config.learning_rate:g}, weight decay {config.weight_decay:g}",
         "batch_size": config.batch_size,

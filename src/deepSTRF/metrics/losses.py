@@ -28,14 +28,24 @@ RATE_FLOOR = 1e-8  # spikes per bin; one spike in 100 million bins, below any ra
 RESPONSE_FLOOR = 1e-3
 
 
-def accepts_psth(loss: LossFunction) -> LossFunction:
-    """Mark a loss that gives the same value on a PSTH computed beforehand (with default arguments)."""
-    loss.accepts_psth = True  # type: ignore[attr-defined]
-    return loss
+def training_loss(prediction: str, response: str) -> Callable[[LossFunction], LossFunction]:
+    """Mark a loss: the ranges that it needs, and that a PSTH computed beforehand gives the same value.
+
+    ``prediction_domain`` and ``response_domain`` are "real", "non-negative" or "positive". They hold for
+    default arguments: with ``log_input=True`` predictions may be any number. "positive" responses may be 0
+    where the loss says what becomes of zeros.
+    """
+
+    def mark(loss: LossFunction) -> LossFunction:
+        loss.accepts_psth = True  # type: ignore[attr-defined]
+        loss.prediction_domain, loss.response_domain = prediction, response  # type: ignore[attr-defined]
+        return loss
+
+    return mark
 
 
 @LOSSES.register("mse")
-@accepts_psth
+@training_loss("real", "real")
 def mse_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean", weighting: str = "bins"
 ) -> Tensor:
@@ -88,7 +98,7 @@ def mse_loss(
 
 
 @LOSSES.register("poisson")
-@accepts_psth
+@training_loss("non-negative", "non-negative")
 def poisson_loss(
     pred: Tensor,
     gt: Tensor,
@@ -118,7 +128,8 @@ def poisson_loss(
     log_input : bool
         Whether ``pred`` holds log rates.
     validate_input : bool
-        Whether to look for negative rates at bins that count (costs a synchronisation on a GPU).
+        Whether to look for negative rates and responses at bins that count (costs a synchronisation on a
+        GPU).
     eps : float
         Smallest rate inside the logarithm, in spikes per bin.
     weighting : {"bins", "repeats"}
@@ -152,13 +163,13 @@ def poisson_loss(
     """
     _check_eps(eps)
     target = _target(pred, gt, mask, reduction, weighting)
+    if validate_input:
+        _check_signs(pred, gt, mask, target, log_input)
     counts = _keep_valid(target.psth, target)
     if log_input:
         log_rate = _keep_valid(_at_least_float32(pred), target)  # before exp, which may overflow where masked
         elementwise = _keep_valid(log_rate.exp() - counts * log_rate, target)
         return _mean_over_bins(elementwise, target, weighting, reduction)
-    if validate_input:
-        _check_rates(pred, target)
     rate = _keep_valid(_at_least_float32(pred), target)
     # threshold is clamp(min=eps) with a faster gradient; it hides NaN, which the first term shows
     elementwise = rate - counts * torch.nn.functional.threshold(rate, eps, eps).log()
@@ -166,7 +177,7 @@ def poisson_loss(
 
 
 @LOSSES.register("negative_binomial")
-@accepts_psth
+@training_loss("non-negative", "non-negative")
 def negative_binomial_loss(
     pred: Tensor,
     gt: Tensor,
@@ -200,7 +211,8 @@ def negative_binomial_loss(
     log_input : bool
         Whether ``pred`` holds log means.
     validate_input : bool
-        Whether to look for negative means at bins that count (costs a synchronisation on a GPU).
+        Whether to look for negative means and responses at bins that count (costs a synchronisation on a
+        GPU).
     eps : float
         Smallest mean inside the logarithm, in counts per bin.
     weighting : {"bins", "repeats"}
@@ -236,6 +248,8 @@ def negative_binomial_loss(
     _check_eps(eps)
     target = _target(pred, gt, mask, reduction, weighting)
     _check_parameter("dispersion", dispersion, pred.shape[1], full)
+    if validate_input:
+        _check_signs(pred, gt, mask, target, log_input)
     counts = _keep_valid(target.psth, target)
     signal = _at_least_float32(pred)
     alpha = _per_neuron(dispersion, signal)
@@ -243,8 +257,6 @@ def negative_binomial_loss(
         log_mean = _keep_valid(signal, target)
         growth = torch.nn.functional.softplus(log_mean + alpha.log())  # log1p(alpha * mu) without overflow
     else:
-        if validate_input:
-            _check_rates(pred, target)
         mean = _keep_valid(signal, target, fill=1.0).clamp(min=eps)
         log_mean = mean.log()
         growth = torch.log1p(alpha * mean)
@@ -262,7 +274,7 @@ def negative_binomial_loss(
 
 
 @LOSSES.register("gamma")
-@accepts_psth
+@training_loss("positive", "positive")
 def gamma_loss(
     pred: Tensor,
     gt: Tensor,
@@ -298,7 +310,8 @@ def gamma_loss(
     log_input : bool
         Whether ``pred`` holds log means.
     validate_input : bool
-        Whether to look for negative means at bins that count (costs a synchronisation on a GPU).
+        Whether to look for negative means and responses at bins that count (costs a synchronisation on a
+        GPU).
     eps : float
         Smallest mean, and with ``zeros="floor"`` smallest response, in the unit of the responses.
     weighting : {"bins", "repeats"}
@@ -340,6 +353,8 @@ def gamma_loss(
     check_choice("zeros", zeros, ("floor", "exclude"))
     target = _target(pred, gt, mask, reduction, weighting)
     _check_parameter("shape", shape, pred.shape[1], full)
+    if validate_input:
+        _check_signs(pred, gt, mask, target, log_input)
     if zeros == "exclude":
         positive = ~(target.psth <= 0)  # keeps NaN that a mask calls valid, so that it shows
         target = target._replace(valid=positive if target.valid is None else target.valid & positive)
@@ -350,8 +365,6 @@ def gamma_loss(
         log_mean = _keep_valid(signal, target)
         ratio = response * (-log_mean).exp()
     else:
-        if validate_input:
-            _check_rates(pred, target)
         mean = _keep_valid(signal, target, fill=1.0).clamp(min=eps)
         log_mean = mean.log()
         ratio = response / mean
@@ -437,12 +450,18 @@ def _check_eps(eps: float) -> None:
         raise ValueError(f"eps is a rate > 0 (spikes per bin), got {eps!r}; the default is 1e-8")
 
 
-def _check_rates(pred: Tensor, target: Target) -> None:
-    """Raise ValueError when a rate that counts is negative."""
-    if bool((_keep_valid(pred.detach(), target) < 0).any()):
+def _check_signs(pred: Tensor, gt: Tensor, mask: Tensor | None, target: Target, log_input: bool) -> None:
+    """Raise ValueError when a response, or a prediction that is no logarithm, is negative where it counts."""
+    if not log_input and bool((_keep_valid(pred.detach(), target) < 0).any()):
         raise ValueError(
             "pred holds negative values where the loss counts, and a rate cannot be negative; end the model "
             "in a non-negative activation (softplus), or let it predict log rates and pass log_input=True"
+        )
+    valid = valid_samples(gt, mask)
+    if bool((gt < 0).any() if valid is None else ((gt < 0) & valid).any()):
+        raise ValueError(
+            "gt holds negative values where the loss counts, and this likelihood has none for negative "
+            "responses: use mse_loss for traces such as LFP, dF/F or z-scores"
         )
 
 

@@ -260,6 +260,18 @@ class NeuralModel(nn.Module, Configurable):
             f"{type(self).__name__} has no loss of its own: use a function of deepSTRF.metrics on model(x)"
         )
 
+    @property
+    def prediction_domain(self) -> str:
+        """Range of the predictions: "real" or "non-negative"; "unknown" behind code that is not ours.
+
+        A likelihood of counts needs "non-negative". A model whose ``forward``, ``respond`` or readout is your
+        own may override this property; else a fit looks at its predictions.
+        """
+        own = (type(self).forward, type(self).respond, type(self.readout).forward)
+        if any(method.__module__.partition(".")[0] != __name__.partition(".")[0] for method in own):
+            return "unknown"
+        return str(getattr(self.readout, "prediction_domain", "unknown"))
+
     def count_trainable_params(self) -> int:
         """Return the number of trainable parameters."""
         return sum(parameter.numel() for parameter in self.parameters() if parameter.requires_grad)

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
-from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.registry import ACTIVATIONS
 
-__all__ = ["LinearReadout", "STRFReadout"]
+__all__ = ["LinearReadout", "STRFReadout", "activation_domain"]
+
+#: Drives at which the sign of an output activation is looked at: dense around 0, up to 10,000.
+_DRIVES = torch.cat([torch.logspace(-3, 4, 141).neg(), torch.zeros(1), torch.logspace(-3, 4, 141)])
 
 
 class STRFReadout(nn.Module, Configurable):
@@ -96,6 +99,11 @@ class STRFReadout(nn.Module, Configurable):
             self.activation, "activation", self._normalise(drive).transpose(1, 2), state["activation"]
         )
         return y.transpose(1, 2).unsqueeze(2), {"strf": strf_state, "activation": activation_state}
+
+    @property
+    def prediction_domain(self) -> str:
+        """Range of the output, see `activation_domain`."""
+        return activation_domain(self.activation, self.out_neurons)
 
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
         """Return the STRFs (N, C_in, F, T), or those of one polarity (N, F, T), detached, on the CPU.
@@ -203,6 +211,11 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
             )
         self.activation = _resolve_activation(activation, self.out_neurons)
 
+    @property
+    def prediction_domain(self) -> str:
+        """Range of the output, see `activation_domain`."""
+        return activation_domain(self.activation, self.out_neurons)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
         return self._finish(self._drive(x))
@@ -234,3 +247,23 @@ def _resolve_activation(given: nn.Module | str | None, num_features: int) -> nn.
     if not isinstance(given, nn.Module):
         raise TypeError(f"activation must be an nn.Module, a name or None, got {type(given).__name__}")
     return given
+
+
+def activation_domain(activation: nn.Module, num_features: int) -> str:
+    """Return "non-negative" where no drive gives a negative output, "real" where one does, else "unknown".
+
+    "unknown" is an activation that does not take a grid of drives (1, T, N).
+    """
+    if isinstance(activation, nn.Identity) or getattr(activation, "non_negative_output", True) is False:
+        return "real"  # a baseline that is free to become negative
+    device, dtype = placement(activation)
+    grid = _DRIVES.to(device, dtype).view(1, -1, 1).expand(1, -1, num_features)
+    flags = [(part, part.training) for part in activation.modules()]
+    try:
+        with torch.no_grad():
+            return "real" if bool((activation.eval()(grid) < 0).any()) else "non-negative"
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return "unknown"
+    finally:
+        for part, training in flags:
+            part.training = training

@@ -23,12 +23,19 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from deepSTRF._files import save_or_warn, save_tensors
-from deepSTRF.training.data import Batch, BatchSource
-from deepSTRF.training.objective import mean_score
+from deepSTRF.training.data import Batch, BatchSource, ClipLoader, read_loader
+from deepSTRF.training.objective import (
+    Loss,
+    check_batch_domains,
+    check_objective,
+    loss_domains,
+    mean_score,
+)
 
 __all__ = [
     "BestWeights",
     "Callback",
+    "DomainGuard",
     "EarlyStopping",
     "FitDivergedError",
     "FitterLike",
@@ -462,6 +469,34 @@ class UntrainedParameters(Callback):
 
 
 # ---- non-finite numbers
+
+
+class DomainGuard(Callback):
+    """Refusal of responses and predictions outside the ranges that the loss needs.
+
+    Recordings by their kind before the fit, anything else by its batches: the first one, then (where reading
+    does not stall the device) every one. ``loss_fn=None`` guards nothing.
+    """
+
+    def __init__(self, loss_fn: Loss | None) -> None:
+        self._loss_fn = loss_fn
+        self._guards = loss_fn is not None and loss_domains(loss_fn) != ("real", "real")
+        self._first = True
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Look at the kind of both recordings."""
+        self._first = True
+        if self._loss_fn is not None and self._guards:
+            found = [read_loader(loader) for loader in (fitter.train_loader, fitter.val_loader)]
+            check_objective(
+                None, self._loss_fn, *(one.dataset for one in found if isinstance(one, ClipLoader))
+            )
+
+    def on_loss(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
+        """Look at a batch."""
+        if self._loss_fn is not None and self._guards and (self._first or fitter.device.type == "cpu"):
+            check_batch_domains(self._loss_fn, prediction, batch.targets)
+        self._first = False
 
 
 class FitDivergedError(ArithmeticError):

@@ -26,6 +26,7 @@ from deepSTRF.training.cache import FrontEndCache, FrontEndFeed
 from deepSTRF.training.callbacks import (
     BestWeights,
     Callback,
+    DomainGuard,
     EarlyStopping,
     FitterLike,
     LogFunction,
@@ -52,6 +53,7 @@ from deepSTRF.training.objective import (
     LossTraits,
     Metric,
     PassScores,
+    check_objective,
     choose_objective,
     loss_traits,
     make_scores,
@@ -90,7 +92,8 @@ class Fitter:
     loss_fn : callable, optional
         ``loss_fn(pred, responses)``: a scalar, or one value per neuron (N,). A loss marked ``accepts_psth =
         True`` is given the PSTH (B, N, 1, T), any other the repeats (B, N, R, T). None is the model's own
-        loss where it has one (`NeuralModel.own_loss`), else `mse_loss`.
+        loss where it has one (`NeuralModel.own_loss`), else `mse_loss`. A likelihood of counts refuses models
+        whose output may be negative (`NeuralModel.prediction_domain`) and negative responses.
     val_metrics : mapping of str to callable, optional
         ``metric(pred, responses)`` on the concatenated pass, one value per neuron (N,) or a scalar. None
         gives ``cc`` and ``cc_norm`` (Schoppe's, centred on the concatenated clips).
@@ -254,6 +257,7 @@ class Fitter:
         self.callbacks: list[Callback] = [
             Standardization(),
             UntrainedParameters(),
+            DomainGuard(self._guarded_loss()),
             NonFiniteGuard(),
             self.stopping,
             self.best_weights,
@@ -540,6 +544,14 @@ class Fitter:
         if type(self).compute_loss is not Fitter.compute_loss:  # somebody's own loss: give it all there is
             traits = dataclasses.replace(traits, accepts_psth=False)
         return traits
+
+    def _guarded_loss(self) -> Callable[..., Tensor] | None:
+        """The loss, checked against the model's output; None where a subclass computes its own."""
+        if type(self).compute_loss is not Fitter.compute_loss:
+            return None
+        own_forward = type(self).predict_batch is not Fitter.predict_batch
+        check_objective(None if own_forward else self.model, self.loss_fn)
+        return self.loss_fn
 
     def _check_monitor(self, names: Sequence[str]) -> None:
         """Raise a KeyError that lists the keys an epoch will have, unless ``monitor`` is one of them."""

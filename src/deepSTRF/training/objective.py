@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from deepSTRF.datasets.responses import ROUNDING
 from deepSTRF.metrics import ScoreTracker, mse_loss
 from deepSTRF.registry import METRICS
 from deepSTRF.training.data import Batch, stack_padded
@@ -29,11 +30,15 @@ __all__ = [
     "Metric",
     "PassScores",
     "StreamedScores",
+    "check_batch_domains",
+    "check_objective",
     "choose_objective",
+    "loss_domains",
     "loss_traits",
     "make_scores",
     "mean_over_neurons",
     "mean_score",
+    "objective_conflict",
     "owns_loss",
 ]
 
@@ -68,6 +73,102 @@ def choose_objective(model: nn.Module, loss_fn: Loss | None, objective: str = "a
     return mse_loss if loss_fn is None else loss_fn
 
 
+def loss_domains(loss_fn: Loss) -> tuple[str, str]:
+    """Ranges that a loss needs of predictions and of responses; "real" where it declares none.
+
+    They are its attributes ``prediction_domain`` ("real", "non-negative" or "positive") and
+    ``response_domain`` (those, or "counts"). With ``log_input=True`` predictions are logarithms.
+    """
+    base, keywords = _unwrapped(loss_fn)
+    prediction = str(getattr(loss_fn, "prediction_domain", getattr(base, "prediction_domain", "real")))
+    response = str(getattr(loss_fn, "response_domain", getattr(base, "response_domain", "real")))
+    return ("real" if keywords.get("log_input") else prediction), response
+
+
+def objective_conflict(model: nn.Module | None, loss_fn: Loss, *datasets: Any) -> tuple[str, str] | None:
+    """Return why a loss does not suit a model's output or responses, and what to do; None where it does.
+
+    What is "unknown" (`NeuralModel.prediction_domain`), and data without ``response_kind``, pass: a fit looks
+    at its batches (`DomainGuard`).
+    """
+    needs, takes = loss_domains(loss_fn)
+    domain = getattr(model, "prediction_domain", "unknown")
+    name, what = _loss_name(loss_fn), f"the output of {type(model).__name__}"
+    if needs != "real" and domain == "real":
+        return f"{name} needs predictions that are never negative, and {what} may be negative", (
+            "build the model with a positive output, such as output_activation='softplus', or use mse_loss, "
+            f"or predict log rates: functools.partial({name}, log_input=True)"
+        )
+    if domain == "non-negative" and _unwrapped(loss_fn)[1].get("log_input"):
+        return (
+            f"{name} with log_input=True needs log rates, and {what} is never negative: no rate is below 1",
+            ("leave log_input out, or build the model with output_activation='identity'"),
+        )
+    for dataset in datasets:
+        kind, unit = getattr(dataset, "response_kind", None), getattr(dataset, "response_unit", None)
+        what = f"those of {getattr(dataset, 'name', 'the recording')} are {kind!r} in {unit!r}"
+        if takes == "counts" and kind not in (None, "counts"):
+            return f"{name} needs responses that are spike counts, and {what}", (
+                "load the recording with smooth=False, without smoothing or normalising responses"
+            )
+        forbidden = takes == "non-negative" and kind == "trace"
+        if forbidden or (takes == "positive" and kind == "trace" and _has_negative(dataset)):
+            return f"{name} needs responses that are never negative, and {what}", (
+                "use mse_loss, or responses that are not z-scored; a trace that is never negative may be "
+                "stated as response_kind='rate'"
+            )
+    return None
+
+
+def check_objective(model: nn.Module | None, loss_fn: Loss, *datasets: Any) -> None:
+    """Raise ValueError where a loss does not suit a model's output or the responses."""
+    conflict = objective_conflict(model, loss_fn, *datasets)
+    if conflict is not None:
+        raise ValueError(": ".join(conflict))
+
+
+def check_batch_domains(loss_fn: Loss, pred: Tensor, targets: Tensor) -> None:
+    """Raise ValueError for predictions (B, N, 1, T) or targets (B, N, R, T) outside the ranges of a loss."""
+    needs, takes = loss_domains(loss_fn)
+    valid = ~targets.isnan().all(2, keepdim=True)
+    name = _loss_name(loss_fn)
+    if needs != "real" and is_negative(torch.where(valid, pred.detach(), 0.0)):
+        raise ValueError(
+            f"{name} needs predictions that are never negative, and the model's are in places: end it in a "
+            f"softplus, use mse_loss, or predict log rates: functools.partial({name}, log_input=True)"
+        )
+    if takes != "real" and is_negative(targets):
+        raise ValueError(
+            f"{name} needs responses that are never negative, and those of the loader are in places: use "
+            "mse_loss for traces such as LFP, dF/F or z-scores"
+        )
+
+
+def is_negative(values: Tensor) -> bool:
+    """Whether values, NaN left out, are negative by more than rounding of what cannot be."""
+    low, high = torch.nan_to_num(values.detach(), nan=0.0).aminmax()
+    return float(low) < -ROUNDING * max(float(high), -float(low))
+
+
+def _has_negative(dataset: Any) -> bool:
+    return any(is_negative(dataset.response_block(clip)) for clip in range(len(dataset)))
+
+
+def _loss_name(loss_fn: Loss) -> str:
+    base, _ = _unwrapped(loss_fn)
+    return str(getattr(getattr(base, "__self__", None), "own_loss", None) or getattr(base, "__name__", base))
+
+
+def _unwrapped(loss_fn: Loss) -> tuple[Any, dict[str, Any]]:
+    """The function inside of partials, and the keywords that they set."""
+    base: Any = loss_fn
+    keywords: dict[str, Any] = {}
+    while isinstance(base, functools.partial):
+        keywords = {**base.keywords, **keywords}
+        base = base.func
+    return base, keywords
+
+
 @dataclass(frozen=True)
 class LossTraits:
     """What a fit may assume about a loss function."""
@@ -85,11 +186,7 @@ def loss_traits(loss_fn: Loss) -> LossTraits:
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable as loss_fn(pred, responses), got {type(loss_fn).__name__}")
-    base: Any = loss_fn
-    keywords: dict[str, Any] = {}
-    while isinstance(base, functools.partial):
-        keywords = {**base.keywords, **keywords}
-        base = base.func
+    base, keywords = _unwrapped(loss_fn)
     try:
         parameters = set(inspect.signature(base).parameters)
     except (TypeError, ValueError):  # some built-ins have no signature

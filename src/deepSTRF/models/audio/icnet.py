@@ -236,6 +236,8 @@ class ICNet(AudioEncodingModel):
             )
         return categorical_loss(params, responses, mask, reduction, weighting)
 
+    loss.response_domain = "counts"  # type: ignore[attr-defined]
+
     def recording_neurons(self, recording: int) -> slice:
         """Return which neurons (axis 1 of the output) belong to a recording.
 
@@ -584,6 +586,11 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
             return parameters
         counts = torch.arange(self.n_classes, dtype=parameters.dtype, device=parameters.device)
         return (parameters.softmax(2) * counts.view(-1, 1)).sum(2, keepdim=True)
+
+    @property
+    def prediction_domain(self) -> str:
+        """A softplus, or an expectation of counts: never negative."""
+        return "non-negative"
 
     def per_neuron_parameters(self) -> list[str]:
         """Return the names of the tensors whose first axis is the neuron."""
