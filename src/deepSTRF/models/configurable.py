@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from deepSTRF.registry import MODULES
 
-__all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters", "placement"]
+__all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters", "designed_on_cpu", "placement"]
 
+_Module = TypeVar("_Module", bound=nn.Module)
+_Arguments = ParamSpec("_Arguments")
 _PACKAGE = __name__.split(".")[0]
 
 
@@ -95,7 +98,8 @@ class ExactConstants(nn.Module):
     """Module whose constants are built once in float64 and rounded to the precision of the module.
 
     ``.double()`` rounds the float64 original again, where a float32 buffer would keep 7 digits. The constants
-    follow ``.to(device)``; the constructor arguments determine them, so no ``state_dict`` holds them.
+    follow ``.to(device)``; the constructor arguments determine them, so no ``state_dict`` holds them, and
+    whatever empties them (``to_empty``, a load into a module on the meta device) has them written anew.
     """
 
     _exact: dict[str, Tensor]
@@ -105,17 +109,51 @@ class ExactConstants(nn.Module):
         self._exact = {}
 
     def register_constant(self, name: str, value: Tensor) -> None:
-        """Keep ``value`` (float64, CPU) and register its rounded form as the buffer ``name``."""
-        self._exact[name] = value.detach().to("cpu", torch.float64)
-        self.register_buffer(name, self._exact[name].to(torch.get_default_dtype()), persistent=False)
+        """Keep ``value`` (float64 or integers, CPU) and register its rounded form as the buffer ``name``."""
+        floating = value.is_floating_point()
+        self._exact[name] = value.detach().to("cpu", torch.float64 if floating else torch.int64)
+        rounded = self._exact[name].to(torch.get_default_dtype() if floating else torch.int64, copy=True)
+        self.register_buffer(name, rounded, persistent=False)
+
+    def _write_constants(self, from_meta_to: torch.device | None = None) -> None:
+        """Write all constants anew, where their buffers are (or, from the meta device, to another)."""
+        for name, exact in self._exact.items():
+            held = self._buffers[name]
+            if held is not None:
+                where = from_meta_to if from_meta_to is not None and held.is_meta else held.device
+                self._buffers[name] = exact.to(held.dtype).to(where, copy=True)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
         module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, exact in self._exact.items():
-            moved = self._buffers[name]
-            if moved is not None:
-                self._buffers[name] = exact.to(moved.dtype).to(moved.device)
+        self._write_constants()
         return module
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
+        assigned = local_metadata.get("assign_to_params_buffers", False)
+        devices = (value.device for value in state_dict.values() if isinstance(value, Tensor))
+        self._write_constants(next(devices, torch.device("cpu")) if assigned else None)
+
+
+def designed_on_cpu(
+    design: Callable[Concatenate[_Module, _Arguments], None],
+) -> Callable[Concatenate[_Module, _Arguments], None]:
+    """Decorator of the part of a constructor that computes constants: on the CPU, then moved.
+
+    Under ``with torch.device("meta")`` (or a GPU) filters are designed all the same.
+    """
+
+    @functools.wraps(design)
+    def run(self: _Module, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> None:
+        destination = torch.get_default_device()
+        with torch.device("cpu"):
+            design(self, *args, **kwargs)
+        if destination.type != "cpu":
+            self.to(destination)
+
+    return run
 
 
 class ScaleFreeParameters(nn.Module):

@@ -9,7 +9,7 @@ from torch.nn import functional
 from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.configurable import ExactConstants, placement
+from deepSTRF.models.configurable import ExactConstants, designed_on_cpu, placement
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
@@ -51,6 +51,7 @@ class LMUCell(ExactConstants):
     impulse: Tensor
     leaps: Tensor
 
+    @designed_on_cpu
     def __init__(
         self, input_size: int, hidden_size: int, memory_size: int, theta: float, feedback: bool
     ) -> None:

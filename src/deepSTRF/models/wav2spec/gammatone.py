@@ -13,6 +13,7 @@ from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.gammatone import gammatone_bandwidth, gammatone_length, gammatone_resonators, gammatone_taps
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import frequency_scale
+from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import frequency_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
@@ -137,6 +138,7 @@ class CausalGammatone(FixedFilterbank):
         self.env_window = window_samples("env_window_ms", window_ms, self.audio_fs, self.hop)
         self._design(kernel_ms, max_stride)
 
+    @designed_on_cpu
     def _design(self, kernel_ms: float | None, max_stride: int | None) -> None:
         """Plan kernel lengths and strides per group, then set the filters."""
         center = frequency_scale("erb").points(self.f_min, self.f_max, self.n_filters)

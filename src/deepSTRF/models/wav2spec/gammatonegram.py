@@ -13,6 +13,7 @@ from deepSTRF.dsp.gammatone import (
     slaney_impulse_responses,
     slaney_resonators,
 )
+from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import frequency_range
 from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
@@ -98,6 +99,11 @@ class Gammatonegram(FixedFilterbank):
                 f"window_ms={window_ms:g} ms ({self.window} samples) must hold at least one sample and at "
                 f"most one bin ({self.hop} samples); give at most {self.hop_ms:g} ms"
             )
+        self._design()
+
+    @designed_on_cpu
+    def _design(self) -> None:
+        """Plan kernel lengths per group, then set the filters."""
         center = slaney_centers(self.f_min, self.f_max, self.n_filters)
         sizes = gammatone_length(center, self.audio_fs, tail=_TAIL)
         plan = plan_filterbank(sizes, [1.0] * len(center), self.hop, n_parts=1, n_poles=_N_POLES)

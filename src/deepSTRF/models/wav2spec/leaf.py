@@ -17,6 +17,7 @@ from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen
 from deepSTRF.dsp.scales import ERB_bandwidth, bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import frequency_range, window_samples
@@ -195,6 +196,7 @@ class CausalLEAF(PooledFilterbank):
         if compression == "pcen":
             self.pcen = PCEN(self.n_filters, self.hop_ms, pcen_tau_ms, start=pcen_start, learnable=learn_pcen)
 
+    @designed_on_cpu
     def _register_centers(self) -> None:
         """Register the start, centres equally spaced in mel, and how far they may move."""
         center = frequency_scale("htk").points(self.f_min, self.f_max, self.n_filters)
@@ -212,6 +214,7 @@ class CausalLEAF(PooledFilterbank):
         )
         self.register_constant("_sigma", float(self.audio_fs) / (2.0 * math.pi * ERB_bandwidth(center)))
 
+    @designed_on_cpu
     def _plan_bank(self, kernel_ms: float | None, max_stride: int | None) -> None:
         """Fix kernel lengths and strides for every bandwidth that learning may reach."""
         sigma = self._exact["_sigma"]
@@ -229,12 +232,12 @@ class CausalLEAF(PooledFilterbank):
         window = math.ceil(_POOLING_SIGMAS * _POOLING_RANGE * self.pool_sigma_samples)
         self.set_plan(plan, "magnitude", window)
         channel, age = plan.tap_layout
-        self.register_buffer("_tap_channel", channel, persistent=False)
-        self.register_constant("_tap_age", age)
+        self.register_constant("_tap_channel", channel)
+        self.register_constant("_tap_age", age.double())
         self.register_constant("_half_kernel", (torch.tensor(plan.kernel_sizes) - 1) / 2)
         channel, age = plan.window_layout(self.pooled_bins)
-        self.register_buffer("_window_channel", channel, persistent=False)
-        self.register_constant("_window_age", age)
+        self.register_constant("_window_channel", channel)
+        self.register_constant("_window_age", age.double())
 
     @property
     def center_hz(self) -> Tensor:

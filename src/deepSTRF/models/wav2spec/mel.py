@@ -11,6 +11,7 @@ from torch import Tensor
 from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
 from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
 from deepSTRF.dsp.pcen import smooth_cube_root
+from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd, frequency_range, window_samples
 from deepSTRF.registry import WAV2SPEC
 
@@ -133,9 +134,16 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         self.left_context = self.win - self.hop
         self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs)
         spacing = mel_scale if scale is None else scale
+        self._design(spacing, edges, slopes, norm, window, check_positive_int("n_fft_mult", n_fft_mult))
+
+    @designed_on_cpu
+    def _design(
+        self, spacing: str, edges: str, slopes: str, norm: str | None, window: str, multiple: int
+    ) -> None:
+        """Set the analysis window and the bank."""
         corners = triangle_corners(self.n_mels, self.f_min, self.f_max, spacing, edges)
         axis = "linear" if slopes == "hertz" else spacing
-        self.n_fft, bank = self._bank(corners, axis, norm, check_positive_int("n_fft_mult", n_fft_mult))
+        self.n_fft, bank = self._bank(corners, axis, norm, multiple)
         self.register_constant("_window", symmetric_window(window, self.win))
         self.register_constant("_mel_fb", bank)
         self.register_constant("_frequencies_hz", corners[1:-1])

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.filterbank import FilterbankPlan, FilterGroup, plan_filterbank
 from deepSTRF.dsp.filters import sinc_bandpass, symmetric_window
-from deepSTRF.dsp.scales import FrequencyScale, bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.dsp.scales import bounded_shift, frequency_scale, mel_distance, shift_in_mel
+from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import frequency_range, window_samples
@@ -163,12 +164,13 @@ class SincNet(PooledFilterbank):
         bins = 2.0 if rectify == "analytic" else 1.0
         window_ms = bins * self.hop_ms if env_window_ms is None else env_window_ms
         self.env_window = window_samples("env_window_ms", window_ms, self.audio_fs, self.hop)
-        self._register_cutoffs(frequency_scale("htk" if init == "mel" else "linear"))
+        self._register_cutoffs("htk" if init == "mel" else "linear")
         self._register_bank(max_stride)
 
-    def _register_cutoffs(self, scale: FrequencyScale) -> None:
+    @designed_on_cpu
+    def _register_cutoffs(self, scale: str) -> None:
         """Register the start (touching bands), the limits of learning, and the parameters."""
-        edges = scale.points(self.f_min, self.f_max, self.n_filters + 1)
+        edges = frequency_scale(scale).points(self.f_min, self.f_max, self.n_filters + 1)
         low, high = edges[:-1], edges[1:]
         width, nyquist = high - low, float(self.audio_fs) / 2.0
         floor = torch.minimum(torch.full_like(width, float(self.audio_fs) / self.kernel_size), width / 2.0)
@@ -191,6 +193,7 @@ class SincNet(PooledFilterbank):
             self.center_shift = nn.Parameter(torch.zeros(self.n_filters, dtype=dtype))
             self.width_shift = nn.Parameter(torch.zeros(self.n_filters, dtype=dtype))
 
+    @designed_on_cpu
     def _register_bank(self, max_stride: int | None) -> None:
         """Fix strides for every width that learning may reach, and register offsets and windows."""
         sizes = [self.kernel_size] * self.n_filters
@@ -208,7 +211,7 @@ class SincNet(PooledFilterbank):
             strides = (float(self.audio_fs) / (_SAMPLES_PER_BANDWIDTH * broadest)).clamp_max(limit).tolist()
             self.set_plan(plan_filterbank(sizes, strides, self.hop), "magnitude", self.env_window)
         channel, age = self.plan.tap_layout
-        self.register_buffer("_tap_channel", channel, persistent=False)
+        self.register_constant("_tap_channel", channel)
         self.register_constant("_offset", (self.kernel_size - 1) / 2.0 - age)
         self.register_constant("_taper", symmetric_window("hamming", self.kernel_size)[age])
         channel, age = self.plan.window_layout(self.pooled_bins)
