@@ -75,6 +75,102 @@ def test_responses_that_come_far_too_late():
     assert ds.check_alignment(max_latency_ms=500).status == "aligned"
 
 
+@pytest.mark.parametrize("kind", ["onset", "strf"])
+@pytest.mark.parametrize("baseline_ms", [60, 100, 150, 200, 250])
+def test_a_baseline_before_the_stimulus_is_named_and_placed(kind, baseline_ms):
+    stims, responses = population(kind)
+    n_before = baseline_ms // 5
+    rng = np.random.default_rng(1)
+    early = [rng.poisson(0.4, (*r.shape[:2], n_before)) for r in responses]
+    late = [rng.poisson(0.4, (*r.shape[:2], 7 * clip)) for clip, r in enumerate(responses)]
+    with_baseline = [np.concatenate(parts, axis=-1) for parts in zip(early, responses, strict=True)]
+    with pytest.raises(ValueError, match=rf"clip 0.*baseline of {baseline_ms} ms.*pre_ms={baseline_ms}\)"):
+        NeuralDataset.from_arrays(stims, with_baseline, 5.0)
+    with pytest.warns(UserWarning, match=rf"late.*{baseline_ms} ms longer.*baseline.*pre_ms={baseline_ms}\)"):
+        NeuralDataset.from_arrays(stims, with_baseline, 5.0, on_length_mismatch="trim")
+    longer = [np.concatenate(parts, axis=-1) for parts in zip(with_baseline, late, strict=True)]
+    for blocks in (with_baseline, longer):  # what was recorded after the stimulus differs between clips
+        ds = NeuralDataset.from_arrays(stims, blocks, 5.0, pre_ms=baseline_ms)
+        assert ds.check_alignment().status == "aligned"
+        for clip, expected in enumerate(responses):
+            np.testing.assert_array_equal(ds.response_block(clip), expected)
+            np.testing.assert_array_equal(ds.stims[clip][0], stims[clip].astype(np.float32))
+    assert f"the {n_before} bins before the stimulus" in ds.load_report.skipped[0][1]
+    # the same responses without the excess that gives them away, as long as their stimuli
+    if baseline_ms > 100:
+        cut = [block[..., : s.shape[1]] for s, block in zip(stims, with_baseline, strict=True)]
+        with pytest.warns(UserWarning, match=r"late.*10 to 50 ms.*baseline before the stimulus.*pre_ms"):
+            NeuralDataset.from_arrays(stims, cut, 5.0)
+
+
+def test_a_baseline_before_sounds():
+    rng = np.random.default_rng(0)
+    sounds, counts, padded = [], [], []
+    for _ in range(4):
+        envelope = np.repeat(np.abs(rng.normal(size=120)), 5)
+        sounds.append(rng.normal(size=600 * 80) * np.repeat(envelope, 80))
+        counts.append(rng.poisson(0.5 * np.roll(envelope, 3), (4, 6, 600)))
+        padded.append(np.concatenate([rng.poisson(0.3, (4, 6, 40)), counts[-1]], axis=-1))
+    with pytest.warns(UserWarning, match=r"200 ms longer.*pre_ms=200\)"):
+        AudioNeuralDataset.from_arrays(sounds, padded, 5.0, 16000, on_length_mismatch="trim")
+    ds = AudioNeuralDataset.from_arrays(sounds, padded, 5.0, 16000, pre_ms=200)
+    for clip, expected in enumerate(counts):
+        np.testing.assert_array_equal(ds.response_block(clip), expected)
+    assert ds.check_alignment().lag_bins == 3
+
+
+@pytest.mark.parametrize(
+    ("pre_ms", "error", "text"),
+    [
+        (12.0, ValueError, "pre_ms=12 is 2.4 bins of 5 ms"),
+        (-5.0, ValueError, "pre_ms"),
+        ("200", ValueError, "pre_ms"),
+        (45.0, ValueError, r"clip 0.*\(9 bins\).*\(14 bins\) would end before the stimulus \(10 bins\)"),
+    ],
+)
+def test_a_baseline_that_cannot_be(pre_ms, error, text):
+    with pytest.raises(error, match=text):
+        NeuralDataset.from_arrays([np.ones((2, 10))], [np.ones((1, 3, 14))], 5.0, pre_ms=pre_ms)
+
+
+@pytest.mark.parametrize("dt", [5.0, 10.0])
+@pytest.mark.parametrize("cut_ms", [0, 200])
+def test_no_false_alarm_on_slow_responses(dt, cut_ms):
+    """Potentials with peaks at 50, 100 and 200 ms, also when recorded for longer than the sound."""
+    lags = np.arange(0, 400, dt)
+    peaks = ((0.4, 50, 12), (-1.0, 100, 25), (0.9, 200, 40))
+    kernel = sum(size * np.exp(-(((lags - at) / width) ** 2) / 2) for size, at, width in peaks)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        stims, traces, n_bins = [], [], int(20_000 / dt)
+        for _ in range(6):
+            level = np.abs(np.convolve(rng.normal(size=n_bins), np.exp(-np.arange(40) / 10), "same"))
+            drive = np.convolve(level - level.mean(), kernel)[: n_bins + int(cut_ms / dt)]
+            drive /= drive.std()
+            traces.append(drive + 2.0 * rng.normal(size=(6, 3, drive.size)))
+            stims.append(level[None])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            NeuralDataset.from_arrays(stims, traces, dt, on_length_mismatch="trim")
+
+
+def test_no_false_alarm_on_calcium():
+    for rise, decay, dt in ((50, 400, 33.0), (100, 1000, 33.0), (80, 500, 66.0)):
+        rng = np.random.default_rng(0)
+        t = np.arange(0, 3000, dt)
+        kernel = (1 - np.exp(-t / rise)) * np.exp(-t / decay)
+        stims, traces, n_bins = [], [], int(60_000 / dt)
+        for _ in range(5):
+            level = np.abs(np.convolve(rng.normal(size=n_bins), np.exp(-np.arange(40) / 10), "same"))
+            spikes = rng.poisson(0.3 * np.roll(level, 1), size=(12, 3, n_bins))
+            slow = np.apply_along_axis(lambda row, k=kernel, n=n_bins: np.convolve(row, k)[:n], -1, spikes)
+            stims.append(level[None])
+            traces.append(slow + 0.3 * np.abs(rng.normal(size=slow.shape)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert NeuralDataset.from_arrays(stims, traces, dt).check_alignment().status == "aligned"
+
+
 def test_clips_in_another_order():
     stims, responses = population("onset")
     ds = built(stims, responses[::-1])

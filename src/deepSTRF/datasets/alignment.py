@@ -48,6 +48,15 @@ _MIN_STRENGTH = 6.0
 _STRETCHES, _STRONGEST, _MIN_ERRORS, _MIN_SHARE, _MIN_AGREEING = 24, 2, 4.0, 0.2, 0.7
 #: An abnormal lag must exceed the best normal one by this factor (periodic sounds repeat their peak).
 _MIN_ADVANTAGE = 1.25
+#: Latencies of auditory neurons are 10 to 50 ms in cortex and shorter below (Heil 1997, doi
+#: 10.1152/jn.1997.77.5.2616); responses that are no spikes, such as EEG, peak up to 300 ms after a sound.
+_LATENCIES, _SPIKES_MS, _SLOW_MS = "10 to 50 ms in auditory cortex", 100.0, 300.0
+#: Between the two, a lag is late unless the relation is this share as strong at some shorter lag: a slow
+#: response begins early, one behind a baseline does not.
+_EARLIER_SHARE = 0.5
+#: Where the responses were longer than the stimulus, spikes beyond this lag that the excess explains, up to
+#: this much, follow a baseline; so do slow responses that begin no earlier than the excess, less a smear.
+_LATENCY_MS, _SMEAR_MS = 60.0, 20.0
 #: No relation at any lag is worth a warning when odd and even repeats correlate this well for this long.
 _MIN_RELIABILITY, _RELIABLE_S = 0.3, 10.0
 
@@ -78,9 +87,12 @@ class AlignmentReport:
 
 
 def check_alignment(
-    ds: Recording, *, warn_unclear: bool = True, max_latency_ms: float = 300.0
+    ds: Recording, *, warn_unclear: bool = True, max_latency_ms: float | None = None, excess: int = 0
 ) -> AlignmentReport:
-    """Lag of the population response behind the stimulus; see `NeuralDataset.check_alignment`."""
+    """Lag of the population response behind the stimulus; see `NeuralDataset.check_alignment`.
+
+    ``excess``: bins that all responses were longer than their stimuli before they were cut.
+    """
     clips = [clip for clip, responses in enumerate(ds.response_storage.clips) if responses.heard.size]
     total = sum(ds.n_bins(clip) for clip in clips)
     if total > _MAX_BINS:
@@ -90,7 +102,16 @@ def check_alignment(
     series = _join(levels, _population(ds, clips), ds.dt)
     if series is None:
         return AlignmentReport("too short", None, None, 0.0, "too few bins to estimate a lag")
-    report = _find_lag(series, ds.dt, max_latency_ms)
+    is_trace = ds.recorded_kind == "trace"
+    limits = (_SLOW_MS if is_trace else _SPIKES_MS, _SLOW_MS)
+    if max_latency_ms is not None:
+        limits = (max_latency_ms, max_latency_ms)
+    lag, strength, is_normal, onset = _find_lag(series, ds.dt, *limits)
+    cut_ms = excess * ds.dt
+    after_baseline = excess > 0 and (
+        onset * ds.dt >= cut_ms - _SMEAR_MS if is_trace else _LATENCY_MS < lag * ds.dt <= cut_ms + _LATENCY_MS
+    )
+    report = _report(lag, ds.dt, strength, is_normal, cut_ms if after_baseline else 0.0)
     alarm = report.status in ("early", "late")
     if report.status == "unclear" and warn_unclear:
         alarm = _is_reliable(ds, clips)
@@ -207,31 +228,34 @@ def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Seri
     return _Series(joined_x, joined_y, usable, max_lag)
 
 
-def _find_lag(series: _Series, dt_ms: float, max_latency_ms: float) -> AlignmentReport:
-    """Strongest lag that holds over the whole recording, with its assessment."""
+def _find_lag(
+    series: _Series, dt_ms: float, latest_ms: float, slow_ms: float
+) -> tuple[int, float, bool | None, int]:
+    """Strongest lag that holds over the whole recording, its strength, whether it is normal, and its onset.
+
+    None instead of true or false: no lag holds, the strength is that of the best. The onset is the first lag
+    of at least half the strength.
+    """
     lags = np.arange(-series.max_lag, series.max_lag + 1)
-    normal = (lags > -_EARLY_BINS) | (lags * dt_ms > -_EARLY_MS)
-    normal &= lags * dt_ms <= max_latency_ms
-    largest, found = 0.0, {True: (0.0, 0), False: (0.0, 0)}  # strength and lag of the best (ab)normal one
+    ms = lags * dt_ms
+    soon = ((lags > -_EARLY_BINS) | (ms > -_EARLY_MS)) & (ms <= max(latest_ms, 2 * dt_ms))
+    largest, found = 0.0, {True: (0.0, 0, 0), False: (0.0, 0, 0)}  # the best (ab)normal one
     for level in range(len(series.levels)):
         stimulus, population = series.whitened(level)
         for response, z in zip(population, np.abs(_correlation(stimulus, population, lags)), strict=True):
             largest = max(largest, float(z.max()))
+            # a response that goes on for long is normal at later lags too, once it begins in time
+            goes_on = (ms > 0) & (ms <= slow_ms) & (np.where(soon, z, 0.0).max() >= _EARLIER_SHARE * z)
+            normal = soon | goes_on
             for kind, allowed in ((True, normal), (False, ~normal)):
                 best = int(np.argmax(np.where(allowed, z, -1.0)))
                 strength, lag = float(z[best]), int(lags[best])
                 if strength > max(_MIN_STRENGTH, found[kind][0]) and _is_consistent(stimulus, response, lag):
-                    found[kind] = (strength, lag)
+                    onset = int(lags[np.argmax((lags >= min(0, lag)) & (z >= _EARLIER_SHARE * strength))])
+                    found[kind] = (strength, lag, onset)
     is_normal = found[False][0] < _MIN_ADVANTAGE * found[True][0]
-    strength, lag = found[is_normal]
-    if strength == 0:
-        text = (
-            "no lag relates the responses to the stimulus level (the best reaches "
-            f"{largest:.1f} times chance); with reliable responses this happens "
-            "when clips and responses are in different orders"
-        )
-        return AlignmentReport("unclear", None, None, largest, text)
-    return _report(lag, dt_ms, strength, is_normal)
+    strength, lag, onset = found[is_normal]
+    return (lag, strength, is_normal, onset) if strength > 0 else (0, largest, None, 0)
 
 
 def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int64]) -> Floats:
@@ -261,10 +285,20 @@ def _is_consistent(stimulus: Floats, response: Floats, lag: int) -> bool:
     return bool(remaining > _MIN_ERRORS * math.sqrt(squares[rest].sum()))
 
 
-def _report(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentReport:
+def _report(
+    lag: int, dt_ms: float, strength: float, normal: bool | None, baseline_ms: float
+) -> AlignmentReport:
+    """Assessment of a lag; ``baseline_ms``: length of what was cut where that explains the lag, else 0."""
     ms = lag * dt_ms
+    if normal is None:
+        text = (
+            "no lag relates the responses to the stimulus level (the best reaches "
+            f"{strength:.1f} times chance); with reliable responses this happens "
+            "when clips and responses are in different orders"
+        )
+        return AlignmentReport("unclear", None, None, strength, text)
     numbers = f"the best lag is {ms:+g} ms ({lag:+d} bins, {strength:.1f} times chance)"
-    if normal:
+    if normal and not baseline_ms:
         text = f"responses follow the stimulus as they should: {numbers}"
         return AlignmentReport("aligned", lag, ms, strength, text)
     if lag < 0:
@@ -274,12 +308,21 @@ def _report(lag: int, dt_ms: float, strength: float, normal: bool) -> AlignmentR
             "if this is meant, pass check_alignment=False"
         )
         return AlignmentReport("early", lag, ms, strength, text)
-    text = (
-        f"responses follow their stimulus implausibly late: {numbers}. Remove the first bins of every "
-        "response (time before the sound), or pass max_latency_ms to ds.check_alignment for slow signals; "
-        "if this is meant, pass check_alignment=False"
-    )
-    return AlignmentReport("late", lag, ms, strength, text)
+    text = f"responses follow their stimulus implausibly late: {numbers}, latencies are {_LATENCIES}. "
+    if baseline_ms:
+        length = baseline_ms if ms >= baseline_ms else (lag - 1) * dt_ms
+        text += (
+            f"The responses were {baseline_ms:g} ms longer than the stimuli and were cut at their end, yet "
+            "the excess lies at their start: a baseline before the stimulus. Pass its length instead, "
+            f"from_arrays(..., pre_ms={length:g})"
+        )
+    else:
+        text += (
+            "A baseline before the stimulus in the responses? Then pass its length, from_arrays(..., pre_ms="
+            f"...), by this lag about {max(ms - 50.0, 0.0):g} to {ms:g} ms. For slow signals pass "
+            "max_latency_ms to ds.check_alignment"
+        )
+    return AlignmentReport("late", lag, ms, strength, f"{text}; if this is meant, pass check_alignment=False")
 
 
 def _mean_psth(ds: Recording, clip: int, repeats: slice) -> Floats:

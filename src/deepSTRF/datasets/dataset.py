@@ -16,8 +16,8 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor
 
-from deepSTRF.datasets import io
-from deepSTRF.datasets.alignment import AlignmentReport, check_alignment
+from deepSTRF.datasets import alignment, io
+from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, fill
 from deepSTRF.datasets.recording import Recording, is_integer
@@ -274,6 +274,7 @@ class NeuralDataset(Recording):
         response_kind: str | None = None,
         response_unit: str | None = None,
         on_length_mismatch: str = "error",
+        pre_ms: float = 0.0,
         check_alignment: bool = True,
     ) -> Self:
         """Dataset of plain arrays, ragged clips and repeats included.
@@ -303,9 +304,13 @@ class NeuralDataset(Recording):
             Unit for labels, such as "uV"; None is "spikes per bin" for counts, else "arbitrary units".
         on_length_mismatch : str
             "error" refuses a clip whose stimulus and responses differ in length, "trim" cuts both to the
-            shorter.
+            shorter at their end: right only when both start together.
+        pre_ms : float
+            Length of the baseline before the stimulus with which the responses to every clip begin, in ms,
+            whole bins. It is cut off, and what was recorded after the stimulus too: models start from silence
+            at each clip's start, and what the level of silence in a spectrogram is, is unknown.
         check_alignment : bool
-            Warn when responses seem to lead their stimulus (see `check_alignment`).
+            Warn when responses seem to lead their stimulus or to lag implausibly (see `check_alignment`).
 
         Returns
         -------
@@ -326,13 +331,14 @@ class NeuralDataset(Recording):
         """
         ds = cls._blank(dt_ms)
         ds.response_kind, ds.response_unit = response_kind, response_unit
-        fill(
+        excess = fill(
             ds, stims, responses, as_spectrogram,
             stim_meta=stim_meta, nrn_meta=nrn_meta, name=name, on_length_mismatch=on_length_mismatch,
+            pre_ms=pre_ms,
         )  # fmt: skip
         ds.validate()
         if check_alignment:
-            ds.check_alignment(warn_unclear=False)
+            alignment.check_alignment(ds, warn_unclear=False, excess=excess)
         return ds
 
     # ---- description and checks
@@ -361,7 +367,9 @@ class NeuralDataset(Recording):
         }
         return {**facts, **self.facts}
 
-    def check_alignment(self, *, warn_unclear: bool = True, max_latency_ms: float = 300.0) -> AlignmentReport:
+    def check_alignment(
+        self, *, warn_unclear: bool = True, max_latency_ms: float | None = None
+    ) -> AlignmentReport:
         """Estimate the lag of the population response behind the stimulus and warn when it is implausible.
 
         Responses are taken as recorded, before smoothing. The method is described in
@@ -372,8 +380,10 @@ class NeuralDataset(Recording):
         warn_unclear : bool
             Also warn when responses repeat reliably for many seconds and yet no lag relates them to their
             stimuli, as when clips and responses are in different orders.
-        max_latency_ms : float
-            Longest normal lag in ms.
+        max_latency_ms : float, optional
+            Longest normal lag in ms. None is 100 (latencies are 10 to 50 ms in auditory cortex), and 300 for
+            responses that begin before 100 and go on, and for traces such as EEG
+            (``response_kind="trace"``).
 
         Returns
         -------
@@ -387,7 +397,7 @@ class NeuralDataset(Recording):
             When responses lead the stimulus by two bins or more, follow it by more than ``max_latency_ms``,
             or (see ``warn_unclear``) have no relation to it.
         """
-        return check_alignment(self, warn_unclear=warn_unclear, max_latency_ms=max_latency_ms)
+        return alignment.check_alignment(self, warn_unclear=warn_unclear, max_latency_ms=max_latency_ms)
 
     # ---- joining and files
 
@@ -565,6 +575,7 @@ class AudioNeuralDataset(NeuralDataset):
         response_kind: str | None = None,
         response_unit: str | None = None,
         on_length_mismatch: str = "error",
+        pre_ms: float = 0.0,
         check_alignment: bool = True,
     ) -> Self:
         """Audio dataset of plain arrays; see `NeuralDataset.from_arrays` for what is not listed.
@@ -589,7 +600,7 @@ class AudioNeuralDataset(NeuralDataset):
             Lowest and highest audible frequency in Hz.
         species : str, optional
             Whose neurons these are.
-        stim_meta, nrn_meta, name, response_kind, response_unit, on_length_mismatch, check_alignment
+        stim_meta, nrn_meta, name, response_kind, response_unit, on_length_mismatch, pre_ms, check_alignment
             As in `NeuralDataset.from_arrays`.
 
         Returns
@@ -616,15 +627,16 @@ class AudioNeuralDataset(NeuralDataset):
             if F is None and frequencies_hz is None:
                 ds.F = _DEFAULT_BANDS
         ds.hearing_range_hz, ds.species = hearing_range_hz, species
-        fill(
+        excess = fill(
             ds, stims, responses, as_waveform if ds.return_waveform else as_spectrogram,
             stim_meta=stim_meta, nrn_meta=nrn_meta, name=name, on_length_mismatch=on_length_mismatch,
+            pre_ms=pre_ms,
         )  # fmt: skip
         if not ds.return_waveform:
             ds.F = ds.F or int(ds.stims[0].shape[-2])
         ds.validate()
         if check_alignment:
-            ds.check_alignment(warn_unclear=False)
+            alignment.check_alignment(ds, warn_unclear=False, excess=excess)
         return ds
 
     def validate(self) -> None:

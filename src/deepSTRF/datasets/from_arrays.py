@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import check_non_negative
 from deepSTRF.datasets.recording import Recording
 from deepSTRF.datasets.responses import (
     Array,
@@ -26,6 +27,10 @@ from deepSTRF.datasets.responses import (
 
 __all__ = ["as_spectrogram", "as_waveform", "fill"]
 
+#: A baseline that differs from whole bins by no more than this share of a bin is one.
+_WHOLE_BIN = 1e-6
+#: An excess of the responses that may be a baseline before the stimulus.
+_BASELINE_MS = (20.0, 5000.0)
 _TRIM = "from_arrays(..., on_length_mismatch='trim') cuts both to the shorter"
 #: Names of dimensions of a labelled array, per axis of ours.
 _DIMENSIONS = {
@@ -326,8 +331,12 @@ def fill(
     nrn_meta: Sequence[dict[str, Any]] | None,
     name: str | None,
     on_length_mismatch: str,
-) -> None:
-    """Put arrays and metadata into an empty recording, which is not validated here."""
+    pre_ms: float,
+) -> int:
+    """Put arrays and metadata into an empty recording, which is not validated here.
+
+    Returns the number of bins that the responses to every clip were longer than its stimulus, 0 if any fits.
+    """
     if on_length_mismatch not in ("error", "trim"):
         raise ValueError(f"on_length_mismatch is 'error' or 'trim', got {on_length_mismatch!r}")
     if isinstance(stims, Mapping) and isinstance(responses, Mapping) and set(stims) == set(responses):
@@ -345,7 +354,8 @@ def fill(
             + ("; for one clip pass [stims] and [responses]" if one else "")
         )
     stimuli = [as_stimulus(values, f"clip {clip}") for clip, values in enumerate(stims)]
-    storage, names = _pack(ds, stimuli, responses, nrn_meta)
+    n_before = _bins_before(pre_ms, ds.dt)
+    storage, names = _pack(ds, stimuli, responses, nrn_meta, n_before)
     ds.N_neurons = storage.n_neurons
     if nrn_meta is None and names:
         nrn_meta = [{"cell_id": neuron} for neuron in names]
@@ -354,14 +364,53 @@ def fill(
     if name is not None:
         ds.name = name
     ds.load_report.kept += [str(row.get("cell_id", row.get("name", n))) for n, row in enumerate(ds.nrn_meta)]
-    clips = list(storage.clips)
+    clips = [
+        _without_baseline(ds, clip, responses, n_before, stimuli[clip].shape[-1] // ds.samples_per_bin)
+        for clip, responses in enumerate(storage.clips)
+    ]
+    excess = []
     for clip, stimulus in enumerate(stimuli):
-        n_bins = _common_bins(ds, clip, stimulus, storage, trim=on_length_mismatch == "trim")
+        bins = stimulus.shape[-1] // ds.samples_per_bin
+        if clips[clip].heard.size:
+            excess.append(0 if clips[clip].first_reaching(bins) is None else clips[clip].n_bins - bins)
+        n_bins = _common_bins(ds, clip, stimulus, clips[clip], trim=on_length_mismatch == "trim")
         if n_bins is not None:
             stimuli[clip] = stimulus[..., : n_bins * ds.samples_per_bin].clone()
             clips[clip] = clips[clip].cropped(n_bins)
     ds.stims = stimuli
     ds._storage = ResponseStorage(clips, storage.n_neurons)
+    return max(0, min(excess, default=0))
+
+
+def _bins_before(pre_ms: Any, dt_ms: float) -> int:
+    """Bins of a baseline, which must be whole."""
+    length = check_non_negative("pre_ms", pre_ms)
+    bins = round(length / dt_ms)
+    if abs(length / dt_ms - bins) > _WHOLE_BIN:
+        raise ValueError(
+            f"pre_ms={length:g} is {length / dt_ms:g} bins of {dt_ms:g} ms, and must be whole bins; bin the "
+            "responses so that a bin begins where the stimulus does"
+        )
+    return bins
+
+
+def _without_baseline(
+    ds: Recording, clip: int, responses: ClipResponses, n_before: int, n_bins: int
+) -> ClipResponses:
+    """Responses from the beginning of the stimulus on, and no further than its end; reports what it cuts."""
+    if n_before == 0 or not responses.heard.size:
+        return responses
+    recorded = responses.n_bins
+    if recorded < n_before + n_bins:
+        raise ValueError(
+            f"clip {clip}: with a baseline of pre_ms={n_before * ds.dt:g} ({n_before} bins) the neural "
+            f"responses ({recorded} bins) would end before the stimulus ({n_bins} bins); where they are as "
+            "long as the stimulus, they hold no baseline or the stimulus holds it too"
+        )
+    after = recorded - n_before - n_bins
+    tail = f" and the {after} bins after the stimulus" if after else ""
+    ds.load_report.skip(f"clip {clip}", f"the {n_before} bins before the stimulus{tail} cut by pre_ms")
+    return responses.cropped(n_before + n_bins, n_before)
 
 
 def _pack(
@@ -369,12 +418,13 @@ def _pack(
     stimuli: Sequence[Tensor],
     responses: Sequence[Any],
     nrn_meta: Sequence[dict[str, Any]] | None,
+    n_before: int,
 ) -> tuple[ResponseStorage, list[str]]:
     """Packed responses, and the names of their neurons where the clips give names."""
     names = _Names(nrn_meta)
     entries = []
     for clip, (stimulus, given) in enumerate(zip(stimuli, responses, strict=True)):
-        n_bins = stimulus.shape[-1] // ds.samples_per_bin
+        n_bins = n_before + stimulus.shape[-1] // ds.samples_per_bin
         entries.append(_clip_entry(given, n_bins, names, f"clip {clip}"))
         _check_time_is_last(stimulus, n_bins, entries[-1], clip, ds.dt)
     named = [] if names.fixed else list(names.index)
@@ -393,10 +443,10 @@ def _metadata(
 
 
 def _common_bins(
-    ds: Recording, clip: int, stimulus: Tensor, storage: ResponseStorage, *, trim: bool
+    ds: Recording, clip: int, stimulus: Tensor, responses: ClipResponses, *, trim: bool
 ) -> int | None:
     """Bins to cut a clip to (trailing bins without a value always go), None when both fit; reports it."""
-    responses, per_bin = storage.clips[clip], ds.samples_per_bin
+    per_bin = ds.samples_per_bin
     bins, rest = divmod(stimulus.shape[-1], per_bin)
     recorded = responses.n_bins if responses.heard.size else bins
     reaching = responses.first_reaching(bins) if recorded > bins else None
@@ -412,9 +462,16 @@ def _common_bins(
             f"bin; crop to {bins * per_bin}, or {_TRIM} (and to whole bins)"
         )
     if not trim and reaching is not None:
+        longer, hint = (recorded - bins) * ds.dt, f"if both start together, {_TRIM}"
+        if _BASELINE_MS[0] <= longer <= _BASELINE_MS[1]:
+            hint = (
+                f"if they begin before it, with a baseline of {longer:g} ms (or a shorter one, and time "
+                f"after the stimulus), pass from_arrays(..., pre_ms={longer:g}); only if both start "
+                f"together, {_TRIM}"
+            )
         raise ValueError(
             f"clip {clip}: the neural responses ({recorded} bins of {ds.dt:g} ms, neuron {reaching}) are "
-            f"longer than the stimulus ({bins} bins); if both start together, {_TRIM}"
+            f"longer than the stimulus ({bins} bins); {hint}"
         )
     if not trim and recorded < bins:
         raise ValueError(

@@ -113,9 +113,9 @@ class ClipResponses:
         at = at[hit]
         return ClipResponses(self.data, hit, self.starts[at], self.counts[at], self.has_missing)
 
-    def cropped(self, n_bins: int) -> ClipResponses:
-        """The first ``n_bins`` bins; a neuron left without any value is no longer in ``heard``."""
-        data = self.data[:, :n_bins].copy()
+    def cropped(self, stop: int | None, start: int = 0) -> ClipResponses:
+        """Bins ``start`` to ``stop``; a neuron left without any value is no longer in ``heard``."""
+        data = self.data[:, start:stop].copy()
         keep, complete = self._with_values(data)
         return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], not complete)
 
