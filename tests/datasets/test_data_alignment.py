@@ -124,7 +124,7 @@ def test_a_baseline_before_sounds():
     [
         (12.0, ValueError, "pre_ms=12 is 2.4 bins of 5 ms"),
         (-5.0, ValueError, "pre_ms"),
-        ("200", ValueError, "pre_ms"),
+        ("200", TypeError, "pre_ms must be a number"),
         (45.0, ValueError, r"clip 0.*\(9 bins\).*\(14 bins\) would end before the stimulus \(10 bins\)"),
     ],
 )
