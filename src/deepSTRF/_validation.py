@@ -72,13 +72,14 @@ def check_positive_number(name: str, value: object) -> float:
     return number
 
 
-def check_non_negative(name: str, value: float) -> float:
+def check_non_negative(name: str, value: object) -> float:
     """Return a finite number >= 0."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number >= 0, got {value!r} ({type(value).__name__})")
-    if not (math.isfinite(value) and value >= 0):
+    number = float(value)
+    if not math.isfinite(number) or number < 0:
         raise ValueError(f"{name} must be a finite number >= 0, got {value}")
-    return float(value)
+    return number
 
 
 def check_share(name: str, value: Any) -> float:
