@@ -29,6 +29,7 @@ __all__ = [
     "check_dropout",
     "check_dtype",
     "check_flag",
+    "check_n_splits",
     "check_non_negative",
     "check_not_empty",
     "check_positive_int",
@@ -254,3 +255,9 @@ def first_names(names: Sequence[str]) -> str:
     """Return the first few names of a list in one line, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
     return ", ".join(names[:MOST_NAMED]) + more
+
+
+def check_n_splits(n_splits: int) -> None:
+    """Raise ValueError unless there is at least one half-split."""
+    if n_splits < 1:
+        raise ValueError(f"n_splits is a whole number >= 1, got {n_splits!r}; the default is 126")

@@ -45,7 +45,9 @@ def test_old_names_warn_once_and_are_the_new_ones():
     code = (
         "import importlib, warnings\n"
         "from deepSTRF import _moved\n"
+        "warnings.simplefilter('ignore')\n"
         "for (face, name), (new_face, new_name) in _moved.NAMES.items():\n"
+        "    importlib.import_module(face)\n"
         "    with warnings.catch_warnings(record=True) as caught:\n"
         "        warnings.simplefilter('always')\n"
         "        values = [getattr(importlib.import_module(face), name) for _ in range(2)]\n"

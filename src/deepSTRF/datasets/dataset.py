@@ -11,11 +11,12 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from torch import Tensor
 
+from deepSTRF._moved import find_moved_attribute
 from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
@@ -30,19 +31,6 @@ __all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop", "plain_rate"]
 
 #: Bands a front-end makes of a waveform by default: the width of the NS1 cochleagram.
 _DEFAULT_BANDS = 34
-
-
-class _InPlaceCall:
-    """A call of deepSTRF 0.1 that changed a dataset in place; reading it raises the view that replaces it."""
-
-    def __init__(self, name: str, replacement: str) -> None:
-        self._name, self._replacement = name, replacement
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        raise AttributeError(
-            f"{self._name} changed a dataset in place in deepSTRF 0.1; here a view is returned and the "
-            f"source stays as it is: {self._replacement}"
-        )
 
 
 class NeuralDataset(Recording):
@@ -473,6 +461,13 @@ class NeuralDataset(Recording):
         ds.validate()
         return ds
 
+    if not TYPE_CHECKING:  # type checkers know every name
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):  # what copy and pickle ask for
+                raise AttributeError(name)
+            return find_moved_attribute(self, name)
+
     def __repr__(self) -> str:
         named = "" if self.name == type(self).__name__ else f"{self.name!r}, "
         view = ", view" if self.I is not None or self.S_sel is not None else ""
@@ -481,14 +476,6 @@ class NeuralDataset(Recording):
             f"{type(self).__name__}({named}N_neurons={self.N_neurons}, n_clips={len(self)}, "
             f"dt_ms={self.dt:g}{smooth}{view})"
         )
-
-
-for _name, _replacement in (
-    ("standardize_stims", "ds = ds.standardized(stim_indices=..., per_band=True)"),
-    ("normalize_responses", "ds = ds.normalized('max', stim_indices=...)"),
-    ("smooth_responses", "ds = ds.smoothed(window_ms=21.0)"),
-):
-    setattr(NeuralDataset, _name, _InPlaceCall(_name, _replacement))
 
 
 class AudioNeuralDataset(NeuralDataset):

@@ -17,7 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice
+from deepSTRF._moved import earlier_keywords
+from deepSTRF._validation import check_choice, check_n_splits
 from deepSTRF.metrics._statistics import (
     BYTES_PER_VALUE,
     ClipPowers,
@@ -47,12 +48,6 @@ RAGGED_BLOCK_BYTES = 64 * 2**20
 DESIGN_BYTES = 16 * 2**20
 #: Of a repeat's variance: what is left of a half whose repeats cancel to rounding error.
 NEGLIGIBLE_HALF = 1e-13
-
-
-def check_n_splits(n_splits: int) -> None:
-    """Raise ValueError unless there is at least one half-split."""
-    if n_splits < 1:
-        raise ValueError(f"n_splits is a whole number >= 1, got {n_splits!r}; the default is 126")
 
 
 def check_bootstrap(n_bootstrap: int, confidence: float, resample: str) -> None:
@@ -194,6 +189,7 @@ def ceiling(
     return Ceiling(value, low, high, method, centring, resample, confidence, n_bootstrap)
 
 
+@earlier_keywords
 def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) -> Tensor:
     """Half-split ceiling of every series: how well the mean of all repeats could be predicted.
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice
+from deepSTRF._moved import earlier_keywords
+from deepSTRF._validation import check_choice, check_n_splits
 from deepSTRF.metrics._statistics import (
     ScoreStatistics,
     check_centring,
@@ -20,7 +21,7 @@ from deepSTRF.metrics._statistics import (
     reduce_neurons,
     valid_samples,
 )
-from deepSTRF.metrics.ceilings import N_SPLITS, check_n_splits, half_split_ceiling
+from deepSTRF.metrics.ceilings import N_SPLITS, half_split_ceiling
 
 __all__ = ["corrcoef", "fve", "normalized_corrcoef", "single_repeat_neurons"]
 
@@ -109,6 +110,7 @@ def fve(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "
     return reduce_neurons(moments.explained_variance(error), reduction)
 
 
+@earlier_keywords
 def normalized_corrcoef(
     pred: Tensor,
     responses: Tensor,

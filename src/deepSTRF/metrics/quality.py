@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import check_n_splits
 from deepSTRF.metrics._statistics import (
     PooledPowers,
     RepeatSummary,
@@ -27,7 +28,6 @@ from deepSTRF.metrics.ceilings import (
     RepeatGroups,
     SplitCeiling,
     check_bootstrap,
-    check_n_splits,
 )
 from deepSTRF.protocols import DatasetLike
 

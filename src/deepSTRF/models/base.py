@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._moved import earlier_keywords, rename_keywords
 from deepSTRF._validation import check_dtype, check_flag, check_positive_int, check_tensor
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.fitted_on import FittedOn
@@ -343,7 +344,12 @@ class NeuralModel(nn.Module, Configurable):
         return predict_clips(self, dataset, clips=clips, unit=unit, device=device)
 
     def save_pretrained(
-        self, directory: str | os.PathLike[str], *, metadata: Any = None, model_card: str | None = None
+        self,
+        directory: str | os.PathLike[str] = "",
+        *,
+        metadata: Any = None,
+        model_card: str | None = None,
+        **earlier: Any,
     ) -> Path:
         """Save configuration and weights into a folder; see `deepSTRF.models.io.checkpoint.save_checkpoint`.
 
@@ -355,6 +361,8 @@ class NeuralModel(nn.Module, Configurable):
             Plain data to keep beside the model (protocol, scores, neuron names).
         model_card : str, optional
             Text of the README; None writes one.
+        **earlier
+            ``save_dir``, the name of the folder in deepSTRF 0.1.
 
         Returns
         -------
@@ -366,6 +374,14 @@ class NeuralModel(nn.Module, Configurable):
         TypeError, ValueError
             When the model cannot be rebuilt from what would be written; the text names the part.
         """
+        if earlier:
+            given = {"directory": directory} if directory else {}
+            named = rename_keywords("NeuralModel.save_pretrained", {**given, **earlier})
+            directory = named.pop("directory", "")
+            if named:
+                raise TypeError(f"save_pretrained has no argument {', '.join(map(repr, named))}")
+        if not directory:
+            raise TypeError("save_pretrained needs a folder: model.save_pretrained('path/to/folder')")
         return save_checkpoint(self, directory, metadata=metadata, model_card=model_card)
 
     def push_to_hub(
@@ -418,6 +434,7 @@ class NeuralModel(nn.Module, Configurable):
         )
 
     @classmethod
+    @earlier_keywords
     def from_pretrained(
         cls,
         repo_or_path: str | os.PathLike[str],

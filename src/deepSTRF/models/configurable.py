@@ -12,6 +12,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._moved import refuse_keywords
 from deepSTRF.registry import MODULES
 
 __all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters", "designed_on_cpu", "placement"]
@@ -71,6 +72,7 @@ def _bind(
     try:
         bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)  # type: ignore[misc]
     except TypeError:
+        refuse_keywords(cls.__name__, kwargs)
         return None  # a wrong call, or a copy or unpickling, which restores the arguments afterwards
     bound.apply_defaults()
     arguments: dict[str, Any] = {}

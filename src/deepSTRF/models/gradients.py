@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._moved import earlier_keywords
 from deepSTRF._validation import (
     NeuronSelection,
     check_choice,
@@ -78,6 +79,7 @@ class GradientMaps:
                 maps[first : first + at_once] = gradient[..., -frames:]
         return maps
 
+    @earlier_keywords
     def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:
         """Return the gradient of the prediction with respect to the samples of a sound, both (T_audio,)."""
         model: Any = self

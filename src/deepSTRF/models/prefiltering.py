@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._moved import earlier_keywords
 from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
@@ -226,6 +227,7 @@ class ICAdaptation(_Adaptation, Configurable):
 Willmore_Adaptation = ICAdaptation
 
 
+@earlier_keywords
 def get_CFs(min_freq: float, max_freq: float, n: int, scale: str = "mel") -> Tensor:
     """Return centre frequencies (n,) in hertz, equally spaced on a frequency scale, both ends included."""
     low, high = check_positive_number("min_freq", min_freq), check_positive_number("max_freq", max_freq)
@@ -266,6 +268,7 @@ def make_icadaptation(
     return ICAdaptation(_decay_factors(n_frequency_bands, dt, min_freq, max_freq, scale))
 
 
+@earlier_keywords
 def make_prefiltering(
     kind: str,
     n_frequency_bands: int,

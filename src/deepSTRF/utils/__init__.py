@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from deepSTRF._moved import find_moved
+
 if TYPE_CHECKING:
     from deepSTRF.datasets import neural_collate
     from deepSTRF.interpret import compare_wav2spec_to_groundtruth
@@ -20,7 +22,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it holds {', '.join(__all__)}")
+    return find_moved(__name__, name)
 
 
 def __dir__() -> list[str]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepSTRF._moved import refuse_keywords
 from deepSTRF._validation import check_positive_int, check_positive_number, check_tensor
 from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.models.configurable import Configurable, ExactConstants, ScaleFreeParameters, placement
@@ -248,6 +249,7 @@ def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> n
     legal = inspect.signature(front_end).parameters
     if "n_filters" in options and "n_filters" not in legal and "n_mels" in legal:
         options["n_mels"] = options.pop("n_filters")
+    refuse_keywords(front_end.__name__, options)
     unknown = sorted(set(options) - set(legal))
     if unknown:
         raise TypeError(

@@ -126,8 +126,10 @@ class EarlierGammatone(_EarlierBank):
         Bin width in ms.
     f_min, f_max : float
         First and last centre in hertz, equally spaced in ERB-rate; None is 22,627 or Nyquist.
-    order, b_factor
-        Order of the filters; bandwidth in equivalent rectangular bandwidths.
+    order : int
+        Order of the filters.
+    b_factor : float
+        Bandwidth in equivalent rectangular bandwidths.
     kernel_ms : float
         Kernel of all filters in ms.
     rectify : {"halfwave", "full"}
