@@ -2,7 +2,8 @@
 
 Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry:
 names, class or function, first line of its docstring. ``<!-- table: flags -->`` stands for the flags of
-``deepstrf fit``, ``<!-- table: api -->`` for everything that the faces of the package export. Without
+``deepstrf fit``, ``<!-- table: api -->`` for everything that the faces of the package export, and
+``<!-- table: moved modules -->`` (names, calls, keywords) for what deepSTRF 0.1 called otherwise. Without
 ``--check`` the rows are written; with it, pages that differ are named and the exit status is 1. All pages of
 docs/ are the default.
 """
@@ -17,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from deepSTRF import registry
+from deepSTRF import _moved, registry
 from deepSTRF.experiments.config import flags_table
 from deepSTRF.registry import Registry
 
@@ -81,6 +82,38 @@ def api() -> str:
     return "\n" + "\n\n".join(parts) + "\n\n"
 
 
+WORKS, ERROR = "works, and warns", "error"
+
+
+def moved(what: str) -> str:
+    """What deepSTRF 0.1 called otherwise: one row each, the new call, and what the earlier one does."""
+    own = "deepSTRF."
+    names = [(place, name, f"{new}.{name_now}") for (place, name), (new, name_now) in _moved.NAMES.items()]
+    changed = [(place, name, call) for (place, name), call in _moved.CHANGED.items()]
+    rows: list[tuple[str, str, str]] = []
+    if what == "modules":
+        rows = [(old, ", ".join(f"`{new}`" for new in places), "") for old, places in _moved.MODULES.items()]
+    elif what == "names":
+        rows = [(f"{place}.{name}", f"`{new}`", WORKS) for place, name, new in names]
+        rows += [(f"{place}.{name}", call, ERROR) for place, name, call in changed if place != _moved.DATASET]
+    elif what == "calls":
+        rows = [(f"ds.{name}()", f"`{shown}`", WORKS) for name, (shown, _) in _moved.GETTERS.items()]
+        rows += [(f"ds.{name}(...)", call, ERROR) for place, name, call in changed if place == _moved.DATASET]
+    elif what == "keywords":
+        for (call, name), new in _moved.KEYWORDS.items():
+            works = new.isidentifier()
+            shown = call.rpartition(".")[2]
+            rows.append((f"{shown}({name}=)", f"`{new}=`" if works else new, WORKS if works else ERROR))
+    lines = [f"| `{old.removeprefix(own)}` | {new} | {does} |" for old, new, does in sorted(rows)]
+    head = "| earlier | here | the earlier one |\n|---|---|---|\n"
+    if what == "modules":
+        head, lines = (
+            head.replace(" the earlier one |", "").replace("---|---|---", "---|---"),
+            [line.removesuffix("  |") for line in lines],
+        )
+    return head + "\n".join(lines) + "\n"
+
+
 def filled(text: str) -> str:
     """The text of a page with every marked table written anew."""
 
@@ -89,6 +122,9 @@ def filled(text: str) -> str:
             return found[1] + flags_table() + found[3]
         if found["name"] == "api":
             return found[1] + api() + found[3]
+        kind, _, what = found["name"].partition(" ")
+        if kind == "moved":
+            return found[1] + moved(what) + found[3]
         if found["name"] not in TABLES:
             raise ValueError(f"unknown table {found['name']!r}; legal names: {', '.join((*TABLES, FLAGS))}")
         return found[1] + table(TABLES[found["name"]]) + found[3]

@@ -40,3 +40,14 @@ def test_an_unknown_table_is_an_error(tmp_path: Path) -> None:
     done = run("--check", str(page))
     assert done.returncode != 0
     assert "legal names: models" in done.stderr
+
+
+def test_every_earlier_name_stands_on_its_page() -> None:
+    from deepSTRF import _moved  # inner: the other tests run the tool in a process of its own
+
+    page = (TOOL.parents[1] / "docs" / "coming-from-other-tools.md").read_text(encoding="utf-8")
+    for name in (*_moved.MODULES, *(".".join(key) for key in _moved.NAMES)):
+        assert f"`{name.removeprefix('deepSTRF.')}`" in page
+    for (_, name), new in (*_moved.CHANGED.items(), *_moved.KEYWORDS.items()):
+        assert name in page
+        assert new in page
