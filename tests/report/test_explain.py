@@ -121,6 +121,10 @@ def test_movie_and_page_hold_everything(nonlinear, tmp_path):
     assert page.count("data:audio/wav") == 2
     assert page.count("data:image/gif") == 1
     assert "slopes at the null stimulus" in page
+    standardises = nonlinear.load_model().standardizer is not None
+    assert ("the mean of each band over the training sounds, not silence" in page) == standardises
+    assert ("0 in every band: silence only where" in page) != standardises
+    assert "sound in silence" not in page
 
 
 def test_explained_before_is_read_and_another_choice_is_refused(nonlinear):

@@ -20,7 +20,7 @@ from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
 from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_fields
 from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.report.explanation import Explanation
-from deepSTRF.report.parts import Bands, FrontEndParts, ReportParts
+from deepSTRF.report.parts import NULL_STIMULI, Bands, FrontEndParts, ReportParts
 from deepSTRF.report.rendering import number, render
 from deepSTRF.report.sections import SECTIONS, SectionMaker
 
@@ -120,6 +120,7 @@ def gather_parts(run: Run) -> ReportParts:
         examples=[bands.of_example(example) for example in run.examples],
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
+        null_stimulus=NULL_STIMULI[getattr(model, "standardizer", None) is not None],
         frequencies_hz=bands.frequencies_hz,
         # the channels of a front-end that states no frequencies are learned
         latent=bands.order is None and hasattr(getattr(model, "wav2spec", None), "hop"),

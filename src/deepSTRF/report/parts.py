@@ -22,6 +22,11 @@ ENERGY, MAPS = 0.99, 0.9
 MARGIN = 1.25
 #: and only where the window becomes at least this many times shorter.
 WORTH_IT = 2.0
+#: What gradient maps are taken around, by whether the model standardises its input.
+NULL_STIMULI = {
+    False: "0 in every band: silence only where spectrograms are 0 in silence, as logarithmic ones are not",
+    True: "the mean of each band over the training sounds, not silence",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,8 @@ class ReportParts:
         Receptive fields.
     strf_kind : str
         Kind of the receptive fields: "STRF weights" or "gradient maps".
+    null_stimulus : str
+        What gradient maps are taken around.
     frequencies_hz : array (F,), optional
         Centre frequencies in Hz.
     latent : bool
@@ -110,6 +117,7 @@ class ReportParts:
     examples: Sequence[NeuronExample] = ()
     strfs: NDArray[np.float64] | None = None
     strf_kind: str = WEIGHTS
+    null_stimulus: str = NULL_STIMULI[False]
     frequencies_hz: NDArray[np.float64] | None = None
     latent: bool = False
     dt_ms: float | None = None

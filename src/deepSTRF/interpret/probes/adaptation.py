@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import FloatArray, check_positive_int, check_positive_number
-from deepSTRF.interpret.probes.measures import ProbeResult, decay_time_constant, sharing
+from deepSTRF.interpret.probes.measures import ProbeResult, decay_time_constant, least_response, sharing
 from deepSTRF.interpret.probes.presentation import (
     as_presentation,
     ascending,
@@ -59,7 +59,8 @@ class LevelStepResponse(ProbeResult):
         peaks.
     adaptation_index : array (K, S). ``(onset - steady) / (onset - before)``, the share of the first response
         that is gone at the end: 0 is none, 1 complete, more than 1 an end beyond the start. NaN where the
-        step is not answered.
+        step is not answered, or the neuron not driven: by tones (or a band) that evoke less than a hundredth
+        of its best response to tones of the highest level.
     tau_ms : array (K, S). Time constant of the exponential from the onset on; NaN where there is none: less
         than a twentieth is gone, an exponential explains less than half of the course, or the response is not
         settled at the end.
@@ -172,13 +173,15 @@ def level_step_responses(
             rates[:, own] = presentation.play([stepped(carrier, staircase, fs)])[:, own]
     evoked = presentation.evoked(rates).reshape(len(rates), n_neurons, len(staircase), bins)
     time_ms = presentation.time_ms(bins)
+    chosen = tone_hz is not None or band_hz is not None  # white noise drives every band
+    least = least_response(presentation, levels[-1]) if chosen else np.zeros(n_neurons)
     return LevelStepResponse(
         presentation.neurons, staircase[:-1], staircase[1:], time_ms, evoked[:, :, 1:].mean(axis=0),
-        presentation.baseline(rates).mean(axis=0), *_step_measures(time_ms, evoked),
+        presentation.baseline(rates).mean(axis=0), *_step_measures(time_ms, evoked, least),
     )  # fmt: skip
 
 
-def _step_measures(time_ms: FloatArray, evoked: FloatArray) -> tuple[FloatArray, ...]:
+def _step_measures(time_ms: FloatArray, evoked: FloatArray, least: FloatArray) -> tuple[FloatArray, ...]:
     """Before, onset, steady, index and time constant (K, S) of courses (tokens, K, S + 1, T)."""
     settles = evoked.shape[-1] - max(1, round(SETTLED_SHARE * evoked.shape[-1]))
     ends = evoked[..., settles:].mean(axis=-1)
@@ -195,6 +198,7 @@ def _step_measures(time_ms: FloatArray, evoked: FloatArray) -> tuple[FloatArray,
     before, steady, change = before.mean(axis=0), steady.mean(axis=0), change.mean(axis=0)
     largest = np.abs(evoked.mean(axis=0)).max(axis=(1, 2))[:, None]
     answered = np.abs(change) > np.maximum(LEAST_CHANGE * largest, STANDARD_ERRORS * error)
+    answered &= largest > least[:, None]
     index = np.where(answered, gone / np.where(answered, change, 1.0), np.nan)
     taus = np.full(index.shape, np.nan)
     courses, starts = evoked[:, :, 1:].mean(axis=0), np.abs(departure.mean(axis=0)).argmax(axis=-1)
@@ -217,7 +221,7 @@ class OddballResponse(ProbeResult):
     common, rare : array (K, 2, T). Mean evoked rate for the low and the high tone in either role, in the
         model's unit.
     ssa_index : array (K, 2). ``(rare - common) / (rare + common)`` per tone, of the rectified means over the
-        period; NaN where neither evokes anything.
+        period; NaN where both together evoke less than a hundredth of the neuron's best response to tones.
     common_ssa_index : array (K,). The same of the sums over both tones: above 0 is stimulus-specific
         adaptation.
     """
@@ -323,9 +327,11 @@ def oddball_responses(
             common[own, low_or_high] = evoked[:, low_or_high, settled].mean(axis=1)
             rares[own, low_or_high] = evoked[:, 1 - low_or_high, is_rare].mean(axis=1)
     of_rare, of_common = (np.maximum(part.mean(axis=2), 0.0) for part in (rares, common))
+    least = least_response(presentation, level_db, bins)
     return OddballResponse(
         presentation.neurons, centres / half / 1000.0, centres * half / 1000.0, presentation.time_ms(bins),
-        common, rares, contrast(of_rare, of_common), contrast(of_rare.sum(axis=1), of_common.sum(axis=1)),
+        common, rares, contrast(of_rare, of_common, least[:, None]),
+        contrast(of_rare.sum(axis=1), of_common.sum(axis=1), least),
     )  # fmt: skip
 
 

@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 
 from deepSTRF._validation import FloatArray, check_positive_int
-from deepSTRF.interpret.probes.measures import ProbeResult, first_crossing, peak_times
+from deepSTRF.interpret.probes.measures import (
+    LEAST_SHARE,
+    ProbeResult,
+    first_crossing,
+    least_response,
+    peak_times,
+)
 from deepSTRF.interpret.probes.presentation import (
     as_presentation,
     ascending,
@@ -47,7 +53,7 @@ class ClickResponse(ProbeResult):
     evoked : array (K, L, T). Rate less the baseline, in the model's unit.
     baseline : array (K,). Rate in silence.
     latency_ms, duration_ms : array (K, L). When the evoked rate peaks, and how long it stays above half the
-        peak; NaN where nothing is evoked.
+        peak; NaN where no rise, or less than a hundredth of the fall, is evoked.
     rebound : array (K, L). Deepest suppression after the peak as a share of the peak, 0 or positive.
     """
 
@@ -102,7 +108,7 @@ def click_responses(
     for where in np.ndindex(*evoked.shape[:2]):
         curve = evoked[where]
         peak = float(curve.max())
-        if peak > 0:
+        if peak > LEAST_SHARE * float(np.abs(curve).max()):
             at = int(curve.argmax())
             duration[where] = extent_above(time_ms, curve, at, 0.5 * peak).width
             rebound[where] = max(0.0, -float(curve[at:].min())) / peak
@@ -124,12 +130,13 @@ class NoiseResponse(ProbeResult):
     threshold_db : array (K,). Level that evokes a fifth of the strongest response; NaN where none does.
     best_level_db : array (K,). Level of the strongest response.
     monotonicity : array (K,). Response at the highest level over the strongest: 1 is monotonic, below 0.5
-        clearly is not.
+        clearly is not. As the other measures NaN where the strongest is less than a hundredth of the largest
+        change of either sign, or (of band-pass noise) of the best response to tones.
     latency_ms : array (K,). When the response to the highest level peaks.
     onset_index : array (K,). ``(onset - sustained) / (onset + sustained)`` at the highest level, of the
         rectified peak in the first 50 ms and mean in the last half: 1 is purely phasic, 0 purely tonic.
     offset_index : array (K,). Largest evoked rate in the tail as a share of the largest in the burst; 0 where
-        the tail is empty.
+        the tail is empty, NaN where the burst evokes less than a hundredth of the largest change.
     """
 
     levels_db: FloatArray
@@ -204,14 +211,19 @@ def noise_responses(
     evoked = evoked.mean(axis=2)
     n_bins, time_ms = presentation.bins(duration_ms), presentation.time_ms(evoked.shape[-1])
     rate_level = evoked[:, :, :n_bins].mean(axis=-1)
-    strongest = rate_level.max(axis=1)
+    strongest, least = rate_level.max(axis=1), LEAST_SHARE * np.abs(rate_level).max(axis=1)
+    change = LEAST_SHARE * np.abs(evoked[:, -1]).max(axis=1)
+    if band_hz is not None:  # white noise drives every band
+        least = np.maximum(least, least_response(presentation, levels[-1], n_bins))
+        change = np.maximum(change, least_response(presentation, levels[-1]))
+    excited = strongest > least
     loudest = evoked[:, -1]
     rectified = np.maximum(loudest, 0.0)
     onset = rectified[:, : min(n_bins, presentation.bins(ONSET_MS))].max(axis=1)
     last_half = slice(n_bins - max(1, round(SUSTAINED_SHARE * n_bins)), n_bins)
     thresholds = [
-        first_crossing(levels, curve, CRITERION * most) if most > 0 else np.nan
-        for curve, most in zip(rate_level, strongest, strict=True)
+        first_crossing(levels, curve, CRITERION * curve.max()) if some else np.nan
+        for curve, some in zip(rate_level, excited, strict=True)
     ]
     return NoiseResponse(
         neurons=presentation.neurons,
@@ -221,11 +233,11 @@ def noise_responses(
         baseline=baseline,
         rate_level=rate_level,
         threshold_db=np.asarray(thresholds),
-        best_level_db=np.where(strongest > 0, levels[rate_level.argmax(axis=1)], np.nan),
-        monotonicity=ratio(rate_level[:, -1], strongest),
+        best_level_db=np.where(excited, levels[rate_level.argmax(axis=1)], np.nan),
+        monotonicity=ratio(rate_level[:, -1], strongest, least),
         latency_ms=peak_times(time_ms[:n_bins], loudest[:, :n_bins]),
-        onset_index=contrast(onset, np.maximum(loudest[:, last_half].mean(axis=1), 0.0)),
-        offset_index=ratio(rectified[:, n_bins:].max(axis=1), rectified[:, :n_bins].max(axis=1)),
+        onset_index=contrast(onset, np.maximum(loudest[:, last_half].mean(axis=1), 0.0), change),
+        offset_index=ratio(rectified[:, n_bins:].max(axis=1), rectified[:, :n_bins].max(axis=1), change),
     )
 
 

@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 
 from deepSTRF._validation import FloatArray, check_choice
 from deepSTRF.interpret.probes.presentation import Presentation
+from deepSTRF.interpret.probes.sounds import sweep
 from deepSTRF.interpret.strf.table import NeuronTable
 from deepSTRF.interpret.strf.tuning import refined_peak
 
 MEASURES = ("mean", "peak")
+#: A sound that evokes less than this share of a neuron's best response evokes nothing: at -40 dB spectral
+#: leakage, the ramps of tones and rounding remain, and an index with that as denominator means nothing.
+LEAST_SHARE = 0.01
+#: Length of the sweeps that find the best response, and of the silence after them.
+SWEEP_MS, SWEEP_TAIL_MS = 1000.0, 200.0
 #: Time constants tried per round of the search; each round searches closer around the best of the last.
 N_TRIED, N_ROUNDS = 61, 3
 #: Fewer samples than this do not determine a time constant.
@@ -56,6 +62,21 @@ def mean_or_peak(rates: FloatArray, measure: str) -> FloatArray:
     """Return the mean or the peak (...) of rates (..., T) over time."""
     check_choice("measure", measure, MEASURES)
     return np.asarray(rates.mean(axis=-1) if measure == "mean" else rates.max(axis=-1))
+
+
+def least_response(presentation: Presentation, level_db: float, n_bins: int = 1) -> FloatArray:
+    """Rate (K,) below which a sound evokes nothing: `LEAST_SHARE` of the neuron's best at that level.
+
+    The best is the largest mean over ``n_bins``, of either sign, while tones sweep up and down across all
+    bands; so it does not depend on which sounds a probe was given.
+    """
+    low, high = presentation.frequency_range()
+    n_samples = presentation.samples(SWEEP_MS)
+    both = [sweep(*ends, n_samples, presentation.fs, level_db) for ends in ((low, high), (high, low))]
+    evoked, _ = presentation.evoke(both, 2, tail_ms=SWEEP_TAIL_MS)
+    sums = np.pad(evoked, ((0, 0), (0, 0), (n_bins, n_bins - 1))).cumsum(axis=-1)
+    means = (sums[..., n_bins:] - sums[..., :-n_bins]) / n_bins
+    return np.asarray(LEAST_SHARE * np.abs(means).max(axis=(1, 2)))
 
 
 def peak_times(time_ms: FloatArray, evoked: FloatArray) -> FloatArray:

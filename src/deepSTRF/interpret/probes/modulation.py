@@ -11,7 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import FloatArray, check_choice, check_positive_int, check_share
-from deepSTRF.interpret.probes.measures import ProbeResult, last_periods, mean_or_peak
+from deepSTRF.interpret.probes.measures import (
+    LEAST_SHARE,
+    ProbeResult,
+    last_periods,
+    least_response,
+    mean_or_peak,
+)
 from deepSTRF.interpret.probes.presentation import (
     Presentation,
     as_presentation,
@@ -143,6 +149,9 @@ def am_responses(
     evoked, baseline = presentation.evoke(sounds, len(modulations), n_tokens)
     evoked = evoked.mean(axis=2)
     mean, synchrony = np.zeros((2, len(evoked), len(modulations)))
+    least = LEAST_SHARE * np.abs(evoked).max(axis=(1, 2))
+    if carrier_hz is not None:  # white noise drives every band
+        least = np.maximum(least, least_response(presentation, level_db))
     component = np.zeros(mean.shape, dtype=np.complex128)
     for index, rate in enumerate(modulations):
         part, turning = last_periods(presentation, evoked[:, index], float(rate), n_measured)
@@ -150,11 +159,12 @@ def am_responses(
         # the envelope is 1 - cos: a response in step with it has phase 0
         component[:, index] = 2.0 * ((part - mean[:, index, None]) * -turning).mean(axis=1)
         spikes = np.maximum(part + baseline[:, None], 0.0)
+        spikes[spikes.max(axis=1) <= least] = 0.0
         synchrony[:, index] = ratio(np.abs((spikes * -turning).sum(axis=1)), spikes.sum(axis=1))
     modulation = np.abs(component)
     return AmResponse(
         presentation.neurons, modulations, mean, modulation, np.angle(component), synchrony,
-        np.where(modulation.max(axis=1) > 0, modulations[modulation.argmax(axis=1)], np.nan),
+        np.where(modulation.max(axis=1) > least, modulations[modulation.argmax(axis=1)], np.nan),
     )  # fmt: skip
 
 
@@ -168,7 +178,7 @@ class SweepResponse(ProbeResult):
     up, down : array (K, V). Evoked rate, peak (or mean over bins) during the sweep and its tail, in the
         model's unit.
     direction_index : array (K, V). ``(up - down) / (up + down)`` of the rectified responses; NaN where
-        neither evokes any.
+        both together evoke less than a hundredth of the neuron's best response to sweeps across all bands.
     best_speed_oct_s, best_direction_index : array (K,). Speed of the strongest response to either direction,
         and the index there.
     """
@@ -233,18 +243,21 @@ def sweep_responses(
     if range_hz is None:
         range_hz = presentation.frequency_range()
     low, high = two_frequencies("range_hz", range_hz, presentation.audio_fs)
-    responses = []
+    responses, windows = [], []
     for speed in speeds:
         duration_ms = 1000.0 * np.log2(high / low) / speed
         n_samples, fs = presentation.samples(duration_ms), presentation.fs
         pair = (sweep(*ends, n_samples, fs, level_db) for ends in ((low, high), (high, low)))
         evoked, _ = presentation.evoke(pair, 2, tail_ms=tail_ms)
-        responses.append(mean_or_peak(evoked[..., : presentation.bins(duration_ms + tail_ms)], measure))
+        windows.append(presentation.bins(duration_ms + tail_ms))
+        responses.append(mean_or_peak(evoked[..., : windows[-1]], measure))
+    windows = windows if measure == "mean" else [1]
+    least = np.stack([least_response(presentation, level_db, window) for window in windows], axis=-1)
     up, down = np.stack(responses, axis=-1).transpose(1, 0, 2)
     rising, falling = np.maximum(up, 0.0), np.maximum(down, 0.0)
-    index = contrast(rising, falling)
+    index = contrast(rising, falling, least)
     best = np.maximum(rising, falling).argmax(axis=1)
-    some = (rising + falling).max(axis=1) > 0
+    some = np.isfinite(index).any(axis=1)
     return SweepResponse(
         presentation.neurons, speeds, up, down, index,
         np.where(some, speeds[best], np.nan), np.where(some, index[np.arange(len(best)), best], np.nan),
@@ -265,7 +278,7 @@ class RippleResponse(ProbeResult):
     best_rate_hz, best_scale_cyc_oct : array (K,). Where the amplitude, the mean of both directions, is
         largest (the rate without its sign).
     direction_index : array (K,). ``(up - down) / (up + down)`` of the squared amplitudes at scales above 0;
-        NaN for a neuron that follows none.
+        NaN for a neuron that follows none by a hundredth of its largest mean response.
     """
 
     rates_hz: FloatArray
@@ -370,11 +383,12 @@ def ripple_responses(
     up, down = power[:, :, len(rates) :], power[:, :, len(rates) - 1 :: -1]
     both = (np.sqrt(up) + np.sqrt(down)).reshape(len(power), -1)
     scale_at, rate_at = np.unravel_index(both.argmax(axis=1), (len(scales), len(rates)))
-    moving, some = scales > 0, both.max(axis=1) > 0
+    least = LEAST_SHARE * np.abs(average).max(axis=(1, 2))
+    moving, some = scales > 0, both.max(axis=1) > least
     return RippleResponse(
         presentation.neurons, signed, scales, component, average,
         np.where(some, rates[rate_at], np.nan), np.where(some, scales[scale_at], np.nan),
-        contrast(up[:, moving].sum(axis=(1, 2)), down[:, moving].sum(axis=(1, 2))),
+        contrast(up[:, moving].sum(axis=(1, 2)), down[:, moving].sum(axis=(1, 2)), least**2),
     )  # fmt: skip
 
 

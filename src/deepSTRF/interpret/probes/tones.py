@@ -13,6 +13,7 @@ from deepSTRF.interpret.probes.measures import (
     MEASURES,
     ProbeResult,
     first_crossing,
+    least_response,
     mean_or_peak,
     sharing,
 )
@@ -210,7 +211,7 @@ class TwoToneResponse(ProbeResult):
     probe_alone : array (K,). Evoked rate of the probe by itself, in the model's unit.
     second_alone, both : array (K, P). Of the second tone by itself, and of the two together.
     suppression : array (K, P). ``1 - both / probe_alone``: 0 no effect, 1 complete, negative is facilitation;
-        NaN where the probe evokes nothing.
+        NaN where the probe evokes less than a hundredth of the neuron's best response to tones of its level.
     most : array (K,). Largest suppression.
     most_khz : array (K,). Second tone of the largest suppression.
     """
@@ -290,8 +291,9 @@ def two_tone_responses(
         probe = tone(float(hertz), n_samples, fs, probe_level_db)
         answers = responses([probe, *(probe + other for other in others)])
         probe_alone[own], both[own] = answers[own, 0], answers[own, 1:]
-    excited = probe_alone > 0
-    suppression = 1.0 - ratio(both, probe_alone[:, None])
+    least = least_response(presentation, probe_level_db, window if measure == "mean" else 1)
+    excited = probe_alone > least
+    suppression = 1.0 - ratio(both, probe_alone[:, None], least[:, None])
     at = np.where(excited[:, None], suppression, -np.inf).argmax(axis=1)
     return TwoToneResponse(
         presentation.neurons, probes / 1000.0, seconds / 1000.0, probe_alone, second_alone, both, suppression,
@@ -310,7 +312,8 @@ class MaskingResponse(ProbeResult):
     probe_alone : array (K,). Response to the probe without masker, in the model's unit.
     masked : array (K, D). Response to the probe after the masker, what the masker alone leaves behind taken
         away.
-    recovery : array (K, D). ``masked / probe_alone``: 1 is no masking; NaN where the probe evokes nothing.
+    recovery : array (K, D). ``masked / probe_alone``: 1 is no masking; NaN where the probe evokes less than a
+        hundredth of the neuron's best response to tones of its level.
     recovery_ms : array (K,). Delay at which half the response is back; NaN where it is not within the delays.
         The shortest delay where it is never lost.
     """
@@ -407,7 +410,8 @@ def forward_masking(
         for index, wait in enumerate(waits):
             part = slice(n_masker + wait, n_masker + wait + window)
             masked[own, index] = mean_or_peak(both[index][:, part] - after_masker[:, part], measure)
-    recovery = ratio(masked, probe_alone[:, None])
+    least = least_response(presentation, probe_level_db, window if measure == "mean" else 1)
+    recovery = ratio(masked, probe_alone[:, None], least[:, None])
     exact = np.asarray(waits) * presentation.dt_ms
     back = np.asarray([first_crossing(exact, np.nan_to_num(row, nan=-np.inf), RECOVERED) for row in recovery])
     return MaskingResponse(

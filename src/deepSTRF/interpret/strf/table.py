@@ -127,11 +127,11 @@ def row_names(neurons: Sequence[Any] | None, n_neurons: int) -> tuple[Any, ...]:
     return tuple(neurons)
 
 
-def ratio(part: FloatArray, whole: FloatArray) -> FloatArray:
-    """Return ``part / whole`` where the whole is above 0, else NaN."""
-    return np.where(whole > 0, part / np.where(whole > 0, whole, 1.0), np.nan)
+def ratio(part: FloatArray, whole: FloatArray, least: FloatArray | float = 0.0) -> FloatArray:
+    """Return ``part / whole`` where the whole is above a least value (of 0 or more), else NaN."""
+    return np.where(whole > least, part / np.where(whole > least, whole, 1.0), np.nan)
 
 
-def contrast(first: FloatArray, second: FloatArray) -> FloatArray:
-    """Return ``(first - second) / (first + second)`` where the sum is above 0, else NaN."""
-    return ratio(first - second, first + second)
+def contrast(first: FloatArray, second: FloatArray, least: FloatArray | float = 0.0) -> FloatArray:
+    """Return ``(first - second) / (first + second)`` where the sum is above a least value, else NaN."""
+    return ratio(first - second, first + second, least)

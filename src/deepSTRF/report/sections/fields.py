@@ -107,8 +107,9 @@ def _lead(parts: ReportParts) -> str:
     )
     if parts.strf_kind == GRADIENT:
         lead += (
-            " This model is not linear: these are its slopes at the null stimulus, the effect of a weak "
-            "sound in silence. Its filters during a sound are its dynamic STRFs."
+            " This model is not linear: these are its slopes at the null stimulus, the effect of a small "
+            f"change from it. The null stimulus is {parts.null_stimulus}. The filters during a sound are the "
+            "dynamic STRFs."
         )
     return lead
 
