@@ -134,15 +134,19 @@ def test_names_that_from_arrays_made_are_names():
         model.predict(recording(3))
 
 
-def test_one_side_without_names_is_taken_by_place_with_a_warning():
+def test_one_side_without_names_is_taken_by_place():
     named, unnamed = recording("abcd"), recording(4, seed=2)
-    for model, other in ((fitted_model(named), unnamed), (fitted_model(unnamed), named)):
-        with pytest.warns(UserWarning, match="matched by the order of its neurons"):
-            assert model.fitted_on.match(other) == [0, 1, 2, 3]
-        with pytest.warns(UserWarning, match="matched by the order"):
-            assert model.fitted_on.match(other.select(neurons=[3, 0, 1, 2])) == [3, 0, 1, 2]
+    model = fitted_model(named)
+    with pytest.warns(UserWarning, match="taken in their order: the first of them for a"):
+        assert model.fitted_on.match(unnamed) == [0, 1, 2, 3]
+    with pytest.warns(UserWarning, match="taken in their order: the first of them for d"):
+        assert model.fitted_on.match(unnamed.select(neurons=[3, 0, 1, 2])) == [3, 0, 1, 2]
+    nameless = fitted_model(unnamed)  # whose recording said nothing that could be compared
+    assert nameless.fitted_on.match(named) == [0, 1, 2, 3]
+    assert nameless.fitted_on.match(named.select(neurons=[3, 0, 1, 2])) == [3, 0, 1, 2]
+    for one, other in ((model, unnamed), (nameless, named)):
         with pytest.raises(ValueError, match="no names to match"):
-            model.predict(other.select(neurons=[0, 1]))
+            one.predict(other.select(neurons=[0, 1]))
     with pytest.raises(ValueError, match="no names to match"):
         fitted_model(named).predict(recording(5))
 

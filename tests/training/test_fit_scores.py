@@ -10,6 +10,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deepSTRF.datasets import index_split, neural_collate
 from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef, snr
@@ -171,6 +172,32 @@ def test_the_card_gives_a_latency_to_a_tenth_of_a_ms_and_keeps_all_of_it_as_data
     assert card.model["latency_ms"] == model.latency_ms
     with pytest.raises(ValueError, match=r"no protocol card.*colour"):
         ProtocolCard.from_json('{"colour": 1}')
+
+
+@pytest.mark.parametrize("kind", ["mel", "gammatone", "gammatonegram", "leaf", "sincnet"])
+def test_the_card_states_bands_and_settings_of_every_front_end(sound_recording, kind):
+    front_end = make_wav2spec(kind, audio_fs=16000, dt_ms=5.0, n_filters=12, f_min=700.0)
+    card = ProtocolCard.collect(sound_recording, model=Linear(12, 3, 2, wav2spec=front_end))
+    rows = dict(card.rows())
+    hertz = [float(one) for one in front_end.frequencies_hz]
+    assert rows["Bands of the front-end"] == f"12, centred from {min(hertz):.6g} to {max(hertz):.6g} Hz"
+    settings = rows["Settings of the front-end"].split(", ")
+    assert {"audio_fs=16000", "f_min=700", "f_max=8000"} <= set(settings)  # None follows from the rate
+    assert "Frequency bands" not in rows, "those of a waveform recording are advice"
+    assert ProtocolCard.from_json(card.to_json()) == card
+
+
+def test_the_card_states_the_bands_of_spectrograms_and_nested_parts(recording):
+    recording.frequencies_hz = np.geomspace(500.0, 8000.0, recording.F)
+    model = Linear(
+        recording.F, 3, 2, kernel={"kernel": "separable", "rank": 2},
+        prefiltering={"prefiltering": "adaptrans", "dt": 5.0}, output_activation=nn.LeakyReLU(),
+    )  # fmt: skip
+    rows = dict(ProtocolCard.collect(recording, model=model).rows())
+    assert rows["Lowest and highest band (Hz)"] == "500, 8000"
+    assert "Front-end" not in rows
+    for part in ("kernel=kernel separable, rank 2", "prefiltering=prefiltering adaptrans, dt 5", "LeakyReLU"):
+        assert part in rows["Model"]
 
 
 def test_neuron_names_are_all_different():

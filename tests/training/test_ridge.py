@@ -314,6 +314,26 @@ def test_bad_recordings(kit):
 
 # ------------------------------ in an experiment
 
+
+@pytest.mark.parametrize(
+    ("options", "standardize", "stated"),
+    [({}, False, True), ({}, True, True), ({"standardize": False}, False, False)],
+)
+def test_the_configuration_of_a_run_says_what_the_fit_did(tmp_path, options, standardize, stated):
+    config = ExperimentConfig(
+        model="ridge", model_options={"n_lags": 4, **options}, dataset_options=SMALL, standardize=standardize
+    )
+    run = run_experiment(config, tmp_path, progress=False)
+    assert (run.load_model().standardizer is not None) is stated
+    assert run.config.standardize is stated
+    assert f"standardize = {str(stated).lower()}" in (tmp_path / "config.toml").read_text()
+    for again in (config, run.config):  # the finished run, not another one
+        assert run_experiment(again, tmp_path, progress=False).facts == run.facts
+    text = (tmp_path / "config.toml").read_text()  # a run of before left the default unsaid
+    (tmp_path / "config.toml").write_text(text.replace("standardize = true", "standardize = false"))
+    assert run_experiment(config, tmp_path, progress=False).facts == run.facts
+
+
 SMALL = {"n_neurons": 3, "n_clips": 6, "n_repeats": 4, "clip_seconds": 0.5}
 
 

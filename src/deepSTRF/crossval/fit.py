@@ -43,7 +43,7 @@ from deepSTRF.training.fitter import (
     check_fitter_arguments,
 )
 from deepSTRF.training.history import history_rows
-from deepSTRF.training.objective import check_objective, choose_objective
+from deepSTRF.training.objective import check_objective, choose_objective, mode_of
 from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
 from deepSTRF.training.resume import function_name, model_signature
 from deepSTRF.training.seeds import seeded
@@ -473,7 +473,7 @@ def _facts(plan: _Plan) -> dict[str, Any]:
     facts = optimizer_facts(optimizer)
     objective = choose_objective(model, arguments.get("loss_fn"), arguments.get("objective", "auto"))
     check_objective(model, objective, plan.dataset)
-    scheduler = make_scheduler(arguments.get("scheduler"), optimizer, arguments.get("mode", "max"))
+    scheduler = make_scheduler(arguments.get("scheduler"), optimizer, mode_of(arguments))
     others = {
         key: function_name(value) if callable(value) else str(value)
         for key, value in sorted(arguments.items())

@@ -24,6 +24,7 @@ from deepSTRF.training.seeds import seeded
 
 __all__ = [
     "ClosedFormFit",
+    "as_fitted",
     "build_front_end",
     "build_model",
     "check_buildable",
@@ -128,6 +129,16 @@ def _dataset_class(config: ExperimentConfig) -> type[NeuralDataset]:
         config.dataset,
         hint="A recording of your own: save it in Python with ds.save('mine.npz') and give the path",
     )
+
+
+def as_fitted(config: ExperimentConfig) -> ExperimentConfig:
+    """Return a configuration that states the standardisation of the fit, where the model has a default."""
+    if not is_closed_form(config.model) and config.model not in MODELS:
+        return config  # an unknown name, for which `check_choices` has a hint
+    entry = SOLVERS.get(config.model) if is_closed_form(config.model) else MODELS.get(config.model)
+    argument = _arguments(entry).get("standardize")
+    default = config.model_options.get("standardize", argument.default if argument is not None else False)
+    return config.with_changes(standardize=config.standardize or default is True)
 
 
 # ---- Recording

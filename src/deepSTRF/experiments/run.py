@@ -26,6 +26,7 @@ from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split
 from deepSTRF.experiments.build import (
     ClosedFormFit,
+    as_fitted,
     build_model,
     check_buildable,
     is_closed_form,
@@ -123,6 +124,7 @@ def run_experiment(
     check_callback_factory("callbacks", callbacks)
     log = log or (lambda sentence: None)
     folder = Path(out or config.out or config.default_folder())
+    config = as_fitted(config)
     status = folder_status(folder, config, overwrite=overwrite)
     if status == "finished":
         run = Run.load(folder)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._files import DamagedFileError, json_safe, write_atomically, write_json
+from deepSTRF.experiments.build import as_fitted
 from deepSTRF.experiments.config import ExperimentConfig, NamesFields
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
 
@@ -368,6 +369,8 @@ def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = F
     if not known or overwrite:
         return "new"
     present = ExperimentConfig.from_toml(folder / CONFIG)
+    if present.model == config.model and present.model_options == config.model_options:
+        present, config = as_fitted(present), as_fitted(config)  # earlier runs leave a model's default unsaid
     finished = (folder / RUN).is_file()
     pairs = config.differences(present)
     names = [f"{{{name}}}: {{{2 * i + 1}!r}}, not {{{2 * i + 2}!r}}" for i, name in enumerate(pairs)]

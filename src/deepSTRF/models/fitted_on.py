@@ -142,7 +142,7 @@ class FittedOn:
         Warns
         -----
         UserWarning
-            When the neurons of one side have no names: they are then taken in the order of the other.
+            When the neurons of the dataset have no names and those of the fit had: they are taken in order.
         """
         self._check_stimuli(dataset, "the dataset", "the model was fitted on")
         order = self._neurons_of(dataset, "the dataset", "the model was fitted on")
@@ -245,7 +245,10 @@ class FittedOn:
         return [where[name][0] for name in names]
 
     def _by_place(self, dataset: Any, names: tuple[str, ...], what: str, than: str) -> list[int]:
-        """Outputs by the places of neurons in their recording, with a warning: one side has no names."""
+        """Outputs by the places of neurons in their recording: one side has no names.
+
+        A recording without names meets a model that knows some with a warning.
+        """
         found = [INVENTED.fullmatch(name) for name in names]
         places = [int(one[1]) for one in found if one] or list(
             getattr(dataset, "I", None) or range(len(names))
@@ -257,13 +260,13 @@ class FittedOn:
                 f"({first_names(self.neurons)}); {bare} has no names to match them by: name the neurons of "
                 f"{cure}, nrn_meta=[{{'cell_id': ...}}, ...]; {SWITCH_OFF}"
             )
-        warnings.warn(
-            f"{what} is matched by the order of its neurons, because {bare} has no names of neurons: "
-            f"{names[0]} is taken for {self.neurons[places[0]]}. Name them, nrn_meta=[{{'cell_id': ...}}, "
-            f"...]; {SWITCH_OFF}",
-            UserWarning,
-            stacklevel=4,
-        )
+        if found[0]:
+            warnings.warn(
+                f"the neurons of {what} have no names and are taken in their order: the first of them for "
+                f"{self.neurons[places[0]]}. Name them, nrn_meta=[{{'cell_id': ...}}, ...]; {SWITCH_OFF}",
+                UserWarning,
+                stacklevel=4,
+            )
         return places
 
 

@@ -18,7 +18,7 @@ from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import RELATIVE, matching_outputs
 
-__all__ = ["differentiating", "evaluating", "predict_clips"]
+__all__ = ["differentiating", "evaluating", "parts_left_in_eval", "predict_clips", "start_training"]
 
 #: What a unit of rates per second holds.
 PER_SECOND = re.compile(r"\bhz\b|(\bper |/ ?)s(ec|econd)?\b", re.IGNORECASE)
@@ -35,6 +35,30 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for part, training in flags:
             part.training = training
+
+
+def parts_left_in_eval(model: nn.Module) -> list[nn.Module]:
+    """Return the parts that the user has put in eval mode, in which a fit leaves them.
+
+    In a model in train mode they are all parts in eval mode. A model in eval mode may come from an earlier
+    fit or a file: then they are the parts whose parameters are all frozen, and what is inside them.
+    """
+    off = [part for part in model.modules() if not part.training]
+    if model.training:
+        return off
+    frozen: set[int] = set()
+    for part in model.modules():
+        parameters = list(part.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            frozen.update(id(inner) for inner in part.modules())
+    return [part for part in off if id(part) in frozen]
+
+
+def start_training(model: nn.Module, left_in_eval: list[nn.Module]) -> None:
+    """Put a model in train mode, but for some parts."""
+    model.train()
+    for part in left_in_eval:
+        part.training = False
 
 
 @contextlib.contextmanager

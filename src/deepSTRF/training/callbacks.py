@@ -642,7 +642,7 @@ def check_monitor(key: str, value: float | Tensor, epoch: int, record: dict[str,
             "no neuron has a noise-corrected correlation on these clips. Either the prediction is constant "
             "(the output activation is saturated, or the learning rate too high), or no neuron has a "
             "positive signal power (silent neurons, a single short clip): monitor='val_cc' or 'val_loss' "
-            "(mode='min') needs no repeats"
+            "needs no repeats"
         )
     else:
         cause = (

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from deepSTRF._validation import check_device, check_non_negative, check_positive_int
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.models.fitted_on import FittedOn, check_views, remember_fit
+from deepSTRF.models.prediction import evaluating, parts_left_in_eval, start_training
 from deepSTRF.training.cache import FrontEndCache, FrontEndFeed
 from deepSTRF.training.callbacks import (
     BestWeights,
@@ -58,6 +59,7 @@ from deepSTRF.training.objective import (
     loss_traits,
     make_scores,
     mean_over_neurons,
+    monitor_mode,
     owns_loss,
 )
 from deepSTRF.training.optimization import make_optimizer, make_scheduler
@@ -79,6 +81,9 @@ class Fitter:
     Each epoch runs once over the training clips and once over the validation clips. The epoch with the best
     monitored score is remembered, and its weights are back in the model when `fit` returns, fails or is
     interrupted.
+
+    Frozen parts (``requires_grad_(False)``) that are in eval mode stay in it: no dropout, and statistics of
+    batch normalisation as they are. So do all parts in eval mode of a model that is in train mode.
 
     ``train_loss`` and ``val_loss`` are the same quantity: the mean over neurons of each neuron's mean loss
     over all its valid bins of the pass. Training scores are those of the predictions made while training.
@@ -109,8 +114,10 @@ class Fitter:
     monitor : str
         Key of the score to follow, such as 'val_cc_norm' or 'val_loss'; a vector over neurons counts by its
         mean.
-    mode : str
-        'max' or 'min': whether a larger or a smaller score is better.
+    mode : {"max", "min"}, optional
+        Whether a larger or a smaller score is better. None is as the monitored score has it: losses get
+        smaller, registered metrics and functions with an attribute ``higher_is_better`` state theirs, other
+        functions of your own get larger. A contradiction is an error.
     ckpt_path : path, optional
         Where to write the best ``state_dict`` whenever there is a better one. Output only: replaced in one
         step, never read.
@@ -203,7 +210,7 @@ class Fitter:
         max_epochs: int = 1000,
         patience: int = 10,
         monitor: str = "val_cc_norm",
-        mode: str = "max",
+        mode: Literal["max", "min"] | None = None,
         ckpt_path: str | os.PathLike[str] | None = None,
         log_fn: Callable[[dict[str, Any]], Any] | None = None,
         track_train_metrics: bool = True,
@@ -231,7 +238,7 @@ class Fitter:
         self.loss_fn = choose_objective(self.model, loss_fn, objective)
         self.val_metrics = val_metrics
         self.max_epochs = check_positive_int("max_epochs", max_epochs)
-        self.monitor, self.mode = monitor, mode
+        self.monitor, self.mode = monitor, monitor_mode(monitor, mode, val_metrics)
         self.track_train_metrics = track_train_metrics
         self.precision = precision
         self.grad_clip = None if grad_clip is None else check_non_negative("grad_clip", grad_clip)
@@ -246,12 +253,12 @@ class Fitter:
         self._autocast_dtype = _check_precision(precision, self.device)
         self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
         self._clip_bytes = clip_bytes
-        self.stopping = EarlyStopping(mode, check_positive_int("patience", patience), min_delta)
+        self.stopping = EarlyStopping(self.mode, check_positive_int("patience", patience), min_delta)
         self.optimizer = make_optimizer(optimizer, self.model)
-        self.scheduler = make_scheduler(scheduler, self.optimizer, mode)
+        self.scheduler = make_scheduler(scheduler, self.optimizer, self.mode)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.best_weights = BestWeights(ckpt_path)
-        self.per_neuron = PerNeuronBest(self.model, mode) if track_per_cell_best else None
+        self.per_neuron = PerNeuronBest(self.model, self.mode) if track_per_cell_best else None
         bar = shows_progress(progress) and not (progress == "auto" and log_fn is not None)
         self._resume = None if state_path is None else ResumeState(state_path, self)
         self.callbacks: list[Callback] = [
@@ -362,6 +369,7 @@ class Fitter:
             When ``state_path`` holds the state of another fit.
         """
         self.history, self.should_stop = [], False
+        self._left_in_eval = parts_left_in_eval(self.model)
         train_scores, val_scores = self._open_data()
         (train, clips), (val, val_clips) = map(recording_behind, (self.train_loader, self.val_loader))
         remember_fit(self.model, train, val, clips=clips, validation_clips=val_clips)
@@ -433,7 +441,7 @@ class Fitter:
 
     def _train_pass(self, epoch: int, scores: PassScores | None) -> dict[str, float | Tensor]:
         """Train on every batch once; returns the loss of the pass and its scores."""
-        self.model.train()
+        start_training(self.model, self._left_in_eval)
         meter = LossMeter()
         if scores is not None:
             scores.begin()
@@ -454,20 +462,15 @@ class Fitter:
 
     def _score_pass(self, source: BatchSource, scores: PassScores) -> dict[str, float | Tensor]:
         """Score every batch once, in eval mode and without gradients; the mode found is put back."""
-        was_training = self.model.training
-        self.model.eval()
         meter = LossMeter()
         scores.begin()
         served = 0
-        try:
-            with torch.no_grad():
-                for batch in source:
-                    pred = self._predict(batch)
-                    meter.add(self.compute_loss(pred, batch.targets), batch.weights)
-                    scores.add(batch, pred)
-                    served += 1
-        finally:
-            self.model.train(was_training)
+        with evaluating(self.model):
+            for batch in source:
+                pred = self._predict(batch)
+                meter.add(self.compute_loss(pred, batch.targets), batch.weights)
+                scores.add(batch, pred)
+                served += 1
         if served == 0:
             raise ValueError("the loader to be scored gave no batches; check the split or the sampler")
         return {"loss": meter.result(), **scores.result()}

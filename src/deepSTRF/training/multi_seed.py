@@ -22,7 +22,7 @@ from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
 from deepSTRF.training.fitter import Fitter, build_fit, check_fitter_arguments
 from deepSTRF.training.history import summarise
-from deepSTRF.training.objective import mean_score
+from deepSTRF.training.objective import mean_score, mode_of
 from deepSTRF.training.seeds import seeded
 
 __all__ = ["fit_multi_seed"]
@@ -117,7 +117,7 @@ def fit_multi_seed(
     folder = None if output_dir is None else Path(output_dir)
     results: dict[int, dict[str, Any]] = {}
     failed: dict[int, str] = {}
-    best = _BestSeed(monitor, arguments.get("mode", "max"))
+    best = _BestSeed(monitor, mode_of(arguments))
     error: FitDivergedError | None = None
     for seed in chosen:
         logger = None if logger_factory is None else logger_factory(seed)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF.datasets.responses import ROUNDING
-from deepSTRF.metrics import ScoreTracker, mse_loss
-from deepSTRF.registry import METRICS
+from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef
+from deepSTRF.registry import LOSSES, METRICS
 from deepSTRF.training.data import Batch, stack_padded
 
 __all__ = [
@@ -38,6 +39,8 @@ __all__ = [
     "make_scores",
     "mean_over_neurons",
     "mean_score",
+    "mode_of",
+    "monitor_mode",
     "objective_conflict",
     "owns_loss",
 ]
@@ -299,6 +302,59 @@ def mean_score(value: float | Tensor) -> MeanScore:
     numbers = flat[~flat.isnan()]
     mean = float(numbers.mean()) if numbers.numel() else math.nan
     return MeanScore(mean, numbers.numel(), flat.numel() - numbers.numel())
+
+
+#: Words in the name of a user's metric that stand for an error.
+ERROR_WORDS = re.compile(r"(^|_)(loss|error|err|mse|rmse|mae|nll|deviance|distance)($|_)", re.IGNORECASE)
+
+
+def monitor_mode(monitor: str, mode: str | None, metrics: Mapping[str, Metric] | None = None) -> str:
+    """Return "min" or "max", the direction in which a monitored key of an epoch gets better.
+
+    Losses get smaller; registered metrics and functions with an attribute ``higher_is_better`` state theirs.
+    A ``mode`` that contradicts is a ValueError. Other functions of the user's own go by ``mode``, else up.
+    """
+    if mode not in (None, "min", "max"):
+        raise ValueError(f"mode must be 'max' or 'min', or None to follow the monitored score, got {mode!r}")
+    name = re.sub("^(train|val)_", "", str(monitor))
+    up = _gets_larger(name, (metrics or {}).get(name))
+    if up is None and mode is None and ERROR_WORDS.search(name):
+        raise ValueError(
+            f"monitor={monitor!r}: is a smaller {name!r} better, as its name says? State mode='min' or "
+            "mode='max', or set higher_is_better = False on the function"
+        )
+    natural = "max" if up is None or up else "min"
+    if mode is not None and up is not None and mode != natural:
+        better = "larger" if up else "smaller"
+        raise ValueError(
+            f"mode={mode!r} contradicts monitor={monitor!r}, which is better when it is {better}: the worst "
+            f"epoch would be kept; leave mode out"
+        )
+    return mode or natural
+
+
+def mode_of(arguments: Mapping[str, Any]) -> str:
+    """Return the direction of a fit with these arguments of `Fitter`."""
+    monitor = str(arguments.get("monitor", "val_cc_norm"))
+    return monitor_mode(monitor, arguments.get("mode"), arguments.get("val_metrics"))
+
+
+def _gets_larger(name: str, metric: Metric | None) -> bool | None:
+    """Whether a larger score is better; None where nothing says so."""
+    base: Any = metric
+    while isinstance(base, functools.partial):
+        base = base.func
+    stated = getattr(metric, "higher_is_better", getattr(base, "higher_is_better", None))
+    if stated is not None:
+        return bool(stated)
+    torch_loss = getattr(base, "__module__", "") == "torch.nn.functional" and "loss" in base.__name__
+    if name == "loss" or torch_loss or isinstance(base, nn.modules.loss._Loss):
+        return False
+    if any(base is loss for _, loss in LOSSES.items()):
+        return False
+    if base in (corrcoef, normalized_corrcoef, fve):
+        return True
+    return bool(METRICS.get(name).higher_is_better) if name in METRICS else None
 
 
 class PassScores(Protocol):

@@ -40,6 +40,7 @@ FACT_LABELS = {
     "resampling": "Resampling of the sound",
     "source": "Source",
     "F": "Frequency bands",
+    "frequencies_hz": "Lowest and highest band (Hz)",
     "audio_fs": "Sample rate (Hz)",
     "duration_s": "Duration of all clips (s)",
     "missing_pairs": "Clips that single neurons did not hear",
@@ -72,7 +73,8 @@ class ProtocolCard:
     split : dict or None
         'name', 'hash' and the clips of 'train', 'val' and 'test'.
     model : dict
-        'class', 'n_parameters' (trainable), 'front_end', 'latency_ms', 'settings'.
+        'class', 'n_parameters' (trainable), 'front_end', 'latency_ms', 'settings', and of a front-end
+        'front_end_bands', 'front_end_hz' (lowest and highest) and 'front_end_settings'.
     centring, ceiling : str
         How the noise-corrected correlation is centred and what stands in its denominator.
     warmup_ms : float
@@ -161,8 +163,12 @@ class ProtocolCard:
         if split is not None:
             clips = {role: [int(clip) for clip in getattr(split, role)] for role in ("train", "val", "test")}
             parts = {"name": str(split.name), "hash": str(split.hash), **clips}
+        described = dataset.describe()
+        hertz = getattr(dataset, "frequencies_hz", None)
+        if hertz is not None and not getattr(dataset, "return_waveform", False):
+            described["frequencies_hz"] = [float(min(hertz)), float(max(hertz))]
         return cls(
-            dataset=json_safe(dataset.describe()),
+            dataset=json_safe(described),
             neurons=f"{dataset.N_neurons} ({which})",
             split=parts,
             model={} if model is None else model_facts(model),
@@ -190,7 +196,14 @@ class ProtocolCard:
         if self.split is not None:
             rows.append(("Split", f"{self.split['name']}, hash {str(self.split['hash'])[:SHOWN_HASH]}"))
         for name, value in data.items():
-            if name not in OWN_ROWS and value is not None and value is not False and value != 0:
+            advice = name == "F" and data.get("stimuli") == "waveform" and self.model.get("front_end")
+            if (
+                name not in OWN_ROWS
+                and value is not None
+                and value is not False
+                and value != 0
+                and not advice
+            ):
                 rows.append((FACT_LABELS.get(name, name), _text(value)))
         rows += [
             ("cc_norm centred", CENTRINGS[self.centring]),
@@ -241,31 +254,56 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
     """Facts about a model."""
     front_end = getattr(model, "wav2spec", None)
     has_front_end = isinstance(front_end, nn.Module) and not isinstance(front_end, nn.Identity)
-    settings = getattr(model, "init_arguments", {})
-    plain = {
-        key: value
-        for key, value in settings.items()
-        if isinstance(value, bool | int | float | str | type(None))
-    }
-    return {
+    facts = {
         "class": type(model).__name__,
         "n_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "front_end": type(front_end).__name__ if has_front_end else None,
         "latency_ms": float(getattr(model, "latency_ms", 0.0)),
-        "settings": json_safe(plain),
+        "settings": json_safe(_settings(model)),
     }
+    if has_front_end:
+        hertz = getattr(front_end, "frequencies_hz", None)
+        facts["front_end_bands"] = getattr(front_end, "out_channels", None)
+        facts["front_end_hz"] = None if hertz is None else [float(min(hertz)), float(max(hertz))]
+        facts["front_end_settings"] = json_safe(_settings(front_end))
+    return facts
+
+
+def _settings(module: Any) -> dict[str, Any]:
+    """Constructor arguments as plain data, other parts by class and arguments, but for the front-end.
+
+    Where None stands for a value that follows from others (``f_max``), the value is given.
+    """
+    found: dict[str, Any] = {}
+    for key, given in getattr(module, "init_arguments", {}).items():
+        value: Any = vars(module).get(key) if given is None else given
+        if isinstance(value, nn.Module) and key != "wav2spec":
+            inner = ", ".join(f"{name}={_text(one)}" for name, one in _settings(value).items())
+            value = f"{type(value).__name__}({inner})"
+        if isinstance(value, Mapping):
+            value = dict(value)
+        if isinstance(value, bool | int | float | str | type(None) | dict | list | tuple):
+            found[key] = value
+    return found
 
 
 def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
     if not model:
         return []
-    settings = ", ".join(f"{key}={value}" for key, value in model["settings"].items() if value is not None)
+    given = model["settings"].items()
+    settings = ", ".join(f"{key}={_text(value)}" for key, value in given if value is not None)
     rows = [
         ("Model", f"{model['class']}({settings})"),
         ("Trainable parameters", f"{model['n_parameters']:,}"),
     ]
     if model["front_end"]:
         rows.append(("Front-end", f"{model['front_end']}, latency {milliseconds(model['latency_ms'])}"))
+        hertz, bands = model.get("front_end_hz"), model.get("front_end_bands")
+        span = f", centred from {hertz[0]:.6g} to {hertz[1]:.6g} Hz" if hertz else ""
+        rows += [("Bands of the front-end", f"{bands}{span}")] if bands else []
+        own = (model.get("front_end_settings") or {}).items()
+        text = ", ".join(f"{key}={_text(value)}" for key, value in own if value is not None)
+        rows += [("Settings of the front-end", text)] if text else []
     return rows
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deepSTRF._files import json_safe
+from deepSTRF.training.objective import mode_of
 from deepSTRF.training.optimization import make_optimizer, make_scheduler
 from deepSTRF.training.protocol import model_facts, software_versions
 
@@ -68,9 +69,10 @@ def auto_config(
     -------
     dict
         'model', 'dataset', 'n_frequency_bands', 'temporal_window_size', 'out_neurons', 'n_parameters',
-        'front_end', 'latency_ms', 'settings', the classes of 'prefiltering', 'core', 'readout',
-        'output_activation', 'readout.kernel', 'readout.activation' (each where the model has it), the
-        fitter's arguments, 'optimizer' and 'scheduler' as dictionaries with 'class', and 'versions'.
+        'front_end', 'latency_ms', 'settings', with a front-end its 'front_end_bands', 'front_end_hz' and
+        'front_end_settings', the classes of 'prefiltering', 'core', 'readout', 'output_activation',
+        'readout.kernel', 'readout.activation' (each where the model has it), the fitter's arguments,
+        'optimizer' and 'scheduler' as dictionaries with 'class', and 'versions'.
 
     Raises
     ------
@@ -176,7 +178,7 @@ def _fit_facts(model: nn.Module, arguments: Mapping[str, Any]) -> dict[str, Any]
     if scheduler is not None:
         # A schedule rewrites its optimiser's rates: it is made only for one that nobody else uses.
         if not isinstance(given, Optimizer):
-            scheduler = make_scheduler(scheduler, optimizer, str(arguments.get("mode", "max")))
+            scheduler = make_scheduler(scheduler, optimizer, mode_of(arguments))
         facts["scheduler"] = _scheduler_facts(scheduler)
     return facts
 

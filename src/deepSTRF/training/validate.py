@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_not_empty
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import FittedOn
-from deepSTRF.models.prediction import evaluating, predict_clips
+from deepSTRF.models.prediction import evaluating, parts_left_in_eval, predict_clips, start_training
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.seeds import preserved_random_state
 
@@ -466,7 +466,7 @@ def _check_batch(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
 
 
 def _check_gradients(model: nn.Module, excerpt: _Excerpt) -> tuple[str, ...]:
-    model.train()
+    start_training(model, parts_left_in_eval(model))
     named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     with torch.enable_grad():
         pred = _run(model, excerpt.stimulus, "a stimulus in train mode")
