@@ -36,6 +36,7 @@ OTHER: dict[str, Any] = {
     "dataset": "ns1",
     "dataset_options": {"smooth": False, "top": None},
     "split": "14/3/3",
+    "normalize_responses": "zscore",
     "model": "dnet",
     "model_options": {"kernel": {"rank": 2}},
     "wav2spec": "mel",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +23,7 @@ from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, fill
 from deepSTRF.datasets.recording import Recording, is_integer
 from deepSTRF.datasets.selection import resolve_selection
-from deepSTRF.datasets.transforms import fit_normalization, fit_standardization
+from deepSTRF.datasets.transforms import fit_normalization, fit_standardization, given_normalization
 from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.dsp.smoothing import hanning_window
 
@@ -180,7 +180,14 @@ class NeuralDataset(Recording):
         view.stim_normalization = transform.record()
         return view
 
-    def normalized(self, method: str = "max", stim_indices: Any = None, eps: float = 1e-8) -> Self:
+    def normalized(
+        self,
+        method: str = "max",
+        stim_indices: Any = None,
+        eps: float = 1e-8,
+        *,
+        statistics: Mapping[str, Any] | None = None,
+    ) -> Self:
         """View whose responses are scaled per neuron, after smoothing.
 
         Statistics come from un-normalised responses, so calling it twice is calling it once.
@@ -193,7 +200,11 @@ class NeuralDataset(Recording):
         stim_indices : selector of clips
             Reference clips; give the training clips. None takes all.
         eps : float
-            A neuron whose scale is at most this (silent in the reference clips) keeps scale 1.
+            A neuron whose scale is at most this share of its largest absolute value (silent or constant in
+            the reference clips) keeps scale 1.
+        statistics : mapping, optional
+            The ``response_normalization`` of another recording of the same neurons, to be applied as it is:
+            that of the training clips, for a recording to be scored. Nothing is measured then.
 
         Returns
         -------
@@ -203,8 +214,12 @@ class NeuralDataset(Recording):
         Raises
         ------
         ValueError
-            When ``method`` is unknown.
+            When ``method`` is unknown, or ``statistics`` are of another number of neurons.
         """
+        if statistics is not None:
+            view = self._view()
+            view._normalization = given_normalization(statistics, self.N_neurons)
+            return view
         clips = resolve_selection(stim_indices, self.stim_meta, "clip").tolist()
         view = self._view()
         view._normalization = None  # the blocks below are read without the earlier normalisation

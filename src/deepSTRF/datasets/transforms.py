@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["ResponseNormalization", "StimulusStandardization", "fit_normalization", "fit_standardization"]
+__all__ = [
+    "METHODS",
+    "ResponseNormalization",
+    "StimulusStandardization",
+    "fit_normalization",
+    "fit_standardization",
+    "given_normalization",
+]
+
+#: Legal methods of normalising responses.
+METHODS = ("max", "zscore")
 
 Floats = npt.NDArray[np.float64]
 
@@ -129,7 +139,7 @@ def fit_normalization(
     eps: float,
 ) -> ResponseNormalization:
     """Fit a scale and an offset per neuron on blocks of neurons (H,) and values (H, R, T)."""
-    if method not in ("max", "zscore"):
+    if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; legal methods: 'max', 'zscore'")
     moments, largest = _Moments(n_neurons), np.zeros(n_neurons)
     for neurons, values in blocks:
@@ -139,11 +149,24 @@ def fit_normalization(
         moments.add(flat, neurons)
         largest[neurons] = np.fmax(largest[neurons], np.fmax.reduce(np.abs(flat), axis=1))
     scale = largest if method == "max" else moments.std()
-    usable = (moments.count >= 2) & (scale > eps)
+    usable = (moments.count >= 2) & (scale > eps * largest)  # relative: EEG in volts is no silence
     offset = np.where(moments.count >= 2, moments.mean, 0.0) if method == "zscore" else np.zeros(n_neurons)
     return ResponseNormalization(
         method,
         torch.from_numpy(np.where(usable, scale, 1.0)).float(),
         torch.from_numpy(offset).float(),
         tuple(int(i) for i in stim_indices),
+    )
+
+
+def given_normalization(statistics: Mapping[str, Any], n_neurons: int) -> ResponseNormalization:
+    """A normalisation from its record, checked."""
+    scale, offset = (torch.as_tensor(statistics[key], dtype=torch.float32) for key in ("scale", "offset"))
+    if statistics["method"] not in METHODS or scale.shape != offset.shape or scale.shape != (n_neurons,):
+        raise ValueError(
+            f"statistics is the response_normalization of {n_neurons} neurons, with a method in {METHODS}; "
+            f"got {statistics['method']!r} of {scale.numel()}"
+        )
+    return ResponseNormalization(
+        str(statistics["method"]), scale, offset, tuple(statistics.get("stim_indices", ()))
     )

@@ -46,6 +46,7 @@ __all__ = [
 #: A seed must suit NumPy's legacy generator.
 LARGEST_SEED = 2**32 - 1
 STARTS = ("default", "ridge")
+RESPONSE_METHODS = ("max", "zscore")  # those of NeuralDataset.normalized
 #: The loss of a fit that names none, of a model without one of its own.
 DEFAULT_LOSS = "mse"
 DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
@@ -261,6 +262,11 @@ class ExperimentConfig:
         "Clips to train/validate/test: `14/3/3`, `random:0.7/0.15/0.15` or `kfold:5:fold=0`.",
         metavar="SPLIT", shown="of the recording, else random",
     )  # fmt: skip
+    normalize_responses: str | None = choice(
+        None, _optional(_one_of(lambda: RESPONSE_METHODS)), "dataset",
+        "Scale the responses of each neuron by its training clips: `max` or `zscore`.", metavar="NAME",
+        shown="as recorded",
+    )  # fmt: skip
     model: str = choice(
         "linear", _text, "model.name", "A name of `deepstrf models`.", short="-m", metavar="NAME"
     )
@@ -367,7 +373,11 @@ class ExperimentConfig:
     def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
         """Return the fields that make another experiment of it: name to (other value, own value)."""
         mine, theirs = self._identity(), other._identity()
-        return {name: (theirs[name], mine[name]) for name in mine if mine[name] != theirs[name]}
+        return {
+            name: (theirs.get(name), mine.get(name))
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
+        }
 
     def default_folder(self) -> str:
         """Return ``runs/<dataset>-<model>[-<front-end>]-<hash>``: the same choices give the same folder."""
@@ -397,6 +407,8 @@ class ExperimentConfig:
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if choice_of(item).identity
         }
         values["loss"] = self.loss or DEFAULT_LOSS  # as runs of before that named no loss
+        if self.normalize_responses is None:
+            del values["normalize_responses"]  # folders of runs of before keep their names
         return values
 
 

@@ -9,6 +9,7 @@ import datetime
 import json
 import math
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +47,7 @@ from deepSTRF.experiments.run_folder import (
     prepare_folder,
     write_run,
 )
-from deepSTRF.training.evaluation import score_model
+from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
 from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.objective import owns_loss
@@ -55,7 +56,7 @@ from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import validate_model
 
-__all__ = ["evaluate_run", "run_experiment", "split_of"]
+__all__ = ["evaluate_run", "normalized_as_fitted", "run_experiment", "split_of"]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
@@ -140,6 +141,8 @@ def run_experiment(
         log(f"Going on with the unfinished run in {folder}")
     dataset = load_dataset(config, download=download)
     split = split_of(config, dataset)
+    if config.normalize_responses is not None:
+        dataset = dataset.normalized(config.normalize_responses, stim_indices=list(split.train))
     views = split.apply(dataset)
     check_buildable(config, views[0])
     prepare_folder(folder, config, overwrite=overwrite)  # only now: a wrong choice costs no earlier run
@@ -219,8 +222,9 @@ def evaluate_run(
         clips = ALL
     else:
         dataset = load_dataset(run.config, download=download)
-        if clips != ALL:
-            dataset = split_of(run.config, dataset).apply(dataset)[parts.index(clips)]
+    dataset = normalized_as_fitted(run, dataset)
+    if not other and clips != ALL:
+        dataset = split_of(run.config, dataset).apply(dataset)[parts.index(clips)]
     n_fitted = len(run.scores.neurons)
     if model.fitted_on is None and dataset.N_neurons != n_fitted:
         raise ValueError(
@@ -231,8 +235,30 @@ def evaluate_run(
         dataset = _new_sounds(model, dataset, clips, log)
     validate_model(model, dataset)
     table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
+    if log is not None:
+        for note in table.facts["notes"]:
+            log(note)
     scored = run.best_seed if seed is None else seed
     return RunScores.from_tables(table.neurons, [scored], {clips: [table.columns]})
+
+
+def normalized_as_fitted(run: Run, dataset: NeuralDataset) -> NeuralDataset:
+    """A recording with the scale and offset per neuron that the fit gave to its responses, where it did."""
+    fitted = run.facts.get("response_normalization")
+    if fitted is None or dataset.response_normalization is not None:
+        return dataset
+    names, known = neuron_names(dataset.nrn_meta), list(run.scores.neurons)
+    if set(names) <= set(known):
+        order = [known.index(name) for name in names]
+    elif len(names) == len(known):
+        order = list(range(len(names)))
+    else:
+        raise ValueError(
+            "the responses of this run were normalised neuron by neuron, and the recording has other "
+            "neurons: give one of the same neurons"
+        )
+    taken = {key: [fitted[key][neuron] for neuron in order] for key in ("scale", "offset")}
+    return dataset.normalized(statistics={"method": fitted["method"], **taken})
 
 
 def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None) -> NeuralDataset:
@@ -517,8 +543,7 @@ def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any)
     frequencies = getattr(front_end, "frequencies_hz", None)
     if frequencies is None and not getattr(dataset, "return_waveform", False):
         frequencies = getattr(dataset, "frequencies_hz", None)
-    # raw and smoothed responses are spikes per bin, normalised ones have no unit
-    method = described.get("response_normalization")
+    normalization = dataset.response_normalization
     return {
         "model": type(model).__name__,
         "wav2spec": type(front_end).__name__ if config.wav2spec else None,
@@ -532,8 +557,23 @@ def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any)
         "n_clips": len(dataset),
         "dt_ms": float(dataset.dt),
         "frequencies_hz": None if frequencies is None else [float(hertz) for hertz in frequencies],
-        "response_unit": f"response ({method})" if method else "spikes per bin",
+        "response_kind": dataset.response_kind,
+        "response_unit": response_label(dataset),
+        "response_normalization": None
+        if normalization is None
+        else {
+            "method": normalization["method"],
+            "scale": normalization["scale"].tolist(),
+            "offset": normalization["offset"].tolist(),
+        },
     }
+
+
+def response_label(dataset: Any) -> str:
+    """Label of response axes: a unit per bin or second says what it is, another one is one of a response."""
+    unit = str(dataset.response_unit)
+    per = dataset.response_kind != "trace" and re.search(r"\bper\b|/", unit) is not None
+    return unit if per else f"response ({unit})"
 
 
 # ---- Notes that a reader of the scores needs, as (level, sentence) pairs of level "warning" or "info"
@@ -578,7 +618,8 @@ def _notes_on_scores(scores: RunScores, reasons: Sequence[str]) -> list[tuple[st
     column = columns.get(MAIN_SCORE)
     if column is None:
         return []
-    notes = []
+    note = scale_note(columns, scores.neurons)
+    notes = [("warning", note)] if note else []
     missing = [int(index) for index in np.flatnonzero(~np.isfinite(column))]
     if missing:
         why = {index: f" ({reasons[index]})" for index in missing if index < len(reasons) and reasons[index]}

@@ -308,13 +308,14 @@ def _draw_panels(
 def _draw_raster(ax: Axes, repeats: FloatArray, edges: tuple[float, float], cmap: str) -> None:
     """Draw repeats (R, T) as rows, the first at the top; bins that were not recorded stay white."""
     finite = repeats[np.isfinite(repeats)]
-    active = finite[finite > 0]
+    signed = bool((finite < 0).any())  # a trace such as a membrane potential
+    active = finite if signed else finite[finite > 0]
     ax.imshow(
         repeats,
         origin="upper",
         aspect="auto",
         cmap=cmap,
-        vmin=min(0.0, float(finite.min())) if finite.size else 0.0,
+        vmin=float(finite.min()) if signed else 0.0,
         vmax=float(np.percentile(active, INK_PERCENTILE)) if active.size else 1.0,
         # "antialiased" averages when bins are narrower than pixels, where "nearest" would drop spikes
         interpolation="antialiased",

@@ -83,7 +83,7 @@ class ReportParts:
     dt_ms : float, optional
         Bin width in ms.
     response_unit : str
-        Label of response axes.
+        Label of response axes, such as "spikes per bin" or "response (uV)".
     command, config : str
         Command and configuration that repeat the run.
     versions : sequence of (name, version)

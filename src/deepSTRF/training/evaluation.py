@@ -32,12 +32,15 @@ from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
 from deepSTRF.training.validate import check_prediction
 
-__all__ = ["ScoreTable", "neuron_names", "score_model", "score_predictions"]
+__all__ = ["ScoreTable", "neuron_names", "scale_note", "score_model", "score_predictions"]
 
 Column = npt.NDArray[np.float64]
 
 #: Resamples behind the ceiling's interval: enough for its second digit.
 N_BOOTSTRAP = 200
+#: Correlation of a prediction that has something of the response's shape, and the share of the response's
+#: variance that a wrong scale and offset cost, from which they are said.
+GOOD_CC, COSTLY_SCALE = 0.2, 1.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class ScoreTable:
     reasons : tuple of str
         Per neuron why a value is missing; empty where none is.
     facts : dict
-        How the table was made (centring, clips, onset left out, smoothing, bin).
+        How the table was made (centring, clips, onset left out, smoothing, bin), the unit of the responses,
+        and ``notes``: sentences, one where predictions have another scale or offset than the responses.
 
     Raises
     ------
@@ -267,7 +271,11 @@ def score_predictions(
     statistics = tracker.statistics(reliability=vars(quality))
     columns = {name: np.asarray(values.double().cpu()) for name, values in score_columns(statistics).items()}
     reasons = _reasons(quality, columns)
+    names = neuron_names(dataset.nrn_meta)
+    note = scale_note(columns, names)
     facts = {
+        "notes": [note] if note else [],
+        "response_unit": getattr(dataset, "response_unit", None),
         "centring": centring,
         "n_clips": len(dataset),
         "warmup_ms": float(warmup_ms),
@@ -276,7 +284,28 @@ def score_predictions(
         "n_bootstrap": n_bootstrap,
         "confidence": quality.confidence,
     }
-    return ScoreTable(neuron_names(dataset.nrn_meta), columns, reasons, facts)
+    return ScoreTable(names, columns, reasons, facts)
+
+
+def scale_note(columns: Mapping[str, Column], neurons: Sequence[str]) -> str | None:
+    """Return a note on predictions of the right shape in another scale or offset; None where there is none.
+
+    A gain and an offset raise ``fve`` to ``cc**2`` and change no correlation. What their lack costs is said
+    from `COSTLY_SCALE` on, of neurons whose ``cc`` is at least `GOOD_CC`.
+    """
+    cc, fve = columns.get("cc"), columns.get("fve")
+    if cc is None or fve is None:
+        return None
+    with np.errstate(invalid="ignore"):
+        wrong = np.flatnonzero((cc >= GOOD_CC) & (cc**2 - fve > COSTLY_SCALE))
+    if not wrong.size:
+        return None
+    worst = int(wrong[np.argmin(fve[wrong])])
+    return (
+        f"{wrong.size} of {cc.size} neurons: the predictions have another scale or offset than the responses "
+        f"(fve is {fve[worst]:.2g} while cc is {cc[worst]:.2f} for {neurons[worst]}). cc and cc_norm do not "
+        f"depend on either; fve and mse do (said where cc >= {GOOD_CC:g} and cc**2 - fve > {COSTLY_SCALE:g})."
+    )
 
 
 class _WithoutOnset:

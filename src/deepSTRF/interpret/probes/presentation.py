@@ -238,7 +238,7 @@ class Presentation:
         Returns
         -------
         array (B, K, lead_bins + T)
-            Rates of the K chosen neurons, in the model's unit (spikes per bin).
+            Rates of the K chosen neurons, in the unit of the responses it was fitted to.
         """
         hop = self._playable_hop()
         lead = np.zeros(self.lead_bins * hop)

@@ -16,7 +16,7 @@ from deepSTRF._files import write_atomically
 from deepSTRF.experiments.build import is_closed_form, load_dataset, solve
 from deepSTRF.experiments.config import FieldError
 from deepSTRF.experiments.examples import receptive_fields
-from deepSTRF.experiments.run import split_of
+from deepSTRF.experiments.run import normalized_as_fitted, split_of
 from deepSTRF.experiments.run_folder import EXPLAIN, MAIN_SCORE, Run
 from deepSTRF.interpret import (
     NeuronTable,
@@ -300,7 +300,7 @@ def _target(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin,
     missing = ""
     count = begin("recording", 1)
     try:
-        whole = load_dataset(run.config, download=download)
+        whole = normalized_as_fitted(run, load_dataset(run.config, download=download))
         outputs = matching_outputs(model, whole)
         if outputs is not None:  # the file has changed since: neurons in the order of the model
             n_lost = len(set(range(len(run.scores.neurons))) - set(outputs))

@@ -186,8 +186,8 @@ def probes(parts: ReportParts) -> Section | None:
     )
     alt = f"Frequency-response areas of {len(found.names)} neurons."
     caption = (
-        "Pure tones by frequency and level. Red: above the rate in silence, blue: below; each panel has its "
-        "own scale. Line: threshold, the lowest level that evokes a response."
+        "Pure tones by frequency and level. Red: above the response in silence, blue: below; each panel has "
+        "its own scale. Line: threshold, the lowest level that evokes a response."
     )
     body = figure_html(figure, alt, caption) + _curves(found, parts.response_unit) + _table(found)
     lead = (
@@ -202,9 +202,12 @@ def probes(parts: ReportParts) -> Section | None:
 
 def _curves(found: Explanation, unit: str) -> str:
     """Figures of responses as functions of one parameter, two in a row."""
-    arrays, figures = found.arrays["probes"], []
+    arrays, figures, evoked = found.arrays["probes"], [], "evoked rate"
+    if unit.startswith("response ("):  # a trace has no rate
+        evoked, unit = "evoked response", unit[len("response (") : -1]
     for x, y, xlabel, ylabel, log_x, title, include in CURVES:
         if y in arrays and np.isfinite(arrays[y]).any():
+            ylabel = ylabel.replace("evoked rate", evoked)
             ylabel = ylabel.replace("*", unit)
             options: dict[str, Any] = {"log_x": log_x, "include": include, "title": title}
             figure, _ = plot_probe_curves(

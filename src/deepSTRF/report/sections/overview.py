@@ -121,7 +121,7 @@ def _panel(parts: ReportParts, example: NeuronExample) -> str:
     if example.start_s:
         caption += f", from {example.start_s:.1f} s"
     caption += f"; {repeats} repeat{'s' if repeats != 1 else ''}."
-    panels = "raster, PSTH" if repeats > 1 else "response"
+    panels = "repeats, mean response" if repeats > 1 else "response"
     field = " and receptive field" if example.strf is not None else ""
     alt = f"Spectrogram, {panels} with prediction{field} of the {example.role} neuron."
     return figure_html(figure, alt, caption)
