@@ -34,6 +34,7 @@ from deepSTRF.models.audio.icnet import (
     categorical_loss,
     even_strides,
 )
+from deepSTRF.models.io import load_public_state_dict
 from deepSTRF.registry import MODELS
 from deepSTRF.training import Fitter, make_loaders, validate_model
 
@@ -622,6 +623,29 @@ def test_public_checkpoint(doubled: bool) -> None:
         y = nn.functional.prelu(y, public[f"wav2spec.{name}.activation.weight"])
     drive = public["decoder.0.weight"] @ y + public["decoder.0.bias"].unsqueeze(-1)
     torch.testing.assert_close(model(x)[:, :, 0], nn.functional.softplus(drive))
+
+
+def test_a_public_checkpoint_of_other_strides_is_refused() -> None:
+    """No weight shows them: 240 samples were cut 2, 2, 2, 2, 15 there, 32 samples 2, 2, 2, 2, 2 in both."""
+
+    def small(audio_fs: int, dt_ms: float, **options: Any) -> ICNet:
+        sizes = {"n_filters": 2, "encoder_channels": 2, "bottleneck_channels": 2}
+        return ICNet(audio_fs, 2, dt_ms, **sizes, sincnet_parameterization="hertz", **options)
+
+    def public(model: ICNet) -> dict[str, torch.Tensor]:
+        decoder = {"decoder.weight": model.readout.weight[:, 0], "decoder.bias": model.readout.bias[:, 0]}
+        return {k: v for k, v in model.state_dict().items() if not k.startswith("readout")} | decoder
+
+    model = small(48000, 5.0)
+    with pytest.raises(
+        ValueError, match=r"its strides were \[2, 2, 2, 2, 15\].*build ICNet\(.*_strides=\[2, 2"
+    ):
+        load_public_state_dict(model, public(model))
+    told = small(48000, 5.0, encoder_strides=[2, 2, 2, 2, 15])
+    assert load_public_state_dict(told, public(model)) is told
+    assert load_public_state_dict(model, public(model), refit_required=True) is model
+    even = small(32000, 1.0)
+    assert load_public_state_dict(even, public(even)) is even
 
 
 def test_public_checkpoint_refuses() -> None:

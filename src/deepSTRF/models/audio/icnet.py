@@ -282,6 +282,17 @@ class ICNet(AudioEncodingModel):
         rest = [parameter for parameter in self.parameters() if id(parameter) not in taken]
         return [{"params": rest, "lr": lr, "weight_decay": weight_decay}, *cutoffs]
 
+    def public_difference(self, stored: Mapping[str, Tensor]) -> list[str]:
+        """Strides that were chosen otherwise: no weight shows them."""
+        earlier = _earlier_strides(self.wav2spec.hop, len(self.wav2spec.encoder_strides))
+        chosen = self.init_arguments.get("encoder_strides") is None and "wav2spec.sincnet.low_hz_" in stored
+        if not chosen or list(self.wav2spec.encoder_strides) == earlier:
+            return []
+        return [
+            f"its strides were {earlier} unless others were given, and are {self.wav2spec.encoder_strides} "
+            f"here: build {type(self).__name__}(..., encoder_strides={earlier})"
+        ]
+
     def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Rename public weights, which hold the decoder under two names.
 
@@ -478,6 +489,15 @@ def _ascending_factors(total: int, n_layers: int, smallest: int) -> list[list[in
         if total % factor == 0
         for rest in _ascending_factors(total // factor, n_layers - 1, factor)
     ]
+
+
+def _earlier_strides(hop: int, n_layers: int) -> list[int]:
+    """Strides of the earlier package by default: twos while the rest is even, then ones, the rest last."""
+    strides = []
+    for _ in range(n_layers - 1):
+        strides.append(2 if hop % 2 == 0 else 1)
+        hop //= strides[-1]
+    return [*strides, hop]
 
 
 def _resolve_strides(given: Sequence[int] | None, hop: int, n_layers: int) -> list[int]:

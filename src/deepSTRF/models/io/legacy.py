@@ -117,7 +117,7 @@ def convert_public_state(
             stored = {
                 key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)
             }
-            reasons += [f"{name}: {reason}" for reason in differ(stored)]
+            reasons += [f"{name}: {reason}" if name else reason for reason in differ(stored)]
         if callable(convert):
             state = convert(state, prefix)
     if reasons and not refit_required:
