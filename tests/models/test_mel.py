@@ -184,7 +184,8 @@ def test_the_recipe_for_the_dstrf_toolbox_is_its_spectrogram() -> None:
         return float(np.median([np.corrcoef(a, b)[0, 1] for a, b in pairs if b.std() > 1.0]))
 
     assert correlation() > 0.98
-    assert correlation(win_ms=10.0) < 0.8
+    with pytest.warns(UserWarning, match="hardly hears"):
+        assert correlation(win_ms=10.0) < 0.8
 
 
 def test_rahman_preset_has_the_documented_centres() -> None:

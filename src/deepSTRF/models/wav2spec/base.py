@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -28,6 +29,7 @@ __all__ = [
     "frequency_range",
     "full_precision",
     "make_wav2spec",
+    "warn_of_gaps",
     "window_samples",
     "without_autocast",
 ]
@@ -35,6 +37,8 @@ __all__ = [
 #: Upper edge of the NS1 cochleagram, 500 Hz plus 5.5 octaves (Rahman et al. 2019, doi
 #: 10.1371/journal.pcbi.1006618).
 DEFAULT_F_MAX_HZ = 22627.0
+#: Share of its largest mark that a click leaves wherever it falls in a bin, or a front-end warns.
+_HEARD = 0.1
 
 
 class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
@@ -284,6 +288,18 @@ def window_samples(name: str, window_ms: float, audio_fs: float, hop: int) -> in
             f"least {1000.0 * hop / float(audio_fs):g} ms"
         )
     return length
+
+
+def warn_of_gaps(front_end: WaveformFrontEnd, given: str, heard: Tensor, advice: str) -> None:
+    """Warn where a click leaves under a tenth of its largest mark; ``heard`` (hop,) by place in the bin."""
+    unheard = float((heard < _HEARD * heard.max()).double().mean())
+    if unheard > 0.0:
+        warnings.warn(
+            f"{type(front_end).__name__} with {given} hardly hears {100.0 * unheard:.2g}% of the sound "
+            f"(over 20 dB down) at bins of {front_end.hop_ms:g} ms: {advice}",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def full_precision(x: Tensor) -> Tensor:

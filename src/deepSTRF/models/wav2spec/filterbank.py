@@ -45,6 +45,8 @@ class _Kept(NamedTuple):
     banks: dict[bool, Prepared]
 
 
+#: Strides keep so many samples of a smooth pooling window: with fewer, ripples of the envelope alias.
+SAMPLES_PER_WINDOW = 16
 #: Up to this many frames, a chunk is computed with the plan for streams.
 _FEW_FRAMES = 4
 
@@ -177,19 +179,30 @@ class PooledFilterbank(WaveformFrontEnd):
 
     @property
     def channel_latency_ms(self) -> Tensor:
-        """Delay of each band (F,) in ms: mean age of the envelope in a frame, less half a bin."""
-        raise NotImplementedError(f"{type(self).__name__} must define channel_latency_ms")
+        """Delay of each band (F,) in ms: centroid of what a click leaves in the frames, less half a bin.
+
+        It is the mean age of the detected impulse response, as the bank has it (learned, cut by
+        ``kernel_ms``), and of the pooling window.
+        """
+        ages = []
+        with torch.no_grad():
+            for group, taps, window in zip(self.plan.groups, *self.build_filters(), strict=True):
+                # as `detect` has it, without its floor
+                mark = (taps.clamp_min(0.0) if self.detector == "halfwave" else taps).double().square().sum(0)
+                mark = mark if self.detector in ("power", "square") else mark.sqrt()
+                weight = window.double()
+                age = torch.arange(mark.shape[-1] - 1, -1, -1, device=mark.device)
+                window_age = group.stride * torch.arange(weight.shape[-1], device=mark.device)
+                filter_mean = (mark * age).sum(-1) / mark.sum(-1)
+                ages.append(filter_mean + (weight * window_age).sum(-1) / weight.sum(-1))
+        # ages count from the newest sample, whose middle lies half a sample before the end of the bin
+        samples = torch.cat(ages) + 0.5 - self.hop / 2.0
+        return (1000.0 * samples / float(self.audio_fs)).to(placement(self)[1])
 
     @property
     def latency_ms(self) -> float:
         """Mean over bands of `channel_latency_ms`."""
         return float(self.channel_latency_ms.mean())
-
-    def _latency_from_ages(self, filter_age: Tensor, window_age: Tensor) -> Tensor:
-        """Delays (F,) in ms from the mean ages, in samples, of each filter and each pooling window."""
-        # ages count from the newest sample, whose middle lies half a sample before the end of the bin
-        samples = filter_age + window_age + 0.5 - self.hop / 2.0
-        return 1000.0 * samples.detach() / float(self.audio_fs)
 
 
 class FixedFilterbank(PooledFilterbank):

@@ -15,7 +15,7 @@ from deepSTRF.dsp.gammatone import (
 )
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import frequency_range
+from deepSTRF.models.wav2spec.base import frequency_range, warn_of_gaps
 from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -23,6 +23,8 @@ __all__ = ["Gammatonegram"]
 
 #: Default upper frequency in hertz, where Nyquist allows it.
 _DEFAULT_F_MAX_HZ = 8000.0
+#: Default window in ms, for bins of up to twice its length.
+_WINDOW_MS = 2.5
 #: Multiplicity of the pole that the sections of the cascade share.
 _N_POLES = 4
 #: Added to the mean square before the root: keeps the gradient finite at silence (an amplitude of 1e-9).
@@ -47,8 +49,9 @@ class Gammatonegram(FixedFilterbank):
         Bands, F.
     hop_ms : float
         Bin width in ms; the hop in samples must be whole.
-    window_ms : float
-        Window in ms, at most one bin.
+    window_ms : float or None
+        Window in ms, at most one bin. None is 2.5 ms in bins of up to 5 ms (or the bin, if that is shorter),
+        and the whole of longer bins, of which it would leave most unheard.
     f_min : float
         Lowest centre frequency in hertz.
     f_max : float or None
@@ -82,7 +85,7 @@ class Gammatonegram(FixedFilterbank):
         audio_fs: float,
         n_filters: int = 50,
         hop_ms: float = 5.0,
-        window_ms: float = 2.5,
+        window_ms: float | None = None,
         f_min: float = 1000.0,
         f_max: float | None = None,
         compression: str = "log1p",
@@ -93,6 +96,8 @@ class Gammatonegram(FixedFilterbank):
         self.compression = compression
         self.log_floor = check_positive_number("log_floor", log_floor)
         self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs, ceiling_hz=_DEFAULT_F_MAX_HZ)
+        if window_ms is None:
+            window_ms = min(_WINDOW_MS, self.hop_ms) if self.hop_ms <= 2.0 * _WINDOW_MS else self.hop_ms
         self.window = round(float(self.audio_fs) * check_positive_number("window_ms", window_ms) / 1000.0)
         if not 1 <= self.window <= self.hop:
             raise ValueError(
@@ -116,6 +121,15 @@ class Gammatonegram(FixedFilterbank):
         _, age = plan.window_layout(1)
         # the first samples of a bin are its oldest
         windows = (age >= self.hop - self.window).double() / self.window
+        # a sample after the window is heard by what it leaves in the next one
+        place, marks = torch.arange(self.hop), torch.zeros(self.hop, dtype=torch.float64)
+        for rows in taps:
+            energy = torch.nn.functional.pad(rows.square(), (1, 2 * self.hop)).cumsum(-1)
+            inside = energy[:, (self.window - place).clamp_min(0)]
+            following = energy[:, self.hop - place + self.window] - energy[:, self.hop - place]
+            marks = torch.maximum(marks, (torch.maximum(inside, following) / energy[:, -1:]).amax(0).sqrt())
+        given = f"window_ms={1000.0 * self.window / self.audio_fs:g} ms"
+        warn_of_gaps(self, given, marks, f"give window_ms={self.hop_ms:g}, or leave it out")
         resonators = slaney_resonators(center, self.audio_fs, max(sizes))
         self.set_filters([rows.flip(-1).unsqueeze(0) for rows in taps], windows, resonators)
 
@@ -138,14 +152,3 @@ class Gammatonegram(FixedFilterbank):
     def frequencies_hz(self) -> Tensor:
         """Centre frequencies (F,) in hertz."""
         return self._fc
-
-    @property
-    def channel_latency_ms(self) -> Tensor:
-        """Delay of each band (F,) in ms: centroid of its envelope and of the window, less half a bin."""
-        centroids = []
-        for taps in self.plan.split_taps(self._taps):
-            power = taps[0].square()
-            age = torch.arange(power.shape[-1] - 1, -1, -1, device=power.device, dtype=power.dtype)
-            centroids.append((power * age).sum(-1) / power.sum(-1))
-        window = torch.full_like(self._fc, self.hop - (self.window + 1) / 2.0)
-        return self._latency_from_ages(torch.cat(centroids), window)

@@ -21,7 +21,7 @@ from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import frequency_range, window_samples
-from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
+from deepSTRF.models.wav2spec.filterbank import SAMPLES_PER_WINDOW, PooledFilterbank
 from deepSTRF.models.wav2spec.pcen import PCEN
 from deepSTRF.registry import WAV2SPEC
 
@@ -31,8 +31,6 @@ __all__ = ["CausalLEAF"]
 _HALF_WIDTH = 4.0
 #: Largest stride, in the smallest standard deviation that learning may reach (docs/frontends.md, "Speed").
 _STRIDE_PER_SIGMA = 0.75
-#: The onset of the pooling window, one bin long, is sampled at least this often.
-_STRIDES_PER_HOP = 8
 #: Bandwidths relative to their start that learning may reach; a wider range costs time (longer kernels,
 #: smaller strides). The start is broad already: a standard deviation of one ERB, 2.6 ERB at half height.
 _BANDWIDTH_RANGE = (1.0 / 1.5, 1.25)
@@ -222,11 +220,9 @@ class CausalLEAF(PooledFilterbank):
         if kernel_ms is not None:
             longest = window_samples("kernel_ms", kernel_ms, self.audio_fs, self.hop) | 1
             sizes = [min(size, longest) for size in sizes]
-        limit = (
-            self.hop / _STRIDES_PER_HOP
-            if max_stride is None
-            else check_positive_number("max_stride", max_stride)
-        )
+        # the onset of the pooling window is one bin long
+        smooth = min(self.hop, self.pool_sigma_samples) / SAMPLES_PER_WINDOW
+        limit = smooth if max_stride is None else check_positive_number("max_stride", max_stride)
         strides = [min(_STRIDE_PER_SIGMA * value, limit) for value in (sigma / self._broadest).tolist()]
         plan = plan_filterbank(sizes, strides, self.hop)
         window = math.ceil(_POOLING_SIGMAS * _POOLING_RANGE * self.pool_sigma_samples)
@@ -317,16 +313,6 @@ class CausalLEAF(PooledFilterbank):
     def frequencies_hz(self) -> Tensor:
         """Centre frequencies (F,) in hertz, as learned; detached."""
         return self.center_hz.detach()
-
-    @property
-    def channel_latency_ms(self) -> Tensor:
-        """Delay of each band (F,) in ms: of its filter and its pooling window, less half a bin."""
-        with torch.no_grad():
-            delay = torch.minimum(_HALF_WIDTH * self.gabor_sigma, self._half_kernel)
-            moment = torch.zeros_like(delay).index_add(
-                0, self._window_channel, self._pool_weights() * self._window_age
-            )
-            return self._latency_from_ages(delay, moment)
 
     def public_constants(self) -> dict[str, tuple[int, ...] | None]:
         """Sample numbers of filters and pooling windows."""

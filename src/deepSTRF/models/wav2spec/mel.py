@@ -12,7 +12,7 @@ from deepSTRF._validation import check_choice, check_positive_int, check_positiv
 from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
 from deepSTRF.dsp.pcen import smooth_cube_root
 from deepSTRF.models.configurable import designed_on_cpu
-from deepSTRF.models.wav2spec.base import WaveformFrontEnd, frequency_range, window_samples
+from deepSTRF.models.wav2spec.base import WaveformFrontEnd, frequency_range, warn_of_gaps, window_samples
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalMelSpectrogram"]
@@ -20,6 +20,8 @@ __all__ = ["CausalMelSpectrogram"]
 #: A triangle whose largest sampled weight is below this passes next to nothing: a longer Fourier transform is
 #: taken.
 _MIN_PEAK_WEIGHT = 1e-3
+#: A window without an option lasts two bins, but no less than that of the NS1 cochleagram.
+_WINDOW_BINS, _SHORTEST_WINDOW_MS = 2.0, 10.0
 #: Longest Fourier transform, in windows, before a bank is called impossible.
 _MAX_FFT_MULTIPLE = 64
 #: Largest difference of weights (peak 1) within one and the same bank: bins of odd windows lay 0.2% off.
@@ -41,8 +43,11 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         Audio rate in hertz.
     n_mels : int
         Bands, F.
-    hop_ms, win_ms : float
-        Bin width and window in ms; the hop in samples must be whole, the window at least as long.
+    hop_ms : float
+        Bin width in ms; the hop in samples must be whole.
+    win_ms : float or None
+        Window in ms, at least one bin. None is two bins, so that tapered windows overlap, and 10 ms in bins
+        shorter than 5 ms, whose bands need it.
     f_min : float
         Lower edge in hertz.
     f_max : float or None
@@ -105,7 +110,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         audio_fs: float,
         n_mels: int = 34,
         hop_ms: float = 5.0,
-        win_ms: float = 10.0,
+        win_ms: float | None = None,
         f_min: float = 500.0,
         f_max: float | None = None,
         magnitude: str = "amplitude",
@@ -130,7 +135,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         self.magnitude, self.compression = magnitude, compression
         self.log_floor = check_positive_number("log_floor", log_floor)
         self.log_offset = None if log_offset is None else check_positive_number("log_offset", log_offset)
-        self.win = window_samples("win_ms", win_ms, self.audio_fs, self.hop)
+        window_ms = max(_SHORTEST_WINDOW_MS, _WINDOW_BINS * self.hop_ms) if win_ms is None else win_ms
+        self.win = window_samples("win_ms", window_ms, self.audio_fs, self.hop)
         self.left_context = self.win - self.hop
         self.f_min, self.f_max = frequency_range(f_min, f_max, self.audio_fs)
         spacing = mel_scale if scale is None else scale
@@ -144,7 +150,12 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         corners = triangle_corners(self.n_mels, self.f_min, self.f_max, spacing, edges)
         axis = "linear" if slopes == "hertz" else spacing
         self.n_fft, bank = self._bank(corners, axis, norm, multiple)
-        self.register_constant("_window", symmetric_window(window, self.win))
+        taper = symmetric_window(window, self.win)
+        self.register_constant("_window", taper)
+        # a sample of a bin is heard in the frame, of those that hold it, whose window weighs it most
+        late = torch.nn.functional.pad(taper, (0, -self.win % self.hop)).view(-1, self.hop)
+        advice = f"give win_ms={_WINDOW_BINS * self.hop_ms:g} or more, or leave it out"
+        warn_of_gaps(self, f"win_ms={1000.0 * self.win / self.audio_fs:g} ms", late.amax(0), advice)
         self.register_constant("_mel_fb", bank)
         self.register_constant("_frequencies_hz", corners[1:-1])
 

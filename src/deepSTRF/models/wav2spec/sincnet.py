@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +18,7 @@ from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
 from deepSTRF.models.wav2spec.base import frequency_range, window_samples
-from deepSTRF.models.wav2spec.filterbank import PooledFilterbank
+from deepSTRF.models.wav2spec.filterbank import SAMPLES_PER_WINDOW, PooledFilterbank
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["SincNet"]
@@ -25,6 +26,8 @@ __all__ = ["SincNet"]
 #: Centre and width of a band at the lowest cutoff depend on each other a little: a conversion solves them in
 #: alternation, this many times.
 _TURNS = 4
+#: Default kernel length in samples.
+_KERNEL_SIZE = 251
 #: Lowest cutoff in hertz.
 _LOWEST_HZ = 1.0
 #: Transition width of a Hamming-windowed filter, times kernel length over rate (Harris 1978, doi
@@ -51,9 +54,9 @@ class SincNet(PooledFilterbank):
         Audio rate in hertz.
     n_filters : int
         Bands, F.
-    kernel_size : int
+    kernel_size : int or None
         Taps of every filter, K. The transition of a band edge is ``3.3 fs / K`` wide; the delay is ``(K - 1)
-        / 2``.
+        / 2``. None is 251, but no less than a bin for signed samples, which hear nothing outside their taps.
     hop_ms : float
         Bin width in ms; the hop in samples must be whole.
     f_min : float
@@ -133,7 +136,7 @@ class SincNet(PooledFilterbank):
         self,
         audio_fs: float,
         n_filters: int = 34,
-        kernel_size: int = 251,
+        kernel_size: int | None = None,
         hop_ms: float = 5.0,
         f_min: float = 300.0,
         f_max: float | None = None,
@@ -153,8 +156,18 @@ class SincNet(PooledFilterbank):
         check_choice("rectify", rectify, ("analytic", "abs"))
         check_choice("parameterization", parameterization, ("spacing", "hertz", "hz"))
         check_choice("norm", norm, (None, "start", "unit", "peak"))
-        self.kernel_size = check_positive_int("kernel_size", kernel_size)
         self.envelope = check_flag("envelope", envelope)
+        if kernel_size is None:
+            kernel_size = _KERNEL_SIZE if self.envelope else max(_KERNEL_SIZE, self.hop | 1)
+        self.kernel_size = check_positive_int("kernel_size", kernel_size)
+        if not self.envelope and self.kernel_size < self.hop:
+            warnings.warn(
+                f"SincNet with kernel_size={self.kernel_size} and envelope=False never hears "
+                f"{100.0 * (1.0 - self.kernel_size / self.hop):.2g}% of the sound: give a kernel_size of at "
+                f"least one bin ({self.hop} samples), or leave it out, or take envelope=True",
+                UserWarning,
+                stacklevel=2,
+            )
         self.activation, self.rectify = activation, rectify
         self.norm = norm or ("start" if self.envelope and rectify == "analytic" else "unit")
         self.parameterization = "hertz" if parameterization == "hz" else parameterization
@@ -205,7 +218,8 @@ class SincNet(PooledFilterbank):
                 plan_filterbank(sizes, [1.0] * len(sizes), self.hop, n_parts=1), "full", self.env_window
             )
         else:
-            limit = self.hop if max_stride is None else check_positive_number("max_stride", max_stride)
+            smooth = self.env_window / SAMPLES_PER_WINDOW
+            limit = smooth if max_stride is None else check_positive_number("max_stride", max_stride)
             transition = _HAMMING_TRANSITION * float(self.audio_fs) / self.kernel_size
             broadest = _BROADEST * self._exact["_width"] + transition
             strides = (float(self.audio_fs) / (_SAMPLES_PER_BANDWIDTH * broadest)).clamp_max(limit).tolist()
@@ -285,13 +299,6 @@ class SincNet(PooledFilterbank):
     def frequencies_hz(self) -> Tensor:
         """Middle of each band (F,) in hertz, as learned; detached."""
         return self.center_hz.detach()
-
-    @property
-    def channel_latency_ms(self) -> Tensor:
-        """Delay of each band (F,) in ms: half its filter and half its window, less half a bin."""
-        delay = torch.full_like(self._center, (self.kernel_size - 1) / 2.0)
-        window = (self.env_window - 1) / 2.0 if self.envelope else 0.0
-        return self._latency_from_ages(delay, torch.full_like(delay, window))
 
     def public_constants(self) -> dict[str, tuple[int, ...] | None]:
         """Sample numbers and window."""
