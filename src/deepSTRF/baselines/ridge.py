@@ -38,6 +38,7 @@ from deepSTRF.models.fitted_on import check_views, remember_fit
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
 from deepSTRF.training.evaluation import neuron_names
+from deepSTRF.training.validate import check_level
 
 __all__ = ["RidgeFit", "fit_ridge"]
 
@@ -233,6 +234,7 @@ def fit_ridge(
         standardize=standardize,
     )
     remember_fit(model, train, validation)
+    check_level(model, train)
     if standardize:
         model.fit_standardization(train.stims)
     clips = ClipFeatures(model, train, warmup_ms)

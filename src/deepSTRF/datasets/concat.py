@@ -140,6 +140,7 @@ def _check_pair(a: Recording, b: Recording, name_a: str, name_b: str) -> None:
     for key, cure in (
         ("return_waveform", "load both as waveforms or both as spectrograms"),
         ("audio_fs", "load both with one audio_fs"),
+        ("level", "make both with the same level=, from_arrays(..., level=...)"),
         ("F", "make both with the same number of frequency bands"),
     ):
         left, right = getattr(a, key, None), getattr(b, key, None)

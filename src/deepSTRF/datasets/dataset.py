@@ -20,7 +20,7 @@ from deepSTRF._moved import find_moved_attribute
 from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
-from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, fill
+from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, check_sound_level, fill, set_level
 from deepSTRF.datasets.recording import Recording, is_integer
 from deepSTRF.datasets.selection import resolve_selection
 from deepSTRF.datasets.transforms import fit_normalization, fit_standardization, given_normalization
@@ -521,6 +521,10 @@ class AudioNeuralDataset(NeuralDataset):
         Centre frequencies of the bands in Hz, where known.
     species : str or None
         Whose neurons these are.
+    level : str
+        "raw", "rms", "peak" or "pascal": what the level of the waveforms refers to (see `from_arrays`).
+    level_factor : float
+        What the waveforms were multiplied by for it; multiply other sounds of the recording by it too.
 
     Examples
     --------
@@ -540,6 +544,7 @@ class AudioNeuralDataset(NeuralDataset):
         self.hearing_range_hz: tuple[float, float] | None = None
         self.frequencies_hz: np.ndarray[Any, np.dtype[np.float64]] | None = None
         self.species: str | None = None
+        self.level, self.level_factor = "raw", 1.0
 
     @property
     def hop(self) -> int | None:
@@ -579,6 +584,7 @@ class AudioNeuralDataset(NeuralDataset):
         on_length_mismatch: str = "error",
         pre_ms: float = 0.0,
         check_alignment: bool = True,
+        level: str = "raw",
     ) -> Self:
         """Audio dataset of plain arrays; see `NeuralDataset.from_arrays` for what is not listed.
 
@@ -586,7 +592,8 @@ class AudioNeuralDataset(NeuralDataset):
         ----------
         stims : sequence of array
             Without ``audio_fs``: spectrograms (F, T) or (1, F, T). With it: waveforms (T_audio,) or (1,
-            T_audio).
+            T_audio). Floats stay as they are; integers are samples of a sound file and become +-1 by their
+            full scale (int16 by 32768; int32 by 2**31, 24 bits stand at the top; unsigned around the middle).
         responses : sequence
             One entry per clip.
         dt_ms : float
@@ -604,6 +611,11 @@ class AudioNeuralDataset(NeuralDataset):
             Whose neurons these are.
         stim_meta, nrn_meta, name, response_kind, response_unit, on_length_mismatch, pre_ms, check_alignment
             As in `NeuralDataset.from_arrays`.
+        level : {"raw", "rms", "peak", "pascal"}
+            Level of the waveforms, which floors and compressions of front-ends depend on. "rms" and "peak"
+            multiply the whole recording by one factor (``level_factor``), after which its root mean square or
+            its peak is 1: clips keep their relative levels, and scores do not depend on the unit. "pascal"
+            states sound pressure in Pa, so that 20e-6 is 0 dB SPL. "raw" states nothing.
 
         Returns
         -------
@@ -629,6 +641,7 @@ class AudioNeuralDataset(NeuralDataset):
             if F is None and frequencies_hz is None:
                 ds.F = _DEFAULT_BANDS
         ds.hearing_range_hz, ds.species = hearing_range_hz, species
+        check_sound_level(stims, level, is_waveform=ds.return_waveform)
         excess = fill(
             ds, stims, responses, as_waveform if ds.return_waveform else as_spectrogram,
             stim_meta=stim_meta, nrn_meta=nrn_meta, name=name, on_length_mismatch=on_length_mismatch,
@@ -637,6 +650,7 @@ class AudioNeuralDataset(NeuralDataset):
         if not ds.return_waveform:
             ds.F = ds.F or int(ds.stims[0].shape[-2])
         ds.validate()
+        ds.level, ds.level_factor = level, set_level(ds._stims.raw(), level)
         if check_alignment:
             alignment.check_alignment(ds, warn_unclear=False, excess=excess)
         return ds
@@ -685,6 +699,8 @@ class AudioNeuralDataset(NeuralDataset):
             "audio_fs": self.audio_fs,
             "stimuli": "waveform" if self.return_waveform else "spectrogram",
             "species": self.species,
+            "level": self.level if self.return_waveform else None,
+            "level_factor": self.level_factor if self.return_waveform else None,
         }
         return {**super().describe(), **audio, **self.facts}
 

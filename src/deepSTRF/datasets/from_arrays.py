@@ -7,6 +7,7 @@ could be read in two ways is refused with the call that settles it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_non_negative
+from deepSTRF._validation import check_choice, check_non_negative
 from deepSTRF.datasets.recording import Recording
 from deepSTRF.datasets.responses import (
     Array,
@@ -25,13 +26,15 @@ from deepSTRF.datasets.responses import (
     pack_responses,
 )
 
-__all__ = ["as_spectrogram", "as_waveform", "fill"]
+__all__ = ["as_spectrogram", "as_waveform", "check_sound_level", "fill", "set_level"]
 
 #: A baseline that differs from whole bins by no more than this share of a bin is one.
 _WHOLE_BIN = 1e-6
 #: An excess of the responses that may be a baseline before the stimulus.
 _BASELINE_MS = (20.0, 5000.0)
 _TRIM = "from_arrays(..., on_length_mismatch='trim') cuts both to the shorter"
+#: Levels of sounds: as they came, rms or peak of the recording 1, or sound pressure in pascal.
+LEVELS = ("raw", "rms", "peak", "pascal")
 #: Names of dimensions of a labelled array, per axis of ours.
 _DIMENSIONS = {
     "neuron": ("neuron", "neurons", "unit", "units", "cell", "cells", "cell_id", "unit_id", "neuroid", "n"),
@@ -110,8 +113,8 @@ def as_spectrogram(values: Any, where: str) -> Tensor:
 
 
 def as_waveform(values: Any, where: str) -> Tensor:
-    """(1, T_audio) float32 copy of (T_audio,), (1, T_audio) or the column (T_audio, 1)."""
-    stimulus = _as_float32(values, where)
+    """(1, T_audio) float32 copy of (T_audio,), (1, T_audio) or the column (T_audio, 1); integers in +-1."""
+    stimulus = _as_float32(values, where, full_scale=True)
     if stimulus.ndim == 2 and stimulus.shape[1] == 1:
         stimulus = stimulus.T
     if stimulus.ndim == 2 and stimulus.shape[0] > 1:
@@ -124,14 +127,68 @@ def as_waveform(values: Any, where: str) -> Tensor:
     return stimulus[None] if stimulus.ndim == 1 else stimulus
 
 
-def _as_float32(values: Any, where: str) -> Tensor:
+def _as_float32(values: Any, where: str, *, full_scale: bool = False) -> Tensor:
     what = f"stimulus of {where}"
     if _is_table(values):
         values = values.to_numpy().T
     elif _is_labelled(values):
         axes = _axes(values, ("frequency", "time"), what)
         values = np.moveaxis(np.asarray(values.values), axes.index("time"), -1)
-    return torch.from_numpy(as_array(_sole(values), what).astype("float32"))
+    array = as_array(_sole(values), what)
+    if full_scale and array.dtype.kind in "iub":
+        array = _from_full_scale(array, what)
+    return torch.from_numpy(array.astype("float32"))
+
+
+def _from_full_scale(samples: Array, what: str) -> Array:
+    """Samples of a sound file as float64 in +-1: signed by their full scale, unsigned around its middle."""
+    bits = 8 * samples.dtype.itemsize
+    if bits > 32 or samples.dtype.kind == "b":
+        raise ValueError(
+            f"{what}: {samples.dtype} is no sample format of sounds, so that its full scale is unknown; pass "
+            "the integers of the file (int16, int32 with 24 bits shifted to the top, uint8), or floats"
+        )
+    half = 2.0 ** (bits - 1)
+    return samples.astype(np.float64) / half - (1.0 if samples.dtype.kind == "u" else 0.0)
+
+
+def set_level(stimuli: list[Tensor], level: str) -> float:
+    """Multiply all waveforms in place by one factor, which brings the recording to a level; return it."""
+    if level in ("raw", "pascal"):
+        return 1.0
+    values = [stimulus.double() for stimulus in stimuli]
+    if level == "peak":
+        reference = max(float(v.abs().max()) for v in values)
+    else:
+        total = sum(float(v.square().sum()) for v in values)
+        reference = (total / sum(v.numel() for v in values)) ** 0.5
+    if not 0.0 < reference < float("inf"):
+        raise ValueError(f"level={level!r} needs sounds that are not silent; all samples are 0")
+    for stimulus, v in zip(stimuli, values, strict=True):
+        stimulus.copy_(v / reference)
+    return 1.0 / reference
+
+
+def check_sound_level(stims: Sequence[Any], level: Any, *, is_waveform: bool) -> None:
+    """Raise ValueError for an unknown level, one of spectrograms, or integers in pascal; warn of 8 bits."""
+    check_choice("level", level, LEVELS)
+    if level != "raw" and not is_waveform:
+        raise ValueError(f"level={level!r} is for waveforms (audio_fs=...); these stimuli are spectrograms")
+    stims = list(stims.values()) if isinstance(stims, Mapping) else stims
+    kinds = [str(getattr(stim, "dtype", "")).replace("torch.", "") for stim in stims]
+    integers = [kind for kind in kinds if kind.startswith(("int", "uint"))]
+    if is_waveform and {"int8", "uint8"} & set(integers):
+        warnings.warn(
+            "sounds of 8 bits have a level range of 48 dB: what was quieter is silence or noise, which "
+            "front-ends with a logarithm show as large; take the recording with more bits where there is one",
+            UserWarning,
+            stacklevel=3,
+        )
+    if level == "pascal" and integers:
+        raise ValueError(
+            f"level='pascal' is for sounds in pascal, got {integers[0]} samples; multiply them by their "
+            "calibration first"
+        )
 
 
 # ---- responses

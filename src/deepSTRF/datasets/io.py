@@ -27,7 +27,7 @@ __all__ = ["read_file", "restore", "write_file"]
 #: Version of the layout inside the file.
 _FORMAT = 1
 #: Attributes of audio datasets that go into the header.
-_AUDIO = ("F", "audio_fs", "return_waveform", "hearing_range_hz", "species")
+_AUDIO = ("F", "audio_fs", "return_waveform", "hearing_range_hz", "species", "level", "level_factor")
 
 Header = dict[str, Any]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -150,7 +150,7 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
     ds.response_kind, ds.response_unit = header.get("response_kind"), header.get("response_unit")
     ds.load_report = LoadReport(header["kept"], [(name, reason) for name, reason in header["skipped"]])
     if header["kind"] == "audio":
-        for key in _AUDIO:
+        for key in _AUDIO[:-2] + tuple(key for key in _AUDIO[-2:] if key in header):  # older files: no level
             setattr(ds, key, tuple(header[key]) if isinstance(header[key], list) else header[key])
     if "frequencies_hz" in arrays:
         ds.frequencies_hz = arrays["frequencies_hz"]  # type: ignore[attr-defined]

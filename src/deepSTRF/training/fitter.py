@@ -65,7 +65,7 @@ from deepSTRF.training.objective import (
 from deepSTRF.training.optimization import make_optimizer, make_scheduler
 from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
-from deepSTRF.training.validate import NoGradientError, check_prediction
+from deepSTRF.training.validate import NoGradientError, check_level, check_prediction
 
 __all__ = ["CallbackFactory", "Fitter", "build_fit", "check_callback_factory", "check_fitter_arguments"]
 
@@ -373,6 +373,7 @@ class Fitter:
         train_scores, val_scores = self._open_data()
         (train, clips), (val, val_clips) = map(recording_behind, (self.train_loader, self.val_loader))
         remember_fit(self.model, train, val, clips=clips, validation_clips=val_clips)
+        check_level(self.model, train)
         started: list[Callback] = []
         try:
             for callback in self.callbacks:

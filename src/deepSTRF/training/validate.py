@@ -7,7 +7,9 @@ when a prediction breaks a rule. All are ``ValueError``: the model given does no
 from __future__ import annotations
 
 import copy
+import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +42,7 @@ __all__ = [
     "OutputShapeError",
     "OutputTypeError",
     "TimeAxisError",
+    "check_level",
     "check_prediction",
     "left_as_found",
     "validate_model",
@@ -50,6 +53,11 @@ EXCERPT_BINS = 100
 #: Two outputs count as equal when they differ by less than this part of the output's range: single precision
 #: with another order of summation (or an FFT) stays below, a real dependence does not.
 TOLERANCE = 1e-4
+#: Clips whose level is looked at, and how much of each.
+LEVEL_CLIPS, LEVEL_MS = 8, 1000.0
+#: Share of a spectrogram on its floor from which on there is a warning. Measured in bins with sound, default
+#: front-ends: NS1 0.00 (mel) and 0.11 (gammatone), the synthetic recording 0.09 and 0.22.
+MOST_ON_FLOOR = 1.0 / 3.0
 
 
 # ---- the rules
@@ -154,6 +162,85 @@ def first_non_finite(values: Tensor) -> str:
     bad = ~torch.isfinite(values)
     where = bad.nonzero()[0].tolist()
     return f"{int(bad.sum())} of {bad.numel()} values, the first at neuron {where[1]}, bin {where[3]}"
+
+
+# ---- level of the sounds
+
+
+def check_level(model: nn.Module, dataset: Any) -> None:
+    """Warn when a front-end works outside the range of levels that it states, or mostly on its floor.
+
+    Looks at a second of up to eight clips. Silent bins are left out: a floor is where they belong. Front-ends
+    without `expected_level` (a user's own) are not checked, spectrograms neither.
+    """
+    front_end = getattr(model, "wav2spec", None)
+    expected = getattr(front_end, "expected_level", None)
+    stims: Any = getattr(dataset, "stims", ())
+    if expected is None or not isinstance(front_end, nn.Module) or not len(stims) or stims[0].ndim != 2:
+        return
+    hop = int(getattr(front_end, "hop", 1))
+    bins = max(1, round(LEVEL_MS / 1000.0 * float(getattr(front_end, "audio_fs", hop)) / hop))
+    sounds = [_middle(stims[clip], hop, bins) for clip in _spread(len(stims))]
+    samples = torch.cat([sound.flatten() for sound in sounds]).double()
+    samples = samples[samples != 0]
+    if not samples.numel():
+        return
+    name, rms = type(front_end).__name__, float(samples.square().mean().sqrt())
+    level = getattr(dataset, "level", None)
+    spl = f" Pa ({20.0 * math.log10(rms / 20e-6):.0f} dB SPL)" if level == "pascal" else ""
+    advice = "set its floor (log_floor) to them"
+    if level not in ("rms", "peak"):
+        advice = (
+            "bring the recording to a known level by one factor, AudioNeuralDataset.from_arrays(..., "
+            f"level='rms'), or {advice}"
+        )
+    share, constant = _share_on_floor(front_end, sounds, 1.0)
+    if not expected[0] <= rms <= expected[1]:
+        limits = f"{expected[0]:g}" + (" or more" if math.isinf(expected[1]) else f" to {expected[1]:g}")
+        floor = f", and {share:.0%} of the spectrogram lies on its floor" if share else ""
+        text = f"{name} is made for a level of {limits}{floor}"
+    elif share > MOST_ON_FLOOR:
+        text = f"{share:.0%} of the spectrogram of {name} lies on its floor"
+        if _share_on_floor(front_end, sounds, 1.0 / rms)[0] > MOST_ON_FLOOR:
+            advice = "lower its floor (log_floor), or give it bands in which the sounds have power"
+    elif constant:
+        text = f"the spectrogram of {name} is constant"
+    else:
+        return
+    warnings.warn(
+        f"the rms of the sounds is {rms:.2g}{spl}, and {text}: scores depend on the level then; {advice}",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+def _spread(n_clips: int) -> list[int]:
+    """Clips, evenly spread."""
+    return sorted({round(i * (n_clips - 1) / (LEVEL_CLIPS - 1)) for i in range(LEVEL_CLIPS)})
+
+
+def _middle(sound: Tensor, hop: int, bins: int) -> Tensor:
+    """The middle bins (1, n * hop) of a sound."""
+    total = sound.shape[-1] // hop
+    bins = min(total, bins)
+    start = (total - bins) // 2 * hop
+    return sound[..., start : start + bins * hop]
+
+
+def _share_on_floor(front_end: nn.Module, sounds: list[Tensor], gain: float) -> tuple[float, bool]:
+    """Share of values on the floor in bins with any sound, and whether all values are the same."""
+    device, dtype = placement(front_end)
+    hop, floor = int(getattr(front_end, "hop", 1)), getattr(front_end, "output_floor", None)
+    values = []
+    with evaluating(front_end), left_as_found(front_end):
+        for sound in sounds:
+            frames = front_end((gain * sound).unsqueeze(0).to(device, dtype))[0, 0].cpu()
+            values.append(frames[:, (sound.reshape(-1, hop) != 0).any(1)])
+    heard = torch.cat(values, dim=1)
+    if not heard.numel():
+        return 0.0, False
+    share = 0.0 if floor is None else float((heard <= floor + 1e-5 * abs(floor)).double().mean())
+    return share, bool(heard.max() == heard.min())
 
 
 # ---- the whole trial
@@ -269,6 +356,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     chosen = _first_heard(dataset) if clip is None else int(clip)
     excerpt = _excerpt(model, dataset, chosen)
     model = _with_standardizer(model, dataset, chosen)
+    check_level(model, dataset)
     with left_as_found(model):
         pred = _check_output(model, dataset, excerpt)
         _check_rates(model, dataset, excerpt)

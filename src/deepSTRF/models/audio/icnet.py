@@ -413,6 +413,11 @@ class ICNetEncoder(WaveformFrontEnd):
         return True
 
     @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that the compression of ``sincnet`` is made for."""
+        return self.sincnet.expected_level
+
+    @property
     def frequencies_hz(self) -> Tensor:
         """Not defined: learned features have no centre frequency; the filters of ``sincnet`` have."""
         raise AttributeError(

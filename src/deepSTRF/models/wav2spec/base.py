@@ -28,6 +28,7 @@ __all__ = [
     "WaveformFrontEnd",
     "frequency_range",
     "full_precision",
+    "level_range",
     "make_wav2spec",
     "warn_of_gaps",
     "window_samples",
@@ -207,6 +208,20 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         return getattr(self, "compression", None) == "log"
 
     @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same.
+
+        A front-end of your own that states none is not checked. Sounds of about +-1 lie within the default
+        range of every front-end here.
+        """
+        return None
+
+    @property
+    def output_floor(self) -> float | None:
+        """Value that the spectrogram has, at most, where a sound is below the floor; None without a floor."""
+        return None
+
+    @property
     def is_learnable(self) -> bool:
         """Whether any parameter of the front-end is trained."""
         return any(parameter.requires_grad for parameter in self.parameters())
@@ -260,6 +275,16 @@ def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> n
             f"{front_end.__name__} has no argument {', '.join(map(repr, unknown))}; legal: {', '.join(legal)}"
         )
     return front_end(audio_fs=audio_fs, hop_ms=dt_ms, **options)  # type: ignore[no-any-return]
+
+
+def level_range(compression: str, floor: float) -> tuple[float, float] | None:
+    """Range of rms that a compression works in: 40 dB above the floor of a logarithm, 80 dB above that of a
+    gain control, and where ``ln(1 + x)`` is neither all linear nor all logarithmic."""
+    if compression == "log":
+        return 100.0 * floor, math.inf
+    if compression in ("log1p", "logabs", "symlog"):
+        return 0.01, 100.0
+    return (1e4 * floor, math.inf) if compression == "pcen" else None
 
 
 def frequency_range(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
 from deepSTRF.dsp.gammatone import gammatone_bandwidth
-from deepSTRF.dsp.pcen import pcen, pcen_initial_state, smooth_cube_root
+from deepSTRF.dsp.pcen import PCEN_EPS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import ERB_bandwidth, frequency_scale
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -22,6 +22,7 @@ from deepSTRF.models.wav2spec.base import (
     WaveformFrontEnd,
     frequency_range,
     full_precision,
+    level_range,
     window_samples,
     without_autocast,
 )
@@ -229,6 +230,16 @@ class EarlierGammatone(_EarlierBank):
         return smooth_cube_root(energy) if self.compression == "cuberoot" else energy, state
 
     @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range(self.compression, self.pcen_eps if self.compression == "pcen" else self.log_floor)
+
+    @property
+    def output_floor(self) -> float | None:
+        """Logarithm of the floor."""
+        return math.log(self.log_floor) if self.compression == "log" else None
+
+    @property
     def frequencies_hz(self) -> Tensor:
         """Centre frequencies (F,) in hertz."""
         return self._fc
@@ -355,6 +366,11 @@ class EarlierLEAF(_EarlierBank):
             functional.softplus(raw) for raw in (self.pcen_alpha_raw, self.pcen_delta_raw, self.pcen_root_raw)
         )
         return pcen(energy, decay, alpha, delta, root.clamp_min(1e-3), start="zero", state=state)
+
+    @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range("pcen", PCEN_EPS)
 
     @property
     def frequencies_hz(self) -> Tensor:

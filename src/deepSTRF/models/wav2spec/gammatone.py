@@ -15,7 +15,7 @@ from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import frequency_range, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, level_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import SAMPLES_PER_WINDOW, FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -232,6 +232,16 @@ class CausalGammatone(FixedFilterbank):
             "its gammatone filters were reversed in time (a click peaked 14 to 20 ms late), all cut at "
             "kernel_ms, and its gain control began at zero; EarlierGammatone has them as they were"
         ]
+
+    @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range(self.compression, self.pcen_eps if self.compression == "pcen" else self.log_floor)
+
+    @property
+    def output_floor(self) -> float | None:
+        """Logarithm of the floor."""
+        return math.log(self.log_floor) if self.compression == "log" else None
 
     @property
     def frequencies_hz(self) -> Tensor:

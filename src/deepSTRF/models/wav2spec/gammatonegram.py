@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from deepSTRF.dsp.gammatone import (
 )
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import frequency_range, warn_of_gaps
+from deepSTRF.models.wav2spec.base import frequency_range, level_range, warn_of_gaps
 from deepSTRF.models.wav2spec.filterbank import FixedFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -147,6 +149,16 @@ class Gammatonegram(FixedFilterbank):
     def public_constants(self) -> dict[str, tuple[int, ...] | None]:
         """Coefficients of the cascade."""
         return dict.fromkeys(("a_coeffs", "b1", "b2", "b3", "b4", "gain", "_fc"))
+
+    @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range(self.compression, self.log_floor)
+
+    @property
+    def output_floor(self) -> float | None:
+        """Logarithm of the floor."""
+        return math.log(self.log_floor) if self.compression == "log" else None
 
     @property
     def frequencies_hz(self) -> Tensor:

@@ -15,12 +15,12 @@ from torch.nn import functional
 from deepSTRF._validation import check_choice, check_flag, check_positive_number
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
-from deepSTRF.dsp.pcen import PCEN_STARTS, pcen
+from deepSTRF.dsp.pcen import PCEN_EPS, PCEN_STARTS, pcen
 from deepSTRF.dsp.scales import ERB_bandwidth, bounded_shift, frequency_scale, mel_distance, shift_in_mel
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import frequency_range, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, level_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import SAMPLES_PER_WINDOW, PooledFilterbank
 from deepSTRF.models.wav2spec.pcen import PCEN
 from deepSTRF.registry import WAV2SPEC
@@ -308,6 +308,16 @@ class CausalLEAF(PooledFilterbank):
     def init_compression(self, batch: int, device: torch.device, dtype: torch.dtype) -> State:
         """Initial state of the running means."""
         return {} if self.pcen is None else self.pcen.init_state(batch, device=device, dtype=dtype)
+
+    @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range(self.compression, PCEN_EPS if self.pcen else self.log_floor)
+
+    @property
+    def output_floor(self) -> float | None:
+        """Logarithm of the floor."""
+        return math.log(self.log_floor) if self.compression == "log" else None
 
     @property
     def frequencies_hz(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -12,7 +13,13 @@ from deepSTRF._validation import check_choice, check_positive_int, check_positiv
 from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
 from deepSTRF.dsp.pcen import smooth_cube_root
 from deepSTRF.models.configurable import designed_on_cpu
-from deepSTRF.models.wav2spec.base import WaveformFrontEnd, frequency_range, warn_of_gaps, window_samples
+from deepSTRF.models.wav2spec.base import (
+    WaveformFrontEnd,
+    frequency_range,
+    level_range,
+    warn_of_gaps,
+    window_samples,
+)
 from deepSTRF.registry import WAV2SPEC
 
 __all__ = ["CausalMelSpectrogram"]
@@ -262,6 +269,24 @@ class CausalMelSpectrogram(WaveformFrontEnd):
     def latency_ms(self) -> float:
         """Delay of the window's middle behind the middle of the bin, in ms."""
         return 1000.0 * (self.win - self.hop) / (2.0 * float(self.audio_fs))
+
+    @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range(self.compression, self._lowest_amplitude)
+
+    @property
+    def output_floor(self) -> float | None:
+        """Logarithm of the floor, or of twice the offset."""
+        if self.compression != "log":
+            return None
+        return math.log(self.log_floor if self.log_offset is None else 2.0 * self.log_offset)
+
+    @property
+    def _lowest_amplitude(self) -> float:
+        """Floor as an amplitude; that of a power has many more decibels below the level of a band."""
+        floor = self.log_floor if self.log_offset is None else self.log_offset
+        return floor if self.magnitude == "amplitude" else 0.01 * math.sqrt(floor)
 
     @property
     def frequencies_hz(self) -> Tensor:

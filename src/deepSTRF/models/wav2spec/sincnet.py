@@ -17,7 +17,7 @@ from deepSTRF.dsp.scales import bounded_shift, frequency_scale, mel_distance, sh
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import frequency_range, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, level_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import SAMPLES_PER_WINDOW, PooledFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -294,6 +294,11 @@ class SincNet(PooledFilterbank):
     def has_negative_levels(self) -> bool:
         """Whether frames may hold values below 0: signed samples, neither rectified nor an envelope."""
         return not self.envelope and self.activation != "logabs"
+
+    @property
+    def expected_level(self) -> tuple[float, float] | None:
+        """Range of the rms of sounds that floor and compression are made for; None: any level is the same."""
+        return level_range(self.activation, 0.0)
 
     @property
     def frequencies_hz(self) -> Tensor:
