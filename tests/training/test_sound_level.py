@@ -171,6 +171,17 @@ def test_quiet_recordings_are_named_by_validation_and_fits(kind, rms):
     assert len(said) == 1
 
 
+def test_a_gain_control_behind_a_linear_front_end_has_a_range_too():
+    front_end = make_wav2spec("mel", FS, DT, n_filters=16, compression="none")
+    model = Linear(16, 5, 2, wav2spec=front_end, prefiltering=PCEN(16, DT))
+    with pytest.warns(UserWarning, match="made for a level of 0.01 or more"):
+        validate_model(model, recording(*sounds_of(rms=1e-3)))
+    plain = Linear(16, 5, 2, wav2spec=front_end)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        validate_model(plain, recording(*sounds_of(rms=1e-3)))
+
+
 def test_samples_of_a_file_as_floats_are_too_loud_for_a_logarithm_of_one_plus():
     ds = recording(*sounds_of(rms=3000.0))
     with pytest.warns(UserWarning, match=r"rms of the sounds is .*0.01 to 100"):
@@ -178,24 +189,21 @@ def test_samples_of_a_file_as_floats_are_too_loud_for_a_logarithm_of_one_plus():
 
 
 def test_a_third_on_the_floor_is_named_with_its_share_and_silence_is_not():
-    sounds, counts = sounds_of(rms=0.05)
-    model = Linear(16, 5, 2, wav2spec=make_wav2spec("gammatone", FS, DT, n_filters=16, log_floor=3e-4))
+    sounds, counts = sounds_of(rms=0.2)
     for sound in sounds:
         sound[:8000] = 0.0  # half of every clip: silence belongs on the floor
+    model = Linear(16, 5, 2, wav2spec=make_wav2spec("gammatone", FS, DT, n_filters=16))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         validate_model(model, recording(sounds, counts))
-    high = Linear(16, 5, 2, wav2spec=make_wav2spec("gammatone", FS, DT, n_filters=16, log_floor=4e-4 * 10))
-    loud = recording([40.0 * sound for sound in sounds], counts)
+    tone = 0.1 * np.sin(2 * np.pi * 4000.0 * np.arange(16000) / FS)
+    with pytest.warns(UserWarning, match=r"\d\d% of the spectrogram .* lies on its floor.*bands in which"):
+        validate_model(model, recording([tone] * 2, counts[:2]))
+    # a floor that was raised is a choice
+    raised = Linear(16, 5, 2, wav2spec=make_wav2spec("mel", FS, DT, n_filters=16, log_floor=1.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        validate_model(high, loud)
-    tone = np.sin(2 * np.pi * 4000.0 * np.arange(16000) / FS)
-    with pytest.warns(UserWarning, match=r"\d\d% of the spectrogram .* lies on its floor.*bands in which"):
-        validate_model(
-            Linear(16, 5, 2, wav2spec=make_wav2spec("gammatone", FS, DT, n_filters=16, log_floor=1e-2)),
-            recording([2.0 * tone] * 2, counts[:2]),
-        )
+        validate_model(raised, recording(sounds, counts))
 
 
 def test_pascal_is_named_in_decibels():

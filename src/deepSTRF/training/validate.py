@@ -20,9 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import check_not_empty
+from deepSTRF.dsp.pcen import PCEN_EPS
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.prediction import evaluating, parts_left_in_eval, predict_clips, start_training
+from deepSTRF.models.wav2spec.base import level_range
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.seeds import preserved_random_state
 
@@ -55,6 +57,8 @@ EXCERPT_BINS = 100
 TOLERANCE = 1e-4
 #: Clips whose level is looked at, and how much of each.
 LEVEL_CLIPS, LEVEL_MS = 8, 1000.0
+#: Lower end of the range of levels above which a floor was raised on purpose.
+HIGHEST_DEFAULT = 0.011
 #: Share of a spectrogram on its floor from which on there is a warning. Measured in bins with sound, default
 #: front-ends: NS1 0.00 (mel) and 0.11 (gammatone), the synthetic recording 0.09 and 0.22.
 MOST_ON_FLOOR = 1.0 / 3.0
@@ -171,12 +175,17 @@ def check_level(model: nn.Module, dataset: Any) -> None:
     """Warn when a front-end works outside the range of levels that it states, or mostly on its floor.
 
     Looks at a second of up to eight clips. Silent bins are left out: a floor is where they belong. Front-ends
-    without `expected_level` (a user's own) are not checked, spectrograms neither.
+    without `expected_level` (a user's own) are not checked, nor those whose floor was raised above the
+    default, nor spectrograms.
     """
     front_end = getattr(model, "wav2spec", None)
     expected = getattr(front_end, "expected_level", None)
+    if expected is None and getattr(getattr(model, "prefiltering", None), "needs_energy", False):
+        expected = level_range("pcen", PCEN_EPS)
     stims: Any = getattr(dataset, "stims", ())
-    if expected is None or not isinstance(front_end, nn.Module) or not len(stims) or stims[0].ndim != 2:
+    if expected is None or expected[0] > HIGHEST_DEFAULT:  # somebody chose a threshold
+        return
+    if not isinstance(front_end, nn.Module) or not len(stims) or stims[0].ndim != 2:
         return
     hop = int(getattr(front_end, "hop", 1))
     bins = max(1, round(LEVEL_MS / 1000.0 * float(getattr(front_end, "audio_fs", hop)) / hop))
