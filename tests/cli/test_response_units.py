@@ -163,6 +163,21 @@ def test_a_wrong_scale_is_said_beside_a_good_correlation():
     assert scale_note({"mse": np.array([1.0])}, ["a"]) is None
 
 
+def test_standardising_does_not_depend_on_the_unit_of_the_stimuli():
+    powers = np.random.default_rng(0).random((4, 50))
+    powers[2] = 0.3  # a constant band is only centred
+    standard = [
+        AudioNeuralDataset.from_arrays([scale * powers], [np.ones((1, 2, 50))], 5.0).standardized().stims[0]
+        for scale in (1.0, 1e-10, 1e10)
+    ]
+    wanted = (powers - powers.mean(1, keepdims=True)) / powers.std(1, ddof=1, keepdims=True).clip(1e-9)
+    wanted[2] = 0
+    for stim, scale in zip(standard, (1.0, 1e-10, 1e10), strict=True):
+        found = stim.numpy()
+        assert np.allclose(np.delete(found[0], 2, 0), np.delete(wanted, 2, 0), atol=1e-4)
+        assert float(np.abs(found[0, 2]).max()) <= 1e-6 * scale
+
+
 @pytest.mark.parametrize(
     ("unit", "label"),
     [("spikes per bin", "evoked rate (spikes per bin)"), ("response (uV)", "evoked response (uV)")],

@@ -184,3 +184,13 @@ def test_drawing_leaves_pyplot_alone_and_imports_are_light():
         "if 'matplotlib.pyplot' in sys.modules: sys.exit('pyplot was imported')\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_raster_of_a_trace_spans_its_values():
+    potential = -65 + 5 * np.sin(np.arange(400).reshape(4, 100))  # mV, never positive
+    _, axes = plot_stim_with_response(np.zeros((8, 100)), potential, dt_ms=5.0)
+    low, high = axes[1].images[0].get_clim()
+    assert low == potential.min()
+    assert potential.max() - 2 < high <= potential.max()
+    _, axes = plot_stim_with_response(np.zeros((8, 100)), np.eye(4, 100), dt_ms=5.0)
+    assert axes[1].images[0].get_clim() == (0, 1)

@@ -161,7 +161,8 @@ class NeuralDataset(Recording):
         per_band : bool
             One mean and (unbiased) standard deviation per frequency band, or one pair for all.
         eps : float
-            A band whose standard deviation is at most this is only centred.
+            A band whose standard deviation is at most this share of its largest absolute value (constant, up
+            to rounding) is only centred.
 
         Returns
         -------

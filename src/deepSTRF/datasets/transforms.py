@@ -116,17 +116,19 @@ def fit_standardization(
     if len(indices) == 0:
         raise ValueError("standardized needs at least one clip in stim_indices; None takes all clips")
     moments: _Moments | None = None
+    largest = np.zeros(1)
     for clip in indices:
         values = stims[clip].detach().cpu().numpy().astype(np.float64)
         n_bands = values.shape[-2] if per_band else 1
         rows = np.moveaxis(values, -2, 0).reshape(n_bands, -1) if per_band else values.reshape(1, -1)
         moments = moments or _Moments(n_bands)
         moments.add(rows, np.arange(n_bands))
+        largest = np.maximum(largest, np.abs(rows).max(axis=1))
     moments = moments or _Moments(1)
     spread = moments.std()
     shape = (-1, 1) if per_band else ()
     mean = torch.from_numpy(moments.mean).float().reshape(shape)
-    std = torch.from_numpy(np.where(spread > eps, spread, 1.0)).float().reshape(shape)
+    std = torch.from_numpy(np.where(spread > eps * largest, spread, 1.0)).float().reshape(shape)
     return StimulusStandardization(mean, std, per_band, tuple(int(i) for i in indices))
 
 
