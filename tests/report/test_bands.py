@@ -56,7 +56,9 @@ def test_an_explanation_leaves_nothing_out(crossed):
     np.testing.assert_allclose(
         fields["fields"], model.STRFs(folded=True)[:, np.argsort(order)].numpy(), rtol=1e-5, atol=1e-8
     )
-    filters = found.arrays["dstrf"]["weights"][:, 0]  # of an LN neuron: its field, times a slope
+    assert found.unit == "sd"
+    dstrf = found.arrays["dstrf"]  # of an LN neuron: its field, times a slope, per unit of the spectrogram
+    filters = dstrf["weights"][:, 0] * dstrf["band_std"]
     shape = filters / np.linalg.norm(filters, axis=(1, 2), keepdims=True)
     field = fields["fields"][0].T
     np.testing.assert_allclose((shape * field / np.linalg.norm(field)).sum((1, 2)), 1.0, atol=1e-4)

@@ -235,8 +235,7 @@ def fit_ridge(
     )
     remember_fit(model, train, validation)
     check_level(model, train)
-    if standardize:
-        model.fit_standardization(train.stims)
+    model.measure_bands(train.stims)
     clips = ClipFeatures(model, train, warmup_ms)
     groups = group_neurons(clips)
     scale = torch.ones(clips.n_neurons, dtype=torch.float64)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from deepSTRF.baselines.ridge import RidgeFit, fit_ridge
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.linear import Linear
+from deepSTRF.models.configurable import placement
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating
 
@@ -80,6 +81,11 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     if train is not None and fit.model.fitted_on is not None:
         fit.model.fitted_on.check_same(train, "train", "the ridge estimate")
     weight, bias = _in_units_of(model, fit)
+    if train is not None:
+        model.measure_bands(train.stims)
+    elif fit.model.band_std is not None:
+        device, dtype = placement(model)
+        model.band_std = fit.model.band_std.to(device, dtype)
     gain, offset = _before_activation(model, fit)
     if model.readout.norm == "none":
         weight = weight * gain[:, None, None, None]

@@ -139,6 +139,15 @@ Seed = Annotated[
     int | None,
     typer.Option(help=f"Which seed's model.{_default('the best on validation')}", rich_help_panel=RUN),
 ]
+Unit = Annotated[
+    str | None,
+    typer.Option(
+        metavar="sd|raw",
+        help="Receptive fields per standard deviation of each band of the training sounds, or per unit of "
+        f"the spectrogram.{_default('sd')}",
+        rich_help_panel=RUN,
+    ),
+]
 CsvFile = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Write the scores per neuron here.", rich_help_panel=RUN)
 ]
@@ -267,6 +276,7 @@ def explain(
     run: RunFolder,
     neurons: Neurons = None,
     seed: Seed = None,
+    unit: Unit = None,
     overwrite: Overwrite = False,
     download: Download = True,
     quiet: Quiet = False,
@@ -283,4 +293,4 @@ def explain(
     """
     from deepSTRF.cli.commands import explain_and_print
 
-    explain_and_print(run, neurons, seed, overwrite=overwrite, download=download, quiet=quiet)
+    explain_and_print(run, neurons, seed, unit, overwrite=overwrite, download=download, quiet=quiet)

@@ -15,6 +15,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from deepSTRF._files import write_atomically
+from deepSTRF._validation import check_choice
 from deepSTRF.cli.errors import UsageProblem, usage
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
@@ -208,11 +209,19 @@ CONTENTS = {
 
 
 def explain_and_print(
-    folder: Path, neurons: str | None, seed: int | None, *, overwrite: bool, download: bool, quiet: bool
+    folder: Path,
+    neurons: str | None,
+    seed: int | None,
+    unit: str | None,
+    *,
+    overwrite: bool,
+    download: bool,
+    quiet: bool,
 ) -> None:
     """Explain the model of a run, write its report again, and list its files."""
     named = None if neurons is None else [word.strip() for word in neurons.split(",") if word.strip()]
     with usage():
+        check_choice("--unit", unit, (None, "sd", "raw"))
         run = Run.load(folder)
         choose_neurons(run, named)
         if seed is not None:
@@ -222,6 +231,7 @@ def explain_and_print(
             run,
             named,
             seed=seed,
+            unit=unit,
             overwrite=overwrite,
             download=download,
             progress=False if quiet else "auto",

@@ -517,7 +517,7 @@ class AudioNeuralDataset(NeuralDataset):
     return_waveform : bool
         Whether stimuli are waveforms.
     hearing_range_hz : (float, float) or None
-        Audible range of the animal; advice for front-ends.
+        Audible range of the animal; the banks of experiments end there by default.
     frequencies_hz : float ndarray (F,) or None
         Centre frequencies of the bands in Hz, where known.
     species : str or None
@@ -607,7 +607,7 @@ class AudioNeuralDataset(NeuralDataset):
         F : int, optional
             Waveforms: number of bands a front-end should make (34).
         hearing_range_hz : (float, float), optional
-            Lowest and highest audible frequency in Hz.
+            Lowest and highest audible frequency in Hz; default banks of experiments end at the highest.
         species : str, optional
             Whose neurons these are.
         stim_meta, nrn_meta, name, response_kind, response_unit, on_length_mismatch, pre_ms, check_alignment

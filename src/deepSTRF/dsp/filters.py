@@ -22,6 +22,7 @@ from deepSTRF.dsp.scales import frequency_scale
 
 __all__ = [
     "WINDOWS",
+    "LongTermSpectrum",
     "causal_frames",
     "gabor_taps",
     "gaussian_mass",
@@ -248,3 +249,46 @@ def sinc_bandpass(low: Tensor, high: Tensor, offset: Tensor) -> tuple[Tensor, Te
     real = (high_phase.sin() - low_phase.sin()) * scale + torch.where(middle, 2.0 * (high - low), 0.0)
     imaginary = (low_phase.cos() - high_phase.cos()) * scale
     return real, imaginary
+
+
+#: Third-octave levels this far below the loudest are empty: the noise floor of 16-bit files lies lower.
+_EMPTY_DB = 60.0
+#: Window of a long-term spectrum, and the steps in which its third-octave levels are read.
+_SPECTRUM_MS, _STEPS_PER_OCTAVE = 32.0, 24
+
+
+class LongTermSpectrum:
+    """Long-term power spectrum of sounds, added one by one, and the range of frequencies that holds power."""
+
+    def __init__(self, audio_fs: float) -> None:
+        self.audio_fs = float(audio_fs)
+        self.n = 2 ** max(5, round(math.log2(self.audio_fs * _SPECTRUM_MS / 1000.0)))
+        self._power = torch.zeros(self.n // 2 + 1, dtype=torch.float64)
+
+    def add(self, sound: Tensor) -> None:
+        """Add a sound (..., T_audio), in windows that do not overlap; the rest at its end is left out."""
+        samples = sound.detach().cpu().double().flatten()
+        if len(samples) < self.n:
+            samples = functional.pad(samples, (0, self.n - len(samples)))
+        frames = samples.unfold(0, self.n, self.n) * symmetric_window("hann", self.n).double()
+        self._power += (torch.fft.rfft(frames).abs() ** 2).sum(0)
+
+    def occupied(self) -> tuple[float, float] | None:
+        """Lowest and highest frequency with power, in hertz; None for silence.
+
+        Third-octave levels count that lie less than 60 dB below the loudest.
+        """
+        step = self.audio_fs / self.n
+        lowest, half = 4.0 * step, 2.0 ** (1.0 / 6.0)
+        n_steps = int(math.log2(0.5 * self.audio_fs / lowest) * _STEPS_PER_OCTAVE)
+        centres = lowest * 2.0 ** (torch.arange(n_steps + 1, dtype=torch.float64) / _STEPS_PER_OCTAVE)
+        summed = functional.pad(self._power.cumsum(0), (1, 0))
+        first, last = ((centres * edge / step).round().long() for edge in (1.0 / half, half))
+        levels = summed[last.clamp(max=len(self._power) - 1) + 1] - summed[first]
+        loud = (levels > levels.max() * 10.0 ** (-_EMPTY_DB / 10.0)).nonzero().flatten()
+        if not len(loud):
+            return None
+        # a third of an octave reaches over the edge of what it holds; at the ends of the axis nothing is cut
+        low = 0.0 if loud[0] == 0 else float(centres[loud[0]]) * half
+        high = 0.5 * self.audio_fs if loud[-1] == n_steps else float(centres[loud[-1]]) / half
+        return low, high

@@ -200,6 +200,11 @@ def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
     takes = inspect.signature(WAV2SPEC.get(config.wav2spec)).parameters
     if {"n_filters", "n_mels"} & set(takes) and not {"n_filters", "n_mels"} & set(options):
         options["n_filters"] = dataset.F  # as many channels as the recording's own spectrogram
+    made = make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
+    heard = getattr(dataset, "hearing_range_hz", None)
+    if heard is None or "f_max" in options or not getattr(made, "f_max", 0.0) > heard[1]:
+        return made
+    options["f_max"] = heard[1]  # a default bank ends where the animal's hearing does
     return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
 
 

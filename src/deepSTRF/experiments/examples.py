@@ -38,34 +38,43 @@ class ModelFields:
     """Receptive fields ``maps`` (N, F, T), most recent lag last, and their ``kind``.
 
     The kind is `WEIGHTS` of a linear model, or `GRADIENT`, the slope of the prediction around the null
-    stimulus.
+    stimulus. The unit is "sd" (per standard deviation of each band of the training sounds) or "raw"; bands
+    ``left_out`` did not vary in them.
     """
 
     maps: NDArray[np.float64]
     kind: str
+    unit: str = "raw"
+    left_out: tuple[int, ...] = ()
 
 
-def receptive_fields(model: Any) -> ModelFields | None:
+def receptive_fields(model: Any, unit: str | None = None) -> ModelFields | None:
     """Return the receptive fields of a model on its spectrogram; None for a model without.
 
     Those of a linear model are its weights, with signs and sizes of the whole linear path: the gains of batch
     normalisation and standardisation are folded in where that is possible. Those of any other model are
     gradients around the null stimulus, also behind a prefilter of several channels (ON and OFF), where no
     single channel's weights are the receptive field; a model with unbounded memory has its default window.
+    With ``unit=None`` they are per standard deviation where a fit has measured the bands.
     """
+    std = getattr(model, "band_std", None)
+    known = std is not None and unit != "raw"
+    left_out = tuple((std == 0).nonzero().flatten().tolist()) if std is not None and known else ()
+    facts: dict[str, Any] = {"unit": "sd" if known else "raw", "left_out": left_out}
+    options = {"unit": unit} if hasattr(model, "band_std") else {}
     if hasattr(model, "STRF_weight") and getattr(model, "C_in", 1) == 1:
         try:
-            weight = model.STRF_weight(folded=True)
+            weight = model.STRF_weight(folded=True, **options)
         except ValueError:  # a nonlinear stage lies between: only the bare kernel is defined
-            weight = model.STRF_weight()
-        return ModelFields(weight.double().numpy(), WEIGHTS)
+            weight = model.STRF_weight(**options)
+        return ModelFields(weight.double().numpy(), WEIGHTS, **facts)
     if not hasattr(model, "STRF_gradmap"):
         return None
     try:
-        maps = model.STRF_gradmap()[:, 0].cpu().double().numpy()
+        maps = model.STRF_gradmap(**options)[:, 0].cpu().double().numpy()
     except ValueError:  # a user's model whose prediction carries no gradient
         return None
-    return ModelFields(maps, GRADIENT) if np.isfinite(maps).all() else None
+    return ModelFields(maps, GRADIENT, **facts) if np.isfinite(maps).all() else None
 
 
 @dataclass(frozen=True)

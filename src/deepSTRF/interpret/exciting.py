@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,9 @@ class ExcitingStimulus:
     ----------
     neurons : list of int. Which neurons.
     stimulus : array (K, F, T) or (K, T_audio). The stimuli: deviations from the null stimulus, as
-        spectrograms or as samples.
+        spectrograms (times ``scale``) or as samples.
     null : array (F, T) or (T_audio,). The null stimulus they deviate from: what the model sees is the sum.
-    energy : float. Sum of squares of each stimulus.
+    energy : float. Sum of squares of each stimulus; of a spectrogram in the unit that was asked for.
     response : array (K,). Response to each stimulus, in the model's unit.
     null_response, start_response : array (K,). Response to the null stimulus, and the best of the starts
         before the search.
@@ -64,6 +64,8 @@ class ExcitingStimulus:
         such start.
     dt_ms : float or None. Bin in ms of a sound; spectrograms leave it to the caller.
     audio_fs : float or None. Samples per second of a sound.
+    scale : array (F, 1) or (1, 1) or None. Of spectrograms: size of one unit of the stimulus in each band,
+        the standard deviations of a fitted model or 1. What the model sees is ``null + scale * stimulus``.
     """
 
     neurons: list[int]
@@ -78,6 +80,7 @@ class ExcitingStimulus:
     agreement: FloatArray
     dt_ms: float | None = None
     audio_fs: float | None = None
+    scale: FloatArray | None = None
 
     def write_wav(
         self,
@@ -120,7 +123,8 @@ class ExcitingStimulus:
             return write_wav(path, stimulus, self.audio_fs)
         if frequencies_hz is None or dt_ms is None or audio_fs is None:
             raise ValueError("a spectrogram becomes sound with frequencies_hz=, dt_ms= and audio_fs=")
-        pattern = self.null + stimulus if scale == "ln" else stimulus
+        size = 1.0 if self.scale is None else self.scale
+        pattern = self.null + size * stimulus if scale == "ln" else stimulus
         sound = sonify_spectrogram(pattern, frequencies_hz, dt_ms, audio_fs, scale=scale)
         return write_wav(path, sound, audio_fs)
 
@@ -136,6 +140,7 @@ def exciting_spectrogram(
     n_steps: int = 100,
     n_starts: int = 3,
     seed: int = 0,
+    unit: str | None = None,
 ) -> ExcitingStimulus:
     """Search the spectrogram that maximises each neuron's response, at a given energy.
 
@@ -153,8 +158,8 @@ def exciting_spectrogram(
     T : int, optional
         Frames. None is ``receptive_field`` where that is finite, else 60.
     energy : float
-        Sum of squares of the deviation, in units of the spectrogram; choose it as large as that of clips:
-        ``((clip - clip.mean()) ** 2).sum()`` over T frames.
+        Sum of squares of the deviation, in ``unit``; choose it as large as that of clips: about F * T per
+        standard deviation, ``((clip - clip.mean()) ** 2).sum()`` over T frames in raw units.
     null : float, array (F,) or (F, T), optional
         The null stimulus. None is 0, or each band's mean in a model that standardises its input.
     reduce : {"last", "mean"}
@@ -165,11 +170,15 @@ def exciting_spectrogram(
         Searches per neuron: the first starts at the gradient at the null stimulus, the others at random.
     seed : int
         Of the random starts.
+    unit : {None, "sd", "raw"}
+        In which deviations of different bands are compared: standard deviations of the training sounds, so
+        that a band that hardly varied takes little of the energy (none without variance), or units of the
+        spectrogram. None is "sd" for a fitted model, else "raw".
 
     Returns
     -------
     ExcitingStimulus
-        The best stimulus of each neuron, the current frame last.
+        The best stimulus of each neuron in ``unit``, the current frame last.
 
     References
     ----------
@@ -196,13 +205,19 @@ def exciting_spectrogram(
     frames = check_positive_int("T", T)
     base = _null(model, null, frames).to(device, dtype)
     respond: Callable[[Tensor], Tensor] = getattr(model, "respond", model)
+    check_choice("unit", unit, (None, "sd", "raw"))
+    std = None if unit == "raw" else getattr(model, "band_std", None)
+    if unit == "sd" and std is None:
+        raise ValueError("unit='sd' needs a fitted model, which knows the standard deviations of its bands")
+    scale = torch.ones(1, 1).to(base) if std is None else std.to(base).unsqueeze(1)
 
     def responses(x: Tensor) -> Tensor:
-        return _reduced(respond((base + x).unsqueeze(1)), reduce)
+        return _reduced(respond((base + scale * x).unsqueeze(1)), reduce)
 
-    return _search(
+    found = _search(
         model, responses, base, neurons, check_positive_number("energy", energy), n_steps, n_starts, seed
     )
+    return replace(found, scale=as_numbers(scale))
 
 
 def exciting_sound(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,19 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._moved import earlier_keywords, rename_keywords
-from deepSTRF._validation import check_dtype, check_flag, check_positive_int, check_tensor
+from deepSTRF._validation import check_choice, check_dtype, check_flag, check_positive_int, check_tensor
+from deepSTRF.dsp.filters import LongTermSpectrum
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
-from deepSTRF.models.norms import BandStandardizer
+from deepSTRF.models.norms import BandStandardizer, band_moments
 from deepSTRF.models.prediction import evaluating, predict_clips
 from deepSTRF.models.streaming import Device, DType, State, check_state, init_slot_state, step_slot
 from deepSTRF.registry import PREFILTERS, Registry
 
 __all__ = ["AudioEncodingModel", "NeuralModel", "resolve_slot"]
 
+#: A band whose centre lies this much outside of the range of the sounds still hears its edge.
+BAND_SLACK = 1.1
+#: Bands that a warning lists one by one.
+MOST_LISTED = 4
 _SLOTS = ("wav2spec", "prefiltering", "core", "readout")
 
 
@@ -526,6 +532,10 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         Bands, window, channels after prefiltering.
     standardizer : BandStandardizer or None
         The input standardisation; it is part of the saved model.
+    band_std : Tensor (F,) or None
+        Standard deviation of each band of the training spectrograms, 0 of one that was constant: the unit of
+        receptive fields, kept in a saved model (not in a bare ``state_dict``). None before `measure_bands`,
+        which every fit calls.
 
     Raises
     ------
@@ -540,6 +550,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
     """
 
     standardizer: BandStandardizer | None
+    band_std: Tensor | None
 
     def __init__(
         self,
@@ -565,6 +576,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         if getattr(first, "needs_energy", False):
             _check_energy(first, wav2spec, standardize)
         self.standardizer = BandStandardizer(self.F) if check_flag("standardize", standardize) else None
+        self.register_buffer("band_std", None, persistent=False)
 
     def respond(self, spectrogram: Tensor) -> Tensor:
         """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T), standardised if so built."""
@@ -595,12 +607,93 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             if "standardize" not in inspect.signature(type(self)).parameters:
                 raise ValueError(f"{name} takes no standardisation: it learns its scales from the waveform")
             raise ValueError(f"build the model with {name}(..., standardize=True) to standardise its input")
+        self.standardizer.fit(self._spectrograms(stims))
+        return self
+
+    def measure_bands(self, stims: Iterable[Tensor], spectrograms: Iterable[Tensor] | None = None) -> Self:
+        """Measure each band's standard deviation on training clips: the unit of receptive fields.
+
+        A standardisation that was built and not fitted yet is fitted in the same pass. `Fitter` and
+        `fit_ridge` call this; a training loop of one's own does so itself, after a front-end has learned.
+
+        Parameters
+        ----------
+        stims : iterable of Tensor
+            As in `fit_standardization`.
+        spectrograms : iterable of Tensor (..., F, T), optional
+            Those of the same stimuli, where they are at hand; None computes them.
+
+        Returns
+        -------
+        AudioEncodingModel
+            This model, with `band_std`.
+
+        Raises
+        ------
+        ValueError
+            For no clips, or values that are not finite.
+
+        Examples
+        --------
+        >>> from deepSTRF.models.audio import Linear
+        >>> model = Linear(2, 3, norm="none").measure_bands([torch.tensor([[[0.0, 2.0], [5.0, 9.0]]])])
+        >>> model.band_std
+        tensor([1., 2.])
+        """
+        hears = not isinstance(self.wav2spec, nn.Identity)
+        spectrum = LongTermSpectrum(self.wav2spec.audio_fs) if hears else None  # type: ignore[arg-type]
+        mean, std = band_moments(self._spectrograms(stims, spectrograms, spectrum), self.F)
+        device, dtype = placement(self)
+        self.band_std = std.to(device, dtype)
+        if self.standardizer is not None and not self.standardizer.fitted:
+            self.standardizer.set_moments(mean, std)
+        _warn_of_empty_bands(self.wav2spec, std, None if spectrum is None else spectrum.occupied())
+        return self
+
+    def _spectrograms(
+        self,
+        stims: Iterable[Tensor],
+        known: Iterable[Tensor] | None = None,
+        spectrum: LongTermSpectrum | None = None,
+    ) -> Iterator[Tensor]:
+        """Spectrograms (..., F, T) of stimuli, in eval mode; sounds are added to a spectrum on the way."""
         device, dtype = placement(self)
         rank = 4 if isinstance(self.wav2spec, nn.Identity) else 3
-        batches = (stim.unsqueeze(0) if stim.ndim == rank - 1 else stim for stim in stims)
-        with evaluating(self):
-            self.standardizer.fit(self.spectrogram(batch.to(device, dtype)) for batch in batches)
-        return self
+        made = None if known is None else iter(known)
+        for stim in stims:
+            batch = torch.as_tensor(stim)
+            batch = batch.unsqueeze(0) if batch.ndim == rank - 1 else batch
+            if spectrum is not None:
+                spectrum.add(batch)
+            if made is not None:
+                yield next(made)
+                continue
+            with evaluating(self):
+                spectrogram = self.spectrogram(batch.to(device, dtype))
+            yield spectrogram
+
+    def _in_unit(self, fields: Tensor, unit: str | None) -> Tensor:
+        """Receptive fields (..., F, T), raw ones in the unit asked for; None is "sd" where it is known."""
+        check_choice("unit", unit, (None, "sd", "raw"))
+        if unit == "raw" or (unit is None and self.band_std is None):
+            return fields
+        if self.band_std is None:
+            raise ValueError(
+                "unit='sd' needs the standard deviation of each band, and this model was not fitted: call "
+                "model.measure_bands([dataset.stims[i] for i in train_clips]), or take unit='raw'"
+            )
+        return fields * self.band_std.to(fields).unsqueeze(-1)
+
+    def _kernel_in_unit(self, weight: Tensor, folded: bool, unit: str | None) -> Tensor:
+        """A kernel (..., F, T) in the unit asked for; not folded and "raw" it is what is stored.
+
+        A kernel on standardised bands is per standard deviation as it stands, up to bands without variance,
+        whose weights nothing trains.
+        """
+        fields = self._in_unit(self._per_raw_unit(weight) if folded else weight, unit)
+        if folded or self.standardizer is None or self.band_std is None or unit == "raw":
+            return fields
+        return fields / self.standardizer.std.to(fields).unsqueeze(-1)
 
     def _standardized(self, spectrogram: Tensor) -> Tensor:
         return spectrogram if self.standardizer is None else self.standardizer(spectrogram)
@@ -670,6 +763,47 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         check_positive_int("n_frequency_bands", self.F)
         check_positive_int("temporal_window_size", self.T)
         check_positive_int("C_in", self.C_in)
+
+
+def _warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, float] | None) -> None:
+    """Warn of bands outside of the range of the training sounds, and of bands that do not vary in them."""
+    name = type(front_end).__name__
+    try:
+        hertz = getattr(front_end, "frequencies_hz", None)
+    except NotImplementedError:
+        hertz = None
+    empty = torch.zeros(len(std), dtype=torch.bool)
+    if hertz is not None and occupied is not None:
+        low, high = occupied
+        hertz = torch.as_tensor(hertz).detach().cpu()
+        empty = (hertz > high * BAND_SLACK) | (hertz < low / BAND_SLACK)
+        if bool(empty.any()) and not bool(empty.all()):
+            above, below = (bool((empty & side).any()) for side in (hertz > high, hertz < low))
+            edges = [*([f"f_min={low:.0f}"] if below else []), *([f"f_max={high:.0f}"] if above else [])]
+            warnings.warn(
+                f"{int(empty.sum())} of {len(std)} bands of {name} (at {_listed(hertz[empty])} Hz) hold no "
+                f"power in the training sounds, which lie between {low:.0f} and {high:.0f} Hz: what is "
+                f"fitted there is noise. Build the front-end with {', '.join(edges)}",
+                UserWarning,
+                stacklevel=3,
+            )
+    constant = (std == 0).cpu() & ~empty
+    if bool(constant.any()):
+        where = f"band(s) {_listed(constant.nonzero().flatten())} (counted from 0)"
+        if hertz is not None:
+            where = f"band(s) at {_listed(hertz[constant])} Hz"
+        warnings.warn(
+            f"{where} never vary in the training clips: receptive fields leave them out (0 per standard "
+            "deviation). Leave such bands out of the spectrograms",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _listed(values: Tensor) -> str:
+    """A few numbers as text: all of up to four, else the ends."""
+    numbers = [f"{float(value):.0f}" for value in values]
+    return ", ".join(numbers) if len(numbers) <= MOST_LISTED else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _check_front_end(wav2spec: object, bands: int) -> None:

@@ -49,14 +49,18 @@ class GradientMaps:
         reduce: str = "last",
         neurons: NeuronSelection = None,
         chunk: int | None = None,
+        unit: str | None = None,
     ) -> Tensor:
         """Return the gradient of the prediction with respect to the spectrogram (F, T'): (N, 1, F, T).
 
-        The front-end is bypassed, prefilter and standardisation are not: the map is in prediction per unit of
-        the raw spectrogram, the kernel of a linear model (Rançon, Masquelier & Cottereau 2025, doi
-        10.1038/s42003-025-08858-3).
+        The front-end is bypassed, prefilter and standardisation are not: with ``unit="raw"`` the map is in
+        prediction per unit of the spectrogram, the kernel of a linear model (Rançon, Masquelier & Cottereau
+        2025, doi 10.1038/s42003-025-08858-3). ``unit="sd"`` is per standard deviation of each band of the
+        training sounds, as peaks of bands of different variance cannot be compared otherwise; a band without
+        variance has 0. None is "sd" for a fitted model, "raw" where no fit has measured the bands.
         """
         model: Any = self
+        check_choice("unit", unit, (None, "sd", "raw"))
         check_choice("reduce", reduce, ("last", "mean"))
         if chunk is not None:
             chunk = check_positive_int("chunk", chunk)
@@ -77,7 +81,8 @@ class GradientMaps:
                 objective = own[:, -1].sum() if reduce == "last" else own.mean(-1).sum()
                 (gradient,) = torch.autograd.grad(objective, x)
                 maps[first : first + at_once] = gradient[..., -frames:]
-        return maps
+        in_unit = getattr(model, "_in_unit", None)
+        return maps if in_unit is None else in_unit(maps, unit)
 
     @earlier_keywords
     def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:

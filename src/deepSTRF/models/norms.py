@@ -67,14 +67,50 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
         return self.ln(x.transpose(self.dim, -1)).transpose(self.dim, -1)  # type: ignore[no-any-return]
 
 
+#: A standard deviation below this fraction of the mean is rounding noise of a constant band.
+RELATIVE_NOISE = 1e-7
+
+
+def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, Tensor]:
+    """Mean and (population) standard deviation (F,) of each band over all frames (..., F, T), in float64.
+
+    The deviation of a constant band is 0.
+    """
+    count = 0
+    mean, squares = (torch.zeros(n_bands, dtype=torch.float64) for _ in range(2))
+    for index, clip in enumerate(spectrograms):
+        frames = _band_frames(clip, index, n_bands)
+        n = frames.shape[0]
+        if n == 0:
+            continue
+        clip_mean = frames.mean(0)
+        shift = clip_mean - mean
+        # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
+        squares += ((frames - clip_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
+        mean += shift * (n / (count + n))
+        count += n
+    if count == 0:
+        raise ValueError("cannot standardise from no frames: give at least one training clip")
+    std = (squares / count).sqrt()
+    std[std <= RELATIVE_NOISE * mean.abs()] = 0.0
+    return mean, std
+
+
+def _band_frames(clip: Tensor, index: int, n_bands: int) -> Tensor:
+    """Frames (T, F) of a clip (..., F, T), checked."""
+    if clip.ndim < 2 or clip.shape[-2] != n_bands:
+        raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
+    frames = clip.detach().to("cpu", torch.float64).transpose(-1, -2).reshape(-1, n_bands)
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError(f"clip {index} holds values that are not finite; remove them before standardising")
+    return frames
+
+
 class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
     """Fixed z-scoring of every frequency band: ``(x - mean) / std`` with numbers measured on training clips.
 
     Both are buffers, saved with the model and without gradient. A band that never changes has divisor 1.
     """
-
-    #: A standard deviation below this fraction of the mean is rounding noise of a constant band.
-    RELATIVE_NOISE = 1e-7
 
     mean: Tensor  # (F,) in the units of the spectrogram
     std: Tensor
@@ -95,26 +131,12 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
 
     def fit(self, spectrograms: Iterable[Tensor]) -> BandStandardizer:
         """Measure mean and (population) standard deviation of each band over all frames (..., F, T)."""
-        count = 0
-        mean = torch.zeros(self.F, dtype=torch.float64)
-        squares = torch.zeros(self.F, dtype=torch.float64)
-        for index, clip in enumerate(spectrograms):
-            frames = self._frames(clip, index)
-            n = frames.shape[0]
-            if n == 0:
-                continue
-            clip_mean = frames.mean(0)
-            shift = clip_mean - mean
-            # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
-            squares += ((frames - clip_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
-            mean += shift * (n / (count + n))
-            count += n
-        if count == 0:
-            raise ValueError("cannot standardise from no frames: give at least one training clip")
-        std = (squares / count).sqrt()
-        std[std <= self.RELATIVE_NOISE * mean.abs()] = 1.0
+        return self.set_moments(*band_moments(spectrograms, self.F))
+
+    def set_moments(self, mean: Tensor, std: Tensor) -> BandStandardizer:
+        """Take mean and standard deviation (F,) of `band_moments`."""
         self.mean.copy_(mean)
-        self.std.copy_(std)
+        self.std.copy_(torch.where(std == 0, 1.0, std))
         self._fitted.fill_(True)
         self._is_fitted = True
         return self
@@ -128,16 +150,6 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
                 "model.fit_standardization([dataset.stims[i] for i in train_clips])"
             )
         return (x - self.mean.unsqueeze(-1)) / self.std.unsqueeze(-1)
-
-    def _frames(self, clip: Tensor, index: int) -> Tensor:
-        if clip.ndim < 2 or clip.shape[-2] != self.F:
-            raise ValueError(f"clip {index} must be (..., {self.F}, T), got {tuple(clip.shape)}")
-        frames = clip.detach().to("cpu", torch.float64).transpose(-1, -2).reshape(-1, self.F)
-        if not bool(torch.isfinite(frames).all()):
-            raise ValueError(
-                f"clip {index} holds values that are not finite; remove them before standardising"
-            )
-        return frames
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -74,6 +74,7 @@ def plot_strf_grid(
     frequencies_hz: Any = None,
     band_label: str = BANDS,
     figure: Figure | SubFigure | None = None,
+    unit: str | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
     """Draw receptive fields in panels, red where sound excites and blue where it suppresses.
 
@@ -104,6 +105,8 @@ def plot_strf_grid(
         Label of rows that have no frequencies, e.g. "channel" for a learned output.
     figure : matplotlib Figure or SubFigure, optional
         Draw here (its layout is left alone), for instance ``plt.figure(layout="constrained")``.
+    unit : {None, "sd", "raw"}
+        Unit of the weights, for the label of the colour bar; None does not name it.
 
     Returns
     -------
@@ -120,6 +123,7 @@ def plot_strf_grid(
     n_fields, n_bands, _ = fields.shape
     check_titles(titles, n_fields)
     check_positive(dt_ms, "dt_ms")
+    label = _weight_label(unit)
     frequencies = check_frequencies(frequencies_hz, n_bands)
     columns = check_columns(ncols, n_fields)
     if figure is None:
@@ -144,9 +148,20 @@ def plot_strf_grid(
             ax.set_xlabel("")
             ax.set_xticks([])
     if shared_clim:
-        figure.colorbar(shown, ax=axes, shrink=0.8, label="weight")
+        figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
     figure_title(figure, suptitle)
     return figure, axes
+
+
+#: Labels of weights by their unit.
+WEIGHT_LABELS = {None: "weight", "sd": "weight per SD", "raw": "weight per unit"}
+
+
+def _weight_label(unit: str | None) -> str:
+    """Label of weights in a unit."""
+    if unit not in WEIGHT_LABELS:
+        raise ValueError(f"unit must be one of None, 'sd', 'raw'; got {unit!r}")
+    return WEIGHT_LABELS[unit]
 
 
 def _stack_fields(strfs: Any) -> FloatArray:
@@ -177,6 +192,7 @@ def plot_strf_confidence(
     frequencies_hz: Any = None,
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
+    unit: str | None = None,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
     """Draw one STRF with its confidence band: the map, and the profiles through its peak.
 
@@ -198,6 +214,8 @@ def plot_strf_confidence(
         Centre frequencies in Hz.
     figsize, figure : (float, float), Figure or SubFigure, optional
         Inches of a figure made here; or a figure to draw on, whose layout is left alone.
+    unit : {None, "sd", "raw"}
+        Unit of the weights, for the labels of axes; None does not name it.
 
     Returns
     -------
@@ -219,6 +237,7 @@ def plot_strf_confidence(
             f"{[one.shape for one in maps]}; of a StrfConfidence take .estimate[k], .low[k], .high[k]"
         )
     check_positive(dt_ms, "dt_ms")
+    label = _weight_label(unit)
     n_bands, n_lags = field.shape
     frequencies = check_frequencies(frequencies_hz, n_bands)
     if figure is None:
@@ -239,7 +258,7 @@ def plot_strf_confidence(
     over_time.plot(ages, field[band], color=BLUE, linewidth=1.4)
     over_time.axhline(0.0, color=INK, linewidth=0.5)
     over_time.set_xlim(*lag_edges(n_lags, dt_ms))
-    over_time.set_ylabel("weight")
+    over_time.set_ylabel(label)
     lag_label(over_time, dt_ms)
     at = f"{frequencies[band] / 1000:.3g} kHz" if frequencies is not None else f"band {band}"
     left_title(over_time, f"at {at}", LABEL_SIZE)
@@ -251,7 +270,7 @@ def plot_strf_confidence(
     over_bands.set_ylim(-0.5, n_bands - 0.5)
     frequency_axis(over_bands, n_bands, frequencies)
     over_bands.locator_params(axis="x", nbins=MOST_WEIGHTS)
-    over_bands.set_xlabel("weight")
+    over_bands.set_xlabel(label)
     back = n_lags - 1 - lag  # a column spans a whole bin
     span = f"{back * step:g} to {(back + 1) * step:g} ms back" if dt_ms else f"at lag {back}"
     left_title(over_bands, span, LABEL_SIZE)

@@ -34,8 +34,8 @@ class Explanation:
     Attributes
     ----------
     folder : Path. ``explain`` in the run folder.
-    facts : dict. Neurons chosen (``neurons``, ``names``), ``seed``, the clip and excerpt, and ``skipped``:
-        pairs of a part and the reason.
+    facts : dict. Neurons chosen (``neurons``, ``names``), ``seed``, ``unit`` of receptive fields, the clip
+        and excerpt, and ``skipped``: pairs of a part and the reason.
     tables : mapping of str to list of dict. Rows of ``tuning`` (all neurons), ``nonlinearity`` and ``probes``
         (those chosen), cells as text.
     arrays : mapping of str to (mapping of str to array). ``fields``, ``confidence``, ``modulation``,
@@ -69,6 +69,11 @@ class Explanation:
         if best in (None, seed):
             return ""
         return f" This is the model of seed {seed}; receptive fields are of seed {best}."
+
+    @property
+    def unit(self) -> str:
+        """Unit of receptive fields: "sd" (per standard deviation of each band) or "raw"."""
+        return str(self.facts.get("unit", "raw"))
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

@@ -121,6 +121,8 @@ def gather_parts(run: Run) -> ReportParts:
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
         null_stimulus=NULL_STIMULI[getattr(model, "standardizer", None) is not None],
+        strf_unit="raw" if fields is None else fields.unit,
+        left_out="" if fields is None else bands.named(fields.left_out),
         frequencies_hz=bands.frequencies_hz,
         # the channels of a front-end that states no frequencies are learned
         latent=bands.order is None and hasattr(getattr(model, "wav2spec", None), "hop"),

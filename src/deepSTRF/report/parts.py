@@ -27,6 +27,8 @@ NULL_STIMULI = {
     False: "0 in every band: silence only where spectrograms are 0 in silence, as logarithmic ones are not",
     True: "the mean of each band over the training sounds, not silence",
 }
+#: The unit of receptive fields in titles and captions.
+UNITS = {"sd": "per standard deviation of each band", "raw": "per unit of the spectrogram"}
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,10 @@ class ReportParts:
         Kind of the receptive fields: "STRF weights" or "gradient maps".
     null_stimulus : str
         What gradient maps are taken around.
+    strf_unit : str
+        "sd" for receptive fields per standard deviation of each band of the training sounds, else "raw".
+    left_out : str
+        Bands without variance in the training sounds, by name.
     frequencies_hz : array (F,), optional
         Centre frequencies in Hz.
     latent : bool
@@ -118,6 +124,8 @@ class ReportParts:
     strfs: NDArray[np.float64] | None = None
     strf_kind: str = WEIGHTS
     null_stimulus: str = NULL_STIMULI[False]
+    strf_unit: str = "raw"
+    left_out: str = ""
     frequencies_hz: NDArray[np.float64] | None = None
     latent: bool = False
     dt_ms: float | None = None
@@ -189,7 +197,17 @@ class Bands:
 
     def of_fields(self, fields: ModelFields | None) -> ModelFields | None:
         """Return receptive fields (N, F, T) with their bands from low to high."""
-        return None if fields is None else replace(fields, maps=self.sorted(fields.maps, axis=1))
+        if fields is None:
+            return None
+        place = {} if self.order is None else {int(old): new for new, old in enumerate(self.order)}
+        left_out = tuple(sorted(place.get(band, band) for band in fields.left_out))
+        return replace(fields, maps=self.sorted(fields.maps, axis=1), left_out=left_out)
+
+    def named(self, bands: Sequence[int]) -> str:
+        """Return bands, counted from low to high, by their frequencies, or by their numbers."""
+        if self.frequencies_hz is None:
+            return ", ".join(str(band) for band in bands)
+        return ", ".join(f"{self.frequencies_hz[band] / 1000:.3g} kHz" for band in bands)
 
     def of_example(self, example: NeuronExample) -> NeuronExample:
         """Return an example neuron with its bands from low to high."""

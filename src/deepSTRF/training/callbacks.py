@@ -31,6 +31,7 @@ from deepSTRF.training.objective import (
     loss_domains,
     mean_score,
 )
+from deepSTRF.training.seeds import preserved_random_state
 
 __all__ = [
     "BestWeights",
@@ -48,7 +49,9 @@ __all__ = [
     "check_callbacks",
     "check_monitor",
     "cpu_state",
+    "learns_spectrogram",
     "likely_cause",
+    "measure_bands",
     "per_neuron_tensors",
     "shows_progress",
 ]
@@ -422,13 +425,36 @@ class PerNeuronBest(Callback):
 
 
 class Standardization(Callback):
-    """Input standardisation of the model, measured on the training clips where it is not fitted yet."""
+    """Statistics of the bands on the training clips: standard deviations, and an unfitted standardisation."""
 
     def on_fit_start(self, fitter: FitterLike) -> None:
-        """Measure it; a standardisation that was fitted before is left alone."""
-        standardizer = getattr(fitter.model, "standardizer", None)
+        """Measure them; a standardisation that was fitted before is left alone."""
+        model: Any = fitter.model
+        standardizer = getattr(model, "standardizer", None)
         if isinstance(standardizer, nn.Module) and not getattr(standardizer, "fitted", True):
-            fitter.model.fit_standardization(fitter.train_source.stimuli())  # type: ignore[operator]
+            source = fitter.train_source
+            if hasattr(model, "measure_bands"):
+                model.measure_bands(source.stimuli(), source.spectrograms())
+            else:
+                model.fit_standardization(source.stimuli())
+        elif not learns_spectrogram(model):
+            measure_bands(model, fitter.train_source)
+
+
+def learns_spectrogram(model: nn.Module) -> bool:
+    """Whether a fit changes a model's spectrograms, so that its bands are measured when it ends."""
+    front_end = getattr(model, "wav2spec", None)
+    return front_end is not None and any(p.requires_grad for p in front_end.parameters())
+
+
+def measure_bands(model: nn.Module, source: BatchSource) -> None:
+    """Measure the deviations of a model's bands; unknown where the clips cannot be read one by one."""
+    if hasattr(model, "measure_bands"):
+        try:
+            with preserved_random_state():  # clips of a data set of the user's own may draw random numbers
+                model.measure_bands(source.stimuli(), source.spectrograms())  # type: ignore[operator]
+        except (ValueError, TypeError, LookupError, AttributeError):
+            model.band_std = None  # type: ignore[assignment]
 
 
 #: Advice on parameters that nothing trains, where the model has none of its own (``untrained_advice``).

@@ -248,6 +248,10 @@ class BatchSource(Protocol):
         """Every clip's stimulus once, (1, F, T) or (1, T_audio)."""
         ...
 
+    def spectrograms(self) -> Iterator[Tensor] | None:
+        """Spectrograms (1, F, T) of `stimuli` from a cache; None where there is none."""
+        ...
+
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets, where they can be read."""
         ...
@@ -400,13 +404,17 @@ class DirectSource:
         self._feed = feed
 
     def __iter__(self) -> Iterator[Batch]:
-        feed = self._feed
-        if feed is not None:
-            first = self._clips.clips[0]
-            if not feed.begin_pass(lambda: self._store.read_stimulus(first).unsqueeze(0)):
-                feed = None
+        feed = self._open_feed()
         for clips in self._clips:
             yield self._batch(clips, feed)
+
+    def _open_feed(self) -> FrontEndFeed | None:
+        """The cache, where this pass may use it."""
+        if self._feed is None:
+            return None
+        first = self._clips.clips[0]
+        usable = self._feed.begin_pass(lambda: self._store.read_stimulus(first).unsqueeze(0))
+        return self._feed if usable else None
 
     def _batch(self, clips: tuple[int, ...], feed: FrontEndFeed | None) -> Batch:
         store = self._store
@@ -445,6 +453,13 @@ class DirectSource:
     def stimuli(self) -> Iterator[Tensor]:
         """Every clip's stimulus once."""
         return (self._store.dataset.stims[clip] for clip in self._clips.one_pass())
+
+    def spectrograms(self) -> Iterator[Tensor] | None:
+        """Spectrograms of `stimuli` from the front-end's cache; None where batches pad clips in it."""
+        feed = self._open_feed() if self._clips.loader.batch_size == 1 else None
+        return (
+            None if feed is None else (self._spectrograms((clip,), feed) for clip in self._clips.one_pass())
+        )
 
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets."""
@@ -516,6 +531,9 @@ class LoaderSource:
                 "standardisation before the fit with model.fit_standardization(stimuli)"
             )
         return (dataset[item]["stims"] for item in range(len(dataset)))
+
+    def spectrograms(self) -> None:
+        """None: nothing is kept."""
 
     def describe(self) -> str:
         """Nothing can be read without iterating the loader."""

@@ -38,6 +38,8 @@ from deepSTRF.training.callbacks import (
     UntrainedParameters,
     check_callbacks,
     check_monitor,
+    learns_spectrogram,
+    measure_bands,
     shows_progress,
 )
 from deepSTRF.training.data import (
@@ -407,6 +409,8 @@ class Fitter:
             with contextlib.ExitStack() as stack:  # one that fails keeps no other from its end
                 for callback in reversed(started):
                     stack.callback(callback.on_fit_end, self)
+        if learns_spectrogram(self.model):  # its bands are those of the weights that are kept
+            measure_bands(self.model, self.train_source)
         return self.history
 
     def evaluate(self, loader: DataLoader[Any]) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def dstrf(
     check: bool = True,
     budget_bytes: int = BUDGET,
     sink: Sink | Sequence[Sink] | None = None,
+    unit: str = "raw",
 ) -> DynamicSTRF:
     """Dynamic STRF of a model: the gradient of each response by the stimulus before it, at each time.
 
@@ -141,6 +142,10 @@ def dstrf(
     sink : Sink or sequence of Sink, optional
         Where the filters go; None is a tensor in memory. See `ArraySink`, `FileSink`, `MomentSink`,
         `CallbackSink`.
+    unit : {"raw", "sd"}
+        Per unit of the frames, so that filter times stimulus gives the response; or per standard deviation of
+        each band of the training sounds, to compare bands in pictures and statistics (a fitted model, by its
+        spectrogram; a band without variance has 0).
 
     Returns
     -------
@@ -174,7 +179,7 @@ def dstrf(
         run = open_run(
             stack, model, stimulus, lags=lags, lookahead=lookahead, neurons=neurons, times=times, wrt=wrt,
             skip_nonlinearity=skip_nonlinearity, method=method, edge=edge, n_steps=n_steps, baseline=baseline,
-            check=check, budget_bytes=budget_bytes,
+            check=check, budget_bytes=budget_bytes, unit=unit,
         )  # fmt: skip
         return run.result(run.into(as_sink(sink)), wrt)
 
@@ -242,6 +247,7 @@ def open_run(
     baseline: float | Tensor = 0.0,
     check: bool = True,
     budget_bytes: int = BUDGET,
+    unit: str = "raw",
 ) -> DynamicRun:
     """Return a run of `dstrf` with a checked method; until the stack closes, the model is prepared for it."""
     check_choice("method", method, ("auto", *METHODS))
@@ -251,6 +257,7 @@ def open_run(
     if steps is None and not (isinstance(baseline, int | float) and baseline == 0):
         raise ValueError("baseline is where a path begins, and there is none: give one, e.g. n_steps=16")
     check_model(model)
+    scale = _band_scale(model, wrt, unit)
     part = None if skip_nonlinearity is None else submodule(model, skip_nonlinearity)
     stack.enter_context(differentiating(model))
     target = target_of(model, stimulus, wrt)
@@ -260,9 +267,18 @@ def open_run(
     request = Request(target, part, lags, lookahead, neurons, times, edge, budget)
     estimator, checked = request.select(method, check)
     if steps is None:
-        return DynamicRun(request, [(1.0, estimator)], None, checked, slope)
+        return DynamicRun(request, [(1.0, estimator)], None, checked, slope, scale)
     start = baseline_frames(baseline, request.target.frames)
-    return DynamicRun(request, request.along_path(estimator, steps, start), start, checked, slope)
+    return DynamicRun(request, request.along_path(estimator, steps, start), start, checked, slope, scale)
+
+
+def _band_scale(model: Any, wrt: str, unit: str) -> Tensor | None:
+    """Factors (F,) of filters per standard deviation; None of raw ones."""
+    check_choice("unit", unit, ("raw", "sd"))
+    std: Tensor | None = getattr(model, "band_std", None)
+    if unit == "sd" and (std is None or wrt not in ("spectrogram", "wav2spec")):
+        raise ValueError("unit='sd' needs a fitted model, which knows its bands, and wrt='spectrogram'")
+    return None if unit == "raw" else std
 
 
 class DynamicRun:
@@ -270,7 +286,7 @@ class DynamicRun:
 
     The filters are the weighted sum of ``estimators``: one, or one per node of a path that begins at
     ``start`` (1, 1, F, T). ``checked`` is the result of the check, ``slope`` (T, N) that of an output
-    nonlinearity that is left out.
+    nonlinearity that is left out, ``scale`` (F,) what the filters are multiplied by.
     """
 
     def __init__(
@@ -280,9 +296,10 @@ class DynamicRun:
         start: Tensor | None,
         checked: CheckResult | None,
         slope: Tensor | None,
+        scale: Tensor | None = None,
     ) -> None:
         self.request, self.estimators, self.start = request, estimators, start
-        self.checked, self.slope = checked, slope
+        self.checked, self.slope, self.scale = checked, slope, scale
         frames = request.target.frames
         size = (len(request.times), len(request.neurons))
         self.explained, self.memory, self.moved = (frames.new_zeros(size) for _ in range(3))
@@ -323,7 +340,8 @@ class DynamicRun:
             total = block if total is None else total.add_(block)
         block = cast(Tensor, total).contiguous()
         self._explain(block, part, rows)
-        return rows, block[:, :, -self.request.window :].reshape(len(part), *self.shape[1:])
+        filters = block[:, :, -self.request.window :].reshape(len(part), *self.shape[1:])
+        return rows, filters if self.scale is None else filters * self.scale.to(filters)
 
     def _explain(self, block: Tensor, part: list[int], rows: Tensor) -> None:
         """Add up filters times stimulus, within the window and before it."""

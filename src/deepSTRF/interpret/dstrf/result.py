@@ -21,7 +21,8 @@ class DynamicSTRF:
     Attributes
     ----------
     weights : Tensor (T, N, L, F), or what the sink made
-        Filters, in response units per stimulus unit; the lag axis runs from the oldest frame to the current
+        Filters, in response units per stimulus unit (with ``unit="sd"`` per standard deviation of the band,
+        for which the equation above does not hold); the lag axis runs from the oldest frame to the current
         one and, with ``lookahead``, on to the frames after it, which makes it L + lookahead long. With
         ``wrt="samples"`` it has hop entries per frame, and F is 1. Lags outside the clip are zero.
     response : Tensor (T, N)

@@ -309,6 +309,7 @@ def ripple_responses(
     mean: float = 1.0,
     duration_ms: float = RIPPLE_MS,
     seed: int = 0,
+    unit: str | None = None,
 ) -> RippleResponse:
     """Play (or show) ripples and return the measured modulation transfer function.
 
@@ -329,11 +330,14 @@ def ripple_responses(
     level_db : float
         Root mean square of the sound, dB re 1.
     mean : float
-        Mean of a drawn spectrogram, in the model's unit; its amplitude is ``mean * depth``.
+        Mean of a drawn spectrogram, in ``unit``; its amplitude is ``mean * depth``.
     duration_ms : float
         Length; the first 250 ms are left out of the measures.
     seed : int
         Phases of the tones.
+    unit : {None, "sd", "raw"}
+        Unit of drawn spectrograms: standard deviations of each band of the training sounds, or the model's
+        own. None is "sd" for a fitted model, else "raw".
 
     Returns
     -------
@@ -367,7 +371,8 @@ def ripple_responses(
     grid = [(float(scale), float(rate)) for scale in scales for rate in signed]
     if domain == "spectrogram":
         bands, time_ms = np.asarray(presentation.frequencies_hz), presentation.time_ms(n_bins)
-        patterns = (mean * ripple_pattern(bands, time_ms, rate, scale, depth) for scale, rate in grid)
+        level = mean * presentation.band_scale(unit)
+        patterns = (level * ripple_pattern(bands, time_ms, rate, scale, depth) for scale, rate in grid)
         evoked = presentation.evoked(presentation.show(patterns), silence=0.0)
     else:
         sounds = _ripple_sounds(presentation, grid, n_bins, depth, level_db, seed)

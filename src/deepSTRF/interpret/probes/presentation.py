@@ -20,6 +20,7 @@ from deepSTRF._validation import (
     FloatArray,
     NeuronSelection,
     as_numbers,
+    check_choice,
     check_positive_int,
     check_positive_number,
     neuron_indices,
@@ -81,6 +82,8 @@ class Presentation:
         it has settled where the baseline is read.
     batch_samples : int
         Samples that one batch may hold.
+    range_hz : (float, float), optional
+        Frequencies between which probes choose their tones; None is the range of the bands.
 
     Attributes
     ----------
@@ -119,6 +122,7 @@ class Presentation:
         neurons: NeuronSelection = None,
         lead_ms: float | None = None,
         batch_samples: int = BATCH_SAMPLES,
+        range_hz: tuple[float, float] | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
@@ -152,6 +156,7 @@ class Presentation:
         self.frequencies_hz = (
             None if frequencies_hz is None else _checked_bands(frequencies_hz, getattr(model, "F", None))
         )
+        self.range_hz = None if range_hz is None else two_frequencies("range_hz", range_hz, self.audio_fs)
         lead_ms = (
             _settling_ms(model, self.dt_ms) if lead_ms is None else check_positive_number("lead_ms", lead_ms)
         )
@@ -219,11 +224,27 @@ class Presentation:
         return cast(float, self.audio_fs)
 
     def frequency_range(self) -> tuple[float, float]:
-        """Return the lowest and the highest frequency that probes use by default, in Hz."""
+        """Return the lowest and the highest frequency that probes use by default, in Hz.
+
+        They are ``range_hz`` where that was given, else those of the bands that varied in the training
+        sounds: what a model does with sound in a band that no fit has heard is arbitrary.
+        """
         top = math.inf if self.audio_fs is None else HIGHEST_SHARE * self.audio_fs
-        if self.frequencies_hz is not None:
-            return float(self.frequencies_hz.min()), min(float(self.frequencies_hz.max()), top)
-        return DEFAULT_RANGE_HZ[0], min(DEFAULT_RANGE_HZ[1], top)
+        low, high = DEFAULT_RANGE_HZ if self.range_hz is None else self.range_hz
+        if self.range_hz is None and self.frequencies_hz is not None:
+            std = getattr(self.model, "band_std", None)
+            varies = np.ones(len(self.frequencies_hz), bool) if std is None else as_numbers(std) > 0
+            heard = self.frequencies_hz[varies] if varies.any() else self.frequencies_hz
+            low, high = float(heard.min()), float(heard.max())
+        return low, min(high, top)
+
+    def band_scale(self, unit: str | None) -> FloatArray:
+        """Return the size (F, 1) of one unit in each band; of None that of "sd" where it is known."""
+        check_choice("unit", unit, (None, "sd", "raw"))
+        std = getattr(self.model, "band_std", None)
+        if unit == "sd" and std is None:
+            raise ValueError("unit='sd' needs a fitted model, which knows the deviations of its bands")
+        return np.ones((1, 1)) if std is None or unit == "raw" else as_numbers(std)[:, None]
 
     # ---- playing
 

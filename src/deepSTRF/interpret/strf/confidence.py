@@ -70,6 +70,7 @@ def strf_confidence(
     level: float = 0.95,
     neurons: NeuronSelection = None,
     seed: int = 0,
+    unit: str | None = None,
 ) -> StrfConfidence:
     """Refit a linear model with clips left out, or drawn with replacement, and return bands of its STRFs.
 
@@ -97,6 +98,8 @@ def strf_confidence(
         Which neurons to return; negative numbers count from the end. None is all.
     seed : int
         Of the draws.
+    unit : {None, "sd", "raw"}
+        Of the weights of models, see `Linear.STRF_weight`; the standard deviations are those of all clips.
 
     Returns
     -------
@@ -132,7 +135,8 @@ def strf_confidence(
     n_neurons = has_data.shape[1]
     chosen = neuron_indices(neurons, n_neurons)
     has_data = has_data[:, chosen]
-    estimate = _strfs(fit(dataset), n_neurons)[chosen]
+    estimate, scale = _estimate(fit(dataset), n_neurons, unit)
+    estimate = estimate[chosen]
     refits, informed = [], []
     n_all = len(has_data)
     if method == "jackknife":
@@ -142,6 +146,8 @@ def strf_confidence(
         draws = [rng.integers(n_all, size=n_all).tolist() for _ in range(n_bootstrap)]
     for clips in draws:
         refit = _strfs(fit(dataset.select(clips=clips)), n_neurons)[chosen]
+        if refit.shape == estimate.shape:
+            refit = refit * scale
         if refit.shape != estimate.shape:
             raise ValueError(f"fit returned {refit.shape} STRFs for some clips and {estimate.shape} for all")
         refits.append(refit)
@@ -175,10 +181,23 @@ def _check(dataset: Any, fit: Any, level: float) -> None:
         raise ValueError(f"uncertainty over clips needs at least 2 clips, the dataset has {len(dataset)}")
 
 
+def _estimate(fitted: Any, n_neurons: int, unit: str | None) -> tuple[FloatArray, FloatArray]:
+    """STRFs (N, F, T) of the fit on all clips in a unit, and the factor (F or 1, 1) of raw ones."""
+    check_choice("unit", unit, (None, "sd", "raw"))
+    raw, model = _strfs(fitted, n_neurons), getattr(fitted, "model", fitted)
+    std = getattr(model, "band_std", None)
+    if unit == "sd" and std is None:
+        raise ValueError("unit='sd' needs a fit that returns fitted models, which know their bands")
+    scale = np.ones((1, 1)) if std is None or unit == "raw" else as_numbers(std)[:, None]
+    return raw * scale, scale
+
+
 def _strfs(fitted: Any, n_neurons: int) -> FloatArray:
-    """STRFs (N, F, T) from what a fit returned."""
+    """STRFs (N, F, T) from what a fit returned, those of a model per unit of the spectrogram."""
     model = getattr(fitted, "model", fitted)
-    values = as_numbers(model.STRF_gradmap() if hasattr(model, "STRF_gradmap") else model, "STRFs of fit")
+    if hasattr(model, "STRF_gradmap"):
+        model = model.STRF_gradmap(**({"unit": "raw"} if hasattr(model, "band_std") else {}))
+    values = as_numbers(model, "STRFs of fit")
     if values.ndim == 4 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim != 3 or len(values) != n_neurons:

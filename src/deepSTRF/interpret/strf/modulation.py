@@ -133,18 +133,25 @@ def modulation_transfer(
     )
 
 
-def checked_strfs(strfs: Any, frequencies_hz: Any, dt_ms: float) -> tuple[FloatArray, FloatArray, float]:
-    """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64."""
-    maps = checked_maps(strfs)
+def checked_strfs(
+    strfs: Any, frequencies_hz: Any, dt_ms: float, *, axis: bool = True
+) -> tuple[FloatArray, Any, float]:
+    """Return STRFs (N, F, T), frequencies (F,) and the frame in ms, all as float64.
+
+    ``axis``: an axis of at least two frequencies is needed; else one band will do, or None for its frequency.
+    """
+    maps, dt = checked_maps(strfs), check_positive_number("dt_ms", dt_ms)
+    if frequencies_hz is None and not axis and maps.shape[1] == 1:
+        return maps, None, dt
     hertz = ascending_frequencies(frequencies_hz, maps.shape[1])
-    if len(hertz) < 2:
-        raise ValueError("tuning needs at least 2 bands")
+    if len(hertz) < 2 and axis:
+        raise ValueError("modulation and Gabor fits need at least 2 bands; strf_tuning takes one")
     if hertz[-1] < LOWEST_TOP_HZ:
         raise ValueError(
             f"frequencies_hz end at {hertz[-1]:g} Hz, below hearing: they look like kilohertz, give "
             "1000 * frequencies"
         )
-    return maps, hertz, check_positive_number("dt_ms", dt_ms)
+    return maps, hertz, dt
 
 
 def checked_maps(strfs: Any) -> FloatArray:

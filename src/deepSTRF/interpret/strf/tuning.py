@@ -30,15 +30,19 @@ def strf_tuning(
 ) -> NeuronTable:
     """Summarise the tuning of STRFs.
 
-    Peaks and half heights are found between bands and frames (a parabola on the octave axis where bands are
-    evenly spaced there, straight lines), from the profiles through the peak of the map.
+    Peaks can be compared between bands when weights are per standard deviation of each band, as fitted
+    models return them: per unit of the spectrogram, a band that hardly varies has the largest weight. Peaks
+    and half heights are found between bands and frames (a parabola on the octave axis where bands are evenly
+    spaced there, straight lines), from the profiles through the peak of the map.
 
     Parameters
     ----------
     strfs : Tensor or array (N, F, T), (N, 1, F, T) or (F, T)
-        STRFs, the current frame last: ``model.STRFs(folded=True)`` or ``model.STRF_gradmap()``.
-    frequencies_hz : array (F,)
-        Centre of each band, ascending.
+        STRFs, the current frame last: ``model.STRFs(folded=True)`` or ``model.STRF_gradmap()``; with
+        ``unit="raw"`` there, the tuning is per unit of the spectrogram.
+    frequencies_hz : array (F,) or None
+        Centre of each band, ascending. Of one band, whose frequency may be None, columns that need an axis of
+        frequencies are NaN.
     dt_ms : float
         Frame in ms.
     peak : {"excitatory", "largest"}
@@ -68,17 +72,12 @@ def strf_tuning(
     >>> [round(table[name].item(), 3) for name in ("best_frequency_hz", "latency_ms", "duration_ms")]
     [1000.0, 10.0, 10.0]
     """
-    maps, hertz, dt = checked_strfs(strfs, frequencies_hz, dt_ms)
+    maps, hertz, dt = checked_strfs(strfs, frequencies_hz, dt_ms, axis=False)
     check_choice("peak", peak, PEAKS)
     names = row_names(neurons, len(maps))
     profiles = [_peak_tuning(image, hertz, dt, peak) for image in maps]
     excitation = np.maximum(maps, 0.0).sum(axis=(1, 2))
     inhibition = np.maximum(-maps, 0.0).sum(axis=(1, 2))
-    # in blocks: the transforms are a hundred times as large as the maps
-    blocks = [
-        modulation_transfer(maps[first : first + AT_ONCE], hertz, dt)
-        for first in range(0, len(maps), AT_ONCE)
-    ]
     columns: dict[str, NDArray[Any]] = {
         name: np.asarray([profile[name] for profile in profiles]) for name in _WITHOUT_PEAK
     }
@@ -89,10 +88,26 @@ def strf_tuning(
         "inhibition": inhibition,
         "ei_balance": contrast(excitation, inhibition),
     }
-    for name in ("best_rate_hz", "best_scale_cyc_oct", "direction_index"):
-        columns[name] = np.concatenate([getattr(block, name) for block in blocks])
+    columns |= _modulation(maps, hertz, dt)
     table = NeuronTable(names, columns)
     return table.joined(fit_gabor(maps, hertz, dt).table(names)) if check_flag("gabor", gabor) else table
+
+
+def _modulation(maps: FloatArray, hertz: FloatArray | None, dt: float) -> dict[str, FloatArray]:
+    """Columns of the modulation transfer functions; of one band the rate only."""
+    names = ("best_rate_hz", "best_scale_cyc_oct", "direction_index")
+    unknown = np.full(len(maps), np.nan)
+    if maps.shape[1] == 1:  # the same map in two bands: its rates at scale 0
+        transfer = modulation_transfer(np.repeat(maps, 2, axis=1), [1000.0, 2000.0], dt)
+        still = transfer.power[:, 0]
+        best = np.abs(transfer.rates_hz)[still.argmax(axis=1)]
+        return {names[0]: np.where(still.any(axis=1), best, np.nan), names[1]: unknown, names[2]: unknown}
+    # in blocks: the transforms are a hundred times as large as the maps
+    blocks = [
+        modulation_transfer(maps[first : first + AT_ONCE], hertz, dt)
+        for first in range(0, len(maps), AT_ONCE)
+    ]
+    return {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
 
 
 def separability_index(strfs: Any) -> FloatArray:
@@ -133,7 +148,7 @@ _WITHOUT_PEAK: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> dict[str, Any]:
+def _peak_tuning(image: FloatArray, hertz: FloatArray | None, dt: float, peak: str) -> dict[str, Any]:
     """Columns of one map (F, T) that depend on its peak."""
     band, frame = np.unravel_index(
         int((image if peak == "excitatory" else np.abs(image)).argmax()), image.shape
@@ -142,19 +157,26 @@ def _peak_tuning(image: FloatArray, hertz: FloatArray, dt: float, peak: str) -> 
     if weight == 0 or (peak == "excitatory" and weight < 0):
         return _WITHOUT_PEAK
     upright = image * np.sign(weight)
-    octaves, ms = np.log2(hertz), (np.arange(image.shape[1]) - (image.shape[1] - 1)) * dt
+    ms = (np.arange(image.shape[1]) - (image.shape[1] - 1)) * dt
     spectral, temporal = upright[:, frame], upright[band]
-    width = extent_above(octaves, spectral, int(band), 0.5 * abs(weight))
     length = extent_above(ms, temporal, int(frame), 0.5 * abs(weight))
-    centre = refined_peak(octaves, spectral, int(band)) if is_even(octaves) else float(octaves[band])
-    return {
-        "best_frequency_hz": 2.0**centre,
+    found = {
+        **_WITHOUT_PEAK,
         "latency_ms": -refined_peak(ms, temporal, int(frame)) + 0.0,
-        "bandwidth_octaves": width.width,
-        "bandwidth_known": width.closed,
         "duration_ms": length.width,
         "duration_known": length.closed,
         "peak_weight": weight,
+    }
+    if hertz is None or len(hertz) == 1:
+        return found if hertz is None else {**found, "best_frequency_hz": float(hertz[0])}
+    octaves = np.log2(hertz)
+    width = extent_above(octaves, spectral, int(band), 0.5 * abs(weight))
+    centre = refined_peak(octaves, spectral, int(band)) if is_even(octaves) else float(octaves[band])
+    return {
+        **found,
+        "best_frequency_hz": 2.0**centre,
+        "bandwidth_octaves": width.width,
+        "bandwidth_known": width.closed,
     }
 
 

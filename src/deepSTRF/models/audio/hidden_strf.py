@@ -52,17 +52,22 @@ class HiddenSTRFModel(AudioEncodingModel):
         self.core = nn.Sequential(strfs, CausalLayerNorm(self.H) if norm == "layer" else nn.Identity())
 
     def STRFs(
-        self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
+        self,
+        hidden_idx: int | None = 0,
+        polarity: str | int | None = "ON",
+        folded: bool = False,
+        *,
+        unit: str | None = None,
     ) -> Tensor:
         """Return the receptive field (F, T) of one hidden unit, or those of all (H, F, T).
 
         ``hidden_idx=None`` is all units; ``polarity`` is the channel of an ON/OFF prefilter (``"ON"`` or 0,
         ``"OFF"`` or 1; None is the first); ``folded`` folds the input standardisation in, which gives weights
-        on the raw spectrogram. Detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one.
-        An IndexError for an unknown unit; a ValueError for an unknown polarity, or for folding through a
-        prefilter.
+        on the spectrogram; ``unit`` is "sd", "raw" or None as in `Linear.STRF_weight`. Detached, on the CPU;
+        band 0 is the lowest, frame ``T - 1`` the current one. An IndexError for an unknown unit; a ValueError
+        for an unknown polarity, or for folding through a prefilter.
         """
-        return select_strfs(self, cast(CausalSTRFConv, self.core[0]), hidden_idx, polarity, folded)
+        return select_strfs(self, cast(CausalSTRFConv, self.core[0]), hidden_idx, polarity, folded, unit)
 
 
 def select_strfs(
@@ -71,11 +76,12 @@ def select_strfs(
     hidden_idx: int | None,
     polarity: str | int | None,
     folded: bool,
+    unit: str | None = None,
 ) -> Tensor:
     """Return the receptive fields of the units of a model's convolution; see `HiddenSTRFModel.STRFs`."""
     weight = convolution.STRF_weight()
     weight = weight[:, polarity_channel(0 if polarity is None else polarity, model.C_in)]
-    weight = model._per_raw_unit(weight) if folded else weight
+    weight = model._kernel_in_unit(weight, folded, unit)
     if hidden_idx is None:
         return weight
     n_hidden = convolution.C_out

@@ -101,7 +101,9 @@ class Linear(AudioEncodingModel):
             for name, value in state.items()
         }
 
-    def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
+    def STRF_weight(
+        self, polarity: str | int | None = None, folded: bool = False, *, unit: str | None = None
+    ) -> Tensor:
         """Return the STRFs of all neurons.
 
         Parameters
@@ -110,7 +112,11 @@ class Linear(AudioEncodingModel):
             Channel of an ON/OFF prefilter; None is the first.
         folded : bool
             Whether to fold in the gains of batch normalisation (eval mode) and input standardisation: weights
-            on the raw spectrogram in units of the drive. Else the convolution kernel.
+            on the spectrogram in units of the drive. Else the convolution kernel.
+        unit : {None, "sd", "raw"}
+            Per standard deviation of each band of the training sounds (0 for one without variance), or per
+            unit of the spectrogram (not folded: the kernel as it is stored). None is "sd" for a fitted model,
+            "raw" where no fit has measured the bands.
 
         Returns
         -------
@@ -120,11 +126,14 @@ class Linear(AudioEncodingModel):
         Raises
         ------
         ValueError
-            For an unknown polarity, or ``folded`` with a standardisation before a (nonlinear) prefilter.
+            For an unknown polarity or unit, "sd" of a model that was not fitted, or ``folded`` with a
+            standardisation before a (nonlinear) prefilter.
         """
         weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
-        return self._per_raw_unit(weight) if folded else weight
+        return self._kernel_in_unit(weight, folded, unit)
 
-    def STRFs(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
+    def STRFs(
+        self, polarity: str | int | None = None, folded: bool = False, *, unit: str | None = None
+    ) -> Tensor:
         """Return the STRFs (N, F, T): `STRF_weight` by the name that all models with STRFs share."""
-        return self.STRF_weight(polarity, folded)
+        return self.STRF_weight(polarity, folded, unit=unit)

@@ -172,7 +172,12 @@ class StateNet(AudioEncodingModel):
         return None
 
     def STRFs(
-        self, hidden_idx: int | None = 0, polarity: str | int | None = "ON", folded: bool = False
+        self,
+        hidden_idx: int | None = 0,
+        polarity: str | int | None = "ON",
+        folded: bool = False,
+        *,
+        unit: str | None = None,
     ) -> Tensor:
         """Return the receptive field (F, T) of one feature of the encoder, or those of all (H, F, T).
 
@@ -183,7 +188,9 @@ class StateNet(AudioEncodingModel):
         polarity : {None, "ON", "OFF", 0, 1}
             Channel of an ON/OFF prefilter; None is the first.
         folded : bool
-            Whether to fold the input standardisation in: weights on the raw spectrogram.
+            Whether to fold the input standardisation in: weights on the spectrogram.
+        unit : {None, "sd", "raw"}
+            As in `Linear.STRF_weight`.
 
         Returns
         -------
@@ -202,7 +209,7 @@ class StateNet(AudioEncodingModel):
                 "model with connectivity='STRF', or use the gradient map model.STRF_gradmap()"
             )
         encoder = cast(CausalSTRFConv, self.core.encoder_layers[0])
-        return select_strfs(self, encoder, hidden_idx, polarity, folded)
+        return select_strfs(self, encoder, hidden_idx, polarity, folded, unit)
 
     def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Rename public weights (GRU, LSTM, RNN or LMU): encoder and backbone are part of ``core`` here."""

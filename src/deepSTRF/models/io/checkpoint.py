@@ -39,6 +39,7 @@ CARD_FILE = "README.md"
 #: Keys of the configuration that are no constructor arguments start with an underscore.
 _CLASS_KEY, _FORMAT_KEY = "_model_class", "_format"
 _VERSION_KEY, _STAMP_KEY, _FITTED_KEY = "_deepSTRF_version", "_checkpoint", "_fitted_on"
+_BANDS_KEY = "_band_std"
 _FORMAT = 1
 #: Bins of noise on which a model is compared with what would be loaded.
 _PROBE_BINS = 60
@@ -70,6 +71,8 @@ def save_checkpoint(
     fitted = getattr(model, "fitted_on", None)
     if isinstance(fitted, FittedOn):
         config[_FITTED_KEY] = dataclasses.asdict(fitted)
+    if isinstance(deviations := getattr(model, "band_std", None), Tensor):
+        config[_BANDS_KEY] = deviations.tolist()
     texts = {
         CONFIG_FILE: json.dumps(config, indent=2, allow_nan=False) + "\n",
         CARD_FILE: default_card(model, config, metadata, source or target.resolve().name)
@@ -302,6 +305,9 @@ def load_checkpoint(
         state = _in_one_dtype(state)
     _match_dtypes(model, state)
     left = _load_state(model, state, strict, folder)
+    if _BANDS_KEY in config and len(config[_BANDS_KEY]) == getattr(model, "F", None):
+        device, dtype = placement(model)
+        model.band_std = torch.tensor(config[_BANDS_KEY], dtype=dtype, device=device)
     if _FITTED_KEY in config:
         fitted = FittedOn.from_record(config[_FITTED_KEY])
         if {"wav2spec", "n_frequency_bands"} & set(extra_kwargs or {}):

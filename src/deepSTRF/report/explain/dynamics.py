@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from deepSTRF._files import write_atomically
+from deepSTRF.dsp.filters import LongTermSpectrum
 from deepSTRF.interpret import NeuronTable
 from deepSTRF.interpret.dstrf import ArraySink, CallbackSink, DynamicSTRF, dstrf
 from deepSTRF.interpret.filter_statistics import nonlinearities
@@ -70,6 +71,8 @@ def explain_dynamics(target: Target) -> dict[str, Any]:
         "response": excerpt.psth[shown].astype(np.float32),
         "start_s": shown[0] * target.dt_ms / 1000,
     }
+    if target.unit == "sd":  # what pictures multiply the filters by
+        arrays["band_std"] = target.bands.sorted(target.model.band_std.cpu().float().numpy(), axis=0)
     target.write("dstrf", arrays)
     if not constant:
         _write_movie(target, arrays)
@@ -184,7 +187,7 @@ def _write_movie(target: Target, arrays: dict[str, Any]) -> None:
     every = max(1, round(length / MOVIE_FRAMES))
     count = target.begin("movie", len(range(0, length, every)))
     shown = slice(0, MOST_IN_MOVIE)
-    filters = arrays["weights"][part, shown]
+    filters = arrays["weights"][part, shown] * arrays.get("band_std", np.float32(1.0))
     lags = shown_lags(filters.reshape(-1, *filters.shape[2:]).transpose(0, 2, 1))
     save_dstrf_movie(
         target.folder / MOVIE,
@@ -202,10 +205,25 @@ def _write_movie(target: Target, arrays: dict[str, Any]) -> None:
     )
 
 
+def _sound_range(target: Target) -> tuple[float, float] | None:
+    """Frequencies at which training sounds have power and bands lie: no fit has heard others. None is all."""
+    hertz = target.frequencies_hz
+    if hertz is None or not target.views or len(hertz) < 2:
+        return None
+    spectrum = LongTermSpectrum(target.model.wav2spec.audio_fs)
+    for stim in target.views[0].stims:
+        spectrum.add(torch.as_tensor(stim))
+    occupied = spectrum.occupied()
+    if occupied is None:
+        return None
+    low, high = max(occupied[0], float(hertz[0])), min(occupied[1], float(hertz[-1]))
+    return (low, high) if low < high else None
+
+
 def explain_probes(target: Target) -> dict[str, Any]:
     """Write the responses of the neurons chosen to probe sounds (``probes.npz``, ``probes.csv``)."""
     if target.takes_waveform:
-        presentation = Presentation(target.model, neurons=target.neurons)
+        presentation = Presentation(target.model, neurons=target.neurons, range_hz=_sound_range(target))
     elif target.dataset is None:
         raise Skipped(target.missing)
     else:

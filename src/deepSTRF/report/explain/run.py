@@ -15,7 +15,7 @@ from deepSTRF import __version__
 from deepSTRF._files import write_atomically
 from deepSTRF.experiments.build import is_closed_form, load_dataset, solve
 from deepSTRF.experiments.config import FieldError
-from deepSTRF.experiments.examples import receptive_fields
+from deepSTRF.experiments.examples import ModelFields, receptive_fields
 from deepSTRF.experiments.run import normalized_as_fitted, split_of
 from deepSTRF.experiments.run_folder import EXPLAIN, MAIN_SCORE, Run
 from deepSTRF.interpret import (
@@ -48,20 +48,26 @@ def explain_fields(target: Target) -> dict[str, Any]:
     if target.frequencies_hz is not None:
         arrays["frequencies_hz"] = target.frequencies_hz
     target.write("fields", arrays)
-    return {"field_kind": fields.kind}
+    return {"field_kind": fields.kind, "left_out": target.bands.named(fields.left_out)}
 
 
 def explain_tuning(target: Target) -> dict[str, Any]:
     """Write the tuning of all neurons (``tuning.csv``), and ``modulation.npz`` of those chosen."""
-    maps, hertz = target.needs_fields().maps, target.needs_frequencies()
+    maps = target.needs_fields().maps
+    one = maps.shape[1] == 1 and target.frequencies_hz is None  # it has latency and duration all the same
+    hertz, varies = None if one else target.needs_frequencies(), target.varying()
+    maps, hertz = maps[:, varies], None if hertz is None else hertz[varies]
     count = target.begin("tuning", len(maps))
     rows = []
     for neuron, field in enumerate(maps):
         rows.append(strf_tuning(field, hertz, target.dt_ms, neurons=[target.all_names[neuron]]).rows()[0])
         count(1)
     columns = {name: np.asarray([row[name] for row in rows]) for name in rows[0] if name != "neuron"}
+    columns["weight_unit"] = np.full(len(maps), target.unit)
     table = NeuronTable(tuple(target.all_names), {"index": np.arange(len(maps)), **columns})
     write_atomically(target.folder / "tuning.csv", table.to_csv().encode())
+    if hertz is None or len(hertz) < 2:  # no axis of scales
+        return {}
     transfer = modulation_transfer(maps[target.neurons], hertz, target.dt_ms)
     target.write(
         "modulation",
@@ -135,7 +141,7 @@ def explain_confidence(target: Target) -> dict[str, Any]:
             bands.append(None)
             count(n_fits)
             continue
-        bands.append(strf_confidence(alone, refit))
+        bands.append(strf_confidence(alone, refit, unit=target.unit))
     if not any(bands):
         raise Skipped("; ".join(reasons))
     known = {"estimate": target.needs_fields().maps[list(target.neurons)].astype(np.float32)}
@@ -171,6 +177,7 @@ def explain_run(
     neurons: Sequence[int | str] | None = None,
     *,
     seed: int | None = None,
+    unit: str | None = None,
     overwrite: bool = False,
     download: bool = False,
     progress: bool | Literal["auto"] = "auto",
@@ -191,8 +198,11 @@ def explain_run(
         Indices or names, at most 12; None is the four with the best test score.
     seed : int, optional
         Seed of the model; None is the best on validation.
+    unit : {None, "sd", "raw"}
+        Unit of receptive fields, tuning, sounds and dynamic STRFs: per standard deviation of each band of the
+        training sounds, or per unit of the spectrogram. None is "sd" where the fit has measured the bands.
     overwrite : bool
-        Replace an explanation of other neurons or another seed.
+        Replace an explanation of other neurons, another seed or unit.
     download : bool
         Download missing files of the recording.
     progress : bool or 'auto'
@@ -211,7 +221,7 @@ def explain_run(
     IndexError, ValueError
         For neurons or a seed that the run does not have.
     FileExistsError
-        When there is an explanation of other neurons or another seed.
+        When there is an explanation of other neurons, another seed or unit.
 
     Examples
     --------
@@ -225,7 +235,14 @@ def explain_run(
     """
     model = run.load_model(seed)
     chosen = choose_neurons(run, neurons)
-    choices = {"neurons": chosen, "seed": run.best_seed if seed is None else seed}
+    known = "raw" if getattr(model, "band_std", None) is None else "sd"
+    if unit not in (None, "raw", known):
+        raise ValueError(
+            f"unit must be 'sd' or 'raw', and 'sd' needs a fit that measured the bands, got {unit!r}"
+        )
+    unit = unit or known
+    fields = receptive_fields(model, unit)
+    choices = {"neurons": chosen, "seed": run.best_seed if seed is None else seed, "unit": unit}
     existing = None if overwrite else Explanation.load(run.path)
     if existing is not None:
         _compare(run.path, existing, choices)
@@ -234,7 +251,7 @@ def explain_run(
     folder.mkdir(exist_ok=True)
     Explanation.clear(run.path)
     with open_bars(progress) as begin:
-        target = _target(run, model, chosen, folder, begin, download)
+        target = _target(run, model, chosen, folder, begin, download, fields, unit)
         facts, skipped = _analyse(target)
     if log is not None:
         for title, reason in skipped:
@@ -281,11 +298,12 @@ def _index_of(neuron: int | str, names: list[str]) -> int:
 
 
 def _compare(folder: Path, existing: Explanation, choices: dict[str, Any]) -> None:
-    """Raise FileExistsError when an explanation is of other neurons or another seed."""
+    """Raise FileExistsError when an explanation is of other neurons, another seed or unit."""
+    facts = {**existing.facts, "unit": existing.unit}
     differences = [
-        f"{name} {existing.facts.get(name)}, not {value}"
+        f"{name} {facts.get(name)}, not {value}"
         for name, value in choices.items()
-        if existing.facts.get(name) != value
+        if facts.get(name) != value
     ]
     if differences:
         raise FileExistsError(
@@ -293,7 +311,16 @@ def _compare(folder: Path, existing: Explanation, choices: dict[str, Any]) -> No
         )
 
 
-def _target(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin, download: bool) -> Target:
+def _target(
+    run: Run,
+    model: Any,
+    chosen: list[int],
+    folder: Path,
+    begin: Begin,
+    download: bool,
+    fields: ModelFields | None,
+    unit: str,
+) -> Target:
     """The model of a run with its test clips, where the recording is available."""
     views: tuple[Any, ...] = ()
     excerpts: list[Excerpt] = []
@@ -316,7 +343,7 @@ def _target(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin,
     names = list(run.scores.neurons)
     return Target(
         model=model,
-        fields=bands.of_fields(receptive_fields(model)),
+        fields=bands.of_fields(fields),
         neurons=chosen,
         names=[names[neuron] for neuron in chosen],
         all_names=names,
@@ -327,6 +354,7 @@ def _target(run: Run, model: Any, chosen: list[int], folder: Path, begin: Begin,
         dataset=views[2] if views else None,
         views=views,
         config=run.config,
+        unit=unit,
         missing=missing,
         folder=folder,
         begin=begin,

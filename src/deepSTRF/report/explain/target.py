@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deepSTRF._files import npz_bytes, write_atomically
 from deepSTRF._validation import FloatArray
@@ -66,6 +67,7 @@ class Target:
     dataset: Any = None  # the test clips
     views: Sequence[Any] = ()  # clips to train, validate and test
     config: ExperimentConfig | None = None
+    unit: str = "raw"  # of receptive fields and dynamic STRFs
     missing: str = "it needs the recording"  # why there is no recording
     folder: Path = Path()  # of the files
     begin: Begin = no_progress  # begins a step of the progress display
@@ -98,6 +100,13 @@ class Target:
         if (np.diff(self.frequencies_hz) <= 0).any():
             raise Skipped("two bands of this front-end have the same frequency")
         return self.frequencies_hz
+
+    def varying(self) -> NDArray[np.bool_]:
+        """Return which bands (F,) of the receptive fields varied in the training sounds."""
+        fields = self.needs_fields()
+        varies = np.ones(fields.maps.shape[1], dtype=bool)
+        varies[list(fields.left_out)] = False
+        return varies if varies.any() else ~varies
 
     def needs_excerpt(self) -> Excerpt:
         """Return the excerpt, or skip the analysis."""

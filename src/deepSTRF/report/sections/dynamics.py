@@ -14,7 +14,7 @@ from deepSTRF.plots import (
     plot_response_areas,
 )
 from deepSTRF.report.explanation import Explanation
-from deepSTRF.report.parts import ReportParts, Section, shown_lags
+from deepSTRF.report.parts import UNITS, ReportParts, Section, shown_lags
 from deepSTRF.report.rendering import cell, figure_html, file_data_uri, number, render, sortable_table
 
 #: Columns of nonlinearity.csv and their names in figures.
@@ -104,7 +104,7 @@ def _movie(found: Explanation) -> str:
 def _panel(parts: ReportParts, found: Explanation, k: int, name: str) -> str:
     """Panel of the k-th chosen neuron."""
     arrays, hertz = found.arrays["dstrf"], parts.frequencies_hz
-    response, filters = arrays["response"][:, k], arrays["weights"][:, k]
+    response, filters = arrays["response"][:, k], arrays["weights"][:, k] * arrays.get("band_std", 1.0)
     filters = filters[:, -shown_lags(filters.transpose(0, 2, 1)) :]
     figure, _ = plot_dstrf_panel(
         arrays["stim"],
@@ -120,7 +120,8 @@ def _panel(parts: ReportParts, found: Explanation, k: int, name: str) -> str:
     alt = f"Spectrogram, response, size of the filter, and the filter of neuron {name} in six time bins."
     caption = (
         f"Neuron {name}, clip {found.facts.get('clip')}. Filters at the strongest prediction in each sixth "
-        "of the excerpt, on one colour scale; lines mark their time bins."
+        "of the excerpt, on one colour scale; lines mark their time bins. Filters are "
+        f"{UNITS['sd' if 'band_std' in arrays else 'raw']}."
     )
     return figure_html(figure, alt, caption)
 

@@ -17,7 +17,7 @@ from deepSTRF.plots import (
     plot_waveform_field,
 )
 from deepSTRF.report.explanation import Explanation
-from deepSTRF.report.parts import FrontEndParts, ReportParts, Section, shown_lags
+from deepSTRF.report.parts import UNITS, FrontEndParts, ReportParts, Section, shown_lags
 from deepSTRF.report.rendering import (
     cell,
     figure_html,
@@ -77,7 +77,7 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         ncols=FIELD_COLUMNS,
         frequencies_hz=parts.frequencies_hz,
         band_label=parts.band_label,
-        suptitle=TITLES[parts.strf_kind],
+        suptitle=f"{TITLES[parts.strf_kind]}, {UNITS[parts.strf_unit]}",
     )
     n_bands, n_lags = parts.strfs.shape[1:]
     size = f"{n_bands} {parts.band_label}s by {n_lags} bins"
@@ -89,9 +89,18 @@ def receptive_fields(parts: ReportParts) -> Section | None:
     caption += "Each panel has its own colour scale, symmetric about zero; the number is the neuron's score."
     if lags < n_lags:
         caption += f" The last {lags} of {n_lags} bins are drawn; the others hold less than 1% of the energy."
+    caption += _unit(parts.strf_unit, parts.left_out)
     if len(parts.seeds) > 1:
         caption += " Fields are those of the seed with the best validation score."
     return Section("fields", "Receptive fields", figure_html(figure, alt, caption), _lead(parts))
+
+
+def _unit(unit: str, left_out: str) -> str:
+    """A sentence on the unit of receptive fields, and on bands without one."""
+    if unit == "raw":
+        return " Weights are per unit of the spectrogram: those of bands that vary little are large."
+    sentence = " Weights are per standard deviation of each band over the training sounds."
+    return sentence + (f" Left out, as they never vary there: {left_out}." if left_out else "")
 
 
 def _lead(parts: ReportParts) -> str:
@@ -129,6 +138,7 @@ def confidence(parts: ReportParts) -> Section | None:
             parts.dt_ms,
             suptitle=f"neuron {label}",
             frequencies_hz=parts.frequencies_hz,
+            unit=found.unit,
         )
         body += figure_html(figure, f"Receptive field of neuron {label} with its 95% confidence band.")
     for reason in found.facts.get("without_band", []):
@@ -159,7 +169,7 @@ def tuning(parts: ReportParts) -> Section | None:
     lead = (
         f"Computed from {fields}, best neurons first; a dash where a neuron has no such value. A field that "
         "is noise has values, too: look at the field first. tuning.csv in the folder explain has more "
-        f"columns.{found.of_seed}"
+        f"columns.{found.of_seed}{_unit(found.unit, str(found.facts.get('left_out', '')))}"
     )
     return Section("tuning", "Tuning", body + _modulation(found), lead)
 
