@@ -152,6 +152,10 @@ KEYWORDS: dict[tuple[str, str], str] = {
     "constant in ms, whatever the bin; pcen_start='zero' begins as it did",
     ("GradientMaps.waveform_gradmap", "stimulus"): "stim",
     ("ICAdaptation", "kernel_size"): "ICAdaptation(init_a_vals): the memory is an exact recursion",
+    (
+        "LearnableExponentialDecay",
+        "kernel_size",
+    ): "LearnableExponentialDecay(input_size, init_tau): the memory is an exact recursion",
     ("NeuralModel.from_pretrained", "repo_id_or_path"): "repo_or_path",
     ("NeuralModel.save_pretrained", "save_dir"): "directory",
     ("compute_CCmax", "max_iters"): "n_splits",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib
 import inspect
+import math
 import pickle
 import warnings
 from pathlib import Path
@@ -17,6 +18,7 @@ from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.metrics import compute_CCmax, normalized_corrcoef
 from deepSTRF.models.audio import Linear
+from deepSTRF.models.audio.dnet import LearnableExponentialDecay
 from deepSTRF.models.prefiltering import AdapTrans, ICAdaptation, get_CFs, make_prefiltering
 from deepSTRF.models.wav2spec import CausalGammatone, CausalMelSpectrogram, make_wav2spec
 
@@ -156,6 +158,10 @@ def test_earlier_keywords_work_and_warn(tmp_path: Path) -> None:
         (lambda: make_prefiltering("adaptrans", 4, 5.0, kernel_size=10), r"make_prefiltering\(kind, F, dt\)"),
         (lambda: CausalGammatone(16000, pcen_s=0.02), r"pcen_tau_ms=-hop_ms / math\.log\(1 - pcen_s\)"),
         (lambda: make_wav2spec("gammatone", 16000, 5.0, pcen_s=0.02), "pcen_tau_ms=-hop_ms"),
+        (
+            lambda: LearnableExponentialDecay(4, kernel_size=14),
+            r"Decay\(input_size, init_tau\)",
+        ),
         (lambda: get_CFs(500, 8000, n=3, n_freqs=3), "'n' twice"),
         (lambda: get_CFs(500, 8000, n=3, nonsense=3), "nonsense"),
         (lambda: Linear(4, 3, 2).save_pretrained(), "needs a folder"),
@@ -170,10 +176,17 @@ def test_keywords_that_meant_something_else_show_the_new_call(call, text: str) -
 def test_the_time_constant_shown_is_the_earlier_share() -> None:
     """A running mean that takes the share s of each frame forgets with exp(-hop / tau)."""
     hop_ms, pcen_s = 5.0, 0.025
-    tau = eval(_moved.KEYWORDS["CausalGammatone", "pcen_s"].split("pcen_tau_ms=")[1].split("),")[0] + ")", {
-        "math": importlib.import_module("math"), "hop_ms": hop_ms, "pcen_s": pcen_s,
-    })  # fmt: skip
+    shown = _moved.KEYWORDS["CausalGammatone", "pcen_s"].split("pcen_tau_ms=")[1].split("), a time")[0]
+    tau = eval(shown, {"math": math, "hop_ms": hop_ms, "pcen_s": pcen_s})
     assert tau == pytest.approx(197.5, rel=1e-3)
+
+
+def test_a_share_per_frame_never_passes_for_a_time_constant() -> None:
+    """It stood at the same place of the call."""
+    given = (16000, 4, 5.0, 500.0, 8000.0, 4, 1.019, 20.0, "halfwave", None, "pcen", 1e-4)
+    with pytest.raises(ValueError, match=r"pcen_tau_ms=0\.025 is a time constant in ms.*math\.log\(1 - s\)"):
+        CausalGammatone(*given, 0.025)
+    assert CausalGammatone(*given, 197.5).pcen_tau_ms == 197.5
 
 
 def test_signatures_stay_those_of_the_functions() -> None:
@@ -183,5 +196,6 @@ def test_signatures_stay_those_of_the_functions() -> None:
 
 def test_every_keyword_of_the_table_belongs_to_a_call() -> None:
     known = {"AdapTrans", "CausalGammatone", "ICAdaptation", "GradientMaps.waveform_gradmap", "compute_CCmax"}
+    known |= {"LearnableExponentialDecay"}
     known |= {"NeuralModel.from_pretrained", "NeuralModel.save_pretrained", "get_CFs", "make_prefiltering"}
     assert {call for call, _ in _moved.KEYWORDS} == known | {"normalized_corrcoef"}

@@ -25,6 +25,8 @@ _DETECTORS = {"halfwave": "halfwave", "full": "full", "analytic": "magnitude"}
 #: Largest stride of the analytic form, as a fraction of ``audio_fs / b``. Gammatones have wide skirts, in
 #: which far tones beat, and a logarithm shows it. Errors stay under 1% of the range.
 _STRIDE_PER_PERIOD = 0.03
+#: Shortest time constant of the gain control, in bins: the mean then holds all but 5e-5 of the frame itself.
+_SHORTEST_TAU_BINS = 0.1
 #: Energy that resonators may drop: 1e-12 is an amplitude of 1e-6.
 _RINGING_TAIL = 1e-12
 
@@ -130,6 +132,12 @@ class CausalGammatone(FixedFilterbank):
         self.rectify, self.compression, self.pcen_start = rectify, compression, pcen_start
         self.log_floor = check_positive_number("log_floor", log_floor)
         self.pcen_tau_ms = check_positive_number("pcen_tau_ms", pcen_tau_ms)
+        if compression == "pcen" and self.pcen_tau_ms < _SHORTEST_TAU_BINS * self.hop_ms:
+            raise ValueError(
+                f"pcen_tau_ms={pcen_tau_ms:g} is a time constant in ms, much shorter than a bin of "
+                f"{self.hop_ms:g} ms: the mean would be the frame itself. The share s of each frame that "
+                "deepSTRF 0.1 took in its place is pcen_tau_ms=-hop_ms / math.log(1 - s)"
+            )
         self.pcen_alpha = check_positive_number("pcen_alpha", pcen_alpha)
         self.pcen_delta = check_positive_number("pcen_delta", pcen_delta)
         self.pcen_r = check_positive_number("pcen_r", pcen_r)
