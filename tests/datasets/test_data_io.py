@@ -162,3 +162,32 @@ def test_a_file_without_sounds_is_no_audio_dataset(tmp_path):
     path = ds.save(tmp_path / "x.npz")
     with pytest.raises(TypeError, match=r"NeuralDataset\.load"):
         AudioNeuralDataset.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("x.nwb", "pynwb"), ("x.mat", "scipy.io.loadmat"), ("x.wav", "soundfile"), ("x.txt", "numpy.loadtxt"),
+        ("x.csv", "pandas.read_csv"), ("x.npy", "numpy.load"), ("x.h5", "h5py"), ("x.PKL", "pickle"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("exists", [True, False])
+def test_files_of_other_kinds_say_how_to_read_them(tmp_path, name, words, exists):
+    path = tmp_path / name
+    if exists:
+        path.write_bytes(b"\x89HDF\r\n\x1a\n and more")
+    with pytest.raises(ValueError if exists else FileNotFoundError, match=words) as caught:
+        NeuralDataset.load(path)
+    assert "from_arrays" in str(caught.value)
+    assert "bin_spikes" in str(caught.value)
+    assert "allow_pickle" not in str(caught.value)
+
+
+def test_other_archives_name_what_they_hold(tmp_path):
+    np.savez(tmp_path / "mine.npz", sounds=np.zeros(3), spikes=np.zeros(3))
+    with pytest.raises(ValueError, match=r"sounds, spikes.*from_arrays"):
+        NeuralDataset.load(tmp_path / "mine.npz")
+    (tmp_path / "broken.npz").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="damaged") as caught:
+        NeuralDataset.load(tmp_path / "broken.npz")
+    assert "allow_pickle" not in str(caught.value)

@@ -7,6 +7,8 @@ with it: selection, standardisation, smoothing and normalisation (each a view), 
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,7 +23,8 @@ from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, check_sound_level, fill, set_level
-from deepSTRF.datasets.recording import Recording, is_integer
+from deepSTRF.datasets.recording import Recording, StimulusList, is_integer
+from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.selection import resolve_selection
 from deepSTRF.datasets.transforms import fit_normalization, fit_standardization, given_normalization
 from deepSTRF.dsp.filters import samples_per_bin
@@ -262,6 +265,92 @@ class NeuralDataset(Recording):
         view = self._view()
         view.smoothing_ms = None if window_ms is None else float(window_ms)
         return view
+
+    def cut(self, length_ms: float, *, gap_ms: float = 0.0) -> NeuralDataset:
+        """Dataset whose clips are pieces of the clips of this one: how one long recording is split.
+
+        The first piece starts where its clip starts, and ``gap_ms`` separates each from the next, so that a
+        training piece does not end where a test piece begins: make it as long as sound and response depend on
+        each other. A last piece of at least half the length is kept; what is left out is in ``load_report``.
+        Models start every piece without its past: give fits a ``warmup_ms``. Recorded data are shared.
+
+        Parameters
+        ----------
+        length_ms : float
+            Length of a piece in ms, rounded to whole bins.
+        gap_ms : float
+            Length left out between pieces in ms, rounded to whole bins.
+
+        Returns
+        -------
+        NeuralDataset
+            An `AudioNeuralDataset` where this is one. Each piece counts as a sound of its own; pieces of the
+            same stretch of equal sounds are equal. ``stim_meta`` holds that of the clip and, beside it,
+            "cut_from" (the clip's ``name`` or index: splits keep a clip whole with ``group="cut_from"``),
+            "start_ms" and "source_sha256".
+
+        Raises
+        ------
+        ValueError
+            When a piece is shorter than a bin, the gap is negative, no clip is long enough, or the dataset is
+            standardised or normalised (by statistics of what would become test pieces).
+
+        Examples
+        --------
+        >>> import torch
+        >>> from deepSTRF.datasets import random_split
+        >>> hour = NeuralDataset.from_arrays([torch.rand(4, 1000)], [torch.ones(2, 1000)], dt_ms=10.0)
+        >>> pieces = hour.cut(length_ms=900.0, gap_ms=100.0)
+        >>> len(pieces), pieces.n_bins(9), pieces.stim_meta[9]["start_ms"]
+        (10, 90, 9000.0)
+        >>> [len(part) for part in random_split(pieces).apply(pieces)]
+        [7, 2, 1]
+        """
+        if self.stim_normalization is not None or self._normalization is not None:
+            raise ValueError("cut first, then standardise or normalise with the training pieces: ds.cut(...)")
+        n_bins, gap = (
+            self._whole_bins(name, ms) for name, ms in (("length_ms", length_ms), ("gap_ms", gap_ms))
+        )
+        if n_bins < 1:
+            raise ValueError(f"length_ms={length_ms!r} is less than one bin of {self.dt:g} ms")
+        kind = AudioNeuralDataset if isinstance(self, AudioNeuralDataset) else NeuralDataset
+        result = kind._blank(self.dt)
+        result.__dict__.update({key: self.__dict__[key] for key in result.__dict__ if key in self.__dict__})
+        plain = kind.describe(self)  # what a loader's own class adds is unknown to the class of the pieces
+        result.facts = {key: value for key, value in self.describe().items() if key not in plain}
+        result.facts |= self.facts | {"cut_ms": n_bins * self.dt, "cut_gap_ms": gap * self.dt}
+        result.load_report = copy.deepcopy(self.load_report)
+        result.S_sel, result.nrn_meta, result.stim_meta = None, [dict(row) for row in self.nrn_meta], []
+        stimuli, responses, per_bin = [], [], self.samples_per_bin
+        for clip, row in enumerate(self.stim_meta):
+            source, total = str(row.get("name", clip)), self.n_bins(clip)
+            for start in range(0, total, n_bins + gap):
+                stop = min(start + n_bins, total)
+                if 2 * (stop - start) < n_bins:
+                    result.load_report.skip(
+                        source, f"its last {total - start} bins are too short for a piece"
+                    )
+                    continue
+                place = {"cut_from": source, "start_ms": start * self.dt}
+                sha = hashlib.sha256(f"{self.source_fingerprint(clip)}:{start}:{stop}:{self.dt!r}".encode())
+                result.stim_meta.append({**row, **place, "source_sha256": sha.hexdigest()})
+                samples = slice(start * per_bin, stop * per_bin)
+                stimuli.append(self.shared_stimulus(clip)[..., samples])
+                responses.append(self._storage.clips[clip].cropped(stop, start, copy=False))
+        if not stimuli:
+            raise ValueError(f"no clip holds half of length_ms={length_ms:g}; cut shorter pieces")
+        result._stims = StimulusList.of(stimuli)
+        result._storage = ResponseStorage(responses, self.N_neurons)
+        result.validate()
+        result._inferred_kind = self._inferred_kind  # also where gaps hold the only negative values
+        return result
+
+    def _whole_bins(self, name: str, milliseconds: float) -> int:
+        if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float, np.number)):
+            raise TypeError(f"{name} is a number of milliseconds, got {type(milliseconds).__name__}")
+        if not (math.isfinite(milliseconds) and milliseconds >= 0):
+            raise ValueError(f"{name} is a number of milliseconds of at least 0, got {milliseconds!r}")
+        return round(float(milliseconds) / self.dt)
 
     # ---- construction
 

@@ -22,12 +22,33 @@ from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, Stimulu
 from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
 
-__all__ = ["read_file", "restore", "write_file"]
+__all__ = ["advice_on", "read_file", "restore", "write_file"]
 
 #: Version of the layout inside the file.
 _FORMAT = 1
 #: Attributes of audio datasets that go into the header.
 _AUDIO = ("F", "audio_fs", "return_waveform", "hearing_range_hz", "species", "level", "level_factor")
+
+#: What to do with a file of another kind, by suffix.
+_SOUNDS = "soundfile.read(path) gives its samples; a dataset also needs responses"
+_TABLE = "numpy.loadtxt or pandas.read_csv reads it"
+_READERS = {
+    ".nwb": "pynwb reads it (NWBHDF5IO(path).read(): units.spike_times, intervals, stimulus)",
+    ".mat": "scipy.io.loadmat reads it, h5py where it is of version 7.3",
+    ".h5": "h5py reads it",
+    ".hdf5": "h5py reads it",
+    ".npy": "numpy.load reads it",
+    ".pkl": "pickle reads it, if you trust its source",
+    ".nc": "xarray reads it",
+    ".parquet": "pandas.read_parquet reads it",
+    ".edf": "mne.io.read_raw_edf reads it",
+    **dict.fromkeys((".txt", ".csv", ".tsv", ".dat"), _TABLE),
+    **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"), _SOUNDS),
+}
+_THEN = (
+    "Make a dataset of its arrays: AudioNeuralDataset.from_arrays(stims, responses, dt_ms, audio_fs=...) "
+    "(deepSTRF.datasets.bin_spikes counts spike times), then ds.save('mine.npz'), and use that file"
+)
 
 Header = dict[str, Any]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -124,19 +145,30 @@ def _write_whole(path: Path, arrays: Arrays) -> None:
         partial.unlink(missing_ok=True)
 
 
+def advice_on(path: str | os.PathLike[str]) -> str | None:
+    """How to make a dataset of a file of another kind, known by its suffix; None for others."""
+    reader = _READERS.get(Path(path).suffix.lower())
+    return None if reader is None else f"{Path(path).name} is no file of ds.save: {reader}. {_THEN}"
+
+
 def read_file(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
     """Header and arrays of a file that `write_file` wrote."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"there is no dataset file {path}; NeuralDataset.save(path) writes one")
+        advice = advice_on(path) or "NeuralDataset.save(path) writes one"
+        raise FileNotFoundError(f"there is no dataset file {path}; {advice}")
+    if not zipfile.is_zipfile(path) and (other := advice_on(path)):
+        raise ValueError(other)
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if "header" not in archive.files:
+                held = ", ".join(archive.files[:8]) or "nothing"
+                raise ValueError(f"it holds the arrays {held}, not those of ds.save. {_THEN}")
             arrays = {key: archive[key] for key in archive.files}
         header = json.loads(arrays["header"].tobytes())
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is no dataset file or is damaged ({error}); copy or save it again"
-        ) from error
+        why = "neither numpy's zip nor complete" if "allow_pickle" in str(error) else error
+        raise ValueError(f"{path} is no dataset file or is damaged ({why}); copy or save it again") from error
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise ValueError(f"{path} has the layout of another version of deepSTRF; install a newer deepSTRF")
     return header, arrays

@@ -113,9 +113,10 @@ class ClipResponses:
         at = at[hit]
         return ClipResponses(self.data, hit, self.starts[at], self.counts[at], self.has_missing)
 
-    def cropped(self, stop: int | None, start: int = 0) -> ClipResponses:
-        """Bins ``start`` to ``stop``; a neuron left without any value is no longer in ``heard``."""
-        data = self.data[:, start:stop].copy()
+    def cropped(self, stop: int | None, start: int = 0, *, copy: bool = True) -> ClipResponses:
+        """Bins ``start`` up to ``stop``; a neuron left without any value is no longer in ``heard``."""
+        data = self.data[:, start:stop]
+        data = data.copy() if copy else data
         keep, complete = self._with_values(data)
         return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], not complete)
 

@@ -29,8 +29,10 @@ ROLES = ("train", "val", "test")
 _VALIDATION_SHARE = 0.15
 _FORMS = (
     "'14/3/3', '0-13/14-16/17,18,19', 'random:0.7/0.15/0.15:seed=0', 'kfold:5:fold=0' or 'loo:fold=0' "
-    "(the last two also with ':seed=1' and ':n_val=2')"
+    "(the last two also with ':seed=1' and ':n_val=2'; all three with ':group=KEY')"
 )
+#: What a recording of one long clip needs.
+CUT = "cut a long recording into pieces first (ds.cut(length_ms=...), or a split 'cut:10:random:...')"
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,11 @@ def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str
 
 
 def random_split(
-    ds: NeuralDataset, fractions: Sequence[float] = (0.7, 0.15, 0.15), seed: int = 0
+    ds: NeuralDataset,
+    fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    *,
+    group: str | None = None,
 ) -> ClipSplit:
     """Split by fractions in a seeded random order.
 
@@ -186,6 +192,9 @@ def random_split(
         has a role and every share above zero at least one clip.
     seed : int
         Seed of the order; the draw is the same on every machine.
+    group : str, optional
+        Key of ``stim_meta``; clips with the same value stay on one side, such as "cut_from" for the pieces of
+        a clip that `NeuralDataset.cut` made. None lets them be on different sides.
 
     Returns
     -------
@@ -206,13 +215,13 @@ def random_split(
     >>> len(split.train), len(split.val), len(split.test)
     (14, 3, 3)
     """
-    groups = same_sounds(ds)
+    groups = same_sounds(ds, group)
     counts = _share_counts(fractions, len(groups))
     order = shuffled(groups, seed)
     ends = np.cumsum(counts)
     parts = [_clips(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
     shares = "/".join(f"{share:g}" for share in fractions)
-    return index_split(ds, *parts, name=f"random:{shares}:seed={seed}")
+    return index_split(ds, *parts, name=f"random:{shares}:seed={seed}" + _grouped(group))
 
 
 def _share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
@@ -224,7 +233,7 @@ def _share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
     needed = sum(share > 0 for share in fractions)
     if n_clips < needed:
         raise ValueError(
-            f"{n_clips} different clips cannot fill {needed} roles; set a fraction to 0 or add clips"
+            f"{n_clips} different clips cannot fill {needed} roles; {CUT}, set a fraction to 0 or add clips"
         )
     exact = [share * n_clips for share in fractions]
     counts = [max(math.floor(value + 1e-9), int(value > 0)) for value in exact]
@@ -238,7 +247,9 @@ def _share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
     return counts
 
 
-def k_fold(ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int = 0) -> list[ClipSplit]:
+def k_fold(
+    ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int = 0, group: str | None = None
+) -> list[ClipSplit]:
     """Splits of a k-fold cross-validation: every clip is tested once.
 
     Clips are put in a seeded random order and divided into k folds; fold i tests in split i. Clips with the
@@ -255,6 +266,8 @@ def k_fold(ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int
         fold (so every clip validates once, too), or none when ``k`` is 2.
     seed : int
         Seed of the order.
+    group : str, optional
+        As in `random_split`.
 
     Returns
     -------
@@ -277,7 +290,7 @@ def k_fold(ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int
     >>> [len(part) for part in (splits[0].train, splits[0].val, splits[0].test)]
     [2, 2, 2]
     """
-    groups = same_sounds(ds)
+    groups = same_sounds(ds, group)
     _check_folds(ds, groups, k)
     order = shuffled(groups, seed)
     folds = [[order[i] for i in part] for part in np.array_split(np.arange(len(order)), k)]
@@ -286,13 +299,19 @@ def k_fold(ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int
         rest = [group for step in range(1, k) for group in folds[(index + step) % k]]
         wanted = (len(folds[(index + 1) % k]) if k > 2 else 0) if n_val is None else n_val
         _check_validation(wanted, len(rest))
-        label = f"kfold:{k}:fold={index}:seed={seed}" + ("" if n_val is None else f":n_val={n_val}")
+        label = (
+            f"kfold:{k}:fold={index}:seed={seed}"
+            + ("" if n_val is None else f":n_val={n_val}")
+            + _grouped(group)
+        )
         parts = (_clips(rest[wanted:]), _clips(rest[:wanted]), _clips(test))
         splits.append(index_split(ds, *parts, name=label))
     return splits
 
 
-def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int = 0) -> list[ClipSplit]:
+def leave_one_clip_out(
+    ds: NeuralDataset, *, n_val: int | None = None, seed: int = 0, group: str | None = None
+) -> list[ClipSplit]:
     """Splits of a leave-one-out cross-validation: each clip is tested alone.
 
     Parameters
@@ -304,6 +323,8 @@ def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int
         least one when two or more are left.
     seed : int
         Seed of the draw.
+    group : str, optional
+        As in `random_split`.
 
     Returns
     -------
@@ -323,7 +344,7 @@ def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int
     >>> [split.test for split in leave_one_clip_out(ds)]
     [(0,), (1,), (2,), (3,)]
     """
-    groups = same_sounds(ds)
+    groups = same_sounds(ds, group)
     _check_folds(ds, groups, max(2, len(groups)))
     splits = []
     for index, test in enumerate(groups):
@@ -332,7 +353,9 @@ def leave_one_clip_out(ds: NeuralDataset, *, n_val: int | None = None, seed: int
         if wanted is None:
             wanted = max(1, round(_VALIDATION_SHARE * len(rest))) if len(rest) > 1 else 0
         _check_validation(wanted, len(rest))
-        label = f"loo:fold={index}:seed={seed}" + ("" if n_val is None else f":n_val={n_val}")
+        label = (
+            f"loo:fold={index}:seed={seed}" + ("" if n_val is None else f":n_val={n_val}") + _grouped(group)
+        )
         parts = (_clips(rest[wanted:]), _clips(rest[:wanted]), _clips([test]))
         splits.append(index_split(ds, *parts, name=label))
     return splits
@@ -345,7 +368,7 @@ def _check_folds(ds: NeuralDataset, groups: Sequence[list[int]], k: int) -> None
         copies = (
             "" if len(groups) == len(ds) else f" ({len(ds)} clips, but only {len(groups)} different sounds)"
         )
-        raise ValueError(f"k={k} folds need at least {k} clips, the dataset has {len(groups)}{copies}")
+        raise ValueError(f"k={k} folds need at least {k} clips, the dataset has {len(groups)}{copies}; {CUT}")
 
 
 def _check_validation(n_val: int, n_left: int) -> None:
@@ -356,12 +379,36 @@ def _check_validation(n_val: int, n_left: int) -> None:
         )
 
 
-def same_sounds(ds: NeuralDataset) -> list[list[int]]:
-    """Groups of clips with the same sound, in order of first appearance."""
-    groups: dict[str, list[int]] = {}
+def same_sounds(ds: NeuralDataset, group: str | None = None) -> list[list[int]]:
+    """Groups of clips with the same sound or the same metadata ``group``, in order of first appearance."""
+    root = list(range(len(ds)))  # of each clip, an earlier one of its group, itself for the first
+    first: dict[Any, int] = {}
+    for clip, row in enumerate(ds.stim_meta):
+        keys: list[Any] = [("sound", ds.source_fingerprint(clip))]
+        if group is not None:
+            if group not in row:
+                raise KeyError(
+                    f"stim_meta of clip {clip} has no {group!r}; it has {', '.join(map(repr, row))}"
+                )
+            keys.append(("group", row[group]))
+        together = sorted({_root(root, first[key]) for key in keys if key in first} | {clip})
+        for other in together:
+            root[other] = together[0]
+        first.update(dict.fromkeys(keys, clip))
+    groups: dict[int, list[int]] = {}
     for clip in range(len(ds)):
-        groups.setdefault(ds.source_fingerprint(clip), []).append(clip)
+        groups.setdefault(_root(root, clip), []).append(clip)
     return list(groups.values())
+
+
+def _root(root: list[int], clip: int) -> int:
+    while root[clip] != clip:
+        clip = root[clip]
+    return clip
+
+
+def _grouped(group: str | None) -> str:
+    return "" if group is None else f":group={group}"
 
 
 def shuffled(groups: Sequence[list[int]], seed: int) -> list[list[int]]:
@@ -389,7 +436,9 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
     text : str
         "14/3/3": the first 14 clips train, the next 3 validate, the last 3 test (they must add up).
         "0-13/14-16/17,18,19": clips by index. "random:0.7/0.15/0.15:seed=0".
-        "kfold:5:fold=0", optionally ":seed=1" and ":n_val=2". "loo:fold=3", with the same options.
+        "kfold:5:fold=0", optionally ":seed=1" and ":n_val=2". "loo:fold=3", with the same options. The last
+        three also take ":group=KEY" (see `random_split`). In experiments, "cut:10+0.5:" before one of these
+        cuts clips into pieces of 10 s with gaps of 0.5 s; here the dataset is cut already.
 
     Returns
     -------
@@ -413,6 +462,8 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
     """
     if not isinstance(text, str):
         raise TypeError(f"a split is described by a string, one of {_FORMS}; got {type(text).__name__}")
+    if read_cut(text)[0] is not None:
+        raise ValueError(f"{text!r} cuts the recording first: call ds.cut(...), and split what it returns")
     words = text.strip().split(":")
     kind = words[0].lower()
     if kind == "random":
@@ -422,17 +473,17 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
                 shares.append(float(word))
             except ValueError:
                 raise ValueError(f"{word!r} in {text!r} is no number; splits are {_FORMS}") from None
-        options = _options(text, words[2:], {"seed": 0})
-        return random_split(ds, shares, seed=options["seed"])
+        options = _options(text, words[2:], {"seed": 0, "group": None})
+        return random_split(ds, shares, **options)
     if kind == "kfold":
         folds = _whole(text, words[1] if len(words) > 1 else "")
-        options = _options(text, words[2:], {"fold": None, "seed": 0, "n_val": None})
-        every = k_fold(ds, folds, n_val=options["n_val"], seed=options["seed"])
-        return _chosen(text, every, options["fold"])
+        options = _options(text, words[2:], {"fold": None, "seed": 0, "n_val": None, "group": None})
+        fold = options.pop("fold")
+        return _chosen(text, k_fold(ds, folds, **options), fold)
     if kind == "loo":
-        options = _options(text, words[1:], {"fold": None, "seed": 0, "n_val": None})
-        every = leave_one_clip_out(ds, n_val=options["n_val"], seed=options["seed"])
-        return _chosen(text, every, options["fold"])
+        options = _options(text, words[1:], {"fold": None, "seed": 0, "n_val": None, "group": None})
+        fold = options.pop("fold")
+        return _chosen(text, leave_one_clip_out(ds, **options), fold)
     parts = text.strip().split("/")
     if len(words) != 1 or len(parts) != 3:
         raise ValueError(f"{text!r} is no split; use {_FORMS}")
@@ -447,6 +498,20 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
         return index_split(ds, range(first), range(first, second), range(second, len(ds)))
     clips = [_indices(text, part) for part in parts]
     return index_split(ds, *clips, name=text.strip())
+
+
+def read_cut(text: str) -> tuple[tuple[float, float] | None, str | None]:
+    """``(length_ms, gap_ms)`` and the split behind them of "cut:10+0.5:random:..." (seconds), else None."""
+    kind, _, rest = text.strip().partition(":")
+    if kind.lower() != "cut":
+        return None, text
+    lengths, _, split = rest.partition(":")
+    match = re.fullmatch(r"(\d*\.?\d+)s?(?:\+(\d*\.?\d+)s?)?", lengths.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError(
+            f"{lengths!r} in {text!r} is no length of pieces in seconds; use 'cut:10:random:...'"
+        )
+    return (1000.0 * float(match[1]), 1000.0 * float(match[2] or 0)), split.strip() or None
 
 
 def _indices(text: str, part: str) -> list[int]:
@@ -465,12 +530,12 @@ def _indices(text: str, part: str) -> list[int]:
 
 def _options(text: str, words: list[str], defaults: dict[str, int | None]) -> dict[str, Any]:
     """``key=value`` words over their defaults."""
-    found: dict[str, int | None] = dict(defaults)
+    found: dict[str, Any] = dict(defaults)
     for word in words:
         key, _, value = word.partition("=")
         if key not in defaults:
             raise ValueError(f"unknown option {word!r} in {text!r}; this form takes {', '.join(defaults)}")
-        found[key] = _whole(text, value)
+        found[key] = value if key == "group" else _whole(text, value)
     return found
 
 

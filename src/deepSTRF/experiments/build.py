@@ -17,6 +17,8 @@ from torch import nn
 
 from deepSTRF._validation import check_device
 from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets.io import advice_on
+from deepSTRF.datasets.splits import read_cut
 from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError, closest
 from deepSTRF.registry import DATASETS, LOSSES, MODELS, SOLVERS, WAV2SPEC
 from deepSTRF.training.objective import choose_objective, objective_conflict
@@ -121,7 +123,8 @@ def is_closed_form(model: str) -> bool:
 
 
 def _is_file(config: ExperimentConfig) -> bool:
-    return config.dataset.lower().endswith(DATASET_SUFFIX) or Path(config.dataset).is_file()
+    name = config.dataset
+    return name.lower().endswith(DATASET_SUFFIX) or Path(name).is_file() or advice_on(name) is not None
 
 
 def _dataset_class(config: ExperimentConfig) -> type[NeuralDataset]:
@@ -148,9 +151,15 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
     """Load the recording of an experiment: a registered one, or a file written by ``NeuralDataset.save``.
 
     A front-end, or a model with one of its own, gets waveforms. ``download`` lets a recording fetch missing
-    files.
+    files. A split "cut:..." cuts its clips.
     """
     check_choices(config)
+    recording = _load_whole(config, download=download)
+    cut = None if config.split is None else read_cut(config.split)[0]
+    return recording if cut is None else recording.cut(cut[0], gap_ms=cut[1])
+
+
+def _load_whole(config: ExperimentConfig, *, download: bool) -> NeuralDataset:
     if _is_file(config):
         recording = NeuralDataset.load(config.dataset)
         if recording.name == type(recording).__name__:  # nobody named it: its file says more than its class

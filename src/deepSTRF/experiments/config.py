@@ -259,7 +259,8 @@ class ExperimentConfig:
     )  # fmt: skip
     split: str | None = choice(
         None, _optional_text, "dataset",
-        "Clips to train/validate/test: `14/3/3`, `random:0.7/0.15/0.15` or `kfold:5:fold=0`.",
+        "Clips to train/validate/test: `14/3/3`, `random:0.7/0.15/0.15`, `kfold:5:fold=0`; of one long "
+        "recording pieces of 10 s: `cut:10:random:0.7/0.15/0.15`.",
         metavar="SPLIT", shown="of the recording, else random",
     )  # fmt: skip
     normalize_responses: str | None = choice(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from deepSTRF._validation import MOST_NAMED, first_names
 from deepSTRF.baselines.start import fit_start
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.datasets.splits import ClipSplit, parse_split
+from deepSTRF.datasets.splits import ClipSplit, parse_split, read_cut
 from deepSTRF.experiments.build import (
     ClosedFormFit,
     as_fitted,
@@ -287,7 +287,8 @@ def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None)
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
     """Return the split of an experiment: its own, else the recording's, else a random one."""
-    return parse_split(dataset, config.split or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
+    asked = None if config.split is None else read_cut(config.split)[1]
+    return parse_split(dataset, asked or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
 
 
 # ---- Fit of one seed

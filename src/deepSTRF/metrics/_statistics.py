@@ -499,7 +499,7 @@ class RepeatSummary:
         average = values.mean(1)
         repeat_mean = values.mean(2)
         mean = repeat_mean.mean(1)
-        deviation = average - mean.unsqueeze(1)
+        deviation = average.sub_(mean.unsqueeze(1))
         square = deviation.square().sum(1)
         residual = values.sub_(repeat_mean.unsqueeze(2))
         repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
@@ -822,16 +822,21 @@ class PredictionMoments(Fields):
     @classmethod
     def of(cls, pred: Tensor, responses: RepeatSummary) -> Self:
         """Moments of a (K, T) prediction against K rows."""
-        values = pred.to(accumulator_dtype(pred.device))
-        mean, deviation = centre(values, responses.valid, responses.count)
-        square = (deviation * deviation).sum(-1)
-        product = (deviation * responses.deviation).sum(-1)
+        dtype = accumulator_dtype(pred.device)
+        mean, square, product = torch.empty(3, len(pred), dtype=dtype, device=pred.device)
+        for piece in row_blocks(pred.unsqueeze(1)):  # whole clips of float64 leave holes in the heap
+            valid = None if responses.valid is None else responses.valid[piece]
+            mean[piece], deviation = centre(pred[piece].to(dtype), valid, responses.count[piece])
+            square[piece] = (deviation * deviation).sum(-1)
+            product[piece] = (deviation * responses.deviation[piece]).sum(-1)
         raw = PairMoments(responses.count, mean, responses.mean, square, responses.square, product)
         freedom = (responses.count - 1).clamp(min=1)
         pair_mean, variance, covariance = mean, square / freedom, product / freedom
         if responses.ragged is not None and responses.weights is not None:
             rows = responses.ragged
-            row_mean, row_variance, row_covariance = responses.weights.moments(values.index_select(0, rows))
+            row_mean, row_variance, row_covariance = responses.weights.moments(
+                pred.index_select(0, rows).to(dtype)
+            )
             pair_mean = pair_mean.index_copy(0, rows, row_mean)
             variance = variance.index_copy(0, rows, row_variance)
             covariance = covariance.index_copy(0, rows, row_covariance)

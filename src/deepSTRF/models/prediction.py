@@ -100,6 +100,16 @@ def predict_clips(
 
     A fitted model's neurons are matched by name: rows stand in the order of the dataset.
     """
+    if not hasattr(dataset, "stims"):
+        sound = isinstance(dataset, Tensor) or hasattr(dataset, "__array__")
+        raise TypeError(
+            f"predict takes a dataset, got {type(dataset).__name__}"
+            + (
+                "; for one stimulus call model(torch.as_tensor(stim).float()[None]), (1, N, 1, T)"
+                if sound
+                else ""
+            )
+        )
     factor = _unit_factor(unit, dataset)
     home, dtype = placement(model)
     place = torch.device(device) if device is not None else home

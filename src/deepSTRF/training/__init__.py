@@ -7,7 +7,7 @@ from deepSTRF._moved import find_moved
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
-from deepSTRF.training.evaluation import ScoreTable, score_model
+from deepSTRF.training.evaluation import ScoreTable, score_model, score_predictions
 from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.history import history_rows
 from deepSTRF.training.loggers import (
@@ -47,6 +47,7 @@ __all__ = [
     "make_wandb_logger_factory",
     "mean_score",
     "score_model",
+    "score_predictions",
     "seeded",
     "set_random_seed",
     "slug_from_config",

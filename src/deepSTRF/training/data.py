@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate, default_convert
 
 from deepSTRF._validation import check_not_empty
 from deepSTRF.datasets import NeuralDataset, neural_collate
@@ -262,6 +262,14 @@ def make_source(
 ) -> BatchSource:
     """Return the quickest source that serves what ``loader`` would."""
     skip = warmup_bins(settings.warmup_ms, loader)
+    dataset: Any = loader.dataset
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    if loader.collate_fn in (default_collate, default_convert) and isinstance(dataset, NeuralDataset):
+        raise TypeError(
+            "a DataLoader over a dataset needs collate_fn=neural_collate (from deepSTRF.datasets); "
+            "make_loaders(view) makes such a loader"
+        )
     found = read_loader(loader) if fast else "fast=False"
     if isinstance(found, ClipLoader):
         return DirectSource(found, ClipStore(found.dataset, settings, skip, budget), feed)
@@ -502,6 +510,11 @@ class LoaderSource:
                 "pass collate_fn=neural_collate to the DataLoader"
             )
         settings = self._settings
+        if not (isinstance(batch["responses"], Tensor) and isinstance(batch["stims"], Tensor)):
+            raise TypeError(
+                "a batch must hold tensors 'stims' and 'responses' (B, N, R, T), got "
+                f"{type(batch['responses']).__name__}; pass collate_fn=neural_collate to the DataLoader"
+            )
         responses = batch["responses"].to(settings.device, settings.dtype)
         if responses.dim() != 4:
             raise ValueError(f"batch['responses'] must be (B, N, R, T), got {tuple(responses.shape)}")

@@ -254,7 +254,37 @@ def score_predictions(
     n_bootstrap: int = N_BOOTSTRAP,
     warmup_ms: float = 0.0,
 ) -> ScoreTable:
-    """Score predictions of any origin, ``predict(clip)`` (N, T), on the clips of a data set."""
+    """Score predictions of any origin (another tool, a file) on the clips of a data set.
+
+    Parameters
+    ----------
+    predict : callable
+        ``predict(clip)`` returns the predicted responses (N, T) to a clip, in the unit of the responses.
+    dataset : DatasetLike
+        Clips to score.
+    centring, n_bootstrap, warmup_ms
+        As in `score_model`.
+
+    Returns
+    -------
+    ScoreTable
+        As of `score_model`.
+
+    Raises
+    ------
+    ModelRuleError
+        When a prediction does not fit the recording.
+    ValueError
+        When ``centring`` is unknown, or the warm-up covers a whole clip.
+
+    Examples
+    --------
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=2, n_repeats=4)
+    >>> oracle = score_predictions(lambda clip: ds.true_rates[clip], ds, n_bootstrap=0)
+    >>> bool(oracle.mean("cc_norm").mean > 0.9)
+    True
+    """
     tracker = ScoreTracker(centring=centring)
     skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
     scored = _WithoutOnset(dataset, skip)
