@@ -9,13 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.models.wav2spec import Gammatonegram, SincNet, make_wav2spec
+from deepSTRF.models.wav2spec import EarlierGammatone, EarlierLEAF, Gammatonegram, SincNet, make_wav2spec
 
 KINDS = ("mel", "gammatone", "gammatonegram", "sincnet", "leaf")
 
 
 def linear_form(kind: str, fs: float, dt_ms: float, **options: Any) -> nn.Module:
     """A front-end whose frames add up clicks: no compression (LEAF: its pooled magnitudes)."""
+    if kind.startswith("earlier"):
+        if kind == "earlier-gammatone":
+            return EarlierGammatone(fs, hop_ms=dt_ms, compression="none", **options).double()
+        front_end = EarlierLEAF(fs, hop_ms=dt_ms, **options)
+        front_end.compress = lambda energy, state: (energy, state)
+        return front_end.double()
     if kind == "leaf":
         front_end = make_wav2spec(kind, fs, dt_ms, compression="log", **options)
         front_end.compress = lambda energy, values, state: (energy, {})
@@ -100,6 +106,8 @@ def test_windows_without_gaps_are_silent(kind: str, options: dict[str, Any]) -> 
     ("gammatone", 16000, 10.0, {"f_min": 60.0, "order": 2, "env_window_ms": 15.0}),
     ("sincnet", 16000, 5.0, {"envelope": True, "kernel_size": 401}),
     ("sincnet", 16000, 10.0, {"envelope": True, "rectify": "abs", "kernel_size": 64, "env_window_ms": 25.0}),
+    ("earlier-gammatone", 16000, 5.0, {"f_min": 200.0}),
+    ("earlier-leaf", 16000, 5.0, {}),
     ("leaf", 16000, 5.0, {}),
     ("leaf", 16000, 5.0, {"kernel_ms": 8.0, "pool_ms": 10.0}),
     ("leaf", 16000, 10.0, {"pool_window": "hard"}),

@@ -14,7 +14,15 @@ from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, stack_module_state, vmap
 
 from deepSTRF.models.backbones.lmu import LMUCell
-from deepSTRF.models.wav2spec import CausalGammatone, CausalLEAF, CausalMelSpectrogram, Gammatonegram, SincNet
+from deepSTRF.models.wav2spec import (
+    CausalGammatone,
+    CausalLEAF,
+    CausalMelSpectrogram,
+    EarlierGammatone,
+    EarlierLEAF,
+    Gammatonegram,
+    SincNet,
+)
 
 FRONT_ENDS: dict[str, Callable[[], nn.Module]] = {
     "leaf": lambda: CausalLEAF(16000, n_filters=4),
@@ -119,7 +127,12 @@ def test_compiles_in_one_piece(name: str) -> None:
 
 # ---- What is no value of its own must not be remembered, and what is must follow the tensors that are there
 
-EVERY_FRONT_END = {**FRONT_ENDS, "mel": lambda: CausalMelSpectrogram(16000, n_mels=4)}
+EVERY_FRONT_END = {
+    **FRONT_ENDS,
+    "mel": lambda: CausalMelSpectrogram(16000, n_mels=4),
+    "earlier-gammatone": lambda: EarlierGammatone(16000, n_filters=4),
+    "earlier-leaf": lambda: EarlierLEAF(16000, n_filters=4),
+}
 
 
 def moved(front_end: nn.Module, seed: int) -> nn.Module:

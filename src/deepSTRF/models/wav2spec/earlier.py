@@ -16,7 +16,7 @@ from deepSTRF._validation import check_choice, check_positive_int, check_positiv
 from deepSTRF.dsp.gammatone import gammatone_bandwidth
 from deepSTRF.dsp.pcen import PCEN_EPS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import ERB_bandwidth, frequency_scale
-from deepSTRF.models.configurable import placement
+from deepSTRF.models.configurable import designed_on_cpu, placement
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.models.wav2spec.base import (
     WaveformFrontEnd,
@@ -59,6 +59,25 @@ class _EarlierBank(WaveformFrontEnd):
         """Compress (B, F, T)."""
         raise NotImplementedError
 
+    @property
+    def channel_latency_ms(self) -> Tensor:
+        """Delay of each band (F,) in ms: centroid of what a click leaves in the frames, less half a bin."""
+        with torch.no_grad():
+            taps, ages = self.filters().transpose(0, 1), []
+            for weight in (
+                self.detect(taps) - self.detect(torch.zeros_like(taps)),
+                self.pooling()[:, 0][None],
+            ):
+                age = torch.arange(weight.shape[-1] - 1, -1, -1, device=weight.device)
+                ages.append((weight[0].double() * age).sum(-1) / weight[0].double().sum(-1))
+        samples = ages[0] + ages[1] + 0.5 - self.hop / 2.0
+        return (1000.0 * samples / float(self.audio_fs)).to(taps.dtype)
+
+    @property
+    def latency_ms(self) -> float:
+        """Mean over bands of `channel_latency_ms`."""
+        return float(self.channel_latency_ms.mean())
+
     def forward(self, x: Tensor) -> Tensor:
         """Spectrogram (B, 1, F, T) of a waveform (B, 1, T * hop)."""
         x = full_precision(x)
@@ -94,17 +113,6 @@ class _EarlierBank(WaveformFrontEnd):
             "gain": gain,
         }
         return frames.unsqueeze(1), following
-
-    @property
-    def latency_ms(self) -> float:
-        """Mean delay of filters and pooling windows, less half a bin, in ms."""
-        with torch.no_grad():
-            power, pool = self.filters().square().sum(1), self.pooling()[:, 0]
-            delays = [
-                (w.flip(-1) * torch.arange(w.shape[-1]).to(w)).sum(-1) / w.sum(-1) for w in (power, pool)
-            ]
-            samples = float(delays[0].mean() + delays[1].mean()) + 0.5 - self.hop / 2.0
-        return 1000.0 * samples / float(self.audio_fs)
 
     def public_constants(self) -> dict[str, tuple[int, ...] | None]:
         """What follows from the arguments."""
@@ -200,8 +208,13 @@ class EarlierGammatone(_EarlierBank):
         window_ms = 2.0 * self.hop_ms if env_window_ms is None else env_window_ms
         self.pool_size = window_samples("env_window_ms", window_ms, fs, self.hop)
         self.left_context = self.kernel_size - 1 + self.pool_size - self.hop
+        self._design(order, b_factor)
+
+    @designed_on_cpu
+    def _design(self, order: int, b_factor: float) -> None:
+        """Set the kernels."""
         center = frequency_scale("erb").points(self.f_min, self.f_max, self.n_filters)
-        time = torch.arange(self.kernel_size, dtype=torch.float64) / fs
+        time = torch.arange(self.kernel_size, dtype=torch.float64) / float(self.audio_fs)
         width = gammatone_bandwidth(center, check_positive_number("b_factor", b_factor)).unsqueeze(-1)
         rise = time ** (check_positive_int("order", order) - 1) * torch.exp(-2.0 * math.pi * width * time)
         taps = rise * torch.cos(2.0 * math.pi * center.unsqueeze(-1) * time)
@@ -301,6 +314,7 @@ class EarlierLEAF(_EarlierBank):
     pcen_root_raw: nn.Parameter
     pcen_s_logit: nn.Parameter
 
+    @designed_on_cpu
     def __init__(
         self,
         audio_fs: float,
