@@ -153,9 +153,19 @@ def test_one_side_without_names_is_taken_by_place():
 
 def test_metadata_without_names_count_by_place():
     ds = recording(3)
-    ds.nrn_meta = [{"area": "A1"} for _ in range(3)]
-    model = fitted_model(ds)
-    assert model.fitted_on.match(ds.select(neurons=[2, 0])) == [2, 0]
+    for meta in ({"area": "A1"}, {"cell_id": None}):
+        ds.nrn_meta = [dict(meta) for _ in range(3)]
+        model = fitted_model(ds)
+        assert model.fitted_on.match(ds.select(neurons=[2, 0])) == [2, 0]
+
+
+@pytest.mark.parametrize("ids", [[7, 8, 9], np.array([7, 8, 9]), ["7", "8", "9"]])
+@pytest.mark.parametrize("key", ["cell_id", "name"])
+def test_names_of_any_kind(ids, key):
+    model = fitted_model(recording("789"))
+    other = recording(3, seed=2)
+    other.nrn_meta = [{key: ids[k]} for k in (2, 0, 1)]
+    assert model.fitted_on.match(other) == [2, 0, 1]
 
 
 def test_equal_names_stand_in_their_order():
@@ -231,9 +241,9 @@ def test_units_are_compared_where_responses_count():
     ds.response_unit, other.response_unit = "spikes per bin", "uV"
     model = fitted_model(ds)
     assert len(model.predict(other)) == 2  # a prediction needs no responses
-    with pytest.raises(ValueError, match="responses in uV"):
+    with pytest.raises(ValueError, match="responses in 'uV'"):
         model.fitted_on.check_unit(other, "the dataset", "the fit")
-    with pytest.raises(ValueError, match="responses in uV"):
+    with pytest.raises(ValueError, match="responses in 'uV'"):
         check_views((ds, other), ("train", "val"))
 
 

@@ -169,8 +169,8 @@ class FittedOn:
         unit = _unit(dataset)
         if unit is not None and self.response_unit is not None and unit != self.response_unit:
             raise ValueError(
-                f"{what} has responses in {unit}, and {than} responses in {self.response_unit}: bring both "
-                f"to one unit (response_unit= of from_arrays states it); {SWITCH_OFF}"
+                f"{what} has responses in {unit!r} ({than} {self.response_unit!r}): bring both to one unit "
+                f"(dataset.normalized(...), or response_unit= of from_arrays, which states it); {SWITCH_OFF}"
             )
 
     def without_neurons(self) -> Self:
@@ -315,7 +315,8 @@ def _names(dataset: Any) -> tuple[str, ...] | None:
     places = getattr(dataset, "I", None) or range(len(rows))
     names = []
     for row, place in zip(rows, places, strict=False):
-        name = str(row.get("cell_id", row.get("name", f"neuron{place:03d}")))
+        given = next((row[key] for key in ("cell_id", "name") if row.get(key) is not None), None)
+        name = f"neuron{place:03d}" if given is None else str(given)
         names.append(f"{row['dataset']}/{name}" if "dataset" in row else name)
     return tuple(names)
 
