@@ -190,6 +190,8 @@ def test_folds_predict_and_score_by_name(folds, tmp_path):
     right, turned = (score_folds(fits, one, n_bootstrap=0) for one in (ds, view))
     assert turned.neurons == ("d", "b")
     np.testing.assert_allclose(turned["cc"], right["cc"][[3, 1]], rtol=1e-9)
+    with pytest.raises(ValueError, match="responses in 'fraction of maximum'"):
+        score_folds(fits, ds.normalized("max"), n_bootstrap=0)
     renamed = ds.select()
     renamed.nrn_meta = [{"cell_id": name} for name in "wxyz"]
     for call in (

@@ -16,6 +16,7 @@ from deepSTRF._files import load_tensors
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.folds import Fold
 from deepSTRF.models import NeuralModel
+from deepSTRF.models.fitted_on import check_response_unit
 from deepSTRF.models.io.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from deepSTRF.models.io.legacy import load_public_state_dict
 from deepSTRF.models.prediction import predict_clips
@@ -325,6 +326,8 @@ def score_folds(
     (2, True)
     """
     _check_fits(fits)
+    if len(dataset):
+        check_response_unit(fits.unseen(dataset, 0, allow_unknown=allow_unknown)[0], dataset)
     return score_predictions(
         lambda clip: predict_folds(fits, dataset, clips=[clip], device=device, allow_unknown=allow_unknown)[
             0

@@ -16,7 +16,7 @@ from torch import nn
 
 from deepSTRF._validation import first_names
 
-__all__ = ["FittedOn", "check_views", "matching_outputs", "remember_fit"]
+__all__ = ["FittedOn", "check_response_unit", "check_views", "matching_outputs", "remember_fit"]
 
 #: Bin widths and rates that differ by less are the same but for rounding; single precision for frequencies.
 RELATIVE, RELATIVE_HZ = 1e-9, 1e-6
@@ -363,6 +363,13 @@ def matching_outputs(model: Any, dataset: Any) -> list[int] | None:
     fitted._check_stimuli(dataset, "the dataset", "the model was fitted on")
     order = fitted._neurons_of(dataset, "the dataset", "the model was fitted on")
     return None if order == list(range(len(fitted.neurons))) else order
+
+
+def check_response_unit(model: Any, dataset: Any) -> None:
+    """Raise ValueError when the responses of a dataset are in another unit than a model's predictions."""
+    fitted = getattr(model, "fitted_on", None)
+    if isinstance(fitted, FittedOn):
+        fitted.check_unit(dataset, "the dataset", "the fit")
 
 
 def check_views(views: Sequence[Any], names: Sequence[str]) -> None:

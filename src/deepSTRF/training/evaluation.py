@@ -26,7 +26,7 @@ from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.fitted_on import FittedOn
+from deepSTRF.models.fitted_on import check_response_unit
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
@@ -229,9 +229,7 @@ def score_model(
     (3, 3)
     """
     home, _ = placement(model)
-    fitted = getattr(model, "fitted_on", None)
-    if isinstance(fitted, FittedOn):
-        fitted.check_unit(dataset, "the dataset", "the fit")
+    check_response_unit(model, dataset)
     try:
         if device is not None:
             model.to(device)
