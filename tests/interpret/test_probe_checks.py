@@ -233,3 +233,11 @@ def test_a_model_of_long_memory_has_settled_where_the_baseline_is_read():
     assert Presentation(Linear(8, 100), dt_ms=5.0).lead_bins == 134  # 500 ms of memory, and a quarter to read
     assert Presentation(Linear(8, 9), dt_ms=5.0).lead_bins == 60
     assert Presentation(Linear(8, 5000), dt_ms=5.0).lead_bins == 1000
+
+
+def test_bins_too_long_for_the_usual_modulation_rates_are_named() -> None:
+    from deepSTRF.interpret.probes.presentation import modulation_rates
+
+    assert modulation_rates((2.0, 4.0, 64.0), None, 10.0).tolist() == [2.0, 4.0]
+    with pytest.raises(ValueError, match=r"2000 ms show modulation below 0\.25 Hz.*starts at 2 Hz"):
+        modulation_rates((2.0, 4.0), None, 2000.0)

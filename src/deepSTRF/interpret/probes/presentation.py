@@ -613,6 +613,11 @@ def modulation_rates(usual: Sequence[float], rates_hz: Any, dt_ms: float) -> Flo
     shown = 500.0 / dt_ms
     if rates_hz is None:
         rates_hz = [rate for rate in usual if rate < shown]
+        if not rates_hz:
+            raise ValueError(
+                f"bins of {dt_ms:g} ms show modulation below {shown:g} Hz, and this probe starts at "
+                f"{min(usual):g} Hz; give slower rates_hz"
+            )
     rates = ascending("rates_hz", rates_hz, above=0.0)
     if rates[-1] >= shown:
         raise ValueError(f"bins of {dt_ms:g} ms show rates below {shown:g} Hz, got {rates[-1]:g}")
