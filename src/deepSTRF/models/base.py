@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from deepSTRF._moved import earlier_keywords, rename_keywords
 from deepSTRF._validation import check_choice, check_dtype, check_flag, check_positive_int, check_tensor
 from deepSTRF.dsp.filters import LongTermSpectrum
-from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
@@ -119,7 +119,7 @@ class NeuralModel(nn.Module, Configurable):
         if isinstance(self.wav2spec, nn.Identity):
             self._check_spectrogram(x)
             return x
-        spectrogram: Tensor = self.wav2spec(x)
+        spectrogram = self._rounded(self.wav2spec(x))
         self._check_spectrogram(spectrogram)
         return spectrogram
 
@@ -139,7 +139,22 @@ class NeuralModel(nn.Module, Configurable):
             raise ValueError(f"expected spectrograms (B, 1, F, T), got {tuple(x.shape)}; {hint}")
         if x.shape[-1] < 1:
             raise ValueError(f"expected spectrograms with T of at least 1, got {tuple(x.shape)}")
-        check_dtype(x, placement(self)[1])
+        check_dtype(x, self._precision())
+
+    def _precision(self) -> torch.dtype:
+        """Precision of what follows the front-end, whose own may be another."""
+        for slot in ("readout", "core", "prefiltering"):
+            part = getattr(self, slot, None)
+            if part is not None and any(p.is_floating_point() for p in part.parameters()):
+                return placement(part)[1]
+        return placement(self)[1]
+
+    def _rounded(self, frames: Tensor) -> Tensor:
+        """Frames in the model's precision, where that is half: front-ends compute in float32."""
+        if isinstance(self.wav2spec, nn.Identity) or not isinstance(frames, Tensor):
+            return frames
+        kind = self._precision()
+        return frames.to(kind) if kind in HALF_PRECISION and frames.dtype == torch.float32 else frames
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame, for ``batch`` parallel streams.
@@ -184,6 +199,7 @@ class NeuralModel(nn.Module, Configurable):
         """
         try:
             frames, following = step_slot(self.wav2spec, "wav2spec", chunk, state["wav2spec"])
+            frames = self._rounded(frames)
             self._check_spectrogram(frames)
             y, rest = self._step_response(frames, state)
         except (KeyError, TypeError):

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 from deepSTRF._moved import refuse_keywords
 from deepSTRF.registry import MODULES
 
-__all__ = ["Configurable", "ExactConstants", "ScaleFreeParameters", "designed_on_cpu", "placement"]
+__all__ = [
+    "HALF_PRECISION",
+    "Configurable",
+    "ExactConstants",
+    "ScaleFreeParameters",
+    "designed_on_cpu",
+    "placement",
+]
+
+#: Precisions in which sums over time, powers and logarithms lose too much: those are computed in float32.
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _Arguments = ParamSpec("_Arguments")
@@ -104,6 +114,9 @@ class ExactConstants(nn.Module):
     whatever empties them (``to_empty``, a load into a module on the meta device) has them written anew.
     """
 
+    #: Whether constants stay in float32 in a module made half precise, as its computation does.
+    float32_at_least = False
+
     _exact: dict[str, Tensor]
 
     def __init__(self) -> None:
@@ -123,7 +136,8 @@ class ExactConstants(nn.Module):
             held = self._buffers[name]
             if held is not None:
                 where = from_meta_to if from_meta_to is not None and held.is_meta else held.device
-                self._buffers[name] = exact.to(held.dtype).to(where, copy=True)
+                half = self.float32_at_least and held.dtype in HALF_PRECISION
+                self._buffers[name] = exact.to(torch.float32 if half else held.dtype).to(where, copy=True)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
         module = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_flag, check_positive_int
 from deepSTRF.models.base import AudioEncodingModel
-from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd
 from deepSTRF.models.wav2spec.sincnet import SincNet
@@ -371,7 +371,7 @@ class ICNetEncoder(WaveformFrontEnd):
     def forward(self, x: Tensor) -> Tensor:
         """Map waveforms (B, 1, T_audio) to the latent (B, 1, F, T_audio / hop)."""
         self.check_waveform(x)
-        features: Tensor = self.sincnet(x).squeeze(1)
+        features = self._rounded(self.sincnet(x).squeeze(1))
         for layer in self._layers():
             features = layer(features)
         return features.unsqueeze(1)
@@ -388,10 +388,15 @@ class ICNetEncoder(WaveformFrontEnd):
         """Turn the next whole frames of audio (B, 1, n * hop) into (B, 1, F, n) and the next state."""
         self.check_waveform(chunk)
         frames, sincnet = self.sincnet.step(chunk, state["sincnet"])
-        features, layers = frames.squeeze(1), {}
+        features, layers = self._rounded(frames.squeeze(1)), {}
         for index, layer in enumerate(self._layers()):
             features, layers[str(index)] = layer.step(features, state["layers"][str(index)])
         return features.unsqueeze(1), {"sincnet": sincnet, "layers": layers}
+
+    def _rounded(self, features: Tensor) -> Tensor:
+        """Outputs of the filters in the precision of the convolutions, where that is half."""
+        kind = self.bottleneck.conv.weight.dtype
+        return features.to(kind) if kind in HALF_PRECISION else features
 
     @property
     def receptive_field_samples(self) -> int:

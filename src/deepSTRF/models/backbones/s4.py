@@ -90,17 +90,17 @@ class _LinearStateSpaceLayer(nn.Module):
         self.output_linear = nn.Linear(input_size, 2 * hidden_size)
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
-        """Return zeros: real and imaginary parts of all modes, (B, input_size, 2 P)."""
+        """Return zeros: real and imaginary parts of all modes, (B, input_size, 2 P), in float32 at least."""
         where, kind = placement(self, device, dtype)
         features, n_modes = self.A_log.shape
         shape = (batch, features, 2 * n_modes)
-        return {"s": torch.zeros(shape, device=where, dtype=kind)}
+        return {"s": _precise(torch.zeros(shape, device=where, dtype=kind))}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
         # features first: one batched product serves all of them
-        u, spoiled = split_non_finite(chunk.permute(2, 0, 1))
-        s = state["s"].permute(1, 2, 0)
+        u, spoiled = split_non_finite(_precise(chunk).permute(2, 0, 1))
+        s = _precise(state["s"]).permute(1, 2, 0)
         n_frames = u.shape[-1]
         size = min(BLOCK_SIZE, 1 << (n_frames - 1).bit_length())
         blocks, whole = self._blocks(size), n_frames - n_frames % size
@@ -112,6 +112,7 @@ class _LinearStateSpaceLayer(nn.Module):
             y, s = _run(blocks, u[..., whole:].unsqueeze(-2), s)
             parts.append(y)
         y = (torch.cat(parts, dim=-1) + spoiled.cumsum(-1)).permute(1, 2, 0) + self.D * chunk
+        y = y.to(self.D.dtype)
         y = functional.glu(self.output_linear(functional.gelu(y)), dim=-1)
         return y, {"s": (s + spoiled.sum(-1).unsqueeze(1)).permute(2, 0, 1)}
 
@@ -126,6 +127,10 @@ class _LinearStateSpaceLayer(nn.Module):
         drive = torch.view_as_complex(self.B.to(wide))
         return dt.exp().unsqueeze(-1), torch.complex(-decay.exp(), turn), drive
 
+    def _precision(self) -> torch.dtype:
+        """Float32 at least: there are no complex numbers of half precision, and modes add up for long."""
+        return torch.promote_types(self.D.dtype, torch.float32)
+
     def _blocks(self, size: int) -> _Blocks:
         raise NotImplementedError
 
@@ -136,7 +141,7 @@ class S4DLayer(_LinearStateSpaceLayer):
     def _blocks(self, size: int) -> _Blocks:
         """Powers of a diagonal transition, by doubling."""
         dt, poles, B = self._continuous()
-        C = torch.view_as_complex(self.C)
+        C = torch.view_as_complex(self.C.to(self._precision()))
         transition = torch.exp(dt * poles)
         drive = ((transition - 1) / poles * B).to(C.dtype)
         transition = transition.to(C.dtype)
@@ -166,7 +171,8 @@ class S4Layer(_LinearStateSpaceLayer):
     def _blocks(self, size: int) -> _Blocks:
         """Powers of the bilinear transition ``M = 2 R - I``, by doubling. It contracts, so nothing grows."""
         r, along, across, drive = self._resolvent()
-        seen = torch.cat([2 * self.C[..., 0], -2 * self.C[..., 1]], dim=-1)  # c: (H, S)
+        real, imag = self.C.to(self._precision()).unbind(-1)
+        seen = torch.cat([2 * real, -2 * imag], dim=-1)  # c: (H, S)
         next_seen = (2 * _resolve(r.conj(), across, along, seen.unsqueeze(-1)) - seen.unsqueeze(-1)).mT
         seen, driven = seen.unsqueeze(1), drive.unsqueeze(1)
         if size == 1:  # a stream of single frames needs no matrix
@@ -195,7 +201,7 @@ class S4Layer(_LinearStateSpaceLayer):
         denominator = 1 + dt / 2 * (seen * p).real.sum(-1, keepdim=True)
         along, across = _stacked(dt / 2 * r * p), torch.cat([seen.real, -seen.imag], dim=-1) / denominator
         drive = dt * _resolve(r, along, across, _stacked(B).unsqueeze(-1)).squeeze(-1)
-        kind = self.P.dtype
+        kind = self._precision()
         return (
             torch.complex(r.real.to(kind), r.imag.to(kind)),
             along.to(kind),
@@ -334,6 +340,11 @@ def _resolve(r: Tensor, along: Tensor, across: Tensor, s: Tensor) -> Tensor:
     turned = r.unsqueeze(-1) * torch.complex(real, imag)
     turned = torch.cat([turned.real, turned.imag], dim=1)
     return turned - along.unsqueeze(-1) * (across.unsqueeze(1) @ s)
+
+
+def _precise(x: Tensor) -> Tensor:
+    """``x`` in float32 at least."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _stacked(z: Tensor) -> Tensor:

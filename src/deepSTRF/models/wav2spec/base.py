@@ -20,7 +20,13 @@ from torch.nn import functional
 from deepSTRF._moved import refuse_keywords
 from deepSTRF._validation import check_positive_int, check_positive_number, check_tensor
 from deepSTRF.dsp.filters import samples_per_bin
-from deepSTRF.models.configurable import Configurable, ExactConstants, ScaleFreeParameters, placement
+from deepSTRF.models.configurable import (
+    HALF_PRECISION,
+    Configurable,
+    ExactConstants,
+    ScaleFreeParameters,
+    placement,
+)
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import WAV2SPEC
 
@@ -86,6 +92,9 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     torch.Size([1, 1, 1, 2])
     """
 
+    #: Filters and logarithms are computed in float32, also within a model of half precision.
+    float32_at_least = True
+
     def __init__(self, audio_fs: float, n_filters: int, hop_ms: float) -> None:
         super().__init__()
         rate = check_positive_number("audio_fs", audio_fs)
@@ -148,7 +157,17 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     def _transform_in_full_precision(self, padded: Tensor) -> Tensor:
         """Run `transform` outside autocast: logarithms and Fourier transforms need float32."""
         with without_autocast(padded.device.type):
-            return self.transform(full_precision(padded))
+            try:
+                return self.transform(full_precision(padded))
+            except RuntimeError as error:
+                kinds = {value.dtype for value in (*self.parameters(), *self.buffers())}
+                if kinds.isdisjoint(HALF_PRECISION):
+                    raise
+                name = type(self).__name__
+                raise TypeError(
+                    f"{name} computes in float32 and was made half precise: keep it as it was, with "
+                    f"model.wav2spec.float() after model.half() (its frames are rounded): {error}"
+                ) from error
 
     def check_waveform(self, x: Tensor) -> None:
         """Raise an error, before any computation, unless ``x`` is (B, 1, n * hop) of real numbers."""
@@ -329,7 +348,7 @@ def warn_of_gaps(front_end: WaveformFrontEnd, given: str, heard: Tensor, advice:
 
 def full_precision(x: Tensor) -> Tensor:
     """``x`` in at least float32."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return x.float() if x.dtype in HALF_PRECISION else x
 
 
 def without_autocast(device_type: str) -> AbstractContextManager[Any]:

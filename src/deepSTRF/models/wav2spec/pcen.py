@@ -13,6 +13,7 @@ from deepSTRF.dsp.pcen import PCEN_STARTS, check_energies, pcen, pcen_initial_st
 from deepSTRF.dsp.scales import bounded_shift
 from deepSTRF.models.configurable import Configurable, ScaleFreeParameters, placement
 from deepSTRF.models.streaming import Device, DType, State
+from deepSTRF.models.wav2spec.base import full_precision
 from deepSTRF.registry import PREFILTERS
 
 __all__ = ["PCEN", "make_pcen"]
@@ -110,18 +111,18 @@ class PCEN(ScaleFreeParameters, Configurable):
     def alpha(self) -> Tensor:
         """Strength of the gain control per band (F,)."""
         odds = _log_odds(self.initial["alpha"])
-        return torch.sigmoid(odds + bounded_shift(self.alpha_shift, _ALPHA_RANGE, _ALPHA_RANGE))
+        return torch.sigmoid(odds + _bounded(self.alpha_shift, _ALPHA_RANGE))
 
     @property
     def delta(self) -> Tensor:
         """Bias per band (F,)."""
-        return self.initial["delta"] * bounded_shift(self.delta_shift, _DELTA_RANGE, _DELTA_RANGE).exp()
+        return self.initial["delta"] * _bounded(self.delta_shift, _DELTA_RANGE).exp()
 
     @property
     def root(self) -> Tensor:
         """Compression exponent per band (F,)."""
         odds = _log_odds(self.initial["root"])
-        return torch.sigmoid(odds + bounded_shift(self.root_shift, _ROOT_RANGE, _ROOT_RANGE))
+        return torch.sigmoid(odds + _bounded(self.root_shift, _ROOT_RANGE))
 
     @property
     def tau_ms(self) -> Tensor:
@@ -129,9 +130,8 @@ class PCEN(ScaleFreeParameters, Configurable):
         start = self.initial["tau_ms"]
         shortest = min(_SHORTEST_TAU_BINS * self.hop_ms, start / 2.0)
         longest = max(_LONGEST_TAU_MS, 2.0 * start)
-        return (
-            start * bounded_shift(self.tau_shift, math.log(start / shortest), math.log(longest / start)).exp()
-        )
+        shorter, longer = math.log(start / shortest), math.log(longest / start)
+        return start * bounded_shift(full_precision(self.tau_shift), shorter, longer).exp()
 
     def values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return decay per bin, alpha, delta and root, each (F,): the arguments of `deepSTRF.dsp.pcen`."""
@@ -186,6 +186,11 @@ class PCEN(ScaleFreeParameters, Configurable):
 def make_pcen(n_frequency_bands: int, dt: float, **options: Any) -> PCEN:
     """Per-channel energy normalisation (`PCEN`): ``prefiltering={"prefiltering": "pcen", "dt": 5.0}``."""
     return PCEN(n_frequency_bands, dt, **options)
+
+
+def _bounded(shift: Tensor, limit: float) -> Tensor:
+    """A learned shift within a limit, in float32 at least."""
+    return bounded_shift(full_precision(shift), limit, limit)
 
 
 def _fraction(name: str, value: float) -> float:

@@ -17,7 +17,7 @@ from deepSTRF.dsp.scales import bounded_shift, frequency_scale, mel_distance, sh
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
 from deepSTRF.models.streaming import State
-from deepSTRF.models.wav2spec.base import frequency_range, level_range, window_samples
+from deepSTRF.models.wav2spec.base import frequency_range, full_precision, level_range, window_samples
 from deepSTRF.models.wav2spec.filterbank import SAMPLES_PER_WINDOW, PooledFilterbank
 from deepSTRF.registry import WAV2SPEC
 
@@ -242,8 +242,9 @@ class SincNet(PooledFilterbank):
         """Return lower and upper cutoffs (F,) in hertz, in order and in range whatever the parameters are."""
         nyquist = float(self.audio_fs) / 2.0
         if self.parameterization == "hertz":
-            low = self.low_hz_.abs().clamp(_LOWEST_HZ, nyquist - _LOWEST_HZ)
-            return low, (low + self.band_hz_.abs().clamp_min(_LOWEST_HZ)).clamp_max(nyquist)
+            low = full_precision(self.low_hz_).abs().clamp(_LOWEST_HZ, nyquist - _LOWEST_HZ)
+            band = full_precision(self.band_hz_).abs().clamp_min(_LOWEST_HZ)
+            return low, (low + band).clamp_max(nyquist)
         shift = bounded_shift(self._spacing * self.center_shift, self._room_down, self._room_up)
         center = shift_in_mel(self._center, shift)
         factor = torch.exp(bounded_shift(self.width_shift, self._narrower, math.log(_BROADEST)))
