@@ -24,6 +24,8 @@ Begin: TypeAlias = Callable[[str, int], Callable[[int], None]]
 LONGEST_S = 5.0
 #: Statistics use at most so many clips and seconds, to limit their cost.
 MOST_CLIPS, MOST_S = 5, 15.0
+#: Parts of clips hold at least so many bins, however long a bin is.
+FEWEST_BINS = 20
 
 
 class Skipped(Exception):  # noqa: N818  (not an error)
@@ -142,7 +144,8 @@ def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
 
 
 def strongest_part(series: FloatArray, length: int) -> slice:
-    """Part of a series (T,) of the given length in which its mean is largest."""
+    """Part of a series (T,), of the given length or at least 20 bins, in which its mean is largest."""
+    length = max(length, FEWEST_BINS)
     values = np.nan_to_num(np.asarray(series, dtype=np.float64))
     if values.size <= length:
         return slice(0, values.size)

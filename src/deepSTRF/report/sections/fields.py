@@ -77,7 +77,7 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         ncols=FIELD_COLUMNS,
         frequencies_hz=parts.frequencies_hz,
         band_label=parts.band_label,
-        suptitle=f"{TITLES[parts.strf_kind]}, {UNITS[parts.strf_unit]}",
+        suptitle=f"{TITLES[parts.strf_kind]}\n{UNITS[parts.strf_unit]}",  # two lines fit over one panel
     )
     n_bands, n_lags = parts.strfs.shape[1:]
     size = f"{n_bands} {parts.band_label}s by {n_lags} bins"
