@@ -9,7 +9,7 @@ from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment
-from deepSTRF.experiments.run import calibrate_output, start_output  # inner: tested by itself
+from deepSTRF.experiments.run import calibrate_output  # inner: tested by itself
 from deepSTRF.models.audio import Linear
 
 F, T, N = 4, 300, 3
@@ -64,12 +64,8 @@ def test_warmup_bins_count_for_nothing(fitted):
     np.testing.assert_allclose(model.predict(ds, clips=[1])[0][0], target, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [Linear(F, 3, N, norm="none"), Linear(F, 3, N, output_activation=nn.Softplus())],
-    ids=["none", "softplus"],
-)
-def test_models_that_end_otherwise_are_left_alone(fitted, model):
+def test_models_with_an_output_nonlinearity_are_left_alone(fitted):
+    model = Linear(F, 3, N, output_activation=nn.Softplus())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert calibrate_output(model, fitted[1]) == 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -85,37 +81,6 @@ def test_constant_predictions_and_silent_neurons_stay_finite(fitted):
     silent = NeuralDataset.from_arrays(list(ds.stims), blocks, dt_ms=5.0, check_alignment=False)
     assert calibrate_output(model, silent) == 0
     assert torch.isfinite(torch.cat(model.predict(silent), dim=-1)).all()
-
-
-class _Louder(nn.Module):
-    """A prefilter with one trained parameter, shared by all neurons."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gain = nn.Parameter(torch.ones(1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.gain * x
-
-
-def test_a_fit_starts_at_the_size_of_the_responses_where_neurons_share_a_stage(fitted):
-    ds = fitted[1]
-    model = Linear(F, 3, N, prefiltering=_Louder())
-    assert start_output(model, ds)
-    psth = torch.cat([ds.response_block(clip).mean(dim=1) for clip in range(3)], dim=-1).numpy()
-    np.testing.assert_allclose(model.readout.bn.weight.detach(), 0.5 * np.nanstd(psth, axis=1), rtol=1e-5)
-    np.testing.assert_allclose(model.readout.bn.bias.detach(), np.nanmean(psth, axis=1), rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "model",
-    [Linear(F, 3, N), Linear(F, 3, N, prefiltering=_Louder(), norm="none")],
-    ids=["nothing shared", "no gain to set"],
-)
-def test_other_models_start_as_they_are(fitted, model):
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert not start_output(model, fitted[1])
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(("model", "said"), [("linear", "output gain and offset"), ("nrf", "none")])

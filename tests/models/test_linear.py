@@ -26,6 +26,7 @@ def test_names_of_public_checkpoints() -> None:
     assert set(Linear(34, 9, 119).state_dict()) == {
         "readout.strf.kernel.weight", "readout.strf.kernel.bias", "readout.bn.weight", "readout.bn.bias",
         "readout.bn.running_mean", "readout.bn.running_var", "readout.bn.num_batches_tracked",
+        "output_scale.scale", "output_scale.offset", "output_scale._started",  # ours; 1 and 0 where they lack
     }  # fmt: skip
     assert Linear(34, 9, 119).readout.strf.kernel.weight.shape == (119, 1, 34, 9)
 

@@ -16,13 +16,14 @@ from deepSTRF.training.objective import LossMeter, LossTraits, loss_traits, mean
 
 
 def test_our_losses_take_the_psth_and_give_one_value_per_neuron():
-    assert loss_traits(mse_loss) == LossTraits(True, True, False)
-    assert loss_traits(functools.partial(poisson_loss, log_input=True)) == LossTraits(True, True, False)
+    assert loss_traits(mse_loss) == LossTraits(True, True, False, unit_degree=2)
+    of_logs = functools.partial(poisson_loss, log_input=True)
+    assert loss_traits(of_logs) == LossTraits(True, True, False, unit_degree=1, log_input=True)
 
 
 def test_counting_repeats_needs_the_repeats():
     by_repeats = functools.partial(mse_loss, weighting="repeats")
-    assert loss_traits(by_repeats) == LossTraits(False, True, True)
+    assert loss_traits(by_repeats) == LossTraits(False, True, True, unit_degree=2)
     assert loss_traits(functools.partial(mse_loss, reduction="mean")).per_neuron is False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -196,7 +197,7 @@ def test_another_fit_does_not_resume_and_says_what_differs(kit, recording, tmp_p
     loaders = kit.loaders(dataset, val=change.get("clips", (4, 5)), train=change.get("train", range(4)))
     options = {"warmup_ms": change["warmup_ms"]} if "warmup_ms" in change else {}
     if "loss" in change:
-        options["loss_fn"] = poisson_loss
+        options["loss_fn"] = functools.partial(poisson_loss, log_input=True)
     if "lr" in change:
         options["optimizer"] = lambda model: torch.optim.AdamW(model.parameters(), lr=change["lr"])
     fitter = Fitter(model, *loaders, max_epochs=1, state_path=path, **options)

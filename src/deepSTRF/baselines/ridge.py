@@ -260,10 +260,7 @@ def fit_ridge(
     )
     # (N, L, C * F), lag 0 first -> (N, C, F, T), newest frame last
     strfs = weights.flip(1).unflatten(2, (-1, model.F)).permute(0, 2, 3, 1).contiguous()  # type: ignore[no-untyped-call]
-    kernel: Any = model.readout.strf.kernel
-    with torch.no_grad():
-        kernel.weight.copy_(strfs)
-        kernel.bias.copy_(biases)
+    _write_estimate(model, strfs, biases)
     return RidgeFit(
         model=model.eval(),
         weight=strfs,
@@ -281,6 +278,15 @@ def fit_ridge(
         forms=estimates.forms,
         seconds=time.monotonic() - started,
     )
+
+
+def _write_estimate(model: Linear, strfs: Tensor, biases: Tensor) -> None:
+    """Give a model the STRFs (N, C, F, T) and biases (N,) of an estimate, in the unit of the responses."""
+    kernel: Any = model.readout.strf.kernel
+    with torch.no_grad():
+        kernel.weight.copy_(strfs)
+        kernel.bias.copy_(biases)
+    model.output_scale.start()
 
 
 # ---- Arguments

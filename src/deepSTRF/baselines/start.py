@@ -108,6 +108,7 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     if model.readout.norm == "batch":
         _start_norm(model, fit, train, gain, offset)
     model.fitted_on = fit.model.fitted_on
+    model.output_scale.start()  # the estimate is in the unit of the responses
     return model
 
 

@@ -47,6 +47,7 @@ from deepSTRF.experiments.run_folder import (
     prepare_folder,
     write_run,
 )
+from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
 from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.history import history_rows
@@ -60,8 +61,6 @@ __all__ = ["evaluate_run", "normalized_as_fitted", "run_experiment", "split_of"]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
-#: Correlation a prediction is expected to reach; least squares gives it that share of a neuron's deviation.
-EXPECTED_CORRELATION = 0.5
 #: Clips that `evaluate_run` scores.
 TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
 
@@ -331,8 +330,6 @@ def _fit_seed(
         log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     if config.start == "ridge":
         fit_start(model, train, val, warmup_ms=config.warmup_ms)
-    elif _is_calibrated(config, model):
-        start_output(model, train, warmup_ms=config.warmup_ms)
     fitter = build_fit(
         model,
         train,
@@ -370,66 +367,26 @@ def _n_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
-# ---- Predictions in the unit of the responses: each neuron's output gain and offset, before and after a fit
+# ---- Predictions in the unit of the responses: each neuron's output scale and offset after a fit
 #
-# A fit that is stopped by a correlation ends with the right shape and an arbitrary scale: batch normalisation
-# starts at a gain of 1 where responses are a tenth of a spike per bin, and nothing in the score depends on it
-# (NS1, linear model: a variance explained of -26 beside a correlation of 0.46). The last stage of such a
-# model is one gain and one offset per neuron. Setting them by least squares on the training clips changes no
-# correlation, and makes rates, errors and explained variance meaningful (0.2 in that example).
-#
-# Before the fit, a gain of 1 does harm where neurons share what is learned (a learnable front-end or
-# prefilter): the gradients of all neurons then make the shared stage's output smaller instead of better. On
-# NS1, LEAF stopped improving after five epochs (validation cc_norm 0.67); it goes on for a hundred (0.75)
-# when the gains start at the size of the responses.
+# A fit that is stopped by a correlation ends with the right shape and an arbitrary scale, on which nothing in
+# the score depends (NS1, linear model: a variance explained of -26 beside a correlation of 0.46). Scale and
+# offset by least squares on the training clips change no correlation, and make rates, errors and explained
+# variance meaningful (0.2 in that example).
 
 
-def _output_stage(model: nn.Module) -> nn.BatchNorm1d | None:
-    """The batch normalisation a model ends in, one gain and offset per neuron."""
-    readout = getattr(model, "readout", None)
-    stage = getattr(readout, "bn", None)
-    if (
-        not isinstance(stage, nn.BatchNorm1d)
-        or not stage.affine
-        or stage.num_features != getattr(model, "O", None)
-    ):
-        return None
-    return stage if isinstance(getattr(readout, "activation", None), nn.Identity) else None
-
-
-def start_output(model: nn.Module, dataset: Any, *, warmup_ms: float = 0.0) -> bool:
-    """Start the output gain and offset at the size of the responses, where neurons share what is learned.
-
-    That is the case when the readout ends in batch normalisation without an activation after it and some
-    trained parameter lies outside the readout. The gain becomes half the standard deviation of a neuron's
-    PSTH, what least squares gives to a prediction that correlates 0.5 with it, and the offset its mean.
-    """
-    stage = _output_stage(model)
-    if stage is None:
-        return False
-    readout: Any = model.readout
-    own = {id(parameter) for parameter in readout.parameters()}
-    if not any(parameter.requires_grad and id(parameter) not in own for parameter in model.parameters()):
-        return False
-    totals = torch.zeros(3, dataset.N_neurons, dtype=torch.float64)
-    for recorded, psth in _psths(dataset, warmup_ms):
-        totals += torch.stack([recorded.double(), psth, psth**2]).sum(dim=-1)
-    n, total, squares = totals
-    mean = total / n.clamp(min=1)
-    deviation = (squares / n.clamp(min=1) - mean**2).clamp(min=0).sqrt()
-    with torch.no_grad():
-        gain = torch.where(deviation > 0, EXPECTED_CORRELATION * deviation, 1.0)
-        stage.weight.copy_(gain.to(stage.weight))
-        stage.bias.copy_(mean.to(stage.bias))
-    return True
+def _output_stage(model: nn.Module) -> OutputScale | None:
+    """The scale and offset that a model without an output nonlinearity ends in."""
+    activation = getattr(getattr(model, "readout", None), "activation", None)
+    return getattr(model, "output_scale", None) if type(activation) is nn.Identity else None
 
 
 def calibrate_output(model: Any, dataset: Any, *, warmup_ms: float = 0.0) -> int:
     """Fit the output gain and offset of every neuron by least squares, where the model ends in such a stage.
 
-    That is the case when its readout ends in batch normalisation without an activation after it. A neuron
-    whose prediction does not correlate positively with its training responses keeps its gain, so that no
-    correlation changes sign; its offset is set to its mean.
+    That is the case when its readout has no output activation. A neuron whose prediction does not correlate
+    positively with its training responses keeps its scale, so that no correlation changes sign; its offset is
+    set to its mean.
     """
     stage = _output_stage(model)
     if stage is None:
@@ -448,10 +405,8 @@ def calibrate_output(model: Any, dataset: Any, *, warmup_ms: float = 0.0) -> int
     usable = varies & (covariance > 0) & (n > 1)
     gain = torch.where(usable, covariance / variance.clamp(min=torch.finfo(variance.dtype).tiny), 1.0)
     offset = torch.where(n > 0, mean_y - gain * mean_p, 0.0)
-    with torch.no_grad():
-        gain, offset = gain.to(stage.weight), offset.to(stage.bias)
-        stage.weight.mul_(gain)
-        stage.bias.mul_(gain).add_(offset)
+    gain, offset = gain.to(stage.scale), offset.to(stage.offset)
+    stage.start(gain * stage.scale, gain * stage.offset + offset)
     return int(usable.sum())
 
 

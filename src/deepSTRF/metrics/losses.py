@@ -28,24 +28,28 @@ RATE_FLOOR = 1e-8  # spikes per bin; one spike in 100 million bins, below any ra
 RESPONSE_FLOOR = 1e-3
 
 
-def training_loss(prediction: str, response: str) -> Callable[[LossFunction], LossFunction]:
+def training_loss(
+    prediction: str, response: str, *, unit_degree: int
+) -> Callable[[LossFunction], LossFunction]:
     """Mark a loss: the ranges that it needs, and that a PSTH computed beforehand gives the same value.
 
     ``prediction_domain`` and ``response_domain`` are "real", "non-negative" or "positive". They hold for
     default arguments: with ``log_input=True`` predictions may be any number. "positive" responses may be 0
-    where the loss says what becomes of zeros.
+    where the loss says what becomes of zeros. ``unit_degree`` is the power of the responses' unit with which
+    the loss grows.
     """
 
     def mark(loss: LossFunction) -> LossFunction:
         loss.accepts_psth = True  # type: ignore[attr-defined]
         loss.prediction_domain, loss.response_domain = prediction, response  # type: ignore[attr-defined]
+        loss.unit_degree = unit_degree  # type: ignore[attr-defined]
         return loss
 
     return mark
 
 
 @LOSSES.register("mse")
-@training_loss("real", "real")
+@training_loss("real", "real", unit_degree=2)
 def mse_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean", weighting: str = "bins"
 ) -> Tensor:
@@ -98,7 +102,7 @@ def mse_loss(
 
 
 @LOSSES.register("poisson")
-@training_loss("non-negative", "non-negative")
+@training_loss("non-negative", "non-negative", unit_degree=1)
 def poisson_loss(
     pred: Tensor,
     gt: Tensor,
@@ -177,7 +181,7 @@ def poisson_loss(
 
 
 @LOSSES.register("negative_binomial")
-@training_loss("non-negative", "non-negative")
+@training_loss("non-negative", "non-negative", unit_degree=1)
 def negative_binomial_loss(
     pred: Tensor,
     gt: Tensor,
@@ -274,7 +278,7 @@ def negative_binomial_loss(
 
 
 @LOSSES.register("gamma")
-@training_loss("positive", "positive")
+@training_loss("positive", "positive", unit_degree=0)
 def gamma_loss(
     pred: Tensor,
     gt: Tensor,

@@ -27,6 +27,7 @@ from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.norms import BandStandardizer, band_moments
 from deepSTRF.models.prediction import evaluating, predict_clips
+from deepSTRF.models.readouts import OutputScale, start_output
 from deepSTRF.models.streaming import Device, DType, State, check_state, init_slot_state, step_slot
 from deepSTRF.registry import PREFILTERS, Registry
 
@@ -94,6 +95,7 @@ class NeuralModel(nn.Module, Configurable):
         self.wav2spec = nn.Identity()
         self.prefiltering = nn.Identity()
         self.core = nn.Identity()
+        self.output_scale = OutputScale(self.O)
 
     def spectrogram(self, x: Tensor) -> Tensor:
         """Return what the front-end makes of a stimulus: (B, 1, F, T). Spectrograms pass through.
@@ -125,7 +127,8 @@ class NeuralModel(nn.Module, Configurable):
 
     def respond(self, spectrogram: Tensor) -> Tensor:
         """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T): everything after the front-end."""
-        return self.readout(self.core(self.prefiltering(spectrogram)))  # type: ignore[no-any-return]
+        y: Tensor = self.output_scale(self.readout(self.core(self.prefiltering(spectrogram))))
+        return y
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the responses (B, N, 1, T) to stimuli (B, 1, T_audio) or (B, 1, F, T)."""
@@ -211,7 +214,7 @@ class NeuralModel(nn.Module, Configurable):
         following: State = {}
         for slot in _SLOTS[1:]:
             frames, following[slot] = step_slot(getattr(self, slot), slot, frames, state[slot])
-        return frames, following
+        return self.output_scale(frames), following
 
     def detach(self) -> None:
         """Cut the gradient through a state kept between clips; models without one have nothing to do."""
@@ -293,7 +296,18 @@ class NeuralModel(nn.Module, Configurable):
         own = (type(self).forward, type(self).respond, type(self.readout).forward)
         if any(method.__module__.partition(".")[0] != __name__.partition(".")[0] for method in own):
             return "unknown"
-        return str(getattr(self.readout, "prediction_domain", "unknown"))
+        domain = str(getattr(self.readout, "prediction_domain", "unknown"))
+        return "real" if domain == "non-negative" and bool((self.output_scale.offset < 0).any()) else domain
+
+    def start_output(self, mean: Tensor, deviation: Tensor, lowest: Tensor, highest: Tensor) -> None:
+        """Start the output at each neuron's own size; a `Fitter` calls it before the first epoch.
+
+        Parameters
+        ----------
+        mean, deviation, lowest, highest : Tensor
+            (N,) mean, standard deviation, minimum and maximum of the PSTHs of the training clips.
+        """
+        start_output(self.output_scale, self.readout, mean, deviation, lowest, highest)
 
     def count_trainable_params(self) -> int:
         """Return the number of trainable parameters."""

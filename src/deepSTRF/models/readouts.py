@@ -1,6 +1,8 @@
-"""Readouts: from shared features to one prediction per neuron, the last of the four slots."""
+"""Readouts: from shared features to one prediction per neuron, and the scale of that prediction."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +13,19 @@ from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State, init_slot_state, step_slot
 from deepSTRF.registry import ACTIVATIONS
 
-__all__ = ["LinearReadout", "STRFReadout", "activation_domain"]
+__all__ = ["LinearReadout", "OutputScale", "STRFReadout", "activation_domain", "start_output"]
 
 #: Drives at which the sign of an output activation is looked at: dense around 0, up to 10,000.
 _DRIVES = torch.cat([torch.logspace(-3, 4, 141).neg(), torch.zeros(1), torch.logspace(-3, 4, 141)])
+#: Correlation that a first prediction may reach; least squares gives it that share of a neuron's deviation.
+EXPECTED_CORRELATION = 0.5
+#: Responses whose minimum is this many deviations above zero are no rates with a silent state.
+FAR_FROM_ZERO = 3.0
+#: Range of a bounded output above the largest response in the training clips.
+HEADROOM = 1.5
+#: Drives at which an activation is looked at, and the part of its steepest slope below which it is flat:
+#: learning would hardly move a neuron that starts there.
+WIDEST_DRIVE, N_DRIVES, LEAST_SLOPE = 20.0, 8001, 0.1
 
 
 class STRFReadout(nn.Module, Configurable):
@@ -267,3 +278,120 @@ def activation_domain(activation: nn.Module, num_features: int) -> str:
     finally:
         for part, training in flags:
             part.training = training
+
+
+# ---- The scale of a prediction: spikes per bin, microvolt or volt, while a model's own numbers are near 1
+
+
+class OutputScale(nn.Module, Configurable):
+    """Scale and offset of each neuron's prediction, ``offset + scale * x``: the unit of its responses.
+
+    Both are buffers, saved with the model and without gradient: 1 and 0 until a fit starts them at the
+    neuron's own statistics on the training clips (`start_output`). A state without them, as of an earlier
+    version or package, is one in the unit of the responses.
+    """
+
+    scale: Tensor  # (N,) in the unit of the responses
+    offset: Tensor
+    _started: Tensor
+
+    def __init__(self, out_neurons: int) -> None:
+        super().__init__()
+        self.out_neurons = check_positive_int("out_neurons", out_neurons)
+        self.register_buffer("scale", torch.ones(self.out_neurons))
+        self.register_buffer("offset", torch.zeros(self.out_neurons))
+        self.register_buffer("_started", torch.tensor(False))
+
+    @property
+    def started(self) -> bool:
+        """Whether scale and offset were measured, loaded, or declared right as they are."""
+        return bool(self._started)
+
+    @torch.no_grad()
+    def start(self, scale: Tensor | float = 1.0, offset: Tensor | float = 0.0) -> None:
+        """Set scale and offset, numbers or (N,); a fit then leaves them as they are."""
+        self.scale.copy_(torch.as_tensor(scale))
+        self.offset.copy_(torch.as_tensor(offset))
+        self._started.fill_(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, 1, T) to the unit of the responses."""
+        return torch.addcmul(self.offset.view(-1, 1, 1), x, self.scale.view(-1, 1, 1))
+
+    def convert_public_state(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        """Complete a state that lacks the stage, as those of earlier versions and packages do."""
+        if prefix + "scale" in state:
+            return state
+        floating = (value for value in state.values() if value.is_floating_point())
+        ones = torch.ones_like(self.scale, dtype=next(floating, self.scale).dtype)  # one precision stays one
+        own = {"scale": ones, "offset": torch.zeros_like(ones), "_started": torch.ones_like(self._started)}
+        return {**state, **{prefix + name: value for name, value in own.items()}}
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(self.convert_public_state(state_dict, prefix), prefix, *args)
+
+
+@torch.no_grad()
+def start_output(
+    stage: OutputScale, readout: nn.Module, mean: Tensor, deviation: Tensor, lowest: Tensor, highest: Tensor
+) -> None:
+    """Start an output at each neuron's mean, deviation, minimum and maximum (N,) over its training PSTHs.
+
+    Without a nonlinearity the prediction is ``mean + 0.5 deviation x``. What a non-negative one gives for a
+    drive of zero becomes the mean: above zero, or above the minimum where that is negative or far from zero.
+    A bounded one without parameters is stretched over the range of the responses, and the last bias starts at
+    the mean.
+    """
+    known = deviation.isfinite() & (deviation > 0)
+    typical = float(deviation[known].median()) if bool(known.any()) else 1.0
+    deviation = torch.where(known, deviation, typical)  # a silent neuron, or one that was not recorded
+    mean, lowest, highest = (torch.where(value.isfinite(), value, 0.0) for value in (mean, lowest, highest))
+    activation = getattr(readout, "activation", None)
+    if type(activation) is nn.Identity:
+        stage.start(EXPECTED_CORRELATION * deviation, mean)
+        return
+    floor = torch.where((lowest < 0) | (lowest > FAR_FROM_ZERO * deviation), lowest, 0.0)
+    if not isinstance(activation, nn.Module):  # a readout of the user's: any sign of output is possible
+        stage.start(deviation, floor)
+        return
+    _, outputs = _curve(activation, stage.out_neurons)
+    at_rest, signed = outputs[len(outputs) // 2], (outputs < 0).any(0)
+    if any(True for _ in activation.parameters()) or bool(outputs[[0, -1]].abs().amax() > 1.0):
+        above = ~signed & (at_rest > 0) & (mean > floor)
+        scale = torch.where(above, (mean - floor) / at_rest, deviation)
+        stage.start(scale, torch.where(signed, mean - scale * at_rest, floor))
+        return
+    offset = torch.where(signed, mean, floor)
+    reach = torch.maximum(highest - offset, offset - lowest)
+    scale = torch.where(reach > 0, HEADROOM * reach / outputs.abs().amax(0), deviation)
+    stage.start(scale, offset)
+    bias = _last_bias(readout)
+    if bias is not None:
+        bias.copy_(_drive_for((mean - offset) / scale, activation).to(bias).view_as(bias))
+
+
+def _curve(activation: nn.Module, n_neurons: int) -> tuple[Tensor, Tensor]:
+    """Drives (K,) and what an activation makes of them for each neuron (K, N), on the CPU."""
+    like = next(activation.parameters(), torch.zeros(()))
+    drive = torch.linspace(-WIDEST_DRIVE, WIDEST_DRIVE, N_DRIVES, dtype=like.dtype, device=like.device)
+    outputs: Tensor = activation(drive.view(1, -1, 1).repeat(1, 1, n_neurons))
+    return drive.cpu().double(), outputs[0].cpu().double()
+
+
+def _drive_for(wanted: Tensor, activation: nn.Module) -> Tensor:
+    """Drives (N,) whose outputs come closest to those wanted, where the activation is not flat."""
+    drive, outputs = _curve(activation, wanted.numel())
+    slope = outputs.diff(dim=0).abs()
+    error = torch.where(slope >= LEAST_SLOPE * slope.amax(0), (outputs[1:] - wanted).abs(), torch.inf)
+    return drive[1:][error.argmin(dim=0)]
+
+
+def _last_bias(readout: nn.Module) -> nn.Parameter | None:
+    """The bias per neuron in front of an output activation."""
+    last: nn.Module = readout
+    if isinstance(readout, STRFReadout):
+        last = readout.bn if readout.norm == "batch" else readout.strf.kernel
+    elif isinstance(readout, LinearReadout):
+        last = readout.fc[-1] if isinstance(readout.fc, nn.Sequential) else readout.fc
+    bias = getattr(last, "bias", None)
+    return bias if isinstance(bias, nn.Parameter) else None

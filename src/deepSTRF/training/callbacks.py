@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -26,6 +27,7 @@ from deepSTRF._files import save_or_warn, save_tensors
 from deepSTRF.training.data import Batch, BatchSource, ClipLoader, read_loader
 from deepSTRF.training.objective import (
     Loss,
+    LossTraits,
     check_batch_domains,
     check_objective,
     loss_domains,
@@ -83,6 +85,8 @@ class FitterLike(Protocol):
     best_weights: BestWeights
     per_neuron: PerNeuronBest | None
     should_stop: bool
+    loss_factor: float
+    traits: LossTraits
 
     @property
     def best_epoch(self) -> int | None:
@@ -455,6 +459,62 @@ def measure_bands(model: nn.Module, source: BatchSource) -> None:
                 model.measure_bands(source.stimuli(), source.spectrograms())  # type: ignore[operator]
         except (ValueError, TypeError, LookupError, AttributeError):
             model.band_std = None  # type: ignore[assignment]
+
+
+class OutputStart(Callback):
+    """Start of the output at each neuron's scale and offset on the training clips, and the unit of the loss.
+
+    Losses whose predictions are in the unit of the responses state with which power of it they grow
+    (``unit_degree``). The loss that is minimised is divided by that power of the responses' size: the
+    optimizer's own small numbers, the learning rate of plain gradient descent and the limit of the gradient
+    then do not depend on the unit.
+    """
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Measure the PSTHs of the training clips; an output that was started before is left alone."""
+        fitter.loss_factor = 1.0
+        degree = fitter.traits.unit_degree
+        if degree is None:
+            return
+        moments = _moments(fitter.train_source.psths())
+        if moments is None:
+            return
+        mean, deviation, lowest, highest = moments
+        varies = deviation > 0
+        if degree and bool(varies.any()):
+            size = float(deviation[varies].square().mean().sqrt())
+            fitter.loss_factor = 2.0 ** round(-degree * math.log2(size))  # exact in binary numbers
+        stage = getattr(fitter.model, "output_scale", None)
+        if stage is None or stage.started or stage.out_neurons != len(mean):
+            return  # of another number of neurons: the first prediction says so
+        if fitter.traits.log_input:
+            stage.start(1.0, torch.where(mean > 0, mean, 1.0).log())
+        else:
+            fitter.model.start_output(mean, deviation, lowest, highest)  # type: ignore[operator]
+
+
+def _moments(psths: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Mean, deviation, minimum and maximum (N,) of PSTHs (N, T) over valid bins; None without a clip."""
+    clips = iter(psths)
+    first = next(clips, None)
+    if first is None:
+        return None
+    lowest = torch.full((len(first),), torch.inf, dtype=torch.float64)
+    highest, (count, total, squares) = -lowest, torch.zeros(3, len(first), dtype=torch.float64)
+    around = first.cpu().double().nanmean(1).nan_to_num()  # squares of responses far from zero would cancel
+    for psth in itertools.chain([first], clips):
+        values = psth.detach().cpu().double()
+        valid = ~values.isnan()
+        deviation = torch.where(valid, values - around[:, None], 0.0)
+        count += valid.sum(1)
+        total += deviation.sum(1)
+        squares += deviation.square().sum(1)
+        lowest = torch.minimum(lowest, torch.where(valid, values, torch.inf).amin(1))
+        highest = torch.maximum(highest, torch.where(valid, values, -torch.inf).amax(1))
+    shift = total / count
+    # a neuron that never varies has a variance of rounding noise only
+    variance = squares / count - shift.square()
+    return around + shift, torch.where(highest > lowest, variance.clamp(min=0).sqrt(), 0.0), lowest, highest
 
 
 #: Advice on parameters that nothing trains, where the model has none of its own (``untrained_advice``).

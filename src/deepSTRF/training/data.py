@@ -252,6 +252,10 @@ class BatchSource(Protocol):
         """Spectrograms (1, F, T) of `stimuli` from a cache; None where there is none."""
         ...
 
+    def psths(self) -> Iterator[Tensor]:
+        """Every clip's PSTH once, (N, T) without the warm-up; NaN where nothing was recorded."""
+        ...
+
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets, where they can be read."""
         ...
@@ -469,6 +473,10 @@ class DirectSource:
             None if feed is None else (self._spectrograms((clip,), feed) for clip in self._clips.one_pass())
         )
 
+    def psths(self) -> Iterator[Tensor]:
+        """Every clip's PSTH once."""
+        return (psth(self._store.target(clip)[0])[:, 0] for clip in self._clips.one_pass())
+
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets."""
         digest = hashlib.sha256()
@@ -547,6 +555,18 @@ class LoaderSource:
 
     def spectrograms(self) -> None:
         """None: nothing is kept."""
+
+    def psths(self) -> Iterator[Tensor]:
+        """Every item's PSTH once, read from the loader's data set; none where it can only be iterated."""
+        dataset: Any = self._loader.dataset
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            return
+        for index in range(len(dataset)):
+            item = dataset[index]
+            if not isinstance(item, Mapping) or "responses" not in item:
+                return
+            responses = neural_collate([dict(item)])["responses"][0, :, :, self._skip :]
+            yield psth(responses.to(self._settings.device, self._settings.dtype))[:, 0]
 
     def describe(self) -> str:
         """Nothing can be read without iterating the loader."""

@@ -32,6 +32,7 @@ from deepSTRF.training.callbacks import (
     FitterLike,
     LogFunction,
     NonFiniteGuard,
+    OutputStart,
     PerNeuronBest,
     ProgressBar,
     Standardization,
@@ -250,6 +251,7 @@ class Fitter:
         self.batch: Batch | None = None
         self.data_path: dict[str, str] = {}
         self.should_stop = False
+        self.loss_factor = 1.0
         self._own_loss = objective == "auto" and owns_loss(self.model)
         self._params: Tensor | None = None
         self._autocast_dtype = _check_precision(precision, self.device)
@@ -265,6 +267,7 @@ class Fitter:
         self._resume = None if state_path is None else ResumeState(state_path, self)
         self.callbacks: list[Callback] = [
             Standardization(),
+            OutputStart(),
             UntrainedParameters(),
             DomainGuard(self._guarded_loss()),
             NonFiniteGuard(),
@@ -330,7 +333,7 @@ class Fitter:
                 )
             params = self._params[..., -pred.shape[-1] :].to(pred.dtype)  # without the warm-up
             return self.loss_fn(params, responses, reduction="none")
-        if self._traits.per_neuron:
+        if self.traits.per_neuron:
             return self.loss_fn(pred, responses, reduction="none")
         return self.loss_fn(pred, responses)
 
@@ -493,7 +496,7 @@ class Fitter:
                 "the loss does not depend on any trainable parameter: forward (or compute_loss) detaches its "
                 "result, runs under torch.no_grad(), or goes through NumPy"
             )
-        self.scaler.scale(total).backward()  # type: ignore[no-untyped-call]
+        self.scaler.scale(self.loss_factor * total).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         limit = self.grad_clip if self.grad_clip is not None else torch.inf
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -533,10 +536,10 @@ class Fitter:
         return (train if self.track_train_metrics else None), val
 
     def _source(self, loader: DataLoader[Any], budget: ByteBudget) -> BatchSource:
-        self._traits = self._read_traits()
+        self.traits = self._read_traits()
         dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         settings = FeedSettings(
-            self.device, dtype, self._traits.accepts_psth, self._traits.counts_repeats, self.warmup_ms
+            self.device, dtype, self.traits.accepts_psth, self.traits.counts_repeats, self.warmup_ms
         )
         front_end = getattr(self.model, "wav2spec", nn.Identity())
         own_forward = type(self).predict_batch is not Fitter.predict_batch  # it expects stimuli
@@ -550,7 +553,7 @@ class Fitter:
             return LossTraits(accepts_psth=False, per_neuron=True, counts_repeats=False)
         traits = loss_traits(self.loss_fn)
         if type(self).compute_loss is not Fitter.compute_loss:  # somebody's own loss: give it all there is
-            traits = dataclasses.replace(traits, accepts_psth=False)
+            traits = dataclasses.replace(traits, accepts_psth=False, unit_degree=None)
         return traits
 
     def _guarded_loss(self) -> Callable[..., Tensor] | None:

@@ -179,13 +179,16 @@ class LossTraits:
     accepts_psth: bool  # same value on a PSTH (B, N, 1, T) as on the repeats behind it: it is computed once
     per_neuron: bool  # ``reduction="none"`` gives one value per neuron, (N,)
     counts_repeats: bool  # a neuron's loss is a mean over bins and repeats, not over bins
+    unit_degree: int | None = None  # power of the responses' unit with which it grows; None: not known
+    log_input: bool = False  # predictions are logarithms of rates
 
 
 def loss_traits(loss_fn: Loss) -> LossTraits:
     """Read a loss function's traits from its attributes and arguments.
 
     A function of your own is called as ``loss_fn(pred, responses)`` and returns a scalar or (N,); set
-    ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs.
+    ``my_loss.accepts_psth = True`` on it when the PSTH is all it needs, and ``my_loss.unit_degree`` when it
+    compares both in one unit.
     """
     if not callable(loss_fn):
         raise TypeError(f"loss_fn must be callable as loss_fn(pred, responses), got {type(loss_fn).__name__}")
@@ -203,6 +206,8 @@ def loss_traits(loss_fn: Loss) -> LossTraits:
         # Only the losses that declare themselves are known to give (N,): torch's own give one value per bin.
         per_neuron=declared is not None and "reduction" in parameters and "reduction" not in keywords,
         counts_repeats=by_repeats,
+        unit_degree=getattr(loss_fn, "unit_degree", getattr(base, "unit_degree", None)),
+        log_input=bool(keywords.get("log_input")),
     )
 
 

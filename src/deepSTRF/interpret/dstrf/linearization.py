@@ -20,14 +20,14 @@ from deepSTRF.interpret.dstrf.target import Estimator, Target, agree
 from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import BandStandardizer
-from deepSTRF.models.readouts import LinearReadout, STRFReadout
+from deepSTRF.models.readouts import LinearReadout, OutputScale, STRFReadout
 
 #: Elementwise modules: the derivative of their summed output is their slope. BatchNorm is, in eval mode.
 ELEMENTWISE = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh,
     nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.LogSigmoid, nn.Threshold,
     nn.Softshrink, nn.Hardshrink, nn.Tanhshrink, nn.PReLU, nn.BatchNorm1d, nn.BatchNorm2d, BandStandardizer,
-    ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus,
+    ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus, OutputScale,
 )  # fmt: skip
 #: Modules that do nothing in eval mode.
 IDLE = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)

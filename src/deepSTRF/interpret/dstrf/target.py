@@ -148,8 +148,9 @@ class Target:
         model = self.model
         if not isinstance(model, NeuralModel):
             return [model], self.frames
-        slots = (getattr(model, "standardizer", None), model.prefiltering, model.core, model.readout)
-        return [part for part in slots if part is not None], self.frames
+        slots = (model.prefiltering, model.core, model.readout, model.output_scale)
+        standardizer = getattr(model, "standardizer", None)
+        return [*([] if standardizer is None else [standardizer]), *slots], self.frames
 
     def _checked(self, y: Tensor, frames: Tensor) -> Tensor:
         batch, length = frames.shape[0], frames.shape[-1]

@@ -186,7 +186,8 @@ class ICNet(AudioEncodingModel):
         ValueError
             For a waveform or times of another shape.
         """
-        return self.readout.parameters_of(self.spectrogram(x), time_hours)
+        params = self.readout.parameters_of(self.spectrogram(x), time_hours)
+        return self.output_scale(params) if self.readout.head == "poisson" else params
 
     def expected_counts(self, params: Tensor) -> Tensor:
         """Return the expected spikes per bin (B, N, 1, T) of what `forward_params` gave.
@@ -585,6 +586,7 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
         bound = 1.0 / math.sqrt(self.in_features)  # as in nn.Linear
         self.weight = nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(shape[:2]).uniform_(-bound, bound))
+        self.activation = nn.Softplus() if head == "poisson" else nn.Identity()
         if self.time_input:
             self.gate_weight = nn.Parameter(torch.zeros(len(sizes), self.in_features))
             self.gate_bias = nn.Parameter(torch.zeros(len(sizes), self.in_features))
@@ -608,7 +610,7 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
             biases = torch.split(self.bias, self.neurons_per_recording)
             recordings = zip(self._gains(frames, time_hours), weights, biases, strict=True)
             drive = torch.cat([_affine(frames * gain, *affine) for gain, *affine in recordings], dim=1)
-        return functional.softplus(drive) if self.head == "poisson" else drive
+        return self.activation(drive)  # type: ignore[no-any-return]
 
     def expected_counts(self, parameters: Tensor) -> Tensor:
         """Map what `parameters_of` returns to expected spike counts (B, N, 1, T)."""

@@ -111,8 +111,8 @@ class Linear(AudioEncodingModel):
         polarity : {None, "ON", "OFF", 0, 1}
             Channel of an ON/OFF prefilter; None is the first.
         folded : bool
-            Whether to fold in the gains of batch normalisation (eval mode) and input standardisation: weights
-            on the spectrogram in units of the drive. Else the convolution kernel.
+            Whether to fold in the gains of batch normalisation (eval mode), input standardisation and output
+            scale: weights from the spectrogram to the unit of the responses. Else the convolution kernel.
         unit : {None, "sd", "raw"}
             Per standard deviation of each band of the training sounds (0 for one without variance), or per
             unit of the spectrogram (not folded: the kernel as it is stored). None is "sd" for a fitted model,
@@ -130,6 +130,8 @@ class Linear(AudioEncodingModel):
             standardisation before a (nonlinear) prefilter.
         """
         weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
+        if folded:
+            weight = weight * self.output_scale.scale.detach().cpu().view(-1, 1, 1)
         return self._kernel_in_unit(weight, folded, unit)
 
     def STRFs(
