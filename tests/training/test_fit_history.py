@@ -13,7 +13,7 @@ from deepSTRF._files import json_safe  # inner: tested by itself
 from deepSTRF.training import history_rows, mean_score
 
 # how a history is stored and written is not public
-from deepSTRF.training.history import pack_history, summarise, unpack_history
+from deepSTRF.training.objective import pack_history, summarise, unpack_history
 
 NAN = float("nan")
 

@@ -42,8 +42,7 @@ from deepSTRF.training.fitter import (
     check_callback_factory,
     check_fitter_arguments,
 )
-from deepSTRF.training.history import history_rows
-from deepSTRF.training.objective import check_objective, choose_objective, mode_of
+from deepSTRF.training.objective import check_objective, choose_objective, history_rows, mode_of
 from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
 from deepSTRF.training.resume import function_name, model_signature
 from deepSTRF.training.seeds import seeded

@@ -124,6 +124,8 @@ def is_closed_form(model: str) -> bool:
 
 def _is_file(config: ExperimentConfig) -> bool:
     name = config.dataset
+    if name in DATASETS:
+        return Path(name).is_file()
     return name.lower().endswith(DATASET_SUFFIX) or Path(name).is_file() or advice_on(name) is not None
 
 

@@ -50,8 +50,7 @@ from deepSTRF.experiments.run_folder import (
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
 from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
-from deepSTRF.training.history import history_rows
-from deepSTRF.training.objective import owns_loss
+from deepSTRF.training.objective import history_rows, owns_loss
 from deepSTRF.training.optimization import adamw
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.seeds import seeded

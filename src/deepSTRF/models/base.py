@@ -21,11 +21,11 @@ from deepSTRF._moved import earlier_keywords, rename_keywords
 from deepSTRF._validation import check_choice, check_dtype, check_flag, check_positive_int, check_tensor
 from deepSTRF.dsp.filters import LongTermSpectrum
 from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
-from deepSTRF.models.fitted_on import FittedOn
+from deepSTRF.models.fitted_on import FittedOn, band_moments
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
-from deepSTRF.models.norms import BandStandardizer, band_moments
+from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating, predict_clips
 from deepSTRF.models.readouts import OutputScale, start_output
 from deepSTRF.models.streaming import Device, DType, State, check_state, init_slot_state, step_slot

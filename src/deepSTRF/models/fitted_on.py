@@ -12,11 +12,19 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deepSTRF._validation import first_names
 
-__all__ = ["FittedOn", "check_response_unit", "check_views", "matching_outputs", "remember_fit"]
+__all__ = [
+    "FittedOn",
+    "band_moments",
+    "check_response_unit",
+    "check_views",
+    "matching_outputs",
+    "remember_fit",
+]
 
 #: Bin widths and rates that differ by less are the same but for rounding; single precision for frequencies.
 RELATIVE, RELATIVE_HZ = 1e-9, 1e-6
@@ -26,6 +34,8 @@ INVENTED = re.compile(r"neuron(\d{3,})")
 STIMULI = ("audio_fs", "hop", "n_bands", "frequencies_hz", "level", "standardized")
 #: Unit of responses that state none; it is not compared.
 UNSTATED = "arbitrary units"
+#: A standard deviation below this fraction of the mean is rounding noise of a constant band.
+RELATIVE_NOISE = 1e-7
 #: How to go on all the same.
 SWITCH_OFF = "model.fitted_on = None switches this check off"
 
@@ -377,3 +387,41 @@ def check_views(views: Sequence[Any], names: Sequence[str]) -> None:
     first = FittedOn(**_facts(views[0]))
     for view, name in zip(views[1:], names[1:], strict=True):
         first.check_same(view, name, f"{names[0]} has")
+
+
+# ---- Statistics of the bands
+
+
+def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, Tensor]:
+    """Mean and (population) standard deviation (F,) of each band over all frames (..., F, T), in float64.
+
+    The deviation of a constant band is 0.
+    """
+    count = 0
+    mean, squares = (torch.zeros(n_bands, dtype=torch.float64) for _ in range(2))
+    for index, clip in enumerate(spectrograms):
+        frames = _band_frames(clip, index, n_bands)
+        n = frames.shape[0]
+        if n == 0:
+            continue
+        clip_mean = frames.mean(0)
+        shift = clip_mean - mean
+        # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
+        squares += ((frames - clip_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
+        mean += shift * (n / (count + n))
+        count += n
+    if count == 0:
+        raise ValueError("cannot standardise from no frames: give at least one training clip")
+    std = (squares / count).sqrt()
+    std[std <= RELATIVE_NOISE * mean.abs()] = 0.0
+    return mean, std
+
+
+def _band_frames(clip: Tensor, index: int, n_bands: int) -> Tensor:
+    """Frames (T, F) of a clip (..., F, T), checked."""
+    if clip.ndim < 2 or clip.shape[-2] != n_bands:
+        raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
+    frames = clip.detach().to("cpu", torch.float64).transpose(-1, -2).reshape(-1, n_bands)
+    if not bool(torch.isfinite(frames).all()):
+        raise ValueError(f"clip {index} holds values that are not finite; remove them before standardising")
+    return frames

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_positive_int
 from deepSTRF.models.configurable import Configurable
+from deepSTRF.models.fitted_on import band_moments
 from deepSTRF.models.streaming import FramewiseMixin
 
 __all__ = ["BandStandardizer", "CausalLayerNorm"]
@@ -65,45 +66,6 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
         if self.dim % x.ndim == x.ndim - 1:
             raise ValueError(f"dim={self.dim} is the time axis of an input of shape {tuple(x.shape)}")
         return self.ln(x.transpose(self.dim, -1)).transpose(self.dim, -1)  # type: ignore[no-any-return]
-
-
-#: A standard deviation below this fraction of the mean is rounding noise of a constant band.
-RELATIVE_NOISE = 1e-7
-
-
-def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, Tensor]:
-    """Mean and (population) standard deviation (F,) of each band over all frames (..., F, T), in float64.
-
-    The deviation of a constant band is 0.
-    """
-    count = 0
-    mean, squares = (torch.zeros(n_bands, dtype=torch.float64) for _ in range(2))
-    for index, clip in enumerate(spectrograms):
-        frames = _band_frames(clip, index, n_bands)
-        n = frames.shape[0]
-        if n == 0:
-            continue
-        clip_mean = frames.mean(0)
-        shift = clip_mean - mean
-        # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
-        squares += ((frames - clip_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
-        mean += shift * (n / (count + n))
-        count += n
-    if count == 0:
-        raise ValueError("cannot standardise from no frames: give at least one training clip")
-    std = (squares / count).sqrt()
-    std[std <= RELATIVE_NOISE * mean.abs()] = 0.0
-    return mean, std
-
-
-def _band_frames(clip: Tensor, index: int, n_bands: int) -> Tensor:
-    """Frames (T, F) of a clip (..., F, T), checked."""
-    if clip.ndim < 2 or clip.shape[-2] != n_bands:
-        raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
-    frames = clip.detach().to("cpu", torch.float64).transpose(-1, -2).reshape(-1, n_bands)
-    if not bool(torch.isfinite(frames).all()):
-        raise ValueError(f"clip {index} holds values that are not finite; remove them before standardising")
-    return frames
 
 
 class BandStandardizer(FramewiseMixin, nn.Module, Configurable):

@@ -9,7 +9,6 @@ from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
 from deepSTRF.training.evaluation import ScoreTable, score_model, score_predictions
 from deepSTRF.training.fitter import Fitter
-from deepSTRF.training.history import history_rows
 from deepSTRF.training.loggers import (
     TensorBoardSeedLogger,
     WandbSeedLogger,
@@ -17,7 +16,7 @@ from deepSTRF.training.loggers import (
     make_wandb_logger_factory,
 )
 from deepSTRF.training.multi_seed import fit_multi_seed
-from deepSTRF.training.objective import MeanScore, mean_score
+from deepSTRF.training.objective import MeanScore, history_rows, mean_score
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.resume import StateMismatchError
 from deepSTRF.training.run_config import auto_config, slug_from_config

@@ -33,7 +33,6 @@ from deepSTRF.training.objective import (
     loss_domains,
     mean_score,
 )
-from deepSTRF.training.seeds import preserved_random_state
 
 __all__ = [
     "BestWeights",
@@ -455,8 +454,7 @@ def measure_bands(model: nn.Module, source: BatchSource) -> None:
     """Measure the deviations of a model's bands; unknown where the clips cannot be read one by one."""
     if hasattr(model, "measure_bands"):
         try:
-            with preserved_random_state():  # clips of a data set of the user's own may draw random numbers
-                model.measure_bands(source.stimuli(), source.spectrograms())  # type: ignore[operator]
+            model.measure_bands(source.stimuli(), source.spectrograms())  # type: ignore[operator]
         except (ValueError, TypeError, LookupError, AttributeError):
             model.band_std = None  # type: ignore[assignment]
 

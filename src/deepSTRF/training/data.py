@@ -16,7 +16,17 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, default_collate, default_convert
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    default_collate,
+    default_convert,
+)
 
 from deepSTRF._validation import check_not_empty
 from deepSTRF.datasets import NeuralDataset, neural_collate
@@ -142,6 +152,15 @@ class ClipLoader:
 
     def one_pass(self) -> tuple[int, ...]:
         """Return the distinct clips of one pass, in ascending order, leaving every random state as it was."""
+        batches, sampler = self.loader.batch_sampler, self.loader.sampler
+        whole = type(sampler) is SequentialSampler or (
+            isinstance(sampler, RandomSampler)
+            and not sampler.replacement
+            and sampler.num_samples == len(self.clips)
+        )
+        # every clip: nothing is drawn to find that out
+        if whole and type(batches) is BatchSampler and batches.sampler is sampler and not batches.drop_last:
+            return tuple(sorted(set(self.clips)))
         with preserved_random_state(generators_of(self.loader)):
             return tuple(sorted({clip for batch in self for clip in batch}))
 
@@ -551,7 +570,14 @@ class LoaderSource:
                 "the model has standardize=True and the training data can only be iterated; measure the "
                 "standardisation before the fit with model.fit_standardization(stimuli)"
             )
-        return (dataset[item]["stims"] for item in range(len(dataset)))
+        return (item["stims"] for item in self._items(dataset))
+
+    def _items(self, dataset: Any) -> Iterator[Any]:
+        """Every item once; a data set of the user's own may draw random numbers for it."""
+        for index in range(len(dataset)):
+            with preserved_random_state(generators_of(self._loader)):
+                item = dataset[index]
+            yield item
 
     def spectrograms(self) -> None:
         """None: nothing is kept."""
@@ -561,8 +587,7 @@ class LoaderSource:
         dataset: Any = self._loader.dataset
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             return
-        for index in range(len(dataset)):
-            item = dataset[index]
+        for item in self._items(dataset):
             if not isinstance(item, Mapping) or "responses" not in item:
                 return
             responses = neural_collate([dict(item)])["responses"][0, :, :, self._skip :]

@@ -136,7 +136,7 @@ class Fitter:
         Stepped once per epoch; ``ReduceLROnPlateau`` is given the monitored score. A function is called with
         the optimiser and returns one.
     grad_clip : float, optional
-        Largest norm of the gradient.
+        Largest norm of the gradient of the loss in a unit of its own size (`OutputStart`).
     precision : str
         'float32', 'bf16' or (CUDA only) 'fp16': type of the forward pass; parameters and loss stay in
         float32.

@@ -23,8 +23,7 @@ from torch import Tensor
 from deepSTRF._files import json_safe
 from deepSTRF._optional import require
 from deepSTRF.training.callbacks import Callback, FitterLike
-from deepSTRF.training.history import SUMMARY_QUANTILES, summarise
-from deepSTRF.training.objective import mean_score
+from deepSTRF.training.objective import SUMMARY_QUANTILES, mean_score, summarise
 from deepSTRF.training.run_config import path_safe
 
 __all__ = [

@@ -21,8 +21,7 @@ from deepSTRF._files import save_tensors, write_json
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
 from deepSTRF.training.fitter import Fitter, build_fit, check_fitter_arguments
-from deepSTRF.training.history import summarise
-from deepSTRF.training.objective import mean_score, mode_of
+from deepSTRF.training.objective import mean_score, mode_of, summarise
 from deepSTRF.training.seeds import seeded
 
 __all__ = ["fit_multi_seed"]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._files import json_safe
 from deepSTRF.datasets.responses import ROUNDING
 from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef
 from deepSTRF.registry import LOSSES, METRICS
@@ -34,6 +35,7 @@ __all__ = [
     "check_batch_domains",
     "check_objective",
     "choose_objective",
+    "history_rows",
     "loss_domains",
     "loss_traits",
     "make_scores",
@@ -43,6 +45,9 @@ __all__ = [
     "monitor_mode",
     "objective_conflict",
     "owns_loss",
+    "pack_history",
+    "summarise",
+    "unpack_history",
 ]
 
 #: A loss: (pred (B,N,1,T), responses (B,N,1 or R,T)) -> a scalar, or one value per neuron (N,).
@@ -466,3 +471,86 @@ class CallableScores:
                 scalar = not isinstance(value, Tensor) or value.dim() == 0
                 scores[name] = float(value) if scalar else value.detach().cpu()
         return scores
+
+
+# ---- records of epochs: rows of means, compact storage, values that JSON can hold
+
+#: Quantiles that stand for a vector over neurons where a single line must do.
+SUMMARY_QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+
+def summarise(value: float | Tensor) -> Any:
+    """Return a score for JSON: a vector over neurons as its mean, number of values and quantiles."""
+    if not isinstance(value, Tensor):
+        return json_safe(value)
+    if value.dim() == 0:
+        return json_safe(float(value))
+    score = mean_score(value)
+    numbers = value.detach().flatten().double()
+    numbers = numbers[~numbers.isnan()]
+    summary: dict[str, Any] = {"mean": score.mean, "n_valid": score.n}
+    for name, quantile in SUMMARY_QUANTILES.items():
+        summary[name] = float(numbers.quantile(quantile)) if score.n else None
+    return json_safe(summary)
+
+
+def history_rows(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a fit's history with every per-neuron vector replaced by its mean: rows for a CSV or a plot.
+
+    Parameters
+    ----------
+    history : list of dict
+        What ``Fitter.fit`` returned.
+
+    Returns
+    -------
+    list of dict
+        One flat dictionary of numbers per epoch; a vector ``k`` with NaN in it also gives ``k_n_nan``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> history_rows([{"epoch": 0, "val_cc": torch.tensor([0.25, 0.75, float("nan")])}])
+    [{'epoch': 0, 'val_cc': 0.5, 'val_cc_n_nan': 1}]
+    """
+    rows = []
+    for record in history:
+        row: dict[str, Any] = {}
+        for key, value in record.items():
+            if not isinstance(value, Tensor):
+                row[key] = value
+                continue
+            score = mean_score(value)
+            row[key] = score.mean
+            if score.n_nan:
+                row[f"{key}_n_nan"] = score.n_nan
+        rows.append(row)
+    return rows
+
+
+def pack_history(history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a history as one entry per key, tensors of equal shape stacked: quick to save each epoch."""
+    keys = list(history[0]) if history else []
+    if any(list(record) != keys for record in history):
+        return {"records": [dict(record) for record in history]}
+    columns: dict[str, Any] = {}
+    for key in keys:
+        values = [record[key] for record in history]
+        alike = all(isinstance(v, Tensor) and v.shape == values[0].shape for v in values)
+        columns[key] = torch.stack(values) if alike else values
+    return {"columns": columns, "n": len(history)}
+
+
+def unpack_history(packed: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the list of epoch records from `pack_history`'s form."""
+    if "records" in packed:
+        return [dict(record) for record in packed["records"]]
+    columns, rows = packed["columns"], range(int(packed["n"]))
+    # A row of a stacked tensor is a view: clone() keeps only its own numbers alive.
+    return [
+        {
+            key: column[row].clone() if isinstance(column[row], Tensor) else column[row]
+            for key, column in columns.items()
+        }
+        for row in rows
+    ]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from deepSTRF._files import load_tensors, save_or_warn, save_tensors
 from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.data import HASH_LENGTH, generators_of
-from deepSTRF.training.history import pack_history, unpack_history
+from deepSTRF.training.objective import pack_history, unpack_history
 from deepSTRF.training.optimization import optimizer_facts
 from deepSTRF.training.seeds import random_state, set_random_state
 
