@@ -137,6 +137,25 @@ def test_a_second_fit_goes_on_and_a_saved_model_keeps_its_scale(tmp_path):
     torch.testing.assert_close(again.output_scale.scale, scale)
 
 
+def test_a_fitted_core_starts_anew_for_another_population(tmp_path):
+    model, _ = fitted(MODELS["statenet"], recording(300.0))
+    model.save_pretrained(tmp_path / "model")
+    with pytest.warns(UserWarning, match="output_scale"):
+        other = NeuralModel.from_pretrained(tmp_path / "model", extra_kwargs={"out_neurons": 2}, strict=False)
+    assert not other.output_scale.started
+    assert other.fitted_on is None or not other.fitted_on.neurons
+
+
+def test_a_frozen_readout_keeps_its_scale():
+    def frozen():
+        model = MODELS["statenet"]()
+        model.readout.requires_grad_(False)
+        return model
+
+    model, _ = fitted(frozen, recording(300.0))
+    assert not model.output_scale.started
+
+
 def test_a_state_of_an_earlier_version_predicts_what_it_did():
     model = MODELS["statenet"]()
     state = {k: v for k, v in model.state_dict().items() if not k.startswith("output_scale")}

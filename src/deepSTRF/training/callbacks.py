@@ -485,6 +485,9 @@ class OutputStart(Callback):
         stage = getattr(fitter.model, "output_scale", None)
         if stage is None or stage.started or stage.out_neurons != len(mean):
             return  # of another number of neurons: the first prediction says so
+        readout = list(fitter.model.readout.parameters())  # type: ignore[union-attr]
+        if readout and not any(parameter.requires_grad for parameter in readout):
+            return  # frozen as it is
         if fitter.traits.log_input:
             stage.start(1.0, torch.where(mean > 0, mean, 1.0).log())
         else:

@@ -260,8 +260,12 @@ def score_predictions(
         ``predict(clip)`` returns the predicted responses (N, T) to a clip, in the unit of the responses.
     dataset : DatasetLike
         Clips to score.
-    centring, n_bootstrap, warmup_ms
-        As in `score_model`.
+    centring : {"concat", "clip", "published"}
+        Of ``cc_norm``.
+    n_bootstrap : int
+        Resamples behind the interval of the noise ceiling.
+    warmup_ms : float
+        Onset of every clip that is left out.
 
     Returns
     -------

@@ -28,6 +28,7 @@ from deepSTRF.models.io.card import model_card as default_card
 from deepSTRF.models.io.encoding import decode, encode, encode_module, resolve_class
 from deepSTRF.models.io.legacy import check_fit, convert_public_state
 from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.readouts import OutputScale
 
 __all__ = ["CARD_FILE", "CONFIG_FILE", "METADATA_FILE", "WEIGHTS_FILE", "load_checkpoint", "save_checkpoint"]
 
@@ -45,7 +46,7 @@ _FORMAT = 1
 _PROBE_BINS = 60
 _INSTEAD = "Pass parts and settings to the constructor instead of exchanging or changing them later"
 #: Slots whose tensors belong to the neurons.
-_OUTPUT_SLOTS = ("readout.", "output.")
+_OUTPUT_SLOTS = ("readout.", "output_scale.")
 
 
 def save_checkpoint(
@@ -305,6 +306,8 @@ def load_checkpoint(
         state = _in_one_dtype(state)
     _match_dtypes(model, state)
     left = _load_state(model, state, strict, folder)
+    if "output_scale.scale" in left:  # another population: its scale is to be measured
+        model.output_scale._started.fill_(False)  # type: ignore[union-attr, operator]
     if _BANDS_KEY in config and len(config[_BANDS_KEY]) == getattr(model, "F", None):
         device, dtype = placement(model)
         model.band_std = torch.tensor(config[_BANDS_KEY], dtype=dtype, device=device)
@@ -400,21 +403,23 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder
             f"the weights in {folder} do not fit {type(model).__name__}: {error}\nstrict=False loads those "
             "that fit, and leaves the others as they are built"
         ) from error
-    unused = [name for name in state if name not in fitting and name not in result.missing_keys]
-    notes = [f"stays as built, to be fitted: {', '.join(result.missing_keys)}"] if result.missing_keys else []
+    ours = model.state_dict()
+    unfit = [name for name in state if name not in fitting]
+    left = list(dict.fromkeys([*result.missing_keys, *(name for name in unfit if name in ours)]))
+    unused = [name for name in unfit if name not in ours]
+    notes = [f"stays as built, to be fitted: {', '.join(left)}"] if left else []
     notes += [f"not used of the file: {', '.join(unused)}"] if unused else []
     if notes:
         warnings.warn(f"loading {folder} with strict=False; {'; '.join(notes)}", UserWarning, stacklevel=4)
-    return list(result.missing_keys)
+    return left
 
 
 def _fitting_part(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors whose name and shape fit; normalisation layers are loaded whole or not at all."""
+    """Tensors whose name and shape fit; normalisations and scales are loaded whole or not at all."""
     ours = model.state_dict()
     fits = {name: name in ours and ours[name].shape == tensor.shape for name, tensor in state.items()}
-    norms = tuple(
-        f"{name}." for name, part in model.named_modules() if isinstance(part, nn.modules.batchnorm._NormBase)
-    )
+    whole = (nn.modules.batchnorm._NormBase, OutputScale)
+    norms = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, whole))
     for norm in norms:
         inside = [name for name in fits if name.startswith(norm)]
         if not all(fits[name] for name in inside):
