@@ -68,7 +68,7 @@ def test_help_states_the_defaults_of_the_configuration(deepstrf, monkeypatch):
     flags = {
         "--dataset ": default.dataset,
         "--model ": default.model,
-        "--loss": default.loss,
+        "--loss": default.loss or "the model's own, else mse",
         "--epochs": default.epochs,
         "--patience": default.patience,
         "--lr": default.learning_rate,

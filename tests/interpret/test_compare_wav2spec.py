@@ -139,5 +139,7 @@ def test_utils_holds_two_names_and_loads_nothing_early():
     subprocess.run([sys.executable, "-c", code], check=True)
     import deepSTRF.utils
 
-    with pytest.raises(AttributeError, match="it holds compare_wav2spec_to_groundtruth, neural_collate"):
+    with pytest.raises(AttributeError, match=r"no attribute 'hanning_smoother'"):
+        _ = deepSTRF.utils.hanning_smoother
+    with pytest.raises(ImportError, match=r"hanning_smooth of deepSTRF 0\.1 is now"):
         _ = deepSTRF.utils.hanning_smooth

@@ -211,4 +211,5 @@ def test_jackknives(models, options, error, text) -> None:
 
 def test_the_options_of_a_jackknife_are_those_of_dstrf() -> None:
     known = set(inspect.signature(dstrf).parameters) - {"model", "stimulus"}
-    assert known == set(OPTIONS) | {"lags", "times", "sink", "budget_bytes"}
+    # files of a jackknife are raw: their product with the stimulus is the response
+    assert known == set(OPTIONS) | {"lags", "times", "sink", "budget_bytes", "unit"}

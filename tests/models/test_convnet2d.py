@@ -35,6 +35,7 @@ def test_names_of_public_checkpoints() -> None:
         *(f"core.{index}.ln.{part}" for index in (2, 5, 8) for part in ("weight", "bias")),
         *(f"readout.fc.{index}.{part}" for index in (0, 2) for part in ("weight", "bias")),
         "readout.activation._raw_beta", "readout.activation._raw_b",
+        "output_scale.scale", "output_scale.offset", "output_scale._started",
     }  # fmt: skip
 
 

@@ -37,6 +37,7 @@ def test_names_of_public_checkpoints() -> None:
     names = {
         "core.0.kernel.weight", "core.0.kernel.bias", "core.1.ln.weight", "core.1.ln.bias", "core.3.d",
         "readout.fc.weight", "readout.fc.bias",
+        "output_scale.scale", "output_scale.offset", "output_scale._started",
     }  # fmt: skip
     assert set(DNet().state_dict()) == names
     assert set(DNet(output_decay=True).state_dict()) == names | {"readout.decay.d"}

@@ -33,6 +33,7 @@ def test_names_of_public_checkpoints() -> None:
     assert set(NetworkReceptiveField().state_dict()) == {
         "core.0.kernel.weight", "core.0.kernel.bias", "core.1.ln.weight", "core.1.ln.bias",
         "readout.fc.weight", "readout.fc.bias", "readout.activation._raw_beta", "readout.activation._raw_b",
+        "output_scale.scale", "output_scale.offset", "output_scale._started",
     }  # fmt: skip
 
 

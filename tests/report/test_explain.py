@@ -348,10 +348,10 @@ def test_bars_are_drawn_on_stderr_and_only_when_wanted(capsys):
 
 @pytest.mark.parametrize("dt_ms", [5.0, 200.0, 2000.0])
 def test_parts_of_clips_hold_bins_however_long_a_bin_is(dt_ms):
-    from deepSTRF.report.explain.target import strongest_part  # inner: tested by itself
+    from deepSTRF.report.explain.target import part_length, strongest_part  # inner: tested by itself
 
     series = np.r_[np.zeros(300), np.ones(40), np.zeros(300)]
-    part = strongest_part(series, round(1000.0 / dt_ms))
-    assert part.stop - part.start == max(20, round(1000.0 / dt_ms))
+    part = strongest_part(series, part_length(1.0, dt_ms))
+    assert part.stop - part.start == max(10, round(1000.0 / dt_ms))
     assert series[part].sum() == min(40, part.stop - part.start)
-    assert strongest_part(np.ones(3), 0) == slice(0, 3)
+    assert strongest_part(np.ones(3), part_length(1.0, dt_ms)) == slice(0, 3)

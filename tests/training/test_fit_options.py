@@ -164,7 +164,7 @@ def test_per_cell_best_is_never_worse_on_validation_when_nothing_is_shared(kit, 
     for per_cell in (False, True):
         train, val = kit.loaders(ragged_recording)
         fitter = Fitter(
-            kit.linear(), train, val, optimizer=sgd(0.05), max_epochs=12, patience=12, seed=0,
+            kit.linear(), train, val, optimizer=sgd(0.5), max_epochs=12, patience=12, seed=0,
             track_per_cell_best=per_cell,
         )  # fmt: skip
         history = fitter.fit()

@@ -137,6 +137,8 @@ def check_energies(x: Tensor) -> None:
         return
     if torch.func.debug_unwrap(x) is not x or x.is_meta or not bool((x < 0).any()):
         return
+    if not bool(((x < 0) & x.isfinite()).any()):  # an infinite sample spoils its own frame and later ones
+        return
     raise ValueError(
         "PCEN needs energies, which are not negative; the lowest level given is "
         f"{float(x.nan_to_num().min()):g}. Give it amplitudes or powers without a logarithm: "

@@ -818,7 +818,7 @@ def _warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, flo
                 stacklevel=3,
             )
     constant = (std == 0).cpu() & ~empty
-    if bool(constant.any()):
+    if bool(constant.any()) and not bool(constant.all()):  # all of them: the sounds are too quiet, or silent
         where = f"band(s) {_listed(constant.nonzero().flatten())} (counted from 0)"
         if hertz is not None:
             where = f"band(s) at {_listed(hertz[constant])} Hz"

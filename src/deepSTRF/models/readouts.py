@@ -315,7 +315,9 @@ class OutputScale(nn.Module, Configurable):
         self._started.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, N, 1, T) to the unit of the responses."""
+        """Map (B, N, 1, T) to the unit of the responses; checks name what has another shape."""
+        if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != self.out_neurons:
+            return x
         return torch.addcmul(self.offset.view(-1, 1, 1), x, self.scale.view(-1, 1, 1))
 
     def convert_public_state(self, state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -465,14 +465,15 @@ class OutputStart(Callback):
     Losses whose predictions are in the unit of the responses state with which power of it they grow
     (``unit_degree``). The loss that is minimised is divided by that power of the responses' size: the
     optimizer's own small numbers, the learning rate of plain gradient descent and the limit of the gradient
-    then do not depend on the unit.
+    then do not depend on the unit. An optimizer whose weight decay is part of the gradient (SGD, RAdam; not
+    AdamW) weighs the loss against the weights: there all is left in the unit of the responses.
     """
 
     def on_fit_start(self, fitter: FitterLike) -> None:
         """Measure the PSTHs of the training clips; an output that was started before is left alone."""
         fitter.loss_factor = 1.0
         degree = fitter.traits.unit_degree
-        if degree is None:
+        if degree is None or _decays_through_the_gradient(fitter.optimizer):
             return
         moments = _moments(fitter.train_source.psths())
         if moments is None:
@@ -492,6 +493,14 @@ class OutputStart(Callback):
             stage.start(1.0, torch.where(mean > 0, mean, 1.0).log())
         else:
             fitter.model.start_output(mean, deviation, lowest, highest)  # type: ignore[operator]
+
+
+def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
+    """Whether weight decay is added to the gradient, and not to the step."""
+    return any(
+        group.get("weight_decay", 0) and not group.get("decoupled_weight_decay", False)
+        for group in optimizer.param_groups
+    )
 
 
 def _moments(psths: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
@@ -708,6 +717,8 @@ def likely_cause(model: nn.Module, batch: Batch | None = None, pred: Tensor | No
         return "the responses of this clip hold infinite values: correct them, or mark them missing with NaN"
     if pred is not None and not bool(torch.isfinite(pred).all()):
         return f"the model's output overflows although its parameters are finite: {LOWER_RATE}"
+    if pred is not None and float(pred.detach().abs().max()) > torch.finfo(pred.dtype).max ** 0.5:
+        return f"the model's output is so large that its square overflows: {LOWER_RATE}"
     if pred is not None and bool((pred <= 0).any()):
         return (
             "the prediction is finite but zero or negative in places, where a likelihood takes its logarithm "

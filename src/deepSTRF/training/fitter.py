@@ -266,10 +266,10 @@ class Fitter:
         bar = shows_progress(progress) and not (progress == "auto" and log_fn is not None)
         self._resume = None if state_path is None else ResumeState(state_path, self)
         self.callbacks: list[Callback] = [
+            DomainGuard(self._guarded_loss()),
             Standardization(),
             OutputStart(),
             UntrainedParameters(),
-            DomainGuard(self._guarded_loss()),
             NonFiniteGuard(),
             self.stopping,
             self.best_weights,

@@ -18,7 +18,7 @@ from deepSTRF.interpret.probes import PROBES, Presentation, probe_battery
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.plots import save_dstrf_movie
-from deepSTRF.report.explain.target import Excerpt, Skipped, Target, strongest_part
+from deepSTRF.report.explain.target import Excerpt, Skipped, Target, part_length, strongest_part
 from deepSTRF.report.explanation import MOVIE
 from deepSTRF.report.parts import shown_lags
 
@@ -62,7 +62,7 @@ def explain_dynamics(target: Target) -> dict[str, Any]:
         stim = torch.as_tensor(excerpt.stim)[None].to(device, dtype)
         seen = target.model.spectrogram(stim)[0, 0].cpu().float().numpy()
     times = result.times.cpu().numpy()
-    part = strongest_part(excerpt.psth[times].mean(axis=1), round(1000 * SHOWN_S / target.dt_ms))
+    part = strongest_part(excerpt.psth[times].mean(axis=1), part_length(SHOWN_S, target.dt_ms))
     shown = times[part]
     arrays = {
         "stim": target.bands.sorted(seen[:, shown], axis=0),
@@ -182,7 +182,7 @@ def _write_movie(target: Target, arrays: dict[str, Any]) -> None:
     n_bins = len(arrays["weights"])
     rise = arrays["pred"] - arrays["pred"].min(axis=0)
     rise = (rise / np.maximum(rise.max(axis=0), TINY)).mean(axis=1)
-    part = strongest_part(rise, round(1000 * MOVIE_S / target.dt_ms))
+    part = strongest_part(rise, part_length(MOVIE_S, target.dt_ms))
     length = len(range(n_bins)[part])
     every = max(1, round(length / MOVIE_FRAMES))
     count = target.begin("movie", len(range(0, length, every)))

@@ -25,7 +25,7 @@ LONGEST_S = 5.0
 #: Statistics use at most so many clips and seconds, to limit their cost.
 MOST_CLIPS, MOST_S = 5, 15.0
 #: Parts of clips hold at least so many bins, however long a bin is.
-FEWEST_BINS = 20
+FEWEST_BINS = 10
 
 
 class Skipped(Exception):  # noqa: N818  (not an error)
@@ -133,7 +133,7 @@ def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
     ranked = [int(clip) for clip in np.argsort(-share, kind="stable") if recorded[clip].any()]
     chosen: list[Excerpt] = []
     for clip in ranked[:MOST_CLIPS]:
-        part = strongest_part(np.nan_to_num(psths[clip]).mean(axis=1), round(1000 * LONGEST_S / dataset.dt))
+        part = strongest_part(np.nan_to_num(psths[clip]).mean(axis=1), part_length(LONGEST_S, dataset.dt))
         meta = dataset.stim_meta[clip]
         name = str(meta.get("name", meta.get("stim_id", clip)))
         start, stop, _ = part.indices(len(psths[clip]))
@@ -143,9 +143,13 @@ def choose_excerpts(dataset: Any, neurons: Sequence[int]) -> list[Excerpt]:
     return chosen
 
 
+def part_length(seconds: float, dt_ms: float) -> int:
+    """Bins of a part of a clip."""
+    return max(FEWEST_BINS, round(1000.0 * seconds / dt_ms))
+
+
 def strongest_part(series: FloatArray, length: int) -> slice:
-    """Part of a series (T,), of the given length or at least 20 bins, in which its mean is largest."""
-    length = max(length, FEWEST_BINS)
+    """Part of a series (T,), at most of the given length, in which its mean is largest."""
     values = np.nan_to_num(np.asarray(series, dtype=np.float64))
     if values.size <= length:
         return slice(0, values.size)
