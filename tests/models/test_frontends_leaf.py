@@ -279,6 +279,7 @@ def test_remembered_filters_follow_every_kind_of_change() -> None:
 def test_compiles() -> None:
     leaf = CausalLEAF(16000, n_filters=3)
     x = torch.randn(1, 1, 800)
+    torch._dynamo.reset()  # a function is compiled for so many modules of a process only
     compiled = torch.compile(leaf, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), leaf(x), rtol=1e-5, atol=1e-6)
     compiled(x).sum().backward()

@@ -115,6 +115,7 @@ def test_gradients_to_the_sound_of_a_stream(name: str) -> None:
 def test_compiles_in_one_piece(name: str) -> None:
     front_end, x = FRONT_ENDS[name]().eval(), torch.randn(1, 1, 40 * 80)
     expected = everything(front_end, x)[0].detach()
+    torch._dynamo.reset()  # a function is compiled for so many modules of a process only
     compiled = torch.compile(front_end, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), expected, rtol=1e-5, atol=1e-5)
     with torch.no_grad():

@@ -213,5 +213,6 @@ def test_refuses() -> None:
 def test_compiles() -> None:
     sincnet = SincNet(16000, n_filters=3, kernel_size=101, envelope=True)
     x = torch.randn(1, 1, 800)
+    torch._dynamo.reset()  # a function is compiled for so many modules of a process only
     compiled = torch.compile(sincnet, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), sincnet(x), rtol=1e-5, atol=1e-6)
