@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.metrics import poisson_loss
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import (
@@ -20,6 +23,7 @@ from deepSTRF.models.audio import (
     StateNet,
     Transformer,
 )
+from deepSTRF.models.wav2spec import make_wav2spec
 from deepSTRF.training import Fitter, make_loaders
 
 F, N, T = 8, 3, 120
@@ -77,6 +81,13 @@ def test_the_likelihood_of_counts_is_fitted_alike_in_spikes_per_second():
     got, _ = fitted(build, recording(2.0**8), loss_fn=poisson_loss)
     for one, other in zip(want.predict(recording()), got.predict(recording(2.0**8)), strict=True):
         torch.testing.assert_close(other / 2.0**8, one, rtol=1e-3, atol=1e-4)
+
+
+def test_log_rates_start_at_the_logarithm_of_the_mean():
+    of_logs = functools.partial(poisson_loss, log_input=True)
+    model, _ = fitted(MODELS["linear"], recording(), loss_fn=of_logs)
+    mean = np.nanmean(psth_of_training_clips(recording()), axis=1)
+    np.testing.assert_allclose(model.output_scale.offset, np.log(mean), rtol=1e-5)
 
 
 def psth_of_training_clips(ds: NeuralDataset) -> np.ndarray:
@@ -191,6 +202,29 @@ def test_losses_of_the_user_and_plain_modules_are_left_as_they_are():
     own.unit_degree = 2
     model, _ = fitted(MODELS["linear"], recording(100.0), loss_fn=own)
     assert model.output_scale.started
+
+
+class OwnForward(Linear):
+    """A user's forward, which knows nothing of the scale."""
+
+    def forward(self, x):
+        return self.readout(self.core(self.prefiltering(self.spectrogram(x))))
+
+
+def test_a_forward_of_the_users_own_is_fitted_and_predicts_alike():
+    rng = np.random.default_rng(0)
+    sounds = [0.1 * rng.normal(size=80 * T) for _ in range(4)]
+    counts = [rng.poisson(3.0, (N, 4, T)) for _ in range(4)]
+    ds = AudioNeuralDataset.from_arrays(sounds, counts, dt_ms=5.0, audio_fs=16000, check_alignment=False)
+
+    def build():
+        return OwnForward(F, 5, N, wav2spec=make_wav2spec("mel", 16000, 5.0, n_filters=F))
+
+    model, _ = fitted(build, ds)
+    assert not model.output_scale.started
+    x = ds.stims[0].unsqueeze(0)
+    with torch.no_grad():
+        torch.testing.assert_close(model.respond(model.spectrogram(x)), model(x))
 
 
 @pytest.mark.parametrize("fast", [True, False])

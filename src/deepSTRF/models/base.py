@@ -293,8 +293,7 @@ class NeuralModel(nn.Module, Configurable):
         A likelihood of counts needs "non-negative". A model whose ``forward``, ``respond`` or readout is your
         own may override this property; else a fit looks at its predictions.
         """
-        own = (type(self).forward, type(self).respond, type(self.readout).forward)
-        if any(method.__module__.partition(".")[0] != __name__.partition(".")[0] for method in own):
+        if not _are_ours(type(self).forward, type(self).respond, type(self.readout).forward):
             return "unknown"
         domain = str(getattr(self.readout, "prediction_domain", "unknown"))
         return "real" if domain == "non-negative" and bool((self.output_scale.offset < 0).any()) else domain
@@ -302,12 +301,15 @@ class NeuralModel(nn.Module, Configurable):
     def start_output(self, mean: Tensor, deviation: Tensor, lowest: Tensor, highest: Tensor) -> None:
         """Start the output at each neuron's own size; a `Fitter` calls it before the first epoch.
 
+        A model with a ``forward`` or ``respond`` of your own, which may leave the scale out, stays as it is.
+
         Parameters
         ----------
         mean, deviation, lowest, highest : Tensor
             (N,) mean, standard deviation, minimum and maximum of the PSTHs of the training clips.
         """
-        start_output(self.output_scale, self.readout, mean, deviation, lowest, highest)
+        if _are_ours(type(self).forward, type(self).respond):
+            start_output(self.output_scale, self.readout, mean, deviation, lowest, highest)
 
     def count_trainable_params(self) -> int:
         """Return the number of trainable parameters."""
@@ -535,6 +537,11 @@ class NeuralModel(nn.Module, Configurable):
             map_location=map_location,
         )
         return (model, metadata) if return_metadata else model  # type: ignore[return-value]
+
+
+def _are_ours(*methods: Any) -> bool:
+    """Whether methods are those of this package, and not a user's."""
+    return all(method.__module__.partition(".")[0] == __name__.partition(".")[0] for method in methods)
 
 
 class AudioEncodingModel(GradientMaps, NeuralModel):

@@ -486,13 +486,18 @@ class OutputStart(Callback):
         stage = getattr(fitter.model, "output_scale", None)
         if stage is None or stage.started or stage.out_neurons != len(mean):
             return  # of another number of neurons: the first prediction says so
-        readout = list(fitter.model.readout.parameters())  # type: ignore[union-attr]
-        if readout and not any(parameter.requires_grad for parameter in readout):
+        readout = getattr(fitter.model, "readout", None)
+        if not isinstance(readout, nn.Module):
+            return
+        trained = [parameter.requires_grad for parameter in readout.parameters()]
+        if trained and not any(trained):
             return  # frozen as it is
-        if fitter.traits.log_input:
-            stage.start(1.0, torch.where(mean > 0, mean, 1.0).log())
-        else:
-            fitter.model.start_output(mean, deviation, lowest, highest)  # type: ignore[operator]
+        statistics = mean, deviation, lowest, highest
+        if fitter.traits.log_input:  # the same of log rates, to first order around the mean
+            rate = torch.where(mean > 0, mean, 1.0)
+            spread = (deviation / rate).clamp(max=1.0)
+            statistics = rate.log(), spread, rate.log() - spread, rate.log() + spread
+        fitter.model.start_output(*statistics)  # type: ignore[operator]
 
 
 def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
