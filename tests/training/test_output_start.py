@@ -157,6 +157,19 @@ def test_a_fitted_core_starts_anew_for_another_population(tmp_path):
     assert other.fitted_on is None or not other.fitted_on.neurons
 
 
+class TwoDimensional(nn.Module):
+    """An activation that takes batches of one size only."""
+
+    def forward(self, x):
+        return torch.nn.functional.softplus(x.reshape(x.shape[0], T, N))
+
+
+def test_an_activation_that_takes_no_grid_gets_a_scale_only():
+    model, _ = fitted(lambda: Linear(F, 5, N, output_activation=TwoDimensional()), recording(300.0))
+    assert model.output_scale.started
+    assert bool((model.output_scale.offset == 0).all())
+
+
 def test_a_frozen_readout_keeps_its_scale():
     def frozen():
         model = MODELS["statenet"]()

@@ -267,14 +267,23 @@ def activation_domain(activation: nn.Module, num_features: int) -> str:
     """
     if isinstance(activation, nn.Identity) or getattr(activation, "non_negative_output", True) is False:
         return "real"  # a baseline that is free to become negative
+    outputs = _curve(activation, _DRIVES, num_features)
+    if outputs is None:
+        return "unknown"
+    return "real" if bool((outputs < 0).any()) else "non-negative"
+
+
+@torch.no_grad()
+def _curve(activation: nn.Module, drives: Tensor, num_features: int) -> Tensor | None:
+    """Outputs (K, N) of an activation in eval mode for drives (K,), on the CPU; None if it takes no grid."""
     device, dtype = placement(activation)
-    grid = _DRIVES.to(device, dtype).view(1, -1, 1).expand(1, -1, num_features)
+    grid = drives.to(device, dtype).view(1, -1, 1).repeat(1, 1, num_features)
     flags = [(part, part.training) for part in activation.modules()]
     try:
-        with torch.no_grad():
-            return "real" if bool((activation.eval()(grid) < 0).any()) else "non-negative"
+        outputs: Tensor = activation.eval()(grid)
+        return outputs[0].cpu().double()
     except (RuntimeError, ValueError, TypeError, IndexError):
-        return "unknown"
+        return None
     finally:
         for part, training in flags:
             part.training = training
@@ -353,10 +362,11 @@ def start_output(
         stage.start(EXPECTED_CORRELATION * deviation, mean)
         return
     floor = torch.where((lowest < 0) | (lowest > FAR_FROM_ZERO * deviation), lowest, 0.0)
-    if not isinstance(activation, nn.Module):  # a readout of the user's: any sign of output is possible
+    drives = torch.linspace(-WIDEST_DRIVE, WIDEST_DRIVE, N_DRIVES)
+    outputs = _curve(activation, drives, stage.out_neurons) if isinstance(activation, nn.Module) else None
+    if activation is None or outputs is None:  # the user's own: any sign of output is possible
         stage.start(deviation, floor)
         return
-    _, outputs = _curve(activation, stage.out_neurons)
     at_rest, signed = outputs[len(outputs) // 2], (outputs < 0).any(0)
     if any(True for _ in activation.parameters()) or bool(outputs[[0, -1]].abs().amax() > 1.0):
         above = ~signed & (at_rest > 0) & (mean > floor)
@@ -369,23 +379,14 @@ def start_output(
     stage.start(scale, offset)
     bias = _last_bias(readout)
     if bias is not None:
-        bias.copy_(_drive_for((mean - offset) / scale, activation).to(bias).view_as(bias))
+        bias.copy_(_drive_for((mean - offset) / scale, drives, outputs).to(bias).view_as(bias))
 
 
-def _curve(activation: nn.Module, n_neurons: int) -> tuple[Tensor, Tensor]:
-    """Drives (K,) and what an activation makes of them for each neuron (K, N), on the CPU."""
-    like = next(activation.parameters(), torch.zeros(()))
-    drive = torch.linspace(-WIDEST_DRIVE, WIDEST_DRIVE, N_DRIVES, dtype=like.dtype, device=like.device)
-    outputs: Tensor = activation(drive.view(1, -1, 1).repeat(1, 1, n_neurons))
-    return drive.cpu().double(), outputs[0].cpu().double()
-
-
-def _drive_for(wanted: Tensor, activation: nn.Module) -> Tensor:
-    """Drives (N,) whose outputs come closest to those wanted, where the activation is not flat."""
-    drive, outputs = _curve(activation, wanted.numel())
+def _drive_for(wanted: Tensor, drives: Tensor, outputs: Tensor) -> Tensor:
+    """Drives (N,) out of (K,) whose outputs (K, N) come closest to those wanted, where they are not flat."""
     slope = outputs.diff(dim=0).abs()
     error = torch.where(slope >= LEAST_SLOPE * slope.amax(0), (outputs[1:] - wanted).abs(), torch.inf)
-    return drive[1:][error.argmin(dim=0)]
+    return drives[1:][error.argmin(dim=0)]
 
 
 def _last_bias(readout: nn.Module) -> nn.Parameter | None:
