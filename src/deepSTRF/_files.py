@@ -1,61 +1,236 @@
-"""Files that are written whole or not at all: bytes, JSON, arrays and tensors.
+"""Files that are written whole or not at all, and verified when they are read again.
 
-A crash, a kill or a full disk leaves the version that was there before.
+A crash, a kill or a full disk leaves the version that was there before. What the package writes and reads
+again is an artefact of one of two forms, both with a kind, sizes and SHA-256:
+
+- a folder (checkpoint, run, explanation) with a ``manifest.json``: `replace_folder`, `read_folder`;
+- one file with a seal inside: zip files (.npz, .pt) in their comment, where every reader of zip files
+  ignores it (`write_sealed_zip`, `check_zip_seal`), JSON in the key ``sha256`` (`write_sealed_json`,
+  `read_json`).
+
+Files of earlier versions have neither; they load with one warning (`warn_unsealed`).
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import hashlib
 import io
 import json
 import math
 import os
 import secrets
 import shutil
+import socket
+import stat
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 __all__ = [
+    "MANIFEST",
+    "Artefact",
     "DamagedFileError",
+    "adding_manifest",
+    "check_regular",
+    "check_zip_seal",
     "json_safe",
+    "load_npz",
     "load_tensors",
+    "naming_damage",
     "npz_bytes",
+    "read_bytes",
+    "read_folder",
+    "read_json",
+    "read_text",
+    "remove_folder",
+    "replace_folder",
     "save_or_warn",
     "save_tensors",
+    "sealed_zip",
+    "warn_unsealed",
     "write_atomically",
     "write_json",
+    "write_sealed_json",
 ]
+
+#: No text file that the package reads comes near this size in bytes.
+TEXT_LIMIT = 256_000_000
+#: Everything that parsing a damaged file can raise, beside OSError.
+DAMAGE = (
+    ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error,
+    NotImplementedError, RecursionError, MemoryError, OverflowError,
+)  # fmt: skip
+_CHUNK = 1 << 20
 
 
 class DamagedFileError(ValueError):
-    """A file that a run or a fit wrote cannot be read any more: no argument is wrong, the file is."""
+    """A file that the package wrote is damaged, or is not of the package: no argument is wrong, it is."""
+
+
+@contextlib.contextmanager
+def naming_damage(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
+    """Turn what parsing a broken file raises into a `DamagedFileError` that names it, and what to do."""
+    try:
+        yield
+    except DamagedFileError:
+        raise
+    except DAMAGE as error:
+        raise damaged(path, f"{type(error).__name__}: {error}"[:300], remedy) from error
+
+
+def damaged(path: str | os.PathLike[str], what: object, remedy: str) -> DamagedFileError:
+    """The error for a file that cannot be trusted, in one sentence."""
+    return DamagedFileError(f"{os.fspath(path)} is damaged or not of deepSTRF ({what}); {remedy}")
+
+
+def warn_unsealed(path: str | os.PathLike[str], remedy: str) -> None:
+    """Warn once that a file of an earlier version holds no checksums."""
+    warnings.warn(
+        f"{os.fspath(path)} is of an earlier version of deepSTRF and holds no checksums, so damage to it "
+        f"would not be found; {remedy}",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+# ---- reading
+
+
+def check_regular(path: str | os.PathLike[str], *, limit: int | None = None) -> os.stat_result:
+    """Facts of a regular file of at most ``limit`` bytes; links are followed, for reading only.
+
+    A pipe, socket or device would block or never end, so it is refused before it is opened.
+    """
+    facts = os.stat(path)
+    if stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; a file is needed", os.fspath(path))
+    if not stat.S_ISREG(facts.st_mode):
+        raise DamagedFileError(
+            f"{os.fspath(path)} is no regular file but a pipe, socket or device; name a file, or copy its "
+            "content into one"
+        )
+    if limit is not None and facts.st_size > limit:
+        raise DamagedFileError(
+            f"{os.fspath(path)} has {facts.st_size:,} bytes, none of its kind more than {limit:,}; "
+            "name the file that was meant"
+        )
+    return facts
+
+
+def read_bytes(path: str | os.PathLike[str], *, limit: int | None = None) -> bytes:
+    """Content of a regular file."""
+    check_regular(path, limit=limit)
+    with open(path, "rb") as stream:
+        return stream.read()
+
+
+def read_text(path: str | os.PathLike[str], remedy: str = "save it as UTF-8 text") -> str:
+    """Text of a regular UTF-8 file; a byte order mark of UTF-8 is skipped."""
+    content = read_bytes(path, limit=TEXT_LIMIT)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise damaged(
+            path, f"no UTF-8 text: byte {error.start} is {content[error.start]:#04x}", remedy
+        ) from error
+
+
+def read_json(path: str | os.PathLike[str], remedy: str, *, sealed: bool = False) -> Any:
+    """What a JSON file holds; a seal (see `write_sealed_json`) is verified and left out.
+
+    ``sealed``: a file without a seal is an error, not of an earlier version.
+    """
+    text = read_text(path, remedy)
+    with naming_damage(path, remedy):
+        tree = json.loads(text)
+    if isinstance(tree, dict) and _SEAL in tree:
+        seal = tree.pop(_SEAL)
+        if seal != _json_digest(tree):
+            raise damaged(
+                path, "its checksum is of another content: it was changed since it was written", remedy
+            )
+    elif sealed:
+        raise damaged(path, "it has lost its checksum", remedy)
+    return tree
+
+
+def load_npz(
+    source: str | os.PathLike[str] | bytes, members: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Arrays of an .npz file, without pickles; no header makes it allocate more than the file holds."""
+    if not isinstance(source, bytes):
+        check_regular(source)
+    arrays: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()] if members is None else members
+        for name in names:
+            entry = archive.getinfo(f"{name}.npy")
+            with archive.open(entry) as stream:
+                arrays[name] = _read_array(stream, name, entry.file_size)
+    return arrays
+
+
+def _read_array(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
+    """One .npy member, read to its end, which checks its CRC."""
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in read_header:
+        raise ValueError(f"the array {name!r} is of version {version} of the .npy format")
+    shape, fortran_order, dtype = read_header[version](stream)
+    if dtype.hasobject:
+        raise ValueError(f"the array {name!r} holds Python objects, which are not loaded")
+    if math.prod(shape) * dtype.itemsize > size:
+        raise ValueError(f"the array {name!r} states the shape {shape} and holds {size} bytes")
+    order: Literal["F", "C"] = "F" if fortran_order else "C"
+    return np.ndarray(shape, dtype=dtype, buffer=bytearray(stream.read()), order=order)
+
+
+# ---- writing
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file whole or not at all: the old content stays until the new one is safely on the disk."""
-    target = Path(os.path.realpath(path))  # a link stays a link
+    target = Path(os.path.realpath(path))  # a link that the user named stays a link
     target.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file lies beside the target: os.replace is atomic only within one file system.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        with open(temporary, "xb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+        _write_durably(temporary, data)
         if target.exists():
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, os.fspath(temporary)):
-            error.filename = os.fspath(
-                target
-            )  # a write that fails names no file, the temporary one helps nobody
+            error.filename = os.fspath(target)  # a failed write names no file, the temporary one helps nobody
         raise
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    with open(path, "xb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def npz_bytes(arrays: Mapping[str, Any]) -> bytes:
@@ -86,26 +261,6 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_atomically(path, (json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n").encode())
 
 
-def save_tensors(path: str | os.PathLike[str], tree: Any) -> None:
-    """Save a tree of tensors and plain values with ``torch.save``, atomically."""
-    buffer = io.BytesIO()
-    torch.save(tree, buffer)
-    write_atomically(path, buffer.getvalue())
-
-
-def load_tensors(path: str | os.PathLike[str]) -> Any:
-    """Load what `save_tensors` wrote, onto the CPU, executing nothing from the file."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch.load raises many classes for a damaged file
-        raise DamagedFileError(
-            f"{os.fspath(path)} is no readable file of tensors ({type(error).__name__}: {error}); "
-            "delete it or name another path"
-        ) from error
-
-
 def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], None]) -> bool:
     """Save a file of a running fit; when the disk refuses, warn and let the fit go on."""
     try:
@@ -118,4 +273,407 @@ def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], Non
             stacklevel=2,
         )
         return False
+    return True
+
+
+# ---- seals in single files
+
+#: Key of the checksum in a JSON file.
+_SEAL = "sha256"
+#: Start and signature of the last record of a zip file, and its length without a comment.
+_ZIP_END, _ZIP_END_LENGTH = b"PK\x05\x06", 22
+#: What the comment of a sealed zip file starts with.
+_ZIP_SEAL = b'{"deepSTRF": '
+_MOST_COMMENT = 65_535
+
+
+def write_sealed_json(path: str | os.PathLike[str], tree: Mapping[str, Any]) -> None:
+    """Write a dictionary as JSON with the SHA-256 of its content, which `read_json` verifies."""
+    write_atomically(path, sealed_json(tree))
+
+
+def sealed_json(tree: Mapping[str, Any]) -> bytes:
+    """A dictionary as JSON text with the SHA-256 of its content as the last key."""
+    plain = json_safe(tree)
+    return (json.dumps({**plain, _SEAL: _json_digest(plain)}, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _json_digest(tree: Any) -> str:
+    """SHA-256 of a JSON value, whatever its layout and the order of its keys."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sealed_zip(content: bytes, kind: str) -> bytes:
+    """A zip file (.npz, .pt) with its kind, size and SHA-256 in its comment."""
+    if content[-_ZIP_END_LENGTH:][:4] != _ZIP_END or content[-2:] != b"\0\0":
+        raise ValueError("content must be a zip file without a comment")
+    facts = {"kind": kind, "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    comment = _ZIP_SEAL + json.dumps(facts).encode() + b"}"
+    return b"".join((memoryview(content)[:-2], len(comment).to_bytes(2, "little"), comment))
+
+
+def check_zip_seal(path: str | os.PathLike[str], kind: str | None, remedy: str) -> bool:
+    """Verify a file of `sealed_zip`; False for a zip file without a seal. ``kind`` None is any.
+
+    Raises
+    ------
+    DamagedFileError
+        When the content is not the one that was sealed, is of another kind, or is no zip file.
+    """
+    size = check_regular(path).st_size
+    with open(path, "rb") as stream:
+        stream.seek(max(0, size - _ZIP_END_LENGTH - _MOST_COMMENT))
+        tail = stream.read()
+        at = tail.rfind(_ZIP_END, 0, max(0, len(tail) - _ZIP_END_LENGTH + 4))
+        while at >= 0 and tail[at + 20 : at + 22] != (len(tail) - at - _ZIP_END_LENGTH).to_bytes(2, "little"):
+            at = tail.rfind(_ZIP_END, 0, at)  # a comment may hold these four bytes too
+        if at < 0:
+            raise damaged(path, "it is no complete zip file", remedy)
+        comment = tail[at + _ZIP_END_LENGTH :]
+        if not comment:
+            return False
+        with naming_damage(path, remedy):
+            if not comment.startswith(_ZIP_SEAL):
+                raise ValueError("its seal is unreadable")
+            facts = json.loads(comment)["deepSTRF"]
+            length = size - len(comment)
+            if kind not in (None, facts["kind"]):
+                raise ValueError(f"it is a {facts['kind']}, not a {kind}")
+            if facts["size"] != length:
+                raise ValueError(f"it has {length:,} bytes, {facts['size']:,} were written")
+            stream.seek(0)
+            digest = _digest(stream, length - 2)
+            digest.update(b"\0\0")
+            if facts["sha256"] != digest.hexdigest():
+                raise ValueError("its content is not the one that was written")
+    return True
+
+
+def _digest(stream: IO[bytes], length: int) -> Any:
+    """SHA-256 of the next ``length`` bytes."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(_CHUNK))
+    while length > 0 and (n := stream.readinto(block[: min(_CHUNK, length)])):  # type: ignore[attr-defined]
+        digest.update(block[:n])
+        length -= n
+    return digest
+
+
+def write_sealed_zip(path: str | os.PathLike[str], content: bytes, kind: str) -> None:
+    """Write the content of a zip file with its seal, atomically."""
+    write_atomically(path, sealed_zip(content, kind))
+
+
+def save_tensors(path: str | os.PathLike[str], tree: Any, kind: str = "tensors") -> None:
+    """Save a tree of tensors and plain values with ``torch.save`` and a seal, atomically."""
+    buffer = io.BytesIO()
+    torch.save(tree, buffer)
+    write_sealed_zip(path, buffer.getvalue(), kind)
+
+
+def load_tensors(path: str | os.PathLike[str], kind: str | None = None) -> Any:
+    """Load what `save_tensors` or ``torch.save`` wrote, onto the CPU, executing nothing from the file.
+
+    A seal is verified. With a ``kind``, a file without one is of an earlier version: it loads with a warning.
+    """
+    remedy = "delete it or name another path"
+    check_regular(path)
+    with open(path, "rb") as stream:
+        is_zip = stream.read(4) == b"PK\x03\x04"  # else weights that an early version of torch wrote
+    if (kind is not None or is_zip) and not check_zip_seal(path, kind, remedy) and kind is not None:
+        warn_unsealed(path, "the next save adds them")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except (
+        Exception
+    ) as error:  # torch.load raises many classes for a damaged file, OSError without a name too
+        reason = f"no readable file of tensors, {type(error).__name__}: {error}"[:300]
+        raise damaged(path, reason, remedy) from error
+
+
+# ---- folders with a manifest
+
+#: Name of the list of files, sizes and SHA-256 of a folder artefact.
+MANIFEST = "manifest.json"
+#: Layout of the manifest.
+MANIFEST_FORMAT = 1
+#: A new version that is complete and on its way into its place; see `replace_folder`.
+_STAGED = ".deepSTRF-staged"
+#: A new version that is being written, followed by host, process and a random word.
+_WRITING = ".deepSTRF-writing-"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A folder artefact and its manifest.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder.
+    kind : str
+        "checkpoint", "run" or "explanation".
+    files : mapping of str to (size, sha256), or None
+        What the manifest lists; None for a folder of an earlier version, without a manifest.
+    complete : bool
+        False while what the folder is for is still being made.
+    later : tuple of str
+        Files that may be made later, which belong to the artefact and are not verified.
+    remedy : str
+        What to do with a damaged file, for error messages.
+    """
+
+    folder: Path
+    kind: str
+    files: Mapping[str, tuple[int, str]] | None
+    complete: bool
+    later: tuple[str, ...]
+    remedy: str
+
+    def has(self, name: str) -> bool:
+        """Whether a file is listed, or, without a manifest, is there."""
+        return (self.folder / name).is_file() if self.files is None else name in self.files
+
+    def path(self, name: str) -> Path:
+        """Path of a file, after its size and SHA-256 were verified."""
+        path = self.folder / name
+        if self.files is None:
+            return path
+        if name not in self.files:
+            raise damaged(path, f"{MANIFEST} does not list it", self.remedy)
+        size, sha256 = self.files[name]
+        if not path.exists():
+            raise damaged(path, "the file is missing", self.remedy)
+        found = check_regular(path).st_size
+        if found != size:
+            raise damaged(path, f"it has {found:,} bytes, {size:,} were written", self.remedy)
+        with open(path, "rb") as stream:
+            if _digest(stream, size).hexdigest() != sha256:
+                raise damaged(path, "its content is not the one that was written", self.remedy)
+        return path
+
+    def read(self, name: str) -> bytes:
+        """Verified content of a file."""
+        return read_bytes(self.path(name))
+
+    def text(self, name: str) -> str:
+        """Verified text of a file."""
+        return read_text(self.path(name), self.remedy)
+
+    def json(self, name: str) -> Any:
+        """Verified content of a JSON file."""
+        return read_json(self.path(name), self.remedy)
+
+
+def read_folder(folder: str | os.PathLike[str], kind: str, remedy: str) -> Artefact:
+    """Read the manifest of a folder, after an interrupted `replace_folder` was finished.
+
+    Files are verified one by one when they are read through the `Artefact`. Without a manifest,
+    ``Artefact.files`` is None: the caller decides whether that is an earlier version or damage.
+    """
+    root = Path(folder)
+    _finish_staged(root)
+    if not (root / MANIFEST).exists():
+        return Artefact(root, kind, None, True, (), remedy)
+    return _parse_manifest(root, root / MANIFEST, kind, remedy)
+
+
+def _parse_manifest(root: Path, path: Path, kind: str | None, remedy: str) -> Artefact:
+    tree = read_json(path, remedy, sealed=True)
+    with naming_damage(path, remedy):
+        if tree["format"] != MANIFEST_FORMAT:
+            raise ValueError(f"format {tree['format']!r}: install a newer deepSTRF")
+        if kind is not None and tree["kind"] != kind:
+            raise ValueError(f"it is of a {tree['kind']}, not of a {kind}")
+        files = {
+            _plain(name): (int(facts["size"]), str(facts["sha256"])) for name, facts in tree["files"].items()
+        }
+        later = tuple(_plain(name) for name in tree["later"])
+        return Artefact(root, str(tree["kind"]), files, bool(tree["complete"]), later, remedy)
+
+
+def _plain(name: str) -> str:
+    """A relative file name without ``..``; ValueError for others, which could lie anywhere."""
+    parts = name.split("/")
+    if any(
+        part in ("", ".", "..") or part != part.strip("\0") or "\\" in part or ":" in part for part in parts
+    ):
+        raise ValueError(f"{name!r} is no plain relative file name")
+    return name
+
+
+def adding_manifest(
+    files: Iterable[tuple[str, bytes]], kind: str, *, complete: bool = True, later: Iterable[str] = ()
+) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents as they come, and last the manifest that lists them."""
+    listed = {}
+    for name, content in files:
+        listed[_plain(name)] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        yield name, content
+    facts = {
+        "format": MANIFEST_FORMAT,
+        "kind": kind,
+        "complete": complete,
+        "later": [_plain(n) for n in later],
+    }
+    yield MANIFEST, sealed_json({**facts, "files": listed})
+
+
+def replace_folder(
+    folder: str | os.PathLike[str],
+    files: Iterable[tuple[str, bytes]],
+    kind: str,
+    *,
+    complete: bool = True,
+    later: Iterable[str] = (),
+) -> None:
+    """Write a folder artefact in place of an earlier one, whose files stay until the new ones are whole.
+
+    The files are written into a hidden folder inside, which is renamed when all are on the disk: from then
+    on the new version counts, and moving the files to their places is finished by the next reader or writer
+    if this process is killed. Files that only the earlier manifest lists are removed; others stay.
+
+    Parameters
+    ----------
+    folder : path
+        Made when it is not there; a failing call removes what it has made.
+    files : iterable of (name, bytes)
+        Names relative to the folder, with ``/``; may be a generator, so that one content is held at a time.
+    kind, complete, later
+        See `Artefact`.
+
+    Raises
+    ------
+    FileExistsError
+        When a link or a folder stands where a file should go: nothing is written through links.
+    OSError
+        When the disk is full; the text names the file, and the earlier version is as it was.
+    """
+    root = Path(folder)
+    made = [path for path in (root, *root.parents) if not path.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        _remove_abandoned(root)
+        _finish_staged(root)
+        writing = root / f"{_WRITING}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            writing.mkdir()
+            for name, content in adding_manifest(files, kind, complete=complete, later=later):
+                check_place(root, name)
+                target = writing / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    _write_durably(target, content)
+                except OSError as error:
+                    error.filename = os.fspath(root / name)
+                    raise
+            for inner in {path.parent for path in writing.rglob("*")}:
+                _sync_folder(inner)
+            os.rename(writing, root / _STAGED)
+        finally:
+            shutil.rmtree(writing, ignore_errors=True)
+        _sync_folder(root)
+        _finish_staged(root)
+    except BaseException:
+        for path in made:
+            with contextlib.suppress(OSError):  # holds something: of another process, or the new version
+                path.rmdir()
+        raise
+
+
+def check_place(root: Path, name: str) -> None:
+    """Raise FileExistsError where writing ``root/name`` would go through a link or meet a folder."""
+    path = root
+    for part in Path(_plain(name)).parts[:-1]:
+        path = path / part
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            what = "a link" if path.is_symlink() else "no folder"
+            raise FileExistsError(f"{path} is {what}, and {name} is to be written there; remove it first")
+    if (root / name).is_dir() and not (root / name).is_symlink():
+        raise FileExistsError(
+            f"{root / name} is a folder, and a file is to be written there; remove it first"
+        )
+
+
+def _finish_staged(root: Path) -> None:
+    """Move a complete new version to its place; safe to repeat, and to do in two processes at once."""
+    staged = root / _STAGED
+    if not staged.is_dir():
+        return
+    try:
+        if (staged / MANIFEST).is_file():
+            new = _parse_manifest(staged, staged / MANIFEST, None, f"delete {staged}")
+            for name in new.files or ():
+                if (staged / name).exists():
+                    check_place(root, name)
+                    (root / name).parent.mkdir(parents=True, exist_ok=True)
+                    with contextlib.suppress(FileNotFoundError):  # another process was faster
+                        os.replace(staged / name, root / name)
+            _remove_listed(root, kept=new.files or ())
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(staged / MANIFEST, root / MANIFEST)
+        _sync_folder(root)
+    except PermissionError as error:
+        raise PermissionError(
+            error.errno,
+            "a finished save was interrupted before its files were in place; open it once with the right to "
+            "write there",
+            os.fspath(root),
+        ) from error
+    shutil.rmtree(staged, ignore_errors=True)
+
+
+def _remove_listed(root: Path, kept: Iterable[str] = ()) -> None:
+    """Remove the files that the manifest in ``root`` lists, unless they were changed since."""
+    if not (root / MANIFEST).is_file():
+        return
+    try:
+        old = _parse_manifest(root, root / MANIFEST, None, "")
+    except DamagedFileError:  # what it listed stays, rather than that something else goes
+        return
+    gone = {*(old.files or ()), *old.later} - set(kept)
+    for name in sorted(gone):
+        with contextlib.suppress(OSError, ValueError):
+            check_place(root, name)
+            if name in (old.files or ()):
+                old.path(name)
+            (root / name).unlink()
+    for folder in sorted({parent for name in gone for parent in Path(name).parents[:-1]}, reverse=True):
+        with contextlib.suppress(OSError):  # holds something else
+            (root / folder).rmdir()
+
+
+def remove_folder(folder: str | os.PathLike[str]) -> None:
+    """Remove a folder artefact: unchanged files that its manifest lists, and the folder once empty."""
+    root = Path(folder)
+    if root.is_symlink() or not root.is_dir():
+        return
+    _remove_abandoned(root)
+    _finish_staged(root)
+    _remove_listed(root)
+    with contextlib.suppress(OSError):
+        (root / MANIFEST).unlink(missing_ok=True)
+        root.rmdir()
+
+
+def _remove_abandoned(root: Path) -> None:
+    """Remove what processes of this machine, killed since, were writing."""
+    here = f"{_WRITING}{socket.gethostname()}-"
+    for path in root.glob(f"{_WRITING}*"):
+        process = path.name.removeprefix(here).split("-")[0]
+        if path.name.startswith(here) and process.isdigit() and not _is_running(int(process)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    if process == os.getpid() or os.name == "nt":  # on Windows, os.kill would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
     return True
