@@ -65,11 +65,6 @@ __all__ = [
 
 #: No text file that the package reads comes near this size in bytes.
 TEXT_LIMIT = 256_000_000
-#: Everything that parsing a damaged file can raise, beside OSError.
-DAMAGE = (
-    ValueError, KeyError, IndexError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error,
-    NotImplementedError, RecursionError, MemoryError, OverflowError,
-)  # fmt: skip
 _CHUNK = 1 << 20
 
 
@@ -84,7 +79,11 @@ def naming_damage(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
         yield
     except DamagedFileError:
         raise
-    except DAMAGE as error:
+    except (
+        Exception
+    ) as error:  # parsers raise every class for damaged bytes: TokenError, OSError without a name
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise damaged(path, f"{type(error).__name__}: {error}"[:300], remedy) from error
 
 
@@ -174,13 +173,12 @@ def load_npz(
     with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()] if members is None else members
         for name in names:
-            entry = archive.getinfo(f"{name}.npy")
-            with archive.open(entry) as stream:
-                arrays[name] = _read_array(stream, name, entry.file_size)
+            with archive.open(f"{name}.npy") as stream:
+                arrays[name] = _read_array(stream, name)
     return arrays
 
 
-def _read_array(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
+def _read_array(stream: IO[bytes], name: str) -> NDArray[Any]:
     """One .npy member, read to its end, which checks its CRC."""
     version = np.lib.format.read_magic(stream)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
@@ -189,10 +187,11 @@ def _read_array(stream: IO[bytes], name: str, size: int) -> NDArray[Any]:
     shape, fortran_order, dtype = read_header[version](stream)
     if dtype.hasobject:
         raise ValueError(f"the array {name!r} holds Python objects, which are not loaded")
-    if math.prod(shape) * dtype.itemsize > size:
-        raise ValueError(f"the array {name!r} states the shape {shape} and holds {size} bytes")
+    content = bytearray(stream.read())  # at most what the file holds, whatever the header says
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
+        raise ValueError(f"the array {name!r} states the shape {shape} and holds {len(content)} bytes")
     order: Literal["F", "C"] = "F" if fortran_order else "C"
-    return np.ndarray(shape, dtype=dtype, buffer=bytearray(stream.read()), order=order)
+    return np.ndarray(shape, dtype=dtype, buffer=content, order=order)
 
 
 # ---- writing
