@@ -26,7 +26,6 @@ import socket
 import stat
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ def naming_damage(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
         raise
     except (
         Exception
-    ) as error:  # parsers raise every class for damaged bytes: TokenError, OSError without a name
+    ) as error:  # of damaged bytes, parsers raise every class: TokenError, OSError without name
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise damaged(path, f"{type(error).__name__}: {error}"[:300], remedy) from error
