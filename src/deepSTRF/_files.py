@@ -461,8 +461,9 @@ class Artefact:
         return read_text(self.path(name), self.remedy)
 
     def json(self, name: str) -> Any:
-        """Verified content of a JSON file."""
-        return read_json(self.path(name), self.remedy)
+        """Verified content of a JSON file; its own keys may have any name."""
+        with naming_damage(self.folder / name, self.remedy):
+            return json.loads(self.text(name))
 
 
 def read_folder(folder: str | os.PathLike[str], kind: str, remedy: str) -> Artefact:
@@ -545,11 +546,13 @@ def replace_folder(
     Raises
     ------
     FileExistsError
-        When a link or a folder stands where a file should go: nothing is written through links.
+        When a link or a folder stands where a file should go: nothing is written through links. Also when
+        the folder holds an artefact of another kind, or somebody else's ``manifest.json``.
     OSError
         When the disk is full; the text names the file, and the earlier version is as it was.
     """
     root = Path(folder)
+    _check_kind(root, kind)
     made = [path for path in (root, *root.parents) if not path.exists()]
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -579,6 +582,22 @@ def replace_folder(
             with contextlib.suppress(OSError):  # holds something: of another process, or the new version
                 path.rmdir()
         raise
+
+
+def _check_kind(root: Path, kind: str) -> None:
+    """Raise FileExistsError for a folder whose manifest is of another kind, or not ours."""
+    if not os.path.lexists(root / MANIFEST):
+        return
+    try:
+        tree = json.loads(read_bytes(root / MANIFEST, limit=TEXT_LIMIT))
+    except (OSError, *DAMAGE):  # damaged, so it is to be replaced
+        return
+    found = tree.get("kind") if isinstance(tree, dict) and "files" in tree else None
+    if found != kind:
+        what = f"is of a {found}" if found else "is not of deepSTRF"
+        raise FileExistsError(
+            f"{root / MANIFEST} {what}, and a {kind} would replace its files; give another folder"
+        )
 
 
 def check_place(root: Path, name: str) -> None:

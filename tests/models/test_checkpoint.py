@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from deepSTRF._files import MANIFEST, adding_manifest
 from deepSTRF.models import (
     CausalSTRFConv,
     Configurable,
@@ -27,7 +28,7 @@ from deepSTRF.models.io.encoding import decode, encode  # inner: tested by itsel
 from deepSTRF.models.wav2spec import CausalMelSpectrogram, WaveformFrontEnd, make_wav2spec
 from deepSTRF.registry import WAV2SPEC
 
-FILES = {"README.md", "config.json", "model.safetensors"}
+FILES = {"README.md", "config.json", "manifest.json", "model.safetensors"}
 
 
 class Gain(FramewiseMixin, nn.Module, Configurable):
@@ -369,7 +370,13 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
 # ------------------------------ a full disk, a crash, damage
 
 
-@pytest.mark.parametrize("failing", ["save_file", "write_text", "fsync"])
+def reseal(folder: Path) -> None:
+    """Write the manifest of what is there, as somebody would who means the change."""
+    files = {name: (folder / name).read_bytes() for name in FILES - {MANIFEST}}
+    (folder / MANIFEST).write_bytes(dict(adding_manifest(files.items(), "checkpoint"))[MANIFEST])
+
+
+@pytest.mark.parametrize("failing", ["write", "fsync", "rename"])
 def test_a_full_disk_leaves_the_old_checkpoint_intact(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -381,12 +388,8 @@ def test_a_full_disk_leaves_the_old_checkpoint_intact(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    if failing == "save_file":
-        monkeypatch.setattr("safetensors.torch.save_file", full)
-    elif failing == "write_text":
-        monkeypatch.setattr(Path, "write_text", full)
-    else:
-        monkeypatch.setattr("os.fsync", full)
+    names = {"write": "deepSTRF._files._write_durably", "fsync": "os.fsync", "rename": "os.rename"}
+    monkeypatch.setattr(names[failing], full)
     for target in (tmp_path, tmp_path / "new"):
         with pytest.raises(OSError, match="No space left"):
             Linear(4, 2, 2).save_pretrained(target)
@@ -426,6 +429,7 @@ def test_edited_configurations(tmp_path: Path) -> None:
 
     def load_with(**changes: Any) -> None:
         path.write_text(json.dumps({**config, **changes}))
+        reseal(tmp_path)
         NeuralModel.from_pretrained(tmp_path)
 
     with pytest.raises(ValueError, match=r"does not fit the constructor of Linear.*colour"):
@@ -440,7 +444,11 @@ def test_edited_configurations(tmp_path: Path) -> None:
         load_with(kernel={"$dtype": "load"})
     with pytest.raises(ValueError, match=r"'subprocess\.Popen'"):
         load_with(kernel={"$module": "subprocess.Popen", "kwargs": {"args": ["true"]}})
+    path.write_text(json.dumps({**config, "out_neurons": 3}))
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        NeuralModel.from_pretrained(tmp_path)
     path.write_text("[]")
+    reseal(tmp_path)
     with pytest.raises(ValueError, match="model class"):
         NeuralModel.from_pretrained(tmp_path)
 
@@ -461,4 +469,5 @@ def test_the_module_has_one_file_layout() -> None:
         checkpoint_module.CONFIG_FILE,
         checkpoint_module.WEIGHTS_FILE,
         checkpoint_module.CARD_FILE,
+        MANIFEST,
     } == FILES

@@ -200,7 +200,8 @@ def test_push_and_load(hub: StandIn, cache: dict[str, Any]) -> None:
     facts = {"scores": {"cc_norm": 0.57}, "neurons": ["a", "b"]}
     address = model.push_to_hub(REPO, metadata=facts, token=TOKEN)
     assert address == f"{hub.address}/{REPO}"
-    assert set(hub.commits[REPO][-1]) == {"README.md", "config.json", "model.safetensors", "metadata.json"}
+    ours = {"README.md", "config.json", "manifest.json", "metadata.json", "model.safetensors"}
+    assert set(hub.commits[REPO][-1]) == ours
     assert hub.messages == ["Save Linear with deepSTRF"]
     twin, metadata = NeuralModel.from_pretrained(REPO, return_metadata=True, **cache)
     assert metadata == facts
@@ -234,7 +235,8 @@ def test_only_our_files_are_fetched(hub: StandIn, cache: dict[str, Any]) -> None
     Linear(12, 3).push_to_hub(REPO, token=TOKEN)
     hub.commits[REPO][-1]["pickle.bin"] = b"never read"
     folder = download_checkpoint(REPO, **cache)
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    ours = ["README.md", "config.json", "manifest.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == ours
     assert not any("pickle" in call for call in hub.calls)
 
 

@@ -1,7 +1,7 @@
 """A model on disk: ``config.json``, ``model.safetensors``, ``README.md`` and, when given, ``metadata.json``.
 
-Everything is first written into a temporary folder beside the target and moved over only when all of it is
-there, so a full disk or a crash while writing leaves an older checkpoint as it was.
+``manifest.json`` lists their sizes and SHA-256, which `load_checkpoint` verifies before it returns anything.
+A full disk or a kill while saving leaves the earlier checkpoint or the new one, whole (`deepSTRF._files`).
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,20 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF import __version__
+from deepSTRF._files import (
+    DAMAGE,
+    MANIFEST,
+    TEXT_LIMIT,
+    Artefact,
+    DamagedFileError,
+    check_regular,
+    damaged,
+    naming_damage,
+    read_bytes,
+    read_folder,
+    replace_folder,
+    warn_unsealed,
+)
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.io.card import model_card as default_card
@@ -30,18 +43,31 @@ from deepSTRF.models.io.legacy import check_fit, convert_public_state
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.readouts import OutputScale
 
-__all__ = ["CARD_FILE", "CONFIG_FILE", "METADATA_FILE", "WEIGHTS_FILE", "load_checkpoint", "save_checkpoint"]
+__all__ = [
+    "CARD_FILE",
+    "CONFIG_FILE",
+    "KIND",
+    "METADATA_FILE",
+    "WEIGHTS_FILE",
+    "checkpoint_files",
+    "load_checkpoint",
+    "save_checkpoint",
+]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 METADATA_FILE = "metadata.json"
 CARD_FILE = "README.md"
+#: Kind of the artefact in its manifest.
+KIND = "checkpoint"
 
 #: Keys of the configuration that are no constructor arguments start with an underscore.
 _CLASS_KEY, _FORMAT_KEY = "_model_class", "_format"
 _VERSION_KEY, _STAMP_KEY, _FITTED_KEY = "_deepSTRF_version", "_checkpoint", "_fitted_on"
 _BANDS_KEY = "_band_std"
-_FORMAT = 1
+#: 1 had no manifest.
+_FORMAT, _SEALED_FORMAT = 2, 2
+_REMEDY = "fetch it anew, or save the model again"
 #: Bins of noise on which a model is compared with what would be loaded.
 _PROBE_BINS = 60
 _INSTEAD = "Pass parts and settings to the constructor instead of exchanging or changing them later"
@@ -57,10 +83,53 @@ def save_checkpoint(
     model_card: str | None = None,
     source: str | None = None,
 ) -> Path:
-    """Write a model so that `load_checkpoint` can rebuild it without its author's code."""
+    """Write a model so that `load_checkpoint` can rebuild it without its author's code.
+
+    The earlier checkpoint in the folder stays until the new one is whole; a folder with files of the same
+    names that are no checkpoint is refused.
+    """
     target = Path(directory)
+    stale = _check_target(target, metadata is None)
+    name = source or target.resolve().name
+    files = checkpoint_files(model, metadata=metadata, model_card=model_card, source=name)
+    replace_folder(target, files, KIND)
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return target
+
+
+def _check_target(target: Path, without_metadata: bool) -> list[Path]:
+    """Refuse a target that is no folder, or whose files are not ours; return stale files of format 1."""
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file; give a folder to save_pretrained")
+    names = (CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE, CARD_FILE)
+    there = [name for name in names if os.path.lexists(target / name)]
+    sealed = os.path.lexists(target / MANIFEST)
+    if there and not sealed and not _names_a_model(target / CONFIG_FILE, WEIGHTS_FILE in there):
+        raise FileExistsError(
+            f"{target} holds {' and '.join(there)} of something that is no checkpoint; they would be lost: "
+            "give another folder, or move them away first"
+        )
+    is_stale = without_metadata and not sealed and METADATA_FILE in there  # it had no manifest to list it
+    return [target / METADATA_FILE] if is_stale else []
+
+
+def _names_a_model(path: Path, otherwise: bool) -> bool:
+    """Whether a configuration names a class of model; ``otherwise`` for a damaged or lost one."""
+    try:
+        return _CLASS_KEY in json.loads(read_bytes(path, limit=TEXT_LIMIT))
+    except (OSError, *DAMAGE):
+        return otherwise
+
+
+def checkpoint_files(
+    model: nn.Module, *, metadata: Any = None, model_card: str | None = None, source: str | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of a checkpoint, without the manifest; the model is checked first.
+
+    ``source`` is what the card's example loads from. The weights, the largest, are serialised when they are
+    asked for; the values are those at the time of the call.
+    """
     described = encode_module(model, type(model).__name__)
     _check_rebuildable(model, described)
     tensors, shared = _collect_tensors(model)
@@ -74,32 +143,29 @@ def save_checkpoint(
         config[_FITTED_KEY] = dataclasses.asdict(fitted)
     if isinstance(deviations := getattr(model, "band_std", None), Tensor):
         config[_BANDS_KEY] = deviations.tolist()
-    texts = {
-        CONFIG_FILE: json.dumps(config, indent=2, allow_nan=False) + "\n",
-        CARD_FILE: default_card(model, config, metadata, source or target.resolve().name)
-        if model_card is None
-        else model_card,
-    }
+    card = model_card
+    if card is None:
+        card = default_card(model, config, metadata, source or "path/to/this/folder")
+    texts = {CONFIG_FILE: json.dumps(config, indent=2, allow_nan=False) + "\n", CARD_FILE: card}
     if metadata is not None:
         try:
             texts[METADATA_FILE] = json.dumps(metadata, indent=2) + "\n"
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
                 f"metadata must be plain data for JSON (numbers, strings, lists, dictionaries): {error}"
             ) from error
     header = {"format": "pt", "checkpoint": stamp, "shared": json.dumps(shared)}
-    is_new = not target.exists()
-    target.mkdir(parents=True, exist_ok=True)
-    # inside the target, so that it is writable and on the same disk whatever the target is mounted on
-    staging = Path(tempfile.mkdtemp(prefix=".saving-", dir=target))
-    try:
-        _write_files(staging, texts, tensors, header)
-        _move_into_place(staging, target, stale=() if metadata is not None else (METADATA_FILE,))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        if is_new and not any(target.iterdir()):
-            target.rmdir()
-    return target
+    return _yield_files(texts, tensors, header)
+
+
+def _yield_files(
+    texts: Mapping[str, str], tensors: dict[str, Tensor], header: dict[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    from safetensors.torch import save
+
+    for name, text in texts.items():
+        yield name, text.encode("utf-8", "backslashreplace")
+    yield WEIGHTS_FILE, save(tensors, metadata=header)
 
 
 def _collect_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -126,7 +192,7 @@ def _stamp(described: dict[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(memoryview(tensors[name].reshape(-1).view(torch.uint8).numpy()))
     return digest.hexdigest()[:16]
 
 
@@ -245,31 +311,6 @@ def _probe(model: nn.Module) -> Tensor | None:
     return torch.randn(1, 1, bands, _PROBE_BINS) if isinstance(bands, int) else None
 
 
-def _write_files(
-    folder: Path, texts: Mapping[str, str], tensors: Mapping[str, Tensor], header: dict[str, str]
-) -> None:
-    from safetensors.torch import save_file
-
-    weights = folder / WEIGHTS_FILE
-    weights.touch()
-    mode = weights.stat().st_mode
-    save_file(dict(tensors), weights, metadata=header)
-    weights.chmod(mode)  # safetensors makes a file that only its owner may read; labs share folders
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
-    for path in folder.iterdir():  # on the disk before any old file is replaced
-        with path.open("rb") as handle:
-            os.fsync(handle.fileno())
-
-
-def _move_into_place(staging: Path, target: Path, stale: tuple[str, ...]) -> None:
-    """Rename the finished files over the old ones; after a crash between two renames their stamps differ."""
-    for path in sorted(staging.iterdir()):
-        os.replace(path, target / path.name)
-    for name in stale:
-        (target / name).unlink(missing_ok=True)
-
-
 def load_checkpoint(
     directory: str | os.PathLike[str],
     *,
@@ -280,25 +321,25 @@ def load_checkpoint(
     refit_required: bool = False,
     map_location: str | torch.device = "cpu",
 ) -> tuple[nn.Module, Any]:
-    """Rebuild a model from a folder, in eval mode."""
-    folder = _existing_folder(directory)
-    config = _read_config(folder / CONFIG_FILE)
-    own = {expected.__name__: expected, **(modules or {})}
-    cls = resolve_class(config[_CLASS_KEY], own)
-    if not issubclass(cls, expected):
-        raise TypeError(
-            f"{folder} holds a {cls.__name__}, not a {expected.__name__}: call "
-            f"{cls.__name__}.from_pretrained, or NeuralModel.from_pretrained for any model"
-        )
-    arguments = {key: value for key, value in config.items() if not key.startswith("_")}
-    decoded = {key: decode(value, own) for key, value in arguments.items() if key not in (extra_kwargs or {})}
-    try:
-        model: nn.Module = cls(**{**decoded, **(extra_kwargs or {})})
-    except TypeError as error:
-        raise ValueError(
-            f"{folder / CONFIG_FILE} does not fit the constructor of {cls.__name__}: {error}"
-        ) from error
-    state = _read_weights(folder / WEIGHTS_FILE, config.get(_STAMP_KEY))
+    """Rebuild a model from a folder, in eval mode, after its files were verified."""
+    artefact = read_folder(_existing_folder(directory), KIND, _REMEDY)
+    folder = artefact.folder
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    for path in (config_path, weights_path):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; a checkpoint needs {CONFIG_FILE} and {WEIGHTS_FILE}")
+        check_regular(path)
+    config = _read_config(artefact)
+    shapes, shared = _read_header(weights_path, config.get(_STAMP_KEY))
+    with ThreadPoolExecutor(1) as pool:  # the hash of the weights costs no time beside the building
+        verified = pool.submit(artefact.path, WEIGHTS_FILE)
+        own = {expected.__name__: expected, **(modules or {})}
+        model = _build(config, config_path, expected, own, extra_kwargs or {})
+        verified.result()
+    tensors = _read_tensors(weights_path, shapes)
+    if artefact.files is None and {_STAMP_KEY, _FORMAT_KEY} & config.keys():
+        _check_stamp(config, tensors, folder)
+    state = tensors | {alias: tensors[name] for alias, name in shared.items()}
     if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
         state = convert_public_state(model, state, refit_required=refit_required)
         if strict:
@@ -308,20 +349,19 @@ def load_checkpoint(
     left = _load_state(model, state, strict, folder)
     if "output_scale.scale" in left:  # another population: its scale is to be measured
         model.output_scale._started.fill_(False)  # type: ignore[union-attr, operator]
-    if _BANDS_KEY in config and len(config[_BANDS_KEY]) == getattr(model, "F", None):
-        device, dtype = placement(model)
-        model.band_std = torch.tensor(config[_BANDS_KEY], dtype=dtype, device=device)
-    if _FITTED_KEY in config:
-        fitted = FittedOn.from_record(config[_FITTED_KEY])
-        if {"wav2spec", "n_frequency_bands"} & set(extra_kwargs or {}):
-            fitted = fitted.without_stimuli()
-        other_size = len(fitted.neurons) != getattr(model, "O", len(fitted.neurons))
-        if other_size or any(name.startswith(_OUTPUT_SLOTS) for name in left):
-            fitted = fitted.without_neurons()
-        model.fitted_on = fitted  # type: ignore[assignment]
-    metadata_path = folder / METADATA_FILE
-    metadata = json.loads(metadata_path.read_text(encoding="utf-8")) if metadata_path.is_file() else None
-    return model.to(map_location).eval(), metadata
+    with naming_damage(config_path, _REMEDY):
+        if _BANDS_KEY in config and len(config[_BANDS_KEY]) == getattr(model, "F", None):
+            device, dtype = placement(model)
+            model.band_std = torch.tensor(config[_BANDS_KEY], dtype=dtype, device=device)
+        if _FITTED_KEY in config:
+            fitted = FittedOn.from_record(config[_FITTED_KEY])
+            if {"wav2spec", "n_frequency_bands"} & set(extra_kwargs or {}):
+                fitted = fitted.without_stimuli()
+            other_size = len(fitted.neurons) != getattr(model, "O", len(fitted.neurons))
+            if other_size or any(name.startswith(_OUTPUT_SLOTS) for name in left):
+                fitted = fitted.without_neurons()
+            model.fitted_on = fitted  # type: ignore[assignment]
+    return model.to(map_location).eval(), _read_metadata(artefact)
 
 
 def _existing_folder(directory: str | os.PathLike[str]) -> Path:
@@ -330,49 +370,101 @@ def _existing_folder(directory: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(
             f"there is no checkpoint folder {str(folder)!r}; give the folder that save_pretrained wrote"
         )
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(
-                f"{folder / name} is missing; a checkpoint needs {CONFIG_FILE} and {WEIGHTS_FILE}"
-            )
     return folder
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); save the model again") from error
-    if not isinstance(config, dict) or _CLASS_KEY not in config:
-        raise ValueError(
-            f"{path} does not name a model class (key {_CLASS_KEY!r}); it was not written by save_pretrained"
-        )
-    if int(config.get(_FORMAT_KEY, _FORMAT)) > _FORMAT:
+def _read_config(artefact: Artefact) -> dict[str, Any]:
+    path = artefact.folder / CONFIG_FILE
+    config = artefact.json(CONFIG_FILE)
+    if not isinstance(config, dict) or not isinstance(config.get(_CLASS_KEY), str):
+        raise damaged(path, f"it does not name a model class, key {_CLASS_KEY!r}", _REMEDY)
+    written = config.get(_FORMAT_KEY, 0)
+    if type(written) is not int or written < 0:
+        raise damaged(path, f"{_FORMAT_KEY} is {written!r}", _REMEDY)
+    if written > _FORMAT:
         raise ValueError(
             f"{path} was written by a later version of deepSTRF ({config.get(_VERSION_KEY)}); upgrade "
             "deepSTRF"
         )
+    if written >= _SEALED_FORMAT and artefact.files is None:
+        raise damaged(artefact.folder / MANIFEST, "the file is missing", _REMEDY)
     return config
 
 
-def _read_weights(path: Path, stamp: str | None) -> dict[str, Tensor]:
-    from safetensors import SafetensorError, safe_open
+def _build(
+    config: dict[str, Any],
+    path: Path,
+    expected: type[nn.Module],
+    own: Mapping[str, type],
+    extra_kwargs: Mapping[str, Any],
+) -> nn.Module:
+    """Build the model that a configuration describes, with the caller's arguments in place of saved ones."""
+    cls = resolve_class(config[_CLASS_KEY], own)
+    if not issubclass(cls, expected):
+        raise TypeError(
+            f"{path.parent} holds a {cls.__name__}, not a {expected.__name__}: call "
+            f"{cls.__name__}.from_pretrained, or NeuralModel.from_pretrained for any model"
+        )
+    saved = {key: value for key, value in config.items() if not key.startswith("_")}
+    arguments = {key: decode(value, own) for key, value in saved.items() if key not in extra_kwargs}
+    try:
+        model: nn.Module = cls(**{**arguments, **extra_kwargs})
+    except TypeError as error:
+        raise ValueError(f"{path} does not fit the constructor of {cls.__name__}: {error}") from error
+    return model
 
-    state: dict[str, Tensor] = {}
+
+def _read_metadata(artefact: Artefact) -> Any:
+    """What lies beside the model; it is optional, so damage to it is a warning."""
+    if not artefact.has(METADATA_FILE):
+        return None
+    try:
+        return artefact.json(METADATA_FILE)
+    except (OSError, DamagedFileError) as error:
+        warnings.warn(f"the model was loaded, without its metadata: {error}", UserWarning, stacklevel=4)
+    return None
+
+
+@contextlib.contextmanager
+def _open_weights(path: Path) -> Iterator[Any]:
+    """A safetensors file; what it raises for damage becomes one error."""
+    from safetensors import safe_open
+
     try:
         with safe_open(path, framework="pt", device="cpu") as handle:
-            header = handle.metadata() or {}
-            for name in handle.keys():  # noqa: SIM118  (a safetensors handle is no mapping)
-                state[name] = handle.get_tensor(name)
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); save the model again or fetch the file anew"
-        ) from error
-    if stamp and header.get("checkpoint") not in (None, stamp):
-        raise ValueError(f"{path} and {CONFIG_FILE} come from two different saves; save the model again")
-    for alias, name in json.loads(header.get("shared", "{}")).items():
-        state[alias] = state[name]
-    return state
+            yield handle
+    except DamagedFileError:
+        raise
+    except Exception as error:  # safetensors and torch raise many classes for a damaged file
+        raise damaged(path, f"{type(error).__name__}: {error}"[:300], _REMEDY) from error
+
+
+def _read_header(path: Path, stamp: object) -> tuple[dict[str, list[int]], dict[str, str]]:
+    """Shapes by name, and aliases of tensors that are one and the same; none is read."""
+    with _open_weights(path) as handle:
+        header = handle.metadata() or {}
+        if header.get("checkpoint") != stamp:
+            raise damaged(path, f"it and {CONFIG_FILE} come from two different saves", _REMEDY)
+        names = list(handle.keys())
+        shapes = {name: handle.get_slice(name).get_shape() for name in names}
+        shared = json.loads(header.get("shared", "{}"))
+        lost = [name for name in shared.values() if name not in shapes]
+        if lost:
+            raise KeyError(f"tensors that it shares are missing: {lost[:5]}")
+        return shapes, shared
+
+
+def _read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    with _open_weights(path) as handle:
+        return {name: handle.get_tensor(name) for name in names}
+
+
+def _check_stamp(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
+    """Verify the content hash of a checkpoint of format 1, which had no manifest."""
+    kwargs = {key: value for key, value in config.items() if not key.startswith("_")}
+    if _stamp({"$module": config[_CLASS_KEY], "kwargs": kwargs}, tensors) != config.get(_STAMP_KEY):
+        raise damaged(folder, f"{CONFIG_FILE} or {WEIGHTS_FILE} was changed since it was saved", _REMEDY)
+    warn_unsealed(folder, "save the model again to add them")
 
 
 def _in_one_dtype(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

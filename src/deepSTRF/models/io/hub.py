@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import nn
 
+from deepSTRF._files import MANIFEST
 from deepSTRF._optional import require
 from deepSTRF.models.io.checkpoint import CARD_FILE, CONFIG_FILE, METADATA_FILE, WEIGHTS_FILE, save_checkpoint
 
@@ -28,7 +29,7 @@ __all__ = ["download_checkpoint", "is_repo_id", "locate_checkpoint", "push_model
 #: Address of the hub when huggingface_hub's own default is not meant.
 ENDPOINT_VARIABLE = "HF_ENDPOINT"
 #: Nothing else of a repository is fetched.
-_FILES = (CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE, CARD_FILE)
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE, CARD_FILE, MANIFEST)
 #: "user/name"; each part begins and ends with a letter, digit or underscore.
 _REPO_ID = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", flags=re.ASCII)
 _DENIED = (401, 403)
