@@ -590,7 +590,7 @@ def _check_kind(root: Path, kind: str) -> None:
         return
     try:
         tree = json.loads(read_bytes(root / MANIFEST, limit=TEXT_LIMIT))
-    except (OSError, *DAMAGE):  # damaged, so it is to be replaced
+    except (OSError, ValueError, RecursionError):  # damaged, so it is to be replaced
         return
     found = tree.get("kind") if isinstance(tree, dict) and "files" in tree else None
     if found != kind:

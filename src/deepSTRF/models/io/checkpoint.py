@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from deepSTRF import __version__
 from deepSTRF._files import (
-    DAMAGE,
     MANIFEST,
     TEXT_LIMIT,
     Artefact,
@@ -118,7 +117,7 @@ def _names_a_model(path: Path, otherwise: bool) -> bool:
     """Whether a configuration names a class of model; ``otherwise`` for a damaged or lost one."""
     try:
         return _CLASS_KEY in json.loads(read_bytes(path, limit=TEXT_LIMIT))
-    except (OSError, *DAMAGE):
+    except (OSError, ValueError, TypeError, RecursionError):
         return otherwise
 
 
@@ -430,13 +429,8 @@ def _open_weights(path: Path) -> Iterator[Any]:
     """A safetensors file; what it raises for damage becomes one error."""
     from safetensors import safe_open
 
-    try:
-        with safe_open(path, framework="pt", device="cpu") as handle:
-            yield handle
-    except DamagedFileError:
-        raise
-    except Exception as error:  # safetensors and torch raise many classes for a damaged file
-        raise damaged(path, f"{type(error).__name__}: {error}"[:300], _REMEDY) from error
+    with naming_damage(path, _REMEDY), safe_open(path, framework="pt", device="cpu") as handle:
+        yield handle
 
 
 def _read_header(path: Path, stamp: object) -> tuple[dict[str, list[int]], dict[str, str]]:
