@@ -27,6 +27,7 @@ import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -44,6 +45,7 @@ __all__ = [
     "check_zip_seal",
     "json_safe",
     "load_npz",
+    "load_sealed_npz",
     "load_tensors",
     "naming_damage",
     "npz_bytes",
@@ -65,6 +67,10 @@ __all__ = [
 #: No text file that the package reads comes near this size in bytes.
 TEXT_LIMIT = 256_000_000
 _CHUNK = 1 << 20
+#: Blocks of an array that is read from a zip file.
+_BLOCK = 1 << 18
+#: The most that a byte of a deflated stream can become.
+_MOST_INFLATION = 1032
 
 
 class DamagedFileError(ValueError):
@@ -172,13 +178,28 @@ def load_npz(
     with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()] if members is None else members
         for name in names:
-            with archive.open(f"{name}.npy") as stream:
-                arrays[name] = _read_array(stream, name)
+            entry = archive.getinfo(f"{name}.npy")
+            most = min(entry.file_size, entry.compress_size * _MOST_INFLATION + _BLOCK)
+            with archive.open(entry) as stream:
+                arrays[name] = _read_array(stream, name, most)
     return arrays
 
 
-def _read_array(stream: IO[bytes], name: str) -> NDArray[Any]:
-    """One .npy member, read to its end, which checks its CRC."""
+def load_sealed_npz(
+    path: str | os.PathLike[str], kind: str, remedy: str
+) -> tuple[dict[str, NDArray[Any]], bool]:
+    """Arrays of an .npz file, and whether it has a seal, which another thread verifies meanwhile."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        seal = pool.submit(check_zip_seal, path, kind, remedy)
+        try:
+            arrays = load_npz(path)
+        finally:
+            sealed = seal.result()  # what is wrong with the seal is said first
+    return arrays, sealed
+
+
+def _read_array(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
+    """One .npy member of at most ``most`` bytes, read to its end, which checks its CRC."""
     version = np.lib.format.read_magic(stream)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     if version not in read_header:
@@ -186,25 +207,41 @@ def _read_array(stream: IO[bytes], name: str) -> NDArray[Any]:
     shape, fortran_order, dtype = read_header[version](stream)
     if dtype.hasobject:
         raise ValueError(f"the array {name!r} holds Python objects, which are not loaded")
-    content = bytearray(stream.read())  # at most what the file holds, whatever the header says
-    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != len(content):
-        raise ValueError(f"the array {name!r} states the shape {shape} and holds {len(content)} bytes")
+    size, done = math.prod(shape) * dtype.itemsize, 0
+    if min(shape, default=0) < 0 or size > most:
+        raise ValueError(f"the array {name!r} states the shape {shape} and holds at most {most} bytes")
+    content = np.empty(size, dtype=np.uint8)
+    while block := stream.read(_BLOCK):  # small blocks stay in the processor's cache
+        if done + len(block) > size:
+            raise ValueError(f"the array {name!r} states the shape {shape} and holds more")
+        content[done : done + len(block)] = np.frombuffer(block, dtype=np.uint8)
+        done += len(block)
+    if done != size:
+        raise ValueError(f"the array {name!r} states the shape {shape} and holds {done} bytes")
     order: Literal["F", "C"] = "F" if fortran_order else "C"
-    return np.ndarray(shape, dtype=dtype, buffer=content, order=order)
+    return np.ndarray(shape, dtype=dtype, buffer=content.data, order=order)
 
 
 # ---- writing
 
 
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file whole or not at all: the old content stays until the new one is safely on the disk."""
-    target = Path(os.path.realpath(path))  # a link that the user named stays a link
+def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links: bool = True) -> None:
+    """Write a file whole or not at all: the old content stays until the new one is safely on the disk.
+
+    A link that the user named stays a link, and a pipe or device is refused. ``follow_links`` False is for
+    files that are only ours: whatever stands there, but a folder, is replaced itself.
+    """
+    target = Path(os.path.realpath(path) if follow_links else os.path.abspath(path))
+    if follow_links and target.exists() and not target.is_file() and not target.is_dir():
+        raise FileExistsError(
+            errno.EEXIST, "it is no regular file but a pipe, socket or device; name a file", os.fspath(path)
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file lies beside the target: os.replace is atomic only within one file system.
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         _write_durably(temporary, data)
-        if target.exists():
+        if target.is_file() and (follow_links or not target.is_symlink()):
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
     except BaseException as error:

@@ -1,14 +1,17 @@
-"""A dataset as one file."""
+"""A dataset as one file: round trips, damage, files that mean harm."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import zipfile
 
 import numpy as np
 import pytest
 import torch
 
+from deepSTRF._files import DamagedFileError, load_npz, npz_bytes, write_sealed_zip  # inner: tested by itself
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import AudioNeuralDataset
 
@@ -107,7 +110,7 @@ def test_no_pickle_inside(ds, tmp_path):
     with np.load(ds.save(tmp_path / "x.npz"), allow_pickle=False) as archive:
         header = json.loads(archive["header"].tobytes())
         assert all(archive[key].dtype != object for key in archive.files)
-    assert header["format"] == 1
+    assert header["format"] == 2
 
 
 def test_a_full_disk_leaves_the_old_file(make, tmp_path):
@@ -191,3 +194,247 @@ def test_other_archives_name_what_they_hold(tmp_path):
     with pytest.raises(ValueError, match="damaged") as caught:
         NeuralDataset.load(tmp_path / "broken.npz")
     assert "allow_pickle" not in str(caught.value)
+
+
+# ---- damage, hostile content, special files
+
+
+def resaved(path, change, *, seal=True):
+    """Write the arrays of a dataset file again after ``change(header, arrays)``."""
+    arrays = load_npz(path)
+    header = json.loads(arrays.pop("header").tobytes())
+    text = change(header, arrays)
+    text = json.dumps(header) if text is None else text
+    content = npz_bytes({"header": np.frombuffer(text.encode(), dtype=np.uint8), **arrays})
+    if seal:
+        write_sealed_zip(path, content, "dataset")
+    else:
+        path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def full(sparse, tmp_path):
+    """A file with everything in it: missing bins, both kinds of transforms."""
+    return sparse.smoothed().normalized().standardized().save(tmp_path / "full.npz")
+
+
+def test_every_flip_and_every_cut_is_named(full):
+    whole, rng = full.read_bytes(), np.random.default_rng(0)
+    places = {*range(40), *range(len(whole) - 200, len(whole)), *rng.integers(0, len(whole), 160).tolist()}
+    for at in sorted(places):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        full.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match=r"full\.npz"):
+            NeuralDataset.load(full)
+    for length in (0, 1, 3, 21, 22, 100, len(whole) // 2, len(whole) - 150, len(whole) - 22, len(whole) - 1):
+        full.write_bytes(whole[:length])
+        with pytest.raises(DamagedFileError, match=r"full\.npz"):
+            NeuralDataset.load(full)
+    full.write_bytes(whole + b"\0")
+    with pytest.raises(DamagedFileError):
+        NeuralDataset.load(full)
+
+
+def test_a_file_of_another_kind_or_without_its_seal_is_refused(full):
+    content = npz_bytes(load_npz(full))
+    write_sealed_zip(full, content, "cache")
+    with pytest.raises(DamagedFileError, match="it is a cache, not a dataset"):
+        NeuralDataset.load(full)
+    full.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="lost its checksum"):
+        NeuralDataset.load(full)
+
+
+def test_files_of_earlier_versions_load_with_one_warning(sparse, tmp_path):
+    def earlier(header, arrays):
+        header["format"] = 1
+        for key in ("response_kind", "response_unit", "level", "level_factor"):
+            del header[key]
+
+    path = resaved(sparse.save(tmp_path / "old.npz"), earlier, seal=False)
+    with pytest.warns(UserWarning, match=r"old\.npz is of an earlier version.*ds\.save") as caught:
+        again = NeuralDataset.load(path)
+    assert len(caught) == 1
+    assert_equal(again, sparse)
+
+
+def _set(**values):
+    return lambda header, arrays: header.update(values)
+
+
+def _array(name, function):
+    def change(header, arrays):
+        arrays[name] = function(arrays[name])
+
+    return change
+
+
+def _drop(name):
+    def change(header, arrays):
+        del (header if name in header else arrays)[name]
+
+    return change
+
+
+HOSTILE = {
+    **{f"header {name}={value!r:.30}": _set(**{name: value}) for name, value in [
+        ("kind", "other"), ("kind", 1), ("kind", "audio"), ("dt_ms", 0), ("dt_ms", -5.0), ("dt_ms", "5"),
+        ("dt_ms", None), ("dt_ms", float("nan")), ("dt_ms", float("inf")), ("dt_ms", 10**400), ("name", 5),
+        ("n_neurons", 10**12), ("n_neurons", -1), ("n_neurons", 2), ("n_neurons", 3.0), ("n_neurons", True),
+        ("stim_meta", {}), ("stim_meta", []), ("stim_meta", [1, 2, 3]), ("stim_meta", [{}, {}]),
+        ("stim_meta", [{}] * 4), ("nrn_meta", [None] * 3), ("nrn_meta", "abc"), ("smoothing_ms", -1.0),
+        ("smoothing_ms", float("nan")), ("smoothing_ms", 1e15), ("smoothing_ms", "21"),
+        ("response_kind", "spikes"), ("response_kind", 3), ("response_unit", ""), ("facts", []),
+        ("kept", 5), ("kept", [1]), ("skipped", [["a"]]), ("skipped", [[1, 2]]), ("path", None),
+        ("name", "\ud800"), ("stim_meta", [{"name": "\udfff"}, {}, {}]), ("format", [2]), ("format", "2"),
+    ]},
+    **{f"no {name}": _drop(name) for name in [
+        "kind", "dt_ms", "name", "n_neurons", "stim_meta", "nrn_meta", "facts", "kept", "stim_0", "rows_1",
+        "heard_2", "counts_0", "standardization_of", "standardization_0_mean", "standardization_0_std",
+        "standardization_0_clips", "normalization_scale", "normalization_offset", "normalization_clips",
+        "normalization_method",
+    ]},
+    **{f"array {name} {number}": _array(name, function) for number, (name, function) in enumerate([
+        ("stim_0", lambda a: a * np.float32("nan")), ("stim_0", lambda a: a * 0 + np.float32("inf")),
+        ("stim_0", lambda a: a.astype(np.float64)), ("stim_0", lambda a: a.astype(">f4")),
+        ("stim_0", lambda a: a.astype(np.complex64)), ("stim_0", lambda a: a[..., :-1]),
+        ("stim_0", lambda a: a[:, :0]), ("stim_0", lambda a: a[:, :1]), ("stim_0", lambda a: a.ravel()),
+        ("stim_0", lambda a: np.array("text")), ("stim_0", lambda a: a[0, 0, 0]),
+        ("rows_0", lambda a: a.astype(np.int64)), ("rows_0", lambda a: a - np.float32("inf")),
+        ("rows_0", lambda a: a.astype(np.float16)), ("rows_0", lambda a: a[:-1]), ("rows_0", lambda a: a[:0]),
+        ("rows_0", lambda a: a[:, :-1]), ("rows_0", lambda a: a.ravel()), ("rows_0", lambda a: a[None]),
+        ("rows_0", lambda a: np.full_like(a, np.iinfo(a.dtype).min)), ("rows_1", lambda a: a.astype("m8")),
+        ("heard_0", lambda a: a + 2), ("heard_0", lambda a: a - 1), ("heard_0", lambda a: a[::-1].copy()),
+        ("heard_0", lambda a: a * 0), ("heard_0", lambda a: a.astype(float)), ("heard_0", lambda a: a[None]),
+        ("heard_0", lambda a: a[:-1]), ("heard_0", lambda a: a + 2**62),
+        ("heard_0", lambda a: a.astype(bool)),
+        ("counts_0", lambda a: a + 1), ("counts_0", lambda a: a * 0), ("counts_0", lambda a: -a),
+        ("counts_0", lambda a: a[::-1] + 2**62), ("counts_0", lambda a: a.astype(np.int32)),
+        ("counts_0", lambda a: np.append(a, 0)), ("standardization_of", lambda a: a + 1),
+        ("standardization_of", lambda a: a - 2), ("standardization_of", lambda a: a[:-1]),
+        ("standardization_0_mean", lambda a: a * np.float32("inf")),
+        ("standardization_0_std", lambda a: a * 0),
+        ("standardization_0_mean", lambda a: a[:1]), ("standardization_0_std", lambda a: -a),
+        ("standardization_0_std", lambda a: a.astype(str)), ("standardization_0_clips", lambda a: a - 99),
+        ("normalization_scale", lambda a: a * 0), ("normalization_scale", lambda a: a[:-1]),
+        ("normalization_offset", lambda a: a * np.float32("nan")), ("normalization_clips", lambda a: a - 99),
+        ("normalization_method", lambda a: np.array("other")),
+        ("normalization_method", lambda a: np.array(3)),
+    ])},
+    "an array more": lambda header, arrays: arrays.update(stim_3=np.zeros(3)),
+    "deep": lambda header, arrays: '{"format": 2, "kind": ' + "[" * 100_000 + "]" * 100_000 + "}",
+    "rather deep": lambda header, arrays: json.dumps(
+        {**header, "nrn_meta": [{"a": json.loads("[" * 300 + "]" * 300)}, {}, {}]}
+    ),
+    "long number": lambda header, arrays: '{"format": ' + "9" * 5000 + "}",
+    "a list": lambda header, arrays: "[1, 2]",
+    "a text": lambda header, arrays: '"format"',
+    "nothing": lambda header, arrays: "",
+    "no json": lambda header, arrays: "{'format': 2}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_a_file_says_is_not_believed(full, name):
+    resaved(full, HOSTILE[name])
+    with pytest.raises(DamagedFileError, match=r"full\.npz"):
+        NeuralDataset.load(full)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"F": 0}, {"F": 10**30}, {"F": 2.0}, {"audio_fs": None}, {"audio_fs": "16000"}, {"audio_fs": -16000},
+        {"audio_fs": 16001}, {"audio_fs": float("nan")}, {"return_waveform": False}, {"return_waveform": 1},
+        {"hearing_range_hz": [5]}, {"hearing_range_hz": [9, 5]}, {"hearing_range_hz": ["a", "b"]},
+        {"species": 4}, {"level": "loud"}, {"level_factor": 0}, {"level_factor": float("inf")},
+        {"level_factor": None}, {"kind": "base"},
+    ],
+)  # fmt: skip
+def test_facts_of_sounds_are_not_believed(tmp_path, values):
+    rng = np.random.default_rng(0)
+    ds = AudioNeuralDataset.from_arrays(
+        [rng.normal(size=1600)], [np.ones((1, 20))], 5.0, 16000, frequencies_hz=np.arange(1.0, 21.0)
+    )
+    path = resaved(ds.save(tmp_path / "w.npz"), _set(**values))
+    if values == {"kind": "base"}:
+        with pytest.raises(TypeError, match="no sounds"):
+            AudioNeuralDataset.load(path)
+    with pytest.raises(DamagedFileError, match=r"w\.npz"):
+        NeuralDataset.load(path)
+
+
+def test_a_header_that_claims_much_allocates_nothing(tmp_path):
+    for shape in ("(1000000000000,)", "(3, -1)", "(99,) * 9", "(" * 3000):
+        head = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}"
+        head += " " * (63 - (len(head) + 10) % 64) + "\n"
+        member = b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + b"1234"
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("header.npy", member)
+        with pytest.raises(DamagedFileError, match=r"x\.npz is no dataset file or is damaged"):
+            NeuralDataset.load(tmp_path / "x.npz")
+
+
+def test_pipes_and_devices_are_refused_before_they_are_opened(ds, tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    (tmp_path / "zero.npz").symlink_to("/dev/full")  # endless zeros for readers
+    (tmp_path / "gone.npz").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder.npz").mkdir()
+    for name in ("pipe", "zero"):
+        with pytest.raises(DamagedFileError, match=rf"{name}\.npz is no regular file"):
+            NeuralDataset.load(tmp_path / f"{name}.npz")
+    (tmp_path / "zero.npz").unlink()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "pipe.npz")
+    for name in ("pipe", "link"):
+        with pytest.raises(FileExistsError, match=rf"{name}\.npz.*no regular file"):
+            ds.save(tmp_path / f"{name}.npz")
+        assert (tmp_path / "pipe.npz").is_fifo()
+    for name in ("gone", "folder"):
+        with pytest.raises(FileNotFoundError, match=rf"no dataset file .*{name}\.npz"):
+            NeuralDataset.load(tmp_path / f"{name}.npz")
+    with pytest.raises(OSError, match=r"folder\.npz"):
+        ds.save(tmp_path / "folder.npz")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.npz", "gone.npz", "link.npz", "pipe.npz"]
+
+
+def test_a_link_that_was_named_stays_a_link(ds, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.npz").symlink_to(tmp_path / "there" / "real.npz")
+    for _ in range(2):
+        ds.save(tmp_path / "link.npz")
+        assert (tmp_path / "link.npz").is_symlink()
+        assert_equal(NeuralDataset.load(tmp_path / "there" / "real.npz"), ds)
+
+
+def test_metadata_that_no_file_can_hold_is_named(tmp_path):
+    def made(**kwargs):
+        return NeuralDataset.from_arrays([np.zeros((2, 9))], [np.zeros((1, 9))], 5.0, **kwargs)
+
+    ring: dict[str, object] = {}
+    ring["again"] = ring
+    for row, words in (({"cell_id": "a\udc80"}, "lone surrogate"), (ring, "levels deep")):
+        with pytest.raises(ValueError, match=rf"nrn_meta\[0\].*{words}"):
+            made(nrn_meta=[row])
+    with pytest.raises(TypeError, match=r"stim_meta\[0\] is a dictionary, got int"):
+        made(stim_meta=[5])
+    for row, words in (
+        ({"a": {"b": {1, 2}}}, r"stim_meta\[0\] cannot be saved.*set"),
+        ({float("nan"): 1}, "its key nan is no text"),
+        ({(1, 2): 1}, r"its key \(1, 2\) is no text"),
+        ({5: 1, "5": 2}, "its key 5 is no text"),
+    ):
+        ds = made(stim_meta=[row])  # in memory, everything is legal
+        with pytest.raises(TypeError, match=words):
+            ds.save(tmp_path / "x.npz")
+    ds = made()
+    ds.name = 5
+    with pytest.raises(ValueError, match="cannot be saved: name is 5"):
+        ds.save(tmp_path / "x.npz")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_smoothing_windows_are_bounded(ds):
+    with pytest.raises(ValueError, match=r"window_ms=1e\+18 is longer"):
+        ds.smoothed(1e18)

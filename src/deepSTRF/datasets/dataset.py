@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch import Tensor
 
+from deepSTRF._files import naming_damage
 from deepSTRF._moved import find_moved_attribute
 from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, check_sound_level, fill, set_level
-from deepSTRF.datasets.recording import Recording, StimulusList, is_integer
+from deepSTRF.datasets.recording import Recording, StimulusList, check_window, is_integer
 from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.selection import resolve_selection
 from deepSTRF.datasets.transforms import fit_normalization, fit_standardization, given_normalization
 from deepSTRF.dsp.filters import samples_per_bin
-from deepSTRF.dsp.smoothing import hanning_window
 
 __all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop", "plain_rate"]
 
@@ -261,7 +261,7 @@ class NeuralDataset(Recording):
                 "ds.smoothed(...).normalized(...)"
             )
         if window_ms is not None:
-            hanning_window(window_ms, self.dt)
+            check_window(window_ms, self.dt)
         view = self._view()
         view.smoothing_ms = None if window_ms is None else float(window_ms)
         return view
@@ -503,7 +503,8 @@ class NeuralDataset(Recording):
         """Write what this dataset or view shows into one ``.npz`` file.
 
         Responses are written as recorded together with smoothing and normalisation. The file appears under
-        its name only when it is complete; an older file of that name stays until then.
+        its name only when it is complete; an older file of that name stays until then. A link that is named
+        stays one, and its target is written. The file carries its size and SHA-256, which `load` verifies.
 
         Parameters
         ----------
@@ -525,7 +526,8 @@ class NeuralDataset(Recording):
         FileNotFoundError
             When the folder does not exist.
         OSError
-            When the disk is full or the folder is read-only; nothing was changed then.
+            When the disk is full, the folder is read-only, or a folder, pipe or device has that name; nothing
+            was changed then.
         """
         known = AudioNeuralDataset if isinstance(self, AudioNeuralDataset) else NeuralDataset
         plain = known.describe(self)  # what a loader's own class adds is unknown to the class that reads
@@ -550,10 +552,16 @@ class NeuralDataset(Recording):
         ------
         FileNotFoundError
             When there is no such file.
-        ValueError
-            When the file is no dataset, is damaged, or is from a newer version.
+        DamagedFileError
+            A ValueError: the file is no dataset, is damaged (its size and SHA-256 are verified, and what is
+            in it like what `from_arrays` is given), or is from a newer version.
         TypeError
             When a file without sounds is loaded as an audio dataset.
+
+        Warns
+        -----
+        UserWarning
+            When the file is of an earlier version, which wrote no checksums.
         """
         header, arrays = io.read_file(path)
         kind = AudioNeuralDataset if header["kind"] == "audio" else NeuralDataset
@@ -561,9 +569,10 @@ class NeuralDataset(Recording):
             raise TypeError(
                 f"this file holds no sounds; read it with NeuralDataset.load, not {cls.__name__}.load"
             )
-        ds = kind._blank(header["dt_ms"])
-        io.restore(ds, header, arrays)
-        ds.validate()
+        with naming_damage(path, io.REMEDY):
+            ds = kind._blank(header["dt_ms"])
+            io.restore(ds, header, arrays)
+            ds.validate()
         return ds
 
     if not TYPE_CHECKING:  # type checkers know every name

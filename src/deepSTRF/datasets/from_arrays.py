@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF._validation import check_choice, check_non_negative
-from deepSTRF.datasets.recording import Recording
+from deepSTRF.datasets.recording import Recording, check_metadata
 from deepSTRF.datasets.responses import (
     Array,
     ClipResponses,
@@ -26,7 +26,7 @@ from deepSTRF.datasets.responses import (
     pack_responses,
 )
 
-__all__ = ["as_spectrogram", "as_waveform", "check_sound_level", "fill", "set_level"]
+__all__ = ["LEVELS", "as_spectrogram", "as_waveform", "check_sound_level", "fill", "set_level"]
 
 #: A baseline that differs from whole bins by no more than this share of a bin is one.
 _WHOLE_BIN = 1e-6
@@ -496,6 +496,10 @@ def _metadata(
         return [{key: f"{word}{index:03d}"} for index in range(count)]
     if len(given) != count:
         raise ValueError(f"{what} has {len(given)} entries for {count} {word}s; give one dictionary each")
+    for index, row in enumerate(given):
+        if not isinstance(row, Mapping):
+            raise TypeError(f"{what}[{index}] is a dictionary, got {type(row).__name__}")
+        check_metadata(row, f"{what}[{index}]")
     return [dict(row) for row in given]
 
 

@@ -1,33 +1,62 @@
 """A dataset as one ``.npz`` file without pickles: stimuli, responses as recorded, metadata and transforms.
 
 Responses are written as recorded together with smoothing and normalisation, so nothing is lost by saving a
-smoothed view. A file appears under its name only when it is complete.
+smoothed view. A file appears under its name only when it is complete, and carries its size and SHA-256 (see
+`deepSTRF._files`). What is read is checked like what `from_arrays` is given: no header, index or shape in a
+file is believed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import uuid
 import zipfile
-import zlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import NoneType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from deepSTRF._files import (
+    DamagedFileError,
+    check_regular,
+    load_sealed_npz,
+    naming_damage,
+    npz_bytes,
+    warn_unsealed,
+    write_sealed_zip,
+)
+from deepSTRF.datasets.from_arrays import LEVELS
 from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, StimulusList
-from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
-from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
+from deepSTRF.datasets.responses import ResponseStorage, stored_responses
+from deepSTRF.datasets.transforms import METHODS, ResponseNormalization, StimulusStandardization
 
-__all__ = ["advice_on", "read_file", "restore", "write_file"]
+__all__ = ["REMEDY", "advice_on", "read_file", "restore", "write_file"]
 
-#: Version of the layout inside the file.
-_FORMAT = 1
+#: Version of the layout inside the file; files of version 1 carry no checksums.
+_FORMAT, _UNSEALED_FORMAT = 2, 1
+#: What a sealed file says it is.
+_KIND = "dataset"
+#: What to do with a damaged file.
+REMEDY = "copy or save it again"
 #: Attributes of audio datasets that go into the header.
 _AUDIO = ("F", "audio_fs", "return_waveform", "hearing_range_hz", "species", "level", "level_factor")
+
+#: Types of the values in a header; those of `_AUDIO` where the file is one of sounds.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "dt_ms": (int, float), "name": (str,), "path": (str,), "n_neurons": (int,), "stim_meta": (list,),
+    "nrn_meta": (list,), "smoothing_ms": (int, float, NoneType), "response_kind": (str, NoneType),
+    "response_unit": (str, NoneType), "facts": (dict,), "kept": (list,), "skipped": (list,),
+    "F": (int,), "audio_fs": (int, float, NoneType), "return_waveform": (bool,),
+    "hearing_range_hz": (list, NoneType), "species": (str, NoneType), "level": (str,),
+    "level_factor": (int, float),
+}  # fmt: skip
+#: Values that the first files did not have yet.
+_LATER = ("response_kind", "response_unit", "level", "level_factor")
 
 #: What to do with a file of another kind, by suffix.
 _SOUNDS = "soundfile.read(path) gives its samples; a dataset also needs responses"
@@ -63,7 +92,7 @@ def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first")
-    header = json.dumps(_header(ds, facts), default=_plain).encode()
+    header = _header_text(_header(ds, facts)).encode()
     arrays: Arrays = {"header": np.frombuffer(header, dtype=np.uint8)}
     for clip, stimulus in enumerate(ds._stims.raw()):
         arrays[f"stim_{clip}"] = stimulus.detach().cpu().numpy()
@@ -74,7 +103,11 @@ def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any
     if getattr(ds, "frequencies_hz", None) is not None:
         arrays["frequencies_hz"] = np.asarray(ds.frequencies_hz)  # type: ignore[attr-defined]
     arrays.update(_transform_arrays(ds))
-    _write_whole(path, arrays)
+    try:
+        write_sealed_zip(path, npz_bytes(arrays), _KIND)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"could not write {path} ({reason}); nothing was changed there") from error
     return path
 
 
@@ -96,6 +129,38 @@ def _header(ds: Recording, facts: dict[str, Any]) -> Header:
         "skipped": ds.load_report.skipped,
         **{key: getattr(ds, key, None) for key in _AUDIO},
     }
+
+
+def _header_text(header: Header) -> str:
+    """The header as JSON; errors name the entry of the metadata that a file cannot hold."""
+    for name, value in header.items():
+        rows = enumerate(value) if name in ("stim_meta", "nrn_meta") else [(None, value)]
+        for index, row in rows:
+            where = name if index is None else f"{name}[{index}]"
+            _check_keys(row, where)
+            try:
+                json.dumps(row, default=_plain)
+            except TypeError as error:
+                raise TypeError(f"{where} cannot be saved: {error}") from error
+    text = json.dumps(header, default=_plain)
+    try:
+        _check_header(json.loads(text))
+    except ValueError as error:
+        raise ValueError(f"this dataset cannot be saved: {error}; correct that attribute first") from error
+    return text
+
+
+def _check_keys(value: Any, where: str) -> None:
+    """Refuse keys that JSON would turn into other ones."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str) and (type(key) is not int or str(key) in value):
+                raise TypeError(f"{where} cannot be saved: its key {key!r} is no text; rename it")
+            _check_keys(item, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            if isinstance(item, (Mapping, list, tuple)):
+                _check_keys(item, f"{where}[{index}]")
 
 
 def _plain(value: Any) -> Any:
@@ -129,22 +194,6 @@ def _transform_arrays(ds: Recording) -> Arrays:
     return arrays
 
 
-def _write_whole(path: Path, arrays: Arrays) -> None:
-    """Write beside the file, then rename: a full disk leaves an older file of that name as it was."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with open(partial, "xb") as file:
-            np.savez_compressed(file, **cast("dict[str, Any]", arrays))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise OSError(error.errno, f"could not write {path} ({reason}); nothing was changed there") from error
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def advice_on(path: str | os.PathLike[str]) -> str | None:
     """How to make a dataset of a file of another kind, known by its suffix; None for others."""
     reader = _READERS.get(Path(path).suffix.lower())
@@ -152,26 +201,71 @@ def advice_on(path: str | os.PathLike[str]) -> str | None:
 
 
 def read_file(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
-    """Header and arrays of a file that `write_file` wrote."""
+    """Header and arrays of a file that `write_file` wrote, after its seal and the header were checked."""
     path = Path(path).expanduser()
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         advice = advice_on(path) or "NeuralDataset.save(path) writes one"
         raise FileNotFoundError(f"there is no dataset file {path}; {advice}")
-    if not zipfile.is_zipfile(path) and (other := advice_on(path)):
-        raise ValueError(other)
+    check_regular(path)
+    if not zipfile.is_zipfile(path):
+        raise DamagedFileError(advice_on(path) or _no_dataset(path, "it is no complete zip file"))
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            if "header" not in archive.files:
-                held = ", ".join(archive.files[:8]) or "nothing"
-                raise ValueError(f"it holds the arrays {held}, not those of ds.save. {_THEN}")
-            arrays = {key: archive[key] for key in archive.files}
-        header = json.loads(arrays["header"].tobytes())
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        why = "neither numpy's zip nor complete" if "allow_pickle" in str(error) else error
-        raise ValueError(f"{path} is no dataset file or is damaged ({why}); copy or save it again") from error
-    if not isinstance(header, dict) or header.get("format") != _FORMAT:
-        raise ValueError(f"{path} has the layout of another version of deepSTRF; install a newer deepSTRF")
+        arrays, sealed = load_sealed_npz(path, _KIND, REMEDY)
+        if "header" not in arrays:
+            held = ", ".join(list(arrays)[:8]) or "nothing"
+            raise ValueError(f"it holds the arrays {held}, not those of ds.save. {_THEN}")
+        header = json.loads(arrays.pop("header").tobytes())
+        json.dumps(header, ensure_ascii=False).encode()  # refuses lone surrogates
+    except DamagedFileError:
+        raise
+    except Exception as error:  # of damaged bytes, parsers raise every class
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
+        raise DamagedFileError(_no_dataset(path, str(error) or type(error).__name__)) from error
+    with naming_damage(path, REMEDY):
+        version = header["format"]
+        if version not in (_UNSEALED_FORMAT, _FORMAT):
+            raise DamagedFileError(
+                f"{path} has the layout of another version of deepSTRF; install a newer deepSTRF"
+            )
+        if not sealed and version != _UNSEALED_FORMAT:
+            raise ValueError("it has lost its checksum")
+        _check_header(header)
+    if not sealed:
+        warn_unsealed(path, "ds.save(...) adds them")
     return header, arrays
+
+
+def _no_dataset(path: Path, why: object) -> str:
+    return f"{path} is no dataset file or is damaged ({why}); {REMEDY}"
+
+
+def _check_header(header: Any) -> None:
+    """Raise ValueError unless a header has the entries, types and ranges that `_header` writes."""
+    kind = header["kind"]
+    if kind not in ("audio", "base"):
+        raise ValueError(f"kind is {kind!r}")
+    for key, types in _TYPES.items():
+        if (key in _AUDIO and kind != "audio") or (key in _LATER and key not in header):
+            continue
+        if type(header[key]) not in types:
+            raise ValueError(f"{key} is {header[key]!r:.80}, of type {type(header[key]).__name__}")
+    words = [*header["kept"], *(word for name, reason in header["skipped"] for word in (name, reason))]
+    if any(not isinstance(word, str) for word in words):
+        raise ValueError("kept or skipped holds what is no text")
+    if kind == "base":
+        return
+    edges = header["hearing_range_hz"]
+    if edges is not None and (len(edges) != 2 or any(type(edge) not in (int, float) for edge in edges)):
+        raise ValueError(f"hearing_range_hz is {edges!r:.80}")
+    if header.get("level", "raw") not in LEVELS:
+        raise ValueError(f"level is {header['level']!r:.80}")
+    for key in ("audio_fs", "level_factor"):
+        value = header.get(key)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{key} is {value!r:.80}")
+    if (header["audio_fs"] is None) is header["return_waveform"]:
+        raise ValueError("audio_fs and return_waveform contradict each other")
 
 
 def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
@@ -185,34 +279,72 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
         for key in _AUDIO[:-2] + tuple(key for key in _AUDIO[-2:] if key in header):  # older files: no level
             setattr(ds, key, tuple(header[key]) if isinstance(header[key], list) else header[key])
     if "frequencies_hz" in arrays:
-        ds.frequencies_hz = arrays["frequencies_hz"]  # type: ignore[attr-defined]
-    clips = []
+        ds.frequencies_hz = arrays.pop("frequencies_hz")  # type: ignore[attr-defined]
+        _check_numbers(ds.frequencies_hz, "frequencies_hz")  # type: ignore[attr-defined]
+    clips, stimuli = [], []
     for clip in range(len(ds.stim_meta)):
-        rows, counts = arrays[f"rows_{clip}"], arrays[f"counts_{clip}"]
-        missing = bool((rows == np.iinfo(rows.dtype).min).any()) if rows.dtype.kind == "i" else True
-        starts = np.cumsum(counts) - counts
-        clips.append(ClipResponses(rows, arrays[f"heard_{clip}"], starts, counts, missing))
+        stimuli.append(Stimulus(torch.from_numpy(arrays.pop(f"stim_{clip}"))))
+        if stimuli[-1].values.ndim < 2:
+            raise ValueError(f"clip {clip}: a stimulus has axes (..., T)")
+        rows, heard, counts = (arrays.pop(f"{part}_{clip}") for part in ("rows", "heard", "counts"))
+        clips.append(stored_responses(rows, heard, counts, ds.N_neurons, f"clip {clip}"))
     ds._storage = ResponseStorage(clips, ds.N_neurons)
-    _restore_transforms(ds, arrays)
+    _restore_transforms(ds, stimuli, arrays)
+    if arrays:
+        raise ValueError(f"it holds the arrays {', '.join(list(arrays)[:8])}, which belong to nothing")
 
 
-def _restore_transforms(ds: Recording, arrays: Arrays) -> None:
+def _check_numbers(values: npt.NDArray[Any], what: str, *, positive: bool = False) -> None:
+    if values.dtype.kind not in "fiu" or not np.isfinite(values).all():
+        raise ValueError(f"{what} holds other values than finite numbers")
+    if positive and not (values > 0).all():
+        raise ValueError(f"{what} holds values of at most 0")
+
+
+def _indices(values: npt.NDArray[Any], what: str, low: int, high: int | None = None) -> list[int]:
+    """A one-dimensional array of indices as a list, in range."""
+    if values.dtype != np.int64 or values.ndim != 1:
+        raise ValueError(f"{what} is {values.dtype} of shape {values.shape}")
+    chosen: list[int] = values.tolist()
+    if chosen and (min(chosen) < low or (high is not None and max(chosen) >= high)):
+        raise ValueError(f"{what} reaches from {min(chosen)} to {max(chosen)}")
+    return chosen
+
+
+def _restore_transforms(ds: Recording, stimuli: list[Stimulus], arrays: Arrays) -> None:
     fitted: list[StimulusStandardization] = []
     while (part := f"standardization_{len(fitted)}") + "_mean" in arrays:
-        mean, std = torch.from_numpy(arrays[f"{part}_mean"]), torch.from_numpy(arrays[f"{part}_std"])
-        clips = tuple(arrays[f"{part}_clips"].tolist())
-        fitted.append(StimulusStandardization(mean, std, mean.ndim > 0, clips))
-    which = arrays["standardization_of"].tolist()
-    stimuli = [Stimulus(torch.from_numpy(arrays[f"stim_{clip}"])) for clip in range(len(which))]
+        mean, std = arrays.pop(f"{part}_mean"), arrays.pop(f"{part}_std")
+        _check_numbers(mean, f"{part}_mean")
+        _check_numbers(std, f"{part}_std", positive=True)
+        clips = tuple(_indices(arrays.pop(f"{part}_clips"), f"{part}_clips", 0))
+        if mean.shape != std.shape or {mean.dtype, std.dtype} != {np.dtype(np.float32)}:
+            raise ValueError(f"{part} has a mean of shape {mean.shape} and a std of shape {std.shape}")
+        tensors = torch.from_numpy(mean), torch.from_numpy(std)
+        fitted.append(StimulusStandardization(*tensors, mean.ndim > 0, clips))
+    which = _indices(arrays.pop("standardization_of"), "standardization_of", -1, len(fitted))
+    if len(which) != len(stimuli):
+        raise ValueError(f"standardization_of has {len(which)} entries for {len(stimuli)} clips")
+    for clip, (index, stimulus) in enumerate(zip(which, stimuli, strict=True)):
+        if index >= 0 and fitted[index].mean.shape not in ((), (stimulus.values.shape[-2], 1)):
+            raise ValueError(f"clip {clip} is standardised with statistics of other bands")
     ds._stims = StimulusList(stimuli, [None if index < 0 else fitted[index] for index in which])
     if len(fitted) == 1:
         ds.stim_normalization = fitted[0].record()
     elif fitted:
         ds.stim_normalization = {"datasets": [transform.record() for transform in fitted]}
     if "normalization_scale" in arrays:
-        ds._normalization = ResponseNormalization(
-            str(arrays["normalization_method"]),
-            torch.from_numpy(arrays["normalization_scale"]),
-            torch.from_numpy(arrays["normalization_offset"]),
-            tuple(arrays["normalization_clips"].tolist()),
+        scale, offset, clips_used, method = (
+            arrays.pop(f"normalization_{part}") for part in ("scale", "offset", "clips", "method")
         )
+        _check_numbers(scale, "normalization_scale", positive=True)
+        _check_numbers(offset, "normalization_offset")
+        shapes = {scale.shape, offset.shape}
+        if shapes != {(ds.N_neurons,)} or {scale.dtype, offset.dtype} != {np.dtype(np.float32)}:
+            raise ValueError(f"the normalisation has the shapes {shapes} for {ds.N_neurons} neurons")
+        if method.dtype.kind != "U" or method.ndim != 0 or str(method) not in METHODS:
+            raise ValueError(f"the normalisation has the method {method!r:.80}")
+        ds._normalization = ResponseNormalization(
+            str(method), torch.from_numpy(scale), torch.from_numpy(offset),
+            tuple(_indices(clips_used, "normalization_clips", 0)),
+        )  # fmt: skip

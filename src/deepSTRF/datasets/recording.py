@@ -11,7 +11,7 @@ import copy
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self, overload
 
@@ -36,6 +36,10 @@ NORMALIZED = {"max": (None, "fraction of maximum"), "zscore": ("trace", "z-score
 
 #: No response is binned finer than this (50 kHz); a bin width in seconds is.
 _SHORTEST_BIN_MS = 0.02
+#: A smoothing window of more bins than this is a slip, and would not fit into memory.
+_LONGEST_WINDOW = 1_000_000
+#: Metadata nested deeper than this hold themselves, or are made to harm.
+_DEEPEST = 50
 #: Number of skipped entries that the printed form of a load report names before it only counts them.
 _SHOWN = 10
 
@@ -415,6 +419,9 @@ class Recording(Dataset[dict[str, Any]]):
             for index, row in enumerate(rows):
                 if not isinstance(row, dict):
                     raise TypeError(f"{name}[{index}] is a dictionary, got {type(row).__name__}")
+                check_metadata(row, f"{name}[{index}]")
+        if self.smoothing_ms is not None:
+            check_window(self.smoothing_ms, self.dt)
         for clip in range(n_clips):
             _check_stimulus(self.shared_stimulus(clip), f"clip {clip}")
         self._inferred_kind = self._storage.kind()  # now: a view shows only some of the values
@@ -453,6 +460,37 @@ def check_bin_width(dt_ms: Any) -> float:
             f"dt_ms={1000 * value:g}"
         )
     return float(value)
+
+
+def check_window(window_ms: Any, dt_ms: float) -> None:
+    """Refuse a width of a smoothing window that is no positive number, or of more than `_LONGEST_WINDOW`."""
+    if isinstance(window_ms, (int, float)) and window_ms > _LONGEST_WINDOW * dt_ms:
+        raise ValueError(
+            f"window_ms={window_ms!r:.40} is longer than {_LONGEST_WINDOW:,} bins; it is a width in ms, such "
+            "as 21.0"
+        )
+    hanning_window(window_ms, dt_ms)
+
+
+def check_metadata(value: Any, where: str, depth: int = 0) -> None:
+    """Refuse text that no file can hold, and nesting without an end."""
+    if depth > _DEEPEST:
+        raise ValueError(f"{where[:80]} is nested more than {_DEEPEST} levels deep; flatten it")
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            raise ValueError(
+                f"{where} holds {value!a:.80}, which is no valid text (a lone surrogate); decode names "
+                "with the encoding that they were written in"
+            )
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            check_metadata(key, f"a key of {where}", depth)
+            if isinstance(item, (str, Mapping, list, tuple)):
+                check_metadata(item, f"{where}[{key!r}]", depth + 1)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            if isinstance(item, (str, Mapping, list, tuple)):
+                check_metadata(item, f"{where}[{index}]", depth + 1)
 
 
 def is_integer(value: Any) -> bool:

@@ -30,6 +30,7 @@ __all__ = [
     "encode",
     "pack_clip",
     "pack_responses",
+    "stored_responses",
 ]
 
 Index = npt.NDArray[np.int64]
@@ -186,6 +187,33 @@ class ResponseStorage:
         if neurons is None:
             return ResponseStorage(chosen, self.n_neurons)
         return ResponseStorage([clip.take(neurons) for clip in chosen], len(neurons))
+
+
+def stored_responses(rows: Array, heard: Array, counts: Array, n_neurons: int, where: str) -> ClipResponses:
+    """The responses to one clip of a file; ValueError where its arrays do not fit each other."""
+    if rows.ndim != 2 or rows.dtype not in (np.float32, *COUNT_TYPES):
+        raise ValueError(f"{where}: the responses are {rows.dtype} of shape {rows.shape}")
+    for what, index in (("neurons", heard), ("repeats", counts)):
+        if index.dtype != np.int64 or index.shape != heard.shape or index.ndim != 1:
+            raise ValueError(f"{where}: the {what} are {index.dtype} of shape {index.shape}")
+    if heard.size and not (heard.min() >= 0 and heard.max() < n_neurons and (np.diff(heard) > 0).all()):
+        raise ValueError(f"{where}: its neurons are not ascending indices of {n_neurons} neurons")
+    if not ((counts >= 1) & (counts <= len(rows))).all() or counts.sum() != len(rows):
+        raise ValueError(f"{where}: its repeats are not those of {len(rows)} rows")
+    missing = True
+    if rows.dtype == np.float32:
+        if rows.size and np.isinf([np.fmin.reduce(rows, axis=None), np.fmax.reduce(rows, axis=None)]).any():
+            raise ValueError(f"{where}: the responses hold infinite values")
+    else:
+        missing = bool((rows == np.iinfo(rows.dtype).min).any())
+    clip = ClipResponses(rows, heard, np.cumsum(counts) - counts, counts, missing)
+    if missing and heard.size:
+        # a neuron with a value in the first bin is settled; only the others are looked through
+        silent = clip.heard[~clip._with_values(rows[:, :1])[0]]
+        empty = [n for n in silent.tolist() if np.isnan(clip.neuron(n)).all()]  # type: ignore[arg-type]
+        if empty:
+            raise ValueError(f"{where}: neuron {empty[0]} is listed without any value")
+    return clip
 
 
 # ---- packing of blocks, lists and dictionaries
