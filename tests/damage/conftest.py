@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # the banks of this folder are programs of their own too
+
 #: Audit events of Python that change files; reading is among them through "open".
 EVENTS = {
     "open",
