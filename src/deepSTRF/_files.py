@@ -238,7 +238,9 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file lies beside the target: os.replace is atomic only within one file system.
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    hidden = f".{target.name[:100]}."  # so that the longest legal name stays legal
+    _remove_abandoned(target.parent, hidden)
+    temporary = target.with_name(f"{hidden}{_this_process()}")
     try:
         _write_durably(temporary, data)
         if target.is_file() and (follow_links or not target.is_symlink()):
@@ -436,7 +438,7 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 #: A new version that is complete and on its way into its place; see `replace_folder`.
 _STAGED = ".deepSTRF-staged"
-#: A new version that is being written, followed by host, process and a random word.
+#: A new version that is being written; see `_this_process`.
 _WRITING = ".deepSTRF-writing-"
 
 
@@ -593,9 +595,9 @@ def replace_folder(
     made = [path for path in (root, *root.parents) if not path.exists()]
     root.mkdir(parents=True, exist_ok=True)
     try:
-        _remove_abandoned(root)
+        _remove_abandoned(root, _WRITING)
         _finish_staged(root)
-        writing = root / f"{_WRITING}{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+        writing = root / f"{_WRITING}{_this_process()}"
         try:
             writing.mkdir()
             for name, content in adding_manifest(files, kind, complete=complete, later=later):
@@ -704,7 +706,7 @@ def remove_folder(folder: str | os.PathLike[str]) -> None:
     root = Path(folder)
     if root.is_symlink() or not root.is_dir():
         return
-    _remove_abandoned(root)
+    _remove_abandoned(root, _WRITING)
     _finish_staged(root)
     _remove_listed(root)
     with contextlib.suppress(OSError):
@@ -712,13 +714,25 @@ def remove_folder(folder: str | os.PathLike[str]) -> None:
         root.rmdir()
 
 
-def _remove_abandoned(root: Path) -> None:
+def _this_process() -> str:
+    """End of the name of what this process is writing: machine, process and a random word."""
+    machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+    return f"{machine}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def _remove_abandoned(folder: Path, start: str) -> None:
     """Remove what processes of this machine, killed since, were writing."""
-    here = f"{_WRITING}{socket.gethostname()}-"
-    for path in root.glob(f"{_WRITING}*"):
-        process = path.name.removeprefix(here).split("-")[0]
-        if path.name.startswith(here) and process.isdigit() and not _is_running(int(process)):
-            shutil.rmtree(path, ignore_errors=True)
+    machine = _this_process().split("-")[0]
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            parts = entry.name.removeprefix(start).split("-")
+            if not entry.name.startswith(start) or len(parts) != 3 or not parts[2].endswith(".tmp"):
+                continue
+            if parts[0] == machine and parts[1].isdigit() and not _is_running(int(parts[1])):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
 
 
 def _is_running(process: int) -> bool:

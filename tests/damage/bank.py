@@ -15,6 +15,7 @@ import random
 import resource
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import warnings
@@ -100,9 +101,11 @@ def pipe(path: Path, _: random.Random) -> None:
     os.mkfifo(path)
 
 
-def link(target: str, path: Path, _: random.Random) -> None:
+def link_beside(name: str, path: Path, _: random.Random) -> None:
+    """A link to something beside the artefact, which `faults` finds unchanged in the end."""
+    outside = next(folder / name for folder in path.parents if os.path.lexists(folder / name))
     path.unlink()
-    path.symlink_to(target)
+    path.symlink_to(outside)
 
 
 def own_link(path: Path, _: random.Random) -> None:
@@ -110,12 +113,13 @@ def own_link(path: Path, _: random.Random) -> None:
     path.symlink_to(path.name)
 
 
+DEVICE, OUTSIDE, DANGLING = "zero", "outside.txt", "dangling"
 Damage = Callable[[Path, random.Random], None]
 SHAPES = [[], {}, 3, "x", None, True, [[]], {"a": 1}, [{"name": 1}], {"format": 10**30}, {"files": []}]
 DAMAGES: dict[str, Damage] = {
     "absent": absent, "folder": folder, "pipe": pipe, "appended": appended, "own link": own_link,
-    "link to /dev/zero": partial(link, "/dev/zero"), "dangling link": partial(link, "/none/such"),
-    "link to another file": partial(link, "/etc/hostname"),
+    "link to a device": partial(link_beside, DEVICE), "link to another file": partial(link_beside, OUTSIDE),
+    "dangling link": partial(link_beside, DANGLING),
     "empty": partial(instead, b""), "zeros": partial(instead, b"\0" * 4096), "NaN": partial(instead, b"NaN"),
     "deep": partial(instead, b"[" * 200_000), "deep object": partial(instead, b'{"a":' * 100_000),
     "zip": partial(instead, b"PK\x05\x06" + b"\0" * 18), "pickle": partial(instead, b"\x80\x04K\x01."),
@@ -133,7 +137,8 @@ class Kind:
     """An artefact: ``make(folder)`` writes it, ``read(folder)`` returns what a user gets of it.
 
     ``free`` are files whose content a user may change, ``fresh`` is set where damage is repaired in silence,
-    ``only`` names the folder whose files are damaged, ``rounds`` repeats the seeded damages.
+    ``only`` names the folder whose files are damaged, ``rounds`` repeats the seeded damages, ``other`` makes
+    another artefact to swap files with.
     """
 
     make: Callable[[Path], None]
@@ -142,15 +147,17 @@ class Kind:
     fresh: bool = False
     rounds: int = 1
     only: str = ""
+    other: Callable[[Path], None] | None = None
 
 
 def recording(**options: Any) -> SyntheticDataset:
     return SyntheticDataset(**{**SMALL, **options})
 
 
-def statenet() -> NeuralModel:
-    torch.manual_seed(1)
-    return StateNet(34, out_neurons=3, hidden_channels=4)
+def make_checkpoint(path: Path, seed: int = 1) -> None:
+    torch.manual_seed(seed)
+    model = StateNet(34, out_neurons=3, hidden_channels=4)
+    model.save_pretrained(path / "model", metadata={"note": [seed, 2.5, "é"]})
 
 
 def predicted(model: Any) -> Tensor:
@@ -179,13 +186,15 @@ def read_explanation(path: Path) -> Any:
     return found.facts, found.tables, found.arrays, sounds, found.movie and found.movie.read_bytes()
 
 
-def make_run(path: Path) -> None:
-    config = ExperimentConfig(dataset_options=SMALL, split="4/1/1", epochs=1, seeds=(0, 1))
+def make_run(path: Path, rate: float = 0.01) -> None:
+    config = ExperimentConfig(
+        dataset_options=SMALL, split="4/1/1", epochs=1, seeds=(0, 1), learning_rate=rate
+    )
     run_experiment(config, path / "run", progress=False)
 
 
-def make_explained(path: Path) -> None:
-    config = ExperimentConfig(dataset_options=SMALL, split="4/1/1", epochs=1)
+def make_explained(path: Path, rate: float = 0.01) -> None:
+    config = ExperimentConfig(dataset_options=SMALL, split="4/1/1", epochs=1, learning_rate=rate)
     explain_run(run_experiment(config, path / "run", progress=False), ["0"], progress=False)
 
 
@@ -221,10 +230,10 @@ def make_state(path: Path) -> None:
         resumed(path, die=True)
 
 
-def make_folds(path: Path) -> None:
+def make_folds(path: Path, seed: int = 0) -> None:
     ds = recording(n_clips=3)
     fit_folds(lambda seed: Linear(ds.F, 3, 3), ds, plan_folds(ds, crossval=True), path / "folds",
-              fitter_kwargs={"max_epochs": 1}, progress=False)  # fmt: skip
+              fitter_kwargs={"max_epochs": 1}, seed=seed, progress=False)  # fmt: skip
 
 
 def read_folds(path: Path) -> Any:
@@ -257,18 +266,19 @@ def make_config(path: Path) -> None:
     (path / "choices.toml").write_text(ExperimentConfig(dataset_options=SMALL).to_toml(), encoding="utf-8")
 
 
+#: What a user may change, or what is only told: the model card and the metadata of a checkpoint.
+CARDS = ("README.md", "metadata.json")
 KINDS = {
     "checkpoint": Kind(
-        lambda path: statenet().save_pretrained(path / "model", metadata={"note": [1, 2.5, "é"]}),
-        read_checkpoint,
-        free=("README.md", "metadata.json"),
-        rounds=3,
+        make_checkpoint, read_checkpoint, free=CARDS, rounds=3, other=partial(make_checkpoint, seed=2)
     ),
-    "run": Kind(make_run, read_run, free=("README.md", "metadata.json", "README.txt")),
-    "explanation": Kind(make_explained, read_explanation, only="run/explain"),
+    "run": Kind(make_run, read_run, free=(*CARDS, "README.txt"), other=partial(make_run, rate=0.02)),
+    "explanation": Kind(
+        make_explained, read_explanation, only="run/explain", other=partial(make_explained, rate=0.02)
+    ),
     "dataset": Kind(lambda path: recording().save(path / "ds.npz"), read_dataset, rounds=3),
     "fit state": Kind(make_state, partial(resumed, die=False), fresh=True),
-    "folds": Kind(make_folds, read_folds, free=("README.md", "metadata.json")),
+    "folds": Kind(make_folds, read_folds, free=CARDS, other=partial(make_folds, seed=5)),
     "filters": Kind(make_filters, read_filters, free=("dSTRF-000.npy",)),
     "cache": Kind(entry, entry, fresh=True, rounds=3),
 }
@@ -368,11 +378,20 @@ def restore(path: Path, content: bytes) -> None:
 def faults(name: str, folder: Path) -> tuple[int, list[str]]:
     """Number of cases of a kind, and a line for each that failed."""
     kind = KINDS[name]
-    made = folder / f"made-{name.replace(' ', '-')}"
+    made, twin = folder / f"made-{name.replace(' ', '-')}", folder / "twin"
     made.mkdir()
+    twin.mkdir()
+    (folder / OUTSIDE).write_text("somebody's own", encoding="utf-8")
+    (folder / DANGLING).symlink_to(folder / "none")
+    try:  # one of our own: root could lose the real one
+        os.mknod(folder / DEVICE, stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    except OSError:
+        (folder / DEVICE).symlink_to("/dev/zero")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         kind.make(made)
+        if kind.other is not None:
+            kind.other(twin)
         pristine = {
             str(path.relative_to(made)): path.read_bytes() for path in made.rglob("*") if path.is_file()
         }
@@ -382,17 +401,25 @@ def faults(name: str, folder: Path) -> tuple[int, list[str]]:
         if not file.startswith(kind.only):
             continue
         path = made / file
-        for number, (what, damage) in enumerate(damages(kind.rounds if content else 0)):
+        every = damages(kind.rounds if content else 0)
+        if (twin / file).is_file() and (twin / file).read_bytes() != content:
+            every.append(("swap", partial(instead, (twin / file).read_bytes())))
+        for number, (what, damage) in enumerate(every):
             if kind.fresh:  # the reader writes
                 for other, before in pristine.items():
                     restore(made / other, before)
             damage(path, random.Random(f"{name} {file} {number}"))
-            is_free = file.endswith(kind.free) and path.is_file() and not path.is_symlink()
-            reason = fault(kind, made, path, expected, is_free)
+            reason = fault(kind, made, path, expected, file.endswith(kind.free))
             if reason:
                 failed.append(f"{name}: {file}: {what}: {reason}")
             restore(path, content)
             cases += 1
+    if (folder / OUTSIDE).read_text(encoding="utf-8") != "somebody's own":
+        failed.append(f"{name}: a file outside: link: it was written through a link")
+    if not stat.S_ISCHR((folder / DEVICE).stat().st_mode):
+        failed.append(f"{name}: a device: link: it was replaced by a file")
+    if (folder / "none").exists() and name != "fit state":  # a path that the user named may be a link
+        failed.append(f"{name}: a dangling link: link: its target was made")
     return cases, failed
 
 
