@@ -281,6 +281,9 @@ KINDS = {
     "folds": Kind(make_folds, read_folds, free=CARDS, other=partial(make_folds, seed=5)),
     "filters": Kind(make_filters, read_filters, free=("dSTRF-000.npy",)),
     "cache": Kind(entry, entry, fresh=True, rounds=3),
+    "choices": Kind(
+        make_config, lambda path: ExperimentConfig.from_toml(path / "choices.toml"), free=("choices.toml",)
+    ),
 }
 
 
