@@ -186,13 +186,13 @@ def load_npz(
 
 
 def load_sealed_npz(
-    path: str | os.PathLike[str], kind: str, remedy: str
+    path: str | os.PathLike[str], kind: str, remedy: str, members: Sequence[str] | None = None
 ) -> tuple[dict[str, NDArray[Any]], bool]:
     """Arrays of an .npz file, and whether it has a seal, which another thread verifies meanwhile."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         seal = pool.submit(check_zip_seal, path, kind, remedy)
         try:
-            arrays = load_npz(path)
+            arrays = load_npz(path, members)
         finally:
             sealed = seal.result()  # what is wrong with the seal is said first
     return arrays, sealed

@@ -12,7 +12,10 @@ import pytest
 import soundfile
 from scipy.io import savemat
 
-from deepSTRF.datasets.audio import NS1Dataset
+from deepSTRF.datasets.audio import (
+    NS1Dataset,
+    ns1,  # inner: tested by itself
+)
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES  # inner: tested by itself
 
 N_SAMPLES = 244_140
@@ -96,13 +99,19 @@ def _small_original(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def small_ns1(_small_original, tmp_path) -> Path:
+def _nothing_published(monkeypatch) -> None:
+    """The small recording has the names of published files, and other content."""
+    monkeypatch.setattr(ns1, "published_files", dict)
+
+
+@pytest.fixture
+def small_ns1(_small_original, _nothing_published, tmp_path) -> Path:
     """A writable copy: three units and twenty sounds."""
     return Path(shutil.copytree(_small_original, tmp_path / "NS1"))
 
 
 @pytest.fixture
-def small_units(_small_original, tmp_path) -> Path:
+def small_units(_small_original, _nothing_published, tmp_path) -> Path:
     """As above with links to the sounds, for tests that only touch the spike files."""
     root = tmp_path / "NS1"
     shutil.copytree(_small_original, root, ignore=shutil.ignore_patterns("SH.En.C"))

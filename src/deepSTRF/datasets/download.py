@@ -1,9 +1,10 @@
 """Files of public recordings: folders, downloads, safe unpacking, and a cache of parsed arrays.
 
-A download is resumed where it stopped, retried with growing pauses, verified (length, SHA-256, the file's own
-integrity), and gets its final name only when it is complete. Archives are checked entry by entry before
-anything is written. A cache entry is named after everything it depends on: package version, parameters, and
-the files it was made from; a damaged one is rebuilt, and the folder can be deleted at any time.
+A download is bounded in bytes and time, resumed where it stopped, retried with growing pauses, verified
+(length, SHA-256, the file's own integrity), and gets its final name only when it is complete. Archives are
+checked entry by entry before anything is written. A cache entry is named after everything it depends on:
+package version, parameters, and the content of the files it was made from; one whose seal is not intact is
+rebuilt, and the folder can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -13,28 +14,41 @@ import hashlib
 import io
 import json
 import os
-import secrets
+import queue
+import re
 import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
+
+from deepSTRF._files import (
+    DamagedFileError,
+    check_regular,
+    load_sealed_npz,
+    naming_damage,
+    sealed_zip,
+    write_atomically,
+)
 
 __all__ = [
     "cache_dir",
     "cached_arrays",
     "data_dir",
     "download_file",
-    "fingerprint_files",
+    "hash_files",
     "osf_url",
     "unpack_zip",
 ]
@@ -81,6 +95,13 @@ CONNECT_TIMEOUT_S = 30.0
 MAX_PAUSE_S = 60.0
 #: A broken connection costs at most this: a chunk that is not complete is lost.
 CHUNK_BYTES = 1 << 14
+#: A server that sends less per second is given up.
+SLOWEST_BYTES_PER_S = 256
+#: The most bytes of a download for which the caller states no ``limit``.
+MOST_BYTES = 1 << 36
+#: Who waits for another process gives up when its download has not grown for so long.
+LOCK_WAIT_S = 600.0
+LOCK_POLL_S = 0.05
 
 
 def osf_url(guid: str, base_url: str = OSF_BASE_URL) -> str:
@@ -94,6 +115,7 @@ def download_file(
     *,
     sha256: str | None = None,
     size: int | None = None,
+    limit: int = MOST_BYTES,
     check: Callable[[Path], None] | None = None,
     retries: int = 5,
     pause_s: float = 1.0,
@@ -105,19 +127,26 @@ def download_file(
     A file that is there already is checked against size and hash without touching the network. The body goes
     to ``dest`` + ``.part``, which a later call resumes (HTTP Range, guarded by the server's ETag); two
     processes that fetch the same file wait for each other. Without ``sha256`` the observed hash is written to
-    ``dest`` + ``.sha256`` in the format of ``sha256sum``.
+    ``dest`` + ``.sha256`` in the format of ``sha256sum``. No more than ``size`` bytes are fetched, or
+    ``limit`` where nobody states a size; a server that sends next to nothing for ``timeout_s`` is given up.
     """
     dest = Path(dest)
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"url is an address of http or https, got {url!r:.200}")
     if dest.is_file():
         _verify(dest, sha256, size, None, cure="delete it and download it again")
         return dest
     dest.parent.mkdir(parents=True, exist_ok=True)
-    part = dest.with_name(dest.name + ".part")
-    with _lock(dest):
+    part, recorded = dest.with_name(dest.name + ".part"), dest.with_name(dest.name + ".sha256")
+    with _lock(dest, part):
         if dest.is_file():  # another process fetched it while we waited
             return dest
+        for path in (dest, part, _etag_file(part), recorded):
+            if path.is_symlink() or (path.exists() and not path.is_file()):
+                raise FileExistsError(f"{path} is a link or no regular file; remove it, then download again")
         shown = sys.stderr.isatty() if progress is None else progress
-        _fetch_with_retries(url, part, size, retries, pause_s, timeout_s, shown)
+        most = limit if size is None else min(size, limit)
+        _fetch_with_retries(url, part, size, most, sha256 is not None, retries, pause_s, timeout_s, shown)
         try:
             _verify(part, sha256, size, check, cure="the download is deleted; try again")
         except ValueError:
@@ -126,25 +155,25 @@ def download_file(
         finally:
             _etag_file(part).unlink(missing_ok=True)
         if sha256 is None:
-            line = f"{_sha256(part)}  {dest.name}\n"
-            dest.with_name(dest.name + ".sha256").write_text(line, encoding="utf-8")
+            recorded.write_text(f"{_sha256(part)}  {dest.name}\n", encoding="utf-8")
         os.replace(part, dest)
     return dest
 
 
 def _fetch_with_retries(
-    url: str, part: Path, size: int | None, retries: int, pause_s: float, timeout_s: float, shown: bool
-) -> None:
+    url: str, part: Path, size: int | None, most: int, is_known: bool, retries: int, pause_s: float,
+    timeout_s: float, shown: bool,
+) -> None:  # fmt: skip
     """Repeat attempts until the body is complete; attempts that bring new bytes do not count."""
-    fruitless = 0
+    fruitless, best = 0, _size_of(part)
     while True:
-        before = _size_of(part)
         try:
             with _progress_bar(part.name.removesuffix(".part"), shown) as advance:
-                _attempt(url, part, size, timeout_s, advance)
+                _attempt(url, part, size, most, is_known, timeout_s, advance)
             return
         except _TransientError as error:
-            fruitless = 0 if _size_of(part) > before else fruitless + 1
+            grown = _size_of(part) >= best + CHUNK_BYTES  # else one byte per attempt would never end
+            fruitless, best = (0 if grown else fruitless + 1), max(best, _size_of(part))
             if fruitless >= retries:
                 kept = (
                     f"; {_size_of(part)} bytes are kept in {part} and the next call resumes there"
@@ -153,7 +182,7 @@ def _fetch_with_retries(
                 )
                 raise ConnectionError(
                     f"could not fetch {url}: {error} ({retries} attempts in a row brought nothing){kept}. "
-                    f"You may also fetch it by hand and put it at {part.with_suffix('')}"
+                    f"Fetched by other means, put it at {part.with_suffix('')}"
                 ) from None  # the chain of a network library's errors is less clear than this
             time.sleep(min(MAX_PAUSE_S, max(error.pause_s, pause_s * 2.0 ** max(0, fruitless - 1))))
 
@@ -166,38 +195,110 @@ class _TransientError(Exception):
         self.pause_s = pause_s
 
 
-def _attempt(url: str, part: Path, size: int | None, timeout_s: float, advance: Advance) -> None:
+def _attempt(
+    url: str, part: Path, size: int | None, most: int, is_known: bool, timeout_s: float, advance: Advance
+) -> None:
     """Request what is missing once and append it to ``part``."""
     import requests  # comes with pooch
+    from urllib3.exceptions import HTTPError  # comes with requests
 
-    have = _size_of(part)
+    have, total = _size_of(part), None
     try:
-        with requests.get(
-            url, headers=_headers(part, have), stream=True, timeout=(CONNECT_TIMEOUT_S, timeout_s)
-        ) as answer:
+        with _answer(url, _headers(part, have), timeout_s) as answer:
             if answer.status_code == 416 and _total(answer) == have:
                 return  # everything had arrived before the last run was stopped
-            start = _start_of_body(answer, have)
+            start = _start_of_body(answer, have, part)
+            _check_kind(answer, url, part, is_known)
             total = _total(answer)
-            if start == 0:
-                _etag_file(part).write_text(answer.headers.get("ETag", ""), encoding="utf-8")
             if size is not None and total is not None and total != size:
                 raise ValueError(f"{url} offers {total} bytes, expected {size}: the source has changed")
+            if total is not None and total > most:
+                raise ValueError(f"{url} offers {total:,} bytes, more than {most:,}; is the address right?")
             if total is not None:
                 needed = total - start
                 _check_free_space(part.parent, needed, f"{part} needs {needed / 1e6:.0f} MB more")
-            done = start
+            if start == 0:
+                _etag_file(part).write_text(_validator(answer), encoding="utf-8")
+            ceiling, done = most if total is None else total, start
             advance(done, total)
             with open(part, "ab" if start else "wb") as out:
-                for block in answer.iter_content(CHUNK_BYTES):
-                    out.write(block)
+                for block in _blocks(answer, timeout_s):
                     done += len(block)
+                    if done > ceiling:
+                        break
+                    out.write(block)
                     advance(done, total)
-    except requests.RequestException as error:
+            if done > ceiling:
+                part.unlink()
+                raise ValueError(f"{url} sends more than {ceiling:,} bytes; the download is deleted")
+    except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
+        raise ConnectionError(f"{url} leads to an address that is not of http or https ({error})") from None
+    except requests.exceptions.TooManyRedirects as error:
+        raise ConnectionError(f"{url} leads in circles ({error}); is the address right?") from None
+    except (requests.RequestException, HTTPError) as error:
         inner = error.args[0] if error.args else error
         raise _TransientError(f"{type(error).__name__}: {getattr(inner, 'reason', inner)}") from error
     if total is not None and _size_of(part) != total:
         raise _TransientError(f"the connection ended after {_size_of(part)} of {total} bytes")
+
+
+def _answer(url: str, headers: dict[str, str], timeout_s: float) -> Any:
+    """The answer to a request, with its headers in time; a thread that waits longer is left to itself."""
+    import requests
+
+    arrived: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            timeout = (CONNECT_TIMEOUT_S, timeout_s)
+            arrived.put(requests.get(url, headers=headers, stream=True, timeout=timeout))
+        except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked
+            arrived.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    longest = min(CONNECT_TIMEOUT_S, timeout_s) + timeout_s
+    try:
+        answer = arrived.get(timeout=longest)
+    except queue.Empty:
+        raise _TransientError(f"no complete answer came within {longest:.0f} s") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def _blocks(answer: Any, timeout_s: float) -> Iterator[bytes]:
+    """The body as it comes in; a server that sends next to nothing for ``timeout_s`` is given up."""
+    read = getattr(answer.raw, "read1", answer.raw.read)  # urllib3 before 2.1 waits for a whole block
+    since, received = time.monotonic(), 0
+    while block := read(CHUNK_BYTES, decode_content=False):
+        yield block
+        received += len(block)
+        passed = time.monotonic() - since
+        if passed > timeout_s:
+            if received < SLOWEST_BYTES_PER_S * passed:
+                raise _TransientError(f"only {received} bytes came within {passed:.0f} s")
+            since, received = time.monotonic(), 0
+
+
+def _check_kind(answer: Any, url: str, part: Path, is_known: bool) -> None:
+    """Refuse a body that cannot be the file: a page, an unencrypted detour, another encoding."""
+    if url.startswith("https:") and any(step.url.startswith("http:") for step in (*answer.history, answer)):
+        raise ConnectionError(f"{url} leads to {answer.url}, which is not encrypted; is the address right?")
+    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ConnectionError(f"{answer.url} sends the file in the encoding {encoding!r}, unasked")
+    is_page = answer.headers.get("Content-Type", "").strip().lower().startswith("text/html")
+    if is_page and not is_known and not part.name.endswith((".html.part", ".htm.part")):
+        raise ConnectionError(
+            f"{answer.url} answers with a web page instead of the file; is the address right, does it need a "
+            "login?"
+        )
+
+
+def _validator(answer: Any) -> str:
+    """What tells whether a file on a server is still the same one: its strong entity tag, else its date."""
+    tag = str(answer.headers.get("ETag", ""))
+    return str(answer.headers.get("Last-Modified", "")) if not tag or tag.startswith("W/") else tag
 
 
 def _headers(part: Path, have: int) -> dict[str, str]:
@@ -207,13 +308,13 @@ def _headers(part: Path, have: int) -> dict[str, str]:
     if have:
         headers["Range"] = f"bytes={have}-"
         recorded = _etag_file(part)
-        etag = recorded.read_text(encoding="utf-8") if recorded.is_file() else ""
-        if etag and not etag.startswith("W/"):
-            headers["If-Range"] = etag
+        validator = recorded.read_text(encoding="utf-8") if recorded.is_file() else ""
+        if validator and validator.isascii() and validator.isprintable():
+            headers["If-Range"] = validator
     return headers
 
 
-def _start_of_body(answer: Any, have: int) -> int:
+def _start_of_body(answer: Any, have: int, part: Path) -> int:
     """Position in the file at which the body of an answer begins; raises when there is no usable body."""
     status = int(answer.status_code)
     if status == 200:
@@ -221,15 +322,17 @@ def _start_of_body(answer: Any, have: int) -> int:
     if status == 206:
         span = answer.headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
         if span == str(have):
+            recorded = _etag_file(part).read_text(encoding="utf-8") if _etag_file(part).is_file() else ""
+            if recorded and _validator(answer) not in ("", recorded):
+                part.unlink()  # a server that ignores If-Range
+                raise _TransientError("the file on the server has changed meanwhile")
             return have
         raise ConnectionError(
             f"{answer.url} answered another range than asked for ({span!r} instead of {have})"
         )
     if status in TRANSIENT_STATUSES:
         after = answer.headers.get("Retry-After", "")
-        raise _TransientError(
-            f"the server answered {status} {answer.reason}", float(after) if after.isdigit() else 0.0
-        )
+        raise _TransientError(f"the server answered {status} {answer.reason}", float(_number(after) or 0))
     if status == 416:
         raise ConnectionError(
             f"{answer.url} has fewer bytes than are here already: the source has changed; "
@@ -240,11 +343,15 @@ def _start_of_body(answer: Any, have: int) -> int:
 
 def _total(answer: Any) -> int | None:
     """Size of the whole file in bytes, None when the server does not give it."""
-    whole = answer.headers.get("Content-Range", "").rpartition("/")[2]
-    if whole.isdigit():
-        return int(whole)
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if answer.status_code == 200 and length.isdigit() else None
+    whole = _number(answer.headers.get("Content-Range", "").rpartition("/")[2])
+    if whole is not None:
+        return whole
+    return _number(answer.headers.get("Content-Length", "")) if answer.status_code == 200 else None
+
+
+def _number(text: str) -> int | None:
+    """The whole number that a header holds, None for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 def _verify(
@@ -261,6 +368,7 @@ def _verify(
 
 
 def _sha256(path: Path) -> str:
+    check_regular(path)
     with open(path, "rb") as source:
         return hashlib.file_digest(source, "sha256").hexdigest()
 
@@ -304,17 +412,40 @@ def _progress_bar(name: str, shown: bool) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def _lock(dest: Path) -> Iterator[None]:
-    """Let one process of this machine at a time fetch ``dest`` (where the system offers file locks)."""
+def _lock(dest: Path, part: Path) -> Iterator[None]:
+    """Let one process at a time fetch ``dest`` (where the system offers file locks)."""
     try:
         import fcntl
     except ImportError:  # Windows: two simultaneous first downloads are the user's to avoid
         yield
         return
-    name = hashlib.sha256(f"{os.getuid()} {dest.absolute()}".encode()).hexdigest()[:16]
-    with open(Path(tempfile.gettempdir(), f"deepSTRF-{name}.lock"), "a", encoding="utf-8") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+    # beside the file: in a shared temporary folder, another user could put a link under its name
+    path = dest.with_name(f".{dest.name}.lock")
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    size, since = -1, time.monotonic()
+    while True:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise FileExistsError(f"{path} is a link or no regular file; remove it, then download again")
+        handle = os.open(path, flags, 0o666)
+        try:
+            with contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.stat(path), os.fstat(handle)):  # else it was removed meanwhile
+                    try:
+                        yield
+                    finally:
+                        path.unlink(missing_ok=True)  # before it is released: who waits makes a new one
+                    return
+        finally:
+            os.close(handle)
+        if _size_of(part) != size:
+            size, since = _size_of(part), time.monotonic()
+        elif time.monotonic() - since > LOCK_WAIT_S:
+            raise TimeoutError(
+                f"another process has been fetching {dest} without progress for {LOCK_WAIT_S:.0f} s; end it, "
+                f"or delete {path} if there is none"
+            )
+        time.sleep(LOCK_POLL_S)
 
 
 # ---- unpacking
@@ -333,8 +464,9 @@ def unpack_zip(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) ->
     under ``dest``.
     """
     archive, dest = Path(archive), Path(dest)
-    if not archive.is_file():
+    if not archive.exists():
         raise FileNotFoundError(f"there is no archive {archive}")
+    check_regular(archive)
     try:
         with zipfile.ZipFile(archive) as opened:
             entries = _checked_entries(opened, archive)
@@ -420,27 +552,21 @@ def _check_free_space(folder: Path, needed: int, what: str) -> None:
 # ---- cache of parsed arrays
 
 #: Raise it when the meaning of a stored array changes without a change of the package version.
-CACHE_FORMAT = 1
-#: Bytes of the beginning and of the end of a file that enter its fingerprint, beside size and time stamp.
-SAMPLED_BYTES = 4096
+CACHE_FORMAT = 2
 #: Entries of one recording beyond this number are removed, oldest first, to bound the disk space of a sweep.
 MAX_ENTRIES = 24
-#: Everything that reading a damaged .npz file can raise.
-DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+#: Names of entries: only files that are called so are ever removed.
+_ENTRY_NAME = re.compile(r".+-[0-9a-f]{20}\.npz")
+#: What a sealed entry says it is.
+_KIND = "cache"
 _KEY_MEMBER = "cache_key"
 
 
-def fingerprint_files(root: str | os.PathLike[str], names: Iterable[str]) -> str:
-    """Hash of each file's name, size, time of modification, and first and last 4 KiB."""
-    digest = hashlib.sha256()
-    for name in names:
-        with open(Path(root, name), "rb") as source:
-            facts = os.fstat(source.fileno())
-            digest.update(f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\0".encode())
-            digest.update(source.read(SAMPLED_BYTES))
-            source.seek(max(0, facts.st_size - SAMPLED_BYTES))
-            digest.update(source.read(SAMPLED_BYTES))
-    return digest.hexdigest()
+def hash_files(root: str | os.PathLike[str], names: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of each file, several at a time."""
+    names = list(names)
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        return dict(zip(names, pool.map(lambda name: _sha256(Path(root, name)), names), strict=True))
 
 
 def cached_arrays(
@@ -474,39 +600,28 @@ def _key(product: str, depends_on: Mapping[str, Any]) -> str:
 
 
 def _read(path: Path, key: str, wanted: list[str] | None) -> Arrays | None:
-    """Arrays of an entry, None when it is absent, damaged or of another key."""
+    """Arrays of an entry, None when it is absent, of another key, or not as it was written."""
+    members = None if wanted is None else [_KEY_MEMBER, *wanted]
     try:
-        with zipfile.ZipFile(path) as entry:
-            if str(_member(entry, _KEY_MEMBER)) != key:
-                return None
-            stored = [name.removesuffix(".npy") for name in entry.namelist()]
-            names = [name for name in stored if name != _KEY_MEMBER] if wanted is None else wanted
-            return {name: _member(entry, name) for name in names}
-    except DAMAGE:
+        with naming_damage(path, "it is made again"):
+            arrays, sealed = load_sealed_npz(path, _KIND, "it is made again", members)
+            return arrays if sealed and str(arrays.pop(_KEY_MEMBER)) == key else None
+    except (OSError, DamagedFileError):
         return None
 
 
-def _member(entry: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
-    """One array of an .npz file; reading the whole member first checks its CRC, header included."""
-    content = io.BytesIO(entry.read(f"{name}.npy"))
-    array: npt.NDArray[Any] = np.lib.format.read_array(content, allow_pickle=False)
-    return array
-
-
 def _write(path: Path, key: str, arrays: Arrays) -> None:
-    """Write an entry under a temporary name, rename it, and remove the oldest beyond `MAX_ENTRIES`."""
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    """Write an entry whole or not at all, and remove the oldest beyond `MAX_ENTRIES`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as out:
-            np.savez(out, allow_pickle=False, **{_KEY_MEMBER: np.array(key)}, **arrays)
-        os.replace(temporary, path)
-        entries = sorted(path.parent.glob("*.npz"), key=lambda entry: entry.stat().st_mtime, reverse=True)
+        content = io.BytesIO()
+        np.savez(content, allow_pickle=False, **{_KEY_MEMBER: np.array(key)}, **arrays)
+        write_atomically(path, sealed_zip(content.getvalue(), _KIND), follow_links=False)
+        entries = [entry for entry in path.parent.iterdir() if _ENTRY_NAME.fullmatch(entry.name)]
+        entries.sort(key=lambda entry: entry.lstat().st_mtime, reverse=True)
         for entry in entries[MAX_ENTRIES:]:
             entry.unlink(missing_ok=True)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         warnings.warn(
             f"the parsed recording could not be cached at {path} ({error}), so the next load takes as long "
             f"as this one; set {CACHE_DIR_VARIABLE} to a folder with free space, or pass cache=False",

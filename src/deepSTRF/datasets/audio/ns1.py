@@ -1,11 +1,14 @@
 """NS1: ferret auditory cortex, 119 units, 20 natural sounds (Harper et al. 2016).
 
-The files are those of osf.io/ayw2p. They are parsed once into a cache of arrays; spikes are binned and
-spectrograms or waveforms computed for the options of each dataset.
+The files are those of osf.io/ayw2p. Their SHA-256 are pinned in ``ns1_sha256.txt`` and verified before a file
+is parsed: scipy can crash on a damaged .mat file, and most damaged sound files are readable. Files are parsed
+once into a cache of arrays; spikes are binned and spectrograms or waveforms computed for the options of each
+dataset.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -13,8 +16,10 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deepSTRF._files import DamagedFileError, check_regular
 from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop, plain_rate
 from deepSTRF.datasets.download import (
     OSF_BASE_URL,
@@ -30,7 +36,7 @@ from deepSTRF.datasets.download import (
     cached_arrays,
     data_dir,
     download_file,
-    fingerprint_files,
+    hash_files,
     osf_url,
     unpack_zip,
 )
@@ -101,6 +107,8 @@ NS1_WAV_DIR_NAME = "spikesandwav/SH.En.C"
 NS1_METADATA = "MetadataSHEnCneurons.mat"
 NS1_OSF_PAGE = "https://osf.io/ayw2p"
 GITHUB_RAW_URL = "https://raw.githubusercontent.com"
+#: No file of the recording comes near this size in bytes.
+_LARGEST_FILE = 1 << 30
 #: Field of the metadata file -> key of nrn_meta and its type.
 _METADATA_FIELDS: dict[str, tuple[str, type]] = {
     "depth": ("depth_um", int),
@@ -136,10 +144,53 @@ MAT_DAMAGE = (
 # ---- reading files
 
 
-def read_metadata(root: Path, *, cache: bool = True) -> list[dict[str, Any]]:
+@functools.cache
+def published_files() -> Mapping[str, tuple[str, int]]:
+    """SHA-256 and size in bytes of the published files, by their path in the recording's folder.
+
+    ``test_data_5ms.mat`` is not among them: no copy was at hand, so that only its structure is checked.
+    """
+    text = resources.files("deepSTRF.datasets.audio").joinpath("ns1_sha256.txt").read_text("utf-8")
+    rows = (line.split(maxsplit=2) for line in text.splitlines())
+    return {name: (sha256, int(size)) for sha256, size, name in rows}
+
+
+def identify(root: Path, names: Iterable[str], *, verify: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """SHA-256 of files, and what is wrong with each that has a published name and another content."""
+    known = published_files() if verify else {}
+    faults, intact = {}, []
+    for name in names:
+        size = check_regular(root / name, limit=_LARGEST_FILE).st_size
+        if name in known and size != known[name][1]:
+            faults[name] = _not_published(root, name, f"{size:,} bytes instead of {known[name][1]:,}")
+        else:
+            intact.append(name)
+    digests = hash_files(root, intact)
+    for name, sha256 in digests.items():
+        if name in known and sha256 != known[name][0]:
+            faults[name] = _not_published(root, name, f"SHA-256 {sha256} instead of {known[name][0]}")
+    return digests, faults
+
+
+def _not_published(root: Path, name: str, why: str) -> str:
+    return (
+        f"{root / name} is not the published file ({why}): delete it, then {_remedy(root)}; "
+        "NS1Dataset(..., verify=False) reads it as it is"
+    )
+
+
+def _identified(root: Path, names: Sequence[str], verify: bool) -> dict[str, str]:
+    """SHA-256 of files that are all needed; DamagedFileError for the first that is not the published one."""
+    digests, faults = identify(root, names, verify=verify)
+    if faults:
+        raise DamagedFileError(next(iter(faults.values())))
+    return digests
+
+
+def read_metadata(root: Path, *, cache: bool = True, verify: bool = True) -> list[dict[str, Any]]:
     """One dictionary per neuron: ``file`` (relative spike file) and the ``nrn_meta`` keys."""
     path = root / NS1_METADATA
-    if not path.is_file():
+    if not path.exists():
         inside = root / "NS1" / NS1_METADATA
         hint = f"did you mean path={str(inside.parent)!r}?" if inside.is_file() else _remedy(root)
         raise FileNotFoundError(f"{root} holds no NS1 recording: {path} is missing; {hint}")
@@ -147,7 +198,7 @@ def read_metadata(root: Path, *, cache: bool = True) -> list[dict[str, Any]]:
     stored = cached_arrays(
         "NS1",
         "units",
-        {"files": fingerprint_files(root, [NS1_METADATA])},
+        {"files": _identified(root, [NS1_METADATA], verify)},
         lambda: {"json": np.array(json.dumps(_parse_metadata(path, root)))},
         enabled=cache,
     )
@@ -173,7 +224,7 @@ def resolve_spike_file(root: Path, file: str) -> str | None:
     """The spike file that is there, relative to the spike folder: itself, ``..._1.mat`` or None."""
     folder = root / NS1_SPIKE_DIR_NAME
     for candidate in (file, file.removesuffix(".mat") + "_1.mat"):
-        if (folder / candidate).is_file():
+        if (folder / candidate).exists():
             return candidate
     return None
 
@@ -212,8 +263,6 @@ def read_waveforms(root: Path) -> list[npt.NDArray[np.float32]]:
     sounds = []
     for name in wav_paths():
         path = root / name
-        if not path.is_file():
-            raise FileNotFoundError(f"the sound file {path} is missing; {_remedy(root)}")
         try:
             with open(path, "rb") as handle:
                 samples, rate = soundfile.read(handle, dtype="float32")
@@ -235,7 +284,7 @@ def wav_paths() -> list[str]:
 def read_shipped_spectrogram(root: Path) -> npt.NDArray[np.float32]:
     """The authors' cochleagram X_nfht, (20, 34, 999) float32."""
     path = root / NS1_DNET_FILES[0]
-    if not path.is_file():
+    if not path.exists():
         source = f"https://github.com/{NS1_DNET_REPO}"
         raise FileNotFoundError(
             f"the authors' cochleagram {path} is missing (source: {source}); get it with "
@@ -264,9 +313,9 @@ def load_mat(path: Path, names: list[str] | None = None) -> dict[str, Any]:
     return content
 
 
-def _damaged(path: Path, root: Path, why: object) -> ValueError:
+def _damaged(path: Path, root: Path, why: object) -> DamagedFileError:
     """The error for a file that is there but cannot be read."""
-    return ValueError(f"{path} is damaged ({why}); delete it, then {_remedy(root)}")
+    return DamagedFileError(f"{path} is damaged ({why}); delete it, then {_remedy(root)}")
 
 
 def _remedy(root: Path) -> str:
@@ -303,9 +352,11 @@ class SpikeTrains:
         return blocks
 
 
-def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: bool = True) -> SpikeTrains:
+def load_spikes(
+    root: Path, sounds: str, *, on_bad_file: str = "error", cache: bool = True, verify: bool = True
+) -> SpikeTrains:
     """Spike trains of one set of sounds, ``"natural"`` or ``"drc"``."""
-    neurons = read_metadata(root, cache=cache)
+    neurons = read_metadata(root, cache=cache, verify=verify)
     report = LoadReport()
     found: list[dict[str, Any]] = []
     missing: list[str] = []
@@ -324,11 +375,21 @@ def load_spikes(root: Path, sounds: str, *, on_bad_file: str = "error", cache: b
         )
     if not found:
         raise FileNotFoundError(f"{root} holds none of the {len(neurons)} spike files; {_remedy(root)}")
+    place = f"{NS1_SPIKE_DIR_NAME}/"
+    digests, unlike = identify(root, [place + neuron["file"] for neuron in found], verify=verify)
+    if unlike and on_bad_file == "error":
+        raise DamagedFileError(f"{next(iter(unlike.values()))}; on_bad_file='skip' loads the others")
+    for neuron in found:
+        if place + neuron["file"] in unlike:
+            report.skip(neuron["cell_id"], unlike[place + neuron["file"]])
+    found = [neuron for neuron in found if place + neuron["file"] not in unlike]
+    if not found:
+        raise DamagedFileError(next(iter(unlike.values())))
     files = [neuron["file"] for neuron in found]
     stored = cached_arrays(
         "NS1",
         "spikes",
-        {"files": fingerprint_files(root / NS1_SPIKE_DIR_NAME, files), "on_bad_file": on_bad_file},
+        {"files": {file: digests[place + file] for file in files}, "on_bad_file": on_bad_file},
         lambda: _parse_spikes(root, files, on_bad_file),
         members=["bad", "faults", f"{sounds}_times", f"{sounds}_counts"],
         enabled=cache,
@@ -406,7 +467,14 @@ def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: floa
 
 
 def load_spectrograms(
-    root: Path, kind: str, alignment: str, dt_ms: float, n_bins: int, *, cache: bool = True
+    root: Path,
+    kind: str,
+    alignment: str,
+    dt_ms: float,
+    n_bins: int,
+    *,
+    cache: bool = True,
+    verify: bool = True,
 ) -> Stimuli:
     """Cochleagrams of the 20 sounds; ``kind`` is "shipped" or "recomputed"."""
     facts: dict[str, Any] = {
@@ -416,8 +484,8 @@ def load_spectrograms(
     }
     if kind == "shipped":
         values = read_shipped_spectrogram(root)[:, None, :, :n_bins]
-        there = all((root / name).is_file() for name in wav_paths())
-        return Stimuli(values, _hashes(root) if there else [], facts)
+        there = all((root / name).exists() for name in wav_paths())
+        return Stimuli(values, _sound_hashes(root, verify) if there else [], facts)
     grid = "authors" if dt_ms == SHIPPED_DT_MS else "exact"
     options = {"dt_ms": dt_ms, "alignment": alignment, "grid": grid, "n_bins": n_bins}
 
@@ -427,15 +495,16 @@ def load_spectrograms(
             rahman_cochleagram(torch.from_numpy(sound), float(NS1_WAV_NATIVE_FS), **options).numpy()  # type: ignore[arg-type]
             for sound in sounds
         ]
-        return {"values": np.stack(frames), "sha256": np.array(_hashes(root))}
+        return {"values": np.stack(frames)}
 
-    stored = cached_arrays(
-        "NS1", "cochleagram", {**options, "files": _fingerprint(root)}, build, enabled=cache
-    )
-    return Stimuli(stored["values"][:, None], stored["sha256"].tolist(), {**facts, "frame_grid": grid})
+    hashes = _sound_hashes(root, verify)
+    stored = cached_arrays("NS1", "cochleagram", {**options, "files": hashes}, build, enabled=cache)
+    return Stimuli(stored["values"][:, None], hashes, {**facts, "frame_grid": grid})
 
 
-def load_waveforms(root: Path, audio_fs: float, n_samples: int, *, cache: bool = True) -> Stimuli:
+def load_waveforms(
+    root: Path, audio_fs: float, n_samples: int, *, cache: bool = True, verify: bool = True
+) -> Stimuli:
     """The first ``n_samples`` of the 20 sounds, resampled by the exact ratio to ``audio_fs``."""
     ratio = rate_ratio(NS1_WAV_NATIVE_FS, audio_fs)
     length = math.floor(_SOUND_SECONDS * audio_fs)
@@ -446,26 +515,23 @@ def load_waveforms(root: Path, audio_fs: float, n_samples: int, *, cache: bool =
             resample_exact(torch.from_numpy(sound), NS1_WAV_NATIVE_FS, audio_fs, length).numpy()
             for sound in sounds
         ]
-        return {"values": np.stack(resampled), "sha256": np.array(_hashes(root))}
+        return {"values": np.stack(resampled)}
 
-    depends_on = {"audio_fs": audio_fs, "files": _fingerprint(root)}
+    hashes = _sound_hashes(root, verify)
+    depends_on = {"audio_fs": audio_fs, "files": hashes}
     stored = cached_arrays("NS1", f"waveform-{audio_fs}", depends_on, build, enabled=cache)
     how = f"{float(NS1_WAV_NATIVE_FS):.3f} Hz by {ratio.numerator}/{ratio.denominator}, linear phase"
     facts = {"resampling": how}
-    return Stimuli(stored["values"][:, None, :n_samples], stored["sha256"].tolist(), facts)
+    return Stimuli(stored["values"][:, None, :n_samples], hashes, facts)
 
 
-def _fingerprint(root: Path) -> str:
-    """Fingerprint of the sound files; FileNotFoundError names the one that is missing."""
+def _sound_hashes(root: Path, verify: bool) -> list[str]:
+    """SHA-256 (hex) of each sound file in clip order; FileNotFoundError names the one that is missing."""
     try:
-        return fingerprint_files(root, wav_paths())
+        digests = _identified(root, wav_paths(), verify)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the sound file {error.filename} is missing; {_remedy(root)}") from error
-
-
-def _hashes(root: Path) -> list[str]:
-    """SHA-256 (hex) of each sound file."""
-    return [hashlib.sha256((root / name).read_bytes()).hexdigest() for name in wav_paths()]
+    return [digests[name] for name in wav_paths()]
 
 
 # ---- download
@@ -478,40 +544,65 @@ def download_ns1(
     osf_base: str = OSF_BASE_URL,
     github_base: str = GITHUB_RAW_URL,
     cache: bool = True,
+    verify: bool = True,
 ) -> Path:
-    """Fetch the missing files of the recording; files that are there cause no network traffic."""
+    """Fetch the missing files of the recording; files that are there cause no network traffic.
+
+    With ``verify``, what arrives under the name of a published file must be that file.
+    """
     dest = Path(dest)
-    if not (dest / NS1_METADATA).is_file():
-        download_file(osf_url(NS1_OSF_FILES[NS1_METADATA], osf_base), dest / NS1_METADATA, check=_check_mat)
-    complete = all((dest / name).is_file() for name in wav_paths()) and all(
-        resolve_spike_file(dest, unit["file"]) is not None for unit in read_metadata(dest, cache=cache)
+    known = published_files() if verify else {}
+    if not (dest / NS1_METADATA).exists():
+        sha256, size = known.get(NS1_METADATA, (None, None))
+        url = osf_url(NS1_OSF_FILES[NS1_METADATA], osf_base)
+        download_file(
+            url, dest / NS1_METADATA, sha256=sha256, size=size, limit=_LARGEST_FILE, check=_check_mat
+        )
+    complete = all((dest / name).exists() for name in wav_paths()) and all(
+        resolve_spike_file(dest, unit["file"]) is not None
+        for unit in read_metadata(dest, cache=cache, verify=verify)
     )
     if not complete:
         archive = dest / "spikesandwav.zip"
         was_there = archive.is_file()
-        download_file(osf_url(NS1_OSF_FILES["ReadMe.rtf"], osf_base), dest / "ReadMe.rtf")
-        download_file(osf_url(NS1_OSF_FILES[archive.name], osf_base), archive, check=_check_zip)
+        read_me = osf_url(NS1_OSF_FILES["ReadMe.rtf"], osf_base)
+        download_file(read_me, dest / "ReadMe.rtf", limit=_LARGEST_FILE)
+        check = functools.partial(_check_zip, known=known)
+        download_file(
+            osf_url(NS1_OSF_FILES[archive.name], osf_base), archive, limit=_LARGEST_FILE, check=check
+        )
+        if was_there:
+            check(archive)
         with zipfile.ZipFile(archive) as opened:
             has_root = any(name.startswith(f"{NS1_SPIKE_DIR_NAME}/") for name in opened.namelist())
         unpack_zip(archive, dest if has_root else dest / NS1_SPIKE_DIR_NAME)
         if not was_there:
             archive.unlink()
-    if spectrogram and not (dest / NS1_DNET_FILES[0]).is_file():
+    if spectrogram and not (dest / NS1_DNET_FILES[0]).exists():
         url = f"{github_base.rstrip('/')}/{NS1_DNET_REPO}/{NS1_DNET_REF}/{NS1_DNET_FILES[0]}"
-        download_file(url, dest / NS1_DNET_FILES[0], check=_check_mat)
+        download_file(url, dest / NS1_DNET_FILES[0], limit=_LARGEST_FILE, check=_check_mat)
     return dest
 
 
-def _check_zip(path: Path) -> None:
-    """Raise ValueError unless the file is a zip archive whose members all have the right CRC."""
+def _check_zip(path: Path, known: Mapping[str, tuple[str, int]]) -> None:
+    """Raise ValueError unless a zip archive is intact, and its members of ``known`` names are those."""
     name = path.name.removesuffix(".part")
     try:
         with zipfile.ZipFile(path) as opened:
-            fault = opened.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+            total = sum(entry.file_size for entry in opened.infolist())
+            if total > _LARGEST_FILE:
+                raise ValueError(f"what arrived for {name} would unpack to {total:,} bytes")
+            for entry in opened.infolist():
+                with opened.open(entry) as member:
+                    sha256 = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type]
+                inner = f"{NS1_SPIKE_DIR_NAME}/{entry.filename.removeprefix(f'{NS1_SPIKE_DIR_NAME}/')}"
+                if inner in known and known[inner][0] != sha256:
+                    raise ValueError(
+                        f"what arrived for {name} holds another {entry.filename} (SHA-256 {sha256}) than was "
+                        f"published ({known[inner][0]})"
+                    )
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"what arrived for {name} is no intact zip archive ({error})") from error
-    if fault is not None:
-        raise ValueError(f"what arrived for {name} is damaged at its entry {fault!r}")
 
 
 def _check_mat(path: Path) -> None:
@@ -586,6 +677,10 @@ class NS1Dataset(AudioNeuralDataset):
         A missing or damaged spike file stops the load, or leaves that unit out (see ``load_report``).
     cache : bool
         Use and fill the cache of parsed files.
+    verify : bool
+        Compare each file that has the name of a published one with its SHA-256, at every load and before
+        anything is parsed. False reads altered files as they are; a damaged .mat file can then crash the
+        process. The hash of ``test_data_5ms.mat`` is not known: its structure is checked.
 
     Attributes
     ----------
@@ -603,7 +698,8 @@ class NS1Dataset(AudioNeuralDataset):
     FileNotFoundError
         When files are missing; the text names the first one and the call that fetches it.
     ValueError, TypeError
-        When an option is not legal (checked before any file is touched) or a file is damaged.
+        When an option is not legal (checked before any file is touched), or a file is damaged or not the
+        published one (a DamagedFileError, which is a ValueError).
 
     References
     ----------
@@ -639,9 +735,12 @@ class NS1Dataset(AudioNeuralDataset):
         binning: str = "half-open",
         on_bad_file: str = "error",
         cache: bool = True,
+        verify: bool = True,
     ) -> None:
         root = data_dir("NS1") if path is None else Path(path)
         super().__init__(root, dt_ms)
+        if not isinstance(verify, bool):
+            raise TypeError(f"verify is True or False, got {verify!r}")
         n_bins = count_bins(NS1_RAW_LEN_MS, self.dt)
         for option, value, legal in (
             ("spectrogram", spectrogram, SPECTROGRAMS),
@@ -657,24 +756,24 @@ class NS1Dataset(AudioNeuralDataset):
             hop, audio_fs = check_hop(audio_fs, self.dt), plain_rate(audio_fs)
         kind = "recomputed" if return_waveform else choose_spectrogram(root, spectrogram, alignment, self.dt)
         if download:
-            download_ns1(root, spectrogram=spectrogram == "shipped", cache=cache)
+            download_ns1(root, spectrogram=spectrogram == "shipped", cache=cache, verify=verify)
         self.name, self.species = "NS1", "ferret"
         self.hearing_range_hz = FERRET_HEARING_RANGE_HZ
         self.F = RAHMAN_N_FILTERS
         self.frequencies_hz = rahman_frequencies().numpy()
         self.return_waveform, self.audio_fs = return_waveform, audio_fs if return_waveform else None
-        trains = load_spikes(root, "natural", on_bad_file=on_bad_file, cache=cache)
+        trains = load_spikes(root, "natural", on_bad_file=on_bad_file, cache=cache, verify=verify)
         if return_waveform:
-            stimuli = load_waveforms(root, audio_fs, n_bins * hop, cache=cache)
+            stimuli = load_waveforms(root, audio_fs, n_bins * hop, cache=cache, verify=verify)
         else:
-            stimuli = load_spectrograms(root, kind, alignment, self.dt, n_bins, cache=cache)
+            stimuli = load_spectrograms(root, kind, alignment, self.dt, n_bins, cache=cache, verify=verify)
         self.nrn_meta, self.load_report = trains.neurons, trains.report
         self.N_neurons = len(trains.neurons)
         self.stims = [torch.from_numpy(values) for values in stimuli.values]
         self.responses = trains.binned(n_bins, self.dt, binning)
         self.stim_meta = _stim_meta(stimuli)
         self.smoothing_ms = SMOOTHING_MS if smooth else None
-        self.facts = {**stimuli.facts, "binning": binning, "source": "osf.io/ayw2p"}
+        self.facts = {**stimuli.facts, "binning": binning, "source": "osf.io/ayw2p", "files_verified": verify}
         self.validate()
 
     def drc_responses(self, duration_ms: float = NS1_RAW_LEN_MS, *, cache: bool = True) -> DRCResponses:
@@ -703,7 +802,8 @@ class NS1Dataset(AudioNeuralDataset):
         """
         binning = self.facts.get("binning", BINNINGS[0])
         n_bins = count_bins(duration_ms, self.dt)
-        trains = load_spikes(Path(self.path), "drc", on_bad_file="skip", cache=cache)
+        verify = bool(self.facts.get("files_verified", True))
+        trains = load_spikes(Path(self.path), "drc", on_bad_file="skip", cache=cache, verify=verify)
         rows = {neuron["cell_id"]: row for row, neuron in enumerate(trains.neurons)}
         cell_ids = [str(neuron["cell_id"]) for neuron in self.nrn_meta]
         chosen = [rows[cell_id] for cell_id in cell_ids]
