@@ -18,6 +18,8 @@ from torch import Tensor
 from deepSTRF.protocols import DatasetLike
 
 __all__ = [
+    "LARGEST_COUNT",
+    "MOST_LAYERS",
     "MOST_NAMED",
     "FloatArray",
     "NeuronSelection",
@@ -46,6 +48,10 @@ FloatArray: TypeAlias = NDArray[np.float64]
 NeuronSelection: TypeAlias = int | slice | Sequence[int] | Tensor | None
 #: So many names are listed before the rest is only counted.
 MOST_NAMED = 8
+#: No count of anything comes near this; a larger one would never end, or not fit the memory.
+LARGEST_COUNT = 2**31 - 1
+#: Layers and the like, which a constructor makes one by one.
+MOST_LAYERS = 1_000
 #: Up to so many frequencies are printed in an error.
 MOST_PRINTED = 40
 
@@ -53,13 +59,16 @@ MOST_PRINTED = 40
 # ---- numbers, choices, flags
 
 
-def check_positive_int(name: str, value: object) -> int:
-    """Return ``value`` as a Python int of at least 1 (numpy integers welcome, booleans not)."""
+def check_positive_int(name: str, value: object, most: int = LARGEST_COUNT) -> int:
+    """Return ``value`` as a Python int from 1 to ``most`` (numpy integers welcome, booleans not)."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer of at least 1, got {value!r} ({type(value).__name__})")
     number = int(value)
     if number < 1:
         raise ValueError(f"{name} must be at least 1, got {number}")
+    if number > most:
+        found = number if number < 10**30 else f"a number of {number.bit_length()} bits"
+        raise ValueError(f"{name} must be at most {most:,}, got {found}")
     return number
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_dropout, check_flag, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_dropout, check_flag, check_positive_int
 from deepSTRF.dsp.recursion import split_non_finite
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -85,7 +85,8 @@ class CausalSelfAttention(nn.Module, Configurable):
         self.embed_dim = check_positive_int("embed_dim", embed_dim)
         self.n_heads = check_positive_int("n_heads", n_heads)
         if self.embed_dim % self.n_heads:
-            legal = [number for number in range(1, self.embed_dim + 1) if self.embed_dim % number == 0]
+            few = min(self.embed_dim, MOST_LAYERS)
+            legal = [number for number in range(1, few + 1) if self.embed_dim % number == 0]
             raise ValueError(
                 f"n_heads must divide the width {self.embed_dim}, got {self.n_heads}; these do: {legal}"
             )
@@ -236,7 +237,7 @@ class CausalTransformerEncoder(nn.Module, Configurable):
         super().__init__()
         self.layers = nn.ModuleList(
             CausalTransformerLayer(embed_dim, n_heads, context_window, rotary, dropout)
-            for _ in range(check_positive_int("n_layers", n_layers))
+            for _ in range(check_positive_int("n_layers", n_layers, MOST_LAYERS))
         )
 
     def forward(self, x: Tensor) -> Tensor:

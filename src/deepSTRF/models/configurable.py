@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
 import itertools
-from collections.abc import Callable
+import math
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from deepSTRF._moved import refuse_keywords
 from deepSTRF.registry import MODULES
@@ -20,6 +25,7 @@ __all__ = [
     "Configurable",
     "ExactConstants",
     "ScaleFreeParameters",
+    "bounded_build",
     "designed_on_cpu",
     "placement",
 ]
@@ -170,6 +176,60 @@ def designed_on_cpu(
             self.to(destination)
 
     return run
+
+
+#: Calls that make a tensor of given sizes, which are the first argument or all of them; and others.
+_OF_SIZES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torch.full)
+_OF_RANGES = (torch.arange, torch.linspace, torch.logspace, torch.eye)
+
+
+class _CountingValues(TorchFunctionMode):
+    """Refuses the call that would bring the values of all tensors made inside above a bound."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most, self.made = most, 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        if func in _OF_SIZES:
+            sizes = options.get("size", args if func is not torch.full else args[:1])
+            sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
+            self._add(math.prod(size for size in sizes if isinstance(size, int)))
+        elif func in _OF_RANGES:
+            self._add(func(*args, **{**options, "device": "meta"}).numel())
+        elif func is torch.Tensor.repeat:
+            repeats = args[1] if isinstance(args[1], tuple | list) else args[1:]
+            self._add(args[0].numel() * math.prod(repeats))
+        return func(*args, **options)
+
+    def _add(self, values: int) -> None:
+        self.made += values
+        if self.made > self.most:
+            raise ValueError(f"its tensors have more than {self.most:,} values")
+
+
+@contextlib.contextmanager
+def bounded_build(most_values: int, most_parts: int) -> Iterator[None]:
+    """Raise ValueError in a constructor before it makes more values, or more parts (modules), than a bound.
+
+    Sizes that come from a file or a command line may be absurd: they are refused before they are allocated,
+    or fill the memory with a loop. Only modules that are made in this thread count.
+    """
+    thread, n_parts = threading.get_ident(), itertools.count(1)
+
+    def count(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
+        if threading.get_ident() == thread and next(n_parts) > most_parts:
+            raise ValueError(f"it has more than {most_parts:,} parts")
+
+    hook = register_module_module_registration_hook(count)
+    try:
+        with _CountingValues(most_values):
+            yield
+    finally:
+        hook.remove()
 
 
 class ScaleFreeParameters(nn.Module):

@@ -36,6 +36,8 @@ STIMULI = ("audio_fs", "hop", "n_bands", "frequencies_hz", "level", "standardize
 UNSTATED = "arbitrary units"
 #: A standard deviation below this fraction of the mean is rounding noise of a constant band.
 RELATIVE_NOISE = 1e-7
+#: What a record holds, by a word in the annotation.
+_KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "bool": bool, "float": (int, float), "int": int}
 #: How to go on all the same.
 SWITCH_OFF = "model.fitted_on = None switches this check off"
 
@@ -121,13 +123,23 @@ class FittedOn:
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what a checkpoint holds; entries of a later version are left out."""
-        known = {entry.name for entry in dataclasses.fields(cls)}
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value
-            for name, value in record.items()
-            if name in known
-        }
+        """Read what a checkpoint holds; later entries are left out, other types a TypeError."""
+        if not isinstance(record, Mapping):
+            raise TypeError(f"the record of the fit is {record!r:.80}")
+        values: dict[str, Any] = {}
+        for entry in dataclasses.fields(cls):
+            if entry.name not in record:
+                continue
+            value = record[entry.name]
+            listed = isinstance(entry.default, tuple) or (
+                entry.name == "frequencies_hz" and value is not None
+            )
+            if isinstance(value, list) is not listed:
+                raise TypeError(f"{entry.name} of the fit is {value!r:.80}")
+            kinds = next(kinds for word, kinds in _KINDS.items() if word in str(entry.type))
+            if not all(one is None or isinstance(one, kinds) for one in (value if listed else [value])):
+                raise TypeError(f"{entry.name} of the fit is {value!r:.80}, not {entry.type}")
+            values[entry.name] = tuple(value) if listed else value
         return cls(**values)
 
     def match(self, dataset: Any) -> list[int]:

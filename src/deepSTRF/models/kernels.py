@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_positive_int
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import KERNELS
@@ -368,7 +368,7 @@ class ParametricSTRF(nn.Module, Configurable):
         self.T = check_positive_int("T", T)
         self.C_in = check_positive_int("C_in", C_in)
         self.C_out = check_positive_int("C_out", C_out)
-        self.num_gaussians = check_positive_int("num_gaussians", num_gaussians)
+        self.num_gaussians = check_positive_int("num_gaussians", num_gaussians, MOST_LAYERS)
         shape = (self.C_out, self.C_in, self.num_gaussians)
         self.P = nn.Parameter(torch.stack([torch.rand(shape) * (size - 1) for size in (self.F, self.T)]))
         self.SIG = nn.Parameter(torch.ones(2, *shape))

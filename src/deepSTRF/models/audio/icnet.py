@@ -28,6 +28,8 @@ __all__ = ["CausalConvPReLU", "ICNet", "ICNetEncoder", "ICNetReadout", "categori
 
 #: Slope of a PReLU for negative drive at the start (He et al. 2015, doi 10.1109/ICCV.2015.123).
 _PRELU_SLOPE = 0.25
+#: Layers among which a stride is factorised.
+_MOST_STRIDES = 100
 #: Hours per unit of the time input (the released model's scale: seconds / 36,000).
 _HOURS_PER_UNIT = 10.0
 #: Buffers of public checkpoints that follow from the constructor arguments.
@@ -344,7 +346,7 @@ class ICNetEncoder(WaveformFrontEnd):
         super().__init__(audio_fs, latent, dt_ms)
         self.dt_ms = self.hop_ms
         width = check_positive_int("encoder_channels", encoder_channels)
-        n_layers = check_positive_int("n_encoder_layers", n_encoder_layers)
+        n_layers = check_positive_int("n_encoder_layers", n_encoder_layers, _MOST_STRIDES)
         self.encoder_strides = _resolve_strides(encoder_strides, self.hop, n_layers)
         kernels = _resolve_kernels(encoder_kernel_size, self.encoder_strides, self.hop)
         self.sincnet = SincNet(
@@ -484,7 +486,10 @@ def even_strides(total: int, n_layers: int) -> list[int]:
     For example 240 in 5 layers: 2, 2, 3, 4, 5. Small strides come first: least aliasing where the signal is
     fastest, at the price of more arithmetic.
     """
-    total, n_layers = check_positive_int("total", total), check_positive_int("n_layers", n_layers)
+    total, n_layers = (
+        check_positive_int("total", total),
+        check_positive_int("n_layers", n_layers, _MOST_STRIDES),
+    )
     candidates = _ascending_factors(total, n_layers, 1)
     return min(candidates, key=lambda factors: (sum(factors), factors[-1]))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_choice, check_positive_int
 from deepSTRF.models.attention import (
     CausalTransformerEncoder,
     SinusoidalPositionalEncoding,
@@ -195,7 +195,7 @@ class PatchTransformer(nn.Module, Configurable):
         if freq_patch_size is not None:
             self.K_F = check_positive_int("freq_patch_size", freq_patch_size)
         if self.F % self.K_F:
-            legal = [number for number in range(1, self.F + 1) if self.F % number == 0]
+            legal = [number for number in range(1, min(self.F, MOST_LAYERS) + 1) if self.F % number == 0]
             raise ValueError(
                 f"freq_patch_size must divide the {self.F} bands, got {self.K_F}; these do: {legal}"
             )

@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_dropout, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_dropout, check_positive_int
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import Device, DType, State, Streamable
 
@@ -59,7 +59,7 @@ class Backbone(nn.Module, Configurable):
         super().__init__()
         self.input_size = check_positive_int("input_size", input_size)
         self.hidden_size = check_positive_int("hidden_size", hidden_size)
-        self.num_layers = check_positive_int("num_layers", num_layers)
+        self.num_layers = check_positive_int("num_layers", num_layers, MOST_LAYERS)
         self.dropout = check_dropout(dropout)
         self.layers = nn.ModuleList()
 

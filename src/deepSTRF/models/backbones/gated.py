@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_dropout, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_choice, check_dropout, check_positive_int
 from deepSTRF.models.backbones.base import check_sequence
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -53,7 +53,7 @@ def _sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -
     return {
         "input_size": check_positive_int("input_size", input_size),
         "hidden_size": check_positive_int("hidden_size", hidden_size),
-        "num_layers": check_positive_int("num_layers", num_layers),
+        "num_layers": check_positive_int("num_layers", num_layers, MOST_LAYERS),
         "dropout": share if num_layers > 1 else 0.0,  # torch warns where there is nothing between
     }
 

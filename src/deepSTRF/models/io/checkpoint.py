@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,10 +35,10 @@ from deepSTRF._files import (
     replace_folder,
     warn_unsealed,
 )
-from deepSTRF.models.configurable import placement
+from deepSTRF.models.configurable import bounded_build, placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.io.card import model_card as default_card
-from deepSTRF.models.io.encoding import decode, encode, encode_module, resolve_class
+from deepSTRF.models.io.encoding import UnknownClassError, decode, encode, encode_module, resolve_class
 from deepSTRF.models.io.legacy import check_fit, convert_public_state
 from deepSTRF.models.prediction import evaluating
 from deepSTRF.models.readouts import OutputScale
@@ -70,6 +71,11 @@ _REMEDY = "fetch it anew, or save the model again"
 #: Bins of noise on which a model is compared with what would be loaded.
 _PROBE_BINS = 60
 _INSTEAD = "Pass parts and settings to the constructor instead of exchanging or changing them later"
+#: A model is built while it has at most so many times the values and parts of the file, and so many more:
+#: constants that follow from the arguments are not in the file.
+_SLACK_FACTOR, _SLACK, _SLACK_OF_CALLERS, _SLACK_PARTS = 4, 1 << 25, 1 << 31, 10_000
+#: Files of more bytes are verified beside the building of the model.
+_LARGE = 4_000_000
 #: Slots whose tensors belong to the neurons.
 _OUTPUT_SLOTS = ("readout.", "output_scale.")
 
@@ -323,44 +329,72 @@ def load_checkpoint(
     """Rebuild a model from a folder, in eval mode, after its files were verified."""
     artefact = read_folder(_existing_folder(directory), KIND, _REMEDY)
     folder = artefact.folder
-    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    for path in (config_path, weights_path):
+    for path in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; a checkpoint needs {CONFIG_FILE} and {WEIGHTS_FILE}")
         check_regular(path)
     config = _read_config(artefact)
-    shapes, shared = _read_header(weights_path, config.get(_STAMP_KEY))
-    with ThreadPoolExecutor(1) as pool:  # the hash of the weights costs no time beside the building
-        verified = pool.submit(artefact.path, WEIGHTS_FILE)
+    weights = _Weights(folder / WEIGHTS_FILE, config, is_sealed=artefact.files is not None)
+    with _verifying(artefact, WEIGHTS_FILE):
         own = {expected.__name__: expected, **(modules or {})}
-        model = _build(config, config_path, expected, own, extra_kwargs or {})
+        model = _build(config, folder / CONFIG_FILE, weights, expected, own, extra_kwargs or {})
+        left = _load_weights(model, weights, strict, refit_required)
+        _restore_fit(model, config, folder / CONFIG_FILE, left, extra_kwargs or {})
+    return model.to(map_location).eval(), _read_metadata(artefact)
+
+
+@contextlib.contextmanager
+def _verifying(artefact: Artefact, name: str) -> Iterator[None]:
+    """Verify a file while the body works with it; damage comes before what followed from it.
+
+    The hash of a large file takes no time of its own then, while a thread would cost a small one more.
+    """
+    if os.path.getsize(artefact.folder / name) < _LARGE:
+        artefact.path(name)
+        yield
+        return
+    with ThreadPoolExecutor(1) as pool:
+        verified = pool.submit(artefact.path, name)
+        try:
+            yield
+        except Exception:
+            verified.result()
+            raise
         verified.result()
-    tensors = _read_tensors(weights_path, shapes)
-    if artefact.files is None and {_STAMP_KEY, _FORMAT_KEY} & config.keys():
-        _check_stamp(config, tensors, folder)
-    state = tensors | {alias: tensors[name] for alias, name in shared.items()}
-    if _FORMAT_KEY not in config:  # not written by us: a public checkpoint, with the names of its package
+
+
+def _load_weights(model: nn.Module, weights: _Weights, strict: bool, refit_required: bool) -> list[str]:
+    """Give a model the tensors of the file; returns the names of those that stay as built."""
+    state = weights.read()
+    if not weights.is_ours:  # a public checkpoint, with the names of its package
         state = convert_public_state(model, state, refit_required=refit_required)
         if strict:
             check_fit(model, state)
         state = _in_one_dtype(state)
     _match_dtypes(model, state)
-    left = _load_state(model, state, strict, folder)
+    return _load_state(model, state, strict, weights.path.parent)
+
+
+def _restore_fit(
+    model: nn.Module, config: Mapping[str, Any], path: Path, left: list[str], replaced: Iterable[str]
+) -> None:
+    """What a model knows of the recording it was fitted on, as far as it still holds."""
     if "output_scale.scale" in left:  # another population: its scale is to be measured
         model.output_scale._started.fill_(False)  # type: ignore[union-attr, operator]
-    with naming_damage(config_path, _REMEDY):
+    with naming_damage(path, _REMEDY):
         if _BANDS_KEY in config and len(config[_BANDS_KEY]) == getattr(model, "F", None):
             device, dtype = placement(model)
             model.band_std = torch.tensor(config[_BANDS_KEY], dtype=dtype, device=device)
+            if model.band_std.dim() != 1:
+                raise ValueError(f"{_BANDS_KEY} is no list of numbers")
         if _FITTED_KEY in config:
             fitted = FittedOn.from_record(config[_FITTED_KEY])
-            if {"wav2spec", "n_frequency_bands"} & set(extra_kwargs or {}):
+            if {"wav2spec", "n_frequency_bands"} & set(replaced):
                 fitted = fitted.without_stimuli()
             other_size = len(fitted.neurons) != getattr(model, "O", len(fitted.neurons))
             if other_size or any(name.startswith(_OUTPUT_SLOTS) for name in left):
                 fitted = fitted.without_neurons()
             model.fitted_on = fitted  # type: ignore[assignment]
-    return model.to(map_location).eval(), _read_metadata(artefact)
 
 
 def _existing_folder(directory: str | os.PathLike[str]) -> Path:
@@ -393,23 +427,33 @@ def _read_config(artefact: Artefact) -> dict[str, Any]:
 def _build(
     config: dict[str, Any],
     path: Path,
+    weights: _Weights,
     expected: type[nn.Module],
     own: Mapping[str, type],
     extra_kwargs: Mapping[str, Any],
 ) -> nn.Module:
     """Build the model that a configuration describes, with the caller's arguments in place of saved ones."""
-    cls = resolve_class(config[_CLASS_KEY], own)
+    cls = resolve_class(config[_CLASS_KEY], own, path)
     if not issubclass(cls, expected):
         raise TypeError(
             f"{path.parent} holds a {cls.__name__}, not a {expected.__name__}: call "
             f"{cls.__name__}.from_pretrained, or NeuralModel.from_pretrained for any model"
         )
     saved = {key: value for key, value in config.items() if not key.startswith("_")}
-    arguments = {key: decode(value, own) for key, value in saved.items() if key not in extra_kwargs}
+    # the caller's arguments may make another size of it, and are not the file's
+    slack = _SLACK if not extra_kwargs else _SLACK_OF_CALLERS
+    values = _SLACK_FACTOR * sum(math.prod(shape) for shape in weights.shapes.values()) + slack
     try:
-        model: nn.Module = cls(**{**arguments, **extra_kwargs})
-    except TypeError as error:
-        raise ValueError(f"{path} does not fit the constructor of {cls.__name__}: {error}") from error
+        with bounded_build(values, _SLACK_FACTOR * len(weights.shapes) + _SLACK_PARTS):
+            arguments = {key: decode(value, own) for key, value in saved.items() if key not in extra_kwargs}
+            model: nn.Module = cls(**{**arguments, **extra_kwargs})
+    except (ImportError, UnknownClassError, Warning):
+        raise
+    except Exception as error:  # of torch, NumPy or a class of the caller's
+        what = f"it does not fit the constructor of {cls.__name__}: {type(error).__name__}: {error}"
+        if extra_kwargs:
+            raise ValueError(f"{path} with extra_kwargs={sorted(extra_kwargs)}: {what}"[:500]) from error
+        raise damaged(path, what[:500], _REMEDY) from error
     return model
 
 
@@ -420,45 +464,48 @@ def _read_metadata(artefact: Artefact) -> Any:
     try:
         return artefact.json(METADATA_FILE)
     except (OSError, DamagedFileError) as error:
-        warnings.warn(f"the model was loaded, without its metadata: {error}", UserWarning, stacklevel=4)
+        warnings.warn(f"the model was loaded, without its metadata: {error}", UserWarning, stacklevel=5)
     return None
 
 
-@contextlib.contextmanager
-def _open_weights(path: Path) -> Iterator[Any]:
-    """A safetensors file; what it raises for damage becomes one error."""
-    from safetensors import safe_open
+class _Weights:
+    """The tensors of a checkpoint: shapes and aliases when made, values on `read`."""
 
-    with naming_damage(path, _REMEDY), safe_open(path, framework="pt", device="cpu") as handle:
-        yield handle
+    def __init__(self, path: Path, config: dict[str, Any], *, is_sealed: bool) -> None:
+        self.path, self.config, self.is_sealed = path, config, is_sealed
+        self.is_ours = _FORMAT_KEY in config
+        with self._opened() as handle:
+            header = handle.metadata() or {}
+            if header.get("checkpoint") != config.get(_STAMP_KEY):
+                raise damaged(path, f"it and {CONFIG_FILE} come from two different saves", _REMEDY)
+            names = list(handle.keys())
+            self.shapes = {name: handle.get_slice(name).get_shape() for name in names}
+            self.shared: dict[str, str] = json.loads(header.get("shared", "{}"))
+            if lost := [name for name in self.shared.values() if name not in self.shapes]:
+                raise KeyError(f"tensors that it shares are missing: {lost[:5]}")
 
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from safetensors import safe_open
 
-def _read_header(path: Path, stamp: object) -> tuple[dict[str, list[int]], dict[str, str]]:
-    """Shapes by name, and aliases of tensors that are one and the same; none is read."""
-    with _open_weights(path) as handle:
-        header = handle.metadata() or {}
-        if header.get("checkpoint") != stamp:
-            raise damaged(path, f"it and {CONFIG_FILE} come from two different saves", _REMEDY)
-        names = list(handle.keys())
-        shapes = {name: handle.get_slice(name).get_shape() for name in names}
-        shared = json.loads(header.get("shared", "{}"))
-        lost = [name for name in shared.values() if name not in shapes]
-        if lost:
-            raise KeyError(f"tensors that it shares are missing: {lost[:5]}")
-        return shapes, shared
+        with naming_damage(self.path, _REMEDY), safe_open(self.path, framework="pt", device="cpu") as handle:
+            yield handle
 
+    def read(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        with self._opened() as handle:
+            tensors = {name: handle.get_tensor(name) for name in self.shapes}
+        if not self.is_sealed and (self.is_ours or _STAMP_KEY in self.config):
+            self._check_stamp(tensors)
+        return tensors | {alias: tensors[name] for alias, name in self.shared.items()}
 
-def _read_tensors(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    with _open_weights(path) as handle:
-        return {name: handle.get_tensor(name) for name in names}
-
-
-def _check_stamp(config: Mapping[str, Any], tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Verify the content hash of a checkpoint of format 1, which had no manifest."""
-    kwargs = {key: value for key, value in config.items() if not key.startswith("_")}
-    if _stamp({"$module": config[_CLASS_KEY], "kwargs": kwargs}, tensors) != config.get(_STAMP_KEY):
-        raise damaged(folder, f"{CONFIG_FILE} or {WEIGHTS_FILE} was changed since it was saved", _REMEDY)
-    warn_unsealed(folder, "save the model again to add them")
+    def _check_stamp(self, tensors: Mapping[str, Tensor]) -> None:
+        """Verify the content hash of a checkpoint of format 1, which had no manifest."""
+        kwargs = {key: value for key, value in self.config.items() if not key.startswith("_")}
+        described, folder = {"$module": self.config[_CLASS_KEY], "kwargs": kwargs}, self.path.parent
+        if _stamp(described, tensors) != self.config.get(_STAMP_KEY):
+            raise damaged(folder, f"{CONFIG_FILE} or {WEIGHTS_FILE} was changed since it was saved", _REMEDY)
+        warn_unsealed(folder, "save the model again to add them")
 
 
 def _in_one_dtype(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -496,7 +543,7 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder
     notes = [f"stays as built, to be fitted: {', '.join(left)}"] if left else []
     notes += [f"not used of the file: {', '.join(unused)}"] if unused else []
     if notes:
-        warnings.warn(f"loading {folder} with strict=False; {'; '.join(notes)}", UserWarning, stacklevel=4)
+        warnings.warn(f"loading {folder} with strict=False; {'; '.join(notes)}", UserWarning, stacklevel=6)
     return left
 
 

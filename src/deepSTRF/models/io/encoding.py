@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.registry import MODULES
 
-__all__ = ["decode", "encode", "encode_module", "foreign_classes", "resolve_class"]
+__all__ = ["UnknownClassError", "decode", "encode", "encode_module", "foreign_classes", "resolve_class"]
 
 #: ``torch.nn`` classes that may sit inside a checkpoint. Their arguments are read from their attributes.
 _TORCH_MODULES: dict[str, type[nn.Module]] = {
@@ -159,6 +159,8 @@ def decode(value: Any, modules: Mapping[str, type] | None = None) -> Any:
         return {key: decode(item, modules) for key, item in value.items()}
     content = value[tag]
     if tag == "$module":
+        if not isinstance(content, str) or not isinstance(value.get("kwargs", {}), dict):
+            raise ValueError(f"a module is described as {str(value)[:100]}")
         arguments = {key: decode(item, modules) for key, item in value.get("kwargs", {}).items()}
         if content == _SEQUENTIAL:
             return nn.Sequential(OrderedDict(arguments))
@@ -184,16 +186,22 @@ def _dtype(name: str) -> torch.dtype:
     raise ValueError(f"unknown dtype {name!r} in the configuration")
 
 
-def resolve_class(name: str, modules: Mapping[str, type] | None = None) -> type[Any]:
-    """Return the class called ``name``."""
+class UnknownClassError(ValueError):
+    """A class that a checkpoint names and that is neither of deepSTRF nor was given."""
+
+
+def resolve_class(
+    name: str, modules: Mapping[str, type] | None = None, where: object = "the checkpoint"
+) -> type[Any]:
+    """Return the class called ``name``; ``where`` is the file that names it."""
     if modules and name in modules:
         return modules[name]
     if name in _TORCH_MODULES:
         return _TORCH_MODULES[name]
     if name in MODULES and MODULES.get(name).__name__ == name:
         return MODULES.get(name)
-    raise ValueError(
-        f"the checkpoint names the class {name!r}, which deepSTRF does not know. If it is yours, pass it: "
+    raise UnknownClassError(
+        f"{where} names the class {name!r}, which deepSTRF does not know. If it is yours, pass it: "
         f'from_pretrained(..., modules={{"{name}": {name}}})'
     )
 
