@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepSTRF._text import printable
 from deepSTRF.protocols import DatasetLike
 
 __all__ = [
@@ -52,6 +53,8 @@ MOST_NAMED = 8
 LARGEST_COUNT = 2**31 - 1
 #: Layers and the like, which a constructor makes one by one.
 MOST_LAYERS = 1_000
+#: So many characters of a name are shown in a message.
+LONGEST_SHOWN = 80
 #: Up to so many frequencies are printed in an error.
 MOST_PRINTED = 40
 
@@ -263,7 +266,7 @@ def check_device(device: str | torch.device) -> torch.device:
 def first_names(names: Sequence[str]) -> str:
     """Return the first few names of a list in one line, and how many more there are."""
     more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more
+    return ", ".join(printable(name, longest=LONGEST_SHOWN) for name in names[:MOST_NAMED]) + more
 
 
 def check_n_splits(n_splits: int) -> None:

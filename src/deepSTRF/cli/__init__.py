@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import codecs
 import sys
+import textwrap
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from io import TextIOWrapper
+
+from deepSTRF._text import printable
 
 __all__ = ["main"]
 
 #: Name of the handler of characters that an output cannot encode, and what it writes for some.
 _PLAIN = "deepSTRF-plain"
+#: A paragraph wider than this is hard to read.
+WIDTH = 100
 _IN_ASCII = str.maketrans(
     {
         "\u2212": "-", "\u2013": "-", "\u2014": "--", "\u2010": "-", "\u2011": "-", "\u2026": "...",
@@ -42,6 +48,11 @@ def _never_fail_to_print() -> None:
             stream.reconfigure(errors=_PLAIN)
 
 
+def _one_paragraph(message: Warning | str, category: type[Warning], *place: object) -> str:
+    """A warning as one paragraph, without the line of code, in which nothing acts on the terminal."""
+    return textwrap.fill(f"Warning: {printable(' '.join(str(message).split()))}", WIDTH) + "\n"
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 it failed, 2 it was called wrongly, 130 interrupted.
 
@@ -67,4 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from deepSTRF.cli.app import app
 
     _never_fail_to_print()
-    app(args=None if arguments is None else list(arguments), prog_name="deepstrf")
+    usual, warnings.formatwarning = warnings.formatwarning, _one_paragraph
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="deepstrf")
+    finally:
+        warnings.formatwarning = usual

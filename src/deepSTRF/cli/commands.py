@@ -9,14 +9,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from deepSTRF._files import write_atomically
+from deepSTRF._text import printable
 from deepSTRF._validation import check_choice
-from deepSTRF.cli.errors import UsageProblem, usage
+from deepSTRF.cli.errors import UsageProblem, say, usage
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
@@ -79,7 +80,8 @@ def list_models() -> None:
     _list(console, "Kernels of receptive fields (model option kernel)", KERNELS, ("F", "T", "C_in", "C_out"))
     console.print()
     _list(console, "Backbones (statenet option rnn_type)", BACKBONES, ("input_size", "hidden_size"))
-    console.print(f"\n[bold]Losses[/]\n\n  {', '.join(LOSSES)}")
+    console.print("\nLosses", style="bold")
+    console.print(f"\n  {', '.join(LOSSES)}")
     console.print(
         "\nUse them:    deepstrf fit --model NAME --model-option KEY=VALUE --wav2spec NAME --loss NAME"
     )
@@ -87,7 +89,7 @@ def list_models() -> None:
 
 def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequence[str] = ()) -> None:
     """Print name, first sentence of the docstring and ``option=default`` words of each entry."""
-    console.print(f"[bold]{title}[/]")
+    console.print(title, style="bold")
     for name, entry in registry.items():
         summary = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
         arguments = inspect.signature(entry).parameters
@@ -99,9 +101,9 @@ def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequenc
             else:
                 plain = str(default).lower() if default is None or isinstance(default, bool) else default
                 options.append(f"{option}={plain}")
-        console.print(f"\n  [bold cyan]{name}[/]")
-        console.print(Padding(summary, (0, 0, 0, INDENT)), markup=False)
-        console.print(Padding(f"[dim]options: {', '.join(options)}[/]", (0, 0, 0, INDENT)))
+        console.print(f"\n  {name}", style="bold cyan")
+        console.print(Padding(summary, (0, 0, 0, INDENT)))
+        console.print(Padding(f"options: {', '.join(options)}", (0, 0, 0, INDENT)), style="dim")
 
 
 # ---- ``deepstrf fit``
@@ -118,7 +120,7 @@ def fit_and_report(
             overwrite=overwrite,
             download=download,
             progress=False if quiet else "auto",
-            log=None if quiet else lambda sentence: typer.echo(sentence, err=True),
+            log=None if quiet else lambda sentence: say(sentence, err=True),
         )
     print_run(run, write_report(run))
 
@@ -183,7 +185,7 @@ def evaluate_and_print(
             clips=clips,
             seed=seed,
             download=download,
-            log=lambda note: typer.echo(f"Note: {note}", err=True),
+            log=lambda note: say(f"Note: {note}", err=True),
         )
     print_scores(scores.summary(), scores.seeds)
     if csv is not None:
@@ -237,22 +239,23 @@ def explain_and_print(
             progress=False if quiet else "auto",
         )
     if not quiet:
-        typer.echo("Writing the report", err=True)
+        say("Writing the report", err=True)
     _print_explanation(found, write_report(run))
 
 
 def _print_explanation(found: Explanation, report: Path) -> None:
     console = stdout_console()
-    console.print(f"\n[bold]Explained[/] {', '.join(found.names)}\n", soft_wrap=True)
+    names = ", ".join(printable(name) for name in found.names)
+    console.print(Text.assemble(("\nExplained", "bold"), f" {names}\n"), soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     for pattern, meaning in CONTENTS.items():
         files = sorted(found.folder.glob(pattern))
         if files:
             name = pattern if len(files) > 1 else files[0].name
-            table.add_row(f"  {name}", f"[dim]{meaning}[/]")
+            table.add_row(f"  {name}", Text(meaning, "dim"))
     console.print(table)
     for part, reason in found.skipped:
-        typer.echo(f"\nSkipped {part}: {reason}")
+        say(f"\nSkipped {part}: {reason}")
     console.print(f"\nFolder  {found.folder}", soft_wrap=True)
     console.print(f"Report  {report.resolve()}", soft_wrap=True)
 
@@ -272,9 +275,18 @@ def write_and_print(folder: Path, out: Path | None) -> None:
 PIPE_WIDTH = 160
 
 
+class _PlainConsole(Console):
+    """A console that prints texts as they are: no markup, no emoji, nothing that acts on the terminal."""
+
+    def render_str(self, text: str, **style: Any) -> Text:
+        """Return what is printed of a text."""
+        return super().render_str(printable(text, keep="\n\t"), **style)
+
+
 def stdout_console() -> Console:
     """Return a console on stdout whose tables keep their shape in a pipe."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    return _PlainConsole(highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
@@ -287,7 +299,7 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     for name in ("mean", "± sd", "median", "neurons", "no score"):
         table.add_column(name, justify="right", no_wrap=True)
     for split in dict.fromkeys(row.split for row in rows):
-        table.add_row(f"[bold]{split}[/]")
+        table.add_row(Text(printable(split), "bold"))
         for row in (row for row in shown if row.split == split):
             metric = metric_named(row.metric)
             cells = [number(value, metric.decimals) for value in (row.mean, row.sd, row.median)]
@@ -297,21 +309,22 @@ def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:
     console.print(table)
     if len(seeds) > 1:
         for row in (row for row in shown if row.metric == MAIN_SCORE):
-            values = "  ".join(
-                f"[dim]seed {seed}[/] {number(v)}" for seed, v in zip(seeds, row.per_seed, strict=True)
-            )
             spread = f"mean {number(mean(row.per_seed))} ± {number(stdev(row.per_seed))} over seeds"
-            console.print(f"\n{row.split}, {metric_named(MAIN_SCORE).label}: {spread}\n  {values}")
+            console.print(f"\n{row.split}, {metric_named(MAIN_SCORE).label}: {spread}")
+            pairs = zip(seeds, row.per_seed, strict=True)
+            words = [word for seed, v in pairs for word in ((f"  seed {seed}", "dim"), f" {number(v)}")]
+            console.print(Text.assemble(*words))
 
 
 def print_run(run: Run, report: Path | None) -> None:
     """Print scores, protocol, notes and where things lie."""
     parts = gather_parts(run)
     console = stdout_console()
-    console.print(f"\n[bold]{parts.title}[/]\n[dim]{parts.subtitle}[/]\n")
+    console.print(f"\n{printable(parts.title)}", style="bold")
+    console.print(f"{printable(parts.subtitle)}\n", style="dim")
     print_scores(parts.score_rows, parts.seeds)
     if parts.protocol:
-        console.print("\n[bold]Protocol[/]")
+        console.print("\nProtocol", style="bold")
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim", no_wrap=True)
         grid.add_column()
@@ -320,7 +333,7 @@ def print_run(run: Run, report: Path | None) -> None:
         console.print(grid)
     for level, text in parts.notes:
         colour = "yellow" if level == "warning" else "dim"
-        console.print(f"\n[{colour}]{level.capitalize()}:[/] {text}")
+        console.print(Text.assemble((f"\n{printable(level.capitalize())}:", colour), f" {printable(text)}"))
     console.print(f"\nRun folder  {run.path}", soft_wrap=True)
     if report is not None:
         console.print(f"Report      {report.resolve()}", soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,14 +12,14 @@ from typing import Any, TypeVar
 
 import typer
 
+from deepSTRF._text import printable
+from deepSTRF.cli import WIDTH
 from deepSTRF.experiments.config import NamesFields
 
-__all__ = ["UsageProblem", "explain", "readable", "usage"]
+__all__ = ["UsageProblem", "explain", "readable", "say", "usage"]
 
 #: Exit statuses; 130 is what shells report after Ctrl-C.
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
-#: A paragraph wider than this is hard to read.
-WIDTH = 100
 #: Errors whose text was written for the user; any other is a fault of the package.
 EXPECTED = (
     ValueError,
@@ -41,6 +40,11 @@ REFUSALS = (
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def say(text: object, *, err: bool = False) -> None:
+    """Print a text in which nothing acts on the terminal."""
+    typer.echo(printable(text, keep="\n\t"), err=err)
 
 
 class UsageProblem(Exception):  # noqa: N818  (shown to the user as a problem of the call, not as an error)
@@ -86,12 +90,12 @@ def readable(command: Command) -> Command:
         except typer.Exit:
             raise
         except KeyboardInterrupt:
-            typer.echo("Interrupted. The same command goes on where it stopped.", err=True)
+            say("Interrupted. The same command goes on where it stopped.", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except Exception as error:  # noqa: BLE001  (the outermost frame: every error gets its paragraph)
             if options.get("debug"):
-                traceback.print_exc(file=sys.stderr)
-            typer.echo(explain(error, debug=bool(options.get("debug"))), err=True)
+                say(traceback.format_exc(), err=True)
+            say(explain(error, debug=bool(options.get("debug"))), err=True)
             raise typer.Exit(MISUSED if isinstance(error, UsageProblem) else FAILED) from None
 
     return run  # type: ignore[return-value]
@@ -99,7 +103,7 @@ def readable(command: Command) -> Command:
 
 def explain(error: Exception, *, debug: bool = False) -> str:
     """Return one paragraph about an error: what happened and what to do."""
-    text = " ".join(_text_of(error).split()) or type(error).__name__
+    text = printable(" ".join(_text_of(error).split())) or type(error).__name__
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         text += (
             ". Nothing saved before is lost: free some space and run the same command, it goes on from there"

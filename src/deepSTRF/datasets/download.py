@@ -42,6 +42,7 @@ from deepSTRF._files import (
     sealed_zip,
     write_atomically,
 )
+from deepSTRF._text import printable
 
 __all__ = [
     "cache_dir",
@@ -400,14 +401,14 @@ def _progress_bar(name: str, shown: bool) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"fetching {name}", total=None)
+        task = bar.add_task(f"fetching {printable(name)}", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 

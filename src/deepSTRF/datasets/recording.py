@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from deepSTRF._text import check_encodable, check_name
 from deepSTRF._validation import check_choice
 from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
 from deepSTRF.datasets.selection import as_index
@@ -42,6 +43,8 @@ _LONGEST_WINDOW = 1_000_000
 _DEEPEST = 50
 #: Number of skipped entries that the printed form of a load report names before it only counts them.
 _SHOWN = 10
+#: Metadata that name a clip or a neuron.
+_NAMES = {"cell_id", "name", "dataset"}
 
 
 class Stimulus:
@@ -400,6 +403,7 @@ class Recording(Dataset[dict[str, Any]]):
     def _check_contents(self) -> None:
         """One entry per clip and per neuron, of the right types; finite stimuli."""
         check_bin_width(self.dt)
+        check_name("name", self.name)
         n_clips = len(self.stim_meta)
         if len(self.stims) != n_clips or len(self.response_storage) != n_clips:
             raise ValueError(
@@ -419,6 +423,8 @@ class Recording(Dataset[dict[str, Any]]):
             for index, row in enumerate(rows):
                 if not isinstance(row, dict):
                     raise TypeError(f"{name}[{index}] is a dictionary, got {type(row).__name__}")
+                for key in _NAMES.intersection(row):
+                    check_name(f"{name}[{index}][{key!r}]", row[key])
                 check_metadata(row, f"{name}[{index}]")
         if self.smoothing_ms is not None:
             check_window(self.smoothing_ms, self.dt)
@@ -477,11 +483,7 @@ def check_metadata(value: Any, where: str, depth: int = 0) -> None:
     if depth > _DEEPEST:
         raise ValueError(f"{where[:80]} is nested more than {_DEEPEST} levels deep; flatten it")
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            raise ValueError(
-                f"{where} holds {value!a:.80}, which is no valid text (a lone surrogate); decode names "
-                "with the encoding that they were written in"
-            )
+        check_encodable(where, value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             check_metadata(key, f"a key of {where}", depth)

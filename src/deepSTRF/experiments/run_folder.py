@@ -6,8 +6,6 @@ holds a finished run, one without it a run to resume.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -25,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._files import DamagedFileError, json_safe, write_atomically, write_json
+from deepSTRF._text import csv_table, read_csv
 from deepSTRF.experiments.build import as_fitted
 from deepSTRF.experiments.config import ExperimentConfig, NamesFields
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
@@ -137,21 +136,19 @@ class RunScores:
     def to_csv(self) -> str:
         """Return one line per seed, split and neuron; a missing score is an empty cell."""
         names = list(dict.fromkeys(name for columns in self.values.values() for name in columns))
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([*KEYS, *names])
+        lines: list[list[Any]] = [[*KEYS, *names]]
         for (row, seed), (split, columns), (index, neuron) in itertools.product(
             enumerate(self.seeds), self.values.items(), enumerate(self.neurons)
         ):
             scores = [columns[name][row, index] if name in columns else math.nan for name in names]
             cells = ["" if math.isnan(score) else f"{score:.9g}" for score in scores]
-            writer.writerow([seed, split, neuron, *cells])
-        return buffer.getvalue()
+            lines.append([seed, split, neuron, *cells])
+        return csv_table(lines)
 
     @classmethod
     def from_csv(cls, text: str) -> RunScores:
         """Read what `to_csv` wrote."""
-        rows = list(csv.DictReader(io.StringIO(text)))
+        rows = read_csv(text)
         if not rows or any(key not in rows[0] for key in KEYS):
             raise ValueError(
                 f"a score file has the columns {', '.join(KEYS)} and one per metric; this one has not"
@@ -291,7 +288,7 @@ class Run:
         histories = _read_json(folder / HISTORY_JSON)
         rows = _read_json(folder / SCORES_JSON)["rows"]
         with _whole(folder / SCORES_CSV):
-            scores = RunScores.from_csv((folder / SCORES_CSV).read_text(encoding="utf-8"))
+            scores = RunScores.from_csv((folder / SCORES_CSV).read_bytes().decode())
             # a table cut off between two lines still reads: the other file has the numbers of neurons
             there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
             if there != [(row["split"], row["metric"], row["n"], row["n_nan"]) for row in rows]:
@@ -414,12 +411,8 @@ def write_run(run: Run, models: Mapping[int, Any]) -> None:
 
 def _history_csv(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     names = list(dict.fromkeys(name for rows in histories.values() for row in rows for name in row))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["seed", *names], restval="", lineterminator="\n")
-    writer.writeheader()
-    for seed, rows in histories.items():
-        writer.writerows({"seed": seed, **row} for row in rows)
-    return buffer.getvalue()
+    cells = [[seed, *(row.get(name) for name in names)] for seed, rows in histories.items() for row in rows]
+    return csv_table([["seed", *names], *cells])
 
 
 def _read_json(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deepSTRF._files import write_atomically
+from deepSTRF._text import csv_table
 from deepSTRF._validation import check_n_splits
 from deepSTRF.metrics._statistics import (
     PooledPowers,
@@ -120,10 +121,9 @@ class NeuronQuality:
     def to_csv(self, path: str | Path) -> Path:
         """Write the rows as CSV and return the path."""
         path = Path(path)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=["neuron", *COLUMNS, "reason"])
-            writer.writeheader()
-            writer.writerows(self.rows())
+        names = ["neuron", *COLUMNS, "reason"]
+        cells = [[row[name] for name in names] for row in self.rows()]
+        write_atomically(path, csv_table([names, *cells]).encode())
         return path
 
 

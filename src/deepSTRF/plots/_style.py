@@ -8,12 +8,15 @@ first figure is drawn.
 from __future__ import annotations
 
 import math
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deepSTRF._text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,6 +54,14 @@ BANDS = "frequency band"
 #: Mantissas of round frequencies; 1-2-5 steps are about an octave apart.
 NICE_STEPS = (1.0, 2.0, 5.0)
 MAX_FREQUENCY_TICKS = 6
+
+#: Texts are drawn as they are: matplotlib would read "$" in the name of a neuron as mathematics.
+PLAIN: dict[str, Any] = {"parse_math": False}
+#: Warning of a name in a script that the font lacks; it is drawn as boxes.
+NO_GLYPH = "Glyph .* missing from font"
+#: A longer text is folded into lines and, beyond a few of them, cut: it would take the space of the axes, and
+#: minutes. Names at ticks and in legends are cut at once.
+LONGEST_LINE, TITLE_LINE, LABEL_LINE, MOST_FOLDED, LONGEST_NAME = 100, 50, 30, 4, 30
 
 
 # ---- arguments
@@ -157,6 +168,31 @@ def mean_over_repeats(repeats: FloatArray) -> FloatArray:
 # ---- figures and panels
 
 
+def shown_text(text: object, line: int = LABEL_LINE) -> str:
+    """Return a text of the caller's as a figure holds it: what cannot be drawn is spelled out."""
+    shown = printable(text, keep="\n")
+    return shown if len(shown) <= LONGEST_LINE else textwrap.fill(shown[: MOST_FOLDED * line - 1] + "…", line)
+
+
+def shown_name(name: object) -> str:
+    """Return a name as it stands at a tick, beside a dot or in a legend."""
+    return printable(name, longest=LONGEST_NAME)
+
+
+def line_label(label: object) -> str | None:
+    """Return the label of a line; legends lack empty ones and those that begin with "_"."""
+    if label is None:
+        return None
+    text = shown_name(label)
+    return f" {text}" if not text or text.startswith("_") else text
+
+
+def draw_legend(ax: Axes, *handles_and_labels: Any, **style: Any) -> None:
+    """Draw a legend whose texts are no mathematics."""
+    for text in ax.legend(*handles_and_labels, frameon=False, **style).get_texts():
+        text.set_parse_math(False)
+
+
 def new_figure(figsize: tuple[float, float]) -> Figure:
     """A white figure with constrained layout, unknown to pyplot."""
     from matplotlib.figure import Figure
@@ -194,22 +230,22 @@ def tidy(ax: Axes) -> None:
 def left_title(ax: Axes, text: str | None, size: float = TITLE_SIZE) -> None:
     """Set the title of a panel at its left edge."""
     if text:
-        ax.set_title(text, loc="left", fontsize=size)
+        ax.set_title(shown_text(text), loc="left", fontsize=size, **PLAIN)
 
 
 def figure_title(figure: Figure | SubFigure, text: str | None) -> None:
     """Set the title of a figure with several panels."""
     if text:
-        figure.suptitle(text, fontsize=TITLE_SIZE + 1)
+        figure.suptitle(shown_text(text, TITLE_LINE), fontsize=TITLE_SIZE + 1, **PLAIN)
 
 
 def legend_above(ax: Axes, ncols: int) -> None:
     """Draw the legend above the axes: inside it would hide data."""
-    ax.legend(
+    draw_legend(
+        ax,
         loc="lower right",
         bbox_to_anchor=(1.0, 1.0),
         ncols=ncols,
-        frameon=False,
         fontsize=TICK_SIZE,
         borderaxespad=0.0,
         handlelength=1.4,
@@ -220,7 +256,7 @@ def colour_bar(shown: Any, axes: Any, label: str, **place: Any) -> Colorbar:
     """Draw a colour bar beside axes, in small type."""
     figure = (axes[0] if isinstance(axes, list) else axes).figure
     bar: Colorbar = figure.colorbar(shown, ax=axes, **place)
-    bar.set_label(label, fontsize=TICK_SIZE)
+    bar.set_label(shown_text(label), fontsize=TICK_SIZE, **PLAIN)
     bar.ax.tick_params(labelsize=TICK_SIZE)
     return bar
 
@@ -293,7 +329,7 @@ def frequency_axis(
     Bands keep equal heights; ticks stand at the interpolated positions of round frequencies. Where
     frequencies are not monotonic (a learned bank), a few bands are labelled with their own.
     """
-    ax.set_ylabel(band_label if frequencies_hz is None else "frequency (kHz)")
+    ax.set_ylabel(shown_text(band_label) if frequencies_hz is None else "frequency (kHz)", **PLAIN)
     if frequencies_hz is None:
         integer_ticks(ax.yaxis, most=4)
         return
@@ -395,8 +431,8 @@ def draw_psth(
     legend: bool,
 ) -> None:
     """Draw the measured rate (T,) and, over it, the prediction (T,)."""
-    ax.plot(x, target, color=INK, linewidth=1.2, label=target_label)
+    ax.plot(x, target, color=INK, linewidth=1.2, label=line_label(target_label))
     if prediction is not None:
-        ax.plot(x, prediction, color=VERMILION, linewidth=1.2, label=prediction_label)
+        ax.plot(x, prediction, color=VERMILION, linewidth=1.2, label=line_label(prediction_label))
     if legend:
         legend_above(ax, ncols=2)

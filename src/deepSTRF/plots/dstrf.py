@@ -11,6 +11,7 @@ from deepSTRF.plots._style import (
     BLUE,
     GREY,
     LABEL_SIZE,
+    PLAIN,
     TICK_SIZE,
     FloatArray,
     as_array,
@@ -27,6 +28,7 @@ from deepSTRF.plots._style import (
     left_title,
     mean_over_repeats,
     new_figure,
+    shown_text,
     tidy,
     time_edges,
     time_label,
@@ -136,7 +138,7 @@ def plot_dstrf_panel(
         draw_psth(axes[1], x, prediction, None, "predicted", "", legend=False)
     else:
         draw_psth(axes[1], x, recorded, prediction, "measured", "predicted", legend=True)
-    axes[1].set_ylabel(response_label)
+    axes[1].set_ylabel(shown_text(response_label), **PLAIN)
     axes[2].plot(x, np.sqrt((filters**2).sum(axis=(1, 2))), color=BLUE, linewidth=1.2)
     axes[2].set_ylim(bottom=0.0)
     axes[2].set_ylabel("filter\nsize")

@@ -18,6 +18,7 @@ from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
     PALETTE,
+    PLAIN,
     TICK_SIZE,
     VERMILION,
     FloatArray,
@@ -27,11 +28,15 @@ from deepSTRF.plots._style import (
     check_positive,
     colour_bar,
     draw_field,
+    draw_legend,
     figure_title,
     integer_ticks,
     left_title,
+    line_label,
     new_figure,
     own_or_given,
+    shown_name,
+    shown_text,
     symmetric_limit,
     tidy,
     time_edges,
@@ -43,7 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 SCATTER_INCHES = (2.9, 2.9)
-ROW_INCHES, COLUMN_INCHES, NAME_INCHES = 0.3, 1.75, 1.2
+ROW_INCHES, COLUMN_INCHES, NAME_INCHES, LETTER_INCHES = 0.3, 1.75, 1.2, 0.08
 SURFACE_INCHES = 3.4
 MAP_INCHES = 1.9
 #: With more neurons than this, names would cover the dots.
@@ -127,9 +132,14 @@ def plot_nonlinearity_scatter(
         missing = int((~both).sum())
         left_title(ax, f"n = {int(both.sum())}" + (f", {missing} NaN" if missing else ""), TICK_SIZE)
         if names is not None and both.size <= MOST_NAMED:
-            _name_dots(ax, x, y, [str(neuron) for neuron in np.asarray(names)[both]])
-        ax.set_xlabel(name)
-        ax.set_ylabel("" if column else against)
+            _name_dots(
+                ax,
+                x,
+                y,
+                [shown_name(neuron) for neuron in np.asarray(names, dtype=object)[both]],
+            )
+        ax.set_xlabel(shown_text(name), **PLAIN)
+        ax.set_ylabel("" if column else shown_text(against), **PLAIN)
         tidy(ax)
     figure_title(figure, suptitle)
     return figure, axes
@@ -145,7 +155,9 @@ def _name_dots(ax: Axes, x: FloatArray, y: FloatArray, names: list[str]) -> None
         n_higher = int((near & ((y > y[at]) | ((y == y[at]) & (place < at)))).sum())
         n_lower = int(near.sum()) - 1 - n_higher
         up = -10 if n_higher and not n_lower else 4 + 10 * max(n_lower - 1, 0)
-        ax.annotate(name, (x[at], y[at]), (4, up), textcoords="offset points", fontsize=TICK_SIZE - 1)
+        ax.annotate(
+            name, (x[at], y[at]), (4, up), textcoords="offset points", fontsize=TICK_SIZE - 1, **PLAIN
+        )
 
 
 def plot_nonlinearity_table(
@@ -190,15 +202,18 @@ def plot_nonlinearity_table(
     columns = _checked_measures(measures, names)
     n_neurons = next(iter(columns.values())).size
     starts = {"complexity": 1.0, "shape change": 1.0, **(linear or {})}
+    texts = [shown_name(name) for name in (names if names is not None else range(n_neurons))]
     if figure is None:
-        size = (NAME_INCHES + COLUMN_INCHES * len(columns), 0.6 + ROW_INCHES * n_neurons + 0.3 * bool(title))
+        width = max(NAME_INCHES, LETTER_INCHES * max(map(len, texts))) + COLUMN_INCHES * len(columns)
+        more_lines = sum(shown_text(text).count("\n") for text in (title or "", max(columns, key=len)))
+        size = (width, 0.6 + ROW_INCHES * (n_neurons + bool(title) + more_lines))
         figure = new_figure(figsize or size)
     axes: list[Axes] = list(figure.subplots(1, len(columns), squeeze=False, sharey=True)[0])
     rows = np.arange(n_neurons)
     for ax, (name, values) in zip(axes, columns.items(), strict=True):
         _draw_column(ax, rows, values, starts.get(name, 0.0), decimals)
         left_title(ax, name, LABEL_SIZE)
-    axes[0].set_yticks(rows, [str(name) for name in (names if names is not None else rows)])
+    axes[0].set_yticks(rows, texts, **PLAIN)
     axes[0].set_ylim(n_neurons - 0.5, -0.5)
     figure_title(figure, title)
     return figure, axes
@@ -300,7 +315,7 @@ def _draw_shares(ax: Axes, values: FloatArray, count: int, names: Sequence[str] 
     many = len(lines) > MOST_LINES
     for row, line in enumerate(lines):
         style = {"color": GREY, "linewidth": 0.6, "alpha": 0.6} if many else {"color": PALETTE[row]}
-        label = None if many or names is None else names[row]
+        label = None if many or names is None else line_label(names[row])
         ax.plot(at, line, marker=None if many else "o", markersize=3.5, label=label, **style)
     known = lines[np.isfinite(lines).all(axis=1)]
     if many and len(known):
@@ -308,7 +323,7 @@ def _draw_shares(ax: Axes, values: FloatArray, count: int, names: Sequence[str] 
             at, np.median(known, axis=0), color=INK, linewidth=1.6, marker="o", markersize=3.5, label="median"
         )
     if (many and len(known)) or (names is not None and not many):
-        ax.legend(frameon=False, fontsize=TICK_SIZE, loc="lower right")
+        draw_legend(ax, fontsize=TICK_SIZE, loc="lower right")
     ax.set_xlim(0, count + 0.3)
     ax.set_ylim(0.0, 104.0)
     ax.set_xlabel("directions")
@@ -461,7 +476,7 @@ def _draw_curve(
     if spread is not None:
         curve.fill_between(centres, rates - spread, rates + spread, color=BLUE, alpha=0.22, linewidth=0)
     curve.plot(centres, rates, color=BLUE, linewidth=1.4, marker="o", markersize=3)
-    curve.set_ylabel(label)
+    curve.set_ylabel(shown_text(label), **PLAIN)
     curve.tick_params(labelbottom=False)
     if counts is not None:
         below.bar(centres, counts, width=np.diff(border), color=GREY, linewidth=0)
@@ -579,7 +594,7 @@ def plot_filter_patterns(
     _draw_stays(rest[1], stays, dt_ms)
     _draw_transitions(rest[2], steps)
     if title:
-        figure.suptitle(title, fontsize=LABEL_SIZE + 1.5, x=0.01, ha="left")
+        figure.suptitle(shown_text(title), fontsize=LABEL_SIZE + 1.5, x=0.01, ha="left", **PLAIN)
     return figure, [*axes, *rest]
 
 

@@ -6,6 +6,7 @@ import base64
 import io
 import os
 import subprocess
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -19,6 +20,7 @@ from deepSTRF.plots._style import (
     GREY,
     INK,
     LABEL_SIZE,
+    NO_GLYPH,
     TICK_SIZE,
     VERMILION,
     FloatArray,
@@ -33,6 +35,7 @@ from deepSTRF.plots._style import (
     lag_label,
     left_title,
     new_figure,
+    shown_text,
     tidy,
     time_edges,
     time_label,
@@ -165,11 +168,15 @@ def save_dstrf_movie(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
-    figure.canvas.draw()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=NO_GLYPH)
+        figure.canvas.draw()
     figure.set_layout_engine("none")
-    alt = f"dynamic STRF of {', '.join(name for name in scene.titles if name) or 'a neuron'}"
+    alt = f"dynamic STRF of {', '.join(shown_text(name) for name in scene.titles if name) or 'a neuron'}"
     film = Film(figure, update, moving, range(0, n_bins, every), float(fps), on_frame, escape(alt))
-    FORMATS[target.suffix.lower()](target, film)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=NO_GLYPH)
+        FORMATS[target.suffix.lower()](target, film)
     return target
 
 
@@ -341,12 +348,12 @@ def save_page(target: Path, film: Film) -> None:
     width, height = (round(inches * DPI) for inches in film.figure.get_size_inches())
     list_of_frames = ",\n".join(f'"{frame}"' for frame in frames)
     page = (
-        PAGE.replace("{{title}}", film.title)
-        .replace("{{width}}", str(width))
+        PAGE.replace("{{width}}", str(width))
         .replace("{{height}}", str(height))
         .replace("{{last}}", str(len(frames) - 1))
         .replace("{{fps}}", f"{film.fps:g}")
         .replace("{{frames}}", list_of_frames)
+        .replace("{{title}}", film.title)  # last: a title may itself hold one of these words
     )
     target.write_text(page, encoding="utf-8")
 

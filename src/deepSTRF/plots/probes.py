@@ -15,19 +15,23 @@ from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
     PALETTE,
+    PLAIN,
     TICK_SIZE,
     FloatArray,
     as_array,
     as_ascending,
     check_columns,
     check_titles,
+    draw_legend,
     figure_title,
     kilohertz_axis,
     left_title,
+    line_label,
     new_figure,
     own_or_given,
     panel_grid,
     shades,
+    shown_text,
     symmetric_limit,
     tick_text,
     tidy,
@@ -178,7 +182,7 @@ def plot_tuning_curves(
     if best_khz is not None and np.isfinite(best_khz):
         ax.axvline(best_khz, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
     _tone_axis(ax, tones)
-    ax.set_ylabel(ylabel)
+    ax.set_ylabel(shown_text(ylabel), **PLAIN)
     _legend_beside(ax, TICK_SIZE - 0.5)
     left_title(ax, title)
     tidy(ax)
@@ -238,7 +242,7 @@ def plot_probe_curves(
     colours: Any = PALETTE[:MOST_COLOURS] if len(lines) <= MOST_COLOURS else shades(len(lines))
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for index, line in enumerate(lines):
-        label = labels[index] if labels is not None else None
+        label = line_label(labels[index]) if labels is not None else None
         ax.plot(
             places,
             line,
@@ -257,8 +261,8 @@ def plot_probe_curves(
         ax.update_datalim([(float(places[0]), float(value)) for value in include])
         ax.autoscale_view()
     ax.ticklabel_format(axis="y", useOffset=False)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set_xlabel(shown_text(xlabel), **PLAIN)
+    ax.set_ylabel(shown_text(ylabel), **PLAIN)
     if labels is not None:
         _legend_beside(ax, TICK_SIZE)
     left_title(ax, title)
@@ -310,13 +314,13 @@ def plot_probe_courses(
     check_titles(labels, len(lines))
     figure, ax = own_or_given(ax, figsize or CURVE_SIZE)
     for index, (line, colour) in enumerate(zip(lines, shades(len(lines)), strict=True)):
-        label = labels[index] if labels is not None else None
+        label = line_label(labels[index]) if labels is not None else None
         ax.plot(times, line, color=colour, linewidth=1.3, label=label)
     ax.axhline(0.0, color=INK, linewidth=0.5)
     if times[0] < 0.0 < times[-1]:
         ax.axvline(0.0, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set_xlabel(shown_text(xlabel), **PLAIN)
+    ax.set_ylabel(shown_text(ylabel), **PLAIN)
     if labels is not None:
         _legend_beside(ax, TICK_SIZE - 0.5)
     left_title(ax, title)
@@ -364,4 +368,4 @@ def _tone_axis(ax: Axes, tones: FloatArray) -> None:
 
 def _legend_beside(ax: Axes, size: float) -> None:
     """Draw the legend beside the axes: inside it would hide lines."""
-    ax.legend(frameon=False, fontsize=size, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    draw_legend(ax, fontsize=size, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -11,6 +11,7 @@ import numpy as np
 from deepSTRF.plots._style import (
     BANDS,
     LABEL_SIZE,
+    PLAIN,
     FloatArray,
     as_array,
     as_series,
@@ -25,6 +26,7 @@ from deepSTRF.plots._style import (
     mean_over_repeats,
     new_figure,
     own_or_given,
+    shown_text,
     tidy,
     time_edges,
     time_label,
@@ -164,7 +166,7 @@ def plot_psth_vs_pred(
     draw_psth(ax, bin_centres(measured.size, dt_ms), measured, predicted, target_label, pred_label, legend)
     ax.set_xlim(*time_edges(measured.size, dt_ms))
     time_label(ax, dt_ms)
-    ax.set_ylabel(ylabel)
+    ax.set_ylabel(shown_text(ylabel), **PLAIN)
     left_title(ax, title)
     tidy(ax)
     return figure, ax
@@ -296,7 +298,7 @@ def _draw_panels(
         _draw_raster(axes[1], data.repeats, edges, raster_cmap)
     legend = data.prediction is not None
     draw_psth(axes[-1], centres, data.psth, data.prediction, "measured", "predicted", legend)
-    axes[-1].set_ylabel(response_label)
+    axes[-1].set_ylabel(shown_text(response_label), **PLAIN)
     time_label(axes[-1], data.dt_ms)
     for ax in axes:
         tidy(ax)

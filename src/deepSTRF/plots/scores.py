@@ -12,6 +12,7 @@ from deepSTRF.plots._style import (
     GREY,
     INK,
     LABEL_SIZE,
+    PLAIN,
     TICK_SIZE,
     VERMILION,
     FloatArray,
@@ -21,6 +22,7 @@ from deepSTRF.plots._style import (
     left_title,
     new_figure,
     own_or_given,
+    shown_text,
     tidy,
 )
 
@@ -84,7 +86,7 @@ def plot_score_histogram(
     style: dict[str, Any] = {"frameon": False, "fontsize": TICK_SIZE, "title_fontsize": TICK_SIZE}
     text = _n_text(valid.size, values.size - valid.size)
     ax.legend(*ax.get_legend_handles_labels(), title=text, **style)
-    ax.set_xlabel(xlabel)
+    ax.set_xlabel(shown_text(xlabel), **PLAIN)
     ax.set_ylabel("neurons")
     integer_ticks(ax.yaxis, most=6)
     left_title(ax, title)
@@ -138,8 +140,8 @@ def plot_score_scatter(
     missing = first.size - shown
     default = f"{above} of {shown} neurons above the line" + (f" ({missing} NaN)" if missing else "")
     left_title(ax, title or default, LABEL_SIZE)
-    ax.set_xlabel(xlabel)
-    ax.set_ylabel(ylabel)
+    ax.set_xlabel(shown_text(xlabel), **PLAIN)
+    ax.set_ylabel(shown_text(ylabel), **PLAIN)
     tidy(ax)
     return figure, ax
 
@@ -284,7 +286,7 @@ def plot_learning_curve(
         if best_epoch is not None and len(seeds) == 1:
             ax.axvline(best_epoch + 1, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label="weights kept")
         ax.set_xlabel("epoch")
-        ax.set_ylabel(label)
+        ax.set_ylabel(shown_text(label), **PLAIN)
         integer_ticks(ax.xaxis)
         ax.legend(frameon=False, fontsize=TICK_SIZE)
         tidy(ax)

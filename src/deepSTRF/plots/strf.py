@@ -33,6 +33,7 @@ from deepSTRF.plots._style import (
     left_title,
     new_figure,
     panel_grid,
+    shown_text,
     symmetric_limit,
     tick_text,
     tidy,
@@ -138,7 +139,9 @@ def plot_strf_grid(
             ax, fields[panel], frequencies, dt_ms, limit=limit, band_label=band_label, cmap=cmap
         )
         # long titles break into lines as wide as the panel
-        left_title(ax, textwrap.fill(str(titles[panel]), TITLE_CHARACTERS) if titles else None, LABEL_SIZE)
+        left_title(
+            ax, textwrap.fill(shown_text(titles[panel]), TITLE_CHARACTERS) if titles else None, LABEL_SIZE
+        )
         ax.xaxis.label.set_fontsize(TICK_SIZE)
         # labels and ticks only where no other panel below or to the left has them (ticks cost time)
         if panel % columns:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -15,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._files import json_safe, write_atomically
+from deepSTRF._text import read_csv
 from deepSTRF.experiments.run_folder import EXPLAIN
 from deepSTRF.report.rendering import short_name
 
@@ -128,7 +127,7 @@ class Explanation:
 def _read_table(path: Path) -> list[dict[str, str]]:
     if not path.is_file():
         return []
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+    return read_csv(path.read_bytes().decode())
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:

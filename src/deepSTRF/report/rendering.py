@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 import wave
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -18,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._text import printable
 from deepSTRF.interpret.sonify import LISTENING_PEAK, SILENCE_MS
+from deepSTRF.plots._style import NO_GLYPH
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,9 +55,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,  # a misspelt name is an error, not an empty cell
+        finalize=_seen,
     )
     environment.filters["number"] = number
     return environment
+
+
+def _seen(value: Any) -> Any:
+    """A text with what cannot be seen spelled out, before it is escaped; HTML that was made here as it is."""
+    return printable(value, keep="\n\t") if type(value) is str else value
 
 
 def figure_html(figure: Figure | SubFigure, alt: str, caption: str = "", wide: bool = True) -> str:
@@ -94,7 +103,9 @@ def svg_data_uri(figure: Figure | SubFigure) -> str:
     import matplotlib
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": SALT, "svg.fonttype": "path"}):
+    with matplotlib.rc_context({"svg.hashsalt": SALT, "svg.fonttype": "path"}), warnings.catch_warnings():
+        # a name in a script that the font lacks is drawn as boxes, and stands in the tables
+        warnings.filterwarnings("ignore", message=NO_GLYPH)
         figure.figure.savefig(buffer, format="svg", dpi=IMAGE_DPI, metadata={"Date": None, "Creator": None})
     return _uri("image/svg+xml", buffer.getvalue())
 
@@ -149,7 +160,8 @@ def number(value: float | None, decimals: int = 3) -> str:
 
 def short_name(name: str, index: int) -> str:
     """A neuron's name where it is short, else its number in the tables."""
-    return name if len(name) <= LONGEST_NAME else f"#{index}"
+    shown = printable(name)
+    return shown if shown.strip() and len(shown) <= LONGEST_NAME else f"#{index}"
 
 
 def cell(value: float, decimals: int, prefix: str = "", bar: float | None = None) -> dict[str, Any]:

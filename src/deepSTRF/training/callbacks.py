@@ -24,6 +24,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from deepSTRF._files import save_or_warn, save_tensors
+from deepSTRF._text import printable
 from deepSTRF.training.data import Batch, BatchSource, ClipLoader, read_loader
 from deepSTRF.training.objective import (
     Loss,
@@ -789,7 +790,7 @@ class ProgressBar(Callback):
             TextColumn("fitting"),
             BarColumn(bar_width=10),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
@@ -799,7 +800,7 @@ class ProgressBar(Callback):
 
     def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
         """Move the bar and show the epoch's score, short enough for 80 columns."""
-        line = f"{fitter.monitor} {mean_score(record[fitter.monitor]).mean:.3f}"
+        line = f"{printable(fitter.monitor)} {mean_score(record[fitter.monitor]).mean:.3f}"
         if fitter.best_score is not None:
             line += f" (best {fitter.best_score:.3f})"
         self._bar.update(self._task, completed=epoch + 1, description=line)

@@ -5,8 +5,6 @@ A mean over neurons is given with the number of neurons in it and the number lef
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -21,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._files import json_safe, write_atomically
+from deepSTRF._text import csv_table
 from deepSTRF._validation import check_non_negative
 from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
@@ -138,12 +137,10 @@ class ScoreTable:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the table as CSV, and write it when a path is given; a missing score is an empty cell."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["neuron", *self.columns, "reason"])
-        for row in self.rows():
-            writer.writerow(["" if isinstance(v, float) and math.isnan(v) else v for v in row.values()])
-        return _written(buffer.getvalue(), path)
+        cells = [
+            ["" if isinstance(v, float) and math.isnan(v) else v for v in row.values()] for row in self.rows()
+        ]
+        return _written(csv_table([["neuron", *self.columns, "reason"], *cells]), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return facts, summary and rows as JSON, and write it when a path is given; NaN is null."""

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deepSTRF._files import json_safe
 from deepSTRF._optional import require
+from deepSTRF._text import markdown
 from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.objective import SUMMARY_QUANTILES, mean_score, summarise
 from deepSTRF.training.run_config import path_safe
@@ -238,7 +239,7 @@ class TensorBoardSeedLogger(SeedLogger):
 
     def _add_config(self, writer: Any) -> None:
         rows = list(_flat(json_safe(self.config)))
-        lines = [f"| {key} | {_cell(value)} |" for key, value in rows]
+        lines = [f"| {markdown(key)} | {_cell(value)} |" for key, value in rows]
         writer.add_text("config", "\n".join(["| setting | value |", "|---|---|", *lines]), 0)
         for key, value in rows:
             if isinstance(value, int | float):
@@ -303,8 +304,7 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _cell(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text.replace("|", "\\|").replace("\n", " ")
+    return markdown(value if isinstance(value, str) else json.dumps(value))
 
 
 # ---- Weights & Biases

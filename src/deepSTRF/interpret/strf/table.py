@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._files import write_atomically
+from deepSTRF._text import csv_table
 from deepSTRF._validation import FloatArray
 
 
@@ -93,21 +93,18 @@ class NeuronTable:
         Parameters
         ----------
         path : str or Path, optional
-            File; its folder must exist.
+            File.
 
         Returns
         -------
         str
             The text.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["neuron", *self.columns])
-        for row in self.rows():
-            writer.writerow([_cell(value) for value in row.values()])
+        cells = [[_cell(value) for value in row.values()] for row in self.rows()]
+        text = csv_table([["neuron", *self.columns], *cells])
         if path is not None:
-            Path(path).write_text(text.getvalue(), encoding="utf-8")
-        return text.getvalue()
+            write_atomically(path, text.encode())
+        return text
 
 
 def _cell(value: Any) -> Any:

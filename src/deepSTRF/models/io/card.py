@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from deepSTRF import __version__
+from deepSTRF._text import markdown, printable
 from deepSTRF.models.io.encoding import foreign_classes
 
 __all__ = ["milliseconds", "model_card"]
@@ -41,7 +42,7 @@ def model_card(
     arguments = {key: value for key, value in config.items() if not key.startswith("_")}
     sections = [
         "\n".join(front),
-        f"# {type(model).__name__}",
+        f"# {markdown(type(model).__name__)}",
         f"A deepSTRF model of auditory neurons. {what}".rstrip(),
         _pairs(_sizes(model)),
         "## Use",
@@ -55,7 +56,7 @@ def model_card(
         "## Citation",
         _citation(model, facts),
     ]
-    return "\n\n".join(section for section in sections if section) + "\n"
+    return printable("\n\n".join(section for section in sections if section), keep="\n\t") + "\n"
 
 
 def _sizes(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -159,16 +160,18 @@ def _rows(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, Mapping) and "$module" in value:
-        arguments = ", ".join(f"{key}={_cell(item)}" for key, item in value.get("kwargs", {}).items())
-        return f"{value['$module']}({arguments})"
+        arguments = ", ".join(
+            f"{markdown(key)}={_cell(item)}" for key, item in value.get("kwargs", {}).items()
+        )
+        return f"{markdown(value['$module'])}({arguments})"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_cell(item)}" for key, item in value.items())
+        return ", ".join(f"{markdown(key)} {_cell(item)}" for key, item in value.items())
     if _is_list(value):
         long = len(value) > _MOST_ITEMS
         return f"{len(value)} entries" if long else ", ".join(_cell(item) for item in value)
     if isinstance(value, float):
         return _number(value)
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return markdown(value)
 
 
 def milliseconds(value: float) -> str:
