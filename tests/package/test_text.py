@@ -46,7 +46,7 @@ NAMES = {
     "right to left": "\u05e0\u05d9\u05d5\u05e8\u05d5\u05df",
     "other script": "\u96fb\u6c17",
     "composed": "n\u00f1o",
-    "decomposed": "nn\u0303o",
+    "decomposed": "n\u0303o",
     "upper": "UNIT",
     "lower": "unit",
     "blank": " ",

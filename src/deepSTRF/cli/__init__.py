@@ -48,7 +48,9 @@ def _never_fail_to_print() -> None:
             stream.reconfigure(errors=_PLAIN)
 
 
-def _one_paragraph(message: Warning | str, category: type[Warning], *place: object) -> str:
+def _one_paragraph(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     """A warning as one paragraph, without the line of code, in which nothing acts on the terminal."""
     return textwrap.fill(f"Warning: {printable(' '.join(str(message).split()))}", WIDTH) + "\n"
 
