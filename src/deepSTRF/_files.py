@@ -41,7 +41,9 @@ __all__ = [
     "Artefact",
     "DamagedFileError",
     "adding_manifest",
+    "check_place",
     "check_regular",
+    "check_target",
     "check_zip_seal",
     "json_safe",
     "load_npz",
@@ -53,6 +55,7 @@ __all__ = [
     "read_folder",
     "read_json",
     "read_text",
+    "remove_abandoned",
     "remove_folder",
     "replace_folder",
     "save_or_warn",
@@ -225,6 +228,26 @@ def _read_array(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
 # ---- writing
 
 
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raise OSError where no file can be written: before the work whose result is to go there."""
+    target, name = Path(os.path.realpath(path)), os.fspath(path)
+    _check_replaceable(target, path)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", name)
+    folder = next(parent for parent in target.parents if os.path.lexists(parent))
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder; name another file", name)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"no right to write into {folder}; name another file", name)
+
+
+def _check_replaceable(target: Path, path: str | os.PathLike[str]) -> None:
+    """Raise FileExistsError where a file would take the place of a pipe or device."""
+    if target.exists() and not target.is_file() and not target.is_dir():
+        what = "it is no regular file but a pipe, socket or device; name a file"
+        raise FileExistsError(errno.EEXIST, what, os.fspath(path))
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links: bool = True) -> None:
     """Write a file whole or not at all: the old content stays until the new one is safely on the disk.
 
@@ -232,14 +255,12 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links:
     files that are only ours: whatever stands there, but a folder, is replaced itself.
     """
     target = Path(os.path.realpath(path) if follow_links else os.path.abspath(path))
-    if follow_links and target.exists() and not target.is_file() and not target.is_dir():
-        raise FileExistsError(
-            errno.EEXIST, "it is no regular file but a pipe, socket or device; name a file", os.fspath(path)
-        )
+    if follow_links:
+        _check_replaceable(target, path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # The temporary file lies beside the target: os.replace is atomic only within one file system.
     hidden = f".{target.name[:100]}."  # so that the longest legal name stays legal
-    _remove_abandoned(target.parent, hidden)
+    remove_abandoned(target.parent, hidden)
     temporary = target.with_name(f"{hidden}{_this_process()}")
     try:
         _write_durably(temporary, data)
@@ -473,6 +494,19 @@ class Artefact:
         """Whether a file is listed, or, without a manifest, is there."""
         return (self.folder / name).is_file() if self.files is None else name in self.files
 
+    def check_there(self) -> None:
+        """Raise DamagedFileError unless all listed files are there, with their sizes."""
+        for name, (size, _) in (self.files or {}).items():
+            self._check_size(name, size)
+
+    def _check_size(self, name: str, size: int) -> None:
+        path = self.folder / name
+        if not path.exists():
+            raise damaged(path, "the file is missing", self.remedy)
+        found = check_regular(path).st_size
+        if found != size:
+            raise damaged(path, f"it has {found:,} bytes, {size:,} were written", self.remedy)
+
     def path(self, name: str) -> Path:
         """Path of a file, after its size and SHA-256 were verified."""
         path = self.folder / name
@@ -481,11 +515,7 @@ class Artefact:
         if name not in self.files:
             raise damaged(path, f"{MANIFEST} does not list it", self.remedy)
         size, sha256 = self.files[name]
-        if not path.exists():
-            raise damaged(path, "the file is missing", self.remedy)
-        found = check_regular(path).st_size
-        if found != size:
-            raise damaged(path, f"it has {found:,} bytes, {size:,} were written", self.remedy)
+        self._check_size(name, size)
         with open(path, "rb") as stream:
             if _digest(stream, size).hexdigest() != sha256:
                 raise damaged(path, "its content is not the one that was written", self.remedy)
@@ -595,7 +625,7 @@ def replace_folder(
     made = [path for path in (root, *root.parents) if not path.exists()]
     root.mkdir(parents=True, exist_ok=True)
     try:
-        _remove_abandoned(root, _WRITING)
+        remove_abandoned(root, _WRITING)
         _finish_staged(root)
         writing = root / f"{_WRITING}{_this_process()}"
         try:
@@ -706,7 +736,7 @@ def remove_folder(folder: str | os.PathLike[str]) -> None:
     root = Path(folder)
     if root.is_symlink() or not root.is_dir():
         return
-    _remove_abandoned(root, _WRITING)
+    remove_abandoned(root, _WRITING)
     _finish_staged(root)
     _remove_listed(root)
     with contextlib.suppress(OSError):
@@ -720,7 +750,7 @@ def _this_process() -> str:
     return f"{machine}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
 
-def _remove_abandoned(folder: Path, start: str) -> None:
+def remove_abandoned(folder: Path, start: str) -> None:
     """Remove what processes of this machine, killed since, were writing."""
     machine = _this_process().split("-")[0]
     with contextlib.suppress(OSError):

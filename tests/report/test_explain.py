@@ -294,7 +294,7 @@ def test_an_interrupted_explanation_is_none(nonlinear, tmp_path):
     (tmp_path / "explain" / "tuning.csv").write_text("neuron\n")
     assert Explanation.load(tmp_path) is None
     facts = json.loads((nonlinear.path / "explain" / "explain.json").read_text())
-    assert facts["format"] == 1
+    assert facts["format"] == 2
 
 
 def test_excerpt_is_the_clip_with_the_largest_spread():

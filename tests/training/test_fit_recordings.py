@@ -257,8 +257,9 @@ def test_evaluate_leaves_out_the_sounds_of_the_fit(run):
     assert len(told) == 1
     assert "left out" in told[0]
     seen = own.select(clips=[c for c in range(8) if c not in free])
-    with pytest.warns(UserWarning, match=r"all \d clips hold sounds that took part in the fit"):
-        assert len(evaluate_run(run, seen).neurons) == 4
+    with pytest.raises(ValueError, match=r"all \d clips hold sounds that took part in the fit.*clips='all'"):
+        evaluate_run(run, seen)
+    assert len(evaluate_run(run, seen, clips="all").neurons) == 4  # on request
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for clips in ("train", "validation", "test", "all"):  # of its own recording on request

@@ -112,9 +112,12 @@ OtherDataset = Annotated[
 ]
 DatasetOption = Annotated[list[str] | None, _option(_FIELDS["dataset_options"])]
 Clips = Annotated[
-    str,
+    str | None,
     typer.Option(
-        metavar="WHICH", help="test, validation, train or all clips of the recording.", rich_help_panel=DATA
+        metavar="WHICH",
+        help="test, validation, train or all clips of the recording; of another one all clips, also those "
+        f"that took part in the fit.{_default('test, or new sounds of another recording')}",
+        rich_help_panel=DATA,
     ),
 ]
 Download = Annotated[
@@ -242,7 +245,7 @@ def evaluate(
     run: RunFolder,
     dataset: OtherDataset = None,
     dataset_option: DatasetOption = None,
-    clips: Clips = "test",
+    clips: Clips = None,
     download: Download = True,
     seed: Seed = None,
     csv: CsvFile = None,

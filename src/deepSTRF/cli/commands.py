@@ -14,10 +14,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from deepSTRF._files import write_atomically
+from deepSTRF._files import check_target, write_atomically
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice
-from deepSTRF.cli.errors import UsageProblem, say, usage
+from deepSTRF.cli.errors import REFUSALS, UsageProblem, say, usage
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
@@ -153,7 +153,7 @@ def evaluate_and_print(
     folder: Path,
     dataset: str | None,
     option_texts: Sequence[str],
-    clips: str,
+    clips: str | None,
     seed: int | None,
     csv: Path | None,
     *,
@@ -162,11 +162,14 @@ def evaluate_and_print(
     """Score the model of a run and print the table."""
     if csv is not None and csv.is_dir():
         raise UsageProblem(f"--csv {csv} is a folder; name a file in it: --csv {csv / 'scores.csv'}")
-    if dataset is not None and clips not in (TEST, ALL):
+    if dataset is not None and clips not in (None, TEST, ALL):
         raise UsageProblem(
             f"--clips {clips} is a part of the run's own recording, and of another one (--dataset) all clips "
             "are scored: leave one of the two out"
         )
+    with usage(*REFUSALS, OSError):
+        if csv is not None:
+            check_target(csv)
     with usage():
         run = Run.load(folder)
         options = parse_options(option_texts)
@@ -178,7 +181,6 @@ def evaluate_and_print(
         other = None
         if dataset is not None:
             other = load_dataset(changed, download=download)
-            clips = ALL
         scores = evaluate_run(
             run if dataset is not None else run.with_config(changed),
             other,
@@ -254,6 +256,8 @@ def _print_explanation(found: Explanation, report: Path) -> None:
             name = pattern if len(files) > 1 else files[0].name
             table.add_row(f"  {name}", Text(meaning, "dim"))
     console.print(table)
+    for note in found.facts.get("notes", ()):
+        say(f"\nNote: {note}")
     for part, reason in found.skipped:
         say(f"\nSkipped {part}: {reason}")
     console.print(f"\nFolder  {found.folder}", soft_wrap=True)
@@ -264,6 +268,9 @@ def write_and_print(folder: Path, out: Path | None) -> None:
     """Write the report of a run and print its scores."""
     if out is not None and out.is_dir():
         raise UsageProblem(f"--out {out} is a folder; name a file in it: --out {out / 'report.html'}")
+    with usage(*REFUSALS, OSError):
+        if out is not None:
+            check_target(out)
     with usage():
         run = Run.load(folder)
     print_run(run, write_report(run, out))

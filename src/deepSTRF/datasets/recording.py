@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -333,6 +334,25 @@ class Recording(Dataset[dict[str, Any]]):
         clip = as_index(clip, len(self), "clip")
         source = self.stim_meta[clip].get("source_sha256")
         return source if isinstance(source, str) else self._stims.stimuli[clip].fingerprint()
+
+    def clip_fingerprint(self, clip: int, *, source: bool = False) -> str:
+        """SHA-256 (hex) of one clip as recorded: its stimulus and all its responses.
+
+        Before standardisation, smoothing and normalisation. ``source``: of the sound (`source_fingerprint`)
+        in place of the stimulus that was made from it.
+        """
+        clip = as_index(clip, len(self), "clip")
+        stimulus = self.source_fingerprint(clip) if source else self._stims.stimuli[clip].fingerprint()
+        return hashlib.sha256(f"{stimulus} {self._storage.clips[clip].digest}".encode()).hexdigest()
+
+    def content_fingerprint(self, *, source: bool = False) -> str:
+        """SHA-256 (hex) of a recording or view: all clips, in any order, the neurons' names and the bin.
+
+        ``source`` as in `clip_fingerprint`: it does not depend on how spectrograms are made.
+        """
+        clips = sorted(self.clip_fingerprint(clip, source=source) for clip in range(len(self)))
+        names = [str(row.get("cell_id", row.get("name", ""))) for row in self.nrn_meta]
+        return hashlib.sha256(json.dumps([repr(float(self.dt)), names, clips]).encode()).hexdigest()
 
     # ---- reading
 

@@ -8,6 +8,8 @@ index beside them is new.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, overload
@@ -70,6 +72,20 @@ class ClipResponses:
     def is_counts(self) -> bool:
         """Whether the rows are integers (spike counts)."""
         return self.data.dtype != np.float32
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of neurons, repeats and values, whatever type of number they are stored in."""
+        rows: npt.NDArray[Any] = self.rows()
+        if rows.dtype == np.int16 and rows.size:
+            missing, small = rows == np.iinfo(np.int16).min, np.iinfo(np.int8)
+            if not ((rows < -small.max) & ~missing).any() and rows.max() <= small.max:
+                rows = np.where(missing, small.min, rows).astype(np.int8)
+        rows = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False))
+        head = (rows.dtype.name, rows.shape, self.heard.tolist(), self.counts.tolist())
+        digest = hashlib.sha256(repr(head).encode())
+        digest.update(rows.data if rows.size else b"")
+        return digest.hexdigest()
 
     def _decode(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         values = rows.astype(np.float32)  # always a copy: writing into it leaves the recording as it is

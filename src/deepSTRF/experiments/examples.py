@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepSTRF._files import npz_bytes
+from deepSTRF._files import load_npz, npz_bytes
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
 
@@ -197,11 +196,26 @@ def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
 
 
 def examples_from_bytes(content: bytes) -> list[NeuronExample]:
-    """Read what `examples_to_bytes` made; nothing in the file is executed."""
-    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+    """Read what `examples_to_bytes` made; nothing in the file is executed. ValueError for other content."""
+    arrays = load_npz(content)
     examples = []
     for index, (role, neuron, score, clip, start_s) in enumerate(json.loads(str(arrays["facts"]))):
         found = {name: arrays.get(f"{name}{index}") for name in ARRAYS}
-        examples.append(NeuronExample(role, neuron, score, clip, start_s=start_s, **found))  # type: ignore[arg-type]
+        for name, shape in zip(ARRAYS, ("FT", "RT", "T", "FL", "A"), strict=True):
+            array = found[name]
+            if (array is None and name in ARRAYS[:3]) or (
+                array is not None and (array.ndim != len(shape) or array.dtype.kind not in "fiu")
+            ):
+                raise ValueError(f"{name} of {neuron!r} is no array of numbers {tuple(shape)}")
+        example = NeuronExample(
+            str(role),
+            str(neuron),
+            float(score),
+            str(clip),
+            start_s=float(start_s),
+            **found,  # type: ignore[arg-type]
+        )
+        if not example.stim.shape[1] == example.response.shape[1] == example.pred.shape[0]:
+            raise ValueError(f"the arrays of {neuron!r} have different numbers of bins")
+        examples.append(example)
     return examples

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._text import check_encodable
 from deepSTRF._validation import MOST_NAMED, first_names
 from deepSTRF.baselines.start import fit_start
 from deepSTRF.datasets import NeuralDataset
@@ -43,11 +44,15 @@ from deepSTRF.experiments.run_folder import (
     STATE,
     Run,
     RunScores,
+    abandon,
+    changed_recording,
+    finish,
     folder_status,
     prepare_folder,
     write_run,
 )
 from deepSTRF.models.readouts import OutputScale
+from deepSTRF.training.callbacks import FitDivergedError
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
 from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
 from deepSTRF.training.objective import history_rows, owns_loss
@@ -127,6 +132,7 @@ def run_experiment(
     status = folder_status(folder, config, overwrite=overwrite)
     if status == "finished":
         run = Run.load(folder)
+        _check_recording(run, config, log)
         if bool(run.facts.get("callbacks")) != (callbacks is not None):
             held = ", ".join(run.facts.get("callbacks") or ()) or "none"
             raise FileExistsError(
@@ -138,69 +144,124 @@ def run_experiment(
     if status == "resume":
         log(f"Going on with the unfinished run in {folder}")
     dataset = load_dataset(config, download=download)
+    recording = dataset.content_fingerprint()
     split = split_of(config, dataset)
+    whole = dataset
     if config.normalize_responses is not None:
         dataset = dataset.normalized(config.normalize_responses, stim_indices=list(split.train))
     views = split.apply(dataset)
+    _check_views(config, views)
     check_buildable(config, views[0])
-    prepare_folder(folder, config, overwrite=overwrite)  # only now: a wrong choice costs no earlier run
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    # only now, and beside what is there: a wrong choice or a fit that fails costs no earlier run
+    work = prepare_folder(folder, config, overwrite=overwrite, recording=recording)
     log(
         f"{dataset.describe()['name']}: {dataset.N_neurons} neurons, {len(dataset)} clips, bins of "
         f"{dataset.dt:g} ms; {len(split.train)} clips train, {len(split.val)} validate, "
         f"{len(split.test)} test"
     )
-    fits = {seed: _fit_seed(config, seed, views, folder, progress, log, callbacks) for seed in config.seeds}
-    log("Scoring")
-    write_run(
-        _collect(config, folder, dataset, split, views, fits), {s: fit.model for s, fit in fits.items()}
-    )
+    try:
+        fits = {s: _fit_seed(config, s, views, work / STATE, progress, log, callbacks) for s in config.seeds}
+        log("Scoring")
+        run = _collect(config, folder, dataset, split, views, fits)
+        run.facts["recording"] = recording
+        run.facts["sounds"] = whole.content_fingerprint(source=True)
+        write_run(run, {seed: fit.model for seed, fit in fits.items()})
+    except Exception as error:
+        # an interrupted fit keeps its state; one that can only fail again, or has none, keeps nothing
+        if isinstance(error, FitDivergedError) or not any((work / STATE).glob("seed*.pt")):
+            abandon(work, made)
+        raise
+    finish(folder)
     return Run.load(folder)
+
+
+def _check_views(config: ExperimentConfig, views: tuple[NeuralDataset, ...]) -> None:
+    """Raise what training or scoring would raise of clips and names, before a fit begins."""
+    for part, view in zip((TRAIN, VALIDATION, TEST), views, strict=True):
+        if not len(view):
+            raise FieldError(
+                "{split} leaves no clip for the part {0}: each of training, validation and test needs one",
+                part,
+            )
+        skip = math.ceil(config.warmup_ms / view.dt - 1e-9)
+        shortest = min(view.n_bins(clip) for clip in range(len(view)))
+        if shortest <= skip:
+            raise FieldError(
+                "{warmup_ms} covers {0} bins, and a clip of the part {1} has only {2}: nothing is left to "
+                "fit or score; give a shorter onset", skip, part, shortest,
+            )  # fmt: skip
+    for name in (
+        *neuron_names(views[0].nrn_meta),
+        *(str(row.get("name", "")) for v in views for row in v.stim_meta),
+    ):
+        check_encodable("the name of a neuron or clip", name)
+
+
+def _check_recording(run: Run, config: ExperimentConfig, log: Log) -> None:
+    """Raise `RunExistsError` when the recording of a finished run is another one now."""
+    known = run.facts.get("recording")
+    if known is None:
+        return  # of an earlier version
+    try:
+        dataset = load_dataset(config)
+    except FileNotFoundError:
+        log("The recording is not there, so it was not compared with the one of the fit")
+        return
+    if dataset.content_fingerprint() == known:
+        return
+    if Path(config.dataset).is_file() or dataset.content_fingerprint(source=True) != run.facts.get("sounds"):
+        raise changed_recording(run.path, "fit")
+    log("Sounds and responses are those of the fit; what is made of the sounds differs (version or machine)")
 
 
 def evaluate_run(
     run: Run,
     dataset: NeuralDataset | None = None,
     *,
-    clips: str = TEST,
+    clips: str | None = None,
     seed: int | None = None,
     download: bool = False,
     log: Log | None = None,
 ) -> RunScores:
     """Score the model of a run again: on its own recording, or on another one of the same neurons.
 
-    Neurons are matched by name, and sounds of another recording that took part in the fit are left out.
+    Neurons are matched by name. Sounds that took part in the fit are scored only where ``clips`` says so.
 
     Parameters
     ----------
     run : Run
         The run.
     dataset : NeuralDataset, optional
-        Another recording of some or all of the neurons, all of whose other clips are scored; None loads the
-        run's own.
-    clips : str
-        Which clips of its own recording: "test", "validation", "train" or "all".
+        Another recording of some or all of the neurons; None loads the run's own.
+    clips : str, optional
+        Which clips of its own recording: "test" (None), "validation", "train" or "all". Of another recording
+        None is the clips whose sounds took no part in the fit, "all" is all of them.
     seed : int, optional
         Which seed's model; None is the best one.
     download : bool
         Let the recording fetch missing files.
     log : callable, optional
-        Called with the note on sounds that are left out, in place of a warning.
+        Called with notes: on sounds that are left out or took part in the fit, on a recording that is not
+        the one of the fit.
 
     Returns
     -------
     RunScores
-        One split, named after the clips; neurons are those of the recording, in its order.
+        One split, named after the clips ("all" of another recording); neurons are those of the recording, in
+        its order.
 
     Raises
     ------
     ValueError
-        For unknown clips or seed, or a recording that does not fit the model: other neurons, bins, bands or
-        rates.
+        For unknown clips or seed; for a recording that does not fit the model: other neurons, bins, bands or
+        rates; when every sound took part in the fit.
 
     Warns
     -----
     UserWarning
-        When sounds took part in the fit: they are left out, unless there are no others.
+        Without ``log``, when sounds took part in the fit and are left out, or when the run's own recording
+        has changed since.
 
     Examples
     --------
@@ -212,32 +273,34 @@ def evaluate_run(
     ['all']
     """
     parts = (TRAIN, VALIDATION, TEST)
-    if clips not in (*parts, ALL):
-        raise FieldError("{clips} must be one of {0}, got {1!r}", ", ".join((*parts, ALL)), clips)
+    legal = parts if dataset is None else (TEST,)
+    if clips not in (None, *legal, ALL):
+        whose = "" if dataset is None else " of another recording"
+        raise FieldError("{clips}{0} must be one of {1}, got {2!r}", whose, ", ".join((*legal, ALL)), clips)
     model = run.load_model(seed)
     other = dataset is not None
-    if dataset is not None:
-        clips = ALL
-    else:
-        dataset = load_dataset(run.config, download=download)
+    dataset = load_dataset(run.config, download=download) if dataset is None else dataset
+    _compare_recording(run, dataset, other, log)
     dataset = normalized_as_fitted(run, dataset)
-    if not other and clips != ALL:
-        dataset = split_of(run.config, dataset).apply(dataset)[parts.index(clips)]
+    part = clips or TEST
+    if not other and part != ALL:
+        dataset = split_of(run.config, dataset).apply(dataset)[parts.index(part)]
     n_fitted = len(run.scores.neurons)
     if model.fitted_on is None and dataset.N_neurons != n_fitted:
         raise ValueError(
             f"the recording has {dataset.N_neurons} neurons, and the run has {n_fitted} neurons: give a "
             "recording of the same ones, or fit a model to this one"
         )
-    if other or clips in (VALIDATION, TEST):
-        dataset = _new_sounds(model, dataset, clips, log)
+    if part in (VALIDATION, TEST):
+        dataset = _new_sounds(model, dataset, part, log)
     validate_model(model, dataset)
     table = score_model(model, dataset, warmup_ms=run.config.warmup_ms)
     if log is not None:
         for note in table.facts["notes"]:
             log(note)
     scored = run.best_seed if seed is None else seed
-    return RunScores.from_tables(table.neurons, [scored], {clips: [table.columns]})
+    split = ALL if other else part
+    return RunScores.from_tables(table.neurons, [scored], {split: [table.columns]}, table.facts["recording"])
 
 
 def normalized_as_fitted(run: Run, dataset: NeuralDataset) -> NeuralDataset:
@@ -259,8 +322,22 @@ def normalized_as_fitted(run: Run, dataset: NeuralDataset) -> NeuralDataset:
     return dataset.normalized(statistics={"method": fitted["method"], **taken})
 
 
+def _compare_recording(run: Run, dataset: NeuralDataset, other: bool, log: Log | None) -> None:
+    """Say when a recording is not the one of the fit; a warning where a run's own has changed unnoticed."""
+    known = run.facts.get("recording")
+    if known is None or dataset.content_fingerprint() == known:
+        return
+    if log is not None:
+        log("The recording is another one than that of the fit")
+    elif not other and run.config == Run.load(run.path).config:
+        warnings.warn(
+            "the recording of this run has changed since the fit: these scores are of the one that is there "
+            "now (a log= takes this note)", UserWarning, stacklevel=3,
+        )  # fmt: skip
+
+
 def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None) -> NeuralDataset:
-    """Return the clips whose sounds took no part in the fit, all where there is none; says so."""
+    """Return the clips whose sounds took no part in the fit; says so, and ValueError where there is none."""
     fitted = model.fitted_on
     if fitted is None:
         return dataset
@@ -268,19 +345,19 @@ def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None)
     new = [clip for clip in range(len(dataset)) if dataset.source_fingerprint(clip) not in used]
     if len(new) == len(dataset):
         return dataset
-    if new:
-        note = f"{len(dataset) - len(new)} of {len(dataset)} clips hold sounds that took part in the fit and "
-        note += f"are left out: {len(new)} are scored; score_model(run.load_model(), dataset) scores all"
-    else:
-        note = (
-            f"all {len(dataset)} clips hold sounds that took part in the fit: these scores do not tell how "
+    if not new:
+        raise FieldError(
+            "all {0} clips hold sounds that took part in the fit: scores of them do not tell how the model "
+            "predicts other sounds. Give a recording with other sounds, or ask for these with {clips:all}",
+            len(dataset),
         )
-        note += "the model predicts other sounds"
+    note = f"{len(dataset) - len(new)} of {len(dataset)} clips hold sounds that took part in the fit and "
+    note += f"are left out: {len(new)} are scored; 'all' clips are scored on request"
     if log is None:
         warnings.warn(note, UserWarning, stacklevel=3)
     else:
         log(note)
-    return dataset.select(clips=new) if new else dataset
+    return dataset.select(clips=new)
 
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
@@ -308,7 +385,7 @@ def _fit_seed(
     config: ExperimentConfig,
     seed: int,
     views: tuple[NeuralDataset, ...],
-    folder: Path,
+    states: Path,
     progress: bool | Literal["auto"],
     log: Log,
     callbacks: CallbackFactory | None,
@@ -343,7 +420,7 @@ def _fit_seed(
         max_epochs=config.epochs,
         patience=config.patience,
         monitor=f"val_{MAIN_SCORE}",
-        state_path=folder / STATE / f"seed{seed}.pt",
+        state_path=states / f"seed{seed}.pt",
         warmup_ms=config.warmup_ms,
         progress=progress,
     )

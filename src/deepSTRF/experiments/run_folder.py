@@ -1,20 +1,19 @@
-"""The folder of a run: scores, histories, protocol, models and state; each file is whole or absent.
+"""The folder of a run: an artefact of scores, histories, protocol and models, written at once and verified.
 
-`RunScores` is the table of scores, ``scores.csv`` on disk. ``run.json`` is written last: a folder with it
-holds a finished run, one without it a run to resume.
+`RunScores` is the table of scores, ``scores.csv`` on disk. A folder is a run by its ``manifest.json``, which
+is "complete" once the run is finished; what a running fit needs to go on stands in ``config.toml`` and
+``state/``. A run that replaces another is fitted in the hidden folder `NEXT` inside it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
 import os
-import shutil
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,40 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._files import DamagedFileError, json_safe, write_atomically, write_json
+from deepSTRF._files import (
+    MANIFEST,
+    Artefact,
+    adding_manifest,
+    check_place,
+    check_zip_seal,
+    damaged,
+    json_safe,
+    naming_damage,
+    read_folder,
+    read_json,
+    read_text,
+    remove_abandoned,
+    remove_folder,
+    replace_folder,
+    sealed_json,
+    warn_unsealed,
+)
 from deepSTRF._text import csv_table, read_csv
 from deepSTRF.experiments.build import as_fitted
 from deepSTRF.experiments.config import ExperimentConfig, NamesFields
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
+from deepSTRF.models.io.checkpoint import checkpoint_files
 
 __all__ = [
     "MAIN_SCORE",
     "Run",
+    "RunExistsError",
     "RunScores",
     "ScoreRow",
+    "abandon",
+    "finish",
     "folder_status",
+    "model_folder",
     "prepare_folder",
     "write_run",
 ]
@@ -65,14 +86,19 @@ class ScoreRow:
 
 
 class RunScores:
-    """Scores of all neurons on each split, for each seed: ``values[split][metric]`` is (n_seeds, N)."""
+    """Scores of all neurons on each split, for each seed: ``values[split][metric]`` is (n_seeds, N).
+
+    ``recording`` is the fingerprint of what was scored (``dataset.content_fingerprint()``), where known.
+    """
 
     def __init__(
         self,
         neurons: Sequence[str],
         seeds: Sequence[int],
         values: Mapping[str, Mapping[str, NDArray[np.float64]]],
+        recording: str | None = None,
     ) -> None:
+        self.recording = recording
         self.neurons = list(neurons)
         self.seeds = list(seeds)
         shape = (len(self.seeds), len(self.neurons))
@@ -89,7 +115,11 @@ class RunScores:
 
     @classmethod
     def from_tables(
-        cls, neurons: Sequence[str], seeds: Sequence[int], tables: Mapping[str, Sequence[Columns]]
+        cls,
+        neurons: Sequence[str],
+        seeds: Sequence[int],
+        tables: Mapping[str, Sequence[Columns]],
+        recording: str | None = None,
     ) -> RunScores:
         """Join the columns of each seed's table, in the order of ``seeds``."""
         joined = {
@@ -99,7 +129,7 @@ class RunScores:
             }
             for split, per_seed in tables.items()
         }
-        return cls(neurons, seeds, joined)
+        return cls(neurons, seeds, joined, recording)
 
     def per_neuron(self, split: str = "test") -> dict[str, NDArray[np.float64]]:
         """Return each metric per neuron, the mean over the seeds that have a score; NaN where none has."""
@@ -162,13 +192,17 @@ class RunScores:
                 f"{len(rows)} lines for {len(seeds)} seeds, {len(splits)} splits and {len(neurons)} neurons; "
                 "a score file has one line for each"
             )
+        if len({(row["seed"], row["split"], row["neuron"]) for row in rows}) < len(rows):
+            raise ValueError("two lines of a score file are of the same seed, split and neuron")
         where = {name: index for index, name in enumerate(neurons)}
         values = {s: {name: np.full((len(seeds), len(neurons)), np.nan) for name in names} for s in splits}
         for row in rows:
             for name in names:
                 if row[name]:
                     at = seeds.index(int(row["seed"])), where[row["neuron"]]
-                    values[row["split"]][name][at] = float(row[name])
+                    values[row["split"]][name][at] = score = float(row[name])
+                    if not math.isfinite(score):
+                        raise ValueError(f"{name} of {row['neuron']} is {row[name]!r}; no score is that")
         return cls(neurons, seeds, values)
 
 
@@ -183,14 +217,24 @@ def _nan_mean(values: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
 
 # ---- Folder
 
-CONFIG, RUN, PROTOCOL = "config.toml", "run.json", "protocol.json"
+CONFIG, RUN, PROTOCOL, README_FILE = "config.toml", "run.json", "protocol.json", "README.txt"
 SCORES_CSV, SCORES_JSON = "scores.csv", "scores.json"
 HISTORY_CSV, HISTORY_JSON = "history.csv", "history.json"
 EXAMPLES, MODEL, STATE, REPORT = "examples.npz", "model", "state", "report.html"
 SEED_MODELS = "models"
 #: What `deepSTRF.report.explain_run` writes; it explains this very model, so it goes with it.
 EXPLAIN = "explain"
-FORMAT = 1
+#: Where a fit that is to replace the run works until it is finished.
+NEXT = ".deepSTRF-next"
+#: The recording that a state belongs to.
+RECORDING = f"{STATE}/recording.json"
+#: Hidden files and folders of ours start like this.
+OURS = ".deepSTRF-"
+#: Of the first format, run folders had no manifest.
+FORMAT = 2
+KIND, EXPLANATION = "run", "explanation"
+_REFIT = "fit again with --overwrite"
+_ELSEWHERE = "delete the folder, or name another one with --out"
 
 README = """Run folder of deepSTRF. Read it back with deepSTRF.experiments.Run.load(path).
 
@@ -202,13 +246,15 @@ protocol.json  the protocol card: what must agree before two scores are compared
 model/         weights and configuration (of the seed with the best validation score);
                NeuralModel.from_pretrained("model") loads it. models/seed<k>/ has every seed's
 explain/       tables, arrays, sounds and a movie, when deepstrf explain was run
-run.json       facts, notes, versions; written last, so its presence means the run is complete
+run.json       facts, notes, versions, fingerprint of the recording
+manifest.json  names, sizes and SHA-256 of these files, verified when the run is read: change none of them.
+               --overwrite replaces or removes only what it lists; files of your own stay
 state/         only while a fit runs: what it resumes from
 """
 
 
 class RunExistsError(NamesFields, FileExistsError):
-    """A folder holds a run of other choices."""
+    """A folder holds a run of other choices, or of another recording."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +276,8 @@ class Run:
     best_epochs : dict of seed to int or None
         Epoch (from 0) whose weights were kept.
     facts : dict
-        What else the report shows: titles, notes, frequencies, times.
+        What else the report shows: titles, notes, frequencies, times; ``recording`` is the fingerprint of
+        the recording (``dataset.content_fingerprint()``).
     examples : list of NeuronExample
         Neurons that the report shows in full.
 
@@ -250,6 +297,7 @@ class Run:
     best_epochs: dict[int, int | None]
     facts: dict[str, Any] = field(default_factory=dict)
     examples: list[NeuronExample] = field(default_factory=list)
+    _files: Artefact | None = field(default=None, repr=False, compare=False)
 
     @property
     def best_seed(self) -> int:
@@ -263,50 +311,56 @@ class Run:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Run:
-        """Read a run folder.
+        """Read a run folder; every file of it is verified when it is read.
 
         Raises
         ------
         FileNotFoundError
             When there is no such folder, or the run in it is not complete.
         DamagedFileError
-            When a file in it is damaged; the text names it.
+            When a file in it is damaged, changed or missing; the text names it.
+
+        Warns
+        -----
+        UserWarning
+            For a run of an earlier version, which holds no checksums.
         """
         folder = Path(path)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is no folder; deepstrf fit writes run folders and says where")
-        if not (folder / CONFIG).is_file():
+        files = _read_manifest(folder)
+        if files is None:
             raise FileNotFoundError(
-                f"{folder} is no run folder: it has no {CONFIG}; deepstrf fit writes run folders"
+                f"{folder} is no run folder: it has no {MANIFEST}; deepstrf fit writes run folders"
             )
-        if not (folder / RUN).is_file():
+        if not files.complete:
             raise FileNotFoundError(
                 f"the run in {folder} is not complete; go on with: "
                 f"deepstrf fit --config {folder / CONFIG} --out {folder}"
             )
-        facts = _read_json(folder / RUN)
-        histories = _read_json(folder / HISTORY_JSON)
-        rows = _read_json(folder / SCORES_JSON)["rows"]
-        with _whole(folder / SCORES_CSV):
-            scores = RunScores.from_csv((folder / SCORES_CSV).read_bytes().decode())
-            # a table cut off between two lines still reads: the other file has the numbers of neurons
-            there = [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()]
-            if there != [(row["split"], row["metric"], row["n"], row["n_nan"]) for row in rows]:
-                raise ValueError(f"not the neurons of {SCORES_JSON}")
+        if files.files is None:
+            warn_unsealed(folder, f"{_REFIT} into another folder to have them")
+        files.check_there()
+        facts = _facts_of(files)
+        with naming_damage(folder / SCORES_CSV, _REFIT):
+            scores = RunScores.from_csv(files.text(SCORES_CSV))
+            scores.recording = facts.get("recording")
+        rows = files.json(SCORES_JSON)
+        with naming_damage(folder / SCORES_JSON, _REFIT):
+            wanted = [(row["split"], row["metric"], row["n"], row["n_nan"]) for row in rows["rows"]]
+        if [(row.split, row.metric, row.n, row.n_nan) for row in scores.summary()] != wanted:
+            # a table of an earlier version that was cut off between two lines still reads
+            raise damaged(folder / SCORES_CSV, f"not the neurons of {SCORES_JSON}", _REFIT)
         examples: list[NeuronExample] = []
-        if (folder / EXAMPLES).is_file():
-            with _whole(folder / EXAMPLES):
-                examples = examples_from_bytes((folder / EXAMPLES).read_bytes())
-        return cls(
-            path=folder,
-            config=ExperimentConfig.from_toml(folder / CONFIG),
-            protocol=[(str(label), str(value)) for label, value in _read_json(folder / PROTOCOL)["rows"]],
-            scores=scores,
-            histories={int(seed): rows for seed, rows in histories["seeds"].items()},
-            best_epochs={int(seed): epoch for seed, epoch in histories["best_epochs"].items()},
-            facts=facts,
-            examples=examples,
-        )
+        if files.has(EXAMPLES):
+            with naming_damage(folder / EXAMPLES, _REFIT):
+                examples = examples_from_bytes(files.read(EXAMPLES))
+        with naming_damage(folder / CONFIG, _REFIT):
+            config = ExperimentConfig.from_toml_text(files.text(CONFIG), str(folder / CONFIG))
+        protocol = files.json(PROTOCOL)
+        with naming_damage(folder / PROTOCOL, _REFIT):
+            card = [(str(label), str(value)) for label, value in protocol["rows"][:]]
+        return cls(folder, config, card, scores, *_histories_of(files, scores), facts, examples, files)
 
     def with_config(self, config: ExperimentConfig) -> Run:
         """Return this run under other choices, for instance another alignment of the same recording."""
@@ -324,57 +378,136 @@ class Run:
         ------
         ValueError
             When no such seed was fitted.
+        DamagedFileError
+            When the model is damaged, or not the one of this run.
         """
         from deepSTRF.models.base import NeuralModel
 
-        if seed is None:
-            return NeuralModel.from_pretrained(self.path / MODEL)
-        self.check_seed(seed)
-        several = self.path / SEED_MODELS / f"seed{seed}"
-        return NeuralModel.from_pretrained(several if several.is_dir() else self.path / MODEL)
+        files, name = self._manifest(), model_folder(self, seed)
+        sealed = files.has(f"{name}/{MANIFEST}")
+        for part in (MANIFEST,) if sealed else ("config.json", "model.safetensors"):
+            files.path(f"{name}/{part}")
+        return NeuralModel.from_pretrained(self.path / name)
+
+    def model_fingerprint(self, seed: int | None = None) -> str:
+        """SHA-256 (hex) of the checkpoint of a seed: of its manifest, which lists the others."""
+        files, name = self._manifest(), model_folder(self, seed)
+        for file in (f"{name}/{MANIFEST}", f"{name}/model.safetensors"):
+            if files.files is not None and file in files.files:
+                return files.files[file][1]
+        return hashlib.sha256(files.read(f"{name}/model.safetensors")).hexdigest()
+
+    def _manifest(self) -> Artefact:
+        found = self._files or _read_manifest(self.path)
+        if found is None:
+            raise FileNotFoundError(f"the run in {self.path} is no longer there: it has no {MANIFEST}")
+        return found
 
 
-def prepare_folder(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
-    """Make a run folder ready and return its `folder_status`; a run to overwrite is removed."""
-    status = folder_status(folder, config, overwrite=overwrite)
-    if status == "new":
-        if (folder / CONFIG).is_file():
-            # run.json first: without it no part counts as a run; files of the user's own stay
-            for name in (RUN, PROTOCOL, SCORES_CSV, SCORES_JSON, HISTORY_CSV, HISTORY_JSON, EXAMPLES, REPORT):
-                (folder / name).unlink(missing_ok=True)
-            (folder / CONFIG).unlink()
-            for name in (MODEL, SEED_MODELS, STATE, EXPLAIN):
-                if (folder / name).is_dir():
-                    shutil.rmtree(folder / name)
-        write_atomically(folder / "README.txt", README.encode())
-        write_atomically(folder / CONFIG, config.to_toml().encode())
-    return status
+def model_folder(run: Run, seed: int | None = None) -> str:
+    """Name of the folder, in that of the run, with the model of a seed; None is the best one's."""
+    if seed is None:
+        return MODEL
+    run.check_seed(seed)
+    return f"{SEED_MODELS}/seed{seed}" if len(run.scores.seeds) > 1 else MODEL
 
 
-def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = False) -> str:
-    """Return what a folder holds, "new", "resume" or "finished", without touching anything.
+# ---- Reading: what a folder holds
 
-    A file, a folder of something else or, unless ``overwrite``, of another run raises FileExistsError.
+
+def _read_manifest(folder: Path) -> Artefact | None:
+    """What a run folder lists; None for a folder that is none of ours.
+
+    Without a manifest it is a run of an earlier version, or damaged.
+    """
+    found = replace(read_folder(folder, KIND, _ELSEWHERE), remedy=_REFIT)
+    if found.files is not None:
+        return found
+    if not (folder / CONFIG).is_file():
+        return None
+    if not os.path.lexists(folder / RUN):
+        readme = folder / README_FILE
+        is_ours = readme.is_file() and read_text(readme, _ELSEWHERE).startswith(README.partition(".")[0])
+        return replace(found, complete=False) if is_ours else None
+    facts = read_json(folder / RUN, _ELSEWHERE)
+    if not isinstance(facts, dict) or facts.get("format") != 1:
+        raise damaged(folder / MANIFEST, "the file is missing", _ELSEWHERE)
+    return found
+
+
+def _facts_of(files: Artefact) -> dict[str, Any]:
+    """What ``run.json`` holds, with the types that the report relies on."""
+    path, facts = files.folder / RUN, files.json(RUN)
+    numbers, text = int | float, str | None
+    kinds: dict[str, Any] = {
+        "notes": list, "callbacks": list, "dt_ms": numbers, "frequencies_hz": list | None, "split": dict,
+        "seconds": numbers, "finished": str, "n_parameters": int, "response_unit": str, "reasons": list,
+        "response_normalization": dict | None, "recording": text, "model": str, "wav2spec": text,
+        "versions": list, "dataset": str, "epochs": list,
+    }  # fmt: skip
+    with naming_damage(path, _REFIT):
+        if not isinstance(facts, dict) or facts["format"] not in (1, FORMAT):
+            raise ValueError("it is of another format; install a newer deepSTRF")
+        for name, kind in kinds.items():
+            if name in facts and not isinstance(facts[name], kind):
+                raise ValueError(f"{name} is {str(facts[name])[:40]!r}")
+        for pair in (*facts.get("notes", ()), *facts.get("versions", ())):
+            if not isinstance(pair, list) or len(pair) != 2:
+                raise ValueError(f"{str(pair)[:40]!r} is no pair")
+        for hertz in facts.get("frequencies_hz") or ():
+            if not isinstance(hertz, numbers) or not math.isfinite(hertz):
+                raise ValueError(f"{str(hertz)[:40]!r} is no frequency")
+        if "dt_ms" in facts and not 0 < facts["dt_ms"] < math.inf:
+            raise ValueError(f"dt_ms is {facts['dt_ms']!r}")
+    plain: dict[str, Any] = facts
+    return plain
+
+
+def _histories_of(
+    files: Artefact, scores: RunScores
+) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int | None]]:
+    """What ``history.json`` holds."""
+    tree = files.json(HISTORY_JSON)
+    with naming_damage(files.folder / HISTORY_JSON, _REFIT):
+        histories = {int(seed): rows for seed, rows in tree["seeds"].items()}
+        best = {int(seed): epoch for seed, epoch in tree["best_epochs"].items()}
+        if set(histories) != set(scores.seeds) or set(best) != set(scores.seeds):
+            raise ValueError(f"it is of the seeds {sorted(histories)}, the scores are of {scores.seeds}")
+        for row in (row for rows in histories.values() for row in rows):
+            for name, value in row.items():
+                if name.startswith(("train_", "val_")) and not isinstance(value, int | float | None):
+                    raise ValueError(f"{name} is {str(value)[:40]!r}")
+        if not all(epoch is None or isinstance(epoch, int) for epoch in best.values()):
+            raise ValueError(f"the best epochs are {best}")
+    return histories, best
+
+
+def folder_status(
+    folder: Path, config: ExperimentConfig, *, overwrite: bool = False, recording: str | None = None
+) -> str:
+    """Return what is to be done with a folder, without touching anything.
+
+    "new": there is no run in it; "resume": an interrupted fit of these choices; "finished": the run itself;
+    "replace" (with ``overwrite``): another run. A file, a folder of something else or, unless ``overwrite``,
+    of another run raises FileExistsError. ``recording``: its fingerprint, once it is known.
     """
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder with --out")
-    known = (folder / CONFIG).is_file()
-    if folder.is_dir() and any(folder.iterdir()) and not known:
-        raise FileExistsError(
-            f"{folder} is not empty and holds no run of deepSTRF; name another folder with --out"
-        )
-    if not known or overwrite:
+    files = _read_manifest(folder) if folder.is_dir() else None
+    if files is None:
+        if folder.is_dir() and any(not path.name.startswith(OURS) for path in folder.iterdir()):
+            raise FileExistsError(
+                f"{folder} is not empty and holds no run of deepSTRF; name another folder with --out"
+            )
         return "new"
-    present = ExperimentConfig.from_toml(folder / CONFIG)
-    if present.model == config.model and present.model_options == config.model_options:
-        present, config = as_fitted(present), as_fitted(config)  # earlier runs leave a model's default unsaid
-    finished = (folder / RUN).is_file()
-    pairs = config.differences(present)
-    names = [f"{{{name}}}: {{{2 * i + 1}!r}}, not {{{2 * i + 2}!r}}" for i, name in enumerate(pairs)]
-    if finished and (present.epochs, present.patience) != (config.epochs, config.patience):
-        names.append(
-            f"epochs/patience: {present.epochs}/{present.patience}, not {config.epochs}/{config.patience}"
+    if overwrite and files.files is None:
+        raise FileExistsError(
+            f"{folder} holds a run of an earlier version of deepSTRF, without the {MANIFEST} that says which "
+            f"files are its own; {_ELSEWHERE}"
         )
+    if overwrite:
+        return "resume" if not files.complete and _goes_on(folder, config, recording) else "replace"
+    pairs, names = _differences(files, config)
     if names:
         values = [value for pair in pairs.values() for value in pair]
         raise RunExistsError(
@@ -383,47 +516,182 @@ def folder_status(folder: Path, config: ExperimentConfig, *, overwrite: bool = F
             folder,
             *values,
         )
-    return "finished" if finished else "resume"
+    if recording is not None and _held_recording(files) not in (None, recording):
+        raise changed_recording(folder, "fit")
+    return "finished" if files.complete else "resume"
+
+
+def changed_recording(folder: Path, what: str) -> RunExistsError:
+    """The error for a run whose recording is another one now."""
+    return RunExistsError(
+        "the recording has changed since the {1} in {0}: its sounds, responses or neurons are others. Bring "
+        "the file back as it was, name another folder with --out, or fit anew with --overwrite",
+        folder,
+        what,
+    )
+
+
+def _differences(files: Artefact, config: ExperimentConfig) -> tuple[dict[str, tuple[Any, Any]], list[str]]:
+    """Choices of a folder that are others: name to (its own, the ones given), and a template on each."""
+    with naming_damage(files.folder / CONFIG, files.remedy):
+        present = ExperimentConfig.from_toml_text(files.text(CONFIG), str(files.folder / CONFIG))
+    if present.model == config.model and present.model_options == config.model_options:
+        present, config = as_fitted(present), as_fitted(config)  # earlier runs leave a model's default unsaid
+    pairs = config.differences(present)
+    names = [f"{{{name}}}: {{{2 * i + 1}!r}}, not {{{2 * i + 2}!r}}" for i, name in enumerate(pairs)]
+    before, now = (present.epochs, present.patience), (config.epochs, config.patience)
+    if files.complete and before != now:
+        names.append(f"epochs/patience: {before[0]}/{before[1]}, not {now[0]}/{now[1]}")
+    return pairs, names
+
+
+def _held_recording(files: Artefact) -> str | None:
+    """Fingerprint of the recording of an interrupted fit."""
+    if files.complete or files.files is None or RECORDING not in files.files:
+        return None
+    tree = read_json(files.path(RECORDING), files.remedy, sealed=True)
+    return str(tree["recording"]) if isinstance(tree, dict) and tree.get("recording") else None
+
+
+# ---- Writing
+
+
+def prepare_folder(
+    folder: Path, config: ExperimentConfig, *, overwrite: bool = False, recording: str | None = None
+) -> Path:
+    """Make a run folder ready, and return the folder to fit in; an earlier run stays as it is.
+
+    That is the folder itself, or `NEXT` inside it where another run is to be replaced.
+    """
+    status = folder_status(folder, config, overwrite=overwrite, recording=recording)
+    if folder.is_dir():
+        _check_places(folder, config)
+    work = folder / NEXT if status == "replace" else folder
+    if status == "replace" and (work.is_symlink() or not _goes_on(work, config, recording)):
+        _discard(work)
+        if os.path.lexists(work):
+            raise FileExistsError(f"{work} holds files that are not of a fit; delete it, then go on")
+        status = "new"
+    _remove_temporaries(work / STATE)
+    manifest = _read_manifest(work) if work.is_dir() else None
+    if status == "new" or manifest is None or manifest.files is None:  # the last: of an earlier version
+        files = {
+            README_FILE: README.encode(),
+            CONFIG: config.to_toml().encode(),
+            RECORDING: sealed_json({"recording": recording}),
+        }
+        later = [f"{STATE}/seed{seed}.pt" for seed in config.seeds]
+        replace_folder(work, files.items(), KIND, complete=False, later=later)
+    for seed in config.seeds:
+        check_place(work, f"{STATE}/seed{seed}.pt")
+        if (work / STATE / f"seed{seed}.pt").is_symlink():
+            raise FileExistsError(f"{work / STATE / f'seed{seed}.pt'} is a link; remove it first")
+    return work
+
+
+def _goes_on(work: Path, config: ExperimentConfig, recording: str | None) -> bool:
+    """Whether a folder holds an undamaged interrupted fit of the same choices and recording (None: any)."""
+    if not work.is_dir():
+        return False
+    with suppress(OSError, ValueError):
+        files = _read_manifest(work)
+        if files is not None and files.files is not None and not files.complete:
+            for state in (work / STATE).glob("seed*.pt"):
+                check_zip_seal(state, None, "")
+            same = recording is None or _held_recording(files) == recording
+            return same and not _differences(files, config)[1]
+    return False
+
+
+def _discard(work: Path) -> None:
+    """Remove an unfinished fit from a folder: what its manifest lists, and interrupted writes."""
+    with suppress(OSError, ValueError):  # not readable: not to be removed
+        files = None if work.is_symlink() or not work.is_dir() else _read_manifest(work)
+        if files is not None and files.files is not None and not files.complete:
+            _remove_temporaries(work / STATE)
+            remove_folder(work)
+
+
+def _remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes were writing in a folder of ours."""
+    if folder.is_dir() and not folder.is_symlink():
+        for path in folder.glob(".*.tmp"):
+            remove_abandoned(folder, f"{path.name.rsplit('.', 2)[0]}.")
+
+
+def _check_places(folder: Path, config: ExperimentConfig) -> None:
+    """Raise FileExistsError where a file of the run would meet a link, a folder or a user's own file."""
+    files = _read_manifest(folder)
+    listed = {*((files.files or ()) if files else ()), *(files.later if files else ())}
+    seeds = config.seeds if len(config.seeds) > 1 else ()
+    models = [MODEL, *(f"{SEED_MODELS}/seed{seed}" for seed in seeds)]
+    single = (CONFIG, RUN, PROTOCOL, SCORES_CSV, SCORES_JSON, HISTORY_CSV, HISTORY_JSON, EXAMPLES)
+    parts = ("config.json", "model.safetensors", "README.md", "metadata.json", MANIFEST)
+    for name in (*single, *(f"{model}/{part}" for model in models for part in parts)):
+        check_place(folder, name)
+        known = files is None or files.files is None or name in listed
+        if not known and os.path.lexists(folder / name):
+            raise FileExistsError(
+                f"{folder / name} is not of the run in that folder, and a file of the new one is to be "
+                "written there; move it elsewhere, or name another folder with --out"
+            )
 
 
 def write_run(run: Run, models: Mapping[int, Any]) -> None:
-    """Write a finished run; ``run.json`` comes last and marks it complete."""
-    folder = run.path
+    """Write a finished run in place of what its folder holds: all of it, or nothing."""
+    replace_folder(run.path, _contents(run, models), KIND, later=(REPORT,))
+
+
+def _contents(run: Run, models: Mapping[int, Any]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all files of a run."""
     summary = [vars(row) for row in run.scores.summary()]
     metadata = {"scores": json_safe(summary), "protocol": run.protocol, "neurons": run.scores.neurons}
     for seed, model in models.items():
-        if len(models) > 1:
-            model.save_pretrained(folder / SEED_MODELS / f"seed{seed}", metadata=metadata)
-        if seed == run.best_seed:
-            model.save_pretrained(folder / MODEL, metadata=metadata)
+        folders = [f"{SEED_MODELS}/seed{seed}"] if len(models) > 1 else []
+        for folder in [*folders, *([MODEL] if seed == run.best_seed else [])]:
+            files = checkpoint_files(model, metadata=metadata, source=folder)
+            for name, content in adding_manifest(files, "checkpoint"):
+                yield f"{folder}/{name}", content
     histories = {"seeds": run.histories, "best_epochs": run.best_epochs}
-    write_atomically(folder / CONFIG, run.config.to_toml().encode())
-    write_atomically(folder / SCORES_CSV, run.scores.to_csv().encode())
-    write_json(folder / SCORES_JSON, {"seeds": run.scores.seeds, "best_seed": run.best_seed, "rows": summary})
-    write_atomically(folder / HISTORY_CSV, _history_csv(run.histories).encode())
-    write_json(folder / HISTORY_JSON, histories)
-    write_json(folder / PROTOCOL, {"rows": run.protocol, "card": run.facts.get("card", {})})
-    write_atomically(folder / EXAMPLES, examples_to_bytes(run.examples))
+    table = {"seeds": run.scores.seeds, "best_seed": run.best_seed, "rows": summary}
     facts = {name: value for name, value in run.facts.items() if name != "card"}
-    write_json(folder / RUN, {"format": FORMAT, **facts})
-    shutil.rmtree(folder / STATE, ignore_errors=True)  # a leftover only costs space
+    yield README_FILE, README.encode()
+    yield CONFIG, run.config.to_toml().encode()
+    yield SCORES_CSV, run.scores.to_csv().encode()
+    yield SCORES_JSON, _json({"recording": run.facts.get("recording"), **table})
+    yield HISTORY_CSV, _history_csv(run.histories).encode()
+    yield HISTORY_JSON, _json(histories)
+    yield PROTOCOL, _json({"rows": run.protocol, "card": run.facts.get("card", {})})
+    yield EXAMPLES, examples_to_bytes(run.examples)
+    yield RUN, _json({"format": FORMAT, **facts})
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n").encode()
+
+
+def finish(folder: Path) -> None:
+    """Remove what a finished fit leaves behind: working folder, states, the explanation of another model."""
+    _remove_temporaries(folder / STATE)
+    with suppress(OSError):
+        (folder / STATE).rmdir()
+    _discard(folder / NEXT)
+    explained = folder / EXPLAIN
+    if explained.is_dir() and not explained.is_symlink():
+        with suppress(ValueError, OSError):
+            if read_folder(explained, EXPLANATION, "").files is not None:
+                remove_folder(explained)
+
+
+def abandon(work: Path, made: Sequence[Path]) -> None:
+    """Remove a working folder of a fit that came to nothing, and the folders that were made for it."""
+    _discard(work)
+    for path in made:
+        with suppress(OSError):  # holds something else
+            path.rmdir()
 
 
 def _history_csv(histories: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     names = list(dict.fromkeys(name for rows in histories.values() for row in rows for name in row))
     cells = [[seed, *(row.get(name) for name in names)] for seed, rows in histories.items() for row in rows]
     return csv_table([["seed", *names], *cells])
-
-
-def _read_json(path: Path) -> Any:
-    with _whole(path):
-        return json.loads(path.read_text(encoding="utf-8"))
-
-
-@contextmanager
-def _whole(path: Path) -> Iterator[None]:
-    """Turn what reading a broken file raises into a `DamagedFileError` that names it."""
-    try:
-        yield
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFileError(f"{path} is damaged ({error}); fit again with --overwrite") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deepSTRF._files import write_atomically
 from deepSTRF._validation import (
     FloatArray,
     as_numbers,
@@ -91,7 +93,9 @@ def write_wav(
         raise FileNotFoundError(f"{file} {what}; make the folder first and name a file in it")
     silence = np.zeros(round(silence_ms * rate / 1000.0))
     loud = samples * (peak / largest) if largest > 0 else samples
-    soundfile.write(str(file), np.concatenate([silence, loud, silence]), rate, subtype="PCM_16", format="WAV")
+    content, samples = io.BytesIO(), np.concatenate([silence, loud, silence])
+    soundfile.write(content, samples, rate, subtype="PCM_16", format="WAV")
+    write_atomically(file, content.getvalue())
     return file
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import math
 import re
 import warnings
@@ -24,6 +25,7 @@ __all__ = [
     "check_views",
     "matching_outputs",
     "remember_fit",
+    "trained_note",
 ]
 
 #: Bin widths and rates that differ by less are the same but for rounding; single precision for frequencies.
@@ -68,6 +70,8 @@ class FittedOn:
     sounds, validation_sounds : tuple of str
         Fingerprints of the sounds (``source_fingerprint``) that trained the model, and that chose its epoch
         or penalty.
+    recording : str or None
+        SHA-256 of the clips that trained and validated, stimuli and recorded responses, in any order.
 
     Examples
     --------
@@ -92,6 +96,7 @@ class FittedOn:
     standardized: bool | None = None
     sounds: tuple[str, ...] = ()
     validation_sounds: tuple[str, ...] = ()
+    recording: str | None = None
 
     @classmethod
     def of(
@@ -118,8 +123,16 @@ class FittedOn:
         FittedOn
             What the dataset states.
         """
+        clips, validation_clips = (
+            None if which is None else list(which) for which in (clips, validation_clips)
+        )
         heard = () if validation is None else _sounds(validation, validation_clips)
-        return cls(**_facts(dataset), sounds=_sounds(dataset, clips), validation_sounds=heard)
+        content = _content(
+            (dataset, clips), *(() if validation is None else ((validation, validation_clips),))
+        )
+        return cls(
+            **_facts(dataset), sounds=_sounds(dataset, clips), validation_sounds=heard, recording=content
+        )
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Self:
@@ -361,6 +374,17 @@ def _sounds(dataset: Any, clips: Iterable[int] | None) -> tuple[str, ...]:
     )
 
 
+def _content(*parts: tuple[Any, Iterable[int] | None]) -> str | None:
+    """One fingerprint of the recorded clips of some datasets; None where one of them has none to give."""
+    found: set[str] = set()
+    for dataset, clips in parts:
+        fingerprint = getattr(dataset, "clip_fingerprint", None)
+        if fingerprint is None:
+            return None
+        found.update(fingerprint(clip) for clip in (range(len(dataset)) if clips is None else clips))
+    return hashlib.sha256(" ".join(sorted(found)).encode()).hexdigest()
+
+
 # ---- what fits, predictions and scores call
 
 
@@ -392,6 +416,18 @@ def check_response_unit(model: Any, dataset: Any) -> None:
     fitted = getattr(model, "fitted_on", None)
     if isinstance(fitted, FittedOn):
         fitted.check_unit(dataset, "the dataset", "the fit")
+
+
+def trained_note(model: Any, dataset: Any) -> list[str]:
+    """A sentence on clips of a dataset whose sounds trained a model or chose its epoch; none without."""
+    fitted = getattr(model, "fitted_on", None)
+    fingerprint = getattr(dataset, "source_fingerprint", None)
+    if not isinstance(fitted, FittedOn) or fingerprint is None:
+        return []
+    used = {*fitted.sounds, *fitted.validation_sounds}
+    n_used = sum(fingerprint(clip) in used for clip in range(len(dataset)))
+    text = f"{n_used} of {len(dataset)} clips hold sounds that took part in the fit"
+    return [f"{text}: their scores do not tell how the model predicts other sounds"] if n_used else []
 
 
 def check_views(views: Sequence[Any], names: Sequence[str]) -> None:

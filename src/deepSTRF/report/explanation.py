@@ -1,29 +1,39 @@
-"""The results of ``deepstrf explain`` as files in a run folder: ``explain.json``, tables, arrays, sounds."""
+"""The results of ``deepstrf explain``: an artefact in the folder of a run, with tables, arrays and sounds."""
 
 from __future__ import annotations
 
-import json
-import zipfile
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._files import json_safe, write_atomically
+from deepSTRF._files import (
+    MANIFEST,
+    Artefact,
+    check_place,
+    damaged,
+    load_npz,
+    naming_damage,
+    read_bytes,
+    read_folder,
+    warn_unsealed,
+)
 from deepSTRF._text import read_csv
-from deepSTRF.experiments.run_folder import EXPLAIN
+from deepSTRF.experiments.run_folder import EXPLAIN, EXPLANATION, Run
 from deepSTRF.report.rendering import short_name
 
-FORMAT = 1
+#: Of the first format, explanations had no manifest.
+FORMAT = 2
 FACTS = "explain.json"
 TABLES = ("tuning", "nonlinearity", "probes")
 ARRAYS = ("fields", "confidence", "modulation", "dstrf", "probes")
 MOVIE = "dstrf.gif"
 #: Sounds are named after their kind and the neuron's index.
-SOUNDS = ("field-*.wav", "strf-*.wav")
+SOUND = re.compile(r"(field|strf)-\d+\.wav")
 
 
 @dataclass(frozen=True)
@@ -80,58 +90,91 @@ class Explanation:
         return [(str(part), str(reason)) for part, reason in self.facts.get("skipped", [])]
 
     @classmethod
-    def load(cls, run_folder: str | Path) -> Explanation | None:
-        """Read the explanation in a run folder; None when there is none, or an incomplete one.
+    def load(cls, run_folder: str | os.PathLike[str]) -> Explanation | None:
+        """Read the explanation in a run folder, each file verified; None when there is none.
 
-        Raises ValueError when a file is damaged; the text names it.
+        Raises `DamagedFileError` when a file is damaged; the text names it. An explanation of an earlier
+        version, which holds no checksums, loads with a warning.
         """
         folder = Path(run_folder) / EXPLAIN
-        path = folder / FACTS
-        if not path.is_file():
+        remedy = f"write it again with: deepstrf explain {run_folder} --overwrite"
+        files = read_folder(folder, EXPLANATION, remedy)
+        if files.files is None and not os.path.lexists(folder / FACTS):
             return None
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-            tables = {name: _read_table(folder / f"{name}.csv") for name in TABLES}
-            arrays = {name: _read_arrays(folder / f"{name}.npz") for name in ARRAYS}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{folder} is damaged ({error}); write it again with: "
-                f"deepstrf explain {run_folder} --overwrite"
-            ) from error
-        sounds = [(str(label), folder / str(name)) for name, label in facts.get("sounds", [])]
-        movie = folder / MOVIE
+        files.check_there()
+        facts = files.json(FACTS)
+        with naming_damage(folder / FACTS, remedy):
+            _check_facts(facts)
+        if files.files is None:
+            if facts["format"] != 1:
+                raise damaged(folder / MANIFEST, "the file is missing", remedy)
+            warn_unsealed(folder, remedy)
+        tables = {name: _read_table(files, f"{name}.csv") for name in TABLES}
+        arrays = {name: _read_arrays(files, f"{name}.npz") for name in ARRAYS}
+        sounds = [(str(label), _sound(files, str(name))) for name, label in facts.get("sounds", ())]
         return cls(
             folder,
             facts,
             {name: rows for name, rows in tables.items() if rows},
             {name: found for name, found in arrays.items() if found},
-            [(label, file) for label, file in sounds if file.is_file()],
-            movie if movie.is_file() else None,
+            sounds,
+            files.path(MOVIE) if files.has(MOVIE) else None,
+        )
+
+    def explains(self, run: Run) -> bool:
+        """Whether it is of the model that the run holds now, as far as is known."""
+        model, seed = self.facts.get("model"), self.facts.get("seed")
+        if model is None:
+            return True
+        return seed in run.scores.seeds and model == run.model_fingerprint(
+            None if seed == run.best_seed else seed
         )
 
     @staticmethod
-    def clear(run_folder: str | Path) -> None:
-        """Remove an earlier explanation from a run folder; files of the user's own stay."""
-        folder = Path(run_folder) / EXPLAIN
-        names = [FACTS, *(f"{name}.csv" for name in TABLES), *(f"{name}.npz" for name in ARRAYS), MOVIE]
-        for path in [*(folder / name for name in names), *(p for kind in SOUNDS for p in folder.glob(kind))]:
-            path.unlink(missing_ok=True)
+    def check_folder(run: Run) -> None:
+        """Raise FileExistsError unless the folder of explanations of a run is free, or holds one."""
+        check_place(run.path, f"{EXPLAIN}/{FACTS}")
+        folder = run.path / EXPLAIN
+        if folder.is_dir() and not any((folder / name).is_file() for name in (MANIFEST, FACTS)):
+            names = [path.name for path in folder.iterdir() if not path.name.startswith(".deepSTRF-")]
+            if names:
+                raise FileExistsError(
+                    f"{folder} holds files that are no explanation ({', '.join(sorted(names)[:3])}); move "
+                    "them elsewhere first"
+                )
 
-    @staticmethod
-    def seal(run_folder: str | Path, facts: Mapping[str, Any]) -> None:
-        """Write the facts, last: their presence means that the explanation is complete."""
-        content = json.dumps(json_safe({"format": FORMAT, **facts}), indent=1) + "\n"
-        write_atomically(Path(run_folder) / EXPLAIN / FACTS, content.encode())
+
+def _check_facts(facts: Any) -> None:
+    """Raise ValueError for facts of another shape."""
+    if not isinstance(facts, dict) or facts["format"] not in (1, FORMAT):
+        raise ValueError("it is of another format; install a newer deepSTRF")
+    for name, kind in (("neurons", int), ("names", str)):
+        if not all(isinstance(one, kind) for one in facts[name]):
+            raise ValueError(f"{name} is {str(facts[name])[:40]!r}")
+    if len(facts["neurons"]) != len(facts["names"]):
+        raise ValueError("it has another number of names than of neurons")
+    for name in ("sounds", "skipped"):
+        for pair in facts.get(name, ()):
+            if len(pair) != 2 or not all(isinstance(one, str) for one in pair):
+                raise ValueError(f"{str(pair)[:40]!r} in {name} is no pair of texts")
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
+def _sound(files: Artefact, name: str) -> Path:
+    """A sound of an explanation: a file of it, under a name that only its own sounds have."""
+    if not SOUND.fullmatch(name) or (files.folder / name).is_symlink() or not files.has(name):
+        raise damaged(files.folder / FACTS, f"its sound {name[:80]!r} is no file of it", files.remedy)
+    return files.path(name)
+
+
+def _read_table(files: Artefact, name: str) -> list[dict[str, str]]:
+    if not files.has(name):
         return []
-    return read_csv(path.read_bytes().decode())
+    with naming_damage(files.folder / name, files.remedy):
+        return read_csv(files.text(name))
 
 
-def _read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
+def _read_arrays(files: Artefact, name: str) -> dict[str, NDArray[Any]]:
+    if not files.has(name):
         return {}
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
+    with naming_damage(files.folder / name, files.remedy):
+        return load_npz(read_bytes(files.path(name)))

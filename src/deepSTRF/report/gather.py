@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from deepSTRF import __version__
-from deepSTRF._files import write_atomically
+from deepSTRF._files import DamagedFileError, check_target, write_atomically
 from deepSTRF.experiments.examples import WEIGHTS, NeuronExample, receptive_fields
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
 from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_fields
@@ -69,10 +69,15 @@ def write_report(
     if isinstance(run, ReportParts):
         if path is None:
             raise ValueError("path is missing: name the HTML file these parts go to")
+        check_target(path)
         parts, target = run, Path(path)
     else:
-        parts, target = gather_parts(run), Path(path or run.report_path)
-    write_atomically(target, render_report(parts, sections).encode("utf-8"))
+        target = Path(path or run.report_path)
+        if path is not None:
+            check_target(target)
+        parts = gather_parts(run)
+    # in the folder of the run, a link is replaced by the report, not followed
+    write_atomically(target, render_report(parts, sections).encode("utf-8"), follow_links=path is not None)
     return target
 
 
@@ -93,6 +98,7 @@ def render_report(parts: ReportParts, sections: tuple[SectionMaker, ...] = SECTI
 def gather_parts(run: Run) -> ReportParts:
     """Collect the parts of a run's report; reads the model's weights, needs no recording."""
     facts, model, neurons = run.facts, run.load_model(), run.scores.neurons
+    explanation, remarks = _explanation_of(run)
     front_end = f"{facts['wav2spec']} + " if facts.get("wav2spec") else ""
     bands = Bands(facts.get("frequencies_hz"))
     fields = bands.of_fields(receptive_fields(model))
@@ -106,7 +112,7 @@ def gather_parts(run: Run) -> ReportParts:
         score_rows=sorted(rows, key=lambda row: (row.split != "test", metric_order(row.metric))),
         seeds=run.scores.seeds,
         protocol=run.protocol,
-        notes=[(str(level), str(text)) for level, text in facts.get("notes", [])],
+        notes=[(str(level), str(text)) for level, text in (*facts.get("notes", ()), *remarks)],
         columns={
             name: column
             for name, column in columns.items()
@@ -131,10 +137,23 @@ def gather_parts(run: Run) -> ReportParts:
         command=run.config.command(),
         config=run.config.to_toml(),
         versions=[(str(name), str(value)) for name, value in facts.get("versions", [])],
-        explanation=Explanation.load(run.path),
+        explanation=explanation,
         front_end=measure_front_end(model),
         waveform_field=example_waveform_field(model, run.examples, neurons),
     )
+
+
+def _explanation_of(run: Run) -> tuple[Explanation | None, list[tuple[str, str]]]:
+    """The explanation of a run's model, and notes on it, also on one that cannot be shown."""
+    try:
+        found = Explanation.load(run.path)
+    except (DamagedFileError, OSError) as error:
+        return None, [("warning", f"The explanation is not shown: {error}.")]
+    if found is not None and not found.explains(run):
+        text = f"of another model; deepstrf explain {run.path} --overwrite makes one of this model"
+        return None, [("warning", f"The explanation is not shown: it is {text}.")]
+    notes = found.facts.get("notes") if found is not None else None
+    return found, [("warning", f"Explanation: {text}.") for text in notes or ()]
 
 
 def _subtitle(run: Run) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._files import read_bytes
 from deepSTRF._text import printable
 from deepSTRF.interpret.sonify import LISTENING_PEAK, SILENCE_MS
 from deepSTRF.plots._style import NO_GLYPH
@@ -141,7 +142,7 @@ def wav_data_uri(sound: NDArray[Any], audio_fs: float) -> str:
 
 def file_data_uri(path: Path) -> str:
     """A movie or sound file as a data URI."""
-    return _uri(MIME[path.suffix.lower()], path.read_bytes())
+    return _uri(MIME[path.suffix.lower()], read_bytes(path))
 
 
 def _uri(mime: str, content: bytes) -> str:

@@ -25,7 +25,7 @@ from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.fitted_on import check_response_unit
+from deepSTRF.models.fitted_on import check_response_unit, trained_note
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
@@ -56,7 +56,9 @@ class ScoreTable:
         Per neuron why a value is missing; empty where none is.
     facts : dict
         How the table was made (centring, clips, onset left out, smoothing, bin), the unit of the responses,
-        and ``notes``: sentences, one where predictions have another scale or offset than the responses.
+        ``recording``: the fingerprint of what was scored (``dataset.content_fingerprint()``), and ``notes``:
+        sentences on predictions of another scale or offset than the responses, and on clips that were
+        trained on.
 
     Raises
     ------
@@ -230,13 +232,15 @@ def score_model(
     try:
         if device is not None:
             model.to(device)
-        return score_predictions(
+        table = score_predictions(
             lambda clip: predict_clips(model, dataset, clips=[clip])[0],
             dataset,
             centring=centring,
             n_bootstrap=n_bootstrap,
             warmup_ms=warmup_ms,
         )
+        table.facts["notes"] += trained_note(model, dataset)
+        return table
     finally:
         model.to(home)
 
@@ -305,6 +309,7 @@ def score_predictions(
     facts = {
         "notes": [note] if note else [],
         "response_unit": getattr(dataset, "response_unit", None),
+        "recording": content() if (content := getattr(dataset, "content_fingerprint", None)) else None,
         "centring": centring,
         "n_clips": len(dataset),
         "warmup_ms": float(warmup_ms),

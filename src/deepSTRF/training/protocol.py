@@ -52,6 +52,7 @@ FACT_LABELS = {
 #: Facts that have a row of their own.
 OWN_ROWS = {
     "name", "class", "dt_ms", "n_clips", "n_neurons", "smoothing_ms", "repeats_min", "repeats_max",
+    "sha256",
 }  # fmt: skip
 #: Characters of a split's hash that are printed; the whole hash is in the JSON.
 SHOWN_HASH = 12
@@ -167,6 +168,8 @@ class ProtocolCard:
         hertz = getattr(dataset, "frequencies_hz", None)
         if hertz is not None and not getattr(dataset, "return_waveform", False):
             described["frequencies_hz"] = [float(min(hertz)), float(max(hertz))]
+        if hasattr(dataset, "content_fingerprint"):
+            described["sha256"] = dataset.content_fingerprint()
         return cls(
             dataset=json_safe(described),
             neurons=f"{dataset.N_neurons} ({which})",
@@ -195,6 +198,8 @@ class ProtocolCard:
         ]
         if self.split is not None:
             rows.append(("Split", f"{self.split['name']}, hash {str(self.split['hash'])[:SHOWN_HASH]}"))
+        if data.get("sha256"):
+            rows.append(("Content of the recording", f"SHA-256 {str(data['sha256'])[:SHOWN_HASH]}"))
         for name, value in data.items():
             advice = name == "F" and data.get("stimuli") == "waveform" and self.model.get("front_end")
             if (

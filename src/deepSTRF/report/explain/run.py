@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +14,12 @@ import numpy as np
 import torch
 
 from deepSTRF import __version__
-from deepSTRF._files import write_atomically
+from deepSTRF._files import json_safe, replace_folder, write_atomically
 from deepSTRF.experiments.build import is_closed_form, load_dataset, solve
 from deepSTRF.experiments.config import FieldError
 from deepSTRF.experiments.examples import ModelFields, receptive_fields
 from deepSTRF.experiments.run import normalized_as_fitted, split_of
-from deepSTRF.experiments.run_folder import EXPLAIN, MAIN_SCORE, Run
+from deepSTRF.experiments.run_folder import EXPLAIN, EXPLANATION, MAIN_SCORE, Run
 from deepSTRF.interpret import (
     NeuronTable,
     modulation_transfer,
@@ -31,7 +33,7 @@ from deepSTRF.interpret.strf.confidence import StrfConfidence
 from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.report.explain.dynamics import explain_dynamics, explain_probes
 from deepSTRF.report.explain.target import Begin, Excerpt, Skipped, Target, choose_excerpts, no_progress
-from deepSTRF.report.explanation import Explanation
+from deepSTRF.report.explanation import FACTS, FORMAT, Explanation
 from deepSTRF.report.parts import Bands
 from deepSTRF.training.callbacks import shows_progress
 
@@ -243,25 +245,34 @@ def explain_run(
     unit = unit or known
     fields = receptive_fields(model, unit)
     choices = {"neurons": chosen, "seed": run.best_seed if seed is None else seed, "unit": unit}
+    Explanation.check_folder(run)
     existing = None if overwrite else Explanation.load(run.path)
     if existing is not None:
-        _compare(run.path, existing, choices)
+        _compare(run, existing, choices)
         return existing
     folder = run.path / EXPLAIN
-    folder.mkdir(exist_ok=True)
-    Explanation.clear(run.path)
-    with open_bars(progress) as begin:
-        target = _target(run, model, chosen, folder, begin, download, fields, unit)
+    # the files are made elsewhere: an earlier explanation stays until all of the new one is there
+    with open_bars(progress) as begin, tempfile.TemporaryDirectory(prefix="deepSTRF-explain-") as working:
+        target = _target(run, model, chosen, Path(working), begin, download, fields, unit)
         facts, skipped = _analyse(target)
-    if log is not None:
-        for title, reason in skipped:
-            log(f"Skipped {title}: {reason}")
-    names = {"names": target.names, "best_seed": run.best_seed, "version": __version__}
-    Explanation.seal(run.path, {**choices, **names, **facts, "skipped": skipped})
+        if log is not None:
+            for sentence in (*target.notes, *(f"Skipped {title}: {reason}" for title, reason in skipped)):
+                log(sentence)
+        names = {"names": target.names, "best_seed": run.best_seed, "version": __version__}
+        about = {"model": run.model_fingerprint(seed), "notes": target.notes, "skipped": skipped}
+        content = {"format": FORMAT, **choices, **names, **facts, **about}
+        replace_folder(folder, _files_of(target.folder, content), EXPLANATION)
     made = Explanation.load(run.path)
     if made is None:
         raise FileNotFoundError(f"{folder} vanished while it was written; run the same command again")
     return made
+
+
+def _files_of(working: Path, facts: dict[str, Any]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files of an explanation."""
+    for path in sorted(working.iterdir()):
+        yield path.name, path.read_bytes()
+    yield FACTS, (json.dumps(json_safe(facts), indent=1, allow_nan=False) + "\n").encode()
 
 
 def choose_neurons(run: Run, neurons: Sequence[int | str] | None = None) -> list[int]:
@@ -297,17 +308,19 @@ def _index_of(neuron: int | str, names: list[str]) -> int:
     return index % len(names)
 
 
-def _compare(folder: Path, existing: Explanation, choices: dict[str, Any]) -> None:
-    """Raise FileExistsError when an explanation is of other neurons, another seed or unit."""
+def _compare(run: Run, existing: Explanation, choices: dict[str, Any]) -> None:
+    """Raise FileExistsError when an explanation is of other neurons, another seed, unit or model."""
     facts = {**existing.facts, "unit": existing.unit}
     differences = [
         f"{name} {facts.get(name)}, not {value}"
         for name, value in choices.items()
         if facts.get(name) != value
     ]
+    if not differences and not existing.explains(run):
+        differences = ["of the model that was here before"]
     if differences:
         raise FileExistsError(
-            f"{folder} holds another explanation ({'; '.join(differences)}); replace it with --overwrite"
+            f"{run.path} holds another explanation ({'; '.join(differences)}); replace it with --overwrite"
         )
 
 
@@ -324,10 +337,13 @@ def _target(
     """The model of a run with its test clips, where the recording is available."""
     views: tuple[Any, ...] = ()
     excerpts: list[Excerpt] = []
-    missing = ""
+    missing, notes = "", []
     count = begin("recording", 1)
     try:
-        whole = normalized_as_fitted(run, load_dataset(run.config, download=download))
+        whole = load_dataset(run.config, download=download)
+        if run.facts.get("recording") not in (None, whole.content_fingerprint()):
+            notes.append("The recording is another one than that of the fit")
+        whole = normalized_as_fitted(run, whole)
         outputs = matching_outputs(model, whole)
         if outputs is not None:  # the file has changed since: neurons in the order of the model
             n_lost = len(set(range(len(run.scores.neurons))) - set(outputs))
@@ -356,6 +372,7 @@ def _target(
         config=run.config,
         unit=unit,
         missing=missing,
+        notes=notes,
         folder=folder,
         begin=begin,
     )

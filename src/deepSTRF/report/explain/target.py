@@ -71,6 +71,7 @@ class Target:
     config: ExperimentConfig | None = None
     unit: str = "raw"  # of receptive fields and dynamic STRFs
     missing: str = "it needs the recording"  # why there is no recording
+    notes: Sequence[str] = ()  # on the recording
     folder: Path = Path()  # of the files
     begin: Begin = no_progress  # begins a step of the progress display
 
