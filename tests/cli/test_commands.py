@@ -156,10 +156,15 @@ def test_progress_goes_to_stderr_and_several_seeds_have_columns(deepstrf):
 
 def test_evaluate_on_another_recording(deepstrf, finished):
     words = ["evaluate", finished.path, "--dataset", "synthetic", *SMALL_FLAGS[:8], "-o", "n_clips=2"]
-    code, out, err = deepstrf(*words)
+    code, _, err = deepstrf(*words)
+    assert code == 2
+    assert "all 2 clips hold sounds that took part in the fit" in err
+    assert "ask for these with --clips all" in " ".join(err.split())
+    code, out, err = deepstrf(*words, "--clips", "all")
     assert code == 0, err
     assert "all" in out
-    assert "all 2 clips hold sounds that took part in the fit" in err
+    assert "Note: 2 of 2 clips hold sounds that took part in the fit" in err
+    assert "Note: The recording is another one than that of the fit" in err
     code, _, err = deepstrf(*words, "-o", "n_neurons=5")
     assert code == 2
     assert "2 neurons that are unknown: sim003, sim004" in " ".join(err.split())

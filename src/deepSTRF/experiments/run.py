@@ -51,6 +51,7 @@ from deepSTRF.experiments.run_folder import (
     prepare_folder,
     write_run,
 )
+from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.callbacks import FitDivergedError
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
@@ -346,6 +347,7 @@ def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None)
     if len(new) == len(dataset):
         return dataset
     if not new:
+        matching_outputs(model, dataset)  # that it is of other neurons comes first
         raise FieldError(
             "all {0} clips hold sounds that took part in the fit: scores of them do not tell how the model "
             "predicts other sounds. Give a recording with other sounds, or ask for these with {clips:all}",
