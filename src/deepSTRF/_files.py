@@ -97,7 +97,8 @@ def naming_damage(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
 
 def damaged(path: str | os.PathLike[str], what: object, remedy: str) -> DamagedFileError:
     """The error for a file that cannot be trusted, in one sentence."""
-    return DamagedFileError(f"{os.fspath(path)} is damaged or not of deepSTRF ({what}); {remedy}")
+    reason = " ".join(str(what).split())  # on one line
+    return DamagedFileError(f"{os.fspath(path)} is damaged or not of deepSTRF ({reason}); {remedy}")
 
 
 def warn_unsealed(path: str | os.PathLike[str], remedy: str) -> None:

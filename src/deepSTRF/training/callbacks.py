@@ -23,7 +23,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from deepSTRF._files import save_or_warn, save_tensors
+from deepSTRF._files import check_target, save_or_warn, save_tensors
 from deepSTRF._text import printable
 from deepSTRF.training.data import Batch, BatchSource, ClipLoader, read_loader
 from deepSTRF.training.objective import (
@@ -259,8 +259,10 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on counting."""
-        self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
-        self.waited = int(state["waited"])
+        score, epoch = state["best_score"], state["best_epoch"]
+        if not isinstance(score, float | int | None) or not isinstance(epoch, int | None):
+            raise TypeError(f"the best epoch is {epoch!r:.80} with the score {score!r:.80}")
+        self.best_score, self.best_epoch, self.waited = score, epoch, int(state["waited"])
 
 
 def cpu_state(model: nn.Module) -> dict[str, Any]:
@@ -275,6 +277,8 @@ class BestWeights(Callback):
     """Best weights: a copy in memory, and on disk where a path is given, put back when the fit ends."""
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+        if path is not None:
+            check_target(path)
         self.path = path
         self.state: dict[str, Any] = {}
         self._unwritten = False
@@ -310,6 +314,11 @@ class BestWeights(Callback):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from the best weights of the earlier run."""
+        shapes, ours = ({name: getattr(value, "shape", None) for name, value in tree.items()}
+                        for tree in (state["weights"], self.state))  # fmt: skip
+        if shapes != ours:
+            names = [name for name in {**ours, **shapes} if shapes.get(name) != ours.get(name)]
+            raise ValueError(f"the best weights have other names or shapes than the model: {names[:5]}")
         self.state = state["weights"]
 
 

@@ -10,6 +10,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from deepSTRF._files import save_tensors, write_json
+from deepSTRF._files import check_place, check_target, save_tensors, write_json
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
 from deepSTRF.training.fitter import Fitter, build_fit, check_fitter_arguments
@@ -30,6 +31,12 @@ Loaders = tuple[DataLoader[Any], DataLoader[Any], DataLoader[Any]]
 #: Arguments of the Fitter that each seed sets for itself.
 MANAGED = ("model", "train_loader", "val_loader", "seed")
 SPLITS = ("val", "test")
+#: More fits than this in one call are a mistake.
+MOST_SEEDS = 100_000
+#: Arguments of the Fitter that name a file; each seed has its own.
+_SEEDS_OWN = ("ckpt_path", "state_path")
+_FILES_OF_SEED = ("history.json", "final.json", "final_neurons.pt", "best.pt")
+_FILES_OF_ALL = ("summary.json", "summary_neurons.pt")
 
 
 def fit_multi_seed(
@@ -114,6 +121,7 @@ def fit_multi_seed(
         )
     arguments.setdefault("front_end_cache", FrontEndCache())
     folder = None if output_dir is None else Path(output_dir)
+    _check_targets(folder, chosen, arguments)
     results: dict[int, dict[str, Any]] = {}
     failed: dict[int, str] = {}
     best = _BestSeed(monitor, mode_of(arguments))
@@ -143,14 +151,42 @@ def fit_multi_seed(
 
 
 def _checked_seeds(n_seeds: int, seeds: Sequence[int] | None) -> list[int]:
-    chosen = list(range(n_seeds)) if seeds is None else [int(seed) for seed in seeds]
+    chosen = [int(seed) for seed in islice(range(n_seeds) if seeds is None else seeds, MOST_SEEDS + 1)]
     if not chosen:
         raise ValueError("no seeds to fit: give n_seeds >= 1, or seeds=[0, 1, 2]")
+    if len(chosen) > MOST_SEEDS:
+        name = "n_seeds" if seeds is None else "seeds"
+        raise ValueError(f"{name} asks for more than {MOST_SEEDS:,} fits, the most of one call")
     if len(set(chosen)) != len(chosen):
         raise ValueError(
             f"seeds must all differ, got {chosen}: equal seeds give equal fits and would overwrite files"
         )
     return chosen
+
+
+def _check_targets(folder: Path | None, seeds: list[int], arguments: dict[str, Any]) -> None:
+    """Raise OSError where a file of some seed could not be written, before the first of them is fitted."""
+    for seed in seeds:
+        for name in _SEEDS_OWN:
+            if arguments.get(name) is not None:
+                check_target(_path_of_seed(arguments[name], seed))
+        for name in () if folder is None else _FILES_OF_SEED:
+            check_place(folder, f"seed{seed}/{name}")
+            _check_no_link(folder / f"seed{seed}" / name)
+    for name in () if folder is None else _FILES_OF_ALL:
+        _check_no_link(folder / name)
+
+
+def _check_no_link(path: Path) -> None:
+    """Raise OSError for what cannot be written in a folder of ours; nothing goes through links there."""
+    check_target(path)
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a link, and a file is to be written there; remove it first")
+
+
+def _path_of_seed(path: str | os.PathLike[str], seed: int) -> Path:
+    """The path of a seed's own file."""
+    return Path(path).with_name(f"{Path(path).stem}_seed{seed}{Path(path).suffix}")
 
 
 def _fit_one(
@@ -162,10 +198,9 @@ def _fit_one(
 ) -> tuple[Fitter, dict[str, Any]]:
     """Fit one seed; returns the fitter and its history and scores."""
     own = dict(arguments)
-    for name in ("ckpt_path", "state_path"):
+    for name in _SEEDS_OWN:
         if own.get(name) is not None:
-            path = Path(own[name])
-            own[name] = path.with_name(f"{path.stem}_seed{seed}{path.suffix}")
+            own[name] = _path_of_seed(own[name], seed)
     log_fn = own.get("log_fn")
     if logger is not None:
         own["log_fn"] = logger if log_fn is None else lambda record: (logger(record), log_fn(record))
@@ -240,10 +275,8 @@ def _write_seed(folder: Path, result: dict[str, Any], model: nn.Module) -> None:
         split: {name: value for name, value in result[split].items() if isinstance(value, Tensor)}
         for split in SPLITS
     }
-    write_json(folder / "history.json", history)
-    write_json(folder / "final.json", final)
-    save_tensors(folder / "final_neurons.pt", vectors)
-    save_tensors(folder / "best.pt", cpu_state(model))
+    for name, value in zip(_FILES_OF_SEED, (history, final, vectors, cpu_state(model)), strict=True):
+        (write_json if name.endswith(".json") else save_tensors)(folder / name, value)
 
 
 def _write_summary(folder: Path, summary: dict[str, Any], monitor: str, mode: str) -> None:
@@ -259,5 +292,5 @@ def _write_summary(folder: Path, summary: dict[str, Any], monitor: str, mode: st
     for key, value in tables.items():
         if key.startswith(("mean_", "std_")):
             facts[key] = summarise(value if value.numel() > 1 else float(value))
-    write_json(folder / "summary.json", facts)
-    save_tensors(folder / "summary_neurons.pt", tables)
+    for name, content in zip(_FILES_OF_ALL, (facts, tables), strict=True):
+        (write_json if name.endswith(".json") else save_tensors)(folder / name, content)

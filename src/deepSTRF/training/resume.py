@@ -10,12 +10,22 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from deepSTRF._files import load_tensors, save_or_warn, save_tensors
+from deepSTRF._files import (
+    check_regular,
+    check_target,
+    damaged,
+    load_tensors,
+    naming_damage,
+    save_or_warn,
+    save_tensors,
+    warn_unsealed,
+)
 from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.data import HASH_LENGTH, generators_of
 from deepSTRF.training.objective import pack_history, unpack_history
@@ -31,8 +41,11 @@ __all__ = [
     "model_signature",
 ]
 
-#: Number of the file layout; another number is refused rather than guessed at.
-STATE_FORMAT = 2
+#: Number of the file layout; another number is refused rather than guessed at. 2 had no seal.
+STATE_FORMAT, UNSEALED_FORMAT = 3, 2
+STATE_KIND = "fit state"
+#: What to do with a file that cannot be resumed.
+REMEDY = "delete it, or name another file, to start anew"
 #: Characters of a value in an error text.
 SHOWN = 80
 
@@ -42,7 +55,7 @@ class StateMismatchError(ValueError):
 
 
 class FitStateFile:
-    """A file with a state and the signature of the fit that it belongs to, replaced atomically."""
+    """A file with a state and the signature of the fit that it belongs to, sealed and replaced atomically."""
 
     def __init__(self, path: str | os.PathLike[str], signature: dict[str, Any]) -> None:
         self.path = Path(path)
@@ -50,23 +63,29 @@ class FitStateFile:
 
     def save(self, content: dict[str, Any]) -> None:
         """Write the state, replacing the one before it in a single step."""
-        save_tensors(self.path, {"format": STATE_FORMAT, "signature": self.signature, "content": content})
+        tree = {"format": STATE_FORMAT, "signature": self.signature, "content": content}
+        save_tensors(self.path, tree, STATE_KIND)
 
     def load(self) -> dict[str, Any] | None:
         """Return the state saved by an earlier run of the same fit, or None where there is none."""
         # An empty file is what tempfile.NamedTemporaryFile leaves behind: no state yet.
-        if not self.path.exists() or self.path.stat().st_size == 0:
+        if not self.path.exists() or check_regular(self.path).st_size == 0:
             return None
-        stored = load_tensors(self.path)
-        if not isinstance(stored, dict) or stored.get("format") != STATE_FORMAT:
+        stored = load_tensors(self.path)  # of any kind: what it is instead is said below
+        written = stored.get("format") if isinstance(stored, dict) else None
+        if written not in (STATE_FORMAT, UNSEALED_FORMAT) or type(written) is not int:
             raise StateMismatchError(
                 f"state_path={self.path}: this file is no fit state of this version of deepSTRF; "
                 "name another file, or delete it to start anew"
             )
-        before = stored["signature"]
+        if written == UNSEALED_FORMAT:
+            self._check_unsealed()
+        before, content = stored.get("signature"), stored.get("content")
+        if not isinstance(before, dict) or not isinstance(content, dict):
+            raise damaged(self.path, "it holds no signature, or no state", REMEDY)
         differences = [
             f"{key}: the file has {_short(before.get(key))}, this fit has {_short(self.signature.get(key))}"
-            for key in sorted(set(before) | set(self.signature))
+            for key in sorted({*before, *self.signature}, key=str)
             if before.get(key) != self.signature.get(key)
         ]
         if differences:
@@ -74,8 +93,14 @@ class FitStateFile:
                 f"state_path={self.path} holds the state of another fit ({'; '.join(differences)}). "
                 "To resume, build the Fitter as it was; to start anew, delete the file or name another one"
             )
-        content: dict[str, Any] = stored["content"]
         return content
+
+    def _check_unsealed(self) -> None:
+        """Verify what an earlier version wrote as far as a zip file allows, and warn."""
+        with naming_damage(self.path, REMEDY), zipfile.ZipFile(self.path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise ValueError(f"{broken} in it has another checksum")
+        warn_unsealed(self.path, "the next epoch adds them")
 
 
 def _short(value: Any) -> str:
@@ -87,6 +112,7 @@ class ResumeState(Callback):
     """State of the fit on disk, written after every epoch and read when the same fit starts again."""
 
     def __init__(self, path: str | os.PathLike[str], fitter: FitterLike) -> None:
+        check_target(path)
         self._path = path
         self._optimizer = optimizer_facts(fitter.optimizer)  # before the first step
         self._file: FitStateFile | None = None
@@ -100,6 +126,11 @@ class ResumeState(Callback):
         stored = self._file.load() if self._file is not None else None
         if stored is None:
             return
+        with naming_damage(self._path, REMEDY):
+            self._restore(fitter, stored)
+
+    @staticmethod
+    def _restore(fitter: FitterLike, stored: dict[str, Any]) -> None:
         fitter.model.load_state_dict(stored["model"])
         fitter.optimizer.load_state_dict(stored["optimizer"])
         if fitter.scheduler is not None:
