@@ -170,11 +170,11 @@ def _check_targets(folder: Path | None, seeds: list[int], arguments: dict[str, A
         for name in _SEEDS_OWN:
             if arguments.get(name) is not None:
                 check_target(_path_of_seed(arguments[name], seed))
-        for name in () if folder is None else _FILES_OF_SEED:
-            check_place(folder, f"seed{seed}/{name}")
-            _check_no_link(folder / f"seed{seed}" / name)
-    for name in () if folder is None else _FILES_OF_ALL:
-        _check_no_link(folder / name)
+    if folder is not None:
+        ours = [f"seed{seed}/{name}" for seed in seeds for name in _FILES_OF_SEED]
+        for name in (*ours, *_FILES_OF_ALL):
+            check_place(folder, name)
+            _check_no_link(folder / name)
 
 
 def _check_no_link(path: Path) -> None:
