@@ -183,17 +183,30 @@ _OF_SIZES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torc
 _OF_RANGES = (torch.arange, torch.linspace, torch.logspace, torch.eye)
 
 
+#: Draws in place; below so many values, they cost nothing and go on consuming the random numbers they did.
+_MANY_VALUES = 1_000_000
+_RANDOM = (
+    torch.Tensor.uniform_, torch.Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_,
+    nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.xavier_normal_, nn.init.trunc_normal_,
+)  # fmt: skip
+
+
 class _CountingValues(TorchFunctionMode):
     """Refuses the call that would bring the values of all tensors made inside above a bound."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, draws: bool) -> None:
         super().__init__()
-        self.most, self.made = most, 0
+        self.most, self.made, self.draws = most, 0, draws
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
+        if func in _RANDOM and not self.draws:
+            tensor = args[0] if args else options["tensor"]
+            if tensor.numel() >= _MANY_VALUES:
+                tensor.detach().zero_()
+                return tensor
         if func in _OF_SIZES:
             sizes = options.get("size", args if func is not torch.full else args[:1])
             sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], tuple | list) else sizes
@@ -212,11 +225,12 @@ class _CountingValues(TorchFunctionMode):
 
 
 @contextlib.contextmanager
-def bounded_build(most_values: int, most_parts: int) -> Iterator[None]:
+def bounded_build(most_values: int, most_parts: int, *, draws: bool = True) -> Iterator[None]:
     """Raise ValueError in a constructor before it makes more values, or more parts (modules), than a bound.
 
     Sizes that come from a file or a command line may be absurd: they are refused before they are allocated,
-    or fill the memory with a loop. Only modules that are made in this thread count.
+    or fill the memory with a loop. Only modules that are made in this thread count. Without ``draws``, large
+    tensors start at zero: where weights replace all of them, drawing is most of the time of a load.
     """
     thread, n_parts = threading.get_ident(), itertools.count(1)
 
@@ -226,7 +240,7 @@ def bounded_build(most_values: int, most_parts: int) -> Iterator[None]:
 
     hook = register_module_module_registration_hook(count)
     try:
-        with _CountingValues(most_values):
+        with _CountingValues(most_values, draws):
             yield
     finally:
         hook.remove()

@@ -337,7 +337,7 @@ def load_checkpoint(
     weights = _Weights(folder / WEIGHTS_FILE, config, is_sealed=artefact.files is not None)
     with _verifying(artefact, WEIGHTS_FILE):
         own = {expected.__name__: expected, **(modules or {})}
-        model = _build(config, folder / CONFIG_FILE, weights, expected, own, extra_kwargs or {})
+        model = _build(config, weights, expected, own, extra_kwargs or {}, draws=not strict)
         left = _load_weights(model, weights, strict, refit_required)
         _restore_fit(model, config, folder / CONFIG_FILE, left, extra_kwargs or {})
     return model.to(map_location).eval(), _read_metadata(artefact)
@@ -426,13 +426,15 @@ def _read_config(artefact: Artefact) -> dict[str, Any]:
 
 def _build(
     config: dict[str, Any],
-    path: Path,
     weights: _Weights,
     expected: type[nn.Module],
     own: Mapping[str, type],
     extra_kwargs: Mapping[str, Any],
+    *,
+    draws: bool,
 ) -> nn.Module:
     """Build the model that a configuration describes, with the caller's arguments in place of saved ones."""
+    path = weights.path.with_name(CONFIG_FILE)
     cls = resolve_class(config[_CLASS_KEY], own, path)
     if not issubclass(cls, expected):
         raise TypeError(
@@ -444,7 +446,7 @@ def _build(
     slack = _SLACK if not extra_kwargs else _SLACK_OF_CALLERS
     values = _SLACK_FACTOR * sum(math.prod(shape) for shape in weights.shapes.values()) + slack
     try:
-        with bounded_build(values, _SLACK_FACTOR * len(weights.shapes) + _SLACK_PARTS):
+        with bounded_build(values, _SLACK_FACTOR * len(weights.shapes) + _SLACK_PARTS, draws=draws):
             arguments = {key: decode(value, own) for key, value in saved.items() if key not in extra_kwargs}
             model: nn.Module = cls(**{**arguments, **extra_kwargs})
     except (ImportError, UnknownClassError, Warning):
