@@ -167,6 +167,8 @@ def test_a_lost_manifest_is_damage(folder):
         ("run.json", {"dt_ms": "5"}),
         ("run.json", {"dt_ms": -1}),
         ("run.json", {"response_normalization": []}),
+        ("run.json", {"response_normalization": {"method": "max", "scale": [1.0], "offset": []}}),
+        ("run.json", {"response_normalization": {"scale": 3}}),
         ("history.json", {"seeds": [1]}),
         ("history.json", {"seeds": {"0": [{"train_loss": "low"}]}}),
         ("history.json", {"best_epochs": {"0": "first"}}),

@@ -457,6 +457,13 @@ def _facts_of(files: Artefact) -> dict[str, Any]:
         for hertz in facts.get("frequencies_hz") or ():
             if not isinstance(hertz, numbers) or not math.isfinite(hertz):
                 raise ValueError(f"{str(hertz)[:40]!r} is no frequency")
+        normalized = facts.get("response_normalization")
+        if normalized is not None:
+            sizes = {len(normalized[name]) for name in ("scale", "offset")}
+            if len(sizes) > 1 or not isinstance(normalized["method"], str):
+                raise ValueError(
+                    "response_normalization has scales and offsets of different numbers of neurons"
+                )
         if "dt_ms" in facts and not 0 < facts["dt_ms"] < math.inf:
             raise ValueError(f"dt_ms is {facts['dt_ms']!r}")
     plain: dict[str, Any] = facts
@@ -584,8 +591,9 @@ def prepare_folder(
         replace_folder(work, files.items(), KIND, complete=False, later=later)
     for seed in config.seeds:
         check_place(work, f"{STATE}/seed{seed}.pt")
-        if (work / STATE / f"seed{seed}.pt").is_symlink():
-            raise FileExistsError(f"{work / STATE / f'seed{seed}.pt'} is a link; remove it first")
+        state = work / STATE / f"seed{seed}.pt"
+        if state.is_symlink() or (state.exists() and not state.is_file()):
+            raise FileExistsError(f"{state} is a link, pipe or device; remove it first")
     return work
 
 

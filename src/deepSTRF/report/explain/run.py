@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -254,7 +255,12 @@ def explain_run(
     # the files are made elsewhere: an earlier explanation stays until all of the new one is there
     with open_bars(progress) as begin, tempfile.TemporaryDirectory(prefix="deepSTRF-explain-") as working:
         target = _target(run, model, chosen, Path(working), begin, download, fields, unit)
-        facts, skipped = _analyse(target)
+        try:
+            facts, skipped = _analyse(target)
+        except OSError as error:  # a full disk: the file is named as the user knows it
+            if os.path.dirname(str(error.filename)) == working:
+                error.filename = os.fspath(folder / os.path.basename(str(error.filename)))
+            raise
         if log is not None:
             for sentence in (*target.notes, *(f"Skipped {title}: {reason}" for title, reason in skipped)):
                 log(sentence)
