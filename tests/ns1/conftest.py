@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,13 @@ from deepSTRF.datasets.audio import (
     ns1,  # inner: tested by itself
 )
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES  # inner: tested by itself
+
+_SPEC = importlib.util.spec_from_file_location(
+    "fetch_test_server", Path(__file__).parents[1] / "fetch" / "conftest.py"
+)
+_MODULE = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(_MODULE)
+server = _MODULE.server  # the misbehaving server of tests/fetch
 
 N_SAMPLES = 244_140
 UNITS = ("exp1/cluster.01.data.mat", "exp1/cluster.02.data.mat", "exp2/cluster.03.data.mat")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
 import zipfile
@@ -14,13 +13,6 @@ from scipy.io import savemat
 
 from deepSTRF.datasets.audio import NS1Dataset
 from deepSTRF.datasets.audio.ns1 import download_ns1  # inner: tested by itself
-
-_SPEC = importlib.util.spec_from_file_location(
-    "fetch_test_server", Path(__file__).parents[1] / "fetch" / "conftest.py"
-)
-_MODULE = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(_MODULE)
-server = _MODULE.server  # the misbehaving server of tests/fetch
 
 
 def zipped(root: Path, prefix: str) -> bytes:

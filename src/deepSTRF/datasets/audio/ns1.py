@@ -306,6 +306,7 @@ def load_mat(path: Path, names: list[str] | None = None) -> dict[str, Any]:
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    check_regular(path, limit=_LARGEST_FILE)
     try:
         content: dict[str, Any] = loadmat(path, variable_names=names)
     except MatReadError as error:
@@ -461,7 +462,7 @@ def choose_spectrogram(root: Path, spectrogram: str, alignment: str, dt_ms: floa
             f"dt_ms={dt_ms:g}, alignment={alignment!r}; use spectrogram='recomputed'"
         )
     if spectrogram == "auto":
-        present = (root / NS1_DNET_FILES[0]).is_file()
+        present = (root / NS1_DNET_FILES[0]).exists()
         return "shipped" if present and fits else "recomputed"
     return spectrogram
 
