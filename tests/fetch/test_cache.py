@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 
 import numpy as np
 import pytest
 
+from deepSTRF._files import check_zip_seal, load_npz, sealed_zip  # inner: tested by itself
 from deepSTRF.datasets import download as cache
 from deepSTRF.datasets.download import cached_arrays, hash_files  # inner: tested by itself
 
@@ -160,3 +162,65 @@ def test_hashes_follow_content_alone(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe is no regular file"):
         hash_files(tmp_path, ["a", "pipe"])
+
+
+def test_entries_are_sealed_and_a_seal_of_another_kind_does_not_count(folder):
+    make = Maker()
+    get(make)
+    entry = next(folder.iterdir())
+    assert check_zip_seal(entry, "cache", "")
+    whole = entry.read_bytes()
+    arrays = load_npz(entry)
+    arrays["x"] = arrays["x"] + 1
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    for forged in (content.getvalue(), sealed_zip(content.getvalue(), "dataset")):  # CRCs and key are right
+        entry.write_bytes(forged)
+        assert get(make)["x"][0] == 0
+    assert entry.read_bytes()[-100:] == whole[-100:]
+    assert make.calls == 3
+
+
+@pytest.mark.parametrize("what", ["pipe", "linked pipe", "link", "folder"])
+def test_special_files_in_the_place_of_an_entry(folder, tmp_path, what, recwarn):
+    make = Maker()
+    get(make)
+    entry = next(folder.iterdir())
+    entry.unlink()
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    {
+        "pipe": lambda: os.mkfifo(entry),
+        "linked pipe": lambda: (os.mkfifo(tmp_path / "pipe"), entry.symlink_to(tmp_path / "pipe")),
+        "link": lambda: entry.symlink_to(tmp_path / "theirs"),
+        "folder": entry.mkdir,
+    }[what]()
+    for _ in range(2):
+        assert get(make)["n"] == 3
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert make.calls == (3 if what == "folder" else 2)  # anything else is replaced itself
+    assert len(recwarn) <= 2 if what == "folder" else not recwarn
+
+
+@pytest.mark.parametrize("what", ["pipe", "endless", "file"])
+def test_special_files_in_the_place_of_the_folder(folder, tmp_path, what):
+    {
+        "pipe": lambda: os.mkfifo(folder),
+        "endless": lambda: folder.symlink_to("/dev/full"),
+        "file": lambda: folder.write_text("mine"),
+    }[what]()
+    with pytest.warns(UserWarning, match="could not be cached") as caught:
+        assert get(Maker())["n"] == 3
+    assert len(caught) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["demo"]
+
+
+def test_only_entries_are_removed_for_room(folder, monkeypatch):
+    monkeypatch.setattr(cache, "MAX_ENTRIES", 1)
+    folder.mkdir()
+    for name in ("mine.npz", "my-experiment-2024.npz", "notes.txt"):
+        (folder / name).write_text("mine")
+        os.utime(folder / name, (1, 1))
+    for number in range(3):
+        get(Maker(), number=number)
+    assert len([path for path in folder.iterdir() if path.name.startswith("thing-")]) == 1
+    assert len(list(folder.iterdir())) == 4

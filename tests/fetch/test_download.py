@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
+import os
+import re
 import shutil
+import socket
 import threading
+import time
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -205,3 +212,189 @@ def test_folders_follow_the_environment(monkeypatch, tmp_path):
 
 def test_osf_addresses():
     assert osf_url("5nxga", "http://localhost:1/") == "http://localhost:1/5nxga/"
+
+
+# ---- servers and files that mean harm
+
+
+class Odd:
+    """A server that writes the very bytes of a test, slowly where it is told so."""
+
+    def __init__(self, *pieces: bytes, pause_s: float = 0.0, repeat: int = 1) -> None:
+        self.asked = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}/a.bin"
+        self.ending = threading.Event()
+        threading.Thread(target=self._serve, args=(pieces, pause_s, repeat), daemon=True).start()
+
+    def _serve(self, pieces: tuple[bytes, ...], pause_s: float, repeat: int) -> None:
+        while not self.ending.is_set():
+            with contextlib.suppress(OSError):
+                connection, _ = self.listener.accept()
+                self.asked += 1
+                threading.Thread(
+                    target=self._answer, args=(connection, pieces, pause_s, repeat), daemon=True
+                ).start()
+
+    def _answer(
+        self, connection: socket.socket, pieces: tuple[bytes, ...], pause_s: float, repeat: int
+    ) -> None:
+        with contextlib.suppress(OSError), connection:
+            connection.recv(65536)
+            connection.sendall(pieces[0])
+            for _ in range(repeat):
+                for piece in pieces[1:]:
+                    if self.ending.wait(pause_s):
+                        return
+                    connection.sendall(piece)
+
+    def close(self) -> None:
+        self.ending.set()
+        self.listener.close()
+
+
+@pytest.fixture
+def odd():
+    made = []
+
+    def start(*pieces: bytes, **kwargs) -> Odd:
+        made.append(Odd(*pieces, **kwargs))
+        return made[-1]
+
+    yield start
+    for server in made:
+        server.close()
+
+
+def head(*lines: str, status: str = "200 OK") -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", "Connection: close", *lines, "", ""]).encode()
+
+
+def failing(
+    server: Odd, dest: Path, match: str, error=(ValueError, ConnectionError, OSError), **kwargs
+) -> None:
+    """A download that ends with a named error, in a time that a test can wait."""
+    before = time.monotonic()
+    with pytest.raises(error, match=match):
+        get(server.url, dest, **{"retries": 2, "timeout_s": 0.4, **kwargs})
+    assert time.monotonic() - before < 30
+    assert not dest.exists()
+
+
+def test_a_body_without_an_end_is_cut_off(odd, tmp_path):
+    endless = odd(head(), b"x" * 65536, repeat=10_000)
+    failing(endless, tmp_path / "a.bin", "sends more than 1,000,000 bytes", limit=1_000_000)
+    assert names(tmp_path) == []
+    failing(endless, tmp_path / "a.bin", "sends more than 5,000 bytes", size=5000)
+    chunked = odd(head("Transfer-Encoding: chunked"), b"10000\r\n" + b"x" * 65536 + b"\r\n", repeat=10_000)
+    failing(chunked, tmp_path / "a.bin", "sends more than 1,000,000 bytes", limit=1_000_000)
+
+
+def test_stated_lengths_are_bounded(odd, tmp_path):
+    for length in ("2000000", "9" * 18):
+        failing(
+            odd(head(f"Content-Length: {length}")),
+            tmp_path / "a.bin",
+            "offers .* bytes, more than",
+            limit=10**6,
+        )
+    for length in ("9" * 5000, "-5", "²", "1e9"):
+        failing(odd(head(f"Content-Length: {length}"), b"x", repeat=2000), tmp_path / "a.bin",
+                "sends more than 1,000 bytes|could not fetch", limit=1000)  # fmt: skip
+    partial = odd(
+        head("Content-Range: bytes 0-9/10", "Content-Length: 2000", status="206 Partial Content"), b"y" * 2000
+    )
+    failing(partial, tmp_path / "a.bin", "sends more than 10 bytes")
+
+
+def test_servers_that_send_next_to_nothing_are_given_up(odd, tmp_path):
+    silent = odd(head("Content-Length: 1000"), b"x", pause_s=60.0)
+    failing(silent, tmp_path / "silent.bin", "could not fetch")
+    trickling = odd(head("Content-Length: 100000"), b"x", pause_s=0.05, repeat=100_000)
+    failing(trickling, tmp_path / "trickling.bin", r"only \d+ bytes came within")
+    headers = odd(b"HTTP/1.1 200 OK\r\n", b"X-a: b\r\n", pause_s=0.05, repeat=100_000)
+    failing(headers, tmp_path / "headers.bin", "no complete answer came within 1 s|100 headers")
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://127.0.0.1/a", "gopher://x"])
+def test_redirects_lead_only_to_web_addresses(odd, tmp_path, address):
+    server = odd(head(f"Location: {address}", "Content-Length: 0", status="302 Found"))
+    failing(server, tmp_path / "a.bin", "leads to an address that is not of http", ConnectionError)
+    assert server.asked == 1
+    with pytest.raises(ValueError, match="address of http or https"):
+        get("file:///etc/hostname", tmp_path / "a.bin")
+
+
+def test_redirects_in_circles_end(odd, tmp_path):
+    server = odd(head("Location: /a.bin", "Content-Length: 0", status="302 Found"))
+    failing(server, tmp_path / "a.bin", "leads in circles", ConnectionError, timeout_s=10.0)
+
+
+def test_a_page_instead_of_a_file(odd, tmp_path):
+    page = odd(head("Content-Type: text/html; charset=utf-8", "Content-Length: 6"), b"<html>")
+    failing(page, tmp_path / "a.bin", "web page instead of the file", ConnectionError)
+    assert get(page.url, tmp_path / "a.html").read_bytes() == b"<html>"
+    known = hashlib.sha256(b"<html>").hexdigest()  # the hash decides where there is one
+    assert get(page.url, tmp_path / "b.bin", sha256=known).read_bytes() == b"<html>"
+
+
+def test_a_packed_body_is_not_unpacked(odd, tmp_path):
+    bomb = zlib.compress(bytes(10**6))
+    server = odd(head("Content-Encoding: deflate", f"Content-Length: {len(bomb)}"), bomb)
+    failing(server, tmp_path / "a.bin", "in the encoding 'deflate', unasked", ConnectionError)
+
+
+def test_a_server_that_ignores_the_tag_does_not_splice(odd, tmp_path):
+    (tmp_path / "a.bin.part").write_bytes(b"12345")
+    (tmp_path / "a.bin.part.etag").write_text('"first"')
+    server = odd(
+        head(
+            "Content-Range: bytes 5-9/10", "Content-Length: 5", 'ETag: "second"', status="206 Partial Content"
+        ),
+        b"67890",
+    )
+    failing(server, tmp_path / "a.bin", "changed meanwhile|another range")
+
+
+def test_one_byte_per_attempt_is_no_progress(odd, tmp_path):
+    server = odd(head("Content-Length: 5", 'ETag: "a"'), b"x")
+    failing(server, tmp_path / "a.bin", "2 attempts in a row brought nothing")
+    assert server.asked <= 3
+
+
+@pytest.mark.parametrize("suffix", ["", ".part", ".part.etag", ".sha256", ".lock"])
+@pytest.mark.parametrize("what", ["pipe", "link", "folder"])
+def test_nothing_is_written_through_links_and_pipes(offer, server, tmp_path, suffix, what):
+    (tmp_path / "theirs").write_bytes(b"theirs")
+    path = tmp_path / ("here/.a.bin.lock" if suffix == ".lock" else f"here/a.bin{suffix}")
+    path.parent.mkdir()
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "theirs" if suffix else tmp_path / "nowhere")
+    with pytest.raises(OSError, match=f"{re.escape(str(path))} is a link or no regular file"):
+        get(offer, tmp_path / "here" / "a.bin")
+    assert (tmp_path / "theirs").read_bytes() == b"theirs"
+    assert not (tmp_path / "nowhere").exists()
+    assert server.log == []
+
+
+def test_the_lock_lies_beside_the_file_and_waiting_ends(offer, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        fetch, "_attempt", lambda *args: seen.extend(names(tmp_path)) or args[1].write_bytes(b"1")
+    )
+    get(offer, tmp_path / "a.bin")
+    assert seen == [".a.bin.lock"]
+    assert names(tmp_path) == ["a.bin", "a.bin.sha256"]
+    monkeypatch.setattr(fetch, "LOCK_WAIT_S", 0.3)
+    with open(tmp_path / ".b.bin.lock", "w", encoding="utf-8") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(
+            TimeoutError, match=r"another process has been fetching .*b\.bin .*delete .*\.b\.bin\.lock"
+        ):
+            get(offer, tmp_path / "b.bin")
+    assert get(offer, tmp_path / "b.bin").read_bytes() == b"1"  # what a killed process left does not matter
+    assert names(tmp_path) == ["a.bin", "a.bin.sha256", "b.bin", "b.bin.sha256"]

@@ -143,7 +143,7 @@ def test_verify_is_a_word_of_two_values(tmp_path):
 
 
 @pytest.fixture
-def pinned(small_ns1, monkeypatch) -> dict[str, tuple[str, int]]:
+def pinned(small_ns1, monkeypatch) -> None:
     """The files of the small recording as if they had been published."""
     paths = {path.relative_to(small_ns1).as_posix(): path for path in small_ns1.rglob("*") if path.is_file()}
     known = {
@@ -151,7 +151,6 @@ def pinned(small_ns1, monkeypatch) -> dict[str, tuple[str, int]]:
         for name, path in paths.items()
     }
     monkeypatch.setattr(ns1, "published_files", lambda: known)
-    return known
 
 
 def zipped(root: Path, change: str = "") -> bytes:
@@ -164,7 +163,8 @@ def zipped(root: Path, change: str = "") -> bytes:
     return (root.parent / "made.zip").read_bytes()
 
 
-def test_what_is_downloaded_is_what_was_published(server, small_ns1, pinned, tmp_path):
+@pytest.mark.usefixtures("pinned")
+def test_what_is_downloaded_is_what_was_published(server, small_ns1, tmp_path):
     def fetch(dest: Path, **options: object) -> Path:
         return ns1.download_ns1(dest, osf_base=server.url, github_base=server.url, **options)
 

@@ -231,6 +231,7 @@ def _attempt(
                     advance(done, total)
             if done > ceiling:
                 part.unlink()
+                _etag_file(part).unlink(missing_ok=True)
                 raise ValueError(f"{url} sends more than {ceiling:,} bytes; the download is deleted")
     except (requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL) as error:
         raise ConnectionError(f"{url} leads to an address that is not of http or https ({error})") from None
