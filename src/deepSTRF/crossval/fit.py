@@ -1,7 +1,7 @@
 """One fit per fold, saved in a folder: cross-validation, jackknife, or both.
 
-An interrupted run goes on where it was, and jobs of a cluster may share the folder: what has the name of a
-fit is complete. `dynamic_strf_settings` are the settings of Keshishian et al. 2020.
+An interrupted run goes on where it was, and jobs of a cluster may share the folder: a fit counts when it is
+complete and carries the mark of the run. `dynamic_strf_settings` are the settings of Keshishian et al. 2020.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import inspect
+import json
 import os
 import shutil
 import tempfile
@@ -25,13 +26,15 @@ from torch.optim import Optimizer, RAdam
 from torch.optim.lr_scheduler import ExponentialLR
 
 from deepSTRF import __version__
-from deepSTRF._files import json_safe
+from deepSTRF._files import MANIFEST as CHECKPOINT_MANIFEST
+from deepSTRF._files import json_safe, read_bytes, remove_folder, replace_folder, write_atomically
 from deepSTRF._validation import check_choice, check_positive_int
-from deepSTRF.crossval.predict import MANIFEST, FoldFits, is_complete
+from deepSTRF.crossval.predict import MANIFEST, RUN, RUN_FILE, FoldFits, is_complete
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
 from deepSTRF.models import NeuralModel
+from deepSTRF.models.io.checkpoint import KIND, check_folder
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import Callback, FitDivergedError, FitterLike, shows_progress
@@ -63,7 +66,7 @@ MANAGED = (
 VALIDATED = ("monitor", "mode", "patience", "min_delta", "track_per_cell_best")
 #: Epochs of a Fitter by default.
 DEFAULT_EPOCHS = 1000
-#: Folder in which a fit is written before it goes to its place.
+#: Folder in which a model writes itself before its files go to their place.
 UNFINISHED = ".unfinished-"
 #: Seconds after which such a folder was left by a killed process: a fit is written within seconds.
 ABANDONED = 86_400
@@ -117,7 +120,8 @@ def fit_folds(
     n_jobs : int
         Fits at a time, each in a process of its own; -1 is one per core.
     overwrite : bool
-        Fit all anew where a run with other settings lies.
+        Fit all anew where a run with other settings lies. Each of its fits stays until the new one is whole;
+        when none of the new is made, ``folds.json`` of the run before comes back.
     progress : bool or 'auto'
         Bar over the folds on stderr; 'auto' draws it on a terminal.
     callbacks : callable, optional
@@ -172,8 +176,19 @@ def fit_folds(
         seed, arguments, callbacks,
     )  # fmt: skip
     _check_sizes(plan)
-    _prepare(plan, _facts(plan), overwrite)
+    facts = _facts(plan)
+    before = _prepare(plan, facts, overwrite)
     fits = FoldFits(folder)
+    plan = dataclasses.replace(plan, run=fits.manifest.facts.get(RUN))
+    with _settled(fits, before):
+        _fit_missing(plan, fits, wanted, n_jobs, progress)
+    return fits
+
+
+def _fit_missing(
+    plan: _Plan, fits: FoldFits, wanted: list[int], n_jobs: int, progress: bool | Literal["auto"]
+) -> None:
+    manifest = plan.manifest
     missing = [number for number in wanted if not fits.has(manifest.folds[number].name)]
     failed: dict[str, tuple[str, int]] = {}
     with _bar(progress, len(wanted), len(wanted) - len(missing)) as advance:
@@ -187,7 +202,6 @@ def fit_folds(
             f"{len(failed)} of {len(wanted)} fits diverged; the others are saved. {name}: {reason}",
             epoch=epoch,
         )
-    return fits
 
 
 def dynamic_strf_settings(encoder: str = "deep", *, max_epochs: int = EPOCHS) -> dict[str, Any]:
@@ -316,6 +330,7 @@ class _Plan:
     seed: int
     arguments: dict[str, Any]
     callbacks: CallbackFactory | None
+    run: str | None = None
 
 
 class _LastWeights(Callback):
@@ -370,7 +385,7 @@ def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
     ]
     facts = {"fold": fold.name, "left_out": list(fold.left_out), "validation": list(validation), "seed": seed}
     facts |= {"best_epoch": None if last else fitter.best_epoch, "history": json_safe(rows)}
-    _save(model, plan.folder / fold.name, facts)
+    _save(model, plan.folder / fold.name, facts, plan.run)
     return fold.name, None
 
 
@@ -388,17 +403,25 @@ def _clips(dataset: NeuralDataset, manifest: FoldManifest, trials: tuple[str, ..
     return [clip for trial in trials for clip in by_sound[manifest.sounds[trial]]]
 
 
-def _save(model: nn.Module, target: Path, facts: dict[str, Any]) -> None:
-    """Write a fit beside its place and move it there in one step: what has the name is complete."""
+def _save(model: nn.Module, target: Path, facts: dict[str, Any], run: str | None) -> None:
+    """Write a fit in place of what lies there; its mark is the last file, so what has it is complete."""
+    if is_complete(target, run):  # another job was faster, with the same fit
+        return
+    _check_place(target)
     with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=target.parent) as staging:
         written = model.cpu().save_pretrained(Path(staging) / target.name, metadata=facts)  # type: ignore[operator]
-        if target.is_dir() and not is_complete(target):
-            shutil.rmtree(target)  # a fit appears complete: what lost files since is no fit
-        try:
-            os.replace(written, target)
-        except OSError:
-            if not target.is_dir():  # else another job was faster, with the same fit
-                raise
+        names = [
+            path.relative_to(written).as_posix() for path in sorted(written.rglob("*")) if path.is_file()
+        ]
+        files = [(name, read_bytes(written / name)) for name in names if name != CHECKPOINT_MANIFEST]
+    replace_folder(target, [*files, *([] if run is None else [(RUN_FILE, run.encode())])], KIND)
+
+
+def _check_place(target: Path) -> None:
+    """Raise FileExistsError where a fit may not go: a link, or a folder with files of something else."""
+    if target.is_symlink():
+        raise FileExistsError(f"{target} is a link, and a fit is to be written there; remove it first")
+    check_folder(target)
 
 
 @contextmanager
@@ -418,40 +441,43 @@ def _bar(progress: bool | Literal["auto"], total: int, done: int) -> Iterator[Ca
 # ---- the folder of a run
 
 
-def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
-    """Make the folder, or see that the fits in it belong to this run."""
+@dataclass(frozen=True)
+class _Before:
+    """A run that is being replaced: its manifest file, and folds that the new one does not have."""
+
+    content: bytes
+    folds: tuple[str, ...]
+
+
+def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> _Before | None:
+    """Make the folder, or see that the fits in it belong to this run; all checks come first."""
     path = plan.folder / MANIFEST
-    wanted = dataclasses.replace(plan.manifest, facts={**plan.manifest.facts, "fit": facts})
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    for left in plan.folder.glob(f"{UNFINISHED}*"):
-        with suppress(FileNotFoundError):  # another job was faster
-            if time.time() - left.stat().st_mtime > ABANDONED:
-                shutil.rmtree(left, ignore_errors=True)
+    manifest = plan.manifest
+    noted = {"version": __version__, **manifest.facts, "fit": facts, RUN: _mark(manifest, facts)}
+    wanted = dataclasses.replace(manifest, facts=noted)
     weights = [f"{fold.name}.pt" for fold in wanted.folds if (plan.folder / f"{fold.name}.pt").exists()]
     if weights:  # they would pass for fits of this run
         raise FileExistsError(
             f"{plan.folder} holds {weights[0]}, weights of another origin; name another folder for new fits, "
             "or read these with FoldFits(folder, recording=dataset, build=...)"
         )
+    before = None
     if path.is_file():
         stored = FoldManifest.load(path)
-        before = stored.facts.get("fit", {})
-        changed = [
-            f"{key}: {before.get(key)!r} there, {facts.get(key)!r} now"
-            for key in sorted({*before, *facts})
-            if before.get(key) != facts.get(key)
-        ]
-        if (stored.folds, dict(stored.sounds)) != (wanted.folds, dict(wanted.sounds)):
-            changed.insert(0, "the folds or their sounds differ")
+        changed = _differences(stored, wanted)
         if not changed:
-            return
+            if stored.facts.get(RUN) is None:  # of an earlier version: with its checksum from now on
+                stored.save(path)
+            _sweep(plan.folder)
+            return None
         if not overwrite:
             raise ValueError(
                 f"{plan.folder} holds fits of another run ({'; '.join(changed)}); name another folder, or "
                 "pass overwrite=True to fit anew"
             )
-        for fold in stored.folds:
-            shutil.rmtree(plan.folder / fold.name, ignore_errors=True)
+        names = {fold.name for fold in wanted.folds}
+        gone = tuple(fold.name for fold in stored.folds if fold.name not in names)
+        before = _Before(read_bytes(path), gone)
     else:
         foreign = [fold.name for fold in wanted.folds if (plan.folder / fold.name).exists()]
         if foreign:
@@ -459,8 +485,56 @@ def _prepare(plan: _Plan, facts: dict[str, Any], overwrite: bool) -> None:
                 f"{plan.folder} has no {MANIFEST} but holds {foreign[0]}, whose origin is unknown; name "
                 "another folder"
             )
-    noted = {"version": __version__, **wanted.facts}
-    dataclasses.replace(wanted, facts=noted).save(path)
+    for fold in wanted.folds:
+        _check_place(plan.folder / fold.name)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    _sweep(plan.folder)
+    wanted.save(path)
+    return before
+
+
+def _differences(stored: FoldManifest, wanted: FoldManifest) -> list[str]:
+    """What keeps the fits of a stored run from being those of this one."""
+    before, now = (manifest.facts.get("fit", {}) for manifest in (stored, wanted))
+    if not isinstance(before, dict):
+        before = {"settings": before}
+    changed = [
+        f"{key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if (stored.folds, dict(stored.sounds)) != (wanted.folds, dict(wanted.sounds)):
+        changed.insert(0, "the folds or their sounds differ")
+    return changed
+
+
+def _mark(manifest: FoldManifest, facts: dict[str, Any]) -> str:
+    """Mark of a run, which each of its fits carries: a hash of the settings, the folds and their sounds."""
+    folds = [[fold.name, *fold.left_out] for fold in manifest.folds]
+    text = json.dumps([facts, folds, dict(manifest.sounds)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes have left."""
+    for left in folder.glob(f"{UNFINISHED}*"):
+        with suppress(FileNotFoundError):  # another job was faster
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left, ignore_errors=True)
+
+
+@contextmanager
+def _settled(fits: FoldFits, before: _Before | None) -> Iterator[None]:
+    """A run before this one comes back when none of the new fits is made, and goes when all are."""
+    try:
+        yield
+    except BaseException:
+        if before is not None and fits.n_missing == len(fits.manifest.folds):
+            write_atomically(fits.folder / MANIFEST, before.content)
+        raise
+    if before is not None and not fits.n_missing:
+        for name in before.folds:
+            remove_folder(fits.folder / name)
 
 
 def _facts(plan: _Plan) -> dict[str, Any]:

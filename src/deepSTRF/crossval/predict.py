@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._files import load_tensors
+from deepSTRF._files import load_tensors, read_bytes
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.folds import Fold
 from deepSTRF.models import NeuralModel
@@ -22,10 +22,12 @@ from deepSTRF.models.io.legacy import load_public_state_dict
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.training.evaluation import N_BOOTSTRAP, ScoreTable, score_predictions
 
-__all__ = ["MANIFEST", "FoldFits", "is_complete", "predict_folds", "score_folds"]
+__all__ = ["MANIFEST", "RUN", "RUN_FILE", "FoldFits", "is_complete", "predict_folds", "score_folds"]
 
 #: File that says which fit left out what.
 MANIFEST = "folds.json"
+#: File of a fit with the run that it belongs to, which its manifest names.
+RUN_FILE, RUN = "run.txt", "mark_of_run"
 
 
 class FoldFits:
@@ -110,9 +112,14 @@ class FoldFits:
         Returns
         -------
         bool
-            False where it is not fitted yet, or has lost a file.
+            False where it is not fitted yet, has lost a file, or is of a run before this one.
         """
-        return is_complete(self.folder / name) or (self.folder / f"{name}.pt").is_file()
+        if all(fold.name != name for fold in self.manifest.folds):
+            return False
+        return self._is_complete(name) or (self.folder / f"{name}.pt").is_file()
+
+    def _is_complete(self, name: str) -> bool:
+        return is_complete(self.folder / name, self.manifest.facts.get(RUN))
 
     def model(self, name: str) -> nn.Module:
         """Return a fit in eval mode; it is read once.
@@ -132,8 +139,11 @@ class FoldFits:
         FileNotFoundError
             When it is not there (yet).
         ValueError
-            When its files are damaged, or hold bare weights and no ``build`` was given.
+            When its files are damaged, or hold bare weights and no ``build`` was given. Also for a name that
+            the manifest does not have.
         """
+        if all(fold.name != name for fold in self.manifest.folds):
+            raise ValueError(f"there is no fold {name!r:.80} in {self.folder / MANIFEST}")
         if name not in self._kept:
             self._kept[name] = self._read(name).eval()
         return self._kept[name]
@@ -179,7 +189,7 @@ class FoldFits:
 
     def _read(self, name: str) -> nn.Module:
         folder, file = self.folder / name, self.folder / f"{name}.pt"
-        if is_complete(folder):
+        if self._is_complete(name):
             try:
                 model = NeuralModel.from_pretrained(folder, modules=self._modules)
             except ValueError as error:
@@ -189,7 +199,8 @@ class FoldFits:
             return model if isinstance(model, nn.Module) else model[0]
         if folder.is_dir():
             raise FileNotFoundError(
-                f"{folder} has lost {CONFIG_FILE} or {WEIGHTS_FILE}: call fit_folds again, which fits it anew"
+                f"{folder} has lost {CONFIG_FILE} or {WEIGHTS_FILE}, or is of a run before: call fit_folds "
+                "again, which fits it anew"
             )
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not fitted yet: call fit_folds again to go on")
@@ -203,9 +214,14 @@ class FoldFits:
         return bare
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether a fit's folder holds all files of a fit."""
-    return all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+def is_complete(folder: Path, run: object = None) -> bool:
+    """Whether a fit's folder holds all files of a fit, of the run with this mark; None is one without."""
+    if not all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
+        return False
+    try:
+        return read_bytes(folder / RUN_FILE, limit=1000) == str(run).encode()
+    except (OSError, ValueError):
+        return run is None and not os.path.lexists(folder / RUN_FILE)
 
 
 def _check_fits(fits: object) -> None:

@@ -11,28 +11,55 @@ import itertools
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deepSTRF._files import naming_damage, read_json, warn_unsealed, write_sealed_json
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.splits import same_sounds, shuffled
 
 __all__ = ["Fold", "FoldManifest", "plan_folds"]
 
-#: Version of the file.
-FORMAT = 1
+#: Version of the file; the first had no checksum.
+FORMAT, UNSEALED_FORMAT = 2, 1
+#: What to do with a damaged manifest.
+REMEDY = "take it from a backup, or fit into another folder"
+#: Longest name of a fit in bytes; files with endings are named after it.
+LONGEST_NAME = 200
+#: Names that Windows keeps for devices.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", flags=re.IGNORECASE)
 #: File names of the dynamic STRF page: ``model-all``, ``model-003``, ``model-003_007``.
 PAGE_NAME = re.compile(r"model-(all|\d{3,}(?:_\d{3,})?)")
 
 
 @dataclass(frozen=True)
 class Fold:
-    """One fit of a manifest."""
+    """One fit of a manifest; its name is that of a folder, so it is one plain part of a path."""
 
     name: str  # stem of its files
     left_out: tuple[str, ...]  # trials it was not trained on
+
+    def __post_init__(self) -> None:
+        name = self.name
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a fold must be text, got {name!r:.80}")
+        if (
+            not name
+            or not name.isprintable()  # which no separator of lines, control or lone surrogate is
+            or set(name) & set('/\\:*?"<>|')
+            or name[0] in ". "
+            or name[-1] in ". "
+            or len(name.encode()) > LONGEST_NAME
+            or _DEVICE.fullmatch(name)
+        ):
+            raise ValueError(
+                f"the name of a fold must be one plain part of a path, such as model-003, got {name!r:.80}"
+            )
+        if not isinstance(self.left_out, tuple) or not all(isinstance(one, str) for one in self.left_out):
+            raise TypeError(f"left_out of {name!r} must be a tuple of names, got {self.left_out!r:.80}")
 
 
 @dataclass(frozen=True)
@@ -63,6 +90,18 @@ class FoldManifest:
     folds: tuple[Fold, ...]
     facts: dict[str, Any]
     sounds: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        same: dict[str, str] = {}
+        for fold in self.folds:
+            key = unicodedata.normalize("NFC", fold.name).casefold()
+            if key in same:
+                raise ValueError(f"folds {same[key]!r} and {fold.name!r} would share a folder on some disks")
+            same[key] = fold.name
+        known = set(self.trials)
+        lost = [trial for fold in self.folds for trial in fold.left_out if trial not in known]
+        if lost or not set(self.sounds) <= known:
+            raise ValueError(f"trials must hold every name that folds and sounds hold; missing: {lost[:5]}")
 
     @classmethod
     def plan(
@@ -265,7 +304,7 @@ class FoldManifest:
         return unseen
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the manifest as JSON; an older file stays until the new one is complete.
+        """Write the manifest as JSON with its checksum; an older file stays until the new one is complete.
 
         Parameters
         ----------
@@ -276,9 +315,12 @@ class FoldManifest:
         -------
         pathlib.Path
             The file.
+
+        Raises
+        ------
+        TypeError
+            When ``facts`` hold what JSON cannot.
         """
-        target = Path(path)
-        part = target.with_name(f".{target.name}.{os.getpid()}.part")
         folds = [{"name": fold.name, "left_out": list(fold.left_out)} for fold in self.folds]
         tree = {
             "format": FORMAT,
@@ -287,9 +329,9 @@ class FoldManifest:
             "folds": folds,
             "facts": self.facts,
         }
-        part.write_text(json.dumps(tree, indent=2) + "\n", encoding="utf-8")
-        part.replace(target)
-        return target
+        json.dumps(tree)  # what is no plain data is refused, not written as text
+        write_sealed_json(path, tree)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> FoldManifest:
@@ -310,17 +352,36 @@ class FoldManifest:
         FileNotFoundError
             When there is no file.
         ValueError
-            When it is no manifest.
+            When it is damaged or no manifest, or names a fold so that it would lie elsewhere.
+
+        Warns
+        -----
+        UserWarning
+            When an earlier version wrote it, without a checksum.
         """
-        text = Path(path).read_text(encoding="utf-8")
-        try:
-            tree = json.loads(text)
-            if tree["format"] != FORMAT:
-                raise ValueError(f"format {tree['format']!r} is not {FORMAT}")
+        tree = read_json(path, REMEDY)
+        with naming_damage(path, REMEDY):
+            if not isinstance(tree, dict) or tree.get("format") not in (FORMAT, UNSEALED_FORMAT):
+                raise ValueError("it is no fold manifest")
+            facts, sounds = tree["facts"], tree.get("sounds", {})
+            _check_texts("trials", tree["trials"])
+            for fold in tree["folds"]:
+                _check_texts("left_out", fold["left_out"])
+            if not isinstance(facts, dict) or not isinstance(sounds, dict):
+                raise TypeError("facts and sounds must be dictionaries")
+            _check_texts("sounds", list(sounds.values()))
             folds = tuple(Fold(fold["name"], tuple(fold["left_out"])) for fold in tree["folds"])
-            return cls(tuple(tree["trials"]), folds, dict(tree["facts"]), dict(tree.get("sounds", {})))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is no fold manifest: {error}") from error
+            manifest = cls(tuple(tree["trials"]), folds, facts, sounds)
+        if tree["format"] == UNSEALED_FORMAT:
+            warn_unsealed(path, "FoldManifest.load(path).save(path) adds them")
+        else:
+            read_json(path, REMEDY, sealed=True)
+        return manifest
+
+
+def _check_texts(name: str, values: object) -> None:
+    if not isinstance(values, list) or not all(isinstance(one, str) for one in values):
+        raise TypeError(f"{name} must be a list of names, got {values!r:.80}")
 
 
 def plan_folds(

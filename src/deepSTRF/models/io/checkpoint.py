@@ -49,6 +49,7 @@ __all__ = [
     "KIND",
     "METADATA_FILE",
     "WEIGHTS_FILE",
+    "check_folder",
     "checkpoint_files",
     "load_checkpoint",
     "save_checkpoint",
@@ -94,17 +95,19 @@ def save_checkpoint(
     names that are no checkpoint is refused.
     """
     target = Path(directory)
-    stale = _check_target(target, metadata is None)
+    check_folder(target)
+    stale = target / METADATA_FILE
+    is_stale = metadata is None and stale.is_file() and not os.path.lexists(target / MANIFEST)
     name = source or target.resolve().name
     files = checkpoint_files(model, metadata=metadata, model_card=model_card, source=name)
     replace_folder(target, files, KIND)
-    for path in stale:
-        path.unlink(missing_ok=True)
+    if is_stale:  # of a checkpoint of format 1, which had no manifest to list it
+        stale.unlink(missing_ok=True)
     return target
 
 
-def _check_target(target: Path, without_metadata: bool) -> list[Path]:
-    """Refuse a target that is no folder, or whose files are not ours; return stale files of format 1."""
+def check_folder(target: Path) -> None:
+    """Refuse to save into what is no folder, or into one whose files are not those of a checkpoint."""
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file; give a folder to save_pretrained")
     names = (CONFIG_FILE, WEIGHTS_FILE, METADATA_FILE, CARD_FILE)
@@ -115,8 +118,6 @@ def _check_target(target: Path, without_metadata: bool) -> list[Path]:
             f"{target} holds {' and '.join(there)} of something that is no checkpoint; they would be lost: "
             "give another folder, or move them away first"
         )
-    is_stale = without_metadata and not sealed and METADATA_FILE in there  # it had no manifest to list it
-    return [target / METADATA_FILE] if is_stale else []
 
 
 def _names_a_model(path: Path, otherwise: bool) -> bool:
