@@ -81,7 +81,7 @@ def test_a_name_that_would_lie_elsewhere_is_refused_everywhere(tmp_path: Path, n
 
 
 def test_names_that_share_a_folder_on_some_disks() -> None:
-    for one, other in (("A", "a"), ("caf\u00e9", "cafe\u0301"), ("a", "a")):
+    for one, other in (("A", "a"), ("\u00e9", "e\u0301"), ("a", "a")):
         with pytest.raises(ValueError, match="would share a folder"):
             FoldManifest(("x",), (Fold(one, ("x",)), Fold(other, ())), {})
     with pytest.raises(ValueError, match="trials must hold every name"):
