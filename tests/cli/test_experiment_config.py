@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -214,3 +215,16 @@ def test_own_recording_from_a_file(tmp_path):
     assert load_dataset(ExperimentConfig(dataset=str(path))).name == "mine"
     with pytest.raises(ValueError, match="takes no options"):
         check_choices(ExperimentConfig(dataset=str(path), dataset_options={"smooth": True}))
+
+
+def test_a_dataset_file_is_a_regular_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.npz")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "endless.npz").symlink_to("/dev/full")
+    (tmp_path / "folder.npz").mkdir()
+    for name in ("pipe.npz", "pipe", "endless.npz", "folder.npz"):
+        config = ExperimentConfig(dataset=str(tmp_path / name), model="linear")
+        with pytest.raises((ValueError, OSError), match=re.escape(str(tmp_path / name))):
+            check_choices(config)
+        with pytest.raises((ValueError, OSError), match=re.escape(str(tmp_path / name))):
+            load_dataset(config)

@@ -134,6 +134,15 @@ def test_the_shipped_spectrogram_is_no_pipe(small_units):
         NS1Dataset(small_units, spectrogram="shipped")
 
 
+def test_a_cache_that_cannot_be_used_is_one_warning(small_units, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSTRF_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    os.mkfifo(tmp_path / "cache" / "NS1")
+    with pytest.warns(UserWarning, match="could not be cached in") as caught:
+        assert load(small_units).N_neurons == 3
+    assert len(caught) == 1
+
+
 def test_verify_is_a_word_of_two_values(tmp_path):
     with pytest.raises(TypeError, match="verify is True or False, got 'no'"):
         NS1Dataset(tmp_path, verify="no")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from deepSTRF._files import check_regular
 from deepSTRF._validation import check_device
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.io import advice_on
@@ -58,10 +59,11 @@ def check_choices(config: ExperimentConfig) -> None:
     """Check names and options of dataset, model and front-end, before any file is read."""
     if _is_file(config):
         path = Path(config.dataset)
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(
                 f"dataset file {path} does not exist; write one in Python: ds.save({str(path)!r})"
             )
+        check_regular(path)
         if config.dataset_options:
             raise ValueError(
                 f"a dataset file takes no options, got {', '.join(config.dataset_options)}; "
@@ -124,9 +126,10 @@ def is_closed_form(model: str) -> bool:
 
 def _is_file(config: ExperimentConfig) -> bool:
     name = config.dataset
+    is_there = Path(name).exists() and not Path(name).is_dir()
     if name in DATASETS:
-        return Path(name).is_file()
-    return name.lower().endswith(DATASET_SUFFIX) or Path(name).is_file() or advice_on(name) is not None
+        return is_there
+    return name.lower().endswith(DATASET_SUFFIX) or is_there or advice_on(name) is not None
 
 
 def _dataset_class(config: ExperimentConfig) -> type[NeuralDataset]:
