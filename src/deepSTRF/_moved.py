@@ -221,7 +221,10 @@ def rename_keywords(call: str, given: Mapping[str, Any]) -> dict[str, Any]:
         if new in found or (new != name and new in given):
             raise TypeError(f"{call} got {new!r} twice, also under its earlier name")
         if new != name:
-            warnings.warn(f"{call}({name}=) is now {new}=", DeprecationWarning, stacklevel=3)
+            from deepSTRF._validation import outside_level  # inner: it loads NumPy
+
+            message = f"{call}({name}=) is now {new}="
+            warnings.warn(message, DeprecationWarning, stacklevel=outside_level())
         found[new] = value
     return found
 

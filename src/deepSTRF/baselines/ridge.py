@@ -21,6 +21,8 @@ from deepSTRF._validation import (
     check_non_negative,
     check_not_empty,
     check_positive_int,
+    checked,
+    checked_but,
     first_names,
 )
 from deepSTRF.baselines.lagged import (
@@ -53,6 +55,7 @@ FEWEST_BINS = 2
 SCORES = ("cc_norm", "cc")
 
 
+@checked
 @dataclass(frozen=True)
 class RidgeFit:
     """A ridge estimate and how it was chosen.
@@ -145,6 +148,7 @@ class RidgeFit:
 
 
 @SOLVERS.register("ridge")
+@checked_but("lambdas")
 def fit_ridge(
     train: DatasetLike,
     validation: DatasetLike | None = None,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from deepSTRF._validation import checked
 from deepSTRF.baselines.ridge import RidgeFit, fit_ridge
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.linear import Linear
@@ -29,6 +30,7 @@ BASELINE_SHARE = 0.25
 N_NODES, N_HALVINGS = 64, 50
 
 
+@checked
 def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     """Start a linear model from a ridge estimate, as closely as its kernel can represent it.
 

@@ -28,7 +28,7 @@ from torch.optim.lr_scheduler import ExponentialLR
 from deepSTRF import __version__
 from deepSTRF._files import MANIFEST as CHECKPOINT_MANIFEST
 from deepSTRF._files import json_safe, read_bytes, remove_folder, replace_folder, write_atomically
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import check_choice, check_positive_int, checked, checked_but
 from deepSTRF.crossval.predict import MANIFEST, RUN, RUN_FILE, FoldFits, is_complete
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.splits import shuffled
@@ -72,6 +72,7 @@ UNFINISHED = ".unfinished-"
 ABANDONED = 86_400
 
 
+@checked_but("model_factory", "manifest", "only", "callbacks")
 def fit_folds(
     model_factory: Callable[[int], nn.Module],
     dataset: NeuralDataset,
@@ -204,6 +205,7 @@ def _fit_missing(
         )
 
 
+@checked
 def dynamic_strf_settings(encoder: str = "deep", *, max_epochs: int = EPOCHS) -> dict[str, Any]:
     """Return the arguments with which `fit_folds` trains as the dynamic STRF page does.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._files import load_tensors, read_bytes
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.folds import Fold
 from deepSTRF.models import NeuralModel
@@ -71,6 +72,7 @@ class FoldFits:
     3
     """
 
+    @checked
     def __init__(
         self,
         folder: str | os.PathLike[str],
@@ -101,6 +103,7 @@ class FoldFits:
         """Fits that are planned and not there yet."""
         return sum(not self.has(fold.name) for fold in self.manifest.folds)
 
+    @checked
     def has(self, name: str) -> bool:
         """Return whether a fit is there.
 
@@ -121,6 +124,7 @@ class FoldFits:
     def _is_complete(self, name: str) -> bool:
         return is_complete(self.folder / name, self.manifest.facts.get(RUN))
 
+    @checked
     def model(self, name: str) -> nn.Module:
         """Return a fit in eval mode; it is read once.
 
@@ -148,6 +152,7 @@ class FoldFits:
             self._kept[name] = self._read(name).eval()
         return self._kept[name]
 
+    @checked
     def unseen(self, dataset: NeuralDataset, clip: int, *, allow_unknown: bool = False) -> list[nn.Module]:
         """Return the fits that never saw the sound of a clip.
 
@@ -232,6 +237,7 @@ def _check_fits(fits: object) -> None:
         )
 
 
+@checked_but("fits")
 def predict_folds(
     fits: FoldFits,
     dataset: NeuralDataset,
@@ -291,6 +297,7 @@ def predict_folds(
     return averaged
 
 
+@checked_but("fits")
 def score_folds(
     fits: FoldFits,
     dataset: NeuralDataset,

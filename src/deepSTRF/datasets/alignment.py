@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from deepSTRF._validation import outside_level
 from deepSTRF.datasets.recording import Recording
 from deepSTRF.datasets.responses import ClipResponses
 
@@ -116,7 +117,7 @@ def check_alignment(
     if report.status == "unclear" and warn_unclear:
         alarm = _is_reliable(ds, clips)
     if alarm:
-        warnings.warn(f"{ds.name}: {report.message}", UserWarning, stacklevel=3)
+        warnings.warn(f"{ds.name}: {report.message}", UserWarning, stacklevel=outside_level())
     return report
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from deepSTRF._validation import checked, outside_level
 from deepSTRF.datasets.recording import RESPONSE_KINDS, LoadReport, Recording, StimulusList
 from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.transforms import ResponseNormalization
@@ -29,6 +30,7 @@ _OWN = {
 }  # fmt: skip
 
 
+@checked
 def concat_neural_datasets(datasets: Sequence[DatasetT], names: Sequence[str] | None = None) -> DatasetT:
     """Join datasets along clips and along neurons; ``a + b`` is the form for two.
 
@@ -224,5 +226,5 @@ def _warn_of_duplicates(result: Recording) -> None:
             f"{len(twice)} neurons of the joined dataset share their dataset name and cell_id, the first is "
             f"{cell!r} of {dataset!r}; give distinct names=[...] to concat_neural_datasets",
             UserWarning,
-            stacklevel=3,
+            stacklevel=outside_level(),
         )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from deepSTRF._files import naming_damage
 from deepSTRF._moved import find_moved_attribute
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
@@ -102,6 +103,7 @@ class NeuralDataset(Recording):
 
     # ---- views
 
+    @checked
     def select(self, neurons: Any = None, clips: Any = None, *, keep_unheard: bool = False) -> Self:
         """View of chosen neurons and clips, in the order given, duplicates kept.
 
@@ -150,6 +152,7 @@ class NeuralDataset(Recording):
             view._normalization = self._normalization and self._normalization.take(neuron_index)
         return view
 
+    @checked
     def standardized(self, stim_indices: Any = None, per_band: bool = True, eps: float = 1e-8) -> Self:
         """View whose stimuli are z-scored: ``(x - mean) / std``.
 
@@ -184,6 +187,7 @@ class NeuralDataset(Recording):
         view.stim_normalization = transform.record()
         return view
 
+    @checked
     def normalized(
         self,
         method: str = "max",
@@ -233,6 +237,7 @@ class NeuralDataset(Recording):
         )
         return view
 
+    @checked
     def smoothed(self, window_ms: float | None = 21.0) -> Self:
         """View whose responses are smoothed with a Hanning window of unit gain.
 
@@ -266,6 +271,7 @@ class NeuralDataset(Recording):
         view.smoothing_ms = None if window_ms is None else float(window_ms)
         return view
 
+    @checked_but("length_ms", "gap_ms")
     def cut(self, length_ms: float, *, gap_ms: float = 0.0) -> NeuralDataset:
         """Dataset whose clips are pieces of the clips of this one: how one long recording is split.
 
@@ -355,6 +361,7 @@ class NeuralDataset(Recording):
     # ---- construction
 
     @classmethod
+    @checked_but("stims", "responses", "response_unit")
     def from_arrays(
         cls,
         stims: Sequence[Any],
@@ -460,6 +467,7 @@ class NeuralDataset(Recording):
         }
         return {**facts, **self.facts}
 
+    @checked
     def check_alignment(
         self, *, warn_unclear: bool = True, max_latency_ms: float | None = None
     ) -> AlignmentReport:
@@ -499,6 +507,7 @@ class NeuralDataset(Recording):
             return NotImplemented
         return concat_neural_datasets([self, other])
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write what this dataset or view shows into one ``.npz`` file.
 
@@ -535,6 +544,7 @@ class NeuralDataset(Recording):
         return io.write_file(self, path, {**added, **self.facts})
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str]) -> NeuralDataset:
         """Read a dataset written by `save`; a file of sounds comes back as an `AudioNeuralDataset`.
 
@@ -635,6 +645,7 @@ class AudioNeuralDataset(NeuralDataset):
     (80, (1, 16000), (2, 5, 200))
     """
 
+    @checked
     def __init__(self, path: str | os.PathLike[str] | None, dt_ms: float) -> None:
         super().__init__(path, dt_ms)
         self.F = 0
@@ -664,6 +675,7 @@ class AudioNeuralDataset(NeuralDataset):
         return ds
 
     @classmethod
+    @checked_but("stims", "responses", "F", "response_unit")
     def from_arrays(
         cls,
         stims: Sequence[Any],

@@ -44,6 +44,7 @@ from deepSTRF._files import (
     write_atomically,
 )
 from deepSTRF._text import printable
+from deepSTRF._validation import outside_level
 
 __all__ = [
     "cache_dir",
@@ -625,13 +626,8 @@ def _write(path: Path, key: str, arrays: Arrays) -> None:
         for entry in entries[MAX_ENTRIES:]:
             entry.unlink(missing_ok=True)
     except OSError as error:
-        _warn_uncached(path.parent, error.strerror or str(error))
-
-
-@functools.cache  # one warning per folder and reason, however many arrays a recording has
-def _warn_uncached(folder: Path, reason: str) -> None:
-    warnings.warn(
-        f"the parsed recording could not be cached in {folder} ({reason}), so the next load takes as long as "
-        f"this one; set {CACHE_DIR_VARIABLE} to a folder with free space, or pass cache=False",
-        stacklevel=5,
-    )
+        warnings.warn(
+            f"the parsed recording could not be cached at {path} ({error}), so the next load takes as long "
+            f"as this one; set {CACHE_DIR_VARIABLE} to a folder with free space, or pass cache=False",
+            stacklevel=outside_level(),
+        )

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from deepSTRF._files import naming_damage, read_json, warn_unsealed, write_sealed_json
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.splits import same_sounds, shuffled
 
@@ -62,6 +63,7 @@ class Fold:
             raise TypeError(f"left_out of {name!r} must be a tuple of names, got {self.left_out!r:.80}")
 
 
+@checked
 @dataclass(frozen=True)
 class FoldManifest:
     """All fits of a cross-validation or jackknife, and the trials they left out.
@@ -104,6 +106,7 @@ class FoldManifest:
             raise ValueError(f"trials must hold every name that folds and sounds hold; missing: {lost[:5]}")
 
     @classmethod
+    @checked
     def plan(
         cls,
         trials: Sequence[str],
@@ -156,6 +159,7 @@ class FoldManifest:
         return cls(names, tuple(folds), facts)
 
     @classmethod
+    @checked
     def from_names(
         cls, folder: str | os.PathLike[str], trials: Sequence[str] | NeuralDataset
     ) -> FoldManifest:
@@ -199,6 +203,7 @@ class FoldManifest:
             raise FileNotFoundError(f"{folder} holds no file called model-all, model-000 or model-000_001")
         return cls(names, tuple(folds), {})
 
+    @checked
     def bind(self, dataset: NeuralDataset) -> FoldManifest:
         """This manifest with the sounds of its trials, which are found in a dataset by name.
 
@@ -241,6 +246,7 @@ class FoldManifest:
                 )
         return dataclasses.replace(self, sounds=sounds)
 
+    @checked
     def trial_of(self, dataset: NeuralDataset, clip: int) -> str:
         """Trial that has the sound of a clip.
 
@@ -274,6 +280,7 @@ class FoldManifest:
             "this manifest, so nothing says which fits never saw it"
         )
 
+    @checked
     def eligible(self, trial: str) -> tuple[Fold, ...]:
         """Fits that left a trial out.
 
@@ -303,6 +310,7 @@ class FoldManifest:
             )
         return unseen
 
+    @checked
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the manifest as JSON with its checksum; an older file stays until the new one is complete.
 
@@ -334,6 +342,7 @@ class FoldManifest:
         return Path(path)
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str]) -> FoldManifest:
         """Read a manifest.
 
@@ -384,6 +393,7 @@ def _check_texts(name: str, values: object) -> None:
         raise TypeError(f"{name} must be a list of names, got {values!r:.80}")
 
 
+@checked_but("n_folds")
 def plan_folds(
     dataset: NeuralDataset,
     *,

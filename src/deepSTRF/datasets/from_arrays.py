@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice, check_non_negative
+from deepSTRF._validation import check_choice, check_non_negative, outside_level
 from deepSTRF.datasets.recording import Recording, check_metadata
 from deepSTRF.datasets.responses import (
     Array,
@@ -182,7 +182,7 @@ def check_sound_level(stims: Sequence[Any], level: Any, *, is_waveform: bool) ->
             "sounds of 8 bits have a level range of 48 dB: what was quieter is silence or noise, which "
             "front-ends with a logarithm show as large; take the recording with more bits where there is one",
             UserWarning,
-            stacklevel=3,
+            stacklevel=outside_level(),
         )
     if level == "pascal" and integers:
         raise ValueError(

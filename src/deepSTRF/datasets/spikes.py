@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from deepSTRF._validation import checked, outside_level
+
 __all__ = ["BINNINGS", "bin_spikes", "count_bins", "validate_binning"]
 
 Counts = npt.NDArray[np.signedinteger[Any]]
@@ -31,6 +33,7 @@ def count_bins(duration_ms: float, dt_ms: float) -> int:
     return n_bins
 
 
+@checked
 def bin_spikes(
     times_ms: Any,
     rows: npt.NDArray[np.int64] | None = None,
@@ -95,7 +98,7 @@ def bin_spikes(
                 f"all spikes are before {times_ms.max():g} ms of {n_bins * dt_ms:g} ms: are these seconds? "
                 "bin_spikes takes milliseconds",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=outside_level(),
             )
     n_rows = int(rows.max(initial=-1)) + 1 if n_rows is None else n_rows
     if binning == "published":

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.selection import as_index, resolve_selection
 
@@ -35,6 +36,7 @@ _FORMS = (
 CUT = "cut a long recording into pieces first (ds.cut(length_ms=...), or a split 'cut:10:random:...')"
 
 
+@checked
 @dataclass(frozen=True)
 class ClipSplit:
     """Training, validation and test clips of a dataset.
@@ -66,6 +68,7 @@ class ClipSplit:
     test: tuple[int, ...]
     hash: str
 
+    @checked
     def apply(self, ds: DatasetT, *, verify: bool = True) -> tuple[DatasetT, DatasetT, DatasetT]:
         """Training, validation and test views of a dataset.
 
@@ -114,6 +117,7 @@ def split_hash(ds: NeuralDataset, parts: Sequence[Sequence[int]]) -> str:
     return digest.hexdigest()
 
 
+@checked
 def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str | None = None) -> ClipSplit:
     """Split of given clips.
 
@@ -174,6 +178,7 @@ def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str
 # ---- random splits and folds
 
 
+@checked
 def random_split(
     ds: NeuralDataset,
     fractions: Sequence[float] = (0.7, 0.15, 0.15),
@@ -247,6 +252,7 @@ def _share_counts(fractions: Sequence[float], n_clips: int) -> list[int]:
     return counts
 
 
+@checked_but("k", "n_val")
 def k_fold(
     ds: NeuralDataset, k: int = 5, *, n_val: int | None = None, seed: int = 0, group: str | None = None
 ) -> list[ClipSplit]:
@@ -309,6 +315,7 @@ def k_fold(
     return splits
 
 
+@checked
 def leave_one_clip_out(
     ds: NeuralDataset, *, n_val: int | None = None, seed: int = 0, group: str | None = None
 ) -> list[ClipSplit]:
@@ -426,6 +433,7 @@ def _clips(groups: Sequence[list[int]]) -> list[int]:
 # ---- text form
 
 
+@checked
 def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
     """Split described by one line of text, as the command line and run folders write it.
 

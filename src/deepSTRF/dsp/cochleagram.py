@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
 from deepSTRF.dsp.filters import triangle_corners, triangular_filterbank
 
 __all__ = ["ALIGNMENTS", "GRIDS", "rahman_cochleagram", "rahman_frequencies"]
@@ -36,6 +37,7 @@ RAHMAN_BIN_MS = 5.0
 FRAMES_PER_BLOCK = 4096
 
 
+@checked
 def rahman_frequencies(
     n_filters: int = RAHMAN_N_FILTERS, f_min: float = RAHMAN_F_MIN_HZ, f_max: float = RAHMAN_F_MAX_HZ
 ) -> Tensor:
@@ -62,6 +64,7 @@ def rahman_frequencies(
     return triangle_corners(n_filters, f_min, f_max, "log", "centres")[1:-1]
 
 
+@checked
 def rahman_cochleagram(
     audio: Tensor,
     audio_fs: float,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deepSTRF._validation import checked
 from deepSTRF.dsp.recursion import zero_subnormal_taps
 from deepSTRF.dsp.scales import frequency_scale
 
@@ -44,6 +45,7 @@ WINDOWS: Mapping[str, tuple[float, float]] = MappingProxyType(
 )
 
 
+@checked
 def samples_per_bin(audio_fs: float, dt_ms: float) -> int:
     """Return the number of audio samples in one bin, which must be whole.
 
@@ -212,6 +214,7 @@ def gaussian_mass(sigma: Tensor, before: Tensor, after: Tensor) -> Tensor:
     return math.sqrt(math.pi / 2.0) * sigma * sides
 
 
+@checked
 def sinc_bandpass(low: Tensor, high: Tensor, offset: Tensor) -> tuple[Tensor, Tensor]:
     """Return an ideal band-pass filter and its Hilbert partner at some offsets from its middle, unwindowed.
 

@@ -13,6 +13,7 @@ import math
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
 from deepSTRF.dsp.recursion import first_order_recursion
 from deepSTRF.dsp.scales import ERB_bandwidth
 
@@ -66,6 +67,7 @@ def gammatone_length(
     return [int(samples) + 1 for samples in (seconds * float(audio_fs)).ceil().tolist()]
 
 
+@checked
 def gammatone_taps(
     center_hz: Tensor, audio_fs: float, n_taps: int, order: int = ORDER, b_factor: float = B_FACTOR
 ) -> Tensor:
@@ -140,6 +142,7 @@ def _peak_gain(taps: Tensor) -> Tensor:
     return torch.where(inner == top, refined, level.gather(-1, top)).squeeze(-1).exp()
 
 
+@checked
 def recursive_gammatone(
     x: Tensor,
     center_hz: Tensor,

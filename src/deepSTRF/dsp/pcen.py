@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
 from deepSTRF.dsp.recursion import first_order_recursion
 
 __all__ = ["PCEN_EPS", "PCEN_STARTS", "check_energies", "pcen", "pcen_initial_state", "smooth_cube_root"]
@@ -23,6 +24,7 @@ PCEN_EPS = 1e-6
 _EPSILON = 1e-18
 
 
+@checked
 def pcen(
     energy: Tensor,
     decay: Tensor | float,

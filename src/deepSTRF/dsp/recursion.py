@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from deepSTRF._validation import checked, outside_level
 from deepSTRF.dsp.scales import Frequencies, elementwise
 
 __all__ = [
@@ -110,6 +111,7 @@ def exponential_moving_average(
     return first_order_recursion((1 - a).unsqueeze(-1) * x, a, initial)
 
 
+@checked
 def linear_scan(x: Tensor, coefficient: Tensor, initial: Tensor | None = None) -> Tensor:
     """Solve ``y[t] = a[t] * y[t - 1] + x[t]`` along axis 1.
 
@@ -258,7 +260,7 @@ def freq_to_tau(frequency: Frequencies) -> Frequencies:
             f"{values.min():g} to {values.max():g} Hz were given, and those outside get the time "
             "constant of the nearer end",
             UserWarning,
-            stacklevel=2,
+            stacklevel=outside_level(),
         )
     return elementwise(frequency, lambda f, xp: _TAU_AT_1_HZ - _TAU_SLOPE * xp.log10(xp.clip(f, low, high)))
 

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
+
 __all__ = ["rate_ratio", "resample_exact"]
 
 Audio = TypeVar("Audio", Tensor, npt.NDArray[Any])
@@ -38,6 +40,7 @@ def rate_ratio(rate_in: float | Fraction, rate_out: float | Fraction) -> Fractio
     return ratio
 
 
+@checked
 def resample_exact(
     audio: Audio, rate_in: float | Fraction, rate_out: float | Fraction, n_out: int | None = None
 ) -> Audio:
@@ -83,10 +86,11 @@ def resample_exact(
     torch.Size([3072])
     """
     if isinstance(audio, np.ndarray) and audio.dtype.kind == "f":
-        tensor = torch.from_numpy(
+        samples: Any = torch.from_numpy(
             np.ascontiguousarray(audio, dtype=np.promote_types(audio.dtype, np.float32))
         )
-        return resample_exact(tensor, rate_in, rate_out, n_out).numpy().astype(audio.dtype, copy=False)
+        found: Any = resample_exact(samples, rate_in, rate_out, n_out)
+        return found.numpy().astype(audio.dtype, copy=False)  # type: ignore[no-any-return]
     if not isinstance(audio, Tensor) or not audio.is_floating_point():
         what = str(audio.dtype) if isinstance(audio, (Tensor, np.ndarray)) else type(audio).__name__
         raise TypeError(

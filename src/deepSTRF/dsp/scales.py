@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
+
 __all__ = [
     "SCALES",
     "ERB_bandwidth",
@@ -63,6 +65,7 @@ def elementwise(value: Frequencies, formula: Callable[[Any, Any], Any]) -> Frequ
     return result  # type: ignore[no-any-return]
 
 
+@checked
 def Hz_to_mel(frequency: Frequencies, variant: str = "htk") -> Frequencies:
     """Convert hertz to mel.
 
@@ -97,6 +100,7 @@ def Hz_to_mel(frequency: Frequencies, variant: str = "htk") -> Frequencies:
     return elementwise(frequency, _slaney_mel)
 
 
+@checked
 def mel_to_Hz(mel: Frequencies, variant: str = "htk") -> Frequencies:
     """Convert mel to hertz: the exact inverse of `Hz_to_mel`.
 
@@ -148,6 +152,7 @@ def _slaney_hz(m: Any, xp: Any) -> Any:
     )
 
 
+@checked
 def Hz_to_ERB(frequency: Frequencies) -> Frequencies:
     """Convert hertz to ERB-rate (number of equivalent rectangular bandwidths): ``21.4 log10(0.00437 f + 1)``.
 
@@ -173,6 +178,7 @@ def Hz_to_ERB(frequency: Frequencies) -> Frequencies:
     return elementwise(frequency, lambda f, xp: _ERB_FACTOR * xp.log10(_ERB_SLOPE * f + 1.0))
 
 
+@checked
 def ERB_to_Hz(erb: Frequencies) -> Frequencies:
     """Convert ERB-rate to hertz: the exact inverse of `Hz_to_ERB`.
 
@@ -194,6 +200,7 @@ def ERB_to_Hz(erb: Frequencies) -> Frequencies:
     return elementwise(erb, lambda e, _: (10.0 ** (e / _ERB_FACTOR) - 1.0) / _ERB_SLOPE)
 
 
+@checked
 def ERB_bandwidth(frequency: Frequencies) -> Frequencies:
     """Return the equivalent rectangular bandwidth in hertz: ``24.7 (0.00437 f + 1)``.
 
@@ -219,6 +226,7 @@ def ERB_bandwidth(frequency: Frequencies) -> Frequencies:
     return elementwise(frequency, lambda f, _: _ERB_MINIMUM_HZ * (_ERB_SLOPE * f + 1.0))
 
 
+@checked
 def Greenwood(position: Frequencies, animal: str = "human") -> Frequencies:
     """Return the best frequency in hertz at a place on the basilar membrane: ``A (10^(a x) - k)``.
 
@@ -252,6 +260,7 @@ def Greenwood(position: Frequencies, animal: str = "human") -> Frequencies:
     return elementwise(position, lambda x, _: scale * (10.0 ** (slope * x) - shift))
 
 
+@checked
 def inverse_Greenwood(frequency: Frequencies, animal: str = "human") -> Frequencies:
     """Return the place on the basilar membrane of a best frequency: the exact inverse of `Greenwood`.
 
@@ -293,6 +302,7 @@ def _greenwood_constants(animal: str) -> tuple[float, float, float]:
     return _GREENWOOD[animal]
 
 
+@checked
 def Hz_to_bark(frequency: Frequencies) -> Frequencies:
     """Convert hertz to Bark (critical-band rate): ``26.81 f / (1960 + f) - 0.53``.
 
@@ -318,6 +328,7 @@ def Hz_to_bark(frequency: Frequencies) -> Frequencies:
     return elementwise(frequency, lambda f, _: _BARK_FACTOR * f / (_BARK_CORNER_HZ + f) - _BARK_OFFSET)
 
 
+@checked
 def bark_to_Hz(bark: Frequencies) -> Frequencies:
     """Convert Bark to hertz: the exact inverse of `Hz_to_bark` (defined below 26.28 Bark).
 
@@ -380,6 +391,7 @@ SCALES: Mapping[str, FrequencyScale] = MappingProxyType(
 )
 
 
+@checked
 def frequency_scale(name: str) -> FrequencyScale:
     """Return the scale called ``name``; ``"mel"`` is the HTK form.
 

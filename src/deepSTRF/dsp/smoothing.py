@@ -26,12 +26,15 @@ import math
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked_but
+
 __all__ = ["hanning_smooth", "hanning_window"]
 
 #: Standard deviation of a Hann window in units of its full width: sqrt(1/12 - 1/(2 pi^2)).
 _HANN_STANDARD_DEVIATION = math.sqrt(1.0 / 12.0 - 1.0 / (2.0 * math.pi**2))
 
 
+@checked_but("window_ms", "dt_ms")
 def hanning_smooth(x: Tensor, window_ms: float, dt_ms: float) -> Tensor:
     """Smooth the last axis with a Hanning window of unit gain; NaN bins are ignored and stay NaN.
 

@@ -25,6 +25,7 @@ from typing import Any, get_type_hints
 
 import tomli_w
 
+from deepSTRF._validation import checked
 from deepSTRF.registry import LOSSES
 
 __all__ = [
@@ -229,6 +230,7 @@ def choice(default: Any, check: Callable[[str, Any], Any], toml: str, help: str,
     return field(default=default, metadata=metadata)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """All choices behind one run; checked when it is made.
@@ -330,6 +332,7 @@ class ExperimentConfig:
             )
 
     @classmethod
+    @checked
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> ExperimentConfig:
         """Read a TOML file; keyword arguments that are not None win over it.
 
@@ -348,6 +351,7 @@ class ExperimentConfig:
         return cls.from_toml_text(source.read_text(encoding="utf-8"), str(source), **overrides)
 
     @classmethod
+    @checked
     def from_toml_text(cls, text: str, source: str = "config", **overrides: Any) -> ExperimentConfig:
         """Read TOML text; as `from_toml`."""
         try:
@@ -371,6 +375,7 @@ class ExperimentConfig:
             tree.update({table: written} if table and written else written)
         return tomli_w.dumps(tree)
 
+    @checked
     def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
         """Return the fields that make another experiment of it: name to (other value, own value)."""
         mine, theirs = self._identity(), other._identity()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._text import check_encodable
-from deepSTRF._validation import MOST_NAMED, first_names
+from deepSTRF._validation import MOST_NAMED, checked, checked_but, first_names, outside_level
 from deepSTRF.baselines.start import fit_start
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.splits import ClipSplit, parse_split, read_cut
@@ -72,6 +72,7 @@ TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
 Log = Callable[[str], None]
 
 
+@checked_but("callbacks")
 def run_experiment(
     config: ExperimentConfig,
     out: str | os.PathLike[str] | None = None,
@@ -216,6 +217,7 @@ def _check_recording(run: Run, config: ExperimentConfig, log: Log) -> None:
     log("Sounds and responses are those of the fit; what is made of the sounds differs (version or machine)")
 
 
+@checked
 def evaluate_run(
     run: Run,
     dataset: NeuralDataset | None = None,
@@ -333,7 +335,7 @@ def _compare_recording(run: Run, dataset: NeuralDataset, other: bool, log: Log |
     elif not other and run.config == Run.load(run.path).config:
         warnings.warn(
             "the recording of this run has changed since the fit: these scores are of the one that is there "
-            "now (a log= takes this note)", UserWarning, stacklevel=3,
+            "now (a log= takes this note)", UserWarning, stacklevel=outside_level(),
         )  # fmt: skip
 
 
@@ -356,7 +358,7 @@ def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None)
     note = f"{len(dataset) - len(new)} of {len(dataset)} clips hold sounds that took part in the fit and "
     note += f"are left out: {len(new)} are scored; 'all' clips are scored on request"
     if log is None:
-        warnings.warn(note, UserWarning, stacklevel=3)
+        warnings.warn(note, UserWarning, stacklevel=outside_level())
     else:
         log(note)
     return dataset.select(clips=new)

@@ -40,6 +40,7 @@ from deepSTRF._files import (
     warn_unsealed,
 )
 from deepSTRF._text import csv_table, read_csv
+from deepSTRF._validation import checked
 from deepSTRF.experiments.build import as_fitted
 from deepSTRF.experiments.config import ExperimentConfig, NamesFields
 from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
@@ -257,6 +258,7 @@ class RunExistsError(NamesFields, FileExistsError):
     """A folder holds a run of other choices, or of another recording."""
 
 
+@checked
 @dataclass(frozen=True)
 class Run:
     """A finished run, in memory.
@@ -310,6 +312,7 @@ class Run:
         return self.path / REPORT
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str]) -> Run:
         """Read a run folder; every file of it is verified when it is read.
 
@@ -362,15 +365,18 @@ class Run:
             card = [(str(label), str(value)) for label, value in protocol["rows"][:]]
         return cls(folder, config, card, scores, *_histories_of(files, scores), facts, examples, files)
 
+    @checked
     def with_config(self, config: ExperimentConfig) -> Run:
         """Return this run under other choices, for instance another alignment of the same recording."""
         return replace(self, config=config)
 
+    @checked
     def check_seed(self, seed: int) -> None:
         """Raise ValueError when no model was fitted with that seed."""
         if seed not in self.scores.seeds:
             raise ValueError(f"seed {seed} was not fitted in {self.path}; it has {self.scores.seeds}")
 
+    @checked
     def load_model(self, seed: int | None = None) -> Any:
         """Return the fitted model, in eval mode; None is the best seed's.
 

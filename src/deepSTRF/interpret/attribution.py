@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import NeuronSelection, check_positive_int, check_positive_number, neuron_indices
+from deepSTRF._validation import (
+    NeuronSelection,
+    check_positive_int,
+    check_positive_number,
+    checked_but,
+    neuron_indices,
+)
 from deepSTRF.interpret.dstrf.estimate import BUDGET, baseline_frames, dstrf, target_of, time_indices
 from deepSTRF.interpret.dstrf.result import DynamicSTRF
 from deepSTRF.interpret.dstrf.sinks import CallbackSink, Sink, as_sink, opened
@@ -58,6 +64,7 @@ class SmoothedSTRF:
     lags: int
 
 
+@checked_but("result", "baseline", "sink")
 def contributions(
     result: DynamicSTRF,
     stimulus: Tensor,
@@ -131,6 +138,7 @@ def contributions(
         return out.close()
 
 
+@checked_but("model")
 def smooth_dstrf(
     model: nn.Module,
     stimulus: Tensor,
@@ -278,6 +286,7 @@ class Occlusion:
         return shared.repeat_interleave(lags, dim=2).repeat_interleave(bands, dim=3)
 
 
+@checked_but("model", "patch", "baseline", "neurons")
 def occlusion(
     model: nn.Module,
     stimulus: Tensor,

@@ -24,6 +24,7 @@ from deepSTRF._validation import (
     check_choice,
     check_positive_int,
     check_positive_number,
+    checked_but,
     neuron_indices,
 )
 from deepSTRF.interpret.sonify import sonify_spectrogram, write_wav
@@ -129,6 +130,7 @@ class ExcitingStimulus:
         return write_wav(path, sound, audio_fs)
 
 
+@checked_but("model", "neurons")
 def exciting_spectrogram(
     model: Any,
     neurons: NeuronSelection = None,
@@ -220,6 +222,7 @@ def exciting_spectrogram(
     return replace(found, scale=as_numbers(scale))
 
 
+@checked_but("model", "neurons")
 def exciting_sound(
     model: Any,
     neurons: NeuronSelection = None,

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF._validation import FloatArray
+from deepSTRF._validation import FloatArray, checked_but, outside_level
 from deepSTRF.interpret.strf.tuning import extent_above
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
@@ -77,6 +77,7 @@ class FrontEndResponse:
     stated_latency_ms: FloatArray | None
 
 
+@checked_but("wav2spec")
 def front_end_response(
     wav2spec: nn.Module,
     *,
@@ -277,6 +278,7 @@ def _top_of(lag_ms: FloatArray, click: FloatArray) -> FloatArray:
     return tops
 
 
+@checked_but("wav2spec")
 def initial_front_end(wav2spec: nn.Module) -> nn.Module | None:
     """Return a front-end as it was before training, built again from its own arguments.
 
@@ -322,6 +324,7 @@ class Wav2specComparison(NamedTuple):
     r: float
 
 
+@checked_but("wav2spec")
 def compare_wav2spec(
     waveform: Tensor, wav2spec: nn.Module, truth: Any, *, z_score: bool = True
 ) -> Wav2specComparison:
@@ -388,7 +391,7 @@ def compare_wav2spec(
             f"wav2spec makes {pred.shape[1]} bins, the reference has {reference.shape[1]}; "
             f"comparing the first {n_bins}. Equal hops (audio_fs * dt / 1000) give equal bins",
             UserWarning,
-            stacklevel=2,
+            stacklevel=outside_level(),
         )
     pred, reference = pred[:, :n_bins], reference[:, :n_bins]
     scored = _z_scored(pred), _z_scored(reference)
@@ -398,6 +401,7 @@ def compare_wav2spec(
     return Wav2specComparison(pred.astype(np.float32), reference.astype(np.float32), r)
 
 
+@checked_but("wav2spec")
 def compare_wav2spec_to_groundtruth(
     ds: Any,
     wav2spec: nn.Module,

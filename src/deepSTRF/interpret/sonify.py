@@ -16,6 +16,7 @@ from deepSTRF._validation import (
     check_choice,
     check_positive_number,
     check_share,
+    checked,
 )
 
 #: Peak of every file as a share of full scale: loud enough, and far from startling in headphones.
@@ -30,6 +31,7 @@ LOUDEST_LN = 50.0
 CARRIERS_PER_BAND = 8
 
 
+@checked
 def write_wav(
     path: str | Path,
     sound: Any,
@@ -99,6 +101,7 @@ def write_wav(
     return file
 
 
+@checked
 def sonify_spectrogram(
     spectrogram: Any,
     frequencies_hz: Any,
@@ -170,6 +173,7 @@ def sonify_spectrogram(
     return sound
 
 
+@checked
 def sonify_strf(
     strf: Any, frequencies_hz: Any, dt_ms: float, audio_fs: float, *, sign: str = "excitatory", seed: int = 0
 ) -> FloatArray:

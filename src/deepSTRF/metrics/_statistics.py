@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from deepSTRF._validation import check_choice
+from deepSTRF._validation import check_choice, checked
 
 __all__ = ["ScoreStatistics", "psth"]
 
@@ -147,6 +147,7 @@ def is_complete(values: Tensor) -> bool:
     return bool(torch.isfinite(values.detach().sum()))
 
 
+@checked
 def psth(responses: Tensor) -> Tensor:
     """Average over repeats: the peri-stimulus time histogram.
 
@@ -843,6 +844,7 @@ class PredictionMoments(Fields):
         return cls(raw, pair_mean, variance, covariance)
 
 
+@checked
 @dataclass(frozen=True)
 class ScoreStatistics:
     """Sufficient statistics of the scores of a model: its predictions beside the responses.
@@ -879,6 +881,7 @@ class ScoreStatistics:
     reliability: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
+    @checked
     def of(cls, pred: Tensor, responses: Tensor, mask: Tensor | None) -> Self:
         """Statistics of (B, N, 1, T) predictions and (B, N, R, T) responses, one clip per batch entry."""
         rows = RepeatSummary.of(responses.detach(), mask)
@@ -903,6 +906,7 @@ class ScoreStatistics:
         """Neurons without a bin that was recorded twice, bool (N,): their correlation cannot be corrected."""
         return self.powers.bins == 0
 
+    @checked
     def correlation(self, centring: str = "concat") -> Tensor:
         """Raw correlation (N,) on the concatenated clips, or around each clip's means ("clip")."""
         if centring != "clip":
@@ -912,6 +916,7 @@ class ScoreStatistics:
         sums = ((weight * products).sum(0) for products in (raw.xx, raw.yy, raw.xy))
         return PairMoments(self.pooled.count, self.pooled.mean_x, self.pooled.mean_y, *sums).correlation()
 
+    @checked
     def cc_norm(self, centring: str) -> Tensor:
         """Noise-corrected correlation ``Cov(pred, psth) / sqrt(Var(pred) SP)``, (N,); Schoppe et al. (2016).
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF._moved import earlier_keywords
-from deepSTRF._validation import check_choice, check_n_splits
+from deepSTRF._validation import check_choice, check_n_splits, checked
 from deepSTRF.metrics._statistics import (
     BYTES_PER_VALUE,
     ClipPowers,
@@ -88,6 +88,7 @@ class Ceiling:
     n_bootstrap: int
 
 
+@checked
 def ceiling(
     responses: Tensor,
     mask: Tensor | None = None,
@@ -190,6 +191,7 @@ def ceiling(
 
 
 @earlier_keywords
+@checked
 def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) -> Tensor:
     """Half-split ceiling of every series: how well the mean of all repeats could be predicted.
 
@@ -236,6 +238,7 @@ def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) ->
     return torch.where(n_repeats == 1, 1.0, ceilings)
 
 
+@checked
 def compute_TTRC(responses: Tensor) -> Tensor:
     """Trial-to-trial correlation: the mean correlation between pairs of distinct repeats.
 

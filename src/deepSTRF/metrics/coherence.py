@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked, outside_level
 from deepSTRF.metrics._statistics import (
     ROUNDINGS_OF_A_MEAN,
     accumulator_dtype,
@@ -36,6 +37,7 @@ class CoherenceSpectrum:
     segment_bins: int  # length of a segment
 
 
+@checked
 def coherence_spectrum(
     pred: Tensor, gt: Tensor, dt_ms: float, *, mask: Tensor | None = None, segment_bins: int | None = None
 ) -> CoherenceSpectrum:
@@ -109,7 +111,7 @@ def coherence_spectrum(
             f"coherence is NaN: clips of {n_bins} bins are too short for {MIN_SEGMENTS} segments of "
             f"{SHORTEST_SEGMENT} bins; use corrcoef, or clips of at least "
             f"{(MIN_SEGMENTS + 1) * SHORTEST_SEGMENT // 2} bins",
-            stacklevel=2,
+            stacklevel=outside_level(),
         )
         nothing = torch.full((n_neurons, 0), torch.nan, dtype=dtype, device=pred.device)
         return CoherenceSpectrum(nothing[0], nothing, torch.zeros_like(nothing[:, :1]).sum(1), 0)
@@ -161,6 +163,7 @@ def _spectra(x: Tensor, y: Tensor, valid: Tensor | None, segment: int) -> tuple[
     )
 
 
+@checked
 def coherence(
     pred: Tensor,
     gt: Tensor,

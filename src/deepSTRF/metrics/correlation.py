@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF._moved import earlier_keywords
-from deepSTRF._validation import check_choice, check_n_splits
+from deepSTRF._validation import check_choice, check_n_splits, checked
 from deepSTRF.metrics._statistics import (
     ScoreStatistics,
     check_centring,
@@ -28,6 +28,7 @@ __all__ = ["corrcoef", "fve", "normalized_corrcoef", "single_repeat_neurons"]
 METHODS = ("schoppe", "hsu")
 
 
+@checked
 def corrcoef(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Pearson correlation between prediction and PSTH, over all bins of all clips together.
 
@@ -68,6 +69,7 @@ def corrcoef(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: st
     return reduce_neurons(moments.correlation(), reduction)
 
 
+@checked
 def fve(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Fraction of the PSTH's variance that the prediction explains (R squared).
 
@@ -111,6 +113,7 @@ def fve(pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "
 
 
 @earlier_keywords
+@checked
 def normalized_corrcoef(
     pred: Tensor,
     responses: Tensor,
@@ -196,6 +199,7 @@ def normalized_corrcoef(
     )
 
 
+@checked
 def single_repeat_neurons(responses: Tensor, mask: Tensor | None = None) -> Tensor:
     """Neurons whose correlation cannot be corrected for noise: none of their bins holds two repeats.
 

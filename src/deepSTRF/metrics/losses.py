@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice
+from deepSTRF._validation import check_choice, checked
 from deepSTRF.metrics._statistics import Target, check_pair, resolve_target, valid_samples
 from deepSTRF.registry import LOSSES
 
@@ -50,6 +50,7 @@ def training_loss(
 
 @LOSSES.register("mse")
 @training_loss("real", "real", unit_degree=2)
+@checked
 def mse_loss(
     pred: Tensor, gt: Tensor, mask: Tensor | None = None, reduction: str = "mean", weighting: str = "bins"
 ) -> Tensor:
@@ -103,6 +104,7 @@ def mse_loss(
 
 @LOSSES.register("poisson")
 @training_loss("non-negative", "non-negative", unit_degree=1)
+@checked
 def poisson_loss(
     pred: Tensor,
     gt: Tensor,
@@ -182,6 +184,7 @@ def poisson_loss(
 
 @LOSSES.register("negative_binomial")
 @training_loss("non-negative", "non-negative", unit_degree=1)
+@checked
 def negative_binomial_loss(
     pred: Tensor,
     gt: Tensor,
@@ -279,6 +282,7 @@ def negative_binomial_loss(
 
 @LOSSES.register("gamma")
 @training_loss("positive", "positive", unit_degree=0)
+@checked
 def gamma_loss(
     pred: Tensor,
     gt: Tensor,

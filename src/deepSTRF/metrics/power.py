@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
 from deepSTRF.metrics._statistics import (
     PairMoments,
     PooledPowers,
@@ -36,6 +37,7 @@ def _powers(responses: Tensor, mask: Tensor | None, reduction: str, centring: st
     return PooledPowers.of_responses(responses, mask).powers(centring)
 
 
+@checked
 def signal_power(
     responses: Tensor, mask: Tensor | None = None, reduction: str = "mean", *, centring: str = "clip"
 ) -> Tensor:
@@ -86,6 +88,7 @@ def signal_power(
     return reduce_neurons(signal, reduction)
 
 
+@checked
 def noise_power(
     responses: Tensor, mask: Tensor | None = None, reduction: str = "mean", *, centring: str = "clip"
 ) -> Tensor:
@@ -132,6 +135,7 @@ def noise_power(
     return reduce_neurons(noise, reduction)
 
 
+@checked
 def snr(
     responses: Tensor, mask: Tensor | None = None, reduction: str = "mean", *, centring: str = "clip"
 ) -> Tensor:
@@ -173,6 +177,7 @@ def snr(
     return reduce_neurons(signal_to_noise(*_powers(responses, mask, reduction, centring)), reduction)
 
 
+@checked
 def fev(
     responses: Tensor, mask: Tensor | None = None, reduction: str = "mean", *, centring: str = "clip"
 ) -> Tensor:
@@ -220,6 +225,7 @@ def fev(
     return reduce_neurons(keep_where(known, signal / torch.where(known, total, 1.0)), reduction)
 
 
+@checked
 def feve(pred: Tensor, responses: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Fraction of the explainable variance that a prediction explains.
 
@@ -270,6 +276,7 @@ def feve(pred: Tensor, responses: Tensor, mask: Tensor | None = None, reduction:
     return reduce_neurons(moments.explained_variance(error) / share, reduction)
 
 
+@checked
 def oracle(responses: Tensor, mask: Tensor | None = None, reduction: str = "mean") -> Tensor:
     """Leave-one-repeat-out oracle: how well the other repeats predict a repeat.
 

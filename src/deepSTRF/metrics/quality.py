@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deepSTRF._files import write_atomically
 from deepSTRF._text import csv_table
-from deepSTRF._validation import check_n_splits
+from deepSTRF._validation import check_n_splits, checked, checked_but
 from deepSTRF.metrics._statistics import (
     PooledPowers,
     RepeatSummary,
@@ -127,6 +127,7 @@ class NeuronQuality:
         return path
 
 
+@checked
 def neuron_quality(
     dataset: DatasetLike,
     *,
@@ -339,6 +340,7 @@ class Inclusion:
         return "\n".join(lines + [f"  neuron {neuron}: {reason}" for neuron, reason in self.left_out])
 
 
+@checked_but("quality")
 def select_neurons(
     quality: NeuronQuality,
     *,

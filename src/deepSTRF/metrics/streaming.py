@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
 from deepSTRF.metrics._statistics import (
     CENTRINGS,
     ClipPowers,
@@ -65,6 +66,7 @@ class ScoreTracker:
     (['cc', 'cc_norm'], torch.Size([3]))
     """
 
+    @checked
     def __init__(self, centring: str = "concat") -> None:
         check_centring(centring, published=True)
         self.centring = centring
@@ -76,6 +78,7 @@ class ScoreTracker:
     def __contains__(self, clip_key: object) -> bool:
         return clip_key in self._clips
 
+    @checked
     def prepare(self, clip_key: Hashable, responses: Tensor, mask: Tensor | None = None) -> None:
         """Summarise the responses of one clip; a key prepared before is replaced.
 
@@ -114,6 +117,7 @@ class ScoreTracker:
         self._keys.clear()
         self._records.clear()
 
+    @checked
     def update(self, clip_keys: Sequence[Hashable], pred: Tensor) -> None:
         """Take in the predictions of a batch.
 
@@ -163,6 +167,7 @@ class ScoreTracker:
             )
         return clip
 
+    @checked
     def statistics(
         self, centring: str | None = None, reliability: Mapping[str, Tensor] | None = None
     ) -> ScoreStatistics:
@@ -197,6 +202,7 @@ class ScoreTracker:
         prediction = first.map(lambda *values: torch.stack(values), *others)
         return ScoreStatistics(prediction, self._pooled[1], self._pooled[2], centring, reliability or {})
 
+    @checked
     def compute(self, centring: str | None = None) -> dict[str, Tensor]:
         """Scores of the predictions since the last `reset`, as a fit computes them after every epoch.
 
@@ -268,6 +274,7 @@ class PairStatistics:
         self._moments: PairMoments | None = None
         self._error: Tensor | None = None
 
+    @checked
     def update(self, pred: Tensor, target: Tensor, mask: Tensor | None = None) -> None:
         """Take in a piece.
 
@@ -297,6 +304,7 @@ class PairStatistics:
         _check_same_neurons(self._error, error)
         self._moments, self._error = self._moments.merge(moments), self._error + error
 
+    @checked
     def merge(self, other: Self) -> Self:
         """Add what another instance has seen (another process, another shard), and return self."""
         if other._moments is not None and other._error is not None:
@@ -362,6 +370,7 @@ class RepeatStatistics:
     def __init__(self) -> None:
         self._pooled: PooledPowers | None = None
 
+    @checked
     def update(self, responses: Tensor, mask: Tensor | None = None) -> None:
         """Take in clips.
 
@@ -389,6 +398,7 @@ class RepeatStatistics:
         _check_same_neurons(self._pooled.bins, powers.bins)
         self._pooled = self._pooled.merge(powers)
 
+    @checked
     def merge(self, other: Self) -> Self:
         """Add what another instance has seen, and return self."""
         if other._pooled is not None:
@@ -405,18 +415,22 @@ class RepeatStatistics:
             raise NoDataError("RepeatStatistics")
         return self._pooled
 
+    @checked
     def signal_power(self, centring: str = "clip") -> Tensor:
         """Signal power per neuron, (N,), as `deepSTRF.metrics.signal_power`."""
         return self._state(centring).powers(centring)[0]
 
+    @checked
     def noise_power(self, centring: str = "clip") -> Tensor:
         """Noise power per neuron, (N,), as `deepSTRF.metrics.noise_power`."""
         return self._state(centring).powers(centring)[1]
 
+    @checked
     def snr(self, centring: str = "clip") -> Tensor:
         """Signal-to-noise ratio per neuron, (N,), as `deepSTRF.metrics.snr`."""
         return signal_to_noise(*self._state(centring).powers(centring))
 
+    @checked
     def ceiling(self, centring: str = "concat") -> Tensor:
         """Noise ceiling per neuron, (N,), as `deepSTRF.metrics.ceiling` with ``method="power"``."""
         return self._state(centring).ceiling(centring)

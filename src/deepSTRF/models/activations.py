@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_flag, check_positive_int
+from deepSTRF._validation import check_flag, check_positive_int, checked
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import FramewiseMixin
 from deepSTRF.registry import ACTIVATIONS
@@ -29,6 +29,7 @@ def _uniform(size: int, low: float, high: float) -> nn.Parameter:
 class _GainAndBaseline(FramewiseMixin, nn.Module):
     """Gain and baseline of a saturating nonlinearity, optionally kept non-negative by a softplus."""
 
+    @checked
     def __init__(self, num_features: int, bias: bool, non_negative_output: bool) -> None:
         super().__init__()
         self.num_features = check_positive_int("num_features", num_features)
@@ -81,6 +82,7 @@ class ParametricSigmoid(_GainAndBaseline, Configurable):
 
     _raw_a: nn.Parameter | None
 
+    @checked
     def __init__(self, num_features: int, bias: bool = True, non_negative_output: bool = True) -> None:
         super().__init__(num_features, bias, non_negative_output)
         gain, baseline = ((-0.43, 1.40), (-1.43, 0.43)) if non_negative_output else ((0.5, 1.5), (0.0, 1.0))
@@ -139,6 +141,7 @@ class ParametricDoubleExponential(_GainAndBaseline, Configurable):
 
     _raw_b: nn.Parameter | None
 
+    @checked
     def __init__(self, num_features: int, bias: bool = True, non_negative_output: bool = True) -> None:
         super().__init__(num_features, bias, non_negative_output)
         gain, baseline = ((-0.43, 1.40), (-1.43, 0.43)) if non_negative_output else ((0.5, 1.5), (0.0, 1.0))
@@ -193,6 +196,7 @@ class ParametricSoftplus(FramewiseMixin, nn.Module, Configurable):
     torch.Size([2, 10, 3])
     """
 
+    @checked
     def __init__(self, num_features: int, non_negative_output: bool = True) -> None:
         super().__init__()
         self.num_features = check_positive_int("num_features", num_features)

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._moved import earlier_keywords, rename_keywords
-from deepSTRF._validation import check_choice, check_dtype, check_flag, check_positive_int, check_tensor
+from deepSTRF._validation import (
+    check_choice,
+    check_dtype,
+    check_flag,
+    check_positive_int,
+    check_tensor,
+    checked,
+    outside_level,
+)
 from deepSTRF.dsp.filters import LongTermSpectrum
 from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
 from deepSTRF.models.fitted_on import FittedOn, band_moments
@@ -89,6 +97,7 @@ class NeuralModel(nn.Module, Configurable):
     readout: nn.Module
     fitted_on: FittedOn | None = None
 
+    @checked
     def __init__(self, out_neurons: int = 1) -> None:
         super().__init__()
         self.O = check_positive_int("out_neurons", out_neurons)
@@ -259,6 +268,7 @@ class NeuralModel(nn.Module, Configurable):
         """
         return params
 
+    @checked
     def loss(self, params: Tensor, responses: Tensor, *, reduction: str = "mean") -> Tensor:
         """Return the model's own loss; a model that names one in `own_loss` defines it.
 
@@ -345,6 +355,7 @@ class NeuralModel(nn.Module, Configurable):
             if not isinstance(module, nn.Module):
                 raise TypeError(f"the slot {slot!r} must hold an nn.Module, got {type(module).__name__}")
 
+    @checked
     def predict(
         self,
         dataset: Any,
@@ -381,6 +392,7 @@ class NeuralModel(nn.Module, Configurable):
         """
         return predict_clips(self, dataset, clips=clips, unit=unit, device=device)
 
+    @checked
     def save_pretrained(
         self,
         directory: str | os.PathLike[str] = "",
@@ -422,6 +434,7 @@ class NeuralModel(nn.Module, Configurable):
             raise TypeError("save_pretrained needs a folder: model.save_pretrained('path/to/folder')")
         return save_checkpoint(self, directory, metadata=metadata, model_card=model_card)
 
+    @checked
     def push_to_hub(
         self,
         repo_id: str,
@@ -473,6 +486,7 @@ class NeuralModel(nn.Module, Configurable):
 
     @classmethod
     @earlier_keywords
+    @checked
     def from_pretrained(
         cls,
         repo_or_path: str | os.PathLike[str],
@@ -589,6 +603,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
     standardizer: BandStandardizer | None
     band_std: Tensor | None
 
+    @checked
     def __init__(
         self,
         n_frequency_bands: int,
@@ -619,6 +634,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         """Return the responses (B, N, 1, T) to spectrograms (B, 1, F, T), standardised if so built."""
         return super().respond(self._standardized(spectrogram))
 
+    @checked
     def fit_standardization(self, stims: Iterable[Tensor]) -> Self:
         """Measure each band's mean and standard deviation on training clips.
 
@@ -647,6 +663,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         self.standardizer.fit(self._spectrograms(stims))
         return self
 
+    @checked
     def measure_bands(self, stims: Iterable[Tensor], spectrograms: Iterable[Tensor] | None = None) -> Self:
         """Measure each band's standard deviation on training clips: the unit of receptive fields.
 
@@ -746,6 +763,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
                 f"n_frequency_bands={self.F}"
             )
 
+    @checked
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimiser groups: front-end and prefilter apart, each with its own learning rate.
 
@@ -822,7 +840,7 @@ def _warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, flo
                 f"power in the training sounds, which lie between {low:.0f} and {high:.0f} Hz: what is "
                 f"fitted there is noise. Build the front-end with {', '.join(edges)}",
                 UserWarning,
-                stacklevel=3,
+                stacklevel=outside_level(),
             )
     constant = (std == 0).cpu() & ~empty
     if bool(constant.any()) and not bool(constant.all()):  # all of them: the sounds are too quiet, or silent
@@ -833,7 +851,7 @@ def _warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, flo
             f"{where} never vary in the training clips: receptive fields leave them out (0 per standard "
             "deviation). Leave such bands out of the spectrograms",
             UserWarning,
-            stacklevel=3,
+            stacklevel=outside_level(),
         )
 
 

@@ -18,6 +18,7 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from deepSTRF._moved import refuse_keywords
+from deepSTRF._validation import checked
 from deepSTRF.registry import MODULES
 
 __all__ = [
@@ -109,7 +110,12 @@ def _freeze(value: Any) -> Any:
         return type(value)(_freeze(item) for item in value)
     if isinstance(value, nn.Module):
         return value
-    return value if isinstance(value, str | int | float | type(None)) else copy.copy(value)
+    if isinstance(value, str | int | float | type(None)):
+        return value
+    try:
+        return copy.copy(value)
+    except TypeError:  # nothing that a module can be built from: its constructor says so
+        return value
 
 
 class ExactConstants(nn.Module):
@@ -255,6 +261,7 @@ class ScaleFreeParameters(nn.Module):
 
     learning_rate_factor: float = 10.0
 
+    @checked
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return optimiser groups of the trained parameters, for a model that learns at rate ``lr``."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import first_names
+from deepSTRF._validation import checked, first_names, outside_level
 
 __all__ = [
     "FittedOn",
@@ -44,6 +44,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "bool": bool, "float":
 SWITCH_OFF = "model.fitted_on = None switches this check off"
 
 
+@checked
 @dataclass(frozen=True)
 class FittedOn:
     """Recording that a model was fitted on: neurons, bins, bands or sample rate, units and sounds.
@@ -99,6 +100,7 @@ class FittedOn:
     recording: str | None = None
 
     @classmethod
+    @checked
     def of(
         cls,
         dataset: Any,
@@ -135,6 +137,7 @@ class FittedOn:
         )
 
     @classmethod
+    @checked
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what a checkpoint holds; later entries are left out, other types a TypeError."""
         if not isinstance(record, Mapping):
@@ -155,6 +158,7 @@ class FittedOn:
             values[entry.name] = tuple(value) if listed else value
         return cls(**values)
 
+    @checked
     def match(self, dataset: Any) -> list[int]:
         """Compare a dataset with the recording of the fit, and find its neurons by name.
 
@@ -183,6 +187,7 @@ class FittedOn:
         order = self._neurons_of(dataset, "the dataset", "the model was fitted on")
         return list(range(int(dataset.N_neurons))) if order is None else order
 
+    @checked
     def check_same(self, dataset: Any, what: str, than: str, *, responses: bool = True) -> None:
         """Raise ValueError unless a dataset has the same neurons in the same order, bins, bands and unit.
 
@@ -199,6 +204,7 @@ class FittedOn:
         if responses:
             self.check_unit(dataset, what, than)
 
+    @checked
     def check_unit(self, dataset: Any, what: str, than: str) -> None:
         """Raise ValueError when the responses are in another unit."""
         unit = _unit(dataset)
@@ -300,7 +306,7 @@ class FittedOn:
                 f"the neurons of {what} have no names and are taken in their order: the first of them for "
                 f"{self.neurons[places[0]]}. Name them, nrn_meta=[{{'cell_id': ...}}, ...]; {SWITCH_OFF}",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=outside_level(),
             )
         return places
 

@@ -19,6 +19,7 @@ from deepSTRF._validation import (
     check_choice,
     check_differentiable,
     check_positive_int,
+    checked_but,
     neuron_indices,
 )
 from deepSTRF.models.configurable import placement
@@ -41,6 +42,7 @@ class NoFrontEndError(ValueError, RuntimeError):
 class GradientMaps:
     """Mixin of audio models: gradients of the prediction with respect to spectrogram and waveform."""
 
+    @checked_but("neurons")
     def STRF_gradmap(
         self,
         T: int | None = None,
@@ -85,6 +87,7 @@ class GradientMaps:
         return maps if in_unit is None else in_unit(maps, unit)
 
     @earlier_keywords
+    @checked_but("neuron")
     def waveform_gradmap(self, stim: Tensor, neuron: NeuronSelection = None, reduce: str = "last") -> Tensor:
         """Return the gradient of the prediction with respect to the samples of a sound, both (T_audio,)."""
         model: Any = self

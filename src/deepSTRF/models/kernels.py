@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import MOST_LAYERS, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_positive_int, checked
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import KERNELS
@@ -81,6 +81,7 @@ class CausalSTRFConv(nn.Module, Configurable):
     torch.Size([2, 5, 1, 100])
     """
 
+    @checked
     def __init__(
         self, F: int, T: int, C_in: int, C_out: int, kernel: nn.Module | None = None, bias: bool = True
     ) -> None:
@@ -257,6 +258,7 @@ class SeparableSTRF(nn.Module, Configurable):
 
     bias: nn.Parameter | None
 
+    @checked
     def __init__(self, F: int, T: int, C_in: int, C_out: int, rank: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.F = check_positive_int("F", F)
@@ -287,6 +289,7 @@ class SeparableSTRF(nn.Module, Configurable):
         return self.weight_f @ self.weight_t
 
     @torch.no_grad()
+    @checked
     def init_from(self, weight: Tensor) -> Self:
         """Start from the best approximation of this rank to (C_out, C_in, F, T), by singular values."""
         full = _check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
@@ -360,6 +363,7 @@ class ParametricSTRF(nn.Module, Configurable):
 
     bias: nn.Parameter | None
 
+    @checked
     def __init__(
         self, F: int, T: int, C_in: int, C_out: int, num_gaussians: int = 1, bias: bool = True
     ) -> None:
@@ -397,6 +401,7 @@ class ParametricSTRF(nn.Module, Configurable):
         return (spectral * scale.unsqueeze(-1)).mT @ temporal
 
     @torch.no_grad()
+    @checked
     def init_from(self, weight: Tensor) -> Self:
         """Start from the Gaussians that approximate a kernel (C_out, C_in, F, T); see `fit_gaussians`."""
         full = _check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, checked
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.fitted_on import band_moments
 from deepSTRF.models.streaming import FramewiseMixin
@@ -46,6 +46,7 @@ class CausalLayerNorm(FramewiseMixin, nn.Module, Configurable):
     torch.Size([2, 20, 1, 100])
     """
 
+    @checked
     def __init__(
         self, normalized_shape: int, dim: int = 1, eps: float = 1e-5, elementwise_affine: bool = True
     ) -> None:

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._moved import earlier_keywords
-from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
+from deepSTRF._validation import (
+    check_choice,
+    check_flag,
+    check_positive_int,
+    check_positive_number,
+    checked,
+    checked_but,
+)
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.configurable import Configurable, placement
@@ -114,6 +121,7 @@ class AdapTrans(_Adaptation, Configurable):
     d_off: Tensor
     p: Tensor
 
+    @checked
     def __init__(
         self,
         init_a_vals: Tensor | np.ndarray[Any, Any] | Sequence[float],
@@ -158,6 +166,7 @@ class AdapTrans(_Adaptation, Configurable):
         off = past[:, 1] - w * now[:, 0] + level
         return _rectified(torch.stack([on, off], dim=1)), following
 
+    @checked
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return finite ON and OFF kernels (F, 1, K) that approach the recursion, before rectification."""
         w = self.get_w().unsqueeze(-1)
@@ -205,6 +214,7 @@ class ICAdaptation(_Adaptation, Configurable):
 
     a: Tensor
 
+    @checked
     def __init__(self, init_a_vals: Tensor | np.ndarray[Any, Any] | Sequence[float]) -> None:
         super().__init__()
         a = _check_fractions("init_a_vals", init_a_vals, open_above=True)
@@ -217,6 +227,7 @@ class ICAdaptation(_Adaptation, Configurable):
         _, now, mean, following = leaky_mean(chunk, self.a.unsqueeze(0), 1.0 - self.a.unsqueeze(0), state)
         return _rectified(now - mean[..., :-1]), following
 
+    @checked
     def build_kernels(self, kernel_size: int | None = None) -> Tensor:
         """Return a finite kernel (F, 1, K) that approaches the recursion, before rectification."""
         past = _past_weights(self.a, _kernel_size(kernel_size, self.a))
@@ -269,6 +280,7 @@ def make_icadaptation(
 
 
 @earlier_keywords
+@checked_but("kind")
 def make_prefiltering(
     kind: str,
     n_frequency_bands: int,

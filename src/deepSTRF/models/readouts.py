@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
+from deepSTRF._validation import check_choice, check_positive_int, checked, checked_but, polarity_channel
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State, init_slot_state, step_slot
@@ -71,6 +71,7 @@ class STRFReadout(nn.Module, Configurable):
     torch.Size([2, 5, 1, 100])
     """
 
+    @checked_but("activation")
     def __init__(
         self,
         F: int,
@@ -116,6 +117,7 @@ class STRFReadout(nn.Module, Configurable):
         """Range of the output, see `activation_domain`."""
         return activation_domain(self.activation, self.out_neurons)
 
+    @checked
     def STRF_weight(self, polarity: str | int | None = None, folded: bool = False) -> Tensor:
         """Return the STRFs (N, C_in, F, T), or those of one polarity (N, F, T), detached, on the CPU.
 
@@ -199,6 +201,7 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
     #: Slope of the hidden layer's LeakyReLU for negative drive.
     NEGATIVE_SLOPE = 0.1
 
+    @checked_but("activation")
     def __init__(
         self,
         in_features: int,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BLUE,
     GREY,
@@ -47,6 +48,7 @@ N_FILTERS = 6
 LIMIT_QUANTILE = 0.9
 
 
+@checked
 def plot_dstrf_panel(
     stim: Any,
     dstrf: Any,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BLUE,
     EMPTY,
@@ -67,6 +68,7 @@ MOST_LINES = 6
 LETTERS = "ABCDEFGH"
 
 
+@checked
 def plot_nonlinearity_scatter(
     measures: Mapping[str, Any],
     against: str = "complexity",
@@ -160,6 +162,7 @@ def _name_dots(ax: Axes, x: FloatArray, y: FloatArray, names: list[str]) -> None
         )
 
 
+@checked
 def plot_nonlinearity_table(
     measures: Mapping[str, Any],
     names: Sequence[str] | None = None,
@@ -249,6 +252,7 @@ def _checked_measures(measures: Mapping[str, Any], names: Sequence[str] | None) 
     return columns
 
 
+@checked
 def plot_eigen_spectrum(
     eigenvalues: Any,
     *,
@@ -342,6 +346,7 @@ def _draw_signed(ax: Axes, values: FloatArray) -> None:
     ax.set_ylabel("eigenvalue")
 
 
+@checked
 def plot_tuning_surface(
     mean: Any,
     edges: Any,
@@ -512,6 +517,7 @@ def _checked_surface(mean: Any, edges: Any, count: Any) -> tuple[FloatArray, Flo
     return rates, borders, counts
 
 
+@checked
 def plot_filter_patterns(
     centres: Any,
     labels: Any,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BLUE,
     GREY,
@@ -45,6 +46,7 @@ LEAST_SHIFT = 0.02
 SAME_FREQUENCY = 1e-3
 
 
+@checked
 def plot_filterbank(
     frequencies_hz: Any,
     gain_db: Any,
@@ -212,6 +214,7 @@ def _per_channel(values: Any, name: str, n_channels: int) -> FloatArray | None:
     return series
 
 
+@checked
 def plot_wav2spec_comparison(
     pred: Any,
     truth: Any,

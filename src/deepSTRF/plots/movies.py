@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._validation import checked_but
 from deepSTRF.plots._style import (
     GREY,
     INK,
@@ -58,6 +59,7 @@ COLOURS, PALETTE_FRAMES = 255, 8
 GIF_TICKS, FASTEST_GIF = 100.0, 50.0
 
 
+@checked_but("fps", "titles", "every", "quantile")
 def save_dstrf_movie(
     path: str | os.PathLike[str],
     stim: Any,

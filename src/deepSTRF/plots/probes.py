@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.plots._style import (
     INK,
     LABEL_SIZE,
@@ -49,6 +50,7 @@ MOST_COLOURS = 6
 MOST_TICKS = 8
 
 
+@checked_but("ncols", "titles")
 def plot_response_areas(
     response: Any,
     frequencies_khz: Any,
@@ -135,6 +137,7 @@ def plot_response_areas(
     return figure, axes
 
 
+@checked
 def plot_tuning_curves(
     response: Any,
     frequencies_khz: Any,
@@ -189,6 +192,7 @@ def plot_tuning_curves(
     return figure, ax
 
 
+@checked
 def plot_probe_curves(
     x: Any,
     curves: Any,
@@ -270,6 +274,7 @@ def plot_probe_curves(
     return figure, ax
 
 
+@checked
 def plot_probe_courses(
     time_ms: Any,
     courses: Any,

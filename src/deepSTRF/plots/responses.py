@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BANDS,
     LABEL_SIZE,
@@ -46,6 +47,7 @@ FIELD_ASPECT = 1.1
 INK_PERCENTILE = 75
 
 
+@checked
 def plot_stim_with_response(
     stim: Any,
     response: Any,
@@ -115,6 +117,7 @@ def plot_stim_with_response(
     return figure, panels
 
 
+@checked
 def plot_psth_vs_pred(
     target: Any,
     pred: Any,
@@ -172,6 +175,7 @@ def plot_psth_vs_pred(
     return figure, ax
 
 
+@checked
 def plot_neuron_panel(
     stim: Any,
     response: Any,

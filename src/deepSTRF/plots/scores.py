@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BLUE,
     GREY,
@@ -39,6 +40,7 @@ MARGIN = 0.05
 TRAIN, VALIDATION = "train_", "val_"
 
 
+@checked
 def plot_score_histogram(
     scores: Any,
     *,
@@ -94,6 +96,7 @@ def plot_score_histogram(
     return figure, ax
 
 
+@checked
 def plot_score_scatter(
     x: Any,
     y: Any,
@@ -146,6 +149,7 @@ def plot_score_scatter(
     return figure, ax
 
 
+@checked
 def plot_noise_ceiling(
     cc: Any,
     ccmax: Any,
@@ -219,6 +223,7 @@ def _square(ax: Axes, values: FloatArray) -> None:
     ax.set_aspect("equal")
 
 
+@checked
 def plot_learning_curve(
     curves: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,

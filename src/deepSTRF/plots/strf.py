@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.plots._style import (
     BANDS,
     BLUE,
@@ -62,6 +63,7 @@ MOST_POINTS = 3000
 MARGIN = 1.3
 
 
+@checked_but("ncols", "titles")
 def plot_strf_grid(
     strfs: Any,
     titles: Sequence[str] | None = None,
@@ -184,6 +186,7 @@ def _stack_fields(strfs: Any) -> FloatArray:
     return fields
 
 
+@checked
 def plot_strf_confidence(
     estimate: Any,
     low: Any,
@@ -283,6 +286,7 @@ def plot_strf_confidence(
     return figure, axes
 
 
+@checked_but("ncols", "titles")
 def plot_modulation_transfer(
     power: Any,
     rates_hz: Any,
@@ -411,6 +415,7 @@ def _edges(centres: FloatArray) -> tuple[float, float]:
     return float(centres[0]) - half, float(centres[-1]) + half
 
 
+@checked
 def plot_waveform_field(
     gradmap: Any,
     audio_fs: float,

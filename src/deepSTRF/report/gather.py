@@ -15,6 +15,7 @@ from torch import nn
 
 from deepSTRF import __version__
 from deepSTRF._files import DamagedFileError, check_target, write_atomically
+from deepSTRF._validation import checked
 from deepSTRF.experiments.examples import WEIGHTS, NeuronExample, receptive_fields
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
 from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_fields
@@ -28,6 +29,7 @@ from deepSTRF.report.sections import SECTIONS, SectionMaker
 INTERVAL = ("ccmax_low", "ccmax_high")
 
 
+@checked
 def write_report(
     run: Run | ReportParts,
     path: str | os.PathLike[str] | None = None,

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from deepSTRF._validation import checked
 from deepSTRF.experiments.examples import WEIGHTS, ModelFields, NeuronExample
 from deepSTRF.experiments.run_folder import ScoreRow
 from deepSTRF.interpret import WaveformField
@@ -40,6 +41,7 @@ class FrontEndParts:
     initial: FrontEndResponse | None
 
 
+@checked
 @dataclass(frozen=True)
 class ReportParts:
     """Content of a report. Only ``title`` is required; sections without content are left out.
@@ -154,6 +156,7 @@ class ReportParts:
         return valid[np.argsort(-scores[valid], kind="stable")]
 
 
+@checked
 @dataclass(frozen=True)
 class Section:
     """One section of the page.

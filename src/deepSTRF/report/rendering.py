@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from deepSTRF._files import read_bytes
 from deepSTRF._text import printable
+from deepSTRF._validation import checked
 from deepSTRF.interpret.sonify import LISTENING_PEAK, SILENCE_MS
 from deepSTRF.plots._style import NO_GLYPH
 
@@ -67,6 +68,7 @@ def _seen(value: Any) -> Any:
     return printable(value, keep="\n\t") if type(value) is str else value
 
 
+@checked
 def figure_html(figure: Figure | SubFigure, alt: str, caption: str = "", wide: bool = True) -> str:
     """Return a matplotlib figure as an HTML figure with alternative text.
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._validation import checked
 from deepSTRF.models import NeuralModel
 from deepSTRF.training.validate import left_as_found
 
@@ -59,6 +60,7 @@ class FrontEndCache:
     (1, 1, 8)
     """
 
+    @checked
     def __init__(self, max_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         if max_bytes < 0:
             raise ValueError(f"max_bytes must be >= 0, got {max_bytes}")
@@ -66,6 +68,7 @@ class FrontEndCache:
         self._entries: dict[Hashable, Tensor] = {}
         self.hits = self.misses = self.n_bytes = 0
 
+    @checked
     def get_or_compute(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return the entry of ``key``; on a miss compute it, and keep it while the cache is not full."""
         found = self._entries.get(key)

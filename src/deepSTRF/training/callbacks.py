@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from deepSTRF._files import check_target, save_or_warn, save_tensors
 from deepSTRF._text import printable
+from deepSTRF._validation import outside_level
 from deepSTRF.training.data import Batch, BatchSource, ClipLoader, read_loader
 from deepSTRF.training.objective import (
     Loss,
@@ -575,7 +576,7 @@ class UntrainedParameters(Callback):
                 f"no gradient reached {', '.join(lost)} of {type(fitter.model).__name__} in a whole epoch: "
                 f"this fit leaves them as they were built. {advice[0].upper()}{advice[1:]}",
                 UserWarning,
-                stacklevel=4,  # where fit() was called
+                stacklevel=outside_level(),  # where fit() was called
             )
 
 

@@ -28,7 +28,7 @@ from torch.utils.data import (
     default_convert,
 )
 
-from deepSTRF._validation import check_not_empty
+from deepSTRF._validation import check_not_empty, checked
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.metrics import psth
 from deepSTRF.models.fitted_on import check_views
@@ -66,6 +66,7 @@ KNOWN_KEYS = {"stims", "responses", "valid_mask", "stim_meta"}
 # ---- loaders, and their clips
 
 
+@checked
 def make_loaders(
     *views: NeuralDataset, batch_size: int = 1, seed: int | None = None, shuffle: bool = True
 ) -> tuple[Loader, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from deepSTRF._files import json_safe, write_atomically
 from deepSTRF._text import csv_table
-from deepSTRF._validation import check_non_negative
+from deepSTRF._validation import check_non_negative, checked, checked_but
 from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
@@ -42,6 +42,7 @@ N_BOOTSTRAP = 200
 GOOD_CC, COSTLY_SCALE = 0.2, 1.0
 
 
+@checked
 @dataclass(frozen=True)
 class ScoreTable:
     """Scores per neuron; a neuron without a score has NaN there, and the table says why.
@@ -97,6 +98,7 @@ class ScoreTable:
             raise KeyError(f"no score {name!r}; this table has {', '.join(self.columns)}")
         return self.columns[name]
 
+    @checked
     def mean(self, name: str) -> MeanScore:
         """Return mean, number of neurons in it and number of NaN neurons left out."""
         values = self[name]
@@ -137,6 +139,7 @@ class ScoreTable:
             for index, neuron in enumerate(self.neurons)
         ]
 
+    @checked
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the table as CSV, and write it when a path is given; a missing score is an empty cell."""
         cells = [
@@ -144,6 +147,7 @@ class ScoreTable:
         ]
         return _written(csv_table([["neuron", *self.columns, "reason"], *cells]), path)
 
+    @checked
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return facts, summary and rows as JSON, and write it when a path is given; NaN is null."""
         content = {"facts": self.facts, "summary": self.summary_rows(), "neurons": self.rows()}
@@ -174,6 +178,7 @@ def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     return tuple(names)
 
 
+@checked_but("model")
 def score_model(
     model: nn.Module,
     dataset: DatasetLike,
@@ -245,6 +250,7 @@ def score_model(
         model.to(home)
 
 
+@checked
 def score_predictions(
     predict: Callable[[int], Tensor],
     dataset: DatasetLike,

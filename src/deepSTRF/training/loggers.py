@@ -23,6 +23,7 @@ from torch import Tensor
 from deepSTRF._files import json_safe
 from deepSTRF._optional import require
 from deepSTRF._text import markdown
+from deepSTRF._validation import checked
 from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.objective import SUMMARY_QUANTILES, mean_score, summarise
 from deepSTRF.training.run_config import path_safe
@@ -93,6 +94,7 @@ def run_name(seed: int, group: str | None, name: str | None) -> str:
 class SeedLogger(Callback, ABC):
     """Logger of one seed, called with each epoch; also a callback and a context manager that closes."""
 
+    @checked
     def __init__(self, seed: int, config: Mapping[str, Any] | None = None) -> None:
         self.seed = int(seed)
         self.config: dict[str, Any] = {**(config or {}), "seed": self.seed}
@@ -121,6 +123,7 @@ class SeedLogger(Callback, ABC):
         """Write one epoch's record."""
         self(record)
 
+    @checked
     def finalize(self, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the fitted model's scores ``{'val': ..., 'test': ...}`` as ``final/<split>_<score>``."""
         self._check_open()
@@ -204,6 +207,7 @@ class TensorBoardSeedLogger(SeedLogger):
     ...         logger.finalize({"test": {"loss": 0.25}})
     """
 
+    @checked
     def __init__(
         self,
         seed: int,
@@ -364,6 +368,7 @@ class WandbSeedLogger(SeedLogger):
     ...         logger.finalize({"test": {"loss": 0.25}})
     """
 
+    @checked
     def __init__(
         self,
         seed: int,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from deepSTRF._files import check_place, check_target, save_tensors, write_json
+from deepSTRF._validation import checked_but, outside_level
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import FitDivergedError, cpu_state
 from deepSTRF.training.fitter import Fitter, build_fit, check_fitter_arguments
@@ -39,6 +40,7 @@ _FILES_OF_SEED = ("history.json", "final.json", "final_neurons.pt", "best.pt")
 _FILES_OF_ALL = ("summary.json", "summary_neurons.pt")
 
 
+@checked_but("model_factory", "loader_factory")
 def fit_multi_seed(
     model_factory: Callable[[int], nn.Module],
     loader_factory: Callable[[int], Loaders],
@@ -134,7 +136,7 @@ def fit_multi_seed(
         except FitDivergedError as diverged:
             error = diverged
             failed[seed] = str(diverged)
-            warnings.warn(f"seed {seed} diverged: {diverged}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"seed {seed} diverged: {diverged}", RuntimeWarning, stacklevel=outside_level())
             continue
         finally:
             _call(logger, "close")

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._files import json_safe
+from deepSTRF._validation import checked
 from deepSTRF.datasets.responses import ROUNDING
 from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef
 from deepSTRF.registry import LOSSES, METRICS
@@ -286,6 +287,7 @@ class MeanScore(NamedTuple):
         return f"{self.mean:.4f} (n={self.n}{missing})"
 
 
+@checked
 def mean_score(value: float | Tensor) -> MeanScore:
     """Return the mean over neurons of a score, leaving NaN out and counting it.
 
@@ -494,6 +496,7 @@ def summarise(value: float | Tensor) -> Any:
     return json_safe(summary)
 
 
+@checked
 def history_rows(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return a fit's history with every per-neuron vector replaced by its mean: rows for a CSV or a plot.
 

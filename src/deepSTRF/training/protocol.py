@@ -15,6 +15,7 @@ from torch import nn
 
 from deepSTRF import __version__
 from deepSTRF._files import json_safe
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.models.io.card import milliseconds
 from deepSTRF.protocols import DatasetLike
 
@@ -59,6 +60,7 @@ SHOWN_HASH = 12
 PACKAGES = ("torch", "numpy", "scipy")
 
 
+@checked
 @dataclass(frozen=True)
 class ProtocolCard:
     """Data, split, ceiling, model and machine behind a score.
@@ -115,6 +117,7 @@ class ProtocolCard:
     machine: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
+    @checked_but("model")
     def collect(
         cls,
         dataset: DatasetLike,
@@ -227,6 +230,7 @@ class ProtocolCard:
         return json.dumps(json_safe(asdict(self)), indent=1, allow_nan=False)
 
     @classmethod
+    @checked
     def from_json(cls, text: str) -> Self:
         """Read what `to_json` wrote; unknown entries of a later version are an error that names them."""
         values = json.loads(text)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from deepSTRF._files import json_safe
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.training.objective import mode_of
 from deepSTRF.training.optimization import make_optimizer, make_scheduler
 from deepSTRF.training.protocol import model_facts, software_versions
@@ -44,6 +45,7 @@ DIGEST = 8
 Plain = bool | int | float | str | None
 
 
+@checked_but("model")
 def auto_config(
     model: nn.Module,
     fitter_kwargs: Mapping[str, Any] | None = None,
@@ -101,6 +103,7 @@ def auto_config(
     return config
 
 
+@checked
 def slug_from_config(
     config: Mapping[str, Any], fields: Sequence[tuple[str, Callable[[Any], str]]] | None = None
 ) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from deepSTRF._validation import checked
+
 __all__ = [
     "make_generator",
     "preserved_random_state",
@@ -34,6 +36,7 @@ def _checked_seed(seed: int) -> int:
     return int(seed)
 
 
+@checked
 def set_random_seed(seed: int, *, strict: bool = False) -> None:
     """Seed Python, NumPy and PyTorch (all devices) and make cuDNN deterministic, from here on.
 
@@ -74,6 +77,7 @@ def set_random_seed(seed: int, *, strict: bool = False) -> None:
 
 
 @contextmanager
+@checked
 def seeded(seed: int, *, strict: bool = False) -> Iterator[None]:
     """Run a block under `set_random_seed` and put every random state and flag back at its end.
 
@@ -116,6 +120,7 @@ def seeded(seed: int, *, strict: bool = False) -> Iterator[None]:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
 
 
+@checked
 def make_generator(seed: int | None) -> torch.Generator | None:
     """Return a seeded generator for a DataLoader, or None for the process's own.
 

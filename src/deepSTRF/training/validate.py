@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_not_empty
+from deepSTRF._validation import check_not_empty, checked, checked_but, outside_level
 from deepSTRF.dsp.pcen import PCEN_EPS
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import FittedOn
@@ -219,7 +219,7 @@ def check_level(model: nn.Module, dataset: Any) -> None:
     warnings.warn(
         f"the rms of the sounds is {rms:.2g}{spl}, and {text}: scores depend on the level then; {advice}",
         UserWarning,
-        stacklevel=3,
+        stacklevel=outside_level(),
     )
 
 
@@ -272,6 +272,7 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
             part.training = flag
 
 
+@checked
 @dataclass(frozen=True)
 class ModelCheck:
     """Result of `validate_model` for a model that keeps all rules.
@@ -318,6 +319,7 @@ class ModelCheck:
         return "\n".join(lines)
 
 
+@checked_but("model")
 def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None = None) -> ModelCheck:
     """Check that a model can be fitted to a data set: shapes, numbers, gradients, causality.
 

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF._files import DamagedFileError, check_regular
+from deepSTRF._validation import checked
 from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop, plain_rate
 from deepSTRF.datasets.download import (
     OSF_BASE_URL,
@@ -722,6 +723,7 @@ class NS1Dataset(AudioNeuralDataset):
     #: Clips by index, as in every published score of these data; used where no split is named.
     default_split = "14/3/3"
 
+    @checked
     def __init__(
         self,
         path: str | os.PathLike[str] | None = None,
@@ -777,6 +779,7 @@ class NS1Dataset(AudioNeuralDataset):
         self.facts = {**stimuli.facts, "binning": binning, "source": "osf.io/ayw2p", "files_verified": verify}
         self.validate()
 
+    @checked
     def drc_responses(self, duration_ms: float = NS1_RAW_LEN_MS, *, cache: bool = True) -> DRCResponses:
         """Responses of the units of this dataset to the 12 random chord sequences.
 

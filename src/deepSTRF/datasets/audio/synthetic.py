@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked_but
 from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop
 from deepSTRF.dsp.cochleagram import (
     RAHMAN_F_MAX_HZ,
@@ -448,6 +449,7 @@ class SyntheticDataset(AudioNeuralDataset):
 
     _truth: _Truth | None = None
 
+    @checked_but("n_neurons", "n_clips", "n_repeats", "seed", "audio_fs")
     def __init__(
         self,
         n_neurons: int = 24,

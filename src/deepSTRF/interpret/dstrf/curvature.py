@@ -22,6 +22,7 @@ from deepSTRF._validation import (
     check_differentiable,
     check_positive_int,
     check_positive_number,
+    checked_but,
     neuron_indices,
 )
 from deepSTRF.interpret.dstrf.autodiff import Jacobian
@@ -71,6 +72,7 @@ class Curvature:
     scale: float | None
 
 
+@checked_but("model", "neuron")
 def curvature(
     model: nn.Module,
     stimulus: Tensor,

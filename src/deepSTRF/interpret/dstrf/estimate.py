@@ -19,7 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import NeuronSelection, check_choice, check_positive_int, neuron_indices
+from deepSTRF._validation import (
+    NeuronSelection,
+    check_choice,
+    check_positive_int,
+    checked_but,
+    neuron_indices,
+)
 from deepSTRF.interpret.dstrf.autodiff import (
     Comb,
     Delayed,
@@ -69,6 +75,7 @@ PAST = 2
 ENERGY = 0.99
 
 
+@checked_but("model", "lookahead", "neurons", "baseline", "sink")
 def dstrf(
     model: nn.Module,
     stimulus: Tensor,
@@ -184,6 +191,7 @@ def dstrf(
         return run.result(run.into(as_sink(sink)), wrt)
 
 
+@checked_but("model")
 def stimulus_frames(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogram") -> Tensor:
     """Return the frames (F, T) that the filters of `dstrf` apply to.
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_positive_int, first_names, neuron_indices
+from deepSTRF._validation import check_positive_int, checked_but, first_names, neuron_indices
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.interpret.dstrf.estimate import DynamicRun, open_run
 from deepSTRF.interpret.dstrf.result import cut_bins
@@ -115,6 +115,7 @@ class JackknifedSTRF:
         return torch.where(self.weights == 0, 0.0, self.weights / self.error)
 
 
+@checked_but("models", "agreement", "sink")
 def jackknifed_dstrf(
     models: Sequence[nn.Module],
     stimulus: Tensor,
@@ -326,6 +327,7 @@ class FoldedFits(Protocol):
         ...
 
 
+@checked_but("agreement")
 def dstrf_folds(
     fits: FoldedFits,
     dataset: NeuralDataset,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, checked_but
 from deepSTRF.interpret.dstrf.target import check_model
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
@@ -34,6 +34,7 @@ class ReceptiveFieldError(ValueError):
     """A model depends on other frames than it declares, or than it may."""
 
 
+@checked_but("model")
 def measure_receptive_field(
     model: nn.Module, n_frequency_bands: int, *, longest: int = LENGTHS[-1]
 ) -> int | None:
@@ -98,6 +99,7 @@ def probe_receptive_field(
     return None
 
 
+@checked_but("model")
 def measure_window(
     model: nn.Module, n_frequency_bands: int, *, longest: int = LENGTHS[-1]
 ) -> tuple[int | None, int | None]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_positive_number
+from deepSTRF._validation import check_positive_number, checked
 
 
+@checked
 @dataclass(frozen=True)
 class DynamicSTRF:
     """A model around one clip, as one linear filter per time and neuron.
@@ -95,6 +96,7 @@ class DynamicSTRF:
         """Lag of each frame of the window, (L + lookahead,): L - 1 to 0, and negative for frames after it."""
         return torch.arange(self.lags - 1, -1 - self.lookahead, -1, device=self.times.device)
 
+    @checked
     def lags_ms(self, dt_ms: float) -> Tensor:
         """Time of each frame of the window before the response, in ms, (L + lookahead,).
 

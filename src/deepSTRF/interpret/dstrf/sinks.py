@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
+
 #: Methods of a sink.
 STEPS = ("open", "write", "close", "abort")
 #: Seconds without a write after which an unfinished file counts as abandoned: a day.
@@ -64,6 +66,7 @@ class ArraySink:
     torch.float16
     """
 
+    @checked
     def __init__(self, dtype: torch.dtype | None = None, device: str | torch.device | None = None) -> None:
         self.dtype, self.device = dtype, device
 
@@ -112,6 +115,7 @@ class FileSink:
     (2, 1, 3, 4)
     """
 
+    @checked
     def __init__(self, path: str | os.PathLike[str], dtype: torch.dtype | None = None) -> None:
         self.path = Path(path)
         if self.path.suffix != ".npy":
@@ -233,6 +237,7 @@ class CallbackSink:
     [1.0]
     """
 
+    @checked
     def __init__(self, function: Any) -> None:
         self.function = function
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from deepSTRF._validation import checked_but
 from deepSTRF.interpret.dstrf.target import Target, check_model
 from deepSTRF.models.prediction import differentiating
 
@@ -43,6 +44,7 @@ class Switches:
         return float(self.per_step.double().mean())
 
 
+@checked_but("model")
 def switches(model: nn.Module, stimulus: Tensor, *, wrt: str = "spectrogram") -> Switches:
     """Number of rectified units of a network that switch on or off from each bin to the next.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from deepSTRF._validation import checked
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
 
 
@@ -35,6 +36,7 @@ class Spectrum:
     excluded: Tensor
 
 
+@checked
 def complexity(dstrfs: Filters, *, centred: bool = False) -> Tensor:
     """Complexity of each neuron: the number of filters that describe it.
 
@@ -65,6 +67,7 @@ def complexity(dstrfs: Filters, *, centred: bool = False) -> Tensor:
     return singular_spectrum(dstrfs, centred=centred).complexity
 
 
+@checked
 def singular_spectrum(dstrfs: Filters, *, centred: bool = False) -> Spectrum:
     """Singular values of each neuron's filters over time, and all figures made of them.
 
@@ -99,6 +102,7 @@ def singular_spectrum(dstrfs: Filters, *, centred: bool = False) -> Spectrum:
     return Spectrum(values, per_neuron(sums), per_neuron(ranks), per_neuron(ratios), torch.tensor(excluded))
 
 
+@checked
 def gain_change(dstrfs: Filters) -> Tensor:
     """Gain change of each neuron: the standard deviation over time of the norm of its filter.
 
@@ -125,6 +129,7 @@ def gain_change(dstrfs: Filters) -> Tensor:
     return per_neuron([_spread(norm) for norm in _norms(dstrfs)])
 
 
+@checked
 def gain_variation(dstrfs: Filters) -> Tensor:
     """Gain change of each neuron relative to the mean norm of its filter: a number without units.
 

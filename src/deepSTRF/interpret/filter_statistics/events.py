@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, checked
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, as_clips, as_filters, cut_off
 
 #: Resamples of the events, and the share of them between the bounds.
@@ -41,6 +41,7 @@ class EventLocked:
     count: Tensor
 
 
+@checked
 def event_locked(
     dstrfs: Filters | Sequence[Filters],
     events: Sequence[int] | Sequence[Sequence[int]],

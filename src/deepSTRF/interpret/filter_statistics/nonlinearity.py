@@ -7,13 +7,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice
+from deepSTRF._validation import check_choice, checked
 from deepSTRF.interpret.filter_statistics.complexity import complexity, gain_change, gain_variation
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, as_clips
 from deepSTRF.interpret.filter_statistics.shape_change import shape_change
 from deepSTRF.interpret.filter_statistics.temporal_hold import hold_statistics, temporal_hold
 
 
+@checked
 def nonlinearities(
     dstrfs: Filters | Iterable[Filters],
     reduction: str = "none",

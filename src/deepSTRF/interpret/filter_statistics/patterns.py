@@ -14,7 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_flag, check_positive_int
+from deepSTRF._validation import check_flag, check_positive_int, checked
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, clips_of, neurons_of
 from deepSTRF.interpret.filter_statistics.shape_change import align_filters
 
@@ -98,6 +98,7 @@ class PatternScores:
         return torch.where(known.isfinite().any(0), self.counts[known.argmax(0)], 1)
 
 
+@checked
 def filter_patterns(
     dstrfs: Filters | Sequence[Filters],
     n_patterns: int,
@@ -167,6 +168,7 @@ def filter_patterns(
     return found
 
 
+@checked
 def pattern_scores(
     dstrfs: Filters | Sequence[Filters],
     counts: Sequence[int] = (1, 2, 3, 4, 5, 6),

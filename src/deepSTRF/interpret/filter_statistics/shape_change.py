@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import check_choice, check_positive_int, checked, checked_but
 from deepSTRF.interpret.filter_statistics.complexity import complexity
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
 from deepSTRF.interpret.filter_statistics.temporal_hold import default_max_delay
@@ -42,6 +42,7 @@ class Alignment:
     excluded: int
 
 
+@checked_but("max_shift")
 def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
     """Circular shift of each filter along the lag axis that correlates best with a reference.
 
@@ -93,6 +94,7 @@ def find_shifts(filters: Tensor, reference: Tensor, max_shift: int) -> Tensor:
     )
 
 
+@checked
 def shape_change(
     dstrfs: Filters, iterations: int = 100, span: int | None = None, *, fill: str = "wrap"
 ) -> Tensor:
@@ -127,6 +129,7 @@ def shape_change(
     return per_neuron([float(complexity(one.filters.unsqueeze(1))[0]) for one in aligned])
 
 
+@checked
 def align_filters(
     dstrfs: Filters, iterations: int = 100, span: int | None = None, *, fill: str = "wrap"
 ) -> list[Alignment]:

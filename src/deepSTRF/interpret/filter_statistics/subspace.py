@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, checked
 from deepSTRF.interpret.dstrf.result import DynamicSTRF
 from deepSTRF.interpret.filter_statistics.ensembles import (
     Filters,
@@ -75,6 +75,7 @@ class TuningSurface:
     explained: Tensor
 
 
+@checked
 def active_subspace(
     dstrfs: Filters | Sequence[Filters], n_dimensions: int = 2, *, centred: bool = False
 ) -> ActiveSubspace:
@@ -146,6 +147,7 @@ def active_subspace(
     )
 
 
+@checked
 def tuning_surface(
     subspace: ActiveSubspace | Tensor,
     stimulus: Tensor | Sequence[Tensor],

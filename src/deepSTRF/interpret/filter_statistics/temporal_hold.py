@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF._validation import FloatArray, check_choice, check_positive_int
+from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, ensembles, per_neuron
 
 #: Level of each step of the published measure.
@@ -56,6 +56,7 @@ class TemporalHold:
     excluded: Tensor
 
 
+@checked
 def temporal_hold(dstrfs: Filters, max_delay: int | None = None) -> Tensor:
     """Temporal hold of each neuron in bins: the published measure.
 
@@ -97,6 +98,7 @@ def temporal_hold(dstrfs: Filters, max_delay: int | None = None) -> Tensor:
     return hold_statistics(dstrfs, max_delay, null="wilcoxon").hold
 
 
+@checked
 def hold_statistics(
     dstrfs: Filters,
     max_delay: int | None = None,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import FloatArray, check_positive_int, check_positive_number
+from deepSTRF._validation import FloatArray, check_positive_int, check_positive_number, checked_but
 from deepSTRF.interpret.probes.measures import ProbeResult, decay_time_constant, least_response, sharing
 from deepSTRF.interpret.probes.presentation import (
     as_presentation,
@@ -87,6 +87,7 @@ class LevelStepResponse(ProbeResult):
         return columns
 
 
+@checked_but("model")
 def level_step_responses(
     model: Any,
     levels_db: Sequence[float] | FloatArray = LEVELS_DB,
@@ -242,6 +243,7 @@ class OddballResponse(ProbeResult):
         }
 
 
+@checked_but("model")
 def oddball_responses(
     model: Any,
     centre_hz: float | Sequence[float] | FloatArray,

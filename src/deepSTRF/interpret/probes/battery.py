@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deepSTRF._validation import checked_but
 from deepSTRF.interpret.probes.adaptation import APART_OCTAVES, level_step_responses, oddball_responses
 from deepSTRF.interpret.probes.broadband import click_responses, gap_responses, noise_responses
 from deepSTRF.interpret.probes.context import context_swap
@@ -50,6 +51,7 @@ class ProbeBattery:
     table: NeuronTable
 
 
+@checked_but("model", "probes")
 def probe_battery(
     model: Any, probes: Sequence[str] = PROBES, *, progress: Callable[[str], None] | None = None
 ) -> ProbeBattery:

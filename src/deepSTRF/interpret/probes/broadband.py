@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepSTRF._validation import FloatArray, check_positive_int
+from deepSTRF._validation import FloatArray, check_positive_int, checked_but
 from deepSTRF.interpret.probes.measures import (
     LEAST_SHARE,
     ProbeResult,
@@ -70,6 +70,7 @@ class ClickResponse(ProbeResult):
         return {name: values[:, -1] for name, values in columns.items()}  # at the highest level
 
 
+@checked_but("model")
 def click_responses(
     model: Any, levels_db: Sequence[float] = CLICK_LEVELS_DB, *, watched_ms: float = WATCHED_MS
 ) -> ClickResponse:
@@ -156,6 +157,7 @@ class NoiseResponse(ProbeResult):
         return self._named("noise_", *names)
 
 
+@checked_but("model")
 def noise_responses(
     model: Any,
     levels_db: Sequence[float] = LEVELS_DB,
@@ -269,6 +271,7 @@ class GapResponse(ProbeResult):
         return self._named("gap_", "threshold_ms")
 
 
+@checked_but("model")
 def gap_responses(
     model: Any,
     gaps_ms: Sequence[float] = GAPS_MS,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import FloatArray, as_numbers, check_positive_number
+from deepSTRF._validation import FloatArray, as_numbers, check_positive_number, checked_but
 from deepSTRF.interpret.probes.measures import ProbeResult, first_crossing
 from deepSTRF.interpret.probes.presentation import Presentation, as_presentation, ascending, check_lengths
 from deepSTRF.interpret.probes.sounds import EDGE_MS, patchwork_noise, ramped
@@ -68,6 +68,7 @@ class ContextSwap(ProbeResult):
         return self._named("context_", "window_ms", "centre_ms")
 
 
+@checked_but("model")
 def context_swap(
     model: Any,
     durations_ms: Sequence[float] | FloatArray = DURATIONS_MS,

@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import FloatArray, check_choice, check_positive_int, check_share
+from deepSTRF._validation import (
+    FloatArray,
+    check_choice,
+    check_positive_int,
+    check_share,
+    checked,
+    checked_but,
+)
 from deepSTRF.interpret.probes.measures import (
     LEAST_SHARE,
     ProbeResult,
@@ -73,6 +80,7 @@ class AmResponse(ProbeResult):
         return self._named("am_", "best_rate_hz")
 
 
+@checked_but("model")
 def am_responses(
     model: Any,
     rates_hz: Sequence[float] | FloatArray | None = None,
@@ -197,6 +205,7 @@ class SweepResponse(ProbeResult):
         }
 
 
+@checked_but("model")
 def sweep_responses(
     model: Any,
     speeds_oct_s: Sequence[float] = SPEEDS_OCT_S,
@@ -298,6 +307,7 @@ class RippleResponse(ProbeResult):
         return self._named("ripple_", "best_rate_hz", "best_scale_cyc_oct", "direction_index")
 
 
+@checked_but("model")
 def ripple_responses(
     model: Any,
     rates_hz: Sequence[float] | FloatArray | None = None,
@@ -397,6 +407,7 @@ def ripple_responses(
     )  # fmt: skip
 
 
+@checked
 def ripple_pattern(
     frequencies_hz: Any, time_ms: Any, rate_hz: float, scale_cyc_oct: float, depth: float = 1.0
 ) -> FloatArray:

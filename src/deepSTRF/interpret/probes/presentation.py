@@ -23,6 +23,8 @@ from deepSTRF._validation import (
     check_choice,
     check_positive_int,
     check_positive_number,
+    checked,
+    checked_but,
     neuron_indices,
 )
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_NATIVE_FS
@@ -111,6 +113,7 @@ class Presentation:
     ((1, 2, 20), 10, [0, 3])
     """
 
+    @checked_but("model", "cochleagram", "neurons")
     def __init__(
         self,
         model: nn.Module,
@@ -171,6 +174,7 @@ class Presentation:
             raise ValueError("neurons must name at least one neuron to read; None is all")
 
     @classmethod
+    @checked_but("model")
     def for_dataset(cls, model: nn.Module, dataset: Any, **options: Any) -> Presentation:
         """Return a presentation in which sounds reach the model as the recording's stimuli were made.
 
@@ -203,16 +207,19 @@ class Presentation:
 
     # ---- time and frequency
 
+    @checked
     def samples(self, duration_ms: float) -> int:
         """Return the samples of a duration, as whole bins, at least one."""
         return self.bins(duration_ms) * self._playable_hop()
 
+    @checked
     def bins(self, duration_ms: float) -> int:
         """Return the whole bins that hold a duration, at least one."""
         if duration_ms != 0:
             check_positive_number("a duration in ms", duration_ms)
         return max(1, math.ceil(duration_ms / self.dt_ms - 1e-9))
 
+    @checked
     def time_ms(self, n_bins: int) -> FloatArray:
         """Return the middles of bins after the onset of the sound (n_bins,)."""
         return np.asarray((np.arange(n_bins) + 0.5) * self.dt_ms, dtype=np.float64)
@@ -238,6 +245,7 @@ class Presentation:
             low, high = float(heard.min()), float(heard.max())
         return low, min(high, top)
 
+    @checked
     def band_scale(self, unit: str | None) -> FloatArray:
         """Return the size (F, 1) of one unit in each band; of None that of "sd" where it is known."""
         check_choice("unit", unit, (None, "sd", "raw"))
@@ -248,6 +256,7 @@ class Presentation:
 
     # ---- playing
 
+    @checked
     def play(self, sounds: Iterable[Any]) -> FloatArray:
         """Play sounds, each after silence, and return the rates.
 
@@ -278,6 +287,7 @@ class Presentation:
 
         return self._rates(prepared(), self._respond_to_sounds)
 
+    @checked
     def show(self, patterns: Iterable[Any], silence: Any = 0.0) -> FloatArray:
         """Present spectrograms to the part of the model behind its front-end, each after a constant one.
 
@@ -304,12 +314,14 @@ class Presentation:
 
         return self._rates(prepared(), self._respond_to_patterns)
 
+    @checked
     def baseline(self, rates: FloatArray) -> FloatArray:
         """Return the mean rate at the end of the silence, (..., K) for rates (..., K, lead_bins + T)."""
         n_bins = max(1, round(BASELINE_SHARE * self.lead_bins))
         end = max(1, self.lead_bins - LOOK_AHEAD_BINS)
         return np.asarray(rates[..., max(0, end - n_bins) : end].mean(axis=-1))
 
+    @checked
     def evoked(self, rates: FloatArray, silence: Any = None) -> FloatArray:
         """Return what sounds evoke, (..., K, T): rates after their onset less those of a trial of silence.
 
@@ -336,6 +348,7 @@ class Presentation:
         rounding = ROUNDING * np.abs(after).max(axis=-1, keepdims=True, initial=0.0)
         return np.asarray(np.where(np.abs(added) <= rounding, 0.0, added))
 
+    @checked
     def evoke(
         self, sounds: Iterable[FloatArray], *shape: int, tail_ms: float | None = None
     ) -> tuple[FloatArray, FloatArray]:
@@ -478,6 +491,7 @@ def _cochleagram(sounds: Tensor, audio_fs: float, floor: float, options: dict[st
     return rahman_cochleagram(sounds, audio_fs, n_bins=sounds.shape[-1] // hop, **options) - floor
 
 
+@checked
 def plain_cochleagram(
     frequencies_hz: Any, audio_fs: float, dt_ms: float, *, floor: float = RAHMAN_LOG_FLOOR
 ) -> Callable[[Tensor], Tensor]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deepSTRF._validation import FloatArray, check_choice, check_share
+from deepSTRF._validation import FloatArray, check_choice, check_share, checked_but
 from deepSTRF.interpret.probes.measures import (
     MEASURES,
     ProbeResult,
@@ -84,6 +84,7 @@ class FrequencyResponseArea(ProbeResult):
         return self._named("tone_", *names)
 
 
+@checked_but("model")
 def tone_responses(
     model: Any,
     frequencies_hz: Sequence[float] | FloatArray | None = None,
@@ -229,6 +230,7 @@ class TwoToneResponse(ProbeResult):
         return {"two_tone_suppression": self.most, "two_tone_suppressor_khz": self.most_khz}
 
 
+@checked_but("model")
 def two_tone_responses(
     model: Any,
     probe_hz: float | Sequence[float] | FloatArray,
@@ -330,6 +332,7 @@ class MaskingResponse(ProbeResult):
         return {"masking_recovery_ms": self.recovery_ms, "masking_shortest_delay": self.recovery[:, 0]}
 
 
+@checked_but("model")
 def forward_masking(
     model: Any,
     probe_hz: float | Sequence[float] | FloatArray,

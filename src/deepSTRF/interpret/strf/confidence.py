@@ -17,6 +17,7 @@ from deepSTRF._validation import (
     check_choice,
     check_positive_int,
     check_positive_number,
+    checked_but,
     neuron_indices,
 )
 
@@ -61,6 +62,7 @@ class StrfConfidence:
         return (self.low > 0) | (self.high < 0)
 
 
+@checked_but("fit", "neurons")
 def strf_confidence(
     dataset: Any,
     fit: Callable[[Any], Any],

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deepSTRF._validation import FloatArray
+from deepSTRF._validation import FloatArray, checked
 from deepSTRF.interpret.strf.modulation import checked_strfs, modulation_transfer
 from deepSTRF.interpret.strf.table import NeuronTable, row_names
 
@@ -63,6 +63,7 @@ class GaborFit:
         return NeuronTable(rows, {f"gabor_{name}": getattr(self, name) for name in _NUMBERS})
 
 
+@checked
 def fit_gabor(strfs: Any, frequencies_hz: Any, dt_ms: float) -> GaborFit:
     """Fit a Gabor patch to each STRF by least squares, from several starts.
 

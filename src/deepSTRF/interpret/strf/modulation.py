@@ -16,6 +16,7 @@ from deepSTRF._validation import (
     ascending_frequencies,
     check_positive_int,
     check_positive_number,
+    checked,
 )
 from deepSTRF.interpret.strf.table import contrast
 
@@ -60,6 +61,7 @@ class ModulationTransfer:
         return np.asarray(self.power.sum(axis=2))
 
 
+@checked
 def modulation_transfer(
     strfs: Any, frequencies_hz: Any, dt_ms: float, *, finer: int = FINER
 ) -> ModulationTransfer:

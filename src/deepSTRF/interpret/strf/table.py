@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from deepSTRF._files import write_atomically
 from deepSTRF._text import csv_table
-from deepSTRF._validation import FloatArray
+from deepSTRF._validation import FloatArray, checked
 
 
+@checked
 @dataclass(frozen=True)
 class NeuronTable:
     """One row per neuron.
@@ -87,6 +88,7 @@ class NeuronTable:
             columns |= dict(other.columns)
         return NeuronTable(self.neurons, columns)
 
+    @checked
     def to_csv(self, path: str | Path | None = None) -> str:
         """Return the table as CSV (six significant digits, empty where NaN), and write it when given a path.
 

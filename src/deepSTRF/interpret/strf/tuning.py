@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from deepSTRF._validation import FloatArray, check_choice, check_flag
+from deepSTRF._validation import FloatArray, check_choice, check_flag, checked, checked_but
 from deepSTRF.interpret.strf.gabor import fit_gabor
 from deepSTRF.interpret.strf.modulation import checked_maps, checked_strfs, modulation_transfer
 from deepSTRF.interpret.strf.table import NeuronTable, contrast, ratio, row_names
@@ -19,6 +19,7 @@ PEAKS = ("excitatory", "largest")
 AT_ONCE = 64
 
 
+@checked_but("neurons")
 def strf_tuning(
     strfs: Any,
     frequencies_hz: Any,
@@ -110,6 +111,7 @@ def _modulation(maps: FloatArray, hertz: FloatArray | None, dt: float) -> dict[s
     return {name: np.concatenate([getattr(block, name) for block in blocks]) for name in names}
 
 
+@checked
 def separability_index(strfs: Any) -> FloatArray:
     """Return how nearly each STRF is one spectral profile times one temporal profile.
 

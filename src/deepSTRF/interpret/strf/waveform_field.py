@@ -21,6 +21,8 @@ from deepSTRF._validation import (
     as_numbers,
     check_positive_number,
     check_share,
+    checked,
+    checked_but,
     neuron_indices,
 )
 from deepSTRF.interpret.sonify import write_wav
@@ -32,6 +34,7 @@ from deepSTRF.models.prediction import evaluating
 MARGIN, SHORTEST_S, LONGEST_S = 1.3, 0.3, 2.0
 
 
+@checked
 def rf_duration_ms(
     gradmap: Any, audio_fs: float | None = None, mass: float = 0.99, *, dt_ms: float | None = None
 ) -> float | FloatArray:
@@ -96,6 +99,7 @@ def rf_duration_ms(
     return float(np.searchsorted(summed, mass * summed[-1])) / rate * 1000.0
 
 
+@checked
 @dataclass(frozen=True)
 class WaveformField:
     """The receptive field of one neuron in the waveform, in the bin of its strongest predicted response.
@@ -128,6 +132,7 @@ class WaveformField:
     duration_ms: float
     response_bin: int
 
+    @checked
     def write_wav(self, path: str | Path, **options: Any) -> Path:
         """Write the field as a WAV file: the sound that, added to the stimulus, raises the response most.
 
@@ -146,6 +151,7 @@ class WaveformField:
         return write_wav(path, self.gradmap, self.audio_fs, **options)
 
 
+@checked_but("model", "neurons")
 def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -> list[WaveformField]:
     """Return the receptive fields in the waveform of neurons, each where the sound drives it most.
 

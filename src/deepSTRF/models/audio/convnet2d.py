@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_flag, check_positive_int
+from deepSTRF._validation import check_choice, check_flag, check_positive_int, checked_but
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import placement
@@ -90,6 +90,7 @@ class ConvNet2D(AudioEncodingModel):
     torch.Size([1, 119, 1, 100])
     """
 
+    @checked_but("output_activation", "kernel_size")
     def __init__(
         self,
         n_frequency_bands: int = 34,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_flag, check_positive_int
+from deepSTRF._validation import check_flag, check_positive_int, checked_but
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.readouts import LinearReadout
@@ -87,6 +87,7 @@ class DeepEncoder(AudioEncodingModel):
     torch.Size([1, 1, 1, 100])
     """
 
+    @checked_but("output_activation", "dilations")
     def __init__(
         self,
         n_frequency_bands: int = 34,

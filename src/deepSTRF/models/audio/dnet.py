@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
+from deepSTRF._validation import check_flag, check_positive_int, check_positive_number, checked_but
 from deepSTRF.dsp.recursion import leaky_mean, leaky_mean_state
 from deepSTRF.models.audio.hidden_strf import HiddenSTRFModel
 from deepSTRF.models.configurable import Configurable, placement
@@ -84,6 +84,7 @@ class DNet(HiddenSTRFModel):
     torch.Size([1, 119, 1, 100])
     """
 
+    @checked_but("output_activation")
     def __init__(
         self,
         n_frequency_bands: int = 34,

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_positive_int, polarity_channel
+from deepSTRF._validation import check_choice, check_positive_int, checked, polarity_channel
 from deepSTRF.models.base import AudioEncodingModel, resolve_slot
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.norms import CausalLayerNorm
@@ -24,6 +24,7 @@ class HiddenSTRFModel(AudioEncodingModel):
 
     core: nn.Sequential
 
+    @checked
     def __init__(
         self,
         n_frequency_bands: int,
@@ -51,6 +52,7 @@ class HiddenSTRFModel(AudioEncodingModel):
         strfs = CausalSTRFConv(self.F, self.T, self.C_in, self.H, kernel=built)
         self.core = nn.Sequential(strfs, CausalLayerNorm(self.H) if norm == "layer" else nn.Identity())
 
+    @checked
     def STRFs(
         self,
         hidden_idx: int | None = 0,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_flag, check_positive_int
+from deepSTRF._validation import check_choice, check_flag, check_positive_int, checked, checked_but
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State
@@ -111,6 +111,7 @@ class ICNet(AudioEncodingModel):
     wav2spec: ICNetEncoder
     readout: ICNetReadout
 
+    @checked_but("encoder_strides")
     def __init__(
         self,
         audio_fs: float,
@@ -198,6 +199,7 @@ class ICNet(AudioEncodingModel):
         """
         return self.readout.expected_counts(params)
 
+    @checked
     def loss(
         self,
         params: Tensor,
@@ -241,6 +243,7 @@ class ICNet(AudioEncodingModel):
 
     loss.response_domain = "counts"  # type: ignore[attr-defined]
 
+    @checked
     def recording_neurons(self, recording: int) -> slice:
         """Return which neurons (axis 1 of the output) belong to a recording.
 
@@ -265,6 +268,7 @@ class ICNet(AudioEncodingModel):
         start = sum(sizes[: recording % len(sizes)])
         return slice(start, start + sizes[recording])
 
+    @checked
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimiser groups: the filters' cutoffs at their own learning rate, all else at ``lr``.
 

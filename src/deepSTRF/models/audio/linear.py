@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from deepSTRF._validation import checked, checked_but
 from deepSTRF.models.base import AudioEncodingModel, resolve_slot
 from deepSTRF.models.readouts import STRFReadout
 from deepSTRF.registry import KERNELS, MODELS
@@ -65,6 +66,7 @@ class Linear(AudioEncodingModel):
 
     readout: STRFReadout
 
+    @checked_but("output_activation")
     def __init__(
         self,
         n_frequency_bands: int = 34,
@@ -101,6 +103,7 @@ class Linear(AudioEncodingModel):
             for name, value in state.items()
         }
 
+    @checked
     def STRF_weight(
         self, polarity: str | int | None = None, folded: bool = False, *, unit: str | None = None
     ) -> Tensor:
@@ -134,6 +137,7 @@ class Linear(AudioEncodingModel):
             weight = weight * self.output_scale.scale.detach().cpu().view(-1, 1, 1)
         return self._kernel_in_unit(weight, folded, unit)
 
+    @checked
     def STRFs(
         self, polarity: str | int | None = None, folded: bool = False, *, unit: str | None = None
     ) -> Tensor:

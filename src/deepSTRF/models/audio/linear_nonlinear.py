@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, checked_but
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.linear import Linear
 from deepSTRF.registry import MODELS
@@ -68,6 +68,7 @@ class LinearNonlinear(Linear):
     True
     """
 
+    @checked_but("output_activation")
     def __init__(
         self,
         n_frequency_bands: int = 34,

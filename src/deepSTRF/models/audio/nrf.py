@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from deepSTRF._validation import checked_but
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.hidden_strf import HiddenSTRFModel
 from deepSTRF.models.readouts import LinearReadout
@@ -65,6 +66,7 @@ class NetworkReceptiveField(HiddenSTRFModel):
     (torch.Size([1, 119, 1, 100]), torch.Size([34, 9]))
     """
 
+    @checked_but("output_activation")
     def __init__(
         self,
         n_frequency_bands: int = 34,

@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_dropout, check_flag, check_positive_int
+from deepSTRF._validation import (
+    check_choice,
+    check_dropout,
+    check_flag,
+    check_positive_int,
+    checked,
+    checked_but,
+)
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.hidden_strf import select_strfs
 from deepSTRF.models.base import AudioEncodingModel
@@ -121,6 +128,7 @@ class StateNet(AudioEncodingModel):
     core: StateNetCore
     readout: LinearReadout
 
+    @checked_but("output_activation")
     def __init__(
         self,
         n_frequency_bands: int = 34,
@@ -171,6 +179,7 @@ class StateNet(AudioEncodingModel):
         """None: the memory of the backbone is unbounded."""
         return None
 
+    @checked
     def STRFs(
         self,
         hidden_idx: int | None = 0,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import MOST_LAYERS, check_choice, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_choice, check_positive_int, checked_but
 from deepSTRF.models.attention import (
     CausalTransformerEncoder,
     SinusoidalPositionalEncoding,
@@ -106,6 +106,7 @@ class Transformer(AudioEncodingModel):
     core: PatchTransformer
     readout: LinearReadout
 
+    @checked_but("output_activation")
     def __init__(
         self,
         n_frequency_bands: int = 34,

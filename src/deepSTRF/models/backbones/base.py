@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import MOST_LAYERS, check_dropout, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_dropout, check_positive_int, checked
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.streaming import Device, DType, State, Streamable
 
@@ -55,6 +55,7 @@ class Backbone(nn.Module, Configurable):
     True
     """
 
+    @checked
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__()
         self.input_size = check_positive_int("input_size", input_size)

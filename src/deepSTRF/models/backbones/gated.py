@@ -7,7 +7,7 @@ import contextlib
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import MOST_LAYERS, check_choice, check_dropout, check_positive_int
+from deepSTRF._validation import MOST_LAYERS, check_choice, check_dropout, check_positive_int, checked
 from deepSTRF.models.backbones.base import check_sequence
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
@@ -92,6 +92,7 @@ class GRU(_TorchRecurrence, nn.GRU, Configurable):  # type: ignore[misc]
     torch.Size([2, 100, 70])
     """
 
+    @checked
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)
 
@@ -132,6 +133,7 @@ class LSTM(_TorchRecurrence, nn.LSTM, Configurable):  # type: ignore[misc]
 
     STATE_NAMES = ("h", "c")
 
+    @checked
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)
 
@@ -168,6 +170,7 @@ class RNN(_TorchRecurrence, nn.RNN, Configurable):  # type: ignore[misc]
     9940
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_flag, check_positive_int, check_positive_number
+from deepSTRF._validation import check_flag, check_positive_int, check_positive_number, checked
 from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import ExactConstants, designed_on_cpu, placement
@@ -161,6 +161,7 @@ class LMU(Backbone):
     torch.Size([2, 100, 70])
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_positive_int
+from deepSTRF._validation import check_positive_int, checked
 from deepSTRF.dsp.recursion import linear_scan
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
@@ -129,6 +129,7 @@ class Mamba(Backbone):
     torch.Size([2, 100, 70])
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,

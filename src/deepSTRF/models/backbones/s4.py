@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import check_choice, check_positive_int, checked
 from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
@@ -252,6 +252,7 @@ class S4(Backbone):
     torch.Size([2, 100, 70])
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,
@@ -301,6 +302,7 @@ class S4D(Backbone):
     23520
     """
 
+    @checked
     def __init__(
         self,
         input_size: int,

@@ -35,6 +35,7 @@ from deepSTRF._files import (
     replace_folder,
     warn_unsealed,
 )
+from deepSTRF._validation import outside_level
 from deepSTRF.models.configurable import bounded_build, placement
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.io.card import model_card as default_card
@@ -467,7 +468,9 @@ def _read_metadata(artefact: Artefact) -> Any:
     try:
         return artefact.json(METADATA_FILE)
     except (OSError, DamagedFileError) as error:
-        warnings.warn(f"the model was loaded, without its metadata: {error}", UserWarning, stacklevel=5)
+        warnings.warn(
+            f"the model was loaded, without its metadata: {error}", UserWarning, stacklevel=outside_level()
+        )
     return None
 
 
@@ -546,7 +549,9 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], strict: bool, folder
     notes = [f"stays as built, to be fitted: {', '.join(left)}"] if left else []
     notes += [f"not used of the file: {', '.join(unused)}"] if unused else []
     if notes:
-        warnings.warn(f"loading {folder} with strict=False; {'; '.join(notes)}", UserWarning, stacklevel=6)
+        warnings.warn(
+            f"loading {folder} with strict=False; {'; '.join(notes)}", UserWarning, stacklevel=outside_level()
+        )
     return left
 
 

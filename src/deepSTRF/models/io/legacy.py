@@ -16,6 +16,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._validation import checked
+
 __all__ = [
     "check_converted",
     "check_fit",
@@ -49,6 +51,7 @@ _HALVINGS = 90
 _TOLERANCE = 1e-6
 
 
+@checked
 def load_public_state_dict(
     model: Model, state_dict: Mapping[str, Tensor], *, refit_required: bool = False
 ) -> Model:

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._moved import refuse_keywords
-from deepSTRF._validation import check_positive_int, check_positive_number, check_tensor
+from deepSTRF._validation import (
+    check_positive_int,
+    check_positive_number,
+    check_tensor,
+    checked,
+    outside_level,
+)
 from deepSTRF.dsp.filters import samples_per_bin
 from deepSTRF.models.configurable import (
     HALF_PRECISION,
@@ -95,6 +101,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
     #: Filters and logarithms are computed in float32, also within a model of half precision.
     float32_at_least = True
 
+    @checked
     def __init__(self, audio_fs: float, n_filters: int, hop_ms: float) -> None:
         super().__init__()
         rate = check_positive_number("audio_fs", audio_fs)
@@ -252,6 +259,7 @@ class WaveformFrontEnd(ScaleFreeParameters, ExactConstants, Configurable):
         raise AttributeError(f"{type(self).__name__} does not define frequencies_hz")
 
 
+@checked
 def make_wav2spec(kind: str, audio_fs: float, dt_ms: float, **options: Any) -> nn.Module:
     """Front-end built by name, on the grid of a dataset.
 
@@ -342,7 +350,7 @@ def warn_of_gaps(front_end: WaveformFrontEnd, given: str, heard: Tensor, advice:
             f"{type(front_end).__name__} with {given} hardly hears {100.0 * unheard:.2g}% of the sound "
             f"(over 20 dB down) at bins of {front_end.hop_ms:g} ms: {advice}",
             UserWarning,
-            stacklevel=4,
+            stacklevel=outside_level(),
         )
 
 

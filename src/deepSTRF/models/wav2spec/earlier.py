@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
+from deepSTRF._validation import check_choice, check_positive_int, check_positive_number, checked
 from deepSTRF.dsp.gammatone import gammatone_bandwidth
 from deepSTRF.dsp.pcen import PCEN_EPS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import ERB_bandwidth, frequency_scale
@@ -173,6 +173,7 @@ class EarlierGammatone(_EarlierBank):
     _fc: Tensor
     _kernels: Tensor
 
+    @checked
     def __init__(
         self,
         audio_fs: float,
@@ -315,6 +316,7 @@ class EarlierLEAF(_EarlierBank):
     pcen_s_logit: nn.Parameter
 
     @designed_on_cpu
+    @checked
     def __init__(
         self,
         audio_fs: float,

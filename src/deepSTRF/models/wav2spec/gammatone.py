@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
+from deepSTRF._validation import check_choice, check_positive_int, check_positive_number, checked
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.gammatone import gammatone_bandwidth, gammatone_length, gammatone_resonators, gammatone_taps
 from deepSTRF.dsp.pcen import PCEN_STARTS, pcen, pcen_initial_state, smooth_cube_root
@@ -98,6 +98,7 @@ class CausalGammatone(FixedFilterbank):
 
     _fc: Tensor
 
+    @checked
     def __init__(
         self,
         audio_fs: float,

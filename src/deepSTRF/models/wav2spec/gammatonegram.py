@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice, check_positive_number
+from deepSTRF._validation import check_choice, check_positive_number, checked
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.gammatone import (
     gammatone_length,
@@ -82,6 +82,7 @@ class Gammatonegram(FixedFilterbank):
 
     _fc: Tensor
 
+    @checked
     def __init__(
         self,
         audio_fs: float,

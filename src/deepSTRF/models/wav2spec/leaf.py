@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_flag, check_positive_number
+from deepSTRF._validation import check_choice, check_flag, check_positive_number, checked
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
 from deepSTRF.dsp.pcen import PCEN_EPS, PCEN_STARTS, pcen
@@ -149,6 +149,7 @@ class CausalLEAF(PooledFilterbank):
     _tap_channel: Tensor
     _window_channel: Tensor
 
+    @checked
     def __init__(
         self,
         audio_fs: float,

@@ -9,7 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_choice, check_positive_int, check_positive_number
+from deepSTRF._validation import check_choice, check_positive_int, check_positive_number, checked
 from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
 from deepSTRF.dsp.pcen import smooth_cube_root
 from deepSTRF.models.configurable import designed_on_cpu
@@ -112,6 +112,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
     _mel_fb: Tensor
     _frequencies_hz: Tensor
 
+    @checked
     def __init__(
         self,
         audio_fs: float,
@@ -183,6 +184,7 @@ class CausalMelSpectrogram(WaveformFrontEnd):
                 )
 
     @classmethod
+    @checked
     def rahman_native(
         cls,
         audio_fs: float,

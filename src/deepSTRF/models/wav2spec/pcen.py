@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
+from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number, checked
 from deepSTRF.dsp.pcen import PCEN_STARTS, check_energies, pcen, pcen_initial_state
 from deepSTRF.dsp.scales import bounded_shift
 from deepSTRF.models.configurable import Configurable, ScaleFreeParameters, placement
@@ -73,6 +73,7 @@ class PCEN(ScaleFreeParameters, Configurable):
     #: The input must not be negative; models refuse a front-end with levels of either sign.
     needs_energy = True
 
+    @checked
     def __init__(
         self,
         n_bands: int,

@@ -10,7 +10,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_flag, check_positive_int, check_positive_number
+from deepSTRF._validation import (
+    check_choice,
+    check_flag,
+    check_positive_int,
+    check_positive_number,
+    checked,
+    outside_level,
+)
 from deepSTRF.dsp.filterbank import FilterbankPlan, FilterGroup, plan_filterbank
 from deepSTRF.dsp.filters import sinc_bandpass, symmetric_window
 from deepSTRF.dsp.scales import bounded_shift, frequency_scale, mel_distance, shift_in_mel
@@ -132,6 +139,7 @@ class SincNet(PooledFilterbank):
     low_hz_: nn.Parameter
     band_hz_: nn.Parameter
 
+    @checked
     def __init__(
         self,
         audio_fs: float,
@@ -166,7 +174,7 @@ class SincNet(PooledFilterbank):
                 f"{100.0 * (1.0 - self.kernel_size / self.hop):.2g}% of the sound: give a kernel_size of at "
                 f"least one bin ({self.hop} samples), or leave it out, or take envelope=True",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=outside_level(),
             )
         self.activation, self.rectify = activation, rectify
         self.norm = norm or ("start" if self.envelope and rectify == "analytic" else "unit")

@@ -16,6 +16,7 @@ import torch
 
 from deepSTRF import __version__
 from deepSTRF._files import json_safe, replace_folder, write_atomically
+from deepSTRF._validation import checked
 from deepSTRF.experiments.build import is_closed_form, load_dataset, solve
 from deepSTRF.experiments.config import FieldError
 from deepSTRF.experiments.examples import ModelFields, receptive_fields
@@ -175,6 +176,7 @@ ANALYSES: dict[str, Callable[[Target], dict[str, Any]]] = {
 }
 
 
+@checked
 def explain_run(
     run: Run,
     neurons: Sequence[int | str] | None = None,
