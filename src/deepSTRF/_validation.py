@@ -411,7 +411,6 @@ _PLAIN = (
     type(None), types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.GeneratorType,
     pathlib.PurePath,
 )  # fmt: skip
-_NUMBERS = (int, float, complex)
 
 
 def _is_tensor(value: object) -> bool:
@@ -419,16 +418,11 @@ def _is_tensor(value: object) -> bool:
     return torch is not None and isinstance(value, torch.Tensor)
 
 
-def _is_array(value: object) -> bool:
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
 def _is_plain(value: object) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor | torch.device | torch.dtype):
         return True
-    return isinstance(value, _PLAIN) or type(value) is object or _is_array(value)
+    return isinstance(value, _PLAIN) or type(value) is object or isinstance(value, np.ndarray)
 
 
 def _n_values(value: Any) -> int:
@@ -438,7 +432,7 @@ def _n_values(value: Any) -> int:
 
 def _described(value: object) -> str:
     """A value in an error: short, with its type; arrays by dtype and shape."""
-    if _is_tensor(value) or _is_array(value):
+    if _is_tensor(value) or isinstance(value, np.ndarray):
         kind = "tensor" if _is_tensor(value) else "array"
         dtype, shape = (str(getattr(value, name)) for name in ("dtype", "shape"))
         shape = shape.removeprefix("torch.Size(").replace("[", "(").replace("])", ")")
@@ -573,7 +567,7 @@ class _Annotations:
         """Arrays, tensors and lists; of real numbers where ``deep``."""
         if _is_tensor(value):
             return not deep or not value.is_complex()
-        if _is_array(value):
+        if isinstance(value, np.ndarray):
             return value.dtype.kind in "biuf" if deep else value.dtype.kind not in "SUmM"
         if isinstance(value, list | tuple | range):
             return not deep or _are_numbers(value)
@@ -595,7 +589,7 @@ class _Annotations:
             return False
         if isinstance(value, dict):
             return not sequence
-        if _is_tensor(value) or _is_array(value):
+        if _is_tensor(value) or isinstance(value, np.ndarray):
             if value.ndim == 0 or not deep or not inner:
                 return bool(value.ndim)
             return _n_values(value) == 0 or self.admits(inner[0], value[0], True)
@@ -641,7 +635,7 @@ class _Annotations:
         if issubclass(base, collections.abc.Iterable) and base.__module__ in ("collections.abc", "builtins"):
             what = [one for one in inner if one not in (..., Any)][:1]
             return "a sequence" + "".join(f" of {self._plural(one)}" for one in what)
-        name = _NAMES.get(base.__name__, base.__name__)
+        name = _NAMES.get(base.__name__, base.__name__).replace("Tensor", "tensor")
         return name if " " in name else f"{'an' if name[:1] in 'AEIOaeio' else 'a'} {name}"
 
     def _plural(self, hint: Any) -> str:
@@ -658,12 +652,7 @@ _WORDS: dict[type, str] = {
 }  # fmt: skip
 
 #: Names of classes as errors give them.
-_NAMES = {
-    "Module": "an nn.Module",
-    "Tensor": "a tensor",
-    "ndarray": "an array of numbers",
-    "Any": "another object",
-}
+_NAMES = {"Any": "another object", "Module": "an nn.Module", "ndarray": "an array of numbers"}
 
 
 def _number(base: type, value: Any) -> bool:
@@ -671,7 +660,7 @@ def _number(base: type, value: Any) -> bool:
     if _is_tensor(value):
         whole = not value.is_floating_point() or base is not int
         return _n_values(value) == 1 and value.ndim <= 1 and not value.is_complex() and whole
-    if _is_array(value):
+    if isinstance(value, np.ndarray):
         return value.ndim == 0 and value.dtype.kind in ("biu" if base is int else "biuf")
     kind = type(value)
     if base is bool:
@@ -734,7 +723,9 @@ class _Parameters:
             return value is None  # a default that the annotation does not name
         if isinstance(value, int):  # 0 and 1 stand for a flag, other numbers do not
             return type(value) is bool or value not in (0, 1) or "bool" not in str(hint)
-        if _is_tensor(value) or _is_array(value):  # one value stands for a number, several do not
+        if _is_tensor(value) or isinstance(
+            value, np.ndarray
+        ):  # one value stands for a number, several do not
             return _n_values(value) != 1
         return not (deep and isinstance(value, list | tuple | dict | set | frozenset))
 
@@ -820,7 +811,7 @@ def _fits(documented: str, value: Any) -> bool:
         return choices is not None and value in re.findall(r"[\"'](.*?)[\"']", choices.group(1))
     shapes = re.findall(r"\(((?:[\w. +*/-]+, *)*(?:[\w. +*/-]+)?,?)\)", documented.partition("shape")[2])
     loose = not shapes or "..." in documented or " or " in documented.partition("shape")[0]
-    if _is_tensor(value) or _is_array(value):
+    if _is_tensor(value) or isinstance(value, np.ndarray):
         numeric = not value.is_complex() if _is_tensor(value) else value.dtype.kind in "biuf"
         if not re.search(r"array|Tensor|shape", documented):
             return True

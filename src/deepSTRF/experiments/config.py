@@ -375,7 +375,6 @@ class ExperimentConfig:
             tree.update({table: written} if table and written else written)
         return tomli_w.dumps(tree)
 
-    @checked
     def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
         """Return the fields that make another experiment of it: name to (other value, own value)."""
         mine, theirs = self._identity(), other._identity()

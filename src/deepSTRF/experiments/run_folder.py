@@ -365,12 +365,10 @@ class Run:
             card = [(str(label), str(value)) for label, value in protocol["rows"][:]]
         return cls(folder, config, card, scores, *_histories_of(files, scores), facts, examples, files)
 
-    @checked
     def with_config(self, config: ExperimentConfig) -> Run:
         """Return this run under other choices, for instance another alignment of the same recording."""
         return replace(self, config=config)
 
-    @checked
     def check_seed(self, seed: int) -> None:
         """Raise ValueError when no model was fitted with that seed."""
         if seed not in self.scores.seeds:

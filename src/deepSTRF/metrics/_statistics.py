@@ -906,7 +906,6 @@ class ScoreStatistics:
         """Neurons without a bin that was recorded twice, bool (N,): their correlation cannot be corrected."""
         return self.powers.bins == 0
 
-    @checked
     def correlation(self, centring: str = "concat") -> Tensor:
         """Raw correlation (N,) on the concatenated clips, or around each clip's means ("clip")."""
         if centring != "clip":
@@ -916,7 +915,6 @@ class ScoreStatistics:
         sums = ((weight * products).sum(0) for products in (raw.xx, raw.yy, raw.xy))
         return PairMoments(self.pooled.count, self.pooled.mean_x, self.pooled.mean_y, *sums).correlation()
 
-    @checked
     def cc_norm(self, centring: str) -> Tensor:
         """Noise-corrected correlation ``Cov(pred, psth) / sqrt(Var(pred) SP)``, (N,); Schoppe et al. (2016).
 

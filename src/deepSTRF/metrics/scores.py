@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from deepSTRF._validation import checked
 from deepSTRF.metrics._statistics import ScoreStatistics, keep_where
 from deepSTRF.registry import METRICS
 
@@ -65,7 +64,6 @@ class Metric:
         cls.meaning = (cls.__doc__ or "").partition("\n")[0].removesuffix(".")
 
     @staticmethod
-    @checked
     def compute(statistics: ScoreStatistics) -> Tensor:
         """Return one value per neuron, (N,), NaN where undefined."""
         raise NotImplementedError("a metric defines compute(statistics) -> Tensor of shape (N,)")

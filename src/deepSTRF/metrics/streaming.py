@@ -415,22 +415,18 @@ class RepeatStatistics:
             raise NoDataError("RepeatStatistics")
         return self._pooled
 
-    @checked
     def signal_power(self, centring: str = "clip") -> Tensor:
         """Signal power per neuron, (N,), as `deepSTRF.metrics.signal_power`."""
         return self._state(centring).powers(centring)[0]
 
-    @checked
     def noise_power(self, centring: str = "clip") -> Tensor:
         """Noise power per neuron, (N,), as `deepSTRF.metrics.noise_power`."""
         return self._state(centring).powers(centring)[1]
 
-    @checked
     def snr(self, centring: str = "clip") -> Tensor:
         """Signal-to-noise ratio per neuron, (N,), as `deepSTRF.metrics.snr`."""
         return signal_to_noise(*self._state(centring).powers(centring))
 
-    @checked
     def ceiling(self, centring: str = "concat") -> Tensor:
         """Noise ceiling per neuron, (N,), as `deepSTRF.metrics.ceiling` with ``method="power"``."""
         return self._state(centring).ceiling(centring)

@@ -763,7 +763,6 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
                 f"n_frequency_bands={self.F}"
             )
 
-    @checked
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimiser groups: front-end and prefilter apart, each with its own learning rate.
 

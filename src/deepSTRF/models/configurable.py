@@ -18,7 +18,6 @@ from torch.nn.modules.module import register_module_module_registration_hook
 from torch.overrides import TorchFunctionMode
 
 from deepSTRF._moved import refuse_keywords
-from deepSTRF._validation import checked
 from deepSTRF.registry import MODULES
 
 __all__ = [
@@ -261,7 +260,6 @@ class ScaleFreeParameters(nn.Module):
 
     learning_rate_factor: float = 10.0
 
-    @checked
     def param_groups(self, lr: float) -> list[dict[str, Any]]:
         """Return optimiser groups of the trained parameters, for a model that learns at rate ``lr``."""
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

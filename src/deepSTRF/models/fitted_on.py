@@ -137,7 +137,6 @@ class FittedOn:
         )
 
     @classmethod
-    @checked
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         """Read what a checkpoint holds; later entries are left out, other types a TypeError."""
         if not isinstance(record, Mapping):
@@ -158,7 +157,6 @@ class FittedOn:
             values[entry.name] = tuple(value) if listed else value
         return cls(**values)
 
-    @checked
     def match(self, dataset: Any) -> list[int]:
         """Compare a dataset with the recording of the fit, and find its neurons by name.
 
@@ -187,7 +185,6 @@ class FittedOn:
         order = self._neurons_of(dataset, "the dataset", "the model was fitted on")
         return list(range(int(dataset.N_neurons))) if order is None else order
 
-    @checked
     def check_same(self, dataset: Any, what: str, than: str, *, responses: bool = True) -> None:
         """Raise ValueError unless a dataset has the same neurons in the same order, bins, bands and unit.
 
@@ -204,7 +201,6 @@ class FittedOn:
         if responses:
             self.check_unit(dataset, what, than)
 
-    @checked
     def check_unit(self, dataset: Any, what: str, than: str) -> None:
         """Raise ValueError when the responses are in another unit."""
         unit = _unit(dataset)

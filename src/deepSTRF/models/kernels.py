@@ -289,7 +289,6 @@ class SeparableSTRF(nn.Module, Configurable):
         return self.weight_f @ self.weight_t
 
     @torch.no_grad()
-    @checked
     def init_from(self, weight: Tensor) -> Self:
         """Start from the best approximation of this rank to (C_out, C_in, F, T), by singular values."""
         full = _check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))
@@ -401,7 +400,6 @@ class ParametricSTRF(nn.Module, Configurable):
         return (spectral * scale.unsqueeze(-1)).mT @ temporal
 
     @torch.no_grad()
-    @checked
     def init_from(self, weight: Tensor) -> Self:
         """Start from the Gaussians that approximate a kernel (C_out, C_in, F, T); see `fit_gaussians`."""
         full = _check_kernel(weight, (self.C_out, self.C_in, self.F, self.T))

@@ -166,7 +166,6 @@ class AdapTrans(_Adaptation, Configurable):
         off = past[:, 1] - w * now[:, 0] + level
         return _rectified(torch.stack([on, off], dim=1)), following
 
-    @checked
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return finite ON and OFF kernels (F, 1, K) that approach the recursion, before rectification."""
         w = self.get_w().unsqueeze(-1)
@@ -227,7 +226,6 @@ class ICAdaptation(_Adaptation, Configurable):
         _, now, mean, following = leaky_mean(chunk, self.a.unsqueeze(0), 1.0 - self.a.unsqueeze(0), state)
         return _rectified(now - mean[..., :-1]), following
 
-    @checked
     def build_kernels(self, kernel_size: int | None = None) -> Tensor:
         """Return a finite kernel (F, 1, K) that approaches the recursion, before rectification."""
         past = _past_weights(self.a, _kernel_size(kernel_size, self.a))

@@ -68,7 +68,6 @@ class FrontEndCache:
         self._entries: dict[Hashable, Tensor] = {}
         self.hits = self.misses = self.n_bytes = 0
 
-    @checked
     def get_or_compute(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
         """Return the entry of ``key``; on a miss compute it, and keep it while the cache is not full."""
         found = self._entries.get(key)

@@ -123,7 +123,6 @@ class SeedLogger(Callback, ABC):
         """Write one epoch's record."""
         self(record)
 
-    @checked
     def finalize(self, results: Mapping[str, Mapping[str, Any]]) -> None:
         """Write the fitted model's scores ``{'val': ..., 'test': ...}`` as ``final/<split>_<score>``."""
         self._check_open()

@@ -207,19 +207,16 @@ class Presentation:
 
     # ---- time and frequency
 
-    @checked
     def samples(self, duration_ms: float) -> int:
         """Return the samples of a duration, as whole bins, at least one."""
         return self.bins(duration_ms) * self._playable_hop()
 
-    @checked
     def bins(self, duration_ms: float) -> int:
         """Return the whole bins that hold a duration, at least one."""
         if duration_ms != 0:
             check_positive_number("a duration in ms", duration_ms)
         return max(1, math.ceil(duration_ms / self.dt_ms - 1e-9))
 
-    @checked
     def time_ms(self, n_bins: int) -> FloatArray:
         """Return the middles of bins after the onset of the sound (n_bins,)."""
         return np.asarray((np.arange(n_bins) + 0.5) * self.dt_ms, dtype=np.float64)
@@ -245,7 +242,6 @@ class Presentation:
             low, high = float(heard.min()), float(heard.max())
         return low, min(high, top)
 
-    @checked
     def band_scale(self, unit: str | None) -> FloatArray:
         """Return the size (F, 1) of one unit in each band; of None that of "sd" where it is known."""
         check_choice("unit", unit, (None, "sd", "raw"))
@@ -314,14 +310,12 @@ class Presentation:
 
         return self._rates(prepared(), self._respond_to_patterns)
 
-    @checked
     def baseline(self, rates: FloatArray) -> FloatArray:
         """Return the mean rate at the end of the silence, (..., K) for rates (..., K, lead_bins + T)."""
         n_bins = max(1, round(BASELINE_SHARE * self.lead_bins))
         end = max(1, self.lead_bins - LOOK_AHEAD_BINS)
         return np.asarray(rates[..., max(0, end - n_bins) : end].mean(axis=-1))
 
-    @checked
     def evoked(self, rates: FloatArray, silence: Any = None) -> FloatArray:
         """Return what sounds evoke, (..., K, T): rates after their onset less those of a trial of silence.
 

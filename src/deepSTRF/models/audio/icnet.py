@@ -268,7 +268,6 @@ class ICNet(AudioEncodingModel):
         start = sum(sizes[: recording % len(sizes)])
         return slice(start, start + sizes[recording])
 
-    @checked
     def param_groups(self, lr: float, *, weight_decay: float = 0.0) -> list[dict[str, Any]]:
         """Return optimiser groups: the filters' cutoffs at their own learning rate, all else at ``lr``.
 
