@@ -723,9 +723,7 @@ class _Parameters:
             return value is None  # a default that the annotation does not name
         if isinstance(value, int):  # 0 and 1 stand for a flag, other numbers do not
             return type(value) is bool or value not in (0, 1) or "bool" not in str(hint)
-        if _is_tensor(value) or isinstance(
-            value, np.ndarray
-        ):  # one value stands for a number, several do not
+        if _is_tensor(value) or isinstance(value, np.ndarray):  # one value may stand for a number
             return _n_values(value) != 1
         return not (deep and isinstance(value, list | tuple | dict | set | frozenset))
 

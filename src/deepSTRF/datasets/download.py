@@ -10,7 +10,6 @@ rebuilt, and the folder can be deleted at any time.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import io
 import json
