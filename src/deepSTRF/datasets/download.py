@@ -10,6 +10,7 @@ rebuilt, and the folder can be deleted at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -625,8 +626,13 @@ def _write(path: Path, key: str, arrays: Arrays) -> None:
         for entry in entries[MAX_ENTRIES:]:
             entry.unlink(missing_ok=True)
     except OSError as error:
-        warnings.warn(
-            f"the parsed recording could not be cached at {path} ({error}), so the next load takes as long "
-            f"as this one; set {CACHE_DIR_VARIABLE} to a folder with free space, or pass cache=False",
-            stacklevel=outside_level(),
-        )
+        _warn_uncached(path.parent, error.strerror or str(error))
+
+
+@functools.cache  # one warning per folder and reason, however many arrays a recording has
+def _warn_uncached(folder: Path, reason: str) -> None:
+    warnings.warn(
+        f"the parsed recording could not be cached in {folder} ({reason}), so the next load takes as long as "
+        f"this one; set {CACHE_DIR_VARIABLE} to a folder with free space, or pass cache=False",
+        stacklevel=outside_level(),
+    )

@@ -246,7 +246,6 @@ class FoldManifest:
                 )
         return dataclasses.replace(self, sounds=sounds)
 
-    @checked
     def trial_of(self, dataset: NeuralDataset, clip: int) -> str:
         """Trial that has the sound of a clip.
 
@@ -280,7 +279,6 @@ class FoldManifest:
             "this manifest, so nothing says which fits never saw it"
         )
 
-    @checked
     def eligible(self, trial: str) -> tuple[Fold, ...]:
         """Fits that left a trial out.
 

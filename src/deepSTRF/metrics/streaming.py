@@ -78,7 +78,6 @@ class ScoreTracker:
     def __contains__(self, clip_key: object) -> bool:
         return clip_key in self._clips
 
-    @checked
     def prepare(self, clip_key: Hashable, responses: Tensor, mask: Tensor | None = None) -> None:
         """Summarise the responses of one clip; a key prepared before is replaced.
 
@@ -202,7 +201,6 @@ class ScoreTracker:
         prediction = first.map(lambda *values: torch.stack(values), *others)
         return ScoreStatistics(prediction, self._pooled[1], self._pooled[2], centring, reliability or {})
 
-    @checked
     def compute(self, centring: str | None = None) -> dict[str, Tensor]:
         """Scores of the predictions since the last `reset`, as a fit computes them after every epoch.
 
@@ -304,7 +302,6 @@ class PairStatistics:
         _check_same_neurons(self._error, error)
         self._moments, self._error = self._moments.merge(moments), self._error + error
 
-    @checked
     def merge(self, other: Self) -> Self:
         """Add what another instance has seen (another process, another shard), and return self."""
         if other._moments is not None and other._error is not None:
@@ -398,7 +395,6 @@ class RepeatStatistics:
         _check_same_neurons(self._pooled.bins, powers.bins)
         self._pooled = self._pooled.merge(powers)
 
-    @checked
     def merge(self, other: Self) -> Self:
         """Add what another instance has seen, and return self."""
         if other._pooled is not None:

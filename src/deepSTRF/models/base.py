@@ -268,7 +268,6 @@ class NeuralModel(nn.Module, Configurable):
         """
         return params
 
-    @checked
     def loss(self, params: Tensor, responses: Tensor, *, reduction: str = "mean") -> Tensor:
         """Return the model's own loss; a model that names one in `own_loss` defines it.
 
@@ -663,7 +662,6 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         self.standardizer.fit(self._spectrograms(stims))
         return self
 
-    @checked
     def measure_bands(self, stims: Iterable[Tensor], spectrograms: Iterable[Tensor] | None = None) -> Self:
         """Measure each band's standard deviation on training clips: the unit of receptive fields.
 

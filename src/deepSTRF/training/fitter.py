@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
-from deepSTRF._validation import check_device, check_non_negative, check_positive_int, checked, checked_but
+from deepSTRF._validation import check_device, check_non_negative, check_positive_int, checked_but
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.models.fitted_on import FittedOn, check_views, remember_fit
 from deepSTRF.models.prediction import evaluating, parts_left_in_eval, start_training
@@ -417,7 +417,6 @@ class Fitter:
             measure_bands(self.model, self.train_source)
         return self.history
 
-    @checked
     def evaluate(self, loader: DataLoader[Any]) -> dict[str, Any]:
         """Score the model, as it is now, on other clips.
 

@@ -96,7 +96,6 @@ class DynamicSTRF:
         """Lag of each frame of the window, (L + lookahead,): L - 1 to 0, and negative for frames after it."""
         return torch.arange(self.lags - 1, -1 - self.lookahead, -1, device=self.times.device)
 
-    @checked
     def lags_ms(self, dt_ms: float) -> Tensor:
         """Time of each frame of the window before the response, in ms, (L + lookahead,).
 

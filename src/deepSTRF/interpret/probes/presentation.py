@@ -252,7 +252,6 @@ class Presentation:
 
     # ---- playing
 
-    @checked
     def play(self, sounds: Iterable[Any]) -> FloatArray:
         """Play sounds, each after silence, and return the rates.
 
@@ -283,7 +282,6 @@ class Presentation:
 
         return self._rates(prepared(), self._respond_to_sounds)
 
-    @checked
     def show(self, patterns: Iterable[Any], silence: Any = 0.0) -> FloatArray:
         """Present spectrograms to the part of the model behind its front-end, each after a constant one.
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from deepSTRF._validation import check_choice, check_flag, check_positive_int, checked, checked_but
+from deepSTRF._validation import check_choice, check_flag, check_positive_int, checked_but
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State
@@ -199,7 +199,6 @@ class ICNet(AudioEncodingModel):
         """
         return self.readout.expected_counts(params)
 
-    @checked
     def loss(
         self,
         params: Tensor,
@@ -243,7 +242,6 @@ class ICNet(AudioEncodingModel):
 
     loss.response_domain = "counts"  # type: ignore[attr-defined]
 
-    @checked
     def recording_neurons(self, recording: int) -> slice:
         """Return which neurons (axis 1 of the output) belong to a recording.
 

@@ -184,7 +184,6 @@ class CausalMelSpectrogram(WaveformFrontEnd):
                 )
 
     @classmethod
-    @checked
     def rahman_native(
         cls,
         audio_fs: float,
