@@ -24,6 +24,7 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -181,12 +182,24 @@ def load_npz(
     arrays: dict[str, NDArray[Any]] = {}
     with zipfile.ZipFile(io.BytesIO(source) if isinstance(source, bytes) else source) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()] if members is None else members
-        for name in names:
-            entry = archive.getinfo(f"{name}.npy")
-            most = min(entry.file_size, entry.compress_size * _MOST_INFLATION + _BLOCK)
+        entries = {name: archive.getinfo(f"{name}.npy") for name in names}
+        sizes = {n: min(e.file_size, e.compress_size * _MOST_INFLATION + _BLOCK) for n, e in entries.items()}
+        if sum(sizes.values()) > _memory():
+            raise ValueError(
+                f"its arrays take {sum(sizes.values()):,} bytes, more than the memory of this machine"
+            )
+        for name, entry in entries.items():
             with archive.open(entry) as stream:
-                arrays[name] = _read_array(stream, name, most)
+                arrays[name] = _read_array(stream, name, sizes[name])
     return arrays
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return sys.maxsize
 
 
 def load_sealed_npz(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF import _files
 from deepSTRF._files import DamagedFileError, load_npz, npz_bytes, write_sealed_zip  # inner: tested by itself
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.audio import AudioNeuralDataset
@@ -319,6 +320,7 @@ HOSTILE = {
         ("standardization_0_mean", lambda a: a[:1]), ("standardization_0_std", lambda a: -a),
         ("standardization_0_std", lambda a: a.astype(str)), ("standardization_0_clips", lambda a: a - 99),
         ("normalization_scale", lambda a: a * 0), ("normalization_scale", lambda a: a[:-1]),
+        ("normalization_scale", lambda a: a * np.float32(1e-40)),
         ("normalization_offset", lambda a: a * np.float32("nan")), ("normalization_clips", lambda a: a - 99),
         ("normalization_method", lambda a: np.array("other")),
         ("normalization_method", lambda a: np.array(3)),
@@ -438,3 +440,30 @@ def test_metadata_that_no_file_can_hold_is_named(tmp_path):
 def test_smoothing_windows_are_bounded(ds):
     with pytest.raises(ValueError, match=r"window_ms=1e\+18 is longer"):
         ds.smoothed(1e18)
+
+
+def test_a_folder_whose_name_is_no_text_does_not_spoil_a_file(ds, tmp_path):
+    ds.path = os.fsdecode(b"/data/\xff\xfe")
+    ds.load_report.skip("x", f"{ds.path}/x.mat is damaged")
+    again = NeuralDataset.load(ds.save(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.npz")))
+    assert again.path == ds.path
+    assert again.load_report.skipped == ds.load_report.skipped
+
+
+def test_archives_of_other_makers_and_with_more_than_fits(full, monkeypatch):
+    arrays = load_npz(full)
+    for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_STORED):
+        with zipfile.ZipFile(full, "w", method) as archive:
+            for name, values in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.lib.format.write_array(member, values)
+        with pytest.raises(DamagedFileError, match="lost its checksum"):  # readable, and of nobody
+            NeuralDataset.load(full)
+    with zipfile.ZipFile(full, "w") as archive:
+        archive.writestr("header", b"{}")
+    with pytest.raises(DamagedFileError, match=r"full\.npz"):
+        NeuralDataset.load(full)
+    write_sealed_zip(full, npz_bytes({**arrays, "bomb": np.zeros(10**7)}), "dataset")
+    monkeypatch.setattr(_files, "_memory", lambda: 10**6)
+    with pytest.raises(DamagedFileError, match="more than the memory of this machine"):
+        NeuralDataset.load(full)

@@ -31,7 +31,7 @@ from deepSTRF._files import (
     write_sealed_zip,
 )
 from deepSTRF.datasets.from_arrays import LEVELS
-from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, StimulusList
+from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, StimulusList, check_metadata
 from deepSTRF.datasets.responses import ResponseStorage, stored_responses
 from deepSTRF.datasets.transforms import METHODS, ResponseNormalization, StimulusStandardization
 
@@ -215,7 +215,6 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
             held = ", ".join(list(arrays)[:8]) or "nothing"
             raise ValueError(f"it holds the arrays {held}, not those of ds.save. {_THEN}")
         header = json.loads(arrays.pop("header").tobytes())
-        json.dumps(header, ensure_ascii=False).encode()  # refuses lone surrogates
     except DamagedFileError:
         raise
     except Exception as error:  # of damaged bytes, parsers raise every class
@@ -250,6 +249,8 @@ def _check_header(header: Any) -> None:
             continue
         if type(header[key]) not in types:
             raise ValueError(f"{key} is {header[key]!r:.80}, of type {type(header[key]).__name__}")
+    for key in ("name", "facts"):  # paths, also in the report on files, may hold bytes that are no text
+        check_metadata(header[key], key)
     words = [*header["kept"], *(word for name, reason in header["skipped"] for word in (name, reason))]
     if any(not isinstance(word, str) for word in words):
         raise ValueError("kept or skipped holds what is no text")
@@ -342,6 +343,12 @@ def _restore_transforms(ds: Recording, stimuli: list[Stimulus], arrays: Arrays) 
         shapes = {scale.shape, offset.shape}
         if shapes != {(ds.N_neurons,)} or {scale.dtype, offset.dtype} != {np.dtype(np.float32)}:
             raise ValueError(f"the normalisation has the shapes {shapes} for {ds.N_neurons} neurons")
+        largest = max(
+            (np.fmax.reduce(np.abs(c.data), axis=None, initial=0) for c in ds._storage.clips), default=0
+        )
+        largest = float(largest) + float(np.abs(offset).max(initial=0))
+        if largest > np.finfo(np.float32).max * float(scale.min(initial=1)):
+            raise ValueError("the normalisation makes responses infinite")
         if method.dtype.kind != "U" or method.ndim != 0 or str(method) not in METHODS:
             raise ValueError(f"the normalisation has the method {method!r:.80}")
         ds._normalization = ResponseNormalization(
