@@ -49,6 +49,7 @@ __all__ = [
     "check_dropout",
     "check_dtype",
     "check_flag",
+    "check_memory",
     "check_n_splits",
     "check_non_negative",
     "check_not_empty",
@@ -59,6 +60,7 @@ __all__ = [
     "checked",
     "checked_but",
     "first_names",
+    "memory_bytes",
     "neuron_indices",
     "outside_level",
     "polarity_channel",
@@ -75,6 +77,8 @@ LARGEST_COUNT = 2**31 - 1
 MOST_LAYERS = 1_000
 #: So many characters of a name are shown in a message.
 LONGEST_SHOWN = 80
+#: Where Linux states the memory limit of a container.
+CONTAINER_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 #: Up to so many frequencies are printed in an error.
 MOST_PRINTED = 40
 
@@ -244,6 +248,25 @@ def check_flag(name: str, value: object) -> bool:
     return value
 
 
+def memory_bytes() -> float:
+    """Memory of this machine in bytes, or of the container; infinity where the system does not say."""
+    try:
+        found = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        limit = CONTAINER_LIMIT.read_text(encoding="ascii").strip() if CONTAINER_LIMIT.is_file() else ""
+    except (OSError, ValueError, AttributeError):  # no such function on Windows
+        return math.inf
+    return min(found, float(limit)) if limit.isdecimal() else found
+
+
+def check_memory(needed: float, what: str) -> None:
+    """Raise ValueError for what needs more bytes than this machine has; ``what`` names the arguments."""
+    if needed > memory_bytes():
+        raise ValueError(
+            f"{what} would take {needed / 1e9:,.0f} GB of memory, and this machine has "
+            f"{memory_bytes() / 1e9:,.0f} GB; choose less"
+        )
+
+
 # ---- arrays, tensors
 
 
@@ -382,6 +405,11 @@ def check_device(device: str | torch.device) -> torch.device:
             f"device={device!r}, but PyTorch sees {torch.cuda.device_count()} CUDA device(s) here; use "
             "device='cpu', or install a CUDA build of PyTorch"
         )
+    if found.type not in ("cpu", "cuda", "mps", "meta"):
+        try:
+            torch.empty(0, device=found)
+        except (RuntimeError, NotImplementedError, AssertionError) as error:
+            raise ValueError(f"device={device!r} is not usable here ({error}); use device='cpu'") from error
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device={device!r}, but PyTorch sees no Apple GPU here; use device='cpu'")
     return found

@@ -18,6 +18,8 @@ from deepSTRF.experiments.config import NamesFields
 
 __all__ = ["UsageProblem", "explain", "readable", "say", "usage"]
 
+#: Characters of an error that are shown; a longer one repeats what was typed.
+LONGEST = 1_000
 #: Exit statuses; 130 is what shells report after Ctrl-C.
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 #: Errors whose text was written for the user; any other is a fault of the package.
@@ -103,7 +105,7 @@ def readable(command: Command) -> Command:
 
 def explain(error: Exception, *, debug: bool = False) -> str:
     """Return one paragraph about an error: what happened and what to do."""
-    text = printable(" ".join(_text_of(error).split())) or type(error).__name__
+    text = printable(" ".join(_text_of(error).split()), longest=LONGEST) or type(error).__name__
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         text += (
             ". Nothing saved before is lost: free some space and run the same command, it goes on from there"

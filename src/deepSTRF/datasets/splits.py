@@ -28,6 +28,8 @@ DatasetT = TypeVar("DatasetT", bound=NeuralDataset)
 ROLES = ("train", "val", "test")
 #: Fraction of the remaining clips that leave_one_clip_out takes for validation.
 _VALIDATION_SHARE = 0.15
+#: A number with more digits counts no clips.
+_MOST_DIGITS = 18
 _FORMS = (
     "'14/3/3', '0-13/14-16/17,18,19', 'random:0.7/0.15/0.15:seed=0', 'kfold:5:fold=0' or 'loo:fold=0' "
     "(the last two also with ':seed=1' and ':n_val=2'; all three with ':group=KEY')"
@@ -495,7 +497,7 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
     parts = text.strip().split("/")
     if len(words) != 1 or len(parts) != 3:
         raise ValueError(f"{text!r} is no split; use {_FORMS}")
-    if all(part.strip().isdecimal() for part in parts):
+    if all(part.strip().isdecimal() and len(part) <= _MOST_DIGITS for part in parts):
         counts = [int(part) for part in parts]
         if sum(counts) != len(ds):
             raise ValueError(
@@ -504,7 +506,7 @@ def parse_split(ds: NeuralDataset, text: str) -> ClipSplit:
             )
         first, second = counts[0], counts[0] + counts[1]
         return index_split(ds, range(first), range(first, second), range(second, len(ds)))
-    clips = [_indices(text, part) for part in parts]
+    clips = [_indices(text, part, len(ds)) for part in parts]
     return index_split(ds, *clips, name=text.strip())
 
 
@@ -522,17 +524,17 @@ def read_cut(text: str) -> tuple[tuple[float, float] | None, str | None]:
     return (1000.0 * float(match[1]), 1000.0 * float(match[2] or 0)), split.strip() or None
 
 
-def _indices(text: str, part: str) -> list[int]:
+def _indices(text: str, part: str, n_clips: int) -> list[int]:
     """Clips of "0-13" or "17,18,19"."""
     clips: list[int] = []
     for piece in filter(None, (word.strip() for word in part.split(","))):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", piece)
+        match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", piece)
         if match is None:
             raise ValueError(
                 f"{piece!r} in {text!r} is no clip index or range like 0-13; splits are {_FORMS}"
             )
-        first = int(match[1])
-        clips.extend(range(first, int(match[2] or first) + 1))
+        first, last = int(match[1]), int(match[2] or match[1])
+        clips.extend(range(first, min(last, n_clips) + 1))  # one beyond the last, which is refused by name
     return clips
 
 
@@ -548,7 +550,7 @@ def _options(text: str, words: list[str], defaults: dict[str, int | None]) -> di
 
 
 def _whole(text: str, word: str) -> int:
-    if not word.strip().isdecimal():
+    if not word.strip().isdecimal() or len(word) > _MOST_DIGITS:
         raise ValueError(f"{word!r} in {text!r} is no whole number; splits are {_FORMS}")
     return int(word)
 

@@ -7,8 +7,10 @@ A fit in closed form stands in a model's place. A new one is a file in ``deepSTR
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,11 +18,12 @@ import torch
 from torch import nn
 
 from deepSTRF._files import check_regular
-from deepSTRF._validation import check_device
+from deepSTRF._validation import check_device, memory_bytes
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.datasets.io import advice_on
 from deepSTRF.datasets.splits import read_cut
-from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError, closest
+from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError, closest, inline_toml
+from deepSTRF.models.configurable import TooLargeError, bounded_build
 from deepSTRF.registry import DATASETS, LOSSES, MODELS, SOLVERS, WAV2SPEC
 from deepSTRF.training.objective import choose_objective, objective_conflict
 from deepSTRF.training.seeds import seeded
@@ -35,6 +38,7 @@ __all__ = [
     "is_closed_form",
     "load_dataset",
     "loss_of",
+    "naming_split",
     "option_names",
     "resolve_device",
     "solve",
@@ -47,6 +51,10 @@ FROM_THE_DATA = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", 
 FROM_THE_DATA_SOLVER = ("train", "validation", "wav2spec", "warmup_ms")
 #: Arguments of a recording that have a flag of their own.
 HAVE_A_FLAG = ("download",)
+#: Bytes that each value of a fit takes: itself in float32, its gradient, and two moments of the optimiser.
+BYTES_PER_VALUE = 16
+#: No machine has more, and no model has more modules.
+LARGEST_MEMORY, MOST_PARTS = 2.0**50, 100_000
 FETCH = (
     "run_experiment(..., download=True) fetches missing files, and so does the command line "
     "(leave out --no-download)"
@@ -126,7 +134,10 @@ def is_closed_form(model: str) -> bool:
 
 def _is_file(config: ExperimentConfig) -> bool:
     name = config.dataset
-    is_there = Path(name).exists() and not Path(name).is_dir()
+    try:
+        is_there = Path(name).exists() and not Path(name).is_dir()
+    except OSError:  # a name that no file can have
+        return False
     if name in DATASETS:
         return is_there
     return name.lower().endswith(DATASET_SUFFIX) or is_there or advice_on(name) is not None
@@ -160,8 +171,20 @@ def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralD
     """
     check_choices(config)
     recording = _load_whole(config, download=download)
-    cut = None if config.split is None else read_cut(config.split)[0]
-    return recording if cut is None else recording.cut(cut[0], gap_ms=cut[1])
+    with naming_split(config):
+        cut = None if config.split is None else read_cut(config.split)[0]
+        return recording if cut is None else recording.cut(cut[0], gap_ms=cut[1])
+
+
+@contextlib.contextmanager
+def naming_split(config: ExperimentConfig) -> Iterator[None]:
+    """Add the split of an experiment to an error about it."""
+    try:
+        yield
+    except (ValueError, IndexError, KeyError) as error:
+        if config.split is not None and config.split not in str(error):
+            error.add_note(f"The split is {config.split[:60]!r}")
+        raise
 
 
 def _load_whole(config: ExperimentConfig, *, download: bool) -> NeuralDataset:
@@ -197,6 +220,26 @@ def _load_whole(config: ExperimentConfig, *, download: bool) -> NeuralDataset:
 # ---- Front-end, model, device
 
 
+@contextlib.contextmanager
+def _refusing_absurd_sizes() -> Iterator[None]:
+    """Name the options behind a front-end or model that this machine cannot hold, before it is made."""
+    values, refused = (
+        min(memory_bytes(), LARGEST_MEMORY) / BYTES_PER_VALUE,
+        "{model_options}/{wav2spec_options}",
+    )
+    try:
+        with bounded_build(int(values), MOST_PARTS):
+            yield
+    except TooLargeError as error:
+        raise FieldError(refused + " make a model that is too large for this machine: {0}", error) from None
+    except (MemoryError, OverflowError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("allocate|overflow", str(error)):
+            raise
+        raise FieldError(
+            refused + " make a model that is too large for this machine ({0})", str(error)[:200]
+        ) from None
+
+
 def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
     """Build the front-end of an experiment with the sample rate and bin width of its data."""
     if config.wav2spec is None:
@@ -214,12 +257,13 @@ def build_front_end(config: ExperimentConfig, dataset: Any) -> nn.Module | None:
     takes = inspect.signature(WAV2SPEC.get(config.wav2spec)).parameters
     if {"n_filters", "n_mels"} & set(takes) and not {"n_filters", "n_mels"} & set(options):
         options["n_filters"] = dataset.F  # as many channels as the recording's own spectrogram
-    made = make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
-    heard = getattr(dataset, "hearing_range_hz", None)
-    if heard is None or "f_max" in options or not getattr(made, "f_max", 0.0) > heard[1]:
-        return made
-    options["f_max"] = heard[1]  # a default bank ends where the animal's hearing does
-    return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
+    with _naming_options("front-end", config.wav2spec, config.wav2spec_options), _refusing_absurd_sizes():
+        made = make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
+        heard = getattr(dataset, "hearing_range_hz", None)
+        if heard is None or "f_max" in options or not getattr(made, "f_max", 0.0) > heard[1]:
+            return made
+        options["f_max"] = heard[1]  # a default bank ends where the animal's hearing does
+        return make_wav2spec(config.wav2spec, audio_fs=dataset.audio_fs, dt_ms=dataset.dt, **options)
 
 
 def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
@@ -247,8 +291,21 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
             )
         if wanted is not None:
             arguments[name] = wanted
-    model: nn.Module = cls(**{**arguments, **config.model_options})
+    with _naming_options("model", config.model, config.model_options), _refusing_absurd_sizes():
+        model: nn.Module = cls(**{**arguments, **config.model_options})
     return model
+
+
+@contextlib.contextmanager
+def _naming_options(what: str, name: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Add to an error of a constructor which options it was given."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if options:
+            given = ", ".join(f"{key}={inline_toml(value)[:60]}" for key, value in options.items())
+            error.add_note(f"The options of {what} {name!r} are {given}")
+        raise
 
 
 def _n_bands(front_end: nn.Module | None, dataset: Any) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from typing import Any, get_type_hints
 
 import tomli_w
 
+from deepSTRF._text import check_name
 from deepSTRF._validation import checked
 from deepSTRF.registry import LOSSES
 
@@ -46,6 +48,15 @@ __all__ = [
 
 #: A seed must suit NumPy's legacy generator.
 LARGEST_SEED = 2**32 - 1
+#: More fits are a slip, such as a range of seeds with a digit too many; and no count comes near the other.
+MOST_SEEDS, LARGEST_COUNT = 1_000, 1_000_000_000
+#: What TOML holds of whole numbers and of tables in tables.
+LARGEST_WHOLE, DEEPEST = 2**63 - 1, 20
+#: No size of a model or front-end comes near this, no number of parts (``n_...``) and no time in ms near the
+#: second one; whole numbers whose names end in these words are no sizes.
+LARGEST_SIZE, LARGEST_PART, NO_SIZES = 100_000, 10_000, ("seed", "bytes", "_fs", "_hz")
+#: Bytes of a configuration, which is a page of text.
+LONGEST_FILE = 1_000_000
 STARTS = ("default", "ridge")
 RESPONSE_METHODS = ("max", "zscore")  # those of NeuralDataset.normalized
 #: The loss of a fit that names none, of a model without one of its own.
@@ -123,13 +134,24 @@ def closest(word: str, legal: Iterable[str]) -> str:
 def _text(name: str, value: Any) -> Any:
     if not isinstance(value, str) or not value.strip():
         raise FieldTypeError("{" + name + "} must be a non-empty text, got {0!r}", value)
-    return value
+    return _writable(name, value)
 
 
 def _optional_text(name: str, value: Any) -> Any:
     if value is not None and (not isinstance(value, str) or not value.strip()):
         raise FieldTypeError("{" + name + "} must be a non-empty text or left out, got {0!r}", value)
-    return value
+    return value if value is None else _writable(name, value)
+
+
+def _writable(name: str, text: str) -> str:
+    """A text that a file of choices can hold, and a path can be."""
+    if "\0" in text:
+        raise FieldError("{" + name + "} holds a null character: {0!r}", text)
+    try:
+        check_name("it", text)
+    except ValueError as error:
+        raise FieldError("{" + name + "} is no name ({0})", error) from None
+    return text
 
 
 def _switch(name: str, value: Any) -> Any:
@@ -141,11 +163,23 @@ def _switch(name: str, value: Any) -> Any:
 def _count(name: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise FieldError("{" + name + "} must be a whole number of at least 1, got {0!r}", value)
+    if value > LARGEST_COUNT:
+        raise FieldError("{" + name + "} must be at most {0:,}, got {1:.3g}", LARGEST_COUNT, _rounded(value))
     return value
+
+
+def _rounded(value: float) -> float:
+    """A whole number as a float, which its text is short of; infinity where it is too large."""
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
 
 
 def _amount(name: str, value: Any) -> Any:
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and isinstance(value, int):
+        number = math.isfinite(_rounded(value))
     if not number or not math.isfinite(value) or value < 0:
         raise FieldError("{" + name + "} must be a number of at least 0, got {0!r}", value)
     return value
@@ -182,9 +216,15 @@ def _device(name: str, value: Any) -> Any:
 
 def _seeds(name: str, seeds: Any) -> tuple[int, ...]:
     """Seeds as a tuple of distinct ints; an int is one seed."""
-    listed = [seeds] if isinstance(seeds, int) else list(seeds) if isinstance(seeds, Iterable) else seeds
+    listed = seeds
+    if isinstance(seeds, int):
+        listed = [seeds]
+    elif isinstance(seeds, Iterable):
+        listed = list(itertools.islice(seeds, MOST_SEEDS + 1))
     if not isinstance(listed, list) or not listed:
         raise FieldError("{" + name + "} must be a whole number or a list of them, got {0!r}", seeds)
+    if len(listed) > MOST_SEEDS:
+        raise FieldError("{" + name + "} must be at most {0:,}, one fit each; these are more", MOST_SEEDS)
     for seed in listed:
         if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed <= LARGEST_SEED:
             raise FieldError("a seed is a whole number in 0 .. {0}, got {1!r}", LARGEST_SEED, seed)
@@ -197,7 +237,31 @@ def _seeds(name: str, seeds: Any) -> tuple[int, ...]:
 def _options(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise FieldTypeError("{" + name + "} must map names to values, got {0!r}", value)
+    for key, item in value.items():
+        _option(name, key, item)
     return value
+
+
+def _option(name: str, key: str, value: Any, depth: int = 0) -> None:
+    """Refuse a number or a text in an option that no model and no file takes."""
+    problem = None
+    is_part = key.startswith("n_") or key.endswith("_ms")
+    largest = LARGEST_PART if is_part else LARGEST_SIZE if isinstance(value, int) else math.inf
+    if name == "dataset_options" or key.endswith(NO_SIZES):
+        largest = LARGEST_WHOLE
+    if isinstance(value, str):
+        _writable(name, value)
+    elif isinstance(value, int | float) and math.isfinite(_rounded(value)) and abs(value) > largest:
+        problem = f"must be at most {largest:,}, got {_rounded(value):.3g}"
+    elif isinstance(value, int | float) and not math.isfinite(_rounded(value)):
+        problem = f"must be finite, got {_rounded(value)}"
+    elif depth > DEEPEST:
+        problem = f"is nested more than {DEEPEST} levels deep"
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            _option(name, key, item, depth + 1)
+    if problem is not None:
+        raise FieldError("{" + name + "}: {0} {1}", key, problem)
 
 
 # ---- The table
@@ -341,14 +405,25 @@ class ExperimentConfig:
         FileNotFoundError
             When there is no such file.
         ValueError
-            When it is not valid TOML, or holds an unknown table or key.
+            When it is empty, not valid TOML in UTF-8, or holds an unknown table or key.
         """
+        from deepSTRF._files import DamagedFileError, check_regular, read_text  # with PyTorch
+
         source = Path(path)
-        if not source.is_file():
+        if not os.path.lexists(source):
             raise FileNotFoundError(
                 f"config file {source} does not exist; write one, or give the choices as flags"
             )
-        return cls.from_toml_text(source.read_text(encoding="utf-8"), str(source), **overrides)
+        try:
+            check_regular(source, limit=LONGEST_FILE)
+            text = read_text(source)
+        except DamagedFileError as error:
+            raise ValueError(f"config file {error}") from None
+        except OSError as error:
+            raise ValueError(f"config file {source} cannot be read ({error.strerror})") from error
+        if not text.strip():
+            raise ValueError(f"config file {source} is empty; write choices into it, or give them as flags")
+        return cls.from_toml_text(text, str(source), **overrides)
 
     @classmethod
     @checked
@@ -356,7 +431,7 @@ class ExperimentConfig:
         """Read TOML text; as `from_toml`."""
         try:
             tree = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:  # also of numbers and nesting without an end
             raise ValueError(f"{source} is no valid TOML: {error}") from None
         values = _values_of(tree, _toml_layout(cls), source)
         values.update({key: value for key, value in overrides.items() if value is not None})
@@ -563,7 +638,7 @@ def parse_options(pairs: Iterable[str], flag: str = "--dataset-option") -> dict[
             continue
         try:
             options[name] = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             options[name] = text
     return options
 
@@ -572,11 +647,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Read seeds: "3", "0,1,2" or "0-4" (both ends included)."""
     seeds: list[int] = []
     for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        match = re.fullmatch(r"\s*(\d{1,20})\s*(?:-\s*(\d{1,20})\s*)?", part)
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
             raise FieldError("{seeds} must look like 0, 0,1,2 or 0-4, got {0!r}", text)
-        seeds += range(first, last + 1)
+        seeds += range(first, min(last, first + MOST_SEEDS) + 1)
     return _seeds("seeds", seeds)
 
 

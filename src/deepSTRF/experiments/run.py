@@ -34,6 +34,7 @@ from deepSTRF.experiments.build import (
     is_closed_form,
     load_dataset,
     loss_of,
+    naming_split,
     resolve_device,
     solve,
 )
@@ -366,8 +367,9 @@ def _new_sounds(model: Any, dataset: NeuralDataset, clips: str, log: Log | None)
 
 def split_of(config: ExperimentConfig, dataset: Any) -> ClipSplit:
     """Return the split of an experiment: its own, else the recording's, else a random one."""
-    asked = None if config.split is None else read_cut(config.split)[1]
-    return parse_split(dataset, asked or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
+    with naming_split(config):
+        asked = None if config.split is None else read_cut(config.split)[1]
+        return parse_split(dataset, asked or getattr(dataset, "default_split", None) or DEFAULT_SPLIT)
 
 
 # ---- Fit of one seed

@@ -25,6 +25,7 @@ __all__ = [
     "Configurable",
     "ExactConstants",
     "ScaleFreeParameters",
+    "TooLargeError",
     "bounded_build",
     "designed_on_cpu",
     "placement",
@@ -188,6 +189,10 @@ _OF_SIZES = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn, torc
 _OF_RANGES = (torch.arange, torch.linspace, torch.logspace, torch.eye)
 
 
+class TooLargeError(ValueError):
+    """A module would have more values, or more parts, than a bound."""
+
+
 #: Draws in place; below so many values, they cost nothing and go on consuming the random numbers they did.
 _MANY_VALUES = 1_000_000
 _RANDOM = (
@@ -226,12 +231,12 @@ class _CountingValues(TorchFunctionMode):
     def _add(self, values: int) -> None:
         self.made += values
         if self.made > self.most:
-            raise ValueError(f"its tensors have more than {self.most:,} values")
+            raise TooLargeError(f"its tensors have more than {self.most:,} values")
 
 
 @contextlib.contextmanager
 def bounded_build(most_values: int, most_parts: int, *, draws: bool = True) -> Iterator[None]:
-    """Raise ValueError in a constructor before it makes more values, or more parts (modules), than a bound.
+    """Raise `TooLargeError` in a constructor before it makes more values, or parts (modules), than a bound.
 
     Sizes that come from a file or a command line may be absurd: they are refused before they are allocated,
     or fill the memory with a loop. Only modules that are made in this thread count. Without ``draws``, large
@@ -241,7 +246,7 @@ def bounded_build(most_values: int, most_parts: int, *, draws: bool = True) -> I
 
     def count(module: nn.Module, name: str, submodule: nn.Module | None) -> None:
         if threading.get_ident() == thread and next(n_parts) > most_parts:
-            raise ValueError(f"it has more than {most_parts:,} parts")
+            raise TooLargeError(f"it has more than {most_parts:,} parts")
 
     hook = register_module_module_registration_hook(count)
     try:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import checked_but
+from deepSTRF._validation import LARGEST_COUNT, check_flag, check_memory, checked_but
 from deepSTRF.datasets.dataset import AudioNeuralDataset, check_hop
 from deepSTRF.dsp.cochleagram import (
     RAHMAN_F_MAX_HZ,
@@ -474,7 +474,10 @@ class SyntheticDataset(AudioNeuralDataset):
             audio_fs=audio_fs,
             seed=seed,
         )
+        for name, flag in (("return_waveform", return_waveform), ("ragged", ragged)):
+            check_flag(name, bool(flag) if isinstance(flag, int | np.bool_) else flag)
         hop = check_hop(audio_fs, self.dt)
+        _check_size(n_neurons, n_clips, n_repeats, n_lags, clip_seconds, self.dt, audio_fs)
         bins = _clip_bins(n_clips, clip_seconds, self.dt, ragged, seed)
         frequencies = _frequencies(audio_fs)
         heard = _heard(n_clips, n_neurons, missing_fraction, seed)
@@ -607,8 +610,29 @@ def _integers(**sizes: Any) -> list[int]:
             raise TypeError(f"{name} is an integer, got {value!r}")
         if value < (0 if name == "seed" else 1):
             raise ValueError(f"{name} must be {'0 or more' if name == 'seed' else 'at least 1'}, got {value}")
+        if name != "seed" and value > LARGEST_COUNT:
+            raise ValueError(f"{name} must be at most {LARGEST_COUNT:,}, got {value}")
         whole.append(int(value))
     return whole
+
+
+def _check_size(
+    n_neurons: int,
+    n_clips: int,
+    n_repeats: int,
+    n_lags: int,
+    clip_seconds: float,
+    dt_ms: float,
+    audio_fs: int,
+) -> None:
+    """Refuse a recording that does not fit into memory, before any of it is made."""
+    if isinstance(clip_seconds, bool) or not isinstance(clip_seconds, int | float | np.number):
+        raise TypeError(f"clip_seconds is a number of seconds, got {clip_seconds!r}")
+    seconds = abs(clip_seconds) if math.isfinite(clip_seconds) else 0.0
+    values = n_clips * (float(n_neurons) * n_repeats * seconds * 1000.0 / dt_ms + seconds * audio_fs)
+    values += 2.0 * n_neurons * n_lags * BANDS_PER_OCTAVE + float(n_clips) * n_neurons
+    what = f"{n_neurons=}, {n_clips=}, {n_repeats=}, {n_lags=}, {clip_seconds=}, {dt_ms=}, {audio_fs=}"
+    check_memory(8.0 * values, what)
 
 
 def _clip_bins(n_clips: int, clip_seconds: float, dt_ms: float, ragged: bool, seed: int) -> list[int]:
@@ -638,8 +662,8 @@ def _frequencies(audio_fs: int) -> Tensor:
 
 def _heard(n_clips: int, n_neurons: int, missing_fraction: float, seed: int) -> Tensor:
     """(S, N) table of recorded pairs."""
-    if not 0.0 <= missing_fraction < 1.0:
-        raise ValueError(f"missing_fraction lies in [0, 1), got {missing_fraction}")
+    if not isinstance(missing_fraction, int | float | np.number) or not 0.0 <= missing_fraction < 1.0:
+        raise ValueError(f"missing_fraction lies in [0, 1), got {missing_fraction!r}")
     table = np.random.default_rng([seed, 4]).random((n_clips, n_neurons)) >= missing_fraction
     for neuron in range(n_neurons):  # every neuron keeps a clip, every clip a neuron
         table[neuron % n_clips, neuron] |= not table[:, neuron].any()
