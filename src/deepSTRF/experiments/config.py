@@ -294,7 +294,6 @@ def choice(default: Any, check: Callable[[str, Any], Any], toml: str, help: str,
     return field(default=default, metadata=metadata)
 
 
-@checked
 @dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
     """All choices behind one run; checked when it is made.
