@@ -106,6 +106,18 @@ def test_facts_of_another_shape_are_named(run, changes):
         Explanation.load(run.path)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds no checksums")
+def test_a_lost_array_of_an_earlier_explanation_is_said(run):
+    edited(run)
+    path = run.path / "explain" / "probes.npz"
+    with np.load(path) as stored:
+        kept = {name: stored[name] for name in stored.files[:1]}
+    path.write_bytes(files.npz_bytes(kept))
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "The explanation is not shown" in page
+    assert "KeyError" in page
+
+
 def test_an_explanation_of_an_earlier_version_loads_with_a_warning(run):
     edited(run)
     with pytest.warns(UserWarning, match="holds no checksums") as caught:

@@ -24,6 +24,7 @@ from deepSTRF.datasets.io import advice_on
 from deepSTRF.datasets.splits import read_cut
 from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError, closest, inline_toml
 from deepSTRF.models.configurable import TooLargeError, bounded_build
+from deepSTRF.models.io.checkpoint import checkpoint_files
 from deepSTRF.registry import DATASETS, LOSSES, MODELS, SOLVERS, WAV2SPEC
 from deepSTRF.training.objective import choose_objective, objective_conflict
 from deepSTRF.training.seeds import seeded
@@ -327,6 +328,7 @@ def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
         check_device(resolve_device(config.device))
         with seeded(config.seeds[0]):
             model = build_model(config, dataset)
+        checkpoint_files(model)  # that it cannot be saved is known before it is fitted
         loss = choose_objective(model, loss_of(config))
         conflict = objective_conflict(model, loss, dataset)
         if conflict is not None:

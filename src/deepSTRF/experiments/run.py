@@ -42,6 +42,7 @@ from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldErr
 from deepSTRF.experiments.examples import choose_examples
 from deepSTRF.experiments.run_folder import (
     MAIN_SCORE,
+    NEXT,
     STATE,
     Run,
     RunScores,
@@ -143,6 +144,8 @@ def run_experiment(
                 "with out, or replace that run with overwrite=True"
             )
         log(f"This run is complete in {folder}; reading it (--overwrite fits anew)")
+        if (folder / NEXT).is_dir():
+            log("A fit that is to replace it was interrupted; this command with --overwrite goes on")
         return run
     if status == "resume":
         log(f"Going on with the unfinished run in {folder}")

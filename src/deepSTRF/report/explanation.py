@@ -153,6 +153,8 @@ def _check_facts(facts: Any) -> None:
             raise ValueError(f"{name} is {str(facts[name])[:40]!r}")
     if len(facts["neurons"]) != len(facts["names"]):
         raise ValueError("it has another number of names than of neurons")
+    if not all(isinstance(text, str) for text in facts.get("notes", ())):
+        raise ValueError(f"notes is {str(facts['notes'])[:40]!r}")
     for name in ("sounds", "skipped"):
         for pair in facts.get(name, ()):
             if len(pair) != 2 or not all(isinstance(one, str) for one in pair):

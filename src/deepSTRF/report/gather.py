@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,18 @@ def write_report(
         if path is not None:
             check_target(target)
         parts = gather_parts(run)
+    try:
+        page = render_report(parts, sections)
+    except Exception as error:
+        found = parts.explanation
+        if found is None or found.facts.get("format") != 1:
+            raise
+        # without checksums, damage to an explanation of an earlier version shows only here
+        text = f"{found.folder} is damaged ({type(error).__name__}: {error}); write it again with --overwrite"
+        notes = [*parts.notes, ("warning", f"The explanation is not shown: {text}.")]
+        page = render_report(replace(parts, explanation=None, notes=notes), sections)
     # in the folder of the run, a link is replaced by the report, not followed
-    write_atomically(target, render_report(parts, sections).encode("utf-8"), follow_links=path is not None)
+    write_atomically(target, page.encode("utf-8"), follow_links=path is not None)
     return target
 
 
