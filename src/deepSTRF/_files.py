@@ -46,6 +46,7 @@ __all__ = [
     "check_regular",
     "check_target",
     "check_zip_seal",
+    "file_facts",
     "json_safe",
     "load_npz",
     "load_sealed_npz",
@@ -61,6 +62,7 @@ __all__ = [
     "replace_folder",
     "save_or_warn",
     "save_tensors",
+    "sealed_json",
     "sealed_zip",
     "warn_unsealed",
     "write_atomically",
@@ -429,6 +431,13 @@ def _digest(stream: IO[bytes], length: int) -> Any:
         digest.update(block[:n])
         length -= n
     return digest
+
+
+def file_facts(path: str | os.PathLike[str]) -> tuple[int, str]:
+    """Size and SHA-256 of a file, which is read in pieces."""
+    size = check_regular(path).st_size
+    with open(path, "rb") as stream:
+        return size, _digest(stream, size).hexdigest()
 
 
 def write_sealed_zip(path: str | os.PathLike[str], content: bytes, kind: str) -> None:

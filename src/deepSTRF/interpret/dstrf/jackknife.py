@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -21,12 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deepSTRF._files import file_facts, sealed_json, write_atomically
 from deepSTRF._validation import check_positive_int, checked_but, first_names, neuron_indices
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.interpret.dstrf.estimate import DynamicRun, open_run
 from deepSTRF.interpret.dstrf.result import cut_bins
 from deepSTRF.interpret.dstrf.sinks import FileSink, Sink, SinkSet, as_sink, opened
-from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT
+from deepSTRF.interpret.filter_statistics.ensembles import NOTE_OF_CUT, NOTE_OF_FILE, as_filters, note_of
 from deepSTRF.models.fitted_on import matching_outputs
 
 #: Working memory for all fits together.
@@ -421,28 +421,45 @@ def dstrf_folds(
             "settings": settings,
         }
         if not _is_made(path, facts):
-            note = path.with_suffix(".json")
-            note.unlink(missing_ok=True)  # without filters there is no note
-            sink = FileSink(path, dtype)
+            sink = _NotedFile(path, dtype)
             result = jackknifed_dstrf(models, dataset.stims[clip], agreement=agreement, sink=sink, **options)
             cut = result.cut().tolist()
             # they are at the ends; of a clip that is all cut off, all at the start
             last = next((place for place, one in enumerate(reversed(cut)) if not one), 0)
             made = {**facts, "kept": result.kept, NOTE_OF_CUT: [sum(cut) - last, last]}
-            note.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            sink.put(made)
         paths.append(path)
     return paths
 
 
+class _NotedFile(FileSink):
+    """A file of filters and its note, which states the content: parts of two versions are no pair."""
+
+    def close(self) -> Path:
+        """Finish the file beside its place."""
+        self._finish()
+        return self.path
+
+    def put(self, made: dict[str, Any]) -> None:
+        """Move the note and the file to their places."""
+        size, sha256 = file_facts(self._part)
+        noted = {**made, NOTE_OF_FILE: {"size": size, "sha256": sha256}}
+        try:
+            write_atomically(self.path.with_suffix(".json"), sealed_json(noted), follow_links=False)
+            self._part.replace(self.path)
+        finally:
+            self._part.unlink(missing_ok=True)
+
+
 def _is_made(path: Path, facts: dict[str, Any]) -> bool:
-    note = path.with_suffix(".json")
-    if not (path.is_file() and note.is_file()):
+    if path.is_symlink() or not path.is_file():
         return False
     try:
-        stored = json.loads(note.read_text(encoding="utf-8"))
-    except ValueError:  # a run was killed while it wrote this
+        as_filters(path)
+        stored = note_of(path)
+    except (OSError, ValueError):  # damaged, or a run was killed between the two
         return False
-    return NOTE_OF_CUT in stored and all(stored.get(name) == value for name, value in facts.items())
+    return stored is not None and all(stored.get(name) == value for name, value in facts.items())
 
 
 def _described(value: Any) -> str:

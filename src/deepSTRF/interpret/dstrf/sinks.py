@@ -7,8 +7,10 @@ after an error, ``abort`` removes what it has begun.
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deepSTRF._files import check_target
 from deepSTRF._validation import checked
 
 #: Methods of a sink.
@@ -90,7 +93,8 @@ class ArraySink:
 class FileSink:
     """Writes a ``.npy`` file, mapped into memory: the tensor may be larger than the memory.
 
-    The file appears under its name when it is complete, and an older one stays until then.
+    The file appears under its name when it is complete, and an older one stays until then. Its space is taken
+    before the first filter is computed, so that a full disk is an error then.
 
     Parameters
     ----------
@@ -103,6 +107,8 @@ class FileSink:
     ------
     ValueError
         For another file ending, or bfloat16.
+    OSError
+        When it is opened: for a folder, pipe or device of that name, or too little space.
 
     Examples
     --------
@@ -126,12 +132,23 @@ class FileSink:
 
     def open(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
         """Make a file of the right size beside the final one."""
+        check_target(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
-        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        self._part = self.path.with_name(f".{self.path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
         stored = self.dtype or (torch.float32 if dtype is torch.bfloat16 else dtype)
         kind = torch.empty(0, dtype=stored).numpy().dtype
-        self._map = np.lib.format.open_memmap(self._part, mode="w+", dtype=kind, shape=shape)
+        try:
+            self._map = np.lib.format.open_memmap(self._part, mode="w+", dtype=kind, shape=shape)
+            with open(
+                self._part, "r+b"
+            ) as stream:  # a full disk would end the process when a page is written
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+        except OSError as error:
+            self._part.unlink(missing_ok=True)
+            error.filename = os.fspath(self.path)
+            raise
 
     def write(self, rows: Tensor, block: Tensor) -> None:
         """Copy the rows into the file."""
@@ -140,10 +157,16 @@ class FileSink:
 
     def close(self) -> Path:
         """Finish the file and return its path."""
-        self._map.flush()
-        del self._map
+        self._finish()
         self._part.replace(self.path)
         return self.path
+
+    def _finish(self) -> None:
+        """Put all of the file on the disk, beside its place."""
+        self._map.flush()
+        del self._map
+        with open(self._part, "rb") as stream:
+            os.fsync(stream.fileno())
 
     def _remove_abandoned(self) -> None:
         """Remove unfinished files of killed processes, which may be as large as the file."""
@@ -156,6 +179,18 @@ class FileSink:
         """Remove the unfinished file."""
         del self._map
         self._part.unlink(missing_ok=True)
+
+
+def _take_space(path: Path) -> None:
+    """Have the disk set the space of a file aside: where it is full, writing a page would end the process."""
+    with open(path, "r+b") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, os.path.getsize(path))
+        except AttributeError:  # a system without
+            return
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ A bin is valid when its filter is finite and no end of the clip cuts it off.
 
 from __future__ import annotations
 
-import json
+import functools
+import math
 import os
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
@@ -17,8 +17,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deepSTRF._files import damaged, file_facts, naming_damage, read_json
+
 #: Entry of the note beside a file: the numbers of bins at its start and its end whose filters are cut off.
 NOTE_OF_CUT = "cut"
+#: Entry of the note with the size and SHA-256 of the file.
+NOTE_OF_FILE = "file"
+_REMEDY = "make it anew, with dstrf_folds or FileSink"
 
 
 class Weighted(Protocol):
@@ -49,6 +54,8 @@ def as_filters(dstrfs: Filters) -> Tensor | NDArray[Any]:
             f"dstrfs must be (T, N, L, F) with at least one of each, got {tuple(found.shape)}; for one "
             "neuron add the axis, weights[:, None]"
         )
+    if found.is_complex() if isinstance(found, Tensor) else found.dtype.kind not in "fiub":
+        raise TypeError(f"dstrfs must hold real numbers, got {found.dtype}")
     return found
 
 
@@ -57,12 +64,39 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path} is a folder: give its files, sorted(Path({str(path)!r}).glob('*.npy'))")
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}; FileSink and dstrf_folds write such files")
-    try:
+    with naming_damage(path, _REMEDY):
         if path.suffix == ".pt":
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return np.load(path, mmap_mode="r")
-    except (ValueError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} holds no array of filters ({error}); make it anew") from error
+        found = np.lib.format.open_memmap(path, mode="r")
+        if found.offset + math.prod(found.shape) * found.dtype.itemsize != (size := os.path.getsize(path)):
+            raise ValueError(f"it has {size:,} bytes, and an array of the shape {found.shape} has not")
+    note_of(path)
+    return found
+
+
+def note_of(path: Path) -> dict[str, Any] | None:
+    """The note beside a file of `dstrf_folds`, after both were verified; None where there is none of ours."""
+    note = path.with_suffix(".json")
+    if not os.path.lexists(note):
+        return None
+    tree = read_json(note, _REMEDY)
+    if not isinstance(tree, dict) or NOTE_OF_CUT not in tree:
+        return None  # somebody else's
+    with naming_damage(note, _REMEDY):
+        cut, facts = tree[NOTE_OF_CUT], tree.get(NOTE_OF_FILE)
+        if len(cut) != 2 or any(type(bins) is not int or bins < 0 for bins in cut):
+            raise ValueError(f"{NOTE_OF_CUT} is {cut!r:.80}")
+        if facts is not None:
+            stated, found = (int(facts["size"]), str(facts["sha256"])), os.stat(path)
+            if _facts_of(path, found.st_size, found.st_mtime_ns, found.st_ino) != stated:
+                raise damaged(path, f"its content is not the one that {note.name} states", _REMEDY)
+    return tree
+
+
+@functools.lru_cache(maxsize=256)
+def _facts_of(path: Path, size: int, changed: int, inode: int) -> tuple[int, str]:
+    """Size and SHA-256 of a file, computed once while it stays as it is."""
+    return file_facts(path)
 
 
 def cut_off(dstrfs: Filters) -> Tensor:
@@ -77,12 +111,12 @@ def cut_off(dstrfs: Filters) -> Tensor:
         return torch.as_tensor(stated()).cpu()
     cut = torch.zeros(len(as_filters(dstrfs)), dtype=torch.bool)
     if isinstance(dstrfs, str | os.PathLike):
-        note = Path(dstrfs).with_suffix(".json")
-        try:
-            first, last = (int(bins) for bins in json.loads(note.read_text(encoding="utf-8"))[NOTE_OF_CUT])
-        except (OSError, ValueError, KeyError, TypeError):
-            return cut  # a file without such a note
-        cut[:first] = cut[len(cut) - last :] = True
+        note = note_of(Path(dstrfs))
+        if note is not None:
+            first, last = note[NOTE_OF_CUT]
+            if first + last > len(cut):
+                raise damaged(dstrfs, f"its note cuts {first} + {last} of {len(cut)} bins", _REMEDY)
+            cut[:first] = cut[len(cut) - last :] = True
     return cut
 
 
@@ -92,7 +126,9 @@ def ensembles(dstrfs: Filters) -> Iterator[tuple[Tensor, Tensor]]:
     for neuron in range(every.shape[1]):
         column = every[:, neuron]
         filters = (
-            torch.as_tensor(column if isinstance(column, Tensor) else np.array(column)).detach().double()
+            column.detach().double()
+            if isinstance(column, Tensor)
+            else torch.from_numpy(np.array(column, dtype=np.float64))
         )
         valid = torch.isfinite(filters).flatten(1).all(1) & ~cut.to(filters.device)
         yield torch.where(valid[:, None, None], filters, 0.0), valid
