@@ -140,11 +140,7 @@ class FileSink:
         kind = torch.empty(0, dtype=stored).numpy().dtype
         try:
             self._map = np.lib.format.open_memmap(self._part, mode="w+", dtype=kind, shape=shape)
-            with open(
-                self._part, "r+b"
-            ) as stream:  # a full disk would end the process when a page is written
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(stream.fileno(), 0, os.fstat(stream.fileno()).st_size)
+            _take_space(self._part)
         except OSError as error:
             self._part.unlink(missing_ok=True)
             error.filename = os.fspath(self.path)

@@ -94,7 +94,7 @@ def note_of(path: Path) -> dict[str, Any] | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _facts_of(path: Path, size: int, changed: int, inode: int) -> tuple[int, str]:
+def _facts_of(path: Path, _size: int, _changed: int, _inode: int) -> tuple[int, str]:
     """Size and SHA-256 of a file, computed once while it stays as it is."""
     return file_facts(path)
 
