@@ -23,6 +23,7 @@ from deepSTRF.interpret.dstrf import sinks as sinks_module
 from deepSTRF.interpret.filter_statistics import complexity
 from deepSTRF.interpret.filter_statistics.ensembles import as_filters, cut_off
 from deepSTRF.models.audio import Linear
+from deepSTRF.plots import movies, save_dstrf_movie
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +250,28 @@ def test_links_in_the_folder_are_not_written_through(ds: SyntheticDataset, tmp_p
     assert (tmp_path / "mine.npy").read_bytes() == (tmp_path / "mine.json").read_bytes() == b"mine"
     assert not path.is_symlink()
     complexity(path)
+
+
+@pytest.mark.parametrize("ending", [".gif", ".html"])
+def test_a_movie_appears_when_it_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    rng = np.random.default_rng(0)
+    stim, weights, rates = rng.normal(size=(6, 4)), rng.normal(size=(4, 3, 6)), np.zeros(4)
+    path = tmp_path / f"cell{ending}"
+    os.mkfifo(path)
+    with pytest.raises(FileExistsError, match="cell"):
+        save_dstrf_movie(path, stim, weights, rates)
+    path.unlink()
+    save_dstrf_movie(path, stim, weights, rates)
+    before = path.read_bytes()
+
+    def full(target: Path, film: Any) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setitem(movies.FORMATS, ending, full)
+    with pytest.raises(OSError, match=r"No space left.*cell"):
+        save_dstrf_movie(path, stim, weights, rates)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]

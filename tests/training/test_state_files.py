@@ -17,7 +17,7 @@ from deepSTRF import _files
 from deepSTRF._files import DamagedFileError, load_tensors, save_tensors
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import Fitter, fit_multi_seed, make_loaders
+from deepSTRF.training import Fitter, ProtocolCard, fit_multi_seed, make_loaders
 from deepSTRF.training.resume import STATE_KIND, UNSEALED_FORMAT
 
 
@@ -239,3 +239,18 @@ def test_seeds_check_all_files_before_the_first_fit(ds: SyntheticDataset, tmp_pa
         fit(n_seeds=10**30)
     assert not made
     assert (tmp_path / "mine.pt").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", "[]", "3", "null", "NaN", '"x"', "[" * 100_000, "{}", '{"dataset": 3, "neurons": "all"}',
+        '{"dataset": {}, "neurons": 4}', '{"dataset": {}, "neurons": "all", "centring": "other"}',
+        '{"dataset": {}, "neurons": "all", "warmup_ms": "five"}',
+        '{"dataset": {}, "neurons": "all", "split": {}}',
+        '{"dataset": {}, "neurons": "all", "model": []}', '{"dataset": {}, "neurons": "all", "seeds": 5}',
+    ],
+)  # fmt: skip
+def test_protocol_cards_of_another_shape_are_named(text: str) -> None:
+    with pytest.raises((ValueError, TypeError), match="this is no protocol card"):
+        ProtocolCard.from_json(text)

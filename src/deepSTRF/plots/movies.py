@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import secrets
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -129,6 +130,8 @@ def save_dstrf_movie(
         For another ending, shapes that do not fit each other, or more than six neurons.
     FileNotFoundError
         For ``.mp4`` without ffmpeg, or a folder that does not exist.
+    FileExistsError
+        For a folder, pipe or device of this name.
     RuntimeError
         When ffmpeg fails.
 
@@ -178,8 +181,25 @@ def save_dstrf_movie(
     film = Film(figure, update, moving, range(0, n_bins, every), float(fps), on_frame, escape(alt))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=NO_GLYPH)
-        FORMATS[target.suffix.lower()](target, film)
+        _write_beside(target, film)
     return target
+
+
+def _write_beside(target: Path, film: Film) -> None:
+    """Write a movie that appears when it is complete; an older one stays until then."""
+    place = Path(os.path.realpath(target))  # a link that the user named stays one
+    part = place.with_name(f".{place.stem[:100]}.{os.getpid()}-{secrets.token_hex(4)}{target.suffix}")
+    try:
+        FORMATS[target.suffix.lower()](part, film)
+        os.replace(part, place)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, os.fspath(part)):
+            error.filename = os.fspath(target)
+        raise
+    except RuntimeError as error:  # of ffmpeg, which names the file that it was to write
+        raise RuntimeError(str(error).replace(str(part), str(target))) from error
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _check_format(target: Path, every: int, fps: float) -> None:
@@ -189,6 +209,8 @@ def _check_format(target: Path, every: int, fps: float) -> None:
         raise ValueError(f"path must end in one of {', '.join(FORMATS)}, got {target.name!r}")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder {target.parent} does not exist; make it first")
+    if target.exists() and not target.is_file():
+        raise FileExistsError(f"{target} is a folder, pipe or device; name a file")
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
     check_positive(fps, "fps")

@@ -232,13 +232,24 @@ class ProtocolCard:
     @classmethod
     @checked
     def from_json(cls, text: str) -> Self:
-        """Read what `to_json` wrote; unknown entries of a later version are an error that names them."""
-        values = json.loads(text)
+        """Read what `to_json` wrote; unknown entries of a later version are an error that names them.
+
+        ValueError for what is no JSON, or a card whose entries have other types.
+        """
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"this is no protocol card, it is no JSON: {error}") from error
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(values) - known) if isinstance(values, dict) else ["no object"]
         if unknown:
             raise ValueError(f"this is no protocol card of this version of deepSTRF: {', '.join(unknown)}")
-        return cls(**values)
+        try:
+            card = cls(**values)
+            card.rows()
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            raise ValueError(f"this is no protocol card of this version of deepSTRF: {error}") from error
+        return card
 
 
 def _ranges(numbers: Sequence[int]) -> str:
