@@ -19,7 +19,7 @@ from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.experiments import ExperimentConfig, Run, evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import NEXT, write_run  # inner: tested by itself
 from deepSTRF.report import write_report
-from deepSTRF.training import FitDivergedError, Fitter
+from deepSTRF.training import FitDivergedError, Fitter, score_model
 
 SMALL = {"n_neurons": 2, "n_clips": 5, "n_repeats": 3, "clip_seconds": 0.4}
 CONFIG = ExperimentConfig(dataset_options=SMALL, split="3/1/1", epochs=1, seeds=(0,))
@@ -483,6 +483,9 @@ def test_scores_of_trained_sounds_need_the_word(tmp_path):
     scores = evaluate_run(run, seen, clips="all", log=notes.append)
     assert any("3 of 3 clips hold sounds that took part in the fit" in note for note in notes)
     assert scores.recording == seen.content_fingerprint()
+    table = score_model(run.load_model(), recording())
+    assert table.facts["trained_on"] == 4  # with the validation clip
+    assert table.facts["recording"] == recording().content_fingerprint()
     for clips in ("train", "validation", "tests"):
         with pytest.raises(ValueError, match="of another recording must be one of test, all"):
             evaluate_run(run, seen, clips=clips)

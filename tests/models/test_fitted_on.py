@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF._files import replace_folder  # inner: writes what a checkpoint of another version holds
 from deepSTRF.datasets import concat_neural_datasets
 from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.models import FittedOn, NeuralModel
@@ -186,6 +187,13 @@ def test_joined_recordings_tell_equal_names_apart():
     assert model.fitted_on.match(both.select(neurons={"dataset": "right"})) == [2, 3]
 
 
+def rewrite(folder, config):
+    """Write a checkpoint with another configuration."""
+    held = {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "manifest.json"}
+    held["config.json"] = json.dumps(config).encode()
+    replace_folder(folder, held.items(), "checkpoint")
+
+
 def test_a_checkpoint_holds_it(tmp_path):
     model = fitted_model(recording("abcd"))
     loaded = NeuralModel.from_pretrained(model.save_pretrained(tmp_path / "m"))
@@ -194,10 +202,10 @@ def test_a_checkpoint_holds_it(tmp_path):
         loaded.predict(recording("wxyz"))
     config = json.loads((tmp_path / "m" / "config.json").read_text())
     config["_fitted_on"]["later"] = 3  # of a later version
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    rewrite(tmp_path / "m", config)
     assert NeuralModel.from_pretrained(tmp_path / "m").fitted_on == model.fitted_on
     del config["_fitted_on"]  # of an earlier version
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    rewrite(tmp_path / "m", config)
     old = NeuralModel.from_pretrained(tmp_path / "m")
     assert old.fitted_on is None
     assert len(old.predict(recording("wxyz"))) == 2

@@ -305,6 +305,11 @@ def evaluate_run(
     if log is not None:
         for note in table.facts["notes"]:
             log(note)
+        if trained := table.facts["trained_on"]:
+            log(
+                f"{trained} of {len(dataset)} clips hold sounds that took part in the fit: their scores do "
+                "not tell how the model predicts other sounds"
+            )
     scored = run.best_seed if seed is None else seed
     split = ALL if other else part
     return RunScores.from_tables(table.neurons, [scored], {split: [table.columns]}, table.facts["recording"])

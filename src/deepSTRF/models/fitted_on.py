@@ -24,8 +24,8 @@ __all__ = [
     "check_response_unit",
     "check_views",
     "matching_outputs",
+    "n_trained_on",
     "remember_fit",
-    "trained_note",
 ]
 
 #: Bin widths and rates that differ by less are the same but for rounding; single precision for frequencies.
@@ -420,16 +420,14 @@ def check_response_unit(model: Any, dataset: Any) -> None:
         fitted.check_unit(dataset, "the dataset", "the fit")
 
 
-def trained_note(model: Any, dataset: Any) -> list[str]:
-    """A sentence on clips of a dataset whose sounds trained a model or chose its epoch; none without."""
+def n_trained_on(model: Any, dataset: Any) -> int | None:
+    """Number of clips of a dataset whose sounds trained a model or chose its epoch; None: not known."""
     fitted = getattr(model, "fitted_on", None)
     fingerprint = getattr(dataset, "source_fingerprint", None)
     if not isinstance(fitted, FittedOn) or fingerprint is None:
-        return []
+        return None
     used = {*fitted.sounds, *fitted.validation_sounds}
-    n_used = sum(fingerprint(clip) in used for clip in range(len(dataset)))
-    text = f"{n_used} of {len(dataset)} clips hold sounds that took part in the fit"
-    return [f"{text}: their scores do not tell how the model predicts other sounds"] if n_used else []
+    return sum(fingerprint(clip) in used for clip in range(len(dataset)))
 
 
 def check_views(views: Sequence[Any], names: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from deepSTRF.metrics import ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.fitted_on import check_response_unit, trained_note
+from deepSTRF.models.fitted_on import check_response_unit, n_trained_on
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
@@ -57,9 +57,9 @@ class ScoreTable:
         Per neuron why a value is missing; empty where none is.
     facts : dict
         How the table was made (centring, clips, onset left out, smoothing, bin), the unit of the responses,
-        ``recording``: the fingerprint of what was scored (``dataset.content_fingerprint()``), and ``notes``:
-        sentences on predictions of another scale or offset than the responses, and on clips that were
-        trained on.
+        ``recording``: the fingerprint of what was scored (``dataset.content_fingerprint()``), of a model's
+        scores ``trained_on``: how many clips hold sounds that took part in its fit, and ``notes``: sentences,
+        one where predictions have another scale or offset than the responses.
 
     Raises
     ------
@@ -244,7 +244,7 @@ def score_model(
             n_bootstrap=n_bootstrap,
             warmup_ms=warmup_ms,
         )
-        table.facts["notes"] += trained_note(model, dataset)
+        table.facts["trained_on"] = n_trained_on(model, dataset)
         return table
     finally:
         model.to(home)
