@@ -217,7 +217,7 @@ def test_special_files_in_the_place_of_the_folder(folder, tmp_path, what):
 def test_only_entries_are_removed_for_room(folder, monkeypatch):
     monkeypatch.setattr(cache, "MAX_ENTRIES", 1)
     folder.mkdir()
-    for name in ("mine.npz", "my-experiment-2024.npz", "notes.txt"):
+    for name in ("mine.npz", "my-experiment-2024.npz", "notes.txt", ".killed.npz.0123abcd.tmp"):
         (folder / name).write_text("mine")
         os.utime(folder / name, (1, 1))
     for number in range(3):

@@ -561,6 +561,8 @@ CACHE_FORMAT = 2
 MAX_ENTRIES = 24
 #: Names of entries: only files that are called so are ever removed.
 _ENTRY_NAME = re.compile(r".+-[0-9a-f]{20}\.npz")
+#: What a killed process was writing is removed after this time.
+_DAY_S = 86_400
 #: What a sealed entry says it is.
 _KIND = "cache"
 _KEY_MEMBER = "cache_key"
@@ -623,7 +625,10 @@ def _write(path: Path, key: str, arrays: Arrays) -> None:
         write_atomically(path, sealed_zip(content.getvalue(), _KIND), follow_links=False)
         entries = [entry for entry in path.parent.iterdir() if _ENTRY_NAME.fullmatch(entry.name)]
         entries.sort(key=lambda entry: entry.lstat().st_mtime, reverse=True)
-        for entry in entries[MAX_ENTRIES:]:
+        abandoned = [
+            left for left in path.parent.glob(".*.npz.*.tmp") if time.time() - left.lstat().st_mtime > _DAY_S
+        ]
+        for entry in entries[MAX_ENTRIES:] + abandoned:
             entry.unlink(missing_ok=True)
     except OSError as error:
         _warn_uncached(path.parent, error.strerror or str(error))

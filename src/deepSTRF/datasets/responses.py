@@ -192,6 +192,8 @@ class ResponseStorage:
                     return "trace"
             elif data.size:
                 low, high = np.fmin.reduce(data, axis=None), np.fmax.reduce(data, axis=None)
+                if np.isinf(low) or np.isinf(high):
+                    raise ValueError("responses hold infinite values; use NaN where nothing was recorded")
                 if low < -ROUNDING * max(high, -low):
                     return "trace"
                 whole = whole and np.array_equal(data, np.round(data), equal_nan=True)
@@ -216,12 +218,8 @@ def stored_responses(rows: Array, heard: Array, counts: Array, n_neurons: int, w
         raise ValueError(f"{where}: its neurons are not ascending indices of {n_neurons} neurons")
     if not ((counts >= 1) & (counts <= len(rows))).all() or counts.sum() != len(rows):
         raise ValueError(f"{where}: its repeats are not those of {len(rows)} rows")
-    missing = True
-    if rows.dtype == np.float32:
-        if rows.size and np.isinf([np.fmin.reduce(rows, axis=None), np.fmax.reduce(rows, axis=None)]).any():
-            raise ValueError(f"{where}: the responses hold infinite values")
-    else:
-        missing = bool((rows == np.iinfo(rows.dtype).min).any())
+    coded = rows.dtype != np.float32
+    missing = bool((rows == np.iinfo(rows.dtype).min).any()) if coded else True
     clip = ClipResponses(rows, heard, np.cumsum(counts) - counts, counts, missing)
     if missing and heard.size:
         # a neuron with a value in the first bin is settled; only the others are looked through
