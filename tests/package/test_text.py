@@ -130,6 +130,16 @@ def test_tables_give_names_back():
     assert tuple(row["reason"] for row in rows) == names
 
 
+def test_what_is_printed_acts_on_nothing():
+    stims, responses = [np.zeros((2, 9))], [np.zeros((1, 1, 9))]
+    name = NAMES["clear screen"]
+    ds = AudioNeuralDataset.from_arrays(
+        stims, responses, dt_ms=5.0, name=name, nrn_meta=[{"cell_id": name}], check_alignment=False
+    )
+    ds.load_report.skip(name, name)
+    assert not unseen(f"{ds} {ds!r} {ds.load_report}")
+
+
 # ---- figures
 
 FIELD, SERIES = np.outer(np.hanning(6), np.hanning(9)), np.linspace(0.0, 1.0, 30)

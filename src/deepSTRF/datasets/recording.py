@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from deepSTRF._text import check_encodable, check_name
+from deepSTRF._text import check_encodable, check_name, printable
 from deepSTRF._validation import check_choice, checked
 from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
 from deepSTRF.datasets.selection import as_index
@@ -178,7 +178,9 @@ class LoadReport:
         text = f"kept {len(self.kept)}, skipped {len(self.skipped)}"
         if not self.skipped:
             return text
-        named = "; ".join(f"{name} ({reason})" for name, reason in self.skipped[:_SHOWN])
+        named = "; ".join(
+            f"{printable(name)} ({printable(reason)})" for name, reason in self.skipped[:_SHOWN]
+        )
         more = len(self.skipped) - _SHOWN
         return f"{text}: {named}" + (f"; and {more} more" if more > 0 else "")
 

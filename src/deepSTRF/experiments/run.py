@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._text import check_encodable
+from deepSTRF._text import check_encodable, printable
 from deepSTRF._validation import MOST_NAMED, checked, checked_but, first_names, outside_level
 from deepSTRF.baselines.start import fit_start
 from deepSTRF.datasets import NeuralDataset
@@ -645,7 +645,7 @@ def collect_notes(
         notes.append(("warning", text))
     skipped = list(dataset.load_report.skipped)
     if skipped:
-        named = "; ".join(f"{name}: {reason}" for name, reason in skipped[:MOST_NAMED])
+        named = "; ".join(f"{printable(name)}: {printable(reason)}" for name, reason in skipped[:MOST_NAMED])
         more = f"; and {len(skipped) - MOST_NAMED} more" if len(skipped) > MOST_NAMED else ""
         notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
     notes += _notes_on_scores(scores, reasons)
