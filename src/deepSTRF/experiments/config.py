@@ -27,7 +27,6 @@ from typing import Any, get_type_hints
 import tomli_w
 
 from deepSTRF._text import check_name
-from deepSTRF._validation import checked
 from deepSTRF.registry import LOSSES
 
 __all__ = [
@@ -395,7 +394,6 @@ class ExperimentConfig:
             )
 
     @classmethod
-    @checked
     def from_toml(cls, path: str | os.PathLike[str], **overrides: Any) -> ExperimentConfig:
         """Read a TOML file; keyword arguments that are not None win over it.
 
@@ -408,6 +406,8 @@ class ExperimentConfig:
         """
         from deepSTRF._files import DamagedFileError, check_regular, read_text  # with PyTorch
 
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"path must be the path of a TOML file, got {path!r} ({type(path).__name__})")
         source = Path(path)
         if not os.path.lexists(source):
             raise FileNotFoundError(
@@ -425,9 +425,10 @@ class ExperimentConfig:
         return cls.from_toml_text(text, str(source), **overrides)
 
     @classmethod
-    @checked
     def from_toml_text(cls, text: str, source: str = "config", **overrides: Any) -> ExperimentConfig:
         """Read TOML text; as `from_toml`."""
+        if not isinstance(text, str):
+            raise TypeError(f"text must be TOML text, got {type(text).__name__}")
         try:
             tree = tomllib.loads(text)
         except (ValueError, RecursionError) as error:  # also of numbers and nesting without an end
