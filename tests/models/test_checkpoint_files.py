@@ -472,6 +472,21 @@ def test_files_of_a_checkpoint_can_go_into_another_artefact(tmp_path: Path) -> N
     inner = adding_manifest(checkpoint_files(small()), checkpoint_module.KIND)
     _files.replace_folder(tmp_path, ((f"model/{name}", content) for name, content in inner), "run")
     assert equal(NeuralModel.from_pretrained(tmp_path / "model"), small())
+    with pytest.raises(FileNotFoundError, match=r"checkpoint of this run is .*model"):
+        NeuralModel.from_pretrained(tmp_path)
+
+
+def test_large_files_are_verified_beside_the_building(tmp_path: Path) -> None:
+    model = Linear(200, 60, 100)
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    assert path.stat().st_size > checkpoint_module._LARGE
+    assert equal(Linear.from_pretrained(tmp_path), model)
+    content = bytearray(path.read_bytes())
+    content[-1000] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(DamagedFileError, match=r"model\.safetensors is damaged"):
+        Linear.from_pretrained(tmp_path)
 
 
 def test_stale_metadata_of_format_1_goes(tmp_path: Path) -> None:

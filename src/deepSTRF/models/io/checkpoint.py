@@ -405,6 +405,9 @@ def _existing_folder(directory: str | os.PathLike[str]) -> Path:
         raise FileNotFoundError(
             f"there is no checkpoint folder {str(folder)!r}; give the folder that save_pretrained wrote"
         )
+    inner = folder / "model"
+    if not (folder / CONFIG_FILE).exists() and (inner / CONFIG_FILE).is_file():  # the folder of a run
+        raise FileNotFoundError(f"{folder / CONFIG_FILE} is missing; the checkpoint of this run is {inner}")
     return folder
 
 
