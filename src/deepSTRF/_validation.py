@@ -64,6 +64,7 @@ __all__ = [
     "neuron_indices",
     "outside_level",
     "polarity_channel",
+    "to_tensor",
 ]
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -288,6 +289,24 @@ def as_numbers(values: Any, name: str = "values") -> NDArray[np.float64]:
     )
 
 
+def to_tensor(values: Any) -> Tensor:
+    """Return a tensor of an array of any strides, byte order or writability, which torch itself refuses.
+
+    Tensors, numbers and lists become what ``torch.as_tensor`` makes of them.
+    """
+    import torch
+
+    if isinstance(values, list | tuple) and any(isinstance(value, np.ndarray) for value in values):
+        values = np.asarray(values)
+    if isinstance(values, np.ndarray) and values.dtype.kind in "biufc":
+        wide = values.dtype.itemsize > (16 if values.dtype.kind == "c" else 8)
+        plain = np.dtype("c16" if values.dtype.kind == "c" else "f8") if wide else values.dtype
+        # a reversed axis of length 1 counts as contiguous
+        values = values.copy() if min(values.strides, default=0) < 0 else values
+        values = np.require(values, plain.newbyteorder("="), ["C", "W"])
+    return torch.as_tensor(values)
+
+
 def ascending_frequencies(frequencies_hz: Any, n_bands: int) -> NDArray[np.float64]:
     """Return ascending centres (F,) of bands in Hz, as float64."""
     hertz = np.asarray([]) if frequencies_hz is None else as_numbers(frequencies_hz, "frequencies_hz")
@@ -458,17 +477,16 @@ def _n_values(value: Any) -> int:
     return int(value.numel()) if _is_tensor(value) else int(value.size)
 
 
-def _described(value: object) -> str:
+def _described(value: Any) -> str:
     """A value in an error: short, with its type; arrays by dtype and shape."""
     if _is_tensor(value) or isinstance(value, np.ndarray):
         kind = "tensor" if _is_tensor(value) else "array"
-        dtype, shape = (str(getattr(value, name)) for name in ("dtype", "shape"))
-        shape = shape.removeprefix("torch.Size(").replace("[", "(").replace("])", ")")
-        return f"a {dtype.removeprefix('torch.')} {kind} of shape {shape}"
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"{'an' if dtype[0] in 'aeiou' else 'a'} {dtype} {kind} of shape {tuple(value.shape)}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
     try:
-        text = repr(value)
+        text = " ".join(repr(value).split())
     except Exception:  # noqa: BLE001 - a broken repr must not hide the error
         text = "an object"
     return f"{text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'} ({type(value).__name__})"
@@ -535,12 +553,15 @@ def _evaluated(hint: Any, space: dict[str, Any]) -> Any:
 
 
 class _Annotations:
-    """Whether a value fits an annotation: by its outer type, or ``deep``, with elements and precision."""
+    """Whether a value fits an annotation.
+
+    ``deep``: 0 by its outer type, 1 with elements and precision, 2 where arrays do not pass for tensors.
+    """
 
     def __init__(self, space: dict[str, Any]) -> None:
         self.space = space
 
-    def admits(self, hint: Any, value: Any, deep: bool) -> bool:
+    def admits(self, hint: Any, value: Any, deep: int) -> bool:
         """Whether the annotation allows the value."""
         hint = _evaluated(hint, self.space)
         origin, inner = typing.get_origin(hint), typing.get_args(hint)
@@ -564,7 +585,7 @@ class _Annotations:
             )
         return self._class(base, inner, value, deep) if inspect.isclass(base) else True
 
-    def _class(self, base: Any, inner: tuple[Any, ...], value: Any, deep: bool) -> bool:
+    def _class(self, base: Any, inner: tuple[Any, ...], value: Any, deep: int) -> bool:
         if base in (object, Any):
             return True
         if base in (bool, int, float):
@@ -578,9 +599,8 @@ class _Annotations:
         if base is collections.abc.Callable:
             return callable(value)
         if base.__name__ in ("Tensor", "ndarray"):
-            return self._array(value, deep and base.__name__ == "ndarray") and not (
-                deep and base.__name__ == "Tensor" and not _is_tensor(value)
-            )
+            strict = deep > 1 and base.__name__ == "Tensor" and not _is_tensor(value)
+            return not strict and self._array(value, deep)
         if issubclass(base, collections.abc.Mapping) or typing.is_typeddict(base):
             return self._mapping(inner, value, deep)
         if issubclass(base, collections.abc.Iterable) and base.__module__ in ("collections.abc", "builtins"):
@@ -591,7 +611,7 @@ class _Annotations:
             return not _is_plain(value) or _has_members(base, value)
         return not _is_plain(value) or isinstance(value, base)
 
-    def _array(self, value: Any, deep: bool) -> bool:
+    def _array(self, value: Any, deep: int) -> bool:
         """Arrays, tensors and lists; of real numbers where ``deep``."""
         if _is_tensor(value):
             return not deep or not value.is_complex()
@@ -601,17 +621,17 @@ class _Annotations:
             return not deep or _are_numbers(value)
         return not _is_plain(value)
 
-    def _mapping(self, inner: tuple[Any, ...], value: Any, deep: bool) -> bool:
+    def _mapping(self, inner: tuple[Any, ...], value: Any, deep: int) -> bool:
         if not isinstance(value, Mapping):
             return not _is_plain(value) and not deep
         if not deep or len(inner) != 2:
             return True
         items = list(value.items())[:_MOST_ELEMENTS]
         return all(
-            self.admits(inner[0], key, True) and self.admits(inner[1], one, True) for key, one in items
+            self.admits(inner[0], key, deep) and self.admits(inner[1], one, deep) for key, one in items
         )
 
-    def _iterable(self, base: type, inner: tuple[Any, ...], value: Any, deep: bool) -> bool:
+    def _iterable(self, base: type, inner: tuple[Any, ...], value: Any, deep: int) -> bool:
         sequence = issubclass(base, collections.abc.Sequence)
         if isinstance(value, str | bytes | bytearray | types.ModuleType | type | slice) or value is None:
             return False
@@ -620,7 +640,7 @@ class _Annotations:
         if _is_tensor(value) or isinstance(value, np.ndarray):
             if value.ndim == 0 or not deep or not inner:
                 return bool(value.ndim)
-            return _n_values(value) == 0 or self.admits(inner[0], value[0], True)
+            return _n_values(value) == 0 or self.admits(inner[0], value[0], deep)
         if isinstance(value, set | frozenset | types.GeneratorType):
             return not (deep and sequence)
         if not isinstance(value, list | tuple | range):
@@ -629,9 +649,9 @@ class _Annotations:
             return True
         if issubclass(base, tuple) and inner[-1] is not ...:
             return len(value) == len(inner) and all(
-                self.admits(one, item, True) for one, item in zip(inner, value, strict=True)
+                self.admits(one, item, deep) for one, item in zip(inner, value, strict=True)
             )
-        return all(self.admits(inner[0], item, True) for item in value[:_MOST_ELEMENTS])
+        return all(self.admits(inner[0], item, deep) for item in value[:_MOST_ELEMENTS])
 
     def words(self, hint: Any) -> str:
         """An annotation in words."""
@@ -742,7 +762,7 @@ class _Parameters:
         parameters = self.signature.parameters
         return [name for name, one in parameters.items() if one.kind <= one.POSITIONAL_OR_KEYWORD]
 
-    def by_type(self, name: str, value: object, deep: bool) -> bool:
+    def by_type(self, name: str, value: object, deep: int) -> bool:
         """Whether every value of this one's type is as legal for the parameter as this one is."""
         hint = self.hints.get(name)
         if hint is None:
@@ -755,7 +775,7 @@ class _Parameters:
             return _n_values(value) != 1
         return not (deep and isinstance(value, list | tuple | dict | set | frozenset))
 
-    def refusal(self, name: str, value: object, deep: bool = False) -> str | None:
+    def refusal(self, name: str, value: object, deep: int = 0) -> str | None:
         """What is wrong with the type of an argument (``deep``: or of its elements), or None."""
         if name not in self.hints or value is self.defaults.get(name):
             return None
@@ -771,8 +791,9 @@ class _Parameters:
         documented = _documented(self.function)
         own = {name: one for name, one in arguments.items() if name not in ("self", "cls")}
         given = {name: value for name, value in own.items() if value is not self.defaults.get(name)}
+        deep = 2 if isinstance(error, TypeError | AttributeError) else 1
         for name, value in given.items():
-            if name in self.hints and not self.rules.admits(self.hints[name], value, deep=True):
+            if name in self.hints and not self.rules.admits(self.hints[name], value, deep):
                 return f"{name} must be {self.rules.words(self.hints[name])}, got {_described(value)}"
             if name in documented and not _fits(documented[name], value):
                 return f"{name} must be {documented[name]}, got {_described(value)}"

@@ -24,6 +24,7 @@ from deepSTRF._validation import (
     checked,
     checked_but,
     first_names,
+    to_tensor,
 )
 from deepSTRF.baselines.lagged import (
     ClipFeatures,
@@ -299,7 +300,7 @@ def _write_estimate(model: Linear, strfs: Tensor, biases: Tensor) -> None:
 def _given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
     """Return penalties as an ascending float64 tensor without duplicates."""
     try:
-        values = torch.as_tensor(lambdas, dtype=torch.float64).flatten()
+        values = to_tensor(lambdas).to(torch.float64).flatten()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lambdas must be a number or a list of numbers, got {lambdas!r}") from error
     if not len(values) or not bool(torch.isfinite(values).all()) or bool((values <= 0).any()):

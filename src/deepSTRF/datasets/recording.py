@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from deepSTRF._text import check_encodable, check_name, printable
-from deepSTRF._validation import check_choice, checked
+from deepSTRF._validation import check_choice, checked, to_tensor
 from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
 from deepSTRF.datasets.selection import as_index
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
@@ -89,7 +89,7 @@ class StimulusList(Sequence[Tensor]):
     @classmethod
     def of(cls, values: Sequence[Any]) -> StimulusList:
         """Wrap tensors or arrays, without transforms."""
-        tensors = [v if isinstance(v, Tensor) else torch.as_tensor(np.asarray(v)) for v in values]
+        tensors = [v if isinstance(v, Tensor) else to_tensor(np.asarray(v)) for v in values]
         return cls([Stimulus(tensor) for tensor in tensors], [None] * len(tensors))
 
     def __len__(self) -> int:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import checked
+from deepSTRF._validation import checked, to_tensor
 
 __all__ = ["rate_ratio", "resample_exact"]
 
@@ -86,9 +86,7 @@ def resample_exact(
     torch.Size([3072])
     """
     if isinstance(audio, np.ndarray) and audio.dtype.kind == "f":
-        samples: Any = torch.from_numpy(
-            np.ascontiguousarray(audio, dtype=np.promote_types(audio.dtype, np.float32))
-        )
+        samples: Any = to_tensor(audio.astype(np.promote_types(audio.dtype, np.float32), copy=False))
         found: Any = resample_exact(samples, rate_in, rate_out, n_out)
         return found.numpy().astype(audio.dtype, copy=False)  # type: ignore[no-any-return]
     if not isinstance(audio, Tensor) or not audio.is_floating_point():

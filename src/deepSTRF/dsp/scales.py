@@ -59,6 +59,8 @@ def elementwise(value: Frequencies, formula: Callable[[Any, Any], Any]) -> Frequ
         result = formula(value if value.is_floating_point() else value.to(torch.get_default_dtype()), torch)
     elif isinstance(value, np.ndarray | list | tuple):
         array = np.asarray(value)
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"real numbers are needed, got an array of {array.dtype}")
         result = formula(array if np.issubdtype(array.dtype, np.floating) else array.astype(np.float64), np)
     else:
         result = float(formula(np.float64(value), np))

@@ -24,6 +24,7 @@ from deepSTRF._validation import (
     check_positive_number,
     checked_but,
     neuron_indices,
+    to_tensor,
 )
 from deepSTRF.interpret.dstrf.estimate import BUDGET, baseline_frames, dstrf, target_of, time_indices
 from deepSTRF.interpret.dstrf.result import DynamicSTRF
@@ -130,7 +131,7 @@ def contributions(
     with opened(out, tuple(filters.shape), frames):
         for rows in torch.split(torch.arange(len(filters)), at_once):
             part = filters[int(rows[0]) : int(rows[-1]) + 1]
-            block = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().to(frames)
+            block = to_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().to(frames)
             ends = [int(t) + ahead + window - 1 for t in result.times[rows]]
             windows = windows_of(padded, ends, window)[:, 0].transpose(1, 2)  # (B, L, F)
             made = block.reshape(len(rows), -1, window, bands) * windows.unsqueeze(1)
@@ -230,7 +231,7 @@ def smooth_dstrf(
 
 def _frames_of(result: DynamicSTRF, shape: Sequence[int], stimulus: Tensor) -> Tensor:
     """The frames (1, 1, F, T) that the filters of a result apply to."""
-    given = torch.as_tensor(stimulus).detach().to(result.response)
+    given = to_tensor(stimulus).detach().to(result.response)
     hop = shape[2] // (result.lags + result.lookahead)
     if hop > 1 and given.numel() == given.shape[-1]:  # filters of samples, and a sound
         frames = sound_frames(mono(given), hop)

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepSTRF._validation import FloatArray, checked_but, outside_level
+from deepSTRF._validation import FloatArray, checked_but, outside_level, to_tensor
 from deepSTRF.interpret.strf.tuning import extent_above
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
@@ -372,14 +372,14 @@ def compare_wav2spec(
     """
     if not isinstance(wav2spec, nn.Module):
         raise TypeError(f"wav2spec must be an nn.Module, got {type(wav2spec).__name__}; pass model.wav2spec")
-    sound = torch.as_tensor(waveform)
+    sound = to_tensor(waveform)
     if sound.ndim < 1 or math.prod(sound.shape[:-1]) != 1:
         raise ValueError(f"waveform must be mono, (T_audio,) or (1, T_audio), got {tuple(sound.shape)}")
     device, dtype = placement(wav2spec)
     with evaluating(wav2spec):
         output = wav2spec(sound.reshape(1, 1, -1).to(device, dtype))
     pred = _image(output, "the output of wav2spec")
-    reference = _image(torch.as_tensor(truth), "the reference spectrogram")
+    reference = _image(to_tensor(truth), "the reference spectrogram")
     if pred.shape[0] != reference.shape[0]:
         raise ValueError(
             f"wav2spec makes {pred.shape[0]} bands, the reference has {reference.shape[0]}; "

@@ -26,6 +26,7 @@ from deepSTRF._validation import (
     check_tensor,
     checked,
     outside_level,
+    to_tensor,
 )
 from deepSTRF.dsp.filters import LongTermSpectrum
 from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
@@ -713,7 +714,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         rank = 4 if isinstance(self.wav2spec, nn.Identity) else 3
         made = None if known is None else iter(known)
         for stim in stims:
-            batch = torch.as_tensor(stim)
+            batch = to_tensor(stim)
             batch = batch.unsqueeze(0) if batch.ndim == rank - 1 else batch
             if spectrum is not None:
                 spectrum.add(batch)

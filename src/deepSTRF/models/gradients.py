@@ -21,6 +21,7 @@ from deepSTRF._validation import (
     check_positive_int,
     checked_but,
     neuron_indices,
+    to_tensor,
 )
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import differentiating
@@ -124,7 +125,7 @@ def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tupl
         standardizer = getattr(model, "standardizer", None)
         null = torch.zeros(model.F) if standardizer is None else standardizer.mean
         return null.detach().to(device, dtype).view(1, 1, -1, 1).repeat(1, 1, 1, frames), frames
-    given = torch.as_tensor(stimulus).detach()
+    given = to_tensor(stimulus).detach()
     if given.ndim not in (2, 3, 4) or given.numel() != given.shape[-2:].numel() or given.shape[-2] != model.F:
         raise ValueError(
             f"stimulus must be one spectrogram ({model.F}, T), got {tuple(given.shape)}; for a waveform pass "
@@ -173,7 +174,7 @@ def _checked_output(y: Tensor, x: Tensor) -> Tensor:
 
 
 def _mono(stim: Tensor) -> Tensor:
-    sound = torch.as_tensor(stim).detach()
+    sound = to_tensor(stim).detach()
     if sound.ndim not in (1, 2, 3) or sound.shape[-1] == 0 or sound.numel() != sound.shape[-1]:
         raise ValueError(
             "stim must be one mono sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got "

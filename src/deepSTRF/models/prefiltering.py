@@ -25,6 +25,7 @@ from deepSTRF._validation import (
     check_positive_number,
     checked,
     checked_but,
+    to_tensor,
 )
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
@@ -356,7 +357,7 @@ def _rectified(x: Tensor) -> Tensor:
 
 def _check_fractions(name: str, values: Any, *, open_above: bool) -> Tensor:
     """Return (F,) float64 values between 0 and 1."""
-    tensor = torch.as_tensor(values).detach().to("cpu", torch.float64)
+    tensor = to_tensor(values).detach().to("cpu", torch.float64)
     if tensor.ndim != 1 or len(tensor) == 0:
         raise ValueError(f"{name} must be (F,), one value per frequency band, got {tuple(tensor.shape)}")
     if not bool(((tensor > 0) & ((tensor < 1) if open_above else (tensor <= 1))).all()):

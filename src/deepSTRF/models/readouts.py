@@ -7,7 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_positive_int, checked, checked_but, polarity_channel
+from deepSTRF._validation import (
+    check_choice,
+    check_positive_int,
+    checked,
+    checked_but,
+    polarity_channel,
+    to_tensor,
+)
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.streaming import Device, DType, FramewiseMixin, State, init_slot_state, step_slot
@@ -322,8 +329,8 @@ class OutputScale(nn.Module, Configurable):
     @torch.no_grad()
     def start(self, scale: Tensor | float = 1.0, offset: Tensor | float = 0.0) -> None:
         """Set scale and offset, numbers or (N,); a fit then leaves them as they are."""
-        self.scale.copy_(torch.as_tensor(scale))
-        self.offset.copy_(torch.as_tensor(offset))
+        self.scale.copy_(to_tensor(scale))
+        self.offset.copy_(to_tensor(offset))
         self._started.fill_(True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from deepSTRF._validation import (
     check_positive_int,
     checked_but,
     neuron_indices,
+    to_tensor,
 )
 from deepSTRF.interpret.dstrf.autodiff import (
     Comb,
@@ -564,7 +565,7 @@ def _refuse_mask(name: str, given: object) -> None:
 def baseline_frames(baseline: float | Tensor, frames: Tensor) -> Tensor:
     """Return a baseline, a number, (F,) or (F, T), in the shape of frames (1, 1, F, T)."""
     try:
-        start = torch.as_tensor(baseline).detach().to(frames)
+        start = to_tensor(baseline).detach().to(frames)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"baseline must be a number or a tensor, got {baseline!r}") from None
     if start.ndim == 1:

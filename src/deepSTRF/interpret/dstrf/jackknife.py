@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._files import file_facts, sealed_json, write_atomically
-from deepSTRF._validation import check_positive_int, checked_but, first_names, neuron_indices
+from deepSTRF._validation import check_positive_int, checked_but, first_names, neuron_indices, to_tensor
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.interpret.dstrf.estimate import DynamicRun, open_run
 from deepSTRF.interpret.dstrf.result import cut_bins
@@ -466,7 +466,7 @@ def _described(value: Any) -> str:
     """A setting as text; an array as its hash, because its text leaves out the middle."""
     if not isinstance(value, Tensor | np.ndarray):
         return repr(value)
-    array = torch.as_tensor(value).detach().cpu().contiguous()
+    array = to_tensor(value).detach().cpu().contiguous()
     return f"{tuple(array.shape)} {array.dtype} {hashlib.sha256(array.numpy().tobytes()).hexdigest()}"
 
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._validation import check_choice, check_positive_int
+from deepSTRF._validation import check_choice, check_positive_int, to_tensor
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.gradients import NoFrontEndError
@@ -284,7 +284,7 @@ def agree(one: Tensor, other: Tensor) -> bool:
 def placed(model: nn.Module, stimulus: Tensor) -> Tensor:
     """Return a stimulus on the device and in the type of a model, without its history."""
     device, dtype = placement(model)
-    given = torch.as_tensor(stimulus).detach()
+    given = to_tensor(stimulus).detach()
     if given.is_meta:
         raise ValueError("stimulus is on the meta device: it has a shape but no values")
     return given.to(device, dtype)

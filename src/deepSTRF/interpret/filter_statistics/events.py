@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepSTRF._validation import check_positive_int, checked
+from deepSTRF._validation import check_positive_int, checked, to_tensor
 from deepSTRF.interpret.filter_statistics.ensembles import Filters, as_clips, as_filters, cut_off
 
 #: Resamples of the events, and the share of them between the bounds.
@@ -123,7 +123,7 @@ def event_locked(
 
 def _valid(part: Tensor | NDArray[Any], whole: Tensor) -> tuple[Tensor, Tensor]:
     """Filters (K, N, L, F) in double precision, and which are valid (K, N); the others are zero."""
-    filters = torch.as_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().cpu().double()
+    filters = to_tensor(part if isinstance(part, Tensor) else np.array(part)).detach().cpu().double()
     valid = torch.isfinite(filters).flatten(2).all(2) & whole.unsqueeze(1)
     return torch.where(valid[..., None, None], filters, 0.0), valid
 

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from deepSTRF._validation import check_positive_int, checked
+from deepSTRF._validation import check_positive_int, checked, to_tensor
 from deepSTRF.interpret.dstrf.result import DynamicSTRF
 from deepSTRF.interpret.filter_statistics.ensembles import (
     Filters,
@@ -282,7 +282,7 @@ def _signed(vectors: Tensor, mean: Tensor) -> Tensor:
 
 
 def _chosen(subspace: ActiveSubspace | Tensor, dimensions: int | tuple[int, ...]) -> Tensor:
-    every = subspace.directions if isinstance(subspace, ActiveSubspace) else torch.as_tensor(subspace)
+    every = subspace.directions if isinstance(subspace, ActiveSubspace) else to_tensor(subspace)
     if every.ndim != 4 or 0 in every.shape:
         raise ValueError(
             f"subspace must be an ActiveSubspace or directions (N, K, L, F), got {tuple(every.shape)}"
@@ -311,7 +311,7 @@ def _paired(
     n_neurons, bands = len(directions), directions.shape[3]
     pairs = []
     for clip, one in zip(clips, found, strict=True):
-        given = torch.as_tensor(clip).detach().double().cpu()
+        given = to_tensor(clip).detach().double().cpu()
         frames = given.reshape(given.shape[-2:]) if given.numel() == given.shape[-2:].numel() else given
         if frames.ndim != 2 or frames.shape[0] != bands:
             raise ValueError(
@@ -321,7 +321,7 @@ def _paired(
         # last frame of each window
         ends = one.times.cpu() + one.lookahead if isinstance(one, DynamicSTRF) else None
         times = torch.arange(frames.shape[1]) if ends is None else ends
-        rates = torch.as_tensor(one.response if isinstance(one, DynamicSTRF) else one).detach().double().cpu()
+        rates = to_tensor(one.response if isinstance(one, DynamicSTRF) else one).detach().double().cpu()
         if rates.shape != (len(times), n_neurons):
             raise ValueError(
                 f"response must be (T, N) = ({len(times)}, {n_neurons}) to fit clip and directions, got "

@@ -26,6 +26,7 @@ from deepSTRF._validation import (
     checked,
     checked_but,
     neuron_indices,
+    to_tensor,
 )
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_NATIVE_FS
 from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman_cochleagram
@@ -408,7 +409,7 @@ class Presentation:
         samples = torch.from_numpy(sounds)
         if self.cochleagram is None:
             return cast(Tensor, self.model(samples.unsqueeze(1).to(device, dtype)))
-        spectrograms = torch.as_tensor(self.cochleagram(samples))
+        spectrograms = to_tensor(self.cochleagram(samples))
         n_bins = sounds.shape[1] // self.hop
         if spectrograms.ndim == 4:
             spectrograms = spectrograms.squeeze(1)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from deepSTRF._validation import (
     checked,
     checked_but,
     neuron_indices,
+    to_tensor,
 )
 from deepSTRF.interpret.sonify import write_wav
 from deepSTRF.models.configurable import placement
@@ -184,7 +184,7 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
     """
     if isinstance(model.wav2spec, nn.Identity):
         raise NoFrontEndError(f"this {type(model).__name__} has no front-end; use model.STRF_gradmap()")
-    sound = torch.as_tensor(stim)
+    sound = to_tensor(stim)
     if sound.numel() == 0 or sound.numel() != sound.shape[-1]:
         raise ValueError(
             f"stim must be one sound (T_audio,), (1, T_audio) or (1, 1, T_audio), got {tuple(sound.shape)}; "
