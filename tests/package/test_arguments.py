@@ -49,7 +49,7 @@ def call(
     """
     if sound is not None:
         return str(sound @ torch.zeros(3, 2))
-    return str(sum(items))
+    return f"{sum(items)} {anything}"
 
 
 @pytest.mark.parametrize(

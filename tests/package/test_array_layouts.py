@@ -26,7 +26,7 @@ FILTERS = rng.standard_normal((T, 2, 4, F)).astype(np.float32)
 
 def read_only(array: np.ndarray) -> np.ndarray:
     array = array.copy()
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array
 
 

@@ -103,6 +103,7 @@ class FoldFits:
         """Fits that are planned and not there yet."""
         return sum(not self.has(fold.name) for fold in self.manifest.folds)
 
+    @checked
     def has(self, name: str) -> bool:
         """Return whether a fit is there.
 
@@ -123,6 +124,7 @@ class FoldFits:
     def _is_complete(self, name: str) -> bool:
         return is_complete(self.folder / name, self.manifest.facts.get(RUN))
 
+    @checked
     def model(self, name: str) -> nn.Module:
         """Return a fit in eval mode; it is read once.
 

@@ -130,6 +130,7 @@ class StimulusList(Sequence[Tensor]):
         """The loaded stimuli under ``transform``, which replaces any earlier one."""
         return StimulusList(self.stimuli, [transform] * len(self.stimuli))
 
+    @checked
     def fingerprint(self, clip: int) -> str:
         """Content hash of what ``[clip]`` returns."""
         if self.transforms[clip] is None:
@@ -311,12 +312,14 @@ class Recording(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.stim_meta)
 
+    @checked
     def n_bins(self, clip: int) -> int:
         """Number of neural time bins T of one clip."""
         clip = as_index(clip, len(self), "clip")
         responses = self._storage.clips[clip]
         return responses.n_bins if responses.heard.size else self.stimulus_bins(clip)
 
+    @checked
     def stimulus_bins(self, clip: int) -> int:
         """Number of neural time bins that the stimulus of one clip covers."""
         return int(self._stims.stimuli[clip].values.shape[-1]) // self.samples_per_bin
@@ -326,10 +329,12 @@ class Recording(Dataset[dict[str, Any]]):
         """Stimulus samples per neural bin: 1 for spectrograms, the hop for waveforms."""
         return 1
 
+    @checked
     def fingerprint(self, clip: int) -> str:
         """SHA-256 (hex) of the stimulus as ``stims[clip]`` returns it: bytes, shape and dtype."""
         return self._stims.fingerprint(as_index(clip, len(self), "clip"))
 
+    @checked
     def source_fingerprint(self, clip: int) -> str:
         """Hash of the sound behind a clip, over which splits are hashed.
 
@@ -360,6 +365,7 @@ class Recording(Dataset[dict[str, Any]]):
 
     # ---- reading
 
+    @checked
     def shared_stimulus(self, clip: int) -> Tensor:
         """``stims[clip]`` without a copy: what reads it must not write into it."""
         return self._stims.shared(clip)
@@ -374,6 +380,7 @@ class Recording(Dataset[dict[str, Any]]):
             values = hanning_smooth(values, self.smoothing_ms, self.dt)
         return values if self._normalization is None else self._normalization(values, neurons)
 
+    @checked
     def read_neuron(self, clip: int, neuron: int) -> Tensor:
         """(R, T) response of one neuron to one clip, or the (1, 1) NaN of a missing pair."""
         values = self._storage.clips[clip].neuron(neuron)
@@ -381,12 +388,14 @@ class Recording(Dataset[dict[str, Any]]):
             return torch.full((1, 1), torch.nan)
         return self._transformed(torch.from_numpy(values)[None], np.array([neuron]))[0]
 
+    @checked
     def read_item(self, clip: int) -> ItemResponses:
         """The N responses to one clip as the list that items hold."""
         heard, values = self._read(clip)
         counts = self._storage.clips[clip].counts.tolist()
         return ItemResponses(self.N_neurons, torch.from_numpy(heard), values, counts, self.n_bins(clip))
 
+    @checked
     def response_block(self, clip: int) -> Tensor:
         """All responses to one clip as one (N, R, T) tensor, NaN where nothing was recorded."""
         clip = as_index(clip, len(self), "clip")

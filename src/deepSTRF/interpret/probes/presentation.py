@@ -208,16 +208,19 @@ class Presentation:
 
     # ---- time and frequency
 
+    @checked
     def samples(self, duration_ms: float) -> int:
         """Return the samples of a duration, as whole bins, at least one."""
         return self.bins(duration_ms) * self._playable_hop()
 
+    @checked
     def bins(self, duration_ms: float) -> int:
         """Return the whole bins that hold a duration, at least one."""
         if duration_ms != 0:
             check_positive_number("a duration in ms", duration_ms)
         return max(1, math.ceil(duration_ms / self.dt_ms - 1e-9))
 
+    @checked
     def time_ms(self, n_bins: int) -> FloatArray:
         """Return the middles of bins after the onset of the sound (n_bins,)."""
         return np.asarray((np.arange(n_bins) + 0.5) * self.dt_ms, dtype=np.float64)
@@ -253,6 +256,7 @@ class Presentation:
 
     # ---- playing
 
+    @checked
     def play(self, sounds: Iterable[Any]) -> FloatArray:
         """Play sounds, each after silence, and return the rates.
 
@@ -283,6 +287,7 @@ class Presentation:
 
         return self._rates(prepared(), self._respond_to_sounds)
 
+    @checked
     def show(self, patterns: Iterable[Any], silence: Any = 0.0) -> FloatArray:
         """Present spectrograms to the part of the model behind its front-end, each after a constant one.
 
@@ -309,12 +314,14 @@ class Presentation:
 
         return self._rates(prepared(), self._respond_to_patterns)
 
+    @checked
     def baseline(self, rates: FloatArray) -> FloatArray:
         """Return the mean rate at the end of the silence, (..., K) for rates (..., K, lead_bins + T)."""
         n_bins = max(1, round(BASELINE_SHARE * self.lead_bins))
         end = max(1, self.lead_bins - LOOK_AHEAD_BINS)
         return np.asarray(rates[..., max(0, end - n_bins) : end].mean(axis=-1))
 
+    @checked
     def evoked(self, rates: FloatArray, silence: Any = None) -> FloatArray:
         """Return what sounds evoke, (..., K, T): rates after their onset less those of a trial of silence.
 
