@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be_used_is_one_warning(small_units, tmp_path, monke
 
 
 def test_verify_is_a_word_of_two_values(tmp_path):
-    with pytest.raises(TypeError, match="verify is True or False, got 'no'"):
+    with pytest.raises(TypeError, match="verify must be True or False, got 'no'"):
         NS1Dataset(tmp_path, verify="no")
 
 

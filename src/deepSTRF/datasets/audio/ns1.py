@@ -742,8 +742,6 @@ class NS1Dataset(AudioNeuralDataset):
     ) -> None:
         root = data_dir("NS1") if path is None else Path(path)
         super().__init__(root, dt_ms)
-        if not isinstance(verify, bool):
-            raise TypeError(f"verify is True or False, got {verify!r}")
         n_bins = count_bins(NS1_RAW_LEN_MS, self.dt)
         for option, value, legal in (
             ("spectrogram", spectrogram, SPECTROGRAMS),
