@@ -680,10 +680,14 @@ def _check_kind(root: Path, kind: str) -> None:
     """Raise FileExistsError for a folder whose manifest is of another kind, or not ours."""
     if not os.path.lexists(root / MANIFEST):
         return
+    content = b""
     try:
-        tree = json.loads(read_bytes(root / MANIFEST, limit=TEXT_LIMIT))
-    except (OSError, ValueError, RecursionError):  # damaged, so it is to be replaced
-        return
+        content = read_bytes(root / MANIFEST, limit=TEXT_LIMIT)
+        tree = json.loads(content)
+    except (OSError, ValueError, RecursionError):
+        if not content or b'"format"' in content or b'"files"' in content:  # ours, damaged: to be replaced
+            return
+        tree = None
     found = tree.get("kind") if isinstance(tree, dict) and "files" in tree else None
     if found != kind:
         what = f"is of a {found}" if found else "is not of deepSTRF"
@@ -709,12 +713,13 @@ def check_place(root: Path, name: str) -> None:
 def _finish_staged(root: Path) -> None:
     """Move a complete new version to its place; safe to repeat, and to do in two processes at once."""
     staged = root / _STAGED
-    if not staged.is_dir():
+    if staged.is_symlink() or not staged.is_dir():  # nothing is moved out of a folder elsewhere
         return
     try:
         if (staged / MANIFEST).is_file():
             new = _parse_manifest(staged, staged / MANIFEST, None, f"delete {staged}")
             for name in new.files or ():
+                check_place(staged, name)
                 if (staged / name).exists():
                     check_place(root, name)
                     (root / name).parent.mkdir(parents=True, exist_ok=True)

@@ -293,6 +293,29 @@ def test_special_files_are_refused_before_they_are_opened(tmp_path, kind):
             read(path)
 
 
+def test_nothing_is_moved_out_of_a_folder_elsewhere(tmp_path):
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    files.replace_folder(folder, OLD, "run")
+    files.replace_folder(elsewhere, NEW, "run")
+    (folder / files._STAGED).symlink_to(elsewhere)
+    assert content(folder) == dict(OLD)
+    (folder / files._STAGED).unlink()
+    (folder / files._STAGED).mkdir()
+    shutil.copy(elsewhere / files.MANIFEST, folder / files._STAGED)
+    (folder / files._STAGED / "deep").symlink_to(elsewhere / "deep")
+    with pytest.raises(FileExistsError, match="link"):
+        content(folder)
+    assert content(elsewhere) == dict(NEW)
+
+
+@pytest.mark.parametrize("text", [b'// ours\n{"name": "an app"}', b"\xff\xfe{\0}\0", b"NAME=1"])
+def test_a_manifest_that_is_no_json_may_be_somebody_elses(tmp_path, text):
+    (tmp_path / files.MANIFEST).write_bytes(text)
+    with pytest.raises(FileExistsError, match="not of deepSTRF"):
+        files.replace_folder(tmp_path, NEW, "run")
+    assert tree(tmp_path) == {files.MANIFEST: text}
+
+
 def test_a_folder_that_cannot_be_finished_says_so(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     files.replace_folder(folder, OLD, "run")

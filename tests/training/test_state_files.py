@@ -103,6 +103,14 @@ def test_states_of_earlier_versions_resume_with_one_warning(ds: SyntheticDataset
             fitter(ds, state_path=path).fit()
 
 
+def test_a_state_that_lost_its_checksum_is_never_resumed(ds: SyntheticDataset, tmp_path: Path) -> None:
+    path = tmp_path / "fit.state"
+    fitter(ds, epochs=1, state_path=path).fit()
+    torch.save(load_tensors(path), path)
+    with pytest.raises(DamagedFileError, match=r"fit\.state .* lost its checksum"):
+        fitter(ds, state_path=path).fit()
+
+
 def _without(tree: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in tree.items() if name != key}
 

@@ -78,8 +78,7 @@ class FitStateFile:
                 f"state_path={self.path}: this file is no fit state of this version of deepSTRF; "
                 "name another file, or delete it to start anew"
             )
-        if written == UNSEALED_FORMAT:
-            self._check_unsealed()
+        self._check_seal(written)
         before, content = stored.get("signature"), stored.get("content")
         if not isinstance(before, dict) or not isinstance(content, dict):
             raise damaged(self.path, "it holds no signature, or no state", REMEDY)
@@ -95,9 +94,13 @@ class FitStateFile:
             )
         return content
 
-    def _check_unsealed(self) -> None:
-        """Verify what an earlier version wrote as far as a zip file allows, and warn."""
+    def _check_seal(self, written: int) -> None:
+        """Raise for a lost seal; verify what an earlier version wrote as far as zip files allow, and warn."""
         with naming_damage(self.path, REMEDY), zipfile.ZipFile(self.path) as archive:
+            if archive.comment:  # the seal, which `load_tensors` has verified
+                return
+            if written != UNSEALED_FORMAT:
+                raise ValueError("it has lost its checksum")
             if (broken := archive.testzip()) is not None:
                 raise ValueError(f"{broken} in it has another checksum")
         warn_unsealed(self.path, "the next epoch adds them")
