@@ -86,8 +86,8 @@ def test_a_jackknife_treats_the_ends_of_a_clip_alike(edge) -> None:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "holds no array of filters"),
-        (b"\x93NUMPY half", "holds no array of filters"),
+        (b"", "is damaged or not of deepSTRF"),
+        (b"\x93NUMPY half", "is damaged or not of deepSTRF"),
         (None, "is a folder: give its files, sorted"),
     ],
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import functools
 import math
 import os
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
@@ -23,6 +25,8 @@ from deepSTRF._files import damaged, file_facts, naming_damage, read_json
 NOTE_OF_CUT = "cut"
 #: Entry of the note with the size and SHA-256 of the file.
 NOTE_OF_FILE = "file"
+#: Files of `dstrf_folds`, which write a note beside each.
+_NAME_OF_FOLDS = re.compile(r"dSTRF-\d{3,}\.npy")
 _REMEDY = "make it anew, with dstrf_folds or FileSink"
 
 
@@ -81,6 +85,8 @@ def note_of(path: Path) -> dict[str, Any] | None:
         return None
     tree = read_json(note, _REMEDY)
     if not isinstance(tree, dict) or NOTE_OF_CUT not in tree:
+        if _NAME_OF_FOLDS.fullmatch(path.name):
+            raise damaged(note, "it is no note of dstrf_folds", _REMEDY)
         return None  # somebody else's
     with naming_damage(note, _REMEDY):
         cut, facts = tree[NOTE_OF_CUT], tree.get(NOTE_OF_FILE)
@@ -117,6 +123,13 @@ def cut_off(dstrfs: Filters) -> Tensor:
             if first + last > len(cut):
                 raise damaged(dstrfs, f"its note cuts {first} + {last} of {len(cut)} bins", _REMEDY)
             cut[:first] = cut[len(cut) - last :] = True
+        elif _NAME_OF_FOLDS.fullmatch(Path(dstrfs).name):
+            warnings.warn(
+                f"{os.fspath(dstrfs)} has the name of a file of dstrf_folds, and lacks its .json: bins "
+                "that an end of the clip cuts off count too",
+                UserWarning,
+                stacklevel=2,
+            )
     return cut
 
 
