@@ -1,7 +1,8 @@
 """A damage bank: every file that the package writes and reads again, damaged in every way that files are.
 
 Each case damages one file of an artefact and reads the artefact as a user would. It passes when the result
-is that of the undamaged artefact, bit for bit, or when one error names the file or its folder, or a warning says what is missing; it fails on
+is that of the undamaged artefact, bit for bit, when one error names the file or its folder, or when a warning
+says what is missing; it fails on
 another result, on an error that names nothing, on a reader that does not return within seconds, and when
 anything beside the damaged file has changed. ``python tests/damage/bank.py [KIND ...]`` prints the counts.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 
@@ -224,3 +225,28 @@ def test_only_entries_are_removed_for_room(folder, monkeypatch):
         get(Maker(), number=number)
     assert len([path for path in folder.iterdir() if path.name.startswith("thing-")]) == 1
     assert len(list(folder.iterdir())) == 4
+
+
+def test_digests_are_remembered_until_a_file_changes(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPSTRF_CACHE_DIR", str(tmp_path / "cache"))
+    path, hashed = tmp_path / "a", []
+    whole = cache._sha256
+    monkeypatch.setattr(cache, "_sha256", lambda file: hashed.append(file.name) or whole(file))
+
+    def digest():
+        return hash_files(tmp_path, ["a"], memory="recording")["a"]
+
+    path.write_bytes(b"old content")
+    first = digest()
+    assert digest() == first == hashlib.sha256(b"old content").hexdigest()
+    assert hashed == ["a", "a"]  # just written: it might change again within one tick of the clock
+    monkeypatch.setattr(cache, "_COARSEST_CLOCK_NS", -(10**12))
+    assert digest() == digest() == first
+    assert hashed == ["a"] * 3
+    before = path.stat()
+    path.write_bytes(b"new content")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))  # the time of modification can be set
+    assert digest() == hashlib.sha256(b"new content").hexdigest()
+    memory = next((tmp_path / "cache").rglob("sha256.json"))
+    memory.write_text(memory.read_text().replace(digest()[:8], first[:8]))  # damaged: forgotten
+    assert digest() == hashlib.sha256(b"new content").hexdigest()

@@ -40,6 +40,8 @@ from deepSTRF._files import (
     check_regular,
     load_sealed_npz,
     naming_damage,
+    read_json,
+    sealed_json,
     sealed_zip,
     write_atomically,
 )
@@ -568,11 +570,52 @@ _KIND = "cache"
 _KEY_MEMBER = "cache_key"
 
 
-def hash_files(root: str | os.PathLike[str], names: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of each file, several at a time."""
-    names = list(names)
-    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        return dict(zip(names, pool.map(lambda name: _sha256(Path(root, name)), names), strict=True))
+#: Digests of the files of a recording, in its cache folder.
+_DIGESTS, _MOST_DIGESTS = "sha256.json", 4096
+#: A file changed so shortly before it was hashed may change again without another time stamp.
+_COARSEST_CLOCK_NS = 2_000_000_000
+
+
+def hash_files(
+    root: str | os.PathLike[str], names: Iterable[str], *, memory: str | None = None
+) -> dict[str, str]:
+    """SHA-256 of each file, several at a time.
+
+    With ``memory``, the name of a cache, digests are kept there and hold while size, inode and the times of
+    the last change stay: no program can set the time of the change of an inode (on Windows there is none).
+    """
+    facts = {name: check_regular(Path(root, name)) for name in names}
+    path = None if memory is None or os.name == "nt" else cache_dir(memory) / _DIGESTS
+    known = {} if path is None else _known_digests(path)
+    places = [os.path.abspath(Path(root, name)) for name in facts]
+    keys = {  # what changes with the content
+        name: "\0".join(map(str, (place, one.st_size, one.st_ino, one.st_mtime_ns, one.st_ctime_ns)))
+        for (name, one), place in zip(facts.items(), places, strict=True)
+    }
+    found = {name: known[key] for name, key in keys.items() if key in known}
+    missing = [name for name in facts if name not in found]
+    if missing:
+        settled = time.time_ns() - _COARSEST_CLOCK_NS
+        with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+            found |= zip(missing, pool.map(lambda name: _sha256(Path(root, name)), missing), strict=True)
+        new = {
+            keys[name]: found[name]
+            for name in missing
+            if max(facts[name].st_mtime_ns, facts[name].st_ctime_ns) < settled
+        }
+        if path is not None and new:
+            kept = dict(list({**known, **new}.items())[-_MOST_DIGESTS:])
+            with contextlib.suppress(OSError):  # the next load hashes again
+                write_atomically(path, sealed_json({"files": kept}), follow_links=False)
+    return {name: found[name] for name in facts}
+
+
+def _known_digests(path: Path) -> dict[str, str]:
+    try:
+        files = read_json(path, "it is made again", sealed=True)["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return {str(key): str(sha256) for key, sha256 in files.items()} if isinstance(files, dict) else {}
 
 
 def cached_arrays(

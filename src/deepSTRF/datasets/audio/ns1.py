@@ -156,7 +156,9 @@ def published_files() -> Mapping[str, tuple[str, int]]:
     return {name: (sha256, int(size)) for sha256, size, name in rows}
 
 
-def identify(root: Path, names: Iterable[str], *, verify: bool) -> tuple[dict[str, str], dict[str, str]]:
+def identify(
+    root: Path, names: Iterable[str], *, verify: bool, cache: bool = True
+) -> tuple[dict[str, str], dict[str, str]]:
     """SHA-256 of files, and what is wrong with each that has a published name and another content."""
     known = published_files() if verify else {}
     faults, intact = {}, []
@@ -166,7 +168,7 @@ def identify(root: Path, names: Iterable[str], *, verify: bool) -> tuple[dict[st
             faults[name] = _not_published(root, name, f"{size:,} bytes instead of {known[name][1]:,}")
         else:
             intact.append(name)
-    digests = hash_files(root, intact)
+    digests = hash_files(root, intact, memory="NS1" if cache else None)
     for name, sha256 in digests.items():
         if name in known and sha256 != known[name][0]:
             faults[name] = _not_published(root, name, f"SHA-256 {sha256} instead of {known[name][0]}")
@@ -180,9 +182,9 @@ def _not_published(root: Path, name: str, why: str) -> str:
     )
 
 
-def _identified(root: Path, names: Sequence[str], verify: bool) -> dict[str, str]:
+def _identified(root: Path, names: Sequence[str], verify: bool, cache: bool) -> dict[str, str]:
     """SHA-256 of files that are all needed; DamagedFileError for the first that is not the published one."""
-    digests, faults = identify(root, names, verify=verify)
+    digests, faults = identify(root, names, verify=verify, cache=cache)
     if faults:
         raise DamagedFileError(next(iter(faults.values())))
     return digests
@@ -199,7 +201,7 @@ def read_metadata(root: Path, *, cache: bool = True, verify: bool = True) -> lis
     stored = cached_arrays(
         "NS1",
         "units",
-        {"files": _identified(root, [NS1_METADATA], verify)},
+        {"files": _identified(root, [NS1_METADATA], verify, cache)},
         lambda: {"json": np.array(json.dumps(_parse_metadata(path, root)))},
         enabled=cache,
     )
@@ -378,7 +380,7 @@ def load_spikes(
     if not found:
         raise FileNotFoundError(f"{root} holds none of the {len(neurons)} spike files; {_remedy(root)}")
     place = f"{NS1_SPIKE_DIR_NAME}/"
-    digests, unlike = identify(root, [place + neuron["file"] for neuron in found], verify=verify)
+    digests, unlike = identify(root, [place + neuron["file"] for neuron in found], verify=verify, cache=cache)
     if unlike and on_bad_file == "error":
         raise DamagedFileError(f"{next(iter(unlike.values()))}; on_bad_file='skip' loads the others")
     for neuron in found:
@@ -487,7 +489,7 @@ def load_spectrograms(
     if kind == "shipped":
         values = read_shipped_spectrogram(root)[:, None, :, :n_bins]
         there = all((root / name).exists() for name in wav_paths())
-        return Stimuli(values, _sound_hashes(root, verify) if there else [], facts)
+        return Stimuli(values, _sound_hashes(root, verify, cache) if there else [], facts)
     grid = "authors" if dt_ms == SHIPPED_DT_MS else "exact"
     options = {"dt_ms": dt_ms, "alignment": alignment, "grid": grid, "n_bins": n_bins}
 
@@ -499,7 +501,7 @@ def load_spectrograms(
         ]
         return {"values": np.stack(frames)}
 
-    hashes = _sound_hashes(root, verify)
+    hashes = _sound_hashes(root, verify, cache)
     stored = cached_arrays("NS1", "cochleagram", {**options, "files": hashes}, build, enabled=cache)
     return Stimuli(stored["values"][:, None], hashes, {**facts, "frame_grid": grid})
 
@@ -519,7 +521,7 @@ def load_waveforms(
         ]
         return {"values": np.stack(resampled)}
 
-    hashes = _sound_hashes(root, verify)
+    hashes = _sound_hashes(root, verify, cache)
     depends_on = {"audio_fs": audio_fs, "files": hashes}
     stored = cached_arrays("NS1", f"waveform-{audio_fs}", depends_on, build, enabled=cache)
     how = f"{float(NS1_WAV_NATIVE_FS):.3f} Hz by {ratio.numerator}/{ratio.denominator}, linear phase"
@@ -527,10 +529,10 @@ def load_waveforms(
     return Stimuli(stored["values"][:, None, :n_samples], hashes, facts)
 
 
-def _sound_hashes(root: Path, verify: bool) -> list[str]:
+def _sound_hashes(root: Path, verify: bool, cache: bool) -> list[str]:
     """SHA-256 (hex) of each sound file in clip order; FileNotFoundError names the one that is missing."""
     try:
-        digests = _identified(root, wav_paths(), verify)
+        digests = _identified(root, wav_paths(), verify, cache)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"the sound file {error.filename} is missing; {_remedy(root)}") from error
     return [digests[name] for name in wav_paths()]
