@@ -518,16 +518,16 @@ class Artefact:
         return (self.folder / name).is_file() if self.files is None else name in self.files
 
     def check_there(self) -> None:
-        """Raise DamagedFileError unless all listed files are there, with their sizes."""
+        """Raise DamagedFileError unless all listed files are there with their sizes, a README with any."""
         for name, (size, _) in (self.files or {}).items():
-            self._check_size(name, size)
+            self._check_size(name, None if Path(name).stem == "README" else size)
 
-    def _check_size(self, name: str, size: int) -> None:
+    def _check_size(self, name: str, size: int | None) -> None:
         path = self.folder / name
         if not path.exists():
             raise damaged(path, "the file is missing", self.remedy)
         found = check_regular(path).st_size
-        if found != size:
+        if size not in (None, found):
             raise damaged(path, f"it has {found:,} bytes, {size:,} were written", self.remedy)
 
     def path(self, name: str) -> Path:
