@@ -244,10 +244,19 @@ def _read_array(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
 # ---- writing
 
 
-def check_target(path: str | os.PathLike[str]) -> None:
-    """Raise OSError where no file can be written: before the work whose result is to go there."""
+def check_target(path: str | os.PathLike[str], start: bytes | None = None) -> None:
+    """Raise OSError where no file can be written: before the work whose result is to go there.
+
+    ``start``: what is there may be replaced when it begins like that, is empty, and in no manifest beside it.
+    """
     target, name = Path(os.path.realpath(path)), os.fspath(path)
     _check_replaceable(target, path)
+    if start is not None and target.is_file():
+        with open(target, "rb") as stream:
+            held = stream.read(len(start))
+        if held not in (b"", start) or _is_listed(target):
+            what = "it holds something else, which would be lost; name another file, or remove it first"
+            raise FileExistsError(errno.EEXIST, what, name)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder; name a file in it", name)
     folder = next(parent for parent in target.parents if os.path.lexists(parent))
@@ -255,6 +264,13 @@ def check_target(path: str | os.PathLike[str]) -> None:
         raise NotADirectoryError(errno.ENOTDIR, f"{folder} is no folder; name another file", name)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"no right to write into {folder}; name another file", name)
+
+
+def _is_listed(target: Path) -> bool:
+    """Whether a manifest in the folder of a file lists it."""
+    with contextlib.suppress(OSError, ValueError):
+        return target.name in (_parse_manifest(target.parent, target.parent / MANIFEST, None, "").files or ())
+    return False
 
 
 def _check_replaceable(target: Path, path: str | os.PathLike[str]) -> None:
@@ -482,6 +498,8 @@ MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 1
 #: A new version that is complete and on its way into its place; see `replace_folder`.
 _STAGED = ".deepSTRF-staged"
+#: Versions of other processes that one waits for at most.
+_MOST_RACES = 100
 #: A new version that is being written; see `_this_process`.
 _WRITING = ".deepSTRF-writing-"
 
@@ -664,7 +682,7 @@ def replace_folder(
                     raise
             for inner in {path.parent for path in writing.rglob("*")}:
                 _sync_folder(inner)
-            os.rename(writing, root / _STAGED)
+            _stage(writing, root)
         finally:
             shutil.rmtree(writing, ignore_errors=True)
         _sync_folder(root)
@@ -710,6 +728,22 @@ def check_place(root: Path, name: str) -> None:
         )
 
 
+def _stage(writing: Path, root: Path) -> None:
+    """Let a written version count, after those that other processes have staged meanwhile."""
+    staged = root / _STAGED
+    if staged.is_symlink():
+        staged.unlink()
+    for attempt in range(_MOST_RACES):
+        try:
+            os.rename(writing, staged)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt == _MOST_RACES - 1:
+                raise
+            _finish_staged(root)
+        else:
+            return
+
+
 def _finish_staged(root: Path) -> None:
     """Move a complete new version to its place; safe to repeat, and to do in two processes at once."""
     staged = root / _STAGED
@@ -729,6 +763,8 @@ def _finish_staged(root: Path) -> None:
             with contextlib.suppress(FileNotFoundError):
                 os.replace(staged / MANIFEST, root / MANIFEST)
         _sync_folder(root)
+    except FileNotFoundError:  # another process has finished it
+        return
     except PermissionError as error:
         raise PermissionError(
             error.errno,

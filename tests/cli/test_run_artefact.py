@@ -510,3 +510,22 @@ def test_unwritable_targets_are_refused_before_the_work(folder, tmp_path, capsys
         assert ended.value.code == 2
         assert str(target) in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", [["report", "--out"], ["evaluate", "--csv"]])
+def test_results_replace_earlier_ones_and_no_other_file(folder, tmp_path, capsys, command):
+    (tmp_path / "recording.npz").write_bytes(b"PK months of work")
+    inside = ("scores.csv", "config.toml", "manifest.json", "model/model.safetensors", "model/README.md")
+    for name in ("../recording.npz", *inside):
+        before = contents(tmp_path)
+        with pytest.raises(SystemExit) as refused:
+            main([command[0], str(folder), command[1], str(folder / name)])
+        assert refused.value.code == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert "something else, which would be lost" in error
+        assert contents(tmp_path) == before
+    (tmp_path / "made").touch()
+    for _ in range(2):  # an empty file, and an earlier one
+        with pytest.raises(SystemExit) as made:
+            main([command[0], str(folder), command[1], str(tmp_path / "made")])
+        assert made.value.code in (0, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import threading
 import warnings
 from pathlib import Path
 
@@ -314,6 +315,26 @@ def test_a_manifest_that_is_no_json_may_be_somebody_elses(tmp_path, text):
     with pytest.raises(FileExistsError, match="not of deepSTRF"):
         files.replace_folder(tmp_path, NEW, "run")
     assert tree(tmp_path) == {files.MANIFEST: text}
+
+
+def test_writers_at_once_leave_one_whole_version(tmp_path):
+    folder, failed = tmp_path / "run", []
+
+    def write(version):
+        try:
+            for _ in range(30):
+                files.replace_folder(folder, version, "run")
+        except Exception as error:  # noqa: BLE001  (handed to the test)
+            failed.append(error)
+
+    other = [(name, data[::-1]) for name, data in NEW]
+    writers = [threading.Thread(target=write, args=[version]) for version in (other, NEW)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(60)
+    assert failed == []
+    assert content(folder) in (dict(other), dict(NEW))
 
 
 def test_a_folder_that_cannot_be_finished_says_so(tmp_path, monkeypatch):

@@ -196,7 +196,7 @@ def test_a_fit_of_another_run_is_none_of_this(tmp_path: Path) -> None:
     made(tmp_path / "b", seed=7)
     shutil.copyfile(tmp_path / "b" / "folds.json", tmp_path / "a" / "folds.json")
     assert FoldFits(tmp_path / "a").n_missing == 3
-    with pytest.raises(FileNotFoundError, match="of a run before"):
+    with pytest.raises(FileNotFoundError, match="of another run"):
         predict_folds(FoldFits(tmp_path / "a"), recording())
 
 
@@ -257,7 +257,7 @@ def test_overwriting_replaces_fit_by_fit_and_keeps_what_is_not_ours(tmp_path: Pa
         made(tmp_path, stopping, overwrite=True)
     half = FoldFits(tmp_path)
     assert [half.has(f"model-00{k}") for k in range(3)] == [True, False, False]
-    with pytest.raises(FileNotFoundError, match="of a run before"):
+    with pytest.raises(FileNotFoundError, match="of another run"):
         half.model("model-001")
     fits = made(tmp_path, wider)
     assert [fits.model(f"model-00{k}").T for k in range(3)] == [4, 4, 4]
@@ -296,3 +296,16 @@ def test_a_full_disk_while_a_fit_is_saved(tmp_path: Path, monkeypatch: pytest.Mo
         with pytest.raises(OSError, match=r"No space left.*model-000"):
             made(tmp_path, wider, overwrite=True)
     assert tree_of(tmp_path) == before
+
+
+def test_exchanged_fits_are_not_read_and_fitted_anew(tmp_path: Path) -> None:
+    ds = recording()
+    before = predict_folds(made(tmp_path), ds)
+    names = ["model-000", "model-001", "between"]
+    for source, target in zip([0, 1, 2], [2, 0, 1], strict=True):
+        (tmp_path / names[source]).rename(tmp_path / names[target])
+    assert not any(FoldFits(tmp_path).has(name) for name in names[:2])
+    with pytest.raises(FileNotFoundError, match="of another run or fold"):
+        predict_folds(FoldFits(tmp_path), ds)
+    after = predict_folds(made(tmp_path), ds)
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

@@ -21,7 +21,7 @@ from deepSTRF.cli.errors import REFUSALS, UsageProblem, say, usage
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
-from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
+from deepSTRF.experiments.run_folder import MAIN_SCORE, START_OF_CSV, Run, ScoreRow
 from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.registry import (
     BACKBONES,
@@ -37,7 +37,7 @@ from deepSTRF.registry import (
 from deepSTRF.report import explain_run, write_report
 from deepSTRF.report.explain.run import choose_neurons
 from deepSTRF.report.explanation import Explanation
-from deepSTRF.report.gather import gather_parts
+from deepSTRF.report.gather import START_OF_PAGE, gather_parts
 from deepSTRF.report.rendering import number
 
 __all__ = [
@@ -169,7 +169,7 @@ def evaluate_and_print(
         )
     with usage(*REFUSALS, OSError):
         if csv is not None:
-            check_target(csv)
+            check_target(csv, START_OF_CSV)
     with usage():
         run = Run.load(folder)
         options = parse_options(option_texts)
@@ -270,7 +270,7 @@ def write_and_print(folder: Path, out: Path | None) -> None:
         raise UsageProblem(f"--out {out} is a folder; name a file in it: --out {out / 'report.html'}")
     with usage(*REFUSALS, OSError):
         if out is not None:
-            check_target(out)
+            check_target(out, START_OF_PAGE)
     with usage():
         run = Run.load(folder)
     print_run(run, write_report(run, out))

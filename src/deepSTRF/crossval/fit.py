@@ -29,7 +29,7 @@ from deepSTRF import __version__
 from deepSTRF._files import MANIFEST as CHECKPOINT_MANIFEST
 from deepSTRF._files import json_safe, read_bytes, remove_folder, replace_folder, write_atomically
 from deepSTRF._validation import check_choice, check_positive_int, checked, checked_but
-from deepSTRF.crossval.predict import MANIFEST, RUN, RUN_FILE, FoldFits, is_complete
+from deepSTRF.crossval.predict import MANIFEST, RUN, RUN_FILE, FoldFits, is_complete, mark_of
 from deepSTRF.datasets import FoldManifest, NeuralDataset
 from deepSTRF.datasets.splits import shuffled
 from deepSTRF.metrics import mse_loss
@@ -416,7 +416,7 @@ def _save(model: nn.Module, target: Path, facts: dict[str, Any], run: str | None
             path.relative_to(written).as_posix() for path in sorted(written.rglob("*")) if path.is_file()
         ]
         files = [(name, read_bytes(written / name)) for name in names if name != CHECKPOINT_MANIFEST]
-    replace_folder(target, [*files, *([] if run is None else [(RUN_FILE, run.encode())])], KIND)
+    replace_folder(target, [*files, *([] if run is None else [(RUN_FILE, mark_of(run, target.name))])], KIND)
 
 
 def _check_place(target: Path) -> None:

@@ -23,7 +23,16 @@ from deepSTRF.models.io.legacy import load_public_state_dict
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.training.evaluation import N_BOOTSTRAP, ScoreTable, score_predictions
 
-__all__ = ["MANIFEST", "RUN", "RUN_FILE", "FoldFits", "is_complete", "predict_folds", "score_folds"]
+__all__ = [
+    "MANIFEST",
+    "RUN",
+    "RUN_FILE",
+    "FoldFits",
+    "is_complete",
+    "mark_of",
+    "predict_folds",
+    "score_folds",
+]
 
 #: File that says which fit left out what.
 MANIFEST = "folds.json"
@@ -204,8 +213,8 @@ class FoldFits:
             return model if isinstance(model, nn.Module) else model[0]
         if folder.is_dir():
             raise FileNotFoundError(
-                f"{folder} has lost {CONFIG_FILE} or {WEIGHTS_FILE}, or is of a run before: call fit_folds "
-                "again, which fits it anew"
+                f"{folder} has lost {CONFIG_FILE} or {WEIGHTS_FILE}, or is of another run or fold: call "
+                "fit_folds again, which fits it anew"
             )
         if not file.is_file():
             raise FileNotFoundError(f"{folder} is not fitted yet: call fit_folds again to go on")
@@ -220,13 +229,18 @@ class FoldFits:
 
 
 def is_complete(folder: Path, run: object = None) -> bool:
-    """Whether a fit's folder holds all files of a fit, of the run with this mark; None is one without."""
+    """Whether a folder holds all files of the fit of its name, of the run with this mark; None: without."""
     if not all((folder / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE)):
         return False
     try:
-        return read_bytes(folder / RUN_FILE, limit=1000) == str(run).encode()
+        return read_bytes(folder / RUN_FILE, limit=1000) == mark_of(str(run), folder.name)
     except (OSError, ValueError):
         return run is None and not os.path.lexists(folder / RUN_FILE)
+
+
+def mark_of(run: str, name: str) -> bytes:
+    """Content of the mark of a fit: exchanged with another fit of the same run, it would be a leak."""
+    return f"{run} {name}\n".encode()
 
 
 def _check_fits(fits: object) -> None:

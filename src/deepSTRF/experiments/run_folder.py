@@ -65,6 +65,8 @@ __all__ = [
 MAIN_SCORE = "cc_norm"
 #: Columns that describe the neuron rather than the fit.
 KEYS = ("seed", "split", "neuron")
+#: What an earlier table begins with, which a new one may replace.
+START_OF_CSV = ",".join(KEYS).encode()
 
 Columns = Mapping[str, NDArray[np.float64]]
 

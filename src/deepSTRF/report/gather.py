@@ -28,6 +28,8 @@ from deepSTRF.report.sections import SECTIONS, SectionMaker
 
 #: Columns that belong to another one: the ends of the ceiling's interval.
 INTERVAL = ("ccmax_low", "ccmax_high")
+#: What an earlier page begins with, which a new one may replace.
+START_OF_PAGE = b"<!DOCTYPE html>"
 
 
 @checked
@@ -72,12 +74,12 @@ def write_report(
     if isinstance(run, ReportParts):
         if path is None:
             raise ValueError("path is missing: name the HTML file these parts go to")
-        check_target(path)
+        check_target(path, START_OF_PAGE)
         parts, target = run, Path(path)
     else:
         target = Path(path or run.report_path)
         if path is not None:
-            check_target(target)
+            check_target(target, START_OF_PAGE)
         parts = gather_parts(run)
     try:
         page = render_report(parts, sections)
