@@ -67,7 +67,9 @@ def test_frames_after_the_response_stand_right_of_zero(clip, tmp_path, monkeypat
     for ax in axes[3:5]:
         assert tuple(ax.images[0].get_extent()[:2]) == ((L - 2) * DT, -2 * DT)
     shown = []
-    monkeypatch.setitem(movies.FORMATS, ".gif", lambda path, film: shown.append(film.figure))
+    monkeypatch.setitem(
+        movies.FORMATS, ".gif", lambda path, film: shown.append(film.figure) or path.write_bytes(b"")
+    )
     response = clip.pop("response").mean(0)
     save_dstrf_movie(tmp_path / "a.gif", **clip, response=response, dt_ms=DT, lookahead=2)
     assert tuple(shown[0].axes[2].images[0].get_extent()[:2]) == ((L - 2) * DT, -2 * DT)

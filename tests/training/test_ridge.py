@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -331,7 +332,11 @@ def test_the_configuration_of_a_run_says_what_the_fit_did(tmp_path, options, sta
         assert run_experiment(again, tmp_path, progress=False).facts == run.facts
     text = (tmp_path / "config.toml").read_text()  # a run of before left the default unsaid
     (tmp_path / "config.toml").write_text(text.replace("standardize = true", "standardize = false"))
-    assert run_experiment(config, tmp_path, progress=False).facts == run.facts
+    (tmp_path / "manifest.json").unlink()  # and had no manifest
+    facts = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**facts, "format": 1}))
+    with pytest.warns(UserWarning, match="of an earlier version of deepSTRF and holds no checksums"):
+        assert run_experiment(config, tmp_path, progress=False).facts["notes"] == run.facts["notes"]
 
 
 SMALL = {"n_neurons": 3, "n_clips": 6, "n_repeats": 4, "clip_seconds": 0.5}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import (
+    as_numbers,
     check_choice,
     check_flag,
     check_non_negative,
@@ -24,7 +25,6 @@ from deepSTRF._validation import (
     checked,
     checked_but,
     first_names,
-    to_tensor,
 )
 from deepSTRF.baselines.lagged import (
     ClipFeatures,
@@ -300,7 +300,7 @@ def _write_estimate(model: Linear, strfs: Tensor, biases: Tensor) -> None:
 def _given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
     """Return penalties as an ascending float64 tensor without duplicates."""
     try:
-        values = to_tensor(lambdas).to(torch.float64).flatten()
+        values = torch.from_numpy(as_numbers(lambdas, "lambdas")).flatten()
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"lambdas must be a number or a list of numbers, got {lambdas!r}") from error
     if not len(values) or not bool(torch.isfinite(values).all()) or bool((values <= 0).any()):

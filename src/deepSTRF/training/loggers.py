@@ -307,7 +307,8 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
 
 
 def _cell(value: Any) -> str:
-    return markdown(value if isinstance(value, str) else json.dumps(value))
+    text = value if isinstance(value, str) else json.dumps(value)
+    return markdown(text) if isinstance(value, str) or '"' in text else text  # numbers need no escapes
 
 
 # ---- Weights & Biases

@@ -173,6 +173,7 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
 
     Examples
     --------
+    >>> import torch
     >>> from deepSTRF.models.audio import Linear
     >>> from deepSTRF.models.wav2spec import CausalMelSpectrogram
     >>> model = Linear(8, 3, 4, wav2spec=CausalMelSpectrogram(audio_fs=16000, n_mels=8))
