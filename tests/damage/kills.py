@@ -125,13 +125,13 @@ STAGES = {
 }
 #: Share of the kills that each stage gets.
 SHARES = {
-    "fit": 50,
-    "fit --overwrite": 45,
-    "report": 15,
-    "explain --overwrite": 20,
-    "save": 30,
-    "folds": 25,
-    "cache": 15,
+    "fit": 30,
+    "fit --overwrite": 25,
+    "report": 8,
+    "explain --overwrite": 12,
+    "save": 50,
+    "folds": 45,
+    "cache": 30,
 }
 
 
