@@ -217,6 +217,10 @@ def load_sealed_npz(
     return arrays, sealed
 
 
+#: Below this size, an array is read at once.
+_SMALL = 16_000_000
+
+
 def _read_array(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
     """One .npy member of at most ``most`` bytes, read to its end, which checks its CRC."""
     version = np.lib.format.read_magic(stream)
@@ -230,7 +234,8 @@ def _read_array(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
     if min(shape, default=0) < 0 or size > most:
         raise ValueError(f"the array {name!r} states the shape {shape} and holds at most {most} bytes")
     content = np.empty(size, dtype=np.uint8)
-    while block := stream.read(_BLOCK):  # small blocks stay in the processor's cache
+    # blocks stay in the processor's cache; a small file at once lets the C library keep its pages for reuse
+    while block := stream.read(_BLOCK if size > _SMALL else _SMALL):
         if done + len(block) > size:
             raise ValueError(f"the array {name!r} states the shape {shape} and holds more")
         content[done : done + len(block)] = np.frombuffer(block, dtype=np.uint8)
