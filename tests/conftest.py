@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,3 +37,27 @@ def ns1_dir() -> Path:
     if folder is None or not (folder / "MetadataSHEnCneurons.mat").is_file():
         pytest.skip(NS1_SOURCE)
     return folder
+
+
+def within(seconds: float, call: Callable[[], Any]) -> BaseException | None:
+    """What a call raises; fails when it has not come back in time."""
+    raised: list[BaseException | None] = []
+
+    def run() -> None:
+        try:
+            call()
+            raised.append(None)
+        except Exception as error:  # noqa: BLE001  (handed to the test)
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert raised, f"no answer after {seconds} s"
+    return raised[0]
+
+
+@pytest.fixture(name="within")
+def _within() -> Callable[[float, Callable[[], Any]], BaseException | None]:
+    """What a call that may hang raises, within some seconds."""
+    return within

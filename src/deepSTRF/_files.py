@@ -24,7 +24,6 @@ import secrets
 import shutil
 import socket
 import stat
-import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +35,8 @@ from typing import IO, Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from deepSTRF._validation import memory_bytes
 
 __all__ = [
     "MANIFEST",
@@ -75,6 +76,8 @@ TEXT_LIMIT = 256_000_000
 _CHUNK = 1 << 20
 #: Blocks of an array that is read from a zip file.
 _BLOCK = 1 << 18
+#: Below this size, an array is read at once.
+_SMALL = 16_000_000
 #: The most that a byte of a deflated stream can become.
 _MOST_INFLATION = 1032
 
@@ -90,9 +93,7 @@ def naming_damage(path: str | os.PathLike[str], remedy: str) -> Iterator[None]:
         yield
     except DamagedFileError:
         raise
-    except (
-        Exception
-    ) as error:  # of damaged bytes, parsers raise every class: TokenError, OSError without name
+    except Exception as error:  # parsers raise every class: TokenError, OSError without a name
         if isinstance(error, OSError) and error.filename is not None:
             raise
         raise damaged(path, f"{type(error).__name__}: {error}"[:300], remedy) from error
@@ -186,7 +187,7 @@ def load_npz(
         names = [name.removesuffix(".npy") for name in archive.namelist()] if members is None else members
         entries = {name: archive.getinfo(f"{name}.npy") for name in names}
         sizes = {n: min(e.file_size, e.compress_size * _MOST_INFLATION + _BLOCK) for n, e in entries.items()}
-        if sum(sizes.values()) > _memory():
+        if sum(sizes.values()) > memory_bytes():
             raise ValueError(
                 f"its arrays take {sum(sizes.values()):,} bytes, more than the memory of this machine"
             )
@@ -194,14 +195,6 @@ def load_npz(
             with archive.open(entry) as stream:
                 arrays[name] = _read_array(stream, name, sizes[name])
     return arrays
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine, where the system tells."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return sys.maxsize
 
 
 def load_sealed_npz(
@@ -215,10 +208,6 @@ def load_sealed_npz(
         finally:
             sealed = seal.result()  # what is wrong with the seal is said first
     return arrays, sealed
-
-
-#: Below this size, an array is read at once.
-_SMALL = 16_000_000
 
 
 def _read_array(stream: IO[bytes], name: str, most: int) -> NDArray[Any]:
@@ -488,9 +477,7 @@ def load_tensors(path: str | os.PathLike[str], kind: str | None = None) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except (
-        Exception
-    ) as error:  # torch.load raises many classes for a damaged file, OSError without a name too
+    except Exception as error:  # torch.load raises every class, OSError without a name too
         reason = f"no readable file of tensors, {type(error).__name__}: {error}"[:300]
         raise damaged(path, reason, remedy) from error
 

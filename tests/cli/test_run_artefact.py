@@ -302,17 +302,22 @@ def test_a_killed_overwrite_keeps_the_earlier_run_and_goes_on(folder, other, run
     assert not (folder / NEXT).exists()
 
 
-def test_a_working_folder_of_other_choices_is_discarded(folder, monkeypatch):
+def interrupted(monkeypatch, *arguments, **options):
+    """A fit that Ctrl-C ends after its first epoch."""
     finish = Fitter.on_epoch_end
 
     def killed(self, epoch, record):
         finish(self, epoch, record)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Fitter, "on_epoch_end", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(OTHER, folder, overwrite=True, progress=False)
-    monkeypatch.setattr(Fitter, "on_epoch_end", finish)
+    with monkeypatch.context() as patch:
+        patch.setattr(Fitter, "on_epoch_end", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(*arguments, **options)
+
+
+def test_a_working_folder_of_other_choices_is_discarded(folder, monkeypatch):
+    interrupted(monkeypatch, OTHER, folder, overwrite=True, progress=False)
     assert run_experiment(CONFIG, folder, overwrite=True, progress=False).scores.seeds == [0]
     assert not (folder / NEXT).exists()
 
@@ -371,15 +376,7 @@ def test_a_linked_report_is_replaced_and_its_target_stays(folder, tmp_path):
 
 
 def test_a_linked_state_of_an_interrupted_fit_is_refused(tmp_path, monkeypatch):
-    finish = Fitter.on_epoch_end
-
-    def killed(self, epoch, record):
-        finish(self, epoch, record)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Fitter, "on_epoch_end", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(CONFIG, tmp_path / "run", progress=False)
+    interrupted(monkeypatch, CONFIG, tmp_path / "run", progress=False)
     shutil.move(tmp_path / "run" / "state", tmp_path / "state")
     (tmp_path / "run" / "state").symlink_to(tmp_path / "state", target_is_directory=True)
     before = contents(tmp_path / "state")
@@ -429,16 +426,7 @@ def test_a_rerun_after_the_recording_changed_shows_no_old_scores(tmp_path, monke
     assert run.facts["recording"][:12] in dict(run.protocol)["Content of the recording"]
     assert run.load_model().fitted_on.recording
     run_experiment(config, tmp_path / "run", progress=False)  # the same: read
-    finish = Fitter.on_epoch_end
-
-    def killed(self, epoch, record):
-        finish(self, epoch, record)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Fitter, "on_epoch_end", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run_experiment(config, tmp_path / "cut", progress=False)
-    monkeypatch.setattr(Fitter, "on_epoch_end", finish)
+    interrupted(monkeypatch, config, tmp_path / "cut", progress=False)
     changed(recording(), what).save(path)
     for folder in ("run", "cut"):
         with pytest.raises(FileExistsError, match=r"the recording has changed since.*--overwrite"):

@@ -464,6 +464,6 @@ def test_archives_of_other_makers_and_with_more_than_fits(full, monkeypatch):
     with pytest.raises(DamagedFileError, match=r"full\.npz"):
         NeuralDataset.load(full)
     write_sealed_zip(full, npz_bytes({**arrays, "bomb": np.zeros(10**7)}), "dataset")
-    monkeypatch.setattr(_files, "_memory", lambda: 10**6)
+    monkeypatch.setattr(_files, "memory_bytes", lambda: 10**6)
     with pytest.raises(DamagedFileError, match="more than the memory of this machine"):
         NeuralDataset.load(full)

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -55,24 +54,6 @@ def as_format_1(folder: Path) -> None:
     (folder / MANIFEST).unlink()
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "_format": 1}, indent=2))
-
-
-def within(seconds: float, call: Callable[[], Any]) -> BaseException | None:
-    """What a call raises; fails when it has not come back in time."""
-    raised: list[BaseException | None] = []
-
-    def run() -> None:
-        try:
-            call()
-            raised.append(None)
-        except Exception as error:  # noqa: BLE001  (handed to the test)
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert raised, f"no answer after {seconds} s"
-    return raised[0]
 
 
 def equal(one: nn.Module, other: nn.Module) -> bool:
@@ -121,7 +102,7 @@ def test_no_damage_goes_unseen(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_damage_to_checkpoints_of_format_1(tmp_path: Path, name: str) -> None:
+def test_damage_to_checkpoints_of_format_1(tmp_path: Path, name: str, within) -> None:
     """Their content hash was written, and covers class, arguments and weights."""
     model = small()
     model.save_pretrained(tmp_path)
@@ -289,7 +270,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("case", ABSURD)
-def test_absurd_sizes_are_refused_before_they_are_allocated(tmp_path: Path, case: str) -> None:
+def test_absurd_sizes_are_refused_before_they_are_allocated(tmp_path: Path, case: str, within) -> None:
     make, changes = ABSURD[case]
     make().save_pretrained(tmp_path)
     edit(tmp_path, **changes)
@@ -328,7 +309,9 @@ def test_sizes_that_the_caller_gives_are_no_damage(tmp_path: Path) -> None:
         ("temporal_window_size", lambda n: Linear(4, n, 2)),
     ],
 )
-def test_constructors_refuse_absurd_counts_by_name(argument: str, build: Callable[[int], nn.Module]) -> None:
+def test_constructors_refuse_absurd_counts_by_name(
+    argument: str, build: Callable[[int], nn.Module], within
+) -> None:
     for number in (10**12, 10**30, 10**5000):
         raised = within(30, lambda number=number: build(number))
         assert isinstance(raised, ValueError), raised
@@ -340,7 +323,7 @@ def test_constructors_refuse_absurd_counts_by_name(argument: str, build: Callabl
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("special", ["fifo", "zero", "folder", "dangling"])
-def test_special_files_are_named_and_nothing_hangs(tmp_path: Path, name: str, special: str) -> None:
+def test_special_files_are_named_and_nothing_hangs(tmp_path: Path, name: str, special: str, within) -> None:
     small().save_pretrained(tmp_path, metadata={"a": 1})
     (tmp_path / name).unlink()
     if special == "fifo":

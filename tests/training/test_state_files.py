@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -31,24 +30,6 @@ def fitter(ds: SyntheticDataset, epochs: int = 2, **options: Any) -> Fitter:
     loaders = make_loaders(ds.select(clips=[0]), ds.select(clips=[1]), ds.select(clips=[2]), seed=0)
     model = Linear(ds.F, 5, 2)
     return Fitter(model, *loaders[:2], max_epochs=epochs, seed=0, progress=False, patience=9, **options)
-
-
-def within(seconds: float, call: Callable[[], Any]) -> BaseException | None:
-    """What a call raises; fails when it has not come back in time."""
-    raised: list[BaseException | None] = []
-
-    def run() -> None:
-        try:
-            call()
-            raised.append(None)
-        except Exception as error:  # noqa: BLE001  (handed to the test)
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    assert raised, f"no answer after {seconds} s"
-    return raised[0]
 
 
 def damage(content: bytes, chance: random.Random) -> bytes:
@@ -169,7 +150,7 @@ def test_foreign_files_are_named(ds: SyntheticDataset, tmp_path: Path, content: 
 @pytest.mark.parametrize("argument", ["state_path", "ckpt_path"])
 @pytest.mark.parametrize("special", ["fifo", "zero", "folder", "below a file", "a link to zero"])
 def test_what_is_no_file_is_refused_before_the_fit(
-    ds: SyntheticDataset, tmp_path: Path, argument: str, special: str
+    ds: SyntheticDataset, tmp_path: Path, argument: str, special: str, within
 ) -> None:
     path = tmp_path / "target"
     if special == "fifo":
