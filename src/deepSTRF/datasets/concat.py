@@ -118,6 +118,7 @@ def concat_neural_datasets(datasets: Sequence[DatasetT], names: Sequence[str] | 
     result.load_report = LoadReport(
         [name for ds in datasets for name in ds.load_report.kept],
         [entry for ds in datasets for entry in ds.load_report.skipped],
+        [entry for ds in datasets for entry in ds.load_report.notes],
     )
     _warn_of_duplicates(result)
     result.validate()

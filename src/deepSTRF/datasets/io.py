@@ -51,12 +51,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "dt_ms": (int, float), "name": (str,), "path": (str,), "n_neurons": (int,), "stim_meta": (list,),
     "nrn_meta": (list,), "smoothing_ms": (int, float, NoneType), "response_kind": (str, NoneType),
     "response_unit": (str, NoneType), "facts": (dict,), "kept": (list,), "skipped": (list,),
+    "notes": (list,),
     "F": (int,), "audio_fs": (int, float, NoneType), "return_waveform": (bool,),
     "hearing_range_hz": (list, NoneType), "species": (str, NoneType), "level": (str,),
     "level_factor": (int, float),
 }  # fmt: skip
 #: Values that the first files did not have yet.
-_LATER = ("response_kind", "response_unit", "level", "level_factor")
+_LATER = ("notes", "response_kind", "response_unit", "level", "level_factor")
 
 #: What to do with a file of another kind, by suffix.
 _SOUNDS = "soundfile.read(path) gives its samples; a dataset also needs responses"
@@ -127,6 +128,7 @@ def _header(ds: Recording, facts: dict[str, Any]) -> Header:
         "facts": facts,
         "kept": ds.load_report.kept,
         "skipped": ds.load_report.skipped,
+        "notes": ds.load_report.notes,
         **{key: getattr(ds, key, None) for key in _AUDIO},
     }
 
@@ -254,6 +256,9 @@ def _check_header(header: Any) -> None:
     words = [*header["kept"], *(word for name, reason in header["skipped"] for word in (name, reason))]
     if any(not isinstance(word, str) for word in words):
         raise ValueError("kept or skipped holds what is no text")
+    for note in header.get("notes", ()):
+        if type(note) is not list or [type(part) for part in note] != [str, str, int]:
+            raise ValueError(f"notes holds {note!r:.80}, which is no topic, text and count")
     if kind == "base":
         return
     edges = header["hearing_range_hz"]
@@ -275,7 +280,9 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
     ds.N_neurons, ds.smoothing_ms = header["n_neurons"], header["smoothing_ms"]
     ds.stim_meta, ds.nrn_meta = header["stim_meta"], header["nrn_meta"]
     ds.response_kind, ds.response_unit = header.get("response_kind"), header.get("response_unit")
-    ds.load_report = LoadReport(header["kept"], [(name, reason) for name, reason in header["skipped"]])
+    skipped = [(name, reason) for name, reason in header["skipped"]]
+    notes = [(topic, text, count) for topic, text, count in header.get("notes", ())]
+    ds.load_report = LoadReport(header["kept"], skipped, notes)
     if header["kind"] == "audio":
         for key in _AUDIO[:-2] + tuple(key for key in _AUDIO[-2:] if key in header):  # older files: no level
             setattr(ds, key, tuple(header[key]) if isinstance(header[key], list) else header[key])

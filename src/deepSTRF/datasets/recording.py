@@ -155,17 +155,21 @@ class LoadReport:
         Names of what is in the dataset (neurons, files or clips, depending on the loader).
     skipped : list of (str, str)
         Name and reason of everything that was left out.
+    notes : list of (str, str, int)
+        What a reader should know, as topic, text and count: ("overlapping trials", "trials 4 and 5", 1).
 
     Examples
     --------
     >>> report = LoadReport(kept=["cell_a"])
     >>> report.skip("cell_b", "the spike file is truncated")
+    >>> report.note("clock drift", "20.0 ppm, corrected")
     >>> str(report)
-    'kept 1, skipped 1: cell_b (the spike file is truncated)'
+    'kept 1, skipped 1: cell_b (the spike file is truncated); clock drift: 20.0 ppm, corrected'
     """
 
     kept: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[tuple[str, str, int]] = field(default_factory=list)
 
     def keep(self, name: str) -> None:
         """Note that ``name`` is in the dataset."""
@@ -175,15 +179,23 @@ class LoadReport:
         """Note that ``name`` was left out, and why."""
         self.skipped.append((str(name), str(reason)))
 
+    def note(self, topic: str, text: str, count: int = 1) -> None:
+        """Note something about the data under a topic, with how often it was found."""
+        self.notes.append((str(topic), str(text), int(count)))
+
+    def count(self, topic: str) -> int:
+        """Sum of the counts noted under a topic; 0 where it was not found."""
+        return sum(count for name, _, count in self.notes if name == topic)
+
     def __str__(self) -> str:
         text = f"kept {len(self.kept)}, skipped {len(self.skipped)}"
-        if not self.skipped:
-            return text
-        named = "; ".join(
-            f"{printable(name)} ({printable(reason)})" for name, reason in self.skipped[:_SHOWN]
-        )
-        more = len(self.skipped) - _SHOWN
-        return f"{text}: {named}" + (f"; and {more} more" if more > 0 else "")
+        entries = [f"{printable(name)} ({printable(reason)})" for name, reason in self.skipped[:_SHOWN]]
+        if entries:
+            more = len(self.skipped) - _SHOWN
+            text += f": {'; '.join(entries)}" + (f"; and {more} more" if more > 0 else "")
+        noted = [f"{printable(topic)}: {printable(what)}" for topic, what, _ in self.notes[:_SHOWN]]
+        more = len(self.notes) - _SHOWN
+        return "; ".join([text, *noted]) + (f"; and {more} more notes" if more > 0 else "")
 
 
 class Recording(Dataset[dict[str, Any]]):
