@@ -49,6 +49,7 @@ __all__ = [
     "check_zip_seal",
     "file_facts",
     "json_safe",
+    "load_npy",
     "load_npz",
     "load_sealed_npz",
     "load_tensors",
@@ -60,6 +61,7 @@ __all__ = [
     "read_text",
     "remove_abandoned",
     "remove_folder",
+    "replace_file",
     "replace_folder",
     "save_or_warn",
     "save_tensors",
@@ -176,6 +178,13 @@ def read_json(path: str | os.PathLike[str], remedy: str, *, sealed: bool = False
     return tree
 
 
+def load_npy(path: str | os.PathLike[str], remedy: str = "save it again with numpy.save") -> NDArray[Any]:
+    """The array in an .npy file, never a pickle; no header makes it allocate more than the file holds."""
+    size = check_regular(path).st_size
+    with naming_damage(path, remedy), open(path, "rb") as stream:
+        return _read_array(stream, Path(path).name, size)
+
+
 def load_npz(
     source: str | os.PathLike[str] | bytes, members: Sequence[str] | None = None
 ) -> dict[str, NDArray[Any]]:
@@ -280,6 +289,16 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links:
     A link that the user named stays a link, and a pipe or device is refused. ``follow_links`` False is for
     files that are only ours: whatever stands there, but a folder, is replaced itself.
     """
+    with replace_file(path, follow_links=follow_links) as temporary:
+        _write_durably(temporary, data)
+
+
+@contextlib.contextmanager
+def replace_file(path: str | os.PathLike[str], *, follow_links: bool = True) -> Iterator[Path]:
+    """Yield the path of a file to be written, which takes the place of ``path`` when the block ends well.
+
+    For what a library writes by itself; see `write_atomically`.
+    """
     target = Path(os.path.realpath(path) if follow_links else os.path.abspath(path))
     if follow_links:
         _check_replaceable(target, path)
@@ -289,7 +308,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links:
     remove_abandoned(target.parent, hidden)
     temporary = target.with_name(f"{hidden}{_this_process()}")
     try:
-        _write_durably(temporary, data)
+        yield temporary
         if target.is_file() and (follow_links or not target.is_symlink()):
             shutil.copymode(target, temporary)
         os.replace(temporary, target)
