@@ -133,8 +133,26 @@ def _levels(ds: Recording, clip: int) -> Floats:
         floor = 1e-3 * energy.max(axis=1, keepdims=True) + np.finfo(float).tiny
         return np.asarray(np.log(energy + floor))
     bands = values.reshape(-1, values.shape[-1])
-    groups = np.array_split(np.arange(len(bands)), min(_MAX_LEVELS, len(bands)))
+    groups = _level_groups(ds, len(bands))
     return np.stack([bands[group].mean(axis=0) for group in groups])
+
+
+def _level_groups(ds: Recording, n_rows: int) -> list[npt.NDArray[np.int64]]:
+    """Rows that are pooled: neighbours, of one feature where features are named.
+
+    Where some features are bands of sound, only those count: responses may well lead a pupil or a movement.
+    """
+    rows = np.arange(n_rows)
+    if not ds.features:
+        return np.array_split(rows, min(_MAX_LEVELS, n_rows))
+    known = {*getattr(ds, "feature_frequencies", ()), "spectrogram"}
+    names = [name for name in ds.features if name in known] or list(ds.features)
+    shares = {name: max(1, _MAX_LEVELS * ds.features[name] // n_rows) for name in names}
+    return [
+        group
+        for name in names[:_MAX_LEVELS]
+        for group in np.array_split(rows[ds.feature_rows(name)], min(shares[name], ds.features[name]))
+    ]
 
 
 def _population(ds: Recording, clips: list[int], repeats: slice = slice(None)) -> list[Floats]:

@@ -140,6 +140,9 @@ def _check_pair(a: Recording, b: Recording, name_a: str, name_b: str) -> None:
         refuse("dt", f"{a.dt!r} ms", f"{b.dt!r} ms", "load one of them again with the dt_ms of the other")
     if hasattr(a, "audio_fs") != hasattr(b, "audio_fs"):
         refuse("kind", type(a).__name__, type(b).__name__, "sounds and other stimuli cannot be joined")
+    if list(a.features.items()) != list(b.features.items()):
+        cure = "give both the same features in one order with ds.select(features=[...])"
+        refuse("features", a.features or "unnamed rows", b.features or "unnamed rows", cure)
     for key, cure in (
         ("return_waveform", "load both as waveforms or both as spectrograms"),
         ("audio_fs", "load both with one audio_fs"),
@@ -174,6 +177,10 @@ def _empty_like(datasets: Sequence[DatasetT]) -> DatasetT:
     for key in keys:
         if all(key in ds.__dict__ for ds in datasets):
             setattr(result, key, _joined([ds.__dict__[key] for ds in datasets]))
+    result.features = dict(result.features)
+    hertz = getattr(result, "feature_frequencies", {})  # None where they differ
+    for feature in [feature for feature, known in hertz.items() if known is None]:
+        del hertz[feature]
     return result
 
 

@@ -24,7 +24,14 @@ from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
-from deepSTRF.datasets.from_arrays import as_spectrogram, as_waveform, check_sound_level, fill, set_level
+from deepSTRF.datasets.from_arrays import (
+    as_spectrogram,
+    as_waveform,
+    check_sound_level,
+    fill,
+    given_frequencies,
+    set_level,
+)
 from deepSTRF.datasets.recording import Recording, StimulusList, check_window, is_integer
 from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.selection import resolve_selection
@@ -78,6 +85,9 @@ class NeuralDataset(Recording):
         One dictionary per clip and per neuron.
     I, S_sel : list of int or None
         Neurons and clips of the root recording this view shows; None means all.
+    features : dict of str to int
+        Named features of the stimuli and their numbers of rows, one below the other; empty where stimuli are
+        not named. ``feature_rows(name)`` is the slice of rows of one.
     smoothing_ms : float or None
         Width of the Hanning window the responses are read through.
     response_kind, response_unit : str
@@ -104,8 +114,15 @@ class NeuralDataset(Recording):
     # ---- views
 
     @checked
-    def select(self, neurons: Any = None, clips: Any = None, *, keep_unheard: bool = False) -> Self:
-        """View of chosen neurons and clips, in the order given, duplicates kept.
+    def select(
+        self,
+        neurons: Any = None,
+        clips: Any = None,
+        *,
+        features: Any = None,
+        keep_unheard: bool = False,
+    ) -> Self:
+        """View of chosen neurons, clips and features, in the order given, duplicates kept.
 
         A selection by neurons leaves out the clips without data of any of them, so that no batch is empty;
         a selection by clips never changes the neurons.
@@ -115,6 +132,9 @@ class NeuralDataset(Recording):
         neurons, clips : None, int, list, slice, bool mask, dict or callable
             None takes all, an empty list nothing. ``{"area": "A1"}`` or ``{"single_t": ["Yes", "Maybe"]}``
             select by metadata; a callable gets each metadata dictionary, and its errors are passed on.
+        features : str or list of str, optional
+            Names of features, each at most once; the stimuli of the view hold their rows one below the other
+            in this order. None takes all.
         keep_unheard : bool
             Keep clips without data of any chosen neuron, so that clip indices stay those of the source.
 
@@ -126,8 +146,8 @@ class NeuralDataset(Recording):
         Raises
         ------
         TypeError, IndexError, KeyError, ValueError
-            For a selector that is none of the above, out of range, an unknown metadata key, a mask of another
-            length.
+            For a selector that is none of the above, out of range, an unknown metadata key or feature, a mask
+            of another length.
         """
         clip_index = None if clips is None else resolve_selection(clips, self.stim_meta, "clip")
         neuron_index = None if neurons is None else resolve_selection(neurons, self.nrn_meta, "neuron")
@@ -150,6 +170,8 @@ class NeuralDataset(Recording):
             view.nrn_meta = [dict(self.nrn_meta[i]) for i in chosen]
             view.N_neurons = len(chosen)
             view._normalization = self._normalization and self._normalization.take(neuron_index)
+        if features is not None:
+            view._take_features(features)
         return view
 
     @checked
@@ -165,7 +187,8 @@ class NeuralDataset(Recording):
         stim_indices : selector of clips
             Clips the statistics come from; give the training clips. None takes all.
         per_band : bool
-            One mean and (unbiased) standard deviation per frequency band, or one pair for all.
+            One mean and (unbiased) standard deviation per frequency band, or one pair for all bands: of each
+            feature where features are named.
         eps : float
             A band whose standard deviation is at most this share of its largest absolute value (constant, up
             to rounding) is only centred.
@@ -181,7 +204,7 @@ class NeuralDataset(Recording):
             When there is no clip to take statistics from.
         """
         clips = resolve_selection(stim_indices, self.stim_meta, "clip").tolist()
-        transform = fit_standardization(self._stims.raw(), clips, per_band, eps)
+        transform = fit_standardization(self._stims.raw(), clips, per_band, eps, self.features)
         view = self._view()
         view._stims = self._stims.standardized(transform)
         view.stim_normalization = transform.record()
@@ -324,6 +347,7 @@ class NeuralDataset(Recording):
         result.__dict__.update({key: self.__dict__[key] for key in result.__dict__ if key in self.__dict__})
         plain = kind.describe(self)  # what a loader's own class adds is unknown to the class of the pieces
         result.facts = {key: value for key, value in self.describe().items() if key not in plain}
+        result.features = dict(self.features)
         result.facts |= self.facts | {"cut_ms": n_bins * self.dt, "cut_gap_ms": gap * self.dt}
         result.load_report = copy.deepcopy(self.load_report)
         result.S_sel, result.nrn_meta, result.stim_meta = None, [dict(row) for row in self.nrn_meta], []
@@ -382,7 +406,9 @@ class NeuralDataset(Recording):
         Parameters
         ----------
         stims : sequence of array
-            One per clip: (F, T) or (1, F, T), numpy or torch, real and finite.
+            One per clip: (F, T) or (1, F, T), numpy or torch, real and finite. Or one mapping per clip from
+            names of features to (F, T) or (T,): ``[{"spectrogram": ..., "pupil": ...}, ...]``, all with the
+            same names and numbers of rows.
         responses : sequence
             One entry per clip: an (N, R, T) or (N, T) array; or a list with one entry per neuron, (R, T) or
             (T,) or a list of repeats of different lengths, or None where the neuron was not recorded; or a
@@ -460,6 +486,7 @@ class NeuralDataset(Recording):
             "response_kind": self.response_kind,
             "response_unit": self.response_unit,
             "smoothing_ms": self.smoothing_ms,
+            "features": dict(self.features) or None,
             "stimuli_standardized": self.stim_normalization is not None,
             "response_normalization": None if normalization is None else normalization.method,
             "F": None,
@@ -619,7 +646,8 @@ class AudioNeuralDataset(NeuralDataset):
     Attributes
     ----------
     F : int
-        Number of frequency bands; in waveform mode the number a front-end makes.
+        Number of frequency bands, of all features together where they are named; in waveform mode the number
+        a front-end makes.
     audio_fs : int, float or None
         Sample rate in Hz, an int where it is whole; None in spectrogram mode.
     return_waveform : bool
@@ -627,7 +655,9 @@ class AudioNeuralDataset(NeuralDataset):
     hearing_range_hz : (float, float) or None
         Audible range of the animal; the banks of experiments end there by default.
     frequencies_hz : float ndarray (F,) or None
-        Centre frequencies of the bands in Hz, where known.
+        Centre frequencies of the bands in Hz, where known; None where further features stand beside them.
+    feature_frequencies : dict of str to float ndarray
+        Centre frequencies in Hz of the rows of named features that are bands.
     species : str or None
         Whose neurons these are.
     level : str
@@ -653,6 +683,7 @@ class AudioNeuralDataset(NeuralDataset):
         self.return_waveform = False
         self.hearing_range_hz: tuple[float, float] | None = None
         self.frequencies_hz: np.ndarray[Any, np.dtype[np.float64]] | None = None
+        self.feature_frequencies: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
         self.species: str | None = None
         self.level, self.level_factor = "raw", 1.0
 
@@ -667,6 +698,17 @@ class AudioNeuralDataset(NeuralDataset):
         if not self.return_waveform:
             return 1
         return check_hop(self.audio_fs, self.dt)
+
+    def _take_features(self, chosen: Any) -> None:
+        super()._take_features(chosen)
+        self._update_bands()
+
+    def _update_bands(self) -> None:
+        """Bands and their frequencies, of the features that there are."""
+        known = {name: self.feature_frequencies.get(name) for name in self.features}
+        self.feature_frequencies = {name: hertz for name, hertz in known.items() if hertz is not None}
+        self.F = sum(self.features.values())
+        self.frequencies_hz = next(iter(known.values())) if len(known) == 1 else None
 
     @classmethod
     def _blank(cls, dt_ms: float) -> Self:
@@ -702,9 +744,10 @@ class AudioNeuralDataset(NeuralDataset):
         Parameters
         ----------
         stims : sequence of array
-            Without ``audio_fs``: spectrograms (F, T) or (1, F, T). With it: waveforms (T_audio,) or (1,
-            T_audio). Floats stay as they are; integers are samples of a sound file and become +-1 by their
-            full scale (int16 by 32768; int32 by 2**31, 24 bits stand at the top; unsigned around the middle).
+            Without ``audio_fs``: spectrograms (F, T) or (1, F, T), or mappings of named features. With it:
+            waveforms (T_audio,) or (1, T_audio). Floats stay as they are; integers are samples of a sound
+            file and become +-1 by their full scale (int16 by 32768; int32 by 2**31, 24 bits stand at the top;
+            unsigned around the middle).
         responses : sequence
             One entry per clip.
         dt_ms : float
@@ -713,7 +756,8 @@ class AudioNeuralDataset(NeuralDataset):
             Sample rate in Hz of the waveforms, such as 44100 or 24414.0625; ``audio_fs * dt_ms / 1000`` must
             be an integer. A ``dt_ms`` that misses it by its own rounding (33.3333) becomes exact.
         frequencies_hz : array (F,), optional
-            Centre frequencies of the bands in Hz.
+            Centre frequencies of the bands in Hz; with named features those of the one called "spectrogram",
+            or a mapping from feature to its frequencies.
         F : int, optional
             Waveforms: number of bands a front-end should make (34).
         hearing_range_hz : (float, float), optional
@@ -741,9 +785,6 @@ class AudioNeuralDataset(NeuralDataset):
         ds = cls._blank(dt_ms)
         ds.response_kind, ds.response_unit = response_kind, response_unit
         ds.F = F or 0
-        if frequencies_hz is not None:
-            ds.frequencies_hz = np.asarray(frequencies_hz, dtype=np.float64)
-            ds.F = int(ds.frequencies_hz.size) if F is None else F
         if audio_fs is not None:
             ds.audio_fs, ds.return_waveform = plain_rate(audio_fs), True
             hop = check_hop(ds.audio_fs, ds.dt)
@@ -758,6 +799,12 @@ class AudioNeuralDataset(NeuralDataset):
             stim_meta=stim_meta, nrn_meta=nrn_meta, name=name, on_length_mismatch=on_length_mismatch,
             pre_ms=pre_ms,
         )  # fmt: skip
+        if ds.features:
+            ds.feature_frequencies = given_frequencies(ds.features, frequencies_hz)
+            ds._update_bands()
+        elif frequencies_hz is not None:
+            ds.frequencies_hz = np.asarray(frequencies_hz, dtype=np.float64)
+            ds.F = int(ds.frequencies_hz.size) if F is None else F
         if not ds.return_waveform:
             ds.F = ds.F or int(ds.stims[0].shape[-2])
         ds.validate()
@@ -788,6 +835,14 @@ class AudioNeuralDataset(NeuralDataset):
                 raise ValueError(f"hearing_range_hz needs 0 < low < high, got {self.hearing_range_hz}")
         if self.frequencies_hz is not None and tuple(self.frequencies_hz.shape) != (self.F,):
             raise ValueError(f"frequencies_hz has shape {tuple(self.frequencies_hz.shape)}, F is {self.F}")
+        for name, hertz in self.feature_frequencies.items():
+            if np.shape(hertz) != (self.features.get(name),):
+                raise ValueError(
+                    f"feature {name!r}: frequencies_hz of shape {np.shape(hertz)} for "
+                    f"{self.features.get(name, 'no')} rows"
+                )
+        if self.features and self.return_waveform:
+            raise ValueError("named features are for spectrograms; waveforms (audio_fs=...) have none")
         hop = self.samples_per_bin
         for clip, stimulus in enumerate(self.stims):
             shape = tuple(stimulus.shape)

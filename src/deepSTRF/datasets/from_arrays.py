@@ -8,13 +8,14 @@ could be read in two ways is refused with the call that settles it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deepSTRF._text import check_name, printable
 from deepSTRF._validation import check_choice, check_non_negative, outside_level
 from deepSTRF.datasets.recording import Recording, check_metadata
 from deepSTRF.datasets.responses import (
@@ -26,7 +27,15 @@ from deepSTRF.datasets.responses import (
     pack_responses,
 )
 
-__all__ = ["LEVELS", "as_spectrogram", "as_waveform", "check_sound_level", "fill", "set_level"]
+__all__ = [
+    "LEVELS",
+    "as_spectrogram",
+    "as_waveform",
+    "check_sound_level",
+    "fill",
+    "given_frequencies",
+    "set_level",
+]
 
 #: A baseline that differs from whole bins by no more than this share of a bin is one.
 _WHOLE_BIN = 1e-6
@@ -127,8 +136,96 @@ def as_waveform(values: Any, where: str) -> Tensor:
     return stimulus[None] if stimulus.ndim == 1 else stimulus
 
 
+def joined_features(
+    stims: Sequence[Any], clips: Sequence[str], *, trim: bool = False
+) -> tuple[list[Tensor], dict[str, int]]:
+    """Stimuli (1, F, T) of mappings {feature: (F, T) or (T,)}, and the rows of each feature in order."""
+    order: dict[str, int] = {}
+    stimuli = []
+    for given, where in zip(stims, clips, strict=True):
+        if not isinstance(given, Mapping) or not given:
+            raise TypeError(f"stimulus of {where}: named features are a mapping from names to arrays")
+        if order and set(given) != set(order):
+            raise ValueError(
+                f"stimulus of {where}: it has the features {_named(given)}, earlier clips {_named(order)}; "
+                "give every clip the same ones"
+            )
+        parts = _features(given, where)
+        lengths = {name: int(part.shape[-1]) for name, part in parts.items()}
+        shortest = min(lengths.values())
+        if len(set(lengths.values())) > 1 and not trim:
+            text = ", ".join(f"{name!r} {length}" for name, length in lengths.items())
+            raise ValueError(f"stimulus of {where}: its features differ in length (bins: {text}); {_TRIM}")
+        for name in order or given:
+            rows = int(parts[name].shape[-2])
+            if rows != order.setdefault(name, rows):
+                raise ValueError(
+                    f"stimulus of {where}: feature {name!r} has {rows} rows, earlier clips {order[name]}"
+                )
+        stimuli.append(torch.cat([parts[name][..., :shortest] for name in order], dim=-2))
+    return stimuli, order
+
+
+def _named(features: Iterable[Any]) -> str:
+    return ", ".join(f"{printable(str(name))!r}" for name in features)
+
+
+def _features(given: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
+    """Every feature of one clip as (1, F, T), checked."""
+    parts = {}
+    for name, values in given.items():
+        what = f"{where}, feature {printable(str(name))!r}"
+        if not isinstance(name, str) or not name.strip():
+            raise TypeError(f"stimulus of {where}: a feature's name is a text, got {name!r:.80}")
+        check_name("features", name)
+        array = _as_float32(values, what)
+        parts[name] = array[None] if array.ndim == 1 else array
+    lengths = [part.shape[-1] for part in parts.values()]
+    for name, part in parts.items():
+        what = f"stimulus of {where}, feature {printable(name)!r}"
+        if part.ndim == 2 and part.shape[1] == 1 and part.shape[0] in lengths:
+            part = part.T  # a column, as of MATLAB
+        part = part[None] if part.ndim == 2 else part
+        if part.ndim != 3 or part.shape[0] != 1 or part.numel() == 0:
+            raise ValueError(f"{what}: a feature is (F, T) or (T,) and not empty, got {tuple(part.shape)}")
+        if len(set(lengths)) > 1 and lengths.count(part.shape[-1]) == 1 and part.shape[-2] in lengths:
+            raise ValueError(
+                f"{what}: {tuple(part.shape[-2:])} seems to be transposed: time is the last axis; pass its .T"
+            )
+        if not bool(torch.isfinite(part).all()):
+            bad = int((~torch.isfinite(part)).sum())
+            raise ValueError(
+                f"{what}: {bad} of {part.numel()} values are NaN or infinite; stimuli must be finite: repair "
+                "them, or leave the clip out"
+            )
+        parts[name] = part
+    return parts
+
+
+def given_frequencies(features: Mapping[str, int], frequencies_hz: Any) -> dict[str, Any]:
+    """Centre frequencies by feature, of a mapping or of the array of the one feature that has bands."""
+    if frequencies_hz is None:
+        return {}
+    if not isinstance(frequencies_hz, Mapping):
+        size = int(np.size(frequencies_hz))
+        fitting = [name for name, rows in features.items() if rows == size]
+        name = "spectrogram" if "spectrogram" in features else fitting[0] if len(fitting) == 1 else None
+        if name is None:
+            raise ValueError(
+                f"frequencies_hz holds {size} frequencies, the features {_named(features)} have "
+                f"{list(features.values())} rows: which is it? Pass frequencies_hz={{feature: frequencies}}"
+            )
+        frequencies_hz = {name: frequencies_hz}
+    unknown = [name for name in frequencies_hz if name not in features]
+    if unknown:
+        raise ValueError(f"frequencies_hz names {_named(unknown)}; the features are {_named(features)}")
+    return {name: np.asarray(hertz, dtype=np.float64) for name, hertz in frequencies_hz.items()}
+
+
 def _as_float32(values: Any, where: str, *, full_scale: bool = False) -> Tensor:
     what = f"stimulus of {where}"
+    if isinstance(values, Mapping):
+        raise TypeError(f"{what}: named features are for spectrograms, not for waveforms (audio_fs=...)")
     if _is_table(values):
         values = values.to_numpy().T
     elif _is_labelled(values):
@@ -410,7 +507,11 @@ def fill(
             f"got {len(stims)} and {len(responses)}"
             + ("; for one clip pass [stims] and [responses]" if one else "")
         )
-    stimuli = [as_stimulus(values, f"clip {clip}") for clip, values in enumerate(stims)]
+    if any(isinstance(values, Mapping) for values in stims) and as_stimulus is as_spectrogram:
+        where = [f"clip {clip}" for clip in range(len(stims))]
+        stimuli, ds.features = joined_features(stims, where, trim=on_length_mismatch == "trim")
+    else:
+        stimuli = [as_stimulus(values, f"clip {clip}") for clip, values in enumerate(stims)]
     n_before = _bins_before(pre_ms, ds.dt)
     storage, names = _pack(ds, stimuli, responses, nrn_meta, n_before)
     ds.N_neurons = storage.n_neurons

@@ -51,13 +51,13 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "dt_ms": (int, float), "name": (str,), "path": (str,), "n_neurons": (int,), "stim_meta": (list,),
     "nrn_meta": (list,), "smoothing_ms": (int, float, NoneType), "response_kind": (str, NoneType),
     "response_unit": (str, NoneType), "facts": (dict,), "kept": (list,), "skipped": (list,),
-    "notes": (list,),
+    "notes": (list,), "features": (dict,),
     "F": (int,), "audio_fs": (int, float, NoneType), "return_waveform": (bool,),
     "hearing_range_hz": (list, NoneType), "species": (str, NoneType), "level": (str,),
     "level_factor": (int, float),
 }  # fmt: skip
 #: Values that the first files did not have yet.
-_LATER = ("notes", "response_kind", "response_unit", "level", "level_factor")
+_LATER = ("notes", "features", "response_kind", "response_unit", "level", "level_factor")
 
 #: What to do with a file of another kind, by suffix.
 _SOUNDS = "soundfile.read(path) gives its samples; a dataset also needs responses"
@@ -103,6 +103,9 @@ def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any
         arrays[f"counts_{clip}"] = responses.counts
     if getattr(ds, "frequencies_hz", None) is not None:
         arrays["frequencies_hz"] = np.asarray(ds.frequencies_hz)  # type: ignore[attr-defined]
+    for index, name in enumerate(ds.features):
+        if name in getattr(ds, "feature_frequencies", ()):
+            arrays[f"feature_frequencies_{index}"] = ds.feature_frequencies[name]  # type: ignore[attr-defined]
     arrays.update(_transform_arrays(ds))
     try:
         write_sealed_zip(path, npz_bytes(arrays), _KIND)
@@ -129,6 +132,7 @@ def _header(ds: Recording, facts: dict[str, Any]) -> Header:
         "kept": ds.load_report.kept,
         "skipped": ds.load_report.skipped,
         "notes": ds.load_report.notes,
+        "features": ds.features,
         **{key: getattr(ds, key, None) for key in _AUDIO},
     }
 
@@ -192,6 +196,8 @@ def _transform_arrays(ds: Recording) -> Arrays:
     for index, transform in enumerate(fitted.values()):
         arrays[f"standardization_{index}_mean"] = transform.mean.numpy()
         arrays[f"standardization_{index}_std"] = transform.std.numpy()
+        if transform.mean.ndim and not transform.per_band:
+            arrays[f"standardization_{index}_per_band"] = np.array(False)
         arrays[f"standardization_{index}_clips"] = np.array(transform.stim_indices, dtype=np.int64)
     return arrays
 
@@ -279,6 +285,7 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
     ds.name, ds.path, ds.facts = header["name"], header["path"], header["facts"]
     ds.N_neurons, ds.smoothing_ms = header["n_neurons"], header["smoothing_ms"]
     ds.stim_meta, ds.nrn_meta = header["stim_meta"], header["nrn_meta"]
+    ds.features = header.get("features", {})
     ds.response_kind, ds.response_unit = header.get("response_kind"), header.get("response_unit")
     skipped = [(name, reason) for name, reason in header["skipped"]]
     notes = [(topic, text, count) for topic, text, count in header.get("notes", ())]
@@ -289,6 +296,10 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
     if "frequencies_hz" in arrays:
         ds.frequencies_hz = arrays.pop("frequencies_hz")  # type: ignore[attr-defined]
         _check_numbers(ds.frequencies_hz, "frequencies_hz")  # type: ignore[attr-defined]
+    for index, feature in enumerate(ds.features):
+        if (key := f"feature_frequencies_{index}") in arrays:
+            _check_numbers(arrays[key], key)
+            ds.feature_frequencies[feature] = arrays.pop(key)  # type: ignore[attr-defined]
     clips, stimuli = [], []
     for clip in range(len(ds.stim_meta)):
         stimuli.append(Stimulus(torch.from_numpy(arrays.pop(f"stim_{clip}"))))
@@ -329,7 +340,8 @@ def _restore_transforms(ds: Recording, stimuli: list[Stimulus], arrays: Arrays) 
         if mean.shape != std.shape or {mean.dtype, std.dtype} != {np.dtype(np.float32)}:
             raise ValueError(f"{part} has a mean of shape {mean.shape} and a std of shape {std.shape}")
         tensors = torch.from_numpy(mean), torch.from_numpy(std)
-        fitted.append(StimulusStandardization(*tensors, mean.ndim > 0, clips))
+        per_band = bool(arrays.pop(f"{part}_per_band", mean.ndim > 0))
+        fitted.append(StimulusStandardization(*tensors, per_band, clips))
     which = _indices(arrays.pop("standardization_of"), "standardization_of", -1, len(fitted))
     if len(which) != len(stimuli):
         raise ValueError(f"standardization_of has {len(which)} entries for {len(stimuli)} clips")

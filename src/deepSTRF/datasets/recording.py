@@ -57,6 +57,10 @@ class Stimulus:
         self.values = values
         self._digest: str | None = None
 
+    def rows(self, index: slice | list[int]) -> Stimulus:
+        """The chosen rows (second last axis); a slice shares the values."""
+        return Stimulus(self.values[..., index, :])
+
     def fingerprint(self) -> str:
         """SHA-256 (hex) over dtype, shape and bytes."""
         if self._digest is None:
@@ -125,6 +129,14 @@ class StimulusList(Sequence[Tensor]):
         if clips is None:
             return StimulusList(self.stimuli, self.transforms)
         return StimulusList([self.stimuli[i] for i in clips], [self.transforms[i] for i in clips])
+
+    def rows(self, index: slice | list[int]) -> StimulusList:
+        """The chosen rows of every stimulus and transform; what clips share, they go on sharing."""
+        stimuli = {id(one): one.rows(index) for one in self.stimuli}
+        transforms = {id(one): one and one.rows(index) for one in self.transforms}
+        return StimulusList(
+            [stimuli[id(one)] for one in self.stimuli], [transforms[id(one)] for one in self.transforms]
+        )
 
     def standardized(self, transform: StimulusStandardization) -> StimulusList:
         """The loaded stimuli under ``transform``, which replaces any earlier one."""
@@ -220,6 +232,7 @@ class Recording(Dataset[dict[str, Any]]):
         self.smoothing_ms: float | None = None
         self.stim_normalization: dict[str, Any] | None = None
         self.facts: dict[str, Any] = {}
+        self.features: dict[str, int] = {}
         self.load_report = LoadReport()
         self._stims = StimulusList([], [])
         self._storage = ResponseStorage([], 0)
@@ -240,7 +253,7 @@ class Recording(Dataset[dict[str, Any]]):
         view = copy.copy(self)
         view.stim_meta = [dict(row) for row in self.stim_meta]
         view.nrn_meta = [dict(row) for row in self.nrn_meta]
-        view.facts = dict(self.facts)
+        view.facts, view.features = dict(self.facts), dict(self.features)
         view._stims = self._stims.take(None)
         return view
 
@@ -340,6 +353,35 @@ class Recording(Dataset[dict[str, Any]]):
     def samples_per_bin(self) -> int:
         """Stimulus samples per neural bin: 1 for spectrograms, the hop for waveforms."""
         return 1
+
+    @checked
+    def feature_rows(self, name: str) -> slice:
+        """Rows of a named feature in stimuli (1, F, T); KeyError for a name that `features` has not."""
+        if name not in self.features:
+            known = ", ".join(map(repr, self.features)) or "none: its stimuli are unnamed"
+            raise KeyError(f"no feature {printable(str(name))!r}; features of this dataset: {known}")
+        names = list(self.features)
+        first = sum(self.features[before] for before in names[: names.index(name)])
+        return slice(first, first + self.features[name])
+
+    def _take_features(self, chosen: Any) -> None:
+        """Keep the rows of the named features, in their order; clips keep the hash of the whole."""
+        names = [chosen] if isinstance(chosen, str) else list(chosen)
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"features is a list of distinct names, at least one, got {names!r:.200}")
+        rows = [row for name in names for row in range(self._n_rows())[self.feature_rows(name)]]
+        whole = rows == list(range(rows[0], rows[0] + len(rows)))
+        index = slice(rows[0], rows[-1] + 1) if whole else rows
+        for clip, row in enumerate(self.stim_meta):
+            row.setdefault("source_sha256", self.source_fingerprint(clip))
+        self._stims = self._stims.rows(index)
+        self.features = {name: self.features[name] for name in names}
+        if self.stim_normalization is not None:
+            records = [t.record() for t in dict.fromkeys(self._stims.transforms) if t is not None]
+            self.stim_normalization = records[0] if len(records) == 1 else {"datasets": records}
+
+    def _n_rows(self) -> int:
+        return sum(self.features.values())
 
     @checked
     def fingerprint(self, clip: int) -> str:
@@ -475,6 +517,7 @@ class Recording(Dataset[dict[str, Any]]):
             check_window(self.smoothing_ms, self.dt)
         for clip in range(n_clips):
             _check_stimulus(self.shared_stimulus(clip), f"clip {clip}")
+        self._check_features()
         self._inferred_kind = self._storage.kind()  # now: a view shows only some of the values
         kinds = list(RESPONSE_KINDS)
         if kinds.index(self.recorded_kind) < kinds.index(self._inferred_kind):
@@ -483,6 +526,20 @@ class Recording(Dataset[dict[str, Any]]):
                 f"response_kind={self.recorded_kind!r}, but the responses hold {what}: they are "
                 f"{self._inferred_kind!r}, which response_kind=None finds by itself"
             )
+
+    def _check_features(self) -> None:
+        """Names and rows of the features; together they are the rows of every stimulus (1, F, T)."""
+        for feature, count in self.features.items():
+            check_name("features", feature)
+            if not is_integer(count) or count < 1:
+                raise ValueError(f"feature {feature!r} has {count!r} rows; it needs at least one")
+        for clip, stimulus in enumerate(self._stims.stimuli if self.features else ()):
+            shape, total = tuple(stimulus.values.shape), self._n_rows()
+            if len(shape) != 3 or shape[-2] != total:
+                raise ValueError(
+                    f"clip {clip}: the features {self.features} are {total} rows of a stimulus (1, F, T), "
+                    f"got {shape}"
+                )
 
     def _check_lengths(self) -> None:
         """Stimulus and responses of every clip cover the same number of bins."""

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float64]
 class StimulusStandardization:
     """``(x - mean) / std`` with statistics of chosen clips."""
 
-    mean: Tensor  # (F, 1), or () for all bands
+    mean: Tensor  # (F, 1), or () for all bands; with named features (F, 1) in both cases
     std: Tensor  # the same; 1 for a band that never varied in the chosen clips
     per_band: bool
     stim_indices: tuple[int, ...]  # clips the statistics come from
@@ -38,6 +38,10 @@ class StimulusStandardization:
     def __call__(self, stimulus: Tensor) -> Tensor:
         """Standardised copy of one stimulus (..., F, T)."""
         return (stimulus - self.mean) / self.std
+
+    def rows(self, index: slice | list[int]) -> StimulusStandardization:
+        """The standardisation of chosen rows."""
+        return StimulusStandardization(self.mean[index], self.std[index], self.per_band, self.stim_indices)
 
     def record(self) -> dict[str, Any]:
         """The dictionary ``stim_normalization``."""
@@ -110,9 +114,18 @@ class _Moments:
 
 
 def fit_standardization(
-    stims: Sequence[Tensor], indices: Sequence[int], per_band: bool, eps: float
+    stims: Sequence[Tensor],
+    indices: Sequence[int],
+    per_band: bool,
+    eps: float,
+    features: Mapping[str, int] | None = None,
 ) -> StimulusStandardization:
-    """Fit mean and unbiased standard deviation of stimuli (..., F, T), over time and channels."""
+    """Fit mean and unbiased standard deviation of stimuli (..., F, T), over time and channels.
+
+    ``features``: rows of each feature; without ``per_band`` each has a mean and deviation of its own.
+    """
+    if features and not per_band:
+        return _per_feature(stims, indices, eps, list(features.values()))
     if len(indices) == 0:
         raise ValueError("standardized needs at least one clip in stim_indices; None takes all clips")
     moments: _Moments | None = None
@@ -130,6 +143,34 @@ def fit_standardization(
     mean = torch.from_numpy(moments.mean).float().reshape(shape)
     std = torch.from_numpy(np.where(spread > eps * largest, spread, 1.0)).float().reshape(shape)
     return StimulusStandardization(mean, std, per_band, tuple(int(i) for i in indices))
+
+
+def _per_feature(
+    stims: Sequence[Tensor], indices: Sequence[int], eps: float, counts: Sequence[int]
+) -> StimulusStandardization:
+    """One mean and deviation for all rows of a feature, as (F, 1) of all features."""
+    ends = np.cumsum(counts).tolist()
+    fits = [
+        fit_standardization(_Rows(stims, slice(end - count, end)), indices, False, eps)
+        for count, end in zip(counts, ends, strict=True)
+    ]
+    repeats = torch.tensor(counts)
+    mean, std = (torch.stack([getattr(fit, part) for fit in fits]) for part in ("mean", "std"))
+    mean, std = (part.repeat_interleave(repeats)[:, None] for part in (mean, std))
+    return StimulusStandardization(mean, std, False, fits[0].stim_indices)
+
+
+class _Rows(Sequence[Tensor]):
+    """Some rows of stimuli, without copies."""
+
+    def __init__(self, stims: Sequence[Tensor], rows: slice) -> None:
+        self.stims, self.rows = stims, rows
+
+    def __len__(self) -> int:
+        return len(self.stims)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.stims[index][..., self.rows, :]
 
 
 def fit_normalization(

@@ -33,7 +33,9 @@ RELATIVE, RELATIVE_HZ = 1e-9, 1e-6
 #: Names that `from_arrays` gives to neurons without one.
 INVENTED = re.compile(r"neuron(\d{3,})")
 #: Entries that another front-end makes void.
-STIMULI = ("audio_fs", "hop", "n_bands", "frequencies_hz", "level", "standardized")
+STIMULI = (
+    "audio_fs", "hop", "n_bands", "frequencies_hz", "features", "feature_rows", "level", "standardized",
+)  # fmt: skip
 #: Unit of responses that state none; it is not compared.
 UNSTATED = "arbitrary units"
 #: A standard deviation below this fraction of the mean is rounding noise of a constant band.
@@ -64,6 +66,8 @@ class FittedOn:
         Sample rate in Hz and samples per bin of waveforms.
     n_bands, frequencies_hz : int or None, tuple of float or None
         Bands of spectrograms and their centre frequencies in Hz.
+    features, feature_rows : tuple of str or None, tuple of int or None
+        Names of the features of the stimuli, in the order of their rows, and the number of rows of each.
     response_unit, response_kind, level : str or None
         Unit and kind of the responses, level of the sounds, as the dataset states them.
     standardized : bool or None
@@ -91,6 +95,8 @@ class FittedOn:
     hop: int | None = None
     n_bands: int | None = None
     frequencies_hz: tuple[float, ...] | None = None
+    features: tuple[str, ...] | None = None
+    feature_rows: tuple[int, ...] | None = None
     response_unit: str | None = None
     response_kind: str | None = None
     level: str | None = None
@@ -146,9 +152,7 @@ class FittedOn:
             if entry.name not in record:
                 continue
             value = record[entry.name]
-            listed = isinstance(entry.default, tuple) or (
-                entry.name == "frequencies_hz" and value is not None
-            )
+            listed = isinstance(entry.default, tuple) or ("tuple" in str(entry.type) and value is not None)
             if isinstance(value, list) is not listed:
                 raise TypeError(f"{entry.name} of the fit is {value!r:.80}")
             kinds = next(kinds for word, kinds in _KINDS.items() if word in str(entry.type))
@@ -222,7 +226,7 @@ class FittedOn:
     def _check_stimuli(self, dataset: Any, what: str, than: str) -> None:
         """Raise ValueError for another bin width, sample rate, level or other bands."""
         facts = _stimulus_facts(dataset)
-        differences = []
+        differences = self._other_features(facts, than)
         for name, text in (
             ("dt_ms", "bins of {:.12g} ms"), ("audio_fs", "sounds at {:.12g} Hz"), ("n_bands", "{} bands"),
             ("hop", "bins of {} samples"), ("level", "sounds of level {!r}"),
@@ -244,6 +248,20 @@ class FittedOn:
                 f"{what} has {'; '.join(differences)}: make its stimuli and responses as those of the fit "
                 f"(dt_ms, bands, sample rate, level), or fit a model to it; {SWITCH_OFF}"
             )
+
+    def _other_features(self, facts: Mapping[str, Any], than: str) -> list[str]:
+        """What differs in names, order or rows of features."""
+        ours, theirs = (
+            dict(zip(rows["features"] or (), rows["feature_rows"] or (), strict=False))
+            for rows in ({"features": self.features, "feature_rows": self.feature_rows}, facts)
+        )
+        if not ours or not theirs or list(ours.items()) == list(theirs.items()):
+            return []
+        order = list(self.features or ())
+        cure = f", which dataset.select(features={order}) gives" if set(order) <= set(theirs) else ""
+        if any(theirs.get(name, rows) != rows for name, rows in ours.items()):
+            return [f"features with the rows {theirs} ({than} {ours})"]
+        return [f"the features {', '.join(theirs)} ({than} {', '.join(ours)}{cure})"]
 
     def _neurons_of(self, dataset: Any, what: str, than: str) -> list[int] | None:
         """Output of each neuron of a dataset; None where one side says nothing about its neurons."""
@@ -333,6 +351,11 @@ def _stimulus_facts(dataset: Any) -> dict[str, Any]:
     else:
         hertz = getattr(dataset, "frequencies_hz", None)
         facts["n_bands"] = getattr(dataset, "F", None) or _bands_of(dataset)
+        features = getattr(dataset, "features", None)
+        if isinstance(features, dict) and features:
+            facts |= {"features": tuple(features), "feature_rows": tuple(features.values())}
+            known = getattr(dataset, "feature_frequencies", {})
+            hertz = [value for name in features for value in known.get(name, ())] or None
         facts["frequencies_hz"] = None if hertz is None else tuple(float(value) for value in hertz)
     if hasattr(dataset, "stim_normalization"):
         facts["standardized"] = dataset.stim_normalization is not None

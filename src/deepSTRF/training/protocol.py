@@ -41,6 +41,7 @@ FACT_LABELS = {
     "resampling": "Resampling of the sound",
     "source": "Source",
     "F": "Frequency bands",
+    "features": "Features of the stimuli and their rows",
     "frequencies_hz": "Lowest and highest band (Hz)",
     "audio_fs": "Sample rate (Hz)",
     "duration_s": "Duration of all clips (s)",
