@@ -8,6 +8,7 @@ part, since HDF5 itself would follow any link on the way.
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import os
 from collections.abc import Iterator
@@ -53,14 +54,19 @@ def is_hdf5(path: Path) -> bool:
 class Hdf5File:
     """An HDF5 file that is open for reading in a ``with`` block; errors name the file and the object.
 
-    ``remedy`` ends the errors about damage: what to do.
+    ``remedy`` ends the errors about damage: what to do. ``content`` are the bytes of a file that lies in an
+    archive, where ``path`` is its name for messages.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], remedy: str = "copy it again from where it is whole"
+        self,
+        path: str | os.PathLike[str],
+        remedy: str = "copy it again from where it is whole",
+        content: bytes | None = None,
     ) -> None:
         self.path = Path(path)
         self.remedy = remedy
+        self.content = content
         self._open: dict[Path, Any] = {}
 
     def __enter__(self) -> Self:
@@ -76,11 +82,16 @@ class Hdf5File:
         key = path.resolve()
         if key not in self._open:
             h5py = require("h5py", extra="formats")
-            if not check_regular(path).st_size:
+            inside = self.content if path == self.path else None
+            if not (check_regular(path).st_size if inside is None else len(inside)):
                 raise damaged(path, "it is empty", self.remedy)
             with naming_damage(path, self.remedy):
-                self._open[key] = h5py.File(path, "r")
+                self._open[key] = h5py.File(path if inside is None else io.BytesIO(inside), "r")
         return self._open[key]
+
+    def _size(self, dataset: Any) -> int:
+        """Bytes of the file that a data set is in."""
+        return os.stat(dataset.file.filename).st_size if self.content is None else len(self.content)
 
     def damage(self, what: str) -> DamagedFileError:
         """The error for something in the file that cannot be trusted."""
@@ -196,7 +207,7 @@ class Hdf5File:
                 f"{name} takes its values from other files, which is not followed; repack the file"
             )
         stored = dataset.id.get_storage_size()
-        if dataset.chunks is None and stored > os.stat(dataset.file.filename).st_size:
+        if dataset.chunks is None and stored > self._size(dataset):
             raise ValueError(f"{name} states {stored:,} bytes, more than the file has")
         if size > max(_SMALL, stored * _MOST_INFLATION):
             raise ValueError(
@@ -219,7 +230,7 @@ class Hdf5File:
         if h5py.check_string_dtype(dataset.dtype) is None or dataset.dtype.kind == "S":
             return [_text(value) for value in self.values(dataset).flat]
         # no text is longer than the file, but each may stand for the same bytes of it
-        most = max(1, _MOST_TEXT // max(1, os.stat(dataset.file.filename).st_size))
+        most = max(1, _MOST_TEXT // max(1, self._size(dataset)))
         rows = dataset.shape[0] if dataset.shape else 1
         step = max(1, most // max(1, math.prod((dataset.shape or (1,))[1:])))
         found: list[str] = []
