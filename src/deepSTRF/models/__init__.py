@@ -9,6 +9,7 @@ of public weights.
 from deepSTRF.models import audio, backbones, io, wav2spec
 from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
 from deepSTRF.models.base import NeuralModel
+from deepSTRF.models.conditional import ConditionalModel
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.kernels import CausalSTRFConv, ParametricSTRF, SeparableSTRF
@@ -21,6 +22,7 @@ __all__ = [
     "AdapTrans",
     "CausalLayerNorm",
     "CausalSTRFConv",
+    "ConditionalModel",
     "Configurable",
     "FittedOn",
     "FramewiseMixin",

@@ -102,7 +102,11 @@ class STRFReadout(nn.Module, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T) to (B, N, 1, T)."""
-        return self._finish(self.strf(x))
+        return self.activate(self.drive(x))
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Map (B, C_in, F, T) to (B, N, T): what the output activation is applied to."""
+        return self._normalise(self.strf(x))
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame."""
@@ -113,11 +117,16 @@ class STRFReadout(nn.Module, Configurable):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, C_in, F, T') to (B, N, 1, T')."""
-        drive, strf_state = self.strf.step(chunk, state["strf"])
+        drive, following = self.step_drive(chunk, state)
         y, activation_state = step_slot(
-            self.activation, "activation", self._normalise(drive).transpose(1, 2), state["activation"]
+            self.activation, "activation", drive.transpose(1, 2), state["activation"]
         )
-        return y.transpose(1, 2).unsqueeze(2), {"strf": strf_state, "activation": activation_state}
+        return y.transpose(1, 2).unsqueeze(2), {**following, "activation": activation_state}
+
+    def step_drive(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """`drive` of the next frames, (B, N, T'), and the next state."""
+        drive, strf_state = self.strf.step(chunk, state["strf"])
+        return self._normalise(drive), {**state, "strf": strf_state}
 
     @property
     def prediction_domain(self) -> str:
@@ -169,11 +178,11 @@ class STRFReadout(nn.Module, Configurable):
             )
         return self.bn(flat)  # type: ignore[no-any-return]
 
-    def _finish(self, drive: Tensor) -> Tensor:
-        flat = self._normalise(drive)
+    def activate(self, drive: Tensor) -> Tensor:
+        """Map `drive` (B, N, T) to (B, N, 1, T)."""
         if type(self.activation) is nn.Identity:  # saves two transposed copies
-            return flat.unsqueeze(2)
-        y: Tensor = self.activation(flat.transpose(1, 2))
+            return drive.unsqueeze(2)
+        y: Tensor = self.activation(drive.transpose(1, 2))
         return y.transpose(1, 2).unsqueeze(2)
 
 
@@ -239,10 +248,14 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
-        return self._finish(self._drive(x))
+        return self.activate(self.drive(x))
 
-    def _drive(self, x: Tensor) -> Tensor:
-        """(B, C, T) or (B, C, 1, T) -> (B, N, T), before the activation."""
+    def step_drive(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """`drive` of the next frames, (B, N, T'), and the next state."""
+        return self.drive(chunk), state
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Map (B, C, T) or (B, C, 1, T) to (B, N, T): what the output activation is applied to."""
         if x.ndim == 4 and x.shape[2] == 1:
             x = x.squeeze(2)
         if x.ndim != 3 or x.shape[1] != self.in_features:
@@ -252,8 +265,8 @@ class LinearReadout(FramewiseMixin, nn.Module, Configurable):
             )
         return self.fc(x.transpose(1, 2)).transpose(1, 2)  # type: ignore[no-any-return]
 
-    def _finish(self, drive: Tensor) -> Tensor:
-        """(B, N, T) -> (B, N, 1, T), through the activation."""
+    def activate(self, drive: Tensor) -> Tensor:
+        """Map `drive` (B, N, T) to (B, N, 1, T)."""
         y: Tensor = self.activation(drive.transpose(1, 2))
         return y.transpose(1, 2).unsqueeze(2)
 

@@ -199,9 +199,9 @@ class LeakyReadout(LinearReadout):
         super().__init__(in_features, out_neurons, activation=activation)
         self.decay = LearnableExponentialDecay(self.out_neurons, init_tau, decay_input)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, T) or (B, C, 1, T) to (B, N, 1, T)."""
-        return self._finish(self.decay(self._drive(x)))
+    def drive(self, x: Tensor) -> Tensor:
+        """Map (B, C, T) or (B, C, 1, T) to (B, N, T)."""
+        return self.decay(super().drive(x))  # type: ignore[no-any-return]
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of the leaky neurons before the first frame."""
@@ -209,5 +209,9 @@ class LeakyReadout(LinearReadout):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, C, T') or (B, C, 1, T') to (B, N, 1, T')."""
-        y, following = self.decay.step(self._drive(chunk), state)
-        return self._finish(y), following
+        drive, following = self.step_drive(chunk, state)
+        return self.activate(drive), following
+
+    def step_drive(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """`drive` of the next frames, (B, N, T'), and the next state."""
+        return self.decay.step(super().drive(chunk), state)
