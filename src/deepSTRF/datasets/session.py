@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from deepSTRF.datasets.recording import LoadReport
 
-__all__ = ["Feature", "Session", "Signal", "Sound", "Trials"]
+__all__ = ["Feature", "Session", "Signal", "Sound", "Trials", "sound_hash"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -39,10 +39,15 @@ class Sound:
 
     def content_hash(self) -> str:
         """SHA-256 (hex) of rate, shape and samples in float64: equal sounds in any container are equal."""
-        samples = np.ascontiguousarray(self.read(), dtype="<f8")
-        digest = hashlib.sha256(f"{Fraction(self.fs)}:{samples.shape}:".encode())
-        digest.update(samples.data if samples.size else b"")
-        return digest.hexdigest()
+        return sound_hash(self.read(), self.fs)
+
+
+def sound_hash(samples: npt.NDArray[Any], fs: float | Fraction) -> str:
+    """SHA-256 (hex) of rate, shape and float64 samples of a sound that was read."""
+    values = np.ascontiguousarray(samples, dtype="<f8")
+    digest = hashlib.sha256(f"{Fraction(fs)}:{values.shape}:".encode())
+    digest.update(values.data if values.size else b"")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)

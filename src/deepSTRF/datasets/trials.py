@@ -1,0 +1,853 @@
+"""Sessions with spike times to a dataset: clips, repeats and counts on exact half-open bins.
+
+A clip is a sound with the silence asked for before and after it; its repeats are the presentations of the
+sound, in the order of their onsets. Bin k of a repeat holds the spikes from ``onset - pre + k * dt`` up to
+the next edge; a spike less than a microsecond below an edge belongs to the bin that begins there. Bins in
+which a unit was not observed are missing, not zero.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from deepSTRF._text import printable
+from deepSTRF._validation import check_choice, check_flag, first_names
+from deepSTRF.datasets.from_arrays import LEVELS, set_level
+from deepSTRF.datasets.recording import LoadReport
+from deepSTRF.datasets.responses import COUNT_TYPES, ClipResponses, ResponseStorage
+from deepSTRF.datasets.session import Session, Trials, sound_hash
+from deepSTRF.datasets.sounds import (
+    bins_of,
+    choose_rate,
+    exact_bin,
+    exact_rate,
+    find_name,
+    mono,
+    natural,
+    place,
+    resampled,
+    whole_bins,
+)
+from deepSTRF.datasets.tables import column_for, columns_of, seconds_of, text_of
+
+__all__ = ["fill_from_sessions", "trials_of"]
+
+Floats = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+
+#: A spike this close below an edge (s) belongs to the bin that begins there: 3.07 s - 3.0 s is 0.07 s.
+TOLERANCE_S = 1e-6
+#: Quotients this close to a whole number are decided in exact fractions.
+_GUARD_BINS = 1e-7
+#: Cells of the table of one clip that are counted at once.
+_CELLS = 1 << 24
+#: Stimuli that are none, where no sound has that name.
+BLANKS = {"", "blank", "silence", "silent", "catch", "none", "no stimulus", "nostim", "no_stim", "spont"}
+
+
+# ---- tables of trials
+
+
+def trials_of(table: Any, columns: Mapping[str, str] | None = None) -> Trials:
+    """Presentations of a table: stimulus, onset in s (``onset_ms``: ms), and offset or duration, condition.
+
+    Columns are found by their usual names; ``columns={"stimulus": "file"}`` names others. Further columns are
+    kept as ``meta``.
+    """
+    if isinstance(table, Trials):
+        return table
+    what = "trials"
+    if isinstance(table, str) or hasattr(table, "__fspath__"):
+        raise TypeError(
+            f"trials is a table in memory, got the path {str(table)!r}; read it first (pandas.read_csv), or "
+            "use deepSTRF.datasets.open_recording(folder)"
+        )
+    found = columns_of(table, what)
+    unknown = set(columns or ()) - {"stimulus", "onset", "offset", "duration", "condition", "unit", "time"}
+    if unknown:
+        raise ValueError(
+            f"columns maps 'stimulus', 'onset', 'offset', 'duration' or 'condition', got {unknown}"
+        )
+    roles = {
+        role: column_for(role, found, columns, what, needed=role in ("stimulus", "onset"))
+        for role in ("stimulus", "onset", "offset", "duration", "condition")
+    }
+
+    def times(role: str) -> Floats | None:
+        name = roles[role]
+        return None if name is None else seconds_of(found[name], name, what)
+
+    onset, offset, duration = times("onset"), times("offset"), times("duration")
+    if onset is None or roles["stimulus"] is None:
+        raise ValueError("trials needs the columns stimulus and onset")
+    if offset is None and duration is not None:
+        offset = onset + duration
+    condition = None if roles["condition"] is None else [text_of(v) for v in found[roles["condition"]]]
+    meta = {name: list(values) for name, values in found.items() if name not in roles.values()}
+    return Trials([text_of(v) for v in found[roles["stimulus"]]], onset, offset, condition, meta)
+
+
+# ---- what is noted
+
+
+class _Notes:
+    """Findings by topic, so that a report has one note per topic however many sessions there are."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, list[tuple[str, int]]] = {}
+
+    def add(self, topic: str, text: str, count: int = 1) -> None:
+        if count:
+            self.found.setdefault(topic, []).append((text, count))
+
+    def write(self, report: LoadReport) -> None:
+        for topic, entries in self.found.items():
+            texts = [text for text, _ in entries]
+            more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
+            report.note(topic, "; ".join(texts[:5]) + more, sum(count for _, count in entries))
+
+
+# ---- the engine
+
+
+@dataclass(eq=False)
+class _Clip:
+    """One clip of the dataset: a stimulus (and condition) with its presentations."""
+
+    name: str
+    meta: dict[str, Any]
+    content: _Content | None  # None: silence
+    shown: list[tuple[int, int]] = field(default_factory=list)  # session, place in its presentations
+    n_bins: int = 0  # of the sound, without silence before and after
+
+
+@dataclass(eq=False)
+class _Content:
+    """What was presented: a sound at the dataset's rate, or features on its bins."""
+
+    digest: str
+    values: npt.NDArray[np.float32]
+    n_bins: int
+    duration_s: Fraction
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _Shown:
+    """The presentations of one session that are used, by onset."""
+
+    session: Session
+    label: str
+    trial: Index  # row in the table
+    onset: Floats
+    known: list[str]  # stimuli of the session
+    length_s: Floats  # offset - onset, NaN where unknown
+    name: list[str]  # of the sound, "" for a blank
+    condition: list[str]
+    start: Floats = field(default_factory=lambda: np.empty(0))
+    bins: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # of the clip
+    own: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # bins until it ended
+
+
+@dataclass(frozen=True)
+class _Choices:
+    dt: Fraction
+    n_before: int
+    n_after: int
+    clip: str
+    by_condition: bool
+    on_missing_sound: str
+    on_overlap: str
+    on_equal_sounds: str
+    on_partly_observed: str
+    on_blank: str
+    channel: int | str | None
+
+    @property
+    def bin_s(self) -> Fraction:
+        return self.dt / 1000
+
+
+def fill_from_sessions(
+    ds: Any,
+    sessions: Sequence[Session],
+    *,
+    dt_ms: Any,
+    audio_fs: Any = None,
+    channel: int | str | None = None,
+    pre_ms: float = 0.0,
+    post_ms: float = 0.0,
+    clip: str = "sound",
+    by_condition: bool = False,
+    level: str = "raw",
+    on_missing_sound: str = "skip",
+    on_overlap: str = "keep",
+    on_equal_sounds: str = "merge",
+    on_empty_unit: str = "keep",
+    on_partly_observed: str = "missing",
+    on_blank: str = "skip",
+    allocate: Callable[..., npt.NDArray[Any]] = np.zeros,
+) -> None:
+    """Put sessions with spikes into an empty `AudioNeuralDataset`, which is not validated here.
+
+    ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into.
+    """
+    for name, value, legal in (
+        ("clip", clip, ("sound", "offset")),
+        ("level", level, LEVELS),
+        ("on_missing_sound", on_missing_sound, ("skip", "error")),
+        ("on_overlap", on_overlap, ("keep", "skip", "error")),
+        ("on_equal_sounds", on_equal_sounds, ("merge", "keep", "error")),
+        ("on_empty_unit", on_empty_unit, ("keep", "drop", "error")),
+        ("on_partly_observed", on_partly_observed, ("missing", "keep")),
+        ("on_blank", on_blank, ("skip", "silence", "error")),
+    ):
+        check_choice(name, value, legal)
+    check_flag("by_condition", by_condition)
+    if not sessions:
+        raise ValueError("there is no session to make a dataset of")
+    notes = _Notes()
+    for session in sessions:
+        ds.load_report.kept += session.report.kept
+        ds.load_report.skipped += session.report.skipped
+        ds.load_report.notes += session.report.notes
+    dt = exact_bin(dt_ms)
+    choices = _Choices(
+        dt, whole_bins("pre_ms", pre_ms, dt), whole_bins("post_ms", post_ms, dt), clip, by_condition,
+        on_missing_sound, on_overlap, on_equal_sounds, on_partly_observed, on_blank, channel,
+    )  # fmt: skip
+    shown = [_presentations(session, i, sessions, choices, ds.load_report, notes)
+             for i, session in enumerate(sessions)]  # fmt: skip
+    contents, choices = _contents(ds, shown, choices, audio_fs, notes)
+    clips = _clips(shown, contents, choices, notes)
+    _set_windows(shown, clips, choices, ds.load_report, notes)
+    clips = [one for one in clips if one.shown]
+    if not clips:
+        raise ValueError(_nothing_left(ds.load_report, notes))
+    units = _units(sessions, on_empty_unit, ds.load_report, notes)
+    plans = [_Plan(part, units, choices, notes) for part in shown]
+    responses, kept = [], []
+    for one in clips:
+        counted = _count(one, plans, len(units), choices, allocate)
+        if counted.heard.size:
+            kept.append(one)
+            responses.append(counted)
+        else:
+            ds.load_report.skip(one.name, "no unit was observed during its presentations")
+    if not kept:
+        raise ValueError(_nothing_left(ds.load_report, notes))
+    ds.stims = [torch.from_numpy(_stimulus(one, ds, choices, notes)) for one in kept]
+    ds._storage = ResponseStorage(responses, len(units))
+    ds.N_neurons = len(units)
+    ds.stim_meta = [one.meta for one in kept]
+    ds.nrn_meta = [_unit_meta(unit, sessions) for unit in units]
+    ds.response_kind = "counts"
+    if choices.n_before or choices.n_after:
+        ds.facts |= {"pre_ms": float(choices.n_before * dt), "post_ms": float(choices.n_after * dt)}
+    for session in sessions:
+        ds.facts |= session.facts
+    ds.level, ds.level_factor = level, 1.0
+    if ds.return_waveform:
+        ds.level_factor = set_level(ds._stims.raw(), level)
+    ds.load_report.kept += units
+    notes.write(ds.load_report)
+
+
+def _nothing_left(report: LoadReport, notes: _Notes) -> str:
+    reasons = [f"{name}: {reason}" for name, reason in report.skipped[:4]]
+    reasons += [f"{topic}: {entries[0][0]}" for topic, entries in list(notes.found.items())[:4]]
+    return f"no presentation of a sound is left ({printable('; '.join(reasons)) or 'the trials are empty'})"
+
+
+# ---- presentations
+
+
+def _presentations(
+    session: Session,
+    index: int,
+    sessions: Sequence[Session],
+    choices: _Choices,
+    report: LoadReport,
+    notes: _Notes,
+) -> _Shown:
+    """The trials of a session whose stimulus is there, by onset; what is left out is noted."""
+    if session.spikes is None:
+        raise ValueError(f"session {session.name!r} holds a signal, not spikes; use from_continuous")
+    trials = session.trials
+    label = session.name if len(sessions) == 1 else f"{session.name} (session {index + 1})"
+    onset = np.asarray(trials.onset_s, dtype=np.float64).reshape(-1)
+    offset = np.full(len(onset), np.nan) if trials.offset_s is None else np.asarray(trials.offset_s, float)
+    if not len(trials) == len(onset) == len(offset):
+        raise ValueError(f"{label}: {len(trials)} stimuli, {len(onset)} onsets, {len(offset)} offsets")
+    if np.isinf(onset).any() or np.isinf(offset).any():
+        raise ValueError(f"{label}: an onset or offset is infinite")
+    wrong = np.flatnonzero(offset < onset)
+    if wrong.size:
+        raise ValueError(
+            f"{label}: trial {wrong[0]} ends at {offset[wrong[0]]:g} s, before its onset at "
+            f"{onset[wrong[0]]:g} s"
+        )
+    if choices.by_condition and trials.condition is None:
+        raise ValueError("by_condition=True needs a column of conditions: columns={'condition': '...'}")
+    known = list(session.sounds) or list(dict.fromkeys(n for f in session.features.values() for n in f))
+    places = {name: find_name(name, known, "stimulus") for name in dict.fromkeys(map(str, trials.stimulus))}
+    kept, names, missing, blank, timeless = [], [], Counter[str](), [], []
+    seen: dict[tuple[str, str, float], int] = {}
+    twice = []
+    for row in np.argsort(onset, kind="stable").tolist():
+        name, place = str(trials.stimulus[row]), places[str(trials.stimulus[row])]
+        if np.isnan(onset[row]):
+            timeless.append(row)
+            continue
+        if place is None and name.strip().casefold() in BLANKS:
+            blank.append(row)
+            if choices.on_blank != "silence":
+                continue
+            place = ""
+        if place is None:
+            missing[name] += 1
+            report.skip(f"{label}, trial {row}", f"there is no sound {name!r}")
+            continue
+        condition = str(trials.condition[row]) if choices.by_condition and trials.condition else ""
+        if seen and (place, condition, onset[row]) in seen:
+            twice.append(row)
+            continue
+        seen[place, condition, onset[row]] = row
+        kept.append(row)
+        names.append(place)
+    _note_left_out(label, known, names, missing, blank, timeless, twice, choices, report, notes)
+    rows = np.array(kept, dtype=np.int64)
+    conditions = [str(trials.condition[r]) if trials.condition is not None else "" for r in kept]
+    return _Shown(session, label, rows, onset[rows], known, (offset - onset)[rows], names, conditions)
+
+
+def _note_left_out(
+    label: str,
+    known: Sequence[str],
+    names: Sequence[str],
+    missing: Counter[str],
+    blank: Sequence[int],
+    timeless: Sequence[int],
+    twice: Sequence[int],
+    choices: _Choices,
+    report: LoadReport,
+    notes: _Notes,
+) -> None:
+    if missing:
+        text = f"{label}: {sum(missing.values())} trials of {_listed(missing)}"
+        if choices.on_missing_sound == "error":
+            raise ValueError(
+                f"trials without sound: {text}; sounds are {_listed(known)}; give the sounds, or leave "
+                "those trials out with on_missing_sound='skip'"
+            )
+        notes.add("trials without sound", text, sum(missing.values()))
+    unused = [name for name in known if name not in set(names)]
+    if unused:
+        notes.add("sounds without trials", f"{label}: {_listed(unused)}", len(unused))
+    if blank and choices.on_blank == "error":
+        raise ValueError(f"{label}: trial {blank[0]} has no stimulus; on_blank='skip' or 'silence' takes it")
+    if blank:
+        done = "one silent clip" if choices.on_blank == "silence" else "left out"
+        notes.add("blank trials", f"{label}: {len(blank)}, {done}", len(blank))
+    for rows, topic, why in (
+        (timeless, "trials without onset", "has no onset"),
+        (twice, "duplicate trials", "is listed twice with one onset"),
+    ):
+        for row in rows:
+            report.skip(f"{label}, trial {row}", f"it {why}")
+        if rows:
+            notes.add(topic, f"{label}: {_numbers(rows)}", len(rows))
+
+
+def _listed(names: Any) -> str:
+    return first_names([printable(str(name), longest=60) for name in names])
+
+
+def _numbers(rows: Any) -> str:
+    return "trials " + first_names([str(row) for row in rows]) if len(rows) > 1 else f"trial {rows[0]}"
+
+
+# ---- stimuli
+
+
+def _contents(
+    ds: Any, shown: Sequence[_Shown], choices: _Choices, audio_fs: Any, notes: _Notes
+) -> tuple[dict[tuple[int, str], _Content], _Choices]:
+    """What was presented, by session and name: each sound read once; sets rate and bin of the dataset."""
+    used = [(i, name) for i, part in enumerate(shown) for name in part.known if name in set(part.name)]
+    kinds = {bool(part.session.sounds) for part in shown}
+    if len(kinds) > 1:
+        raise ValueError("some sessions have sounds and others features; make one dataset of each")
+    if kinds == {False}:
+        return _features(ds, shown, used, choices, audio_fs), choices
+    rates = [exact_rate(shown[i].session.sounds[name].fs, f"the rate of {name!r}") for i, name in used]
+    if not rates:
+        raise ValueError(_nothing_left(ds.load_report, notes))
+    rate, dt, _ = choose_rate(rates, choices.dt, audio_fs)
+    if dt != choices.dt:
+        choices = _Choices(**{**choices.__dict__, "dt": dt})
+    ds.dt, ds.return_waveform = float(dt), True
+    ds.audio_fs = int(rate) if rate.denominator == 1 else float(rate)
+    by_sound: dict[int, _Content] = {}
+    by_digest: dict[str, _Content] = {}
+    contents, stereo, changed = {}, [], Counter[Fraction]()
+    for (i, name), fs in zip(used, rates, strict=True):
+        sound = shown[i].session.sounds[name]
+        if id(sound) not in by_sound:
+            raw = sound.read()
+            if np.ndim(raw) == 2 and np.shape(raw)[1] > 1:
+                stereo.append(name)
+            samples = mono(raw, choices.channel, name)
+            digest = sound_hash(samples, fs)
+            if digest not in by_digest:
+                values = resampled(samples, fs, rate)
+                n_bins = bins_of(len(samples), fs, dt)
+                by_digest[digest] = _Content(digest, values, n_bins, Fraction(len(samples)) / fs)
+                changed[fs] += fs != rate
+            by_sound[id(sound)] = by_digest[digest]
+        contents[i, name] = by_sound[id(sound)]
+        if name not in contents[i, name].names:
+            contents[i, name].names.append(name)
+    if stereo:
+        chosen = "their mean" if choices.channel == "mean" else f"channel {choices.channel}"
+        notes.add("stereo sounds", f"{chosen} of {_listed(stereo)}", len(stereo))
+    for fs, count in changed.items():
+        notes.add("resampled sounds", f"{count} from {_hertz(fs)} to {_hertz(rate)} Hz", count)
+    return contents, choices
+
+
+def _hertz(rate: Fraction) -> str:
+    return f"{float(rate):.12g}"
+
+
+def _features(
+    ds: Any, shown: Sequence[_Shown], used: Sequence[tuple[int, str]], choices: _Choices, audio_fs: Any
+) -> dict[tuple[int, str], _Content]:
+    """Features on the bins of the dataset, their rows one below the other."""
+    if audio_fs is not None:
+        raise ValueError("audio_fs is the rate of sounds, and these stimuli are features")
+    if choices.n_before or choices.n_after:
+        raise ValueError(
+            "pre_ms and post_ms are for sounds, whose silence is zeros; what features are before their "
+            "stimulus is unknown: give features that begin earlier, with the onsets of the features"
+        )
+    contents = {}
+    for i, name in used:
+        rows: list[npt.NDArray[Any]] = []
+        for feature, stimuli in shown[i].session.features.items():
+            if name not in stimuli:
+                raise ValueError(f"feature {feature!r} has no values for stimulus {name!r}")
+            given = stimuli[name]
+            values: npt.NDArray[Any] = np.atleast_2d(np.asarray(given.values, dtype=np.float64))
+            if given.fs is not None and Fraction(given.fs) * choices.bin_s != 1:
+                length = int(values.shape[1] / Fraction(given.fs) / choices.bin_s + Fraction(1, 10**6))
+                values = resampled(values, Fraction(given.fs), 1 / choices.bin_s)[:, :length]
+            rows.append(values)
+        n_bins = min(part.shape[1] for part in rows)
+        if max(part.shape[1] for part in rows) - n_bins > 1:
+            raise ValueError(f"the features of {name!r} have {[part.shape[1] for part in rows]} bins")
+        stack = np.concatenate([part[:, :n_bins] for part in rows]).astype(np.float32)
+        digest = sound_hash(stack, 1 / choices.bin_s)
+        contents[i, name] = _Content(digest, stack, n_bins, n_bins * choices.bin_s, [name])
+        ds.F = len(stack)
+    return contents
+
+
+def _clips(
+    shown: Sequence[_Shown],
+    contents: Mapping[tuple[int, str], _Content],
+    choices: _Choices,
+    notes: _Notes,
+) -> list[_Clip]:
+    """Presentations grouped by what was presented, in the order of the sounds."""
+    equal = {c.digest: c.names for c in contents.values() if len(c.names) > 1}
+    if equal:
+        text = "; ".join(" = ".join(map(printable, names)) for names in list(equal.values())[:5])
+        if choices.on_equal_sounds == "error":
+            raise ValueError(
+                f"equal sounds under two names: {text}; on_equal_sounds='merge' joins their repeats, 'keep' "
+                "keeps clips of each name"
+            )
+        done = "repeats joined" if choices.on_equal_sounds == "merge" else "kept apart"
+        notes.add("equal sounds under two names", f"{text} ({done})", len(equal))
+    digests: dict[str, dict[str, None]] = {}
+    for (_, name), one in contents.items():
+        digests.setdefault(name, {})[one.digest] = None
+    ambiguous = [name for name, found in digests.items() if len(found) > 1]
+    if ambiguous:
+        notes.add("same name, different sounds", _listed(ambiguous), len(ambiguous))
+    clips: dict[tuple[Any, ...], _Clip] = {}
+    order = [(i, name) for i, name in contents] + [(i, "") for i in range(len(shown))]
+    for i, name in order:
+        part, content = shown[i], contents.get((i, name)) if name else None
+        rows = [k for k, found in enumerate(part.name) if found == name]
+        asked = [part.condition[k] if choices.by_condition else "" for k in rows]
+        for condition in sorted(set(asked), key=natural):
+            identity = name if choices.on_equal_sounds == "keep" else ""
+            key = (content and content.digest, identity, condition)
+            if key not in clips:
+                title = name if name not in ambiguous else f"{part.session.name}/{name}"
+                clips[key] = _new_clip(title or "silence", condition, content, part.session, name)
+            clip = clips[key]
+            if content is not None and choices.on_equal_sounds == "merge" and content.names[0] != name:
+                clip.meta.setdefault("other_names", [])
+                if name not in clip.meta["other_names"] and name != clip.name:
+                    clip.meta["other_names"].append(name)
+            clip.shown += [(i, k) for k, found in zip(rows, asked, strict=True) if found == condition]
+    return _with_unique_names(list(clips.values()))
+
+
+def _new_clip(title: str, condition: str, content: _Content | None, session: Session, name: str) -> _Clip:
+    meta = {"name": title, **session.stim_meta.get(name, {})}
+    meta["name"] = f"{title} ({condition})" if condition else title
+    if condition:
+        meta |= {"stimulus": title, "condition": condition}
+    if content is not None:
+        meta["source_sha256"] = content.digest
+    return _Clip(meta["name"], meta, content)
+
+
+def _with_unique_names(clips: list[_Clip]) -> list[_Clip]:
+    taken: Counter[str] = Counter()
+    for clip in clips:
+        taken[clip.name] += 1
+        if taken[clip.name] > 1:
+            clip.name = clip.meta["name"] = f"{clip.name} #{taken[clip.name]}"
+    return clips
+
+
+def _stimulus(clip: _Clip, ds: Any, choices: _Choices, notes: _Notes) -> npt.NDArray[np.float32]:
+    """(1, T_audio) or (1, F, T) of a clip, with silence before and after."""
+    hop = ds.samples_per_bin
+    before, total = choices.n_before * hop, (choices.n_before + clip.n_bins + choices.n_after) * hop
+    if clip.content is None:
+        if not ds.return_waveform:
+            raise ValueError("on_blank='silence' is for sounds; what features are in silence is unknown")
+        return np.zeros((1, total), dtype=np.float32)
+    values = clip.content.values
+    lost = before + values.shape[-1] - total
+    if lost > 0:
+        notes.add("sounds cut to whole bins", f"{printable(clip.name)} by {lost} samples")
+    return place(values, before, total)[None]
+
+
+# ---- windows
+
+
+def _set_windows(
+    shown: Sequence[_Shown], clips: list[_Clip], choices: _Choices, report: LoadReport, notes: _Notes
+) -> None:
+    """Length of every clip and window of every presentation; overlapping ones are noted or left out."""
+    bin_s = float(choices.bin_s)
+    for part in shown:
+        n = len(part.onset)
+        part.start = part.onset - choices.n_before * bin_s
+        part.bins, part.own = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
+    for clip in clips:
+        lengths = np.array([shown[i].length_s[k] for i, k in clip.shown])
+        own = np.floor((lengths + TOLERANCE_S) / bin_s)
+        if clip.content is None:
+            if np.isnan(own).any():
+                raise ValueError(
+                    "on_blank='silence' needs the length of blank trials: give an offset or duration"
+                )
+            clip.n_bins = int(own.max())
+        elif choices.clip == "offset":
+            own = np.where(np.isnan(own), clip.content.n_bins, own)
+            clip.n_bins = int(own.max())
+        else:
+            own, clip.n_bins = np.full(len(lengths), clip.content.n_bins), clip.content.n_bins
+            short = lengths < float(clip.content.duration_s) - bin_s
+            if short.any():
+                text = f"{printable(clip.name)}: {int(short.sum())} by the table's offsets"
+                notes.add("trials shorter than their sound", text, int(short.sum()))
+        total = choices.n_before + clip.n_bins + choices.n_after
+        if total < 1:
+            raise ValueError(f"clip {clip.name!r} is shorter than one bin of {float(choices.dt):g} ms")
+        ragged = int((own < clip.n_bins).sum())
+        if ragged:
+            text = f"{printable(clip.name)}: {ragged} end before the longest, and are missing from there on"
+            notes.add("trials of different lengths", text, ragged)
+        for (i, k), bins in zip(clip.shown, own.tolist(), strict=True):
+            shown[i].bins[k] = total
+            shown[i].own[k] = total if bins >= clip.n_bins else choices.n_before + int(bins)
+    gone = {(i, k) for i, part in enumerate(shown) for k in _overlapping(part, choices, report, notes)}
+    if gone:
+        for clip in clips:
+            clip.shown = [place for place in clip.shown if place not in gone]
+    for i, part in enumerate(shown):
+        _note_span(part, [k for k in range(len(part.onset)) if (i, k) not in gone], choices, notes)
+
+
+def _overlapping(part: _Shown, choices: _Choices, report: LoadReport, notes: _Notes) -> list[int]:
+    """Presentations whose window overlaps another one of the session, where those are to be left out."""
+    if len(part.onset) < 2:
+        return []
+    end = part.start + part.bins * float(choices.bin_s)
+    reach = np.maximum.accumulate(end)[:-1]
+    later = np.flatnonzero(part.start[1:] < reach - TOLERANCE_S) + 1
+    if not later.size:
+        return []
+    sound_end = end - choices.n_after * float(choices.bin_s)
+    both = {
+        int(k) for b in later.tolist() for k in [b, *np.flatnonzero(end[:b] > part.start[b] + TOLERANCE_S)]
+    }
+    sounding = int((part.onset[later] < np.maximum.accumulate(sound_end)[later - 1] - TOLERANCE_S).sum())
+    rows = sorted(part.trial[list(both)].tolist())
+    what = "sounds overlap" if sounding else "only silence before and after (pre_ms, post_ms) overlaps"
+    text = f"{part.label}: {_numbers(rows)} ({what})"
+    if choices.on_overlap == "error":
+        raise ValueError(
+            f"overlapping trials: {text}; on_overlap='keep' takes spikes into each, 'skip' leaves both out"
+        )
+    done = "left out" if choices.on_overlap == "skip" else "spikes are in each"
+    notes.add("overlapping trials", f"{text}, {done}", len(both))
+    if choices.on_overlap == "keep":
+        return []
+    for row in rows:
+        report.skip(f"{part.label}, trial {row}", "it overlaps another one")
+    return sorted(both)
+
+
+def _note_span(part: _Shown, kept: Sequence[int], choices: _Choices, notes: _Notes) -> None:
+    """Note presentations that the recording does not hold whole."""
+    span = part.session.span_s
+    if span is None or not kept:
+        return
+    at = np.array(kept)
+    start, end = part.start[at], part.start[at] + part.bins[at] * float(choices.bin_s)
+    cut = (start < span[0] - TOLERANCE_S) | (end > span[1] + TOLERANCE_S)
+    if cut.any():
+        rows = part.trial[at[cut]].tolist()
+        text = f"{part.label}, recorded {span[0]:g} to {span[1]:g} s: {_numbers(rows)}"
+        notes.add("trials cut by the recording's end", text, int(cut.sum()))
+
+
+# ---- units
+
+
+def _units(
+    sessions: Sequence[Session], on_empty_unit: str, report: LoadReport, notes: _Notes
+) -> dict[str, int]:
+    """Index of every unit, in the order of first appearance."""
+    total: dict[str, int] = {}
+    for session in sessions:
+        for unit, times in (session.spikes or {}).items():
+            total[unit] = total.get(unit, 0) + len(times)
+    empty = [unit for unit, count in total.items() if count == 0]
+    if empty:
+        if on_empty_unit == "error":
+            raise ValueError(
+                f"units without spikes: {_listed(empty)}; on_empty_unit='drop' leaves them out, 'keep' "
+                "keeps them"
+            )
+        done = "left out" if on_empty_unit == "drop" else "kept"
+        notes.add("units without spikes", f"{_listed(empty)} ({done})", len(empty))
+    if on_empty_unit == "drop":
+        for unit in empty:
+            report.skip(unit, "it has no spikes")
+            del total[unit]
+    if not total:
+        raise ValueError("there is no unit")
+    return {unit: index for index, unit in enumerate(total)}
+
+
+def _unit_meta(unit: str, sessions: Sequence[Session]) -> dict[str, Any]:
+    meta: dict[str, Any] = {"cell_id": unit}
+    for session in sessions:
+        if session.spikes is not None and unit in session.spikes:
+            meta = {**session.unit_meta.get(unit, {}), **meta}
+    return {"cell_id": unit, **{key: value for key, value in meta.items() if key != "cell_id"}}
+
+
+def _joined(intervals: npt.ArrayLike, what: str) -> Floats:
+    """Intervals (k, 2) by start, those that touch joined."""
+    table = np.asarray(intervals, dtype=np.float64).reshape(-1, 2)
+    if np.isnan(table).any() or (table[:, 1] < table[:, 0]).any():
+        raise ValueError(f"{what}: an interval has a start and a later end in s")
+    table = table[np.argsort(table[:, 0], kind="stable")]
+    out: list[list[float]] = []
+    for start, end in table.tolist():
+        if out and start <= out[-1][1] + TOLERANCE_S:
+            out[-1][1] = max(out[-1][1], end)
+        else:
+            out.append([start, end])
+    return np.array(out).reshape(-1, 2)
+
+
+class _Plan:
+    """Where the spikes of each unit of a session are for each presentation, and what was observed of it."""
+
+    def __init__(self, part: _Shown, units: Mapping[str, int], choices: _Choices, notes: _Notes) -> None:
+        self.part, self.choices = part, choices
+        self.times: dict[int, Floats] = {}
+        self.first: dict[int, Index] = {}
+        self.stop: dict[int, Index] = {}
+        self.seen: dict[int, Index] = {}  # 0 nothing, 1 a part, 2 all bins
+        self.intervals: dict[int, Floats | None] = {}
+        self.end = part.start + part.bins * float(choices.bin_s)
+        outside = inside = unobserved = edges = 0
+        windows = _joined(np.stack([part.start, self.end], axis=1), part.label)
+        for unit, given in (part.session.spikes or {}).items():
+            if unit not in units:
+                continue
+            at, times = units[unit], np.asarray(given, dtype=np.float64).reshape(-1)
+            if not np.isfinite(times).all():
+                raise ValueError(f"{part.label}, unit {unit!r}: a spike time is no finite number")
+            if times.size and (np.diff(times) < 0).any():
+                times = np.sort(times)
+            self.times[at] = times
+            self.first[at] = np.searchsorted(times, part.start - 2 * TOLERANCE_S)
+            self.stop[at] = np.searchsorted(times, self.end)
+            span = None if part.session.span_s is None else [part.session.span_s]
+            known = part.session.observed.get(unit, span)
+            self.intervals[at] = None if known is None else _joined(known, f"{part.label}, unit {unit!r}")
+            self.seen[at] = self._observed(self.intervals[at])
+            held = _inside(times, windows)
+            inside, outside = inside + held, outside + len(times) - held
+            near = np.unique(np.concatenate([part.start, self.end]))
+            reach = TOLERANCE_S * (1 + 1e-4)
+            edges += int((np.searchsorted(times, near + reach) - np.searchsorted(times, near - reach)).sum())
+            if known is not None:
+                unobserved += len(times) - _inside(times, self.intervals[at])
+        notes.add("spikes outside trials", f"{part.label}: {outside} of {outside + inside}", outside)
+        notes.add("spikes at trial edges", f"{part.label}: {edges} within 1 us", edges)
+        notes.add("spikes outside observation", f"{part.label}: {unobserved}", unobserved)
+
+    def _observed(self, intervals: Floats | None) -> Index:
+        """Of each presentation: 0 no bin, 1 some bins, 2 all bins observed."""
+        part = self.part
+        whole = (part.own >= part.bins).astype(np.int64)
+        state = 2 * whole
+        if intervals is not None:
+            ends = np.full(len(state), -np.inf)
+            if len(intervals):
+                at = np.searchsorted(intervals[:, 0], part.start + TOLERANCE_S, side="right") - 1
+                ends = np.where(at >= 0, intervals[np.maximum(at, 0), 1], -np.inf)
+            state[self.end > ends + TOLERANCE_S] = 0
+        for k in np.flatnonzero(state == 0).tolist():
+            state[k] = int(self.mask(k, intervals).any())
+        return state
+
+    def mask(self, k: int, intervals: Floats | None) -> npt.NDArray[np.bool_]:
+        """(T,) whether each bin of presentation k was observed."""
+        bins, start, bin_s = int(self.part.bins[k]), self.part.start[k], float(self.choices.bin_s)
+        there = np.zeros(bins, dtype=bool)
+        if intervals is None:
+            there[:] = True
+        else:
+            slack = TOLERANCE_S / bin_s
+            partly = self.choices.on_partly_observed == "keep"
+            near = intervals[(intervals[:, 1] > start) & (intervals[:, 0] < self.end[k])]
+            for low, high in ((near - start) / bin_s).tolist():
+                a = np.floor(low + slack) if partly else np.ceil(low - slack)
+                b = np.ceil(high - slack) if partly else np.floor(high + slack)
+                there[max(0, int(a)) : max(0, int(b))] = True
+        there[int(self.part.own[k]) :] = False
+        return there
+
+
+def _inside(times: Floats, windows: Floats | None) -> int:
+    """Number of times in intervals that do not overlap."""
+    if windows is None:
+        return len(times)
+    first = np.searchsorted(times, windows[:, 0] - TOLERANCE_S)
+    return int((np.searchsorted(times, windows[:, 1] - TOLERANCE_S) - first).clip(0).sum())
+
+
+# ---- counts
+
+
+@dataclass(eq=False)
+class _Row:
+    """One repeat of one unit: its spikes are ``times[first:stop]``."""
+
+    plan: _Plan
+    unit: int
+    k: int
+
+
+def _rows(clip: _Clip, plans: Sequence[_Plan], n_units: int) -> tuple[list[_Row], Index, Index]:
+    """The repeats with an observed bin of each unit; neurons that have any, and their numbers of repeats."""
+    shown: dict[int, list[int]] = {}
+    for i, k in clip.shown:
+        shown.setdefault(i, []).append(k)
+    by_unit: dict[int, list[_Row]] = {}
+    for i, places in shown.items():
+        for unit, seen in plans[i].seen.items():
+            rows = [_Row(plans[i], unit, k) for k in places if seen[k]]
+            if rows:
+                by_unit.setdefault(unit, []).extend(rows)
+    heard = sorted(by_unit)
+    rows = [row for unit in heard for row in by_unit[unit]]
+    counts = np.array([len(by_unit[unit]) for unit in heard], dtype=np.int64)
+    return rows, np.array(heard, dtype=np.int64), counts
+
+
+def _count(
+    clip: _Clip,
+    plans: Sequence[_Plan],
+    n_units: int,
+    choices: _Choices,
+    allocate: Callable[..., npt.NDArray[Any]],
+) -> ClipResponses:
+    """Counts of all units in all bins of a clip."""
+    rows, heard, counts = _rows(clip, plans, n_units)
+    n_bins = choices.n_before + clip.n_bins + choices.n_after
+    partly = [j for j, row in enumerate(rows) if row.plan.seen[row.unit][row.k] == 1]
+    spikes = [int(row.plan.stop[row.unit][row.k] - row.plan.first[row.unit][row.k]) for row in rows]
+    most, small = max(spikes, default=0), np.iinfo(np.int8).max
+    if most > small:
+        most = max((int(n.max(initial=0)) for _, n in _cells(rows, spikes, n_bins, choices)), default=0)
+    kind: Any = next((kind for kind in COUNT_TYPES if most <= np.iinfo(kind).max), np.float32)
+    data = allocate((len(rows), n_bins), dtype=kind)
+    flat = data.reshape(-1)
+    for cells, numbers in _cells(rows, spikes, n_bins, choices):
+        flat[cells] = numbers
+    missing: Any = np.nan if kind is np.float32 else np.iinfo(kind).min
+    for j in partly:
+        row = rows[j]
+        data[j, ~row.plan.mask(row.k, row.plan.intervals[row.unit])] = missing
+    return ClipResponses(data, heard, np.cumsum(counts) - counts, counts, bool(partly))
+
+
+def _cells(
+    rows: Sequence[_Row], spikes: Sequence[int], n_bins: int, choices: _Choices
+) -> Iterator[tuple[Index, Index]]:
+    """Cells of the (rows, T) table that hold spikes, ascending, and how many; some rows at a time."""
+    start = 0
+    while start < len(rows):
+        stop, load = start, 0
+        while stop < len(rows) and (stop == start or load + spikes[stop] <= _CELLS):
+            load += spikes[stop]
+            stop += 1
+        some = rows[start:stop]
+        times = [r.plan.times[r.unit][r.plan.first[r.unit][r.k] : r.plan.stop[r.unit][r.k]] for r in some]
+        lengths = np.array(spikes[start:stop], dtype=np.int64)
+        onset = np.repeat(np.array([r.plan.part.onset[r.k] for r in some]), lengths)
+        index = bin_index(np.concatenate([*times, np.empty(0)]), onset, choices.bin_s) + choices.n_before
+        inside = (index >= 0) & (index < n_bins)
+        cells = (np.repeat(np.arange(start, stop), lengths) * n_bins + index)[inside]
+        first = np.flatnonzero(np.diff(cells, prepend=-1))
+        yield cells[first], np.diff(first, append=len(cells))
+        start = stop
+
+
+def bin_index(times: Floats, onset: Floats, bin_s: Fraction) -> Index:
+    """Bin of each time after its onset, ``floor((t - onset + 1 us) / dt)`` as exact fractions give it."""
+    quotient = (times - onset + TOLERANCE_S) / float(bin_s)
+    index = np.floor(quotient).astype(np.int64)
+    doubtful = np.flatnonzero(np.abs(quotient - np.rint(quotient)) < _GUARD_BINS)
+    tolerance = Fraction(1, 1_000_000)
+    for j in doubtful.tolist():
+        exact = (Fraction(times[j]) - Fraction(onset[j]) + tolerance) / bin_s
+        index[j] = exact.numerator // exact.denominator
+    return index
