@@ -9,6 +9,7 @@ from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.folds import FoldManifest, plan_folds
 from deepSTRF.datasets.recording import LoadReport, neural_collate
+from deepSTRF.datasets.single_trials import single_trials
 from deepSTRF.datasets.spikes import bin_spikes
 from deepSTRF.datasets.splits import (
     ClipSplit,
@@ -34,4 +35,5 @@ __all__ = [
     "parse_split",
     "plan_folds",
     "random_split",
+    "single_trials",
 ]
