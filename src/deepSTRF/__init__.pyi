@@ -14,6 +14,7 @@ from . import training as training
 from . import utils as utils
 from .baselines import fit_ridge as fit_ridge
 from .crossval import fit_folds as fit_folds
+from .datasets import open_recording as open_recording
 from .datasets import plan_folds as plan_folds
 from .datasets import random_split as random_split
 from .datasets.audio import AudioNeuralDataset as AudioNeuralDataset

@@ -183,7 +183,7 @@ MODULES: Registry[type] = Registry(
 #: Recordings, by command-line name.
 DATASETS: Registry[type] = Registry("dataset", "deepSTRF.datasets.audio")
 #: File formats of recordings, by the name that ``open_recording(format=...)`` takes.
-FORMATS: Registry[type] = Registry("recording format", "deepSTRF.datasets.audio")
+FORMATS: Registry[Any] = Registry("recording format", "deepSTRF.datasets.audio")
 #: Losses, by the name that ``loss=`` of a fit takes.
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", "deepSTRF.metrics")
 #: Scores of predictions, by column name: subclasses of `deepSTRF.metrics.Metric`.

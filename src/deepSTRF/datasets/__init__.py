@@ -8,6 +8,7 @@ from deepSTRF.datasets import audio
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.dataset import NeuralDataset
 from deepSTRF.datasets.folds import FoldManifest, plan_folds
+from deepSTRF.datasets.formats import MissingHintError, open_recording, write_recording
 from deepSTRF.datasets.recording import LoadReport, neural_collate
 from deepSTRF.datasets.single_trials import single_trials
 from deepSTRF.datasets.spikes import bin_spikes
@@ -24,6 +25,7 @@ __all__ = [
     "ClipSplit",
     "FoldManifest",
     "LoadReport",
+    "MissingHintError",
     "NeuralDataset",
     "audio",
     "bin_spikes",
@@ -32,8 +34,10 @@ __all__ = [
     "k_fold",
     "leave_one_clip_out",
     "neural_collate",
+    "open_recording",
     "parse_split",
     "plan_folds",
     "random_split",
     "single_trials",
+    "write_recording",
 ]

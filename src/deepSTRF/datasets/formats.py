@@ -1,4 +1,4 @@
-"""File formats of recordings: what each format offers to the front door ``open_recording``.
+"""File formats of recordings: what a format offers, and the front door `open_recording` to all of them.
 
 A format is one file in `deepSTRF.datasets.audio` with one class and the decorator
 ``@FORMATS.register("name")``. The keyword arguments of its ``sessions`` are its hints: what a user must tell
@@ -7,14 +7,46 @@ because files do not say it. Names, types and help of hints come from that signa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import difflib
+import importlib
+import inspect
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from deepSTRF.datasets.session import Session
+import tomli_w
 
-__all__ = ["Findings", "Format", "MissingHintError"]
+from deepSTRF._files import DamagedFileError, check_regular, check_target
+from deepSTRF._validation import checked, checked_but
+from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
+from deepSTRF.datasets.exact import dataset_of_session, session_of_dataset
+from deepSTRF.datasets.file_tree import FileTree, is_archive
+from deepSTRF.datasets.session import Session
+from deepSTRF.registry import FORMATS
+
+__all__ = [
+    "Findings",
+    "Format",
+    "Hint",
+    "MissingHintError",
+    "choice_names",
+    "format_of",
+    "hints_of",
+    "is_recording",
+    "open_recording",
+    "read_sessions",
+    "write_recording",
+]
+
+#: Arguments that cut sessions, beside the choices of the engines: legal for every format.
+_CUTTING = ("dt_ms", "audio_fs", "pre_ms", "post_ms")
+#: So many findings and candidates are shown in an error.
+_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -23,7 +55,8 @@ class Findings:
 
     ``found`` holds one line per finding ("2 units: 7, 3", "stimulus templates: A (16000 Hz), B"). ``hints``
     proposes values for hints, best first, each with the evidence in words; a hint with exactly one candidate
-    that leaves no doubt is used where the user gives none. ``needed`` are the hints that must be told.
+    that leaves no doubt (it is not in ``needed``) is used where the user gives none. ``needed`` are the hints
+    that must be told.
     """
 
     found: Sequence[str]
@@ -46,6 +79,10 @@ class Format:
 
     #: Suffixes of files, lower case; the bytes decide where they can.
     suffixes: ClassVar[tuple[str, ...]] = ()
+    #: Gives way where another format recognises a path too, such as any table beside any sounds.
+    general: ClassVar[bool] = False
+    #: Whether `write` is there.
+    writes: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -62,3 +99,472 @@ class Format:
     def sessions(self, **hints: Any) -> list[Session]:
         """The sessions in the file. Raises `MissingHintError`, or `DamagedFileError` naming the file."""
         raise NotImplementedError
+
+    @classmethod
+    def write(cls, session: Session, path: Path) -> None:
+        """Write a session, whole or not at all; what stood at the path may be replaced."""
+        raise NotImplementedError
+
+
+# ---- hints, from signatures and docstrings
+
+
+@dataclass(frozen=True)
+class Hint:
+    """One hint of a format: its default, its type in words and its help."""
+
+    name: str
+    default: Any
+    kind: str
+    help: str
+
+
+def hints_of(reader: type[Format]) -> dict[str, Hint]:
+    """The hints of a format: the keyword arguments of its ``sessions``."""
+    method = inspect.unwrap(reader.sessions)
+    words = _documented(inspect.getdoc(method) or "")
+    found = {}
+    for name, parameter in inspect.signature(method).parameters.items():
+        if name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
+            default = None if parameter.default is parameter.empty else parameter.default
+            found[name] = Hint(name, default, *words.get(name, ("", "")))
+    return found
+
+
+def _documented(text: str) -> dict[str, tuple[str, str]]:
+    """Type and help of each parameter in a numpydoc docstring."""
+    section = re.search(r"Parameters\n-+\n(.*?)(?=\n\S[^\n]*\n-{3,}|\Z)", text, re.DOTALL)
+    found: dict[str, tuple[str, str]] = {}
+    if section is not None:
+        for part in re.split(r"\n(?=\S)", section.group(1)):
+            head, _, body = part.partition("\n")
+            names, _, kind = head.partition(" : ")
+            for name in names.split(","):
+                found[name.strip(" *")] = (kind.strip(), " ".join(body.split()))
+    return found
+
+
+def _engine(name: str) -> Callable[..., Any]:
+    """The engine of spikes or of signals."""
+    module, function = {
+        "spikes": ("trials", "fill_from_sessions"),
+        "signal": ("continuous", "fill_from_signal"),
+    }[name]
+    made: Callable[..., Any] = getattr(importlib.import_module(f"deepSTRF.datasets.{module}"), function)
+    return made
+
+
+def choice_names(kinds: Sequence[str] = ("spikes", "signal")) -> list[str]:
+    """Names of the arguments that cut sessions into clips: ``dt_ms``, ``pre_ms``, ``on_overlap``, ..."""
+    names = list(_CUTTING)
+    for kind in kinds:
+        with contextlib.suppress(ImportError):
+            names += list(inspect.signature(_engine(kind)).parameters)[2:]
+    return [name for name in dict.fromkeys(names) if name != "sessions"]
+
+
+# ---- which format
+
+
+def format_of(path: Path, name: str | None = None) -> tuple[str, type[Format]]:
+    """The format of a file or folder, by name or by what it holds."""
+    if name is not None:
+        reader: type[Format] = FORMATS.get(name)
+        return name.lower(), reader
+    found = {key: entry for key, entry in FORMATS.items() if _recognises(entry, path)}
+    special = {key: entry for key, entry in found.items() if not entry.general}
+    found = special or found
+    if len(found) == 1:
+        return next(iter(found.items()))
+    if found:
+        raise ValueError(
+            f"{path} can be read as {_listed(found)}: name one, format={next(iter(found))!r}. "
+            + " ".join(f"{key!r} takes {_hint_words(entry)}." for key, entry in found.items())
+        )
+    raise ValueError(f"{path} is {_described(path)} of no known format. {_formats_in_words()}")
+
+
+def _recognises(reader: type[Format], path: Path) -> bool:
+    """Whether a format recognises a path; damaged bytes are not recognised."""
+    try:
+        return bool(reader.recognises(path))
+    except PermissionError:
+        raise
+    except Exception:  # noqa: BLE001  (of damaged bytes, parsers raise every class)
+        return False
+
+
+def is_recording(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder or file is of a registered format, or named like one."""
+    path = Path(path).expanduser()
+    try:
+        if path.exists():
+            return (path.is_file() and path.suffix.lower() == ".npz") or any(
+                _recognises(entry, path) for _, entry in FORMATS.items()
+            )
+    except OSError:  # a name that no file can have
+        return False
+    return any(path.suffix.lower() in entry.suffixes for _, entry in FORMATS.items() if path.suffix)
+
+
+def _listed(names: Any) -> str:
+    words = [repr(name) for name in names]
+    return ", ".join(words[:-1]) + (" and " if words[:-1] else "") + words[-1] if words else "nothing"
+
+
+def _hint_words(reader: type[Format]) -> str:
+    return ", ".join(hints_of(reader)) or "no hints"
+
+
+def _formats_in_words() -> str:
+    words = "; ".join(f"{key!r} ({_hint_words(entry)})" for key, entry in FORMATS.items())
+    return (
+        f"Formats and their hints: {words or 'none'}. format= names one. Arrays that you have cut and binned "
+        "yourself: AudioNeuralDataset.from_arrays(stims, responses, dt_ms, audio_fs=...); sounds, trials and "
+        "spike times in memory: AudioNeuralDataset.from_trials"
+    )
+
+
+def _described(path: Path) -> str:
+    """What stands at a path, in a few words."""
+    if path.is_dir():
+        names = sorted(entry.name for entry in os.scandir(path))
+        return (
+            f"a folder ({', '.join(names[:_SHOWN])}{', ...' if names[_SHOWN:] else ''})"
+            if names
+            else ("an empty folder")
+        )
+    with open(path, "rb") as stream:
+        start = stream.read(16)
+    return f"a file that begins with {start!r}," if start else "an empty file"
+
+
+# ---- opening
+
+
+def _existing(path: str | os.PathLike[str]) -> Path:
+    """A path that is a folder or a regular file; a similar name is proposed for one that is not there."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        near = []
+        with contextlib.suppress(OSError):
+            near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+        raise FileNotFoundError(
+            f"there is no file or folder {path}"
+            + (f"; did you mean {path.parent / near[0]}?" if near else "")
+        )
+    if not path.is_dir():
+        check_regular(path)
+    return path
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether a file is named like one of ``ds.save`` and no format claims it."""
+    return (
+        path.is_file()
+        and path.suffix.lower() == ".npz"
+        and not any(_recognises(entry, path) for _, entry in FORMATS.items())
+    )
+
+
+def _split(
+    reader: type[Format], name: str, options: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Hints of the format and choices of cutting; TypeError for what is neither."""
+    hints, choices = hints_of(reader), choice_names()
+    takes_any = (
+        any(
+            one.kind is one.VAR_KEYWORD
+            for one in inspect.signature(inspect.unwrap(reader.sessions)).parameters.values()
+        )
+        and not hints
+    )
+    for key in options:
+        if key not in hints and key not in choices and not takes_any:
+            near = difflib.get_close_matches(key, [*hints, *choices], n=1)
+            raise TypeError(
+                f"format {name!r} has no hint {key!r}; it takes {_hint_words(reader)}; and how sessions are "
+                f"cut: {', '.join(choices)}" + (f". Did you mean {near[0]!r}?" if near else "")
+            )
+    told = {key: value for key, value in options.items() if key in hints or key not in choices}
+    return told, {key: value for key, value in options.items() if key not in told}
+
+
+def read_sessions(
+    path: Path, name: str, reader: type[Format], hints: Mapping[str, Any]
+) -> tuple[list[Session], list[tuple[str, Any, str]]]:
+    """The sessions of a recording, and the hints that were used because the files leave no doubt."""
+    opened = reader(path)
+    told = {key: value for key, value in hints.items() if value is not None}
+    used: list[tuple[str, Any, str]] = []
+    for _ in range(len(hints_of(reader)) + 1):  # a hint may settle what the next one is
+        findings = opened.look(told)
+        settled = [
+            (key, *candidates[0])
+            for key, candidates in findings.hints.items()
+            if key not in told and len(candidates) == 1 and key not in findings.needed
+        ]
+        if not settled:
+            break
+        used += settled
+        told.update({key: value for key, value, _ in settled})
+    missing = [key for key in findings.needed if key not in told]
+    if missing:
+        raise MissingHintError(missing_text(path, name, reader, findings, missing, told))
+    try:
+        sessions = opened.sessions(**told)
+    except (DamagedFileError, MissingHintError, OSError):
+        raise
+    except (ValueError, TypeError) as error:
+        if str(path) in str(error) or path.name in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+    if not sessions:
+        raise ValueError(f"{path} holds no session that can be read as {name!r}")
+    return sessions, used
+
+
+def missing_text(
+    path: Path,
+    name: str,
+    reader: type[Format],
+    findings: Findings,
+    missing: Sequence[str],
+    told: Mapping[str, Any],
+) -> str:
+    """What was found, what must be told, and the call that does."""
+    helps = hints_of(reader)
+    wanted, values = [], []
+    for key in missing:
+        candidates = findings.hints.get(key, ())
+        shown = [f"{value!r} ({why})" for value, why in candidates[:_SHOWN]]
+        words = helps[key].help if key in helps else ""
+        wanted.append(
+            f"{key}" + (f" - {words}" if words else "") + (f" Found: {'; '.join(shown)}" if shown else "")
+        )
+        values.append((key, candidates[0][0] if candidates else "..."))
+    call = ", ".join(f"{key}={value!r}" for key, value in (*told.items(), *values))
+    lines = [_toml_line(key, value) for key, value in values]
+    return "\n".join(
+        [
+            f"{path} is read as {name!r}, and must be told: {', '.join(missing)}.",
+            *(f"  {line}" for line in wanted),
+            *(["Found in it:"] if findings.found else []),
+            *(f"  {line}" for line in findings.found[:_SHOWN]),
+            f"Call: open_recording({os.fspath(path)!r}, dt_ms=..., {call}); or as lines of recording.toml: "
+            + "; ".join(lines),
+        ]
+    )
+
+
+def _toml_line(key: str, value: Any) -> str:
+    try:
+        return tomli_w.dumps({key: list(value) if isinstance(value, tuple) else value}).strip()
+    except TypeError:
+        return f'{key} = "{value}"'
+
+
+@checked_but("options")
+def open_recording(
+    path: str | os.PathLike[str],
+    *,
+    format: str | None = None,
+    dt_ms: float | None = None,
+    audio_fs: float | None = None,
+    pre_ms: float = 0.0,
+    post_ms: float = 0.0,
+    **options: Any,
+) -> NeuralDataset:
+    """Dataset of a recording in files: the format is found by what they hold, then they are cut and binned.
+
+    Folders, single files, and zip and tar archives of them, of every registered format; and files of
+    ``ds.save``, which come as they are. What was kept, skipped and noted is in ``load_report``.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File, folder or archive. Nothing in it is executed, and nothing is extracted beside it.
+    format : str, optional
+        Name of the format, where the files could be of several.
+    dt_ms : float, optional
+        Bin width in ms. A recording that `write_recording` wrote comes back as it was without it.
+    audio_fs : float, optional
+        Sample rate in Hz that sounds are resampled to; None is the lowest one that keeps the sounds and has a
+        whole number of samples per bin.
+    pre_ms, post_ms : float
+        Length before the onset and after the end of each sound that belongs to its clip, in ms.
+    **options
+        Hints of the format (``deepstrf import PATH --template`` lists them), and choices of
+        `AudioNeuralDataset.from_trials` or ``from_continuous`` such as ``on_missing_sound``.
+
+    Returns
+    -------
+    AudioNeuralDataset
+        The dataset (a `NeuralDataset` where a file of ``ds.save`` holds one).
+
+    Raises
+    ------
+    MissingHintError
+        A ValueError: the files do not say something; the text says what was found and what must be told.
+    DamagedFileError
+        A ValueError: the files are damaged.
+    FileNotFoundError
+        When there is no such path.
+    TypeError
+        For an option that is neither a hint of the format nor a choice.
+    ValueError
+        When the format is not known, or the files are of several.
+
+    See Also
+    --------
+    write_recording : The other direction.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> from deepSTRF.datasets import NeuralDataset, open_recording
+    >>> ds = NeuralDataset.from_arrays([torch.rand(4, 50)], [torch.ones(2, 3, 50)], dt_ms=5.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = open_recording(ds.save(f"{folder}/mine.npz"))
+    >>> again.content_fingerprint() == ds.content_fingerprint()
+    True
+    """
+    path = _existing(path)
+    cutting = {"dt_ms": dt_ms, "audio_fs": audio_fs, "pre_ms": pre_ms or None, "post_ms": post_ms or None}
+    cutting = {key: value for key, value in cutting.items() if value is not None}
+    if format is None and _is_saved(path):
+        if cutting or options:
+            raise TypeError(
+                f"{path.name} is a file of ds.save, which is cut already; leave out "
+                f"{', '.join([*cutting, *options])}"
+            )
+        return NeuralDataset.load(path)
+    with contextlib.ExitStack() as stack:
+        inside = _sole_member(path, stack) if format is None else path
+        name, reader = format_of(inside, format)
+        hints, choices = _split(reader, name, options)
+        sessions, used = read_sessions(inside, name, reader, hints)
+        ds = _dataset(sessions, path, {**cutting, **choices})
+    for key, value, why in used:
+        ds.load_report.note("hint used", f"{key}={value!r} ({why})")
+    ds.path = os.fspath(path)
+    return ds
+
+
+def _sole_member(path: Path, stack: contextlib.ExitStack) -> Path:
+    """A private copy of the one recording in an archive, or the path where a format reads it in place."""
+    if not path.is_file() or any(_recognises(entry, path) for _, entry in FORMATS.items()):
+        return path
+    if not is_archive(path):
+        return path
+    tree = stack.enter_context(contextlib.closing(FileTree(path)))
+    suffixes = tuple({one for _, entry in FORMATS.items() for one in entry.suffixes})
+    inside = [name for name in tree.names if name.lower().endswith(suffixes)] if suffixes else []
+    if len(inside) != 1:
+        return path
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="deepstrf-"))
+    copy = Path(folder) / Path(inside[0]).name
+    copy.write_bytes(tree.read(inside[0]))
+    return copy
+
+
+def _dataset(sessions: list[Session], path: Path, choices: dict[str, Any]) -> NeuralDataset:
+    """Sessions as a dataset: as it was where we wrote it, else by the engine of spikes or of signals."""
+    exact = sessions[0].exact if len(sessions) == 1 else {}
+    if exact and all(choices[key] == exact["header"].get(key) for key in choices):
+        return dataset_of_session(sessions[0], path)
+    if any(session.features and session.exact for session in sessions):
+        raise ValueError(
+            f"{path} holds stimuli of {exact['header']['dt_ms']:g} ms bins; leave out {', '.join(choices)}"
+        )
+    kinds = {"signal" if session.signal is not None else "spikes" for session in sessions}
+    if len(kinds) > 1:
+        raise ValueError(f"{path} holds sessions of spikes and of signals; read them one by one")
+    dt_ms = choices.pop("dt_ms", None)
+    if dt_ms is None:
+        raise MissingHintError(
+            f"{path} holds {'spike times' if 'spikes' in kinds else 'a continuous signal'}, and must be told "
+            f"the bin width: open_recording({os.fspath(path)!r}, dt_ms=10.0), or --dt-ms 10"
+        )
+    _check_binned(sessions, path, dt_ms, choices)
+    engine = _engine(kinds.pop())
+    ds = AudioNeuralDataset._blank(dt_ms)
+    legal = inspect.signature(engine).parameters
+    unknown = [key for key in choices if key not in legal]
+    if unknown:
+        raise TypeError(f"{path}: {', '.join(unknown)} do not apply; legal are {', '.join(list(legal)[2:])}")
+    engine(ds, sessions, **choices)
+    return ds
+
+
+def _check_binned(sessions: list[Session], path: Path, dt_ms: float, choices: Mapping[str, Any]) -> None:
+    """Counts that were binned before fit only bins of whole multiples."""
+    for session in sessions:
+        bin_ms = float(session.facts.get("bin_ms") or 0.0)
+        widths = {"dt_ms": dt_ms, "pre_ms": float(choices.get("pre_ms", 0.0))} if bin_ms else {}
+        for key, value in widths.items():
+            if abs(value / bin_ms - round(value / bin_ms)) > 1e-6:
+                raise ValueError(
+                    f"{path} holds counts in bins of {bin_ms:g} ms, and {key}={value:g} is no multiple of it"
+                )
+
+
+# ---- writing
+
+
+@checked
+def write_recording(
+    ds: NeuralDataset,
+    path: str | os.PathLike[str],
+    format: str = "folder",
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a dataset as a recording that other programs read, and `open_recording` reads back equal.
+
+    Parameters
+    ----------
+    ds : NeuralDataset
+        Any dataset or view: waveforms, spectrograms or named features; counts, rates or traces.
+    path : str or path-like
+        Folder or file to write.
+    format : str
+        "folder" (sounds, tables and a ``recording.toml``), or another format that writes.
+    overwrite : bool
+        Replace what was written there before.
+
+    Returns
+    -------
+    Path
+        The folder or file.
+
+    Raises
+    ------
+    FileExistsError
+        When something is there and ``overwrite`` is false.
+    ValueError
+        When the format is unknown or only read.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from deepSTRF.datasets import NeuralDataset, write_recording
+    >>> ds = NeuralDataset.from_arrays([torch.rand(4, 50)], [torch.ones(2, 3, 50)], dt_ms=5.0)
+    >>> write_recording(ds, "mine", format="paper")
+    Traceback (most recent call last):
+        ...
+    ValueError: unknown recording format 'paper'; legal names:...
+    """
+    path = Path(path).expanduser()
+    reader: type[Format] = FORMATS.get(format)
+    if not reader.writes:
+        able = [key for key, entry in FORMATS.items() if entry.writes]
+        raise ValueError(f"recordings are written as {_listed(able)}, got {format!r}")
+    there = os.path.lexists(path) and not (path.is_dir() and not any(path.iterdir()))
+    if there and not overwrite:
+        raise FileExistsError(
+            f"{path} exists; overwrite=True (--overwrite) replaces it, or name another place"
+        )
+    check_target(path / "recording.toml" if format == "folder" else path)
+    reader.write(session_of_dataset(ds), path)
+    return path

@@ -35,7 +35,7 @@ from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, Stimulu
 from deepSTRF.datasets.responses import ResponseStorage, stored_responses
 from deepSTRF.datasets.transforms import METHODS, ResponseNormalization, StimulusStandardization
 
-__all__ = ["REMEDY", "advice_on", "read_file", "restore", "write_file"]
+__all__ = ["REMEDY", "advice_on", "check_header", "read_file", "restore", "without_clips", "write_file"]
 
 #: Version of the layout inside the file; files of version 1 carry no checksums.
 _FORMAT, _UNSEALED_FORMAT = 2, 1
@@ -101,18 +101,30 @@ def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any
         arrays[f"rows_{clip}"] = responses.rows()
         arrays[f"heard_{clip}"] = responses.heard
         arrays[f"counts_{clip}"] = responses.counts
-    if getattr(ds, "frequencies_hz", None) is not None:
-        arrays["frequencies_hz"] = np.asarray(ds.frequencies_hz)  # type: ignore[attr-defined]
-    for index, name in enumerate(ds.features):
-        if name in getattr(ds, "feature_frequencies", ()):
-            arrays[f"feature_frequencies_{index}"] = ds.feature_frequencies[name]  # type: ignore[attr-defined]
-    arrays.update(_transform_arrays(ds))
+    arrays.update(_small_arrays(ds))
     try:
         write_sealed_zip(path, npz_bytes(arrays), _KIND)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"could not write {path} ({reason}); nothing was changed there") from error
     return path
+
+
+def without_clips(ds: Recording, facts: dict[str, Any]) -> tuple[Header, Arrays]:
+    """What a file holds beside stimuli and responses: the header as JSON gives it back, and small arrays."""
+    header: Header = json.loads(_header_text(_header(ds, facts)))
+    return header, _small_arrays(ds)
+
+
+def _small_arrays(ds: Recording) -> Arrays:
+    """Frequencies and transforms."""
+    arrays = _transform_arrays(ds)
+    if getattr(ds, "frequencies_hz", None) is not None:
+        arrays["frequencies_hz"] = np.asarray(ds.frequencies_hz)  # type: ignore[attr-defined]
+    for index, name in enumerate(ds.features):
+        if name in getattr(ds, "feature_frequencies", ()):
+            arrays[f"feature_frequencies_{index}"] = ds.feature_frequencies[name]  # type: ignore[attr-defined]
+    return arrays
 
 
 def _header(ds: Recording, facts: dict[str, Any]) -> Header:
@@ -150,7 +162,7 @@ def _header_text(header: Header) -> str:
                 raise TypeError(f"{where} cannot be saved: {error}") from error
     text = json.dumps(header, default=_plain)
     try:
-        _check_header(json.loads(text))
+        check_header(json.loads(text))
     except ValueError as error:
         raise ValueError(f"this dataset cannot be saved: {error}; correct that attribute first") from error
     return text
@@ -237,7 +249,7 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
             )
         if not sealed and version != _UNSEALED_FORMAT:
             raise ValueError("it has lost its checksum")
-        _check_header(header)
+        check_header(header)
     if not sealed:
         warn_unsealed(path, "ds.save(...) adds them")
     return header, arrays
@@ -247,7 +259,7 @@ def _no_dataset(path: Path, why: object) -> str:
     return f"{path} is no dataset file or is damaged ({why}); {REMEDY}"
 
 
-def _check_header(header: Any) -> None:
+def check_header(header: Any) -> None:
     """Raise ValueError unless a header has the entries, types and ranges that `_header` writes."""
     kind = header["kind"]
     if kind not in ("audio", "base"):
