@@ -7,6 +7,7 @@ made from plain arrays with ``AudioNeuralDataset.from_arrays`` or ``NeuralDatase
 from deepSTRF.datasets import audio
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.dataset import NeuralDataset
+from deepSTRF.datasets.features import envelope, onsets, spectrogram, word_onsets
 from deepSTRF.datasets.folds import FoldManifest, plan_folds
 from deepSTRF.datasets.formats import MissingHintError, open_recording, write_recording
 from deepSTRF.datasets.recording import LoadReport, neural_collate
@@ -30,14 +31,18 @@ __all__ = [
     "audio",
     "bin_spikes",
     "concat_neural_datasets",
+    "envelope",
     "index_split",
     "k_fold",
     "leave_one_clip_out",
     "neural_collate",
+    "onsets",
     "open_recording",
     "parse_split",
     "plan_folds",
     "random_split",
     "single_trials",
+    "spectrogram",
+    "word_onsets",
     "write_recording",
 ]

@@ -20,6 +20,7 @@ import torch
 
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice, check_flag, first_names
+from deepSTRF.datasets.features import ComputedFeatures, StimulusFeatures
 from deepSTRF.datasets.from_arrays import LEVELS, set_level
 from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.responses import COUNT_TYPES, ClipResponses, ResponseStorage
@@ -38,7 +39,7 @@ from deepSTRF.datasets.sounds import (
 )
 from deepSTRF.datasets.tables import column_for, columns_of, seconds_of, text_of
 
-__all__ = ["fill_from_sessions", "trials_of"]
+__all__ = ["Presented", "fill_from_sessions", "finish", "presented", "trials_of"]
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -134,10 +135,11 @@ class _Content:
     """What was presented: a sound at the dataset's rate, or features on its bins."""
 
     digest: str
-    values: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]  # of a sound
     n_bins: int
     duration_s: Fraction
     names: list[str] = field(default_factory=list)
+    features: StimulusFeatures | None = None  # in place of values
 
 
 @dataclass(eq=False)
@@ -170,13 +172,27 @@ class _Choices:
     on_partly_observed: str
     on_blank: str
     channel: int | str | None
+    words: tuple[str, ...]
+    spectrogram: Mapping[str, Any]
 
     @property
     def bin_s(self) -> Fraction:
         return self.dt / 1000
 
 
-def fill_from_sessions(
+@dataclass(eq=False)
+class Presented:
+    """Clips of sessions with their presentations, for which responses are to be read."""
+
+    sessions: Sequence[Session]
+    shown: list[_Shown]  # one per session
+    clips: list[_Clip]
+    choices: _Choices
+    notes: _Notes
+    level: str
+
+
+def presented(
     ds: Any,
     sessions: Sequence[Session],
     *,
@@ -191,14 +207,15 @@ def fill_from_sessions(
     on_missing_sound: str = "skip",
     on_overlap: str = "keep",
     on_equal_sounds: str = "merge",
-    on_empty_unit: str = "keep",
     on_partly_observed: str = "missing",
     on_blank: str = "skip",
-    allocate: Callable[..., npt.NDArray[Any]] = np.zeros,
-) -> None:
-    """Put sessions with spikes into an empty `AudioNeuralDataset`, which is not validated here.
+    features: Sequence[str] = (),
+    spectrogram: Mapping[str, Any] | None = None,
+) -> Presented:
+    """Which stimulus was presented when; rate and bin of the dataset are set.
 
-    ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into.
+    ``features`` are words of features that are computed from the sounds (`deepSTRF.datasets.features`), the
+    stimuli in place of waveforms; ``spectrogram`` holds arguments of their spectrogram.
     """
     for name, value, legal in (
         ("clip", clip, ("sound", "offset")),
@@ -206,7 +223,6 @@ def fill_from_sessions(
         ("on_missing_sound", on_missing_sound, ("skip", "error")),
         ("on_overlap", on_overlap, ("keep", "skip", "error")),
         ("on_equal_sounds", on_equal_sounds, ("merge", "keep", "error")),
-        ("on_empty_unit", on_empty_unit, ("keep", "drop", "error")),
         ("on_partly_observed", on_partly_observed, ("missing", "keep")),
         ("on_blank", on_blank, ("skip", "silence", "error")),
     ):
@@ -222,7 +238,8 @@ def fill_from_sessions(
     dt = exact_bin(dt_ms)
     choices = _Choices(
         dt, whole_bins("pre_ms", pre_ms, dt), whole_bins("post_ms", post_ms, dt), clip, by_condition,
-        on_missing_sound, on_overlap, on_equal_sounds, on_partly_observed, on_blank, channel,
+        on_missing_sound, on_overlap, on_equal_sounds, on_partly_observed, on_blank, channel, tuple(features),
+        dict(spectrogram or {}),
     )  # fmt: skip
     shown = [_presentations(session, i, sessions, choices, ds.load_report, notes)
              for i, session in enumerate(sessions)]  # fmt: skip
@@ -232,31 +249,62 @@ def fill_from_sessions(
     clips = [one for one in clips if one.shown]
     if not clips:
         raise ValueError(_nothing_left(ds.load_report, notes))
-    units = _units(sessions, on_empty_unit, ds.load_report, notes)
-    plans = [_Plan(part, units, choices, notes) for part in shown]
-    responses, kept = [], []
-    for one in clips:
-        counted = _count(one, plans, len(units), choices, allocate)
-        if counted.heard.size:
-            kept.append(one)
-            responses.append(counted)
-        else:
+    return Presented(sessions, shown, clips, choices, notes, level)
+
+
+def fill_from_sessions(
+    ds: Any,
+    sessions: Sequence[Session],
+    *,
+    on_empty_unit: str = "keep",
+    allocate: Callable[..., npt.NDArray[Any]] = np.zeros,
+    **choices: Any,
+) -> None:
+    """Put sessions with spikes into an empty `AudioNeuralDataset`, which is not validated here.
+
+    ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into; ``choices`` are
+    those of `presented`.
+    """
+    check_choice("on_empty_unit", on_empty_unit, ("keep", "drop", "error"))
+    for session in sessions:
+        if session.spikes is None:
+            raise ValueError(f"session {session.name!r} holds a signal, not spikes; use from_continuous")
+    found = presented(ds, sessions, **choices)
+    units = _units(sessions, on_empty_unit, ds.load_report, found.notes)
+    plans = [_Plan(part, units, found.choices, found.notes) for part in found.shown]
+    responses = [_count(one, plans, len(units), found.choices, allocate) for one in found.clips]
+    ds.response_kind = "counts"
+    finish(ds, found, responses, {unit: _unit_meta(unit, sessions) for unit in units})
+
+
+def finish(
+    ds: Any, found: Presented, responses: Sequence[ClipResponses], units: Mapping[str, dict[str, Any]]
+) -> None:
+    """Put clips, their responses and the metadata of units by name into a dataset."""
+    clips, sessions, choices, notes = found.clips, found.sessions, found.choices, found.notes
+    for one, heard in zip(clips, responses, strict=True):
+        if not heard.heard.size:
             ds.load_report.skip(one.name, "no unit was observed during its presentations")
+    kept = [k for k, given in enumerate(responses) if given.heard.size]
     if not kept:
         raise ValueError(_nothing_left(ds.load_report, notes))
-    ds.stims = [torch.from_numpy(_stimulus(one, ds, choices, notes)) for one in kept]
-    ds._storage = ResponseStorage(responses, len(units))
+    ds.stims = [torch.from_numpy(_stimulus(clips[k], ds, choices, notes)) for k in kept]
+    if ds.features:
+        ds._update_bands()
+    dt = choices.dt
+    ds._storage = ResponseStorage([responses[k] for k in kept], len(units))
     ds.N_neurons = len(units)
-    ds.stim_meta = [one.meta for one in kept]
-    ds.nrn_meta = [_unit_meta(unit, sessions) for unit in units]
-    ds.response_kind = "counts"
+    ds.stim_meta = [clips[k].meta for k in kept]
+    ds.nrn_meta = list(units.values())
     if choices.n_before or choices.n_after:
         ds.facts |= {"pre_ms": float(choices.n_before * dt), "post_ms": float(choices.n_after * dt)}
     for session in sessions:
         ds.facts |= session.facts
-    ds.level, ds.level_factor = level, 1.0
+    ds.level, ds.level_factor = "raw", 1.0
     if ds.return_waveform:
-        ds.level_factor = set_level(ds._stims.raw(), level)
+        ds.level, ds.level_factor = found.level, set_level(ds._stims.raw(), found.level)
+    elif found.level != "raw":
+        raise ValueError(f"level={found.level!r} is for waveforms; these stimuli are features")
     ds.load_report.kept += units
     notes.write(ds.load_report)
 
@@ -279,8 +327,6 @@ def _presentations(
     notes: _Notes,
 ) -> _Shown:
     """The trials of a session whose stimulus is there, by onset; what is left out is noted."""
-    if session.spikes is None:
-        raise ValueError(f"session {session.name!r} holds a signal, not spikes; use from_continuous")
     trials = session.trials
     label = session.name if len(sessions) == 1 else f"{session.name} (session {index + 1})"
     onset = np.asarray(trials.onset_s, dtype=np.float64).reshape(-1)
@@ -386,8 +432,11 @@ def _contents(
     kinds = {bool(part.session.sounds) for part in shown}
     if len(kinds) > 1:
         raise ValueError("some sessions have sounds and others features; make one dataset of each")
-    if kinds == {False}:
-        return _features(ds, shown, used, choices, audio_fs), choices
+    order = {tuple(part.session.features) for part in shown}
+    if len(order) > 1:
+        raise ValueError(f"sessions have different features: {' and '.join(map(str, sorted(order)))}")
+    if kinds == {False} or choices.words or order != {()}:
+        return _features(ds, shown, used, choices, audio_fs, notes), choices
     rates = [exact_rate(shown[i].session.sounds[name].fs, f"the rate of {name!r}") for i, name in used]
     if not rates:
         raise ValueError(_nothing_left(ds.load_report, notes))
@@ -429,35 +478,36 @@ def _hertz(rate: Fraction) -> str:
 
 
 def _features(
-    ds: Any, shown: Sequence[_Shown], used: Sequence[tuple[int, str]], choices: _Choices, audio_fs: Any
+    ds: Any,
+    shown: Sequence[_Shown],
+    used: Sequence[tuple[int, str]],
+    choices: _Choices,
+    audio_fs: Any,
+    notes: _Notes,
 ) -> dict[tuple[int, str], _Content]:
-    """Features on the bins of the dataset, their rows one below the other."""
+    """Named features on the bins of the dataset: those that are given, after those computed from sounds."""
     if audio_fs is not None:
-        raise ValueError("audio_fs is the rate of sounds, and these stimuli are features")
-    if choices.n_before or choices.n_after:
+        raise ValueError("audio_fs is the rate of waveforms, and these stimuli are features")
+    given = any(part.session.features for part in shown)
+    if given and (choices.n_before or choices.n_after or choices.clip == "offset"):
         raise ValueError(
-            "pre_ms and post_ms are for sounds, whose silence is zeros; what features are before their "
-            "stimulus is unknown: give features that begin earlier, with the onsets of the features"
+            "pre_ms, post_ms and clip='offset' are for sounds, whose silence is zeros; what features are "
+            "outside their stimulus is unknown: give features that are as long as the clips"
         )
-    contents = {}
+    sounding = any(part.session.sounds for part in shown)
+    words = choices.words or (("spectrogram",) if sounding else ())
+    if words and not sounding:
+        raise ValueError(f"features={list(words)} are computed from sounds, and there are none")
+    ds.dt = float(choices.dt)
+    computed = ComputedFeatures(words, choices.dt, choices.spectrogram)
+    contents: dict[tuple[int, str], _Content] = {}
+    by_digest: dict[str, _Content] = {}
     for i, name in used:
-        rows: list[npt.NDArray[Any]] = []
-        for feature, stimuli in shown[i].session.features.items():
-            if name not in stimuli:
-                raise ValueError(f"feature {feature!r} has no values for stimulus {name!r}")
-            given = stimuli[name]
-            values: npt.NDArray[Any] = np.atleast_2d(np.asarray(given.values, dtype=np.float64))
-            if given.fs is not None and Fraction(given.fs) * choices.bin_s != 1:
-                length = int(values.shape[1] / Fraction(given.fs) / choices.bin_s + Fraction(1, 10**6))
-                values = resampled(values, Fraction(given.fs), 1 / choices.bin_s)[:, :length]
-            rows.append(values)
-        n_bins = min(part.shape[1] for part in rows)
-        if max(part.shape[1] for part in rows) - n_bins > 1:
-            raise ValueError(f"the features of {name!r} have {[part.shape[1] for part in rows]} bins")
-        stack = np.concatenate([part[:, :n_bins] for part in rows]).astype(np.float32)
-        digest = sound_hash(stack, 1 / choices.bin_s)
-        contents[i, name] = _Content(digest, stack, n_bins, n_bins * choices.bin_s, [name])
-        ds.F = len(stack)
+        made = StimulusFeatures(shown[i].session, name, computed, choices.channel, notes.add)
+        one = _Content(made.digest, np.empty(0, np.float32), made.n_bins, made.duration_s, features=made)
+        one = contents[i, name] = by_digest.setdefault(one.digest, one)
+        if name not in one.names:
+            one.names.append(name)
     return contents
 
 
@@ -532,6 +582,8 @@ def _stimulus(clip: _Clip, ds: Any, choices: _Choices, notes: _Notes) -> npt.NDA
         if not ds.return_waveform:
             raise ValueError("on_blank='silence' is for sounds; what features are in silence is unknown")
         return np.zeros((1, total), dtype=np.float32)
+    if clip.content.features is not None:
+        return clip.content.features.put(ds, choices.n_before, total)[None]
     values = clip.content.values
     lost = before + values.shape[-1] - total
     if lost > 0:
