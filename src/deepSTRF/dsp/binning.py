@@ -28,7 +28,8 @@ def bin_edges(first: Fraction, step: Fraction, start: int, stop: int) -> tuple[i
     """Edges of the bins ``start`` to ``stop``: a whole number of samples, and offsets (n + 1,) from it."""
     origin = first + start * step
     base = math.floor(origin)
-    return base, float(origin - base) + np.arange(stop - start + 1) * float(step)
+    offsets: Floats = np.arange(stop - start + 1, dtype=np.float64) * float(step)
+    return base, offsets + float(origin - base)
 
 
 def held_means(values: npt.NDArray[Any], edges: Floats) -> Floats:
@@ -70,4 +71,5 @@ def lowpass_taps(step: Fraction) -> Floats:
     cutoff = (1.0 + PASS_SHARE) / 2.0 / float(step)  # in half cycles per sample
     n = np.arange(-reach, reach + 1)
     taps: Floats = np.sinc(cutoff * n) * np.kaiser(2 * reach + 1, 0.1102 * (ATTENUATION_DB - 8.7))
-    return taps / taps.sum()
+    taps /= taps.sum()
+    return taps
