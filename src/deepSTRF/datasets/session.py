@@ -119,6 +119,9 @@ class Session:
         A unit that is not listed was observed during ``span_s``, or throughout where that is None.
     span_s : (float, float) or None
         Start and end of the recording.
+    count_bin_s : Fraction or None
+        The width of the bins where spikes were stored as counts: each stands in the middle of its bin, so
+        that only multiples of it are bins of a dataset.
     unit_meta, stim_meta : mapping of str to dict
         Metadata by unit (or channel) and by stimulus name. ``stim_meta[...]["split"]`` may hold "train",
         "validation" or "test" where the data come with a split.
@@ -139,6 +142,7 @@ class Session:
     signal: Signal | None = None
     observed: Mapping[str, Floats] = field(default_factory=dict)
     span_s: tuple[float, float] | None = None
+    count_bin_s: Fraction | None = None
     unit_meta: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     stim_meta: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     name: str = "recording"

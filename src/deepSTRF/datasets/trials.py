@@ -236,6 +236,14 @@ def presented(
         ds.load_report.skipped += session.report.skipped
         ds.load_report.notes += session.report.notes
     dt = exact_bin(dt_ms)
+    for session in sessions:
+        per_bin = dt / 1000 / (session.count_bin_s or dt / 1000)
+        if round(per_bin) < 1 or abs(per_bin - round(per_bin)) > per_bin / 1_000_000:
+            stored = 1000 * float(session.count_bin_s or 0)
+            raise ValueError(
+                f"{session.name} holds counts in bins of {stored:g} ms, so dt_ms is a whole multiple of it; "
+                f"got {float(dt):g}"
+            )
     choices = _Choices(
         dt, whole_bins("pre_ms", pre_ms, dt), whole_bins("post_ms", post_ms, dt), clip, by_condition,
         on_missing_sound, on_overlap, on_equal_sounds, on_partly_observed, on_blank, channel, tuple(features),

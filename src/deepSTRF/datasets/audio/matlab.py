@@ -23,8 +23,11 @@ from deepSTRF import _optional
 from deepSTRF._files import DamagedFileError, check_regular
 from deepSTRF._text import printable
 from deepSTRF._validation import check_memory, first_names
+from deepSTRF.datasets.variable_paths import Variable, VariableFile, cells_of, elements
+from deepSTRF.datasets.variables import VariablesFormat
+from deepSTRF.registry import FORMATS
 
-__all__ = ["MatFile", "Unreadable", "Variable", "elements", "open_mat", "read_variables", "version_of"]
+__all__ = ["MatFile", "MatlabFormat", "Unreadable", "elements", "open_mat", "read_variables", "version_of"]
 
 _REMEDY = "copy the file again, or save it once more in MATLAB: save('mine.mat', 'spikes', '-v7')"
 #: Cells in structs in cells ... deeper than this are made to harm.
@@ -59,15 +62,6 @@ _INSTEAD = {
 }
 
 
-@dataclass(frozen=True)
-class Variable:
-    """Name, MATLAB class and shape of a variable that was not read."""
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-
-
 class Unreadable:
     """A value whose class only MATLAB can read, in the place where it stands: using it is a ValueError."""
 
@@ -98,11 +92,8 @@ class Unreadable:
         return f"<{self.where}: MATLAB class {self.kind}>"
 
 
-class MatFile:
+class MatFile(VariableFile):
     """An open MATLAB file: its variables, and the value of one, by its name or a path such as "data.fs"."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
 
     def variables(self) -> dict[str, Variable]:
         """Name, class and shape of each variable, without its content."""
@@ -142,7 +133,7 @@ class MatFile:
             )
         if isinstance(value, dict):
             return value[field]
-        return _cells([struct[field] for struct in structs], value.shape)
+        return cells_of([struct[field] for struct in structs], value.shape)
 
     def _missing(self, name: str) -> NoReturn:
         known = first_names(list(self._variables())) or "nothing"
@@ -176,13 +167,6 @@ def read_variables(path: str | os.PathLike[str], names: Sequence[str] | None = N
         if isinstance(value, Unreadable):
             value.refuse()
     return found
-
-
-def elements(value: Any) -> list[Any]:
-    """Elements of a struct array or cell in MATLAB's order (columns first); [value] of anything else."""
-    if isinstance(value, np.ndarray) and value.dtype == object:
-        return list(value.ravel(order="F"))
-    return [value]
 
 
 def version_of(path: str | os.PathLike[str]) -> str:
@@ -224,6 +208,27 @@ def open_mat(path: str | os.PathLike[str]) -> Iterator[MatFile]:
             yield _Mat73(path, file, h5py)
 
 
+@FORMATS.register("matlab")
+class MatlabFormat(VariablesFormat):
+    """MATLAB files of version 4 to 7 and 7.3."""
+
+    suffixes = (".mat",)
+    from_one = True
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """By the first bytes; a file of version 4, or HDF5 without MATLAB's header, is called .mat."""
+        return path.is_file() and bool(version_of(path))
+
+    def opened(self) -> contextlib.AbstractContextManager[VariableFile]:
+        """The file, open."""
+        return open_mat(self.path)
+
+    def facts(self) -> str:
+        """The version of the file."""
+        return f"MATLAB file of version {version_of(self.path)}"
+
+
 @contextlib.contextmanager
 def _naming_file(path: Path) -> Iterator[None]:
     """Turn what reading raises into a `DamagedFileError`; errors that name the file are as they should be."""
@@ -246,14 +251,6 @@ def _damaged(path: Path, what: str) -> DamagedFileError:
     )
 
 
-def _cells(values: Sequence[Any], shape: Sequence[int]) -> npt.NDArray[Any]:
-    """Object array of a MATLAB shape, filled in MATLAB's order."""
-    out = np.empty(len(values), dtype=object)
-    for index, value in enumerate(values):
-        out[index] = value
-    return out.reshape(tuple(shape), order="F")
-
-
 def _text_of(rows: npt.NDArray[np.uint16]) -> Any:
     """Text of a char array of UTF-16 codes: one str, or an object array of the texts of its rows."""
     if rows.size == 0:
@@ -263,7 +260,7 @@ def _text_of(rows: npt.NDArray[np.uint16]) -> Any:
         np.ascontiguousarray(line, dtype="<u2").tobytes().decode("utf-16-le", errors="replace")
         for line in lines.reshape(-1, rows.shape[1], order="F")
     ]
-    return texts[0] if len(texts) == 1 else _cells(texts, (rows.shape[0], 1, *rows.shape[2:]))
+    return texts[0] if len(texts) == 1 else cells_of(texts, (rows.shape[0], 1, *rows.shape[2:]))
 
 
 def _complex(real: npt.NDArray[Any], imag: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -481,7 +478,7 @@ class _Matrices:
         if kind == _CELL:
             self.room(size, end)
             parts = (f"{where}{{{index + 1}}}" for index in range(size))
-            return _cells([self.matrix(self.element(end), part, depth + 1) for part in parts], shape)
+            return cells_of([self.matrix(self.element(end), part, depth + 1) for part in parts], shape)
         if kind == _STRUCT:
             return self.structs(shape, end, where, depth)
         if kind == _SPARSE:
@@ -547,7 +544,7 @@ class _Matrices:
             structs.append(
                 {name: self.matrix(self.element(end), f"{inside}.{name}", depth + 1) for name in names}
             )
-        return structs[0] if shape == (1, 1) else _cells(structs, shape)
+        return structs[0] if shape == (1, 1) else cells_of(structs, shape)
 
 
 # ---- version 7.3
@@ -657,7 +654,7 @@ class _Mat73(MatFile):
             return {name: self._value(fields[name], f"{where}.{name}", depth + 1) for name in names}
         columns = {name: elements(self._cell(fields[name], f"{where}.{name}", depth)) for name in names}
         structs = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return _cells(structs, self._shape(fields[names[0]]))
+        return cells_of(structs, self._shape(fields[names[0]]))
 
     def _array(self, node: Any, kind: str, where: str, depth: int) -> Any:
         """Value of a data set: numbers, a text, or a cell."""
@@ -674,7 +671,7 @@ class _Mat73(MatFile):
             texts = [t.decode("utf-8", errors="replace") if isinstance(t, bytes) else t for t in raw]
             if not all(isinstance(text, str) for text in texts):
                 raise ValueError(f"{where} is of the type {node.dtype}, which no MATLAB file holds")
-            return texts[0] if len(texts) == 1 else _cells(texts, values.shape)
+            return texts[0] if len(texts) == 1 else cells_of(texts, values.shape)
         if values.dtype.kind not in "biufc":
             raise ValueError(f"{where} is of the type {node.dtype}, which no MATLAB file holds")
         if kind == "char":
@@ -709,7 +706,7 @@ class _Mat73(MatFile):
             if not reference:
                 raise ValueError(f"{where}{{{index + 1}}} is a reference to nothing")
             values.append(self._value(self.file[reference], f"{where}{{{index + 1}}}", depth + 1))
-        return _cells(values, self._shape(node))
+        return cells_of(values, self._shape(node))
 
     def _sparse(self, group: Any, kind: str, where: str) -> npt.NDArray[Any]:
         parts = {name: self._content(self._member(group, name), where).reshape(-1) for name in group}

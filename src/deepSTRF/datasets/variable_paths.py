@@ -1,0 +1,266 @@
+"""Variables of a file: paths into structs and cells, and arrays spread along axes with a stated meaning."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from deepSTRF._text import printable
+from deepSTRF._validation import first_names
+from deepSTRF.datasets.sounds import natural
+from deepSTRF.datasets.tables import text_of
+
+__all__ = [
+    "Variable",
+    "VariableFile",
+    "cells_of",
+    "depth_of",
+    "elements",
+    "fitted",
+    "groups_of",
+    "is_pattern",
+    "levels_of",
+    "matches",
+    "numbers_of",
+    "spread",
+    "texts_of",
+    "value_at",
+]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+#: What an axis may mean, and other words for it.
+AXES = ("unit", "stimulus", "repeat", "trial", "time", "spike", "feature", "channel")
+_SYNONYMS = {
+    "units": "unit", "neuron": "unit", "cell": "unit", "electrode": "unit", "stim": "stimulus",
+    "sound": "stimulus", "rep": "repeat", "repetition": "repeat", "trials": "trial", "bin": "time",
+    "sample": "time", "spikes": "spike", "band": "feature",
+}  # fmt: skip
+_PART = re.compile(r"(?P<name>[^.(){}]+)(?P<index>\(:\)|\(\d+\)|\{\d+\})?")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Name, class and shape of a variable that was not read."""
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+
+
+class VariableFile:
+    """An open file: its variables, and the value of one, by its name or a path such as "data.fs"."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def variables(self) -> dict[str, Variable]:
+        """Name, class and shape of each variable, without its content."""
+        raise NotImplementedError
+
+    def value(self, name: str) -> Any:
+        """Content of one variable, or of one field: a field of a struct array is a cell of its shape."""
+        raise NotImplementedError
+
+
+def cells_of(values: Sequence[Any], shape: Sequence[int]) -> Array:
+    """Object array of a MATLAB shape, filled in MATLAB's order: columns first."""
+    out = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        out[index] = value
+    return out.reshape(tuple(shape), order="F")
+
+
+def elements(value: Any) -> list[Any]:
+    """Elements of a struct array or cell in MATLAB's order (columns first); [value] of anything else."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return list(value.ravel(order="F"))
+    return [value]
+
+
+# ---- what hints point to
+
+
+def value_at(file: VariableFile, path: str) -> Any:
+    """What a path such as ``data.units(:).spikes``, ``s(2).fs`` or ``sounds{1}`` leads to."""
+    if path in file.variables():
+        return file.value(path)
+    parts = path.split(".")
+    for at, part in enumerate(parts):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise ValueError(
+                f"{file.path}: {printable(path)!r} is no name of a variable, nor a path such as "
+                "'data.units(:).spikes', 's(2).fs' or 'sounds{1}'"
+            )
+        if found["index"] is None:
+            continue
+        base = file.value(".".join([*parts[:at], found["name"]]))
+        return _indexed(file, base, found["index"], parts[at + 1 :], path)
+    return file.value(path)
+
+
+def _indexed(file: VariableFile, base: Any, index: str, left: Sequence[str], path: str) -> Any:
+    """One element or all of a struct array or cell, and the fields below."""
+    items = elements(base)
+    if index == "(:)":
+        return cells_of([_below(file, item, left, path) for item in items], (len(items), 1))
+    number = int(index[1:-1])
+    if not (isinstance(base, np.ndarray) and base.dtype == object) and isinstance(base, np.ndarray):
+        items = list(base.ravel(order="F"))
+    if not 1 <= number <= len(items):
+        raise ValueError(f"{file.path}: {path} asks for element {number} of {len(items)}, counted from 1")
+    return _below(file, items[number - 1], left, path)
+
+
+def _below(file: VariableFile, item: Any, left: Sequence[str], path: str) -> Any:
+    for at, part in enumerate(left):
+        found = _PART.fullmatch(part)
+        if found is None or not isinstance(item, dict) or found["name"] not in item:
+            known = first_names(sorted(item)) if isinstance(item, dict) else "no fields"
+            raise ValueError(f"{file.path}: {path} has no field {printable(part)!r}; there: {known}")
+        item = item[found["name"]]
+        if found["index"] is not None:
+            return _indexed(file, item, found["index"], left[at + 1 :], path)
+    return item
+
+
+def matches(file: VariableFile, pattern: str) -> list[tuple[dict[str, str], str]]:
+    """Named parts and path of each variable that fits a pattern such as ``spikes_{unit}_{stimulus}``."""
+    first, dot, rest = pattern.partition(".")
+    pieces = re.split(r"\{([A-Za-z]\w*)\}", first)
+    words = [_word(piece, pattern) if at % 2 else piece for at, piece in enumerate(pieces)]
+    if len(set(words[1::2])) < len(words[1::2]):
+        raise ValueError(f"{pattern!r} names a part twice")
+    expression = "".join(f"(?P<{w}>.+?)" if at % 2 else re.escape(w) for at, w in enumerate(words))
+    found = [
+        (match.groupdict(), name + dot + rest)
+        for name in sorted(file.variables(), key=natural)
+        if (match := re.fullmatch(expression, name))
+    ]
+    if not found:
+        raise ValueError(
+            f"{file.path}: no variable fits {pattern!r}; there are "
+            f"{first_names(list(file.variables())) or 'none'}"
+        )
+    return found
+
+
+def is_pattern(path: str) -> bool:
+    """Whether a path has named parts, as ``spikes_{stimulus}``."""
+    return re.search(r"\{[A-Za-z]\w*\}", path) is not None
+
+
+def _word(text: str, where: str) -> str:
+    word = _SYNONYMS.get(text.lower(), text.lower())
+    if word not in AXES:
+        raise ValueError(
+            f"{where!r}: {text!r} is no meaning of an axis; legal: {', '.join(AXES)}; '/' stands between "
+            "the axes of a cell or struct array and those of its elements: 'unit / stimulus repeat'"
+        )
+    return word
+
+
+def groups_of(axes: str) -> list[list[str]]:
+    """Meanings of axes by level: ``"unit / stimulus repeat"``."""
+    groups = [[_word(w, axes) for w in re.split(r"[\s,]+", part) if w] for part in axes.split("/")]
+    words = [word for group in groups for word in group]
+    if len(set(words)) < len(words):
+        raise ValueError(f"axes={axes!r} names an axis twice")
+    return groups
+
+
+def depth_of(value: Any) -> int:
+    """Levels of cells and struct arrays around the numbers."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return 1 + max((depth_of(item) for item in value.ravel()), default=0)
+    return 0
+
+
+def levels_of(value: Any, axes: str, what: str) -> list[list[str]]:
+    """The axes of each level of cells, and last those of the numbers in them."""
+    groups, depth = groups_of(axes), depth_of(value)
+    words = [word for group in groups for word in group]
+    if len(groups) == depth + 1:
+        return groups
+    if len(groups) == depth:
+        return [*groups, []]
+    own = [word for word in words if word == "spike" and word == words[-1]]
+    rest = words[: len(words) - len(own)]
+    if len(groups) == 1 and "time" not in words:
+        if depth == 1:
+            return [rest, own]
+        if len(rest) == depth:
+            return [*([word] for word in rest), own]
+    raise ValueError(
+        f"{what} has {depth} levels of cells or structs, and axes={axes!r} does not say which axes belong to "
+        "which: put '/' between the levels, such as 'unit / stimulus repeat' for a cell of cells, or "
+        "'stimulus / time unit' for a cell of matrices"
+    )
+
+
+def fitted(value: Array, axes: Sequence[str], what: str, exact: bool) -> Array:
+    """An array with one axis per meaning: MATLAB drops axes of length 1 at the end, and vectors have two."""
+    shape = list(value.shape)
+    while len(shape) > len(axes) and shape[-1] == 1:
+        shape.pop()
+    if len(axes) == 1 and sum(n != 1 for n in shape) <= 1:
+        return value.reshape(-1, order="F")
+    if len(shape) > len(axes) or (exact and len(shape) < len(axes)):
+        raise ValueError(f"{what} has the shape {value.shape}, and axes={' '.join(axes)!r} names {len(axes)}")
+    return value.reshape(shape + [1] * (len(axes) - len(shape)), order="F" if not exact else "A")
+
+
+def spread(
+    value: Any, levels: Sequence[Sequence[str]], what: str, exact: bool
+) -> Iterator[tuple[dict[str, int], Array]]:
+    """Each leaf of nested cells, with its place along the axes; the axes of the numbers stay in the leaf."""
+    if len(levels) == 1:
+        if isinstance(value, (dict, str)):
+            kind = "a struct" if isinstance(value, dict) else "a text"
+            raise ValueError(f"{what} is {kind}; name the field with the numbers, such as {what}.times")
+        yield {}, np.asarray(value)
+        return
+    if not (isinstance(value, np.ndarray) and value.dtype == object):
+        value = cells_of([value], (1, 1))  # an element that is no cell, where others are
+    array = fitted(value, levels[0], what, exact)
+    for index in np.ndindex(array.shape):
+        place = dict(zip(levels[0], index, strict=True))
+        inside = f"{what}{{{','.join(str(i + 1) for i in index)}}}"
+        for deeper, leaf in spread(array[index], levels[1:], inside, exact):
+            yield {**place, **deeper}, leaf
+
+
+def texts_of(value: Any) -> list[str]:
+    """Names in a cell of texts, an array of numbers, or a list."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, np.ndarray):
+        flat = value.ravel(order="F")
+        return [
+            text_of(item if np.size(item) == 1 or isinstance(item, str) else "")
+            for item in (
+                np.asarray(v).ravel()[0] if isinstance(v, np.ndarray) and v.size == 1 else v for v in flat
+            )
+        ]
+    return [text_of(item) for item in value]
+
+
+def numbers_of(value: Any, what: str) -> Floats:
+    """A vector of numbers; a cell of single numbers counts."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = [np.asarray(item).ravel() for item in elements(value)]
+        if any(item.size != 1 for item in value):
+            raise ValueError(f"{what} holds cells with several numbers or none; name a vector")
+        value = np.concatenate([*value, np.empty(0)])
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" or max(array.shape, default=1) != array.size:
+        raise ValueError(f"{what} is {array.dtype} of the shape {array.shape}, a vector of numbers is needed")
+    return array.astype(np.float64).reshape(-1)
