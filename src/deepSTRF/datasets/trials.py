@@ -264,20 +264,39 @@ def fill_from_sessions(
     ds: Any,
     sessions: Sequence[Session],
     *,
+    dt_ms: Any,
+    audio_fs: Any = None,
+    channel: int | str | None = None,
+    pre_ms: float = 0.0,
+    post_ms: float = 0.0,
+    clip: str = "sound",
+    by_condition: bool = False,
+    level: str = "raw",
+    on_missing_sound: str = "skip",
+    on_overlap: str = "keep",
+    on_equal_sounds: str = "merge",
     on_empty_unit: str = "keep",
+    on_partly_observed: str = "missing",
+    on_blank: str = "skip",
+    features: Sequence[str] = (),
+    spectrogram: Mapping[str, Any] | None = None,
     allocate: Callable[..., npt.NDArray[Any]] = np.zeros,
-    **choices: Any,
 ) -> None:
     """Put sessions with spikes into an empty `AudioNeuralDataset`, which is not validated here.
 
-    ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into; ``choices`` are
-    those of `presented`.
+    ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into; ``features`` are
+    words of features that stand for waveforms, see `presented`.
     """
     check_choice("on_empty_unit", on_empty_unit, ("keep", "drop", "error"))
     for session in sessions:
         if session.spikes is None:
             raise ValueError(f"session {session.name!r} holds a signal, not spikes; use from_continuous")
-    found = presented(ds, sessions, **choices)
+    found = presented(
+        ds, sessions, dt_ms=dt_ms, audio_fs=audio_fs, channel=channel, pre_ms=pre_ms, post_ms=post_ms,
+        clip=clip, by_condition=by_condition, level=level, on_missing_sound=on_missing_sound,
+        on_overlap=on_overlap, on_equal_sounds=on_equal_sounds, on_partly_observed=on_partly_observed,
+        on_blank=on_blank, features=features, spectrogram=spectrogram,
+    )  # fmt: skip
     units = _units(sessions, on_empty_unit, ds.load_report, found.notes)
     plans = [_Plan(part, units, found.choices, found.notes) for part in found.shown]
     responses = [_count(one, plans, len(units), found.choices, allocate) for one in found.clips]
