@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -65,3 +66,72 @@ def test_missing_sound_can_be_an_error() -> None:
     assert mini(trials=trials).load_report.count("trials without sound") == 1
     with pytest.raises(ValueError, match=r"trials without sound.*C.*on_missing_sound"):
         mini(trials=trials, on_missing_sound="error")
+
+
+def exact_counts(
+    times: list[float], onset: float, dt: Fraction, before: int, bins: int, observed: list[list[float]] | None
+) -> np.ndarray:
+    """Counts of one repeat in exact fractions, a plain loop; NaN where a bin is not observed whole."""
+    second, slack = Fraction(1000), Fraction(1, 1_000_000)
+    counts = np.zeros(bins)
+    for time in times:
+        index = (Fraction(time) - Fraction(onset) + slack) * second / dt + before
+        if 0 <= index < bins:
+            counts[int(index)] += 1
+    for k in range(bins if observed is not None else 0):
+        low = Fraction(onset) + (k - before) * dt / second
+        high = low + dt / second
+        if not any(Fraction(a) <= low + slack and high - slack <= Fraction(b) for a, b in observed or []):
+            counts[k] = np.nan
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("dt", "rate"),
+    [(10.0, 16000), (5.0, 44100), (15.625, 22050), (1000 / 60, 48000), (0.983, 24414.0625), (2.5, 44100.0)],
+)
+def test_counts_equal_a_loop_in_fractions(dt: float, rate: float) -> None:
+    rng = np.random.default_rng(int(dt * 1000))
+    bin_ms = Fraction(dt).limit_denominator(1000)
+    assert float(bin_ms) == dt
+    before, after = 4, 3
+    n_samples = {f"s{k}": int(rng.integers(int(0.05 * rate), int(0.3 * rate))) for k in range(4)}
+    sounds = {name: rng.normal(size=n) * 0.1 for name, n in n_samples.items()}
+    onset, clock = [], 1.0
+    names = [f"s{k}" for k in rng.integers(0, 4, 25)]
+    for name in names:
+        onset.append(clock)
+        clock += n_samples[name] / rate + 0.1 + float(np.round(rng.uniform(0, 0.2), int(rng.integers(2, 7))))
+    spikes, observed = {}, {}
+    for unit in range(5):
+        free = rng.uniform(0, clock, 300)
+        on_edges = np.array(onset)[rng.integers(0, 25, 40)] + rng.integers(-5, 10, 40) * float(bin_ms) / 1000
+        near = on_edges[:20] + rng.uniform(-2e-6, 2e-6, 20)
+        samples = np.round(free[:100] * 30000) / 30000
+        spikes[unit] = rng.permutation(np.concatenate([free, on_edges, near, samples]))
+        if unit % 2:
+            cuts = np.sort(rng.uniform(0, clock, 6)).reshape(3, 2)
+            observed[unit] = cuts
+    ds = AudioNeuralDataset.from_trials(
+        sounds, {"stimulus": names, "onset": onset}, spikes, dt, sounds_fs=rate, observed=observed,
+        pre_ms=float(before * bin_ms), post_ms=float(after * bin_ms), check_alignment=False,
+    )  # fmt: skip
+    assert ds.load_report.count("unsorted spikes") == 5
+    seen = 0
+    for clip, row in enumerate(ds.stim_meta):
+        name = row["name"]
+        bins = before + int(Fraction(n_samples[name]) / Fraction(rate) * 1000 / bin_ms) + after
+        assert ds.n_bins(clip) in (bins, bins + 1)  # a sound may lack part of a sample
+        bins = ds.n_bins(clip)
+        onsets = [at for at, shown in zip(onset, names, strict=True) if shown == name]
+        for unit in range(5):
+            intervals = None if unit not in observed else observed[unit].tolist()
+            want = [exact_counts(spikes[unit].tolist(), at, bin_ms, before, bins, intervals) for at in onsets]
+            want = [repeat for repeat in want if not np.isnan(repeat).all()]
+            got = ds.responses[clip][unit].numpy()
+            if not want:
+                assert got.shape == (1, 1)
+                continue
+            assert np.array_equal(got, np.array(want), equal_nan=True), (name, unit)
+            seen += int(np.nansum(got))
+    assert seen > 300

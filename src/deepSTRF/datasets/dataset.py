@@ -12,7 +12,6 @@ import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +25,7 @@ from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
 from deepSTRF.datasets.from_arrays import (
+    DEFAULT_BANDS,
     as_spectrogram,
     as_waveform,
     check_sound_level,
@@ -33,19 +33,14 @@ from deepSTRF.datasets.from_arrays import (
     given_frequencies,
     set_level,
 )
-from deepSTRF.datasets.from_trials import session_of
+from deepSTRF.datasets.from_trials import FromTrials
 from deepSTRF.datasets.recording import Recording, StimulusList, check_window, is_integer
 from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.selection import resolve_selection
-from deepSTRF.datasets.session import Session
 from deepSTRF.datasets.transforms import fit_normalization, fit_standardization, given_normalization
-from deepSTRF.datasets.trials import fill_from_sessions
 from deepSTRF.dsp.filters import samples_per_bin
 
 __all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop", "plain_rate"]
-
-#: Bands a front-end makes of a waveform by default: the width of the NS1 cochleagram.
-_DEFAULT_BANDS = 34
 
 
 class NeuralDataset(Recording):
@@ -633,7 +628,7 @@ class NeuralDataset(Recording):
         )
 
 
-class AudioNeuralDataset(NeuralDataset):
+class AudioNeuralDataset(FromTrials, NeuralDataset):
     """A `NeuralDataset` whose stimuli are sounds.
 
     In spectrogram mode a stimulus is (1, F, T). In waveform mode (``return_waveform`` true) it is (1,
@@ -795,7 +790,7 @@ class AudioNeuralDataset(NeuralDataset):
             if not math.isclose(hop * 1000.0 / ds.audio_fs, ds.dt, rel_tol=1e-9):
                 ds.dt = hop * 1000.0 / ds.audio_fs
             if F is None and frequencies_hz is None:
-                ds.F = _DEFAULT_BANDS
+                ds.F = DEFAULT_BANDS
         ds.hearing_range_hz, ds.species = hearing_range_hz, species
         check_sound_level(stims, level, is_waveform=ds.return_waveform)
         excess = fill(
@@ -815,81 +810,6 @@ class AudioNeuralDataset(NeuralDataset):
         ds.level, ds.level_factor = level, set_level(ds._stims.raw(), level)
         if check_alignment:
             alignment.check_alignment(ds, warn_unclear=False, excess=excess)
-        return ds
-
-    @classmethod
-    @checked_but("sounds", "trials", "spikes", "dt_ms", "audio_fs", "pre_ms", "post_ms", "F")
-    def from_trials(
-        cls,
-        sounds: Any,
-        trials: Any,
-        spikes: Any,
-        dt_ms: float,
-        audio_fs: float | None = None,
-        *,
-        sounds_fs: Any = None,
-        channel: int | str | None = None,
-        unit_ids: Any = None,
-        observed: Any = None,
-        span_s: Any = None,
-        triggers: Any = None,
-        pre_ms: float = 0.0,
-        post_ms: float = 0.0,
-        unit_meta: Any = None,
-        stim_meta: Any = None,
-        columns: Mapping[str, str] | None = None,
-        name: str | None = None,
-        species: str | None = None,
-        hearing_range_hz: tuple[float, float] | None = None,
-        F: int | None = None,
-        level: str = "raw",
-        check_alignment: bool = True,
-        **choices: Any,
-    ) -> Self:
-        """Audio dataset of sounds, a table of trials, and spike times: counts on exact bins.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> sounds = {"a": np.sin(np.arange(8000) * 0.05), "b": np.zeros(4800)}
-        >>> trials = {"stimulus": ["a", "b", "a"], "onset": [1.0, 2.0, 3.0]}
-        >>> spikes = {"u1": [1.0, 1.499, 1.5, 2.105, 3.07], "u2": []}
-        >>> ds = AudioNeuralDataset.from_trials(sounds, trials, spikes, dt_ms=10.0, sounds_fs=16000)
-        >>> [len(row) for row in ds.responses[0]], ds.response_block(0)[0, 1].nonzero().tolist()
-        ([2, 2], [[7]])
-        """
-        session = session_of(
-            sounds, trials, spikes, sounds_fs=sounds_fs, unit_ids=unit_ids, observed=observed, span_s=span_s,
-            unit_meta=unit_meta, stim_meta=stim_meta, columns=columns, name=name, species=species,
-        )  # fmt: skip
-        return cls._from_sessions(
-            [session], dt_ms=dt_ms, audio_fs=audio_fs, channel=channel, pre_ms=pre_ms, post_ms=post_ms,
-            name=name, species=species, hearing_range_hz=hearing_range_hz, F=F, level=level,
-            check_alignment=check_alignment, **choices,
-        )  # fmt: skip
-
-    @classmethod
-    def _from_sessions(
-        cls,
-        sessions: Sequence[Session],
-        *,
-        dt_ms: Any,
-        name: str | None = None,
-        species: str | None = None,
-        hearing_range_hz: tuple[float, float] | None = None,
-        F: int | None = None,
-        check_alignment: bool = True,
-        **choices: Any,
-    ) -> Self:
-        """Dataset of sessions with spikes; ``choices`` are those of `fill_from_sessions`."""
-        ds = cls._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
-        ds.F, ds.hearing_range_hz = F or _DEFAULT_BANDS, hearing_range_hz
-        ds.species = species or next((one.species for one in sessions if one.species), None)
-        ds.name = name or "+".join(dict.fromkeys(one.name for one in sessions))
-        fill_from_sessions(ds, sessions, dt_ms=dt_ms, **choices)
-        ds.validate()
-        if check_alignment:
-            alignment.check_alignment(ds, warn_unclear=False)
         return ds
 
     def validate(self) -> None:

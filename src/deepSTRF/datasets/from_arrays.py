@@ -28,15 +28,19 @@ from deepSTRF.datasets.responses import (
 )
 
 __all__ = [
+    "DEFAULT_BANDS",
     "LEVELS",
     "as_spectrogram",
     "as_waveform",
     "check_sound_level",
     "fill",
+    "from_full_scale",
     "given_frequencies",
     "set_level",
 ]
 
+#: Bands a front-end makes of a waveform by default: the width of the NS1 cochleagram.
+DEFAULT_BANDS = 34
 #: A baseline that differs from whole bins by no more than this share of a bin is one.
 _WHOLE_BIN = 1e-6
 #: An excess of the responses that may be a baseline before the stimulus.
@@ -233,11 +237,11 @@ def _as_float32(values: Any, where: str, *, full_scale: bool = False) -> Tensor:
         values = np.moveaxis(np.asarray(values.values), axes.index("time"), -1)
     array = as_array(_sole(values), what)
     if full_scale and array.dtype.kind in "iub":
-        array = _from_full_scale(array, what)
+        array = from_full_scale(array, what)
     return torch.from_numpy(array.astype("float32"))
 
 
-def _from_full_scale(samples: Array, what: str) -> Array:
+def from_full_scale(samples: Array, what: str) -> Array:
     """Samples of a sound file as float64 in +-1: signed by their full scale, unsigned around its middle."""
     bits = 8 * samples.dtype.itemsize
     if bits > 32 or samples.dtype.kind == "b":

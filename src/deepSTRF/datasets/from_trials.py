@@ -1,24 +1,26 @@
-"""What ``from_trials`` is given, as a session: spike times of any container, observed spans, metadata.
+"""``from_trials``: a dataset of sounds, a table of trials and spike times.
 
-Spike times in ms or in samples are refused where the trials show it; all times are seconds.
+Spike times of any container become a session, which `deepSTRF.datasets.trials` cuts and counts. Times in ms
+or in samples are refused where the trials show it: all times are seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from deepSTRF._validation import as_numbers, first_names
+from deepSTRF._validation import as_numbers, check_choice, checked_but, first_names
+from deepSTRF.datasets.clocks import DRIFT_CHOICES, on_recording_clock
 from deepSTRF.datasets.recording import LoadReport
-from deepSTRF.datasets.session import Session, Trials
+from deepSTRF.datasets.session import Session
 from deepSTRF.datasets.sounds import natural, sounds_of
-from deepSTRF.datasets.tables import column_for, columns_of, is_table, seconds_of, text_of
-from deepSTRF.datasets.trials import trials_of
+from deepSTRF.datasets.tables import column_for, columns_of, is_table, seconds_of, text_of, trials_of
+from deepSTRF.datasets.trials import dataset_of
 
-__all__ = ["session_of"]
+__all__ = ["FromTrials"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,6 +28,158 @@ Floats = npt.NDArray[np.float64]
 _ALIKE = (0.3, 5.0)
 #: Spike times of at least so many times the last onset, all whole, are numbers of samples.
 _SAMPLES = 5000.0
+
+
+class FromTrials:
+    """The constructor ``from_trials`` of audio datasets."""
+
+    @classmethod
+    @checked_but("sounds", "trials", "spikes", "dt_ms", "audio_fs", "pre_ms", "post_ms", "F")
+    def from_trials(
+        cls,
+        sounds: Any,
+        trials: Any,
+        spikes: Any,
+        dt_ms: float,
+        audio_fs: float | None = None,
+        *,
+        sounds_fs: Any = None,
+        channel: int | str | None = None,
+        unit_ids: Any = None,
+        observed: Any = None,
+        span_s: Any = None,
+        triggers: Any = None,
+        pre_ms: float = 0.0,
+        post_ms: float = 0.0,
+        clip: str = "sound",
+        by_condition: bool = False,
+        unit_meta: Any = None,
+        stim_meta: Any = None,
+        columns: Mapping[str, str] | None = None,
+        name: str | None = None,
+        species: str | None = None,
+        hearing_range_hz: tuple[float, float] | None = None,
+        F: int | None = None,
+        level: str = "raw",
+        on_missing_sound: str = "skip",
+        on_overlap: str = "keep",
+        on_equal_sounds: str = "merge",
+        on_empty_unit: str = "keep",
+        on_partly_observed: str = "missing",
+        on_blank: str = "skip",
+        on_drift: str = "correct",
+        check_alignment: bool = True,
+    ) -> Self:
+        """Audio dataset of sounds, a table of trials and spike times: repeats found, counts on exact bins.
+
+        Bin k of a repeat holds the spikes from ``onset - pre_ms + k * dt_ms`` up to the next edge (one less
+        than a microsecond below an edge belongs to the bin that begins there). A clip is as long as its
+        sound, in whole bins, with silence before and after it where asked for. Everything left out, changed
+        or odd is in ``load_report``; ``load_report.count("overlapping trials")`` reads it by topic.
+
+        Parameters
+        ----------
+        sounds : path or mapping
+            A folder of sound files (WAV, FLAC, MP3, OGG, AIFF; named by their stems, with sub-folder where
+            stems repeat), or a mapping from name to file, to samples (T_audio,) or (T_audio, channels), or to
+            (samples, rate). Integers are divided by their full scale, nothing else changes levels.
+        trials : table
+            One row per presentation: ``stimulus`` (name of the sound; suffix, folder and letter case may
+            differ where that is unambiguous), ``onset`` in s, and where known ``offset`` or ``duration`` and
+            ``condition``; usual synonyms are found, a column ``onset_ms`` is in ms. A dictionary of columns,
+            list of dictionaries, or pandas, polars, pyarrow or numpy table.
+        spikes : mapping, array or table
+            Mapping from unit to spike times in s, in any order; or one array with ``unit_ids``; or a table
+            with the columns unit and time.
+        dt_ms : float or Fraction
+            Bin width in ms; a float that rounds a fraction such as 50/3 is taken as that.
+        audio_fs : float, optional
+            Rate in Hz that sounds are resampled to, exactly. None: the highest of the sounds if it has a
+            whole number of samples per bin, else the next above it that has.
+        sounds_fs : float or mapping, optional
+            Rate of sounds that are given as samples, or rates by name.
+        channel : int or "mean", optional
+            Channel of sounds with several, which are refused without.
+        unit_ids : array, optional
+            The unit of each spike.
+        observed : mapping or array (k, 2), optional
+            Intervals in s in which a unit (or all) was observed. Bins outside are missing (NaN), not zero;
+            repeats without an observed bin are not there for that unit.
+        span_s : (float, float), optional
+            Start and end of the recording: when a unit that ``observed`` does not list was observed.
+        triggers : array, optional
+            Times in s, on the clock of the spikes, of a pulse at the onset of each trial, where the table's
+            onsets are on another clock. Pulses may be missing or too many.
+        pre_ms, post_ms : float
+            Silence before and after each sound that belongs to the clip, in whole bins: zeros of the
+            waveform, with the spikes that were recorded there.
+        clip : {"sound", "offset"}
+            What gives the length of a clip: its sound, or the longest ``offset - onset`` of its trials, of
+            which shorter ones are missing from their end on.
+        by_condition : bool
+            Make a clip of each sound and condition; repeats are joined otherwise.
+        unit_meta, stim_meta : mapping or table, optional
+            Metadata by unit and by name of sound.
+        columns : mapping, optional
+            Columns by role, ``{"stimulus": "file", "onset": "t0"}``, where they have other names.
+        name, species, hearing_range_hz, F, level, check_alignment
+            As in ``from_arrays``.
+        on_missing_sound : {"skip", "error"}
+            Trials whose sound is not there.
+        on_overlap : {"keep", "skip", "error"}
+            Trials whose clips overlap: spikes in each of them, both left out, or an error.
+        on_equal_sounds : {"merge", "keep", "error"}
+            Equal sounds under two names: one clip with all repeats, or a clip of each name.
+        on_empty_unit : {"keep", "drop", "error"}
+            Units without any spike.
+        on_partly_observed : {"missing", "keep"}
+            Bins that were observed in part: missing, or with the spikes that are there.
+        on_blank : {"skip", "silence", "error"}
+            Trials without stimulus: left out, or a clip of silence of the trial's length.
+        on_drift : {"correct", "ignore", "error"}
+            A drift between ``triggers`` and onsets.
+
+        Returns
+        -------
+        AudioNeuralDataset
+            The dataset: clips in the order of the sounds, neurons in that of the units, repeats by onset.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When something is not as described, times seem to be in another unit, a choice is needed, or no
+            trial is left; the text names what it was and the call that helps.
+        FileNotFoundError, DamagedFileError
+            When a sound file is not there, or damaged.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from deepSTRF.datasets.audio import AudioNeuralDataset
+        >>> sounds = {"a": np.sin(np.arange(8000) * 0.05), "b": np.cos(np.arange(4800) * 0.3)}
+        >>> trials = {"stimulus": ["a", "b", "a", "c"], "onset": [1.0, 2.0, 3.0, 4.0]}
+        >>> spikes = {"u1": [1.0, 1.499, 1.5, 2.105, 3.07], "u2": [2.2, 3.1]}
+        >>> ds = AudioNeuralDataset.from_trials(sounds, trials, spikes, dt_ms=10.0, sounds_fs=16000)
+        >>> [tuple(row.shape) for row in ds.responses[0]]                # 2 repeats of 0.5 s
+        [(2, 50), (2, 50)]
+        >>> ds.responses[0][0].nonzero().tolist()                        # 3.07 s is 70 ms after its onset
+        [[0, 0], [0, 49], [1, 7]]
+        >>> ds.load_report.count("trials without sound")
+        1
+        """
+        session = session_of(
+            sounds, trials, spikes, sounds_fs=sounds_fs, unit_ids=unit_ids, observed=observed, span_s=span_s,
+            triggers=triggers, on_drift=on_drift, unit_meta=unit_meta, stim_meta=stim_meta, columns=columns,
+            name=name, species=species,
+        )  # fmt: skip
+        made: Self = dataset_of(
+            cls, [session], dt_ms=dt_ms, audio_fs=audio_fs, channel=channel, pre_ms=pre_ms, post_ms=post_ms,
+            clip=clip, by_condition=by_condition, name=name, hearing_range_hz=hearing_range_hz, F=F,
+            level=level, on_missing_sound=on_missing_sound, on_overlap=on_overlap,
+            on_equal_sounds=on_equal_sounds, on_empty_unit=on_empty_unit,
+            on_partly_observed=on_partly_observed, on_blank=on_blank, check_alignment=check_alignment,
+        )  # fmt: skip
+        return made
 
 
 def spikes_of(
@@ -53,7 +207,7 @@ def spikes_of(
                     [by_unit.get(name, np.empty(0)), seconds_of(times, time, "spikes")]
                 )
         else:
-            by_unit = _grouped(seconds_of(cells, time, "spikes"), [text_of(v) for v in table[unit]])
+            by_unit = _grouped(seconds_of(cells, time, "spikes"), table[unit])
     elif unit_ids is None:
         raise TypeError(
             "spikes is a dictionary from unit to times in s, one array of times with unit_ids=<the unit of "
@@ -61,13 +215,12 @@ def spikes_of(
             "alone is spikes={'unit': times}"
         )
     else:
-        ids = [text_of(unit) for unit in np.asarray(unit_ids).reshape(-1).tolist()]
         times = as_numbers(given, "spikes").reshape(-1)
-        if len(ids) != len(times):
+        if np.size(unit_ids) != len(times):
             raise ValueError(
-                f"unit_ids has {len(ids)} entries for {len(times)} spikes; it is the unit of each"
+                f"unit_ids has {np.size(unit_ids)} entries for {len(times)} spikes; it is the unit of each"
             )
-        by_unit = _grouped(times, ids)
+        by_unit = _grouped(times, unit_ids)
     return {unit: _ascending(times, unit, report) for unit, times in by_unit.items()}
 
 
@@ -81,12 +234,22 @@ def _has_columns(table: Mapping[Any, Any], columns: Mapping[str, str] | None) ->
     return None not in found
 
 
-def _grouped(times: Floats, units: Sequence[str]) -> dict[str, Floats]:
-    names, index = np.unique(np.array(units, dtype=object), return_inverse=True)
+def _grouped(times: Floats, units: Any) -> dict[str, Floats]:
+    """Times by unit, units in natural order."""
+    if hasattr(units, "detach"):
+        units = units.detach().cpu().numpy()
+    ids = np.asarray(units).reshape(-1)
+    if ids.dtype.kind not in "iuUS":
+        ids = np.array([text_of(unit) for unit in ids.tolist()], dtype=str)
+    kinds, index = np.unique(ids, return_inverse=True)
     order = np.argsort(index, kind="stable")
-    pieces = np.split(times[order], np.cumsum(np.bincount(index, minlength=len(names)))[:-1])
-    found = dict(zip(names.tolist(), pieces, strict=True))
-    return {unit: found[unit] for unit in sorted(found, key=natural)}
+    pieces = np.split(times[order], np.cumsum(np.bincount(index, minlength=len(kinds)))[:-1])
+    found: dict[str, list[Floats]] = {}
+    for kind, piece in zip(kinds, pieces, strict=True):
+        found.setdefault(text_of(kind), []).append(piece)
+    if "" in found:
+        raise ValueError(f"spikes: {sum(map(len, found['']))} spikes have no unit")
+    return {unit: np.concatenate(found[unit]) for unit in sorted(found, key=natural)}
 
 
 def _ascending(given: Any, unit: str, report: LoadReport) -> Floats:
@@ -122,6 +285,8 @@ def session_of(
     unit_ids: Any = None,
     observed: Any = None,
     span_s: Any = None,
+    triggers: Any = None,
+    on_drift: str = "correct",
     unit_meta: Any = None,
     stim_meta: Any = None,
     columns: Mapping[str, str] | None = None,
@@ -132,12 +297,17 @@ def session_of(
     report = LoadReport()
     trains = spikes_of(spikes, unit_ids, columns, report)
     table = trials_of(trials, columns)
+    check_choice("on_drift", on_drift, DRIFT_CHOICES)
+    if triggers is not None:
+        _check_seconds(trains, np.asarray(triggers, dtype=np.float64).reshape(-1), "trigger")
+        table = on_recording_clock(table, triggers, on_drift, report)
     if span_s is not None:
         span = as_numbers(span_s, "span_s").reshape(-1)
         if len(span) != 2 or not span[0] < span[1]:
             raise ValueError(f"span_s is (start, end) of the recording in s, got {span_s!r}")
         span_s = (float(span[0]), float(span[1]))
-    _check_seconds(trains, table)
+    ends = np.concatenate([table.onset_s, [] if table.offset_s is None else table.offset_s])
+    _check_seconds(trains, ends, "trial")
     return Session(
         trials=table,
         sounds=sounds_of(sounds, sounds_fs),
@@ -189,28 +359,27 @@ def _plain_value(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _check_seconds(trains: Mapping[str, Floats], trials: Trials) -> None:
+def _check_seconds(trains: Mapping[str, Floats], events: Floats, what: str) -> None:
     """Refuse spike times or onsets that are milliseconds or samples by all appearance."""
     last_spike = max((float(times[-1]) for times in trains.values() if times.size), default=0.0)
-    last_trial = float(np.nanmax(trials.onset_s, initial=0.0))
-    if trials.offset_s is not None:
-        last_trial = float(np.nanmax([last_trial, *np.asarray(trials.offset_s)]))
-    if last_spike <= 0 or last_trial <= 0:
+    last_event = float(np.nanmax(events, initial=0.0))
+    if last_spike <= 0 or last_event <= 0:
         return
-    ratio = last_spike / last_trial
+    ratio = last_spike / last_event
+    seen = f"the last spike is at {last_spike:g} s, the last {what} at {last_event:g} s"
     if 1000 * _ALIKE[0] < ratio < 1000 * _ALIKE[1]:
         raise ValueError(
-            f"the last spike is at {last_spike:g} s, the last trial at {last_trial:g}: are the spikes in ms? "
-            "Times are seconds; pass {unit: times / 1000} (a table: name its column time_ms)"
+            f"{seen}: are the spikes in ms? Times are seconds; pass spikes={{unit: times / 1000}} (in a "
+            "table, name the column time_ms)"
         )
     if 1 / 1000 / _ALIKE[1] < ratio < 1 / 1000 / _ALIKE[0]:
         raise ValueError(
-            f"the last spike is at {last_spike:g} s, the last trial at {last_trial:g}: are the onsets in ms? "
-            "Times are seconds; divide them by 1000, or name the column onset_ms"
+            f"{seen}: are the times of the {what}s in ms? Times are seconds; divide them by 1000 (in a "
+            "table, name the column onset_ms)"
         )
     whole = all((times == np.rint(times)).all() for times in trains.values())
     if ratio > _SAMPLES and whole:
         raise ValueError(
-            f"the last spike is at {last_spike:g}, the last trial at {last_trial:g} s, and spike times are "
-            "whole numbers: are they samples? Times are seconds; divide them by the sample rate"
+            f"{seen}, and spike times are whole numbers: are they samples? Times are seconds; divide them by "
+            "the sample rate"
         )

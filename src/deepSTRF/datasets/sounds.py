@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from deepSTRF._files import check_regular, damaged
 from deepSTRF._text import printable
+from deepSTRF.datasets.from_arrays import from_full_scale
 from deepSTRF.datasets.session import Sound
 from deepSTRF.dsp.resample import resample_exact
 
@@ -190,14 +191,7 @@ def _samples(values: Any, what: str) -> npt.NDArray[Any]:
             f"{array.shape}"
         )
     if array.dtype.kind in "iu":
-        bits = 8 * array.dtype.itemsize
-        if bits > 32:
-            raise ValueError(
-                f"{what}: {array.dtype} is no sample format of sounds, so that its full scale is unknown; "
-                "pass the integers of the file (int16, int32 with 24 bits at the top, uint8), or floats"
-            )
-        half = 2.0 ** (bits - 1)
-        return array.astype(np.float64) / half - (1.0 if array.dtype.kind == "u" else 0.0)
+        return from_full_scale(array, what)
     return array
 
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from deepSTRF._text import printable
+from deepSTRF.datasets.session import Trials
 
-__all__ = ["column_for", "columns_of", "is_table", "seconds_of", "text_of"]
+__all__ = ["column_for", "columns_of", "is_table", "seconds_of", "text_of", "trials_of"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -179,3 +180,42 @@ def seconds_of(values: Any, name: str, what: str) -> Floats:
     if unit is not None and UNITS[unit] != 1.0:
         numbers = numbers / round(1.0 / UNITS[unit])  # 3070 ms is 3.07 s to the last bit
     return numbers.reshape(-1)
+
+
+def trials_of(table: Any, columns: Mapping[str, str] | None = None) -> Trials:
+    """Presentations of a table: stimulus, onset in s (``onset_ms``: ms), and offset or duration, condition.
+
+    Columns are found by their usual names; ``columns={"stimulus": "file"}`` names others. Further columns are
+    kept as ``meta``.
+    """
+    if isinstance(table, Trials):
+        return table
+    what = "trials"
+    if isinstance(table, str) or hasattr(table, "__fspath__"):
+        raise TypeError(
+            f"trials is a table in memory, got the path {str(table)!r}; read it first (pandas.read_csv), or "
+            "use deepSTRF.datasets.open_recording(folder)"
+        )
+    found = columns_of(table, what)
+    unknown = set(columns or ()) - {"stimulus", "onset", "offset", "duration", "condition", "unit", "time"}
+    if unknown:
+        raise ValueError(
+            f"columns maps 'stimulus', 'onset', 'offset', 'duration' or 'condition', got {unknown}"
+        )
+    roles = {
+        role: column_for(role, found, columns, what, needed=role in ("stimulus", "onset"))
+        for role in ("stimulus", "onset", "offset", "duration", "condition")
+    }
+
+    def times(role: str) -> Floats | None:
+        name = roles[role]
+        return None if name is None else seconds_of(found[name], name, what)
+
+    onset, offset, duration = times("onset"), times("offset"), times("duration")
+    if onset is None or roles["stimulus"] is None:
+        raise ValueError("trials needs the columns stimulus and onset")
+    if offset is None and duration is not None:
+        offset = onset + duration
+    condition = None if roles["condition"] is None else [text_of(v) for v in found[roles["condition"]]]
+    meta = {name: list(values) for name, values in found.items() if name not in roles.values()}
+    return Trials([text_of(v) for v in found[roles["stimulus"]]], onset, offset, condition, meta)

@@ -20,11 +20,13 @@ import torch
 
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice, check_flag, first_names
+from deepSTRF.datasets import alignment
+from deepSTRF.datasets.clocks import duration_drift, silent_ends
 from deepSTRF.datasets.features import ComputedFeatures, StimulusFeatures
-from deepSTRF.datasets.from_arrays import LEVELS, set_level
+from deepSTRF.datasets.from_arrays import DEFAULT_BANDS, LEVELS, set_level
 from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.responses import COUNT_TYPES, ClipResponses, ResponseStorage
-from deepSTRF.datasets.session import Session, Trials, sound_hash
+from deepSTRF.datasets.session import Session, sound_hash
 from deepSTRF.datasets.sounds import (
     bins_of,
     choose_rate,
@@ -37,9 +39,8 @@ from deepSTRF.datasets.sounds import (
     resampled,
     whole_bins,
 )
-from deepSTRF.datasets.tables import column_for, columns_of, seconds_of, text_of
 
-__all__ = ["Presented", "fill_from_sessions", "finish", "presented", "trials_of"]
+__all__ = ["Presented", "dataset_of", "fill_from_sessions", "finish", "presented"]
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -50,50 +51,10 @@ TOLERANCE_S = 1e-6
 _GUARD_BINS = 1e-7
 #: Cells of the table of one clip that are counted at once.
 _CELLS = 1 << 24
+#: So many spikes expected in trials without any are no chance.
+_ODD = 30.0
 #: Stimuli that are none, where no sound has that name.
 BLANKS = {"", "blank", "silence", "silent", "catch", "none", "no stimulus", "nostim", "no_stim", "spont"}
-
-
-# ---- tables of trials
-
-
-def trials_of(table: Any, columns: Mapping[str, str] | None = None) -> Trials:
-    """Presentations of a table: stimulus, onset in s (``onset_ms``: ms), and offset or duration, condition.
-
-    Columns are found by their usual names; ``columns={"stimulus": "file"}`` names others. Further columns are
-    kept as ``meta``.
-    """
-    if isinstance(table, Trials):
-        return table
-    what = "trials"
-    if isinstance(table, str) or hasattr(table, "__fspath__"):
-        raise TypeError(
-            f"trials is a table in memory, got the path {str(table)!r}; read it first (pandas.read_csv), or "
-            "use deepSTRF.datasets.open_recording(folder)"
-        )
-    found = columns_of(table, what)
-    unknown = set(columns or ()) - {"stimulus", "onset", "offset", "duration", "condition", "unit", "time"}
-    if unknown:
-        raise ValueError(
-            f"columns maps 'stimulus', 'onset', 'offset', 'duration' or 'condition', got {unknown}"
-        )
-    roles = {
-        role: column_for(role, found, columns, what, needed=role in ("stimulus", "onset"))
-        for role in ("stimulus", "onset", "offset", "duration", "condition")
-    }
-
-    def times(role: str) -> Floats | None:
-        name = roles[role]
-        return None if name is None else seconds_of(found[name], name, what)
-
-    onset, offset, duration = times("onset"), times("offset"), times("duration")
-    if onset is None or roles["stimulus"] is None:
-        raise ValueError("trials needs the columns stimulus and onset")
-    if offset is None and duration is not None:
-        offset = onset + duration
-    condition = None if roles["condition"] is None else [text_of(v) for v in found[roles["condition"]]]
-    meta = {name: list(values) for name, values in found.items() if name not in roles.values()}
-    return Trials([text_of(v) for v in found[roles["stimulus"]]], onset, offset, condition, meta)
 
 
 # ---- what is noted
@@ -129,6 +90,13 @@ class _Clip:
     shown: list[tuple[int, int]] = field(default_factory=list)  # session, place in its presentations
     n_bins: int = 0  # of the sound, without silence before and after
 
+    def by_session(self) -> dict[int, list[int]]:
+        """Its presentations in each session."""
+        shown: dict[int, list[int]] = {}
+        for i, k in self.shown:
+            shown.setdefault(i, []).append(k)
+        return shown
+
 
 @dataclass(eq=False)
 class _Content:
@@ -154,6 +122,7 @@ class _Shown:
     length_s: Floats  # offset - onset, NaN where unknown
     name: list[str]  # of the sound, "" for a blank
     condition: list[str]
+    sample_s: float = 0.0  # longest sample of its sounds
     start: Floats = field(default_factory=lambda: np.empty(0))
     bins: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # of the clip
     own: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # bins until it ended
@@ -217,17 +186,11 @@ def presented(
     ``features`` are words of features that are computed from the sounds (`deepSTRF.datasets.features`), the
     stimuli in place of waveforms; ``spectrogram`` holds arguments of their spectrogram.
     """
-    for name, value, legal in (
-        ("clip", clip, ("sound", "offset")),
-        ("level", level, LEVELS),
-        ("on_missing_sound", on_missing_sound, ("skip", "error")),
-        ("on_overlap", on_overlap, ("keep", "skip", "error")),
-        ("on_equal_sounds", on_equal_sounds, ("merge", "keep", "error")),
-        ("on_partly_observed", on_partly_observed, ("missing", "keep")),
-        ("on_blank", on_blank, ("skip", "silence", "error")),
-    ):
-        check_choice(name, value, legal)
-    check_flag("by_condition", by_condition)
+    _check_choices(
+        by_condition=by_condition, clip=clip, level=level, on_missing_sound=on_missing_sound,
+        on_overlap=on_overlap, on_equal_sounds=on_equal_sounds, on_partly_observed=on_partly_observed,
+        on_blank=on_blank,
+    )  # fmt: skip
     if not sessions:
         raise ValueError("there is no session to make a dataset of")
     notes = _Notes()
@@ -287,7 +250,7 @@ def fill_from_sessions(
     ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into; ``features`` are
     words of features that stand for waveforms, see `presented`.
     """
-    check_choice("on_empty_unit", on_empty_unit, ("keep", "drop", "error"))
+    check_choice("on_empty_unit", on_empty_unit, CHOICES["on_empty_unit"])
     for session in sessions:
         if session.spikes is None:
             raise ValueError(f"session {session.name!r} holds a signal, not spikes; use from_continuous")
@@ -298,8 +261,11 @@ def fill_from_sessions(
         on_blank=on_blank, features=features, spectrogram=spectrogram,
     )  # fmt: skip
     units = _units(sessions, on_empty_unit, ds.load_report, found.notes)
+    for i, part in enumerate(found.shown):
+        _note_clocks(part, found.clips, i, found.choices, found.notes)
     plans = [_Plan(part, units, found.choices, found.notes) for part in found.shown]
     responses = [_count(one, plans, len(units), found.choices, allocate) for one in found.clips]
+    _note_odd(found.clips, responses, plans, units, found.notes)
     ds.response_kind = "counts"
     finish(ds, found, responses, {unit: _unit_meta(unit, sessions) for unit in units})
 
@@ -334,6 +300,51 @@ def finish(
         raise ValueError(f"level={found.level!r} is for waveforms; these stimuli are features")
     ds.load_report.kept += units
     notes.write(ds.load_report)
+
+
+#: Legal words of each choice, the default first.
+CHOICES = {
+    "clip": ("sound", "offset"),
+    "level": LEVELS,
+    "on_missing_sound": ("skip", "error"),
+    "on_overlap": ("keep", "skip", "error"),
+    "on_equal_sounds": ("merge", "keep", "error"),
+    "on_empty_unit": ("keep", "drop", "error"),
+    "on_partly_observed": ("missing", "keep"),
+    "on_blank": ("skip", "silence", "error"),
+}
+
+
+def _check_choices(*, by_condition: bool, **given: str) -> None:
+    for name, value in given.items():
+        check_choice(name, value, CHOICES[name])
+    check_flag("by_condition", by_condition)
+
+
+def dataset_of(
+    kind: Any,
+    sessions: Sequence[Session],
+    *,
+    dt_ms: Any,
+    name: str | None = None,
+    species: str | None = None,
+    hearing_range_hz: tuple[float, float] | None = None,
+    F: int | None = None,
+    check_alignment: bool = True,
+    **choices: Any,
+) -> Any:
+    """Dataset of sessions with spikes, of class ``kind``; ``choices`` are those of `fill_from_sessions`."""
+    ds = kind._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
+    if F is not None:
+        ds.F = F
+    ds.hearing_range_hz = hearing_range_hz
+    ds.species = species or next((one.species for one in sessions if one.species), None)
+    ds.name = name or "+".join(dict.fromkeys(one.name for one in sessions))
+    fill_from_sessions(ds, sessions, dt_ms=dt_ms, **choices)
+    ds.validate()
+    if check_alignment:
+        alignment.check_alignment(ds, warn_unclear=False)
+    return ds
 
 
 def _nothing_left(report: LoadReport, notes: _Notes) -> str:
@@ -470,8 +481,10 @@ def _contents(
     rate, dt, _ = choose_rate(rates, choices.dt, audio_fs)
     if dt != choices.dt:
         choices = _Choices(**{**choices.__dict__, "dt": dt})
-    ds.dt, ds.return_waveform = float(dt), True
+    ds.dt, ds.return_waveform, ds.F = float(dt), True, ds.F or DEFAULT_BANDS
     ds.audio_fs = int(rate) if rate.denominator == 1 else float(rate)
+    for (i, _), fs in zip(used, rates, strict=True):
+        shown[i].sample_s = max(shown[i].sample_s, float(1 / fs))
     by_sound: dict[int, _Content] = {}
     by_digest: dict[str, _Content] = {}
     contents, stereo, changed = {}, [], Counter[Fraction]()
@@ -713,6 +726,61 @@ def _note_span(part: _Shown, kept: Sequence[int], choices: _Choices, notes: _Not
 # ---- units
 
 
+def _note_clocks(part: _Shown, clips: Sequence[_Clip], index: int, choices: _Choices, notes: _Notes) -> None:
+    """Note, or refuse, trials that seem to be on another clock than sounds or spikes."""
+    duration = np.zeros(len(part.onset))
+    for clip in clips:
+        for i, k in clip.shown:
+            if i == index and clip.content is not None:
+                duration[k] = float(clip.content.duration_s)
+    table = np.concatenate([part.onset, part.onset + part.length_s])
+    drift = duration_drift(part.length_s, duration, table, part.sample_s)
+    noted = any(topic == "clock drift" for topic, _, _ in part.session.report.notes)
+    if drift is not None and not noted:
+        notes.add("clock drift", f"{part.label}: {drift}, not corrected")
+    session = part.session
+    if session.span_s is not None or session.observed:
+        return
+    trains = [np.asarray(times) for times in (session.spikes or {}).values()]
+    end = part.start + part.bins * float(choices.bin_s)
+    out, expected = silent_ends(part.start, end, trains)
+    if not out.size:
+        return
+    text = (
+        f"{part.label}: no unit has a spike in {len(out)} of {len(part.onset)} trials, before the first "
+        f"or after the last of all, where {expected:.0f} were expected; are the onsets on another clock? "
+        "triggers=<times of trial pulses on the clock of the spikes> matches them; span_s=(start, end) says "
+        "what was recorded"
+    )
+    if len(out) == len(part.onset):
+        raise ValueError(text)
+    notes.add("clock offset", text)
+
+
+def _note_odd(clips: Sequence[_Clip], responses: Sequence[ClipResponses], plans: Sequence[_Plan],
+              units: Mapping[str, int], notes: _Notes) -> None:  # fmt: skip
+    """Note units that lost all spikes, fell silent, or have other numbers of repeats than most."""
+    names = list(units)
+    uneven = []
+    for clip, counted in zip(clips, responses, strict=True):
+        usual = Counter(counted.counts.tolist())
+        if not usual:
+            continue
+        mode = max(usual, key=lambda n: (usual[n], n))
+        for unit, n in zip(counted.heard.tolist(), counted.counts.tolist(), strict=True):
+            if n != mode:
+                uneven.append(f"unit {names[unit]}, {printable(clip.name)}: {n} for {mode}")
+    if uneven:
+        notes.add("uneven repeats", first_names(uneven), len(uneven))
+    groups: list[list[list[int]]] = [[] for _ in plans]
+    for clip in clips:
+        for i, places in clip.by_session().items():
+            groups[i].append(places)
+    for plan, group in zip(plans, groups, strict=True):
+        for unit, times in plan.times.items():
+            plan.note_silence(names[unit], unit, times, group, notes)
+
+
 def _units(
     sessions: Sequence[Session], on_empty_unit: str, report: LoadReport, notes: _Notes
 ) -> dict[str, int]:
@@ -801,6 +869,34 @@ class _Plan:
         notes.add("spikes at trial edges", f"{part.label}: {edges} within 1 us", edges)
         notes.add("spikes outside observation", f"{part.label}: {unobserved}", unobserved)
 
+    def note_silence(
+        self, name: str, unit: int, times: Floats, groups: Sequence[Sequence[int]], notes: _Notes
+    ) -> None:
+        """Note a unit whose spikes are all outside of trials, or that is silent in the first or last ones."""
+        part = self.part
+        length = float((self.end - part.start).sum())
+        counts = (self.stop[unit] - self.first[unit]).astype(np.float64)
+        if len(times) > 1 and counts.sum() == 0 and times[-1] > times[0]:
+            expected = len(times) * min(1.0, length / float(times[-1] - times[0]))
+            if expected > _ODD:
+                notes.add("spikes dropped", f"unit {name}: all {len(times)} are outside of its trials")
+        there = np.flatnonzero(
+            (self.seen[unit] > 0) & np.isin(np.arange(len(counts)), np.concatenate(groups))
+        )
+        alive = there[counts[there] > 0]
+        if not alive.size:
+            return
+        for run in (there[there < alive[0]], there[there > alive[-1]]):
+            silent, expected = set(run.tolist()), 0.0
+            for group in groups if silent else ():
+                lost = [k for k in group if k in silent]
+                others = [counts[k] for k in group if k not in silent and self.seen[unit][k]]
+                expected += len(lost) * float(np.mean(others)) if lost and others else 0.0
+            if expected > _ODD:
+                rows = part.trial[run].tolist()
+                text = f"unit {name}: {_numbers(rows)} without a spike, {expected:.0f} were expected"
+                notes.add("silent trials", text, len(rows))
+
     def _observed(self, intervals: Floats | None) -> Index:
         """Of each presentation: 0 no bin, 1 some bins, 2 all bins observed."""
         part = self.part
@@ -856,11 +952,8 @@ class _Row:
 
 def _rows(clip: _Clip, plans: Sequence[_Plan], n_units: int) -> tuple[list[_Row], Index, Index]:
     """The repeats with an observed bin of each unit; neurons that have any, and their numbers of repeats."""
-    shown: dict[int, list[int]] = {}
-    for i, k in clip.shown:
-        shown.setdefault(i, []).append(k)
     by_unit: dict[int, list[_Row]] = {}
-    for i, places in shown.items():
+    for i, places in clip.by_session().items():
         for unit, seen in plans[i].seen.items():
             rows = [_Row(plans[i], unit, k) for k in places if seen[k]]
             if rows:
