@@ -6,7 +6,7 @@ or in samples are refused where the trials show it: all times are seconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -60,6 +60,8 @@ class FromTrials:
         species: str | None = None,
         hearing_range_hz: tuple[float, float] | None = None,
         F: int | None = None,
+        features: Sequence[str] = (),
+        spectrogram: Mapping[str, Any] | None = None,
         level: str = "raw",
         on_missing_sound: str = "skip",
         on_overlap: str = "keep",
@@ -122,6 +124,11 @@ class FromTrials:
             Metadata by unit and by name of sound.
         columns : mapping, optional
             Columns by role, ``{"stimulus": "file", "onset": "t0"}``, where they have other names.
+        features : sequence of str
+            Features that are computed from the sounds and are the stimuli in place of waveforms:
+            "spectrogram", "envelope", "onsets".
+        spectrogram : mapping, optional
+            Arguments of the front-end of the spectrogram.
         name, species, hearing_range_hz, F, level, check_alignment
             As in ``from_arrays``.
         on_missing_sound : {"skip", "error"}
@@ -175,8 +182,8 @@ class FromTrials:
         made: Self = dataset_of(
             cls, [session], dt_ms=dt_ms, audio_fs=audio_fs, channel=channel, pre_ms=pre_ms, post_ms=post_ms,
             clip=clip, by_condition=by_condition, name=name, hearing_range_hz=hearing_range_hz, F=F,
-            level=level, on_missing_sound=on_missing_sound, on_overlap=on_overlap,
-            on_equal_sounds=on_equal_sounds, on_empty_unit=on_empty_unit,
+            features=features, spectrogram=spectrogram, level=level, on_missing_sound=on_missing_sound,
+            on_overlap=on_overlap, on_equal_sounds=on_equal_sounds, on_empty_unit=on_empty_unit,
             on_partly_observed=on_partly_observed, on_blank=on_blank, check_alignment=check_alignment,
         )  # fmt: skip
         return made

@@ -1,15 +1,13 @@
 """Sessions with spike times to a dataset: clips, repeats and counts on exact half-open bins.
 
 A clip is a sound with the silence asked for before and after it; its repeats are the presentations of the
-sound, in the order of their onsets. Bin k of a repeat holds the spikes from ``onset - pre + k * dt`` up to
-the next edge; a spike less than a microsecond below an edge belongs to the bin that begins there. Bins in
-which a unit was not observed are missing, not zero.
+sound, in the order of their onsets. Spikes are counted in `deepSTRF.datasets.counting`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -22,10 +20,11 @@ from deepSTRF._text import printable
 from deepSTRF._validation import check_choice, check_flag, first_names
 from deepSTRF.datasets import alignment
 from deepSTRF.datasets.clocks import duration_drift, silent_ends
+from deepSTRF.datasets.counting import TOLERANCE_S, Plan, Shown, count_spikes, note_odd, row_names
 from deepSTRF.datasets.features import ComputedFeatures, StimulusFeatures
 from deepSTRF.datasets.from_arrays import DEFAULT_BANDS, LEVELS, set_level
 from deepSTRF.datasets.recording import LoadReport
-from deepSTRF.datasets.responses import COUNT_TYPES, ClipResponses, ResponseStorage
+from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
 from deepSTRF.datasets.session import Session, sound_hash
 from deepSTRF.datasets.sounds import (
     bins_of,
@@ -45,14 +44,6 @@ __all__ = ["Presented", "dataset_of", "fill_from_sessions", "finish", "presented
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
-#: A spike this close below an edge (s) belongs to the bin that begins there: 3.07 s - 3.0 s is 0.07 s.
-TOLERANCE_S = 1e-6
-#: Quotients this close to a whole number are decided in exact fractions.
-_GUARD_BINS = 1e-7
-#: Cells of the table of one clip that are counted at once.
-_CELLS = 1 << 24
-#: So many spikes expected in trials without any are no chance.
-_ODD = 30.0
 #: Stimuli that are none, where no sound has that name.
 BLANKS = {"", "blank", "silence", "silent", "catch", "none", "no stimulus", "nostim", "no_stim", "spont"}
 
@@ -110,24 +101,6 @@ class _Content:
     features: StimulusFeatures | None = None  # in place of values
 
 
-@dataclass(eq=False)
-class _Shown:
-    """The presentations of one session that are used, by onset."""
-
-    session: Session
-    label: str
-    trial: Index  # row in the table
-    onset: Floats
-    known: list[str]  # stimuli of the session
-    length_s: Floats  # offset - onset, NaN where unknown
-    name: list[str]  # of the sound, "" for a blank
-    condition: list[str]
-    sample_s: float = 0.0  # longest sample of its sounds
-    start: Floats = field(default_factory=lambda: np.empty(0))
-    bins: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # of the clip
-    own: Index = field(default_factory=lambda: np.empty(0, dtype=np.int64))  # bins until it ended
-
-
 @dataclass(frozen=True)
 class _Choices:
     dt: Fraction
@@ -154,7 +127,7 @@ class Presented:
     """Clips of sessions with their presentations, for which responses are to be read."""
 
     sessions: Sequence[Session]
-    shown: list[_Shown]  # one per session
+    shown: list[Shown]  # one per session
     clips: list[_Clip]
     choices: _Choices
     notes: _Notes
@@ -263,9 +236,16 @@ def fill_from_sessions(
     units = _units(sessions, on_empty_unit, ds.load_report, found.notes)
     for i, part in enumerate(found.shown):
         _note_clocks(part, found.clips, i, found.choices, found.notes)
-    plans = [_Plan(part, units, found.choices, found.notes) for part in found.shown]
-    responses = [_count(one, plans, len(units), found.choices, allocate) for one in found.clips]
-    _note_odd(found.clips, responses, plans, units, found.notes)
+    asked, note = found.choices, found.notes.add
+    keep = asked.on_partly_observed == "keep"
+    plans = [Plan(part, units, asked.bin_s, note, n_before=asked.n_before, keep_partly=keep)
+             for part in found.shown]  # fmt: skip
+    shown = [one.by_session() for one in found.clips]
+    around = asked.n_before + asked.n_after
+    responses = [count_spikes(places, around + one.n_bins, plans, allocate)
+                 for places, one in zip(shown, found.clips, strict=True)]  # fmt: skip
+    named = [(one.name, places) for one, places in zip(found.clips, shown, strict=True)]
+    note_odd(named, responses, plans, units, note)
     ds.response_kind = "counts"
     finish(ds, found, responses, {unit: _unit_meta(unit, sessions) for unit in units})
 
@@ -363,7 +343,7 @@ def _presentations(
     choices: _Choices,
     report: LoadReport,
     notes: _Notes,
-) -> _Shown:
+) -> Shown:
     """The trials of a session whose stimulus is there, by onset; what is left out is noted."""
     trials = session.trials
     label = session.name if len(sessions) == 1 else f"{session.name} (session {index + 1})"
@@ -410,7 +390,7 @@ def _presentations(
     _note_left_out(label, known, names, missing, blank, timeless, twice, choices, report, notes)
     rows = np.array(kept, dtype=np.int64)
     conditions = [str(trials.condition[r]) if trials.condition is not None else "" for r in kept]
-    return _Shown(session, label, rows, onset[rows], known, (offset - onset)[rows], names, conditions)
+    return Shown(session, label, rows, onset[rows], known, (offset - onset)[rows], names, conditions)
 
 
 def _note_left_out(
@@ -448,22 +428,18 @@ def _note_left_out(
         for row in rows:
             report.skip(f"{label}, trial {row}", f"it {why}")
         if rows:
-            notes.add(topic, f"{label}: {_numbers(rows)}", len(rows))
+            notes.add(topic, f"{label}: {row_names(rows)}", len(rows))
 
 
 def _listed(names: Any) -> str:
     return first_names([printable(str(name), longest=60) for name in names])
 
 
-def _numbers(rows: Any) -> str:
-    return "trials " + first_names([str(row) for row in rows]) if len(rows) > 1 else f"trial {rows[0]}"
-
-
 # ---- stimuli
 
 
 def _contents(
-    ds: Any, shown: Sequence[_Shown], choices: _Choices, audio_fs: Any, notes: _Notes
+    ds: Any, shown: Sequence[Shown], choices: _Choices, audio_fs: Any, notes: _Notes
 ) -> tuple[dict[tuple[int, str], _Content], _Choices]:
     """What was presented, by session and name: each sound read once; sets rate and bin of the dataset."""
     used = [(i, name) for i, part in enumerate(shown) for name in part.known if name in set(part.name)]
@@ -519,7 +495,7 @@ def _hertz(rate: Fraction) -> str:
 
 def _features(
     ds: Any,
-    shown: Sequence[_Shown],
+    shown: Sequence[Shown],
     used: Sequence[tuple[int, str]],
     choices: _Choices,
     audio_fs: Any,
@@ -552,7 +528,7 @@ def _features(
 
 
 def _clips(
-    shown: Sequence[_Shown],
+    shown: Sequence[Shown],
     contents: Mapping[tuple[int, str], _Content],
     choices: _Choices,
     notes: _Notes,
@@ -635,7 +611,7 @@ def _stimulus(clip: _Clip, ds: Any, choices: _Choices, notes: _Notes) -> npt.NDA
 
 
 def _set_windows(
-    shown: Sequence[_Shown], clips: list[_Clip], choices: _Choices, report: LoadReport, notes: _Notes
+    shown: Sequence[Shown], clips: list[_Clip], choices: _Choices, report: LoadReport, notes: _Notes
 ) -> None:
     """Length of every clip and window of every presentation; overlapping ones are noted or left out."""
     bin_s = float(choices.bin_s)
@@ -679,7 +655,7 @@ def _set_windows(
         _note_span(part, [k for k in range(len(part.onset)) if (i, k) not in gone], choices, notes)
 
 
-def _overlapping(part: _Shown, choices: _Choices, report: LoadReport, notes: _Notes) -> list[int]:
+def _overlapping(part: Shown, choices: _Choices, report: LoadReport, notes: _Notes) -> list[int]:
     """Presentations whose window overlaps another one of the session, where those are to be left out."""
     if len(part.onset) < 2:
         return []
@@ -695,7 +671,7 @@ def _overlapping(part: _Shown, choices: _Choices, report: LoadReport, notes: _No
     sounding = int((part.onset[later] < np.maximum.accumulate(sound_end)[later - 1] - TOLERANCE_S).sum())
     rows = sorted(part.trial[list(both)].tolist())
     what = "sounds overlap" if sounding else "only silence before and after (pre_ms, post_ms) overlaps"
-    text = f"{part.label}: {_numbers(rows)} ({what})"
+    text = f"{part.label}: {row_names(rows)} ({what})"
     if choices.on_overlap == "error":
         raise ValueError(
             f"overlapping trials: {text}; on_overlap='keep' takes spikes into each, 'skip' leaves both out"
@@ -709,7 +685,7 @@ def _overlapping(part: _Shown, choices: _Choices, report: LoadReport, notes: _No
     return sorted(both)
 
 
-def _note_span(part: _Shown, kept: Sequence[int], choices: _Choices, notes: _Notes) -> None:
+def _note_span(part: Shown, kept: Sequence[int], choices: _Choices, notes: _Notes) -> None:
     """Note presentations that the recording does not hold whole."""
     span = part.session.span_s
     if span is None or not kept:
@@ -719,14 +695,14 @@ def _note_span(part: _Shown, kept: Sequence[int], choices: _Choices, notes: _Not
     cut = (start < span[0] - TOLERANCE_S) | (end > span[1] + TOLERANCE_S)
     if cut.any():
         rows = part.trial[at[cut]].tolist()
-        text = f"{part.label}, recorded {span[0]:g} to {span[1]:g} s: {_numbers(rows)}"
+        text = f"{part.label}, recorded {span[0]:g} to {span[1]:g} s: {row_names(rows)}"
         notes.add("trials cut by the recording's end", text, int(cut.sum()))
 
 
 # ---- units
 
 
-def _note_clocks(part: _Shown, clips: Sequence[_Clip], index: int, choices: _Choices, notes: _Notes) -> None:
+def _note_clocks(part: Shown, clips: Sequence[_Clip], index: int, choices: _Choices, notes: _Notes) -> None:
     """Note, or refuse, trials that seem to be on another clock than sounds or spikes."""
     duration = np.zeros(len(part.onset))
     for clip in clips:
@@ -755,30 +731,6 @@ def _note_clocks(part: _Shown, clips: Sequence[_Clip], index: int, choices: _Cho
     if len(out) == len(part.onset):
         raise ValueError(text)
     notes.add("clock offset", text)
-
-
-def _note_odd(clips: Sequence[_Clip], responses: Sequence[ClipResponses], plans: Sequence[_Plan],
-              units: Mapping[str, int], notes: _Notes) -> None:  # fmt: skip
-    """Note units that lost all spikes, fell silent, or have other numbers of repeats than most."""
-    names = list(units)
-    uneven = []
-    for clip, counted in zip(clips, responses, strict=True):
-        usual = Counter(counted.counts.tolist())
-        if not usual:
-            continue
-        mode = max(usual, key=lambda n: (usual[n], n))
-        for unit, n in zip(counted.heard.tolist(), counted.counts.tolist(), strict=True):
-            if n != mode:
-                uneven.append(f"unit {names[unit]}, {printable(clip.name)}: {n} for {mode}")
-    if uneven:
-        notes.add("uneven repeats", first_names(uneven), len(uneven))
-    groups: list[list[list[int]]] = [[] for _ in plans]
-    for clip in clips:
-        for i, places in clip.by_session().items():
-            groups[i].append(places)
-    for plan, group in zip(plans, groups, strict=True):
-        for unit, times in plan.times.items():
-            plan.note_silence(names[unit], unit, times, group, notes)
 
 
 def _units(
@@ -813,213 +765,3 @@ def _unit_meta(unit: str, sessions: Sequence[Session]) -> dict[str, Any]:
         if session.spikes is not None and unit in session.spikes:
             meta = {**session.unit_meta.get(unit, {}), **meta}
     return {"cell_id": unit, **{key: value for key, value in meta.items() if key != "cell_id"}}
-
-
-def _joined(intervals: npt.ArrayLike, what: str) -> Floats:
-    """Intervals (k, 2) by start, those that touch joined."""
-    table = np.asarray(intervals, dtype=np.float64).reshape(-1, 2)
-    if np.isnan(table).any() or (table[:, 1] < table[:, 0]).any():
-        raise ValueError(f"{what}: an interval has a start and a later end in s")
-    table = table[np.argsort(table[:, 0], kind="stable")]
-    out: list[list[float]] = []
-    for start, end in table.tolist():
-        if out and start <= out[-1][1] + TOLERANCE_S:
-            out[-1][1] = max(out[-1][1], end)
-        else:
-            out.append([start, end])
-    return np.array(out).reshape(-1, 2)
-
-
-class _Plan:
-    """Where the spikes of each unit of a session are for each presentation, and what was observed of it."""
-
-    def __init__(self, part: _Shown, units: Mapping[str, int], choices: _Choices, notes: _Notes) -> None:
-        self.part, self.choices = part, choices
-        self.times: dict[int, Floats] = {}
-        self.first: dict[int, Index] = {}
-        self.stop: dict[int, Index] = {}
-        self.seen: dict[int, Index] = {}  # 0 nothing, 1 a part, 2 all bins
-        self.intervals: dict[int, Floats | None] = {}
-        self.end = part.start + part.bins * float(choices.bin_s)
-        outside = inside = unobserved = edges = 0
-        windows = _joined(np.stack([part.start, self.end], axis=1), part.label)
-        for unit, given in (part.session.spikes or {}).items():
-            if unit not in units:
-                continue
-            at, times = units[unit], np.asarray(given, dtype=np.float64).reshape(-1)
-            if not np.isfinite(times).all():
-                raise ValueError(f"{part.label}, unit {unit!r}: a spike time is no finite number")
-            if times.size and (np.diff(times) < 0).any():
-                times = np.sort(times)
-            self.times[at] = times
-            self.first[at] = np.searchsorted(times, part.start - 2 * TOLERANCE_S)
-            self.stop[at] = np.searchsorted(times, self.end)
-            span = None if part.session.span_s is None else [part.session.span_s]
-            known = part.session.observed.get(unit, span)
-            self.intervals[at] = None if known is None else _joined(known, f"{part.label}, unit {unit!r}")
-            self.seen[at] = self._observed(self.intervals[at])
-            held = _inside(times, windows)
-            inside, outside = inside + held, outside + len(times) - held
-            near = np.unique(np.concatenate([part.start, self.end]))
-            reach = TOLERANCE_S * (1 + 1e-4)
-            edges += int((np.searchsorted(times, near + reach) - np.searchsorted(times, near - reach)).sum())
-            if known is not None:
-                unobserved += len(times) - _inside(times, self.intervals[at])
-        notes.add("spikes outside trials", f"{part.label}: {outside} of {outside + inside}", outside)
-        notes.add("spikes at trial edges", f"{part.label}: {edges} within 1 us", edges)
-        notes.add("spikes outside observation", f"{part.label}: {unobserved}", unobserved)
-
-    def note_silence(
-        self, name: str, unit: int, times: Floats, groups: Sequence[Sequence[int]], notes: _Notes
-    ) -> None:
-        """Note a unit whose spikes are all outside of trials, or that is silent in the first or last ones."""
-        part = self.part
-        length = float((self.end - part.start).sum())
-        counts = (self.stop[unit] - self.first[unit]).astype(np.float64)
-        if len(times) > 1 and counts.sum() == 0 and times[-1] > times[0]:
-            expected = len(times) * min(1.0, length / float(times[-1] - times[0]))
-            if expected > _ODD:
-                notes.add("spikes dropped", f"unit {name}: all {len(times)} are outside of its trials")
-        there = np.flatnonzero(
-            (self.seen[unit] > 0) & np.isin(np.arange(len(counts)), np.concatenate(groups))
-        )
-        alive = there[counts[there] > 0]
-        if not alive.size:
-            return
-        for run in (there[there < alive[0]], there[there > alive[-1]]):
-            silent, expected = set(run.tolist()), 0.0
-            for group in groups if silent else ():
-                lost = [k for k in group if k in silent]
-                others = [counts[k] for k in group if k not in silent and self.seen[unit][k]]
-                expected += len(lost) * float(np.mean(others)) if lost and others else 0.0
-            if expected > _ODD:
-                rows = part.trial[run].tolist()
-                text = f"unit {name}: {_numbers(rows)} without a spike, {expected:.0f} were expected"
-                notes.add("silent trials", text, len(rows))
-
-    def _observed(self, intervals: Floats | None) -> Index:
-        """Of each presentation: 0 no bin, 1 some bins, 2 all bins observed."""
-        part = self.part
-        whole = (part.own >= part.bins).astype(np.int64)
-        state = 2 * whole
-        if intervals is not None:
-            ends = np.full(len(state), -np.inf)
-            if len(intervals):
-                at = np.searchsorted(intervals[:, 0], part.start + TOLERANCE_S, side="right") - 1
-                ends = np.where(at >= 0, intervals[np.maximum(at, 0), 1], -np.inf)
-            state[self.end > ends + TOLERANCE_S] = 0
-        for k in np.flatnonzero(state == 0).tolist():
-            state[k] = int(self.mask(k, intervals).any())
-        return state
-
-    def mask(self, k: int, intervals: Floats | None) -> npt.NDArray[np.bool_]:
-        """(T,) whether each bin of presentation k was observed."""
-        bins, start, bin_s = int(self.part.bins[k]), self.part.start[k], float(self.choices.bin_s)
-        there = np.zeros(bins, dtype=bool)
-        if intervals is None:
-            there[:] = True
-        else:
-            slack = TOLERANCE_S / bin_s
-            partly = self.choices.on_partly_observed == "keep"
-            near = intervals[(intervals[:, 1] > start) & (intervals[:, 0] < self.end[k])]
-            for low, high in ((near - start) / bin_s).tolist():
-                a = np.floor(low + slack) if partly else np.ceil(low - slack)
-                b = np.ceil(high - slack) if partly else np.floor(high + slack)
-                there[max(0, int(a)) : max(0, int(b))] = True
-        there[int(self.part.own[k]) :] = False
-        return there
-
-
-def _inside(times: Floats, windows: Floats | None) -> int:
-    """Number of times in intervals that do not overlap."""
-    if windows is None:
-        return len(times)
-    first = np.searchsorted(times, windows[:, 0] - TOLERANCE_S)
-    return int((np.searchsorted(times, windows[:, 1] - TOLERANCE_S) - first).clip(0).sum())
-
-
-# ---- counts
-
-
-@dataclass(eq=False)
-class _Row:
-    """One repeat of one unit: its spikes are ``times[first:stop]``."""
-
-    plan: _Plan
-    unit: int
-    k: int
-
-
-def _rows(clip: _Clip, plans: Sequence[_Plan], n_units: int) -> tuple[list[_Row], Index, Index]:
-    """The repeats with an observed bin of each unit; neurons that have any, and their numbers of repeats."""
-    by_unit: dict[int, list[_Row]] = {}
-    for i, places in clip.by_session().items():
-        for unit, seen in plans[i].seen.items():
-            rows = [_Row(plans[i], unit, k) for k in places if seen[k]]
-            if rows:
-                by_unit.setdefault(unit, []).extend(rows)
-    heard = sorted(by_unit)
-    rows = [row for unit in heard for row in by_unit[unit]]
-    counts = np.array([len(by_unit[unit]) for unit in heard], dtype=np.int64)
-    return rows, np.array(heard, dtype=np.int64), counts
-
-
-def _count(
-    clip: _Clip,
-    plans: Sequence[_Plan],
-    n_units: int,
-    choices: _Choices,
-    allocate: Callable[..., npt.NDArray[Any]],
-) -> ClipResponses:
-    """Counts of all units in all bins of a clip."""
-    rows, heard, counts = _rows(clip, plans, n_units)
-    n_bins = choices.n_before + clip.n_bins + choices.n_after
-    partly = [j for j, row in enumerate(rows) if row.plan.seen[row.unit][row.k] == 1]
-    spikes = [int(row.plan.stop[row.unit][row.k] - row.plan.first[row.unit][row.k]) for row in rows]
-    most, small = max(spikes, default=0), np.iinfo(np.int8).max
-    if most > small:
-        most = max((int(n.max(initial=0)) for _, n in _cells(rows, spikes, n_bins, choices)), default=0)
-    kind: Any = next((kind for kind in COUNT_TYPES if most <= np.iinfo(kind).max), np.float32)
-    data = allocate((len(rows), n_bins), dtype=kind)
-    flat = data.reshape(-1)
-    for cells, numbers in _cells(rows, spikes, n_bins, choices):
-        flat[cells] = numbers
-    missing: Any = np.nan if kind is np.float32 else np.iinfo(kind).min
-    for j in partly:
-        row = rows[j]
-        data[j, ~row.plan.mask(row.k, row.plan.intervals[row.unit])] = missing
-    return ClipResponses(data, heard, np.cumsum(counts) - counts, counts, bool(partly))
-
-
-def _cells(
-    rows: Sequence[_Row], spikes: Sequence[int], n_bins: int, choices: _Choices
-) -> Iterator[tuple[Index, Index]]:
-    """Cells of the (rows, T) table that hold spikes, ascending, and how many; some rows at a time."""
-    start = 0
-    while start < len(rows):
-        stop, load = start, 0
-        while stop < len(rows) and (stop == start or load + spikes[stop] <= _CELLS):
-            load += spikes[stop]
-            stop += 1
-        some = rows[start:stop]
-        times = [r.plan.times[r.unit][r.plan.first[r.unit][r.k] : r.plan.stop[r.unit][r.k]] for r in some]
-        lengths = np.array(spikes[start:stop], dtype=np.int64)
-        onset = np.repeat(np.array([r.plan.part.onset[r.k] for r in some]), lengths)
-        index = bin_index(np.concatenate([*times, np.empty(0)]), onset, choices.bin_s) + choices.n_before
-        inside = (index >= 0) & (index < n_bins)
-        cells = (np.repeat(np.arange(start, stop), lengths) * n_bins + index)[inside]
-        first = np.flatnonzero(np.diff(cells, prepend=-1))
-        yield cells[first], np.diff(first, append=len(cells))
-        start = stop
-
-
-def bin_index(times: Floats, onset: Floats, bin_s: Fraction) -> Index:
-    """Bin of each time after its onset, ``floor((t - onset + 1 us) / dt)`` as exact fractions give it."""
-    quotient = (times - onset + TOLERANCE_S) / float(bin_s)
-    index = np.floor(quotient).astype(np.int64)
-    doubtful = np.flatnonzero(np.abs(quotient - np.rint(quotient)) < _GUARD_BINS)
-    tolerance = Fraction(1, 1_000_000)
-    for j in doubtful.tolist():
-        exact = (Fraction(times[j]) - Fraction(onset[j]) + tolerance) / bin_s
-        index[j] = exact.numerator // exact.denominator
-    return index
