@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -65,6 +65,7 @@ __all__ = [
     "replace_folder",
     "save_or_warn",
     "save_tensors",
+    "scratch_name",
     "sealed_json",
     "sealed_zip",
     "warn_unsealed",
@@ -72,6 +73,10 @@ __all__ = [
     "write_json",
     "write_sealed_json",
 ]
+
+#: Content of a file, whole or in pieces.
+Content = bytes | Iterable[bytes]
+ContentT = TypeVar("ContentT", bound=Content)
 
 #: No text file that the package reads comes near this size in bytes.
 TEXT_LIMIT = 256_000_000
@@ -306,7 +311,7 @@ def replace_file(path: str | os.PathLike[str], *, follow_links: bool = True) -> 
     # The temporary file lies beside the target: os.replace is atomic only within one file system.
     hidden = f".{target.name[:100]}."  # so that the longest legal name stays legal
     remove_abandoned(target.parent, hidden)
-    temporary = target.with_name(f"{hidden}{_this_process()}")
+    temporary = target.with_name(f"{hidden}{scratch_name()}")
     try:
         yield temporary
         if target.is_file() and (follow_links or not target.is_symlink()):
@@ -319,9 +324,9 @@ def replace_file(path: str | os.PathLike[str], *, follow_links: bool = True) -> 
         raise
 
 
-def _write_durably(path: Path, data: bytes) -> None:
+def _write_durably(path: Path, data: Content) -> None:
     with open(path, "xb") as stream:
-        stream.write(data)
+        stream.writelines((data,) if isinstance(data, bytes) else data)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -511,7 +516,7 @@ MANIFEST_FORMAT = 1
 _STAGED = ".deepSTRF-staged"
 #: Versions of other processes that one waits for at most.
 _MOST_RACES = 100
-#: A new version that is being written; see `_this_process`.
+#: A new version that is being written; see `scratch_name`.
 _WRITING = ".deepSTRF-writing-"
 
 
@@ -624,14 +629,41 @@ def _plain(name: str) -> str:
     return name
 
 
+class _Counted:
+    """A content in pieces, and its size and SHA-256 once it has been taken."""
+
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = pieces
+        self.size, self._digest = 0, hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        for piece in self._pieces:
+            self.size += len(piece)
+            self._digest.update(piece)
+            yield piece
+
+    def facts(self) -> dict[str, Any]:
+        """What the manifest lists."""
+        return {"size": self.size, "sha256": self._digest.hexdigest()}
+
+
 def adding_manifest(
-    files: Iterable[tuple[str, bytes]], kind: str, *, complete: bool = True, later: Iterable[str] = ()
-) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents as they come, and last the manifest that lists them."""
+    files: Iterable[tuple[str, ContentT]], kind: str, *, complete: bool = True, later: Iterable[str] = ()
+) -> Iterator[tuple[str, ContentT | Any]]:
+    """Yield names and contents as they come, and last the manifest that lists them.
+
+    A content in pieces is taken, to its end, before the next name.
+    """
     listed = {}
     for name, content in files:
-        listed[_plain(name)] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        yield name, content
+        plain = _plain(name)
+        if isinstance(content, bytes):
+            listed[plain] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            yield name, content
+        else:
+            counted = _Counted(content)
+            yield name, counted
+            listed[plain] = counted.facts()
     facts = {
         "format": MANIFEST_FORMAT,
         "kind": kind,
@@ -643,7 +675,7 @@ def adding_manifest(
 
 def replace_folder(
     folder: str | os.PathLike[str],
-    files: Iterable[tuple[str, bytes]],
+    files: Iterable[tuple[str, Content]],
     kind: str,
     *,
     complete: bool = True,
@@ -660,7 +692,8 @@ def replace_folder(
     folder : path
         Made when it is not there; a failing call removes what it has made.
     files : iterable of (name, bytes)
-        Names relative to the folder, with ``/``; may be a generator, so that one content is held at a time.
+        Names relative to the folder, with ``/``; may be a generator, so that one content is held at a time,
+        and a content may be an iterable of pieces of it.
     kind, complete, later
         See `Artefact`.
 
@@ -679,7 +712,7 @@ def replace_folder(
     try:
         remove_abandoned(root, _WRITING)
         _finish_staged(root)
-        writing = root / f"{_WRITING}{_this_process()}"
+        writing = root / f"{_WRITING}{scratch_name()}"
         try:
             writing.mkdir()
             for name, content in adding_manifest(files, kind, complete=complete, later=later):
@@ -819,7 +852,7 @@ def remove_folder(folder: str | os.PathLike[str]) -> None:
         root.rmdir()
 
 
-def _this_process() -> str:
+def scratch_name() -> str:
     """End of the name of what this process is writing: machine, process and a random word."""
     machine = hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
     return f"{machine}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -827,7 +860,7 @@ def _this_process() -> str:
 
 def remove_abandoned(folder: Path, start: str) -> None:
     """Remove what processes of this machine, killed since, were writing."""
-    machine = _this_process().split("-")[0]
+    machine = scratch_name().split("-")[0]
     with contextlib.suppress(OSError):
         for entry in os.scandir(folder):
             parts = entry.name.removeprefix(start).split("-")

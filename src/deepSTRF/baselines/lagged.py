@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from deepSTRF.metrics import psth
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.prediction import evaluating
+from deepSTRF.models.prediction import evaluating, input_pieces
 
 __all__ = [
     "ClipFeatures",
@@ -37,6 +37,7 @@ __all__ = [
     "group_neurons",
     "lagged_gram",
     "lagged_rows",
+    "measure_bands",
     "row_chunks",
     "solve_group",
 ]
@@ -44,42 +45,124 @@ __all__ = [
 # ---- Features and PSTHs of a recording
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Bins ``start`` to ``stop`` of a clip, and the bins ``before`` that their lags extend to."""
+
+    clip: int
+    start: int
+    stop: int
+    before: int
+
+
 class ClipFeatures:
     """Features and PSTHs of a recording, one clip at a time.
 
     Features are the input of the model's STRFs: after front-end, standardisation and prefilter, channels and
-    bands on one axis. They are computed once and kept in single precision.
+    bands on one axis. They are computed once and kept in single precision. A very long clip counts as
+    several: pieces with the ``n_lags - 1`` bins before them, in which the PSTH is NaN, so that sums over bins
+    are those of the whole clip.
     """
 
-    def __init__(self, model: Any, dataset: Any, warmup_ms: float = 0.0) -> None:
+    def __init__(self, model: Any, dataset: Any, warmup_ms: float = 0.0, n_lags: int = 1) -> None:
         self._dataset = dataset
         self.n_neurons = int(dataset.N_neurons)
         self.skip = math.ceil(warmup_ms / dataset.dt - 1e-9)
-        with evaluating(model):
-            self._features = [_features(model, stim, clip) for clip, stim in enumerate(dataset.stims)]
-        self.lengths = [int(one.shape[-1]) for one in self._features]
+        self._features: list[Tensor] = []
+        self._pieces: list[_Piece] = []
+        for clip in range(len(dataset.stims)):
+            parts = dataset.pieces(clip) if hasattr(dataset, "pieces") else [(0, 0)]
+            if len(parts) > 1:
+                self._features.append(_long_features(model, dataset, clip, parts))
+                self._pieces += [_Piece(clip, a, b, min(a, n_lags - 1)) for a, b in parts]
+                continue
+            with evaluating(model):
+                self._features.append(_features(model, dataset.stims[clip], clip))
+            self._pieces.append(_Piece(clip, 0, int(self._features[-1].shape[-1]), 0))
+        self.lengths = [one.before + one.stop - one.start for one in self._pieces]
 
     def __len__(self) -> int:
-        return len(self._features)
+        return len(self._pieces)
 
     def features(self, clip: int) -> Tensor:
         """Return (D, T) features."""
-        return self._features[clip].double()
+        one = self._pieces[clip]
+        return self._features[one.clip][:, one.start - one.before : one.stop].double()
+
+    def context(self, clip: int) -> int:
+        """Leading bins that belong to another piece or window."""
+        context = getattr(self._dataset, "context_bins", None)
+        return self._pieces[clip].before + (0 if context is None else int(context(self._pieces[clip].clip)))
+
+    def unscored(self, clip: int) -> int:
+        """Leading bins of a piece that belong to the piece before, or to the onset."""
+        one = self._pieces[clip]
+        return int(min(one.before + max(0, self.skip - one.start), self.lengths[clip]))
+
+    def responses(self, clip: int) -> Tensor:
+        """Return the repeats (N, R, T) of the scored bins."""
+        one = self._pieces[clip]
+        if one.before == 0 and one.stop == self._features[one.clip].shape[-1]:
+            return self._dataset.response_block(one.clip)[..., self.skip :]  # type: ignore[no-any-return]
+        first = one.start - one.before + self.unscored(clip)
+        return self._dataset.response_block(one.clip, first, one.stop)  # type: ignore[no-any-return]
 
     def psth(self, clip: int) -> Tensor:
         """Return the mean over repeats (N, T), NaN in the onset and where nothing was recorded.
 
         Each bin is the plain mean of the repeats it has: a bin with many repeats weighs as one with few.
         """
-        responses = self._dataset.response_block(clip)
+        one = self._pieces[clip]
+        if one.before or one.stop < self._features[one.clip].shape[-1]:
+            responses = self._dataset.response_block(one.clip, one.start - one.before, one.stop)
+        else:
+            responses = self._dataset.response_block(one.clip)
         if responses.shape[-1] != self.lengths[clip]:
             raise ValueError(
-                f"clip {clip} has {self.lengths[clip]} frames and {responses.shape[-1]} response bins; build "
-                "the front-end with hop_ms=dataset.dt"
+                f"clip {one.clip} has {self.lengths[clip]} frames and {responses.shape[-1]} response bins; "
+                "build the front-end with hop_ms=dataset.dt"
             )
         mean = psth(responses.double())[:, 0].clone()
-        mean[:, : self.skip] = torch.nan
+        mean[:, : self.unscored(clip)] = torch.nan
         return mean
+
+
+def measure_bands(model: Any, dataset: Any) -> None:
+    """Measure the bands of a model on a recording: very long clips in pieces, without context of windows."""
+    if not hasattr(dataset, "scored_stimuli"):
+        model.measure_bands(dataset.stims)
+    elif isinstance(model.wav2spec, nn.Identity):
+        model.measure_bands(dataset.scored_stimuli(range(len(dataset))))
+    else:
+        parts = [(clip, part) for clip in range(len(dataset)) for part in dataset.pieces(clip)]
+        context = [dataset.context_bins(clip) for clip in range(len(dataset))]
+        if len(parts) == len(dataset) and not any(context):
+            model.measure_bands(dataset.stims)
+            return
+        stims = (dataset.stimulus_part(clip, *part) for clip, part in parts)
+        frames = (frames for clip in range(len(dataset)) for frames in _spectrograms(model, dataset, clip))
+        model.measure_bands(stims, frames)
+
+
+def _spectrograms(model: Any, dataset: Any, clip: int) -> Iterator[Tensor]:
+    """Spectrograms of the pieces of a clip, without its context."""
+    parts = dataset.pieces(clip)
+    for (start, _), frames in zip(parts, input_pieces(model, dataset, clip, parts, raw=True), strict=True):
+        yield frames[..., max(0, dataset.context_bins(clip) - start) :]
+
+
+def _long_features(model: Any, dataset: Any, clip: int, parts: Sequence[tuple[int, int]]) -> Tensor:
+    """Features (D, T) of one very long stimulus, made piece by piece."""
+    features: Tensor | None = None
+    pieces = input_pieces(model, dataset, clip, parts)
+    for (start, stop), piece in zip(parts, pieces, strict=True):
+        frames = piece[0].flatten(0, 1).cpu()
+        if not bool(torch.isfinite(frames).all()):
+            raise ValueError(f"the features of clip {clip} hold values that are not finite")
+        if features is None:
+            features = torch.empty(len(frames), parts[-1][1])
+        features[:, start:stop] = frames
+    return torch.empty(0, 0) if features is None else features
 
 
 def _features(model: Any, stim: Tensor, clip: int) -> Tensor:

@@ -32,12 +32,13 @@ from deepSTRF.baselines.lagged import (
     cross_products,
     group_neurons,
     lagged_rows,
+    measure_bands,
     row_chunks,
     solve_group,
 )
 from deepSTRF.metrics import ScoreTracker
 from deepSTRF.models.audio.linear import Linear
-from deepSTRF.models.fitted_on import check_views, remember_fit
+from deepSTRF.models.fitted_on import band_moments, check_views, remember_fit
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
 from deepSTRF.training.evaluation import neuron_names
@@ -240,8 +241,8 @@ def fit_ridge(
     )
     remember_fit(model, train, validation)
     check_level(model, train)
-    model.measure_bands(train.stims)
-    clips = ClipFeatures(model, train, warmup_ms)
+    measure_bands(model, train)
+    clips = ClipFeatures(model, train, warmup_ms, n_lags)
     groups = group_neurons(clips)
     scale = torch.ones(clips.n_neurons, dtype=torch.float64)
     grid = given
@@ -255,8 +256,8 @@ def fit_ridge(
         )
     scores: dict[str, Tensor] = {}
     if validation is not None:
-        clips = ClipFeatures(model, validation, warmup_ms)
-        scores = _validation_scores(estimates, clips, validation, max_bytes)
+        clips = ClipFeatures(model, validation, warmup_ms, n_lags)
+        scores = _validation_scores(estimates, clips, max_bytes)
     names = neuron_names(train.nrn_meta)
     index, shared, unscored = _choose(scores, score, per_neuron, len(names))
     weights, biases, variances = (
@@ -367,8 +368,7 @@ def _default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Te
     for group in groups:
         heard = tuple(i for i, mask in enumerate(group.masks) if mask is None or bool(mask.any()))
         if heard and heard not in known:
-            frames = torch.cat([clips.features(clip) for clip in heard], dim=1)
-            known[heard] = float(frames.var(dim=1, correction=0).mean()) * frames.shape[1] or 1.0
+            known[heard] = _total_variance(clips, heard) or 1.0
         units[group.neurons] = known.get(heard, torch.nan)
     # one unit is kept to the last bit
     common = (
@@ -378,6 +378,16 @@ def _default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Te
     )
     grid = torch.tensor(RELATIVE_LAMBDAS, dtype=torch.float64) * float(common)
     return grid, (units / float(common)).nan_to_num(nan=1.0)
+
+
+def _total_variance(clips: ClipFeatures, heard: Sequence[int]) -> float:
+    """Mean variance of the features over all frames of some clips, times the number of frames."""
+    n_frames = sum(clips.lengths[clip] - clips.context(clip) for clip in heard)
+    parts = (clips.features(clip)[:, clips.context(clip) :] for clip in heard)
+    n_features = clips.features(heard[0]).shape[0]
+    if 8 * n_frames * n_features > MAX_BYTES:  # not all frames at once
+        return float(band_moments(parts, n_features)[1].square().mean()) * n_frames
+    return float(torch.cat(list(parts), dim=1).var(dim=1, correction=0).mean()) * n_frames
 
 
 @dataclass(frozen=True)
@@ -416,28 +426,28 @@ def _solve(
     return _Estimates(weights, biases, variances, means, sorted(untrained), forms)
 
 
-def _validation_scores(
-    estimates: _Estimates, clips: ClipFeatures, validation: DatasetLike, max_bytes: int
-) -> dict[str, Tensor]:
-    """Scores (n_lambdas, N) of every penalty on the validation clips."""
-    tracker = ScoreTracker()
+def _validation_scores(estimates: _Estimates, clips: ClipFeatures, max_bytes: int) -> dict[str, Tensor]:
+    """Scores (n_lambdas, N) of every penalty on the validation clips, which are read once."""
+    trackers = [ScoreTracker(max_bytes=0) for _ in estimates.weights]  # nothing is kept of a clip
+    lags = range(estimates.weights.shape[2])
     for clip in range(len(clips)):
-        tracker.prepare(clip, validation.response_block(clip)[..., clips.skip :])
-    columns: dict[str, list[Tensor]] = {name: [] for name in SCORES}
-    for weights, biases in zip(estimates.weights, estimates.biases, strict=True):
-        tracker.reset()
-        lags, flat = range(weights.shape[1]), weights.flatten(1)
-        for clip in range(len(clips)):
-            pieces = [
-                flat @ lagged_rows(clips.features(clip), piece, lags).T
-                for piece in row_chunks(torch.arange(clips.lengths[clip]), flat.shape[1], max_bytes)
+        hidden = clips.unscored(clip)
+        if hidden == clips.lengths[clip] and len(clips) > 1:
+            continue
+        trackers[0].prepare(clip, clips.responses(clip))
+        for tracker in trackers[1:]:
+            tracker.adopt(clip, trackers[0])
+        features, flat = clips.features(clip), estimates.weights.flatten(2)
+        chunks = list(row_chunks(torch.arange(clips.lengths[clip]), flat.shape[2], max_bytes))
+        only = lagged_rows(features, chunks[0], lags) if len(chunks) == 1 else None
+        for tracker, weights, biases in zip(trackers, flat, estimates.biases, strict=True):
+            parts = [
+                weights @ (lagged_rows(features, bins, lags) if only is None else only).T for bins in chunks
             ]
-            rates = torch.cat(pieces, dim=1) + biases.unsqueeze(1)
-            tracker.update([clip], rates[None, :, None, clips.skip :])
-        found = tracker.compute()
-        for name, column in columns.items():
-            column.append(found[name])
-    return {name: torch.stack(column) for name, column in columns.items()}
+            rates = torch.cat(parts, dim=1) + biases.unsqueeze(1)
+            tracker.update([clip], rates[None, :, None, hidden:])
+    found = [tracker.compute() for tracker in trackers]
+    return {name: torch.stack([one[name] for one in found]) for name in SCORES}
 
 
 def _choose(

@@ -21,6 +21,7 @@ from deepSTRF.datasets.splits import (
     parse_split,
     random_split,
 )
+from deepSTRF.datasets.windows import windows
 
 __all__ = [
     "ClipSplit",
@@ -43,6 +44,7 @@ __all__ = [
     "random_split",
     "single_trials",
     "spectrogram",
+    "windows",
     "word_onsets",
     "write_recording",
 ]

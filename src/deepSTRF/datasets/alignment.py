@@ -125,7 +125,7 @@ def _levels(ds: Recording, clip: int) -> Floats:
     """(G, T) levels of one stimulus: pooled bands, or low and high frequency energy of a waveform."""
     hop = ds.samples_per_bin
     n_bins = min(ds.stimulus_bins(clip), _MAX_BINS)
-    values = ds.stims[clip][..., : n_bins * hop].numpy().astype(np.float64)
+    values = ds.stimulus_part(clip, 0, n_bins).numpy().astype(np.float64)
     if hop > 1:
         samples = values[0]
         both = np.stack([samples, np.diff(samples, prepend=samples[:1])])
@@ -182,7 +182,8 @@ def _head(responses: ClipResponses) -> ClipResponses:
 
 def _neuron_psths(responses: ClipResponses, repeats: slice) -> Floats:
     """(H, T) mean over repeats as recorded; a bin without any value gets the neuron's mean."""
-    if repeats == slice(None) and not responses.has_missing and responses.is_counts:
+    complete = responses.is_counts and not responses.has_missing and not responses.context
+    if repeats == slice(None) and complete:
         first = np.cumsum(responses.counts) - responses.counts
         sums = np.add.reduceat(responses.rows(), first, axis=0, dtype=np.float64)
         return np.asarray(sums / responses.counts[:, None])

@@ -7,8 +7,6 @@ with it: selection, standardisation, smoothing and normalisation (each a view), 
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from torch import Tensor
 
-from deepSTRF._files import naming_damage
+from deepSTRF._files import MANIFEST, naming_damage
 from deepSTRF._moved import find_moved_attribute
 from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets import alignment, io
 from deepSTRF.datasets.alignment import AlignmentReport
 from deepSTRF.datasets.concat import concat_neural_datasets
+from deepSTRF.datasets.download import cache_dir
 from deepSTRF.datasets.from_arrays import (
     DEFAULT_BANDS,
     as_spectrogram,
@@ -38,6 +37,7 @@ from deepSTRF.datasets.recording import Recording, StimulusList, check_window, i
 from deepSTRF.datasets.responses import ResponseStorage
 from deepSTRF.datasets.selection import resolve_selection
 from deepSTRF.datasets.transforms import fit_normalization, fit_standardization, given_normalization
+from deepSTRF.datasets.windows import cut_pieces
 from deepSTRF.dsp.filters import samples_per_bin
 
 __all__ = ["AudioNeuralDataset", "NeuralDataset", "check_hop", "plain_rate"]
@@ -203,7 +203,9 @@ class NeuralDataset(Recording):
             When there is no clip to take statistics from.
         """
         clips = resolve_selection(stim_indices, self.stim_meta, "clip").tolist()
-        transform = fit_standardization(self._stims.raw(), clips, per_band, eps, self.features)
+        transform = fit_standardization(
+            lambda: self.scored_stimuli(clips, loaded=True), clips, per_band, eps, self.features
+        )
         view = self._view()
         view._stims = self._stims.standardized(transform)
         view.stim_normalization = transform.record()
@@ -253,7 +255,7 @@ class NeuralDataset(Recording):
         clips = resolve_selection(stim_indices, self.stim_meta, "clip").tolist()
         view = self._view()
         view._normalization = None  # the blocks below are read without the earlier normalisation
-        blocks = (view._read(clip) for clip in clips)
+        blocks = (view._read(clip, *piece) for clip in clips for piece in self.pieces(clip))
         view._normalization = fit_normalization(
             blocks, self.N_neurons, method=method, stim_indices=clips, eps=eps
         )
@@ -334,52 +336,7 @@ class NeuralDataset(Recording):
         >>> [len(part) for part in random_split(pieces).apply(pieces)]
         [7, 2, 1]
         """
-        if self.stim_normalization is not None or self._normalization is not None:
-            raise ValueError("cut first, then standardise or normalise with the training pieces: ds.cut(...)")
-        n_bins, gap = (
-            self._whole_bins(name, ms) for name, ms in (("length_ms", length_ms), ("gap_ms", gap_ms))
-        )
-        if n_bins < 1:
-            raise ValueError(f"length_ms={length_ms!r} is less than one bin of {self.dt:g} ms")
-        kind = AudioNeuralDataset if isinstance(self, AudioNeuralDataset) else NeuralDataset
-        result = kind._blank(self.dt)
-        result.__dict__.update({key: self.__dict__[key] for key in result.__dict__ if key in self.__dict__})
-        plain = kind.describe(self)  # what a loader's own class adds is unknown to the class of the pieces
-        result.facts = {key: value for key, value in self.describe().items() if key not in plain}
-        result.features = dict(self.features)
-        result.facts |= self.facts | {"cut_ms": n_bins * self.dt, "cut_gap_ms": gap * self.dt}
-        result.load_report = copy.deepcopy(self.load_report)
-        result.S_sel, result.nrn_meta, result.stim_meta = None, [dict(row) for row in self.nrn_meta], []
-        stimuli, responses, per_bin = [], [], self.samples_per_bin
-        for clip, row in enumerate(self.stim_meta):
-            source, total = str(row.get("name", clip)), self.n_bins(clip)
-            for start in range(0, total, n_bins + gap):
-                stop = min(start + n_bins, total)
-                if 2 * (stop - start) < n_bins:
-                    result.load_report.skip(
-                        source, f"its last {total - start} bins are too short for a piece"
-                    )
-                    continue
-                place = {"cut_from": source, "start_ms": start * self.dt}
-                sha = hashlib.sha256(f"{self.source_fingerprint(clip)}:{start}:{stop}:{self.dt!r}".encode())
-                result.stim_meta.append({**row, **place, "source_sha256": sha.hexdigest()})
-                samples = slice(start * per_bin, stop * per_bin)
-                stimuli.append(self.shared_stimulus(clip)[..., samples])
-                responses.append(self._storage.clips[clip].cropped(stop, start, copy=False))
-        if not stimuli:
-            raise ValueError(f"no clip holds half of length_ms={length_ms:g}; cut shorter pieces")
-        result._stims = StimulusList.of(stimuli)
-        result._storage = ResponseStorage(responses, self.N_neurons)
-        result.validate()
-        result._inferred_kind = self._inferred_kind  # also where gaps hold the only negative values
-        return result
-
-    def _whole_bins(self, name: str, milliseconds: float) -> int:
-        if isinstance(milliseconds, bool) or not isinstance(milliseconds, (int, float, np.number)):
-            raise TypeError(f"{name} is a number of milliseconds, got {type(milliseconds).__name__}")
-        if not (math.isfinite(milliseconds) and milliseconds >= 0):
-            raise ValueError(f"{name} is a number of milliseconds of at least 0, got {milliseconds!r}")
-        return round(float(milliseconds) / self.dt)
+        return cut_pieces(self, length_ms, gap_ms)
 
     # ---- construction
 
@@ -478,7 +435,9 @@ class NeuralDataset(Recording):
             "dt_ms": self.dt,
             "n_clips": len(self),
             "n_neurons": self.N_neurons,
-            "duration_s": sum(self.n_bins(clip) for clip in range(len(self))) * self.dt / 1000.0,
+            "duration_s": sum(self.n_bins(clip) - self.context_bins(clip) for clip in range(len(self)))
+            * self.dt
+            / 1000.0,
             "repeats_min": min(repeats, default=0),
             "repeats_max": max(repeats, default=0),
             "missing_pairs": int(self.nrn_masks.numel() - self.nrn_masks.sum()),
@@ -564,10 +523,62 @@ class NeuralDataset(Recording):
             When the disk is full, the folder is read-only, or a folder, pipe or device has that name; nothing
             was changed then.
         """
+        return io.write_file(self, path, self._facts_to_save())
+
+    @checked
+    def mapped(self, folder: str | os.PathLike[str] | None = None) -> Self:
+        """View whose stimuli and responses lie in files and are read, piece by piece, when they are needed.
+
+        For recordings that are longer than memory, or for several processes that share one: selections, cuts
+        and windows of the view read the same files, and it is small when it is sent to a loader's workers. A
+        file that vanishes or changes while it is in use is a `DamagedFileError` that names it.
+
+        Parameters
+        ----------
+        folder : str or path-like, optional
+            Folder to write, in place of an earlier recording there; ``NeuralDataset.load(folder)`` opens it
+            again. None is an entry of the package's cache folder that is named by its content, written once
+            and verified when it is used again; it stays until you delete it.
+
+        Returns
+        -------
+        NeuralDataset
+            The view. Its numbers are those of this dataset to the last bit.
+
+        Raises
+        ------
+        FileExistsError
+            When the folder holds something else that would be replaced.
+        OSError
+            When the disk is full or the folder is read-only; nothing was changed then.
+        ValueError
+            When this is a dataset of windows: map the recording, then make the windows.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import torch
+        >>> ds = NeuralDataset.from_arrays([torch.rand(4, 50)], [torch.ones(2, 3, 50)], dt_ms=10.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     view = ds.mapped(folder)
+        ...     bool((view.response_block(0) == ds.response_block(0)).all())
+        True
+        """
+        if any(self.context_bins(clip) for clip in range(len(self))):
+            raise ValueError("these are windows: map the recording, ds.mapped(), then make windows of that")
+        place = None if folder is None else Path(folder).expanduser()
+        place = io.write_mapped(self, place, self._facts_to_save(), cache_dir("recordings"))
+        view = self._view()
+        stimuli, clips = io.open_mapped(self, place)
+        view._stims = StimulusList(stimuli, self._stims.transforms)
+        view._storage = ResponseStorage(clips, self.N_neurons)
+        return view
+
+    def _facts_to_save(self) -> dict[str, Any]:
         known = AudioNeuralDataset if isinstance(self, AudioNeuralDataset) else NeuralDataset
         plain = known.describe(self)  # what a loader's own class adds is unknown to the class that reads
         added = {key: value for key, value in self.describe().items() if key not in plain}
-        return io.write_file(self, path, {**added, **self.facts})
+        return {**added, **self.facts}
 
     @classmethod
     @checked
@@ -577,7 +588,7 @@ class NeuralDataset(Recording):
         Parameters
         ----------
         path : str or path-like
-            The ``.npz`` file.
+            The ``.npz`` file, or the folder of `mapped`, whose arrays then stay in it.
 
         Returns
         -------
@@ -599,7 +610,8 @@ class NeuralDataset(Recording):
         UserWarning
             When the file is of an earlier version, which wrote no checksums.
         """
-        header, arrays = io.read_file(path)
+        folder = Path(path).expanduser()
+        header, arrays = io.read_mapped(folder) if (folder / MANIFEST).is_file() else io.read_file(path)
         kind = AudioNeuralDataset if header["kind"] == "audio" else NeuralDataset
         if issubclass(cls, AudioNeuralDataset) and kind is NeuralDataset:
             raise TypeError(
@@ -843,18 +855,18 @@ class AudioNeuralDataset(FromTrials, NeuralDataset):
         if self.features and self.return_waveform:
             raise ValueError("named features are for spectrograms; waveforms (audio_fs=...) have none")
         hop = self.samples_per_bin
-        for clip, stimulus in enumerate(self.stims):
-            shape = tuple(stimulus.shape)
+        for clip, stimulus in enumerate(self._stims.stimuli):
+            shape = stimulus.shape
             if not self.return_waveform:
-                if stimulus.ndim != 3 or stimulus.shape[-2] != self.F:
+                if len(shape) != 3 or shape[-2] != self.F:
                     raise ValueError(f"clip {clip}: a spectrogram is (1, F={self.F}, T), got {shape}")
                 continue
-            if stimulus.ndim != 2 or stimulus.shape[0] != 1:
+            if len(shape) != 2 or shape[0] != 1:
                 raise ValueError(f"clip {clip}: a waveform is (1, T_audio), mono, got {shape}")
-            if stimulus.shape[-1] % hop:
+            if shape[-1] % hop:
                 raise ValueError(
-                    f"clip {clip}: {stimulus.shape[-1]} samples are no multiple of the {hop} samples of one "
-                    f"bin; crop to {stimulus.shape[-1] // hop * hop} samples or pad with zeros"
+                    f"clip {clip}: {shape[-1]} samples are no multiple of the {hop} samples of one "
+                    f"bin; crop to {shape[-1] // hop * hop} samples or pad with zeros"
                 )
 
     def describe(self) -> dict[str, Any]:

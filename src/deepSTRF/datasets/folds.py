@@ -425,7 +425,7 @@ def plan_folds(
     Raises
     ------
     ValueError
-        For too few trials, more groups than trials, or groups that none leaves out.
+        For too few trials, more groups than trials, groups that none leaves out, or a dataset of `windows`.
 
     Examples
     --------
@@ -435,6 +435,8 @@ def plan_folds(
     >>> [fold.name for fold in plan.folds], len(plan.folds[0].left_out)
     (['model-000_001', 'model-000_002', 'model-001_002'], 4)
     """
+    if any("window_of" in row for row in dataset.stim_meta):
+        raise ValueError("these are windows: plan folds of the recording, then make windows")
     clips = [group[0] for group in same_sounds(dataset)]
     names = _clip_names(dataset, clips)
     groups = None

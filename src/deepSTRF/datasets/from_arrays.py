@@ -253,7 +253,7 @@ def from_full_scale(samples: Array, what: str) -> Array:
     return samples.astype(np.float64) / half - (1.0 if samples.dtype.kind == "u" else 0.0)
 
 
-def set_level(stimuli: list[Tensor], level: str) -> float:
+def set_level(stimuli: Sequence[Tensor], level: str) -> float:
     """Multiply all waveforms in place by one factor, which brings the recording to a level; return it."""
     if level in ("raw", "pascal"):
         return 1.0

@@ -1,4 +1,7 @@
-"""A dataset as one ``.npz`` file without pickles: stimuli, responses as recorded, metadata and transforms.
+"""A dataset in files without pickles: stimuli, responses as recorded, metadata and transforms.
+
+One ``.npz`` file holds it compressed and is read whole. A folder holds an array per clip, which is read piece
+by piece when it is needed: for recordings that are longer than memory.
 
 Responses are written as recorded together with smoothing and normalisation, so nothing is lost by saving a
 smoothed view. A file appears under its name only when it is complete, and carries its size and SHA-256 (see
@@ -8,11 +11,14 @@ file is believed.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -22,20 +28,37 @@ import numpy.typing as npt
 import torch
 
 from deepSTRF._files import (
+    Artefact,
     DamagedFileError,
     check_regular,
+    load_npz,
     load_sealed_npz,
     naming_damage,
     npz_bytes,
+    read_folder,
+    replace_folder,
     warn_unsealed,
     write_sealed_zip,
 )
+from deepSTRF._validation import check_memory
 from deepSTRF.datasets.from_arrays import LEVELS
 from deepSTRF.datasets.recording import LoadReport, Recording, Stimulus, StimulusList, check_metadata
-from deepSTRF.datasets.responses import ResponseStorage, stored_responses
+from deepSTRF.datasets.responses import ClipResponses, ResponseStorage, stored_responses
+from deepSTRF.datasets.stored import FileArray, npy_pieces, open_npy, row_pieces
 from deepSTRF.datasets.transforms import METHODS, ResponseNormalization, StimulusStandardization
 
-__all__ = ["REMEDY", "advice_on", "check_header", "read_file", "restore", "without_clips", "write_file"]
+__all__ = [
+    "REMEDY",
+    "advice_on",
+    "check_header",
+    "open_mapped",
+    "read_file",
+    "read_mapped",
+    "restore",
+    "without_clips",
+    "write_file",
+    "write_mapped",
+]
 
 #: Version of the layout inside the file; files of version 1 carry no checksums.
 _FORMAT, _UNSEALED_FORMAT = 2, 1
@@ -83,6 +106,9 @@ _THEN = (
 Header = dict[str, Any]
 Arrays = dict[str, npt.NDArray[Any]]
 
+#: Kind of a folder, and the files in it beside ``stim_0.npy``, ``rows_0.npy``, ...
+_FOLDER_KIND, _HEADER, _INDEX = "recording", "header.json", "index.npz"
+
 
 def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any]) -> Path:
     """Write what a dataset or view shows, with ``facts`` for ``describe``, and return the path."""
@@ -93,21 +119,98 @@ def write_file(ds: Recording, path: str | os.PathLike[str], facts: dict[str, Any
         )
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist; make it first")
+    n_bytes = sum(clip.data.nbytes for clip in ds.response_storage.clips)
+    check_memory(
+        2 * n_bytes, f"{path} is written in memory; ds.mapped(folder) writes a folder clip by clip. The file"
+    )
     header = _header_text(_header(ds, facts)).encode()
     arrays: Arrays = {"header": np.frombuffer(header, dtype=np.uint8)}
     for clip, stimulus in enumerate(ds._stims.raw()):
         arrays[f"stim_{clip}"] = stimulus.detach().cpu().numpy()
         responses = ds.response_storage.clips[clip]
         arrays[f"rows_{clip}"] = responses.rows()
-        arrays[f"heard_{clip}"] = responses.heard
-        arrays[f"counts_{clip}"] = responses.counts
-    arrays.update(_small_arrays(ds))
+    arrays.update(_index_arrays(ds))
     try:
         write_sealed_zip(path, npz_bytes(arrays), _KIND)
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(error.errno, f"could not write {path} ({reason}); nothing was changed there") from error
     return path
+
+
+def _index_arrays(ds: Recording) -> Arrays:
+    """Neurons and repeats of each clip, frequencies and transforms."""
+    arrays: Arrays = {}
+    for clip, responses in enumerate(ds.response_storage.clips):
+        arrays[f"heard_{clip}"] = responses.heard
+        arrays[f"counts_{clip}"] = responses.counts
+    return {**arrays, **_small_arrays(ds)}
+
+
+def write_mapped(ds: Recording, folder: Path | None, facts: dict[str, Any], cache: Path) -> Path:
+    """Write a recording as a folder, clip by clip, unless the cache holds it; return its folder.
+
+    ``folder`` None: an entry of ``cache`` that is named by its content.
+    """
+    header = _header_text(_header(ds, facts)).encode()
+    index = npz_bytes(_index_arrays(ds))
+    if folder is None:
+        key = hashlib.sha256(header)
+        for clip in range(len(ds)):
+            key.update(ds.clip_fingerprint(clip).encode())
+        for name, array in _index_arrays(ds).items():
+            key.update(name.encode() + array.tobytes())
+        folder = cache / key.hexdigest()[:20]
+        with contextlib.suppress(OSError, ValueError):
+            entry = read_folder(folder, _FOLDER_KIND, REMEDY)
+            if entry.files is not None:
+                for name in entry.files:
+                    entry.path(name)
+                return folder
+    replace_folder(folder, _folder_files(ds, header, index), _FOLDER_KIND)
+    return folder
+
+
+def _folder_files(
+    ds: Recording, header: bytes, index: bytes
+) -> Iterator[tuple[str, bytes | Iterator[bytes]]]:
+    yield _HEADER, header
+    yield _INDEX, index
+    for clip, responses in enumerate(ds.response_storage.clips):
+        held = ds._stims.stimuli[clip].held
+        stimulus = held if isinstance(held, FileArray) else held.detach().cpu().numpy()
+        yield f"stim_{clip}.npy", npy_pieces(tuple(stimulus.shape), stimulus.dtype, row_pieces(stimulus))
+        yield f"rows_{clip}.npy", npy_pieces(*responses.encoded())
+
+
+def open_mapped(ds: Recording, folder: Path) -> tuple[list[Stimulus], list[ClipResponses]]:
+    """Stimuli and responses of a recording, read from the folder that `write_mapped` has made of it."""
+    stimuli, clips = [], []
+    for clip, responses in enumerate(ds.response_storage.clips):
+        stimuli.append(Stimulus(open_npy(folder / f"stim_{clip}.npy")))
+        stimuli[-1]._digest = ds._stims.stimuli[clip].fingerprint()
+        clips.append(responses.stored_in(open_npy(folder / f"rows_{clip}.npy")))
+    return stimuli, clips
+
+
+def read_mapped(folder: Path) -> tuple[Header, Arrays]:
+    """Header and arrays of a folder that `write_mapped` wrote, all verified; those of clips stay in it."""
+    entry: Artefact = read_folder(folder, _FOLDER_KIND, REMEDY)
+    if entry.files is None:
+        raise FileNotFoundError(
+            f"{folder} holds no recording (no manifest.json); ds.mapped(folder) makes one"
+        )
+    header = entry.json(_HEADER)
+    with naming_damage(folder / _HEADER, REMEDY):
+        if header["format"] != _FORMAT:
+            raise ValueError("it is of another version of deepSTRF; install a newer deepSTRF")
+        check_header(header)
+    with naming_damage(folder / _INDEX, REMEDY):
+        arrays: Arrays = load_npz(entry.read(_INDEX))
+    for clip in range(len(header["stim_meta"])):
+        for part in ("stim", "rows"):
+            arrays[f"{part}_{clip}"] = open_npy(entry.path(f"{part}_{clip}.npy"))  # type: ignore[assignment]
+    return header, arrays
 
 
 def without_clips(ds: Recording, facts: dict[str, Any]) -> tuple[Header, Arrays]:
@@ -314,15 +417,26 @@ def restore(ds: Recording, header: Header, arrays: Arrays) -> None:
             ds.feature_frequencies[feature] = arrays.pop(key)  # type: ignore[attr-defined]
     clips, stimuli = [], []
     for clip in range(len(ds.stim_meta)):
-        stimuli.append(Stimulus(torch.from_numpy(arrays.pop(f"stim_{clip}"))))
-        if stimuli[-1].values.ndim < 2:
+        held: Any = arrays.pop(f"stim_{clip}")
+        stimuli.append(Stimulus(held if isinstance(held, FileArray) else torch.from_numpy(held)))
+        if len(stimuli[-1].shape) < 2:
             raise ValueError(f"clip {clip}: a stimulus has axes (..., T)")
         rows, heard, counts = (arrays.pop(f"{part}_{clip}") for part in ("rows", "heard", "counts"))
-        clips.append(stored_responses(rows, heard, counts, ds.N_neurons, f"clip {clip}"))
+        responses = stored_responses(rows, heard, counts, ds.N_neurons, f"clip {clip}")
+        clips.append(replace(responses, context=_context(ds, clip)))
     ds._storage = ResponseStorage(clips, ds.N_neurons)
     _restore_transforms(ds, stimuli, arrays)
     if arrays:
         raise ValueError(f"it holds the arrays {', '.join(list(arrays)[:8])}, which belong to nothing")
+
+
+def _context(ds: Recording, clip: int) -> int:
+    """Context bins of a clip that is a window, as its metadata say."""
+    row = ds.stim_meta[clip] if isinstance(ds.stim_meta[clip], dict) else {}
+    length = row.get("context_ms", 0.0) if "window_of" in row else 0.0
+    if not isinstance(length, (int, float)) or not 0 <= length < math.inf:
+        raise ValueError(f"stim_meta[{clip}]['context_ms'] is {length!r:.80}")
+    return round(length / ds.dt)
 
 
 def _check_numbers(values: npt.NDArray[Any], what: str, *, positive: bool = False) -> None:
@@ -358,7 +472,7 @@ def _restore_transforms(ds: Recording, stimuli: list[Stimulus], arrays: Arrays) 
     if len(which) != len(stimuli):
         raise ValueError(f"standardization_of has {len(which)} entries for {len(stimuli)} clips")
     for clip, (index, stimulus) in enumerate(zip(which, stimuli, strict=True)):
-        if index >= 0 and fitted[index].mean.shape not in ((), (stimulus.values.shape[-2], 1)):
+        if index >= 0 and fitted[index].mean.shape not in ((), (stimulus.shape[-2], 1)):
             raise ValueError(f"clip {clip} is standardised with statistics of other bands")
     ds._stims = StimulusList(stimuli, [None if index < 0 else fitted[index] for index in which])
     if len(fitted) == 1:
@@ -374,9 +488,8 @@ def _restore_transforms(ds: Recording, stimuli: list[Stimulus], arrays: Arrays) 
         shapes = {scale.shape, offset.shape}
         if shapes != {(ds.N_neurons,)} or {scale.dtype, offset.dtype} != {np.dtype(np.float32)}:
             raise ValueError(f"the normalisation has the shapes {shapes} for {ds.N_neurons} neurons")
-        largest = max(
-            (np.fmax.reduce(np.abs(c.data), axis=None, initial=0) for c in ds._storage.clips), default=0
-        )
+        parts = (part for c in ds._storage.clips for part in row_pieces(c.data))
+        largest = max((np.fmax.reduce(np.abs(part), axis=None, initial=0) for part in parts), default=0)
         largest = float(largest) + float(np.abs(offset).max(initial=0))
         if largest > np.finfo(np.float32).max * float(scale.min(initial=1)):
             raise ValueError("the normalisation makes responses infinite")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, Self, overload
 
@@ -26,6 +26,7 @@ from deepSTRF._text import check_encodable, check_name, printable
 from deepSTRF._validation import check_choice, checked, to_tensor
 from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
 from deepSTRF.datasets.selection import as_index
+from deepSTRF.datasets.stored import FileArray, row_pieces
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
 from deepSTRF.dsp.smoothing import hanning_smooth, hanning_window
 
@@ -44,27 +45,57 @@ _LONGEST_WINDOW = 1_000_000
 _DEEPEST = 50
 #: Number of skipped entries that the printed form of a load report names before it only counts them.
 _SHOWN = 10
+#: Responses to a clip (as float32) and stimuli beyond these sizes are read in pieces where that will do.
+WHOLE_CLIP_BYTES = 1 << 29
+WHOLE_STIMULUS_BYTES = 1 << 27
+#: Size of such a piece.
+PIECE_OF_CLIP_BYTES = 1 << 26
 #: Metadata that name a clip or a neuron.
 _NAMES = {"cell_id", "name", "dataset"}
 
 
 class Stimulus:
-    """One stimulus (..., T) as it was loaded; its content hash is computed at most once."""
+    """One stimulus (..., T) as it was loaded, in memory or in a file; its hash is computed at most once."""
 
-    __slots__ = ("_digest", "values")
+    __slots__ = ("_digest", "held")
 
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
+    def __init__(self, held: Tensor | FileArray) -> None:
+        self.held = held
         self._digest: str | None = None
 
+    @property
+    def values(self) -> Tensor:
+        """The stimulus in memory."""
+        return torch.from_numpy(self.held.read()) if isinstance(self.held, FileArray) else self.held
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape, without reading it."""
+        return tuple(self.held.shape)
+
+    def part(self, start: int, stop: int) -> Tensor:
+        """Samples ``start`` up to ``stop`` of the last axis, in memory."""
+        if isinstance(self.held, FileArray):
+            return torch.from_numpy(self.held.read(None, start, stop))
+        return self.held[..., start:stop]
+
+    def cropped(self, start: int, stop: int) -> Stimulus:
+        """The same of these samples; data are shared."""
+        if isinstance(self.held, FileArray):
+            return Stimulus(self.held.crop(start, stop))
+        return Stimulus(self.held[..., start:stop])
+
     def rows(self, index: slice | list[int]) -> Stimulus:
-        """The chosen rows (second last axis); a slice shares the values."""
-        return Stimulus(self.values[..., index, :])
+        """The chosen rows (second last axis); a file, or a slice, shares the values."""
+        if isinstance(self.held, FileArray):
+            return Stimulus(self.held.pick(index))
+        return Stimulus(self.held[..., index, :])
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) over dtype, shape and bytes."""
         if self._digest is None:
-            self._digest = _hash_tensor(self.values)
+            in_file = isinstance(self.held, FileArray)
+            self._digest = _hash_stored(self.held) if in_file else _hash_tensor(self.held)  # type: ignore[arg-type]
         return self._digest
 
 
@@ -74,6 +105,14 @@ def _hash_tensor(values: Tensor) -> str:
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     digest = hashlib.sha256(f"{array.dtype.name}:{tuple(values.shape)}:".encode())
     digest.update(array.data if array.size else b"")
+    return digest.hexdigest()
+
+
+def _hash_stored(array: FileArray) -> str:
+    """`_hash_tensor` of an array in a file, piece by piece."""
+    digest = hashlib.sha256(f"{array.dtype.name}:{array.shape}:".encode())
+    for piece in row_pieces(array):
+        digest.update(np.ascontiguousarray(piece, dtype=piece.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 
 
@@ -120,9 +159,9 @@ class StimulusList(Sequence[Tensor]):
             "ds.stims = [...]; list(ds.stims) is a list of tensors, as torch.stack needs it"
         )
 
-    def raw(self) -> list[Tensor]:
-        """The stimuli as they were loaded."""
-        return [stimulus.values for stimulus in self.stimuli]
+    def raw(self) -> Sequence[Tensor]:
+        """The stimuli as they were loaded, each read when it is asked for."""
+        return _Loaded(self.stimuli)
 
     def take(self, clips: Sequence[int] | None) -> StimulusList:
         """The chosen clips (None: all); tensors and hashes are shared."""
@@ -152,8 +191,21 @@ class StimulusList(Sequence[Tensor]):
         return self._digests[clip]
 
     def __repr__(self) -> str:
-        shape = f", first {tuple(self.stimuli[0].values.shape)}" if self.stimuli else ""
+        shape = f", first {self.stimuli[0].shape}" if self.stimuli else ""
         return f"<{len(self)} stimuli{shape}>"
+
+
+class _Loaded(Sequence[Tensor]):
+    """Stimuli without their transforms."""
+
+    def __init__(self, stimuli: Sequence[Stimulus]) -> None:
+        self._stimuli = stimuli
+
+    def __len__(self) -> int:
+        return len(self._stimuli)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._stimuli[index].values
 
 
 @checked
@@ -347,7 +399,12 @@ class Recording(Dataset[dict[str, Any]]):
     @checked
     def stimulus_bins(self, clip: int) -> int:
         """Number of neural time bins that the stimulus of one clip covers."""
-        return int(self._stims.stimuli[clip].values.shape[-1]) // self.samples_per_bin
+        return int(self._stims.stimuli[clip].shape[-1]) // self.samples_per_bin
+
+    @checked
+    def context_bins(self, clip: int) -> int:
+        """Leading bins of a clip that are heard and not scored (`deepSTRF.datasets.windows`); else 0."""
+        return self._storage.clips[as_index(clip, len(self), "clip")].context
 
     @property
     def samples_per_bin(self) -> int:
@@ -424,10 +481,63 @@ class Recording(Dataset[dict[str, Any]]):
         """``stims[clip]`` without a copy: what reads it must not write into it."""
         return self._stims.shared(clip)
 
-    def _read(self, clip: int) -> tuple[npt.NDArray[np.int64], Tensor]:
-        """Neurons with data for a clip (H,) and their (H, R, T) values after smoothing and normalisation."""
+    @checked
+    def stimulus_part(self, clip: int, start: int, stop: int) -> Tensor:
+        """The stimulus of one clip in bins ``start`` up to ``stop``, of which no more is read."""
+        per_bin, stimulus = self.samples_per_bin, self._stims.stimuli[clip]
+        values = stimulus.part(start * per_bin, stop * per_bin)
+        transform = self._stims.transforms[clip]
+        return values if transform is None else transform(values)
+
+    def scored_stimuli(self, clips: Sequence[int], *, loaded: bool = False) -> Iterator[Tensor]:
+        """Stimuli without context bins, very long ones in pieces; ``loaded``: before standardisation."""
+        for clip in clips:
+            first, last = self.context_bins(clip), self.stimulus_bins(clip)
+            n_bytes = 4 * math.prod(self._stims.stimuli[clip].shape)
+            step = last if n_bytes <= WHOLE_STIMULUS_BYTES else max(1, last * PIECE_OF_CLIP_BYTES // n_bytes)
+            for start in range(first, last, max(1, step)):
+                stop = min(start + step, last)
+                if loaded:
+                    per_bin = self.samples_per_bin
+                    yield self._stims.stimuli[clip].part(start * per_bin, stop * per_bin)
+                else:
+                    yield self.stimulus_part(clip, start, stop)
+
+    @checked
+    def pieces(self, clip: int) -> list[tuple[int, int]]:
+        """Bins (start, stop) that one clip is read in: all of them, or those of one piece after the other.
+
+        A clip whose responses would take more than `WHOLE_CLIP_BYTES` as float32 is cut.
+        """
+        n_bins, responses = self.n_bins(clip), self._storage.clips[clip]
+        per_bin = 4 * self.N_neurons * max(1, responses.max_repeats)
+        if n_bins * per_bin <= WHOLE_CLIP_BYTES:
+            return [(0, n_bins)]
+        step = max(1, PIECE_OF_CLIP_BYTES // per_bin)
+        return [(start, min(start + step, n_bins)) for start in range(0, n_bins, step)]
+
+    def _read(
+        self, clip: int, start: int = 0, stop: int | None = None, neurons: npt.NDArray[np.int64] | None = None
+    ) -> tuple[npt.NDArray[np.int64], Tensor]:
+        """Neurons with data for a clip (H,) and their (H, R, T) values after smoothing and normalisation.
+
+        ``neurons``: the recorded ones among these, which are counted from 0.
+        """
         responses = self._storage.clips[clip]
-        return responses.heard, self._transformed(torch.from_numpy(responses.values()), responses.heard)
+        own = responses.heard
+        if neurons is not None:
+            responses = responses.take(neurons)
+            own = neurons[responses.heard]
+        n_bins = responses.n_bins
+        stop = n_bins if stop is None else min(stop, n_bins)
+        window = self.smoothing_ms
+        if window is None or (stop - start == n_bins and responses.whole is None):
+            return responses.heard, self._transformed(torch.from_numpy(responses.values(start, stop)), own)
+        margin = len(hanning_window(window, self.dt)) // 2
+        near, before = responses.around(start, stop, margin)
+        values = self._transformed(torch.from_numpy(near), own)[..., before : before + stop - start].clone()
+        values[..., : max(0, responses.context - start)] = torch.nan
+        return responses.heard, values
 
     def _transformed(self, values: Tensor, neurons: npt.NDArray[np.int64]) -> Tensor:
         if self.smoothing_ms is not None:
@@ -437,7 +547,11 @@ class Recording(Dataset[dict[str, Any]]):
     @checked
     def read_neuron(self, clip: int, neuron: int) -> Tensor:
         """(R, T) response of one neuron to one clip, or the (1, 1) NaN of a missing pair."""
-        values = self._storage.clips[clip].neuron(neuron)
+        responses = self._storage.clips[clip]
+        if responses.whole is not None:
+            heard, found = self._read(clip, neurons=np.array([neuron]))
+            return found[0] if len(heard) else torch.full((1, 1), torch.nan)
+        values = responses.neuron(neuron)
         if values is None:
             return torch.full((1, 1), torch.nan)
         return self._transformed(torch.from_numpy(values)[None], np.array([neuron]))[0]
@@ -450,14 +564,22 @@ class Recording(Dataset[dict[str, Any]]):
         return ItemResponses(self.N_neurons, torch.from_numpy(heard), values, counts, self.n_bins(clip))
 
     @checked
-    def response_block(self, clip: int) -> Tensor:
-        """All responses to one clip as one (N, R, T) tensor, NaN where nothing was recorded."""
+    def response_block(
+        self, clip: int, start: int = 0, stop: int | None = None, neurons: slice | None = None
+    ) -> Tensor:
+        """All responses to one clip as one (N, R, T) tensor, NaN where nothing was recorded.
+
+        ``start``, ``stop`` and ``neurons`` read only those bins and neurons.
+        """
         clip = as_index(clip, len(self), "clip")
-        heard, values = self._read(clip)
-        if len(heard) == self.N_neurons and len(heard):
+        chosen = None if neurons is None else np.arange(self.N_neurons)[neurons]
+        n_neurons = self.N_neurons if chosen is None else len(chosen)
+        heard, values = self._read(clip, start, stop, chosen)
+        if len(heard) == n_neurons and len(heard):
             return values
         repeats = values.shape[1] if len(heard) else 1
-        block = torch.full((self.N_neurons, repeats, self.n_bins(clip)), torch.nan)
+        n_bins = len(range(self.n_bins(clip))[start:stop])
+        block = torch.full((n_neurons, repeats, n_bins), torch.nan)
         if len(heard):
             block[torch.from_numpy(heard)] = values
         return block
@@ -516,7 +638,7 @@ class Recording(Dataset[dict[str, Any]]):
         if self.smoothing_ms is not None:
             check_window(self.smoothing_ms, self.dt)
         for clip in range(n_clips):
-            _check_stimulus(self.shared_stimulus(clip), f"clip {clip}")
+            self._check_stimulus(clip)
         self._check_features()
         self._inferred_kind = self._storage.kind()  # now: a view shows only some of the values
         kinds = list(RESPONSE_KINDS)
@@ -534,12 +656,24 @@ class Recording(Dataset[dict[str, Any]]):
             if not is_integer(count) or count < 1:
                 raise ValueError(f"feature {feature!r} has {count!r} rows; it needs at least one")
         for clip, stimulus in enumerate(self._stims.stimuli if self.features else ()):
-            shape, total = tuple(stimulus.values.shape), self._n_rows()
+            shape, total = stimulus.shape, self._n_rows()
             if len(shape) != 3 or shape[-2] != total:
                 raise ValueError(
                     f"clip {clip}: the features {self.features} are {total} rows of a stimulus (1, F, T), "
                     f"got {shape}"
                 )
+
+    def _check_stimulus(self, clip: int) -> None:
+        """The stimulus of one clip; one in a file is read piece by piece."""
+        stimulus, where = self._stims.stimuli[clip], f"clip {clip}"
+        if not isinstance(stimulus.held, FileArray):
+            _check_stimulus(self.shared_stimulus(clip), where)
+        elif stimulus.held.dtype != np.float32 or stimulus.held.ndim < 2 or not stimulus.held.size:
+            raise TypeError(
+                f"{where}: a stimulus is float32 (..., T), got {stimulus.held.dtype} {stimulus.shape}"
+            )
+        elif not all(np.isfinite(piece).all() for piece in row_pieces(stimulus.held)):
+            raise ValueError(f"{where}: the stimulus holds NaN or infinite values; stimuli must be finite")
 
     def _check_lengths(self) -> None:
         """Stimulus and responses of every clip cover the same number of bins."""

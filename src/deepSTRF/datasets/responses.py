@@ -3,7 +3,7 @@
 The responses to a clip are the rows of one (rows, T) array: row after row the repeats of the neurons that
 were recorded for it. Spike counts are int8 or int16 with a code for "not recorded", anything else is float32.
 A missing (clip, neuron) pair takes no memory. Views and concatenations share these arrays; only the small
-index beside them is new.
+index beside them is new. An array may lie in a file (`FileArray`); what needs all values reads it in pieces.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, overload
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from deepSTRF.datasets.selection import as_index
+from deepSTRF.datasets.stored import FileArray, blocks, row_pieces
 
 __all__ = [
     "ClipResponses",
@@ -44,7 +45,28 @@ COUNT_TYPES = (np.int8, np.int16)
 #: Negative values of at most this share of the largest are rounding of what cannot be negative.
 ROUNDING = 1e-6
 
+#: In memory, rows of up to this many bytes are worked on at once.
+SMALL_BYTES = 1 << 24
+
 # ---- storage
+
+
+def _part(
+    data: Array | FileArray, rows: slice | Index = slice(None), start: int = 0, stop: int | None = None
+) -> Array:
+    """Rows and bins of a (rows, T) array: of one in memory a view where numpy gives one."""
+    if isinstance(data, FileArray):
+        return data.read(rows, start, stop)
+    part = data[:, start:stop] if (start, stop) != (0, None) else data
+    return part if isinstance(rows, slice) and rows == slice(None) else part[rows]
+
+
+def _crop(data: Array | FileArray, start: int, stop: int | None) -> Array | FileArray:
+    return data.crop(start, stop) if isinstance(data, FileArray) else data[:, start:stop]
+
+
+def _is_small(data: Array | FileArray) -> bool:
+    return isinstance(data, np.ndarray) and data.nbytes <= SMALL_BYTES
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,11 +74,14 @@ class ClipResponses:
     """The responses to one clip, decoded when they are read; shared between views, never written."""
 
     # (rows, T) int8 or int16 counts, lowest value "not recorded"; or float32 with NaN
-    data: npt.NDArray[np.generic]
+    data: Array | FileArray
     heard: Index  # (H,) neurons with at least one real value, ascending
     starts: Index  # (H,) first row of each neuron in ``heard``
     counts: Index  # (H,) number of its repeats
     has_missing: bool  # whether ``data`` holds any "not recorded" value
+    context: int = 0  # leading bins that read as "not recorded": a window's past, heard and not scored
+    whole: Array | FileArray | None = None  # rows of the clip that a window shows bins ``first`` .. of
+    first: int = 0
 
     @property
     def n_bins(self) -> int:
@@ -76,21 +101,26 @@ class ClipResponses:
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of neurons, repeats and values, whatever type of number they are stored in."""
-        rows: npt.NDArray[Any] = self.rows()
-        if rows.dtype == np.int16 and rows.size:
-            missing, small = rows == np.iinfo(np.int16).min, np.iinfo(np.int8)
-            if not ((rows < -small.max) & ~missing).any() and rows.max() <= small.max:
-                rows = np.where(missing, small.min, rows).astype(np.int8)
-        rows = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False))
-        head = (rows.dtype.name, rows.shape, self.heard.tolist(), self.counts.tolist())
+        kind, small = self.data.dtype, np.iinfo(np.int8)
+        if kind == np.int16 and self.counts.sum() and self.n_bins:
+            wide = False
+            for _, _, rows in self._pieces():
+                missing = rows == np.iinfo(np.int16).min
+                wide = wide or rows.max() > small.max or bool(((rows < -small.max) & ~missing).any())
+            kind = kind if wide else np.dtype(np.int8)
+        head = (kind.name, (int(self.counts.sum()), self.n_bins), self.heard.tolist(), self.counts.tolist())
         digest = hashlib.sha256(repr(head).encode())
-        digest.update(rows.data if rows.size else b"")
+        for _, _, rows in self._pieces():
+            if kind != rows.dtype:
+                rows = np.where(rows == np.iinfo(np.int16).min, small.min, rows).astype(np.int8)
+            rows = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False))
+            digest.update(rows.data if rows.size else b"")
         return digest.hexdigest()
 
-    def _decode(self, rows: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    def _decode(self, rows: Array) -> npt.NDArray[np.float32]:
         values = rows.astype(np.float32)  # always a copy: writing into it leaves the recording as it is
         if self.has_missing and self.is_counts:
-            values[rows == np.iinfo(rows.dtype).min] = np.nan  # type: ignore[type-var]
+            values[rows == np.iinfo(rows.dtype).min] = np.nan
         return values
 
     def neuron(self, neuron: int) -> npt.NDArray[np.float32] | None:
@@ -99,23 +129,75 @@ class ClipResponses:
         if at == self.heard.size or self.heard[at] != neuron:
             return None
         start = int(self.starts[at])
-        return self._decode(self.data[start : start + int(self.counts[at])])
+        values = self._decode(_part(self.data, slice(start, start + int(self.counts[at]))))
+        values[:, : self.context] = np.nan
+        return values
 
-    def rows(self) -> npt.NDArray[np.generic]:
-        """(sum of repeats, T) rows of the neurons in ``heard``, still encoded; may be `data` itself."""
+    def _index(self) -> slice | Index:
+        """Rows of the neurons in ``heard``, in their order."""
         first = np.cumsum(self.counts) - self.counts
         total = int(self.counts.sum())
-        if np.array_equal(self.starts, first) and total == len(self.data):
-            return self.data
-        return self.data[np.repeat(self.starts - first, self.counts) + np.arange(total)]
+        if np.array_equal(self.starts, first):
+            return slice(None) if total == len(self.data) else slice(0, total)
+        return np.repeat(self.starts - first, self.counts) + np.arange(total)
 
-    def values(self) -> npt.NDArray[np.float32]:
+    def _masked(self, rows: Array, start: int = 0) -> Array:
+        """Encoded rows from bin ``start`` on, the context as "not recorded"."""
+        hidden = max(0, min(self.context - start, rows.shape[1]))
+        if hidden:
+            rows = rows.copy()
+            rows[:, :hidden] = np.iinfo(rows.dtype).min if self.is_counts else np.nan
+        return rows
+
+    def rows(self, start: int = 0, stop: int | None = None) -> Array:
+        """(sum of repeats, T) rows of the neurons in ``heard``, still encoded; may be `data` itself."""
+        return self._masked(_part(self.data, self._index(), start, stop), start)
+
+    def encoded(self) -> tuple[tuple[int, int], np.dtype[Any], Iterator[Array]]:
+        """Shape, type and pieces of `rows`."""
+        shape = (int(self.counts.sum()), self.n_bins)
+        return shape, self.data.dtype, (rows for _, _, rows in self._pieces())
+
+    def stored_in(self, data: FileArray) -> ClipResponses:
+        """The same responses read from a file that holds what `encoded` gave."""
+        starts = np.cumsum(self.counts) - self.counts
+        stored = ClipResponses(data, self.heard, starts, self.counts, self.has_missing)
+        stored.__dict__["digest"] = self.digest  # as if it had been computed
+        return stored
+
+    def _pieces(self) -> Iterator[tuple[slice, slice, Array]]:
+        """The same in pieces of a few bytes that follow each other in C order, with their rows and bins."""
+        index, total = self._index(), int(self.counts.sum())
+        if _is_small(self.data):
+            yield slice(0, total), slice(0, self.n_bins), self.rows()
+            return
+        lines = np.arange(total) if isinstance(index, slice) else index
+        for rows, bins in blocks(total, self.n_bins, self.data.dtype.itemsize):
+            piece = lines[rows]
+            wanted = slice(int(piece[0]), int(piece[-1]) + 1) if isinstance(index, slice) else piece
+            yield rows, bins, self._masked(_part(self.data, wanted, bins.start, bins.stop), bins.start)
+
+    def values(self, start: int = 0, stop: int | None = None) -> npt.NDArray[np.float32]:
         """(H, R, T) float32 values of the neurons in ``heard``; NaN for repeats a neuron does not have."""
-        flat = self._decode(self.rows())
-        repeats, n_heard = self.max_repeats, self.heard.size
+        flat = self._decode(_part(self.data, self._index(), start, stop))
+        flat[:, : max(0, self.context - start)] = np.nan
+        return self._block(flat)
+
+    def around(self, start: int, stop: int, margin: int) -> tuple[npt.NDArray[np.float32], int]:
+        """`values` with up to ``margin`` more bins on both sides (of a window's clip); how many before.
+
+        The context is not hidden: this is what is smoothed, before bins are left out.
+        """
+        data, shift = (self.data, 0) if self.whole is None else (self.whole, self.first)
+        low = max(0, start + shift - margin)
+        flat = self._decode(_part(data, self._index(), low, min(stop + shift + margin, data.shape[1])))
+        return self._block(flat), start + shift - low
+
+    def _block(self, flat: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        repeats, n_heard, n_bins = self.max_repeats, self.heard.size, flat.shape[1]
         if n_heard == 0 or int(self.counts.min()) == repeats:
-            return flat.reshape(n_heard, repeats, self.n_bins)
-        block = np.full((n_heard, repeats, self.n_bins), np.nan, dtype=np.float32)
+            return flat.reshape(n_heard, repeats, n_bins)
+        block = np.full((n_heard, repeats, n_bins), np.nan, dtype=np.float32)
         first = np.cumsum(self.counts) - self.counts
         neuron = np.repeat(np.arange(n_heard), self.counts)
         block[neuron, np.arange(len(flat)) - first[neuron]] = flat
@@ -128,30 +210,51 @@ class ClipResponses:
         at = np.minimum(np.searchsorted(self.heard, neurons), self.heard.size - 1)
         hit = np.flatnonzero(self.heard[at] == neurons)
         at = at[hit]
-        return ClipResponses(self.data, hit, self.starts[at], self.counts[at], self.has_missing)
+        return replace(self, heard=hit, starts=self.starts[at], counts=self.counts[at])
 
     def cropped(self, stop: int | None, start: int = 0, *, copy: bool = True) -> ClipResponses:
         """Bins ``start`` up to ``stop``; a neuron left without any value is no longer in ``heard``."""
-        data = self.data[:, start:stop]
-        data = data.copy() if copy else data
-        keep, complete = self._with_values(data)
-        return ClipResponses(data, self.heard[keep], self.starts[keep], self.counts[keep], not complete)
+        data = _crop(self.data, start, stop)
+        if isinstance(data, np.ndarray) and copy:
+            data = data.copy()
+        return self._restricted(data, max(0, self.context - start))
+
+    def window(self, start: int, stop: int, context: int) -> ClipResponses:
+        """Bins ``start`` up to ``stop``, the first ``context`` of them read as not recorded; shared."""
+        data = _crop(self.data, start, stop)
+        return replace(self._restricted(data, context), whole=self.data, first=start)
+
+    def _restricted(self, data: Array | FileArray, context: int) -> ClipResponses:
+        keep, complete = self._with_values(data, context)
+        return ClipResponses(
+            data, self.heard[keep], self.starts[keep], self.counts[keep], not complete, context
+        )
 
     def first_reaching(self, n_bins: int) -> int | None:
         """First neuron with a value in or behind bin ``n_bins``, None when there is none."""
-        found = np.flatnonzero(self._with_values(self.data[:, n_bins:])[0])
+        found = np.flatnonzero(self._with_values(_crop(self.data, n_bins, None))[0])
         return int(self.heard[found[0]]) if found.size else None
 
-    def _with_values(self, data: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.bool_], bool]:
-        """(H,) whether each neuron has a value in ``data`` (a part of the bins); whether all are values."""
-        there = ~np.isnan(self._decode(data))
-        total = np.concatenate([[0], np.cumsum(there.any(axis=1))])
-        return total[self.starts + self.counts] > total[self.starts], bool(there.all())
+    def _with_values(self, data: Array | FileArray, context: int = 0) -> tuple[npt.NDArray[np.bool_], bool]:
+        """(H,) whether each neuron has a value in ``data`` (a part of the bins); whether all are values.
+
+        The first ``context`` bins do not count, for the neurons.
+        """
+        n_rows, bins = data.shape
+        if self.is_counts and not self.has_missing:
+            return np.full(self.heard.size, bins > context), True
+        found, complete = np.zeros(n_rows, dtype=bool), True
+        small = [(slice(0, n_rows), slice(0, bins))] if _is_small(data) else None
+        for rows, part in small or blocks(n_rows, bins, 4 * data.dtype.itemsize):
+            there = ~np.isnan(self._decode(_part(data, rows, part.start, part.stop)))
+            found[rows] |= there[:, max(0, context - part.start) :].any(axis=1)
+            complete = complete and bool(there.all())
+        total = np.concatenate([[0], np.cumsum(found)])
+        return total[self.starts + self.counts] > total[self.starts], complete
 
     def shifted(self, first_neuron: int) -> ClipResponses:
         """The same rows with neuron 0 renamed to ``first_neuron`` (for concatenation)."""
-        heard = self.heard + first_neuron
-        return ClipResponses(self.data, heard, self.starts, self.counts, self.has_missing)
+        return replace(self, heard=self.heard + first_neuron)
 
 
 class ResponseStorage:
@@ -186,17 +289,24 @@ class ResponseStorage:
         """Whole numbers of at least 0 are "counts", numbers of at least 0 a "rate", others a "trace"."""
         whole, data = True, None  # type: bool, Any
         for data, coded in {id(clip.data): (clip.data, clip.has_missing) for clip in self.clips}.values():
-            if data.dtype.kind == "i" and data.size:
-                missing = data == np.iinfo(data.dtype).min if coded else False
-                if data.min() < 0 and bool(((data < 0) & ~np.asarray(missing)).any()):
-                    return "trace"
-            elif data.size:
-                low, high = np.fmin.reduce(data, axis=None), np.fmax.reduce(data, axis=None)
-                if np.isinf(low) or np.isinf(high):
-                    raise ValueError("responses hold infinite values; use NaN where nothing was recorded")
-                if low < -ROUNDING * max(high, -low):
-                    return "trace"
-                whole = whole and np.array_equal(data, np.round(data), equal_nan=True)
+            if not data.size:
+                continue
+            low, high = np.inf, -np.inf
+            for piece in [data] if _is_small(data) else row_pieces(data):
+                if data.dtype.kind == "i":
+                    missing = piece == np.iinfo(data.dtype).min if coded else False
+                    if piece.min() < 0 and bool(((piece < 0) & ~np.asarray(missing)).any()):
+                        return "trace"
+                    continue
+                low = np.fmin(low, np.fmin.reduce(piece, axis=None))
+                high = np.fmax(high, np.fmax.reduce(piece, axis=None))
+                whole = whole and np.array_equal(piece, np.round(piece), equal_nan=True)
+            if data.dtype.kind == "i":
+                continue
+            if low == -np.inf or high == np.inf:
+                raise ValueError("responses hold infinite values; use NaN where nothing was recorded")
+            if low < -ROUNDING * max(high, -low):
+                return "trace"
         return "counts" if whole else "rate"
 
     def take(self, neurons: Index | None, clips: Index | None) -> ResponseStorage:
@@ -207,7 +317,9 @@ class ResponseStorage:
         return ResponseStorage([clip.take(neurons) for clip in chosen], len(neurons))
 
 
-def stored_responses(rows: Array, heard: Array, counts: Array, n_neurons: int, where: str) -> ClipResponses:
+def stored_responses(
+    rows: Array | FileArray, heard: Array, counts: Array, n_neurons: int, where: str
+) -> ClipResponses:
     """The responses to one clip of a file; ValueError where its arrays do not fit each other."""
     if rows.ndim != 2 or rows.dtype not in (np.float32, *COUNT_TYPES):
         raise ValueError(f"{where}: the responses are {rows.dtype} of shape {rows.shape}")
@@ -219,11 +331,11 @@ def stored_responses(rows: Array, heard: Array, counts: Array, n_neurons: int, w
     if not ((counts >= 1) & (counts <= len(rows))).all() or counts.sum() != len(rows):
         raise ValueError(f"{where}: its repeats are not those of {len(rows)} rows")
     coded = rows.dtype != np.float32
-    missing = bool((rows == np.iinfo(rows.dtype).min).any()) if coded else True
+    missing = any((part == np.iinfo(rows.dtype).min).any() for part in row_pieces(rows)) if coded else True
     clip = ClipResponses(rows, heard, np.cumsum(counts) - counts, counts, missing)
     if missing and heard.size:
         # a neuron with a value in the first bin is settled; only the others are looked through
-        silent = clip.heard[~clip._with_values(rows[:, :1])[0]]
+        silent = clip.heard[~clip._with_values(_part(rows, slice(None), 0, 1))[0]]
         empty = [n for n in silent.tolist() if np.isnan(clip.neuron(n)).all()]  # type: ignore[arg-type]
         if empty:
             raise ValueError(f"{where}: neuron {empty[0]} is listed without any value")

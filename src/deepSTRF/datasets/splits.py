@@ -141,8 +141,8 @@ def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str
     Raises
     ------
     ValueError
-        When ``train`` is empty, a clip has two roles, or the same sound is in two roles under different
-        indices.
+        When ``train`` is empty, a clip has two roles, the same sound is in two roles under different
+        indices, or windows of one clip in two roles overlap (see `windows`).
 
     Examples
     --------
@@ -172,9 +172,33 @@ def index_split(ds: NeuralDataset, train: Any, val: Any, test: Any, *, name: str
                     f"clip {clip} ({role}) holds the same sound as clip {first} ({other}); put both on "
                     "one side, else the test is no test"
                 )
+    _check_windows(ds, parts)
     if name is None:
         name = "/".join(str(len(part)) for part in parts)
     return ClipSplit(name, parts[0], parts[1], parts[2], split_hash(ds, parts))
+
+
+def _check_windows(ds: NeuralDataset, parts: Sequence[Sequence[int]]) -> None:
+    """Refuse windows of one clip in two roles that overlap, the context included."""
+    spans: dict[str, list[tuple[float, float, str, int]]] = {}
+    for role, part in zip(ROLES, parts, strict=True):
+        for clip in part:
+            row = ds.stim_meta[clip]
+            if "window_of" in row:
+                first = float(row["start_ms"]) - float(row["context_ms"])
+                last = first + ds.n_bins(clip) * ds.dt
+                spans.setdefault(str(row["window_of"]), []).append((first, last, role, clip))
+    for found in spans.values():
+        end: dict[str, tuple[float, int]] = {}  # of each role, the latest so far
+        for first, last, role, clip in sorted(found):
+            for other, (until, earlier) in end.items():
+                if other != role and first < until - 1e-6 * ds.dt:
+                    raise ValueError(
+                        f"the windows {earlier} ({other}) and {clip} ({role}) overlap in one clip, context "
+                        "included: the test would hear what was trained on. Split the recording first (one "
+                        "clip by ds.cut(..., gap_ms=...)), then make windows of each part"
+                    )
+            end[role] = max(end.get(role, (-math.inf, clip)), (last, clip))
 
 
 # ---- random splits and folds
@@ -261,7 +285,7 @@ def k_fold(
     """Splits of a k-fold cross-validation: every clip is tested once.
 
     Clips are put in a seeded random order and divided into k folds; fold i tests in split i. Clips with the
-    same sound stay in one fold.
+    same sound, and windows of one clip, stay in one fold.
 
     Parameters
     ----------
@@ -400,6 +424,8 @@ def same_sounds(ds: NeuralDataset, group: str | None = None) -> list[list[int]]:
                     f"stim_meta of clip {clip} has no {group!r}; it has {', '.join(map(repr, row))}"
                 )
             keys.append(("group", row[group]))
+        if "window_of" in row:  # the context of a window is heard in the one before
+            keys.append(("sound", row["window_of"]))
         together = sorted({_root(root, first[key]) for key in keys if key in first} | {clip})
         for other in together:
             root[other] = together[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,7 +114,7 @@ class _Moments:
 
 
 def fit_standardization(
-    stims: Sequence[Tensor],
+    stims: Callable[[], Iterable[Tensor]],
     indices: Sequence[int],
     per_band: bool,
     eps: float,
@@ -122,6 +122,7 @@ def fit_standardization(
 ) -> StimulusStandardization:
     """Fit mean and unbiased standard deviation of stimuli (..., F, T), over time and channels.
 
+    ``stims`` gives those of the clips ``indices``, a long one maybe in pieces.
     ``features``: rows of each feature; without ``per_band`` each has a mean and deviation of its own.
     """
     if features and not per_band:
@@ -130,8 +131,8 @@ def fit_standardization(
         raise ValueError("standardized needs at least one clip in stim_indices; None takes all clips")
     moments: _Moments | None = None
     largest = np.zeros(1)
-    for clip in indices:
-        values = stims[clip].detach().cpu().numpy().astype(np.float64)
+    for stimulus in stims():
+        values = stimulus.detach().cpu().numpy().astype(np.float64)
         n_bands = values.shape[-2] if per_band else 1
         rows = np.moveaxis(values, -2, 0).reshape(n_bands, -1) if per_band else values.reshape(1, -1)
         moments = moments or _Moments(n_bands)
@@ -146,31 +147,19 @@ def fit_standardization(
 
 
 def _per_feature(
-    stims: Sequence[Tensor], indices: Sequence[int], eps: float, counts: Sequence[int]
+    stims: Callable[[], Iterable[Tensor]], indices: Sequence[int], eps: float, counts: Sequence[int]
 ) -> StimulusStandardization:
     """One mean and deviation for all rows of a feature, as (F, 1) of all features."""
+
+    def fit(rows: slice) -> StimulusStandardization:
+        return fit_standardization(lambda: (one[..., rows, :] for one in stims()), indices, False, eps)
+
     ends = np.cumsum(counts).tolist()
-    fits = [
-        fit_standardization(_Rows(stims, slice(end - count, end)), indices, False, eps)
-        for count, end in zip(counts, ends, strict=True)
-    ]
+    fits = [fit(slice(end - count, end)) for count, end in zip(counts, ends, strict=True)]
     repeats = torch.tensor(counts)
     mean, std = (torch.stack([getattr(fit, part) for fit in fits]) for part in ("mean", "std"))
     mean, std = (part.repeat_interleave(repeats)[:, None] for part in (mean, std))
     return StimulusStandardization(mean, std, False, fits[0].stim_indices)
-
-
-class _Rows(Sequence[Tensor]):
-    """Some rows of stimuli, without copies."""
-
-    def __init__(self, stims: Sequence[Tensor], rows: slice) -> None:
-        self.stims, self.rows = stims, rows
-
-    def __len__(self) -> int:
-        return len(self.stims)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.stims[index][..., self.rows, :]
 
 
 def fit_normalization(

@@ -450,6 +450,17 @@ class RepeatSummary:
     ragged: Tensor | None = None
     weights: PairWeights | None = None
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of what grows with the number of bins."""
+        weights = [] if self.weights is None else list(vars(self.weights).values())
+        held = [self.deviation, *([] if self.valid is None else [self.valid]), *weights]
+        return sum(part.numel() * part.element_size() for part in held)
+
+    def without_bins(self) -> Self:
+        """The same without what grows with the number of bins: enough to pool, not to score against."""
+        return replace(self, deviation=self.deviation[:, :0].clone(), valid=None, ragged=None, weights=None)
+
     @classmethod
     def of(cls, responses: Tensor, mask: Tensor | None) -> Self:
         """Summarise (B, N, R, T) responses, rows in the order (b, n)."""

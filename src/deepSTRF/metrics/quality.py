@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,8 @@ def neuron_quality(
 ) -> NeuronQuality:
     """Measure the reliability of every neuron, reading the recording clip by clip.
 
-    Memory is that of one clip's responses, whatever the length of the recording. The responses are taken as
+    Memory is that of one clip's responses, whatever the length of the recording, and of a few neurons where a
+    clip is very long. The responses are taken as
     the dataset returns them: when it smooths single repeats, signal-to-noise and ceiling are those of
     smoothed repeats.
 
@@ -207,12 +208,30 @@ def neuron_quality(
         raise ValueError(
             "the dataset has no clips to measure; check the selection: dataset.select(clips=None) is all"
         )
-    sums = _Sums(n_clips, of_ceiling, n_splits, n_bootstrap, resample, seed)
-    for clip in range(n_clips):
-        responses = dataset.response_block(clip)
-        check_clip(responses)
-        sums.add(responses if device is None else responses.to(device))
-    return _table(sums, dataset, powers, of_ceiling, confidence)
+    tables = []
+    for neurons in _neuron_blocks(dataset):
+        sums = _Sums(n_clips, of_ceiling, n_splits, n_bootstrap, resample, seed)
+        for clip in range(n_clips):
+            responses = dataset.response_block(clip, **neurons)
+            check_clip(responses)
+            sums.add(responses if device is None else responses.to(device))
+        tables.append(_table(sums, dataset, powers, of_ceiling, confidence))
+    if len(tables) == 1:
+        return tables[0]
+    columns: dict[str, Any] = {
+        name: torch.cat([getattr(table, name) for table in tables]) for name in COLUMNS
+    }
+    return replace(tables[0], **columns, reasons=tuple(text for table in tables for text in table.reasons))
+
+
+def _neuron_blocks(dataset: Any) -> list[dict[str, slice]]:
+    """Neurons that are read at once: all, or a few at a time where a clip is too long for that."""
+    pieces = getattr(dataset, "pieces", None)
+    n_pieces = 1 if pieces is None else max(len(pieces(clip)) for clip in range(len(dataset)))
+    if n_pieces == 1:
+        return [{}]
+    step = max(1, dataset.N_neurons // n_pieces)
+    return [{"neurons": slice(first, first + step)} for first in range(0, dataset.N_neurons, step)]
 
 
 class _Sums:

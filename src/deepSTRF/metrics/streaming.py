@@ -35,6 +35,9 @@ from deepSTRF.registry import METRICS
 
 __all__ = ["PairStatistics", "RepeatStatistics", "ScoreTracker"]
 
+#: PSTHs of two hours of 100 neurons in bins of 10 ms.
+MAX_BYTES = 1 << 29
+
 
 class ScoreTracker:
     """Correlation and noise-corrected correlation of a model, from one pass over its predictions per epoch.
@@ -47,6 +50,9 @@ class ScoreTracker:
     ----------
     centring : {"concat", "clip", "published"}
         Which noise-corrected correlation ``compute()`` returns; see `normalized_corrcoef`.
+    max_bytes : int
+        Most bytes of PSTHs kept from one pass to the next. Of further clips only the moments are kept after
+        an `update`: ``key in tracker`` is then False, and `prepare` is called again for the next one.
 
     Raises
     ------
@@ -67,16 +73,18 @@ class ScoreTracker:
     """
 
     @checked
-    def __init__(self, centring: str = "concat") -> None:
+    def __init__(self, centring: str = "concat", max_bytes: int = MAX_BYTES) -> None:
         check_centring(centring, published=True)
         self.centring = centring
+        self._max_bytes, self._n_bytes = int(max_bytes), 0
+        self._spent: set[Hashable] = set()  # clips whose PSTHs were let go
         self._clips: dict[Hashable, RepeatSummary] = {}
         self._keys: list[Hashable] = []
         self._records: list[PredictionMoments] = []
         self._pooled: tuple[tuple[Hashable, ...], ClipPowers, PooledPowers] | None = None
 
     def __contains__(self, clip_key: object) -> bool:
-        return clip_key in self._clips
+        return clip_key in self._clips and clip_key not in self._spent
 
     def prepare(self, clip_key: Hashable, responses: Tensor, mask: Tensor | None = None) -> None:
         """Summarise the responses of one clip; a key prepared before is replaced.
@@ -108,8 +116,19 @@ class ScoreTracker:
                     "(dataset.response_block does)"
                 )
             break
-        self._clips[clip_key] = RepeatSummary.of(clip, mask)
+        self._keep(clip_key, RepeatSummary.of(clip, mask))
+
+    def _keep(self, key: Hashable, summary: RepeatSummary) -> None:
+        if key in self:
+            self._n_bytes -= self._clips[key].n_bytes
+        self._clips[key] = summary
+        self._spent.discard(key)
+        self._n_bytes += summary.n_bytes
         self._pooled = None
+
+    def adopt(self, clip_key: Hashable, other: Self) -> None:
+        """Take over a clip that another tracker has prepared, as `prepare` with the same responses would."""
+        self._keep(clip_key, other._clips[clip_key])
 
     def reset(self) -> None:
         """Discard the predictions; the prepared clips stay."""
@@ -145,10 +164,16 @@ class ScoreTracker:
             clip = self._prepared(key, values[entry])
             self._records.append(PredictionMoments.of(values[entry, :, : clip.deviation.shape[1]], clip))
             self._keys.append(key)
+        for key in dict.fromkeys(clip_keys):
+            if self._n_bytes <= self._max_bytes:
+                break
+            self._n_bytes -= self._clips[key].n_bytes
+            self._clips[key] = self._clips[key].without_bins()
+            self._spent.add(key)
 
     def _prepared(self, key: Hashable, pred: Tensor) -> RepeatSummary:
         """Return the responses of a clip that fit a (N, T) prediction."""
-        if key not in self._clips:
+        if key not in self:
             raise KeyError(
                 f"clip {key!r} was not prepared; call prepare({key!r}, responses) once before the fit"
             )

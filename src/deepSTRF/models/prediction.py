@@ -17,9 +17,20 @@ from torch import Tensor, nn
 from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import RELATIVE, matching_outputs
+from deepSTRF.models.streaming import init_slot_state, step_slot
 
-__all__ = ["differentiating", "evaluating", "parts_left_in_eval", "predict_clips", "start_training"]
+__all__ = [
+    "differentiating",
+    "evaluating",
+    "input_pieces",
+    "parts_left_in_eval",
+    "predict_clips",
+    "predict_pieces",
+    "start_training",
+]
 
+#: Slots in front of a model's STRFs.
+_INPUT = ("wav2spec", "prefiltering")
 #: What a unit of rates per second holds.
 PER_SECOND = re.compile(r"\bhz\b|(\bper |/ ?)s(ec|econd)?\b", re.IGNORECASE)
 
@@ -139,6 +150,53 @@ def predict_clips(
         finally:
             model.to(home)
     return rates
+
+
+def predict_pieces(
+    model: Any, dataset: Any, clip: int, pieces: Sequence[tuple[int, int]]
+) -> Iterator[Tensor]:
+    """Responses (N, T) of a model to consecutive bins (start, stop) of one clip, from the first one on.
+
+    The state is carried from piece to piece, so that they are those of the whole clip; a model that cannot
+    run chunk by chunk predicts the whole.
+    """
+    try:
+        state = model.init_state(1)
+    except (AttributeError, TypeError):
+        whole = predict_clips(model, dataset, clips=[clip])[0]
+        yield from (whole[:, start:stop] for start, stop in pieces)
+        return
+    place, dtype = placement(model)
+    outputs = matching_outputs(model, dataset)
+    for start, stop in pieces:
+        chunk = dataset.stimulus_part(clip, start, stop)
+        _check_stimulus(model, dataset, chunk, clip)
+        with evaluating(model):
+            output, state = model.step(chunk.unsqueeze(0).to(place, dtype), state)
+        yield (output[0, :, 0] if outputs is None else output[0, outputs, 0]).cpu()
+
+
+def input_pieces(
+    model: Any, dataset: Any, clip: int, pieces: Sequence[tuple[int, int]], *, raw: bool = False
+) -> Iterator[Tensor]:
+    """Input (1, C, F, T) of a model's STRFs for consecutive bins of one clip; ``raw``: its spectrogram."""
+    place, dtype = placement(model)
+    state = {
+        slot: init_slot_state(getattr(model, slot), slot, 1, device=place, dtype=dtype) for slot in _INPUT
+    }
+    for start, stop in pieces:
+        frames = dataset.stimulus_part(clip, start, stop).unsqueeze(0).to(place, dtype)
+        with evaluating(model):
+            frames, state["wav2spec"] = step_slot(model.wav2spec, "wav2spec", frames, state["wav2spec"])
+            if raw:
+                yield frames
+                continue
+            if model.standardizer is not None:
+                frames = model.standardizer(frames)
+            frames, state["prefiltering"] = step_slot(
+                model.prefiltering, "prefiltering", frames, state["prefiltering"]
+            )
+        yield frames
 
 
 def _unit_factor(unit: str, dataset: Any) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import check_response_unit, n_trained_on
-from deepSTRF.models.prediction import predict_clips
+from deepSTRF.models.prediction import predict_clips, predict_pieces
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
 from deepSTRF.training.validate import check_prediction
@@ -237,13 +237,13 @@ def score_model(
     try:
         if device is not None:
             model.to(device)
-        table = score_predictions(
-            lambda clip: predict_clips(model, dataset, clips=[clip])[0],
-            dataset,
-            centring=centring,
-            n_bootstrap=n_bootstrap,
-            warmup_ms=warmup_ms,
-        )
+
+        def predict(clip: int, pieces: Pieces) -> Iterable[Tensor]:
+            if len(pieces) > 1:
+                return predict_pieces(model, dataset, clip, pieces)
+            return predict_clips(model, dataset, clips=[clip])
+
+        table = _score(predict, dataset, centring, n_bootstrap, warmup_ms)
         table.facts["trained_on"] = n_trained_on(model, dataset)
         return table
     finally:
@@ -294,16 +294,46 @@ def score_predictions(
     >>> bool(oracle.mean("cc_norm").mean > 0.9)
     True
     """
-    tracker = ScoreTracker(centring=centring)
+
+    def cut(clip: int, pieces: Pieces) -> Iterable[Tensor]:
+        whole = predict(clip)
+        return [whole] if len(pieces) == 1 else (whole[:, start:stop] for start, stop in pieces)
+
+    return _score(cut, dataset, centring, n_bootstrap, warmup_ms)
+
+
+#: Bins (start, stop) of the pieces of a clip.
+Pieces = Sequence[tuple[int, int]]
+
+
+def _score(
+    predict: Callable[[int, Pieces], Iterable[Tensor]],
+    dataset: DatasetLike,
+    centring: str,
+    n_bootstrap: int,
+    warmup_ms: float,
+) -> ScoreTable:
+    """Scores of predictions (N, T) of the pieces of each clip; very long clips have several."""
+    tracker = ScoreTracker(centring=centring, max_bytes=0)  # one pass: nothing is kept of a clip
     skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
     scored = _WithoutOnset(dataset, skip)
+    cuts = getattr(dataset, "pieces", None) if centring == "concat" else None
+    in_pieces = False
     for clip in range(len(dataset)):
-        responses = scored.response_block(clip)
-        tracker.prepare(clip, responses)
-        neurons, _, bins = responses.shape
-        pred = predict(clip)[None, :, None, :]
-        pred = check_prediction(pred, batch=1, neurons=neurons, bins=bins + skip)[..., skip:]
-        tracker.update([clip], pred)
+        pieces = [(0, 0)] if cuts is None else cuts(clip)
+        in_pieces = in_pieces or len(pieces) > 1
+        for (start, stop), rates in zip(pieces, predict(clip, pieces), strict=True):
+            hidden = max(0, skip - start)
+            if len(pieces) == 1:
+                responses = scored.response_block(clip)
+            elif stop - start > hidden:
+                responses = dataset.response_block(clip, start + hidden, stop)  # type: ignore[call-arg]
+            else:
+                continue
+            tracker.prepare((clip, start), responses)
+            neurons, _, bins = responses.shape
+            pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + hidden)
+            tracker.update([(clip, start)], pred[..., hidden:])
     quality = neuron_quality(
         scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
     )
@@ -311,9 +341,12 @@ def score_predictions(
     columns = {name: np.asarray(values.double().cpu()) for name, values in score_columns(statistics).items()}
     reasons = _reasons(quality, columns)
     names = neuron_names(dataset.nrn_meta)
-    note = scale_note(columns, names)
+    notes = [note] if (note := scale_note(columns, names)) else []
+    if in_pieces:
+        columns["cc_norm_published"] = np.full(len(names), np.nan)
+        notes.append("Very long clips were scored piece by piece: cc_norm_published needs them whole.")
     facts = {
-        "notes": [note] if note else [],
+        "notes": notes,
         "response_unit": getattr(dataset, "response_unit", None),
         "recording": content() if (content := getattr(dataset, "content_fingerprint", None)) else None,
         "centring": centring,
@@ -362,9 +395,10 @@ class _WithoutOnset:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
 
-    def response_block(self, clip: int) -> Tensor:
+    def response_block(self, clip: int, *, neurons: slice | None = None) -> Tensor:
         """(N, R, T) without the onset."""
-        block = self._dataset.response_block(clip)
+        some = {} if neurons is None else {"neurons": neurons}
+        block = self._dataset.response_block(clip, **some)
         if block.shape[-1] <= self._skip:
             raise ValueError(
                 f"warmup_ms covers {self._skip} bins, but clip {clip} has only {block.shape[-1]}: nothing is "

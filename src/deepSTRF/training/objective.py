@@ -406,7 +406,6 @@ class StreamedScores:
         self.names = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
         self._stable = stable
         self._tracker = ScoreTracker(centring="concat")
-        self._prepared: set[Hashable] = set()
 
     def begin(self) -> None:
         """Forget the pass before, but not what the responses alone determine."""
@@ -414,14 +413,12 @@ class StreamedScores:
             self._tracker.reset()
         else:
             self._tracker = ScoreTracker(centring="concat")
-            self._prepared = set()
 
     def add(self, batch: Batch, pred: Tensor) -> None:
         """Take the predictions (B, N, 1, T) of a batch."""
         for item, key in enumerate(batch.keys):
-            if key not in self._prepared:
+            if key not in self._tracker:
                 self._tracker.prepare(key, batch.responses(item))
-                self._prepared.add(key)
         self._tracker.update(list(batch.keys), pred.detach())
 
     def result(self) -> dict[str, float | Tensor]:
