@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +78,8 @@ class AlignmentReport:
         Its correlation in units of the spread expected by chance.
     message : str
         The numbers in a sentence, and the call that removes the fault if there is one.
+    lags_ms, strengths : tuple of float
+        The cross-correlogram: the largest strength of any stimulus level and response at each lag.
     """
 
     status: str
@@ -85,6 +87,8 @@ class AlignmentReport:
     lag_ms: float | None
     strength: float
     message: str
+    lags_ms: tuple[float, ...] = ()
+    strengths: tuple[float, ...] = ()
 
 
 def check_alignment(
@@ -107,12 +111,14 @@ def check_alignment(
     limits = (_SLOW_MS if is_trace else _SPIKES_MS, _SLOW_MS)
     if max_latency_ms is not None:
         limits = (max_latency_ms, max_latency_ms)
-    lag, strength, is_normal, onset = _find_lag(series, ds.dt, *limits)
+    lag, strength, is_normal, onset, curve = _find_lag(series, ds.dt, *limits)
     cut_ms = excess * ds.dt
     after_baseline = excess > 0 and (
         onset * ds.dt >= cut_ms - _SMEAR_MS if is_trace else _LATENCY_MS < lag * ds.dt <= cut_ms + _LATENCY_MS
     )
     report = _report(lag, ds.dt, strength, is_normal, cut_ms if after_baseline else 0.0)
+    lags_ms = tuple(float(step * ds.dt) for step in range(-series.max_lag, series.max_lag + 1))
+    report = replace(report, lags_ms=lags_ms, strengths=tuple(curve.tolist()))
     alarm = report.status in ("early", "late")
     if report.status == "unclear" and warn_unclear:
         alarm = _is_reliable(ds, clips)
@@ -250,20 +256,21 @@ def _join(levels: list[Floats], population: list[Floats], dt_ms: float) -> _Seri
 
 def _find_lag(
     series: _Series, dt_ms: float, latest_ms: float, slow_ms: float
-) -> tuple[int, float, bool | None, int]:
+) -> tuple[int, float, bool | None, int, Floats]:
     """Strongest lag that holds over the whole recording, its strength, whether it is normal, and its onset.
 
     None instead of true or false: no lag holds, the strength is that of the best. The onset is the first lag
-    of at least half the strength.
+    of at least half the strength. Last comes the largest strength at every lag.
     """
     lags = np.arange(-series.max_lag, series.max_lag + 1)
     ms = lags * dt_ms
     soon = ((lags > -_EARLY_BINS) | (ms > -_EARLY_MS)) & (ms <= max(latest_ms, 2 * dt_ms))
+    curve = np.zeros(lags.size)
     largest, found = 0.0, {True: (0.0, 0, 0), False: (0.0, 0, 0)}  # the best (ab)normal one
     for level in range(len(series.levels)):
         stimulus, population = series.whitened(level)
         for response, z in zip(population, np.abs(_correlation(stimulus, population, lags)), strict=True):
-            largest = max(largest, float(z.max()))
+            largest, curve = max(largest, float(z.max())), np.maximum(curve, z)
             # a response that goes on for long is normal at later lags too, once it begins in time
             goes_on = (ms > 0) & (ms <= slow_ms) & (np.where(soon, z, 0.0).max() >= _EARLIER_SHARE * z)
             normal = soon | goes_on
@@ -275,7 +282,7 @@ def _find_lag(
                     found[kind] = (strength, lag, onset)
     is_normal = found[False][0] < _MIN_ADVANTAGE * found[True][0]
     strength, lag, onset = found[is_normal]
-    return (lag, strength, is_normal, onset) if strength > 0 else (0, largest, None, 0)
+    return (lag, strength, is_normal, onset, curve) if strength > 0 else (0, largest, None, 0, curve)
 
 
 def _correlation(stimulus: Floats, population: Floats, lags: npt.NDArray[np.int64]) -> Floats:

@@ -1,8 +1,9 @@
-"""What a run shows of its model: receptive fields, and the best, median and worst neuron on one clip each."""
+"""What a run shows of model and recording: receptive fields, three neurons on one clip each, rasters."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +20,12 @@ __all__ = [
     "WEIGHTS",
     "ModelFields",
     "NeuronExample",
+    "Raster",
     "choose_examples",
+    "choose_rasters",
     "examples_from_bytes",
     "examples_to_bytes",
+    "rasters_from_bytes",
     "receptive_fields",
 ]
 
@@ -29,6 +33,8 @@ __all__ = [
 WEIGHTS, GRADIENT = "STRF weights", "gradient maps"
 #: A longer clip is cut to the part in which responses vary most: single bins stay visible across a page.
 LONGEST_S = 6.0
+#: Neurons whose repeats are shown, two pages of twelve, and repeats of each at most.
+MOST_RASTERS, MOST_REPEATS = 24, 60
 ARRAYS = ("stim", "response", "pred", "strf", "sound")
 
 
@@ -138,6 +144,49 @@ def choose_examples(
     return examples
 
 
+@dataclass(frozen=True)
+class Raster:
+    """Repeats (R, T) of one neuron on one clip; ``start_s`` is the start of the excerpt in s."""
+
+    neuron: str
+    score: float
+    clip: str
+    response: NDArray[Any]
+    start_s: float = 0.0
+
+
+def choose_rasters(dataset: Any, scores: NDArray[np.float64], neurons: list[str]) -> list[Raster]:
+    """Return rasters of neurons evenly spaced by score (N,), best first, those without a score last.
+
+    Each is on the clip where its PSTH varies most.
+    """
+    order = np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind="stable")
+    picked = order[
+        np.unique(np.linspace(0, len(order) - 1, min(MOST_RASTERS, len(order))).round().astype(int))
+    ]
+    rasters = []
+    for neuron in picked.tolist():
+        clip = _most_variable_clip(dataset, neuron)
+        if clip is None:
+            continue
+        response = np.asarray(dataset.response_block(clip)[neuron])
+        response = response[~np.isnan(response).all(axis=1)][:MOST_REPEATS]
+        part, start_s = _excerpt(np.nan_to_num(response).mean(axis=0), dataset.dt)
+        name = _clip_name(dataset.stim_meta[clip], clip)
+        rasters.append(
+            Raster(neurons[neuron], float(scores[neuron]), name, _small(response[:, part]), start_s)
+        )
+    return rasters
+
+
+def _small(values: NDArray[Any]) -> NDArray[Any]:
+    """Small whole numbers as int8, anything else as float32."""
+    whole = (
+        np.isfinite(values).all() and (values == values.round()).all() and np.abs(values).max(initial=0) < 128
+    )
+    return values.astype(np.int8 if whole else np.float32)
+
+
 def _most_variable_clip(dataset: Any, neuron: int) -> int | None:
     """The clip whose PSTH varies most; None when the neuron was recorded in none."""
     spread = []
@@ -182,8 +231,8 @@ def _clip_name(meta: dict[str, Any], clip: int) -> str:
     return f"{name} ({str(kind).replace('_', ' ')})" if known else name
 
 
-def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
-    """Return examples as the content of one .npz file."""
+def examples_to_bytes(examples: list[NeuronExample], rasters: Sequence[Raster] = ()) -> bytes:
+    """Return examples and rasters as the content of one .npz file."""
     arrays: dict[str, NDArray[Any]] = {}
     facts = []
     for index, example in enumerate(examples):
@@ -192,7 +241,22 @@ def examples_to_bytes(examples: list[NeuronExample]) -> bytes:
             value = getattr(example, name)
             if value is not None:
                 arrays[f"{name}{index}"] = np.asarray(value)
-    return npz_bytes({"facts": json.dumps(facts), **arrays})
+    shown = [[one.neuron, one.score, one.clip, one.start_s] for one in rasters]
+    arrays |= {f"raster{index}": one.response for index, one in enumerate(rasters)}
+    more: dict[str, Any] = {"rasters": json.dumps(shown)} if rasters else {}
+    return npz_bytes({"facts": json.dumps(facts), **more, **arrays})
+
+
+def rasters_from_bytes(content: bytes) -> list[Raster]:
+    """Read the rasters of `examples_to_bytes`; none in files of earlier versions."""
+    arrays = load_npz(content)
+    rasters = []
+    for index, (neuron, score, clip, start_s) in enumerate(json.loads(str(arrays.get("rasters", "[]")))):
+        response = arrays[f"raster{index}"]
+        if response.ndim != 2 or response.dtype.kind not in "fiu":
+            raise ValueError(f"the raster of {neuron!r} is no array of numbers (R, T)")
+        rasters.append(Raster(str(neuron), float(score), str(clip), response, float(start_s)))
+    return rasters
 
 
 def examples_from_bytes(content: bytes) -> list[NeuronExample]:

@@ -39,7 +39,7 @@ from deepSTRF.experiments.build import (
     solve,
 )
 from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError
-from deepSTRF.experiments.examples import choose_examples
+from deepSTRF.experiments.examples import choose_examples, choose_rasters
 from deepSTRF.experiments.run_folder import (
     MAIN_SCORE,
     NEXT,
@@ -550,7 +550,9 @@ def _collect(
         "notes": notes,
         "callbacks": list(best.callbacks),
         "load_report": str(dataset.load_report),
+        "import": _import_facts(dataset),
     }
+    ranking = scores.per_neuron()[MAIN_SCORE]
     return Run(
         path=folder,
         config=replace(config, out=None),
@@ -559,8 +561,23 @@ def _collect(
         scores=scores,
         histories={seed: fit.history for seed, fit in fits.items()},
         best_epochs=best_epochs,
-        examples=choose_examples(best.model, views[2], scores.per_neuron()[MAIN_SCORE], list(names)),
+        examples=choose_examples(best.model, views[2], ranking, list(names)),
+        rasters=choose_rasters(views[2], ranking, list(names)),
     )
+
+
+def _import_facts(dataset: NeuralDataset) -> dict[str, Any]:
+    """What the recording's load kept, skipped and noted, and the lags of its responses, for the report."""
+    report = dataset.load_report
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the report says it
+        alignment = dataset.check_alignment(warn_unclear=False)
+    return {
+        "n_kept": len(report.kept),
+        "skipped": [list(entry) for entry in report.skipped],
+        "notes": [list(entry) for entry in report.notes],
+        "alignment": vars(alignment),
+    }
 
 
 def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str, Any]:

@@ -44,7 +44,13 @@ from deepSTRF._text import csv_table, read_csv
 from deepSTRF._validation import checked
 from deepSTRF.experiments.build import as_fitted
 from deepSTRF.experiments.config import ExperimentConfig, NamesFields
-from deepSTRF.experiments.examples import NeuronExample, examples_from_bytes, examples_to_bytes
+from deepSTRF.experiments.examples import (
+    NeuronExample,
+    Raster,
+    examples_from_bytes,
+    examples_to_bytes,
+    rasters_from_bytes,
+)
 from deepSTRF.models.io.checkpoint import checkpoint_files
 
 __all__ = [
@@ -285,6 +291,8 @@ class Run:
         the recording (``dataset.content_fingerprint()``).
     examples : list of NeuronExample
         Neurons that the report shows in full.
+    rasters : list of Raster
+        Neurons whose repeats it shows.
 
     Examples
     --------
@@ -303,6 +311,7 @@ class Run:
     facts: dict[str, Any] = field(default_factory=dict)
     examples: list[NeuronExample] = field(default_factory=list)
     _files: Artefact | None = field(default=None, repr=False, compare=False)
+    rasters: list[Raster] = field(default_factory=list)
 
     @property
     def best_seed(self) -> int:
@@ -358,15 +367,18 @@ class Run:
             # a table of an earlier version that was cut off between two lines still reads
             raise damaged(folder / SCORES_CSV, f"not the neurons of {SCORES_JSON}", _REFIT)
         examples: list[NeuronExample] = []
+        rasters: list[Raster] = []
         if files.has(EXAMPLES):
             with naming_damage(folder / EXAMPLES, _REFIT):
-                examples = examples_from_bytes(files.read(EXAMPLES))
+                content = files.read(EXAMPLES)
+                examples, rasters = examples_from_bytes(content), rasters_from_bytes(content)
         with naming_damage(folder / CONFIG, _REFIT):
             config = ExperimentConfig.from_toml_text(files.text(CONFIG), str(folder / CONFIG))
         protocol = files.json(PROTOCOL)
         with naming_damage(folder / PROTOCOL, _REFIT):
             card = [(str(label), str(value)) for label, value in protocol["rows"][:]]
-        return cls(folder, config, card, scores, *_histories_of(files, scores), facts, examples, files)
+        histories = _histories_of(files, scores)
+        return cls(folder, config, card, scores, *histories, facts, examples, files, rasters)
 
     def with_config(self, config: ExperimentConfig) -> Run:
         """Return this run under other choices, for instance another alignment of the same recording."""
@@ -680,7 +692,7 @@ def _contents(run: Run, models: Mapping[int, Any]) -> Iterator[tuple[str, bytes]
     yield HISTORY_CSV, _history_csv(run.histories).encode()
     yield HISTORY_JSON, _json(histories)
     yield PROTOCOL, _json({"rows": run.protocol, "card": run.facts.get("card", {})})
-    yield EXAMPLES, examples_to_bytes(run.examples)
+    yield EXAMPLES, examples_to_bytes(run.examples, run.rasters)
     yield RUN, _json({"format": FORMAT, **facts})
 
 

@@ -25,7 +25,13 @@ from deepSTRF.plots.probes import (
     plot_response_areas,
     plot_tuning_curves,
 )
-from deepSTRF.plots.responses import plot_neuron_panel, plot_psth_vs_pred, plot_stim_with_response
+from deepSTRF.plots.responses import (
+    plot_alignment,
+    plot_neuron_panel,
+    plot_psth_vs_pred,
+    plot_rasters,
+    plot_stim_with_response,
+)
 from deepSTRF.plots.scores import (
     plot_learning_curve,
     plot_noise_ceiling,
@@ -40,6 +46,7 @@ from deepSTRF.plots.strf import (
 )
 
 __all__ = [
+    "plot_alignment",
     "plot_dstrf_panel",
     "plot_eigen_spectrum",
     "plot_filter_patterns",
@@ -53,6 +60,7 @@ __all__ = [
     "plot_probe_courses",
     "plot_probe_curves",
     "plot_psth_vs_pred",
+    "plot_rasters",
     "plot_response_areas",
     "plot_score_histogram",
     "plot_score_scatter",

@@ -8,18 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deepSTRF._text import printable
 from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BANDS,
+    GREY,
+    INK,
     LABEL_SIZE,
+    LONGEST_NAME,
     PLAIN,
+    VERMILION,
     FloatArray,
     as_array,
+    as_ascending,
     as_series,
     as_spectrogram,
     bin_centres,
     check_frequencies,
     check_positive,
+    check_titles,
     draw_field,
     draw_psth,
     draw_spectrogram,
@@ -41,6 +48,8 @@ if TYPE_CHECKING:
 HEIGHTS = {3: (2.0, 2.0, 1.0), 2: (2.0, 1.0)}
 SIZES = {3: (9.0, 5.5), 2: (9.0, 4.0)}
 PSTH_SIZE = (9.0, 2.2)
+#: Inches of one raster among several.
+RASTER_SIZE = (3.4, 1.5)
 #: Height over width of the receptive field beside a neuron's panels.
 FIELD_ASPECT = 1.1
 #: A bin at this percentile of the active ones is darkest: one rare burst must not fade single spikes.
@@ -261,6 +270,121 @@ class _ResponseData:
     prediction: FloatArray | None
     frequencies_hz: FloatArray | None
     dt_ms: float | None
+
+
+@checked
+def plot_rasters(
+    responses: Sequence[Any],
+    dt_ms: float | None = None,
+    titles: Sequence[str] | None = None,
+    ncols: int = 3,
+    *,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw the repeats of several neurons, one panel each.
+
+    Parameters
+    ----------
+    responses : sequence of array (R, T) or (T,)
+        Repeats as rows, the first at the top; bins that were not recorded (NaN) stay white.
+    dt_ms : float, optional
+        Bin width in ms; the time axis is then in seconds, else in bins.
+    titles : sequence of str, optional
+        One per panel.
+    ncols : int
+        Panels per row.
+    figure : Figure, optional
+        Drawn on; None makes one.
+
+    Returns
+    -------
+    (figure, list of axes)
+
+    Raises
+    ------
+    ValueError
+        For no panels, arrays of another shape, or titles of another number.
+
+    Examples
+    --------
+    >>> spikes = np.random.default_rng(0).poisson(0.2, size=(5, 100))
+    >>> figure, axes = plot_rasters([spikes, spikes[:2]], dt_ms=5.0, titles=["a", "b"])
+    >>> len(axes), axes[1].get_title(loc="left")
+    (2, 'b')
+    """
+    blocks = [np.atleast_2d(as_array(values, f"responses[{n}]")) for n, values in enumerate(responses)]
+    if not blocks or any(block.ndim != 2 or 0 in block.shape for block in blocks):
+        raise ValueError(f"responses holds arrays (R, T), got shapes {[block.shape for block in blocks]}")
+    check_positive(dt_ms, "dt_ms")
+    check_titles(titles, len(blocks))
+    if ncols < 1:
+        raise ValueError(f"ncols is a number of panels per row, at least 1, got {ncols}")
+    ncols = min(ncols, len(blocks))
+    nrows = -(-len(blocks) // ncols)
+    made = new_figure((RASTER_SIZE[0] * ncols, RASTER_SIZE[1] * nrows)) if figure is None else figure
+    panels = [made.add_subplot(nrows, ncols, at + 1) for at in range(len(blocks))]
+    for at, (ax, block) in enumerate(zip(panels, blocks, strict=True)):
+        edges = time_edges(block.shape[1], dt_ms)
+        _draw_raster(ax, block, edges, "Greys")
+        ax.set_xlim(*edges)
+        left_title(ax, printable(titles[at], longest=LONGEST_NAME) if titles is not None else None)
+        if at % ncols:
+            ax.set_ylabel("")
+        if at + ncols >= len(blocks):
+            time_label(ax, dt_ms)
+        tidy(ax)
+    return made, panels
+
+
+@checked
+def plot_alignment(
+    lags_ms: Any, strengths: Any, lag_ms: float | None = None, *, ax: Axes | None = None
+) -> tuple[Figure | SubFigure, Axes]:
+    """Draw the cross-correlogram of stimulus and responses.
+
+    Parameters
+    ----------
+    lags_ms, strengths : array (L,)
+        ``lags_ms`` and ``strengths`` of ``dataset.check_alignment()``: lags of the responses behind the
+        stimulus in ms, and correlations in units of their spread by chance.
+    lag_ms : float, optional
+        The lag found, drawn as a line.
+    ax : matplotlib Axes, optional
+        Drawn on; None makes a figure.
+
+    Returns
+    -------
+    (figure, axes)
+
+    Raises
+    ------
+    ValueError
+        For series of different lengths.
+
+    Examples
+    --------
+    >>> figure, ax = plot_alignment([-10.0, 0.0, 10.0, 20.0], [0.5, 1.0, 9.0, 2.0], lag_ms=10.0)
+    >>> ax.get_xlabel()
+    'lag of the response behind the sound (ms)'
+    """
+    lags, values = as_ascending(lags_ms, "lags_ms"), as_series(strengths, "strengths")
+    if lags.size != values.size:
+        raise ValueError(f"lags_ms has {lags.size} values and strengths {values.size}; give one per lag")
+    figure, panel = own_or_given(ax, PSTH_SIZE)
+    panel.axvline(0.0, color=GREY, linewidth=0.8, linestyle="--")
+    panel.plot(lags, values, color=INK, linewidth=1.2)
+    if lag_ms is not None:
+        panel.axvline(lag_ms, color=VERMILION, linewidth=1.2)
+        panel.annotate(
+            f"{lag_ms:+g} ms", (lag_ms, 1.0), xycoords=("data", "axes fraction"), xytext=(4, -4),
+            textcoords="offset points", va="top", color=VERMILION, fontsize=LABEL_SIZE,
+        )  # fmt: skip
+    panel.set_xlim(lags[0], lags[-1])
+    panel.set_ylim(bottom=0.0)
+    panel.set_xlabel("lag of the response behind the sound (ms)")
+    panel.set_ylabel("correlation\n(in units of chance)")
+    tidy(panel)
+    return figure, panel
 
 
 def _response_data(

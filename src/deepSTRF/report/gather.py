@@ -139,6 +139,8 @@ def gather_parts(run: Run) -> ReportParts:
         curves=[_curves(history) for history in run.histories.values() if history],
         best_epoch=next(iter(run.best_epochs.values())) if len(run.scores.seeds) == 1 else None,
         examples=[bands.of_example(example) for example in run.examples],
+        recording=facts.get("import") or {},
+        rasters=run.rasters,
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
         null_stimulus=NULL_STIMULI[getattr(model, "standardizer", None) is not None],

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepSTRF._validation import checked
-from deepSTRF.experiments.examples import WEIGHTS, ModelFields, NeuronExample
+from deepSTRF.experiments.examples import WEIGHTS, ModelFields, NeuronExample, Raster
 from deepSTRF.experiments.run_folder import ScoreRow
 from deepSTRF.interpret import WaveformField
 from deepSTRF.interpret.front_ends import FrontEndResponse
@@ -74,6 +74,10 @@ class ReportParts:
         0-based epoch of the kept weights, one seed only.
     examples : sequence of NeuronExample
         Best, median and worst neuron.
+    recording : mapping
+        What the load of the recording kept, skipped and noted, and the lags of its responses.
+    rasters : sequence of Raster
+        Repeats of neurons over the range of scores.
     strfs : array (N, F, T), optional
         Receptive fields.
     strf_kind : str
@@ -123,6 +127,8 @@ class ReportParts:
     curves: Sequence[Mapping[str, Any]] = ()
     best_epoch: int | None = None
     examples: Sequence[NeuronExample] = ()
+    recording: Mapping[str, Any] = field(default_factory=dict)
+    rasters: Sequence[Raster] = ()
     strfs: NDArray[np.float64] | None = None
     strf_kind: str = WEIGHTS
     null_stimulus: str = NULL_STIMULI[False]

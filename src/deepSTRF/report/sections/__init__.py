@@ -28,6 +28,7 @@ from deepSTRF.report.sections.overview import (
     reproduce,
     scores,
 )
+from deepSTRF.report.sections.recording import rasters, recording
 
 SectionMaker = Callable[[ReportParts], Section | None]
 
@@ -35,8 +36,10 @@ SECTIONS: tuple[SectionMaker, ...] = (
     notes,
     scores,
     protocol,
+    recording,
     population,
     example_neurons,
+    rasters,
     receptive_fields,
     confidence,
     tuning,
