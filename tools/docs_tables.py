@@ -2,8 +2,9 @@
 
 Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for each entry of a registry:
 names, class or function, first line of its docstring. ``<!-- table: flags -->`` stands for the flags of
-``deepstrf fit``, ``<!-- table: api -->`` for everything that the faces of the package export, and
-``<!-- table: moved modules -->`` (names, calls, keywords) for what deepSTRF 0.1 called otherwise. Without
+``deepstrf fit``, ``<!-- table: api -->`` for everything that the faces of the package export, ``<!-- table:
+public recordings -->`` for `PUBLIC_RECORDINGS`, and ``<!-- table: moved modules -->`` (names, calls,
+keywords) for what deepSTRF 0.1 called otherwise. Without
 ``--check`` the rows are written; with it, pages that differ are named and the exit status is 1. All pages of
 docs/ are the default.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from deepSTRF import _moved, registry
+from deepSTRF.datasets.audio import PUBLIC_RECORDINGS
 from deepSTRF.experiments.config import flags_table
 from deepSTRF.registry import Registry
 
@@ -48,9 +50,8 @@ def table(entries: Registry[Any]) -> str:
     rows = ["| name | built by | what it is |", "|---|---|---|"]
     for shared in names.values():
         entry = entries.get(shared[0])
-        rows.append(
-            f"| {', '.join(f'`{name}`' for name in shared)} | `{entry.__name__}` | {first_line(entry)} |"
-        )
+        built_by = getattr(entry, "built_by", entry.__name__)
+        rows.append(f"| {', '.join(f'`{name}`' for name in shared)} | `{built_by}` | {first_line(entry)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -80,6 +81,40 @@ def api() -> str:
                 f"## `{face}`\n\n{first_line(module)}\n\n| name | what it is |\n|---|---|\n" + "\n".join(rows)
             )
     return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+PUBLIC = "public recordings"
+
+
+def public_recordings() -> str:
+    """One row per public recording, and a section with its call, files, split and traps."""
+    lines = ["| key | species, state | area | neurons | clips | repeats | licence | cite |", "|---" * 8 + "|"]
+    parts = []
+    for record in PUBLIC_RECORDINGS.values():
+        cells = (
+            f"[`{record.key}`](#{record.key})", f"{record.species}, {record.state}", record.area,
+            record.neurons, record.clips, record.repeats, record.licence, record.citation,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+        dois = ", ".join(f"[{doi}](https://doi.org/{doi})" for doi in record.dois)
+        page = f"[{record.page}]({record.page})"
+        files = ", ".join(f"`{file.name}`" for file in record.files)
+        account = " (free account needed)" if record.account else ""
+        own = "".join(f", {name}={value!r}" for name, value in record.options.items())
+        call = f'ds = load_public("{record.key}", root="{record.folder}"{own})'
+        parts.append(
+            f"## {record.key}\n\n{record.title}. Files from {page}{account}: {files}. "
+            f"Bin {record.dt_ms:g} ms; responses in {record.signal}. Split: {record.split}.\n\n"
+            f"<!-- no-run -->\n```python\n{call}\n```\n\n"
+            f"{record.traps.strip()}\n\nCite {record.citation}: {dois}."
+        )
+        if record.fixes:
+            parts[-1] += (
+                " Faults that are dealt with and reported: "
+                + "; ".join(f"{what} ({done})" for what, done in record.fixes)
+                + "."
+            )
+    return "\n".join(lines) + "\n\n" + "\n\n".join(parts) + "\n\n"
 
 
 WORKS, ERROR = "works, and warns", "error"
@@ -120,6 +155,8 @@ def filled(text: str) -> str:
     def rows(found: re.Match[str]) -> str:
         if found["name"] == FLAGS:
             return found[1] + flags_table() + found[3]
+        if found["name"] == PUBLIC:
+            return found[1] + public_recordings() + found[3]
         if found["name"] == "api":
             return found[1] + api() + found[3]
         kind, _, what = found["name"].partition(" ")

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import queue
 import re
 import shutil
 import stat
 import sys
+import tarfile
 import tempfile
 import threading
 import time
@@ -55,6 +58,7 @@ __all__ = [
     "download_file",
     "hash_files",
     "osf_url",
+    "unpack_tar",
     "unpack_zip",
 ]
 
@@ -122,6 +126,7 @@ def download_file(
     size: int | None = None,
     limit: int = MOST_BYTES,
     check: Callable[[Path], None] | None = None,
+    form: Mapping[str, str] | None = None,
     retries: int = 5,
     pause_s: float = 1.0,
     timeout_s: float = 60.0,
@@ -134,6 +139,7 @@ def download_file(
     processes that fetch the same file wait for each other. Without ``sha256`` the observed hash is written to
     ``dest`` + ``.sha256`` in the format of ``sha256sum``. No more than ``size`` bytes are fetched, or
     ``limit`` where nobody states a size; a server that sends next to nothing for ``timeout_s`` is given up.
+    ``form`` are the fields of a login form that the server answers with the file.
     """
     dest = Path(dest)
     if urlsplit(url).scheme not in ("http", "https"):
@@ -151,7 +157,8 @@ def download_file(
                 raise FileExistsError(f"{path} is a link or no regular file; remove it, then download again")
         shown = sys.stderr.isatty() if progress is None else progress
         most = limit if size is None else min(size, limit)
-        _fetch_with_retries(url, part, size, most, sha256 is not None, retries, pause_s, timeout_s, shown)
+        is_known = sha256 is not None
+        _fetch_with_retries(url, part, size, most, is_known, retries, pause_s, timeout_s, shown, form)
         try:
             _verify(part, sha256, size, check, cure="the download is deleted; try again")
         except ValueError:
@@ -167,14 +174,14 @@ def download_file(
 
 def _fetch_with_retries(
     url: str, part: Path, size: int | None, most: int, is_known: bool, retries: int, pause_s: float,
-    timeout_s: float, shown: bool,
+    timeout_s: float, shown: bool, form: Mapping[str, str] | None,
 ) -> None:  # fmt: skip
     """Repeat attempts until the body is complete; attempts that bring new bytes do not count."""
     fruitless, best = 0, _size_of(part)
     while True:
         try:
             with _progress_bar(part.name.removesuffix(".part"), shown) as advance:
-                _attempt(url, part, size, most, is_known, timeout_s, advance)
+                _attempt(url, part, size, most, is_known, timeout_s, advance, form)
             return
         except _TransientError as error:
             grown = _size_of(part) >= best + CHUNK_BYTES  # else one byte per attempt would never end
@@ -201,15 +208,16 @@ class _TransientError(Exception):
 
 
 def _attempt(
-    url: str, part: Path, size: int | None, most: int, is_known: bool, timeout_s: float, advance: Advance
-) -> None:
+    url: str, part: Path, size: int | None, most: int, is_known: bool, timeout_s: float, advance: Advance,
+    form: Mapping[str, str] | None,
+) -> None:  # fmt: skip
     """Request what is missing once and append it to ``part``."""
     import requests  # comes with pooch
     from urllib3.exceptions import HTTPError  # comes with requests
 
     have, total = _size_of(part), None
     try:
-        with _answer(url, _headers(part, have), timeout_s) as answer:
+        with _answer(url, _headers(part, have), timeout_s, form) as answer:
             if answer.status_code == 416 and _total(answer) == have:
                 return  # everything had arrived before the last run was stopped
             start = _start_of_body(answer, have, part)
@@ -248,7 +256,9 @@ def _attempt(
         raise _TransientError(f"the connection ended after {_size_of(part)} of {total} bytes")
 
 
-def _answer(url: str, headers: dict[str, str], timeout_s: float) -> Any:
+def _answer(
+    url: str, headers: dict[str, str], timeout_s: float, form: Mapping[str, str] | None = None
+) -> Any:
     """The answer to a request, with its headers in time; a thread that waits longer is left to itself."""
     import requests
 
@@ -257,7 +267,10 @@ def _answer(url: str, headers: dict[str, str], timeout_s: float) -> Any:
     def ask() -> None:
         try:
             timeout = (CONNECT_TIMEOUT_S, timeout_s)
-            arrived.put(requests.get(url, headers=headers, stream=True, timeout=timeout))
+            method = "GET" if form is None else "POST"
+            arrived.put(
+                requests.request(method, url, headers=headers, data=form, stream=True, timeout=timeout)
+            )
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that asked
             arrived.put(error)
 
@@ -528,7 +541,6 @@ def _extract(
 ) -> list[Path]:
     """Extract into a hidden neighbour of ``dest``, then move file by file."""
     dest.parent.mkdir(parents=True, exist_ok=True)
-    written: list[Path] = []
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.unpacking-", dir=dest.parent) as hidden:
         for entry, path in entries:
             target = Path(hidden, *path.parts)
@@ -541,11 +553,68 @@ def _extract(
                     f"{archive} is damaged at its entry {entry.filename!r} ({error}); "
                     "delete it and download it again"
                 ) from error
-        for _, path in entries:
-            final = dest.joinpath(*path.parts)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(Path(hidden, *path.parts), final)
-            written.append(final)
+        return _moved_in(Path(hidden), [path for _, path in entries], dest)
+
+
+def unpack_tar(archive: str | os.PathLike[str], dest: str | os.PathLike[str]) -> list[Path]:
+    """Unpack a tar file, packed or not, as `unpack_zip` does a zip file: only folders and regular files."""
+    archive, dest = Path(archive), Path(dest)
+    check_regular(archive)
+    try:
+        with tarfile.open(archive) as opened:
+            paths = _checked_members(opened, archive)
+            needed = sum(member.size for member, _ in paths)
+            folder = next(parent for parent in (dest.absolute(), *dest.absolute().parents) if parent.exists())
+            _check_free_space(folder, needed, f"unpacking into {dest} needs {needed / 1e6:.0f} MB")
+            dest.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{dest.name}.unpacking-", dir=dest.parent) as hidden:
+                for member, path in paths:
+                    target = Path(hidden, *path.parts)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    source = opened.extractfile(member)
+                    with open(target, "wb") as out:
+                        if source is not None:
+                            shutil.copyfileobj(source, out, COPY_BLOCK)
+                return _moved_in(Path(hidden), [path for _, path in paths], dest)
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"{archive} is no tar file or is damaged ({error}); delete it and download it again"
+        ) from error
+
+
+def _checked_members(opened: tarfile.TarFile, archive: Path) -> list[tuple[tarfile.TarInfo, PurePosixPath]]:
+    """Regular files with their safe relative paths; folders and clutter are left out."""
+    members: list[tuple[tarfile.TarInfo, PurePosixPath]] = []
+    seen: set[PurePosixPath] = set()
+    for member in opened:
+        path = PurePosixPath(member.name.replace("\\", "/"))
+        fault = None
+        if path.is_absolute() or ".." in path.parts or (path.parts and ":" in path.parts[0]):
+            fault = "leaves the folder"
+        elif not member.isreg() and not member.isdir():
+            fault = "is a link or a special file"
+        elif path in seen and member.isreg():
+            fault = "appears twice"
+        if fault is not None:
+            raise ValueError(
+                f"{archive} is not safe to unpack: its entry {member.name!r} {fault}; nothing written"
+            )
+        clutter = path.name in CLUTTER_FILES or path.name.startswith("._")
+        if member.isdir() or clutter or CLUTTER_FOLDERS & set(path.parts):
+            continue
+        seen.add(path)
+        members.append((member, path))
+    return members
+
+
+def _moved_in(hidden: Path, paths: Iterable[PurePosixPath], dest: Path) -> list[Path]:
+    """Move extracted files into a folder by atomic renames."""
+    written = []
+    for path in paths:
+        final = dest.joinpath(*path.parts)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(hidden.joinpath(*path.parts), final)
+        written.append(final)
     return written
 
 

@@ -52,6 +52,8 @@ _LOOKED_AT = 200
 _SAME = 1e-3
 _TEST_SHARE = 0.2
 _VIEW = re.compile(r"(?:.*\.)?(\d\d)\.[^.]+")
+#: Epoch, start and end of a clip, start of its epoch, silence before the sound, in s.
+Clip = tuple[str, float, float, float, float]
 _PLAIN_SUFFIXES = (".json", ".csv", ".h5")
 
 
@@ -262,6 +264,10 @@ def _archives(path: Path) -> list[_Archive]:
     for _, archive, signal in sorted(views, key=lambda one: one[0]):  # the first view where nothing else is
         archive.signals.setdefault(signal.name, signal)
         archive.n_views += 1
+    for archive in found.values():  # one table is enough for all signals
+        tables = [signal.epochs for signal in archive.signals.values() if signal.epochs]
+        for signal in archive.signals.values():
+            signal.epochs = signal.epochs or (tables[0] if tables else [])
     kept = [archive for archive in found.values() if archive.signals]
     if not kept:
         raise DamagedFileError(
@@ -357,8 +363,9 @@ class NemsFormat(Format):
         split : {"none", "occurrences", "prefix"}
             What says which stimuli are the test.
         unit : str, optional
-            Unit of responses that are no spike times: "spikes per bin" makes spikes of whole numbers. By
-            default whole numbers that are not negative are spikes, and others "arbitrary units".
+            Unit of responses that are no spike times: "spikes per bin" makes spikes of whole numbers, "spikes
+            per s" of multiples of the rate. By default whole numbers that are not negative are spikes, and
+            others "arbitrary units".
         """
         check_choice("silence", silence, (None, *SILENCES))
         check_choice("split", split, SPLITS)
@@ -430,8 +437,8 @@ class _Reader:
         clips = self._clips(resp)
         session = Session(
             trials=Trials(
-                [self._plain(name) for name, _, _, _ in clips],
-                np.array([start for _, start, _, _ in clips]),
+                [self._plain(name) for name, *_ in clips],
+                np.array([start for _, start, *_ in clips]),
             ),
             name=self.archive.name,
             report=self.report,
@@ -452,8 +459,8 @@ class _Reader:
 
     # ---- presentations
 
-    def _clips(self, resp: _Stored) -> list[tuple[str, float, float, float]]:
-        """(epoch, start, end, start of its epoch) of each presentation on the grid, in s."""
+    def _clips(self, resp: _Stored) -> list[Clip]:
+        """The presentations on the grid."""
         fs = resp.fs
         silences = [epoch for epoch in resp.epochs if epoch[0] in (_BEFORE, _AFTER)]
         by_edge = {
@@ -476,7 +483,8 @@ class _Reader:
             if edges[1] <= edges[0]:
                 self.report.note("empty presentations", f"{name} at {start:g} s", 1)
                 continue
-            clips.append((name, edges[0] / fs, edges[1] / fs, first / fs))
+            silence = max(0, round(before[1] * fs) - first) if before is not None else 0
+            clips.append((name, edges[0] / fs, edges[1] / fs, first / fs, silence / fs))
         if n_silent and self.silence is None:
             raise MissingHintError(
                 f"{self.path}: {n_silent} presentations are marked with silence before or after the sound; "
@@ -484,10 +492,8 @@ class _Reader:
             )
         return clips
 
-    def _stim_meta(
-        self, counts: Mapping[str, int], clips: list[tuple[str, float, float, float]]
-    ) -> dict[str, dict[str, Any]]:
-        before = {name: start - epoch for name, start, _, epoch in reversed(clips)}
+    def _stim_meta(self, counts: Mapping[str, int], clips: list[Clip]) -> dict[str, dict[str, Any]]:
+        before = {name: silence for name, _, _, _, silence in reversed(clips)}
         tests: set[str] = set()
         if self.split == "prefix":
             tests = {name for name in counts if self._plain(name).startswith("00")}
@@ -504,7 +510,7 @@ class _Reader:
             if self.split != "none":
                 row["split"] = "test" if name in tests else "train"
             if before.get(name):
-                row["silence_dropped_s"] = before[name]
+                row["silence_s"] = before[name]  # before the sound: in the clip, or dropped
             meta[row["name"]] = row
         return meta
 
@@ -522,16 +528,24 @@ class _Reader:
             n_rows = values.shape[1]
             known = values[np.isfinite(values)]
             whole = bool((known >= 0).all() and (known == np.floor(known)).all()) and known.size > 0
+            per_second = whole and fs > 1 and bool((known % fs == 0).all()) and bool(known.any())
+            if self.unit is None and per_second:
+                raise MissingHintError(
+                    f"{self.path}: the responses are multiples of the rate, {fs:g} Hz; tell unit='spikes "
+                    f"per s', "
+                    "or unit='spikes per bin' if they are counts"
+                )
             if self.unit == "spikes per bin" and not whole:
                 raise ValueError(
                     f"{self.path}: unit='spikes per bin', and the responses hold values that are no counts; "
                     "tell another unit"
                 )
-            if self.unit == "spikes per bin" or (self.unit is None and whole):
+            if self.unit == "spikes per s" and per_second:
+                self._count(session, resp, values / fs)
+            elif self.unit == "spikes per bin" or (self.unit is None and whole):
                 self._count(session, resp, values)
             else:
-                unit = self.unit or "arbitrary units"
-                session.signal = Signal(values, fs, resp.chans, unit=unit)
+                session.signal = Signal(values, fs, resp.chans, unit=self.unit or "arbitrary units")
         session.span_s = (0.0, n_rows / fs)
         spans = self._segments(resp, n_rows)
         if spans is not None:
@@ -588,19 +602,20 @@ class _Reader:
 
     # ---- stimuli
 
-    def _stimuli(self, stim: _Stored, clips: list[tuple[str, float, float, float]]) -> dict[str, Feature]:
+    def _stimuli(self, stim: _Stored, clips: list[Clip]) -> dict[str, Feature]:
         if stim.kind == "points":
             raise MissingHintError(f"{self.path}: {stim.name!r} holds spike times; tell stimulus=")
         tiles = stim.arrays() if stim.kind == "tiles" else None
         raster = stim.raster() if tiles is None else None
         found: dict[str, Feature] = {}
-        for name, start, end, epoch in clips:
+        for clip in clips:
+            name, start, end, *_ = clip
             plain = self._plain(name)
             if plain in found and tiles is not None:
                 continue
             n_frames = round(end * stim.fs) - round(start * stim.fs)
             if tiles is not None:
-                values = self._tile(stim, tiles, (name, start, end, epoch), n_frames)
+                values = self._tile(stim, tiles, clip, n_frames)
             else:
                 values = raster[:, round(start * stim.fs) : round(end * stim.fs)]  # type: ignore[index]
                 n_frames = min(n_frames, raster.shape[1])  # type: ignore[union-attr]
@@ -616,11 +631,11 @@ class _Reader:
         self,
         stim: _Stored,
         tiles: dict[str, npt.NDArray[Any]],
-        clip: tuple[str, float, float, float],
+        clip: Clip,
         n_frames: int,
     ) -> npt.NDArray[Any]:
         """Frames of one presentation in its tile, which holds the silence around the sound or does not."""
-        name, start, _, epoch = clip
+        name, start, _, epoch, _ = clip
         if name not in tiles:
             return np.empty((len(stim.chans), 0))
         values = np.atleast_2d(tiles[name])
