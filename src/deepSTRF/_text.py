@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["check_encodable", "check_name", "csv_table", "markdown", "printable", "read_csv"]
+__all__ = ["check_encodable", "check_name", "csv_table", "markdown", "plain_cell", "printable", "read_csv"]
 
 #: Unicode categories without a shape of their own: control characters and escapes, direction overrides, lone
 #: surrogates, separators of lines and paragraphs.
@@ -81,7 +81,7 @@ def read_csv(text: str) -> list[dict[str, str]]:
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
     except csv.Error as error:
         raise ValueError(f"it is no CSV ({error})") from None
-    lines = [[_plain(cell) for cell in line] for line in lines]
+    lines = [[plain_cell(cell) for cell in line] for line in lines]
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(lines[0]):
             raise ValueError(f"row {number} has {len(line)} cells, the first one has {len(lines[0])}")
@@ -95,6 +95,7 @@ def _cell(value: Any) -> str:
     return '"' + text.replace('"', '""') + '"' if re.search('[",\r\n]', text) else text
 
 
-def _plain(cell: str) -> str:
+def plain_cell(cell: str) -> str:
+    """A cell of a CSV file as it was before `csv_table`."""
     rest = cell.removeprefix("'")
     return rest if rest != cell and FORMULA.match(rest) and not NUMBER.fullmatch(rest) else cell

@@ -22,6 +22,7 @@ from deepSTRF.datasets import io
 from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
 from deepSTRF.datasets.responses import ClipResponses
 from deepSTRF.datasets.session import Feature, Session, Signal, Sound, Trials
+from deepSTRF.datasets.sounds import without_suffix
 
 __all__ = ["dataset_of_session", "session_of_dataset"]
 
@@ -36,7 +37,7 @@ _MOST_SPIKES = 20_000_000
 #: Name of the feature where features have no names.
 _UNNAMED = "stimulus"
 #: Characters of the names of files, and their number.
-_NO_FILE, _LONGEST = re.compile(r"[^\w.+-]"), 80
+_NO_FILE, _LONGEST = re.compile(r"[^\w.-]"), 80
 _REMEDY = "write the recording again"
 
 
@@ -104,7 +105,7 @@ def _unique(names: Sequence[str], word: str) -> list[str]:
     made: list[str] = []
     taken: set[str] = set()
     for index, name in enumerate(names):
-        plain = _NO_FILE.sub("_", name).strip("._-")[:_LONGEST] or f"{word}{index:03d}"
+        plain = _NO_FILE.sub("_", without_suffix(name)).strip("._-")[:_LONGEST] or f"{word}{index:03d}"
         number = 2
         choice = plain
         while choice.casefold() in taken:

@@ -14,6 +14,7 @@ import shutil
 import stat
 import tarfile
 import tempfile
+import weakref
 import zipfile
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
@@ -84,6 +85,7 @@ class FileTree:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._close = contextlib.ExitStack()
+        weakref.finalize(self, self._close.close)
         self._zip: zipfile.ZipFile | None = None
         self._tar: tarfile.TarFile | None = None
         self._members: dict[str, Any] = {}

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import importlib
 import inspect
 import os
 import re
 import tempfile
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +21,13 @@ from typing import Any, ClassVar
 
 import tomli_w
 
-from deepSTRF._files import DamagedFileError, check_regular, check_target
+from deepSTRF._files import DamagedFileError, check_regular, check_target, naming_damage, read_text
 from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
 from deepSTRF.datasets.exact import dataset_of_session, session_of_dataset
 from deepSTRF.datasets.file_tree import FileTree, is_archive
 from deepSTRF.datasets.session import Session
+from deepSTRF.datasets.trials import dataset_of, fill_from_sessions
 from deepSTRF.registry import FORMATS
 
 __all__ = [
@@ -39,12 +40,17 @@ __all__ = [
     "hints_of",
     "is_recording",
     "open_recording",
+    "read_hints",
     "read_sessions",
     "write_recording",
 ]
 
-#: Arguments that cut sessions, beside the choices of the engines: legal for every format.
-_CUTTING = ("dt_ms", "audio_fs", "pre_ms", "post_ms")
+#: What sessions become datasets by.
+_ENGINES: dict[str, Callable[..., NeuralDataset]] = {"spikes": dataset_of}
+#: Arguments of the engines that are no choices of a user.
+_NO_CHOICES = ("ds", "kind", "sessions", "allocate", "choices")
+#: File of hints and facts in the folder of a recording.
+_HINTS_FILE = "recording.toml"
 #: So many findings and candidates are shown in an error.
 _SHOWN = 12
 
@@ -81,6 +87,8 @@ class Format:
     suffixes: ClassVar[tuple[str, ...]] = ()
     #: Gives way where another format recognises a path too, such as any table beside any sounds.
     general: ClassVar[bool] = False
+    #: Whether a folder is read through `FileTree`, so that it may be in a zip or tar archive too.
+    reads_trees: ClassVar[bool] = False
     #: Whether `write` is there.
     writes: ClassVar[bool] = False
 
@@ -144,34 +152,24 @@ def _documented(text: str) -> dict[str, tuple[str, str]]:
     return found
 
 
-def _engine(name: str) -> Callable[..., Any]:
-    """The engine of spikes or of signals."""
-    module, function = {
-        "spikes": ("trials", "fill_from_sessions"),
-        "signal": ("continuous", "fill_from_signal"),
-    }[name]
-    made: Callable[..., Any] = getattr(importlib.import_module(f"deepSTRF.datasets.{module}"), function)
-    return made
-
-
-def choice_names(kinds: Sequence[str] = ("spikes", "signal")) -> list[str]:
+def choice_names() -> list[str]:
     """Names of the arguments that cut sessions into clips: ``dt_ms``, ``pre_ms``, ``on_overlap``, ..."""
-    names = list(_CUTTING)
-    for kind in kinds:
-        with contextlib.suppress(ImportError):
-            names += list(inspect.signature(_engine(kind)).parameters)[2:]
-    return [name for name in dict.fromkeys(names) if name != "sessions"]
+    calls: list[Callable[..., Any]] = [fill_from_sessions, *_ENGINES.values()]
+    names = [name for call in calls for name in inspect.signature(call).parameters]
+    return [name for name in dict.fromkeys(names) if name not in _NO_CHOICES]
 
 
 # ---- which format
 
 
-def format_of(path: Path, name: str | None = None) -> tuple[str, type[Format]]:
-    """The format of a file or folder, by name or by what it holds."""
+def format_of(
+    path: Path, name: str | None = None, found: Mapping[str, type[Format]] | None = None
+) -> tuple[str, type[Format]]:
+    """The format of a file or folder: by name, else the one of ``found`` or of `formats_at`."""
     if name is not None:
         reader: type[Format] = FORMATS.get(name)
         return name.lower(), reader
-    found = {key: entry for key, entry in FORMATS.items() if _recognises(entry, path)}
+    found = found or formats_at(path)
     special = {key: entry for key, entry in found.items() if not entry.general}
     found = special or found
     if len(found) == 1:
@@ -182,6 +180,11 @@ def format_of(path: Path, name: str | None = None) -> tuple[str, type[Format]]:
             + " ".join(f"{key!r} takes {_hint_words(entry)}." for key, entry in found.items())
         )
     raise ValueError(f"{path} is {_described(path)} of no known format. {_formats_in_words()}")
+
+
+def formats_at(path: Path) -> dict[str, type[Format]]:
+    """The formats that recognise a path, by name."""
+    return {key: entry for key, entry in FORMATS.items() if _recognises(entry, path)}
 
 
 def _recognises(reader: type[Format], path: Path) -> bool:
@@ -256,15 +259,6 @@ def _existing(path: str | os.PathLike[str]) -> Path:
     if not path.is_dir():
         check_regular(path)
     return path
-
-
-def _is_saved(path: Path) -> bool:
-    """Whether a file is named like one of ``ds.save`` and no format claims it."""
-    return (
-        path.is_file()
-        and path.suffix.lower() == ".npz"
-        and not any(_recognises(entry, path) for _, entry in FORMATS.items())
-    )
 
 
 def _split(
@@ -422,39 +416,62 @@ def open_recording(
     Examples
     --------
     >>> import tempfile, torch
-    >>> from deepSTRF.datasets import NeuralDataset, open_recording
+    >>> from deepSTRF.datasets import NeuralDataset, open_recording, write_recording
     >>> ds = NeuralDataset.from_arrays([torch.rand(4, 50)], [torch.ones(2, 3, 50)], dt_ms=5.0)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     again = open_recording(ds.save(f"{folder}/mine.npz"))
+    ...     again = open_recording(write_recording(ds, f"{folder}/mine"))
     >>> again.content_fingerprint() == ds.content_fingerprint()
     True
     """
     path = _existing(path)
-    cutting = {"dt_ms": dt_ms, "audio_fs": audio_fs, "pre_ms": pre_ms or None, "post_ms": post_ms or None}
-    cutting = {key: value for key, value in cutting.items() if value is not None}
-    if format is None and _is_saved(path):
-        if cutting or options:
+    given = {"dt_ms": dt_ms, "audio_fs": audio_fs, "pre_ms": pre_ms or None, "post_ms": post_ms or None}
+    given = {key: value for key, value in given.items() if value is not None} | options
+    found = {} if format is not None else formats_at(path)
+    if format is None and not found and path.suffix.lower() == ".npz":
+        if given:
             raise TypeError(
-                f"{path.name} is a file of ds.save, which is cut already; leave out "
-                f"{', '.join([*cutting, *options])}"
+                f"{path.name} is a file of ds.save, which is cut already; leave out {', '.join(given)}"
             )
         return NeuralDataset.load(path)
     with contextlib.ExitStack() as stack:
-        inside = _sole_member(path, stack) if format is None else path
-        name, reader = format_of(inside, format)
-        hints, choices = _split(reader, name, options)
+        inside = path if found or format is not None else _sole_member(path, stack)
+        told = _told(inside, found)
+        facts, named = told.pop("facts", {}), told.pop("format", None)
+        name, reader = format_of(inside, format or named, found if inside is path else None)
+        hints, choices = _split(reader, name, {**told, **given})
         sessions, used = read_sessions(inside, name, reader, hints)
-        ds = _dataset(sessions, path, {**cutting, **choices})
+        ds = _dataset(sessions, path, choices)
     for key, value, why in used:
         ds.load_report.note("hint used", f"{key}={value!r} ({why})")
+    if not sessions[0].exact:
+        ds.facts |= facts
     ds.path = os.fspath(path)
     return ds
 
 
+def _told(path: Path, found: Mapping[str, type[Format]]) -> dict[str, Any]:
+    """What a ``recording.toml`` in a folder, or in an archive of one, says."""
+    if path.is_dir():
+        file = path / _HINTS_FILE
+        return read_hints(file) if file.is_file() else {}
+    if not is_archive(path) or not any(entry.reads_trees for entry in found.values()):
+        return {}
+    with contextlib.closing(FileTree(path)) as tree:
+        return _parsed(tree.text(_HINTS_FILE), tree.where(_HINTS_FILE)) if _HINTS_FILE in tree else {}
+
+
+def read_hints(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Hints, choices and facts of a TOML file."""
+    return _parsed(read_text(path), os.fspath(path))
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    with naming_damage(where, "correct it; a text stands in quotes, and true and false are in lower case"):
+        return tomllib.loads(text)
+
+
 def _sole_member(path: Path, stack: contextlib.ExitStack) -> Path:
     """A private copy of the one recording in an archive, or the path where a format reads it in place."""
-    if not path.is_file() or any(_recognises(entry, path) for _, entry in FORMATS.items()):
-        return path
     if not is_archive(path):
         return path
     tree = stack.enter_context(contextlib.closing(FileTree(path)))
@@ -487,20 +504,17 @@ def _dataset(sessions: list[Session], path: Path, choices: dict[str, Any]) -> Ne
             f"the bin width: open_recording({os.fspath(path)!r}, dt_ms=10.0), or --dt-ms 10"
         )
     _check_binned(sessions, path, dt_ms, choices)
-    engine = _engine(kinds.pop())
-    ds = AudioNeuralDataset._blank(dt_ms)
-    legal = inspect.signature(engine).parameters
-    unknown = [key for key in choices if key not in legal]
-    if unknown:
-        raise TypeError(f"{path}: {', '.join(unknown)} do not apply; legal are {', '.join(list(legal)[2:])}")
-    engine(ds, sessions, **choices)
-    return ds
+    kind = kinds.pop()
+    if kind not in _ENGINES:
+        raise ValueError(f"{path} holds a {kind}, which is not cut into clips; format= names what reads it")
+    return _ENGINES[kind](AudioNeuralDataset, sessions, dt_ms=dt_ms, **choices)
 
 
 def _check_binned(sessions: list[Session], path: Path, dt_ms: float, choices: Mapping[str, Any]) -> None:
     """Counts that were binned before fit only bins of whole multiples."""
     for session in sessions:
-        bin_ms = float(session.facts.get("bin_ms") or 0.0)
+        header = session.exact.get("header", {})
+        bin_ms = float(session.facts.get("bin_ms") or header.get("dt_ms") or 0.0)
         widths = {"dt_ms": dt_ms, "pre_ms": float(choices.get("pre_ms", 0.0))} if bin_ms else {}
         for key, value in widths.items():
             if abs(value / bin_ms - round(value / bin_ms)) > 1e-6:
@@ -547,13 +561,12 @@ def write_recording(
 
     Examples
     --------
-    >>> import torch
+    >>> import tempfile, torch
     >>> from deepSTRF.datasets import NeuralDataset, write_recording
     >>> ds = NeuralDataset.from_arrays([torch.rand(4, 50)], [torch.ones(2, 3, 50)], dt_ms=5.0)
-    >>> write_recording(ds, "mine", format="paper")
-    Traceback (most recent call last):
-        ...
-    ValueError: unknown recording format 'paper'; legal names:...
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     sorted(file.name for file in write_recording(ds, f"{folder}/mine").glob("*.csv"))
+    ['spikes.csv', 'trials.csv', 'units.csv']
     """
     path = Path(path).expanduser()
     reader: type[Format] = FORMATS.get(format)

@@ -58,7 +58,8 @@ def natural(text: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts] + [(2, 0, text)]
 
 
-def _without_suffix(name: str) -> str:
+def without_suffix(name: str) -> str:
+    """A name without the suffix of a sound file."""
     stem, suffix = os.path.splitext(name)
     return stem if suffix.lower() in SOUND_SUFFIXES else name
 
@@ -79,9 +80,9 @@ def find_name(name: str, known: Iterable[str], what: str) -> str | None:
         return unicodedata.normalize("NFC", text).casefold()
 
     for change in (
-        _without_suffix,
-        lambda text: plain(_without_suffix(text)).replace("\\", "/"),
-        lambda text: plain(_without_suffix(base(text))),
+        without_suffix,
+        lambda text: plain(without_suffix(text)).replace("\\", "/"),
+        lambda text: plain(without_suffix(base(text))),
     ):
         hits = [other for other in known if change(other) == change(name)]
         if len(hits) > 1:

@@ -16,7 +16,16 @@ import numpy.typing as npt
 from deepSTRF._text import printable
 from deepSTRF.datasets.session import Trials
 
-__all__ = ["column_for", "columns_of", "is_table", "seconds_of", "text_of", "trials_of"]
+__all__ = [
+    "UNITS",
+    "column_for",
+    "columns_of",
+    "is_table",
+    "seconds_of",
+    "text_of",
+    "trials_of",
+    "unit_of",
+]
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +52,12 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
         "unit", "unit_id", "units", "unit_name", "cluster", "cluster_id", "cell", "cell_id", "neuron",
         "neuron_id", "unit_ids", "spike_clusters",
     ),
+    "trial": (
+        "trial", "trials", "trial_id", "trial_nr", "trial_number", "trial_index", "repeat", "rep",
+        "repetition", "presentation", "sweep",
+    ),
+    "start": ("start", "start_time", "begin", "from"),
+    "stop": ("stop", "stop_time", "end", "end_time", "until", "to"),
     "time": ("time", "times", "spike_time", "spike_times", "spiketime", "spiketimes", "t", "timestamp",
              "timestamps"),
 }  # fmt: skip
@@ -114,6 +129,11 @@ def _plain(name: str) -> tuple[str, str | None]:
     words = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
     stem, _, last = words.rpartition("_")
     return (stem, last) if stem and last in UNITS else (words, None)
+
+
+def unit_of(name: str) -> str | None:
+    """The unit of time at the end of a column's name."""
+    return _plain(name)[1]
 
 
 def column_for(
