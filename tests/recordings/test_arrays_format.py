@@ -14,7 +14,7 @@ from deepSTRF._files import DamagedFileError
 from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.datasets.audio.arrays import ArraysFormat
 from deepSTRF.datasets.audio.matlab import MatlabFormat
-from deepSTRF.datasets.formats import MissingHintError
+from deepSTRF.datasets.formats import MissingHintError, open_recording
 
 DT = 10.0
 UNIT_7 = [0.995, 1.000, 1.0149, 1.499, 1.500, 2.105, 3.070, 3.255, 4.2999]
@@ -415,3 +415,22 @@ def test_pickles_and_damage_are_named(tmp_path):
         ArraysFormat(tmp_path / "huge.npy").sessions(
             spikes="huge", axes="", time_unit="s", zero="onset", sounds="huge", sounds_fs=1000
         )
+
+
+def test_the_recording_of_the_grasshopper_is_imported_by_one_call(ns1_dir):
+    path = ns1_dir.parent.parent / "cases" / "recordings" / "grasshopper_receptor.npz"
+    if not path.is_file():
+        pytest.skip("grasshopper_receptor.npz is not beside the data folder")
+    ds = open_recording(
+        path, dt_ms=1.0, spikes="spike_times_us_{stimulus}", time_unit="us", zero="onset",
+        features={"envelope": "stimulus_volt_{stimulus}"}, features_fs=2000,
+    )  # fmt: skip
+    assert (len(ds), ds.N_neurons, ds.features) == (2, 1, {"envelope": 1})
+    assert [row["name"] for row in ds.stim_meta] == ["1", "2"]
+    with np.load(path) as archive:
+        for clip, name in enumerate("12"):
+            edges = np.arange(0, 10_001_000, 1000)  # in us
+            counts = np.histogram(archive[f"spike_times_us_{name}"], edges)[0]
+            np.testing.assert_array_equal(ds.responses[clip][0].numpy(), counts[None])
+            means = archive[f"stimulus_volt_{name}"].astype(float).reshape(-1, 2).mean(1)
+            np.testing.assert_allclose(ds.stims[clip][0, 0].numpy(), means, rtol=0, atol=1e-6)

@@ -119,16 +119,14 @@ class Session:
         A unit that is not listed was observed during ``span_s``, or throughout where that is None.
     span_s : (float, float) or None
         Start and end of the recording.
-    count_bin_s : Fraction or None
-        The width of the bins where spikes were stored as counts: each stands in the middle of its bin, so
-        that only multiples of it are bins of a dataset.
     unit_meta, stim_meta : mapping of str to dict
         Metadata by unit (or channel) and by stimulus name. ``stim_meta[...]["split"]`` may hold "train",
         "validation" or "test" where the data come with a split.
     name, species : str
         Name in reports; whose neurons these are.
     facts : dict
-        Facts for `describe`: source, DOI, licence, ...
+        Facts for `describe`: source, DOI, licence, ... "bin_ms" is the width of the bins where spikes were
+        stored as counts and stand in the middle of them: only multiples of it are bins of a dataset.
     exact : dict
         What a dataset that was written by us needs to come back equal (bin width, kind, unit, views, ...).
     report : LoadReport
@@ -142,7 +140,6 @@ class Session:
     signal: Signal | None = None
     observed: Mapping[str, Floats] = field(default_factory=dict)
     span_s: tuple[float, float] | None = None
-    count_bin_s: Fraction | None = None
     unit_meta: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     stim_meta: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     name: str = "recording"

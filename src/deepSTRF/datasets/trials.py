@@ -173,9 +173,9 @@ def presented(
         ds.load_report.notes += session.report.notes
     dt = exact_bin(dt_ms)
     for session in sessions:
-        per_bin = dt / 1000 / (session.count_bin_s or dt / 1000)
-        if round(per_bin) < 1 or abs(per_bin - round(per_bin)) > per_bin / 1_000_000:
-            stored = 1000 * float(session.count_bin_s or 0)
+        stored = float(session.facts.get("bin_ms") or dt)
+        per_bin = float(dt) / stored
+        if round(per_bin) < 1 or abs(per_bin - round(per_bin)) > 1e-6 * per_bin:
             raise ValueError(
                 f"{session.name} holds counts in bins of {stored:g} ms, so dt_ms is a whole multiple of it; "
                 f"got {float(dt):g}"

@@ -189,13 +189,23 @@ class VariablesFormat(Format):
         with self.opened() as file:
             found = list(file.variables().values())
             lines = [self.facts()]
-            lines += [f"{v.name}: {v.kind} {' x '.join(map(str, v.shape))}" for v in found[:_LISTED]]
+            lines += [
+                f"{v.name}: {v.kind} {' x '.join(map(str, v.shape)) or 'scalar'}" for v in found[:_LISTED]
+            ]
             if len(found) > _LISTED:
                 lines.append(f"and {len(found) - _LISTED} more variables")
             proposals: dict[str, list[tuple[Any, str]]] = {}
             if self.path.stat().st_size <= _LOOKED_INTO:
                 proposals = _proposals(file, hints)
-            return Findings(lines, proposals, self._needed(hints))
+            needed = self._needed(hints)
+            lines += [
+                f"{name} may be {hint}: {why}"
+                for hint in ("counts", "signal")
+                if "spikes" in needed
+                for name, why in proposals.get(hint, ())
+            ]
+            # what is not needed is not proposed: a single proposal would be taken
+            return Findings(lines, {key: proposals[key] for key in needed if key in proposals}, needed)
 
     def _needed(self, hints: Mapping[str, Any]) -> list[str]:
         """Names of hints that must be told."""
@@ -691,7 +701,7 @@ class _Reader:
                 ]
             heard.append(trains)
             windows.append((start, start + length / float(rate)))
-        rest["count_bin_s"] = 1 / rate
+        rest["facts"]["bin_ms"] = 1000.0 / float(rate)
         return self._placed(rows, heard, windows, gaps, rest)
 
     def of_signal(self, rows: Sequence[_Row], stimuli: _Stimuli, rest: dict[str, Any]) -> Session:

@@ -115,7 +115,7 @@ class _Arrays(VariableFile):
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )
         shape, _, dtype = read(stream)
-        return Variable(name, str(dtype.name), tuple(int(n) for n in shape))
+        return Variable(name, "text" if dtype.kind in "US" else str(dtype.name), tuple(int(n) for n in shape))
 
     @contextlib.contextmanager
     def _naming_file(self) -> Iterator[None]:
