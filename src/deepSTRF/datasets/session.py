@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from deepSTRF.datasets.recording import LoadReport
 
-__all__ = ["Feature", "Session", "Signal", "Sound", "Trials", "sound_hash"]
+__all__ = ["Feature", "Pieces", "Session", "Signal", "Sound", "Trials", "sound_hash"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -95,6 +95,26 @@ class Signal:
     unit: str = "arbitrary units"
     bad_s: Floats = field(default_factory=lambda: np.empty((0, 2)))
     bad_channels: Sequence[str] = ()
+
+
+class Pieces:
+    """Data of a `Signal` that was stored in pieces (first sample, (channels, T) values); NaN between them."""
+
+    def __init__(self, pieces: Sequence[tuple[int, Floats]], n_channels: int, length: int) -> None:
+        self.pieces, self.shape = list(pieces), (n_channels, length)
+        self.dtype, self.ndim = np.dtype(np.float64), 2
+
+    def __getitem__(self, key: Any) -> Floats:
+        """``[rows, a:b]``: a stretch of time."""
+        rows, columns = key
+        begin, end, step = columns.indices(self.shape[1])
+        out = np.full((self.shape[0], max(0, end - begin)), np.nan)
+        for at, block in self.pieces:
+            low, high = max(begin, at), min(end, at + block.shape[1])
+            if low < high:
+                out[:, low - begin : high - begin] = block[:, low - at : high - at]
+        found: Floats = out[:, ::step][rows]
+        return found
 
 
 @dataclass(eq=False)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from deepSTRF._validation import check_choice, first_names
 from deepSTRF.datasets.formats import Findings, Format, MissingHintError
 from deepSTRF.datasets.recording import LoadReport
-from deepSTRF.datasets.session import Feature, Session, Signal, Sound, Trials
+from deepSTRF.datasets.session import Feature, Pieces, Session, Signal, Sound, Trials
 from deepSTRF.datasets.sounds import exact_rate, find_name, natural, sounds_of
 from deepSTRF.datasets.tables import text_of
 from deepSTRF.datasets.variable_paths import (
@@ -722,7 +722,7 @@ class _Reader:
             names.append(row.stimulus)
             onsets.append(at / float(rate) - start)
             at += length
-        signal = Signal(_Pieces(pieces, len(self.units), at + gap), rate, self.units, 0.0, self._unit())
+        signal = Signal(Pieces(pieces, len(self.units), at + gap), rate, self.units, 0.0, self._unit())
         return Session(trials=Trials(names, np.array(onsets)), signal=signal, **rest)
 
     def _unit(self) -> str:
@@ -777,25 +777,6 @@ class _Reader:
             spans = np.stack([onset + window[0], onset + window[1]], axis=1)
             observed = dict.fromkeys(spikes, spans[~np.isnan(onset)])
         return Session(trials=trials, spikes=spikes, observed=observed, **rest)
-
-
-class _Pieces:
-    """A signal made of pieces on one clock, NaN between: ``[:, a:b]`` reads a stretch."""
-
-    def __init__(self, pieces: Sequence[tuple[int, Floats]], n_channels: int, length: int) -> None:
-        self.pieces, self.shape = list(pieces), (n_channels, length)
-        self.dtype, self.ndim = np.dtype(np.float64), 2
-
-    def __getitem__(self, key: Any) -> Floats:
-        rows, columns = key
-        begin, end, _ = columns.indices(self.shape[1])
-        out = np.full((self.shape[0], max(0, end - begin)), np.nan)
-        for at, block in self.pieces:
-            low, high = max(begin, at), min(end, at + block.shape[1])
-            if low < high:
-                out[:, low - begin : high - begin] = block[:, low - at : high - at]
-        found: Floats = out[rows]
-        return found
 
 
 # ---- proposals
