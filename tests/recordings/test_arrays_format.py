@@ -8,13 +8,14 @@ import re
 import h5py
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from deepSTRF._files import DamagedFileError
 from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.datasets.audio.arrays import ArraysFormat
 from deepSTRF.datasets.audio.matlab import MatlabFormat
 from deepSTRF.datasets.formats import MissingHintError, open_recording
+from deepSTRF.datasets.trials import fill_from_sessions
 
 DT = 10.0
 UNIT_7 = [0.995, 1.000, 1.0149, 1.499, 1.500, 2.105, 3.070, 3.255, 4.2999]
@@ -49,8 +50,10 @@ def expected():
 
 def dataset(form, dt_ms=DT, **hints):
     choices = {key: hints.pop(key) for key in ("pre_ms", "post_ms", "audio_fs") if key in hints}
-    sessions = form.sessions(**hints)
-    return AudioNeuralDataset._from_sessions(sessions, dt_ms=dt_ms, check_alignment=False, **choices)
+    ds = AudioNeuralDataset._blank(dt_ms)
+    fill_from_sessions(ds, form.sessions(**hints), dt_ms=dt_ms, **choices)
+    ds.validate()
+    return ds
 
 
 def check(ds, wanted=None, units=("7", "3")):
@@ -434,3 +437,57 @@ def test_the_recording_of_the_grasshopper_is_imported_by_one_call(ns1_dir):
             np.testing.assert_array_equal(ds.responses[clip][0].numpy(), counts[None])
             means = archive[f"stimulus_volt_{name}"].astype(float).reshape(-1, 2).mean(1)
             np.testing.assert_allclose(ds.stims[clip][0, 0].numpy(), means, rtol=0, atol=1e-6)
+
+
+def test_numbers_of_stimuli_and_units_of_time_are_not_guessed(tmp_path):
+    rng = np.random.default_rng(7)
+    trials = cell([np.sort(rng.uniform(0, 500, size=9)) for _ in range(4)], (1, 4))
+    savemat(tmp_path / "a.mat", {
+        "spikes": trials, "from0": np.array([0.0, 1, 0, 1]), "from1": np.array([1.0, 2, 1, 2]),
+        "wavs": cell([waves()["A"], waves()["B"]], (1, 2)), "far": np.array([1.0, 3, 1, 3]),
+        "counts": cell([rng.poisson(1.0, size=(1, 50)) for _ in range(2)], (1, 2)),
+        "pair": cell([trials[0, 0], trials[0, 1]], (1, 2)), **{f"wav_{k}": v for k, v in waves().items()},
+    })  # fmt: skip
+    form = MatlabFormat(tmp_path / "a.mat")
+    hints = {"spikes": "spikes", "axes": "trial", "time_unit": "ms", "zero": "onset", "sounds_fs": 16000}
+    listed = {**hints, "sounds": "wavs"}
+    (session,) = form.sessions(stimuli="from1", **listed)
+    assert session.trials.stimulus == ["1", "2", "1", "2"]
+    with pytest.raises(MissingHintError, match="one_based, whether the numbers of 2 stimuli"):
+        form.sessions(stimuli="from0", **listed)
+    (session,) = form.sessions(stimuli="from0", one_based=False, **listed)
+    assert session.trials.stimulus == ["0", "1", "0", "1"]
+    assert list(session.sounds) == ["0", "1"]
+    with pytest.raises(ValueError, match="stimuli has the number 3, and the 2 sounds are 1 to 2"):
+        form.sessions(stimuli="far", **listed)
+    with pytest.raises(ValueError, match="time_unit='s' the last spike is at 4"):
+        form.sessions(stimuli="from1", **{**listed, "time_unit": "s"})
+    with pytest.raises(ValueError, match="time_unit='us' the last spike is at"):
+        form.sessions(stimuli="from1", **{**listed, "time_unit": "us"})
+    named = {**hints, "spikes": "pair", "axes": "stimulus"}
+    with pytest.raises(MissingHintError, match="stimuli, the variable with the name"):
+        form.sessions(sounds="wav_{stimulus}", **named)
+    assert form.sessions(sounds="wavs", **named)[0].trials.stimulus == ["1", "2"]
+    ds = dataset(form, counts="counts", axes="stimulus time", fs=100, sounds="wavs", sounds_fs=16000)
+    theirs = loadmat(tmp_path / "a.mat")["counts"]
+    np.testing.assert_array_equal(ds.responses[0][0].numpy(), theirs[0, 0])
+    np.testing.assert_array_equal(ds.responses[1][0].numpy(), theirs[0, 1][:, :30])
+
+
+def test_many_spikes_in_one_vector_are_sorted_into_trials_at_once(tmp_path):
+    rng = np.random.default_rng(8)
+    n, trials = 200_000, 500
+    np.savez(
+        tmp_path / "m.npz", t=rng.uniform(0, 0.5, n), u=rng.integers(0, 50, n), k=rng.integers(0, trials, n),
+        s=np.array(NAMES * 100), wav_A=waves()["A"], wav_B=waves()["B"],
+    )  # fmt: skip
+    ds = dataset(
+        ArraysFormat(tmp_path / "m.npz"), spikes="t", axes="spike", time_unit="s", zero="onset",
+        spike_units="u", spike_trials="k", one_based=False, stimuli="s", sounds="wav_{stimulus}",
+        sounds_fs=16000,
+    )  # fmt: skip
+    data = np.load(tmp_path / "m.npz")
+    chosen = (data["u"] == 17) & (data["k"] == 0)
+    wanted = np.histogram(data["t"][chosen], np.arange(51) / 100)[0]
+    np.testing.assert_array_equal(ds.responses[0][17].numpy()[0], wanted)
+    assert ds.responses[0][17].shape == (300, 50)

@@ -255,3 +255,42 @@ def test_damaged_files_are_named(tmp_path):
     assert not MneFormat.recognises(tmp_path / "no.fif")
     with pytest.raises(DamagedFileError, match=r"no\.fif is no FIF"):
         MneFormat(tmp_path / "no.fif").look({})
+
+
+def edf(path, n_records=10, stated=None):
+    """An EDF file of two EEG channels at 500 Hz, 1 s per record; the first one a ramp in uV."""
+
+    def fields(width, *values):
+        return "".join(str(value).ljust(width) for value in values)
+
+    header = (
+        fields(8, "0") + fields(80, "X X X X", "Startdate X X X X") + fields(8, "01.01.20", "00.00.00", 768)
+    )
+    header += fields(44, "") + fields(8, stated or n_records, 1) + fields(4, 2)
+    header += fields(16, "Fz", "Cz") + fields(80, "", "") + fields(8, "uV", "uV")
+    header += fields(8, -32768, -32768) + fields(8, 32767, 32767) + fields(8, -32768, -32768)
+    header += fields(8, 32767, 32767) + fields(80, "", "") + fields(8, 500, 500) + fields(32, "", "")
+    ramp = np.arange(500 * n_records, dtype="<i2").reshape(n_records, 1, 500)
+    path.write_bytes(header.encode("ascii") + np.concatenate([ramp, -ramp], axis=1).tobytes())
+
+
+def test_edf_files_and_those_that_are_too_short(tmp_path):
+    sounds(tmp_path / "wav")
+    edf(tmp_path / "a.edf")
+    (tmp_path / "events.csv").write_text("onset_ms;sound\n1000;1\n4000;2\n")
+    assert MneFormat.recognises(tmp_path / "a.edf")
+    hints = {"onsets": "events", "events": "events.csv", "sounds": "wav"}
+    (session,) = MneFormat(tmp_path / "a.edf").sessions(**hints)
+    assert session.trials.stimulus == ["1", "2"]
+    np.testing.assert_allclose(session.trials.onset_s, [1.0, 4.0], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(
+        session.signal.data[:, 500:502], [[500e-6, 501e-6], [-500e-6, -501e-6]], rtol=1e-6
+    )
+    assert session.report.count("note of MNE") == 0
+    edf(tmp_path / "b.edf", stated=20)
+    (session,) = MneFormat(tmp_path / "b.edf").sessions(**hints)
+    assert session.report.count("note of MNE") == 1
+    assert session.signal.data.shape == (2, 5000)
+    (tmp_path / "c.edf").write_bytes((tmp_path / "a.edf").read_bytes()[:600])
+    with pytest.raises(DamagedFileError, match=r"c\.edf"):
+        MneFormat(tmp_path / "c.edf").sessions(**hints)

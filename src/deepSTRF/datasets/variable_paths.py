@@ -190,7 +190,9 @@ def levels_of(value: Any, axes: str, what: str) -> list[list[str]]:
     words = [word for group in groups for word in group]
     if len(groups) == depth + 1:
         return groups
-    if len(groups) == depth:
+    if len(groups) == 1 and depth == 1 and words[-1:] == ["time"] and _holds_vectors(value):
+        return [words[:-1], ["time"]]
+    if len(groups) == depth and "time" not in words:
         return [*groups, []]
     own = [word for word in words if word == "spike" and word == words[-1]]
     rest = words[: len(words) - len(own)]
@@ -204,6 +206,10 @@ def levels_of(value: Any, axes: str, what: str) -> list[list[str]]:
         "which: put '/' between the levels, such as 'unit / stimulus repeat' for a cell of cells, or "
         "'stimulus / time unit' for a cell of matrices"
     )
+
+
+def _holds_vectors(value: Any) -> bool:
+    return all(max(np.shape(item), default=1) >= np.size(item) for item in elements(value))
 
 
 def fitted(value: Array, axes: Sequence[str], what: str, exact: bool) -> Array:

@@ -51,6 +51,9 @@ _LOOKED_INTO = 64_000_000
 _GAP_S = 1.0
 #: A matrix of more columns and rows is no sound with channels.
 _MOST_CHANNELS = 8
+#: The last spike and the end of what was presented are within these factors, unless a window is told: a unit
+#: of time is off by 1,000. Fewer spikes than these may all be early.
+_LATEST, _EARLIEST, _FEW = 50.0, 200.0, 20
 #: So many variables are listed.
 _LISTED = 30
 
@@ -347,11 +350,14 @@ class _Reader:
         self.form, self.file, self.hints = form, file, hints
         self.report = LoadReport()
         self.first = int(bool(hints.get("one_based", form.from_one)))
+        self.numbered: int | None = None  # so many sounds have numbers in place of names
 
     def session(self, kind: str) -> Session:
         """The session of spikes, counts or a signal."""
         stimuli = self.stimuli()
         cells = self.cells(kind)
+        if not cells.items:
+            self.fail(f"{self.hints[kind]} holds nothing")
         rest: dict[str, Any] = {
             "sounds": stimuli.sounds,
             "features": stimuli.features,
@@ -395,12 +401,12 @@ class _Reader:
         axes = self.hints.get("axes", "") or ""
         if names is None and "stimulus" in {w for g in groups_of(axes) for w in g}:
             names = self.names("stimuli")
-        out = _Stimuli({}, {})
+        out, patterns = _Stimuli({}, {}), [is_pattern(str(self.hints.get("sounds", "")))]
         given = self.hints.get("sounds")
         if given is not None:
             folder = self.form._folder(given)
             if folder is not None:
-                out.sounds = dict(sounds_of(folder))
+                out.sounds, patterns = dict(sounds_of(folder)), [True]
             else:
                 arrays = _collection(
                     self.file, given, self.hints.get("sounds_axes"), names, self.first, "time channel"
@@ -411,6 +417,7 @@ class _Reader:
             name, sign, path = features.partition("=")
             features = {name: path} if sign else {"feature": features}
         for name, path in features.items():
+            patterns.append(is_pattern(path))
             arrays = _collection(
                 self.file, path, self.hints.get("features_axes"), names, self.first, "feature time"
             )
@@ -418,7 +425,30 @@ class _Reader:
             out.features[name] = {
                 key: Feature(np.atleast_2d(array).astype(np.float64), rate) for key, array in arrays.items()
             }
+        if names is None and not any(patterns):
+            self.numbered = len(out.names)
         return out
+
+    def presented(self) -> list[str] | None:
+        """Names of the stimuli that the hint leads to; numbers must be those of the sounds in their order."""
+        names = self.names("stimuli")
+        if names is None or self.numbered is None or not all(name.isdecimal() for name in names):
+            return names
+        numbers = {int(name) for name in names}
+        most = self.first + self.numbered - 1
+        if "one_based" not in self.hints and (
+            self.form.from_one is None or min(numbers, default=1) < self.first
+        ):
+            raise MissingHintError(
+                f"{self.file.path} must be told: one_based, whether the numbers of {self.numbered} stimuli "
+                f"(there are {min(numbers)} to {max(numbers)}) begin at 1 or at 0"
+            )
+        if max(numbers, default=0) > most:
+            self.fail(
+                f"stimuli has the number {max(numbers)}, and the {self.numbered} sounds are {self.first} to "
+                f"{most}; one_based= says from where they are counted"
+            )
+        return names
 
     # -- the arrays
 
@@ -486,7 +516,7 @@ class _Reader:
             return self.rows_of_vectors(cells)
         units, sizes = self.unit_names(cells), cells.sizes
         self.units = units
-        names = cells.names.get("stimulus") or self.names("stimuli")
+        names = cells.names.get("stimulus") or self.presented()
         if "trial" in sizes:
             if "stimulus" in sizes or "repeat" in sizes:
                 self.fail(
@@ -499,9 +529,16 @@ class _Reader:
             keys = [(s, r) for s in range(sizes.get("stimulus", 1)) for r in range(sizes.get("repeat", 1))]
         count = sizes.get(words[0], 1)
         if names is None:
-            names = stimuli.names if words[0] == "stimulus" else []
-            if words[0] == "trial" and len(stimuli.names) == 1:
-                names = stimuli.names * count
+            if len(stimuli.names) == 1:
+                names = stimuli.names * (count if words[0] == "trial" else 1)
+            elif words[0] == "stimulus" and self.numbered is not None:
+                names = stimuli.names
+            else:
+                raise MissingHintError(
+                    f"{self.file.path} must be told: stimuli, the variable with the name of the stimulus at "
+                    f"each of {count} places along the axis {words[0]!r}, or the names in that order; there "
+                    f"are {first_names(stimuli.names) or 'none'}"
+                )
         if len(names) != count:
             self.fail(
                 f"the axis {words[0]!r} has {count} places, and there are {len(names)} stimuli "
@@ -518,19 +555,16 @@ class _Reader:
         if len(cells.items) != 1 or set(cells.sizes) - {"spike"}:
             self.fail('spike_units and spike_trials are for one vector of all spikes: axes="spike"')
         times = numbers_of(cells.items[0][1], str(self.hints["spikes"]))
-        owners = self.of_each_spike("spike_units", len(times))
-        names = (
-            self.names("unit_names") or sorted(dict.fromkeys(owners), key=natural) or [self.file.path.stem]
-        )
-        self.units = names
+        owners, which = self.owners(len(times))
+        self.units = names = self.names("unit_names") or owners
         unknown = sorted(set(owners) - set(names), key=natural)
         if unknown:
             self.fail(f"spikes are of units that unit_names lacks: {first_names(unknown)}")
-        which = [names.index(owner) for owner in owners] if owners else [0] * len(times)
+        which = np.array([names.index(owner) for owner in owners], dtype=np.int64)[which]
         if "spike_trials" not in self.hints:
-            return [_Row("", {n: times[np.array(which, dtype=int) == k] for k, n in enumerate(names)})]
+            return [_Row("", {name: times[which == k] for k, name in enumerate(names)})]
         trial = self.numbers_from_one("spike_trials", len(times))
-        stimuli = self.names("stimuli")
+        stimuli = self.presented()
         if stimuli is None:
             raise MissingHintError(
                 f"{self.file.path} must be told: stimuli, the variable with the stimulus of each trial; "
@@ -541,18 +575,31 @@ class _Reader:
                 f"spike_trials go from {trial.min() + self.first} to {trial.max() + self.first}, and there "
                 f"are {len(stimuli)} trials, counted from {self.first}; one_based= says from where"
             )
-        rows = [_Row(name, {unit: np.empty(0) for unit in names}) for name in stimuli]
-        for k in np.unique(trial):
-            for u, unit in enumerate(names):
-                rows[k].leaves[unit] = times[(trial == k) & (np.array(which) == u)]
-        return rows
+        place = trial * len(names) + which
+        order = np.argsort(place, kind="stable")
+        edges = np.searchsorted(place[order], np.arange(1, len(stimuli) * len(names)))
+        parts = np.split(times[order], edges)
+        return [
+            _Row(name, dict(zip(names, parts[k * len(names) : (k + 1) * len(names)], strict=True)))
+            for k, name in enumerate(stimuli)
+        ]
 
-    def of_each_spike(self, hint: str, count: int) -> list[str]:
-        """Text of each spike's entry of a variable."""
-        texts = self.names(hint) or []
-        if hint in self.hints and len(texts) != count:
-            self.fail(f"{hint} has {len(texts)} entries and there are {count} spikes")
-        return texts
+    def owners(self, count: int) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """The units in natural order, and which of them each spike is of."""
+        given = self.hints.get("spike_units")
+        if given is None:
+            return [self.file.path.stem], np.zeros(count, dtype=np.int64)
+        value = np.asarray(value_at(self.file, given))
+        if value.dtype.kind == "O":
+            value = np.array(texts_of(value))
+        found, which = np.unique(value.reshape(-1, order="F"), return_inverse=True)
+        if value.size != count:
+            self.fail(f"{given} has {value.size} entries and there are {count} spikes")
+        names = [text_of(one) for one in found]
+        order = sorted(range(len(names)), key=lambda k: natural(names[k]))
+        places = np.empty(len(names), dtype=np.int64)
+        places[order] = np.arange(len(names))
+        return [names[k] for k in order], places[which.reshape(-1)]
 
     def numbers_from_one(self, hint: str, count: int) -> npt.NDArray[np.int64]:
         """Indices in a variable, counted from 0."""
@@ -591,6 +638,17 @@ class _Reader:
             self.fail(f"{what} holds an infinite spike time")
         return np.sort(self.seconds(numbers, str(self.hints["time_unit"]), what))
 
+    def check_unit(self, latest: float, count: int, lengths: Sequence[float]) -> None:
+        """Refuse a unit of time with which spikes last much longer or shorter than what they belong to."""
+        longest = max((length for length in lengths if length == length), default=0.0)
+        few = count < _FEW
+        if longest and latest and (latest > _LATEST * longest or (latest < longest / _EARLIEST and not few)):
+            self.fail(
+                f"with time_unit={self.hints['time_unit']!r} the last spike is at {latest:.4g} s, and what "
+                f"was presented ends after {longest:.4g} s; another time_unit, fs or zero is meant, or "
+                "window_ms=(start, end) says that it is so"
+            )
+
     def window_s(self) -> tuple[float, float] | None:
         """The stretch around onsets that hints tell, in s."""
         given = self.hints.get("window_ms")
@@ -618,6 +676,10 @@ class _Reader:
         for row, trains in zip(rows, heard, strict=True):
             ends = [float(t[-1]) + 1e-6 for t in trains.values() if len(t)]
             latest[row.stimulus] = max([latest.get(row.stimulus, 0.0), *ends])
+        if told is None:
+            count = sum(len(times) for row in heard for times in row.values())
+            lengths = [stimuli.length_s(name) for name in latest]
+            self.check_unit(max(latest.values(), default=0.0), count, lengths)
         windows = []
         for row in rows:
             length = stimuli.length_s(row.stimulus)
@@ -737,7 +799,7 @@ class _Reader:
         unit = str(self.hints.get("onsets_unit") or self.hints.get("time_unit"))
         path = str(self.hints["onsets"])
         onset = self.seconds(numbers_of(value_at(self.file, path), path), unit, path)
-        names = self.names("stimuli") or []
+        names = self.presented() or []
         if len(names) == 1 and len(onset) > 1:
             names = names * len(onset)
         if len(names) != len(onset):
@@ -771,9 +833,14 @@ class _Reader:
                 self.report.skip(name, "not recorded (NaN in place of spike times)")
                 continue
             spikes[name] = np.sort(np.concatenate(parts))
-        observed = {}
-        window = self.window_s()
-        if window is not None:
+        observed, window = {}, self.window_s()
+        if window is None:
+            self.check_unit(
+                max((float(times[-1]) for times in spikes.values() if len(times)), default=0.0),
+                sum(len(times) for times in spikes.values()),
+                [float(np.nanmax(onset, initial=0.0))],
+            )
+        else:
             spans = np.stack([onset + window[0], onset + window[1]], axis=1)
             observed = dict.fromkeys(spikes, spans[~np.isnan(onset)])
         return Session(trials=trials, spikes=spikes, observed=observed, **rest)
