@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
+from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 from scipy import sparse
 from scipy.io import loadmat, savemat
 
@@ -406,3 +409,34 @@ def test_declared_sizes_take_no_memory(tmp_path):
         (tmp_path / f"{name}.mat").write_bytes(header + bytes_)
         with pytest.raises(DamagedFileError, match=rf"{name}\.mat is damaged"):
             read_variables(tmp_path / f"{name}.mat")
+
+
+FILES_OF_SCIPY = sorted((Path(scipy.io.__file__).parent / "matlab" / "tests" / "data").glob("*.mat"))
+
+
+@pytest.mark.skipif(not FILES_OF_SCIPY, reason="SciPy is installed without the files of its tests")
+def test_files_of_many_versions_of_matlab_agree_with_scipy():
+    compared = 0
+    for path in FILES_OF_SCIPY:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                theirs = loadmat(path)
+            except Exception:  # noqa: BLE001  (damaged, or of version 7.3)
+                continue
+        if path.name == "bad_miuint32.mat":
+            continue
+        ours = read_variables(path)
+        for name, value in theirs.items():
+            if name in ours and isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+                np.testing.assert_array_equal(ours[name], value, err_msg=f"{path.name}: {name}")
+                compared += 1
+            elif (
+                name in ours and isinstance(value, np.ndarray) and value.dtype.kind == "U" and value.size == 1
+            ):
+                assert ours[name] == str(value.ravel()[0]), path.name
+                compared += 1
+            elif name in ours and hasattr(value, "toarray"):
+                np.testing.assert_array_equal(ours[name], value.toarray(), err_msg=f"{path.name}: {name}")
+                compared += 1
+    assert compared > 50

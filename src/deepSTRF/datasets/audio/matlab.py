@@ -483,7 +483,14 @@ class _Matrices:
             return self.structs(shape, end, where, depth)
         if kind == _SPARSE:
             rows, starts = self.numbers(end), self.numbers(end)
-            values = self.array("f8", None, flags, end)
+            if flags & _LOGICAL:  # MATLAB calls them numbers of 8 bytes, and stores one byte each
+                item = self.element(end)
+                width = 8 if item.kind == 9 and item.end - item.start >= 8 * int(starts[-1]) else 1
+                values = np.frombuffer(
+                    self.content, f"u{width}", (item.end - item.start) // width, item.start
+                )
+            else:
+                values = self.array("f8", None, flags, end)
             if len(shape) != 2 or len(starts) != shape[1] + 1:
                 raise ValueError(f"{where} is sparse, of the shape {shape}, with {len(starts)} columns")
             check_memory(values.itemsize * size, f"the sparse matrix {where}")
@@ -514,13 +521,15 @@ class _Matrices:
         content = self.content[item.start : item.end]
         if item.kind in _TEXT:
             ending = {"<": "-le", ">": "-be"}[self.order] if item.kind != 16 else ""
-            text = content.decode(_TEXT[item.kind] + ending)
+            text = content.decode(_TEXT[item.kind] + ending, errors="replace")
             codes = np.array([min(ord(letter), 0xFFFD) for letter in text], dtype=np.uint16)
         elif item.kind in (1, 2, 4):
             dtype = self.order + ("u2" if item.kind == 4 else "u1")
             codes = np.frombuffer(content, dtype).astype(np.uint16)
         else:
             raise ValueError(f"letters of the unknown type {item.kind}")
+        if not len(codes) and size <= _HEAD:
+            return np.full(size, ord(" "), dtype=np.uint16)  # MATLAB writes some blanks so
         if len(codes) != size:
             raise ValueError(f"{len(codes):,} letters where {size:,} are declared")
         return codes
