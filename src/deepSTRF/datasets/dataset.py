@@ -32,6 +32,7 @@ from deepSTRF.datasets.from_arrays import (
     given_frequencies,
     set_level,
 )
+from deepSTRF.datasets.from_continuous import FromContinuous
 from deepSTRF.datasets.from_trials import FromTrials
 from deepSTRF.datasets.recording import Recording, StimulusList, check_window, is_integer
 from deepSTRF.datasets.responses import ResponseStorage
@@ -640,7 +641,7 @@ class NeuralDataset(Recording):
         )
 
 
-class AudioNeuralDataset(FromTrials, NeuralDataset):
+class AudioNeuralDataset(FromTrials, FromContinuous, NeuralDataset):
     """A `NeuralDataset` whose stimuli are sounds.
 
     In spectrogram mode a stimulus is (1, F, T). In waveform mode (``return_waveform`` true) it is (1,

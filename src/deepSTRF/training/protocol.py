@@ -46,6 +46,7 @@ FACT_LABELS = {
     "audio_fs": "Sample rate (Hz)",
     "duration_s": "Duration of all clips (s)",
     "missing_pairs": "Clips that single neurons did not hear",
+    "signal_filter": "Signal onto bins",
     "response_kind": "Kind of responses",
     "response_unit": "Unit of responses",
     "response_normalization": "Normalisation of responses",
