@@ -35,7 +35,7 @@ class FromContinuous:
         fs: Any = None,
         trials: Any = None,
         *,
-        dt_ms: float,
+        dt_ms: float | Fraction,
         audio_fs: float | None = None,
         features: Any = None,
         features_fs: Any = None,
@@ -82,7 +82,7 @@ class FromContinuous:
             Presentations: stimulus, onset in s and optionally offset, condition, as `from_trials` takes them;
             repeats are those of one stimulus. None: one stimulus, which begins with the signal and is as
             long.
-        dt_ms : float
+        dt_ms : float or Fraction
             Bin width in ms, such as 10 or 1000 / 64.
         audio_fs : float, optional
             Rate in Hz of the waveforms of the dataset; None is one that the bins allow.
