@@ -86,10 +86,9 @@ def on_recording_clock(trials: Trials, triggers: object, on_drift: str, report: 
                 f"clock drift: {text}; on_drift='correct' corrects it, 'ignore' takes one offset"
             )
         report.note("clock drift", f"{text}, {'corrected' if on_drift == 'correct' else 'not corrected'}")
-    if abs(shift) > _SAME_CLOCK_S:
-        report.note(
-            "clock offset", f"{float(match(events[:1])[0] - events[0]):.6f} s at the first trial, corrected"
-        )
+    first = float(match(events[:1])[0] - events[0])
+    if abs(first if is_drift else shift) > _SAME_CLOCK_S:
+        report.note("clock offset", f"{first:.6f} s at the first trial, corrected")
     placed = events + shift if on_drift == "ignore" else match(events)
     if on_drift != "ignore":
         placed[match.onset] = pulses[match.trigger]
@@ -168,7 +167,10 @@ def _followed(x: Floats, y: Floats, i: int, j: int, jitter: float) -> _Match | N
             break
         reach *= 2.0
     for _ in range(2):
-        pairs = _paired(x, y, match, jitter)
+        # other pulses come near lost ones: no farther than the others are from the line
+        spread = 1.4826 * float(np.median(np.abs(match(x[match.onset]) - y[match.trigger])))
+        close = min(jitter, max(8.0 * spread, _JITTER_S[0])) if len(match.onset) >= 2 * _FEWEST else jitter
+        pairs = _paired(x, y, match, close)
         if not len(pairs[0]):
             return None
         match = _line(x, y, *pairs)

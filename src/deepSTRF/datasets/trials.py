@@ -568,6 +568,8 @@ def _clips(
                 if name not in clip.meta["other_names"] and name != clip.name:
                     clip.meta["other_names"].append(name)
             clip.shown += [(i, k) for k, found in zip(rows, asked, strict=True) if found == condition]
+    for clip in clips.values():
+        clip.shown.sort()  # by session and onset, under whatever name
     return _with_unique_names(list(clips.values()))
 
 
