@@ -1,4 +1,4 @@
-"""Simulated sessions with known truth: each nuisance is in the report, none else, and every count is right."""
+"""Simulated sessions with known truth: each nuisance is reported, none else, and every count is right."""
 
 from __future__ import annotations
 

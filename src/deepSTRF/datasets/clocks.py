@@ -31,6 +31,8 @@ _JITTER_S = (1e-3, 10e-3)
 _ANCHORS, _NEIGHBOURS, _SEEDS = 8, 15, 5
 #: An alignment with events unmatched on both sides needs every other to match less than this share of it.
 _CLEARLY = 0.8
+#: An alignment that matches less than this share of its neighbourhood is not followed.
+_HOPELESS = 0.4
 #: A line through fewer matches says nothing of drift.
 _FEWEST = 4
 #: A drift is one from 1 ppm and 50 us over the session on, when it is so many standard errors.
@@ -114,7 +116,13 @@ def _best(x: Floats, y: Floats) -> _Match:
         return _Match(1.0, float(x[0]), float(y[0]), np.array([0]), np.array([0]), np.nan)
     usual = np.median(np.concatenate([np.diff(x), np.diff(y)]))
     jitter = float(np.clip(0.1 * usual, *_JITTER_S))
-    found = [m for m in (_followed(x, y, i, j, jitter) for i, j in _seeds(x, y, jitter)) if m is not None]
+    found: list[_Match] = []
+    known: set[tuple[int, int]] = set()
+    for i, j in _seeds(x, y, jitter):
+        match = None if (i, j) in known else _followed(x, y, i, j, jitter)
+        if match is not None:
+            found.append(match)
+            known.update(zip(match.onset.tolist(), match.trigger.tolist(), strict=True))
     advice = "check that the triggers are of these trials and all times are seconds"
     if not found:
         raise ValueError(f"triggers: no alignment of {len(y)} pulses fits {len(x)} trials; {advice}")
@@ -161,7 +169,7 @@ def _followed(x: Floats, y: Floats, i: int, j: int, jitter: float) -> _Match | N
         pairs = _paired(x[low:high], y, match, jitter + min(loose, 5 * jitter))
         if len(pairs[0]):
             match = _line(x, y, pairs[0] + int(low), pairs[1])
-        if abs(match.slope - 1.0) > MOST_DRIFT:
+        if abs(match.slope - 1.0) > MOST_DRIFT or len(pairs[0]) < _HOPELESS * (high - low) - _FEWEST:
             return None
         if low == 0 and high == len(x):
             break
