@@ -14,7 +14,7 @@ from deepSTRF._files import DamagedFileError
 from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.datasets.audio.arrays import ArraysFormat
 from deepSTRF.datasets.audio.matlab import MatlabFormat
-from deepSTRF.datasets.formats import MissingHintError
+from deepSTRF.datasets.formats import MissingHintError, open_recording
 from deepSTRF.datasets.trials import fill_from_sessions
 
 DT = 10.0
@@ -424,8 +424,8 @@ def test_the_recording_of_the_grasshopper_is_imported_by_one_call(ns1_dir):
     path = ns1_dir.parent.parent / "cases" / "recordings" / "grasshopper_receptor.npz"
     if not path.is_file():
         pytest.skip("grasshopper_receptor.npz is not beside the data folder")
-    ds = dataset(
-        ArraysFormat(path), dt_ms=1.0, spikes="spike_times_us_{stimulus}", time_unit="us", zero="onset",
+    ds = open_recording(
+        path, dt_ms=1.0, spikes="spike_times_us_{stimulus}", time_unit="us", zero="onset",
         features={"envelope": "stimulus_volt_{stimulus}"}, features_fs=2000,
     )  # fmt: skip
     assert (len(ds), ds.N_neurons, ds.features) == (2, 1, {"envelope": 1})
