@@ -303,7 +303,10 @@ def espejo(folder: str) -> Callable[[Path], Made]:
         for unit, cell in cells.items():
             site = cell.split("-")[0]
             made = _nems_site({unit: cell}, length, before, True, rows, 100, epochs)
-            nems.pack(root / outer / folder / f"{site}_0a1b.tgz", nems.site(f"extra/{site}", **made))
+            members = nems.site(f"extra/{site}", **made)
+            if folder == "VMN" and unit == "u1":  # three sites hold rasters in place of times and tiles
+                members = _raster_site(site, **made)
+            nems.pack(root / outer / folder / f"{site}_0a1b.tgz", members)
         made = _nems_site({"u2": cells["u2"]}, length, before, True, rows, 100, epochs)
         other = {cells["u2"]: np.append(made["spikes"][cells["u2"]], 500.0)}  # not the same archive twice
         nems.pack(
@@ -321,6 +324,23 @@ def espejo(folder: str) -> Callable[[Path], Made]:
                     damage=f"{outer}/{folder}/AMT003c_0a1b.tgz")  # fmt: skip
 
     return make
+
+
+def _raster_site(folder: str, spikes: Any, tiles: Any, epochs: Any, fs: float) -> dict[str, bytes]:
+    """The content of a site as tables of counts and stimuli, time x channels, without signal_type."""
+    n_rows = round(max(end for _, _, end in epochs) * fs)
+    resp = np.zeros((n_rows, len(spikes)))
+    for column, times in enumerate(spikes.values()):
+        np.add.at(resp[:, column], np.floor(np.array(times) * fs + 1e-4).astype(int), 1)
+    stim = np.zeros((n_rows, len(next(iter(tiles.values())))))
+    for name, start, end in epochs:
+        if name in tiles:
+            stim[round(start * fs) : round(end * fs)] = tiles[name].T
+    table = nems.epoch_bytes(epochs, ("", "start", "name", "end"))
+    chans = [str(band) for band in range(stim.shape[1])]
+    return nems.signal(
+        folder, "resp", "", list(spikes), fs, nems.csv_bytes(resp), ".csv", table, segments=[[0, n_rows]]
+    ) | nems.signal(folder, "stim", "", chans, fs, nems.csv_bytes(stim), ".csv", table)
 
 
 def wingert2026(root: Path) -> Made:
@@ -442,6 +462,201 @@ def downer2025(root: Path) -> Made:
     )
 
 
+def downer2025_calls(root: Path) -> Made:
+    """Calls in slots of one long stereo file; call 7 (test) fills slots of 0.5 and 0.4 s: 0.4 s count."""
+    downer2025(root)
+    rate, code = 41000, {"A": 7, "B": 1, "C": 2, "D": 3}
+    slots = [("A", 0.5), ("B", 0.3), ("C", 0.4), ("A", 0.4), ("D", 0.4)]
+    stereo, onsets, clock = [], [], 0.0
+    for name, length in slots:
+        onsets.append(clock)
+        piece = samples(name, rate)[: round(length * rate)]
+        stereo.append(np.stack([piece, np.full(piece.size, 0.75)], 1))
+        clock += length
+    folder = root / "auditory" / "stimuli"
+    content = io.BytesIO()
+    soundfile.write(content, np.concatenate(stereo), rate, format="WAV", subtype="PCM_16")
+    write(folder / "MonkVocs_15Blocks.wav", content.getvalue())
+    codes = [code[name] for name, _ in slots]
+    savemat(
+        folder / "SqMoPhys_MVOCStimcodes.mat",
+        {"mVocsStimCodes": np.array(codes)[:, None], "mVocsStimOnTimes": np.array(onsets)[:, None]},
+    )
+    path = root / "auditory" / "sessions" / "180627" / "c_180627_Ch3_MUspk.mat"
+    shown = _schedule(TIMES["u1"])
+    seen, times = dict.fromkeys(code, 0), []
+    for name, onset in shown:
+        times += [onset + time for time in TIMES["u1"][name][seen[name]]]
+        seen[name] += 1
+    trial = {"stimon": np.array([onset for _, onset in shown]),
+             "mVocStimcode": np.array([code[name] for name, _ in shown]),
+             "timitStimcode": np.zeros(len(shown))}  # fmt: skip
+    savemat(path, {"spike": {"spktimes": np.sort(times)}, "trial": trial})
+    bins = {"A": 40, "B": 30, "C": 40, "D": 40}
+    tables = expected({"u1": "c_180627_Ch3"}, {name: f"{number:03d}" for name, number in code.items()}, bins)
+    tables["f_180724_Ch11s2", "007"] = np.zeros((1, 40))  # one trial among sentences
+    return Made(
+        tables, {"stimuli": "calls"}, tests={"007"},
+        areas={"c_180627_Ch3": "A1", "f_180724_Ch11s2": "CPB"},
+        notes={"calls in slots of different lengths": 1},
+        damage="**/SqMoPhys_MVOCStimcodes.mat",
+    )  # fmt: skip
+
+
+# ---- recordings with signals: every trace is a ramp over its rows, so that a bin's mean is its centre's row
+
+
+@dataclass
+class MadeSignal:
+    """What a load of a recording with signals has to give: rows of the traces at the onsets of repeats."""
+
+    #: (unit, clip) -> (rows of the onsets, bins, value of a row); rows are of the trace, from 0.
+    onsets: dict[tuple[str, str], list[float]]
+    bins: dict[str, int]
+    rate: float
+    per_row: float
+    dt: float
+    unit: str
+    missing: dict[tuple[str, str], dict[int, list[int]]] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+    damage: str = ""
+
+    def table(self, pair: tuple[str, str]) -> np.ndarray:
+        step = self.rate * self.dt
+        rows = np.array(self.onsets[pair])[:, None]
+        values = (rows + (np.arange(self.bins[pair[1]]) + 0.5) * step) * self.per_row
+        for repeat, bins in self.missing.get(pair, {}).items():
+            values[repeat, bins] = np.nan
+        return values
+
+
+def _structs(rows: list[dict[str, Any]]) -> np.ndarray:
+    """A struct array for savemat."""
+    table = np.empty((1, len(rows)), dtype=[(key, object) for key in rows[0]])
+    for k, row in enumerate(rows):
+        for key, value in row.items():
+            table[0, k][key] = value
+    return table
+
+
+def ac1_wehr(root: Path) -> MadeSignal:
+    """1-based triggers, a type that is misspelt, paths with backslashes, one file without natural sounds."""
+    sf, n, rate = 4000, 12000, 97656
+    where = {"A": ("fragments", 3), "C": ("category1", 1), "D": ("fragments", 12)}
+    for name, (kind, number) in where.items():
+        path = root / "wehr" / "Stimuli" / kind / f"{number}.mat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        param = {"description": f"sound {name}", "sf": float(rate)}
+        savemat(path, {"stimulus": {"samples": samples(name, rate)[:, None], "param": param}})
+    first = [("A", 4001, "naturalsound"), ("A", 6001, "nauralsound"), ("C", 1, "natural")]
+    second = [("D", 3, "naturalsound"), ("C", 5001, "natural")]
+    cells = {"20020528-mw-003": first, "20020601-mw-012": second}
+    onsets: dict[tuple[str, str], list[float]] = {}
+    names = {name: "/".join([kind, str(number)]) for name, (kind, number) in where.items()}
+    for cell, files in cells.items():
+        folder = root / "wehr" / "Results" / cell
+        folder.mkdir(parents=True)
+        for record, (name, time, kind) in enumerate([*files, ("A", 5, "tone")], start=1):
+            trace = np.arange(n, dtype=np.int32)[:, None]
+            if (cell, record) == ("20020528-mw-003", 2):
+                trace[time - 1 + 105] = 900_000  # an artefact in bin 5
+            kind_of, number = where[name]
+            file = "..\\Stimuli\\" + f"{kind_of}\\{number}.mat"
+            param = {"duration": 1000 * LENGTHS[name], "description": f"sound {name}"}
+            trigger = {"time": float(time), "type": kind, "file": "" if name == "C" else file, "param": param}
+            savemat(
+                folder / f"{cell}-{record:03d}.mat",
+                {"response": {"trace": trace, "scale": 0.001, "sf": float(sf)}, "triggers": trigger},
+            )
+            if kind != "tone":
+                onsets.setdefault((cell, names[name]), []).append(time - 1.0)
+    return MadeSignal(
+        onsets, {names[name]: round(LENGTHS[name] / 0.005) for name in where}, sf, 0.001, 0.005, "mV",
+        missing={("20020528-mw-003", names["A"]): {1: [5]}},
+        notes={"fixes": 1, "triggers of other kinds": 2, "files without natural sounds": 2,
+               "samples beyond 150 mV": 1},
+        damage="wehr/Results/20020601-mw-012/20020601-mw-012-001.mat",
+    )  # fmt: skip
+
+
+def ac1_asari(root: Path) -> MadeSignal:
+    """Sequences of segments by 1-based numbers; the same description is another sound in another session."""
+    sf, rate = 10000, 97656
+    for number, name in ((1, "A"), (2, "B"), (3, "C")):
+        path = root / "asari" / "Stimuli" / "class6" / f"{number}.mat"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        savemat(path, {"stimulus": {"sample": samples(name, rate)[None], "param": {"sf": float(rate)}}})
+    cells = {"20051010-ha1-004": ("auditory cortex", [3, 1, 2]), "20060101-ha3-001": ("thalamus", [1, 2, 3])}
+    onsets: dict[tuple[str, str], list[float]] = {}
+    bins: dict[str, int] = {}
+    length = {1: LENGTHS["A"], 2: LENGTHS["B"], 3: LENGTHS["C"]}
+    for cell, (site, listed) in cells.items():
+        folder = root / "asari-results-1" / cell
+        folder.mkdir(parents=True)
+        triggers = []
+        for time, sequence in ((101, [2, 1]), (20001, [3]), (30001, [2, 1])):
+            param = {
+                "description": f"Sequence {len(sequence)}: " + " ".join(map(str, sequence)),
+                "stimulus": _structs([{"file": f"class6/{number}.mat"} for number in listed]),
+                "recording": {"type": "whole cell", "site": site},
+            }
+            triggers.append({"time": float(time), "type": "natural sound", "param": param})
+            files = [listed[number - 1] for number in sequence]
+            name = "+".join(f"class6/{number}" for number in files)
+            onsets.setdefault((cell, name), []).append(time - 1.0)
+            bins[name] = int(sum(round(length[number] * rate) for number in files) / rate / 0.005 + 1e-3)
+        trace = np.arange(40_000, dtype=np.int32)
+        response = {"trace": trace[:, None], "scale": 0.001, "sf": float(sf)}
+        savemat(folder / "001.mat", {"response": response, "triggers": _structs(triggers)})
+        attached = [
+            {**t, "param": {**t["param"], "recording": {"type": "cell attached", "site": site}}}
+            for t in triggers
+        ]
+        savemat(folder / "002.mat", {"response": response, "triggers": _structs(attached)})
+    return MadeSignal(
+        onsets, bins, sf, 0.001, 0.005, "mV", options={"experimenter": "asari"},
+        notes={"recordings that are no whole-cell traces": 2}, damage="asari-results-1/**/001.mat",
+    )  # fmt: skip
+
+
+def alice_eeg(root: Path) -> MadeSignal:
+    """A cropped file, a bad channel, a bad span, and a subject without the first segment."""
+    import mne
+
+    rate, n = 500.0, 7000
+    for number in (1, 2, 3):
+        write(root / "stimuli" / f"{number}.wav", wav_bytes(samples(f"seg{number}", 44100, 1.0), 44100))
+    onsets: dict[tuple[str, str], list[float]] = {}
+    missing = {}
+    for subject, first in (("S01", 1000), ("S26", 0)):
+        info = mne.create_info(["1", "2", "AUD", "VEOG"], rate, ["eeg", "eeg", "misc", "eog"])
+        data = np.tile(np.arange(n) * 1e-6, (4, 1))
+        raw = mne.io.RawArray(data, info, first_samp=first, verbose="ERROR")
+        times = {"1": 1.0, "2": 4.0, "3": 8.0}
+        if subject == "S26":
+            del times["1"]
+        raw.set_annotations(
+            mne.Annotations(
+                [*times.values(), 1.5, 0.2], [0.1] * len(times) + [0.1, 0.1],
+                [*times, "BAD_x", "New Segment"],
+            )
+        )  # fmt: skip
+        raw.info["bads"] = ["2"]
+        path = root / "eeg" / subject / f"{subject}_alice-raw.fif"
+        path.parent.mkdir(parents=True)
+        raw.save(path, verbose="ERROR")
+        for name, time in times.items():
+            onsets[f"{subject}-1", name] = [time * rate]
+        if "1" in times:
+            missing[f"{subject}-1", "1"] = {0: list(range(50, 60))}
+    return MadeSignal(
+        onsets, dict.fromkeys("123", 100), rate, 1.0, 0.01, "uV", missing=missing,
+        notes={"segments that a subject lacks": 1},
+        damage="eeg/S26/S26_alice-raw.fif",
+    )  # fmt: skip
+
+
 #: Makers of recordings with spikes, by key.
 SPIKES: dict[str, Callable[[Path], Made]] = {
     "nat4-a1": nat4("A1"),
@@ -454,4 +669,13 @@ SPIKES: dict[str, Callable[[Path], Made]] = {
     "le2025": le2025,
     "downer2025": downer2025,
     "wingert2026": wingert2026,
+}
+
+#: Second makers of recordings that have two parts, by key and part.
+PARTS: dict[str, Callable[[Path], Made]] = {"downer2025 calls": downer2025_calls}
+#: Makers of recordings with signals, by key and part.
+SIGNALS: dict[str, Callable[[Path], MadeSignal]] = {
+    "crcns-ac1 wehr": ac1_wehr,
+    "crcns-ac1 asari": ac1_asari,
+    "alice-eeg": alice_eeg,
 }

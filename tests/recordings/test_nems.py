@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from deepSTRF._files import DamagedFileError
+from deepSTRF.datasets import open_recording
 from deepSTRF.datasets.audio.nems import NemsFormat  # inner: tested by itself
 from deepSTRF.datasets.formats import MissingHintError
 
@@ -216,6 +217,39 @@ def test_two_recordings_in_one_archive(tmp_path):
     members |= make.site("two", {"x": [1.0]}, make.MINI_TILES, make.MINI_EPOCHS)
     names = [session.name for session in NemsFormat(make.pack(tmp_path / "a.tgz", members)).sessions()]
     assert names == ["one", "two"]
+
+
+def dataset_counts(ds):
+    """Bins with a spike of each repeat that is there, by unit and clip."""
+    return {
+        (ds.nrn_meta[n]["cell_id"], row["name"]): [
+            np.flatnonzero(repeat).tolist()
+            for repeat in ds.responses[s][n].numpy()
+            if not np.isnan(repeat).any()
+        ]
+        for s, row in enumerate(ds.stim_meta)
+        for n in range(ds.N_neurons)
+        if ds.nrn_masks[s, n]
+    }
+
+
+@pytest.mark.parametrize("form", ["times", "raster", "silence"])
+def test_the_front_door_gives_the_arrays_of_every_format(tmp_path, form):
+    members, hints = raster_members(), {}
+    if form != "raster":
+        members = make.site("mini", make.MINI_SPIKES, make.MINI_TILES, make.MINI_EPOCHS)
+    if form == "silence":
+        epochs = [(n, a - 0.2, b) if n.startswith("STIM") else (n, a, b) for n, a, b in make.MINI_EPOCHS]
+        epochs += [("PreStimSilence", a - 0.2, a) for n, a, _ in make.MINI_EPOCHS if n.startswith("STIM")]
+        members, hints = make.site("mini", make.MINI_SPIKES, make.MINI_TILES, epochs), {"silence": "drop"}
+    ds = open_recording(make.pack(tmp_path / "mini.tgz", members), dt_ms=10, **hints)
+    found = dataset_counts(ds)
+    assert {clip: found["u7", clip] for clip in "AB"} == EXPECTED_7
+    wanted = EXPECTED_3 if form == "raster" else {"A": [[25], [], []], "B": [[], []]}
+    assert {clip: found["u3", clip] for clip in "AB"} == wanted
+    for clip, row in enumerate(ds.stim_meta):
+        np.testing.assert_array_equal(ds.stims[clip][0], make.MINI_TILES[f"STIM_{row['name']}"])
+    assert all("split" not in row for row in ds.stim_meta)
 
 
 def test_look_says_what_is_there_and_what_to_tell(mini):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 import pickle
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from public_makers import SPIKES, Made
+from public_makers import PARTS, SIGNALS, SPIKES, Made, samples
 
 from deepSTRF.datasets import parse_split
 from deepSTRF.datasets.audio import PUBLIC_RECORDINGS, load_public
+from deepSTRF.experiments import ExperimentConfig
+from deepSTRF.experiments.build import load_dataset
 from deepSTRF.registry import DATASETS
 
-EXTRA: dict[str, dict] = {}
+MAKERS = {**SPIKES, **PARTS}
 
 
 def table(ds) -> dict[tuple[str, str], np.ndarray]:
@@ -28,9 +32,9 @@ def table(ds) -> dict[tuple[str, str], np.ndarray]:
     }
 
 
-@pytest.fixture(params=SPIKES)
+@pytest.fixture(params=MAKERS)
 def made(request, tmp_path):
-    return request.param, tmp_path, SPIKES[request.param](tmp_path)
+    return request.param.split()[0], tmp_path, MAKERS[request.param](tmp_path)
 
 
 def load(key, root, made: Made, **options):
@@ -38,7 +42,7 @@ def load(key, root, made: Made, **options):
 
 
 def test_each_row_of_the_table_has_a_maker():
-    assert set(SPIKES) | {"crcns-ac1", "alice-eeg"} == set(PUBLIC_RECORDINGS)
+    assert {key.split()[0] for key in (*MAKERS, *SIGNALS)} == set(PUBLIC_RECORDINGS)
 
 
 def test_counts_are_those_of_the_files(made):
@@ -53,6 +57,76 @@ def test_counts_are_those_of_the_files(made):
     for clip, row in enumerate(ds.stim_meta):
         if row["name"] in known.stims:
             np.testing.assert_allclose(ds.stims[clip][0], known.stims[row["name"]], rtol=1e-6)
+
+
+@pytest.fixture(params=SIGNALS)
+def signal(request, tmp_path):
+    return request.param.split()[0], tmp_path, SIGNALS[request.param](tmp_path)
+
+
+def test_signals_are_those_of_the_files(signal):
+    """Every trace is a ramp over its rows: an onset that is a row off, or a clock that is, moves the mean."""
+    key, root, known = signal
+    ds = load_public(key, root, dt_ms=1000 * known.dt, **known.options)
+    found = table(ds)
+    assert found.keys() == known.onsets.keys()
+    for pair in known.onsets:
+        wanted = known.table(pair)
+        assert found[pair].shape == wanted.shape, pair
+        np.testing.assert_array_equal(np.isnan(found[pair]), np.isnan(wanted), err_msg=str(pair))
+        inner = slice(10, -10)  # filters see the ends of a recording
+        np.testing.assert_allclose(
+            found[pair][:, inner], wanted[:, inner], atol=0.1 * known.per_row, err_msg=str(pair)
+        )
+    assert ds.response_kind == "trace"
+    assert ds.response_unit == known.unit
+    for topic, count in known.notes.items():
+        assert ds.load_report.count(topic) == count, (topic, ds.load_report.notes)
+    assert ds.default_split is not None or len(ds) < 3
+
+
+def test_a_damaged_signal_file_is_named(signal):
+    key, root, known = signal
+    path = min(root.glob(known.damage))
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 3], b"\xff\xfe" * 200, b""):
+        path.write_bytes(damaged)
+        with pytest.raises((ValueError, OSError), match=path.name.replace(".", r"\.")):
+            load_public(key, root, **known.options)
+
+
+def test_sequences_are_joined_with_ramps(tmp_path):
+    known = SIGNALS["crcns-ac1 asari"](tmp_path)
+    ds = load_public(
+        "crcns-ac1", tmp_path, return_waveform=True, audio_fs=97656, dt_ms=125.0, **known.options
+    )
+    (clip,) = (i for i, row in enumerate(ds.stim_meta) if row["name"] == "class6/1+class6/3")
+    sounds = [samples(name, 97656) for name in "AC"]
+    n_ramp = round(0.005 * 97656)
+    ramp = np.sin(0.5 * np.pi * (np.arange(n_ramp) + 0.5) / n_ramp) ** 2
+    for sound in sounds:
+        sound[:n_ramp] *= ramp
+        sound[-n_ramp:] *= ramp[::-1]
+    whole = np.concatenate(sounds)
+    np.testing.assert_allclose(ds.stims[clip][0], whole[: ds.stims[clip].shape[-1]], atol=1e-6)
+
+
+def test_areas_of_the_two_parts_of_asari(tmp_path):
+    known = SIGNALS["crcns-ac1 asari"](tmp_path)
+    ds = load_public("crcns-ac1", tmp_path, area="MGB", **known.options)
+    assert [row["cell_id"] for row in ds.nrn_meta] == ["20060101-ha3-001"]
+
+
+def test_nat4_responses_of_the_population(tmp_path):
+    known = SPIKES["nat4-a1"](tmp_path)
+    ds = load("nat4-a1", tmp_path, known, responses="population")
+    responses = np.random.default_rng(0).random((400, 2))
+    assert ds.response_kind == "rate"
+    for clip in range(4):
+        np.testing.assert_allclose(
+            ds.responses[clip][0][0], responses[100 * clip : 100 * clip + 100, 0], rtol=1e-6
+        )
+    assert ds.nrn_masks[:, 1].tolist() == [True, False, True, True]
 
 
 def test_the_report_counts_what_was_found(made):
@@ -217,6 +291,60 @@ def test_a_sound_that_is_not_what_its_name_says_is_noted(tmp_path):
     assert report.count("sound files that are not what their name says") == 1
 
 
+def test_presentations_without_a_spike_on_any_channel_are_left_out(tmp_path):
+    known = SPIKES["downer2025"](tmp_path)
+    (path,) = tmp_path.glob("**/c_180627_Ch3_MUspk.mat")
+    shutil.copy(path, path.with_name("c_180627_Ch4p_MUspk.mat"))
+    ds = load("downer2025", tmp_path, known)
+    found = table(ds)
+    # the third repeat of A, and both of D, are silent on both channels
+    assert ds.load_report.count("presentations without a spike on any channel") == 3
+    for unit in ("c_180627_Ch3", "c_180627_Ch4p"):
+        np.testing.assert_array_equal(found[unit, "012"], known.counts["c_180627_Ch3", "012"][:2])
+        assert (unit, "003") not in found
+    np.testing.assert_array_equal(found["f_180724_Ch11s2", "003"], known.counts["f_180724_Ch11s2", "003"])
+
+
+def test_drafts_and_unknown_forms_of_le2025(tmp_path):
+    known = SPIKES["le2025"](tmp_path)
+    (path,) = tmp_path.glob("**/C104_1_1_c12.json")
+    tree = json.loads(path.read_text())
+    for entry in tree["pprox"]:
+        entry["stimulus"]["stimulus_begin"] = entry["stimulus"].pop("interval")[0]
+    path.write_text(json.dumps(tree))
+    found = table(load("le2025", tmp_path, known))
+    for pair, counts in known.counts.items():
+        np.testing.assert_array_equal(found[pair], counts)
+    tree["$schema"] = "https://example.org/another.json#"
+    path.write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=r"C104_1_1_c12\.json has the \$schema"):
+        load("le2025", tmp_path, known)
+
+
+def test_a_trial_that_ends_before_its_sound_is_missing_from_there(tmp_path):
+    known = SPIKES["le2025"](tmp_path)
+    (path,) = tmp_path.glob("**/C104_1_1_c12.json")
+    tree = json.loads(path.read_text())
+    for entry in tree["pprox"]:
+        entry["interval"] = [-1.95, 0.25]  # 0.2 s into the sound
+    path.write_text(json.dumps(tree))
+    ds = load("le2025", tmp_path, known)
+    counts = table(ds)["C104_1_1_c12", "ep_m1_C"]
+    np.testing.assert_array_equal(counts[:, :20], known.counts["C104_1_1_c12", "ep_m1_C"][:, :20])
+    assert np.isnan(counts[:, 20:]).all()
+
+
+def test_an_experiment_takes_a_key(tmp_path):
+    SPIKES["le2025"](tmp_path)
+    config = ExperimentConfig(
+        dataset="le2025", model="ridge", dataset_options={"root": str(tmp_path), "only": "P22", "dt_ms": 10.0}
+    )
+    ds = load_dataset(config)
+    assert [row["cell_id"] for row in ds.nrn_meta] == ["P22_2_1_c3"]
+    with pytest.raises(ValueError, match="no option 'areas'"):
+        load_dataset(ExperimentConfig(dataset="le2025", model="ridge", dataset_options={"areas": "NCM"}))
+
+
 # ---- missing, damaged and hostile files
 
 
@@ -240,7 +368,7 @@ def test_a_damaged_file_is_named(made, how):
         assert load(key, root, known).load_report.count("empty spike files") == 1
         return
     if how == "cut" and path.suffix not in (".h5", ".tgz", ".json", ".mat"):
-        pytest.skip("a text that is cut is a shorter text")
+        return  # a text that is cut is a shorter text
     path.write_bytes({"cut": content[: len(content) // 2], "noise": b"\xff\xfe\x00" * 30, "empty": b""}[how])
     with pytest.raises((ValueError, FileNotFoundError), match=path.name.replace(".", r"\.")):
         load(key, root, known)

@@ -333,7 +333,7 @@ class NemsFormat(Format):
                 proposals["silence"] = [(word, f"there are {_BEFORE} epochs") for word in SILENCES]
                 if hints.get("silence") is None:
                     needed.append("silence")
-        proposals["split"] = [("occurrences", "NEMS's own rule")]
+        proposals["split"] = [("occurrences", "NEMS's own rule"), ("prefix", "names that start with 00")]
         return Findings(lines, proposals, tuple(dict.fromkeys(needed)))
 
     def sessions(  # type: ignore[override]  # the hints of this format

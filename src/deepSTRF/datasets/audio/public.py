@@ -28,6 +28,7 @@ from deepSTRF.datasets.audio.public_layouts import (
 )
 from deepSTRF.datasets.audio.public_matlab import fif_subjects, mat_traces, mat_units
 from deepSTRF.datasets.audio.public_table import PUBLIC_RECORDINGS, PublicFile, PublicRecording
+from deepSTRF.datasets.continuous import fill_from_signal
 from deepSTRF.datasets.dataset import AudioNeuralDataset
 from deepSTRF.datasets.download import data_dir, download_file, unpack_tar, unpack_zip
 from deepSTRF.datasets.session import Session
@@ -250,7 +251,13 @@ class PublicDataset(AudioNeuralDataset):
         if not sessions:
             raise ValueError(_nothing(reading))
         _share_tests(sessions)
-        fill_from_sessions(self, sessions, dt_ms=self.dt, audio_fs=audio_fs)
+        if all(session.signal is not None for session in sessions):
+            kind = "rate" if own.get("responses") == "population" else "trace"
+            fill_from_signal(
+                self, sessions, dt_ms=self.dt, audio_fs=audio_fs, on_same_channel="join", response_kind=kind
+            )
+        else:
+            fill_from_sessions(self, sessions, dt_ms=self.dt, audio_fs=audio_fs)
         self.name, self.species = record.key, record.species
         self.hearing_range_hz = record.hearing_range_hz
         self.facts |= {
@@ -259,7 +266,6 @@ class PublicDataset(AudioNeuralDataset):
             "citation": record.citation,
             "licence": record.licence,
             **{name: value for name, value in own.items() if value is not None},
-            **{key: value for key, value in sessions[0].facts.items() if key == "epoch_edges"},
         }
         if self.return_waveform:
             self._set_bands(*record.bands_hz)

@@ -330,6 +330,9 @@ def _cell(reading: Reading, unit: str, known: Mapping[str, dict[str, Any]] | Non
             reading.note("cells in no list", unit)
         meta |= {key: value for key, value in row.items() if key not in ("cellid", "siteid", "")}
         meta["area"] = row.get("area")
+        good = row.get("goodpred")
+        if good is not None:
+            meta["quality"] = "goodpred" if str(good).casefold() in ("true", "1.0", "1") else "not goodpred"
     return meta
 
 

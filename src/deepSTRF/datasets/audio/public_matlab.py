@@ -103,7 +103,7 @@ def _trace(reading: Reading, path: Path, cell: str, library: _Library) -> Sessio
     rate = _scalar(response["sf"], "response.sf")
     trace = _vector(response["trace"]) * _scalar(response["scale"], "response.scale")
     artefact = np.abs(trace) > _ARTEFACT_MV
-    reading.note("artefacts", f"{path.name}: samples beyond {_ARTEFACT_MV:g} mV", int(artefact.sum()))
+    reading.note(f"samples beyond {_ARTEFACT_MV:g} mV", path.name, int(artefact.sum()))
     trace[artefact] = np.nan
     names, onsets = [], []
     sounds: dict[str, Sound] = {}
@@ -451,8 +451,6 @@ def _subject(
     units = [f"{subject}-{raw.ch_names[pick]}" for pick in picks]
     bads = [f"{subject}-{name}" for name in raw.info["bads"] if f"{subject}-{name}" in set(units)]
     rate = float(raw.info["sfreq"])
-    if bads:
-        reading.note("bad channels", f"{subject}: {', '.join(bads[:3])}", len(bads))
     return Session(
         trials=Trials(names, np.array(onsets)),
         sounds={name: reading.sound(waves[name]) for name in dict.fromkeys(names)},

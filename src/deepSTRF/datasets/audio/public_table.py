@@ -358,7 +358,9 @@ _RECORDS = (
             "are invalid. Triggers are "
             "1-based samples. Samples beyond 150 mV are artefacts and missing. One type of trigger is "
             "misspelt in some files. The same "
-            "description in two sessions can be two sounds: the files are the identity. Recordings in "
+            "description in two sessions can be two sounds: the files are the identity. Two stimuli of "
+            "cell 12 are said to drift or to be "
+            "out of distribution; they are kept. Recordings in "
             "cell-attached mode hold spikes in "
             "a trace and are left out."
         ),
