@@ -117,14 +117,15 @@ def objective_conflict(model: nn.Module | None, loss_fn: Loss, *datasets: Any) -
         kind, unit = getattr(dataset, "response_kind", None), getattr(dataset, "response_unit", None)
         what = f"those of {getattr(dataset, 'name', 'the recording')} are {kind!r} in {unit!r}"
         if takes == "counts" and kind not in (None, "counts"):
-            return f"{name} needs responses that are spike counts, and {what}", (
-                "load the recording with smooth=False, without smoothing or normalising responses"
-            )
+            cure = "load the recording with smooth=False, without smoothing or normalising responses"
+            if getattr(dataset, "recorded_kind", kind) != "counts":
+                cure = f"use a model without a loss of its own, with {_losses_of_traces()}"
+            return f"{name} needs responses that are spike counts, and {what}", cure
         forbidden = takes == "non-negative" and kind == "trace"
         if forbidden or (takes == "positive" and kind == "trace" and _has_negative(dataset)):
             return f"{name} needs responses that are never negative, and {what}", (
-                "use mse_loss, or responses that are not z-scored; a trace that is never negative may be "
-                "stated as response_kind='rate'"
+                f"use {_losses_of_traces()}, or responses that are not z-scored; a trace that is never "
+                "negative may be stated as response_kind='rate'"
             )
     return None
 
@@ -157,6 +158,12 @@ def is_negative(values: Tensor) -> bool:
     """Whether values, NaN left out, are negative by more than rounding of what cannot be."""
     low, high = torch.nan_to_num(values.detach(), nan=0.0).aminmax()
     return float(low) < -ROUNDING * max(float(high), -float(low))
+
+
+def _losses_of_traces() -> str:
+    """Names of the losses that take responses of any sign."""
+    legal = [_loss_name(loss) for _, loss in LOSSES.items() if loss_domains(loss)[1] == "real"]
+    return " or ".join(legal)
 
 
 def _has_negative(dataset: Any) -> bool:
