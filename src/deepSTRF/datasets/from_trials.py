@@ -7,6 +7,7 @@ or in samples are refused where the trials show it: all times are seconds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, Self
 
 import numpy as np
@@ -222,7 +223,7 @@ def spikes_of(
             "alone is spikes={'unit': times}"
         )
     else:
-        times = as_numbers(given, "spikes").reshape(-1)
+        times = _numbers(given, "spikes")
         if np.size(unit_ids) != len(times):
             raise ValueError(
                 f"unit_ids has {np.size(unit_ids)} entries for {len(times)} spikes; it is the unit of each"
@@ -259,17 +260,24 @@ def _grouped(times: Floats, units: Any) -> dict[str, Floats]:
     return {unit: np.concatenate(found[unit]) for unit in sorted(found, key=natural)}
 
 
-def _ascending(given: Any, unit: str, report: LoadReport) -> Floats:
-    """Spike times of a unit as ascending float64; entries that are NaN are noted."""
+def _numbers(given: Any, what: str) -> Floats:
+    """Times of any container as float64; what is masked or None is NaN."""
     if isinstance(given, np.ma.MaskedArray):
         given = np.ma.filled(given.astype(np.float64), np.nan)
     try:
-        times = as_numbers(given, f"the spike times of unit {unit!r}").reshape(-1)
+        return as_numbers(given, what).reshape(-1)
     except ValueError:
-        cells = list(given) if hasattr(given, "__iter__") and not isinstance(given, (str, Mapping)) else None
-        if cells is None or any(np.ndim(cell) or isinstance(cell, str) for cell in cells):
+        cells = (
+            list(given) if hasattr(given, "__iter__") and not isinstance(given, (str, Mapping)) else [None]
+        )
+        if not all(cell is None or isinstance(cell, Real) for cell in cells) or cells == [None]:
             raise
-        times = np.array([np.nan if cell is None else float(cell) for cell in cells])
+        return np.array([np.nan if cell is None else float(cell) for cell in cells], dtype=np.float64)
+
+
+def _ascending(given: Any, unit: str, report: LoadReport) -> Floats:
+    """Spike times of a unit as ascending float64; entries that are NaN are noted."""
+    times = _numbers(given, f"the spike times of unit {unit!r}")
     there = times[~np.isnan(times)]
     if len(there) < len(times):
         report.note(

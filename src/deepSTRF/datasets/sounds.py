@@ -43,6 +43,10 @@ SOUND_SUFFIXES = (
     ".wav", ".wave", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".aif", ".aiff", ".aifc", ".au", ".w64",
 )  # fmt: skip
 _REMEDY = "export the sound again, as WAV or FLAC"
+#: A header may promise so many samples more than a compressed file holds.
+_CODEC_SAMPLES = 2304
+#: Sizes from here on are written where the size was not known.
+_STREAMED = 0x7FFF0000
 #: A hop this close to an integer (relative) is one, as in `deepSTRF.dsp.filters`: dt_ms=33.3333.
 _HOP_TOLERANCE = Fraction(5, 1_000_000)
 #: A float within so many units in the last place of a small fraction is that fraction.
@@ -206,6 +210,10 @@ def _file(path: Path) -> Sound:
             info = soundfile.info(handle)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
         raise damaged(path, error, _REMEDY) from error
+    # libsndfile shortens what was cut off and says so only in its log; streams have the largest size
+    short = re.search(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)", info.extra_info)
+    if short and int(short[2]) < int(short[1]) < _STREAMED:
+        raise damaged(path, f"{short[2]} of {short[1]} bytes of samples are there", _REMEDY)
 
     def read() -> npt.NDArray[Any]:
         check_regular(path)
@@ -214,7 +222,7 @@ def _file(path: Path) -> Sound:
                 samples, _ = soundfile.read(handle, dtype="float64", always_2d=False)
         except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError, MemoryError) as error:
             raise damaged(path, error, _REMEDY) from error
-        if len(samples) < info.frames and path.suffix.lower() in (".wav", ".flac", ".aif", ".aiff"):
+        if len(samples) < info.frames - _CODEC_SAMPLES:
             raise damaged(path, f"{len(samples)} of {info.frames} samples are there", _REMEDY)
         return np.asarray(samples)
 
