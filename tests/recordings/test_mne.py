@@ -9,8 +9,8 @@ import pytest
 import soundfile
 
 from deepSTRF._files import DamagedFileError
-from deepSTRF.datasets.audio.eeg import MneFormat, session_of_mne
-from deepSTRF.datasets.formats import MissingHintError
+from deepSTRF.datasets.audio.eeg import MneFormat
+from deepSTRF.datasets.formats import MissingHintError, open_recording
 
 mne = pytest.importorskip("mne")
 
@@ -50,6 +50,10 @@ def save(made, path):
         warnings.simplefilter("ignore")
         made.save(path, verbose="error")
     return path
+
+
+def session_of_mne(made, **hints):
+    return MneFormat(made).sessions(**hints)[0]
 
 
 def check(session, first=500, second=2000):
@@ -294,3 +298,36 @@ def test_edf_files_and_those_that_are_too_short(tmp_path):
     (tmp_path / "c.edf").write_bytes((tmp_path / "a.edf").read_bytes()[:600])
     with pytest.raises(DamagedFileError, match=r"c\.edf"):
         MneFormat(tmp_path / "c.edf").sessions(**hints)
+
+
+def bins(path, **choices):
+    return open_recording(
+        path, dt_ms=10.0, onsets="annotations", sounds="wav", check_alignment=False, **choices
+    )
+
+
+@pytest.mark.parametrize("first_samp", [1000, 0])
+def test_a_file_and_an_object_become_the_same_dataset(tmp_path, monkeypatch, first_samp):
+    """The small EEG session: clip 1 from row 500 on, bins 50 to 59 missing, channel 2 absent."""
+    monkeypatch.chdir(tmp_path)
+    sounds(tmp_path / "wav")
+    made = raw(first_samp)
+    ds = bins(save(made, tmp_path / "alice.fif"))
+    assert (len(ds), ds.N_neurons, ds.response_unit, ds.response_kind) == (2, 2, "V", "trace")
+    for clip, row in enumerate((500, 2000)):
+        assert ds.responses[clip][1].shape == (1, 1)
+        values = ds.responses[clip][0].numpy()[0]
+        assert values.shape == (100,)
+        missing = np.flatnonzero(np.isnan(values))
+        assert missing.tolist() == (list(range(50, 60)) if clip == 0 else [])
+        # a ramp: its mean over a bin of 5 rows is its middle, with any low-pass of zero phase; sample k
+        # stands for k to k + 1, and lines between samples for the half of a row less
+        middle = 1e-6 * (row + 5 * np.arange(100) + 2)
+        np.testing.assert_allclose(values[5:45], middle[5:45], rtol=0, atol=0.6e-6)
+    other = bins(made)
+    for clip in range(2):
+        np.testing.assert_allclose(ds.responses[clip][0], other.responses[clip][0], rtol=0, atol=1e-9)
+    with pytest.raises(TypeError, match=r"continuous signal, to which on_empty_unit does not apply"):
+        bins(made, on_empty_unit="drop")
+    with pytest.raises(TypeError, match="got int"):
+        open_recording(3, dt_ms=10.0)

@@ -23,6 +23,7 @@ import tomli_w
 
 from deepSTRF._files import DamagedFileError, check_regular, check_target, naming_damage, read_text
 from deepSTRF._validation import checked, checked_but
+from deepSTRF.datasets.continuous import fill_from_signal
 from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
 from deepSTRF.datasets.exact import dataset_of_session, session_of_dataset
 from deepSTRF.datasets.file_tree import FileTree, is_archive
@@ -46,9 +47,9 @@ __all__ = [
 ]
 
 #: What sessions become datasets by.
-_ENGINES: dict[str, Callable[..., NeuralDataset]] = {"spikes": dataset_of}
+_ENGINES: dict[str, Callable[..., None]] = {"spikes": fill_from_sessions, "signal": fill_from_signal}
 #: Arguments of the engines that are no choices of a user.
-_NO_CHOICES = ("ds", "kind", "sessions", "allocate", "choices")
+_NO_CHOICES = ("ds", "kind", "sessions", "allocate", "choices", "fill")
 #: File of hints and facts in the folder of a recording.
 _HINTS_FILE = "recording.toml"
 #: So many findings and candidates are shown in an error.
@@ -99,6 +100,16 @@ class Format:
     def recognises(cls, path: Path) -> bool:
         """Whether a file or folder is of this format, by its first bytes or its members."""
         raise NotImplementedError
+
+    @classmethod
+    def takes_object(cls, value: Any) -> bool:
+        """Whether an object in memory, such as an `mne.io.Raw`, may stand in place of ``path``."""
+        return False
+
+    @classmethod
+    def takes(cls, hint: str, value: Any) -> bool:
+        """Whether a value is for a hint of this format, where a choice of cutting has the same name."""
+        return True
 
     def look(self, hints: Mapping[str, Any]) -> Findings:
         """What the file holds and which hints are missing, given those the user has told."""
@@ -154,7 +165,7 @@ def _documented(text: str) -> dict[str, tuple[str, str]]:
 
 def choice_names() -> list[str]:
     """Names of the arguments that cut sessions into clips: ``dt_ms``, ``pre_ms``, ``on_overlap``, ..."""
-    calls: list[Callable[..., Any]] = [fill_from_sessions, *_ENGINES.values()]
+    calls: list[Callable[..., Any]] = [*_ENGINES.values(), dataset_of]
     names = [name for call in calls for name in inspect.signature(call).parameters]
     return [name for name in dict.fromkeys(names) if name not in _NO_CHOICES]
 
@@ -280,7 +291,11 @@ def _split(
                 f"format {name!r} has no hint {key!r}; it takes {_hint_words(reader)}; and how sessions are "
                 f"cut: {', '.join(choices)}" + (f". Did you mean {near[0]!r}?" if near else "")
             )
-    told = {key: value for key, value in options.items() if key in hints or key not in choices}
+    told = {
+        key: value
+        for key, value in options.items()
+        if (key in hints and reader.takes(key, value)) or key not in choices
+    }
     return told, {key: value for key, value in options.items() if key not in told}
 
 
@@ -360,7 +375,7 @@ def _toml_line(key: str, value: Any) -> str:
 
 @checked_but("options")
 def open_recording(
-    path: str | os.PathLike[str],
+    path: Any,
     *,
     format: str | None = None,
     dt_ms: float | None = None,
@@ -376,8 +391,9 @@ def open_recording(
 
     Parameters
     ----------
-    path : str or path-like
-        File, folder or archive. Nothing in it is executed, and nothing is extracted beside it.
+    path : str, path-like, mne.io.Raw or mne.Epochs
+        File, folder or archive. Nothing in it is executed, and nothing is extracted beside it. Or an object
+        that a format takes in place of its files.
     format : str, optional
         Name of the format, where the files could be of several.
     dt_ms : float, optional
@@ -423,9 +439,11 @@ def open_recording(
     >>> again.content_fingerprint() == ds.content_fingerprint()
     True
     """
-    path = _existing(path)
     given = {"dt_ms": dt_ms, "audio_fs": audio_fs, "pre_ms": pre_ms or None, "post_ms": post_ms or None}
     given = {key: value for key, value in given.items() if value is not None} | options
+    if not isinstance(path, (str, os.PathLike)):
+        return _of_object(path, given)
+    path = _existing(path)
     found = {} if format is not None else formats_at(path)
     if format is None and not found and path.suffix.lower() == ".npz":
         if given:
@@ -447,6 +465,18 @@ def open_recording(
         ds.facts |= facts
     ds.path = os.fspath(path)
     return ds
+
+
+def _of_object(value: Any, given: Mapping[str, Any]) -> NeuralDataset:
+    """Dataset of an object of another package that a format takes in place of files."""
+    for name, reader in FORMATS.items():
+        if reader.takes_object(value):
+            hints, choices = _split(reader, name, given)
+            return _dataset(reader(value).sessions(**hints), Path(f"<{type(value).__name__}>"), choices)
+    raise TypeError(
+        "path is a file or folder (str or path-like), or an object that a format takes, such as an "
+        f"mne.io.Raw; got {type(value).__name__}"
+    )
 
 
 def _told(path: Path, found: Mapping[str, type[Format]]) -> dict[str, Any]:
@@ -504,10 +534,16 @@ def _dataset(sessions: list[Session], path: Path, choices: dict[str, Any]) -> Ne
             f"the bin width: open_recording({os.fspath(path)!r}, dt_ms=10.0), or --dt-ms 10"
         )
     _check_binned(sessions, path, dt_ms, choices)
-    kind = kinds.pop()
-    if kind not in _ENGINES:
-        raise ValueError(f"{path} holds a {kind}, which is not cut into clips; format= names what reads it")
-    return _ENGINES[kind](AudioNeuralDataset, sessions, dt_ms=dt_ms, **choices)
+    fill = _ENGINES[kinds.pop()]
+    legal = {**inspect.signature(fill).parameters, **inspect.signature(dataset_of).parameters}
+    unknown = [key for key in choices if key not in legal]
+    if unknown:
+        raise TypeError(
+            f"{path} holds {'spikes' if fill is fill_from_sessions else 'a continuous signal'}, to which "
+            f"{', '.join(unknown)} does not apply"
+        )
+    made: NeuralDataset = dataset_of(AudioNeuralDataset, sessions, dt_ms=dt_ms, fill=fill, **choices)
+    return made
 
 
 def _check_binned(sessions: list[Session], path: Path, dt_ms: float, choices: Mapping[str, Any]) -> None:

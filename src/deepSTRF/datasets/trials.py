@@ -311,16 +311,17 @@ def dataset_of(
     hearing_range_hz: tuple[float, float] | None = None,
     F: int | None = None,
     check_alignment: bool = True,
+    fill: Callable[..., None] = fill_from_sessions,
     **choices: Any,
 ) -> Any:
-    """Dataset of sessions with spikes, of class ``kind``; ``choices`` are those of `fill_from_sessions`."""
+    """Dataset of sessions, of class ``kind``; ``choices`` are those of ``fill``, the engine for spikes."""
     ds = kind._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
     if F is not None:
         ds.F = F
     ds.hearing_range_hz = hearing_range_hz
     ds.species = species or next((one.species for one in sessions if one.species), None)
     ds.name = name or "+".join(dict.fromkeys(one.name for one in sessions))
-    fill_from_sessions(ds, sessions, dt_ms=dt_ms, **choices)
+    fill(ds, sessions, dt_ms=dt_ms, **choices)
     ds.validate()
     if check_alignment:
         alignment.check_alignment(ds, warn_unclear=False)

@@ -177,6 +177,11 @@ class VariablesFormat(Format):
     #: Whether arrays keep all of their axes (MATLAB drops axes of length 1 at the end).
     exact_axes: ClassVar[bool] = False
 
+    @classmethod
+    def takes(cls, hint: str, value: Any) -> bool:
+        """A list of features is computed from sounds, and no hint."""
+        return hint != "features" or not isinstance(value, (list, tuple))
+
     def opened(self) -> contextlib.AbstractContextManager[VariableFile]:
         """The file, open."""
         raise NotImplementedError

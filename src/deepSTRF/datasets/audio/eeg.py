@@ -35,7 +35,7 @@ from deepSTRF.datasets.sounds import exact_rate, find_name, mono, resampled, sou
 from deepSTRF.datasets.tables import column_for, columns_of, seconds_of, text_of
 from deepSTRF.registry import FORMATS
 
-__all__ = ["MneFormat", "session_of_mne"]
+__all__ = ["MneFormat"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -63,19 +63,32 @@ _UNITS |= {"hbo": "M", "hbr": "M", "fnirs_cw_amplitude": "V", "fnirs_od": "1"}
 
 @FORMATS.register("mne")
 class MneFormat(Format):
-    """EEG, iEEG and MEG files that MNE reads: FIF, BrainVision, EDF, BDF."""
+    """EEG, iEEG and MEG that MNE reads: FIF, BrainVision, EDF, BDF; or its objects in place of a path."""
 
     suffixes = (".fif", ".vhdr", ".edf", ".bdf")
+    path: Any  # or an object
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """By the first bytes; a compressed FIF file by its name."""
         return path.is_file() and bool(_kind(path))
 
+    @classmethod
+    def takes_object(cls, value: Any) -> bool:
+        """`mne.io.Raw` and `mne.Epochs`."""
+        return type(value).__module__.split(".")[0] == "mne" and hasattr(value, "get_channel_types")
+
+    def _data(self) -> Any:
+        """The file, open, or the object that stands in its place."""
+        if not isinstance(self.path, Path):
+            return self.path
+        with _naming_file(self.path):
+            return _opened(self.path)
+
     def look(self, hints: Mapping[str, Any]) -> Findings:
         """Rate, channels, annotations and filters; annotations and other channels are sources of onsets."""
+        data = self._data()
         with _naming_file(self.path):
-            data = _opened(self.path)
             found = _described(data)
             sources = _sources(data)
         needed = []
@@ -92,8 +105,9 @@ class MneFormat(Format):
         self,
         *,
         onsets: str | None = None,
-        sounds: str | None = None,
-        events: str | None = None,
+        sounds: Any = None,
+        sounds_fs: float | None = None,
+        events: Any = None,
         stimulus_column: str | None = None,
         stim_channel: str | None = None,
         audio_channel: str | None = None,
@@ -110,9 +124,11 @@ class MneFormat(Format):
         onsets : str
             Where the onsets of sounds are: "annotations" of the file, a table of "events", a "stim" channel,
             or an "audio" channel, in which each sound is looked for. Epochs bring their own.
-        sounds : str
-            Folder of the sounds, beside the file or from here.
-        events : str
+        sounds : str or dict
+            Folder of the sounds, beside the file or from here; or files or samples by name.
+        sounds_fs : float
+            Rate in Hz of sounds that are samples.
+        events : str or table
             Table of events (CSV, or BIDS events.tsv) with onsets in s from the first sample of the file.
         stimulus_column : str
             Column of that table, or of the metadata of epochs, that names the stimulus.
@@ -135,41 +151,22 @@ class MneFormat(Format):
             Time in s from an onset to its sound: of the sound card, measured with a microphone; or "audio".
         """
         hints = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        with _naming_file(self.path):
-            data = _opened(self.path)
+        data = self._data()
+        is_file = isinstance(self.path, Path)
+        where = str(self.path) if is_file else f"the {type(data).__name__}"
         if sounds is None or (onsets is None and not _is_epochs(data)):
             found = self.look(hints)
             raise MissingHintError(
-                f"{self.path} must be told: {', '.join(found.needed)}. Found: {'; '.join(found.found)}"
+                f"{where} must be told: {', '.join(found.needed)}. Found: {'; '.join(found.found)}"
             )
-        folder = self.path.parent / sounds
-        hints["sounds"] = folder if folder.exists() else Path(sounds).expanduser()
-        if events is not None:
-            beside = self.path.parent / events
-            hints["events"] = beside if beside.exists() else Path(events).expanduser()
-        name = self.path.name.split(".")[0]
-        return [_session(data, name=name, where=str(self.path), **hints)]
-
-
-def session_of_mne(
-    data: Any,
-    *,
-    sounds: Any,
-    onsets: str | None = None,
-    sounds_fs: float | None = None,
-    name: str = "recording",
-    **hints: Any,
-) -> Session:
-    """Session of an `mne.io.Raw` or `mne.Epochs` object; ``hints`` are those of `MneFormat.sessions`.
-
-    ``sounds`` is a folder, or a dictionary from name to file or samples (with ``sounds_fs``).
-    """
-    require("mne", extra="eeg")
-    if not hasattr(data, "info") or not hasattr(data, "ch_names"):
-        raise TypeError(f"data is an mne.io.Raw or mne.Epochs object, got {type(data).__name__}")
-    if onsets is None and not _is_epochs(data):
-        raise MissingHintError(f"onsets of {name} must be told: {', '.join(map(repr, _SOURCES))}")
-    return _session(data, name=name, where=name, onsets=onsets, sounds=sounds_of(sounds, sounds_fs), **hints)
+        folder = self.path.parent if is_file else Path()
+        for hint in ("sounds", "events"):
+            if isinstance(hints[hint], (str, os.PathLike)):
+                beside = folder / hints[hint]
+                hints[hint] = beside if beside.exists() else Path(hints[hint]).expanduser()
+        hints["sounds"] = sounds_of(hints["sounds"], hints.pop("sounds_fs"))
+        name = self.path.name.split(".")[0] if is_file else "recording"
+        return [_session(data, name=name, where=where, **hints)]
 
 
 # ---- opening
@@ -334,7 +331,7 @@ def _session(
     *,
     name: str,
     where: str,
-    sounds: Any,
+    sounds: Mapping[str, Sound],
     onsets: str | None = None,
     events: Any = None,
     stimulus_column: str | None = None,
@@ -350,7 +347,6 @@ def _session(
     for text in getattr(data, "deepstrf_notes", ()):
         report.note("note of MNE", text)
     channels = _channels(data, picks, exclude, where, report)
-    known = sounds_of(sounds)
     if _is_epochs(data):
         found, signal = _epochs(data, channels, stimulus_column)
     else:
@@ -362,7 +358,7 @@ def _session(
         elif onsets == "stim":
             found = _stim(data, stim_channel, where)
         else:
-            found = _heard(data, known, audio_channel, where)
+            found = _heard(data, sounds, audio_channel, where)
         signal = _continuous(data, channels, where)
     if not _is_epochs(data) and onsets == "audio":
         stimuli = found.called
@@ -370,7 +366,7 @@ def _session(
         found, stimuli = _named(found, match, names, report)
     times = found.times
     if not _is_epochs(data) and audio_channel is not None and onsets != "audio":
-        lags = _lags(data, times, stimuli, known, audio_channel, where, report)
+        lags = _lags(data, times, stimuli, sounds, audio_channel, where, report)
         if delay_s == "audio":
             times, delay_s = times + lags, 0.0
     if isinstance(delay_s, str):
@@ -384,7 +380,7 @@ def _session(
     facts |= {"lowpass_hz": float(info["lowpass"] or rate / 2), "onset_delay_s": float(delay_s)}
     return Session(
         trials=Trials(stimuli, times + float(delay_s), meta=found.meta),
-        sounds=known,
+        sounds=sounds,
         signal=signal,
         unit_meta=_positions(data, channels),
         name=name,
