@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 
 #: 50,000 after the redesign; what makes numbers right with every recording, and files safe, came on top.
-MAX_LINES = 76_000  # issue: any recording (formats, public recordings, long recordings)
+MAX_LINES = 82_000  # issue: any recording (formats, public recordings, long recordings)
 MAX_PUBLIC_NAMES = 275
 #: Most files of the package that a call may cross.
 MAX_FILES_CROSSED = {
