@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from fractions import Fraction
 
 import h5py
@@ -261,6 +262,78 @@ def test_data_in_a_file_beside_is_read(path, tmp_path):
         del file["stimulus/templates/A/data"]
         file["stimulus/templates/A/data"] = h5py.ExternalLink("raw.h5", "/samples")
     assert session(path).sounds["A"].read().shape == (8000,)
+
+
+def test_whole_parts_in_a_file_beside_are_read(path, tmp_path):
+    shutil.copy(path, tmp_path / "other.nwb")
+    with h5py.File(path, "r+") as file:
+        for part in ("units", "stimulus/templates/A", "intervals/trials"):
+            del file[part]
+            file[part] = h5py.ExternalLink("other.nwb", f"/{part}")
+    one = read_all(path)
+    assert list(one.spikes) == ["7", "3"]
+    assert sorted(one.sounds) == ["A", "B"]
+    assert len(one.trials) == 6
+    with h5py.File(path, "r+") as file:
+        del file["stimulus/templates/A"]
+        file["stimulus/templates/A"] = h5py.ExternalLink("/etc/passwd", "/A")
+    with pytest.raises(DamagedFileError, match=r"hostile\.nwb.*outside the folder"):
+        read_all(path)
+
+
+def test_sounds_of_extensions_are_read_without_them(path):
+    with h5py.File(path, "r+") as file:
+        file["stimulus/presentation/A"] = file["stimulus/templates/A"]
+        for name in ("presentation/A", "templates/B"):
+            group = file[f"stimulus/{name}"]
+            group.attrs["neurodata_type"], group.attrs["namespace"] = "AcousticWaveformSeries", "ndx-sound"
+        stereo = np.stack([np.arange(4800), np.arange(4800)[::-1]], axis=1).astype(np.int16)
+        put(file, "stimulus/templates/B/data", stereo)
+    one = read_all(path)
+    assert np.array_equal(one.sounds["B"].read(), stereo / 32768)
+
+
+def test_onsets_that_are_no_seconds_of_the_session_are_refused(path):
+    with h5py.File(path, "r+") as file:
+        file["intervals/trials/sound_onset"] = file["intervals/trials/start_time"][:] * 30000
+        file["intervals/trials/delay_onset"] = np.full(6, 0.1)
+    with pytest.raises(ValueError, match="no onset in the column 'sound_onset'"):
+        session(path, onset="sound_onset")
+    with pytest.raises(ValueError, match=r"start_time\+delay_onset"):
+        session(path, onset="delay_onset")
+    assert session(path, onset="start_time+delay_onset").trials.onset_s[0] == 1.1
+
+
+def test_a_folder_of_sounds_beside_the_file_is_found(path, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    with h5py.File(path, "r+") as file:
+        del file["stimulus"]
+    for folder, names in (("wavs", "AB"), ("other", "XY")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            soundfile.write(tmp_path / folder / f"{name}.wav", np.zeros(4000), 8000)
+    assert sorted(session(path).sounds) == ["A", "B"]
+    assert NWB(path).look({"intervals": "trials"}).hints["sounds"][0][0].endswith("wavs")
+    (tmp_path / "wavs" / "A.wav").unlink()
+    with pytest.raises(MissingHintError, match="sounds"):
+        session(path)
+    assert sorted(session(path, sounds=tmp_path / "other").sounds) == ["X", "Y"]
+
+
+def test_many_presentations_are_looked_at_in_little_time(path):
+    with h5py.File(path, "r+") as file:
+        for k in range(600):
+            group = file.create_group(f"stimulus/presentation/p{k:05d}")
+            group.attrs["neurodata_type"] = "TimeSeries"
+            group["data"] = np.arange(10, dtype=np.int16)
+            group["starting_time"] = float(k)
+            group["starting_time"].attrs["rate"] = 1000.0
+    begin = time.perf_counter()
+    one = NWB(path)
+    for _ in range(4):
+        one.look({"intervals": "intervals/trials"})
+    one.sessions(sounds="templates")
+    assert time.perf_counter() - begin < 15
 
 
 def test_a_file_without_sounds_asks_for_them(path, tmp_path):

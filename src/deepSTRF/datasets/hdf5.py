@@ -159,15 +159,15 @@ class Hdf5File:
     def walk(self, group: Any) -> Iterator[tuple[str, Any]]:
         """Paths and groups at or below a group, each once, however it is linked."""
         seen: set[Any] = set()
-        pending = [(group, 0)]
+        pending = [(str(group.name), group, 0)]
         while pending:
-            place, depth = pending.pop()
+            path, place, depth = pending.pop()
             if place.id in seen or depth > _DEEPEST:
                 continue
             seen.add(place.id)
-            yield str(place.name), place
-            below = [item for _, item in self.members(place) if hasattr(item, "keys")]
-            pending += [(item, depth + 1) for item in reversed(below)]
+            yield path, place
+            below = [(name, item) for name, item in self.members(place) if hasattr(item, "keys")]
+            pending += [(f"{path.rstrip('/')}/{name}", item, depth + 1) for name, item in reversed(below)]
 
     # ---- values
 

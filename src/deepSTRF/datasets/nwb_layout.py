@@ -20,8 +20,10 @@ from deepSTRF._files import DamagedFileError, naming_damage
 from deepSTRF._optional import require
 from deepSTRF._text import printable
 from deepSTRF.datasets.hdf5 import Hdf5File
+from deepSTRF.datasets.sounds import natural
 
 __all__ = [
+    "MOST_CHANNELS",
     "REMEDY",
     "HDF5Samples",
     "HDF5Signal",
@@ -29,6 +31,7 @@ __all__ = [
     "Table",
     "name_of",
     "open_nwb",
+    "series_in",
     "series_of",
     "text_at",
 ]
@@ -40,12 +43,23 @@ _BLOCK, _IRREGULAR = 1 << 20, 0.5
 #: A rate from time stamps that is this close to a multiple of 1/64 Hz (relative) is one.
 _SAME_RATE = 1e-7
 #: A sound with fewer rows than this, and fewer than columns, holds its channels first.
-_MOST_CHANNELS = 64
+MOST_CHANNELS = 64
 
 
 def open_nwb(path: Path) -> Hdf5File:
     """The file, to be opened in a ``with`` block."""
     return Hdf5File(path, REMEDY)
+
+
+def series_in(file: Hdf5File, path: str) -> dict[str, Series]:
+    """The time series in a group by name, in natural order."""
+    group = file.find(path)
+    if group is None or not hasattr(group, "keys"):
+        return {}
+    with naming_damage(file.path, REMEDY):
+        names = sorted(group, key=natural)
+    found = {name: series_of(file, f"{path.rstrip('/')}/{name}", file.find(name, group)) for name in names}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def name_of(value: Any) -> str:
@@ -208,7 +222,8 @@ class Series:
     """A time series: where its values are, when they were taken, and how they become values in its unit."""
 
     name: str
-    path: str  #: in the file
+    path: str  #: by which it is reached, through links
+    place: str  #: where it is, the same for all links to it
     kind: str  #: neurodata type
     shape: tuple[int, ...]
     rate: float | None  #: None where there are time stamps only
@@ -225,13 +240,16 @@ class Series:
         return self.start_s + (self.shape[0] / self.rate if self.rate and self.shape else 0.0)
 
 
-def series_of(file: Hdf5File, group: Any) -> Series | None:
-    """The time series in a group; None for what is none. Values are not read."""
+def series_of(file: Hdf5File, path: str, group: Any = None) -> Series | None:
+    """The time series at a path; None for what is none. Values are not read."""
+    group = file.find(path) if group is None else group
+    if group is None or not hasattr(group, "keys"):
+        return None
     data = file.find("data", group)
     files = file.find("external_file", group)
     if files is None and (data is None or not hasattr(data, "dtype")):
         return None
-    path = str(group.name)
+    path = "/" + path.strip("/")
     with naming_damage(file.path, REMEDY):
         external = tuple(file.texts(files)) if files is not None else ()
         attributes: dict[str, Any] = {}
@@ -245,6 +263,7 @@ def series_of(file: Hdf5File, group: Any) -> Series | None:
     return Series(
         name=path.rsplit("/", 1)[-1],
         path=path,
+        place=f"{group.file.filename}:{group.name}",
         kind=str(file.attribute(group, "neurodata_type") or ""),
         shape=tuple(data.shape or ()) if data is not None else (),
         rate=rate,
@@ -339,7 +358,7 @@ class HDF5Samples:
 
 def channels_first(shape: Sequence[int]) -> bool:
     """Whether a sound holds its channels in rows, against the schema."""
-    return len(shape) == 2 and 0 < shape[0] <= _MOST_CHANNELS and shape[0] * _MOST_CHANNELS < shape[1]
+    return len(shape) == 2 and 0 < shape[0] <= MOST_CHANNELS and shape[0] * MOST_CHANNELS < shape[1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,11 +19,13 @@ import numpy.typing as npt
 from deepSTRF.datasets.formats import MissingHintError
 from deepSTRF.datasets.hdf5 import Hdf5File
 from deepSTRF.datasets.nwb_layout import (
+    MOST_CHANNELS,
     HDF5Samples,
     Series,
     beside,
     channels_first,
     regular_rate,
+    series_in,
     series_of,
 )
 from deepSTRF.datasets.recording import LoadReport
@@ -103,24 +105,20 @@ def _indexed(file: Hdf5File, templates: Mapping[str, Series], one: Series) -> li
         times = np.empty(0)
     if len(times) != len(index) or not np.isfinite(times).all():
         raise file.damage(f"{one.path} has {len(index)} numbers and {np.isfinite(times).sum()} times")
-    group = file.find(f"{one.path}/indexed_timeseries")
-    target = None if group is None else series_of(file, group)
+    target = series_of(file, f"{one.path}/indexed_timeseries")
     names = list(templates)
     highest = int(index.max()) if index.size else 0
     if index.size and int(index.min()) < 0:
         raise file.damage(f"{one.path}/data counts from {index.min()}")
-    if (
-        target is not None
-        and len(target.shape) == 2
-        and highest < target.shape[0]
-        and not target.shape[1] <= 2
-    ):
+    own_name = "" if target is None else target.place.rsplit("/", 1)[-1]
+    rows = target is not None and len(target.shape) == 2 and target.shape[1] > MOST_CHANNELS
+    if target is not None and rows and highest < target.shape[0]:
         return [
-            Piece(f"{target.name}[{number}]", target, float(time), row=int(number))
+            Piece(f"{own_name}[{number}]", target, float(time), row=int(number))
             for number, time in zip(index.tolist(), times, strict=True)
         ]
     if target is not None and highest == 0:
-        known = next((name for name, found in templates.items() if found.path == target.path), target.name)
+        known = next((name for name, found in templates.items() if found.place == target.place), own_name)
         return [Piece(known, target, float(time)) for time in times]
     if highest >= len(names):
         raise file.damage(f"{one.path}/data counts up to {highest}, and there are {len(names)} templates")
@@ -142,10 +140,8 @@ def sounds_by_rule(
         if not found:
             raise ValueError(f"{file.path} has no series in stimulus/templates")
         return found if rule == "templates" else {str(k): sound for k, sound in enumerate(found.values())}
-    group = file.find(rule)
-    if group is not None:
-        series = {name: series_of(file, item) for name, item in file.members(group) if hasattr(item, "keys")}
-        return {name: Piece(name, one, 0.0).sound(file) for name, one in series.items() if one is not None}
+    if file.find(rule) is not None:
+        return {name: Piece(name, one, 0.0).sound(file) for name, one in series_in(file, rule).items()}
     return sounds_of(Path(rule))
 
 

@@ -404,7 +404,7 @@ def _rate(row: Mapping[str, Any]) -> float | Fraction | None:
 
 
 def _sound(file: Hdf5File, row: Mapping[str, Any]) -> Sound:
-    series = series_of(file, _there(file, f"stimulus/templates/{row['object']}"))
+    series = series_of(file, f"stimulus/templates/{row['object']}")
     rate = _rate(row)
     if series is None or rate is None or not series.shape:
         raise ValueError(f"the sound {row['name']!r} has no samples or no rate")
@@ -425,7 +425,7 @@ def _read_units(file: Hdf5File, session: Session, record: Mapping[str, Any]) -> 
 
 
 def _read_signal(file: Hdf5File, row: Mapping[str, Any]) -> Signal:
-    series = series_of(file, _there(file, "acquisition/signal"))
+    series = series_of(file, "acquisition/signal")
     rate = _rate(row)
     if series is None or rate is None or len(series.shape) != 2:
         raise ValueError("the signal has no values or no rate")

@@ -29,6 +29,7 @@ from deepSTRF.datasets.nwb_layout import (
     name_of,
     open_nwb,
     regular_rate,
+    series_in,
     series_of,
     text_at,
 )
@@ -43,7 +44,7 @@ from deepSTRF.datasets.nwb_stimuli import (
 from deepSTRF.datasets.nwb_writing import read_record, session_of_record, write_nwb
 from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.session import Session, Signal, Sound, Trials
-from deepSTRF.datasets.sounds import SOUND_SUFFIXES, find_name, natural
+from deepSTRF.datasets.sounds import SOUND_SUFFIXES, find_name
 from deepSTRF.registry import FORMATS
 
 __all__ = ["NWB"]
@@ -91,6 +92,10 @@ class NWB(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".nwb",)
     writes: ClassVar[bool] = True
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._known: dict[str, Any] = {}
+
     @classmethod
     def recognises(cls, path: Path) -> bool:
         """A file named .nwb, HDF5 that says it is NWB, or a Zarr folder of NWB, which is refused by name."""
@@ -109,7 +114,7 @@ class NWB(Format):
             told = {key: value for key, value in hints.items() if value is not None}
             if not told and (record := read_record(file)) is not None:
                 return Findings([f"written by deepSTRF: {printable(record.get('name', ''))}"])
-            return _Overview(file, told).findings()
+            return _Overview(file, _Scan(file, self._known), told).findings()
 
     def sessions(  # type: ignore[override]  # hints by name
         self,
@@ -163,7 +168,7 @@ class NWB(Format):
         with self._opened() as file:
             if not given and (record := read_record(file)) is not None:
                 return [session_of_record(file, record)]
-            overview = _Overview.settled(file, given)
+            overview = _Overview.settled(file, _Scan(file, self._known), given)
             return [_session(overview)]
 
     @classmethod
@@ -188,36 +193,74 @@ def _is_zarr(path: Path) -> bool:
 # ---- what is in a file
 
 
+class _Scan:
+    """Tables and series of an open file; what is known from an earlier look is taken over."""
+
+    def __init__(self, file: Hdf5File, known: dict[str, Any]) -> None:
+        with naming_damage(file.path, REMEDY):
+            if file.attribute(file.root, "nwb_version") is None:
+                raise ValueError("it is HDF5 without the attribute nwb_version of NWB 2.x")
+        if not known:
+            known.update(_found_in(file))
+        self.continuous = known["continuous"]
+        self.templates, self.presented = known["templates"], known["presentation"]
+        self.tables = {path: Table(file, file.find(path)) for path in known["tables"]}
+        self.unit_tables = {path: Table(file, file.find(path)) for path in known["units"]}
+
+
+def _found_in(file: Hdf5File) -> dict[str, Any]:
+    """Paths of tables, and series, in the places that NWB has for them."""
+    found: dict[str, Any] = {"tables": [], "units": [], "continuous": {}}
+    for name in ("templates", "presentation"):
+        found[name] = series_in(file, f"stimulus/{name}")
+    groups = [
+        (path, group)
+        for top in ("units", "intervals", "processing", "acquisition", "analysis")
+        for start in [file.find(top)]
+        for path, group in (file.walk(start) if hasattr(start, "keys") else ())
+    ]
+    shown = file.find("stimulus/presentation")
+    if shown is not None and hasattr(shown, "keys"):
+        others = [name for name in shown if name not in found["presentation"]]
+        groups += [(f"stimulus/presentation/{name}", file.find(name, shown)) for name in others]
+    for path, group in groups:
+        plain = path.strip("/")
+        if not hasattr(group, "keys"):
+            continue
+        for column, kind in (("start_time", "tables"), ("spike_times", "units")):
+            if file.find(column, group) is not None:
+                found[kind].append(plain)
+        one = series_of(file, plain, group) if file.find("data", group) is not None else None
+        if one is not None and 1 <= len(one.shape) <= 2 and not one.external:
+            found["continuous"][plain] = one
+    return found
+
+
 @dataclass
 class _Overview:
     """What a file holds, as far as it is needed to propose hints; made anew when hints were told."""
 
     file: Hdf5File
+    scan: _Scan
     told: Mapping[str, Any]
     hints: dict[str, list[tuple[Any, str]]] = field(default_factory=dict)
     needed: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        file = self.file
-        with naming_damage(file.path, REMEDY):
-            if file.attribute(file.root, "nwb_version") is None:
-                raise ValueError("it is HDF5 without the attribute nwb_version of NWB 2.x")
-        self.templates = self._series("stimulus/templates")
-        self.presented = self._series("stimulus/presentation")
-        self.tables = dict(self._tables("start_time"))
-        self.unit_tables = dict(self._tables("spike_times"))
-        self.continuous = {one.path.strip("/"): one for one in self._continuous()}
+        self.templates, self.presented = self.scan.templates, self.scan.presented
+        self.tables, self.unit_tables = self.scan.tables, self.scan.unit_tables
+        self.continuous = self.scan.continuous
         self._choose_units()
         self._choose_intervals()
         self._choose_sounds()
         self._choose_columns()
 
     @classmethod
-    def settled(cls, file: Hdf5File, given: Mapping[str, Any]) -> _Overview:
+    def settled(cls, file: Hdf5File, scan: _Scan, given: Mapping[str, Any]) -> _Overview:
         """The overview with every hint that is told or beyond doubt. Raises MissingHintError for others."""
         told = dict(given)
         while True:
-            overview = cls(file, told)
+            overview = cls(file, scan, told)
             more = {
                 key: found[0][0]
                 for key, found in overview.hints.items()
@@ -239,41 +282,6 @@ class _Overview:
                 f"{'; '.join(findings.found)}"
             )
         return overview
-
-    # ---- finding
-
-    def _series(self, where: str) -> dict[str, Series]:
-        group = self.file.find(where)
-        if group is None:
-            return {}
-        found = [
-            (name, series_of(self.file, item))
-            for name, item in self.file.members(group)
-            if hasattr(item, "keys")
-        ]
-        return {
-            name: one for name, one in sorted(found, key=lambda pair: natural(pair[0])) if one is not None
-        }
-
-    def _tables(self, column: str) -> Iterator[tuple[str, Table]]:
-        """Paths and tables that have a column, or are of the standard's place for it."""
-        seen: set[str] = set()
-        for top in ("units", "intervals", "processing", "stimulus", "acquisition", "analysis"):
-            start = self.file.find(top)
-            for path, group in self.file.walk(start) if hasattr(start, "keys") else ():
-                if path in seen or self.file.find(column, group) is None:
-                    continue
-                seen.add(path)
-                yield path.strip("/"), Table(self.file, group)
-
-    def _continuous(self) -> Iterator[Series]:
-        for top in ("acquisition", "processing", "analysis"):
-            start = self.file.find(top)
-            for _, group in self.file.walk(start) if hasattr(start, "keys") else ():
-                if self.file.find("data", group) is not None:
-                    one = series_of(self.file, group)
-                    if one is not None and 1 <= len(one.shape) <= 2 and not one.external:
-                        yield one
 
     # ---- choosing
 
@@ -356,26 +364,47 @@ class _Overview:
                 for rule, found in (("templates", self.templates), ("presentation", self.presented))
                 if found
             ]
-            self._ask("sounds", rules[:1] if self.templates and _only_indices(self.presented) else rules)
+            both = self.sound_names
+            self.sound_names = list(self.templates)
+            enough = any(self._share(column) == 1.0 for column in self._name_columns())
+            self.sound_names = self.sound_names if enough else both
+            is_sure = enough or (self.templates and _only_indices(self.presented))
+            self._ask("sounds", rules[:1] if is_sure else rules)
         else:
-            folder = Path(os.path.realpath(self.file.path)).parent
-            near = [
-                one
-                for one in _folders(folder)
-                if any(p.suffix.lower() in SOUND_SUFFIXES for p in one.iterdir())
-            ]
-            self.hints["sounds"] = [(str(one), "a folder of sound files beside the file") for one in near]
+            self._choose_folder()
+
+    def _choose_folder(self) -> None:
+        """A folder of sounds beside the file: taken where it has every sound that a column names."""
+        root = Path(os.path.realpath(self.file.path)).parent
+        near = {str(one): names for one in _folders(root) if (names := _sound_stems(one))}
+        whole = {}
+        for folder, names in near.items():
+            self.sound_names = names
+            if any(self._share(column) == 1.0 for column in self._name_columns()):
+                whole[folder] = names
+        self.sound_names = next(iter(whole.values())) if len(whole) == 1 else []
+        found = whole if len(whole) == 1 else near
+        self._ask(
+            "sounds", [(folder, f"beside the file, {len(n)} sound files") for folder, n in found.items()]
+        )
+        if len(whole) != 1 and "sounds" not in self.needed:
             self.needed.append("sounds")
+
+    def _name_columns(self) -> list[str]:
+        """Columns that may name the sound of each row."""
+        return [
+            name
+            for name in (self.table.columns if self.table is not None else ())
+            if name not in _NOT_A_NAME
+            and self.table is not None
+            and (self.table.is_text(name) or self.table.is_integer(name))
+        ]
 
     def _choose_columns(self) -> None:
         if self.table is None:
             return
         if "stimulus" not in self.told:
-            columns = [
-                name
-                for name in self.table.columns
-                if name not in _NOT_A_NAME and (self.table.is_text(name) or self.table.is_integer(name))
-            ]
+            columns = self._name_columns()
             shares = {name: self._share(name) for name in columns}
             whole = [name for name in columns if shares[name] == 1.0]
             named = [name for name in columns if _NAME_WORDS.search(name) and self.table.is_text(name)]
@@ -425,8 +454,9 @@ class _Overview:
         if self.table is None or not self.sound_names:
             return 0.0
         names = {name_of(value) for value in self.table.column(column)}
-        names = {name for name in names if name.casefold() not in BLANKS or name in self.sound_names}
-        known = [name for name in names if _found(name, self.sound_names) is not None]
+        there = set(self.sound_names)
+        names = {name for name in names if name.casefold() not in BLANKS or name in there}
+        known = [name for name in names if name in there or _found(name, self.sound_names) is not None]
         return len(known) / len(names) if names else 0.0
 
     def _is_same(self, name: str, usual: str) -> bool:
@@ -495,6 +525,14 @@ def _folders(folder: Path) -> list[Path]:
         return sorted(
             entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")
         )
+    except OSError:
+        return []
+
+
+def _sound_stems(folder: Path) -> list[str]:
+    """Names of the sound files in a folder, without what follows the last dot."""
+    try:
+        return [Path(name).stem for name in os.listdir(folder) if name.lower().endswith(SOUND_SUFFIXES)]
     except OSError:
         return []
 
@@ -585,6 +623,7 @@ def _session(overview: _Overview) -> Session:
         _fill_signal(session, file, overview.signal)
     elif overview.units is not None:
         _fill_units(session, file, overview.units, told)
+        session.span_s = _span(overview.continuous, session)
     _mark_invalid(session, overview)
     return session
 
@@ -600,6 +639,7 @@ def _trials_and_sounds(overview: _Overview, report: LoadReport) -> tuple[Trials,
     table, told = overview.table, overview.told
     names = [name_of(value) for value in table.column(told["stimulus"])]
     onset = _times(table, told.get("onset", "start_time"))
+    _check_onsets(overview, onset)
     wanted = told.get("offset") or ("stop_time" if overview._cuts() and "stop_time" in table else None)
     offset = None if wanted is None else _times(table, wanted)
     sounds = _sounds(overview, pieces, names, onset, offset, report)
@@ -649,6 +689,27 @@ def _sounds(
     return sounds_by_rule(overview.file, overview.templates, rule)
 
 
+def _check_onsets(overview: _Overview, onset: Floats) -> None:
+    """Refuse onsets of which none lies in its row: they count from its begin, or are no seconds."""
+    table, name = overview.table, overview.told.get("onset", "start_time")
+    if table is None or name == "start_time" or "start_time" not in table:
+        return
+    begin = table.numbers("start_time")
+    end = table.numbers("stop_time") if "stop_time" in table else np.full(table.n, np.nan)
+    known = np.isfinite(onset) & np.isfinite(begin)
+    inside = (onset >= begin - _SAME_TIME_S) & (onset <= np.where(np.isnan(end), np.inf, end) + _SAME_TIME_S)
+    if known.any() and not inside[known].any():
+        raise ValueError(
+            f"{overview.file.path}: no onset in the column {name!r} of {table.path} lies within its row "
+            f"({_spread(onset[known])}; start_time {_spread(begin[known])} s); where it counts from there, "
+            f"tell onset='start_time+{name}'; where it is in other units than s, tell another column"
+        )
+
+
+def _spread(values: Floats) -> str:
+    return f"{values.min():g} to {values.max():g}"
+
+
 def _times(table: Table, words: str) -> Floats:
     """A column of times, or the sum of several: "start_time+delay"."""
     names = [words] if words in table else [name.strip() for name in words.split("+")]
@@ -687,7 +748,6 @@ def _fill_units(session: Session, file: Hdf5File, table: Table, told: Mapping[st
     if table.is_ragged("obs_intervals"):
         found = table.ragged("obs_intervals", rows)
         session.observed = dict(_observed(file, [names[row] for row in rows], found, spikes, report))
-    session.span_s = _span(file, session)
 
 
 def _kept(
@@ -788,11 +848,10 @@ def _unit_meta(file: Hdf5File, table: Table, quality: str | None) -> list[dict[s
     return rows
 
 
-def _span(file: Hdf5File, session: Session) -> tuple[float, float] | None:
+def _span(series: Mapping[str, Series], session: Session) -> tuple[float, float] | None:
     """Begin and end of the recording by its raw traces, where everything else lies within them."""
-    start = file.find("acquisition")
-    found = [series_of(file, group) for _, group in file.members(start)] if hasattr(start, "keys") else []
-    raw = [one for one in found if one is not None and one.kind == "ElectricalSeries" and one.rate]
+    found = [one for path, one in series.items() if path.startswith("acquisition/")]
+    raw = [one for one in found if one.kind == "ElectricalSeries" and one.rate]
     if not raw:
         return None
     begin, end = min(one.start_s for one in raw), max(one.end_s for one in raw)
