@@ -68,6 +68,7 @@ class Hdf5File:
         self.remedy = remedy
         self.content = content
         self._open: dict[Path, Any] = {}
+        self._stored: dict[tuple[str, str], int] = {}
 
     def __enter__(self) -> Self:
         self.root = self._file(self.path)
@@ -206,7 +207,10 @@ class Hdf5File:
             raise ValueError(
                 f"{name} takes its values from other files, which is not followed; repack the file"
             )
-        stored = dataset.id.get_storage_size()
+        key = (dataset.file.filename, dataset.name)
+        if key not in self._stored:  # of many chunks, it is a long sum
+            self._stored[key] = dataset.id.get_storage_size()
+        stored = self._stored[key]
         if dataset.chunks is None and stored > self._size(dataset):
             raise ValueError(f"{name} states {stored:,} bytes, more than the file has")
         if size > max(_SMALL, stored * _MOST_INFLATION):
