@@ -491,3 +491,41 @@ def test_many_spikes_in_one_vector_are_sorted_into_trials_at_once(tmp_path):
     wanted = np.histogram(data["t"][chosen], np.arange(51) / 100)[0]
     np.testing.assert_array_equal(ds.responses[0][17].numpy()[0], wanted)
     assert ds.responses[0][17].shape == (300, 50)
+
+
+def test_continuous_signals_with_spectrograms_and_axes_that_are_exchanged(tmp_path):
+    rng = np.random.default_rng(9)
+    stim, resp = rng.normal(size=(1280, 16)), rng.normal(size=(1280, 8))
+    parts = [resp, rng.normal(size=(640, 8))]
+    savemat(tmp_path / "one.mat", {"stim": stim, "resp": resp, "fs": 128.0})
+    savemat(tmp_path / "two.mat", {
+        "stim": cell([stim, rng.normal(size=(640, 16))], (1, 2)), "resp": cell(parts, (1, 2)), "fs": 128.0,
+    })  # fmt: skip
+    hints = {"signal": "resp", "axes": "time unit", "fs": "fs", "features": {"spectrogram": "stim"},
+             "features_axes": "time feature", "features_fs": "fs", "check_alignment": False}  # fmt: skip
+    ds = open_recording(tmp_path / "one.mat", dt_ms=1000 / 64, antialias=False, **hints)
+    assert ds.features == {"spectrogram": 16}
+    np.testing.assert_allclose(ds.stims[0][0].numpy(), stim.reshape(640, 2, 16).mean(1).T, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        ds.responses[0][3][0], resp.reshape(640, 2, 8).mean(1)[:, 3], rtol=0, atol=1e-6
+    )
+    ds = open_recording(tmp_path / "two.mat", dt_ms=1000 / 128, **{**hints, "axes": "stimulus / time unit"})
+    for clip in range(2):
+        np.testing.assert_allclose(ds.responses[clip][5][0], parts[clip][:, 5], rtol=0, atol=1e-6)
+    for wrong, text in (
+        ({"axes": "unit time"}, "resp lasts 0.0625 s at fs=128 Hz .* order of axes"),
+        ({"features_axes": "feature time"}, "are the axes in features_axes exchanged"),
+        (
+            {"axes": "unit time", "onsets": [0.0], "onsets_unit": "s", "stimuli": ["1"]},
+            "more units than samples",
+        ),
+    ):
+        with pytest.raises(ValueError, match=text):
+            open_recording(tmp_path / "one.mat", dt_ms=1000 / 64, **{**hints, **wrong})
+
+
+def test_a_list_of_features_is_computed_from_the_sounds(tmp_path):
+    savemat(tmp_path / "mini.mat", mini())
+    ds = open_recording(tmp_path / "mini.mat", dt_ms=DT, spikes="spikes", features=["envelope"], **HINTS)
+    assert ds.features == {"envelope": 1}
+    check(ds)

@@ -15,7 +15,14 @@ from scipy import sparse
 from scipy.io import loadmat, savemat
 
 from deepSTRF._files import DamagedFileError
-from deepSTRF.datasets.audio.matlab import Unreadable, elements, open_mat, read_variables, version_of
+from deepSTRF.datasets.audio.matlab import (
+    MatlabFormat,
+    Unreadable,
+    elements,
+    open_mat,
+    read_variables,
+    version_of,
+)
 
 
 def cell(values, shape):
@@ -377,6 +384,9 @@ def test_truncated_and_changed_bytes_are_named(tmp_path):
                 if "bad.mat" not in str(error):
                     raise
         if name != "seven.mat":
+            (tmp_path / "bad.mat").write_bytes(raw[:128])
+            with pytest.raises(DamagedFileError, match=r"bad\.mat holds no variable"):
+                MatlabFormat(tmp_path / "bad.mat").look({})
             (tmp_path / "bad.mat").write_bytes(raw[:-9])
             with pytest.raises(DamagedFileError, match=r"bad\.mat is damaged"):
                 read_variables(tmp_path / "bad.mat")

@@ -1,9 +1,13 @@
-"""Variables of a file: paths into structs and cells, and arrays spread along axes with a stated meaning."""
+"""Variables of a file: paths into structs and cells, arrays spread along axes with a stated meaning.
+
+`proposals_of` looks for what variables may be; nothing is taken for granted by it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ __all__ = [
     "levels_of",
     "matches",
     "numbers_of",
+    "proposals_of",
     "spread",
     "texts_of",
     "value_at",
@@ -270,3 +275,110 @@ def numbers_of(value: Any, what: str) -> Floats:
     if array.dtype.kind not in "biuf" or max(array.shape, default=1) != array.size:
         raise ValueError(f"{what} is {array.dtype} of the shape {array.shape}, a vector of numbers is needed")
     return array.astype(np.float64).reshape(-1)
+
+
+# ---- proposals
+
+
+def proposals_of(file: VariableFile, hints: Mapping[str, Any]) -> dict[str, list[tuple[Any, str]]]:
+    """Variables that look like spike times, counts or sounds, and the unit of times with its evidence."""
+    out: dict[str, list[tuple[Any, str]]] = {}
+    spikes, counts, sounds = [], [], []
+    groups: dict[str, list[str]] = {}
+    values: dict[str, Any] = {}
+    for name, variable in file.variables().items():
+        with contextlib.suppress(ValueError):
+            values[name] = file.value(name)
+        pattern = re.sub(r"\d+$", "{stimulus}", name)
+        if pattern != name:
+            groups.setdefault(pattern, []).append(name)
+        shape = " x ".join(map(str, variable.shape))
+        value = values.get(name)
+        if isinstance(value, np.ndarray) and value.dtype == object and value.size:
+            leaves = [item for item in value.ravel() if isinstance(item, np.ndarray)]
+            if len(leaves) == value.size and all(_is_vector(leaf) for leaf in leaves):
+                spikes.append((name, f"a cell of vectors, {shape}"))
+            elif all(isinstance(item, dict) for item in value.ravel()):
+                spikes += [
+                    (f"{name}(:).{key}", f"a struct array of {value.size}") for key in value.ravel()[0]
+                ]
+        elif isinstance(value, dict):
+            spikes += [
+                (f"{name}.{key}", f"a cell of vectors, {' x '.join(map(str, item.shape))}")
+                for key, item in value.items()
+                if isinstance(item, np.ndarray) and item.dtype == object and depth_of(item) == 1
+                and all(isinstance(one, np.ndarray) and _is_vector(one) for one in item.ravel())
+            ]  # fmt: skip
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size:
+            numbers = value[~np.isnan(value)] if value.dtype.kind == "f" else value
+            whole = numbers.size and (numbers >= 0).all() and (numbers == np.round(numbers)).all()
+            if 3 <= value.ndim <= 4 and whole and numbers.max() <= 255:
+                counts.append((name, f"{value.ndim} axes of small whole numbers, {shape}"))
+            elif _is_vector(value) and value.size > 1000 and (numbers < 0).any() and not whole:
+                sounds.append((name, f"a vector of {value.size} values with both signs"))
+    for pattern, names in groups.items():
+        if len(names) > 1 and all(
+            isinstance(values.get(n), np.ndarray) and _is_vector(values[n]) for n in names
+        ):
+            text = f"vectors {first_names(names)}"
+            flat = [np.asarray(values[n]).ravel() for n in names]
+            ascending = all(
+                v.size < 2 or (v.dtype.kind in "iuf" and (np.diff(v.astype(float)) >= 0).all()) for v in flat
+            )
+            (spikes if ascending else sounds).append((pattern, text))
+    lists = {"spikes": spikes, "counts": counts, "sounds": sounds}
+    out |= {hint: found for hint, found in lists.items() if found and hint not in hints}
+    given = hints.get("spikes")
+    if isinstance(given, str) and "time_unit" not in hints:
+        with contextlib.suppress(ValueError):
+            out["time_unit"] = _unit_proposals(file, given)
+    if "axes" not in hints and isinstance(given, str) and not is_pattern(given):
+        with contextlib.suppress(ValueError):
+            out["axes"] = _axes_proposals(value_at(file, given))
+    return out
+
+
+def _is_vector(value: Array) -> bool:
+    return value.dtype.kind in "biuf" and max(value.shape, default=1) >= value.size
+
+
+def _axes_proposals(value: Any) -> list[tuple[Any, str]]:
+    if not isinstance(value, np.ndarray):
+        return []
+    shape = tuple(n for n in value.shape if n != 1)
+    words = {
+        1: ["unit", "trial"],
+        2: ["unit stimulus", "stimulus repeat", "unit trial"],
+        3: ["unit stimulus repeat"],
+    }
+    return [(axes, f"a guess: the shape is {value.shape}") for axes in words.get(len(shape), [])]
+
+
+def _unit_proposals(file: VariableFile, path: str) -> list[tuple[Any, str]]:
+    """Units of spike times, the likeliest first, with the evidence."""
+    names = [name for _, name in matches(file, path)] if is_pattern(path) else [path]
+    parts: list[Floats] = []
+
+    def gather(value: Any) -> None:
+        for item in elements(value):
+            if isinstance(item, np.ndarray) and item.dtype == object:
+                gather(item)
+            elif isinstance(item, np.ndarray) and item.dtype.kind in "iuf":
+                parts.append(item.astype(np.float64).ravel())
+
+    for name in names:
+        gather(value_at(file, name))
+    times = np.concatenate([*parts, np.empty(0)])
+    times = times[np.isfinite(times)]
+    if not times.size:
+        return []
+    largest, whole = float(np.abs(times).max()), bool((times == np.round(times)).all())
+    text = f"the largest is {largest:g}, {'all' if whole else 'not all'} are whole numbers"
+    order = ["s", "ms", "us"]
+    if whole and largest > 1e6:
+        order = ["us", "samples", "ms"]
+    elif whole and largest > 1e4:
+        order = ["samples", "us", "ms"]
+    elif largest > 100:
+        order = ["ms", "samples" if whole else "us", "s"]
+    return [(unit, text) for unit in order]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -18,6 +17,7 @@ from typing import Any, ClassVar, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from deepSTRF._files import DamagedFileError
 from deepSTRF._validation import check_choice, first_names
 from deepSTRF.datasets.formats import Findings, Format, MissingHintError
 from deepSTRF.datasets.recording import LoadReport
@@ -34,6 +34,7 @@ from deepSTRF.datasets.variable_paths import (
     levels_of,
     matches,
     numbers_of,
+    proposals_of,
     spread,
     texts_of,
     value_at,
@@ -54,6 +55,8 @@ _MOST_CHANNELS = 8
 #: The last spike and the end of what was presented are within these factors, unless a window is told: a unit
 #: of time is off by 1,000. Fewer spikes than these may all be early.
 _LATEST, _EARLIEST, _FEW = 50.0, 200.0, 20
+#: Counts and signals cover at least this part of a stimulus; lengths that differ by less are the same.
+_SHORTEST, _NEARLY = 0.1, 0.2
 #: So many variables are listed.
 _LISTED = 30
 
@@ -196,6 +199,8 @@ class VariablesFormat(Format):
         """Variables with class and shape; those that look like spike times or counts are proposed."""
         with self.opened() as file:
             found = list(file.variables().values())
+            if not found:
+                raise DamagedFileError(f"{self.path} holds no variable; is it cut, or saved without any?")
             lines = [self.facts()]
             lines += [
                 f"{v.name}: {v.kind} {' x '.join(map(str, v.shape)) or 'scalar'}" for v in found[:_LISTED]
@@ -204,7 +209,7 @@ class VariablesFormat(Format):
                 lines.append(f"and {len(found) - _LISTED} more variables")
             proposals: dict[str, list[tuple[Any, str]]] = {}
             if self.path.stat().st_size <= _LOOKED_INTO:
-                proposals = _proposals(file, hints)
+                proposals = proposals_of(file, hints)
             needed = self._needed(hints)
             lines += [
                 f"{name} may be {hint}: {why}"
@@ -271,7 +276,7 @@ class VariablesFormat(Format):
         spike_trials: str | None = None,
         unit_names: str | Sequence[str] | None = None,
         stimuli: str | Sequence[str] | None = None,
-        onsets: str | None = None,
+        onsets: str | Sequence[float] | None = None,
         onsets_unit: str | None = None,
         window_ms: Sequence[float] | None = None,
         sounds: str | None = None,
@@ -309,8 +314,8 @@ class VariablesFormat(Format):
             Variable with the names of the units, or the names.
         stimuli : str or list of str
             Variable with the name or number of the stimulus: of each trial, or along the axis stimulus.
-        onsets : str
-            Variable with the onset of the stimulus in each trial, in time of the session.
+        onsets : str or list of float
+            Variable with the onset of the stimulus in each trial, in time of the session, or the onsets.
         onsets_unit : str
             Unit of the onsets: "s", "ms", "us" or "samples"; default that of the spike times.
         window_ms : (float, float)
@@ -373,6 +378,8 @@ class _Reader:
         if "onsets" in self.hints or self.hints.get("zero") == "session":
             return self.on_session_time(kind, cells, stimuli, rest)
         rows = self.rows(kind, cells, stimuli)
+        if kind != "spikes":
+            self.check_lengths(kind, rows, stimuli)
         make = {"spikes": self.of_spikes, "counts": self.of_counts, "signal": self.of_signal}[kind]
         return make(rows, stimuli, rest)
 
@@ -654,6 +661,32 @@ class _Reader:
                 "window_ms=(start, end) says that it is so"
             )
 
+    def check_lengths(self, kind: str, rows: Sequence[_Row], stimuli: _Stimuli) -> None:
+        """Refuse counts and signals whose trials are of another length than stimuli, as by exchanged axes."""
+        rate = float(self.rate("fs"))
+        for row in rows:
+            length = stimuli.length_s(row.stimulus)
+            covered = max((leaf.size for leaf in row.leaves.values()), default=0) / rate
+            if math.isnan(length) or not covered:
+                continue
+            turned = [
+                name
+                for name, values in stimuli.features.items()
+                for key, one in values.items()
+                if key == row.stimulus and one.fs is not None
+                and abs(one.values.shape[0] / float(one.fs) / covered - 1) < _NEARLY and covered > 2 * length
+            ]  # fmt: skip
+            if turned:
+                self.fail(
+                    f"the feature {turned[0]!r} lasts {length:.4g} s and {self.hints[kind]} {covered:.4g} s "
+                    "for one presentation; are the axes in features_axes exchanged?"
+                )
+            if covered < _SHORTEST * length:
+                self.fail(
+                    f"{self.hints[kind]} lasts {covered:.4g} s at fs={rate:g} Hz for one presentation of "
+                    f"{row.stimulus!r}, which lasts {length:.4g} s; is the order of axes, or fs, another one?"
+                )
+
     def window_s(self) -> tuple[float, float] | None:
         """The stretch around onsets that hints tell, in s."""
         given = self.hints.get("window_ms")
@@ -802,8 +835,10 @@ class _Reader:
         if kind == "counts":
             self.fail("counts on the session's clock are not read; cut them into trials, or use signal=")
         unit = str(self.hints.get("onsets_unit") or self.hints.get("time_unit"))
-        path = str(self.hints["onsets"])
-        onset = self.seconds(numbers_of(value_at(self.file, path), path), unit, path)
+        given = self.hints["onsets"]
+        path = given if isinstance(given, str) else "onsets"
+        told = value_at(self.file, given) if isinstance(given, str) else np.asarray(given, dtype=np.float64)
+        onset = self.seconds(numbers_of(told, path), unit, path)
         names = self.presented() or []
         if len(names) == 1 and len(onset) > 1:
             names = names * len(onset)
@@ -818,6 +853,8 @@ class _Reader:
                     f"a signal on the session's clock has the axes unit and time, not {sorted(cells.sizes)}"
                 )
             self.units = self.unit_names(cells)
+            if len(self.units) > max(leaf.size for _, leaf in cells.items):
+                self.fail(f"{self.hints[kind]} has more units than samples; are its axes exchanged?")
             data = np.full((len(self.units), max(leaf.size for _, leaf in cells.items)), np.nan)
             for place, leaf in cells.items:
                 data[place.get("unit", 0), : leaf.size] = leaf.reshape(-1)
@@ -849,110 +886,3 @@ class _Reader:
             spans = np.stack([onset + window[0], onset + window[1]], axis=1)
             observed = dict.fromkeys(spikes, spans[~np.isnan(onset)])
         return Session(trials=trials, spikes=spikes, observed=observed, **rest)
-
-
-# ---- proposals
-
-
-def _proposals(file: VariableFile, hints: Mapping[str, Any]) -> dict[str, list[tuple[Any, str]]]:
-    """Variables that look like spike times, counts or sounds, and the unit of times with its evidence."""
-    out: dict[str, list[tuple[Any, str]]] = {}
-    spikes, counts, sounds = [], [], []
-    groups: dict[str, list[str]] = {}
-    values: dict[str, Any] = {}
-    for name, variable in file.variables().items():
-        with contextlib.suppress(ValueError):
-            values[name] = file.value(name)
-        pattern = re.sub(r"\d+$", "{stimulus}", name)
-        if pattern != name:
-            groups.setdefault(pattern, []).append(name)
-        shape = " x ".join(map(str, variable.shape))
-        value = values.get(name)
-        if isinstance(value, np.ndarray) and value.dtype == object and value.size:
-            leaves = [item for item in value.ravel() if isinstance(item, np.ndarray)]
-            if len(leaves) == value.size and all(_is_vector(leaf) for leaf in leaves):
-                spikes.append((name, f"a cell of vectors, {shape}"))
-            elif all(isinstance(item, dict) for item in value.ravel()):
-                spikes += [
-                    (f"{name}(:).{key}", f"a struct array of {value.size}") for key in value.ravel()[0]
-                ]
-        elif isinstance(value, dict):
-            spikes += [
-                (f"{name}.{key}", f"a cell of vectors, {' x '.join(map(str, item.shape))}")
-                for key, item in value.items()
-                if isinstance(item, np.ndarray) and item.dtype == object and depth_of(item) == 1
-                and all(isinstance(one, np.ndarray) and _is_vector(one) for one in item.ravel())
-            ]  # fmt: skip
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size:
-            numbers = value[~np.isnan(value)] if value.dtype.kind == "f" else value
-            whole = numbers.size and (numbers >= 0).all() and (numbers == np.round(numbers)).all()
-            if 3 <= value.ndim <= 4 and whole and numbers.max() <= 255:
-                counts.append((name, f"{value.ndim} axes of small whole numbers, {shape}"))
-            elif _is_vector(value) and value.size > 1000 and (numbers < 0).any() and not whole:
-                sounds.append((name, f"a vector of {value.size} values with both signs"))
-    for pattern, names in groups.items():
-        if len(names) > 1 and all(
-            isinstance(values.get(n), np.ndarray) and _is_vector(values[n]) for n in names
-        ):
-            text = f"vectors {first_names(names)}"
-            flat = [np.asarray(values[n]).ravel() for n in names]
-            ascending = all(
-                v.size < 2 or (v.dtype.kind in "iuf" and (np.diff(v.astype(float)) >= 0).all()) for v in flat
-            )
-            (spikes if ascending else sounds).append((pattern, text))
-    lists = {"spikes": spikes, "counts": counts, "sounds": sounds}
-    out |= {hint: found for hint, found in lists.items() if found and hint not in hints}
-    given = hints.get("spikes")
-    if isinstance(given, str) and "time_unit" not in hints:
-        with contextlib.suppress(ValueError):
-            out["time_unit"] = _unit_proposals(file, given)
-    if "axes" not in hints and isinstance(given, str) and not is_pattern(given):
-        with contextlib.suppress(ValueError):
-            out["axes"] = _axes_proposals(value_at(file, given))
-    return out
-
-
-def _is_vector(value: Array) -> bool:
-    return value.dtype.kind in "biuf" and max(value.shape, default=1) >= value.size
-
-
-def _axes_proposals(value: Any) -> list[tuple[Any, str]]:
-    if not isinstance(value, np.ndarray):
-        return []
-    shape = tuple(n for n in value.shape if n != 1)
-    words = {
-        1: ["unit", "trial"],
-        2: ["unit stimulus", "stimulus repeat", "unit trial"],
-        3: ["unit stimulus repeat"],
-    }
-    return [(axes, f"a guess: the shape is {value.shape}") for axes in words.get(len(shape), [])]
-
-
-def _unit_proposals(file: VariableFile, path: str) -> list[tuple[Any, str]]:
-    """Units of spike times, the likeliest first, with the evidence."""
-    names = [name for _, name in matches(file, path)] if is_pattern(path) else [path]
-    parts: list[Floats] = []
-
-    def gather(value: Any) -> None:
-        for item in elements(value):
-            if isinstance(item, np.ndarray) and item.dtype == object:
-                gather(item)
-            elif isinstance(item, np.ndarray) and item.dtype.kind in "iuf":
-                parts.append(item.astype(np.float64).ravel())
-
-    for name in names:
-        gather(value_at(file, name))
-    times = np.concatenate([*parts, np.empty(0)])
-    times = times[np.isfinite(times)]
-    if not times.size:
-        return []
-    largest, whole = float(np.abs(times).max()), bool((times == np.round(times)).all())
-    text = f"the largest is {largest:g}, {'all' if whole else 'not all'} are whole numbers"
-    order = ["s", "ms", "us"]
-    if whole and largest > 1e6:
-        order = ["us", "samples", "ms"]
-    elif whole and largest > 1e4:
-        order = ["samples", "us", "ms"]
-    elif largest > 100:
-        order = ["ms", "samples" if whole else "us", "s"]
-    return [(unit, text) for unit in order]
