@@ -224,11 +224,12 @@ def spikes_of(
         )
     else:
         times = _numbers(given, "spikes")
-        if np.size(unit_ids) != len(times):
+        ids = unit_ids.detach().cpu().numpy() if hasattr(unit_ids, "detach") else np.asarray(unit_ids)
+        if ids.size != len(times):
             raise ValueError(
-                f"unit_ids has {np.size(unit_ids)} entries for {len(times)} spikes; it is the unit of each"
+                f"unit_ids has {ids.size} entries for {len(times)} spikes; it is the unit of each"
             )
-        by_unit = _grouped(times, unit_ids)
+        by_unit = _grouped(times, ids)
     return {unit: _ascending(times, unit, report) for unit, times in by_unit.items()}
 
 
@@ -244,8 +245,6 @@ def _has_columns(table: Mapping[Any, Any], columns: Mapping[str, str] | None) ->
 
 def _grouped(times: Floats, units: Any) -> dict[str, Floats]:
     """Times by unit, units in natural order."""
-    if hasattr(units, "detach"):
-        units = units.detach().cpu().numpy()
     ids = np.asarray(units).reshape(-1)
     if ids.dtype.kind not in "iuUS":
         ids = np.array([text_of(unit) for unit in ids.tolist()], dtype=str)
