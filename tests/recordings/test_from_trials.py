@@ -276,7 +276,7 @@ def test_wrong_spikes(spikes: Any, rest: dict[str, Any], error: type[Exception],
 
 def test_onsets_in_milliseconds() -> None:
     trials = {"stimulus": MINI_TRIALS["stimulus"], "onset": [1000 * t for t in MINI_TRIALS["onset"]]}
-    with pytest.raises(ValueError, match=r"are the times of the trials in ms.*onset_ms"):
+    with pytest.raises(ValueError, match=r"are the onsets in ms.*onset_ms"):
         mini(trials=trials, observed=None, span_s=None)
 
 

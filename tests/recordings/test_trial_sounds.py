@@ -100,7 +100,7 @@ def test_folder_names_and_order(tmp_path: Path) -> None:
             path.write_text("x")
         else:
             soundfile.write(path, np.full(800, 0.1), RATE)
-    sounds = sounds_of(tmp_path)
+    sounds = list(sounds_of(tmp_path))
     assert list(sounds) == ["call/a", "S1", "s2", "s10", "song/a"]
     assert find_name("stim/s2.WAV", sounds, "stimulus") == "s2"
     assert find_name("s1", sounds, "stimulus") == "S1"

@@ -16,7 +16,7 @@ from deepSTRF._validation import as_numbers, first_names
 from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.session import Trials
 
-__all__ = ["DRIFT_CHOICES", "duration_drift", "on_recording_clock", "silent_ends"]
+__all__ = ["DRIFT_CHOICES", "check_seconds", "duration_drift", "on_recording_clock", "silent_ends"]
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -43,6 +43,10 @@ _SAME_CLOCK_S = 1e-3
 _LONGER, _TOO_MUCH = 1.2, 1e-3
 #: Steps (s) that tables round times to.
 _STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+#: Spans of spikes and trials of one session are alike within these factors.
+_ALIKE = (0.3, 5.0)
+#: Spike times of at least so many times the last trial, all whole, are numbers of samples.
+_SAMPLES = 5000.0
 #: So many spikes expected in a stretch without any are no chance.
 _SURELY = 20.0
 
@@ -222,6 +226,33 @@ def _line(x: Floats, y: Floats, onset: Index, trigger: Index) -> _Match:
 
 
 # ---- signs of other clocks
+
+
+def check_seconds(spikes: list[Floats], last_event: float) -> None:
+    """Refuse spike times or onsets that are milliseconds or samples by all appearance.
+
+    ``last_event`` is the end of the last presentation.
+    """
+    last_spike = max((float(times[-1]) for times in spikes if len(times)), default=0.0)
+    if last_spike <= 0 or last_event <= 0:
+        return
+    ratio = last_spike / last_event
+    seen = f"the last spike is at {last_spike:g} s, the end of the last trial at {last_event:g} s"
+    if 1000 * _ALIKE[0] < ratio < 1000 * _ALIKE[1]:
+        raise ValueError(
+            f"{seen}: are the spikes in ms? Times are seconds; pass spikes={{unit: times / 1000}} (in a "
+            "table, name the column time_ms)"
+        )
+    if 1 / 1000 / _ALIKE[1] < ratio < 1 / 1000 / _ALIKE[0]:
+        raise ValueError(
+            f"{seen}: are the onsets in ms? Times are seconds; divide them by 1000 (in a table, name the "
+            "column onset_ms)"
+        )
+    if ratio > _SAMPLES and all((times == np.rint(times)).all() for times in spikes):
+        raise ValueError(
+            f"{seen}, and spike times are whole numbers: are they samples? Times are seconds; divide them by "
+            "the sample rate"
+        )
 
 
 def duration_drift(lengths_s: Floats, durations_s: Floats, times: Floats, sample_s: float) -> str | None:

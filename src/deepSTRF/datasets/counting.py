@@ -105,6 +105,7 @@ class Plan:
             if not np.isfinite(times).all():
                 raise ValueError(f"{part.label}, unit {unit!r}: a spike time is no finite number")
             if times.size and (np.diff(times) < 0).any():
+                note("unsorted spikes", f"{part.label}: unit {unit}, sorted", 1)
                 times = np.sort(times)
             self.times[at] = times
             self.first[at] = np.searchsorted(times, part.start - 2 * TOLERANCE_S)

@@ -1,7 +1,6 @@
 """``from_trials``: a dataset of sounds, a table of trials and spike times.
 
-Spike times of any container become a session, which `deepSTRF.datasets.trials` cuts and counts. Times in ms
-or in samples are refused where the trials show it: all times are seconds.
+Spike times of any container become a session, which `deepSTRF.datasets.trials` cuts and counts.
 """
 
 from __future__ import annotations
@@ -24,11 +23,6 @@ from deepSTRF.datasets.trials import dataset_of
 __all__ = ["FromTrials"]
 
 Floats = npt.NDArray[np.float64]
-
-#: Spans of spikes and trials of one session are alike within these factors.
-_ALIKE = (0.3, 5.0)
-#: Spike times of at least so many times the last onset, all whole, are numbers of samples.
-_SAMPLES = 5000.0
 
 
 class FromTrials:
@@ -313,15 +307,12 @@ def session_of(
     table = trials_of(trials, columns)
     check_choice("on_drift", on_drift, DRIFT_CHOICES)
     if triggers is not None:
-        _check_seconds(trains, np.asarray(triggers, dtype=np.float64).reshape(-1), "trigger")
         table = on_recording_clock(table, triggers, on_drift, report)
     if span_s is not None:
         span = as_numbers(span_s, "span_s").reshape(-1)
         if len(span) != 2 or not span[0] < span[1]:
             raise ValueError(f"span_s is (start, end) of the recording in s, got {span_s!r}")
         span_s = (float(span[0]), float(span[1]))
-    ends = np.concatenate([table.onset_s, [] if table.offset_s is None else table.offset_s])
-    _check_seconds(trains, ends, "trial")
     return Session(
         trials=table,
         sounds=sounds_of(sounds, sounds_fs),
@@ -371,29 +362,3 @@ def _meta_of(
 
 def _plain_value(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _check_seconds(trains: Mapping[str, Floats], events: Floats, what: str) -> None:
-    """Refuse spike times or onsets that are milliseconds or samples by all appearance."""
-    last_spike = max((float(times[-1]) for times in trains.values() if times.size), default=0.0)
-    last_event = float(np.nanmax(events, initial=0.0))
-    if last_spike <= 0 or last_event <= 0:
-        return
-    ratio = last_spike / last_event
-    seen = f"the last spike is at {last_spike:g} s, the last {what} at {last_event:g} s"
-    if 1000 * _ALIKE[0] < ratio < 1000 * _ALIKE[1]:
-        raise ValueError(
-            f"{seen}: are the spikes in ms? Times are seconds; pass spikes={{unit: times / 1000}} (in a "
-            "table, name the column time_ms)"
-        )
-    if 1 / 1000 / _ALIKE[1] < ratio < 1 / 1000 / _ALIKE[0]:
-        raise ValueError(
-            f"{seen}: are the times of the {what}s in ms? Times are seconds; divide them by 1000 (in a "
-            "table, name the column onset_ms)"
-        )
-    whole = all((times == np.rint(times)).all() for times in trains.values())
-    if ratio > _SAMPLES and whole:
-        raise ValueError(
-            f"{seen}, and spike times are whole numbers: are they samples? Times are seconds; divide them by "
-            "the sample rate"
-        )

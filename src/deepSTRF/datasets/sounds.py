@@ -6,11 +6,12 @@ Rates and bin widths are exact fractions: 24414.0625 Hz is 390625/16, a bin of 1
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from deepSTRF._files import check_regular, damaged
 from deepSTRF._text import printable
 from deepSTRF.datasets.from_arrays import from_full_scale
 from deepSTRF.datasets.session import Sound
+from deepSTRF.datasets.tables import text_of
 from deepSTRF.dsp.resample import resample_exact
 
 __all__ = [
@@ -68,27 +70,23 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in SOUND_SUFFIXES else name
 
 
-def find_name(name: str, known: Iterable[str], what: str) -> str | None:
+@functools.lru_cache(maxsize=1 << 16)
+def _forms(name: str) -> tuple[str, str, str]:
+    """A name without suffix; that in lower case; that without folder."""
+    stem = without_suffix(name)
+    plain = unicodedata.normalize("NFC", stem).casefold().replace("\\", "/")
+    return stem, plain, plain.rpartition("/")[2]
+
+
+def find_name(name: str, known: Collection[str], what: str) -> str | None:
     """The known name that is meant: equal, or equal but for suffix, letter case and folder; None for none.
 
     Raises ValueError where several would do.
     """
-    known = list(known)
     if name in known:
         return name
-
-    def base(text: str) -> str:
-        return re.split(r"[\\/]", text)[-1]
-
-    def plain(text: str) -> str:
-        return unicodedata.normalize("NFC", text).casefold()
-
-    for change in (
-        without_suffix,
-        lambda text: plain(without_suffix(text)).replace("\\", "/"),
-        lambda text: plain(without_suffix(base(text))),
-    ):
-        hits = [other for other in known if change(other) == change(name)]
+    for form, wanted in enumerate(_forms(name)):
+        hits = [other for other in known if _forms(other)[form] == wanted]
         if len(hits) > 1:
             raise ValueError(
                 f"{what} {printable(name)!r} may be {' or '.join(repr(printable(hit)) for hit in hits[:4])}; "
@@ -113,7 +111,7 @@ def sounds_of(given: Any, fs: Any = None, channel: int | str | None = None) -> d
     elif isinstance(given, Mapping):
         found = {}
         for key, value in given.items():
-            name = str(key)
+            name = key if isinstance(key, str) else text_of(key)
             if name in found:
                 raise ValueError(f"sounds: two sounds have the name {name!r}")
             rate = fs.get(key, fs.get(name)) if isinstance(fs, Mapping) else fs

@@ -19,7 +19,7 @@ import torch
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice, check_flag, first_names
 from deepSTRF.datasets import alignment
-from deepSTRF.datasets.clocks import duration_drift, silent_ends
+from deepSTRF.datasets.clocks import check_seconds, duration_drift, silent_ends
 from deepSTRF.datasets.counting import TOLERANCE_S, Plan, Shown, count_spikes, note_odd, row_names
 from deepSTRF.datasets.features import ComputedFeatures, StimulusFeatures
 from deepSTRF.datasets.from_arrays import DEFAULT_BANDS, LEVELS, set_level
@@ -707,6 +707,9 @@ def _note_span(part: Shown, kept: Sequence[int], choices: _Choices, notes: _Note
 
 def _note_clocks(part: Shown, clips: Sequence[_Clip], index: int, choices: _Choices, notes: _Notes) -> None:
     """Note, or refuse, trials that seem to be on another clock than sounds or spikes."""
+    trains = [np.asarray(times) for times in (part.session.spikes or {}).values()]
+    end = part.start + part.bins * float(choices.bin_s)
+    check_seconds(trains, float(end.max(initial=0.0)))
     duration = np.zeros(len(part.onset))
     for clip in clips:
         for i, k in clip.shown:
@@ -720,8 +723,6 @@ def _note_clocks(part: Shown, clips: Sequence[_Clip], index: int, choices: _Choi
     session = part.session
     if session.span_s is not None or session.observed:
         return
-    trains = [np.asarray(times) for times in (session.spikes or {}).values()]
-    end = part.start + part.bins * float(choices.bin_s)
     out, expected = silent_ends(part.start, end, trains)
     if not out.size:
         return
