@@ -25,7 +25,7 @@ from deepSTRF.datasets.responses import ClipResponses
 from deepSTRF.datasets.session import Session, Signal
 from deepSTRF.datasets.sounds import exact_bin, exact_rate
 from deepSTRF.datasets.trials import Presented, finish, presented
-from deepSTRF.dsp.binning import bin_edges, held_means, linear_means, lowpass_reach, lowpass_taps
+from deepSTRF.dsp.binning import PASS_SHARE, bin_edges, held_means, linear_means, lowpass_reach, lowpass_taps
 
 __all__ = ["SignalReader", "fill_from_signal"]
 
@@ -196,8 +196,8 @@ def filter_facts(readers: Sequence[SignalReader]) -> dict[str, Any]:
         edge = 0.5 / float(reader.bin_s)
         ahead = 1000.0 * float(reader.reach / reader.fs)
         text = (
-            f"low-pass of zero phase (passes 0 to {0.6 * edge:.4g} Hz, stops from {edge:.4g} Hz), which "
-            f"looks {ahead:.4g} ms ahead, then the mean over each bin"
+            f"low-pass of zero phase (passes 0 to {PASS_SHARE * edge:.4g} Hz, stops from {edge:.4g} Hz), "
+            f"which looks {ahead:.4g} ms ahead, then the mean over each bin"
         )
     elif reader.step < 1:
         text = (
@@ -266,6 +266,12 @@ def fill_from_signal(
     units = {name: index for index, name in enumerate(dict.fromkeys(n for row in names for n in row))}
     places = [np.array([units[name] for name in row]) for row in names]
     responses = [_read_clip(found, k, readers, places) for k in range(len(found.clips))]
+    if response_kind == "rate" and any(np.nanmin(one.data, initial=0.0) < 0 for one in responses):
+        ringing = " (the low-pass rings: antialias=False does not)" if any(r.reach for r in readers) else ""
+        raise ValueError(
+            f"response_kind='rate' is for signals that are never negative, and there are negative values"
+            f"{ringing}; response_kind='trace' takes any"
+        )
     ds.response_kind, ds.response_unit = response_kind, _unit_of(sessions)
     ds.facts |= filter_facts(readers)
     _note_signals(found, readers)

@@ -21,7 +21,9 @@ Floats = npt.NDArray[np.float64]
 PASS_SHARE = 0.6
 #: Attenuation of what it stops in dB. Kaiser 1974; formulas as in Oppenheim & Schafer, Discrete-Time Signal
 #: Processing, 7.6: beta = 0.1102 (A - 8.7), M = (A - 7.95) / (2.285 * transition width).
-ATTENUATION_DB = 60.0
+ATTENUATION_DB = 70.0
+#: Nodes of the integral over the frequencies that pass: its cosines turn at most six times.
+_NODES = 64
 
 
 def bin_edges(first: Fraction, step: Fraction, start: int, stop: int) -> tuple[int, Floats]:
@@ -66,10 +68,19 @@ def lowpass_reach(step: Fraction) -> int:
 
 
 def lowpass_taps(step: Fraction) -> Floats:
-    """Taps (2 * reach + 1,) of a linear-phase low-pass: gain 1 at 0 Hz, stops from half the bin rate on."""
+    """Taps (2 * reach + 1,) of a linear-phase low-pass before `linear_means`, stopping at half the bin rate.
+
+    What it passes comes out of the means at the centres of bins as it was, at 0 Hz exactly: the taps are the
+    inverse transform of ``1 / (sinc(f)**2 sinc(f * step))``, which the lines and the means take off, in a
+    Kaiser window.
+    """
     reach = lowpass_reach(step)
-    cutoff = (1.0 + PASS_SHARE) / 2.0 / float(step)  # in half cycles per sample
-    n = np.arange(-reach, reach + 1)
-    taps: Floats = np.sinc(cutoff * n) * np.kaiser(2 * reach + 1, 0.1102 * (ATTENUATION_DB - 8.7))
+    cutoff = (1.0 + PASS_SHARE) / 4.0 / float(step)  # in cycles per sample
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    f = 0.5 * cutoff * (nodes + 1.0)
+    gain = weights / (np.sinc(f) ** 2 * np.sinc(f * float(step)))
+    half = np.cos(2.0 * np.pi * np.outer(np.arange(reach + 1), f)) @ gain
+    taps: Floats = np.concatenate([half[:0:-1], half])
+    taps *= np.kaiser(2 * reach + 1, 0.1102 * (ATTENUATION_DB - 8.7))
     taps /= taps.sum()
     return taps
