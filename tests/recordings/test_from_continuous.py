@@ -372,3 +372,17 @@ def test_features_of_sessions_with_their_own_frames() -> None:
     assert ds.features == {"level": 1}
     assert ds.F == 1
     np.testing.assert_array_equal(ds.stims[0][0, 0], np.arange(100.0))
+
+
+def test_arguments_are_named() -> None:
+    with pytest.raises(TypeError, match=r"no argument 'on_foo'; choices are .*on_overlap"):
+        AudioNeuralDataset.from_continuous(SPEECH, np.ones((2, 5000)), 500, on_foo=1, **OPTIONS)
+    with pytest.raises(ValueError, match=r"dt_ms is a positive number"):
+        AudioNeuralDataset.from_continuous(SPEECH, np.ones((2, 5000)), 500, dt_ms=0.0)
+    with pytest.raises(ValueError, match=r"are these seconds"):
+        AudioNeuralDataset.from_continuous(SPEECH, np.ones((2, 5000)), 500, dt_ms=0.01)
+    with pytest.raises(ValueError, match=r"samples of sounds need sounds_fs"):
+        AudioNeuralDataset.from_continuous({"a": np.ones(160_000)}, np.ones((2, 5000)), 500, **OPTIONS)
+    noise = np.random.default_rng(0).random((2, 5000)) ** 8
+    with pytest.raises(ValueError, match=r"antialias=False"):
+        AudioNeuralDataset.from_continuous(SPEECH, noise, 500, response_kind="rate", **OPTIONS)

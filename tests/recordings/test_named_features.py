@@ -252,3 +252,11 @@ def test_alignment_looks_at_bands_not_at_the_pupil() -> None:
     early = {"onsets": sound, "more": sound[:2]}
     with pytest.warns(UserWarning, match=r"before their stimulus"):
         AudioNeuralDataset.from_arrays([early], [np.roll(level, -5)[None]], dt_ms=10.0)
+
+
+def test_a_mapping_for_all_clips_is_no_stimulus() -> None:
+    with pytest.raises(TypeError, match=r"for one clip pass \[stims\]"):
+        NeuralDataset.from_arrays(CLIPS[0], [RESPONSES[0]], dt_ms=10.0)  # type: ignore[arg-type]
+    for empty in (3.0, np.empty((0, 40)), np.empty(0)):
+        with pytest.raises(ValueError, match=r"clip 0, feature 'pupil'.*not empty"):
+            NeuralDataset.from_arrays(altered(0, pupil=empty), RESPONSES, dt_ms=10.0)

@@ -266,7 +266,7 @@ def fill_from_signal(
     units = {name: index for index, name in enumerate(dict.fromkeys(n for row in names for n in row))}
     places = [np.array([units[name] for name in row]) for row in names]
     responses = [_read_clip(found, k, readers, places) for k in range(len(found.clips))]
-    if response_kind == "rate" and any(np.nanmin(one.data, initial=0.0) < 0 for one in responses):
+    if response_kind == "rate" and any(np.nanmin(np.asarray(one.data), initial=0.0) < 0 for one in responses):
         ringing = " (the low-pass rings: antialias=False does not)" if any(r.reach for r in readers) else ""
         raise ValueError(
             f"response_kind='rate' is for signals that are never negative, and there are negative values"

@@ -183,6 +183,10 @@ def _features(given: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
             raise TypeError(f"stimulus of {where}: a feature's name is a text, got {name!r:.80}")
         check_name("features", name)
         array = _as_float32(values, what)
+        if array.ndim == 0 or array.numel() == 0:
+            raise ValueError(
+                f"stimulus of {what}: it is (F, T) or (T,) and not empty, got {tuple(array.shape)}"
+            )
         parts[name] = array[None] if array.ndim == 1 else array
     lengths = [part.shape[-1] for part in parts.values()]
     for name, part in parts.items():
@@ -190,8 +194,8 @@ def _features(given: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
         if part.ndim == 2 and part.shape[1] == 1 and part.shape[0] in lengths:
             part = part.T  # a column, as of MATLAB
         part = part[None] if part.ndim == 2 else part
-        if part.ndim != 3 or part.shape[0] != 1 or part.numel() == 0:
-            raise ValueError(f"{what}: a feature is (F, T) or (T,) and not empty, got {tuple(part.shape)}")
+        if part.ndim != 3 or part.shape[0] != 1:
+            raise ValueError(f"{what}: a feature is (F, T) or (T,), got {tuple(part.shape)}")
         if len(set(lengths)) > 1 and lengths.count(part.shape[-1]) == 1 and part.shape[-2] in lengths:
             raise ValueError(
                 f"{what}: {tuple(part.shape[-2:])} seems to be transposed: time is the last axis; pass its .T"
@@ -500,6 +504,11 @@ def fill(
     if isinstance(stims, Mapping) and isinstance(responses, Mapping) and set(stims) == set(responses):
         stim_meta = [{"name": str(key)} for key in stims] if stim_meta is None else stim_meta
         stims, responses = list(stims.values()), [responses[key] for key in stims]  # clips by name
+    if isinstance(stims, Mapping):
+        raise TypeError(
+            "stims is a list with one entry per clip, and features of a clip are a mapping in it; for one "
+            "clip pass [stims] and [responses], for clips by name mappings with the same names"
+        )
     stims = _outer(stims, None, "stims")
     responses = _outer(responses, len(stims), "responses")
     check_outer(responses)

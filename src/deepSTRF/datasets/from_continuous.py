@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -147,13 +148,18 @@ class FromContinuous:
         """
         if signal is None or fs is None:
             raise TypeError("from_continuous needs signal=<(channels, T)> and fs=<its rate in Hz>")
+        legal = [key for key in inspect.signature(fill_from_signal).parameters if key.startswith("on_")]
+        legal += ["clip", "by_condition", "level"]
+        unknown = [key for key in choices if key not in legal]
+        if unknown:
+            raise TypeError(f"from_continuous has no argument {unknown[0]!r}; choices are {', '.join(legal)}")
+        kind: Any = cls
+        ds = kind._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
         session, words = session_of_signal(
             stimuli, signal, fs, trials, dt_ms=dt_ms, features=features, features_fs=features_fs,
             sounds_fs=sounds_fs, channels=channels, start_s=start_s, bad_s=bad_s, bad_channels=bad_channels,
             unit=unit, unit_meta=unit_meta, stim_meta=stim_meta, columns=columns, name=name,
         )  # fmt: skip
-        kind: Any = cls
-        ds = kind._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
         ds.F, ds.hearing_range_hz, ds.species = F or 0, hearing_range_hz, species
         ds.name = session.name
         fill_from_signal(
@@ -206,7 +212,7 @@ def session_of_signal(
         dt = exact_bin(dt_ms)
         length = _duration(known[0], sounds, given, dt)
         _check_turned(data, rate, channels, lambda seconds: abs(seconds - length) < dt / 1000)
-        _check_length(data, rate, length, dt)
+        _check_length(data, rate, length, dt, is_binned=not sounds and features_fs is None)
         table = Trials(known, np.array([float(start_s)]))
     else:
         onsets = np.asarray(table.onset_s, dtype=np.float64)
@@ -271,14 +277,16 @@ def _duration(name: str, sounds: Mapping[str, Sound], given: Any, dt: Fraction) 
     return Fraction(min(lengths))
 
 
-def _check_length(data: Any, fs: Fraction, stimulus_s: Fraction, dt: Fraction) -> None:
+def _check_length(data: Any, fs: Fraction, stimulus_s: Fraction, dt: Fraction, *, is_binned: bool) -> None:
     """Refuse a signal without trials that is not as long as the stimulus."""
+    read = f" (features in bins of {float(dt):g} ms; samples of sounds need sounds_fs=<rate in Hz>)"
     seconds = data.shape[-1] / fs
     if abs(seconds - stimulus_s) >= max(dt / 1000, 1 / fs):
         raise ValueError(
             f"the signal lasts {float(seconds):.6g} s ({data.shape[-1]} samples at {float(fs):.9g} Hz) and "
-            f"the stimulus {float(stimulus_s):.6g} s; give trials={{'stimulus': [...], 'onset': [...]}} that "
-            "say where in the signal the stimulus begins (in s), or cut both to the same stretch"
+            f"the stimulus {float(stimulus_s):.6g} s{read if is_binned else ''}; give trials={{'stimulus': "
+            "[...], 'onset': [...]} that say where in the signal the stimulus begins (in s), or cut both to "
+            "the same stretch"
         )
 
 

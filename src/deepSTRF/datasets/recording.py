@@ -424,6 +424,7 @@ class Recording(Dataset[dict[str, Any]]):
     def _take_features(self, chosen: Any) -> None:
         """Keep the rows of the named features, in their order; clips keep the hash of the whole."""
         names = [chosen] if isinstance(chosen, str) else list(chosen)
+        names = [str(name) if isinstance(name, str) else name for name in names]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"features is a list of distinct names, at least one, got {names!r:.200}")
         rows = [row for name in names for row in range(self._n_rows())[self.feature_rows(name)]]
