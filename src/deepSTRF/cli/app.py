@@ -187,7 +187,8 @@ def deepstrf(
     Simulated neurons:       [cyan]deepstrf fit[/]
     A public recording:      [cyan]deepstrf fit --dataset ns1[/]
     From the raw waveform:   [cyan]deepstrf fit --dataset ns1 --wav2spec mel[/]
-    Your own recording:      [cyan]deepstrf fit --dataset mine.npz[/]   (ds.save("mine.npz") in Python)
+    Your own recording:      [cyan]deepstrf import PATH --out mine.npz[/]   (spikes and sounds in files)
+                             [cyan]deepstrf fit --dataset mine.npz[/]
 
     Each fit writes a run folder with its scores, its model and a report to open in a browser.
     """
@@ -200,6 +201,65 @@ def datasets(debug: Debug = False) -> None:
     from deepSTRF.cli.commands import list_datasets
 
     list_datasets()
+
+
+@app.command(name="import")
+@readable
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File, folder or archive of a recording.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="TARGET",
+            help="What to write: [cyan]mine.npz[/], a folder of sounds and tables, or [cyan]mine.nwb[/].",
+        ),
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            "-o",
+            "--option",
+            metavar="KEY=VALUE",
+            help="Hint of the format or choice of cutting; repeat for more.",
+        ),
+    ] = None,
+    dt_ms: Annotated[float | None, typer.Option(metavar="MS", help="Bin width in ms.")] = None,
+    hints: Annotated[
+        Path | None, typer.Option("--hints", metavar="FILE", help="TOML file of hints; -o wins over it.")
+    ] = None,
+    format_name: Annotated[
+        str | None, typer.Option("--format", metavar="NAME", help="Format, where files may be of several.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and cut, print the report, and write nothing.")
+    ] = False,
+    template: Annotated[
+        bool,
+        typer.Option("--template", help="Print a TOML file of hints (with --out: write it), and stop."),
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what was written there.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Make a dataset of a recording in files, and print what was kept, skipped and found.
+
+    [bold]Examples[/]
+
+      deepstrf import session.nwb --dt-ms 5 --out mine.npz
+      deepstrf import songs.zip --dt-ms 5 -o time_unit=ms --dry-run
+      deepstrf import lab/ --template --out hints.toml
+      deepstrf import lab/ --hints hints.toml --out mine.npz
+
+    Formats and their hints: [cyan]deepstrf datasets[/]. Then: [cyan]deepstrf fit --dataset mine.npz[/].
+    """
+    from deepSTRF.cli.imports import import_and_print, print_template
+
+    if template:
+        print_template(path, out, option or [], hints, format_name, overwrite=overwrite)
+    else:
+        import_and_print(
+            path, out, option or [], hints, format_name, dt_ms, dry_run=dry_run, overwrite=overwrite
+        )
 
 
 @app.command()

@@ -18,6 +18,7 @@ from deepSTRF._files import check_target, write_atomically
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice
 from deepSTRF.cli.errors import REFUSALS, UsageProblem, say, usage
+from deepSTRF.datasets.formats import hints_of
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
 from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
@@ -26,6 +27,7 @@ from deepSTRF.metrics.scores import metric_named, metric_order
 from deepSTRF.registry import (
     BACKBONES,
     DATASETS,
+    FORMATS,
     KERNELS,
     LOSSES,
     MODELS,
@@ -63,7 +65,17 @@ def list_datasets() -> None:
     console = stdout_console()
     _list(console, "Datasets", DATASETS)
     console.print("\nUse one:     deepstrf fit --dataset NAME -o KEY=VALUE")
-    console.print('Your own:    save it with ds.save("mine.npz"), then deepstrf fit --dataset mine.npz')
+    console.print("\nFormats of your own recordings", style="bold")
+    for name, entry in FORMATS.items():
+        summary = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
+        console.print(f"\n  {name}", style="bold cyan")
+        console.print(Padding(summary, (0, 0, 0, INDENT)))
+        console.print(
+            Padding(f"hints: {', '.join(hints_of(entry)) or 'none'}", (0, 0, 0, INDENT)), style="dim"
+        )
+    console.print("\nImport:      deepstrf import PATH --dt-ms MS --out mine.npz")
+    console.print('Arrays:      ds.save("mine.npz") in Python')
+    console.print("Then:        deepstrf fit --dataset mine.npz")
 
 
 def list_models() -> None:

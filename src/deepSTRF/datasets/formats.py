@@ -13,6 +13,7 @@ import inspect
 import os
 import re
 import tempfile
+import textwrap
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from typing import Any, ClassVar
 
 import tomli_w
 
-from deepSTRF._files import DamagedFileError, check_regular, check_target, naming_damage, read_text
+from deepSTRF._files import MANIFEST, DamagedFileError, check_regular, check_target, naming_damage, read_text
+from deepSTRF._text import printable
 from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets.continuous import fill_from_signal
 from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
@@ -38,11 +40,13 @@ __all__ = [
     "MissingHintError",
     "choice_names",
     "format_of",
+    "formats_at",
     "hints_of",
-    "is_recording",
+    "is_saved",
     "open_recording",
     "read_hints",
     "read_sessions",
+    "template_of",
     "write_recording",
 ]
 
@@ -72,7 +76,14 @@ class Findings:
 
 
 class MissingHintError(ValueError):
-    """A recording cannot be read without a hint; the text says what was found and what must be told."""
+    """A recording cannot be read without a hint; the text says what was found and what must be told.
+
+    ``summary`` is the same for the command line, where there is one.
+    """
+
+    def __init__(self, text: str, summary: str = "") -> None:
+        super().__init__(text)
+        self.summary = summary or text
 
 
 class Format:
@@ -208,19 +219,6 @@ def _recognises(reader: type[Format], path: Path) -> bool:
         return False
 
 
-def is_recording(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder or file is of a registered format, or named like one."""
-    path = Path(path).expanduser()
-    try:
-        if path.exists():
-            return (path.is_file() and path.suffix.lower() == ".npz") or any(
-                _recognises(entry, path) for _, entry in FORMATS.items()
-            )
-    except OSError:  # a name that no file can have
-        return False
-    return any(path.suffix.lower() in entry.suffixes for _, entry in FORMATS.items() if path.suffix)
-
-
 def _listed(names: Any) -> str:
     words = [repr(name) for name in names]
     return ", ".join(words[:-1]) + (" and " if words[:-1] else "") + words[-1] if words else "nothing"
@@ -319,7 +317,7 @@ def read_sessions(
         told.update({key: value for key, value, _ in settled})
     missing = [key for key in findings.needed if key not in told]
     if missing:
-        raise MissingHintError(missing_text(path, name, reader, findings, missing, told))
+        raise MissingHintError(*missing_text(path, name, reader, findings, missing, told))
     try:
         sessions = opened.sessions(**told)
     except (DamagedFileError, MissingHintError, OSError):
@@ -340,8 +338,8 @@ def missing_text(
     findings: Findings,
     missing: Sequence[str],
     told: Mapping[str, Any],
-) -> str:
-    """What was found, what must be told, and the call that does."""
+) -> tuple[str, str]:
+    """What was found, what must be told, and the call that does; and the same for the command line."""
     helps = hints_of(reader)
     wanted, values = [], []
     for key in missing:
@@ -354,7 +352,7 @@ def missing_text(
         values.append((key, candidates[0][0] if candidates else "..."))
     call = ", ".join(f"{key}={value!r}" for key, value in (*told.items(), *values))
     lines = [_toml_line(key, value) for key, value in values]
-    return "\n".join(
+    text = "\n".join(
         [
             f"{path} is read as {name!r}, and must be told: {', '.join(missing)}.",
             *(f"  {line}" for line in wanted),
@@ -364,6 +362,11 @@ def missing_text(
             + "; ".join(lines),
         ]
     )
+    flags = " ".join(f"-o {key}={value}" for key, value in values)
+    summary = (
+        f"{path} is read as {name!r}, and must be told: {' '.join(wanted)} Add {flags}; deepstrf import "
+    )
+    return text, f"{summary}--template lists all hints. Found: {'; '.join(findings.found[:_SHOWN])}"
 
 
 def _toml_line(key: str, value: Any) -> str:
@@ -404,8 +407,9 @@ def open_recording(
     pre_ms, post_ms : float
         Length before the onset and after the end of each sound that belongs to its clip, in ms.
     **options
-        Hints of the format (``deepstrf import PATH --template`` lists them), and choices of
-        `AudioNeuralDataset.from_trials` or ``from_continuous`` such as ``on_missing_sound``.
+        Hints of the format (``deepstrf import PATH --template`` lists them), choices of
+        `AudioNeuralDataset.from_trials` or ``from_continuous`` such as ``on_missing_sound``, and ``facts``, a
+        dictionary for reports. They win over those of a ``recording.toml`` in the folder.
 
     Returns
     -------
@@ -453,10 +457,10 @@ def open_recording(
         return NeuralDataset.load(path)
     with contextlib.ExitStack() as stack:
         inside = path if found or format is not None else _sole_member(path, stack)
-        told = _told(inside, found)
+        told = {**_told(inside, found), **given}
         facts, named = told.pop("facts", {}), told.pop("format", None)
         name, reader = format_of(inside, format or named, found if inside is path else None)
-        hints, choices = _split(reader, name, {**told, **given})
+        hints, choices = _split(reader, name, told)
         sessions, used = read_sessions(inside, name, reader, hints)
         ds = _dataset(sessions, path, choices)
     for key, value, why in used:
@@ -559,6 +563,60 @@ def _check_binned(sessions: list[Session], path: Path, dt_ms: float, choices: Ma
                 )
 
 
+def template_of(path: str | os.PathLike[str], format: str | None = None, **options: Any) -> str:
+    """TOML of every hint of a recording's format, with help and what was found as comments."""
+    path = _existing(path)
+    with contextlib.ExitStack() as stack:
+        found = {} if format is not None else formats_at(path)
+        inside = path if found or format is not None else _sole_member(path, stack)
+        told = {**_told(inside, found), **options}
+        name, reader = format_of(
+            inside, format or told.pop("format", None), found if inside is path else None
+        )
+        facts = told.pop("facts", {})
+        hints, choices = _split(reader, name, told)
+        findings = reader(inside).look(hints)
+    lines = [f"# Hints for {path.name}, for: deepstrf import {path.name} --hints FILE --out mine.npz"]
+    lines += [f"# {line}" for line in findings.found]
+    lines += ["", f'format = "{name}"', "", "# Bin width in ms."]
+    lines += [_toml_line("dt_ms", choices.pop("dt_ms")) if "dt_ms" in choices else "# dt_ms = 10.0"]
+    for key, hint in hints_of(reader).items():
+        must = " Must be told." if key in findings.needed else ""
+        lines += [
+            "",
+            *textwrap.wrap(
+                f"{hint.help} ({hint.kind}){must}", 100, initial_indent="# ", subsequent_indent="# "
+            ),
+        ]
+        candidates = findings.hints.get(key, ())
+        if key in hints:
+            lines.append(_toml_line(key, hints[key]))
+        elif candidates:
+            lines += [f"# {_toml_line(key, value)}   # {why}" for value, why in candidates[:_SHOWN]]
+        else:
+            lines.append(f"# {_toml_line(key, hint.default)}" if hint.default is not None else f"# {key} = ")
+    rest = [one for one in choice_names() if one not in ("dt_ms", *hints_of(reader))]
+    lines += [
+        "",
+        *textwrap.wrap(
+            f"How sessions are cut: {', '.join(rest)}.", 100, initial_indent="# ", subsequent_indent="# "
+        ),
+    ]
+    lines += [_toml_line(key, value) for key, value in choices.items()]
+    lines += [
+        "",
+        "[facts]",
+        *([_toml_line(k, v) for k, v in facts.items()] or ['# source = "..."', '# licence = "..."']),
+    ]
+    return "\n".join(printable(line) for line in lines) + "\n"
+
+
+def is_saved(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is one of ``ds.save`` by its name, and no format claims it."""
+    path = Path(path).expanduser()
+    return path.suffix.lower() == ".npz" and not (path.is_file() and formats_at(path))
+
+
 # ---- writing
 
 
@@ -614,6 +672,8 @@ def write_recording(
         raise FileExistsError(
             f"{path} exists; overwrite=True (--overwrite) replaces it, or name another place"
         )
+    if path.is_dir() and there and not (path / MANIFEST).exists():
+        raise FileExistsError(f"{path} holds files that deepSTRF did not write; name another folder")
     check_target(path / "recording.toml" if format == "folder" else path)
     reader.write(session_of_dataset(ds), path)
     return path

@@ -49,7 +49,6 @@ from deepSTRF.datasets.transforms import METHODS, ResponseNormalization, Stimulu
 
 __all__ = [
     "REMEDY",
-    "advice_on",
     "check_header",
     "open_mapped",
     "read_file",
@@ -99,7 +98,8 @@ _READERS = {
     **dict.fromkeys((".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif"), _SOUNDS),
 }
 _THEN = (
-    "Make a dataset of its arrays: AudioNeuralDataset.from_arrays(stims, responses, dt_ms, audio_fs=...) "
+    "deepSTRF.datasets.open_recording(path, dt_ms=...) or deepstrf import makes datasets of recordings in "
+    "many formats. Of arrays: AudioNeuralDataset.from_arrays(stims, responses, dt_ms, audio_fs=...) "
     "(deepSTRF.datasets.bin_spikes counts spike times), then ds.save('mine.npz'), and use that file"
 )
 
@@ -317,7 +317,7 @@ def _transform_arrays(ds: Recording) -> Arrays:
     return arrays
 
 
-def advice_on(path: str | os.PathLike[str]) -> str | None:
+def _advice_on(path: str | os.PathLike[str]) -> str | None:
     """How to make a dataset of a file of another kind, known by its suffix; None for others."""
     reader = _READERS.get(Path(path).suffix.lower())
     return None if reader is None else f"{Path(path).name} is no file of ds.save: {reader}. {_THEN}"
@@ -327,11 +327,11 @@ def read_file(path: str | os.PathLike[str]) -> tuple[Header, Arrays]:
     """Header and arrays of a file that `write_file` wrote, after its seal and the header were checked."""
     path = Path(path).expanduser()
     if not path.exists() or path.is_dir():
-        advice = advice_on(path) or "NeuralDataset.save(path) writes one"
+        advice = _advice_on(path) or "NeuralDataset.save(path) writes one"
         raise FileNotFoundError(f"there is no dataset file {path}; {advice}")
     check_regular(path)
     if not zipfile.is_zipfile(path):
-        raise DamagedFileError(advice_on(path) or _no_dataset(path, "it is no complete zip file"))
+        raise DamagedFileError(_advice_on(path) or _no_dataset(path, "it is no complete zip file"))
     try:
         arrays, sealed = load_sealed_npz(path, _KIND, REMEDY)
         if "header" not in arrays:

@@ -20,12 +20,12 @@ from torch import nn
 from deepSTRF._files import check_regular
 from deepSTRF._validation import check_device, memory_bytes
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.datasets.io import advice_on
+from deepSTRF.datasets.formats import is_saved, open_recording
 from deepSTRF.datasets.splits import read_cut
 from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldError, closest, inline_toml
 from deepSTRF.models.configurable import TooLargeError, bounded_build
 from deepSTRF.models.io.checkpoint import checkpoint_files
-from deepSTRF.registry import DATASETS, LOSSES, MODELS, SOLVERS, WAV2SPEC
+from deepSTRF.registry import DATASETS, FORMATS, LOSSES, MODELS, SOLVERS, WAV2SPEC
 from deepSTRF.training.objective import choose_objective, objective_conflict
 from deepSTRF.training.seeds import seeded
 
@@ -46,6 +46,11 @@ __all__ = [
 ]
 
 DATASET_SUFFIX = ".npz"
+#: Suffixes that no name of a recording has.
+_OTHER_SUFFIXES = (
+    ".wav", ".csv", ".tsv", ".txt", ".npy", ".zip", ".tgz", ".gz", ".mat", ".nwb", ".h5", ".hdf5", ".pkl",
+    ".parquet",
+)  # fmt: skip
 #: Arguments of a model or front-end that come from the data and the other choices.
 FROM_THE_DATA = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
 #: The same of a fit in closed form, whose own default decides whether bands are standardised.
@@ -70,10 +75,12 @@ def check_choices(config: ExperimentConfig) -> None:
         path = Path(config.dataset)
         if not path.exists():
             raise FileNotFoundError(
-                f"dataset file {path} does not exist; write one in Python: ds.save({str(path)!r})"
+                f"dataset file {path} does not exist; write one in Python: ds.save({str(path)!r}), or of a "
+                "recording: deepstrf import PATH --out mine.npz"
             )
-        check_regular(path)
-        if config.dataset_options:
+        if not path.is_dir():
+            check_regular(path)
+        if config.dataset_options and is_saved(path):
             raise ValueError(
                 f"a dataset file takes no options, got {', '.join(config.dataset_options)}; "
                 "apply them before ds.save(...)"
@@ -136,12 +143,17 @@ def is_closed_form(model: str) -> bool:
 def _is_file(config: ExperimentConfig) -> bool:
     name = config.dataset
     try:
-        is_there = Path(name).exists() and not Path(name).is_dir()
+        is_there = Path(name).exists() and not (name in DATASETS and Path(name).is_dir())
     except OSError:  # a name that no file can have
         return False
     if name in DATASETS:
         return is_there
-    return name.lower().endswith(DATASET_SUFFIX) or is_there or advice_on(name) is not None
+    suffixes = {
+        DATASET_SUFFIX,
+        *_OTHER_SUFFIXES,
+        *(one for _, entry in FORMATS.items() for one in entry.suffixes),
+    }
+    return is_there or Path(name).suffix.lower() in suffixes
 
 
 def _dataset_class(config: ExperimentConfig) -> type[NeuralDataset]:
@@ -165,7 +177,7 @@ def as_fitted(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def load_dataset(config: ExperimentConfig, *, download: bool = False) -> NeuralDataset:
-    """Load the recording of an experiment: a registered one, or a file written by ``NeuralDataset.save``.
+    """Load the recording of an experiment: a registered one, one in files, or a file of ``ds.save``.
 
     A front-end, or a model with one of its own, gets waveforms. ``download`` lets a recording fetch missing
     files. A split "cut:..." cuts its clips.
@@ -190,6 +202,8 @@ def naming_split(config: ExperimentConfig) -> Iterator[None]:
 
 def _load_whole(config: ExperimentConfig, *, download: bool) -> NeuralDataset:
     if _is_file(config):
+        if not is_saved(config.dataset):
+            return open_recording(config.dataset, **config.dataset_options)
         recording = NeuralDataset.load(config.dataset)
         if recording.name == type(recording).__name__:  # nobody named it: its file says more than its class
             recording.name = Path(config.dataset).stem
