@@ -32,8 +32,8 @@ Index = npt.NDArray[np.int64]
 _FORMAT = 1
 #: Time between trials in ms.
 _GAP_MS = 1000.0
-#: More spikes are stored as a signal of counts, which then takes less.
-_MOST_SPIKES = 20_000_000
+#: Counts of more spikes than bins, beyond this number, are stored as a signal, which then takes less.
+_MANY_SPIKES = 100_000
 #: Name of the feature where features have no names.
 _UNNAMED = "stimulus"
 #: Characters of the names of files, and their number.
@@ -54,7 +54,9 @@ def session_of_dataset(ds: NeuralDataset) -> Session:
     units = _unique([str(row.get("cell_id", row.get("name", ""))) for row in ds.nrn_meta], "unit")
     clips = ds.response_storage.clips
     rows = [clip.rows() for clip in clips]
-    as_spikes = ds.recorded_kind == "counts" and sum(_n_spikes(one) for one in rows) <= _MOST_SPIKES
+    as_spikes = ds.recorded_kind == "counts" and (
+        sum(_n_spikes(one) for one in rows) <= max(_MANY_SPIKES, sum(one.size for one in rows))
+    )
     plan = _Plan.of(
         stimuli, [ds.n_bins(i) for i in range(len(ds))], [max(1, c.max_repeats) for c in clips], ds.dt
     )

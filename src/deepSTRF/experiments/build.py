@@ -78,7 +78,7 @@ def check_choices(config: ExperimentConfig) -> None:
                 f"dataset file {path} does not exist; write one in Python: ds.save({str(path)!r}), or of a "
                 "recording: deepstrf import PATH --out mine.npz"
             )
-        if not path.is_dir():
+        if not path.is_dir() or path.suffix.lower() == DATASET_SUFFIX:
             check_regular(path)
         if config.dataset_options and is_saved(path):
             raise ValueError(

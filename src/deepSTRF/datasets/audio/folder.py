@@ -412,8 +412,11 @@ def _files_of(session: Session) -> Iterator[tuple[str, bytes]]:
         facts |= {"signal_fs": float(session.signal.fs), "signal_unit": session.signal.unit}
         facts |= {"signal_start_s": session.signal.start_s, "channels": list(session.signal.channels)}
     else:
-        spikes = [(unit, time) for unit, times in (session.spikes or {}).items() for time in _plain(times)]
-        yield "spikes.csv", csv_table([("unit", "time"), *spikes]).encode()
+        lines = ["unit,time\n"]
+        for unit, times in (session.spikes or {}).items():
+            cell = csv_table([(unit,)]).rstrip("\n")
+            lines += [f"{cell},{time!r}\n" for time in np.asarray(times, dtype=np.float64).tolist()]
+        yield "spikes.csv", "".join(lines).encode()
     if session.observed:
         spans = [(unit, *span) for unit, rows in session.observed.items()
                  for span in ([_plain(one) for one in rows] or [["", ""]])]  # fmt: skip
