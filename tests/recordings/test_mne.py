@@ -291,6 +291,16 @@ def test_edf_files_and_those_that_are_too_short(tmp_path):
         session.signal.data[:, 500:502], [[500e-6, 501e-6], [-500e-6, -501e-6]], rtol=1e-6
     )
     assert session.report.count("note of MNE") == 0
+    bids = tmp_path / "sub-1_task-x_eeg.edf"
+    edf(bids)
+    bids.with_name("sub-1_task-x_events.tsv").write_text("onset\ttrial_type\n1.0\t1\n4.0\t2\n")
+    bids.with_name("sub-1_task-x_channels.tsv").write_text(
+        "name\ttype\tstatus\nFz\tEEG\tbad\nCz\tEOG\tgood\n"
+    )
+    assert "events" not in MneFormat(bids).look({"onsets": "events", "sounds": "wav"}).needed
+    (session,) = MneFormat(bids).sessions(onsets="events", sounds="wav")
+    assert session.trials.onset_s.tolist() == [1.0, 4.0]
+    assert session.signal.channels == list(session.signal.bad_channels) == ["Fz"]
     edf(tmp_path / "b.edf", stated=20)
     (session,) = MneFormat(tmp_path / "b.edf").sessions(**hints)
     assert session.report.count("note of MNE") == 1

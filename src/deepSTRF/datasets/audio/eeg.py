@@ -53,6 +53,9 @@ _ON_A_SAMPLE = 0.1
 _FOUND, _MOST_LAG_S = 0.4, 0.5
 #: Time in s between epochs.
 _GAP_S = 2
+#: Types of channels in BIDS tables, as MNE calls them.
+_BIDS_TYPES = {kind: kind.lower() for kind in ("EEG", "ECOG", "SEEG", "DBS", "EOG", "ECG", "EMG", "MISC")}
+_BIDS_TYPES |= {"VEOG": "eog", "HEOG": "eog", "TRIG": "stim", "AUDIO": "misc", "OTHER": "misc", "REF": "misc"}
 #: Types of channels that are recorded from the brain, and their unit in MNE.
 _UNITS = {"eeg": "V", "ecog": "V", "seeg": "V", "dbs": "V", "mag": "T", "grad": "T/m", "csd": "V/m^2"}
 _UNITS |= {"hbo": "M", "hbr": "M", "fnirs_cw_amplitude": "V", "fnirs_od": "1"}
@@ -94,9 +97,10 @@ class MneFormat(Format):
         needed = []
         if not _is_epochs(data):
             needed = [key for key in ("onsets",) if hints.get(key) is None]
-            for source, hint in (("events", "events"), ("audio", "audio_channel")):
-                if hints.get("onsets") == source and hints.get(hint) is None:
-                    needed.append(hint)
+            beside = isinstance(self.path, Path) and _beside(self.path, "events") is not None
+            wants = {"events": None if beside else "events", "audio": "audio_channel"}
+            hint = wants.get(str(hints.get("onsets")))
+            needed += [hint] if hint is not None and hints.get(hint) is None else []
         if hints.get("sounds") is None:
             needed.append("sounds")
         return Findings(found, {"onsets": sources} if "onsets" in needed and sources else {}, needed)
@@ -129,7 +133,8 @@ class MneFormat(Format):
         sounds_fs : float
             Rate in Hz of sounds that are samples.
         events : str or table
-            Table of events (CSV, or BIDS events.tsv) with onsets in s from the first sample of the file.
+            Table of events (CSV, or BIDS events.tsv, which is found beside the file) with onsets in s from
+            the first sample of the file.
         stimulus_column : str
             Column of that table, or of the metadata of epochs, that names the stimulus.
         stim_channel : str
@@ -160,6 +165,8 @@ class MneFormat(Format):
                 f"{where} must be told: {', '.join(found.needed)}. Found: {'; '.join(found.found)}"
             )
         folder = self.path.parent if is_file else Path()
+        if is_file and onsets == "events" and events is None:
+            hints["events"] = _beside(self.path, "events")
         for hint in ("sounds", "events"):
             if isinstance(hints[hint], (str, os.PathLike)):
                 beside = folder / hints[hint]
@@ -211,7 +218,39 @@ def _opened(path: Path) -> Any:
     for name in getattr(data, "filenames", ()) or ():
         if name is not None and Path(name).resolve().parent != folder and not Path(name).is_symlink():
             raise DamagedFileError(f"{path} leads to {name}, outside of its folder; {_REMEDY}")
+    _take_bids_channels(data, path)
     return data
+
+
+def _beside(path: Path, kind: str) -> Path | None:
+    """The BIDS table beside a recording: ``sub-01_task-story_channels.tsv`` of ``..._eeg.edf``."""
+    stem, mark, _ = path.name.split(".")[0].rpartition("_")
+    table = path.with_name(f"{stem}_{kind}.tsv")
+    return table if mark and table.is_file() else None
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a table with tabs, semicolons or commas."""
+    text = read_text(path)
+    first = text.split("\n", 1)[0]
+    mark = "\t" if "\t" in first else ";" if ";" in first else ","
+    return list(csv.DictReader(io.StringIO(text), delimiter=mark))
+
+
+def _take_bids_channels(data: Any, path: Path) -> None:
+    """Types and bad channels of a BIDS channels.tsv, which know more than the file itself."""
+    table = _beside(path, "channels")
+    if table is None:
+        return
+    rows = {text_of(row.get("name")): row for row in _rows(table)}
+    types = {name: _BIDS_TYPES.get(text_of(row.get("type")).upper()) for name, row in rows.items()}
+    known = {name: kind for name, kind in types.items() if kind is not None and name in data.ch_names}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of units that change with the type
+        data.set_channel_types(known, verbose="error")
+    bads = [n for n in data.ch_names if text_of(rows.get(n, {}).get("status")).casefold() == "bad"]
+    data.info["bads"] = list(dict.fromkeys([*data.info["bads"], *bads]))
+    data.deepstrf_notes.append(f"channel types and bad channels are those of {table.name} too")
 
 
 def _fif(mne: Any, path: Path) -> Any:
@@ -301,7 +340,7 @@ def _sources(data: Any) -> list[tuple[Any, str]]:
     ]
     if stim:
         found.append(("stim", f"stim channels {first_names(stim)}"))
-    return [*found, ("events", "a table beside the file"), ("audio", "with audio_channel=")]
+    return [*found, ("events", "a table, with events="), ("audio", "with audio_channel=")]
 
 
 def _is_bad(description: str) -> bool:
@@ -540,9 +579,7 @@ def _tabled(events: Any, stimulus_column: str | None, where: str) -> _Onsets:
         raise MissingHintError(f"{where} must be told: events, the table with the onsets")
     what = f"events of {where}"
     if isinstance(events, (str, os.PathLike)):
-        what, text = str(events), read_text(events)
-        mark = "\t" if "\t" in text.split("\n", 1)[0] else ";" if ";" in text.split("\n", 1)[0] else ","
-        events = list(csv.DictReader(io.StringIO(text), delimiter=mark))
+        what, events = str(events), _rows(Path(events))
         if not events:
             raise ValueError(f"{what} holds no event")
     columns = columns_of(events, what)
