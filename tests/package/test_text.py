@@ -145,6 +145,7 @@ def test_what_is_printed_acts_on_nothing():
 FIELD, SERIES = np.outer(np.hanning(6), np.hanning(9)), np.linspace(0.0, 1.0, 30)
 STIM = np.random.default_rng(0).random((6, 30))
 FIGURES = {
+    "feature fields": lambda n: plots.plot_feature_fields([FIELD], {n: len(FIELD)}, [n], 5.0, suptitle=n),
     "strf grid": lambda n: plots.plot_strf_grid([FIELD], [n], 5.0, suptitle=n, band_label=n),
     "modulation": lambda n: plots.plot_modulation_transfer(
         np.ones((3, 5)), [-2, -1, 0, 1, 2], [0.0, 0.5, 1.0], [n], suptitle=n

@@ -132,7 +132,7 @@ def test_large_offsets_and_tiny_scales(kit):
 def test_gram_matrix_of_clips_shorter_than_the_window(kit):
     ds = kit.spectrogram_recording((3, 7, 1, 5))
     clips = ClipFeatures(Linear(kit.BANDS, 6, 4), ds)
-    gram, sums = lagged_gram(clips, group_neurons(clips)[0], 6, max_bytes=2**20)
+    gram, sums = lagged_gram(clips, group_neurons(clips)[0], range(6), max_bytes=2**20)
     x = np.concatenate([design(np.asarray(stim[0], dtype=np.float64), 6) for stim in ds.stims])
     order = x.reshape(len(x), kit.BANDS, 6)[:, :, ::-1].transpose(0, 2, 1).reshape(len(x), -1)
     np.testing.assert_allclose(gram, order.T @ order, atol=1e-12)

@@ -1,24 +1,27 @@
 """Sums over lagged features and the ridge solution for every penalty, without a design matrix.
 
-With ``X`` the features of each bin and of the ``L - 1`` bins before it, centred, and ``Y`` the PSTHs, the
-weights are ``(X'X + lambda I)^-1 X'Y``: one eigendecomposition of the Gram matrix serves all penalties and
-all neurons that were recorded in the same bins. Where there are fewer bins than weights, the same problem is
-solved by the Gram matrix of bins, ``X'(XX' + lambda I)^-1 Y``.
+With ``X`` the features of each bin at ``L`` lags (0 is the bin itself, 3 three bins before it, -3 three bins
+after it; zero outside the clip), centred, and ``Y`` the PSTHs, the weights are ``(X'X + lambda I)^-1 X'Y``:
+one eigendecomposition of the Gram matrix serves all penalties and all neurons that were recorded in the same
+bins. Where there are fewer bins than weights, the same problem is solved by the Gram matrix of bins,
+``X'(XX' + lambda I)^-1 Y``.
 
 Along each diagonal the Gram matrix of lagged features repeats itself: the entry for lags (a + 1, b + 1) is
-that for (a, b) less one product at the end of each clip. So only the products of lag 0 with every lag are
-summed over time; only bins that some neurons lack are subtracted row by row.
+that for (a, b) less one product at the end of each clip and, for lags below 0, plus one at its start. So only
+the products of the first lag with every lag are summed over time; only bins that some neurons lack are
+subtracted row by row.
 
 D = C F is the number of features of a bin, L of lags, P = L D of weights; everything is in double precision.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -47,12 +50,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Piece:
-    """Bins ``start`` to ``stop`` of a clip, and the bins ``before`` that their lags extend to."""
+    """Bins ``start`` to ``stop`` of a clip, and those ``before`` and ``after`` that their lags extend to."""
 
     clip: int
     start: int
     stop: int
     before: int
+    after: int = 0
 
 
 class ClipFeatures:
@@ -60,12 +64,13 @@ class ClipFeatures:
 
     Features are the input of the model's STRFs: after front-end, standardisation and prefilter, channels and
     bands on one axis. They are computed once and kept in single precision. A very long clip counts as
-    several: pieces with the ``n_lags - 1`` bins before them, in which the PSTH is NaN, so that sums over bins
-    are those of the whole clip.
+    several: pieces with the bins around them that their lags extend to, in which the PSTH is NaN, so that
+    sums over bins are those of the whole clip.
     """
 
-    def __init__(self, model: Any, dataset: Any, warmup_ms: float = 0.0, n_lags: int = 1) -> None:
+    def __init__(self, model: Any, dataset: Any, warmup_ms: float = 0.0, lags: range = range(1)) -> None:
         self._dataset = dataset
+        self._scale: Tensor | None = None
         self.n_neurons = int(dataset.N_neurons)
         self.skip = math.ceil(warmup_ms / dataset.dt - 1e-9)
         self._features: list[Tensor] = []
@@ -74,12 +79,13 @@ class ClipFeatures:
             parts = dataset.pieces(clip) if hasattr(dataset, "pieces") else [(0, 0)]
             if len(parts) > 1:
                 self._features.append(_long_features(model, dataset, clip, parts))
-                self._pieces += [_Piece(clip, a, b, min(a, n_lags - 1)) for a, b in parts]
+                back, ahead, end = max(lags.stop - 1, 0), max(-lags.start, 0), parts[-1][1]
+                self._pieces += [_Piece(clip, a, b, min(a, back), min(end - b, ahead)) for a, b in parts]
                 continue
             with evaluating(model):
                 self._features.append(_features(model, dataset.stims[clip], clip))
             self._pieces.append(_Piece(clip, 0, int(self._features[-1].shape[-1]), 0))
-        self.lengths = [one.before + one.stop - one.start for one in self._pieces]
+        self.lengths = [one.before + one.stop - one.start + one.after for one in self._pieces]
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -87,24 +93,33 @@ class ClipFeatures:
     def features(self, clip: int) -> Tensor:
         """Return (D, T) features."""
         one = self._pieces[clip]
-        return self._features[one.clip][:, one.start - one.before : one.stop].double()
+        features = self._features[one.clip][:, one.start - one.before : one.stop + one.after].double()
+        return features if self._scale is None else features * self._scale
 
-    def context(self, clip: int) -> int:
-        """Leading bins that belong to another piece or window."""
-        context = getattr(self._dataset, "context_bins", None)
-        return self._pieces[clip].before + (0 if context is None else int(context(self._pieces[clip].clip)))
+    def scaled(self, scale: Tensor) -> Self:
+        """Return the same recording with each of its features multiplied by a number, (D,)."""
+        other = copy.copy(self)
+        other._scale = scale.unsqueeze(1)
+        return other
 
-    def unscored(self, clip: int) -> int:
-        """Leading bins of a piece that belong to the piece before, or to the onset."""
+    def own(self, clip: int) -> slice:
+        """Bins that belong to no other piece, nor to the context of a window."""
+        context, one = getattr(self._dataset, "context_bins", None), self._pieces[clip]
+        before = one.before + (0 if context is None else int(context(one.clip)))
+        return slice(before, self.lengths[clip] - one.after)
+
+    def scored(self, clip: int) -> slice:
+        """Bins that belong to no other piece, nor to the onset."""
         one = self._pieces[clip]
-        return int(min(one.before + max(0, self.skip - one.start), self.lengths[clip]))
+        stop = self.lengths[clip] - one.after
+        return slice(int(min(one.before + max(0, self.skip - one.start), stop)), stop)
 
     def responses(self, clip: int) -> Tensor:
         """Return the repeats (N, R, T) of the scored bins."""
         one = self._pieces[clip]
-        if one.before == 0 and one.stop == self._features[one.clip].shape[-1]:
+        if one.start == 0 and one.stop == self._features[one.clip].shape[-1]:
             return self._dataset.response_block(one.clip)[..., self.skip :]  # type: ignore[no-any-return]
-        first = one.start - one.before + self.unscored(clip)
+        first = one.start - one.before + self.scored(clip).start
         return self._dataset.response_block(one.clip, first, one.stop)  # type: ignore[no-any-return]
 
     def psth(self, clip: int) -> Tensor:
@@ -113,8 +128,8 @@ class ClipFeatures:
         Each bin is the plain mean of the repeats it has: a bin with many repeats weighs as one with few.
         """
         one = self._pieces[clip]
-        if one.before or one.stop < self._features[one.clip].shape[-1]:
-            responses = self._dataset.response_block(one.clip, one.start - one.before, one.stop)
+        if one.start or one.stop < self._features[one.clip].shape[-1]:
+            responses = self._dataset.response_block(one.clip, one.start - one.before, one.stop + one.after)
         else:
             responses = self._dataset.response_block(one.clip)
         if responses.shape[-1] != self.lengths[clip]:
@@ -123,7 +138,8 @@ class ClipFeatures:
                 "build the front-end with hop_ms=dataset.dt"
             )
         mean = psth(responses.double())[:, 0].clone()
-        mean[:, : self.unscored(clip)] = torch.nan
+        mean[:, : self.scored(clip).start] = torch.nan
+        mean[:, self.scored(clip).stop :] = torch.nan
         return mean
 
 
@@ -215,9 +231,10 @@ def group_neurons(clips: ClipFeatures) -> list[NeuronGroup]:
 
 
 def lagged_rows(features: Tensor, bins: Tensor, lags: range) -> Tensor:
-    """Rows (n_bins, n_lags D) of the design matrix: per bin, the features (D, T) of the bins before it."""
-    padded = pad(features, (lags.stop - 1, 0)).T
-    when = bins.unsqueeze(1) + (lags.stop - 1) - torch.arange(lags.start, lags.stop)
+    """Rows (n_bins, n_lags D) of the design matrix: per bin, the features (D, T) at each lag before it."""
+    before = max(lags.stop - 1, 0)
+    padded = pad(features, (before, max(-lags.start, 0))).T
+    when = bins.unsqueeze(1) + before - torch.arange(lags.start, lags.stop)
     return padded[when].flatten(1)
 
 
@@ -229,61 +246,86 @@ def row_chunks(bins: Tensor, row_length: int, max_bytes: int) -> Iterator[Tensor
 # ---- Sums over bins
 
 
-def cross_products(clips: ClipFeatures, n_lags: int) -> tuple[Tensor, Tensor]:
+def cross_products(clips: ClipFeatures, lags: range) -> tuple[Tensor, Tensor]:
     """Products (P, N) of lagged features and PSTH, and sums (N,) of the PSTH, over each neuron's bins."""
     n_features = clips.features(0).shape[0]
-    xy = torch.zeros(n_lags, n_features, clips.n_neurons, dtype=torch.float64)
+    xy = torch.zeros(len(lags), n_features, clips.n_neurons, dtype=torch.float64)
     sums = torch.zeros(clips.n_neurons, dtype=torch.float64)
     for clip in range(len(clips)):
         features, rates = clips.features(clip), clips.psth(clip).nan_to_num(nan=0.0)
         sums += rates.sum(1)
-        for lag in range(min(n_lags, features.shape[1])):
-            xy[lag].addmm_(features[:, : features.shape[1] - lag], rates[:, lag:].T)
+        length = features.shape[1]
+        for place, lag in enumerate(lags):
+            if abs(lag) < length:
+                heard = features[:, max(-lag, 0) : length - max(lag, 0)]
+                xy[place].addmm_(heard, rates[:, max(lag, 0) : length - max(-lag, 0)].T)
     return xy.flatten(0, 1), sums
 
 
 def lagged_gram(
-    clips: ClipFeatures, group: NeuronGroup, n_lags: int, *, max_bytes: int
+    clips: ClipFeatures, group: NeuronGroup, lags: range, *, max_bytes: int
 ) -> tuple[Tensor, Tensor]:
     """Gram matrix (P, P) and column sums (P,) of the lagged features over a group's bins."""
-    n_features = clips.features(0).shape[0]
+    n_lags, n_features = len(lags), clips.features(0).shape[0]
     products = torch.zeros(n_lags, n_features, n_features, dtype=torch.float64)
     sums = torch.zeros(n_lags, n_features, dtype=torch.float64)
     by_rows = torch.zeros(n_lags * n_features, n_lags * n_features, dtype=torch.float64)
-    ends = []
+    leaving, entering = [], []
     for clip, mask in enumerate(group.masks):
         features = clips.features(clip)
         # most bins recorded: all of them by structure, less the missing ones; else the recorded ones by rows
         by_structure = mask is None or 2 * int(mask.sum()) > len(mask)
         if by_structure:
-            end = pad(features, (n_lags, 0))[:, -n_lags:].flip(1).T  # (L, D), the very last frame first
-            ends.append(end)
-            for lag in range(min(n_lags, features.shape[1])):
-                products[lag].addmm_(features[:, lag:], features[:, : features.shape[1] - lag].T)
-            sums += features.sum(1)
-            sums[1:] -= end[:-1].cumsum(0)  # what is within lag b of the end is never b bins ago
+            length = features.shape[1]
+            # frames that the first lag meets inside the clip, and what the next lags lose and gain in turn
+            start, stop = min(max(-lags.start, 0), length), max(min(length, length - lags.start), 0)
+            for place in range(n_lags):
+                first = max(start, place)
+                if first < stop:
+                    earlier = features[:, first - place : stop - place]
+                    products[place].addmm_(features[:, first:stop], earlier.T)
+            sums += features[:, start:stop].sum(1)
+            leaving.append(_frames_back(features, length - 1 - lags.start, n_lags))
+            sums[1:] -= leaving[-1][:-1].cumsum(0)
+            if lags.start < 0:
+                entering.append(_frames_back(features, -1 - lags.start, n_lags))
+                sums[1:] += entering[-1][:-1].cumsum(0)
         if mask is None:
             continue
         bins, sign = (~mask, -1.0) if by_structure else (mask, 1.0)
         for piece in row_chunks(bins.nonzero().squeeze(1), len(by_rows), max_bytes):
-            rows = lagged_rows(features, piece, range(n_lags))
+            rows = lagged_rows(features, piece, lags)
             by_rows.addmm_(rows.T, rows, alpha=sign)
             sums += sign * rows.sum(0).view_as(sums)
-    return _assemble(products, ends).add_(by_rows), sums.flatten()
+    return _assemble(products, leaving, entering).add_(by_rows), sums.flatten()
 
 
-def _assemble(products: Tensor, ends: list[Tensor]) -> Tensor:
-    """Gram matrix (P, P) from the products (L, D, D) of lag 0 with each lag and the clips' last frames."""
+def _frames_back(features: Tensor, newest: int, n_frames: int) -> Tensor:
+    """Frames (n_frames, D) of features (D, T), the newest first; zero outside the clip."""
+    places = newest - torch.arange(n_frames)
+    inside = (places >= 0) & (places < features.shape[1])
+    return features.T[places.clamp(0, features.shape[1] - 1)] * inside.unsqueeze(1)
+
+
+def _assemble(products: Tensor, leaving: list[Tensor], entering: list[Tensor]) -> Tensor:
+    """Gram matrix (P, P) from the products (L, D, D) of the first lag with each.
+
+    From lags (a, b) to (a + 1, b + 1), each clip loses the product of two frames and, for lags below 0,
+    gains that of two others; both lists hold (L, D) frames.
+    """
     n_lags, n_features, _ = products.shape
     gram = products.new_zeros(n_lags, n_features, n_lags, n_features)
-    if not ends:
+    if not leaving:
         return gram.view(n_lags * n_features, -1)
-    last = torch.stack(ends, dim=1)  # (L, clips, D)
+    last = torch.stack(leaving, dim=1)  # (L, clips, D)
+    first = torch.stack(entering, dim=1) if entering else None
     row = products
     for lag in range(n_lags):
         gram[lag, :, lag:] = row.transpose(0, 1)
         gram[lag:, :, lag] = row.mT
         row = row[:-1] - last[lag].T @ last[lag : n_lags - 1]
+        if first is not None:
+            row = row + first[lag].T @ first[lag : n_lags - 1]
     return gram.view(n_lags * n_features, -1)
 
 
@@ -309,7 +351,7 @@ def solve_group(
     clips: ClipFeatures,
     group: NeuronGroup,
     cross: tuple[Tensor, Tensor],
-    n_lags: int,
+    lags: range,
     lambdas: Tensor,
     *,
     max_bytes: int,
@@ -323,12 +365,12 @@ def solve_group(
     means = sums / n_bins
     if n_bins >= len(xy):
         form = "primal"
-        weights, squares, centre = _solve_primal(clips, group, xy, sums, n_lags, lambdas, max_bytes)
+        weights, squares, centre = _solve_primal(clips, group, xy, sums, lags, lambdas, max_bytes)
     else:
         form = "dual"
-        weights, squares, centre = _solve_dual(clips, group, len(xy), n_lags, lambdas, max_bytes)
+        weights, squares, centre = _solve_dual(clips, group, len(xy), lags, lambdas, max_bytes)
     biases = means - torch.einsum("p,lpn->ln", centre, weights)
-    shape = (len(lambdas), -1, n_lags, len(xy) // n_lags)
+    shape = (len(lambdas), -1, len(lags), len(xy) // len(lags))
     return GroupSolution(weights.mT.reshape(shape), biases, squares / n_bins, means, form)
 
 
@@ -337,12 +379,12 @@ def _solve_primal(
     group: NeuronGroup,
     xy: Tensor,
     sums: Tensor,
-    n_lags: int,
+    lags: range,
     lambdas: Tensor,
     max_bytes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Weights (n_lambdas, P, n), summed squares of predictions (n_lambdas, n), feature means (P,)."""
-    gram, feature_sums = lagged_gram(clips, group, n_lags, max_bytes=max_bytes)
+    gram, feature_sums = lagged_gram(clips, group, lags, max_bytes=max_bytes)
     centre = feature_sums / group.n_bins(clips.lengths)
     gram.addr_(feature_sums, centre, alpha=-1.0)
     sizes, directions = torch.linalg.eigh(gram)
@@ -352,15 +394,15 @@ def _solve_primal(
 
 
 def _solve_dual(
-    clips: ClipFeatures, group: NeuronGroup, n_weights: int, n_lags: int, lambdas: Tensor, max_bytes: int
+    clips: ClipFeatures, group: NeuronGroup, n_weights: int, lags: range, lambdas: Tensor, max_bytes: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `_solve_primal`, by the Gram matrix of bins: columns of the design are made a few lags at a time."""
     n_bins = group.n_bins(clips.lengths)
-    at_once = max(1, max_bytes // (8 * n_bins * (n_weights // n_lags)))
-    pieces = [range(first, min(first + at_once, n_lags)) for first in range(0, n_lags, at_once)]
+    at_once = max(1, max_bytes // (8 * n_bins * (n_weights // len(lags))))
+    pieces = [lags[first : first + at_once] for first in range(0, len(lags), at_once)]
     kernel = torch.zeros(n_bins, n_bins, dtype=torch.float64)
-    for lags in pieces:
-        columns = _centred_columns(clips, group, lags)[0]
+    for piece in pieces:
+        columns = _centred_columns(clips, group, piece)[0]
         kernel.addmm_(columns, columns.T)
     rates = [clips.psth(clip)[group.neurons].T for clip in range(len(clips))]
     recorded = torch.cat([y if mask is None else y[mask] for y, mask in zip(rates, group.masks, strict=True)])
@@ -369,8 +411,8 @@ def _solve_dual(
     shrunk = directions.T @ (recorded - recorded.mean(0)) / (sizes + lambdas.unsqueeze(1)).unsqueeze(2)
     shares = directions @ shrunk
     weights, centres = [], []
-    for lags in pieces:
-        columns, centre = _centred_columns(clips, group, lags)
+    for piece in pieces:
+        columns, centre = _centred_columns(clips, group, piece)
         weights.append(columns.T @ shares)
         centres.append(centre)
     squares = (sizes.unsqueeze(1) ** 2 * shrunk**2).sum(1)

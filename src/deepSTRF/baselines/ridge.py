@@ -3,10 +3,17 @@
 Each neuron's weights minimise the squared error of its PSTH plus ``lambda`` times the squared weights; see
 `deepSTRF.baselines.lagged` for the solution and Machens, Wehr & Zador 2004 (doi
 10.1523/JNEUROSCI.4445-03.2004) for ridge regression of STRFs.
+
+With one penalty per feature (banded ridge, Nunez-Elizalde, Huth & Gallant 2019, doi
+10.1016/j.neuroimage.2019.04.012) the weights of feature f cost ``lambda_f``: that is ridge on the rows
+``X_f / sqrt(r_f)`` with one penalty ``lambda``, ``lambda_f = lambda r_f``. So one decomposition per vector of
+ratios ``r`` serves all ``lambda``, neurons and repeats.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +44,7 @@ from deepSTRF.baselines.lagged import (
     solve_group,
 )
 from deepSTRF.metrics import ScoreTracker
-from deepSTRF.models.audio.linear import Linear
+from deepSTRF.models.audio.linear import Linear, lag_range, window_of_lags
 from deepSTRF.models.fitted_on import band_moments, check_views, remember_fit
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
@@ -53,6 +60,15 @@ RELATIVE_LAMBDAS = tuple(10.0**exponent for exponent in torch.linspace(-3.0, 1.4
 MAX_BYTES = 2**28
 #: Fewest bins that a neuron's STRF is estimated from.
 FEWEST_BINS = 2
+#: Lags of an estimate for which nobody chose them.
+DEFAULT_LAGS = 40
+#: Ratios of penalties that ``banded=True`` tries: of two features 13, half a decade apart; of more features
+#: points of a Sobol sequence in the same range, after the equal ones and those with one feature apart.
+RATIO_DECADES, STEPS_PER_DECADE, SOBOL_RATIOS = 3.0, 2, 24
+#: Most combinations that a grid of penalties may hold, and most ratios: each is a decomposition of its own.
+MOST_COMBINATIONS, MOST_RATIOS = 20_000, 400
+#: Digits by which the logarithms of two ratios are the same.
+RATIO_DIGITS = 10
 #: Scores by which a penalty can be chosen.
 SCORES = ("cc_norm", "cc")
 
@@ -71,9 +87,10 @@ class RidgeFit:
     bias : Tensor, shape (N,)
         Intercepts in double precision.
     lambdas : Tensor, shape (N,)
-        Penalty of each neuron.
+        Penalty of each neuron; of one penalty per feature their geometric mean.
     grid : Tensor, shape (n_lambdas,)
-        Penalties tried, ascending; of neuron n ``grid * lambda_scale[n]``.
+        Penalties tried, ascending; of neuron n ``grid * lambda_scale[n]``. Of penalties per feature their
+        geometric means, in the order in which they were tried.
     lambda_scale : Tensor, shape (N,)
         1, except for ``lambdas=None`` where neurons heard different clips: mean eigenvalue of the Gram matrix
         over the clips that a neuron heard, relative to the mean over neurons.
@@ -92,6 +109,10 @@ class RidgeFit:
         How many groups of neurons were solved in the "primal" and in the "dual" form.
     seconds : float
         Time the fit took.
+    feature_lambdas : dict of str to Tensor, shape (N,)
+        Penalty of each neuron for each feature of the recording; empty where features have no names.
+    feature_grid : dict of str to Tensor, shape (n_lambdas,)
+        Penalties tried for each feature, in the order of ``grid``; empty unless there is one per feature.
 
     Examples
     --------
@@ -117,17 +138,59 @@ class RidgeFit:
     drive_variance: Tensor
     forms: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    feature_lambdas: dict[str, Tensor] = field(default_factory=dict)
+    feature_grid: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def lags(self) -> range:
+        """Lags of the STRFs in bins, the newest first: ``weight[..., -1 - k]`` is that of ``lags[k]``."""
+        return range(self.model.first_lag, self.model.first_lag + self.model.T)
+
+    def feature_weights(self, name: str) -> Tensor:
+        """Return the rows of one feature (N, C, F_feature, T) of ``weight``.
+
+        Parameters
+        ----------
+        name : str
+            A feature of the recording.
+
+        Returns
+        -------
+        Tensor
+            (N, C, F_feature, T), in double precision.
+
+        Raises
+        ------
+        KeyError
+            For a name that the recording of the fit does not have.
+        """
+        return self.weight[:, :, self.model.feature_rows(name)]
 
     def facts(self) -> dict[str, Any]:
         """Return what the protocol card says of the fit."""
+        low_tried, high_tried = float(self.grid.min()), float(self.grid.max())
         low, middle, high = (float(self.lambdas.quantile(q)) for q in (0.0, 0.5, 1.0))
         chosen = f"{low:g}" if low == high else f"median {middle:.3g}, {low:.3g} to {high:.3g}"
         whose = "one per neuron" if self.per_neuron else "one for all neurons"
         best = "best validation score" if self.scores else "given"
+        if self.feature_grid:
+            ends = (
+                f"{name} {float(values.min()):.3g} to {float(values.max()):.3g}"
+                for name, values in self.feature_grid.items()
+            )
+            whose = f"{whose} and feature ({'; '.join(ends)})"
+        lags, bin_ms = self.lags, self.model.fitted_on.dt_ms if self.model.fitted_on is not None else None
+        moved: dict[str, Any] = {}
+        if lags.start:
+            unit, step = ("bins", 1.0) if bin_ms is None else ("ms", bin_ms)
+            moved = {
+                "lags": f"{lags.start * step:g} to {(lags.stop - 1) * step:g} {unit} before the response"
+            }
         return {
+            **moved,
             "method": "ridge regression in closed form: squared error of the mean over repeats, each bin "
             "weighing the same, unpenalised intercept, zero history at each clip's start",
-            "lambda": f"{whose}, {best} of {len(self.grid)} from {self.grid[0]:.3g} to {self.grid[-1]:.3g}"
+            "lambda": f"{whose}, {best} of {len(self.grid)} from {low_tried:.3g} to {high_tried:.3g}"
             if len(self.grid) > 1
             else f"{float(self.grid[0]):g} (given)",
             "lambdas_chosen": chosen,
@@ -140,12 +203,14 @@ class RidgeFit:
             notes.append(("info", f"No validation score, shared lambda: {first_names(self.unvalidated)}."))
         if self.untrained:
             notes.append(("warning", f"No training data, STRF zero: {first_names(self.untrained)}."))
-        edges = self.grid[[0, -1], None] * self.lambda_scale
-        edge = int((self.lambdas == edges).any(0).sum())
-        if self.scores and len(self.grid) > 1 and 2 * edge > len(self.lambdas):
-            notes.append(
-                ("warning", f"{edge} neurons chose a lambda at an edge of the grid; give a wider one.")
-            )
+        for name, tried in (self.feature_grid or {"": self.grid}).items():
+            edges = torch.stack([tried.min(), tried.max()]).unsqueeze(1) * self.lambda_scale
+            chosen = self.feature_lambdas[name] if name else self.lambdas
+            edge = int((chosen == edges).any(0).sum())
+            if self.scores and bool(tried.min() < tried.max()) and 2 * edge > len(chosen):
+                whose = f" for {name}" if name else ""
+                text = f"{edge} neurons chose a lambda{whose} at an edge of the grid; give a wider one."
+                notes.append(("warning", text))
         return notes
 
 
@@ -155,8 +220,10 @@ def fit_ridge(
     train: DatasetLike,
     validation: DatasetLike | None = None,
     *,
-    n_lags: int = 40,
-    lambdas: Sequence[float] | float | None = None,
+    n_lags: int | None = None,
+    lags_ms: Sequence[float] | None = None,
+    lambdas: Sequence[float] | float | Mapping[str, Sequence[float] | float] | None = None,
+    banded: bool = False,
     per_neuron: bool = True,
     score: str = "cc_norm",
     prefiltering: nn.Module | Mapping[str, Any] | None = None,
@@ -178,12 +245,21 @@ def fit_ridge(
         Training clips.
     validation : DatasetLike, optional
         Clips of other sounds, which choose the penalty; needed unless ``lambdas`` is a single number.
-    n_lags : int
-        Length of the STRFs in bins, the current one included.
-    lambdas : float or sequence of float, optional
+    n_lags : int, optional
+        Length of the STRFs in bins, the current one included; None is 40, or the number of ``lags_ms``.
+    lags_ms : (float, float), optional
+        First and last lag in ms, both included, in place of ``n_lags``; whole bins, to a hundredth. Below 0
+        they are stimulus after the response: ``(-100, 400)`` reaches from 100 ms after it to 400 ms before
+        it. After the end of a clip are zeros, as before its start. Such a model is not causal.
+    lambdas : float, sequence of float, or mapping of str to these, optional
         Penalties, above 0; the unit is that of the sum of squared features, as scikit-learn's ``alpha``. None
         takes 12 from 0.001 to 25 times the mean eigenvalue of the Gram matrix over the clips that a neuron
-        heard, so that joining recordings does not change the penalties of their neurons.
+        heard, so that joining recordings does not change the penalties of their neurons. A mapping names the
+        penalties of each feature of the recording: every combination is tried (banded ridge).
+    banded : bool
+        Whether each feature has a penalty of its own, found among fixed ratios (up to 1 to 1,000) of those
+        that ``lambdas`` gives: 13 ratios of two features; of more, all equal, each one apart, and 24 spread
+        over the range.
     per_neuron : bool
         Whether each neuron takes the penalty that is best for it, or all the one that is best on average.
     score : {"cc_norm", "cc"}
@@ -223,54 +299,66 @@ def fit_ridge(
     [(3, 400)]
     """
     started = time.monotonic()
-    check_positive_int("n_lags", n_lags)
+    if n_lags is not None:
+        check_positive_int("n_lags", n_lags)
+    check_flag("banded", banded)
     check_flag("per_neuron", per_neuron)
     check_choice("score", score, SCORES)
     check_non_negative("warmup_ms", warmup_ms)
     check_positive_int("max_bytes", max_bytes)
-    given = None if lambdas is None else _given_lambdas(lambdas)
-    _check_recordings(train, validation, None if given is None else len(given))
+    features = {} if wav2spec is not None else dict(getattr(train, "features", None) or {})
+    given = _given_penalties(lambdas, banded, features)
+    _check_recordings(train, validation, None if given is None else sum(len(one.lambdas) for one in given))
+    window = (DEFAULT_LAGS if n_lags is None else n_lags, 0)
+    if lags_ms is not None:
+        window = window_of_lags(lag_range(lags_ms, float(train.dt)), n_lags, "n_lags")
+    lags = range(window[1], window[1] + window[0])
     model = Linear(
         n_frequency_bands=_count_bands(train, wav2spec),
-        temporal_window_size=n_lags,
+        temporal_window_size=window[0],
         out_neurons=train.N_neurons,
         prefiltering=prefiltering,
         wav2spec=wav2spec,
         norm="none",
         standardize=standardize,
+        lags=[lags.start, lags.stop - 1] if lags.start else None,
     )
     remember_fit(model, train, validation)
     check_level(model, train)
     measure_bands(model, train)
-    clips = ClipFeatures(model, train, warmup_ms, n_lags)
+    clips = ClipFeatures(model, train, warmup_ms, lags)
     groups = group_neurons(clips)
     scale = torch.ones(clips.n_neurons, dtype=torch.float64)
-    grid = given
-    if grid is None:
+    penalties = given
+    if penalties is None:
         grid, scale = _default_lambdas(clips, groups)
-    estimates = _solve(clips, groups, grid, scale, n_lags, max_bytes)
-    if len(estimates.untrained) == clips.n_neurons:
-        raise ValueError(
-            "no neuron has responses to fit: check the selection of clips and neurons, and that "
-            f"warmup_ms={warmup_ms:g} is shorter than the clips"
-        )
-    scores: dict[str, Tensor] = {}
-    if validation is not None:
-        clips = ClipFeatures(model, validation, warmup_ms, n_lags)
-        scores = _validation_scores(estimates, clips, max_bytes)
+        penalties = [_Penalties(grid, ratios) for ratios in (_ratios(len(features)) if banded else [None])]
+    problem = _Problem(clips, groups, list(features.values()), scale, lags, max_bytes)
+    heard = None if validation is None else ClipFeatures(model, validation, warmup_ms, lags)
+    found: list[dict[str, Tensor]] = []
+    for one in penalties:
+        estimates = problem.solve(one)
+        if len(estimates.untrained) == clips.n_neurons:
+            raise ValueError(
+                "no neuron has responses to fit: check the selection of clips and neurons, and that "
+                f"warmup_ms={warmup_ms:g} is shorter than the clips"
+            )
+        if heard is not None:
+            found.append(_validation_scores(estimates, heard, lags, max_bytes))
+    scores = {name: torch.cat([part[name] for part in found]) for name in (SCORES if found else ())}
     names = neuron_names(train.nrn_meta)
     index, shared, unscored = _choose(scores, score, per_neuron, len(names))
-    weights, biases, variances = (
-        values[index, torch.arange(len(names))]
-        for values in (estimates.weights, estimates.biases, estimates.variances)
-    )
+    kept = problem.pick(penalties, index, estimates)
+    grid = torch.cat([one.typical() for one in penalties])
     # (N, L, C * F), lag 0 first -> (N, C, F, T), newest frame last
-    strfs = weights.flip(1).unflatten(2, (-1, model.F)).permute(0, 2, 3, 1).contiguous()  # type: ignore[no-untyped-call]
-    _write_estimate(model, strfs, biases)
+    strfs = kept.weights.flip(1).unflatten(2, (-1, model.F)).permute(0, 2, 3, 1).contiguous()  # type: ignore[no-untyped-call]
+    _write_estimate(model, strfs, kept.biases)
+    apart = any(one.ratios is not None for one in penalties)
+    tried = {name: torch.cat([one.of(f) for one in penalties]) for f, name in enumerate(features)}
     return RidgeFit(
         model=model.eval(),
         weight=strfs,
-        bias=biases,
+        bias=kept.biases,
         lambdas=grid[index] * scale,
         grid=grid,
         lambda_scale=scale,
@@ -279,10 +367,12 @@ def fit_ridge(
         per_neuron=per_neuron,
         unvalidated=tuple(name for name, lacks in zip(names, unscored.tolist(), strict=True) if lacks),
         untrained=tuple(names[neuron] for neuron in estimates.untrained),
-        drive_mean=estimates.means,
-        drive_variance=variances,
+        drive_mean=kept.means,
+        drive_variance=kept.variances,
         forms=estimates.forms,
         seconds=time.monotonic() - started,
+        feature_lambdas={name: values[index] * scale for name, values in tried.items()},
+        feature_grid=tried if apart else {},
     )
 
 
@@ -296,6 +386,91 @@ def _write_estimate(model: Linear, strfs: Tensor, biases: Tensor) -> None:
 
 
 # ---- Arguments
+
+
+@dataclass(frozen=True)
+class _Penalties:
+    """Penalties that are solved together: ``lambdas`` (k,), for feature f times ``ratios[f]``."""
+
+    lambdas: Tensor
+    ratios: Tensor | None = None
+
+    def of(self, feature: int) -> Tensor:
+        """Return the penalties (k,) of one feature."""
+        return self.lambdas if self.ratios is None else self.lambdas * self.ratios[feature]
+
+    def typical(self) -> Tensor:
+        """Return their geometric means (k,) over features."""
+        return self.lambdas if self.ratios is None else self.lambdas * self.ratios.log().mean().exp()
+
+
+def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) -> list[_Penalties] | None:
+    """Penalties that a user gives, by their ratios; None are the default ones."""
+    named = isinstance(lambdas, Mapping)
+    if (named or banded) and not features:
+        raise ValueError(
+            "one penalty per feature needs a recording of named features, without a front-end: give stimuli "
+            "as {'spectrogram': (F, T), 'onsets': (1, T)}; its ds.features then lists them"
+        )
+    if named and banded:
+        raise ValueError(
+            "banded=True finds the ratios of penalties that the mapping in lambdas gives; leave it out"
+        )
+    if not named:
+        grid = None if lambdas is None else _given_lambdas(lambdas)
+        return (
+            None
+            if grid is None
+            else [_Penalties(grid, r) for r in (_ratios(len(features)) if banded else [None])]
+        )
+    if set(lambdas) != set(features):
+        raise ValueError(
+            f"lambdas names the features {sorted(map(str, lambdas))}, the recording has {list(features)}: "
+            "give penalties for each of them"
+        )
+    grids = [_given_lambdas(lambdas[name]).tolist() for name in features]
+    if len(grids) == 1:
+        return [_Penalties(torch.tensor(grids[0], dtype=torch.float64))]
+    if math.prod(len(grid) for grid in grids) > MOST_COMBINATIONS:
+        raise ValueError(
+            f"lambdas holds {math.prod(len(grid) for grid in grids):,} combinations of penalties, more than "
+            f"{MOST_COMBINATIONS:,}; give fewer of each, or banded=True"
+        )
+    by_ratio: dict[tuple[float, ...], list[tuple[float, ...]]] = {}
+    for combination in itertools.product(*grids):
+        key = tuple(round(math.log(one / combination[0]), RATIO_DIGITS) for one in combination)
+        by_ratio.setdefault(key, []).append(combination)
+    if len(by_ratio) > MOST_RATIOS:
+        raise ValueError(
+            f"lambdas holds {len(by_ratio)} different ratios of penalties, each a decomposition of its own, "
+            f"more than {MOST_RATIOS}; space all of them by one factor, give fewer, or banded=True"
+        )
+    return [
+        _Penalties(
+            torch.tensor([one[0] for one in same], dtype=torch.float64),
+            torch.tensor(same[0], dtype=torch.float64) / same[0][0],
+        )
+        for same in by_ratio.values()
+    ]
+
+
+def _ratios(n_features: int) -> list[Tensor | None]:
+    """Vectors of ratios (n_features,) that ``banded=True`` tries, each of geometric mean 1."""
+    if n_features == 1:
+        return [None]
+    half = RATIO_DECADES / 2
+    if n_features == 2:
+        apart = torch.linspace(
+            -half, half, 2 * int(RATIO_DECADES * STEPS_PER_DECADE) + 1, dtype=torch.float64
+        )
+        logs = torch.stack([-apart, apart], dim=1)
+    else:
+        alone = torch.eye(n_features, dtype=torch.float64) * half
+        engine = torch.quasirandom.SobolEngine(n_features)  # type: ignore[no-untyped-call]
+        spread = engine.fast_forward(2).draw(SOBOL_RATIOS).double()  # the first two points are equal ratios
+        logs = torch.cat([torch.zeros(1, n_features), alone, -alone, (2 * spread - 1) * half])
+        logs = logs - logs.mean(1, keepdim=True)
+    return list(10.0**logs)
 
 
 def _given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
@@ -382,8 +557,8 @@ def _default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Te
 
 def _total_variance(clips: ClipFeatures, heard: Sequence[int]) -> float:
     """Mean variance of the features over all frames of some clips, times the number of frames."""
-    n_frames = sum(clips.lengths[clip] - clips.context(clip) for clip in heard)
-    parts = (clips.features(clip)[:, clips.context(clip) :] for clip in heard)
+    n_frames = sum(clips.own(clip).stop - clips.own(clip).start for clip in heard)
+    parts = (clips.features(clip)[:, clips.own(clip)] for clip in heard)
     n_features = clips.features(heard[0]).shape[0]
     if 8 * n_frames * n_features > MAX_BYTES:  # not all frames at once
         return float(band_moments(parts, n_features)[1].square().mean()) * n_frames
@@ -402,37 +577,73 @@ class _Estimates:
     forms: dict[str, int]
 
 
-def _solve(
-    clips: ClipFeatures, groups: list[NeuronGroup], grid: Tensor, scale: Tensor, n_lags: int, max_bytes: int
-) -> _Estimates:
-    """Solve group by group; neurons of too few bins keep zeros."""
-    n_neurons, n_features = clips.n_neurons, clips.features(0).shape[0]
-    weights = torch.zeros(len(grid), n_neurons, n_lags, n_features, dtype=torch.float64)
-    biases, variances = (torch.zeros(len(grid), n_neurons, dtype=torch.float64) for _ in range(2))
-    means = torch.zeros(n_neurons, dtype=torch.float64)
-    untrained: list[int] = []
-    forms: dict[str, int] = {}
-    cross = cross_products(clips, n_lags)
-    for group in groups:
-        neurons = group.neurons
-        if group.n_bins(clips.lengths) < FEWEST_BINS:
-            untrained += neurons.tolist()
-            continue
-        lambdas = grid * scale[neurons[0]]
-        one = solve_group(clips, group, cross, n_lags, lambdas, max_bytes=max_bytes)
-        weights[:, neurons], biases[:, neurons] = one.weights, one.biases
-        variances[:, neurons], means[neurons] = one.variances, one.means
-        forms[one.form] = forms.get(one.form, 0) + 1
-    return _Estimates(weights, biases, variances, means, sorted(untrained), forms)
+@dataclass(frozen=True)
+class _Problem:
+    """A recording to fit: features and PSTHs, neurons by their bins, rows of each named feature, lags."""
+
+    clips: ClipFeatures
+    groups: list[NeuronGroup]
+    feature_rows: list[int]
+    scale: Tensor
+    lags: range
+    max_bytes: int
+
+    def solve(self, penalties: _Penalties, neurons: Tensor | None = None) -> _Estimates:
+        """Solve group by group; neurons of too few bins keep zeros. ``neurons`` leaves others out."""
+        clips, lags, grid = self.clips, self.lags, penalties.lambdas
+        n_neurons, n_features = clips.n_neurons, clips.features(0).shape[0]
+        sizes = None  # of the rows
+        if penalties.ratios is not None:
+            by_band = torch.repeat_interleave(penalties.ratios.rsqrt(), torch.tensor(self.feature_rows))
+            sizes = by_band.repeat(n_features // len(by_band))
+            clips = clips.scaled(sizes)
+        weights = torch.zeros(len(grid), n_neurons, len(lags), n_features, dtype=torch.float64)
+        biases, variances = (torch.zeros(len(grid), n_neurons, dtype=torch.float64) for _ in range(2))
+        means = torch.zeros(n_neurons, dtype=torch.float64)
+        untrained: list[int] = []
+        forms: dict[str, int] = {}
+        cross = cross_products(clips, lags)
+        for group in self.groups:
+            members = group.neurons
+            if group.n_bins(clips.lengths) < FEWEST_BINS:
+                untrained += members.tolist()
+                continue
+            if neurons is not None and not bool(torch.isin(members, neurons).any()):
+                continue
+            lambdas = grid * self.scale[members[0]]
+            one = solve_group(clips, group, cross, lags, lambdas, max_bytes=self.max_bytes)
+            weights[:, members] = one.weights if sizes is None else one.weights * sizes
+            biases[:, members] = one.biases
+            variances[:, members], means[members] = one.variances, one.means
+            forms[one.form] = forms.get(one.form, 0) + 1
+        return _Estimates(weights, biases, variances, means, sorted(untrained), forms)
+
+    def pick(self, penalties: list[_Penalties], index: Tensor, last: _Estimates) -> _Estimates:
+        """Each neuron's estimate at its penalty, (N, ...); ``index`` (N,) counts over all penalties.
+
+        ``last`` are the estimates of the last penalties; others that a neuron chose are solved again, which
+        holds the memory of one vector of ratios.
+        """
+        neurons, first = torch.arange(len(index)), 0
+        parts = [torch.empty_like(values[0]) for values in (last.weights, last.biases, last.variances)]
+        for one in penalties:
+            chosen = neurons[(index >= first) & (index < first + len(one.lambdas))]
+            if len(chosen):
+                found = last if one is penalties[-1] else self.solve(one, chosen)
+                for part, values in zip(parts, (found.weights, found.biases, found.variances), strict=True):
+                    part[chosen] = values[index[chosen] - first, chosen]
+            first += len(one.lambdas)
+        return _Estimates(*parts, last.means, last.untrained, last.forms)
 
 
-def _validation_scores(estimates: _Estimates, clips: ClipFeatures, max_bytes: int) -> dict[str, Tensor]:
+def _validation_scores(
+    estimates: _Estimates, clips: ClipFeatures, lags: range, max_bytes: int
+) -> dict[str, Tensor]:
     """Scores (n_lambdas, N) of every penalty on the validation clips, which are read once."""
     trackers = [ScoreTracker(max_bytes=0) for _ in estimates.weights]  # nothing is kept of a clip
-    lags = range(estimates.weights.shape[2])
     for clip in range(len(clips)):
-        hidden = clips.unscored(clip)
-        if hidden == clips.lengths[clip] and len(clips) > 1:
+        scored = clips.scored(clip)
+        if scored.start == scored.stop and len(clips) > 1:
             continue
         trackers[0].prepare(clip, clips.responses(clip))
         for tracker in trackers[1:]:
@@ -445,7 +656,7 @@ def _validation_scores(estimates: _Estimates, clips: ClipFeatures, max_bytes: in
                 weights @ (lagged_rows(features, bins, lags) if only is None else only).T for bins in chunks
             ]
             rates = torch.cat(parts, dim=1) + biases.unsqueeze(1)
-            tracker.update([clip], rates[None, :, None, hidden:])
+            tracker.update([clip], rates[None, :, None, scored])
     found = [tracker.compute() for tracker in trackers]
     return {name: torch.stack([one[name] for one in found]) for name in SCORES}
 

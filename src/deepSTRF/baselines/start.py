@@ -123,10 +123,12 @@ def fit_start(model: nn.Module, train: Any, validation: Any, *, warmup_ms: float
         )
     front_end = None if isinstance(model.wav2spec, nn.Identity) else model.wav2spec
     prefilter = None if isinstance(model.prefiltering, nn.Identity) else model.prefiltering
+    ends = (model.first_lag * train.dt, (model.first_lag + model.T - 1) * train.dt)
     fit = fit_ridge(
         train,
         validation,
         n_lags=model.T,
+        lags_ms=ends if model.first_lag else None,
         wav2spec=front_end,
         prefiltering=prefilter,
         standardize=prefilter is None or model.standardizer is not None,
@@ -142,6 +144,11 @@ def _check_sizes(model: Linear, fit: RidgeFit) -> None:
             f"the model has (neurons, channels, bands, frames) = {has} and the ridge estimate "
             f"{tuple(fit.weight.shape)}; fit it with n_lags={model.T} on the same recording, prefilter and "
             "front-end"
+        )
+    if model.first_lag != fit.model.first_lag:
+        raise ValueError(
+            f"the lags of the model begin at {model.first_lag} bins, those of the ridge estimate at "
+            f"{fit.model.first_lag}: build both with the same lags_ms"
         )
 
 

@@ -55,6 +55,8 @@ _OTHER_SUFFIXES = (
 FROM_THE_DATA = ("n_frequency_bands", "out_neurons", "wav2spec", "standardize", "audio_fs", "dt_ms", "hop_ms")
 #: The same of a fit in closed form, whose own default decides whether bands are standardised.
 FROM_THE_DATA_SOLVER = ("train", "validation", "wav2spec", "warmup_ms")
+#: Models that take lags into the future.
+LAGS_ARE_FOR = " Lags into the future are for the models 'linear' (Linear) and 'ridge' (fit_ridge)."
 #: Arguments of a recording that have a flag of their own.
 HAVE_A_FLAG = ("download",)
 #: Bytes that each value of a fit takes: itself in float32, its gradient, and two moments of the optimiser.
@@ -130,9 +132,8 @@ def _check_options(
     legal = [*option_names(entry), *also]
     for name in options:
         if name not in arguments and name not in also:
-            raise ValueError(
-                f"{what} has no option {name!r}; it takes {', '.join(legal)}.{closest(name, legal)}"
-            )
+            advice = LAGS_ARE_FOR if name in ("lags", "lags_ms") else closest(name, legal)
+            raise ValueError(f"{what} has no option {name!r}; it takes {', '.join(legal)}.{advice}")
 
 
 def is_closed_form(model: str) -> bool:
@@ -299,6 +300,8 @@ def build_model(config: ExperimentConfig, dataset: Any) -> nn.Module:
             f"model {config.model!r} takes waveforms; load the recording with return_waveform=true"
         )
     arguments = {name: value for name, value in known.items() if name in legal and value is not None}
+    if "lags_ms" in legal and "lags_ms" not in config.model_options:
+        del arguments["dt_ms"]  # it only goes with them
     for name, wanted in (("wav2spec", front_end), ("standardize", config.standardize or None)):
         if wanted is not None and name not in legal:
             raise FieldError(

@@ -40,7 +40,7 @@ ARRAYS = ("stim", "response", "pred", "strf", "sound")
 
 @dataclass(frozen=True)
 class ModelFields:
-    """Receptive fields ``maps`` (N, F, T), most recent lag last, and their ``kind``.
+    """Receptive fields ``maps`` (N, F, T), most recent lag last (``first_lag``), and their ``kind``.
 
     The kind is `WEIGHTS` of a linear model, or `GRADIENT`, the slope of the prediction around the null
     stimulus. The unit is "sd" (per standard deviation of each band of the training sounds) or "raw"; bands
@@ -51,6 +51,7 @@ class ModelFields:
     kind: str
     unit: str = "raw"
     left_out: tuple[int, ...] = ()
+    first_lag: int = 0
 
 
 def receptive_fields(model: Any, unit: str | None = None) -> ModelFields | None:
@@ -72,13 +73,15 @@ def receptive_fields(model: Any, unit: str | None = None) -> ModelFields | None:
             weight = model.STRF_weight(folded=True, **options)
         except ValueError:  # a nonlinear stage lies between: only the bare kernel is defined
             weight = model.STRF_weight(**options)
-        return ModelFields(weight.double().numpy(), WEIGHTS, **facts)
+        first_lag = int(getattr(model, "first_lag", 0))
+        return ModelFields(weight.double().numpy(), WEIGHTS, **facts, first_lag=first_lag)
     if not hasattr(model, "STRF_gradmap"):
         return None
     try:
         maps = model.STRF_gradmap(**options)[:, 0].cpu().double().numpy()
     except ValueError:  # a user's model whose prediction carries no gradient
         return None
+    facts["first_lag"] = -int(getattr(model, "lookahead_frames", 0))
     return ModelFields(maps, GRADIENT, **facts) if np.isfinite(maps).all() else None
 
 

@@ -540,6 +540,10 @@ def _collect(
     best_epochs = {seed: fit.best_epoch for seed, fit in fits.items()}
     notes = collect_notes(dataset, scores, config, best_epochs, reasons)
     notes += [note for fit in fits.values() if fit.closed_form for note in fit.closed_form.notes()]
+    ahead = getattr(best.model, "lookahead_frames", 0) * float(dataset.dt)
+    if ahead:
+        text = f"The model is not causal: its prediction looks {ahead:g} ms ahead in the stimulus."
+        notes.append(("info", text))
     facts = {
         "card": json.loads(card.to_json()),
         "reasons": list(reasons),
@@ -620,6 +624,7 @@ def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any)
         "n_clips": len(dataset),
         "dt_ms": float(dataset.dt),
         "frequencies_hz": None if frequencies is None else [float(hertz) for hertz in frequencies],
+        **_feature_facts(dataset),
         "response_kind": dataset.response_kind,
         "response_unit": response_label(dataset),
         "response_normalization": None
@@ -630,6 +635,16 @@ def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any)
             "offset": normalization["offset"].tolist(),
         },
     }
+
+
+def _feature_facts(dataset: Any) -> dict[str, Any]:
+    """Named features of the stimuli, where there are any."""
+    sizes = getattr(dataset, "features", None)
+    known = getattr(dataset, "feature_frequencies", None) or {}
+    if not sizes:
+        return {}
+    hertz = {name: [float(one) for one in values] for name, values in known.items()}
+    return {"features": dict(sizes), "feature_frequencies": hertz}
 
 
 def response_label(dataset: Any) -> str:

@@ -158,7 +158,8 @@ def exciting_spectrogram(
     neurons : int, slice or sequence of int, optional
         Which neurons; negative numbers count from the end. None is all.
     T : int, optional
-        Frames. None is ``receptive_field`` where that is finite, else 60.
+        Frames. None is ``receptive_field`` where that is finite, else 60; and those that the model looks
+        ahead.
     energy : float
         Sum of squares of the deviation, in ``unit``; choose it as large as that of clips: about F * T per
         standard deviation, ``((clip - clip.mean()) ** 2).sum()`` over T frames in raw units.
@@ -202,8 +203,9 @@ def exciting_spectrogram(
             "function in a module whose forward maps (B, 1, F, T) to (B, N, 1, T)"
         )
     device, dtype = placement(model)
+    ahead = int(getattr(model, "lookahead_frames", 0))
     if T is None:
-        T = getattr(model, "receptive_field", None) or UNBOUNDED_FRAMES
+        T = (getattr(model, "receptive_field", None) or UNBOUNDED_FRAMES) + ahead
     frames = check_positive_int("T", T)
     base = _null(model, null, frames).to(device, dtype)
     respond: Callable[[Tensor], Tensor] = getattr(model, "respond", model)
@@ -214,7 +216,7 @@ def exciting_spectrogram(
     scale = torch.ones(1, 1).to(base) if std is None else std.to(base).unsqueeze(1)
 
     def responses(x: Tensor) -> Tensor:
-        return _reduced(respond((base + scale * x).unsqueeze(1)), reduce)
+        return _reduced(respond((base + scale * x).unsqueeze(1)), reduce, ahead)
 
     found = _search(
         model, responses, base, neurons, check_positive_number("energy", energy), n_steps, n_starts, seed
@@ -280,21 +282,23 @@ def exciting_sound(
         )
     check_choice("reduce", reduce, ("last", "mean"))
     device, dtype = placement(model)
+    ahead = int(getattr(model, "lookahead_frames", 0))
     fs, hop = float(model.wav2spec.audio_fs), int(model.wav2spec.hop)
     n_bins = max(1, math.ceil(check_positive_number("duration_ms", duration_ms) * fs / 1000.0 / hop - 1e-9))
     null = torch.zeros(n_bins * hop, device=device, dtype=dtype)
 
     def responses(x: Tensor) -> Tensor:
-        return _reduced(model(x.unsqueeze(1)), reduce)
+        return _reduced(model(x.unsqueeze(1)), reduce, ahead)
 
     energy = null.numel() * check_positive_number("rms", rms) ** 2
     found = _search(model, responses, null, neurons, energy, n_steps, n_starts, seed, from_null=False)
     return ExcitingStimulus(**{**found.__dict__, "dt_ms": 1000.0 * hop / fs, "audio_fs": fs})
 
 
-def _reduced(rates: Tensor, reduce: str) -> Tensor:
-    """Responses (B, N) of rates (B, N, 1, T): the last, or the mean."""
-    return rates[:, :, 0, -1] if reduce == "last" else rates[:, :, 0].mean(-1)
+def _reduced(rates: Tensor, reduce: str, ahead: int) -> Tensor:
+    """Responses (B, N) of rates (B, N, 1, T): the mean, or the last whose frames ahead are inside."""
+    last = -1 - min(ahead, rates.shape[-1] - 1)
+    return rates[:, :, 0, last] if reduce == "last" else rates[:, :, 0].mean(-1)
 
 
 def _null(model: Any, null: Any, frames: int) -> Tensor:

@@ -73,6 +73,8 @@ class NeuralModel(nn.Module, Configurable):
     ----------
     O : int
         Neurons, N.
+    lookahead_frames : int
+        Frames after its own that a prediction depends on: 0 but for a model that is built to look ahead.
     fitted_on : FittedOn or None
         What the model was fitted on, set by every fit and compared with every dataset; None compares nothing.
 
@@ -97,6 +99,7 @@ class NeuralModel(nn.Module, Configurable):
     core: nn.Module
     readout: nn.Module
     fitted_on: FittedOn | None = None
+    lookahead_frames: int = 0
 
     @checked
     def __init__(self, out_neurons: int = 1) -> None:
@@ -327,8 +330,16 @@ class NeuralModel(nn.Module, Configurable):
 
     @property
     def receptive_field(self) -> int | None:
-        """Frames that a prediction depends on, the current one included; None when unbounded."""
+        """Frames that a prediction depends on, the current one included; None when unbounded.
+
+        Frames after the current one are not counted: they are `lookahead_frames`.
+        """
         return None
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no prediction depends on later frames (`lookahead_frames` is 0)."""
+        return self.lookahead_frames == 0
 
     @property
     def latency_ms(self) -> float:
@@ -581,6 +592,8 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
     ----------
     F, T, C_in : int
         Bands, window, channels after prefiltering.
+    first_lag : int
+        Lag of the newest frame of the window: 0 but for a `Linear` built with other lags.
     standardizer : BandStandardizer or None
         The input standardisation; it is part of the saved model.
     band_std : Tensor (F,) or None
@@ -602,6 +615,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
 
     standardizer: BandStandardizer | None
     band_std: Tensor | None
+    first_lag: int = 0
 
     @checked
     def __init__(
@@ -793,10 +807,11 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
 
         They are the model's window and the prefilter's memory; the memory of a front-end comes on top.
         """
+        window = self.T + self.first_lag  # up to the current frame
         if isinstance(self.prefiltering, nn.Identity):
-            return self.T
+            return max(window, 1)
         memory = getattr(self.prefiltering, "receptive_field", None)
-        return None if memory is None else self.T + int(memory) - 1
+        return None if memory is None else max(window + int(memory) - 1, 1)
 
     def _per_raw_unit(self, weight: Tensor) -> Tensor:
         """Receptive fields (..., F, T) on the raw spectrogram: the input standardisation is folded in."""

@@ -90,6 +90,13 @@ def _bind(
         bound = inspect.signature(cls.__init__).bind(instance, *args, **kwargs)  # type: ignore[misc]
     except TypeError:
         refuse_keywords(cls.__name__, kwargs)
+        for name in ("lags", "lags_ms"):
+            if name in kwargs and name not in inspect.signature(cls.__init__).parameters:  # type: ignore[misc]
+                raise TypeError(
+                    f"{cls.__name__} takes no {name}: lags that begin after the current frame, or before "
+                    "it, are for Linear(..., lags_ms=(-100, 400), dt_ms=dt) and fit_ridge(..., "
+                    "lags_ms=(-100, 400))"
+                ) from None
         return None  # a wrong call, or a copy or unpickling, which restores the arguments afterwards
     bound.apply_defaults()
     arguments: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from deepSTRF._validation import checked, first_names, outside_level
 __all__ = [
     "FittedOn",
     "band_moments",
+    "check_lag_bins",
     "check_response_unit",
     "check_views",
     "matching_outputs",
@@ -161,6 +162,10 @@ class FittedOn:
             values[entry.name] = tuple(value) if listed else value
         return cls(**values)
 
+    def feature_sizes(self) -> dict[str, int]:
+        """Return the number of rows of each feature by its name; empty where features have no names."""
+        return dict(zip(self.features or (), self.feature_rows or (), strict=False))
+
     def match(self, dataset: Any) -> list[int]:
         """Compare a dataset with the recording of the fit, and find its neurons by name.
 
@@ -251,10 +256,8 @@ class FittedOn:
 
     def _other_features(self, facts: Mapping[str, Any], than: str) -> list[str]:
         """What differs in names, order or rows of features."""
-        ours, theirs = (
-            dict(zip(rows["features"] or (), rows["feature_rows"] or (), strict=False))
-            for rows in ({"features": self.features, "feature_rows": self.feature_rows}, facts)
-        )
+        ours = self.feature_sizes()
+        theirs = dict(zip(facts["features"] or (), facts["feature_rows"] or (), strict=False))
         if not ours or not theirs or list(ours.items()) == list(theirs.items()):
             return []
         order = list(self.features or ())
@@ -420,10 +423,27 @@ def remember_fit(model: nn.Module, train: Any, validation: Any = None, **clips: 
         return  # an attribute of the user's own
     if not (hasattr(train, "nrn_meta") and hasattr(train, "dt")):
         return  # no recording, but data of a user's own loader
+    check_lag_bins(model, train)
     if before is not None:
         before.check_same(train, "the training data", "the model was fitted before on", responses=False)
     with contextlib.suppress(AttributeError, TypeError, RuntimeError):  # a module that takes no attributes
         model.fitted_on = FittedOn.of(train, validation, **clips)  # type: ignore[assignment]
+
+
+def check_lag_bins(model: Any, dataset: Any) -> None:
+    """Raise ValueError when lags in ms meet bins of another width, or lags into the future end in windows."""
+    bins, dt = getattr(model, "lag_bin_ms", None), getattr(dataset, "dt", None)
+    if bins is not None and dt is not None and not math.isclose(bins, dt, rel_tol=RELATIVE):
+        raise ValueError(
+            f"the lags of this model were given in ms for bins of {bins:.9g} ms, and the dataset has bins of "
+            f"{dt:.9g} ms: build it with dt_ms=dataset.dt"
+        )
+    context, ahead = getattr(dataset, "context_bins", None), getattr(model, "lookahead_frames", 0)
+    if ahead and context is not None and any(context(clip) for clip in range(len(dataset))):
+        raise ValueError(
+            f"the model looks {ahead} bins ahead; windows hold what comes before them, and nothing after: "
+            "take the recording itself, or dataset.cut(...) where zeros after a clip will do"
+        )
 
 
 def matching_outputs(model: Any, dataset: Any) -> list[int] | None:

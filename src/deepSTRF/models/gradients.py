@@ -67,6 +67,7 @@ class GradientMaps:
         check_choice("reduce", reduce, ("last", "mean"))
         if chunk is not None:
             chunk = check_positive_int("chunk", chunk)
+        ahead = int(getattr(model, "lookahead_frames", 0))
         around, frames = _expansion_point(model, T, stimulus)
         with differentiating(model):
             if reduce == "last":
@@ -81,6 +82,7 @@ class GradientMaps:
                 # the summed objectives holds every neuron's own, and nothing of size N x N is made
                 x = around.repeat(len(part), 1, 1, 1).requires_grad_()
                 own = model.respond(x)[range(len(part)), part, 0]
+                own = own[:, : own.shape[1] - ahead] if reduce == "last" else own
                 objective = own[:, -1].sum() if reduce == "last" else own.mean(-1).sum()
                 (gradient,) = torch.autograd.grad(objective, x)
                 maps[first : first + at_once] = gradient[..., -frames:]
@@ -120,7 +122,7 @@ def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tupl
     """The spectrogram (1, 1, F, T') to differentiate around, and how many of its last frames are wanted."""
     device, dtype = placement(model)
     field = getattr(model, "receptive_field", None)
-    frames = check_positive_int("T", T) if T is not None else int(field or UNBOUNDED_WINDOW)
+    frames = check_positive_int("T", T) if T is not None else _window(model, field)
     if stimulus is None:
         standardizer = getattr(model, "standardizer", None)
         null = torch.zeros(model.F) if standardizer is None else standardizer.mean
@@ -140,14 +142,20 @@ def _expansion_point(model: Any, T: int | None, stimulus: Tensor | None) -> tupl
     return around.clone(), min(frames, available)
 
 
+def _window(model: Any, field: int | None) -> int:
+    """Frames of a map: those that a prediction depends on, the ones after it included."""
+    return int(field or UNBOUNDED_WINDOW) + int(getattr(model, "lookahead_frames", 0))
+
+
 def _cropped(model: Any, around: Tensor, frames: int) -> Tensor:
     """Crop a long stimulus to the receptive field of its last frame, if the response there stays the same."""
     field = getattr(model, "receptive_field", None)
-    if field is None or around.shape[-1] <= max(frames, field):
+    if field is None or around.shape[-1] <= max(frames, _window(model, field)):
         return around
-    recent = around[..., -max(frames, int(field)) :].contiguous()
+    recent = around[..., -max(frames, _window(model, field)) :].contiguous()
+    last = -1 - int(getattr(model, "lookahead_frames", 0))
     with torch.no_grad():
-        whole, part = model.respond(around)[..., -1], model.respond(recent)[..., -1]
+        whole, part = model.respond(around)[..., last], model.respond(recent)[..., last]
     return recent if torch.allclose(whole, part, rtol=1e-5, atol=1e-6) else around
 
 

@@ -45,7 +45,8 @@ class CausalSTRFConv(nn.Module, Configurable):
     """Causal convolution whose kernel spans all frequency bands and the last ``T`` frames.
 
     ``y[c, t] = b[c] + sum over i, f, j of W[c, i, f, j] * x[i, f, t - (T - 1) + j]``: tap ``j = T - 1`` meets
-    the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros.
+    the current frame, ``j = 0`` the oldest. Time is padded on the left with ``T - 1`` zeros. With another
+    ``first_lag`` all taps move: below 0 it is not causal, and zeros stand after the last frame, too.
 
     Parameters
     ----------
@@ -62,6 +63,8 @@ class CausalSTRFConv(nn.Module, Configurable):
         ``nn.Conv2d(C_in, C_out, (F, T))``. It may offer ``build_kernel()`` -> (C_out, C_in, F, T).
     bias : bool
         Whether the default kernel has one bias per output channel.
+    first_lag : int
+        Lag of the newest tap in frames: 0 is the current frame, 3 three frames before it, -3 three after it.
 
     Raises
     ------
@@ -83,13 +86,22 @@ class CausalSTRFConv(nn.Module, Configurable):
 
     @checked
     def __init__(
-        self, F: int, T: int, C_in: int, C_out: int, kernel: nn.Module | None = None, bias: bool = True
+        self,
+        F: int,
+        T: int,
+        C_in: int,
+        C_out: int,
+        kernel: nn.Module | None = None,
+        bias: bool = True,
+        *,
+        first_lag: int = 0,
     ) -> None:
         super().__init__()
         self.F = check_positive_int("F", F)
         self.T = check_positive_int("T", T)
         self.C_in = check_positive_int("C_in", C_in)
         self.C_out = check_positive_int("C_out", C_out)
+        self.first_lag = int(first_lag)
         if kernel is not None and not isinstance(kernel, nn.Module):
             raise TypeError(f"kernel must be an nn.Module or None, got {type(kernel).__name__}")
         self.kernel: nn.Module = kernel or nn.Conv2d(self.C_in, self.C_out, (self.F, self.T), bias=bias)
@@ -97,19 +109,32 @@ class CausalSTRFConv(nn.Module, Configurable):
     def forward(self, x: Tensor) -> Tensor:
         """Convolve (B, C_in, F, T) and return (B, C_out, 1, T)."""
         self._check_input(x)
-        return self._convolve(functional.pad(x, (self.T - 1, 0)))
+        before, after = self.T - 1 + self.first_lag, -self.first_lag
+        padded = functional.pad(x, (max(before, 0), max(after, 0)))
+        if before < 0 or after < 0:  # frames at one end that no tap meets
+            padded = padded[..., max(-before, 0) : padded.shape[-1] + min(after, 0)]
+        return self._convolve(padded)
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
-        """Return the zero frames that come before the first: ``{"history": (B, C_in, F, T - 1)}``."""
+        """Return the zero frames before the first: ``{"history": (B, C_in, F, T - 1 + first_lag)}``."""
+        if self.first_lag < 0:
+            raise TypeError(
+                f"a prediction depends on frames up to {-self.first_lag} after its own, which a stream does "
+                "not have yet: call the model on whole clips, or build it with lags that begin at 0"
+            )
         where, kind = placement(self, device, dtype)
-        shape = (batch, self.C_in, self.F, self.T - 1)
+        shape = (batch, self.C_in, self.F, self.T - 1 + self.first_lag)
         return {"history": torch.zeros(shape, device=where, dtype=kind)}
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Convolve the next frames (B, C_in, F, T'); return (B, C_out, 1, T') and the next state."""
         self._check_input(chunk)
+        if self.first_lag < 0:
+            self.init_state(1)  # says why there is none
         padded = torch.cat([state["history"], chunk], dim=-1)
-        return self._convolve(padded), {"history": padded[..., padded.shape[-1] - (self.T - 1) :]}
+        n_frames = padded.shape[-1]
+        following = padded[..., n_frames - (self.T - 1 + self.first_lag) :]
+        return self._convolve(padded[..., : n_frames - self.first_lag]), {"history": following}
 
     def STRF_weight(self) -> Tensor:
         """Return the kernel (C_out, C_in, F, T), newest frame last, as a detached tensor on the CPU."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import placement
-from deepSTRF.models.fitted_on import RELATIVE, matching_outputs
+from deepSTRF.models.fitted_on import RELATIVE, check_lag_bins, matching_outputs
 from deepSTRF.models.streaming import init_slot_state, step_slot
 
 __all__ = [
@@ -121,6 +121,7 @@ def predict_clips(
                 else ""
             )
         )
+    check_lag_bins(model, dataset)
     factor = _unit_factor(unit, dataset)
     home, dtype = placement(model)
     place = torch.device(device) if device is not None else home

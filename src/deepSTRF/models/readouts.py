@@ -57,6 +57,8 @@ class STRFReadout(nn.Module, Configurable):
     norm : {"batch", "none"}
         ``"batch"`` standardises each neuron's drive by ``nn.BatchNorm1d(N)``; ``"none"`` leaves it out, as
         closed-form solutions need.
+    first_lag : int
+        Lag of the newest frame of the STRFs, see `CausalSTRFConv`.
 
     Raises
     ------
@@ -90,11 +92,12 @@ class STRFReadout(nn.Module, Configurable):
         bias: bool = True,
         *,
         norm: str = "batch",
+        first_lag: int = 0,
     ) -> None:
         super().__init__()
         check_choice("norm", norm, ("batch", "none"))
         self.norm = norm
-        self.strf = CausalSTRFConv(F, T, C_in, out_neurons, kernel=kernel, bias=bias)
+        self.strf = CausalSTRFConv(F, T, C_in, out_neurons, kernel=kernel, bias=bias, first_lag=first_lag)
         self.out_neurons = self.strf.C_out
         if norm == "batch":
             self.bn = nn.BatchNorm1d(self.out_neurons)

@@ -39,6 +39,7 @@ from deepSTRF.plots.scores import (
     plot_score_scatter,
 )
 from deepSTRF.plots.strf import (
+    plot_feature_fields,
     plot_modulation_transfer,
     plot_strf_confidence,
     plot_strf_grid,
@@ -49,6 +50,7 @@ __all__ = [
     "plot_alignment",
     "plot_dstrf_panel",
     "plot_eigen_spectrum",
+    "plot_feature_fields",
     "plot_filter_patterns",
     "plot_filterbank",
     "plot_learning_curve",

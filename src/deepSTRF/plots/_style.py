@@ -312,8 +312,19 @@ def lag_edges(n_lags: int, dt_ms: float | None, lookahead: int = 0) -> tuple[flo
         raise ValueError(
             f"lookahead must lie in 0 .. {n_lags - 1}, filters have {n_lags} frames, got {lookahead!r}"
         )
+    return field_edges(n_lags, dt_ms, -lookahead)
+
+
+def field_edges(n_lags: int, dt_ms: float | None, first_lag: int) -> tuple[float, float]:
+    """Start and end of a field in ms (or bins) before the response whose last column is of ``first_lag``."""
     width = dt_ms or 1.0
-    return (n_lags - lookahead) * width, 0.0 - lookahead * width
+    return (n_lags + first_lag) * width, 0.0 + first_lag * width
+
+
+def mark_response(ax: Axes, edges: tuple[float, float]) -> None:
+    """Draw a line at the response where a field goes on after it."""
+    if edges[1] < 0 < edges[0]:
+        ax.axvline(0.0, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
 
 
 def lag_label(ax: Axes, dt_ms: float | None, text: str = "before the response") -> None:
@@ -407,15 +418,22 @@ def draw_field(
     *,
     limit: float | None = None,
     lookahead: int = 0,
+    first_lag: int = 0,
     band_label: str = BANDS,
     cmap: str = "RdBu_r",
     **imshow: Any,
 ) -> AxesImage:
-    """Draw a receptive field (F, L), its most recent lag at the right; colours are symmetric about 0."""
+    """Draw a receptive field (F, L), its most recent lag at the right; colours are symmetric about 0.
+
+    That lag is ``first_lag``, or ``lookahead`` frames after the response.
+    """
     edges, top = lag_edges(field.shape[1], dt_ms, lookahead), limit or symmetric_limit(field)
+    if first_lag:
+        edges = field_edges(field.shape[1], dt_ms, first_lag)
     shown = draw_spectrogram(
         ax, field, edges, frequencies_hz, band_label, cmap=cmap, vmin=-top, vmax=top, **imshow
     )
+    mark_response(ax, edges)
     lag_label(ax, dt_ms)
     tidy(ax)
     return shown

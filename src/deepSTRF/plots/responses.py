@@ -198,6 +198,7 @@ def plot_neuron_panel(
     band_label: str = BANDS,
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
+    first_lag: int = 0,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
     """Draw one neuron: spectrogram, raster, PSTH with prediction, and its receptive field.
 
@@ -223,6 +224,8 @@ def plot_neuron_panel(
         What the rows of the spectrogram are where they have no frequencies.
     figsize, figure : (float, float), Figure or SubFigure, optional
         Inches of a figure made here; or a figure to draw on, whose layout is left alone.
+    first_lag : int
+        Lag of the last column of ``strf`` in bins, ``model.first_lag``.
 
     Returns
     -------
@@ -254,7 +257,7 @@ def plot_neuron_panel(
     if field is not None:
         # spans two rows, so that its axis label takes no height from the spectrogram's row
         beside = figure.add_subplot(grid[:2, 1], box_aspect=FIELD_ASPECT, anchor="N")
-        draw_field(beside, field, data.frequencies_hz, dt_ms, band_label=band_label)
+        draw_field(beside, field, data.frequencies_hz, dt_ms, first_lag=first_lag, band_label=band_label)
         left_title(beside, "receptive field", LABEL_SIZE)
         panels.append(beside)
     return figure, panels

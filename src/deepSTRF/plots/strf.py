@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,11 +27,12 @@ from deepSTRF.plots._style import (
     check_positive,
     check_titles,
     draw_field,
+    field_edges,
     figure_title,
     frequency_axis,
-    lag_edges,
     lag_label,
     left_title,
+    mark_response,
     new_figure,
     panel_grid,
     shown_text,
@@ -78,11 +79,13 @@ def plot_strf_grid(
     band_label: str = BANDS,
     figure: Figure | SubFigure | None = None,
     unit: str | None = None,
+    first_lag: int = 0,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
     """Draw receptive fields in panels, red where sound excites and blue where it suppresses.
 
     The last column of a receptive field is the current bin. It is drawn at the right, where the axis reads 0;
-    the column of lag k spans k*dt_ms to (k+1)*dt_ms before the end of the response bin.
+    the column of lag k spans k*dt_ms to (k+1)*dt_ms before the end of the response bin. Lags below 0, sound
+    after the response, are right of a dashed line at 0.
 
     Parameters
     ----------
@@ -110,6 +113,8 @@ def plot_strf_grid(
         Draw here (its layout is left alone), for instance ``plt.figure(layout="constrained")``.
     unit : {None, "sd", "raw"}
         Unit of the weights, for the label of the colour bar; None does not name it.
+    first_lag : int
+        Lag of the last column in bins, ``model.first_lag``; below 0 it lies after the response.
 
     Returns
     -------
@@ -138,7 +143,14 @@ def plot_strf_grid(
     limit = symmetric_limit(fields) if shared_clim else None
     for panel, ax in enumerate(axes):
         shown = draw_field(
-            ax, fields[panel], frequencies, dt_ms, limit=limit, band_label=band_label, cmap=cmap
+            ax,
+            fields[panel],
+            frequencies,
+            dt_ms,
+            limit=limit,
+            first_lag=first_lag,
+            band_label=band_label,
+            cmap=cmap,
         )
         # long titles break into lines as wide as the panel
         left_title(
@@ -156,6 +168,138 @@ def plot_strf_grid(
         figure.colorbar(shown, ax=axes, shrink=0.8, label=label)
     figure_title(figure, suptitle)
     return figure, axes
+
+
+#: Height of a feature of one row, and of one of several, in inches.
+CURVE_INCHES, MAP_INCHES = 0.75, 1.45
+
+
+@checked_but("ncols", "titles")
+def plot_feature_fields(
+    strfs: Any,
+    features: Mapping[str, int],
+    titles: Sequence[str] | None = None,
+    dt_ms: float | None = None,
+    ncols: int = 4,
+    cmap: str = "RdBu_r",
+    suptitle: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    *,
+    frequencies_hz: Mapping[str, Any] | None = None,
+    figure: Figure | SubFigure | None = None,
+    unit: str | None = None,
+    first_lag: int = 0,
+) -> tuple[Figure | SubFigure, list[dict[str, Axes]]]:
+    """Draw receptive fields on several named features, one panel per feature above one axis of lags.
+
+    A feature of several rows is a map, red where it excites and blue where it suppresses, with limits of its
+    own; a feature of one row is a curve. Lags below 0, stimulus after the response, are right of a dashed
+    line at 0.
+
+    Parameters
+    ----------
+    strfs : array (K, F, T) or list of (F, T)
+        Receptive fields, most recent lag last; the rows of the features stand one below the other.
+    features : mapping of str to int
+        Names and numbers of rows in their order, ``dataset.features``.
+    titles : sequence of str, optional
+        One per receptive field.
+    dt_ms : float, optional
+        Bin width in ms; without it the axis counts bins.
+    ncols : int
+        Receptive fields per row.
+    cmap : str
+        A diverging colour map.
+    suptitle : str, optional
+        Title of the figure.
+    figsize : (float, float), optional
+        Inches; used only for a figure made here.
+    frequencies_hz : mapping of str to array, optional
+        Centre frequencies in Hz of the rows of features that have them, ``dataset.feature_frequencies``.
+    figure : matplotlib Figure or SubFigure, optional
+        Draw here (its layout is left alone).
+    unit : {None, "sd", "raw"}
+        Unit of the weights, for the label of curves; None does not name it.
+    first_lag : int
+        Lag of the last column in bins, ``model.first_lag``.
+
+    Returns
+    -------
+    (figure, list of K dictionaries from feature to axes)
+
+    Examples
+    --------
+    >>> strf = np.zeros((9, 12)); strf[3, 6] = 1.0; strf[8] = np.hanning(12)
+    >>> sizes = {"spectrogram": 8, "onsets": 1}
+    >>> figure, (panels,) = plot_feature_fields([strf], sizes, dt_ms=10.0, first_lag=-3)
+    >>> [float(edge) for edge in panels["onsets"].get_xlim()], len(panels["spectrogram"].images)
+    ([90.0, -30.0], 1)
+    """
+    fields = _stack_fields(strfs)
+    n_fields, n_rows, n_lags = fields.shape
+    sizes = {str(name): int(rows) for name, rows in features.items()}
+    if not sizes or sum(sizes.values()) != n_rows or min(sizes.values()) < 1:
+        raise ValueError(f"features must name all {n_rows} rows of the receptive fields, got {sizes}")
+    check_titles(titles, n_fields)
+    check_positive(dt_ms, "dt_ms")
+    _weight_label(unit)
+    label = {"sd": "per SD", "raw": "per unit"}.get(str(unit), "weight")  # a curve is 0.75 inches high
+    known = {name: check_frequencies((frequencies_hz or {}).get(name), rows) for name, rows in sizes.items()}
+    columns = check_columns(ncols, n_fields)
+    lines = math.ceil(n_fields / columns)
+    heights = [CURVE_INCHES if rows == 1 else MAP_INCHES for rows in sizes.values()]
+    if figure is None:
+        size = (max(FIELD_INCHES[0] * columns + 0.6, 3.2), lines * (sum(heights) + 0.25) + 0.6)
+        figure = new_figure(figsize or size)
+    grid = figure.subplots(
+        lines * len(sizes), columns, squeeze=False, gridspec_kw={"height_ratios": heights * lines}
+    )
+    edges, drawn = field_edges(n_lags, dt_ms, first_lag), []
+    for place in range(lines * columns):
+        line, column = divmod(place, columns)
+        panels = dict(zip(sizes, grid[line * len(sizes) : (line + 1) * len(sizes), column], strict=True))
+        if place >= n_fields:
+            for ax in panels.values():
+                ax.set_visible(False)
+            continue
+        first = 0
+        for name, ax in panels.items():
+            rows = fields[place, first : first + sizes[name]]
+            first += sizes[name]
+            if len(rows) == 1:
+                _draw_curve(ax, rows[0], edges, dt_ms)
+                ax.set_ylabel(label)
+            else:
+                draw_field(ax, rows, known[name], dt_ms, first_lag=first_lag, band_label="row", cmap=cmap)
+            ax.xaxis.label.set_fontsize(TICK_SIZE)
+            ax.yaxis.label.set_fontsize(TICK_SIZE)
+            if column:
+                ax.set_ylabel("")
+            left_title(ax, name, TICK_SIZE)
+            if name != list(sizes)[-1]:
+                ax.set_xlabel("")
+                ax.tick_params(labelbottom=False)
+        if titles is not None:
+            top, begins = (
+                panels[next(iter(sizes))],
+                textwrap.fill(shown_text(titles[place]), TITLE_CHARACTERS),
+            )
+            left_title(top, f"{begins}\n{shown_text(next(iter(sizes)))}", LABEL_SIZE)
+        drawn.append(panels)
+    figure_title(figure, suptitle)
+    return figure, drawn
+
+
+def _draw_curve(ax: Axes, weights: FloatArray, edges: tuple[float, float], dt_ms: float | None) -> None:
+    """Draw the weights (T,) of one row over lags, most recent last."""
+    step = dt_ms or 1.0
+    lags = edges[1] + (np.arange(weights.size, 0, -1, dtype=np.float64) - 0.5) * step
+    ax.axhline(0.0, color=INK, linewidth=0.5)
+    ax.plot(lags, weights, color=BLUE, linewidth=1.4)
+    ax.set_xlim(*edges)
+    mark_response(ax, edges)
+    lag_label(ax, dt_ms)
+    tidy(ax)
 
 
 #: Labels of weights by their unit.
@@ -199,6 +343,7 @@ def plot_strf_confidence(
     figsize: tuple[float, float] | None = None,
     figure: Figure | SubFigure | None = None,
     unit: str | None = None,
+    first_lag: int = 0,
 ) -> tuple[Figure | SubFigure, list[Axes]]:
     """Draw one STRF with its confidence band: the map, and the profiles through its peak.
 
@@ -222,6 +367,8 @@ def plot_strf_confidence(
         Inches of a figure made here; or a figure to draw on, whose layout is left alone.
     unit : {None, "sd", "raw"}
         Unit of the weights, for the labels of axes; None does not name it.
+    first_lag : int
+        Lag of the last column in bins, ``model.first_lag``.
 
     Returns
     -------
@@ -253,17 +400,19 @@ def plot_strf_confidence(
 
     sure, has_band = (bottom > 0) | (top < 0), bool(np.isfinite(bottom).any())
     alpha = np.where(sure | (not has_band), 1.0, UNSURE_ALPHA)
-    draw_field(whole, field, frequencies, dt_ms, cmap=cmap, alpha=alpha)
+    draw_field(whole, field, frequencies, dt_ms, first_lag=first_lag, cmap=cmap, alpha=alpha)
     known = f"{int(np.sum(sure))} of {field.size} weights are sure" if has_band else "no band: too few clips"
     left_title(whole, known, LABEL_SIZE)
 
     band, lag = np.unravel_index(int(np.nanargmax(np.abs(np.nan_to_num(field)))), field.shape)
     step = dt_ms or 1.0
-    ages = (np.arange(n_lags, 0, -1, dtype=np.float64) - 0.5) * step
+    edges = field_edges(n_lags, dt_ms, first_lag)
+    ages = edges[1] + (np.arange(n_lags, 0, -1, dtype=np.float64) - 0.5) * step
     over_time.fill_between(ages, bottom[band], top[band], color=BLUE, alpha=0.25, linewidth=0)
     over_time.plot(ages, field[band], color=BLUE, linewidth=1.4)
     over_time.axhline(0.0, color=INK, linewidth=0.5)
-    over_time.set_xlim(*lag_edges(n_lags, dt_ms))
+    over_time.set_xlim(*edges)
+    mark_response(over_time, edges)
     over_time.set_ylabel(label)
     lag_label(over_time, dt_ms)
     at = f"{frequencies[band] / 1000:.3g} kHz" if frequencies is not None else f"band {band}"
@@ -277,7 +426,7 @@ def plot_strf_confidence(
     frequency_axis(over_bands, n_bands, frequencies)
     over_bands.locator_params(axis="x", nbins=MOST_WEIGHTS)
     over_bands.set_xlabel(label)
-    back = n_lags - 1 - lag  # a column spans a whole bin
+    back = n_lags - 1 - lag + first_lag  # a column spans a whole bin
     span = f"{back * step:g} to {(back + 1) * step:g} ms back" if dt_ms else f"at lag {back}"
     left_title(over_bands, span, LABEL_SIZE)
     for ax in axes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from deepSTRF.experiments.examples import WEIGHTS, NeuronExample, receptive_fiel
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run, ScoreRow
 from deepSTRF.interpret import WaveformField, front_end_response, initial_front_end, waveform_fields
 from deepSTRF.metrics.scores import metric_named, metric_order
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.report.explanation import Explanation
 from deepSTRF.report.parts import NULL_STIMULI, Bands, FrontEndParts, ReportParts
 from deepSTRF.report.rendering import number, render
@@ -117,6 +118,8 @@ def gather_parts(run: Run) -> ReportParts:
     front_end = f"{facts['wav2spec']} + " if facts.get("wav2spec") else ""
     bands = Bands(facts.get("frequencies_hz"))
     fields = bands.of_fields(receptive_fields(model))
+    fitted = getattr(model, "fitted_on", None)
+    features = fitted.feature_sizes() if isinstance(fitted, FittedOn) else {}
     rows = [row for row in run.scores.summary() if row.metric not in INTERVAL]
     columns = run.scores.per_neuron("test")
     has_interval = all(name in columns for name in INTERVAL)
@@ -144,8 +147,16 @@ def gather_parts(run: Run) -> ReportParts:
         strfs=None if fields is None else fields.maps,
         strf_kind=WEIGHTS if fields is None else fields.kind,
         null_stimulus=NULL_STIMULI[getattr(model, "standardizer", None) is not None],
+        first_lag=0 if fields is None else fields.first_lag,
+        features=features,
+        feature_frequencies={
+            str(name): np.asarray(hertz, dtype=np.float64)
+            for name, hertz in (facts.get("feature_frequencies") or {}).items()
+        },
         strf_unit="raw" if fields is None else fields.unit,
-        left_out="" if fields is None else bands.named(fields.left_out),
+        left_out=""
+        if fields is None
+        else _named_rows(fields.left_out, features) or bands.named(fields.left_out),
         frequencies_hz=bands.frequencies_hz,
         # the channels of a front-end that states no frequencies are learned
         latent=bands.order is None and hasattr(getattr(model, "wav2spec", None), "hop"),
@@ -158,6 +169,12 @@ def gather_parts(run: Run) -> ReportParts:
         front_end=measure_front_end(model),
         waveform_field=example_waveform_field(model, run.examples, neurons),
     )
+
+
+def _named_rows(rows: Sequence[int], features: Mapping[str, int]) -> str:
+    """Rows of named features in words; "" without features."""
+    owners = [f"{name} {row}" if size > 1 else name for name, size in features.items() for row in range(size)]
+    return ", ".join(owners[row] for row in rows) if owners else ""
 
 
 def _explanation_of(run: Run) -> tuple[Explanation | None, list[tuple[str, str]]]:

@@ -84,6 +84,10 @@ class ReportParts:
         Kind of the receptive fields: "STRF weights" or "gradient maps".
     null_stimulus : str
         What gradient maps are taken around.
+    first_lag : int
+        Lag of the last frame of the receptive fields in bins; below 0 it lies after the response.
+    features, feature_frequencies : mapping of str to int, mapping of str to array
+        Named features of the stimuli, with their numbers of rows and, where known, their frequencies in Hz.
     strf_unit : str
         "sd" for receptive fields per standard deviation of each band of the training sounds, else "raw".
     left_out : str
@@ -132,6 +136,9 @@ class ReportParts:
     strfs: NDArray[np.float64] | None = None
     strf_kind: str = WEIGHTS
     null_stimulus: str = NULL_STIMULI[False]
+    first_lag: int = 0
+    features: Mapping[str, int] = field(default_factory=dict)
+    feature_frequencies: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
     strf_unit: str = "raw"
     left_out: str = ""
     frequencies_hz: NDArray[np.float64] | None = None
@@ -149,6 +156,14 @@ class ReportParts:
     def n_neurons(self) -> int:
         """Number of neurons."""
         return len(self.neurons)
+
+    def main_feature(self) -> tuple[str, slice]:
+        """Return name and rows of the feature with the most rows, which examples show; "" is all rows."""
+        if not self.features:
+            return "", slice(None)
+        name = max(self.features, key=lambda one: self.features[one])
+        first = sum(self.features[one] for one in list(self.features)[: list(self.features).index(name)])
+        return name, slice(first, first + self.features[name])
 
     @property
     def band_label(self) -> str:

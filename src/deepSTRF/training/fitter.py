@@ -302,6 +302,7 @@ class Fitter:
             self._params = model.forward_params(batch.inputs)
             return model.expected_counts(self._params)  # type: ignore[no-any-return]
         # From the cache come spectrograms: what is left of a NeuralModel is the part behind its front-end.
+        _check_ends_are_seen(model, batch)
         return (model.respond if batch.is_spectrogram else model)(batch.inputs)  # type: ignore[no-any-return]
 
     def compute_loss(self, pred: Tensor, responses: Tensor) -> Tensor:
@@ -695,3 +696,14 @@ def check_fitter_arguments(arguments: Mapping[str, Any], managed: Sequence[str],
                 f"{name}={example}"
             )
     check_callback_factory("fitter_kwargs['callbacks']", arguments.get("callbacks"))
+
+
+def _check_ends_are_seen(model: Any, batch: Batch) -> None:
+    """Raise ValueError where a model that looks ahead would see a batch's padding as sound after a clip."""
+    ahead = getattr(model, "lookahead_frames", 0)
+    if ahead and len(set(batch.lengths)) > 1 and isinstance(batch.keys[0], int):
+        raise ValueError(
+            f"the model looks {ahead} bins ahead, and this batch pads clips of {min(batch.lengths)} to "
+            f"{max(batch.lengths)} bins: the ends of the shorter ones would see the padding. Use "
+            "batch_size=1, or clips of one length (dataset.cut(...))"
+        )

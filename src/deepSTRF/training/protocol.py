@@ -16,7 +16,7 @@ from torch import nn
 from deepSTRF import __version__
 from deepSTRF._files import json_safe
 from deepSTRF._validation import checked, checked_but
-from deepSTRF.models.io.card import milliseconds
+from deepSTRF.models.io.card import looks_ahead, milliseconds
 from deepSTRF.protocols import DatasetLike
 
 __all__ = ["ProtocolCard"]
@@ -79,7 +79,8 @@ class ProtocolCard:
         'name', 'hash' and the clips of 'train', 'val' and 'test'.
     model : dict
         'class', 'n_parameters' (trainable), 'front_end', 'latency_ms', 'settings', and of a front-end
-        'front_end_bands', 'front_end_hz' (lowest and highest) and 'front_end_settings'.
+        'front_end_bands', 'front_end_hz' (lowest and highest) and 'front_end_settings'; 'looks_ahead' of one
+        that is not causal.
     centring, ceiling : str
         How the noise-corrected correlation is centred and what stands in its denominator.
     warmup_ms : float
@@ -283,6 +284,8 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
         "latency_ms": float(getattr(model, "latency_ms", 0.0)),
         "settings": json_safe(_settings(model)),
     }
+    if looks_ahead(model):
+        facts["looks_ahead"] = looks_ahead(model)
     if has_front_end:
         hertz = getattr(front_end, "frequencies_hz", None)
         facts["front_end_bands"] = getattr(front_end, "out_channels", None)
@@ -318,6 +321,8 @@ def _model_rows(model: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Model", f"{model['class']}({settings})"),
         ("Trainable parameters", f"{model['n_parameters']:,}"),
     ]
+    if model.get("looks_ahead"):
+        rows.append(("Causal", f"no: the model looks {model['looks_ahead']} ahead"))
     if model["front_end"]:
         rows.append(("Front-end", f"{model['front_end']}, latency {milliseconds(model['latency_ms'])}"))
         hertz, bands = model.get("front_end_hz"), model.get("front_end_bands")

@@ -384,7 +384,9 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
             "parameters on one device, of one floating type",
             f"output (B, N, 1, T) with N = {dataset.N_neurons} and one value per bin, all finite",
             "the same output twice in eval mode",
-            "no bin depends on later sound, nor on how long the clip is",
+            "no bin depends on later sound, nor on how long the clip is"
+            if not _ahead(model)
+            else f"no bin depends on sound more than the {_ahead(model)} bins after it that the model states",
             "no clip depends on the others in its batch (eval mode)",
             "finite gradients",
         ),
@@ -428,7 +430,8 @@ def _excerpt(model: nn.Module, dataset: DatasetLike, clip: int) -> _Excerpt:
     total = dataset.response_block(clip).shape[-1]
     hop = max(1, stimulus.shape[-1] // total)
     field = getattr(model, "receptive_field", None)
-    n_bins = min(total, max(EXCERPT_BINS, 2 * field if isinstance(field, int) else 0))
+    field = field + _ahead(model) if isinstance(field, int) else 0
+    n_bins = min(total, max(EXCERPT_BINS, 2 * field))
     return _Excerpt(stimulus[..., : n_bins * hop].unsqueeze(0).to(device, dtype), n_bins, hop)
 
 
@@ -522,14 +525,20 @@ def _perturbed_future(excerpt: _Excerpt) -> Tensor:
     return changed
 
 
+def _ahead(model: nn.Module) -> int:
+    """Bins after its own that a model states that a prediction depends on."""
+    return int(getattr(model, "lookahead_frames", 0))
+
+
 def _check_causal(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
     half = excerpt.half()
-    if half >= excerpt.n_bins:
+    known = half - _ahead(model)  # predictions before the change that must stay
+    if half >= excerpt.n_bins or known < 1:
         return
     with evaluating(model):
         other = _run(model, _perturbed_future(excerpt), "a stimulus with another ending")
         short = _run(model, excerpt.stimulus[..., : half * excerpt.hop], "a shorter stimulus")
-    moved = ((other - pred).abs() > _tolerance(pred))[0, :, 0, :half].any(dim=0).nonzero()
+    moved = ((other - pred).abs() > _tolerance(pred))[0, :, 0, :known].any(dim=0).nonzero()
     if moved.numel():
         first = int(moved[0])
         raise NonCausalError(
@@ -542,7 +551,7 @@ def _check_causal(model: nn.Module, excerpt: _Excerpt, pred: Tensor) -> None:
             f"a clip of {half} bins gives an output of shape {tuple(short.shape)}, wanted "
             f"{(1, pred.shape[1], 1, half)}: the model must take clips of any length"
         )
-    if not bool(((short - pred[..., :half]).abs() <= _tolerance(pred)).all()):
+    if not bool(((short - pred[..., :half]).abs() <= _tolerance(pred))[..., :known].all()):
         raise NonCausalError(
             "the prediction for a bin depends on how long the clip is: do not normalise, pool or attend over "
             "the whole time axis"

@@ -114,8 +114,8 @@ def dstrf(
         as many as hold 99% of the squared gradient.
     lookahead : int
         Frames of each filter after the current one, for models that are not causal; see `measure_window`. A
-        model that looks further ahead is an error, unless it has no bound there. The receptive field is then
-        always measured.
+        model that states its own (``lookahead_frames``) has at least those; one that looks further is an
+        error, unless it has no bound there. The receptive field is then always measured.
     neurons : int, slice or sequence of int, optional
         Which; None is all.
     times : int, slice or sequence of int, optional
@@ -420,7 +420,7 @@ class Request:
         edge: str,
         budget: int,
     ) -> None:
-        self.lookahead = _checked_lookahead(lookahead)
+        self.lookahead = max(_checked_lookahead(lookahead), int(getattr(target.model, "lookahead_frames", 0)))
         self.output = _responses(target).T  # (T, N)
         self.part, self.budget, self.edge, self.shift = part, budget, edge, 0
         _refuse_mask("neurons", neurons)

@@ -212,11 +212,15 @@ class _Reader:
 
     def _strf(self, module: CausalSTRFConv) -> None:
         shape, time_last = self.now.shape, self.time_last
-        if not time_last or not (type(module.kernel) is nn.Conv2d or hasattr(module.kernel, "build_kernel")):
+        if (
+            module.first_lag > 0
+            or not time_last
+            or not (type(module.kernel) is nn.Conv2d or hasattr(module.kernel, "build_kernel"))
+        ):
             raise UnknownLink
         weight = module.STRF_weight().to(self.now.device, self.now.dtype).flatten(1, 2)
         zeros = self.now.new_zeros(1, module.C_in, module.F, 1)
-        self.links.append(Padding(module.T - 1, 0))
+        self.links.append(Padding(module.T - 1 + module.first_lag, -module.first_lag))
         self.links.append(Convolution(weight, module(zeros).flatten(), 1))
         self._resized(1, module.C_out, 1, shape[-1])
 

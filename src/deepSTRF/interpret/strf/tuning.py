@@ -28,6 +28,7 @@ def strf_tuning(
     peak: str = "excitatory",
     gabor: bool = False,
     neurons: Sequence[Any] | None = None,
+    first_lag: int = 0,
 ) -> NeuronTable:
     """Summarise the tuning of STRFs.
 
@@ -52,6 +53,9 @@ def strf_tuning(
         Whether to add the columns of `fit_gabor` (slower).
     neurons : sequence, optional
         Names of the rows; None counts from 0.
+    first_lag : int
+        Lag of the last frame, where that is not the current one (``model.first_lag``): ``latency_ms`` and
+        ``rf_duration_ms`` count from the response, and are negative after it.
 
     Returns
     -------
@@ -82,8 +86,9 @@ def strf_tuning(
     columns: dict[str, NDArray[Any]] = {
         name: np.asarray([profile[name] for profile in profiles]) for name in _WITHOUT_PEAK
     }
+    columns["latency_ms"] = columns["latency_ms"] + first_lag * dt
     columns |= {
-        "rf_duration_ms": np.asarray(rf_duration_ms(maps, dt_ms=dt)),
+        "rf_duration_ms": np.asarray(rf_duration_ms(maps, dt_ms=dt)) + first_lag * dt,
         "separability": separability_index(maps),
         "excitation": excitation,
         "inhibition": inhibition,

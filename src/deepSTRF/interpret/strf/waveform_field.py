@@ -185,6 +185,11 @@ def waveform_fields(model: Any, stim: Tensor, neurons: NeuronSelection = None) -
     """
     if isinstance(model.wav2spec, nn.Identity):
         raise NoFrontEndError(f"this {type(model).__name__} has no front-end; use model.STRF_gradmap()")
+    if getattr(model, "lookahead_frames", 0):
+        raise ValueError(
+            f"this {type(model).__name__} looks {model.lookahead_frames} frames ahead, and a field ends with "
+            "the response: take dstrf(model, stim, wrt='samples'), whose filters hold what comes after it"
+        )
     sound = to_tensor(stim)
     if sound.numel() == 0 or sound.numel() != sound.shape[-1]:
         raise ValueError(

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from deepSTRF._validation import checked, checked_but
+from deepSTRF._validation import check_positive_int, check_positive_number, checked, checked_but
 from deepSTRF.models.base import AudioEncodingModel, resolve_slot
 from deepSTRF.models.readouts import STRFReadout
 from deepSTRF.registry import KERNELS, MODELS
 
-__all__ = ["Linear"]
+__all__ = ["DEFAULT_WINDOW", "Linear", "lag_range", "window_of_lags"]
+
+#: Frames of a window that nobody chose: that of the published models of NS1 (45 ms of 5 ms bins).
+DEFAULT_WINDOW = 9
+#: Lags in ms may miss a whole bin by this share of one: numbers rounded for a page still count.
+LAG_TOLERANCE = 0.01
+
+
+def lag_range(lags_ms: Sequence[float], dt_ms: float) -> tuple[int, int]:
+    """First and last lag in bins, both included, of a range of lags in ms (first, last)."""
+    ends = [float(end) for end in lags_ms]
+    if len(ends) != 2 or not all(abs(end) < float("inf") for end in ends) or ends[0] > ends[1]:
+        raise ValueError(
+            f"lags_ms must be (first, last) in ms, first <= last, e.g. (-100, 400): from 100 ms after the "
+            f"response to 400 ms before it; got {tuple(lags_ms)!r}"
+        )
+    bins = [round(end / dt_ms) for end in ends]
+    if any(abs(end / dt_ms - whole) > LAG_TOLERANCE for end, whole in zip(ends, bins, strict=True)):
+        raise ValueError(
+            f"lags_ms={tuple(lags_ms)!r} are no whole bins of {dt_ms:.9g} ms; the nearest that are: "
+            f"({bins[0] * dt_ms:.9g}, {bins[1] * dt_ms:.9g})"
+        )
+    return bins[0], bins[1]
+
+
+def window_of_lags(lags: Sequence[int], given: int | None, name: str) -> tuple[int, int]:
+    """Frames of a window and its first lag, from lags (first, last); an error where ``given`` disagrees."""
+    if len(lags) != 2 or any(int(lag) != lag for lag in lags) or lags[0] > lags[1]:
+        raise ValueError(f"lags must be (first, last) in whole frames, first <= last, got {tuple(lags)!r}")
+    n_frames = int(lags[1]) - int(lags[0]) + 1
+    if given is not None and given != n_frames:
+        raise ValueError(
+            f"the lags {lags[0]} to {lags[1]} are {n_frames} frames (both ends included) and {name}={given} "
+            "says otherwise; leave one of them out"
+        )
+    return check_positive_int("the number of lags", n_frames), int(lags[0])
 
 
 @MODELS.register("linear")
@@ -26,8 +61,8 @@ class Linear(AudioEncodingModel):
     ----------
     n_frequency_bands : int
         Bands, F.
-    temporal_window_size : int
-        Frames of each STRF, T.
+    temporal_window_size : int or None
+        Frames of each STRF, T; None is 9, or the number of ``lags``.
     out_neurons : int
         Neurons, N.
     output_activation : nn.Module, str or None
@@ -42,11 +77,28 @@ class Linear(AudioEncodingModel):
         Batch normalisation of each neuron's drive, or none (as closed-form solutions need).
     standardize : bool
         Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
+    lags : (int, int), optional
+        First and last lag in frames, both included: the response at t depends on the frames t - lag. Lags
+        below 0 are frames after the response; (-10, 40) is T = 51. None is (0, T - 1).
+    lags_ms, dt_ms : (float, float) and float, optional
+        The same in ms, with the bin width: whole bins, to a hundredth.
+
+    Attributes
+    ----------
+    first_lag : int
+        Lag of the newest frame of the STRFs, 0 unless ``lags`` say otherwise.
 
     Raises
     ------
     TypeError, ValueError
-        For illegal arguments.
+        For illegal arguments, or a window and lags that disagree.
+
+    Notes
+    -----
+    With lags below 0 the model is not causal (``lookahead_frames``): it has no stream, and at the end of a
+    clip, where frames are still to come, it sees zeros, as at the start (the mean level with
+    ``standardize=True``). In a padded batch the ends of shorter clips see the padding instead: fit such
+    models with a batch size of 1, or clips of one length.
 
     References
     ----------
@@ -70,7 +122,7 @@ class Linear(AudioEncodingModel):
     def __init__(
         self,
         n_frequency_bands: int = 34,
-        temporal_window_size: int = 9,
+        temporal_window_size: int | None = None,
         out_neurons: int = 1,
         output_activation: nn.Module | str | None = None,
         prefiltering: nn.Module | Mapping[str, Any] | None = None,
@@ -79,14 +131,32 @@ class Linear(AudioEncodingModel):
         *,
         norm: str = "batch",
         standardize: bool = False,
+        lags: Sequence[int] | None = None,
+        lags_ms: Sequence[float] | None = None,
+        dt_ms: float | None = None,
     ) -> None:
-        super().__init__(
-            n_frequency_bands, temporal_window_size, out_neurons, prefiltering, wav2spec, standardize
-        )
+        if lags_ms is not None:
+            if lags is not None or dt_ms is None:
+                raise ValueError("lags_ms goes with dt_ms, the bin width in ms, and in the place of lags")
+            lags = lag_range(lags_ms, check_positive_number("dt_ms", dt_ms))
+        window = DEFAULT_WINDOW if temporal_window_size is None else temporal_window_size
+        first_lag = 0
+        if lags is not None:
+            window, first_lag = window_of_lags(lags, temporal_window_size, "temporal_window_size")
+        super().__init__(n_frequency_bands, window, out_neurons, prefiltering, wav2spec, standardize)
+        self.first_lag, self.lookahead_frames = first_lag, max(-first_lag, 0)
+        #: Bin width for which lags in ms were given; fits and predictions compare it with the recording's.
+        self.lag_bin_ms = None if lags_ms is None or dt_ms is None else float(dt_ms)
         sizes = {"F": self.F, "T": self.T, "C_in": self.C_in, "C_out": self.O}
         strfs = resolve_slot("kernel", kernel, KERNELS, **sizes)
-        self.readout = STRFReadout(self.F, self.T, self.C_in, self.O, strfs, output_activation, norm=norm)
+        self.readout = STRFReadout(
+            self.F, self.T, self.C_in, self.O, strfs, output_activation, norm=norm, first_lag=self.first_lag
+        )
         self.validate()
+
+    def extra_repr(self) -> str:
+        """Return the lags, where they do not begin at the current frame."""
+        return f"lags=({self.first_lag}, {self.first_lag + self.T - 1})" if self.first_lag else ""
 
     def convert_public_state(self, state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
         """Read the linear encoder of the dynamic STRF toolbox: one convolution (N, F, T) with a bias."""
@@ -103,9 +173,39 @@ class Linear(AudioEncodingModel):
             for name, value in state.items()
         }
 
+    def feature_rows(self, name: str) -> slice:
+        """Return the bands of one feature of the recording that the model was fitted on.
+
+        Parameters
+        ----------
+        name : str
+            E.g. "onsets", of stimuli that are several named features.
+
+        Returns
+        -------
+        slice
+            Of axis F.
+
+        Raises
+        ------
+        KeyError
+            For another name, or a model that knows no features.
+        """
+        known = self.fitted_on.feature_sizes() if self.fitted_on is not None else {}
+        if name not in known:
+            has = f"has {', '.join(known)}" if known else "names no features"
+            raise KeyError(f"no feature {name!r}: the recording of the fit {has}")
+        first = sum(known[other] for other in list(known)[: list(known).index(name)])
+        return slice(first, first + known[name])
+
     @checked
     def STRF_weight(
-        self, polarity: str | int | None = None, folded: bool = False, *, unit: str | None = None
+        self,
+        polarity: str | int | None = None,
+        folded: bool = False,
+        *,
+        unit: str | None = None,
+        feature: str | None = None,
     ) -> Tensor:
         """Return the STRFs of all neurons.
 
@@ -120,14 +220,19 @@ class Linear(AudioEncodingModel):
             Per standard deviation of each band of the training sounds (0 for one without variance), or per
             unit of the spectrogram (not folded: the kernel as it is stored). None is "sd" for a fitted model,
             "raw" where no fit has measured the bands.
+        feature : str, optional
+            One feature of a recording of several; None is all rows.
 
         Returns
         -------
         Tensor
-            (N, F, T), detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one.
+            (N, F, T), detached, on the CPU; band 0 is the lowest, frame ``T - 1`` the current one, or that of
+            ``first_lag``.
 
         Raises
         ------
+        KeyError
+            For a feature that the recording of the fit does not have.
         ValueError
             For an unknown polarity or unit, "sd" of a model that was not fitted, or ``folded`` with a
             standardisation before a (nonlinear) prefilter.
@@ -135,11 +240,17 @@ class Linear(AudioEncodingModel):
         weight = self.readout.STRF_weight(0 if polarity is None else polarity, folded=folded)
         if folded:
             weight = weight * self.output_scale.scale.detach().cpu().view(-1, 1, 1)
-        return self._kernel_in_unit(weight, folded, unit)
+        fields = self._kernel_in_unit(weight, folded, unit)
+        return fields if feature is None else fields[:, self.feature_rows(feature)]
 
     @checked
     def STRFs(
-        self, polarity: str | int | None = None, folded: bool = False, *, unit: str | None = None
+        self,
+        polarity: str | int | None = None,
+        folded: bool = False,
+        *,
+        unit: str | None = None,
+        feature: str | None = None,
     ) -> Tensor:
         """Return the STRFs (N, F, T): `STRF_weight` by the name that all models with STRFs share."""
-        return self.STRF_weight(polarity, folded, unit=unit)
+        return self.STRF_weight(polarity, folded, unit=unit, feature=feature)

@@ -15,7 +15,7 @@ from deepSTRF import __version__
 from deepSTRF._text import markdown, printable
 from deepSTRF.models.io.encoding import foreign_classes
 
-__all__ = ["milliseconds", "model_card"]
+__all__ = ["looks_ahead", "milliseconds", "model_card"]
 
 _TAGS = ("neuroscience", "sensory-encoding", "auditory", "pytorch")
 _SLOTS = ("wav2spec", "prefiltering", "core", "readout")
@@ -74,6 +74,8 @@ def _sizes(model: nn.Module) -> Iterator[tuple[str, str]]:
     if hasattr(model, "F"):
         yield "Frequency bands", str(model.F)
         yield "Receptive field", _receptive_field(model, front_end)
+    if looks_ahead(model):
+        yield "Not causal", f"looks {looks_ahead(model)} ahead: no prediction before that much more is heard"
     parts = [
         f"{slot} {_count(getattr(model, slot)):,}" for slot in _SLOTS if _count(getattr(model, slot, None))
     ]
@@ -92,6 +94,18 @@ def _receptive_field(model: Any, front_end: Any) -> str:
         return f"{bins} of the front-end's output"
     heard = 1e3 * (samples + (field - 1) * front_end.hop) / float(front_end.audio_fs)
     return f"{bins} of the front-end's output, {heard:.0f} ms of sound"
+
+
+def looks_ahead(model: Any) -> str:
+    """How far a model sees the stimulus after the response, in ms where its bins are known; "" for not."""
+    frames = int(getattr(model, "lookahead_frames", 0))
+    fitted, front_end = getattr(model, "fitted_on", None), getattr(model, "wav2spec", None)
+    dt = getattr(fitted, "dt_ms", None) or getattr(model, "lag_bin_ms", None)
+    if dt is None and hasattr(front_end, "hop"):
+        dt = 1e3 * front_end.hop / float(front_end.audio_fs)
+    if not frames:
+        return ""
+    return f"{frames} frame{'s' * (frames > 1)}" if dt is None else milliseconds(frames * dt)
 
 
 def _count(module: nn.Module | None) -> int:

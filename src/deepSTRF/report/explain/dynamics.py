@@ -40,6 +40,10 @@ CONSTANT, TINY = 1e-5, 1e-30
 def explain_dynamics(target: Target) -> dict[str, Any]:
     """Write dynamic STRFs of the neurons chosen: ``dstrf.npz``, ``nonlinearity.csv`` and a movie."""
     excerpt = target.needs_excerpt()
+    if getattr(target.model, "lookahead_frames", 0):
+        raise Skipped(
+            "the model looks ahead; dstrf(model, stimulus) returns its filters, later frames included"
+        )
     if target.takes_waveform and target.frequencies_hz is None:
         raise Skipped(
             "the channels of this front-end are learned, not frequency bands; see the receptive field in the "

@@ -49,6 +49,8 @@ def explain_fields(target: Target) -> dict[str, Any]:
     """Write the receptive fields of all neurons (``fields.npz``)."""
     fields = target.needs_fields()
     arrays: dict[str, Any] = {"fields": fields.maps.astype(np.float32), "dt_ms": target.dt_ms}
+    if fields.first_lag:
+        arrays["first_lag"] = fields.first_lag
     if target.frequencies_hz is not None:
         arrays["frequencies_hz"] = target.frequencies_hz
     target.write("fields", arrays)
@@ -64,7 +66,8 @@ def explain_tuning(target: Target) -> dict[str, Any]:
     count = target.begin("tuning", len(maps))
     rows = []
     for neuron, field in enumerate(maps):
-        rows.append(strf_tuning(field, hertz, target.dt_ms, neurons=[target.all_names[neuron]]).rows()[0])
+        named = {"neurons": [target.all_names[neuron]], "first_lag": target.needs_fields().first_lag}
+        rows.append(strf_tuning(field, hertz, target.dt_ms, **named).rows()[0])
         count(1)
     columns = {name: np.asarray([row[name] for row in rows]) for name in rows[0] if name != "neuron"}
     columns["weight_unit"] = np.full(len(maps), target.unit)
@@ -134,6 +137,9 @@ def explain_confidence(target: Target) -> dict[str, Any]:
             continue
         count(1)
         options = {**config.model_options, "lambdas": float(chosen.lambdas[0])}
+        if getattr(chosen, "feature_grid", {}):  # one penalty per feature
+            options["lambdas"] = {name: float(one[0]) for name, one in chosen.feature_lambdas.items()}
+            options.pop("banded", None)
         fixed = replace(config, model_options=options)
 
         def refit(clips: Any, fixed: Any = fixed) -> Any:

@@ -98,6 +98,11 @@ class Target:
 
     def needs_frequencies(self) -> FloatArray:
         """Return the frequencies of the bands, or skip the analysis."""
+        if self.frequencies_hz is None and getattr(self.views[0] if self.views else None, "features", None):
+            raise Skipped(
+                "the stimuli are several features; take those that have frequencies: strf_tuning(model.STRFs("
+                "feature='spectrogram'), dataset.feature_frequencies['spectrogram'], dataset.dt)"
+            )
         if self.frequencies_hz is None:
             raise Skipped("neither recording nor front-end states the frequencies of the bands")
         if (np.diff(self.frequencies_hz) <= 0).any():

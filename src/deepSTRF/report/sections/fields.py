@@ -10,6 +10,7 @@ import numpy as np
 from deepSTRF.experiments.examples import GRADIENT, WEIGHTS
 from deepSTRF.metrics.scores import metric_named
 from deepSTRF.plots import (
+    plot_feature_fields,
     plot_filterbank,
     plot_modulation_transfer,
     plot_strf_confidence,
@@ -29,7 +30,7 @@ from deepSTRF.report.rendering import (
     wav_data_uri,
 )
 
-FIELD_COLUMNS = 6
+FIELD_COLUMNS, FEATURE_COLUMNS = 6, 4
 #: Four rows fit on one screen; the table of neurons has a small image of every field.
 MOST_SHOWN = 24
 #: Titles of the figure by kind of receptive field.
@@ -70,17 +71,35 @@ def receptive_fields(parts: ReportParts) -> Section | None:
         for neuron in shown
     ]
     lags = shown_lags(parts.strfs[shown])
-    figure, _ = plot_strf_grid(
-        parts.strfs[shown][..., -lags:],
-        titles,
-        parts.dt_ms,
-        ncols=FIELD_COLUMNS,
-        frequencies_hz=parts.frequencies_hz,
-        band_label=parts.band_label,
-        suptitle=f"{TITLES[parts.strf_kind]}\n{UNITS[parts.strf_unit]}",  # two lines fit over one panel
-    )
+    maps, heading = parts.strfs[shown][..., -lags:], TITLES[parts.strf_kind]
+    figure: Any
+    if parts.features:
+        figure, _ = plot_feature_fields(
+            maps,
+            parts.features,
+            titles,
+            parts.dt_ms,
+            ncols=FEATURE_COLUMNS,
+            frequencies_hz=parts.feature_frequencies,
+            suptitle=f"{heading}\n{UNITS[parts.strf_unit]}",
+            unit=parts.strf_unit,
+            first_lag=parts.first_lag,
+        )
+    else:
+        figure, _ = plot_strf_grid(
+            maps,
+            titles,
+            parts.dt_ms,
+            ncols=FIELD_COLUMNS,
+            frequencies_hz=parts.frequencies_hz,
+            band_label=parts.band_label,
+            suptitle=f"{heading}\n{UNITS[parts.strf_unit]}",  # two lines fit over one panel
+            first_lag=parts.first_lag,
+        )
     n_bands, n_lags = parts.strfs.shape[1:]
     size = f"{n_bands} {parts.band_label}s by {n_lags} bins"
+    if parts.features:
+        size = f"{', '.join(f'{name} ({rows})' for name, rows in parts.features.items())} by {n_lags} bins"
     size += f", {n_lags * parts.dt_ms:g} ms long" if parts.dt_ms else ""
     alt = f"Receptive fields of {len(shown)} neurons, {size}."
     caption = ""
@@ -89,6 +108,9 @@ def receptive_fields(parts: ReportParts) -> Section | None:
     caption += "Each panel has its own colour scale, symmetric about zero; the number is the neuron's score."
     if lags < n_lags:
         caption += f" The last {lags} of {n_lags} bins are drawn; the others hold less than 1% of the energy."
+    if parts.first_lag < 0:
+        after = f"{-parts.first_lag * parts.dt_ms:g} ms" if parts.dt_ms else f"{-parts.first_lag} bins"
+        caption += f" The model is not causal: it looks {after} ahead, right of the dashed line."
     caption += _unit(parts.strf_unit, parts.left_out)
     if len(parts.seeds) > 1:
         caption += " Fields are those of the seed with the best validation score."
@@ -114,6 +136,11 @@ def _lead(parts: ReportParts) -> str:
     lead = (
         "Red: energy there raises the prediction. Blue: it lowers it. Time runs to the response at the right."
     )
+    if parts.first_lag < 0:
+        lead = lead.replace("at the right.", "at the dashed line, and on to what follows it.")
+    if parts.features:
+        lead += " Each feature of the stimulus has a panel; one of a single row is a curve, above 0 where it "
+        lead += "raises the prediction."
     if parts.strf_kind == GRADIENT:
         lead += (
             " This model is not linear: these are its slopes at the null stimulus, the effect of a small "
@@ -139,6 +166,7 @@ def confidence(parts: ReportParts) -> Section | None:
             suptitle=f"neuron {label}",
             frequencies_hz=parts.frequencies_hz,
             unit=found.unit,
+            first_lag=parts.first_lag,
         )
         body += figure_html(figure, f"Receptive field of neuron {label} with its 95% confidence band.")
     for reason in found.facts.get("without_band", []):
@@ -148,6 +176,13 @@ def confidence(parts: ReportParts) -> Section | None:
         "95% band holds zero. The bands are pointwise; they measure how much the estimate varies with the "
         "clips, not its bias by the penalty."
     )
+    if len(parts.features) > 1:
+        owners = [name for name, rows in parts.features.items() for _ in range(rows)]
+        places = (
+            f"{name} from {owners.index(name)}" if rows > 1 else f"{name} {owners.index(name)}"
+            for name, rows in parts.features.items()
+        )
+        lead += f" Bands are the rows of the features one below the other: {escape(', '.join(places))}."
     return Section("confidence", "Confidence bands", body, lead)
 
 

@@ -105,22 +105,27 @@ def _panel(parts: ReportParts, example: NeuronExample) -> str:
     index = f" (#{list(parts.neurons).index(example.neuron)})" if known else ""
     title = f"{example.role.capitalize()}: neuron {example.neuron}{index}"
     name = metric_named(parts.main_score).label
+    feature, rows = parts.main_feature()
+    strf = None if example.strf is None else example.strf[rows]
     figure, _ = plot_neuron_panel(
-        example.stim,
+        example.stim[rows],
         example.response,
         example.pred,
         parts.dt_ms,
-        strf=None if example.strf is None else example.strf[:, -shown_lags(example.strf[None]) :],
+        strf=None if strf is None else strf[:, -shown_lags(strf[None]) :],
         title=title,
-        frequencies_hz=parts.frequencies_hz,
+        frequencies_hz=parts.feature_frequencies.get(feature) if feature else parts.frequencies_hz,
         response_label=parts.response_unit,
-        band_label=parts.band_label,
+        band_label=f"row of {feature}" if feature else parts.band_label,
+        first_lag=parts.first_lag,
     )
     repeats = example.response.shape[0]
     caption = f"{title}. {name.capitalize()} {number(example.score)} on the test clips. Clip {example.clip}"
     if example.start_s:
         caption += f", from {example.start_s:.1f} s"
     caption += f"; {repeats} repeat{'s' if repeats != 1 else ''}."
+    if feature and len(parts.features) > 1:
+        caption += f" Of the features of the stimulus, {feature} is shown."
     panels = "repeats, mean response" if repeats > 1 else "response"
     field = " and receptive field" if example.strf is not None else ""
     alt = f"Spectrogram, {panels} with prediction{field} of the {example.role} neuron."
