@@ -309,13 +309,10 @@ def fit_ridge(
     features = {} if wav2spec is not None else dict(getattr(train, "features", None) or {})
     given = _given_penalties(lambdas, banded, features)
     _check_recordings(train, validation, None if given is None else sum(len(one.lambdas) for one in given))
-    window = (DEFAULT_LAGS if n_lags is None else n_lags, 0)
-    if lags_ms is not None:
-        window = window_of_lags(lag_range(lags_ms, float(train.dt)), n_lags, "n_lags")
-    lags = range(window[1], window[1] + window[0])
+    lags = _lags(n_lags, lags_ms, float(train.dt))
     model = Linear(
         n_frequency_bands=_count_bands(train, wav2spec),
-        temporal_window_size=window[0],
+        temporal_window_size=len(lags),
         out_neurons=train.N_neurons,
         prefiltering=prefiltering,
         wav2spec=wav2spec,
@@ -335,17 +332,7 @@ def fit_ridge(
         penalties = [_Penalties(grid, ratios) for ratios in (_ratios(len(features)) if banded else [None])]
     problem = _Problem(clips, groups, list(features.values()), scale, lags, max_bytes)
     heard = None if validation is None else ClipFeatures(model, validation, warmup_ms, lags)
-    found: list[dict[str, Tensor]] = []
-    for one in penalties:
-        estimates = problem.solve(one)
-        if len(estimates.untrained) == clips.n_neurons:
-            raise ValueError(
-                "no neuron has responses to fit: check the selection of clips and neurons, and that "
-                f"warmup_ms={warmup_ms:g} is shorter than the clips"
-            )
-        if heard is not None:
-            found.append(_validation_scores(estimates, heard, lags, max_bytes))
-    scores = {name: torch.cat([part[name] for part in found]) for name in (SCORES if found else ())}
+    estimates, scores = _try_all(problem, penalties, heard, warmup_ms)
     names = neuron_names(train.nrn_meta)
     index, shared, unscored = _choose(scores, score, per_neuron, len(names))
     kept = problem.pick(penalties, index, estimates)
@@ -386,6 +373,14 @@ def _write_estimate(model: Linear, strfs: Tensor, biases: Tensor) -> None:
 
 
 # ---- Arguments
+
+
+def _lags(n_lags: int | None, lags_ms: Sequence[float] | None, dt_ms: float) -> range:
+    """Lags of the STRFs in bins, from their number or from a range in ms."""
+    if lags_ms is None:
+        return range(DEFAULT_LAGS if n_lags is None else n_lags)
+    n_frames, first = window_of_lags(lag_range(lags_ms, dt_ms), n_lags, "n_lags")
+    return range(first, first + n_frames)
 
 
 @dataclass(frozen=True)
@@ -634,6 +629,23 @@ class _Problem:
                     part[chosen] = values[index[chosen] - first, chosen]
             first += len(one.lambdas)
         return _Estimates(*parts, last.means, last.untrained, last.forms)
+
+
+def _try_all(
+    problem: _Problem, penalties: list[_Penalties], heard: ClipFeatures | None, warmup_ms: float
+) -> tuple[_Estimates, dict[str, Tensor]]:
+    """Estimates of the last penalties, and the validation scores (n_lambdas, N) of all."""
+    found: list[dict[str, Tensor]] = []
+    for one in penalties:
+        estimates = problem.solve(one)
+        if len(estimates.untrained) == problem.clips.n_neurons:
+            raise ValueError(
+                "no neuron has responses to fit: check the selection of clips and neurons, and that "
+                f"warmup_ms={warmup_ms:g} is shorter than the clips"
+            )
+        if heard is not None:
+            found.append(_validation_scores(estimates, heard, problem.lags, problem.max_bytes))
+    return estimates, {name: torch.cat([part[name] for part in found]) for name in (SCORES if found else ())}
 
 
 def _validation_scores(
