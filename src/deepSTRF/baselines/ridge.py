@@ -462,7 +462,7 @@ def _ratios(n_features: int) -> list[Tensor | None]:
     else:
         alone = torch.eye(n_features, dtype=torch.float64) * half
         engine = torch.quasirandom.SobolEngine(n_features)  # type: ignore[no-untyped-call]
-        spread = engine.fast_forward(2).draw(SOBOL_RATIOS).double()  # the first two points are equal ratios
+        spread = engine.draw(2 + SOBOL_RATIOS)[2:].double()  # the first two points are equal ratios
         logs = torch.cat([torch.zeros(1, n_features), alone, -alone, (2 * spread - 1) * half])
         logs = logs - logs.mean(1, keepdim=True)
     return list(10.0**logs)
@@ -552,7 +552,7 @@ def _default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Te
 
 def _total_variance(clips: ClipFeatures, heard: Sequence[int]) -> float:
     """Mean variance of the features over all frames of some clips, times the number of frames."""
-    n_frames = sum(clips.own(clip).stop - clips.own(clip).start for clip in heard)
+    n_frames: int = sum(clips.own(clip).stop - clips.own(clip).start for clip in heard)
     parts = (clips.features(clip)[:, clips.own(clip)] for clip in heard)
     n_features = clips.features(heard[0]).shape[0]
     if 8 * n_frames * n_features > MAX_BYTES:  # not all frames at once
@@ -620,15 +620,19 @@ class _Problem:
         holds the memory of one vector of ratios.
         """
         neurons, first = torch.arange(len(index)), 0
-        parts = [torch.empty_like(values[0]) for values in (last.weights, last.biases, last.variances)]
+        weights, biases, variances = (
+            torch.empty_like(values[0]) for values in (last.weights, last.biases, last.variances)
+        )
         for one in penalties:
             chosen = neurons[(index >= first) & (index < first + len(one.lambdas))]
             if len(chosen):
                 found = last if one is penalties[-1] else self.solve(one, chosen)
-                for part, values in zip(parts, (found.weights, found.biases, found.variances), strict=True):
-                    part[chosen] = values[index[chosen] - first, chosen]
+                at = index[chosen] - first
+                weights[chosen] = found.weights[at, chosen]
+                biases[chosen] = found.biases[at, chosen]
+                variances[chosen] = found.variances[at, chosen]
             first += len(one.lambdas)
-        return _Estimates(*parts, last.means, last.untrained, last.forms)
+        return _Estimates(weights, biases, variances, last.means, last.untrained, last.forms)
 
 
 def _try_all(

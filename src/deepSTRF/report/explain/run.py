@@ -59,15 +59,17 @@ def explain_fields(target: Target) -> dict[str, Any]:
 
 def explain_tuning(target: Target) -> dict[str, Any]:
     """Write the tuning of all neurons (``tuning.csv``), and ``modulation.npz`` of those chosen."""
-    maps = target.needs_fields().maps
+    maps, first_lag = target.needs_fields().maps, target.needs_fields().first_lag
     one = maps.shape[1] == 1 and target.frequencies_hz is None  # it has latency and duration all the same
     hertz, varies = None if one else target.needs_frequencies(), target.varying()
     maps, hertz = maps[:, varies], None if hertz is None else hertz[varies]
     count = target.begin("tuning", len(maps))
     rows = []
     for neuron, field in enumerate(maps):
-        named = {"neurons": [target.all_names[neuron]], "first_lag": target.needs_fields().first_lag}
-        rows.append(strf_tuning(field, hertz, target.dt_ms, **named).rows()[0])
+        table = strf_tuning(
+            field, hertz, target.dt_ms, neurons=[target.all_names[neuron]], first_lag=first_lag
+        )
+        rows.append(table.rows()[0])
         count(1)
     columns = {name: np.asarray([row[name] for row in rows]) for name in rows[0] if name != "neuron"}
     columns["weight_unit"] = np.full(len(maps), target.unit)
