@@ -99,7 +99,8 @@ def _receptive_field(model: Any, front_end: Any) -> str:
 def looks_ahead(model: Any) -> str:
     """How far a model sees the stimulus after the response, in ms where its bins are known; "" for not."""
     frames = int(getattr(model, "lookahead_frames", 0))
-    fitted, front_end = getattr(model, "fitted_on", None), getattr(model, "wav2spec", nn.Identity())
+    fitted = getattr(model, "fitted_on", None)
+    front_end: Any = getattr(model, "wav2spec", None)
     dt = getattr(fitted, "dt_ms", None) or getattr(model, "lag_bin_ms", None)
     if dt is None and hasattr(front_end, "hop"):
         dt = 1e3 * front_end.hop / float(front_end.audio_fs)
