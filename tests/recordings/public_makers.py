@@ -651,7 +651,7 @@ def alice_eeg(root: Path) -> MadeSignal:
         if "1" in times:
             missing[f"{subject}-1", "1"] = {0: list(range(50, 60))}
     return MadeSignal(
-        onsets, dict.fromkeys("123", 100), rate, 1.0, 0.01, "uV", missing=missing,
+        onsets, dict.fromkeys("123", 100), rate, 1e-6, 0.01, "V", missing=missing,
         notes={"segments that a subject lacks": 1},
         damage="eeg/S26/S26_alice-raw.fif",
     )  # fmt: skip

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tarfile
 
 import h5py
@@ -273,27 +272,28 @@ def test_wrong_hints_are_named(mini):
 # ---- damaged and hostile archives
 
 
-def test_unsafe_members_are_refused(tmp_path):
-    for kind in ("..", "/abs", "link"):
-        path = tmp_path / "bad.tgz"
-        with tarfile.open(path, "w:gz") as archive:
-            entry = tarfile.TarInfo({"..": "../x.json", "/abs": "/x.json", "link": "m/x.json"}[kind])
-            if kind == "link":
-                entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            archive.addfile(entry, io.BytesIO(b""))
-        with pytest.raises(DamagedFileError, match=r"bad\.tgz is not safe to read"):
-            only(path)
-        assert not NemsFormat.recognises(path)
+@pytest.mark.parametrize("name", ["../x.json", "m/../../x.json", "/abs/x.json"])
+def test_unsafe_members_are_refused(tmp_path, name):
+    members = make.site("m", make.MINI_SPIKES, make.MINI_TILES, make.MINI_EPOCHS)
+    path = make.pack(tmp_path / "bad.tgz", {**members, name: b"{}"})
+    with pytest.raises(DamagedFileError, match=r"bad\.tgz.*no plain relative name"):
+        only(path)
 
 
-def test_links_in_a_folder_are_not_followed(tmp_path):
-    folder = make.unpack(tmp_path / "f", make.site("m", make.MINI_SPIKES, None, make.MINI_EPOCHS))
-    secret = tmp_path / "secret.h5"
-    secret.write_bytes((folder / "m" / "resp.h5").read_bytes())
-    (folder / "m" / "resp.h5").unlink()
-    os.symlink(secret, folder / "m" / "resp.h5")
+def test_links_in_an_archive_are_not_read(tmp_path):
+    members = make.site("m", make.MINI_SPIKES, None, make.MINI_EPOCHS)
+    del members["m/resp.h5"]
+    path = tmp_path / "bad.tgz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+        link = tarfile.TarInfo("m/resp.h5")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
     with pytest.raises(DamagedFileError):
-        only(folder)
+        only(path)
 
 
 @pytest.mark.parametrize("name", ["mini/resp.h5", "mini/resp.json", "mini/resp.epoch.csv", "mini/stim.h5"])

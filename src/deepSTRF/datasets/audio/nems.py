@@ -7,14 +7,17 @@ rounding half to even, as NEMS does: a spike at t is then in bin ``floor(t*fs) -
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import fnmatch
 import io
+import itertools
 import json
 import math
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -22,9 +25,10 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from deepSTRF._files import DamagedFileError, check_regular, naming_damage, read_bytes
+from deepSTRF._files import DamagedFileError, naming_damage
 from deepSTRF._text import check_name
-from deepSTRF._validation import check_choice, check_memory
+from deepSTRF._validation import check_choice
+from deepSTRF.datasets.file_tree import FileTree, is_archive
 from deepSTRF.datasets.formats import Findings, Format, MissingHintError
 from deepSTRF.datasets.hdf5 import Hdf5File
 from deepSTRF.datasets.recording import LoadReport
@@ -40,12 +44,6 @@ SILENCES = ("keep", "drop")
 SPLITS = ("none", "occurrences", "prefix")
 _BEFORE, _AFTER = "PreStimSilence", "PostStimSilence"
 _REMEDY = "get the archive again"
-#: No member of an archive is larger than this in bytes, and no archive has more members.
-_LARGEST_MEMBER, _MOST_MEMBERS = 1 << 33, 100_000
-#: Folders above the members of a recording that is not packed.
-_DEPTH = 3
-#: Blocks of 1 MiB behind the last member that are read.
-_TAIL_BLOCKS = 64
 #: So many members are looked at to recognise an archive.
 _LOOKED_AT = 200
 #: Two times that differ by less (in samples) are the same.
@@ -54,72 +52,9 @@ _TEST_SHARE = 0.2
 _VIEW = re.compile(r"(?:.*\.)?(\d\d)\.[^.]+")
 #: Epoch, start and end of a clip, start of its epoch, silence before the sound, in s.
 Clip = tuple[str, float, float, float, float]
-_PLAIN_SUFFIXES = (".json", ".csv", ".h5")
 
 
-# ---- members
-
-
-def archive_members(path: Path) -> Iterator[tuple[PurePosixPath, tarfile.TarInfo, tarfile.TarFile]]:
-    """Regular members of a tar archive (packed or not) in order; anything unsafe is refused by name."""
-    check_regular(path)
-    seen: set[PurePosixPath] = set()
-    with naming_damage(path, _REMEDY), tarfile.open(path, mode="r:*") as opened:
-        for member in opened:
-            inside = PurePosixPath(member.name.replace("\\", "/"))
-            parts = [part for part in inside.parts if part != "."]
-            unsafe = inside.is_absolute() or ".." in parts or (parts and ":" in parts[0]) or not parts
-            if member.isdir() and not (inside.is_absolute() or ".." in parts):
-                continue
-            if unsafe or not member.isreg():
-                what = "leaves its folder" if member.isreg() else "is a link or no regular file"
-                raise DamagedFileError(f"{path} is not safe to read: its member {member.name!r} {what}")
-            if inside in seen or len(seen) >= _MOST_MEMBERS:
-                raise DamagedFileError(f"{path} holds {member.name!r} twice, or too many members; {_REMEDY}")
-            if member.size > _LARGEST_MEMBER:
-                raise DamagedFileError(f"{path}: the member {member.name!r} states {member.size:,} bytes")
-            seen.add(inside)
-            yield inside, member, opened
-        for _ in range(_TAIL_BLOCKS):  # the end of a packed stream holds its checksum
-            if not opened.fileobj.read(1 << 20):
-                break
-
-
-def _read_members(path: Path, wanted: Callable[[str], bool]) -> dict[str, bytes | None]:
-    """Every member that a recording can have, by its name in the archive or folder: content where wanted."""
-    found: dict[str, bytes | None] = {}
-    total = 0
-    if path.is_dir():
-        for file in sorted(_files_in(path)):
-            name = file.relative_to(path).as_posix()
-            total += check_regular(file, limit=_LARGEST_MEMBER).st_size
-            check_memory(total, f"the recording in {path}")
-            found[name] = read_bytes(file) if wanted(name) else None
-        return found
-    for inside, member, opened in archive_members(path):
-        name = inside.as_posix()
-        if inside.suffix not in _PLAIN_SUFFIXES or inside.name.startswith("._"):
-            continue
-        found[name] = None
-        if wanted(name):
-            total += member.size
-            check_memory(total, f"the recording in {path}")
-            with naming_damage(path, _REMEDY):
-                stream = opened.extractfile(member)
-                found[name] = content = b"" if stream is None else stream.read()
-                if len(content) != member.size:
-                    raise ValueError(f"the member {member.name!r} ends after {len(content)} bytes")
-    return found
-
-
-def _files_in(folder: Path, depth: int = _DEPTH) -> Iterator[Path]:
-    for entry in folder.iterdir():
-        if entry.is_symlink():
-            continue
-        if entry.is_dir() and depth:
-            yield from _files_in(entry, depth - 1)
-        elif entry.suffix in _PLAIN_SUFFIXES:
-            yield entry
+# ---- signals
 
 
 def hdf5_arrays(where: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
@@ -131,9 +66,6 @@ def hdf5_arrays(where: str, content: bytes) -> dict[str, npt.NDArray[Any]]:
                 if not hasattr(entry, "keys") and entry.dtype.kind in "biuf":
                     arrays[f"{group.name}/{name}".strip("/")] = opened.values(entry)
     return arrays
-
-
-# ---- signals
 
 
 @dataclass(eq=False)
@@ -227,19 +159,25 @@ class _Archive:
 
 def _archives(path: Path) -> list[_Archive]:
     """The recordings in an archive or folder, one per folder with signals."""
-    members = _read_members(path, lambda name: name.endswith((".json", ".epoch.csv")))
+    with contextlib.closing(FileTree(path)) as tree:
+        members: dict[str, bytes | None] = {}
+        for name in tree.names:
+            wanted = name.endswith((".json", ".epoch.csv"))
+            members[name] = tree.read(name) if wanted else None
+        places = {name: tree.where(name) for name in tree.names}
     found: dict[str, _Archive] = {}
     views: list[tuple[int, _Archive, _Stored]] = []
     for name in sorted(members):
         inside = PurePosixPath(name)
         if inside.suffix != ".json":
             continue
-        where = f"{path}: {name}"
+        where = places[name]
         with naming_damage(where, _REMEDY):
             facts = json.loads((members[name] or b"").decode("utf-8"))
             facts = dict(facts)
         folder = str(inside.parent)
-        label = inside.parent.name or path.name.split(".")[0]
+        around = PurePosixPath(where).parent.name
+        label = around if around != path.name else path.name.split(".")[0]
         archive = found.setdefault(folder, _Archive(label))
         if "chans" not in facts:
             archive.meta |= facts
@@ -254,8 +192,8 @@ def _archives(path: Path) -> list[_Archive]:
         facts.setdefault("name", base.rpartition("/")[2].rpartition(".")[2])
         data = next((f"{base}{end}" for end in (".h5", ".csv") if f"{base}{end}" in members), "")
         table = members.get(f"{base}.epoch.csv")
-        epochs = [] if table is None else _epochs(table, f"{path}: {base}.epoch.csv")
-        signal = _Stored(f"{path}: {base}", data, facts, epochs)
+        epochs = [] if table is None else _epochs(table, places[f"{base}.epoch.csv"])
+        signal = _Stored(where.removesuffix(".json"), data, facts, epochs)
         view = _VIEW.fullmatch(base.rpartition("/")[2])
         if view is not None:
             views.append((int(view[1]), archive, signal))
@@ -278,10 +216,10 @@ def _archives(path: Path) -> list[_Archive]:
 
 def _load(path: Path, signals: Iterable[_Stored]) -> None:
     """Read the data of signals."""
-    named = {signal.member: signal for signal in signals if signal.member}
-    for name, content in _read_members(path, named.__contains__).items():
-        if name in named:
-            named[name].data = content
+    with contextlib.closing(FileTree(path)) as tree:
+        for signal in signals:
+            if signal.member:
+                signal.data = tree.read(signal.member)
 
 
 # ---- the format
@@ -292,23 +230,21 @@ class NemsFormat(Format):
     """NEMS recording archive: signals with epochs, as .tgz or folder."""
 
     suffixes: ClassVar[tuple[str, ...]] = (".tgz", ".tar.gz", ".tar")
+    reads_trees: ClassVar[bool] = True
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
-        """Whether a folder or archive holds tables of epochs."""
+        """Whether a folder or archive holds tables of epochs; of an archive, the first members are seen."""
         if path.is_dir():
             return any(path.glob("*.epoch.csv")) or any(path.glob("*/*.epoch.csv"))
-        if not path.name.lower().endswith(cls.suffixes) or not path.is_file():
+        if not is_archive(path):
             return False
-        try:
-            for n, (inside, _, _) in enumerate(archive_members(path)):
-                if inside.name.endswith(".epoch.csv"):
-                    return True
-                if n > _LOOKED_AT:
-                    return False
-        except (ValueError, OSError):
-            return False
-        return False
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as packed:
+                return any(name.endswith(".epoch.csv") for name in packed.namelist())
+        with tarfile.open(path, mode="r:*") as opened:
+            names = (member.name for member in itertools.islice(opened, _LOOKED_AT))
+            return any(name.endswith(".epoch.csv") for name in names)
 
     def look(self, hints: Mapping[str, Any]) -> Findings:
         """Signals with their kind, rate and channels, names of epochs, and what is to be told."""

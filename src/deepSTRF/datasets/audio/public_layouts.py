@@ -230,7 +230,9 @@ def aligned(
     Spikes outside of the sound are left out and counted. An empty array is a silent trial.
     """
     names, onsets, spikes, observed = [], [], [], []
+    ends = {name: float((sound.n_samples or 0) / Fraction(sound.fs)) for name, sound in sounds.items()}
     clock = 0.0
+    n_before = n_inside = n_after = n_silent = 0
     for stimulus, times, (start, end) in trials:
         onset = float(math.ceil(clock - start) + 1.0)  # whole seconds: bin edges stay what they were
         found = np.sort(np.asarray(times, dtype=np.float64).reshape(-1))
@@ -238,19 +240,21 @@ def aligned(
             raise DamagedFileError(
                 f"{rest.get('name', unit)}: a spike time of {stimulus!r} is no finite number"
             )
-        sound = sounds[stimulus]
-        last = float((sound.n_samples or 0) / Fraction(sound.fs))
-        before, after = found < -_EDGE_S, found >= last - _EDGE_S
-        inside = found[~before & ~after & (found >= start - _EDGE_S) & (found < end)]
-        reading.note("spikes before the sound", unit, int(before.sum()))
-        reading.note("spikes in the sound", unit, int(inside.size))
-        reading.note("spikes after the sound", unit, int(after.sum()))
-        reading.note("silent trials", unit, int(not found.size))
+        first, last = np.searchsorted(found, [-_EDGE_S, ends[stimulus] - _EDGE_S])
+        inside = found[first:last]
+        inside = inside[(inside >= start - _EDGE_S) & (inside < end)]
+        n_before, n_inside = n_before + int(first), n_inside + inside.size
+        n_after, n_silent = n_after + found.size - int(last), n_silent + (found.size == 0)
         names.append(stimulus)
         onsets.append(onset)
         spikes.append(onset + inside)
         observed.append((onset + start, onset + end))
         clock = onset + end
+    for topic, count in (
+        ("spikes before the sound", n_before), ("spikes in the sound", n_inside),
+        ("spikes after the sound", n_after), ("silent trials", n_silent),
+    ):  # fmt: skip
+        reading.note(topic, unit, count)
     return Session(
         trials=Trials(names, np.array(onsets)),
         spikes={unit: np.concatenate([*spikes, np.empty(0)])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from deepSTRF._files import DamagedFileError, naming_damage
-from deepSTRF._optional import require
+from deepSTRF.datasets.audio.eeg import MneFormat
 from deepSTRF.datasets.audio.matlab import elements, read_variables
 from deepSTRF.datasets.audio.public_layouts import Reading, length_s
 from deepSTRF.datasets.session import Floats, Session, Signal, Sound, Trials
@@ -384,30 +385,10 @@ def _calls(reading: Reading) -> dict[int, Sound]:
 
 _SUBJECT = re.compile(r"(?P<subject>S\d+)_.*-raw\.fif")
 _NO_EEG = {"veog", "heog", "aux5", "aud", "aux"}
-_MICRO = 1e6
-
-
-class _Rows:
-    """Channels of a file of MNE in uV, read a piece at a time."""
-
-    def __init__(self, raw: Any, picks: Sequence[int], path: Path) -> None:
-        self.raw, self.picks, self.path = raw, list(picks), path
-        self.shape = (len(self.picks), int(raw.n_times))
-        self.dtype, self.ndim = np.dtype(np.float64), 2
-
-    def __getitem__(self, key: Any) -> Floats:
-        rows, span = key if isinstance(key, tuple) else (key, slice(None))
-        picks = np.array(self.picks)[rows]
-        start, stop, step = span.indices(self.shape[1])
-        with naming_damage(self.path, _REMEDY):
-            data: Floats = self.raw.get_data(picks=np.atleast_1d(picks), start=start, stop=max(start, stop))
-        data = data[:, ::step] * _MICRO
-        return data if np.ndim(picks) else data[0]
 
 
 def fif_subjects(reading: Reading) -> Iterator[Session]:
     """One file per subject; each channel of each subject is a neuron."""
-    mne = require("mne", extra="eeg")
     paths = [path for path in reading.files() if _SUBJECT.fullmatch(path.name)]
     if not paths:
         raise reading.missing("a file eeg/S<nn>/S<nn>_alice-raw.fif")
@@ -415,56 +396,43 @@ def fif_subjects(reading: Reading) -> Iterator[Session]:
     waves = {
         path.stem: path for path in reading.files() if path.suffix.lower() == ".wav" and path.parent == place
     }
+    names = "|".join(map(re.escape, waves))
     for path in paths:
         match = _SUBJECT.fullmatch(path.name)
         subject = match["subject"] if match else path.stem
         if not reading.unit({"cell_id": subject, "animal": subject, "area": reading.record.area}):
             continue
-        with naming_damage(path, _REMEDY):
-            raw = mne.io.read_raw_fif(path, preload=False, verbose="ERROR")
-            session = _subject(reading, mne, raw, path, subject, waves)
-        if session is not None:
-            yield session
+        for session in MneFormat(path).sessions(
+            onsets="annotations", sounds=str(place), match=rf"\s*({names})\s*"
+        ):
+            yield _subject(reading, session, subject, waves)
 
 
-def _subject(
-    reading: Reading, mne: Any, raw: Any, path: Path, subject: str, waves: Mapping[str, Path]
-) -> Session | None:
-    picks = mne.pick_types(raw.info, eeg=True, exclude=[])
-    picks = [int(pick) for pick in picks if raw.ch_names[pick].casefold() not in _NO_EEG]
-    names, onsets, bad = [], [], []
-    notes = raw.annotations
-    for text, onset, duration in zip(notes.description, notes.onset, notes.duration, strict=True):
-        start = float(onset) - float(raw.first_time)  # onsets count from sample 0
-        text = str(text).strip()
-        if text.casefold().startswith("bad"):
-            bad.append((start, start + float(duration)))
-        elif text in waves:
-            names.append(text)
-            onsets.append(start)
-    missing = sorted(set(waves) - set(names), key=natural)
+def _subject(reading: Reading, session: Session, subject: str, waves: Mapping[str, Path]) -> Session:
+    """A session whose channels have the names of neurons, with the sounds that all subjects share."""
+    shown = list(dict.fromkeys(session.trials.stimulus))
+    missing = sorted(set(waves) - set(shown), key=natural)
     if missing:
         reading.note("segments that a subject lacks", f"{subject}: {', '.join(missing)}", len(missing))
-    if not names or not picks:
-        reading.note("subjects without segments", subject)
-        return None
-    units = [f"{subject}-{raw.ch_names[pick]}" for pick in picks]
-    bads = [f"{subject}-{name}" for name in raw.info["bads"] if f"{subject}-{name}" in set(units)]
-    rate = float(raw.info["sfreq"])
-    return Session(
-        trials=Trials(names, np.array(onsets)),
-        sounds={name: reading.sound(waves[name]) for name in dict.fromkeys(names)},
-        signal=Signal(
-            _Rows(raw, picks, path), rate, units, 0.0, "uV", np.array(bad).reshape(-1, 2), bads
-        ),
-        unit_meta={
-            unit: {
-                "cell_id": unit, "animal": subject, "channel": raw.ch_names[pick],
-                "area": reading.record.area,
-            }
-            for unit, pick in zip(units, picks, strict=True)
-        },
-        stim_meta={name: {"name": name} for name in names},
-        span_s=(0.0, raw.n_times / rate),
-        name=subject,
-    )  # fmt: skip
+    signal = session.signal
+    if signal is None:
+        raise ValueError(f"{subject} holds no signal")
+    units = {channel: f"{subject}-{channel}" for channel in signal.channels}
+    others = [channel for channel in units if channel.casefold() in _NO_EEG]
+    reading.note("channels that are no EEG", f"{subject}: {', '.join(others)}", len(others))
+    bads = [units[channel] for channel in {*signal.bad_channels, *others} if channel in units]
+    session.signal = dataclasses.replace(signal, channels=list(units.values()), bad_channels=bads)
+    session.unit_meta = {
+        unit: {
+            **session.unit_meta.get(channel, {}),
+            "cell_id": unit,
+            "animal": subject,
+            "channel": channel,
+            "area": reading.record.area,
+        }
+        for channel, unit in units.items()
+    }
+    session.sounds = {name: reading.sound(waves[name]) for name in shown}
+    session.stim_meta = {name: {"name": name} for name in shown}
+    session.name = subject
+    return session
