@@ -7,10 +7,12 @@ import math
 import pickle
 import shutil
 
+import mne
 import numpy as np
 import pytest
 import torch
 from public_makers import PARTS, SIGNALS, SPIKES, Made, samples
+from scipy.io import savemat
 
 from deepSTRF.datasets import parse_split
 from deepSTRF.datasets.audio import PUBLIC_RECORDINGS, load_public
@@ -93,6 +95,26 @@ def test_a_damaged_signal_file_is_named(signal):
         path.write_bytes(damaged)
         with pytest.raises((ValueError, OSError), match=path.name.replace(".", r"\.")):
             load_public(key, root, **known.options)
+
+
+def test_a_subject_without_annotations_is_left_out(tmp_path):
+    known = SIGNALS["alice-eeg"](tmp_path)
+    path = tmp_path / "eeg" / "S26" / "S26_alice-raw.fif"
+    raw = mne.io.read_raw_fif(path, preload=True, verbose="ERROR")
+    raw.set_annotations(None)
+    raw.save(path, overwrite=True, verbose="ERROR")
+    ds = load_public("alice-eeg", tmp_path, dt_ms=1000 * known.dt)
+    assert [row["cell_id"] for row in ds.nrn_meta] == ["S01-1", "S01-2"]
+    assert ds.load_report.count("subjects without segments") == 1
+
+
+def test_a_sound_of_absurd_values_is_named(tmp_path):
+    known = SIGNALS["crcns-ac1 wehr"](tmp_path)
+    path = tmp_path / "wehr" / "Stimuli" / "fragments" / "3.mat"
+    loud = np.full((48828, 1), 1e300)
+    savemat(path, {"stimulus": {"samples": loud, "param": {"description": "x", "sf": 97656.0}}})
+    with pytest.raises(ValueError, match=r"fragments/3.*1e\+300"):
+        load_public("crcns-ac1", tmp_path, **known.options)
 
 
 def test_sequences_are_joined_with_ramps(tmp_path):

@@ -49,6 +49,8 @@ _REMEDY = "export the sound again, as WAV or FLAC"
 _CODEC_SAMPLES = 2304
 #: Sizes from here on are written where the size was not known.
 _STREAMED = 0x7FFF0000
+#: No sound has samples of this size; they would not fit into float32 when they are resampled.
+_LOUDEST = 1e30
 #: A hop this close to an integer (relative) is one, as in `deepSTRF.dsp.filters`: dt_ms=33.3333.
 _HOP_TOLERANCE = Fraction(5, 1_000_000)
 #: A float within so many units in the last place of a small fraction is that fraction.
@@ -252,6 +254,8 @@ def mono(samples: npt.NDArray[Any], channel: int | str | None, name: str) -> npt
         )
     else:
         chosen = array[:, 0]
+    if chosen.dtype.kind == "f" and not (np.abs(chosen) < _LOUDEST).all() and np.isfinite(chosen).all():
+        raise ValueError(f"sound {name!r} holds samples up to {np.abs(chosen).max():.3g}: is it damaged?")
     if not np.isfinite(chosen).all():
         raise ValueError(
             f"sound {name!r} holds {int((~np.isfinite(chosen)).sum())} samples that are no numbers"

@@ -405,7 +405,10 @@ def fif_subjects(reading: Reading) -> Iterator[Session]:
         for session in MneFormat(path).sessions(
             onsets="annotations", sounds=str(place), match=rf"\s*({names})\s*"
         ):
-            yield _subject(reading, session, subject, waves)
+            if len(session.trials):
+                yield _subject(reading, session, subject, waves)
+            else:
+                reading.note("subjects without segments", subject)
 
 
 def _subject(reading: Reading, session: Session, subject: str, waves: Mapping[str, Path]) -> Session:
