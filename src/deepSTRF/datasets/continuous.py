@@ -37,6 +37,8 @@ TOLERANCE_S = Fraction(1, 1_000_000)
 _ON_A_SAMPLE = Fraction(1, 10_000)
 #: Values of a signal that are in memory at once.
 _VALUES = 1 << 22
+#: The low-pass is made at so many samples per bin or more, so that lines between them are no error.
+_FINE = 8
 #: Bins that are made at once.
 _BINS = 1 << 16
 
@@ -71,9 +73,11 @@ class SignalReader:
     def set_bin(self, bin_s: Fraction) -> None:
         """Set the width of the bins."""
         self.bin_s, self.step = bin_s, self.fs * bin_s
-        self.reach = lowpass_reach(self.step) if self.antialias else 0
-        self.taps = lowpass_taps(self.step) if self.reach else None
-        self.is_linear = self.reach > 0 or self.step < 1
+        filters = self.antialias and self.step > 1
+        self.up = max(1, math.ceil(_FINE / self.step)) if filters else 1  # of the low-pass, per sample
+        fine = lowpass_reach(self.step * self.up) if filters else 0
+        self.taps = lowpass_taps(self.step * self.up, self.up) if fine else None
+        self.reach, self.shift = -(-fine // self.up), -(-fine // self.up) * self.up - fine
 
     def end_s(self) -> float:
         """End of the recording in s."""
@@ -85,7 +89,7 @@ class SignalReader:
         if abs(first - round(first)) < _ON_A_SAMPLE:
             first = Fraction(round(first))
         out = np.full((len(self.channels), stop - start), np.nan)
-        room = max(_VALUES // len(self.channels) - 6 * self.reach, 4 * self.reach, 1)
+        room = max(_VALUES // (len(self.channels) * self.up) - 6 * self.reach, 4 * self.reach, 1)
         size = max(1, min(_BINS, int(room / self.step)))
         for low in range(start, stop, size):
             high = min(low + size, stop)
@@ -136,8 +140,13 @@ class SignalReader:
         if self.taps is not None:
             from scipy.signal import oaconvolve  # when needed: it takes its time to import
 
-            values = oaconvolve(values, self.taps[None], mode="valid", axes=1)
-        out[:] = (linear_means if self.is_linear else held_means)(values, edges)
+            fine = np.zeros((len(values), (values.shape[1] - 1) * self.up + 1))
+            fine[:, :: self.up] = values
+            fine = oaconvolve(fine, self.taps[None], mode="valid", axes=1)
+            values = fine[:, self.shift : self.shift + (high - low - 1) * self.up + 1]
+            out[:] = linear_means(values, edges * self.up)
+        else:
+            out[:] = (linear_means if self.step < 1 else held_means)(values, edges)
         touched, outside = self._touched(bad, edges, base - a)
         self.n_bad += int(touched[self.good][:, ~outside].sum())
         out[touched] = np.nan

@@ -67,8 +67,11 @@ def lowpass_reach(step: Fraction) -> int:
     return math.ceil((ATTENUATION_DB - 7.95) / (2.285 * width) / 2)
 
 
-def lowpass_taps(step: Fraction) -> Floats:
+def lowpass_taps(step: Fraction, up: int = 1) -> Floats:
     """Taps (2 * reach + 1,) of a linear-phase low-pass before `linear_means`, stopping at half the bin rate.
+
+    With ``up`` above 1 they are for a signal with ``up - 1`` zeros after each sample; a constant stays
+    what it is exactly.
 
     What it passes comes out of the means at the centres of bins as it was, at 0 Hz exactly: the taps are the
     inverse transform of ``1 / (sinc(f)**2 sinc(f * step))``, which the lines and the means take off, in a
@@ -82,5 +85,6 @@ def lowpass_taps(step: Fraction) -> Floats:
     half = np.cos(2.0 * np.pi * np.outer(np.arange(reach + 1), f)) @ gain
     taps: Floats = np.concatenate([half[:0:-1], half])
     taps *= np.kaiser(2 * reach + 1, 0.1102 * (ATTENUATION_DB - 8.7))
-    taps /= taps.sum()
+    for phase in range(up):
+        taps[phase::up] /= taps[phase::up].sum()
     return taps
