@@ -15,14 +15,14 @@ import re
 import tempfile
 import textwrap
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import tomli_w
 
-from deepSTRF._files import MANIFEST, DamagedFileError, check_regular, check_target, naming_damage, read_text
+from deepSTRF._files import MANIFEST, check_regular, check_target, naming_damage, read_text
 from deepSTRF._text import printable
 from deepSTRF._validation import checked, checked_but
 from deepSTRF.datasets.continuous import fill_from_signal
@@ -297,6 +297,18 @@ def _split(
     return told, {key: value for key, value in options.items() if key not in told}
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Begin the text of an error about a recording with its path, where it does not name it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if type(error) not in (ValueError, TypeError, UnicodeDecodeError) or path.name in str(error):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{path}: {error}") from error
+
+
 def read_sessions(
     path: Path, name: str, reader: type[Format], hints: Mapping[str, Any]
 ) -> tuple[list[Session], list[tuple[str, Any, str]]]:
@@ -305,7 +317,8 @@ def read_sessions(
     told = {key: value for key, value in hints.items() if value is not None}
     used: list[tuple[str, Any, str]] = []
     for _ in range(len(hints_of(reader)) + 1):  # a hint may settle what the next one is
-        findings = opened.look(told)
+        with naming(path):
+            findings = opened.look(told)
         settled = [
             (key, *candidates[0])
             for key, candidates in findings.hints.items()
@@ -318,14 +331,8 @@ def read_sessions(
     missing = [key for key in findings.needed if key not in told]
     if missing:
         raise MissingHintError(*missing_text(path, name, reader, findings, missing, told))
-    try:
+    with naming(path):
         sessions = opened.sessions(**told)
-    except (DamagedFileError, MissingHintError, OSError):
-        raise
-    except (ValueError, TypeError) as error:
-        if str(path) in str(error) or path.name in str(error):
-            raise
-        raise type(error)(f"{path}: {error}") from error
     if not sessions:
         raise ValueError(f"{path} holds no session that can be read as {name!r}")
     return sessions, used
@@ -460,9 +467,11 @@ def open_recording(
         told = {**_told(inside, found), **given}
         facts, named = told.pop("facts", {}), told.pop("format", None)
         name, reader = format_of(inside, format or named, found if inside is path else None)
-        hints, choices = _split(reader, name, told)
+        with naming(path):
+            hints, choices = _split(reader, name, told)
         sessions, used = read_sessions(inside, name, reader, hints)
-        ds = _dataset(sessions, path, choices)
+        with naming(path):
+            ds = _dataset(sessions, path, choices)
     for key, value, why in used:
         ds.load_report.note("hint used", f"{key}={value!r} ({why})")
     if not sessions[0].exact:

@@ -402,7 +402,7 @@ def _files_of(session: Session) -> Iterator[tuple[str, bytes]]:
             ]
         ).encode(),
     )
-    facts: dict[str, Any] = {"name": session.name, "time_unit": "s"}
+    facts: dict[str, Any] = {"format": "folder", "name": session.name, "time_unit": "s"}
     facts |= {"species": session.species} if session.species else {}
     facts |= {"span_s": list(session.span_s)} if session.span_s else {}
     if len(rates) == 1 and not next(iter(rates)).is_integer():
