@@ -167,7 +167,7 @@ def line_files(folder: Path) -> None:
 def test_lines_of_times(tmp_path):
     line_files(tmp_path)
     (tmp_path / "README.txt").write_text("about this recording")
-    with pytest.raises(MissingHintError, match=r"(?s)time_unit.*'ms' \(latest spike 500, longest\)"):
+    with pytest.raises(MissingHintError, match=r"(?s)time_unit.*'ms' \(latest spike 500, longest"):
         open_recording(tmp_path, dt_ms=10.0)
     ds = checked(open_recording(tmp_path, dt_ms=10.0, time_unit="ms"))
     assert ds.load_report.count("spikes after the sound's end") == 1

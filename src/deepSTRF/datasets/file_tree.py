@@ -89,6 +89,7 @@ class FileTree:
         self._zip: zipfile.ZipFile | None = None
         self._tar: tarfile.TarFile | None = None
         self._members: dict[str, Any] = {}
+        self.cache: dict[str, Any] = {}  # what was read of a file, for those who read it twice
         if root.is_dir():
             found = {name: name for name in _below(root)}
         else:

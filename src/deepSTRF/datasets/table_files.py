@@ -116,6 +116,13 @@ def ids_of(texts: Sequence[str]) -> list[str]:
 
 def read_table(tree: FileTree, name: str) -> Table:
     """The table in a file of a tree; `DamagedFileError` where it is none."""
+    if name not in tree.cache:
+        tree.cache[name] = _read(tree, name)
+    table: Table = tree.cache[name]
+    return table
+
+
+def _read(tree: FileTree, name: str) -> Table:
     where = tree.where(name)
     if name.lower().endswith(".parquet"):
         return _parquet(tree.read(name), where)

@@ -7,6 +7,7 @@ long table, so that the number of repeats comes from a table of trials or is tol
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -59,10 +60,14 @@ class TablesFormat(Format):
         with closing(FileTree(path)) as tree:
             return bool(_sound_names(tree)) and bool(_table_names(tree) or _text_names(tree))
 
+    @functools.cached_property
+    def tree(self) -> FileTree:
+        """The files; open until nobody holds sounds of them, which are read later."""
+        return FileTree(self.path)
+
     def look(self, hints: Mapping[str, Any]) -> Findings:
         """The tables, their columns and the sounds; units and zero of times with evidence."""
-        with closing(FileTree(self.path)) as tree:
-            return _Finder(tree, hints).findings()
+        return _Finder(self.tree, hints).findings()
 
     def sessions(  # type: ignore[override]  # the hints of this format
         self,
@@ -134,8 +139,9 @@ class TablesFormat(Format):
             "time_zero": time_zero, "repeats": repeats, "window_ms": window_ms, "bin_ms": bin_ms,
             "first_bin_ms": first_bin_ms, "skip_lines": skip_lines, "sound_rate": sound_rate,
         }  # fmt: skip
-        tree = FileTree(self.path)  # stays open for sounds, which are read later
-        return [_Reader(tree, {key: value for key, value in told.items() if value is not None}).session()]
+        return [
+            _Reader(self.tree, {key: value for key, value in told.items() if value is not None}).session()
+        ]
 
 
 # ---- files
