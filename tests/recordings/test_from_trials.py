@@ -259,6 +259,9 @@ def test_spikes_of_every_container() -> None:
         ({}, {}, ValueError, "there is no unit"),
         ({"a": [1.0]}, {"observed": {"b": [[0, 1]]}}, ValueError, "observed names b, spikes has a"),
         ({"a": [1.0]}, {"observed": {"a": [[1.0, 0.0]]}}, ValueError, "a start and a later end"),
+        ({"a": [1.0]}, {"observed": [1.0, 2.0, 3.0]}, ValueError, "observed holds intervals .start, end."),
+        ({"a": [1.0]}, {"F": 0}, ValueError, "F must be at least 1"),
+        ({"a": [1.0]}, {"audio_fs": 1e12}, ValueError, "audio_fs=1e.12 Hz would take"),
         ({"a": [1.0]}, {"span_s": (3.0, 1.0)}, ValueError, "span_s is .start, end."),
         ({u: [1000 * t for t in v] for u, v in MINI_SPIKES.items()}, {}, ValueError, "are the spikes in ms"),
         (
@@ -400,6 +403,9 @@ def test_metadata_of_tables() -> None:
     ds = mini(unit_meta=units, stim_meta=[{"stimulus": "B", "class": "noise"}])
     assert ds.nrn_meta[0] == {"cell_id": "7", "quality": "good", "depth": 2.0}
     assert ds.stim_meta[1]["class"] == "noise"
+    assert mini(stim_meta={"a.wav": {"split": "test"}}).stim_meta[0]["split"] == "test"
+    extra = mini(unit_meta={"7": {"area": "L"}, "8": {"area": "M"}, "9": {"area": "M"}})
+    assert extra.load_report.count("metadata of nothing that is there") == 2
     with pytest.raises(ValueError, match="'3' has two rows"):
         mini(unit_meta={"unit": [3, 3], "area": ["a", "b"]})
 

@@ -16,7 +16,7 @@ from deepSTRF._validation import as_numbers, check_choice, checked_but, first_na
 from deepSTRF.datasets.clocks import DRIFT_CHOICES, on_recording_clock
 from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.session import Session
-from deepSTRF.datasets.sounds import natural, sounds_of
+from deepSTRF.datasets.sounds import find_name, natural, sounds_of
 from deepSTRF.datasets.tables import column_for, columns_of, is_table, seconds_of, text_of, trials_of
 from deepSTRF.datasets.trials import dataset_of
 
@@ -313,14 +313,24 @@ def session_of(
         if len(span) != 2 or not span[0] < span[1]:
             raise ValueError(f"span_s is (start, end) of the recording in s, got {span_s!r}")
         span_s = (float(span[0]), float(span[1]))
+    waves = sounds_of(sounds, sounds_fs)
+    about_units = _meta_of(unit_meta, "unit", "unit_meta", columns)
+    about_sounds = {
+        find_name(stimulus, waves, "stim_meta") or stimulus: row
+        for stimulus, row in _meta_of(stim_meta, "stimulus", "stim_meta", columns).items()
+    }
+    for what, rows, known in (("unit_meta", about_units, trains), ("stim_meta", about_sounds, waves)):
+        unknown = [key for key in rows if key not in known]
+        if unknown:
+            report.note("metadata of nothing that is there", f"{what}: {first_names(unknown)}", len(unknown))
     return Session(
         trials=table,
-        sounds=sounds_of(sounds, sounds_fs),
+        sounds=waves,
         spikes=trains,
         observed=_observed_of(observed, trains),
         span_s=span_s,
-        unit_meta=_meta_of(unit_meta, "unit", "unit_meta", columns),
-        stim_meta=_meta_of(stim_meta, "stimulus", "stim_meta", columns),
+        unit_meta=about_units,
+        stim_meta=about_sounds,
         name="recording" if name is None else name,
         species=species,
         report=report,
@@ -332,14 +342,22 @@ def _observed_of(given: Any, trains: Mapping[str, Floats]) -> dict[str, Floats]:
     if given is None:
         return {}
     if not isinstance(given, Mapping):
-        return {unit: as_numbers(given, "observed").reshape(-1, 2) for unit in trains}
+        return {unit: _intervals(given, "observed") for unit in trains}
     found = {text_of(unit): value for unit, value in given.items()}
     unknown = [unit for unit in found if unit not in trains]
     if unknown:
         raise ValueError(
             f"observed names {first_names(list(unknown))}, spikes has {first_names(list(trains))}"
         )
-    return {unit: as_numbers(value, f"observed[{unit!r}]").reshape(-1, 2) for unit, value in found.items()}
+    return {unit: _intervals(value, f"observed[{unit!r}]") for unit, value in found.items()}
+
+
+def _intervals(given: Any, what: str) -> Floats:
+    """Intervals (k, 2) of a table, or of one pair."""
+    table = as_numbers(given, what)
+    if table.size and table.shape[-1:] != (2,):
+        raise ValueError(f"{what} holds intervals (start, end) in s, (k, 2), got shape {table.shape}")
+    return table.reshape(-1, 2)
 
 
 def _meta_of(

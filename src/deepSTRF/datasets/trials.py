@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from deepSTRF._text import printable
-from deepSTRF._validation import check_choice, check_flag, first_names
+from deepSTRF._validation import check_choice, check_flag, check_memory, check_positive_int, first_names
 from deepSTRF.datasets import alignment
 from deepSTRF.datasets.clocks import check_seconds, duration_drift, silent_ends
 from deepSTRF.datasets.counting import TOLERANCE_S, Plan, Shown, count_spikes, note_odd, row_names
@@ -317,7 +317,7 @@ def dataset_of(
     """Dataset of sessions, of class ``kind``; ``choices`` are those of ``fill``, the engine for spikes."""
     ds = kind._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
     if F is not None:
-        ds.F = F
+        ds.F = check_positive_int("F", F)
     ds.hearing_range_hz = hearing_range_hz
     ds.species = species or next((one.species for one in sessions if one.species), None)
     ds.name = name or "+".join(dict.fromkeys(one.name for one in sessions))
@@ -462,6 +462,10 @@ def _contents(
     ds.audio_fs = int(rate) if rate.denominator == 1 else float(rate)
     for (i, _), fs in zip(used, rates, strict=True):
         shown[i].sample_s = max(shown[i].sample_s, float(1 / fs))
+    seconds = sum(
+        (shown[i].session.sounds[n].n_samples or 0) / fs for (i, n), fs in zip(used, rates, strict=True)
+    )
+    check_memory(float(4 * rate * seconds), f"sounds of {float(seconds):.0f} s at audio_fs={_hertz(rate)} Hz")
     by_sound: dict[int, _Content] = {}
     by_digest: dict[str, _Content] = {}
     contents, stereo, changed = {}, [], Counter[Fraction]()
