@@ -529,3 +529,14 @@ def test_a_list_of_features_is_computed_from_the_sounds(tmp_path):
     ds = open_recording(tmp_path / "mini.mat", dt_ms=DT, spikes="spikes", features=["envelope"], **HINTS)
     assert ds.features == {"envelope": 1}
     check(ds)
+
+
+def test_files_of_the_package_are_none_of_these(tmp_path):
+    savemat(tmp_path / "mini.mat", mini())
+    ds = open_recording(tmp_path / "mini.mat", dt_ms=DT, spikes="spikes", **HINTS)
+    ds.save(tmp_path / "ours.npz")
+    assert not ArraysFormat.recognises(tmp_path / "ours.npz")
+    assert open_recording(tmp_path / "ours.npz").content_fingerprint() == ds.content_fingerprint()
+    with np.load(tmp_path / "ours.npz") as archive:  # as earlier versions wrote it, without a seal
+        np.savez(tmp_path / "old.npz", **archive)
+    assert not ArraysFormat.recognises(tmp_path / "old.npz")
