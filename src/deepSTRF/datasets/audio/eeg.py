@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
 
 from deepSTRF._files import DamagedFileError, check_regular, read_text
 from deepSTRF._optional import require
@@ -683,6 +682,8 @@ def _correlation(values: Floats, wave: Floats) -> Floats:
         return np.zeros(0)
     wave = wave - wave.mean()
     values = values - values.mean()
+    import scipy.signal  # slow to import, and few recordings need it
+
     product = scipy.signal.correlate(values, wave, mode="valid", method="fft")
     one, two = (np.concatenate([[0.0], np.cumsum(v)]) for v in (values, values**2))
     spread = (two[n:] - two[:-n]) - (one[n:] - one[:-n]) ** 2 / n
