@@ -217,12 +217,7 @@ def _rows(shown: Mapping[int, list[int]], plans: Sequence[Plan]) -> tuple[list[_
     return rows, np.array(heard, dtype=np.int64), counts
 
 
-def count_spikes(
-    shown: Mapping[int, list[int]],
-    n_bins: int,
-    plans: Sequence[Plan],
-    allocate: Callable[..., npt.NDArray[Any]] = np.zeros,
-) -> ClipResponses:
+def count_spikes(shown: Mapping[int, list[int]], n_bins: int, plans: Sequence[Plan]) -> ClipResponses:
     """Counts of all units in all bins of a clip."""
     rows, heard, counts = _rows(shown, plans)
     partly = [j for j, row in enumerate(rows) if row.plan.seen[row.unit][row.k] == 1]
@@ -231,7 +226,7 @@ def count_spikes(
     if most > small:
         most = max((int(n.max(initial=0)) for _, n in _cells(rows, spikes, n_bins)), default=0)
     kind: Any = next((kind for kind in COUNT_TYPES if most <= np.iinfo(kind).max), np.float32)
-    data = allocate((len(rows), n_bins), dtype=kind)
+    data = np.zeros((len(rows), n_bins), dtype=kind)
     flat = data.reshape(-1)
     for cells, numbers in _cells(rows, spikes, n_bins):
         flat[cells] = numbers

@@ -5,6 +5,7 @@ Spike times of any container become a session, which `deepSTRF.datasets.trials` 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any, Self
@@ -66,6 +67,7 @@ class FromTrials:
         on_blank: str = "skip",
         on_drift: str = "correct",
         check_alignment: bool = True,
+        cache: str | os.PathLike[str] | None = "auto",
     ) -> Self:
         """Audio dataset of sounds, a table of trials and spike times: repeats found, counts on exact bins.
 
@@ -140,6 +142,10 @@ class FromTrials:
             Trials without stimulus: left out, or a clip of silence of the trial's length.
         on_drift : {"correct", "ignore", "error"}
             A drift between ``triggers`` and onsets.
+        cache : path or "auto", optional
+            A folder: counts and stimuli are written there clip by clip and stay there, see `mapped`;
+            ``NeuralDataset.load(folder)`` opens it again. "auto": recordings with more than 256 MB of counts
+            are kept in temporary files. None: all in memory.
 
         Returns
         -------
@@ -180,6 +186,7 @@ class FromTrials:
             features=features, spectrogram=spectrogram, level=level, on_missing_sound=on_missing_sound,
             on_overlap=on_overlap, on_equal_sounds=on_equal_sounds, on_empty_unit=on_empty_unit,
             on_partly_observed=on_partly_observed, on_blank=on_blank, check_alignment=check_alignment,
+            cache=cache,
         )  # fmt: skip
         return made
 

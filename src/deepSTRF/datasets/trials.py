@@ -6,6 +6,7 @@ sound, in the order of their onsets. Spikes are counted in `deepSTRF.datasets.co
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from deepSTRF._validation import check_choice, check_flag, check_memory, check_p
 from deepSTRF.datasets import alignment
 from deepSTRF.datasets.clocks import check_seconds, duration_drift, silent_ends
 from deepSTRF.datasets.counting import TOLERANCE_S, Plan, Shown, count_spikes, note_odd, row_names
+from deepSTRF.datasets.download import cache_dir
 from deepSTRF.datasets.features import ComputedFeatures, StimulusFeatures
 from deepSTRF.datasets.from_arrays import DEFAULT_BANDS, LEVELS, set_level
-from deepSTRF.datasets.recording import LoadReport
+from deepSTRF.datasets.recording import LoadReport, Stimulus, StimulusList
 from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
 from deepSTRF.datasets.session import Session, sound_hash
 from deepSTRF.datasets.sounds import (
@@ -38,12 +40,15 @@ from deepSTRF.datasets.sounds import (
     resampled,
     whole_bins,
 )
+from deepSTRF.datasets.stored import Scratch
 
 __all__ = ["Presented", "dataset_of", "fill_from_sessions", "finish", "presented"]
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
+#: Counts beyond this size go to temporary files, unless all is to stay in memory.
+MEMORY_BYTES = 1 << 28
 #: Stimuli that are none, where no sound has that name.
 BLANKS = {"", "blank", "silence", "silent", "catch", "none", "no stimulus", "nostim", "no_stim", "spont"}
 
@@ -216,12 +221,12 @@ def fill_from_sessions(
     on_blank: str = "skip",
     features: Sequence[str] = (),
     spectrogram: Mapping[str, Any] | None = None,
-    allocate: Callable[..., npt.NDArray[Any]] = np.zeros,
+    cache: str | os.PathLike[str] | None = None,
 ) -> None:
     """Put sessions with spikes into an empty `AudioNeuralDataset`, which is not validated here.
 
-    ``allocate(shape, dtype=...)`` makes the zeros that the rows of a clip are counted into; ``features`` are
-    words of features that stand for waveforms, see `presented`.
+    ``features`` are words of features that stand for waveforms, see `presented`; with a ``cache`` (see
+    `dataset_of`) counts and stimuli go to temporary files, one clip at a time.
     """
     check_choice("on_empty_unit", on_empty_unit, CHOICES["on_empty_unit"])
     for session in sessions:
@@ -242,12 +247,23 @@ def fill_from_sessions(
              for part in found.shown]  # fmt: skip
     shown = [one.by_session() for one in found.clips]
     around = asked.n_before + asked.n_after
-    responses = [count_spikes(places, around + one.n_bins, plans, allocate)
-                 for places, one in zip(shown, found.clips, strict=True)]  # fmt: skip
+    size = sum((around + one.n_bins) * sum(len(k) for k in places.values())
+               for places, one in zip(shown, found.clips, strict=True)) * len(units)  # fmt: skip
+    scratch = None
+    if cache is not None and (cache != "auto" or size > MEMORY_BYTES):
+        scratch = Scratch(cache_dir("recordings"))
+    responses = []
+    for places, one in zip(shown, found.clips, strict=True):
+        counted = count_spikes(places, around + one.n_bins, plans)
+        responses.append(counted if scratch is None else counted.stored_in(scratch.put(counted.rows())))
     named = [(one.name, places) for one, places in zip(found.clips, shown, strict=True)]
     note_odd(named, responses, plans, units, note)
     ds.response_kind = "counts"
     finish(ds, found, responses, {unit: _unit_meta(unit, sessions) for unit in units})
+    if scratch is not None:
+        ds._stims = StimulusList(
+            [Stimulus(scratch.put(one.values.numpy())) for one in ds._stims.stimuli], ds._stims.transforms
+        )
 
 
 def finish(
@@ -311,21 +327,27 @@ def dataset_of(
     hearing_range_hz: tuple[float, float] | None = None,
     F: int | None = None,
     check_alignment: bool = True,
+    cache: str | os.PathLike[str] | None = "auto",
     fill: Callable[..., None] = fill_from_sessions,
     **choices: Any,
 ) -> Any:
-    """Dataset of sessions, of class ``kind``; ``choices`` are those of ``fill``, the engine for spikes."""
+    """Dataset of sessions, of class ``kind``; ``choices`` are those of ``fill``, the engine for spikes.
+
+    ``cache``: None keeps all in memory, "auto" uses temporary files where counts exceed `MEMORY_BYTES`, a
+    path is the folder that the recording is written to.
+    """
     ds = kind._blank(float(dt_ms) if isinstance(dt_ms, Fraction) else dt_ms)
     if F is not None:
         ds.F = check_positive_int("F", F)
     ds.hearing_range_hz = hearing_range_hz
     ds.species = species or next((one.species for one in sessions if one.species), None)
     ds.name = name or "+".join(dict.fromkeys(one.name for one in sessions))
-    fill(ds, sessions, dt_ms=dt_ms, **choices)
+    more = {"cache": cache} if fill is fill_from_sessions else {}
+    fill(ds, sessions, dt_ms=dt_ms, **more, **choices)
     ds.validate()
     if check_alignment:
         alignment.check_alignment(ds, warn_unclear=False)
-    return ds
+    return ds if cache in (None, "auto") else ds.mapped(cache)
 
 
 def _nothing_left(report: LoadReport, notes: _Notes) -> str:

@@ -50,9 +50,9 @@ class ScoreTracker:
     ----------
     centring : {"concat", "clip", "published"}
         Which noise-corrected correlation ``compute()`` returns; see `normalized_corrcoef`.
-    max_bytes : int
-        Most bytes of PSTHs kept from one pass to the next. Of further clips only the moments are kept after
-        an `update`: ``key in tracker`` is then False, and `prepare` is called again for the next one.
+    max_bytes : int, optional
+        Most bytes of PSTHs kept from one pass to the next (512 MB). Of further clips only the moments are
+        kept after an `update`: ``key in tracker`` is then False, and `prepare` is called again for the next.
 
     Raises
     ------
@@ -73,10 +73,10 @@ class ScoreTracker:
     """
 
     @checked
-    def __init__(self, centring: str = "concat", max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, centring: str = "concat", max_bytes: int | None = None) -> None:
         check_centring(centring, published=True)
         self.centring = centring
-        self._max_bytes, self._n_bytes = int(max_bytes), 0
+        self._max_bytes, self._n_bytes = MAX_BYTES if max_bytes is None else int(max_bytes), 0
         self._spent: set[Hashable] = set()  # clips whose PSTHs were let go
         self._clips: dict[Hashable, RepeatSummary] = {}
         self._keys: list[Hashable] = []

@@ -22,13 +22,14 @@ from torch.utils.data import (
     Dataset,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     default_collate,
     default_convert,
 )
 
-from deepSTRF._validation import check_not_empty, checked
+from deepSTRF._validation import check_memory, check_not_empty, checked
 from deepSTRF.datasets import NeuralDataset, neural_collate
 from deepSTRF.metrics import psth
 from deepSTRF.models.fitted_on import check_views
@@ -45,6 +46,7 @@ __all__ = [
     "DirectSource",
     "FeedSettings",
     "LoaderSource",
+    "batches_of",
     "generators_of",
     "make_loaders",
     "make_source",
@@ -57,6 +59,8 @@ __all__ = [
 
 Loader = DataLoader[Any]
 
+#: Batches of like lengths: share by which lengths are changed at random, so that batches differ.
+LENGTH_NOISE = 0.1
 #: Characters of a hash that stand for it in a text.
 HASH_LENGTH = 12
 #: What a batch of `neural_collate` holds; an item with more needs its loader.
@@ -68,7 +72,11 @@ KNOWN_KEYS = {"stims", "responses", "valid_mask", "stim_meta"}
 
 @checked
 def make_loaders(
-    *views: NeuralDataset, batch_size: int = 1, seed: int | None = None, shuffle: bool = True
+    *views: NeuralDataset,
+    batch_size: int = 1,
+    seed: int | None = None,
+    shuffle: bool = True,
+    bucket_by_length: bool = False,
 ) -> tuple[Loader, ...]:
     """Return one DataLoader per view: the first one shuffled (training), the others in order.
 
@@ -82,6 +90,11 @@ def make_loaders(
         Seed of the training loader's own generator; None draws from ``torch.manual_seed``'s stream.
     shuffle : bool
         Whether the first loader shuffles.
+    bucket_by_length : bool
+        Batches of clips of about the same length, so that little is padded: recurrent and convolutional
+        models on clips of many lengths train faster. In each epoch clips are sorted by their length, give or
+        take a tenth, and the batches shuffled: each clip once, other draws than without. Needs ``shuffle``;
+        the other loaders keep their order.
 
     Returns
     -------
@@ -91,8 +104,8 @@ def make_loaders(
     Raises
     ------
     ValueError
-        When no view is given, one has no clips or no neurons, or views differ in neurons, their order, bins,
-        bands or sample rate.
+        When no view is given, one has no clips or no neurons, views differ in neurons, their order, bins,
+        bands or sample rate, or ``bucket_by_length`` meets ``shuffle=False``.
 
     Examples
     --------
@@ -107,7 +120,7 @@ def make_loaders(
     for number, view in enumerate(views):
         check_not_empty(f"view {number}", view)
     check_views(views, [f"view {number}" for number in range(len(views))])
-    return tuple(
+    loaders = [
         DataLoader(
             view,
             batch_size=batch_size,
@@ -116,7 +129,43 @@ def make_loaders(
             generator=make_generator(seed) if number == 0 else None,
         )
         for number, view in enumerate(views)
-    )
+    ]
+    if bucket_by_length and not shuffle:
+        raise ValueError("bucket_by_length=True sorts and shuffles clips: leave shuffle=True")
+    if bucket_by_length:
+        lengths = [views[0].stimulus_bins(clip) for clip in range(len(views[0]))]
+        sampler = _LengthBatches(lengths, batch_size, loaders[0].generator)
+        loaders[0] = DataLoader(
+            views[0], batch_sampler=sampler, collate_fn=neural_collate, generator=loaders[0].generator
+        )
+    return tuple(loaders)
+
+
+class _LengthBatches(Sampler[list[int]]):
+    """Every item once, in batches of about one length."""
+
+    drop_last = False
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None) -> None:
+        self.batch_size, self.generator = batch_size, generator
+        self._lengths = torch.tensor(lengths, dtype=torch.float64)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._lengths) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        noise = torch.rand(len(self._lengths), generator=self.generator, dtype=torch.float64)
+        order = (self._lengths * (1.0 + LENGTH_NOISE * (2.0 * noise - 1.0))).argsort()
+        batches = torch.split(order, self.batch_size)
+        for place in torch.randperm(len(batches), generator=self.generator).tolist():
+            yield batches[place].tolist()
+
+
+def batches_of(loader: Loader) -> str:
+    """Size of a loader's batches, and how they are made where lengths decide."""
+    if isinstance(loader.batch_sampler, _LengthBatches):
+        return f"{loader.batch_sampler.batch_size} of like lengths"
+    return str(loader.batch_size)
 
 
 class _Positions(Dataset[int]):
@@ -239,6 +288,8 @@ class Batch:
     lengths: tuple[int, ...]  # bins per item that belong to the clip (the rest is padding)
     skip: int  # bins of warm-up that the targets lack and that are cut from the prediction
     responses: Callable[[int], Tensor]  # item i's (N, R, T) repeats, for metrics
+    # bins per item, after the warm-up, that are heard and not scored; empty where none are
+    contexts: tuple[int, ...] = ()
     # 'stim_meta' and what else a collate function adds
     extras: Mapping[str, Any] = field(default_factory=dict)
 
@@ -400,6 +451,13 @@ class ClipStore:
         """(N, R, T) on the device, without the warm-up; the clip read last costs nothing."""
         # Loss and scores need the same clip one after the other, and smoothing it takes a while.
         if self._last is None or self._last[0] != clip:
+            if len(self.dataset.pieces(clip)) > 1:  # block, target, prediction and its gradient
+                values = self.dataset.n_bins(clip) * self.dataset.N_neurons * 4.0
+                check_memory(
+                    4 * values,
+                    f"one batch of clip {clip} ({self.dataset.n_bins(clip):,} bins; "
+                    "deepSTRF.datasets.windows(ds, length_s=..., context_ms=...) makes shorter ones)",
+                )
             block = self.dataset.response_block(clip)
             _check_something_left(block.shape[-1], self.skip, f"clip {clip}")
             block = block[..., self.skip :].to(self._settings.device, self._settings.dtype)
@@ -418,6 +476,11 @@ class ClipStore:
             if self._budget.take(target):
                 self._targets[clip] = kept
         return kept
+
+    def contexts(self, clips: Sequence[int]) -> tuple[int, ...]:
+        """Bins of each clip after the warm-up that belong to the window before; empty where none do."""
+        found = tuple(max(0, self.dataset.context_bins(clip) - self.skip) for clip in clips)
+        return found if any(found) else ()
 
     def repeats(self, clip: int) -> Tensor:
         """(N, R, T) on the device: the kept target where that is what the loss uses, else read anew."""
@@ -464,6 +527,7 @@ class DirectSource:
             lengths=tuple(target.shape[-1] for target in targets),
             skip=store.skip,
             responses=lambda item: store.repeats(clips[item]),
+            contexts=store.contexts(clips),
             extras={"stim_meta": [store.dataset.stim_meta[clip] for clip in clips]},
         )
 
@@ -483,14 +547,22 @@ class DirectSource:
         return stack_padded(parts, 0.0)
 
     def stimuli(self) -> Iterator[Tensor]:
-        """Every clip's stimulus once."""
-        return (self._store.dataset.stims[clip] for clip in self._clips.one_pass())
+        """Every clip's stimulus once, of spectrograms without the context of windows."""
+        dataset = self._store.dataset
+        if dataset.samples_per_bin == 1:
+            return dataset.scored_stimuli(self._clips.one_pass())
+        return (dataset.stims[clip] for clip in self._clips.one_pass())
 
     def spectrograms(self) -> Iterator[Tensor] | None:
         """Spectrograms of `stimuli` from the front-end's cache; None where batches pad clips in it."""
         feed = self._open_feed() if self._clips.loader.batch_size == 1 else None
         return (
-            None if feed is None else (self._spectrograms((clip,), feed) for clip in self._clips.one_pass())
+            None
+            if feed is None
+            else (
+                self._spectrograms((clip,), feed)[..., self._store.dataset.context_bins(clip) :]
+                for clip in self._clips.one_pass()
+            )
         )
 
     def psths(self) -> Iterator[Tensor]:
@@ -571,7 +643,15 @@ class LoaderSource:
                 "the model has standardize=True and the training data can only be iterated; measure the "
                 "standardisation before the fit with model.fit_standardization(stimuli)"
             )
-        return (item["stims"] for item in self._items(dataset))
+        recording, clips = recording_behind(self._loader)
+        hidden = 0
+        if isinstance(recording, NeuralDataset) and recording.samples_per_bin == 1:  # context of windows
+            order = range(len(recording)) if clips is None else clips
+            hidden = max(recording.context_bins(clip) for clip in order)
+        if not hidden:
+            return (item["stims"] for item in self._items(dataset))
+        pairs = zip(order, self._items(dataset), strict=True)
+        return (item["stims"][..., recording.context_bins(clip) :] for clip, item in pairs)
 
     def _items(self, dataset: Any) -> Iterator[Any]:
         """Every item once; a data set of the user's own may draw random numbers for it."""

@@ -425,8 +425,13 @@ class StreamedScores:
         """Take the predictions (B, N, 1, T) of a batch."""
         for item, key in enumerate(batch.keys):
             if key not in self._tracker:
-                self._tracker.prepare(key, batch.responses(item))
-        self._tracker.update(list(batch.keys), pred.detach())
+                hidden = batch.contexts[item] if batch.contexts else 0
+                self._tracker.prepare(key, batch.responses(item)[..., hidden:])
+        if not batch.contexts:
+            self._tracker.update(list(batch.keys), pred.detach())
+            return
+        for item, (key, hidden) in enumerate(zip(batch.keys, batch.contexts, strict=True)):
+            self._tracker.update([key], pred.detach()[item : item + 1, ..., hidden:])
 
     def result(self) -> dict[str, float | Tensor]:
         """Return the scores, (N,) on the CPU."""

@@ -345,7 +345,7 @@ def _training_facts(fitter: Any) -> dict[str, Any]:
         "optimiser": type(fitter.optimizer).__name__,
         "learning_rate": group.get("initial_lr", group["lr"]),
         "weight_decay": group.get("weight_decay", 0.0),
-        "batch_size": fitter.train_loader.batch_size,
+        "batch_size": getattr(fitter.train_loader.batch_sampler, "batch_size", None),
         "epochs": len(fitter.history),
         "best_epoch": fitter.best_epoch,
         "chosen_by": f"{fitter.mode} {fitter.monitor}, patience {fitter.stopping.patience}",

@@ -27,7 +27,7 @@ from deepSTRF._files import (
     warn_unsealed,
 )
 from deepSTRF.training.callbacks import Callback, FitterLike
-from deepSTRF.training.data import HASH_LENGTH, generators_of
+from deepSTRF.training.data import HASH_LENGTH, batches_of, generators_of
 from deepSTRF.training.objective import pack_history, unpack_history
 from deepSTRF.training.optimization import optimizer_facts
 from deepSTRF.training.seeds import random_state, set_random_state
@@ -223,7 +223,7 @@ def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
         "warmup_ms": str(fitter.warmup_ms),
         "seed": str(fitter.seed),
         "track_per_cell_best": str(fitter.per_neuron is not None),
-        "training data": f"{fitter.train_source.describe()}, batches of {fitter.train_loader.batch_size}",
+        "training data": f"{fitter.train_source.describe()}, batches of {batches_of(fitter.train_loader)}",
         "validation data": fitter.val_source.describe(),
     }
 
