@@ -318,6 +318,9 @@ def test_a_folder_of_sounds_beside_the_file_is_found(path, tmp_path):
     with pytest.raises(MissingHintError, match="sounds"):
         session(path)
     assert sorted(session(path, sounds=tmp_path / "other").sounds) == ["X", "Y"]
+    assert sorted(session(path, sounds="other").sounds) == ["X", "Y"]  # beside the file
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        session(path, sounds="nowhere")
 
 
 def test_many_presentations_are_looked_at_in_little_time(path):

@@ -32,7 +32,7 @@ from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.session import Sound
 from deepSTRF.datasets.sounds import sounds_of
 
-__all__ = ["BLANKS", "SAME_START_S", "Piece", "pieces_of", "sounds_by_rule", "sounds_played"]
+__all__ = ["BLANKS", "SAME_START_S", "Piece", "folder_at", "pieces_of", "sounds_by_rule", "sounds_played"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -142,7 +142,14 @@ def sounds_by_rule(
         return found if rule == "templates" else {str(k): sound for k, sound in enumerate(found.values())}
     if file.find(rule) is not None:
         return {name: Piece(name, one, 0.0).sound(file) for name, one in series_in(file, rule).items()}
-    return sounds_of(Path(rule))
+    return sounds_of(folder_at(file, rule))
+
+
+def folder_at(file: Hdf5File, rule: str) -> Path:
+    """A folder of sounds as it was told, or relative to the folder of the file."""
+    told = Path(rule).expanduser()
+    near = file.path.parent / rule
+    return near if near.is_dir() and not told.exists() else told
 
 
 def sounds_played(

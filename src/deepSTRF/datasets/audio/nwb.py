@@ -37,6 +37,7 @@ from deepSTRF.datasets.nwb_stimuli import (
     BLANKS,
     SAME_START_S,
     Piece,
+    folder_at,
     pieces_of,
     sounds_by_rule,
     sounds_played,
@@ -548,7 +549,7 @@ def _names_of_rule(overview: _Overview, rule: str) -> list[str]:
     found = overview.file.find(rule)
     if found is not None:
         return [name for name, item in overview.file.members(found) if hasattr(item, "keys")]
-    folder = Path(rule)
+    folder = folder_at(overview.file, rule)
     return (
         [p.stem for p in folder.rglob("*") if p.suffix.lower() in SOUND_SUFFIXES] if folder.is_dir() else []
     )
