@@ -493,9 +493,13 @@ class Recording(Dataset[dict[str, Any]]):
     def scored_stimuli(self, clips: Sequence[int], *, loaded: bool = False) -> Iterator[Tensor]:
         """Stimuli without context bins, very long ones in pieces; ``loaded``: before standardisation."""
         for clip in clips:
-            first, last = self.context_bins(clip), self.stimulus_bins(clip)
-            n_bytes = 4 * math.prod(self._stims.stimuli[clip].shape)
-            step = last if n_bytes <= WHOLE_STIMULUS_BYTES else max(1, last * PIECE_OF_CLIP_BYTES // n_bytes)
+            first, n_bytes = self.context_bins(clip), 4 * math.prod(self._stims.stimuli[clip].shape)
+            if not first and n_bytes <= WHOLE_STIMULUS_BYTES:
+                yield self._stims.stimuli[clip].values if loaded else self._stims.shared(clip)
+                continue
+            last = self.stimulus_bins(clip)
+            whole = n_bytes <= WHOLE_STIMULUS_BYTES or (self.samples_per_bin > 1 and not loaded)
+            step = last if whole else max(1, last * PIECE_OF_CLIP_BYTES // n_bytes)
             for start in range(first, last, max(1, step)):
                 stop = min(start + step, last)
                 if loaded:

@@ -548,10 +548,10 @@ class DirectSource:
 
     def stimuli(self) -> Iterator[Tensor]:
         """Every clip's stimulus once, of spectrograms without the context of windows."""
-        dataset = self._store.dataset
-        if dataset.samples_per_bin == 1:
-            return dataset.scored_stimuli(self._clips.one_pass())
-        return (dataset.stims[clip] for clip in self._clips.one_pass())
+        dataset, clips = self._store.dataset, self._clips.one_pass()
+        if any(dataset.context_bins(clip) for clip in clips) and dataset.samples_per_bin > 1:
+            return (dataset.stims[clip] for clip in clips)
+        return dataset.scored_stimuli(clips)
 
     def spectrograms(self) -> Iterator[Tensor] | None:
         """Spectrograms of `stimuli` from the front-end's cache; None where batches pad clips in it."""
