@@ -16,7 +16,16 @@ from deepSTRF._validation import as_numbers, first_names
 from deepSTRF.datasets.recording import LoadReport
 from deepSTRF.datasets.session import Trials
 
-__all__ = ["DRIFT_CHOICES", "check_seconds", "duration_drift", "on_recording_clock", "silent_ends"]
+__all__ = [
+    "DRIFT_CHOICES",
+    "check_lengths",
+    "check_seconds",
+    "check_whole",
+    "duration_drift",
+    "far_apart",
+    "on_recording_clock",
+    "silent_ends",
+]
 
 Floats = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -47,6 +56,14 @@ _STEPS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 _ALIKE = (0.3, 5.0)
 #: Spike times of at least so many times the last trial, all whole, are numbers of samples.
 _SAMPLES = 5000.0
+#: So many spike times that are all whole numbers are no seconds.
+_WHOLE = 50
+#: Trials that last so many times as long as their sounds, within 5%, are in another unit.
+_PER_SECOND = {1e3: "ms", 1e6: "us"}
+#: So many clips between two trials: either sounds are rare, or onsets are no seconds.
+_FAR_APART = 300.0
+#: So many trials cannot begin within one clip.
+_AT_ONCE = 100.0
 #: So many spikes expected in a stretch without any are no chance.
 _SURELY = 20.0
 
@@ -253,6 +270,53 @@ def check_seconds(spikes: list[Floats], last_event: float) -> None:
             f"{seen}, and spike times are whole numbers: are they samples? Times are seconds; divide them by "
             "the sample rate"
         )
+
+
+def check_whole(spikes: list[Floats]) -> None:
+    """Refuse spike times that are all whole numbers: samples, ms, or counts in place of times."""
+    if sum(map(len, spikes)) < _WHOLE or not all((times == np.rint(times)).all() for times in spikes):
+        return
+    raise ValueError(
+        f"all {sum(map(len, spikes))} spike times are whole numbers: are they samples, ms, or counts per "
+        "bin? Times are seconds; divide samples by their rate, ms by 1000 (in a table, name the column "
+        "time_ms, and that of the trials onset_ms); counts go to from_arrays"
+    )
+
+
+def check_lengths(lengths_s: Floats, durations_s: Floats) -> None:
+    """Refuse trials that last 1000 or a million times as long as their sounds."""
+    there = np.isfinite(lengths_s) & (durations_s > 0)
+    if not there.any():
+        return
+    ratio = float(np.median(lengths_s[there] / durations_s[there]))
+    for scale, unit in _PER_SECOND.items():
+        if abs(ratio / scale - 1.0) < 0.05:
+            raise ValueError(
+                f"trials last {ratio:.0f} times as long as their sounds by the table's offsets or durations: "
+                f"are they in {unit}? Times are seconds; name the column with its unit, such as "
+                f"onset_{unit}, offset_{unit} or duration_{unit}, or divide by {scale:.0f}"
+            )
+
+
+def far_apart(onset_s: Floats, end_s: Floats) -> str | None:
+    """A word on onsets that are so far apart, for the length of clips, that they may be no seconds.
+
+    ValueError where they are so close that they cannot be.
+    """
+    steps, clip = np.diff(np.sort(onset_s)), float(np.median(end_s - onset_s)) if len(onset_s) else 0.0
+    if len(steps) < 2 or not clip:
+        return None
+    if 0 < np.median(steps) * _AT_ONCE < clip:
+        raise ValueError(
+            f"onsets are {np.median(steps):g} s apart and clips last {clip:g} s: are the onsets in s, and "
+            "taken for ms? The unit is that of the column's name, or of the hint (time_unit, onsets_unit)"
+        )
+    if np.median(steps) < _FAR_APART * clip:
+        return None
+    return (
+        f"onsets are {np.median(steps):g} s apart and clips last {clip:g} s; are times in ms? They are "
+        "seconds (in a table, name columns onset_ms and time_ms)"
+    )
 
 
 def duration_drift(lengths_s: Floats, durations_s: Floats, times: Floats, sample_s: float) -> str | None:

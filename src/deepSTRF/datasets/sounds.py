@@ -254,6 +254,8 @@ def mono(samples: npt.NDArray[Any], channel: int | str | None, name: str) -> npt
         )
     else:
         chosen = array[:, 0]
+    if chosen.dtype == np.float16:  # too narrow for what is compared below
+        chosen = chosen.astype(np.float32)
     if chosen.dtype.kind == "f" and not (np.abs(chosen) < _LOUDEST).all() and np.isfinite(chosen).all():
         raise ValueError(f"sound {name!r} holds samples up to {np.abs(chosen).max():.3g}: is it damaged?")
     if not np.isfinite(chosen).all():
@@ -321,6 +323,11 @@ def choose_rate(
     if near >= 1 and abs(hop - near) <= _HOP_TOLERANCE * near:
         return rate, near * 1000 / rate, near
     above = math.ceil(hop)
+    if hop < 1 and audio_fs is None:
+        raise ValueError(
+            f"sounds at {float(rate):g} Hz have less than one sample per bin of {float(dt):g} ms: is that "
+            "rate in kHz? It is in Hz, such as 44100"
+        )
     if audio_fs is not None:
         legal = [float(k * 1000 / dt) for k in (above - 1, above) if k >= 1]
         raise ValueError(

@@ -125,7 +125,7 @@ def columns_of(table: Any, what: str) -> dict[str, Any]:
 
 def _plain(name: str) -> tuple[str, str | None]:
     """A column's name in lower case with "_", without its unit of time; and the unit."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name.strip())
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", re.sub("[\u00b5\u03bc]s", "us", name.strip()))
     words = re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
     stem, _, last = words.rpartition("_")
     return (stem, last) if stem and last in UNITS else (words, None)

@@ -20,7 +20,14 @@ import torch
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice, check_flag, check_memory, check_positive_int, first_names
 from deepSTRF.datasets import alignment
-from deepSTRF.datasets.clocks import check_seconds, duration_drift, silent_ends
+from deepSTRF.datasets.clocks import (
+    check_lengths,
+    check_seconds,
+    check_whole,
+    duration_drift,
+    far_apart,
+    silent_ends,
+)
 from deepSTRF.datasets.counting import TOLERANCE_S, Plan, Shown, count_spikes, note_odd, row_names
 from deepSTRF.datasets.download import cache_dir
 from deepSTRF.datasets.features import ComputedFeatures, StimulusFeatures
@@ -736,11 +743,17 @@ def _note_clocks(part: Shown, clips: Sequence[_Clip], index: int, choices: _Choi
     trains = [np.asarray(times) for times in (part.session.spikes or {}).values()]
     end = part.start + part.bins * float(choices.bin_s)
     check_seconds(trains, float(end.max(initial=0.0)))
+    if "bin_ms" not in part.session.facts:
+        check_whole(trains)
     duration = np.zeros(len(part.onset))
     for clip in clips:
         for i, k in clip.shown:
             if i == index and clip.content is not None:
                 duration[k] = float(clip.content.duration_s)
+    check_lengths(part.length_s, duration)
+    apart = far_apart(part.onset, end)
+    if apart is not None:
+        notes.add("trials far apart", f"{part.label}: {apart}")
     table = np.concatenate([part.onset, part.onset + part.length_s])
     drift = duration_drift(part.length_s, duration, table, part.sample_s)
     noted = any(topic == "clock drift" for topic, _, _ in part.session.report.notes)

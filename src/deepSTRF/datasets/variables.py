@@ -328,7 +328,8 @@ class VariablesFormat(Format):
         sounds_axes, features_axes : str
             Meaning of the axes of a matrix: "stimulus time", "time feature".
         sound_names : str or list of str
-            Variable with the names of the sounds in their order, or the names.
+            Variable with the names of the sounds in their order, or the names: what numbers in ``stimuli``
+            stand for.
         features : str or dict
             Variable or pattern of features that are given in place of sounds, by name of the feature:
             {"envelope": "env_{stimulus}"}, or "envelope=env_{stimulus}".
@@ -443,24 +444,29 @@ class _Reader:
 
     def presented(self) -> list[str] | None:
         """Names of the stimuli that the hint leads to; numbers must be those of the sounds in their order."""
-        names = self.names("stimuli")
-        if names is None or self.numbered is None or not all(name.isdecimal() for name in names):
+        names, listed = self.names("stimuli"), self.names("sound_names")
+        if listed is not None and not set(listed).isdisjoint(names or ()):
+            listed = None
+        n_sounds = self.numbered if listed is None else len(listed)
+        if names is None or n_sounds is None or not all(name.isdecimal() for name in names):
             return names
         numbers = {int(name) for name in names}
-        most = self.first + self.numbered - 1
+        most = self.first + n_sounds - 1
         if "one_based" not in self.hints and (
             self.form.from_one is None or min(numbers, default=1) < self.first
         ):
             raise MissingHintError(
-                f"{self.file.path} must be told: one_based, whether the numbers of {self.numbered} stimuli "
+                f"{self.file.path} must be told: one_based, whether the numbers of {n_sounds} stimuli "
                 f"(there are {min(numbers)} to {max(numbers)}) begin at 1 or at 0"
             )
         if max(numbers, default=0) > most:
             self.fail(
-                f"stimuli has the number {max(numbers)}, and the {self.numbered} sounds are {self.first} to "
+                f"stimuli has the number {max(numbers)}, and the {n_sounds} sounds are {self.first} to "
                 f"{most}; one_based= says from where they are counted"
             )
-        return names
+        if listed is None:
+            return names
+        return [name if int(name) < self.first else listed[int(name) - self.first] for name in names]
 
     # -- the arrays
 

@@ -626,6 +626,7 @@ class _OneFile(FileTree):
         self.root, self.names = path.parent, (path.name,)
         self._close, self._zip, self._tar, self._prefix = ExitStack(), None, None, ""
         self._at = {path.name: path.name}
+        self.cache = {}
 
 
 def _onset_tables(folder: _Folder, given: Any) -> list[Table]:
