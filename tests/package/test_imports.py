@@ -18,6 +18,11 @@ HEAVY = (
     "joblib",
     "scipy.signal",
     "wandb",
+    "h5py",
+    "pynwb",
+    "mne",
+    "pandas",
+    "pyarrow",
 )
 
 
@@ -46,6 +51,14 @@ def test_importing_the_package_does_not_even_import_torch():
 )
 def test_importing_a_room_pulls_in_nothing_heavy(folder):
     loaded = modules_after("import torch, deepSTRF." + folder)
+    assert not [name for name in HEAVY if name in loaded]
+
+
+def test_the_formats_are_listed_without_the_packages_that_read_them():
+    names = (
+        "from deepSTRF.datasets import open_recording; from deepSTRF.registry import FORMATS; list(FORMATS)"
+    )
+    loaded = modules_after(names)
     assert not [name for name in HEAVY if name in loaded]
 
 

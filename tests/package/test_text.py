@@ -160,6 +160,7 @@ FIGURES = {
     ),
     "histogram": lambda n: plots.plot_score_histogram(SERIES, xlabel=n, title=n),
     "scatter": lambda n: plots.plot_score_scatter(SERIES, SERIES, n, n, title=n),
+    "rasters": lambda n: plots.plot_rasters([STIM], 5.0, [n]),
     "ceiling": lambda n: plots.plot_noise_ceiling(SERIES, SERIES, title=n),
     "learning": lambda n: plots.plot_learning_curve(
         {"train_loss": SERIES, "val_cc": SERIES}, score="cc", score_label=n, title=n
@@ -201,6 +202,7 @@ def test_every_figure_with_texts_is_in_the_bank():
     drawn = {name for draw in FIGURES.values() for name in draw.__code__.co_names}
     without = {"plot_dstrf_panel", "plot_filter_patterns", "plot_filterbank", "plot_strf_confidence"}
     without |= {"plot_tuning_surface"}  # their titles are drawn by the same function as others
+    without |= {"plot_alignment"}  # takes no texts
     assert {name for name in plots.__all__ if name.startswith("plot_")} - without - drawn == set()
 
 

@@ -346,7 +346,7 @@ def test_traces_of_trials_and_of_the_session(tmp_path):
     at = round(session.trials.onset_s[1] * 1000)
     np.testing.assert_array_equal(session.signal.data[:, at : at + 300], trace[:, 1, 0, :300])
     (session,) = form.sessions(
-        signal="long", axes="time unit", onsets="onsets", onsets_unit="s", stimuli=["B", "A"], **sounds
+        signal="long", axes="time unit", onsets="onsets", onset_unit="s", stimuli=["B", "A"], **sounds
     )
     np.testing.assert_array_equal(session.signal.data, trace.reshape(12, 500))
     assert session.trials.stimulus == ["B", "A"]
@@ -516,7 +516,7 @@ def test_continuous_signals_with_spectrograms_and_axes_that_are_exchanged(tmp_pa
         ({"axes": "unit time"}, "resp lasts 0.0625 s at fs=128 Hz .* order of axes"),
         ({"features_axes": "feature time"}, "are the axes in features_axes exchanged"),
         (
-            {"axes": "unit time", "onsets": [0.0], "onsets_unit": "s", "stimuli": ["1"]},
+            {"axes": "unit time", "onsets": [0.0], "onset_unit": "s", "stimuli": ["1"]},
             "more units than samples",
         ),
     ):

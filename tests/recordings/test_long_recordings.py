@@ -85,7 +85,8 @@ def assert_same(a: NeuralDataset, b: NeuralDataset) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int8", "int16", "rate", "trace"])
-def test_a_mapped_recording_is_the_recording(kind, tmp_path, tiny_pieces):
+@pytest.mark.usefixtures("tiny_pieces")
+def test_a_mapped_recording_is_the_recording(kind, tmp_path):
     ds = odd(kind)
     ds.stim_meta[0]["note"] = "kept"
     mapped = ds.mapped(tmp_path / "folder")
@@ -149,7 +150,8 @@ def test_ridge_and_scores_in_pieces_are_those_of_the_whole(arm, monkeypatch, req
     assert any("piece by piece" in note for note in found.facts["notes"])
 
 
-def test_scores_of_a_recurrent_model_carry_its_state(tiny_pieces, monkeypatch):
+@pytest.mark.usefixtures("tiny_pieces")
+def test_scores_of_a_recurrent_model_carry_its_state(monkeypatch):
     ds = whole()
     torch.manual_seed(0)
     model = StateNet(ds.F, out_neurons=4, rnn_type="GRU", hidden_channels=7).eval()
@@ -160,7 +162,8 @@ def test_scores_of_a_recurrent_model_carry_its_state(tiny_pieces, monkeypatch):
         np.testing.assert_allclose(pieces[name], table[name], atol=1e-6, err_msg=name)
 
 
-def test_quality_by_a_few_neurons_at_a_time(tiny_pieces, monkeypatch):
+@pytest.mark.usefixtures("tiny_pieces")
+def test_quality_by_a_few_neurons_at_a_time(monkeypatch):
     some = neuron_quality(whole(), n_bootstrap=5)
     monkeypatch.setattr(recording, "WHOLE_CLIP_BYTES", 1 << 29)
     every = neuron_quality(whole(), n_bootstrap=5)

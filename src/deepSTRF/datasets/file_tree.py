@@ -136,7 +136,7 @@ class FileTree:
             with open(self.root / member, "rb") as stream:
                 return stream.read()
         with naming_damage(self.where(name), _REMEDY), self._opened(member) as stream:
-            content = stream.read(limit + 1)
+            content = _at_most(stream, self.size(name) + 1)
         if len(content) != self.size(name):
             raise DamagedFileError(
                 f"{self.where(name)} states {self.size(name):,} bytes and holds another number; {_REMEDY}"
@@ -240,6 +240,15 @@ class FileTree:
             raise ValueError(
                 f"it unpacks to more than {_MOST_RATIO} times its size; unpack it yourself if you trust it"
             )
+
+
+def _at_most(stream: IO[bytes], n_bytes: int) -> bytes:
+    """What a stream holds, block by block: tar members take the memory that they are asked for at once."""
+    blocks = []
+    while n_bytes > 0 and (block := stream.read(min(n_bytes, _BLOCK))):
+        blocks.append(block)
+        n_bytes -= len(block)
+    return b"".join(blocks)
 
 
 def _below(root: Path) -> Iterator[str]:

@@ -78,7 +78,24 @@ class Findings:
 class MissingHintError(ValueError):
     """A recording cannot be read without a hint; the text says what was found and what must be told.
 
-    ``summary`` is the same for the command line, where there is one.
+    Parameters
+    ----------
+    text : str
+        The message: what was found, the hints to be told, and the call that tells them.
+    summary : str
+        The same with the flags of the command line; "" is ``text``.
+
+    Examples
+    --------
+    >>> import tempfile, numpy
+    >>> from deepSTRF.datasets import MissingHintError, open_recording
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     numpy.save(f"{folder}/mine.npy", numpy.ones((2, 3, 40)))
+    ...     try:
+    ...         open_recording(f"{folder}/mine.npy", dt_ms=5.0)
+    ...     except MissingHintError as error:
+    ...         print(str(error).splitlines()[0].partition(", and ")[2])
+    must be told: spikes, sounds.
     """
 
     def __init__(self, text: str, summary: str = "") -> None:

@@ -234,15 +234,15 @@ class VariablesFormat(Format):
         if (kinds != ["spikes"] or hints.get("time_unit") == "samples") and "fs" not in told:
             needed.append("fs")
         if self.from_one is None and "one_based" not in told and (
-            "samples" in (hints.get("time_unit"), hints.get("onsets_unit")) or "spike_trials" in told
+            "samples" in (hints.get("time_unit"), hints.get("onset_unit")) or "spike_trials" in told
         ):  # fmt: skip
             needed.append("one_based")
         if hints.get("zero") == "session" and "onsets" not in told:
             needed.append("onsets")
         if "onsets" in told and "stimuli" not in told:
             needed.append("stimuli")
-        if "onsets" in told and not told & {"onsets_unit", "time_unit"}:
-            needed.append("onsets_unit")
+        if "onsets" in told and not told & {"onset_unit", "time_unit"}:
+            needed.append("onset_unit")
         if not told & {"sounds", "features"}:
             needed.append("sounds")
         if "sounds" in told and "sounds_fs" not in told and self._folder(str(hints["sounds"])) is None:
@@ -277,7 +277,7 @@ class VariablesFormat(Format):
         unit_names: str | Sequence[str] | None = None,
         stimuli: str | Sequence[str] | None = None,
         onsets: str | Sequence[float] | None = None,
-        onsets_unit: str | None = None,
+        onset_unit: str | None = None,
         window_ms: Sequence[float] | None = None,
         sounds: str | None = None,
         sounds_fs: float | str | None = None,
@@ -316,7 +316,7 @@ class VariablesFormat(Format):
             Variable with the name or number of the stimulus: of each trial, or along the axis stimulus.
         onsets : str or list of float
             Variable with the onset of the stimulus in each trial, in time of the session, or the onsets.
-        onsets_unit : str
+        onset_unit : str
             Unit of the onsets: "s", "ms", "us" or "samples"; default that of the spike times.
         window_ms : (float, float)
             Time around the onset that was recorded in each trial. Default: from the onset to the end of the
@@ -337,7 +337,7 @@ class VariablesFormat(Format):
             Unit of the signal, such as "mV".
         """
         hints = {k: v for k, v in locals().items() if k not in ("self", "__class__") and v is not None}
-        for name, legal in (("time_unit", (*_UNITS, "samples")), ("onsets_unit", (*_UNITS, "samples")),
+        for name, legal in (("time_unit", (*_UNITS, "samples")), ("onset_unit", (*_UNITS, "samples")),
                             ("zero", ("onset", "session"))):  # fmt: skip
             if hints.get(name) is not None:
                 check_choice(name, hints[name], legal)
@@ -840,7 +840,7 @@ class _Reader:
         """Session of spikes or a signal on one clock, with a table of onsets."""
         if kind == "counts":
             self.fail("counts on the session's clock are not read; cut them into trials, or use signal=")
-        unit = str(self.hints.get("onsets_unit") or self.hints.get("time_unit"))
+        unit = str(self.hints.get("onset_unit") or self.hints.get("time_unit"))
         given = self.hints["onsets"]
         path = given if isinstance(given, str) else "onsets"
         told = value_at(self.file, given) if isinstance(given, str) else np.asarray(given, dtype=np.float64)

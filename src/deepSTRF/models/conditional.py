@@ -106,7 +106,7 @@ class ConditionalModel(AudioEncodingModel):
             )
         length = check_positive_int("history_frames", history_frames) if history is not None else 1
         super().__init__(sum(rows.values()), max(base.T, length), base.O)
-        self.features, self.history, self.gain_features = rows, history, gain
+        self.features, self.history = rows, history
         self.base: Any = copy.deepcopy(base)
         self._stimulus_rows = _rows_of(rows, [name for name in rows if name not in used])
         if len(self._stimulus_rows) != base.F:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deepSTRF._text import printable
 from deepSTRF._validation import checked
 from deepSTRF.plots._style import (
     BANDS,
     GREY,
     INK,
     LABEL_SIZE,
-    LONGEST_NAME,
     PLAIN,
     VERMILION,
     FloatArray,
@@ -330,7 +328,7 @@ def plot_rasters(
         edges = time_edges(block.shape[1], dt_ms)
         _draw_raster(ax, block, edges, "Greys")
         ax.set_xlim(*edges)
-        left_title(ax, printable(titles[at], longest=LONGEST_NAME) if titles is not None else None)
+        left_title(ax, titles[at] if titles is not None else None, LABEL_SIZE)
         if at % ncols:
             ax.set_ylabel("")
         if at + ncols >= len(blocks):

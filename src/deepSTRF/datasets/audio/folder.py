@@ -100,7 +100,7 @@ class FolderFormat(Format):
         *,
         time_unit: str = "s",
         columns: Mapping[str, str] | None = None,
-        sound_rate: float | None = None,
+        sounds_fs: float | None = None,
         signal_fs: float | None = None,
         signal_unit: str = "arbitrary units",
         signal_start_s: float = 0.0,
@@ -117,7 +117,7 @@ class FolderFormat(Format):
             Unit of times in tables whose columns do not end in one (onset_ms).
         columns : mapping, optional
             Names of columns by role: stimulus, onset, offset, condition, unit, time, start, stop.
-        sound_rate : float, optional
+        sounds_fs : float, optional
             True rate of the sounds in Hz, where their headers round it (24414.0625).
         signal_fs : float, optional
             Rate of signal.npy in Hz.
@@ -140,7 +140,7 @@ class FolderFormat(Format):
         units, unit_meta = _units(tree, columns)
         session = Session(
             trials,
-            sounds=_sounds(tree, sound_rate, trials.stimulus),
+            sounds=_sounds(tree, sounds_fs, trials.stimulus),
             features=_features(tree),
             observed=_observed(tree, columns, time_unit),
             span_s=None if span_s is None else (float(span_s[0]), float(span_s[1])),
@@ -406,7 +406,7 @@ def _files_of(session: Session) -> Iterator[tuple[str, bytes]]:
     facts |= {"species": session.species} if session.species else {}
     facts |= {"span_s": list(session.span_s)} if session.span_s else {}
     if len(rates) == 1 and not next(iter(rates)).is_integer():
-        facts["sound_rate"] = next(iter(rates))
+        facts["sounds_fs"] = next(iter(rates))
     if session.signal is not None:
         yield _SIGNAL, _npy_bytes(np.asarray(session.signal.data))
         facts |= {"signal_fs": float(session.signal.fs), "signal_unit": session.signal.unit}

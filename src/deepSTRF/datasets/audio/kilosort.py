@@ -505,16 +505,16 @@ def _labels(folder: _Folder, report: LoadReport) -> tuple[dict[int, str], str]:
     guessed: dict[int, str] = {}
     is_curated = is_guessed = False
     for table in _cluster_tables(folder).values():
+        rows = _rows(table)
         for name in table.columns:
-            found = {
-                one: text.strip().lower()
-                for one, text in zip(_rows(table), table.texts(name), strict=True)
-                if text.strip()
-            }
+            if name.lower() not in (*_CURATED, *_SORTED):
+                continue
+            texts = table.texts(name)
+            found = {one: text.lower() for one, text in zip(rows, texts, strict=True) if text}
             if name.lower() in _CURATED:
                 curated = {**found, **curated}
                 is_curated = True
-            elif name.lower() in _SORTED:
+            else:
                 guessed = {**found, **guessed}
                 is_guessed = True
     if (

@@ -87,7 +87,7 @@ class TablesFormat(Format):
         bin_ms: float | None = None,
         first_bin_ms: float = 0.0,
         skip_lines: int = 0,
-        sound_rate: float | None = None,
+        sounds_fs: float | None = None,
     ) -> list[Session]:
         """The recording.
 
@@ -124,7 +124,7 @@ class TablesFormat(Format):
             Start of the first bin of counts, from the onset.
         skip_lines : int
             Lines before the first trial in text files.
-        sound_rate : float, optional
+        sounds_fs : float, optional
             True rate of the sounds in Hz, where their headers round it (24414.0625).
         """
         for name, value, legal in (
@@ -137,7 +137,7 @@ class TablesFormat(Format):
             "spikes": spikes, "trials": trials, "sounds": sounds, "links": links, "units": units,
             "shape": shape, "columns": columns, "time_unit": time_unit, "sample_rate": sample_rate,
             "time_zero": time_zero, "repeats": repeats, "window_ms": window_ms, "bin_ms": bin_ms,
-            "first_bin_ms": first_bin_ms, "skip_lines": skip_lines, "sound_rate": sound_rate,
+            "first_bin_ms": first_bin_ms, "skip_lines": skip_lines, "sounds_fs": sounds_fs,
         }  # fmt: skip
         return [
             _Reader(self.tree, {key: value for key, value in told.items() if value is not None}).session()
@@ -487,7 +487,7 @@ class _Reader:
 
     def _sounds(self, wanted: Sequence[str]) -> dict[str, Sound]:
         files = _stimulus_files(self.tree, self.told.get("sounds"))
-        return named_sounds(self.tree, files, self.told.get("sound_rate"), wanted)
+        return named_sounds(self.tree, files, self.told.get("sounds_fs"), wanted)
 
     def _aligned(self, times: Times, facts: Mapping[str, Any] | None = None) -> Session:
         stimuli = sorted({name for by in times.values() for name in by}, key=natural)
