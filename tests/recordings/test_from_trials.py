@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from deepSTRF.datasets.audio import AudioNeuralDataset
-from deepSTRF.datasets.from_trials import session_of
 from deepSTRF.datasets.session import Session, Sound, Trials
 from deepSTRF.datasets.trials import dataset_of
 
@@ -530,21 +529,6 @@ def test_report_and_data_come_back_from_a_file(tmp_path: Path) -> None:
     assert back.facts["pre_ms"] == 100.0
     assert back.content_fingerprint() == ds.content_fingerprint()
     assert str(ds.load_report)
-
-
-def test_rows_are_counted_into_what_is_allocated(tmp_path: Path) -> None:
-    made: list[np.ndarray] = []
-
-    def allocate(shape: tuple[int, int], dtype: Any) -> np.ndarray:
-        made.append(np.lib.format.open_memmap(tmp_path / f"{len(made)}.npy", "w+", dtype, shape))
-        return made[-1]
-
-    session = session_of(mini_sounds(), MINI_TRIALS, MINI_SPIKES, sounds_fs=16000, observed=MINI_OBSERVED)
-    ds = dataset_of(AudioNeuralDataset, [session], dt_ms=10.0, allocate=allocate, check_alignment=False)
-    assert all(clip.data is rows for clip, rows in zip(ds.response_storage.clips, made, strict=True))
-    for row, wanted in zip(ds.responses, expected_mini(), strict=True):
-        for got, want in zip(row, wanted, strict=True):
-            assert np.array_equal(got.numpy(), want)
 
 
 def test_fit_is_that_of_arrays() -> None:
