@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from deepSTRF.plots import plot_neuron_panel, plot_psth_vs_pred, plot_stim_with_response
+from deepSTRF.plots import plot_neuron_panel, plot_psth_vs_pred, plot_rasters, plot_stim_with_response
 
 F, T, R, DT = 6, 40, 5, 5.0
 FREQUENCIES = np.geomspace(500.0, 16000.0, F)
@@ -194,3 +195,16 @@ def test_the_raster_of_a_trace_spans_its_values():
     assert potential.max() - 2 < high <= potential.max()
     _, axes = plot_stim_with_response(np.zeros((8, 100)), np.eye(4, 100), dt_ms=5.0)
     assert axes[1].images[0].get_clim() == (0, 1)
+
+
+def test_rasters_keep_repeats_apart():
+    repeats = np.zeros((3, 400))
+    repeats[1] = 1.0
+    figure, axes = plot_rasters([repeats] * 3, dt_ms=5.0)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = np.asarray(canvas.buffer_rgba())[..., 0].astype(float)  # dark where there is a spike
+    box = axes[0].get_window_extent()
+    middle = int((box.x0 + box.x1) / 2)
+    column = image[::-1, middle][int(box.y0) + 2 : int(box.y1) - 1]
+    assert ((column > 20) & (column < 235)).sum() <= 4  # edges of the row and no more

@@ -149,6 +149,10 @@ def test_onsets_of_tables_and_stim_channels(tmp_path):
     (session,) = MneFormat(path).sessions(sounds="wav", **hints)
     check(session)
     assert session.report.count("events that are no stimuli") == 1
+    (session,) = MneFormat(path).sessions(sounds="wav", onsets="stim", names={11: "1", 12.0: "2"})
+    check(session)
+    with pytest.raises(ValueError, match=r"no event is a stimulus.*are 11 \(1\), 12 \(1\), 99 \(1\)"):
+        MneFormat(path).sessions(sounds="wav", onsets="stim", names={"S11": "1"})
     (session,) = MneFormat(path).sessions(sounds="wav", onsets="stim", match="1([12])")
     check(session)
     with pytest.raises(MissingHintError, match=r"must be told: onsets, sounds.*annotations: 1 \(1\), BAD_x"):

@@ -136,3 +136,15 @@ def test_numbers_stand_for_named_sounds(tmp_path: Path, where: str) -> None:
         assert np.array_equal(ds.responses[i][0].numpy(), counts(spikes(), row["name"]))
     with pytest.raises(ValueError, match="one_based"):
         read(one_based=False)
+
+
+def test_numbers_of_trials_that_name_no_sound_say_what_helps(tmp_path: Path) -> None:
+    for name, wave in sounds().items():
+        soundfile.write(tmp_path / f"{name}.wav", wave, 16000, subtype="DOUBLE")
+    trials = {"stimulus": [1 + (name == "song") for name in NAMES], "onset": ONSETS}
+    with pytest.raises(ValueError, match=r"sounds=\{<name in the trials>: <file>"):
+        AudioNeuralDataset.from_trials(tmp_path, trials, {"u": spikes()}, dt_ms=10.0)
+    files = {1: tmp_path / "tone.wav", 2: tmp_path / "song.wav"}
+    ds = AudioNeuralDataset.from_trials(files, trials, {"u": spikes()}, dt_ms=10.0, check_alignment=False)
+    for i, name in enumerate(("tone", "song")):
+        assert np.array_equal(ds.responses[i][0].numpy(), counts(spikes(), name))

@@ -360,7 +360,9 @@ def dataset_of(
 def _nothing_left(report: LoadReport, notes: _Notes) -> str:
     reasons = [f"{name}: {reason}" for name, reason in report.skipped[:4]]
     reasons += [f"{topic}: {entries[0][0]}" for topic, entries in list(notes.found.items())[:4]]
-    return f"no presentation of a sound is left ({printable('; '.join(reasons)) or 'the trials are empty'})"
+    text = f"no presentation of a sound is left ({printable('; '.join(reasons)) or 'the trials are empty'})"
+    named = "; where names differ, sounds={<name in the trials>: <file>, ...} says which sound each is"
+    return text + (named if "trials without sound" in notes.found else "")
 
 
 # ---- presentations

@@ -50,6 +50,8 @@ PSTH_SIZE = (9.0, 2.2)
 RASTER_SIZE = (3.4, 1.5)
 #: Height over width of the receptive field beside a neuron's panels.
 FIELD_ASPECT = 1.1
+#: Rows of the image of a raster: more than it has pixels.
+RASTER_ROWS = 600
 #: A bin at this percentile of the active ones is darkest: one rare burst must not fade single spikes.
 INK_PERCENTILE = 75
 
@@ -442,7 +444,8 @@ def _draw_raster(ax: Axes, repeats: FloatArray, edges: tuple[float, float], cmap
     signed = bool((finite < 0).any())  # a trace such as a membrane potential
     active = finite if signed else finite[finite > 0]
     ax.imshow(
-        repeats,
+        # a row of many equal ones, so that what averages bins leaves neighbouring repeats apart
+        np.repeat(repeats, -(-RASTER_ROWS // len(repeats)), axis=0),
         origin="upper",
         aspect="auto",
         cmap=cmap,

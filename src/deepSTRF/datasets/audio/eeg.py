@@ -624,6 +624,8 @@ def _named(
     except re.error as error:
         raise ValueError(f"match={match!r} is no regular expression: {error}") from None
     kept, called, other = [], [], Counter[str]()
+    if isinstance(names, Mapping):
+        names = {text_of(event): name for event, name in names.items()}  # codes may be numbers
     for k, text in enumerate(found.called):
         hit = expression.fullmatch(text)
         word: str | None = None if hit is None else hit.group(1 if expression.groups else 0) or ""
@@ -638,6 +640,8 @@ def _named(
         called.append(str(word))
     if other:
         shown = first_names([f"{name} ({n})" for name, n in other.items()])
+        if not kept:
+            raise ValueError(f"no event is a stimulus by match= and names=; the events are {shown}")
         report.note("events that are no stimuli", shown, sum(other.values()))
     meta = {key: [values[k] for k in kept] for key, values in found.meta.items()}
     return _Onsets(found.times[kept], found.called, meta), called
