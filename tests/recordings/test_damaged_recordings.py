@@ -8,6 +8,7 @@ TypeError, OSError or ImportError that names the file or folder: no other error,
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import resource
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from deepSTRF.cli import main
 from deepSTRF.datasets import NeuralDataset, open_recording, write_recording
 from deepSTRF.registry import FORMATS
 
@@ -273,6 +275,73 @@ def test_whatever_is_done_to_a_file(maker, tmp_path, monkeypatch):
 
 def test_every_format_has_a_maker():
     assert set(FORMATS) <= set(MAKERS)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("maker", ["exact", "signal", "nwb", "arrays", "nems", "kilosort"])
+@pytest.mark.parametrize("out", ["mine.npz", "mine", "mine.nwb"])
+def test_the_command_refuses_and_writes_nothing(maker, out, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path, files, options = MAKERS[maker](tmp_path / "made")
+    target = path if files[0] is None else path / files[0]
+    words = ["import", str(path), "--out", out]
+    for key, value in options.items():
+        words += ["-o", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for damaged in (b"", b"<html></html>"):
+        target.write_bytes(damaged)
+        with pytest.raises(SystemExit) as done:
+            main(words)
+        shown = capsys.readouterr()
+        assert done.value.code in (1, 2)
+        assert shown.err.startswith("Error:")
+        assert path.name in shown.err or target.name in shown.err
+        assert "Traceback" not in shown.err
+        assert [one.name for one in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("form", ["folder", "nwb"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_recordings_replace_nothing_of_others(form, overwrite, tmp_path):
+    ds, suffix = small(), {"folder": "", "nwb": ".nwb"}[form]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "thesis.txt").write_text("years")
+    (tmp_path / "note").write_text("mine")
+    makers = {
+        "file": lambda path: path.write_text("mine"),
+        "link": lambda path: path.symlink_to(tmp_path / "note"),
+        "folder": lambda path: shutil.copytree(tmp_path / "theirs", path),
+        "link to a folder": lambda path: path.symlink_to(tmp_path / "theirs"),
+        "pipe": os.mkfifo,
+    }
+    for what, make in makers.items():
+        path = tmp_path / f"{what}{suffix}"
+        make(path)
+        with pytest.raises(OSError, match=r"exists|nothing|holds|is no|is a"):
+            write_recording(ds, path, form, overwrite=overwrite)
+        assert [one.name for one in (tmp_path / "theirs").iterdir()] == ["thesis.txt"]
+        assert (tmp_path / "note").read_text() == "mine"
+        assert not path.is_file() or path.read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2 + len(makers)
+
+
+def test_a_full_disk_leaves_the_earlier_recording(tmp_path):
+    ds = small()
+    for form, path in (("folder", tmp_path / "rec"), ("nwb", tmp_path / "rec.nwb")):
+        if form == "nwb":
+            pytest.importorskip("pynwb")
+        write_recording(ds, path, form)
+        before = {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()}
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        usual = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limit[1]))
+        try:
+            with pytest.raises(OSError, match=path.name):
+                write_recording(ds.standardized(), path, form, overwrite=True)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+            signal.signal(signal.SIGXFSZ, usual)
+        assert {one: one.read_bytes() for one in tmp_path.rglob("*") if one.is_file()} == before
+        assert open_recording(path).content_fingerprint() == ds.content_fingerprint()
 
 
 def test_npy_files_that_claim_more_than_they_hold(tmp_path):

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from deepSTRF._files import check_target, naming_damage, replace_file
+from deepSTRF._files import check_target, naming_damage, write_atomically
 from deepSTRF._optional import require
 from deepSTRF.datasets.hdf5 import SIGNATURE, Hdf5File
 from deepSTRF.datasets.nwb_layout import REMEDY, HDF5Samples, HDF5Signal, Table, series_of
@@ -56,11 +56,11 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
     names = _names(session)
     text = _record(session, names)
     nwb = pynwb.NWBFile(
-        session_description=session.name or "recording",
+        session_description=_text(session.name) or "recording",
         identifier=hashlib.sha256(text.encode()).hexdigest(),
         session_start_time=_NO_TIME,
         file_create_date=_NO_TIME,
-        subject=pynwb.file.Subject(subject_id="unknown", species=session.species)
+        subject=pynwb.file.Subject(subject_id="unknown", species=_text(session.species))
         if session.species
         else None,
     )
@@ -81,14 +81,16 @@ def write_nwb(session: Session, path: str | os.PathLike[str]) -> Path:
     if session.signal is not None:
         _add_signal(pynwb, nwb, session.signal)
     nwb.add_scratch(text, name=_RECORD, description="what deepSTRF needs to read this file back equal")
-    with replace_file(path) as temporary:
-        with (  # an open file: of a path, pynwb wants the suffix .nwb
-            require("h5py", extra="formats").File(temporary, "w") as file,
-            pynwb.NWBHDF5IO(file=file, mode="w") as io,
-        ):
-            io.write(nwb)
-        with open(temporary, "rb") as stream:
-            os.fsync(stream.fileno())
+    h5py = require("h5py", extra="formats")
+    # in memory: of a disk that is full, HDF5 would not let go of a half written file
+    with (
+        h5py.File(path.name, "w", driver="core", backing_store=False) as file,
+        pynwb.NWBHDF5IO(file=file, mode="w") as io,
+    ):
+        io.write(nwb)
+        file.flush()
+        content = file.id.get_file_image()
+    write_atomically(path, content)
     return path
 
 
@@ -247,10 +249,15 @@ def _free_columns(rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> li
         if not plain or name in _TAKEN or name in taken:
             continue
         if all(isinstance(value, str) for value in values):
-            found.append(_column(name, values, name))
+            found.append(_column(name, [_text(value) for value in values], name))
         elif all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
             found.append(_column(name, np.array(values, dtype=np.float64), name))
     return found
+
+
+def _text(value: str) -> str:
+    """A text without null characters, which HDF5 does not hold; the record keeps it as it is."""
+    return value.replace("\0", "\\0")
 
 
 def _add_trials(pynwb: Any, nwb: Any, session: Session) -> None:

@@ -314,7 +314,8 @@ class ExperimentConfig:
     """
 
     dataset: str = choice(
-        "synthetic", _text, "dataset.name", "A name of `deepstrf datasets`, or an .npz file.",
+        "synthetic", _text, "dataset.name",
+        "A name of `deepstrf datasets`, an .npz file, or a recording (a file or folder of its formats).",
         short="-d", metavar="NAME|FILE",
     )  # fmt: skip
     dataset_options: Mapping[str, Any] = choice(

@@ -432,12 +432,10 @@ def _plain(values: Any) -> list[Any]:
 
 
 def _cell(value: Any) -> Any:
-    """A value of metadata in a table."""
-    return (
-        value
-        if isinstance(value, str | int | float | bool) or value is None
-        else json.dumps(json_safe(value))
-    )
+    """A value of metadata in a table; texts without null characters, which no table holds."""
+    if isinstance(value, str):
+        return value.replace("\0", "\\0")
+    return value if isinstance(value, int | float) or value is None else json.dumps(json_safe(value))
 
 
 def _without_none(value: Any) -> Any:

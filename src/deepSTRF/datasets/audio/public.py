@@ -433,12 +433,13 @@ def _signature(record: PublicRecording) -> inspect.Signature:
 def _register(record: PublicRecording) -> None:
     """Make the class of a recording, so that experiments and the command line find it by its key."""
     name = f"Public_{record.key.replace('-', '_')}"
+    where = record.area if record.species in record.title else f"{record.species}, {record.area}"
     made = type(
         name,
         (PublicDataset,),
         {
             "__module__": __name__,
-            "__doc__": f"{record.title}: {record.species}, {record.area}; {record.neurons} neurons.",
+            "__doc__": f"{record.title}: {where}; neurons: {record.neurons}.",
             "__signature__": _signature(record),
             "record": record,
             "built_by": f'load_public("{record.key}")',
