@@ -249,7 +249,7 @@ def _free_columns(rows: Sequence[Mapping[str, Any]], taken: Iterable[str]) -> li
         if not plain or name in _TAKEN or name in taken:
             continue
         if all(isinstance(value, str) for value in values):
-            found.append(_column(name, [_text(value) for value in values], name))
+            found.append(_column(name, [_text(str(value)) for value in values], name))
         elif all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
             found.append(_column(name, np.array(values, dtype=np.float64), name))
     return found
