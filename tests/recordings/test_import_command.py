@@ -122,3 +122,14 @@ def test_formats_are_listed(capsys):
     assert code == 0
     for words in ("folder", "tables", "time_unit", "deepstrf import PATH"):
         assert words in out
+
+
+def test_the_command_that_is_printed_next_runs(lab, capsys):
+    base = ("import", "lab", "--dt-ms", "5", "-o", "time_unit=ms")
+    for more in ((), ("-o", 'features=["spectrogram"]')):
+        code, out, _ = call(capsys, *base, *more, "--out", f"x{len(more)}.npz")
+        assert code == 0
+        words = out.split("Fit deepstrf ")[1].split()
+        assert ("--wav2spec" in words) == (not more)
+        code, _, err = call(capsys, *words, "--epochs", "1", "--split", "1/1/0", "--out", f"run{len(more)}")
+        assert "front-end" not in err

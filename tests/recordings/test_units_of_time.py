@@ -79,8 +79,10 @@ def test_durations_in_another_unit(scale: float, clip: str) -> None:
         made(trials, {"u": spikes()}, clip=clip)
 
 
-def test_spikes_and_onsets_in_ms_are_noted() -> None:
-    ds = made({"stimulus": NAMES, "onset": ONSETS * 1000}, {"u": spikes() * 1000})
+def test_spikes_and_onsets_in_ms_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"are times in ms.*spikes are in clips"):
+        made({"stimulus": NAMES, "onset": ONSETS * 1000}, {"u": spikes() * 1000})
+    ds = made({"stimulus": NAMES, "onset": ONSETS * 1000}, {"u": spikes() * 1000}, span_s=(0.0, 8000.0))
     assert ds.load_report.count("trials far apart") == 1
     right = made({"stimulus": NAMES, "onset_ms": ONSETS * 1000}, {"u": spikes()})
     assert right.load_report.count("trials far apart") == 0

@@ -86,7 +86,9 @@ def import_and_print(
         else:
             write_recording(ds, out, target, overwrite=overwrite)
     stdout_console().print(f"\nDataset  {out.resolve()}", soft_wrap=True)
-    stdout_console().print(f"Fit      deepstrf fit --dataset {os.fspath(out)}", soft_wrap=True)
+    # models take spectrograms: waveforms need a front-end
+    front_end = " --wav2spec mel" if getattr(ds, "return_waveform", False) else ""
+    stdout_console().print(f"Fit      deepstrf fit --dataset {os.fspath(out)}{front_end}", soft_wrap=True)
 
 
 def _options(texts: Sequence[str], hints: Path | None) -> dict[str, Any]:

@@ -56,6 +56,8 @@ Index = npt.NDArray[np.int64]
 
 #: Counts beyond this size go to temporary files, unless all is to stay in memory.
 MEMORY_BYTES = 1 << 28
+#: Of so many spikes at least this share is in clips, where sounds are not rare.
+_FEW_SPIKES, _SHARE_INSIDE = 20, 0.01
 #: Stimuli that are none, where no sound has that name.
 BLANKS = {"", "blank", "silence", "silent", "catch", "none", "no stimulus", "nostim", "no_stim", "spont"}
 
@@ -755,6 +757,14 @@ def _note_clocks(part: Shown, clips: Sequence[_Clip], index: int, choices: _Choi
     check_lengths(part.length_s, duration)
     apart = far_apart(part.onset, end)
     if apart is not None:
+        inside = sum(int((np.searchsorted(t, end) - np.searchsorted(t, part.start)).sum()) for t in trains)
+        total = sum(map(len, trains))
+        known = part.session.span_s is not None or part.session.observed
+        if total >= _FEW_SPIKES and inside < _SHARE_INSIDE * total and not known:
+            raise ValueError(
+                f"{part.label}: {apart}; {inside} of {total} spikes are in clips. If sounds are that rare, "
+                "span_s=(start, end) of the recording says so"
+            )
         notes.add("trials far apart", f"{part.label}: {apart}")
     table = np.concatenate([part.onset, part.onset + part.length_s])
     drift = duration_drift(part.length_s, duration, table, part.sample_s)
