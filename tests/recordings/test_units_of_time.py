@@ -150,3 +150,25 @@ def test_numbers_of_trials_that_name_no_sound_say_what_helps(tmp_path: Path) -> 
     ds = AudioNeuralDataset.from_trials(files, trials, {"u": spikes()}, dt_ms=10.0, check_alignment=False)
     for i, name in enumerate(("tone", "song")):
         assert np.array_equal(ds.responses[i][0].numpy(), counts(spikes(), name))
+
+
+def test_fields_that_hold_one_number_are_not_proposed_as_spike_times(tmp_path: Path) -> None:
+    savemat = pytest.importorskip("scipy.io").savemat
+    units = np.zeros(2, dtype=[("id", object), ("st", object), ("area", object)])
+    for k in range(2):
+        units[k] = (k + 4, spikes() + k, "A1")
+    savemat(tmp_path / "m.mat", {"units": units, "onset": ONSETS, "stim": np.array(NAMES, dtype=object)})
+    with pytest.raises(ValueError, match=r"spikes='units\(:\)\.st'") as error:
+        open_recording(tmp_path / "m.mat", dt_ms=10.0, sounds=sounds(), sounds_fs=16000)
+    assert "units(:).id" not in str(error.value)
+    assert "units(:).area" not in str(error.value)
+
+
+def test_a_bin_that_is_made_whole_samples_is_noted() -> None:
+    trials = {"stimulus": NAMES, "onset": ONSETS}
+    ds = AudioNeuralDataset.from_trials(
+        sounds(), trials, {"u": spikes()}, dt_ms=1000 / 24, sounds_fs=97656.25, check_alignment=False
+    )
+    assert ds.dt == pytest.approx(4069 * 1000 / 97656.25, rel=1e-12)  # 4069.01 samples were asked for
+    assert ds.load_report.count("bin width") == 1
+    assert made(trials, {"u": spikes()}).load_report.count("bin width") == 0

@@ -309,7 +309,7 @@ def far_apart(onset_s: Floats, end_s: Floats) -> str | None:
     if 0 < np.median(steps) * _AT_ONCE < clip:
         raise ValueError(
             f"onsets are {np.median(steps):g} s apart and clips last {clip:g} s: are the onsets in s, and "
-            "taken for ms? The unit is that of the column's name, or of the hint (time_unit, onsets_unit)"
+            "taken for ms? The unit is that of the column's name, or of the hint (time_unit, onset_unit)"
         )
     if np.median(steps) < _FAR_APART * clip:
         return None

@@ -490,6 +490,8 @@ def _contents(
         raise ValueError(_nothing_left(ds.load_report, notes))
     rate, dt, _ = choose_rate(rates, choices.dt, audio_fs)
     if dt != choices.dt:
+        text = f"{float(choices.dt):.10g} ms became {float(dt):.10g} ms, whole samples at {_hertz(rate)} Hz"
+        notes.add("bin width", text)
         choices = _Choices(**{**choices.__dict__, "dt": dt})
     ds.dt, ds.return_waveform, ds.F = float(dt), True, ds.F or DEFAULT_BANDS
     ds.audio_fs = int(rate) if rate.denominator == 1 else float(rate)

@@ -280,6 +280,11 @@ def numbers_of(value: Any, what: str) -> Floats:
 # ---- proposals
 
 
+def _may_be_times(value: Any) -> bool:
+    """Whether a field holds more than one number, or cells: not a name, a number or a single onset."""
+    return isinstance(value, np.ndarray) and value.size > 1 and value.dtype.kind in "biufO"
+
+
 def proposals_of(file: VariableFile, hints: Mapping[str, Any]) -> dict[str, list[tuple[Any, str]]]:
     """Variables that look like spike times, counts or sounds, and the unit of times with its evidence."""
     out: dict[str, list[tuple[Any, str]]] = {}
@@ -300,7 +305,9 @@ def proposals_of(file: VariableFile, hints: Mapping[str, Any]) -> dict[str, list
                 spikes.append((name, f"a cell of vectors, {shape}"))
             elif all(isinstance(item, dict) for item in value.ravel()):
                 spikes += [
-                    (f"{name}(:).{key}", f"a struct array of {value.size}") for key in value.ravel()[0]
+                    (f"{name}(:).{key}", f"a struct array of {value.size}")
+                    for key in value.ravel()[0]
+                    if any(_may_be_times(item.get(key)) for item in value.ravel())
                 ]
         elif isinstance(value, dict):
             spikes += [
