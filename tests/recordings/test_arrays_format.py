@@ -385,6 +385,15 @@ def test_missing_hints_are_listed_with_what_was_found(tmp_path):
             form.sessions(spikes="spikes", **{**HINTS, **wrong})
 
 
+def test_names_that_a_hint_leads_to_are_there(tmp_path):
+    np.savez(tmp_path / "e.npz", c=np.zeros((2, 1, 3, 10)), wav_A=np.ones(1600), ids=np.zeros(0))
+    hints = {"counts": "c", "axes": "unit stimulus repeat time", "fs": 100.0, "sounds": "wav_{stimulus}"}
+    hints |= {"stimuli": ["A"], "sounds_fs": 16000}
+    assert list(ArraysFormat(tmp_path / "e.npz").sessions(**hints)[0].spikes) == ["1", "2"]
+    with pytest.raises(ValueError, match=r"e\.npz: unit_names='ids' holds no names"):
+        ArraysFormat(tmp_path / "e.npz").sessions(**hints, unit_names="ids")
+
+
 def test_pickles_and_damage_are_named(tmp_path):
     np.save(tmp_path / "o.npy", cell([np.eye(2), np.eye(3)], (2,)), allow_pickle=True)
     np.savez(tmp_path / "o.npz", a=cell([np.eye(2), "x"], (2,)), b=np.eye(2))

@@ -243,6 +243,7 @@ class LoadReport:
         """Note that ``name`` was left out, and why."""
         self.skipped.append((str(name), str(reason)))
 
+    @checked
     def note(self, topic: str, text: str, count: int = 1) -> None:
         """Note something about the data under a topic, with how often it was found."""
         self.notes.append((str(topic), str(text), int(count)))

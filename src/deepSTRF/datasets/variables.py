@@ -392,7 +392,12 @@ class _Reader:
         given = self.hints.get(hint)
         if given is None:
             return None
-        return texts_of(value_at(self.file, given)) if isinstance(given, str) else [text_of(v) for v in given]
+        texts = (
+            texts_of(value_at(self.file, given)) if isinstance(given, str) else [text_of(v) for v in given]
+        )
+        if not texts:
+            self.fail(f"{hint}={given!r} holds no names; leave it out to number them")
+        return texts
 
     def rate(self, hint: str) -> Fraction:
         """A rate that a hint gives or leads to."""
