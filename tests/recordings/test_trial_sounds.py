@@ -250,3 +250,17 @@ def test_level_is_left_alone() -> None:
 def test_wrong_sounds(sounds: Any, rest: dict[str, Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         made(sounds, ["s"], **rest)
+
+
+def test_samples_without_a_rate_are_at_the_rate_of_the_dataset() -> None:
+    samples = np.random.default_rng(0).normal(size=8000)
+    trials = {"stimulus": ["a", "b"], "onset": [1.0, 3.0]}
+    sounds = {"a": samples, "b": (samples[:4000], 8000)}
+    ds = AudioNeuralDataset.from_trials(
+        sounds, trials, {"u": [1.1]}, 10.0, 16000, check_alignment=False, on_equal_sounds="keep"
+    )
+    assert ds.audio_fs == 16000
+    assert [ds.n_bins(clip) for clip in range(2)] == [50, 50]
+    assert ds.load_report.count("rate of sounds") == 1
+    with pytest.raises(ValueError, match="sounds_fs"):
+        AudioNeuralDataset.from_trials(sounds, trials, {"u": [1.1]}, 10.0, check_alignment=False)

@@ -96,7 +96,7 @@ class FromTrials:
             Rate in Hz that sounds are resampled to, exactly. None: the highest of the sounds if it has a
             whole number of samples per bin, else the next above it that has.
         sounds_fs : float or mapping, optional
-            Rate of sounds that are given as samples, or rates by name.
+            Rate of sounds that are given as samples, or rates by name; None takes ``audio_fs``, and notes it.
         channel : int or "mean", optional
             Channel of sounds with several, which are refused without.
         unit_ids : array, optional
@@ -175,11 +175,16 @@ class FromTrials:
         >>> ds.load_report.count("trials without sound")
         1
         """
+        plain = _plain_samples(sounds) if sounds_fs is None and audio_fs is not None else []
+        rates = dict.fromkeys(plain, audio_fs) if plain else sounds_fs
         session = session_of(
-            sounds, trials, spikes, sounds_fs=sounds_fs, unit_ids=unit_ids, observed=observed, span_s=span_s,
+            sounds, trials, spikes, sounds_fs=rates, unit_ids=unit_ids, observed=observed, span_s=span_s,
             triggers=triggers, on_drift=on_drift, unit_meta=unit_meta, stim_meta=stim_meta, columns=columns,
             name=name, species=species,
         )  # fmt: skip
+        if plain:
+            text = f"{len(plain)} given as samples are taken at audio_fs={audio_fs:g} Hz; sounds_fs= tells it"
+            session.report.note("rate of sounds", text, len(plain))
         made: Self = dataset_of(
             cls, [session], dt_ms=dt_ms, audio_fs=audio_fs, channel=channel, pre_ms=pre_ms, post_ms=post_ms,
             clip=clip, by_condition=by_condition, name=name, hearing_range_hz=hearing_range_hz, F=F,
@@ -189,6 +194,13 @@ class FromTrials:
             cache=cache,
         )  # fmt: skip
         return made
+
+
+def _plain_samples(sounds: Any) -> list[Any]:
+    """Keys of the sounds that are arrays without a rate."""
+    if not isinstance(sounds, Mapping):
+        return []
+    return [key for key, value in sounds.items() if hasattr(value, "dtype") or isinstance(value, list)]
 
 
 def spikes_of(
