@@ -13,7 +13,7 @@ import pytest
 
 from deepSTRF.datasets import MissingHintError, NeuralDataset, open_recording
 from deepSTRF.datasets.file_tree import FileTree
-from deepSTRF.datasets.formats import Findings, Format, hints_of
+from deepSTRF.datasets.formats import Findings, Format, hints_of, template_of
 from deepSTRF.datasets.session import Session, Sound, Trials
 from deepSTRF.registry import FORMATS
 
@@ -182,3 +182,16 @@ def test_a_tree_leaves_out_outer_folders_and_hidden_files(tmp_path):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).write_text("x")
     assert FileTree(tmp_path / "in").names == ("s2.txt", "s10.txt")
+
+
+def test_all_that_must_be_told_is_asked_at_once(tmp_path):
+    rng = np.random.default_rng(0)
+    sounds = {f"wav_{name}": rng.normal(size=16000) for name in "12"}
+    spikes = {f"spike_times_{name}": np.cumsum(rng.integers(500, 9000, 99)) for name in "12"}
+    np.savez(tmp_path / "a.npz", **sounds, **spikes)
+    with pytest.raises(MissingHintError, match="then, with the first of what was found") as caught:
+        open_recording(tmp_path / "a.npz", dt_ms=10.0)
+    for hint in ("spikes", "sounds", "time_unit", "zero", "sounds_fs"):
+        assert f"\n  {hint} - " in str(caught.value)
+    template = template_of(tmp_path / "a.npz")
+    assert "Must be told" in template.split("# zero =")[0].rsplit("# time_unit", 1)[1]

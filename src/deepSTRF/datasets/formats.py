@@ -58,6 +58,8 @@ _NO_CHOICES = ("ds", "kind", "sessions", "allocate", "choices", "fill")
 _HINTS_FILE = "recording.toml"
 #: So many findings and candidates are shown in an error.
 _SHOWN = 12
+#: So often the first of what was found is taken to see what would be needed then.
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -347,12 +349,32 @@ def read_sessions(
         told.update({key: value for key, value, _ in settled})
     missing = [key for key in findings.needed if key not in told]
     if missing:
-        raise MissingHintError(*missing_text(path, name, reader, findings, missing, told))
+        later, findings = _needed_later(opened, findings, missing, told)
+        raise MissingHintError(*missing_text(path, name, reader, findings, missing, told, later))
     with naming(path):
         sessions = opened.sessions(**told)
     if not sessions:
         raise ValueError(f"{path} holds no session that can be read as {name!r}")
     return sessions, used
+
+
+def _needed_later(
+    opened: Format, findings: Findings, missing: Sequence[str], told: Mapping[str, Any]
+) -> tuple[list[str], Findings]:
+    """Hints that will be needed once those missing are the first of what was found; all that was found."""
+    assumed, later, hints = dict(told), list(missing), dict(findings.hints)
+    for _ in range(_ROUNDS):
+        new = {key: hints[key][0][0] for key in later if key not in assumed and hints.get(key)}
+        if not new:
+            break
+        assumed.update(new)
+        try:
+            then = opened.look(assumed)
+        except Exception:  # noqa: BLE001 (a guess that does not fit, of any parser: nothing to say about it)
+            break
+        hints = {**then.hints, **hints}
+        later += [key for key in then.needed if key not in later and key not in assumed]
+    return later[len(missing) :], Findings(findings.found, hints, findings.needed)
 
 
 def missing_text(
@@ -362,11 +384,13 @@ def missing_text(
     findings: Findings,
     missing: Sequence[str],
     told: Mapping[str, Any],
+    later: Sequence[str] = (),
 ) -> tuple[str, str]:
     """What was found, what must be told, and the call that does; and the same for the command line."""
     helps = hints_of(reader)
     wanted, values = [], []
-    for key in missing:
+    then = f"; then, with the first of what was found: {', '.join(later)}" if later else ""
+    for key in (*missing, *later):
         candidates = findings.hints.get(key, ())
         shown = [f"{value!r} ({why})" for value, why in candidates[:_SHOWN]]
         words = helps[key].help if key in helps else ""
@@ -378,7 +402,7 @@ def missing_text(
     lines = [_toml_line(key, value) for key, value in values]
     text = "\n".join(
         [
-            f"{path} is read as {name!r}, and must be told: {', '.join(missing)}.",
+            f"{path} is read as {name!r}, and must be told: {', '.join(missing)}{then}.",
             *(f"  {line}" for line in wanted),
             *(["Found in it:"] if findings.found else []),
             *(f"  {line}" for line in findings.found[:_SHOWN]),
@@ -601,13 +625,15 @@ def template_of(path: str | os.PathLike[str], format: str | None = None, **optio
         )
         facts = told.pop("facts", {})
         hints, choices = _split(reader, name, told)
-        findings = reader(inside).look(hints)
+        opened = reader(inside)
+        findings = opened.look(hints)
+        later, findings = _needed_later(opened, findings, findings.needed, hints)
     lines = [f"# Hints for {path.name}, for: deepstrf import {path.name} --hints FILE --out mine.npz"]
     lines += [f"# {line}" for line in findings.found]
     lines += ["", f'format = "{name}"', "", "# Bin width in ms."]
     lines += [_toml_line("dt_ms", choices.pop("dt_ms")) if "dt_ms" in choices else "# dt_ms = 10.0"]
     for key, hint in hints_of(reader).items():
-        must = " Must be told." if key in findings.needed else ""
+        must = " Must be told." if key in (*findings.needed, *later) else ""
         lines += [
             "",
             *textwrap.wrap(
