@@ -27,7 +27,7 @@ BENCHMARKS = {
     "icnet": ("Cost of ICNet", "benchmarks/bench_zoo.py icnet --epochs 2"),
     "dstrf": ("Dynamic STRFs and their shift search", "benchmarks/bench_dstrf.py"),
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
-    "long": ("A recording of ten hours in bounded memory", "benchmarks/bench_long.py --threads 1 --write"),
+    "long": ("A recording of ten hours in bounded memory", "benchmarks/bench_long.py --write"),
     "verify": ("What checksums add to a load", "benchmarks/bench_verify.py"),
 }
 
