@@ -84,7 +84,8 @@ def single_trials(
                 "of one is not known to be repeat r of another; select neurons of one recording session, or "
                 "take history='own'"
             )
-        rows = {name: ds.stims[clip][0, _slice(own, name)].numpy() for name in own}
+        stimulus = ds.stims[clip][0].numpy()
+        rows = {name: stimulus[ds.feature_rows(name)] for name in ds.features} or {STIMULUS: stimulus}
         extra = {
             name: _covariate(name, values[clip], block.shape[1:], clip) for name, values in given.items()
         }
@@ -122,12 +123,6 @@ def _check_source(ds: NeuralDataset, history: str | None) -> None:
         raise ValueError("take single_trials(ds) first, then standardise or normalise its training clips")
     if history and ds.smoothing_ms is not None and len(hanning_window(ds.smoothing_ms, ds.dt)) > 1:
         raise ValueError("smoothed responses hold their own future; take single_trials(ds.smoothed(None))")
-
-
-def _slice(features: Mapping[str, int], name: str) -> slice:
-    names = list(features)
-    first = sum(features[before] for before in names[: names.index(name)])
-    return slice(first, first + features[name])
 
 
 def _one_bin_earlier(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -121,8 +121,8 @@ def choose_examples(
     predictions = model.predict(dataset)
     fields = receptive_fields(model)
     examples = []
-    for neuron, role in roles.items():
-        clip = _most_variable_clip(dataset, neuron)
+    clips = _most_variable_clips(dataset, list(roles))
+    for (neuron, role), clip in zip(roles.items(), clips, strict=True):
         if clip is None:
             continue
         stim = dataset.stims[clip]
@@ -168,8 +168,7 @@ def choose_rasters(dataset: Any, scores: NDArray[np.float64], neurons: list[str]
         np.unique(np.linspace(0, len(order) - 1, min(MOST_RASTERS, len(order))).round().astype(int))
     ]
     rasters = []
-    for neuron in picked.tolist():
-        clip = _most_variable_clip(dataset, neuron)
+    for neuron, clip in zip(picked.tolist(), _most_variable_clips(dataset, picked.tolist()), strict=True):
         if clip is None:
             continue
         response = np.asarray(dataset.response_block(clip)[neuron])
@@ -190,14 +189,17 @@ def _small(values: NDArray[Any]) -> NDArray[Any]:
     return values.astype(np.int8 if whole else np.float32)
 
 
-def _most_variable_clip(dataset: Any, neuron: int) -> int | None:
-    """The clip whose PSTH varies most; None when the neuron was recorded in none."""
-    spread = []
+def _most_variable_clips(dataset: Any, neurons: Sequence[int]) -> list[int | None]:
+    """The clip where the PSTH of each neuron varies most; None when it was recorded in none."""
+    spread = np.full((len(dataset), len(neurons)), -1.0)
     for clip in range(len(dataset)):
-        block = dataset.response_block(clip)[neuron].numpy()
-        spread.append(-1.0 if np.isnan(block).all() else float(np.nan_to_num(block).mean(axis=0).var()))
-    best = int(np.argmax(spread))
-    return best if spread[best] >= 0 else None
+        block = dataset.response_block(clip)  # of all neurons: read once
+        for at, neuron in enumerate(neurons):
+            repeats = block[neuron].numpy()
+            if not np.isnan(repeats).all():
+                spread[clip, at] = float(np.nan_to_num(repeats).mean(axis=0).var())
+    best = spread.argmax(axis=0).tolist()
+    return [clip if spread[clip, at] >= 0 else None for at, clip in enumerate(best)]
 
 
 def _excerpt(psth: NDArray[Any], dt_ms: float) -> tuple[slice, float]:
