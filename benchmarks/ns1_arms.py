@@ -1,11 +1,16 @@
-"""What `ns1_scores.py` fits: every arm is `BASE` with a few changes, chosen on the three validation clips."""
+"""What `ns1_records.py` fits: every arm is `BASE` with a few changes, chosen on validation clips.
+
+Choices made with `ns1_records.py --try` stand in `results/tried.jsonl`.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
 from deepSTRF.experiments import ExperimentConfig
+from deepSTRF.registry import MODELS
 
 BASE = ExperimentConfig(
     dataset="ns1",
@@ -32,12 +37,25 @@ class Arm:
         What was published, of one seed.
     seeds : tuple of int
         Fits.
+    fold_seeds : tuple of int
+        Fits of each of the five folds.
+    recommended : bool
+        Whether the model's own recommended choices take the place of `BASE`.
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
     asked: float | None = None
     published: str = ""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    fold_seeds: tuple[int, ...] = (0,)
+    recommended: bool = False
+
+    def config(self, **choices: Any) -> ExperimentConfig:
+        """The experiment, with further choices."""
+        changes = {**self.changes, **choices}
+        if self.recommended:
+            changes = {**MODELS.get(changes["model"]).recommended, **changes}
+        return dataclasses.replace(BASE, **changes)
 
 
 @dataclass(frozen=True)
@@ -207,3 +225,46 @@ GROUPS = {
         },
     ),
 }
+
+
+def all_arms() -> dict[str, Arm]:
+    """Arms of all groups by name; an arm that stands in two groups is the same fit."""
+    arms: dict[str, Arm] = {}
+    for group in GROUPS.values():
+        for name, arm in group.arms.items():
+            arms.setdefault(name, arm)
+    return arms
+
+
+@dataclass(frozen=True)
+class Published:
+    """One published score on NS1: 119 units, 14/3/3, one seed.
+
+    Attributes
+    ----------
+    model : str
+        What was scored.
+    score : tuple of float
+        Lowest and highest value that was published.
+    arm : str
+        Our arm of the same configuration.
+    tuned : str or None
+        The arm of the same model on the same input whose settings were chosen on `ns1_protocols.CHOICE_FOLDS`.
+    """
+
+    model: str
+    score: tuple[float, float]
+    arm: str
+    tuned: str | None = None
+
+
+PUBLISHED = (
+    Published("`Linear` on the spectrogram", (0.548, 0.552), "spectrogram", "spectrogram-standardized"),
+    Published("mel and `Linear`", (0.573, 0.573), "mel"),
+    Published("SincNet (envelope) and `Linear`", (0.340, 0.340), "sincnet-hz", "sincnet"),
+    Published("gammatone (log) and `Linear`", (0.46, 0.46), "gammatone-log"),
+    Published("gammatone (PCEN) and `Linear`", (0.55, 0.57), "gammatone-pcen"),
+    Published("LEAF and `Linear`", (0.708, 0.71), "leaf"),
+    Published("ICNet, Poisson", (0.659, 0.66), "icnet-2-epochs"),
+    Published("StateNet-GRU", (0.770, 0.770), "statenet-gru"),
+)

@@ -26,17 +26,17 @@ def machine() -> str:
     )
 
 
-def write_section(name: str, title: str, body: str) -> None:
-    """Put ``body`` under ``title`` between the markers of ``name``, in place or at the end of the page."""
+def write_section(name: str, title: str, body: str, path: Path = PAGE) -> None:
+    """Put ``body`` under ``title`` between the markers of ``name``, in place or at the end of a page."""
     start, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     section = f"{start}\n## {title}\n\n{body.strip()}\n\n{end}"
-    page = PAGE.read_text(encoding="utf-8") if PAGE.exists() else HEAD
+    page = path.read_text(encoding="utf-8") if path.exists() else HEAD
     pattern = re.compile(re.escape(start) + ".*?" + re.escape(end), re.DOTALL)
     if pattern.search(page):
         page = pattern.sub(lambda _: section, page)
     else:
         page = page.rstrip() + "\n\n" + section + "\n"
-    PAGE.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

@@ -1,7 +1,7 @@
 """Run the speed benchmarks and put what they print into `benchmarks/RESULTS.md`: `python benchmarks/run_all.py [NAME ...]`.
 
 Needs an otherwise idle machine: two processes that both want every core slow each other tenfold. The scores on NS1 have a
-command of their own, `benchmarks/ns1_scores.py`, because they take longer.
+command of their own, `benchmarks/ns1_records.py`, because they take longer.
 """
 
 from __future__ import annotations

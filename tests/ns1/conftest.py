@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from deepSTRF.datasets.audio import (
     ns1,  # inner: tested by itself
 )
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_DIR_NAME, NS1_WAV_FILENAMES  # inner: tested by itself
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))  # scripts, which are no package
 
 _SPEC = importlib.util.spec_from_file_location(
     "fetch_test_server", Path(__file__).parents[1] / "fetch" / "conftest.py"
