@@ -8,7 +8,10 @@ RUN ?= runs/demo-$(DATASET)
 BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 export MPLBACKEND := Agg
 
-.PHONY: demo test lint types rules unit other-processor format bench clean help
+# Files in wheel and sdist carry the time of the commit, so that the same commit gives the same bytes.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
+
+.PHONY: demo test lint types rules unit other-processor format bench dist bare clean-machine clean help
 
 help:
 	@echo "make demo [DATASET=ns1]   fit a model, print its scores, write an HTML report"
@@ -16,6 +19,9 @@ help:
 	@echo "make lint|types|rules|unit   one of these alone;   make format   rewrite the layout"
 	@echo "make other-processor      the numerical tests with the instructions of an old processor"
 	@echo "make bench                the benchmarks behind benchmarks/RESULTS.md"
+	@echo "make dist                 wheel and sdist in dist/, compared with the checkout"
+	@echo "make bare                 both installed in a new environment, and used from an empty folder"
+	@echo "make clean-machine        README, pages and examples of the command, from a copy with an empty cache"
 
 # torch goes first and alone: whatever else is installed then finds it there and brings no second build.
 $(VENV)/.torch: constraints.txt
@@ -23,7 +29,7 @@ $(VENV)/.torch: constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@
 
-$(VENV)/.package: $(VENV)/.torch pyproject.toml
+$(VENV)/.package: $(VENV)/.torch pyproject.toml src/deepSTRF/__init__.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
@@ -39,7 +45,7 @@ test: lint types rules unit
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/codespell src tests tools docs benchmarks examples README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell src tests tools docs benchmarks examples README.md CHANGELOG.md CONTRIBUTING.md SUPPORT.md SECURITY.md
 	$(BIN)/vulture
 	$(BIN)/python tools/structure.py --check
 
@@ -67,6 +73,17 @@ other-processor: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py
+
+dist: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python tools/check_dist.py dist
+
+bare: dist
+	$(BIN)/python tools/bare_install.py dist --torch '$(TORCH)'
+
+clean-machine:
+	$(PYTHON) tools/clean_machine.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -4,7 +4,7 @@ Between ``<!-- table: models -->`` and ``<!-- end -->`` a page holds one row for
 names, class or function, first line of its docstring. ``<!-- table: flags -->`` stands for the flags of
 ``deepstrf fit``, ``<!-- table: api -->`` for everything that the faces of the package export, ``<!-- table:
 public recordings -->`` for `PUBLIC_RECORDINGS`, and ``<!-- table: moved modules -->`` (names, calls,
-keywords) for what deepSTRF 0.1 called otherwise. Without
+keywords) for what the earlier deepSTRF called otherwise. Without
 ``--check`` the rows are written; with it, pages that differ are named and the exit status is 1. All pages of
 docs/ are the default.
 """
@@ -121,7 +121,7 @@ WORKS, ERROR = "works, and warns", "error"
 
 
 def moved(what: str) -> str:
-    """What deepSTRF 0.1 called otherwise: one row each, the new call, and what the earlier one does."""
+    """What the earlier deepSTRF called otherwise: one row each, the new call, and what the old one does."""
     own = "deepSTRF."
     names = [(place, name, f"{new}.{name_now}") for (place, name), (new, name_now) in _moved.NAMES.items()]
     changed = [(place, name, call) for (place, name), call in _moved.CHANGED.items()]

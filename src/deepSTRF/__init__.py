@@ -23,7 +23,7 @@ import lazy_loader
 
 from deepSTRF._moved import MovedModules
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__ += ["__version__"]

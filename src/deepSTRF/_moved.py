@@ -173,7 +173,7 @@ def find_moved(place: str, name: str) -> Any:
     (of an AttributeError ``from ... import`` would lose the text).
     """
     if (place, name) in CHANGED:
-        raise ImportError(f"{place}.{name} of deepSTRF 0.1 is now: {CHANGED[place, name]}")
+        raise ImportError(f"{place}.{name} of the earlier deepSTRF is now: {CHANGED[place, name]}")
     if (place, name) not in NAMES:
         raise AttributeError(f"module {place!r} has no attribute {name!r}")
     new_place, new_name = NAMES[place, name]
@@ -195,8 +195,8 @@ def find_moved_attribute(dataset: object, name: str) -> Any:
         return lambda: read(dataset)
     if (DATASET, name) in CHANGED:
         raise AttributeError(
-            f"{name} changed a dataset in place in deepSTRF 0.1; here a view or a table is returned and the "
-            f"source stays as it is: {CHANGED[DATASET, name]}"
+            f"{name} changed a dataset in place in the earlier deepSTRF; here a view or a table is "
+            f"returned and the source stays as it is: {CHANGED[DATASET, name]}"
         )
     raise AttributeError(f"{type(dataset).__name__!r} object has no attribute {name!r}")
 
@@ -234,7 +234,7 @@ def refuse_keywords(call: str, given: Mapping[str, Any]) -> None:
     for name in given:
         new = KEYWORDS.get((call, name), name)
         if not new.isidentifier():
-            raise TypeError(f"{call}({name}=) of deepSTRF 0.1 is now: {new}")
+            raise TypeError(f"{call}({name}=) of the earlier deepSTRF is now: {new}")
 
 
 class MovedModules(MetaPathFinder, Loader):

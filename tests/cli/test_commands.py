@@ -48,11 +48,11 @@ def test_help_is_quick_and_complete():
         "sys.exit(f'imported {heavy}' if heavy else code)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    for command in ("datasets", "models", "fit", "evaluate", "report", "explain"):
+    for command in ("datasets", "models", "info", "fit", "evaluate", "report", "explain"):
         assert command in done.stdout
 
 
-@pytest.mark.parametrize("command", ["datasets", "models", "fit", "evaluate", "report", "explain"])
+@pytest.mark.parametrize("command", ["datasets", "models", "info", "fit", "evaluate", "report", "explain"])
 def test_every_command_has_help(deepstrf, command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     code, out, _ = deepstrf(command, "--help")

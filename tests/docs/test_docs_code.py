@@ -1,12 +1,13 @@
 """Every Python block of the documentation runs as it is printed.
 
 The blocks of a page share their names and run in order, in an empty folder, with warnings as errors. A block
-after the line ``<!-- no-run -->`` is not run; one that loads NS1 runs only where the recording is. Where a
-block prints and says ``# what``, that must be what it printed.
+after the line ``<!-- no-run -->`` is not run; one that loads NS1, or uses what such a block made, runs only
+where the recording is. Where a block prints and says ``# what``, that must be what it printed.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Block:
     def needs_ns1(self) -> bool:
         return NEEDS_NS1.search(re.sub(r"#.*", "", self.code)) is not None  # a remark needs nothing
 
+    def names(self, kind: type[ast.expr_context]) -> set[str]:
+        """Names that the block sets (`ast.Store`) or reads (`ast.Load`)."""
+        nodes = ast.walk(ast.parse(self.code))
+        return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
+
 
 def blocks_of(text: str) -> list[Block]:
     """Python blocks of a page, in order."""
@@ -68,8 +74,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(mpl.rcParams, "backend", "Agg")
     names: dict[str, object] = {"__name__": "documentation"}
+    left_out: set[str] = set()
     for block in blocks:
-        if block.needs_ns1 and not ns1_is_here():
+        if not ns1_is_here() and (block.needs_ns1 or block.names(ast.Load) & left_out - names.keys()):
+            left_out |= block.names(ast.Store)
             continue
         # blank lines in front: a traceback then names the line of the page
         source = "\n" * (block.line - 1) + block.code
@@ -89,6 +97,12 @@ def test_pages_left_to_other_tests_are_tested_there(page):
 def test_only_code_needs_the_recording():
     assert Block('ds = load("ns1")', 1, True).needs_ns1
     assert not Block("ds = SyntheticDataset()  # or NS1Dataset()", 1, True).needs_ns1
+
+
+def test_code_that_uses_what_was_left_out_is_found():
+    block = Block("b = a + f(b)\n", 1, True)
+    assert block.names(ast.Load) == {"a", "b", "f"}
+    assert block.names(ast.Store) == {"b"}
 
 
 def test_blocks_are_found_marked_and_counted():

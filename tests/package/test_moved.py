@@ -1,4 +1,4 @@
-"""What deepSTRF 0.1 called otherwise: it works and warns, or is an error that shows the new call."""
+"""What the earlier deepSTRF called otherwise: it works and warns, or is an error that shows the new call."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_names_that_meant_something_else_show_the_new_call(place: str, name: str
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         importlib.import_module(place)
-        with pytest.raises(ImportError, match=r"of deepSTRF 0\.1 is now: ") as caught:
+        with pytest.raises(ImportError, match=r"of the earlier deepSTRF is now: ") as caught:
             exec(f"from {place} import {name}")
     assert _moved.CHANGED[place, name] in str(caught.value)
 

@@ -273,6 +273,15 @@ def models(debug: Debug = False) -> None:
 
 @app.command()
 @readable
+def info(debug: Debug = False) -> None:
+    """Print versions, machine and folders: what a report of a problem needs to say."""
+    from deepSTRF.cli.info import print_info
+
+    print_info()
+
+
+@app.command()
+@readable
 @with_fields()
 def fit(
     config: ConfigFile = None,

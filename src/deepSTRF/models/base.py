@@ -423,7 +423,7 @@ class NeuralModel(nn.Module, Configurable):
         model_card : str, optional
             Text of the README; None writes one.
         **earlier
-            ``save_dir``, the name of the folder in deepSTRF 0.1.
+            ``save_dir``, the name of the folder in the earlier deepSTRF.
 
         Returns
         -------

@@ -137,7 +137,7 @@ class CausalGammatone(FixedFilterbank):
             raise ValueError(
                 f"pcen_tau_ms={pcen_tau_ms:g} is a time constant in ms, much shorter than a bin of "
                 f"{self.hop_ms:g} ms: the mean would be the frame itself. The share s of each frame that "
-                "deepSTRF 0.1 took in its place is pcen_tau_ms=-hop_ms / math.log(1 - s)"
+                "the earlier deepSTRF took in its place is pcen_tau_ms=-hop_ms / math.log(1 - s)"
             )
         self.pcen_alpha = check_positive_number("pcen_alpha", pcen_alpha)
         self.pcen_delta = check_positive_number("pcen_delta", pcen_delta)
