@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from deepSTRF.models.backbones import GRU, LMU, LSTM, RNN, S4, S4D, Mamba
+from deepSTRF.models.backbones import GRU, LMU, LSTM, RNN, S4, S4D, Mamba, ParallelGRU
 
 BACKBONES: dict[str, Callable[[int], nn.Module]] = {
     "GRU": lambda width: GRU(width, width),
+    "GRU in 2 groups": lambda width: ParallelGRU(width, width),
     "LSTM": lambda width: LSTM(width, width),
     "RNN": lambda width: RNN(width, width),
     "LMU": lambda width: LMU(width, width),

@@ -24,6 +24,7 @@ WIDTH = 6
 #: Registry name -> options beside input_size, hidden_size, num_layers and dropout.
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("gru", {}),
+    ("parallelgru", {"n_groups": 4}),
     ("lstm", {}),
     ("rnn", {}),
     ("vanilla", {"nonlinearity": "relu"}),
@@ -38,6 +39,7 @@ CASES += [(name, {}) for name in BACKBONES if name not in dict(CASES)]
 #: Parameters of one layer of 70 features, from the published layouts.
 COUNTS = {
     "gru": 29_820,
+    "parallelgru": 3 * 70 * (70 + 35 + 2),
     "lstm": 39_760,
     "rnn": 9_940,
     "lmu": 19_028,
@@ -119,7 +121,7 @@ def test_streams(
     assert_streams(backbone, torch.randn(2, WIDTH, 80, dtype=dtype))
 
 
-@pytest.mark.parametrize("name", ["gru", "lmu", "mamba", "s4", "s4d"])
+@pytest.mark.parametrize("name", ["gru", "parallelgru", "lmu", "mamba", "s4", "s4d"])
 def test_streams_at_full_size(name: str, assert_streams: Callable[..., None]) -> None:
     """Untrained feedback magnifies rounding; at the default sizes it must not show either."""
     torch.manual_seed(0)

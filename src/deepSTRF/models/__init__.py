@@ -8,6 +8,7 @@ of public weights.
 
 from deepSTRF.models import audio, backbones, io, wav2spec
 from deepSTRF.models.activations import ParametricDoubleExponential, ParametricSigmoid, ParametricSoftplus
+from deepSTRF.models.band_filters import BandFilters
 from deepSTRF.models.base import NeuralModel
 from deepSTRF.models.conditional import ConditionalModel
 from deepSTRF.models.configurable import Configurable
@@ -20,6 +21,7 @@ from deepSTRF.models.streaming import FramewiseMixin, Streamable
 
 __all__ = [
     "AdapTrans",
+    "BandFilters",
     "CausalLayerNorm",
     "CausalSTRFConv",
     "ConditionalModel",

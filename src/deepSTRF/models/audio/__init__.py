@@ -3,6 +3,7 @@
 from deepSTRF.models.audio.convnet2d import ConvNet2D
 from deepSTRF.models.audio.deep_encoder import DeepEncoder
 from deepSTRF.models.audio.dnet import DNet
+from deepSTRF.models.audio.gatednet import GatedNet
 from deepSTRF.models.audio.icnet import ICNet
 from deepSTRF.models.audio.linear import Linear
 from deepSTRF.models.audio.linear_nonlinear import LinearNonlinear
@@ -16,6 +17,7 @@ __all__ = [
     "ConvNet2D",
     "DNet",
     "DeepEncoder",
+    "GatedNet",
     "ICNet",
     "Linear",
     "LinearNonlinear",

@@ -24,6 +24,7 @@ from deepSTRF._validation import (
 )
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.hidden_strf import select_strfs
+from deepSTRF.models.band_filters import BandFilters
 from deepSTRF.models.base import AudioEncodingModel
 from deepSTRF.models.configurable import Configurable
 from deepSTRF.models.kernels import CausalSTRFConv
@@ -88,13 +89,19 @@ class StateNet(AudioEncodingModel):
         Whether the readout also gets the encoder's features.
     rnn_options : mapping or None
         More arguments of the backbone, e.g. ``{"memory_size": 32}`` for ``"LMU"``.
+    rnn_size : int or None
+        Units of the backbone; None is as many as the encoder has features, H.
+    band_filters : int
+        Recurrent filters in every band before the encoder (`BandFilters`), 0 for none.
+    band_neighbours : int
+        Bands on either side that those filters see.
     standardize : bool
         Whether the bands are z-scored first, see `AudioEncodingModel.fit_standardization`.
 
     Attributes
     ----------
     K, S, C, L, H : int
-        Kernel size, stride, channels, positions, features of the backbone.
+        Kernel size, stride, channels, positions, features of the encoder.
     rnn_type : str
         As given.
 
@@ -148,6 +155,9 @@ class StateNet(AudioEncodingModel):
         encoder_activation: str = "sigmoid",
         skip: bool = False,
         rnn_options: Mapping[str, Any] | None = None,
+        rnn_size: int | None = None,
+        band_filters: int = 0,
+        band_neighbours: int = 2,
         standardize: bool = False,
     ) -> None:
         super().__init__(
@@ -167,6 +177,9 @@ class StateNet(AudioEncodingModel):
             encoder_activation=encoder_activation,
             skip=skip,
             rnn_options=rnn_options,
+            rnn_size=rnn_size,
+            band_filters=band_filters,
+            band_neighbours=band_neighbours,
         )
         self.K, self.S, self.rnn_type = kernel_size, stride, rnn_type
         self.C, self.L, self.H = self.core.C, self.core.L, self.core.H
@@ -244,7 +257,7 @@ class StateNetCore(nn.Module, Configurable):
 
     Maps (B, C_in, F, T) to (B, out_features, T). Positions are those along the frequency axis. The encoder
     (connections, normalisation over channels, activation) gives H = C * L features per frame, that of channel
-    c at position l at index ``c * L + l``; the backbone has as many.
+    c at position l at index ``c * L + l``; the backbone has as many units unless ``rnn_size`` is given.
     """
 
     def __init__(
@@ -263,6 +276,9 @@ class StateNetCore(nn.Module, Configurable):
         encoder_activation: str = "sigmoid",
         skip: bool = False,
         rnn_options: Mapping[str, Any] | None = None,
+        rnn_size: int | None = None,
+        band_filters: int = 0,
+        band_neighbours: int = 2,
     ) -> None:
         super().__init__()
         check_choice("connectivity", connectivity, CONNECTIVITIES)
@@ -272,7 +288,12 @@ class StateNetCore(nn.Module, Configurable):
         K, S = check_positive_int("kernel_size", kernel_size), check_positive_int("stride", stride)
         self.L = 1 if connectivity == "STRF" else covered_positions(F, K, S)
         self.H = self.C * self.L
-        self.out_features = 2 * self.H if self.skip else self.H
+        units = self.H if rnn_size is None else check_positive_int("rnn_size", rnn_size)
+        self.out_features = self.H + units if self.skip else units
+        self.filters: nn.Module = nn.Identity()
+        if band_filters:
+            self.filters = BandFilters(F, band_filters, band_neighbours, C_in)
+            C_in = band_filters
         connections: list[nn.Module]
         if connectivity == "LC":
             connections = [LocallyConnected1d(F, C_in, self.C, K, S)]
@@ -285,34 +306,39 @@ class StateNetCore(nn.Module, Configurable):
         activation = ENCODER_ACTIVATIONS[encoder_activation]()
         self.encoder_layers = nn.Sequential(*connections, CausalLayerNorm(self.C, dim=1), activation)
         self.dropout = nn.Dropout(check_dropout(dropout))
-        self.rnn = _build_backbone(rnn_type, self.H, num_layers, self.dropout.p, rnn_options or {})
+        self.rnn = _build_backbone(rnn_type, self.H, units, num_layers, self.dropout.p, rnn_options or {})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T) to (B, out_features, T)."""
-        encoded = self._encode(x)
+        encoded = self._encode(self.filters(x))
         return self._finish(encoded, self.rnn(encoded))
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame."""
-        rnn = init_slot_state(self.rnn, "rnn", batch, device=device, dtype=dtype)
-        if self.connectivity != "STRF":  # the encoder has no memory
-            return {"encoder": {}, "rnn": rnn}
-        layers = self.encoder_layers
-        return {
-            "encoder": init_slot_state(layers, "encoder_layers", batch, device=device, dtype=dtype),
-            "rnn": rnn,
-        }
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        state: State = {}
+        if isinstance(self.filters, BandFilters):
+            state["filters"] = self.filters.init_state(batch, **where)
+        state["encoder"] = {}
+        if self.connectivity == "STRF":  # the other encoders have no memory
+            state["encoder"] = init_slot_state(self.encoder_layers, "encoder_layers", batch, **where)
+        state["rnn"] = init_slot_state(self.rnn, "rnn", batch, **where)
+        return state
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, C_in, F, T') to (B, out_features, T')."""
-        encoder_state: State = {}
+        following: State = {}
+        if isinstance(self.filters, BandFilters):
+            chunk, following["filters"] = self.filters.step(chunk, state["filters"])
+        following["encoder"] = {}
         if self.connectivity == "STRF":
-            maps, encoder_state = step_slot(self.encoder_layers, "encoder_layers", chunk, state["encoder"])
+            layers = self.encoder_layers
+            maps, following["encoder"] = step_slot(layers, "encoder_layers", chunk, state["encoder"])
             encoded = self.dropout(maps.squeeze(2).transpose(1, 2))
         else:
             encoded = self._encode(chunk)
-        recurrent, rnn_state = step_slot(self.rnn, "rnn", encoded, state["rnn"])
-        return self._finish(encoded, recurrent), {"encoder": encoder_state, "rnn": rnn_state}
+        recurrent, following["rnn"] = step_slot(self.rnn, "rnn", encoded, state["rnn"])
+        return self._finish(encoded, recurrent), following
 
     def _encode(self, x: Tensor) -> Tensor:
         """(B, C_in, F, T) -> (B, T, H)."""
@@ -332,13 +358,18 @@ class StateNetCore(nn.Module, Configurable):
 
 
 def _build_backbone(
-    rnn_type: str, size: int, num_layers: int, dropout: float, options: Mapping[str, Any]
+    rnn_type: str,
+    features: int,
+    units: int,
+    num_layers: int,
+    dropout: float,
+    options: Mapping[str, Any],
 ) -> nn.Module:
     try:
         cls = BACKBONES.get(rnn_type)
     except (TypeError, ValueError) as error:
         raise type(error)(f"rnn_type: {error}") from None
-    common = {"input_size": size, "hidden_size": size, "num_layers": num_layers, "dropout": dropout}
+    common = {"input_size": features, "hidden_size": units, "num_layers": num_layers, "dropout": dropout}
     legal = [name for name in inspect.signature(cls).parameters if name not in common]
     unknown = [name for name in options if name not in legal]
     if unknown:

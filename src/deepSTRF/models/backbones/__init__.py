@@ -5,9 +5,9 @@ chunk by ``init_state`` and ``step``.
 """
 
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.backbones.gated import GRU, LSTM, RNN
+from deepSTRF.models.backbones.gated import GRU, LSTM, RNN, ParallelGRU
 from deepSTRF.models.backbones.lmu import LMU
 from deepSTRF.models.backbones.mamba import Mamba
 from deepSTRF.models.backbones.s4 import S4, S4D
 
-__all__ = ["GRU", "LMU", "LSTM", "RNN", "S4", "S4D", "Backbone", "Mamba"]
+__all__ = ["GRU", "LMU", "LSTM", "RNN", "S4", "S4D", "Backbone", "Mamba", "ParallelGRU"]

@@ -1,19 +1,22 @@
-"""The recurrences of ``torch.nn``, GRU, LSTM and the plain one, with the streaming protocol."""
+"""The recurrences of ``torch.nn``, GRU, LSTM and the plain one, as streams; and GRUs in parallel."""
 
 from __future__ import annotations
 
 import contextlib
+import warnings
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from deepSTRF._validation import MOST_LAYERS, check_choice, check_dropout, check_positive_int, checked
-from deepSTRF.models.backbones.base import check_sequence
+from deepSTRF.models.backbones.base import Backbone, check_sequence
+from deepSTRF.models.backbones.recurrence import gru_recurrence, runs_in_numpy
 from deepSTRF.models.configurable import Configurable, placement
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
-__all__ = ["GRU", "LSTM", "RNN"]
+__all__ = ["GRU", "LSTM", "RNN", "ParallelGRU"]
 
 
 class _TorchRecurrence(nn.RNNBase):
@@ -36,15 +39,16 @@ class _TorchRecurrence(nn.RNNBase):
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
         check_sequence(chunk, self.input_size)
         before = tuple(state[name] for name in self.STATE_NAMES)
-        with self._backend(chunk):
+        with _cudnn_with_gradient(self, chunk):
             y, last = super().forward(chunk, before if len(before) > 1 else before[0])
         return y, dict(zip(self.STATE_NAMES, last if len(before) > 1 else (last,), strict=True))
 
-    def _backend(self, chunk: Tensor) -> contextlib.AbstractContextManager[None]:
-        """Leave cuDNN out where it has no backward pass: gradients of a model in eval mode."""
-        if chunk.is_cuda and not self.training and torch.is_grad_enabled():
-            return torch.backends.cudnn.flags(enabled=False)
-        return contextlib.nullcontext()
+
+def _cudnn_with_gradient(module: nn.Module, chunk: Tensor) -> contextlib.AbstractContextManager[None]:
+    """Leave cuDNN out where it has no backward pass: gradients of a model in eval mode."""
+    if chunk.is_cuda and not module.training and torch.is_grad_enabled():
+        return torch.backends.cudnn.flags(enabled=False)
+    return contextlib.nullcontext()
 
 
 def _sizes(input_size: int, hidden_size: int, num_layers: int, dropout: float) -> dict[str, int | float]:
@@ -95,6 +99,129 @@ class GRU(_TorchRecurrence, nn.GRU, Configurable):  # type: ignore[misc]
     @checked
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
+        if not runs_in_numpy(chunk):
+            return super().step(chunk, state)
+        check_sequence(chunk, self.input_size)
+        last = []
+        for layer, h in enumerate(state["h"]):
+            if layer:
+                chunk = functional.dropout(chunk, self.dropout, self.training)
+            weights = tuple(weight.unsqueeze(0) for weight in self.all_weights[layer])
+            chunk = _run_groups(chunk, h.unsqueeze(0), weights)
+            last.append(chunk[:, -1])
+        return chunk, {"h": torch.stack(last)}
+
+
+def _run_groups(x: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    """Outputs (B, T, G H) of groups of gated units for one input (B, T, I), from the states (G, B, H).
+
+    ``weights`` are those of ``nn.GRU``, with the axis of groups in front.
+    """
+    groups, batch, size = h.shape
+    w_in, w_state, b_in, b_state = weights
+    gates = 2 * size  # all biases but that of the candidate's state add to the input's
+    bias = torch.cat([b_in[:, :gates] + b_state[:, :gates], b_in[:, gates:]], dim=1)
+    drive = functional.linear(x, w_in.flatten(0, 1), bias.flatten())
+    drive = drive.view(batch, -1, groups, 3 * size).permute(1, 2, 0, 3).contiguous()
+    y = gru_recurrence(drive, h, w_state.mT.contiguous(), b_state[:, gates:])
+    return y.permute(2, 0, 1, 3).reshape(batch, -1, groups * size)
+
+
+@BACKBONES.register("parallelgru")
+class ParallelGRU(Backbone):
+    """Gated recurrent units in independent groups: every group gets the whole input and only its own state.
+
+    G groups of H / G units cost a G-th of the recurrent products of one `GRU` of H units, and have a G-th of
+    its recurrent weights: ``3 H (I + H / G + 2)`` parameters per layer.
+
+    Parameters
+    ----------
+    input_size, hidden_size : int
+        Features per frame in and out, I and H.
+    num_layers : int
+        Stacked layers; a layer's groups get the outputs of all groups before.
+    dropout : float
+        Share of features dropped between layers while training.
+    n_groups : int
+        Groups, G, a divisor of H.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For illegal sizes, a number of groups that does not divide ``hidden_size``, or a dropout outside [0,
+        1).
+
+    References
+    ----------
+    Cho et al. 2014, doi 10.3115/v1/D14-1179 (the unit).
+
+    Examples
+    --------
+    >>> backbone = ParallelGRU(100, 140, n_groups=4)
+    >>> sum(parameter.numel() for parameter in backbone.parameters())
+    57540
+    >>> backbone(torch.zeros(2, 50, 100)).shape
+    torch.Size([2, 50, 140])
+    """
+
+    @checked
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        dropout: float = 0.0,
+        n_groups: int = 2,
+    ) -> None:
+        super().__init__(input_size, hidden_size, num_layers, dropout)
+        self.n_groups = check_positive_int("n_groups", n_groups)
+        if self.hidden_size % self.n_groups:
+            raise ValueError(
+                f"n_groups must divide the {self.hidden_size} units of the backbone, got {self.n_groups}"
+            )
+        size = self.hidden_size // self.n_groups
+        self.layers.extend(_Groups(width, size, self.n_groups) for width in self.layer_widths())
+
+
+class _Groups(nn.Module):
+    """One layer of `ParallelGRU`: the weights of `GRU`, with an axis of groups in front.
+
+    No modules of ``torch.nn``, which compilers do not take. The state is one tensor ``h`` (G, B, H / G).
+    """
+
+    def __init__(self, input_size: int, size: int, n_groups: int) -> None:
+        super().__init__()
+        shapes = (3 * size, input_size), (3 * size, size), (3 * size,), (3 * size,)
+        self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh = (
+            nn.Parameter(torch.empty(n_groups, *shape).uniform_(-(size**-0.5), size**-0.5))
+            for shape in shapes
+        )
+
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
+        where, kind = placement(self, device, dtype)
+        groups, _, size = self.weight_hh.shape
+        return {"h": torch.zeros(groups, batch, size, device=where, dtype=kind)}
+
+    def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
+        weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        if chunk.is_cuda and not torch.compiler.is_compiling():
+            y = self._by_cudnn(chunk, state["h"], weights)
+        else:
+            y = _run_groups(chunk, state["h"], weights)
+        return y, {"h": y[:, -1].view(len(chunk), len(self.weight_hh), -1).transpose(0, 1)}
+
+    def _by_cudnn(self, chunk: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """One call of the library per group."""
+        parts = []
+        with _cudnn_with_gradient(self, chunk), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
+            for start, *own in zip(h, *weights, strict=True):
+                y, _ = torch.gru(chunk, start[None], own, True, 1, 0.0, self.training, False, True)
+                parts.append(y)
+        return torch.cat(parts, dim=-1)
 
 
 @BACKBONES.register("lstm")
