@@ -25,6 +25,12 @@ def test_gradients(T: int, G: int, B: int, H: int) -> None:
     assert torch.autograd.gradgradcheck(gru_recurrence, given)
 
 
+def test_gradients_of_gradients_by_some_arguments() -> None:
+    drive, *others = arguments(6, 1, 2, 3)
+    given = [drive, *(tensor.detach() for tensor in others)]
+    assert torch.autograd.gradgradcheck(gru_recurrence, given)
+
+
 @pytest.mark.parametrize("size", [8, 70, 100, 131])  # above 96 the recurrent product is cut into blocks
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("layers", [1, 2])

@@ -149,7 +149,7 @@ IN_TABLES = {
 IN_BANKS = {
     "tests/models/test_model_bank.py": ("[new_model-0", "[linear-5", "new_prefilter-spectrogram"),
     "tests/models/test_wav2spec.py": ("[new_front_end]",),
-    "tests/models/test_backbones_bank.py": ("[new_backbone-10",),
+    "tests/models/test_backbones_bank.py": ("[new_backbone-11",),
     "tests/metrics/test_registered.py": ("[new_loss]", "[new_metric]"),
 }
 FACTORIES = """

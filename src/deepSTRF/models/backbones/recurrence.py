@@ -65,13 +65,13 @@ class _Recurrence(torch.autograd.Function):
         return result
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         drive, h, weight, bias, out = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            return torch.autograd.grad(
-                _by_torch(drive, h, weight, bias), (drive, h, weight, bias), grads[0], create_graph=True,
-                allow_unused=True,
-            )  # fmt: skip
+            inputs = drive, h, weight, bias
+            needed = [tensor for tensor in inputs if tensor.requires_grad]
+            found = iter(torch.autograd.grad(_by_torch(*inputs), needed, grads[0], create_graph=True))
+            return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
         arrays = _backward(grads[0].numpy(), h.numpy(), weight.detach().numpy(), out.numpy(), *ctx.inner)
         return tuple(torch.from_numpy(array) for array in arrays)
 
