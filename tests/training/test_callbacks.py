@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -116,10 +118,44 @@ def test_best_weights_are_back_when_a_callback_looks_at_the_end(kit, recording):
     assert all(torch.equal(value, last.state[name]) for name, value in fitter.best_weights.state.items())
 
 
-@pytest.mark.parametrize("wrong", [Diary, lambda seed: [Diary()], [Diary], [lambda record: None], Diary()])
+@pytest.mark.parametrize("wrong", [Diary, lambda seed: Diary(), [Diary], [lambda record: None], Diary()])
 def test_one_fit_takes_a_list_of_instances(kit, recording, wrong):
     with pytest.raises(TypeError, match="callbacks"):
         Fitter(kit.linear(), *kit.loaders(recording), callbacks=wrong)
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_one_fit_takes_a_function_of_the_seed_as_a_series_does(kit, recording, made, factory, seed):
+    fitter = Fitter(kit.linear(), *kit.loaders(recording), callbacks=factory, seed=seed)
+    assert [diary.seed for diary in made] == [seed or 0]
+    assert made[0] in fitter.callbacks
+
+
+def test_a_callback_may_change_training_batches_and_no_others(kit, recording):
+    class Silence(Callback):
+        def on_batch_start(self, fitter, batch):
+            assert fitter.model.training
+            self.given = batch.inputs
+            return dataclasses.replace(batch, inputs=torch.zeros_like(batch.inputs))
+
+        def on_loss(self, fitter, batch, prediction, loss):
+            assert not batch.inputs.any()
+
+    silence, model, heard = Silence(), kit.linear(), {True: [], False: []}
+    model.register_forward_pre_hook(lambda m, args: heard[m.training].append(bool(args[0].any())))
+    Fitter(model, *kit.loaders(recording), max_epochs=2, callbacks=[silence]).fit()
+    assert heard == {True: [False] * 8, False: [True] * 4}
+    assert silence.given.any(), "the clip itself stays"
+
+
+@pytest.mark.parametrize("made", [None, torch.zeros(1)])
+def test_a_callback_that_returns_no_batch_is_named(kit, recording, made):
+    class Forgetful(Callback):
+        def on_batch_start(self, fitter, batch):
+            return made
+
+    with pytest.raises(TypeError, match=r"Forgetful\.on_batch_start must return the batch"):
+        Fitter(kit.linear(), *kit.loaders(recording), max_epochs=1, callbacks=[Forgetful()]).fit()
 
 
 def test_in_a_fit_of_several_seeds(kit, recording, made, factory):

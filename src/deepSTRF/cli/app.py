@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import inspect
 import re
+import types
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -59,6 +60,8 @@ def with_fields(
 
 def _flag_type(kind: Any) -> Any:
     """What the command line hands over: numbers and switches as they are, the rest as text."""
+    if isinstance(kind, types.UnionType):  # of a type and None
+        kind = next(one for one in get_args(kind) if one is not type(None))
     if get_origin(kind) is not None and issubclass(get_origin(kind), Mapping):
         return list[str]
     return kind if kind in (bool, int, float) else str
@@ -125,6 +128,14 @@ Download = Annotated[
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what is in that folder.", rich_help_panel=RUN)
+]
+Recommended = Annotated[
+    bool,
+    typer.Option(
+        "--recommended",
+        help="Fit with the choices that the model recommends, where neither a flag nor the file gives one.",
+        rich_help_panel=PANELS["training"],
+    ),
 ]
 Neurons = Annotated[
     str | None,
@@ -285,6 +296,7 @@ def info(debug: Debug = False) -> None:
 @with_fields()
 def fit(
     config: ConfigFile = None,
+    recommended: Recommended = False,
     download: Download = True,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
@@ -305,7 +317,9 @@ def fit(
     """
     from deepSTRF.cli.commands import fit_and_report
 
-    fit_and_report(config, given, overwrite=overwrite, download=download, quiet=quiet)
+    fit_and_report(
+        config, given, recommended=recommended, overwrite=overwrite, download=download, quiet=quiet
+    )
 
 
 @app.command()

@@ -20,7 +20,7 @@ from deepSTRF._validation import check_choice
 from deepSTRF.cli.errors import REFUSALS, UsageProblem, say, usage
 from deepSTRF.datasets.formats import hints_of
 from deepSTRF.experiments.build import check_choices, load_dataset, option_names
-from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds
+from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds, values_in
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import MAIN_SCORE, START_OF_CSV, Run, ScoreRow
 from deepSTRF.metrics.scores import metric_named, metric_order
@@ -116,16 +116,25 @@ def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequenc
         console.print(f"\n  {name}", style="bold cyan")
         console.print(Padding(summary, (0, 0, 0, INDENT)))
         console.print(Padding(f"options: {', '.join(options)}", (0, 0, 0, INDENT)), style="dim")
+        if advised := getattr(entry, "recommended", None):
+            text = ", ".join(f"{key}={value}" for key, value in advised.items())
+            console.print(Padding(f"--recommended: {text}", (0, 0, 0, INDENT)), style="dim")
 
 
 # ---- ``deepstrf fit``
 
 
 def fit_and_report(
-    config_file: Path | None, given: Mapping[str, Any], *, overwrite: bool, download: bool, quiet: bool
+    config_file: Path | None,
+    given: Mapping[str, Any],
+    *,
+    recommended: bool,
+    overwrite: bool,
+    download: bool,
+    quiet: bool,
 ) -> None:
     """Run the experiment that file and flags describe; print its scores and the path of its report."""
-    config = read_config(config_file, given)
+    config = read_config(config_file, given, recommended=recommended)
     with usage():
         run = run_experiment(
             config,
@@ -137,14 +146,18 @@ def fit_and_report(
     print_run(run, write_report(run))
 
 
-def read_config(config_file: Path | None, given: Mapping[str, Any]) -> ExperimentConfig:
+def read_config(
+    config_file: Path | None, given: Mapping[str, Any], *, recommended: bool = False
+) -> ExperimentConfig:
     """Return the configuration; a flag wins over the file, an option over the same option of the file.
 
     ``given`` maps fields to what the command line hands over: options as a list of ``KEY=VALUE``, seeds as
-    text, None for a flag that was not given.
+    text, None for a flag that was not given. ``recommended``: what the model recommends comes in place of the
+    defaults.
     """
     with usage():
-        base = ExperimentConfig() if config_file is None else ExperimentConfig.from_toml(config_file)
+        in_file = {} if config_file is None else values_in(config_file)
+        base = ExperimentConfig(**in_file)
         changes = {name: value for name, value in given.items() if value is not None}
         if "seeds" in changes:
             changes["seeds"] = parse_seeds(changes["seeds"])
@@ -153,7 +166,10 @@ def read_config(config_file: Path | None, given: Mapping[str, Any]) -> Experimen
             another = changes.get(name, getattr(base, name)) != getattr(base, name)
             kept = {} if another else getattr(base, field)  # another dataset or model has other options
             changes[field] = {**kept, **parse_options(changes.get(field, ()), FLAGS[field])}
-        config = base.with_changes(**changes)
+        if recommended:
+            config = ExperimentConfig.recommended(**{"model": base.model, **in_file, **changes})
+        else:
+            config = base.with_changes(**changes)
         check_choices(config)
     return config
 

@@ -46,7 +46,13 @@ from deepSTRF.training.fitter import (
     check_fitter_arguments,
 )
 from deepSTRF.training.objective import check_objective, choose_objective, history_rows, mode_of
-from deepSTRF.training.optimization import make_optimizer, make_scheduler, optimizer_facts
+from deepSTRF.training.optimization import (
+    EpochSchedule,
+    make_optimizer,
+    make_scheduler,
+    optimizer_facts,
+    schedule_facts,
+)
 from deepSTRF.training.resume import function_name, model_signature
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import check_prediction
@@ -126,7 +132,8 @@ def fit_folds(
     progress : bool or 'auto'
         Bar over the folds on stderr; 'auto' draws it on a terminal.
     callbacks : callable, optional
-        ``callbacks(seed)`` returns a list of new `Callback` instances for the fold with that seed.
+        ``callbacks(seed)`` returns a list of new `Callback` instances for the fold with that seed; so does
+        the entry of `deepSTRF.training.fit_settings`.
 
     Returns
     -------
@@ -554,6 +561,8 @@ def _facts(plan: _Plan) -> dict[str, Any]:
         for key, value in sorted(arguments.items())
         if key not in ("optimizer", "scheduler", "loss_fn", "objective", "device", "front_end_cache")
     }
+    describe = getattr(plan.callbacks, "describe", None)  # those of `fit_settings`
+    callbacks = describe() if callable(describe) else ""
     return {
         "model": model_signature(model),
         "optimizer": facts,
@@ -564,11 +573,14 @@ def _facts(plan: _Plan) -> dict[str, Any]:
         "batch_size": str(plan.batch_size),
         "responses": _hash_of(plan.dataset, plan.manifest),
         **others,
+        **({"callbacks": callbacks} if callbacks else {}),  # runs of before have none
     }
 
 
 def _described(scheduler: Any) -> str:
     """Class and numbers of a schedule."""
+    if isinstance(scheduler, EpochSchedule):
+        return schedule_facts(scheduler)
     plain = {key: value for key, value in vars(scheduler).items() if isinstance(value, int | float)}
     return (
         f"{type(scheduler).__name__}({', '.join(f'{key}={value}' for key, value in sorted(plain.items()))})"

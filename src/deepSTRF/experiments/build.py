@@ -26,7 +26,8 @@ from deepSTRF.experiments.config import DEFAULT_LOSS, ExperimentConfig, FieldErr
 from deepSTRF.models.configurable import TooLargeError, bounded_build
 from deepSTRF.models.io.checkpoint import checkpoint_files
 from deepSTRF.registry import DATASETS, FORMATS, LOSSES, MODELS, SOLVERS, WAV2SPEC
-from deepSTRF.training.objective import choose_objective, objective_conflict
+from deepSTRF.training.callbacks import learns_spectrogram
+from deepSTRF.training.objective import choose_objective, objective_conflict, owns_loss
 from deepSTRF.training.seeds import seeded
 
 __all__ = [
@@ -354,6 +355,19 @@ def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
                 "{dataset_options} (smooth=false)",
                 *conflict,
             )
+        given_sounds = getattr(dataset, "return_waveform", False)
+        if config.band_shift and given_sounds and (owns_loss(model) or not _is_fixed_front_end(model)):
+            raise FieldError(
+                "{band_shift} shifts spectrograms, and model {0!r} is given waveforms: leave it out, fit "
+                "from spectrograms (return_waveform=false), or name a front-end that does not learn "
+                "({wav2spec:mel})",
+                config.model,
+            )
+
+
+def _is_fixed_front_end(model: nn.Module) -> bool:
+    front_end = getattr(model, "wav2spec", None)
+    return not isinstance(front_end, nn.Identity | None) and not learns_spectrogram(model)
 
 
 def loss_of(config: ExperimentConfig) -> Any:

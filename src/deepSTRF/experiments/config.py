@@ -43,6 +43,7 @@ __all__ = [
     "inline_toml",
     "parse_options",
     "parse_seeds",
+    "values_in",
 ]
 
 #: A seed must suit NumPy's legacy generator.
@@ -58,6 +59,7 @@ LARGEST_SIZE, LARGEST_PART, NO_SIZES = 100_000, 10_000, ("seed", "bytes", "_fs",
 LONGEST_FILE = 1_000_000
 STARTS = ("default", "ridge")
 RESPONSE_METHODS = ("max", "zscore")  # those of NeuralDataset.normalized
+SCHEDULES = ("constant", "cosine", "wsd")  # those of deepSTRF.training.fit_settings
 #: The loss of a fit that names none, of a model without one of its own.
 DEFAULT_LOSS = "mse"
 DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:\d+)?")
@@ -190,6 +192,19 @@ def _positive(name: str, value: Any) -> Any:
     return value
 
 
+def _decay(name: str, value: Any) -> Any:
+    if _amount(name, value) >= 1:
+        raise FieldError("{" + name + "} must be below 1, got {0!r}: the share that each step keeps", value)
+    return value
+
+
+def _bands(name: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_PART:
+        template = "{" + name + "} must be a whole number of bands, 0 to {0:,}, got {1!r}"
+        raise FieldError(template, LARGEST_PART, value)
+    return value
+
+
 def _one_of(names: Callable[[], Iterable[str]]) -> Callable[[str, Any], Any]:
     """``names`` is called when a value is checked: a registry then imports the files that fill it."""
 
@@ -272,7 +287,8 @@ class Choice:
 
     ``toml`` is the table of the TOML file, or "table.key" where the key is not the field's name; ``flag`` is
     the flag where it is not the name with dashes; ``shown`` is what help gives as the default where the value
-    itself says little. The ``identity`` of an experiment are the fields that make two runs different ones.
+    itself says little. The ``identity`` of an experiment are the fields that make two runs different ones;
+    one that came ``later`` is no part of it at its default, so that folders of earlier runs keep their names.
     """
 
     check: Callable[[str, Any], Any]
@@ -283,6 +299,7 @@ class Choice:
     metavar: str | None = None
     shown: str = ""
     identity: bool = True
+    later: bool = False
 
 
 def choice(default: Any, check: Callable[[str, Any], Any], toml: str, help: str, **more: Any) -> Any:
@@ -331,7 +348,7 @@ class ExperimentConfig:
     normalize_responses: str | None = choice(
         None, _optional(_one_of(lambda: RESPONSE_METHODS)), "dataset",
         "Scale the responses of each neuron by its training clips: `max` or `zscore`.", metavar="NAME",
-        shown="as recorded",
+        shown="as recorded", later=True,
     )  # fmt: skip
     model: str = choice(
         "linear", _text, "model.name", "A name of `deepstrf models`.", short="-m", metavar="NAME"
@@ -356,11 +373,30 @@ class ExperimentConfig:
         metavar="NAME", shown="the model's own, else mse",
     )  # fmt: skip
     epochs: int = choice(100, _count, "training", "Most epochs.", short="-e", identity=False)
-    patience: int = choice(
-        30, _count, "training", "Stop after so many epochs without a better validation score.", identity=False
-    )
+    patience: int | None = choice(
+        None, _optional(_count), "training", "Stop after so many epochs without a better validation score.",
+        metavar="INTEGER", shown="30, with a rate that decays all epochs", identity=False,
+    )  # fmt: skip
     learning_rate: float = choice(1e-3, _positive, "training", "Learning rate of AdamW.", flag="--lr")
     weight_decay: float = choice(0.0, _amount, "training", "Weight decay of AdamW.")
+    schedule: str = choice(
+        "constant", _one_of(lambda: SCHEDULES), "training",
+        "Learning rate over the epochs: constant, cosine, or wsd (warm-up, stable, decay).", metavar="NAME",
+        later=True,
+    )  # fmt: skip
+    grad_clip: float | None = choice(
+        None, _optional(_positive), "training", "Largest norm of the gradient.", metavar="FLOAT",
+        shown="none", later=True,
+    )  # fmt: skip
+    weight_average: float = choice(
+        0.0, _decay, "training",
+        "Validate and keep a running average of the weights with this decay per step, e.g. `0.99`; 0 is off.",
+        later=True,
+    )  # fmt: skip
+    band_shift: int = choice(
+        0, _bands, "training",
+        "Shift the spectrogram of each training clip at random by up to so many bands; 0 is off.", later=True,
+    )  # fmt: skip
     batch_size: int = choice(1, _count, "training", "Clips per step.")
     seeds: tuple[int, ...] = choice(
         (0,), _seeds, "training", "One fit per seed: `0`, `0,1,2` or `0-4`.", short="-s", metavar="SEEDS"
@@ -405,38 +441,49 @@ class ExperimentConfig:
         ValueError
             When it is empty, not valid TOML in UTF-8, or holds an unknown table or key.
         """
-        from deepSTRF._files import DamagedFileError, check_regular, read_text  # with PyTorch
-
-        if not isinstance(path, str | os.PathLike):
-            raise TypeError(f"path must be the path of a TOML file, got {path!r} ({type(path).__name__})")
-        source = Path(path)
-        if not os.path.lexists(source):
-            raise FileNotFoundError(
-                f"config file {source} does not exist; write one, or give the choices as flags"
-            )
-        try:
-            check_regular(source, limit=LONGEST_FILE)
-            text = read_text(source)
-        except DamagedFileError as error:
-            raise ValueError(f"config file {error}") from None
-        except OSError as error:
-            raise ValueError(f"config file {source} cannot be read ({error.strerror})") from error
-        if not text.strip():
-            raise ValueError(f"config file {source} is empty; write choices into it, or give them as flags")
-        return cls.from_toml_text(text, str(source), **overrides)
+        values = values_in(path, cls)
+        values.update({key: value for key, value in overrides.items() if value is not None})
+        return cls(**values)
 
     @classmethod
     def from_toml_text(cls, text: str, source: str = "config", **overrides: Any) -> ExperimentConfig:
         """Read TOML text; as `from_toml`."""
         if not isinstance(text, str):
             raise TypeError(f"text must be TOML text, got {type(text).__name__}")
-        try:
-            tree = tomllib.loads(text)
-        except (ValueError, RecursionError) as error:  # also of numbers and nesting without an end
-            raise ValueError(f"{source} is no valid TOML: {error}") from None
-        values = _values_of(tree, _toml_layout(cls), source)
+        values = _values_of(_tree_of(text, source), _toml_layout(cls), source)
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls(**values)
+
+    @classmethod
+    def recommended(cls, model: str, **choices: Any) -> ExperimentConfig:
+        """Return a configuration with the choices that a model recommends, where none is given.
+
+        Parameters
+        ----------
+        model : str
+            A registered model with recommendations (its class attribute ``recommended``).
+        **choices
+            Fields; those given win.
+
+        Raises
+        ------
+        ValueError
+            When the model has none; the text names those that have.
+        """
+        from deepSTRF.registry import MODELS, SOLVERS
+
+        recommending = [name for name, entry in MODELS.items() if getattr(entry, "recommended", None)]
+        if model in SOLVERS or model.lower() not in recommending:
+            if model not in SOLVERS:
+                MODELS.get(model)  # an unknown name has an error of its own
+            why = "is solved in closed form, which takes none" if model in SOLVERS else "has none"
+            raise FieldError(
+                "recommended choices of a fit: {model:{0}} " + why + "; models that have them: {1}",
+                model,
+                ", ".join(recommending) or "none",
+            )
+        entry: Any = MODELS.get(model)
+        return cls(**{**entry.recommended, "model": model, **choices})
 
     def with_changes(self, **changes: Any) -> ExperimentConfig:
         """Return a copy in which the given fields that are not None are replaced."""
@@ -488,8 +535,11 @@ class ExperimentConfig:
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if choice_of(item).identity
         }
         values["loss"] = self.loss or DEFAULT_LOSS  # as runs of before that named no loss
-        if self.normalize_responses is None:
-            del values["normalize_responses"]  # folders of runs of before keep their names
+        for item in fields(self):
+            if choice_of(item).later and values[item.name] == item.default:
+                del values[item.name]
+        if self.schedule != "constant":
+            values["epochs"] = self.epochs  # they decide the rate of every step
         return values
 
 
@@ -547,6 +597,38 @@ ExperimentConfig.__doc__ = (ExperimentConfig.__doc__ or "").replace(
 )
 
 # ---- TOML
+
+
+def values_in(
+    path: str | os.PathLike[str], config: type[ExperimentConfig] = ExperimentConfig
+) -> dict[str, Any]:
+    """Return the fields that a TOML file gives; errors as those of `ExperimentConfig.from_toml`."""
+    from deepSTRF._files import DamagedFileError, check_regular, read_text  # with PyTorch
+
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"path must be the path of a TOML file, got {path!r} ({type(path).__name__})")
+    source = Path(path)
+    if not os.path.lexists(source):
+        raise FileNotFoundError(
+            f"config file {source} does not exist; write one, or give the choices as flags"
+        )
+    try:
+        check_regular(source, limit=LONGEST_FILE)
+        text = read_text(source)
+    except DamagedFileError as error:
+        raise ValueError(f"config file {error}") from None
+    except OSError as error:
+        raise ValueError(f"config file {source} cannot be read ({error.strerror})") from error
+    if not text.strip():
+        raise ValueError(f"config file {source} is empty; write choices into it, or give them as flags")
+    return _values_of(_tree_of(text, str(source)), _toml_layout(config), str(source))
+
+
+def _tree_of(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also of numbers and nesting without an end
+        raise ValueError(f"{source} is no valid TOML: {error}") from None
 
 
 def _toml_layout(config: type[ExperimentConfig]) -> dict[str, dict[str, str]]:

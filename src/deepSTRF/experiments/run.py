@@ -33,7 +33,6 @@ from deepSTRF.experiments.build import (
     check_buildable,
     is_closed_form,
     load_dataset,
-    loss_of,
     naming_split,
     resolve_device,
     solve,
@@ -57,11 +56,11 @@ from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.callbacks import FitDivergedError
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
-from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory
+from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory, made_by
 from deepSTRF.training.objective import history_rows, owns_loss
-from deepSTRF.training.optimization import adamw
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.seeds import seeded
+from deepSTRF.training.settings import fit_settings, patience_of
 from deepSTRF.training.validate import validate_model
 
 __all__ = ["evaluate_run", "normalized_as_fitted", "run_experiment", "split_of"]
@@ -420,6 +419,7 @@ def _fit_seed(
         log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     if config.start == "ridge":
         fit_start(model, train, val, warmup_ms=config.warmup_ms)
+    own = made_by(callbacks, seed)
     fitter = build_fit(
         model,
         train,
@@ -427,12 +427,19 @@ def _fit_seed(
         seed=seed,
         seeds_itself=True,
         batch_size=config.batch_size,
-        callbacks=callbacks,
-        loss_fn=loss_of(config),
-        optimizer=lambda model: adamw(model, config.learning_rate, config.weight_decay, fused=None),
+        **fit_settings(
+            loss=config.loss,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            epochs=config.epochs,
+            patience=config.patience,
+            schedule=config.schedule,
+            grad_clip=config.grad_clip,
+            weight_average=config.weight_average,
+            band_shift=config.band_shift,
+            callbacks=lambda seed: own,
+        ),
         device=resolve_device(config.device),
-        max_epochs=config.epochs,
-        patience=config.patience,
         monitor=f"val_{MAIN_SCORE}",
         state_path=states / f"seed{seed}.pt",
         warmup_ms=config.warmup_ms,
@@ -443,8 +450,7 @@ def _fit_seed(
     seconds = time.monotonic() - started
     if _is_calibrated(config, model):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
-    own = [type(callback) for callback in fitter.callbacks]
-    names = tuple(cls.__name__ for cls in own if not cls.__module__.startswith("deepSTRF."))
+    names = tuple(type(callback).__name__ for callback in own)
     return _Fit(model.cpu(), history_rows(history), fitter.best_epoch, seconds, callbacks=names)
 
 
@@ -589,6 +595,7 @@ def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str
     first = next(iter(fits.values()))
     if first.closed_form is not None:
         return first.closed_form.facts()
+    patience = patience_of(config.patience, config.schedule, config.epochs)
     return {
         "loss": first.model.own_loss if owns_loss(first.model) else config.loss or DEFAULT_LOSS,
         "start": config.start,
@@ -598,9 +605,21 @@ def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str
         "calibration": "output gain and offset by least squares on the training clips"
         if _is_calibrated(config, first.model) and _output_stage(first.model) is not None
         else "none",
-        "stopped_by": f"best validation {MAIN_SCORE}, patience {config.patience}, at most {config.epochs}"
+        **_options_of_the_fit(config),
+        "stopped_by": f"best validation {MAIN_SCORE}, patience {patience}, at most {config.epochs}"
         + (f"; callbacks {', '.join(first.callbacks)} may stop earlier" if first.callbacks else ""),
     }
+
+
+def _options_of_the_fit(config: ExperimentConfig) -> dict[str, str]:
+    """Options that most fits leave at their default, where they are not."""
+    said = {
+        "schedule": (config.schedule != "constant", f"{config.schedule} over {config.epochs} epochs"),
+        "grad_clip": (config.grad_clip, f"gradients clipped at a norm of {config.grad_clip}"),
+        "weight_average": (config.weight_average, f"of all steps, decay {config.weight_average:g}"),
+        "band_shift": (config.band_shift, f"training clips by up to {config.band_shift} band(s) at random"),
+    }
+    return {name: text for name, (chosen, text) in said.items() if chosen}
 
 
 def _facts(config: ExperimentConfig, dataset: Any, split: ClipSplit, model: Any) -> dict[str, Any]:
@@ -682,7 +701,7 @@ def collect_notes(
         notes.append(("warning", f"{len(skipped)} entries of the recording were left out ({named}{more})."))
     notes += _notes_on_scores(scores, reasons)
     late = [seed for seed, epoch in best_epochs.items() if epoch is not None and epoch == config.epochs - 1]
-    if late:
+    if late and config.schedule == "constant":  # a rate that decays makes its last epochs the best
         which = f"The fits of seeds {', '.join(map(str, late))} were"
         if len(late) == 1:
             which = "The fit was" if len(best_epochs) == 1 else f"The fit of seed {late[0]} was"

@@ -52,6 +52,7 @@ from deepSTRF.experiments.examples import (
     rasters_from_bytes,
 )
 from deepSTRF.models.io.checkpoint import checkpoint_files
+from deepSTRF.training.settings import patience_of
 
 __all__ = [
     "MAIN_SCORE",
@@ -568,7 +569,9 @@ def _differences(files: Artefact, config: ExperimentConfig) -> tuple[dict[str, t
         present, config = as_fitted(present), as_fitted(config)  # earlier runs leave a model's default unsaid
     pairs = config.differences(present)
     names = [f"{{{name}}}: {{{2 * i + 1}!r}}, not {{{2 * i + 2}!r}}" for i, name in enumerate(pairs)]
-    before, now = (present.epochs, present.patience), (config.epochs, config.patience)
+    before, now = (
+        (one.epochs, patience_of(one.patience, one.schedule, one.epochs)) for one in (present, config)
+    )
     if files.complete and before != now:
         names.append(f"epochs/patience: {before[0]}/{before[1]}, not {now[0]}/{now[1]}")
     return pairs, names

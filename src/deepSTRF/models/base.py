@@ -12,7 +12,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,9 @@ class NeuralModel(nn.Module, Configurable):
         Frames after its own that a prediction depends on: 0 but for a model that is built to look ahead.
     fitted_on : FittedOn or None
         What the model was fitted on, set by every fit and compared with every dataset; None compares nothing.
+    recommended : mapping
+        Of the class: choices of a fit that suit it, for `deepSTRF.training.fit_settings` and ``deepstrf fit
+        --recommended``; empty where there are none.
 
     Raises
     ------
@@ -100,6 +103,8 @@ class NeuralModel(nn.Module, Configurable):
     readout: nn.Module
     fitted_on: FittedOn | None = None
     lookahead_frames: int = 0
+    #: Choices of a fit that suit the model: arguments of `deepSTRF.training.fit_settings`.
+    recommended: ClassVar[Mapping[str, Any]] = {}
 
     @checked
     def __init__(self, out_neurons: int = 1) -> None:

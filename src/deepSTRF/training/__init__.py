@@ -4,6 +4,7 @@ from typing import Any
 
 from deepSTRF._files import DamagedFileError
 from deepSTRF._moved import find_moved
+from deepSTRF.training.augmentation import BandShift
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
@@ -21,9 +22,12 @@ from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.resume import StateMismatchError
 from deepSTRF.training.run_config import auto_config, slug_from_config
 from deepSTRF.training.seeds import make_generator, seeded, set_random_seed
+from deepSTRF.training.settings import fit_settings
 from deepSTRF.training.validate import ModelCheck, ModelRuleError, validate_model
+from deepSTRF.training.weight_averaging import WeightAveraging
 
 __all__ = [
+    "BandShift",
     "Callback",
     "DamagedFileError",
     "FitDivergedError",
@@ -37,8 +41,10 @@ __all__ = [
     "StateMismatchError",
     "TensorBoardSeedLogger",
     "WandbSeedLogger",
+    "WeightAveraging",
     "auto_config",
     "fit_multi_seed",
+    "fit_settings",
     "history_rows",
     "make_generator",
     "make_loaders",

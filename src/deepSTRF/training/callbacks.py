@@ -49,6 +49,7 @@ __all__ = [
     "ProgressBar",
     "Standardization",
     "UntrainedParameters",
+    "check_batch",
     "check_callbacks",
     "check_monitor",
     "cpu_state",
@@ -108,9 +109,9 @@ class Callback:
     """Base class of what watches a fit; a subclass overrides the hooks that it needs.
 
     The order of calls is `on_fit_start`, `load_state_dict` where the fit resumes, then in each epoch
-    `on_epoch_start`, for every training batch `on_loss`, `on_gradient` and `on_batch_end`, then
-    `on_train_pass_end` and, after the validation pass, `on_epoch_end`; at last `on_fit_end`, also when the
-    fit was interrupted or has failed.
+    `on_epoch_start`, for every training batch `on_batch_start`, `on_loss`, `on_gradient` and `on_batch_end`,
+    then `on_train_pass_end` and, after the validation pass, `on_epoch_end`; at last `on_fit_end`, also when
+    the fit was interrupted or has failed.
 
     The fitter's own callbacks (early stopping, best weights, ...) are called before a user's, so that in
     `on_epoch_end` the best epoch is known and in `on_fit_end` the best weights are back in the model. Setting
@@ -158,6 +159,14 @@ class Callback:
     def on_epoch_start(self, fitter: FitterLike, epoch: int) -> None:
         """Before an epoch, which ``fitter.should_stop = True`` prevents."""
 
+    def on_batch_start(self, fitter: FitterLike, batch: Batch) -> Batch:
+        """Return the training batch to use, the given one or ``dataclasses.replace(batch, inputs=...)``.
+
+        Its tensors may be the clips kept in memory: make new ones rather than writing into them. Metrics of
+        training compare with the responses of the clips in ``batch.keys``, whatever the targets.
+        """
+        return batch
+
     def on_loss(self, fitter: FitterLike, batch: Batch, prediction: Tensor, loss: Tensor) -> None:
         """For each training batch, before its gradient is computed."""
 
@@ -186,13 +195,20 @@ class Callback:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned, after `on_fit_start`."""
 
+    def describe(self) -> str:
+        """Return what of it the weights of the fit depend on; empty for what only watches.
+
+        The state of a fit (``state_path``) is resumed by a fit whose callbacks say the same.
+        """
+        return ""
+
 
 def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
     """Return the callbacks of one fit, or raise TypeError for anything else."""
     if callable(callbacks) or isinstance(callbacks, Callback):
         raise TypeError(
-            "callbacks must be a list of Callback instances for one fit, such as [MyCallback()], got "
-            f"{callbacks!r}; fit_multi_seed, fit_folds and run_experiment take a function of the seed"
+            "callbacks must be a list of Callback instances, such as [MyCallback()], or a function of the "
+            f"seed that returns one, got {callbacks!r}"
         )
     for position, callback in enumerate(callbacks):
         if not isinstance(callback, Callback):
@@ -201,6 +217,16 @@ def check_callbacks(callbacks: Sequence[Callback]) -> list[Callback]:
                 f"got {callback!r}"
             )
     return list(callbacks)
+
+
+def check_batch(callback: Callback, batch: Any) -> Batch:
+    """Return a batch that a callback has made, or raise TypeError for anything else."""
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"{type(callback).__name__}.on_batch_start must return the batch, or one made with "
+            f"dataclasses.replace(batch, inputs=...), got {type(batch).__name__}"
+        )
+    return batch
 
 
 # ---- stopping, best weights

@@ -37,6 +37,7 @@ from deepSTRF.training.callbacks import (
     ProgressBar,
     Standardization,
     UntrainedParameters,
+    check_batch,
     check_callbacks,
     check_monitor,
     learns_spectrogram,
@@ -70,7 +71,14 @@ from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import NoGradientError, check_level, check_prediction
 
-__all__ = ["CallbackFactory", "Fitter", "build_fit", "check_callback_factory", "check_fitter_arguments"]
+__all__ = [
+    "CallbackFactory",
+    "Fitter",
+    "build_fit",
+    "check_callback_factory",
+    "check_fitter_arguments",
+    "made_by",
+]
 
 #: Clips (stimuli and targets) that may stay on the device; all of NS1 takes 12 MB, as waveforms 29 MB.
 DEFAULT_CLIP_BYTES = 512 * 2**20
@@ -157,8 +165,9 @@ class Fitter:
         Cache to share between fits; None makes one.
     clip_bytes : int
         Bytes of clips that may stay on the device; what does not fit is read again each epoch.
-    callbacks : sequence of Callback
-        Further callbacks, called after the fitter's own.
+    callbacks : sequence of Callback or callable
+        Further callbacks, called after the fitter's own. A function is called with the seed (0 where there
+        is none) and returns them.
     objective : {"auto", "loss_fn"}
         "auto": a model that has its own loss is trained on it, and giving ``loss_fn`` is an error. "loss_fn":
         it is trained on ``loss_fn`` all the same.
@@ -230,7 +239,7 @@ class Fitter:
         fast: bool = True,
         front_end_cache: FrontEndCache | None = None,
         clip_bytes: int = DEFAULT_CLIP_BYTES,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | Callable[[int], Sequence[Callback]] = (),
         objective: Literal["auto", "loss_fn"] = "auto",
     ) -> None:
         self.device = check_device(device)
@@ -276,11 +285,17 @@ class Fitter:
             self.best_weights,
             *([] if self.per_neuron is None else [self.per_neuron]),
             _SubclassHook(),
-            *check_callbacks(callbacks),
+            *check_callbacks(self._made(callbacks)),
             *([] if log_fn is None else [LogFunction(log_fn)]),
             *([ProgressBar()] if bar else []),
             *([] if self._resume is None else [self._resume]),
         ]
+
+    def _made(self, callbacks: Any) -> Sequence[Callback]:
+        """The user's callbacks, made by a function or given."""
+        if callable(callbacks) and not isinstance(callbacks, Callback | type):
+            return made_by(callbacks, self.seed or 0)
+        return callbacks  # type: ignore[no-any-return]
 
     # ---- what a subclass may override
 
@@ -456,7 +471,10 @@ class Fitter:
         if scores is not None:
             scores.begin()
         served = 0
-        for batch in self.train_source:
+        for given in self.train_source:
+            batch = given
+            for callback in self.callbacks:
+                batch = check_batch(callback, callback.on_batch_start(self, batch))
             pred, loss = self._step(batch)
             meter.add(loss, batch.weights)
             if scores is not None:
@@ -658,14 +676,20 @@ def build_fit(
     """
     if isinstance(train, NeuralDataset) and isinstance(val, NeuralDataset):
         train, val = make_loaders(train, val, batch_size=batch_size, seed=seed)
+    every = [*more, *made_by(callbacks, seed)]
+    own_seed = {"seed": seed} if seeds_itself else {}
+    return Fitter(model, train, val, callbacks=every, **arguments, **own_seed)  # type: ignore[arg-type]
+
+
+def made_by(callbacks: CallbackFactory | None, seed: int) -> Sequence[Callback]:
+    """Return what a function of the seed makes, or raise TypeError where that is no list."""
     made = () if callbacks is None else callbacks(seed)
     if not isinstance(made, Sequence):
         raise TypeError(
             f"callbacks must return a list of Callback instances for a seed, got {made!r}; for example "
             "lambda seed: [MyCallback()]"
         )
-    own_seed = {"seed": seed} if seeds_itself else {}
-    return Fitter(model, train, val, callbacks=[*more, *made], **arguments, **own_seed)  # type: ignore[arg-type]
+    return made
 
 
 def check_callback_factory(name: str, callbacks: Any) -> None:

@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-__all__ = ["adamw", "make_optimizer", "make_scheduler", "optimizer_facts"]
+from deepSTRF._validation import check_choice, check_positive_int
+
+__all__ = [
+    "SCHEDULES",
+    "EpochSchedule",
+    "adamw",
+    "learning_rate_schedule",
+    "make_optimizer",
+    "make_scheduler",
+    "optimizer_facts",
+    "schedule_facts",
+]
 
 #: Settings of the optimizer used when none is given.
 DEFAULT_LEARNING_RATE = 1e-3
 DEFAULT_WEIGHT_DECAY = 1e-4
+#: Learning rates by name: as given; half a cosine from there to 0; warm-up, stable, decay.
+SCHEDULES = ("constant", "cosine", "wsd")
+#: Shares of the epochs in which "wsd" warms up (at least one epoch) and decays, in between the rate stays
+#: (Haegele et al. 2024, doi 10.48550/arXiv.2405.18392).
+WARMUP_SHARE, DECAY_SHARE = 0.03, 0.3
 
 
 def adamw(
@@ -82,6 +101,46 @@ def make_scheduler(scheduler: Any, optimizer: Optimizer, mode: str) -> Any:
             f"while the score improves; build it with mode={mode!r}"
         )
     return scheduler
+
+
+class EpochSchedule(LRScheduler):
+    """A learning rate that follows a named schedule from epoch to epoch.
+
+    "cosine": half a cosine, from the whole rate in the first epoch to almost 0 in the last. "wsd": a linear
+    warm-up over `WARMUP_SHARE` of the epochs, the whole rate, and a linear decay over the last `DECAY_SHARE`
+    of them; neither end is 0, so that every epoch trains. A second fit of the same `Fitter` begins anew.
+    """
+
+    def __init__(self, optimizer: Optimizer, name: str, epochs: int) -> None:
+        self.name, self.epochs = name, epochs
+        super().__init__(optimizer)
+
+    def share(self, epoch: int) -> float:
+        """Rate of an epoch as a share of the whole one."""
+        epoch %= self.epochs
+        if self.name == "cosine":
+            return 0.5 + 0.5 * math.cos(math.pi * epoch / self.epochs)
+        rising, falling = max(1, round(WARMUP_SHARE * self.epochs)), round(DECAY_SHARE * self.epochs)
+        up, down = (epoch + 1) / (rising + 1), (self.epochs - epoch) / (falling + 1)
+        return min(up, 1.0, down)
+
+    def get_lr(self) -> list[float | Tensor]:
+        """Rates of the present epoch, one per group of parameters."""
+        return [rate * self.share(self.last_epoch) for rate in self.base_lrs]
+
+
+def learning_rate_schedule(name: str, epochs: int) -> Callable[[Optimizer], LRScheduler] | None:
+    """Return what ``Fitter(scheduler=...)`` takes for a schedule by name; None for "constant"."""
+    check_choice("schedule", name, SCHEDULES)
+    check_positive_int("epochs", epochs)
+    return None if name == "constant" else functools.partial(EpochSchedule, name=name, epochs=epochs)
+
+
+def schedule_facts(scheduler: Any) -> str:
+    """Return a schedule's class, of a named one its name and epochs."""
+    if isinstance(scheduler, EpochSchedule):
+        return f"{scheduler.name} over {scheduler.epochs} epochs"
+    return type(scheduler).__name__
 
 
 def optimizer_facts(optimizer: Optimizer) -> str:

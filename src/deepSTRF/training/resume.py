@@ -29,7 +29,7 @@ from deepSTRF._files import (
 from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.data import HASH_LENGTH, batches_of, generators_of
 from deepSTRF.training.objective import pack_history, unpack_history
-from deepSTRF.training.optimization import optimizer_facts
+from deepSTRF.training.optimization import optimizer_facts, schedule_facts
 from deepSTRF.training.seeds import random_state, set_random_state
 
 __all__ = [
@@ -212,10 +212,11 @@ def _plain_record(record: dict[str, Any]) -> dict[str, Any]:
 
 def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
     """What must agree for a stored state to belong to this fit (not ``max_epochs`` and ``patience``)."""
+    callbacks = [text for callback in fitter.callbacks if (text := callback.describe())]
     return {
         "model": model_signature(fitter.model),
         "optimizer": optimizer,
-        "scheduler": type(fitter.scheduler).__name__,
+        "scheduler": schedule_facts(fitter.scheduler),
         "loss": function_name(fitter.loss_fn),
         "monitor": f"{fitter.monitor} ({fitter.mode}, min_delta={fitter.stopping.min_delta})",
         "precision": fitter.precision,
@@ -225,6 +226,7 @@ def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
         "track_per_cell_best": str(fitter.per_neuron is not None),
         "training data": f"{fitter.train_source.describe()}, batches of {batches_of(fitter.train_loader)}",
         "validation data": fitter.val_source.describe(),
+        **({"callbacks": ", ".join(callbacks)} if callbacks else {}),  # states of before have none
     }
 
 
