@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+#: The page that shows how to write a model; its first block is a file of the package.
+MODEL_PAGE = ROOT / "docs" / "write-your-own-model.md"
 
 #: Path in src/deepSTRF -> content of the new file.
 NEW_FILES = {
@@ -192,6 +195,9 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for path, text in NEW_FILES.items():
         (source / "deepSTRF" / path).write_text(text.lstrip())
+    block = re.search(r"```python\n(.*?)```", MODEL_PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert block is not None
+    (source / "deepSTRF" / "models" / "audio" / "divided.py").write_text(block[1], encoding="utf-8")
     return source
 
 
@@ -257,6 +263,14 @@ def test_the_banks_of_tests_have_the_new_entries(package: Path, bank: str) -> No
     assert done.returncode == 0, done.stdout + done.stderr
     for parameter in IN_BANKS[bank]:
         assert parameter in done.stdout
+
+
+def test_the_model_of_the_page_passes_the_bank(package: Path) -> None:
+    chosen = "divided-0 and (test_shape or causal or test_streams or receptive_field or every_parameter)"
+    bank = "tests/models/test_model_bank.py"
+    done = python(package, "-m", "pytest", "-p", "no:cacheprovider", "-q", bank, "-k", chosen)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
 
 
 def test_a_broken_file_is_named(package: Path, tmp_path: Path) -> None:
