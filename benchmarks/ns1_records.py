@@ -67,7 +67,12 @@ class Task:
         return all_arms()[self.arm].config(split=split, seeds=(self.seed,))
 
     def folder(self) -> Path:
-        return RUNS / self.arm / self.protocol.replace("/", "-") / f"fold-{self.fold}-seed-{self.seed}"
+        return RUNS / self.arm / f"{self.protocol.replace('/', '-')}-{self.fold}-{folder_name(self.config())}"
+
+
+def folder_name(config: ExperimentConfig) -> str:
+    """A name that differs where any choice does, also how long to fit."""
+    return f"{Path(config.default_folder()).name}-{config.epochs}-{config.patience}"
 
 
 def fit(task: Task) -> dict[str, Any]:
@@ -291,7 +296,7 @@ def try_configuration(name: str, config: ExperimentConfig, jobs: int, n_folds: i
     tried |= {
         key: mine for key, (_, mine) in config.differences(plain).items() if key not in ("split", "seeds")
     }
-    folder = Path("runs") / "tries" / Path(config.default_folder()).name
+    folder = Path("runs") / "tries" / folder_name(config)
     configs = [dataclasses.replace(config, split=split) for split in choice_splits()[:n_folds]]
     found = Parallel(n_jobs=jobs)(
         delayed(fit_choice)(one, folder / f"fold-{number}") for number, one in enumerate(configs)

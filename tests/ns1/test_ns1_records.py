@@ -156,6 +156,14 @@ def test_published_scores_are_reached_or_not():
     assert [row.split(" | ")[0] for row in rows if row.endswith("| yes |")] == ["| LEAF and `Linear`"]
 
 
+def test_the_best_model_is_chosen_by_validation_scores():
+    records = {"mel": _record([0.9], validation=[0.5]), "leaf": _record([0.6], validation="0.700 ± 0.010")}
+    text = ns1_tables.best_line(
+        lambda name: {"protocols": {"14/3/3": records[name]} if name in records else {}}
+    )
+    assert text == "Our best model, by validation scores: 0.600 (`leaf`)."
+
+
 def test_pages_show_what_is_stored():
     for name, (title, body) in ns1_tables.all_sections(ns1_records.result_of).items():
         for page in (ROOT / "benchmarks/RESULTS.md", ROOT / "docs/benchmarks.md"):
@@ -182,7 +190,13 @@ def test_a_task_is_one_seed_of_one_split():
     config = task.config()
     assert (config.wav2spec, config.seeds) == ("leaf", (4,))
     assert _clips(config.split)[2] == [3, 8, 13, 18]
-    assert task.folder().parts[-3:] == ("leaf", "five-fold", "fold-3-seed-4")
+    others = [ns1_records.Task("leaf", "five-fold", 3, 3), ns1_records.Task("leaf", "five-fold", 2, 4)]
+    assert len({task.folder(), *(other.folder() for other in others)}) == 3
+
+
+def test_longer_fits_have_a_folder_of_their_own():
+    short, long = (ns1_records.read_choices([f"epochs={epochs}"]) for epochs in (10, 20))
+    assert ns1_records.folder_name(short) != ns1_records.folder_name(long)
 
 
 def test_choices_are_read_as_words():
