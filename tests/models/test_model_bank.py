@@ -358,6 +358,43 @@ def test_save_and_load(case: tuple[str, int], prefilter: str, tmp_path: Path, dt
     assert twin(x).dtype == dtype
 
 
+@pytest.mark.parametrize(("prefilter", "heard"), [("plain", "spectrogram"), ("adaptrans", "waveform")])
+def test_transfer_to_another_population(
+    case: tuple[str, int], prefilter: str, heard: str, assert_streams: Callable[..., None]
+) -> None:
+    """The core's output stays, the readout is that of a new model, streams and gradients go on."""
+    model = warmed_up(build(*case, **input_options(prefilter, heard)))
+    parts = [model.wav2spec, model.prefiltering, model.core]
+    if not any(True for part in parts for _ in part.parameters()):
+        with pytest.raises(ValueError, match="has no core"):
+            model.transfer(3)
+        return
+    torch.manual_seed(5)
+    new = model.transfer(3)
+    assert (new.O, type(new)) == (3, type(model))
+    assert not new.output_scale.started
+    x = sound(model, 2)
+
+    @torch.no_grad()
+    def features(one: AudioEncodingModel) -> torch.Tensor:
+        return one.core(one.prefiltering(one._standardized(one.spectrogram(x))))
+
+    of_the_neurons = ("readout.", "output_scale.")
+    kept = {name for name in model.state_dict() if not name.startswith(of_the_neurons)}
+    assert all(torch.equal(new.state_dict()[name], model.state_dict()[name]) for name in kept)
+    # MKL adds in another order where memory is aligned otherwise
+    torch.testing.assert_close(features(new), features(model), rtol=0, atol=1e-6)
+    frozen = [p for name, p in new.named_parameters() if not name.startswith("readout.")]
+    assert not any(p.requires_grad for p in frozen)
+    (new(x) ** 2).mean().backward()
+    assert all(p.grad is None for p in frozen)
+    assert any(p.grad is not None for p in new.readout.parameters())
+    shared = {p.data_ptr() for p in model.parameters()}
+    assert not any(p.data_ptr() in shared for p in new.parameters())
+    assert_streams(new.eval().double(), x.double(), hop(new))
+    assert all(p.requires_grad for p in model.transfer(3, freeze=False).parameters())
+
+
 def test_a_subclass_of_the_users_is_saved(case: tuple[str, int], tmp_path: Path) -> None:
     class Plain(MODELS.get(case[0])):
         """No constructor of its own."""

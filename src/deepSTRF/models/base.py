@@ -25,6 +25,7 @@ from deepSTRF._validation import (
     check_positive_int,
     check_tensor,
     checked,
+    checked_but,
     outside_level,
     to_tensor,
 )
@@ -38,6 +39,7 @@ from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating, predict_clips
 from deepSTRF.models.readouts import OutputScale, start_output
 from deepSTRF.models.streaming import Device, DType, State, check_state, init_slot_state, step_slot
+from deepSTRF.models.transfer import transfer_model
 from deepSTRF.registry import PREFILTERS, Registry
 
 __all__ = ["AudioEncodingModel", "NeuralModel", "resolve_slot"]
@@ -407,6 +409,49 @@ class NeuralModel(nn.Module, Configurable):
             For a clip that does not exist.
         """
         return predict_clips(self, dataset, clips=clips, unit=unit, device=device)
+
+    @checked_but("output_activation")
+    def transfer(
+        self, out_neurons: int, *, freeze: bool = True, output_activation: nn.Module | str | None = None
+    ) -> Self:
+        """Return a new model for another population: front-end, prefilter and core of this one, new readout.
+
+        The readout starts as that of a new model, and the next fit starts its output at the new neurons' own
+        sizes. `fitted_on` forgets the neurons and keeps bins, bands, sample rate and level, which the next
+        recording must have.
+
+        Parameters
+        ----------
+        out_neurons : int
+            Neurons of the new population.
+        freeze : bool
+            Whether all that is in front of the readout stays as it is (no gradient, in eval mode). False
+            trains it too. Files do not keep this: after loading, everything is trainable.
+        output_activation : nn.Module, str or None
+            Of the new readout; None is as that of this model.
+
+        Returns
+        -------
+        NeuralModel
+            Of this class, on its device and in its precision; this model is not changed.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When nothing in front of the readout was learned, as in `Linear` on a spectrogram, or a part
+            cannot be built for another number of neurons.
+
+        Examples
+        --------
+        >>> from deepSTRF.models.audio import StateNet
+        >>> fitted = StateNet(n_frequency_bands=24, out_neurons=80)
+        >>> new = fitted.transfer(out_neurons=39)
+        >>> new.O, new.count_trainable_params() == sum(p.numel() for p in new.readout.parameters())
+        (39, True)
+        """
+        return transfer_model(  # type: ignore[no-any-return]
+            self, out_neurons, freeze=freeze, output_activation=output_activation
+        )
 
     @checked
     def save_pretrained(

@@ -252,6 +252,13 @@ class ConditionalModel(AudioEncodingModel):
                 counts.append(last)
         return torch.stack(counts, dim=-1)
 
+    def transfer(self, out_neurons: int, **options: Any) -> Self:
+        """Refuse: history filters and gains belong to the neurons; the model below them transfers."""
+        raise TypeError(
+            "history filters, coupling and gains belong to the neurons: transfer the model below them, "
+            f"ConditionalModel(model.base.transfer({out_neurons!r}), features, history=...)"
+        )
+
     # ---- what a fit asks for
 
     @property

@@ -427,7 +427,16 @@ def remember_fit(model: nn.Module, train: Any, validation: Any = None, **clips: 
     if before is not None:
         before.check_same(train, "the training data", "the model was fitted before on", responses=False)
     with contextlib.suppress(AttributeError, TypeError, RuntimeError):  # a module that takes no attributes
-        model.fitted_on = FittedOn.of(train, validation, **clips)  # type: ignore[assignment]
+        fitted = FittedOn.of(train, validation, **clips)
+        if before is not None:  # a core that was transferred, or a fit that goes on, has heard those too
+            fitted = dataclasses.replace(
+                fitted,
+                sounds=tuple(dict.fromkeys((*before.sounds, *fitted.sounds))),
+                validation_sounds=tuple(
+                    dict.fromkeys((*before.validation_sounds, *fitted.validation_sounds))
+                ),
+            )
+        model.fitted_on = fitted  # type: ignore[assignment]
 
 
 def check_lag_bins(model: Any, dataset: Any) -> None:
