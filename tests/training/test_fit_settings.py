@@ -160,3 +160,11 @@ def test_recommended_choices_of_every_model_are_settings():
         assert isinstance(fit_settings(**config), dict), name
         assert isinstance(ExperimentConfig(model=name, **config), ExperimentConfig)
     assert Linear.recommended == {}
+
+
+def test_recommendations_of_every_model_are_taken_whole() -> None:
+    advised = {name: entry.recommended for name, entry in MODELS.items() if entry.recommended}
+    assert "gatednet" in advised
+    for name, choices in advised.items():
+        assert ExperimentConfig.recommended(name).model == name
+        assert fit_settings(**choices)["max_epochs"] == choices["epochs"]

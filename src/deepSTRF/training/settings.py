@@ -35,6 +35,7 @@ def fit_settings(
     grad_clip: float | None = None,
     weight_average: float = 0.0,
     band_shift: int = 0,
+    standardize: bool = False,
     callbacks: CallbackFactory | None = None,
 ) -> dict[str, Any]:
     """Return the arguments of `Fitter` for the choices of a fit, which are those of ``deepstrf fit``.
@@ -64,6 +65,9 @@ def fit_settings(
         Decay of `WeightAveraging`; 0 is none.
     band_shift : int
         Largest shift of `BandShift` in bands; 0 is none.
+    standardize : bool
+        No argument of a fit but of the model, which is built with it; taken here so that
+        ``model.recommended`` can be given whole.
     callbacks : callable, optional
         ``callbacks(seed)`` returns further callbacks for a fit.
 

@@ -25,8 +25,9 @@ class GatedNet(StateNet):
     one affine readout per neuron and a softplus. With 34 bands and 119 neurons it has 80,637 parameters.
 
     It is a `StateNet` with other defaults, and streams, explains and saves as one. How it is best fitted is
-    in `recommended`: ``Fitter(model, train, val, **fit_settings(**GatedNet.recommended))``, on the command
-    line ``deepstrf fit --model gatednet --recommended``.
+    in `recommended`: a model built with ``standardize=True``, and ``Fitter(model, train, val,
+    **fit_settings(**GatedNet.recommended))``; on the command line ``deepstrf fit --model gatednet
+    --recommended``.
 
     Parameters
     ----------
