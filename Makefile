@@ -11,13 +11,14 @@ export MPLBACKEND := Agg
 # Files in wheel and sdist carry the time of the commit, so that the same commit gives the same bytes.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 315532800)
 
-.PHONY: demo test lint types rules unit other-processor format bench dist bare clean-machine clean help
+.PHONY: demo test lint types rules unit other-processor format bench docs dist bare clean-machine clean help
 
 help:
 	@echo "make demo [DATASET=ns1]   fit a model, print its scores, write an HTML report"
 	@echo "make test                 linters, type checks, rules and tests"
 	@echo "make lint|types|rules|unit   one of these alone;   make format   rewrite the layout"
 	@echo "make other-processor      the numerical tests with the instructions of an old processor"
+	@echo "make docs                 the documentation site in docs/_build/html, warnings as errors"
 	@echo "make bench                the benchmarks behind benchmarks/RESULTS.md"
 	@echo "make dist                 wheel and sdist in dist/, compared with the checkout"
 	@echo "make bare                 both installed in a new environment, and used from an empty folder"
@@ -35,6 +36,10 @@ $(VENV)/.package: $(VENV)/.torch pyproject.toml src/deepSTRF/__init__.py
 
 $(VENV)/.dev: $(VENV)/.package
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.package
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.package
@@ -71,6 +76,11 @@ other-processor: $(VENV)/.dev
 	tests/dsp tests/metrics tests/models tests/datasets tests/ns1 tests/synthetic tests/training tests/interpret \
 	tests/recordings
 
+# Runs the notebooks and the gallery (on NS1 where it lies), then follows every link inside the site.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -b html -j 2 -W --keep-going -q docs docs/_build/html
+	$(BIN)/python tools/site_links.py docs/_build/html
+
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/run_all.py
 
@@ -86,4 +96,4 @@ clean-machine:
 	$(PYTHON) tools/clean_machine.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist docs/_build docs/api docs/auto_gallery

@@ -365,8 +365,9 @@ class Presentation:
 
         Returns
         -------
-        array (K, *shape, T), array (K,)
-            Rates less those of a trial of silence, and the rates at the end of the silence before.
+        array (K, ..., T), array (K,)
+            Rates on the grid of ``shape`` less those of a trial of silence, and the rates at the end of the
+            silence before.
         """
         tail = np.zeros(0 if tail_ms is None else self.samples(tail_ms))
         rates = self.play(np.concatenate([sound, tail]) for sound in sounds)

@@ -1,0 +1,263 @@
+"""The documentation site: `make docs` builds docs/_build/html, offline and with warnings as errors.
+
+Pages are Markdown that GitHub shows too: links to files outside docs/ are rewritten here. Those that begin
+with a kernel (``file_format: mystnb``) are run, and can be downloaded as notebooks. The API reference is
+written anew at each build, one page per exported name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+from sphinx.transforms import SphinxTransform
+
+import deepSTRF
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+API = DOCS / "api"
+REPOSITORY = "https://github.com/deepSTRF/deepSTRF"
+#: Pages of the site whose text stands elsewhere in the repository.
+INCLUDED = {
+    "speed": "benchmarks/RESULTS.md",
+    "changelog": "CHANGELOG.md",
+    "contributing": "CONTRIBUTING.md",
+}
+
+project = "deepSTRF"
+author = "The deepSTRF developers"
+project_copyright = author
+version = release = deepSTRF.__version__
+language = "en"
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "numpydoc",
+    "myst_nb",
+]
+exclude_patterns = ["_build", "gallery/*.py", "gallery/README.md", "**.ipynb_checkpoints"]
+templates_path = ["_templates"]
+default_role = "py:obj"  # `Fitter` in a docstring is a link
+suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions
+
+# -- Pages and notebooks -------------------------------------------------------------------------------------
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
+myst_heading_anchors = 4
+nb_execution_mode = "cache"
+nb_execution_cache_path = str(DOCS / "_build" / ".jupyter_cache")
+nb_execution_timeout = 240
+nb_execution_raise_on_error = True
+nb_execution_show_tb = True
+nb_merge_streams = True
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the kernels and the gallery share the cores
+os.environ.setdefault("PYTHONWARNINGS", "default")
+
+# -- API reference -------------------------------------------------------------------------------------------
+autosummary_generate = False  # `write_api` does
+autodoc_typehints = "none"  # the docstrings name types, shapes and units
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+maximum_signature_line_length = 88
+add_module_names = False
+
+# -- Looks ---------------------------------------------------------------------------------------------------
+html_theme = "pydata_sphinx_theme"
+html_math_renderer = "mathml"
+html_title = "deepSTRF"
+html_logo = "_static/logo.svg"
+html_favicon = "_static/favicon.svg"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "deepSTRF"},
+    "header_links_before_dropdown": 8,
+    "navbar_align": "left",
+    "navigation_with_keys": False,
+    "show_toc_level": 2,
+    "icon_links": [{"name": "Source", "url": REPOSITORY, "icon": "fa-brands fa-github"}],
+    "article_header_end": ["notebook-download"],
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": ["theme-version"],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+
+
+def faces() -> dict[str, list[str]]:
+    """Module -> names it exports, each name at the first module that exports it; constants included."""
+    seen: set[int] = set()
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "src" / "deepSTRF").rglob("__init__.py"), key=lambda path: str(path.parent)):
+        module = ".".join(path.parent.relative_to(ROOT / "src").parts)
+        face = importlib.import_module(module)
+        for name in sorted(getattr(face, "__all__", ()), key=str.lower):
+            value = getattr(face, name)
+            if module != "deepSTRF" and not inspect.ismodule(value) and id(value) not in seen:
+                seen.add(id(value))
+                found.setdefault(module, []).append(name)
+    return found
+
+
+FACES = faces()
+#: Exported name -> the module that it is described with.
+HOMES = {name: module for module, names in reversed(FACES.items()) for name in names}
+
+
+def summary(module: str) -> str:
+    """First line of a module's docstring."""
+    return (inspect.getdoc(importlib.import_module(module)) or "").split("\n", maxsplit=1)[0]
+
+
+def heading(text: str) -> str:
+    return f"{text}\n{'=' * len(text)}\n\n"
+
+
+def write_api(app: Sphinx) -> None:
+    """Write docs/api/: a folder per part of the package, with a page per exported name."""
+    wanted: dict[Path, str] = {}
+    for module, names in FACES.items():
+        face = importlib.import_module(module)
+        parent, _, own = module.rpartition(".")
+        taken = own in FACES.get(parent, ())  # `interpret.dstrf` is a function, too
+        options = "   :no-members:\n" + "   :no-index:\n" * taken
+        listed = "".join(f"   {name}\n" for name in names)
+        wanted[API / module / "index.rst"] = (
+            f"{heading(module)}.. automodule:: {module}\n{options}\n.. currentmodule:: {module}\n\n"
+            f".. autosummary::\n\n{listed}\n.. toctree::\n   :hidden:\n\n{listed}"
+        )
+        for name in names:
+            value = getattr(face, name)
+            kind = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "data"
+            options = "   :members:\n" if kind == "class" else ""
+            wanted[API / module / f"{name}.rst"] = (
+                f"{heading(name)}.. currentmodule:: {module}\n\n.. auto{kind}:: {name}\n{options}"
+            )
+    for path in API.rglob("*.rst"):
+        if path not in wanted:
+            path.unlink()
+    for path, text in wanted.items():
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:  # Sphinx reads again what changed
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+
+
+def linked(text: str, folder: Path) -> str:
+    """The text of a page from ``folder``, with its relative links as the site has them."""
+    pages = {ROOT / file: f"{page}.md" for page, file in INCLUDED.items()}
+
+    def target(found: re.Match[str]) -> str:
+        path, anchor = found["path"], found["anchor"] or ""
+        file = (folder / path).resolve()
+        if not file.exists():
+            raise ExtensionError(f"a page in {folder} links to {path}, which does not exist")
+        if file in pages:
+            return f"]({pages[file]}{anchor})"
+        if file.is_relative_to(DOCS):
+            return f"]({file.relative_to(DOCS).as_posix()}{anchor})"
+        kind = "tree" if file.is_dir() else "blob"
+        return f"]({REPOSITORY}/{kind}/main/{file.relative_to(ROOT).as_posix()}{anchor})"
+
+    return re.sub(r"\]\((?!\w+:|#|/)(?P<path>[^)#\s]+)(?P<anchor>#[^)\s]*)?\)", target, text)
+
+
+def read_page(app: Sphinx, docname: str, content: list[str]) -> None:
+    """Fill in pages that stand elsewhere, and links to files outside docs/."""
+    if docname in INCLUDED:
+        file = ROOT / INCLUDED[docname]
+        content[0] = linked(file.read_text(encoding="utf-8"), file.parent)
+        app.env.note_dependency(str(file))
+    elif docname == "api":
+        head = content[0].split("<!-- table: api -->")[0]
+        rows = "\n".join(f"| [`{module}`](api/{module}/index.rst) | {summary(module)} |" for module in FACES)
+        parts = "\n".join(f"{module} <api/{module}/index>" for module in FACES)
+        content[0] = (
+            f"{head}| part | what is in it |\n|---|---|\n{rows}\n\n```{{toctree}}\n:hidden:\n\n{parts}\n```\n"
+        )
+    elif (DOCS / f"{docname}.md").is_file():
+        content[0] = linked(content[0], DOCS)
+
+
+def exported(text: str) -> str | None:
+    """The exported name that a piece of code in a sentence means, if it means one."""
+    called, dotted = text.endswith("()"), text.startswith("deepSTRF.")
+    name = text.removesuffix("()").rpartition(".")[2] if dotted else text.removesuffix("()")
+    plain = name.isalpha() and name.islower() and not (called or dotted)  # `pcen` may be a registered name
+    return name if name in HOMES and not plain else None
+
+
+def resolve_name(app: Sphinx, env: Any, node: pending_xref, contnode: nodes.Element) -> nodes.Element | None:
+    """Link an exported name to its page wherever it is named."""
+    name = exported(str(node.get("reftarget", "")))
+    if name is None or node.get("refdomain") != "py":
+        return None
+    page = f"api/{HOMES[name]}/{name}"
+    uri = app.builder.get_relative_uri(node.get("refdoc", env.docname), page)
+    return nodes.reference("", "", contnode, internal=True, refuri=f"{uri}#{HOMES[name]}.{name}")
+
+
+class NamesInPages(SphinxTransform):
+    """Exported names in the text of Markdown pages become links to their reference."""
+
+    default_priority = 500
+
+    def apply(self) -> None:
+        if not (DOCS / f"{self.env.docname}.md").is_file():
+            return
+        for literal in list(self.document.findall(nodes.literal)):
+            name = exported(literal.astext())
+            if name and not isinstance(literal.parent, nodes.reference | nodes.title):
+                xref = pending_xref(
+                    "", literal.deepcopy(), refdomain="py", reftype="obj", reftarget=f"{HOMES[name]}.{name}",
+                    refdoc=self.env.docname,
+                )  # fmt: skip
+                literal.replace_self(xref)
+
+
+def mathml(translator: Any, node: nodes.math) -> None:
+    """A formula as MathML, which browsers show without a script from elsewhere."""
+    text = tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+    translator.body.append(text)
+    raise nodes.SkipNode
+
+
+def notebook(app: Sphinx, pagename: str, *_: Any) -> Path:
+    """Where myst-nb leaves the executed notebook of a page."""
+    return Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
+
+
+def offer_notebook(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Tell the template that a page has a notebook, and put that where it is downloaded from."""
+    source = notebook(app, pagename)
+    if source.is_file() and (DOCS / f"{pagename}.md").is_file():
+        target = Path(app.outdir) / "_downloads" / source.name
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(source, target)
+        context["notebook"] = f"_downloads/{source.name}"
+
+
+def setup(app: Sphinx) -> None:
+    """Join the functions above to the build."""
+    app.connect("builder-inited", write_api, priority=100)
+    app.connect("source-read", read_page)
+    app.connect("missing-reference", resolve_name)
+    app.connect("html-page-context", offer_notebook)
+    app.add_transform(NamesInPages)
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
