@@ -30,7 +30,7 @@ API = DOCS / "api"
 REPOSITORY = "https://github.com/deepSTRF/deepSTRF"
 #: Pages of the site whose text stands elsewhere in the repository.
 INCLUDED = {
-    "speed": "benchmarks/RESULTS.md",
+    "results": "benchmarks/RESULTS.md",
     "changelog": "CHANGELOG.md",
     "contributing": "CONTRIBUTING.md",
 }
