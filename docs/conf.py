@@ -14,13 +14,16 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from matplotlib.figure import Figure
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
+from sphinx_gallery.scrapers import figure_rst
 
 import deepSTRF
 
@@ -46,6 +49,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "numpydoc",
     "myst_nb",
+    "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "gallery/*.py", "gallery/README.md", "**.ipynb_checkpoints"]
 templates_path = ["_templates"]
@@ -72,6 +76,38 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 maximum_signature_line_length = 88
 add_module_names = False
+
+# -- Gallery -------------------------------------------------------------------------------------------------
+SAVED: WeakSet[Figure] = WeakSet()
+
+
+def save_figures(block: Any, block_vars: dict[str, Any], gallery_conf: dict[str, Any]) -> str:
+    """Save the new figures of a block: those of `deepSTRF.plots` are unknown to pyplot."""
+    files = []
+    for value in block_vars["example_globals"].values():
+        if isinstance(value, Figure) and value not in SAVED:
+            SAVED.add(value)
+            files.append(next(block_vars["image_path_iterator"]))
+            value.savefig(files[-1], dpi=160, facecolor="white")
+    return figure_rst(files, gallery_conf["src_dir"])
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "image_scrapers": (save_figures,),
+    "reset_modules": (),
+    "capture_repr": (),
+    "doc_module": ("deepSTRF",),
+    "reference_url": {"deepSTRF": None},
+    "first_notebook_cell": "%matplotlib inline",
+    "min_reported_time": 1e9,
+    "show_memory": False,
+    "show_signature": False,
+    "download_all_examples": False,
+    "abort_on_example_error": True,
+    "thumbnail_size": (480, 336),
+}
 
 # -- Looks ---------------------------------------------------------------------------------------------------
 html_theme = "pydata_sphinx_theme"
