@@ -11,17 +11,16 @@ import importlib
 import inspect
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+import nbformat
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from matplotlib.figure import Figure
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
 from sphinx.transforms import SphinxTransform
 from sphinx_gallery.scrapers import figure_rst
 
@@ -57,11 +56,12 @@ default_role = "py:obj"  # `Fitter` in a docstring is a link
 suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions
 
 # -- Pages and notebooks -------------------------------------------------------------------------------------
-myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist", "attrs_inline"]
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 4
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(DOCS / "_build" / ".jupyter_cache")
-nb_execution_timeout = 240
+nb_execution_in_temp = True
+nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True
@@ -200,8 +200,8 @@ def linked(text: str, folder: Path) -> str:
     def target(found: re.Match[str]) -> str:
         path, anchor = found["path"], found["anchor"] or ""
         file = (folder / path).resolve()
-        if not file.exists():
-            raise ExtensionError(f"a page in {folder} links to {path}, which does not exist")
+        if not file.exists():  # no link, or one that Sphinx reports
+            return found[0]
         if file in pages:
             return f"]({pages[file]}{anchor})"
         if file.is_relative_to(DOCS):
@@ -272,21 +272,21 @@ def mathml(translator: Any, node: nodes.math) -> None:
     raise nodes.SkipNode
 
 
-def notebook(app: Sphinx, pagename: str, *_: Any) -> Path:
-    """Where myst-nb leaves the executed notebook of a page."""
-    return Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
-
-
 def offer_notebook(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Tell the template that a page has a notebook, and put that where it is downloaded from."""
-    source = notebook(app, pagename)
-    if source.is_file() and (DOCS / f"{pagename}.md").is_file():
-        target = Path(app.outdir) / "_downloads" / source.name
-        target.parent.mkdir(exist_ok=True)
-        shutil.copyfile(source, target)
-        context["notebook"] = f"_downloads/{source.name}"
+    """Put the executed notebook of a page where its template offers it."""
+    source = Path(app.outdir).parent / "jupyter_execute" / f"{pagename}.ipynb"
+    if not (source.is_file() and (DOCS / f"{pagename}.md").is_file()):
+        return
+    found = nbformat.read(source, as_version=4)
+    for cell in found.cells:
+        if cell.cell_type == "markdown":  # a notebook stands alone: its links lead to the repository
+            cell.source = re.sub(r"\]\((?=[\w-]+\.md)", f"]({REPOSITORY}/blob/main/docs/", cell.source)
+    target = Path(app.outdir) / "_downloads" / source.name
+    target.parent.mkdir(exist_ok=True)
+    nbformat.write(found, target)
+    context["notebook"] = f"_downloads/{source.name}"
 
 
 def setup(app: Sphinx) -> None:
