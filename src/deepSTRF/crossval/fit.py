@@ -37,7 +37,7 @@ from deepSTRF.models import NeuralModel
 from deepSTRF.models.io.checkpoint import KIND, check_folder
 from deepSTRF.models.prediction import predict_clips
 from deepSTRF.training.cache import FrontEndCache
-from deepSTRF.training.callbacks import Callback, FitDivergedError, FitterLike, shows_progress
+from deepSTRF.training.callbacks import FitDivergedError, LastWeights, shows_progress
 from deepSTRF.training.data import HASH_LENGTH
 from deepSTRF.training.fitter import (
     CallbackFactory,
@@ -342,14 +342,6 @@ class _Plan:
     run: str | None = None
 
 
-class _LastWeights(Callback):
-    """A fit without validation ends with the weights of its last epoch."""
-
-    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
-        """Keep this epoch's weights, whatever its score."""
-        fitter.best_weights.keep(fitter.model)
-
-
 def _run(plan: _Plan, missing: list[int], n_jobs: int) -> Iterator[tuple[str, tuple[str, int] | None]]:
     if n_jobs == 1 or len(missing) < 2:
         yield from (_fit_one(plan, number) for number in missing)
@@ -382,7 +374,7 @@ def _fit_one(plan: _Plan, number: int) -> tuple[str, tuple[str, int] | None]:
             arguments |= {"monitor": "train_loss", "mode": "min", "patience": epochs}
         fitter = build_fit(
             model, train, val, seed=seed, batch_size=plan.batch_size, callbacks=plan.callbacks,
-            more=[_LastWeights()] if last else [], **arguments,
+            more=[LastWeights()] if last else [], **arguments,
         )  # fmt: skip
         try:
             history = fitter.fit()

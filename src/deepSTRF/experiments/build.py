@@ -100,7 +100,15 @@ def check_choices(config: ExperimentConfig) -> None:
                 config.model,
                 config.loss,
             )
+        if config.refit:
+            raise FieldError(
+                "model {0!r} is solved in closed form, and its penalty is chosen on the validation clips; "
+                "leave out {refit}, or choose another model",
+                config.model,
+            )
     else:
+        if config.refit and config.start == "ridge":
+            raise FieldError("{start:ridge} chooses its penalty on the validation clips; leave out {refit}")
         fitted = MODELS.get(config.model, hint=f"In closed form: {', '.join(map(repr, SOLVERS))}.")
     _check_options(fitted, config.model_options, f"model {config.model!r}")
     if config.wav2spec is not None:

@@ -397,6 +397,10 @@ class ExperimentConfig:
         0, _bands, "training",
         "Shift the spectrogram of each training clip at random by up to so many bands; 0 is off.", later=True,
     )  # fmt: skip
+    refit: bool = choice(
+        False, _switch, "training",
+        "After the choice of the epoch, fit anew on training and validation clips together.", later=True,
+    )  # fmt: skip
     batch_size: int = choice(1, _count, "training", "Clips per step.")
     seeds: tuple[int, ...] = choice(
         (0,), _seeds, "training", "One fit per seed: `0`, `0,1,2` or `0-4`.", short="-s", metavar="SEEDS"

@@ -54,9 +54,9 @@ from deepSTRF.experiments.run_folder import (
 )
 from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.models.readouts import OutputScale
-from deepSTRF.training.callbacks import FitDivergedError
+from deepSTRF.training.callbacks import Callback, FitDivergedError, LastWeights
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
-from deepSTRF.training.fitter import CallbackFactory, build_fit, check_callback_factory, made_by
+from deepSTRF.training.fitter import CallbackFactory, Fitter, build_fit, check_callback_factory, made_by
 from deepSTRF.training.objective import history_rows, owns_loss
 from deepSTRF.training.protocol import ProtocolCard
 from deepSTRF.training.seeds import seeded
@@ -166,7 +166,10 @@ def run_experiment(
         f"{len(split.test)} test"
     )
     try:
-        fits = {s: _fit_seed(config, s, views, work / STATE, progress, log, callbacks) for s in config.seeds}
+        both = dataset.select(clips=[*split.train, *split.val])
+        fits = {
+            s: _fit_seed(config, s, views, both, work / STATE, progress, log, callbacks) for s in config.seeds
+        }
         log("Scoring")
         run = _collect(config, folder, dataset, split, views, fits)
         run.facts["recording"] = recording
@@ -392,12 +395,16 @@ class _Fit:
     seconds: float
     closed_form: ClosedFormFit | None = None
     callbacks: tuple[str, ...] = ()  # classes of the user's own
+    chosen: Any = (
+        None  # the model of the first fit, where ``model`` was fitted anew on its validation clips too
+    )
 
 
 def _fit_seed(
     config: ExperimentConfig,
     seed: int,
     views: tuple[NeuralDataset, ...],
+    both: NeuralDataset,
     states: Path,
     progress: bool | Literal["auto"],
     log: Log,
@@ -410,23 +417,51 @@ def _fit_seed(
         solution = solve(config, train, val)
         validate_model(solution.model, train)
         return _Fit(solution.model, [], None, time.monotonic() - started, solution)
+    if len(config.seeds) > 1:
+        log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
+    own = made_by(callbacks, seed)
+    started = time.monotonic()
+    fitter = _fit_once(config, seed, train, val, states / f"seed{seed}.pt", progress, log, own)
+    history, best, chosen = history_rows(fitter.history), fitter.best_epoch, None
+    if config.refit:
+        decays = config.schedule != "constant"  # its best epochs are the last
+        epochs = config.epochs if decays or best is None else best + 1
+        log(f"Fitting anew on training and validation clips, {epochs} epochs")
+        chosen, again = fitter.model.cpu(), replace(config, epochs=epochs, patience=epochs)
+        state = states / f"seed{seed}-refit.pt"
+        fitter = _fit_once(again, seed, both, None, state, progress, log, made_by(callbacks, seed))
+    seconds = time.monotonic() - started
+    names = tuple(type(callback).__name__ for callback in own)
+    return _Fit(fitter.model.cpu(), history, best, seconds, callbacks=names, chosen=chosen)
+
+
+def _fit_once(
+    config: ExperimentConfig,
+    seed: int,
+    train: NeuralDataset,
+    val: NeuralDataset | None,
+    state: Path,
+    progress: bool | Literal["auto"],
+    log: Log,
+    own: Sequence[Callback],
+) -> Fitter:
+    """One fit; without validation clips it ends with the weights of its last epoch."""
     with seeded(seed):
         model = build_model(config, train)
     validate_model(model, train)
-    if seed == config.seeds[0]:
+    if val is not None and seed == config.seeds[0]:
         log(f"{type(model).__name__} with {_n_parameters(model):,} trainable parameters")
-    if len(config.seeds) > 1:
-        log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     if config.start == "ridge":
         fit_start(model, train, val, warmup_ms=config.warmup_ms)
-    own = made_by(callbacks, seed)
+    chooses = val is not None
     fitter = build_fit(
         model,
         train,
-        val,
+        val if val is not None else train.select(clips=[0]),  # an epoch scores a clip; nothing comes of it
         seed=seed,
         seeds_itself=True,
         batch_size=config.batch_size,
+        more=[] if chooses else [LastWeights()],
         **fit_settings(
             loss=config.loss,
             learning_rate=config.learning_rate,
@@ -440,18 +475,15 @@ def _fit_seed(
             callbacks=lambda seed: own,
         ),
         device=resolve_device(config.device),
-        monitor=f"val_{MAIN_SCORE}",
-        state_path=states / f"seed{seed}.pt",
+        monitor=f"val_{MAIN_SCORE}" if chooses else "train_loss",
+        state_path=state,
         warmup_ms=config.warmup_ms,
         progress=progress,
     )
-    started = time.monotonic()
-    history = fitter.fit()
-    seconds = time.monotonic() - started
+    fitter.fit()
     if _is_calibrated(config, model):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
-    names = tuple(type(callback).__name__ for callback in own)
-    return _Fit(model.cpu(), history_rows(history), fitter.best_epoch, seconds, callbacks=names)
+    return fitter
 
 
 def _is_calibrated(config: ExperimentConfig, model: nn.Module) -> bool:
@@ -527,9 +559,13 @@ def _collect(
     fits: dict[int, _Fit],
 ) -> Run:
     """Score every seed and put together what the folder holds."""
+    validated = [fit.chosen or fit.model for fit in fits.values()]  # those that had not heard the clips
     tables = {
-        part: [score_model(fit.model, view, warmup_ms=config.warmup_ms) for fit in fits.values()]
-        for part, view in ((TEST, views[2]), (VALIDATION, views[1]))
+        part: [score_model(model, view, warmup_ms=config.warmup_ms) for model in models]
+        for part, view, models in (
+            (TEST, views[2], [fit.model for fit in fits.values()]),
+            (VALIDATION, views[1], validated),
+        )
     }
     names, reasons = tables[TEST][0].neurons, tables[TEST][0].reasons
     columns = {part: [table.columns for table in per_seed] for part, per_seed in tables.items()}
@@ -618,6 +654,7 @@ def _options_of_the_fit(config: ExperimentConfig) -> dict[str, str]:
         "grad_clip": (config.grad_clip, f"gradients clipped at a norm of {config.grad_clip}"),
         "weight_average": (config.weight_average, f"of all steps, decay {config.weight_average:g}"),
         "band_shift": (config.band_shift, f"training clips by up to {config.band_shift} band(s) at random"),
+        "refit": (config.refit, "on training and validation clips, after the choice of the epoch"),
     }
     return {name: text for name, (chosen, text) in said.items() if chosen}
 

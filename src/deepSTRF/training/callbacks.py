@@ -43,6 +43,7 @@ __all__ = [
     "EarlyStopping",
     "FitDivergedError",
     "FitterLike",
+    "LastWeights",
     "LogFunction",
     "NonFiniteGuard",
     "PerNeuronBest",
@@ -347,6 +348,14 @@ class BestWeights(Callback):
             names = [name for name in {**ours, **shapes} if shapes.get(name) != ours.get(name)]
             raise ValueError(f"the best weights have other names or shapes than the model: {names[:5]}")
         self.state = state["weights"]
+
+
+class LastWeights(Callback):
+    """A fit that nothing validates ends with the weights of its last epoch."""
+
+    def on_epoch_end(self, fitter: FitterLike, epoch: int, record: dict[str, Any]) -> None:
+        """Keep this epoch's weights, whatever its score."""
+        fitter.best_weights.keep(fitter.model)
 
 
 def per_neuron_tensors(readout: nn.Module, n_neurons: int) -> list[str]:
