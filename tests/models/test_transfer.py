@@ -17,7 +17,6 @@ from deepSTRF.models.wav2spec import CausalLEAF, CausalMelSpectrogram
 from deepSTRF.training import Fitter, make_loaders, score_model
 
 BANDS, NEW = 12, 3
-AUDIO = {"audio_fs": 16000.0, "dt_ms": 5.0}
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, 
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import MAIN_SCORE, START_OF_CSV, Run, ScoreRow
 from deepSTRF.metrics.scores import metric_named, metric_order
+from deepSTRF.models import pretrained_models
 from deepSTRF.registry import (
     BACKBONES,
     DATASETS,
@@ -79,9 +80,13 @@ def list_datasets() -> None:
 
 
 def list_models() -> None:
-    """Print every registered model, fit in closed form, part of a model and loss."""
+    """Print every registered model, fitted model that ships, fit in closed form, part of a model and loss."""
     console = stdout_console()
     _list(console, "Models", MODELS)
+    console.print("\nFitted models (in Python: load_pretrained(NAME))", style="bold")
+    for name, summary in pretrained_models().items():
+        console.print(f"\n  {name}", style="bold cyan")
+        console.print(Padding(summary, (0, 0, 0, INDENT)))
     console.print()
     _list(console, "Fits in closed form (a name for --model)", SOLVERS)
     console.print()

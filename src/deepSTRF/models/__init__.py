@@ -16,6 +16,7 @@ from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.kernels import CausalSTRFConv, ParametricSTRF, SeparableSTRF
 from deepSTRF.models.norms import CausalLayerNorm
 from deepSTRF.models.prefiltering import AdapTrans, ICAdaptation, make_prefiltering
+from deepSTRF.models.pretrained import load_pretrained, pretrained_models
 from deepSTRF.models.readouts import LinearReadout, STRFReadout
 from deepSTRF.models.streaming import FramewiseMixin, Streamable
 
@@ -41,6 +42,8 @@ __all__ = [
     "audio",
     "backbones",
     "io",
+    "load_pretrained",
     "make_prefiltering",
+    "pretrained_models",
     "wav2spec",
 ]
