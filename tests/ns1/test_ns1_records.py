@@ -16,6 +16,7 @@ import ns1_tables
 from deepSTRF.datasets import parse_split
 from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.metrics import normalized_corrcoef
+from deepSTRF.models.audio import GatedNet
 from ns1_arms import GROUPS, PUBLISHED, all_arms
 
 ROOT = Path(__file__).parents[2]
@@ -151,8 +152,10 @@ def test_a_row_per_arm_with_a_record():
 
 def test_published_scores_are_reached_or_not():
     low, high = {"protocols": {"14/3/3": _record([0.1])}}, {"protocols": {"14/3/3": _record([0.9])}}
-    rows = ns1_tables.published_table(lambda name: high if name == "leaf" else low).splitlines()[2:]
+    text, notes = ns1_tables.published_table(lambda name: high if name == "leaf" else low).split("\n\n")
+    rows = text.splitlines()[2:]
     assert len(rows) == len(PUBLISHED)
+    assert [note.split(":")[0] for note in notes.splitlines()] == ["* mel", "* ICNet"]
     assert [row.split(" | ")[0] for row in rows if row.endswith("| yes |")] == ["| LEAF and `Linear`"]
 
 
@@ -192,6 +195,14 @@ def test_a_task_is_one_seed_of_one_split():
     assert _clips(config.split)[2] == [3, 8, 13, 18]
     others = [ns1_records.Task("leaf", "five-fold", 3, 3), ns1_records.Task("leaf", "five-fold", 2, 4)]
     assert len({task.folder(), *(other.folder() for other in others)}) == 3
+
+
+def test_an_arm_may_take_the_choices_of_its_model():
+    config = all_arms()["gatednet"].config(seeds=(2,))
+    for name, value in GatedNet.recommended.items():
+        assert getattr(config, name) == value, name
+    assert (config.dataset_options["alignment"], config.seeds) == ("causal", (2,))
+    assert ns1_records.read_choices(["model=gatednet recommended=true epochs=9"]).epochs == 9
 
 
 def test_longer_fits_have_a_folder_of_their_own():
