@@ -48,6 +48,15 @@ def test_every_file_states_the_version_and_the_date_of_the_release():
     assert released.groups() == (deepSTRF.__version__, citation("date-released"))
 
 
+def test_the_changelog_has_each_section_and_each_line_once():
+    sections = re.split(r"^## ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for section in sections[1:]:
+        lines = section.splitlines()
+        for start in ("### ", "#### ", "- "):
+            found = [line for line in lines if line.startswith(start)]
+            assert sorted(found) == sorted(set(found))
+
+
 def test_the_deposit_says_what_the_citation_says():
     deposit = json.loads((ROOT / ".zenodo.json").read_text(encoding="utf-8"))
     assert deposit["title"] == citation("title")
