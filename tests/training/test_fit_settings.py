@@ -12,7 +12,7 @@ from deepSTRF.crossval import fit_folds
 from deepSTRF.datasets import plan_folds
 from deepSTRF.experiments import ExperimentConfig
 from deepSTRF.metrics import poisson_loss
-from deepSTRF.models.audio import Linear
+from deepSTRF.models.audio import GatedNet
 from deepSTRF.registry import MODELS
 from deepSTRF.training import (
     BandShift,
@@ -150,16 +150,23 @@ def test_the_same_dictionary_suits_one_fit_several_seeds_and_folds(kit, recordin
 
 
 def test_callbacks_say_which_fit_they_belong_to():
-    assert FitCallbacks(0.9, 2, None).describe() == "WeightAveraging(decay=0.9), BandShift(max_bands=2)"
-    assert FitCallbacks(0.0, 0, None).describe() == ""
+    assert FitCallbacks(0.9, 2, True, None).describe() == "WeightAveraging(decay=0.9), BandShift(max_bands=2)"
+    assert FitCallbacks(0.0, 0, False, None).describe() == ""
 
 
-def test_recommended_choices_of_every_model_are_settings():
-    for name, entry in MODELS.items():
-        config = dict(getattr(entry, "recommended", {}))
-        assert isinstance(fit_settings(**config), dict), name
-        assert isinstance(ExperimentConfig(model=name, **config), ExperimentConfig)
-    assert Linear.recommended == {}
+def test_standardised_bands_are_asked_of_the_model(kit, recording):
+    settings = fit_settings(standardize=True, epochs=1)
+    with pytest.raises(ValueError, match=r"build it with Linear\(\.\.\., standardize=True\)"):
+        Fitter(kit.linear(), *kit.loaders(recording), **settings).fit()
+    fitter = Fitter(kit.linear(standardize=True), *kit.loaders(recording), **settings)
+    assert len(fitter.fit()) == 1
+    assert fitter.model.standardizer.fitted
+
+
+def test_the_best_model_is_fitted_as_its_page_says(kit, recording):
+    model = GatedNet(kit.BANDS, kit.NEURONS, standardize=True, kernel_size=3, core_size=4)
+    settings = fit_settings(**{**GatedNet.recommended, "epochs": 2})
+    assert len(Fitter(model, *kit.loaders(recording), seed=0, **settings).fit()) == 2
 
 
 def test_recommendations_of_every_model_are_taken_whole() -> None:

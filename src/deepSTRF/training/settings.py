@@ -12,7 +12,7 @@ from torch import Tensor
 from deepSTRF._validation import check_choice, check_positive_int, checked_but
 from deepSTRF.registry import LOSSES
 from deepSTRF.training.augmentation import BandShift
-from deepSTRF.training.callbacks import Callback
+from deepSTRF.training.callbacks import Callback, FitterLike
 from deepSTRF.training.fitter import CallbackFactory, check_callback_factory, made_by
 from deepSTRF.training.optimization import SCHEDULES, adamw, learning_rate_schedule
 from deepSTRF.training.weight_averaging import WeightAveraging
@@ -66,8 +66,7 @@ def fit_settings(
     band_shift : int
         Largest shift of `BandShift` in bands; 0 is none.
     standardize : bool
-        No argument of a fit but of the model, which is built with it; taken here so that
-        ``model.recommended`` can be given whole.
+        Of the model, which is built with ``standardize=True``: a fit of one that is not is refused.
     callbacks : callable, optional
         ``callbacks(seed)`` returns further callbacks for a fit.
 
@@ -93,7 +92,7 @@ def fit_settings(
     check_positive_int("epochs", epochs)
     check_choice("schedule", schedule, SCHEDULES)
     check_callback_factory("callbacks", callbacks)
-    made = FitCallbacks(weight_average, band_shift, callbacks)
+    made = FitCallbacks(weight_average, band_shift, standardize, callbacks)
     made.own()  # an illegal decay or shift is known now
     return {
         "loss_fn": LOSSES.get(loss) if isinstance(loss, str) else loss,
@@ -121,6 +120,7 @@ class FitCallbacks:
 
     weight_average: float
     band_shift: int
+    standardize: bool
     more: CallbackFactory | None
 
     def own(self) -> list[Callback]:
@@ -128,6 +128,7 @@ class FitCallbacks:
         return [
             *([WeightAveraging(self.weight_average)] if self.weight_average else []),
             *([BandShift(self.band_shift)] if self.band_shift else []),
+            *([StandardizedModel()] if self.standardize else []),
         ]
 
     def __call__(self, seed: int) -> list[Callback]:
@@ -135,4 +136,17 @@ class FitCallbacks:
 
     def describe(self) -> str:
         """What of them the weights of a fit depend on."""
-        return ", ".join(callback.describe() for callback in self.own())
+        return ", ".join(text for callback in self.own() if (text := callback.describe()))
+
+
+class StandardizedModel(Callback):
+    """Refusal of a model that takes its bands as they are."""
+
+    def on_fit_start(self, fitter: FitterLike) -> None:
+        """Look at the model."""
+        if getattr(fitter.model, "standardizer", None) is None:
+            name = type(fitter.model).__name__
+            raise ValueError(
+                f"standardize=True is a choice of the model, and this {name} takes its bands as they are: "
+                f"build it with {name}(..., standardize=True), or leave standardize out of these choices"
+            )
