@@ -31,7 +31,7 @@ plot_probe_curves(
 )
 plot_strf_grid(
     fields,
-    titles=[f"neuron 1, penalty {penalty:.0f}" for penalty in shown],
+    titles=[f"penalty {penalty:.0f}" for penalty in shown],
     dt_ms=ds.dt,
     ncols=3,
     frequencies_hz=ds.frequencies_hz,
