@@ -89,7 +89,10 @@ def _folder(variable: str) -> Path:
     named = os.environ.get(variable)
     if named:
         return Path(named).expanduser()
-    import pooch
+    with warnings.catch_warnings():
+        # tqdm, which pooch imports for bars that are not used here, asks notebooks to install ipywidgets
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        import pooch
 
     return Path(pooch.os_cache("deepSTRF"))
 
