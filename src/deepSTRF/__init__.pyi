@@ -26,7 +26,6 @@ from .interpret import strf_tuning as strf_tuning
 from .interpret.dstrf import dstrf as dstrf
 from .models import NeuralModel as NeuralModel
 from .models import load_pretrained as load_pretrained
-from .models import pretrained_models as pretrained_models
 from .models.audio import ConvNet2D as ConvNet2D
 from .models.audio import DeepEncoder as DeepEncoder
 from .models.audio import DNet as DNet

@@ -37,8 +37,6 @@ class GatedNet(StateNet):
         Neurons, N.
     n_filters, n_neighbours : int
         Units of the band filters, and bands on either side that they see.
-    prefiltering : nn.Module, dict or None
-        See `AudioEncodingModel`.
     kernel_size, stride : int
         Bands that a position of the encoder spans, and bands from one to the next.
     hidden_channels : int
@@ -47,6 +45,8 @@ class GatedNet(StateNet):
         Recurrent cores, and units of each.
     output_activation : nn.Module, str or None
         Applied with the neurons on the last axis; a name is one of `ACTIVATIONS`.
+    prefiltering : nn.Module, dict or None
+        See `AudioEncodingModel`.
     wav2spec : nn.Module or None
         Front-end for waveforms; None expects spectrograms.
     dropout : float
