@@ -95,16 +95,17 @@ def published_table(result_of: ResultOf) -> str:
         found = result_of(one.arm)["protocols"].get("14/3/3")
         tuned = None if one.tuned is None else result_of(one.tuned)["protocols"].get("14/3/3")
         best = max((mean_score(each) for each in (found, tuned) if each), default=math.nan)
+        reached = round(best, 3) >= high  # published scores have three digits
         rows.append(
             [
                 one.model,
                 f"{low:g}" if low == high else f"{low:g} to {high:g}",
                 one_score(one.arm, found),
                 one_score(one.tuned, tuned),
-                "yes" if best >= high else "no",
+                "yes" if reached else "no",
             ]
         )
-        if best < high and one.note:
+        if not reached and one.note:
             notes.append(f"* {one.note}")
     head = [
         "model",
@@ -158,8 +159,9 @@ def all_sections(result_of: ResultOf) -> dict[str, tuple[str, str]]:
     sections = {
         "ns1-published": (
             "Published scores on NS1, and ours",
-            "119 units, clips split 14/3/3 by index. Published scores are of one seed, ours are mean ± sd over seeds. The arms "
-            f"and their settings stand in `benchmarks/ns1_arms.py`.\n\n{published_table(result_of)}\n\n"
+            "119 units, clips split 14/3/3 by index. Published scores are of one seed, ours are mean ± sd over seeds. Arms named "
+            "`-refit` were fitted anew on training and validation clips, once all was chosen, which the published models were not. "
+            f"The arms and their settings stand in `benchmarks/ns1_arms.py`.\n\n{published_table(result_of)}\n\n"
             f"{best_line(result_of)}",
         )
     }
