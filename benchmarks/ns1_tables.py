@@ -85,7 +85,7 @@ def protocol_table(names: Iterable[str], protocol: str, result_of: ResultOf) -> 
 
 
 def published_table(result_of: ResultOf) -> str:
-    """Published scores beside ours of the same configuration; "yes" where our mean over seeds reaches them.
+    """Published scores beside ours of the same configuration; "yes" where our mean reaches the highest.
 
     Below: what was tried for those that are not reached.
     """
@@ -94,18 +94,20 @@ def published_table(result_of: ResultOf) -> str:
         low, high = one.score
         found = result_of(one.arm)["protocols"].get("14/3/3")
         tuned = None if one.tuned is None else result_of(one.tuned)["protocols"].get("14/3/3")
-        best = max((mean_score(each) for each in (found, tuned) if each), default=math.nan)
-        reached = round(best, 3) >= high  # published scores have three digits
+        best = max((published_form(each) for each in (found, tuned) if each), default=math.nan)
+        reached = "yes" if best >= high else "no"
+        if reached == "yes" and (one.tuned or "").endswith("-refit") and published_form(found) < high:
+            reached = "only refitted"
         rows.append(
             [
                 one.model,
                 f"{low:g}" if low == high else f"{low:g} to {high:g}",
                 one_score(one.arm, found),
                 one_score(one.tuned, tuned),
-                "yes" if reached else "no",
+                reached,
             ]
         )
-        if not reached and one.note:
+        if reached != "yes" and one.note:
             notes.append(f"* {one.note}")
     head = [
         "model",
@@ -129,14 +131,15 @@ def best_line(result_of: ResultOf) -> str:
     return f"Our best model, by validation scores: {one_score(name, known[name])}{more}."
 
 
-def mean_score(found: Mapping[str, Any]) -> float:
-    return float(np.mean(found["score"]["per_seed"]))
+def published_form(found: Mapping[str, Any]) -> float:
+    """Mean over seeds in the centring of published scores, to their three digits."""
+    return float(spread(found["published form"]).split()[0])
 
 
 def one_score(name: str | None, found: Mapping[str, Any] | None) -> str:
     if name is None or found is None:
         return ""
-    return f"{spread(found['score']['per_seed'])} (`{name}`)"
+    return f"{spread(found['score']['per_seed'])}; {published_form(found):.3f} (`{name}`)"
 
 
 def command(names: Sequence[str], protocol: str) -> str:
@@ -159,7 +162,8 @@ def all_sections(result_of: ResultOf) -> dict[str, tuple[str, str]]:
     sections = {
         "ns1-published": (
             "Published scores on NS1, and ours",
-            "119 units, clips split 14/3/3 by index. Published scores are of one seed, ours are mean ± sd over seeds. Arms named "
+            "119 units, clips split 14/3/3 by index. Published scores are of one seed. Ours are mean ± sd over seeds, and after the "
+            "semicolon the mean in the *published form* of the score, in which *reached* compares. Arms named "
             "`-refit` were fitted anew on training and validation clips, once all was chosen, which the published models were not. "
             f"The arms and their settings stand in `benchmarks/ns1_arms.py`.\n\n{published_table(result_of)}\n\n"
             f"{best_line(result_of)}",

@@ -151,7 +151,9 @@ def test_a_row_per_arm_with_a_record():
 
 
 def test_published_scores_are_reached_or_not():
-    low, high = {"protocols": {"14/3/3": _record([0.1])}}, {"protocols": {"14/3/3": _record([0.9])}}
+    low, high = (
+        {"protocols": {"14/3/3": _record([score], **{"published form": [score]})}} for score in (0.1, 0.9)
+    )
     text, notes = ns1_tables.published_table(lambda name: high if name == "leaf" else low).split("\n\n")
     rows = text.splitlines()[2:]
     assert len(rows) == len(PUBLISHED)
@@ -160,11 +162,14 @@ def test_published_scores_are_reached_or_not():
 
 
 def test_the_best_model_is_chosen_by_validation_scores():
-    records = {"mel": _record([0.9], validation=[0.5]), "leaf": _record([0.6], validation="0.700 ± 0.010")}
+    records = {
+        "mel": _record([0.9], validation=[0.5], **{"published form": [0.91]}),
+        "leaf": _record([0.6], validation="0.700 ± 0.010", **{"published form": "0.610 ± 0.010"}),
+    }
     text = ns1_tables.best_line(
         lambda name: {"protocols": {"14/3/3": records[name]} if name in records else {}}
     )
-    assert text == "Our best model, by validation scores: 0.600 (`leaf`)."
+    assert text == "Our best model, by validation scores: 0.600; 0.610 (`leaf`)."
 
 
 def test_pages_show_what_is_stored():
