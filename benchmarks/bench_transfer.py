@@ -143,7 +143,11 @@ def compare(name: str, draws: int) -> Iterator[tuple[int, str]]:
     test = range(17, 20)
     begin = time.process_time()
     core = fit(
-        new_net(ds.F, n_core, 0), mine.select(clips=range(14)), mine.select(clips=range(14, 17)), one_rate
+        new_net(ds.F, n_core, 0),
+        mine.select(clips=range(14)),
+        mine.select(clips=range(14, 17)),
+        one_rate,
+        *CORE_STEPS,
     )
     fact = f"{name}: the core on its own {n_core} neurons {score(core, mine.select(clips=test)):.3f}; "
     fact += f"{time.process_time() - begin:.0f} s of processor time. {theirs.N_neurons} new neurons."
