@@ -50,7 +50,7 @@ extensions = [
     "myst_nb",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "gallery", "**.ipynb"]
+exclude_patterns = ["_build", "gallery", "**.ipynb", "**sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "py:obj"  # `Fitter` in a docstring is a link
 suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions
