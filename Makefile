@@ -27,10 +27,12 @@ help:
 # torch goes first and alone: whatever else is installed then finds it there and brings no second build.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	@echo "installing PyTorch into $(VENV): the largest part, some minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.torch pyproject.toml src/deepSTRF/__init__.py
+	@echo "installing deepSTRF and what it needs"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
 	@touch $@
 
