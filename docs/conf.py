@@ -53,7 +53,8 @@ extensions = [
 exclude_patterns = ["_build", "gallery", "**.ipynb", "**sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "py:obj"  # `Fitter` in a docstring is a link
-suppress_warnings = ["config.cache"]  # sphinx-gallery's settings hold functions
+# sphinx-gallery's settings hold functions; a cell that is not run is read as Python, where "!" is none
+suppress_warnings = ["config.cache", "misc.highlighting_failure"]
 
 # -- Pages and notebooks -------------------------------------------------------------------------------------
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
