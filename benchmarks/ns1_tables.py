@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ns1_arms import GROUPS, PUBLISHED, Group, all_arms
+from ns1_arms import BEST_NOTE, GROUPS, PUBLISHED, Group, all_arms
 from ns1_protocols import PROTOCOLS
 from results_page import PAGE, table, write_section
 
@@ -128,7 +128,7 @@ def best_line(result_of: ResultOf) -> str:
     name = max(known, key=lambda each: float(spread(known[each]["validation"]).split()[0]))
     mixed = cells(known[name])["averaged"]
     more = f"; the average of the seeds' predictions {mixed.split()[0]}" if mixed else ""
-    return f"Our best model, by validation scores: {one_score(name, known[name])}{more}."
+    return f"Our best model, by validation scores: {one_score(name, known[name])}{more}. {BEST_NOTE}"
 
 
 def published_form(found: Mapping[str, Any]) -> float:

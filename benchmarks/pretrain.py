@@ -1,14 +1,12 @@
 """Fit and write the checkpoints that ship with deepSTRF: `python benchmarks/pretrain.py [NAME ...]`.
 
-Choices are those of the arms of `ns1_arms.py` (and of the recommended configuration of the best model), seed 0, split
-14/3/3, all 119 neurons. Run folders go to `runs/pretrained-<name>` and are read when they are finished; checkpoints go to
+Choices are those of the arms of `ns1_arms.py`, seed 0, split 14/3/3, all 119 neurons. Run folders go to `runs/pretrained-<name>` and are read when they are finished; checkpoints go to
 `src/deepSTRF/pretrained/<recording>/<name>`. Needs NS1: set DEEPSTRF_DATA_DIR.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 
 from deepSTRF.experiments import ExperimentConfig, run_experiment
 from deepSTRF.models import NeuralModel
-from ns1_arms import BASE, GROUPS
+from ns1_arms import GROUPS
 
 SHIPPED = Path(__file__).resolve().parent.parent / "src" / "deepSTRF" / "pretrained"
 #: Together, in bytes: what everybody who installs the package gets.
@@ -35,11 +33,7 @@ LICENSE = (
 
 
 def _arm(group: str, name: str) -> ExperimentConfig:
-    return dataclasses.replace(BASE, seeds=(0,), **GROUPS[group].arms[name].changes)
-
-
-def _best() -> ExperimentConfig:
-    return ExperimentConfig.recommended("gatednet", dataset="ns1", split="14/3/3").with_changes(seeds=(0,))
+    return GROUPS[group].arms[name].config(seeds=(0,))
 
 
 def _ridge() -> ExperimentConfig:
@@ -49,7 +43,7 @@ def _ridge() -> ExperimentConfig:
 
 #: Name: (what it is, the configuration of its fit).
 MODELS: dict[str, tuple[str, Callable[[], ExperimentConfig]]] = {
-    "ns1/best": ("GatedNet on the spectrogram", _best),
+    "ns1/best": ("GatedNet on the causal spectrogram", lambda: _arm("models", "gatednet")),
     "ns1/leaf-linear": (
         "Linear behind a learned LEAF front-end, from the waveform",
         lambda: _arm("front-ends", "leaf"),
