@@ -36,6 +36,7 @@ INVENTED = re.compile(r"neuron(\d{3,})")
 #: Entries that another front-end makes void.
 STIMULI = (
     "audio_fs", "hop", "n_bands", "frequencies_hz", "features", "feature_rows", "level", "standardized",
+    "look_ahead_ms",
 )  # fmt: skip
 #: Unit of responses that state none; it is not compared.
 UNSTATED = "arbitrary units"
@@ -73,6 +74,8 @@ class FittedOn:
         Unit and kind of the responses, level of the sounds, as the dataset states them.
     standardized : bool or None
         Whether the dataset had standardised the stimuli.
+    look_ahead_ms : float or None
+        How far the frames of spectrograms look ahead, where the dataset states it (NS1's two alignments).
     sounds, validation_sounds : tuple of str
         Fingerprints of the sounds (``source_fingerprint``) that trained the model, and that chose its epoch
         or penalty.
@@ -102,6 +105,7 @@ class FittedOn:
     response_kind: str | None = None
     level: str | None = None
     standardized: bool | None = None
+    look_ahead_ms: float | None = None
     sounds: tuple[str, ...] = ()
     validation_sounds: tuple[str, ...] = ()
     recording: str | None = None
@@ -236,6 +240,7 @@ class FittedOn:
             ("dt_ms", "bins of {:.12g} ms"), ("audio_fs", "sounds at {:.12g} Hz"), ("n_bands", "{} bands"),
             ("hop", "bins of {} samples"), ("level", "sounds of level {!r}"),
             ("standardized", "stimuli standardised by the dataset: {}"),
+            ("look_ahead_ms", "spectrograms that look {:g} ms ahead"),
         ):  # fmt: skip
             ours, theirs = getattr(self, name), facts[name]
             if ours is None or theirs is None or ours == theirs:
@@ -251,7 +256,7 @@ class FittedOn:
         if differences:
             raise ValueError(
                 f"{what} has {'; '.join(differences)}: make its stimuli and responses as those of the fit "
-                f"(dt_ms, bands, sample rate, level), or fit a model to it; {SWITCH_OFF}"
+                f"(dt_ms, bands, sample rate, level, alignment), or fit a model to it; {SWITCH_OFF}"
             )
 
     def _other_features(self, facts: Mapping[str, Any], than: str) -> list[str]:
@@ -360,6 +365,8 @@ def _stimulus_facts(dataset: Any) -> dict[str, Any]:
             known = getattr(dataset, "feature_frequencies", {})
             hertz = [value for name in features for value in known.get(name, ())] or None
         facts["frequencies_hz"] = None if hertz is None else tuple(float(value) for value in hertz)
+        ahead = getattr(dataset, "facts", {}).get("look_ahead_ms")
+        facts["look_ahead_ms"] = None if ahead is None else float(ahead)
     if hasattr(dataset, "stim_normalization"):
         facts["standardized"] = dataset.stim_normalization is not None
     return facts
