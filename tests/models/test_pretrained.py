@@ -106,5 +106,5 @@ def test_scores_are_those_of_the_card(name: str) -> None:
 @pytest.mark.ns1
 def test_the_other_alignment_of_the_spectrogram_is_refused() -> None:
     """The best network scores 0.74 in the place of 0.82 on frames that are 5 ms early."""
-    with pytest.raises(ValueError, match="spectrograms that look 5 ms ahead .*look 0 ms ahead"):
+    with pytest.raises(ValueError, match=r"spectrograms that look 5 ms ahead .*look 0 ms ahead"):
         score_model(load_pretrained("ns1/best"), NS1Dataset().select(clips=[17]))
