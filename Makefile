@@ -80,6 +80,7 @@ other-processor: $(VENV)/.dev
 
 # Runs the notebooks and the gallery (on NS1 where it lies), then follows every link inside the site.
 docs: $(VENV)/.docs
+	rm -rf docs/_build/html
 	$(BIN)/python -m sphinx -b html -j 2 -W --keep-going -q docs docs/_build/html
 	$(BIN)/python tools/site_links.py docs/_build/html
 
