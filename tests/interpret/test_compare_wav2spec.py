@@ -141,5 +141,5 @@ def test_utils_holds_two_names_and_loads_nothing_early():
 
     with pytest.raises(AttributeError, match=r"no attribute 'hanning_smoother'"):
         _ = deepSTRF.utils.hanning_smoother
-    with pytest.raises(ImportError, match=r"hanning_smooth of deepSTRF 0\.1 is now"):
+    with pytest.raises(ImportError, match=r"hanning_smooth of the earlier deepSTRF is now"):
         _ = deepSTRF.utils.hanning_smooth
