@@ -125,3 +125,28 @@ def test_band_filters_by_a_plain_loop(channels: int) -> None:
 def test_band_filters_refuse_other_shapes() -> None:
     with pytest.raises(ValueError, match=r"expected spectrograms \(B, 1, 7, T\).*BandFilters"):
         BandFilters(7)(torch.zeros(1, 1, 6, 4))
+
+
+@pytest.mark.parametrize("backbone", [GRU(3, 4), ParallelGRU(3, 4)], ids=["GRU", "ParallelGRU"])
+def test_a_state_of_other_streams_is_refused(backbone: nn.Module) -> None:
+    for streams in (1, 2, 8):
+        with pytest.raises(ValueError, match=f"of {streams} streams and the frames of 4"):
+            backbone.step(torch.randn(4, 6, 3), backbone.init_state(streams))
+
+
+@pytest.mark.parametrize("backbone", [GRU(3, 4), ParallelGRU(3, 4)], ids=["GRU", "ParallelGRU"])
+def test_many_gradients_at_once(backbone: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 5, 3)
+    at_once = torch.autograd.functional.jacobian(backbone, x, vectorize=True)
+    torch.testing.assert_close(at_once, torch.autograd.functional.jacobian(backbone, x))
+
+
+def test_steps_of_several_streams_by_the_library() -> None:
+    """The state that a step returns is what the next one takes, also where each group is a call of cuDNN."""
+    torch.manual_seed(0)
+    backbone, x = ParallelGRU(3, 4), torch.randn(2, 10, 3)
+    layer = backbone.layers[0]
+    _, state = layer.step(x[:, :5], layer.init_state(2))
+    rest = layer._by_cudnn(x[:, 5:], state["h"], tuple(layer.parameters()))
+    torch.testing.assert_close(rest, backbone(x)[:, 5:])

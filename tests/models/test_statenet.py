@@ -247,3 +247,10 @@ def test_locally_connected_errors() -> None:
         LocallyConnected1d(8, 1, 1, 3, dilation=4)
     with pytest.raises(ValueError, match=r"expected \(B, 2, 16\)"):
         LocallyConnected1d(16, 2, 3, 4)(torch.zeros(5, 1, 16))
+
+
+def test_band_filters_leave_no_receptive_fields() -> None:
+    model = StateNet(34, 5, connectivity="STRF", band_filters=4, out_neurons=2)
+    with pytest.raises(ValueError, match=r"recurrent band filters.*STRF_gradmap"):
+        model.STRFs()
+    assert bool(torch.isfinite(model.STRF_gradmap()).all())

@@ -18,7 +18,7 @@ from deepSTRF.interpret.dstrf import dstrf_folds, jackknifed_dstrf
 from deepSTRF.interpret.filter_statistics import nonlinearities
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import DeepEncoder, Linear
-from deepSTRF.training import FitDivergedError, make_loaders
+from deepSTRF.training import FitDivergedError, fit_settings, make_loaders
 
 N_CLIPS, BANDS, NEURONS = 5, 4, 2
 
@@ -342,3 +342,17 @@ def test_a_bar_counts_the_folds(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert repr(fits).endswith("3 fits, 0 missing)")
     with pytest.raises(ValueError, match="progress must be True, False or 'auto'"):
         fit_folds(linear, ds, each(ds), tmp_path, progress="yes", fitter_kwargs={"max_epochs": 1})
+
+
+def test_models_that_standardise_their_input(tmp_path):
+    """What `GatedNet.recommended` needs; each fold measures the bands of its own training clips."""
+    ds = recording()
+    settings = fit_settings(epochs=2, standardize=True)
+    callbacks, _ = settings.pop("callbacks"), settings.pop("patience")
+    plan = plan_folds(ds, crossval=True, n_folds=2)
+    fits = fit_folds(
+        lambda seed: Linear(BANDS, 3, NEURONS, standardize=True), ds, plan, tmp_path, callbacks=callbacks,
+        fitter_kwargs=settings,
+    )  # fmt: skip
+    means = [fits.model(fold.name).standardizer.mean for fold in plan.folds]
+    assert not torch.equal(*means)

@@ -41,6 +41,8 @@ def test_the_second_fit_by_hand(tmp_path: Path, schedule: str) -> None:
     for key, values in first.scores.values["validation"].items():
         assert run.scores.values["validation"][key] == pytest.approx(values, abs=1e-6, nan_ok=True), key
     assert run.histories == first.histories
+    assert run.load_model().fitted_on.validation_sounds == ()  # all of them trained it
+    assert len(run.load_model().fitted_on.sounds) == 5
     assert dict(run.protocol)["Fit: refit"].startswith("on training and validation clips")
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepSTRF.training import Callback, Fitter, StateMismatchError
+from deepSTRF.datasets.audio import SyntheticDataset
+from deepSTRF.models.audio import Linear
+from deepSTRF.training import Callback, Fitter, StateMismatchError, fit_settings, make_loaders
 from deepSTRF.training.optimization import learning_rate_schedule  # inner: what `fit_settings` uses
 
 
@@ -100,3 +102,25 @@ def test_a_resumed_fit_goes_on_in_the_same_schedule_and_in_no_other(kit, recordi
 def test_an_unknown_name_is_an_error():
     with pytest.raises(ValueError, match=r"schedule must be .*'constant', 'cosine'.*'wsd'.*'onecycle'"):
         learning_rate_schedule("onecycle", 3)
+
+
+def test_a_fit_that_was_stopped_begins_anew() -> None:
+    """The rates of a second fit are those of the first, wherever that ended."""
+
+    class Rates(Callback):
+        def __init__(self) -> None:
+            self.rates: list[float] = []
+
+        def on_epoch_end(self, fitter, epoch, record):
+            self.rates.append(fitter.optimizer.param_groups[0]["lr"])
+            fitter.should_stop = epoch == 2 and len(self.rates) == 3
+
+    ds = SyntheticDataset(n_neurons=2, n_clips=3, n_repeats=4)
+    loaders = make_loaders(ds.select(clips=[0, 1]), ds.select(clips=[2]), seed=0)
+    rates = Rates()
+    settings = fit_settings(epochs=6, schedule="cosine", callbacks=lambda seed: [rates])
+    fitter = Fitter(Linear(ds.F, 3, 2), *loaders, seed=0, progress=False, **settings)
+    fitter.fit()
+    fitter.fit()
+    assert rates.rates[:3] == rates.rates[3:6]
+    assert len(rates.rates) == 9

@@ -55,7 +55,7 @@ from deepSTRF.training.optimization import (
 )
 from deepSTRF.training.resume import function_name, model_signature
 from deepSTRF.training.seeds import seeded
-from deepSTRF.training.validate import check_prediction
+from deepSTRF.training.validate import check_prediction, with_standardizer
 
 __all__ = ["dynamic_strf_settings", "fit_folds"]
 
@@ -317,7 +317,7 @@ def _first_model(
                 "which a NeuralModel has: class MyModel(NeuralModel)"
             )
         shortest = min(clips, key=lambda clip: dataset.stims[clip].shape[-1])
-        rates = predict_clips(model, dataset, clips=[shortest])[0]
+        rates = predict_clips(with_standardizer(model, dataset, shortest), dataset, clips=[shortest])[0]
     neurons, _, bins = dataset.response_block(shortest).shape
     check_prediction(rates[None, :, None], batch=1, neurons=neurons, bins=bins)
     return model

@@ -430,6 +430,8 @@ def _fit_seed(
         chosen, again = fitter.model.cpu(), replace(config, epochs=epochs, patience=epochs)
         state = states / f"seed{seed}-refit.pt"
         fitter = _fit_once(again, seed, both, None, state, progress, log, made_by(callbacks, seed))
+        fitted: Any = fitter.model
+        fitted.fitted_on = replace(fitted.fitted_on, validation_sounds=())  # all of them trained it
     seconds = time.monotonic() - started
     names = tuple(type(callback).__name__ for callback in own)
     return _Fit(fitter.model.cpu(), history, best, seconds, callbacks=names, chosen=chosen)

@@ -66,7 +66,7 @@ from deepSTRF.training.objective import (
     monitor_mode,
     owns_loss,
 )
-from deepSTRF.training.optimization import make_optimizer, make_scheduler
+from deepSTRF.training.optimization import EpochSchedule, make_optimizer, make_scheduler
 from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import NoGradientError, check_level, check_prediction
@@ -391,6 +391,8 @@ class Fitter:
             When ``state_path`` holds the state of another fit.
         """
         self.history, self.should_stop = [], False
+        if isinstance(self.scheduler, EpochSchedule):
+            self.scheduler.restart()
         self._left_in_eval = parts_left_in_eval(self.model)
         train_scores, val_scores = self._open_data()
         (train, clips), (val, val_clips) = map(recording_behind, (self.train_loader, self.val_loader))

@@ -108,12 +108,18 @@ class EpochSchedule(LRScheduler):
 
     "cosine": half a cosine, from the whole rate in the first epoch to almost 0 in the last. "wsd": a linear
     warm-up over `WARMUP_SHARE` of the epochs, the whole rate, and a linear decay over the last `DECAY_SHARE`
-    of them; neither end is 0, so that every epoch trains. A second fit of the same `Fitter` begins anew.
+    of them; neither end is 0, so that every epoch trains. `restart` begins anew.
     """
 
     def __init__(self, optimizer: Optimizer, name: str, epochs: int) -> None:
         self.name, self.epochs = name, epochs
         super().__init__(optimizer)
+
+    def restart(self) -> None:
+        """Go back to the first epoch, wherever a fit before ended."""
+        self.last_epoch = 0
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
 
     def share(self, epoch: int) -> float:
         """Rate of an epoch as a share of the whole one."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +48,10 @@ __all__ = [
     "check_prediction",
     "left_as_found",
     "validate_model",
+    "with_standardizer",
 ]
+
+_Model = TypeVar("_Model", bound=nn.Module)
 
 #: Bins of the excerpt, unless the model's receptive field needs more: 0.5 s at 5 ms.
 EXCERPT_BINS = 100
@@ -366,7 +369,7 @@ def validate_model(model: nn.Module, dataset: DatasetLike, *, clip: int | None =
     _check_parameters(model)
     chosen = _first_heard(dataset) if clip is None else int(clip)
     excerpt = _excerpt(model, dataset, chosen)
-    model = _with_standardizer(model, dataset, chosen)
+    model = with_standardizer(model, dataset, chosen)
     check_level(model, dataset)
     with left_as_found(model):
         pred = _check_output(model, dataset, excerpt)
@@ -407,7 +410,7 @@ class _Excerpt:
         return max(1, self.n_bins // 2)
 
 
-def _with_standardizer(model: nn.Module, dataset: DatasetLike, clip: int) -> nn.Module:
+def with_standardizer(model: _Model, dataset: DatasetLike, clip: int) -> _Model:
     """The model, or a copy with its input standardisation measured here while that waits for the fit."""
     standardizer = getattr(model, "standardizer", None)
     if not isinstance(standardizer, nn.Module) or getattr(standardizer, "fitted", True):

@@ -230,6 +230,11 @@ class StateNet(AudioEncodingModel):
                 f"connectivity={self.core.connectivity!r} has no receptive fields of its own: build the "
                 "model with connectivity='STRF', or use the gradient map model.STRF_gradmap()"
             )
+        if isinstance(self.core.filters, BandFilters):
+            raise ValueError(  # noqa: TRY004 - what the model was built with, not a type
+                "the encoder's weights are on recurrent band filters (band_filters), not on bands: use the "
+                "gradient map model.STRF_gradmap()"
+            )
         encoder = cast(CausalSTRFConv, self.core.encoder_layers[0])
         return select_strfs(self, encoder, hidden_idx, polarity, folded, unit)
 

@@ -120,14 +120,19 @@ def _run_groups(x: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 
     ``weights`` are those of ``nn.GRU``, with the axis of groups in front.
     """
-    groups, batch, size = h.shape
+    (batch, frames, _), (groups, streams, size) = x.shape, h.shape
+    if streams != batch:
+        raise ValueError(
+            f"the state is of {streams} streams and the frames of {batch}: give each step the state that the "
+            "last one returned, and start with init_state(batch)"
+        )
     w_in, w_state, b_in, b_state = weights
     gates = 2 * size  # all biases but that of the candidate's state add to the input's
     bias = torch.cat([b_in[:, :gates] + b_state[:, :gates], b_in[:, gates:]], dim=1)
     drive = functional.linear(x, w_in.flatten(0, 1), bias.flatten())
-    drive = drive.view(batch, -1, groups, 3 * size).permute(1, 2, 0, 3).contiguous()
+    drive = drive.view(batch, frames, groups, 3 * size).permute(1, 2, 0, 3).contiguous()
     y = gru_recurrence(drive, h, w_state.mT.contiguous(), b_state[:, gates:])
-    return y.permute(2, 0, 1, 3).reshape(batch, -1, groups * size)
+    return y.permute(2, 0, 1, 3).reshape(batch, frames, groups * size)
 
 
 @BACKBONES.register("parallelgru")
@@ -219,7 +224,9 @@ class _Groups(nn.Module):
         with _cudnn_with_gradient(self, chunk), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "RNN module weights are not part of single contiguous chunk")
             for start, *own in zip(h, *weights, strict=True):
-                y, _ = torch.gru(chunk, start[None], own, True, 1, 0.0, self.training, False, True)
+                y, _ = torch.gru(
+                    chunk, start[None].contiguous(), own, True, 1, 0.0, self.training, False, True
+                )
                 parts.append(y)
         return torch.cat(parts, dim=-1)
 

@@ -46,7 +46,7 @@ def gru_recurrence(drive: Tensor, h: Tensor, weight: Tensor, bias: Tensor) -> Te
     in the order r, z, n; ``h`` (G, B, H) is the state before the first frame, ``weight`` (G, H, 3 H) are the
     transposed recurrent weights, ``bias`` is (G, H).
     """
-    if not runs_in_numpy(drive):
+    if not all(map(runs_in_numpy, (drive, h, weight, bias))):
         return _by_torch(drive, h, weight, bias)
     out: Tensor = _Recurrence.apply(drive, h, weight, bias)  # type: ignore[no-untyped-call]
     return out
@@ -67,13 +67,25 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         drive, h, weight, bias, out = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True
+        again = torch.is_grad_enabled()  # create_graph=True
+        values = None if again else _values(grads[0])
+        if values is None:
             inputs = drive, h, weight, bias
             needed = [tensor for tensor in inputs if tensor.requires_grad]
-            found = iter(torch.autograd.grad(_by_torch(*inputs), needed, grads[0], create_graph=True))
+            with torch.enable_grad():
+                y = _by_torch(*inputs)
+            found = iter(torch.autograd.grad(y, needed, grads[0], create_graph=again))
             return tuple(next(found) if tensor.requires_grad else None for tensor in inputs)
-        arrays = _backward(grads[0].numpy(), h.numpy(), weight.detach().numpy(), out.numpy(), *ctx.inner)
+        arrays = _backward(values, h.detach().numpy(), weight.detach().numpy(), out.numpy(), *ctx.inner)
         return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def _values(grad: Tensor) -> _Array | None:
+    """Values of a gradient; None for many at once, by vmap (``is_grads_batched``)."""
+    try:
+        return grad.detach().numpy() if runs_in_numpy(grad) else None
+    except RuntimeError:
+        return None
 
 
 def _forward(drive: _Array, h: _Array, weight: _Array, bias: _Array) -> tuple[_Array, ...]:
