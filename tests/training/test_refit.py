@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 from deepSTRF.experiments import ExperimentConfig, run_experiment
 from deepSTRF.experiments.build import build_model, load_dataset  # inner: the same model is built by hand
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import Fitter, fit_settings, make_loaders, score_model
+from deepSTRF.training import Callback, Fitter, fit_settings, make_loaders, score_model
 
 OPTIONS = {"n_neurons": 3, "n_clips": 6, "n_repeats": 5}
 
@@ -52,6 +53,31 @@ def test_a_refit_has_its_own_folder_and_is_resumed(tmp_path: Path) -> None:
     run = run_experiment(config(), tmp_path / "run", progress=False)
     again = run_experiment(config(), tmp_path / "run", progress=False)
     assert (run.scores.values["test"]["cc"] == again.scores.values["test"]["cc"]).all()
+    assert not (tmp_path / "run" / "state").exists()
+
+
+def test_an_interrupted_refit_goes_on(tmp_path: Path) -> None:
+    class Stop(Callback):
+        def __init__(self, last: int) -> None:
+            self.left = last
+
+        def on_epoch_end(self, fitter: Any, epoch: int, record: dict[str, Any]) -> None:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+
+    chosen = config(schedule="cosine")
+    whole = run_experiment(chosen, tmp_path / "whole", progress=False, callbacks=lambda seed: [Stop(-1)])
+    stops = iter([Stop(-1), Stop(2)])  # in the second epoch of the second fit
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(chosen, tmp_path / "run", progress=False, callbacks=lambda seed: [next(stops)])
+    assert sorted(path.name for path in (tmp_path / "run" / "state").glob("*.pt")) == [
+        "seed0-refit.pt",
+        "seed0.pt",
+    ]
+    run = run_experiment(chosen, tmp_path / "run", progress=False, callbacks=lambda seed: [Stop(-1)])
+    assert (run.scores.values["test"]["cc"] == whole.scores.values["test"]["cc"]).all()
+    assert not (tmp_path / "run" / "state").exists()
 
 
 def test_what_does_not_go_together(tmp_path: Path) -> None:

@@ -612,14 +612,19 @@ def prepare_folder(
             CONFIG: config.to_toml().encode(),
             RECORDING: sealed_json({"recording": recording}),
         }
-        later = [f"{STATE}/seed{seed}.pt" for seed in config.seeds]
-        replace_folder(work, files.items(), KIND, complete=False, later=later)
-    for seed in config.seeds:
-        check_place(work, f"{STATE}/seed{seed}.pt")
-        state = work / STATE / f"seed{seed}.pt"
+        replace_folder(work, files.items(), KIND, complete=False, later=_states(config))
+    for name in _states(config):
+        check_place(work, name)
+        state = work / name
         if state.is_symlink() or (state.exists() and not state.is_file()):
             raise FileExistsError(f"{state} is a link, pipe or device; remove it first")
     return work
+
+
+def _states(config: ExperimentConfig) -> list[str]:
+    """States of the fits of a run, which are gone when it is finished."""
+    parts = ("", "-refit") if config.refit else ("",)
+    return [f"{STATE}/seed{seed}{part}.pt" for seed in config.seeds for part in parts]
 
 
 def _goes_on(work: Path, config: ExperimentConfig, recording: str | None) -> bool:
