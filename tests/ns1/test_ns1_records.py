@@ -169,7 +169,7 @@ def test_the_best_model_is_chosen_by_validation_scores():
     text = ns1_tables.best_line(
         lambda name: {"protocols": {"14/3/3": records[name]} if name in records else {}}
     )
-    assert text.startswith("Our best model, by validation scores: 0.600; 0.610 (`leaf`). Asked of it")
+    assert text.startswith("Our best model, by validation scores: 0.600; 0.610 (`leaf`). ")
 
 
 def test_pages_show_what_is_stored():
