@@ -395,9 +395,8 @@ class _Fit:
     seconds: float
     closed_form: ClosedFormFit | None = None
     callbacks: tuple[str, ...] = ()  # classes of the user's own
-    chosen: Any = (
-        None  # the model of the first fit, where ``model`` was fitted anew on its validation clips too
-    )
+    # the model of the first fit, where ``model`` was fitted anew on its validation clips too
+    chosen: Any = None
 
 
 def _fit_seed(

@@ -33,13 +33,13 @@ def pretrained_models() -> dict[str, str]:
     >>> pretrained_models()["ns1/ridge"].split("; ")
     ['Ridge STRFs of 125 ms on the spectrogram', 'NS1, ferret ...', 'mean test cc_norm 0.641']
     """
-    folders = sorted(path.parent for path in FOLDER.glob(f"*/*/{CONFIG_FILE}"))
     return {
-        folder.relative_to(FOLDER).as_posix(): str(
-            read_json(folder / METADATA_FILE, _REMEDY).get("summary", "")
-        )
-        for folder in folders
+        name: str(read_json(FOLDER / name / METADATA_FILE, _REMEDY).get("summary", "")) for name in _names()
     }
+
+
+def _names() -> list[str]:
+    return sorted(path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.glob(f"*/*/{CONFIG_FILE}"))
 
 
 @checked
@@ -76,7 +76,7 @@ def load_pretrained(
     >>> model.O, model.F, round(model.wav2spec.audio_fs), model.fitted_on.dt_ms
     (119, 34, 48000, 5.0)
     """
-    names = sorted(path.parent.relative_to(FOLDER).as_posix() for path in FOLDER.glob(f"*/*/{CONFIG_FILE}"))
+    names = _names()
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
         raise ValueError(
