@@ -1,9 +1,10 @@
-"""One small finished run, shared by the tests of this folder."""
+"""One small finished run, and the command line, shared by the tests of this folder."""
 
 from __future__ import annotations
 
 import pytest
 
+from deepSTRF.cli import main
 from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
 
 SMALL = {"n_neurons": 3, "n_clips": 6, "n_repeats": 4, "clip_seconds": 0.5}
@@ -18,3 +19,17 @@ def small_config() -> ExperimentConfig:
 def finished(tmp_path_factory: pytest.TempPathFactory, small_config: ExperimentConfig) -> Run:
     """Two seeds, three neurons; tests only read it."""
     return run_experiment(small_config, tmp_path_factory.mktemp("runs") / "small", progress=False)
+
+
+@pytest.fixture
+def deepstrf(capsys, tmp_path, monkeypatch):
+    """The command line in an empty folder: exit status, output and errors of a call."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([str(word) for word in words])
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return call

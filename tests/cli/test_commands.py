@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from deepSTRF.cli import main
 from deepSTRF.cli.commands import (
     print_scores,  # inner: tested by itself
     read_config,  # inner: tested by itself
@@ -22,19 +21,6 @@ SMALL_FLAGS = [
     *("-o", "n_neurons=3", "-o", "n_clips=6", "-o", "n_repeats=4", "-o", "clip_seconds=0.5"),
     *("--split", "4/1/1", "--epochs", "2", "--quiet"),
 ]
-
-
-@pytest.fixture
-def deepstrf(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 def test_help_is_quick_and_complete():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deepSTRF.cli import main
 from deepSTRF.cli.commands import read_config  # inner: what the command reads, without a fit
 from deepSTRF.cli.errors import UsageProblem
 from deepSTRF.experiments import ExperimentConfig, Run, run_experiment
@@ -15,19 +14,6 @@ from deepSTRF.training import Callback, WeightAveraging
 SMALL = {"n_neurons": 3, "n_clips": 6, "n_repeats": 4, "clip_seconds": 0.5}
 OPTIONS = {"schedule": "wsd", "grad_clip": 0.5, "weight_average": 0.9, "band_shift": 1}
 ADVISED = {"learning_rate": 0.02, "epochs": 4, **OPTIONS}
-
-
-@pytest.fixture
-def deepstrf(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            main([str(word) for word in words])
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return call
 
 
 @pytest.fixture
