@@ -199,7 +199,7 @@ def deepstrf(
     A public recording:      [cyan]deepstrf fit --dataset ns1[/]
     From the raw waveform:   [cyan]deepstrf fit --dataset ns1 --wav2spec mel[/]
     Your own recording:      [cyan]deepstrf import PATH --out mine.npz[/]   (spikes and sounds in files)
-                             [cyan]deepstrf fit --dataset mine.npz[/]
+                             [cyan]deepstrf fit --dataset mine.npz --wav2spec mel[/]
 
     Each fit writes a run folder with its scores, its model and a report to open in a browser.
     """
@@ -261,7 +261,7 @@ def import_(
       deepstrf import lab/ --template --out hints.toml
       deepstrf import lab/ --hints hints.toml --out mine.npz
 
-    Formats and their hints: [cyan]deepstrf datasets[/]. Then: [cyan]deepstrf fit --dataset mine.npz[/].
+    Formats and their hints: [cyan]deepstrf datasets[/]. Then: [cyan]deepstrf fit --dataset mine.npz --wav2spec mel[/].
     """
     from deepSTRF.cli.imports import import_and_print, print_template
 

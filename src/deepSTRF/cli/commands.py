@@ -76,7 +76,7 @@ def list_datasets() -> None:
         )
     console.print("\nImport:      deepstrf import PATH --dt-ms MS --out mine.npz")
     console.print('Arrays:      ds.save("mine.npz") in Python')
-    console.print("Then:        deepstrf fit --dataset mine.npz")
+    console.print("Then:        deepstrf fit --dataset mine.npz --wav2spec mel")
 
 
 def list_models() -> None:
