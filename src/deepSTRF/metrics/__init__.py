@@ -9,13 +9,14 @@ the purpose of each.
 
 from __future__ import annotations
 
-from deepSTRF.metrics._statistics import ScoreStatistics, psth
+from deepSTRF.metrics._statistics import psth
 from deepSTRF.metrics.ceilings import ceiling, compute_CCmax, compute_TTRC
 from deepSTRF.metrics.coherence import coherence, coherence_spectrum
 from deepSTRF.metrics.correlation import corrcoef, fve, normalized_corrcoef, single_repeat_neurons
 from deepSTRF.metrics.losses import gamma_loss, mse_loss, negative_binomial_loss, poisson_loss
 from deepSTRF.metrics.power import fev, feve, noise_power, oracle, signal_power, snr
 from deepSTRF.metrics.quality import neuron_quality, select_neurons
+from deepSTRF.metrics.score_statistics import ScoreStatistics
 from deepSTRF.metrics.scores import Metric
 from deepSTRF.metrics.streaming import PairStatistics, RepeatStatistics, ScoreTracker
 

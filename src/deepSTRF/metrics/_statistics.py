@@ -1,15 +1,14 @@
 """Sufficient statistics of predictions and repeated responses, shared by one-shot and streamed metrics.
 
 `PairMoments`: means, variances and covariance of two series. `RepeatSummary`: PSTH, signal power and noise
-power of single clips; `PooledPowers`: the powers of all clips. `ScoreStatistics`: these beside the moments of
-the predictions; its methods are the scores. Bins that do not count are left out everywhere (`valid_samples`).
+power of single clips; `PooledPowers`: the powers of all clips. Bins that do not count are left out everywhere
+(`valid_samples`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -18,7 +17,7 @@ from torch.nn.functional import pad
 
 from deepSTRF._validation import check_choice, checked
 
-__all__ = ["ScoreStatistics", "psth"]
+__all__ = ["psth"]
 
 REDUCTIONS = ("none", "mean", "median", "sum")
 CENTRINGS = ("concat", "clip", "published")
@@ -304,8 +303,13 @@ class PairMoments(Fields):
             (deviation_x * deviation_y).sum(-1),
         )
 
-    def pool(self, axis: int = 0) -> Self:
-        """Moments of all chunks along one axis together."""
+    def pool(self, axis: int = 0, weights: Tensor | None = None) -> Self:
+        """Moments of all chunks along one axis together; along the first as often as ``weights`` (B, S) say.
+
+        Sums are taken about the mean of all chunks: the weights cost no digits where the means are large.
+        """
+        if weights is not None:
+            return self._weighted(weights)
         count = self.count.sum(axis)
         mean_x, mean_y = (pooled_mean(self.count, mean, axis) for mean in (self.mean_x, self.mean_y))
         gap_x = torch.where(self.count > 0, self.mean_x - mean_x.unsqueeze(axis), 0.0)
@@ -317,6 +321,22 @@ class PairMoments(Fields):
             (self.xx + self.count * gap_x * gap_x).sum(axis),
             (self.yy + self.count * gap_y * gap_y).sum(axis),
             (self.xy + self.count * gap_x * gap_y).sum(axis),
+        )
+
+    def _weighted(self, weights: Tensor) -> Self:
+        anchor_x, anchor_y = (pooled_mean(self.count, mean, 0) for mean in (self.mean_x, self.mean_y))
+        gap_x = torch.where(self.count > 0, self.mean_x - anchor_x, 0.0)
+        gap_y = torch.where(self.count > 0, self.mean_y - anchor_y, 0.0)
+        count = weigh(self.count, weights)
+        safe = torch.where(count > 0, count, torch.ones_like(count))
+        mean_x, mean_y = (weigh(self.count * gap, weights) / safe for gap in (gap_x, gap_y))
+        return type(self)(
+            count,
+            anchor_x + mean_x,
+            anchor_y + mean_y,
+            (weigh(self.xx + self.count * gap_x * gap_x, weights) - count * mean_x * mean_x).clamp(min=0),
+            (weigh(self.yy + self.count * gap_y * gap_y, weights) - count * mean_y * mean_y).clamp(min=0),
+            weigh(self.xy + self.count * gap_x * gap_y, weights) - count * mean_x * mean_y,
         )
 
     def merge(self, other: Self) -> Self:
@@ -335,6 +355,11 @@ class PairMoments(Fields):
         """``1 - error / yy`` for the sum of squared errors; NaN with fewer than two bins or a constant y."""
         varies = ~is_constant(self.yy, self.mean_y, self.count) & (self.count > 1)
         return keep_where(varies, 1 - error / torch.where(varies, self.yy, torch.ones_like(error)))
+
+
+def weigh(values: Tensor, weights: Tensor | None) -> Tensor:
+    """Sum over S clips (S, N, ...) -> (N, ...); with ``weights`` (B, S) of each row of them, (B, N, ...)."""
+    return values.sum(0) if weights is None else torch.tensordot(weights.to(values), values, 1)
 
 
 def centre(x: Tensor, valid: Tensor | None, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -702,7 +727,7 @@ NEGLIGIBLE = 1e-12
 
 @dataclass(frozen=True)
 class PooledPowers(Fields):
-    """Sums over clips, one value per neuron (N,), ``drift*`` (N, R).
+    """Sums over clips, one value per neuron (N,), ``drift*`` (N, R); of resampled clips (B, N), (B, N, R).
 
     ``between`` moments of the clip means, each weighing as its bins; ``within_*`` powers times (bins - 1);
     ``clip_*`` powers times bins, over the ``clip_bins`` of clips with two bins or more; ``*_psth_noise`` the
@@ -724,8 +749,8 @@ class PooledPowers(Fields):
     drift_noise: Tensor
 
     @classmethod
-    def of(cls, clips: ClipPowers) -> Self:
-        """Pool S clips, fields (S, N)."""
+    def of(cls, clips: ClipPowers, weights: Tensor | None = None) -> Self:
+        """Pool S clips, fields (S, N), each as often as ``weights`` (B, S) say."""
         bins, repeats = clips.n_bins, clips.n_repeats
         nothing = torch.zeros_like(bins)
         weight = torch.where(bins > 1, bins, nothing)
@@ -733,18 +758,18 @@ class PooledPowers(Fields):
         psth_noise = clips.noise / repeats.clamp(min=1)
         squared_drift = clips.drift.square().sum(-1)
         return cls(
-            between=PairMoments(bins, clips.mean, nothing, nothing, nothing, nothing).pool(0),
-            clip_bins=weight.sum(0),
-            clip_signal=(weight * clips.signal).sum(0),
-            clip_noise=(weight * clips.noise).sum(0),
-            within_signal=(freedom * clips.signal).sum(0),
-            within_noise=(freedom * clips.noise).sum(0),
-            clip_psth_noise=(weight * psth_noise).sum(0),
-            within_psth_noise=(freedom * psth_noise).sum(0),
-            spread=(bins * squared_drift).sum(0),
-            spread_noise=(bins * repeats * squared_drift).sum(0),
-            drift=(bins.unsqueeze(-1) * clips.drift).sum(0),
-            drift_noise=((bins * repeats.sqrt()).unsqueeze(-1) * clips.drift).sum(0),
+            between=PairMoments(bins, clips.mean, nothing, nothing, nothing, nothing).pool(0, weights),
+            clip_bins=weigh(weight, weights),
+            clip_signal=weigh(weight * clips.signal, weights),
+            clip_noise=weigh(weight * clips.noise, weights),
+            within_signal=weigh(freedom * clips.signal, weights),
+            within_noise=weigh(freedom * clips.noise, weights),
+            clip_psth_noise=weigh(weight * psth_noise, weights),
+            within_psth_noise=weigh(freedom * psth_noise, weights),
+            spread=weigh(bins * squared_drift, weights),
+            spread_noise=weigh(bins * repeats * squared_drift, weights),
+            drift=weigh(bins.unsqueeze(-1) * clips.drift, weights),
+            drift_noise=weigh((bins * repeats.sqrt()).unsqueeze(-1) * clips.drift, weights),
         )
 
     @classmethod
@@ -812,151 +837,3 @@ def signal_to_noise(signal: Tensor, noise: Tensor) -> Tensor:
 def is_reliable(signal: Tensor, noise: Tensor) -> Tensor:
     """Return where the signal power is positive beyond rounding error."""
     return signal > NEGLIGIBLE * (signal.abs() + noise)
-
-
-# ---- Predictions against the responses of clips, and the scores that follow
-
-
-@dataclass(frozen=True)
-class PredictionMoments(Fields):
-    """Moments of a prediction against one or more clips; fields share a shape, (K,) or (S, N).
-
-    ``raw``: of prediction x and PSTH y over all bins that count, centred on the clip. ``pair_mean``,
-    ``variance``, ``covariance``: over the bins and pairs of repeats that the signal power is estimated on, so
-    that numerator and denominator share their samples.
-    """
-
-    raw: PairMoments
-    pair_mean: Tensor
-    variance: Tensor
-    covariance: Tensor
-
-    @classmethod
-    def of(cls, pred: Tensor, responses: RepeatSummary) -> Self:
-        """Moments of a (K, T) prediction against K rows."""
-        dtype = accumulator_dtype(pred.device)
-        mean, square, product = torch.empty(3, len(pred), dtype=dtype, device=pred.device)
-        for piece in row_blocks(pred.unsqueeze(1)):  # whole clips of float64 leave holes in the heap
-            valid = None if responses.valid is None else responses.valid[piece]
-            mean[piece], deviation = centre(pred[piece].to(dtype), valid, responses.count[piece])
-            square[piece] = (deviation * deviation).sum(-1)
-            product[piece] = (deviation * responses.deviation[piece]).sum(-1)
-        raw = PairMoments(responses.count, mean, responses.mean, square, responses.square, product)
-        freedom = (responses.count - 1).clamp(min=1)
-        pair_mean, variance, covariance = mean, square / freedom, product / freedom
-        if responses.ragged is not None and responses.weights is not None:
-            rows = responses.ragged
-            row_mean, row_variance, row_covariance = responses.weights.moments(
-                pred.index_select(0, rows).to(dtype)
-            )
-            pair_mean = pair_mean.index_copy(0, rows, row_mean)
-            variance = variance.index_copy(0, rows, row_variance)
-            covariance = covariance.index_copy(0, rows, row_covariance)
-        return cls(raw, pair_mean, variance, covariance)
-
-
-@checked
-@dataclass(frozen=True)
-class ScoreStatistics:
-    """Sufficient statistics of the scores of a model: its predictions beside the responses.
-
-    Parameters
-    ----------
-    prediction : PredictionMoments, fields (S, N)
-        Moments of the predictions against S clips of N neurons.
-    clips : ClipPowers, fields (S, N)
-        Signal and noise power of those clips.
-    powers : PooledPowers, fields (N,)
-        The same, pooled over clips.
-    centring : {"concat", "clip", "published"}
-        How the noise-corrected correlation of a score table is centred.
-    reliability : mapping of str to Tensor, shape (N,)
-        Columns of `neuron_quality` (``snr``, ``ccmax``, ...); empty where only the predictions are scored.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from deepSTRF.metrics import ScoreTracker
-    >>> responses = torch.rand(3, 5, 60, generator=torch.manual_seed(0))
-    >>> tracker = ScoreTracker()
-    >>> tracker.prepare(0, responses)
-    >>> tracker.update([0], responses.mean(1).reshape(1, 3, 1, 60))
-    >>> tracker.statistics().pooled.correlation().round(decimals=6)
-    tensor([1., 1., 1.], dtype=torch.float64)
-    """
-
-    prediction: PredictionMoments
-    clips: ClipPowers
-    powers: PooledPowers
-    centring: str = "concat"
-    reliability: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    @checked
-    def of(cls, pred: Tensor, responses: Tensor, mask: Tensor | None) -> Self:
-        """Statistics of (B, N, 1, T) predictions and (B, N, R, T) responses, one clip per batch entry."""
-        rows = RepeatSummary.of(responses.detach(), mask)
-        prediction = PredictionMoments.of(pred.detach()[:, :, 0].flatten(0, 1), rows)
-        clips = rows.powers.unflatten(*pred.shape[:2])
-        return cls(prediction.unflatten(*pred.shape[:2]), clips, PooledPowers.of(clips))
-
-    @cached_property
-    def pooled(self) -> PairMoments:
-        """Moments of predictions x and PSTHs y on the concatenated clips, fields (N,)."""
-        return self.prediction.raw.pool(0)
-
-    @cached_property
-    def error(self) -> Tensor:
-        """Sum of squared differences from the PSTH over the concatenated clips, (N,)."""
-        pooled = self.pooled
-        gap = pooled.mean_x - pooled.mean_y
-        return (pooled.xx + pooled.yy - 2 * pooled.xy).clamp(min=0) + pooled.count * gap * gap
-
-    @property
-    def single_repeat(self) -> Tensor:
-        """Neurons without a bin that was recorded twice, bool (N,): their correlation cannot be corrected."""
-        return self.powers.bins == 0
-
-    def correlation(self, centring: str = "concat") -> Tensor:
-        """Raw correlation (N,) on the concatenated clips, or around each clip's means ("clip")."""
-        if centring != "clip":
-            return self.pooled.correlation()
-        raw = self.prediction.raw
-        weight = raw.count / (raw.count - 1).clamp(min=1)  # clips weigh as their bins
-        sums = ((weight * products).sum(0) for products in (raw.xx, raw.yy, raw.xy))
-        return PairMoments(self.pooled.count, self.pooled.mean_x, self.pooled.mean_y, *sums).correlation()
-
-    def cc_norm(self, centring: str) -> Tensor:
-        """Noise-corrected correlation ``Cov(pred, psth) / sqrt(Var(pred) SP)``, (N,); Schoppe et al. (2016).
-
-        Variance, covariance and signal power SP are taken over the bins with two repeats. Neurons without
-        such bins get the raw correlation.
-        """
-        signal_power, noise_power = self.powers.powers(centring)
-        squares, products, freedom, count = self._sums(centring)
-        var, cov = squares / freedom, products / freedom
-        cc_norm = cov / (var.sqrt() * signal_power.sqrt())  # of the roots: tiny products may underflow
-        defined = is_reliable(signal_power, noise_power) & ~is_constant(squares, self.pooled.mean_x, count)
-        return torch.where(self.single_repeat, self.pooled.correlation(), keep_where(defined, cc_norm))
-
-    def _sums(self, centring: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Centred squares of the prediction, products with the PSTH, degrees of freedom, bins; each (N,)."""
-        prediction, bins = self.prediction, self.clips.n_bins
-        unused = torch.zeros_like(bins)
-        if centring == "clip":
-            weight = torch.where(bins > 1, bins, unused)
-            count = weight.sum(0)
-            squares, products = (weight * prediction.variance).sum(0), (weight * prediction.covariance).sum(0)
-            return squares, products, count.clamp(min=1), count
-        pooled = self.pooled
-        if centring == "concat":
-            within = (bins - 1).clamp(min=0)
-            pooled = PairMoments(
-                bins,
-                torch.where(bins > 0, prediction.pair_mean, unused),
-                self.clips.mean,
-                within * prediction.variance,
-                unused,
-                within * prediction.covariance,
-            ).pool(0)
-        return pooled.xx, pooled.xy, (pooled.count - 1).clamp(min=1), pooled.count

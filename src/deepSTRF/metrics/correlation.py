@@ -13,7 +13,6 @@ from torch import Tensor
 from deepSTRF._moved import earlier_keywords
 from deepSTRF._validation import check_choice, check_n_splits, checked
 from deepSTRF.metrics._statistics import (
-    ScoreStatistics,
     check_centring,
     check_pair,
     check_responses,
@@ -22,6 +21,7 @@ from deepSTRF.metrics._statistics import (
     valid_samples,
 )
 from deepSTRF.metrics.ceilings import N_SPLITS, half_split_ceiling
+from deepSTRF.metrics.score_statistics import ScoreStatistics
 
 __all__ = ["corrcoef", "fve", "normalized_corrcoef", "single_repeat_neurons"]
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from deepSTRF.metrics._statistics import ScoreStatistics, keep_where
+from deepSTRF.metrics._statistics import keep_where
+from deepSTRF.metrics.score_statistics import ScoreStatistics
 from deepSTRF.registry import METRICS
 
 __all__ = ["Metric"]

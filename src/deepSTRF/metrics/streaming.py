@@ -18,9 +18,7 @@ from deepSTRF.metrics._statistics import (
     ClipPowers,
     PairMoments,
     PooledPowers,
-    PredictionMoments,
     RepeatSummary,
-    ScoreStatistics,
     check_centring,
     check_clip,
     check_mask,
@@ -31,6 +29,7 @@ from deepSTRF.metrics._statistics import (
     pooled_moments,
     signal_to_noise,
 )
+from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics
 from deepSTRF.registry import METRICS
 
 __all__ = ["PairStatistics", "RepeatStatistics", "ScoreTracker"]

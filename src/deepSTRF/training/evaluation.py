@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from deepSTRF._files import json_safe, write_atomically
 from deepSTRF._text import csv_table
 from deepSTRF._validation import check_non_negative, checked, checked_but
-from deepSTRF.metrics import ScoreTracker, neuron_quality
+from deepSTRF.metrics import ScoreStatistics, ScoreTracker, neuron_quality
 from deepSTRF.metrics.quality import NeuronQuality
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
@@ -31,7 +31,7 @@ from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.objective import MeanScore
 from deepSTRF.training.validate import check_prediction
 
-__all__ = ["ScoreTable", "neuron_names", "scale_note", "score_model", "score_predictions"]
+__all__ = ["ScoreTable", "clip_statistics", "neuron_names", "scale_note", "score_model", "score_predictions"]
 
 Column = npt.NDArray[np.float64]
 
@@ -314,26 +314,10 @@ def _score(
     warmup_ms: float,
 ) -> ScoreTable:
     """Scores of predictions (N, T) of the pieces of each clip; very long clips have several."""
-    tracker = ScoreTracker(centring=centring, max_bytes=0)  # one pass: nothing is kept of a clip
     skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
     scored = _WithoutOnset(dataset, skip)
     cuts = getattr(dataset, "pieces", None) if centring == "concat" else None
-    in_pieces = False
-    for clip in range(len(dataset)):
-        pieces = [(0, 0)] if cuts is None else cuts(clip)
-        in_pieces = in_pieces or len(pieces) > 1
-        for (start, stop), rates in zip(pieces, predict(clip, pieces), strict=True):
-            hidden = max(0, skip - start)
-            if len(pieces) == 1:
-                responses = scored.response_block(clip)
-            elif stop - start > hidden:
-                responses = dataset.response_block(clip, start + hidden, stop)  # type: ignore[call-arg]
-            else:
-                continue
-            tracker.prepare((clip, start), responses)
-            neurons, _, bins = responses.shape
-            pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + hidden)
-            tracker.update([(clip, start)], pred[..., hidden:])
+    tracker, in_pieces = _tracked(predict, dataset, centring, skip, cuts)
     quality = neuron_quality(
         scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
     )
@@ -358,6 +342,51 @@ def _score(
         "confidence": quality.confidence,
     }
     return ScoreTable(names, columns, reasons, facts)
+
+
+def clip_statistics(
+    predictions: Sequence[Tensor], dataset: DatasetLike, *, centring: str = "concat", warmup_ms: float = 0.0
+) -> ScoreStatistics:
+    """Statistics of predictions (N, T), one per clip, from which the scores of any resample of clips follow.
+
+    The clips are those of the data set: ``clip_statistics(predictions, ds).resampled(weights).cc_norm()``.
+    """
+    if len(predictions) != len(dataset):
+        raise ValueError(
+            f"predictions holds one tensor (N, T) per clip, {len(dataset)} of them, got {len(predictions)}"
+        )
+    skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
+    tracker, _ = _tracked(lambda clip, pieces: [predictions[clip]], dataset, centring, skip)
+    return tracker.statistics()
+
+
+def _tracked(
+    predict: Callable[[int, Pieces], Iterable[Tensor]],
+    dataset: DatasetLike,
+    centring: str,
+    skip: int,
+    cuts: Callable[[int], Pieces] | None = None,
+) -> tuple[ScoreTracker, bool]:
+    """A tracker that has seen all clips, and whether any came in pieces."""
+    tracker = ScoreTracker(centring=centring, max_bytes=0)  # one pass: nothing is kept of a clip
+    scored = _WithoutOnset(dataset, skip)
+    in_pieces = False
+    for clip in range(len(dataset)):
+        pieces = [(0, 0)] if cuts is None else cuts(clip)
+        in_pieces = in_pieces or len(pieces) > 1
+        for (start, stop), rates in zip(pieces, predict(clip, pieces), strict=True):
+            hidden = max(0, skip - start)
+            if len(pieces) == 1:
+                responses = scored.response_block(clip)
+            elif stop - start > hidden:
+                responses = dataset.response_block(clip, start + hidden, stop)  # type: ignore[call-arg]
+            else:
+                continue
+            tracker.prepare((clip, start), responses)
+            neurons, _, bins = responses.shape
+            pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + hidden)
+            tracker.update([(clip, start)], pred[..., hidden:])
+    return tracker, in_pieces
 
 
 def scale_note(columns: Mapping[str, Column], neurons: Sequence[str]) -> str | None:
