@@ -261,7 +261,8 @@ def import_(
       deepstrf import lab/ --template --out hints.toml
       deepstrf import lab/ --hints hints.toml --out mine.npz
 
-    Formats and their hints: [cyan]deepstrf datasets[/]. Then: [cyan]deepstrf fit --dataset mine.npz --wav2spec mel[/].
+    Formats and their hints: [cyan]deepstrf datasets[/].
+    Then: [cyan]deepstrf fit --dataset mine.npz --wav2spec mel[/].
     """
     from deepSTRF.cli.imports import import_and_print, print_template
 
