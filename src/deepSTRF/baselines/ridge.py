@@ -26,9 +26,7 @@ from deepSTRF._validation import (
     as_numbers,
     check_choice,
     check_flag,
-    check_non_negative,
     check_not_empty,
-    check_positive_int,
     checked,
     checked_but,
     first_names,
@@ -37,31 +35,36 @@ from deepSTRF.baselines.lagged import (
     ClipFeatures,
     NeuronGroup,
     cross_products,
-    group_neurons,
     lagged_rows,
-    measure_bands,
     row_chunks,
     solve_group,
 )
+from deepSTRF.baselines.linear_fit import (
+    FEWEST_BINS,
+    MAX_BYTES,
+    LinearFit,
+    prepare,
+    strfs_of,
+    write_estimate,
+)
 from deepSTRF.metrics import ScoreTracker
-from deepSTRF.models.audio.linear import Linear, lag_range, window_of_lags
-from deepSTRF.models.fitted_on import band_moments, check_views, remember_fit
+from deepSTRF.models.fitted_on import band_moments
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
-from deepSTRF.training.evaluation import neuron_names
-from deepSTRF.training.validate import check_level
 
-__all__ = ["RidgeFit", "fit_ridge"]
+__all__ = [
+    "SCORES",
+    "RidgeFit",
+    "choose_per_neuron",
+    "default_lambdas",
+    "fit_ridge",
+    "given_lambdas",
+    "validation_scores",
+]
 
 #: Penalties tried, in units of the mean eigenvalue of the features' Gram matrix: from hardly any shrinkage to
 #: far too much for recordings of minutes to hours.
 RELATIVE_LAMBDAS = tuple(10.0**exponent for exponent in torch.linspace(-3.0, 1.4, 12).tolist())
-#: Most bytes of the design matrix held at once.
-MAX_BYTES = 2**28
-#: Fewest bins that a neuron's STRF is estimated from.
-FEWEST_BINS = 2
-#: Lags of an estimate for which nobody chose them.
-DEFAULT_LAGS = 40
 #: Ratios of penalties that ``banded=True`` tries: of two features 13, half a decade apart; of more features
 #: points of a Sobol sequence in the same range, after the equal ones and those with one feature apart.
 RATIO_DECADES, STEPS_PER_DECADE, SOBOL_RATIOS = 3.0, 2, 24
@@ -74,8 +77,8 @@ SCORES = ("cc_norm", "cc")
 
 
 @checked
-@dataclass(frozen=True)
-class RidgeFit:
+@dataclass(frozen=True, kw_only=True)
+class RidgeFit(LinearFit):
     """A ridge estimate and how it was chosen.
 
     Attributes
@@ -123,48 +126,14 @@ class RidgeFit:
     (torch.Size([3, 24, 12]), torch.Size([3]), torch.Size([12, 3]))
     """
 
-    model: Linear
-    weight: Tensor
-    bias: Tensor
     lambdas: Tensor
     grid: Tensor
     lambda_scale: Tensor
-    scores: dict[str, Tensor]
     shared_lambda: float
     per_neuron: bool
-    unvalidated: tuple[str, ...]
-    untrained: tuple[str, ...]
-    drive_mean: Tensor
-    drive_variance: Tensor
     forms: dict[str, int] = field(default_factory=dict)
-    seconds: float = 0.0
     feature_lambdas: dict[str, Tensor] = field(default_factory=dict)
     feature_grid: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def lags(self) -> range:
-        """Lags of the STRFs in bins, the newest first: ``weight[..., -1 - k]`` is that of ``lags[k]``."""
-        return range(self.model.first_lag, self.model.first_lag + self.model.T)
-
-    def feature_weights(self, name: str) -> Tensor:
-        """Return the rows of one feature (N, C, F_feature, T) of ``weight``.
-
-        Parameters
-        ----------
-        name : str
-            A feature of the recording.
-
-        Returns
-        -------
-        Tensor
-            (N, C, F_feature, T), in double precision.
-
-        Raises
-        ------
-        KeyError
-            For a name that the recording of the fit does not have.
-        """
-        return self.weight[:, :, self.model.feature_rows(name)]
 
     def facts(self) -> dict[str, Any]:
         """Return what the protocol card says of the fit."""
@@ -179,15 +148,8 @@ class RidgeFit:
                 for name, values in self.feature_grid.items()
             )
             whose = f"{whose} and feature ({'; '.join(ends)})"
-        lags, bin_ms = self.lags, self.model.fitted_on.dt_ms if self.model.fitted_on is not None else None
-        moved: dict[str, Any] = {}
-        if lags.start:
-            unit, step = ("bins", 1.0) if bin_ms is None else ("ms", bin_ms)
-            moved = {
-                "lags": f"{lags.start * step:g} to {(lags.stop - 1) * step:g} {unit} before the response"
-            }
         return {
-            **moved,
+            **super().facts(),
             "method": "ridge regression in closed form: squared error of the mean over repeats, each bin "
             "weighing the same, unpenalised intercept, zero history at each clip's start",
             "lambda": f"{whose}, {best} of {len(self.grid)} from {low_tried:.3g} to {high_tried:.3g}"
@@ -201,8 +163,7 @@ class RidgeFit:
         notes = []
         if self.unvalidated:
             notes.append(("info", f"No validation score, shared lambda: {first_names(self.unvalidated)}."))
-        if self.untrained:
-            notes.append(("warning", f"No training data, STRF zero: {first_names(self.untrained)}."))
+        notes += super().notes()
         for name, tried in (self.feature_grid or {"": self.grid}).items():
             edges = torch.stack([tried.min(), tried.max()]).unsqueeze(1) * self.lambda_scale
             chosen = self.feature_lambdas[name] if name else self.lambdas
@@ -299,47 +260,37 @@ def fit_ridge(
     [(3, 400)]
     """
     started = time.monotonic()
-    if n_lags is not None:
-        check_positive_int("n_lags", n_lags)
     check_flag("banded", banded)
     check_flag("per_neuron", per_neuron)
     check_choice("score", score, SCORES)
-    check_non_negative("warmup_ms", warmup_ms)
-    check_positive_int("max_bytes", max_bytes)
     features = {} if wav2spec is not None else dict(getattr(train, "features", None) or {})
     given = _given_penalties(lambdas, banded, features)
-    _check_recordings(train, validation, None if given is None else sum(len(one.lambdas) for one in given))
-    lags = _lags(n_lags, lags_ms, float(train.dt))
-    model = Linear(
-        n_frequency_bands=_count_bands(train, wav2spec),
-        temporal_window_size=len(lags),
-        out_neurons=train.N_neurons,
+    check_not_empty("train", train)
+    _check_choice(validation, None if given is None else sum(len(one.lambdas) for one in given))
+    ready = prepare(
+        train,
+        validation,
+        n_lags=n_lags,
+        lags_ms=lags_ms,
         prefiltering=prefiltering,
         wav2spec=wav2spec,
-        norm="none",
         standardize=standardize,
-        lags=[lags.start, lags.stop - 1] if lags.start else None,
+        warmup_ms=warmup_ms,
+        max_bytes=max_bytes,
     )
-    remember_fit(model, train, validation)
-    check_level(model, train)
-    measure_bands(model, train)
-    clips = ClipFeatures(model, train, warmup_ms, lags)
-    groups = group_neurons(clips)
+    model, clips, groups, names = ready.model, ready.clips, ready.groups, ready.names
     scale = torch.ones(clips.n_neurons, dtype=torch.float64)
     penalties = given
     if penalties is None:
-        grid, scale = _default_lambdas(clips, groups)
+        grid, scale = default_lambdas(clips, groups)
         penalties = [_Penalties(grid, ratios) for ratios in (_ratios(len(features)) if banded else [None])]
-    problem = _Problem(clips, groups, list(features.values()), scale, lags, max_bytes)
-    heard = None if validation is None else ClipFeatures(model, validation, warmup_ms, lags)
-    estimates, scores = _try_all(problem, penalties, heard, warmup_ms)
-    names = neuron_names(train.nrn_meta)
-    index, shared, unscored = _choose(scores, score, per_neuron, len(names))
+    problem = _Problem(clips, groups, list(features.values()), scale, ready.lags, max_bytes)
+    estimates, scores = _try_all(problem, penalties, ready.heard)
+    index, shared, unscored = choose_per_neuron(scores, score, per_neuron, len(names))
     kept = problem.pick(penalties, index, estimates)
     grid = torch.cat([one.typical() for one in penalties])
-    # (N, L, C * F), lag 0 first -> (N, C, F, T), newest frame last
-    strfs = kept.weights.flip(1).unflatten(2, (-1, model.F)).permute(0, 2, 3, 1).contiguous()  # type: ignore[no-untyped-call]
-    _write_estimate(model, strfs, kept.biases)
+    strfs = strfs_of(kept.weights, model.F)
+    write_estimate(model, strfs, kept.biases)
     apart = any(one.ratios is not None for one in penalties)
     tried = {name: torch.cat([one.of(f) for one in penalties]) for f, name in enumerate(features)}
     return RidgeFit(
@@ -363,24 +314,7 @@ def fit_ridge(
     )
 
 
-def _write_estimate(model: Linear, strfs: Tensor, biases: Tensor) -> None:
-    """Give a model the STRFs (N, C, F, T) and biases (N,) of an estimate, in the unit of the responses."""
-    kernel: Any = model.readout.strf.kernel
-    with torch.no_grad():
-        kernel.weight.copy_(strfs)
-        kernel.bias.copy_(biases)
-    model.output_scale.start()
-
-
 # ---- Arguments
-
-
-def _lags(n_lags: int | None, lags_ms: Sequence[float] | None, dt_ms: float) -> range:
-    """Lags of the STRFs in bins, from their number or from a range in ms."""
-    if lags_ms is None:
-        return range(DEFAULT_LAGS if n_lags is None else n_lags)
-    n_frames, first = window_of_lags(lag_range(lags_ms, dt_ms), n_lags, "n_lags")
-    return range(first, first + n_frames)
 
 
 @dataclass(frozen=True)
@@ -412,7 +346,7 @@ def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) ->
             "banded=True finds the ratios of penalties that the mapping in lambdas gives; leave it out"
         )
     if not named:
-        grid = None if lambdas is None else _given_lambdas(lambdas)
+        grid = None if lambdas is None else given_lambdas(lambdas)
         return (
             None
             if grid is None
@@ -423,7 +357,7 @@ def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) ->
             f"lambdas names the features {sorted(map(str, lambdas))}, the recording has {list(features)}: "
             "give penalties for each of them"
         )
-    grids = [_given_lambdas(lambdas[name]).tolist() for name in features]
+    grids = [given_lambdas(lambdas[name]).tolist() for name in features]
     if len(grids) == 1:
         return [_Penalties(torch.tensor(grids[0], dtype=torch.float64))]
     if math.prod(len(grid) for grid in grids) > MOST_COMBINATIONS:
@@ -468,7 +402,7 @@ def _ratios(n_features: int) -> list[Tensor | None]:
     return list(10.0**logs)
 
 
-def _given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
+def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
     """Return penalties as an ascending float64 tensor without duplicates."""
     try:
         values = torch.from_numpy(as_numbers(lambdas, "lambdas")).flatten()
@@ -479,55 +413,19 @@ def _given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
     return torch.tensor(sorted(set(values.tolist())), dtype=torch.float64)
 
 
-def _check_recordings(train: DatasetLike, validation: DatasetLike | None, n_lambdas: int | None) -> None:
-    """Raise ValueError unless there are clips to fit, and something to choose the penalty by."""
-    check_not_empty("train", train)
-    if validation is None:
-        if n_lambdas != 1:
-            raise ValueError(
-                "without validation clips nothing can choose among penalties: pass "
-                "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"
-            )
-        return
-    check_not_empty("validation", validation)
-    if validation.N_neurons != train.N_neurons:
+def _check_choice(validation: DatasetLike | None, n_lambdas: int | None) -> None:
+    """Raise ValueError unless there is something to choose the penalty by."""
+    if validation is None and n_lambdas != 1:
         raise ValueError(
-            f"train has {train.N_neurons} neurons and validation {validation.N_neurons}; make both from one "
-            "recording: split.apply(dataset)"
+            "without validation clips nothing can choose among penalties: pass "
+            "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"
         )
-    check_views((train, validation), ("train", "validation"))
-    # a sound in both would favour weak penalties
-    sound_of = [getattr(part, "source_fingerprint", part.fingerprint) for part in (train, validation)]
-    first = {sound_of[0](clip): clip for clip in reversed(range(len(train)))}
-    both = [(clip, first.get(sound_of[1](clip))) for clip in range(len(validation))]
-    shared = [(clip, other) for clip, other in both if other is not None]
-    if shared:
-        clip, other = shared[0]
-        raise ValueError(
-            f"{len(shared)} of {len(validation)} validation clips hold sounds of training clips (clip {clip} "
-            f"of validation is clip {other} of train), so that validation cannot choose a penalty; give each "
-            "sound one role, e.g. random_split(dataset).apply(dataset)"
-        )
-
-
-def _count_bands(train: DatasetLike, wav2spec: nn.Module | None) -> int:
-    """Return the number of bands the STRFs see; ValueError for waveforms without a front-end."""
-    bands: Any = getattr(wav2spec, "out_channels", None)
-    if bands is not None:
-        return int(bands)
-    stim = train.stims[0]
-    if stim.ndim != 3:
-        raise ValueError(
-            "these stimuli are waveforms: pass a front-end (wav2spec=make_wav2spec('mel', audio_fs="
-            "dataset.audio_fs, dt_ms=dataset.dt)), or load spectrograms"
-        )
-    return int(stim.shape[-2])
 
 
 # ---- Estimates of every penalty, and the choice among them
 
 
-def _default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Tensor, Tensor]:
+def default_lambdas(clips: ClipFeatures, groups: list[NeuronGroup]) -> tuple[Tensor, Tensor]:
     """Penalties for the average neuron, and each neuron's own relative to them (N,).
 
     The unit is the mean eigenvalue of the Gram matrix, bins times mean feature variance, over the clips that
@@ -636,23 +534,18 @@ class _Problem:
 
 
 def _try_all(
-    problem: _Problem, penalties: list[_Penalties], heard: ClipFeatures | None, warmup_ms: float
+    problem: _Problem, penalties: list[_Penalties], heard: ClipFeatures | None
 ) -> tuple[_Estimates, dict[str, Tensor]]:
     """Estimates of the last penalties, and the validation scores (n_lambdas, N) of all."""
     found: list[dict[str, Tensor]] = []
     for one in penalties:
         estimates = problem.solve(one)
-        if len(estimates.untrained) == problem.clips.n_neurons:
-            raise ValueError(
-                "no neuron has responses to fit: check the selection of clips and neurons, and that "
-                f"warmup_ms={warmup_ms:g} is shorter than the clips"
-            )
         if heard is not None:
-            found.append(_validation_scores(estimates, heard, problem.lags, problem.max_bytes))
+            found.append(validation_scores(estimates, heard, problem.lags, problem.max_bytes))
     return estimates, {name: torch.cat([part[name] for part in found]) for name in (SCORES if found else ())}
 
 
-def _validation_scores(
+def validation_scores(
     estimates: _Estimates, clips: ClipFeatures, lags: range, max_bytes: int
 ) -> dict[str, Tensor]:
     """Scores (n_lambdas, N) of every penalty on the validation clips, which are read once."""
@@ -677,7 +570,7 @@ def _validation_scores(
     return {name: torch.stack([one[name] for one in found]) for name in SCORES}
 
 
-def _choose(
+def choose_per_neuron(
     scores: dict[str, Tensor], score: str, per_neuron: bool, n_neurons: int
 ) -> tuple[Tensor, int, Tensor]:
     """Index of each neuron's penalty (N,), of the best one on average, and neurons without a score (N,)."""

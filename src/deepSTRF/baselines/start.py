@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import checked
-from deepSTRF.baselines.ridge import RidgeFit, fit_ridge
+from deepSTRF.baselines.linear_fit import LinearFit
+from deepSTRF.baselines.ridge import fit_ridge
 from deepSTRF.models.activations import ParametricSoftplus
 from deepSTRF.models.audio.linear import Linear
 from deepSTRF.models.configurable import placement
@@ -31,7 +32,7 @@ N_NODES, N_HALVINGS = 64, 50
 
 
 @checked
-def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
+def start_from_ridge(model: Linear, fit: LinearFit, train: Any = None) -> Linear:
     """Start a linear model from a ridge estimate, as closely as its kernel can represent it.
 
     A full kernel gets the STRFs themselves, a separable one their singular value decomposition, a parametric
@@ -43,8 +44,9 @@ def start_from_ridge(model: Linear, fit: RidgeFit, train: Any = None) -> Linear:
     ----------
     model : Linear
         Changed in place. Bands, window, channels and neurons must be those of the estimate.
-    fit : RidgeFit
-        From `fit_ridge` with ``n_lags`` equal to the model's window, and the same prefilter and front-end.
+    fit : LinearFit
+        From `fit_ridge`, or another linear fit, with ``n_lags`` equal to the model's window, and the same
+        prefilter and front-end.
     train : NeuralDataset, optional
         Training clips, on which the statistics of batch normalisation are measured for the kernel as it is;
         None takes those of the ridge estimate, which a kernel of few parameters only approximates.
@@ -137,7 +139,7 @@ def fit_start(model: nn.Module, train: Any, validation: Any, *, warmup_ms: float
     start_from_ridge(model, fit, train)
 
 
-def _check_sizes(model: Linear, fit: RidgeFit) -> None:
+def _check_sizes(model: Linear, fit: LinearFit) -> None:
     has = (model.O, model.C_in, model.F, model.T)
     if has != tuple(fit.weight.shape):
         raise ValueError(
@@ -152,7 +154,7 @@ def _check_sizes(model: Linear, fit: RidgeFit) -> None:
         )
 
 
-def _in_units_of(model: Linear, fit: RidgeFit) -> tuple[Tensor, Tensor]:
+def _in_units_of(model: Linear, fit: LinearFit) -> tuple[Tensor, Tensor]:
     """Weights (N, C, F, T) and biases (N,) on the model's own input, in double precision."""
     source, target = fit.model.standardizer, model.standardizer
     if target is not None and not target.fitted and source is not None:
@@ -182,7 +184,7 @@ def _moments(standardizer: BandStandardizer | None, n_bands: int) -> tuple[Tenso
     return standardizer.mean.detach().cpu().double(), standardizer.std.detach().cpu().double()
 
 
-def _before_activation(model: Linear, fit: RidgeFit) -> tuple[Tensor, Tensor]:
+def _before_activation(model: Linear, fit: LinearFit) -> tuple[Tensor, Tensor]:
     """Gain (N,) around the mean drive, and the new mean (N,), with which the output is the estimate's.
 
     The estimate's drive is taken as normally distributed. Behind a softplus, ``offset + gain (drive - mean)``
@@ -230,7 +232,7 @@ def _bisect(is_low: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Te
     return 0.5 * (low + high)
 
 
-def _start_norm(model: Linear, fit: RidgeFit, train: Any, gain: Tensor, offset: Tensor) -> None:
+def _start_norm(model: Linear, fit: LinearFit, train: Any, gain: Tensor, offset: Tensor) -> None:
     """Set statistics, gain and offset of batch normalisation so that its output is the drive wanted."""
     norm = model.readout.bn
     mean, variance = (fit.drive_mean, fit.drive_variance) if train is None else _drive_moments(model, train)
