@@ -17,7 +17,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ from deepSTRF.baselines.linear_fit import (
     FEWEST_BINS,
     MAX_BYTES,
     LinearFit,
+    LinearProblem,
     prepare,
     strfs_of,
     write_estimate,
@@ -55,10 +56,14 @@ from deepSTRF.registry import SOLVERS
 __all__ = [
     "SCORES",
     "RidgeFit",
+    "RidgeOptions",
+    "RidgeTask",
     "choose_per_neuron",
     "default_lambdas",
     "fit_ridge",
     "given_lambdas",
+    "track_predictions",
+    "tracked_scores",
     "validation_scores",
 ]
 
@@ -260,58 +265,113 @@ def fit_ridge(
     [(3, 400)]
     """
     started = time.monotonic()
-    check_flag("banded", banded)
-    check_flag("per_neuron", per_neuron)
-    check_choice("score", score, SCORES)
-    features = {} if wav2spec is not None else dict(getattr(train, "features", None) or {})
-    given = _given_penalties(lambdas, banded, features)
-    check_not_empty("train", train)
-    _check_choice(validation, None if given is None else sum(len(one.lambdas) for one in given))
-    ready = prepare(
-        train,
-        validation,
-        n_lags=n_lags,
-        lags_ms=lags_ms,
-        prefiltering=prefiltering,
-        wav2spec=wav2spec,
-        standardize=standardize,
-        warmup_ms=warmup_ms,
-        max_bytes=max_bytes,
-    )
-    model, clips, groups, names = ready.model, ready.clips, ready.groups, ready.names
-    scale = torch.ones(clips.n_neurons, dtype=torch.float64)
-    penalties = given
-    if penalties is None:
-        grid, scale = default_lambdas(clips, groups)
-        penalties = [_Penalties(grid, ratios) for ratios in (_ratios(len(features)) if banded else [None])]
-    problem = _Problem(clips, groups, list(features.values()), scale, ready.lags, max_bytes)
-    estimates, scores = _try_all(problem, penalties, ready.heard)
-    index, shared, unscored = choose_per_neuron(scores, score, per_neuron, len(names))
-    kept = problem.pick(penalties, index, estimates)
-    grid = torch.cat([one.typical() for one in penalties])
-    strfs = strfs_of(kept.weights, model.F)
-    write_estimate(model, strfs, kept.biases)
-    apart = any(one.ratios is not None for one in penalties)
-    tried = {name: torch.cat([one.of(f) for one in penalties]) for f, name in enumerate(features)}
-    return RidgeFit(
-        model=model.eval(),
-        weight=strfs,
-        bias=kept.biases,
-        lambdas=grid[index] * scale,
-        grid=grid,
-        lambda_scale=scale,
-        scores=scores,
-        shared_lambda=float(grid[shared]),
-        per_neuron=per_neuron,
-        unvalidated=tuple(name for name, lacks in zip(names, unscored.tolist(), strict=True) if lacks),
-        untrained=tuple(names[neuron] for neuron in estimates.untrained),
-        drive_mean=kept.means,
-        drive_variance=kept.variances,
-        forms=estimates.forms,
-        seconds=time.monotonic() - started,
-        feature_lambdas={name: values[index] * scale for name, values in tried.items()},
-        feature_grid=tried if apart else {},
-    )
+    options = RidgeOptions(
+        n_lags, lags_ms, lambdas, banded, per_neuron, score, prefiltering, wav2spec, standardize, warmup_ms,
+        max_bytes,
+    )  # fmt: skip
+    task = RidgeTask.of(train, validation, options)
+    estimates, scores = _try_all(task.problem, task.penalties, task.ready.heard)
+    return task.finish(scores, estimates, started)
+
+
+@dataclass(frozen=True)
+class RidgeOptions:
+    """Arguments of `fit_ridge` beside the recordings; those of `prepare` are checked there."""
+
+    n_lags: int | None = None
+    lags_ms: Sequence[float] | None = None
+    lambdas: Any = None
+    banded: bool = False
+    per_neuron: bool = True
+    score: str = "cc_norm"
+    prefiltering: nn.Module | Mapping[str, Any] | None = None
+    wav2spec: nn.Module | None = None
+    standardize: bool = True
+    warmup_ms: float = 0.0
+    max_bytes: int = MAX_BYTES
+
+    def __post_init__(self) -> None:
+        check_flag("banded", self.banded)
+        check_flag("per_neuron", self.per_neuron)
+        check_choice("score", self.score, SCORES)
+
+
+@dataclass(frozen=True)
+class RidgeTask:
+    """A recording made ready, what is to be solved of it, and the penalties to try."""
+
+    options: RidgeOptions
+    ready: LinearProblem
+    problem: _Problem
+    penalties: list[_Penalties]
+
+    @classmethod
+    def of(
+        cls,
+        train: DatasetLike,
+        validation: DatasetLike | None,
+        options: RidgeOptions,
+        *,
+        validated: bool = False,
+    ) -> Self:
+        """Prepare a fit; ``validated`` where scores that choose the penalty come from elsewhere."""
+        features = {} if options.wav2spec is not None else dict(getattr(train, "features", None) or {})
+        given = _given_penalties(options.lambdas, options.banded, features)
+        check_not_empty("train", train)
+        if not validated:
+            _check_choice(validation, None if given is None else sum(len(one.lambdas) for one in given))
+        ready = prepare(
+            train,
+            validation,
+            n_lags=options.n_lags,
+            lags_ms=options.lags_ms,
+            prefiltering=options.prefiltering,
+            wav2spec=options.wav2spec,
+            standardize=options.standardize,
+            warmup_ms=options.warmup_ms,
+            max_bytes=options.max_bytes,
+        )
+        scale = torch.ones(ready.clips.n_neurons, dtype=torch.float64)
+        if given is None:
+            grid, scale = default_lambdas(ready.clips, ready.groups)
+            several = _ratios(len(features)) if options.banded else [None]
+            given = [_Penalties(grid, ratios) for ratios in several]
+        rows = list(features.values())
+        problem = _Problem(ready.clips, ready.groups, rows, scale, ready.lags, options.max_bytes)
+        return cls(options, ready, problem, given)
+
+    def finish(self, scores: dict[str, Tensor], last: _Estimates, started: float) -> RidgeFit:
+        """Choose by scores (n_lambdas, N), and put the estimate into the model; ``last`` as in `pick`."""
+        model, penalties, scale = self.ready.model, self.penalties, self.problem.scale
+        names, features = self.ready.names, self.ready.features
+        index, shared, unscored = choose_per_neuron(
+            scores, self.options.score, self.options.per_neuron, len(names)
+        )
+        kept = self.problem.pick(penalties, index, last)
+        grid = torch.cat([one.typical() for one in penalties])
+        strfs = strfs_of(kept.weights, model.F)
+        write_estimate(model, strfs, kept.biases)
+        apart = any(one.ratios is not None for one in penalties)
+        tried = {name: torch.cat([one.of(f) for one in penalties]) for f, name in enumerate(features)}
+        return RidgeFit(
+            model=model.eval(),
+            weight=strfs,
+            bias=kept.biases,
+            lambdas=grid[index] * scale,
+            grid=grid,
+            lambda_scale=scale,
+            scores=scores,
+            shared_lambda=float(grid[shared]),
+            per_neuron=self.options.per_neuron,
+            unvalidated=tuple(name for name, lacks in zip(names, unscored.tolist(), strict=True) if lacks),
+            untrained=tuple(names[neuron] for neuron in last.untrained),
+            drive_mean=kept.means,
+            drive_variance=kept.variances,
+            forms=last.forms,
+            seconds=time.monotonic() - started,
+            feature_lambdas={name: values[index] * scale for name, values in tried.items()},
+            feature_grid=tried if apart else {},
+        )
 
 
 # ---- Arguments
@@ -550,13 +610,28 @@ def validation_scores(
 ) -> dict[str, Tensor]:
     """Scores (n_lambdas, N) of every penalty on the validation clips, which are read once."""
     trackers = [ScoreTracker(max_bytes=0) for _ in estimates.weights]  # nothing is kept of a clip
+    track_predictions(trackers, "", estimates, clips, lags, max_bytes)
+    return tracked_scores(trackers)
+
+
+def tracked_scores(trackers: Sequence[ScoreTracker]) -> dict[str, Tensor]:
+    """Scores (n_lambdas, N) of the predictions of each penalty."""
+    found = [tracker.compute() for tracker in trackers]
+    return {name: torch.stack([one[name] for one in found]) for name in SCORES}
+
+
+def track_predictions(
+    trackers: Sequence[ScoreTracker], name: str, estimates: _Estimates, clips: ClipFeatures, lags: range,
+    max_bytes: int,
+) -> None:  # fmt: skip
+    """Add the predictions of every penalty on some clips, each read once; ``name`` marks them."""
     for clip in range(len(clips)):
-        scored = clips.scored(clip)
+        scored, key = clips.scored(clip), f"{name}{clip}"
         if scored.start == scored.stop and len(clips) > 1:
             continue
-        trackers[0].prepare(clip, clips.responses(clip))
+        trackers[0].prepare(key, clips.responses(clip))
         for tracker in trackers[1:]:
-            tracker.adopt(clip, trackers[0])
+            tracker.adopt(key, trackers[0])
         features, flat = clips.features(clip), estimates.weights.flatten(2)
         chunks = list(row_chunks(torch.arange(clips.lengths[clip]), flat.shape[2], max_bytes))
         only = lagged_rows(features, chunks[0], lags) if len(chunks) == 1 else None
@@ -565,9 +640,7 @@ def validation_scores(
                 weights @ (lagged_rows(features, bins, lags) if only is None else only).T for bins in chunks
             ]
             rates = torch.cat(parts, dim=1) + biases.unsqueeze(1)
-            tracker.update([clip], rates[None, :, None, scored])
-    found = [tracker.compute() for tracker in trackers]
-    return {name: torch.stack([one[name] for one in found]) for name in SCORES}
+            tracker.update([key], rates[None, :, None, scored])
 
 
 def choose_per_neuron(
