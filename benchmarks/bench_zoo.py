@@ -5,7 +5,7 @@
     python benchmarks/bench_zoo.py icnet            # one training step: an epoch takes minutes on a CPU
 
 The epoch is that of `bench_fit.py`: 14 clips of NS1 one at a time, forward and backward, 3 validation clips, scores of
-both. The plain loop is the textbook one of that file. Each model runs in a fresh process; memory is what its fit adds to
+both. The plain loop is the hand-written one of that file. Each model runs in a fresh process; memory is what its fit adds to
 the resident set at the highest, once the recording is loaded.
 """
 
@@ -21,7 +21,7 @@ import time
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from bench_fit import fit, recording, textbook
+from bench_fit import fit, handwritten, recording
 from bench_frontends import forget_peak, peak_resident_mb
 from deepSTRF.datasets import neural_collate
 from deepSTRF.metrics import poisson_loss
@@ -61,7 +61,7 @@ def measure(name: str, arguments: argparse.Namespace) -> dict[str, float]:
     before = forget_peak()
     ours = fit(model, train, val, arguments.epochs, fast=True)
     added = peak_resident_mb() - before
-    plain = textbook(build(), train, val, arguments.epochs)
+    plain = handwritten(build(), train, val, arguments.epochs)
     return {
         "parameters": model.count_trainable_params(),
         "wall": statistics.median(wall for wall, _ in ours[1:]),
