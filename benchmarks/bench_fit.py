@@ -114,7 +114,7 @@ def handwritten(model, train, val, epochs: int) -> list[tuple[float, float]]:
     marks = [now()]
     dataset = train.dataset.dataset
     spectrograms = torch.stack(list(dataset.stims))
-    if dataset.audio_fs is not None and spectrograms.shape[-2] == 1:  # waveforms: the front-end does not learn
+    if spectrograms.ndim == 3:  # waveforms (1, T_audio); the front-end does not learn
         with torch.no_grad():
             spectrograms = torch.stack([model.wav2spec(clip[None])[0] for clip in spectrograms])
     repeats = torch.stack([dataset.response_block(clip) for clip in range(len(dataset))]).float()

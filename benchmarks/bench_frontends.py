@@ -144,7 +144,8 @@ class TextbookGammatone(Textbook):
 class Strided:
     """Complex filters at every 4th sample by one matrix product; what is rectified by one Fourier transform."""
 
-    stride = 4  # LEAF's output then differs by 0.8 % of its range: its narrowest envelope has a sigma of 3 samples
+    #: LEAF's output then differs by 0.8 % of its range: its narrowest envelope has a sigma of 3 samples.
+    stride = 4
 
     def forward(self, x: Tensor) -> Tensor:
         taps, windows = self.filters()  # type: ignore[attr-defined]
