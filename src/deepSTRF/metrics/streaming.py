@@ -7,6 +7,7 @@ clips: what they estimate is defined clip by clip. All keep float64 moments only
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Self
 
 import torch
@@ -169,6 +170,34 @@ class ScoreTracker:
             self._n_bytes -= self._clips[key].n_bytes
             self._clips[key] = self._clips[key].without_bins()
             self._spent.add(key)
+
+    def part(self) -> Self:
+        """What another process needs to `merge` these predictions: moments only, on the CPU."""
+        part = type(self)(self.centring, self._max_bytes)
+        part._keys = list(self._keys)
+        part._records = [record.map(Tensor.cpu) for record in self._records]
+        for key in dict.fromkeys(part._keys):
+            clip = self._clips[key].without_bins()
+            part._clips[key] = replace(
+                clip,
+                powers=clip.powers.map(Tensor.cpu),
+                **{name: getattr(clip, name).cpu() for name in ("deviation", "count", "mean", "square")},
+            )
+        return part
+
+    def merge(self, part: Self) -> Self:
+        """Add the predictions of another tracker of the same neurons, and return self.
+
+        Of clips that were not prepared here only the moments are known: ``key in tracker`` stays False.
+        """
+        place = self._records[0].pair_mean.device if self._records else torch.device("cpu")
+        for key, clip in part._clips.items():
+            if key not in self._clips:
+                self._clips[key] = replace(clip, powers=clip.powers.map(lambda values: values.to(place)))
+                self._spent.add(key)
+        self._keys += part._keys
+        self._records += [record.map(lambda values: values.to(place)) for record in part._records]
+        return self
 
     def _prepared(self, key: Hashable, pred: Tensor) -> RepeatSummary:
         """Return the responses of a clip that fit a (N, T) prediction."""

@@ -35,6 +35,7 @@ from deepSTRF.training.objective import (
     loss_domains,
     mean_score,
 )
+from deepSTRF.training.parallel import OneProcess
 
 __all__ = [
     "BestWeights",
@@ -90,6 +91,7 @@ class FitterLike(Protocol):
     should_stop: bool
     loss_factor: float
     traits: LossTraits
+    processes: OneProcess
 
     @property
     def best_epoch(self) -> int | None:

@@ -9,13 +9,15 @@ same batches in the same order, so a fit ends with the same weights.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -46,6 +48,7 @@ __all__ = [
     "DirectSource",
     "FeedSettings",
     "LoaderSource",
+    "Share",
     "batches_of",
     "generators_of",
     "make_loaders",
@@ -53,6 +56,7 @@ __all__ = [
     "read_loader",
     "recording_behind",
     "stack_padded",
+    "stand_in",
     "valid_counts",
     "warmup_bins",
 ]
@@ -295,6 +299,20 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Share:
+    """One process's part of a pass: batch ``rank`` of every ``size`` consecutive ones."""
+
+    rank: int = 0
+    size: int = 1
+
+    def of(self, batches: Iterable[Any]) -> Iterator[tuple[Any, list[Any]]]:
+        """Own batch and those of all processes, step by step; None where the last step has none left."""
+        left = iter(batches)
+        while joint := list(itertools.islice(left, self.size)):
+            yield (joint[self.rank] if self.rank < len(joint) else None), joint
+
+
+@dataclass(frozen=True)
 class FeedSettings:
     """What a source needs to know of the fit."""
 
@@ -303,6 +321,7 @@ class FeedSettings:
     psth_targets: bool  # the loss takes the PSTH in place of the repeats
     counts_repeats: bool  # the loss is a mean over bins and repeats, not over bins
     warmup_ms: float  # onset of each clip that takes no part in loss and scores
+    share: Share = Share()  # of this process
 
 
 class BatchSource(Protocol):
@@ -347,7 +366,7 @@ def make_source(
         )
     found = read_loader(loader) if fast else "fast=False"
     if isinstance(found, ClipLoader):
-        return DirectSource(found, ClipStore(found.dataset, settings, skip, budget), feed)
+        return DirectSource(found, ClipStore(found.dataset, settings, skip, budget), feed, settings.share)
     return LoaderSource(loader, settings, skip, found)
 
 
@@ -373,17 +392,30 @@ def valid_counts(targets: Tensor, *, counts_repeats: bool) -> Tensor:
     return valid.sum(dim=(0, 2, 3)).to(torch.float32)
 
 
-def stack_padded(parts: Sequence[Tensor], value: float) -> Tensor:
-    """Stack tensors of unequal sizes, padding on the right with ``value``; one alone costs no copy."""
-    if len(parts) == 1:
-        return parts[0].unsqueeze(0)
-    if all(part.shape == parts[0].shape for part in parts):
-        return torch.stack(list(parts))
+def stack_padded(parts: Sequence[Tensor], value: float, least: int = 0) -> Tensor:
+    """Stack tensors of unequal sizes, padding on the right with ``value``; one alone costs no copy.
+
+    ``least``: shortest last axis of the result.
+    """
     shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
+    shape[-1] = max(shape[-1], least)
+    if all(list(part.shape) == shape for part in parts):
+        return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(list(parts))
     out = parts[0].new_full((len(parts), *shape), value)
     for item, part in enumerate(parts):
         out[item][tuple(slice(0, size) for size in part.shape)] = part
     return out
+
+
+def stand_in(batch: Batch) -> Batch:
+    """A batch of which nothing counts, for a process that has none in a step that others take."""
+    return replace(
+        batch,
+        targets=torch.full_like(batch.targets, torch.nan),
+        weights=torch.zeros_like(batch.weights),
+        keys=(),
+        lengths=(),
+    )
 
 
 def _check_something_left(n_bins: int, skip: int, what: str) -> None:
@@ -493,15 +525,20 @@ class DirectSource:
     stable = True
     note = "clips kept in memory"
 
-    def __init__(self, clips: ClipLoader, store: ClipStore, feed: FrontEndFeed | None) -> None:
+    def __init__(
+        self, clips: ClipLoader, store: ClipStore, feed: FrontEndFeed | None, share: Share | None = None
+    ) -> None:
         self._clips = clips
         self._store = store
         self._feed = feed
+        self._share = share or Share()
 
     def __iter__(self) -> Iterator[Batch]:
         feed = self._open_feed()
-        for clips in self._clips:
-            yield self._batch(clips, feed)
+        for own, joint in self._share.of(self._clips):
+            together = [clip for clips in joint for clip in clips]
+            batch = self._batch(together[:1] if own is None else own, feed, together)
+            yield batch if own is not None else stand_in(batch)
 
     def _open_feed(self) -> FrontEndFeed | None:
         """The cache, where this pass may use it."""
@@ -511,19 +548,23 @@ class DirectSource:
         usable = self._feed.begin_pass(lambda: self._store.read_stimulus(first).unsqueeze(0))
         return self._feed if usable else None
 
-    def _batch(self, clips: tuple[int, ...], feed: FrontEndFeed | None) -> Batch:
+    def _batch(self, clips: Sequence[int], feed: FrontEndFeed | None, together: Sequence[int]) -> Batch:
+        """Batch of some clips, as long as the longest of those that are trained on ``together``."""
         store = self._store
         targets, weights = zip(*[store.target(clip) for clip in clips], strict=True)
+        padded = len(together) > len(clips)  # beyond the longest of its own
+        longest = max(store.stimulus_length(clip) for clip in together) if padded else 0
         if feed is None:
-            inputs = stack_padded([store.stimulus(clip) for clip in clips], 0.0)
+            inputs = stack_padded([store.stimulus(clip) for clip in clips], 0.0, longest)
         else:
-            inputs = self._spectrograms(clips, feed)
+            inputs = self._spectrograms(clips, feed, longest)
+        bins = max(store.dataset.n_bins(clip) for clip in together) - store.skip if padded else 0
         return Batch(
             inputs=inputs,
             is_spectrogram=feed is not None,
-            targets=stack_padded(targets, torch.nan),
+            targets=stack_padded(targets, torch.nan, bins),
             weights=weights[0] if len(weights) == 1 else torch.stack(weights).sum(dim=0),
-            keys=clips,
+            keys=tuple(clips),
             lengths=tuple(target.shape[-1] for target in targets),
             skip=store.skip,
             responses=lambda item: store.repeats(clips[item]),
@@ -531,14 +572,14 @@ class DirectSource:
             extras={"stim_meta": [store.dataset.stim_meta[clip] for clip in clips]},
         )
 
-    def _spectrograms(self, clips: tuple[int, ...], feed: FrontEndFeed) -> Tensor:
+    def _spectrograms(self, clips: Sequence[int], feed: FrontEndFeed, longest: int = 0) -> Tensor:
         # The front-end is given the sound as padded in its batch: its last frames may depend on the padding.
         store = self._store
-        longest = max(store.stimulus_length(clip) for clip in clips)
+        longest = max(longest, *(store.stimulus_length(clip) for clip in clips))
 
         def padded(clip: int) -> Tensor:
             stimulus = store.read_stimulus(clip)
-            return torch.nn.functional.pad(stimulus, (0, longest - stimulus.shape[-1]))
+            return functional.pad(stimulus, (0, longest - stimulus.shape[-1]))
 
         parts = []
         for clip in clips:
@@ -597,10 +638,26 @@ class LoaderSource:
 
     def __iter__(self) -> Iterator[Batch]:
         served = 0
-        for batch in self._loader:
-            made = self._batch(batch, served)
-            served += len(made.keys)
-            yield made
+        for own, joint in self._settings.share.of(self._loader):
+            if len(joint) == 1 and own is not None:
+                made = self._batch(own, served)
+                served += len(made.keys)
+                yield made
+                continue
+            batches = []
+            for batch in joint:
+                batches.append(self._batch(batch, served))
+                served += len(batches[-1].keys)
+            made = batches[self._settings.share.rank if own is not None else 0]
+            longest, bins = (
+                max(getattr(batch, name).shape[-1] for batch in batches) for name in ("inputs", "targets")
+            )
+            made = replace(
+                made,
+                inputs=functional.pad(made.inputs, (0, longest - made.inputs.shape[-1])),
+                targets=functional.pad(made.targets, (0, bins - made.targets.shape[-1]), value=torch.nan),
+            )
+            yield made if own is not None else stand_in(made)
 
     def _batch(self, batch: Any, served: int) -> Batch:
         if not isinstance(batch, Mapping) or not {"stims", "responses"} <= set(batch):

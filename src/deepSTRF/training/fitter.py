@@ -62,11 +62,11 @@ from deepSTRF.training.objective import (
     choose_objective,
     loss_traits,
     make_scores,
-    mean_over_neurons,
     monitor_mode,
     owns_loss,
 )
 from deepSTRF.training.optimization import EpochSchedule, make_optimizer, make_scheduler
+from deepSTRF.training.parallel import processes_of
 from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import NoGradientError, check_level, check_prediction
@@ -171,6 +171,12 @@ class Fitter:
     objective : {"auto", "loss_fn"}
         "auto": a model that has its own loss is trained on it, and giving ``loss_fn`` is an error. "loss_fn":
         it is trained on ``loss_fn`` all the same.
+    fabric : lightning_fabric.Fabric, optional
+        Processes, device and precision of the fit (extra ``distributed``), launched before. Each of n
+        processes takes every n-th batch of the loaders, and all take one step together: the fit is that of
+        one process with batches n times as large, statistics of batch normalisation included. All build the
+        same fitter and call the same methods; the first one's weights and random states count, and only it
+        writes files, logs and shows progress. Each draws dropout and augmentation for its own clips.
 
     Attributes
     ----------
@@ -241,9 +247,11 @@ class Fitter:
         clip_bytes: int = DEFAULT_CLIP_BYTES,
         callbacks: Sequence[Callback] | Callable[[int], Sequence[Callback]] = (),
         objective: Literal["auto", "loss_fn"] = "auto",
+        fabric: Any = None,
     ) -> None:
+        self.processes, device, precision = processes_of(fabric, device, precision)
         self.device = check_device(device)
-        self.model = _check_trainable(model).to(self.device)
+        self.model = self.processes.converted(_check_trainable(model)).to(self.device)
         self.train_loader = _check_loader("train_loader", train_loader)
         self.val_loader = _check_loader("val_loader", val_loader)
         views = [recording_behind(loader)[0] for loader in (self.train_loader, self.val_loader)]
@@ -271,7 +279,9 @@ class Fitter:
         self.optimizer = make_optimizer(optimizer, self.model)
         self.scheduler = make_scheduler(scheduler, self.optimizer, self.mode)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self.best_weights = BestWeights(ckpt_path)
+        writes = self.processes.writes
+        log_fn, progress = (log_fn, progress) if writes else (None, False)
+        self.best_weights = BestWeights(ckpt_path if writes else None)
         self.per_neuron = PerNeuronBest(self.model, self.mode) if track_per_cell_best else None
         bar = shows_progress(progress) and not (progress == "auto" and log_fn is not None)
         self._resume = None if state_path is None else ResumeState(state_path, self)
@@ -399,6 +409,7 @@ class Fitter:
         remember_fit(self.model, train, val, clips=clips, validation_clips=val_clips)
         check_level(self.model, train)
         started: list[Callback] = []
+        self.processes.join(self.model, [self.train_loader, self.val_loader])
         try:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
@@ -409,13 +420,14 @@ class Fitter:
                 for epoch in range(len(self.history), self.max_epochs):
                     for callback in self.callbacks:
                         callback.on_epoch_start(self, epoch)
-                    if self.should_stop:
+                    if self.processes.any(self.should_stop):
                         break
                     record: dict[str, Any] = {"epoch": epoch}
                     for name, value in self._train_pass(epoch, train_scores).items():
                         record[f"train_{name}"] = value
                     for name, value in self._score_pass(self.val_source, val_scores).items():
                         record[f"val_{name}"] = value
+                    record = self.processes.agree(record)
                     score = check_monitor(self.monitor, record[self.monitor], epoch, record)
                     if isinstance(self.scheduler, ReduceLROnPlateau):
                         self.scheduler.step(score)
@@ -425,6 +437,7 @@ class Fitter:
                     for callback in self.callbacks:
                         callback.on_epoch_end(self, epoch, record)
         finally:
+            self.processes.leave()
             self.batch = self._params = None
             self.optimizer.zero_grad(set_to_none=True)
             self.model.eval()
@@ -472,19 +485,18 @@ class Fitter:
         meter = LossMeter()
         if scores is not None:
             scores.begin()
-        served = 0
         for given in self.train_source:
             batch = given
             for callback in self.callbacks:
                 batch = check_batch(callback, callback.on_batch_start(self, batch))
             pred, loss = self._step(batch)
             meter.add(loss, batch.weights)
-            if scores is not None:
+            if scores is not None and batch.keys:
                 scores.add(batch, pred)
             for callback in self.callbacks:
                 callback.on_batch_end(self, batch, pred, loss)
-            served += 1
-        if served == 0:
+        self.processes.merge(meter, scores)
+        if meter.empty:
             raise ValueError("train_loader gave no batches; check the split, the sampler or drop_last")
         for callback in self.callbacks:
             callback.on_train_pass_end(self, epoch)
@@ -494,23 +506,25 @@ class Fitter:
         """Score every batch once, in eval mode and without gradients; the mode found is put back."""
         meter = LossMeter()
         scores.begin()
-        served = 0
         with evaluating(self.model):
             for batch in source:
+                if not batch.keys:
+                    continue
                 pred = self._predict(batch)
                 meter.add(self.compute_loss(pred, batch.targets), batch.weights)
                 scores.add(batch, pred)
-                served += 1
-        if served == 0:
+        self.processes.merge(meter, scores)
+        if meter.empty:
             raise ValueError("the loader to be scored gave no batches; check the split or the sampler")
         return {"loss": meter.result(), **scores.result()}
 
     def _step(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """One step of the optimizer; returns the detached prediction and the loss before averaging."""
         self.optimizer.zero_grad(set_to_none=True)
+        self.processes.begin_step(batch)
         pred = self._predict(batch)
         loss = self.compute_loss(pred, batch.targets)
-        total = mean_over_neurons(loss, batch.weights)
+        total = self.processes.mean_loss(loss, batch, pred)
         for callback in self.callbacks:
             callback.on_loss(self, batch, pred, total)
         if not total.requires_grad:
@@ -519,9 +533,10 @@ class Fitter:
                 "result, runs under torch.no_grad(), or goes through NumPy"
             )
         self.scaler.scale(self.loss_factor * total).backward()  # type: ignore[no-untyped-call]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.processes.sum_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
         limit = self.grad_clip if self.grad_clip is not None else torch.inf
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
         for callback in self.callbacks:
             callback.on_gradient(self, batch, pred, norm)
@@ -561,8 +576,9 @@ class Fitter:
         self.traits = self._read_traits()
         dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         settings = FeedSettings(
-            self.device, dtype, self.traits.accepts_psth, self.traits.counts_repeats, self.warmup_ms
-        )
+            self.device, dtype, self.traits.accepts_psth, self.traits.counts_repeats, self.warmup_ms,
+            self.processes.share,
+        )  # fmt: skip
         front_end = getattr(self.model, "wav2spec", nn.Identity())
         own_forward = type(self).predict_batch is not Fitter.predict_batch  # it expects stimuli
         feed = None

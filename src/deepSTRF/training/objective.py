@@ -254,6 +254,27 @@ class LossMeter:
         self._total = part if self._total is None else self._total + part
         self._weight = weight if self._weight is None else self._weight + weight
 
+    def part(self) -> tuple[Tensor, Tensor] | None:
+        """What another process needs to `merge`: sums of losses and weights, on the CPU."""
+        if self._total is None or self._weight is None:
+            return None
+        return self._total.cpu(), self._weight.cpu()
+
+    def merge(self, part: tuple[Tensor, Tensor] | None) -> None:
+        """Add what another meter has seen."""
+        if part is None:
+            return
+        if self._total is None or self._weight is None:
+            self._total, self._weight = part
+        else:
+            total, weight = (value.to(self._total.device) for value in part)
+            self._total, self._weight = self._total + total, self._weight + weight
+
+    @property
+    def empty(self) -> bool:
+        """Whether there was no batch."""
+        return self._total is None
+
     def result(self) -> float:
         """Return the pass's loss; NaN when no neuron had data."""
         if self._total is None or self._weight is None:
@@ -389,6 +410,14 @@ class PassScores(Protocol):
         """Take the predictions (B, N, 1, T) of a batch."""
         ...
 
+    def part(self) -> Any:
+        """What another process needs to `merge`, on the CPU."""
+        ...
+
+    def merge(self, part: Any) -> None:
+        """Take in the predictions of another process."""
+        ...
+
     def result(self) -> dict[str, float | Tensor]:
         """Score the pass: a CPU tensor (N,) per neuron, or a number."""
         ...
@@ -433,6 +462,14 @@ class StreamedScores:
         for item, (key, hidden) in enumerate(zip(batch.keys, batch.contexts, strict=True)):
             self._tracker.update([key], pred.detach()[item : item + 1, ..., hidden:])
 
+    def part(self) -> ScoreTracker:
+        """Moments of the predictions and powers of their clips."""
+        return self._tracker.part()
+
+    def merge(self, part: ScoreTracker) -> None:
+        """Add the clips of another process."""
+        self._tracker.merge(part)
+
     def result(self) -> dict[str, float | Tensor]:
         """Return the scores, (N,) on the CPU."""
         return {name: value.detach().cpu() for name, value in self._tracker.compute().items()}
@@ -460,6 +497,16 @@ class CallableScores:
         for item, (key, length) in enumerate(zip(batch.keys, batch.lengths, strict=True)):
             responses = functools.partial(batch.responses, item)
             self._items.append((key, pred[item, :, :, :length].detach(), responses))
+
+    def part(self) -> list[tuple[Hashable, Tensor, Tensor]]:
+        """Predictions and responses of the pass."""
+        return [(key, pred.cpu(), responses().cpu()) for key, pred, responses in self._items]
+
+    def merge(self, part: list[tuple[Hashable, Tensor, Tensor]]) -> None:
+        """Add the clips of another process."""
+        for key, pred, responses in part:
+            place = self._items[0][1].device if self._items else pred.device
+            self._items.append((key, pred.to(place), functools.partial(responses.to, place)))
 
     def result(self) -> dict[str, float | Tensor]:
         """Call every metric on the concatenated pass; vectors come back on the CPU, scalars as numbers."""

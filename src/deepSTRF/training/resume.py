@@ -126,7 +126,9 @@ class ResumeState(Callback):
 
     def resume(self, fitter: FitterLike) -> None:
         """Put the fit back to where an earlier run left it, if there is one."""
-        stored = self._file.load() if self._file is not None else None
+        processes = fitter.processes
+        stored = self._file.load() if self._file is not None and processes.writes else None
+        stored = processes.agree(stored)
         if stored is None:
             return
         with naming_damage(self._path, REMEDY):
@@ -162,7 +164,7 @@ class ResumeState(Callback):
             "callbacks": {name: state for name, state in states.items() if state},
         }
         file = self._file
-        if file is not None:
+        if file is not None and fitter.processes.writes:
             save_or_warn("state_path", file.path, lambda: file.save(content))
 
 
@@ -227,6 +229,7 @@ def fit_signature(fitter: FitterLike, optimizer: str) -> dict[str, str]:
         "training data": f"{fitter.train_source.describe()}, batches of {batches_of(fitter.train_loader)}",
         "validation data": fitter.val_source.describe(),
         **({"callbacks": ", ".join(callbacks)} if callbacks else {}),  # states of before have none
+        **({"processes": str(size)} if (size := fitter.processes.share.size) > 1 else {}),
     }
 
 
