@@ -260,28 +260,25 @@ class Fitter:
         self.val_metrics = val_metrics
         self.max_epochs = check_positive_int("max_epochs", max_epochs)
         self.monitor, self.mode = monitor, monitor_mode(monitor, mode, val_metrics)
-        self.track_train_metrics = track_train_metrics
-        self.precision = precision
+        self.track_train_metrics, self.precision = track_train_metrics, precision
         self.grad_clip = None if grad_clip is None else check_non_negative("grad_clip", grad_clip)
         self.warmup_ms = check_non_negative("warmup_ms", warmup_ms)
         self.seed, self.fast = seed, fast
         self.history: list[dict[str, Any]] = []
         self.batch: Batch | None = None
         self.data_path: dict[str, str] = {}
-        self.should_stop = False
-        self.loss_factor = 1.0
+        self.should_stop, self.loss_factor = False, 1.0
         self._own_loss = objective == "auto" and owns_loss(self.model)
         self._params: Tensor | None = None
         self._autocast_dtype = _check_precision(precision, self.device)
-        self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
-        self._clip_bytes = clip_bytes
+        self._cache, self._clip_bytes = front_end_cache or FrontEndCache(), clip_bytes
         self.stopping = EarlyStopping(self.mode, check_positive_int("patience", patience), min_delta)
         self.optimizer = make_optimizer(optimizer, self.model)
         self.scheduler = make_scheduler(scheduler, self.optimizer, self.mode)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        writes = self.processes.writes
-        log_fn, progress = (log_fn, progress) if writes else (None, False)
-        self.best_weights = BestWeights(ckpt_path if writes else None)
+        if not self.processes.writes:
+            ckpt_path, log_fn, progress = None, None, False
+        self.best_weights = BestWeights(ckpt_path)
         self.per_neuron = PerNeuronBest(self.model, self.mode) if track_per_cell_best else None
         bar = shows_progress(progress) and not (progress == "auto" and log_fn is not None)
         self._resume = None if state_path is None else ResumeState(state_path, self)
