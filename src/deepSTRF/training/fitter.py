@@ -215,6 +215,9 @@ class Fitter:
     torch.Size([3])
     """
 
+    batch: Batch | None = None
+    _params: Tensor | None = None
+
     @checked_but("model", "loss_fn", "callbacks")
     def __init__(
         self,
@@ -265,13 +268,12 @@ class Fitter:
         self.warmup_ms = check_non_negative("warmup_ms", warmup_ms)
         self.seed, self.fast = seed, fast
         self.history: list[dict[str, Any]] = []
-        self.batch: Batch | None = None
         self.data_path: dict[str, str] = {}
         self.should_stop, self.loss_factor = False, 1.0
         self._own_loss = objective == "auto" and owns_loss(self.model)
-        self._params: Tensor | None = None
         self._autocast_dtype = _check_precision(precision, self.device)
-        self._cache, self._clip_bytes = front_end_cache or FrontEndCache(), clip_bytes
+        self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
+        self._clip_bytes = clip_bytes
         self.stopping = EarlyStopping(self.mode, check_positive_int("patience", patience), min_delta)
         self.optimizer = make_optimizer(optimizer, self.model)
         self.scheduler = make_scheduler(scheduler, self.optimizer, self.mode)
