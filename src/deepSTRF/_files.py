@@ -24,6 +24,7 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,11 +44,13 @@ __all__ = [
     "Artefact",
     "DamagedFileError",
     "adding_manifest",
+    "append_line",
     "check_place",
     "check_regular",
     "check_target",
     "check_zip_seal",
     "file_facts",
+    "held_lock",
     "json_safe",
     "load_npy",
     "load_npz",
@@ -369,6 +372,13 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
     write_atomically(path, (json.dumps(json_safe(value), indent=1, allow_nan=False) + "\n").encode())
 
 
+def append_line(path: str | os.PathLike[str], value: Any) -> None:
+    """Add a value as one line of JSON to a log; lines of several processes do not mix on a local disk."""
+    line = json.dumps(json_safe(value), allow_nan=False) + "\n"
+    with open(path, "ab", buffering=0) as stream:
+        stream.write(line.encode())
+
+
 def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], None]) -> bool:
     """Save a file of a running fit; when the disk refuses, warn and let the fit go on."""
     try:
@@ -382,6 +392,64 @@ def save_or_warn(name: str, path: str | os.PathLike[str], save: Callable[[], Non
         )
         return False
     return True
+
+
+# ---- locks
+
+#: What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextlib.contextmanager
+def held_lock(path: str | os.PathLike[str]) -> Iterator[bool]:
+    """Hold a lock file for a block: True, or False where another process or thread holds it.
+
+    The lock is the operating system's, so that it ends with its process, however that ends; the file is
+    removed with it. Where the file system has no locks, a warning says so and the block goes on.
+    """
+    handle = _take_lock(Path(path))
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            with contextlib.suppress(OSError):  # on Windows, an open file cannot be removed
+                os.unlink(path)
+            os.close(handle)
+
+
+def _take_lock(path: Path) -> int | None:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        try:
+            _lock_at_once(handle)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(handle)
+                if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+                    return None
+                raise
+            warnings.warn(
+                f"the file system of {path.parent} has no locks ({error.strerror}): run no two processes "
+                "that write there at the same time",
+                UserWarning,
+                stacklevel=4,
+            )
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        os.close(handle)  # whoever held it has removed the file since it was opened
+
+
+def _lock_at_once(handle: int) -> None:
+    """Lock an open file, or raise OSError when it is locked."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 # ---- seals in single files

@@ -134,7 +134,7 @@ def test_normalised_responses_meet_the_rules_of_losses_and_explain(tmp_path):
     assert float(np.nanstd(arrays["response"])) > 0.1, "z-scores, not volts"
     plain = ExperimentConfig()
     assert plain.differences(plain.with_changes(normalize_responses="max"))
-    assert "normalize_responses" not in plain._identity()
+    assert "normalize_responses" not in plain.identity()
 
 
 def test_normalising_by_given_statistics_and_of_tiny_values():

@@ -1,4 +1,4 @@
-"""Experiments: a configuration, its fits with several seeds, and the run folder that holds the results.
+"""Experiments: a configuration, its fits with several seeds, the run folder of the results; sweeps of many.
 
 Only `ExperimentConfig` is imported at once: the command line shows its fields without loading PyTorch.
 """
@@ -12,9 +12,27 @@ from deepSTRF.experiments.config import ExperimentConfig
 if TYPE_CHECKING:
     from deepSTRF.experiments.run import evaluate_run, run_experiment
     from deepSTRF.experiments.run_folder import Run
+    from deepSTRF.experiments.sweep import Sweep
+    from deepSTRF.experiments.sweep_fits import run_sweep
+    from deepSTRF.experiments.sweep_results import SweepResults
 
-__all__ = ["ExperimentConfig", "Run", "evaluate_run", "run_experiment"]
+__all__ = [
+    "ExperimentConfig",
+    "Run",
+    "Sweep",
+    "SweepResults",
+    "evaluate_run",
+    "run_experiment",
+    "run_sweep",
+]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
-    __name__, submod_attrs={"run": ["evaluate_run", "run_experiment"], "run_folder": ["Run"]}
+    __name__,
+    submod_attrs={
+        "run": ["evaluate_run", "run_experiment"],
+        "run_folder": ["Run"],
+        "sweep": ["Sweep"],
+        "sweep_fits": ["run_sweep"],
+        "sweep_results": ["SweepResults"],
+    },
 )

@@ -38,6 +38,7 @@ __all__ = [
     "check_buildable",
     "check_choices",
     "is_closed_form",
+    "is_file",
     "load_dataset",
     "loss_of",
     "naming_split",
@@ -74,7 +75,7 @@ FETCH = (
 
 def check_choices(config: ExperimentConfig) -> None:
     """Check names and options of dataset, model and front-end, before any file is read."""
-    if _is_file(config):
+    if is_file(config):
         path = Path(config.dataset)
         if not path.exists():
             raise FileNotFoundError(
@@ -150,7 +151,8 @@ def is_closed_form(model: str) -> bool:
     return model in SOLVERS
 
 
-def _is_file(config: ExperimentConfig) -> bool:
+def is_file(config: ExperimentConfig) -> bool:
+    """Whether the recording of an experiment is a path, not a name."""
     name = config.dataset
     try:
         is_there = Path(name).exists() and not (name in DATASETS and Path(name).is_dir())
@@ -211,7 +213,7 @@ def naming_split(config: ExperimentConfig) -> Iterator[None]:
 
 
 def _load_whole(config: ExperimentConfig, *, download: bool) -> NeuralDataset:
-    if _is_file(config):
+    if is_file(config):
         if not is_saved(config.dataset):
             return open_recording(config.dataset, **config.dataset_options)
         recording = NeuralDataset.load(config.dataset)

@@ -38,11 +38,15 @@ __all__ = [
     "choice",
     "choice_of",
     "closest",
+    "fields_of",
     "flag_of",
     "flags_table",
     "inline_toml",
     "parse_options",
     "parse_seeds",
+    "parse_toml",
+    "read_toml",
+    "toml_tree",
     "values_in",
 ]
 
@@ -454,7 +458,7 @@ class ExperimentConfig:
         """Read TOML text; as `from_toml`."""
         if not isinstance(text, str):
             raise TypeError(f"text must be TOML text, got {type(text).__name__}")
-        values = _values_of(_tree_of(text, source), _toml_layout(cls), source)
+        values = _values_of(parse_toml(text, source), _toml_layout(cls), source)
         values.update({key: value for key, value in overrides.items() if value is not None})
         return cls(**values)
 
@@ -495,16 +499,11 @@ class ExperimentConfig:
 
     def to_toml(self) -> str:
         """Return the TOML text that `from_toml` reads back to an equal configuration; None is left out."""
-        tree: dict[str, Any] = {}
-        for table, keys in _toml_layout(type(self)).items():
-            values = {key: getattr(self, name) for key, name in keys.items()}
-            written = {key: _saved(value) for key, value in values.items() if value not in (None, {})}
-            tree.update({table: written} if table and written else written)
-        return tomli_w.dumps(tree)
+        return tomli_w.dumps(toml_tree({item.name: getattr(self, item.name) for item in fields(self)}))
 
     def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
         """Return the fields that make another experiment of it: name to (other value, own value)."""
-        mine, theirs = self._identity(), other._identity()
+        mine, theirs = self.identity(), other.identity()
         return {
             name: (theirs.get(name), mine.get(name))
             for name in {**mine, **theirs}
@@ -513,7 +512,7 @@ class ExperimentConfig:
 
     def default_folder(self) -> str:
         """Return ``runs/<dataset>-<model>[-<front-end>]-<hash>``: the same choices give the same folder."""
-        canonical = json.dumps(self._identity(), sort_keys=True, default=str)
+        canonical = json.dumps(self.identity(), sort_keys=True, default=str)
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:HASH_DIGITS]
         names = [Path(self.dataset).stem, self.model, *([self.wav2spec] if self.wav2spec else []), digest]
         return os.path.join("runs", "-".join(re.sub(r"[^\w.]+", "_", name) for name in names))
@@ -534,7 +533,8 @@ class ExperimentConfig:
                 words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
         return shlex.join(words)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """Return the choices that make two runs different ones, as plain values."""
         values = {
             item.name: _plain(getattr(self, item.name)) for item in fields(self) if choice_of(item).identity
         }
@@ -607,6 +607,11 @@ def values_in(
     path: str | os.PathLike[str], config: type[ExperimentConfig] = ExperimentConfig
 ) -> dict[str, Any]:
     """Return the fields that a TOML file gives; errors as those of `ExperimentConfig.from_toml`."""
+    return fields_of(read_toml(path), str(path), config)
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the tree of a TOML file of choices."""
     from deepSTRF._files import DamagedFileError, check_regular, read_text  # with PyTorch
 
     if not isinstance(path, str | os.PathLike):
@@ -625,10 +630,28 @@ def values_in(
         raise ValueError(f"config file {source} cannot be read ({error.strerror})") from error
     if not text.strip():
         raise ValueError(f"config file {source} is empty; write choices into it, or give them as flags")
-    return _values_of(_tree_of(text, str(source)), _toml_layout(config), str(source))
+    return parse_toml(text, str(source))
 
 
-def _tree_of(text: str, source: str) -> dict[str, Any]:
+def fields_of(
+    tree: Mapping[str, Any], source: str, config: type[ExperimentConfig] = ExperimentConfig
+) -> dict[str, Any]:
+    """Return the fields in a tree of TOML; an unknown table or key raises ValueError."""
+    return _values_of(tree, _toml_layout(config), source)
+
+
+def toml_tree(values: Mapping[str, Any], config: type[ExperimentConfig] = ExperimentConfig) -> dict[str, Any]:
+    """Return fields as the tree of a TOML file, without those that are None or empty."""
+    tree: dict[str, Any] = {}
+    for table, keys in _toml_layout(config).items():
+        given = {key: values.get(name) for key, name in keys.items()}
+        written = {key: _saved(value) for key, value in given.items() if value not in (None, {})}
+        tree.update({table: written} if table and written else written)
+    return tree
+
+
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """Return the tree of a TOML text."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also of numbers and nesting without an end

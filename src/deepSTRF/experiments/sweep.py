@@ -1,0 +1,449 @@
+"""The description of a sweep: one experiment, and axes along which its choices vary.
+
+A sweep is a table of `ExperimentConfig` fields and a grid: every combination of the values of its axes is a
+fit of its own, with a key that is the hash of all that decides its result. The fits are run by
+`deepSTRF.experiments.run_sweep`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from deepSTRF._validation import checked
+from deepSTRF.experiments.config import (
+    NONE_WORD,
+    ExperimentConfig,
+    closest,
+    fields_of,
+    inline_toml,
+    parse_toml,
+    read_toml,
+    toml_tree,
+)
+
+__all__ = ["FOLD", "REPEATS", "SEARCH", "PlannedFit", "Sweep", "plain_values", "set_choice"]
+
+#: The axis that completes a split such as "kfold:5" by its fold.
+FOLD = "fold"
+#: Axes that repeat a configuration: scores are averaged over them.
+REPEATS = ("seeds", FOLD, "split")
+#: Tables of a sweep's TOML file beside those of an experiment; the last is of `deepSTRF.experiments.search`.
+GRID, EXCLUDE, SEARCH = "grid", "exclude", "search"
+#: More fits than this are a slip.
+MOST_FITS = 100_000
+#: Characters of a label, and digits of a key in the name of a folder.
+LONGEST_LABEL, KEY_DIGITS = 60, 12
+#: Raised when fits of the same choices would have other results, so that none of before is taken for them.
+KEY_FORMAT = 1
+#: A field that names something, and the options that go with it.
+_OPTIONS_OF = {"dataset": "dataset_options", "model": "model_options", "wav2spec": "wav2spec_options"}
+_FIELDS = {item.name: item for item in fields(ExperimentConfig) if item.name != "out"}
+
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """One fit of a sweep.
+
+    ``choices`` maps each axis to the label of its value; ``key`` is the SHA-256 of all that decides the
+    result: the choices, and the content of a recording in files.
+    """
+
+    name: str
+    config: ExperimentConfig
+    choices: Mapping[str, str]
+    key: str
+
+    @property
+    def folder(self) -> str:
+        """Name of its run folder: words for a reader, digits of the key for the rest."""
+        words = Path(self.config.default_folder()).name.rpartition("-")[0]
+        return f"{words[:100]}-{self.key[:KEY_DIGITS]}"
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Labels of an axis, and what each of its values changes: field, "options.key" or "fold" to value."""
+
+    name: str
+    labels: tuple[str, ...]
+    changes: tuple[Changes, ...]
+
+
+@checked
+@dataclass(frozen=True)
+class Sweep:
+    """Models, front-ends, recordings, seeds, folds and options to be fitted in every combination.
+
+    Parameters
+    ----------
+    base : ExperimentConfig or mapping
+        Choices that all fits share; of a mapping, fields of `ExperimentConfig`.
+    grid : mapping
+        Axis to a list of values. An axis is a field ("model", "seeds", "learning_rate", ...), a single option
+        ("model_options.n_lags"), "fold" (whole numbers that complete a split such as "kfold:5"), or any other
+        word, whose values are tables of fields that change together, with a "name" each where one likes.
+    exclude : sequence of mappings
+        Combinations to leave out: axis or field to a value, or to a list of values; all must hold.
+    name : str
+        Name of the sweep.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For an unknown axis or field, an impossible value, two fits with the same choices, an ``exclude`` that
+        matches nothing; the text names the combination.
+
+    Notes
+    -----
+    Where an axis names another model, recording or front-end than ``base``, the options in ``base`` of the
+    earlier one are dropped, as by ``deepstrf fit``.
+
+    Examples
+    --------
+    >>> sweep = Sweep(
+    ...     {"dataset": "ns1", "split": "kfold:5", "epochs": 50},
+    ...     {"model": ["linear", "dnet"], "wav2spec": [None, "mel"], "seeds": [0, 1, 2], "fold": range(5)},
+    ...     exclude=[{"model": "dnet", "wav2spec": "mel"}],
+    ... )
+    >>> configs = sweep.configs()
+    >>> len(configs), list(configs)[0]
+    (45, 'model=linear, wav2spec=none, seeds=0, fold=0')
+    >>> configs["model=dnet, wav2spec=none, seeds=2, fold=4"].split
+    'kfold:5:fold=4'
+    """
+
+    base: ExperimentConfig | Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    exclude: Sequence[Mapping[str, Any]] = ()
+    name: str = "sweep"
+
+    def __post_init__(self) -> None:
+        if not self.name.strip():
+            raise ValueError("name must be a non-empty text")
+        for key in self._base():
+            if key not in _FIELDS:
+                raise ValueError(
+                    f"base: {key!r} is no field of ExperimentConfig.{closest(key, _FIELDS)} (the folder of a "
+                    "sweep is an argument of run_sweep)"
+                )
+        for position, rule in enumerate(self.exclude):
+            if not isinstance(rule, Mapping) or not rule:
+                raise TypeError(f"exclude[{position}] must map axes or fields to values, got {rule!r}")
+        self._plan(_Contents(read=False))  # so that what is wrong is said at once
+
+    @classmethod
+    @checked
+    def from_toml(cls, path: str | os.PathLike[str]) -> Sweep:
+        """Read a TOML file: the tables of an experiment, ``[grid]`` and ``[[exclude]]``.
+
+        Raises
+        ------
+        FileNotFoundError
+            When there is no such file.
+        ValueError, TypeError
+            When it is not valid TOML, or holds an unknown table, key, axis or field.
+        """
+        return cls._from_tree(read_toml(path), str(path), Path(path).stem)
+
+    @classmethod
+    @checked
+    def from_toml_text(cls, text: str, source: str = "sweep") -> Sweep:
+        """Read TOML text; as `from_toml`. ``source`` names it in errors."""
+        return cls._from_tree(parse_toml(text, source), source, source)
+
+    @classmethod
+    def _from_tree(cls, tree: Mapping[str, Any], source: str, name: str) -> Sweep:
+        own = ("name", GRID, EXCLUDE, SEARCH)
+        values = fields_of({key: value for key, value in tree.items() if key not in own}, source)
+        values.pop("out", None)
+        grid = tree.get(GRID, {})
+        if not isinstance(grid, Mapping):
+            raise TypeError(f"{source}: [grid] must be a table of axes, got {grid!r}")
+        exclude = tree.get(EXCLUDE, [])
+        exclude = [exclude] if isinstance(exclude, Mapping) else exclude
+        return cls(values, _nones(grid), tuple(exclude), str(tree.get("name", name)))
+
+    def to_toml(self) -> str:
+        """Return the TOML text from which `from_toml` makes the same fits."""
+        tree = {"name": self.name, **toml_tree(self._base())}
+        tree[GRID] = {key: _written(values) for key, values in _flat(self.grid).items()}
+        if self.exclude:
+            tree[EXCLUDE] = [_written(rule) for rule in self.exclude]
+        return tomli_w.dumps(tree)
+
+    @property
+    def axes(self) -> dict[str, list[str]]:
+        """Axis to the labels of its values."""
+        return {axis.name: list(axis.labels) for axis in self._axes()}
+
+    def configs(self) -> dict[str, ExperimentConfig]:
+        """Return the configuration of every fit by its name, in the order of the grid."""
+        return {fit.name: fit.config for fit in self._plan(_Contents(read=False))}
+
+    def fits(self) -> list[PlannedFit]:
+        """Return every fit: name, configuration, labels of its choices, key; reads recordings in files."""
+        return self._plan(_Contents())
+
+    def _plan(self, contents: _Contents) -> list[PlannedFit]:
+        axes, base = self._axes(), self._base()
+        total = math.prod(len(axis.labels) for axis in axes)
+        if total > MOST_FITS:
+            raise ValueError(f"the grid has {total:,} combinations, at most {MOST_FITS:,} are one sweep")
+        planned: dict[str, PlannedFit] = {}
+        excluded = [0] * len(self.exclude)
+        for places in itertools.product(*(range(len(axis.labels)) for axis in axes)):
+            choices = {axis.name: axis.labels[place] for axis, place in zip(axes, places, strict=True)}
+            changes = [axis.changes[place] for axis, place in zip(axes, places, strict=True)]
+            name = ", ".join(f"{axis}={label}" for axis, label in choices.items()) or self.name
+            fit = _planned(name, choices, base, changes, contents)
+            matched = [place for place, rule in enumerate(self.exclude) if _matches(rule, fit)]
+            for place in matched:
+                excluded[place] += 1
+            if matched:
+                continue
+            same = planned.get(fit.key)
+            if same is not None:
+                raise ValueError(
+                    f"the fits {same.name!r} and {name!r} have the same choices; leave one out of the grid"
+                )
+            planned[fit.key] = fit
+        for rule, count in zip(self.exclude, excluded, strict=True):
+            if not count:
+                raise ValueError(f"exclude {dict(rule)} matches none of the {total} combinations of the grid")
+        if not planned:
+            raise ValueError("exclude leaves no fit of the grid")
+        return list(planned.values())
+
+    def _base(self) -> dict[str, Any]:
+        if not isinstance(self.base, ExperimentConfig):
+            return dict(self.base)
+        plain = ExperimentConfig()
+        given = {name: getattr(self.base, name) for name in _FIELDS}
+        return {name: value for name, value in given.items() if value != getattr(plain, name)}
+
+    def _axes(self) -> list[_Axis]:
+        return [_axis(name, values) for name, values in _flat(self.grid).items()]
+
+
+# ---- The grid
+
+
+def _flat(grid: Mapping[str, Any]) -> dict[str, Any]:
+    """Axes by name; a table of options is one axis per option."""
+    found: dict[str, Any] = {}
+    for name, values in grid.items():
+        if name in _OPTIONS_OF.values() and isinstance(values, Mapping):
+            found |= {f"{name}.{option}": listed for option, listed in values.items()}
+        else:
+            found[name] = values
+    return found
+
+
+def _axis(name: str, given: Any) -> _Axis:
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence):
+        raise TypeError(f"grid: the axis {name!r} must be a list of values, got {given!r}")
+    values: list[Any] = list(given)
+    if not values:
+        raise ValueError(f"grid: the axis {name!r} has no values")
+    if _is_choice(name):
+        labels, changes = [label_of(value) for value in values], [{name: value} for value in values]
+    else:
+        if not all(isinstance(value, Mapping) for value in values):
+            legal = [*_FIELDS, FOLD]
+            raise ValueError(
+                f"grid: {name!r} is no field of ExperimentConfig, so its values must be tables of fields "
+                f"that change together, got {values[:3]!r}.{closest(name, legal)}"
+            )
+        labels, changes = [], []
+        for value in values:
+            own = _flat_changes(name, {key: item for key, item in value.items() if key != "name"})
+            text = ", ".join(f"{key}={label_of(item)}" for key, item in own.items()) or "base"
+            labels.append(label_of(value.get("name", text)))
+            changes.append(own)
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"grid: the axis {name!r} has equal values or names: {', '.join(labels)}")
+    return _Axis(name, tuple(labels), tuple(changes))
+
+
+def _is_choice(name: str) -> bool:
+    """Whether a word is a field, an option of one, or "fold"."""
+    table, dot, option = name.partition(".")
+    return name == FOLD or name in _FIELDS or (table in _OPTIONS_OF.values() and bool(dot and option))
+
+
+def _flat_changes(axis: str, table: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes of one alternative; a table of options is one change per option."""
+    changes = _flat(table)
+    for key in changes:
+        if not _is_choice(key):
+            raise ValueError(
+                f"grid: {key!r} in the axis {axis!r} is no field of ExperimentConfig, no option such as "
+                f"'model_options.n_lags', and not 'fold'.{closest(key, _FIELDS)}"
+            )
+    return changes
+
+
+def label_of(value: Any) -> str:
+    """A value in names and tables."""
+    if isinstance(value, str):
+        text = value
+    elif value is None:
+        text = NONE_WORD
+    elif isinstance(value, Sequence) and value and all(isinstance(item, int) for item in value):
+        text = ",".join(map(str, value))
+    else:
+        text = inline_toml(value)
+    return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
+
+
+def _nones(value: Any) -> Any:
+    """The tree of a TOML file with None for the word none."""
+    if isinstance(value, Mapping):
+        return {key: _nones(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_nones(item) for item in value]
+    return None if value == NONE_WORD else value
+
+
+def _written(value: Any) -> Any:
+    """The opposite of `_nones`, with lists for tuples and ranges."""
+    if isinstance(value, Mapping):
+        return {str(key): _written(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [_written(item) for item in value]
+    if value is None:
+        return NONE_WORD
+    return value if isinstance(value, str | bool | float) or not hasattr(value, "__index__") else int(value)
+
+
+# ---- One combination
+
+
+def _planned(
+    name: str,
+    choices: Mapping[str, str],
+    base: Mapping[str, Any],
+    changes: Sequence[Changes],
+    contents: _Contents,
+) -> PlannedFit:
+    """Put a combination together; an error of its choices names it."""
+    values = plain_values(base)
+    merged = {key: value for change in changes for key, value in change.items()}
+    for named, options in _OPTIONS_OF.items():  # options of another model are not those of this one
+        usual = getattr(ExperimentConfig, named)
+        if merged.get(named, values.get(named, usual)) != values.get(named, usual):
+            values.pop(options, None)
+    try:
+        for key, value in sorted(merged.items(), key=lambda item: item[0].count(".") + 2 * (item[0] == FOLD)):
+            set_choice(values, key, value)
+        config = ExperimentConfig(**values)
+    except (ValueError, TypeError) as error:
+        error.add_note(f"The fit is {name!r}")
+        raise
+    return PlannedFit(name, config, choices, contents.key(config))
+
+
+def plain_values(base: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of fields in which options can be set."""
+    return {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
+
+
+def set_choice(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set a field, a single option ("model_options.n_lags"), or the fold of the split, in fields."""
+    table, dot, option = key.partition(".")
+    if key == FOLD:
+        split = values.get("split")
+        if split is None or "fold=" in split:
+            raise ValueError(
+                f"fold={value!r} completes a split such as 'kfold:5' or 'loo', and the split is {split!r}"
+            )
+        if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
+            raise ValueError(f"fold must be a whole number of at least 0, got {value!r}")
+        values["split"] = f"{split}:fold={int(value)}"
+    elif dot:
+        values[table] = {**values.get(table, {}), option: value}
+    else:
+        values[key] = value
+
+
+def _matches(rule: Mapping[str, Any], fit: PlannedFit) -> bool:
+    """Whether all that a rule names holds for a fit."""
+    for key, wanted in rule.items():
+        if key in fit.choices:
+            found = fit.choices[key]
+        elif key in _FIELDS:
+            found = label_of(getattr(fit.config, key))
+        elif _is_choice(key) and "." in key:
+            table, _, option = key.partition(".")
+            found = label_of(getattr(fit.config, table).get(option))
+        else:
+            raise ValueError(
+                f"exclude: {key!r} is neither an axis nor a field.{closest(key, [*fit.choices, *_FIELDS])}"
+            )
+        listed = isinstance(wanted, list | tuple) and label_of(wanted) != found
+        if found not in [label_of(value) for value in (wanted if listed else [wanted])]:
+            return False
+    return True
+
+
+# ---- What decides a result
+
+
+class _Contents:
+    """Keys of fits; each recording in files is read once, or left out of them (``read`` False)."""
+
+    def __init__(self, *, read: bool = True) -> None:
+        self._digests: dict[str, str | None] = {}
+        self._read = read
+
+    def key(self, config: ExperimentConfig) -> str:
+        """SHA-256 of the choices and of the recording, where it is in files."""
+        facts = {
+            "format": KEY_FORMAT,
+            **config.identity(),
+            "epochs": config.epochs,
+            "patience": config.patience,
+        }
+        if self._read and config.dataset not in self._digests:
+            self._digests[config.dataset] = _digest_of_files(config)
+        if (digest := self._digests.get(config.dataset)) is not None:
+            facts["content"] = digest
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _digest_of_files(config: ExperimentConfig) -> str | None:
+    """SHA-256 of a recording in files; None for one that is known by its name."""
+    path = Path(config.dataset)
+    try:
+        if not path.exists():
+            return None
+    except OSError:  # a name that no file can have
+        return None
+    from deepSTRF._files import file_facts
+    from deepSTRF.experiments.build import is_file
+
+    if not is_file(config):
+        return None
+    if path.is_file():
+        return file_facts(path)[1]
+    digest = hashlib.sha256()
+    for inner in _files_in(path):
+        digest.update(f"{inner.relative_to(path).as_posix()} {file_facts(inner)}\n".encode())
+    return digest.hexdigest()
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Regular files of a folder, in an order that is the same everywhere."""
+    return (path for path in sorted(folder.rglob("*")) if path.is_file())

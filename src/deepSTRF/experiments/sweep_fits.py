@@ -1,0 +1,315 @@
+"""Running a sweep: every fit once, wherever there is a process for it, whatever is killed on the way.
+
+Each fit has a run folder named after its key, and a lock beside it while a process works on it. What is
+finished is read; what another process works on is left to it; the rest is fitted. A fit that fails is
+reported in a file beside its folder, and the others go on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import os
+import platform
+import queue
+import shlex
+import threading
+import time
+import traceback
+from collections import deque
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from deepSTRF import __version__
+from deepSTRF._files import append_line, check_regular, held_lock, write_atomically, write_sealed_json
+from deepSTRF._validation import checked_but
+from deepSTRF.experiments.build import check_choices
+from deepSTRF.experiments.engines import (
+    RETRIES,
+    Answer,
+    DaskEngine,
+    Engine,
+    HereEngine,
+    ProcessEngine,
+    n_processes,
+)
+from deepSTRF.experiments.run import run_experiment
+from deepSTRF.experiments.sweep import PlannedFit, Sweep
+from deepSTRF.experiments.sweep_progress import SweepProgress
+from deepSTRF.experiments.sweep_results import (
+    DONE,
+    FAILED,
+    FITS,
+    LOG,
+    MISSING,
+    SWEEP_FILE,
+    FitResult,
+    SweepResults,
+    failure_path,
+    read_result,
+)
+
+__all__ = ["fit_planned", "run_sweep"]
+
+#: What a worker answers.
+FITTED, READ, BUSY = "fitted", "read", "busy"
+#: Seconds between two looks at a fit that another process works on, and at the engine.
+AGAIN_SECONDS, TICK_SECONDS = 1.0, 0.2
+#: Fits of one process run one after another: PyTorch's random numbers are of the process.
+_ONE_FIT = threading.Lock()
+
+
+# ---- One fit, in any process
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a worker needs to know of a sweep."""
+
+    out: Path
+    retry_failed: bool
+    download: bool
+
+
+def fit_planned(fit: PlannedFit, job: _Job) -> str:
+    """Fit one configuration of a sweep, unless that is done; return "fitted", "read", "failed" or "busy"."""
+    folder = job.out / FITS / fit.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _ONE_FIT, held_lock(folder.with_name(f"{folder.name}.lock")) as mine:
+        if not mine:
+            return BUSY
+        before = read_result(job.out, fit)
+        if before.status == DONE:
+            return READ
+        if before.status == FAILED and not job.retry_failed:
+            return FAILED
+        _log(job.out, "start", fit)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # sums depend on their number, and each core has a process of its own
+        try:
+            damaged = before.status == FAILED and not failure_path(job.out, fit).is_file()
+            run_experiment(fit.config, folder, overwrite=damaged, download=job.download, progress=False)
+        except Exception as error:  # noqa: BLE001  (reported; the other fits go on)
+            report_failure(job.out, fit, error)
+            return FAILED
+        finally:
+            torch.set_num_threads(threads)
+        failure_path(job.out, fit).unlink(missing_ok=True)
+        _log(job.out, "end", fit)
+    return FITTED
+
+
+def report_failure(out: Path, fit: PlannedFit, error: BaseException) -> None:
+    """Write the error of a fit, with its traceback, beside its folder."""
+    facts = {
+        "name": fit.name,
+        "key": fit.key,
+        "error": f"{type(error).__name__}: {'. '.join([str(error), *getattr(error, '__notes__', ())])}",
+        "traceback": "".join(traceback.format_exception(error)).splitlines(),
+        "command": f"{fit.config.command()} --out {shlex.quote(os.fspath(out / FITS / fit.folder))}",
+        "version": __version__,
+        "machine": platform.node(),
+        "time": _now(),
+    }
+    write_sealed_json(failure_path(out, fit), facts)
+    _log(out, "failed", fit)
+
+
+def _log(out: Path, event: str, fit: PlannedFit) -> None:
+    facts = {"event": event, "fit": fit.folder, "name": fit.name, "time": _now()}
+    append_line(out / LOG, {**facts, "process": os.getpid(), "machine": platform.node()})
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+
+
+# ---- All of them
+
+
+@checked_but("scheduler")
+def run_sweep(
+    sweep: Sweep,
+    out: str | os.PathLike[str],
+    *,
+    n_jobs: int = 1,
+    scheduler: Any = None,
+    progress: bool | Literal["auto"] = "auto",
+    retry_failed: bool = False,
+    download: bool = False,
+) -> SweepResults:
+    """Run the fits of a sweep that its folder does not hold yet, and return the results of all.
+
+    The same call goes on after a crash, a kill or a night: finished fits are read, interrupted ones resumed
+    where they stopped, none is made twice. Fits are told apart by a hash of their choices and of a recording
+    in files, so that a sweep may grow in the same folder. Several processes, also of several machines that
+    share the folder, may run the same sweep at the same time: each takes what no other works on.
+
+    Parameters
+    ----------
+    sweep : Sweep
+        The sweep.
+    out : path
+        Its folder: run folders under ``fits/``, ``log.jsonl`` (start and end of each fit), ``sweep.toml``,
+        ``table.csv``, ``results.json``.
+    n_jobs : int
+        Fits at a time, in worker processes of joblib; 1 runs them in this process, -1 is one per core.
+    scheduler : str, distributed.Client or cluster, optional
+        Address of a Dask scheduler ("tcp://host:8786"), a client or a cluster: the fits run on its workers,
+        which need deepSTRF and the folder ``out`` (the extra ``distributed``).
+    progress : bool or 'auto'
+        A table that fills; 'auto' shows it on a terminal.
+    retry_failed : bool
+        Fit again what failed before; else it stays failed.
+    download : bool
+        Let recordings fetch missing files.
+
+    Returns
+    -------
+    SweepResults
+        Of every fit, the failed ones with their tracebacks.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        Before anything is fitted, for choices that do not go together; the text names the fit.
+    FileExistsError
+        When the folder holds something else.
+    ConnectionError
+        When the scheduler does not answer, or goes away on the way.
+
+    Notes
+    -----
+    Each fit has one thread, so that its numbers are the same with every engine. A worker process that dies
+    takes its own fit with it, which is started again by another one up to 3 times, and fails after that.
+    Fits that share a process run one after another. Models registered in a script are known to that process
+    only (``n_jobs=1``); workers of Dask learn them with ``dask worker --preload my_models.py``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> data = {"n_neurons": 3, "n_clips": 5, "n_repeats": 4}
+    >>> sweep = Sweep({"dataset_options": data, "epochs": 2}, {"model": ["linear", "ridge"], "seeds": [0]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     results = run_sweep(sweep, folder, progress=False)
+    >>> [fit.status for fit in results.fits], results.failed
+    (['done', 'done'], [])
+    """
+    folder = Path(out)
+    n = n_processes(n_jobs)
+    fits = sweep.fits()
+    _check_choices(fits)
+    _check_folder(folder)
+    if scheduler is not None and n_jobs != 1:
+        raise ValueError(f"n_jobs={n_jobs} and a scheduler: the workers of the scheduler decide how many run")
+    (folder / FITS).mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / SWEEP_FILE, sweep.to_toml().encode())
+    driver = _Driver(fits, _Job(folder.absolute(), retry_failed, download), SweepProgress(fits, progress))
+    try:
+        if driver.waiting:
+            with closing(_engine(n, scheduler, len(driver.waiting))) as engine:
+                driver.run(engine)
+    finally:
+        driver.progress.close()
+        results = driver.results(sweep, folder)
+        results.write()
+    return results
+
+
+def _engine(n: int, scheduler: Any, n_fits: int) -> Engine:
+    if scheduler is not None:
+        return DaskEngine(scheduler)
+    return HereEngine() if n == 1 else ProcessEngine(min(n, n_fits))
+
+
+def _check_choices(fits: list[PlannedFit]) -> None:
+    """Raise what the names and options of a fit would raise, with its name."""
+    for fit in fits:
+        try:
+            check_choices(fit.config)
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            error.add_note(f"The fit is {fit.name!r}")
+            raise
+
+
+def _check_folder(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder for the sweep")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SWEEP_FILE).exists():
+        raise FileExistsError(f"{folder} is not empty and holds no sweep; name another folder")
+    if (folder / SWEEP_FILE).exists():
+        check_regular(folder / SWEEP_FILE)
+
+
+class _Driver:
+    """Hands fits to an engine until each has an answer."""
+
+    def __init__(self, fits: list[PlannedFit], job: _Job, progress: SweepProgress) -> None:
+        self.fits = {fit.name: fit for fit in fits}
+        self.job, self.progress = job, progress
+        self.found: dict[str, FitResult] = {fit.name: read_result(job.out, fit) for fit in fits}
+        self.fitted: set[str] = set()
+        again = (MISSING, FAILED) if job.retry_failed else (MISSING,)
+        self.waiting = deque(name for name, result in self.found.items() if result.status in again)
+        self.elsewhere: deque[tuple[float, str]] = deque()
+        self.running: set[str] = set()
+        self.deaths: dict[str, int] = {}
+        for result in self.found.values():
+            if result.name not in self.waiting:
+                progress.add(result)
+
+    def run(self, engine: Engine) -> None:
+        """Run what waits."""
+        while self.waiting or self.running or self.elsewhere:
+            while self.waiting and engine.is_free():
+                name = self.waiting.popleft()
+                self.running.add(name)
+                self.progress.begin()
+                engine.start(name, functools.partial(fit_planned, self.fits[name], self.job))
+            with suppress(queue.Empty):
+                self._take(engine.answers.get(timeout=TICK_SECONDS))
+            engine.check()
+            while self.elsewhere and self.elsewhere[0][0] <= time.monotonic():
+                self.waiting.append(self.elsewhere.popleft()[1])
+
+    def _take(self, answer: Answer) -> None:
+        name, fit = answer.name, self.fits[answer.name]
+        self.running.discard(name)
+        if answer.impossible:
+            raise RuntimeError(f"no worker can run the fit {name!r}: {answer.impossible}")
+        if answer.value == BUSY:
+            self.elsewhere.append((time.monotonic() + AGAIN_SECONDS, name))
+            self.progress.defer()
+            return
+        if answer.died:
+            self.deaths[name] = self.deaths.get(name, 0) + 1
+            if not answer.for_good and self.deaths[name] <= RETRIES:
+                self.waiting.append(name)
+                self.progress.defer()
+                return
+            error = RuntimeError(
+                f"the worker process died during this fit, {RETRIES + 1} times in a row (out of memory, or "
+                f"killed); last: {answer.died}"
+            )
+            report_failure(self.job.out, fit, error)
+        elif answer.value == FITTED:
+            self.fitted.add(name)
+        self.found[name] = read_result(self.job.out, fit)
+        if self.found[name].status == MISSING:
+            raise FileNotFoundError(
+                f"a worker has made the fit {name!r}, and {self.found[name].path} is not here: workers and "
+                "this process must share the folder of the sweep"
+            )
+        self.progress.add(self.found[name], was_running=True)
+
+    def results(self, sweep: Sweep, folder: Path) -> SweepResults:
+        """What is there now."""
+        fits = [self.found[name] for name in self.fits]
+        read = tuple(f.name for f in fits if f.status == DONE and f.name not in self.fitted)
+        return SweepResults(
+            sweep, folder, fits, tuple(name for name in self.fits if name in self.fitted), read
+        )
