@@ -170,6 +170,8 @@ HtmlFile = Annotated[
     typer.Option("--out", metavar="FILE", help=f"HTML file.{_default('report.html in the run folder')}"),
 ]
 
+SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of the sweep.")]
+
 # ---- Commands
 
 app = typer.Typer(
@@ -320,6 +322,59 @@ def fit(
 
     fit_and_report(
         config, given, recommended=recommended, overwrite=overwrite, download=download, quiet=quiet
+    )
+
+
+@app.command()
+@readable
+def sweep(
+    file: SweepFile,
+    jobs: Annotated[
+        int,
+        typer.Option(
+            "--jobs", "-j", metavar="N", help="Fits at a time; -1 is one per core.", rich_help_panel=RUN
+        ),
+    ] = 1,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run on the workers of this Dask scheduler: [cyan]tcp://host:8786[/].",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FOLDER", help=f"Folder of the sweep.{_default('runs/NAME OF THE FILE')}",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Fit again what failed before.", rich_help_panel=RUN)
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the fits and what is there of them.", rich_help_panel=RUN)
+    ] = False,
+    download: Download = True,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fit every combination of models, front-ends, seeds, folds and options that a file describes.
+
+    [bold]Examples[/]
+
+      deepstrf sweep sweep.toml --dry-run
+      deepstrf sweep sweep.toml --jobs 2
+      deepstrf sweep sweep.toml --scheduler tcp://node7:8786 --out /shared/runs/sweep
+
+    The file holds choices as [cyan]deepstrf fit --config[/] reads them, and lists of values in its grid.
+    The same command again reads what is finished and fits the rest; it also joins a sweep that runs.
+    """
+    from deepSTRF.cli.sweeps import sweep_and_print
+
+    sweep_and_print(
+        file, out, jobs, scheduler, retry_failed=retry_failed, dry_run=dry_run, download=download, quiet=quiet
     )
 
 

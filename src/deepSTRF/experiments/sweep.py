@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tomli_w
 
 from deepSTRF._validation import checked
@@ -178,7 +179,7 @@ class Sweep:
     def to_toml(self) -> str:
         """Return the TOML text from which `from_toml` makes the same fits."""
         tree = {"name": self.name, **toml_tree(self._base())}
-        tree[GRID] = {key: _written(values) for key, values in _flat(self.grid).items()}
+        tree[GRID] = _written(_flat(self.grid))
         if self.exclude:
             tree[EXCLUDE] = [_written(rule) for rule in self.exclude]
         return tomli_w.dumps(tree)
@@ -252,6 +253,8 @@ def _flat(grid: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _axis(name: str, given: Any) -> _Axis:
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence):
         raise TypeError(f"grid: the axis {name!r} must be a list of values, got {given!r}")
     values: list[Any] = list(given)
@@ -318,14 +321,16 @@ def _nones(value: Any) -> Any:
 
 
 def _written(value: Any) -> Any:
-    """The opposite of `_nones`, with lists for tuples and ranges."""
+    """The opposite of `_nones`, in plain types: lists for tuples and ranges, Python's own numbers."""
     if isinstance(value, Mapping):
         return {str(key): _written(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | range):
+    if isinstance(value, list | tuple | range | np.ndarray):
         return [_written(item) for item in value]
     if value is None:
         return NONE_WORD
-    return value if isinstance(value, str | bool | float) or not hasattr(value, "__index__") else int(value)
+    if isinstance(value, str | bool):
+        return value
+    return int(value) if hasattr(value, "__index__") else float(value)
 
 
 # ---- One combination
@@ -420,7 +425,7 @@ class _Contents:
             self._digests[config.dataset] = _digest_of_files(config)
         if (digest := self._digests.get(config.dataset)) is not None:
             facts["content"] = digest
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(_written(facts), sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of_files(config: ExperimentConfig) -> str | None:
