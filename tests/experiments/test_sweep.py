@@ -71,9 +71,9 @@ def test_python_objects_and_a_configuration_as_base():
     assert {config.out for config in configs} == {None}  # each fit has a folder of its own
     assert keys_of(Sweep.from_toml_text(sweep.to_toml())) == keys_of(sweep)
     plain = Sweep({"epochs": 7}, {"model_options.temporal_window_size": [3]})
-    assert keys_of(
-        Sweep({"epochs": 7}, {"model_options.temporal_window_size": np.arange(3, 4)})
-    ) == (keys_of(plain))
+    assert keys_of(Sweep({"epochs": 7}, {"model_options.temporal_window_size": np.arange(3, 4)})) == (
+        keys_of(plain)
+    )
 
 
 def test_several_seeds_may_be_one_fit():
@@ -98,17 +98,17 @@ def test_options_of_another_model_are_dropped():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"grid": {"modle": ["linear"]}}, "'modle' is no field.*Did you mean 'model'"),
+        ({"grid": {"modell": ["linear"]}}, "'modell' is no field.*Did you mean 'model'"),
         ({"grid": {"model": "linear"}}, "axis 'model' must be a list"),
         ({"grid": {"model": []}}, "axis 'model' has no values"),
         ({"grid": {"seeds": [0, 0]}}, "equal values"),
         ({"grid": {"epochs": [0]}}, "epochs must be a whole number"),
-        ({"grid": {"a": [{"modle": "linear"}]}}, "'modle' in the axis 'a'.*Did you mean 'model'"),
+        ({"grid": {"a": [{"modell": "linear"}]}}, "'modell' in the axis 'a'.*Did you mean 'model'"),
         ({"grid": {"a": [{"name": "x"}, {"model": "linear"}]}}, "have the same choices"),
         ({"grid": {"fold": [0]}}, "completes a split"),
         ({"base": {"split": "kfold:5:fold=0"}, "grid": {"fold": [0]}}, "completes a split"),
         ({"base": {"split": "kfold:5"}, "grid": {"fold": [-1]}}, "at least 0"),
-        ({"base": {"modle": "linear"}}, "'modle' is no field.*Did you mean 'model'"),
+        ({"base": {"modell": "linear"}}, "'modell' is no field.*Did you mean 'model'"),
         ({"base": {"out": "here"}}, "argument of run_sweep"),
         ({"grid": {"seeds": [0]}, "exclude": [{"seeds": 1}]}, "matches none"),
         ({"grid": {"seeds": [0]}, "exclude": [{"seeds": 0}]}, "leaves no fit"),

@@ -174,7 +174,7 @@ def test_engines_are_named_rightly(tmp_path):
         run_sweep(small(1), tmp_path, n_jobs=0)
     with pytest.raises(ValueError, match="the workers of the scheduler decide"):
         run_sweep(small(1), tmp_path, n_jobs=2, scheduler="tcp://localhost:1")
-    assert engines.n_processes(-1) >= 1
+    assert engines.count_processes(-1) >= 1
 
 
 def test_the_state_of_random_numbers_and_threads_is_left_alone(tmp_path):

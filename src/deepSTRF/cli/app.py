@@ -346,7 +346,9 @@ def sweep(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FOLDER", help=f"Folder of the sweep.{_default('runs/NAME OF THE FILE')}",
+            "--out",
+            metavar="FOLDER",
+            help=f"Folder of the sweep.{_default('runs/NAME OF THE FILE')}",
             rich_help_panel=RUN,
         ),
     ] = None,

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from deepSTRF._optional import require
 
-__all__ = ["RETRIES", "Answer", "DaskEngine", "Engine", "HereEngine", "ProcessEngine", "n_processes"]
+__all__ = ["RETRIES", "Answer", "DaskEngine", "Engine", "HereEngine", "ProcessEngine", "count_processes"]
 
 #: A call during which its worker process died is started so many times again; Dask's own default
 #: (distributed.scheduler.allowed-failures).
@@ -90,7 +90,7 @@ class HereEngine:
         """Nothing is left."""
 
 
-def n_processes(n_jobs: int) -> int:
+def count_processes(n_jobs: int) -> int:
     """Number of processes that ``n_jobs`` means: -1 is one per core, -2 all cores but one."""
     import joblib
 
@@ -102,9 +102,9 @@ def n_processes(n_jobs: int) -> int:
 class ProcessEngine:
     """Worker processes of joblib, each with an executor of its own, so that one may die alone."""
 
-    def __init__(self, n: int) -> None:
+    def __init__(self, n_processes: int) -> None:
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._idle = [_executor() for _ in range(n)]
+        self._idle = [_executor() for _ in range(n_processes)]
         self._busy: dict[str, Any] = {}
 
     def is_free(self) -> bool:

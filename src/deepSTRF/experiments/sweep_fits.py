@@ -35,7 +35,7 @@ from deepSTRF.experiments.engines import (
     Engine,
     HereEngine,
     ProcessEngine,
-    n_processes,
+    count_processes,
 )
 from deepSTRF.experiments.run import run_experiment
 from deepSTRF.experiments.sweep import PlannedFit, Sweep
@@ -200,7 +200,7 @@ def run_sweep(
     (['done', 'done'], [])
     """
     folder = Path(out)
-    n = n_processes(n_jobs)
+    n = count_processes(n_jobs)
     fits = sweep.fits()
     _check_choices(fits)
     _check_folder(folder)
