@@ -25,6 +25,7 @@ __all__ = [
     "ACTIVATIONS",
     "BACKBONES",
     "DATASETS",
+    "ESTIMATORS",
     "FORMATS",
     "KERNELS",
     "LOSSES",
@@ -190,3 +191,6 @@ LOSSES: Registry[Callable[..., Any]] = Registry("loss", "deepSTRF.metrics")
 METRICS: Registry[Any] = Registry("metric", "deepSTRF.metrics")
 #: Fits in closed form, by the name that stands in a model's place.
 SOLVERS: Registry[Callable[..., Any]] = Registry("closed-form fit", "deepSTRF.baselines")
+#: Kinds of estimators that `deepSTRF.crossval.cross_validate` takes beside solvers and functions, by the name
+#: of their class; ``entry(given)`` returns a `deepSTRF.crossval.estimators.Estimator`.
+ESTIMATORS: Registry[Callable[[Any], Any]] = Registry("kind of estimator", "deepSTRF.experiments")

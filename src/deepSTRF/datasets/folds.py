@@ -185,7 +185,7 @@ class FoldManifest:
             For a number without a trial, or two trials with the same sound.
         """
         if not isinstance(trials, Sequence):
-            order = _clip_names(trials, range(len(trials)))
+            order = clip_names(trials, range(len(trials)))
             sounds = {name: trials.source_fingerprint(clip) for clip, name in enumerate(order)}
             return cls.from_names(folder, order)._with_sounds(sounds)
         names, folds = tuple(str(trial) for trial in trials), []
@@ -438,7 +438,7 @@ def plan_folds(
     if any("window_of" in row for row in dataset.stim_meta):
         raise ValueError("these are windows: plan folds of the recording, then make windows")
     clips = [group[0] for group in same_sounds(dataset)]
-    names = _clip_names(dataset, clips)
+    names = clip_names(dataset, clips)
     groups = None
     if n_folds is not None:
         if isinstance(n_folds, bool) or not isinstance(n_folds, int):
@@ -456,7 +456,7 @@ def plan_folds(
     return dataclasses.replace(plan, sounds=sounds)
 
 
-def _clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
+def clip_names(ds: NeuralDataset, clips: Sequence[int]) -> list[str]:
     """Names of clips: those of the recording where it has them, made unique."""
     names: dict[str, None] = {}
     for clip in clips:

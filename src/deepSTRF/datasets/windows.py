@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from deepSTRF._validation import checked_but
 from deepSTRF.datasets.recording import Recording, StimulusList
 from deepSTRF.datasets.responses import ResponseStorage
 
-__all__ = ["cut_pieces", "windows"]
+__all__ = ["cut_pieces", "stretches", "windows"]
 
 DatasetT = TypeVar("DatasetT", bound=Recording)
 
@@ -133,6 +134,31 @@ def cut_pieces(ds: DatasetT, length_ms: float, gap_ms: float) -> DatasetT:
     result._storage = ResponseStorage(responses, ds.N_neurons)
     result.validate()
     result._inferred_kind = ds._inferred_kind  # also where gaps hold the only negative values
+    return result
+
+
+def stretches(ds: DatasetT, parts: Sequence[tuple[int, int, int]], **facts: Sequence[Any]) -> DatasetT:
+    """Dataset of stretches (clip, first bin, bin after the last) of clips; data are shared, never copied.
+
+    Transforms of stimuli and responses stay; smoothing ends at the ends of a stretch, so that nothing of what
+    lies beyond them enters. ``facts`` are one value per stretch for its ``stim_meta``.
+    """
+    result = _blank_like(ds, {})
+    stimuli, transforms, responses, per_bin = [], [], [], ds.samples_per_bin
+    for place, (clip, start, stop) in enumerate(parts):
+        row = ds.stim_meta[clip]
+        own = {
+            "cut_from": row.get("cut_from", str(row.get("name", clip))),
+            "start_ms": float(row.get("start_ms", 0.0)) + start * ds.dt,
+            "source_sha256": _piece_hash(ds.source_fingerprint(clip), start, stop, ds.dt),
+        }
+        result.stim_meta.append({**row, **own, **{key: values[place] for key, values in facts.items()}})
+        stimuli.append(ds._stims.stimuli[clip].cropped(start * per_bin, stop * per_bin))
+        transforms.append(ds._stims.transforms[clip])
+        responses.append(ds._storage.clips[clip].cropped(stop, start, copy=False))
+    result._stims = StimulusList(stimuli, transforms)
+    result._storage = ResponseStorage(responses, ds.N_neurons)
+    result._inferred_kind = ds.recorded_kind
     return result
 
 

@@ -63,7 +63,7 @@ from deepSTRF.training.seeds import seeded
 from deepSTRF.training.settings import fit_settings, patience_of
 from deepSTRF.training.validate import validate_model
 
-__all__ = ["evaluate_run", "normalized_as_fitted", "run_experiment", "split_of"]
+__all__ = ["evaluate_run", "fit_once", "normalized_as_fitted", "run_experiment", "split_of"]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
@@ -420,7 +420,8 @@ def _fit_seed(
         log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     own = made_by(callbacks, seed)
     started = time.monotonic()
-    fitter = _fit_once(config, seed, train, val, states / f"seed{seed}.pt", progress, log, own)
+    state = states / f"seed{seed}.pt"
+    fitter = fit_once(config, seed, train, val, state=state, progress=progress, log=log, own=own)
     history, best, chosen = history_rows(fitter.history), fitter.best_epoch, None
     if config.refit:
         decays = config.schedule != "constant"  # its best epochs are the last
@@ -428,7 +429,8 @@ def _fit_seed(
         log(f"Fitting anew on training and validation clips, {epochs} epochs")
         chosen, again = fitter.model.cpu(), replace(config, epochs=epochs, patience=epochs)
         state = states / f"seed{seed}-refit.pt"
-        fitter = _fit_once(again, seed, both, None, state, progress, log, made_by(callbacks, seed))
+        anew = made_by(callbacks, seed)
+        fitter = fit_once(again, seed, both, None, state=state, progress=progress, log=log, own=anew)
         fitted: Any = fitter.model
         fitted.fitted_on = replace(fitted.fitted_on, validation_sounds=())  # all of them trained it
     seconds = time.monotonic() - started
@@ -436,15 +438,16 @@ def _fit_seed(
     return _Fit(fitter.model.cpu(), history, best, seconds, callbacks=names, chosen=chosen)
 
 
-def _fit_once(
+def fit_once(
     config: ExperimentConfig,
     seed: int,
     train: NeuralDataset,
     val: NeuralDataset | None,
-    state: Path,
-    progress: bool | Literal["auto"],
-    log: Log,
-    own: Sequence[Callback],
+    *,
+    state: Path | None = None,
+    progress: bool | Literal["auto"] = False,
+    log: Log = lambda sentence: None,
+    own: Sequence[Callback] = (),
 ) -> Fitter:
     """One fit; without validation clips it ends with the weights of its last epoch."""
     with seeded(seed):

@@ -33,6 +33,7 @@ from deepSTRF.plots.responses import (
     plot_stim_with_response,
 )
 from deepSTRF.plots.scores import (
+    plot_cross_validation,
     plot_learning_curve,
     plot_noise_ceiling,
     plot_score_histogram,
@@ -48,6 +49,7 @@ from deepSTRF.plots.strf import (
 
 __all__ = [
     "plot_alignment",
+    "plot_cross_validation",
     "plot_dstrf_panel",
     "plot_eigen_spectrum",
     "plot_feature_fields",

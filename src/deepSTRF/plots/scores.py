@@ -315,3 +315,115 @@ def _draw_curve(ax: Axes, series: list[FloatArray], colour: str, name: str) -> N
     ax.plot(
         np.arange(1, shared + 1), mean, color=colour, linewidth=1.8, label=f"{name}, mean of {len(series)}"
     )
+
+
+@checked
+def plot_cross_validation(
+    scores: Any,
+    fold_scores: Any,
+    candidates: Any = None,
+    *,
+    names: Sequence[str] | None = None,
+    chosen: Any = None,
+    label: str = "noise-corrected correlation",
+    title: str | None = None,
+    figsize: tuple[float, float] | None = None,
+    figure: Figure | SubFigure | None = None,
+) -> tuple[Figure | SubFigure, list[Axes]]:
+    """Draw the scores of a cross-validation: of every neuron, of every fold, and what the folds chose from.
+
+    ``plot_cross_validation(**cv.arrays())`` draws the result of `deepSTRF.crossval.cross_validate`.
+
+    Parameters
+    ----------
+    scores : array (N,)
+        Score of each neuron over all folds together.
+    fold_scores : array (n_folds, N)
+        Scores on the test clips of each fold; a row of NaN for a fold that failed.
+    candidates : array (n_folds, n_candidates), optional
+        Mean score of each candidate inside each fold.
+    names : sequence of str, optional
+        Their names.
+    chosen : array of int (n_folds,), optional
+        Candidate that each fold chose, -1 for none.
+    label : str
+        Name of the score.
+    title : str, optional
+        Title of the first panel.
+    figsize, figure : (float, float), Figure or SubFigure, optional
+        Inches of a figure made here; or a figure to draw on, whose layout is left alone.
+
+    Returns
+    -------
+    (figure, list of axes)
+        Neurons, folds, and, where there was a choice, candidates.
+
+    Raises
+    ------
+    ValueError
+        When numbers of neurons, folds or candidates differ.
+
+    Examples
+    --------
+    >>> figure, axes = plot_cross_validation([0.4, 0.6], [[0.3, 0.5], [0.5, 0.7]], [[0.4, 0.2], [0.5, 0.3]],
+    ...                                      names=["weak", "strong"], chosen=[0, 0])
+    >>> [ax.get_xlabel() for ax in axes]
+    ['neuron, by score', 'fold', 'noise-corrected correlation inside the fold']
+    """
+    values, folds = as_series(scores, "scores"), as_array(fold_scores, "fold_scores")
+    if folds.ndim != 2 or folds.shape[1] != values.size:
+        raise ValueError(f"fold_scores must have shape (n_folds, {values.size}), got {folds.shape}")
+    grid = None if candidates is None else as_array(candidates, "candidates")
+    if grid is not None and (grid.ndim != 2 or len(grid) != len(folds)):
+        raise ValueError(f"candidates must have shape ({len(folds)}, n_candidates), got {grid.shape}")
+    if figure is None:
+        n_panels = 2 if grid is None else 3
+        figure = new_figure(figsize or (PANEL_SIZE[0] * n_panels, PANEL_SIZE[1]))
+    axes: list[Axes] = list(figure.subplots(1, 2 if grid is None else 3, squeeze=False)[0])
+    order = np.argsort(values)  # NaN last, where it is not drawn
+    place = np.arange(values.size)
+    axes[0].plot(place, folds[:, order].T, linestyle="", marker=".", markersize=3, color=GREY, alpha=0.6)
+    axes[0].plot(place, values[order], linestyle="", marker="o", markersize=4, color=BLUE)
+    axes[0].set_xlabel("neuron, by score")
+    n_shown = int(np.isfinite(values).sum())
+    left_title(axes[0], title or _n_text(n_shown, values.size - n_shown), LABEL_SIZE)
+    known = [np.isfinite(row).any() for row in folds]
+    means = [float(np.nanmean(row)) if some else np.nan for row, some in zip(folds, known, strict=True)]
+    axes[1].plot(np.arange(len(folds)), means, linestyle="", marker="o", color=BLUE)
+    if n_shown:
+        axes[1].axhline(float(np.nanmean(values)), color=VERMILION, linewidth=1.2, label="all folds together")
+        axes[1].legend(frameon=False, fontsize=TICK_SIZE)
+    axes[1].set_xlabel("fold")
+    for ax in axes[:2]:
+        ax.set_ylabel(shown_text(label), **PLAIN)
+        integer_ticks(ax.xaxis)
+        tidy(ax)
+    if grid is not None:
+        _draw_candidates(axes[2], grid, names, chosen, label)
+    return figure, axes
+
+
+def _draw_candidates(
+    ax: Axes, grid: FloatArray, names: Sequence[str] | None, chosen: Any, label: str
+) -> None:
+    """Draw one row per candidate: a dot per fold, filled where the fold chose it."""
+    n_candidates = grid.shape[1]
+    shown = [str(number) for number in range(n_candidates)] if names is None else list(names)
+    if len(shown) != n_candidates:
+        raise ValueError(f"names holds {len(shown)} names for {n_candidates} candidates")
+    picked = np.full(len(grid), -1) if chosen is None else np.asarray(chosen)
+    if picked.shape != (len(grid),) or (picked >= n_candidates).any():
+        raise ValueError(
+            f"chosen must hold one candidate below {n_candidates} for each of {len(grid)} folds, "
+            f"got {chosen!r}"
+        )
+    rows = np.broadcast_to(np.arange(n_candidates), grid.shape)
+    is_chosen = rows == picked[:, None]
+    ax.scatter(grid[~is_chosen], rows[~is_chosen], s=22, facecolors="none", edgecolors=GREY)
+    ax.scatter(grid[is_chosen], rows[is_chosen], s=22, color=VERMILION, label="chosen", zorder=3)
+    ax.set_yticks(range(n_candidates), [shown_text(name) for name in shown], fontsize=TICK_SIZE)
+    ax.invert_yaxis()
+    ax.set_xlabel(f"{shown_text(label)} inside the fold", **PLAIN)
+    if is_chosen.any():
+        ax.legend(frameon=False, fontsize=TICK_SIZE)
+    tidy(ax)
