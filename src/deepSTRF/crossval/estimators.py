@@ -210,7 +210,7 @@ class FunctionEstimator:
 
     def describe(self) -> str:
         """Name of the function and what is bound to it."""
-        function, options = self.function, {}
+        function, options = self.function, dict[str, Any]()
         while isinstance(function, functools.partial):
             options = {**function.keywords, **options}
             function = function.func

@@ -238,4 +238,4 @@ def check_inner(inner: Any) -> int | float | str | None:
             f"inner must be a number of inner folds (at least 2), {ALL_BUT_ONE!r}, a share of validation "
             f"clips between 0 and 1, or None for the validation clips of each fold; got {inner!r}"
         )
-    return int(inner) if whole else inner  # type: ignore[no-any-return]
+    return int(inner) if whole else inner

@@ -104,7 +104,9 @@ class CrossValidation:
             of a fold what it chose, as ``chosen_<option>``. ``pandas.DataFrame(cv.table())`` takes it.
         """
         names = list(dict.fromkeys(key for one in self.chosen for key in one))
-        tables = [(ALL, sum(len(split.test) for split in self.folds), self.scores, {})]
+        tables: list[tuple[str, int, ScoreTable, dict[str, Any]]] = [
+            (ALL, sum(len(split.test) for split in self.folds), self.scores, {})
+        ]
         for number, table in enumerate(self.fold_scores):
             if table is not None:
                 split = self.folds[number]
