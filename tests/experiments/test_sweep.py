@@ -109,7 +109,7 @@ def test_options_of_another_model_are_dropped():
         ({"base": {"split": "kfold:5:fold=0"}, "grid": {"fold": [0]}}, "completes a split"),
         ({"base": {"split": "kfold:5"}, "grid": {"fold": [-1]}}, "at least 0"),
         ({"base": {"models": "linear"}}, "'models' is no field.*Did you mean 'model'"),
-        ({"base": {"out": "here"}}, "argument of run_sweep"),
+        ({"base": {"out": "here"}}, "argument of its own"),
         ({"grid": {"seeds": [0]}, "exclude": [{"seeds": 1}]}, "matches none"),
         ({"grid": {"seeds": [0]}, "exclude": [{"seeds": 0}]}, "leaves no fit"),
         ({"grid": {"seeds": [0]}, "exclude": [{"sed": 0}]}, "neither an axis nor a field"),

@@ -243,7 +243,7 @@ def test_a_fit_that_another_process_works_on_is_left_to_it(tmp_path):
     sweep = small(2)
     taken = sweep.fits()[0]
     (tmp_path / "fits").mkdir()
-    job = sweep_fits._Job(tmp_path, False, False)
+    job = sweep_fits.Job(tmp_path, False, False)
     lock = tmp_path / "fits" / f"{taken.folder}.lock"
     with contextlib.ExitStack() as held:
         assert held.enter_context(files.held_lock(lock))

@@ -170,7 +170,16 @@ HtmlFile = Annotated[
     typer.Option("--out", metavar="FILE", help=f"HTML file.{_default('report.html in the run folder')}"),
 ]
 
-SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of the sweep.")]
+SweepFile = Annotated[Path, typer.Argument(metavar="FILE", help="TOML file of the sweep or search.")]
+SweepFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help=f"Folder of the fits.{_default('runs/NAME OF THE FILE')}",
+        rich_help_panel=RUN,
+    ),
+]
 
 # ---- Commands
 
@@ -343,15 +352,7 @@ def sweep(
             rich_help_panel=RUN,
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            metavar="FOLDER",
-            help=f"Folder of the sweep.{_default('runs/NAME OF THE FILE')}",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    out: SweepFolder = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Fit again what failed before.", rich_help_panel=RUN)
     ] = False,
@@ -378,6 +379,39 @@ def sweep(
     sweep_and_print(
         file, out, jobs, scheduler, retry_failed=retry_failed, dry_run=dry_run, download=download, quiet=quiet
     )
+
+
+@app.command()
+@readable
+def search(
+    file: SweepFile,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            "--trials",
+            "-n",
+            metavar="N",
+            help=f"Trials in all, also those of earlier calls.{_default('of the file, else 50')}",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    out: SweepFolder = None,
+    download: Download = True,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Search for choices with a high validation score, with pruning (Optuna; the extra hpo).
+
+    [bold]Example[/]
+
+      deepstrf search search.toml --trials 100
+
+    The file holds choices as [cyan]deepstrf fit --config[/] reads them, and lists or ranges in search.space.
+    The same command again goes on with the search; it also joins one that runs.
+    """
+    from deepSTRF.cli.sweeps import search_and_print
+
+    search_and_print(file, out, trials, download=download, quiet=quiet)
 
 
 @app.command()

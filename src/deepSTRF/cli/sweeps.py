@@ -1,4 +1,4 @@
-"""``deepstrf sweep``: run the fits that a file describes, and print the table of their scores."""
+"""``deepstrf sweep`` and ``deepstrf search``: the fits that a file describes, and a table of their scores."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from deepSTRF.cli.commands import stdout_console
 from deepSTRF.cli.errors import FAILED as FAILED_STATUS
 from deepSTRF.cli.errors import say, usage
 from deepSTRF.experiments import Sweep, SweepResults, run_sweep
+from deepSTRF.experiments.optuna_search import search_from_toml
 from deepSTRF.experiments.sweep import REPEATS
 from deepSTRF.experiments.sweep_results import COLUMNS, read_result, shown
 
-__all__ = ["print_results", "sweep_and_print"]
+__all__ = ["print_results", "search_and_print", "sweep_and_print"]
 
 
 def sweep_and_print(
@@ -53,6 +54,26 @@ def sweep_and_print(
     print_results(results)
     if results.failed:
         raise typer.Exit(FAILED_STATUS)
+
+
+def search_and_print(
+    file: Path, out: Path | None, trials: int | None, *, download: bool, quiet: bool
+) -> None:
+    """Run a search and print its trials, the best last."""
+    folder = out or Path("runs") / file.stem
+    with usage():
+        results = search_from_toml(
+            file, folder, n_trials=trials, download=download, progress=False if quiet else "auto"
+        )
+    for trial in sorted(results.trials, key=lambda trial: _descending(trial.validation), reverse=True):
+        say(trial)
+    if results.best_config is None:
+        say("\nNo trial has ended well.")
+        raise typer.Exit(FAILED_STATUS)
+    say(f"\nBest on validation: {results.best}")
+    say("Fit it, and score it on clips that took no part in the choice:")
+    say(f"  {results.best_config.command()}")
+    stdout_console().print(f"\nFolder  {folder}", soft_wrap=True)
 
 
 def _print_plan(sweep: Sweep, folder: Path) -> None:

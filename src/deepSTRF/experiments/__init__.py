@@ -10,6 +10,7 @@ import lazy_loader
 from deepSTRF.experiments.config import ExperimentConfig
 
 if TYPE_CHECKING:
+    from deepSTRF.experiments.optuna_search import SearchResults, search
     from deepSTRF.experiments.run import evaluate_run, run_experiment
     from deepSTRF.experiments.run_folder import Run
     from deepSTRF.experiments.sweep import Sweep
@@ -19,16 +20,19 @@ if TYPE_CHECKING:
 __all__ = [
     "ExperimentConfig",
     "Run",
+    "SearchResults",
     "Sweep",
     "SweepResults",
     "evaluate_run",
     "run_experiment",
     "run_sweep",
+    "search",
 ]
 
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "optuna_search": ["SearchResults", "search"],
         "run": ["evaluate_run", "run_experiment"],
         "run_folder": ["Run"],
         "sweep": ["Sweep"],

@@ -32,7 +32,22 @@ from deepSTRF.experiments.config import (
     toml_tree,
 )
 
-__all__ = ["FOLD", "REPEATS", "SEARCH", "PlannedFit", "Sweep", "plain_values", "set_choice"]
+__all__ = [
+    "FOLD",
+    "REPEATS",
+    "SEARCH",
+    "Axis",
+    "Contents",
+    "PlannedFit",
+    "Sweep",
+    "axis_of",
+    "fields_given",
+    "flat_grid",
+    "is_choice",
+    "label_of",
+    "none_words",
+    "planned",
+]
 
 #: The axis that completes a split such as "kfold:5" by its fold.
 FOLD = "fold"
@@ -74,7 +89,7 @@ class PlannedFit:
 
 
 @dataclass(frozen=True)
-class _Axis:
+class Axis:
     """Labels of an axis, and what each of its values changes: field, "options.key" or "fold" to value."""
 
     name: str
@@ -133,16 +148,10 @@ class Sweep:
     def __post_init__(self) -> None:
         if not self.name.strip():
             raise ValueError("name must be a non-empty text")
-        for key in self._base():
-            if key not in _FIELDS:
-                raise ValueError(
-                    f"base: {key!r} is no field of ExperimentConfig.{closest(key, _FIELDS)} (the folder of a "
-                    "sweep is an argument of run_sweep)"
-                )
         for position, rule in enumerate(self.exclude):
             if not isinstance(rule, Mapping) or not rule:
                 raise TypeError(f"exclude[{position}] must map axes or fields to values, got {rule!r}")
-        self._plan(_Contents(read=False))  # so that what is wrong is said at once
+        self._plan(Contents(read=False))  # so that what is wrong is said at once
 
     @classmethod
     @checked
@@ -174,12 +183,12 @@ class Sweep:
             raise TypeError(f"{source}: [grid] must be a table of axes, got {grid!r}")
         exclude = tree.get(EXCLUDE, [])
         exclude = [exclude] if isinstance(exclude, Mapping) else exclude
-        return cls(values, _nones(grid), tuple(exclude), str(tree.get("name", name)))
+        return cls(values, none_words(grid), tuple(exclude), str(tree.get("name", name)))
 
     def to_toml(self) -> str:
         """Return the TOML text from which `from_toml` makes the same fits."""
         tree = {"name": self.name, **toml_tree(self._base())}
-        tree[GRID] = _written(_flat(self.grid))
+        tree[GRID] = _written(flat_grid(self.grid))
         if self.exclude:
             tree[EXCLUDE] = [_written(rule) for rule in self.exclude]
         return tomli_w.dumps(tree)
@@ -191,57 +200,68 @@ class Sweep:
 
     def configs(self) -> dict[str, ExperimentConfig]:
         """Return the configuration of every fit by its name, in the order of the grid."""
-        return {fit.name: fit.config for fit in self._plan(_Contents(read=False))}
+        return {fit.name: fit.config for fit in self._plan(Contents(read=False))}
 
     def fits(self) -> list[PlannedFit]:
         """Return every fit: name, configuration, labels of its choices, key; reads recordings in files."""
-        return self._plan(_Contents())
+        return self._plan(Contents())
 
-    def _plan(self, contents: _Contents) -> list[PlannedFit]:
+    def _plan(self, contents: Contents) -> list[PlannedFit]:
         axes, base = self._axes(), self._base()
         total = math.prod(len(axis.labels) for axis in axes)
         if total > MOST_FITS:
             raise ValueError(f"the grid has {total:,} combinations, at most {MOST_FITS:,} are one sweep")
-        planned: dict[str, PlannedFit] = {}
+        found: dict[str, PlannedFit] = {}
         excluded = [0] * len(self.exclude)
         for places in itertools.product(*(range(len(axis.labels)) for axis in axes)):
             choices = {axis.name: axis.labels[place] for axis, place in zip(axes, places, strict=True)}
             changes = [axis.changes[place] for axis, place in zip(axes, places, strict=True)]
             name = ", ".join(f"{axis}={label}" for axis, label in choices.items()) or self.name
-            fit = _planned(name, choices, base, changes, contents)
+            fit = planned(name, choices, base, changes, contents)
             matched = [place for place, rule in enumerate(self.exclude) if _matches(rule, fit)]
             for place in matched:
                 excluded[place] += 1
             if matched:
                 continue
-            same = planned.get(fit.key)
+            same = found.get(fit.key)
             if same is not None:
                 raise ValueError(
                     f"the fits {same.name!r} and {name!r} have the same choices; leave one out of the grid"
                 )
-            planned[fit.key] = fit
+            found[fit.key] = fit
         for rule, count in zip(self.exclude, excluded, strict=True):
             if not count:
                 raise ValueError(f"exclude {dict(rule)} matches none of the {total} combinations of the grid")
-        if not planned:
+        if not found:
             raise ValueError("exclude leaves no fit of the grid")
-        return list(planned.values())
+        return list(found.values())
 
     def _base(self) -> dict[str, Any]:
-        if not isinstance(self.base, ExperimentConfig):
-            return dict(self.base)
-        plain = ExperimentConfig()
-        given = {name: getattr(self.base, name) for name in _FIELDS}
-        return {name: value for name, value in given.items() if value != getattr(plain, name)}
+        return fields_given(self.base)
 
-    def _axes(self) -> list[_Axis]:
-        return [_axis(name, values) for name, values in _flat(self.grid).items()]
+    def _axes(self) -> list[Axis]:
+        return [axis_of(name, values) for name, values in flat_grid(self.grid).items()]
 
 
 # ---- The grid
 
 
-def _flat(grid: Mapping[str, Any]) -> dict[str, Any]:
+def fields_given(base: ExperimentConfig | Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a base: those of a mapping, or where a configuration is not the default."""
+    if isinstance(base, ExperimentConfig):
+        plain = ExperimentConfig()
+        given = {name: getattr(base, name) for name in _FIELDS}
+        return {name: value for name, value in given.items() if value != getattr(plain, name)}
+    for key in base:
+        if key not in _FIELDS:
+            raise ValueError(
+                f"base: {key!r} is no field of ExperimentConfig.{closest(key, _FIELDS)} (the folder of the "
+                "fits is an argument of its own)"
+            )
+    return _plain_values(base)
+
+
+def flat_grid(grid: Mapping[str, Any]) -> dict[str, Any]:
     """Axes by name; a table of options is one axis per option."""
     found: dict[str, Any] = {}
     for name, values in grid.items():
@@ -252,7 +272,8 @@ def _flat(grid: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _axis(name: str, given: Any) -> _Axis:
+def axis_of(name: str, given: Any) -> Axis:
+    """Axis of a name and its list of values; errors say which is wrong."""
     if isinstance(given, np.ndarray):
         given = given.tolist()
     if isinstance(given, str | bytes | Mapping) or not isinstance(given, Sequence):
@@ -260,7 +281,7 @@ def _axis(name: str, given: Any) -> _Axis:
     values: list[Any] = list(given)
     if not values:
         raise ValueError(f"grid: the axis {name!r} has no values")
-    if _is_choice(name):
+    if is_choice(name):
         labels, changes = [label_of(value) for value in values], [{name: value} for value in values]
     else:
         if not all(isinstance(value, Mapping) for value in values):
@@ -277,10 +298,10 @@ def _axis(name: str, given: Any) -> _Axis:
             changes.append(own)
     if len(set(labels)) < len(labels):
         raise ValueError(f"grid: the axis {name!r} has equal values or names: {', '.join(labels)}")
-    return _Axis(name, tuple(labels), tuple(changes))
+    return Axis(name, tuple(labels), tuple(changes))
 
 
-def _is_choice(name: str) -> bool:
+def is_choice(name: str) -> bool:
     """Whether a word is a field, an option of one, or "fold"."""
     table, dot, option = name.partition(".")
     return name == FOLD or name in _FIELDS or (table in _OPTIONS_OF.values() and bool(dot and option))
@@ -288,9 +309,9 @@ def _is_choice(name: str) -> bool:
 
 def _flat_changes(axis: str, table: Mapping[str, Any]) -> dict[str, Any]:
     """Changes of one alternative; a table of options is one change per option."""
-    changes = _flat(table)
+    changes = flat_grid(table)
     for key in changes:
-        if not _is_choice(key):
+        if not is_choice(key):
             raise ValueError(
                 f"grid: {key!r} in the axis {axis!r} is no field of ExperimentConfig, no option such as "
                 f"'model_options.n_lags', and not 'fold'.{closest(key, _FIELDS)}"
@@ -311,17 +332,17 @@ def label_of(value: Any) -> str:
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
-def _nones(value: Any) -> Any:
+def none_words(value: Any) -> Any:
     """The tree of a TOML file with None for the word none."""
     if isinstance(value, Mapping):
-        return {key: _nones(item) for key, item in value.items()}
+        return {key: none_words(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_nones(item) for item in value]
+        return [none_words(item) for item in value]
     return None if value == NONE_WORD else value
 
 
 def _written(value: Any) -> Any:
-    """The opposite of `_nones`, in plain types: lists for tuples and ranges, Python's own numbers."""
+    """The opposite of `none_words`, in plain types: lists for tuples and ranges, Python's own numbers."""
     if isinstance(value, Mapping):
         return {str(key): _written(item) for key, item in value.items()}
     if isinstance(value, list | tuple | range | np.ndarray):
@@ -336,15 +357,15 @@ def _written(value: Any) -> Any:
 # ---- One combination
 
 
-def _planned(
+def planned(
     name: str,
     choices: Mapping[str, str],
     base: Mapping[str, Any],
     changes: Sequence[Changes],
-    contents: _Contents,
+    contents: Contents,
 ) -> PlannedFit:
     """Put a combination together; an error of its choices names it."""
-    values = plain_values(base)
+    values = _plain_values(base)
     merged = {key: value for change in changes for key, value in change.items()}
     for named, options in _OPTIONS_OF.items():  # options of another model are not those of this one
         usual = getattr(ExperimentConfig, named)
@@ -352,7 +373,7 @@ def _planned(
             values.pop(options, None)
     try:
         for key, value in sorted(merged.items(), key=lambda item: item[0].count(".") + 2 * (item[0] == FOLD)):
-            set_choice(values, key, value)
+            _set_choice(values, key, value)
         config = ExperimentConfig(**values)
     except (ValueError, TypeError) as error:
         error.add_note(f"The fit is {name!r}")
@@ -360,12 +381,12 @@ def _planned(
     return PlannedFit(name, config, choices, contents.key(config))
 
 
-def plain_values(base: Mapping[str, Any]) -> dict[str, Any]:
+def _plain_values(base: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of fields in which options can be set."""
     return {key: dict(value) if isinstance(value, Mapping) else value for key, value in base.items()}
 
 
-def set_choice(values: dict[str, Any], key: str, value: Any) -> None:
+def _set_choice(values: dict[str, Any], key: str, value: Any) -> None:
     """Set a field, a single option ("model_options.n_lags"), or the fold of the split, in fields."""
     table, dot, option = key.partition(".")
     if key == FOLD:
@@ -390,7 +411,7 @@ def _matches(rule: Mapping[str, Any], fit: PlannedFit) -> bool:
             found = fit.choices[key]
         elif key in _FIELDS:
             found = label_of(getattr(fit.config, key))
-        elif _is_choice(key) and "." in key:
+        elif is_choice(key) and "." in key:
             table, _, option = key.partition(".")
             found = label_of(getattr(fit.config, table).get(option))
         else:
@@ -406,7 +427,7 @@ def _matches(rule: Mapping[str, Any], fit: PlannedFit) -> bool:
 # ---- What decides a result
 
 
-class _Contents:
+class Contents:
     """Keys of fits; each recording in files is read once, or left out of them (``read`` False)."""
 
     def __init__(self, *, read: bool = True) -> None:

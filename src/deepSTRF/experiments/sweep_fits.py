@@ -52,8 +52,9 @@ from deepSTRF.experiments.sweep_results import (
     failure_path,
     read_result,
 )
+from deepSTRF.training.fitter import CallbackFactory
 
-__all__ = ["fit_planned", "run_sweep"]
+__all__ = ["AGAIN_SECONDS", "BUSY", "Job", "fit_planned", "run_sweep"]
 
 #: What a worker answers.
 FITTED, READ, BUSY = "fitted", "read", "busy"
@@ -67,7 +68,7 @@ _ONE_FIT = threading.Lock()
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """What a worker needs to know of a sweep."""
 
     out: Path
@@ -75,7 +76,7 @@ class _Job:
     download: bool
 
 
-def fit_planned(fit: PlannedFit, job: _Job) -> str:
+def fit_planned(fit: PlannedFit, job: Job, callbacks: CallbackFactory | None = None) -> str:
     """Fit one configuration of a sweep, unless that is done; return "fitted", "read", "failed" or "busy"."""
     folder = job.out / FITS / fit.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,14 @@ def fit_planned(fit: PlannedFit, job: _Job) -> str:
         torch.set_num_threads(1)  # sums depend on their number, and each core has a process of its own
         try:
             damaged = before.status == FAILED and not failure_path(job.out, fit).is_file()
-            run_experiment(fit.config, folder, overwrite=damaged, download=job.download, progress=False)
+            run_experiment(
+                fit.config,
+                folder,
+                overwrite=damaged,
+                download=job.download,
+                progress=False,
+                callbacks=callbacks,
+            )
         except Exception as error:  # noqa: BLE001  (reported; the other fits go on)
             report_failure(job.out, fit, error)
             return FAILED
@@ -208,7 +216,7 @@ def run_sweep(
         raise ValueError(f"n_jobs={n_jobs} and a scheduler: the workers of the scheduler decide how many run")
     (folder / FITS).mkdir(parents=True, exist_ok=True)
     write_atomically(folder / SWEEP_FILE, sweep.to_toml().encode())
-    driver = _Driver(fits, _Job(folder.absolute(), retry_failed, download), SweepProgress(fits, progress))
+    driver = _Driver(fits, Job(folder.absolute(), retry_failed, download), SweepProgress(fits, progress))
     try:
         if driver.waiting:
             with closing(_engine(n, scheduler, len(driver.waiting))) as engine:
@@ -248,7 +256,7 @@ def _check_folder(folder: Path) -> None:
 class _Driver:
     """Hands fits to an engine until each has an answer."""
 
-    def __init__(self, fits: list[PlannedFit], job: _Job, progress: SweepProgress) -> None:
+    def __init__(self, fits: list[PlannedFit], job: Job, progress: SweepProgress) -> None:
         self.fits = {fit.name: fit for fit in fits}
         self.job, self.progress = job, progress
         self.found: dict[str, FitResult] = {fit.name: read_result(job.out, fit) for fit in fits}
