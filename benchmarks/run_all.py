@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 #: Section name: (title, command line after `python`).
 BENCHMARKS = {
     "fit": ("Seconds per epoch of a fit", "benchmarks/bench_fit.py"),
+    "many": ("A thousand single-neuron fits together", "benchmarks/bench_many.py"),
     "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),

@@ -486,6 +486,26 @@ class RepeatSummary:
         """The same without what grows with the number of bins: enough to pool, not to score against."""
         return replace(self, deviation=self.deviation[:, :0].clone(), valid=None, ragged=None, weights=None)
 
+    def take(self, rows: Tensor) -> Self:
+        """The summary of some of the K rows, in the order of their indices, each at most once."""
+        ragged, weights = self.ragged, self.weights
+        if ragged is not None and weights is not None:
+            place = torch.full((len(self.count),), -1, device=rows.device)
+            place[ragged] = torch.arange(len(ragged), device=rows.device)
+            among = place[rows]
+            ragged, kept = (among >= 0).nonzero().squeeze(1), among[among >= 0]
+            weights = weights.map(lambda values: values.index_select(0, kept))
+        return type(self)(
+            self.deviation.index_select(0, rows),
+            None if self.valid is None else self.valid.index_select(0, rows),
+            self.count[rows],
+            self.mean[rows],
+            self.square[rows],
+            self.powers.map(lambda values: values.index_select(0, rows)),
+            ragged,
+            weights,
+        )
+
     @classmethod
     def of(cls, responses: Tensor, mask: Tensor | None) -> Self:
         """Summarise (B, N, R, T) responses, rows in the order (b, n)."""

@@ -9,6 +9,7 @@ from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
 from deepSTRF.training.evaluation import ScoreTable, score_model, score_predictions
+from deepSTRF.training.fit_many import ManyFits, fit_many
 from deepSTRF.training.fitter import Fitter
 from deepSTRF.training.loggers import (
     TensorBoardSeedLogger,
@@ -33,6 +34,7 @@ __all__ = [
     "FitDivergedError",
     "Fitter",
     "FrontEndCache",
+    "ManyFits",
     "MeanScore",
     "ModelCheck",
     "ModelRuleError",
@@ -43,6 +45,7 @@ __all__ = [
     "WandbSeedLogger",
     "WeightAveraging",
     "auto_config",
+    "fit_many",
     "fit_multi_seed",
     "fit_settings",
     "history_rows",

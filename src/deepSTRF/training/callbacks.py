@@ -59,7 +59,9 @@ __all__ = [
     "likely_cause",
     "measure_bands",
     "per_neuron_tensors",
+    "psth_moments",
     "shows_progress",
+    "start_from",
 ]
 
 
@@ -523,29 +525,34 @@ class OutputStart(Callback):
         degree = fitter.traits.unit_degree
         if degree is None or _decays_through_the_gradient(fitter.optimizer):
             return
-        moments = _moments(fitter.train_source.psths())
-        if moments is None:
-            return
-        mean, deviation, lowest, highest = moments
-        varies = deviation > 0
-        if degree and bool(varies.any()):
-            size = float(deviation[varies].square().mean().sqrt())
-            fitter.loss_factor = 2.0 ** round(-degree * math.log2(size))  # exact in binary numbers
-        stage = getattr(fitter.model, "output_scale", None)
-        if stage is None or stage.started or stage.out_neurons != len(mean):
-            return  # of another number of neurons: the first prediction says so
-        readout = getattr(fitter.model, "readout", None)
-        if not isinstance(readout, nn.Module):
-            return
-        trained = [parameter.requires_grad for parameter in readout.parameters()]
-        if trained and not any(trained):
-            return  # frozen as it is
-        statistics = mean, deviation, lowest, highest
-        if fitter.traits.log_input:  # the same of log rates, to first order around the mean
-            rate = torch.where(mean > 0, mean, 1.0)
-            spread = (deviation / rate).clamp(max=1.0)
-            statistics = rate.log(), spread, rate.log() - spread, rate.log() + spread
-        fitter.model.start_output(*statistics)  # type: ignore[operator]
+        moments = psth_moments(fitter.train_source.psths())
+        if moments is not None:
+            fitter.loss_factor = start_from(fitter.model, fitter.traits, *moments)
+
+
+def start_from(
+    model: Any, traits: LossTraits, mean: Tensor, deviation: Tensor, lowest: Tensor, highest: Tensor
+) -> float:
+    """Start a model's output, unless it was started before; returns the factor of the loss."""
+    varies, factor = deviation > 0, 1.0
+    if traits.unit_degree and bool(varies.any()):
+        size = float(deviation[varies].square().mean().sqrt())
+        factor = 2.0 ** round(-traits.unit_degree * math.log2(size))  # exact in binary numbers
+    stage, readout = getattr(model, "output_scale", None), getattr(model, "readout", None)
+    if stage is None or stage.started or stage.out_neurons != len(mean):
+        return factor  # of another number of neurons: the first prediction says so
+    if not isinstance(readout, nn.Module):
+        return factor
+    trained = [parameter.requires_grad for parameter in readout.parameters()]
+    if trained and not any(trained):
+        return factor  # frozen as it is
+    statistics = mean, deviation, lowest, highest
+    if traits.log_input:  # the same of log rates, to first order around the mean
+        rate = torch.where(mean > 0, mean, 1.0)
+        spread = (deviation / rate).clamp(max=1.0)
+        statistics = rate.log(), spread, rate.log() - spread, rate.log() + spread
+    model.start_output(*statistics)
+    return factor
 
 
 def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
@@ -556,7 +563,7 @@ def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
     )
 
 
-def _moments(psths: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+def psth_moments(psths: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """Mean, deviation, minimum and maximum (N,) of PSTHs (N, T) over valid bins; None without a clip."""
     clips = iter(psths)
     first = next(clips, None)

@@ -540,6 +540,11 @@ class DirectSource:
             batch = self._batch(together[:1] if own is None else own, feed, together)
             yield batch if own is not None else stand_in(batch)
 
+    def open_pass(self) -> Callable[[Sequence[int]], Batch]:
+        """Begin a pass in an order of one's own; the function returns the batch of some clips."""
+        feed = self._open_feed()
+        return lambda clips: self._batch(clips, feed, clips)
+
     def _open_feed(self) -> FrontEndFeed | None:
         """The cache, where this pass may use it."""
         if self._feed is None:
