@@ -29,6 +29,7 @@ BENCHMARKS = {
     "dstrf": ("Dynamic STRFs and their shift search", "benchmarks/bench_dstrf.py"),
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
     "long": ("A recording of ten hours in bounded memory", "benchmarks/bench_long.py --write"),
+    "inference": ("False positives of tests, coverage of intervals", "benchmarks/bench_inference.py"),
     "verify": ("What checksums add to a load", "benchmarks/bench_verify.py"),
 }
 

@@ -18,6 +18,7 @@ from deepSTRF.plots.filter_statistics import (
     plot_tuning_surface,
 )
 from deepSTRF.plots.front_ends import plot_filterbank, plot_wav2spec_comparison
+from deepSTRF.plots.inference import plot_model_comparison, plot_null_distribution
 from deepSTRF.plots.movies import save_dstrf_movie
 from deepSTRF.plots.probes import (
     plot_probe_courses,
@@ -56,11 +57,13 @@ __all__ = [
     "plot_filter_patterns",
     "plot_filterbank",
     "plot_learning_curve",
+    "plot_model_comparison",
     "plot_modulation_transfer",
     "plot_neuron_panel",
     "plot_noise_ceiling",
     "plot_nonlinearity_scatter",
     "plot_nonlinearity_table",
+    "plot_null_distribution",
     "plot_probe_courses",
     "plot_probe_curves",
     "plot_psth_vs_pred",

@@ -1,0 +1,458 @@
+"""Is one model better than another? Paired differences of scores, with intervals and permutation tests."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import t as student
+from torch import Tensor
+
+from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
+from deepSTRF.crossval.clip_scores import ClipScores, Statistic, score_names
+from deepSTRF.crossval.intervals import (
+    CONFIDENCE,
+    METHODS,
+    MIN_CLIPS,
+    N_BOOTSTRAP,
+    Interval,
+    check_confidence,
+    interval_of,
+    jackknife_values,
+    with_population,
+)
+from deepSTRF.crossval.nulls import ALPHA, TIE, add_one, fdr
+from deepSTRF.crossval.tables import ResultTable, text_table
+from deepSTRF.metrics.scores import metric_named
+from deepSTRF.protocols import DatasetLike
+from deepSTRF.training.evaluation import neuron_names
+
+__all__ = ["Comparison", "ModelComparison", "compare_models", "holm"]
+
+N_PERMUTATIONS = 9999
+OVER = ("clips", "neurons")
+#: Sign patterns are drawn so many at a time.
+FLIP_ROWS = 1000
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+def holm(p: FloatArray) -> FloatArray:
+    """P-values (K,) adjusted for K tests by Holm's step-down rule; NaN stays NaN."""
+    adjusted = np.full(p.shape, np.nan)
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    steps = p[order] * np.arange(order.size, 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def sign_flip(
+    values: FloatArray, used: BoolArray, n_permutations: int, seed: int
+) -> tuple[FloatArray, FloatArray]:
+    """Two-sided p (K,) of means of (S, K) values under flipped signs, and the smallest p possible.
+
+    All 2**(S - 1) patterns (a pattern and its opposite are one) where there are no more than asked for.
+    """
+    n_units = len(values)
+    summed = np.where(used, values, 0.0)
+    if n_units <= 30 and 2 ** (n_units - 1) - 1 <= n_permutations:
+        patterns = np.array(list(itertools.product((1.0, -1.0), repeat=n_units - 1))).reshape(-1, n_units - 1)
+        flips = np.concatenate([np.ones((len(patterns), 1)), patterns], axis=1)[1:]
+    else:
+        flips = np.random.default_rng(seed).choice((1.0, -1.0), size=(n_permutations, n_units))
+    null = [np.abs(flips[start : start + FLIP_ROWS] @ summed) for start in range(0, len(flips), FLIP_ROWS)]
+    p = add_one(np.abs(summed.sum(0)), np.concatenate(null) if null else np.zeros((0, values.shape[1])))
+    smallest = np.maximum(1.0 / (1 + len(flips)), 0.5 ** np.maximum(used.sum(0) - 1.0, 0.0))
+    return p, smallest
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of models: what the first has more than the second.
+
+    ``neurons``, ``population``: Interval of the difference per neuron (N,), and of mean and median (2,).
+    ``p``, ``q``, ``smallest_p`` (N,); ``mean_p``, ``mean_p_holm``, ``mean_smallest_p`` of the mean.
+    """
+
+    first: str
+    second: str
+    neurons: Interval
+    population: Interval
+    p: FloatArray
+    q: FloatArray
+    smallest_p: FloatArray
+    mean_p: float
+    mean_p_holm: float
+    mean_smallest_p: float
+    mean_reason: str = ""
+
+
+@checked
+@dataclass(frozen=True)
+class ModelComparison(ResultTable):
+    """Models compared in pairs on the same clips and neurons.
+
+    Attributes
+    ----------
+    models : tuple of str
+        Their names.
+    neurons : tuple of str
+        Names of the N neurons.
+    scores : dict of str to array (N,)
+        The score of each model.
+    pairs : tuple of Comparison
+        One per pair: differences, intervals, p-values.
+    facts : dict
+        Score, method, ``over``, number of clips, neurons behind the means, notes.
+
+    Examples
+    --------
+    >>> result = ModelComparison(("a",), ("n",), {"a": np.zeros(1)}, (), {"score": "cc"})
+    >>> result.table()
+    []
+    """
+
+    models: tuple[str, ...]
+    neurons: tuple[str, ...]
+    scores: dict[str, FloatArray]
+    pairs: tuple[Comparison, ...]
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return per pair one row for mean and median over neurons, then per pair one per neuron.
+
+        ``p_corrected`` is Holm's over pairs for the mean, `fdr` over neurons for a neuron.
+        """
+        nan = float("nan")
+        rows = []
+        for pair in self.pairs:
+            mean = (pair.mean_p, pair.mean_p_holm, pair.mean_smallest_p)
+            for index, (name, tests) in enumerate((("mean", mean), ("median", (nan, nan, nan)))):
+                row = _row("population", pair, name, pair.population, index, tests)
+                row["reason"] = row["reason"] or (pair.mean_reason if name == "mean" else "")
+                rows.append(row)
+        for pair in self.pairs:
+            for index, name in enumerate(self.neurons):
+                tests = (float(pair.p[index]), float(pair.q[index]), float(pair.smallest_p[index]))
+                rows.append(_row("neuron", pair, name, pair.neurons, index, tests))
+        return rows
+
+    def __str__(self) -> str:
+        chosen = self.facts["chosen"]
+        lines = [f"{self.facts['score']} of {len(chosen)} neurons, {self.facts['n_clips']} clips"]
+        means = [
+            {"model": name, "mean": float(np.mean(self.scores[name][chosen])) if chosen else float("nan")}
+            for name in self.models
+        ]
+        lines += text_table(means, ("model", "mean"))
+        rows = [row for row in self.table() if row["level"] == "population"]
+        for row in rows:
+            row["difference of"] = f"{row['first']} - {row['second']}"
+        columns = ("difference of", "name", "difference", "low", "high", "p", "p_corrected", "reason")
+        lines += text_table(rows, columns)
+        for pair in self.pairs:
+            better = [
+                int(((pair.q <= ALPHA) & side).sum())
+                for side in (pair.neurons.value > 0, pair.neurons.value < 0)
+            ]
+            tested = int((~np.isnan(pair.p)).sum())
+            lines.append(
+                f"{pair.first} - {pair.second}: larger in {better[0]}, smaller in {better[1]} of "
+                f"{tested} neurons at a false discovery rate of {ALPHA:g}"
+            )
+        return "\n".join([*lines, *self._notes()])
+
+
+def _row(
+    level: str, pair: Comparison, name: str, part: Interval, index: int, tests: tuple[float, float, float]
+) -> dict[str, Any]:
+    return {
+        "level": level,
+        "first": pair.first,
+        "second": pair.second,
+        "name": name,
+        "difference": float(part.value[index]),
+        "low": float(part.low[index]),
+        "high": float(part.high[index]),
+        **dict(zip(("p", "p_corrected", "smallest_p"), tests, strict=True)),
+        "n_clips": int(part.n_clips[index]),
+        "reason": part.reasons[index],
+    }
+
+
+@checked
+def compare_models(
+    models: Mapping[str, Sequence[Tensor]],
+    ds: DatasetLike,
+    *,
+    score: str = "cc_norm",
+    over: str = "clips",
+    interval: str = "jackknife",
+    confidence: float = CONFIDENCE,
+    n_permutations: int = N_PERMUTATIONS,
+    n_bootstrap: int = N_BOOTSTRAP,
+    correction: str = "bh",
+    centring: str = "concat",
+    warmup_ms: float = 0.0,
+    seed: int = 0,
+) -> ModelComparison:
+    """Paired comparison of models on the same clips: differences, intervals, permutation tests.
+
+    ``over="clips"``: would the difference stay with other sounds? Per neuron and for the mean over neurons.
+    The difference of a score is split into one contribution per clip (its jackknife pseudo-value); when the
+    models are equally good, the sign of a contribution is as likely to be either. The test flips signs, all
+    2**(S - 1) patterns or random ones: S = 5 clips cannot give p < 1/16, so that 6 are needed.
+
+    ``over="neurons"``: would the mean difference stay with other neurons, on these very clips? Signs of the
+    neurons' differences are flipped. Neurons that share noise are no independent sample: p is then too small.
+
+    Fits stay as they are: that another seed or training set would give other weights is in neither.
+
+    Parameters
+    ----------
+    models : mapping of str to sequence of Tensor, shape (N, T)
+        Two or more models' predictions, one tensor per clip of ``ds``, as ``model.predict(ds)`` returns.
+    ds : DatasetLike
+        The recording.
+    score : str
+        "cc_norm", "cc", "fve", "feve", "mse" or a registered metric; the difference is first minus second,
+        negative where the first has less error.
+    over : {"clips", "neurons"}
+        What is a random sample.
+    interval : {"jackknife", "bootstrap", "bca"}
+        As ``method`` of `score_intervals`; over neurons it is Student's t.
+    confidence : float
+        Of the intervals.
+    n_permutations, n_bootstrap : int
+        Random sign patterns; resamples of the bootstrap.
+    correction : {"bh", "by"}
+        Of p over neurons within a pair, see `fdr`; p of means is corrected over pairs (Holm).
+    centring, warmup_ms : str, float
+        As in `score_model`.
+    seed : int
+        Of all draws.
+
+    Returns
+    -------
+    ModelComparison
+        With ``.table()``, ``str()``, ``.to_csv()``, ``.to_json()``. Means are over the neurons that have a
+        difference in every pair.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two models, predictions of another number of clips, or an unknown name.
+    TypeError
+        When a prediction is no floating-point tensor (N, T).
+
+    References
+    ----------
+    Holm (1979), A simple sequentially rejective multiple test procedure, Scand J Statist 6. Winkler et al.
+    (2014), 10.1016/j.neuroimage.2014.01.060 (sign flips).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from deepSTRF.datasets.audio import SyntheticDataset
+    >>> ds = SyntheticDataset(n_neurons=3, n_clips=8, n_repeats=4)
+    >>> true = list(ds.true_rates)
+    >>> noise = torch.Generator().manual_seed(0)
+    >>> noisy = [rate + rate.std() * torch.randn(rate.shape, generator=noise) for rate in true]
+    >>> result = compare_models({"true": true, "noisy": noisy}, ds)
+    >>> result.pairs[0].mean_p, bool(result.pairs[0].population.low[0] > 0)
+    (0.0078125, True)
+    """
+    check_choice("score", score, score_names())
+    check_choice("over", over, OVER)
+    check_choice("interval", interval, METHODS)
+    check_confidence(confidence)
+    check_positive_int("n_permutations", n_permutations)
+    check_positive_int("n_bootstrap", n_bootstrap)
+    if len(models) < 2:
+        raise ValueError(f"models holds {len(models)} models, a comparison needs two: {{'a': ..., 'b': ...}}")
+    scored = {
+        name: ClipScores(one, ds, centring=centring, warmup_ms=warmup_ms, name=f"models[{name!r}]")
+        for name, one in models.items()
+    }
+    scores = {name: one.of_all(score) for name, one in scored.items()}
+    reasons = [
+        next(filter(None, each), "")
+        for each in zip(*(scored[n].reasons(score, scores[n]) for n in scored), strict=True)
+    ]
+    heard = next(iter(scored.values())).heard(score)
+    pairs = list(itertools.combinations(scored, 2))
+    statistics = {
+        pair: _difference(scored[pair[0]].statistic(score), scored[pair[1]].statistic(score))
+        for pair in pairs
+    }
+    options = (interval, confidence, n_bootstrap, seed)
+    if over == "neurons":
+        chosen = np.array([not reason for reason in reasons])
+        found = [
+            _over_neurons(pair, scores, chosen, heard, tuple(reasons), confidence, n_permutations, seed)
+            for pair in pairs
+        ]
+    else:
+        differences = {pair: interval_of(statistics[pair], heard, *options) for pair in pairs}
+        chosen = np.all([~np.isnan(one.low) for one in differences.values()], axis=0)
+        if not chosen.any():  # too few clips for an interval: values are shown nevertheless
+            chosen = np.array([not reason for reason in reasons])
+        found = [
+            _over_clips(
+                pair,
+                scores,
+                statistics[pair],
+                differences[pair],
+                chosen,
+                heard,
+                reasons,
+                options,
+                n_permutations,
+                correction,
+            )
+            for pair in pairs
+        ]
+    corrected = holm(np.array([one.mean_p for one in found]))
+    found = [replace(one, mean_p_holm=float(p)) for one, p in zip(found, corrected, strict=True)]
+    n_neurons, n_clips = int(chosen.sum()), len(heard)
+    notes = []
+    if n_neurons < len(chosen):
+        notes.append(
+            f"means are those of {n_neurons} of {len(chosen)} neurons; .table() has a reason for the others"
+        )
+    if not metric_named(score).higher_is_better:
+        notes.append(f"of {score} less is better")
+    facts = {
+        "score": score,
+        "over": over,
+        "interval": interval if over == "clips" else "student",
+        "confidence": confidence,
+        "n_clips": n_clips,
+        "chosen": np.flatnonzero(chosen).tolist(),
+        "correction": correction,
+        "n_permutations": n_permutations,
+        "n_bootstrap": n_bootstrap if over == "clips" and interval != "jackknife" else None,
+        "centring": centring,
+        "warmup_ms": warmup_ms,
+        "seed": seed,
+        "notes": notes,
+    }
+    return ModelComparison(tuple(scored), neuron_names(ds.nrn_meta), scores, tuple(found), facts)
+
+
+def _difference(first: Statistic, second: Statistic) -> Statistic:
+    return lambda weights: first(weights) - second(weights)
+
+
+def _over_clips(
+    pair: tuple[str, str],
+    scores: Mapping[str, FloatArray],
+    statistic: Statistic,
+    difference: Interval,
+    chosen: BoolArray,
+    heard: BoolArray,
+    reasons: Sequence[str],
+    options: tuple[str, float, int, int],
+    n_permutations: int,
+    correction: str,
+) -> Comparison:
+    """The comparison of a pair with clips as the sample."""
+    population = with_population(statistic, chosen)
+    sizes = np.nan_to_num(np.maximum(*(np.abs(scores[name]) for name in pair)))
+    typical = np.full(2, sizes[chosen].mean() if chosen.any() else 0.0)
+    part = np.repeat(heard[:, chosen].any(1, keepdims=True), 2, axis=1)
+    p, smallest = sign_flip(_pseudo_values(statistic, heard, sizes), heard, n_permutations, options[3])
+    mean_p, mean_smallest = sign_flip(
+        _pseudo_values(population, part, typical), part, n_permutations, options[3]
+    )
+    texts = [first or second for first, second in zip(reasons, difference.reasons, strict=True)]
+    texts = [
+        text or (_unreachable(count, "clips", least) if least > ALPHA else "")
+        for text, count, least in zip(texts, difference.n_clips, smallest, strict=True)
+    ]
+    p = np.where((smallest > ALPHA) | np.isnan(difference.value), np.nan, p)
+    whole = replace(difference, reasons=tuple(texts))
+    reason = (
+        _unreachable(int(part[:, 0].sum()), "clips", mean_smallest[0]) if mean_smallest[0] > ALPHA else ""
+    )
+    return Comparison(
+        *pair,
+        whole,
+        interval_of(population, part, *options),
+        p,
+        fdr(p, correction),
+        smallest,
+        float("nan") if reason else float(mean_p[0]),
+        float("nan"),
+        float(mean_smallest[0]),
+        reason,
+    )
+
+
+def _pseudo_values(statistic: Statistic, heard: BoolArray, sizes: FloatArray) -> FloatArray:
+    """Contributions (S, K) of clips, ``n value - (n - 1) value without the clip``.
+
+    0 where they are the rounding of scores of these sizes (K,): the same model twice has no sign.
+    """
+    value, left_out = jackknife_values(statistic, heard)
+    n = heard.sum(0)
+    contributions = n * value - (n - 1) * left_out
+    return np.where(np.abs(contributions) <= TIE * n * sizes, 0.0, contributions)
+
+
+def _unreachable(count: int, what: str, smallest: float) -> str:
+    return f"{count} {what}: the smallest p is {smallest:.2g}, nothing can be concluded from it"
+
+
+def _over_neurons(
+    pair: tuple[str, str],
+    scores: Mapping[str, FloatArray],
+    chosen: BoolArray,
+    heard: BoolArray,
+    reasons: tuple[str, ...],
+    confidence: float,
+    n_permutations: int,
+    seed: int,
+) -> Comparison:
+    """The comparison of a pair with neurons as the sample: the mean only, no neuron has an interval."""
+    difference = scores[pair[0]] - scores[pair[1]]
+    values = difference[chosen]
+    count = values.size
+    nothing, clips = np.full(difference.shape, np.nan), heard.sum(0)
+    p, smallest = (
+        sign_flip(values[:, None], np.ones((count, 1), dtype=bool), n_permutations, seed)
+        if count
+        else (np.array([np.nan]), np.array([1.0]))
+    )
+    mean = float(values.mean()) if count else float("nan")
+    width = float("nan")
+    if count >= MIN_CLIPS:
+        width = float(student.ppf((1 + confidence) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    reason = _unreachable(count, "neurons", float(smallest[0])) if smallest[0] > ALPHA else ""
+    middle = float(np.median(values)) if count else float("nan")
+    population = Interval(
+        np.array([mean, middle]),
+        np.array([mean - width, np.nan]),
+        np.array([mean + width, np.nan]),
+        np.full(2, len(heard)),
+        (
+            "" if count >= MIN_CLIPS else f"{count} neurons: an interval needs {MIN_CLIPS}",
+            "over neurons only the mean has an interval",
+        ),
+    )
+    per_neuron = Interval(
+        difference,
+        nothing,
+        nothing,
+        clips,
+        tuple(text or "over neurons: only their mean is tested" for text in reasons),
+    )
+    mean_p = float("nan") if reason else float(p[0])
+    return Comparison(
+        *pair, per_neuron, population, nothing, nothing, nothing, mean_p, mean_p, float(smallest[0]), reason
+    )
