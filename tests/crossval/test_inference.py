@@ -526,3 +526,47 @@ def test_partition_of_single_repeats_needs_plain_shares(ragged: Recording) -> No
         partition_variance({"a": predictions}, ds)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="twice"):
         partition_variance({**models, ("b", "a"): predictions}, ds)
+
+
+# ---- what was not predicted
+
+
+def test_clips_and_bins_that_were_not_predicted_are_left_out() -> None:
+    predictions, ds = driven(n_clips=8, n_bins=120)
+    gaps = [rates.clone() for rates in predictions]
+    gaps[3][:] = torch.nan
+    gaps[5][:, 40:47] = torch.nan
+    kept = [0, 1, 2, 4, 5, 6, 7]
+    result = score_intervals(gaps, ds, scores="cc")
+    assert result.facts["n_clips"] == 7
+    assert "1 of 8 clips (13% of the bins)" in str(result)
+    psth = [ds.response_block(clip).double().mean(1) for clip in kept]
+    x, y = (torch.cat(parts, dim=1).numpy() for parts in ([gaps[clip] for clip in kept], psth))
+    seen = ~np.isnan(x[0])
+    expected = [np.corrcoef(x[neuron, seen], y[neuron, seen])[0, 1] for neuron in range(3)]
+    np.testing.assert_allclose(result.intervals["cc"].value, expected)
+    for method in ("shift", "permute-clips"):
+        null = score_null(gaps, ds, method=method, score="cc", n_null=199)
+        np.testing.assert_allclose(null.observed, expected)
+        assert null.p.tolist() == [1 / 200] * 3
+    pair = compare_models({"gaps": gaps, "whole": predictions}, ds).pairs[0]
+    assert pair.p.tolist() == [1.0] * 3  # on what both predicted
+    with pytest.raises(ValueError, match="predictions holds NaN only"):
+        score_null([rates * torch.nan for rates in predictions], ds)
+
+
+def test_shifts_over_a_gap_equal_numpy_roll() -> None:
+    rng = np.random.default_rng(9)
+    prediction, responses = rng.standard_normal((2, 95)), rng.standard_normal((2, 1, 95))
+    prediction[:, 20:29] = np.nan
+    responses[0, 0, 70:75] = np.nan
+    result = score_null(*recording([prediction], [responses]), score="cc", n_null=200)
+    for neuron in range(2):
+        recorded = ~np.isnan(responses[neuron, 0])
+        recorded[20:29] = False
+        for shift in (0, 7, 50):
+            moved = np.roll(prediction[neuron], -shift)
+            both = recorded & ~np.isnan(moved)
+            expected = np.corrcoef(moved[both], responses[neuron, 0, both])[0, 1]
+            found = result.null[shift - 1, neuron] if shift else result.observed[neuron]
+            assert found == pytest.approx(expected)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,8 @@ __all__ = [
     "CENTRINGS",
     "FEVE",
     "ClipScores",
+    "PredictedPart",
     "Statistic",
-    "check_clips",
     "feve_of",
     "onset_bins",
     "score_names",
@@ -68,6 +69,54 @@ def check_clips(predictions: Sequence[Tensor], dataset: DatasetLike, name: str =
             raise TypeError(f"{name}[{clip}] must be a floating-point tensor (N, T), got {found}")
 
 
+class PredictedPart:
+    """A dataset without clips and bins that some model did not predict: failed folds, gaps of blocks.
+
+    Not predicted is what is NaN for all neurons. ``models`` holds the predictions of the clips that are left,
+    ``notes`` says what is missing.
+    """
+
+    def __init__(self, dataset: DatasetLike, models: Mapping[str, Sequence[Tensor]]) -> None:
+        for name, predictions in models.items():
+            check_clips(predictions, dataset, name)
+        self._dataset, self.dt, self.N_neurons = dataset, dataset.dt, dataset.N_neurons
+        self._clips: list[int] = []
+        self._hidden: list[Tensor] = []
+        n_hidden = n_bins = 0
+        for clip in range(len(dataset)):
+            hidden = [torch.isnan(rates[clip]).all(0).cpu() for rates in models.values()]
+            if any(one.shape != hidden[0].shape for one in hidden):
+                lengths = ", ".join(f"{name} {one.numel()}" for name, one in zip(models, hidden, strict=True))
+                raise ValueError(f"clip {clip} has predictions of different numbers of bins: {lengths}")
+            either = torch.stack(hidden).any(0)
+            n_bins += either.numel()
+            n_hidden += int(either.sum())
+            if not bool(either.all()):
+                self._clips.append(clip)
+                self._hidden.append(either)
+        if not self._clips:
+            raise ValueError(f"{next(iter(models))} holds NaN only: no clip was predicted")
+        self.models = {name: [rates[clip] for clip in self._clips] for name, rates in models.items()}
+        n_gone = len(dataset) - len(self._clips)
+        self.notes = [
+            f"{n_gone} of {len(dataset)} clips ({n_hidden / n_bins:.0%} of the bins) were not predicted "
+            "(NaN): left out"
+        ] * (n_hidden > 0)
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def response_block(self, clip: int) -> Tensor:
+        """(N, R, T), NaN also where nothing was predicted."""
+        block, hidden = self._dataset.response_block(self._clips[clip]), self._hidden[clip]
+        if not bool(hidden.any()) or hidden.numel() != block.shape[-1]:
+            return block
+        return torch.where(hidden, torch.nan, block.double())
+
+
 def onset_bins(dataset: DatasetLike, warmup_ms: float) -> int:
     """Bins at the onset of every clip that ``warmup_ms`` leaves out."""
     return math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
@@ -102,16 +151,16 @@ class ClipScores:
     def __init__(
         self,
         predictions: Sequence[Tensor],
-        dataset: DatasetLike,
+        dataset: PredictedPart,
         *,
         centring: str = "concat",
         warmup_ms: float = 0.0,
-        name: str = "predictions",
     ) -> None:
-        check_clips(predictions, dataset, name)
         check_choice("centring", centring, CENTRINGS)
         on_cpu = [rates.detach().cpu() for rates in predictions]
-        self.statistics = clip_statistics(on_cpu, dataset, centring=centring, warmup_ms=warmup_ms)
+        self.statistics = clip_statistics(
+            on_cpu, cast(DatasetLike, dataset), centring=centring, warmup_ms=warmup_ms
+        )
         self.n_clips, self.n_neurons = self.statistics.prediction.raw.count.shape
 
     def heard(self, score: str) -> BoolArray:

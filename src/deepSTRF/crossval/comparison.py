@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
-from deepSTRF.crossval.clip_scores import ClipScores, Statistic, score_names
+from deepSTRF.crossval.clip_scores import ClipScores, PredictedPart, Statistic, score_names
 from deepSTRF.crossval.intervals import (
     CONFIDENCE,
     METHODS,
@@ -275,64 +275,38 @@ def compare_models(
     check_positive_int("n_bootstrap", n_bootstrap)
     if len(models) < 2:
         raise ValueError(f"models holds {len(models)} models, a comparison needs two: {{'a': ..., 'b': ...}}")
+    labels = {f"models[{name!r}]": name for name in models}
+    part = PredictedPart(ds, {label: models[name] for label, name in labels.items()})
     scored = {
-        name: ClipScores(one, ds, centring=centring, warmup_ms=warmup_ms, name=f"models[{name!r}]")
-        for name, one in models.items()
+        name: ClipScores(part.models[label], part, centring=centring, warmup_ms=warmup_ms)
+        for label, name in labels.items()
     }
     scores = {name: one.of_all(score) for name, one in scored.items()}
     reasons = [
         next(filter(None, each), "")
-        for each in zip(*(scored[n].reasons(score, scores[n]) for n in scored), strict=True)
+        for each in zip(*(scored[name].reasons(score, scores[name]) for name in scored), strict=True)
     ]
     heard = next(iter(scored.values())).heard(score)
-    pairs = list(itertools.combinations(scored, 2))
-    statistics = {
-        pair: _difference(scored[pair[0]].statistic(score), scored[pair[1]].statistic(score))
-        for pair in pairs
-    }
-    options = (interval, confidence, n_bootstrap, seed)
     if over == "neurons":
         chosen = np.array([not reason for reason in reasons])
         found = [
             _over_neurons(pair, scores, chosen, heard, tuple(reasons), confidence, n_permutations, seed)
-            for pair in pairs
+            for pair in itertools.combinations(scored, 2)
         ]
     else:
-        differences = {pair: interval_of(statistics[pair], heard, *options) for pair in pairs}
-        chosen = np.all([~np.isnan(one.low) for one in differences.values()], axis=0)
-        if not chosen.any():  # too few clips for an interval: values are shown nevertheless
-            chosen = np.array([not reason for reason in reasons])
-        found = [
-            _over_clips(
-                pair,
-                scores,
-                statistics[pair],
-                differences[pair],
-                chosen,
-                heard,
-                reasons,
-                options,
-                n_permutations,
-                correction,
-            )
-            for pair in pairs
-        ]
+        options = (interval, confidence, n_bootstrap, seed)
+        statistics = {name: one.statistic(score) for name, one in scored.items()}
+        found, chosen = _all_over_clips(
+            statistics, scores, heard, reasons, options, n_permutations, correction
+        )
     corrected = holm(np.array([one.mean_p for one in found]))
     found = [replace(one, mean_p_holm=float(p)) for one, p in zip(found, corrected, strict=True)]
-    n_neurons, n_clips = int(chosen.sum()), len(heard)
-    notes = []
-    if n_neurons < len(chosen):
-        notes.append(
-            f"means are those of {n_neurons} of {len(chosen)} neurons; .table() has a reason for the others"
-        )
-    if not metric_named(score).higher_is_better:
-        notes.append(f"of {score} less is better")
     facts = {
         "score": score,
         "over": over,
         "interval": interval if over == "clips" else "student",
         "confidence": confidence,
-        "n_clips": n_clips,
+        "n_clips": len(heard),
         "chosen": np.flatnonzero(chosen).tolist(),
         "correction": correction,
         "n_permutations": n_permutations,
@@ -340,9 +314,49 @@ def compare_models(
         "centring": centring,
         "warmup_ms": warmup_ms,
         "seed": seed,
-        "notes": notes,
+        "notes": [*part.notes, *_notes(score, chosen)],
     }
     return ModelComparison(tuple(scored), neuron_names(ds.nrn_meta), scores, tuple(found), facts)
+
+
+def _notes(score: str, chosen: BoolArray) -> list[str]:
+    notes = []
+    count = int(chosen.sum())
+    if count < len(chosen):
+        notes.append(
+            f"means are those of {count} of {len(chosen)} neurons; .table() has a reason for the others"
+        )
+    if not metric_named(score).higher_is_better:
+        notes.append(f"of {score} less is better")
+    return notes
+
+
+def _all_over_clips(
+    models: Mapping[str, Statistic],
+    scores: Mapping[str, FloatArray],
+    heard: BoolArray,
+    reasons: Sequence[str],
+    options: tuple[str, float, int, int],
+    n_permutations: int,
+    correction: str,
+) -> tuple[list[Comparison], BoolArray]:
+    """All pairs with clips as the sample, and the neurons behind their means."""
+    pairs = list(itertools.combinations(models, 2))
+    statistics = {pair: _difference(models[pair[0]], models[pair[1]]) for pair in pairs}
+    differences = {pair: interval_of(statistics[pair], heard, *options) for pair in pairs}
+    chosen = np.array(
+        [not np.isnan([one.low[i] for one in differences.values()]).any() for i in range(len(reasons))]
+    )
+    if not chosen.any():  # too few clips for an interval: values are shown nevertheless
+        chosen = np.array([not reason for reason in reasons])
+    found = [
+        _over_clips(
+            *(pair, scores, statistics[pair], differences[pair], chosen, heard, reasons),
+            *(options, n_permutations, correction),
+        )
+        for pair in pairs
+    ]
+    return found, chosen
 
 
 def _difference(first: Statistic, second: Statistic) -> Statistic:

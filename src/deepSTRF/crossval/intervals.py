@@ -13,7 +13,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
-from deepSTRF.crossval.clip_scores import CORRECTED, ClipScores, Statistic, score_names
+from deepSTRF.crossval.clip_scores import CORRECTED, ClipScores, PredictedPart, Statistic, score_names
 from deepSTRF.crossval.tables import ResultTable, text_table
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.evaluation import neuron_names
@@ -325,7 +325,8 @@ def score_intervals(
     wanted = (scores,) if isinstance(scores, str) else tuple(scores)
     for score in wanted:
         check_choice("scores", score, score_names())
-    clips = ClipScores(predictions, ds, centring=centring, warmup_ms=warmup_ms)
+    part = PredictedPart(ds, {"predictions": predictions})
+    clips = ClipScores(part.models["predictions"], part, centring=centring, warmup_ms=warmup_ms)
     intervals, population, n_neurons = {}, {}, {}
     for score in wanted:
         statistic, heard = clips.statistic(score), clips.heard(score)
@@ -350,7 +351,7 @@ def score_intervals(
         "centring": centring,
         "warmup_ms": warmup_ms,
         "seed": seed,
-        "notes": _interval_notes(clips.n_neurons, n_neurons),
+        "notes": [*part.notes, *_interval_notes(clips.n_neurons, n_neurons)],
     }
     return IntervalTable(neuron_names(ds.nrn_meta), intervals, population, facts)
 

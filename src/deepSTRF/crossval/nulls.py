@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from scipy.stats import false_discovery_control
 from torch import Tensor
 
 from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
-from deepSTRF.crossval.clip_scores import FEVE, ClipScores, onset_bins
+from deepSTRF.crossval.clip_scores import FEVE, ClipScores, PredictedPart, onset_bins
 from deepSTRF.crossval.tables import ResultTable, text_table
 from deepSTRF.metrics._statistics import PairMoments
 from deepSTRF.protocols import DatasetLike
@@ -43,6 +43,8 @@ BLOCK_BYTES = 64 * 2**20
 
 BoolArray = npt.NDArray[np.bool_]
 IntArray = npt.NDArray[np.int64]
+#: Sums of products of a response and a prediction (None: of ones), as observed and in all null pairings.
+Products = Callable[[FloatArray, FloatArray | None], FloatArray]
 
 
 # ---- many tests at once
@@ -108,31 +110,34 @@ def add_one(observed: FloatArray, null: FloatArray) -> FloatArray:
 
 
 class Clip(NamedTuple):
-    """Prediction and PSTH (N, T) about the neuron's means, zero where none counts; ``valid`` bool (N, T)."""
+    """Prediction and PSTH (N, T) about the neuron's means, zero where there is none; and where there is."""
 
     pred: FloatArray
     psth: FloatArray
-    valid: BoolArray
+    predicted: BoolArray
+    recorded: BoolArray
 
 
 def _read(
     predictions: Sequence[Tensor],
-    dataset: DatasetLike,
+    dataset: PredictedPart,
     skip: int,
     fewest: int,
     means: tuple[FloatArray, FloatArray],
 ) -> list[Clip]:
-    """All clips; bins of fewer than ``fewest`` repeats do not count."""
+    """All clips; bins of fewer than ``fewest`` repeats do not count as recorded."""
     clips = []
     for clip, rates in enumerate(predictions):
         block = dataset.response_block(clip)[..., skip:].double()
-        recorded = ~torch.isnan(block)
-        count = recorded.sum(1)
-        psth = np.asarray(torch.where(recorded, block, 0.0).sum(1) / count.clamp(min=1))
-        valid = np.asarray(count >= fewest)
+        valid = ~torch.isnan(block)
+        count = valid.sum(1)
+        psth = np.asarray(torch.where(valid, block, 0.0).sum(1) / count.clamp(min=1))
+        recorded = np.asarray(count >= fewest)
         pred = np.asarray(rates.detach().cpu().double())[:, skip:] - means[0][:, None]
-        pred[~valid.any(1)] = 0.0  # of a clip that the neuron did not hear
-        clips.append(Clip(pred, np.where(valid, psth - means[1][:, None], 0.0), valid))
+        predicted = np.repeat(~np.isnan(pred).all(0, keepdims=True), len(pred), axis=0)
+        pred = np.where(predicted, pred, 0.0)
+        pred[~recorded.any(1)] = 0.0  # of a clip that the neuron did not hear
+        clips.append(Clip(pred, np.where(recorded, psth - means[1][:, None], 0.0), predicted, recorded))
     return clips
 
 
@@ -140,24 +145,37 @@ class _Moments:
     """Sums over clips of (N, B + 1) moments of shifted or exchanged predictions; column 0 is as observed."""
 
     def __init__(self, n_neurons: int, n_columns: int) -> None:
-        self.n, self.y, self.yy = (np.zeros((n_neurons, 1)) for _ in range(3))
-        self.x, self.xx, self.xy = (np.zeros((n_neurons, n_columns)) for _ in range(3))
+        self.sums = [np.zeros((n_neurons, n_columns)) for _ in range(6)]
+
+    def add(self, rows: slice | IntArray, part: Clip, products: Products) -> None:
+        """Add ``products(of response, of prediction)`` of some neurons: n, x, y, xx, yy, xy."""
+        pred, psth, recorded = part.pred, part.psth, part.recorded.astype(np.float64)
+        everywhere = None if bool(part.predicted.all()) else part.predicted.astype(np.float64)
+        pairs = (
+            (recorded, everywhere),
+            (recorded, pred),
+            (psth, everywhere),
+            (recorded, pred**2),
+            (psth**2, everywhere),
+            (psth, pred),
+        )
+        for total, (response, prediction) in zip(self.sums, pairs, strict=True):
+            total[rows] += products(response, prediction)
 
     def pairs(self, means: tuple[FloatArray, FloatArray]) -> PairMoments:
         """Centred moments, in which the neurons' means are added again."""
-        count = np.maximum(self.n, 1.0)
-        x, y = self.x / count, self.y / count
+        n, sum_x, sum_y, xx, yy, xy = self.sums
+        count = np.maximum(n, 1.0)
+        x, y = sum_x / count, sum_y / count
         parts = (
-            self.n,
+            n,
             x + means[0][:, None],
             y + means[1][:, None],
-            np.maximum(self.xx - self.x * x, 0.0),
-            self.yy - self.y * y,
-            self.xy - self.x * y,
+            np.maximum(xx - sum_x * x, 0.0),
+            np.maximum(yy - sum_y * y, 0.0),
+            xy - sum_x * y,
         )
-        return PairMoments(
-            *(torch.from_numpy(np.array(np.broadcast_to(part, self.x.shape))) for part in parts)
-        )
+        return PairMoments(*map(torch.from_numpy, parts))
 
 
 def _scores(score: str, moments: PairMoments, signal: FloatArray) -> FloatArray:
@@ -204,36 +222,34 @@ def _shifted(clips: Sequence[Clip], n_null: int, seed: int) -> tuple[_Moments, F
         rows = max(1, BLOCK_BYTES // (8 * 6 * max(lengths[index], len(draws))))
         for start in range(0, n_neurons, rows):
             some = slice(start, start + rows)
-            part = Clip(clip.pred[some], clip.psth[some], clip.valid[some])
-            independent[index, some] = _add_shifted(moments, some, part, draws[:, index])
+            part = Clip(clip.pred[some], clip.psth[some], clip.predicted[some], clip.recorded[some])
+            moments.add(some, part, _at_shifts(draws[:, index]))
+            independent[index, some] = _independent_bins(part)
     return moments, independent, np.full(n_neurons, 1 / len(draws))
 
 
-def _add_shifted(moments: _Moments, rows: slice, clip: Clip, shifts: IntArray) -> FloatArray:
-    """Add a clip at the given shifts; returns its independent bins, (n,)."""
+def _at_shifts(shifts: IntArray) -> Products:
+    """Sums over bins t of ``response[t] prediction[t + shift]`` (n, B + 1); a prediction of None is 1."""
+
+    def products(response: FloatArray, prediction: FloatArray | None) -> FloatArray:
+        if prediction is None:
+            return np.asarray(response.sum(1, keepdims=True))
+        if (response == 1.0).all():
+            return np.asarray(prediction.sum(1, keepdims=True))
+        spectrum = fft.rfft(response).conj() * fft.rfft(prediction)
+        return np.asarray(fft.irfft(spectrum, response.shape[1])[:, shifts])
+
+    return products
+
+
+def _independent_bins(clip: Clip) -> FloatArray:
+    """Bins over the correlation time, (n,): the sum over lags of the product of both autocorrelations."""
     length = clip.pred.shape[1]
-    pred, psth = fft.rfft(clip.pred), fft.rfft(clip.psth)
-
-    def at_shifts(of_response: npt.NDArray[Any], of_prediction: npt.NDArray[Any]) -> FloatArray:
-        return np.asarray(fft.irfft(of_response.conj() * of_prediction, length)[:, shifts])
-
-    moments.n[rows, 0] += clip.valid.sum(1)
-    moments.y[rows, 0] += clip.psth.sum(1)
-    moments.yy[rows, 0] += (clip.psth**2).sum(1)
-    moments.xy[rows] += at_shifts(psth, pred)
-    if clip.valid.all():
-        moments.x[rows] += clip.pred.sum(1, keepdims=True)
-        moments.xx[rows] += (clip.pred**2).sum(1, keepdims=True)
-    else:
-        valid = fft.rfft(clip.valid.astype(np.float64))
-        moments.x[rows] += at_shifts(valid, pred)
-        moments.xx[rows] += at_shifts(valid, fft.rfft(clip.pred**2))
-    # bins over the sum of the product of both autocorrelations: as many products are independent
-    weight = np.full(pred.shape[1], 2.0)
+    power_x, power_y = (np.abs(fft.rfft(part)) ** 2 for part in (clip.pred, clip.psth))
+    weight = np.full(power_x.shape[1], 2.0)
     weight[0] = 0.0  # without the means
     if length % 2 == 0:
         weight[-1] = 1.0
-    power_x, power_y = np.abs(pred) ** 2, np.abs(psth) ** 2
     both = (weight * power_x * power_y).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         bins = (weight * power_x).sum(1) * (weight * power_y).sum(1) / both
@@ -302,24 +318,21 @@ def _add_permuted(
     moments: _Moments, neurons: IntArray, clips: Sequence[Clip], length: int, orders: IntArray
 ) -> None:
     """Add some neurons' clips, each beside the prediction of another: ``orders`` (B + 1, S)."""
-    pred, psth, valid = (
-        np.stack([np.asarray(clip[part][neurons, :length], dtype=np.float64) for clip in clips], axis=1)
-        for part in range(3)
-    )  # (n, S, T)
-    moments.n[neurons, 0] = valid.sum((1, 2))
-    moments.y[neurons, 0] = psth.sum((1, 2))
-    moments.yy[neurons, 0] = (psth**2).sum((1, 2))
-    backwards = pred.transpose(0, 2, 1)
-    products = (
-        (moments.xy, psth @ backwards),
-        (moments.x, valid @ backwards),
-        (moments.xx, valid @ backwards**2),
-    )
-    for total, of_pairs in products:  # (n, S responses, S predictions)
+
+    def products(response: FloatArray, prediction: FloatArray | None) -> FloatArray:
+        if prediction is None:
+            return np.asarray(response.sum((1, 2))[:, None])
+        of_pairs = response @ prediction.transpose(0, 2, 1)  # (n, S responses, S predictions)
         found = np.zeros((len(neurons), len(orders)))
         for clip in range(len(clips)):
             found += of_pairs[:, clip, orders[:, clip]]
-        total[neurons] = found
+        return found
+
+    def stacked(fields: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        return np.stack([field[neurons, :length] for field in fields], axis=1)
+
+    pred, psth, predicted, recorded = (stacked(fields) for fields in zip(*clips, strict=True))
+    moments.add(neurons, Clip(pred, psth, predicted, recorded), products)  # fields (n, S, T)
 
 
 # ---- the test
@@ -492,13 +505,15 @@ def score_null(
     check_choice("method", method, METHODS)
     check_choice("score", score, SCORES)
     check_positive_int("n_null", n_null)
-    scored = ClipScores(predictions, ds, warmup_ms=warmup_ms)
+    predicted = PredictedPart(ds, {"predictions": predictions})
+    kept = predicted.models["predictions"]
+    scored = ClipScores(kept, predicted, warmup_ms=warmup_ms)
     corrected = score in ("cc_norm", FEVE)
     means = _means(scored, corrected)
-    clips = _read(predictions, ds, onset_bins(ds, warmup_ms), 2 if corrected else 1, means)
-    heard = np.stack([clip.valid.any(1) for clip in clips])
+    clips = _read(kept, predicted, onset_bins(ds, warmup_ms), 2 if corrected else 1, means)
+    heard = np.stack([clip.recorded.any(1) for clip in clips])
     signal = scored.statistics.powers.powers("concat")[0].cpu().double().numpy()
-    notes = []
+    notes = list(predicted.notes)
     if method == "shift":
         moments, independent, smallest = _shifted(clips, n_null, seed)
         refused = _too_few_bins(independent, heard)

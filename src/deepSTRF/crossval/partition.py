@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
-from deepSTRF.crossval.clip_scores import FEVE, ClipScores, Statistic
+from deepSTRF.crossval.clip_scores import FEVE, ClipScores, PredictedPart, Statistic
 from deepSTRF.crossval.intervals import (
     CONFIDENCE,
     METHODS,
@@ -174,9 +174,11 @@ def partition_variance(
     features = list(dict.fromkeys(name for key in models for name in key))
     parts = [part for size in range(1, len(features) + 1) for part in itertools.combinations(features, size)]
     score = FEVE if corrected else "fve"
+    labels = {f"models[{tuple(sorted(key))!r}]": key for key in named}
+    predicted = PredictedPart(ds, {label: named[key] for label, key in labels.items()})
     scored = {
-        key: ClipScores(predictions, ds, warmup_ms=warmup_ms, name=f"models[{_label(tuple(sorted(key)))!r}]")
-        for key, predictions in named.items()
+        key: ClipScores(predicted.models[label], predicted, warmup_ms=warmup_ms)
+        for label, key in labels.items()
     }
     everything = frozenset(features)
     statistics = {_label(part): _part(scored, score, frozenset(part), everything) for part in parts}
@@ -200,7 +202,7 @@ def partition_variance(
         part: interval_of(with_population(statistic, chosen), together, *options)
         for part, statistic in statistics.items()
     }
-    notes = [
+    fewer = [
         f"mean and median are those of {chosen.sum()} of {len(chosen)} neurons; .table() has a reason for "
         "the others"
     ]
@@ -213,7 +215,7 @@ def partition_variance(
         "n_neurons": int(chosen.sum()),
         "warmup_ms": warmup_ms,
         "seed": seed,
-        "notes": [] if chosen.all() else notes,
+        "notes": [*predicted.notes, *([] if chosen.all() else fewer)],
     }
     return VariancePartition(tuple(parts), neuron_names(ds.nrn_meta), values, population, facts)
 
