@@ -136,6 +136,78 @@ def test_nested_choice_equals_scikit_learn_by_hand(folds, splits, inner, inner_s
         assert cv.scores["cc"][neuron] == pytest.approx(expected, abs=1e-5)
 
 
+def test_one_penalty_per_neuron_is_chosen_inside() -> None:
+    ds = recording(neurons=3)
+    cv = cross_validate(
+        "ridge",
+        ds,
+        options={**RIDGE, "lambdas": LAMBDAS},
+        inner="leave-one-clip-out",
+        score="cc",
+        n_bootstrap=0,
+    )
+    for number, split in enumerate(leave_one_clip_out(ds)):
+        rest = sorted({*split.train, *split.val})
+        scores = np.zeros((len(LAMBDAS), 3))
+        for i, penalty in enumerate(LAMBDAS):
+            pred = []
+            for val in rest:
+                train = [c for c in rest if c != val]
+                y = np.concatenate([psth(ds, c) for c in train], axis=1).T
+                model = Ridge(alpha=penalty).fit(np.concatenate([design(ds, c) for c in train]), y)
+                pred.append(model.predict(design(ds, val)))
+            p, r = np.concatenate(pred), np.concatenate([psth(ds, c) for c in rest], axis=1).T
+            scores[i] = [np.corrcoef(p[:, n], r[:, n])[0, 1] for n in range(3)]
+        best = np.array(LAMBDAS)[scores.argmax(0)]
+        np.testing.assert_allclose(cv.chosen[number]["lambdas"], best)
+        inside = [one for one in cv.candidates if one.fold == number]
+        np.testing.assert_allclose(np.stack([one.scores for one in inside]), scores, atol=1e-5)
+        y = np.concatenate([psth(ds, c) for c in rest], axis=1).T
+        x = np.concatenate([design(ds, c) for c in rest])
+        for n in range(3):
+            hand = Ridge(alpha=best[n]).fit(x, y[:, n]).predict(design(ds, number))
+            np.testing.assert_allclose(cv.predictions[number][n], hand, atol=2e-5, rtol=1e-4)
+
+
+def test_shared_sums_give_what_single_fits_give() -> None:
+    """Penalties and lags as choices, against a plain function, for which each fit is made anew."""
+    ds = recording()
+    choices = {"n_lags": [2, LAGS], "lambdas": [300.0, 0.1, 30.0]}
+    options: dict[str, Any] = {"choices": choices, "inner": 3, "n_bootstrap": 0}
+    one = cross_validate("ridge", ds, 3, options={"standardize": True}, **options)
+    two = cross_validate(functools.partial(fit_ridge, standardize=True), ds, 3, refit=True, **options)
+    assert one.chosen == two.chosen
+    for a, b in zip(one.predictions, two.predictions, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    means = [
+        {(o.fold, o.options["n_lags"], o.options["lambdas"]): o.mean for o in cv.candidates}
+        for cv in (one, two)
+    ]
+    assert means[0].keys() == means[1].keys()
+    assert len(means[0]) == 18
+    for key, value in means[0].items():
+        assert value == pytest.approx(means[1][key], abs=1e-5)
+    assert [sum(o.chosen for o in cv.candidates) for cv in (one, two)] == [3, 3]
+
+
+def test_ridge_of_a_configuration_and_of_a_folder(tmp_path: Path) -> None:
+    ds = recording()
+    options: dict[str, Any] = {"inner": 2, "n_bootstrap": 0}
+    one = cross_validate("ridge", ds, 3, options={"n_lags": LAGS}, out=tmp_path, **options)
+    again = cross_validate("ridge", ds, 3, options={"n_lags": LAGS}, out=tmp_path, **options)
+    config = ExperimentConfig(model="ridge", model_options={"n_lags": LAGS}, standardize=True)
+    two = cross_validate(config, ds, 3, **options)
+    for a, b, c in zip(one.predictions, again.predictions, two.predictions, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    assert one.to_json() == again.to_json()
+    assert one.to_csv() == again.to_csv()
+    np.testing.assert_array_equal(one.chosen[1]["lambdas"], again.chosen[1]["lambdas"])
+    rows = [row for row in one.table() if row["fold"] == "1"]
+    assert f",{one.chosen[1]['lambdas'][0]}" in one.to_csv()
+    assert len(rows) == 2
+
+
 def weights(cv: CrossValidation, fold: int) -> list[torch.Tensor]:
     return [value for model in cv.models[fold] for value in model.state_dict().values()]
 

@@ -6,50 +6,37 @@ one is fitted anew to all training clips and predicts the test clips, which noth
 
 from __future__ import annotations
 
-import math
 import os
-import pickle
-import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._files import json_safe, read_json
 from deepSTRF._validation import (
     check_choice,
     check_flag,
     check_non_negative,
     checked_but,
     first_names,
-    outside_level,
 )
-from deepSTRF.crossval.estimators import Candidate, Fitted, candidates_of, median_epochs
-from deepSTRF.crossval.folder import claim_folder, folds_bar, save_fit, settled
-from deepSTRF.crossval.plan import FoldPlan, check_inner, fit_name, plan_of, predict_view
-from deepSTRF.crossval.predict import RUN, FoldFits, is_complete
+from deepSTRF.crossval.engine import FoldResult, Job, fit_all
+from deepSTRF.crossval.estimators import Candidate, candidates_of
+from deepSTRF.crossval.folder import claim_folder, settled
+from deepSTRF.crossval.plan import FoldPlan, check_inner, plan_of
+from deepSTRF.crossval.predict import RUN, FoldFits
 from deepSTRF.crossval.result import CrossValidation, InnerScores
-from deepSTRF.datasets import ClipSplit, NeuralDataset
-from deepSTRF.metrics import ScoreTracker
-from deepSTRF.metrics.scores import metric_named
+from deepSTRF.crossval.ridge_engine import has_shared_sums, ridge_folds, with_shared_sums
+from deepSTRF.datasets import NeuralDataset
 from deepSTRF.models.fitted_on import check_response_unit
-from deepSTRF.training.callbacks import FitDivergedError
-from deepSTRF.training.evaluation import N_BOOTSTRAP, Column, ScoreTable, score_predictions
+from deepSTRF.training.evaluation import N_BOOTSTRAP, ScoreTable, score_predictions
 
 __all__ = ["cross_validate"]
 
 #: Scores by which candidates can be compared.
 SCORES = ("cc_norm", "cc", "fve", "mse")
-CORRELATIONS, FALLBACK = ("cc_norm", "cc"), "cc"
-#: The worst correlation; that of a prediction which never varies.
-WORST = -1.0
-#: File of a saved fit with what was said of it.
-METADATA = "metadata.json"
 
 
 @checked_but("estimator", "folds", "choices", "inner")
@@ -165,18 +152,22 @@ def cross_validate(
     check_choice("score", score, SCORES)
     if refit is not None:
         check_flag("refit", refit)
-    candidates = candidates_of(estimator, options, choices)
+    candidates, given = candidates_of(estimator, options, choices), inner
+    inner = check_inner(inner)
     plan = plan_of(ds, folds, seed)
-    job = _Job(
-        plan, tuple(candidates), check_inner(inner), refit, score, seed,
+    if isinstance(inner, float):
+        plan, inner = plan.divided(inner, seed), None
+    job = Job(
+        plan, tuple(candidates), inner, refit, score, seed,
         _seeds_of(candidates, seed, seeds), _warmup_of(candidates, warmup_ms),
     )  # fmt: skip
+    job = with_shared_sums(job)
     _check_inner_folds(job)
     fits, found = _run_all(job, n_jobs, out, overwrite, modules, progress)
     facts = {
         "estimator": estimator_label(candidates),
         "folds": folds if isinstance(folds, str | int) else f"{len(plan.splits)} given",
-        "inner": inner,
+        "inner": given,
         "refit": refit,
         "score": score,
         "seed": seed,
@@ -198,37 +189,6 @@ def estimator_label(candidates: Sequence[Candidate]) -> str:
 
 
 # ---- arguments
-
-
-@dataclass(frozen=True)
-class _Job:
-    """All that a worker process needs for a fold."""
-
-    plan: FoldPlan
-    candidates: tuple[Candidate, ...]
-    inner: int | float | str | None
-    refit: bool | None
-    score: str
-    seed: int
-    seeds: tuple[int, ...]
-    warmup_ms: float
-    folder: Path | None = None
-    run: str | None = None
-    modules: Mapping[str, type] | None = None
-
-    def refits(self, candidate: Candidate) -> bool:
-        """Whether a candidate is fitted anew to all training clips."""
-        return candidate.estimator.refits if self.refit is None else self.refit
-
-    @property
-    def chooses(self) -> bool:
-        """Whether the inner folds choose something."""
-        several = len(self.candidates) > 1
-        return several or any(self.refits(one) and one.estimator.chooses_epochs for one in self.candidates)
-
-    def names(self, number: int) -> list[str]:
-        """Names of the fits of a fold."""
-        return [fit_name(number, seed, self.seeds) for seed in self.seeds]
 
 
 def _seeds_of(candidates: Sequence[Candidate], seed: int, seeds: Sequence[int] | None) -> tuple[int, ...]:
@@ -255,9 +215,9 @@ def _warmup_of(candidates: Sequence[Candidate], warmup_ms: float | None) -> floa
     return next(iter(stated))
 
 
-def _check_inner_folds(job: _Job) -> None:
+def _check_inner_folds(job: Job) -> None:
     """Raise an error where inner folds are asked for in vain, are missing, or cannot be made."""
-    if job.inner is not None and not job.chooses:
+    if job.inner is not None and not job.chooses and not has_shared_sums(job):
         raise ValueError(
             f"inner={job.inner!r} has nothing to choose: give choices={{option: values}}; a function or "
             "solver by itself is fitted once per fold, with the validation clips of the fold"
@@ -274,39 +234,17 @@ def _check_inner_folds(job: _Job) -> None:
 # ---- all folds
 
 
-@dataclass(frozen=True)
-class _Tried:
-    """A candidate inside a fold: its scores (N,), and the epochs that its fits chose."""
-
-    scores: Column
-    mean: float
-    epochs: int | None
-
-
-@dataclass(frozen=True)
-class _FoldResult:
-    """What came of a fold; of one that failed, why."""
-
-    number: int
-    chosen: int = 0
-    tried: tuple[_Tried, ...] = ()
-    epochs: int | None = None
-    rates: tuple[Tensor, ...] = ()
-    models: tuple[Any, ...] = ()
-    traceback: str = ""
-    error: Exception | None = None
-
-
 def _run_all(
-    job: _Job,
+    job: Job,
     n_jobs: int,
     out: str | os.PathLike[str] | None,
     overwrite: bool,
     modules: Mapping[str, type] | None,
     progress: bool | Literal["auto"],
-) -> tuple[FoldFits | None, list[_FoldResult]]:
+) -> tuple[FoldFits | None, list[FoldResult]]:
+    solve = ridge_folds if has_shared_sums(job) else None
     if out is None:
-        return None, _fit_all(job, n_jobs, progress)
+        return None, fit_all(job, n_jobs, progress, solve)
     if any("window_of" in row for row in job.plan.parts.stim_meta):
         raise ValueError("these are windows, which no folder of fits can tell apart: leave out out=")
     folder = Path(out)
@@ -315,10 +253,10 @@ def _run_all(
     fits = FoldFits(folder, modules=modules)
     job = replace(job, folder=folder, run=fits.manifest.facts.get(RUN), modules=modules)
     with settled(fits, before):
-        return fits, _fit_all(job, n_jobs, progress)
+        return fits, fit_all(job, n_jobs, progress, solve)
 
 
-def _facts_of(job: _Job) -> dict[str, Any]:
+def _facts_of(job: Job) -> dict[str, Any]:
     """What must agree for fits of two runs to belong together."""
     return {
         "candidates": [f"{one.estimator.describe()} {dict(one.options)!r}" for one in job.candidates],
@@ -333,211 +271,11 @@ def _facts_of(job: _Job) -> dict[str, Any]:
     }
 
 
-def _fit_all(job: _Job, n_jobs: int, progress: bool | Literal["auto"]) -> list[_FoldResult]:
-    total = len(job.plan.splits)
-    found: list[_FoldResult] = []
-    with folds_bar(progress, total, 0) as advance:
-        for one in _in_processes(job, n_jobs):
-            found.append(one)
-            advance()
-    found.sort(key=lambda one: one.number)
-    failed = [one for one in found if one.error is not None]
-    if len(failed) == total:
-        error = failed[0].error or RuntimeError(failed[0].traceback)
-        error.add_note(f"All {total} folds failed; this is the error of fold {failed[0].number}")
-        raise error
-    if failed:
-        what = f"{len(failed)} of {total} folds failed; the others stay, and cv.failed holds the tracebacks"
-        warnings.warn(
-            f"{what}. Fold {failed[0].number}: {failed[0].traceback.strip().splitlines()[-1]}",
-            RuntimeWarning, stacklevel=outside_level(),
-        )  # fmt: skip
-    return found
-
-
-def _in_processes(job: _Job, n_jobs: int) -> Iterator[_FoldResult]:
-    total = len(job.plan.splits)
-    if n_jobs == 1 or total < 2:
-        yield from (_fold(job, number) for number in range(total))
-        return
-    from joblib import Parallel, delayed
-
-    parallel = Parallel(n_jobs=n_jobs, return_as="generator_unordered")
-    yield from parallel(delayed(_fold)(job, number) for number in range(total))
-
-
-# ---- one fold
-
-
-def _fold(job: _Job, number: int) -> _FoldResult:
-    """Read or fit a fold; one that fails leaves the others."""
-    try:
-        done = None if job.folder is None else _read_fold(job, job.folder, number)
-        return _fit_fold(job, number) if done is None else done
-    except Exception as error:  # noqa: BLE001  (reported with its traceback)
-        return _FoldResult(number, traceback=traceback.format_exc(), error=_portable(error))
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or its text where it does not travel between processes."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # noqa: BLE001  (any)
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
-
-
-def _fit_fold(job: _Job, number: int) -> _FoldResult:
-    plan, split = job.plan, job.plan.splits[number]
-    inner = plan.inner(split, job.inner, job.seed) if job.chooses else []
-    tried, chosen, first = _choose(job, split, inner)
-    best = job.candidates[chosen]
-    # one inner fold is the fold's own division into training and validation clips
-    train, val = inner[0] if len(inner) == 1 else (split.train, split.val)
-    models: list[Any] = []
-    epochs: int | None = tried[chosen].epochs if tried else None
-    for seed in job.seeds:
-        if job.refits(best):
-            fitted = best.estimator.refit(plan.view([*split.train, *split.val], split.test), first, seed)
-        elif len(inner) == 1 and seed == job.seeds[0]:
-            fitted = first[0]
-        else:
-            views = plan.view(train, (*val, *split.test)), plan.view(val, split.test) if val else None
-            fitted = best.estimator.fit_views(*views, seed)
-            epochs = fitted.epochs if seed == job.seeds[0] else epochs
-        models.append(fitted.model.eval() if isinstance(fitted.model, nn.Module) else fitted.model)
-    result = _FoldResult(number, chosen, tuple(tried), epochs, _predicted(job, models, split), tuple(models))
-    if job.folder is not None:
-        _save_fold(job, job.folder, result)
-        return replace(result, models=())
-    return result
-
-
-def _predicted(job: _Job, models: Sequence[Any], split: ClipSplit) -> tuple[Tensor, ...]:
-    """Predictions (N, T) of the test parts, averaged over the models."""
-    each = [job.plan.predict(model, split.test) for model in models]
-    return tuple(torch.stack(rates).mean(0) for rates in zip(*each, strict=True))
-
-
-def _choose(
-    job: _Job, split: ClipSplit, inner: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
-) -> tuple[list[_Tried], int, list[Fitted]]:
-    """Scores of all candidates inside a fold, the best one, and its fits there."""
-    if not inner:
-        return [], 0, []
-    plan = job.plan
-    views = [(plan.view(train, (*val, *split.test)), plan.view(val, split.test)) for train, val in inner]
-    columns: list[tuple[Column, Column]] = []
-    fits: list[list[Fitted]] = []
-    diverged: FitDivergedError | None = None
-    for candidate in job.candidates:
-        try:
-            own = [candidate.estimator.fit_views(train, val, job.seeds[0]) for train, val in views]
-            columns.append(_inner_scores(job, own, [val for _, val in views]))
-        except FitDivergedError as error:  # a learning rate that is too high is a choice like others
-            own, diverged = [], error
-            missing = np.full(plan.parts.N_neurons, np.nan)
-            columns.append((missing, missing))
-        fits.append(own)
-    if diverged is not None and not any(fits):
-        raise diverged
-    scores, means = _comparable(np.stack([one[0] for one in columns]), np.stack([one[1] for one in columns]),
-                                job.score)  # fmt: skip
-    if np.isnan(means).all() and len(means) > 1:
-        raise ValueError(
-            "no neuron has a score on the validation clips inside the fold: nothing chooses; give fewer "
-            "inner folds, or another score"
-        )
-    higher = metric_named(job.score).higher_is_better
-    ranked = np.nan_to_num(means if higher else -means, nan=-np.inf)
-    chosen = int(ranked.argmax())
-    tried = [
-        _Tried(one, float(mean), median_epochs(own))
-        for one, mean, candidate, own in zip(scores, means, job.candidates, fits, strict=True)
-    ]
-    return tried, chosen, fits[chosen]
-
-
-def _inner_scores(job: _Job, fits: Sequence[Fitted], views: Sequence[NeuralDataset]) -> tuple[Column, Column]:
-    """Score and cc (N,) of a candidate on all validation parts inside a fold together."""
-    tracker = ScoreTracker(max_bytes=0)  # nothing is kept of a clip
-    skip = math.ceil(job.warmup_ms / job.plan.recording.dt - 1e-9)
-    for number, (fitted, val) in enumerate(zip(fits, views, strict=True)):
-        for clip, rates in enumerate(predict_view(fitted.model, val)):
-            block = val.response_block(clip)[..., skip:]
-            if block.shape[-1]:
-                tracker.prepare((number, clip), block)
-                tracker.update([(number, clip)], rates[None, :, None, skip:])
-    statistics = tracker.statistics()
-    found = [metric_named(name).compute(statistics) for name in (job.score, FALLBACK)]
-    return np.asarray(found[0].double()), np.asarray(found[1].double())
-
-
-def _comparable(scores: Column, fallback: Column, score: str) -> tuple[Column, Column]:
-    """Scores (n_candidates, N) with a neuron's cc where it never has a ``cc_norm``; their means over neurons.
-
-    The means are over the same neurons: a candidate without a score where another has one is the worst there.
-    """
-    if score == "cc_norm":
-        scores = np.where(np.isnan(scores).all(0), fallback, scores)
-    known = ~np.isnan(scores).all(0)
-    judged = scores[:, known]
-    if score in CORRELATIONS:  # the ratio to a small ceiling has no lower limit
-        judged = np.nan_to_num(judged, nan=WORST).clip(min=WORST)
-    means = judged.mean(1) if judged.size else np.full(len(scores), np.nan)
-    return scores, means
-
-
-# ---- the folder of a run
-
-
-def _save_fold(job: _Job, folder: Path, result: _FoldResult) -> None:
-    """Save the fits of a fold, each with what the fold chose."""
-    split = job.plan.splits[result.number]
-    tried = [{"scores": one.scores.tolist(), "mean": one.mean, "epochs": one.epochs} for one in result.tried]
-    facts = {
-        "fold": split.name,
-        "test": list(split.test),
-        "chosen": result.chosen,
-        "options": json_safe(
-            {key: str(value) for key, value in job.candidates[result.chosen].options.items()}
-        ),
-        "epochs": result.epochs,
-        "tried": json_safe(tried),
-    }
-    for seed, name, model in zip(job.seeds, job.names(result.number), result.models, strict=True):
-        if not hasattr(model, "save_pretrained"):
-            raise TypeError(
-                f"the estimator returned a {type(model).__name__}; fits are saved with save_pretrained, "
-                "which a NeuralModel has: leave out out=, or return one"
-            )
-        save_fit(model, folder / name, {**facts, "seed": seed}, job.run)
-
-
-def _read_fold(job: _Job, folder: Path, number: int) -> _FoldResult | None:
-    """A fold whose fits are all there; None where one is missing."""
-    names = job.names(number)
-    if not all(is_complete(folder / name, job.run) for name in names):
-        return None
-    fits = FoldFits(folder, modules=job.modules)
-    facts = read_json(folder / names[0] / METADATA, "delete its folder to fit it anew")
-    tried = tuple(
-        _Tried(np.array(one["scores"], dtype=float), _number(one["mean"]), one["epochs"])
-        for one in facts["tried"]
-    )
-    rates = _predicted(job, [fits.model(name) for name in names], job.plan.splits[number])
-    return _FoldResult(number, int(facts["chosen"]), tried, facts["epochs"], rates)
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
 # ---- the result
 
 
 def _collect(
-    job: _Job, found: Sequence[_FoldResult], fits: FoldFits | None, facts: dict[str, Any], n_bootstrap: int
+    job: Job, found: Sequence[FoldResult], fits: FoldFits | None, facts: dict[str, Any], n_bootstrap: int
 ) -> CrossValidation:
     """Put the folds together and score them."""
     plan = job.plan
@@ -582,7 +320,7 @@ def _collect(
     )
 
 
-def _pooled(plan: FoldPlan, done: Sequence[_FoldResult]) -> list[Tensor | None]:
+def _pooled(plan: FoldPlan, done: Sequence[FoldResult]) -> list[Tensor | None]:
     """Predictions of every part: the mean over the folds that tested it; None where none did."""
     each: list[list[Tensor]] = [[] for _ in range(len(plan.parts))]
     for one in done:
@@ -595,21 +333,24 @@ def _nothing(parts: NeuralDataset, part: int) -> Tensor:
     return torch.full((parts.N_neurons, parts.n_bins(part)), torch.nan)
 
 
-def _scored(job: _Job, view: NeuralDataset, rates: Sequence[Any], n_bootstrap: int) -> ScoreTable:
+def _scored(job: Job, view: NeuralDataset, rates: Sequence[Any], n_bootstrap: int) -> ScoreTable:
     return score_predictions(rates.__getitem__, view, n_bootstrap=n_bootstrap, warmup_ms=job.warmup_ms)
 
 
-def _chosen(job: _Job, one: _FoldResult) -> dict[str, Any]:
+def _chosen(job: Job, one: FoldResult) -> dict[str, Any]:
     """Options that a fold chose, and the epochs where they were chosen too."""
     if one.error is not None:
         return {}
     epochs = {} if one.epochs is None else {"epochs": one.epochs}
-    return {**job.candidates[one.chosen].options, **epochs}
+    return {**job.candidates[one.chosen].options, **one.more, **epochs}
 
 
-def _rows(job: _Job, one: _FoldResult) -> list[InnerScores]:
-    return [
-        InnerScores(one.number, candidate.label, candidate.options, tried.scores, tried.mean,
-                    place == one.chosen, tried.epochs)
-        for place, (candidate, tried) in enumerate(zip(job.candidates, one.tried, strict=bool(one.tried)))
-    ]  # fmt: skip
+def _rows(job: Job, one: FoldResult) -> list[InnerScores]:
+    found = []
+    for tried in one.tried:
+        candidate = job.candidates[tried.candidate]
+        label, options = tried.label or candidate.label, {**candidate.options, **tried.more}
+        found.append(
+            InnerScores(one.number, label, options, tried.scores, tried.mean, tried.chosen, tried.epochs)
+        )
+    return found

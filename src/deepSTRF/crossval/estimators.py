@@ -29,6 +29,8 @@ __all__ = ["Candidate", "Estimator", "Fitted", "as_estimator", "candidates_of", 
 MOST_CANDIDATES = 10_000
 #: Arguments of a solver that come from the fold.
 FROM_THE_FOLD = ("train", "validation")
+#: Name of the solver whose folds share their sums.
+RIDGE = "ridge"
 #: What the name of a chosen estimator stands under.
 NAME = "estimator"
 
@@ -86,6 +88,10 @@ class Estimator(Protocol):
         """All that its fits depend on, as text: two runs with another text are two runs."""
         ...
 
+    def ridge_options(self, ds: NeuralDataset) -> dict[str, Any] | None:
+        """Arguments of `fit_ridge` where the estimator is one; else None."""
+        ...
+
 
 def median_epochs(first: Sequence[Fitted]) -> int | None:
     """Median of the epochs that the fits inside a fold chose; None where they chose none."""
@@ -137,6 +143,10 @@ class SolverEstimator:
     def refit(self, train: NeuralDataset, first: Sequence[Fitted], seed: int) -> Fitted:
         """Solve without validation clips."""
         return self.fit_views(train, None, seed)
+
+    def ridge_options(self, ds: NeuralDataset) -> dict[str, Any] | None:
+        """Its options."""
+        return dict(self.options) if self.solver == RIDGE else None
 
     def describe(self) -> str:
         """Name and options."""
@@ -207,6 +217,10 @@ class FunctionEstimator:
             )
         best = getattr(found, "best_epoch", None)
         return Fitted(model, None if best is None else int(best) + 1)
+
+    def ridge_options(self, ds: NeuralDataset) -> None:
+        """A function may do anything."""
+        return
 
     def describe(self) -> str:
         """Name of the function and what is bound to it."""

@@ -10,7 +10,7 @@ import itertools
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -77,24 +77,32 @@ class FoldPlan:
         before, after = (clip, start, min(stop, first - self.gap)), (clip, max(start, last + self.gap), stop)
         return [piece for piece in (before, after) if piece[1] < piece[2]]
 
+    def divided(self, share: float, seed: int) -> FoldPlan:
+        """The same test parts, with a share of the others for validation."""
+        splits = []
+        for split in self.splits:
+            rest, view = self._rest(split)
+            one = random_split(view, (1.0 - share, share, 0.0), seed, group=self.group)
+            roles = [[rest[i] for i in part] for part in (one.train, one.val)]
+            splits.append(index_split(self.parts, *roles, split.test, name=f"{split.name}:inner={share:g}"))
+        return replace(self, splits=tuple(splits))
+
     def inner(
-        self, split: ClipSplit, inner: int | float | str | None, seed: int
+        self, split: ClipSplit, inner: int | str | None, seed: int
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Training and validation parts of the inner folds, all inside the training and validation parts."""
         if inner is None:
             return [(split.train, split.val)] if split.val else []
-        rest = sorted({*split.train, *split.val})
-        view = self.parts.select(clips=rest)
-        if isinstance(inner, float):
-            found = [random_split(view, (1.0 - inner, inner, 0.0), seed, group=self.group)]
-            roles = [(one.train, one.val) for one in found]
-        elif inner == ALL_BUT_ONE:
+        rest, view = self._rest(split)
+        if inner == ALL_BUT_ONE:
             found = leave_one_clip_out(view, n_val=0, seed=seed, group=self.group)
-            roles = [(one.train, one.test) for one in found]
         else:
             found = k_fold(view, int(inner), n_val=0, seed=seed, group=self.group)
-            roles = [(one.train, one.test) for one in found]
-        return [(tuple(rest[i] for i in train), tuple(rest[i] for i in val)) for train, val in roles]
+        return [(tuple(rest[i] for i in one.train), tuple(rest[i] for i in one.test)) for one in found]
+
+    def _rest(self, split: ClipSplit) -> tuple[list[int], NeuralDataset]:
+        rest = sorted({*split.train, *split.val})
+        return rest, self.parts.select(clips=rest)
 
     def predict(self, model: Any, parts: Sequence[int]) -> list[Tensor]:
         """Predictions (N, T) of some parts; those of a block know the stimulus around it, as the rest has."""

@@ -45,6 +45,7 @@ __all__ = [
     "option_names",
     "resolve_device",
     "solve",
+    "solver_options",
 ]
 
 DATASET_SUFFIX = ".npz"
@@ -417,14 +418,15 @@ class ClosedFormFit(Protocol):
 def solve(config: ExperimentConfig, train: NeuralDataset, validation: NeuralDataset | None) -> ClosedFormFit:
     """Fit an experiment's model in closed form."""
     check_choices(config)
-    options = dict(config.model_options)
-    if config.standardize:
-        options["standardize"] = True
-    fit: ClosedFormFit = SOLVERS.get(config.model)(
-        train,
-        validation,
-        wav2spec=build_front_end(config, train),
-        warmup_ms=config.warmup_ms,
-        **options,
-    )
+    fit: ClosedFormFit = SOLVERS.get(config.model)(train, validation, **solver_options(config, train))
     return fit
+
+
+def solver_options(config: ExperimentConfig, dataset: NeuralDataset) -> dict[str, Any]:
+    """Arguments of an experiment's solver beside the clips."""
+    return {
+        "wav2spec": build_front_end(config, dataset),
+        "warmup_ms": config.warmup_ms,
+        **config.model_options,
+        **({"standardize": True} if config.standardize else {}),
+    }

@@ -10,9 +10,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from deepSTRF.crossval.estimators import Fitted, median_epochs
+from deepSTRF.crossval.estimators import RIDGE, Fitted, median_epochs
 from deepSTRF.datasets import NeuralDataset
-from deepSTRF.experiments.build import as_fitted, check_choices, is_closed_form, option_names, solve
+from deepSTRF.experiments.build import (
+    as_fitted,
+    check_choices,
+    is_closed_form,
+    option_names,
+    solve,
+    solver_options,
+)
 from deepSTRF.experiments.config import ExperimentConfig, FieldError, closest
 from deepSTRF.experiments.run import fit_once
 from deepSTRF.models.fitted_on import FittedOn
@@ -109,6 +116,10 @@ class ConfigEstimator:
         if isinstance(fitted.fitted_on, FittedOn):
             fitted.fitted_on = dataclasses.replace(fitted.fitted_on, validation_sounds=())
         return Fitted(model, epochs)
+
+    def ridge_options(self, ds: NeuralDataset) -> dict[str, Any] | None:
+        """Arguments of `fit_ridge`, where that is the model."""
+        return solver_options(self.config, ds) if self.config.model == RIDGE else None
 
     def describe(self) -> str:
         """The configuration, without what the folds take the place of."""

@@ -1,0 +1,140 @@
+"""Cross-validation of ridge STRFs: all folds and penalties from sums that the folds share.
+
+`fit_ridge_folds` chooses the penalty of each fold by its inner folds and fits it to all training clips. Other
+options (lags, front-ends) are candidates around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from deepSTRF.baselines import RidgeFit, fit_ridge_folds
+from deepSTRF.crossval.engine import (
+    CORRELATIONS,
+    WORST,
+    FoldResult,
+    Job,
+    Tried,
+    comparable,
+    finished,
+    predicted,
+    read_fold,
+)
+from deepSTRF.crossval.estimators import Candidate
+from deepSTRF.crossval.plan import ALL_BUT_ONE
+from deepSTRF.training.evaluation import Column
+
+__all__ = ["has_shared_sums", "ridge_folds", "with_shared_sums"]
+
+PENALTY = "lambdas"
+
+
+def has_shared_sums(job: Job) -> bool:
+    """Whether the folds can be solved together: inner folds of clips, and nothing but ridge.
+
+    Gaps, groups and estimates that are not of all training clips need a fit each.
+    """
+    ds = job.plan.recording
+    return (
+        job.inner is not None
+        and (job.inner == ALL_BUT_ONE or job.seed == 0)  # as `fit_ridge_folds` draws its inner folds
+        and job.refit is not False
+        and not job.plan.blocks
+        and job.plan.group is None
+        and job.score in CORRELATIONS
+        and len(job.seeds) == 1
+        and all(isinstance(one.options.get(PENALTY, 1.0), int | float) for one in job.candidates)
+        and all(one.estimator.ridge_options(ds) is not None for one in job.candidates)
+    )
+
+
+def with_shared_sums(job: Job) -> Job:
+    """The same job with the penalties of each candidate in one, where the folds can be solved together."""
+    if not has_shared_sums(job):
+        return job
+    groups: dict[str, tuple[Candidate, list[float]]] = {}
+    for one in job.candidates:
+        rest = {key: value for key, value in one.options.items() if key != PENALTY}
+        _, values = groups.setdefault(repr(rest), (Candidate(one.estimator, rest), []))
+        if PENALTY in one.options:
+            values.append(float(one.options[PENALTY]))
+    return replace(job, candidates=tuple(_with_penalties(job, *group) for group in groups.values()))
+
+
+def _with_penalties(job: Job, candidate: Candidate, values: list[float]) -> Candidate:
+    """Penalties that are a choice of the folds are one for all neurons, unless asked otherwise."""
+    if not values:
+        return candidate
+    options = candidate.estimator.ridge_options(job.plan.recording) or {}
+    changed = {PENALTY: sorted(values), "per_neuron": options.get("per_neuron", False)}
+    return Candidate(candidate.estimator.changed(changed), candidate.options)
+
+
+def ridge_folds(job: Job) -> Iterator[FoldResult]:
+    """Solve the folds that are not in the folder yet."""
+    ds, missing = job.plan.recording, []
+    for number in range(len(job.plan.splits)):
+        done = read_fold(job, number)
+        if done is None:
+            missing.append(number)
+        else:
+            yield done
+    if not missing:
+        return
+    splits = [job.plan.splits[number] for number in missing]
+    fits = []
+    for one in job.candidates:
+        options = {**(one.estimator.ridge_options(ds) or {}), "score": job.score}
+        fits.append(fit_ridge_folds(ds, splits, inner=job.inner, **options))  # type: ignore[arg-type]
+    for number, own in zip(missing, zip(*fits, strict=True), strict=True):
+        yield finished(job, _result(job, number, own))
+
+
+def _result(job: Job, number: int, fits: Sequence[RidgeFit]) -> FoldResult:
+    """The best candidate of a fold, by the best of its penalties."""
+    scores, fallback = (
+        np.concatenate([fit.scores[name].double().numpy() for fit in fits]) for name in (job.score, "cc")
+    )
+    columns, means = comparable(scores, fallback, job.score)
+    ends = np.cumsum([len(fit.grid) for fit in fits])
+    places = [range(end - len(fit.grid), end) for fit, end in zip(fits, ends, strict=True)]
+    best = [_best(columns[place], means[place], fit) for place, fit in zip(places, fits, strict=True)]
+    chosen = int(np.argmax(np.nan_to_num(best, nan=-np.inf)))
+    fit = fits[chosen]
+    tried = [
+        Tried(group, columns[row], float(means[row]),
+              group == chosen and row == places[group][int(np.nanargmax(means[places[group]]))],
+              more={PENALTY: float(value)}, label=_label(job, group, index, float(value)))
+        for group, place in enumerate(places)
+        for index, (row, value) in enumerate(zip(place, fits[group].grid, strict=True))
+    ]  # fmt: skip
+    rates = predicted(job, [fit.model], job.plan.splits[number])
+    return FoldResult(number, chosen, tuple(tried), more=_penalties(fit), rates=rates, models=(fit.model,))
+
+
+def _best(columns: Column, means: Column, fit: RidgeFit) -> float:
+    """Mean score of a fit inside a fold, at the penalties that it chose."""
+    if not fit.per_neuron:
+        return float(np.max(means))
+    known = ~np.isnan(columns).all(0)
+    judged = np.nan_to_num(columns[:, known], nan=WORST).clip(min=WORST)
+    return float(judged.max(0).mean()) if judged.size else float("nan")
+
+
+def _label(job: Job, group: int, index: int, value: float) -> str:
+    """A penalty by its value where it was given, else by its place: each fold has its own default ones."""
+    candidate = job.candidates[group]
+    options = candidate.estimator.ridge_options(job.plan.recording) or {}
+    text = f"{PENALTY}[{index}]" if options.get(PENALTY) is None else f"{PENALTY}={value:g}"
+    return f"{candidate.label}, {text}" if candidate.options else text
+
+
+def _penalties(fit: RidgeFit) -> dict[str, Any]:
+    """Penalties that a fold chose: one, or one per neuron, or per neuron and feature."""
+    if fit.feature_grid:
+        return {f"{PENALTY}[{name}]": values.double().numpy() for name, values in fit.feature_lambdas.items()}
+    return {PENALTY: fit.lambdas.double().numpy() if fit.per_neuron else float(fit.shared_lambda)}
