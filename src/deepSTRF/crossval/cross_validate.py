@@ -152,13 +152,12 @@ def cross_validate(
     check_choice("score", score, SCORES)
     if refit is not None:
         check_flag("refit", refit)
-    candidates, given = candidates_of(estimator, options, choices), inner
-    inner = check_inner(inner)
-    plan = plan_of(ds, folds, seed)
-    if isinstance(inner, float):
-        plan, inner = plan.divided(inner, seed), None
+    candidates = candidates_of(estimator, options, choices)
+    plan, how = plan_of(ds, folds, seed), check_inner(inner)
+    if isinstance(how, float):
+        plan, how = plan.divided(how, seed), None
     job = Job(
-        plan, tuple(candidates), inner, refit, score, seed,
+        plan, tuple(candidates), how, refit, score, seed,
         _seeds_of(candidates, seed, seeds), _warmup_of(candidates, warmup_ms),
     )  # fmt: skip
     job = with_shared_sums(job)
@@ -167,7 +166,7 @@ def cross_validate(
     facts = {
         "estimator": estimator_label(candidates),
         "folds": folds if isinstance(folds, str | int) else f"{len(plan.splits)} given",
-        "inner": given,
+        "inner": inner,
         "refit": refit,
         "score": score,
         "seed": seed,

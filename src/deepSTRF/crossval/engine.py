@@ -42,7 +42,7 @@ class Job:
 
     plan: FoldPlan
     candidates: tuple[Candidate, ...]
-    inner: int | float | str | None
+    inner: int | str | None
     refit: bool | None
     score: str
     seed: int

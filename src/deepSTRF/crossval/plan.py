@@ -83,8 +83,9 @@ class FoldPlan:
         for split in self.splits:
             rest, view = self._rest(split)
             one = random_split(view, (1.0 - share, share, 0.0), seed, group=self.group)
-            roles = [[rest[i] for i in part] for part in (one.train, one.val)]
-            splits.append(index_split(self.parts, *roles, split.test, name=f"{split.name}:inner={share:g}"))
+            train, val = ([rest[i] for i in part] for part in (one.train, one.val))
+            name = f"{split.name}:inner={share:g}"
+            splits.append(index_split(self.parts, train, val, split.test, name=name))
         return replace(self, splits=tuple(splits))
 
     def inner(
