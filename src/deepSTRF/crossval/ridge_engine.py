@@ -89,7 +89,7 @@ def ridge_folds(job: Job) -> Iterator[FoldResult]:
     fits = []
     for one in job.candidates:
         options = {**(one.estimator.ridge_options(ds) or {}), "score": job.score}
-        fits.append(fit_ridge_folds(ds, splits, inner=job.inner, **options))  # type: ignore[arg-type]
+        fits.append(fit_ridge_folds(ds, splits, inner=job.inner, **options))
     for number, own in zip(missing, zip(*fits, strict=True), strict=True):
         yield finished(job, _result(job, number, own))
 
