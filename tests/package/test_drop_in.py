@@ -117,6 +117,20 @@ def new_loss(pred: Tensor, gt: Tensor) -> Tensor:
     """The first line of the new loss."""
     return 2 * mse_loss(pred, gt)
 ''',
+    "baselines/new_fit.py": '''
+"""A new linear fit."""
+
+from typing import Any
+
+from deepSTRF.baselines.ridge import RidgeFit, fit_ridge
+from deepSTRF.registry import SOLVERS
+
+
+@SOLVERS.register("new_fit")
+def fit_new(train: Any, validation: Any = None, *, n_lags: int = 4, **options: Any) -> RidgeFit:
+    """The first line of the new fit."""
+    return fit_ridge(train, validation, n_lags=n_lags, **options)
+''',
     "metrics/new_metric.py": '''
 """A new metric."""
 
@@ -146,6 +160,7 @@ IN_TABLES = {
     "kernels": "new kernel",
     "datasets": "new dataset",
     "losses": "new loss",
+    "closed-form fits": "new fit",
     "metrics": "new metric",
 }
 #: Bank of tests -> the parameter that a new entry must have there.
@@ -153,6 +168,7 @@ IN_BANKS = {
     "tests/models/test_model_bank.py": ("[new_model-0", "[linear-5", "new_prefilter-spectrogram"),
     "tests/models/test_wav2spec.py": ("[new_front_end]",),
     "tests/models/test_backbones_bank.py": ("[new_backbone-11",),
+    "tests/baselines/test_solver_bank.py": ("test_moments_of_the_prediction[new_fit]",),
     "tests/metrics/test_registered.py": ("[new_loss]", "[new_metric]"),
 }
 FACTORIES = """
@@ -221,7 +237,7 @@ def test_factories_build_the_new_entries(package: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "names"),
     [
-        ("models", ["new_model", "new_front_end", "new_prefilter", "new_kernel", "new_backbone"]),
+        ("models", ["new_model", "new_front_end", "new_prefilter", "new_kernel", "new_backbone", "new_fit"]),
         ("datasets", ["new_dataset"]),
     ],
 )

@@ -32,6 +32,7 @@ __all__ = [
     "FEWEST_BINS",
     "MAX_BYTES",
     "LinearFit",
+    "LinearPath",
     "LinearProblem",
     "check_recordings",
     "count_bands",
@@ -73,7 +74,7 @@ class LinearFit:
 
     Examples
     --------
-    >>> from deepSTRF.baselines import fit_ridge
+    >>> from deepSTRF.baselines import LinearFit, fit_ridge
     >>> from deepSTRF.datasets.audio import SyntheticDataset
     >>> fit = fit_ridge(SyntheticDataset(n_neurons=3, n_clips=4, n_repeats=6), n_lags=12, lambdas=100.0)
     >>> isinstance(fit, LinearFit), fit.lags, fit.untrained
@@ -131,6 +132,14 @@ class LinearFit:
 
 
 @dataclass(frozen=True)
+class LinearPath:
+    """Estimates of all N neurons for k choices: weights (k, N, L, D), lag 0 first, and biases (k, N)."""
+
+    weights: Tensor
+    biases: Tensor
+
+
+@dataclass(frozen=True)
 class LinearProblem:
     """A recording made ready for a linear fit.
 
@@ -146,6 +155,10 @@ class LinearProblem:
     names: tuple[str, ...]
     features: dict[str, int]
     max_bytes: int
+
+    def named(self, which: Tensor) -> tuple[str, ...]:
+        """Return the names of the neurons where ``which`` (N,) is True."""
+        return tuple(name for name, wanted in zip(self.names, which.tolist(), strict=True) if wanted)
 
     def blocks(self) -> list[int]:
         """Rows of each part of the features within which neighbours are alike: features of each channel."""
