@@ -58,7 +58,6 @@ __all__ = ["DecoderFit", "fit_decoder"]
 DEFAULT_DELAYS_MS = (0.0, 250.0)
 #: Target that stands for all rows of the stimulus.
 STIMULUS = "stimulus"
-MISSING = ("error", "skip")
 #: A standard deviation below this share of the mean is rounding.
 RELATIVE_NOISE = 1e-7
 
@@ -277,7 +276,7 @@ def fit_decoder(
     (torch.Size([24, 400]), True)
     """
     started = time.monotonic()
-    check_choice("missing", missing, MISSING)
+    check_choice("missing", missing, ("error", "skip"))
     check_flag("per_row", per_row)
     check_non_negative("warmup_ms", warmup_ms)
     check_positive_int("max_bytes", max_bytes)
@@ -306,17 +305,12 @@ def fit_decoder(
         )
     scores: dict[str, Tensor] = {}
     if validation is not None:
-        heard = _Reversed(
-            _Inputs.of(validation, names, delays, missing),
-            _Targets(validation, target, wav2spec, warmup_ms),
-            mean,
-            std,
-        )
+        other = _Inputs.of(validation, names, delays, missing)
+        heard = _Reversed(other, _Targets(validation, target, wav2spec, warmup_ms), mean, std)
         scores = {"cc": _validation_scores(heard, weights, biases, lags, max_bytes)}
     index, _, unscored = choose_per_neuron(scores, "cc", per_row, targets.n_rows)
     rows = torch.arange(targets.n_rows)
-    # by lag, the newest frame first -> the last frame is the longest delay
-    strfs = strfs_of(weights[index, rows], len(names))
+    strfs = strfs_of(weights[index, rows], len(names))  # the last frame is the longest delay
     model = Linear(
         len(names), len(lags), targets.n_rows, norm="none", standardize=standardize,
         lags=[lags.start, lags.stop - 1] if lags.start else None,
@@ -330,8 +324,8 @@ def fit_decoder(
         weight=strfs,
         bias=biases[index, rows],
         scores=scores,
-        unvalidated=tuple(targets.names[row] for row in unscored.nonzero().flatten().tolist()),
-        untrained=tuple(targets.names[row] for row in untrained),
+        unvalidated=tuple(f"row {row}" for row in unscored.nonzero().flatten().tolist()),
+        untrained=tuple(f"row {row}" for row in untrained),
         drive_mean=means,
         drive_variance=spread[index, rows],
         seconds=time.monotonic() - started,
@@ -456,7 +450,6 @@ class _Targets:
                 )
             self._rows = ds.feature_rows(target)
         self.n_rows = self._rows.stop - self._rows.start
-        self.names = [f"row {row}" for row in range(self.n_rows)]
 
     def rows(self, clip: int) -> Tensor:
         """Return (M, T) in double precision, NaN in the onset."""
