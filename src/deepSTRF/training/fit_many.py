@@ -556,7 +556,7 @@ class _StackedFit:
             fitter.track_train_metrics or "train_cc" not in fitter.monitor
         ):
             fitter._check_monitor(("cc", "cc_norm"))
-        self.train_view, self.val_view = views
+        self.train_view = views[0]
         loaders = make_loaders(*views, batch_size=job.batch_size, seed=job.seeds[first])
         self.train_source, self.val_source = (self._source(loader) for loader in loaders)
         if not isinstance(self.train_source, DirectSource) or not isinstance(self.val_source, DirectSource):
@@ -687,8 +687,8 @@ class _StackedFit:
             for group, plan in plans:
                 if step < len(plan):
                     parts.setdefault(plan[step], []).extend(group.rows)
-            for clips, rows in parts.items():
-                self._step(serve(clips), torch.tensor(sorted(rows)), loss, scores)
+            for batches, rows in self._together(parts, serve):
+                self._step(batches, torch.tensor(rows), loss, scores)
         record["train_loss"] = loss.result()
         if scores is not None:
             record.update({f"train_{name}": value for name, value in scores.result().items()})
@@ -697,8 +697,8 @@ class _StackedFit:
         every = torch.arange(len(self.rows))
         with evaluating(self.base):
             for batch in self.val_source:
-                pred = self.stack.predict(batch, self.stack.leaves())
-                loss.add(*self._losses(pred, batch, every), every)
+                pred = self.stack.predict([batch], self.stack.leaves())
+                loss.add(*self._losses(pred, [batch], every), every)
                 scores.prepare(batch, self._neurons())
                 scores.add(batch, pred, every)
         record["val_loss"] = loss.result()
@@ -709,9 +709,25 @@ class _StackedFit:
         """Neurons of the chunk whose models are left; None is all."""
         return None if not self.alone or len(self.rows) == len(self.chunk) else self.rows
 
-    def _losses(self, pred: Tensor, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Losses and valid bins (m, N) of predictions (m, B, N, 1, T)."""
-        fitter, count = self.template, len(rows)
+    def _together(
+        self, parts: Mapping[tuple[int, ...], list[int]], serve: Callable[[Sequence[int]], Batch]
+    ) -> list[tuple[list[Batch], list[int]]]:
+        """Steps that models take at once: one batch for all of them, or one for each, of one shape."""
+        if self.alone or len(parts) == 1:
+            return [([serve(clips)], sorted(rows)) for clips, rows in parts.items()]
+        by_row = sorted((row, clips) for clips, rows in parts.items() for row in rows)
+        served = {clips: serve(clips) for clips in parts}
+        shapes: dict[Any, tuple[list[Batch], list[int]]] = {}
+        for row, clips in by_row:
+            batch = served[clips]
+            batches, rows = shapes.setdefault((batch.inputs.shape, batch.targets.shape), ([], []))
+            batches.append(batch)
+            rows.append(row)
+        return list(shapes.values())
+
+    def _losses(self, pred: Tensor, batches: Sequence[Batch], rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Losses and valid bins (m, N) of predictions (m, B, N, 1, T) for one batch, or for one each."""
+        fitter, count, batch = self.template, len(rows), batches[0]
         flat = pred.transpose(0, 1).flatten(1, 2)  # (B, m * N, 1, T)
         if self.alone:
             neurons = self.rows[rows]
@@ -719,21 +735,24 @@ class _StackedFit:
             targets = batch.targets if whole else batch.targets.index_select(1, neurons)
             weights = (batch.weights if whole else batch.weights[neurons]).unsqueeze(1)
         else:
-            targets = batch.targets.repeat(1, count, 1, 1)
-            weights = batch.weights.expand(count, -1)
+            every = list(batches) * (count // len(batches))
+            targets = torch.cat([one.targets for one in every], dim=1)
+            weights = torch.stack([one.weights for one in every])
         loss = fitter.loss_fn(flat, targets, reduction="none")
         if flat.requires_grad:
             check_batch_domains(fitter.loss_fn, flat, targets)
         return loss.view(count, -1), weights
 
-    def _step(self, batch: Batch, rows: Tensor, meter: StackedLoss, scores: StackedScores | None) -> None:
-        """One step of the optimizer for the models that train on this batch."""
+    def _step(
+        self, batches: Sequence[Batch], rows: Tensor, meter: StackedLoss, scores: StackedScores | None
+    ) -> None:
+        """One step of the optimizer for some models, on one batch or on one each."""
         whole = len(rows) == len(self.rows)
         stack = self.stack if whole else self.stack.take(rows)
         optimizer = self.optimizer if whole else self.optimizer.take(rows)
         leaves = stack.leaves()
-        pred = stack.predict(batch, leaves)
-        loss, weights = self._losses(pred, batch, rows)
+        pred = stack.predict(batches, leaves)
+        loss, weights = self._losses(pred, batches, rows)
         heard = weights > 0
         mean = torch.where(heard, loss, 0.0).sum(1) / heard.sum(1).clamp(min=1)
         total = (mean * self.factors[rows].to(mean.dtype)).sum()
@@ -748,9 +767,12 @@ class _StackedFit:
             self.stack.put(rows, stack)
             self.optimizer.put(rows, optimizer)
         meter.add(loss, weights, rows)
-        if scores is not None:
+        if scores is None:
+            return
+        for place, batch in enumerate(batches):
             scores.prepare(batch, self._neurons())
-            scores.add(batch, pred, rows)
+            chosen = slice(None) if len(batches) == 1 else slice(place, place + 1)
+            scores.add(batch, pred[chosen], rows[chosen])
 
     def _flat(self, leaves: Mapping[str, Tensor], found: Sequence[Any]) -> tuple[Tensor, Tensor]:
         """Gradients as one matrix (m, P), and the columns (P,) that none has reached."""

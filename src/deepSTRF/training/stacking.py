@@ -34,6 +34,8 @@ __all__ = [
 
 #: Relative difference between a stack and its models, beyond which it is no stack of them.
 TRIAL_TOLERANCE = 1e-3
+#: Most rows (models times neurons) that are scored against copies of the responses.
+MOST_ROWS = 2048
 
 
 class _Called(nn.Module):
@@ -97,21 +99,34 @@ class ModelStack:
             for name, span in self.spans.items()
         }
 
-    def predict(self, batch: Batch, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Predictions (M, B, N, 1, T) for one batch, in the mode of ``base``; buffers move as they would."""
-        pred = self.run(batch.inputs, parameters, "respond" if batch.is_spectrogram else "forward")
-        return pred[..., batch.skip :] if batch.skip else pred
+    def predict(self, batches: Sequence[Batch], parameters: Mapping[str, Tensor]) -> Tensor:
+        """Predictions (M, B, N, 1, T) for one batch, or for one of each model, of one shape.
 
-    def run(self, inputs: Tensor, parameters: Mapping[str, Tensor], method: str = "forward") -> Tensor:
-        """Outputs (M, B, N, 1, T) of one method for inputs that all models share."""
+        In the mode of ``base``; buffers move as they would.
+        """
+        first, shared = batches[0], len(batches) == 1
+        inputs = first.inputs if shared else torch.stack([batch.inputs for batch in batches])
+        method = "respond" if first.is_spectrogram else "forward"
+        pred = self.run(inputs, parameters, method, shared=shared)
+        return pred[..., first.skip :] if first.skip else pred
+
+    def run(
+        self,
+        inputs: Tensor,
+        parameters: Mapping[str, Tensor],
+        method: str = "forward",
+        *,
+        shared: bool = True,
+    ) -> Tensor:
+        """Outputs (M, B, N, 1, T) for inputs (B, ...) that all models share, or (M, B, ...) of each."""
         called = _Called(self.base, method)
 
-        def one(own: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor) -> Tensor:
-            state = {f"model.{name}": value for name, value in {**own, **fixed}.items()}
+        def one(trained: dict[str, Tensor], fixed: dict[str, Tensor], x: Tensor) -> Tensor:
+            state = {f"model.{name}": value for name, value in {**trained, **fixed}.items()}
             y: Tensor = functional_call(called, state, (x,))
             return y
 
-        pred: Tensor = vmap(one, in_dims=(0, 0, None))(dict(parameters), self.fixed, inputs)
+        pred: Tensor = vmap(one, in_dims=(0, 0, None if shared else 0))(dict(parameters), self.fixed, inputs)
         return pred
 
     def load(self, row: int, model: nn.Module) -> nn.Module:
@@ -160,7 +175,7 @@ def fails_when_stacked(stack: ModelStack, batch: Batch) -> str:
     pair = stack.take(rows)
     name = type(stack.base).__name__
     try:
-        together = pair.predict(batch, pair.leaves()).detach()
+        together = pair.predict([batch], pair.leaves()).detach()
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return f"torch.func cannot run {name} for many models at once ({str(error).splitlines()[0]:.200})"
     for place, row in enumerate(rows.tolist()):
@@ -266,6 +281,8 @@ class StackedScores:
         self._alone = outputs.shape[1] == 1
         self._clips: dict[Hashable, RepeatSummary] = {}
         self._records: dict[Hashable, PredictionMoments] = {}
+        self._waiting: dict[Hashable, Tensor] = {}  # predictions that come model by model
+        self._tiled: dict[tuple[Hashable, int], RepeatSummary] = {}
         self._pooled: tuple[tuple[Hashable, ...], ClipPowers, PooledPowers] | None = None
 
     def take(self, rows: Tensor) -> StackedScores:
@@ -279,7 +296,7 @@ class StackedScores:
 
     def begin(self) -> None:
         """Forget the predictions of the pass before."""
-        self._records = {}
+        self._records, self._waiting = {}, {}
 
     def prepare(self, batch: Batch, neurons: Tensor | None) -> None:
         """Summarise the responses of new clips; ``neurons`` of the recording that are left, None is all."""
@@ -295,31 +312,29 @@ class StackedScores:
         """Take in predictions (m, B, N, 1, T) of some models for the clips of a batch."""
         for item, key in enumerate(batch.keys):
             hidden = batch.contexts[item] if batch.contexts else 0
-            clip = self._clips[key]
-            values = pred.detach()[:, item, :, 0, hidden : hidden + clip.deviation.shape[1]]
-            if self._alone:
-                whole = len(rows) == len(self.outputs)
-                found = PredictionMoments.of(values[:, 0], clip if whole else clip.take(rows))
-            else:
-                each = [PredictionMoments.of(one, clip) for one in values]
-                found = each[0].map(lambda *parts: torch.cat(parts), *each[1:])
-                whole = len(rows) == len(self.outputs)
-            if whole:
-                self._records[key] = found
+            values = pred.detach()[:, item, :, 0, hidden : hidden + self._clips[key].deviation.shape[1]]
+            if len(rows) == len(self.outputs):
+                self._records[key] = self._moments(key, values)
                 continue
-            if key not in self._records:
-                size = self.outputs.numel()
-                self._records[key] = found.map(lambda part: part.new_zeros(size))  # noqa: B023
-            places = (
-                rows.unsqueeze(1) * self.outputs.shape[1] + torch.arange(self.outputs.shape[1])
-            ).flatten()
-            self._records[key] = self._records[key].map(
-                lambda kept, new: kept.index_copy(0, places, new),  # noqa: B023
-                found,
-            )
+            if key not in self._waiting:
+                self._waiting[key] = values.new_zeros(*self.outputs.shape, values.shape[-1])
+            self._waiting[key][rows] = values
+
+    def _moments(self, key: Hashable, values: Tensor) -> PredictionMoments:
+        """Moments (M * N,) of predictions (M, N, T) of all models for a clip."""
+        clip, (n_models, n_neurons, _) = self._clips[key], values.shape
+        if self._alone:
+            return PredictionMoments.of(values[:, 0], clip)
+        if values.shape[:2].numel() > MOST_ROWS:
+            each = [PredictionMoments.of(one, clip) for one in values]
+            return each[0].map(lambda *parts: torch.cat(parts), *each[1:])
+        if (key, n_models) not in self._tiled:
+            self._tiled[key, n_models] = clip.take(torch.arange(n_neurons).repeat(n_models))
+        return PredictionMoments.of(values.flatten(0, 1), self._tiled[key, n_models])
 
     def result(self) -> dict[str, Tensor]:
         """Scores (M, N) by name, as a fit computes them after every epoch."""
+        self._records.update({key: self._moments(key, values) for key, values in self._waiting.items()})
         keys = tuple(sorted(self._records, key=str))
         records = [self._records[key] for key in keys]
         prediction = records[0].map(lambda *values: torch.stack(values), *records[1:])
