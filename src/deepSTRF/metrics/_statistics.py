@@ -179,11 +179,22 @@ def psth(responses: Tensor) -> Tensor:
         responses = responses.to(torch.get_default_dtype())
     if responses.shape[-2] == 1:
         return responses
-    if is_complete(responses):
-        return responses.mean(-2, keepdim=True)
+    average = responses.mean(-2, keepdim=True)
+    if is_complete(average):
+        return average
     valid = ~torch.isnan(responses)
     total = torch.where(valid, responses, torch.zeros_like(responses)).sum(-2, keepdim=True)
     return total / valid.sum(-2, keepdim=True)
+
+
+def mean_over_repeats(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the PSTH (K, T) of (K, R, T) rows, summed in ``dtype`` without a copy of them; NaN: no data."""
+    average = rows.mean(1, dtype=dtype)
+    if is_complete(average):
+        return average
+    few = torch.uint8 if rows.shape[1] < 256 else torch.int32  # a sum of bytes is quick
+    missing = torch.isnan(rows).view(torch.uint8).sum(1, dtype=few)
+    return rows.nansum(1, dtype=dtype) / (rows.shape[1] - missing.to(dtype))
 
 
 class Target(NamedTuple):
@@ -391,15 +402,34 @@ def is_constant(sum_of_squares: Tensor, mean: Tensor, count: Tensor) -> Tensor:
 
 
 def pooled_moments(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[PairMoments, Tensor]:
-    """Compare a prediction with the PSTH: pooled moments and sum of squared differences, each (N,)."""
+    """Compare a prediction with the PSTH: pooled moments and sum of squared differences, each (N,).
+
+    Repeats are averaged in float64, a few rows at a time: float32 would lose the digits behind an offset.
+    """
     dtype = accumulator_dtype(gt.device)
-    target = resolve_target(gt.detach().to(dtype), mask)
-    valid = None if target.valid is None else target.valid[:, :, 0]
-    rate, average = pred.detach().to(dtype)[:, :, 0], target.psth[:, :, 0]
-    error = rate - average
-    if valid is not None:
-        error = torch.where(valid, error, torch.zeros_like(error))
-    return PairMoments.of(rate, average, valid).pool(0), (error * error).sum((0, -1))
+    shape = gt.shape[:2]
+    rates, rows = pred.detach()[:, :, 0].flatten(0, 1), gt.detach().flatten(0, 1)
+    if mask is not None:
+        repeats = mask.shape[-2] if mask.ndim > 1 else 1
+        mask = mask.expand(*shape, repeats, gt.shape[3]).flatten(0, 1)
+    moments, errors = [], []
+    for piece in row_blocks(rows):
+        samples = None if mask is None else mask[piece].unsqueeze(0)
+        rate = rates[piece].to(dtype)
+        if samples is None:
+            average = mean_over_repeats(rows[piece], dtype)
+            valid = None if is_complete(average) else ~torch.isnan(average)
+        else:
+            target = resolve_target(rows[piece].to(dtype).unsqueeze(0), samples)
+            average, valid = target.psth[0, :, 0], None if target.valid is None else target.valid[0, :, 0]
+        moments.append(PairMoments.of(rate, average, valid))
+        error = rate - average
+        if valid is not None:
+            error = torch.where(valid, error, torch.zeros_like(error))
+        errors.append(error.square().sum(-1))
+    first, *others = moments
+    pairs = first.map(lambda *values: torch.cat(values), *others).unflatten(*shape)
+    return pairs.pool(0), torch.cat(errors).unflatten(0, shape).sum(0)
 
 
 # ---- Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows

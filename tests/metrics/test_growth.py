@@ -1,0 +1,95 @@
+"""Scores of large recordings: digits behind an offset, memory, and stacks of clips give what single clips give."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from deepSTRF.metrics import corrcoef, feve, fve
+from deepSTRF.metrics._statistics import pooled_moments
+
+
+def recording(dtype: torch.dtype, holes: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Predictions and repeats with a mean of a million and a standard deviation of 1."""
+    generator = torch.Generator().manual_seed(0)
+    pred = torch.randn(3, 4, 1, 500, generator=generator, dtype=torch.float64)
+    responses = pred + torch.randn(3, 4, 7, 500, generator=generator, dtype=torch.float64)
+    if holes != "none":
+        responses[:, 1:, 5:] = torch.nan
+        responses[0, 2, :, 100:] = torch.nan
+    if holes == "gaps":
+        responses[torch.rand(responses.shape, generator=generator) < 0.2] = torch.nan
+    return (pred + 1e6).to(dtype), (responses + 1e6).to(dtype)
+
+
+def brute_force(pred: torch.Tensor, responses: torch.Tensor, valid: np.ndarray | None) -> np.ndarray:
+    """Correlation and explained variance, (N, 2), in float64 by the formulas as they are in textbooks."""
+    p, y = pred.double().numpy()[:, :, 0], responses.double().numpy()
+    found = []
+    for neuron in range(p.shape[1]):
+        rates, averages = [], []
+        for clip in range(p.shape[0]):
+            for t in range(p.shape[2]):
+                known = ~np.isnan(y[clip, neuron, :, t])
+                if valid is not None:
+                    known &= valid[clip, neuron, :, t]
+                if known.any():
+                    rates.append(p[clip, neuron, t])
+                    averages.append(y[clip, neuron, known, t].mean())
+        x, z = np.array(rates), np.array(averages)
+        explained = 1 - ((x - z) ** 2).sum() / ((z - z.mean()) ** 2).sum()
+        found.append((np.corrcoef(x, z)[0, 1], explained))
+    return np.array(found)
+
+
+@pytest.mark.parametrize("holes", ["none", "fewer repeats", "gaps"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_no_digit_is_lost_behind_an_offset(dtype: torch.dtype, holes: str) -> None:
+    pred, responses = recording(dtype, holes)
+    expected = brute_force(pred, responses, None)
+    np.testing.assert_allclose(corrcoef(pred, responses, reduction="none"), expected[:, 0], rtol=1e-8)
+    np.testing.assert_allclose(fve(pred, responses, reduction="none"), expected[:, 1], rtol=1e-8)
+    mask = torch.rand(responses.shape, generator=torch.Generator().manual_seed(1)) < 0.7
+    mask &= ~responses.isnan()
+    expected = brute_force(pred, responses, mask.numpy())
+    np.testing.assert_allclose(corrcoef(pred, responses, mask, reduction="none"), expected[:, 0], rtol=1e-8)
+    np.testing.assert_allclose(fve(pred, responses, mask, reduction="none"), expected[:, 1], rtol=1e-8)
+
+
+def test_more_repeats_than_a_byte_counts() -> None:
+    responses = torch.ones(1, 1, 300, 4)
+    responses[..., 0, 1] = torch.nan
+    responses[..., 1:, 2] = torch.nan
+    responses[..., 2] *= 3
+    moments, _ = pooled_moments(torch.arange(4.0).reshape(1, 1, 1, 4), responses, None)
+    assert moments.count.item() == 4
+    assert moments.mean_y.item() == pytest.approx(1.5, abs=1e-15)
+
+
+class LargestCopy(torch.utils._python_dispatch.TorchDispatchMode):
+    """Remembers the most elements of a float64 tensor that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, tuple | list) else (out,):
+            if isinstance(made, torch.Tensor) and made.dtype == torch.float64:
+                self.elements = max(self.elements, made.untyped_storage().nbytes() // 8)
+        return out
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@pytest.mark.parametrize("function", [corrcoef, fve, feve])
+def test_repeats_are_never_copied_to_float64(function: object, holes: bool) -> None:
+    torch.manual_seed(0)
+    pred, responses = torch.rand(4, 30, 1, 1000), torch.rand(4, 30, 20, 1000)
+    if holes:
+        responses[:, :, 15:] = torch.nan
+        responses[:, 3, :, 500:] = torch.nan
+    with LargestCopy() as made:
+        function(pred, responses)  # type: ignore[operator]
+    assert made.elements <= 300_000, made.elements  # a block of 2 MiB; the repeats are 2.4 million values
