@@ -1,4 +1,4 @@
-"""Scores of large recordings: digits behind an offset, memory, and stacks of clips give what single clips give."""
+"""Scores of large recordings: digits behind an offset, memory, stacks of many clips."""
 
 from __future__ import annotations
 

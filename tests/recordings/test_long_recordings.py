@@ -198,7 +198,7 @@ def test_a_fit_on_files_is_the_fit_in_memory_also_with_workers(tmp_path):
 def test_scores_forget_clips_beyond_their_budget():
     ds = whole()
     blocks = [ds.response_block(clip) for clip in range(4)]
-    keep, forget = ScoreTracker(), ScoreTracker(max_bytes=blocks[0][:, 0].numel() * 8 + 10)
+    keep, forget = ScoreTracker(), ScoreTracker(max_bytes=blocks[0][:, 0].numel() * 4 + 10)  # float32
     for _ in range(2):
         for tracker in (keep, forget):
             tracker.reset()

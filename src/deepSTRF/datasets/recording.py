@@ -522,6 +522,14 @@ class Recording(Dataset[dict[str, Any]]):
         step = max(1, PIECE_OF_CLIP_BYTES // per_bin)
         return [(start, min(start + step, n_bins)) for start in range(0, n_bins, step)]
 
+    @property
+    def in_pieces(self) -> bool:
+        """Whether any clip is so long that it is read in several `pieces`."""
+        most = WHOLE_CLIP_BYTES // (4 * max(1, self.N_neurons))
+        return any(
+            len(clip.heard) == 0 or clip.n_bins * clip.max_repeats > most for clip in self._storage.clips
+        ) and any(len(self.pieces(clip)) > 1 for clip in range(len(self)))
+
     def _read(
         self, clip: int, start: int = 0, stop: int | None = None, neurons: npt.NDArray[np.int64] | None = None
     ) -> tuple[npt.NDArray[np.int64], Tensor]:

@@ -7,9 +7,9 @@ power of single clips; `PooledPowers`: the powers of all clips. Bins that do not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch.nn.functional import pad
 from deepSTRF._validation import check_choice, checked
 
 __all__ = ["psth"]
+
+Key = TypeVar("Key")
 
 REDUCTIONS = ("none", "mean", "median", "sum")
 CENTRINGS = ("concat", "clip", "published")
@@ -123,6 +125,11 @@ def reduce_neurons(values: Tensor, reduction: str) -> Tensor:
     if reduction == "median":
         return torch.nanquantile(values, 0.5)
     return torch.nansum(values)
+
+
+def by_clip(values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Split the first axis of rows (B * N, ...) into clips and neurons."""
+    return values.reshape(*shape, *values.shape[1:])
 
 
 def keep_where(condition: Tensor, values: Tensor) -> Tensor:
@@ -461,6 +468,41 @@ def row_blocks(rows: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, max(1, len(rows)), size)]
 
 
+#: Bytes of responses that are worked on at once, and that wait until there are enough of one shape.
+STACK_BYTES, WAITING_BYTES = 8 * 2**20, 64 * 2**20
+
+
+def stacks(clips: Iterable[tuple[Key, tuple[Tensor, ...]]]) -> Iterator[tuple[list[Key], list[Tensor]]]:
+    """Stack the tensors of clips of one shape along a new first axis, with their keys: a few MB at once.
+
+    What costs the same for one clip and for a hundred (some hundred calls of torch) is so paid once.
+    """
+    waiting: dict[Any, tuple[list[Key], list[tuple[Tensor, ...]]]] = {}
+    total, sizes = 0, {}  # type: int, dict[Any, int]
+    for key, tensors in clips:
+        shape = tuple((values.shape, values.dtype) for values in tensors)
+        keys, held = waiting.setdefault(shape, ([], []))
+        keys.append(key)
+        held.append(tensors)
+        size = tensors[0].numel() * tensors[0].element_size()
+        sizes[shape] = sizes.get(shape, 0) + size
+        total += size
+        full = (
+            [shape] if sizes[shape] + size > STACK_BYTES else list(waiting) if total > WAITING_BYTES else []
+        )
+        for one in full:
+            total -= sizes.pop(one)
+            yield _stacked(*waiting.pop(one))
+    for keys, held in waiting.values():
+        yield _stacked(keys, held)
+
+
+def _stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> tuple[list[Key], list[Tensor]]:
+    if len(held) == 1:
+        return keys, [values.unsqueeze(0) for values in held[0]]
+    return keys, [torch.stack(column) for column in zip(*held, strict=True)]
+
+
 @dataclass(frozen=True)
 class ClipPowers(Fields):
     """What clips contribute to signal and noise power, from the bins with at least two repeats.
@@ -479,12 +521,40 @@ class ClipPowers(Fields):
     @classmethod
     def cat(cls, records: list[Self]) -> Self:
         """Join records along their first axis; repeats that some lack are filled with zeros."""
-        width = max(record.drift.shape[-1] for record in records)
-        records = [
-            replace(record, drift=pad(record.drift, (0, width - record.drift.shape[-1])))
-            for record in records
-        ]
+        widths = {record.drift.shape[-1] for record in records}
+        if len(widths) > 1:
+            missing = (max(widths) - record.drift.shape[-1] for record in records)
+            records = [
+                replace(record, drift=pad(record.drift, (0, width)))
+                for record, width in zip(records, missing, strict=True)
+            ]
         return records[0].map(lambda *values: torch.cat(values), *records[1:])
+
+
+@dataclass(frozen=True)
+class RepeatProducts(Fields):
+    """Sums of products of centred repeats, (..., R, R), their means (..., R) and the number of bins (...)."""
+
+    product: Tensor
+    mean: Tensor
+    count: Tensor
+
+    @classmethod
+    def of_centred(cls, centred: Tensor, mean: Tensor, count: Tensor) -> Self:
+        """Of (K, R, T) repeats less their means (K, R); constant repeats come out exactly 0."""
+        product = centred @ centred.mT
+        flat = is_constant(product.diagonal(dim1=1, dim2=2), mean, count.unsqueeze(1))
+        if not is_complete(product) or bool(flat.any()):
+            product = torch.where(flat.unsqueeze(1) | flat.unsqueeze(2), 0.0, product)
+        return cls(product, mean, count)
+
+    def pool(self) -> Self:
+        """The same of all clips one after the other, fields (B, N, ...) -> (N, ...)."""
+        counts = self.count.unsqueeze(-1).expand_as(self.mean)
+        mean = pooled_mean(counts, self.mean, 0)
+        gap = torch.where(counts > 0, self.mean - mean, 0.0)
+        weighted = (self.count.unsqueeze(-1) * gap).permute(1, 2, 0)
+        return type(self)(self.product.sum(0) + weighted @ gap.transpose(0, 1), mean, self.count.sum(0))
 
 
 @dataclass(frozen=True)
@@ -494,6 +564,7 @@ class RepeatSummary:
     ``deviation`` (K, T) PSTH minus its mean, zero at bins that don't count; ``valid`` bool (K, T), None when
     all count; ``count``, ``mean``, ``square`` (K,): bins that count, mean of the PSTH, its centred sum of
     squares; ``powers`` (K,); ``ragged`` the rows of ``weights``, in which repeats differ in their bins.
+    ``repeats``: products of repeats, where every sample counts and they were asked for.
     """
 
     deviation: Tensor
@@ -504,6 +575,7 @@ class RepeatSummary:
     powers: ClipPowers
     ragged: Tensor | None = None
     weights: PairWeights | None = None
+    repeats: RepeatProducts | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -537,23 +609,37 @@ class RepeatSummary:
         )
 
     @classmethod
-    def of(cls, responses: Tensor, mask: Tensor | None) -> Self:
-        """Summarise (B, N, R, T) responses, rows in the order (b, n)."""
-        valid = valid_samples(responses, mask)
+    def of(cls, responses: Tensor, mask: Tensor | None, *, single: bool = False) -> Self:
+        """Summarise (B, N, R, T) responses, rows in the order (b, n).
+
+        ``single``: keep the deviations of float32 responses as float32, in half the memory.
+        """
+        return cls.of_samples(responses, valid_samples(responses, mask), single=single)
+
+    @classmethod
+    def of_samples(
+        cls, responses: Tensor, valid: Tensor | None, *, single: bool = False, products: bool = False
+    ) -> Self:
+        """Summarise the samples (B, N, R, T) that count, None: all; ``products`` of repeats where all do."""
         rows = responses.flatten(0, 1)
         pieces = row_blocks(rows)
-        if valid is None:
-            blocks = [cls._block(rows[piece], None) for piece in pieces]
-        else:
-            row_mask = valid.flatten(0, 1)
-            blocks = [cls._block(rows[piece], row_mask[piece]) for piece in pieces]
-        deviation, count, mean, square = (
-            torch.cat([getattr(block, name) for block in blocks])
-            for name in ("deviation", "count", "mean", "square")
+        row_mask = None if valid is None else valid.flatten(0, 1)
+        dtype = accumulator_dtype(rows.device)
+        single = single and rows.dtype != torch.float64
+        deviation = rows.new_empty((len(rows), rows.shape[2]), dtype=torch.float32 if single else dtype)
+        blocks = []
+        for piece in pieces:
+            block = cls._block(rows[piece], None if row_mask is None else row_mask[piece], products)
+            deviation[piece] = block.deviation
+            blocks.append(replace(block, deviation=block.deviation[:, :0]))
+        count, mean, square = (
+            torch.cat([getattr(block, name) for block in blocks]) for name in ("count", "mean", "square")
         )
         powers = ClipPowers.cat([block.powers for block in blocks])
         if valid is None:
-            return cls(deviation, None, count, mean, square, powers)
+            repeats = [block.repeats for block in blocks if block.repeats is not None]
+            together = repeats[0].map(lambda *values: torch.cat(values), *repeats[1:]) if repeats else None
+            return cls(deviation, None, count, mean, square, powers, repeats=together)
         bins = torch.cat([block.valid for block in blocks if block.valid is not None])
         ragged = [
             block.ragged + piece.start
@@ -573,24 +659,57 @@ class RepeatSummary:
         )
 
     @classmethod
-    def _block(cls, responses: Tensor, valid: Tensor | None) -> Self:
+    def join(cls, summaries: list[Self]) -> Self:
+        """Rows of several clips of one length, none of them ragged, to score predictions against."""
+        first = summaries[0]
+        if len(summaries) == 1:
+            return first
+        deviation, count, mean, square = (
+            torch.cat([getattr(one, name) for one in summaries])
+            for name in ("deviation", "count", "mean", "square")
+        )
+        valid = None
+        if any(one.valid is not None for one in summaries):
+            whole = torch.ones_like(first.deviation, dtype=torch.bool)
+            valid = torch.cat([whole if one.valid is None else one.valid for one in summaries])
+        return cls(deviation, valid, count, mean, square, first.powers)
+
+    def split(self, n_clips: int) -> list[Self]:
+        """One summary per clip, of rows none of which is ragged."""
+        size = len(self.count) // n_clips
+        fields = [self.deviation, self.count, self.mean, self.square, *vars(self.powers).values()]
+        parts = zip(*(torch.split(values, size) for values in fields), strict=True)
+        valid = [None] * n_clips if self.valid is None else torch.split(self.valid, size)
+        return [
+            type(self)(deviation.clone(), bins, count, mean, square, ClipPowers(*powers))
+            for (deviation, count, mean, square, *powers), bins in zip(parts, valid, strict=True)
+        ]
+
+    @classmethod
+    def _block(cls, responses: Tensor, valid: Tensor | None, products: bool = False) -> Self:
         values = responses.to(accumulator_dtype(responses.device), copy=True)
         if valid is None and responses.shape[2]:
-            return cls._of_complete(values)
+            return cls._of_complete(values, products)
         return cls._of_masked(values, torch.ones_like(values, dtype=torch.bool) if valid is None else valid)
 
     @classmethod
-    def _of_complete(cls, values: Tensor) -> Self:
+    def _of_complete(cls, values: Tensor, products: bool) -> Self:
         """Rows in which every sample counts; ``values`` (K, R, T) are overwritten."""
         _, n_repeats, n_bins = values.shape
-        average = values.mean(1)
         repeat_mean = values.mean(2)
         mean = repeat_mean.mean(1)
-        deviation = average.sub_(mean.unsqueeze(1))
-        square = deviation.square().sum(1)
-        residual = values.sub_(repeat_mean.unsqueeze(2))
-        repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
         count = torch.full_like(mean, n_bins)
+        gram = None
+        if products and n_repeats > 1:
+            residual = values.sub_(repeat_mean.unsqueeze(2))
+            deviation = residual.mean(1)
+            gram = RepeatProducts.of_centred(residual, repeat_mean, count)
+            repeat_square = gram.product.diagonal(dim1=1, dim2=2).sum(1)
+        else:
+            deviation = values.mean(1).sub_(mean.unsqueeze(1))
+            residual = values.sub_(repeat_mean.unsqueeze(2))
+            repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
+        square = deviation.square().sum(1)
         repeats = torch.full_like(mean, n_repeats)
         signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
         pairable = n_repeats > 1
@@ -603,7 +722,7 @@ class RepeatSummary:
             noise=noise,
             drift=drift if pairable else torch.zeros_like(drift),
         )
-        return cls(deviation, None, count, mean, square, powers)
+        return cls(deviation, None, count, mean, square, powers, repeats=gram)
 
     @classmethod
     def _of_masked(cls, values: Tensor, valid: Tensor) -> Self:
@@ -825,7 +944,8 @@ class PooledPowers(Fields):
     @classmethod
     def of_responses(cls, responses: Tensor, mask: Tensor | None) -> Self:
         """Pool the clips of a (B, N, R, T) tensor."""
-        return cls.of(RepeatSummary.of(responses.detach(), mask).powers.unflatten(*responses.shape[:2]))
+        powers = RepeatSummary.of(responses.detach(), mask, single=True).powers
+        return cls.of(powers.unflatten(*responses.shape[:2]))
 
     def merge(self, other: Self) -> Self:
         """Pool two sets of clips; repeats that one of them lacks count as zero drift."""

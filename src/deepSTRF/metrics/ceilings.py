@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,12 +21,15 @@ from deepSTRF._moved import earlier_keywords
 from deepSTRF._validation import check_choice, check_n_splits, checked
 from deepSTRF.metrics._statistics import (
     BYTES_PER_VALUE,
+    STACK_BYTES,
     ClipPowers,
     PairMoments,
     PooledPowers,
     RepeatPairs,
+    RepeatProducts,
     RepeatSummary,
     accumulator_dtype,
+    by_clip,
     check_centring,
     check_responses,
     check_tensor,
@@ -177,12 +180,13 @@ def ceiling(
     if n_bootstrap:
         average = method == "split" and centring == "clip"
         bootstrap = CeilingBootstrap(len(responses), n_bootstrap, resample, centring, seed, average)
-    for clip in range(len(responses) if splits or bootstrap else 0):
-        groups = RepeatGroups.of(responses[clip], None if valid is None else valid[clip])
+    for some in clip_slices(responses) if splits or bootstrap else ():
+        groups = RepeatGroups.of(responses[some], None if valid is None else valid[some])
         if splits:
             splits.add(groups)
         if bootstrap:
-            bootstrap.add(groups, clips.map(lambda values, index=clip: values[index]))
+            numbers = range(len(responses))[some]
+            bootstrap.add(groups, clips.map(lambda values, chosen=some: values[chosen]), numbers)
     if splits:
         value = splits.value()
     if bootstrap:
@@ -233,7 +237,8 @@ def compute_CCmax(responses: Tensor, n_splits: int = N_SPLITS, seed: int = 0) ->
     """
     valid, n_repeats = _checked_rows(responses)
     check_n_splits(n_splits)
-    moments = split_moments(RepeatGroups.of(responses, valid), n_splits, seed)
+    rows = RepeatGroups.of(responses.unsqueeze(0), None if valid is None else valid.unsqueeze(0))
+    moments = split_moments(rows, n_splits, seed)
     ceilings = spearman_brown(mean_half_correlation(moments.halves, moments.n_used), moments.ratio)
     return torch.where(n_repeats == 1, 1.0, ceilings)
 
@@ -272,7 +277,8 @@ def compute_TTRC(responses: Tensor) -> Tensor:
     """
     valid, n_repeats = _checked_rows(responses)
     if valid is None:
-        covariance, _, count = gram(responses, None)
+        products = gram(responses, None)
+        covariance, count = products.product, products.count
         variance = covariance.diagonal(dim1=1, dim2=2).unsqueeze(2).expand_as(covariance)
         distinct = ~torch.eye(responses.shape[1], dtype=torch.bool, device=responses.device)
         usable = distinct & (count > 1)[:, None, None]
@@ -302,7 +308,7 @@ def _checked_rows(responses: Tensor) -> tuple[Tensor | None, Tensor]:
     return valid[:, 0], valid[:, 0].any(2).sum(1)
 
 
-# ---- Rows of one clip grouped by how many repeats they hold, with the products of their repeats
+# ---- Rows of clips grouped by how many repeats they hold, with the products of their repeats
 # Half-splits, their bootstrap and the trial-to-trial correlation all are functions of the (R, R) matrix of
 # products of centred repeats, which costs one pass over the data.
 
@@ -312,41 +318,60 @@ class RepeatGroup:
     """Rows with R repeats each; repeats without data in a row are removed.
 
     ``rows`` which of the K; ``responses`` (k, R, T) and ``samples`` bool (k, R, T), None when all count;
-    ``product`` (k, R, R) sums of products of centred repeats, ``mean`` (k, R), ``count`` (k,) bins.
-    ``ragged`` are those of the k whose repeats differ in their bins: for them the products mean nothing.
+    ``products`` of the k. ``ragged`` are those of the k whose repeats differ in their bins: for them the
+    products mean nothing.
     """
 
     rows: Tensor | slice
     responses: Tensor
     samples: Tensor | None
-    product: Tensor
-    mean: Tensor
-    count: Tensor
+    products: RepeatProducts
     ragged: Tensor | None
+
+    @property
+    def n_repeats(self) -> int:
+        """Repeats of each row."""
+        return self.responses.shape[1]
 
 
 @dataclass(frozen=True)
 class RepeatGroups:
-    """All rows of one clip that hold two repeats or more, in groups."""
+    """All rows (b, n) of B clips of N neurons that hold two repeats or more, in groups."""
 
-    n_rows: int
+    shape: tuple[int, int]
     dtype: torch.dtype
     device: torch.device
     groups: list[RepeatGroup]
 
+    @property
+    def n_rows(self) -> int:
+        """B times N."""
+        return self.shape[0] * self.shape[1]
+
     @classmethod
-    def of(cls, rows: Tensor, valid: Tensor | None) -> RepeatGroups:
-        """Group (K, R, T) rows; ``valid`` bool (K, R, T) are the samples that count, None: all."""
+    def of(cls, clips: Tensor, valid: Tensor | None, products: RepeatProducts | None = None) -> RepeatGroups:
+        """Group (B, N, R, T) responses; ``valid`` bool, alike, are the samples that count, None: all.
+
+        ``products`` (K,) of all rows may be known, where every sample counts.
+        """
         groups = []
-        for index, responses, samples in _by_number_of_repeats(rows, valid):
+        rows, row_mask = clips.flatten(0, 1), None if valid is None else valid.flatten(0, 1)
+        for index, responses, samples in _by_number_of_repeats(rows, row_mask):
             if samples is None:
-                groups.append(RepeatGroup(index, responses, None, *gram(responses, None), None))
+                known = gram(responses, None) if products is None else products
+                groups.append(RepeatGroup(index, responses, None, known, None))
                 continue
             bins = samples.any(1)
             ragged = (samples.sum((1, 2)) != bins.sum(1) * samples.shape[1]).nonzero().squeeze(1)
-            products = gram(responses, bins)
-            groups.append(RepeatGroup(index, responses, samples, *products, ragged if len(ragged) else None))
-        return cls(len(rows), accumulator_dtype(rows.device), rows.device, groups)
+            found = gram(responses, bins)
+            groups.append(RepeatGroup(index, responses, samples, found, ragged if len(ragged) else None))
+        return cls((clips.shape[0], clips.shape[1]), accumulator_dtype(rows.device), rows.device, groups)
+
+
+def clip_slices(responses: Tensor) -> list[slice]:
+    """Cut the first axis of (B, N, R, T) responses into pieces of a few MB."""
+    size = max(1, STACK_BYTES // max(1, responses[:1].numel() * responses.element_size()))
+    return [slice(start, start + size) for start in range(0, len(responses), size)]
 
 
 def _by_number_of_repeats(
@@ -367,13 +392,10 @@ def _by_number_of_repeats(
         yield group, rows[group].gather(1, index), valid[group].gather(1, index)
 
 
-def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of products of centred repeats (K, R, R), their means (K, R) and the number of bins (K,).
-
-    ``bins`` bool (K, T): those in which the repeats were recorded. Constant repeats come out exactly 0.
-    """
+def gram(responses: Tensor, bins: Tensor | None) -> RepeatProducts:
+    """Products of the repeats of (K, R, T) rows; ``bins`` bool (K, T): in which they were recorded."""
     dtype = accumulator_dtype(responses.device)
-    products, means, counts = [], [], []
+    found = []
     for piece in row_blocks(responses):
         values = responses[piece].to(dtype, copy=True)
         n_bins = values.shape[2]
@@ -387,13 +409,8 @@ def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor
             zero = torch.zeros((), dtype=dtype, device=values.device)
             mean = torch.where(chosen, values, zero).sum(2) / count.clamp(min=1).unsqueeze(1)
             centred = torch.where(chosen, values - mean.unsqueeze(2), zero)
-        product = centred @ centred.mT
-        flat = is_constant(product.diagonal(dim1=1, dim2=2), mean, count.unsqueeze(1))
-        product = torch.where(flat.unsqueeze(1) | flat.unsqueeze(2), 0.0, product)
-        products.append(product)
-        means.append(mean)
-        counts.append(count)
-    return torch.cat(products), torch.cat(means), torch.cat(counts)
+        found.append(RepeatProducts.of_centred(centred, mean, count))
+    return found[0].map(lambda *values: torch.cat(values), *found[1:])
 
 
 # ---- Half-split ceilings: the moments of both halves for every split, without forming the halves
@@ -404,38 +421,66 @@ def gram(responses: Tensor, bins: Tensor | None) -> tuple[Tensor, Tensor, Tensor
 
 
 class SplitCeiling:
-    """Half-split ceiling of N neurons; clips come one at a time and are not kept.
+    """Half-split ceiling of N neurons; clips come a few at a time and are not kept.
 
     ``centring="clip"``: a ceiling per clip, then their mean, weighing as the clips' bins; clips whose halves
     don't correlate positively are left out. ``"concat"``: the halves of all clips are concatenated, split by
-    split.
+    split. Products of repeats are summed over clips first, so that splits cost the same for any number of
+    clips; only halves of repeats that differ in their bins are formed clip by clip.
     """
 
     def __init__(self, centring: str, n_splits: int, seed: int) -> None:
         self.centring = centring
         self.n_splits = n_splits
         self.seed = seed
-        self._halves: PairMoments | None = None
+        self._halves: PairMoments | None = None  # of ragged rows
+        self._products: dict[int, RepeatProducts] = {}  # by number of repeats
         self._n_used: Tensor | None = None
         self._sums: list[Tensor] = []
 
     def add(self, groups: RepeatGroups) -> None:
-        """Take in the repeats of one clip."""
-        moments = split_moments(groups, self.n_splits, self.seed)
-        bins = moments.halves.count.mean(1)
-        if self.centring != "concat":
-            clip_ceiling = spearman_brown(
-                mean_half_correlation(moments.halves, moments.n_used), moments.ratio
-            )
-            # A NaN sample that a mask calls valid has to show; an unreliable clip is left out.
-            undefined = torch.isnan(moments.halves.xy).any(1)
-            weight = torch.where(torch.isnan(clip_ceiling) & ~undefined, 0.0, bins)
-            self._accumulate([weight, torch.where(weight > 0, weight * clip_ceiling, 0.0)])
+        """Take in the repeats of some clips."""
+        if self.centring == "concat":
+            blank = torch.zeros(groups.n_rows, dtype=groups.dtype, device=groups.device)
+            self._count(blank, 1.0, self.n_splits, groups.shape)
+            for group in groups.groups:
+                self._concatenate(group, groups)
             return
-        used = torch.where(bins > 0, moments.n_used, self.n_splits)
+        moments = split_moments(groups, self.n_splits, self.seed)
+        clip_ceiling = spearman_brown(mean_half_correlation(moments.halves, moments.n_used), moments.ratio)
+        # A NaN sample that a mask calls valid has to show; an unreliable clip is left out.
+        undefined = torch.isnan(moments.halves.xy).any(1)
+        weight = torch.where(torch.isnan(clip_ceiling) & ~undefined, 0.0, moments.halves.count.mean(1))
+        weighted = torch.where(weight > 0, weight * clip_ceiling, 0.0)
+        self._accumulate([by_clip(values, groups.shape).sum(0) for values in (weight, weighted)])
+
+    def _concatenate(self, group: RepeatGroup, groups: RepeatGroups) -> None:
+        """Add the repeats of a group of rows to those of their neurons."""
+        splits = half_splits(group.n_repeats, self.n_splits, self.seed)
+        products = group.products
+        if group.ragged is not None and group.samples is not None:
+            ragged = group.ragged
+            products = products.map(lambda values: values.index_fill(0, ragged, 0.0))
+            formed = PairMoments(*_formed_moments(group.responses[ragged], group.samples[ragged], splits))
+            rows = torch.arange(groups.n_rows, device=ragged.device)[group.rows][ragged]
+            halves = formed.map(lambda values: _in_rows(values, rows, groups)).pool(0)
+            self._halves = halves if self._halves is None else self._halves.merge(halves)
+            bins = products.count.index_copy(0, ragged, formed.count.mean(1))
+        else:
+            bins = products.count
+        placed = products.map(lambda values: _in_rows(values, group.rows, groups)).pool()
+        known = self._products.get(group.n_repeats)
+        if known is not None:
+            placed = known.map(lambda *values: torch.stack(values), placed).pool()
+        self._products[group.n_repeats] = placed
+        self._count(_in_rows(bins, group.rows, groups).flatten(), splits.ratio, splits.n_used, groups.shape)
+
+    def _count(self, bins: Tensor, ratio: float, n_used: int, shape: tuple[int, int]) -> None:
+        """Add bins (K,) of rows with one number of repeats, of which ``n_used`` splits count."""
+        total = by_clip(bins, shape).sum(0)
+        used = torch.where(total > 0, n_used, self.n_splits)
         self._n_used = used if self._n_used is None else torch.minimum(self._n_used, used)
-        self._halves = moments.halves if self._halves is None else self._halves.merge(moments.halves)
-        self._accumulate([bins, bins * moments.ratio])
+        self._accumulate([total, total * ratio])
 
     def _accumulate(self, values: list[Tensor]) -> None:
         self._sums = (
@@ -446,9 +491,26 @@ class SplitCeiling:
         """The ceiling, (N,); NaN where there is none."""
         weight, weighted = self._sums
         mean = keep_where(weight > 0, weighted / torch.where(weight > 0, weight, 1.0))
-        if self._halves is None or self._n_used is None:
+        if self._n_used is None:
             return mean
-        return spearman_brown(mean_half_correlation(self._halves, self._n_used), mean)
+        halves = [] if self._halves is None else [self._halves]
+        for n_repeats, products in self._products.items():
+            splits = half_splits(n_repeats, self.n_splits, self.seed)
+            halves.append(PairMoments(*_gram_moments(products, splits)))
+        if not halves:
+            return torch.full_like(mean, torch.nan)
+        together = halves[0]
+        for one in halves[1:]:
+            together = together.merge(one)
+        return spearman_brown(mean_half_correlation(together, self._n_used), mean)
+
+
+def _in_rows(values: Tensor, rows: Tensor | slice, groups: RepeatGroups) -> Tensor:
+    """Place values of some rows among the rows of all clips, (B, N, ...), zero elsewhere."""
+    if isinstance(rows, Tensor):
+        blank = values.new_zeros((groups.n_rows, *values.shape[1:]))
+        values = blank.index_copy_(0, rows, values)
+    return by_clip(values, groups.shape)
 
 
 def half_split_ceiling(
@@ -456,8 +518,8 @@ def half_split_ceiling(
 ) -> Tensor:
     """Half-split ceiling (N,) of (B, N, R, T) responses."""
     sums = SplitCeiling(centring, n_splits, seed)
-    for clip in range(len(responses)):
-        sums.add(RepeatGroups.of(responses[clip], None if valid is None else valid[clip]))
+    for some in clip_slices(responses):
+        sums.add(RepeatGroups.of(responses[some], None if valid is None else valid[some]))
     return sums.value()
 
 
@@ -545,7 +607,7 @@ def split_moments(groups: RepeatGroups, n_splits: int, seed: int) -> SplitMoment
     for group in groups.groups:
         splits = half_splits(group.responses.shape[1], n_splits, seed)
         n_used[group.rows], ratio[group.rows] = splits.n_used, splits.ratio
-        moments = _gram_moments(group.product, group.mean, group.count, splits)
+        moments = _gram_moments(group.products, splits)
         if group.ragged is not None and group.samples is not None:
             formed = _formed_moments(group.responses[group.ragged], group.samples[group.ragged], splits)
             for column, values in zip(moments, formed, strict=True):
@@ -555,8 +617,9 @@ def split_moments(groups: RepeatGroups, n_splits: int, seed: int) -> SplitMoment
     return SplitMoments(PairMoments(*table), n_used, ratio)
 
 
-def _gram_moments(product: Tensor, mean: Tensor, count: Tensor, splits: HalfSplits) -> list[Tensor]:
+def _gram_moments(products: RepeatProducts, splits: HalfSplits) -> list[Tensor]:
     """Moments of both halves as quadratic forms of the sums of products."""
+    product, mean, count = products.product, products.mean, products.count
     first = splits.first.to(device=product.device, dtype=product.dtype)
     second = splits.second.to(device=product.device, dtype=product.dtype)
     flat = product.flatten(1)
@@ -608,7 +671,7 @@ def _formed_moments(responses: Tensor, samples: Tensor, splits: HalfSplits) -> l
 
 def pair_matrices(group: RepeatGroup) -> tuple[Tensor, Tensor, Tensor]:
     """Covariance of pairs of repeats, half the variance of their difference, whether usable: (K, R, R)."""
-    product, count = group.product, group.count
+    product, count = group.products.product, group.products.count
     covariance = product / (count - 1).clamp(min=1)[:, None, None]
     variance = covariance.diagonal(dim1=1, dim2=2)
     noise = (variance.unsqueeze(1) + variance.unsqueeze(2)) / 2 - covariance
@@ -647,7 +710,6 @@ class CeilingBootstrap:
         if resample in ("clips", "both"):
             weights = self._draw(n_clips, torch.Generator().manual_seed(seed))
         self._weights = weights
-        self._clip = 0
         self._reference: Tensor | None = None
         self._sums: list[Tensor] = []
 
@@ -657,26 +719,38 @@ class CeilingBootstrap:
         counts = torch.zeros(self.n_bootstrap, number, dtype=torch.float64)
         return counts.scatter_add_(1, draws, torch.ones_like(draws, dtype=torch.float64))
 
-    def _counts(self, n_repeats: int, like: Tensor) -> Tensor:
-        """Counts of repeats (n_bootstrap, R) for the current clip; all 1 when repeats are not resampled."""
+    def _counts(self, n_repeats: int, clips: Sequence[int], like: Tensor) -> Tensor:
+        """Counts of repeats (B, n_bootstrap, R) for some clips; all 1 when repeats are not resampled."""
         if self.resample == "clips":
-            return torch.ones(1, n_repeats, dtype=like.dtype, device=like.device)
-        generator = torch.Generator().manual_seed(self.seed + SEED_STRIDE * (1 + self._clip) + n_repeats)
-        return self._draw(n_repeats, generator).to(like)
+            return like.new_ones(()).expand(len(clips), 1, n_repeats)
+        seeds = (self.seed + SEED_STRIDE * (1 + clip) + n_repeats for clip in clips)
+        draws = [self._draw(n_repeats, torch.Generator().manual_seed(seed)) for seed in seeds]
+        return torch.stack(draws).to(like)
 
-    def add(self, groups: RepeatGroups, clip: ClipPowers) -> None:
-        """Take in the next clip: its groups of repeats and its powers (N,)."""
-        blank = torch.zeros(self.n_bootstrap, groups.n_rows, dtype=groups.dtype, device=groups.device)
+    def add(self, groups: RepeatGroups, powers: ClipPowers, clips: Sequence[int]) -> None:
+        """Take in clips ``clips``: their groups of repeats and their powers (B, N)."""
+        self._remember_reference(powers)
+        n_clips, n_neurons = groups.shape
+        blank = torch.zeros(n_clips, self.n_bootstrap, n_neurons, dtype=groups.dtype, device=groups.device)
         table = [blank.clone() for _ in range(6)]
-        self._remember_reference(clip)
         for group in groups.groups:
-            columns = self._group(*pair_matrices(group), self._repeat_means(clip, group))
-            for column, values in zip(table, columns, strict=True):
-                column[:, group.rows] = values.expand(self.n_bootstrap, -1)
+            matrices, means = pair_matrices(group), self._repeat_means(powers, group)
+            counts = self._counts(group.n_repeats, clips, means)
+            if isinstance(group.rows, slice):
+                split = [by_clip(values, groups.shape) for values in (*matrices, means)]
+                for column, values in zip(table, self._group(counts, *split), strict=True):
+                    column += values
+                continue
+            clip_of, neuron_of = group.rows // n_neurons, group.rows % n_neurons
+            for clip in torch.unique(clip_of).tolist():
+                here = clip_of == clip
+                split = [values[here].unsqueeze(0) for values in (*matrices, means)]
+                found = self._group(counts[clip : clip + 1], *split)
+                for column, values in zip(table, found, strict=True):
+                    column[clip][:, neuron_of[here]] = values[0].expand(self.n_bootstrap, -1)
         known, signal, noise, mean, product, spread = table
-        weight = self._weights[:, self._clip].to(known).unsqueeze(1) * known
-        self._clip += 1
-        bins, repeats = clip.n_bins, clip.n_repeats.clamp(min=1)
+        weight = self._weights[:, list(clips)].mT.to(known).unsqueeze(2) * known
+        bins, repeats = powers.n_bins.unsqueeze(1), powers.n_repeats.clamp(min=1).unsqueeze(1)
         if self.centring != "concat":
             factor = torch.where(bins > 1, bins, torch.zeros_like(bins)) * weight
             sums = [factor, factor * signal, factor * noise / repeats]
@@ -693,48 +767,53 @@ class CeilingBootstrap:
                 factor * factor * (mean * mean - product),
                 factor * factor * spread,
             ]
+        sums = [values.sum(0) for values in sums]
         self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
 
-    def _remember_reference(self, clip: ClipPowers) -> None:
+    def _remember_reference(self, powers: ClipPowers) -> None:
         """Measure clip means from the first one a neuron has, so that an offset costs no digits."""
-        known = clip.n_bins > 0
-        first = torch.where(known, clip.mean, torch.full_like(clip.mean, torch.nan))
+        known = powers.n_bins > 0
+        at = known.to(torch.uint8).argmax(0, keepdim=True)
+        first = keep_where(known.any(0), powers.mean.gather(0, at).squeeze(0))
         self._reference = (
             first
             if self._reference is None
             else torch.where(torch.isnan(self._reference), first, self._reference)
         )
 
-    def _repeat_means(self, clip: ClipPowers, group: RepeatGroup) -> Tensor:
+    def _repeat_means(self, powers: ClipPowers, group: RepeatGroup) -> Tensor:
         """Means of the repeats in a group, (k, R), relative to the reference.
 
         For repeats that differ in their bins: the PSTH's mean plus what the repeat deviates on its own bins.
         """
-        mean = group.mean
-        reference = torch.zeros_like(clip.mean) if self._reference is None else self._reference
+        mean, clip_mean = group.products.mean, powers.mean.flatten()
+        reference = torch.zeros_like(clip_mean)
+        if self._reference is not None:
+            reference = self._reference.expand_as(powers.mean).flatten()
         if group.ragged is not None and group.samples is not None:
             samples = group.samples[group.ragged].to(mean)
             values = torch.where(group.samples[group.ragged], group.responses[group.ragged].to(mean), 0.0)
             psth = values.sum(1, keepdim=True) / samples.sum(1, keepdim=True).clamp(min=1)
             deviation = ((values - psth) * samples).sum(2) / samples.sum(2).clamp(min=1)
             mean = mean.index_copy(
-                0, group.ragged, clip.mean[group.rows][group.ragged].unsqueeze(1) + deviation
+                0, group.ragged, clip_mean[group.rows][group.ragged].unsqueeze(1) + deviation
             )
         return mean - torch.nan_to_num(reference[group.rows]).unsqueeze(1)
 
-    def _group(self, covariance: Tensor, noise: Tensor, usable: Tensor, means: Tensor) -> list[Tensor]:
-        """Resampled quantities of rows with one number of repeats, each (n_bootstrap or 1, K)."""
-        counts = self._counts(means.shape[1], means)
-        design = (counts.unsqueeze(2) * counts.unsqueeze(1)).flatten(1)
-        weight = design @ usable.to(means).flatten(1).mT
+    def _group(
+        self, counts: Tensor, covariance: Tensor, noise: Tensor, usable: Tensor, means: Tensor
+    ) -> list[Tensor]:
+        """Resampled quantities of rows (B, k) with one number of repeats, each (B, n_bootstrap or 1, k)."""
+        design = (counts.unsqueeze(3) * counts.unsqueeze(2)).flatten(2)
+        weight = design @ usable.to(means).flatten(2).mT
         safe = torch.where(weight > 0, weight, torch.ones_like(weight))
 
         def average(values: Tensor) -> Tensor:
-            return design @ torch.where(usable, values, 0.0).flatten(1).mT / safe
+            return design @ torch.where(usable, values, 0.0).flatten(2).mT / safe
 
-        product = means.unsqueeze(1) * means.unsqueeze(2)
-        gap = (means.unsqueeze(1) - means.unsqueeze(2)).square() / (2 * means.shape[1])
-        mean = counts @ means.mT / counts.sum(1, keepdim=True)
+        product = means.unsqueeze(2) * means.unsqueeze(3)
+        gap = (means.unsqueeze(2) - means.unsqueeze(3)).square() / (2 * means.shape[2])
+        mean = counts @ means.mT / counts.sum(2, keepdim=True)
         known = (weight > 0).to(means)
         return [known, average(covariance), average(noise), mean, average(product), average(gap)]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ from deepSTRF._validation import check_n_splits, checked, checked_but
 from deepSTRF.metrics._statistics import (
     PooledPowers,
     RepeatSummary,
+    by_clip,
     check_centring,
     check_clip,
     is_reliable,
     keep_where,
     signal_to_noise,
+    stacks,
     valid_samples,
 )
 from deepSTRF.metrics.ceilings import (
@@ -195,8 +197,7 @@ def neuron_quality(
     >>> neuron_quality(Recording()).reasons
     ('recorded once: no repeats to compare', 'recorded once: no repeats to compare')
     """
-    powers, of_ceiling = (centring or default for default in ("clip", "concat"))
-    check_centring(powers)
+    check_centring(centring or "clip")
     check_n_splits(n_splits)
     check_bootstrap(n_bootstrap, confidence, resample)
     n_clips = len(dataset)
@@ -210,12 +211,11 @@ def neuron_quality(
         )
     tables = []
     for neurons in _neuron_blocks(dataset):
-        sums = _Sums(n_clips, of_ceiling, n_splits, n_bootstrap, resample, seed)
-        for clip in range(n_clips):
-            responses = dataset.response_block(clip, **neurons)
-            check_clip(responses)
-            sums.add(responses if device is None else responses.to(device))
-        tables.append(_table(sums, dataset, powers, of_ceiling, confidence))
+        sums = QualitySums(n_clips, centring, n_splits, n_bootstrap, resample, seed)
+        blocks = ((clip, (_block(dataset, clip, neurons, device),)) for clip in range(n_clips))
+        for clips, (responses,) in stacks(blocks):
+            sums.add(clips, responses, sums.summary(responses))
+        tables.append(sums.table(dataset, confidence))
     if len(tables) == 1:
         return tables[0]
     columns: dict[str, Any] = {
@@ -234,93 +234,134 @@ def _neuron_blocks(dataset: Any) -> list[dict[str, slice]]:
     return [{"neurons": slice(first, first + step)} for first in range(0, dataset.N_neurons, step)]
 
 
-class _Sums:
-    """What `neuron_quality` accumulates over clips."""
+def _block(dataset: Any, clip: int, neurons: dict[str, slice], device: str | torch.device | None) -> Tensor:
+    """Responses (N, R, T) of some neurons to a clip."""
+    responses: Tensor = dataset.response_block(clip, **neurons)
+    check_clip(responses)
+    return responses if device is None else responses.to(device)
 
-    #: How the columns of two clips combine: clips, fewest and most repeats, bins, total, lowest, highest.
-    OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
-        torch.add, torch.minimum, torch.maximum, torch.add, torch.add, torch.minimum, torch.maximum
+
+class QualitySums:
+    """What `neuron_quality` accumulates over clips, stacks of some clips at a time."""
+
+    #: How the columns of clips combine, those of a stack and those of two stacks: clips, fewest and most
+    #: repeats, bins, total, lowest, highest.
+    OPERATIONS: tuple[tuple[Callable[..., Tensor], Callable[[Tensor, Tensor], Tensor]], ...] = (
+        (torch.sum, torch.add), (torch.amin, torch.minimum), (torch.amax, torch.maximum),
+        (torch.sum, torch.add), (torch.sum, torch.add),
+        (torch.amin, torch.minimum), (torch.amax, torch.maximum),
     )  # fmt: skip
 
     def __init__(
-        self, n_clips: int, centring: str, n_splits: int, n_bootstrap: int, resample: str, seed: int
+        self,
+        n_clips: int,
+        centring: str | None,
+        n_splits: int = N_SPLITS,
+        n_bootstrap: int = QUALITY_BOOTSTRAP,
+        resample: str = "both",
+        seed: int = 0,
     ) -> None:
-        self.ceiling = SplitCeiling(centring, n_splits, seed)
+        self.centring, self.ccmax_centring = (centring or default for default in ("clip", "concat"))
+        check_bootstrap(n_bootstrap, 0.95, resample)
+        self.ceiling = SplitCeiling(self.ccmax_centring, n_splits, seed)
         self.bootstrap: CeilingBootstrap | None = None
         if n_bootstrap:
-            average = centring == "clip"
-            self.bootstrap = CeilingBootstrap(n_clips, n_bootstrap, resample, centring, seed, average)
+            average = self.ccmax_centring == "clip"
+            self.bootstrap = CeilingBootstrap(
+                n_clips, n_bootstrap, resample, self.ccmax_centring, seed, average
+            )
         self.powers: PooledPowers | None = None
         self.columns: list[Tensor] = []
 
-    def add(self, responses: Tensor) -> None:
-        """Take in the (N, R, T) responses of a clip."""
-        valid = valid_samples(responses.unsqueeze(0), None)
-        recorded = None if valid is None else valid[0]
-        clip = RepeatSummary.of(responses.unsqueeze(0), valid)
-        powers = PooledPowers.of(clip.powers.unflatten(1, -1))
+    @staticmethod
+    def summary(responses: Tensor) -> RepeatSummary:
+        """Summary of (B, N, R, T) responses, from which `add` and the moments of predictions follow."""
+        return RepeatSummary.of_samples(responses, valid_samples(responses, None), products=True)
+
+    def add(self, clips: Sequence[int], responses: Tensor, summary: RepeatSummary) -> None:
+        """Take in the responses (B, N, R, T) to some clips, and their `summary`."""
+        shape = (responses.shape[0], responses.shape[1])
+        by_clip = summary.powers.unflatten(*shape)
+        powers = PooledPowers.of(by_clip)
         self.powers = powers if self.powers is None else self.powers.merge(powers)
-        groups = RepeatGroups.of(responses, recorded)
+        recorded = None if summary.repeats is not None else valid_samples(responses, None)
+        groups = RepeatGroups.of(responses, recorded, summary.repeats)
         self.ceiling.add(groups)
         if self.bootstrap is not None:
-            self.bootstrap.add(groups, clip.powers)
-        repeats = torch.full_like(clip.count, responses.shape[1])
+            self.bootstrap.add(groups, by_clip, clips)
+        self._add_columns(responses.flatten(0, 1), recorded, summary, shape)
+
+    def _add_columns(
+        self, responses: Tensor, recorded: Tensor | None, summary: RepeatSummary, shape: tuple[int, int]
+    ) -> None:
+        """Counts, totals and extremes of the rows (K, R, T)."""
+        repeats = torch.full_like(summary.count, responses.shape[1])
         if recorded is not None:
-            repeats = recorded.any(2).sum(1).to(clip.count)
-        recorded_here = clip.count > 0
-        missing = torch.zeros_like(responses, dtype=torch.bool) if recorded is None else ~recorded
+            recorded = recorded.flatten(0, 1)
+            repeats = recorded.any(2).sum(1).to(summary.count)
+        recorded_here = summary.count > 0
         columns = [
             recorded_here.to(repeats),
             torch.where(recorded_here, repeats, torch.full_like(repeats, torch.inf)),
             repeats * recorded_here,
-            clip.count,
-            clip.count * clip.mean,
-            responses.masked_fill(missing, torch.inf).amin((1, 2)),
-            responses.masked_fill(missing, -torch.inf).amax((1, 2)),
+            summary.count,
+            summary.count * summary.mean,
+            *_extremes(responses, recorded, summary),
         ]
-        if self.columns:
-            known = zip(self.OPERATIONS, self.columns, columns, strict=True)
-            columns = [operation(old, new) for operation, old, new in known]
+        for number, (over_clips, merge) in enumerate(self.OPERATIONS):
+            found = over_clips(by_clip(columns[number], shape), 0)
+            columns[number] = merge(self.columns[number], found) if self.columns else found
         self.columns = columns
 
-
-def _table(
-    sums: _Sums, dataset: DatasetLike, centring: str, ccmax_centring: str, confidence: float
-) -> NeuronQuality:
-    """Turn the sums into columns."""
-    if sums.powers is None:
-        raise ValueError("the dataset has no clips to measure")
-    signal, noise = sums.powers.powers(centring)
-    clips, fewest, most, bins, total, lowest, highest = sums.columns
-    ceiling = keep_where(sums.powers.bins > 0, sums.ceiling.value())
-    low = high = torch.full_like(ceiling, torch.nan)
-    if sums.bootstrap is not None:
-        low, high = (
-            keep_where(~torch.isnan(ceiling), bound) for bound in sums.bootstrap.interval(confidence)
+    def table(self, dataset: DatasetLike, confidence: float = 0.95) -> NeuronQuality:
+        """Turn the sums into columns."""
+        if self.powers is None:
+            raise ValueError("the dataset has no clips to measure")
+        signal, noise = self.powers.powers(self.centring)
+        clips, fewest, most, bins, total, lowest, highest = self.columns
+        ceiling = keep_where(self.powers.bins > 0, self.ceiling.value())
+        low = high = torch.full_like(ceiling, torch.nan)
+        if self.bootstrap is not None:
+            low, high = (
+                keep_where(~torch.isnan(ceiling), bound) for bound in self.bootstrap.interval(confidence)
+            )
+        columns = {
+            "n_clips": clips.long(),
+            "n_repeats_min": torch.where(clips > 0, fewest, torch.zeros_like(fewest)).long(),
+            "n_repeats_max": most.long(),
+            "n_bins": bins.long(),
+            "mean_response": keep_where(bins > 0, total / bins.clamp(min=1)),
+            "signal_power": signal,
+            "noise_power": noise,
+            "snr": signal_to_noise(signal, noise),
+            "ccmax": ceiling,
+            "ccmax_low": low,
+            "ccmax_high": high,
+        }
+        smoothing = dataset.describe().get("smoothing_ms")
+        return NeuronQuality(
+            **{name: column.cpu() for name, column in columns.items()},
+            reasons=_reasons(clips, most, lowest >= highest, signal, noise, ceiling),
+            centring=self.centring,
+            ccmax_centring=self.ccmax_centring,
+            smoothing_ms=None if smoothing is None else float(smoothing),
+            dt_ms=float(dataset.dt),
+            confidence=confidence,
         )
-    columns = {
-        "n_clips": clips.long(),
-        "n_repeats_min": torch.where(clips > 0, fewest, torch.zeros_like(fewest)).long(),
-        "n_repeats_max": most.long(),
-        "n_bins": bins.long(),
-        "mean_response": keep_where(bins > 0, total / bins.clamp(min=1)),
-        "signal_power": signal,
-        "noise_power": noise,
-        "snr": signal_to_noise(signal, noise),
-        "ccmax": ceiling,
-        "ccmax_low": low,
-        "ccmax_high": high,
-    }
-    smoothing = dataset.describe().get("smoothing_ms")
-    return NeuronQuality(
-        **{name: column.cpu() for name, column in columns.items()},
-        reasons=_reasons(clips, most, lowest >= highest, signal, noise, ceiling),
-        centring=centring,
-        ccmax_centring=ccmax_centring,
-        smoothing_ms=None if smoothing is None else float(smoothing),
-        dt_ms=float(dataset.dt),
-        confidence=confidence,
-    )
+
+
+def _extremes(responses: Tensor, recorded: Tensor | None, summary: RepeatSummary) -> list[Tensor]:
+    """Lowest and highest value of rows (K, R, T); infinite bounds where the products show that they vary."""
+    if summary.repeats is not None:
+        means = summary.repeats.mean
+        constant = summary.repeats.product.diagonal(dim1=1, dim2=2).sum(1) == 0
+        constant &= means.amin(1) == means.amax(1)
+        value = responses[:, 0, 0]
+        return [torch.where(constant, value, -torch.inf), torch.where(constant, value, torch.inf)]
+    if recorded is None:
+        return [responses.amin((1, 2)), responses.amax((1, 2))]
+    lowest = responses.masked_fill(~recorded, torch.inf).amin((1, 2))
+    return [lowest, responses.masked_fill(~recorded, -torch.inf).amax((1, 2))]
 
 
 def _reasons(

@@ -52,7 +52,7 @@ class PredictionMoments(Fields):
             valid = None if responses.valid is None else responses.valid[piece]
             mean[piece], deviation = centre(pred[piece].to(dtype), valid, responses.count[piece])
             square[piece] = (deviation * deviation).sum(-1)
-            product[piece] = (deviation * responses.deviation[piece]).sum(-1)
+            product[piece] = (deviation * responses.deviation[piece].to(dtype)).sum(-1)
         raw = PairMoments(responses.count, mean, responses.mean, square, responses.square, product)
         freedom = (responses.count - 1).clamp(min=1)
         pair_mean, variance, covariance = mean, square / freedom, product / freedom

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ from deepSTRF.registry import METRICS
 
 __all__ = ["PairStatistics", "RepeatStatistics", "ScoreTracker"]
 
-#: PSTHs of two hours of 100 neurons in bins of 10 ms.
-MAX_BYTES = 1 << 29
+#: PSTHs of two hours of 100 neurons in bins of 10 ms, in float32.
+MAX_BYTES = 1 << 28
 
 
 class ScoreTracker:
@@ -51,8 +51,9 @@ class ScoreTracker:
     centring : {"concat", "clip", "published"}
         Which noise-corrected correlation ``compute()`` returns; see `normalized_corrcoef`.
     max_bytes : int, optional
-        Most bytes of PSTHs kept from one pass to the next (512 MB). Of further clips only the moments are
-        kept after an `update`: ``key in tracker`` is then False, and `prepare` is called again for the next.
+        Most bytes of PSTHs kept from one pass to the next (256 MB); those of float32 responses are kept as
+        float32. Of further clips only the moments are kept after an `update`: ``key in tracker`` is then
+        False, and `prepare` is called again for the next.
 
     Raises
     ------
@@ -81,7 +82,7 @@ class ScoreTracker:
         self._clips: dict[Hashable, RepeatSummary] = {}
         self._keys: list[Hashable] = []
         self._records: list[PredictionMoments] = []
-        self._pooled: tuple[tuple[Hashable, ...], ClipPowers, PooledPowers] | None = None
+        self._table: tuple[dict[Hashable, int], ClipPowers] | None = None
 
     def __contains__(self, clip_key: object) -> bool:
         return clip_key in self._clips and clip_key not in self._spent
@@ -106,17 +107,30 @@ class ScoreTracker:
             When ``mask`` is not bool.
         """
         check_clip(responses)
-        clip = responses.detach().unsqueeze(0)
-        check_mask(mask, clip)
-        for known in self._clips.values():
-            if len(known.count) != len(responses):
-                raise ValueError(
-                    f"all clips hold the same neurons: earlier ones had N = {len(known.count)}, clip "
-                    f"{clip_key!r} has N = {len(responses)}; fill missing neurons with NaN "
-                    "(dataset.response_block does)"
-                )
-            break
-        self._keep(clip_key, RepeatSummary.of(clip, mask))
+        check_mask(mask, responses.unsqueeze(0))
+        self.prepare_stack([clip_key], responses.unsqueeze(0), mask)
+
+    def prepare_stack(
+        self, clip_keys: Sequence[Hashable], responses: Tensor, mask: Tensor | None = None
+    ) -> None:
+        """Summarise the responses (B, N, R, T) of several clips of one shape, as `prepare` of each does."""
+        known = next(iter(self._clips.values()), None)
+        if known is not None and len(known.count) != responses.shape[1]:
+            raise ValueError(
+                f"all clips hold the same neurons: earlier ones had N = {len(known.count)}, clip "
+                f"{clip_keys[0]!r} has N = {responses.shape[1]}; fill missing neurons with NaN "
+                "(dataset.response_block does)"
+            )
+        responses = responses.detach()
+        single = self._max_bytes > 0  # nothing to save where nothing is kept
+        summary = RepeatSummary.of(responses, mask, single=single)
+        summaries = [summary]
+        if len(clip_keys) > 1 and summary.ragged is None:
+            summaries = summary.split(len(clip_keys))
+        elif len(clip_keys) > 1:  # weights of ragged rows belong to single clips
+            summaries = [RepeatSummary.of(clip.unsqueeze(0), mask, single=single) for clip in responses]
+        for key, one in zip(clip_keys, summaries, strict=True):
+            self._keep(key, one)
 
     def _keep(self, key: Hashable, summary: RepeatSummary) -> None:
         if key in self:
@@ -124,7 +138,7 @@ class ScoreTracker:
         self._clips[key] = summary
         self._spent.discard(key)
         self._n_bytes += summary.n_bytes
-        self._pooled = None
+        self._table = None
 
     def adopt(self, clip_key: Hashable, other: Self) -> None:
         """Take over a clip that another tracker has prepared, as `prepare` with the same responses would."""
@@ -160,10 +174,18 @@ class ScoreTracker:
                 f"{tuple(pred.shape)}"
             )
         values = pred.detach()[:, :, 0]
+        alike: dict[Any, list[int]] = {}
         for entry, key in enumerate(clip_keys):
             clip = self._prepared(key, values[entry])
-            self._records.append(PredictionMoments.of(values[entry, :, : clip.deviation.shape[1]], clip))
-            self._keys.append(key)
+            alike.setdefault((clip.deviation.shape[1], None if clip.ragged is None else entry), []).append(
+                entry
+            )
+        for (n_bins, _), entries in alike.items():
+            rates = values if len(entries) == len(values) else values[entries]
+            clips = RepeatSummary.join([self._clips[clip_keys[entry]] for entry in entries])
+            moments = PredictionMoments.of(rates[..., :n_bins].flatten(0, 1), clips)
+            self._records.append(moments.unflatten(len(entries), -1))
+            self._keys += [clip_keys[entry] for entry in entries]
         for key in dict.fromkeys(clip_keys):
             if self._n_bytes <= self._max_bytes:
                 break
@@ -195,6 +217,7 @@ class ScoreTracker:
             if key not in self._clips:
                 self._clips[key] = replace(clip, powers=clip.powers.map(lambda values: values.to(place)))
                 self._spent.add(key)
+        self._table = None
         self._keys += part._keys
         self._records += [record.map(lambda values: values.to(place)) for record in part._records]
         return self
@@ -235,7 +258,7 @@ class ScoreTracker:
         Returns
         -------
         ScoreStatistics
-            For S clips of N neurons; what depends on the responses alone is pooled once.
+            For S clips of N neurons.
 
         Raises
         ------
@@ -246,13 +269,16 @@ class ScoreTracker:
         check_centring(centring, published=True)
         if not self._records:
             raise ValueError("ScoreTracker has seen no predictions; call update before compute")
-        keys = tuple(self._keys)
-        if self._pooled is None or self._pooled[0] != keys:
-            clips = ClipPowers.cat([self._clips[key].powers.unflatten(1, -1) for key in keys])
-            self._pooled = (keys, clips, PooledPowers.of(clips))
+        if self._table is None:
+            rows = {key: row for row, key in enumerate(self._clips)}
+            every = ClipPowers.cat([clip.powers for clip in self._clips.values()])
+            self._table = (rows, every.unflatten(len(rows), -1))
+        rows, every = self._table
+        order = torch.tensor([rows[key] for key in self._keys], device=every.n_bins.device)
+        clips = every.map(lambda values: values.index_select(0, order))
         first, *others = self._records
-        prediction = first.map(lambda *values: torch.stack(values), *others)
-        return ScoreStatistics(prediction, self._pooled[1], self._pooled[2], centring, reliability or {})
+        prediction = first.map(lambda *values: torch.cat(values), *others)
+        return ScoreStatistics(prediction, clips, PooledPowers.of(clips), centring, reliability or {})
 
     def compute(self, centring: str | None = None) -> dict[str, Tensor]:
         """Scores of the predictions since the last `reset`, as a fit computes them after every epoch.

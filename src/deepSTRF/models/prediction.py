@@ -106,10 +106,12 @@ def predict_clips(
     clips: Sequence[int] | None = None,
     unit: str = "bin",
     device: torch.device | str | None = None,
+    together: int = 0,
 ) -> list[Tensor]:
-    """Responses (N, T) of a model to the clips of a dataset, one at a time, on the CPU.
+    """Responses (N, T) of a model to the clips of a dataset, on the CPU.
 
-    A fitted model's neurons are matched by name: rows stand in the order of the dataset.
+    A fitted model's neurons are matched by name: rows stand in the order of the dataset. Clips of one length
+    go through the model together while their stimuli hold at most ``together`` values; else one at a time.
     """
     if not hasattr(dataset, "stims"):
         sound = isinstance(dataset, Tensor) or hasattr(dataset, "__array__")
@@ -133,24 +135,45 @@ def predict_clips(
                 f"clip {clip} does not exist; this dataset has {len(stims)} clips (0..{len(stims) - 1})"
             )
     outputs = matching_outputs(model, dataset)
-    rates: list[Tensor] = []
+    rates: list[Tensor] = [torch.empty(0)] * len(selected)
     with evaluating(model):
         model.to(place)
         try:
-            for clip in (index % len(stims) for index in selected):
-                stimulus = stims[clip]
-                _check_stimulus(model, dataset, stimulus, clip)
-                output = model(stimulus.unsqueeze(0).to(place, dtype))
-                if output.ndim != 4 or output.shape[0] != 1 or output.shape[2] != 1:
+            for places, clips, batch in _batches(model, dataset, selected, together):
+                output = model(batch.to(place, dtype))
+                if output.ndim != 4 or output.shape[0] != len(clips) or output.shape[2] != 1:
                     raise ValueError(
-                        f"the model must return (1, N, 1, T); for clip {clip} it returned "
+                        f"the model must return ({len(clips)}, N, 1, T); for clip {clips[0]} it returned "
                         f"{tuple(output.shape)}"
                     )
-                values = output[0, :, 0] if outputs is None else output[0, outputs, 0]
-                rates.append(values.cpu() * factor)
+                values = output[:, :, 0] if outputs is None else output[:, outputs, 0]
+                for position, one in zip(places, (values.cpu() * factor).unbind(), strict=True):
+                    rates[position] = one
         finally:
             model.to(home)
     return rates
+
+
+def _batches(
+    model: Any, dataset: Any, selected: Sequence[int], together: int
+) -> Iterator[tuple[list[int], list[int], Tensor]]:
+    """Stimuli (B, ...) of clips of one length, with their places in ``selected`` and their numbers."""
+    waiting: dict[tuple[int, ...], list[tuple[int, int, Tensor]]] = {}
+
+    def batch(held: list[tuple[int, int, Tensor]]) -> tuple[list[int], list[int], Tensor]:
+        places, clips, stimuli = zip(*held, strict=True)
+        return list(places), list(clips), torch.stack(stimuli)
+
+    for position, index in enumerate(selected):
+        clip = index % len(dataset.stims)
+        stimulus = dataset.stims[clip]
+        _check_stimulus(model, dataset, stimulus, clip)
+        shape = tuple(stimulus.shape)
+        waiting.setdefault(shape, []).append((position, clip, stimulus))
+        if (len(waiting[shape]) + 1) * stimulus.numel() > together:
+            yield batch(waiting.pop(shape))
+    for held in waiting.values():
+        yield batch(held)
 
 
 def predict_pieces(

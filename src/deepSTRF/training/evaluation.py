@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,18 @@ from torch import Tensor, nn
 
 from deepSTRF._files import json_safe, write_atomically
 from deepSTRF._text import csv_table
-from deepSTRF._validation import check_non_negative, checked, checked_but
-from deepSTRF.metrics import ScoreStatistics, ScoreTracker, neuron_quality
-from deepSTRF.metrics.quality import NeuronQuality
+from deepSTRF._validation import check_non_negative, check_not_empty, checked, checked_but
+from deepSTRF.metrics import ScoreStatistics, neuron_quality
+from deepSTRF.metrics._statistics import (
+    ClipPowers,
+    PooledPowers,
+    RepeatSummary,
+    check_centring,
+    check_clip,
+    stacks,
+)
+from deepSTRF.metrics.quality import NeuronQuality, QualitySums
+from deepSTRF.metrics.score_statistics import PredictionMoments
 from deepSTRF.metrics.scores import metric_named, score_columns
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import check_response_unit, n_trained_on
@@ -37,6 +46,9 @@ Column = npt.NDArray[np.float64]
 
 #: Resamples behind the ceiling's interval: enough for its second digit.
 N_BOOTSTRAP = 200
+#: Values of the stimuli of clips that are predicted before they are scored (16 MB), and of those that go
+#: through the model at once: less than one clip of NS1 as a waveform holds.
+WINDOW_VALUES, TOGETHER = 1 << 22, 1 << 17
 #: Correlation of a prediction that has something of the response's shape, and the share of the response's
 #: variance that a wrong scale and offset cost, from which they are said.
 GOOD_CC, COSTLY_SCALE = 0.2, 1.0
@@ -190,7 +202,7 @@ def score_model(
 ) -> ScoreTable:
     """Score a model on the clips of a data set (usually the test view), neuron by neuron.
 
-    Clips are read one at a time, so memory does not grow with the recording. The published form of the
+    Clips are read a few MB at a time, so memory does not grow with the recording. The published form of the
     noise-corrected correlation stands beside ours, so that numbers printed elsewhere can be compared.
 
     Parameters
@@ -238,12 +250,11 @@ def score_model(
         if device is not None:
             model.to(device)
 
-        def predict(clip: int, pieces: Pieces) -> Iterable[Tensor]:
-            if len(pieces) > 1:
-                return predict_pieces(model, dataset, clip, pieces)
-            return predict_clips(model, dataset, clips=[clip])
+        def in_pieces(clip: int, pieces: Pieces) -> Iterable[Tensor]:
+            return predict_pieces(model, dataset, clip, pieces)
 
-        table = _score(predict, dataset, centring, n_bootstrap, warmup_ms)
+        predictions = Predictions(lambda clips: _in_windows(model, dataset, clips), in_pieces)
+        table = _score(predictions, dataset, centring, n_bootstrap, warmup_ms)
         table.facts["trained_on"] = n_trained_on(model, dataset)
         return table
     finally:
@@ -297,31 +308,56 @@ def score_predictions(
 
     def cut(clip: int, pieces: Pieces) -> Iterable[Tensor]:
         whole = predict(clip)
-        return [whole] if len(pieces) == 1 else (whole[:, start:stop] for start, stop in pieces)
+        return (whole[:, start:stop] for start, stop in pieces)
 
-    return _score(cut, dataset, centring, n_bootstrap, warmup_ms)
+    predictions = Predictions(lambda clips: map(predict, clips), cut)
+    return _score(predictions, dataset, centring, n_bootstrap, warmup_ms)
 
 
 #: Bins (start, stop) of the pieces of a clip.
 Pieces = Sequence[tuple[int, int]]
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """Where predictions come from: (N, T) of whole clips in their order, or of the pieces of one clip."""
+
+    of_clips: Callable[[Sequence[int]], Iterable[Tensor]]
+    of_pieces: Callable[[int, Pieces], Iterable[Tensor]]
+
+
+def _in_windows(model: nn.Module, dataset: DatasetLike, clips: Sequence[int]) -> Iterator[Tensor]:
+    """Predictions of a model, of some clips together so that those of one length meet."""
+    window: list[int] = []
+    values = 0
+    for clip in clips:
+        window.append(clip)
+        values += dataset.stims[clip].numel()
+        if values > WINDOW_VALUES:
+            yield from predict_clips(model, dataset, clips=window, together=TOGETHER)
+            window, values = [], 0
+    if window:
+        yield from predict_clips(model, dataset, clips=window, together=TOGETHER)
+
+
 def _score(
-    predict: Callable[[int, Pieces], Iterable[Tensor]],
-    dataset: DatasetLike,
-    centring: str,
-    n_bootstrap: int,
-    warmup_ms: float,
+    predictions: Predictions, dataset: DatasetLike, centring: str, n_bootstrap: int, warmup_ms: float
 ) -> ScoreTable:
-    """Scores of predictions (N, T) of the pieces of each clip; very long clips have several."""
+    """Scores of predictions, in one pass over the responses; very long clips come in pieces, in two."""
+    check_centring(centring, published=True)
     skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
     scored = _WithoutOnset(dataset, skip)
-    cuts = getattr(dataset, "pieces", None) if centring == "concat" else None
-    tracker, in_pieces = _tracked(predict, dataset, centring, skip, cuts)
-    quality = neuron_quality(
-        scored, centring="clip" if centring == "published" else centring, n_bootstrap=n_bootstrap
-    )
-    statistics = tracker.statistics(reliability=vars(quality))
+    in_pieces = centring == "concat" and bool(getattr(dataset, "in_pieces", False))
+    of_quality = "clip" if centring == "published" else centring
+    if in_pieces:
+        statistics = _statistics(_pieces(predictions, dataset, skip), centring, None)
+        quality = neuron_quality(scored, centring=of_quality, n_bootstrap=n_bootstrap)
+    else:
+        check_not_empty("dataset", dataset)
+        sums = QualitySums(len(dataset), of_quality, n_bootstrap=n_bootstrap)
+        statistics = _statistics(_clips(predictions, scored), centring, sums)
+        quality = sums.table(scored)
+    statistics = replace(statistics, reliability=vars(quality))
     columns = {name: np.asarray(values.double().cpu()) for name, values in score_columns(statistics).items()}
     reasons = _reasons(quality, columns)
     names = neuron_names(dataset.nrn_meta)
@@ -355,38 +391,72 @@ def clip_statistics(
         raise ValueError(
             f"predictions holds one tensor (N, T) per clip, {len(dataset)} of them, got {len(predictions)}"
         )
+    check_centring(centring, published=True)
     skip = math.ceil(check_non_negative("warmup_ms", warmup_ms) / dataset.dt - 1e-9)
-    tracker, _ = _tracked(lambda clip, pieces: [predictions[clip]], dataset, centring, skip)
-    return tracker.statistics()
+    given = Predictions(lambda clips: predictions, lambda clip, pieces: ())
+    return _statistics(_clips(given, _WithoutOnset(dataset, skip)), centring, None)
 
 
-def _tracked(
-    predict: Callable[[int, Pieces], Iterable[Tensor]],
-    dataset: DatasetLike,
-    centring: str,
-    skip: int,
-    cuts: Callable[[int], Pieces] | None = None,
-) -> tuple[ScoreTracker, bool]:
-    """A tracker that has seen all clips, and whether any came in pieces."""
-    tracker = ScoreTracker(centring=centring, max_bytes=0)  # one pass: nothing is kept of a clip
-    scored = _WithoutOnset(dataset, skip)
-    in_pieces = False
+#: Number of a clip (of a piece: with its first bin), its responses (N, R, T) and their prediction (N, T).
+Scored = Iterator[tuple[Any, tuple[Tensor, Tensor]]]
+
+
+def _clips(predictions: Predictions, scored: _WithoutOnset) -> Scored:
+    """Whole clips without their onset."""
+    clips = range(len(scored))
+    for clip, rates in zip(clips, predictions.of_clips(clips), strict=True):
+        responses = scored.response_block(clip)
+        yield clip, (responses, _fitting(rates, responses, scored.skip))
+
+
+def _pieces(predictions: Predictions, dataset: Any, skip: int) -> Scored:
+    """Pieces of long clips, without the onset of each clip."""
     for clip in range(len(dataset)):
-        pieces = [(0, 0)] if cuts is None else cuts(clip)
-        in_pieces = in_pieces or len(pieces) > 1
-        for (start, stop), rates in zip(pieces, predict(clip, pieces), strict=True):
+        pieces = dataset.pieces(clip)
+        if len(pieces) == 1:
+            responses = _WithoutOnset(dataset, skip).response_block(clip)
+            yield (clip, 0), (responses, _fitting(next(iter(predictions.of_clips([clip]))), responses, skip))
+            continue
+        for (start, stop), rates in zip(pieces, predictions.of_pieces(clip, pieces), strict=True):
             hidden = max(0, skip - start)
-            if len(pieces) == 1:
-                responses = scored.response_block(clip)
-            elif stop - start > hidden:
-                responses = dataset.response_block(clip, start + hidden, stop)  # type: ignore[call-arg]
-            else:
-                continue
-            tracker.prepare((clip, start), responses)
-            neurons, _, bins = responses.shape
-            pred = check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + hidden)
-            tracker.update([(clip, start)], pred[..., hidden:])
-    return tracker, in_pieces
+            if stop - start > hidden:
+                responses = dataset.response_block(clip, start + hidden, stop)
+                yield (clip, start), (responses, _fitting(rates, responses, hidden))
+
+
+def _fitting(rates: Tensor, responses: Tensor, hidden: int) -> Tensor:
+    """Check a prediction (N, T) against responses that lack its first bins, and cut those off."""
+    check_clip(responses)
+    neurons, _, bins = responses.shape
+    if (
+        not isinstance(rates, Tensor)
+        or rates.shape != (neurons, bins + hidden)
+        or not rates.dtype.is_floating_point
+    ):
+        check_prediction(rates[None, :, None, :], batch=1, neurons=neurons, bins=bins + hidden)
+    return rates[:, hidden:]
+
+
+def _statistics(clips: Scored, centring: str, quality: QualitySums | None) -> ScoreStatistics:
+    """Statistics of all clips in their order; ``quality`` is given their responses too."""
+    keys: list[Any] = []
+    records, powers = [], []
+    for numbers, (responses, rates) in stacks(clips):
+        summary = QualitySums.summary(responses) if quality else RepeatSummary.of(responses, None)
+        if quality is not None:
+            quality.add(numbers, responses, summary)
+        shape = responses.shape[:2]
+        records.append(PredictionMoments.of(rates.detach().flatten(0, 1), summary).unflatten(*shape))
+        powers.append(summary.powers.unflatten(*shape))
+        keys += numbers
+    order = torch.tensor(sorted(range(len(keys)), key=keys.__getitem__))
+
+    def arranged(*values: Tensor) -> Tensor:
+        return torch.cat(values).index_select(0, order.to(values[0].device))
+
+    prediction = records[0].map(arranged, *records[1:])
+    of_clips = ClipPowers.cat(powers).map(lambda values: arranged(values))
+    return ScoreStatistics(prediction, of_clips, PooledPowers.of(of_clips), centring)
 
 
 def scale_note(columns: Mapping[str, Column], neurons: Sequence[str]) -> str | None:
@@ -415,7 +485,7 @@ class _WithoutOnset:
 
     def __init__(self, dataset: DatasetLike, skip: int) -> None:
         self._dataset = dataset
-        self._skip = skip
+        self.skip = skip
         self.dt = dataset.dt
 
     def __len__(self) -> int:
@@ -428,12 +498,12 @@ class _WithoutOnset:
         """(N, R, T) without the onset."""
         some = {} if neurons is None else {"neurons": neurons}
         block = self._dataset.response_block(clip, **some)
-        if block.shape[-1] <= self._skip:
+        if block.shape[-1] <= self.skip:
             raise ValueError(
-                f"warmup_ms covers {self._skip} bins, but clip {clip} has only {block.shape[-1]}: nothing is "
+                f"warmup_ms covers {self.skip} bins, but clip {clip} has only {block.shape[-1]}: nothing is "
                 "left to score; pass a shorter warmup_ms, or leave the clip out with dataset.select"
             )
-        return block[..., self._skip :]
+        return block[..., self.skip :]
 
 
 def _reasons(quality: NeuronQuality, columns: Mapping[str, Column]) -> tuple[str, ...]:

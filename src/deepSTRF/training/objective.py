@@ -11,7 +11,7 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from deepSTRF._files import json_safe
 from deepSTRF._validation import checked
 from deepSTRF.datasets.responses import ROUNDING
 from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef
+from deepSTRF.metrics._statistics import stacks
 from deepSTRF.registry import LOSSES, METRICS
 from deepSTRF.training.data import Batch, stack_padded
 
@@ -452,10 +453,8 @@ class StreamedScores:
 
     def add(self, batch: Batch, pred: Tensor) -> None:
         """Take the predictions (B, N, 1, T) of a batch."""
-        for item, key in enumerate(batch.keys):
-            if key not in self._tracker:
-                hidden = batch.contexts[item] if batch.contexts else 0
-                self._tracker.prepare(key, batch.responses(item)[..., hidden:])
+        for keys, (responses,) in stacks(self._unknown(batch)):
+            self._tracker.prepare_stack(keys, responses)
         if not batch.contexts:
             self._tracker.update(list(batch.keys), pred.detach())
             return
@@ -469,6 +468,13 @@ class StreamedScores:
     def merge(self, part: ScoreTracker) -> None:
         """Add the clips of another process."""
         self._tracker.merge(part)
+
+    def _unknown(self, batch: Batch) -> Iterator[tuple[Hashable, tuple[Tensor]]]:
+        """Responses (N, R, T) of the clips of a batch that the tracker does not hold."""
+        new = {key: item for item, key in enumerate(batch.keys) if key not in self._tracker}
+        for key, item in new.items():
+            hidden = batch.contexts[item] if batch.contexts else 0
+            yield key, (batch.responses(item)[..., hidden:],)
 
     def result(self) -> dict[str, float | Tensor]:
         """Return the scores, (N,) on the CPU."""
