@@ -436,7 +436,7 @@ def pooled_moments(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[PairM
         errors.append(error.square().sum(-1))
     first, *others = moments
     pairs = first.map(lambda *values: torch.cat(values), *others).unflatten(*shape)
-    return pairs.pool(0), torch.cat(errors).unflatten(0, shape).sum(0)
+    return pairs.pool(0), by_clip(torch.cat(errors), (shape[0], shape[1])).sum(0)
 
 
 # ---- Signal and noise power of repeated responses, clip by clip: one pass over the data, in blocks of rows
