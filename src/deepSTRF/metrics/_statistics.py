@@ -7,9 +7,9 @@ power of single clips; `PooledPowers`: the powers of all clips. Bins that do not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -18,8 +18,6 @@ from torch.nn.functional import pad
 from deepSTRF._validation import check_choice, checked
 
 __all__ = ["psth"]
-
-Key = TypeVar("Key")
 
 REDUCTIONS = ("none", "mean", "median", "sum")
 CENTRINGS = ("concat", "clip", "published")
@@ -466,41 +464,6 @@ def row_blocks(rows: Tensor) -> list[slice]:
         limit = DEVICE_BLOCK_BYTES
     size = max(1, limit // max(1, rows.shape[1] * rows.shape[2] * BYTES_PER_VALUE))
     return [slice(start, start + size) for start in range(0, max(1, len(rows)), size)]
-
-
-#: Bytes of responses that are worked on at once, and that wait until there are enough of one shape.
-STACK_BYTES, WAITING_BYTES = 8 * 2**20, 64 * 2**20
-
-
-def stacks(clips: Iterable[tuple[Key, tuple[Tensor, ...]]]) -> Iterator[tuple[list[Key], list[Tensor]]]:
-    """Stack the tensors of clips of one shape along a new first axis, with their keys: a few MB at once.
-
-    What costs the same for one clip and for a hundred (some hundred calls of torch) is so paid once.
-    """
-    waiting: dict[Any, tuple[list[Key], list[tuple[Tensor, ...]]]] = {}
-    total, sizes = 0, {}  # type: int, dict[Any, int]
-    for key, tensors in clips:
-        shape = tuple((values.shape, values.dtype) for values in tensors)
-        keys, held = waiting.setdefault(shape, ([], []))
-        keys.append(key)
-        held.append(tensors)
-        size = tensors[0].numel() * tensors[0].element_size()
-        sizes[shape] = sizes.get(shape, 0) + size
-        total += size
-        full = (
-            [shape] if sizes[shape] + size > STACK_BYTES else list(waiting) if total > WAITING_BYTES else []
-        )
-        for one in full:
-            total -= sizes.pop(one)
-            yield _stacked(*waiting.pop(one))
-    for keys, held in waiting.values():
-        yield _stacked(keys, held)
-
-
-def _stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> tuple[list[Key], list[Tensor]]:
-    if len(held) == 1:
-        return keys, [values.unsqueeze(0) for values in held[0]]
-    return keys, [torch.stack(column) for column in zip(*held, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from deepSTRF._moved import earlier_keywords
 from deepSTRF._validation import check_choice, check_n_splits, checked
 from deepSTRF.metrics._statistics import (
     BYTES_PER_VALUE,
-    STACK_BYTES,
     ClipPowers,
     PairMoments,
     PooledPowers,
@@ -38,6 +37,7 @@ from deepSTRF.metrics._statistics import (
     row_blocks,
     valid_samples,
 )
+from deepSTRF.metrics.stacks import STACK_BYTES
 
 __all__ = ["ceiling", "compute_CCmax", "compute_TTRC"]
 

@@ -22,7 +22,6 @@ from deepSTRF.metrics._statistics import (
     is_reliable,
     keep_where,
     signal_to_noise,
-    stacks,
     valid_samples,
 )
 from deepSTRF.metrics.ceilings import (
@@ -32,6 +31,7 @@ from deepSTRF.metrics.ceilings import (
     SplitCeiling,
     check_bootstrap,
 )
+from deepSTRF.metrics.stacks import stacks
 from deepSTRF.protocols import DatasetLike
 
 __all__ = ["neuron_quality", "select_neurons"]

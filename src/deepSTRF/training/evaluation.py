@@ -28,11 +28,11 @@ from deepSTRF.metrics._statistics import (
     RepeatSummary,
     check_centring,
     check_clip,
-    stacks,
 )
 from deepSTRF.metrics.quality import NeuronQuality, QualitySums
 from deepSTRF.metrics.score_statistics import PredictionMoments
 from deepSTRF.metrics.scores import metric_named, score_columns
+from deepSTRF.metrics.stacks import stacks
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import check_response_unit, n_trained_on
 from deepSTRF.models.prediction import predict_clips, predict_pieces

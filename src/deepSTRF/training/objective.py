@@ -22,7 +22,7 @@ from deepSTRF._files import json_safe
 from deepSTRF._validation import checked
 from deepSTRF.datasets.responses import ROUNDING
 from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef
-from deepSTRF.metrics._statistics import stacks
+from deepSTRF.metrics.stacks import stacks
 from deepSTRF.registry import LOSSES, METRICS
 from deepSTRF.training.data import Batch, stack_padded
 
