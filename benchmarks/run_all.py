@@ -19,6 +19,7 @@ HERE = Path(__file__).parent
 BENCHMARKS = {
     "fit": ("Seconds per epoch of a fit", "benchmarks/bench_fit.py"),
     "many": ("A thousand single-neuron fits together", "benchmarks/bench_many.py"),
+    "growth": ("What a fit costs as recordings grow, beside loops by hand", "benchmarks/bench_growth.py"),
     "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),

@@ -578,6 +578,12 @@ class Recording(Dataset[dict[str, Any]]):
         return ItemResponses(self.N_neurons, torch.from_numpy(heard), values, counts, self.n_bins(clip))
 
     @checked
+    def recorded_block(self, clip: int) -> tuple[Tensor, Tensor]:
+        """Neurons that were recorded for a clip (H,), and their rows (H, R, T) of `response_block`."""
+        heard, values = self._read(clip := as_index(clip, len(self), "clip"))
+        return torch.from_numpy(heard), values if len(heard) else torch.empty(0, 1, self.n_bins(clip))
+
+    @checked
     def response_block(
         self, clip: int, start: int = 0, stop: int | None = None, neurons: slice | None = None
     ) -> Tensor:

@@ -785,7 +785,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             if made is not None:
                 yield next(made)
                 continue
-            with evaluating(self):
+            with evaluating(self.wav2spec if type(self).spectrogram is NeuralModel.spectrogram else self):
                 spectrogram = self.spectrogram(batch.to(device, dtype))
             yield spectrogram
 

@@ -8,7 +8,7 @@ import hashlib
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -499,6 +499,10 @@ def check_views(views: Sequence[Any], names: Sequence[str]) -> None:
 # ---- Statistics of the bands
 
 
+#: Clips are measured together up to so many frames.
+FRAMES_AT_ONCE = 4096
+
+
 def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, Tensor]:
     """Mean and (population) standard deviation (F,) of each band over all frames (..., F, T), in float64.
 
@@ -506,15 +510,12 @@ def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, 
     """
     count = 0
     mean, squares = (torch.zeros(n_bands, dtype=torch.float64) for _ in range(2))
-    for index, clip in enumerate(spectrograms):
-        frames = _band_frames(clip, index, n_bands)
+    for frames in _joined(_band_frames(spectrograms, n_bands)):
         n = frames.shape[0]
-        if n == 0:
-            continue
-        clip_mean = frames.mean(0)
-        shift = clip_mean - mean
+        own_mean = frames.mean(0)
+        shift = own_mean - mean
         # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
-        squares += ((frames - clip_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
+        squares += ((frames - own_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
         mean += shift * (n / (count + n))
         count += n
     if count == 0:
@@ -524,11 +525,26 @@ def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, 
     return mean, std
 
 
-def _band_frames(clip: Tensor, index: int, n_bands: int) -> Tensor:
-    """Frames (T, F) of a clip (..., F, T), checked."""
-    if clip.ndim < 2 or clip.shape[-2] != n_bands:
-        raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
-    frames = clip.detach().to("cpu", torch.float64).transpose(-1, -2).reshape(-1, n_bands)
-    if not bool(torch.isfinite(frames).all()):
-        raise ValueError(f"clip {index} holds values that are not finite; remove them before standardising")
-    return frames
+def _band_frames(clips: Iterable[Tensor], n_bands: int) -> Iterator[Tensor]:
+    """Frames (T, F) of every clip (..., F, T), checked."""
+    for index, clip in enumerate(clips):
+        if clip.ndim < 2 or clip.shape[-2] != n_bands:
+            raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
+        clip = clip.detach().cpu()
+        if not bool(torch.isfinite(clip.sum())) and not bool(torch.isfinite(clip).all()):
+            raise ValueError(
+                f"clip {index} holds values that are not finite; remove them before standardising"
+            )
+        yield clip.transpose(-1, -2).reshape(-1, n_bands)
+
+
+def _joined(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Frames in float64, short clips together: a few operations then serve hundreds of them."""
+    held: list[Tensor] = []
+    for frames in parts:
+        held.append(frames)
+        if sum(map(len, held)) >= FRAMES_AT_ONCE:
+            yield torch.cat(held).double()
+            held = []
+    if any(map(len, held)):
+        yield torch.cat(held).double()

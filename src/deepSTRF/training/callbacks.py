@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import itertools
 import math
 import os
 import sys
@@ -26,7 +25,15 @@ from torch.utils.data import DataLoader
 from deepSTRF._files import check_target, save_or_warn, save_tensors
 from deepSTRF._text import printable
 from deepSTRF._validation import outside_level
-from deepSTRF.training.data import Batch, BatchSource, ClipLoader, read_loader
+from deepSTRF.metrics._statistics import row_blocks
+from deepSTRF.training.data import (
+    Batch,
+    BatchSource,
+    ClipLoader,
+    cat_padded,
+    read_loader,
+    recording_behind,
+)
 from deepSTRF.training.objective import (
     Loss,
     LossTraits,
@@ -525,7 +532,8 @@ class OutputStart(Callback):
         degree = fitter.traits.unit_degree
         if degree is None or _decays_through_the_gradient(fitter.optimizer):
             return
-        moments = psth_moments(fitter.train_source.psths())
+        recording, _ = recording_behind(fitter.train_loader)
+        moments = psth_moments(fitter.train_source.psths(), getattr(recording, "N_neurons", None))
         if moments is not None:
             fitter.loss_factor = start_from(fitter.model, fitter.traits, *moments)
 
@@ -563,28 +571,67 @@ def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
     )
 
 
-def psth_moments(psths: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Mean, deviation, minimum and maximum (N,) of PSTHs (N, T) over valid bins; None without a clip."""
-    clips = iter(psths)
-    first = next(clips, None)
-    if first is None:
-        return None
-    lowest = torch.full((len(first),), torch.inf, dtype=torch.float64)
-    highest, (count, total, squares) = -lowest, torch.zeros(3, len(first), dtype=torch.float64)
-    around = first.cpu().double().nanmean(1).nan_to_num()  # squares of responses far from zero would cancel
-    for psth in itertools.chain([first], clips):
-        values = psth.detach().cpu().double()
-        valid = ~values.isnan()
-        deviation = torch.where(valid, values - around[:, None], 0.0)
-        count += valid.sum(1)
-        total += deviation.sum(1)
-        squares += deviation.square().sum(1)
-        lowest = torch.minimum(lowest, torch.where(valid, values, torch.inf).amin(1))
-        highest = torch.maximum(highest, torch.where(valid, values, -torch.inf).amax(1))
-    shift = total / count
-    # a neuron that never varies has a variance of rounding noise only
-    variance = squares / count - shift.square()
-    return around + shift, torch.where(highest > lowest, variance.clamp(min=0).sqrt(), 0.0), lowest, highest
+#: Rows of PSTHs are measured together up to so many values.
+VALUES_AT_ONCE = 1 << 18
+
+
+def psth_moments(
+    psths: Iterable[tuple[Tensor, Tensor | None]], n_neurons: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """Mean, deviation, minimum and maximum (N,) of PSTHs (H, T) over valid bins; None without a clip.
+
+    Each comes with the neurons of its rows (H,), None where they are all.
+    """
+    sums: _RowSums | None = None
+    held: list[Tensor] = []
+    owners: list[Tensor] = []
+    for psth, neurons in psths:
+        if sums is None:
+            sums = _RowSums(len(psth) if neurons is None or n_neurons is None else n_neurons)
+        held.append(psth.detach().cpu().unsqueeze(1))
+        owners.append(torch.arange(len(psth)) if neurons is None else neurons.cpu())
+        if sum(part.numel() for part in held) >= VALUES_AT_ONCE:
+            sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
+            held, owners = [], []
+    if sums is not None and held:
+        sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
+    return None if sums is None else sums.result()
+
+
+class _RowSums:
+    """Running sums, least and largest values of rows (P, T), each of one of N neurons."""
+
+    def __init__(self, n_neurons: int) -> None:
+        self.around = torch.full((n_neurons,), torch.nan, dtype=torch.float64)
+        self.count, self.total, self.squares = torch.zeros(3, n_neurons, dtype=torch.float64)
+        self.lowest = torch.full((n_neurons,), torch.inf, dtype=torch.float64)
+        self.highest = -self.lowest
+
+    def add(self, rows: Tensor, neurons: Tensor) -> None:
+        """Add rows, NaN where nothing was recorded."""
+        for piece in row_blocks(rows.unsqueeze(1)):
+            values, own = rows[piece].double(), neurons[piece]
+            valid = ~values.isnan()
+            # squares of responses far from zero would cancel: around the mean of one of a neuron's rows
+            mean = values.nanmean(1)
+            new = self.around[own].isnan() & ~mean.isnan()
+            self.around[own[new]] = mean[new]
+            deviation = torch.where(valid, values - self.around[own][:, None], 0.0)
+            self.count.index_add_(0, own, valid.sum(1).double())
+            self.total.index_add_(0, own, deviation.sum(1))
+            self.squares.index_add_(0, own, deviation.square().sum(1))
+            lowest = torch.where(valid, values, torch.inf).amin(1)
+            highest = torch.where(valid, values, -torch.inf).amax(1)
+            self.lowest.scatter_reduce_(0, own, lowest, "amin")
+            self.highest.scatter_reduce_(0, own, highest, "amax")
+
+    def result(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mean, deviation, minimum and maximum (N,)."""
+        shift = self.total / self.count
+        # a neuron that never varies has a variance of rounding noise only
+        variance = (self.squares / self.count - shift.square()).clamp(min=0)
+        spread = torch.where(self.highest > self.lowest, variance.sqrt(), 0.0)
+        return self.around.nan_to_num() + shift, spread, self.lowest, self.highest
 
 
 #: Advice on parameters that nothing trains, where the model has none of its own (``untrained_advice``).

@@ -48,6 +48,7 @@ __all__ = [
     "DirectSource",
     "FeedSettings",
     "LoaderSource",
+    "Pairs",
     "Share",
     "batches_of",
     "generators_of",
@@ -65,6 +66,11 @@ Loader = DataLoader[Any]
 
 #: Batches of like lengths: share by which lengths are changed at random, so that batches differ.
 LENGTH_NOISE = 0.1
+#: Batches hold recorded pairs alone where these are less than this share of all (clip, neuron) pairs: below
+#: it, picking rows costs less than computing with missing ones.
+SPARSE_SHARE = 0.5
+#: Responses of so many values are never read in pieces.
+SURELY_WHOLE = 1 << 20
 #: Characters of a hash that stand for it in a text.
 HASH_LENGTH = 12
 #: What a batch of `neural_collate` holds; an item with more needs its loader.
@@ -280,8 +286,29 @@ def generators_of(*loaders: Loader) -> list[torch.Generator]:
 
 
 @dataclass(frozen=True, slots=True)
+class Pairs:
+    """Recorded pairs of a clip and a neuron, clip after clip, where a batch holds nothing of the others."""
+
+    items: Tensor  # (P,) places in the batch
+    neurons: Tensor  # (P,)
+    n_neurons: int
+
+    def of(self, values: Tensor) -> Tensor:
+        """The rows (1, P, 1, T) of predictions (B, N, 1, T)."""
+        if values.shape[0] == 1:
+            return values.index_select(1, self.neurons)
+        rows = values.flatten(0, 1).index_select(0, self.items * self.n_neurons + self.neurons)
+        return rows.unsqueeze(0)
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """One batch on the fit's device, the warm-up already cut from its targets."""
+    """One batch on the fit's device, the warm-up already cut from its targets.
+
+    Where most pairs of a clip and a neuron were not recorded, and nothing of the user's own looks at batches,
+    ``pairs`` is given: ``targets`` are then (1, P, R, T) and ``weights`` (P,), one row per recorded pair, and
+    ``responses`` gives the (H, R, T) of the neurons that heard the clip.
+    """
 
     inputs: Tensor  # (B, 1, F, T) or (B, 1, T_audio), or the front-end's output for ``model.respond``
     is_spectrogram: bool  # ``inputs`` have been through the front-end (they come from the cache)
@@ -296,6 +323,17 @@ class Batch:
     contexts: tuple[int, ...] = ()
     # 'stim_meta' and what else a collate function adds
     extras: Mapping[str, Any] = field(default_factory=dict)
+    pairs: Pairs | None = None
+
+    def by_neuron(self, loss: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of the batch and its `weights`: those of pairs as one value per neuron, (N,)."""
+        if self.pairs is None:
+            return loss, self.weights
+        neurons = self.pairs.neurons
+        nothing = loss.new_zeros(self.pairs.n_neurons)
+        part = torch.where(self.weights > 0, loss * self.weights, 0.0)
+        weights = nothing.index_add(0, neurons, self.weights.to(loss.dtype))
+        return nothing.index_add(0, neurons, part) / weights.clamp(min=1), weights
 
 
 @dataclass(frozen=True)
@@ -322,6 +360,8 @@ class FeedSettings:
     counts_repeats: bool  # the loss is a mean over bins and repeats, not over bins
     warmup_ms: float  # onset of each clip that takes no part in loss and scores
     share: Share = Share()  # of this process
+    # whether batches may hold recorded pairs only: loss and scores are sums over rows, and nobody else looks
+    takes_pairs: bool = False
 
 
 class BatchSource(Protocol):
@@ -342,8 +382,11 @@ class BatchSource(Protocol):
         """Spectrograms (1, F, T) of `stimuli` from a cache; None where there is none."""
         ...
 
-    def psths(self) -> Iterator[Tensor]:
-        """Every clip's PSTH once, (N, T) without the warm-up; NaN where nothing was recorded."""
+    def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Every clip's PSTH once, (H, T) without the warm-up, and its neurons (H,); None is all of them.
+
+        NaN where nothing was recorded.
+        """
         ...
 
     def describe(self) -> str:
@@ -418,6 +461,19 @@ def stand_in(batch: Batch) -> Batch:
     )
 
 
+def cat_padded(parts: Sequence[Tensor], value: float) -> Tensor:
+    """Join rows (H, R, T) of unequal R and T to (1, P, R, T), padding on the right with ``value``."""
+    if len(parts) == 1:
+        return parts[0].unsqueeze(0)
+    repeats, bins = (max(part.shape[axis] for part in parts) for axis in (1, 2))
+    out = parts[0].new_full((1, sum(len(part) for part in parts), repeats, bins), value)
+    start = 0
+    for part in parts:
+        out[0, start : start + len(part), : part.shape[1], : part.shape[2]] = part
+        start += len(part)
+    return out
+
+
 def _check_something_left(n_bins: int, skip: int, what: str) -> None:
     """Raise when the warm-up covers a whole clip."""
     if n_bins <= skip:
@@ -456,15 +512,17 @@ class ClipStore:
         self._settings = settings
         self._budget = budget
         self._stims: dict[int, Tensor] = {}
-        self._targets: dict[int, tuple[Tensor, Tensor]] = {}
-        self._lengths: dict[int, int] = {}
-        self._last: tuple[int, Tensor] | None = None
+        # the target, and where bins are missing each row's number of valid ones
+        self._targets: dict[int, tuple[Tensor, Tensor | None]] = {}
+        self._read: dict[int, Tensor] = {}  # responses of the clips in work
+        self._shares: bool | None = None  # stimuli are those of the dataset itself: keeping them is free
+        n_pairs = sum(clip.heard.size for clip in dataset.response_storage.clips)
+        most = len(dataset) * dataset.N_neurons
+        self.has_pairs = settings.takes_pairs and n_pairs < SPARSE_SHARE * most
 
     def stimulus_length(self, clip: int) -> int:
         """Frames or samples of a clip's stimulus."""
-        if clip not in self._lengths:
-            self._lengths[clip] = int(self.dataset.shared_stimulus(clip).shape[-1])
-        return self._lengths[clip]
+        return self.dataset.stimulus_bins(clip) * self.dataset.samples_per_bin
 
     def read_stimulus(self, clip: int) -> Tensor:
         """(1, F, T) or (1, T_audio) on the device, read anew."""
@@ -475,48 +533,99 @@ class ClipStore:
         kept = self._stims.get(clip)
         if kept is None:
             kept = self.read_stimulus(clip)
-            if self._budget.take(kept):
+            if self._shares is None:
+                self._shares = kept is self.dataset.shared_stimulus(clip)
+            if not self._shares and self._budget.take(kept):
                 self._stims[clip] = kept
         return kept
 
+    def work_on(self, clips: Sequence[int]) -> None:
+        """Let go of the responses of all other clips."""
+        self._read = {clip: self._read[clip] for clip in clips if clip in self._read}
+
+    def neurons(self, clip: int) -> Tensor:
+        """(H,) neurons that were recorded for a clip, the rows of its responses where there are pairs."""
+        return torch.from_numpy(self.dataset.response_storage.clips[clip].heard).to(self._settings.device)
+
     def responses(self, clip: int) -> Tensor:
-        """(N, R, T) on the device, without the warm-up; the clip read last costs nothing."""
+        """(N, R, T), or (H, R, T) of pairs, on the device, without the warm-up; held until `work_on`."""
         # Loss and scores need the same clip one after the other, and smoothing it takes a while.
-        if self._last is None or self._last[0] != clip:
-            if len(self.dataset.pieces(clip)) > 1:  # block, target, prediction and its gradient
+        found = self._read.get(clip)
+        if found is None:
+            if self._may_be_long(clip) and len(self.dataset.pieces(clip)) > 1:
+                # block, target, prediction and its gradient
                 values = self.dataset.n_bins(clip) * self.dataset.N_neurons * 4.0
                 check_memory(
                     4 * values,
                     f"one batch of clip {clip} ({self.dataset.n_bins(clip):,} bins; "
                     "deepSTRF.datasets.windows(ds, length_s=..., context_ms=...) makes shorter ones)",
                 )
-            block = self.dataset.response_block(clip)
+            dataset = self.dataset
+            block = dataset.recorded_block(clip)[1] if self.has_pairs else dataset.response_block(clip)
             _check_something_left(block.shape[-1], self.skip, f"clip {clip}")
-            block = block[..., self.skip :].to(self._settings.device, self._settings.dtype)
-            self._last = (clip, block)
-        return self._last[1]
+            found = block[..., self.skip :].to(self._settings.device, self._settings.dtype)
+            self._read[clip] = found
+        return found
 
-    def target(self, clip: int) -> tuple[Tensor, Tensor]:
-        """What the loss compares with, (N, 1 or R, T), and each neuron's number of valid bins (N,)."""
+    def _may_be_long(self, clip: int) -> bool:
+        responses = self.dataset.response_storage.clips[clip]
+        return responses.n_bins * responses.max_repeats * self.dataset.N_neurons > SURELY_WHOLE
+
+    def target(self, clip: int) -> tuple[Tensor, Tensor | None]:
+        """What the loss compares with, (N, 1 or R, T), or (H, 1 or R, T) of pairs, and its `valid_counts`.
+
+        No counts where no bin is missing.
+        """
         kept = self._targets.get(clip)
         if kept is None:
             target = self.responses(clip)
             if self._settings.psth_targets:
                 target = psth(target)
-            weights = valid_counts(target.unsqueeze(0), counts_repeats=self._settings.counts_repeats)
-            kept = (target, weights)
+            # on a GPU the question would stall the queue
+            complete = target.device.type == "cpu" and bool(torch.isfinite(target.sum()))
+            kept = (target, None if complete else self._counts(target))
             if self._budget.take(target):
+                # a crop would keep the whole block alive
+                whole = target.untyped_storage().nbytes() == target.nbytes
+                kept = kept if whole else (target.clone(), kept[1])
                 self._targets[clip] = kept
         return kept
 
+    def _counts(self, target: Tensor) -> Tensor:
+        return valid_counts(target.unsqueeze(0), counts_repeats=self._settings.counts_repeats)
+
+    def weights(self, targets: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Number of valid bins of the targets of a batch: of each neuron (N,), or of each pair (P,)."""
+        first = targets[0][0]
+
+        def complete(target: Tensor) -> int:
+            return target.shape[-1] * (target.shape[1] if self._settings.counts_repeats else 1)
+
+        if not self.has_pairs and all(counts is None for _, counts in targets):
+            total = sum(complete(target) for target, _ in targets)
+            return first.new_full((first.shape[0],), total, dtype=torch.float32)
+        every = [
+            target.new_full((target.shape[0],), complete(target), dtype=torch.float32)
+            if counts is None
+            else counts
+            for target, counts in targets
+        ]
+        if self.has_pairs:
+            return torch.cat(every)
+        return every[0] if len(every) == 1 else torch.stack(every).sum(dim=0)
+
     def contexts(self, clips: Sequence[int]) -> tuple[int, ...]:
         """Bins of each clip after the warm-up that belong to the window before; empty where none do."""
-        found = tuple(max(0, self.dataset.context_bins(clip) - self.skip) for clip in clips)
+        storage = self.dataset.response_storage.clips
+        found = tuple(max(0, storage[clip].context - self.skip) for clip in clips)
         return found if any(found) else ()
 
     def repeats(self, clip: int) -> Tensor:
-        """(N, R, T) on the device: the kept target where that is what the loss uses, else read anew."""
-        return self.responses(clip) if self._settings.psth_targets else self.target(clip)[0]
+        """(N, R, T) or (H, R, T): the kept target where that is what there is to read, else read anew."""
+        once = self.dataset.response_storage.clips[clip].max_repeats <= 1
+        if clip not in self._read and (once or not self._settings.psth_targets):
+            return self.target(clip)[0]
+        return self.responses(clip)
 
 
 class DirectSource:
@@ -556,7 +665,14 @@ class DirectSource:
     def _batch(self, clips: Sequence[int], feed: FrontEndFeed | None, together: Sequence[int]) -> Batch:
         """Batch of some clips, as long as the longest of those that are trained on ``together``."""
         store = self._store
-        targets, weights = zip(*[store.target(clip) for clip in clips], strict=True)
+        store.work_on(clips)
+        found = [store.target(clip) for clip in clips]
+        targets = [target for target, _ in found]
+        pairs = None
+        if store.has_pairs:
+            heard = [store.neurons(clip) for clip in clips]
+            items = torch.arange(len(clips)).repeat_interleave(torch.tensor([len(one) for one in heard]))
+            pairs = Pairs(items.to(heard[0].device), torch.cat(heard), store.dataset.N_neurons)
         padded = len(together) > len(clips)  # beyond the longest of its own
         longest = max(store.stimulus_length(clip) for clip in together) if padded else 0
         if feed is None:
@@ -567,14 +683,17 @@ class DirectSource:
         return Batch(
             inputs=inputs,
             is_spectrogram=feed is not None,
-            targets=stack_padded(targets, torch.nan, bins),
-            weights=weights[0] if len(weights) == 1 else torch.stack(weights).sum(dim=0),
+            targets=stack_padded(targets, torch.nan, bins)
+            if pairs is None
+            else cat_padded(targets, torch.nan),
+            weights=store.weights(found),
             keys=tuple(clips),
             lengths=tuple(target.shape[-1] for target in targets),
             skip=store.skip,
             responses=lambda item: store.repeats(clips[item]),
             contexts=store.contexts(clips),
             extras={"stim_meta": [store.dataset.stim_meta[clip] for clip in clips]},
+            pairs=pairs,
         )
 
     def _spectrograms(self, clips: Sequence[int], feed: FrontEndFeed, longest: int = 0) -> Tensor:
@@ -611,17 +730,25 @@ class DirectSource:
             )
         )
 
-    def psths(self) -> Iterator[Tensor]:
+    def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Every clip's PSTH once."""
-        return (psth(self._store.target(clip)[0])[:, 0] for clip in self._clips.one_pass())
+        store = self._store
+        for clip in self._clips.one_pass():
+            store.work_on((clip,))
+            yield psth(store.target(clip)[0])[:, 0], store.neurons(clip) if store.has_pairs else None
 
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets."""
-        digest = hashlib.sha256()
+        digest, store = hashlib.sha256(), self._store
         clips = self._clips.one_pass()
         for clip in clips:
-            digest.update(self._store.dataset.fingerprint(clip).encode())
-            target = self._store.target(clip)[0].detach().cpu().contiguous()
+            store.work_on((clip,))
+            digest.update(store.dataset.fingerprint(clip).encode())
+            target = store.target(clip)[0].detach()
+            if store.has_pairs:  # the hash is that of all neurons, however batches hold them
+                every = target.new_full((store.dataset.N_neurons, *target.shape[1:]), torch.nan)
+                target = every.index_copy(0, store.neurons(clip), target)
+            target = target.cpu().contiguous()
             digest.update(str(tuple(target.shape)).encode())
             digest.update(target.flatten().view(torch.uint8).numpy().tobytes())
         return f"{len(clips)} clips [{digest.hexdigest()[:HASH_LENGTH]}]"
@@ -725,7 +852,7 @@ class LoaderSource:
     def spectrograms(self) -> None:
         """None: nothing is kept."""
 
-    def psths(self) -> Iterator[Tensor]:
+    def psths(self) -> Iterator[tuple[Tensor, None]]:
         """Every item's PSTH once, read from the loader's data set; none where it can only be iterated."""
         dataset: Any = self._loader.dataset
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
@@ -734,7 +861,7 @@ class LoaderSource:
             if not isinstance(item, Mapping) or "responses" not in item:
                 return
             responses = neural_collate([dict(item)])["responses"][0, :, :, self._skip :]
-            yield psth(responses.to(self._settings.device, self._settings.dtype))[:, 0]
+            yield psth(responses.to(self._settings.device, self._settings.dtype))[:, 0], None
 
     def describe(self) -> str:
         """Nothing can be read without iterating the loader."""

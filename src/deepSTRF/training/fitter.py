@@ -57,16 +57,16 @@ from deepSTRF.training.objective import (
     LossMeter,
     LossTraits,
     Metric,
-    PassScores,
+    adds_up_over_rows,
     check_objective,
     choose_objective,
     loss_traits,
-    make_scores,
     monitor_mode,
     owns_loss,
 )
 from deepSTRF.training.optimization import EpochSchedule, make_optimizer, make_scheduler
 from deepSTRF.training.parallel import processes_of
+from deepSTRF.training.pass_scores import PassScores, make_scores
 from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
 from deepSTRF.training.validate import NoGradientError, check_level, check_prediction
@@ -489,9 +489,9 @@ class Fitter:
             for callback in self.callbacks:
                 batch = check_batch(callback, callback.on_batch_start(self, batch))
             pred, loss = self._step(batch)
-            meter.add(loss, batch.weights)
+            meter.add(*batch.by_neuron(loss))
             if scores is not None and batch.keys:
-                scores.add(batch, pred)
+                scores.add(batch, pred, as_given=batch.targets is given.targets)
             for callback in self.callbacks:
                 callback.on_batch_end(self, batch, pred, loss)
         self.processes.merge(meter, scores)
@@ -510,7 +510,7 @@ class Fitter:
                 if not batch.keys:
                     continue
                 pred = self._predict(batch)
-                meter.add(self.compute_loss(pred, batch.targets), batch.weights)
+                meter.add(*batch.by_neuron(self.compute_loss(pred, batch.targets)))
                 scores.add(batch, pred)
         self.processes.merge(meter, scores)
         if meter.empty:
@@ -550,13 +550,16 @@ class Fitter:
         """Prediction (B, N, 1, T) of a batch, checked, in the parameters' type and without the warm-up."""
         self.batch, self._params = batch, None
         size, neurons, _, bins = batch.targets.shape
+        if batch.pairs is not None:
+            size, neurons = len(batch.keys), batch.pairs.n_neurons
         reduced = self.precision != "float32"
         with torch.autocast(self.device.type, dtype=self._autocast_dtype, enabled=reduced):
             output = self.predict_batch(batch)
         pred = check_prediction(output, batch=size, neurons=neurons, bins=bins + batch.skip)
         if reduced:
             pred = pred.to(batch.targets.dtype)
-        return pred[..., batch.skip :] if batch.skip else pred
+        pred = pred[..., batch.skip :] if batch.skip else pred
+        return pred if batch.pairs is None else batch.pairs.of(pred)
 
     # ---- where batches and scores come from
 
@@ -576,7 +579,7 @@ class Fitter:
         dtype = next(p.dtype for p in self.model.parameters() if p.is_floating_point())
         settings = FeedSettings(
             self.device, dtype, self.traits.accepts_psth, self.traits.counts_repeats, self.warmup_ms,
-            self.processes.share,
+            self.processes.share, takes_pairs=self._takes_pairs(),
         )  # fmt: skip
         front_end = getattr(self.model, "wav2spec", nn.Identity())
         own_forward = type(self).predict_batch is not Fitter.predict_batch  # it expects stimuli
@@ -584,6 +587,17 @@ class Fitter:
         if not (own_forward or self._own_loss or isinstance(front_end, nn.Identity)):
             feed = FrontEndFeed(self.model, self._cache, f"{self.device} {dtype} {self.precision}")
         return make_source(loader, settings, fast=self.fast, feed=feed, budget=budget)
+
+    def _takes_pairs(self) -> bool:
+        """Whether batches may hold recorded pairs only: nothing of the user's own looks at (B, N, R, T)."""
+        if self._own_loss or self.val_metrics is not None or self.processes.share.size > 1:
+            return False
+        if not adds_up_over_rows(self.loss_fn):
+            return False
+        hooks = ("on_batch_start", "on_loss", "on_gradient", "on_batch_end")
+        methods = [getattr(type(callback), hook) for callback in self.callbacks for hook in hooks]
+        methods += [type(self).predict_batch, type(self).compute_loss]
+        return all(str(method.__module__).startswith("deepSTRF.") for method in methods)
 
     def _read_traits(self) -> LossTraits:
         if self._own_loss:

@@ -11,9 +11,9 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,26 +21,21 @@ from torch import Tensor, nn
 from deepSTRF._files import json_safe
 from deepSTRF._validation import checked
 from deepSTRF.datasets.responses import ROUNDING
-from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef
-from deepSTRF.metrics.stacks import stacks
+from deepSTRF.metrics import corrcoef, fve, mse_loss, normalized_corrcoef
 from deepSTRF.registry import LOSSES, METRICS
-from deepSTRF.training.data import Batch, stack_padded
 
 __all__ = [
-    "CallableScores",
     "LossMeter",
     "LossTraits",
     "MeanScore",
     "Metric",
-    "PassScores",
-    "StreamedScores",
+    "adds_up_over_rows",
     "check_batch_domains",
     "check_objective",
     "choose_objective",
     "history_rows",
     "loss_domains",
     "loss_traits",
-    "make_scores",
     "mean_over_neurons",
     "mean_score",
     "mode_of",
@@ -225,6 +220,17 @@ def loss_traits(loss_fn: Loss) -> LossTraits:
     )
 
 
+def adds_up_over_rows(loss_fn: Loss) -> bool:
+    """Whether a neuron's loss is the mean of its losses on single clips, weighed by their valid values.
+
+    Recorded pairs of a clip and a neuron are then all that it needs. Known of our losses alone.
+    """
+    base, keywords = _unwrapped(loss_fn)
+    ours = any(base is loss for _, loss in LOSSES.items()) and base.__module__.startswith("deepSTRF.")
+    scalars = all(isinstance(value, bool | int | float | str) for value in keywords.values())
+    return ours and scalars and "reduction" not in keywords and keywords.get("zeros") != "exclude"
+
+
 def mean_over_neurons(loss: Tensor, weights: Tensor) -> Tensor:
     """Mean of a loss, () or (N,), over the neurons with data: valid bins ``weights`` (N,) above 0."""
     if loss.dim() == 0:
@@ -396,145 +402,6 @@ def _gets_larger(name: str, metric: Metric | None) -> bool | None:
     if base in (corrcoef, normalized_corrcoef, fve):
         return True
     return bool(METRICS.get(name).higher_is_better) if name in METRICS else None
-
-
-class PassScores(Protocol):
-    """What collects predictions during a pass and scores them at its end."""
-
-    names: tuple[str, ...]
-
-    def begin(self) -> None:
-        """Forget the pass before."""
-        ...
-
-    def add(self, batch: Batch, pred: Tensor) -> None:
-        """Take the predictions (B, N, 1, T) of a batch."""
-        ...
-
-    def part(self) -> Any:
-        """What another process needs to `merge`, on the CPU."""
-        ...
-
-    def merge(self, part: Any) -> None:
-        """Take in the predictions of another process."""
-        ...
-
-    def result(self) -> dict[str, float | Tensor]:
-        """Score the pass: a CPU tensor (N,) per neuron, or a number."""
-        ...
-
-
-def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassScores:
-    """Return the collector for a set of metrics; ``stable`` where a clip has the same key in every pass."""
-    if metrics is None:
-        return StreamedScores(stable=stable)
-    for name, metric in metrics.items():
-        if not callable(metric):
-            raise TypeError(
-                f"val_metrics[{name!r}] must be callable as metric(pred, responses), got {metric!r}"
-            )
-    return CallableScores(metrics, stable=stable)
-
-
-class StreamedScores:
-    """The registered metrics that are computed per epoch, accumulated batch by batch."""
-
-    def __init__(self, *, stable: bool) -> None:
-        self.names = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
-        self._stable = stable
-        self._tracker = ScoreTracker(centring="concat")
-
-    def begin(self) -> None:
-        """Forget the pass before, but not what the responses alone determine."""
-        if self._stable:
-            self._tracker.reset()
-        else:
-            self._tracker = ScoreTracker(centring="concat")
-
-    def add(self, batch: Batch, pred: Tensor) -> None:
-        """Take the predictions (B, N, 1, T) of a batch."""
-        for keys, (responses,) in stacks(self._unknown(batch)):
-            self._tracker.prepare_stack(keys, responses)
-        if not batch.contexts:
-            self._tracker.update(list(batch.keys), pred.detach())
-            return
-        for item, (key, hidden) in enumerate(zip(batch.keys, batch.contexts, strict=True)):
-            self._tracker.update([key], pred.detach()[item : item + 1, ..., hidden:])
-
-    def part(self) -> ScoreTracker:
-        """Moments of the predictions and powers of their clips."""
-        return self._tracker.part()
-
-    def merge(self, part: ScoreTracker) -> None:
-        """Add the clips of another process."""
-        self._tracker.merge(part)
-
-    def _unknown(self, batch: Batch) -> Iterator[tuple[Hashable, tuple[Tensor]]]:
-        """Responses (N, R, T) of the clips of a batch that the tracker does not hold."""
-        new = {key: item for item, key in enumerate(batch.keys) if key not in self._tracker}
-        for key, item in new.items():
-            hidden = batch.contexts[item] if batch.contexts else 0
-            yield key, (batch.responses(item)[..., hidden:],)
-
-    def result(self) -> dict[str, float | Tensor]:
-        """Return the scores, (N,) on the CPU."""
-        return {name: value.detach().cpu() for name, value in self._tracker.compute().items()}
-
-
-class CallableScores:
-    """A user's own metrics, called once per pass on all clips in the order of their keys.
-
-    Shorter clips are padded on the right, predictions with zeros and responses with NaN.
-    """
-
-    def __init__(self, metrics: Mapping[str, Metric], *, stable: bool) -> None:
-        self._metrics = dict(metrics)
-        self.names: tuple[str, ...] = tuple(self._metrics)
-        self._stable = stable
-        self._items: list[tuple[Hashable, Tensor, Callable[[], Tensor]]] = []
-        self._kept: tuple[tuple[Hashable, ...], Tensor] | None = None
-
-    def begin(self) -> None:
-        """Forget the predictions of the pass before."""
-        self._items = []
-
-    def add(self, batch: Batch, pred: Tensor) -> None:
-        """Take the predictions (B, N, 1, T) of a batch."""
-        for item, (key, length) in enumerate(zip(batch.keys, batch.lengths, strict=True)):
-            responses = functools.partial(batch.responses, item)
-            self._items.append((key, pred[item, :, :, :length].detach(), responses))
-
-    def part(self) -> list[tuple[Hashable, Tensor, Tensor]]:
-        """Predictions and responses of the pass."""
-        return [(key, pred.cpu(), responses().cpu()) for key, pred, responses in self._items]
-
-    def merge(self, part: list[tuple[Hashable, Tensor, Tensor]]) -> None:
-        """Add the clips of another process."""
-        for key, pred, responses in part:
-            place = self._items[0][1].device if self._items else pred.device
-            self._items.append((key, pred.to(place), functools.partial(responses.to, place)))
-
-    def result(self) -> dict[str, float | Tensor]:
-        """Call every metric on the concatenated pass; vectors come back on the CPU, scalars as numbers."""
-        order = sorted(
-            range(len(self._items)), key=lambda i: (str(type(self._items[i][0])), self._items[i][0], i)
-        )
-        keys = tuple(self._items[i][0] for i in order)
-        if not keys:
-            raise ValueError("nothing to score: the loader was empty (no clips selected?)")
-        if self._kept is None or self._kept[0] != keys:
-            self._kept = (keys, stack_padded([self._items[i][2]() for i in order], math.nan))
-        pred = stack_padded([self._items[i][1] for i in order], 0.0)
-        responses = self._kept[1].to(pred.device)
-        if not self._stable:
-            self._kept = None
-        scores: dict[str, float | Tensor] = {}
-        with torch.no_grad():
-            for name, metric in self._metrics.items():
-                value = metric(pred, responses)
-                scalar = not isinstance(value, Tensor) or value.dim() == 0
-                scores[name] = float(value) if scalar else value.detach().cpu()
-        return scores
 
 
 # ---- records of epochs: rows of means, compact storage, values that JSON can hold

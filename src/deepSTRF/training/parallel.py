@@ -18,7 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DistributedSampler
 
 from deepSTRF.training.data import Batch, Loader, Share, generators_of
-from deepSTRF.training.objective import LossMeter, PassScores, mean_over_neurons
+from deepSTRF.training.objective import LossMeter, mean_over_neurons
+from deepSTRF.training.pass_scores import PassScores
 from deepSTRF.training.seeds import random_state, set_random_state
 
 __all__ = ["OneProcess", "Processes", "processes_of"]
@@ -52,7 +53,7 @@ class OneProcess:
 
     def mean_loss(self, loss: Tensor, batch: Batch, pred: Tensor) -> Tensor:
         """Scalar to differentiate, of a loss () or (N,)."""
-        return mean_over_neurons(loss, batch.weights)
+        return mean_over_neurons(*batch.by_neuron(loss))
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
         """Make the gradients those of all processes."""

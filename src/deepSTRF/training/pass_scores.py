@@ -1,0 +1,401 @@
+"""Scores of a pass over the clips: predictions are taken batch by batch and scored at its end.
+
+The registered metrics need second moments only. A row is one neuron in one clip; of each row its responses
+leave a few numbers, once, and each prediction three more per pass. Nothing that grows with the number of bins
+is kept, and nothing at all of pairs that were never recorded where batches leave them out.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from deepSTRF.metrics import psth
+from deepSTRF.metrics._statistics import (
+    ClipPowers,
+    PairMoments,
+    PooledPowers,
+    RepeatSummary,
+    accumulator_dtype,
+    centre,
+    is_complete,
+    row_blocks,
+)
+from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics
+from deepSTRF.registry import METRICS
+from deepSTRF.training.data import Batch, cat_padded, stack_padded
+from deepSTRF.training.objective import Metric
+
+__all__ = ["CallableScores", "PassScores", "StreamedScores", "make_scores"]
+
+#: Bytes of what is kept of rows whose repeats differ in their bins; beyond it they are read again each pass.
+RAGGED_BYTES = 1 << 28
+#: Columns of `_Rows.table`.
+COUNT, MEAN, SQUARE, PAIR_BINS, N_COLUMNS = 0, 1, 2, 3, 8
+
+
+class PassScores(Protocol):
+    """What collects predictions during a pass and scores them at its end."""
+
+    names: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Forget the pass before."""
+        ...
+
+    def add(self, batch: Batch, pred: Tensor, *, as_given: bool = True) -> None:
+        """Take the predictions (B, N, 1, T) of a batch; ``as_given``: its targets are those of its clips."""
+        ...
+
+    def part(self) -> Any:
+        """What another process needs to `merge`, on the CPU."""
+        ...
+
+    def merge(self, part: Any) -> None:
+        """Take in the predictions of another process."""
+        ...
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Score the pass: a CPU tensor (N,) per neuron, or a number."""
+        ...
+
+
+def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassScores:
+    """Return the collector for a set of metrics; ``stable`` where a clip has the same key in every pass."""
+    if metrics is None:
+        return StreamedScores(stable=stable)
+    for name, metric in metrics.items():
+        if not callable(metric):
+            raise TypeError(
+                f"val_metrics[{name!r}] must be callable as metric(pred, responses), got {metric!r}"
+            )
+    return CallableScores(metrics, stable=stable)
+
+
+class _Rows:
+    """What the responses alone determine: one column per row, a neuron in a clip, in order of arrival."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.n_rows = 0
+        self._table = torch.empty(N_COLUMNS, 0, dtype=accumulator_dtype(device), device=device)
+        self._neurons: list[Tensor] = []
+        self._drift: list[Tensor] = []
+        #: Rows of a clip whose repeats differ in their bins: their places in the clip, and their weights.
+        self.ragged: dict[Hashable, RepeatSummary | None] = {}
+
+    @property
+    def table(self) -> Tensor:
+        """(8, rows), float64."""
+        return self._table[:, : self.n_rows]
+
+    def add(self, summary: RepeatSummary, neurons: Tensor) -> None:
+        """Append rows, each of one of the ``neurons``."""
+        powers = summary.powers
+        start, stop = self.n_rows, self.n_rows + len(neurons)
+        if stop > self._table.shape[1]:  # twice as many, so that copies stay few
+            wider = self._table.new_empty(len(self._table), max(stop, 2 * start))
+            wider[:, :start] = self._table[:, :start]
+            self._table = wider
+        columns = [summary.count, summary.mean, summary.square, powers.n_bins]
+        columns += [powers.n_repeats, powers.mean, powers.signal, powers.noise]
+        self._table[:, start:stop] = torch.stack(columns)
+        self._neurons.append(neurons)
+        self._drift.append(powers.drift)
+        self.n_rows = stop
+
+    def neurons(self) -> Tensor:
+        """(rows,) neuron of each row."""
+        self._neurons = [torch.cat(self._neurons)]
+        return self._neurons[0]
+
+    def drift(self) -> Tensor:
+        """(rows, R) drift of `ClipPowers`."""
+        if len(self._drift) > 1:
+            self._drift = [cat_padded([part.unsqueeze(1) for part in self._drift], 0.0)[0, :, 0]]
+        return self._drift[0]
+
+
+class StreamedScores:
+    """The registered metrics that are computed per epoch, from moments of every recorded row."""
+
+    def __init__(self, *, stable: bool) -> None:
+        self.names = tuple(name for name, metric in METRICS.items() if metric.per_epoch)
+        self._stable = stable
+        self._merged: list[_Part] = []  # of other processes
+        self._forget()
+
+    def _forget(self) -> None:
+        self._n_neurons = self._ragged_bytes = 0
+        self._rows: _Rows | None = None
+        self._known: dict[Hashable, tuple[int, int]] = {}  # first row of a clip, number of its rows
+        # of each batch: rows, (3, rows) of the predictions, and what replaces it: places, (3, places)
+        self._records: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = []
+
+    def begin(self) -> None:
+        """Forget the pass before, but not what the responses alone determine."""
+        self._merged = []
+        if self._stable:
+            self._records = []
+        else:
+            self._forget()
+
+    def add(self, batch: Batch, pred: Tensor, *, as_given: bool = True) -> None:
+        """Take the predictions (B, N, 1, T) of a batch, or those (1, P, 1, T) of its pairs.
+
+        ``as_given``: its targets are still those of its clips.
+        """
+        pred = pred.detach()
+        if self._rows is None:
+            self._rows = _Rows(pred.device)
+            self._n_neurons = pred.shape[1] if batch.pairs is None else batch.pairs.n_neurons
+        new = {key: item for item, key in enumerate(batch.keys) if key not in self._known}
+        if new:
+            self._prepare(batch, new, self._rows)
+        if as_given:
+            target = batch.targets
+        else:
+            target = stack_padded([batch.responses(item) for item in range(len(batch.keys))], math.nan)
+        rows, y = pred[..., : target.shape[-1]].flatten(0, 2), psth(target).flatten(0, 2)
+        spans = torch.tensor([self._known[key] for key in batch.keys])
+        first = torch.cumsum(spans[:, 1], 0) - spans[:, 1]
+        index = (spans[:, 0] - first).repeat_interleave(spans[:, 1]) + torch.arange(len(rows))
+        index = index.to(rows.device)
+        table = self._rows.table[:3].index_select(1, index)
+        moments = _moments(rows, y, table)
+        self._records.append((index, moments, *self._of_ragged(batch, rows, first.tolist(), self._rows)))
+
+    def _prepare(self, batch: Batch, new: Mapping[Hashable, int], rows: _Rows) -> None:
+        """Summarise the responses of clips that were not seen before, all at once."""
+        blocks = [batch.responses(item) for item in new.values()]
+        if len(blocks) == 1 and batch.contexts:
+            blocks = [blocks[0][..., batch.contexts[next(iter(new.values()))] :]]
+        stacked = stack_padded(blocks, math.nan) if batch.pairs is None else cat_padded(blocks, math.nan)
+        summary = RepeatSummary.of(stacked, None)
+        if batch.pairs is None:
+            neurons = torch.arange(self._n_neurons, device=stacked.device).repeat(len(blocks))
+        else:
+            chosen = [batch.pairs.neurons[batch.pairs.items == item] for item in new.values()]
+            neurons = torch.cat(chosen)
+        start = rows.n_rows
+        rows.add(summary, neurons)
+        for key, block in zip(new, blocks, strict=True):
+            self._known[key] = (start, len(block))
+            start += len(block)
+        if summary.ragged is not None:
+            self._keep_ragged(list(new), summary, rows)
+
+    def _keep_ragged(self, keys: list[Hashable], summary: RepeatSummary, rows: _Rows) -> None:
+        """Keep the weights of rows whose repeats differ in their bins, clip by clip, while there is room."""
+        if summary.ragged is None or summary.weights is None:
+            return
+        base = self._known[keys[0]][0]
+        for key in keys:
+            start, count = self._known[key]
+            place = summary.ragged - (start - base)
+            own = ((place >= 0) & (place < count)).nonzero().squeeze(1)
+            if not len(own):
+                continue
+            weights = summary.weights.map(lambda values, own=own: values[own])
+            kept = _only_ragged(summary, place[own], weights)
+            fits = self._ragged_bytes + kept.n_bytes <= RAGGED_BYTES
+            self._ragged_bytes += kept.n_bytes * fits
+            rows.ragged[key] = kept if fits else None
+
+    def _of_ragged(
+        self, batch: Batch, rows: Tensor, first: list[int], known: _Rows
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Rows of a batch whose repeats differ in their bins, and mean, variance and covariance of theirs."""
+        places, values = [], []
+        for item, key in enumerate(batch.keys):
+            if key not in known.ragged:
+                continue
+            kept = known.ragged[key]
+            if kept is None:  # no room: as it was when the clip was first seen
+                kept = RepeatSummary.of(batch.responses(item).unsqueeze(0), None)
+            if kept.ragged is None or kept.weights is None:
+                continue
+            at = first[item] + kept.ragged
+            width = kept.weights.mask.shape[-1]
+            pred = rows.index_select(0, at).to(kept.weights.square.dtype)
+            if pred.shape[-1] < width:  # it was summarised beside longer clips
+                pred = torch.nn.functional.pad(pred, (0, width - pred.shape[-1]))
+            places.append(at)
+            values.append(torch.stack(kept.weights.moments(pred[..., :width])))
+        if not places:
+            return None, None
+        return torch.cat(places), torch.cat(values, dim=1)
+
+    def part(self) -> _Part | None:
+        """Rows of the pass, their moments and those of their predictions; None without any."""
+        own = self._own_part()
+        return own and _Part(own.n_neurons, *(values.cpu() for values in own[1:]))
+
+    def merge(self, part: _Part | None) -> None:
+        """Add the rows of another process."""
+        if part is not None:
+            self._merged.append(part)
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Return the scores, (N,) on the CPU."""
+        statistics = self._statistics()
+        return {
+            name: metric.compute(statistics).detach().cpu()
+            for name, metric in METRICS.items()
+            if metric.per_epoch
+        }
+
+    def _own_part(self) -> _Part | None:
+        if not self._records or self._rows is None:
+            return None
+        index = torch.cat([record[0] for record in self._records])
+        mean, square, product = torch.cat([record[1] for record in self._records], dim=1)
+        table = self._rows.table.index_select(1, index)
+        freedom = (table[COUNT] - 1).clamp(min=1)
+        pair_mean, variance, covariance = mean.clone(), square / freedom, product / freedom
+        start = 0
+        for record in self._records:
+            if record[2] is not None and record[3] is not None:
+                at = start + record[2]
+                pair_mean[at], variance[at], covariance[at] = record[3]
+            start += len(record[0])
+        moments = torch.stack([mean, square, product, pair_mean, variance, covariance])
+        neurons, drift = (
+            values.index_select(0, index) for values in (self._rows.neurons(), self._rows.drift())
+        )
+        return _Part(self._n_neurons, neurons, table, drift, moments)
+
+    def _statistics(self) -> ScoreStatistics:
+        own = self._own_part()
+        parts = [*([] if own is None else [own]), *self._merged]
+        if not parts:
+            raise ValueError("nothing to score: the loader was empty (no clips selected?)")
+        place = parts[0].table.device
+        neurons = torch.cat([part.neurons.to(place) for part in parts])
+        table = torch.cat([part.table.to(place) for part in parts], dim=1)
+        drift = cat_padded([part.drift.to(place).unsqueeze(1) for part in parts], 0.0)[0, :, 0]
+        moments = torch.cat([part.moments.to(place) for part in parts], dim=1)
+        mean, square, product, pair_mean, variance, covariance = moments
+        bins, repeats, pair_mean_y, signal, noise = table[PAIR_BINS:]
+        raw = PairMoments(table[COUNT], mean, table[MEAN], square, table[SQUARE], product)
+        grid = _Grid(neurons, parts[0].n_neurons)
+        clips = ClipPowers(bins, repeats, pair_mean_y, signal, noise, drift).map(grid)
+        prediction = PredictionMoments(raw, pair_mean, variance, covariance).map(grid)
+        return ScoreStatistics(prediction, clips, PooledPowers.of(clips), "concat")
+
+
+class _Part(NamedTuple):
+    """Rows of a pass: their neurons (K,), columns of `_Rows` and moments of the predictions (6, K)."""
+
+    n_neurons: int
+    neurons: Tensor
+    table: Tensor
+    drift: Tensor
+    moments: Tensor
+
+
+class _Grid:
+    """Rows (K, ...) as (S, N, ...): entry s holds the s-th row of every neuron, zeros where it has fewer."""
+
+    def __init__(self, neurons: Tensor, n_neurons: int) -> None:
+        self._n_neurons, self._place = n_neurons, None
+        complete = torch.arange(n_neurons, device=neurons.device).repeat(len(neurons) // max(1, n_neurons))
+        if torch.equal(neurons, complete):  # every clip has every neuron: nothing is to be moved
+            return
+        order = neurons.argsort(stable=True)
+        counts = torch.bincount(neurons, minlength=n_neurons)
+        first = torch.cumsum(counts, 0) - counts
+        rank = torch.empty_like(order)
+        rank[order] = torch.arange(len(order), device=order.device) - first[neurons[order]]
+        self._place, self._depth = rank * n_neurons + neurons, int(counts.max())
+
+    def __call__(self, values: Tensor) -> Tensor:
+        if self._place is None:
+            return values.reshape(-1, self._n_neurons, *values.shape[1:])
+        grid = values.new_zeros(self._depth * self._n_neurons, *values.shape[1:])
+        return grid.index_copy(0, self._place, values).reshape(-1, self._n_neurons, *values.shape[1:])
+
+
+def _moments(pred: Tensor, psth: Tensor, table: Tensor) -> Tensor:
+    """Mean, centred squares and products with the PSTH (3, K) of predictions (K, T) over valid bins.
+
+    ``table`` (3, K): number of valid bins, mean and squares of the PSTH.
+    """
+    found = torch.empty_like(table)
+    count, average, _ = table
+    for piece in row_blocks(pred.unsqueeze(1)):
+        y = psth[piece]
+        valid = None if is_complete(y) else ~y.isnan()
+        mean, deviation = centre(pred[piece].to(table.dtype), valid, count[piece])
+        target = y.to(table.dtype) - average[piece].unsqueeze(-1)
+        if valid is not None:
+            target = torch.where(valid, target, 0.0)
+        found[0, piece], found[1, piece] = mean, deviation.square().sum(-1)
+        found[2, piece] = (deviation * target).sum(-1)
+    return found
+
+
+def _only_ragged(summary: RepeatSummary, places: Tensor, weights: object) -> RepeatSummary:
+    """The rows of a summary whose repeats differ in their bins, without anything else."""
+    nothing = summary.deviation.new_empty(0, 0)
+    return RepeatSummary(nothing, None, nothing, nothing, nothing, summary.powers, places, weights)  # type: ignore[arg-type]
+
+
+class CallableScores:
+    """A user's own metrics, called once per pass on all clips in the order of their keys.
+
+    Shorter clips are padded on the right, predictions with zeros and responses with NaN.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric], *, stable: bool) -> None:
+        self._metrics = dict(metrics)
+        self.names: tuple[str, ...] = tuple(self._metrics)
+        self._stable = stable
+        self._items: list[tuple[Hashable, Tensor, Callable[[], Tensor]]] = []
+        self._kept: tuple[tuple[Hashable, ...], Tensor] | None = None
+
+    def begin(self) -> None:
+        """Forget the predictions of the pass before."""
+        self._items = []
+
+    def add(self, batch: Batch, pred: Tensor, *, as_given: bool = True) -> None:
+        """Take the predictions (B, N, 1, T) of a batch."""
+        for item, (key, length) in enumerate(zip(batch.keys, batch.lengths, strict=True)):
+            responses = functools.partial(batch.responses, item)
+            self._items.append((key, pred[item, :, :, :length].detach(), responses))
+
+    def part(self) -> list[tuple[Hashable, Tensor, Tensor]]:
+        """Predictions and responses of the pass."""
+        return [(key, pred.cpu(), responses().cpu()) for key, pred, responses in self._items]
+
+    def merge(self, part: list[tuple[Hashable, Tensor, Tensor]]) -> None:
+        """Add the clips of another process."""
+        for key, pred, responses in part:
+            place = self._items[0][1].device if self._items else pred.device
+            self._items.append((key, pred.to(place), functools.partial(responses.to, place)))
+
+    def result(self) -> dict[str, float | Tensor]:
+        """Call every metric on the concatenated pass; vectors come back on the CPU, scalars as numbers."""
+        order = sorted(
+            range(len(self._items)), key=lambda i: (str(type(self._items[i][0])), self._items[i][0], i)
+        )
+        keys = tuple(self._items[i][0] for i in order)
+        if not keys:
+            raise ValueError("nothing to score: the loader was empty (no clips selected?)")
+        if self._kept is None or self._kept[0] != keys:
+            self._kept = (keys, stack_padded([self._items[i][2]() for i in order], math.nan))
+        pred = stack_padded([self._items[i][1] for i in order], 0.0)
+        responses = self._kept[1].to(pred.device)
+        if not self._stable:
+            self._kept = None
+        scores: dict[str, float | Tensor] = {}
+        with torch.no_grad():
+            for name, metric in self._metrics.items():
+                value = metric(pred, responses)
+                scalar = not isinstance(value, Tensor) or value.dim() == 0
+                scores[name] = float(value) if scalar else value.detach().cpu()
+        return scores
