@@ -13,6 +13,7 @@ from . import report as report
 from . import training as training
 from . import utils as utils
 from .baselines import fit_ridge as fit_ridge
+from .crossval import cross_validate as cross_validate
 from .crossval import fit_folds as fit_folds
 from .datasets import open_recording as open_recording
 from .datasets import plan_folds as plan_folds

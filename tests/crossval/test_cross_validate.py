@@ -489,6 +489,8 @@ def test_a_folder_is_continued_and_read_by_the_calls_of_folds(tmp_path: Path) ->
     assert [one["chosen"]["lambdas"] for one in stored["folds"]] == [one["lambdas"] for one in cv.chosen]
     with pytest.raises(ValueError, match="score: 'cc_norm' there, 'cc' now"):
         cross_validate(interrupted, ds, 3, out=tmp_path / "a", score="cc", **options)
+    with pytest.raises(ValueError, match="candidates:"):  # another function
+        cross_validate(fit, ds, 3, out=tmp_path / "a", **options)
     changed = with_other_responses(ds, [1])
     with pytest.raises(ValueError, match="recording:"):
         cross_validate(interrupted, changed, 3, out=tmp_path / "a", **options)

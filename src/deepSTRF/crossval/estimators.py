@@ -8,11 +8,13 @@ configuration is one by its entry in `deepSTRF.registry.ESTIMATORS`.
 from __future__ import annotations
 
 import functools
+import hashlib
 import inspect
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import CodeType
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -20,6 +22,7 @@ from torch import nn
 from deepSTRF._validation import first_names
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.registry import ESTIMATORS, SOLVERS
+from deepSTRF.training.data import HASH_LENGTH
 from deepSTRF.training.resume import function_name
 from deepSTRF.training.seeds import seeded
 
@@ -131,7 +134,8 @@ class SolverEstimator:
         unknown = [name for name in options if name not in legal]
         if unknown:
             raise ValueError(
-                f"solver {self.solver!r} has no option {unknown[0]!r}; it takes {', '.join(legal)}"
+                f"options, choices: solver {self.solver!r} has no option {unknown[0]!r}; it takes "
+                f"{', '.join(legal)}"
             )
         return replace(self, options={**self.options, **options})
 
@@ -174,7 +178,8 @@ class FunctionEstimator:
         unknown = [] if legal is None else [name for name in options if name not in legal]
         if unknown:
             raise ValueError(
-                f"estimator {self.name} has no argument {unknown[0]!r}; it takes {', '.join(legal or ())}"
+                f"options, choices: estimator {self.name} has no argument {unknown[0]!r}; it takes "
+                f"{', '.join(legal or ())}"
             )
         return replace(self, function=functools.partial(self.function, **options))
 
@@ -223,12 +228,30 @@ class FunctionEstimator:
         return
 
     def describe(self) -> str:
-        """Name of the function and what is bound to it."""
+        """Name and code of the function, and what is bound to it."""
         function, options = self.function, dict[str, Any]()
         while isinstance(function, functools.partial):
             options = {**function.keywords, **options}
             function = function.func
-        return f"{getattr(function, '__module__', '')}.{function_name(function)}({_as_text(options)})"
+        own = {} if inspect.isroutine(function) else getattr(function, "__dict__", {})
+        plain = {key: one for key, one in own.items() if isinstance(one, int | float | str | bool | None)}
+        name = f"{getattr(function, '__module__', '')}.{function_name(function)}"
+        return f"{name}({_as_text({**plain, **options})}) {_code_of(function)}".strip()
+
+
+def _code_of(function: Any) -> str:
+    """Hash of a function's own code; empty where it has none in Python."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    if code is None:
+        return ""
+    digest, pending = hashlib.sha256(), [code]
+    while pending:
+        one = pending.pop()
+        inside = [constant for constant in one.co_consts if isinstance(constant, CodeType)]
+        plain = [constant for constant in one.co_consts if not isinstance(constant, CodeType | frozenset)]
+        digest.update(one.co_code + repr((one.co_names, plain)).encode())
+        pending += inside
+    return f"[{digest.hexdigest()[:HASH_LENGTH]}]"
 
 
 def _as_text(options: Mapping[str, Any]) -> str:

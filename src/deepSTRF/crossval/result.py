@@ -42,6 +42,7 @@ class InnerScores:
     epochs: int | None = None
 
 
+@checked
 @dataclass(frozen=True)
 class CrossValidation:
     """Predictions, scores and choices of a cross-validation; made by `cross_validate`.
