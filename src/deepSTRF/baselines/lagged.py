@@ -1,10 +1,7 @@
-"""Sums over lagged features and the ridge solution for every penalty, without a design matrix.
+"""Features and PSTHs of a recording, and sums over lagged features, without a design matrix.
 
-With ``X`` the features of each bin at ``L`` lags (0 is the bin itself, 3 three bins before it, -3 three bins
-after it; zero outside the clip), centred, and ``Y`` the PSTHs, the weights are ``(X'X + lambda I)^-1 X'Y``:
-one eigendecomposition of the Gram matrix serves all penalties and all neurons that were recorded in the same
-bins. Where there are fewer bins than weights, the same problem is solved by the Gram matrix of bins,
-``X'(XX' + lambda I)^-1 Y``.
+``X`` are the features of each bin at ``L`` lags (0 is the bin itself, 3 three bins before it, -3 three bins
+after it; zero outside the clip).
 
 Along each diagonal the Gram matrix of lagged features repeats itself: the entry for lags (a + 1, b + 1) is
 that for (a, b) less one product at the end of each clip and, for lags below 0, plus one at its start. So only
@@ -17,9 +14,10 @@ D = C F is the number of features of a bin, L of lags, P = L D of weights; every
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -33,17 +31,26 @@ from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating, input_pieces
 
 __all__ = [
+    "LEAST_LEFT",
+    "BinParts",
     "ClipFeatures",
-    "GroupSolution",
+    "LaggedSums",
     "NeuronGroup",
     "cross_products",
     "group_neurons",
     "lagged_gram",
     "lagged_rows",
     "measure_bands",
+    "mostly",
     "row_chunks",
-    "solve_group",
 ]
+
+#: Clips of a recording up to which sums of single ones are kept for all folds.
+MOST_SINGLES = 200
+#: Share of a sum of squares below which a difference has lost too many digits.
+LEAST_LEFT = 1e-6
+#: Pattern of a neuron that was recorded in every bin of a clip.
+ALL_BINS = b""
 
 # ---- Features and PSTHs of a recording
 
@@ -63,44 +70,177 @@ class ClipFeatures:
     """Features and PSTHs of a recording, one clip at a time.
 
     Features are the input of the model's STRFs: after front-end, standardisation and prefilter, channels and
-    bands on one axis. They are computed once and kept in single precision. A very long clip counts as
-    several: pieces with the bins around them that their lags extend to, in which the PSTH is NaN, so that
-    sums over bins are those of the whole clip.
+    bands on one axis. They are computed once and kept in single precision; a standardisation without a
+    prefilter behind it is applied in double precision. A very long clip counts as several: pieces with the
+    bins around them that their lags extend to, in which the PSTH is NaN, so that sums over bins are those of
+    the whole clip.
     """
 
     def __init__(self, model: Any, dataset: Any, warmup_ms: float = 0.0, lags: range = range(1)) -> None:
         self._dataset = dataset
+        self._shift: Tensor | None = None
         self._scale: Tensor | None = None
+        self._store: dict[tuple[str, int], Any] | None = None
+        self._base, self._blocks = self, list[list[int]]()
         self.n_neurons = int(dataset.N_neurons)
         self.skip = math.ceil(warmup_ms / dataset.dt - 1e-9)
         self._features: list[Tensor] = []
         self._pieces: list[_Piece] = []
+        plain = isinstance(model.prefiltering, nn.Identity)
         for clip in range(len(dataset.stims)):
             parts = dataset.pieces(clip) if hasattr(dataset, "pieces") else [(0, 0)]
             if len(parts) > 1:
-                self._features.append(_long_features(model, dataset, clip, parts))
+                self._features.append(_long_features(model, dataset, clip, parts, raw=plain))
                 back, ahead, end = max(lags.stop - 1, 0), max(-lags.start, 0), parts[-1][1]
                 self._pieces += [_Piece(clip, a, b, min(a, back), min(end - b, ahead)) for a, b in parts]
                 continue
             with evaluating(model):
-                self._features.append(_features(model, dataset.stims[clip], clip))
+                self._features.append(_features(model, dataset.stims[clip], clip, raw=plain))
             self._pieces.append(_Piece(clip, 0, int(self._features[-1].shape[-1]), 0))
         self.lengths = [one.before + one.stop - one.start + one.after for one in self._pieces]
+        self._places = list(range(len(self._pieces)))
+        if plain and model.standardizer is not None:
+            mean, std = model.standardizer.measured_moments()
+            self._shift, self._scale = mean.unsqueeze(1), 1.0 / std.unsqueeze(1)
 
     def __len__(self) -> int:
         return len(self._pieces)
 
-    def features(self, clip: int) -> Tensor:
-        """Return (D, T) features."""
+    @property
+    def n_features(self) -> int:
+        """Features of a bin."""
+        return int(self._features[0].shape[0])
+
+    def raw(self, clip: int) -> Tensor:
+        """Return (D, T) features as they are kept, in single precision."""
         one = self._pieces[clip]
-        features = self._features[one.clip][:, one.start - one.before : one.stop + one.after].double()
-        return features if self._scale is None else features * self._scale
+        return self._features[one.clip][:, one.start - one.before : one.stop + one.after]
+
+    def features(self, clip: int) -> Tensor:
+        """Return (D, T) features in double precision."""
+        return self._shifted(self.raw(clip).double())
 
     def scaled(self, scale: Tensor) -> Self:
         """Return the same recording with each of its features multiplied by a number, (D,)."""
         other = copy.copy(self)
-        other._scale = scale.unsqueeze(1)
+        other._scale = scale.unsqueeze(1) if self._scale is None else self._scale * scale.unsqueeze(1)
+        other._store = None
         return other
+
+    def sharing(self, blocks: Iterable[Sequence[int]], mean: Tensor | None, std: Tensor | None) -> Self:
+        """Return the same recording, which keeps what it sums for every one of its `part`s.
+
+        Clips of one of the ``blocks`` always go together. ``mean`` and ``std`` (D,) of the whole recording
+        are the level and unit in which sums are kept, where parts are standardised on their own.
+        """
+        other = copy.copy(self)
+        other._store, other._base = {}, other
+        if mean is not None and std is not None:
+            other._shift, other._scale = mean.unsqueeze(1), 1.0 / std.unsqueeze(1)
+        places: dict[int, list[int]] = {}
+        for place, one in enumerate(self._pieces):
+            places.setdefault(one.clip, []).append(place)
+        other._blocks = [[place for clip in block for place in places[clip]] for block in blocks]
+        return other
+
+    def part(self, clips: Sequence[int], mean: Tensor | None = None, std: Tensor | None = None) -> Self:
+        """Return some clips of a recording that shares its sums, standardised by ``mean`` and ``std`` (D,).
+
+        A piece of a very long clip counts with its clip.
+        """
+        other = copy.copy(self)
+        wanted = {clip: place for place, clip in enumerate(clips)}
+        inside = [place for place, one in enumerate(self._pieces) if one.clip in wanted]
+        inside.sort(key=lambda place: wanted[self._pieces[place].clip])
+        other._pieces = [self._pieces[place] for place in inside]
+        other.lengths = [self.lengths[place] for place in inside]
+        other._places = inside
+        if mean is not None and std is not None:
+            other._shift, other._scale = mean.unsqueeze(1), 1.0 / std.unsqueeze(1)
+        return other
+
+    def kept(self, name: str, clip: int, make: Callable[[], Any]) -> Any:
+        """Return what was made of a clip, made anew where nothing is shared."""
+        if self._store is None:
+            return make()
+        key = (name, self._places[clip])
+        if key not in self._store:
+            self._store[key] = make()
+        return self._store[key]
+
+    def _levelled(self, clip: int) -> Tensor:
+        """Features (D, T) in the level and unit of the whole recording, and a last row of ones."""
+        features = self._base._shifted(self.raw(clip).double())
+        return torch.cat([features, features.new_ones(1, features.shape[1])])
+
+    def _shifted(self, features: Tensor) -> Tensor:
+        if self._shift is not None:
+            features = features - self._shift
+        return features if self._scale is None else features * self._scale
+
+    def _change(self) -> Tensor:
+        """Matrix (D + 1, D) that takes shared features to those of this part."""
+        ones = torch.ones(self.n_features, 1, dtype=torch.float64)
+        (shift, scale), (own_shift, own_scale) = (
+            (0 * ones if one._shift is None else one._shift, ones if one._scale is None else one._scale)
+            for one in (self._base, self)
+        )
+        offset = (shift - own_shift) * own_scale
+        return torch.cat([torch.diag((own_scale / scale).squeeze(1)), offset.T])
+
+    def sums(self, clips: Sequence[int], lags: range) -> LaggedSums:
+        """Return sums over all bins of some clips."""
+        if self._store is None:
+            return LaggedSums.pool(LaggedSums.of(self.features(clip), lags) for clip in clips)
+
+        def make(block: list[int]) -> LaggedSums:
+            return LaggedSums.pool(LaggedSums.of(self._levelled(clip), lags) for clip in block)
+
+        return LaggedSums.pool(self._by_blocks("sums", clips, make)).changed(self._change())
+
+    def cross(self, lags: range, clips: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """Return products (P, N) of lagged features and PSTH, and sums (N,) of the PSTH."""
+        chosen = list(range(len(self))) if clips is None else list(clips)
+        if self._store is None:
+            pooled = _Cross.zeros(len(lags), self.n_features, self.n_neurons)
+            for clip in chosen:
+                pooled.add(self.features(clip), self.psth(clip), lags)
+            return pooled.products.flatten(0, 1), pooled.sums
+
+        def make(block: list[int]) -> _Cross:
+            one = _Cross.zeros(len(lags), self.n_features + 1, self.n_neurons)
+            for clip in block:
+                one.add(self._levelled(clip), self.psth(clip), lags)
+            return one
+
+        pooled = _Cross.zeros(len(lags), self.n_features + 1, self.n_neurons)
+        for part in self._by_blocks("cross", chosen, make):
+            pooled.products.add_(part.products)
+            pooled.sums.add_(part.sums)
+        change = self._change()
+        products = change.T.expand(len(lags), -1, -1).contiguous() @ pooled.products
+        return products.flatten(0, 1), pooled.sums
+
+    def _by_blocks(self, name: str, clips: Sequence[int], make: Callable[[list[int]], Any]) -> Iterator[Any]:
+        """What was made of clips: of whole blocks and, where there are few, of single clips it is kept."""
+        wanted = {self._places[clip]: clip for clip in clips}
+        for block in self._blocks:
+            inside = [wanted[place] for place in block if place in wanted]
+            if not inside:
+                continue
+            if len(inside) == len(block):
+                yield self.kept(f"{name} of block", inside[0], functools.partial(make, inside))
+            elif len(self._base) > MOST_SINGLES:
+                yield make(inside)
+            else:
+                yield from (self.kept(name, clip, functools.partial(make, [clip])) for clip in inside)
+
+    def recorded(self, clip: int) -> tuple[list[bytes], dict[bytes, Tensor | None]]:
+        """Return a pattern of recorded bins per neuron, and the bins (T,) of each pattern, None for all."""
+        found: tuple[list[bytes], dict[bytes, Tensor | None]] = self.kept(
+            "recorded", clip, lambda: _patterns(~self.psth(clip).isnan())
+        )
+        return found
 
     def own(self, clip: int) -> slice:
         """Bins that belong to no other piece, nor to the context of a window."""
@@ -167,10 +307,12 @@ def _spectrograms(model: Any, dataset: Any, clip: int) -> Iterator[Tensor]:
         yield frames[..., max(0, dataset.context_bins(clip) - start) :]
 
 
-def _long_features(model: Any, dataset: Any, clip: int, parts: Sequence[tuple[int, int]]) -> Tensor:
-    """Features (D, T) of one very long stimulus, made piece by piece."""
+def _long_features(
+    model: Any, dataset: Any, clip: int, parts: Sequence[tuple[int, int]], *, raw: bool
+) -> Tensor:
+    """Features (D, T) of one very long stimulus, made piece by piece; ``raw`` before the standardisation."""
     features: Tensor | None = None
-    pieces = input_pieces(model, dataset, clip, parts)
+    pieces = input_pieces(model, dataset, clip, parts, raw=raw)
     for (start, stop), piece in zip(parts, pieces, strict=True):
         frames = piece[0].flatten(0, 1).cpu()
         if not bool(torch.isfinite(frames).all()):
@@ -181,16 +323,29 @@ def _long_features(model: Any, dataset: Any, clip: int, parts: Sequence[tuple[in
     return torch.empty(0, 0) if features is None else features
 
 
-def _features(model: Any, stim: Tensor, clip: int) -> Tensor:
-    """Features (D, T) of one stimulus, on the CPU."""
+def _features(model: Any, stim: Tensor, clip: int, *, raw: bool) -> Tensor:
+    """Features (D, T) of one stimulus, on the CPU; ``raw`` before the standardisation."""
     device, dtype = placement(model)
     spectrogram = model.spectrogram(stim.unsqueeze(0).to(device, dtype))
-    if model.standardizer is not None:
-        spectrogram = model.standardizer(spectrogram)
-    features: Tensor = model.prefiltering(spectrogram)[0].flatten(0, 1).cpu()
+    if not raw:
+        if model.standardizer is not None:
+            spectrogram = model.standardizer(spectrogram)
+        spectrogram = model.prefiltering(spectrogram)
+    features: Tensor = spectrogram[0].flatten(0, 1).cpu()
     if not bool(torch.isfinite(features).all()):
         raise ValueError(f"the features of clip {clip} hold values that are not finite")
     return features
+
+
+def _patterns(recorded: Tensor) -> tuple[list[bytes], dict[bytes, Tensor | None]]:
+    """Pattern of each row of a bool (N, T), and the rows (T,) of the different ones, None for all bins."""
+    if bool(recorded.all()):
+        return [ALL_BINS] * len(recorded), {ALL_BINS: None}
+    names = [row.tobytes() for row in np.packbits(recorded.numpy(), axis=1)]
+    full = recorded.all(1).tolist()
+    names = [ALL_BINS if whole else name for name, whole in zip(names, full, strict=True)]
+    first = {name: neuron for neuron, name in reversed(list(enumerate(names)))}
+    return names, {name: None if name == ALL_BINS else recorded[at].clone() for name, at in first.items()}
 
 
 @dataclass(frozen=True)
@@ -215,18 +370,16 @@ def group_neurons(clips: ClipFeatures) -> list[NeuronGroup]:
     """Group neurons by the bins they were recorded in."""
     hashes = [hashlib.sha256() for _ in range(clips.n_neurons)]
     for clip in range(len(clips)):
-        recorded = ~clips.psth(clip).isnan()
-        for digest, row in zip(hashes, np.packbits(recorded.numpy(), axis=1), strict=True):
-            digest.update(row.tobytes())
+        for digest, name in zip(hashes, clips.recorded(clip)[0], strict=True):
+            digest.update(len(name).to_bytes(8, "little") + name)
     members: dict[bytes, list[int]] = {}
     for neuron, digest in enumerate(hashes):
         members.setdefault(digest.digest(), []).append(neuron)
     groups = [NeuronGroup(torch.tensor(neurons), []) for neurons in members.values()]
     for clip in range(len(clips)):
-        recorded = ~clips.psth(clip).isnan()
+        names, masks = clips.recorded(clip)
         for group in groups:
-            row = recorded[group.neurons[0]]
-            group.masks.append(None if bool(row.all()) else row.clone())
+            group.masks.append(masks[names[int(group.neurons[0])]])
     return groups
 
 
@@ -248,56 +401,203 @@ def row_chunks(bins: Tensor, row_length: int, max_bytes: int) -> Iterator[Tensor
 
 def cross_products(clips: ClipFeatures, lags: range) -> tuple[Tensor, Tensor]:
     """Products (P, N) of lagged features and PSTH, and sums (N,) of the PSTH, over each neuron's bins."""
-    n_features = clips.features(0).shape[0]
-    xy = torch.zeros(len(lags), n_features, clips.n_neurons, dtype=torch.float64)
-    sums = torch.zeros(clips.n_neurons, dtype=torch.float64)
-    for clip in range(len(clips)):
-        features, rates = clips.features(clip), clips.psth(clip).nan_to_num(nan=0.0)
-        sums += rates.sum(1)
+    return clips.cross(lags)
+
+
+@dataclass(frozen=True)
+class _Cross:
+    """Products (L, D, N) of lagged features and PSTH, and sums (N,) of the PSTH."""
+
+    products: Tensor
+    sums: Tensor
+
+    @classmethod
+    def zeros(cls, n_lags: int, n_features: int, n_neurons: int) -> _Cross:
+        """Sums of no bin."""
+        products = torch.zeros(n_lags, n_features, n_neurons, dtype=torch.float64)
+        return cls(products, torch.zeros(n_neurons, dtype=torch.float64))
+
+    def add(self, features: Tensor, psth: Tensor, lags: range) -> None:
+        """Add a clip of features (D, T) and PSTHs (N, T), NaN where nothing was recorded."""
+        rates = psth.nan_to_num(nan=0.0)
+        self.sums.add_(rates.sum(1))
         length = features.shape[1]
         for place, lag in enumerate(lags):
             if abs(lag) < length:
                 heard = features[:, max(-lag, 0) : length - max(lag, 0)]
-                xy[place].addmm_(heard, rates[:, max(lag, 0) : length - max(-lag, 0)].T)
-    return xy.flatten(0, 1), sums
+                self.products[place].addmm_(heard, rates[:, max(lag, 0) : length - max(-lag, 0)].T)
+
+
+@dataclass(frozen=True)
+class LaggedSums:
+    """Sums over all bins of some clips, from which the Gram matrix of their lagged features follows.
+
+    ``products`` (L, D, D) of the first lag with each, ``sums`` (D,) of features at the first lag. From
+    lags (a, b) to (a + 1, b + 1) each clip loses the product of two frames and, for lags below 0, gains that
+    of two others: ``last`` and ``first`` (L, clips, D) hold these frames, the newest first.
+    """
+
+    products: Tensor
+    sums: Tensor
+    last: Tensor
+    first: Tensor | None
+
+    @classmethod
+    def of(cls, features: Tensor, lags: range) -> LaggedSums:
+        """Sums of one clip, from its features (D, T)."""
+        length, n_lags = features.shape[1], len(lags)
+        # frames that the first lag meets inside the clip
+        start, stop = min(max(-lags.start, 0), length), max(min(length, length - lags.start), 0)
+        products = features.new_zeros(n_lags, len(features), len(features))
+        for place in range(n_lags):
+            begin = max(start, place)
+            if begin < stop:
+                torch.mm(
+                    features[:, begin:stop], features[:, begin - place : stop - place].T, out=products[place]
+                )
+        last = _frames_back(features, length - 1 - lags.start, n_lags).unsqueeze(1)
+        first = None if lags.start >= 0 else _frames_back(features, -1 - lags.start, n_lags).unsqueeze(1)
+        return cls(products, features[:, start:stop].sum(1), last, first)
+
+    @classmethod
+    def pool(cls, parts: Iterable[LaggedSums]) -> LaggedSums:
+        """Sums of several clips."""
+        iterator = iter(parts)
+        first = next(iterator)
+        products, sums, lasts = first.products.clone(), first.sums.clone(), [first.last]
+        firsts = [] if first.first is None else [first.first]
+        for one in iterator:
+            products += one.products
+            sums += one.sums
+            lasts.append(one.last)
+            if one.first is not None:
+                firsts.append(one.first)
+        return cls(products, sums, torch.cat(lasts, dim=1), torch.cat(firsts, dim=1) if firsts else None)
+
+    def changed(self, matrix: Tensor) -> LaggedSums:
+        """Sums of the features (D',) that a matrix (D, D') makes of those here."""
+        first = None if self.first is None else self.first @ matrix
+        return LaggedSums(matrix.T @ self.products @ matrix, self.sums @ matrix, self.last @ matrix, first)
+
+    def columns(self) -> Tensor:
+        """Sums (L, D) of the lagged features."""
+        return self._along_lags(self.sums, lambda frames: frames)
+
+    def squares(self) -> Tensor:
+        """Sums (L, D) of the squares of the lagged features: the diagonal of the Gram matrix."""
+        return self._along_lags(self.products[0].diagonal(), torch.square)
+
+    def _along_lags(self, at_first: Tensor, of: Callable[[Tensor], Tensor]) -> Tensor:
+        sums = at_first.expand(len(self.products), -1).clone()
+        sums[1:] -= of(self.last).sum(1)[:-1].cumsum(0)
+        if self.first is not None:
+            sums[1:] += of(self.first).sum(1)[:-1].cumsum(0)
+        return sums
+
+    def gram(self) -> Tensor:
+        """Gram matrix (P, P) of the lagged features."""
+        n_lags, n_features, _ = self.products.shape
+        gram = self.products.new_empty(n_lags, n_features, n_lags, n_features)
+        row = self.products
+        for lag in range(n_lags):
+            gram[lag, :, lag:] = row.transpose(0, 1)
+            gram[lag:, :, lag] = row.mT
+            row = row[:-1] - self.last[lag].T @ self.last[lag : n_lags - 1]
+            if self.first is not None:
+                row = row + self.first[lag].T @ self.first[lag : n_lags - 1]
+        return gram.view(n_lags * n_features, -1)
+
+    def end_rows(self) -> tuple[Tensor, Tensor]:
+        """Rows (rows, P) and their signs by which the Gram matrix differs from a block Toeplitz one."""
+        n_lags, n_clips, n_features = self.last.shape
+        rows, signs = [], []
+        for frames, sign in ((self.last, -1.0), (self.first, 1.0)):
+            if frames is not None and n_lags > 1:
+                shifted = frames.new_zeros(n_lags - 1, n_clips, n_lags, n_features)
+                for shift in range(1, n_lags):
+                    shifted[shift - 1, :, shift:] = frames[: n_lags - shift].transpose(0, 1)
+                rows.append(shifted.view(-1, n_lags * n_features))
+                signs.append(torch.full((len(rows[-1]),), sign, dtype=torch.float64))
+        if not rows:
+            return self.last.new_zeros(0, n_lags * n_features), self.last.new_zeros(0)
+        return torch.cat(rows), torch.cat(signs)
 
 
 def lagged_gram(
     clips: ClipFeatures, group: NeuronGroup, lags: range, *, max_bytes: int
 ) -> tuple[Tensor, Tensor]:
     """Gram matrix (P, P) and column sums (P,) of the lagged features over a group's bins."""
-    n_lags, n_features = len(lags), clips.features(0).shape[0]
-    products = torch.zeros(n_lags, n_features, n_features, dtype=torch.float64)
-    sums = torch.zeros(n_lags, n_features, dtype=torch.float64)
-    by_rows = torch.zeros(n_lags * n_features, n_lags * n_features, dtype=torch.float64)
-    leaving, entering = [], []
-    for clip, mask in enumerate(group.masks):
-        features = clips.features(clip)
-        # most bins recorded: all of them by structure, less the missing ones; else the recorded ones by rows
-        by_structure = mask is None or 2 * int(mask.sum()) > len(mask)
-        if by_structure:
-            length = features.shape[1]
-            # frames that the first lag meets inside the clip, and what the next lags lose and gain in turn
-            start, stop = min(max(-lags.start, 0), length), max(min(length, length - lags.start), 0)
-            for place in range(n_lags):
-                first = max(start, place)
-                if first < stop:
-                    earlier = features[:, first - place : stop - place]
-                    products[place].addmm_(features[:, first:stop], earlier.T)
-            sums += features[:, start:stop].sum(1)
-            leaving.append(_frames_back(features, length - 1 - lags.start, n_lags))
-            sums[1:] -= leaving[-1][:-1].cumsum(0)
-            if lags.start < 0:
-                entering.append(_frames_back(features, -1 - lags.start, n_lags))
-                sums[1:] += entering[-1][:-1].cumsum(0)
-        if mask is None:
-            continue
-        bins, sign = (~mask, -1.0) if by_structure else (mask, 1.0)
-        for piece in row_chunks(bins.nonzero().squeeze(1), len(by_rows), max_bytes):
-            rows = lagged_rows(features, piece, lags)
-            by_rows.addmm_(rows.T, rows, alpha=sign)
-            sums += sign * rows.sum(0).view_as(sums)
-    return _assemble(products, leaving, entering).add_(by_rows), sums.flatten()
+    parts = BinParts.of(clips, dict(enumerate(group.masks)), lags, max_bytes)
+    if parts.sums is not None:
+        gram, sums = parts.sums.gram(), parts.sums.columns().flatten()
+    else:
+        n_weights = len(lags) * clips.n_features
+        gram = torch.zeros(n_weights, n_weights, dtype=torch.float64)
+        sums = torch.zeros(n_weights, dtype=torch.float64)
+    for rows, sign in parts.rows():
+        gram.addmm_(rows.T, rows, alpha=sign)
+        sums += sign * rows.sum(0)
+    return gram, sums
+
+
+@dataclass(frozen=True)
+class BinParts:
+    """Bins of some clips as all bins of ``whole`` ones, whose ``sums`` are at hand, and single rows.
+
+    Clips of which most bins were recorded are whole ones less the missing bins, others are the recorded bins.
+    Where hardly anything is left of what the missing bins take off, no digits would be either: then such
+    clips are rows, too.
+    """
+
+    clips: ClipFeatures
+    lags: range
+    max_bytes: int
+    whole: list[int]
+    masks: Mapping[int, Tensor | None]
+    sums: LaggedSums | None
+
+    @classmethod
+    def of(
+        cls, clips: ClipFeatures, masks: Mapping[int, Tensor | None], lags: range, max_bytes: int
+    ) -> BinParts:
+        """Parts of the recorded bins ``masks`` (T,) of some clips, None for all bins."""
+        whole = [clip for clip, mask in masks.items() if mask is None or mostly(mask)]
+        sums = clips.sums(whole, lags) if whole else None
+        parts = cls(clips, lags, max_bytes, whole, masks, sums)
+        if sums is None or parts.n_rows(missing=True) == 0:
+            return parts
+        squares = sums.squares().flatten()
+        left = squares.clone()
+        for rows, sign in parts.rows():
+            left += sign * rows.square().sum(0)
+        if not bool((left < LEAST_LEFT * squares).any()):
+            return parts
+        whole = [clip for clip, mask in masks.items() if mask is None]
+        return cls(clips, lags, max_bytes, whole, masks, clips.sums(whole, lags) if whole else None)
+
+    def n_rows(self, *, missing: bool = False) -> int:
+        """Number of single rows; ``missing``: of those that are taken off."""
+        return sum(
+            int((~mask if clip in self.whole else mask).sum())
+            for clip, mask in self.masks.items()
+            if mask is not None and (clip in self.whole or not missing)
+        )
+
+    def rows(self) -> Iterator[tuple[Tensor, float]]:
+        """Rows (n, P) of the design that the sums hold in vain (sign -1) or lack (1)."""
+        n_weights, whole = len(self.lags) * self.clips.n_features, set(self.whole)
+        for clip, mask in self.masks.items():
+            if mask is None:
+                continue
+            bins, sign = (~mask, -1.0) if clip in whole else (mask, 1.0)
+            for piece in row_chunks(bins.nonzero().squeeze(1), n_weights, self.max_bytes):
+                if len(piece):
+                    yield lagged_rows(self.clips.features(clip), piece, self.lags), sign
+
+
+def mostly(mask: Tensor) -> bool:
+    """Whether most bins of a clip were recorded."""
+    return 2 * int(mask.sum()) > len(mask)
 
 
 def _frames_back(features: Tensor, newest: int, n_frames: int) -> Tensor:
@@ -305,126 +605,3 @@ def _frames_back(features: Tensor, newest: int, n_frames: int) -> Tensor:
     places = newest - torch.arange(n_frames)
     inside = (places >= 0) & (places < features.shape[1])
     return features.T[places.clamp(0, features.shape[1] - 1)] * inside.unsqueeze(1)
-
-
-def _assemble(products: Tensor, leaving: list[Tensor], entering: list[Tensor]) -> Tensor:
-    """Gram matrix (P, P) from the products (L, D, D) of the first lag with each.
-
-    From lags (a, b) to (a + 1, b + 1), each clip loses the product of two frames and, for lags below 0,
-    gains that of two others; both lists hold (L, D) frames.
-    """
-    n_lags, n_features, _ = products.shape
-    gram = products.new_zeros(n_lags, n_features, n_lags, n_features)
-    if not leaving:
-        return gram.view(n_lags * n_features, -1)
-    last = torch.stack(leaving, dim=1)  # (L, clips, D)
-    first = torch.stack(entering, dim=1) if entering else None
-    row = products
-    for lag in range(n_lags):
-        gram[lag, :, lag:] = row.transpose(0, 1)
-        gram[lag:, :, lag] = row.mT
-        row = row[:-1] - last[lag].T @ last[lag : n_lags - 1]
-        if first is not None:
-            row = row + first[lag].T @ first[lag : n_lags - 1]
-    return gram.view(n_lags * n_features, -1)
-
-
-# ---- Solution
-
-
-@dataclass(frozen=True)
-class GroupSolution:
-    """Ridge estimates of a group of n neurons for every penalty.
-
-    Shapes: weights (n_lambdas, n, L, D); biases and variances, of the prediction over the training bins,
-    (n_lambdas, n); means, of the response, (n,). ``form`` is "primal" (by weights) or "dual" (by bins).
-    """
-
-    weights: Tensor
-    biases: Tensor
-    variances: Tensor
-    means: Tensor
-    form: str
-
-
-def solve_group(
-    clips: ClipFeatures,
-    group: NeuronGroup,
-    cross: tuple[Tensor, Tensor],
-    lags: range,
-    lambdas: Tensor,
-    *,
-    max_bytes: int,
-) -> GroupSolution:
-    """Solve for all neurons of a group and all penalties by one eigendecomposition.
-
-    The intercept is not penalised: features and responses are centred on the group's own bins.
-    """
-    xy, sums = (values[..., group.neurons] for values in cross)
-    n_bins = group.n_bins(clips.lengths)
-    means = sums / n_bins
-    if n_bins >= len(xy):
-        form = "primal"
-        weights, squares, centre = _solve_primal(clips, group, xy, sums, lags, lambdas, max_bytes)
-    else:
-        form = "dual"
-        weights, squares, centre = _solve_dual(clips, group, len(xy), lags, lambdas, max_bytes)
-    biases = means - torch.einsum("p,lpn->ln", centre, weights)
-    shape = (len(lambdas), -1, len(lags), len(xy) // len(lags))
-    return GroupSolution(weights.mT.reshape(shape), biases, squares / n_bins, means, form)
-
-
-def _solve_primal(
-    clips: ClipFeatures,
-    group: NeuronGroup,
-    xy: Tensor,
-    sums: Tensor,
-    lags: range,
-    lambdas: Tensor,
-    max_bytes: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights (n_lambdas, P, n), summed squares of predictions (n_lambdas, n), feature means (P,)."""
-    gram, feature_sums = lagged_gram(clips, group, lags, max_bytes=max_bytes)
-    centre = feature_sums / group.n_bins(clips.lengths)
-    gram.addr_(feature_sums, centre, alpha=-1.0)
-    sizes, directions = torch.linalg.eigh(gram)
-    sizes = sizes.clamp(min=0.0)  # rounding leaves tiny negative ones
-    shrunk = directions.T @ (xy - torch.outer(centre, sums)) / (sizes + lambdas.unsqueeze(1)).unsqueeze(2)
-    return directions @ shrunk, (sizes.unsqueeze(1) * shrunk**2).sum(1), centre
-
-
-def _solve_dual(
-    clips: ClipFeatures, group: NeuronGroup, n_weights: int, lags: range, lambdas: Tensor, max_bytes: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_solve_primal`, by the Gram matrix of bins: columns of the design are made a few lags at a time."""
-    n_bins = group.n_bins(clips.lengths)
-    at_once = max(1, max_bytes // (8 * n_bins * (n_weights // len(lags))))
-    pieces = [lags[first : first + at_once] for first in range(0, len(lags), at_once)]
-    kernel = torch.zeros(n_bins, n_bins, dtype=torch.float64)
-    for piece in pieces:
-        columns = _centred_columns(clips, group, piece)[0]
-        kernel.addmm_(columns, columns.T)
-    rates = [clips.psth(clip)[group.neurons].T for clip in range(len(clips))]
-    recorded = torch.cat([y if mask is None else y[mask] for y, mask in zip(rates, group.masks, strict=True)])
-    sizes, directions = torch.linalg.eigh(kernel)
-    sizes = sizes.clamp(min=0.0)
-    shrunk = directions.T @ (recorded - recorded.mean(0)) / (sizes + lambdas.unsqueeze(1)).unsqueeze(2)
-    shares = directions @ shrunk
-    weights, centres = [], []
-    for piece in pieces:
-        columns, centre = _centred_columns(clips, group, piece)
-        weights.append(columns.T @ shares)
-        centres.append(centre)
-    squares = (sizes.unsqueeze(1) ** 2 * shrunk**2).sum(1)
-    return torch.cat(weights, dim=1), squares, torch.cat(centres)
-
-
-def _centred_columns(clips: ClipFeatures, group: NeuronGroup, lags: range) -> tuple[Tensor, Tensor]:
-    """Columns of some lags over the group's bins, without their means, and the means."""
-    rows = []
-    for clip, mask in enumerate(group.masks):
-        bins = torch.arange(clips.lengths[clip]) if mask is None else mask.nonzero().squeeze(1)
-        rows.append(lagged_rows(clips.features(clip), bins, lags))
-    columns = torch.cat(rows)
-    centre = columns.mean(0)
-    return columns - centre, centre

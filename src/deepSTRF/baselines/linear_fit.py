@@ -35,7 +35,9 @@ __all__ = [
     "LinearPath",
     "LinearProblem",
     "check_recordings",
+    "check_responses_to_fit",
     "count_bands",
+    "empty_model",
     "lags_of",
     "prepare",
     "strfs_of",
@@ -184,29 +186,45 @@ def prepare(
     check_positive_int("max_bytes", max_bytes)
     check_recordings(train, validation)
     lags = lags_of(n_lags, lags_ms, float(train.dt))
-    model = Linear(
-        n_frequency_bands=count_bands(train, wav2spec),
+    model = empty_model(train, lags, prefiltering, wav2spec, standardize)
+    remember_fit(model, train, validation)
+    check_level(model, train)
+    measure_bands(model, train)
+    clips = ClipFeatures(model, train, warmup_ms, lags)
+    groups = group_neurons(clips)
+    check_responses_to_fit(clips, groups, warmup_ms)
+    heard = None if validation is None else ClipFeatures(model, validation, warmup_ms, lags)
+    features = {} if wav2spec is not None else dict(getattr(train, "features", None) or {})
+    return LinearProblem(model, clips, groups, heard, lags, neuron_names(train.nrn_meta), features, max_bytes)
+
+
+def check_responses_to_fit(clips: ClipFeatures, groups: list[NeuronGroup], warmup_ms: float) -> None:
+    """Raise ValueError unless a neuron has bins that its STRF can be estimated from."""
+    if all(group.n_bins(clips.lengths) < FEWEST_BINS for group in groups):
+        raise ValueError(
+            "no neuron has responses to fit: check the selection of clips and neurons, and that "
+            f"warmup_ms={warmup_ms:g} is shorter than the clips"
+        )
+
+
+def empty_model(
+    recording: DatasetLike,
+    lags: range,
+    prefiltering: nn.Module | Mapping[str, Any] | None,
+    wav2spec: nn.Module | None,
+    standardize: bool,
+) -> Linear:
+    """Model that an estimate of a recording is written to."""
+    return Linear(
+        n_frequency_bands=count_bands(recording, wav2spec),
         temporal_window_size=len(lags),
-        out_neurons=train.N_neurons,
+        out_neurons=recording.N_neurons,
         prefiltering=prefiltering,
         wav2spec=wav2spec,
         norm="none",
         standardize=standardize,
         lags=[lags.start, lags.stop - 1] if lags.start else None,
     )
-    remember_fit(model, train, validation)
-    check_level(model, train)
-    measure_bands(model, train)
-    clips = ClipFeatures(model, train, warmup_ms, lags)
-    groups = group_neurons(clips)
-    if all(group.n_bins(clips.lengths) < FEWEST_BINS for group in groups):
-        raise ValueError(
-            "no neuron has responses to fit: check the selection of clips and neurons, and that "
-            f"warmup_ms={warmup_ms:g} is shorter than the clips"
-        )
-    heard = None if validation is None else ClipFeatures(model, validation, warmup_ms, lags)
-    features = {} if wav2spec is not None else dict(getattr(train, "features", None) or {})
-    return LinearProblem(model, clips, groups, heard, lags, neuron_names(train.nrn_meta), features, max_bytes)
 
 
 def lags_of(n_lags: int | None, lags_ms: Sequence[float] | None, dt_ms: float) -> range:

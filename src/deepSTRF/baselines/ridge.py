@@ -15,7 +15,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -31,13 +32,10 @@ from deepSTRF._validation import (
     checked_but,
     first_names,
 )
+from deepSTRF.baselines.heldout import SCORES, HeldOut, PooledScores
 from deepSTRF.baselines.lagged import (
     ClipFeatures,
     NeuronGroup,
-    cross_products,
-    lagged_rows,
-    row_chunks,
-    solve_group,
 )
 from deepSTRF.baselines.linear_fit import (
     FEWEST_BINS,
@@ -48,22 +46,25 @@ from deepSTRF.baselines.linear_fit import (
     strfs_of,
     write_estimate,
 )
-from deepSTRF.metrics import ScoreTracker
+from deepSTRF.baselines.solution import Problem
 from deepSTRF.models.fitted_on import band_moments
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
 
 __all__ = [
     "SCORES",
+    "Penalties",
     "RidgeFit",
     "RidgeOptions",
-    "RidgeTask",
+    "RidgeSearch",
+    "check_choosable",
     "choose_per_neuron",
     "default_lambdas",
+    "features_of",
+    "fit_prepared",
     "fit_ridge",
     "given_lambdas",
-    "track_predictions",
-    "tracked_scores",
+    "given_penalties",
     "validation_scores",
 ]
 
@@ -77,8 +78,8 @@ RATIO_DECADES, STEPS_PER_DECADE, SOBOL_RATIOS = 3.0, 2, 24
 MOST_COMBINATIONS, MOST_RATIOS = 20_000, 400
 #: Digits by which the logarithms of two ratios are the same.
 RATIO_DIGITS = 10
-#: Scores by which a penalty can be chosen.
-SCORES = ("cc_norm", "cc")
+#: Bytes that an estimate holds while it is scored, per weight: itself, and what it is transformed to.
+BYTES_PER_WEIGHT = 8 * 8
 
 
 @checked
@@ -269,9 +270,26 @@ def fit_ridge(
         n_lags, lags_ms, lambdas, banded, per_neuron, score, prefiltering, wav2spec, standardize, warmup_ms,
         max_bytes,
     )  # fmt: skip
-    task = RidgeTask.of(train, validation, options)
-    estimates, scores = _try_all(task.problem, task.penalties, task.ready.heard)
-    return task.finish(scores, estimates, started)
+    given = given_penalties(options, features_of(train, wav2spec))
+    check_not_empty("train", train)
+    check_choosable(given, validation is not None)
+    ready = prepare(
+        train,
+        validation,
+        n_lags=n_lags,
+        lags_ms=lags_ms,
+        prefiltering=prefiltering,
+        wav2spec=wav2spec,
+        standardize=standardize,
+        warmup_ms=warmup_ms,
+        max_bytes=max_bytes,
+    )
+    return fit_prepared(ready, options, given, started)
+
+
+def features_of(recording: Any, wav2spec: nn.Module | None) -> dict[str, int]:
+    """Rows of each named feature of a recording; none behind a front-end."""
+    return {} if wav2spec is not None else dict(getattr(recording, "features", None) or {})
 
 
 @dataclass(frozen=True)
@@ -296,89 +314,56 @@ class RidgeOptions:
         check_choice("score", self.score, SCORES)
 
 
-@dataclass(frozen=True)
-class RidgeTask:
-    """A recording made ready, what is to be solved of it, and the penalties to try."""
+def given_penalties(options: RidgeOptions, features: Mapping[str, int]) -> list[Penalties] | None:
+    """Penalties that a user gives for a recording of some features, by their ratios; None: default ones."""
+    return _given_penalties(options.lambdas, options.banded, features)
 
-    options: RidgeOptions
-    ready: LinearProblem
-    problem: _Problem
-    penalties: list[_Penalties]
 
-    @classmethod
-    def of(
-        cls,
-        train: DatasetLike,
-        validation: DatasetLike | None,
-        options: RidgeOptions,
-        *,
-        validated: bool = False,
-    ) -> Self:
-        """Prepare a fit; ``validated`` where scores that choose the penalty come from elsewhere."""
-        features = {} if options.wav2spec is not None else dict(getattr(train, "features", None) or {})
-        given = _given_penalties(options.lambdas, options.banded, features)
-        check_not_empty("train", train)
-        if not validated:
-            _check_choice(validation, None if given is None else sum(len(one.lambdas) for one in given))
-        ready = prepare(
-            train,
-            validation,
-            n_lags=options.n_lags,
-            lags_ms=options.lags_ms,
-            prefiltering=options.prefiltering,
-            wav2spec=options.wav2spec,
-            standardize=options.standardize,
-            warmup_ms=options.warmup_ms,
-            max_bytes=options.max_bytes,
-        )
-        scale = torch.ones(ready.clips.n_neurons, dtype=torch.float64)
-        if given is None:
-            grid, scale = default_lambdas(ready.clips, ready.groups)
-            several = _ratios(len(features)) if options.banded else [None]
-            given = [_Penalties(grid, ratios) for ratios in several]
-        rows = list(features.values())
-        problem = _Problem(ready.clips, ready.groups, rows, scale, ready.lags, options.max_bytes)
-        return cls(options, ready, problem, given)
-
-    def finish(self, scores: dict[str, Tensor], last: _Estimates, started: float) -> RidgeFit:
-        """Choose by scores (n_lambdas, N), and put the estimate into the model; ``last`` as in `pick`."""
-        model, penalties, scale = self.ready.model, self.penalties, self.problem.scale
-        names, features = self.ready.names, self.ready.features
-        index, shared, unscored = choose_per_neuron(
-            scores, self.options.score, self.options.per_neuron, len(names)
-        )
-        kept = self.problem.pick(penalties, index, last)
-        grid = torch.cat([one.typical() for one in penalties])
-        strfs = strfs_of(kept.weights, model.F)
-        write_estimate(model, strfs, kept.biases)
-        apart = any(one.ratios is not None for one in penalties)
-        tried = {name: torch.cat([one.of(f) for one in penalties]) for f, name in enumerate(features)}
-        return RidgeFit(
-            model=model.eval(),
-            weight=strfs,
-            bias=kept.biases,
-            lambdas=grid[index] * scale,
-            grid=grid,
-            lambda_scale=scale,
-            scores=scores,
-            shared_lambda=float(grid[shared]),
-            per_neuron=self.options.per_neuron,
-            unvalidated=tuple(name for name, lacks in zip(names, unscored.tolist(), strict=True) if lacks),
-            untrained=tuple(names[neuron] for neuron in last.untrained),
-            drive_mean=kept.means,
-            drive_variance=kept.variances,
-            forms=last.forms,
-            seconds=time.monotonic() - started,
-            feature_lambdas={name: values[index] * scale for name, values in tried.items()},
-            feature_grid=tried if apart else {},
-        )
+def fit_prepared(
+    ready: LinearProblem,
+    options: RidgeOptions,
+    given: list[Penalties] | None,
+    started: float,
+    scores: dict[str, Tensor] | None = None,
+) -> RidgeFit:
+    """Fit to a prepared recording; the penalty is chosen on its validation clips, or by given ``scores``."""
+    search = RidgeSearch(ready.clips, ready.groups, list(ready.features.values()), ready.lags, options, given)
+    heard = None if ready.heard is None else HeldOut(ready.heard, ready.lags, options.max_bytes)
+    found = search.try_all(heard) if scores is None else scores
+    model, penalties, scale, names = ready.model, search.penalties, search.scale, ready.names
+    index, shared, unscored = choose_per_neuron(found, options.score, options.per_neuron, len(names))
+    kept = search.pick(index)
+    grid = torch.cat([one.typical() for one in penalties])
+    strfs = strfs_of(kept.weights.unflatten(1, (len(ready.lags), -1)), model.F)  # type: ignore[no-untyped-call]
+    write_estimate(model, strfs, kept.biases)
+    apart = any(one.ratios is not None for one in penalties)
+    tried = {name: torch.cat([one.of(f) for one in penalties]) for f, name in enumerate(ready.features)}
+    return RidgeFit(
+        model=model.eval(),
+        weight=strfs,
+        bias=kept.biases,
+        lambdas=grid[index] * scale,
+        grid=grid,
+        lambda_scale=scale,
+        scores=found,
+        shared_lambda=float(grid[shared]),
+        per_neuron=options.per_neuron,
+        unvalidated=tuple(name for name, lacks in zip(names, unscored.tolist(), strict=True) if lacks),
+        untrained=tuple(names[neuron] for neuron in search.untrained),
+        drive_mean=kept.means,
+        drive_variance=kept.variances,
+        forms=search.forms(),
+        seconds=time.monotonic() - started,
+        feature_lambdas={name: values[index] * scale for name, values in tried.items()},
+        feature_grid=tried if apart else {},
+    )
 
 
 # ---- Arguments
 
 
 @dataclass(frozen=True)
-class _Penalties:
+class Penalties:
     """Penalties that are solved together: ``lambdas`` (k,), for feature f times ``ratios[f]``."""
 
     lambdas: Tensor
@@ -393,7 +378,7 @@ class _Penalties:
         return self.lambdas if self.ratios is None else self.lambdas * self.ratios.log().mean().exp()
 
 
-def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) -> list[_Penalties] | None:
+def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) -> list[Penalties] | None:
     """Penalties that a user gives, by their ratios; None are the default ones."""
     named = isinstance(lambdas, Mapping)
     if (named or banded) and not features:
@@ -410,7 +395,7 @@ def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) ->
         return (
             None
             if grid is None
-            else [_Penalties(grid, r) for r in (_ratios(len(features)) if banded else [None])]
+            else [Penalties(grid, r) for r in (_ratios(len(features)) if banded else [None])]
         )
     if set(lambdas) != set(features):
         raise ValueError(
@@ -419,7 +404,7 @@ def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) ->
         )
     grids = [given_lambdas(lambdas[name]).tolist() for name in features]
     if len(grids) == 1:
-        return [_Penalties(torch.tensor(grids[0], dtype=torch.float64))]
+        return [Penalties(torch.tensor(grids[0], dtype=torch.float64))]
     if math.prod(len(grid) for grid in grids) > MOST_COMBINATIONS:
         raise ValueError(
             f"lambdas holds {math.prod(len(grid) for grid in grids):,} combinations of penalties, more than "
@@ -435,7 +420,7 @@ def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) ->
             f"more than {MOST_RATIOS}; space all of them by one factor, give fewer, or banded=True"
         )
     return [
-        _Penalties(
+        Penalties(
             torch.tensor([one[0] for one in same], dtype=torch.float64),
             torch.tensor(same[0], dtype=torch.float64) / same[0][0],
         )
@@ -473,9 +458,9 @@ def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
     return torch.tensor(sorted(set(values.tolist())), dtype=torch.float64)
 
 
-def _check_choice(validation: DatasetLike | None, n_lambdas: int | None) -> None:
-    """Raise ValueError unless there is something to choose the penalty by."""
-    if validation is None and n_lambdas != 1:
+def check_choosable(given: Sequence[Penalties] | None, validated: bool) -> None:
+    """Raise ValueError unless there is one penalty, or something to choose it by."""
+    if not validated and (given is None or sum(len(one.lambdas) for one in given) != 1):
         raise ValueError(
             "without validation clips nothing can choose among penalties: pass "
             "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"
@@ -519,128 +504,181 @@ def _total_variance(clips: ClipFeatures, heard: Sequence[int]) -> float:
 
 
 @dataclass(frozen=True)
-class _Estimates:
-    """Estimates of all N neurons for every penalty: (n_lambdas, N, ...); double precision."""
+class _Kept:
+    """Estimates of all N neurons at one penalty each, of place ``at`` (N,), -1 for none; double precision."""
 
     weights: Tensor
     biases: Tensor
     variances: Tensor
     means: Tensor
-    untrained: list[int]
-    forms: dict[str, int]
+    at: Tensor
+
+    @classmethod
+    def zeros(cls, n_neurons: int, n_weights: int) -> Self:
+        weights = torch.zeros(n_neurons, n_weights, dtype=torch.float64)
+        biases, variances, means = torch.zeros(3, n_neurons, dtype=torch.float64)
+        return cls(weights, biases, variances, means, torch.full((n_neurons,), -1))
+
+    def keep(
+        self, neurons: Tensor, places: Tensor, weights: Tensor, biases: Tensor, variances: Tensor
+    ) -> None:
+        """Keep estimates (n, P) and (n,) of some neurons."""
+        self.weights[neurons], self.biases[neurons], self.variances[neurons] = weights, biases, variances
+        self.at[neurons] = places
 
 
-@dataclass(frozen=True)
-class _Problem:
-    """A recording to fit: features and PSTHs, neurons by their bins, rows of each named feature, lags."""
+class RidgeSearch:
+    """Estimates of every penalty: features and PSTHs, neurons by their bins, rows of each named feature."""
 
-    clips: ClipFeatures
-    groups: list[NeuronGroup]
-    feature_rows: list[int]
-    scale: Tensor
-    lags: range
-    max_bytes: int
-
-    def solve(self, penalties: _Penalties, neurons: Tensor | None = None) -> _Estimates:
-        """Solve group by group; neurons of too few bins keep zeros. ``neurons`` leaves others out."""
-        clips, lags, grid = self.clips, self.lags, penalties.lambdas
-        n_neurons, n_features = clips.n_neurons, clips.features(0).shape[0]
-        sizes = None  # of the rows
-        if penalties.ratios is not None:
-            by_band = torch.repeat_interleave(penalties.ratios.rsqrt(), torch.tensor(self.feature_rows))
-            sizes = by_band.repeat(n_features // len(by_band))
-            clips = clips.scaled(sizes)
-        weights = torch.zeros(len(grid), n_neurons, len(lags), n_features, dtype=torch.float64)
-        biases, variances = (torch.zeros(len(grid), n_neurons, dtype=torch.float64) for _ in range(2))
-        means = torch.zeros(n_neurons, dtype=torch.float64)
-        untrained: list[int] = []
-        forms: dict[str, int] = {}
-        cross = cross_products(clips, lags)
-        for group in self.groups:
-            members = group.neurons
-            if group.n_bins(clips.lengths) < FEWEST_BINS:
-                untrained += members.tolist()
-                continue
-            if neurons is not None and not bool(torch.isin(members, neurons).any()):
-                continue
-            lambdas = grid * self.scale[members[0]]
-            one = solve_group(clips, group, cross, lags, lambdas, max_bytes=self.max_bytes)
-            weights[:, members] = one.weights if sizes is None else one.weights * sizes
-            biases[:, members] = one.biases
-            variances[:, members], means[members] = one.variances, one.means
-            forms[one.form] = forms.get(one.form, 0) + 1
-        return _Estimates(weights, biases, variances, means, sorted(untrained), forms)
-
-    def pick(self, penalties: list[_Penalties], index: Tensor, last: _Estimates) -> _Estimates:
-        """Each neuron's estimate at its penalty, (N, ...); ``index`` (N,) counts over all penalties.
-
-        ``last`` are the estimates of the last penalties; others that a neuron chose are solved again, which
-        holds the memory of one vector of ratios.
-        """
-        neurons, first = torch.arange(len(index)), 0
-        weights, biases, variances = (
-            torch.empty_like(values[0]) for values in (last.weights, last.biases, last.variances)
+    def __init__(
+        self,
+        clips: ClipFeatures,
+        groups: list[NeuronGroup],
+        feature_rows: list[int],
+        lags: range,
+        options: RidgeOptions,
+        given: list[Penalties] | None,
+    ) -> None:
+        self.groups, self.options, self._feature_rows = groups, options, feature_rows
+        self.scale = torch.ones(clips.n_neurons, dtype=torch.float64)
+        if given is None:
+            grid, self.scale = default_lambdas(clips, groups)
+            several = _ratios(len(feature_rows)) if options.banded else [None]
+            given = [Penalties(grid, ratios) for ratios in several]
+        self.penalties = given
+        several_ratios = len(given) > 1
+        self._problem = Problem(clips, groups, lags, options.max_bytes, keep_sums=several_ratios)
+        self._solved = [
+            number for number, group in enumerate(groups) if group.n_bins(clips.lengths) >= FEWEST_BINS
+        ]
+        self.untrained = sorted(
+            neuron
+            for number, group in enumerate(groups)
+            if number not in self._solved
+            for neuron in group.neurons.tolist()
         )
-        for one in penalties:
-            chosen = neurons[(index >= first) & (index < first + len(one.lambdas))]
-            if len(chosen):
-                found = last if one is penalties[-1] else self.solve(one, chosen)
-                at = index[chosen] - first
-                weights[chosen] = found.weights[at, chosen]
-                biases[chosen] = found.biases[at, chosen]
-                variances[chosen] = found.variances[at, chosen]
+        self._kept = _Kept.zeros(clips.n_neurons, self._problem.n_weights)
+
+    def forms(self) -> dict[str, int]:
+        """Groups of neurons that were solved in each form."""
+        return dict(Counter(self._problem.form(number) for number in self._solved))
+
+    def _rescale(self, ratios: Tensor | None) -> Tensor | None:
+        """Features divided by the roots of penalties' ratios; returns the factor (P,) of the weights."""
+        if ratios is None:
+            self._problem.rescale(None)
+            return None
+        by_band = torch.repeat_interleave(ratios.rsqrt(), torch.tensor(self._feature_rows))
+        n_features = self._problem.clips.n_features
+        sizes = by_band.repeat(n_features // len(by_band))
+        self._problem.rescale(sizes)
+        return sizes.repeat(len(self._problem.lags))
+
+    def _solve(
+        self, number: int, lambdas: Tensor, members: Tensor, sizes: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights (k, n, P), biases and variances (k, n) of some members of a group."""
+        group = self.groups[number]
+        found = self._problem.solve(number, lambdas * self.scale[group.neurons[0]], members)
+        weights = found.weights if sizes is None else found.weights * sizes
+        return weights, found.biases, found.squares / group.n_bins(self._problem.clips.lengths)
+
+    def _blocks(self, number: int, n_lambdas: int) -> tuple[Tensor, ...]:
+        """Members of a group in blocks whose estimates of all penalties stay within bounds."""
+        size = self.options.max_bytes // (BYTES_PER_WEIGHT * n_lambdas * self._problem.n_weights)
+        return tuple(torch.split(torch.arange(len(self.groups[number].neurons)), max(1, size)))
+
+    def estimates(self) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+        """Estimates of all penalties, block by block: places of penalties, neurons, and `_solve`."""
+        first = 0
+        for one in self.penalties:
+            sizes, places = self._rescale(one.ratios), slice(first, first + len(one.lambdas))
+            for number in self._solved:
+                for members in self._blocks(number, len(one.lambdas)):
+                    neurons = self.groups[number].neurons[members]
+                    yield (places, neurons, *self._solve(number, one.lambdas, members, sizes))
+            if self.untrained:
+                neurons = torch.tensor(self.untrained)
+                weights = torch.zeros(len(one.lambdas), len(neurons), self._problem.n_weights)
+                nothing = torch.zeros(2, len(one.lambdas), len(neurons), dtype=torch.float64)
+                yield (places, neurons, weights.double(), *nothing)
+            first = places.stop
+
+    @property
+    def n_penalties(self) -> int:
+        """Penalties, or combinations of them, that are tried."""
+        return sum(len(one.lambdas) for one in self.penalties)
+
+    def add_scores(self, pools: Sequence[tuple[HeldOut, PooledScores]]) -> None:
+        """Predict some clips, and add the predictions to the scores that go with them."""
+        for clips, pooled in pools:
+            pooled.include(clips)
+        for places, neurons, weights, biases, _ in self.estimates():
+            for clips, pooled in pools:
+                pooled.add(clips, weights, biases, neurons, places)
+
+    def try_all(self, heard: HeldOut | None) -> dict[str, Tensor]:
+        """Validation scores (n_penalties, N); each neuron's best estimate is kept."""
+        if heard is None:
+            if self.n_penalties == 1:
+                for _, neurons, weights, biases, variances in self.estimates():
+                    self._kept.keep(neurons, torch.zeros_like(neurons), weights[0], biases[0], variances[0])
+            return {}
+        pooled = PooledScores(self.n_penalties, len(self.scale))
+        pooled.include(heard)
+        best = torch.full_like(self.scale, -torch.inf)
+        for places, neurons, weights, biases, variances in self.estimates():
+            pooled.add(heard, weights, biases, neurons, places)
+            if self.options.per_neuron:
+                found = pooled.compute(neurons, places)
+                ranked = _ranked(found, self.options.score)[0].nan_to_num(nan=-torch.inf)
+                score, at = ranked.max(0)
+                better = score > best[neurons]
+                own, mine = better.nonzero().squeeze(1), at[better]
+                chosen = neurons[better]
+                best[chosen] = score[better]
+                parts = (values[mine, own] for values in (weights, biases, variances))
+                self._kept.keep(chosen, mine + places.start, *parts)
+        return pooled.compute()
+
+    def pick(self, index: Tensor) -> _Kept:
+        """Each neuron's estimate at its penalty; ``index`` (N,) counts over all penalties."""
+        first = 0
+        for one in self.penalties:
+            for number in self._solved:
+                members = self.groups[number].neurons
+                at = index[members] - first
+                wanted = (at >= 0) & (at < len(one.lambdas)) & (self._kept.at[members] != index[members])
+                if not bool(wanted.any()):
+                    continue
+                sizes = self._rescale(one.ratios)
+                for place in sorted(set(at[wanted].tolist())):
+                    own = (wanted & (at == place)).nonzero().squeeze(1)
+                    found = self._solve(number, one.lambdas[place : place + 1], own, sizes)
+                    self._kept.keep(members[own], index[members[own]], *(values[0] for values in found))
             first += len(one.lambdas)
-        return _Estimates(weights, biases, variances, last.means, last.untrained, last.forms)
+        for number in self._solved:
+            members = self.groups[number].neurons
+            self._kept.means[members] = self._problem.means(number)
+        return self._kept
 
 
-def _try_all(
-    problem: _Problem, penalties: list[_Penalties], heard: ClipFeatures | None
-) -> tuple[_Estimates, dict[str, Tensor]]:
-    """Estimates of the last penalties, and the validation scores (n_lambdas, N) of all."""
-    found: list[dict[str, Tensor]] = []
-    for one in penalties:
-        estimates = problem.solve(one)
-        if heard is not None:
-            found.append(validation_scores(estimates, heard, problem.lags, problem.max_bytes))
-    return estimates, {name: torch.cat([part[name] for part in found]) for name in (SCORES if found else ())}
+def validation_scores(estimates: Any, clips: ClipFeatures, lags: range, max_bytes: int) -> dict[str, Tensor]:
+    """Scores (k, N) on validation clips, of estimates with ``weights`` (k, N, L, D) and ``biases`` (k, N)."""
+    heard, (n_choices, n_neurons) = HeldOut(clips, lags, max_bytes), estimates.biases.shape
+    pooled = PooledScores(n_choices, n_neurons)
+    pooled.include(heard)
+    size = max(1, max_bytes // (BYTES_PER_WEIGHT * n_choices * estimates.weights[0, 0].numel()))
+    for neurons in torch.split(torch.arange(n_neurons), size):
+        pooled.add(heard, estimates.weights[:, neurons].flatten(2), estimates.biases[:, neurons], neurons)
+    return pooled.compute()
 
 
-def validation_scores(
-    estimates: _Estimates, clips: ClipFeatures, lags: range, max_bytes: int
-) -> dict[str, Tensor]:
-    """Scores (n_lambdas, N) of every penalty on the validation clips, which are read once."""
-    trackers = [ScoreTracker(max_bytes=0) for _ in estimates.weights]  # nothing is kept of a clip
-    track_predictions(trackers, "", estimates, clips, lags, max_bytes)
-    return tracked_scores(trackers)
-
-
-def tracked_scores(trackers: Sequence[ScoreTracker]) -> dict[str, Tensor]:
-    """Scores (n_lambdas, N) of the predictions of each penalty."""
-    found = [tracker.compute() for tracker in trackers]
-    return {name: torch.stack([one[name] for one in found]) for name in SCORES}
-
-
-def track_predictions(
-    trackers: Sequence[ScoreTracker], name: str, estimates: _Estimates, clips: ClipFeatures, lags: range,
-    max_bytes: int,
-) -> None:  # fmt: skip
-    """Add the predictions of every penalty on some clips, each read once; ``name`` marks them."""
-    for clip in range(len(clips)):
-        scored, key = clips.scored(clip), f"{name}{clip}"
-        if scored.start == scored.stop and len(clips) > 1:
-            continue
-        trackers[0].prepare(key, clips.responses(clip))
-        for tracker in trackers[1:]:
-            tracker.adopt(key, trackers[0])
-        features, flat = clips.features(clip), estimates.weights.flatten(2)
-        chunks = list(row_chunks(torch.arange(clips.lengths[clip]), flat.shape[2], max_bytes))
-        only = lagged_rows(features, chunks[0], lags) if len(chunks) == 1 else None
-        for tracker, weights, biases in zip(trackers, flat, estimates.biases, strict=True):
-            parts = [
-                weights @ (lagged_rows(features, bins, lags) if only is None else only).T for bins in chunks
-            ]
-            rates = torch.cat(parts, dim=1) + biases.unsqueeze(1)
-            tracker.update([key], rates[None, :, None, scored])
+def _ranked(scores: dict[str, Tensor], score: str) -> tuple[Tensor, Tensor]:
+    """Scores by which penalties are compared (n_penalties, N), and neurons without any (N,)."""
+    wanted = scores[score]
+    values = torch.where(wanted.isnan().all(0), scores["cc"], wanted)
+    return values, values.isnan().all(0)
 
 
 def choose_per_neuron(
@@ -649,9 +687,7 @@ def choose_per_neuron(
     """Index of each neuron's penalty (N,), of the best one on average, and neurons without a score (N,)."""
     if not scores:
         return torch.zeros(n_neurons, dtype=torch.long), 0, torch.zeros(n_neurons, dtype=torch.bool)
-    wanted = scores[score]
-    values = torch.where(wanted.isnan().all(0), scores["cc"], wanted)
-    unscored = values.isnan().all(0)
+    values, unscored = _ranked(scores, score)
     # a prediction that never varies has no correlation: the worst there can be
     ranked = values.nan_to_num(nan=-torch.inf)
     judged = ranked[:, ~unscored].clamp(min=-1.0)

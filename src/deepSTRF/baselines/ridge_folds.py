@@ -2,25 +2,50 @@
 
 Nested choice (Varma & Simon 2006, doi 10.1186/1471-2105-7-91): the penalty of a fold is chosen by folds
 inside its training clips, and the fit to all of them takes it. The test clips of a fold never choose.
+
+What a fit needs of a clip are sums over its bins. They are made once and added up for every set of training
+clips; nothing is subtracted, so no digit is lost. The bands of each set are standardised by a change of these
+sums: a lagged feature ``(x - m) / s`` is a linear function of the lagged feature x and of a feature that is 1
+inside the clip and, as the past before it, 0 outside. Folds that train on the same clips share a solution:
+in leave-one-clip-out within leave-one-clip-out each set is needed twice.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from deepSTRF._validation import checked_but
+import torch
+from torch import Tensor, nn
+
+from deepSTRF._validation import check_non_negative, check_not_empty, check_positive_int, checked_but
+from deepSTRF.baselines.heldout import HeldOut, PooledScores
+from deepSTRF.baselines.lagged import ClipFeatures, group_neurons, measure_bands
+from deepSTRF.baselines.linear_fit import (
+    LinearProblem,
+    check_recordings,
+    check_responses_to_fit,
+    empty_model,
+    lags_of,
+    prepare,
+)
 from deepSTRF.baselines.ridge import (
     RidgeFit,
     RidgeOptions,
-    RidgeTask,
+    RidgeSearch,
+    check_choosable,
+    features_of,
+    fit_prepared,
     fit_ridge,
-    track_predictions,
-    tracked_scores,
+    given_penalties,
 )
 from deepSTRF.datasets import ClipSplit, NeuralDataset, k_fold, leave_one_clip_out
-from deepSTRF.metrics import ScoreTracker
+from deepSTRF.models.audio.linear import Linear
+from deepSTRF.models.fitted_on import RELATIVE_NOISE, remember_fit
+from deepSTRF.training.evaluation import neuron_names
+from deepSTRF.training.validate import check_level
 
 __all__ = ["fit_ridge_folds"]
 
@@ -64,6 +89,10 @@ def fit_ridge_folds(
         As `fit_ridge`, for splits of other sounds, and where neither ``inner`` nor validation clips can
         choose among penalties.
 
+    Notes
+    -----
+    A prefilter behind a standardisation is no linear function of sums: such folds are fitted one by one.
+
     References
     ----------
     Varma & Simon 2006, doi 10.1186/1471-2105-7-91.
@@ -82,39 +111,222 @@ def fit_ridge_folds(
     for split in folds:
         if not isinstance(split, ClipSplit):
             raise TypeError(f"splits must hold ClipSplits, got {type(split).__name__}: k_fold(ds, 5)")
+        split.apply(ds)
+    settings = _options(options)
+    check_not_empty("ds", ds)
+    plans = [_plan(ds, split, inner) for split in folds]
+    given = given_penalties(settings, features_of(ds, settings.wav2spec))
+    for plan in plans:
+        check_choosable(given, bool(plan.val or plan.inner))
+    if settings.prefiltering is not None and settings.standardize:
+        return _one_by_one(ds, plans, settings, options)
+    shared = _Shared(ds, settings, _blocks(len(ds), plans))
+    choices = _nested_scores(shared, plans)
+    return [shared.fit(plan, choices.get(number)) for number, plan in enumerate(plans)]
+
+
+def _options(options: dict[str, Any]) -> RidgeOptions:
+    """Arguments of `fit_ridge`, checked as it does."""
+    try:
+        settings = RidgeOptions(**options)
+    except TypeError as error:
+        legal = ", ".join(RidgeOptions.__dataclass_fields__)
+        unknown = [name for name in options if name not in RidgeOptions.__dataclass_fields__]
+        if not unknown:
+            raise
+        raise TypeError(f"fit_ridge_folds has no option {unknown[0]!r}; it has {legal}") from error
+    if settings.n_lags is not None:
+        check_positive_int("n_lags", settings.n_lags)
+    check_non_negative("warmup_ms", settings.warmup_ms)
+    check_positive_int("max_bytes", settings.max_bytes)
+    return settings
+
+
+# ---- Folds inside folds
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Training and validation clips of a fold; of inner folds, the clips they train on and predict."""
+
+    train: tuple[int, ...]
+    val: tuple[int, ...]
+    inner: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+
+
+def _plan(ds: NeuralDataset, split: ClipSplit, inner: int | str | None) -> _Plan:
+    if inner is None:
+        return _Plan(split.train, split.val, ())
+    if inner != LEAVE_ONE_OUT and (isinstance(inner, bool) or not isinstance(inner, int)):
+        raise TypeError(f"inner must be a number of folds, {LEAVE_ONE_OUT!r} or None, got {inner!r}")
+    clips = tuple(sorted((*split.train, *split.val)))
+    view = ds.select(clips=clips)
+    if isinstance(inner, int):
+        parts = k_fold(view, inner, n_val=0)
+    else:
+        parts = leave_one_clip_out(view, n_val=0)
+    pairs = [
+        (tuple(sorted(clips[place] for place in part.train)), tuple(clips[place] for place in part.test))
+        for part in parts
+    ]
+    return _Plan(clips, (), tuple(pairs))
+
+
+def _blocks(n_clips: int, plans: Sequence[_Plan]) -> list[list[int]]:
+    """Clips that are in the same sets of every fold."""
+    roles: list[list[int]] = [[] for _ in range(n_clips)]
+    sets = dict.fromkeys(
+        clips for plan in plans for pair in ((plan.train, plan.val), *plan.inner) for clips in pair
+    )
+    for number, clips in enumerate(sets):
+        for clip in clips:
+            roles[clip].append(number)
+    together: dict[tuple[int, ...], list[int]] = {}
+    for clip, found in enumerate(roles):
+        together.setdefault(tuple(found), []).append(clip)
+    return list(together.values())
+
+
+def _one_by_one(
+    ds: NeuralDataset, plans: Sequence[_Plan], settings: RidgeOptions, options: dict[str, Any]
+) -> list[RidgeFit]:
+    """Fit each fold for itself."""
     fits = []
-    for split in folds:
-        train, validation, _ = split.apply(ds)
-        if inner is None:
-            fits.append(fit_ridge(train, validation if len(validation) else None, **options))
-        else:
-            training = ds.select(clips=sorted((*split.train, *split.val)))
-            fits.append(_fit_nested(training, inner_splits(training, inner), RidgeOptions(**options)))
+    for plan in plans:
+        train = ds.select(clips=plan.train)
+        if not plan.inner:
+            fits.append(fit_ridge(train, ds.select(clips=plan.val) if plan.val else None, **options))
+            continue
+        started = time.monotonic()
+        given = given_penalties(settings, features_of(ds, settings.wav2spec))
+        pooled: PooledScores | None = None
+        for clips, heard in plan.inner:
+            ready = _prepare(ds.select(clips=clips), ds.select(clips=heard), settings)
+            rows = list(ready.features.values())
+            search = RidgeSearch(ready.clips, ready.groups, rows, ready.lags, settings, given)
+            pooled = PooledScores(search.n_penalties, ds.N_neurons) if pooled is None else pooled
+            if ready.heard is not None:
+                search.add_scores([(HeldOut(ready.heard, ready.lags, settings.max_bytes), pooled)])
+        scores = {} if pooled is None else pooled.compute()
+        fits.append(fit_prepared(_prepare(train, None, settings), settings, given, started, scores))
     return fits
 
 
-def inner_splits(training: NeuralDataset, inner: int | str) -> list[ClipSplit]:
-    """Folds inside some training clips."""
-    if inner == LEAVE_ONE_OUT:
-        return leave_one_clip_out(training, n_val=0)
-    if isinstance(inner, bool) or not isinstance(inner, int):
-        raise TypeError(f"inner must be a number of folds, {LEAVE_ONE_OUT!r} or None, got {inner!r}")
-    return k_fold(training, inner, n_val=0)
+def _prepare(train: NeuralDataset, validation: NeuralDataset | None, settings: RidgeOptions) -> LinearProblem:
+    return prepare(
+        train,
+        validation,
+        n_lags=settings.n_lags,
+        lags_ms=settings.lags_ms,
+        prefiltering=settings.prefiltering,
+        wav2spec=settings.wav2spec,
+        standardize=settings.standardize,
+        warmup_ms=settings.warmup_ms,
+        max_bytes=settings.max_bytes,
+    )
 
 
-def _fit_nested(training: NeuralDataset, folds: list[ClipSplit], options: RidgeOptions) -> RidgeFit:
-    started = time.monotonic()
-    final = RidgeTask.of(training, None, options, validated=True)
-    trackers = [ScoreTracker(max_bytes=0) for one in final.penalties for _ in one.lambdas]
-    for number, fold in enumerate(folds):
-        train, _, test = fold.apply(training)
-        task = RidgeTask.of(train, test, options)
-        first, heard = 0, task.ready.heard
-        for one in task.penalties:
-            estimates, last = task.problem.solve(one), first + len(one.lambdas)
-            if heard is not None:
-                name = f"{number} "
-                lags, max_bytes = task.ready.lags, options.max_bytes
-                track_predictions(trackers[first:last], name, estimates, heard, lags, max_bytes)
-            first = last
-    return final.finish(tracked_scores(trackers), final.problem.solve(final.penalties[-1]), started)
+def _nested_scores(shared: _Shared, plans: Sequence[_Plan]) -> dict[int, dict[str, Tensor]]:
+    """Scores (n_penalties, N) of the inner folds of each fold that has some."""
+    wanted: dict[tuple[int, ...], list[tuple[int, tuple[int, ...]]]] = {}
+    for number, plan in enumerate(plans):
+        for train, heard in plan.inner:
+            wanted.setdefault(train, []).append((number, heard))
+    pooled: dict[int, PooledScores] = {}
+    for train, uses in wanted.items():
+        level = shared.moments(train)
+        search = shared.search(shared.part(train, level))
+        pools = []
+        for number, heard in uses:
+            if number not in pooled:
+                pooled[number] = PooledScores(search.n_penalties, shared.ds.N_neurons)
+            held_out = HeldOut(shared.part(heard, level), shared.lags, shared.options.max_bytes)
+            pools.append((held_out, pooled[number]))
+        search.add_scores(pools)
+    return {number: one.compute() for number, one in pooled.items()}
+
+
+# ---- Sums of a recording that folds share
+
+
+class _Shared:
+    """Features of a recording, and sums over the bins of its clips."""
+
+    def __init__(self, ds: NeuralDataset, options: RidgeOptions, blocks: list[list[int]]) -> None:
+        self.ds, self.options = ds, options
+        self.lags = lags_of(options.n_lags, options.lags_ms, float(ds.dt))
+        self.features = features_of(ds, options.wav2spec)
+        self.given = given_penalties(options, self.features)
+        plain = empty_model(ds, self.lags, options.prefiltering, options.wav2spec, standardize=False)
+        check_level(plain, ds)
+        self._clips = ClipFeatures(plain, ds, options.warmup_ms, self.lags)
+        self._levels = self._measure() if options.standardize else {}
+        self._clips = self._clips.sharing(blocks, *self.moments(tuple(range(len(ds)))))
+
+    def _measure(self) -> dict[int, tuple[int, Tensor, Tensor]]:
+        """Frames, mean and sum of squared deviations (D,) of each clip, its onset included."""
+        found: dict[int, tuple[int, Tensor, Tensor]] = {}
+        for clip in range(len(self.ds)):
+            part = self._clips.part([clip])
+            frames = torch.cat([part.raw(piece)[:, part.own(piece)] for piece in range(len(part))], dim=1)
+            values = frames.double()
+            mean = values.mean(1)
+            found[clip] = values.shape[1], mean, (values - mean.unsqueeze(1)).square().sum(1)
+        return found
+
+    def moments(self, clips: tuple[int, ...]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Mean and divisor (D,) of the bands over some clips, as `BandStandardizer` measures them."""
+        if not self._levels:
+            return None, None
+        count, mean, squares = 0, torch.zeros(()), torch.zeros(())
+        for clip in clips:
+            n, clip_mean, clip_squares = self._levels[clip]
+            if not n:
+                continue
+            shift = clip_mean - mean
+            squares = squares + clip_squares + shift**2 * (count * n / (count + n))
+            mean = mean + shift * (n / (count + n))
+            count += n
+        std = (squares / count).sqrt()
+        return mean, torch.where(std <= RELATIVE_NOISE * mean.abs(), 1.0, std)
+
+    def part(self, clips: tuple[int, ...], level: tuple[Tensor, Tensor] | tuple[None, None]) -> ClipFeatures:
+        """Features of some clips, standardised to a level."""
+        return self._clips.part(clips, *level)
+
+    def search(self, part: ClipFeatures) -> RidgeSearch:
+        """Search over the penalties of some training clips."""
+        groups = group_neurons(part)
+        return RidgeSearch(part, groups, list(self.features.values()), self.lags, self.options, self.given)
+
+    def fit(self, plan: _Plan, scores: dict[str, Tensor] | None) -> RidgeFit:
+        """Fit a fold, its penalty chosen by given scores or on its validation clips."""
+        started, options = time.monotonic(), self.options
+        train = self.ds.select(clips=plan.train)
+        validation = self.ds.select(clips=plan.val) if plan.val else None
+        check_recordings(train, validation)
+        model = empty_model(train, self.lags, options.prefiltering, options.wav2spec, options.standardize)
+        remember_fit(model, train, validation)
+        check_level(model, train)
+        self._measure_bands(model, train, plan.train)
+        level = self.moments(plan.train)
+        clips = self.part(plan.train, level)
+        groups = group_neurons(clips)
+        check_responses_to_fit(clips, groups, options.warmup_ms)
+        heard = self.part(plan.val, level) if plan.val else None
+        names = neuron_names(train.nrn_meta)
+        ready = LinearProblem(model, clips, groups, heard, self.lags, names, self.features, options.max_bytes)
+        return fit_prepared(ready, options, self.given, started, scores)
+
+    def _measure_bands(self, model: Linear, train: NeuralDataset, clips: Sequence[int]) -> None:
+        """Measure the bands of a model, by spectrograms that are there where a front-end made them."""
+        parts = [self._clips.part([clip]) for clip in clips]
+        whole = all(len(part) == 1 and part.own(0) == slice(0, part.lengths[0]) for part in parts)
+        if (
+            isinstance(model.wav2spec, nn.Identity)
+            or not isinstance(model.prefiltering, nn.Identity)
+            or not whole
+        ):
+            measure_bands(model, train)
+        else:
+            model.measure_bands(train.stims, (part.raw(0)[None, None] for part in parts))

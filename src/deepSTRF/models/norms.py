@@ -86,6 +86,7 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
         self.register_buffer("std", torch.ones(self.F))
         self.register_buffer("_fitted", torch.tensor(False))
         self._is_fitted = False  # the buffer's value, held here so that forward never waits for a GPU
+        self._measured: tuple[Tensor, Tensor] | None = None
 
     @property
     def fitted(self) -> bool:
@@ -98,11 +99,18 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
 
     def set_moments(self, mean: Tensor, std: Tensor) -> BandStandardizer:
         """Take mean and standard deviation (F,) of `band_moments`."""
+        self._measured = mean.double().cpu(), torch.where(std == 0, 1.0, std.double()).cpu()
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std == 0, 1.0, std))
         self._fitted.fill_(True)
         self._is_fitted = True
         return self
+
+    def measured_moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and divisor (F,) in double precision: as measured, or as loaded."""
+        return (
+            (self.mean.double().cpu(), self.std.double().cpu()) if self._measured is None else self._measured
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Standardise (..., F, T)."""
@@ -116,4 +124,5 @@ class BandStandardizer(FramewiseMixin, nn.Module, Configurable):
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
+        self._measured = None
         self._is_fitted = bool(self._fitted) and math.isfinite(float(self.std.sum()))
