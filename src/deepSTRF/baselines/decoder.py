@@ -29,11 +29,9 @@ from deepSTRF._validation import (
 )
 from deepSTRF.baselines.lagged import (
     ClipFeatures,
-    cross_products,
     group_neurons,
     lagged_rows,
     row_chunks,
-    solve_group,
 )
 from deepSTRF.baselines.linear_fit import (
     FEWEST_BINS,
@@ -45,6 +43,7 @@ from deepSTRF.baselines.linear_fit import (
     write_estimate,
 )
 from deepSTRF.baselines.ridge import choose_per_neuron, default_lambdas, given_lambdas
+from deepSTRF.baselines.solution import Problem
 from deepSTRF.metrics import psth
 from deepSTRF.models.audio.linear import Linear, lag_range
 from deepSTRF.models.configurable import placement
@@ -468,11 +467,16 @@ class _Reversed(ClipFeatures):
 
     def __init__(self, inputs: _Inputs, targets: _Targets, mean: Tensor, std: Tensor) -> None:
         self._inputs, self._targets, self._mean, self._std = inputs, targets, mean, std
-        self.n_neurons = targets.n_rows
+        self._store, self.n_neurons = None, targets.n_rows
         self.lengths = [int(inputs.responses(clip)[0].shape[1]) for clip in range(len(inputs.dataset))]
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    @property
+    def n_features(self) -> int:
+        """Responses of a bin."""
+        return len(self._mean)
 
     def features(self, clip: int) -> Tensor:
         """Return (n, T) responses; missing ones are the mean."""
@@ -504,15 +508,16 @@ def _solve(
     weights = torch.zeros(k, n_rows, len(lags), n_inputs, dtype=torch.float64)
     biases, spread = torch.zeros(2, k, n_rows, dtype=torch.float64)
     means, untrained = torch.zeros(n_rows, dtype=torch.float64), []
-    cross = cross_products(clips, lags)
-    for group in group_neurons(clips):
+    problem = Problem(clips, group_neurons(clips), lags, max_bytes)
+    for number, group in enumerate(problem.groups):
         rows = group.neurons
         if group.n_bins(clips.lengths) < FEWEST_BINS:
             untrained += rows.tolist()
             continue
-        one = solve_group(clips, group, cross, lags, grid, max_bytes=max_bytes)
-        weights[:, rows], biases[:, rows] = one.weights, one.biases
-        spread[:, rows], means[rows] = one.variances, one.means
+        one = problem.solve(number, grid, torch.arange(len(rows)))
+        weights[:, rows], biases[:, rows] = one.weights.unflatten(2, (len(lags), -1)), one.biases  # type: ignore[no-untyped-call]
+        spread[:, rows] = one.squares / group.n_bins(clips.lengths)
+        means[rows] = problem.means(number)
     return weights, biases, spread, means, untrained
 
 
