@@ -140,10 +140,6 @@ class ScoreTracker:
         self._n_bytes += summary.n_bytes
         self._table = None
 
-    def adopt(self, clip_key: Hashable, other: Self) -> None:
-        """Take over a clip that another tracker has prepared, as `prepare` with the same responses would."""
-        self._keep(clip_key, other._clips[clip_key])
-
     def reset(self) -> None:
         """Discard the predictions; the prepared clips stay."""
         self._keys.clear()
