@@ -21,6 +21,7 @@ from deepSTRF.training import (
     FitDivergedError,
     Fitter,
     fit_many,
+    fit_multi_seed,
     fit_settings,
     make_loaders,
     seeded,
@@ -283,3 +284,53 @@ def test_mistakes_are_named(complete, options, error, text):
         warnings.simplefilter("error")
         with pytest.raises(error, match=text):
             fit_many(linear, *complete, **options)
+
+
+def test_several_seeds_together_give_what_they_give_apart(complete, tmp_path):
+    train, val = complete
+    logged, tables = [], []
+    for together in (False, True):
+        log: list[tuple[int, int]] = []
+        tables.append(
+            fit_multi_seed(
+                lambda seed: linear(seed, NEURONS, norm="none"),
+                lambda seed: make_loaders(train, val, val, batch_size=2, seed=seed),
+                seeds=[3, 1, 8], fitter_kwargs=SETTINGS, together=together,
+                logger_factory=lambda seed, log=log: lambda record: log.append((seed, record["epoch"])),
+                output_dir=tmp_path / str(together),
+            )
+        )  # fmt: skip
+        logged.append(log)
+    apart, at_once = tables
+    assert apart.keys() == at_once.keys()
+    assert logged[0] == logged[1]
+    assert apart["best_seed"] == at_once["best_seed"]
+    for key in apart:
+        if key.startswith(("per_seed_val", "per_seed_test", "mean", "std", "best_state")):
+            torch.testing.assert_close(at_once[key], apart[key], rtol=1e-6, atol=1e-6, equal_nan=True)
+    names = [
+        sorted(p.relative_to(tmp_path / f) for p in (tmp_path / f).rglob("*")) for f in ("False", "True")
+    ]
+    assert names[0] == names[1]
+
+
+@pytest.mark.parametrize(
+    ("loaders", "text"),
+    [
+        (lambda views, seed: make_loaders(*views, views[1], seed=0), "does not draw from its seed"),
+        (lambda views, seed: make_loaders(*views, views[1], seed=seed, bucket_by_length=True), "sampler or"),
+        (
+            lambda views, seed: make_loaders(
+                *(view.select(clips=range(len(view))) for view in views), views[1], seed=seed
+            ),
+            "different data sets",
+        ),
+    ],
+)
+def test_seeds_whose_loaders_cannot_be_shared_are_fitted_apart(complete, loaders, text):
+    with pytest.warns(UserWarning, match=f"{text}.*; the 2 seeds are fitted one after another"):
+        result = fit_multi_seed(
+            lambda seed: linear(seed, NEURONS), lambda seed: loaders(complete, seed), n_seeds=2,
+            fitter_kwargs={**SETTINGS, "max_epochs": 1}, together=True,
+        )  # fmt: skip
+    assert len(result["per_seed_histories"]) == 2
