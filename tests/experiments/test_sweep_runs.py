@@ -345,6 +345,32 @@ def test_a_killed_worker_loses_only_its_own_fit(engine, tmp_path, serial):
 
 
 @pytest.mark.slow
+def test_a_scheduler_that_goes_away_ends_the_sweep_and_loses_nothing(tmp_path, serial):
+    distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+
+    def close():
+        while not events(tmp_path).total() > 2:
+            time.sleep(0.01)
+        cluster.close()
+
+    (tmp_path / "log.jsonl").touch()
+    (tmp_path / "sweep.toml").touch()
+    thread = threading.Thread(target=close)
+    thread.start()
+    with dask.config.set({"distributed.comm.timeouts.connect": "3s"}):
+        with pytest.raises(ConnectionError, match="the same call goes on"):
+            run_sweep(small(8), tmp_path, scheduler=cluster.scheduler_address, progress=False)
+        thread.join()
+        with pytest.raises(ConnectionError, match="no Dask scheduler answers"):
+            run_sweep(small(8), tmp_path, scheduler="tcp://127.0.0.1:9", progress=False)
+    results = run_sweep(small(8), tmp_path, progress=False)
+    assert results.read
+    assert numbers(results) == numbers(serial)
+    assert max(count for (event, _), count in events(tmp_path).items() if event == "end") == 1
+
+
+@pytest.mark.slow
 def test_a_sweep_killed_at_any_moment_goes_on(tmp_path, serial):
     """The driver itself: each child is a fork of this process, so that it begins at once."""
     pytest.importorskip("fcntl")

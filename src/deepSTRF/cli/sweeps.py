@@ -18,6 +18,7 @@ from deepSTRF.cli.errors import say, usage
 from deepSTRF.experiments import Sweep, SweepResults, run_sweep
 from deepSTRF.experiments.optuna_search import search_from_toml
 from deepSTRF.experiments.sweep import REPEATS
+from deepSTRF.experiments.sweep_fits import check_fits
 from deepSTRF.experiments.sweep_results import COLUMNS, read_result, shown
 
 __all__ = ["print_results", "search_and_print", "sweep_and_print"]
@@ -78,7 +79,10 @@ def search_and_print(
 
 def _print_plan(sweep: Sweep, folder: Path) -> None:
     """Print name and state of every fit."""
-    found = [read_result(folder, fit) for fit in sweep.fits()]
+    fits = sweep.fits()
+    with usage():
+        check_fits(fits)
+    found = [read_result(folder, fit) for fit in fits]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("fit", "status", "folder"):
         table.add_column(name, overflow="fold")

@@ -41,6 +41,8 @@ class Answer:
     #: Whether the engine has started it again itself, and given up.
     for_good: bool = False
     impossible: str = ""
+    #: Whether the call was lost with the connection, and is to be started again.
+    lost: bool = False
 
 
 class Engine(Protocol):
@@ -169,8 +171,8 @@ class DaskEngine:
         self._futures: dict[str, Any] = {}
 
     def is_free(self) -> bool:
-        """The scheduler keeps what has to wait."""
-        return True
+        """The scheduler keeps what has to wait; without a connection nothing can be handed over."""
+        return bool(self._client.status == "running")
 
     def start(self, name: str, call: Call) -> None:
         """Hand a call to the scheduler."""
@@ -179,8 +181,10 @@ class DaskEngine:
         future.add_done_callback(lambda ended: self._ended(name, ended))
 
     def _ended(self, name: str, future: Any) -> None:
-        """Called in a thread of the client; a future that was cancelled has no answer."""
-        if future.status == "finished":
+        """Called in a thread of the client."""
+        if future.status in ("cancelled", "lost"):  # so are all when the connection is lost
+            self.answers.put(Answer(name, lost=True))
+        elif future.status == "finished":
             self.answers.put(Answer(name, future.result()))
         elif future.status == "error":
             error = future.exception()

@@ -43,8 +43,8 @@ from deepSTRF.experiments.sweep import (
     none_words,
     planned,
 )
-from deepSTRF.experiments.sweep_fits import AGAIN_SECONDS, BUSY, Job, fit_planned
-from deepSTRF.experiments.sweep_results import DONE, FAILED, FITS, read_result, shown
+from deepSTRF.experiments.sweep_fits import AGAIN_SECONDS, BUSY, Job, check_folder, fit_planned
+from deepSTRF.experiments.sweep_results import DONE, FAILED, FITS, SWEEP_FILE, read_result, shown
 from deepSTRF.training.callbacks import Callback, FitterLike, shows_progress
 from deepSTRF.training.objective import mean_score
 
@@ -317,6 +317,7 @@ def search(
     optuna = require("optuna", "hpo")
     n_trials = check_positive_int("n_trials", n_trials)
     folder = Path(out)
+    check_folder(folder, (DATABASE, TRIALS_JSON, SWEEP_FILE))
     one = _Search(space, fields_given(base), folder.absolute(), tuple(folds), seed, download)
     with _quiet(optuna):
         study = one.open_study(optuna, storage, pruner)

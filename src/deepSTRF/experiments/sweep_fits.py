@@ -16,7 +16,8 @@ import shlex
 import threading
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any, Literal
 import torch
 
 from deepSTRF import __version__
-from deepSTRF._files import append_line, check_regular, held_lock, write_atomically, write_sealed_json
+from deepSTRF._files import append_line, held_lock, write_atomically, write_sealed_json
 from deepSTRF._validation import checked_but
 from deepSTRF.experiments.build import check_choices
 from deepSTRF.experiments.engines import (
@@ -54,12 +55,12 @@ from deepSTRF.experiments.sweep_results import (
 )
 from deepSTRF.training.fitter import CallbackFactory
 
-__all__ = ["AGAIN_SECONDS", "BUSY", "Job", "fit_planned", "run_sweep"]
+__all__ = ["AGAIN_SECONDS", "BUSY", "Job", "check_fits", "check_folder", "fit_planned", "run_sweep"]
 
 #: What a worker answers.
 FITTED, READ, BUSY = "fitted", "read", "busy"
-#: Seconds between two looks at a fit that another process works on, and at the engine.
-AGAIN_SECONDS, TICK_SECONDS = 1.0, 0.2
+#: Seconds between two looks at a fit that another process works on, at first and at most, and at the engine.
+AGAIN_SECONDS, MOST_SECONDS, TICK_SECONDS = 1.0, 15.0, 0.2
 #: Fits of one process run one after another: PyTorch's random numbers are of the process.
 _ONE_FIT = threading.Lock()
 
@@ -210,8 +211,8 @@ def run_sweep(
     folder = Path(out)
     n = count_processes(n_jobs)
     fits = sweep.fits()
-    _check_choices(fits)
-    _check_folder(folder)
+    check_fits(fits)
+    check_folder(folder)
     if scheduler is not None and n_jobs != 1:
         raise ValueError(f"n_jobs={n_jobs} and a scheduler: the workers of the scheduler decide how many run")
     (folder / FITS).mkdir(parents=True, exist_ok=True)
@@ -234,7 +235,7 @@ def _engine(n: int, scheduler: Any, n_fits: int) -> Engine:
     return HereEngine() if n == 1 else ProcessEngine(min(n, n_fits))
 
 
-def _check_choices(fits: list[PlannedFit]) -> None:
+def check_fits(fits: list[PlannedFit]) -> None:
     """Raise what the names and options of a fit would raise, with its name."""
     for fit in fits:
         try:
@@ -244,13 +245,12 @@ def _check_choices(fits: list[PlannedFit]) -> None:
             raise
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path, ours: Sequence[str] = (SWEEP_FILE,)) -> None:
+    """Raise FileExistsError for a folder of something else: not empty, and without any of our files."""
     if folder.exists() and not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; name a folder for the sweep")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / SWEEP_FILE).exists():
-        raise FileExistsError(f"{folder} is not empty and holds no sweep; name another folder")
-    if (folder / SWEEP_FILE).exists():
-        check_regular(folder / SWEEP_FILE)
+        raise FileExistsError(f"{folder} is a file; name a folder for the fits")
+    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).is_file() for name in ours):
+        raise FileExistsError(f"{folder} is not empty and holds no sweep or search; name another folder")
 
 
 class _Driver:
@@ -263,9 +263,10 @@ class _Driver:
         self.fitted: set[str] = set()
         again = (MISSING, FAILED) if job.retry_failed else (MISSING,)
         self.waiting = deque(name for name, result in self.found.items() if result.status in again)
-        self.elsewhere: deque[tuple[float, str]] = deque()
+        self.elsewhere: dict[str, float] = {}
+        self.looks: Counter[str] = Counter()
         self.running: set[str] = set()
-        self.deaths: dict[str, int] = {}
+        self.deaths: Counter[str] = Counter()
         for result in self.found.values():
             if result.name not in self.waiting:
                 progress.add(result)
@@ -281,20 +282,28 @@ class _Driver:
             with suppress(queue.Empty):
                 self._take(engine.answers.get(timeout=TICK_SECONDS))
             engine.check()
-            while self.elsewhere and self.elsewhere[0][0] <= time.monotonic():
-                self.waiting.append(self.elsewhere.popleft()[1])
+            for name in [name for name, again in self.elsewhere.items() if again <= time.monotonic()]:
+                del self.elsewhere[name]
+                self.waiting.append(name)
 
     def _take(self, answer: Answer) -> None:
         name, fit = answer.name, self.fits[answer.name]
         self.running.discard(name)
         if answer.impossible:
             raise RuntimeError(f"no worker can run the fit {name!r}: {answer.impossible}")
+        if answer.lost:
+            self.waiting.append(name)
+            self.progress.defer()
+            return
         if answer.value == BUSY:
-            self.elsewhere.append((time.monotonic() + AGAIN_SECONDS, name))
+            self.elsewhere[name] = time.monotonic() + min(
+                AGAIN_SECONDS * 1.5 ** self.looks[name], MOST_SECONDS
+            )
+            self.looks[name] += 1
             self.progress.defer()
             return
         if answer.died:
-            self.deaths[name] = self.deaths.get(name, 0) + 1
+            self.deaths[name] += 1
             if not answer.for_good and self.deaths[name] <= RETRIES:
                 self.waiting.append(name)
                 self.progress.defer()
