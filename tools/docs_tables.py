@@ -6,7 +6,7 @@ names, class or function, first line of its docstring. ``<!-- table: flags -->``
 public recordings -->`` for `PUBLIC_RECORDINGS`, and ``<!-- table: moved modules -->`` (names, calls,
 keywords) for what the earlier deepSTRF called otherwise. Without
 ``--check`` the rows are written; with it, pages that differ are named and the exit status is 1. All pages of
-docs/ are the default.
+docs/ are the default, and then ``deepSTRF/cli/listing.json`` too: what ``deepstrf datasets|models`` print.
 """
 
 from __future__ import annotations
@@ -14,17 +14,21 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
+import json
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from deepSTRF import _moved, registry
+from deepSTRF.cli.listing import TABLE, registered
 from deepSTRF.datasets.audio import PUBLIC_RECORDINGS
 from deepSTRF.experiments.config import flags_table
 from deepSTRF.registry import Registry
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+#: What ``deepstrf datasets`` and ``deepstrf models`` print.
+LISTING = DOCS.parent / "src" / "deepSTRF" / "cli" / TABLE
 #: Name of a table -> registry.
 TABLES: dict[str, Registry[Any]] = {
     "models": registry.MODELS,
@@ -182,6 +186,12 @@ def main() -> int:
             stale.append(page)
             if not given.check:
                 page.write_text(wanted, encoding="utf-8")
+    if not given.pages:
+        wanted = json.dumps(registered(), indent=1) + "\n"
+        if not LISTING.exists() or LISTING.read_text(encoding="utf-8") != wanted:
+            stale.append(LISTING)
+            if not given.check:
+                LISTING.write_text(wanted, encoding="utf-8")
     for page in stale:
         print(f"{page}: {'differs from the package' if given.check else 'written'}")
     if stale and given.check:

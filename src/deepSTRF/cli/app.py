@@ -220,7 +220,7 @@ def deepstrf(
 @readable
 def datasets(debug: Debug = False) -> None:
     """List the available recordings and their options."""
-    from deepSTRF.cli.commands import list_datasets
+    from deepSTRF.cli.listing import list_datasets
 
     list_datasets()
 
@@ -289,7 +289,7 @@ def import_(
 @readable
 def models(debug: Debug = False) -> None:
     """List the available models and waveform front-ends, and their options."""
-    from deepSTRF.cli.commands import list_models
+    from deepSTRF.cli.listing import list_models
 
     list_models()
 

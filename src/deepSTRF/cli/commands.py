@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from deepSTRF._files import check_target, write_atomically
 from deepSTRF._text import printable
 from deepSTRF._validation import check_choice
+from deepSTRF.cli.console import stdout_console
 from deepSTRF.cli.errors import REFUSALS, UsageProblem, say, usage
-from deepSTRF.datasets.formats import hints_of
-from deepSTRF.experiments.build import check_choices, load_dataset, option_names
+from deepSTRF.experiments.build import check_choices, load_dataset
 from deepSTRF.experiments.config import FLAGS, ExperimentConfig, parse_options, parse_seeds, values_in
 from deepSTRF.experiments.run import ALL, TEST, evaluate_run, run_experiment
 from deepSTRF.experiments.run_folder import MAIN_SCORE, START_OF_CSV, Run, ScoreRow
 from deepSTRF.metrics.scores import metric_named, metric_order
-from deepSTRF.models import pretrained_models
-from deepSTRF.registry import (
-    BACKBONES,
-    DATASETS,
-    FORMATS,
-    KERNELS,
-    LOSSES,
-    MODELS,
-    PREFILTERS,
-    SOLVERS,
-    WAV2SPEC,
-    Registry,
-)
 from deepSTRF.report import explain_run, write_report
 from deepSTRF.report.explain.run import choose_neurons
 from deepSTRF.report.explanation import Explanation
@@ -47,84 +30,11 @@ __all__ = [
     "evaluate_and_print",
     "explain_and_print",
     "fit_and_report",
-    "list_datasets",
-    "list_models",
     "print_run",
     "print_scores",
     "read_config",
-    "stdout_console",
     "write_and_print",
 ]
-
-# ---- ``deepstrf datasets`` and ``deepstrf models``
-
-INDENT = 4
-
-
-def list_datasets() -> None:
-    """Print every registered dataset with its options."""
-    console = stdout_console()
-    _list(console, "Datasets", DATASETS)
-    console.print("\nUse one:     deepstrf fit --dataset NAME -o KEY=VALUE")
-    console.print("\nFormats of your own recordings", style="bold")
-    for name, entry in FORMATS.items():
-        summary = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
-        console.print(f"\n  {name}", style="bold cyan")
-        console.print(Padding(summary, (0, 0, 0, INDENT)))
-        console.print(
-            Padding(f"hints: {', '.join(hints_of(entry)) or 'none'}", (0, 0, 0, INDENT)), style="dim"
-        )
-    console.print("\nImport:      deepstrf import PATH --dt-ms MS --out mine.npz")
-    console.print('Arrays:      ds.save("mine.npz") in Python')
-    console.print("Then:        deepstrf fit --dataset mine.npz --wav2spec mel")
-
-
-def list_models() -> None:
-    """Print every registered model, fitted model that ships, fit in closed form, part of a model and loss."""
-    console = stdout_console()
-    _list(console, "Models", MODELS)
-    console.print("\nFitted models (in Python: load_pretrained(NAME))", style="bold")
-    for name, summary in pretrained_models().items():
-        console.print(f"\n  {name}", style="bold cyan")
-        console.print(Padding(summary, (0, 0, 0, INDENT)))
-    console.print()
-    _list(console, "Fits in closed form (a name for --model)", SOLVERS)
-    console.print()
-    _list(console, "Front-ends (waveform to spectrogram)", WAV2SPEC)
-    console.print()
-    _list(console, "Prefilters (model option prefiltering)", PREFILTERS, ("n_frequency_bands",))
-    console.print()
-    _list(console, "Kernels of receptive fields (model option kernel)", KERNELS, ("F", "T", "C_in", "C_out"))
-    console.print()
-    _list(console, "Backbones (statenet option rnn_type)", BACKBONES, ("input_size", "hidden_size"))
-    console.print("\nLosses", style="bold")
-    console.print(f"\n  {', '.join(LOSSES)}")
-    console.print(
-        "\nUse them:    deepstrf fit --model NAME --model-option KEY=VALUE --wav2spec NAME --loss NAME"
-    )
-
-
-def _list(console: Console, title: str, registry: Registry[Any], hidden: Sequence[str] = ()) -> None:
-    """Print name, first sentence of the docstring and ``option=default`` words of each entry."""
-    console.print(title, style="bold")
-    for name, entry in registry.items():
-        summary = " ".join((inspect.getdoc(entry) or "").split("\n\n")[0].split())
-        arguments = inspect.signature(entry).parameters
-        options = []
-        for option in (option for option in option_names(entry) if option not in hidden):
-            default = arguments[option].default
-            if default is inspect.Parameter.empty:
-                options.append(option)
-            else:
-                plain = str(default).lower() if default is None or isinstance(default, bool) else default
-                options.append(f"{option}={plain}")
-        console.print(f"\n  {name}", style="bold cyan")
-        console.print(Padding(summary, (0, 0, 0, INDENT)))
-        console.print(Padding(f"options: {', '.join(options)}", (0, 0, 0, INDENT)), style="dim")
-        if advised := getattr(entry, "recommended", None):
-            text = ", ".join(f"{key}={value}" for key, value in advised.items())
-            console.print(Padding(f"--recommended: {text}", (0, 0, 0, INDENT)), style="dim")
-
 
 # ---- ``deepstrf fit``
 
@@ -310,23 +220,6 @@ def write_and_print(folder: Path, out: Path | None) -> None:
 
 
 # ---- Scores and protocol of a run on a terminal
-
-#: Without a terminal (a pipe, a log) lines are as wide as the table needs, up to this.
-PIPE_WIDTH = 160
-
-
-class _PlainConsole(Console):
-    """A console that prints texts as they are: no markup, no emoji, nothing that acts on the terminal."""
-
-    def render_str(self, text: str, **style: Any) -> Text:
-        """Return what is printed of a text."""
-        return super().render_str(printable(text, keep="\n\t"), **style)
-
-
-def stdout_console() -> Console:
-    """Return a console on stdout whose tables keep their shape in a pipe."""
-    width = None if sys.stdout.isatty() else PIPE_WIDTH
-    return _PlainConsole(highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_scores(rows: Iterable[ScoreRow], seeds: Sequence[int]) -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from deepSTRF._files import check_target, write_atomically
 from deepSTRF._text import printable
-from deepSTRF.cli.commands import stdout_console
+from deepSTRF.cli.console import stdout_console
 from deepSTRF.cli.errors import REFUSALS, UsageProblem, say, usage
 from deepSTRF.datasets import NeuralDataset, open_recording, write_recording
 from deepSTRF.datasets.formats import read_hints, template_of

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from deepSTRF._text import printable
 from deepSTRF._validation import MOST_NAMED
-from deepSTRF.cli.commands import stdout_console
+from deepSTRF.cli.console import stdout_console
 from deepSTRF.cli.errors import FAILED as FAILED_STATUS
 from deepSTRF.cli.errors import say, usage
 from deepSTRF.experiments import Sweep, SweepResults, run_sweep
