@@ -32,7 +32,7 @@ IMAGINED = """
 import pathlib, shutil, sys
 import numpy as np, soundfile
 from deepSTRF.datasets import open_recording, write_recording
-from deepSTRF.experiments import ExperimentConfig, run_experiment
+from deepSTRF.experiments import ExperimentConfig, Sweep, run_experiment, run_sweep
 from deepSTRF.report import write_report
 
 rng = np.random.default_rng(0)
@@ -58,7 +58,14 @@ for name in ("hints.toml", "recording.toml"):
     pathlib.Path(name).write_text("dt_ms = 5.0\\n")
 text = '[dataset]\\nname = "synthetic"\\noptions = { n_neurons = 3, n_clips = 6, clip_seconds = 0.5 }\\n'
 pathlib.Path("experiment.toml").write_text(text + "[training]\\nepochs = 3\\n")
-write_report(run_experiment(ExperimentConfig(dataset="fitted.npz", wav2spec="mel", epochs=2), "runs/mel"))
+for name, front_end in (("mel", "mel"), ("leaf", "gammatone")):
+    config = ExperimentConfig(dataset="fitted.npz", wav2spec=front_end, epochs=2)
+    write_report(run_experiment(config, f"runs/{name}"))
+grid = "[model]\nname = 'ridge'\n[grid]\nmodel_options.n_lags = [1, 9]\n"
+pathlib.Path("sweep.toml").write_text(text + grid)
+run_sweep(Sweep.from_toml("sweep.toml"), "runs/sweep")
+space = "[search]\nn_trials = 2\n[search.space]\nlearning_rate = { low = 1e-3, high = 1e-2 }\n"
+pathlib.Path("search.toml").write_text(text + "[training]\nepochs = 2\n" + space)
 """
 
 # ---- Examples of the command line
@@ -97,7 +104,11 @@ def reason_to_skip(command: str, has_ns1: bool, folder: Path) -> str | None:
         return f"needs the recording {recording[1]}"
     if "alignment=" in command and not has_ns1:
         return "an option of the recording ns1"
+    if "--scheduler" in command:
+        return "needs a scheduler of a cluster"
     words = shlex.split(command)
+    if words[1:3] == ["bench", "ns1"]:
+        return "takes an hour"
     if words[1] == "import" and not (folder / words[2]).exists():
         return f"needs {words[2]}, which its page makes"
     return None
@@ -159,6 +170,10 @@ class Clean:
                 self.skipped[f"{source}: {command}"] = reason
                 continue
             clear_target(command, folder)
+            if not re.search(
+                r"^deepstrf (fit|import|sweep|search|bench) ", command
+            ):  # a fit may have replaced it
+                shutil.copytree(self.folder / "imagined" / "runs", folder / "runs", dirs_exist_ok=True)
             self.run(f"{source}: {command}", command, folder)
 
 

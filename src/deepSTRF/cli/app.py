@@ -181,6 +181,24 @@ SweepFolder = Annotated[
     ),
 ]
 
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "--jobs", "-j", metavar="N", help="Fits at a time; -1 is one per core.", rich_help_panel=RUN
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Run on the workers of this Dask scheduler: [cyan]tcp://host:8786[/].",
+        rich_help_panel=RUN,
+    ),
+]
+RetryFailed = Annotated[
+    bool, typer.Option("--retry-failed", help="Fit again what failed before.", rich_help_panel=RUN)
+]
+
 # ---- Commands
 
 app = typer.Typer(
@@ -338,24 +356,10 @@ def fit(
 @readable
 def sweep(
     file: SweepFile,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            "--jobs", "-j", metavar="N", help="Fits at a time; -1 is one per core.", rich_help_panel=RUN
-        ),
-    ] = 1,
-    scheduler: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Run on the workers of this Dask scheduler: [cyan]tcp://host:8786[/].",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
     out: SweepFolder = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Fit again what failed before.", rich_help_panel=RUN)
-    ] = False,
+    retry_failed: RetryFailed = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the fits and what is there of them.", rich_help_panel=RUN)
     ] = False,
@@ -412,6 +416,148 @@ def search(
     from deepSTRF.cli.sweeps import search_and_print
 
     search_and_print(file, out, trials, download=download, quiet=quiet)
+
+
+@app.command()
+@readable
+def compare(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN ...", help="Run folders, or folders of sweeps, with all their models."
+        ),
+    ],
+    score: Annotated[
+        str, typer.Option(metavar="NAME", help="cc_norm, cc, fve or mse.", rich_help_panel=RUN)
+    ] = "cc_norm",
+    over: Annotated[
+        str,
+        typer.Option(
+            metavar="clips|neurons", help="What the tests take for a random sample.", rich_help_panel=RUN
+        ),
+    ] = "clips",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help=f"HTML file.{_default('comparison.html')}", rich_help_panel=RUN
+        ),
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table of models here.", rich_help_panel=RUN)
+    ] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write models, pairs and protocols here.", rich_help_panel=RUN),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Compare fitted models on the same test clips: intervals, paired tests, one HTML page.
+
+    [bold]Examples[/]
+
+      deepstrf compare runs/mel runs/leaf
+      deepstrf compare runs/sweep --score cc --csv models.csv
+
+    Clips are matched by sound, neurons by name; seeds of a model count by the mean of their scores.
+    The recording has to be there: predictions are made anew.
+    """
+    from deepSTRF.cli.comparisons import compare_and_print
+
+    compare_and_print(runs, out, score, over, csv, json)
+
+
+@app.command()
+@readable
+def bench(
+    dataset: Annotated[
+        str, typer.Argument(metavar="DATASET", help="A recording: its name, or a file.")
+    ] = "ns1",
+    table: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="quick, models or front-ends; [cyan]--list[/] prints their rows.",
+            rich_help_panel=RUN,
+        ),
+    ] = "models",
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help=f"Only these rows, with commas.{_default('all')}", rich_help_panel=RUN
+        ),
+    ] = None,
+    seeds: Annotated[
+        str, typer.Option(metavar="SEEDS", help="Seeds of every row: 0, 0,1,2 or 0-4.", rich_help_panel=RUN)
+    ] = "0-2",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="As of [cyan]deepstrf fit[/]; of [cyan]kfold:K[/] all folds; [cyan]default[/] is that of "
+            f"the recording.{_default('kfold:5')}",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    dataset_option: DatasetOption = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            "--epochs",
+            "-e",
+            help=f"Epochs of every row.{_default('those of the row')}",
+            rich_help_panel=PANELS["training"],
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help=f"Folder.{_default('runs/bench-DATASET-TABLE')}",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    jobs: Jobs = 1,
+    scheduler: Scheduler = None,
+    retry_failed: RetryFailed = False,
+    show: Annotated[
+        bool, typer.Option("--list", help="Print the tables and their rows.", rich_help_panel=RUN)
+    ] = False,
+    download: Download = True,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fit a named table of models on a recording, and compare them.
+
+    [bold]Examples[/]
+
+      deepstrf bench synthetic --table quick --seeds 0
+      deepstrf bench ns1 --jobs 2
+      deepstrf bench --list
+
+    Writes run folders, a table, comparison.html with protocols, intervals and the command of each row,
+    and comparison.json. The same command again goes on where it was.
+    """
+    from deepSTRF.cli.comparisons import bench_and_print, list_tables
+
+    if show:
+        list_tables()
+        return
+    bench_and_print(
+        dataset,
+        table,
+        rows,
+        seeds,
+        split,
+        dataset_option or [],
+        epochs,
+        out,
+        jobs,
+        scheduler,
+        retry_failed=retry_failed,
+        download=download,
+        quiet=quiet,
+    )
 
 
 @app.command()

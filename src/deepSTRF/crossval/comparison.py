@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -109,6 +109,10 @@ class ModelComparison(ResultTable):
         One per pair: differences, intervals, p-values.
     facts : dict
         Score, method, ``over``, number of clips, neurons behind the means, notes.
+    seed_means : dict of str to tuple of float
+        Of each model the mean over neurons per seed.
+    mean_intervals : dict of str to (float, float)
+        Of each model the interval of that mean, NaN with too few clips.
 
     Examples
     --------
@@ -122,6 +126,8 @@ class ModelComparison(ResultTable):
     scores: dict[str, FloatArray]
     pairs: tuple[Comparison, ...]
     facts: dict[str, Any] = field(default_factory=dict)
+    seed_means: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    mean_intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def table(self) -> list[dict[str, Any]]:
         """Return per pair one row for mean and median over neurons, then per pair one per neuron.
@@ -187,7 +193,7 @@ def _row(
 
 @checked
 def compare_models(
-    models: Mapping[str, Sequence[Tensor]],
+    models: Mapping[str, Sequence[Tensor] | Sequence[Sequence[Tensor]]],
     ds: DatasetLike,
     *,
     score: str = "cc_norm",
@@ -216,7 +222,8 @@ def compare_models(
     Parameters
     ----------
     models : mapping of str to sequence of Tensor, shape (N, T)
-        Two or more models' predictions, one tensor per clip of ``ds``, as ``model.predict(ds)`` returns.
+        Two or more models' predictions, one tensor per clip of ``ds``, as ``model.predict(ds)`` returns. Of a
+        model that was fitted with several seeds, one such sequence per seed: its score is their mean.
     ds : DatasetLike
         The recording.
     score : str
@@ -275,18 +282,18 @@ def compare_models(
     check_positive_int("n_bootstrap", n_bootstrap)
     if len(models) < 2:
         raise ValueError(f"models holds {len(models)} models, a comparison needs two: {{'a': ..., 'b': ...}}")
-    labels = {f"models[{name!r}]": name for name in models}
-    part = PredictedPart(ds, {label: models[name] for label, name in labels.items()})
-    scored = {
-        name: ClipScores(part.models[label], part, centring=centring, warmup_ms=warmup_ms)
-        for label, name in labels.items()
-    }
-    scores = {name: one.of_all(score) for name, one in scored.items()}
+    part, scored = _scored_models(models, ds, centring, warmup_ms)
+    per_seed = {name: np.stack([one.of_all(score) for one in own]) for name, own in scored.items()}
+    scores = {name: values.mean(0) for name, values in per_seed.items()}
     reasons = [
         next(filter(None, each), "")
-        for each in zip(*(scored[name].reasons(score, scores[name]) for name in scored), strict=True)
+        for each in zip(
+            *(one.reasons(score, one.of_all(score)) for own in scored.values() for one in own), strict=True
+        )
     ]
-    heard = next(iter(scored.values())).heard(score)
+    heard = next(iter(scored.values()))[0].heard(score)
+    options = (interval, confidence, n_bootstrap, seed)
+    statistics = {name: _mean_over_seeds(own, score) for name, own in scored.items()}
     if over == "neurons":
         chosen = np.array([not reason for reason in reasons])
         found = [
@@ -294,8 +301,6 @@ def compare_models(
             for pair in itertools.combinations(scored, 2)
         ]
     else:
-        options = (interval, confidence, n_bootstrap, seed)
-        statistics = {name: one.statistic(score) for name, one in scored.items()}
         found, chosen = _all_over_clips(
             statistics, scores, heard, reasons, options, n_permutations, correction
         )
@@ -316,7 +321,79 @@ def compare_models(
         "seed": seed,
         "notes": [*part.notes, *_notes(score, chosen)],
     }
-    return ModelComparison(tuple(scored), neuron_names(ds.nrn_meta), scores, tuple(found), facts)
+    means = {name: tuple(values[:, chosen].mean(1).tolist()) for name, values in per_seed.items()}
+    return ModelComparison(
+        tuple(scored),
+        neuron_names(ds.nrn_meta),
+        scores,
+        tuple(found),
+        facts,
+        seed_means=means if chosen.any() else dict.fromkeys(models, ()),
+        mean_intervals={
+            name: _mean_interval(statistics[name], scores[name], chosen, heard, options, over)
+            for name in models
+        },
+    )
+
+
+def _scored_models(
+    models: Mapping[str, Any], ds: DatasetLike, centring: str, warmup_ms: float
+) -> tuple[PredictedPart, dict[str, list[ClipScores]]]:
+    """What all models predicted, and the scores of each model's seeds on it."""
+    labels = {
+        f"models[{name!r}]" + f"[{number}]" * (number > 0): (name, one)
+        for name, given in models.items()
+        for number, one in enumerate(_predictions_per_seed(name, given))
+    }
+    part = PredictedPart(ds, {label: one for label, (_, one) in labels.items()})
+    scored: dict[str, list[ClipScores]] = {}
+    for label, (name, _) in labels.items():
+        own = ClipScores(part.models[label], part, centring=centring, warmup_ms=warmup_ms)
+        scored.setdefault(name, []).append(own)
+    return part, scored
+
+
+def _predictions_per_seed(
+    name: str, given: Sequence[Tensor] | Sequence[Sequence[Tensor]]
+) -> Sequence[Sequence[Tensor]]:
+    """One sequence of predictions per seed; predictions alone are those of one."""
+    if not len(given):
+        raise ValueError(f"models[{name!r}] is empty; give one (N, T) tensor per clip of ds")
+    if isinstance(given[0], Tensor):
+        return [cast(Sequence[Tensor], given)]
+    return cast(Sequence[Sequence[Tensor]], given)
+
+
+def _mean_over_seeds(scored: Sequence[ClipScores], score: str) -> Statistic:
+    statistics = [one.statistic(score) for one in scored]
+    return lambda weights: np.mean([one(weights) for one in statistics], axis=0)
+
+
+def _mean_interval(
+    statistic: Statistic,
+    values: FloatArray,
+    chosen: BoolArray,
+    heard: BoolArray,
+    options: tuple[str, float, int, int],
+    over: str,
+) -> tuple[float, float]:
+    """Interval of the mean over the chosen neurons."""
+    if not chosen.any():
+        return float("nan"), float("nan")
+    if over == "neurons":
+        mean, width = float(values[chosen].mean()), _student_width(values[chosen], options[1])
+        return mean - width, mean + width
+    part = np.repeat(heard[:, chosen].any(1, keepdims=True), 2, axis=1)
+    found = interval_of(with_population(statistic, chosen), part, *options)
+    return float(found.low[0]), float(found.high[0])
+
+
+def _student_width(values: FloatArray, confidence: float) -> float:
+    """Half the width of Student's interval of a mean; NaN of too few values."""
+    count = values.size
+    if count < MIN_CLIPS:
+        return float("nan")
+    return float(student.ppf((1 + confidence) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
 
 
 def _notes(score: str, chosen: BoolArray) -> list[str]:
@@ -444,9 +521,7 @@ def _over_neurons(
         else (np.array([np.nan]), np.array([1.0]))
     )
     mean = float(values.mean()) if count else float("nan")
-    width = float("nan")
-    if count >= MIN_CLIPS:
-        width = float(student.ppf((1 + confidence) / 2, count - 1) * values.std(ddof=1) / np.sqrt(count))
+    width = _student_width(values, confidence)
     reason = _unreachable(count, "neurons", float(smallest[0])) if smallest[0] > ALPHA else ""
     middle = float(np.median(values)) if count else float("nan")
     population = Interval(

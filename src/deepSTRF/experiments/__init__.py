@@ -10,6 +10,7 @@ import lazy_loader
 from deepSTRF.experiments.config import ExperimentConfig
 
 if TYPE_CHECKING:
+    from deepSTRF.experiments.bench import bench_sweep
     from deepSTRF.experiments.optuna_search import SearchResults, search
     from deepSTRF.experiments.run import evaluate_run, run_experiment
     from deepSTRF.experiments.run_folder import Run
@@ -23,6 +24,7 @@ __all__ = [
     "SearchResults",
     "Sweep",
     "SweepResults",
+    "bench_sweep",
     "evaluate_run",
     "run_experiment",
     "run_sweep",
@@ -32,6 +34,7 @@ __all__ = [
 __getattr__, __dir__, _ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "bench": ["bench_sweep"],
         "optuna_search": ["SearchResults", "search"],
         "run": ["evaluate_run", "run_experiment"],
         "run_folder": ["Run"],
