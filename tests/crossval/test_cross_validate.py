@@ -190,6 +190,22 @@ def test_shared_sums_give_what_single_fits_give() -> None:
     assert [sum(o.chosen for o in cv.candidates) for cv in (one, two)] == [3, 3]
 
 
+@pytest.mark.parametrize("folds", ["group:speaker", "blocked:3:15"])
+def test_one_penalty_per_neuron_inside_groups_and_blocks(folds: str) -> None:
+    """Each neuron for itself through the general way of choosing."""
+    ds = recording(neurons=2)
+    options: dict[str, Any] = {"inner": 2, "n_bootstrap": 0, "score": "cc"}
+    both = cross_validate("ridge", ds, folds, options={**RIDGE, "lambdas": LAMBDAS}, **options)
+    for neuron in range(2):
+        view = ds.select(neurons=[neuron])
+        fit = functools.partial(fit_ridge, **RIDGE)
+        one = cross_validate(fit, view, folds, choices={"lambdas": LAMBDAS}, refit=True, **options)
+        chosen = [float(fold["lambdas"][neuron]) for fold in both.chosen]
+        assert chosen == pytest.approx([fold["lambdas"] for fold in one.chosen])
+        for a, b in zip(both.predictions, one.predictions, strict=True):
+            torch.testing.assert_close(a[neuron], b[0], atol=1e-5, rtol=1e-4)
+
+
 def test_ridge_of_a_configuration_and_of_a_folder(tmp_path: Path) -> None:
     ds = recording()
     options: dict[str, Any] = {"inner": 2, "n_bootstrap": 0}

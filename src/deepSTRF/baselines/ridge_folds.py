@@ -13,7 +13,7 @@ in leave-one-clip-out within leave-one-clip-out each set is needed twice.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ from deepSTRF.models.fitted_on import RELATIVE_NOISE, remember_fit
 from deepSTRF.training.evaluation import neuron_names
 from deepSTRF.training.validate import check_level
 
-__all__ = ["fit_ridge_folds"]
+__all__ = ["fit_nested", "fit_ridge_folds"]
 
 #: Inner folds of single clips.
 LEAVE_ONE_OUT = "leave-one-clip-out"
@@ -55,7 +55,12 @@ LEAVE_ONE_OUT = "leave-one-clip-out"
 
 @checked_but("splits", "inner", "options")
 def fit_ridge_folds(
-    ds: NeuralDataset, splits: Sequence[ClipSplit], *, inner: int | str | None = None, **options: Any
+    ds: NeuralDataset,
+    splits: Sequence[ClipSplit],
+    *,
+    inner: int | str | None = None,
+    group: str | None = None,
+    **options: Any,
 ) -> list[RidgeFit]:
     """Ridge STRFs of every fold of a cross-validation, exact, from sums that all folds share.
 
@@ -73,6 +78,8 @@ def fit_ridge_folds(
         fold's training and validation clips together are then its training clips, every one of them is
         predicted by a fit that did not see it, and these predictions are scored as one. The estimate is
         that of all of them. None leaves the choice to the validation clips of each split.
+    group : str, optional
+        Key of ``stim_meta``; inner folds keep clips with the same value together, as in `k_fold`.
     **options
         As in `fit_ridge`: ``n_lags``, ``lags_ms``, ``lambdas``, ``banded``, ``per_neuron``, ``score``,
         ``prefiltering``, ``wav2spec``, ``standardize``, ``warmup_ms``, ``max_bytes``. The penalties of
@@ -114,12 +121,12 @@ def fit_ridge_folds(
         split.apply(ds)
     settings = _options(options)
     check_not_empty("ds", ds)
-    plans = [_plan(ds, split, inner) for split in folds]
+    plans = [_plan(ds, split, inner, group) for split in folds]
     given = given_penalties(settings, features_of(ds, settings.wav2spec))
     for plan in plans:
         check_choosable(given, bool(plan.val or plan.inner))
     if settings.prefiltering is not None and settings.standardize:
-        return _one_by_one(ds, plans, settings, options)
+        return _one_by_one(ds, plans, options)
     shared = _Shared(ds, settings, _blocks(len(ds), plans))
     choices = _nested_scores(shared, plans)
     return [shared.fit(plan, choices.get(number)) for number, plan in enumerate(plans)]
@@ -154,7 +161,7 @@ class _Plan:
     inner: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
 
-def _plan(ds: NeuralDataset, split: ClipSplit, inner: int | str | None) -> _Plan:
+def _plan(ds: NeuralDataset, split: ClipSplit, inner: int | str | None, group: str | None) -> _Plan:
     if inner is None:
         return _Plan(split.train, split.val, ())
     if inner != LEAVE_ONE_OUT and (isinstance(inner, bool) or not isinstance(inner, int)):
@@ -162,9 +169,9 @@ def _plan(ds: NeuralDataset, split: ClipSplit, inner: int | str | None) -> _Plan
     clips = tuple(sorted((*split.train, *split.val)))
     view = ds.select(clips=clips)
     if isinstance(inner, int):
-        parts = k_fold(view, inner, n_val=0)
+        parts = k_fold(view, inner, n_val=0, group=group)
     else:
-        parts = leave_one_clip_out(view, n_val=0)
+        parts = leave_one_clip_out(view, n_val=0, group=group)
     pairs = [
         (tuple(sorted(clips[place] for place in part.train)), tuple(clips[place] for place in part.test))
         for part in parts
@@ -187,29 +194,35 @@ def _blocks(n_clips: int, plans: Sequence[_Plan]) -> list[list[int]]:
     return list(together.values())
 
 
-def _one_by_one(
-    ds: NeuralDataset, plans: Sequence[_Plan], settings: RidgeOptions, options: dict[str, Any]
-) -> list[RidgeFit]:
+def _one_by_one(ds: NeuralDataset, plans: Sequence[_Plan], options: dict[str, Any]) -> list[RidgeFit]:
     """Fit each fold for itself."""
     fits = []
     for plan in plans:
         train = ds.select(clips=plan.train)
-        if not plan.inner:
+        if plan.inner:
+            pairs = ((ds.select(clips=clips), ds.select(clips=heard)) for clips, heard in plan.inner)
+            fits.append(fit_nested(train, pairs, **options))
+        else:
             fits.append(fit_ridge(train, ds.select(clips=plan.val) if plan.val else None, **options))
-            continue
-        started = time.monotonic()
-        given = given_penalties(settings, features_of(ds, settings.wav2spec))
-        pooled: PooledScores | None = None
-        for clips, heard in plan.inner:
-            ready = _prepare(ds.select(clips=clips), ds.select(clips=heard), settings)
-            rows = list(ready.features.values())
-            search = RidgeSearch(ready.clips, ready.groups, rows, ready.lags, settings, given)
-            pooled = PooledScores(search.n_penalties, ds.N_neurons) if pooled is None else pooled
-            if ready.heard is not None:
-                search.add_scores([(HeldOut(ready.heard, ready.lags, settings.max_bytes), pooled)])
-        scores = {} if pooled is None else pooled.compute()
-        fits.append(fit_prepared(_prepare(train, None, settings), settings, given, started, scores))
     return fits
+
+
+def fit_nested(
+    train: NeuralDataset, pairs: Iterable[tuple[NeuralDataset, NeuralDataset]], **options: Any
+) -> RidgeFit:
+    """One fold: the penalty chosen on what the inner (training, validation) views leave out, pooled."""
+    started, settings = time.monotonic(), _options(options)
+    given = given_penalties(settings, features_of(train, settings.wav2spec))
+    pooled: PooledScores | None = None
+    for inside, heard in pairs:
+        ready = _prepare(inside, heard, settings)
+        rows = list(ready.features.values())
+        search = RidgeSearch(ready.clips, ready.groups, rows, ready.lags, settings, given)
+        pooled = PooledScores(search.n_penalties, train.N_neurons) if pooled is None else pooled
+        if ready.heard is not None:
+            search.add_scores([(HeldOut(ready.heard, ready.lags, settings.max_bytes), pooled)])
+    scores = {} if pooled is None else pooled.compute()
+    return fit_prepared(_prepare(train, None, settings), settings, given, started, scores)
 
 
 def _prepare(train: NeuralDataset, validation: NeuralDataset | None, settings: RidgeOptions) -> LinearProblem:

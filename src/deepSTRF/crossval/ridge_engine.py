@@ -6,13 +6,14 @@ options (lags, front-ends) are candidates around it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from deepSTRF.baselines import RidgeFit, fit_ridge_folds
+from deepSTRF.baselines.ridge_folds import fit_nested
 from deepSTRF.crossval.engine import (
     CORRELATIONS,
     WORST,
@@ -26,6 +27,7 @@ from deepSTRF.crossval.engine import (
 )
 from deepSTRF.crossval.estimators import Candidate
 from deepSTRF.crossval.plan import ALL_BUT_ONE
+from deepSTRF.datasets import ClipSplit
 from deepSTRF.training.evaluation import Column
 
 __all__ = ["has_shared_sums", "ridge_folds", "with_shared_sums"]
@@ -34,17 +36,14 @@ PENALTY = "lambdas"
 
 
 def has_shared_sums(job: Job) -> bool:
-    """Whether the folds can be solved together: inner folds of clips, and nothing but ridge.
+    """Whether inner folds choose among penalties of ridge, and nothing else is fitted.
 
-    Gaps, groups and estimates that are not of all training clips need a fit each.
+    Then all penalties come from one decomposition, and, unless blocks need gaps, all folds from shared sums.
     """
     ds = job.plan.recording
     return (
         job.inner is not None
-        and (job.inner == ALL_BUT_ONE or job.seed == 0)  # as `fit_ridge_folds` draws its inner folds
         and job.refit is not False
-        and not job.plan.blocks
-        and job.plan.group is None
         and job.score in CORRELATIONS
         and len(job.seeds) == 1
         and all(isinstance(one.options.get(PENALTY, 1.0), int | float) for one in job.candidates)
@@ -89,9 +88,23 @@ def ridge_folds(job: Job) -> Iterator[FoldResult]:
     fits = []
     for one in job.candidates:
         options = {**(one.estimator.ridge_options(ds) or {}), "score": job.score}
-        fits.append(fit_ridge_folds(ds, splits, inner=job.inner, **options))
+        if not job.plan.blocks and (job.inner == ALL_BUT_ONE or job.seed == 0):  # as it draws inner folds
+            group = job.plan.group
+            fits.append(fit_ridge_folds(ds, splits, inner=job.inner, group=group, **options))
+        else:
+            fits.append([_fit_views(job, split, options) for split in splits])
     for number, own in zip(missing, zip(*fits, strict=True), strict=True):
         yield finished(job, _result(job, number, own))
+
+
+def _fit_views(job: Job, split: ClipSplit, options: Mapping[str, Any]) -> RidgeFit:
+    """A fold by itself, with gaps around what is held out."""
+    plan = job.plan
+    pairs = (
+        (plan.view(train, (*val, *split.test)), plan.view(val, split.test))
+        for train, val in plan.inner(split, job.inner, job.seed)
+    )
+    return fit_nested(plan.view([*split.train, *split.val], split.test), pairs, **options)
 
 
 def _result(job: Job, number: int, fits: Sequence[RidgeFit]) -> FoldResult:
