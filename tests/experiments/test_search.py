@@ -20,6 +20,8 @@ from deepSTRF.experiments import (
 
 optuna = pytest.importorskip("optuna")
 
+# from Python 3.12 on, a fork of a process with threads warns; a child that hangs is killed as the others are
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 DATA = {"n_neurons": 2, "n_clips": 6, "n_repeats": 4, "clip_seconds": 0.5}
 RIDGE = {"dataset_options": DATA, "split": "kfold:3", "model": "ridge"}
 LAGS = {"model_options.n_lags": {"low": 1, "high": 30}}
@@ -89,6 +91,7 @@ def test_without_a_pruner_every_trial_ends(tmp_path):
     assert results.trials[0].validation == pytest.approx(run.scores.values["validation"]["cc_norm"].mean())
 
 
+@FORKS
 @pytest.mark.slow
 def test_a_search_killed_at_any_moment_ends_as_it_would_have(tmp_path):
     pytest.importorskip("fcntl")

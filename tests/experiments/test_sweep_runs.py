@@ -30,6 +30,8 @@ from deepSTRF.experiments import (
 )
 from deepSTRF.experiments.engines import Answer
 
+# from Python 3.12 on, a fork of a process with threads warns; a child that hangs is killed as the others are
+FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 #: The cheapest fit that has scores.
 DATA = {"n_neurons": 2, "n_clips": 5, "n_repeats": 4, "clip_seconds": 0.5}
 
@@ -370,6 +372,7 @@ def test_a_scheduler_that_goes_away_ends_the_sweep_and_loses_nothing(tmp_path, s
     assert max(count for (event, _), count in events(tmp_path).items() if event == "end") == 1
 
 
+@FORKS
 @pytest.mark.slow
 def test_a_sweep_killed_at_any_moment_goes_on(tmp_path, serial):
     """The driver itself: each child is a fork of this process, so that it begins at once."""
