@@ -10,7 +10,7 @@ the recording itself takes.
 - bucket: an LSTM on ragged clips in batches of 16; by hand: the same loop over clips sorted by length, and `Fitter`
   without ``bucket_by_length`` beside it;
 - budget: 500 neurons x half an hour in clips of 20 s with ``clip_bytes=0``; by hand: a loop that reads each clip anew;
-- pieces: front-ends over 2 minutes of sound; by hand: chunks of 2 s with the overlap they need (FIR front-ends), that
+- pieces: front-ends over 2 minutes of sound; by hand: chunks of 5 s with the overlap they need (FIR front-ends), that
   is ``step`` in a loop.
 """
 
@@ -40,7 +40,7 @@ from deepSTRF.training import Fitter, make_loaders
 DT_MS = 10.0
 BANDS, LAGS, EPOCHS = 18, 15, 2
 FRONT_ENDS = ("mel", "gammatone", "sincnet", "leaf")
-FS, SOUND_S, PIECE_S = 24_000, 120, 2
+FS, SOUND_S, PIECE_S = 24_000, 120, 5
 
 
 # ---- time and memory of what a process does from here on

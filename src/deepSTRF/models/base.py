@@ -36,7 +36,7 @@ from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.norms import BandStandardizer
-from deepSTRF.models.prediction import evaluating, predict_clips
+from deepSTRF.models.prediction import evaluating, front_end_frames, predict_clips
 from deepSTRF.models.readouts import OutputScale, start_output
 from deepSTRF.models.streaming import Device, DType, State, check_state, init_slot_state, step_slot
 from deepSTRF.models.transfer import transfer_model
@@ -141,7 +141,7 @@ class NeuralModel(nn.Module, Configurable):
         if isinstance(self.wav2spec, nn.Identity):
             self._check_spectrogram(x)
             return x
-        spectrogram = self._rounded(self.wav2spec(x))
+        spectrogram = self._rounded(front_end_frames(self.wav2spec, x))
         self._check_spectrogram(spectrogram)
         return spectrogram
 

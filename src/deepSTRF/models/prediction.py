@@ -22,6 +22,7 @@ from deepSTRF.models.streaming import init_slot_state, step_slot
 __all__ = [
     "differentiating",
     "evaluating",
+    "front_end_frames",
     "input_pieces",
     "parts_left_in_eval",
     "predict_clips",
@@ -29,6 +30,8 @@ __all__ = [
     "start_training",
 ]
 
+#: Seconds of sound that a front-end is given at once, of a long one.
+PIECE_S = 5.0
 #: Slots in front of a model's STRFs.
 _INPUT = ("wav2spec", "prefiltering")
 #: What a unit of rates per second holds.
@@ -97,6 +100,46 @@ def differentiating(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter in trained:
                 parameter.requires_grad_(True)
+
+
+def front_end_frames(front_end: nn.Module, x: Tensor) -> Tensor:
+    """Spectrograms (B, 1, F, T) of waveforms (B, 1, T_audio), long ones in pieces where nothing is trained.
+
+    In eval mode and without gradients a sound of more than two pieces of `PIECE_S` goes through the
+    front-end's own ``step``: the numbers are those of the whole to rounding, memory does not grow with the
+    sound beyond its frames, and filters work on what fits a cache.
+    """
+    hop, rate = (getattr(front_end, name, None) for name in ("hop", "audio_fs"))
+    if hop is None or rate is None or x.dim() != 3 or not _steps_as_it_runs(front_end):
+        return front_end(x)  # type: ignore[no-any-return]
+    piece = max(1, round(PIECE_S * rate / hop)) * hop
+    if x.shape[-1] <= 2 * piece or x.shape[-1] % hop:
+        return front_end(x)  # type: ignore[no-any-return]
+    state = init_slot_state(front_end, "wav2spec", len(x), device=x.device, dtype=x.dtype)
+    frames: list[Tensor] = []
+    for chunk in x.split(piece, dim=-1):
+        made, state = step_slot(front_end, "wav2spec", chunk, state)
+        frames.append(made)
+    return torch.cat(frames, dim=-1)
+
+
+def _steps_as_it_runs(front_end: nn.Module) -> bool:
+    """Whether ``step`` gives what a call would, and nobody waits for the call.
+
+    It does not where gradients are recorded or a part is in train mode, where the call is traced or hooked,
+    and where a class changes ``forward`` or ``transform`` of a base and leaves its ``step`` as it was.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if any(part.training or part._forward_hooks or part._forward_pre_hooks for part in front_end.modules()):
+        return False
+    own = [vars(cls).keys() for cls in type(front_end).__mro__]
+    steps = next((names for names in own if "step" in names), None)
+    if steps is None or {"step", "init_state", "forward"} & vars(front_end).keys():
+        return False
+    later = own[: own.index(steps)]
+    ours = type(front_end).__module__.startswith("deepSTRF.")
+    return ours or not any({"forward", "transform"} & names for names in later)
 
 
 def predict_clips(

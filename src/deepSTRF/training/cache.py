@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from deepSTRF._validation import checked
 from deepSTRF.models import NeuralModel
+from deepSTRF.models.prediction import evaluating
 from deepSTRF.training.validate import left_as_found
 
 __all__ = ["FrontEndCache", "FrontEndFeed", "front_end_key", "gives_the_same_twice"]
@@ -240,7 +241,8 @@ class FrontEndFeed:
         """Return (1, F, T) of a sound padded to ``n_samples``; ``stimulus`` gives (1, T_audio) on a miss."""
 
         def compute() -> Tensor:
-            with torch.no_grad():
+            # it was found to give the same in both modes: in eval mode long sounds are computed in pieces
+            with evaluating(self._model.wav2spec):  # type: ignore[arg-type]
                 spectrogram: Tensor = self._model.spectrogram(stimulus().unsqueeze(0))[0]  # type: ignore[operator]
             return spectrogram
 
