@@ -9,7 +9,7 @@ the recording itself takes.
 - short: 10,000 clips of 1 s in batches of 64; by hand: batches indexed out of one stacked tensor;
 - bucket: an LSTM on ragged clips in batches of 16; by hand: the same loop over clips sorted by length, and `Fitter`
   without ``bucket_by_length`` beside it;
-- budget: 500 neurons x half an hour in clips of 20 s with ``clip_bytes=0``; by hand: a loop that reads each clip anew;
+- budget: 500 neurons x 12 minutes in clips of 20 s with ``clip_bytes=0``; by hand: a loop that reads each clip anew;
 - pieces: front-ends over 2 minutes of sound; by hand: chunks of 5 s with the overlap they need (FIR front-ends), that
   is ``step`` in a loop.
 """
@@ -101,7 +101,7 @@ def ragged_recording(n_clips: int = 320, n_neurons: int = 20) -> NeuralDataset:
     return NeuralDataset.from_arrays(stims, responses, DT_MS, check_alignment=False)
 
 
-def long_recording(hours: float = 0.5, n_neurons: int = 500) -> NeuralDataset:
+def long_recording(hours: float = 0.2, n_neurons: int = 500) -> NeuralDataset:
     rng = np.random.default_rng(0)
     count, bins = round(hours * 180), 2000
     stims = [spectrogram(rng, bins) for _ in range(count)]
@@ -324,7 +324,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], Callable[[str, dict[str, float]], N
     "short": ("10,000 clips of 1 s, batches of 64", ("ours", "by hand"), short),
     "many-short": ("100,000 clips of 1 s, batches of 64", ("ours", "by hand"), many_short),
     "bucket": ("LSTM on ragged clips, batches of 16", ("ours", "by hand", "padded"), bucket),
-    "budget": ("500 neurons x half an hour, clip_bytes=0", ("ours", "by hand"), budget),
+    "budget": ("500 neurons x 12 minutes, clip_bytes=0", ("ours", "by hand"), budget),
     **{
         f"pieces-{name}": (
             f"{name} over {SOUND_S} s of sound", ("ours", "by hand", "whole"),

@@ -541,10 +541,12 @@ def _band_frames(clips: Iterable[Tensor], n_bands: int) -> Iterator[Tensor]:
 def _joined(parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """Frames in float64, short clips together: a few operations then serve hundreds of them."""
     held: list[Tensor] = []
+    n_frames = 0
     for frames in parts:
         held.append(frames)
-        if sum(map(len, held)) >= FRAMES_AT_ONCE:
+        n_frames += frames.shape[0]
+        if n_frames >= FRAMES_AT_ONCE:
             yield torch.cat(held).double()
-            held = []
-    if any(map(len, held)):
+            held, n_frames = [], 0
+    if n_frames:
         yield torch.cat(held).double()

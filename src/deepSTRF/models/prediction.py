@@ -126,10 +126,10 @@ def front_end_frames(front_end: nn.Module, x: Tensor) -> Tensor:
 def _steps_as_it_runs(front_end: nn.Module) -> bool:
     """Whether ``step`` gives what a call would, and nobody waits for the call.
 
-    It does not where gradients are recorded or a part is in train mode, where the call is traced or hooked,
+    It does not where gradients are recorded or a part is in train mode, where the call is compiled or hooked,
     and where a class changes ``forward`` or ``transform`` of a base and leaves its ``step`` as it was.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
     if any(part.training or part._forward_hooks or part._forward_pre_hooks for part in front_end.modules()):
         return False

@@ -585,14 +585,16 @@ def psth_moments(
     sums: _RowSums | None = None
     held: list[Tensor] = []
     owners: list[Tensor] = []
+    n_values = 0
     for psth, neurons in psths:
         if sums is None:
             sums = _RowSums(len(psth) if neurons is None or n_neurons is None else n_neurons)
         held.append(psth.detach().cpu().unsqueeze(1))
         owners.append(torch.arange(len(psth)) if neurons is None else neurons.cpu())
-        if sum(part.numel() for part in held) >= VALUES_AT_ONCE:
+        n_values += psth.numel()
+        if n_values >= VALUES_AT_ONCE:
             sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
-            held, owners = [], []
+            held, owners, n_values = [], [], 0
     if sums is not None and held:
         sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
     return None if sums is None else sums.result()

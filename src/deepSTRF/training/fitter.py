@@ -164,7 +164,9 @@ class Fitter:
     front_end_cache : FrontEndCache, optional
         Cache to share between fits; None makes one.
     clip_bytes : int
-        Bytes of clips that may stay on the device; what does not fit is read again each epoch.
+        Bytes of clips (targets, and stimuli that are not the recording's own tensors) that may stay on the
+        device; what does not fit is read again each epoch. Beside them a fit holds one batch with its
+        prediction and gradient, and about 200 bytes per recorded pair of a clip and a neuron.
     callbacks : sequence of Callback or callable
         Further callbacks, called after the fitter's own. A function is called with the seed (0 where there
         is none) and returns them.
