@@ -117,7 +117,7 @@ def front_end_frames(front_end: nn.Module, x: Tensor) -> Tensor:
         return front_end(x)  # type: ignore[no-any-return]
     state = init_slot_state(front_end, "wav2spec", len(x), device=x.device, dtype=x.dtype)
     frames: list[Tensor] = []
-    for chunk in x.split(piece, dim=-1):
+    for chunk in torch.split(x, piece, dim=-1):
         made, state = step_slot(front_end, "wav2spec", chunk, state)
         frames.append(made)
     return torch.cat(frames, dim=-1)
