@@ -23,6 +23,7 @@ BENCHMARKS = {
     "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),
+    "linear": ("Linear models on NS1, method by method", "benchmarks/bench_linear.py --threads 2"),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
     "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),
     "zoo": ("Cost of every model", "benchmarks/bench_zoo.py"),

@@ -143,7 +143,7 @@ def test_fit_recommended_writes_all_choices(deepstrf, tmp_path):
     ("model", "text"),
     [
         ("nrf", r"model='nrf' has none; models that have them: .*linear"),
-        ("ridge", r"model='ridge' is solved in closed form.*linear"),
+        ("ridge", r"model='ridge' is solved without epochs.*linear"),
         ("statenett", r"unknown .*'statenett'.*Did you mean 'statenet'"),
     ],
 )

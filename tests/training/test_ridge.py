@@ -348,7 +348,7 @@ def test_an_experiment_in_closed_form(tmp_path):
     config = ExperimentConfig(model="ridge", model_options={"n_lags": 8}, dataset_options=SMALL)
     said: list[str] = []
     run = run_experiment(config, tmp_path / "run", progress=False, log=said.append)
-    assert "Solving ridge in closed form" in said
+    assert "Solving ridge, without epochs" in said
     card = dict(run.protocol)
     assert "closed form" in card["Fit: method"]
     assert "Fit: lambdas chosen" in card
@@ -363,9 +363,9 @@ def test_an_experiment_in_closed_form(tmp_path):
 def test_an_experiment_says_what_it_cannot_do():
     with pytest.raises(ValueError, match=r"has no option 'n_lag'; it takes n_lags.*Did you mean 'n_lags'"):
         check_choices(ExperimentConfig(model="ridge", model_options={"n_lag": 8}))
-    with pytest.raises(ValueError, match="closed form, which minimises the squared error"):
+    with pytest.raises(ValueError, match="without epochs, for the squared error"):
         check_choices(ExperimentConfig(model="ridge", loss="poisson"))
-    with pytest.raises(ValueError, match=r"unknown model 'ridg'.*In closed form: 'ridge'"):
+    with pytest.raises(ValueError, match=r"unknown model 'ridg'.*Linear fits: .*'ridge'"):
         check_choices(ExperimentConfig(model="ridg"))
 
 

@@ -112,6 +112,10 @@ class BoostingFit(LinearFit):
             f"{float(used.max()):g} of {self.weight[0].numel()}",
         }
 
+    def choice(self, neuron: int) -> dict[str, Any]:
+        """Return the number of steps of one neuron as an option of `fit_boosting`."""
+        return {"n_steps": max(1, int(self.n_steps[neuron]))}
+
     def notes(self) -> list[tuple[str, str]]:
         """Return (level, sentence) pairs about what a reader must know."""
         notes = super().notes()

@@ -126,6 +126,21 @@ class LinearFit:
         unit, step = ("bins", 1.0) if bin_ms is None else ("ms", bin_ms)
         return {"lags": f"{lags.start * step:g} to {(lags.stop - 1) * step:g} {unit} before the response"}
 
+    def choice(self, neuron: int) -> dict[str, Any]:
+        """Return the options with which a fit without validation clips repeats what one neuron chose.
+
+        Parameters
+        ----------
+        neuron : int
+            Place of the neuron.
+
+        Returns
+        -------
+        dict
+            Keyword arguments of the fit; empty where it chooses by its training clips alone.
+        """
+        return {}
+
     def notes(self) -> list[tuple[str, str]]:
         """Return (level, sentence) pairs about what a reader must know."""
         if not self.untrained:

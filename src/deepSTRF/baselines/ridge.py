@@ -164,6 +164,15 @@ class RidgeFit(LinearFit):
             "lambdas_chosen": chosen,
         }
 
+    def choice(self, neuron: int) -> dict[str, Any]:
+        """Return the penalties of one neuron as options of `fit_ridge`."""
+        if not self.feature_grid:
+            return {"lambdas": float(self.lambdas[neuron])}
+        return {
+            "lambdas": {name: float(one[neuron]) for name, one in self.feature_lambdas.items()},
+            "banded": False,
+        }
+
     def notes(self) -> list[tuple[str, str]]:
         """Return (level, sentence) pairs about what a reader must know."""
         notes = []

@@ -118,6 +118,11 @@ class TikhonovFit(LinearFit):
             "penalties_chosen": "; ".join(ranges),
         }
 
+    def choice(self, neuron: int) -> dict[str, Any]:
+        """Return penalty and smoothness of one neuron as options of `fit_tikhonov`."""
+        names = ("lambdas", "smooth_time", "smooth_frequency")
+        return {name: float(getattr(self, name)[neuron]) for name in names}
+
     def notes(self) -> list[tuple[str, str]]:
         """Return (level, sentence) pairs about what a reader must know."""
         notes = super().notes()

@@ -68,7 +68,7 @@ def list_models() -> None:
     for title, name in (
         ("Models", "models"),
         ("Fitted models (in Python: load_pretrained(NAME))", "fitted models"),
-        ("Fits in closed form (a name for --model)", "solvers"),
+        ("Linear fits without epochs (a name for --model)", "solvers"),
         ("Front-ends (waveform to spectrogram)", "front-ends"),
         ("Prefilters (model option prefiltering)", "prefilters"),
         ("Kernels of receptive fields (model option kernel)", "kernels"),

@@ -97,21 +97,21 @@ def check_choices(config: ExperimentConfig) -> None:
         fitted = SOLVERS.get(config.model)
         if config.loss not in (None, DEFAULT_LOSS):
             raise FieldError(
-                "model {0!r} is solved in closed form, which minimises the squared error; leave out "
+                "model {0!r} is solved without epochs, for the squared error; leave out "
                 "{loss:{1}}, or choose another model",
                 config.model,
                 config.loss,
             )
         if config.refit:
             raise FieldError(
-                "model {0!r} is solved in closed form, and its penalty is chosen on the validation clips; "
+                "model {0!r} is solved without epochs, and chooses on the validation clips; "
                 "leave out {refit}, or choose another model",
                 config.model,
             )
     else:
         if config.refit and config.start == "ridge":
             raise FieldError("{start:ridge} chooses its penalty on the validation clips; leave out {refit}")
-        fitted = MODELS.get(config.model, hint=f"In closed form: {', '.join(map(repr, SOLVERS))}.")
+        fitted = MODELS.get(config.model, hint=f"Linear fits: {', '.join(map(repr, SOLVERS))}.")
     _check_options(fitted, config.model_options, f"model {config.model!r}")
     if config.wav2spec is not None:
         front_end = WAV2SPEC.get(config.wav2spec)
@@ -404,6 +404,10 @@ class ClosedFormFit(Protocol):
     @property
     def model(self) -> nn.Module:
         """The fitted model, an ordinary one."""
+        ...
+
+    def choice(self, neuron: int) -> dict[str, Any]:
+        """Options that repeat what one neuron chose on validation clips, without these."""
         ...
 
     def facts(self) -> dict[str, Any]:

@@ -484,7 +484,7 @@ class ExperimentConfig:
         if model in SOLVERS or model.lower() not in recommending:
             if model not in SOLVERS:
                 MODELS.get(model)  # an unknown name has an error of its own
-            why = "is solved in closed form, which takes none" if model in SOLVERS else "has none"
+            why = "is solved without epochs, which takes none" if model in SOLVERS else "has none"
             raise FieldError(
                 "recommended choices of a fit: {model:{0}} " + why + "; models that have them: {1}",
                 model,

@@ -411,7 +411,7 @@ def _fit_seed(
 ) -> _Fit:
     train, val = views[0], views[1]
     if is_closed_form(config.model):
-        log(f"Solving {config.model} in closed form")
+        log(f"Solving {config.model}, without epochs")
         started = time.monotonic()
         solution = solve(config, train, val)
         validate_model(solution.model, train)

@@ -116,8 +116,8 @@ def explain_sounds(target: Target) -> dict[str, Any]:
 def explain_confidence(target: Target) -> dict[str, Any]:
     """Write confidence bands from refits with one training clip left out at a time (``confidence.npz``).
 
-    Each neuron keeps the penalty selected on the validation clips: selecting it again in each refit would
-    count as uncertainty of the neuron. Only models that are fitted in closed form have bands.
+    Each neuron keeps what was selected on the validation clips: selecting it again in each refit would count
+    as uncertainty of the neuron. Only linear fits without epochs have bands.
     """
     config = target.config
     if config is None or not is_closed_form(config.model):
@@ -131,18 +131,14 @@ def explain_confidence(target: Target) -> dict[str, Any]:
     for neuron in target.neurons:
         alone, check = train.select(neurons=[neuron]), validation.select(neurons=[neuron])
         try:
-            chosen: Any = solve(config, alone, check)
+            chosen = solve(config, alone, check)
         except ValueError as error:  # too few clips of this neuron: the others have their bands
             reasons.append(f"{target.all_names[neuron]}: {error}")
             bands.append(None)
             count(n_fits + 1)
             continue
         count(1)
-        options = {**config.model_options, "lambdas": float(chosen.lambdas[0])}
-        if getattr(chosen, "feature_grid", {}):  # one penalty per feature
-            options["lambdas"] = {name: float(one[0]) for name, one in chosen.feature_lambdas.items()}
-            options.pop("banded", None)
-        fixed = replace(config, model_options=options)
+        fixed = replace(config, model_options={**config.model_options, **chosen.choice(0)})
 
         def refit(clips: Any, fixed: Any = fixed) -> Any:
             count(1)
