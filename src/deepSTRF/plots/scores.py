@@ -420,10 +420,10 @@ def _draw_candidates(
     rows = np.broadcast_to(np.arange(n_candidates), grid.shape)
     is_chosen = rows == picked[:, None]
     ax.scatter(grid[~is_chosen], rows[~is_chosen], s=22, facecolors="none", edgecolors=GREY)
-    ax.scatter(grid[is_chosen], rows[is_chosen], s=22, color=VERMILION, label="chosen", zorder=3)
+    ax.scatter(grid[is_chosen], rows[is_chosen], s=22, color=VERMILION, zorder=3)
     ax.set_yticks(range(n_candidates), [shown_text(name) for name in shown], fontsize=TICK_SIZE)
     ax.invert_yaxis()
     ax.set_xlabel(f"{shown_text(label)} inside the fold", **PLAIN)
     if is_chosen.any():
-        ax.legend(frameon=False, fontsize=TICK_SIZE)
+        left_title(ax, "filled: chosen by a fold", LABEL_SIZE)
     tidy(ax)
