@@ -16,15 +16,21 @@ from __future__ import annotations
 
 import argparse
 import resource
+import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 
-from deepSTRF.metrics import ScoreTracker, mse_loss, normalized_corrcoef, poisson_loss
+from deepSTRF.datasets.audio import AudioNeuralDataset
+from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef, poisson_loss
 from deepSTRF.metrics.ceilings import RepeatGroups, SplitCeiling, half_splits
+from deepSTRF.models.audio import Linear
+from deepSTRF.training import score_model
 
 N_SPLITS = 126
 NS1_SHAPE = (119, 20, 999)
@@ -155,7 +161,7 @@ def bench_scores(arguments: argparse.Namespace) -> None:
         with clock.part("pass"):
             tracker.prepare(clip, spikes)
         with clock.part("splits"):
-            ceiling.add(RepeatGroups.of(spikes, None))
+            ceiling.add(RepeatGroups.of(spikes.unsqueeze(0), None))
         preds.append(pred)
         few_spikes.append(spikes[: arguments.loop_neurons].numpy())
     with clock.part("after"):
@@ -233,6 +239,175 @@ def bench_training_step() -> None:
     print(f"  {'normalized_corrcoef from the repeats, for comparison':<58} {whole:8.2f} ms")
 
 
+class SecondMoments:
+    """Scores of many clips as one writes them by hand: NumPy, a loop over clips that adds second moments."""
+
+    def __init__(self) -> None:
+        self.n_bins = 0
+        self.sums: list[np.ndarray] = []
+
+    def add(self, pred: np.ndarray, repeats: np.ndarray) -> None:
+        """Take in a prediction (N, T) and repeats (N, R, T)."""
+        p, y = pred.astype(np.float64), repeats.astype(np.float64)
+        n_repeats, n_bins = y.shape[1:]
+        level, mean = p.mean(1), y.mean(2)
+        p, y = p - level[:, None], y - mean[:, :, None]
+        gram = y @ y.transpose(0, 2, 1)
+        trace = np.trace(gram, axis1=1, axis2=2)
+        if not self.sums:
+            self.level, self.mean = level, mean.mean(1)
+            self.sums = [0.0 * one for one in (level, level, level, gram, mean, level)]
+        shift, shifts = level - self.level, mean - self.mean[:, None]
+        signal = (gram.sum((1, 2)) - trace) / (n_repeats * (n_repeats - 1) * (n_bins - 1))
+        new = (
+            (p * p).sum(1) + n_bins * shift**2,
+            (p * y.mean(1)).sum(1) + n_bins * shift * shifts.mean(1),
+            n_bins * shift,
+            gram + n_bins * shifts[:, :, None] * shifts[:, None, :],
+            n_bins * shifts,
+            n_bins * signal,
+        )
+        for total, one in zip(self.sums, new, strict=True):
+            total += one
+        self.n_bins += n_bins
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """The columns of a score table without bootstrap."""
+        square, product, shift, gram, shifts, clip_signal = self.sums
+        n, n_repeats = self.n_bins, gram.shape[1]
+        xx, mean = square - shift**2 / n, shifts / n
+        gram = gram - n * mean[:, :, None] * mean[:, None, :]
+        yy, xy = gram.sum((1, 2)) / n_repeats**2, product - shift * mean.mean(1)
+        trace = np.trace(gram, axis1=1, axis2=2)
+        signal = (gram.sum((1, 2)) - trace) / (n_repeats * (n_repeats - 1) * (n - 1))
+        gap = shift / n + self.level - mean.mean(1) - self.mean
+        error = xx + yy - 2 * xy + n * gap**2
+        splits = half_splits(n_repeats, N_SPLITS, 0)
+        a, b = splits.first.numpy(), splits.second.numpy()
+        aa, bb, ab = (
+            np.einsum("sr,nrt,st->ns", one, gram, two, optimize=True) for one, two in ((a, a), (b, b), (a, b))
+        )
+        rho = (ab / np.sqrt(aa * bb))[:, : splits.n_used].mean(1)
+        return {
+            "cc": xy / np.sqrt(xx * yy),
+            "cc_norm": xy / np.sqrt(xx * (n - 1) * signal),
+            "cc_norm_published": xy / np.sqrt(xx * (n - 1) * clip_signal / n),
+            "fve": 1 - error / yy,
+            "mse": error / n,
+            "ccmax": np.sqrt(splits.ratio * rho / (1 + (splits.ratio - 1) * rho)),
+            "snr": signal / (trace / n_repeats / (n - 1) - signal),
+        }
+
+
+def by_hand(model: torch.nn.Module, stims: list[np.ndarray], responses: list[np.ndarray]) -> dict:
+    """Predict and score clip after clip."""
+    moments = SecondMoments()
+    with torch.no_grad():
+        for stim, repeats in zip(stims, responses, strict=True):
+            pred = model(torch.from_numpy(stim)[None, None])[0, :, 0].numpy()
+            moments.add(pred, repeats)
+    return moments.columns()
+
+
+def medians(functions: dict[str, Callable[[], object]], number: int) -> dict[str, float]:
+    """Median processor time in seconds of functions run in turn."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(number):
+        for name, function in functions.items():
+            begin = time.process_time()
+            function()
+            times[name].append(time.process_time() - begin)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def bench_many_clips(arguments: argparse.Namespace) -> None:
+    """`score_model` on many short clips against a loop that adds second moments."""
+    for ragged in (False, True):
+        random = np.random.default_rng(0)
+        lengths = random.integers(50, 150, arguments.many) if ragged else [100] * arguments.many
+        stims = [random.standard_normal((18, n)).astype(np.float32) for n in lengths]
+        rates = [random.uniform(0.0, 0.5, (20, 1, n)).repeat(5, axis=1) for n in lengths]
+        responses = [random.poisson(rate).astype(np.float32) for rate in rates]
+        recording = AudioNeuralDataset.from_arrays(stims, responses, dt_ms=10.0)
+        torch.manual_seed(0)
+        model = Linear(18, 9, 20).eval()
+        table = score_model(model, recording, n_bootstrap=0)  # its fingerprint is kept
+        for name, expected in by_hand(model, stims, responses).items():
+            np.testing.assert_allclose(table[name], expected, rtol=1e-6, atol=1e-9, err_msg=name)
+        found = medians(
+            {
+                "ours": lambda m=model, r=recording: score_model(m, r, n_bootstrap=0),
+                "hand": lambda m=model, s=stims, r=responses: by_hand(m, s, r),
+            },
+            3,
+        )
+        what = "clips of 50 to 150 bins" if ragged else "clips of 100 bins"
+        print(
+            f"  {f'score_model, {arguments.many} {what}':<58} {found['ours']:8.2f} s, by hand "
+            f"{found['hand']:.2f} s: {found['ours'] / found['hand']:.2f}x its processor time"
+        )
+
+
+def numpy_line(pred: np.ndarray, responses: np.ndarray) -> np.ndarray:
+    """Correlation of (B, N, T) with the PSTH of (B, N, R, T), NaN left out."""
+    psth = np.nanmean(responses, axis=2, dtype=np.float64)
+    x, y = (values.transpose(1, 0, 2).reshape(values.shape[1], -1) for values in (pred, psth))
+    x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
+    return (x * y).sum(1) / np.sqrt((x * x).sum(1) * (y * y).sum(1))
+
+
+def bench_repeats() -> None:
+    """`corrcoef` and `fve` from repeats against a line of NumPy, at 10 x 300 x 20 x 1,000."""
+    generator = torch.Generator().manual_seed(0)
+    for what in ("complete", "a quarter of the repeats missing"):
+        responses = torch.poisson(torch.rand(10, 300, 20, 1000, generator=generator))
+        if what != "complete":
+            responses[:, :, 15:] = torch.nan
+        pred = torch.rand(10, 300, 1, 1000, generator=generator)
+        arrays = pred[:, :, 0].double().numpy(), responses.numpy()
+        np.testing.assert_allclose(
+            corrcoef(pred, responses, reduction="none"), numpy_line(*arrays), atol=1e-9
+        )
+        found = medians(
+            {
+                "corrcoef": lambda p=pred, y=responses: corrcoef(p, y),
+                "fve": lambda p=pred, y=responses: fve(p, y),
+                "hand": lambda a=arrays: numpy_line(*a),
+            },
+            5,
+        )
+        print(
+            f"  {f'corrcoef from repeats, {what}':<58} {found['corrcoef']:8.2f} s, fve {found['fve']:.2f} s, "
+            f"NumPy {found['hand']:.2f} s: {found['corrcoef'] / found['hand']:.2f}x"
+        )
+
+
+def bench_tracker() -> None:
+    """What a fit keeps for the scores of 500 neurons x 1 hour in windows of 10 s, bins of 10 ms."""
+    tracker = ScoreTracker()
+    for clip in range(360):
+        tracker.prepare(clip, torch.rand(500, 1, 1000))
+        tracker.update([clip], torch.rand(1, 500, 1, 1000))
+    held = sum(summary.n_bytes for summary in tracker._clips.values()) / 2**20
+    print(f"  {'kept by ScoreTracker, 500 neurons x 1 h':<58} {held:8.0f} MB, as float64 PSTHs 1373 MB")
+
+
+def bench_lists() -> None:
+    """Start of ``deepstrf datasets`` beside that of a process that imports torch."""
+    command = "from deepSTRF.cli import main; main(['datasets'])"
+
+    times: dict[str, list[float]] = {}
+    for _ in range(3):
+        for name, code in (("datasets", command), ("torch", "import torch")):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            times.setdefault(name, []).append(spent)
+    ours, torch_alone = (statistics.median(times[name]) for name in ("datasets", "torch"))
+    print(f"  {'deepstrf datasets (processor)':<58} {ours:8.2f} s, import torch alone {torch_alone:.2f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -242,12 +417,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--bins", type=int, default=1000)
     parser.add_argument("--loop-neurons", type=int, default=4, help="neurons the per-neuron loop is timed on")
+    parser.add_argument("--many", type=int, default=8000, help="short clips of the table of scores")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     arguments.loop_neurons = min(arguments.loop_neurons, arguments.neurons)
     torch.set_num_threads(arguments.threads)
     bench_scores(arguments)
     bench_training_step()
+    print("growth, beside what one writes by hand (medians of processor time, run in turn)")
+    bench_many_clips(arguments)
+    bench_repeats()
+    bench_tracker()
+    bench_lists()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"peak memory {peak:.1f} GB")
 

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.metrics import corrcoef, feve, fve
+from deepSTRF.metrics import ScoreTracker, corrcoef, feve, fve, neuron_quality
 from deepSTRF.metrics._statistics import pooled_moments
+from deepSTRF.metrics.quality import COLUMNS
+from deepSTRF.metrics.stacks import stacks
 
 
 def recording(dtype: torch.dtype, holes: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -93,3 +95,80 @@ def test_repeats_are_never_copied_to_float64(function: object, holes: bool) -> N
     with LargestCopy() as made:
         function(pred, responses)  # type: ignore[operator]
     assert made.elements <= 300_000, made.elements  # a block of 2 MiB; the repeats are 2.4 million values
+
+
+def test_what_a_tracker_keeps_is_bounded() -> None:
+    """PSTHs of float32 responses are kept as float32, up to the limit; scores do not depend on it."""
+    torch.manual_seed(0)
+    responses, pred = torch.rand(6, 4, 3, 200), torch.rand(6, 4, 1, 200)
+    clip_bytes = 4 * 200 * 4
+    found = []
+    for limit in (None, 3 * clip_bytes, 0):
+        tracker = ScoreTracker(max_bytes=limit)
+        for _ in range(2):  # passes
+            tracker.reset()
+            for first in (0, 2, 4):
+                keys = [first, first + 1]
+                new = [key for key in keys if key not in tracker]
+                if new:
+                    tracker.prepare_stack(new, responses[new])
+                tracker.update(keys, pred[keys])
+            kept = [key for key in range(6) if key in tracker]
+            assert len(kept) == {None: 6, 3 * clip_bytes: 3, 0: 0}[limit]
+        assert sum(summary.n_bytes for summary in tracker._clips.values()) == len(kept) * clip_bytes
+        found.append(tracker.compute())
+    for other in found[1:]:
+        for name, scores in found[0].items():
+            torch.testing.assert_close(other[name], scores, rtol=1e-7, atol=1e-7, equal_nan=True)
+    torch.testing.assert_close(
+        found[2]["cc"], corrcoef(pred, responses, reduction="none"), rtol=1e-12, atol=0
+    )
+
+
+class Recording:
+    """Clips of several lengths and numbers of repeats, some of them with holes."""
+
+    dt, N_neurons = 5.0, 4
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.blocks = []
+        for clip in range(30):
+            signal = torch.randn(4, 1, 40 + 10 * (clip % 3), generator=generator)
+            block = signal + torch.randn(4, 2 + clip % 4, signal.shape[2], generator=generator)
+            if clip % 5 == 4:
+                block[1, 1:] = torch.nan
+                block[2, 0, :7] = torch.nan
+            self.blocks.append(block)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def response_block(self, clip: int) -> torch.Tensor:
+        return self.blocks[clip]
+
+    def describe(self) -> dict[str, object]:
+        return {}
+
+
+@pytest.mark.parametrize("centring", ["concat", "clip"])
+def test_stacks_of_clips_give_what_single_clips_give(centring: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"centring": centring, "n_bootstrap": 20}
+    stacked = neuron_quality(Recording(), **options)  # type: ignore[arg-type]
+    monkeypatch.setattr("deepSTRF.metrics.stacks.STACK_BYTES", 0)
+    single = neuron_quality(Recording(), **options)  # type: ignore[arg-type]
+    assert stacked.reasons == single.reasons
+    for name in COLUMNS:
+        torch.testing.assert_close(
+            getattr(stacked, name), getattr(single, name), rtol=1e-9, atol=1e-12, equal_nan=True
+        )
+
+
+def test_stacks_hold_clips_of_one_shape_within_their_bytes() -> None:
+    clips = [(number, (torch.full((2, 3, 50 + number % 2), float(number)),)) for number in range(9)]
+    seen: list[int] = []
+    for numbers, (stack,) in stacks(iter(clips)):
+        assert stack.shape[0] == len(numbers)
+        assert [int(one) for one in stack[:, 0, 0, 0]] == numbers
+        seen += numbers
+    assert sorted(seen) == list(range(9))
