@@ -338,8 +338,10 @@ class QualitySums:
             "ccmax_low": low,
             "ccmax_high": high,
         }
-        known = hasattr(dataset, "smoothing_ms")  # describe looks at every clip
-        smoothing = dataset.smoothing_ms if known else dataset.describe().get("smoothing_ms")
+        unknown = object()  # describe looks at every clip
+        smoothing: Any = getattr(dataset, "smoothing_ms", unknown)
+        if smoothing is unknown:
+            smoothing = dataset.describe().get("smoothing_ms")
         return NeuronQuality(
             **{name: column.cpu() for name, column in columns.items()},
             reasons=_reasons(clips, most, lowest >= highest, signal, noise, ceiling),
