@@ -122,20 +122,33 @@ def without_short_shifts(populations, n_clips=20, n_bins=200, bins=5, least=20, 
     return float((np.concatenate(p) <= 0.05).mean())
 
 
-def cross_validated(method, populations, n_clips=20, n_bins=200):
-    """Rejections of noise predicted by ridge fits that left each clip out."""
-    p = []
-    for population in range(populations):
-        rng = np.random.default_rng([5, population])
-        sound = noise(rng, (n_clips, 12, n_bins), 5)
-        responses = noise(rng, (n_clips, N_NOISE, 1, n_bins), 5)
-        psth = responses[:, :, 0]
+def cross_validated(n_features, n_folds, populations, n_clips=20, n_bins=150):
+    """Rejections of noise predicted by ridge fits over folds: plain and with ``cross_validated=True``."""
+
+    def predicted(rng, psth):
+        sound, fold = noise(rng, (n_clips, n_features, n_bins), 3), np.arange(n_clips) % n_folds
         gram, cross = sound @ sound.transpose(0, 2, 1), sound @ psth.transpose(0, 2, 1)
-        mean = (psth.sum((0, 2)) - psth.sum(2)) / (n_bins * (n_clips - 1))
-        weights = np.linalg.solve(gram.sum(0) - gram + 50 * np.eye(12), cross.sum(0) - cross)
-        predictions, ds = recording(weights.transpose(0, 2, 1) @ sound + mean[:, :, None], responses)
-        p.append(score_null(predictions, ds, method=method, score="cc", n_null=399).p)
-    return float((np.concatenate(p) <= 0.05).mean())
+        rates = np.empty(psth.shape)
+        for one in range(n_folds):
+            train = fold != one
+            penalised = gram[train].sum(0) + 30 * np.eye(n_features)
+            weight, mean = np.linalg.solve(penalised, cross[train].sum(0)), psth[train].mean((0, 2))
+            rates[~train] = weight.T @ sound[~train] + mean[:, None]
+        return rates
+
+    found = {}
+    for population in range(populations):
+        rng = np.random.default_rng([n_features, n_folds, population])
+        responses = noise(rng, (n_clips, N_NOISE, 1, n_bins), 3)
+        first, ds = recording(predicted(rng, responses[:, :, 0]), responses)
+        both = {"a": first, "b": list(torch.from_numpy(predicted(rng, responses[:, :, 0])))}
+        for known in (False, True):
+            for method in ("shift", "permute-clips"):
+                p = score_null(first, ds, method=method, score="cc", n_null=399, cross_validated=known).p
+                found.setdefault((method, known), []).append(p)
+            pair = compare_models(both, ds, score="cc", n_permutations=499, cross_validated=known).pairs[0]
+            found.setdefault(("two models", known), []).append(pair.p)
+    return {name: float((np.concatenate(p) <= 0.05).mean()) for name, p in found.items()}
 
 
 # ---- coverage
@@ -302,9 +315,18 @@ def main():
             )
     print("Not offered, and why (20 clips of 200 bins, 5 bins to 1/e):")
     print(f"  shifts of at least 20 bins only {without_short_shifts(populations):6.1%}")
-    print("Predictions of leave-one-clip-out ridge fits on noise:")
-    for method in ("shift", "permute-clips"):
-        print(f"  {method:<14}{cross_validated(method, populations):6.1%}")
+    print(
+        "Ridge fits to noise over folds, 20 clips of 150 bins, 3 bins to 1/e; in brackets: cross_validated=True"
+    )
+    for n_features in (1, 4, 12, 60):
+        for n_folds in (20, 5):
+            rates = cross_validated(n_features, n_folds, min(populations, 2))
+            cells = [
+                f"{name} {rates[name, False]:5.1%} ({rates[name, True]:.1%})"
+                for name, known in rates
+                if known
+            ]
+            print(f"  {n_features:>3} features, {n_folds:>2} folds: " + ", ".join(cells))
     print(f"Coverage of 95 % intervals, single neurons, {many} repetitions of clips of 50 bins, 4 repeats")
     print(
         "(SNR: signal over noise power of a repeat; uneven: sd of the log gain of clips; in brackets: no interval)"

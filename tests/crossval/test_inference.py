@@ -570,3 +570,32 @@ def test_shifts_over_a_gap_equal_numpy_roll() -> None:
             expected = np.corrcoef(moved[both], responses[neuron, 0, both])[0, 1]
             found = result.null[shift - 1, neuron] if shift else result.observed[neuron]
             assert found == pytest.approx(expected)
+
+
+# ---- predictions of cross-validated fits
+
+
+def test_cross_validated_noise_needs_the_wider_null() -> None:
+    rng = np.random.default_rng(30)
+    sound, responses = rng.standard_normal((15, 40, 100)), rng.standard_normal((15, 400, 1, 100))
+    psth = responses[:, :, 0]
+    gram, cross = sound @ sound.transpose(0, 2, 1), sound @ psth.transpose(0, 2, 1)
+    weights = np.linalg.solve(gram.sum(0) - gram + np.eye(40), cross.sum(0) - cross)  # leave one clip out
+    predictions, ds = recording(list(weights.transpose(0, 2, 1) @ sound), list(responses))
+    plain = score_null(predictions, ds, score="cc", n_null=199)
+    wide = score_null(predictions, ds, score="cc", n_null=199, cross_validated=True)
+    assert (plain.p <= 0.05).mean() > 0.07  # what the null would say of fits that share no clips
+    assert (wide.p <= 0.05).mean() < 0.06
+    np.testing.assert_allclose(wide.null.std(0), math.sqrt(2) * plain.null.std(0))
+    np.testing.assert_allclose(wide.null.mean(0), plain.null.mean(0), atol=1e-12)
+
+
+def test_cross_validated_comparisons_are_wider() -> None:
+    predictions, ds = driven(n_clips=9)
+    models = {"a": predictions, "b": [rates + 0.3 * torch.randn(rates.shape) for rates in predictions]}
+    plain, wide = (compare_models(models, ds, cross_validated=known).pairs[0] for known in (False, True))
+    for part in ("neurons", "population"):
+        one, other = getattr(plain, part), getattr(wide, part)
+        np.testing.assert_allclose(other.high - other.low, math.sqrt(2) * (one.high - one.low))
+        np.testing.assert_allclose(other.value, one.value)
+    assert (wide.p >= plain.p).all()

@@ -25,7 +25,7 @@ from deepSTRF.crossval.intervals import (
     jackknife_values,
     with_population,
 )
-from deepSTRF.crossval.nulls import ALPHA, TIE, add_one, fdr
+from deepSTRF.crossval.nulls import ALPHA, FOLDS_SHARE, TIE, add_one, fdr
 from deepSTRF.crossval.tables import ResultTable, text_table
 from deepSTRF.metrics.scores import metric_named
 from deepSTRF.protocols import DatasetLike
@@ -52,11 +52,12 @@ def holm(p: FloatArray) -> FloatArray:
 
 
 def sign_flip(
-    values: FloatArray, used: BoolArray, n_permutations: int, seed: int
+    values: FloatArray, used: BoolArray, n_permutations: int, seed: int, spread: float = 1.0
 ) -> tuple[FloatArray, FloatArray]:
     """Two-sided p (K,) of means of (S, K) values under flipped signs, and the smallest p possible.
 
-    All 2**(S - 1) patterns (a pattern and its opposite are one) where there are no more than asked for.
+    Flipped means count ``spread`` times. All 2**(S - 1) patterns (a pattern and its opposite are one) where
+    there are no more than asked for.
     """
     n_units = len(values)
     summed = np.where(used, values, 0.0)
@@ -65,7 +66,10 @@ def sign_flip(
         flips = np.concatenate([np.ones((len(patterns), 1)), patterns], axis=1)[1:]
     else:
         flips = np.random.default_rng(seed).choice((1.0, -1.0), size=(n_permutations, n_units))
-    null = [np.abs(flips[start : start + FLIP_ROWS] @ summed) for start in range(0, len(flips), FLIP_ROWS)]
+    null = [
+        spread * np.abs(flips[start : start + FLIP_ROWS] @ summed)
+        for start in range(0, len(flips), FLIP_ROWS)
+    ]
     p = add_one(np.abs(summed.sum(0)), np.concatenate(null) if null else np.zeros((0, values.shape[1])))
     smallest = np.maximum(1.0 / (1 + len(flips)), 0.5 ** np.maximum(used.sum(0) - 1.0, 0.0))
     return p, smallest
@@ -200,6 +204,7 @@ def compare_models(
     over: str = "clips",
     interval: str = "jackknife",
     confidence: float = CONFIDENCE,
+    cross_validated: bool = False,
     n_permutations: int = N_PERMUTATIONS,
     n_bootstrap: int = N_BOOTSTRAP,
     correction: str = "bh",
@@ -235,6 +240,10 @@ def compare_models(
         As ``method`` of `score_intervals`; over neurons it is Student's t.
     confidence : float
         Of the intervals.
+    cross_validated : bool
+        Whether the predictions are of several fits, each trained on clips that another one predicts: null and
+        intervals over clips are then widened by the square root of 2, the most by which such scores vary more
+        (Nadeau and Bengio 2003, 10.1023/A:1024068626366).
     n_permutations, n_bootstrap : int
         Random sign patterns; resamples of the bootstrap.
     correction : {"bh", "by"}
@@ -301,8 +310,9 @@ def compare_models(
             for pair in itertools.combinations(scored, 2)
         ]
     else:
+        spread = FOLDS_SHARE if cross_validated else 1.0
         found, chosen = _all_over_clips(
-            statistics, scores, heard, reasons, options, n_permutations, correction
+            statistics, scores, heard, reasons, options, n_permutations, correction, spread
         )
     corrected = holm(np.array([one.mean_p for one in found]))
     found = [replace(one, mean_p_holm=float(p)) for one, p in zip(found, corrected, strict=True)]
@@ -311,6 +321,7 @@ def compare_models(
         "over": over,
         "interval": interval if over == "clips" else "student",
         "confidence": confidence,
+        "cross_validated": cross_validated,
         "n_clips": len(heard),
         "chosen": np.flatnonzero(chosen).tolist(),
         "correction": correction,
@@ -416,6 +427,7 @@ def _all_over_clips(
     options: tuple[str, float, int, int],
     n_permutations: int,
     correction: str,
+    spread: float,
 ) -> tuple[list[Comparison], BoolArray]:
     """All pairs with clips as the sample, and the neurons behind their means."""
     pairs = list(itertools.combinations(models, 2))
@@ -429,7 +441,7 @@ def _all_over_clips(
     found = [
         _over_clips(
             *(pair, scores, statistics[pair], differences[pair], chosen, heard, reasons),
-            *(options, n_permutations, correction),
+            *(options, n_permutations, correction, spread),
         )
         for pair in pairs
     ]
@@ -451,15 +463,18 @@ def _over_clips(
     options: tuple[str, float, int, int],
     n_permutations: int,
     correction: str,
+    spread: float,
 ) -> Comparison:
     """The comparison of a pair with clips as the sample."""
     population = with_population(statistic, chosen)
     sizes = np.nan_to_num(np.maximum(*(np.abs(scores[name]) for name in pair)))
     typical = np.full(2, sizes[chosen].mean() if chosen.any() else 0.0)
     part = np.repeat(heard[:, chosen].any(1, keepdims=True), 2, axis=1)
-    p, smallest = sign_flip(_pseudo_values(statistic, heard, sizes), heard, n_permutations, options[3])
+    p, smallest = sign_flip(
+        _pseudo_values(statistic, heard, sizes), heard, n_permutations, options[3], spread
+    )
     mean_p, mean_smallest = sign_flip(
-        _pseudo_values(population, part, typical), part, n_permutations, options[3]
+        _pseudo_values(population, part, typical), part, n_permutations, options[3], spread
     )
     texts = [first or second for first, second in zip(reasons, difference.reasons, strict=True)]
     texts = [
@@ -467,14 +482,14 @@ def _over_clips(
         for text, count, least in zip(texts, difference.n_clips, smallest, strict=True)
     ]
     p = np.where((smallest > ALPHA) | np.isnan(difference.value), np.nan, p)
-    whole = replace(difference, reasons=tuple(texts))
+    whole = replace(_wider(difference, spread), reasons=tuple(texts))
     reason = (
         _unreachable(int(part[:, 0].sum()), "clips", mean_smallest[0]) if mean_smallest[0] > ALPHA else ""
     )
     return Comparison(
         *pair,
         whole,
-        interval_of(population, part, *options),
+        _wider(interval_of(population, part, *options), spread),
         p,
         fdr(p, correction),
         smallest,
@@ -483,6 +498,12 @@ def _over_clips(
         float(mean_smallest[0]),
         reason,
     )
+
+
+def _wider(part: Interval, spread: float) -> Interval:
+    """The same with ends ``spread`` times as far from the value."""
+    value = part.value
+    return replace(part, low=value + spread * (part.low - value), high=value + spread * (part.high - value))
 
 
 def _pseudo_values(statistic: Statistic, heard: BoolArray, sizes: FloatArray) -> FloatArray:

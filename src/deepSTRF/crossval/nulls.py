@@ -26,7 +26,7 @@ from deepSTRF.metrics._statistics import PairMoments
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.evaluation import neuron_names
 
-__all__ = ["ALPHA", "TIE", "NullTable", "add_one", "fdr", "score_null"]
+__all__ = ["ALPHA", "FOLDS_SHARE", "TIE", "NullTable", "add_one", "fdr", "score_null"]
 
 METHODS = ("shift", "permute-clips")
 SCORES = ("cc_norm", "cc", "fve", FEVE, "mse")
@@ -38,6 +38,9 @@ TIE = 1e-9
 #: Fewest independent bins (bins over the correlation time), for shifts: of a clip on average, of all clips.
 #: With fewer, the clip's mean and the seam of a shift tell: at 12 a clip 6.6 % of tests at 5 % reject noise.
 MIN_INDEPENDENT_PER_CLIP, MIN_INDEPENDENT = 20.0, 40.0
+#: Spread of a score of cross-validated noise, in spreads of its null: each pair of clips enters twice, as
+#: each trains what the other tests (Nadeau and Bengio 2003, 10.1023/A:1024068626366).
+FOLDS_SHARE = math.sqrt(2.0)
 #: Bytes of one block of neurons.
 BLOCK_BYTES = 64 * 2**20
 
@@ -257,9 +260,15 @@ def _independent_bins(clip: Clip) -> FloatArray:
 
 
 def _too_few_bins(independent: FloatArray, heard: BoolArray) -> list[str]:
-    """Why shifts cannot be trusted, per neuron."""
+    """Why shifts cannot be trusted, per neuron, by its own clips and by the median neuron's.
+
+    The median keeps out neurons whose slow noise looks fast by chance: just those are rejected too often.
+    """
     total = np.where(heard, independent, 0.0).sum(0)
     each = total / np.maximum(heard.sum(0), 1)
+    varies = each > 0
+    if varies.any():
+        each = np.where(varies, np.minimum(each, np.median(each[varies])), each)
     texts = []
     for per_clip, all_clips in zip(each, total, strict=True):
         if per_clip < MIN_INDEPENDENT_PER_CLIP:
@@ -432,6 +441,7 @@ def score_null(
     method: str = "shift",
     score: str = "cc_norm",
     n_null: int = N_NULL,
+    cross_validated: bool = False,
     correction: str = "bh",
     warmup_ms: float = 0.0,
     seed: int = 0,
@@ -450,13 +460,16 @@ def score_null(
     "permute-clips": the predictions of clips are exchanged. Exchangeable are clips of one kind whose sounds
     and responses are independent of each other; autocorrelation and onsets do not matter. Rejected is "the
     prediction fits another clip as well". Clips are cut to the shortest. S clips have S! orders: 3 clips
-    cannot give p < 1/6, so that 4 are needed. Not for predictions of cross-validated fits, of which each has
-    seen the responses that it would be compared with.
+    cannot give p < 1/6, so that 4 are needed.
+
+    Both are for fits that have seen none of these responses. In a cross-validation a fit tested on one clip
+    was trained on others, which are tested by fits that were trained on it: the scores of noise then vary
+    more than the null shows, up to the square root of 2 times. ``cross_validated=True`` widens it by that.
 
     Parameters
     ----------
     predictions : sequence of Tensor, shape (N, T)
-        One per clip of ``ds``, as ``model.predict(ds)`` returns, of fits that have not seen these responses.
+        One per clip of ``ds``, as ``model.predict(ds)`` returns; NaN where nothing was predicted.
     ds : DatasetLike
         The recording.
     method : {"shift", "permute-clips"}
@@ -466,6 +479,8 @@ def score_null(
         it lacks neurons without signal power or with one repeat, for which "cc" is.
     n_null : int
         Random shifts or orders; all of them where there are no more.
+    cross_validated : bool
+        Whether the predictions are of several fits, each trained on clips that another one predicts.
     correction : {"bh", "by"}
         Of p over neurons, see `fdr`.
     warmup_ms : float
@@ -528,6 +543,8 @@ def score_null(
     values = _scores(score, moments.pairs(means), signal)
     values[:, scored.heard(score).sum(0) == 0] = np.nan
     observed, null = values[0], values[1:]
+    if cross_validated:
+        null = widened(null)
     p = add_one(observed, null)
     reasons = [
         first or second for first, second in zip(scored.reasons(score, observed), refused, strict=True)
@@ -543,6 +560,7 @@ def score_null(
         "method": method,
         "n_null": len(null),
         "n_clips": scored.n_clips,
+        "cross_validated": cross_validated,
         "n_neurons": int(tested.sum()),
         "mean_reason": next((reason for reason in reasons if reason), "") if not tested.any() else "",
         "correction": correction,
@@ -564,6 +582,12 @@ def score_null(
         sign * mean_null,
         facts,
     )
+
+
+def widened(null: FloatArray) -> FloatArray:
+    """Null scores (B, N) of cross-validated predictions: `FOLDS_SHARE` times as far from their mean."""
+    middle = _mean_of(null, axis=0)
+    return middle + FOLDS_SHARE * (null - middle)
 
 
 def _means(scored: ClipScores, corrected: bool) -> tuple[FloatArray, FloatArray]:
