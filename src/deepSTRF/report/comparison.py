@@ -281,6 +281,7 @@ def compare_runs(
         "cc_norm", "cc", "fve", "mse" or another registered metric.
     **options
         Of `deepSTRF.crossval.compare_models`: ``over``, ``interval``, ``confidence``, ``n_permutations``, ...
+        ``cross_validated`` is set where the runs of a model are of several folds.
 
     Returns
     -------
@@ -325,6 +326,9 @@ def compare_runs(
         rows = _indices(one.dataset, neurons)
         predictions[name] = [[own[key][rows] for key in sounds] for own in one.by_seed.values()]
     onset = next(iter(groups.values()))[0].config.warmup_ms
+    # fits of several folds trained on each other's test clips: their scores vary more
+    folds = any(len({run.config.split for run in group}) > 1 for group in groups.values())
+    options.setdefault("cross_validated", folds and options.get("over", "clips") == "clips")
     comparison = compare_models(predictions, view, score=score, warmup_ms=onset, **options)
     table = [_row(name, group, comparison) for name, group in groups.items()]
     return RunComparison(groups, comparison, table, notes)
