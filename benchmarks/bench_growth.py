@@ -2,7 +2,8 @@
 
 Each line is one kind of growth. Both sides do the same work with one `Linear` (or LSTM) and run in processes of their
 own, one after the other: processor seconds (and the ratio by hand / ours), and the peak of resident memory above what
-the recording itself takes.
+the recording itself takes. The exit status is 1 where ours takes over 10% longer, which is more than two equal sides
+differ by, or more than twice the memory.
 
 - missing: 2,000 neurons x 600 ragged clips, each neuron recorded for 6 of them; by hand: a loop over the clips that
   keeps only recorded pairs, with running sums for the correlations;
@@ -41,6 +42,8 @@ DT_MS = 10.0
 BANDS, LAGS, EPOCHS = 18, 15, 2
 FRONT_ENDS = ("mel", "gammatone", "sincnet", "leaf")
 FS, SOUND_S, PIECE_S = 24_000, 120, 5
+#: Two equal sides differ by a few percent from one process to the next: slower is what takes a tenth longer.
+TOLERANCE = 1.1
 
 
 # ---- time and memory of what a process does from here on
@@ -345,7 +348,7 @@ def run(case: str, side: str, threads: int) -> dict[str, float]:
 
 
 def main() -> int:
-    """Run the cases; exit status 1 where ours is slower, or takes more than twice the memory."""
+    """Run the cases; exit status 1 where ours is over 10% slower, or takes more than twice the memory."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -377,9 +380,10 @@ def main() -> int:
                 f"  {side:<8} {seconds:8.2f} s {peak:8.0f} MB   {seconds / ours['seconds']:5.2f}x the time, "
                 f"{peak / max(ours['peak_mb'], 1.0):5.2f}x the memory of ours"
             )
-        behind += ours["seconds"] > hand["seconds"] or ours["peak_mb"] > 2 * max(hand["peak_mb"], 1.0)
+        slower = ours["seconds"] > TOLERANCE * hand["seconds"]
+        behind += slower or ours["peak_mb"] > 2 * max(hand["peak_mb"], 1.0)
         sys.stdout.flush()
-    print(f"{behind} of {len(names)} cases slower than by hand, or above twice its memory")
+    print(f"{behind} of {len(names)} cases over 10% slower than by hand, or above twice its memory")
     return int(behind > 0)
 
 

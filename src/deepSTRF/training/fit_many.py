@@ -280,6 +280,13 @@ def _heard(ds: NeuralDataset) -> Any:
 class ManyFits:
     """What `fit_many` found, in the order of the neurons or seeds.
 
+    Parameters
+    ----------
+    job : object
+        What `fit_many` was given; only `fit_many` makes one.
+    per : {"neuron", "seed"}
+        What there is one model of.
+
     Attributes
     ----------
     models : sequence of nn.Module
@@ -311,9 +318,9 @@ class ManyFits:
     ([3, 4], torch.Size([2, 2]), 2)
     """
 
-    def __init__(self, job: Any, per: str) -> None:
+    def __init__(self, job: _Job, per: str) -> None:
         self.per, self.seeds, self.stacked = per, list(job.seeds), True
-        self._job: _Job = job
+        self._job = job
         self.clear()
 
     def clear(self) -> None:
