@@ -358,6 +358,14 @@ class PooledScores:
         self._raw.add(raw, neurons, penalties)
         self._pair.add(pair, neurons, penalties)
 
+    def merge(self, other: PooledScores) -> None:
+        """Add all that another one holds, of other clips."""
+        everyone = torch.arange(self._raw.moments.count.shape[1])
+        self._raw.add(other._raw.moments, everyone)
+        self._pair.add(other._pair.moments, everyone)
+        if other._powers is not None:
+            self._powers = other._powers if self._powers is None else self._powers.merge(other._powers)
+
     def compute(self, neurons: Tensor | None = None, penalties: slice = slice(None)) -> dict[str, Tensor]:
         """Scores ``cc_norm`` and ``cc`` of all, or of some penalties and neurons."""
         if self._powers is None:

@@ -31,6 +31,7 @@ from deepSTRF.baselines.linear_fit import (
     lags_of,
     prepare,
 )
+from deepSTRF.baselines.parallel import each_on_one_thread
 from deepSTRF.baselines.ridge import (
     RidgeFit,
     RidgeOptions,
@@ -245,17 +246,24 @@ def _nested_scores(shared: _Shared, plans: Sequence[_Plan]) -> dict[int, dict[st
     for number, plan in enumerate(plans):
         for train, heard in plan.inner:
             wanted.setdefault(train, []).append((number, heard))
-    pooled: dict[int, PooledScores] = {}
-    for train, uses in wanted.items():
+
+    def scores_of(train: tuple[int, ...]) -> list[PooledScores]:
         level = shared.moments(train)
         search = shared.search(shared.part(train, level))
         pools = []
-        for number, heard in uses:
-            if number not in pooled:
-                pooled[number] = PooledScores(search.n_penalties, shared.ds.N_neurons)
+        for _, heard in wanted[train]:
             held_out = HeldOut(shared.part(heard, level), shared.lags, shared.options.max_bytes)
-            pools.append((held_out, pooled[number]))
+            pools.append((held_out, PooledScores(search.n_penalties, shared.ds.N_neurons)))
         search.add_scores(pools)
+        return [one for _, one in pools]
+
+    pooled: dict[int, PooledScores] = {}
+    for train, found in zip(wanted, each_on_one_thread(scores_of, list(wanted)), strict=True):
+        for (number, _), one in zip(wanted[train], found, strict=True):
+            if number in pooled:
+                pooled[number].merge(one)
+            else:
+                pooled[number] = one
     return {number: one.compute() for number, one in pooled.items()}
 
 

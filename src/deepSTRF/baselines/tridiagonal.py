@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.linalg import lapack
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 __all__ = ["ShiftedSystems"]
@@ -28,9 +29,10 @@ class ShiftedSystems:
     def __init__(self, gram: Tensor) -> None:
         size = len(gram)
         # symmetric: the transpose is the same, and contiguous as LAPACK counts
-        reduced, diagonal, off, tau, _ = lapack.dsytrd(
-            gram.contiguous().numpy().T, lower=1, lwork=WORKSPACE * size, overwrite_a=1
-        )
+        with threadpool_limits(limits=1, user_api="blas"):  # twice as fast as with two threads
+            reduced, diagonal, off, tau, _ = lapack.dsytrd(
+                gram.contiguous().numpy().T, lower=1, lwork=WORKSPACE * size, overwrite_a=1
+            )
         self._diagonal, self._off = diagonal, off
         self._blocks = _reflectors(torch.from_numpy(reduced.T), torch.from_numpy(tau))
         self._backwards: list[tuple[int, Tensor, Tensor]] | None = None
