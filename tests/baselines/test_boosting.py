@@ -171,3 +171,13 @@ def test_bad_arguments(options, error, text):
     ds = sparse_recording(np.zeros((1, 2, 2)), 1.0, n_clips=2, length=30)
     with pytest.raises(error, match=text):
         fit_boosting(ds, **{"n_lags": 2, "n_steps": 5, **options})
+
+
+def test_neurons_that_took_all_steps_there_are_are_noted(monkeypatch):
+    monkeypatch.setattr("deepSTRF.baselines.boosting.MOST_STEPS", 30)
+    ds = sparse_recording(sparse_fields(3, 4), noise=0.1)
+    views = ds.select(clips=[0, 1, 2]), ds.select(clips=[3])
+    short = fit_boosting(*views, n_lags=15, delta=0.001)
+    assert short.n_steps.tolist() == [30] * 3
+    assert any(level == "warning" and "3 neurons took all 30 steps" in text for level, text in short.notes())
+    assert not any("steps" in text for _, text in fit_boosting(*views, n_lags=15, delta=0.5).notes())

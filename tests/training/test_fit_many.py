@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -140,6 +141,13 @@ def test_one_model_per_neuron(views):
 
 def test_each_neuron_with_a_seed_of_its_own_in_chunks(views):
     compare(linear, views, seeds=range(NEURONS), chunk_size=4)
+
+
+def test_a_seed_of_numpy_is_a_seed(complete):
+    options = {"fitter_kwargs": {"max_epochs": 2}}
+    ours, same = (fit_many(linear, *complete, seeds=seed, **options) for seed in (np.int64(3), 3))
+    assert ours.seeds == [3] * NEURONS
+    assert torch.equal(ours.best_scores, same.best_scores)
 
 
 def test_batches_warm_up_standardised_bands_and_a_limit_of_the_gradient(views):

@@ -38,7 +38,6 @@ from deepSTRF.baselines.linear_fit import (
     FEWEST_BINS,
     MAX_BYTES,
     LinearFit,
-    LinearPath,
     LinearProblem,
     prepare,
     strfs_of,
@@ -128,6 +127,10 @@ class BoostingFit(LinearFit):
             notes.append(
                 ("info", f"{silent} neurons have an STRF of zeros: no step lowered the validation error.")
             )
+        capped = int((self.n_steps >= MOST_STEPS).sum())
+        if capped:
+            text = f"{capped} neurons took all {MOST_STEPS:,} steps that are allowed; give a larger delta."
+            notes.append(("warning", text))
         return notes
 
 
@@ -236,10 +239,7 @@ def fit_boosting(
     found = _boost_all(ready, basis, _Rule(float(delta), float(smallest), patience, n_steps))
     strfs = strfs_of(found.weights, ready.model.F)
     write_estimate(ready.model, strfs, found.biases)
-    scores: dict[str, Tensor] = {}
-    if ready.heard is not None:
-        path: Any = LinearPath(found.weights[None], found.biases[None])
-        scores = validation_scores(path, ready.heard, ready.lags, max_bytes)
+    scores = validation_scores(ready, found.weights, found.biases)
 
     return BoostingFit(
         model=ready.model.eval(),

@@ -17,7 +17,7 @@ import functools
 import itertools
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,7 +39,6 @@ from deepSTRF.baselines.linear_fit import (
     FEWEST_BINS,
     MAX_BYTES,
     LinearFit,
-    LinearPath,
     LinearProblem,
     prepare,
     strfs_of,
@@ -241,10 +240,7 @@ def fit_evidence(
                 _localize(sums, place, ready, found)
     strfs, deviations = (strfs_of(values, ready.model.F) for values in (found.weights, found.deviations))
     write_estimate(ready.model, strfs, found.biases)
-    scores: dict[str, Tensor] = {}
-    if ready.heard is not None:
-        path: Any = LinearPath(found.weights[None], found.biases[None])
-        scores = validation_scores(path, ready.heard, ready.lags, max_bytes)
+    scores = validation_scores(ready, found.weights, found.biases)
     lost, quiet = ~trained, trained & (found.evidence <= 0)
     bin_ms = float(train.dt)
     return EvidenceFit(
@@ -295,13 +291,13 @@ class _Sums:
     mean: Tensor
 
 
-def _group_sums(ready: LinearProblem) -> list[_Sums]:
+def _group_sums(ready: LinearProblem) -> Iterator[_Sums]:
+    """Sums of each group of neurons, one at a time: each holds a matrix of its own."""
     clips, lags = ready.clips, ready.lags
     xy, sums = cross_products(clips, lags)
     squares = torch.zeros_like(sums)
     for clip in range(len(clips)):
         squares += clips.psth(clip).nan_to_num(nan=0.0).square().sum(1)
-    found = []
     for group in ready.groups:
         n_bins = group.n_bins(clips.lengths)
         if n_bins < FEWEST_BINS:
@@ -309,18 +305,15 @@ def _group_sums(ready: LinearProblem) -> list[_Sums]:
         gram, columns = lagged_gram(clips, group, lags, max_bytes=ready.max_bytes)
         centre, total = columns / n_bins, sums[group.neurons]
         gram.addr_(columns, centre, alpha=-1.0)
-        found.append(
-            _Sums(
-                group.neurons,
-                n_bins,
-                gram.view(len(lags), -1, len(lags), len(columns) // len(lags)),
-                xy[:, group.neurons] - torch.outer(centre, total),
-                (squares[group.neurons] - total.square() / n_bins).clamp(min=0.0),
-                centre,
-                total / n_bins,
-            )
+        yield _Sums(
+            group.neurons,
+            n_bins,
+            gram.view(len(lags), -1, len(lags), len(columns) // len(lags)),
+            xy[:, group.neurons] - torch.outer(centre, total),
+            (squares[group.neurons] - total.square() / n_bins).clamp(min=0.0),
+            centre,
+            total / n_bins,
         )
-    return found
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,6 @@ __all__ = [
     "FEWEST_BINS",
     "MAX_BYTES",
     "LinearFit",
-    "LinearPath",
     "LinearProblem",
     "check_recordings",
     "check_responses_to_fit",
@@ -146,14 +145,6 @@ class LinearFit:
         if not self.untrained:
             return []
         return [("warning", f"No training data, STRF zero: {first_names(self.untrained)}.")]
-
-
-@dataclass(frozen=True)
-class LinearPath:
-    """Estimates of all N neurons for k choices: weights (k, N, L, D), lag 0 first, and biases (k, N)."""
-
-    weights: Tensor
-    biases: Tensor
 
 
 @dataclass(frozen=True)

@@ -323,11 +323,6 @@ class RidgeOptions:
         check_choice("score", self.score, SCORES)
 
 
-def given_penalties(options: RidgeOptions, features: Mapping[str, int]) -> list[Penalties] | None:
-    """Penalties that a user gives for a recording of some features, by their ratios; None: default ones."""
-    return _given_penalties(options.lambdas, options.banded, features)
-
-
 def fit_prepared(
     ready: LinearProblem,
     options: RidgeOptions,
@@ -387,8 +382,9 @@ class Penalties:
         return self.lambdas if self.ratios is None else self.lambdas * self.ratios.log().mean().exp()
 
 
-def _given_penalties(lambdas: Any, banded: bool, features: Mapping[str, int]) -> list[Penalties] | None:
-    """Penalties that a user gives, by their ratios; None are the default ones."""
+def given_penalties(options: RidgeOptions, features: Mapping[str, int]) -> list[Penalties] | None:
+    """Penalties that a user gives for a recording of some features, by their ratios; None: default ones."""
+    lambdas, banded = options.lambdas, options.banded
     named = isinstance(lambdas, Mapping)
     if (named or banded) and not features:
         raise ValueError(
@@ -672,14 +668,16 @@ class RidgeSearch:
         return self._kept
 
 
-def validation_scores(estimates: Any, clips: ClipFeatures, lags: range, max_bytes: int) -> dict[str, Tensor]:
-    """Scores (k, N) on validation clips, of estimates with ``weights`` (k, N, L, D) and ``biases`` (k, N)."""
-    heard, (n_choices, n_neurons) = HeldOut(clips, lags, max_bytes), estimates.biases.shape
-    pooled = PooledScores(n_choices, n_neurons)
+def validation_scores(ready: LinearProblem, weights: Tensor, biases: Tensor) -> dict[str, Tensor]:
+    """Scores (1, N) of weights (N, L, D) and biases (N,) on the validation clips; none without any."""
+    if ready.heard is None:
+        return {}
+    heard = HeldOut(ready.heard, ready.lags, ready.max_bytes)
+    pooled = PooledScores(1, len(biases))
     pooled.include(heard)
-    size = max(1, max_bytes // (BYTES_PER_WEIGHT * n_choices * estimates.weights[0, 0].numel()))
-    for neurons in torch.split(torch.arange(n_neurons), size):
-        pooled.add(heard, estimates.weights[:, neurons].flatten(2), estimates.biases[:, neurons], neurons)
+    size = max(1, ready.max_bytes // (BYTES_PER_WEIGHT * weights[0].numel()))
+    for neurons in torch.split(torch.arange(len(biases)), size):
+        pooled.add(heard, weights[neurons].flatten(1)[None], biases[neurons][None], neurons)
     return pooled.compute()
 
 

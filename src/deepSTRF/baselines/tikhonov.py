@@ -26,23 +26,22 @@ from deepSTRF._validation import (
     checked_but,
     first_names,
 )
+from deepSTRF.baselines.heldout import SCORES, HeldOut, PooledScores
 from deepSTRF.baselines.lagged import cross_products, lagged_gram
 from deepSTRF.baselines.linear_fit import (
     FEWEST_BINS,
     MAX_BYTES,
     LinearFit,
-    LinearPath,
     LinearProblem,
     prepare,
     strfs_of,
     write_estimate,
 )
 from deepSTRF.baselines.ridge import (
-    SCORES,
+    BYTES_PER_WEIGHT,
     choose_per_neuron,
     default_lambdas,
     given_lambdas,
-    validation_scores,
 )
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
@@ -284,6 +283,18 @@ def _given_smoothness(name: str, values: Any) -> list[float]:
 
 
 @dataclass(frozen=True)
+class _Sums:
+    """Sums over the bins of n neurons: centred Gram matrix (P, P), products (P, n), means (P,) and (n,)."""
+
+    neurons: Tensor
+    n_bins: int
+    gram: Tensor
+    products: Tensor
+    centre: Tensor
+    means: Tensor
+
+
+@dataclass(frozen=True)
 class _Problem:
     """A recording, the penalties of its neurons, and the pairs of smoothness in time and frequency."""
 
@@ -295,35 +306,64 @@ class _Problem:
 
     def scores(self) -> dict[str, Tensor]:
         """Validation scores (n_choices, N) of everything."""
-        heard, found = self.ready.heard, []
-        if heard is not None:
-            sums = list(self._sums())
-            for pair in self.smoothness:
-                path = self._path(pair, sums)[0]
-                found.append(validation_scores(path, heard, self.ready.lags, self.ready.max_bytes))
-        return {name: torch.cat([one[name] for one in found]) for name in SCORES}
+        ready, n_lambdas = self.ready, len(self.grid)
+        if ready.heard is None:
+            return {}
+        heard = HeldOut(ready.heard, ready.lags, ready.max_bytes)
+        pooled = PooledScores(n_lambdas * len(self.smoothness), len(self.scale))
+        pooled.include(heard)
+        known = torch.zeros(len(self.scale), dtype=torch.bool)
+        for sums in self._sums():
+            known[sums.neurons] = True
+            lambdas = (self.grid * self.scale[sums.neurons[0]]).tolist()
+            for place, pair in enumerate(self.smoothness):
+                penalty = self._penalty(pair)
+                weights = torch.stack([_solve(sums, penalty, lam).T for lam in lambdas])
+                self._add(pooled, heard, place, weights, sums.means - weights @ sums.centre, sums.neurons)
+        lost = (~known).nonzero().squeeze(1)
+        for place in range(len(self.smoothness)) if len(lost) else ():
+            shape = (n_lambdas, len(lost), len(ready.lags) * ready.clips.n_features)
+            weights = torch.zeros(shape, dtype=torch.float64)
+            self._add(pooled, heard, place, weights, weights[..., 0], lost)
+        return pooled.compute()
+
+    def _add(
+        self,
+        pooled: PooledScores,
+        heard: HeldOut,
+        place: int,
+        weights: Tensor,
+        biases: Tensor,
+        neurons: Tensor,
+    ) -> None:
+        """Score estimates of all lambdas at one smoothness, a few neurons at a time."""
+        choices = slice(place * len(self.grid), (place + 1) * len(self.grid))
+        size = max(1, self.ready.max_bytes // (BYTES_PER_WEIGHT * len(self.grid) * weights.shape[2]))
+        for some in torch.split(torch.arange(len(neurons)), size):
+            pooled.add(heard, weights[:, some], biases[:, some], neurons[some], choices)
 
     def pick(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, list[int]]:
         """Weights (N, L, D), biases, variances and means (N,) at each neuron's choice; who has no data."""
-        n_lambdas, sums = len(self.grid), list(self._sums())
-        n_neurons, n_features = len(index), self.ready.clips.features(0).shape[0]
-        weights = torch.zeros(n_neurons, len(self.ready.lags), n_features, dtype=torch.float64)
+        n_lambdas, n_neurons, n_lags = len(self.grid), len(index), len(self.ready.lags)
+        weights = torch.zeros(n_neurons, n_lags * self.ready.clips.n_features, dtype=torch.float64)
         biases, variances, means = torch.zeros(3, n_neurons, dtype=torch.float64)
-        for place, pair in enumerate(self.smoothness):
-            chosen = (index // n_lambdas == place).nonzero().squeeze(1)
-            if len(chosen):
-                at = index[chosen] % n_lambdas
-                path, spread = self._path(pair, sums, {*zip(at.tolist(), chosen.tolist(), strict=True)})
-                weights[chosen] = path.weights[at, chosen]
-                biases[chosen] = path.biases[at, chosen]
-                variances[chosen] = spread[at, chosen]
         known = torch.zeros(n_neurons, dtype=torch.bool)
-        for neurons, *_, mean in sums:
-            means[neurons], known[neurons] = mean, True
-        return weights, biases, variances, means, (~known).nonzero().squeeze(1).tolist()
+        for sums in self._sums():
+            means[sums.neurons], known[sums.neurons] = sums.means, True
+            chosen = index[sums.neurons]
+            for choice in sorted(set(chosen.tolist())):
+                own = (chosen == choice).nonzero().squeeze(1)
+                neurons = sums.neurons[own]
+                lam = float(self.grid[choice % n_lambdas] * self.scale[neurons[0]])
+                found = _solve(sums, self._penalty(self.smoothness[choice // n_lambdas]), lam, own)
+                weights[neurons] = found.T
+                biases[neurons] = sums.means[own] - sums.centre @ found
+                variances[neurons] = (found * (sums.gram @ found)).sum(0) / sums.n_bins
+        by_lag = weights.unflatten(1, (n_lags, -1))  # type: ignore[no-untyped-call]
+        return by_lag, biases, variances, means, (~known).nonzero().squeeze(1).tolist()
 
-    def _sums(self) -> Iterator[tuple[Tensor, int, Tensor, Tensor, Tensor, Tensor]]:
-        """Of each group: neurons, bins, centred Gram matrix and products, means of features and PSTHs."""
+    def _sums(self) -> Iterator[_Sums]:
+        """Sums of each group of neurons, one at a time: each holds a matrix of its own."""
         clips, lags = self.ready.clips, self.ready.lags
         xy, sums = cross_products(clips, lags)
         for group in self.ready.groups:
@@ -334,37 +374,22 @@ class _Problem:
                 gram.addr_(columns, centre, alpha=-1.0)
                 total = sums[group.neurons]
                 products = xy[:, group.neurons] - torch.outer(centre, total)
-                yield group.neurons, n_bins, gram, products, centre, total / n_bins
+                yield _Sums(group.neurons, n_bins, gram, products, centre, total / n_bins)
 
-    def _path(
-        self,
-        pair: tuple[float, float],
-        sums: list[tuple[Tensor, int, Tensor, Tensor, Tensor, Tensor]],
-        only: set[tuple[int, int]] | None = None,
-    ) -> tuple[Any, Tensor]:
-        """Estimates at one smoothness, and variances of their predictions (n_lambdas, N).
+    def _penalty(self, pair: tuple[float, float]) -> Tensor:
+        return _penalty(len(self.ready.lags), self.ready.blocks(), self.shrinkage, *pair)
 
-        ``only`` names the (place in the grid, neuron) that are wanted.
-        """
-        n_neurons, n_lags = len(self.scale), len(self.ready.lags)
-        penalty = _penalty(n_lags, self.ready.blocks(), self.shrinkage, *pair)
-        weights = torch.zeros(len(self.grid), n_neurons, len(penalty), dtype=torch.float64)
-        biases, variances = torch.zeros(2, len(self.grid), n_neurons, dtype=torch.float64)
-        for neurons, n_bins, gram, products, centre, means in sums:
-            for place, lam in enumerate((self.grid * self.scale[neurons[0]]).tolist()):
-                if only is not None and only.isdisjoint((place, n) for n in neurons.tolist()):
-                    continue
-                factor, failed = torch.linalg.cholesky_ex(torch.add(gram, penalty, alpha=lam))
-                if int(failed):
-                    raise ValueError(
-                        "the training clips do not determine the weights that differences alone leave free; "
-                        "give shrinkage above 0"
-                    )
-                found = torch.cholesky_solve(products, factor)
-                weights[place, neurons] = found.T
-                biases[place, neurons] = means - centre @ found
-                variances[place, neurons] = (found * (gram @ found)).sum(0) / n_bins
-        return LinearPath(weights.unflatten(2, (n_lags, -1)), biases), variances  # type: ignore[no-untyped-call]
+
+def _solve(sums: _Sums, penalty: Tensor, lam: float, members: Tensor | None = None) -> Tensor:
+    """Weights (P, n) of the neurons of a group, or of some of them, at one penalty matrix (P, P)."""
+    factor, failed = torch.linalg.cholesky_ex(torch.add(sums.gram, penalty, alpha=lam))
+    if int(failed):
+        raise ValueError(
+            "the training clips do not determine the weights that differences alone leave free; "
+            "give shrinkage above 0"
+        )
+    products = sums.products if members is None else sums.products[:, members]
+    return torch.cholesky_solve(products, factor)
 
 
 def _penalty(n_lags: int, blocks: list[int], shrinkage: float, in_time: float, in_frequency: float) -> Tensor:

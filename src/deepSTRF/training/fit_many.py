@@ -180,8 +180,8 @@ def fit_many(
 
 def _checked_seeds(seeds: int | Sequence[int], per: str, train: NeuralDataset) -> list[int]:
     """One seed per model."""
-    if isinstance(seeds, int):
-        return [seeds] * (train.N_neurons if per == "neuron" else 1)
+    if isinstance(seeds, int | np.integer):
+        return [int(seeds)] * (train.N_neurons if per == "neuron" else 1)
     chosen = [int(seed) for seed in seeds]
     if per == "neuron" and len(chosen) != train.N_neurons:
         raise ValueError(
