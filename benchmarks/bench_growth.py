@@ -125,7 +125,7 @@ def linear(ds: NeuralDataset) -> Linear:
 
 def recurrent(ds: NeuralDataset) -> StateNet:
     torch.manual_seed(0)
-    return StateNet(BANDS, LAGS, ds.N_neurons, backbone="LSTM")
+    return StateNet(BANDS, LAGS, ds.N_neurons, rnn_type="LSTM")
 
 
 # ---- the loop by hand

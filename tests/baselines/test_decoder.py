@@ -256,3 +256,17 @@ def test_a_neuron_that_never_fires():
 def test_bad_arguments(options, error, text):
     with pytest.raises(error, match=text):
         fit_decoder(recording(), **{"lags_ms": (0, 30), "lambdas": 1.0, **options})
+
+
+@pytest.mark.parametrize("length", [80, 81, 99])
+def test_a_reconstruction_that_never_varies_has_no_correlation(length):
+    """Its mean differs from its value by rounding: no correlation of 1e-16, but NaN."""
+    rng = np.random.default_rng(0)
+    stims = [np.concatenate([np.full((1, length), 0.1), rng.normal(size=(1, length))]) for _ in range(4)]
+    stims[3][0] = rng.normal(size=length)  # varies in the validation clip alone
+    responses = [rng.normal(size=(2, 1, length)) for _ in range(4)]
+    ds = AudioNeuralDataset.from_arrays(stims, responses, DT, response_kind="trace", check_alignment=False)
+    fit = fit_decoder(ds.select(clips=[0, 1, 2]), ds.select(clips=[3]), lags_ms=(0, 30), lambdas=[1.0, 1e3])
+    assert bool(fit.scores["cc"][:, 0].isnan().all())
+    assert fit.unvalidated == ("row 0",)
+    assert fit.score(ds.select(clips=[3])).isnan().tolist() == [True, False]

@@ -74,6 +74,17 @@ def test_the_model_is_the_estimate(solver: str) -> None:
 
 
 @SOLVER
+def test_the_text_of_a_fit_is_short(solver: str) -> None:
+    fit = fitted(solver)
+    first, *others = repr(fit).splitlines()
+    assert first == f"{type(fit).__name__}: weight (4, 1, {BANDS}, {LAGS})"
+    assert 1 <= len(others) <= 6
+    assert "tensor(" not in repr(fit)
+    for _, text in fit.notes():
+        assert text in repr(fit)
+
+
+@SOLVER
 def test_moments_of_the_prediction(solver: str) -> None:
     ds, fit = recording(), fitted(solver)
     rates = fit.model.predict(ds)

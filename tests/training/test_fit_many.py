@@ -143,6 +143,12 @@ def test_each_neuron_with_a_seed_of_its_own_in_chunks(views):
     compare(linear, views, seeds=range(NEURONS), chunk_size=4)
 
 
+def test_a_model_in_the_place_of_a_factory_is_named(complete):
+    for wrong in (linear(0), "linear", None):
+        with pytest.raises(TypeError, match=r"model_factory is called with a seed .*lambda seed"):
+            fit_many(wrong, *complete)
+
+
 def test_a_seed_of_numpy_is_a_seed(complete):
     options = {"fitter_kwargs": {"max_epochs": 2}}
     ours, same = (fit_many(linear, *complete, seeds=seed, **options) for seed in (np.int64(3), 3))

@@ -54,7 +54,7 @@ PATIENCE, MOST_STEPS = 100, 20_000
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class BoostingFit(LinearFit):
     """A boosted estimate and where each neuron stopped.
 

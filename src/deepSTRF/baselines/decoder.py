@@ -44,7 +44,7 @@ from deepSTRF.baselines.linear_fit import (
 )
 from deepSTRF.baselines.ridge import choose_per_neuron, default_lambdas, given_lambdas
 from deepSTRF.baselines.solution import Problem
-from deepSTRF.metrics import psth
+from deepSTRF.metrics import corrcoef, psth
 from deepSTRF.models.audio.linear import Linear, lag_range
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.prediction import evaluating
@@ -62,7 +62,7 @@ RELATIVE_NOISE = 1e-7
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class DecoderFit(LinearFit):
     """A decoder: M rows of the sound from the responses of n neurons, and how it was chosen.
 
@@ -538,12 +538,6 @@ def _validation_scores(
 
 def _correlation(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
     """Pearson correlation (M,) of each row over all bins that both have; NaN where one never varies."""
-    found, truth = (torch.cat(part, dim=1) for part in zip(*pairs, strict=True))
+    found, truth = (torch.cat(part, dim=1)[None, :, None] for part in zip(*pairs, strict=True))
     both = ~(found.isnan() | truth.isnan())
-    n_bins = both.sum(1, keepdim=True).clamp(min=1)
-    x, y = (
-        torch.where(both, values - torch.where(both, values, 0.0).sum(1, keepdim=True) / n_bins, 0.0)
-        for values in (found, truth)
-    )
-    scale = x.norm(dim=1) * y.norm(dim=1)
-    return torch.where(scale > 0, (x * y).sum(1) / scale, torch.nan)
+    return corrcoef(found.nan_to_num(nan=0.0), truth.nan_to_num(nan=0.0), both, reduction="none")

@@ -66,7 +66,7 @@ PRIORS = ("smooth", "smooth+local")
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class EvidenceFit(LinearFit):
     """An estimate under the prior of highest evidence, with its uncertainty.
 

@@ -52,7 +52,7 @@ DEFAULT_LAGS = 40
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class LinearFit:
     """A linear estimate of every neuron's STRF: what the results of all linear fits have in common.
 
@@ -91,6 +91,14 @@ class LinearFit:
     drive_mean: Tensor
     drive_variance: Tensor
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        """Shape of the weights, what was chosen, and what a reader must know; no tensors."""
+        lines = [f"{type(self).__name__}: weight {tuple(self.weight.shape)}"]
+        lines += [
+            f"{name.replace('_', ' ')}: {text}" for name, text in self.facts().items() if name != "method"
+        ]
+        return "\n  ".join(lines + [f"{level}: {text}" for level, text in self.notes()])
 
     @property
     def lags(self) -> range:

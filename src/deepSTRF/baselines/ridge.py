@@ -83,7 +83,7 @@ BYTES_PER_WEIGHT = 8 * 8
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class RidgeFit(LinearFit):
     """A ridge estimate and how it was chosen.
 
@@ -281,7 +281,7 @@ def fit_ridge(
     )  # fmt: skip
     given = given_penalties(options, features_of(train, wav2spec))
     check_not_empty("train", train)
-    check_choosable(given, validation is not None)
+    check_choosable(given, validation is not None, "fit_ridge(train, validation, ...)")
     ready = prepare(
         train,
         validation,
@@ -463,12 +463,12 @@ def given_lambdas(lambdas: Sequence[float] | float) -> Tensor:
     return torch.tensor(sorted(set(values.tolist())), dtype=torch.float64)
 
 
-def check_choosable(given: Sequence[Penalties] | None, validated: bool) -> None:
-    """Raise ValueError unless there is one penalty, or something to choose it by."""
+def check_choosable(given: Sequence[Penalties] | None, validated: bool, call: str) -> None:
+    """Raise ValueError unless there is one penalty, or something to choose it by, as in ``call``."""
     if not validated and (given is None or sum(len(one.lambdas) for one in given) != 1):
         raise ValueError(
-            "without validation clips nothing can choose among penalties: pass "
-            "fit_ridge(train, validation, ...), or one penalty (lambdas=100.0)"
+            f"without validation clips nothing can choose among penalties: pass {call}, or one penalty "
+            "(lambdas=100.0)"
         )
 
 

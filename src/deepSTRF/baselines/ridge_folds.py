@@ -125,7 +125,7 @@ def fit_ridge_folds(
     plans = [_plan(ds, split, inner, group) for split in folds]
     given = given_penalties(settings, features_of(ds, settings.wav2spec))
     for plan in plans:
-        check_choosable(given, bool(plan.val or plan.inner))
+        check_choosable(given, bool(plan.val or plan.inner), "inner=4 (folds inside the training clips)")
     if settings.prefiltering is not None and settings.standardize:
         return _one_by_one(ds, plans, options)
     shared = _Shared(ds, settings, _blocks(len(ds), plans))

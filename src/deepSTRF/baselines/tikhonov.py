@@ -53,7 +53,7 @@ SMOOTHNESS = (0.0, 1.0, 10.0)
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class TikhonovFit(LinearFit):
     """A Tikhonov estimate and how it was chosen.
 

@@ -144,6 +144,11 @@ def fit_many(
     >>> [record["epoch"] for record in fits.histories[0]]
     [0, 1, 2]
     """
+    if isinstance(model_factory, nn.Module) or not callable(model_factory):
+        raise TypeError(
+            "model_factory is called with a seed and returns a new model, got "
+            f"{type(model_factory).__name__}; give lambda seed: MyModel(...)"
+        )
     check_choice("per", per, ("neuron", "seed"))
     check_views((train, val), ("train", "val"))
     arguments = dict(fitter_kwargs or {})
@@ -335,6 +340,10 @@ class ManyFits:
 
     def __len__(self) -> int:
         return len(self._job)
+
+    def __repr__(self) -> str:
+        how = "stacked" if self.stacked else "one after another"
+        return f"ManyFits: {len(self)} fits, one per {self.per}, {how}; {len(self.failed)} failed"
 
     @property
     def models(self) -> Sequence[nn.Module]:
