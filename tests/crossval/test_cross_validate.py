@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -626,3 +627,82 @@ def test_inner_folds_without_a_choice_are_refused() -> None:
         cross_validate(Failing(""), recording(), 3, inner=2)
     with pytest.raises(ValueError, match=r"ds\.normalized"):
         cross_validate(ExperimentConfig(normalize_responses="max"), recording(), 3)
+
+
+def test_fits_of_another_seed_are_those_of_another_run(tmp_path: Path) -> None:
+    ds = recording()
+
+    def fit(train: Any, validation: Any, seed: int) -> Any:
+        return fit_ridge(train, n_lags=3, lambdas=10.0 ** (1 + 3 * seed))
+
+    one = cross_validate(fit, ds, 2, seeds=(0,), out=tmp_path)
+    assert torch.equal(
+        cross_validate(fit, ds, 2, seeds=(0,), out=tmp_path).predictions[0], one.predictions[0]
+    )
+    with pytest.raises(ValueError, match="seeds"):
+        cross_validate(fit, ds, 2, seeds=(1,), out=tmp_path)
+
+
+def test_what_encloses_a_function_counts_among_its_settings(tmp_path: Path) -> None:
+    ds = recording()
+
+    def ridge(penalty: float) -> Any:
+        return lambda train, validation: fit_ridge(train, n_lags=3, lambdas=penalty)
+
+    def with_default(penalty: float) -> Any:
+        def fit(train: Any, validation: Any, lambdas: float = penalty) -> Any:
+            return fit_ridge(train, n_lags=3, lambdas=lambdas)
+
+        return fit
+
+    for number, make in enumerate((ridge, with_default)):
+        cross_validate(make(10.0), ds, 2, out=tmp_path / str(number))
+        cross_validate(make(10.0), ds, 2, out=tmp_path / str(number))
+        with pytest.raises(ValueError, match="candidates"):
+            cross_validate(make(1e4), ds, 2, out=tmp_path / str(number))
+
+
+def uneven(responding: Sequence[int]) -> Any:
+    """A recording of one neuron that responds in some of six clips, without data in the others."""
+    rng = np.random.default_rng(3)
+    sounds = [rng.normal(size=(3, 80)) for _ in range(6)]
+    responses = [
+        [sound[:1] + rng.normal(size=(2, 80)) if clip in responding else np.full((1, 1), np.nan)]
+        for clip, sound in enumerate(sounds)
+    ]
+    return NeuralDataset.from_arrays(
+        sounds, responses, dt_ms=5.0, response_kind="trace", check_alignment=False
+    )
+
+
+def test_a_fold_of_ridge_that_cannot_be_fitted_leaves_the_others() -> None:
+    ds = uneven([0, 1, 2])
+    splits = [index_split(ds, [0, 1, 3, 4], [], [2], name="a"), index_split(ds, [3, 4, 5], [], [0], name="b")]
+    for inner in (2, "leave-one-clip-out"):
+        with pytest.warns(RuntimeWarning, match="1 of 2 folds failed"):
+            cv = cross_validate("ridge", ds, splits, options={"n_lags": 3, "lambdas": 5.0}, inner=inner)
+        assert list(cv.failed) == [1]
+        assert "no neuron has responses" in cv.failed[1]
+        alone = cross_validate("ridge", ds, splits[:1], options={"n_lags": 3, "lambdas": 5.0}, inner=inner)
+        assert torch.allclose(cv.predictions[2], alone.predictions[2])
+
+
+def test_penalties_of_silent_neurons_have_nothing_to_be_chosen_by() -> None:
+    ds = recording()
+    silent = NeuralDataset.from_arrays(
+        [np.asarray(sound[0]) for sound in ds.stims],
+        [np.zeros((1, 2, ds.n_bins(clip))) for clip in range(len(ds))],
+        dt_ms=ds.dt,
+    )
+    for folds in (3, "leave-one-clip-out"):
+        with pytest.raises(ValueError, match="no neuron has a score on the validation clips"):
+            cross_validate(
+                "ridge", silent, folds, options={"n_lags": 3}, choices={"lambdas": [1.0, 9.0]}, inner=2
+            )
+
+
+def test_a_row_holds_what_was_chosen_for_its_neuron() -> None:
+    ds = recording()
+    cv = cross_validate("ridge", ds, 3, options=RIDGE, inner=2)
+    rows = [row for row in cv.table() if row["fold"] == "1"]
+    assert [row["chosen_lambdas"] for row in rows] == cv.chosen[1]["lambdas"].tolist()

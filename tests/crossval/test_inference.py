@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepSTRF.crossval import compare_models, fdr, partition_variance, score_intervals, score_null
 from deepSTRF.crossval.comparison import holm
-from deepSTRF.datasets.audio import AudioNeuralDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.metrics import ScoreTracker, feve
 from deepSTRF.registry import METRICS
 from deepSTRF.training import score_predictions
@@ -599,3 +599,21 @@ def test_cross_validated_comparisons_are_wider() -> None:
         np.testing.assert_allclose(other.high - other.low, math.sqrt(2) * (one.high - one.low))
         np.testing.assert_allclose(other.value, one.value)
     assert (wide.p >= plain.p).all()
+
+
+def test_a_comparison_of_no_neuron_says_why() -> None:
+    ds = SyntheticDataset(n_neurons=2, n_clips=7, n_repeats=1)
+    models = {"a": list(ds.true_rates), "b": [rate + 0.1 * rate**2 for rate in ds.true_rates]}
+    result = compare_models(models, ds)
+    assert "no neuron has a difference: recorded once" in str(result)
+    assert result.pairs[0].mean_reason.startswith("no neuron")
+    null = score_null(models["a"], ds, n_null=19)
+    assert np.isnan(null.mean_p)
+    assert "recorded once" in str(null)
+
+
+def test_a_null_says_whose_mean_it_is() -> None:
+    ds = SyntheticDataset(n_neurons=2, n_clips=6, n_repeats=2)
+    rates = [torch.stack([rate[0], torch.zeros_like(rate[0])]) for rate in ds.true_rates]
+    null = score_null(rates, ds, score="cc", n_null=19)
+    assert "note: the mean is that of 1 of 2 neurons" in str(null)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.stats import t as student
 from torch import Tensor
 
-from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
+from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked, first_names
 from deepSTRF.crossval.clip_scores import ClipScores, PredictedPart, Statistic, score_names
 from deepSTRF.crossval.intervals import (
     CONFIDENCE,
@@ -242,8 +242,8 @@ def compare_models(
         Of the intervals.
     cross_validated : bool
         Whether the predictions are of several fits, each trained on clips that another one predicts: null and
-        intervals over clips are then widened by the square root of 2, the most by which such scores vary more
-        (Nadeau and Bengio 2003, 10.1023/A:1024068626366).
+        intervals of differences over clips are then widened by the square root of 2, the most by which such
+        scores vary more (Nadeau and Bengio 2003, 10.1023/A:1024068626366).
     n_permutations, n_bootstrap : int
         Random sign patterns; resamples of the bootstrap.
     correction : {"bh", "by"}
@@ -332,14 +332,17 @@ def compare_models(
         "seed": seed,
         "notes": [*part.notes, *_notes(score, chosen)],
     }
-    means = {name: tuple(values[:, chosen].mean(1).tolist()) for name, values in per_seed.items()}
+    means = {
+        name: tuple(values[:, chosen].mean(1).tolist()) if chosen.any() else ()
+        for name, values in per_seed.items()
+    }
     return ModelComparison(
         tuple(scored),
         neuron_names(ds.nrn_meta),
         scores,
         tuple(found),
         facts,
-        seed_means=means if chosen.any() else dict.fromkeys(models, ()),
+        seed_means=means,
         mean_intervals={
             name: _mean_interval(statistics[name], scores[name], chosen, heard, options, over)
             for name in models
@@ -483,9 +486,11 @@ def _over_clips(
     ]
     p = np.where((smallest > ALPHA) | np.isnan(difference.value), np.nan, p)
     whole = replace(_wider(difference, spread), reasons=tuple(texts))
-    reason = (
-        _unreachable(int(part[:, 0].sum()), "clips", mean_smallest[0]) if mean_smallest[0] > ALPHA else ""
-    )
+    reason = ""
+    if not chosen.any():
+        reason = f"no neuron has a difference: {first_names(sorted({text for text in texts if text}))}"
+    elif mean_smallest[0] > ALPHA:
+        reason = _unreachable(int(part[:, 0].sum()), "clips", mean_smallest[0])
     return Comparison(
         *pair,
         whole,

@@ -263,6 +263,7 @@ def _facts_of(job: Job) -> dict[str, Any]:
         "refit": str(job.refit),
         "score": job.score,
         "seed": str(job.seed),
+        "seeds": list(job.seeds),
         "warmup_ms": str(job.warmup_ms),
         "roles": [split.hash for split in job.plan.splits],
         "gap": str(job.plan.gap),

@@ -27,7 +27,7 @@ from deepSTRF.metrics.scores import metric_named
 from deepSTRF.training.callbacks import FitDivergedError
 from deepSTRF.training.evaluation import Column
 
-__all__ = ["FoldResult", "Job", "Tried", "comparable", "finished", "fit_all"]
+__all__ = ["FoldResult", "Job", "Tried", "check_judged", "comparable", "failure", "finished", "fit_all"]
 
 CORRELATIONS, FALLBACK = ("cc_norm", "cc"), "cc"
 #: The worst correlation; that of a prediction which never varies.
@@ -146,7 +146,13 @@ def _fold(job: Job, number: int) -> FoldResult:
         done = read_fold(job, number)
         return _fit_fold(job, number) if done is None else done
     except Exception as error:  # noqa: BLE001  (reported with its traceback)
-        return FoldResult(number, traceback=traceback.format_exc(), error=_portable(error))
+        return failure(number, error)
+
+
+def failure(number: int, error: Exception) -> FoldResult:
+    """A fold that failed, with the traceback."""
+    text = "".join(traceback.format_exception(error))
+    return FoldResult(number, traceback=text, error=_portable(error))
 
 
 def _portable(error: Exception) -> Exception:
@@ -219,11 +225,7 @@ def _choose(
         raise diverged
     scores, means = comparable(np.stack([one[0] for one in columns]), np.stack([one[1] for one in columns]),
                                 job.score)  # fmt: skip
-    if np.isnan(means).all() and len(means) > 1:
-        raise ValueError(
-            "no neuron has a score on the validation clips inside the fold: nothing chooses; give fewer "
-            "inner folds, or another score"
-        )
+    check_judged(means)
     higher = metric_named(job.score).higher_is_better
     ranked = np.nan_to_num(means if higher else -means, nan=-np.inf)
     chosen = int(ranked.argmax())
@@ -262,6 +264,15 @@ def comparable(scores: Column, fallback: Column, score: str) -> tuple[Column, Co
         judged = np.nan_to_num(judged, nan=WORST).clip(min=WORST)
     means = judged.mean(1) if judged.size else np.full(len(scores), np.nan)
     return scores, means
+
+
+def check_judged(means: Column) -> None:
+    """Raise ValueError where no neuron has a score by which several candidates could be compared."""
+    if np.isnan(means).all() and len(means) > 1:
+        raise ValueError(
+            "no neuron has a score on the validation clips inside the fold: nothing chooses; give fewer "
+            "inner folds, another score, or neurons that respond"
+        )
 
 
 # ---- the folder of a run

@@ -13,6 +13,7 @@ import inspect
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import CodeType
 from typing import Any, Protocol, runtime_checkable
@@ -240,11 +241,12 @@ class FunctionEstimator:
 
 
 def _code_of(function: Any) -> str:
-    """Hash of a function's own code; empty where it has none in Python."""
-    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    """Hash of a function's own code, defaults and enclosed values; empty where it has none in Python."""
+    own = function if hasattr(function, "__code__") else getattr(type(function), "__call__", None)  # noqa: B004
+    code = getattr(own, "__code__", None)
     if code is None:
         return ""
-    digest, pending = hashlib.sha256(), [code]
+    digest, pending = hashlib.sha256(_enclosed(own).encode()), [code]
     while pending:
         one = pending.pop()
         inside = [constant for constant in one.co_consts if isinstance(constant, CodeType)]
@@ -252,6 +254,20 @@ def _code_of(function: Any) -> str:
         digest.update(one.co_code + repr((one.co_names, plain)).encode())
         pending += inside
     return f"[{digest.hexdigest()[:HASH_LENGTH]}]"
+
+
+def _enclosed(function: Any) -> str:
+    """Values that a function keeps, as text: its defaults, and what encloses it; of others their type."""
+    values = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for one in function.__closure__ or ():
+        with suppress(ValueError):  # a name that has no value yet
+            values.append(one.cell_contents)
+    plain = int | float | complex | str | bytes | tuple | range | None  # lists and mappings may be a record
+    return repr([
+        one if isinstance(one, plain) else _code_of(one) or function_name(one) if inspect.isroutine(one)
+        else type(one).__name__
+        for one in values
+    ])  # fmt: skip
 
 
 def _as_text(options: Mapping[str, Any]) -> str:

@@ -551,6 +551,11 @@ def score_null(
     ]
     tested = np.array([not reason for reason in reasons])
     p[~tested] = np.nan
+    if 0 < tested.sum() < len(tested):
+        notes.append(
+            f"the mean is that of {tested.sum()} of {len(tested)} neurons; .table() has a reason for the "
+            "others"
+        )
     mean_null = _mean_of(null[:, tested], axis=1) if tested.any() else np.full(len(null), np.nan)
     mean_observed = float(observed[tested].mean()) if tested.any() else math.nan
     mean_p = float(add_one(np.array([mean_observed]), mean_null[:, None])[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,8 @@ class CrossValidation:
         -------
         list of dict
             ``fold``, ``n_test`` (test clips or blocks), ``neuron``, the scores, ``reason`` of a missing one;
-            of a fold what it chose, as ``chosen_<option>``. ``pandas.DataFrame(cv.table())`` takes it.
+            of a fold what it chose for the neuron, as ``chosen_<option>``. ``pandas.DataFrame(cv.table())``
+            takes it.
         """
         names = list(dict.fromkeys(key for one in self.chosen for key in one))
         tables: list[tuple[str, int, ScoreTable, dict[str, Any]]] = [
@@ -113,18 +114,20 @@ class CrossValidation:
                 split = self.folds[number]
                 tables.append((str(number), len(split.test), table, self.chosen[number]))
         return [
-            {"fold": fold, "n_test": n_test, **row, **{f"chosen_{name}": own.get(name) for name in names}}
+            {
+                "fold": fold,
+                "n_test": n_test,
+                **row,
+                **{f"chosen_{name}": _plain(own.get(name), neuron) for name in names},
+            }
             for fold, n_test, table, own in tables
-            for row in table.rows()
+            for neuron, row in enumerate(table.rows())
         ]
 
     @checked
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return `table` as CSV, and write it when a path is given; a missing value is an empty cell."""
-        rows = [
-            {key: _plain(value, neuron) for key, value in row.items()}
-            for neuron, row in _numbered(self.table(), len(self.scores))
-        ]
+        rows = self.table()
         cells = [["" if _is_missing(value) else value for value in row.values()] for row in rows]
         return _written(csv_table([list(rows[0]) if rows else [], *cells]), path)
 
@@ -221,10 +224,6 @@ class CrossValidation:
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _numbered(rows: Sequence[dict[str, Any]], n_neurons: int) -> list[tuple[int, dict[str, Any]]]:
-    return [(place % n_neurons, row) for place, row in enumerate(rows)]
 
 
 def _plain(value: Any, neuron: int | None = None) -> Any:

@@ -20,7 +20,9 @@ from deepSTRF.crossval.engine import (
     FoldResult,
     Job,
     Tried,
+    check_judged,
     comparable,
+    failure,
     finished,
     predicted,
     read_fold,
@@ -75,7 +77,7 @@ def _with_penalties(job: Job, candidate: Candidate, values: list[float]) -> Cand
 
 def ridge_folds(job: Job) -> Iterator[FoldResult]:
     """Solve the folds that are not in the folder yet."""
-    ds, missing = job.plan.recording, []
+    missing = []
     for number in range(len(job.plan.splits)):
         done = read_fold(job, number)
         if done is None:
@@ -84,7 +86,19 @@ def ridge_folds(job: Job) -> Iterator[FoldResult]:
             yield done
     if not missing:
         return
-    splits = [job.plan.splits[number] for number in missing]
+    try:
+        fits = _fitted(job, missing)
+    except ValueError:  # of a fold that cannot be fitted: the others can
+        for number in missing:
+            yield _alone(job, number)
+        return
+    for number, own in zip(missing, fits, strict=True):
+        yield _finished(job, number, own)
+
+
+def _fitted(job: Job, numbers: Sequence[int]) -> list[tuple[RidgeFit, ...]]:
+    """Fits of all candidates, fold by fold."""
+    ds, splits = job.plan.recording, [job.plan.splits[number] for number in numbers]
     fits = []
     for one in job.candidates:
         options = {**(one.estimator.ridge_options(ds) or {}), "score": job.score}
@@ -93,8 +107,23 @@ def ridge_folds(job: Job) -> Iterator[FoldResult]:
             fits.append(fit_ridge_folds(ds, splits, inner=job.inner, group=group, **options))
         else:
             fits.append([_fit_views(job, split, options) for split in splits])
-    for number, own in zip(missing, zip(*fits, strict=True), strict=True):
-        yield finished(job, _result(job, number, own))
+    return list(zip(*fits, strict=True))
+
+
+def _alone(job: Job, number: int) -> FoldResult:
+    try:
+        return _finished(job, number, _fitted(job, [number])[0])
+    except ValueError as error:
+        return failure(number, error)
+
+
+def _finished(job: Job, number: int, fits: Sequence[RidgeFit]) -> FoldResult:
+    """Fits of a fold made its result, or what keeps them from being compared."""
+    try:
+        result = _result(job, number, fits)
+    except ValueError as error:
+        return failure(number, error)
+    return finished(job, result)
 
 
 def _fit_views(job: Job, split: ClipSplit, options: Mapping[str, Any]) -> RidgeFit:
@@ -113,20 +142,25 @@ def _result(job: Job, number: int, fits: Sequence[RidgeFit]) -> FoldResult:
         np.concatenate([fit.scores[name].double().numpy() for fit in fits]) for name in (job.score, "cc")
     )
     columns, means = comparable(scores, fallback, job.score)
+    check_judged(means)
     ends = np.cumsum([len(fit.grid) for fit in fits])
     places = [range(end - len(fit.grid), end) for fit, end in zip(fits, ends, strict=True)]
     best = [_best(columns[place], means[place], fit) for place, fit in zip(places, fits, strict=True)]
-    chosen = int(np.argmax(np.nan_to_num(best, nan=-np.inf)))
+    chosen = _place_of_best(np.array(best))
     fit = fits[chosen]
     tried = [
         Tried(group, columns[row], float(means[row]),
-              group == chosen and row == places[group][int(np.nanargmax(means[places[group]]))],
+              group == chosen and row == places[group][_place_of_best(means[places[group]])],
               more={PENALTY: float(value)}, label=_label(job, group, index, float(value)))
         for group, place in enumerate(places)
         for index, (row, value) in enumerate(zip(place, fits[group].grid, strict=True))
     ]  # fmt: skip
     rates = predicted(job, [fit.model], job.plan.splits[number])
     return FoldResult(number, chosen, tuple(tried), more=_penalties(fit), rates=rates, models=(fit.model,))
+
+
+def _place_of_best(means: Column) -> int:
+    return int(np.nan_to_num(means, nan=-np.inf).argmax())
 
 
 def _best(columns: Column, means: Column, fit: RidgeFit) -> float:
