@@ -332,17 +332,13 @@ def compare_models(
         "seed": seed,
         "notes": [*part.notes, *_notes(score, chosen)],
     }
-    means = {
-        name: tuple(values[:, chosen].mean(1).tolist()) if chosen.any() else ()
-        for name, values in per_seed.items()
-    }
     return ModelComparison(
         tuple(scored),
         neuron_names(ds.nrn_meta),
         scores,
         tuple(found),
         facts,
-        seed_means=means,
+        seed_means={name: _seed_means(values[:, chosen]) for name, values in per_seed.items()},
         mean_intervals={
             name: _mean_interval(statistics[name], scores[name], chosen, heard, options, over)
             for name in models
@@ -400,6 +396,11 @@ def _mean_interval(
     part = np.repeat(heard[:, chosen].any(1, keepdims=True), 2, axis=1)
     found = interval_of(with_population(statistic, chosen), part, *options)
     return float(found.low[0]), float(found.high[0])
+
+
+def _seed_means(values: FloatArray) -> tuple[float, ...]:
+    """Means of scores (n_seeds, n) over neurons, one per seed; none of no neuron."""
+    return tuple(values.mean(1).tolist()) if values.size else ()
 
 
 def _student_width(values: FloatArray, confidence: float) -> float:

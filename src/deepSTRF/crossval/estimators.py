@@ -262,7 +262,8 @@ def _enclosed(function: Any) -> str:
     for one in function.__closure__ or ():
         with suppress(ValueError):  # a name that has no value yet
             values.append(one.cell_contents)
-    plain = int | float | complex | str | bytes | tuple | range | None  # lists and mappings may be a record
+    # lists and mappings may be a record of the calls
+    plain = (int, float, complex, str, bytes, tuple, range, type(None))
     return repr([
         one if isinstance(one, plain) else _code_of(one) or function_name(one) if inspect.isroutine(one)
         else type(one).__name__

@@ -551,11 +551,6 @@ def score_null(
     ]
     tested = np.array([not reason for reason in reasons])
     p[~tested] = np.nan
-    if 0 < tested.sum() < len(tested):
-        notes.append(
-            f"the mean is that of {tested.sum()} of {len(tested)} neurons; .table() has a reason for the "
-            "others"
-        )
     mean_null = _mean_of(null[:, tested], axis=1) if tested.any() else np.full(len(null), np.nan)
     mean_observed = float(observed[tested].mean()) if tested.any() else math.nan
     mean_p = float(add_one(np.array([mean_observed]), mean_null[:, None])[0])
@@ -571,7 +566,7 @@ def score_null(
         "correction": correction,
         "warmup_ms": warmup_ms,
         "seed": seed,
-        "notes": notes,
+        "notes": [*notes, *_notes_on_mean(tested)],
     }
     return NullTable(
         neuron_names(ds.nrn_meta),
@@ -587,6 +582,13 @@ def score_null(
         sign * mean_null,
         facts,
     )
+
+
+def _notes_on_mean(tested: BoolArray) -> list[str]:
+    count = int(tested.sum())
+    if count in (0, tested.size):
+        return []
+    return [f"the mean is that of {count} of {tested.size} neurons; .table() has a reason for the others"]
 
 
 def widened(null: FloatArray) -> FloatArray:
