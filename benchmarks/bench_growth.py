@@ -95,7 +95,7 @@ def short_recording(n_clips: int = 10_000, bins: int = 100, n_neurons: int = 20)
     return NeuralDataset.from_arrays(stims, responses, DT_MS, check_alignment=False)
 
 
-def ragged_recording(n_clips: int = 320, n_neurons: int = 20) -> NeuralDataset:
+def ragged_recording(n_clips: int = 960, n_neurons: int = 20) -> NeuralDataset:
     """Lengths as of words and sentences: most clips short, a few ten times as long."""
     rng = np.random.default_rng(0)
     lengths = np.clip(rng.lognormal(4.6, 0.8, n_clips), 30, 1000).astype(int)
@@ -125,7 +125,7 @@ def linear(ds: NeuralDataset) -> Linear:
 
 def recurrent(ds: NeuralDataset) -> StateNet:
     torch.manual_seed(0)
-    return StateNet(BANDS, LAGS, ds.N_neurons, rnn_type="LSTM")
+    return StateNet(BANDS, LAGS, out_neurons=ds.N_neurons, rnn_type="LSTM")
 
 
 # ---- the loop by hand
