@@ -84,6 +84,14 @@ def test_the_text_of_a_fit_is_short(solver: str) -> None:
         assert text in repr(fit)
 
 
+@pytest.mark.parametrize("solver", ["ridge", "tikhonov"])
+def test_neurons_without_a_score_did_not_choose_an_edge(solver: str) -> None:
+    ds = recording()
+    views = ds.select(clips=[0, 2, 3, 4]), ds.select(clips=[1, 5])  # nobody heard neuron 3 in these
+    fit = SOLVERS.get(solver)(*views, n_lags=LAGS, lambdas=[1e6, 1e7])
+    assert any(text.startswith("3 of 3 neurons chose a lambda at an edge") for _, text in fit.notes())
+
+
 @SOLVER
 def test_moments_of_the_prediction(solver: str) -> None:
     ds, fit = recording(), fitted(solver)

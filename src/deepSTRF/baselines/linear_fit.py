@@ -148,6 +148,20 @@ class LinearFit:
         """
         return {}
 
+    def _edge_notes(
+        self, chosen: Tensor, tried: Tensor, scale: Tensor, whose: str = ""
+    ) -> list[tuple[str, str]]:
+        """Note that most neurons with a score chose a penalty (N,) at an end of those tried, times (N,)."""
+        if not self.scores or not bool(tried.min() < tried.max()):
+            return []
+        judged = ~torch.stack([one.isnan().all(0) for one in self.scores.values()]).all(0)
+        ends = torch.stack([tried.min(), tried.max()]).unsqueeze(1) * scale
+        edge, among = int(((chosen == ends).any(0) & judged).sum()), int(judged.sum())
+        if 2 * edge <= among:
+            return []
+        text = f"{edge} of {among} neurons chose a lambda{whose} at an edge of the grid; give a wider one."
+        return [("warning", text)]
+
     def notes(self) -> list[tuple[str, str]]:
         """Return (level, sentence) pairs about what a reader must know."""
         if not self.untrained:

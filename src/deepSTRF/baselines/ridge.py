@@ -180,13 +180,8 @@ class RidgeFit(LinearFit):
             notes.append(("info", f"No validation score, shared lambda: {first_names(self.unvalidated)}."))
         notes += super().notes()
         for name, tried in (self.feature_grid or {"": self.grid}).items():
-            edges = torch.stack([tried.min(), tried.max()]).unsqueeze(1) * self.lambda_scale
             chosen = self.feature_lambdas[name] if name else self.lambdas
-            edge = int((chosen == edges).any(0).sum())
-            if self.scores and bool(tried.min() < tried.max()) and 2 * edge > len(chosen):
-                whose = f" for {name}" if name else ""
-                text = f"{edge} neurons chose a lambda{whose} at an edge of the grid; give a wider one."
-                notes.append(("warning", text))
+            notes += self._edge_notes(chosen, tried, self.lambda_scale, f" for {name}" if name else "")
         return notes
 
 

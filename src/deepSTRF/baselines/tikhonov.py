@@ -127,14 +127,7 @@ class TikhonovFit(LinearFit):
         notes = super().notes()
         if self.unvalidated:
             notes.append(("info", f"No validation score, shared penalty: {first_names(self.unvalidated)}."))
-        tried = self.choices[:, 0]
-        ends = torch.stack([tried.min(), tried.max()]).unsqueeze(1) * self.lambda_scale
-        edge = int((self.lambdas == ends).any(0).sum())
-        if self.scores and bool(tried.min() < tried.max()) and 2 * edge > len(self.lambdas):
-            notes.append(
-                ("warning", f"{edge} neurons chose a lambda at an edge of the grid; give a wider one.")
-            )
-        return notes
+        return notes + self._edge_notes(self.lambdas, self.choices[:, 0], self.lambda_scale)
 
 
 @SOLVERS.register("tikhonov")
