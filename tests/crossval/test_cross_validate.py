@@ -20,6 +20,7 @@ from deepSTRF.datasets import NeuralDataset, index_split, k_fold, leave_one_clip
 from deepSTRF.experiments import ExperimentConfig
 from deepSTRF.models.audio import Linear
 from deepSTRF.plots import plot_cross_validation
+from deepSTRF.registry import SOLVERS
 from deepSTRF.training import FitDivergedError, Fitter, make_loaders, score_model
 
 BANDS, LAGS = 3, 4
@@ -706,3 +707,53 @@ def test_a_row_holds_what_was_chosen_for_its_neuron() -> None:
     cv = cross_validate("ridge", ds, 3, options=RIDGE, inner=2)
     rows = [row for row in cv.table() if row["fold"] == "1"]
     assert [row["chosen_lambdas"] for row in rows] == cv.chosen[1]["lambdas"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("solver", "options"),
+    [
+        ("evidence", {}),
+        ("boosting", {"n_steps": 15}),
+        ("tikhonov", {"lambdas": 20.0, "smooth_time": 1.0, "smooth_frequency": 0.0}),
+        ("ridge", {"lambdas": [20.0]}),
+    ],
+)
+def test_a_solver_without_a_choice_is_fitted_to_all_clips_of_the_fold(
+    solver: str, options: dict[str, Any]
+) -> None:
+    ds, options = recording(), {"n_lags": 3, **options}
+    fits: list[Any] = [
+        cross_validate(solver, ds, 3, options=options, n_bootstrap=0),
+        cross_validate(ExperimentConfig(model=solver, model_options=options), ds, 3, n_bootstrap=0),
+    ]
+    for cv in fits:
+        split = cv.folds[0]
+        fit = SOLVERS.get(solver)(ds.select(clips=sorted({*split.train, *split.val})), **options)
+        own = fit.model.predict(ds.select(clips=split.test))
+        for clip, rates in zip(split.test, own, strict=True):
+            torch.testing.assert_close(cv.predictions[clip], rates, rtol=1e-4, atol=1e-5)
+        assert cv.chosen == [{}] * 3
+
+
+@pytest.mark.parametrize(
+    ("solver", "options", "chosen"),
+    [
+        ("boosting", {}, ["n_steps"]),
+        ("tikhonov", {"lambdas": 20.0}, ["lambdas", "smooth_time", "smooth_frequency"]),
+        ("ridge", {}, ["lambdas"]),
+    ],
+)
+def test_what_a_solver_chooses_by_validation_clips_is_returned(
+    solver: str, options: dict[str, Any], chosen: list[str]
+) -> None:
+    ds, options = recording(), {"n_lags": 3, **options}
+    cv = cross_validate(solver, ds, 3, options=options, n_bootstrap=0)
+    assert [list(one) for one in cv.chosen] == [chosen] * 3
+    split = cv.folds[0]
+    fit: Any = SOLVERS.get(solver)(ds.select(clips=split.train), ds.select(clips=split.val), **options)
+    for neuron in range(ds.N_neurons):
+        own = {name: values[neuron] for name, values in cv.chosen[0].items()}
+        assert own == pytest.approx(fit.choice(neuron))
+    with pytest.raises(ValueError, match=f"fold 0 has no validation clips, by which {solver} chooses"):
+        cross_validate(solver, ds, 2, options=options)
+    assert cross_validate(solver, ds, 2, options=options, inner=0.34).chosen[0]

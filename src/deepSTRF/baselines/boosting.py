@@ -41,6 +41,7 @@ from deepSTRF.baselines.linear_fit import (
     LinearProblem,
     prepare,
     strfs_of,
+    without_validation,
     write_estimate,
 )
 from deepSTRF.baselines.ridge import validation_scores
@@ -135,6 +136,7 @@ class BoostingFit(LinearFit):
 
 
 @SOLVERS.register("boosting")
+@without_validation(lambda options: options.get("n_steps") is not None)
 @checked
 def fit_boosting(
     train: DatasetLike,

@@ -42,6 +42,7 @@ from deepSTRF.baselines.linear_fit import (
     LinearProblem,
     prepare,
     strfs_of,
+    without_validation,
     write_estimate,
 )
 from deepSTRF.baselines.ridge import validation_scores
@@ -141,6 +142,7 @@ class EvidenceFit(LinearFit):
 
 
 @SOLVERS.register("evidence")
+@without_validation(lambda options: True)
 @checked_but("time_scales_ms", "frequency_scales")
 def fit_evidence(
     train: DatasetLike,

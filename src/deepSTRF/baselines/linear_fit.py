@@ -6,14 +6,16 @@ A linear fit estimates one STRF and one intercept per neuron without gradient de
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deepSTRF._validation import (
+    FloatArray,
     check_non_negative,
     check_not_empty,
     check_positive_int,
@@ -35,11 +37,15 @@ __all__ = [
     "LinearProblem",
     "check_recordings",
     "check_responses_to_fit",
+    "chosen_by",
     "count_bands",
     "empty_model",
+    "fits_without_validation",
+    "is_one_number",
     "lags_of",
     "prepare",
     "strfs_of",
+    "without_validation",
     "write_estimate",
 ]
 
@@ -49,6 +55,8 @@ MAX_BYTES = 2**28
 FEWEST_BINS = 2
 #: Lags of an estimate for which nobody chose them.
 DEFAULT_LAGS = 40
+#: Attribute of a solver that says when validation clips have nothing to choose.
+WITHOUT_VALIDATION = "without_validation"
 
 
 @checked
@@ -167,6 +175,46 @@ class LinearFit:
         if not self.untrained:
             return []
         return [("warning", f"No training data, STRF zero: {first_names(self.untrained)}.")]
+
+
+# ---- what validation clips are for
+
+_Solver = TypeVar("_Solver", bound=Callable[..., Any])
+
+
+def without_validation(rule: Callable[[Mapping[str, Any]], bool]) -> Callable[[_Solver], _Solver]:
+    """Decorator of a solver: ``rule(options)`` is True where validation clips have nothing to choose."""
+
+    def mark(solver: _Solver) -> _Solver:
+        vars(solver)[WITHOUT_VALIDATION] = rule
+        return solver
+
+    return mark
+
+
+def fits_without_validation(solver: Callable[..., Any], options: Mapping[str, Any]) -> bool:
+    """Whether a solver with these options chooses nothing by validation clips; False if it does not say."""
+    rule = vars(solver).get(WITHOUT_VALIDATION)
+    return rule is not None and bool(rule(options))
+
+
+def is_one_number(value: Any) -> bool:
+    """Whether an option is given, and as one number, or one per feature."""
+    values = list(value.values()) if isinstance(value, Mapping) else [value]
+    return all(one is not None and np.size(one) == 1 for one in values)
+
+
+def chosen_by(fit: LinearFit) -> dict[str, FloatArray]:
+    """What validation clips chose for each neuron, (N,) by option; ``option[feature]`` of one per feature."""
+    found: dict[str, list[float]] = {}
+    for neuron in range(len(fit.weight) if fit.scores else 0):
+        for option, value in fit.choice(neuron).items():
+            if isinstance(value, Mapping):
+                for feature, one in value.items():
+                    found.setdefault(f"{option}[{feature}]", []).append(float(one))
+            elif not isinstance(value, bool):
+                found.setdefault(option, []).append(float(value))
+    return {option: np.array(values) for option, values in found.items()}
 
 
 @dataclass(frozen=True)

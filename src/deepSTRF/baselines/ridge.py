@@ -42,8 +42,10 @@ from deepSTRF.baselines.linear_fit import (
     MAX_BYTES,
     LinearFit,
     LinearProblem,
+    is_one_number,
     prepare,
     strfs_of,
+    without_validation,
     write_estimate,
 )
 from deepSTRF.baselines.solution import Problem
@@ -186,6 +188,7 @@ class RidgeFit(LinearFit):
 
 
 @SOLVERS.register("ridge")
+@without_validation(lambda options: is_one_number(options.get("lambdas")) and not options.get("banded"))
 @checked_but("lambdas")
 def fit_ridge(
     train: DatasetLike,

@@ -33,8 +33,10 @@ from deepSTRF.baselines.linear_fit import (
     MAX_BYTES,
     LinearFit,
     LinearProblem,
+    is_one_number,
     prepare,
     strfs_of,
+    without_validation,
     write_estimate,
 )
 from deepSTRF.baselines.ridge import (
@@ -131,6 +133,11 @@ class TikhonovFit(LinearFit):
 
 
 @SOLVERS.register("tikhonov")
+@without_validation(
+    lambda options: all(
+        is_one_number(options.get(name)) for name in ("lambdas", "smooth_time", "smooth_frequency")
+    )
+)
 @checked_but("lambdas", "smooth_time", "smooth_frequency")
 def fit_tikhonov(
     train: DatasetLike,

@@ -94,8 +94,9 @@ def cross_validate(
     refit : bool, optional
         Fit the chosen candidate anew to all training and validation clips: networks for the median of the
         best epochs inside the fold, a function with ``validation=None`` (and ``epochs``, where it takes them
-        and its fits had a ``best_epoch``). None does so for networks of a configuration and for a solver with
-        one given penalty. False keeps the fit to the training clips, stopped by the validation clips.
+        and its fits had a ``best_epoch``). None does so for networks of a configuration, and for solvers for
+        which validation clips choose nothing (one given penalty; evidence). False keeps the fit to the
+        training clips, stopped by the validation clips.
     score : {"cc_norm", "cc", "fve", "mse"}
         By which candidates are compared; a neuron without ``cc_norm`` goes by its ``cc``.
     seed : int
@@ -221,7 +222,14 @@ def _check_inner_folds(job: Job) -> None:
             f"inner={job.inner!r} has nothing to choose: give choices={{option: values}}; a function or "
             "solver by itself is fitted once per fold, with the validation clips of the fold"
         )
+    needing = [one.label for one in job.candidates if one.estimator.needs_validation]
     for number, split in enumerate(job.plan.splits):
+        if needing and not split.val and job.refit is None and not has_shared_sums(job):
+            raise ValueError(
+                f"fold {number} has no validation clips, by which {first_names(needing)} chooses options: "
+                "give inner=0.2 (a share of the training clips), folds that have some (3 or more), or one "
+                "number for each option that is chosen"
+            )
         if not job.plan.inner(split, job.inner, job.seed) and len(job.candidates) > 1:
             raise ValueError(
                 f"fold {number} has no validation clips, so nothing can choose among {len(job.candidates)} "

@@ -173,6 +173,7 @@ def _fit_fold(job: Job, number: int) -> FoldResult:
     train, val = inner[0] if len(inner) == 1 else (split.train, split.val)
     models: list[Any] = []
     epochs: int | None = tried[chosen].epochs if tried else None
+    more: Mapping[str, Any] = {}
     for seed in job.seeds:
         if job.refits(best):
             fitted = best.estimator.refit(plan.view([*split.train, *split.val], split.test), first, seed)
@@ -182,9 +183,10 @@ def _fit_fold(job: Job, number: int) -> FoldResult:
             views = plan.view(train, (*val, *split.test)), plan.view(val, split.test) if val else None
             fitted = best.estimator.fit_views(*views, seed)
             epochs = fitted.epochs if seed == job.seeds[0] else epochs
+        more = more or fitted.chosen
         models.append(fitted.model.eval() if isinstance(fitted.model, nn.Module) else fitted.model)
     rates = predicted(job, models, split)
-    return finished(job, FoldResult(number, chosen, tuple(tried), epochs, rates=rates, models=tuple(models)))
+    return finished(job, FoldResult(number, chosen, tuple(tried), epochs, more, rates, tuple(models)))
 
 
 def finished(job: Job, result: FoldResult) -> FoldResult:

@@ -21,13 +21,15 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from deepSTRF._validation import first_names
+from deepSTRF.baselines import LinearFit
+from deepSTRF.baselines.linear_fit import chosen_by, fits_without_validation
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.registry import ESTIMATORS, SOLVERS
 from deepSTRF.training.data import HASH_LENGTH
 from deepSTRF.training.resume import function_name
 from deepSTRF.training.seeds import seeded
 
-__all__ = ["Candidate", "Estimator", "Fitted", "as_estimator", "candidates_of", "median_epochs"]
+__all__ = ["Candidate", "Estimator", "Fitted", "as_estimator", "candidates_of", "median_epochs", "solved"]
 
 #: More candidates in one call are a slip.
 MOST_CANDIDATES = 10_000
@@ -41,10 +43,11 @@ NAME = "estimator"
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted model, and the number of epochs that its validation clips chose; None where there is none."""
+    """A fitted model, and the epochs and options that its validation clips chose; None and {} of none."""
 
     model: Any
     epochs: int | None = None
+    chosen: Mapping[str, Any] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -69,6 +72,11 @@ class Estimator(Protocol):
     @property
     def refits(self) -> bool:
         """Whether it can be fitted without validation clips, after the choice."""
+        ...
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether it cannot be fitted without validation clips."""
         ...
 
     @property
@@ -119,9 +127,13 @@ class SolverEstimator:
 
     @property
     def refits(self) -> bool:
-        """Whether one penalty is given, so that validation clips choose nothing."""
-        given = self.options.get("lambdas")
-        return isinstance(given, int | float) and not isinstance(given, bool)
+        """Whether validation clips choose nothing, as with one given penalty."""
+        return fits_without_validation(SOLVERS.get(self.solver), self.options)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether they choose something."""
+        return not self.refits
 
     @property
     def chooses_epochs(self) -> bool:
@@ -143,7 +155,7 @@ class SolverEstimator:
     def fit_views(self, train: NeuralDataset, validation: NeuralDataset | None, seed: int) -> Fitted:
         """Solve."""
         with seeded(seed):
-            return Fitted(SOLVERS.get(self.solver)(train, validation, **self.options).model)
+            return solved(SOLVERS.get(self.solver)(train, validation, **self.options))
 
     def refit(self, train: NeuralDataset, first: Sequence[Fitted], seed: int) -> Fitted:
         """Solve without validation clips."""
@@ -158,6 +170,11 @@ class SolverEstimator:
         return f"{self.solver}({_as_text(self.options)})"
 
 
+def solved(fit: Any) -> Fitted:
+    """The model of a closed-form fit, and what its validation clips chose."""
+    return Fitted(fit.model, chosen=chosen_by(fit) if isinstance(fit, LinearFit) else {})
+
+
 @dataclass(frozen=True)
 class FunctionEstimator:
     """A function ``f(train, validation)``, also ``f(train, validation, seed=...)``."""
@@ -167,6 +184,7 @@ class FunctionEstimator:
     seeds: tuple[int, ...] | None = None
     warmup_ms: float = 0.0
     refits: bool = False  # nobody knows; ``refit=True`` says so
+    needs_validation: bool = False
 
     @property
     def chooses_epochs(self) -> bool:

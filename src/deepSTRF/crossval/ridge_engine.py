@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from deepSTRF.baselines import RidgeFit, fit_ridge_folds
+from deepSTRF.baselines.linear_fit import chosen_by
 from deepSTRF.baselines.ridge_folds import fit_nested
 from deepSTRF.crossval.engine import (
     CORRELATIONS,
@@ -182,6 +183,6 @@ def _label(job: Job, group: int, index: int, value: float) -> str:
 
 def _penalties(fit: RidgeFit) -> dict[str, Any]:
     """Penalties that a fold chose: one, or one per neuron, or per neuron and feature."""
-    if fit.feature_grid:
-        return {f"{PENALTY}[{name}]": values.double().numpy() for name, values in fit.feature_lambdas.items()}
-    return {PENALTY: fit.lambdas.double().numpy() if fit.per_neuron else float(fit.shared_lambda)}
+    if fit.feature_grid or fit.per_neuron:
+        return chosen_by(fit)
+    return {PENALTY: float(fit.shared_lambda)}

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from deepSTRF.crossval.estimators import RIDGE, Fitted, median_epochs
+from deepSTRF.baselines.linear_fit import fits_without_validation
+from deepSTRF.crossval.estimators import RIDGE, Fitted, median_epochs, solved
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.experiments.build import (
     as_fitted,
@@ -69,11 +70,15 @@ class ConfigEstimator:
 
     @property
     def refits(self) -> bool:
-        """A network can be fitted for a given number of epochs; a solver, with one given penalty."""
+        """A network can be fitted for given epochs; a solver, where validation clips choose nothing."""
         if is_closed_form(self.config.model):
-            given = self.config.model_options.get("lambdas")
-            return isinstance(given, int | float) and not isinstance(given, bool)
+            return fits_without_validation(SOLVERS.get(self.config.model), self.config.model_options)
         return self.config.start != "ridge"  # whose penalty validation clips choose
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether validation clips choose options of a solver, or the ridge estimate at the start."""
+        return not self.refits
 
     @property
     def chooses_epochs(self) -> bool:
@@ -96,9 +101,9 @@ class ConfigEstimator:
     def fit_views(self, train: NeuralDataset, validation: NeuralDataset | None, seed: int) -> Fitted:
         """Fit as a run does."""
         if is_closed_form(self.config.model):
-            model: Any = solve(self.config, train, validation).model
-            validate_model(model, train)
-            return Fitted(model)
+            fitted = solved(solve(self.config, train, validation))
+            validate_model(fitted.model, train)
+            return fitted
         fitter = fit_once(self.config, seed, train, validation)
         best = None if validation is None or fitter.best_epoch is None else fitter.best_epoch + 1
         return Fitted(fitter.model.cpu(), best)
