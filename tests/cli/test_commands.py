@@ -124,7 +124,7 @@ def test_fit_evaluate_report_from_end_to_end(deepstrf, tmp_path):
 
 
 def test_score_table_is_whole_on_a_narrow_terminal(finished, capsys, monkeypatch):
-    monkeypatch.setattr("deepSTRF.cli.commands.PIPE_WIDTH", 80)
+    monkeypatch.setattr("deepSTRF.cli.console.PIPE_WIDTH", 80)
     print_scores(finished.scores.summary(), finished.scores.seeds)
     out = capsys.readouterr().out
     for row in (row for row in finished.scores.summary() if row.metric == "cc_norm"):

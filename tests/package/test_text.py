@@ -162,6 +162,11 @@ FIGURES = {
     "scatter": lambda n: plots.plot_score_scatter(SERIES, SERIES, n, n, title=n),
     "rasters": lambda n: plots.plot_rasters([STIM], 5.0, [n]),
     "ceiling": lambda n: plots.plot_noise_ceiling(SERIES, SERIES, title=n),
+    "null": lambda n: plots.plot_null_distribution(SERIES, 0.5, xlabel=n, title=n),
+    "models": lambda n: plots.plot_model_comparison([SERIES, SERIES], [n, "b"], ylabel=n, title=n),
+    "folds": lambda n: plots.plot_cross_validation(
+        SERIES, np.stack([SERIES, SERIES]), np.ones((2, 2)), names=[n, "b"], chosen=[0, 1], label=n, title=n
+    ),
     "learning": lambda n: plots.plot_learning_curve(
         {"train_loss": SERIES, "val_cc": SERIES}, score="cc", score_label=n, title=n
     ),

@@ -499,7 +499,8 @@ class ExperimentConfig:
 
     def to_toml(self) -> str:
         """Return the TOML text that `from_toml` reads back to an equal configuration; None is left out."""
-        return tomli_w.dumps(toml_tree({item.name: getattr(self, item.name) for item in fields(self)}))
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return tomli_w.dumps(toml_tree(values, type(self)))
 
     def differences(self, other: ExperimentConfig) -> dict[str, tuple[Any, Any]]:
         """Return the fields that make another experiment of it: name to (other value, own value)."""

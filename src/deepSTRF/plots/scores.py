@@ -421,7 +421,7 @@ def _draw_candidates(
     is_chosen = rows == picked[:, None]
     ax.scatter(grid[~is_chosen], rows[~is_chosen], s=22, facecolors="none", edgecolors=GREY)
     ax.scatter(grid[is_chosen], rows[is_chosen], s=22, color=VERMILION, zorder=3)
-    ax.set_yticks(range(n_candidates), [shown_text(name) for name in shown], fontsize=TICK_SIZE)
+    ax.set_yticks(range(n_candidates), [shown_text(name) for name in shown], fontsize=TICK_SIZE, **PLAIN)
     ax.invert_yaxis()
     ax.set_xlabel(f"{shown_text(label)} inside the fold", **PLAIN)
     if is_chosen.any():
