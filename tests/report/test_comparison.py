@@ -127,3 +127,13 @@ def test_names_of_folders(tmp_path, two):
     assert names == ["short", "long"]
     again = find_runs(two["short"].path, two["short"].path)
     assert len(again) == 2
+
+
+def test_a_seed_without_all_folds_is_left_out_and_named(tmp_path):
+    runs = [
+        ridge(tmp_path / f"{seed}-{fold}", 5, split=f"kfold:3:fold={fold}", seeds=(seed,))
+        for seed, fold in ((0, 0), (0, 1), (1, 0))
+    ]
+    result = compare_runs({"a": runs, "b": runs[:2]})
+    assert len(result.comparison.seed_means["a"]) == 1
+    assert any("left out are its seeds without all folds: 1." in text for _, text in result.notes)

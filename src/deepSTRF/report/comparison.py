@@ -316,6 +316,10 @@ def compare_runs(
         raise ValueError(f"runs holds {len(groups)} models, a comparison needs two: {{'a': run, 'b': run}}")
     notes = _check_comparable(groups)
     tested = {name: _tested(name, group) for name, group in groups.items()}
+    for name, group in groups.items():
+        if partial := sorted(set(_seeds(group)) - set(tested[name].by_seed)):
+            text = f"{name}: left out are its seeds without all folds: {', '.join(map(str, partial))}."
+            notes.append(("warning", text))
     sounds, neurons = _common(tested, notes)
     reference = next(iter(tested.values()))
     view = reference.dataset.select(
