@@ -130,7 +130,8 @@ def fit_ridge_folds(
         return _one_by_one(ds, plans, options)
     shared = _Shared(ds, settings, _blocks(len(ds), plans))
     choices = _nested_scores(shared, plans)
-    return [shared.fit(plan, choices.get(number)) for number, plan in enumerate(plans)]
+    numbers = range(len(plans))
+    return list(each_on_one_thread(lambda number: shared.fit(plans[number], choices.get(number)), numbers))
 
 
 def _options(options: dict[str, Any]) -> RidgeOptions:

@@ -7,9 +7,14 @@ product of its reflectors, in the block form of Schreiber & Van Loan 1989, doi 1
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from collections.abc import Callable
+
 import numpy as np
 import torch
-from scipy.linalg import lapack
+from numpy.typing import NDArray
+from scipy.linalg import cython_lapack, lapack
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -28,13 +33,9 @@ class ShiftedSystems:
 
     def __init__(self, gram: Tensor) -> None:
         size = len(gram)
-        # symmetric: the transpose is the same, and contiguous as LAPACK counts
-        with threadpool_limits(limits=1, user_api="blas"):  # twice as fast as with two threads
-            reduced, diagonal, off, tau, _ = lapack.dsytrd(
-                gram.contiguous().numpy().T, lower=1, lwork=WORKSPACE * size, overwrite_a=1
-            )
-        self._diagonal, self._off = diagonal, off
-        self._blocks = _reflectors(torch.from_numpy(reduced.T), torch.from_numpy(tau))
+        reduced = gram.contiguous()  # symmetric: the transpose is the same, and as LAPACK counts
+        self._diagonal, self._off, tau = _reduce(reduced.numpy(), size)
+        self._blocks = _reflectors(reduced, torch.from_numpy(tau))
         self._backwards: list[tuple[int, Tensor, Tensor]] | None = None
         self._spectrum: tuple[Tensor, Tensor] | None = None
 
@@ -90,6 +91,35 @@ class ShiftedSystems:
             sizes, directions = torch.linalg.eigh(torch.from_numpy(full))
             self._spectrum = sizes.clamp(min=0.0), directions
         return self._spectrum
+
+
+def _reduce(matrix: NDArray[np.float64], size: int) -> tuple[NDArray[np.float64], ...]:
+    """Reduce a matrix in place to tridiagonal form: diagonal, what is beside it, factors of the reflectors.
+
+    That of `scipy.linalg.lapack` holds Python's lock for a tenth of a second, and no other system is solved
+    meanwhile: the same routine through its address does not.
+    """
+    diagonal, off, tau = np.empty(size), np.empty(max(size - 1, 0)), np.empty(max(size - 1, 0))
+    work = np.empty(WORKSPACE * size)
+    n, n_work, info = ctypes.c_int(size), ctypes.c_int(len(work)), ctypes.c_int()
+    arrays = [one.ctypes.data_as(ctypes.c_void_p) for one in (matrix, diagonal, off, tau, work)]
+    a, d, e, t, w = arrays
+    with threadpool_limits(limits=1, user_api="blas"):  # twice as fast as with two threads
+        _dsytrd()(
+            b"L", ctypes.byref(n), a, ctypes.byref(n), d, e, t, w, ctypes.byref(n_work), ctypes.byref(info)
+        )
+    return diagonal, off, tau
+
+
+@functools.cache
+def _dsytrd() -> Callable[..., None]:
+    """LAPACK's ``dsytrd``, as compiled code of other packages finds it in SciPy."""
+    capsule, api = cython_lapack.__pyx_capi__["dsytrd"], ctypes.pythonapi
+    api.PyCapsule_GetName.restype, api.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    address = api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))
+    return ctypes.CFUNCTYPE(None, ctypes.c_char_p, *[ctypes.c_void_p] * 9)(address)
 
 
 def _reflectors(reduced: Tensor, tau: Tensor) -> list[tuple[int, Tensor, Tensor]]:
