@@ -28,7 +28,7 @@ BENCHMARKS = {
     "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),
     "zoo": ("Cost of every model", "benchmarks/bench_zoo.py"),
     "icnet": ("Cost of ICNet", "benchmarks/bench_zoo.py icnet --epochs 2"),
-    "dstrf": ("Dynamic STRFs and their shift search", "benchmarks/bench_dstrf.py"),
+    "dstrf": ("Dynamic STRFs and their shift search", "benchmarks/bench_dstrf.py --no-textbook --repeats 1"),
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
     "long": ("A recording of ten hours in bounded memory", "benchmarks/bench_long.py --write"),
     "inference": ("False positives of tests, coverage of intervals", "benchmarks/bench_inference.py"),
