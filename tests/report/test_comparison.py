@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.datasets.audio import SyntheticDataset
+from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.experiments import ExperimentConfig, bench_sweep, run_experiment, run_sweep
 from deepSTRF.report import compare_runs, find_runs, write_comparison
 from deepSTRF.training import score_model
@@ -120,6 +120,36 @@ def test_pages_of_others_are_kept(tmp_path, two):
     (tmp_path / "notes.html").write_text("my notes")
     with pytest.raises(OSError, match=r"notes\.html"):
         write_comparison(compare_runs(two), tmp_path / "notes.html")
+
+
+def test_a_sound_played_as_two_clips_counts_twice(tmp_path):
+    dataset = SyntheticDataset(**DATA)
+    order = [*range(len(dataset)), 12, 13]  # the sounds of the last two once more
+    stims = [dataset.stims[clip][0] for clip in order]
+    responses = [dataset.response_block(clip) for clip in order]
+    AudioNeuralDataset.from_arrays(stims, responses, dt_ms=dataset.dt, check_alignment=False).save(
+        tmp_path / "twice.npz"
+    )
+    split = "0,1,2,3,4,5/6/7,8,9,10,11,12,13,14,15"
+    runs = {
+        name: ridge(
+            tmp_path / name, lags, dataset=str(tmp_path / "twice.npz"), dataset_options={}, split=split
+        )
+        for name, lags in (("a", 1), ("b", 20))
+    }
+    result = compare_runs(runs)
+    assert result.comparison.facts["n_clips"] == 9
+    expected = runs["b"].scores.per_neuron("test")["cc_norm"]
+    np.testing.assert_allclose(result.comparison.scores["b"], expected, rtol=1e-5)
+
+
+def test_closed_forms_are_fitted_once():
+    sweep = bench_sweep("synthetic", "quick", seeds=[3, 4], split="4/1/1")
+    assert sorted(fit.name for fit in sweep.fits()) == [
+        *(f"row=linear, seeds={seed}" for seed in (3, 4)),
+        *(f"row=linear-nonlinear, seeds={seed}" for seed in (3, 4)),
+        "row=ridge, seeds=3",
+    ]
 
 
 def test_names_of_folders(tmp_path, two):

@@ -208,23 +208,29 @@ def _tested(name: str, runs: Sequence[Run]) -> _Tested:
         )
         fitted = normalized_as_fitted(run, dataset)
         test = list(split_of(run.config, dataset).test)
-        for clip in test:
-            clips[dataset.source_fingerprint(clip)] = clip
+        keys = _clip_keys(dataset)
+        clips |= {keys[clip]: clip for clip in test}
         for seed in run.scores.seeds:
             rates = run.load_model(seed).predict(fitted, clips=test)
             raw = [_raw_unit(one, fitted.response_normalization) for one in rates]
             own = by_seed.setdefault(seed, {})
-            twice = [clip for clip in test if dataset.source_fingerprint(clip) in own]
+            twice = [clip for clip in test if keys[clip] in own]
             if twice:
                 raise ValueError(
                     f"{name}: two of its runs with seed {seed} were tested with clip {twice[0]}; runs of one "
                     "model differ in seed or fold"
                 )
-            own |= {dataset.source_fingerprint(clip): one for clip, one in zip(test, raw, strict=True)}
+            own |= {keys[clip]: one for clip, one in zip(test, raw, strict=True)}
     whole = {seed: own for seed, own in by_seed.items() if len(own) == len(clips)}
     if not whole:
         raise ValueError(f"{name}: no seed was fitted on all of its {len(runs)} folds")
     return _Tested(dataset, clips, whole)
+
+
+def _clip_keys(dataset: NeuralDataset) -> list[str]:
+    """One key per clip: its sound, and how many clips before it have the same."""
+    sounds = [dataset.source_fingerprint(clip) for clip in range(len(dataset))]
+    return [f"{sound} {sounds[:clip].count(sound)}" for clip, sound in enumerate(sounds)]
 
 
 def _raw_unit(rates: Tensor, normalization: Mapping[str, Any] | None) -> Tensor:
