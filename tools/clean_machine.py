@@ -61,11 +61,11 @@ pathlib.Path("experiment.toml").write_text(text + "[training]\\nepochs = 3\\n")
 for name, front_end in (("mel", "mel"), ("leaf", "gammatone")):
     config = ExperimentConfig(dataset="fitted.npz", wav2spec=front_end, epochs=2)
     write_report(run_experiment(config, f"runs/{name}"))
-grid = "[model]\nname = 'ridge'\n[grid]\nmodel_options.n_lags = [1, 9]\n"
+grid = "[model]\\nname = 'ridge'\\n[grid]\\nmodel_options.n_lags = [1, 9]\\n"
 pathlib.Path("sweep.toml").write_text(text + grid)
 run_sweep(Sweep.from_toml("sweep.toml"), "runs/sweep")
-space = "[search]\nn_trials = 2\n[search.space]\nlearning_rate = { low = 1e-3, high = 1e-2 }\n"
-pathlib.Path("search.toml").write_text(text + "[training]\nepochs = 2\n" + space)
+space = "[search]\\nn_trials = 2\\n[search.space]\\nlearning_rate = { low = 1e-3, high = 1e-2 }\\n"
+pathlib.Path("search.toml").write_text(text + "[training]\\nepochs = 2\\n" + space)
 """
 
 # ---- Examples of the command line

@@ -136,3 +136,7 @@ def test_the_pages_of_this_checkout_have_examples():
     found = clean_machine.examples_of((ROOT / "docs" / "cli.md").read_text(encoding="utf-8"))
     assert "deepstrf fit" in found
     assert any(command.startswith("deepstrf import") for command in found)
+
+
+def test_the_script_of_imagined_files_is_whole():
+    compile(clean_machine.IMAGINED, "imagined", "exec")
