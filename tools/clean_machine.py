@@ -160,6 +160,12 @@ class Clean:
         print(f"{minutes:6.2f} min  {'FAILED' if failed else 'ok    '}  {name}", flush=True)
         return output
 
+    def restore_runs(self, folder: Path) -> None:
+        """Put the imagined runs back: an example before may have fitted or explained one anew."""
+        for run in (self.folder / "imagined" / "runs").iterdir():
+            shutil.rmtree(folder / "runs" / run.name, ignore_errors=True)
+            shutil.copytree(run, folder / "runs" / run.name)
+
     def run_examples(self, source: str, commands: list[str], has_ns1: bool) -> None:
         """Examples of one page, in a folder with the files that pages imagine."""
         folder = self.folder / "examples" / re.sub(r"\W+", "-", source)
@@ -170,10 +176,8 @@ class Clean:
                 self.skipped[f"{source}: {command}"] = reason
                 continue
             clear_target(command, folder)
-            if not re.search(
-                r"^deepstrf (fit|import|sweep|search|bench) ", command
-            ):  # a fit may have replaced it
-                shutil.copytree(self.folder / "imagined" / "runs", folder / "runs", dirs_exist_ok=True)
+            if not re.search(r"^deepstrf (fit|import|sweep|search|bench) ", command):
+                self.restore_runs(folder)
             self.run(f"{source}: {command}", command, folder)
 
 

@@ -101,6 +101,13 @@ def test_few_clips_conclude_nothing(tmp_path):
     assert "nothing can be concluded" in page
 
 
+def test_one_clip_concludes_nothing(tmp_path):
+    runs = {str(n): ridge(tmp_path / str(n), n, split="0,1,2,3/4/5") for n in (1, 20)}
+    result = compare_runs(runs)
+    assert np.isnan(result.comparison.pairs[0].mean_p)
+    assert result.rows[0]["mean"] == pytest.approx(runs["1"].scores.per_neuron()["cc_norm"].mean(), rel=1e-5)
+
+
 def test_what_does_not_compare(tmp_path, two):
     with pytest.raises(ValueError, match="needs two"):
         compare_runs({"one": two["long"]})

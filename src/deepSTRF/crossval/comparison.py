@@ -62,7 +62,8 @@ def sign_flip(
     n_units = len(values)
     summed = np.where(used, values, 0.0)
     if n_units <= 30 and 2 ** (n_units - 1) - 1 <= n_permutations:
-        patterns = np.array(list(itertools.product((1.0, -1.0), repeat=n_units - 1))).reshape(-1, n_units - 1)
+        patterns = np.array(list(itertools.product((1.0, -1.0), repeat=n_units - 1)))
+        patterns = patterns.reshape(2 ** (n_units - 1), n_units - 1)
         flips = np.concatenate([np.ones((len(patterns), 1)), patterns], axis=1)[1:]
     else:
         flips = np.random.default_rng(seed).choice((1.0, -1.0), size=(n_permutations, n_units))
