@@ -76,7 +76,7 @@ other-processor: $(VENV)/.dev
 	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE MKL_ENABLE_INSTRUCTIONS=SSE4_2 OMP_NUM_THREADS=1 \
 	MKL_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile \
 	tests/dsp tests/metrics tests/models tests/datasets tests/ns1 tests/synthetic tests/training tests/interpret \
-	tests/recordings tests/baselines
+	tests/recordings tests/baselines tests/crossval
 
 # Runs the notebooks and the gallery (on NS1 where it lies), then follows every link inside the site.
 docs: $(VENV)/.docs
