@@ -92,10 +92,10 @@ def test_a_damaged_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.ns1
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_scores_are_those_of_the_card(name: str) -> None:
+def test_scores_are_those_of_the_card(ns1_dir: Path, name: str) -> None:
     model, metadata = load_pretrained(name, return_metadata=True)
     alignment = "causal" if model.fitted_on.look_ahead_ms == 0.0 else "native"
-    ds = NS1Dataset(return_waveform=model.fitted_on.audio_fs is not None, alignment=alignment)
+    ds = NS1Dataset(ns1_dir, return_waveform=model.fitted_on.audio_fs is not None, alignment=alignment)
     test = parse_split(ds, "14/3/3").apply(ds)[2]
     found = score_model(model, test, n_bootstrap=0).mean("cc_norm").mean
     known = {(row["split"], row["metric"]): row["mean"] for row in metadata["scores"]}
@@ -104,7 +104,7 @@ def test_scores_are_those_of_the_card(name: str) -> None:
 
 
 @pytest.mark.ns1
-def test_the_other_alignment_of_the_spectrogram_is_refused() -> None:
+def test_the_other_alignment_of_the_spectrogram_is_refused(ns1_dir: Path) -> None:
     """The best network scores 0.74 in the place of 0.82 on frames that are 5 ms early."""
     with pytest.raises(ValueError, match=r"spectrograms that look 5 ms ahead .*look 0 ms ahead"):
-        score_model(load_pretrained("ns1/best"), NS1Dataset().select(clips=[17]))
+        score_model(load_pretrained("ns1/best"), NS1Dataset(ns1_dir).select(clips=[17]))
