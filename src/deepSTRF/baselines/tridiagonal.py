@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
 from scipy.linalg import cython_lapack, lapack
@@ -118,7 +119,10 @@ def _dsytrd() -> Callable[..., None]:
     api.PyCapsule_GetName.restype, api.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
     api.PyCapsule_GetPointer.restype = ctypes.c_void_p
     api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
-    address = api.PyCapsule_GetPointer(capsule, api.PyCapsule_GetName(capsule))
+    signature = api.PyCapsule_GetName(capsule)
+    if signature.count(b"int *") != 4:  # whole numbers of 32 bits: with others memory would be overwritten
+        raise RuntimeError(f"dsytrd of SciPy {scipy.__version__} is called otherwise: {signature.decode()}")
+    address = api.PyCapsule_GetPointer(capsule, signature)
     return ctypes.CFUNCTYPE(None, ctypes.c_char_p, *[ctypes.c_void_p] * 9)(address)
 
 
