@@ -14,7 +14,6 @@ from torch import Tensor
 
 from deepSTRF._validation import FloatArray, check_choice, check_non_negative
 from deepSTRF.metrics import ScoreStatistics
-from deepSTRF.metrics._statistics import PairMoments
 from deepSTRF.metrics.scores import metric_named
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import METRICS
@@ -128,16 +127,7 @@ def feve_of(statistics: ScoreStatistics) -> Tensor:
     Variance of the PSTH less the error, over the bins and pairs of repeats of the signal power SP; ``gap`` is
     that between the means of prediction and PSTH.
     """
-    prediction, bins = statistics.prediction, statistics.clips.n_bins
-    within, unused = (bins - 1).clamp(min=0), torch.zeros_like(bins)
-    moments = PairMoments(
-        bins,
-        torch.where(bins > 0, prediction.pair_mean, unused),
-        statistics.clips.mean,
-        within * prediction.variance,
-        unused,
-        within * prediction.covariance,
-    ).pool(0, statistics.weights)
+    moments = statistics.repeated()
     signal, _ = statistics.powers.powers("concat")
     gap = moments.mean_x - moments.mean_y
     explained = 2 * moments.xy - moments.xx - moments.count * gap * gap

@@ -209,6 +209,19 @@ class ScoreStatistics:
         defined = is_reliable(signal_power, noise_power) & ~is_constant(squares, self.pooled.mean_x, count)
         return torch.where(self.single_repeat, self.pooled.correlation(), keep_where(defined, cc_norm))
 
+    def repeated(self) -> PairMoments:
+        """Moments of prediction and PSTH over all bins with two repeats, those of the signal power."""
+        prediction, bins = self.prediction, self.clips.n_bins
+        within, unused = (bins - 1).clamp(min=0), torch.zeros_like(bins)
+        return PairMoments(
+            bins,
+            torch.where(bins > 0, prediction.pair_mean, unused),
+            self.clips.mean,
+            within * prediction.variance,
+            unused,
+            within * prediction.covariance,
+        ).pool(0, self.weights)
+
     def _sums(self, centring: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Centred squares of the prediction, products with the PSTH, degrees of freedom, bins; each (N,)."""
         prediction, bins = self.prediction, self.clips.n_bins
@@ -220,15 +233,5 @@ class ScoreStatistics:
                 for values in (weight, weight * prediction.variance, weight * prediction.covariance)
             )
             return squares, products, count.clamp(min=1), count
-        pooled = self.pooled
-        if centring == "concat":
-            within = (bins - 1).clamp(min=0)
-            pooled = PairMoments(
-                bins,
-                torch.where(bins > 0, prediction.pair_mean, unused),
-                self.clips.mean,
-                within * prediction.variance,
-                unused,
-                within * prediction.covariance,
-            ).pool(0, self.weights)
+        pooled = self.repeated() if centring == "concat" else self.pooled
         return pooled.xx, pooled.xy, (pooled.count - 1).clamp(min=1), pooled.count
