@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deepSTRF._text import csv_table
 from deepSTRF._validation import memory_bytes
 
 __all__ = [
@@ -299,6 +300,32 @@ def write_atomically(path: str | os.PathLike[str], data: bytes, *, follow_links:
     """
     with replace_file(path, follow_links=follow_links) as temporary:
         _write_durably(temporary, data)
+
+
+def csv_of(
+    rows: Sequence[Mapping[str, Any]], path: str | os.PathLike[str] | None = None, columns: Sequence[str] = ()
+) -> str:
+    """Rows with the same keys as CSV, also written when a path is given; a missing value is an empty cell.
+
+    ``columns`` are the head where there are no rows.
+    """
+    cells = [["" if _is_missing(value) else value for value in row.values()] for row in rows]
+    return _also_written(csv_table([list(rows[0] if rows else columns), *cells]), path)
+
+
+def json_of(content: Any, path: str | os.PathLike[str] | None = None) -> str:
+    """A tree as JSON, also written when a path is given; NaN is null."""
+    return _also_written(json.dumps(json_safe(content), indent=1, allow_nan=False), path)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _also_written(text: str, path: str | os.PathLike[str] | None) -> str:
+    if path is not None:
+        write_atomically(path, text.encode("utf-8"))
+    return text
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,6 +185,34 @@ def check_confidence(confidence: float) -> None:
         raise ValueError(f"confidence must be at least 0.5 and below 1, such as 0.95; got {confidence!r}")
 
 
+def interval_rows(
+    population: Mapping[str, Interval],
+    neurons: Sequence[str],
+    of_neurons: Mapping[str, Interval],
+    kind: str,
+    quantity: str,
+) -> list[dict[str, Any]]:
+    """One row per kind (score, part) for mean and median, then one per kind and neuron."""
+    return [
+        {
+            "level": level,
+            "name": name,
+            kind: key,
+            quantity: float(found.value[index]),
+            "low": float(found.low[index]),
+            "high": float(found.high[index]),
+            "n_clips": int(found.n_clips[index]),
+            "reason": found.reasons[index],
+        }
+        for level, names, kinds in (
+            ("population", POPULATION, population),
+            ("neuron", neurons, of_neurons),
+        )
+        for key, found in kinds.items()
+        for index, name in enumerate(names)
+    ]
+
+
 @checked
 @dataclass(frozen=True)
 class IntervalTable(ResultTable):
@@ -218,26 +246,7 @@ class IntervalTable(ResultTable):
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per score and population value, then one per score and neuron."""
-        rows = []
-        for level, names, parts in (
-            ("population", POPULATION, self.population),
-            ("neuron", self.neurons, self.intervals),
-        ):
-            for score, part in parts.items():
-                for index, name in enumerate(names):
-                    rows.append(
-                        {
-                            "level": level,
-                            "name": name,
-                            "score": score,
-                            "value": float(part.value[index]),
-                            "low": float(part.low[index]),
-                            "high": float(part.high[index]),
-                            "n_clips": int(part.n_clips[index]),
-                            "reason": part.reasons[index],
-                        }
-                    )
-        return rows
+        return interval_rows(self.population, self.neurons, self.intervals, "score", "value")
 
     def __str__(self) -> str:
         rows = [row for row in self.table() if row["level"] == "population"]

@@ -20,6 +20,7 @@ from deepSTRF.crossval.intervals import (
     Interval,
     check_confidence,
     interval_of,
+    interval_rows,
     with_population,
 )
 from deepSTRF.crossval.tables import ResultTable, text_table
@@ -68,26 +69,7 @@ class VariancePartition(ResultTable):
 
     def table(self) -> list[dict[str, Any]]:
         """Return one row per part for mean and median, then one per part and neuron."""
-        rows = []
-        for level, names, parts in (
-            ("population", POPULATION, self.population),
-            ("neuron", self.neurons, self.values),
-        ):
-            for part, found in parts.items():
-                for index, name in enumerate(names):
-                    rows.append(
-                        {
-                            "level": level,
-                            "name": name,
-                            "part": part,
-                            "share": float(found.value[index]),
-                            "low": float(found.low[index]),
-                            "high": float(found.high[index]),
-                            "n_clips": int(found.n_clips[index]),
-                            "reason": found.reasons[index],
-                        }
-                    )
-        return rows
+        return interval_rows(self.population, self.neurons, self.values, "part", "share")
 
     def __str__(self) -> str:
         rows = [row for row in self.table() if row["level"] == "population"]

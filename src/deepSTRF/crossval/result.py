@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from deepSTRF._files import json_safe, write_atomically
-from deepSTRF._text import csv_table
+from deepSTRF._files import csv_of, json_of
 from deepSTRF._validation import checked
 from deepSTRF.crossval.predict import FoldFits
 from deepSTRF.datasets import ClipSplit
@@ -127,9 +123,7 @@ class CrossValidation:
     @checked
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return `table` as CSV, and write it when a path is given; a missing value is an empty cell."""
-        rows = self.table()
-        cells = [["" if _is_missing(value) else value for value in row.values()] for row in rows]
-        return _written(csv_table([list(rows[0]) if rows else [], *cells]), path)
+        return csv_of(self.table(), path)
 
     @checked
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -160,7 +154,7 @@ class CrossValidation:
             "folds": folds,
             "candidates": candidates,
         }
-        return _written(json.dumps(json_safe(content), indent=1, allow_nan=False), path)
+        return json_of(content, path)
 
     @checked
     def arrays(self, score: str | None = None) -> dict[str, Any]:
@@ -244,13 +238,3 @@ def _shown(value: Any) -> str:
         low, middle, high = np.quantile(np.asarray(value, dtype=float), [0.0, 0.5, 1.0])
         return f"{middle:.3g} ({low:.3g} to {high:.3g})" if low < high else f"{low:.3g}"
     return f"{value:g}" if isinstance(value, float) else str(_plain(value))
-
-
-def _is_missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
-
-
-def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-    if path is not None:
-        write_atomically(Path(path), text.encode("utf-8"))
-    return text

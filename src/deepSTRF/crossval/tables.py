@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from deepSTRF._files import json_safe, write_atomically
-from deepSTRF._text import csv_table
+from deepSTRF._files import csv_of, json_of
 
 __all__ = ["ResultTable", "text_table"]
 
@@ -32,23 +29,14 @@ class ResultTable:
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the table as CSV, and write it when a path is given; a missing number is an empty cell."""
-        rows = self.table()
-        head = list(rows[0]) if rows else []
-        cells = [["" if is_nan(value) else value for value in row.values()] for row in rows]
-        return _written(csv_table([head, *cells]), path)
+        return csv_of(self.table(), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return facts and rows as JSON, and write it when a path is given; NaN is null."""
-        content = {"facts": self.facts, "rows": self.table()}
-        return _written(json.dumps(json_safe(content), indent=1, allow_nan=False), path)
+        return json_of({"facts": self.facts, "rows": self.table()}, path)
 
     def _notes(self) -> list[str]:
         return [f"note: {note}" for note in self.facts.get("notes", [])]
-
-
-def is_nan(value: object) -> bool:
-    """Whether a cell is a missing number."""
-    return isinstance(value, float) and math.isnan(value)
 
 
 def text_table(rows: Sequence[Mapping[str, Any]], columns: Iterable[str]) -> list[str]:
@@ -66,9 +54,3 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.4g}"
     return str(value)
-
-
-def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-    if path is not None:
-        write_atomically(Path(path), text.encode("utf-8"))
-    return text

@@ -6,7 +6,6 @@ responses of one recording. Seeds of a model count by the mean of their scores, 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepSTRF._files import check_target, json_safe, write_atomically
-from deepSTRF._text import csv_table
+from deepSTRF._files import check_target, csv_of, json_of, write_atomically
 from deepSTRF._validation import checked, checked_but, first_names
 from deepSTRF.crossval import ModelComparison, compare_models
 from deepSTRF.datasets import NeuralDataset
@@ -80,11 +78,8 @@ class RunComparison:
 
     @checked
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the rows as CSV, and write them when a path is given."""
-        text = csv_table([list(self.rows[0]), *(list(row.values()) for row in self.rows)])
-        if path is not None:
-            write_atomically(Path(path), text.encode("utf-8"))
-        return text
+        """Return the rows as CSV, and write them when a path is given; a missing number is an empty cell."""
+        return csv_of(self.rows, path)
 
     @checked
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
@@ -97,10 +92,7 @@ class RunComparison:
             "cards": {name: runs[0].protocol for name, runs in self.runs.items()},
             "fits": {name: [_fit_facts(run) for run in runs] for name, runs in self.runs.items()},
         }
-        text = json.dumps(json_safe(content), indent=1, allow_nan=False) + "\n"
-        if path is not None:
-            write_atomically(Path(path), text.encode("utf-8"))
-        return text
+        return json_of(content, path)
 
     def __str__(self) -> str:
         return str(self.comparison)

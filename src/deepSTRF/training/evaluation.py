@@ -5,12 +5,10 @@ A mean over neurons is given with the number of neurons in it and the number lef
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from deepSTRF._files import json_safe, write_atomically
-from deepSTRF._text import csv_table
+from deepSTRF._files import csv_of, json_of
 from deepSTRF._validation import check_non_negative, check_not_empty, checked, checked_but
 from deepSTRF.metrics import ScoreStatistics, neuron_quality
 from deepSTRF.metrics._statistics import (
@@ -154,16 +151,13 @@ class ScoreTable:
     @checked
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the table as CSV, and write it when a path is given; a missing score is an empty cell."""
-        cells = [
-            ["" if isinstance(v, float) and math.isnan(v) else v for v in row.values()] for row in self.rows()
-        ]
-        return _written(csv_table([["neuron", *self.columns, "reason"], *cells]), path)
+        return csv_of(self.rows(), path, ["neuron", *self.columns, "reason"])
 
     @checked
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return facts, summary and rows as JSON, and write it when a path is given; NaN is null."""
         content = {"facts": self.facts, "summary": self.summary_rows(), "neurons": self.rows()}
-        return _written(json.dumps(json_safe(content), indent=1, allow_nan=False), path)
+        return json_of(content, path)
 
     def __str__(self) -> str:
         lines = [f"{'score':<20}{'mean':>9}{'median':>9}{'p10':>9}{'p90':>9}{'n':>6}{'NaN':>5}"]
@@ -171,12 +165,6 @@ class ScoreTable:
             numbers = "".join(f"{row[key]:>9.4g}" for key in ("mean", "median", "p10", "p90"))
             lines.append(f"{row['score']:<20}{numbers}{row['n']:>6}{row['n_nan']:>5}")
         return "\n".join(lines)
-
-
-def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-    if path is not None:
-        write_atomically(Path(path), text.encode("utf-8"))
-    return text
 
 
 def neuron_names(metadata: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
