@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 
 from deepSTRF.models import NeuralModel, ParametricSoftplus, make_prefiltering
 from deepSTRF.models.audio import AudioEncodingModel
+from deepSTRF.models.streaming import merge_streams, split_streams, stream_axes  # inner: tested by itself
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.registry import KERNELS, MODELS
 from deepSTRF.registry import PREFILTERS as REGISTERED_PREFILTERS
@@ -212,6 +214,16 @@ def test_causal_in_eval_mode(case: tuple[str, int], assert_causal: Callable[...,
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_streams(case: tuple[str, int], assert_streams: Callable[..., None], dtype: torch.dtype) -> None:
     assert_streams(warmed_up(build(*case)).to(dtype), spectrogram(2).to(dtype))
+
+
+def test_each_stream_of_a_batch_lies_in_its_own_entries_of_the_state(case: tuple[str, int]) -> None:
+    model, x = warmed_up(build(*case)).double(), spectrogram(3, 12).double()
+    axes = stream_axes(model)
+    with torch.no_grad():
+        y, state = model.step(x[..., :7], model.init_state(3))
+        picked = tree_map(lambda part: part[[2, 0]], split_streams(state, axes))
+        y, _ = model.step(x[[2, 0], ..., 7:], merge_streams(picked, axes))
+        torch.testing.assert_close(y, model(x)[[2, 0], ..., 7:], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(("prefilter", "heard"), INPUTS[1:], ids=["-".join(pair) for pair in INPUTS[1:]])

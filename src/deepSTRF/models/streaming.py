@@ -1,16 +1,17 @@
 """The protocol of modules that run chunk by chunk: ``init_state`` and ``step``.
 
 ``init_state(batch)`` returns the state before the first frame: a plain tree (nested dictionaries of tensors)
-of fixed shapes. ``step(chunk, state)`` takes one or more whole frames and returns the frames out and the next
-state; it changes neither argument. In eval mode ``forward(x)`` equals ``step`` over any cut of ``x``.
-Streams, export, long recordings and truncated back-propagation use it. A user's module without ``step`` works
-everywhere but there, where an error names it.
+of fixed shapes, in each of which one axis holds the streams of the batch one after another (`stream_axes`).
+``step(chunk, state)`` takes one or more whole frames and returns the frames out and the next state; it
+changes neither argument. In eval mode ``forward(x)`` equals ``step`` over any cut of ``x``. Streams, export,
+long recordings and truncated back-propagation use it. A user's module without ``step`` works everywhere but
+there, where an error names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +21,15 @@ __all__ = [
     "Device",
     "FramewiseMixin",
     "State",
+    "StreamAxis",
     "Streamable",
     "check_state",
     "init_slot_state",
     "is_streamable",
+    "merge_streams",
+    "split_streams",
     "step_slot",
+    "stream_axes",
 ]
 
 #: A plain tree of tensors: dictionaries whose values are tensors or such dictionaries.
@@ -144,6 +149,63 @@ def step_slot(module: nn.Module, slot: str, chunk: Tensor, state: State) -> tupl
             chunk, following[name] = step_slot(part, f"{slot}.{name}", chunk, state[name])
         return chunk, following
     raise TypeError(_no_step(module, slot))
+
+
+class StreamAxis(NamedTuple):
+    """Where the streams of a batch lie in one tensor of a state."""
+
+    #: Axis that grows with the batch.
+    axis: int
+    #: Entries of that axis per stream; those of one stream follow each other.
+    entries: int
+
+
+def stream_axes(module: Streamable) -> State:
+    """Return a tree like the state of ``module``, with a `StreamAxis` in the place of each tensor."""
+    return _stream_axes(module.init_state(2), module.init_state(3), "")
+
+
+def split_streams(state: State, axes: State) -> State:
+    """Return a state with the streams in front: every tensor is (B, ...), whatever its module made of it."""
+    following: State = {}
+    for name, place in axes.items():
+        part = state[name]
+        if isinstance(place, dict):
+            following[name] = split_streams(part, place)
+        else:
+            part = part.movedim(place.axis, 0)
+            following[name] = part if place.entries == 1 else part.unflatten(0, (-1, place.entries))
+    return following
+
+
+def merge_streams(state: State, axes: State) -> State:
+    """Return the state of the module from one with the streams in front: `split_streams` undone."""
+    following: State = {}
+    for name, place in axes.items():
+        part = state[name]
+        if isinstance(place, dict):
+            following[name] = merge_streams(part, place)
+        else:
+            part = part if place.entries == 1 else part.flatten(0, 1)
+            following[name] = part.movedim(0, place.axis)
+    return following
+
+
+def _stream_axes(two: State, three: State, path: str) -> State:
+    axes: State = {}
+    for name, part in two.items():
+        if isinstance(part, dict):
+            axes[name] = _stream_axes(part, three[name], f"{path}{name}.")
+            continue
+        sizes = list(zip(part.shape, three[name].shape, strict=True))
+        grown = [axis for axis, (small, large) in enumerate(sizes) if small != large]
+        if len(grown) != 1 or 3 * sizes[grown[0]][0] != 2 * sizes[grown[0]][1]:
+            raise ValueError(
+                f"one axis of {path}{name} must grow with the number of streams: {tuple(part.shape)} for "
+                f"2 and {tuple(three[name].shape)} for 3: change init_state(batch) of that module"
+            )
+        axes[name] = StreamAxis(grown[0], sizes[grown[0]][0] // 2)
+    return axes
 
 
 def check_state(module: Streamable, state: Any) -> None:
