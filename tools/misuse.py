@@ -45,6 +45,7 @@ ROOMS = {
     "models": ["models", "models.audio", "models.backbones", "models.io", "models.wav2spec"],
     "plots": ["plots"],
     "report": ["report"],
+    "streaming": ["streaming"],
     "training": ["training"],
 }
 #: The values of a quick run: one of each kind.

@@ -15,6 +15,7 @@ torch nor NumPy. ``__init__.pyi`` is the list.
 | `experiments` | one configuration, its fits, its run folder |
 | `interpret` | receptive fields, dynamic STRFs, probe sounds |
 | `plots`, `report` | figures from arrays; one HTML page for a run |
+| `streaming` | fitted models on live sound |
 """
 
 import sys

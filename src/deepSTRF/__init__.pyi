@@ -10,6 +10,7 @@ from . import models as models
 from . import plots as plots
 from . import registry as registry
 from . import report as report
+from . import streaming as streaming
 from . import training as training
 from . import utils as utils
 from .baselines import fit_ridge as fit_ridge

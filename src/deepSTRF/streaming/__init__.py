@@ -1,0 +1,9 @@
+"""Live streams: sound in, chunk by chunk, and the rates of a fitted model out, bin by bin.
+
+`Stream` runs a model on one stream or on a batch of independent ones; its numbers are those of a prediction
+of the whole sound.
+"""
+
+from deepSTRF.streaming.stream import Stream, StreamTiming
+
+__all__ = ["Stream", "StreamTiming"]

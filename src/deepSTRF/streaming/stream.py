@@ -1,0 +1,709 @@
+"""A model on live sound: chunks of any size in, the rates of all bins that they complete out.
+
+`Stream` owns what the protocol of `deepSTRF.models.streaming` leaves to its caller: samples of a bin that is
+not complete, the state of every stream of a batch, and which streams a chunk is for. A push is one call and
+returns when its rates are there; nothing is queued, so a source that is faster than the model waits for it.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepSTRF._validation import (
+    check_device,
+    check_positive_int,
+    checked,
+    first_names,
+    to_tensor,
+)
+from deepSTRF.models import NeuralModel
+from deepSTRF.models.configurable import placement
+from deepSTRF.models.streaming import State, StreamAxis, stream_axes
+
+__all__ = ["Stream", "StreamTiming"]
+
+#: Samples of one stream, or of a batch in step.
+Samples: TypeAlias = "NDArray[Any] | Tensor"
+#: Frames of all streams that one step computes, at most: what a push of an hour keeps in memory.
+FRAMES_PER_STEP = 1024
+#: So many pushes are timed, the latest ones.
+TIMED_PUSHES = 10_000
+#: Frames of noise on which the ``step`` of classes of the user's own is compared with their ``forward``.
+_PROBE_CUTS = (1, 2, 5)
+#: Share of the range by which both may differ: float32 noise of any model, far below a wrong frame.
+_PROBE_TOLERANCE = 1e-3
+#: Names in a saved state beside those of the model's own parts.
+_PART, _OWN = "state.", ("remainder", "remainder_samples", "frames", "model")
+
+
+@dataclass(frozen=True)
+class StreamTiming:
+    """Measured speed of a `Stream`; made by `Stream.timing`.
+
+    Attributes
+    ----------
+    chunks : int
+        Pushes so far.
+    frames : int
+        Bins so far, of all streams.
+    median_ms, p99_ms : float
+        Median and 99th percentile of the latest 10,000 pushes in ms; NaN before the first.
+    real_time_factor : float
+        Seconds of sound per stream and second of computation: above 1 the model keeps up. NaN before the
+        first bin, and where the bin width is not known.
+
+    Examples
+    --------
+    >>> StreamTiming(chunks=200, frames=200, median_ms=0.4, p99_ms=0.9, real_time_factor=12.0)
+    StreamTiming(chunks=200, frames=200, median_ms=0.4, p99_ms=0.9, real_time_factor=12.0)
+    """
+
+    chunks: int
+    frames: int
+    median_ms: float
+    p99_ms: float
+    real_time_factor: float
+
+
+@checked
+class Stream:
+    """A model on one live stream of sound, or on a batch of independent ones.
+
+    Rates equal those of ``model(whole sound)`` in eval mode for every cut of the sound into chunks, to 1e-6
+    of their range in float32 and 1e-12 in float64. The stream runs a copy of the model in eval mode and
+    without gradients, as the model is now: the model itself stays as it was, and what it learns later needs a
+    new stream. One thread pushes at a time.
+
+    Parameters
+    ----------
+    model : NeuralModel
+        Any causal model whose parts have ``init_state`` and ``step``.
+    batch : int
+        Number of independent streams, B.
+    dtype : {torch.float32, torch.float64}, optional
+        Precision; None is that of the model.
+    device : torch.device or str, optional
+        Where to run; None is where the model is.
+
+    Attributes
+    ----------
+    batch : int
+        Number of streams, B.
+    hop : int
+        Samples per bin; 1 for a model without front-end, whose chunks are frames.
+    audio_fs : float or None
+        Sample rate in Hz; None without a front-end.
+    dt_ms : float or None
+        Bin width in ms; None where a model without front-end does not know it.
+    n_neurons : int
+        Neurons, N.
+    neurons : tuple of str
+        Their names in the recording of the fit; empty where the model was not fitted.
+    frames : tuple of int
+        Bins that each stream has given so far.
+    dtype, device : torch.dtype, torch.device
+        Precision and place of the computation.
+
+    Raises
+    ------
+    TypeError
+        When ``model`` is no model, or a part cannot run chunk by chunk; the text names it.
+    ValueError
+        When a part of the user's own gives other numbers chunk by chunk than at once, or the model cannot
+        stream: attention without a window, lags into the future.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from deepSTRF.models.audio import Linear
+    >>> from deepSTRF.models.wav2spec import make_wav2spec
+    >>> model = Linear(8, 5, out_neurons=3, wav2spec=make_wav2spec("mel", 16000, 5.0, n_filters=8))
+    >>> sound = np.random.default_rng(0).standard_normal(800).astype(np.float32)
+    >>> stream = Stream(model)
+    >>> parts = [stream.push(chunk) for chunk in np.split(sound, [7, 300, 301])]
+    >>> [part.shape for part in parts]                                  # (N, bins) of 80 samples
+    [(3, 0), (3, 3), (3, 0), (3, 7)]
+    >>> with torch.no_grad():
+    ...     whole = model.eval()(torch.from_numpy(sound)[None, None])[0, :, 0]
+    >>> bool(np.allclose(np.concatenate(parts, axis=-1), whole, atol=1e-5))
+    True
+    """
+
+    def __init__(
+        self,
+        model: NeuralModel,
+        batch: int = 1,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        self.batch = check_positive_int("batch", batch)
+        if dtype not in (None, torch.float32, torch.float64):
+            raise ValueError(f"dtype must be torch.float32, torch.float64 or None, got {dtype}")
+        self._model = _copy_for_streams(model, dtype, None if device is None else check_device(device))
+        front_end = self._model.wav2spec
+        self._hears = not isinstance(front_end, nn.Identity)
+        self.hop = int(front_end.hop) if self._hears else 1  # type: ignore[arg-type]
+        self.audio_fs: float | None = front_end.audio_fs if self._hears else None  # type: ignore[assignment]
+        self.dt_ms = _bin_width(self._model, self.audio_fs, self.hop)
+        self.n_neurons = int(self._model.O)
+        fitted_on = self._model.fitted_on
+        self.neurons: tuple[str, ...] = () if fitted_on is None else fitted_on.neurons
+        self.device, kind = placement(self._model)
+        self.dtype = kind if self._hears else self._model._precision()
+        self._bands: int | None = None if self._hears else getattr(self._model, "F", None)
+        self._axes = stream_axes(self._model)
+        self._state = self._model.init_state(self.batch)
+        self._check_steps()
+        self._remainder = torch.zeros(self.batch, 1, self.hop - 1, dtype=self.dtype, device=self.device)
+        self._held, self._frames = [0] * self.batch, [0] * self.batch
+        self._everyone = list(range(self.batch))
+        self._gives_tensors = False
+        self._times, self._pushes, self._seconds, self._timed_frames = np.zeros(TIMED_PUSHES), 0, 0.0, 0
+
+    # ---- sound in, rates out
+
+    def push(self, samples: Samples | Sequence[Samples], streams: int | Sequence[int] | None = None) -> Any:
+        """Respond to the next samples.
+
+        Parameters
+        ----------
+        samples : array, Tensor, or list of them
+            Of floating point; with a front-end (n,) or (1, n) for one stream and (B, n) for a batch in step,
+            at the model's sample rate; without one frames (F, n) or (B, F, n). A list holds one array per
+            stream, of any lengths. n may be 0 or an hour: memory beyond the result is bounded. The samples
+            are copied, never scaled.
+        streams : int or sequence of int, optional
+            The streams that the samples are for, in this order; ``samples`` are then as for a stream of so
+            many. None is all.
+
+        Returns
+        -------
+        ndarray or Tensor, or list of them
+            Rates of all bins that are complete now, in the unit that the model predicts: (N, bins) for one
+            stream, (B, N, bins) for a batch in step, a list of (N, bins) for a list. Arrays for arrays;
+            tensors, on the stream's device, for tensors.
+
+        Raises
+        ------
+        TypeError
+            For integer, boolean or complex samples, and what is no array.
+        ValueError
+            For a wrong shape, samples that are NaN, infinite or too large for the precision, or an array for
+            streams that hold different numbers of samples. No stream has changed then.
+        IndexError
+            For a stream that does not exist.
+        """
+        start = time.perf_counter()
+        chosen = self._everyone if streams is None else self._chosen(streams)
+        if isinstance(samples, list | tuple):
+            pieces, tensors = self._one_by_one(chosen, samples), [isinstance(one, Tensor) for one in samples]
+        else:
+            pieces, tensors = [self._in_step(chosen, samples)], [isinstance(samples, Tensor)]
+        made = self._respond(pieces, tensors)
+        rates = [one if kind else one.numpy() for one, kind in zip(made, tensors, strict=True)]
+        self._gives_tensors = tensors[0] if tensors else self._gives_tensors
+        self._note(time.perf_counter() - start, sum(one.shape[0] * one.shape[-1] for one in made))
+        if isinstance(samples, list | tuple):
+            return [one[0] for one in rates]
+        return rates[0] if len(chosen) > 1 else rates[0][0]
+
+    def flush(self) -> Any:
+        """Complete the last bin of every stream with silence, and respond to it.
+
+        Returns
+        -------
+        ndarray or Tensor, or list of them
+            (N, 1), or (N, 0) where no bin was begun; (B, N, ...) for a batch in step, else a list. Arrays or
+            tensors, as the last push gave.
+        """
+        missing = [(self.hop - held) % self.hop for held in self._held]
+        shapes = [(n,) if self._bands is None else (self._bands, n) for n in missing]
+        silence = [torch.zeros(shape, dtype=self.dtype) for shape in shapes]
+        given = silence if self._gives_tensors else [one.numpy() for one in silence]
+        made = self.push(given)
+        if len(set(missing)) > 1:
+            return made
+        if self.batch == 1:
+            return made[0]
+        return torch.stack(made) if self._gives_tensors else np.stack(made)
+
+    def reset(self, streams: int | Sequence[int] | None = None) -> None:
+        """Put streams back to before their first sample; None is all. Measured times are kept.
+
+        Parameters
+        ----------
+        streams : int or sequence of int, optional
+            Which streams.
+
+        Raises
+        ------
+        IndexError
+            For a stream that does not exist.
+        """
+        chosen = self._everyone if streams is None else self._chosen(streams)
+        if chosen:
+            self._state = self._placed(self._state, chosen, self._model.init_state(len(chosen)))
+        for stream in chosen:
+            self._held[stream] = self._frames[stream] = 0
+
+    @property
+    def frames(self) -> tuple[int, ...]:
+        """Bins that each stream has given so far."""
+        return tuple(self._frames)
+
+    # ---- one push
+
+    def _respond(self, pieces: list[_Piece], tensors: list[bool]) -> list[Tensor]:
+        """Rates (k, N, bins) of each piece; streams with most bins go on when the others are done."""
+        counts = [piece.n_samples // self.hop for piece in pieces]
+        rates = [
+            torch.empty(
+                (len(piece.streams), self.n_neurons, count),
+                dtype=self._kind_of_rates(kind),
+                device=self.device if kind else None,
+            )
+            for piece, count, kind in zip(pieces, counts, tensors, strict=True)
+        ]
+        state, done = self._state, 0
+        for count in sorted(set(counts) - {0}):
+            active = [place for place, n in enumerate(counts) if n >= count]
+            streams = [stream for place in active for stream in pieces[place].streams]
+            part = self._taken(state, streams)
+            part = self._run([(pieces[place], rates[place]) for place in active], part, done, count)
+            state, done = self._placed(state, streams, part), count
+        tails = [
+            piece.cut(count * self.hop, piece.n_samples) for piece, count in zip(pieces, counts, strict=True)
+        ]
+        self._state = state
+        for piece, count, tail in zip(pieces, counts, tails, strict=True):
+            if tail.shape[-1]:
+                self._remainder[piece.streams, :, : tail.shape[-1]] = tail
+            for stream in piece.streams:
+                self._held[stream] = tail.shape[-1]
+                self._frames[stream] += count
+        return rates
+
+    def _run(self, active: list[tuple[_Piece, Tensor]], state: State, first: int, last: int) -> State:
+        """Write the rates of bins first to last of some pieces; return the next state."""
+        most = max(1, FRAMES_PER_STEP // sum(len(piece.streams) for piece, _ in active))
+        for start in range(first, last, most):
+            stop = min(start + most, last)
+            parts = [piece.cut(start * self.hop, stop * self.hop) for piece, _ in active]
+            chunk = parts[0] if len(parts) == 1 else torch.cat(parts)
+            with torch.inference_mode():
+                made, state = self._model.step(chunk, state)
+            row = 0
+            for piece, rates in active:
+                rates[..., start:stop] = made[row : row + len(piece.streams), :, 0]
+                row += len(piece.streams)
+        return state
+
+    def _kind_of_rates(self, tensors: bool) -> torch.dtype:
+        """Precision of rates; NumPy has no bfloat16."""
+        return torch.float32 if self.dtype == torch.bfloat16 and not tensors else self.dtype
+
+    def _note(self, seconds: float, n_frames: int) -> None:
+        self._times[self._pushes % TIMED_PUSHES] = seconds
+        self._pushes += 1
+        self._seconds += seconds
+        self._timed_frames += n_frames
+
+    # ---- checks of what is pushed
+
+    def _one_by_one(self, chosen: list[int], samples: Sequence[Samples]) -> list[_Piece]:
+        if len(samples) != len(chosen):
+            raise ValueError(
+                f"samples is a list of {len(samples)} arrays for {len(chosen)} streams: give one array per "
+                "stream, of length 0 where there is nothing new"
+            )
+        return [
+            self._piece([stream], f"samples[{place}]", one)
+            for place, (stream, one) in enumerate(zip(chosen, samples, strict=True))
+        ]
+
+    def _in_step(self, chosen: list[int], samples: Any) -> _Piece:
+        held = [self._held[stream] for stream in chosen]
+        if not held:
+            raise ValueError("streams=[] names no stream: samples must be an empty list then")
+        if held.count(held[0]) < len(held):
+            raise ValueError(
+                f"the streams are not in step (samples of their incomplete bins: {held}): push samples as a "
+                "list of one array per stream"
+            )
+        return self._piece(chosen, "samples", samples)
+
+    def _piece(self, streams: list[int], name: str, samples: Any) -> _Piece:
+        """Checked samples of some streams in step."""
+        sound = self._shaped(len(streams), name, _as_floats(name, samples))
+        if sound.numel():
+            low, high = torch.aminmax(sound.detach())
+            most = torch.finfo(self.dtype).max
+            if not (float(low) >= -most and float(high) <= most):
+                raise ValueError(
+                    f"{name} holds values that are NaN, infinite or above the range of {self.dtype}: nothing "
+                    "was pushed. A gap is silence: np.nan_to_num(samples, posinf=0, neginf=0)"
+                )
+        held = self._held[streams[0]]
+        everyone = len(streams) == self.batch and streams == self._everyone
+        rest = self._remainder if everyone else self._remainder[streams]
+        return _Piece(streams, rest[..., :held], sound)
+
+    def _shaped(self, count: int, name: str, sound: Tensor) -> Tensor:
+        """Samples (k, 1, n), or frames (k, 1, F, n)."""
+        rank = 1 if self._hears else 2
+        bands = None if self._hears else self._bands
+        shape = tuple(sound.shape)
+        if sound.ndim == rank and count == 1:
+            sound = sound.unsqueeze(0)
+        if sound.ndim != rank + 1 or len(sound) != count or (bands is not None and sound.shape[1] != bands):
+            inner = "n" if self._hears else f"{'F' if bands is None else bands}, n"
+            legal = f"({inner}) or (1, {inner})" if count == 1 else f"({count}, {inner})"
+            what = "samples" if self._hears else "frames of the spectrogram"
+            single = "; one frame (F,) is frame[:, None]" if not self._hears and len(shape) == 1 else ""
+            raise ValueError(
+                f"{name} must be {legal} {what} for {count} stream(s), got {shape}{single}. Streams with "
+                "chunks of different lengths take a list of arrays; channels of one sound are mixed first"
+            )
+        return sound.unsqueeze(1)
+
+    def _chosen(self, streams: int | Sequence[int]) -> list[int]:
+        """Streams by number, each once."""
+        if isinstance(streams, int | np.integer) and not isinstance(streams, bool):
+            given = [int(streams)]
+        elif isinstance(streams, str | bytes | bool) or not isinstance(
+            streams, Sequence | np.ndarray | range
+        ):
+            raise TypeError(f"streams must be an integer, a list of integers or None, got {streams!r:.80}")
+        else:
+            given = []
+            for one in streams:
+                if isinstance(one, bool) or not isinstance(one, int | np.integer):
+                    raise TypeError(f"streams must hold integers, got {one!r:.80} ({type(one).__name__})")
+                given.append(int(one))
+        for one in given:
+            if not -self.batch <= one < self.batch:
+                raise IndexError(
+                    f"streams holds {one}, and this Stream has {self.batch} (0..{self.batch - 1}): "
+                    "Stream(model, batch=...) sets how many"
+                )
+        chosen = [one % self.batch for one in given]
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(f"streams names a stream twice: {given}; join its samples first")
+        return chosen
+
+    # ---- states of some of the streams
+
+    def _taken(self, state: State, streams: list[int]) -> State:
+        if streams == self._everyone:
+            return state
+        return _taken(state, self._axes, torch.tensor(streams, device=self.device))
+
+    def _placed(self, state: State, streams: list[int], part: State) -> State:
+        if streams == self._everyone:
+            return part
+        return _placed(state, self._axes, torch.tensor(streams, device=self.device), part)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return all that the stream remembers, as a flat dictionary of tensors that share no memory.
+
+        ``safetensors.torch.save_file(stream.state_dict(), path)`` keeps it in a file. It holds samples of
+        incomplete bins, bins given so far, the state of every part, and a digest of the model.
+
+        Returns
+        -------
+        dict of str to Tensor
+            On the CPU.
+        """
+        parts = {_PART + name: part for name, part in _leaves(self._state)}
+        kept = {
+            **parts,
+            "remainder": self._remainder,
+            "remainder_samples": torch.tensor(self._held),
+            "frames": torch.tensor(self._frames),
+            "model": self._digest,
+        }
+        return {name: value.to("cpu", copy=True).contiguous() for name, value in kept.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where another stream of the same model was when `state_dict` was called.
+
+        Parameters
+        ----------
+        state : mapping of str to Tensor or array
+            From `state_dict`, of a stream of as many streams; precision and device may differ.
+
+        Raises
+        ------
+        TypeError, ValueError
+            When it is no such state, of another model or another ``batch``. Nothing has changed then.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"state must be a dictionary from stream.state_dict(), got {type(state).__name__}"
+            )
+        expected = {**{_PART + name: part for name, part in _leaves(self._state)}}
+        names = [*expected, *_OWN]
+        missing, unknown = [n for n in names if n not in state], [n for n in state if n not in names]
+        if missing or unknown:
+            lacks = f"it lacks {first_names(missing)}" if missing else f"unknown: {first_names(unknown)}"
+            raise ValueError(
+                f"state is not one of a Stream of this {type(self._model).__name__}: {lacks}; take it from "
+                "stream.state_dict() of a stream of the same model"
+            )
+        given = {name: to_tensor(value) for name, value in state.items()}
+        if not torch.equal(given["model"].cpu(), self._digest):
+            raise ValueError(
+                f"state belongs to another model: its settings or weights are not those of this "
+                f"{type(self._model).__name__}. A state goes with the model it was made with "
+                "(model.save_pretrained keeps it)"
+            )
+        batch = len(given["frames"]) if given["frames"].ndim else 0
+        if batch != self.batch:
+            raise ValueError(
+                f"state holds {batch} streams, this one {self.batch}: Stream(model, batch={batch})"
+            )
+        expected["remainder"] = self._remainder
+        for name, own in expected.items():
+            if given[name].shape != own.shape:
+                raise ValueError(
+                    f"{name} of the state is {tuple(given[name].shape)}, expected {tuple(own.shape)}: it was "
+                    "changed after stream.state_dict() made it"
+                )
+        held, frames = given["remainder_samples"].tolist(), given["frames"].tolist()
+        if len(held) != batch or not all(0 <= n < self.hop for n in held) or min(frames) < 0:
+            raise ValueError(
+                f"remainder_samples of the state must be {batch} numbers from 0 to {self.hop - 1}, got {held}"
+            )
+        values = {name: given[name].to(own, copy=True) for name, own in expected.items()}
+        self._remainder = values.pop("remainder")
+        self._state = _with_leaves(self._state, {n.removeprefix(_PART): v for n, v in values.items()})
+        self._held, self._frames = held, frames
+
+    @cached_property
+    def _digest(self) -> Tensor:
+        """Digest (32,) of the model: classes, settings and values, in any precision and on any device."""
+        return torch.frombuffer(bytearray(_digest(self._model)), dtype=torch.uint8)
+
+    # ---- latency
+
+    @cached_property
+    def latency_ms(self) -> float:
+        """Algorithmic latency in ms: how old sound is, at most, when the rate that it moves is there.
+
+        It is one bin, which must be complete, the delay of the front-end (``model.latency_ms``) and frames of
+        look-ahead; what the computation takes comes on top (`timing`). NaN where the bin width is not known.
+        """
+        if self.dt_ms is None:
+            return math.nan
+        return self.dt_ms * (1 + self._model.lookahead_frames) + self._model.latency_ms
+
+    def timing(self) -> StreamTiming:
+        """Return the measured speed: pushes, their median and 99th percentile, and the real-time factor.
+
+        Returns
+        -------
+        StreamTiming
+            Of all pushes of this object, wall-clock time; percentiles are of the latest 10,000.
+        """
+        times = 1000.0 * self._times[: min(self._pushes, TIMED_PUSHES)]
+        median, late = np.percentile(times, [50, 99]) if len(times) else (math.nan, math.nan)
+        factor = math.nan
+        if self._timed_frames and self.dt_ms is not None:
+            factor = self._timed_frames * self.dt_ms / (1000.0 * self.batch * self._seconds)
+        return StreamTiming(self._pushes, self._timed_frames, float(median), float(late), factor)
+
+    def __repr__(self) -> str:
+        """Return the model's class, the number of streams and what one bin is."""
+        rate = "" if self.audio_fs is None else f", {self.audio_fs:g} Hz"
+        bins = "" if self.dt_ms is None else f", bins of {self.dt_ms:g} ms"
+        return (
+            f"Stream({type(self._model).__name__}, batch={self.batch}, {self.n_neurons} neurons{rate}{bins})"
+        )
+
+    # ---- the model
+
+    def _check_steps(self) -> None:
+        """Run the model once, which also fills its caches, and compare parts of the user's own with forward.
+
+        A class that changes ``forward`` and inherits ``step`` would give other numbers in a stream.
+        """
+        shape = (1,) if self._hears else (1, self._bands or 1)
+        own = [
+            part
+            for part in self._model.modules()
+            if not type(part).__module__.startswith(("deepSTRF.", "torch."))
+        ]
+        cuts = _PROBE_CUTS if own else (1,)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(
+            (self.batch, *shape, sum(cuts) * self.hop), generator=generator, dtype=torch.float64
+        )
+        noise, state, made = noise.to(self.device, self.dtype), self._state, []
+        with torch.inference_mode():
+            for chunk in torch.split(noise, [cut * self.hop for cut in cuts], dim=-1):
+                rates, state = self._model.step(chunk, state)
+                made.append(rates)
+            stepped = torch.cat(made, dim=-1)
+            expected = (self.batch, self.n_neurons, 1, sum(cuts))
+            if tuple(stepped.shape) != expected:
+                raise ValueError(
+                    f"step of {type(self._model).__name__} gives {tuple(stepped.shape)} for {sum(cuts)} "
+                    f"frames, expected (B, N, 1, T) = {expected}"
+                )
+            if not own:
+                return
+            whole = self._model(noise)
+        error, span = (whole - stepped).abs().max(), (whole.max() - whole.min()).clamp_min(1e-6)
+        if not float(error) <= _PROBE_TOLERANCE * float(span):
+            names = ", ".join(sorted({type(part).__name__ for part in own}))
+            raise ValueError(
+                f"{names}: step does not give what forward gives (they differ by {float(error / span):.2g} "
+                "of the range on noise). A class that changes forward, respond or transform needs its own "
+                "init_state(batch, *, device, dtype) and step(chunk, state)"
+            )
+
+
+@dataclass
+class _Piece:
+    """New samples (k, 1, ..., n) of streams in step, behind those of their incomplete bin (k, 1, held)."""
+
+    streams: list[int]
+    rest: Tensor
+    sound: Tensor
+
+    @property
+    def n_samples(self) -> int:
+        return self.rest.shape[-1] + self.sound.shape[-1]
+
+    def cut(self, start: int, stop: int) -> Tensor:
+        """Copy of samples start to stop, counted from the first of the incomplete bin."""
+        held = self.rest.shape[-1]
+        part = self.rest.new_empty((*self.sound.shape[:-1], stop - start))
+        if start < held:
+            early = min(stop, held) - start
+            part[..., :early] = self.rest[..., start : start + early]
+            part[..., early:] = self.sound[..., : max(stop - held, 0)]
+        else:
+            part.copy_(self.sound[..., start - held : stop - held])
+        return part
+
+
+def _copy_for_streams(model: Any, dtype: torch.dtype | None, device: torch.device | None) -> NeuralModel:
+    """Copy of a model in eval mode and without gradients."""
+    if not isinstance(model, NeuralModel):
+        raise TypeError(
+            f"model must be a NeuralModel such as Linear(...) or NeuralModel.from_pretrained(folder), got "
+            f"{type(model).__name__}"
+        )
+    copied = copy.deepcopy(model).eval().requires_grad_(False)
+    return copied.to(device=device, dtype=dtype)
+
+
+def _bin_width(model: NeuralModel, audio_fs: float | None, hop: int) -> float | None:
+    """Bin width in ms, where the model knows it."""
+    if audio_fs is not None:
+        return 1000.0 * hop / float(audio_fs)
+    known = None if model.fitted_on is None else model.fitted_on.dt_ms
+    return known if known is not None else getattr(model, "lag_bin_ms", None)
+
+
+def _as_floats(name: str, samples: Any) -> Tensor:
+    """Real floating-point samples as a tensor, which may share their memory."""
+    if isinstance(samples, np.ma.MaskedArray) or not isinstance(samples, np.ndarray | Tensor):
+        raise TypeError(
+            f"{name} must be a NumPy array or a tensor of floating-point samples (or a list of one per "
+            f"stream), got {type(samples).__name__}: np.asarray(samples, dtype=np.float32)"
+        )
+    if isinstance(samples, np.ndarray) and samples.dtype.kind not in "biufc":
+        raise TypeError(f"{name} must hold floating-point samples, got {samples.dtype}")
+    sound = to_tensor(samples)
+    if sound.is_floating_point():
+        return sound
+    scale = {torch.int16: "32768", torch.int32: "2147483648"}.get(sound.dtype)
+    if sound.dtype == torch.uint8:
+        cure = f"({name} - 128.0) / 128"
+    else:
+        cure = f"{name} / {scale}.0" if scale else f"{name}.astype(np.float32) in the unit of the fit"
+    raise TypeError(
+        f"{name} must be floating point, got {sound.dtype}: samples are never scaled here. Full scale is 1 "
+        f"in the sounds of most recordings: {cure}"
+    )
+
+
+def _leaves(state: State, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Tensors of a state by their path."""
+    for name, part in state.items():
+        if isinstance(part, dict):
+            yield from _leaves(part, f"{path}{name}.")
+        else:
+            yield path + name, part
+
+
+def _with_leaves(state: State, values: Mapping[str, Tensor], path: str = "") -> State:
+    """A state of the same form with other tensors."""
+    return {
+        name: _with_leaves(part, values, f"{path}{name}.") if isinstance(part, dict) else values[path + name]
+        for name, part in state.items()
+    }
+
+
+def _entries(index: Tensor, place: StreamAxis) -> Tensor:
+    """Positions of streams along the axis of one tensor."""
+    if place.entries == 1:
+        return index
+    return (index[:, None] * place.entries + torch.arange(place.entries, device=index.device)).flatten()
+
+
+def _taken(state: State, axes: State, index: Tensor) -> State:
+    """State of some of the streams."""
+    return {
+        name: _taken(state[name], place, index)
+        if isinstance(place, dict)
+        else state[name].index_select(place.axis, _entries(index, place))
+        for name, place in axes.items()
+    }
+
+
+def _placed(state: State, axes: State, index: Tensor, part: State) -> State:
+    """State in which some of the streams are replaced."""
+    return {
+        name: _placed(state[name], place, index, part[name])
+        if isinstance(place, dict)
+        else state[name].index_copy(place.axis, _entries(index, place), part[name])
+        for name, place in axes.items()
+    }
+
+
+def _digest(model: NeuralModel) -> bytes:
+    """SHA-256 of a model's classes, plain settings and values; the precision of the values does not count."""
+    found = hashlib.sha256()
+    for name, part in model.named_modules():
+        settings = getattr(part, "init_arguments", {})
+        plain = {key: repr(value) for key, value in settings.items() if _is_plain(value)}
+        found.update(json.dumps([name, type(part).__name__, plain], sort_keys=True).encode())
+    for name, value in model.state_dict().items():
+        found.update(f"{name}{tuple(value.shape)}".encode())
+        exact = value.detach().cpu()
+        exact = exact.double() if exact.is_floating_point() else exact.to(torch.int64)
+        found.update(exact.contiguous().numpy().tobytes())
+    return found.digest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
