@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -26,14 +25,14 @@ from deepSTRF._validation import (
     check_tensor,
     checked,
     checked_but,
-    outside_level,
     to_tensor,
 )
 from deepSTRF.dsp.filters import LongTermSpectrum
 from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
-from deepSTRF.models.fitted_on import FittedOn, band_moments
+from deepSTRF.models.fitted_on import FittedOn, band_moments, warn_of_empty_bands
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
+from deepSTRF.models.io.export import GRAPHS, export_model
 from deepSTRF.models.io.hub import locate_checkpoint, push_model
 from deepSTRF.models.norms import BandStandardizer
 from deepSTRF.models.prediction import evaluating, front_end_frames, predict_clips
@@ -44,10 +43,6 @@ from deepSTRF.registry import PREFILTERS, Registry
 
 __all__ = ["AudioEncodingModel", "NeuralModel", "resolve_slot"]
 
-#: A band whose centre lies this much outside of the range of the sounds still hears its edge.
-BAND_SLACK = 1.1
-#: Bands that a warning lists one by one.
-MOST_LISTED = 4
 _SLOTS = ("wav2spec", "prefiltering", "core", "readout")
 
 
@@ -496,6 +491,46 @@ class NeuralModel(nn.Module, Configurable):
         return save_checkpoint(self, directory, metadata=metadata, model_card=model_card)
 
     @checked
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        format: str = "onnx",
+        graphs: Sequence[str] = GRAPHS,
+    ) -> Path:
+        """Write graphs that run without this package, in ONNX Runtime or PyTorch (page "Exported models").
+
+        They are checked against the model at other batch sizes and lengths, and over 1,000 frames of steps,
+        before they are kept: within 1e-5 of the output's range. The model stays as it is.
+
+        Parameters
+        ----------
+        path : path
+            Folder to write; graphs of an earlier call in it survive a failed one.
+        format : {"onnx", "torch"}
+            ONNX (extra ``export``), or an archive that ``torch.export.load`` reads.
+        graphs : sequence of {"sequence", "step"}
+            Whole clips to rates (B, N, T), and one frame with the state before and after it.
+
+        Returns
+        -------
+        pathlib.Path
+            The folder: ``sequence.onnx``, ``step.onnx`` (``.pt2`` of torch) and ``metadata.json``, which
+            each graph also holds inside.
+
+        Raises
+        ------
+        ImportError
+            Without the packages of the extra.
+        ValueError
+            When a graph cannot be exported, e.g. the steps of attention without ``context_window``; the text
+            says why, and what can.
+        FileExistsError
+            When the folder holds files of other origin with these names.
+        """
+        return export_model(self, path, format=format, graphs=graphs)
+
+    @checked
     def push_to_hub(
         self,
         repo_id: str,
@@ -764,7 +799,7 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         self.band_std = std.to(device, dtype)
         if self.standardizer is not None and not self.standardizer.fitted:
             self.standardizer.set_moments(mean, std)
-        _warn_of_empty_bands(self.wav2spec, std, None if spectrum is None else spectrum.occupied())
+        warn_of_empty_bands(self.wav2spec, std, None if spectrum is None else spectrum.occupied())
         return self
 
     def _spectrograms(
@@ -881,47 +916,6 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         check_positive_int("n_frequency_bands", self.F)
         check_positive_int("temporal_window_size", self.T)
         check_positive_int("C_in", self.C_in)
-
-
-def _warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, float] | None) -> None:
-    """Warn of bands outside of the range of the training sounds, and of bands that do not vary in them."""
-    name = type(front_end).__name__
-    try:
-        hertz = getattr(front_end, "frequencies_hz", None)
-    except NotImplementedError:
-        hertz = None
-    empty = torch.zeros(len(std), dtype=torch.bool)
-    if hertz is not None and occupied is not None:
-        low, high = occupied
-        hertz = torch.as_tensor(hertz).detach().cpu()
-        empty = (hertz > high * BAND_SLACK) | (hertz < low / BAND_SLACK)
-        if bool(empty.any()) and not bool(empty.all()):
-            above, below = (bool((empty & side).any()) for side in (hertz > high, hertz < low))
-            edges = [*([f"f_min={low:.0f}"] if below else []), *([f"f_max={high:.0f}"] if above else [])]
-            warnings.warn(
-                f"{int(empty.sum())} of {len(std)} bands of {name} (at {_listed(hertz[empty])} Hz) hold no "
-                f"power in the training sounds, which lie between {low:.0f} and {high:.0f} Hz: what is "
-                f"fitted there is noise. Build the front-end with {', '.join(edges)}",
-                UserWarning,
-                stacklevel=outside_level(),
-            )
-    constant = (std == 0).cpu() & ~empty
-    if bool(constant.any()) and not bool(constant.all()):  # all of them: the sounds are too quiet, or silent
-        where = f"band(s) {_listed(constant.nonzero().flatten())} (counted from 0)"
-        if hertz is not None:
-            where = f"band(s) at {_listed(hertz[constant])} Hz"
-        warnings.warn(
-            f"{where} never vary in the training clips: receptive fields leave them out (0 per standard "
-            "deviation). Leave such bands out of the spectrograms",
-            UserWarning,
-            stacklevel=outside_level(),
-        )
-
-
-def _listed(values: Tensor) -> str:
-    """A few numbers as text: all of up to four, else the ends."""
-    numbers = [f"{float(value):.0f}" for value in values]
-    return ", ".join(numbers) if len(numbers) <= MOST_LISTED else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _check_front_end(wav2spec: object, bands: int) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "matching_outputs",
     "n_trained_on",
     "remember_fit",
+    "warn_of_empty_bands",
 ]
 
 #: Bin widths and rates that differ by less are the same but for rounding; single precision for frequencies.
@@ -42,6 +43,10 @@ STIMULI = (
 UNSTATED = "arbitrary units"
 #: A standard deviation below this fraction of the mean is rounding noise of a constant band.
 RELATIVE_NOISE = 1e-7
+#: A band whose centre lies this much outside of the range of the sounds still hears its edge.
+BAND_SLACK = 1.1
+#: Bands that a warning lists one by one.
+MOST_LISTED = 4
 #: What a record holds, by a word in the annotation.
 _KINDS: dict[str, type | tuple[type, ...]] = {"str": str, "bool": bool, "float": (int, float), "int": int}
 #: How to go on all the same.
@@ -550,3 +555,44 @@ def _joined(parts: Iterable[Tensor]) -> Iterator[Tensor]:
             held, n_frames = [], 0
     if n_frames:
         yield torch.cat(held).double()
+
+
+def warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, float] | None) -> None:
+    """Warn of bands outside of the range of the training sounds, and of bands that do not vary in them."""
+    name = type(front_end).__name__
+    try:
+        hertz = getattr(front_end, "frequencies_hz", None)
+    except NotImplementedError:
+        hertz = None
+    empty = torch.zeros(len(std), dtype=torch.bool)
+    if hertz is not None and occupied is not None:
+        low, high = occupied
+        hertz = torch.as_tensor(hertz).detach().cpu()
+        empty = (hertz > high * BAND_SLACK) | (hertz < low / BAND_SLACK)
+        if bool(empty.any()) and not bool(empty.all()):
+            above, below = (bool((empty & side).any()) for side in (hertz > high, hertz < low))
+            edges = [*([f"f_min={low:.0f}"] if below else []), *([f"f_max={high:.0f}"] if above else [])]
+            warnings.warn(
+                f"{int(empty.sum())} of {len(std)} bands of {name} (at {_listed(hertz[empty])} Hz) hold no "
+                f"power in the training sounds, which lie between {low:.0f} and {high:.0f} Hz: what is "
+                f"fitted there is noise. Build the front-end with {', '.join(edges)}",
+                UserWarning,
+                stacklevel=outside_level(),
+            )
+    constant = (std == 0).cpu() & ~empty
+    if bool(constant.any()) and not bool(constant.all()):  # all of them: the sounds are too quiet, or silent
+        where = f"band(s) {_listed(constant.nonzero().flatten())} (counted from 0)"
+        if hertz is not None:
+            where = f"band(s) at {_listed(hertz[constant])} Hz"
+        warnings.warn(
+            f"{where} never vary in the training clips: receptive fields leave them out (0 per standard "
+            "deviation). Leave such bands out of the spectrograms",
+            UserWarning,
+            stacklevel=outside_level(),
+        )
+
+
+def _listed(values: Tensor) -> str:
+    """A few numbers as text: all of up to four, else the ends."""
+    numbers = [f"{float(value):.0f}" for value in values]
+    return ", ".join(numbers) if len(numbers) <= MOST_LISTED else f"{numbers[0]} to {numbers[-1]}"

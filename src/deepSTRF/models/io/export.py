@@ -1,0 +1,608 @@
+"""Graphs of a model for programs without this package: ONNX, or archives of ``torch.export``.
+
+A folder holds ``sequence``, whole clips in and rates out, and ``step``, one frame and the state in, rates and
+the next state out; beside them ``metadata.json``, which each graph also carries inside. A graph is traced
+from a copy of the model in eval mode on the CPU, and kept when the runtime that will load it agrees with the
+model at other batch sizes and lengths.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from deepSTRF import __version__
+from deepSTRF._files import MANIFEST, replace_folder
+from deepSTRF._optional import require
+from deepSTRF._validation import check_choice
+from deepSTRF.models.configurable import HALF_PRECISION, placement
+from deepSTRF.models.streaming import State, merge_streams, split_streams, stream_axes
+
+__all__ = ["FORMATS", "GRAPHS", "KIND", "METADATA_KEY", "export_model"]
+
+#: Kind of the artefact in its manifest.
+KIND = "exported model"
+#: Suffix of the files of each format.
+FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+#: Graphs of a folder.
+GRAPHS: tuple[str, ...] = ("sequence", "step")
+#: Key of the metadata in ONNX files; archives of torch hold it as the extra file of this name.
+METADATA_KEY = "deepSTRF.json"
+METADATA_FILE = "metadata.json"
+#: Layout of the metadata.
+_FORMAT = 1
+#: Largest difference between graph and model, in ranges of the output.
+TOLERANCE = 1e-5
+#: (streams, frames) of the clips on which graph and model are compared; the last are the steps of a stream.
+_CHECKED, _CHECKED_STEPS = ((1, 1), (3, 77), (2, 400)), (2, 1000)
+#: (streams, frames) of the example that is traced; neither is 0 or 1, which a trace takes for constants.
+_TRACED = (2, 41)
+#: Loggers of the exporters, whose notes are for their authors.
+_LOGGERS = (
+    "torch.onnx",
+    "torch.export",
+    "torch.fx",
+    "torch._dynamo",
+    "torch._export",
+    "onnxscript",
+    "onnx_ir",
+)
+
+_Array = NDArray[Any]
+#: Runs a graph: arrays in the order of its inputs to arrays in the order of its outputs.
+_Runner = Callable[[Sequence[_Array]], list[_Array]]
+
+
+class _NotExportableError(Exception):
+    """One form of a graph that cannot be made, and why; another form may do."""
+
+
+class _Part(NamedTuple):
+    """One tensor of the state of a step graph."""
+
+    #: Names of the branches that lead to it.
+    path: tuple[str, ...]
+    #: (1, ...) value before the first frame.
+    start: Tensor
+    #: Whether that is zero everywhere.
+    from_zero: bool
+
+    @property
+    def name(self) -> str:
+        return ".".join(self.path)
+
+
+def export_model(
+    model: Any, path: str | os.PathLike[str], *, format: str = "onnx", graphs: Sequence[str] = GRAPHS
+) -> Path:
+    """Write graphs of a model into a folder, see `deepSTRF.models.NeuralModel.export`."""
+    check_choice("format", format, tuple(FORMATS))
+    wanted = _wanted(graphs)
+    folder = Path(path)
+    _check_folder(folder, [f"{graph}{FORMATS[format]}" for graph in wanted])
+    _check_model(model)
+    if format == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            require(package, extra="export")
+    twin = _copied(model)
+    with _quietly(), torch.no_grad():
+        stream = _Step(twin) if _streams(model, twin, wanted) else None
+        made = {graph: _graph(graph, twin, stream, format) for graph in wanted}
+    described = {graph: metadata for graph, (_, metadata) in made.items()}
+    files = [(f"{graph}{FORMATS[format]}", content) for graph, (content, _) in made.items()]
+    files.append((METADATA_FILE, json.dumps(described, indent=1).encode()))
+    replace_folder(folder, files, KIND)
+    return folder
+
+
+# ---- what can be exported
+
+
+def _wanted(graphs: Sequence[str]) -> list[str]:
+    names = [graphs] if isinstance(graphs, str) else list(graphs)
+    for name in names:
+        check_choice("graphs", name, GRAPHS)
+    if not names:
+        raise ValueError(f"graphs must name at least one of {', '.join(GRAPHS)}, got none")
+    return [graph for graph in GRAPHS if graph in names]
+
+
+def _check_folder(folder: Path, names: Iterable[str]) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder to export")
+    there = [name for name in (*names, METADATA_FILE) if os.path.lexists(folder / name)]
+    if there and not os.path.lexists(folder / MANIFEST):
+        raise FileExistsError(
+            f"{folder} holds {' and '.join(there)} of something else; they would be lost: give another "
+            "folder, or move them away first"
+        )
+
+
+def _check_model(model: Any) -> None:
+    """Raise an error for a model whose graphs would not be what it predicts."""
+    model.validate()
+    kinds = {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
+    if not kinds.isdisjoint(HALF_PRECISION):
+        half = ", ".join(sorted(str(kind) for kind in kinds & set(HALF_PRECISION)))
+        raise ValueError(f"the model is in {half}: export it in single precision, model.float().export(...)")
+    if getattr(model.readout, "time_input", False):
+        raise ValueError(
+            f"{type(model).__name__}(time_input=True) drifts with the time of the recording, for which its "
+            "graphs have no input: export a model that was built with time_input=False"
+        )
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """The model in eval mode on the CPU, frozen; the one given stays as it is."""
+    twin = copy.deepcopy(model).cpu().eval()
+    return twin.requires_grad_(False)
+
+
+def _streams(model: nn.Module, twin: Any, wanted: Sequence[str]) -> bool:
+    """Whether a model runs frame by frame; an error where a step graph is asked for and it does not."""
+    try:
+        twin.init_state(1)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        if "step" not in wanted:
+            return False
+        raise ValueError(
+            f"{type(model).__name__} has no step graph: {error}. The graph of whole clips does not need it: "
+            "model.export(path, graphs=['sequence'])"
+        ) from error
+    return True
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Context without the exporters' warnings, which are about their own code."""
+    levels = [(logging.getLogger(name), logging.getLogger(name).level) for name in _LOGGERS]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger, _ in levels:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in levels:
+                logger.setLevel(level)
+
+
+# ---- the graphs as modules
+
+
+class _Whole(nn.Module):
+    """Whole clips through ``forward``: (B, 1, frames * hop) or (B, 1, F, frames) to (B, N, frames)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.model(x)
+        return y[:, :, 0]
+
+
+class _Step(nn.Module):
+    """One frame and the state, streams first and counted from the start, to rates and the next state."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.axes = stream_axes(model)
+        every = list(_parts(split_streams(model.init_state(1), self.axes)))
+        self.empty = [part for part in every if part.start.numel() == 0]
+        self.parts = [part for part in every if part.start.numel()]
+        for part in self.parts:
+            if part.start.is_floating_point() and not bool(torch.isfinite(part.start).all()):
+                raise ValueError(f"the state {part.name} does not start at finite values")
+
+    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        tree: State = {}
+        for part, value in zip(self.parts, state, strict=True):
+            _put(tree, part.path, _from_start(value, part))
+        for part in self.empty:
+            _put(tree, part.path, part.start.new_zeros((x.shape[0], *part.start.shape[1:])))
+        filled = _with_branches(tree, self.axes)
+        y, following = self.model.step(x, merge_streams(filled, self.axes))
+        following = split_streams(following, self.axes)
+        after = [_to_start(_get(following, part.path), part) for part in self.parts]
+        return (y[:, :, 0], *after)
+
+    def zeros(self, batch: int) -> list[Tensor]:
+        """The state before the first frame."""
+        return [part.start.new_zeros((batch, *part.start.shape[1:])) for part in self.parts]
+
+
+class _Scan(nn.Module):
+    """Whole clips as a loop over the step: for models whose ``forward`` depends on the length of the clip."""
+
+    def __init__(self, step: _Step, hop: int | None) -> None:
+        super().__init__()
+        self.step, self.hop = step, hop
+
+    def forward(self, x: Tensor) -> Tensor:
+        from torch._higher_order_ops.scan import scan
+
+        if self.hop is None:
+            frames = x.permute(3, 0, 1, 2).unsqueeze(-1)
+        else:
+            frames = x.reshape(x.shape[0], 1, -1, self.hop).permute(2, 0, 1, 3)
+        start = [part.start.new_zeros((x.shape[0], *part.start.shape[1:])) for part in self.step.parts]
+        start = start or [x.new_zeros((x.shape[0], 1))]  # a scan carries something
+
+        def one(carry: list[Tensor], frame: Tensor) -> tuple[list[Tensor], Tensor]:
+            state = carry if self.step.parts else []
+            y, *following = self.step(frame, *state)
+            return [value.clone() for value in following or carry], y[..., 0].clone()
+
+        _, rates = scan(one, start, frames)
+        y: Tensor = rates.permute(1, 2, 0)
+        return y
+
+
+def _parts(tree: State, path: tuple[str, ...] = ()) -> Iterator[_Part]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _parts(value, (*path, name))
+        else:
+            yield _Part((*path, name), value.detach().clone(), not bool(value.any()))
+
+
+def _put(tree: State, path: Sequence[str], value: Tensor) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def _get(tree: State, path: Sequence[str]) -> Tensor:
+    found: Any = tree
+    for name in path:
+        found = found[name]
+    return found  # type: ignore[no-any-return]
+
+
+def _with_branches(tree: State, axes: State) -> State:
+    """A tree with the branches of the state that hold no tensor."""
+    return {
+        name: _with_branches(tree.get(name, {}), place) if isinstance(place, dict) else tree[name]
+        for name, place in axes.items()
+    }
+
+
+def _from_start(value: Tensor, part: _Part) -> Tensor:
+    if part.from_zero:
+        return value
+    return value ^ part.start if part.start.dtype == torch.bool else value + part.start
+
+
+def _to_start(value: Tensor, part: _Part) -> Tensor:
+    if part.from_zero:
+        return value.clone(memory_format=torch.contiguous_format)
+    return value ^ part.start if part.start.dtype == torch.bool else value - part.start
+
+
+# ---- one graph: traced, written, checked
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """What goes into the graphs of a model: waveforms, or spectrograms of F bands."""
+
+    name: str
+    hop: int | None
+    bands: int | None
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, model: Any) -> _Sound:
+        dtype = placement(model)[1]
+        if isinstance(model.wav2spec, nn.Identity):
+            return cls("spectrogram", None, int(model.F), dtype)
+        hop = getattr(model.wav2spec, "hop", None)
+        if not isinstance(hop, int):
+            raise ValueError(  # noqa: TRY004 (no argument)
+                f"the front-end {type(model.wav2spec).__name__} states no hop (samples per frame): set "
+                "self.hop in it"
+            )
+        return cls("sound", hop, None, dtype)
+
+    def noise(self, streams: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Noise of the level that front-ends are made for."""
+        if self.hop is not None:
+            x = 0.1 * torch.randn(streams, 1, frames * self.hop, generator=generator, dtype=torch.float64)
+        else:
+            size = (streams, 1, int(self.bands or 1), frames)
+            x = torch.randn(size, generator=generator, dtype=torch.float64)
+        return x.to(self.dtype)
+
+    def shape(self, frames: str | int) -> list[str | int]:
+        """Sizes with the batch by its name."""
+        if self.hop is None:
+            return ["batch", 1, int(self.bands or 1), frames]
+        return ["batch", 1, self.hop if frames == 1 else f"{self.hop}*{frames}"]
+
+
+def _graph(graph: str, model: Any, stream: _Step | None, format: str) -> tuple[bytes, dict[str, Any]]:
+    """Content and metadata of one graph, in the first form that agrees with the model."""
+    sound = _Sound.of(model)
+    if graph == "step":
+        if stream is None:
+            raise ValueError("a step graph needs a model that runs frame by frame")
+        forms: list[tuple[str, nn.Module]] = [("step", stream)]
+    else:
+        forms = [("forward", _Whole(model))]
+        forms += [] if stream is None else [("scan over steps", _Scan(stream, sound.hop))]
+    reasons = []
+    for form, module in forms:
+        try:
+            return _made(graph, form, module, model, stream, sound, format)
+        except _NotExportableError as error:
+            reasons.append(f"{form}: {error}")
+    raise ValueError(
+        f"the {graph} graph of {type(model).__name__} cannot be exported as {format}. {'; '.join(reasons)}"
+    )
+
+
+def _made(
+    graph: str,
+    form: str,
+    module: nn.Module,
+    model: Any,
+    stream: _Step | None,
+    sound: _Sound,
+    format: str,
+) -> tuple[bytes, dict[str, Any]]:
+    program = _traced(graph, module, stream, sound)
+    metadata = _metadata(graph, form, model, stream, sound)
+    names = [one["name"] for one in metadata["inputs"]], [one["name"] for one in metadata["outputs"]]
+    content = _writer(program, names, format)
+    run = _runner(content(metadata), format)
+    metadata["checked"] = _compared(graph, run, model, stream, sound, format)
+    return content(metadata), metadata
+
+
+def _traced(graph: str, module: nn.Module, stream: _Step | None, sound: _Sound) -> Any:
+    """The graph as an ExportedProgram, with free sizes of batch and frames."""
+    generator = torch.Generator().manual_seed(0)
+    streams, frames = _TRACED
+    batch = torch.export.Dim.DYNAMIC
+    if graph == "step":
+        x = sound.noise(streams, 1, generator)
+        state = [] if stream is None else stream.zeros(streams)
+        example: tuple[Tensor, ...] = (x, *state)
+        sizes: Any = ({0: batch}, tuple({0: batch} for _ in state)) if state else ({0: batch}, ())
+    else:
+        free = torch.export.Dim("frames")
+        example = (sound.noise(streams, frames, generator),)
+        sizes = ({0: batch, 3: free},) if sound.hop is None else ({0: batch, 2: sound.hop * free},)
+    try:
+        with torch._dynamo.config.patch(capture_scalar_outputs=True):
+            program = torch.export.export(module, example, dynamic_shapes=sizes)
+    except Exception as error:
+        raise _NotExportableError(_first_line(error)) from error
+    # Guards say which branch was taken at the sizes of the example; other sizes are compared below.
+    program._guards_code = []
+    for inner in program.graph_module.modules():
+        for node in getattr(getattr(inner, "graph", None), "nodes", ()):
+            node.meta.pop("stack_trace", None)  # paths of this machine
+    return program
+
+
+def _first_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]
+
+
+def _writer(program: Any, names: tuple[list[str], list[str]], format: str) -> Callable[[Any], bytes]:
+    """A function from metadata to the content of a file."""
+    if format == "torch":
+
+        def archive(metadata: Any) -> bytes:
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer, extra_files={METADATA_KEY: json.dumps(metadata)})
+            return buffer.getvalue()
+
+        return archive
+    try:
+        converted: Any = torch.onnx.export(
+            program, (), dynamo=True, verbose=False, input_names=names[0], output_names=names[1]
+        )
+    except Exception as error:
+        raise _NotExportableError(_first_line(error)) from error
+    proto = converted.model_proto
+    _name_sizes(proto.graph, _symbols(program))
+    entry = proto.metadata_props.add()
+    entry.key = METADATA_KEY
+
+    def onnx_file(metadata: Any) -> bytes:
+        entry.value = json.dumps(metadata)
+        content: bytes = proto.SerializeToString()
+        return content
+
+    return onnx_file
+
+
+def _symbols(program: Any) -> dict[str, str]:
+    """Names that the sizes of batch and frames have in a program."""
+    inputs = program.graph_signature.user_inputs
+    first = next(node for node in program.graph.nodes if node.name == inputs[0])
+    shape = first.meta["val"].shape
+    found: dict[str, str] = {}
+    for axis, name in ((0, "batch"), (len(shape) - 1, "frames")):
+        for symbol in getattr(getattr(shape[axis], "node", None), "expr", shape[0].node.expr).free_symbols:
+            found.setdefault(str(symbol), name)
+    return found
+
+
+def _name_sizes(graph: Any, names: Mapping[str, str]) -> None:
+    """Give the free sizes of an ONNX graph their names, and leave out what traces left in it."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        del value.metadata_props[:]
+        for size in value.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), size.dim_param)
+    for node in graph.node:
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _name_sizes(attribute.g, names)
+
+
+# ---- the check against the model
+
+
+def _runner(content: bytes, format: str) -> _Runner:
+    if format == "torch":
+        module = torch.export.load(io.BytesIO(content)).module()
+
+        def run(arrays: Sequence[_Array]) -> list[_Array]:
+            out = module(*(torch.from_numpy(array) for array in arrays))
+            return [value.numpy() for value in (out if isinstance(out, tuple | list) else (out,))]
+
+        return run
+    onnxruntime = require("onnxruntime", extra="export")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _NotExportableError(_first_line(error)) from error
+    names = [one.name for one in session.get_inputs()]
+    return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
+
+
+def _compared(
+    graph: str, run: _Runner, model: Any, stream: _Step | None, sound: _Sound, format: str
+) -> dict[str, Any]:
+    """Largest difference between a graph and the model, and where; an error where it is too large."""
+    generator = torch.Generator().manual_seed(1)
+    sizes = [_CHECKED_STEPS] if graph == "step" else _CHECKED
+    worst = 0.0
+    for streams, frames in sizes:
+        x = sound.noise(streams, frames, generator)
+        expected = model(x)[:, :, 0].numpy()
+        if not np.isfinite(expected).all():
+            raise ValueError(
+                f"{type(model).__name__} predicts values that are not finite for noise: its graph cannot be "
+                "checked; look at its parameters"
+            )
+        try:
+            if graph == "step":
+                got = _stepped(run, x.numpy(), frames, sound, stream)
+            else:
+                (got,) = run([x.numpy()])
+        except Exception as error:  # of a runtime
+            raise _NotExportableError(f"at {streams} x {frames} frames: {_first_line(error)}") from error
+        if got.shape != expected.shape:
+            raise _NotExportableError(f"it returns {got.shape} in place of {expected.shape}")
+        span = float(np.ptp(expected)) or float(np.abs(expected).max()) or 1.0
+        worst = max(worst, float(np.abs(got - expected).max()) / span)
+    if not worst <= TOLERANCE:
+        raise _NotExportableError(
+            f"it differs from the model by {worst:.1e} of the output's range (at most {TOLERANCE:g})"
+        )
+    runtime = "torch" if format == "torch" else "onnxruntime"
+    version = torch.__version__ if format == "torch" else require("onnxruntime", extra="export").__version__
+    return {
+        "largest_difference": worst,
+        "in": "ranges of the output",
+        "batch_and_frames": [list(size) for size in sizes],
+        "runtime": f"{runtime} {version}",
+    }
+
+
+def _stepped(run: _Runner, x: _Array, frames: int, sound: _Sound, stream: _Step | None) -> _Array:
+    """Rates (B, N, T) of a step graph, frame by frame from the start."""
+    hop = sound.hop or 1
+    state = [] if stream is None else [value.numpy() for value in stream.zeros(len(x))]
+    rates = []
+    for t in range(frames):
+        y, *state = run([np.ascontiguousarray(x[..., t * hop : (t + 1) * hop]), *state])
+        rates.append(y)
+    return np.concatenate(rates, axis=-1)
+
+
+# ---- the metadata
+
+
+def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _Sound) -> dict[str, Any]:
+    """What a program needs to know of a graph."""
+    fitted = getattr(model, "fitted_on", None)
+    front_end = None if sound.hop is None else model.wav2spec
+    rate = getattr(front_end, "audio_fs", None)
+    dt = getattr(fitted, "dt_ms", None)
+    dt = 1000.0 * sound.hop / rate if sound.hop is not None and rate else dt
+    kind = str(sound.dtype).removeprefix("torch.")
+    frames: str | int = 1 if graph == "step" else "frames"
+    state = [] if graph == "sequence" or stream is None else stream.parts
+    parts = [
+        {"shape": ["batch", *part.start.shape[1:]], "dtype": str(part.start.dtype).removeprefix("torch.")}
+        for part in state
+    ]
+    inputs = [{"name": sound.name, "shape": sound.shape(frames), "dtype": kind}]
+    inputs += [{"name": f"state.{one.name}", **facts} for one, facts in zip(state, parts, strict=True)]
+    outputs = [{"name": "rates", "shape": ["batch", int(model.O), frames], "dtype": kind}]
+    outputs += [{"name": f"next.{one.name}", **facts} for one, facts in zip(state, parts, strict=True)]
+    return {
+        "format": _FORMAT,
+        "graph": graph,
+        "form": form,
+        "model": type(model).__name__,
+        "package": f"deepSTRF {__version__}",
+        "precision": kind,
+        "inputs": inputs,
+        "outputs": outputs,
+        "protocol": _PROTOCOL[graph],
+        "audio_fs": rate,
+        "hop": sound.hop,
+        "dt_ms": dt,
+        "bands": getattr(model, "F", None),
+        "frequencies_hz": _frequencies(front_end, fitted),
+        "features": None if fitted is None else fitted.feature_sizes() or None,
+        "neurons": _neuron_names(model, fitted),
+        "response_unit": getattr(fitted, "response_unit", None),
+        "level": getattr(fitted, "level", None),
+        "latency_ms": float(model.latency_ms),
+        "lookahead_frames": int(getattr(model, "lookahead_frames", 0)),
+    }
+
+
+_PROTOCOL = {
+    "sequence": "Whole clips from silence before their first sample; any number of clips and frames.",
+    "step": (
+        "One frame per call. Before the first frame every state.* is zero; each next.* goes into the state.* "
+        "of the same name at the next call. Streams of a batch do not mix."
+    ),
+}
+
+
+def _frequencies(front_end: Any, fitted: Any) -> list[float] | None:
+    try:
+        found = getattr(front_end, "frequencies_hz", None)
+    except NotImplementedError:
+        found = None
+    if found is None:
+        found = getattr(fitted, "frequencies_hz", None)
+    return None if found is None else [float(value) for value in found]
+
+
+def _neuron_names(model: Any, fitted: Any) -> list[str]:
+    """Names of the outputs; the number of a neuron where the fit knows none."""
+    names = list(getattr(fitted, "neurons", ()))
+    return names if len(names) == model.O else [f"neuron{index:03d}" for index in range(model.O)]
