@@ -6,12 +6,13 @@ Rates and bin widths are exact fractions: 24414.0625 Hz is 390625/16, a bin of 1
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = [
     "natural",
     "place",
     "resampled",
+    "sound_blocks",
+    "sound_header",
     "sounds_of",
     "whole_bins",
 ]
@@ -200,31 +203,58 @@ def _samples(values: Any, what: str) -> npt.NDArray[Any]:
     return array
 
 
-def _file(path: Path) -> Sound:
-    """A sound file, whose header is read now and whose samples when they are needed."""
+@contextlib.contextmanager
+def _naming_damage(path: Path) -> Iterator[None]:
+    """Turn the errors of the reader of sound files into one that names the file."""
+    import soundfile
+
+    try:
+        yield
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        raise damaged(path, error, _REMEDY) from error
+
+
+def sound_header(path: Path) -> Any:
+    """Header of a sound file, as soundfile gives it; an error where samples that it promises are missing."""
     import soundfile
 
     check_regular(path)
-    try:
-        with open(path, "rb") as handle:
-            info = soundfile.info(handle)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError) as error:
-        raise damaged(path, error, _REMEDY) from error
+    with _naming_damage(path), open(path, "rb") as handle:
+        info = soundfile.info(handle)
     # libsndfile shortens what was cut off and says so only in its log; streams have the largest size
     short = re.search(r"(?:data|SSND) *: (\d+) \(should be (\d+)\)", info.extra_info)
     if short and int(short[2]) < int(short[1]) < _STREAMED:
         raise damaged(path, f"{short[2]} of {short[1]} bytes of samples are there", _REMEDY)
+    return info
+
+
+def sound_blocks(path: Path, n_frames: int = -1) -> Iterator[npt.NDArray[Any]]:
+    """Samples (T_audio, channels) of a sound file in float64, in blocks of up to ``n_frames``; -1 is one."""
+    import soundfile
+
+    promised, n_read = sound_header(path).frames, 0
+    with open(path, "rb") as handle:
+        with _naming_damage(path):
+            file = soundfile.SoundFile(handle)
+        while True:
+            with _naming_damage(path):
+                block = file.read(n_frames, dtype="float64", always_2d=True)
+            n_read += len(block)
+            if len(block) < n_frames or n_frames < 0:  # the last one
+                if n_read < promised - _CODEC_SAMPLES:
+                    raise damaged(path, f"{n_read} of {promised} samples are there", _REMEDY)
+                yield block
+                return
+            yield block
+
+
+def _file(path: Path) -> Sound:
+    """A sound file, whose header is read now and whose samples when they are needed."""
+    info = sound_header(path)
 
     def read() -> npt.NDArray[Any]:
-        check_regular(path)
-        try:
-            with open(path, "rb") as handle:
-                samples, _ = soundfile.read(handle, dtype="float64", always_2d=False)
-        except (soundfile.LibsndfileError, RuntimeError, TypeError, ValueError, MemoryError) as error:
-            raise damaged(path, error, _REMEDY) from error
-        if len(samples) < info.frames - _CODEC_SAMPLES:
-            raise damaged(path, f"{len(samples)} of {info.frames} samples are there", _REMEDY)
-        return np.asarray(samples)
+        samples = next(sound_blocks(path))
+        return samples[:, 0] if samples.shape[1] == 1 else samples
 
     return Sound(read, exact_rate(info.samplerate, f"the rate of {path}"), int(info.frames), str(path))
 

@@ -84,6 +84,8 @@ class FittedOn:
     sounds, validation_sounds : tuple of str
         Fingerprints of the sounds (``source_fingerprint``) that trained the model, and that chose its epoch
         or penalty.
+    rms : float or None
+        Root mean square of the waveforms that trained the model, over all their samples.
     recording : str or None
         SHA-256 of the clips that trained and validated, stimuli and recorded responses, in any order.
 
@@ -113,6 +115,7 @@ class FittedOn:
     look_ahead_ms: float | None = None
     sounds: tuple[str, ...] = ()
     validation_sounds: tuple[str, ...] = ()
+    rms: float | None = None
     recording: str | None = None
 
     @classmethod
@@ -149,7 +152,11 @@ class FittedOn:
             (dataset, clips), *(() if validation is None else ((validation, validation_clips),))
         )
         return cls(
-            **_facts(dataset), sounds=_sounds(dataset, clips), validation_sounds=heard, recording=content
+            **_facts(dataset),
+            sounds=_sounds(dataset, clips),
+            validation_sounds=heard,
+            rms=_rms(dataset, clips),
+            recording=content,
         )
 
     @classmethod
@@ -412,6 +419,20 @@ def _sounds(dataset: Any, clips: Iterable[int] | None) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(fingerprint(clip) for clip in (range(len(dataset)) if clips is None else clips))
     )
+
+
+def _rms(dataset: Any, clips: Iterable[int] | None) -> float | None:
+    """Root mean square of the waveforms of some clips, whatever their order; None of spectrograms."""
+    stims: Any = getattr(dataset, "stims", None)
+    if stims is None or _stimulus_facts(dataset)["audio_fs"] is None:
+        return None
+    sums, count = [], 0
+    for clip in range(len(dataset)) if clips is None else clips:
+        samples = stims[clip]
+        sums.append(float(samples.double().square().sum()))
+        count += samples.numel()
+    # six digits: processors add in other orders
+    return float(f"{math.sqrt(math.fsum(sums) / count):.6g}") if count else None
 
 
 def _content(*parts: tuple[Any, Iterable[int] | None]) -> str | None:
