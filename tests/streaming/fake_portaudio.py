@@ -1,6 +1,6 @@
 """PortAudio without a sound card: a module in place of ``sounddevice`` whose devices play arrays.
 
-What it does is what `sounddevice` 0.5 documents: `query_devices`, `check_input_settings`, and an `InputStream`
+What it does is what `sounddevice` 0.5 documents: `query_devices`, `check_input_settings`, `InputStream`
 that calls back from its own thread with blocks (n, channels), a time and flags.
 """
 
@@ -60,7 +60,7 @@ class FakePortAudio:
         if samplerate not in self.devices[device]["rates"]:
             raise PortAudioError("Invalid sample rate [PaErrorCode -9997]")
 
-    def InputStream(self, **settings):  # noqa: N802
+    def InputStream(self, **settings):
         stream = FakeStream(self, **settings)
         self.opened.append(stream)
         return stream
@@ -83,6 +83,7 @@ class FakeStream:
         threading.Thread(target=self._play, daemon=True).start()
 
     def close(self, ignore_errors=True):
+        assert ignore_errors
         self.active, self.closed = False, True
 
     def _play(self):

@@ -19,7 +19,8 @@ import soundfile
 from deepSTRF._files import DamagedFileError
 from deepSTRF.datasets.sounds import resampled
 from deepSTRF.models.fitted_on import FittedOn
-from deepSTRF.streaming import DeviceSource, FileSource, Overruns, RawSource, sound_devices
+from deepSTRF.streaming import DeviceSource, FileSource, RawSource, sound_devices
+from deepSTRF.streaming.sources import Overruns
 
 _spec = importlib.util.spec_from_file_location(
     "fake_portaudio", Path(__file__).with_name("fake_portaudio.py")
@@ -39,6 +40,23 @@ def whole(source):
     pieces = list(source)
     assert all(piece.dtype == np.float32 and piece.ndim == 1 and piece.size for piece in pieces)
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+
+def until_it_fails(source, kind, match, before=None, after=None):
+    """Chunks up to an error that was expected."""
+    got = []
+
+    def hear():
+        for chunk in source:
+            if before is not None:
+                before()
+            got.append(chunk)
+            if after is not None:
+                after(len(got))
+
+    with source, pytest.raises(kind, match=match):
+        hear()
+    return got
 
 
 def noise(seconds, fs, channels=1, seed=0):
@@ -95,7 +113,7 @@ def test_samples_above_one_stay(tmp_path):
 def test_channels_are_chosen_and_never_guessed(tmp_path):
     sound = noise(0.2, 8000, 3)
     soundfile.write(tmp_path / "a.wav", sound, 8000, subtype="FLOAT")
-    with pytest.raises(ValueError, match="3 channels .*channel=0"):
+    with pytest.raises(ValueError, match=r"3 channels .*channel=0"):
         FileSource(tmp_path / "a.wav", 8000)
     with pytest.raises(ValueError, match="channel=3"):
         FileSource(tmp_path / "a.wav", 8000, channel=3)
@@ -194,7 +212,7 @@ def test_a_pipe_of_another_format_is_refused():
     soundfile.write(file, noise(0.1, 8000), 8000, format="WAV")
     with pytest.raises(ValueError, match="begins with RIFF"):
         whole(RawSource(io.BytesIO(file.getvalue()), 8000, 8000, format="int16"))
-    with pytest.raises(ValueError, match="float32.*int16"):
+    with pytest.raises(ValueError, match=r"float32.*int16"):
         RawSource(io.BytesIO(b""), 8000, 8000, format="int24")
     with pytest.warns(UserWarning, match="3 of 4 bytes"):
         assert len(whole(RawSource(io.BytesIO(bytes(403)), 8000, 8000))) == 100
@@ -212,7 +230,7 @@ def test_a_level_far_from_the_fit_is_warned_of_and_not_changed():
     assert source.rms == pytest.approx(0.1, rel=1e-6)  # of the loudest second
     assert source.level_db(FittedOn(rms=0.1)) == pytest.approx(0.0, abs=1e-4)
     assert source.level_db(FittedOn(rms=1.0)) == pytest.approx(-20.0, abs=1e-4)
-    assert np.isnan(source.level_db(None)) and np.isnan(source.level_db(FittedOn()))
+    assert np.isnan([source.level_db(None), source.level_db(FittedOn())]).all()
     assert source.level_db(FittedOn(level="rms")) == pytest.approx(-20.0, abs=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -266,10 +284,8 @@ def test_devices_are_listed(plugged):
 def test_a_device_gives_what_it_hears_until_it_is_unplugged(plugged):
     sound = noise(0.5, 48000, 2)
     fake = plugged(SPEAKER, MICROPHONE, sound=sound, script={40: "unplug"})
-    source, got = DeviceSource("usb", 48000), []
-    with source, pytest.raises(OSError, match="USB microphone has stopped: is it unplugged"):
-        for chunk in source:
-            got.append(chunk)
+    source = DeviceSource("usb", 48000)
+    got = until_it_fails(source, OSError, "USB microphone has stopped: is it unplugged")
     assert np.array_equal(np.concatenate(got), sound[: 40 * 480, 0].astype(np.float32))
     stream = fake.opened[0]
     assert (stream.rate, stream.channels, stream.block, stream.device, stream.closed) == (
@@ -286,8 +302,7 @@ def test_a_device_gives_what_it_hears_until_it_is_unplugged(plugged):
 def test_a_device_that_falls_silent_is_lost(plugged, monkeypatch):
     monkeypatch.setattr("deepSTRF.streaming.sources.LOST_AFTER_S", 0.3)
     fake = plugged(MICROPHONE, sound=noise(0.5, 48000, 2), script={2: "hang"})
-    with DeviceSource(None, 48000) as source, pytest.raises(OSError, match=r"no sound for 0\.3 s"):
-        whole(source)
+    until_it_fails(DeviceSource(None, 48000), OSError, r"no sound for 0\.3 s")
     assert fake.opened[0].closed
 
 
@@ -324,7 +339,7 @@ def test_a_device_with_another_rate_is_resampled(plugged):
     wanted = resampled(one, Fraction(44100), Fraction(48000))[: len(got)]
     np.testing.assert_allclose(got, wanted, atol=2e-7)
     assert source.delay_ms > 12 + 5
-    with pytest.raises(ValueError, match="does not run at 48000 Hz .*usual rate 44100 Hz"):
+    with pytest.raises(ValueError, match=r"does not run at 48000 Hz .*usual rate 44100 Hz"):
         DeviceSource("old", 48000, rate_in=48000, channel=1)
     with pytest.raises(ValueError, match=r"Invalid number of channels.*has 2 channels"):
         DeviceSource("old", 48000)  # it has no mode with one channel
@@ -351,11 +366,8 @@ def test_an_overrun_becomes_silence_of_the_same_length(plugged):
     """The queue holds 5 blocks; the model sleeps until all 50 were played: 5 heard, 45 lost."""
     sound = 1 + noise(0.5, 48000, 2)
     fake = plugged(MICROPHONE, sound=sound)
-    source, got = DeviceSource(0, 48000, queue_ms=50.0), []
-    with source, pytest.raises(OSError, match="has stopped"):
-        for chunk in source:
-            assert fake.opened[0].heard.wait(10)
-            got.append(chunk)
+    source = DeviceSource(0, 48000, queue_ms=50.0)
+    got = until_it_fails(source, OSError, "has stopped", before=lambda: fake.opened[0].heard.wait(10))
     heard = np.concatenate(got)
     assert all(len(chunk) <= 480 for chunk in got)
     lost = round(source.overruns.seconds * 48000)
@@ -374,21 +386,20 @@ def test_time_is_right_after_an_overrun(plugged):
         assert room.wait(10)
 
     plugged(MICROPHONE, sound=sound, script={20: wait})
-    source, got = DeviceSource(0, 48000, queue_ms=50.0), []
-    with source, pytest.raises(OSError, match="has stopped"):
-        for chunk in source:
-            assert full.wait(10)
-            got.append(chunk)
-            if len(got) == 3:
-                room.set()
+    source = DeviceSource(0, 48000, queue_ms=50.0)
+    got = until_it_fails(
+        source, OSError, "has stopped", lambda: full.wait(10), lambda n: room.set() if n == 3 else None
+    )
     heard = np.concatenate(got)
     wanted = sound[: len(heard), 0].astype(np.float32)
     silent = heard == 0
     n_lost = int(silent.sum())
-    assert n_lost and n_lost % 480 == 0
+    assert n_lost > 0
+    assert n_lost % 480 == 0
     assert np.array_equal(heard[~silent], wanted[~silent])
     first = np.flatnonzero(silent)[0]
-    assert silent[first : 20 * 480].all() and not silent[20 * 480 :][:480].any()
+    assert silent[first : 20 * 480].all()
+    assert not silent[20 * 480 :][:480].any()
     assert source.overruns.seconds * 48000 >= n_lost
 
 
@@ -415,11 +426,9 @@ def test_a_device_without_a_clock_says_that_time_is_not_exact(plugged):
 def test_stop_ends_at_the_first_overrun(plugged):
     sound = noise(0.5, 48000, 2)
     fake = plugged(MICROPHONE, sound=sound)
-    source, got = DeviceSource(0, 48000, queue_ms=50.0, overrun="stop"), []
-    with source, pytest.raises(RuntimeError, match="fell behind USB microphone"):
-        for chunk in source:
-            assert fake.opened[0].heard.wait(10)
-            got.append(chunk)
+    source = DeviceSource(0, 48000, queue_ms=50.0, overrun="stop")
+    played = lambda: fake.opened[0].heard.wait(10)  # noqa: E731
+    got = until_it_fails(source, RuntimeError, "fell behind USB microphone", before=played)
     heard = np.concatenate(got)
     assert 5 * 480 <= len(heard) <= 6 * 480
     assert np.array_equal(heard, sound[: len(heard), 0].astype(np.float32))  # nothing false before the end

@@ -1,26 +1,10 @@
 """Live streams: sound in, chunk by chunk, and the rates of a fitted model out, bin by bin.
 
 `Stream` runs a model on one stream or on a batch of independent ones; its numbers are those of a prediction
-of the whole sound. `FileSource`, `DeviceSource` and `RawSource` give sound in chunks at the rate of the model.
+of the whole sound. `FileSource`, `DeviceSource` and `RawSource` give sound in chunks at the rate of a model.
 """
 
-from deepSTRF.streaming.sources import (
-    DeviceSource,
-    FileSource,
-    Overruns,
-    RawSource,
-    SoundSource,
-    sound_devices,
-)
+from deepSTRF.streaming.sources import DeviceSource, FileSource, RawSource, sound_devices
 from deepSTRF.streaming.stream import Stream, StreamTiming
 
-__all__ = [
-    "DeviceSource",
-    "FileSource",
-    "Overruns",
-    "RawSource",
-    "SoundSource",
-    "Stream",
-    "StreamTiming",
-    "sound_devices",
-]
+__all__ = ["DeviceSource", "FileSource", "RawSource", "Stream", "StreamTiming", "sound_devices"]

@@ -43,7 +43,7 @@ Floats = npt.NDArray[np.float64]
 LEVEL_RANGE_DB = 20.0
 #: Silence in place of lost samples comes in pieces of up to so many seconds; a longer gap is a wrong clock.
 LONGEST_GAP_S = 10.0
-#: How often a waiting source looks whether its device still runs, and after how long without sound it is lost.
+#: How often a waiting source looks whether its device runs, and after how long without sound it is lost.
 POLL_S, LOST_AFTER_S = 0.1, 3.0
 #: Little-endian formats of raw samples.
 FORMATS = {"float32": "<f4", "int16": "<i2"}
@@ -241,7 +241,7 @@ class SoundSource:
 
 
 class _Resampler:
-    """`resample_exact` of a sound that comes in pieces: the same filter, the same samples, the same length."""
+    """`resample_exact` of a sound that comes in pieces: the same filter, samples and length."""
 
     def __init__(self, rate_in: Fraction, rate_out: Fraction) -> None:
         import soxr
@@ -439,8 +439,8 @@ class RawSource(SoundSource):
             yield self._read(samples)
         if held:
             warnings.warn(
-                f"the pipe ended within a sample: {len(held)} of {size} bytes are there. Is it {self._format} "
-                f"with {self._n_channels} channel(s)?",
+                f"the pipe ended within a sample: {len(held)} of {size} bytes are there. Is it "
+                f"{self._format} with {self._n_channels} channel(s)?",
                 UserWarning,
                 stacklevel=outside_level(),
             )
@@ -663,8 +663,8 @@ class DeviceSource(SoundSource):
             return
         if self._fell_behind:
             raise RuntimeError(
-                f"the model fell behind {self.name}: more than {self._queue.maxsize} blocks waited. A smaller "
-                "model, longer chunks or a longer queue may help; overrun='silence' goes on with gaps"
+                f"the model fell behind {self.name}: more than {self._queue.maxsize} blocks waited. A "
+                "smaller model, longer chunks or a longer queue may help; overrun='silence' goes on with gaps"
             )
         if ended or waited >= LOST_AFTER_S:
             what = "has stopped" if waited < LOST_AFTER_S else f"has given no sound for {LOST_AFTER_S:g} s"
@@ -700,7 +700,7 @@ def _n_channels(found: dict[str, Any], channel: int | str | None) -> int:
 def _rate_of_device(
     portaudio: Any, found: dict[str, Any], wanted: dict[str, Any], rate: Any, own: Any
 ) -> Fraction:
-    """Rate to run a device at: the one asked for, that of the model where the device has it, else its usual."""
+    """Rate of a device: the one asked for, that of the model where the device has it, else its usual."""
     usual = exact_rate(found["default_samplerate"], "the usual rate of the device")
     tried = [exact_rate(rate, "rate"), usual] if own is None else [exact_rate(own, "rate_in")]
     for one in tried:
