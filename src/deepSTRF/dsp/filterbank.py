@@ -346,7 +346,7 @@ def filter_resonators(audio: Tensor, matrices: ResonatorMatrices, group: FilterG
         rows = sound.unfold(-1, past + block, block).contiguous().view(-1, past + block)
         blocks, states = rows[:, past:], rows[:, :past] @ matrices.inputs
     else:
-        blocks = sound.reshape(len(sound), -1, block)
+        blocks = sound.reshape(sound.shape[0], -1, block)
         states = (
             blocks[:, :-1] @ matrices.inputs[-block:]
         )  # (B, blocks, R) at the ends of blocks, by doubling
@@ -355,7 +355,7 @@ def filter_resonators(audio: Tensor, matrices: ResonatorMatrices, group: FilterG
         states = states[:, -n_blocks:].flatten(0, 1)
         blocks = blocks[:, -n_blocks:].flatten(0, 1)
     outputs = torch.cat([blocks, states], dim=-1) @ matrices.outputs
-    return outputs.view(len(audio), n_blocks, 1, -1)
+    return outputs.view(audio.shape[0], n_blocks, 1, -1)
 
 
 def _powers(t: Tensor, tau: Tensor, exponents: Tensor) -> Tensor:
@@ -435,7 +435,7 @@ def stream_bank(bank: Bank, n_parts: int) -> Bank:
 
 def stream_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector: str) -> Tensor:
     """`pooled_filterbank` for few bins, where calls cost more than products; bank of `stream_bank`."""
-    batch, n_parts = len(audio), 2 if detector in COMPLEX_DETECTORS else 1
+    batch, n_parts = audio.shape[0], 2 if detector in COMPLEX_DETECTORS else 1
     rows = [
         filter_sound(audio, filters, group, plan).view(batch, -1)
         for group, (filters, _) in zip(plan.groups, bank, strict=True)

@@ -88,7 +88,7 @@ class BandFilters(nn.Module, Configurable):
         windows = padded.unfold(-1, 2 * edge + 1, 1)  # (B, T', C_in, F, 2 edge + 1)
         windows = windows.permute(0, 3, 1, 2, 4).flatten(3)  # (B, F, T', C_in (2 edge + 1))
         y, following = self.rnn.step(windows.flatten(0, 1), state)
-        return y.view(len(chunk), self.F, -1, self.out_channels).permute(0, 3, 1, 2), following
+        return y.view(chunk.shape[0], self.F, -1, self.out_channels).permute(0, 3, 1, 2), following
 
 
 @PREFILTERS.register("bandfilters")

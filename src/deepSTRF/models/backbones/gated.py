@@ -39,9 +39,28 @@ class _TorchRecurrence(nn.RNNBase):
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
         check_sequence(chunk, self.input_size)
         before = tuple(state[name] for name in self.STATE_NAMES)
+        if chunk.shape[1] == 1 and torch.compiler.is_compiling():
+            return self._step_frame(chunk[:, 0], before)
         with _cudnn_with_gradient(self, chunk):
             y, last = super().forward(chunk, before if len(before) > 1 else before[0])
         return y, dict(zip(self.STATE_NAMES, last if len(before) > 1 else (last,), strict=True))
+
+    def _step_frame(self, x: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, State]:
+        """One frame (B, input_size), written out: compilers and exporters take no module of ``torch.nn``."""
+        following = []
+        for layer, weights in enumerate(self.all_weights):
+            w_in, w_state, b_in, b_state = weights
+            x = functional.dropout(x, self.dropout, self.training) if layer else x
+            state = tuple(part[layer] for part in before)
+            drive, recurrent = functional.linear(x, w_in, b_in), functional.linear(state[0], w_state, b_state)
+            following.append(self._cell(drive, recurrent, state))
+            x = following[-1][0]
+        parts = [torch.stack(layers) for layers in zip(*following, strict=True)]
+        return x.unsqueeze(1), dict(zip(self.STATE_NAMES, parts, strict=True))
+
+    def _cell(self, drive: Tensor, recurrent: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Next state (B, H), the output first, of the products with input and output (B, gates H)."""
+        raise NotImplementedError
 
 
 def _cudnn_with_gradient(module: nn.Module, chunk: Tensor) -> contextlib.AbstractContextManager[None]:
@@ -113,6 +132,11 @@ class GRU(_TorchRecurrence, nn.GRU, Configurable):  # type: ignore[misc]
             chunk = _run_groups(chunk, h.unsqueeze(0), weights)
             last.append(chunk[:, -1])
         return chunk, {"h": torch.stack(last)}
+
+    def _cell(self, drive: Tensor, recurrent: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        (r, z, n), (to_r, to_z, to_n) = drive.chunk(3, -1), recurrent.chunk(3, -1)
+        n = torch.tanh(n + torch.sigmoid(r + to_r) * to_n)
+        return (n + torch.sigmoid(z + to_z) * (state[0] - n),)
 
 
 def _run_groups(x: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
@@ -216,7 +240,7 @@ class _Groups(nn.Module):
             y = self._by_cudnn(chunk, state["h"], weights)
         else:
             y = _run_groups(chunk, state["h"], weights)
-        return y, {"h": y[:, -1].view(len(chunk), len(self.weight_hh), -1).transpose(0, 1)}
+        return y, {"h": y[:, -1].view(chunk.shape[0], len(self.weight_hh), -1).transpose(0, 1)}
 
     def _by_cudnn(self, chunk: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """One call of the library per group."""
@@ -271,6 +295,11 @@ class LSTM(_TorchRecurrence, nn.LSTM, Configurable):  # type: ignore[misc]
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0) -> None:
         super().__init__(**_sizes(input_size, hidden_size, num_layers, dropout), batch_first=True)
 
+    def _cell(self, drive: Tensor, recurrent: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        i, f, g, o = (drive + recurrent).chunk(4, -1)
+        c = torch.sigmoid(f) * state[1] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
 
 @BACKBONES.register("rnn")
 @BACKBONES.register("vanilla")
@@ -319,3 +348,7 @@ class RNN(_TorchRecurrence, nn.RNN, Configurable):  # type: ignore[misc]
             nonlinearity=nonlinearity,
             batch_first=True,
         )
+
+    def _cell(self, drive: Tensor, recurrent: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        squash = torch.tanh if self.nonlinearity == "tanh" else torch.relu
+        return (squash(drive + recurrent),)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from deepSTRF._validation import check_choice, check_positive_int, checked
 from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
@@ -23,6 +23,8 @@ __all__ = ["S4", "S4D", "Modes", "S4DLayer", "S4Layer", "legs_modes", "lin_modes
 DT_MIN, DT_MAX = 1e-3, 0.1
 #: Frames that one product solves.
 BLOCK_SIZE = 64
+#: Blocks of up to so many frames are kept between the chunks of a stream; larger ones take megabytes.
+_FEW_FRAMES = 8
 
 
 class Modes(NamedTuple):
@@ -66,17 +68,26 @@ def lin_modes(n_modes: int) -> Modes:
 class _Blocks(NamedTuple):
     """A discrete system ``s' = M s + b u``, ``y = c s`` of S real states per feature, unrolled over Q frames.
 
-    ``seen`` (H, S, Q + 1) holds ``c M^j``, ``driven`` (H, Q, S) holds ``M^j b``, and ``advance(s, k)``
-    returns ``M^(2^k) s`` for states (H, S, B), k up to log2(Q).
+    ``seen`` (H, S, Q + 1) holds ``c M^j``, ``driven`` (H, Q, S) holds ``M^j b``, and ``leaps[k]`` is
+    ``M^(2^k)``, up to log2(Q): a matrix (H, S, S), or factors (2, H, S, 1) of `_turned` for a diagonal M.
     """
 
     seen: Tensor
     driven: Tensor
-    advance: Callable[[Tensor, int], Tensor]
+    leaps: tuple[Tensor, ...]
 
 
-class _LinearStateSpaceLayer(nn.Module):
-    """Base of `S4Layer` and `S4DLayer`: parameters, blocks of frames, output; they differ in `_blocks`."""
+class _Frame(NamedTuple):
+    """The same system for one frame: ``M s`` is what `_turned` gives, less ``along (across . s)`` of S4."""
+
+    turn: Tensor  # (2, H, S)
+    drive: Tensor  # b (H, S)
+    seen: Tensor  # c (H, S)
+    rank_one: tuple[Tensor, Tensor] | None  # along and across (H, S)
+
+
+class _LinearStateSpaceLayer(KeepsDerived):
+    """Base of `S4Layer` and `S4DLayer`: parameters, blocks of frames, output; they differ in the system."""
 
     def __init__(self, input_size: int, hidden_size: int, modes: Modes) -> None:
         super().__init__()
@@ -98,12 +109,32 @@ class _LinearStateSpaceLayer(nn.Module):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', input_size) to (B, T', hidden_size)."""
+        run = self._run_frame if chunk.shape[1] == 1 else self._run_blocks
+        y, s = run(_precise(chunk), _precise(state["s"]))
+        y = (y + self.D * chunk).to(self.D.dtype)
+        return functional.glu(self.output_linear(functional.gelu(y)), dim=-1), {"s": s}
+
+    def _run_frame(self, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, 1, H) and states (B, H, S) of one frame of inputs."""
+        turn, drive, seen, rank_one = self.derived("frame", self._frame)
+        following = torch.addcmul(_turned(turn, s, -1), drive, u.transpose(1, 2))
+        if rank_one is not None:
+            along, across = rank_one
+            following = following - along * (across * s).sum(-1, keepdim=True)
+        return (seen * following).sum(-1).unsqueeze(1), following
+
+    def _run_blocks(self, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, T', H) and the last states (B, H, S)."""
         # features first: one batched product serves all of them
-        u, spoiled = split_non_finite(_precise(chunk).permute(2, 0, 1))
-        s = _precise(state["s"]).permute(1, 2, 0)
+        u, spoiled = split_non_finite(u.permute(2, 0, 1))
+        s = s.permute(1, 2, 0)
         n_frames = u.shape[-1]
         size = min(BLOCK_SIZE, 1 << (n_frames - 1).bit_length())
-        blocks, whole = self._blocks(size), n_frames - n_frames % size
+        if size <= _FEW_FRAMES:
+            blocks = self.derived(size, lambda: self._blocks(size))
+        else:
+            blocks = self._blocks(size)
+        whole = n_frames - n_frames % size
         parts = []
         if whole:
             y, s = _run(blocks, u[..., :whole].reshape(*u.shape[:2], -1, size), s)
@@ -111,10 +142,12 @@ class _LinearStateSpaceLayer(nn.Module):
         if whole < n_frames:
             y, s = _run(blocks, u[..., whole:].unsqueeze(-2), s)
             parts.append(y)
-        y = (torch.cat(parts, dim=-1) + spoiled.cumsum(-1)).permute(1, 2, 0) + self.D * chunk
-        y = y.to(self.D.dtype)
-        y = functional.glu(self.output_linear(functional.gelu(y)), dim=-1)
-        return y, {"s": (s + spoiled.sum(-1).unsqueeze(1)).permute(2, 0, 1)}
+        y = torch.cat(parts, dim=-1) + spoiled.cumsum(-1)
+        return y.permute(1, 2, 0), (s + spoiled.sum(-1).unsqueeze(1)).permute(2, 0, 1)
+
+    def fix_derived(self) -> None:
+        """The system of a stream of single frames."""
+        self.derived("frame", self._frame)
 
     def _continuous(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return step sizes (H, 1), poles and drive (H, P); real parts are negative whatever is learned.
@@ -131,6 +164,9 @@ class _LinearStateSpaceLayer(nn.Module):
         """Float32 at least: there are no complex numbers of half precision, and modes add up for long."""
         return torch.promote_types(self.D.dtype, torch.float32)
 
+    def _frame(self) -> _Frame:
+        raise NotImplementedError
+
     def _blocks(self, size: int) -> _Blocks:
         raise NotImplementedError
 
@@ -138,27 +174,27 @@ class _LinearStateSpaceLayer(nn.Module):
 class S4DLayer(_LinearStateSpaceLayer):
     """One layer of `S4D`."""
 
+    def _frame(self) -> _Frame:
+        transition, drive, C = self._discrete()
+        return _Frame(_turn(transition), _stacked(drive), 2 * _stacked(C.conj()), None)
+
     def _blocks(self, size: int) -> _Blocks:
         """Powers of a diagonal transition, by doubling."""
-        dt, poles, B = self._continuous()
-        C = torch.view_as_complex(self.C.to(self._precision()))
-        transition = torch.exp(dt * poles)
-        drive = ((transition - 1) / poles * B).to(C.dtype)
-        transition = transition.to(C.dtype)
+        transition, drive, C = self._discrete()
         powers = torch.stack([torch.ones_like(transition), transition], dim=-1)  # (H, P, Q + 1)
         while powers.shape[-1] <= size:
             powers = torch.cat([powers, powers[..., 1:] * powers[..., -1:]], dim=-1)
         seen = 2 * C.unsqueeze(-1) * powers
         driven = (drive.unsqueeze(-1) * powers[..., :-1]).transpose(1, 2)
+        leaps = [_turn(powers[..., 1 << k]).unsqueeze(-1) for k in range(size.bit_length())]
+        return _Blocks(torch.cat([seen.real, -seen.imag], dim=1), _stacked(driven), tuple(leaps))
 
-        def advance(s: Tensor, k: int) -> Tensor:
-            real, imag = s.chunk(2, dim=1)
-            moved = powers[..., 1 << k].unsqueeze(-1) * torch.complex(real, imag)
-            return torch.cat([moved.real, moved.imag], dim=1)
-
-        return _Blocks(
-            torch.cat([seen.real, -seen.imag], dim=1), torch.cat([driven.real, driven.imag], dim=-1), advance
-        )
+    def _discrete(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Transition, drive and C, complex (H, P), of a zero-order hold."""
+        dt, poles, B = self._continuous()
+        C = torch.view_as_complex(self.C.to(self._precision()))
+        transition = torch.exp(dt * poles)
+        return transition.to(C.dtype), ((transition - 1) / poles * B).to(C.dtype), C
 
 
 class S4Layer(_LinearStateSpaceLayer):
@@ -168,16 +204,16 @@ class S4Layer(_LinearStateSpaceLayer):
         super().__init__(input_size, hidden_size, modes)
         self.P = nn.Parameter(_per_feature(torch.view_as_real(modes.rank_one), input_size))
 
+    def _frame(self) -> _Frame:
+        r, along, across, drive = self._resolvent()
+        real, imag = self.C.to(self._precision()).unbind(-1)
+        return _Frame(_turn(2 * r - 1), drive, torch.cat([2 * real, -2 * imag], dim=-1), (2 * along, across))
+
     def _blocks(self, size: int) -> _Blocks:
         """Powers of the bilinear transition ``M = 2 R - I``, by doubling. It contracts, so nothing grows."""
         r, along, across, drive = self._resolvent()
         real, imag = self.C.to(self._precision()).unbind(-1)
-        seen = torch.cat([2 * real, -2 * imag], dim=-1)  # c: (H, S)
-        next_seen = (2 * _resolve(r.conj(), across, along, seen.unsqueeze(-1)) - seen.unsqueeze(-1)).mT
-        seen, driven = seen.unsqueeze(1), drive.unsqueeze(1)
-        if size == 1:  # a stream of single frames needs no matrix
-            seen = torch.cat([seen, next_seen], dim=1)
-            return _Blocks(seen.mT, driven, lambda s, k: 2 * _resolve(r, along, across, s) - s)
+        seen, driven = torch.cat([2 * real, -2 * imag], dim=-1).unsqueeze(1), drive.unsqueeze(1)
         identity = torch.eye(along.shape[-1], dtype=along.dtype, device=along.device)
         leaps = [2 * _resolve(r, along, across, identity.expand(along.shape[0], -1, -1)) - identity]
         while seen.shape[1] < size:
@@ -185,7 +221,7 @@ class S4Layer(_LinearStateSpaceLayer):
             driven = torch.cat([driven, driven @ leaps[-1].mT], dim=1)
             leaps.append(leaps[-1] @ leaps[-1])
         seen = torch.cat([seen, seen[:, -1:] @ leaps[0]], dim=1)
-        return _Blocks(seen.mT, driven, lambda s, k: leaps[k] @ s)
+        return _Blocks(seen.mT, driven, tuple(leaps))
 
     def _resolvent(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the parts of ``R = (I - dt/2 A)^-1`` and the drive ``dt R B``.
@@ -329,19 +365,32 @@ def _run(blocks: _Blocks, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         starts.append(s)
         for k in range(q.bit_length()):
             if q >> k & 1:
-                s = blocks.advance(s, k)
+                s = _leap(blocks.leaps[k], s)
         s = s + gain
     local = u.flatten(1, 2) @ toeplitz
     inherited = torch.stack(starts, dim=1).permute(0, 3, 1, 2).flatten(1, 2) @ blocks.seen[..., 1 : q + 1]
     return (local + inherited).reshape(*u.shape[:2], -1), s
 
 
+def _leap(leap: Tensor, s: Tensor) -> Tensor:
+    """``M^(2^k) s`` of states (H, S, B)."""
+    return leap @ s if leap.ndim == s.ndim else _turned(leap, s, 1)
+
+
+def _turn(z: Tensor) -> Tensor:
+    """Complex factors (H, P) for `_turned`: (2, H, 2 P)."""
+    return torch.stack([torch.cat([z.real, z.real], dim=-1), torch.cat([-z.imag, z.imag], dim=-1)])
+
+
+def _turned(turn: Tensor, s: Tensor, dim: int) -> Tensor:
+    """Complex products of `_turn` and states whose axis ``dim`` holds real, then imaginary parts."""
+    real, imag = s.chunk(2, dim=dim)
+    return torch.addcmul(turn[0] * s, turn[1], torch.cat([imag, real], dim=dim))
+
+
 def _resolve(r: Tensor, along: Tensor, across: Tensor, s: Tensor) -> Tensor:
     """Apply ``s -> r s - along (across . s)`` to the columns of (H, 2 P, n)."""
-    real, imag = s.chunk(2, dim=1)
-    turned = r.unsqueeze(-1) * torch.complex(real, imag)
-    turned = torch.cat([turned.real, turned.imag], dim=1)
-    return turned - along.unsqueeze(-1) * (across.unsqueeze(1) @ s)
+    return _turned(_turn(r).unsqueeze(-1), s, 1) - along.unsqueeze(-1) * (across.unsqueeze(1) @ s)
 
 
 def _precise(x: Tensor) -> Tensor:

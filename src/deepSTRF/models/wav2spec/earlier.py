@@ -81,7 +81,7 @@ class _EarlierBank(WaveformFrontEnd):
     def forward(self, x: Tensor) -> Tensor:
         """Spectrogram (B, 1, F, T) of a waveform (B, 1, T * hop)."""
         x = full_precision(x)
-        return self.step(x, self.init_state(len(x), device=x.device, dtype=x.dtype))[0]
+        return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=x.dtype))[0]
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """State before the first sample: latest sound, latest envelopes, running means."""

@@ -6,11 +6,10 @@ from its parameters; `FixedFilterbank` is the form without parameters.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch import Tensor
 from torch.nn import functional
 
 from deepSTRF.dsp.filterbank import (
@@ -27,6 +26,7 @@ from deepSTRF.dsp.filterbank import (
     stream_filterbank,
 )
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.models.wav2spec.base import WaveformFrontEnd, full_precision, without_autocast
 
@@ -35,23 +35,13 @@ __all__ = ["FixedFilterbank", "PooledFilterbank"]
 #: The bank, and the values of the compression.
 Prepared = tuple[Bank, tuple[Tensor, ...]]
 
-
-class _Kept(NamedTuple):
-    """Banks (for streams or not) and what they were built from."""
-
-    sources: list[Tensor]  # parameters and constants
-    versions: list[int]  # of the constants
-    values: Tensor | None  # of the parameters
-    banks: dict[bool, Prepared]
-
-
 #: Strides keep so many samples of a smooth pooling window: with fewer, ripples of the envelope alias.
 SAMPLES_PER_WINDOW = 16
 #: Up to this many frames, a chunk is computed with the plan for streams.
 _FEW_FRAMES = 4
 
 
-class PooledFilterbank(WaveformFrontEnd):
+class PooledFilterbank(KeepsDerived, WaveformFrontEnd):
     """Base of the front-ends that run on the grouped filterbank engine (`deepSTRF.dsp.filterbank`).
 
     A subclass calls `set_plan` in its constructor and writes `build_filters`, which turns its parameters into
@@ -67,7 +57,6 @@ class PooledFilterbank(WaveformFrontEnd):
         self.plan, self.detector = plan, detector
         self.pooled_bins = -(-window_samples // self.hop)
         self.left_context = plan.history + (self.pooled_bins - 1) * self.hop
-        self._prepared: _Kept | None = None
 
     def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Taps (P, F_g, K_g) and pooling windows (F_g, pooled_bins * hop / stride) of every group."""
@@ -139,43 +128,18 @@ class PooledFilterbank(WaveformFrontEnd):
 
     def _prepare(self, streaming: bool) -> Prepared:
         """Filters and compression: built anew while learning, kept otherwise."""
-        # replicas (DataParallel) keep their parameters as attributes, which parameters() does not list
-        if torch.compiler.is_compiling() or getattr(self, "_is_replica", False):
-            return self._build(streaming)
-        parameters, constants = list(self.parameters()), list(self.buffers())
-        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
-            return self._build(streaming)
-        sources = parameters + constants
-        kept = self._prepared
-        same = kept is not None and [*map(id, sources)] == [*map(id, kept.sources)]
-        if not same and not all(map(_outlives_the_call, sources)):
-            return self._build(streaming)
-        with torch.inference_mode(False), torch.no_grad():
-            # parameters are compared by value: a version counter would miss writes through .data
-            values = [p if p.ndim == 1 else p.reshape(-1) for p in parameters]
-            key = torch.cat(values) if values else None
-            versions = [0 if constant.is_inference() else constant._version for constant in constants]
-            if kept is None or not same or versions != kept.versions or not _same_values(kept.values, key):
-                self._prepared = kept = _Kept(sources, versions, key, {})
-            if streaming not in kept.banks:
-                built = self._build(streaming)
-                if not _outlives_the_call(built[0][0][1]):  # within a transform every result belongs to it
-                    return built
-                kept.banks[streaming] = built
-            return kept.banks[streaming]
+        return self.derived(streaming, lambda: self._build(streaming))
+
+    def fix_derived(self) -> None:
+        """Filters for single frames, and those for many."""
+        self._prepare(streaming=True)
+        self._prepare(streaming=False)
 
     def _build(self, streaming: bool) -> Prepared:
         if not streaming:
             return self.build_bank(self.plan), self.compression_values()
         n_parts = 2 if self.detector in COMPLEX_DETECTORS else 1
         return stream_bank(self.build_bank(self.plan.for_streams), n_parts), self.compression_values()
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._prepared = None
-        return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_prepared": None}  # type: ignore[no-untyped-call]
 
     @property
     def channel_latency_ms(self) -> Tensor:
@@ -256,19 +220,3 @@ def _as_precise(bank: Bank, sound: Tensor) -> Bank:
     if bank[0][1].dtype == sound.dtype:
         return bank
     return [(filters.to(sound.dtype), pooling.to(sound.dtype)) for filters, pooling in bank]
-
-
-def _same_values(old: Tensor | None, new: Tensor | None) -> bool:
-    if old is None or new is None:
-        return old is new
-    return old.dtype == new.dtype and old.device == new.device and torch.equal(old, new)
-
-
-def _outlives_the_call(tensor: Tensor) -> bool:
-    """Whether a tensor has values of its own: no part of a vmap, a derivative, a trace, the meta device."""
-    return (
-        type(tensor) in (Tensor, nn.Parameter)
-        and not tensor.is_meta
-        and torch.func.debug_unwrap(tensor) is tensor
-        and forward_ad.unpack_dual(tensor).tangent is None  # type: ignore[no-untyped-call]
-    )
