@@ -20,6 +20,9 @@ __all__ = ["KeepsDerived", "frozen"]
 _Values = TypeVar("_Values")
 _Module = TypeVar("_Module", bound=nn.Module)
 
+#: Name of the part that holds the values of a `frozen` copy.
+_FIXED = "fixed_values"
+
 
 class _Kept(NamedTuple):
     """Values, and what they were computed from."""
@@ -28,6 +31,25 @@ class _Kept(NamedTuple):
     copies: list[Tensor]  # of the parameters, as they were
     versions: list[int]  # of the constants
     values: Any
+
+
+class _Fixed(nn.Module):
+    """Values of a `frozen` copy, as buffers: traces take those, and no other tensors, into loops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trees: dict[Hashable, Any] = {}
+
+    def put(self, name: Hashable, values: Any) -> None:
+        self.trees[name] = _mapped(self._register, values)
+
+    def get(self, name: Hashable) -> Any:
+        return _mapped(self._buffers.__getitem__, self.trees[name])
+
+    def _register(self, value: Tensor) -> str:
+        name = f"value_{len(self._buffers)}"
+        self.register_buffer(name, value.detach(), persistent=False)
+        return name
 
 
 class KeepsDerived(nn.Module):
@@ -40,8 +62,6 @@ class KeepsDerived(nn.Module):
     """
 
     _kept: dict[Hashable, _Kept] | None = None
-    #: Of a `frozen` copy: values that nothing changes any more.
-    _fixed: dict[Hashable, Any] | None = None
 
     def derived(
         self, name: Hashable, build: Callable[[], _Values], sources: Sequence[Tensor] | None = None
@@ -51,9 +71,9 @@ class KeepsDerived(nn.Module):
         ``build`` returns a tree of tensors (tuples, lists, dictionaries). ``sources`` are the parameters that
         it reads; None is all parameters and buffers of the module.
         """
-        fixed = self._fixed
-        if fixed is not None and name in fixed:
-            return cast(_Values, fixed[name])
+        fixed = self._fixed()
+        if fixed is not None and name in fixed.trees:
+            return cast(_Values, fixed.get(name))
         # replicas keep their parameters as attributes, which no list of parameters holds
         if torch.compiler.is_compiling() or getattr(self, "_is_replica", False):
             return build()
@@ -79,29 +99,30 @@ class KeepsDerived(nn.Module):
     def fix_derived(self) -> None:
         """Ask for every value that one step, or a call on a clip of unknown length, needs."""
 
+    def _fixed(self) -> _Fixed | None:
+        return cast("_Fixed | None", self._modules.get(_FIXED))
+
     def _keep(self, name: Hashable, kept: _Kept) -> None:
-        if self._fixed is not None:
-            self._fixed[name] = kept.values
+        fixed = self._fixed()
+        if fixed is not None:
+            fixed.put(name, kept.values)
             return
         if self._kept is None:
             self._kept = {}
         self._kept[name] = kept
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        self._drop()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-
-    def _drop(self) -> None:
         if self._kept is not None:
             self._kept = None
-        if self._fixed is not None:
-            self._fixed = {}
+        if self._fixed() is not None:
+            self.add_module(_FIXED, _Fixed())
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())  # type: ignore[no-untyped-call]
         state.pop("_kept", None)
-        if state.get("_fixed") is not None:
-            state["_fixed"] = {}
+        if self._fixed() is not None:
+            state["_modules"] = {**state["_modules"], _FIXED: _Fixed()}
         return state
 
 
@@ -131,7 +152,7 @@ def frozen(model: _Module) -> _Module:
     twin = copy.deepcopy(model).eval().requires_grad_(False)
     parts = [module for module in twin.modules() if isinstance(module, KeepsDerived)]
     for part in parts:
-        part._fixed = {}
+        part.add_module(_FIXED, _Fixed())
         part.fix_derived()
     return twin
 
@@ -168,6 +189,20 @@ def _differ(parameters: list[Tensor], copies: list[Tensor]) -> bool:
 
 def _joined(tensors: Iterable[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors])
+
+
+def _mapped(fn: Callable[[Any], Any], tree: Any) -> Any:
+    """The tree with ``fn`` of every leaf; ``None`` stays."""
+    if tree is None:
+        return None
+    if isinstance(tree, dict):
+        return {name: _mapped(fn, branch) for name, branch in tree.items()}
+    if isinstance(tree, list | tuple):
+        branches = [_mapped(fn, branch) for branch in tree]
+        if isinstance(tree, list):
+            return branches
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    return fn(tree)
 
 
 def _leaves(tree: Any) -> Iterator[Tensor]:
