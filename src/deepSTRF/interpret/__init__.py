@@ -5,7 +5,9 @@
 `strf_confidence` gives their bands, `waveform_fields` are receptive fields in the sound.
 `front_end_response` measures the channels of a front-end, `compare_wav2spec` correlates its output with a
 reference. `exciting_spectrogram` and `exciting_sound` search the best stimulus, `write_wav` and `sonify_strf`
-make patterns audible, and `deepSTRF.interpret.probes` plays synthetic sounds to a model. Figures are in
+make patterns audible, and `deepSTRF.interpret.probes` plays synthetic sounds to a model. `ClosedLoop` holds
+neurons that answer chunk by chunk (a stream, a rig), to which probes are played, and for which `search_sound`
+searches an exciting sound of a `SoundFamily` trial by trial. Figures are in
 `deepSTRF.plots`; plain gradients are methods of the models (``STRF_gradmap``, ``waveform_gradmap``).
 
 The attribute ``dstrf`` is the function; import from the sub-package of that name with ``from
@@ -14,6 +16,7 @@ deepSTRF.interpret.dstrf import ...``.
 
 from deepSTRF.interpret import filter_statistics, probes
 from deepSTRF.interpret.attribution import contributions, occlusion, smooth_dstrf
+from deepSTRF.interpret.closed_loop import ClosedLoop
 from deepSTRF.interpret.dstrf import (
     DynamicSTRF,
     dstrf,
@@ -29,6 +32,7 @@ from deepSTRF.interpret.front_ends import (
     initial_front_end,
 )
 from deepSTRF.interpret.sonify import sonify_spectrogram, sonify_strf, write_wav
+from deepSTRF.interpret.sound_search import SoundFamily, search_sound
 from deepSTRF.interpret.strf import (
     NeuronTable,
     WaveformField,
@@ -42,8 +46,10 @@ from deepSTRF.interpret.strf import (
 )
 
 __all__ = [
+    "ClosedLoop",
     "DynamicSTRF",
     "NeuronTable",
+    "SoundFamily",
     "WaveformField",
     "compare_wav2spec",
     "compare_wav2spec_to_groundtruth",
@@ -61,6 +67,7 @@ __all__ = [
     "occlusion",
     "probes",
     "rf_duration_ms",
+    "search_sound",
     "separability_index",
     "smooth_dstrf",
     "sonify_spectrogram",

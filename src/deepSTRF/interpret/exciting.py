@@ -243,8 +243,9 @@ def exciting_sound(
 
     Parameters
     ----------
-    model : AudioEncodingModel
-        A model with a front-end.
+    model : AudioEncodingModel, or Stream of one
+        A model with a front-end; of a stream its model, from rest. What has no gradient is searched by
+        `search_sound`.
     neurons : int, slice or sequence of int, optional
         Which neurons; negative numbers count from the end. None is all.
     duration_ms : float
@@ -275,6 +276,14 @@ def exciting_sound(
     >>> found.stimulus.shape, bool(found.response[0] >= found.start_response[0])
     ((1, 320), True)
     """
+    if not isinstance(model, nn.Module):
+        streamed = getattr(model, "model", None)
+        if not isinstance(streamed, nn.Module):
+            raise TypeError(
+                f"model must be an nn.Module, or a stream of one, got {type(model).__name__}; search_sound "
+                "needs no gradient"
+            )
+        model = streamed
     if isinstance(getattr(model, "wav2spec", nn.Identity()), nn.Identity):
         raise NoFrontEndError(
             f"this {type(model).__name__} has no front-end: use exciting_spectrogram, whose result can "

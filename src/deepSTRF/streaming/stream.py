@@ -261,6 +261,11 @@ class Stream:
             self._held[stream] = self._frames[stream] = 0
 
     @property
+    def model(self) -> NeuralModel:
+        """The copy of the model that the stream runs, in eval mode: to look at, not to change."""
+        return self._model
+
+    @property
     def frames(self) -> tuple[int, ...]:
         """Bins that each stream has given so far."""
         return tuple(self._frames)

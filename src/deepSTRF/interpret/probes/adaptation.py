@@ -106,8 +106,8 @@ def level_step_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     levels_db : sequence of float
         Two or more root mean squares, dB re 1, ascending. The first is held before the first step.
     tone_hz : float or sequence of float (K,), optional
@@ -260,8 +260,8 @@ def oddball_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     centre_hz : float or sequence of float (K,)
         Middle of the two tones on a log axis, for all neurons or one each. Neurons with the same centre share
         their sequences.

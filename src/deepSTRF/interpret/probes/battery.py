@@ -62,8 +62,8 @@ def probe_battery(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     probes : sequence of str
         Names out of `PROBES`. Tones are played in any case where another probe needs them.
     progress : callable, optional

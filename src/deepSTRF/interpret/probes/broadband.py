@@ -78,8 +78,8 @@ def click_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     levels_db : sequence of float
         Peaks of the 0.1 ms clicks, dB re 1, ascending.
     watched_ms : float
@@ -172,8 +172,8 @@ def noise_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     levels_db : sequence of float
         Root mean squares, dB re 1, ascending.
     duration_ms, tail_ms : float
@@ -287,8 +287,8 @@ def gap_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     gaps_ms : sequence of float
         Gaps, ascending.
     marker_ms : float

@@ -89,8 +89,8 @@ def context_swap(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     durations_ms : sequence of float
         Lengths of segments, ascending, rounded up to whole bins; those that become equal count once.
     sounds : sequence of array (T_audio,), optional

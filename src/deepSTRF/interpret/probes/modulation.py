@@ -96,8 +96,8 @@ def am_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     rates_hz : sequence of float, optional
         Modulation rates, ascending, below half the rate of bins; None is octaves from 2 to 64 Hz, as far as
         the bins show them.
@@ -219,8 +219,8 @@ def sweep_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     speeds_oct_s : sequence of float
         Octaves per second, ascending.
     range_hz : (float, float), optional
@@ -325,8 +325,8 @@ def ripple_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     rates_hz : sequence of float, optional
         Rates above 0, ascending, below half the rate of bins; None is octaves from 2 to 32 Hz. Each is used
         upward and downward. Whole multiples of ``1000 / (duration_ms - 250)`` are measured without leakage.

@@ -1,4 +1,4 @@
-"""Presentation of sounds to a fitted model: their conversion, silence before them, and the rates it returns.
+"""Presentation of sounds to a fitted model or in a closed loop: their conversion, the silence before them.
 
 A model with a front-end takes samples. One on spectrograms needs a cochleagram, a function from sounds
 (B, T_audio) to spectrograms (B, F, T): that of its recording (`dataset_cochleagram`) or `plain_cochleagram`.
@@ -6,6 +6,7 @@ A model with a front-end takes samples. One on spectrograms needs a cochleagram,
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import numbers
@@ -31,6 +32,7 @@ from deepSTRF._validation import (
 from deepSTRF.datasets.audio.ns1 import NS1_WAV_NATIVE_FS
 from deepSTRF.dsp.cochleagram import FFT_LENGTH_FACTOR, RAHMAN_LOG_FLOOR, rahman_cochleagram
 from deepSTRF.dsp.filters import samples_per_bin, triangular_filterbank
+from deepSTRF.interpret.closed_loop import ClosedLoop, as_loop
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.models.prediction import evaluating
@@ -64,12 +66,13 @@ class Presentation:
     the recording, and `plain_cochleagram` makes one where nothing else is known. Without one only
     spectrograms can be presented (`show`).
 
-    The model runs where it is and in its own precision, in eval mode and without gradients.
+    The model runs where it is and in its own precision, in eval mode and without gradients. A stream, or
+    anything else in a `ClosedLoop`, is played one sound after another, chunk by chunk.
 
     Parameters
     ----------
-    model : nn.Module
-        Maps (B, 1, T_audio) or (B, 1, F, T) to (B, N, 1, T).
+    model : nn.Module, Stream or ClosedLoop
+        A module maps (B, 1, T_audio) or (B, 1, F, T) to (B, N, 1, T).
     cochleagram : callable, optional
         Maps sounds, a Tensor (B, T_audio), to spectrograms (B, F, T) with T = T_audio / hop.
     audio_fs : float, optional
@@ -117,7 +120,7 @@ class Presentation:
     @checked_but("model", "cochleagram", "neurons")
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         cochleagram: Callable[[Tensor], Tensor] | None = None,
         audio_fs: float | None = None,
@@ -128,27 +131,38 @@ class Presentation:
         batch_samples: int = BATCH_SAMPLES,
         range_hz: tuple[float, float] | None = None,
     ) -> None:
+        self.loop: ClosedLoop | None = None
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be an nn.Module, got {type(model).__name__}")
+            if not (callable(model) or isinstance(model, ClosedLoop) or hasattr(model, "push")):
+                raise TypeError(
+                    "model must be an nn.Module, or what answers chunk by chunk: a Stream, a ClosedLoop or a "
+                    f"function of samples; got {type(model).__name__}"
+                )
+            self.loop = as_loop(model, audio_fs=None if cochleagram else audio_fs, dt_ms=dt_ms)
+            model = self.loop.model  # what is known of the neurons, nothing of a real one
         front_end: Any = getattr(model, "wav2spec", None)
-        self.takes_samples = hasattr(front_end, "hop")
+        live_fs = None if self.loop is None else self.loop.audio_fs
+        self.takes_samples = live_fs is not None or hasattr(front_end, "hop")
         if self.takes_samples:
             if cochleagram is not None:
                 raise ValueError("this model has a front-end and takes samples: leave cochleagram out")
-            audio_fs = float(front_end.audio_fs)
-            dt_ms = 1000.0 * int(front_end.hop) / audio_fs
+            audio_fs = float(front_end.audio_fs) if live_fs is None else live_fs
+            dt_ms = 1000.0 * int(front_end.hop) / audio_fs if self.loop is None else self.loop.dt_ms
             if frequencies_hz is None:
                 frequencies_hz = getattr(front_end, "frequencies_hz", None)
-        elif dt_ms is None:
+        elif self.loop is not None:
+            dt_ms = self.loop.dt_ms
+        if dt_ms is None:
             raise ValueError(
                 "this model takes spectrograms: give dt_ms, and cochleagram with audio_fs to play sounds, or "
                 "use Presentation.for_dataset(model, dataset)"
             )
-        elif cochleagram is not None and not callable(cochleagram):
+        if cochleagram is not None and not callable(cochleagram):
             raise TypeError(f"cochleagram must be callable, got {type(cochleagram).__name__}")
-        elif (cochleagram is None) != (audio_fs is None):
+        if not self.takes_samples and (cochleagram is None) != (audio_fs is None):
             raise ValueError("cochleagram and audio_fs belong together: give both or neither")
-        self.model, self.cochleagram = model, cochleagram
+        self.model: Any = model
+        self.cochleagram = cochleagram
         self.audio_fs = None if audio_fs is None else check_positive_number("audio_fs", audio_fs)
         self.dt_ms = check_positive_number("dt_ms", dt_ms)
         self.hop = 0
@@ -165,23 +179,26 @@ class Presentation:
             _settling_ms(model, self.dt_ms) if lead_ms is None else check_positive_number("lead_ms", lead_ms)
         )
         self.lead_bins = math.ceil(lead_ms / self.dt_ms - 1e-9)
-        self.batch_samples = check_positive_int("batch_samples", batch_samples)
+        # in a closed loop one sound follows the other
+        self.batch_samples = 1 if self.loop else check_positive_int("batch_samples", batch_samples)
         n_neurons = getattr(model, "O", None)
         if not isinstance(n_neurons, int):
             self.neurons: Any = slice(None)  # a first response shows how many there are
-            n_neurons = self.play([np.zeros(self._playable_hop())]).shape[1]
+            n_neurons = self.play([np.zeros(self._playable_hop())]).shape[
+                1
+            ]  # and costs a closed loop a trial
         self.neurons = neuron_indices(neurons, n_neurons)
         if not self.neurons:
             raise ValueError("neurons must name at least one neuron to read; None is all")
 
     @classmethod
     @checked_but("model")
-    def for_dataset(cls, model: nn.Module, dataset: Any, **options: Any) -> Presentation:
+    def for_dataset(cls, model: Any, dataset: Any, **options: Any) -> Presentation:
         """Return a presentation in which sounds reach the model as the recording's stimuli were made.
 
         Parameters
         ----------
-        model : nn.Module
+        model : nn.Module, or Stream of one
             A model fitted on the recording.
         dataset : AudioNeuralDataset
             The recording; one with waveforms needs a model with a front-end.
@@ -199,8 +216,10 @@ class Presentation:
             When it is not known how the recording's spectrograms were made, or the model was fitted on
             another recording.
         """
-        matching_outputs(model, dataset)
-        if hasattr(getattr(model, "wav2spec", None), "hop"):
+        fitted = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+        if fitted is not None:
+            matching_outputs(fitted, dataset)
+        if hasattr(getattr(fitted, "wav2spec", None), "hop"):
             return cls(model, **options)
         cochleagram, audio_fs = dataset_cochleagram(dataset)
         made: dict[str, Any] = {"cochleagram": cochleagram, "audio_fs": audio_fs, "dt_ms": dataset.dt}
@@ -400,7 +419,7 @@ class Presentation:
                 rates.append(output[:, self.neurons, 0].cpu().double().numpy())
                 batch.clear()
 
-        with evaluating(self.model):
+        with contextlib.nullcontext() if self.loop else evaluating(self.model):
             for item in items:
                 if batch and item.shape != batch[0].shape:
                     raise ValueError(f"all must have one length, got {item.shape} after {batch[0].shape}")
@@ -413,10 +432,9 @@ class Presentation:
         return np.concatenate(rates)
 
     def _respond_to_sounds(self, sounds: FloatArray) -> Tensor:
-        device, dtype = placement(self.model)
         samples = torch.from_numpy(sounds)
         if self.cochleagram is None:
-            return cast(Tensor, self.model(samples.unsqueeze(1).to(device, dtype)))
+            return self._answers(samples, self.model)
         spectrograms = to_tensor(self.cochleagram(samples))
         n_bins = sounds.shape[1] // self.hop
         if spectrograms.ndim == 4:
@@ -426,17 +444,26 @@ class Presentation:
                 f"the cochleagram must map ({len(sounds)}, {sounds.shape[1]}) samples to ({len(sounds)}, F, "
                 f"{n_bins}), got {tuple(spectrograms.shape)}"
             )
-        return cast(Tensor, self.model(spectrograms.unsqueeze(1).to(device, dtype)))
+        return self._answers(spectrograms, self.model)
 
     def _respond_to_patterns(self, patterns: FloatArray) -> Tensor:
-        device, dtype = placement(self.model)
-        x = torch.from_numpy(patterns).unsqueeze(1).to(device, dtype)
+        if self.loop and self.takes_samples:
+            raise ValueError(
+                "spectrograms cannot be shown in this closed loop, which takes samples: play sounds"
+            )
         respond: Any = self.model.respond if self.takes_samples else self.model
-        return cast(Tensor, respond(x))
+        return self._answers(torch.from_numpy(patterns), respond)
+
+    def _answers(self, stimuli: Tensor, respond: Any) -> Tensor:
+        """Rates (B, N, 1, T) for samples (B, T_audio) or spectrograms (B, F, T)."""
+        if self.loop:
+            return torch.from_numpy(np.stack([self.loop.mean(one.numpy()) for one in stimuli])).unsqueeze(2)
+        device, dtype = placement(self.model)
+        return cast(Tensor, respond(stimuli.unsqueeze(1).to(device, dtype)))
 
 
 def as_presentation(model: Any) -> Presentation:
-    """Return a presentation as it is, or one for a model with a front-end."""
+    """Return a presentation as it is, or one for a model with a front-end, a stream or a closed loop."""
     return model if isinstance(model, Presentation) else Presentation(model)
 
 

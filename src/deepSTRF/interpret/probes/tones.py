@@ -99,8 +99,8 @@ def tone_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     frequencies_hz : sequence of float, optional
         Tones, ascending; None is eight per octave over the bands.
     levels_db : sequence of float
@@ -246,8 +246,8 @@ def two_tone_responses(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     probe_hz : float or sequence of float (K,)
         Probe for all neurons, or one each: best frequencies of `tone_responses`. Neurons with the same probe
         share their sounds.
@@ -353,8 +353,8 @@ def forward_masking(
 
     Parameters
     ----------
-    model : Presentation or nn.Module
-        A presentation, or a model with a front-end.
+    model : Presentation, nn.Module, Stream or ClosedLoop
+        A presentation, or a model with a front-end, by itself or in a closed loop.
     probe_hz : float or sequence of float (K,)
         Probe for all neurons, or one each.
     delays_ms : sequence of float
