@@ -30,12 +30,15 @@ class Arm:
         Fits of each of the five folds.
     recommended : bool
         Whether the model's own recommended choices come before `changes`.
+    taught_by : str, optional
+        Arm whose fits with seeds 0-4, on the same split, are the teachers (distillation).
     """
 
     changes: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     fold_seeds: tuple[int, ...] = (0,)
     recommended: bool = False
+    taught_by: str | None = None
 
     def config(self, **choices: Any) -> ExperimentConfig:
         """The experiment, with further choices."""
@@ -90,6 +93,11 @@ GROUPS = {
         "is `mel-standardized` fitted anew on training and validation clips, for as many epochs as were best before.",
         {
             "spectrogram": Arm({}),
+            "gatednet-distilled": Arm(
+                {"model": "gatednet", "dataset_options": {"alignment": "causal"}},
+                recommended=True,
+                taught_by="gatednet",
+            ),
             "spectrogram-standardized": Arm({"standardize": True}),
             "mel": Arm({"wav2spec": "mel"}),
             "mel-standardized": Arm({"wav2spec": "mel", "standardize": True}),

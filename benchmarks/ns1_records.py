@@ -63,8 +63,15 @@ class Task:
     seed: int
 
     def config(self) -> ExperimentConfig:
-        split = PROTOCOLS[self.protocol][self.fold]
-        return all_arms()[self.arm].config(split=split, seeds=(self.seed,))
+        choices: dict[str, Any] = {"split": PROTOCOLS[self.protocol][self.fold], "seeds": (self.seed,)}
+        if self.teachers():
+            choices["teachers"] = ",".join(task.folder().as_posix() for task in self.teachers())
+        return all_arms()[self.arm].config(**choices)
+
+    def teachers(self) -> list[Task]:
+        """Fits that come before."""
+        name = all_arms()[self.arm].taught_by
+        return [dataclasses.replace(self, arm=name, seed=seed) for seed in range(5)] if name else []
 
     def folder(self) -> Path:
         return RUNS / self.arm / f"{self.protocol.replace('/', '-')}-{self.fold}-{folder_name(self.config())}"
@@ -79,6 +86,8 @@ def fit(task: Task) -> dict[str, Any]:
     """Fit, or read the fit that is there; predict the test clips."""
     torch.set_num_threads(1)
     config = task.config()
+    for teacher in task.teachers():
+        run_experiment(teacher.config(), teacher.folder(), progress=False)
     run = run_experiment(config, task.folder(), progress=False)
     dataset = load_dataset(config)
     split = split_of(config, dataset)

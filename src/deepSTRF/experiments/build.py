@@ -353,6 +353,11 @@ def _n_bands(front_end: nn.Module | None, dataset: Any) -> int:
 
 def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
     """Raise what the model's constructor and the device would, before a run takes its folder."""
+    if config.teachers and (is_closed_form(config.model) or getattr(dataset, "return_waveform", False)):
+        raise FieldError(
+            "{teachers} are for networks fitted from spectrograms epoch by epoch: leave them out, or "
+            "choose such a {model} and {dataset_options} (return_waveform=false)"
+        )
     if not is_closed_form(config.model):
         check_device(resolve_device(config.device))
         with seeded(config.seeds[0]):
@@ -365,6 +370,10 @@ def check_buildable(config: ExperimentConfig, dataset: Any) -> None:
                 "{0}: {1}. The choices for that are {loss}, {model_options} (output_activation=softplus) and "
                 "{dataset_options} (smooth=false)",
                 *conflict,
+            )
+        if config.teachers and owns_loss(model):
+            raise FieldError(
+                "{teachers} give one target per bin, and model {0!r} has a loss of its own", config.model
             )
         given_sounds = getattr(dataset, "return_waveform", False)
         if config.band_shift and given_sounds and (owns_loss(model) or not _is_fixed_front_end(model)):

@@ -401,6 +401,12 @@ class ExperimentConfig:
         0, _bands, "training",
         "Shift the spectrogram of each training clip at random by up to so many bands; 0 is off.", later=True,
     )  # fmt: skip
+    teachers: str | None = choice(
+        None, _optional_text, "training",
+        "Distillation: run folders or names of shipped models, separated by commas, whose mean prediction is "
+        "half of the target, and all of it for as many synthetic clips.",
+        metavar="RUN,RUN", later=True,
+    )  # fmt: skip
     refit: bool = choice(
         False, _switch, "training",
         "After the choice of the epoch, fit anew on training and validation clips together.", later=True,

@@ -53,8 +53,10 @@ from deepSTRF.experiments.run_folder import (
     write_run,
 )
 from deepSTRF.models.fitted_on import matching_outputs
+from deepSTRF.models.pretrained import load_pretrained, pretrained_models
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.callbacks import Callback, FitDivergedError, LastWeights
+from deepSTRF.training.distillation import distilled
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
 from deepSTRF.training.fitter import CallbackFactory, Fitter, build_fit, check_callback_factory, made_by
 from deepSTRF.training.objective import history_rows, owns_loss
@@ -157,6 +159,7 @@ def run_experiment(
     views = split.apply(dataset)
     _check_views(config, views)
     check_buildable(config, views[0])
+    teachers = _load_teachers(config, dataset, split)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     # only now, and beside what is there: a wrong choice or a fit that fails costs no earlier run
     work = prepare_folder(folder, config, overwrite=overwrite, recording=recording)
@@ -166,10 +169,11 @@ def run_experiment(
         f"{len(split.test)} test"
     )
     try:
-        both = dataset.select(clips=[*split.train, *split.val])
-        fits = {
-            s: _fit_seed(config, s, views, both, work / STATE, progress, log, callbacks) for s in config.seeds
-        }
+        recorded = views[0], dataset.select(clips=[*split.train, *split.val])
+        fits = {}
+        for s in config.seeds:
+            train, both = (distilled(view, teachers, seed=s) for view in recorded) if teachers else recorded
+            fits[s] = _fit_seed(config, s, train, views[1], both, work / STATE, progress, log, callbacks)
         log("Scoring")
         run = _collect(config, folder, dataset, split, views, fits)
         run.facts["recording"] = recording
@@ -204,6 +208,34 @@ def _check_views(config: ExperimentConfig, views: tuple[NeuralDataset, ...]) -> 
         *(str(row.get("name", "")) for v in views for row in v.stim_meta),
     ):
         check_encodable("the name of a neuron or clip", name)
+
+
+def _load_teachers(config: ExperimentConfig, dataset: NeuralDataset, split: ClipSplit) -> list[Any]:
+    """Models that distillation averages; FieldError where one has heard clips that judge the student."""
+    teachers: list[Any] = []
+    for name in (config.teachers or "").split(","):
+        name = name.strip()
+        if name in pretrained_models():
+            teachers.append(load_pretrained(name))
+        elif name:
+            run = Run.load(name)
+            teachers.extend(run.load_model(seed) for seed in run.config.seeds)
+    for teacher in teachers:
+        fitted = getattr(teacher, "fitted_on", None)
+        if fitted is None:
+            raise FieldError(
+                "a model of {teachers} does not state what it was fitted on: fit it with deepSTRF"
+            )
+        trained, chosen = set(fitted.sounds), {*fitted.sounds, *fitted.validation_sounds}
+        for part, clips, heard in ((VALIDATION, split.val, trained), (TEST, split.test, chosen)):
+            shared = sum(dataset.source_fingerprint(clip) in heard for clip in clips)
+            if shared:
+                raise FieldError(
+                    "{0} of {1} {2} clips took part in the fit of a model of {teachers}: what it learned "
+                    "of them would reach the student. Fit the teachers on the same {split}, without {refit}",
+                    shared, len(clips), part,
+                )  # fmt: skip
+    return teachers
 
 
 def _check_recording(run: Run, config: ExperimentConfig, log: Log) -> None:
@@ -402,14 +434,14 @@ class _Fit:
 def _fit_seed(
     config: ExperimentConfig,
     seed: int,
-    views: tuple[NeuralDataset, ...],
+    train: NeuralDataset,
+    val: NeuralDataset,
     both: NeuralDataset,
     states: Path,
     progress: bool | Literal["auto"],
     log: Log,
     callbacks: CallbackFactory | None,
 ) -> _Fit:
-    train, val = views[0], views[1]
     if is_closed_form(config.model):
         log(f"Solving {config.model}, without epochs")
         started = time.monotonic()
@@ -658,6 +690,7 @@ def _options_of_the_fit(config: ExperimentConfig) -> dict[str, str]:
         "grad_clip": (config.grad_clip, f"gradients clipped at a norm of {config.grad_clip}"),
         "weight_average": (config.weight_average, f"of all steps, decay {config.weight_average:g}"),
         "band_shift": (config.band_shift, f"training clips by up to {config.band_shift} band(s) at random"),
+        "distillation": (config.teachers, f"half of the targets from the mean of {config.teachers}"),
         "refit": (config.refit, "on training and validation clips, after the choice of the epoch"),
     }
     return {name: text for name, (chosen, text) in said.items() if chosen}

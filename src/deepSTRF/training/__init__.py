@@ -8,6 +8,7 @@ from deepSTRF.training.augmentation import BandShift
 from deepSTRF.training.cache import FrontEndCache
 from deepSTRF.training.callbacks import Callback, FitDivergedError
 from deepSTRF.training.data import make_loaders
+from deepSTRF.training.distillation import distilled
 from deepSTRF.training.evaluation import ScoreTable, score_model, score_predictions
 from deepSTRF.training.fit_many import ManyFits, fit_many
 from deepSTRF.training.fitter import Fitter
@@ -45,6 +46,7 @@ __all__ = [
     "WandbSeedLogger",
     "WeightAveraging",
     "auto_config",
+    "distilled",
     "fit_many",
     "fit_multi_seed",
     "fit_settings",
