@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepSTRF._validation import check_positive_int, check_share, checked_but
-from deepSTRF.datasets.dataset import AudioNeuralDataset
+from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
 from deepSTRF.metrics import psth
 
 __all__ = ["distilled"]
@@ -23,7 +23,7 @@ _MOST_BANDS = 2
 
 @checked_but("teachers")
 def distilled(
-    dataset: AudioNeuralDataset,
+    dataset: NeuralDataset,
     teachers: Sequence[Any],
     *,
     teacher_share: float = 0.5,
@@ -40,7 +40,7 @@ def distilled(
 
     Parameters
     ----------
-    dataset : AudioNeuralDataset
+    dataset : NeuralDataset
         Training clips with spectrograms (F, T). Validation and test clips stay as they are: never pass them.
     teachers : sequence of NeuralModel
         Models fitted on these neurons, and on no test clip.
@@ -80,9 +80,9 @@ def distilled(
     >>> torch.allclose(student_clips.responses[0][0][0], teacher.predict(ds)[0][0])
     True
     """
-    if dataset.return_waveform:
+    if not isinstance(dataset, AudioNeuralDataset) or dataset.return_waveform:
         raise ValueError(
-            "distillation makes synthetic spectrograms, and this dataset holds waveforms: load spectrograms "
+            "distillation makes synthetic spectrograms, and this dataset holds none: load spectrograms "
             "(return_waveform=False)"
         )
     if not teachers:
