@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets import NeuralDataset, windows
 from deepSTRF.datasets.responses import encode, pack_clip, pack_responses  # inner: tested by itself
 
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -187,3 +187,28 @@ def test_any_real_dtype_is_accepted(kind):
 def test_bfloat16_tensors_are_accepted():
     ds = NeuralDataset.from_arrays([torch.rand(1, 2)], [torch.ones(1, 1, 2, dtype=torch.bfloat16)], 5.0)
     assert ds.responses[0][0].tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize("view", ["whole", "normalized", "smooth", "neurons", "windows"])
+def test_stacks_of_clips_hold_what_is_read_one_by_one(view):
+    rng = np.random.default_rng(0)
+    lengths = [30, 30, 20, 30, 20, 30, 40]
+    responses = [rng.poisson(0.5, (3, 2, n)).astype(float) for n in lengths]
+    responses[1][0, 1, 5:] = np.nan  # a repeat that ended early
+    responses[3] += 300.0  # needs 16 bits
+    responses[5][1] = np.nan  # a neuron that was not recorded
+    ds = NeuralDataset.from_arrays([np.ones((2, n), np.float32) for n in lengths], responses, 5.0)
+    views = {
+        "whole": lambda: ds,
+        "normalized": lambda: ds.normalized("zscore"),
+        "smooth": lambda: ds.smoothed(25.0),
+        "neurons": lambda: ds.select(neurons=[2, 0]),
+        "windows": lambda: windows(ds, length_s=0.05, context_ms=25.0),
+    }
+    ds = views[view]()
+    seen = {}
+    for clips, block in ds.response_stacks(range(len(ds))):
+        seen |= dict(zip(clips, block, strict=True))
+    assert sorted(seen) == ([0, 1, 2, 3, 4, 6] if view in ("whole", "normalized", "smooth") else [])
+    for clip, block in seen.items():
+        assert torch.equal(block.nan_to_num(-1.0), ds.response_block(clip).nan_to_num(-1.0))

@@ -24,7 +24,14 @@ from torch.utils.data import Dataset
 
 from deepSTRF._text import check_encodable, check_name, printable
 from deepSTRF._validation import check_choice, checked, to_tensor
-from deepSTRF.datasets.responses import ItemResponses, ResponseGrid, ResponseStorage, pack_responses
+from deepSTRF.datasets.responses import (
+    ItemResponses,
+    ResponseGrid,
+    ResponseStorage,
+    bytes_of,
+    pack_responses,
+    type_name,
+)
 from deepSTRF.datasets.selection import as_index
 from deepSTRF.datasets.stored import FileArray, row_pieces
 from deepSTRF.datasets.transforms import ResponseNormalization, StimulusStandardization
@@ -50,6 +57,8 @@ WHOLE_CLIP_BYTES = 1 << 29
 WHOLE_STIMULUS_BYTES = 1 << 27
 #: Size of such a piece.
 PIECE_OF_CLIP_BYTES = 1 << 26
+#: Values of responses that short clips are read in together.
+STACKED_VALUES = 1 << 20
 #: Metadata that name a clip or a neuron.
 _NAMES = {"cell_id", "name", "dataset"}
 
@@ -101,10 +110,9 @@ class Stimulus:
 
 def _hash_tensor(values: Tensor) -> str:
     """SHA-256 (hex) over dtype, shape and little-endian bytes of a tensor."""
-    array = np.ascontiguousarray(values.detach().cpu().numpy())
-    array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-    digest = hashlib.sha256(f"{array.dtype.name}:{tuple(values.shape)}:".encode())
-    digest.update(array.data if array.size else b"")
+    array = values.detach().cpu().numpy()
+    digest = hashlib.sha256(f"{type_name(array.dtype)}:{array.shape}:".encode())
+    digest.update(bytes_of(array))
     return digest.hexdigest()
 
 
@@ -494,9 +502,10 @@ class Recording(Dataset[dict[str, Any]]):
     def scored_stimuli(self, clips: Sequence[int], *, loaded: bool = False) -> Iterator[Tensor]:
         """Stimuli without context bins, very long ones in pieces; ``loaded``: before standardisation."""
         for clip in clips:
-            first, n_bytes = self.context_bins(clip), 4 * math.prod(self._stims.stimuli[clip].shape)
+            stimulus, first = self._stims.stimuli[clip], self._storage.clips[clip].context
+            n_bytes = 4 * math.prod(stimulus.shape)
             if not first and n_bytes <= WHOLE_STIMULUS_BYTES:
-                yield self._stims.stimuli[clip].values if loaded else self._stims.shared(clip)
+                yield stimulus.values if loaded else self._stims.shared(clip)
                 continue
             last = self.stimulus_bins(clip)
             whole = n_bytes <= WHOLE_STIMULUS_BYTES or (self.samples_per_bin > 1 and not loaded)
@@ -603,6 +612,27 @@ class Recording(Dataset[dict[str, Any]]):
         if len(heard):
             block[torch.from_numpy(heard)] = values
         return block
+
+    def response_stacks(self, clips: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+        """`response_block` of many short clips at once: clips of one shape and their (B, N, R, T).
+
+        Clips that lack a neuron or a repeat, lie in a file or are windows are left out.
+        """
+        alike: dict[Any, list[int]] = {}
+        for clip in clips:
+            held = self._storage.clips[clip]
+            if held.heard.size == self.N_neurons and held.data.size <= STACKED_VALUES and held.is_block:
+                alike.setdefault((held.data.shape, held.data.dtype), []).append(clip)
+        for (shape, kind), chosen in alike.items():
+            size = max(1, STACKED_VALUES // max(1, math.prod(shape)))
+            for some in (chosen[start : start + size] for start in range(0, len(chosen), size)):
+                held_here = [self._storage.clips[clip] for clip in some]
+                rows = [one.data for one in held_here if isinstance(one.data, np.ndarray)]
+                values = np.stack(rows, dtype=np.float32)
+                if kind != np.float32 and any(one.has_missing for one in held_here):
+                    values[values == np.iinfo(kind).min] = np.nan
+                block = values.reshape(len(some), self.N_neurons, -1, shape[1])
+                yield some, self._transformed(torch.from_numpy(block), held_here[0].heard)
 
     def __getitem__(self, index: Any) -> dict[str, Any]:
         """Item of one clip, or for a slice or list of clips a dictionary of lists."""

@@ -29,11 +29,13 @@ __all__ = [
     "ResponseRow",
     "ResponseStorage",
     "as_array",
+    "bytes_of",
     "check_outer",
     "encode",
     "pack_clip",
     "pack_responses",
     "stored_responses",
+    "type_name",
 ]
 
 Index = npt.NDArray[np.int64]
@@ -49,6 +51,19 @@ ROUNDING = 1e-6
 SMALL_BYTES = 1 << 24
 
 # ---- storage
+
+
+@functools.cache
+def type_name(kind: np.dtype[Any]) -> str:
+    """Name of a type of number, which numpy looks up anew each time."""
+    return kind.name
+
+
+def bytes_of(values: Array) -> memoryview | bytes:
+    """The values in C order, lowest byte first, as hashes take them."""
+    if values.dtype.itemsize > 1:
+        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return np.ascontiguousarray(values).data if values.size else b""
 
 
 def _part(
@@ -102,20 +117,33 @@ class ClipResponses:
     def digest(self) -> str:
         """SHA-256 (hex) of neurons, repeats and values, whatever type of number they are stored in."""
         kind, small = self.data.dtype, np.iinfo(np.int8)
-        if kind == np.int16 and self.counts.sum() and self.n_bins:
+        if kind == np.int16 and self._n_rows and self.n_bins:
             wide = False
             for _, _, rows in self._pieces():
                 missing = rows == np.iinfo(np.int16).min
                 wide = wide or rows.max() > small.max or bool(((rows < -small.max) & ~missing).any())
             kind = kind if wide else np.dtype(np.int8)
-        head = (kind.name, (int(self.counts.sum()), self.n_bins), self.heard.tolist(), self.counts.tolist())
+        head = (type_name(kind), (self._n_rows, self.n_bins), self.heard.tolist(), self.counts.tolist())
         digest = hashlib.sha256(repr(head).encode())
         for _, _, rows in self._pieces():
             if kind != rows.dtype:
                 rows = np.where(rows == np.iinfo(np.int16).min, small.min, rows).astype(np.int8)
-            rows = np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("<"), copy=False))
-            digest.update(rows.data if rows.size else b"")
+            digest.update(bytes_of(rows))
         return digest.hexdigest()
+
+    @functools.cached_property
+    def is_block(self) -> bool:
+        """Whether `data`, in memory, is the (H * R, T) rows of H neurons with R repeats, none hidden."""
+        if (
+            not isinstance(self.data, np.ndarray)
+            or not self.heard.size
+            or self.context
+            or self.whole is not None
+        ):
+            return False
+        repeats, rest = divmod(len(self.data), self.heard.size)
+        evenly = np.arange(0, len(self.data), max(1, repeats))
+        return not rest and bool((self.counts == repeats).all()) and np.array_equal(self.starts, evenly)
 
     def _decode(self, rows: Array) -> npt.NDArray[np.float32]:
         values = rows.astype(np.float32)  # always a copy: writing into it leaves the recording as it is
@@ -133,10 +161,17 @@ class ClipResponses:
         values[:, : self.context] = np.nan
         return values
 
+    @property
+    def _n_rows(self) -> int:
+        """Number of rows of the neurons in ``heard``."""
+        return len(self.data) if self.is_block else int(self.counts.sum())
+
     def _index(self) -> slice | Index:
         """Rows of the neurons in ``heard``, in their order."""
+        if self.is_block:
+            return slice(None)
         first = np.cumsum(self.counts) - self.counts
-        total = int(self.counts.sum())
+        total = self._n_rows
         if np.array_equal(self.starts, first):
             return slice(None) if total == len(self.data) else slice(0, total)
         return np.repeat(self.starts - first, self.counts) + np.arange(total)
@@ -155,7 +190,7 @@ class ClipResponses:
 
     def encoded(self) -> tuple[tuple[int, int], np.dtype[Any], Iterator[Array]]:
         """Shape, type and pieces of `rows`."""
-        shape = (int(self.counts.sum()), self.n_bins)
+        shape = (self._n_rows, self.n_bins)
         return shape, self.data.dtype, (rows for _, _, rows in self._pieces())
 
     def stored_in(self, data: FileArray) -> ClipResponses:
@@ -167,7 +202,7 @@ class ClipResponses:
 
     def _pieces(self) -> Iterator[tuple[slice, slice, Array]]:
         """The same in pieces of a few bytes that follow each other in C order, with their rows and bins."""
-        index, total = self._index(), int(self.counts.sum())
+        index, total = self._index(), self._n_rows
         if _is_small(self.data):
             yield slice(0, total), slice(0, self.n_bins), self.rows()
             return

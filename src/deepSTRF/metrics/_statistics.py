@@ -668,11 +668,14 @@ class RepeatSummary:
             deviation = residual.mean(1)
             gram = RepeatProducts.of_centred(residual, repeat_mean, count)
             repeat_square = gram.product.diagonal(dim1=1, dim2=2).sum(1)
+        elif n_repeats == 1:
+            deviation = values[:, 0].sub_(mean.unsqueeze(1))
+            repeat_square = deviation.square().sum(1)
         else:
             deviation = values.mean(1).sub_(mean.unsqueeze(1))
             residual = values.sub_(repeat_mean.unsqueeze(2))
             repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
-        square = deviation.square().sum(1)
+        square = repeat_square if n_repeats == 1 else deviation.square().sum(1)
         repeats = torch.full_like(mean, n_repeats)
         signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
         pairable = n_repeats > 1

@@ -812,13 +812,22 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         device, dtype = placement(self)
         rank = 4 if isinstance(self.wav2spec, nn.Identity) else 3
         made = None if known is None else iter(known)
+        shape = torch.Size()  # of the last one that was checked
+        as_given = (
+            isinstance(self.wav2spec, nn.Identity) and type(self).spectrogram is NeuralModel.spectrogram
+        )
         for stim in stims:
-            batch = to_tensor(stim)
+            batch = stim if isinstance(stim, Tensor) else to_tensor(stim)
             batch = batch.unsqueeze(0) if batch.ndim == rank - 1 else batch
             if spectrum is not None:
                 spectrum.add(batch)
             if made is not None:
                 yield next(made)
+                continue
+            if as_given:  # whatever the mode
+                batch = batch.to(device, dtype)
+                shape = self.spectrogram(batch).shape if batch.shape[:-1] != shape[:-1] else batch.shape
+                yield batch
                 continue
             with evaluating(self.wav2spec if type(self).spectrogram is NeuralModel.spectrogram else self):
                 spectrogram = self.spectrogram(batch.to(device, dtype))

@@ -536,7 +536,7 @@ def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, 
     """
     count = 0
     mean, squares = (torch.zeros(n_bands, dtype=torch.float64) for _ in range(2))
-    for frames in _joined(_band_frames(spectrograms, n_bands)):
+    for frames in _band_frames(spectrograms, n_bands):
         n = frames.shape[0]
         own_mean = frames.mean(0)
         shift = own_mean - mean
@@ -552,30 +552,29 @@ def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, 
 
 
 def _band_frames(clips: Iterable[Tensor], n_bands: int) -> Iterator[Tensor]:
-    """Frames (T, F) of every clip (..., F, T), checked."""
+    """Frames (T, F) in float64, checked; short clips together: a few operations then serve hundreds."""
+    held: list[Tensor] = []
+    n_frames = first = index = 0
     for index, clip in enumerate(clips):
         if clip.ndim < 2 or clip.shape[-2] != n_bands:
             raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
-        clip = clip.detach().cpu()
-        if not bool(torch.isfinite(clip.sum())) and not bool(torch.isfinite(clip).all()):
-            raise ValueError(
-                f"clip {index} holds values that are not finite; remove them before standardising"
-            )
-        yield clip.transpose(-1, -2).reshape(-1, n_bands)
-
-
-def _joined(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Frames in float64, short clips together: a few operations then serve hundreds of them."""
-    held: list[Tensor] = []
-    n_frames = 0
-    for frames in parts:
-        held.append(frames)
-        n_frames += frames.shape[0]
+        clip = clip.detach()
+        held.extend([clip[0]] if clip.ndim == 3 and len(clip) == 1 else clip.reshape(-1, *clip.shape[-2:]))
+        n_frames += clip.numel() // max(1, n_bands)
         if n_frames >= FRAMES_AT_ONCE:
-            yield torch.cat(held).double()
-            held, n_frames = [], 0
+            yield _joined(held, first, index)
+            held, n_frames, first = [], 0, index + 1
     if n_frames:
-        yield torch.cat(held).double()
+        yield _joined(held, first, index)
+
+
+def _joined(held: Sequence[Tensor], first: int, last: int) -> Tensor:
+    """Frames (T, F) of spectrograms (F, T) one after the other, in float64."""
+    frames = torch.cat(list(held), dim=-1).cpu()
+    if not bool(torch.isfinite(frames.sum())) and not bool(torch.isfinite(frames).all()):
+        which = f"clip {first}" if first == last else f"one of the clips {first} to {last}"
+        raise ValueError(f"{which} holds values that are not finite; remove them before standardising")
+    return frames.T.contiguous().double()
 
 
 def warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, float] | None) -> None:

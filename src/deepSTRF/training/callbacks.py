@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from deepSTRF._files import check_target, save_or_warn, save_tensors
 from deepSTRF._text import printable
 from deepSTRF._validation import outside_level
-from deepSTRF.metrics._statistics import row_blocks
+from deepSTRF.metrics._statistics import is_complete, row_blocks
 from deepSTRF.training.data import (
     Batch,
     BatchSource,
@@ -585,12 +585,14 @@ def psth_moments(
     sums: _RowSums | None = None
     held: list[Tensor] = []
     owners: list[Tensor] = []
-    n_values = 0
+    n_values, every = 0, None
     for psth, neurons in psths:
         if sums is None:
             sums = _RowSums(len(psth) if neurons is None or n_neurons is None else n_neurons)
         held.append(psth.detach().cpu().unsqueeze(1))
-        owners.append(torch.arange(len(psth)) if neurons is None else neurons.cpu())
+        if every is None or len(every) != len(psth):
+            every = torch.arange(len(psth))
+        owners.append(every if neurons is None else neurons.cpu())
         n_values += psth.numel()
         if n_values >= VALUES_AT_ONCE:
             sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
@@ -612,18 +614,23 @@ class _RowSums:
     def add(self, rows: Tensor, neurons: Tensor) -> None:
         """Add rows, NaN where nothing was recorded."""
         for piece in row_blocks(rows.unsqueeze(1)):
-            values, own = rows[piece].double(), neurons[piece]
-            valid = ~values.isnan()
+            given, own = rows[piece], neurons[piece]
+            valid = None if is_complete(given) else ~given.isnan()
             # squares of responses far from zero would cancel: around the mean of one of a neuron's rows
-            mean = values.nanmean(1)
+            values = given.double()
+            mean = values.mean(1) if valid is None else values.nanmean(1)
             new = self.around[own].isnan() & ~mean.isnan()
             self.around[own[new]] = mean[new]
-            deviation = torch.where(valid, values - self.around[own][:, None], 0.0)
-            self.count.index_add_(0, own, valid.sum(1).double())
+            deviation = values - self.around[own][:, None]
+            lowest = highest = given
+            if valid is not None:
+                deviation = torch.where(valid, deviation, 0.0)
+                lowest, highest = (torch.where(valid, given, end) for end in (torch.inf, -torch.inf))
+            count = mean.new_full(mean.shape, given.shape[1]) if valid is None else valid.sum(1).double()
+            self.count.index_add_(0, own, count)
             self.total.index_add_(0, own, deviation.sum(1))
-            self.squares.index_add_(0, own, deviation.square().sum(1))
-            lowest = torch.where(valid, values, torch.inf).amin(1)
-            highest = torch.where(valid, values, -torch.inf).amax(1)
+            self.squares.index_add_(0, own, deviation.square_().sum(1))
+            lowest, highest = lowest.amin(1).double(), highest.amax(1).double()
             self.lowest.scatter_reduce_(0, own, lowest, "amin")
             self.highest.scatter_reduce_(0, own, highest, "amax")
 

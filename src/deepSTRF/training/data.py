@@ -71,6 +71,8 @@ LENGTH_NOISE = 0.1
 SPARSE_SHARE = 0.5
 #: Responses of so many values are never read in pieces.
 SURELY_WHOLE = 1 << 20
+#: Recorded values of clips that are read together where all are read once.
+VALUES_TOGETHER = 1 << 18
 #: Characters of a hash that stand for it in a text.
 HASH_LENGTH = 12
 #: What a batch of `neural_collate` holds; an item with more needs its loader.
@@ -442,7 +444,7 @@ def stack_padded(parts: Sequence[Tensor], value: float, least: int = 0) -> Tenso
     """
     shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
     shape[-1] = max(shape[-1], least)
-    if all(list(part.shape) == shape for part in parts):
+    if shape[-1] == parts[0].shape[-1] and len({part.shape for part in parts}) == 1:
         return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(list(parts))
     out = parts[0].new_full((len(parts), *shape), value)
     for item, part in enumerate(parts):
@@ -465,6 +467,8 @@ def cat_padded(parts: Sequence[Tensor], value: float) -> Tensor:
     """Join rows (H, R, T) of unequal R and T to (1, P, R, T), padding on the right with ``value``."""
     if len(parts) == 1:
         return parts[0].unsqueeze(0)
+    if len({part.shape[1:] for part in parts}) == 1:
+        return torch.cat(list(parts)).unsqueeze(0)
     repeats, bins = (max(part.shape[axis] for part in parts) for axis in (1, 2))
     out = parts[0].new_full((1, sum(len(part) for part in parts), repeats, bins), value)
     start = 0
@@ -514,7 +518,9 @@ class ClipStore:
         self._stims: dict[int, Tensor] = {}
         # the target, and where bins are missing each row's number of valid ones
         self._targets: dict[int, tuple[Tensor, Tensor | None]] = {}
-        self._read: dict[int, Tensor] = {}  # responses of the clips in work
+        # of the clips in work: responses, and targets that are not kept
+        self._read: dict[int, Tensor] = {}
+        self._working: dict[int, tuple[Tensor, Tensor | None]] = {}
         self._shares: bool | None = None  # stimuli are those of the dataset itself: keeping them is free
         n_pairs = sum(clip.heard.size for clip in dataset.response_storage.clips)
         most = len(dataset) * dataset.N_neurons
@@ -535,13 +541,30 @@ class ClipStore:
             kept = self.read_stimulus(clip)
             if self._shares is None:
                 self._shares = kept is self.dataset.shared_stimulus(clip)
-            if not self._shares and self._budget.take(kept):
+            free = self._shares and kept is self.dataset.shared_stimulus(clip)
+            if free or self._budget.take(kept):
                 self._stims[clip] = kept
         return kept
 
     def work_on(self, clips: Sequence[int]) -> None:
-        """Let go of the responses of all other clips."""
+        """Let go of the responses of all other clips; read the targets of short ones at once."""
         self._read = {clip: self._read[clip] for clip in clips if clip in self._read}
+        self._working = {clip: self._working[clip] for clip in clips if clip in self._working}
+        if self.has_pairs:
+            return
+        known = (self._targets, self._working, self._read)
+        new = [clip for clip in dict.fromkeys(clips) if not any(clip in held for held in known)]
+        for some, block in self.dataset.response_stacks(new) if len(new) > 1 else ():
+            _check_something_left(block.shape[-1], self.skip, f"clip {some[0]}")
+            values = block[..., self.skip :].to(self._settings.device, self._settings.dtype)
+            self._read.update(zip(some, values.unbind(), strict=True))
+            targets = psth(values) if self._settings.psth_targets else values
+            kept = self._targets if self._budget.take(targets) else self._working
+            if kept is self._targets and targets.untyped_storage().nbytes() > targets.nbytes:
+                targets = targets.clone()
+            complete = self._is_complete(targets)
+            for clip, target in zip(some, targets.unbind(), strict=True):
+                kept[clip] = (target, None if complete else self._counts(target))
 
     def neurons(self, clip: int) -> Tensor:
         """(H,) neurons that were recorded for a clip, the rows of its responses where there are pairs."""
@@ -576,20 +599,22 @@ class ClipStore:
 
         No counts where no bin is missing.
         """
-        kept = self._targets.get(clip)
+        kept = self._targets.get(clip) or self._working.get(clip)
         if kept is None:
             target = self.responses(clip)
             if self._settings.psth_targets:
                 target = psth(target)
-            # on a GPU the question would stall the queue
-            complete = target.device.type == "cpu" and bool(torch.isfinite(target.sum()))
-            kept = (target, None if complete else self._counts(target))
+            kept = (target, None if self._is_complete(target) else self._counts(target))
             if self._budget.take(target):
                 # a crop would keep the whole block alive
                 whole = target.untyped_storage().nbytes() == target.nbytes
                 kept = kept if whole else (target.clone(), kept[1])
                 self._targets[clip] = kept
         return kept
+
+    def _is_complete(self, target: Tensor) -> bool:
+        """Whether it is known that no bin is missing: on a GPU the question would stall the queue."""
+        return target.device.type == "cpu" and bool(torch.isfinite(target.sum()))
 
     def _counts(self, target: Tensor) -> Tensor:
         return valid_counts(target.unsqueeze(0), counts_repeats=self._settings.counts_repeats)
@@ -733,16 +758,28 @@ class DirectSource:
     def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Every clip's PSTH once."""
         store = self._store
-        for clip in self._clips.one_pass():
-            store.work_on((clip,))
-            yield psth(store.target(clip)[0])[:, 0], store.neurons(clip) if store.has_pairs else None
+        for clip in self._read_once():
+            target = store.target(clip)[0]
+            average = target if target.shape[1] == 1 else psth(target)
+            yield average[:, 0], store.neurons(clip) if store.has_pairs else None
+
+    def _read_once(self) -> Iterator[int]:
+        """The clips of one pass, which the store works on a few together."""
+        window: list[int] = []
+        values = 0
+        for clip in (clips := self._clips.one_pass()):
+            window.append(clip)
+            values += self._store.dataset.response_storage.clips[clip].data.size
+            if values >= VALUES_TOGETHER or clip == clips[-1]:
+                self._store.work_on(window)
+                yield from window
+                window, values = [], 0
 
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets."""
         digest, store = hashlib.sha256(), self._store
         clips = self._clips.one_pass()
-        for clip in clips:
-            store.work_on((clip,))
+        for clip in self._read_once():
             digest.update(store.dataset.fingerprint(clip).encode())
             target = store.target(clip)[0].detach()
             if store.has_pairs:  # the hash is that of all neurons, however batches hold them
