@@ -812,10 +812,8 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
         device, dtype = placement(self)
         rank = 4 if isinstance(self.wav2spec, nn.Identity) else 3
         made = None if known is None else iter(known)
-        shape = torch.Size()  # of the last one that was checked
-        as_given = (
-            isinstance(self.wav2spec, nn.Identity) and type(self).spectrogram is NeuralModel.spectrogram
-        )
+        ours = type(self).spectrogram is NeuralModel.spectrogram
+        known_shape = torch.Size()
         for stim in stims:
             batch = stim if isinstance(stim, Tensor) else to_tensor(stim)
             batch = batch.unsqueeze(0) if batch.ndim == rank - 1 else batch
@@ -824,13 +822,13 @@ class AudioEncodingModel(GradientMaps, NeuralModel):
             if made is not None:
                 yield next(made)
                 continue
-            if as_given:  # whatever the mode
-                batch = batch.to(device, dtype)
-                shape = self.spectrogram(batch).shape if batch.shape[:-1] != shape[:-1] else batch.shape
+            batch = batch.to(device, dtype)
+            if rank == 4 and ours and batch.shape[:-1] == known_shape:  # it passes, in any mode
                 yield batch
                 continue
-            with evaluating(self.wav2spec if type(self).spectrogram is NeuralModel.spectrogram else self):
-                spectrogram = self.spectrogram(batch.to(device, dtype))
+            with evaluating(self.wav2spec if ours else self):
+                spectrogram = self.spectrogram(batch)
+            known_shape = batch.shape[:-1]
             yield spectrogram
 
     def _in_unit(self, fields: Tensor, unit: str | None) -> Tensor:
