@@ -618,3 +618,170 @@ def explain(
     from deepSTRF.cli.commands import explain_and_print
 
     explain_and_print(run, neurons, seed, unit, overwrite=overwrite, download=download, quiet=quiet)
+
+
+def _fitted_model() -> Any:
+    """The argument that names a fitted model, for typer."""
+    return typer.Argument(
+        metavar="RUN", help="Run folder, checkpoint, or a model that ships: [cyan]ns1/leaf-linear[/]."
+    )
+
+
+HEARD, SHOWN = "What the model hears", "What is shown and written"
+
+
+@app.command()
+@readable
+def stream(
+    run: Annotated[str | None, _fitted_model()] = None,
+    wav: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A sound file of any rate.", rich_help_panel=HEARD),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="A microphone or other input: a part of its name, its number, or [cyan]default[/].",
+            rich_help_panel=HEARD,
+        ),
+    ] = None,
+    stdin: Annotated[
+        bool, typer.Option("--stdin", help="Raw samples from a pipe, little endian.", rich_help_panel=HEARD)
+    ] = False,
+    list_devices: Annotated[
+        bool, typer.Option("--list-devices", help="List the inputs, and stop.", rich_help_panel=HEARD)
+    ] = False,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            metavar="HZ",
+            help=f"Rate of the raw samples, or to run the device at.{_default('of the model where it can')}",
+            rich_help_panel=HEARD,
+        ),
+    ] = None,
+    sample_format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="float32|int16", help=f"Of raw samples.{_default('float32')}", rich_help_panel=HEARD
+        ),
+    ] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(metavar="N", help=f"Channels of raw samples.{_default('1')}", rich_help_panel=HEARD),
+    ] = None,
+    channel: Annotated[
+        str | None,
+        typer.Option(metavar="K|mean", help="Which of several channels, from 0.", rich_help_panel=HEARD),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="End after so much sound.", rich_help_panel=HEARD)
+    ] = None,
+    chunk_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            help=f"Sound that is computed at a time.{_default('10 of a device, else 100')}",
+            rich_help_panel=HEARD,
+        ),
+    ] = None,
+    queue_ms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="MS",
+            help=f"Sound of a device that may wait for the model.{_default('1000')}",
+            rich_help_panel=HEARD,
+        ),
+    ] = None,
+    overrun: Annotated[
+        str | None,
+        typer.Option(
+            metavar="silence|stop",
+            help="When more waits: drop it, with silence of that length in its place, or end."
+            f"{_default('silence')}",
+            rich_help_panel=HEARD,
+        ),
+    ] = None,
+    real_time: Annotated[
+        bool, typer.Option("--real-time", help="Read a file at its own speed.", rich_help_panel=HEARD)
+    ] = False,
+    neurons: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help=f"Names or indices, with commas: [cyan]3,17,A1-5[/].{_default('all')}",
+            rich_help_panel=SHOWN,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write rates as .csv or .npz.", rich_help_panel=SHOWN),
+    ] = None,
+    rows: Annotated[
+        bool,
+        typer.Option("--rows", help="Print rates as CSV, also on a terminal.", rich_help_panel=SHOWN),
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only the summary at the end.", rich_help_panel=SHOWN)
+    ] = False,
+    seed: Seed = None,
+    debug: Debug = False,
+) -> None:
+    """Let a fitted model hear a file, a microphone or a pipe; draw, print or write its rates.
+
+    [bold]Examples[/]
+
+      deepstrf stream ns1/leaf-linear --wav song.wav
+      deepstrf stream runs/mel --device default --neurons 3,17,A1-5
+      deepstrf stream runs/mel --wav song.wav --out rates.npz
+
+    A terminal shows scrolling lines, a pipe gets rows of CSV. Ctrl-C ends with a summary of speed, latency
+    and what was lost. The level of the sound is never changed. Devices need the extra live.
+    """
+    from deepSTRF.cli.streams import Request, print_devices, stream_and_print
+
+    if list_devices:
+        print_devices()
+        return
+    stream_and_print(
+        Request(
+            run, wav, device, stdin, rate, sample_format, channels, channel, neurons, seconds, chunk_ms,
+            queue_ms, overrun, out, seed, real_time, rows, quiet,
+        )
+    )  # fmt: skip
+
+
+@app.command()
+@readable
+def export(
+    run: Annotated[str, _fitted_model()],
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="PATH", help=f"Folder to write.{_default('named after the model, here')}"),
+    ] = None,
+    format: Annotated[
+        str, typer.Option("--format", metavar="onnx|torch", help="For ONNX Runtime, or for PyTorch.")
+    ] = "onnx",
+    graphs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES", help=f"sequence: whole clips; step: one frame at a time.{_default('both')}"
+        ),
+    ] = None,
+    seed: Seed = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the files.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write graphs of a fitted model for programs without deepSTRF, checked against the model.
+
+    [bold]Examples[/]
+
+      deepstrf export ns1/leaf-linear
+      deepstrf export runs/mel graphs --format torch
+
+    The folder holds whole clips to rates (sequence), one frame with the state in and out (step), and
+    metadata.json. ONNX needs the extra export.
+    """
+    from deepSTRF.cli.exports import export_and_print
+
+    export_and_print(run, path, format, graphs, seed, quiet=quiet)

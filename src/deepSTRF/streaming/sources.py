@@ -94,6 +94,8 @@ class SoundSource:
         What is heard, in words.
     rate_in, rate : Fraction
         Sample rates in Hz of the sound and of the chunks.
+    chunk_ms : float
+        Length of the pieces that are read, in ms.
     delay_ms : float
         How much later than its sound a chunk comes at most, beside its own length: what resampling holds
         back, and the buffers of a device. 0 for a file or pipe at the rate of the model.
@@ -124,6 +126,7 @@ class SoundSource:
         self._meter = _Meter(max(1, round(self.rate)))
         self._n_given = 0
         self._started = False
+        self.chunk_ms = 0.0
 
     @property
     def delay_ms(self) -> float:
@@ -229,6 +232,12 @@ class SoundSource:
             rest = rest if self._most is None else rest[: self._most - self._n_given]
             if rest.size:
                 yield self._counted(rest)
+
+    def _samples_of(self, chunk_ms: float) -> int:
+        """Samples of a piece."""
+        n_samples = max(1, round(Fraction(check_positive_number("chunk_ms", chunk_ms)) * self.rate_in / 1000))
+        self.chunk_ms = float(1000 * n_samples / self.rate_in)
+        return n_samples
 
     def _counted(self, chunk: Floats) -> npt.NDArray[np.float32]:
         self._meter.add(chunk)
@@ -352,7 +361,7 @@ class FileSource(SoundSource):
         rate_in = exact_rate(header.samplerate, f"the rate of {self._path}")
         super().__init__(str(self._path), rate_in, rate, channel, seconds)
         mono(np.zeros((1, header.channels)), channel, self.name)  # before anything is computed
-        self._n_block = _samples_of(chunk_ms, rate_in)
+        self._n_block = self._samples_of(chunk_ms)
 
     def _blocks(self) -> Iterator[Floats]:
         for block in sound_blocks(self._path, self._n_block):
@@ -416,7 +425,7 @@ class RawSource(SoundSource):
         super().__init__("the pipe", exact_rate(rate_in, "rate_in"), rate, channel, seconds)
         mono(np.zeros((1, n_channels)), channel, self.name)
         self._stream, self._format, self._n_channels = stream, format, n_channels
-        self._n_block = _samples_of(chunk_ms, self.rate_in)
+        self._n_block = self._samples_of(chunk_ms)
 
     def _blocks(self) -> Iterator[Floats]:
         kind = np.dtype(FORMATS[self._format])
@@ -453,10 +462,6 @@ class RawSource(SoundSource):
                 return mono(samples.astype(np.float64), self._channel, self.name)
         except ValueError as error:
             raise ValueError(f"{error}. Samples of another format look so: is it {self._format}?") from None
-
-
-def _samples_of(chunk_ms: float, rate: Fraction) -> int:
-    return max(1, round(Fraction(check_positive_number("chunk_ms", chunk_ms)) * rate / 1000))
 
 
 # ---- devices
@@ -571,7 +576,7 @@ class DeviceSource(SoundSource):
         super().__init__(
             printable(found["name"]), used, rate, channel if self._n_channels > 1 else 0, seconds
         )
-        self._n_block = _samples_of(chunk_ms, used)
+        self._n_block = self._samples_of(chunk_ms)
         n_waiting = max(2, math.ceil(queue_ms / 1000 * used / self._n_block))
         self._queue: queue.Queue[tuple[int, Floats]] = queue.Queue(n_waiting)
         self._stops, self._fell_behind = overrun == "stop", False
@@ -714,5 +719,5 @@ def _rate_of_device(
     raise ValueError(
         f"the device {found['name']!r} does not run at {rates} with {wanted['channels']} channel(s) "
         f"({problem}). It has {found['max_input_channels']} channels and the usual rate {float(usual):g} Hz: "
-        "choose with rate_in= and channel= (on the command line --rate and --channel)"
+        "choose with rate_in and channel"
     )
