@@ -48,6 +48,8 @@ units = [*(f"u{i}" for i in range(19)), "A1-5"]  # 3 and 17 are indices, A1-5 a 
 rows = [f"{unit},{t:.2f}\\n" for unit in units for t in np.sort(rng.uniform(0, 66000, 1500))]
 (songs / "spikes.csv").write_text("unit,time\\n" + "".join(rows))
 shutil.make_archive("songs", "zip", songs)
+rng.uniform(-0.5, 0.5, 16000).astype("<f4").tofile("song.raw")
+shutil.copy(songs / "sounds" / "song0.wav", "song.wav")
 
 ds = open_recording("songs", dt_ms=5.0, time_unit="ms")
 for name in ("mine.npz", "fitted.npz"):  # the second is that of the run: examples write the first anew
@@ -97,7 +99,7 @@ def examples_of_help(text: str) -> list[str]:
 
 def reason_to_skip(command: str, has_ns1: bool, folder: Path) -> str | None:
     """Why an example cannot run here, or None."""
-    if re.search(r"<|\.\.\.|\b(PATH|RUN|NAME|FILE|KEY)\b", command):
+    if re.search(r"<\S|\.\.\.|\b(PATH|RUN|NAME|FILE|KEY)\b", command):
         return "a placeholder"
     recording = RECORDING.search(command)
     if recording and not (has_ns1 and recording[1] == "ns1"):
@@ -106,6 +108,8 @@ def reason_to_skip(command: str, has_ns1: bool, folder: Path) -> str | None:
         return "an option of the recording ns1"
     if "--scheduler" in command:
         return "needs a scheduler of a cluster"
+    if re.search(r"--device\b|--list-devices", command):
+        return "needs a microphone"
     words = shlex.split(command)
     if words[1:3] == ["bench", "ns1"]:
         return "takes an hour"
@@ -116,9 +120,9 @@ def reason_to_skip(command: str, has_ns1: bool, folder: Path) -> str | None:
 
 def clear_target(command: str, folder: Path) -> None:
     """Remove what an example is going to write: in a row of examples several write to one place."""
-    target = re.search(r"--out (\S+)", command)
+    target = re.search(r"--out (\S+)|^deepstrf export \S+ (\w\S*)", command)
     if target and "--dry-run" not in command:
-        path = folder / target[1]
+        path = folder / (target[1] or target[2])
         shutil.rmtree(path, ignore_errors=True)
         if path.is_file():
             path.unlink()

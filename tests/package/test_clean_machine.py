@@ -79,6 +79,10 @@ def test_subcommands_are_those_of_the_panel():
         ("deepstrf evaluate runs/mel -o alignment=causal", False, "an option of the recording ns1"),
         ("deepstrf import PATH --out mine.npz", False, "a placeholder"),
         ("deepstrf import there.nwb", False, None),
+        ("deepstrf stream runs/mel --device default --neurons 3", False, "needs a microphone"),
+        ("deepstrf stream runs/mel --list-devices", False, "needs a microphone"),
+        ("deepstrf stream runs/mel --stdin --rate 16000 < song.raw", False, None),
+        ("deepstrf fit --dataset <yours>", False, "a placeholder"),
         ("deepstrf import elsewhere.nwb", False, "needs elsewhere.nwb, which its page makes"),
     ],
 )
@@ -97,6 +101,12 @@ def test_what_an_example_writes_is_not_there_before(tmp_path):
     clean_machine.clear_target("deepstrf import a.nwb --out mine.npz", tmp_path)
     clean_machine.clear_target("deepstrf fit --out runs/mel", tmp_path)
     assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+    (tmp_path / "graphs").mkdir()
+    clean_machine.clear_target("deepstrf export ns1/best", tmp_path)
+    clean_machine.clear_target("deepstrf export ns1/best --format torch", tmp_path)
+    assert (tmp_path / "graphs").exists()
+    clean_machine.clear_target("deepstrf export runs/mel graphs --format torch", tmp_path)
+    assert not (tmp_path / "graphs").exists()
 
 
 def test_the_environment_is_empty_but_for_what_pip_needs(tmp_path):
