@@ -199,6 +199,110 @@ RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Fit again what failed before.", rich_help_panel=RUN)
 ]
 
+# ---- Flags of streams
+
+
+def _fitted_model() -> Any:
+    """The argument that names a fitted model, for typer."""
+    return typer.Argument(
+        metavar="RUN", help="Run folder, checkpoint, or a model that ships: [cyan]ns1/leaf-linear[/]."
+    )
+
+
+HEARD, SHOWN = "What the model hears", "What is shown and written"
+
+
+HeardFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A sound file of any rate.", rich_help_panel=HEARD),
+]
+HeardDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A microphone or other input: a part of its name, its number, or [cyan]default[/].",
+        rich_help_panel=HEARD,
+    ),
+]
+Stdin = Annotated[
+    bool, typer.Option("--stdin", help="Raw samples from a pipe, little endian.", rich_help_panel=HEARD)
+]
+ListDevices = Annotated[
+    bool, typer.Option("--list-devices", help="List the inputs, and stop.", rich_help_panel=HEARD)
+]
+Rate = Annotated[
+    float | None,
+    typer.Option(
+        metavar="HZ",
+        help=f"Rate of the raw samples, or to run the device at.{_default('of the model where it can')}",
+        rich_help_panel=HEARD,
+    ),
+]
+SampleFormat = Annotated[
+    str | None,
+    typer.Option(
+        metavar="float32|int16", help=f"Of raw samples.{_default('float32')}", rich_help_panel=HEARD
+    ),
+]
+Channels = Annotated[
+    int | None,
+    typer.Option(metavar="N", help=f"Channels of raw samples.{_default('1')}", rich_help_panel=HEARD),
+]
+Channel = Annotated[
+    str | None,
+    typer.Option(metavar="K|mean", help="Which of several channels, from 0.", rich_help_panel=HEARD),
+]
+Seconds = Annotated[
+    float | None, typer.Option(metavar="S", help="End after so much sound.", rich_help_panel=HEARD)
+]
+ChunkMs = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MS",
+        help=f"Sound that is computed at a time.{_default('10 of a device, else 100')}",
+        rich_help_panel=HEARD,
+    ),
+]
+QueueMs = Annotated[
+    float | None,
+    typer.Option(
+        metavar="MS",
+        help=f"Sound of a device that may wait for the model.{_default('1000')}",
+        rich_help_panel=HEARD,
+    ),
+]
+Overrun = Annotated[
+    str | None,
+    typer.Option(
+        metavar="silence|stop",
+        help="When more waits: drop it, with silence of that length in its place, or end."
+        f"{_default('silence')}",
+        rich_help_panel=HEARD,
+    ),
+]
+RealTime = Annotated[
+    bool, typer.Option("--real-time", help="Read a file at its own speed.", rich_help_panel=HEARD)
+]
+ShownNeurons = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help=f"Names or indices, with commas: [cyan]3,17,A1-5[/].{_default('all')}",
+        rich_help_panel=SHOWN,
+    ),
+]
+RatesFile = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Write rates as .csv or .npz.", rich_help_panel=SHOWN),
+]
+Rows = Annotated[
+    bool,
+    typer.Option("--rows", help="Print rates as CSV, also on a terminal.", rich_help_panel=SHOWN),
+]
+OnlySummary = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Only the summary at the end.", rich_help_panel=SHOWN)
+]
+
 # ---- Commands
 
 app = typer.Typer(
@@ -620,110 +724,27 @@ def explain(
     explain_and_print(run, neurons, seed, unit, overwrite=overwrite, download=download, quiet=quiet)
 
 
-def _fitted_model() -> Any:
-    """The argument that names a fitted model, for typer."""
-    return typer.Argument(
-        metavar="RUN", help="Run folder, checkpoint, or a model that ships: [cyan]ns1/leaf-linear[/]."
-    )
-
-
-HEARD, SHOWN = "What the model hears", "What is shown and written"
-
-
 @app.command()
 @readable
 def stream(
     run: Annotated[str | None, _fitted_model()] = None,
-    wav: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A sound file of any rate.", rich_help_panel=HEARD),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A microphone or other input: a part of its name, its number, or [cyan]default[/].",
-            rich_help_panel=HEARD,
-        ),
-    ] = None,
-    stdin: Annotated[
-        bool, typer.Option("--stdin", help="Raw samples from a pipe, little endian.", rich_help_panel=HEARD)
-    ] = False,
-    list_devices: Annotated[
-        bool, typer.Option("--list-devices", help="List the inputs, and stop.", rich_help_panel=HEARD)
-    ] = False,
-    rate: Annotated[
-        float | None,
-        typer.Option(
-            metavar="HZ",
-            help=f"Rate of the raw samples, or to run the device at.{_default('of the model where it can')}",
-            rich_help_panel=HEARD,
-        ),
-    ] = None,
-    sample_format: Annotated[
-        str | None,
-        typer.Option(
-            metavar="float32|int16", help=f"Of raw samples.{_default('float32')}", rich_help_panel=HEARD
-        ),
-    ] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(metavar="N", help=f"Channels of raw samples.{_default('1')}", rich_help_panel=HEARD),
-    ] = None,
-    channel: Annotated[
-        str | None,
-        typer.Option(metavar="K|mean", help="Which of several channels, from 0.", rich_help_panel=HEARD),
-    ] = None,
-    seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="End after so much sound.", rich_help_panel=HEARD)
-    ] = None,
-    chunk_ms: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MS",
-            help=f"Sound that is computed at a time.{_default('10 of a device, else 100')}",
-            rich_help_panel=HEARD,
-        ),
-    ] = None,
-    queue_ms: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MS",
-            help=f"Sound of a device that may wait for the model.{_default('1000')}",
-            rich_help_panel=HEARD,
-        ),
-    ] = None,
-    overrun: Annotated[
-        str | None,
-        typer.Option(
-            metavar="silence|stop",
-            help="When more waits: drop it, with silence of that length in its place, or end."
-            f"{_default('silence')}",
-            rich_help_panel=HEARD,
-        ),
-    ] = None,
-    real_time: Annotated[
-        bool, typer.Option("--real-time", help="Read a file at its own speed.", rich_help_panel=HEARD)
-    ] = False,
-    neurons: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            help=f"Names or indices, with commas: [cyan]3,17,A1-5[/].{_default('all')}",
-            rich_help_panel=SHOWN,
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="FILE", help="Write rates as .csv or .npz.", rich_help_panel=SHOWN),
-    ] = None,
-    rows: Annotated[
-        bool,
-        typer.Option("--rows", help="Print rates as CSV, also on a terminal.", rich_help_panel=SHOWN),
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Only the summary at the end.", rich_help_panel=SHOWN)
-    ] = False,
+    wav: HeardFile = None,
+    device: HeardDevice = None,
+    stdin: Stdin = False,
+    list_devices: ListDevices = False,
+    rate: Rate = None,
+    sample_format: SampleFormat = None,
+    channels: Channels = None,
+    channel: Channel = None,
+    seconds: Seconds = None,
+    chunk_ms: ChunkMs = None,
+    queue_ms: QueueMs = None,
+    overrun: Overrun = None,
+    real_time: RealTime = False,
+    neurons: ShownNeurons = None,
+    out: RatesFile = None,
+    rows: Rows = False,
+    quiet: OnlySummary = False,
     seed: Seed = None,
     debug: Debug = False,
 ) -> None:

@@ -287,7 +287,7 @@ class _Interrupts:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
 
-    def _interrupt(self, *signal_and_frame: object) -> None:
+    def _interrupt(self, *_: object) -> None:
         if not self._is_held or self._waits:
             raise KeyboardInterrupt
         self._waits = True
