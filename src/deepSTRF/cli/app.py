@@ -806,3 +806,56 @@ def export(
     from deepSTRF.cli.exports import export_and_print
 
     export_and_print(run, path, format, graphs, seed, quiet=quiet)
+
+
+@app.command()
+@readable
+def serve(
+    run: Annotated[str, _fitted_model()],
+    seed: Seed = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Address to listen on; another than this machine's own needs [cyan]--token[/].",
+            rich_help_panel=RUN,
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", "-p", help="Port; 0 takes a free one.", rich_help_panel=RUN)
+    ] = 8765,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar="DEEPSTRF_TOKEN",
+            metavar="SECRET",
+            help="Secret of at least 16 characters that clients must send.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Origin of web pages that may connect: [cyan]http://localhost:8000[/]; repeat for more.",
+            rich_help_panel=RUN,
+        ),
+    ] = None,
+    clients: Annotated[int, typer.Option(help="Streams at a time.", rich_help_panel=RUN)] = 128,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the address only.", rich_help_panel=RUN)
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Serve a fitted model to other programs: sound in, rates out, over a websocket (the extra live).
+
+    [bold]Examples[/]
+
+      deepstrf serve ns1/leaf-linear
+      deepstrf serve runs/mel --origin http://localhost:8000
+
+    Every connection is a stream of its own. The protocol is on the page "Closed loop" of the documentation.
+    """
+    from deepSTRF.cli.serve import serve_and_print
+
+    serve_and_print(run, seed, host, port, token, origin or [], clients, quiet=quiet)

@@ -2,9 +2,20 @@
 
 `Stream` runs a model on one stream or on a batch of independent ones; its numbers are those of a prediction
 of the whole sound. `FileSource`, `DeviceSource` and `RawSource` give sound in chunks at the rate of a model.
+`Server` offers streams to other programs.
 """
 
+from deepSTRF.streaming.server import Server, ServerLimits
 from deepSTRF.streaming.sources import DeviceSource, FileSource, RawSource, sound_devices
 from deepSTRF.streaming.stream import Stream, StreamTiming
 
-__all__ = ["DeviceSource", "FileSource", "RawSource", "Stream", "StreamTiming", "sound_devices"]
+__all__ = [
+    "DeviceSource",
+    "FileSource",
+    "RawSource",
+    "Server",
+    "ServerLimits",
+    "Stream",
+    "StreamTiming",
+    "sound_devices",
+]
