@@ -87,15 +87,15 @@ class LMUCell(ExactConstants):
         if self.feedback:
             return self._recur(written, driven, state)
         memory = self._remember(written.squeeze(-1), state["m"])
-        return torch.tanh(driven + memory @ self.W_m.T), {"m": memory[:, -1]}
+        return torch.tanh(driven + memory @ self.W_m.t()), {"m": memory[:, -1]}
 
     def _recur(self, written: Tensor, driven: Tensor, state: State) -> tuple[Tensor, State]:
         """Frame by frame. One product gives next memory and next drive: W_m acts on the next memory."""
         d = self.B.shape[0]
-        next_m_from_m = self.A.T + self.e_m.T * self.B
-        next_m_from_h = self.e_h.T * self.B
-        from_m = torch.cat([next_m_from_m, next_m_from_m @ self.W_m.T], dim=1)
-        from_h = torch.cat([next_m_from_h, next_m_from_h @ self.W_m.T + self.W_h.T], dim=1)
+        next_m_from_m = self.A.t() + self.e_m.t() * self.B
+        next_m_from_h = self.e_h.t() * self.B
+        from_m = torch.cat([next_m_from_m, next_m_from_m @ self.W_m.t()], dim=1)
+        from_h = torch.cat([next_m_from_h, next_m_from_h @ self.W_m.t() + self.W_h.t()], dim=1)
         inputs = torch.cat([written * self.B, driven + written * (self.W_m @ self.B)], dim=-1)
         m, h, outputs = state["m"], state["h"], []
         for now in inputs.unbind(1):

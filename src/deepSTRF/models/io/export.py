@@ -31,6 +31,7 @@ from deepSTRF._files import MANIFEST, replace_folder
 from deepSTRF._optional import require
 from deepSTRF._validation import check_choice
 from deepSTRF.models.configurable import HALF_PRECISION, placement
+from deepSTRF.models.derived import frozen
 from deepSTRF.models.streaming import State, merge_streams, split_streams, stream_axes
 
 __all__ = ["FORMATS", "GRAPHS", "KIND", "METADATA_KEY", "export_model"]
@@ -77,10 +78,9 @@ class _Part(NamedTuple):
 
     #: Names of the branches that lead to it.
     path: tuple[str, ...]
-    #: (1, ...) value before the first frame.
-    start: Tensor
-    #: Whether that is zero everywhere.
-    from_zero: bool
+    #: Sizes without the batch.
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
     @property
     def name(self) -> str:
@@ -149,8 +149,13 @@ def _check_model(model: Any) -> None:
 
 def _copied(model: nn.Module) -> nn.Module:
     """The model in eval mode on the CPU, frozen; the one given stays as it is."""
-    twin = copy.deepcopy(model).cpu().eval()
-    return twin.requires_grad_(False)
+    twin = frozen(copy.deepcopy(model).cpu())
+    for part in twin.modules():  # a scan takes no two tensors of one storage
+        for held in (part._buffers, vars(part)):
+            for name, value in held.items():
+                if isinstance(value, Tensor):
+                    held[name] = value.clone()
+    return twin
 
 
 def _streams(model: nn.Module, twin: Any, wanted: Sequence[str]) -> bool:
@@ -204,28 +209,42 @@ class _Step(nn.Module):
         super().__init__()
         self.model = model
         self.axes = stream_axes(model)
-        every = list(_parts(split_streams(model.init_state(1), self.axes)))
-        self.empty = [part for part in every if part.start.numel() == 0]
-        self.parts = [part for part in every if part.start.numel()]
-        for part in self.parts:
-            if part.start.is_floating_point() and not bool(torch.isfinite(part.start).all()):
-                raise ValueError(f"the state {part.name} does not start at finite values")
+        start = split_streams(model.init_state(1), self.axes)
+        every = [(part, _get(start, part.path)) for part in _parts(start)]
+        self.empty = [part for part, value in every if not value.numel()]
+        self.parts = [part for part, value in every if value.numel()]
+        #: Names of the buffers with the values that parts start from, where they are not zero.
+        self.starts: dict[str, str] = {}
+        for part, value in every:
+            if bool(value.any()):
+                if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+                    raise ValueError(f"the state {part.name} does not start at finite values")
+                self.starts[part.name] = f"start_{len(self.starts)}"
+                self.register_buffer(self.starts[part.name], value.detach().clone())
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         tree: State = {}
         for part, value in zip(self.parts, state, strict=True):
-            _put(tree, part.path, _from_start(value, part))
-        for part in self.empty:
-            _put(tree, part.path, part.start.new_zeros((x.shape[0], *part.start.shape[1:])))
+            _put(tree, part.path, self._shifted(part, value, 1))
+        for part, value in zip(self.empty, self.zeros(x, self.empty), strict=True):
+            _put(tree, part.path, value)
         filled = _with_branches(tree, self.axes)
         y, following = self.model.step(x, merge_streams(filled, self.axes))
         following = split_streams(following, self.axes)
-        after = [_to_start(_get(following, part.path), part) for part in self.parts]
-        return (y[:, :, 0], *after)
+        after = [self._shifted(part, _get(following, part.path), -1) for part in self.parts]
+        return (y[:, :, 0], *(value.clone(memory_format=torch.contiguous_format) for value in after))
 
-    def zeros(self, batch: int) -> list[Tensor]:
-        """The state before the first frame."""
-        return [part.start.new_zeros((batch, *part.start.shape[1:])) for part in self.parts]
+    def zeros(self, x: Tensor, parts: Sequence[_Part] | None = None) -> list[Tensor]:
+        """The state before the first frame of an input (B, ...)."""
+        chosen = self.parts if parts is None else parts
+        return [x.new_zeros((x.shape[0], *part.shape), dtype=part.dtype) for part in chosen]
+
+    def _shifted(self, part: _Part, value: Tensor, sign: int) -> Tensor:
+        """A part from its difference from the start, or back."""
+        if part.name not in self.starts:
+            return value
+        start: Tensor = getattr(self, self.starts[part.name])
+        return value ^ start if part.dtype == torch.bool else value + sign * start
 
 
 class _Scan(nn.Module):
@@ -242,8 +261,7 @@ class _Scan(nn.Module):
             frames = x.permute(3, 0, 1, 2).unsqueeze(-1)
         else:
             frames = x.reshape(x.shape[0], 1, -1, self.hop).permute(2, 0, 1, 3)
-        start = [part.start.new_zeros((x.shape[0], *part.start.shape[1:])) for part in self.step.parts]
-        start = start or [x.new_zeros((x.shape[0], 1))]  # a scan carries something
+        start = self.step.zeros(x) or [x.new_zeros((x.shape[0], 1))]  # a scan carries something
 
         def one(carry: list[Tensor], frame: Tensor) -> tuple[list[Tensor], Tensor]:
             state = carry if self.step.parts else []
@@ -260,7 +278,7 @@ def _parts(tree: State, path: tuple[str, ...] = ()) -> Iterator[_Part]:
         if isinstance(value, dict):
             yield from _parts(value, (*path, name))
         else:
-            yield _Part((*path, name), value.detach().clone(), not bool(value.any()))
+            yield _Part((*path, name), tuple(value.shape[1:]), value.dtype)
 
 
 def _put(tree: State, path: Sequence[str], value: Tensor) -> None:
@@ -282,18 +300,6 @@ def _with_branches(tree: State, axes: State) -> State:
         name: _with_branches(tree.get(name, {}), place) if isinstance(place, dict) else tree[name]
         for name, place in axes.items()
     }
-
-
-def _from_start(value: Tensor, part: _Part) -> Tensor:
-    if part.from_zero:
-        return value
-    return value ^ part.start if part.start.dtype == torch.bool else value + part.start
-
-
-def _to_start(value: Tensor, part: _Part) -> Tensor:
-    if part.from_zero:
-        return value.clone(memory_format=torch.contiguous_format)
-    return value ^ part.start if part.start.dtype == torch.bool else value - part.start
 
 
 # ---- one graph: traced, written, checked
@@ -383,9 +389,9 @@ def _traced(graph: str, module: nn.Module, stream: _Step | None, sound: _Sound) 
     batch = torch.export.Dim.DYNAMIC
     if graph == "step":
         x = sound.noise(streams, 1, generator)
-        state = [] if stream is None else stream.zeros(streams)
+        state = [] if stream is None else stream.zeros(x)
         example: tuple[Tensor, ...] = (x, *state)
-        sizes: Any = ({0: batch}, tuple({0: batch} for _ in state)) if state else ({0: batch}, ())
+        sizes: Any = ({0: batch}, tuple({0: batch} for _ in state)) if state else ({0: batch},)
     else:
         free = torch.export.Dim("frames")
         example = (sound.noise(streams, frames, generator),)
@@ -398,8 +404,12 @@ def _traced(graph: str, module: nn.Module, stream: _Step | None, sound: _Sound) 
     # Guards say which branch was taken at the sizes of the example; other sizes are compared below.
     program._guards_code = []
     for inner in program.graph_module.modules():
-        for node in getattr(getattr(inner, "graph", None), "nodes", ()):
-            node.meta.pop("stack_trace", None)  # paths of this machine
+        graph_of = getattr(inner, "graph", None)
+        if graph_of is not None:
+            graph_of.eliminate_dead_code()  # cuts of nothing, which archives cannot hold
+            for node in graph_of.nodes:
+                node.meta.pop("stack_trace", None)  # paths of this machine
+            inner.recompile()
     return program
 
 
@@ -468,7 +478,10 @@ def _name_sizes(graph: Any, names: Mapping[str, str]) -> None:
 
 def _runner(content: bytes, format: str) -> _Runner:
     if format == "torch":
-        module = torch.export.load(io.BytesIO(content)).module()
+        try:
+            module = torch.export.load(io.BytesIO(content)).module()
+        except Exception as error:
+            raise _NotExportableError(_first_line(error)) from error
 
         def run(arrays: Sequence[_Array]) -> list[_Array]:
             out = module(*(torch.from_numpy(array) for array in arrays))
@@ -530,7 +543,7 @@ def _compared(
 def _stepped(run: _Runner, x: _Array, frames: int, sound: _Sound, stream: _Step | None) -> _Array:
     """Rates (B, N, T) of a step graph, frame by frame from the start."""
     hop = sound.hop or 1
-    state = [] if stream is None else [value.numpy() for value in stream.zeros(len(x))]
+    state = [] if stream is None else [value.numpy() for value in stream.zeros(torch.from_numpy(x))]
     rates = []
     for t in range(frames):
         y, *state = run([np.ascontiguousarray(x[..., t * hop : (t + 1) * hop]), *state])
@@ -551,13 +564,14 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
     kind = str(sound.dtype).removeprefix("torch.")
     frames: str | int = 1 if graph == "step" else "frames"
     state = [] if graph == "sequence" or stream is None else stream.parts
-    parts = [
-        {"shape": ["batch", *part.start.shape[1:]], "dtype": str(part.start.dtype).removeprefix("torch.")}
-        for part in state
+    parts: list[dict[str, Any]] = [
+        {"shape": ["batch", *part.shape], "dtype": str(part.dtype).removeprefix("torch.")} for part in state
     ]
-    inputs = [{"name": sound.name, "shape": sound.shape(frames), "dtype": kind}]
+    inputs: list[dict[str, Any]] = [{"name": sound.name, "shape": sound.shape(frames), "dtype": kind}]
     inputs += [{"name": f"state.{one.name}", **facts} for one, facts in zip(state, parts, strict=True)]
-    outputs = [{"name": "rates", "shape": ["batch", int(model.O), frames], "dtype": kind}]
+    outputs: list[dict[str, Any]] = [
+        {"name": "rates", "shape": ["batch", int(model.O), frames], "dtype": kind}
+    ]
     outputs += [{"name": f"next.{one.name}", **facts} for one, facts in zip(state, parts, strict=True)]
     return {
         "format": _FORMAT,
