@@ -430,7 +430,14 @@ def _writer(program: Any, names: tuple[list[str], list[str]], format: str) -> Ca
         return archive
     try:
         converted: Any = torch.onnx.export(
-            program, (), dynamo=True, verbose=False, input_names=names[0], output_names=names[1]
+            program,
+            (),
+            dynamo=True,
+            verbose=False,
+            optimize=False,  # it takes + 1e-9 for + 0; runtimes optimise when they load
+            input_names=names[0],
+            output_names=names[1],
+            custom_translation_table=_exact_near_zero(),
         )
     except Exception as error:
         raise _NotExportableError(_first_line(error)) from error
@@ -445,6 +452,28 @@ def _writer(program: Any, names: tuple[list[str], list[str]], format: str) -> Ca
         return content
 
     return onnx_file
+
+
+def _exact_near_zero() -> dict[Any, Callable[..., Any]]:
+    """ONNX functions of operators that it lacks, which keep all digits of small numbers.
+
+    The exporter writes ``exp(x) - 1`` and ``log(1 + x)``, in which the gain control of quiet sound drowns.
+    """
+    op = require("onnxscript", extra="export").opset18
+
+    def expm1(x: Any) -> Any:
+        one, two = op.CastLike(1.0, x), op.CastLike(2.0, x)
+        half = op.Tanh(op.Div(x, two))
+        exact = op.Div(op.Mul(two, half), op.Sub(one, half))  # near zero and below
+        return op.Where(op.Greater(x, one), op.Sub(op.Exp(x), one), exact)
+
+    def log1p(x: Any) -> Any:
+        one, two = op.CastLike(1.0, x), op.CastLike(2.0, x)
+        exact = op.Mul(two, op.Atanh(op.Div(x, op.Add(x, two))))  # near zero and below
+        return op.Where(op.Greater(x, one), op.Log(op.Add(x, one)), exact)
+
+    aten = torch.ops.aten
+    return {aten.expm1.default: expm1, aten.log1p.default: log1p}
 
 
 def _symbols(program: Any) -> dict[str, str]:
