@@ -1,7 +1,7 @@
 """Exported models elsewhere: the page in headless Chromium, and the C++ program.
 
-The page needs Chromium and onnxruntime-web, the program a compiler and the C++ release of ONNX Runtime; each test
-says what is missing and how to get it.
+The page needs Chromium and onnxruntime-web, the program a compiler and the C++ release of ONNX Runtime; a
+test that is skipped says what is missing and how to get it.
 """
 
 from __future__ import annotations
