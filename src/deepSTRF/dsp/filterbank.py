@@ -102,7 +102,7 @@ class FilterbankPlan:
         """Longest kernel of any group, in samples."""
         return max(group.kernel_size for group in self.groups)
 
-    @property
+    @cached_property
     def history(self) -> int:
         """Samples of the past that the first bin needs."""
         return max(0, *(group.kernel_size - group.stride for group in self.groups))

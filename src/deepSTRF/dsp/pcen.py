@@ -7,6 +7,7 @@ PCEN is a causal gain control by the recent mean of each band (Wang et al. 2017,
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,20 +87,53 @@ def pcen(
         raise ValueError(f"energy must be (B, F, T), got {tuple(energy.shape)}")
     if energy.device.type == "cpu":
         check_energies(energy)
+    values = (_per_band(value, energy) for value in (decay, alpha, delta, root))
+    return apply_pcen(energy, pcen_constants(*values), eps=eps, start=start, state=state)
+
+
+class PCENConstants(NamedTuple):
+    """What the formula of `pcen` needs of its parameters, each (F, 1) or (1, 1); streams keep it."""
+
+    rate: Tensor
+    weight: Tensor  # of a frame in the running mean, 1 - a
+    keep: Tensor  # a
+    exponent: Tensor  # -alpha
+    bias: Tensor
+    power: Tensor
+    floor: Tensor  # bias ** power
+
+
+def pcen_constants(decay: Tensor, alpha: Tensor, delta: Tensor, root: Tensor) -> PCENConstants:
+    """Constants of `apply_pcen` from the arguments of `pcen`, as tensors (F,) or (F, 1)."""
+    rate, gain, bias, power = (value.reshape(-1, 1) for value in (decay, alpha, delta, root))
+    return PCENConstants(rate, -torch.expm1(-rate), torch.exp(-rate), -gain, bias, power, bias**power)
+
+
+def apply_pcen(
+    energy: Tensor,
+    constants: PCENConstants,
+    *,
+    eps: float = PCEN_EPS,
+    start: str = "debiased",
+    state: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """`pcen` of energies (B, F, T) that were checked."""
     batch, n_bands, n_frames = energy.shape
     if state is None:
         state = pcen_initial_state(batch, n_bands, start=start, device=energy.device, dtype=energy.dtype)
-    rate, gain, bias, power = (_per_band(value, energy) for value in (decay, alpha, delta, root))
+    if constants.rate.dtype != energy.dtype:
+        constants = PCENConstants(*(value.to(energy) for value in constants))
+    rate, weight, keep, exponent, bias, power, floor = constants
     before = state["memory"]
     if start == "first":
         before = torch.where(state["started"], before, energy[..., 0])
-    memory, last = first_order_recursion(-torch.expm1(-rate) * energy, torch.exp(-rate.squeeze(-1)), before)
+    memory, last = first_order_recursion(weight * energy, keep.squeeze(-1), before)
     elapsed = rate
     if n_frames > 1:
         elapsed = rate * torch.arange(1, n_frames + 1, dtype=energy.dtype, device=energy.device)
     log_missing = state["log_missing"].unsqueeze(-1) - elapsed
     mean = memory / -torch.expm1(log_missing)
-    output = bias**power * torch.expm1(power * torch.log1p(energy * (mean + eps) ** -gain / bias))
+    output = floor * torch.expm1(power * torch.log1p(energy * (mean + eps) ** exponent / bias))
     following = {
         "memory": last,
         "log_missing": log_missing[..., -1],
@@ -137,7 +171,7 @@ def check_energies(x: Tensor) -> None:
     """Raise a ValueError for negative levels; inside compilers, traces and vmap they cannot be looked at."""
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return
-    if torch.func.debug_unwrap(x) is not x or x.is_meta or not bool((x < 0).any()):
+    if torch.func.debug_unwrap(x) is not x or x.is_meta or x.numel() == 0 or float(x.detach().min()) >= 0:
         return
     if not bool(((x < 0) & x.isfinite()).any()):  # an infinite sample spoils its own frame and later ones
         return

@@ -28,7 +28,7 @@ from deepSTRF._validation import (
     to_tensor,
 )
 from deepSTRF.dsp.filters import LongTermSpectrum
-from deepSTRF.models.configurable import HALF_PRECISION, Configurable, placement
+from deepSTRF.models.configurable import HALF_PRECISION, Configurable, first_parameter, placement
 from deepSTRF.models.fitted_on import FittedOn, band_moments, warn_of_empty_bands
 from deepSTRF.models.gradients import GradientMaps
 from deepSTRF.models.io.checkpoint import load_checkpoint, save_checkpoint
@@ -163,16 +163,16 @@ class NeuralModel(nn.Module, Configurable):
         """Precision of what follows the front-end, whose own may be another."""
         for slot in ("readout", "core", "prefiltering"):
             part = getattr(self, slot, None)
-            if part is not None and any(p.is_floating_point() for p in part.parameters()):
-                return placement(part)[1]
+            found = None if part is None else first_parameter(part)
+            if found is not None:
+                return found.dtype
         return placement(self)[1]
 
     def _rounded(self, frames: Tensor) -> Tensor:
         """Frames in the model's precision, where that is half: front-ends compute in float32."""
-        if isinstance(self.wav2spec, nn.Identity) or not isinstance(frames, Tensor):
-            return frames
-        kind = self._precision()
-        return frames.to(kind) if kind in HALF_PRECISION and frames.dtype == torch.float32 else frames
+        heard = not isinstance(self.wav2spec, nn.Identity) and isinstance(frames, Tensor)
+        kind = self._precision() if heard and frames.dtype == torch.float32 else None
+        return frames.to(kind) if kind in HALF_PRECISION else frames
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state before the first frame, for ``batch`` parallel streams.

@@ -28,6 +28,7 @@ __all__ = [
     "TooLargeError",
     "bounded_build",
     "designed_on_cpu",
+    "first_parameter",
     "placement",
 ]
 
@@ -278,6 +279,18 @@ class ScaleFreeParameters(nn.Module):
         if not trained:
             return []
         return [{"params": trained, "lr": lr * self.learning_rate_factor, "weight_decay": 0.0}]
+
+
+def first_parameter(module: nn.Module) -> Tensor | None:
+    """First floating-point parameter of a module; ``parameters()`` costs as much as a layer, per frame."""
+    for value in module._parameters.values():
+        if value is not None and value.is_floating_point():
+            return value
+    for part in module._modules.values():
+        found = None if part is None else first_parameter(part)
+        if found is not None:
+            return found
+    return None
 
 
 def placement(

@@ -168,7 +168,11 @@ class Stream:
         self._axes = stream_axes(self._model)
         self._state = self._model.init_state(self.batch)
         self._check_steps()
-        self._remainder = torch.zeros(self.batch, 1, self.hop - 1, dtype=self.dtype, device=self.device)
+        self._plain_dtype = np.float64 if self.dtype == torch.float64 else np.float32
+        self._is_plain = self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
+        most = torch.finfo(self.dtype).max
+        self._most_energy = 0.5 * most * most  # infinite in double precision
+        self._remainder = np.zeros((self.batch, 1, self.hop - 1), self._plain_dtype)
         self._held, self._frames = [0] * self.batch, [0] * self.batch
         self._everyone = list(range(self.batch))
         self._gives_tensors = False
@@ -214,12 +218,11 @@ class Stream:
         else:
             pieces, tensors = [self._in_step(chosen, samples)], [isinstance(samples, Tensor)]
         made = self._respond(pieces, tensors)
-        rates = [one if kind else one.numpy() for one, kind in zip(made, tensors, strict=True)]
         self._gives_tensors = tensors[0] if tensors else self._gives_tensors
         self._note(time.perf_counter() - start, sum(one.shape[0] * one.shape[-1] for one in made))
         if isinstance(samples, list | tuple):
-            return [one[0] for one in rates]
-        return rates[0] if len(chosen) > 1 else rates[0][0]
+            return [one[0] for one in made]
+        return made[0] if len(chosen) > 1 else made[0][0]
 
     def flush(self) -> Any:
         """Complete the last bin of every stream with silence, and respond to it.
@@ -272,15 +275,11 @@ class Stream:
 
     # ---- one push
 
-    def _respond(self, pieces: list[_Piece], tensors: list[bool]) -> list[Tensor]:
+    def _respond(self, pieces: list[_Piece], tensors: list[bool]) -> list[Any]:
         """Rates (k, N, bins) of each piece; streams with most bins go on when the others are done."""
         counts = [piece.n_samples // self.hop for piece in pieces]
         rates = [
-            torch.empty(
-                (len(piece.streams), self.n_neurons, count),
-                dtype=self._kind_of_rates(kind),
-                device=self.device if kind else None,
-            )
+            self._empty_rates(len(piece.streams), count, kind)
             for piece, count, kind in zip(pieces, counts, tensors, strict=True)
         ]
         state, done = self._state, 0
@@ -291,35 +290,58 @@ class Stream:
             part = self._run([(pieces[place], rates[place]) for place in active], part, done, count)
             state, done = self._placed(state, streams, part), count
         tails = [
-            piece.cut(count * self.hop, piece.n_samples) for piece, count in zip(pieces, counts, strict=True)
+            self._cut([piece], count * self.hop, piece.n_samples)
+            if piece.n_samples > count * self.hop
+            else None
+            for piece, count in zip(pieces, counts, strict=True)
         ]
-        self._state = state
+        self._state = state  # nothing has changed up to here, whatever was raised
         for piece, count, tail in zip(pieces, counts, tails, strict=True):
-            if tail.shape[-1]:
-                self._remainder[piece.streams, :, : tail.shape[-1]] = tail
+            left = 0
+            if tail is not None:
+                left = tail.shape[-1]
+                self._remainder[piece.streams, :, :left] = tail
             for stream in piece.streams:
-                self._held[stream] = tail.shape[-1]
+                self._held[stream] = left
                 self._frames[stream] += count
         return rates
 
-    def _run(self, active: list[tuple[_Piece, Tensor]], state: State, first: int, last: int) -> State:
+    def _run(self, active: list[tuple[_Piece, Any]], state: State, first: int, last: int) -> State:
         """Write the rates of bins first to last of some pieces; return the next state."""
-        most = max(1, FRAMES_PER_STEP // sum(len(piece.streams) for piece, _ in active))
+        pieces = [piece for piece, _ in active]
+        most = max(1, FRAMES_PER_STEP // sum(len(piece.streams) for piece in pieces))
         for start in range(first, last, most):
             stop = min(start + most, last)
-            parts = [piece.cut(start * self.hop, stop * self.hop) for piece, _ in active]
-            chunk = parts[0] if len(parts) == 1 else torch.cat(parts)
+            chunk = torch.from_numpy(self._cut(pieces, start * self.hop, stop * self.hop))
+            if not self._is_plain:
+                chunk = chunk.to(self.device, self.dtype)
             with torch.inference_mode():
                 made, state = self._model.step(chunk, state)
+            plain = made.numpy() if self._is_plain else made.to("cpu", _plain_dtype(self.dtype)).numpy()
             row = 0
             for piece, rates in active:
-                rates[..., start:stop] = made[row : row + len(piece.streams), :, 0]
-                row += len(piece.streams)
+                end = row + len(piece.streams)
+                source = made if isinstance(rates, Tensor) else plain
+                rates[..., start:stop] = source[row:end, :, 0]
+                row = end
         return state
 
-    def _kind_of_rates(self, tensors: bool) -> torch.dtype:
-        """Precision of rates; NumPy has no bfloat16."""
-        return torch.float32 if self.dtype == torch.bfloat16 and not tensors else self.dtype
+    def _cut(self, pieces: list[_Piece], start: int, stop: int) -> NDArray[Any]:
+        """Copy of samples start to stop of some pieces, one under the other, as the model takes them."""
+        rows = sum(len(piece.streams) for piece in pieces)
+        out = np.empty((rows, 1, *pieces[0].sound.shape[1:-1], stop - start), self._plain_dtype)
+        row = 0
+        for piece in pieces:
+            end = row + len(piece.streams)
+            piece.copy_into(out[row:end, 0], start, stop)
+            row = end
+        return out
+
+    def _empty_rates(self, count: int, n_frames: int, tensors: bool) -> Any:
+        shape = (count, self.n_neurons, n_frames)
+        if tensors:
+            return torch.empty(shape, dtype=self.dtype, device=self.device)
+        return np.empty(shape, self._plain_dtype)
 
     def _note(self, seconds: float, n_frames: int) -> None:
         self._times[self._pushes % TIMED_PUSHES] = seconds
@@ -354,26 +376,31 @@ class Stream:
     def _piece(self, streams: list[int], name: str, samples: Any) -> _Piece:
         """Checked samples of some streams in step."""
         sound = self._shaped(len(streams), name, _as_floats(name, samples))
-        if sound.numel():
-            low, high = torch.aminmax(sound.detach())
-            most = torch.finfo(self.dtype).max
-            if not (float(low) >= -most and float(high) <= most):
-                raise ValueError(
-                    f"{name} holds values that are NaN, infinite or above the range of {self.dtype}: nothing "
-                    "was pushed. A gap is silence: np.nan_to_num(samples, posinf=0, neginf=0)"
-                )
+        self._check_finite(name, sound)
         held = self._held[streams[0]]
-        everyone = len(streams) == self.batch and streams == self._everyone
-        rest = self._remainder if everyone else self._remainder[streams]
-        return _Piece(streams, rest[..., :held], sound)
+        rest = self._remainder[streams, 0, :held] if held else None
+        return _Piece(streams, held, rest, sound)
 
-    def _shaped(self, count: int, name: str, sound: Tensor) -> Tensor:
-        """Samples (k, 1, n), or frames (k, 1, F, n)."""
+    def _check_finite(self, name: str, sound: NDArray[Any]) -> None:
+        """Raise a ValueError for values that are not finite, or not in this precision."""
+        if sound.dtype in (np.float32, np.float64):  # their energy is one product, and says it at once
+            flat = sound.reshape(-1)
+            if float(np.dot(flat, flat)) < self._most_energy:
+                return
+        most = torch.finfo(self.dtype).max
+        if sound.size and not (float(sound.min()) >= -most and float(sound.max()) <= most):
+            raise ValueError(
+                f"{name} holds values that are NaN, infinite or above the range of {self.dtype}: nothing was "
+                "pushed. A gap is silence: np.nan_to_num(samples, posinf=0, neginf=0)"
+            )
+
+    def _shaped(self, count: int, name: str, sound: NDArray[Any]) -> NDArray[Any]:
+        """Samples (k, n), or frames (k, F, n)."""
         rank = 1 if self._hears else 2
         bands = None if self._hears else self._bands
-        shape = tuple(sound.shape)
+        shape = sound.shape
         if sound.ndim == rank and count == 1:
-            sound = sound.unsqueeze(0)
+            sound = sound[None]
         if sound.ndim != rank + 1 or len(sound) != count or (bands is not None and sound.shape[1] != bands):
             inner = "n" if self._hears else f"{'F' if bands is None else bands}, n"
             legal = f"({inner}) or (1, {inner})" if count == 1 else f"({count}, {inner})"
@@ -383,7 +410,7 @@ class Stream:
                 f"{name} must be {legal} {what} for {count} stream(s), got {shape}{single}. Streams with "
                 "chunks of different lengths take a list of arrays; channels of one sound are mixed first"
             )
-        return sound.unsqueeze(1)
+        return sound
 
     def _chosen(self, streams: int | Sequence[int]) -> list[int]:
         """Streams by number, each once."""
@@ -436,7 +463,7 @@ class Stream:
         parts = {_PART + name: part for name, part in _leaves(self._state)}
         kept = {
             **parts,
-            "remainder": self._remainder,
+            "remainder": torch.from_numpy(self._remainder),
             "remainder_samples": torch.tensor(self._held),
             "frames": torch.tensor(self._frames),
             "model": self._digest,
@@ -481,7 +508,7 @@ class Stream:
             raise ValueError(
                 f"state holds {batch} streams, this one {self.batch}: Stream(model, batch={batch})"
             )
-        expected["remainder"] = self._remainder
+        expected["remainder"] = torch.from_numpy(self._remainder)
         for name, own in expected.items():
             if given[name].shape != own.shape:
                 raise ValueError(
@@ -494,7 +521,7 @@ class Stream:
                 f"remainder_samples of the state must be {batch} numbers from 0 to {self.hop - 1}, got {held}"
             )
         values = {name: given[name].to(own, copy=True) for name, own in expected.items()}
-        self._remainder = values.pop("remainder")
+        self._remainder = values.pop("remainder").numpy()
         self._state = _with_leaves(self._state, {n.removeprefix(_PART): v for n, v in values.items()})
         self._held, self._frames = held, frames
 
@@ -582,29 +609,28 @@ class Stream:
             )
 
 
-@dataclass
+@dataclass(slots=True)
 class _Piece:
-    """New samples (k, 1, ..., n) of streams in step, behind those of their incomplete bin (k, 1, held)."""
+    """New samples (k, ..., n) of streams in step, behind the held ones (k, held) of their incomplete bin."""
 
     streams: list[int]
-    rest: Tensor
-    sound: Tensor
+    held: int
+    rest: NDArray[Any] | None
+    sound: NDArray[Any]
 
     @property
     def n_samples(self) -> int:
-        return self.rest.shape[-1] + self.sound.shape[-1]
+        return self.held + self.sound.shape[-1]
 
-    def cut(self, start: int, stop: int) -> Tensor:
-        """Copy of samples start to stop, counted from the first of the incomplete bin."""
-        held = self.rest.shape[-1]
-        part = self.rest.new_empty((*self.sound.shape[:-1], stop - start))
-        if start < held:
-            early = min(stop, held) - start
-            part[..., :early] = self.rest[..., start : start + early]
-            part[..., early:] = self.sound[..., : max(stop - held, 0)]
-        else:
-            part.copy_(self.sound[..., start - held : stop - held])
-        return part
+    def copy_into(self, out: NDArray[Any], start: int, stop: int) -> None:
+        """Copy samples start to stop, counted from the first of the incomplete bin."""
+        held = self.held
+        if self.rest is None or start >= held:
+            out[...] = self.sound[..., start - held : stop - held]
+            return
+        early = min(stop, held) - start
+        out[..., :early] = self.rest[:, start : start + early]
+        out[..., early:] = self.sound[..., : max(stop - held, 0)]
 
 
 def _copy_for_streams(model: Any, dtype: torch.dtype | None, device: torch.device | None) -> NeuralModel:
@@ -626,8 +652,13 @@ def _bin_width(model: NeuralModel, audio_fs: float | None, hop: int) -> float | 
     return known if known is not None else getattr(model, "lag_bin_ms", None)
 
 
-def _as_floats(name: str, samples: Any) -> Tensor:
-    """Real floating-point samples as a tensor, which may share their memory."""
+def _plain_dtype(dtype: torch.dtype) -> torch.dtype:
+    """A precision that NumPy has, for one that it may not have."""
+    return dtype if dtype == torch.float64 else torch.float32
+
+
+def _as_floats(name: str, samples: Any) -> NDArray[Any]:
+    """Real floating-point samples as an array, which may share their memory."""
     if isinstance(samples, np.ma.MaskedArray) or not isinstance(samples, np.ndarray | Tensor):
         raise TypeError(
             f"{name} must be a NumPy array or a tensor of floating-point samples (or a list of one per "
@@ -635,16 +666,20 @@ def _as_floats(name: str, samples: Any) -> Tensor:
         )
     if isinstance(samples, np.ndarray) and samples.dtype.kind not in "biufc":
         raise TypeError(f"{name} must hold floating-point samples, got {samples.dtype}")
-    sound = to_tensor(samples)
-    if sound.is_floating_point():
-        return sound
-    scale = {torch.int16: "32768", torch.int32: "2147483648"}.get(sound.dtype)
-    if sound.dtype == torch.uint8:
+    if isinstance(samples, Tensor) and samples.is_floating_point():
+        plain = samples.detach().to("cpu", _plain_dtype(samples.dtype))
+        found: NDArray[Any] = plain.numpy()
+        return found
+    if isinstance(samples, np.ndarray) and samples.dtype.kind == "f":
+        return samples
+    kind = str(samples.dtype).removeprefix("torch.")
+    scale = {"int16": "32768", "int32": "2147483648"}.get(kind)
+    if kind == "uint8":
         cure = f"({name} - 128.0) / 128"
     else:
         cure = f"{name} / {scale}.0" if scale else f"{name}.astype(np.float32) in the unit of the fit"
     raise TypeError(
-        f"{name} must be floating point, got {sound.dtype}: samples are never scaled here. Full scale is 1 "
+        f"{name} must be floating point, got {kind}: samples are never scaled here. Full scale is 1 "
         f"in the sounds of most recordings: {cure}"
     )
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from deepSTRF._validation import check_choice, check_flag, check_positive_number, checked
 from deepSTRF.dsp.filterbank import plan_filterbank
 from deepSTRF.dsp.filters import gabor_taps, gaussian_mass
-from deepSTRF.dsp.pcen import PCEN_EPS, PCEN_STARTS, pcen
+from deepSTRF.dsp.pcen import PCEN_EPS, PCEN_STARTS, PCENConstants, apply_pcen, pcen_constants
 from deepSTRF.dsp.scales import ERB_bandwidth, bounded_shift, frequency_scale, mel_distance, shift_in_mel
 from deepSTRF.models.configurable import designed_on_cpu
 from deepSTRF.models.io.legacy import check_converted, replace_tensors, solve_shift
@@ -295,8 +295,8 @@ class CausalLEAF(PooledFilterbank):
         return (gain * real).unsqueeze(1), (gain * imaginary).unsqueeze(1)
 
     def compression_values(self) -> tuple[Tensor, ...]:
-        """Return decay, alpha, delta and root of the gain control."""
-        return () if self.pcen is None else self.pcen.values()
+        """Return the constants of the gain control."""
+        return () if self.pcen is None else pcen_constants(*self.pcen.values())
 
     def compress(
         self, energy: Tensor, values: tuple[Tensor, ...], state: State | None
@@ -304,7 +304,7 @@ class CausalLEAF(PooledFilterbank):
         """Apply the gain control (or the logarithm) to pooled magnitudes (B, F, T)."""
         if self.pcen is None:
             return energy.clamp_min(self.log_floor).log(), {}
-        return pcen(energy, *values, start=self.pcen.start, state=state)
+        return apply_pcen(energy, PCENConstants(*values), start=self.pcen.start, state=state)
 
     def init_compression(self, batch: int, device: torch.device, dtype: torch.dtype) -> State:
         """Initial state of the running means."""
