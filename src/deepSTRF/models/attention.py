@@ -163,6 +163,11 @@ class CausalSelfAttention(nn.Module, Configurable):
         lies before frame 0 is masked. A block of b queries meets the ``b + w - 1`` keys that any may see.
         """
         window, n_frames = cast(int, self.context_window), query.shape[2]
+        if n_frames == 1:  # a stream: it may see all keys but those before frame 0, which are zeros
+            scores = (query @ keys.mT) / math.sqrt(query.shape[-1])
+            number = torch.arange(1 - window, 1, device=first.device) + first.view(-1, 1, 1, 1)
+            weights = scores.masked_fill(number < 0, -math.inf).softmax(dim=-1)
+            return functional.dropout(weights, self.dropout, self.training) @ values
         keys, values, spoiled = _set_aside(keys, values)
         block = min(n_frames, max(window, _SMALLEST_BLOCK))
         n_blocks = -(-n_frames // block)

@@ -7,7 +7,6 @@ returns when its rates are there; nothing is queued, so a source that is faster 
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -31,6 +30,7 @@ from deepSTRF._validation import (
 )
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.derived import frozen
 from deepSTRF.models.streaming import State, StreamAxis, stream_axes
 
 __all__ = ["Stream", "StreamTiming"]
@@ -620,7 +620,7 @@ class _Piece:
 
     @property
     def n_samples(self) -> int:
-        return self.held + self.sound.shape[-1]
+        return self.held + int(self.sound.shape[-1])
 
     def copy_into(self, out: NDArray[Any], start: int, stop: int) -> None:
         """Copy samples start to stop, counted from the first of the incomplete bin."""
@@ -634,14 +634,14 @@ class _Piece:
 
 
 def _copy_for_streams(model: Any, dtype: torch.dtype | None, device: torch.device | None) -> NeuralModel:
-    """Copy of a model in eval mode and without gradients."""
+    """Copy of a model in eval mode whose filters and kernels are constants."""
     if not isinstance(model, NeuralModel):
         raise TypeError(
             f"model must be a NeuralModel such as Linear(...) or NeuralModel.from_pretrained(folder), got "
             f"{type(model).__name__}"
         )
-    copied = copy.deepcopy(model).eval().requires_grad_(False)
-    return copied.to(device=device, dtype=dtype)
+    fixed = frozen(model)
+    return fixed if dtype is None and device is None else fixed.to(device=device, dtype=dtype)
 
 
 def _bin_width(model: NeuralModel, audio_fs: float | None, hop: int) -> float | None:

@@ -124,6 +124,8 @@ class GRU(_TorchRecurrence, nn.GRU, Configurable):  # type: ignore[misc]
         if not runs_in_numpy(chunk):
             return super().step(chunk, state)
         check_sequence(chunk, self.input_size)
+        if _is_one_frame(chunk, state["h"]):
+            return self._step_frame(chunk[:, 0], (state["h"],))
         last = []
         for layer, h in enumerate(state["h"]):
             if layer:
@@ -134,9 +136,30 @@ class GRU(_TorchRecurrence, nn.GRU, Configurable):  # type: ignore[misc]
         return chunk, {"h": torch.stack(last)}
 
     def _cell(self, drive: Tensor, recurrent: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        (r, z, n), (to_r, to_z, to_n) = drive.chunk(3, -1), recurrent.chunk(3, -1)
-        n = torch.tanh(n + torch.sigmoid(r + to_r) * to_n)
-        return (n + torch.sigmoid(z + to_z) * (state[0] - n),)
+        return (_gated(drive, recurrent, state[0]),)
+
+    def _step_frame(self, x: Tensor, before: tuple[Tensor, ...]) -> tuple[Tensor, State]:
+        """One frame (B, input_size)."""
+        if torch.compiler.is_compiling():
+            return super()._step_frame(x, before)
+        last = []
+        for layer, h in enumerate(before[0]):
+            x = functional.dropout(x, self.dropout, self.training) if layer else x
+            x = torch.gru_cell(x, h, *self.all_weights[layer])
+            last.append(x)
+        return x.unsqueeze(1), {"h": torch.stack(last)}
+
+
+def _is_one_frame(chunk: Tensor, h: Tensor) -> bool:
+    """Whether a chunk is one frame of a stream that nobody differentiates, for as many streams as a state."""
+    return chunk.shape[1] == 1 and chunk.shape[0] == h.shape[1] and not torch.is_grad_enabled()
+
+
+def _gated(drive: Tensor, recurrent: Tensor, h: Tensor) -> Tensor:
+    """Next state of a gated unit from the products with input and state (..., 3 H), and its state."""
+    (r, z, n), (to_r, to_z, to_n) = drive.chunk(3, -1), recurrent.chunk(3, -1)
+    n = torch.tanh(n + torch.sigmoid(r + to_r) * to_n)
+    return n + torch.sigmoid(z + to_z) * (h - n)
 
 
 def _run_groups(x: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
@@ -236,11 +259,22 @@ class _Groups(nn.Module):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         weights = self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        if _is_one_frame(chunk, state["h"]):
+            return self._step_frame(chunk[:, 0], state["h"])
         if chunk.is_cuda and not torch.compiler.is_compiling():
             y = self._by_cudnn(chunk, state["h"], weights)
         else:
             y = _run_groups(chunk, state["h"], weights)
         return y, {"h": y[:, -1].view(chunk.shape[0], len(self.weight_hh), -1).transpose(0, 1)}
+
+    def _step_frame(self, x: Tensor, h: Tensor) -> tuple[Tensor, State]:
+        """One frame (B, input_size): every product is one call, and nothing is laid out anew."""
+        groups, _, size = self.weight_hh.shape
+        drive = functional.linear(x, self.weight_ih.flatten(0, 1), self.bias_ih.flatten())
+        drive = drive.view(x.shape[0], groups, 3 * size).transpose(0, 1)
+        recurrent = torch.baddbmm(self.bias_hh.unsqueeze(1), h, self.weight_hh.mT)
+        h = _gated(drive, recurrent, h)
+        return h.transpose(0, 1).flatten(1).unsqueeze(1), {"h": h}
 
     def _by_cudnn(self, chunk: Tensor, h: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """One call of the library per group."""
