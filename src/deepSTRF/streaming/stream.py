@@ -385,7 +385,9 @@ class Stream:
         """Raise a ValueError for values that are not finite, or not in this precision."""
         if sound.dtype in (np.float32, np.float64):  # their energy is one product, and says it at once
             flat = sound.reshape(-1)
-            if float(np.dot(flat, flat)) < self._most_energy:
+            with np.errstate(over="ignore", invalid="ignore"):
+                energy = float(np.dot(flat, flat))
+            if energy < self._most_energy:
                 return
         most = torch.finfo(self.dtype).max
         if sound.size and not (float(sound.min()) >= -most and float(sound.max()) <= most):
@@ -581,7 +583,7 @@ class Stream:
         ]
         cuts = _PROBE_CUTS if own else (1,)
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(
+        noise = torch.rand(
             (self.batch, *shape, sum(cuts) * self.hop), generator=generator, dtype=torch.float64
         )
         noise, state, made = noise.to(self.device, self.dtype), self._state, []
