@@ -180,6 +180,8 @@ class Clean:
                 self.skipped[f"{source}: {command}"] = reason
                 continue
             clear_target(command, folder)
+            for file in (self.folder / "imagined").glob("*.toml"):  # an example may have written a template
+                shutil.copy(file, folder)
             if not re.search(r"^deepstrf (fit|import|sweep|search|bench) ", command):
                 self.restore_runs(folder)
             self.run(f"{source}: {command}", command, folder)
