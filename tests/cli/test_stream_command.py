@@ -7,7 +7,6 @@ import importlib.util
 import io
 import json
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -223,6 +222,7 @@ def test_rows_come_while_the_pipe_is_open_and_a_reader_may_leave(folder):
     process.stderr.close()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Ctrl-C is sent by another call there")
 def test_ctrl_c_keeps_what_was_heard(folder, tmp_path):
     target = tmp_path / "rates.csv"
     process = start(
@@ -247,6 +247,7 @@ def test_ctrl_c_keeps_what_was_heard(folder, tmp_path):
 
 def test_a_terminal_shows_lines_at_80_columns(folder):
     """In a pseudo-terminal, at the speed of the sound, until Ctrl-C."""
+    pty = pytest.importorskip("pty", reason="pseudo-terminals are of Unix")
     outer, inner = pty.openpty()
     process = start(
         folder, "--wav", folder / "song.wav", "--real-time", stdin=inner, stdout=inner, stderr=inner

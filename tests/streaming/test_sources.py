@@ -214,6 +214,9 @@ def test_a_pipe_of_another_format_is_refused():
         whole(RawSource(io.BytesIO(file.getvalue()), 8000, 8000, format="int16"))
     with pytest.raises(ValueError, match=r"float32.*int16"):
         RawSource(io.BytesIO(b""), 8000, 8000, format="int24")
+    for stream in ("song.raw", io.StringIO("text")):
+        with pytest.raises(TypeError, match="stream .*(BinaryIO|binary file)"):
+            RawSource(stream, 8000, 8000)
     with pytest.warns(UserWarning, match="3 of 4 bytes"):
         assert len(whole(RawSource(io.BytesIO(bytes(403)), 8000, 8000))) == 100
     assert whole(RawSource(io.BytesIO(b""), 44100, 8000)).size == 0

@@ -14,6 +14,7 @@ length comes in their place, so that the time of all later samples stays right. 
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import queue
@@ -422,6 +423,10 @@ class RawSource(SoundSource):
         seconds: float | None = None,
     ) -> None:
         check_choice("format", format, tuple(FORMATS))
+        if not hasattr(stream, "read") or isinstance(stream, io.TextIOBase):
+            raise TypeError(
+                f"stream is an open binary file, such as sys.stdin.buffer, got {type(stream).__name__}"
+            )
         super().__init__("the pipe", exact_rate(rate_in, "rate_in"), rate, channel, seconds)
         mono(np.zeros((1, n_channels)), channel, self.name)
         self._stream, self._format, self._n_channels = stream, format, n_channels
