@@ -215,7 +215,7 @@ def test_a_pipe_of_another_format_is_refused():
     with pytest.raises(ValueError, match=r"float32.*int16"):
         RawSource(io.BytesIO(b""), 8000, 8000, format="int24")
     for stream in ("song.raw", io.StringIO("text")):
-        with pytest.raises(TypeError, match="stream .*(BinaryIO|binary file)"):
+        with pytest.raises(TypeError, match=r"stream .*(BinaryIO|binary file)"):
             RawSource(stream, 8000, 8000)
     with pytest.warns(UserWarning, match="3 of 4 bytes"):
         assert len(whole(RawSource(io.BytesIO(bytes(403)), 8000, 8000))) == 100

@@ -423,7 +423,8 @@ class RawSource(SoundSource):
         seconds: float | None = None,
     ) -> None:
         check_choice("format", format, tuple(FORMATS))
-        if not hasattr(stream, "read") or isinstance(stream, io.TextIOBase):
+        given: object = stream
+        if not hasattr(given, "read") or isinstance(given, io.TextIOBase):
             raise TypeError(
                 f"stream is an open binary file, such as sys.stdin.buffer, got {type(stream).__name__}"
             )
