@@ -32,6 +32,7 @@ BENCHMARKS = {
     "load": ("Loading NS1, from its files and from the cache", "benchmarks/bench_load.py"),
     "long": ("A recording of ten hours in bounded memory", "benchmarks/bench_long.py --write"),
     "inference": ("False positives of tests, coverage of intervals", "benchmarks/bench_inference.py"),
+    "stream": ("Live streams: real-time factor and latency", "benchmarks/bench_stream.py --hour"),
     "verify": ("What checksums add to a load", "benchmarks/bench_verify.py"),
 }
 
