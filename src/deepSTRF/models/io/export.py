@@ -30,6 +30,7 @@ from deepSTRF import __version__
 from deepSTRF._files import MANIFEST, replace_folder
 from deepSTRF._optional import require
 from deepSTRF._validation import check_choice
+from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import HALF_PRECISION, placement
 from deepSTRF.models.derived import frozen
 from deepSTRF.models.streaming import State, merge_streams, split_streams, stream_axes
@@ -352,7 +353,10 @@ def _graph(graph: str, model: Any, stream: _Step | None, format: str) -> tuple[b
         forms: list[tuple[str, nn.Module]] = [("step", stream)]
     else:
         forms = [("forward", _Whole(model))]
-        forms += [] if stream is None else [("scan over steps", _Scan(stream, sound.hop))]
+        if stream is not None:
+            forms.append(("scan over steps", _Scan(stream, sound.hop)))
+        if any(isinstance(part, Backbone) for part in model.modules()):
+            forms.reverse()  # its blocks depend on the length of the clip
     reasons = []
     for form, module in forms:
         try:
@@ -519,7 +523,7 @@ def _runner(content: bytes, format: str) -> _Runner:
         return run
     onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # what fails at a size is an error of ours
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
