@@ -33,6 +33,10 @@ BENCHMARKS = {
     "long": ("A recording of ten hours in bounded memory", "benchmarks/bench_long.py --write"),
     "inference": ("False positives of tests, coverage of intervals", "benchmarks/bench_inference.py"),
     "stream": ("Live streams: real-time factor and latency", "benchmarks/bench_stream.py --hour"),
+    "server": (
+        "A server of live streams: processor time and latency, beside an echo",
+        "benchmarks/bench_server.py",
+    ),
     "verify": ("What checksums add to a load", "benchmarks/bench_verify.py"),
 }
 

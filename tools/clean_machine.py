@@ -111,6 +111,8 @@ def reason_to_skip(command: str, has_ns1: bool, folder: Path) -> str | None:
     if re.search(r"--device\b|--list-devices", command):
         return "needs a microphone"
     words = shlex.split(command)
+    if words[1] == "serve":
+        return "serves until Ctrl-C"
     if words[1:3] == ["bench", "ns1"]:
         return "takes an hour"
     if words[1] == "import" and not (folder / words[2]).exists():

@@ -81,6 +81,7 @@ def test_subcommands_are_those_of_the_panel():
         ("deepstrf import there.nwb", False, None),
         ("deepstrf stream runs/mel --device default --neurons 3", False, "needs a microphone"),
         ("deepstrf stream runs/mel --list-devices", False, "needs a microphone"),
+        ("deepstrf serve runs/mel --port 0", True, "serves until Ctrl-C"),
         ("deepstrf stream runs/mel --stdin --rate 16000 < song.raw", False, None),
         ("deepstrf fit --dataset <yours>", False, "a placeholder"),
         ("deepstrf import elsewhere.nwb", False, "needs elsewhere.nwb, which its page makes"),

@@ -208,6 +208,19 @@ def test_a_model_on_spectrograms_and_one_in_double_precision():
         assert error_of(stream) == ("bad_message", 1007)
 
 
+def test_answers_of_many_neurons_may_wait_to_be_read():
+    many = Linear(2, 3, out_neurons=3000).eval()  # 2.4 MB for 200 frames
+    frames = np.ones((200, 2), "<f4")
+    with Server(many, limits=ServerLimits(clients=1)) as running, opened(running, max_size=None) as stream:
+        for _ in range(2):
+            stream.send(frames.tobytes())
+        time.sleep(0.3)  # the first answer does not fit into what the system buffers
+        stream.send(frames[:1].tobytes())
+        answers = [decoded(stream.recv(timeout=20), 3000) for _ in range(3)]
+    assert [first for first, _ in answers] == [0, 200, 400]
+    assert len(answers[2][1]) == 1
+
+
 # ---- clients that do something wrong
 
 
@@ -436,6 +449,7 @@ def test_who_vanishes_gives_the_place_back(server, model):
 
 def test_who_answers_no_ping_and_who_sends_nothing_is_disconnected(model, monkeypatch):
     monkeypatch.setattr(server_module, "PING_S", 0.3)
+    monkeypatch.setattr(server_module, "PONG_S", 0.3)
     monkeypatch.setattr(server_module, "CLOSE_S", 0.3)
     limits = ServerLimits(clients=4, idle_s=1.5)
     with Server(model, limits=limits) as running:
@@ -544,6 +558,7 @@ def test_a_token_opens_the_door(model):
         ({"origins": ["null"]}, "origin"),
         ({"origins": ["http://localhost:8000/page"]}, "origin"),
         ({"port": 70_000}, "port"),
+        ({"origins": np.array(["a"])}, "origins"),
     ],
 )
 def test_unsafe_choices_are_refused(model, options, text):
@@ -552,7 +567,9 @@ def test_unsafe_choices_are_refused(model, options, text):
     assert options.get("token", "with spaces in the middle") not in str(refused.value)
 
 
-def test_limits_are_checked():
+def test_limits_are_checked(model):
+    with pytest.raises(TypeError, match="limits must be a ServerLimits"):
+        Server(model, limits=model)
     with pytest.raises(ValueError, match="message_s"):
         ServerLimits(message_s=3.0)
     with pytest.raises(ValueError, match="speed"):

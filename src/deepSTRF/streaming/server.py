@@ -71,12 +71,13 @@ ASSUMED_DT_MS = 5.0
 MOST_WAITING = 256
 #: Bytes for one client in the send buffers of the server and of the system; beyond, its next answer waits.
 SEND_BUFFER = 2**16
-#: Where control frames that are answered at once (pings) are not read back.
-MOST_UNSENT = 2**20
+#: Answers to pings, in bytes, that a client may leave unread.
+UNREAD_PONGS = 2**20
 #: Bytes read from a connection at a time: thousands of tiny frames in one read would hold up everyone.
 READ_SIZE = 2**14
-#: Seconds for the handshakes, between pings, and until a ping must be answered.
-OPEN_S, CLOSE_S, PING_S = 10.0, 2.0, 10.0
+#: Seconds for the handshakes, between pings, and until a ping must be answered: Python inside of another
+#: program (MATLAB, Bonsai) may answer only when it is called next.
+OPEN_S, CLOSE_S, PING_S, PONG_S = 10.0, 2.0, 10.0, 60.0
 #: Seconds that a client which did something wrong has to read why.
 REFUSAL_S = 1.0
 #: Connections beyond those served: handshakes, and refusals that are being read.
@@ -212,15 +213,16 @@ class Server:
         origins: Sequence[str] = (),
         limits: ServerLimits | None = None,
     ) -> None:
-        self._websockets = _websockets()
+        self._asyncio, self._closed_error = _websockets()
         self.host, self.port = _checked_host(host, token), _checked_port(port)
         self._token, self._origins = _checked_token(token), _checked_origins(origins)
-        self.limits = ServerLimits() if limits is None else limits
+        self.limits = _checked_limits(limits)
         stream = Stream(model, self.limits.clients)
-        self._bands: int | None = int(model.F) if stream.audio_fs is None else None  # type: ignore[arg-type]
+        self._bands: int | None = getattr(model, "F", None) if stream.audio_fs is None else None
         per_second = stream.audio_fs or 1000.0 / (stream.dt_ms or ASSUMED_DT_MS)
         self._per_second = float(per_second)
         self._longest = max(1, math.floor(self.limits.message_s * per_second))
+        self._most_unsent = UNREAD_PONGS + 4 * stream.n_neurons * (self._longest // stream.hop + 2)
         self.hello = self._description(model, stream)
         self._pool = StreamPool(stream, self._bands, self._deliver)
         self._clients: set[_Client] = set()
@@ -329,19 +331,19 @@ class Server:
 
     async def _serve(self, ready: concurrent.futures.Future[int]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        listening = self._websockets.serve(
+        listening = self._asyncio.serve(
             self._handle,
             self.host,
             self.port,
             origins=[None, *self._origins],
             process_request=self._admit,
-            create_connection=_guarded(self._websockets.ServerConnection, self),
+            create_connection=_guarded(self._asyncio.ServerConnection, self),
             compression=None,  # no bombs, and it would cost more than the model
             server_header=None,
             open_timeout=OPEN_S,
             close_timeout=CLOSE_S,
             ping_interval=PING_S,
-            ping_timeout=PING_S,
+            ping_timeout=PONG_S,
             max_size=2 * self._longest * 4 * (self._bands or 1) + 1024,
             max_queue=(8, 2),
             write_limit=SEND_BUFFER,
@@ -356,7 +358,9 @@ class Server:
             finally:
                 watching.cancel()
                 for connection in list(self._sockets):
-                    if connection.state.name == "CONNECTING":  # else the end would wait for its handshake
+                    if (
+                        connection.protocol.state.name == "CONNECTING"
+                    ):  # else the end would wait for its handshake
                         connection.transport.abort()
         await asyncio.to_thread(self._pool.close)
 
@@ -405,7 +409,7 @@ class Server:
                 await self._refuse(connection, end)
                 return
         for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, self._websockets.ConnectionClosed):
+            if isinstance(end, Exception) and not isinstance(end, self._closed_error):
                 raise end
 
     async def _refuse(self, connection: Any, refusal: _Refusal) -> None:
@@ -417,7 +421,7 @@ class Server:
             await connection.close(CLOSE_CODES[refusal.code], refusal.code)
         except TimeoutError:
             connection.transport.abort()
-        except self._websockets.ConnectionClosed:
+        except self._closed_error:
             pass
 
     async def _read(self, client: _Client) -> None:
@@ -569,10 +573,8 @@ def _guarded(base: type[Any], server: Server) -> type[Any]:
     class Guarded(base):  # type: ignore[misc]
         def connection_made(self, transport: Any) -> None:
             server._sockets.add(self)
-            self.n_frames, self.pace = (
-                0,
-                _Pace(server.limits.messages_per_s, server.limits.messages_per_s / 4),
-            )
+            self.n_frames = 0
+            self.pace = _Pace(server.limits.messages_per_s, server.limits.messages_per_s / 4)
             if hasattr(transport, "max_size"):
                 transport.max_size = READ_SIZE
             transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -587,7 +589,7 @@ def _guarded(base: type[Any], server: Server) -> type[Any]:
         def data_received(self, data: bytes) -> None:
             before = self.n_frames
             super().data_received(data)
-            if self.transport.get_write_buffer_size() > MOST_UNSENT:
+            if self.transport.get_write_buffer_size() > server._most_unsent:
                 self.transport.abort()
             delay = self.pace.delay(self.n_frames - before, self.loop.time())
             if delay > 0:
@@ -608,13 +610,14 @@ def _guarded(base: type[Any], server: Server) -> type[Any]:
 # ---- arguments
 
 
-def _websockets() -> ModuleType:
+def _websockets() -> tuple[ModuleType, type[Exception]]:
+    """The server of the package, and what its connections raise when they are closed."""
     package = require("websockets", extra="live")
     if int(package.__version__.split(".")[0]) < 14:
         raise ImportError(
             f"the server needs websockets 14 or later, found {package.__version__}: pip install -U websockets"
         )
-    return package
+    return require("websockets.asyncio.server", extra="live"), package.exceptions.ConnectionClosed
 
 
 def _checked_host(host: str, token: str | None) -> str:
@@ -630,6 +633,14 @@ def _checked_host(host: str, token: str | None) -> str:
             "token, such as secrets.token_urlsafe(), or leave host out to serve this machine alone"
         )
     return host
+
+
+def _checked_limits(limits: ServerLimits | None) -> ServerLimits:
+    if limits is None:
+        return ServerLimits()
+    if not isinstance(limits, ServerLimits):
+        raise TypeError(f"limits must be a ServerLimits or None, got {type(limits).__name__}")
+    return limits
 
 
 def _checked_port(port: int) -> int:
@@ -652,7 +663,7 @@ def _checked_origins(origins: Sequence[str]) -> list[str]:
     for origin in given:
         if not ORIGIN.fullmatch(origin):
             raise ValueError(
-                f"an origin is a scheme and a host, such as 'http://localhost:8000', got {origin!r}; "
+                f"origins must hold schemes and hosts, such as 'http://localhost:8000', got {origin!r}; "
                 "'null' and '*' would admit any website: serve your page from an address of its own "
                 "(python -m http.server)"
             )
