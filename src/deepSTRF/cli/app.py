@@ -789,6 +789,10 @@ def export(
             metavar="NAMES", help=f"sequence: whole clips; step: one frame at a time.{_default('both')}"
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(metavar="float32|float16|int8", help="How ONNX files store weights; float32 computes."),
+    ] = "float32",
     seed: Seed = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the files.")] = False,
     debug: Debug = False,
@@ -805,7 +809,7 @@ def export(
     """
     from deepSTRF.cli.exports import export_and_print
 
-    export_and_print(run, path, format, graphs, seed, quiet=quiet)
+    export_and_print(run, path, format, graphs, precision, seed, quiet=quiet)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from deepSTRF.cli.console import stdout_console
 from deepSTRF.cli.errors import say, usage
@@ -12,19 +13,26 @@ __all__ = ["export_and_print"]
 
 
 def export_and_print(
-    run: str, path: Path | None, format: str, graphs: str | None, seed: int | None, *, quiet: bool
+    run: str,
+    path: Path | None,
+    format: str,
+    graphs: str | None,
+    precision: str,
+    seed: int | None,
+    *,
+    quiet: bool,
 ) -> None:
     """Write graphs of a model, and list the files."""
     model = load_fitted(run, seed)
     words = [word for word in Path(run).parts if word.strip("./\\")]
     folder = path or Path(f"{'-'.join(words[-2:]) or 'model'}-{format}")
-    chosen = (
-        {} if graphs is None else {"graphs": [word.strip() for word in graphs.split(",") if word.strip()]}
-    )
+    chosen: dict[str, Any] = {"format": format, "precision": precision}
+    if graphs is not None:
+        chosen["graphs"] = [word.strip() for word in graphs.split(",") if word.strip()]
     if not quiet:
         say("Exporting, and checking against the model", err=True)
     with usage():
-        written = model.export(folder, format=format, **chosen)
+        written = model.export(folder, **chosen)
     console = stdout_console()
     for file in sorted(written.iterdir()):
         console.print(f"  {file.name:<16s} {file.stat().st_size / 1e6:8.2f} MB")

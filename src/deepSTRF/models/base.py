@@ -497,11 +497,11 @@ class NeuralModel(nn.Module, Configurable):
         *,
         format: str = "onnx",
         graphs: Sequence[str] = GRAPHS,
+        precision: str = "float32",
     ) -> Path:
         """Write graphs that run without this package, in ONNX Runtime or PyTorch (page "Exported models").
 
-        They are checked against the model at other batch sizes and lengths, and over 1,000 frames of steps,
-        before they are kept: within 1e-5 of the output's range. The model stays as it is.
+        Kept when they agree with the model to 1e-5 of the range, at other sizes and over 1,000 steps.
 
         Parameters
         ----------
@@ -511,24 +511,24 @@ class NeuralModel(nn.Module, Configurable):
             ONNX (extra ``export``), or an archive that ``torch.export.load`` reads.
         graphs : sequence of {"sequence", "step"}
             Whole clips to rates (B, N, T), and one frame with the state before and after it.
+        precision : {"float32", "float16", "int8"}
+            How ONNX files store the weights behind the front-end; the metadata states what that moved.
 
         Returns
         -------
         pathlib.Path
-            The folder: ``sequence.onnx``, ``step.onnx`` (``.pt2`` of torch) and ``metadata.json``, which
-            each graph also holds inside.
+            The folder: ``sequence.onnx``, ``step.onnx`` (or ``.pt2``), ``metadata.json`` (also inside each).
 
         Raises
         ------
         ImportError
             Without the packages of the extra.
         ValueError
-            When a graph cannot be exported, e.g. the steps of attention without ``context_window``; the text
-            says why, and what can.
+            When a graph cannot be exported, with the reason and what can (attention without a window).
         FileExistsError
             When the folder holds files of other origin with these names.
         """
-        return export_model(self, path, format=format, graphs=graphs)
+        return export_model(self, path, format=format, graphs=graphs, precision=precision)
 
     @checked
     def push_to_hub(

@@ -33,6 +33,7 @@ from deepSTRF._validation import check_choice
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import HALF_PRECISION, placement
 from deepSTRF.models.derived import frozen
+from deepSTRF.models.io.weights import PRECISIONS, pack_weights, round_weights
 from deepSTRF.models.streaming import State, merge_streams, split_streams, stream_axes
 
 __all__ = ["FORMATS", "GRAPHS", "KIND", "METADATA_KEY", "export_model"]
@@ -89,10 +90,18 @@ class _Part(NamedTuple):
 
 
 def export_model(
-    model: Any, path: str | os.PathLike[str], *, format: str = "onnx", graphs: Sequence[str] = GRAPHS
+    model: Any,
+    path: str | os.PathLike[str],
+    *,
+    format: str = "onnx",
+    graphs: Sequence[str] = GRAPHS,
+    precision: str = "float32",
 ) -> Path:
     """Write graphs of a model into a folder, see `deepSTRF.models.NeuralModel.export`."""
     check_choice("format", format, tuple(FORMATS))
+    check_choice("precision", precision, PRECISIONS)
+    if precision != "float32" and format != "onnx":
+        raise ValueError(f"precision={precision!r} needs format='onnx'; archives keep weights as they are")
     wanted = _wanted(graphs)
     folder = Path(path)
     _check_folder(folder, [f"{graph}{FORMATS[format]}" for graph in wanted])
@@ -100,10 +109,14 @@ def export_model(
     if format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             require(package, extra="export")
-    twin = _copied(model)
+    stored: dict[str, Any] = {"precision": precision}
     with _quietly(), torch.no_grad():
+        if precision != "float32":
+            model, facts = _rounded(model, precision)
+            stored |= facts
+        twin = _copied(model)
         stream = _Step(twin) if _streams(model, twin, wanted) else None
-        made = {graph: _graph(graph, twin, stream, format) for graph in wanted}
+        made = {graph: _graph(graph, twin, stream, format, stored) for graph in wanted}
     described = {graph: metadata for graph, (_, metadata) in made.items()}
     files = [(f"{graph}{FORMATS[format]}", content) for graph, (content, _) in made.items()]
     files.append((METADATA_FILE, json.dumps(described, indent=1).encode()))
@@ -157,6 +170,27 @@ def _copied(model: nn.Module) -> nn.Module:
                 if isinstance(value, Tensor):
                     held[name] = value.clone()
     return twin
+
+
+def _rounded(model: nn.Module, precision: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A copy of a model with rounded weights; what was rounded, and how far predictions for noise moved."""
+    sound = _Sound.of(model)
+    if sound.dtype != torch.float32:
+        raise ValueError(
+            f"precision={precision!r} needs a model in float32, not {sound.dtype}: model.float()"
+        )
+    x = sound.noise(*_CHECKED[-1], torch.Generator().manual_seed(1))
+    copied = copy.deepcopy(model).cpu().eval()
+    before = copied(x)
+    names = round_weights(copied, precision)
+    span = float(before.max() - before.min()) or 1.0
+    moved = float((copied(x) - before).abs().max()) / span
+    facts = {
+        "rounded": names,
+        "largest_difference_from_model": moved,
+        "in": "ranges of the output, for noise",
+    }
+    return copied, facts
 
 
 def _streams(model: nn.Module, twin: Any, wanted: Sequence[str]) -> bool:
@@ -344,7 +378,9 @@ class _Sound:
         return ["batch", 1, self.hop if frames == 1 else f"{self.hop}*{frames}"]
 
 
-def _graph(graph: str, model: Any, stream: _Step | None, format: str) -> tuple[bytes, dict[str, Any]]:
+def _graph(
+    graph: str, model: Any, stream: _Step | None, format: str, stored: dict[str, Any]
+) -> tuple[bytes, dict[str, Any]]:
     """Content and metadata of one graph, in the first form that agrees with the model."""
     sound = _Sound.of(model)
     if graph == "step":
@@ -360,7 +396,7 @@ def _graph(graph: str, model: Any, stream: _Step | None, format: str) -> tuple[b
     reasons = []
     for form, module in forms:
         try:
-            return _made(graph, form, module, model, stream, sound, format)
+            return _made(graph, form, module, model, stream, sound, format, stored)
         except _NotExportableError as error:
             reasons.append(f"{form}: {error}")
     raise ValueError(
@@ -376,11 +412,12 @@ def _made(
     stream: _Step | None,
     sound: _Sound,
     format: str,
+    stored: dict[str, Any],
 ) -> tuple[bytes, dict[str, Any]]:
     program = _traced(graph, module, stream, sound)
-    metadata = _metadata(graph, form, model, stream, sound)
+    metadata = {**_metadata(graph, form, model, stream, sound), "weights": stored}
     names = [one["name"] for one in metadata["inputs"]], [one["name"] for one in metadata["outputs"]]
-    content = _writer(program, names, format)
+    content = _writer(program, names, format, stored["precision"])
     run = _runner(content(metadata), format)
     metadata["checked"] = _compared(graph, run, model, stream, sound, format)
     return content(metadata), metadata
@@ -422,7 +459,9 @@ def _first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"[:300]
 
 
-def _writer(program: Any, names: tuple[list[str], list[str]], format: str) -> Callable[[Any], bytes]:
+def _writer(
+    program: Any, names: tuple[list[str], list[str]], format: str, precision: str
+) -> Callable[[Any], bytes]:
     """A function from metadata to the content of a file."""
     if format == "torch":
 
@@ -447,6 +486,8 @@ def _writer(program: Any, names: tuple[list[str], list[str]], format: str) -> Ca
         raise _NotExportableError(_first_line(error)) from error
     proto = converted.model_proto
     _name_sizes(proto.graph, _symbols(program))
+    if precision != "float32":
+        pack_weights(proto, precision)
     entry = proto.metadata_props.add()
     entry.key = METADATA_KEY
 
