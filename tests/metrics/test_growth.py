@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from deepSTRF.datasets import NeuralDataset
 from deepSTRF.metrics import ScoreTracker, corrcoef, feve, fve, neuron_quality
 from deepSTRF.metrics._statistics import pooled_moments
 from deepSTRF.metrics.quality import COLUMNS
 from deepSTRF.metrics.stacks import stacks
+from deepSTRF.training.evaluation import score_predictions
 
 
 def recording(dtype: torch.dtype, holes: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,11 +166,49 @@ def test_stacks_of_clips_give_what_single_clips_give(centring: str, monkeypatch:
         )
 
 
-def test_stacks_hold_clips_of_one_shape_within_their_bytes() -> None:
+def test_stacks_hold_every_clip_once_within_their_bytes() -> None:
     clips = [(number, (torch.full((2, 3, 50 + number % 2), float(number)),)) for number in range(9)]
     seen: list[int] = []
-    for numbers, (stack,) in stacks(iter(clips)):
+    for numbers, (stack,), _ in stacks(iter(clips)):
         assert stack.shape[0] == len(numbers)
         assert [int(one) for one in stack[:, 0, 0, 0]] == numbers
         seen += numbers
     assert sorted(seen) == list(range(9))
+
+
+@pytest.mark.parametrize("missing", ["nothing", "bins", "repeats"])
+def test_predictions_of_clips_of_many_lengths_score_as_one_by_one(
+    missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    lengths = random.integers(50, 150, 60)
+    responses = [random.poisson(0.5, (5, 3, n)).astype(float) for n in lengths]
+    for clip in range(0, 60, 7):
+        if missing == "bins":
+            responses[clip][:, :, -9:] = np.nan
+        if missing == "repeats":
+            responses[clip][2, 1:] = np.nan
+    ds = NeuralDataset.from_arrays(
+        [np.ones((2, n), np.float32) for n in lengths], responses, 5.0, check_alignment=False
+    )
+    rates = [torch.rand(5, int(n), generator=torch.manual_seed(int(n))) for n in lengths]
+    number = 0 if missing == "repeats" else 20  # draws of repeats depend on which clips meet
+    together = score_predictions(rates.__getitem__, ds, n_bootstrap=number)
+    monkeypatch.setattr("deepSTRF.metrics.stacks.STACK_BYTES", 0)
+    single = score_predictions(rates.__getitem__, ds, n_bootstrap=number)
+    assert together.reasons == single.reasons
+    for name, column in single.columns.items():
+        np.testing.assert_allclose(together[name], column, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_a_stack_of_two_lengths_is_padded_with_zeros_where_nothing_is_missing() -> None:
+    clips = [(0, (torch.ones(2, 3, 100),)), (1, (torch.ones(2, 3, 99),))]
+    ((keys, (stack,), lengths),) = stacks(iter(clips))
+    assert keys == [0, 1]
+    assert lengths is not None
+    assert lengths.tolist() == [100, 99]
+    assert float(stack.sum()) == 2 * 3 * 199
+    clips[0][1][0][0, 0, 7] = torch.nan
+    ((_, (stack,), lengths),) = stacks(iter(clips))
+    assert lengths is None
+    assert int(stack.isnan().sum()) == 1 + 2 * 3

@@ -361,7 +361,8 @@ class NullTable(ResultTable):
     p, q : array (N,)
         P-value, and that adjusted over neurons by `fdr`; NaN with a reason where there is none.
     smallest_p : array (N,)
-        The smallest p that the test could have given.
+        One over the number of null scores and the observed one: no p is smaller. With
+        ``cross_validated=True`` the null is wider, and what a perfect model reaches may be larger.
     reasons : tuple of str
         Per neuron why there is no p.
     null : array (B, N)

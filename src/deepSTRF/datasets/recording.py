@@ -57,8 +57,8 @@ WHOLE_CLIP_BYTES = 1 << 29
 WHOLE_STIMULUS_BYTES = 1 << 27
 #: Size of such a piece.
 PIECE_OF_CLIP_BYTES = 1 << 26
-#: Values of responses that short clips are read in together.
-STACKED_VALUES = 1 << 20
+#: Values of responses that short clips are read in together, and of one that is short.
+STACKED_VALUES, SHORT_VALUES = 1 << 20, 1 << 16
 #: Metadata that name a clip or a neuron.
 _NAMES = {"cell_id", "name", "dataset"}
 
@@ -621,7 +621,7 @@ class Recording(Dataset[dict[str, Any]]):
         alike: dict[Any, list[int]] = {}
         for clip in clips:
             held = self._storage.clips[clip]
-            if held.heard.size == self.N_neurons and held.data.size <= STACKED_VALUES and held.is_block:
+            if held.heard.size == self.N_neurons and held.data.size <= SHORT_VALUES and held.is_block:
                 alike.setdefault((held.data.shape, held.data.dtype), []).append(clip)
         for (shape, kind), chosen in alike.items():
             size = max(1, STACKED_VALUES // max(1, math.prod(shape)))

@@ -572,18 +572,22 @@ class RepeatSummary:
         )
 
     @classmethod
-    def of(cls, responses: Tensor, mask: Tensor | None, *, single: bool = False) -> Self:
+    def of(
+        cls,
+        responses: Tensor,
+        mask: Tensor | None,
+        *,
+        single: bool = False,
+        products: bool = False,
+        lengths: Tensor | None = None,
+    ) -> Self:
         """Summarise (B, N, R, T) responses, rows in the order (b, n).
 
-        ``single``: keep the deviations of float32 responses as float32, in half the memory.
+        ``single``: keep the deviations of float32 responses as float32, in half the memory. ``products`` of
+        repeats, where every sample counts. ``lengths`` (B,): every sample of a clip counts up to its length,
+        and the rest is zeros; there is no mask then.
         """
-        return cls.of_samples(responses, valid_samples(responses, mask), single=single)
-
-    @classmethod
-    def of_samples(
-        cls, responses: Tensor, valid: Tensor | None, *, single: bool = False, products: bool = False
-    ) -> Self:
-        """Summarise the samples (B, N, R, T) that count, None: all; ``products`` of repeats where all do."""
+        valid = None if lengths is not None else valid_samples(responses, mask)
         rows = responses.flatten(0, 1)
         pieces = row_blocks(rows)
         row_mask = None if valid is None else valid.flatten(0, 1)
@@ -591,8 +595,12 @@ class RepeatSummary:
         single = single and rows.dtype != torch.float64
         deviation = rows.new_empty((len(rows), rows.shape[2]), dtype=torch.float32 if single else dtype)
         blocks = []
+        own = None if lengths is None else lengths.repeat_interleave(responses.shape[1]).to(dtype)
         for piece in pieces:
-            block = cls._block(rows[piece], None if row_mask is None else row_mask[piece], products)
+            if own is None:
+                block = cls._block(rows[piece], None if row_mask is None else row_mask[piece], products)
+            else:
+                block = cls._of_complete(rows[piece].to(dtype, copy=True), products, own[piece])
             deviation[piece] = block.deviation
             blocks.append(replace(block, deviation=block.deviation[:, :0]))
         count, mean, square = (
@@ -602,7 +610,9 @@ class RepeatSummary:
         if valid is None:
             repeats = [block.repeats for block in blocks if block.repeats is not None]
             together = repeats[0].map(lambda *values: torch.cat(values), *repeats[1:]) if repeats else None
-            return cls(deviation, None, count, mean, square, powers, repeats=together)
+            within = [block.valid for block in blocks if block.valid is not None]
+            bins = torch.cat(within) if within else None
+            return cls(deviation, bins, count, mean, square, powers, repeats=together)
         bins = torch.cat([block.valid for block in blocks if block.valid is not None])
         ragged = [
             block.ragged + piece.start
@@ -656,26 +666,27 @@ class RepeatSummary:
         return cls._of_masked(values, torch.ones_like(values, dtype=torch.bool) if valid is None else valid)
 
     @classmethod
-    def _of_complete(cls, values: Tensor, products: bool) -> Self:
-        """Rows in which every sample counts; ``values`` (K, R, T) are overwritten."""
+    def _of_complete(cls, values: Tensor, products: bool, lengths: Tensor | None = None) -> Self:
+        """Rows in which every sample up to the ``lengths`` counts; ``values`` (K, R, T) are overwritten."""
         _, n_repeats, n_bins = values.shape
-        repeat_mean = values.mean(2)
+        within = None
+        if lengths is None:
+            repeat_mean = values.mean(2)
+            count = torch.full_like(repeat_mean[:, 0], n_bins)
+        else:
+            repeat_mean, count = values.sum(2) / lengths.unsqueeze(1), lengths
+            within = torch.arange(n_bins, device=values.device) < lengths.unsqueeze(1)
         mean = repeat_mean.mean(1)
-        count = torch.full_like(mean, n_bins)
-        gram = None
+        residual = values.sub_(repeat_mean.unsqueeze(2))
+        if within is not None:
+            residual.masked_fill_(~within.unsqueeze(1), 0.0)
+        deviation, gram = residual[:, 0] if n_repeats == 1 else residual.mean(1), None
         if products and n_repeats > 1:
-            residual = values.sub_(repeat_mean.unsqueeze(2))
-            deviation = residual.mean(1)
             gram = RepeatProducts.of_centred(residual, repeat_mean, count)
             repeat_square = gram.product.diagonal(dim1=1, dim2=2).sum(1)
-        elif n_repeats == 1:
-            deviation = values[:, 0].sub_(mean.unsqueeze(1))
-            repeat_square = deviation.square().sum(1)
         else:
-            deviation = values.mean(1).sub_(mean.unsqueeze(1))
-            residual = values.sub_(repeat_mean.unsqueeze(2))
             repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
-        square = repeat_square if n_repeats == 1 else deviation.square().sum(1)
+        square = deviation.square().sum(1)
         repeats = torch.full_like(mean, n_repeats)
         signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
         pairable = n_repeats > 1
@@ -688,7 +699,7 @@ class RepeatSummary:
             noise=noise,
             drift=drift if pairable else torch.zeros_like(drift),
         )
-        return cls(deviation, None, count, mean, square, powers, repeats=gram)
+        return cls(deviation, within, count, mean, square, powers, repeats=gram)
 
     @classmethod
     def _of_masked(cls, values: Tensor, valid: Tensor) -> Self:

@@ -213,8 +213,8 @@ def neuron_quality(
     for neurons in _neuron_blocks(dataset):
         sums = QualitySums(n_clips, centring, n_splits, n_bootstrap, resample, seed)
         blocks = ((clip, (_block(dataset, clip, neurons, device),)) for clip in range(n_clips))
-        for clips, (responses,) in stacks(blocks):
-            sums.add(clips, responses, sums.summary(responses))
+        for clips, (responses,), lengths in stacks(blocks):
+            sums.add(clips, responses, sums.summary(responses, lengths))
         tables.append(sums.table(dataset, confidence))
     if len(tables) == 1:
         return tables[0]
@@ -274,9 +274,12 @@ class QualitySums:
         self.columns: list[Tensor] = []
 
     @staticmethod
-    def summary(responses: Tensor) -> RepeatSummary:
-        """Summary of (B, N, R, T) responses, from which `add` and the moments of predictions follow."""
-        return RepeatSummary.of_samples(responses, valid_samples(responses, None), products=True)
+    def summary(responses: Tensor, lengths: Tensor | None = None) -> RepeatSummary:
+        """Summary of (B, N, R, T) responses, from which `add` and the moments of predictions follow.
+
+        ``lengths`` (B,): bins of each clip, of responses without a gap that are padded with zeros.
+        """
+        return RepeatSummary.of(responses, None, products=True, lengths=lengths)
 
     def add(self, clips: Sequence[int], responses: Tensor, summary: RepeatSummary) -> None:
         """Take in the responses (B, N, R, T) to some clips, and their `summary`."""

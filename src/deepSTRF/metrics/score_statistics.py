@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Self
@@ -29,6 +29,22 @@ from deepSTRF.metrics._statistics import (
 __all__ = ["ScoreStatistics"]
 
 
+def moments_against(
+    pred: Tensor, count: Tensor, target: Callable[[slice], tuple[Tensor, Tensor | None]]
+) -> Tensor:
+    """Mean, centred squares and products with the target (3, K) of predictions (K, T), over ``count`` bins.
+
+    ``target`` gives some rows of centred PSTHs, zero in bins that do not count, and which do (None: all).
+    """
+    found = count.new_empty(3, len(pred))
+    for piece in row_blocks(pred.unsqueeze(1)):  # whole clips of float64 leave holes in the heap
+        centred, valid = target(piece)
+        found[0, piece], deviation = centre(pred[piece].to(found.dtype), valid, count[piece])
+        found[2, piece] = (deviation * centred).sum(-1)
+        found[1, piece] = deviation.square_().sum(-1)
+    return found
+
+
 @dataclass(frozen=True)
 class PredictionMoments(Fields):
     """Moments of a prediction against one or more clips; fields share a shape, (K,) or (S, N).
@@ -47,12 +63,14 @@ class PredictionMoments(Fields):
     def of(cls, pred: Tensor, responses: RepeatSummary) -> Self:
         """Moments of a (K, T) prediction against K rows."""
         dtype = accumulator_dtype(pred.device)
-        mean, square, product = torch.empty(3, len(pred), dtype=dtype, device=pred.device)
-        for piece in row_blocks(pred.unsqueeze(1)):  # whole clips of float64 leave holes in the heap
-            valid = None if responses.valid is None else responses.valid[piece]
-            mean[piece], deviation = centre(pred[piece].to(dtype), valid, responses.count[piece])
-            square[piece] = (deviation * deviation).sum(-1)
-            product[piece] = (deviation * responses.deviation[piece].to(dtype)).sum(-1)
+        mean, square, product = moments_against(
+            pred,
+            responses.count,
+            lambda rows: (
+                responses.deviation[rows],
+                None if responses.valid is None else responses.valid[rows],
+            ),
+        )
         raw = PairMoments(responses.count, mean, responses.mean, square, responses.square, product)
         freedom = (responses.count - 1).clamp(min=1)
         pair_mean, variance, covariance = mean, square / freedom, product / freedom

@@ -429,8 +429,8 @@ def _statistics(clips: Scored, centring: str, quality: QualitySums | None) -> Sc
     """Statistics of all clips in their order; ``quality`` is given their responses too."""
     keys: list[Any] = []
     records, powers = [], []
-    for numbers, (responses, rates) in stacks(clips):
-        summary = QualitySums.summary(responses) if quality else RepeatSummary.of(responses, None)
+    for numbers, (responses, rates), lengths in stacks(clips):
+        summary = RepeatSummary.of(responses, None, products=quality is not None, lengths=lengths)
         if quality is not None:
             quality.add(numbers, responses, summary)
         shape = responses.shape[:2]

@@ -22,11 +22,9 @@ from deepSTRF.metrics._statistics import (
     PooledPowers,
     RepeatSummary,
     accumulator_dtype,
-    centre,
     is_complete,
-    row_blocks,
 )
-from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics
+from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics, moments_against
 from deepSTRF.registry import METRICS
 from deepSTRF.training.data import Batch, cat_padded, stack_padded
 from deepSTRF.training.objective import Metric
@@ -325,18 +323,15 @@ def _moments(pred: Tensor, psth: Tensor, table: Tensor) -> Tensor:
 
     ``table`` (3, K): number of valid bins, mean and squares of the PSTH.
     """
-    found = torch.empty_like(table)
     count, average, _ = table
-    for piece in row_blocks(pred.unsqueeze(1)):
-        y = psth[piece]
+
+    def centred(rows: slice) -> tuple[Tensor, Tensor | None]:
+        y = psth[rows]
         valid = None if is_complete(y) else ~y.isnan()
-        mean, deviation = centre(pred[piece].to(table.dtype), valid, count[piece])
-        target = y.to(table.dtype) - average[piece].unsqueeze(-1)
-        if valid is not None:
-            target = torch.where(valid, target, 0.0)
-        found[0, piece], found[1, piece] = mean, deviation.square().sum(-1)
-        found[2, piece] = (deviation * target).sum(-1)
-    return found
+        deviation = y.to(table.dtype) - average[rows].unsqueeze(-1)
+        return (deviation if valid is None else torch.where(valid, deviation, 0.0)), valid
+
+    return moments_against(pred, count, centred)
 
 
 def _only_ragged(summary: RepeatSummary, places: Tensor, weights: object) -> RepeatSummary:
