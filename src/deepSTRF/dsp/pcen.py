@@ -6,7 +6,6 @@ PCEN is a causal gain control by the recent mean of each band (Wang et al. 2017,
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -128,11 +127,13 @@ def apply_pcen(
     if start == "first":
         before = torch.where(state["started"], before, energy[..., 0])
     memory, last = first_order_recursion(weight * energy, keep.squeeze(-1), before)
-    elapsed = rate
-    if n_frames > 1:
-        elapsed = rate * torch.arange(1, n_frames + 1, dtype=energy.dtype, device=energy.device)
-    log_missing = state["log_missing"].unsqueeze(-1) - elapsed
-    mean = memory / -torch.expm1(log_missing)
+    log_missing, mean = state["log_missing"].unsqueeze(-1), memory
+    if start == "debiased":  # a mean that starts at a given value lacks nothing
+        elapsed = rate
+        if n_frames > 1:
+            elapsed = rate * torch.arange(1, n_frames + 1, dtype=energy.dtype, device=energy.device)
+        log_missing = log_missing - elapsed
+        mean = memory / -torch.expm1(log_missing)
     output = floor * torch.expm1(power * torch.log1p(energy * (mean + eps) ** exponent / bias))
     following = {
         "memory": last,
@@ -152,17 +153,15 @@ def pcen_initial_state(
 ) -> dict[str, Tensor]:
     """State of the running mean before the first frame, each (B, F).
 
-    ``"memory"``: the running mean; ``"log_missing"``: log of the weight that it still lacks; ``"started"``
-    (B, 1): whether there was a frame.
+    ``"memory"``: the running mean; ``"log_missing"``: log of the weight that a debiased one still lacks;
+    ``"started"`` (B, 1): whether there was a frame.
     """
     if start not in PCEN_STARTS:
         raise ValueError(f"start must be one of {', '.join(map(repr, PCEN_STARTS))}, got {start!r}")
     memory = torch.zeros(batch, n_bands, device=device, dtype=dtype)
-    # a mean that starts at a given value lacks nothing: log of zero
-    missing = 0.0 if start == "debiased" else -math.inf
     return {
         "memory": memory,
-        "log_missing": torch.full_like(memory, missing),
+        "log_missing": torch.zeros_like(memory),
         "started": torch.zeros(batch, 1, device=device, dtype=torch.bool),
     }
 
@@ -186,7 +185,7 @@ def check_energies(x: Tensor) -> None:
 def _per_band(value: Tensor | float, like: Tensor) -> Tensor:
     """Return a number or a (F,) tensor as (1, 1) or (F, 1), ready to meet (B, F, T)."""
     if not isinstance(value, Tensor):
-        return like.new_tensor(value).reshape(1, 1)
+        return like.new_full((1, 1), value)
     return value.to(like).reshape(-1, 1)
 
 

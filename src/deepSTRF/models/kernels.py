@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from deepSTRF._validation import MOST_LAYERS, check_positive_int, checked
 from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import KERNELS
 
@@ -230,7 +231,7 @@ def _is_separable_pair(kernel: nn.Module) -> bool:
 
 
 @KERNELS.register("separable")
-class SeparableSTRF(nn.Module, Configurable):
+class SeparableSTRF(KeepsDerived, Configurable):
     """Kernel of low rank: ``W[c, i, f, j] = sum over r of weight_f[c, i, f, r] * weight_t[c, i, r, j]``.
 
     It pads nothing: it maps (B, C_in, F, T' + T - 1) to (B, C_out, 1, T'), the slot ``kernel`` of
@@ -307,7 +308,11 @@ class SeparableSTRF(nn.Module, Configurable):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
         # Building the kernel costs less than a depthwise convolution per profile from rank 2 on
-        return convolve_full(x, self.build_kernel(), self.bias)
+        return convolve_full(x, self.derived("kernel", self.build_kernel), self.bias)
+
+    def fix_derived(self) -> None:
+        """The kernel."""
+        self.derived("kernel", self.build_kernel)
 
     def build_kernel(self) -> Tensor:
         """Return the kernel (C_out, C_in, F, T), newest frame last, with gradients."""
@@ -326,7 +331,7 @@ class SeparableSTRF(nn.Module, Configurable):
 
 @KERNELS.register("parametric")
 @KERNELS.register("dcls")  # the name that the models page uses
-class ParametricSTRF(nn.Module, Configurable):
+class ParametricSTRF(KeepsDerived, Configurable):
     """Kernel of Gaussians: ``W[c, i, f, j]`` sums ``weight[c, i, g]`` times a unit-sum Gaussian over g.
 
     Each Gaussian has a centre and a width in bands and in frames. It pads nothing: it maps (B, C_in, F, T' +
@@ -406,7 +411,11 @@ class ParametricSTRF(nn.Module, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
-        return convolve_full(x, self.build_kernel(), self.bias)
+        return convolve_full(x, self.derived("kernel", self.build_kernel), self.bias)
+
+    def fix_derived(self) -> None:
+        """The kernel."""
+        self.derived("kernel", self.build_kernel)
 
     def centres(self) -> Tensor:
         """Return the centres (2, C_out, C_in, G) on the grid: bands, then frames (newest last)."""

@@ -30,6 +30,7 @@ from deepSTRF._validation import (
 from deepSTRF.dsp.recursion import a_to_tau, freq_to_tau, leaky_mean, leaky_mean_state, tau_to_a
 from deepSTRF.dsp.scales import frequency_scale
 from deepSTRF.models.configurable import Configurable, placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import PREFILTERS
 
@@ -48,7 +49,7 @@ __all__ = [
 _KERNEL_TIME_CONSTANTS = 12.0
 
 
-class _Adaptation(nn.Module):
+class _Adaptation(KeepsDerived):
     """Base of both prefilters: F bands in, a leaky mean per band and channel, an unbounded memory."""
 
     out_channels: int
@@ -157,15 +158,24 @@ class AdapTrans(_Adaptation, Configurable):
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, 1, F, T') to (B, 2, F, T')."""
         self._check_bands(chunk)
-        d_squared = torch.stack([self.d_on, self.d_off]).square()
-        a, w = 1.0 / (1.0 + d_squared), self.get_w().unsqueeze(-1)
-        origin, now, mean, following = leaky_mean(chunk, a, d_squared * a, state)
+        a, weight, w, kept = self.derived("values", self._values)
+        origin, now, mean, following = leaky_mean(chunk, a, weight, state)
         past = mean[..., :-1]
         # x - w m and m - w x, with the constant level taken out of both
-        level = (1.0 - w) * origin[:, 0]
+        level = kept * origin[:, 0]
         on = now[:, 0] - w * past[:, 0] + level
         off = past[:, 1] - w * now[:, 0] + level
         return _rectified(torch.stack([on, off], dim=1)), following
+
+    def _values(self) -> tuple[Tensor, ...]:
+        """Decay and weight of a frame (2, F), depth and the share that it leaves (F, 1)."""
+        d_squared = torch.stack([self.d_on, self.d_off]).square()
+        a, w = 1.0 / (1.0 + d_squared), self.get_w().unsqueeze(-1)
+        return a, d_squared * a, w, 1.0 - w
+
+    def fix_derived(self) -> None:
+        """The values of decay and depth."""
+        self.derived("values", self._values)
 
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return finite ON and OFF kernels (F, 1, K) that approach the recursion, before rectification."""

@@ -653,7 +653,7 @@ class ICNetReadout(FramewiseMixin, nn.Module, Configurable):
 def _affine(frames: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """(B, T, F) -> (B, N, P, T) by a weight (N, P, F) and a bias (N, P)."""
     y = functional.linear(frames, weight.flatten(0, 1), bias.flatten())
-    return y.transpose(1, 2).reshape(len(y), *bias.shape, -1)
+    return y.transpose(1, 2).reshape(y.shape[0], *bias.shape, -1)
 
 
 def categorical_loss(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -10,6 +12,7 @@ from deepSTRF._validation import check_flag, check_positive_int, check_positive_
 from deepSTRF.dsp.recursion import split_non_finite, stagger_rows
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import ExactConstants, designed_on_cpu, placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
@@ -38,7 +41,7 @@ def legendre_delay(memory_size: int, theta: float) -> tuple[Tensor, Tensor]:
     return exact[:memory_size, :memory_size], exact[:memory_size, -1]
 
 
-class LMUCell(ExactConstants):
+class LMUCell(KeepsDerived, ExactConstants):
     """One layer of `LMU`.
 
     ``u_t = e_x x_t + e_h h_{t-1} + e_m m_{t-1}``, ``m_t = A m_{t-1} + B u_t``, ``h_t = tanh(W_x x_t + W_h
@@ -82,21 +85,35 @@ class LMUCell(ExactConstants):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', I) to (B, T', H)."""
-        projected = _project(chunk, torch.cat([self.e_x, self.W_x]))
+        weight, *products = self.derived("weights", self._weights)
+        projected = _project(chunk, weight)
         written, driven = projected[..., :1], projected[..., 1:]
         if self.feedback:
-            return self._recur(written, driven, state)
+            return self._recur(written, driven, products, state)
         memory = self._remember(written.squeeze(-1), state["m"])
         return torch.tanh(driven + memory @ self.W_m.t()), {"m": memory[:, -1]}
 
-    def _recur(self, written: Tensor, driven: Tensor, state: State) -> tuple[Tensor, State]:
-        """Frame by frame. One product gives next memory and next drive: W_m acts on the next memory."""
-        d = self.B.shape[0]
+    def _weights(self) -> tuple[Tensor, ...]:
+        """Wide weights of the input; with feedback those of memory and output to both, of ``u`` to h."""
+        weight = torch.cat([self.e_x, self.W_x]).to(_wide(self.e_x))
+        if not self.feedback:
+            return (weight,)
         next_m_from_m = self.A.t() + self.e_m.t() * self.B
         next_m_from_h = self.e_h.t() * self.B
         from_m = torch.cat([next_m_from_m, next_m_from_m @ self.W_m.t()], dim=1)
         from_h = torch.cat([next_m_from_h, next_m_from_h @ self.W_m.t() + self.W_h.t()], dim=1)
-        inputs = torch.cat([written * self.B, driven + written * (self.W_m @ self.B)], dim=-1)
+        return weight, from_m, from_h, self.W_m @ self.B
+
+    def fix_derived(self) -> None:
+        """The weights."""
+        self.derived("weights", self._weights)
+
+    def _recur(
+        self, written: Tensor, driven: Tensor, products: Sequence[Tensor], state: State
+    ) -> tuple[Tensor, State]:
+        """Frame by frame. One product gives next memory and next drive: W_m acts on the next memory."""
+        d, (from_m, from_h, drive) = self.B.shape[0], products
+        inputs = torch.cat([written * self.B, driven + written * drive], dim=-1)
         m, h, outputs = state["m"], state["h"], []
         for now in inputs.unbind(1):
             both = torch.addmm(torch.addmm(now, m, from_m), h, from_h)
@@ -182,13 +199,17 @@ class LMU(Backbone):
 
 
 def _project(x: Tensor, weight: Tensor) -> Tensor:
-    """(B, T', I) times (O, I) transposed: (B, T', O), to the last bit the same for every T'.
+    """(B, T', I) times wide (O, I) transposed: (B, T', O), to the last bit the same for every T'.
 
     Libraries add up products of few and of many rows in different orders, and the feedback magnifies the
     difference fiftyfold: a stream would drift from the whole clip. Rounding a float64 sum leaves none.
     """
-    wide = x.dtype if x.device.type == "mps" else torch.float64
-    return functional.linear(x.to(wide), weight.to(wide)).to(x.dtype)
+    return functional.linear(x.to(weight.dtype), weight).to(x.dtype)
+
+
+def _wide(like: Tensor) -> torch.dtype:
+    """Float64, but on Apple's GPU."""
+    return like.dtype if like.device.type == "mps" else torch.float64
 
 
 def _lecun_uniform(fan_in: int) -> nn.Parameter:

@@ -12,6 +12,7 @@ from deepSTRF._validation import check_positive_int, checked
 from deepSTRF.dsp.recursion import linear_scan
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.registry import BACKBONES
 
@@ -23,7 +24,7 @@ DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 0.1, 1e-4
 SEGMENT = 512
 
 
-class MambaLayer(nn.Module):
+class MambaLayer(KeepsDerived):
     """One selective state-space block, without residual path and normalisation.
 
     With ``[u, z] = W_in x``, ``u = SiLU(causal depthwise convolution of u)``, ``[d, B, C] = W_x u`` and step
@@ -69,6 +70,13 @@ class MambaLayer(nn.Module):
         y = self.out_proj((selective + self.D * u) * functional.silu(gate))
         return y, {"history": padded[:, padded.shape[1] - (self.d_conv - 1) :], "h": h}
 
+    def _transition(self) -> Tensor:
+        return -torch.exp(self.A_log)
+
+    def fix_derived(self) -> None:
+        """The transition."""
+        self.derived("A", self._transition, [self.A_log])
+
     def _convolve(self, padded: Tensor, n_frames: int) -> Tensor:
         """(B, T' + d_conv - 1, E) -> (B, T', E)."""
         taps = self.conv1d.weight.squeeze(1)
@@ -80,7 +88,7 @@ class MambaLayer(nn.Module):
         """Run the selective recursion over (B, T', E), in segments to bound its memory."""
         rank_part, B, C = self.x_proj(u).split(self.sizes, dim=-1)
         steps = functional.softplus(self.dt_proj(rank_part))
-        A = -torch.exp(self.A_log)
+        A = self.derived("A", self._transition, [self.A_log])
         outputs = []
         for dt, x, b, c in zip(*(part.split(SEGMENT, dim=1) for part in (steps, u, B, C)), strict=True):
             decay = torch.exp(dt.unsqueeze(-1) * A)

@@ -13,6 +13,7 @@ from deepSTRF._validation import check_choice, check_positive_int, check_positiv
 from deepSTRF.dsp.filters import causal_frames, symmetric_window, triangle_corners, triangular_filterbank
 from deepSTRF.dsp.pcen import smooth_cube_root
 from deepSTRF.models.configurable import designed_on_cpu
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.wav2spec.base import (
     WaveformFrontEnd,
     frequency_range,
@@ -36,7 +37,7 @@ _SAME_BANK = 0.1
 
 
 @WAV2SPEC.register("mel")
-class CausalMelSpectrogram(WaveformFrontEnd):
+class CausalMelSpectrogram(KeepsDerived, WaveformFrontEnd):
     """Log-mel spectrogram of which frame ``t`` depends only on samples before ``(t + 1) * hop``.
 
     Frame ``t`` is the window over ``[(t + 1) hop - win, (t + 1) hop)``, its Fourier amplitude, a bank of
@@ -165,6 +166,8 @@ class CausalMelSpectrogram(WaveformFrontEnd):
         advice = f"give win_ms={_WINDOW_BINS * self.hop_ms:g} or more, or leave it out"
         warn_of_gaps(self, f"win_ms={1000.0 * self.win / self.audio_fs:g} ms", late.amax(0), advice)
         self.register_constant("_mel_fb", bank)
+        heard = bank.any(1).nonzero().flatten().tolist()
+        self._heard = slice(heard[0], heard[-1] + 1)
         self.register_constant("_frequencies_hz", corners[1:-1])
 
     def _bank(self, corners: Tensor, axis: str, norm: str | None, multiple: int) -> tuple[int, Tensor]:
@@ -231,14 +234,33 @@ class CausalMelSpectrogram(WaveformFrontEnd):
 
     def transform(self, padded: Tensor) -> Tensor:
         """Turn (B, 1, win - hop + T * hop) samples into (B, 1, F, T)."""
-        frames = causal_frames(padded, self.win, self.hop, padded=True) * self._window.to(padded.dtype)
-        spectrum = torch.fft.rfft(frames, n=self.n_fft)
-        strength = spectrum.real.square() + spectrum.imag.square()
+        frames = causal_frames(padded, self.win, self.hop, padded=True)
+        bank = self._mel_fb
+        if torch.compiler.is_exporting():  # runtimes elsewhere have no Fourier transform
+            waves, bank = self.derived("waves", self._waves)
+            real, imaginary = (frames @ waves.to(padded.dtype)).chunk(2, dim=-1)
+        else:
+            spectrum = torch.fft.rfft(frames * self._window.to(padded.dtype), n=self.n_fft)
+            real, imaginary = spectrum.real, spectrum.imag
+        strength = real.square() + imaginary.square()
         if self.magnitude == "amplitude":
             # half the time of |z|; the clamp gives exact silence the gradient 0 instead of NaN
             strength = strength.clamp_min(torch.finfo(strength.dtype).tiny).sqrt()
-        bands = strength @ self._mel_fb.to(padded.dtype)
+        bands = strength @ bank.to(padded.dtype)
         return self._compress(bands).transpose(-1, -2)
+
+    def _waves(self) -> tuple[Tensor, Tensor]:
+        """Windowed cosines and sines (win, 2 bins) of the Fourier transform, and the bank, from the first to
+        the last bin that any band hears."""
+        bins = torch.arange(self._heard.start, self._heard.stop)
+        turns = torch.arange(self.win).unsqueeze(1) * bins % self.n_fft
+        angle = turns.double() * (2.0 * math.pi / self.n_fft)
+        waves = torch.cat([angle.cos(), -angle.sin()], dim=1) * self._exact["_window"].unsqueeze(1)
+        return waves.to(self._mel_fb), self._mel_fb[self._heard]
+
+    def fix_derived(self) -> None:
+        """What stands for the Fourier transform in graphs."""
+        self.derived("waves", self._waves)
 
     def _compress(self, bands: Tensor) -> Tensor:
         if self.compression == "log":

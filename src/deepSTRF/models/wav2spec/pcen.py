@@ -12,6 +12,7 @@ from deepSTRF._validation import check_choice, check_flag, check_positive_int, c
 from deepSTRF.dsp.pcen import PCEN_STARTS, check_energies, pcen, pcen_initial_state
 from deepSTRF.dsp.scales import bounded_shift
 from deepSTRF.models.configurable import Configurable, ScaleFreeParameters, placement
+from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
 from deepSTRF.models.wav2spec.base import full_precision
 from deepSTRF.registry import PREFILTERS
@@ -26,7 +27,7 @@ _LONGEST_TAU_MS = 10_000.0
 _SHORTEST_TAU_BINS = 1.0 / 3.0  # a third of a bin: 95% of the mean is the present frame
 
 
-class PCEN(ScaleFreeParameters, Configurable):
+class PCEN(KeepsDerived, ScaleFreeParameters, Configurable):
     """Gain control: each band divided by its recent mean, then compressed.
 
     ``(E / (1e-6 + M)^alpha + delta)^root - delta^root``, where ``M`` is a running mean over ``tau_ms``.
@@ -159,7 +160,7 @@ class PCEN(ScaleFreeParameters, Configurable):
         """
         self._check_bands(x)
         with torch.autocast(device_type=x.device.type, enabled=False):
-            return pcen(x[:, 0].to(self.alpha_shift.dtype), *self.values(), start=self.start)[0].unsqueeze(1)
+            return pcen(x[:, 0].to(self.alpha_shift.dtype), *self._values(), start=self.start)[0].unsqueeze(1)
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """Return the state of the running mean before the first frame (`deepSTRF.dsp.pcen`)."""
@@ -169,8 +170,15 @@ class PCEN(ScaleFreeParameters, Configurable):
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Normalise the next frames (B, 1, F, n); return them and the next state."""
         self._check_bands(chunk)
-        frames, following = pcen(chunk[:, 0], *self.values(), start=self.start, state=state)
+        frames, following = pcen(chunk[:, 0], *self._values(), start=self.start, state=state)
         return frames.unsqueeze(1), following
+
+    def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.derived("values", self.values)
+
+    def fix_derived(self) -> None:
+        """The values."""
+        self._values()
 
     def _check_bands(self, x: Tensor) -> None:
         if x.ndim != 4 or x.shape[1] != 1 or x.shape[2] != self.n_bands:
