@@ -31,7 +31,6 @@ __all__ = [
     "FilterbankPlan",
     "ResonatorMatrices",
     "detect",
-    "exported_root",
     "filter_resonators",
     "plan_filterbank",
     "pooled_filterbank",
@@ -478,14 +477,7 @@ def detect(filtered: Tensor, detector: str) -> Tensor:
 
 def _magnitude(z: Tensor, floor: float) -> Tensor:
     real, imaginary = z.unbind(-2)
-    if torch.compiler.is_exporting():
-        return exported_root(real.square() + imaginary.square(), floor)
     return torch.addcmul(real * real, imaginary, imaginary).add_(floor).sqrt_()
-
-
-def exported_root(power: Tensor, floor: float) -> Tensor:
-    """``sqrt(power + floor)`` for graphs: their optimisers take adding 1e-9 for adding 0."""
-    return (power / floor + 1.0).sqrt() * math.sqrt(floor)
 
 
 class _Magnitude(torch.autograd.Function):

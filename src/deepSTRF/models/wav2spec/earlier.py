@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepSTRF._validation import check_choice, check_positive_int, check_positive_number, checked
-from deepSTRF.dsp.filterbank import exported_root
 from deepSTRF.dsp.gammatone import gammatone_bandwidth
 from deepSTRF.dsp.pcen import PCEN_EPS, pcen, pcen_initial_state, smooth_cube_root
 from deepSTRF.dsp.scales import ERB_bandwidth, frequency_scale
@@ -367,10 +366,7 @@ class EarlierLEAF(_EarlierBank):
     def detect(self, filtered: Tensor) -> Tensor:
         """Magnitude."""
         real, imaginary = filtered.chunk(2, dim=1)
-        power = real.square() + imaginary.square()
-        if torch.compiler.is_exporting():
-            return exported_root(power, _MAGNITUDE_FLOOR)
-        return (power + _MAGNITUDE_FLOOR).sqrt()
+        return (real.square() + imaginary.square() + _MAGNITUDE_FLOOR).sqrt()
 
     def pooling(self) -> Tensor:
         """One-sided Gaussians, the newest sample weighing most."""
