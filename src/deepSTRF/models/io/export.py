@@ -477,11 +477,14 @@ def _writer(
             (),
             dynamo=True,
             verbose=False,
-            optimize=False,  # it takes + 1e-9 for + 0; runtimes optimise when they load
+            optimize=False,  # its rewriting takes + 1e-9 for + 0
             input_names=names[0],
             output_names=names[1],
             custom_translation_table=_exact_near_zero(),
         )
+        optimizer = require("onnxscript", extra="export").optimizer
+        optimizer.fold_constants(converted.model, onnx_shape_inference=True)
+        optimizer.remove_unused_nodes(converted.model)
     except Exception as error:
         raise _NotExportableError(_first_line(error)) from error
     proto = converted.model_proto
@@ -507,15 +510,13 @@ def _exact_near_zero() -> dict[Any, Callable[..., Any]]:
     op = require("onnxscript", extra="export").opset18
 
     def expm1(x: Any) -> Any:
-        one, two = op.CastLike(1.0, x), op.CastLike(2.0, x)
-        half = op.Tanh(op.Div(x, two))
-        exact = op.Div(op.Mul(two, half), op.Sub(one, half))  # near zero and below
-        return op.Where(op.Greater(x, one), op.Sub(op.Exp(x), one), exact)
+        half = op.Tanh(op.Div(x, 2.0))
+        exact = op.Div(op.Mul(half, 2.0), op.Sub(1.0, half))  # near zero and below
+        return op.Where(op.Greater(x, 1.0), op.Sub(op.Exp(x), 1.0), exact)
 
     def log1p(x: Any) -> Any:
-        one, two = op.CastLike(1.0, x), op.CastLike(2.0, x)
-        exact = op.Mul(two, op.Atanh(op.Div(x, op.Add(x, two))))  # near zero and below
-        return op.Where(op.Greater(x, one), op.Log(op.Add(x, one)), exact)
+        exact = op.Mul(op.Atanh(op.Div(x, op.Add(x, 2.0))), 2.0)  # near zero and below
+        return op.Where(op.Greater(x, 1.0), op.Log(op.Add(x, 1.0)), exact)
 
     aten = torch.ops.aten
     return {aten.expm1.default: expm1, aten.log1p.default: log1p}
