@@ -39,12 +39,15 @@ class _Fixed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trees: dict[Hashable, Any] = {}
+        self.values: dict[Hashable, Any] = {}
 
     def put(self, name: Hashable, values: Any) -> None:
-        self.trees[name] = _mapped(self._register, values)
+        self.trees[name], self.values[name] = _mapped(self._register, values), values
 
     def get(self, name: Hashable) -> Any:
-        return _mapped(self._buffers.__getitem__, self.trees[name])
+        if torch.compiler.is_compiling():  # in a trace the buffers stand for them
+            return _mapped(self._buffers.__getitem__, self.trees[name])
+        return self.values[name]
 
     def _register(self, value: Tensor) -> str:
         name = f"value_{len(self._buffers)}"
