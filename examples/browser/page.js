@@ -10,7 +10,7 @@ const LATE_SECONDS = 0.5; // sound that waits longer than this is left out
 const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const model = await StepModel.load(query.get("model") ?? "graph").catch(fail);
-const { audio_fs: rate, hop, neurons, latency_ms: latency } = model.metadata;
+const { audio_fs: rate, hop, neurons, latency_ms: latency, response_unit: unit } = model.metadata;
 const dt = hop / rate;
 let chosen = (query.get("neurons") ?? "0,1,2").split(",").map(Number).filter((n) => n in neurons).slice(0, COLOURS.length);
 let trace = null; // what is drawn
@@ -59,8 +59,11 @@ async function timed(frame) {
   return performance.now() - start;
 }
 
-const speed = (milliseconds) =>
-  `${milliseconds.toFixed(2)} ms per frame, ${((1000 * dt) / milliseconds).toFixed(1)} times faster than real time`;
+function speed(milliseconds) {
+  const factor = (1000 * dt) / milliseconds;
+  const verdict = factor >= 1 ? `${factor.toFixed(1)} times faster than real time` : "slower than real time";
+  return `${milliseconds.toFixed(2)} ms per frame, ${verdict}`;
+}
 
 // -- A file: all its frames, as fast as they can be had ------------------------------------------------------
 
@@ -250,7 +253,8 @@ new ResizeObserver(redraw).observe($("plot"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 
 $("about").textContent =
-  `${neurons.length} neurons, sound at ${rate / 1000} kHz, a rate every ${1000 * dt} ms, ${latency} ms after its sound. ` +
+  `${neurons.length} neurons, sound at ${rate / 1000} kHz, a rate every ${1000 * dt} ms, ${Math.round(latency)} ms after its sound` +
+  `${unit ? `, in ${unit}` : ""}. ` +
   "Speak, play, or open a sound; click a row of the picture to see that neuron below.";
 $("microphone").disabled = $("file").disabled = false;
 showChosen();
