@@ -30,7 +30,7 @@ from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.metrics import ScoreTracker, corrcoef, fve, mse_loss, normalized_corrcoef, poisson_loss
 from deepSTRF.metrics.ceilings import RepeatGroups, SplitCeiling, half_splits
 from deepSTRF.models.audio import Linear
-from deepSTRF.training import score_model
+from deepSTRF.training import ScoreTable, score_model, score_predictions
 
 N_SPLITS = 126
 NS1_SHAPE = (119, 20, 999)
@@ -348,6 +348,41 @@ def bench_many_clips(arguments: argparse.Namespace) -> None:
         )
 
 
+def bench_predictions(arguments: argparse.Namespace) -> None:
+    """`score_predictions` on predictions that exist against the same second moments by hand."""
+    for ragged in (False, True):
+        random = np.random.default_rng(0)
+        lengths = random.integers(50, 150, arguments.many) if ragged else [100] * arguments.many
+        rates = [random.uniform(0.0, 0.5, (20, n)) for n in lengths]
+        responses = [random.poisson(rate[:, None].repeat(5, axis=1)).astype(np.float32) for rate in rates]
+        recording = AudioNeuralDataset.from_arrays(
+            [np.ones((1, n), np.float32) for n in lengths], responses, dt_ms=10.0, check_alignment=False
+        )
+        pred = [(rate + 0.1).astype(np.float32) for rate in rates]
+        tensors = [torch.from_numpy(one) for one in pred]
+
+        def hand(pred: list[np.ndarray] = pred, responses: list[np.ndarray] = responses) -> dict:
+            moments = SecondMoments()
+            for one, repeats in zip(pred, responses, strict=True):
+                moments.add(one, repeats)
+            return moments.columns()
+
+        def ours(
+            tensors: list[torch.Tensor] = tensors, recording: AudioNeuralDataset = recording
+        ) -> ScoreTable:
+            return score_predictions(tensors.__getitem__, recording, n_bootstrap=0)
+
+        table = ours()
+        for name, expected in hand().items():
+            np.testing.assert_allclose(table[name], expected, rtol=1e-6, atol=1e-9, err_msg=name)
+        found = medians({"ours": ours, "hand": hand}, 3)
+        what = "clips of 50 to 150 bins" if ragged else "clips of 100 bins"
+        print(
+            f"  {f'score_predictions, {arguments.many} {what}':<58} {found['ours']:8.2f} s, by hand "
+            f"{found['hand']:.2f} s: {found['ours'] / found['hand']:.2f}x its processor time"
+        )
+
+
 def numpy_line(pred: np.ndarray, responses: np.ndarray) -> np.ndarray:
     """Correlation of (B, N, T) with the PSTH of (B, N, R, T), NaN left out."""
     psth = np.nanmean(responses, axis=2, dtype=np.float64)
@@ -426,6 +461,7 @@ def main() -> None:
     bench_training_step()
     print("growth, beside what one writes by hand (medians of processor time, run in turn)")
     bench_many_clips(arguments)
+    bench_predictions(arguments)
     bench_repeats()
     bench_tracker()
     bench_lists()

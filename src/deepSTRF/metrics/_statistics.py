@@ -681,12 +681,14 @@ class RepeatSummary:
         if within is not None:
             residual.masked_fill_(~within.unsqueeze(1), 0.0)
         deviation, gram = residual[:, 0] if n_repeats == 1 else residual.mean(1), None
-        if products and n_repeats > 1:
+        square = deviation.square().sum(1)
+        if n_repeats == 1:
+            repeat_square = square
+        elif products:
             gram = RepeatProducts.of_centred(residual, repeat_mean, count)
             repeat_square = gram.product.diagonal(dim1=1, dim2=2).sum(1)
         else:
             repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
-        square = deviation.square().sum(1)
         repeats = torch.full_like(mean, n_repeats)
         signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
         pairable = n_repeats > 1
