@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from deepSTRF.models import make_prefiltering
 from deepSTRF.models.audio import StateNet
-from deepSTRF.models.backbones import GRU, LSTM, RNN, S4, S4D, ParallelGRU
+from deepSTRF.models.backbones import GRU, LMU, LSTM, RNN, S4, S4D, Mamba, ParallelGRU
 from deepSTRF.models.derived import KeepsDerived, frozen
-from deepSTRF.models.wav2spec import CausalLEAF
+from deepSTRF.models.kernels import ParametricSTRF, SeparableSTRF
+from deepSTRF.models.wav2spec import PCEN, CausalLEAF, CausalMelSpectrogram
 
 
 class Squares(KeepsDerived):
@@ -124,6 +126,54 @@ BACKBONES = {
     "s4 of two": lambda: S4(2, 2, state_size=8),
     "s4d of two": lambda: S4D(2, 2, state_size=2),
 }
+
+
+KEEPERS = {
+    "separable": (lambda: SeparableSTRF(F=6, T=3, C_in=1, C_out=2), (2, 1, 6, 12)),
+    "parametric": (lambda: ParametricSTRF(F=6, T=3, C_in=1, C_out=2, num_gaussians=2), (2, 1, 6, 12)),
+    "adaptrans": (lambda: make_prefiltering("adaptrans", 6, 5.0), (2, 1, 6, 12)),
+    "pcen": (lambda: PCEN(6, 5.0), (2, 1, 6, 12)),
+    "lmu": (lambda: LMU(6, 5, memory_size=4, theta=6.0), (2, 12, 6)),
+    "lmu in parallel": (lambda: LMU(6, 5, memory_size=4, theta=6.0, feedback=False), (2, 12, 6)),
+    "mamba": (lambda: Mamba(6, 5, d_state=4), (2, 12, 6)),
+    "s4": (lambda: S4(6, 5, state_size=8), (2, 12, 6)),
+}
+
+
+@pytest.mark.parametrize("name", KEEPERS)
+def test_modules_follow_their_parameters(name: str) -> None:
+    torch.manual_seed(0)
+    build, shape = KEEPERS[name]
+    module, x = build().eval(), torch.rand(shape)
+    fixed = frozen(module)
+    with torch.no_grad():
+        before = module(x)
+        assert torch.equal(fixed(x), before)
+        for parameter in (*module.parameters(), *fixed.parameters()):
+            parameter.data.add_(0.3)
+        moved = module(x)
+        assert not torch.equal(moved, before)
+        assert torch.equal(moved, copy.deepcopy(module)(x))
+    learned = module(x)
+    assert torch.equal(learned, moved)
+    learned.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("start", ["debiased", "zero", "first"])
+def test_states_of_gain_control_start_at_zero(start: str) -> None:
+    """Graphs take states as differences from their start."""
+    state = PCEN(4, 5.0, start=start).init_state(2)
+    assert not any(bool(part.any()) for part in state.values())
+
+
+@pytest.mark.parametrize("magnitude", ["amplitude", "power"])
+def test_mel_is_exported_without_a_fourier_transform(magnitude: str) -> None:
+    mel = CausalMelSpectrogram(16000, n_mels=8, magnitude=magnitude, n_fft_mult=2).double()
+    x = 0.1 * torch.randn(2, 1, 12 * 80, dtype=torch.float64)
+    program = torch.export.export(frozen(mel), (x,))
+    assert "fft" not in str(program.graph)
+    torch.testing.assert_close(program.module()(x), mel(x), rtol=1e-11, atol=1e-11)
 
 
 class Step(nn.Module):
