@@ -51,6 +51,8 @@ METADATA_FILE = "metadata.json"
 _FORMAT = 1
 #: Largest difference between graph and model, in ranges of the output.
 TOLERANCE = 1e-5
+#: Rounding that a graph may differ by where rates hardly vary, in units of the last digit.
+_ROUNDING = 8
 #: (streams, frames) of the clips on which graph and model are compared; the last are the steps of a stream.
 _CHECKED, _CHECKED_STEPS = ((1, 1), (3, 77), (2, 400)), (2, 1000)
 #: (streams, frames) of the example that is traced; neither is 0 or 1, which a trace takes for constants.
@@ -599,7 +601,8 @@ def _compared(
             raise _NotExportableError(f"at {streams} x {frames} frames: {_first_line(error)}") from error
         if got.shape != expected.shape:
             raise _NotExportableError(f"it returns {got.shape} in place of {expected.shape}")
-        span = float(np.ptp(expected)) or float(np.abs(expected).max()) or 1.0
+        rounding = _ROUNDING * float(np.finfo(expected.dtype).eps) * float(np.abs(expected).max())
+        span = max(float(np.ptp(expected)), rounding / TOLERANCE) or 1.0
         worst = max(worst, float(np.abs(got - expected).max()) / span)
     if not worst <= TOLERANCE:
         raise _NotExportableError(
@@ -663,7 +666,7 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
         "dt_ms": dt,
         "bands": getattr(model, "F", None),
         "frequencies_hz": _frequencies(front_end, fitted),
-        "features": None if fitted is None else fitted.feature_sizes() or None,
+        "features": getattr(model, "features", None) or _features(fitted),
         "neurons": _neuron_names(model, fitted),
         "response_unit": getattr(fitted, "response_unit", None),
         "level": getattr(fitted, "level", None),
@@ -689,6 +692,11 @@ def _frequencies(front_end: Any, fitted: Any) -> list[float] | None:
     if found is None:
         found = getattr(fitted, "frequencies_hz", None)
     return None if found is None else [float(value) for value in found]
+
+
+def _features(fitted: Any) -> dict[str, int] | None:
+    """Rows of the features of the fit by name."""
+    return None if fitted is None else fitted.feature_sizes() or None
 
 
 def _neuron_names(model: Any, fitted: Any) -> list[str]:
