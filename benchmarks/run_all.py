@@ -37,6 +37,8 @@ BENCHMARKS = {
         "A server of live streams: processor time and latency, beside an echo",
         "benchmarks/bench_server.py",
     ),
+    "export": ("Exported weights in 16 and 8 bits", "benchmarks/bench_export.py"),
+    "compile": ("Whole models by torch.compile", "benchmarks/bench_export.py --compile"),
     "verify": ("What checksums add to a load", "benchmarks/bench_verify.py"),
 }
 
