@@ -47,11 +47,12 @@ class StepGraph(nn.Module):
         self.O, self.fitted_on = model.O, model.fitted_on
         self.hop = getattr(model.wav2spec, "hop", 1)
         self.sound, *state = self.session.get_inputs()
-        self.start = {one.name: one.shape[1:] for one in state}
+        kinds = {"tensor(float)": np.float32, "tensor(bool)": np.bool_, "tensor(int64)": np.int64}
+        self.start = {one.name: (one.shape[1:], kinds[one.type]) for one in state}
         self.next = [one.name.replace("next.", "state.") for one in self.session.get_outputs()[1:]]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        state = {name: np.zeros((len(x), *shape), np.float32) for name, shape in self.start.items()}
+        state = {name: np.zeros((len(x), *shape), kind) for name, (shape, kind) in self.start.items()}
         rates = []
         for chunk in np.split(x.numpy(), x.shape[-1] // self.hop, axis=-1):
             y, *after = self.session.run(None, {self.sound.name: np.ascontiguousarray(chunk), **state})
