@@ -361,4 +361,5 @@ def test_a_graph_can_be_exported_alone_into_a_folder_with_its_name(deepstrf, fol
     monkeypatch.setattr(NeuralModel, "export", export)
     status, _, err = deepstrf("export", "ns1/leaf-linear", "--graphs", "sequence", "-q")
     assert (status, err) == (0, "")
-    assert asked == {"path": "ns1-leaf-linear-onnx", "format": "onnx", "graphs": ["sequence"]}
+    wanted = {"path": "ns1-leaf-linear-onnx", "format": "onnx", "graphs": ["sequence"]}
+    assert asked == wanted | {"precision": "float32"}

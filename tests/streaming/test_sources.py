@@ -365,6 +365,14 @@ def test_unknown_devices(plugged):
         DeviceSource(None, 48000)
 
 
+def test_a_device_at_its_own_pace_loses_nothing(plugged):
+    sound = noise(0.5, 48000, 2)
+    plugged(MICROPHONE, sound=sound, pace=2.0)
+    with DeviceSource(0, 48000, seconds=0.4) as source:
+        assert np.array_equal(whole(source), sound[:19200, 0].astype(np.float32))
+    assert source.overruns == Overruns()
+
+
 def test_an_overrun_becomes_silence_of_the_same_length(plugged):
     """The queue holds 5 blocks; the model sleeps until all 50 were played: 5 heard, 45 lost."""
     sound = 1 + noise(0.5, 48000, 2)
