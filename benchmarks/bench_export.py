@@ -44,7 +44,7 @@ class StepGraph(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = 1, 4
         self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        self.O, self.fitted_on = model.O, model.fitted_on
+        self.O, self.fitted_on, self.wav2spec = model.O, model.fitted_on, model.wav2spec
         self.hop = getattr(model.wav2spec, "hop", 1)
         self.sound, *state = self.session.get_inputs()
         kinds = {"tensor(float)": np.float32, "tensor(bool)": np.bool_, "tensor(int64)": np.int64}
