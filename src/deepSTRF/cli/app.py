@@ -801,7 +801,7 @@ def export(
 
     [bold]Examples[/]
 
-      deepstrf export ns1/leaf-linear
+      deepstrf export ns1/ridge
       deepstrf export runs/mel graphs --format torch
 
     The folder holds whole clips to rates (sequence), one frame with the state in and out (step), and
