@@ -134,6 +134,8 @@ class PooledFilterbank(KeepsDerived, WaveformFrontEnd):
         """Filters for single frames, and those for many."""
         self._prepare(streaming=True)
         self._prepare(streaming=False)
+        # traces of loops cannot enter the lock of a cached property that was never read
+        max(plan.history for plan in (self.plan, self.plan.for_streams))
 
     def _build(self, streaming: bool) -> Prepared:
         if not streaming:
