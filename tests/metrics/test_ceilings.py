@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from deepSTRF.metrics import ceiling, compute_CCmax, compute_TTRC, corrcoef, normalized_corrcoef
-from deepSTRF.metrics.ceilings import half_splits  # inner: the splits that compute_CCmax averages
+from deepSTRF.metrics._statistics import RepeatSummary, valid_samples
+
+# inner: the splits that compute_CCmax averages, and what reads a recording clip by clip
+from deepSTRF.metrics.ceilings import CeilingBootstrap, RepeatGroups, half_splits
 
 
 @pytest.mark.parametrize("n_repeats", [2, 3, 4, 5, 6])
@@ -190,6 +193,24 @@ def test_resampling_repeats_does_not_pair_a_repeat_with_its_copy() -> None:
     noise = torch.randn(1, 200, 10, 200)  # no signal at all: copies would look like one
     found = ceiling(noise, resample="repeats", centring="clip", n_bootstrap=100)
     assert (found.low == 0).double().mean() > 0.9
+
+
+@pytest.mark.parametrize("resample", ["both", "repeats", "clips"])
+def test_intervals_do_not_depend_on_which_clips_come_first(resample: str) -> None:
+    clips = [
+        torch.randn(2, 6, 60, dtype=torch.float64) + torch.randn(2, 1, 60, dtype=torch.float64) + 3.0 * clip
+        for clip in range(5)
+    ]
+    clips[0][0] = clips[1][:, 4:] = clips[3][1, :2, 20:] = torch.nan  # a neuron, repeats, parts of repeats
+    bounds = []
+    for order in (range(5), reversed(range(5))):
+        bootstrap = CeilingBootstrap(5, 50, resample, "concat", seed=0)
+        for clip in order:
+            responses = clips[clip].unsqueeze(0)
+            powers = RepeatSummary.of(responses, None).powers.unflatten(1, 2)
+            bootstrap.add(RepeatGroups.of(responses, valid_samples(responses, None)), powers, [clip])
+        bounds.append(torch.stack(bootstrap.interval(0.95)))
+    torch.testing.assert_close(bounds[0], bounds[1], rtol=1e-9, atol=1e-9)
 
 
 def test_bad_options() -> None:

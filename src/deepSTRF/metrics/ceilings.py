@@ -813,7 +813,8 @@ class CeilingBootstrap:
 
         product = means.unsqueeze(2) * means.unsqueeze(3)
         gap = (means.unsqueeze(2) - means.unsqueeze(3)).square() / (2 * means.shape[2])
-        mean = counts @ means.mT / counts.sum(2, keepdim=True)
+        # over pairs, as the product: a reference common to all means then leaves no trace in the ceiling
+        mean = average((means.unsqueeze(2) + means.unsqueeze(3)) / 2)
         known = (weight > 0).to(means)
         return [known, average(covariance), average(noise), mean, average(product), average(gap)]
 
