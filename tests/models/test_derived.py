@@ -81,6 +81,19 @@ def test_nothing_is_kept_while_learning_or_within_a_transform() -> None:
     assert probe.grad.tolist() == [1.0, 4.0]
 
 
+def test_constants_made_in_inference_mode_are_followed_too() -> None:
+    with torch.inference_mode():  # their tensors count no versions
+        module, x = Squares(), torch.ones(2)
+        assert module(x).tolist() == [1.0, 4.0]
+        module.offset += 1.0
+        assert module(x).tolist() == [2.0, 5.0]
+        module.weight.data[0] = 3.0
+        assert module(x).tolist() == [10.0, 5.0]
+        built = module.built
+        assert module(x).tolist() == [10.0, 5.0]
+        assert module.built == built
+
+
 def test_copies_and_pickles_hold_no_values() -> None:
     module, x = Squares(), torch.ones(2)
     with torch.no_grad():
@@ -112,6 +125,17 @@ def test_a_frozen_copy_is_fixed_and_the_model_stays_as_it_was() -> None:
     assert moved(x.double()).tolist() == [49.0, 49.0]
     assert pickle.loads(pickle.dumps(fixed))(x).tolist() == [49.0, 49.0]
     assert frozen(fixed)(x).tolist() == [49.0, 49.0]
+
+
+@pytest.mark.parametrize("name", ["separable", "parametric", "adaptrans", "pcen", "lmu", "mamba", "s4"])
+def test_what_was_computed_under_autocast_serves_no_call_without_it(name: str) -> None:
+    build, shape = KEEPERS[name]
+    module, x = build().eval(), torch.rand(shape)
+    fresh = copy.deepcopy(module)
+    with torch.no_grad():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            module(x)
+        assert torch.equal(module(x), fresh(x))
 
 
 BACKBONES = {

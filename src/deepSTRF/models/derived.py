@@ -27,9 +27,9 @@ _FIXED = "fixed_values"
 class _Kept(NamedTuple):
     """Values, and what they were computed from."""
 
-    sources: list[Tensor]  # parameters, then constants
-    copies: list[Tensor]  # of the parameters, as they were
-    versions: list[int]  # of the constants
+    sources: list[Tensor]  # compared by value, then by version
+    copies: list[Tensor]  # of the former, as they were
+    versions: list[int]  # of the latter
     values: Any
 
 
@@ -58,9 +58,10 @@ class _Fixed(nn.Module):
 class KeepsDerived(nn.Module):
     """Mixin of modules that keep what they compute from their parameters and constants (buffers).
 
-    Nothing is kept while learning (a gradient to a parameter is wanted), in replicas of ``DataParallel``,
-    under a compiler, or inside a transform (``vmap``, ``functional_call``, forward mode). Parameters are
-    compared by value, because a version counter would miss writes through ``.data``; constants by version.
+    Nothing is kept while learning (a gradient to a parameter is wanted), under autocast, in replicas of
+    ``DataParallel``, under a compiler, or inside a transform (``vmap``, ``functional_call``, forward mode).
+    Parameters are compared by value, because a version counter would miss writes through ``.data``; constants
+    by version, where they have one.
     Copies and pickles hold no values, and moving a module (``.to``, ``.double``) drops them.
     """
 
@@ -85,12 +86,17 @@ class KeepsDerived(nn.Module):
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in parameters):
             return build()
         kept = None if self._kept is None else self._kept.get(name)
+        # tensors made in inference mode count no versions
+        parameters = parameters + [constant for constant in constants if constant.is_inference()]
+        constants = [constant for constant in constants if not constant.is_inference()]
         everything = parameters + constants
+        if everything and _under_autocast(everything[0].device.type):
+            return build()  # in reduced precision, which later calls without autocast are not to meet
         same = kept is not None and _are_the_same(everything, kept.sources)
         if not same and not all(map(_outlives_the_call, everything)):
             return build()
         with torch.inference_mode(False), torch.no_grad():
-            versions = [0 if constant.is_inference() else constant._version for constant in constants]
+            versions = [constant._version for constant in constants]
             if kept is None or not same or versions != kept.versions or _differ(parameters, kept.copies):
                 values = build()
                 if not all(map(_outlives_the_call, _leaves(values))):  # of a transform around the call
@@ -170,6 +176,10 @@ def _tensors(
         if part is not None:
             _tensors(part, parameters, constants)
     return parameters, constants
+
+
+def _under_autocast(kind: str) -> bool:
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _are_the_same(found: list[Tensor], before: list[Tensor]) -> bool:
