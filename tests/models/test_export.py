@@ -383,6 +383,32 @@ def test_a_graph_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(lambda y: y * np.nan, "not finite"), (lambda y: y.astype(np.float64), "float64 in place of")],
+)
+def test_a_graph_of_nan_or_another_precision_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Any], message: str
+) -> None:
+    runner = export._runner
+
+    def broken(content: bytes, format: str) -> Callable[..., Any]:
+        run = runner(content, format)
+        return lambda arrays: [change(run(arrays)[0]), *run(arrays)[1:]]
+
+    monkeypatch.setattr(export, "_runner", broken)
+    for graph in export.GRAPHS:
+        with pytest.raises(ValueError, match=message):
+            Linear(8, 2, out_neurons=1).export(tmp_path / "a", format="torch", graphs=[graph])
+    assert not (tmp_path / "a").exists()
+
+
+def test_steps_are_checked_for_one_stream_and_for_others_than_the_trace(tmp_path: Path) -> None:
+    Linear(8, 2, out_neurons=1).export(tmp_path / "a", format="torch", graphs=["step"])
+    told = json.loads((tmp_path / "a" / "metadata.json").read_text())["step"]
+    assert {streams for streams, _ in told["checked"]["batch_and_frames"]} == {1, 2, 3}
+
+
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"onnxruntime.*\[export\]"):

@@ -53,8 +53,8 @@ _FORMAT = 1
 TOLERANCE = 1e-5
 #: Rounding that a graph may differ by where rates hardly vary, in units of the last digit.
 _ROUNDING = 8
-#: (streams, frames) of the clips on which graph and model are compared; the last are the steps of a stream.
-_CHECKED, _CHECKED_STEPS = ((1, 1), (3, 77), (2, 400)), (2, 1000)
+#: (streams, frames) of the clips, and of the steps of a stream, on which graph and model are compared.
+_CHECKED, _CHECKED_STEPS = ((1, 1), (3, 77), (2, 400)), ((1, 40), (3, 40), (2, 1000))
 #: (streams, frames) of the example that is traced; neither is 0 or 1, which a trace takes for constants.
 _TRACED = (2, 41)
 #: Loggers of the exporters, whose notes are for their authors.
@@ -582,7 +582,7 @@ def _compared(
 ) -> dict[str, Any]:
     """Largest difference between a graph and the model, and where; an error where it is too large."""
     generator = torch.Generator().manual_seed(1)
-    sizes = [_CHECKED_STEPS] if graph == "step" else _CHECKED
+    sizes = _CHECKED_STEPS if graph == "step" else _CHECKED
     worst = 0.0
     for streams, frames in sizes:
         x = sound.noise(streams, frames, generator)
@@ -599,8 +599,12 @@ def _compared(
                 (got,) = run([x.numpy()])
         except Exception as error:  # of a runtime
             raise _NotExportableError(f"at {streams} x {frames} frames: {_first_line(error)}") from error
-        if got.shape != expected.shape:
-            raise _NotExportableError(f"it returns {got.shape} in place of {expected.shape}")
+        if got.shape != expected.shape or got.dtype != expected.dtype:
+            raise _NotExportableError(
+                f"it returns {got.shape} {got.dtype} in place of {expected.shape} {expected.dtype}"
+            )
+        if not np.isfinite(got).all():  # NaN is lost in a maximum
+            raise _NotExportableError(f"at {streams} x {frames} frames: values that are not finite")
         rounding = _ROUNDING * float(np.finfo(expected.dtype).eps) * float(np.abs(expected).max())
         span = max(float(np.ptp(expected)), rounding / TOLERANCE) or 1.0
         worst = max(worst, float(np.abs(got - expected).max()) / span)
