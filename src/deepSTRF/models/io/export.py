@@ -526,12 +526,15 @@ def _exact_near_zero() -> dict[Any, Callable[..., Any]]:
 
 def _symbols(program: Any) -> dict[str, str]:
     """Names that the sizes of batch and frames have in a program."""
-    inputs = program.graph_signature.user_inputs
-    first = next(node for node in program.graph.nodes if node.name == inputs[0])
-    shape = first.meta["val"].shape
+    shapes = [
+        node.meta["val"].shape
+        for node in program.graph.nodes
+        if node.name in program.graph_signature.user_inputs
+    ]
+    axes = [(shape[0], "batch") for shape in shapes]  # tracing may name that of a part of the state anew
     found: dict[str, str] = {}
-    for axis, name in ((0, "batch"), (len(shape) - 1, "frames")):
-        for symbol in getattr(getattr(shape[axis], "node", None), "expr", shape[0].node.expr).free_symbols:
+    for size, name in (*axes, (shapes[0][-1], "frames")):
+        for symbol in getattr(getattr(size, "node", None), "expr", shapes[0][0].node.expr).free_symbols:
             found.setdefault(str(symbol), name)
     return found
 
