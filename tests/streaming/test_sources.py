@@ -160,6 +160,23 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
     assert (n, peak < 3e6) == (120 * 48000, True)  # the file is 10 MB, in float64 46 MB
 
 
+def test_a_file_is_closed_with_its_source_and_when_nobody_listens_on(tmp_path, monkeypatch):
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, np.full(4800, 0.1), 16000)
+    opened = []
+    kind = soundfile.SoundFile
+    monkeypatch.setattr(soundfile, "SoundFile", lambda file: opened.append(kind(file)) or opened[-1])
+    with FileSource(path, 48000, chunk_ms=10.0) as source:
+        chunks = iter(source)
+        next(chunks)
+        assert not opened[-1].closed  # the others read headers
+    assert opened[-1].closed
+    assert list(chunks) == []  # not even what the resampler held back
+    short = FileSource(path, 16000, chunk_ms=10.0, seconds=0.02)
+    assert sum(map(len, short)) == 320
+    assert opened[-1].closed
+
+
 def test_a_source_is_heard_once(tmp_path):
     source = RawSource(io.BytesIO(bytes(400)), 8000, 8000)
     whole(source)

@@ -236,16 +236,17 @@ def sound_blocks(path: Path, n_frames: int = -1) -> Iterator[npt.NDArray[Any]]:
     with open(path, "rb") as handle:
         with _naming_damage(path):
             file = soundfile.SoundFile(handle)
-        while True:
-            with _naming_damage(path):
-                block = file.read(n_frames, dtype="float64", always_2d=True)
-            n_read += len(block)
-            if len(block) < n_frames or n_frames < 0:  # the last one
-                if n_read < promised - _CODEC_SAMPLES:
-                    raise damaged(path, f"{n_read} of {promised} samples are there", _REMEDY)
+        with file:
+            while True:
+                with _naming_damage(path):
+                    block = file.read(n_frames, dtype="float64", always_2d=True)
+                n_read += len(block)
+                if len(block) < n_frames or n_frames < 0:  # the last one
+                    if n_read < promised - _CODEC_SAMPLES:
+                        raise damaged(path, f"{n_read} of {promised} samples are there", _REMEDY)
+                    yield block
+                    return
                 yield block
-                return
-            yield block
 
 
 def _file(path: Path) -> Sound:

@@ -14,13 +14,14 @@ length comes in their place, so that the time of all later samples stays right. 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import queue
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -126,7 +127,8 @@ class SoundSource:
         self._resampler = None if self.rate_in == self.rate else _Resampler(self.rate_in, self.rate)
         self._meter = _Meter(max(1, round(self.rate)))
         self._n_given = 0
-        self._started = False
+        self._started, self._closed = False, False
+        self._reading: Generator[Floats, None, None] | None = None
         self.chunk_ms = 0.0
 
     @property
@@ -210,6 +212,10 @@ class SoundSource:
 
     def close(self) -> None:
         """Release the file or device; the iteration ends."""
+        self._closed = True
+        if self._reading is not None:
+            with contextlib.suppress(ValueError):  # another thread waits in it, and will see
+                self._reading.close()
 
     def __enter__(self) -> Self:
         return self
@@ -221,14 +227,18 @@ class SoundSource:
         if self._started:
             raise ValueError(f"{self.name} has been heard already: make another source")
         self._started = True
-        for block in self._blocks():
-            chunk = block if self._resampler is None else self._resampler.push(block)
-            chunk = chunk if self._most is None else chunk[: self._most - self._n_given]
-            if chunk.size:
-                yield self._counted(chunk)
-            if self._n_given == self._most:
-                return
-        if self._resampler is not None:
+        self._reading = self._blocks()
+        with contextlib.closing(self._reading):  # a file is closed however the iteration ends
+            for block in self._reading:
+                if self._closed:
+                    return
+                chunk = block if self._resampler is None else self._resampler.push(block)
+                chunk = chunk if self._most is None else chunk[: self._most - self._n_given]
+                if chunk.size:
+                    yield self._counted(chunk)
+                if self._n_given == self._most:
+                    return
+        if self._resampler is not None and not self._closed:
             rest = self._resampler.finish()
             rest = rest if self._most is None else rest[: self._most - self._n_given]
             if rest.size:
@@ -245,7 +255,7 @@ class SoundSource:
         self._n_given += chunk.size
         return chunk.astype(np.float32)
 
-    def _blocks(self) -> Iterator[Floats]:
+    def _blocks(self) -> Generator[Floats, None, None]:
         """One channel at the rate of the sound, in pieces of any length."""
         raise NotImplementedError
 
@@ -364,7 +374,7 @@ class FileSource(SoundSource):
         mono(np.zeros((1, header.channels)), channel, self.name)  # before anything is computed
         self._n_block = self._samples_of(chunk_ms)
 
-    def _blocks(self) -> Iterator[Floats]:
+    def _blocks(self) -> Generator[Floats, None, None]:
         for block in sound_blocks(self._path, self._n_block):
             if len(block):
                 yield mono(block, self._channel, self.name)
@@ -433,7 +443,7 @@ class RawSource(SoundSource):
         self._stream, self._format, self._n_channels = stream, format, n_channels
         self._n_block = self._samples_of(chunk_ms)
 
-    def _blocks(self) -> Iterator[Floats]:
+    def _blocks(self) -> Generator[Floats, None, None]:
         kind = np.dtype(FORMATS[self._format])
         size = kind.itemsize * self._n_channels
         # what is there, instead of waiting until a whole piece is
@@ -583,12 +593,14 @@ class DeviceSource(SoundSource):
             printable(found["name"]), used, rate, channel if self._n_channels > 1 else 0, seconds
         )
         self._n_block = self._samples_of(chunk_ms)
-        n_waiting = max(2, math.ceil(queue_ms / 1000 * used / self._n_block))
+        n_waiting = max(
+            2, math.ceil(check_positive_number("queue_ms", queue_ms) / 1000 * used / self._n_block)
+        )
         self._queue: queue.Queue[tuple[int, Floats]] = queue.Queue(n_waiting)
         self._stops, self._fell_behind = overrun == "stop", False
         self._n_missed, self._n_lost, self._count, self._unknown = 0, 0, 0, 0
         self._expected = math.nan
-        self._ended, self._closed = threading.Event(), False
+        self._ended = threading.Event()
         try:
             self._device = portaudio.InputStream(
                 samplerate=float(used), blocksize=self._n_block, latency="low", callback=self._hear,
@@ -610,7 +622,7 @@ class DeviceSource(SoundSource):
     def close(self) -> None:
         """Stop the device."""
         if not self._closed:
-            self._closed = True
+            super().close()
             self._device.close(ignore_errors=True)
 
     def _hear(self, samples: Any, n_samples: int, time: Any, status: Any) -> None:
@@ -644,7 +656,7 @@ class DeviceSource(SoundSource):
         self._n_missed += lost
         self._n_lost += lost
 
-    def _blocks(self) -> Iterator[Floats]:
+    def _blocks(self) -> Generator[Floats, None, None]:
         self._device.start()
         waited = 0.0
         while True:
