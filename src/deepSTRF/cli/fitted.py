@@ -9,7 +9,7 @@ from deepSTRF.experiments.run_folder import Run
 from deepSTRF.models import NeuralModel, load_pretrained, pretrained_models
 from deepSTRF.models.io.checkpoint import CONFIG_FILE
 
-__all__ = ["load_fitted", "neuron_names"]
+__all__ = ["load_fitted"]
 
 
 def load_fitted(run: str, seed: int | None = None) -> NeuralModel:
@@ -34,9 +34,3 @@ def load_fitted(run: str, seed: int | None = None) -> NeuralModel:
 def _refuse_seed(run: str, seed: int | None) -> None:
     if seed is not None:
         raise UsageProblem(f"--seed chooses a model of a run folder, and {run} is one model: leave it out")
-
-
-def neuron_names(model: NeuralModel) -> list[str]:
-    """Names of the outputs of a model: those of the recording, else their numbers."""
-    known = () if model.fitted_on is None else model.fitted_on.neurons
-    return list(known) if len(known) == model.O else [f"neuron{k:03d}" for k in range(model.O)]

@@ -25,9 +25,10 @@ from deepSTRF._text import csv_table, printable
 from deepSTRF._validation import check_choice, first_names, neuron_indices
 from deepSTRF.cli.console import stdout_console
 from deepSTRF.cli.errors import INTERRUPTED, REFUSALS, UsageProblem, say, usage
-from deepSTRF.cli.fitted import load_fitted, neuron_names
+from deepSTRF.cli.fitted import load_fitted
 from deepSTRF.cli.live_view import RateView
 from deepSTRF.models import NeuralModel
+from deepSTRF.models.fitted_on import output_names
 from deepSTRF.streaming import DeviceSource, FileSource, RawSource, Stream, sound_devices
 from deepSTRF.streaming.sources import SoundSource
 
@@ -82,7 +83,7 @@ def stream_and_print(request: Request) -> None:
     """Run a model on a source until that ends; print a summary. Ctrl-C ends it, too."""
     run = _check_request(request)
     model = load_fitted(run, request.seed)
-    names = neuron_names(model)
+    names = output_names(model)
     with usage():
         stream = _stream_of(model, run)
         chosen = _chosen_neurons(names, request.neurons)

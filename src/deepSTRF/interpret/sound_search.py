@@ -77,9 +77,9 @@ class SoundFamily:
                 raise ValueError(f"the range of {name} must be two ascending finite numbers, got {ends!r}")
             if name in self.log and low <= 0:
                 raise ValueError(f"the range of {name} must lie above 0 for a log axis, got {ends!r}")
-        strangers = [name for name in self.log if name not in self.ranges]
-        if strangers:
-            raise ValueError(f"log must hold names of parameters ({', '.join(self.ranges)}), got {strangers}")
+        unknown = [name for name in self.log if name not in self.ranges]
+        if unknown:
+            raise ValueError(f"log must hold names of parameters ({', '.join(self.ranges)}), got {unknown}")
 
     @classmethod
     @checked

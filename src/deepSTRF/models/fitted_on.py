@@ -26,6 +26,7 @@ __all__ = [
     "check_views",
     "matching_outputs",
     "n_trained_on",
+    "output_names",
     "remember_fit",
     "warn_of_empty_bands",
 ]
@@ -496,6 +497,12 @@ def matching_outputs(model: Any, dataset: Any) -> list[int] | None:
     fitted._check_stimuli(dataset, "the dataset", "the model was fitted on")
     order = fitted._neurons_of(dataset, "the dataset", "the model was fitted on")
     return None if order == list(range(len(fitted.neurons))) else order
+
+
+def output_names(model: Any) -> list[str]:
+    """Names of the outputs of a model: those of the recording of its fit, else their numbers."""
+    names = list(getattr(getattr(model, "fitted_on", None), "neurons", ()))
+    return names if len(names) == model.O else list(_invented(range(model.O)))
 
 
 def check_response_unit(model: Any, dataset: Any) -> None:

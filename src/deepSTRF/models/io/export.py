@@ -33,6 +33,7 @@ from deepSTRF._validation import check_choice
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import HALF_PRECISION, placement
 from deepSTRF.models.derived import frozen
+from deepSTRF.models.fitted_on import output_names
 from deepSTRF.models.io.weights import PRECISIONS, pack_weights, round_weights
 from deepSTRF.models.streaming import State, merge_streams, split_streams, stream_axes
 
@@ -674,7 +675,7 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
         "bands": getattr(model, "F", None),
         "frequencies_hz": _frequencies(front_end, fitted),
         "features": getattr(model, "features", None) or _features(fitted),
-        "neurons": _neuron_names(model, fitted),
+        "neurons": output_names(model),
         "response_unit": getattr(fitted, "response_unit", None),
         "level": getattr(fitted, "level", None),
         "latency_ms": float(model.latency_ms),
@@ -704,9 +705,3 @@ def _frequencies(front_end: Any, fitted: Any) -> list[float] | None:
 def _features(fitted: Any) -> dict[str, int] | None:
     """Rows of the features of the fit by name."""
     return None if fitted is None else fitted.feature_sizes() or None
-
-
-def _neuron_names(model: Any, fitted: Any) -> list[str]:
-    """Names of the outputs; the number of a neuron where the fit knows none."""
-    names = list(getattr(fitted, "neurons", ()))
-    return names if len(names) == model.O else [f"neuron{index:03d}" for index in range(model.O)]
