@@ -12,6 +12,7 @@ import torch
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.experiments import ExperimentConfig, run_experiment
 from deepSTRF.models.audio import Linear
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.training import distilled
 
 
@@ -123,3 +124,36 @@ def test_teachers_that_heard_the_clips_that_judge_are_refused(
             ExperimentConfig(split="4/2/2", model="ridge", teachers=str(folder), **options),
             tmp_path / "ridge", progress=False,
         )  # fmt: skip
+
+
+def fitted(ds: Any) -> Linear:
+    (model,) = teachers(ds, 1)
+    model.fitted_on = FittedOn.of(ds)
+    return model
+
+
+def test_teachers_of_another_unit_standardisation_or_alignment_are_refused() -> None:
+    ds = small()
+    with pytest.raises(ValueError, match="fraction of maximum"):
+        distilled(ds.normalized(), [fitted(ds)])
+    for dataset, teacher in ((ds, fitted(ds.standardized())), (ds.standardized(), fitted(ds))):
+        with pytest.raises(ValueError, match="standardised by the dataset"):
+            distilled(dataset, [teacher])
+    ahead = small()
+    ds.facts["look_ahead_ms"], ahead.facts["look_ahead_ms"] = 0.0, 5.0
+    with pytest.raises(ValueError, match="look 5 ms ahead"):
+        distilled(ahead, [fitted(ds)])
+
+
+def test_a_student_of_standardised_clips_states_that_they_were() -> None:
+    ds = small()
+    ds.facts["look_ahead_ms"] = 5.0
+    ds = ds.standardized()
+    teacher = fitted(ds)
+    made = distilled(ds, [teacher], teacher_share=1.0)
+    assert torch.allclose(made.responses[0][0][0], teacher.predict(ds)[0][0])
+    student = FittedOn.of(made)
+    assert student.standardized is True
+    assert student.look_ahead_ms == 5.0
+    student.match(ds)
+    assert FittedOn.of(made.select(clips=[0, 1])).standardized is True

@@ -12,6 +12,7 @@ from torch.nn import functional
 from deepSTRF._validation import check_positive_int, check_share, checked_but
 from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
 from deepSTRF.metrics import psth
+from deepSTRF.models.fitted_on import check_response_unit, matching_outputs
 
 __all__ = ["distilled"]
 
@@ -62,7 +63,7 @@ def distilled(
     ------
     TypeError, ValueError
         For waveforms, fewer than two clips where synthetic ones are asked for, no teacher, or teachers of
-        other neurons, bins or bands.
+        other neurons, bins, bands, alignment, standardisation or unit of the responses.
 
     References
     ----------
@@ -95,6 +96,9 @@ def distilled(
     )
     if wanted and len(dataset) < 2:
         raise ValueError("a synthetic clip is made of two clips, and there is one: give n_synthetic=0")
+    for teacher in teachers:  # against this dataset: the one that is answered below states less
+        matching_outputs(teacher, dataset)
+        check_response_unit(teacher, dataset)
     sounds = list(dataset.stims)
     generator = torch.Generator().manual_seed(seed)
     synthetic = [_synthetic(sounds, generator) for _ in range(wanted)]
@@ -137,8 +141,8 @@ def _synthetic(sounds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
 def _like(
     dataset: AudioNeuralDataset, sounds: Sequence[Tensor], responses: Sequence[Tensor]
 ) -> AudioNeuralDataset:
-    """A dataset of other clips for the same neurons."""
-    return AudioNeuralDataset.from_arrays(
+    """A dataset of other clips for the same neurons, which states of its stimuli what the first one does."""
+    made = AudioNeuralDataset.from_arrays(
         sounds,
         responses,
         dataset.dt,
@@ -151,3 +155,6 @@ def _like(
         response_unit=dataset.response_unit,
         check_alignment=False,
     )
+    made.stim_normalization = dataset.stim_normalization  # its stimuli come from standardised ones
+    made.facts |= {key: value for key, value in dataset.facts.items() if key == "look_ahead_ms"}
+    return made
