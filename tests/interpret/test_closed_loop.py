@@ -18,6 +18,7 @@ from deepSTRF.interpret.probes import (
     tone_responses,
 )
 from deepSTRF.models.audio import Linear, StateNet
+from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.wav2spec import CausalMelSpectrogram
 from deepSTRF.streaming import Stream
 
@@ -205,6 +206,25 @@ def test_answers_that_are_no_rates_are_refused(answer, message):
 def test_sounds_that_cannot_be_played_are_refused(sound):
     with pytest.raises(ValueError, match="sound must be finite"):
         ClosedLoop(Recorder()).trial(sound)
+
+
+def test_a_part_of_a_bin_that_the_bins_would_hide_does_not_shift_later_trials(model):
+    loop = ClosedLoop(Stream(model), between="carry")
+    with pytest.raises(ValueError, match="whole bins of"):
+        loop.trial(np.zeros(3 * HOP + 1))
+    assert loop.target.frames == (0,)
+    assert ClosedLoop(lambda x: np.zeros(round(x.size / 244.14)), audio_fs=48828.125, dt_ms=5.0).trial(
+        np.zeros(488)
+    ).shape == (1, 2)
+
+
+@pytest.mark.parametrize("unit", ["fraction of maximum", "z-score", "spikes/s", "Hz"])
+def test_spikes_are_not_drawn_of_rates_that_are_no_means_of_counts(unit):
+    known = Linear(6, 3, wav2spec=CausalMelSpectrogram(FS, n_mels=6), norm="none").eval()
+    known.fitted_on = FittedOn(response_unit=unit)
+    with pytest.raises(ValueError, match="counts whose means are the rates"):
+        ClosedLoop(Stream(known), spikes=True)
+    ClosedLoop(Stream(known))
 
 
 def test_part_of_a_bin_is_refused_and_spectrograms_are_not_shown_as_sound():

@@ -21,7 +21,10 @@ from deepSTRF._validation import (
     checked,
     checked_but,
 )
+from deepSTRF.models.prediction import PER_SECOND
 
+#: Units of responses that `deepSTRF.datasets.NeuralDataset.normalized` made.
+NORMALIZED = ("fraction of maximum", "z-score")
 #: What sound cards take at a time.
 CHUNK_MS = 20.0
 
@@ -73,7 +76,8 @@ class ClosedLoop:
     Raises
     ------
     TypeError, ValueError
-        For a target that answers nothing, a bin or rate that is not known, or a reset that it does not have.
+        For a target that answers nothing, a bin or rate that is not known, a reset that it does not have, or
+        spikes of a model whose rates are not per bin.
 
     References
     ----------
@@ -132,6 +136,12 @@ class ClosedLoop:
             raise ValueError("between='reset' needs a target with a method reset(); between='carry' goes on")
         self.between = between or ("reset" if resets else "carry")
         self.spikes = check_flag("spikes", spikes)
+        unit = getattr(getattr(self.model, "fitted_on", None), "response_unit", None)
+        if self.spikes and unit is not None and (unit in NORMALIZED or PER_SECOND.search(unit)):
+            raise ValueError(
+                f"spikes=True draws counts whose means are the rates, and this model predicts {unit!r}: "
+                "stream a model of spikes per bin, or give a function that turns its rates into them"
+            )
         self.n_repeats = check_positive_int("n_repeats", n_repeats)
         self._rng = np.random.default_rng(seed)
         self.n_trials, self.played_ms = 0, 0.0
@@ -153,14 +163,21 @@ class ClosedLoop:
         Raises
         ------
         ValueError
-            For an answer that is not (N, m), holds NaN or infinity, or does not have as many bins as the
-            sound.
+            For a sound that is not whole bins, or an answer that is not (N, m), holds NaN or infinity, or
+            does not have as many bins as the sound.
         """
         samples = as_numbers(sound, "sound")
         axes = 2 if self.audio_fs is None else 1
+        hop = 1.0 if self.audio_fs is None else self.audio_fs * self.dt_ms / 1000.0
+        whole = round(hop) if abs(hop - round(hop)) < 1e-6 else 1  # rates of recorders have no whole bins
         if samples.ndim != axes or samples.size == 0 or not np.isfinite(samples).all():
             raise ValueError(
                 f"sound must be finite and {'(F, T)' if axes == 2 else '(T_audio,)'}, got {samples.shape}"
+            )
+        if samples.shape[-1] % whole:
+            raise ValueError(
+                f"sound must be whole bins of {whole} samples, got {samples.shape[-1]}: what is left would "
+                "shift the bins of later trials; add silence"
             )
         if self.between == "reset":
             self.target.reset()
