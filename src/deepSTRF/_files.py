@@ -46,6 +46,7 @@ __all__ = [
     "DamagedFileError",
     "adding_manifest",
     "append_line",
+    "check_kind",
     "check_place",
     "check_regular",
     "check_target",
@@ -801,7 +802,7 @@ def replace_folder(
         When the disk is full; the text names the file, and the earlier version is as it was.
     """
     root = Path(folder)
-    _check_kind(root, kind)
+    check_kind(root, kind)
     made = [path for path in (root, *root.parents) if not path.exists()]
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -833,7 +834,7 @@ def replace_folder(
         raise
 
 
-def _check_kind(root: Path, kind: str) -> None:
+def check_kind(root: Path, kind: str) -> None:
     """Raise FileExistsError for a folder whose manifest is of another kind, or not ours."""
     if not os.path.lexists(root / MANIFEST):
         return
@@ -847,9 +848,9 @@ def _check_kind(root: Path, kind: str) -> None:
         tree = None
     found = tree.get("kind") if isinstance(tree, dict) and "files" in tree else None
     if found != kind:
-        what = f"is of a {found}" if found else "is not of deepSTRF"
+        what = f"is of kind {found!r}" if found else "is not of deepSTRF"
         raise FileExistsError(
-            f"{root / MANIFEST} {what}, and a {kind} would replace its files; give another folder"
+            f"{root / MANIFEST} {what}, and files of kind {kind!r} would replace its own; give another folder"
         )
 
 

@@ -149,6 +149,8 @@ def test_a_level_far_from_the_fit_is_said(deepstrf, folder):
         (["stream", "{model}", "--wav", "{song}", "--neurons", "0,0"], 2, "different neurons"),
         (["stream", "{model}", "--wav", "{song}", "--seconds", "0"], 2, "seconds"),
         (["stream", "{model}", "--wav", "{song}", "--chunk-ms", "-3"], 2, "--chunk-ms"),
+        (["stream", "{model}", "--wav", "{song}", "--chunk-ms", "0"], 2, "--chunk-ms"),
+        (["stream", "{model}", "--stdin", "--rate", "8000", "--channels", "0"], 2, "--channels"),
         (["stream", "{model}", "--wav", "{song}", "--seed", "0"], 2, "--seed"),
         (["stream", "{model}", "--wav", "nothing.wav"], 2, "nothing.wav"),
         (["stream", "{model}", "--wav", "{model}/config.json"], 1, "config.json"),

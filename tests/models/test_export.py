@@ -413,3 +413,16 @@ def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"onnxruntime.*\[export\]"):
         Linear(8, 2, out_neurons=1).export(tmp_path / "a")
+
+
+def test_what_cannot_be_written_or_read_is_said_before_a_graph_is_traced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Linear(4, 3, norm="none").eval()
+    model.save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(export, "_graph", lambda *_: pytest.fail("a graph was traced"))
+    with pytest.raises(FileExistsError, match="is of kind 'checkpoint'"):
+        model.export(tmp_path / "model", format="torch")
+    with pytest.raises(ValueError, match="meta device"):
+        model.to("meta").export(tmp_path / "other", format="torch")
+    assert not (tmp_path / "other").exists()

@@ -491,3 +491,34 @@ def test_memory_is_flat_over_an_hour_of_sound() -> None:
     assert resident_later - resident < 20e6
     held = sum(value.numel() * value.element_size() for value in stream.state_dict().values())
     assert held < 10_000
+
+
+# ------------------------------------------------------------------ what a model or a state must be
+
+
+def test_models_without_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="meta device"):
+        Stream(heard().to("meta"))
+    with pytest.raises(ValueError, match="device='meta'"):
+        Stream(heard(), device="meta")
+
+
+def test_a_fit_on_standardised_stimuli_warns_that_raw_ones_give_other_rates() -> None:
+    model = seen()
+    model.fitted_on = FittedOn(standardized=True)
+    with pytest.warns(UserWarning, match="must be standardised in the same way"):
+        Stream(model)
+    model.fitted_on = FittedOn(standardized=False)
+    Stream(model)
+
+
+@pytest.mark.parametrize("name", ["frames", "remainder_samples"])
+@pytest.mark.parametrize("value", [torch.tensor([1.5]), torch.tensor(3), torch.tensor([1j])])
+def test_counts_of_a_state_that_are_no_integers_leave_the_stream_as_it_was(name: str, value: Any) -> None:
+    stream, x = Stream(heard()), sound(3 * HOP)
+    stream.push(x[: HOP + 7])
+    with pytest.raises(ValueError, match="integers"):
+        stream.load_state_dict({**stream.state_dict(), name: value})
+    assert close(stream.push(x[HOP + 7 :]), offline(stream.model, x[None])[0, :, 1:])
+    with pytest.raises(TypeError, match=f"got str as {name}"):
+        stream.load_state_dict({**stream.state_dict(), name: "a"})

@@ -181,15 +181,18 @@ def _in_words_of_flags(request: Request, audio_fs: float | None) -> SoundSource:
         if type(error) is not ValueError:  # a damaged file
             raise
         text = re.sub(r"\b(channel|overrun)='?(\w+)'?", r"--\1 \2", str(error))
-        raise ValueError(text.replace("rate_in", "--rate").replace("chunk_ms", "--chunk-ms")) from None
+        for name, flag in (("rate_in", "--rate"), ("chunk_ms", "--chunk-ms"), ("n_channels", "--channels")):
+            text = text.replace(name, flag)
+        raise ValueError(text) from None
 
 
 def _source_of(request: Request, audio_fs: float | None) -> SoundSource:
     rate = audio_fs or 0.0
     channel = request.channel
+    usual_ms = DEVICE_CHUNK_MS if request.device is not None else CHUNK_MS
     common: dict[str, Any] = {
         "channel": int(channel) if channel is not None and channel.isdecimal() else channel,
-        "chunk_ms": request.chunk_ms or (DEVICE_CHUNK_MS if request.device is not None else CHUNK_MS),
+        "chunk_ms": usual_ms if request.chunk_ms is None else request.chunk_ms,
         "seconds": request.seconds,
     }
     if request.wav is not None:
@@ -197,7 +200,7 @@ def _source_of(request: Request, audio_fs: float | None) -> SoundSource:
     if request.stdin:
         return RawSource(
             sys.stdin.buffer, request.rate or 0.0, rate, format=request.sample_format or "float32",
-            n_channels=request.n_channels or 1, **common,
+            n_channels=1 if request.n_channels is None else request.n_channels, **common,
         )  # fmt: skip
     return DeviceSource(
         None if request.device == "default" else request.device, rate, rate_in=request.rate,

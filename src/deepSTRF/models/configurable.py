@@ -27,6 +27,7 @@ __all__ = [
     "ScaleFreeParameters",
     "TooLargeError",
     "bounded_build",
+    "check_has_values",
     "designed_on_cpu",
     "first_parameter",
     "placement",
@@ -303,3 +304,12 @@ def placement(
             where, kind = tensor.device, tensor.dtype
             break
     return torch.device(device or where), dtype or kind
+
+
+def check_has_values(module: nn.Module) -> None:
+    """Raise ValueError for a module on the meta device, whose parameters have shapes only."""
+    if any(tensor.is_meta for tensor in itertools.chain(module.parameters(), module.buffers())):
+        raise ValueError(
+            f"{type(module).__name__} is on the meta device, where parameters have no values: load them "
+            "first, e.g. with NeuralModel.from_pretrained(folder)"
+        )

@@ -32,7 +32,13 @@ import numpy.typing as npt
 
 from deepSTRF._optional import require
 from deepSTRF._text import printable
-from deepSTRF._validation import check_choice, check_positive_number, checked, outside_level
+from deepSTRF._validation import (
+    check_choice,
+    check_positive_int,
+    check_positive_number,
+    checked,
+    outside_level,
+)
 from deepSTRF.datasets.from_arrays import from_full_scale
 from deepSTRF.datasets.sounds import exact_rate, mono, sound_blocks, sound_header
 from deepSTRF.dsp.resample import SOXR_QUALITY, TAIL_SAMPLES, rate_ratio
@@ -439,6 +445,7 @@ class RawSource(SoundSource):
                 f"stream is an open binary file, such as sys.stdin.buffer, got {type(stream).__name__}"
             )
         super().__init__("the pipe", exact_rate(rate_in, "rate_in"), rate, channel, seconds)
+        check_positive_int("n_channels", n_channels)
         mono(np.zeros((1, n_channels)), channel, self.name)
         self._stream, self._format, self._n_channels = stream, format, n_channels
         self._n_block = self._samples_of(chunk_ms)

@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,10 +27,11 @@ from deepSTRF._validation import (
     check_positive_int,
     checked,
     first_names,
+    outside_level,
     to_tensor,
 )
 from deepSTRF.models import NeuralModel
-from deepSTRF.models.configurable import placement
+from deepSTRF.models.configurable import check_has_values, placement
 from deepSTRF.models.derived import frozen
 from deepSTRF.models.streaming import State, StreamAxis, stream_axes
 
@@ -122,8 +124,13 @@ class Stream:
     TypeError
         When ``model`` is no model, or a part cannot run chunk by chunk; the text names it.
     ValueError
-        When a part of the user's own gives other numbers chunk by chunk than at once, or the model cannot
-        stream: attention without a window, lags into the future.
+        When a part of the user's own gives other numbers chunk by chunk than at once, the model cannot
+        stream (attention without a window, lags into the future), or it is on the meta device.
+
+    Warns
+    -----
+    UserWarning
+        For a model fitted on stimuli that the dataset had standardised: the pushed ones must be, too.
 
     Examples
     --------
@@ -498,6 +505,10 @@ class Stream:
                 f"state is not one of a Stream of this {type(self._model).__name__}: {lacks}; take it from "
                 "stream.state_dict() of a stream of the same model"
             )
+        wrong = [name for name, value in state.items() if not isinstance(value, Tensor | np.ndarray)]
+        if wrong:
+            kind = type(state[wrong[0]]).__name__
+            raise TypeError(f"state must hold tensors or arrays, got {kind} as {wrong[0]}")
         given = {name: to_tensor(value) for name, value in state.items()}
         if not torch.equal(given["model"].cpu(), self._digest):
             raise ValueError(
@@ -505,7 +516,13 @@ class Stream:
                 f"{type(self._model).__name__}. A state goes with the model it was made with "
                 "(model.save_pretrained keeps it)"
             )
-        batch = len(given["frames"]) if given["frames"].ndim else 0
+        counts = [given[name] for name in ("frames", "remainder_samples")]
+        if any(one.ndim != 1 or one.is_floating_point() or one.is_complex() for one in counts):
+            raise ValueError(
+                "frames and remainder_samples of the state must be (B,) integers: they were changed after "
+                "stream.state_dict() made them"
+            )
+        batch = len(given["frames"])
         if batch != self.batch:
             raise ValueError(
                 f"state holds {batch} streams, this one {self.batch}: Stream(model, batch={batch})"
@@ -641,6 +658,17 @@ def _copy_for_streams(model: Any, dtype: torch.dtype | None, device: torch.devic
         raise TypeError(
             f"model must be a NeuralModel such as Linear(...) or NeuralModel.from_pretrained(folder), got "
             f"{type(model).__name__}"
+        )
+    check_has_values(model)
+    if device is not None and device.type == "meta":
+        raise ValueError("device='meta' holds no values: give the device that computes, or leave it out")
+    if model.fitted_on is not None and model.fitted_on.standardized:
+        warnings.warn(
+            "this model was fitted on stimuli that the dataset had standardised, and it does not know their "
+            "mean and deviation: what is pushed must be standardised in the same way (a model built with "
+            "standardize=True does it itself); model.fitted_on = None silences this",
+            UserWarning,
+            stacklevel=outside_level(),
         )
     fixed = frozen(model)
     return fixed if dtype is None and device is None else fixed.to(device=device, dtype=dtype)

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepSTRF import __version__
-from deepSTRF._files import MANIFEST, replace_folder
+from deepSTRF._files import MANIFEST, check_kind, replace_folder
 from deepSTRF._optional import require
 from deepSTRF._validation import check_choice
 from deepSTRF.models.backbones.base import Backbone
-from deepSTRF.models.configurable import HALF_PRECISION, placement
+from deepSTRF.models.configurable import HALF_PRECISION, check_has_values, placement
 from deepSTRF.models.derived import frozen
 from deepSTRF.models.fitted_on import output_names
 from deepSTRF.models.io.weights import PRECISIONS, pack_weights, round_weights
@@ -148,11 +148,13 @@ def _check_folder(folder: Path, names: Iterable[str]) -> None:
             f"{folder} holds {' and '.join(there)} of something else; they would be lost: give another "
             "folder, or move them away first"
         )
+    check_kind(folder, KIND)
 
 
 def _check_model(model: Any) -> None:
     """Raise an error for a model whose graphs would not be what it predicts."""
     model.validate()
+    check_has_values(model)
     kinds = {value.dtype for value in (*model.parameters(), *model.buffers()) if value.is_floating_point()}
     if not kinds.isdisjoint(HALF_PRECISION):
         half = ", ".join(sorted(str(kind) for kind in kinds & set(HALF_PRECISION)))
@@ -678,6 +680,8 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
         "neurons": output_names(model),
         "response_unit": getattr(fitted, "response_unit", None),
         "level": getattr(fitted, "level", None),
+        "rms": getattr(fitted, "rms", None),
+        "standardized": getattr(fitted, "standardized", None),
         "latency_ms": float(model.latency_ms),
         "lookahead_frames": int(getattr(model, "lookahead_frames", 0)),
     }
