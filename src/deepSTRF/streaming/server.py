@@ -328,6 +328,8 @@ class Server:
                 logger.exception("the server has stopped")
             else:
                 ready.set_exception(error)
+        finally:
+            self._pool.close()  # also where the loop ended in an error: its thread holds the model
 
     async def _serve(self, ready: concurrent.futures.Future[int]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -362,7 +364,6 @@ class Server:
                         connection.protocol.state.name == "CONNECTING"
                     ):  # else the end would wait for its handshake
                         connection.transport.abort()
-        await asyncio.to_thread(self._pool.close)
 
     def _admit(self, connection: Any, request: Any) -> Any:
         """The HTTP answer for a request that is refused, or None; origins are checked by websockets."""
