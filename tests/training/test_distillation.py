@@ -119,6 +119,10 @@ def test_teachers_that_heard_the_clips_that_judge_are_refused(
         ):
             run_experiment(config, tmp_path / part, progress=False)
         assert not (tmp_path / part).exists()
+    config = ExperimentConfig(split="4/2/2", teachers=str(folder), normalize_responses="max", **options)
+    with pytest.raises(ValueError, match=r"teachers is of another recording: .*fraction of maximum"):
+        run_experiment(config, tmp_path / "unit", progress=False)
+    assert not (tmp_path / "unit").exists()
     with pytest.raises(ValueError, match="teachers are for networks"):
         run_experiment(
             ExperimentConfig(split="4/2/2", model="ridge", teachers=str(folder), **options),

@@ -52,7 +52,7 @@ from deepSTRF.experiments.run_folder import (
     prepare_folder,
     write_run,
 )
-from deepSTRF.models.fitted_on import matching_outputs
+from deepSTRF.models.fitted_on import check_response_unit, matching_outputs
 from deepSTRF.models.pretrained import load_pretrained, pretrained_models
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.callbacks import Callback, FitDivergedError, LastWeights
@@ -226,6 +226,11 @@ def _load_teachers(config: ExperimentConfig, dataset: NeuralDataset, split: Clip
             raise FieldError(
                 "a model of {teachers} does not state what it was fitted on: fit it with deepSTRF"
             )
+        try:
+            matching_outputs(teacher, dataset)
+            check_response_unit(teacher, dataset)
+        except ValueError as error:
+            raise FieldError("a model of {teachers} is of another recording: {0}", error) from None
         trained, chosen = set(fitted.sounds), {*fitted.sounds, *fitted.validation_sounds}
         for part, clips, heard in ((VALIDATION, split.val, trained), (TEST, split.test, chosen)):
             shared = sum(dataset.source_fingerprint(clip) in heard for clip in clips)
