@@ -10,7 +10,7 @@ there, where an error names it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
@@ -26,8 +26,11 @@ __all__ = [
     "check_state",
     "init_slot_state",
     "is_streamable",
+    "map_state",
     "merge_streams",
     "split_streams",
+    "state_of",
+    "state_tensors",
     "step_slot",
     "stream_axes",
 ]
@@ -167,28 +170,47 @@ def stream_axes(module: Streamable) -> State:
 
 def split_streams(state: State, axes: State) -> State:
     """Return a state with the streams in front: every tensor is (B, ...), whatever its module made of it."""
-    following: State = {}
-    for name, place in axes.items():
-        part = state[name]
-        if isinstance(place, dict):
-            following[name] = split_streams(part, place)
-        else:
-            part = part.movedim(place.axis, 0)
-            following[name] = part if place.entries == 1 else part.unflatten(0, (-1, place.entries))
-    return following
+
+    def split(place: StreamAxis, part: Tensor) -> Tensor:
+        part = part.movedim(place.axis, 0)
+        return part if place.entries == 1 else part.unflatten(0, (-1, place.entries))  # type: ignore[no-untyped-call]
+
+    return map_state(split, axes, state)
 
 
 def merge_streams(state: State, axes: State) -> State:
     """Return the state of the module from one with the streams in front: `split_streams` undone."""
-    following: State = {}
-    for name, place in axes.items():
-        part = state[name]
-        if isinstance(place, dict):
-            following[name] = merge_streams(part, place)
-        else:
-            part = part if place.entries == 1 else part.flatten(0, 1)
-            following[name] = part.movedim(0, place.axis)
-    return following
+
+    def merge(place: StreamAxis, part: Tensor) -> Tensor:
+        return (part if place.entries == 1 else part.flatten(0, 1)).movedim(0, place.axis)
+
+    return map_state(merge, axes, state)
+
+
+def map_state(function: Callable[..., Tensor], form: State, *states: State) -> State:
+    """Return the tree of ``function(leaf of form, tensor of each state)``; ``form`` says what there is."""
+    return {
+        name: map_state(function, leaf, *(state[name] for state in states))
+        if isinstance(leaf, dict)
+        else function(leaf, *(state[name] for state in states))
+        for name, leaf in form.items()
+    }
+
+
+def state_tensors(state: State, path: str = "") -> dict[str, Tensor]:
+    """Return the tensors of a state by their paths, ``"readout.strf.history"``."""
+    found: dict[str, Tensor] = {}
+    for name, part in state.items():
+        found.update(state_tensors(part, f"{path}{name}.") if isinstance(part, dict) else {path + name: part})
+    return found
+
+
+def state_of(tensors: Mapping[str, Tensor], form: State, path: str = "") -> State:
+    """Return the state of a form from its tensors by paths: `state_tensors` undone."""
+    return {
+        name: state_of(tensors, leaf, f"{path}{name}.") if isinstance(leaf, dict) else tensors[path + name]
+        for name, leaf in form.items()
+    }
 
 
 def _stream_axes(two: State, three: State, path: str) -> State:

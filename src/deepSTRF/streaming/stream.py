@@ -12,7 +12,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -33,7 +33,7 @@ from deepSTRF._validation import (
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.configurable import check_has_values, placement
 from deepSTRF.models.derived import frozen
-from deepSTRF.models.streaming import State, StreamAxis, stream_axes
+from deepSTRF.models.streaming import State, StreamAxis, map_state, state_of, state_tensors, stream_axes
 
 __all__ = ["Stream", "StreamTiming"]
 
@@ -451,12 +451,21 @@ class Stream:
     def _taken(self, state: State, streams: list[int]) -> State:
         if streams == self._everyone:
             return state
-        return _taken(state, self._axes, torch.tensor(streams, device=self.device))
+        index = torch.tensor(streams, device=self.device)
+        return map_state(
+            lambda place, every: every.index_select(place.axis, _entries(index, place)), self._axes, state
+        )
 
     def _placed(self, state: State, streams: list[int], part: State) -> State:
         if streams == self._everyone:
             return part
-        return _placed(state, self._axes, torch.tensor(streams, device=self.device), part)
+        index = torch.tensor(streams, device=self.device)
+        return map_state(
+            lambda place, every, new: every.index_copy(place.axis, _entries(index, place), new),
+            self._axes,
+            state,
+            part,
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that the stream remembers, as a flat dictionary of tensors that share no memory.
@@ -469,7 +478,7 @@ class Stream:
         dict of str to Tensor
             On the CPU.
         """
-        parts = {_PART + name: part for name, part in _leaves(self._state)}
+        parts = {_PART + name: part for name, part in state_tensors(self._state).items()}
         kept = {
             **parts,
             "remainder": torch.from_numpy(self._remainder),
@@ -496,7 +505,7 @@ class Stream:
             raise TypeError(
                 f"state must be a dictionary from stream.state_dict(), got {type(state).__name__}"
             )
-        expected = {**{_PART + name: part for name, part in _leaves(self._state)}}
+        expected = {**{_PART + name: part for name, part in state_tensors(self._state).items()}}
         names = [*expected, *_OWN]
         missing, unknown = [n for n in names if n not in state], [n for n in state if n not in names]
         if missing or unknown:
@@ -541,7 +550,7 @@ class Stream:
             )
         values = {name: given[name].to(own, copy=True) for name, own in expected.items()}
         self._remainder = values.pop("remainder").numpy()
-        self._state = _with_leaves(self._state, {n.removeprefix(_PART): v for n, v in values.items()})
+        self._state = state_of({n.removeprefix(_PART): v for n, v in values.items()}, self._axes)
         self._held, self._frames = held, frames
 
     @cached_property
@@ -714,48 +723,11 @@ def _as_floats(name: str, samples: Any) -> NDArray[Any]:
     )
 
 
-def _leaves(state: State, path: str = "") -> Iterator[tuple[str, Tensor]]:
-    """Tensors of a state by their path."""
-    for name, part in state.items():
-        if isinstance(part, dict):
-            yield from _leaves(part, f"{path}{name}.")
-        else:
-            yield path + name, part
-
-
-def _with_leaves(state: State, values: Mapping[str, Tensor], path: str = "") -> State:
-    """A state of the same form with other tensors."""
-    return {
-        name: _with_leaves(part, values, f"{path}{name}.") if isinstance(part, dict) else values[path + name]
-        for name, part in state.items()
-    }
-
-
 def _entries(index: Tensor, place: StreamAxis) -> Tensor:
     """Positions of streams along the axis of one tensor."""
     if place.entries == 1:
         return index
     return (index[:, None] * place.entries + torch.arange(place.entries, device=index.device)).flatten()
-
-
-def _taken(state: State, axes: State, index: Tensor) -> State:
-    """State of some of the streams."""
-    return {
-        name: _taken(state[name], place, index)
-        if isinstance(place, dict)
-        else state[name].index_select(place.axis, _entries(index, place))
-        for name, place in axes.items()
-    }
-
-
-def _placed(state: State, axes: State, index: Tensor, part: State) -> State:
-    """State in which some of the streams are replaced."""
-    return {
-        name: _placed(state[name], place, index, part[name])
-        if isinstance(place, dict)
-        else state[name].index_copy(place.axis, _entries(index, place), part[name])
-        for name, place in axes.items()
-    }
 
 
 def _digest(model: NeuralModel) -> bytes:

@@ -35,7 +35,7 @@ from deepSTRF.models.configurable import HALF_PRECISION, check_has_values, place
 from deepSTRF.models.derived import frozen
 from deepSTRF.models.fitted_on import output_names
 from deepSTRF.models.io.weights import PRECISIONS, pack_weights, round_weights
-from deepSTRF.models.streaming import State, merge_streams, split_streams, stream_axes
+from deepSTRF.models.streaming import merge_streams, split_streams, state_of, state_tensors, stream_axes
 
 __all__ = ["FORMATS", "GRAPHS", "KIND", "METADATA_KEY", "export_model"]
 
@@ -81,15 +81,11 @@ class _NotExportableError(Exception):
 class _Part(NamedTuple):
     """One tensor of the state of a step graph."""
 
-    #: Names of the branches that lead to it.
-    path: tuple[str, ...]
+    #: Path of the branches that lead to it, joined by dots.
+    name: str
     #: Sizes without the batch.
     shape: tuple[int, ...]
     dtype: torch.dtype
-
-    @property
-    def name(self) -> str:
-        return ".".join(self.path)
 
 
 def export_model(
@@ -249,8 +245,8 @@ class _Step(nn.Module):
         super().__init__()
         self.model = model
         self.axes = stream_axes(model)
-        start = split_streams(model.init_state(1), self.axes)
-        every = [(part, _get(start, part.path)) for part in _parts(start)]
+        start = state_tensors(split_streams(model.init_state(1), self.axes))
+        every = [(_Part(name, tuple(value.shape[1:]), value.dtype), value) for name, value in start.items()]
         self.empty = [part for part, value in every if not value.numel()]
         self.parts = [part for part, value in every if value.numel()]
         #: Names of the buffers with the values that parts start from, where they are not zero.
@@ -263,15 +259,13 @@ class _Step(nn.Module):
                 self.register_buffer(self.starts[part.name], value.detach().clone())
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        tree: State = {}
-        for part, value in zip(self.parts, state, strict=True):
-            _put(tree, part.path, self._shifted(part, value, 1))
-        for part, value in zip(self.empty, self.zeros(x, self.empty), strict=True):
-            _put(tree, part.path, value)
-        filled = _with_branches(tree, self.axes)
-        y, following = self.model.step(x, merge_streams(filled, self.axes))
-        following = split_streams(following, self.axes)
-        after = [self._shifted(part, _get(following, part.path), -1) for part in self.parts]
+        tensors = {
+            part.name: self._shifted(part, value, 1) for part, value in zip(self.parts, state, strict=True)
+        }
+        tensors |= dict(zip((part.name for part in self.empty), self.zeros(x, self.empty), strict=True))
+        y, following = self.model.step(x, merge_streams(state_of(tensors, self.axes), self.axes))
+        tensors = state_tensors(split_streams(following, self.axes))
+        after = [self._shifted(part, tensors[part.name], -1) for part in self.parts]
         return (y[:, :, 0], *(value.clone(memory_format=torch.contiguous_format) for value in after))
 
     def zeros(self, x: Tensor, parts: Sequence[_Part] | None = None) -> list[Tensor]:
@@ -311,35 +305,6 @@ class _Scan(nn.Module):
         _, rates = scan(one, start, frames)
         y: Tensor = rates.permute(1, 2, 0)
         return y
-
-
-def _parts(tree: State, path: tuple[str, ...] = ()) -> Iterator[_Part]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _parts(value, (*path, name))
-        else:
-            yield _Part((*path, name), tuple(value.shape[1:]), value.dtype)
-
-
-def _put(tree: State, path: Sequence[str], value: Tensor) -> None:
-    for name in path[:-1]:
-        tree = tree.setdefault(name, {})
-    tree[path[-1]] = value
-
-
-def _get(tree: State, path: Sequence[str]) -> Tensor:
-    found: Any = tree
-    for name in path:
-        found = found[name]
-    return found  # type: ignore[no-any-return]
-
-
-def _with_branches(tree: State, axes: State) -> State:
-    """A tree with the branches of the state that hold no tensor."""
-    return {
-        name: _with_branches(tree.get(name, {}), place) if isinstance(place, dict) else tree[name]
-        for name, place in axes.items()
-    }
 
 
 # ---- one graph: traced, written, checked
