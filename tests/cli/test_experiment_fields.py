@@ -51,6 +51,7 @@ OTHER: dict[str, Any] = {
     "grad_clip": 0.5,
     "weight_average": 0.99,
     "band_shift": 2,
+    "teachers": "runs/a,ns1/best",
     "refit": True,
     "batch_size": 4,
     "seeds": (3, 5),

@@ -8,6 +8,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ def run(tmp_path_factory):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_serves_until_it_is_interrupted(run, number):
-    code = "from deepSTRF.cli import main; main()"
+    # tests run in the background of a shell ignore interrupts, and so would what they start
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from deepSTRF.cli import main; main()"
     words = [sys.executable, "-c", code, "serve", str(run.path), "--port", "0"]
     with subprocess.Popen(
         words,
@@ -42,6 +45,8 @@ def test_it_serves_until_it_is_interrupted(run, number):
         text=True,
         env={**os.environ, "DEEPSTRF_TOKEN": TOKEN},
     ) as process:
+        hurry = threading.Timer(120.0, process.kill)  # a failed test waits for the process
+        hurry.start()
         url = process.stdout.readline().strip()
         with connect(f"{url}/?token={TOKEN}", open_timeout=20) as stream:
             hello = json.loads(stream.recv(timeout=20))
@@ -60,6 +65,7 @@ def test_it_serves_until_it_is_interrupted(run, number):
                 stream.recv(timeout=20)
             assert closed.value.rcvd.code == 1001
         err = process.stderr.read()
+    hurry.cancel()
     assert process.returncode == 0
     assert "3 neurons, up to 128 clients, who need the token. Ctrl-C stops.\nStopped." in err
     assert TOKEN not in url + err

@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib as mpl
 import pytest
 
-from deepSTRF.registry import MODELS
+from deepSTRF import registry
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Pages with a test of their own, which also reads what they print.
@@ -79,8 +79,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
         pytest.skip(f"{name_of(page)} has no Python to run")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(mpl.rcParams, "backend", "Agg")
-    MODELS.names()  # what a page registers goes into a copy of the full table
-    monkeypatch.setattr(MODELS, "_entries", dict(MODELS.items()))
+    for table in vars(registry).values():
+        if isinstance(table, registry.Registry):
+            table.names()  # what a page registers goes into a copy of the full table
+            monkeypatch.setattr(table, "_entries", dict(table.items()))
     names: dict[str, object] = {"__name__": "documentation"}
     left_out: set[str] = set()
     for block in blocks:

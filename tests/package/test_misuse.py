@@ -11,7 +11,7 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "misuse.py"
 ROOMS = (
     "baselines", "crossval", "datasets", "dsp", "experiments", "interpret", "metrics", "models", "plots",
-    "report", "training",
+    "report", "streaming", "training",
 )  # fmt: skip
 
 

@@ -119,13 +119,13 @@ def test_sounds_are_read_once_and_only_when_shown(tmp_path: Path, monkeypatch: p
     for k in range(4):
         soundfile.write(tmp_path / f"s{k}.wav", np.random.default_rng(k).normal(size=800) * 0.1, RATE)
     reads: list[str] = []
-    real = soundfile.read
+    real = soundfile.SoundFile.read
 
-    def counted(handle: Any, *args: Any, **kwargs: Any) -> Any:
-        reads.append(Path(handle.name).name)
-        return real(handle, *args, **kwargs)
+    def counted(file: Any, *args: Any, **kwargs: Any) -> Any:
+        reads.append(Path(file.name.name).name)
+        return real(file, *args, **kwargs)
 
-    monkeypatch.setattr(soundfile, "read", counted)
+    monkeypatch.setattr(soundfile.SoundFile, "read", counted)
     made(tmp_path, ["s1", "s0", "s1", "s0"])
     assert sorted(reads) == ["s0.wav", "s1.wav"]
 

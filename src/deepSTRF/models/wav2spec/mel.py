@@ -167,7 +167,7 @@ class CausalMelSpectrogram(KeepsDerived, WaveformFrontEnd):
         warn_of_gaps(self, f"win_ms={1000.0 * self.win / self.audio_fs:g} ms", late.amax(0), advice)
         self.register_constant("_mel_fb", bank)
         heard = bank.any(1).nonzero().flatten().tolist()
-        self._heard = slice(heard[0], heard[-1] + 1)
+        self._heard = (heard[0], heard[-1] + 1)
         self.register_constant("_frequencies_hz", corners[1:-1])
 
     def _bank(self, corners: Tensor, axis: str, norm: str | None, multiple: int) -> tuple[int, Tensor]:
@@ -252,11 +252,12 @@ class CausalMelSpectrogram(KeepsDerived, WaveformFrontEnd):
     def _waves(self) -> tuple[Tensor, Tensor]:
         """Windowed cosines and sines (win, 2 bins) of the Fourier transform, and the bank, from the first to
         the last bin that any band hears."""
-        bins = torch.arange(self._heard.start, self._heard.stop)
+        first, end = self._heard
+        bins = torch.arange(first, end)
         turns = torch.arange(self.win).unsqueeze(1) * bins % self.n_fft
         angle = turns.double() * (2.0 * math.pi / self.n_fft)
         waves = torch.cat([angle.cos(), -angle.sin()], dim=1) * self._exact["_window"].unsqueeze(1)
-        return waves.to(self._mel_fb), self._mel_fb[self._heard]
+        return waves.to(self._mel_fb), self._mel_fb[first:end]
 
     def fix_derived(self) -> None:
         """What stands for the Fourier transform in graphs."""
