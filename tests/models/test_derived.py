@@ -32,10 +32,10 @@ class Squares(KeepsDerived):
         return self.weight.square() + self.offset, {"double": 2 * self.weight}
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.derived("squares", self.build)[0] * x
+        return self._derived("squares", self.build)[0] * x
 
     def fix_derived(self) -> None:
-        self.derived("squares", self.build)
+        self._derived("squares", self.build)
 
 
 def test_is_computed_once_and_follows_every_change() -> None:

@@ -1,8 +1,8 @@
 """Values that modules compute from their parameters: kept while these do not change, or fixed for good.
 
 Filters, state-space blocks and parametric kernels cost far more than one frame of a stream. A module derives
-from `KeepsDerived` and asks for them by `KeepsDerived.derived`. `frozen` gives a copy of a model whose values
-are constants: graphs are traced from it.
+from `KeepsDerived` and asks for them by its ``_derived``. `frozen` gives a copy of a model whose values are
+constants: graphs are traced from it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class KeepsDerived(nn.Module):
 
     _kept: dict[Hashable, _Kept] | None = None
 
-    def derived(
+    def _derived(
         self, name: Hashable, build: Callable[[], _Values], sources: Sequence[Tensor] | None = None
     ) -> _Values:
         """Return ``build()``, computed anew only when a parameter or a constant has changed.

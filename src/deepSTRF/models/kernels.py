@@ -308,11 +308,11 @@ class SeparableSTRF(KeepsDerived, Configurable):
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
         # Building the kernel costs less than a depthwise convolution per profile from rank 2 on
-        return convolve_full(x, self.derived("kernel", self.build_kernel), self.bias)
+        return convolve_full(x, self._derived("kernel", self.build_kernel), self.bias)
 
     def fix_derived(self) -> None:
         """The kernel."""
-        self.derived("kernel", self.build_kernel)
+        self._derived("kernel", self.build_kernel)
 
     def build_kernel(self) -> Tensor:
         """Return the kernel (C_out, C_in, F, T), newest frame last, with gradients."""
@@ -411,11 +411,11 @@ class ParametricSTRF(KeepsDerived, Configurable):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C_in, F, T' + T - 1) to (B, C_out, 1, T')."""
-        return convolve_full(x, self.derived("kernel", self.build_kernel), self.bias)
+        return convolve_full(x, self._derived("kernel", self.build_kernel), self.bias)
 
     def fix_derived(self) -> None:
         """The kernel."""
-        self.derived("kernel", self.build_kernel)
+        self._derived("kernel", self.build_kernel)
 
     def centres(self) -> Tensor:
         """Return the centres (2, C_out, C_in, G) on the grid: bands, then frames (newest last)."""

@@ -158,7 +158,7 @@ class AdapTrans(_Adaptation, Configurable):
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, 1, F, T') to (B, 2, F, T')."""
         self._check_bands(chunk)
-        a, weight, w, kept = self.derived("values", self._values)
+        a, weight, w, kept = self._derived("values", self._values)
         origin, now, mean, following = leaky_mean(chunk, a, weight, state)
         past = mean[..., :-1]
         # x - w m and m - w x, with the constant level taken out of both
@@ -175,7 +175,7 @@ class AdapTrans(_Adaptation, Configurable):
 
     def fix_derived(self) -> None:
         """The values of decay and depth."""
-        self.derived("values", self._values)
+        self._derived("values", self._values)
 
     def build_kernels(self, kernel_size: int | None = None) -> tuple[Tensor, Tensor]:
         """Return finite ON and OFF kernels (F, 1, K) that approach the recursion, before rectification."""

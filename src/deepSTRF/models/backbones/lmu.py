@@ -85,7 +85,7 @@ class LMUCell(KeepsDerived, ExactConstants):
 
     def step(self, chunk: Tensor, state: State) -> tuple[Tensor, State]:
         """Map the next frames (B, T', I) to (B, T', H)."""
-        weight, *products = self.derived("weights", self._weights)
+        weight, *products = self._derived("weights", self._weights)
         projected = _project(chunk, weight)
         written, driven = projected[..., :1], projected[..., 1:]
         if self.feedback:
@@ -106,7 +106,7 @@ class LMUCell(KeepsDerived, ExactConstants):
 
     def fix_derived(self) -> None:
         """The weights."""
-        self.derived("weights", self._weights)
+        self._derived("weights", self._weights)
 
     def _recur(
         self, written: Tensor, driven: Tensor, products: Sequence[Tensor], state: State

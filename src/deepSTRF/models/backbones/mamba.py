@@ -75,7 +75,7 @@ class MambaLayer(KeepsDerived):
 
     def fix_derived(self) -> None:
         """The transition."""
-        self.derived("A", self._transition, [self.A_log])
+        self._derived("A", self._transition, [self.A_log])
 
     def _convolve(self, padded: Tensor, n_frames: int) -> Tensor:
         """(B, T' + d_conv - 1, E) -> (B, T', E)."""
@@ -88,7 +88,7 @@ class MambaLayer(KeepsDerived):
         """Run the selective recursion over (B, T', E), in segments to bound its memory."""
         rank_part, B, C = self.x_proj(u).split(self.sizes, dim=-1)
         steps = functional.softplus(self.dt_proj(rank_part))
-        A = self.derived("A", self._transition, [self.A_log])
+        A = self._derived("A", self._transition, [self.A_log])
         outputs = []
         for dt, x, b, c in zip(*(part.split(SEGMENT, dim=1) for part in (steps, u, B, C)), strict=True):
             decay = torch.exp(dt.unsqueeze(-1) * A)

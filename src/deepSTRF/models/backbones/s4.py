@@ -116,7 +116,7 @@ class _LinearStateSpaceLayer(KeepsDerived):
 
     def _run_frame(self, u: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (B, 1, H) and states (B, H, S) of one frame of inputs."""
-        turn, drive, seen, rank_one = self.derived("frame", self._frame)
+        turn, drive, seen, rank_one = self._derived("frame", self._frame)
         following = torch.addcmul(_turned(turn, s, -1), drive, u.transpose(1, 2))
         if rank_one is not None:
             along, across = rank_one
@@ -131,7 +131,7 @@ class _LinearStateSpaceLayer(KeepsDerived):
         n_frames = u.shape[-1]
         size = min(BLOCK_SIZE, 1 << (n_frames - 1).bit_length())
         if size <= _FEW_FRAMES:
-            blocks = self.derived(size, lambda: self._blocks(size))
+            blocks = self._derived(size, lambda: self._blocks(size))
         else:
             blocks = self._blocks(size)
         whole = n_frames - n_frames % size
@@ -147,7 +147,7 @@ class _LinearStateSpaceLayer(KeepsDerived):
 
     def fix_derived(self) -> None:
         """The system of a stream of single frames."""
-        self.derived("frame", self._frame)
+        self._derived("frame", self._frame)
 
     def _continuous(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return step sizes (H, 1), poles and drive (H, P); real parts are negative whatever is learned.

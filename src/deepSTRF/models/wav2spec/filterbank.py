@@ -128,7 +128,7 @@ class PooledFilterbank(KeepsDerived, WaveformFrontEnd):
 
     def _prepare(self, streaming: bool) -> Prepared:
         """Filters and compression: built anew while learning, kept otherwise."""
-        return self.derived(streaming, lambda: self._build(streaming))
+        return self._derived(streaming, lambda: self._build(streaming))
 
     def fix_derived(self) -> None:
         """Filters for single frames, and those for many."""

@@ -237,7 +237,7 @@ class CausalMelSpectrogram(KeepsDerived, WaveformFrontEnd):
         frames = causal_frames(padded, self.win, self.hop, padded=True)
         bank = self._mel_fb
         if torch.compiler.is_exporting():  # runtimes elsewhere have no Fourier transform
-            waves, bank = self.derived("waves", self._waves)
+            waves, bank = self._derived("waves", self._waves)
             real, imaginary = (frames @ waves.to(padded.dtype)).chunk(2, dim=-1)
         else:
             spectrum = torch.fft.rfft(frames * self._window.to(padded.dtype), n=self.n_fft)
@@ -261,7 +261,7 @@ class CausalMelSpectrogram(KeepsDerived, WaveformFrontEnd):
 
     def fix_derived(self) -> None:
         """What stands for the Fourier transform in graphs."""
-        self.derived("waves", self._waves)
+        self._derived("waves", self._waves)
 
     def _compress(self, bands: Tensor) -> Tensor:
         if self.compression == "log":

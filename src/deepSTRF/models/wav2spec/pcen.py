@@ -174,7 +174,7 @@ class PCEN(KeepsDerived, ScaleFreeParameters, Configurable):
         return frames.unsqueeze(1), following
 
     def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.derived("values", self.values)
+        return self._derived("values", self.values)
 
     def fix_derived(self) -> None:
         """The values."""
