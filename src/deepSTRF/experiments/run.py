@@ -49,14 +49,14 @@ from deepSTRF.experiments.run_folder import (
     changed_recording,
     finish,
     folder_status,
+    open_fitted,
     prepare_folder,
     write_run,
 )
-from deepSTRF.models.fitted_on import check_response_unit, matching_outputs
-from deepSTRF.models.pretrained import load_pretrained, pretrained_models
+from deepSTRF.models.fitted_on import matching_outputs
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.callbacks import Callback, FitDivergedError, LastWeights
-from deepSTRF.training.distillation import distilled
+from deepSTRF.training.distillation import check_teacher, distilled
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
 from deepSTRF.training.fitter import CallbackFactory, Fitter, build_fit, check_callback_factory, made_by
 from deepSTRF.training.objective import history_rows, owns_loss
@@ -169,11 +169,11 @@ def run_experiment(
         f"{len(split.test)} test"
     )
     try:
-        recorded = views[0], dataset.select(clips=[*split.train, *split.val])
-        fits = {}
-        for s in config.seeds:
-            train, both = (distilled(view, teachers, seed=s) for view in recorded) if teachers else recorded
-            fits[s] = _fit_seed(config, s, train, views[1], both, work / STATE, progress, log, callbacks)
+        both = dataset.select(clips=[*split.train, *split.val])
+        fits = {
+            s: _fit_seed(config, s, views, both, teachers, work / STATE, progress, log, callbacks)
+            for s in config.seeds
+        }
         log("Scoring")
         run = _collect(config, folder, dataset, split, views, fits)
         run.facts["recording"] = recording
@@ -213,13 +213,9 @@ def _check_views(config: ExperimentConfig, views: tuple[NeuralDataset, ...]) -> 
 def _load_teachers(config: ExperimentConfig, dataset: NeuralDataset, split: ClipSplit) -> list[Any]:
     """Models that distillation averages; FieldError where one has heard clips that judge the student."""
     teachers: list[Any] = []
-    for name in (config.teachers or "").split(","):
-        name = name.strip()
-        if name in pretrained_models():
-            teachers.append(load_pretrained(name))
-        elif name:
-            run = Run.load(name)
-            teachers.extend(run.load_model(seed) for seed in run.config.seeds)
+    for name in filter(None, map(str.strip, (config.teachers or "").split(","))):
+        found = open_fitted(name)
+        teachers += [found.load_model(s) for s in found.config.seeds] if isinstance(found, Run) else [found]
     for teacher in teachers:
         fitted = getattr(teacher, "fitted_on", None)
         if fitted is None:
@@ -227,8 +223,7 @@ def _load_teachers(config: ExperimentConfig, dataset: NeuralDataset, split: Clip
                 "a model of {teachers} does not state what it was fitted on: fit it with deepSTRF"
             )
         try:
-            matching_outputs(teacher, dataset)
-            check_response_unit(teacher, dataset)
+            check_teacher(teacher, dataset)
         except ValueError as error:
             raise FieldError("a model of {teachers} is of another recording: {0}", error) from None
         trained, chosen = set(fitted.sounds), {*fitted.sounds, *fitted.validation_sounds}
@@ -439,14 +434,15 @@ class _Fit:
 def _fit_seed(
     config: ExperimentConfig,
     seed: int,
-    train: NeuralDataset,
-    val: NeuralDataset,
+    views: tuple[NeuralDataset, ...],
     both: NeuralDataset,
+    teachers: Sequence[Any],
     states: Path,
     progress: bool | Literal["auto"],
     log: Log,
     callbacks: CallbackFactory | None,
 ) -> _Fit:
+    train, val = views[0], views[1]
     if is_closed_form(config.model):
         log(f"Solving {config.model}, without epochs")
         started = time.monotonic()
@@ -457,6 +453,8 @@ def _fit_seed(
         log(f"Seed {seed} ({config.seeds.index(seed) + 1} of {len(config.seeds)})")
     own = made_by(callbacks, seed)
     started = time.monotonic()
+    if teachers:
+        train = distilled(train, teachers, seed=seed)
     state = states / f"seed{seed}.pt"
     fitter = fit_once(config, seed, train, val, state=state, progress=progress, log=log, own=own)
     history, best, chosen = history_rows(fitter.history), fitter.best_epoch, None
@@ -467,6 +465,7 @@ def _fit_seed(
         chosen, again = fitter.model.cpu(), replace(config, epochs=epochs, patience=epochs)
         state = states / f"seed{seed}-refit.pt"
         anew = made_by(callbacks, seed)
+        both = distilled(both, teachers, seed=seed) if teachers else both
         fitter = fit_once(again, seed, both, None, state=state, progress=progress, log=log, own=anew)
         fitted: Any = fitter.model
         fitted.fitted_on = replace(fitted.fitted_on, validation_sounds=())  # all of them trained it

@@ -51,7 +51,7 @@ from deepSTRF.experiments.examples import (
     examples_to_bytes,
     rasters_from_bytes,
 )
-from deepSTRF.models.io.checkpoint import checkpoint_files
+from deepSTRF.models.io.checkpoint import CONFIG_FILE, checkpoint_files
 from deepSTRF.training.settings import patience_of
 
 __all__ = [
@@ -64,6 +64,7 @@ __all__ = [
     "finish",
     "folder_status",
     "model_folder",
+    "open_fitted",
     "prepare_folder",
     "write_run",
 ]
@@ -425,6 +426,22 @@ class Run:
         if found is None:
             raise FileNotFoundError(f"the run in {self.path} is no longer there: it has no {MANIFEST}")
         return found
+
+
+def open_fitted(name: str) -> Any:
+    """Return the run in a folder, or the model of a checkpoint or, where no folder is, of one that ships."""
+    from deepSTRF.models.base import NeuralModel
+    from deepSTRF.models.pretrained import load_pretrained, pretrained_models
+
+    folder = Path(name)
+    if not folder.is_dir():
+        if name in pretrained_models():
+            return load_pretrained(name)
+        raise FileNotFoundError(
+            f"{name} is no run folder, no checkpoint (a folder with {CONFIG_FILE}) and no model that "
+            f"ships; those are {', '.join(pretrained_models())}"
+        )
+    return NeuralModel.from_pretrained(folder) if (folder / CONFIG_FILE).is_file() else Run.load(folder)
 
 
 def model_folder(run: Run, seed: int | None = None) -> str:

@@ -14,7 +14,7 @@ from deepSTRF.datasets.dataset import AudioNeuralDataset, NeuralDataset
 from deepSTRF.metrics import psth
 from deepSTRF.models.fitted_on import check_response_unit, matching_outputs
 
-__all__ = ["distilled"]
+__all__ = ["check_teacher", "distilled"]
 
 #: Range of the factors by which parts of synthetic sounds are stretched in time.
 _STRETCH = (0.8, 1.25)
@@ -97,14 +97,13 @@ def distilled(
     if wanted and len(dataset) < 2:
         raise ValueError("a synthetic clip is made of two clips, and there is one: give n_synthetic=0")
     for teacher in teachers:  # against this dataset: the one that is answered below states less
-        matching_outputs(teacher, dataset)
-        check_response_unit(teacher, dataset)
+        check_teacher(teacher, dataset)
     sounds = list(dataset.stims)
     generator = torch.Generator().manual_seed(seed)
     synthetic = [_synthetic(sounds, generator) for _ in range(wanted)]
     clips = [*sounds, *synthetic]
-    unheard = [torch.zeros(dataset.N_neurons, sound.shape[-1]) for sound in clips]
-    answers = [teacher.predict(_like(dataset, clips, unheard)) for teacher in teachers]
+    unheard = _like(dataset, clips, [torch.zeros(dataset.N_neurons, sound.shape[-1]) for sound in clips])
+    answers = [teacher.predict(unheard) for teacher in teachers]
     targets = []
     for clip, taught in enumerate(torch.stack(own).mean(0) for own in zip(*answers, strict=True)):
         target = taught
@@ -114,6 +113,12 @@ def distilled(
             target = torch.where(recorded.isnan(), taught, mixed)
         targets.append(target if dataset.response_kind == "trace" else target.clamp_min(0.0))
     return _like(dataset, clips, targets)
+
+
+def check_teacher(teacher: Any, dataset: NeuralDataset) -> None:
+    """Raise ValueError when a model was fitted on another kind of recording than it is to teach on."""
+    matching_outputs(teacher, dataset)
+    check_response_unit(teacher, dataset)
 
 
 def _synthetic(sounds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
