@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -61,3 +63,47 @@ def within(seconds: float, call: Callable[[], Any]) -> BaseException | None:
 def _within() -> Callable[[float, Callable[[], Any]], BaseException | None]:
     """What a call that may hang raises, within some seconds."""
     return within
+
+
+#: What `memory_growth` puts before a script: `mark()`, then `grown()` in MB. ru_maxrss would start at the
+#: size of the parent process, and a peak never reset at what was built and freed before the mark.
+MARKS = """
+import ctypes, gc, pathlib
+
+def mark():
+    global marked
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    marked = resident("VmRSS")
+
+def grown():
+    return (resident("VmHWM") - marked) / 1024
+
+def resident(which):
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(which)).split()[1])
+"""
+
+
+@pytest.fixture(scope="session")
+def memory_growth() -> Callable[..., float]:
+    """Growth in MB that a script prints, in a process of its own whose freed memory goes back to the system.
+
+    The script calls ``mark()`` where the growth begins and ends with ``print(grown())``.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError as error:
+        pytest.skip(f"the peak of the resident memory cannot be reset here: {error}")
+
+    def measure(script: str, *arguments: object) -> float:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", MARKS + script, *map(str, arguments)],
+            capture_output=True, text=True, check=False, timeout=600,
+            env=dict(os.environ, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_=str(1 << 16)),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        return float(done.stdout.split()[-1])
+
+    return measure

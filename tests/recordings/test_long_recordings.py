@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -320,7 +318,7 @@ def test_an_import_into_files_is_the_import_in_memory(tmp_path, monkeypatch, cac
 
 
 LONG = """
-import resource, sys
+import sys
 import numpy as np, torch
 from deepSTRF.datasets import NeuralDataset, recording, windows, stored
 from deepSTRF.datasets.responses import ClipResponses, ResponseStorage
@@ -343,13 +341,11 @@ def rows():
 def clip():
     held, index = scratch.write(stored.npy_pieces((n, bins), np.dtype(np.int8), rows())), np.arange(n)
     return ClipResponses(held, index, index, np.ones(n, dtype=np.int64), False)
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 arrays = partial(NeuralDataset.from_arrays, dt_ms=10.0, check_alignment=False)
 small = arrays([torch.rand(4, 500)] * 2, [rng.random((n, 500))] * 2)
 options = {"max_epochs": 1, "progress": False, "monitor": "val_loss"}
 Fitter(Linear(4, 3, n, norm="none"), *make_loaders(small, small), **options).fit()
-before = peak()
+mark()
 ds = NeuralDataset._blank(10.0)
 ds.stim_meta, ds.nrn_meta = [{"name": "a"}, {"name": "b"}], [{"cell_id": str(i)} for i in range(n)]
 ds.N_neurons = n
@@ -365,17 +361,11 @@ parts = [windows(view, 20.0, context_ms=20.0) for view in (train, val)]
 fitter = Fitter(Linear(4, 3, n, norm="none"), *make_loaders(*parts, batch_size=4, seed=0), max_epochs=1,
                 progress=False, clip_bytes=1 << 22, monitor="val_cc", track_train_metrics=False)
 fitter.fit()
-print(before, peak())
+print(grown())
 """
 
 
-def test_memory_stays_bounded(tmp_path):
+def test_memory_stays_bounded(tmp_path, memory_growth):
     # 120 MB of responses as float32 per clip, 240 MB as float64, two clips; what is freed is given back
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LONG, str(tmp_path)],
-        capture_output=True, text=True, check=False,
-        env=dict(os.environ, OMP_NUM_THREADS="1", MALLOC_MMAP_THRESHOLD_=str(1 << 20)),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    before, after = map(float, done.stdout.split())
-    assert after - before < 110, f"{after - before:.0f} MB more"
+    more = memory_growth(LONG, tmp_path)
+    assert more < 110, f"{more:.0f} MB more"

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
-import pytest
+from collections.abc import Callable
 
 #: 60 clips of 100 neurons x 2,000 bins: 48 MB of PSTHs as float32.
 SCRIPT = """
-import pathlib, sys
+import sys
 import numpy as np
 import torch
 from deepSTRF.datasets import NeuralDataset
 from deepSTRF.models.audio import Linear
 from deepSTRF.training import Fitter, make_loaders
-
-def largest_kib():  # ru_maxrss would start at the size of the process that started this one
-    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 def recording(n_clips, n_neurons, bins):
     rng = np.random.default_rng(0)
@@ -37,21 +30,13 @@ def fit(ds, clip_bytes):
 torch.set_num_threads(1)
 fit(recording(6, 100, 2000), 0)  # what a first fit loads, and one batch
 ds = recording(60, 100, 2000)
-before = largest_kib()
+mark()
 fit(ds, int(sys.argv[1]))
-print(largest_kib() - before)
+print(grown())
 """
 
 
-def peak_mb(clip_bytes: int) -> float:
-    """Growth of the largest resident memory by a fit, in MB."""
-    command = [sys.executable, "-c", SCRIPT, str(clip_bytes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
-    return int(done.stdout) / 1024
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_clip_bytes_bounds_the_memory_of_a_fit():
-    nothing, everything = peak_mb(0), peak_mb(512 * 2**20)
+def test_clip_bytes_bounds_the_memory_of_a_fit(memory_growth: Callable[..., float]) -> None:
+    nothing, everything = (memory_growth(SCRIPT, clip_bytes) for clip_bytes in (0, 512 * 2**20))
     assert nothing < 24.0  # half of the PSTHs; scores kept them all, twice as wide
     assert 40.0 < everything < 48.0 + nothing + 24.0
