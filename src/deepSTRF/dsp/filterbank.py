@@ -17,25 +17,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF.dsp.recursion import stagger_rows, zero_subnormal_taps
+from deepSTRF.dsp.recursion import stagger_rows
 
 __all__ = [
     "DETECTORS",
     "FilterGroup",
     "FilterbankPlan",
-    "ResonatorMatrices",
     "detect",
-    "filter_resonators",
     "plan_filterbank",
     "pooled_filterbank",
     "prepare_bank",
-    "resonator_matrices",
     "stream_bank",
     "stream_filterbank",
 ]
@@ -45,9 +42,6 @@ COMPLEX_DETECTORS = ("magnitude", "power")
 DETECTORS = (*COMPLEX_DETECTORS, "halfwave", "full", "square", "none")
 #: Added to the squared magnitude: keeps the gradient finite in digital silence (an amplitude of 3e-5).
 MAGNITUDE_FLOOR = 1e-9
-#: Up to this many blocks (some bins of a stream), one product with all of the past beats the many small ones
-#: of doubling.
-_FEW_BLOCKS = 24
 
 # ---- The plan: which channels share a kernel length and a stride
 
@@ -72,7 +66,6 @@ class FilterGroup:
     kernel_size: int  # taps of every filter of the group
     stride: int  # samples from one kept output to the next; divides the hop
     block: int  # outputs computed from one row of sound; ``stride * block`` divides the hop
-    doublings: int = 0  # above 0: ringing filters, from states that reach back ``2^doublings`` blocks
 
     @property
     def n_channels(self) -> int:
@@ -120,14 +113,11 @@ class FilterbankPlan:
     @cached_property
     def for_streams(self) -> FilterbankPlan:
         """The same filters for one bin at a time: smaller matrices, which fit a processor cache."""
-        groups = [
-            group if group.doublings > 0 else _cheapest_block(group, self.hop, 2, _NS_PER_STREAMED_ENTRY)[1]
-            for group in self.groups
-        ]
+        groups = (_cheapest_block(group, self.hop, 2, _NS_PER_STREAMED_ENTRY)[1] for group in self.groups)
         return FilterbankPlan(self.hop, tuple(groups))
 
     def products_per_bin(self, n_parts: int = 2) -> int:
-        """Multiplications per bin (``n_parts`` 2: complex filters), ringing filters as if given by taps."""
+        """Multiplications per bin (``n_parts`` 2: complex filters)."""
         return sum(
             (self.hop // group.stride) * group.row_length * n_parts * group.n_channels
             for group in self.groups
@@ -176,14 +166,12 @@ def plan_filterbank(
     hop: int,
     *,
     n_parts: int = 2,
-    n_poles: int = 0,
 ) -> FilterbankPlan:
     """Group the channels of a filterbank so that the whole is cheap to compute.
 
     ``kernel_sizes`` are the taps and ``stride_limits`` the largest stride that each channel allows. A group
     takes the longest kernel, and the largest divisor of the hop within the smallest limit. The cuts minimise
-    a cost model (products, copies, outputs, calls). With ``n_poles`` above 0 all filters are real with one
-    complex pole of that multiplicity each: groups are planned for `filter_resonators`, at stride 1.
+    a cost model (products, copies, outputs, calls).
     """
     if not kernel_sizes or len(kernel_sizes) != len(stride_limits) or min(kernel_sizes) < 1:
         raise ValueError(
@@ -196,12 +184,9 @@ def plan_filterbank(
         candidates = []
         for start in range(stop):
             longest = max(kernel_sizes[start:stop])
-            if n_poles > 0:
-                cost, group = _cheapest_resonators(start, stop, longest, hop, n_poles)
-            else:
-                stride = largest_divisor(hop, min(stride_limits[start:stop]))
-                blank = FilterGroup(start, stop, longest, stride, block=1)
-                cost, group = _cheapest_block(blank, hop, n_parts, _NS_PER_MATRIX_ENTRY)
+            stride = largest_divisor(hop, min(stride_limits[start:stop]))
+            blank = FilterGroup(start, stop, longest, stride, block=1)
+            cost, group = _cheapest_block(blank, hop, n_parts, _NS_PER_MATRIX_ENTRY)
             candidates.append((best[start][0] + cost, (*best[start][1], group)))
         best.append(min(candidates, key=lambda candidate: candidate[0]))
     return FilterbankPlan(hop, best[-1][1])
@@ -233,30 +218,7 @@ def _cheapest_block(
     return min(choices, key=lambda choice: choice[0])
 
 
-def _cheapest_resonators(
-    start: int, stop: int, kernel_size: int, hop: int, n_poles: int
-) -> tuple[float, FilterGroup]:
-    """Return the cost per bin and the group whose states reach over the kernel."""
-    n_channels, choices = stop - start, []
-    n_states = 2 * n_poles * n_channels
-    for block in (d for d in range(1, hop + 1) if hop % d == 0):
-        doublings = max(1, math.ceil(math.log2(max(2, kernel_size - 1) / block)))
-        columns = block * n_channels
-        products = (block + doublings * n_states) * n_states * (1.0 + _NARROW_COLUMNS / n_states)
-        products += (block + n_states) * columns * (1.0 + _NARROW_COLUMNS / columns)
-        cost = (
-            (hop // block) * products * _NS_PER_PRODUCT
-            + (hop // block) * (block + (1 + doublings) * n_states) * _NS_PER_COPIED_SAMPLE
-            + hop * n_channels * _NS_PER_OUTPUT
-            + (2**doublings * n_states + (block + n_states) * n_channels) * block * _NS_PER_MATRIX_ENTRY
-            + _NS_PER_GROUP
-        )
-        memory = 2**doublings * block
-        choices.append((cost, FilterGroup(start, stop, memory + 1, 1, block, doublings)))
-    return min(choices, key=lambda choice: choice[0])
-
-
-# ---- Filters given by their taps, and filters that ring
+# ---- Filters given by their taps
 
 
 def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
@@ -268,15 +230,11 @@ def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
     return shifted.permute(3, 0, 2, 1).reshape(shifted.shape[-1], -1)
 
 
-def filter_sound(
-    audio: Tensor, filters: Tensor | ResonatorMatrices, group: FilterGroup, plan: FilterbankPlan
-) -> Tensor:
+def filter_sound(audio: Tensor, filters: Tensor, group: FilterGroup, plan: FilterbankPlan) -> Tensor:
     """Filter with one group: (B, plan.history + T hop) to (B, T hop / (stride block), P, block F_g)."""
     past = group.kernel_size - group.stride
     early = plan.history - past
     sound = audio[..., early:] if early else audio
-    if isinstance(filters, ResonatorMatrices):
-        return filter_resonators(sound, filters, group, plan.hop)
     extra = (sound.shape[-1] - past) % plan.hop
     sound = sound[..., extra:] if extra else sound
     # copied once here: the product would copy overlapping rows itself, and again in the backward pass
@@ -285,117 +243,10 @@ def filter_sound(
     return (rows.view(-1, filters.shape[0]) @ filters).view(*rows.shape[:2], -1, columns)
 
 
-# A gammatone rings on for a thousand samples, but its response ``Re(polynomial(t) * pole^t)`` obeys a
-# recursion: the sound before a block acts on the outputs of the block through a handful of complex states
-# only. An output costs the samples of its own block and the states, not the whole kernel. The states of all
-# blocks are found by doubling (what 1, 2, 4, ... blocks leave behind): no loop over time, a memory of fixed
-# length, and no path from a bin to later sound.
-
-
-class ResonatorMatrices(NamedTuple):
-    """Matrices of `filter_resonators`; there are R real states, ``2 * n_poles`` per channel."""
-
-    inputs: Tensor  # (2^doublings L, R): sound before a block, oldest first, to the states at its start
-    advance: Tensor  # (doublings, R, R): states to what is left of them 1, 2, 4, ... blocks later
-    # (L + R, L F_g): samples of a block and states at its start, to its outputs (time, channel)
-    outputs: Tensor
-
-    def to(self, dtype: torch.dtype) -> ResonatorMatrices:
-        """Return the matrices in another precision."""
-        return ResonatorMatrices(*(matrix.to(dtype) for matrix in self))
-
-
-def resonator_matrices(pole: Tensor, coefficients: Tensor, group: FilterGroup) -> ResonatorMatrices:
-    """Matrices of filters ``h[t] = Re(sum_k c_k (t / tau)^k pole^t)`` with ``tau = -1 / ln |pole|``.
-
-    ``pole`` (F_g,) and ``coefficients`` (F_g, n_poles), complex. The filters reach over the present block and
-    ``2^doublings`` earlier ones, where they are cut. In float64.
-    """
-    pole, coefficients = pole.to(torch.complex128), coefficients.to(torch.complex128)
-    block, n_poles = group.block, coefficients.shape[-1]
-    tau, order = -1.0 / pole.abs().log(), torch.arange(n_poles)
-    memory = torch.arange(2**group.doublings * block, dtype=torch.float64)
-    # state k of a channel: the sum over the past of (age / tau)^k pole^age
-    inputs = _powers(memory, tau, order) * _oscillation(pole, memory)
-    # t samples later an age has become age + t, and (age + t)^q = sum_k binomial(q, k) age^k t^(q - k)
-    lift = _binomials(n_poles) * _powers(
-        torch.arange(block + 1.0, dtype=torch.float64), tau, (order[:, None] - order).clamp_min(0)
-    ).movedim(-1, 1)
-    response = torch.einsum("fq,ftqk->fkt", coefficients, lift.to(pole.dtype))
-    response = response * _oscillation(pole, torch.arange(block + 1.0, dtype=torch.float64))
-    near = response[:, :1, :block].real.expand(-1, block, -1)
-    near = stagger_rows(near, 1)[..., :block].permute(1, 2, 0)
-    far = torch.cat([response.real, -response.imag], dim=1)[..., 1:]
-    steps = [_advance(pole, tau, 2**k * block, n_poles) for k in range(group.doublings)]
-    matrices = (
-        torch.cat([inputs.real, inputs.imag], dim=1).permute(2, 0, 1).flatten(1).flip(0),
-        torch.stack([_diagonal(step).flatten(1) for step in steps]),
-        torch.cat([near.flatten(1), _diagonal(far).transpose(1, 2).flatten(1)]),
-    )
-    # subnormal in float32, in which they will be used
-    return ResonatorMatrices(*(zero_subnormal_taps(m, torch.float32) for m in matrices))
-
-
-def filter_resonators(audio: Tensor, matrices: ResonatorMatrices, group: FilterGroup, hop: int) -> Tensor:
-    """Filter sound (B, H + T hop), H >= 2^doublings block, with a group: (B, T hop / block, 1, block F_g)."""
-    past, block = group.kernel_size - group.stride, group.block
-    extra = (audio.shape[-1] - past) % hop
-    sound = audio[..., extra:] if extra else audio
-    n_blocks = (sound.shape[-1] - past) // block
-    if n_blocks <= _FEW_BLOCKS:
-        rows = sound.unfold(-1, past + block, block).contiguous().view(-1, past + block)
-        blocks, states = rows[:, past:], rows[:, :past] @ matrices.inputs
-    else:
-        blocks = sound.reshape(sound.shape[0], -1, block)
-        states = (
-            blocks[:, :-1] @ matrices.inputs[-block:]
-        )  # (B, blocks, R) at the ends of blocks, by doubling
-        for k, advance in enumerate(matrices.advance):
-            states = states + functional.pad(states[:, : -(2**k)] @ advance, (0, 0, 2**k, 0))
-        states = states[:, -n_blocks:].flatten(0, 1)
-        blocks = blocks[:, -n_blocks:].flatten(0, 1)
-    outputs = torch.cat([blocks, states], dim=-1) @ matrices.outputs
-    return outputs.view(audio.shape[0], n_blocks, 1, -1)
-
-
-def _powers(t: Tensor, tau: Tensor, exponents: Tensor) -> Tensor:
-    """Return ``(t / tau)^exponent`` (F, *exponents, times)."""
-    tau = tau.reshape(-1, *[1] * (exponents.ndim + 1))
-    return (t / tau) ** exponents.unsqueeze(-1)
-
-
-def _oscillation(pole: Tensor, t: Tensor) -> Tensor:
-    """Return ``pole^t`` (F, 1, times)."""
-    exponent = pole.log().reshape(-1, 1, 1) * t
-    return torch.polar(exponent.real.exp(), exponent.imag)
-
-
-def _binomials(n: int) -> Tensor:
-    """Return (n, n) binomial coefficients, row over column."""
-    return torch.tensor([[math.comb(q, k) for k in range(n)] for q in range(n)], dtype=torch.float64)
-
-
-def _advance(pole: Tensor, tau: Tensor, samples: int, n_poles: int) -> Tensor:
-    """Return (F, 2 n_poles, 2 n_poles): what the states of a channel are after so many silent samples."""
-    order, t = torch.arange(n_poles), torch.tensor([float(samples)], dtype=torch.float64)
-    lift = _binomials(n_poles) * _powers(t, tau, (order[:, None] - order).clamp_min(0)).squeeze(-1)
-    step = lift.transpose(-1, -2) * _oscillation(pole, t)
-    return torch.cat(
-        [torch.cat([step.real, step.imag], dim=-1), torch.cat([-step.imag, step.real], dim=-1)], dim=-2
-    )
-
-
-def _diagonal(blocks: Tensor) -> Tensor:
-    """Turn one matrix per channel (F, rows, columns) into (F * rows, F, columns): zero between channels."""
-    own = torch.eye(len(blocks), dtype=blocks.dtype)
-    return torch.einsum("frc,fg->frgc", blocks, own).flatten(0, 1)
-
-
 # ---- Detection and pooling; the whole filterbank
 
-#: Filters and pooling matrix of each group: from `prepare_bank`, or `resonator_matrices` and
-#: `pooling_matrix`.
-Bank = Sequence[tuple[Tensor | ResonatorMatrices, Tensor]]
+#: Filters and pooling matrix of each group, from `prepare_bank`.
+Bank = Sequence[tuple[Tensor, Tensor]]
 
 
 def prepare_bank(
@@ -427,8 +278,6 @@ def stream_bank(bank: Bank, n_parts: int) -> Bank:
         return bank
     return [
         (filters.view(len(filters), n_parts, -1).transpose(1, 2).flatten(1), pooling)
-        if isinstance(filters, Tensor)
-        else (filters, pooling)
         for filters, pooling in bank
     ]
 

@@ -16,15 +16,14 @@ from deepSTRF.dsp.filterbank import (
     COMPLEX_DETECTORS,
     Bank,
     FilterbankPlan,
-    ResonatorMatrices,
     filter_matrix,
     pooled_filterbank,
     pooling_matrix,
     prepare_bank,
-    resonator_matrices,
     stream_bank,
     stream_filterbank,
 )
+from deepSTRF.dsp.resonators import ResonatorBank, pooled_resonators, resonator_bank
 from deepSTRF.models.configurable import placement
 from deepSTRF.models.derived import KeepsDerived
 from deepSTRF.models.streaming import Device, DType, State
@@ -111,20 +110,21 @@ class PooledFilterbank(KeepsDerived, WaveformFrontEnd):
         chunk = full_precision(chunk)
         n_frames = chunk.shape[-1] // self.hop
         with without_autocast(chunk.device.type):
-            sound = torch.cat([state["history"], chunk], dim=-1)
-            streaming = n_frames <= _FEW_FRAMES
-            bank, values = self._prepare(streaming)
-            plan = self.plan.for_streams if streaming else self.plan
-            compute = stream_filterbank if streaming else pooled_filterbank
-            pooled = compute(sound[:, 0], _as_precise(bank, sound), plan, self.detector)
+            pooled, memory, values = self._pool(chunk, state)
             pooled = pooled + functional.pad(state["pending"], (0, n_frames))
             frames, compression = self.compress(pooled[..., :n_frames], values, state["compression"])
-        following = {
-            "history": sound[..., sound.shape[-1] - self.plan.history :],
-            "pending": pooled[..., n_frames:],
-            "compression": compression,
-        }
+        following = {**memory, "pending": pooled[..., n_frames:], "compression": compression}
         return frames.unsqueeze(1), following
+
+    def _pool(self, chunk: Tensor, state: State) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+        """Pooled energies (B, F, T + D - 1), what the filters remember, and values of the compression."""
+        sound = torch.cat([state["history"], chunk], dim=-1)
+        streaming = chunk.shape[-1] <= _FEW_FRAMES * self.hop
+        bank, values = self._prepare(streaming)
+        plan = self.plan.for_streams if streaming else self.plan
+        compute = stream_filterbank if streaming else pooled_filterbank
+        pooled = compute(sound[:, 0], _as_precise(bank, sound), plan, self.detector)
+        return pooled, {"history": sound[..., sound.shape[-1] - self.plan.history :]}, values
 
     def _prepare(self, streaming: bool) -> Prepared:
         """Filters and compression: built anew while learning, kept otherwise."""
@@ -172,10 +172,18 @@ class PooledFilterbank(KeepsDerived, WaveformFrontEnd):
 
 
 class FixedFilterbank(PooledFilterbank):
-    """Base of the filterbanks without parameters: `set_plan`, then `set_filters`, in float64."""
+    """Base of the filterbanks without parameters: `set_plan`, then `set_filters`, in float64.
+
+    Filters that ring (`deepSTRF.dsp.resonators`) carry their states in the place of the latest sound.
+    """
 
     _taps: Tensor
     _windows: Tensor
+    _samples: Tensor
+    _states: Tensor
+    _ringing: Tensor
+    _bins: Tensor
+    _pooling: Tensor
 
     def set_filters(
         self, taps: list[Tensor], windows: Tensor, resonators: tuple[Tensor, Tensor] | None = None
@@ -188,13 +196,13 @@ class FixedFilterbank(PooledFilterbank):
             for rows in self.plan.split_windows(windows, self.pooled_bins)
         ]
         self._flat = all(torch.equal(rows, rows[..., :1].expand_as(rows)) for rows in bins)
+        self._rings = resonators is not None
         if resonators is None:
             return
-        for index, group in enumerate(self.plan.groups):
-            pole, coefficients = (values[group.start : group.stop] for values in resonators)
-            matrices = resonator_matrices(pole, coefficients, group)
-            for name, matrix in zip(ResonatorMatrices._fields, matrices, strict=True):
-                self.register_constant(f"_{name}_{index}", matrix)
+        for name, matrix in resonator_bank(*resonators, self.hop)._asdict().items():
+            self.register_constant(f"_{name}", matrix)
+        weights = torch.cat(bins).flip(-1).transpose(1, 2)  # ages: the newest sample comes first
+        self.register_constant("_pooling", weights[:, :1] if self._flat else weights)
 
     def build_filters(self) -> tuple[list[Tensor], list[Tensor]]:
         """Taps (P, F_g, K_g) and averaging windows of every group."""
@@ -203,18 +211,42 @@ class FixedFilterbank(PooledFilterbank):
     def build_bank(self, plan: FilterbankPlan) -> Bank:
         """Filters and pooling of every group, arranged for `deepSTRF.dsp.filterbank.pooled_filterbank`."""
         bank = []
-        for index, (group, taps, windows) in enumerate(zip(plan.groups, *self.build_filters(), strict=True)):
-            filters: Tensor | ResonatorMatrices
-            if group.doublings > 0:
-                matrices = (getattr(self, f"_{name}_{index}") for name in ResonatorMatrices._fields)
-                filters = ResonatorMatrices(*matrices)
-            else:
-                filters = filter_matrix(taps, group)
+        for group, taps, windows in zip(plan.groups, *self.build_filters(), strict=True):
             steps = plan.hop // group.stride
             # flat windows need one weight per bin
             pooling = pooling_matrix(windows[:, ::steps], 1) if self._flat else pooling_matrix(windows, steps)
-            bank.append((filters, pooling))
+            bank.append((filter_matrix(taps, group), pooling))
         return bank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Spectrogram (B, 1, F, T) of a waveform (B, 1, T * hop)."""
+        if not self._rings:
+            return super().forward(x)
+        self.check_waveform(x)
+        return self.step(x, self.init_state(len(x), device=x.device, dtype=full_precision(x).dtype))[0]
+
+    def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
+        """State of silence; ringing filters hold ``"ringing"`` (B, F, R) in the place of the sound."""
+        state = super().init_state(batch, device=device, dtype=dtype)
+        if self._rings:
+            n_states = self._ringing.shape[1]
+            state = {"ringing": state.pop("history").new_zeros(batch, self.n_filters, n_states), **state}
+        return state
+
+    def fix_derived(self) -> None:
+        """Filters given by taps have matrices, those that ring are ready."""
+        if not self._rings:
+            super().fix_derived()
+
+    def _pool(self, chunk: Tensor, state: State) -> tuple[Tensor, State, tuple[Tensor, ...]]:
+        if not self._rings:
+            return super()._pool(chunk, state)
+        bank = ResonatorBank(self._samples, self._states, self._ringing, self._bins)
+        windows = self._pooling
+        if windows.dtype != chunk.dtype:
+            bank, windows = bank.to(chunk.dtype), windows.to(chunk.dtype)
+        pooled, ringing = pooled_resonators(chunk[:, 0], bank, windows, state["ringing"], self.detector)
+        return pooled, {"ringing": ringing}, ()
 
 
 def _as_precise(bank: Bank, sound: Tensor) -> Bank:

@@ -27,7 +27,7 @@ _DETECTORS = {"halfwave": "halfwave", "full": "full", "analytic": "magnitude"}
 _STRIDE_PER_PERIOD = 0.03
 #: Shortest time constant of the gain control, in bins: the mean then holds all but 5e-5 of the frame itself.
 _SHORTEST_TAU_BINS = 0.1
-#: Energy that resonators may drop: 1e-12 is an amplitude of 1e-6.
+#: Energy that the impulse responses of ringing filters, as they are shown, leave out.
 _RINGING_TAIL = 1e-12
 
 
@@ -56,8 +56,8 @@ class CausalGammatone(FixedFilterbank):
     b_factor : float
         Bandwidth in equivalent rectangular bandwidths.
     kernel_ms : float or None
-        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500 Hz;
-        rectified filters ring on until 1e-12 is left, at a fraction of the cost).
+        Longest kernel in ms. None: as long as each filter needs (all but 1e-8 of its energy, 33 ms at 500
+        Hz); rectified filters ring on for ever, at a fraction of the cost.
     rectify : {"halfwave", "full", "analytic"}
         Positive part, absolute value, or the magnitude of the analytic filter, which has no ripple at twice
         the frequency.
@@ -167,33 +167,28 @@ class CausalGammatone(FixedFilterbank):
             limit = smooth if max_stride is None else check_positive_number("max_stride", max_stride)
         periods = (float(self.audio_fs) / gammatone_bandwidth(center, self.b_factor)).tolist()
         strides = [min(_STRIDE_PER_PERIOD * period, limit) for period in periods]
-        self.set_plan(
-            plan_filterbank(
-                sizes, strides, self.hop, n_parts=2 if analytic else 1, n_poles=self.order if rings else 0
-            ),
-            _DETECTORS[self.rectify],
-            self.env_window,
-        )
+        plan = plan_filterbank(sizes, strides, self.hop, n_parts=2 if analytic else 1)
+        self.set_plan(plan, _DETECTORS[self.rectify], self.env_window)
         self._set_filters(center, analytic, rings)
 
     def _set_filters(self, center: Tensor, analytic: bool, rings: bool) -> None:
         """Set taps, averaging windows and resonators, designed in float64."""
-        taps, poles, coefficients = [], [], []
+        taps = []
         for group in self.plan.groups:
-            design = (center[group.start : group.stop], self.audio_fs, group.kernel_size, self.order)
-            filters = gammatone_taps(*design, self.b_factor).flip(-1)
+            filters = gammatone_taps(
+                center[group.start : group.stop], self.audio_fs, group.kernel_size, self.order, self.b_factor
+            ).flip(-1)
             taps.append(torch.stack([filters.real, filters.imag] if analytic else [filters.real]))
-            if rings:
-                pole, amplitude = gammatone_resonators(*design, self.b_factor)
-                poles.append(pole)
-                coefficients.append(amplitude)
         channel, age = self.plan.window_layout(self.pooled_bins)
         if analytic:  # a smooth window, which may be sampled at the stride
             window = torch.sin(math.pi * ((age.double() + 0.5) / self.env_window).clamp_max(1.0)).square()
         else:
             window = (age < self.env_window).double()
         total = torch.zeros(self.n_filters, dtype=torch.float64).index_add(0, channel, window)
-        resonators = (torch.cat(poles), torch.cat(coefficients)) if rings else None
+        resonators = None
+        if rings:
+            longest = self.plan.max_kernel_size
+            resonators = gammatone_resonators(center, self.audio_fs, longest, self.order, self.b_factor)
         self.set_filters(taps, window / total[channel], resonators)
 
     @property

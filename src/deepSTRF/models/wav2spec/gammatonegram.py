@@ -27,8 +27,6 @@ __all__ = ["Gammatonegram"]
 _DEFAULT_F_MAX_HZ = 8000.0
 #: Default window in ms, for bins of up to twice its length.
 _WINDOW_MS = 2.5
-#: Multiplicity of the pole that the sections of the cascade share.
-_N_POLES = 4
 #: Added to the mean square before the root: keeps the gradient finite at silence (an amplitude of 1e-9).
 _ROOT_FLOOR = 1e-18
 #: Energy of an impulse response that may be cut off: an amplitude of 1e-6.
@@ -114,7 +112,7 @@ class Gammatonegram(FixedFilterbank):
         """Plan kernel lengths per group, then set the filters."""
         center = slaney_centers(self.f_min, self.f_max, self.n_filters)
         sizes = gammatone_length(center, self.audio_fs, tail=_TAIL)
-        plan = plan_filterbank(sizes, [1.0] * len(center), self.hop, n_parts=1, n_poles=_N_POLES)
+        plan = plan_filterbank(sizes, [1.0] * len(center), self.hop, n_parts=1)
         self.set_plan(plan, "square", self.hop)
         self.register_constant("_fc", center)
         taps = [
