@@ -101,10 +101,9 @@ def pooled_resonators(
     `deepSTRF.dsp.filterbank.pooled_filterbank`.
     """
     hop = len(bank.samples) * (bank.states.shape[1] // bank.ringing.shape[1] - 1)
-    most = max(1, _BINS_AT_ONCE // len(sound))
-    # a compiler takes one piece: the number of bins is not known to it
-    pieces = (sound,) if torch.compiler.is_compiling() else sound.split(most * hop, dim=-1)
-    given = []
+    pieces, given = [sound], []
+    if not torch.compiler.is_compiling():  # a compiler takes one piece: the number of bins is open
+        pieces = list(sound.split(max(1, _BINS_AT_ONCE // sound.shape[0]) * hop, dim=-1))
     for piece in pieces:
         outputs, state = filter_resonators(piece, bank, state)
         detected = detect(outputs.unsqueeze(-2), detector)
@@ -128,7 +127,7 @@ def filter_resonators(sound: Tensor, bank: ResonatorBank, state: Tensor) -> tupl
     block, n_channels = len(bank.samples), len(bank.ringing)
     n_states = bank.ringing.shape[1]
     n_blocks = bank.states.shape[1] // n_states - 1
-    batch, n_bins = len(sound), sound.shape[-1] // (n_blocks * block)
+    batch, n_bins = sound.shape[0], sound.shape[-1] // (n_blocks * block)
     made = (sound.reshape(-1, block) @ bank.samples).view(-1, n_channels, n_states + block)
     added, near = made.transpose(0, 1).split_with_sizes([n_states, block], dim=-1)
     added = added.reshape(n_channels, batch, n_bins, n_blocks * n_states)

@@ -223,7 +223,7 @@ class FixedFilterbank(PooledFilterbank):
         if not self._rings:
             return super().forward(x)
         self.check_waveform(x)
-        return self.step(x, self.init_state(len(x), device=x.device, dtype=full_precision(x).dtype))[0]
+        return self.step(x, self.init_state(x.shape[0], device=x.device, dtype=full_precision(x).dtype))[0]
 
     def init_state(self, batch: int, *, device: Device = None, dtype: DType = None) -> State:
         """State of silence; ringing filters hold ``"ringing"`` (B, F, R) in the place of the sound."""
