@@ -224,6 +224,11 @@ def test_locally_connected_by_hand(stride: int, padding: int, dilation: int, bia
     if bias:
         expected += layer.biases.detach().numpy()
     np.testing.assert_allclose(layer(x).detach().numpy(), expected, atol=1e-5)
+    with torch.no_grad():  # as one matrix, kept while the weights stay as they are
+        np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
+        layer.weights.mul_(2.0)
+        bare = expected - (layer.biases.numpy() if bias else 0.0)
+        np.testing.assert_allclose(layer(x).numpy(), expected + bare, atol=2e-5)
     assert layer.output_size == nn.Conv1d(2, 3, 4, stride, padding, dilation)(x).shape[-1]
 
 

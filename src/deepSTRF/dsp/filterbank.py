@@ -232,15 +232,17 @@ def filter_matrix(taps: Tensor, group: FilterGroup) -> Tensor:
 
 def filter_sound(audio: Tensor, filters: Tensor, group: FilterGroup, plan: FilterbankPlan) -> Tensor:
     """Filter with one group: (B, plan.history + T hop) to (B, T hop / (stride block), P, block F_g)."""
-    past = group.kernel_size - group.stride
-    early = plan.history - past
-    sound = audio[..., early:] if early else audio
-    extra = (sound.shape[-1] - past) % plan.hop
-    sound = sound[..., extra:] if extra else sound
     # copied once here: the product would copy overlapping rows itself, and again in the backward pass
-    rows = sound.unfold(-1, filters.shape[0], group.stride * group.block).contiguous()
+    rows = _rows(audio, group, plan).contiguous()
     columns = group.block * group.n_channels
     return (rows.view(-1, filters.shape[0]) @ filters).view(*rows.shape[:2], -1, columns)
+
+
+def _rows(audio: Tensor, group: FilterGroup, plan: FilterbankPlan) -> Tensor:
+    """Sound behind every block of outputs, overlapping: (B, T hop / (stride block), row_length)."""
+    early = plan.history - group.kernel_size + group.stride
+    sound = audio[..., early:] if early else audio
+    return sound.unfold(-1, group.row_length, group.stride * group.block)
 
 
 # ---- Detection and pooling; the whole filterbank
@@ -286,7 +288,7 @@ def stream_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector:
     """`pooled_filterbank` for few bins, where calls cost more than products; bank of `stream_bank`."""
     batch, n_parts = audio.shape[0], 2 if detector in COMPLEX_DETECTORS else 1
     rows = [
-        filter_sound(audio, filters, group, plan).view(batch, -1)
+        (_rows(audio, group, plan) @ filters).flatten(1)
         for group, (filters, _) in zip(plan.groups, bank, strict=True)
     ]
     joined = torch.cat(rows, dim=-1).view(batch, -1, n_parts)
