@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import multiprocessing
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from websockets.exceptions import ConnectionClosed
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.audio import Linear, StateNet
 from deepSTRF.models.wav2spec import make_wav2spec
-from deepSTRF.streaming import Server, ServerLimits, Stream
+from deepSTRF.streaming import ExportedModel, Server, ServerLimits, Stream
 
 FS, DT_MS, BANDS, NEURONS = 48_000, 5.0, 34, 119
 #: Chunks of one client that are on the way.
@@ -50,14 +51,29 @@ def gammatone_gru() -> NeuralModel:
     return StateNet(BANDS, 9, out_neurons=NEURONS, wav2spec=front_end)
 
 
-MODELS: dict[str, Callable[[], NeuralModel]] = {"mel+Linear": mel_linear, "gammatone+StateNet": gammatone_gru}
+def graph_of(make: Callable[[], NeuralModel]) -> Callable[[], ExportedModel]:
+    """The same model as its exported graph."""
+
+    def exported() -> ExportedModel:
+        with tempfile.TemporaryDirectory() as folder:
+            return ExportedModel(make().export(folder, graphs=["step"]))
+
+    return exported
+
+
+MODELS: dict[str, Callable[[], NeuralModel | ExportedModel]] = {
+    "mel+Linear": mel_linear,
+    "  its graph": graph_of(mel_linear),
+    "gammatone+StateNet": gammatone_gru,
+    "   its graph": graph_of(gammatone_gru),
+}
 
 
 def chunk_of(ms: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(FS * ms // 1000).astype("<f4") * np.float32(0.1)
 
 
-def shared(make: Callable[[], NeuralModel], clients: int, ms: int, rounds: int = 5) -> tuple[float, float]:
+def shared(make: Callable[[], NeuralModel | ExportedModel], clients: int, ms: int, rounds: int = 5) -> tuple[float, float]:
     """Processor ms per chunk: one batch, and one stream each."""
     model = make()
     batch, alone = Stream(model, clients), [Stream(model) for _ in range(clients)]

@@ -202,11 +202,10 @@ RetryFailed = Annotated[
 # ---- Flags of streams
 
 
-def _fitted_model() -> Any:
-    """The argument that names a fitted model, for typer."""
-    return typer.Argument(
-        metavar="RUN", help="Run folder, checkpoint, or a model that ships: [cyan]ns1/leaf-linear[/]."
-    )
+def _fitted_model(graphs: bool = False) -> Any:
+    """The argument that names a fitted model, for typer; where exported graphs will do, too."""
+    named = "Run folder, checkpoint, folder of an export" if graphs else "Run folder, checkpoint"
+    return typer.Argument(metavar="RUN", help=f"{named}, or a model that ships: [cyan]ns1/leaf-linear[/].")
 
 
 HEARD, SHOWN = "What the model hears", "What is shown and written"

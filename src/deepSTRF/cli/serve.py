@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from deepSTRF.cli.errors import say, usage
-from deepSTRF.cli.fitted import load_fitted
+from deepSTRF.cli.fitted import load_for_streams
 from deepSTRF.streaming import Server, ServerLimits
 
 __all__ = ["serve_and_print"]
@@ -26,7 +26,7 @@ def serve_and_print(
     quiet: bool,
 ) -> None:
     """Serve a fitted model until Ctrl-C or the signal to terminate; both end it in order."""
-    model = load_fitted(run, seed)
+    model = load_for_streams(run, seed)
     with usage():
         server = Server(
             model, host=host, port=port, token=token, origins=origins, limits=ServerLimits(clients=clients)

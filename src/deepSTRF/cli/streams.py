@@ -25,11 +25,11 @@ from deepSTRF._text import csv_table, printable
 from deepSTRF._validation import check_choice, first_names, neuron_indices
 from deepSTRF.cli.console import stdout_console
 from deepSTRF.cli.errors import INTERRUPTED, REFUSALS, UsageProblem, say, usage
-from deepSTRF.cli.fitted import load_fitted
+from deepSTRF.cli.fitted import load_for_streams
 from deepSTRF.cli.live_view import RateView
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.fitted_on import output_names
-from deepSTRF.streaming import DeviceSource, FileSource, RawSource, Stream, sound_devices
+from deepSTRF.streaming import DeviceSource, ExportedModel, FileSource, RawSource, Stream, sound_devices
 from deepSTRF.streaming.sources import SoundSource
 
 __all__ = ["Request", "print_devices", "stream_and_print"]
@@ -82,7 +82,7 @@ def print_devices() -> None:
 def stream_and_print(request: Request) -> None:
     """Run a model on a source until that ends; print a summary. Ctrl-C ends it, too."""
     run = _check_request(request)
-    model = load_fitted(run, request.seed)
+    model = load_for_streams(run, request.seed)
     names = output_names(model)
     with usage():
         stream = _stream_of(model, run)
@@ -106,7 +106,9 @@ def stream_and_print(request: Request) -> None:
 def _check_request(request: Request) -> str:
     """Return what names the model, where the flags go together."""
     if request.run is None:
-        raise UsageProblem("name the model: a run folder, a checkpoint, or one that ships, ns1/leaf-linear")
+        raise UsageProblem(
+            "name the model: a run folder, a checkpoint, an export, or one that ships, ns1/leaf-linear"
+        )
     given = [request.wav is not None, request.device is not None, request.stdin]
     if sum(given) != 1:
         raise UsageProblem(
@@ -138,7 +140,7 @@ def _check_request(request: Request) -> str:
     return request.run
 
 
-def _stream_of(model: NeuralModel, run: str) -> Stream:
+def _stream_of(model: NeuralModel | ExportedModel, run: str) -> Stream:
     stream = Stream(model)
     if stream.audio_fs is None:
         raise ValueError(
@@ -169,7 +171,7 @@ def _chosen_neurons(names: list[str], text: str | None) -> list[int]:
     return chosen
 
 
-def _unit_of(model: NeuralModel) -> str:
+def _unit_of(model: NeuralModel | ExportedModel) -> str:
     return (None if model.fitted_on is None else model.fitted_on.response_unit) or "unit of the responses"
 
 
@@ -223,7 +225,13 @@ class _Listener:
     """A model that hears a source to its end, or to Ctrl-C, or to a problem."""
 
     def __init__(
-        self, model: NeuralModel, stream: Stream, source: SoundSource, neurons: list[int], *, real_time: bool
+        self,
+        model: NeuralModel | ExportedModel,
+        stream: Stream,
+        source: SoundSource,
+        neurons: list[int],
+        *,
+        real_time: bool,
     ) -> None:
         self.stream, self.source, self.neurons = stream, source, neurons
         self.fitted_on = model.fitted_on

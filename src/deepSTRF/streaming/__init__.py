@@ -2,15 +2,17 @@
 
 `Stream` runs a model on one stream or on a batch of independent ones; its numbers are those of a prediction
 of the whole sound. `FileSource`, `DeviceSource` and `RawSource` give sound in chunks at the rate of a model.
-`Server` offers streams to other programs.
+`Server` offers streams to other programs. Both run a model, or its exported graph (`ExportedModel`).
 """
 
+from deepSTRF.streaming.exported import ExportedModel
 from deepSTRF.streaming.server import Server, ServerLimits
 from deepSTRF.streaming.sources import DeviceSource, FileSource, RawSource, sound_devices
 from deepSTRF.streaming.stream import Stream, StreamTiming
 
 __all__ = [
     "DeviceSource",
+    "ExportedModel",
     "FileSource",
     "RawSource",
     "Server",

@@ -51,6 +51,7 @@ import numpy as np
 from deepSTRF._optional import require
 from deepSTRF._validation import check_positive_int, check_positive_number, checked
 from deepSTRF.models import NeuralModel
+from deepSTRF.streaming.exported import ExportedModel
 from deepSTRF.streaming.pool import Answer, Job, StreamPool
 from deepSTRF.streaming.stream import Stream
 
@@ -153,8 +154,9 @@ class Server:
 
     Parameters
     ----------
-    model : NeuralModel
-        Any causal model whose parts have ``init_state`` and ``step``. The server runs a copy.
+    model : NeuralModel or ExportedModel
+        Any causal model whose parts have ``init_state`` and ``step``, of which the server runs a copy; or its
+        exported graph, which is faster.
     host : str
         Address to listen on. Another one than loopback needs a ``token``; the traffic is not encrypted.
     port : int
@@ -205,7 +207,7 @@ class Server:
 
     def __init__(
         self,
-        model: NeuralModel,
+        model: NeuralModel | ExportedModel,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -231,7 +233,7 @@ class Server:
         self._stop: asyncio.Event
         self._thread: threading.Thread | None = None
 
-    def _description(self, model: NeuralModel, stream: Stream) -> dict[str, Any]:
+    def _description(self, model: NeuralModel | ExportedModel, stream: Stream) -> dict[str, Any]:
         fitted = model.fitted_on
         sound = self._bands is None
         return {
