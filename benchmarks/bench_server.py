@@ -73,7 +73,9 @@ def chunk_of(ms: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(FS * ms // 1000).astype("<f4") * np.float32(0.1)
 
 
-def shared(make: Callable[[], NeuralModel | ExportedModel], clients: int, ms: int, rounds: int = 5) -> tuple[float, float]:
+def shared(
+    make: Callable[[], NeuralModel | ExportedModel], clients: int, ms: int, rounds: int = 5
+) -> tuple[float, float]:
     """Processor ms per chunk: one batch, and one stream each."""
     model = make()
     batch, alone = Stream(model, clients), [Stream(model) for _ in range(clients)]

@@ -726,7 +726,7 @@ def explain(
 @app.command()
 @readable
 def stream(
-    run: Annotated[str | None, _fitted_model()] = None,
+    run: Annotated[str | None, _fitted_model(graphs=True)] = None,
     wav: HeardFile = None,
     device: HeardDevice = None,
     stdin: Stdin = False,
@@ -814,7 +814,7 @@ def export(
 @app.command()
 @readable
 def serve(
-    run: Annotated[str, _fitted_model()],
+    run: Annotated[str, _fitted_model(graphs=True)],
     seed: Seed = None,
     host: Annotated[
         str,

@@ -69,7 +69,8 @@ def resonator_bank(pole: Tensor, coefficients: Tensor, hop: int) -> ResonatorBan
     response = (response * _oscillation(pole, after - 1.0).squeeze(1)).real
     near = stagger_rows(response.unsqueeze(1).expand(-1, block, -1), 1)[..., :block]  # (F, sample, output)
     added = torch.cat([added.real, added.imag], dim=1).transpose(1, 2)  # (F, sample, R)
-    leap, leaps = _advance(pole, tau, hop, n_poles), []
+    leap = _advance(pole, tau, hop, n_poles)
+    leaps: list[Tensor] = []
     while not leaps or float(leap.abs().max()) > _FORGOTTEN:
         leaps.append(leap)
         leap = leap @ leap
@@ -103,7 +104,7 @@ def pooled_resonators(
     hop = len(bank.samples) * (bank.states.shape[1] // bank.ringing.shape[1] - 1)
     pieces, given = [sound], []
     if not torch.compiler.is_compiling():  # a compiler takes one piece: the number of bins is open
-        pieces = list(sound.split(max(1, _BINS_AT_ONCE // sound.shape[0]) * hop, dim=-1))
+        pieces = list(torch.split(sound, max(1, _BINS_AT_ONCE // sound.shape[0]) * hop, dim=-1))
     for piece in pieces:
         outputs, state = filter_resonators(piece, bank, state)
         detected = detect(outputs.unsqueeze(-2), detector)
