@@ -93,9 +93,7 @@ class ExportedModel:
         content = files.read(STEP_FILE)
         onnxruntime = require("onnxruntime", extra="export")
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = (
-            1  # a frame is less work than waking threads
-        )
+        options.intra_op_num_threads = 1  # a frame is less work than waking threads
         try:
             session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         except Exception as error:
