@@ -112,7 +112,7 @@ def pooled_resonators(
             given.append(detected.sum(-1, keepdim=True) * windows.unsqueeze(1))
         else:
             weighed = torch.bmm(detected.flatten(1, 2), windows)
-            given.append(weighed.view(*detected.shape[:-1], -1))
+            given.append(weighed.reshape(*detected.shape[:-1], -1))
     joined = given[0] if len(given) == 1 else torch.cat(given, dim=2)  # (F, B, T, D)
     if joined.shape[2] == 1:
         return joined[:, :, 0].transpose(0, 1), state
@@ -129,7 +129,7 @@ def filter_resonators(sound: Tensor, bank: ResonatorBank, state: Tensor) -> tupl
     n_states = bank.ringing.shape[1]
     n_blocks = bank.states.shape[1] // n_states - 1
     batch, n_bins = sound.shape[0], sound.shape[-1] // (n_blocks * block)
-    made = (sound.reshape(-1, block) @ bank.samples).view(-1, n_channels, n_states + block)
+    made = (sound.reshape(-1, block) @ bank.samples).reshape(-1, n_channels, n_states + block)
     added, near = made.transpose(0, 1).split_with_sizes([n_states, block], dim=-1)
     added = added.reshape(n_channels, batch, n_bins, n_blocks * n_states)
     start = state.transpose(0, 1).unsqueeze(2)
@@ -144,18 +144,18 @@ def filter_resonators(sound: Tensor, bank: ResonatorBank, state: Tensor) -> tupl
     # a stream of silence would end in subnormal numbers, which are a hundred times slower
     info = torch.finfo(sound.dtype)
     following = functional.hardshrink(end.transpose(0, 1), info.tiny / info.eps)
-    return outputs.view(n_channels, batch, n_bins, n_blocks * block), following
+    return outputs.reshape(n_channels, batch, n_bins, n_blocks * block), following
 
 
 def _bin_by_bin(start: Tensor, added: Tensor, bank: ResonatorBank, n_states: int) -> tuple[Tensor, Tensor]:
     """States (F, B, T, R) at the start of every bin, and (F, B, R) at the end, by doubling."""
     n_channels, batch, n_bins, _ = added.shape
     own = torch.bmm(added.flatten(1, 2), bank.states[:, n_states:, -n_states:])
-    states = torch.cat([start, own.view(n_channels, batch, n_bins, n_states)], dim=2)
+    states = torch.cat([start, own.reshape(n_channels, batch, n_bins, n_states)], dim=2)
     for k, leap in enumerate(bank.bins):
         if not torch.compiler.is_compiling() and 2**k > n_bins:
             break
-        left = torch.bmm(states.flatten(1, 2), leap).view_as(states)
+        left = torch.bmm(states.flatten(1, 2), leap).reshape(states.shape)
         states = states + functional.pad(left, (0, 0, 2**k, 0))[:, :, : n_bins + 1]
     return states[:, :, :n_bins], states[:, :, n_bins]
 

@@ -29,7 +29,7 @@ _DEFAULT_F_MAX_HZ = 8000.0
 _WINDOW_MS = 2.5
 #: Added to the mean square before the root: keeps the gradient finite at silence (an amplitude of 1e-9).
 _ROOT_FLOOR = 1e-18
-#: Energy of an impulse response that may be cut off: an amplitude of 1e-6.
+#: Energy that the impulse responses, as they are shown, leave out.
 _TAIL = 1e-12
 
 
@@ -38,8 +38,8 @@ class Gammatonegram(FixedFilterbank):
     """Root mean square of Slaney's gammatone cascade over a window at the start of each bin. No parameters.
 
     Frame ``t`` is the root of the mean square over the samples ``[t * hop, t * hop + window)``, which all lie
-    inside bin ``t``. The cascade is realised in float64 as its own impulse response, cut where 1e-12 of the
-    energy is left, so results agree with a float64 recursion to 1e-5.
+    inside bin ``t``. The cascade is designed in float64 as one resonator of fourfold poles per band, so
+    results agree with a float64 recursion of its sections to 1e-5.
 
     Parameters
     ----------
