@@ -242,7 +242,15 @@ def _rows(audio: Tensor, group: FilterGroup, plan: FilterbankPlan) -> Tensor:
     """Sound behind every block of outputs, overlapping: (B, T hop / (stride block), row_length)."""
     early = plan.history - group.kernel_size + group.stride
     sound = audio[..., early:] if early else audio
-    return sound.unfold(-1, group.row_length, group.stride * group.block)
+    length, step = group.row_length, group.stride * group.block
+    if not torch.compiler.is_compiling():
+        return sound.unfold(-1, length, step)
+    # graphs gather overlapping rows value by value; whole steps are copied at once
+    n_steps, n_rows = -(-length // step), (sound.shape[-1] - length) // step + 1
+    pieces = functional.pad(sound, (0, n_steps * step - length)).reshape(sound.shape[0], -1, step)
+    order = torch.arange(n_rows, device=sound.device).unsqueeze(1)
+    rows = pieces[:, order + torch.arange(n_steps, device=sound.device)].flatten(2)
+    return rows[..., :length]
 
 
 # ---- Detection and pooling; the whole filterbank
