@@ -93,10 +93,10 @@ def checked(target: _Call) -> _Call:
     """Decorator of a public function, method or class: refuses arguments of types that annotations forbid.
 
     A value of a plain type (numbers, strings, containers, functions, classes, arrays) that an annotation
-    does not admit is a TypeError that names the argument, before the call. When the call fails with an error
-    that names none, the arguments are compared once more, elements and documented shapes included. Objects of
-    other classes pass, and so does every error that names its argument. Of a class, the constructor is
-    checked.
+    does not admit is a TypeError that names the argument, before the call; an empty path is a ValueError.
+    When the call fails with an error that names none, the arguments are compared once more, elements and
+    documented shapes included. Objects of other classes pass, and so does every error that names its
+    argument. Of a class, the constructor is checked.
     """
     return _checked(target, frozenset())
 
@@ -121,6 +121,8 @@ def _checked(target: _Call, own: frozenset[str], whole: bool = False) -> _Call:
         if not made:
             made.append(_Rules(target, own, whole))
         rules = made[0]
+        if rules.paths:
+            rules.check_paths(args, kwargs)
         for legal, value in zip(rules.positional, args):  # noqa: B905 - too many are Python's to refuse
             if type(value) not in legal:
                 rules.check(args, {})
@@ -149,6 +151,14 @@ class _Rules:
         self.own, self.whole = own, whole
         self.named: dict[str, set[type]] = {name: set() for name in self.parameters.signature.parameters}
         self.positional = [self.named[name] for name in self.parameters.positional]
+        self.paths = {name for name, hint in self.parameters.hints.items() if "Path" in str(hint)}
+
+    def check_paths(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Raise a ValueError for an empty path, which would stand for the current folder."""
+        for name, value in (*zip(self.parameters.positional, args), *kwargs.items()):  # noqa: B905 - as above
+            empty = isinstance(value, str) and not value and name in self.paths
+            if empty and self.parameters.defaults[name] != value:
+                raise ValueError(f"{name} must name a file or folder, got ''; this folder is '.'")
 
     def check(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Raise a TypeError for an argument of a type that its annotation forbids."""

@@ -58,6 +58,23 @@ def refused(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ("export", "ns1/ridge", ""),
+        ("sweep", "mine.toml", "--out", ""),
+        ("search", "mine.toml", "--out="),
+        ("bench", "--out", ""),
+        ("import", "mine.mat", "--out", ""),
+        ("fit", "--out", ""),
+        ("stream", "ns1/ridge", "--stdin", "--rate", "48000", "--out", ""),
+        ("evaluate", "ns1/ridge", "--csv", ""),
+    ],
+)
+def test_an_empty_word_is_not_the_current_folder(refused, words) -> None:
+    refused(*words)
+
+
+@pytest.mark.parametrize(
     ("flag", "value", "text"),
     [
         ("--seeds", "0-4294967295", "--seeds must be at most 1,000"),

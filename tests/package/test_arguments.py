@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import pickle
 import time
 import timeit
@@ -18,10 +19,15 @@ import torch
 from torch import Tensor
 
 from deepSTRF._validation import checked, checked_but, to_tensor
+from deepSTRF.datasets import write_recording
+from deepSTRF.datasets.audio import SyntheticDataset
 from deepSTRF.dsp import Hz_to_mel, pcen
+from deepSTRF.experiments import ExperimentConfig, Sweep, run_experiment, run_sweep
+from deepSTRF.interpret import write_wav
 from deepSTRF.metrics import corrcoef, mse_loss
 from deepSTRF.models.audio import Linear
 from deepSTRF.plots import plot_strf_grid
+from deepSTRF.training import Fitter, fit_multi_seed
 
 
 @checked
@@ -229,3 +235,42 @@ def test_arrays_of_any_kind_become_tensors():
     ):
         assert torch.equal(to_tensor(array), torch.tensor(array.tolist(), dtype=to_tensor(array).dtype))
     assert torch.equal(to_tensor([plain[0, ::-1], plain[1]]), torch.tensor([[2.0, 1, 0], [3, 4, 5]]).double())
+
+
+@checked
+def save(
+    path: str | os.PathLike[str], copy_to: str | Path | None = None, name: str = "", old: str | Path = ""
+) -> str:
+    """A writer."""
+    return f"{path}{copy_to}{name}{old}"
+
+
+def test_an_empty_path_is_refused_and_a_default_is_not() -> None:
+    for arguments in (("",), (Path("a"), "")):
+        with pytest.raises(ValueError, match=r"must name a file or folder, got ''; this folder is '\.'"):
+            save(*arguments)
+    with pytest.raises(ValueError, match="copy_to must name"):
+        save("a", copy_to="")
+    assert save(".", name="", old="") == ".None"
+    assert save(Path(), None) == ".None"
+
+
+def test_writers_refuse_an_empty_path_before_anything_runs(tmp_path: Path, monkeypatch: Any) -> None:
+    """It would be the current folder; a sample of each room."""
+    monkeypatch.chdir(tmp_path)
+    model, ds = Linear(4, 3, out_neurons=2), SyntheticDataset(n_neurons=2, n_clips=3)
+    calls: list[Callable[[], Any]] = [
+        lambda: model.export(""),
+        lambda: model.save_pretrained(""),
+        lambda: ds.save(""),
+        lambda: write_recording(ds, ""),
+        lambda: run_experiment(ExperimentConfig(epochs=1), out=""),
+        lambda: run_sweep(Sweep(ExperimentConfig(epochs=1)), ""),
+        lambda: fit_multi_seed(lambda seed: model, lambda seed: ([], []), output_dir=""),
+        lambda: Fitter(model, [], [], ckpt_path=""),
+        lambda: write_wav("", np.zeros(9), 8000),
+    ]
+    for one in calls:
+        with pytest.raises((ValueError, TypeError), match=r"got ''|needs a folder"):
+            one()
+    assert not list(tmp_path.iterdir())

@@ -93,6 +93,14 @@ def _default(text: str) -> str:
 
 # ---- Other flags
 
+
+def _target(word: str) -> Path:
+    """A folder or file to write; an empty word, as of a variable that is not set, would be this folder."""
+    if not word:
+        raise typer.BadParameter("'' names no folder and no file; this folder is '.'")
+    return Path(word)
+
+
 _FIELDS = {item.name: item for item in fields(ExperimentConfig)}
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=RUN)]
@@ -177,6 +185,7 @@ SweepFolder = Annotated[
         "--out",
         metavar="FOLDER",
         help=f"Folder of the fits.{_default('runs/NAME OF THE FILE')}",
+        parser=_target,
         rich_help_panel=RUN,
     ),
 ]
@@ -356,6 +365,7 @@ def import_(
             "--out",
             metavar="TARGET",
             help="What to write: [cyan]mine.npz[/], a folder of sounds and tables, or [cyan]mine.nwb[/].",
+            parser=_target,
         ),
     ] = None,
     option: Annotated[
@@ -617,6 +627,7 @@ def bench(
             "--out",
             metavar="FOLDER",
             help=f"Folder.{_default('runs/bench-DATASET-TABLE')}",
+            parser=_target,
             rich_help_panel=RUN,
         ),
     ] = None,
@@ -777,7 +788,11 @@ def export(
     run: Annotated[str, _fitted_model()],
     path: Annotated[
         Path | None,
-        typer.Argument(metavar="PATH", help=f"Folder to write.{_default('named after the model, here')}"),
+        typer.Argument(
+            metavar="PATH",
+            help=f"Folder to write.{_default('named after the model, here')}",
+            parser=_target,
+        ),
     ] = None,
     format: Annotated[
         str, typer.Option("--format", metavar="onnx|torch", help="For ONNX Runtime, or for PyTorch.")
