@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepSTRF.models.audio import Linear, StateNet
+from deepSTRF.models.audio import GatedNet, Linear, StateNet
 from deepSTRF.models.io.weights import _as_half, _as_whole, pack_weights, round_weights  # inner: exactness
 from deepSTRF.models.wav2spec import make_wav2spec
 
@@ -55,6 +55,30 @@ def test_front_ends_biases_and_small_matrices_are_not_rounded():
     changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
     assert changed == ["readout.strf.kernel.weight"]
     assert round_weights(Linear(4, 3, 2), "int8") == []  # 24 weights
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_stacks_of_biases_and_poles_are_not_rounded(precision):
+    torch.manual_seed(0)
+    model = torch.nn.Module()
+    for name in ("weight_ih", "bias_ih", "biases", "A_log", "A_imag"):
+        setattr(model, name, torch.nn.Parameter(torch.randn(4, 100)))
+    assert round_weights(model, precision) == ["weight_ih"]
+    gated = GatedNet(16, out_neurons=4)
+    assert gated.core.rnn.layers[0].bias_hh.ndim == 2
+    for name in round_weights(gated, precision):
+        assert "bias" not in name
+
+
+@pytest.mark.parametrize("backbone", ["S4", "S4D"])
+def test_state_space_systems_keep_their_poles_and_so_their_predictions(backbone):
+    torch.manual_seed(0)
+    model = StateNet(34, out_neurons=20, rnn_type=backbone).eval()
+    rounded, x = copy.deepcopy(model), torch.randn(2, 1, 34, 300)
+    assert any(name.endswith(".C") for name in round_weights(rounded, "int8"))
+    with torch.no_grad():
+        before, after = model(x), rounded(x)
+    assert float((before - after).abs().max()) < 0.02 * float(before.max() - before.min())
 
 
 @pytest.mark.parametrize("size", [1e-9, 1e9])

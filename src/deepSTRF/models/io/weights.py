@@ -3,13 +3,14 @@
 The weights of a copy of the model are rounded to values that the narrow type holds exactly (of int8 times one
 scale per row), the graph is made of that copy, and what is exact in the narrow type is then stored so: a
 graph equals the rounded model to the last bit of its weights, whatever the exporter folded or transposed.
-Parameters of the front-end are not rounded, as filters, energies and logarithms need single precision.
-Runtimes widen the weights once, when they load a graph, so that a step costs what it did.
+Parameters of the front-end are not rounded, as filters, energies and logarithms need single precision, nor
+are biases and poles. Runtimes widen the weights once, when they load a graph, so that a step costs what it did.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,9 @@ from deepSTRF._optional import require
 PRECISIONS = ("float32", "float16", "int8")
 #: Parameters of fewer values stay as they are: they cost nothing, and rounding them costs most.
 LEAST_VALUES = 256
+#: Names of parameters that stay as they are, though some stand in matrices: biases, one stacked on the other,
+#: and poles of state-space systems, which enter through exponentials (S4D in int8: off by the whole range).
+NOT_WEIGHTS = re.compile(r"bias|^A_(log|imag)$")
 #: Whole numbers of int8 are symmetric around 0.
 LARGEST = 127
 #: Scales of int8 have this many significant bits, so that a whole number times a scale is exact in float32.
@@ -39,7 +43,8 @@ def round_weights(model: nn.Module, precision: str) -> list[str]:
     rounded = []
     for name, parameter in model.named_parameters():
         vector = parameter.ndim < 2 or parameter.numel() < LEAST_VALUES
-        if vector or parameter.dtype != torch.float32 or name.startswith("wav2spec."):
+        other = name.startswith("wav2spec.") or NOT_WEIGHTS.search(name.rpartition(".")[2])
+        if vector or other or parameter.dtype != torch.float32:
             continue
         values = parameter.detach()
         near = values.half().float() if precision == "float16" else _eight_bits(values)
