@@ -28,6 +28,7 @@ from deepSTRF.models.fitted_on import FittedOn
 from deepSTRF.models.io import export
 from deepSTRF.models.wav2spec import make_wav2spec
 from deepSTRF.registry import WAV2SPEC
+from deepSTRF.streaming import Stream
 
 _spec = importlib.util.spec_from_file_location("model_bank", Path(__file__).with_name("test_model_bank.py"))
 assert _spec is not None
@@ -230,7 +231,7 @@ def test_front_ends(assert_exports: Callable[..., Any], row: str, kind: str) -> 
     model = Linear(wav2spec.out_channels, 3, out_neurons=2, wav2spec=wav2spec, norm="none").eval()
     metadata = assert_exports(model, kind)["step"]
     assert (metadata["audio_fs"], metadata["hop"], metadata["dt_ms"]) == (8000, 40, 5.0)
-    assert metadata["latency_ms"] == model.latency_ms
+    assert metadata["latency_ms"] == 5.0 + model.latency_ms  # a bin must be complete
     assert metadata["inputs"][0] == {"name": "sound", "shape": ["batch", 1, 40], "dtype": "float32"}
 
 
@@ -401,6 +402,65 @@ def test_a_graph_of_nan_or_another_precision_is_not_kept(
         with pytest.raises(ValueError, match=message):
             Linear(8, 2, out_neurons=1).export(tmp_path / "a", format="torch", graphs=[graph])
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2])
+def test_a_graph_that_differs_for_clicks_tones_or_quiet_sound_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: int
+) -> None:
+    """Of three streams each hears another sound, and is compared by its own range."""
+    runner, heard = export._runner, []
+
+    def broken(content: bytes, format: str) -> Callable[..., Any]:
+        run = runner(content, format)
+
+        def of_one(arrays: Any) -> Any:
+            rates = run(arrays)[0].copy()
+            if len(rates) == 3:
+                heard.append(arrays[0])
+                rates[stream] += 1e-4 * np.ptp(rates[stream])
+            return [rates]
+
+        return of_one
+
+    monkeypatch.setattr(export, "_runner", broken)
+    with pytest.raises(ValueError, match="differs from the model"):
+        Linear(8, 2, out_neurons=1, norm="none").export(tmp_path / "a", format="torch", graphs=["sequence"])
+    click, tone, steps = heard[-1][:, 0, 3]
+    assert np.count_nonzero(click) == 1
+    assert 0 < np.count_nonzero(tone) < len(tone) / 2
+    quarters = [float(np.std(part)) for part in np.array_split(steps, 4)]
+    assert min(quarters[1], quarters[3]) > 300 * max(quarters[0], quarters[2]) > 0
+
+
+def test_progress_is_a_line_for_each_stage_of_each_graph(tmp_path: Path, capfd: Any) -> None:
+    model, lines = Linear(8, 2, out_neurons=1), []
+    model.export(tmp_path / "a", format="torch", progress=lines.append)
+    stages = ("tracing", "writing torch", "checking against the model")
+    assert lines == [f"{graph}: {stage}" for graph in ("sequence (forward)", "step") for stage in stages]
+    model.export(tmp_path / "a", format="torch", graphs=["step"])
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bins_and_latency_of_the_metadata_are_those_of_a_stream(tmp_path: Path) -> None:
+    by_lags = Linear(8, out_neurons=1, lags_ms=(0.0, 8.0), dt_ms=4.0)
+    fitted = Linear(8, 2, out_neurons=1)
+    fitted.fitted_on = FittedOn(neurons=("a",), dt_ms=10.0)
+    for model, expected in ((by_lags, 4.0), (fitted, 10.0), (Linear(8, 2, out_neurons=1), None)):
+        model.export(tmp_path / "a", format="torch", graphs=["sequence"])
+        told = json.loads((tmp_path / "a" / "metadata.json").read_text())["sequence"]
+        assert (told["dt_ms"], told["latency_ms"]) == (expected, expected)
+        stream = Stream(model)
+        assert stream.dt_ms == expected
+        assert stream.latency_ms == expected or (expected is None and np.isnan(stream.latency_ms))
+
+
+def test_latency_counts_the_frames_that_a_model_looks_ahead(tmp_path: Path) -> None:
+    decoder = Linear(8, out_neurons=1, lags_ms=(-8.0, 4.0), dt_ms=4.0)
+    assert decoder.lookahead_frames == 2
+    decoder.export(tmp_path / "a", format="torch", graphs=["sequence"])
+    told = json.loads((tmp_path / "a" / "metadata.json").read_text())["sequence"]
+    assert (told["latency_ms"], told["lookahead_frames"]) == (12.0, 2)
 
 
 def test_steps_are_checked_for_one_stream_and_for_others_than_the_trace(tmp_path: Path) -> None:

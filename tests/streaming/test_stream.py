@@ -214,6 +214,31 @@ def test_large_finite_samples_pass() -> None:
     assert Stream(heard(), dtype=torch.float64).push(np.full(HOP, 1e200)).shape == (NEURONS, 1)
 
 
+@pytest.mark.parametrize("size", [1e17, 1e20, 3e38])
+@pytest.mark.parametrize("name", ["mel", "gammatone", "gammatonegram", "sincnet", "leaf"])
+def test_samples_whose_squares_overflow_give_nan_where_the_prediction_of_the_whole_sound_does(
+    name: str, size: float
+) -> None:
+    """Not before them, not in another stream, and not after ``reset``."""
+    torch.manual_seed(0)
+    front_end = make_wav2spec(name, 16000, 5.0, n_filters=6)
+    model = Linear(front_end.out_channels, 3, out_neurons=2, wav2spec=front_end, norm="none").eval()
+    x = sound(2, 60 * 80)
+    first = 30 * 80
+    loud = x[0].copy()
+    loud[first : first + 10] = np.float32(size)
+    stream = Stream(model, batch=2)
+    made = np.concatenate([stream.push(chunk) for chunk in np.array_split(np.stack([loud, x[1]]), 7, -1)], -1)
+    whole = offline(model, np.stack([loud, x[1]]))
+    assert close(made[1], whole[1])
+    assert close(made[0][:, :30], whole[0][:, :30])
+    lost, lost_offline = (~np.isfinite(rates[0][:, 30:]).all(axis=0) for rates in (made, whole))
+    assert lost[0] == lost_offline[0]
+    assert not (lost & ~lost_offline).any()
+    stream.reset()
+    assert close(stream.push(x), offline(model, x))
+
+
 def test_frames_of_a_spectrogram_are_checked() -> None:
     stream = Stream(seen(), batch=2)
     with pytest.raises(ValueError, match=r"must be \(2, 6, n\) frames.*got \(2, 5, 4\)"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,20 @@ def export_and_print(
     if graphs is not None:
         chosen["graphs"] = [word.strip() for word in graphs.split(",") if word.strip()]
     if not quiet:
-        say("Exporting, and checking against the model", err=True)
+        chosen["progress"] = _Stages()
     with usage():
         written = model.export(folder, **chosen)
     console = stdout_console()
     for file in sorted(written.iterdir()):
         console.print(f"  {file.name:<16s} {file.stat().st_size / 1e6:8.2f} MB")
     console.print(f"\nFolder  {written.resolve()}", soft_wrap=True)
+
+
+class _Stages:
+    """Lines of an export on stderr, each with the seconds since the first."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __call__(self, line: str) -> None:
+        say(f"  {time.perf_counter() - self.start:5.0f} s  {line}", err=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -345,7 +345,7 @@ class NeuralModel(nn.Module, Configurable):
 
     @property
     def latency_ms(self) -> float:
-        """Delay in ms that the front-end adds to the sound; 0 without one."""
+        """Delay in ms that the front-end adds to the sound; 0 without one. `Stream.latency_ms` is of all."""
         return float(getattr(self.wav2spec, "latency_ms", 0.0))
 
     def validate(self) -> None:
@@ -498,6 +498,7 @@ class NeuralModel(nn.Module, Configurable):
         format: str = "onnx",
         graphs: Sequence[str] = GRAPHS,
         precision: str = "float32",
+        progress: Callable[[str], None] | None = None,
     ) -> Path:
         """Write graphs that run without this package, in ONNX Runtime or PyTorch (page "Exported models").
 
@@ -513,6 +514,9 @@ class NeuralModel(nn.Module, Configurable):
             Whole clips to rates (B, N, T), and one frame with the state before and after it.
         precision : {"float32", "float16", "int8"}
             How ONNX files store the weights behind the front-end; the metadata states what that moved.
+        progress : callable, optional
+            Called with a line for each stage: what is traced, written and checked; a learned front-end takes
+            a minute.
 
         Returns
         -------
@@ -528,7 +532,7 @@ class NeuralModel(nn.Module, Configurable):
         FileExistsError
             When the folder holds files of other origin with these names.
         """
-        return export_model(self, path, format=format, graphs=graphs, precision=precision)
+        return export_model(self, path, format=format, graphs=graphs, precision=precision, progress=progress)
 
     @checked
     def push_to_hub(

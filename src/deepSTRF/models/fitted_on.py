@@ -21,6 +21,7 @@ from deepSTRF._validation import checked, first_names, outside_level
 __all__ = [
     "FittedOn",
     "band_moments",
+    "bin_width_ms",
     "check_lag_bins",
     "check_response_unit",
     "check_views",
@@ -471,6 +472,16 @@ def remember_fit(model: nn.Module, train: Any, validation: Any = None, **clips: 
                 ),
             )
         model.fitted_on = fitted  # type: ignore[assignment]
+
+
+def bin_width_ms(model: Any) -> float | None:
+    """Width of a model's bins in ms, by its front-end, its fit or its lags; None where none of them says."""
+    front_end = getattr(model, "wav2spec", None)
+    hop, rate = getattr(front_end, "hop", None), getattr(front_end, "audio_fs", None)
+    if hop and rate:
+        return 1000.0 * int(hop) / float(rate)
+    known = getattr(getattr(model, "fitted_on", None), "dt_ms", None)
+    return known if known is not None else getattr(model, "lag_bin_ms", None)
 
 
 def check_lag_bins(model: Any, dataset: Any) -> None:

@@ -10,11 +10,14 @@ there, where an error names it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+
+from deepSTRF.models.fitted_on import bin_width_ms
 
 __all__ = [
     "DType",
@@ -23,6 +26,7 @@ __all__ = [
     "State",
     "StreamAxis",
     "Streamable",
+    "algorithmic_latency_ms",
     "check_state",
     "init_slot_state",
     "is_streamable",
@@ -264,3 +268,12 @@ def _no_step(module: nn.Module, slot: str) -> str:
         "init_state(batch, *, device, dtype) and step(chunk, state). Add both to it, or call the model on "
         "whole clips"
     )
+
+
+def algorithmic_latency_ms(model: Any) -> float:
+    """How old sound is in ms, at most, when the rate that it moves can be there; NaN for unknown bins.
+
+    One bin, which must be complete, the bins that the model looks ahead, and the delay of its front-end.
+    """
+    width = bin_width_ms(model)
+    return math.nan if width is None else width * (1 + model.lookahead_frames) + float(model.latency_ms)

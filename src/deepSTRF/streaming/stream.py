@@ -33,8 +33,16 @@ from deepSTRF._validation import (
 from deepSTRF.models import NeuralModel
 from deepSTRF.models.configurable import check_has_values, placement
 from deepSTRF.models.derived import frozen
-from deepSTRF.models.fitted_on import FittedOn
-from deepSTRF.models.streaming import State, StreamAxis, map_state, state_of, state_tensors, stream_axes
+from deepSTRF.models.fitted_on import FittedOn, bin_width_ms
+from deepSTRF.models.streaming import (
+    State,
+    StreamAxis,
+    algorithmic_latency_ms,
+    map_state,
+    state_of,
+    state_tensors,
+    stream_axes,
+)
 from deepSTRF.streaming.exported import ExportedModel
 
 __all__ = ["Stream", "StreamTiming"]
@@ -87,9 +95,10 @@ class Stream:
     """A model on one live stream of sound, or on a batch of independent ones.
 
     Rates equal those of ``model(whole sound)`` in eval mode for every cut of the sound into chunks, to 1e-6
-    of their range in float32 and 1e-12 in float64. The stream runs a copy of the model in eval mode and
-    without gradients, as the model is now: the model itself stays as it was, and what it learns later needs a
-    new stream. One thread pushes at a time.
+    of their range in float32 and 1e-12 in float64. Where squares of samples overflow (1e18 in float32), both
+    are NaN, and stay so while the model remembers the sample: until `reset`, with gain control. The stream
+    runs a copy of the model in eval mode and without gradients, as the model is now: the model itself stays
+    as it was, and what it learns later needs a new stream. One thread pushes at a time.
 
     Parameters
     ----------
@@ -180,7 +189,7 @@ class Stream:
             self._hears = not isinstance(front_end, nn.Identity)
             self.hop = int(front_end.hop) if self._hears else 1  # type: ignore[arg-type]
             self.audio_fs = front_end.audio_fs if self._hears else None  # type: ignore[assignment]
-            self.dt_ms = _bin_width(self._model, self.audio_fs, self.hop)
+            self.dt_ms = bin_width_ms(self._model)
             self.device, kind = placement(self._model)
             self.dtype = kind if self._hears else self._model._precision()
         self.n_neurons = int(self._model.O)
@@ -233,8 +242,8 @@ class Stream:
         TypeError
             For integer, boolean or complex samples, and what is no array.
         ValueError
-            For a wrong shape, samples that are NaN, infinite or too large for the precision, or an array for
-            streams that hold different numbers of samples. No stream has changed then.
+            For a wrong shape, samples that are NaN, infinite or above the range of the precision, or an array
+            for streams that hold different numbers of samples. No stream has changed then.
         IndexError
             For a stream that does not exist.
         """
@@ -589,9 +598,9 @@ class Stream:
         It is one bin, which must be complete, the delay of the front-end (``model.latency_ms``) and frames of
         look-ahead; what the computation takes comes on top (`timing`). NaN where the bin width is not known.
         """
-        if self.dt_ms is None or isinstance(self._model, ExportedModel):
-            return getattr(self._model, "latency_ms", math.nan) if self.dt_ms else math.nan
-        return self.dt_ms * (1 + self._model.lookahead_frames) + self._model.latency_ms
+        if isinstance(self._model, ExportedModel):
+            return self._model.latency_ms
+        return algorithmic_latency_ms(self._model)
 
     def timing(self) -> StreamTiming:
         """Return the measured speed: pushes, their median and 99th percentile, and the real-time factor.
@@ -719,14 +728,6 @@ def _graph_as_asked(
         )
     _warn_of_standardized(graph.fitted_on)
     return graph
-
-
-def _bin_width(model: NeuralModel, audio_fs: float | None, hop: int) -> float | None:
-    """Bin width in ms, where the model knows it."""
-    if audio_fs is not None:
-        return 1000.0 * hop / float(audio_fs)
-    known = None if model.fitted_on is None else model.fitted_on.dt_ms
-    return known if known is not None else getattr(model, "lag_bin_ms", None)
 
 
 def _plain_dtype(dtype: torch.dtype) -> torch.dtype:

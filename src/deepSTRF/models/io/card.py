@@ -13,6 +13,7 @@ from torch import nn
 
 from deepSTRF import __version__
 from deepSTRF._text import markdown, printable
+from deepSTRF.models.fitted_on import bin_width_ms
 from deepSTRF.models.io.encoding import foreign_classes
 
 __all__ = ["looks_ahead", "milliseconds", "model_card"]
@@ -99,13 +100,9 @@ def _receptive_field(model: Any, front_end: Any) -> str:
 def looks_ahead(model: Any) -> str:
     """How far a model sees the stimulus after the response, in ms where its bins are known; "" for not."""
     frames = int(getattr(model, "lookahead_frames", 0))
-    fitted = getattr(model, "fitted_on", None)
-    front_end: Any = getattr(model, "wav2spec", None)
-    dt = getattr(fitted, "dt_ms", None) or getattr(model, "lag_bin_ms", None)
-    if dt is None and hasattr(front_end, "hop"):
-        dt = 1e3 * front_end.hop / float(front_end.audio_fs)
     if not frames:
         return ""
+    dt = bin_width_ms(model)
     return f"{frames} frame{'s' * (frames > 1)}" if dt is None else milliseconds(frames * dt)
 
 

@@ -13,6 +13,7 @@ import copy
 import io
 import json
 import logging
+import math
 import os
 import re
 import warnings
@@ -33,9 +34,16 @@ from deepSTRF._validation import check_choice
 from deepSTRF.models.backbones.base import Backbone
 from deepSTRF.models.configurable import HALF_PRECISION, check_has_values, placement
 from deepSTRF.models.derived import frozen
-from deepSTRF.models.fitted_on import output_names
+from deepSTRF.models.fitted_on import bin_width_ms, output_names
 from deepSTRF.models.io.weights import PRECISIONS, pack_weights, round_weights
-from deepSTRF.models.streaming import merge_streams, split_streams, state_of, state_tensors, stream_axes
+from deepSTRF.models.streaming import (
+    algorithmic_latency_ms,
+    merge_streams,
+    split_streams,
+    state_of,
+    state_tensors,
+    stream_axes,
+)
 
 __all__ = ["FORMATS", "GRAPHS", "KIND", "METADATA_KEY", "export_model"]
 
@@ -56,6 +64,8 @@ TOLERANCE = 1e-5
 _ROUNDING = 8
 #: (streams, frames) of the clips, and of the steps of a stream, on which graph and model are compared.
 _CHECKED, _CHECKED_STEPS = ((1, 1), (3, 77), (2, 400)), ((1, 40), (3, 40), (2, 1000))
+#: Amplitude of quiet stretches in units of the loud ones (60 dB); cycles per sample of the tone.
+_QUIET, _TONE = 1e-3, 0.05
 #: (streams, frames) of the example that is traced; neither is 0 or 1, which a trace takes for constants.
 _TRACED = (2, 41)
 #: Loggers of the exporters, whose notes are for their authors.
@@ -95,6 +105,7 @@ def export_model(
     format: str = "onnx",
     graphs: Sequence[str] = GRAPHS,
     precision: str = "float32",
+    progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Write graphs of a model into a folder, see `deepSTRF.models.NeuralModel.export`."""
     check_choice("format", format, tuple(FORMATS))
@@ -115,7 +126,8 @@ def export_model(
             stored |= facts
         twin = _copied(model)
         stream = _Step(twin) if _streams(model, twin, wanted) else None
-        made = {graph: _graph(graph, twin, stream, format, stored) for graph in wanted}
+        job = _Job(twin, stream, _Sound.of(twin), format, stored, progress or (lambda _: None))
+        made = {graph: _graph(graph, job) for graph in wanted}
     described = {graph: metadata for graph, (_, metadata) in made.items()}
     files = [(f"{graph}{FORMATS[format]}", content) for graph, (content, _) in made.items()]
     files.append((METADATA_FILE, json.dumps(described, indent=1).encode()))
@@ -334,11 +346,26 @@ class _Sound:
 
     def noise(self, streams: int, frames: int, generator: torch.Generator) -> Tensor:
         """Noise of the level that front-ends are made for."""
+        return self._noise(streams, frames, generator).to(self.dtype)
+
+    def _noise(self, streams: int, frames: int, generator: torch.Generator) -> Tensor:
         if self.hop is not None:
-            x = 0.1 * torch.randn(streams, 1, frames * self.hop, generator=generator, dtype=torch.float64)
-        else:
-            size = (streams, 1, int(self.bands or 1), frames)
-            x = torch.randn(size, generator=generator, dtype=torch.float64)
+            return 0.1 * torch.randn(streams, 1, frames * self.hop, generator=generator, dtype=torch.float64)
+        size = (streams, 1, int(self.bands or 1), frames)
+        return torch.randn(size, generator=generator, dtype=torch.float64)
+
+    def clips(self, streams: int, frames: int, generator: torch.Generator) -> Tensor:
+        """Sounds to compare on: noise, in one stream with steps of 60 dB, in others a click and a tone."""
+        x = self._noise(streams, frames, generator)
+        time = torch.arange(x.shape[-1], dtype=torch.float64)
+        quarter = (4 * time / len(time)).floor()
+        if streams > 1:
+            x[-1] *= torch.where(quarter % 2 == 0, _QUIET, 1.0)
+        if streams > 2:
+            x[:2] = 0.0
+            x[0, ..., len(time) // 3] = 1.0
+            tone = 0.1 * torch.sin(2 * torch.pi * _TONE * time) if self.hop is not None else 1.0
+            x[1, 0, ...] = torch.where(quarter == 1, tone, 0.0)
         return x.to(self.dtype)
 
     def shape(self, frames: str | int) -> list[str | int]:
@@ -348,48 +375,59 @@ class _Sound:
         return ["batch", 1, self.hop if frames == 1 else f"{self.hop}*{frames}"]
 
 
-def _graph(
-    graph: str, model: Any, stream: _Step | None, format: str, stored: dict[str, Any]
-) -> tuple[bytes, dict[str, Any]]:
+@dataclass(frozen=True)
+class _Job:
+    """One export: the model, its form by steps, what it hears, and what is written."""
+
+    model: Any
+    stream: _Step | None
+    sound: _Sound
+    format: str
+    #: Of the weights, for the metadata.
+    stored: dict[str, Any]
+    #: Takes a line for each stage.
+    say: Callable[[str], None]
+
+
+def _graph(graph: str, job: _Job) -> tuple[bytes, dict[str, Any]]:
     """Content and metadata of one graph, in the first form that agrees with the model."""
-    sound = _Sound.of(model)
     if graph == "step":
-        if stream is None:
+        if job.stream is None:
             raise ValueError("a step graph needs a model that runs frame by frame")
-        forms: list[tuple[str, nn.Module]] = [("step", stream)]
+        forms: list[tuple[str, nn.Module]] = [("step", job.stream)]
     else:
-        forms = [("forward", _Whole(model))]
-        if stream is not None:
-            forms.append(("scan over steps", _Scan(stream, sound.hop)))
-        if any(isinstance(part, Backbone) for part in model.modules()):
+        forms = [("forward", _Whole(job.model))]
+        if job.stream is not None:
+            forms.append(("scan over steps", _Scan(job.stream, job.sound.hop)))
+        if any(isinstance(part, Backbone) for part in job.model.modules()):
             forms.reverse()  # its blocks depend on the length of the clip
-    reasons = []
+    reasons: list[str] = []
     for form, module in forms:
         try:
-            return _made(graph, form, module, model, stream, sound, format, stored)
+            return _made(graph, form, module, job, is_last=form == forms[-1][0])
         except _NotExportableError as error:
             reasons.append(f"{form}: {error}")
     raise ValueError(
-        f"the {graph} graph of {type(model).__name__} cannot be exported as {format}. {'; '.join(reasons)}"
+        f"the {graph} graph of {type(job.model).__name__} cannot be exported as {job.format}. "
+        f"{'; '.join(reasons)}"
     )
 
 
 def _made(
-    graph: str,
-    form: str,
-    module: nn.Module,
-    model: Any,
-    stream: _Step | None,
-    sound: _Sound,
-    format: str,
-    stored: dict[str, Any],
+    graph: str, form: str, module: nn.Module, job: _Job, *, is_last: bool
 ) -> tuple[bytes, dict[str, Any]]:
-    program = _traced(graph, module, stream, sound)
-    metadata = {**_metadata(graph, form, model, stream, sound), "weights": stored}
+    what = graph if form == graph else f"{graph} ({form})"
+    job.say(f"{what}: tracing")
+    program = _traced(graph, module, job.stream, job.sound)
+    if form == "forward" and job.format == "onnx" and not is_last:  # a conversion costs as much as a trace
+        _compared(graph, _run_by_torch(program), job)
+    metadata = {**_metadata(graph, form, job.model, job.stream, job.sound), "weights": job.stored}
     names = [one["name"] for one in metadata["inputs"]], [one["name"] for one in metadata["outputs"]]
-    content = _writer(program, names, format, stored["precision"])
-    run = _runner(content(metadata), format)
-    metadata["checked"] = _compared(graph, run, model, stream, sound, format)
+    job.say(f"{what}: writing {job.format}")
+    content = _writer(program, names, job.format, job.stored["precision"])
+    run = _runner(content(metadata), job.format)
+    job.say(f"{what}: checking against the model")
+    metadata["checked"] = _compared(graph, run, job)
     return content(metadata), metadata
 
 
@@ -527,15 +565,9 @@ def _name_sizes(graph: Any, names: Mapping[str, str]) -> None:
 def _runner(content: bytes, format: str) -> _Runner:
     if format == "torch":
         try:
-            module = torch.export.load(io.BytesIO(content)).module()
+            return _run_by_torch(torch.export.load(io.BytesIO(content)))
         except Exception as error:
             raise _NotExportableError(_first_line(error)) from error
-
-        def run(arrays: Sequence[_Array]) -> list[_Array]:
-            out = module(*(torch.from_numpy(array) for array in arrays))
-            return [value.numpy() for value in (out if isinstance(out, tuple | list) else (out,))]
-
-        return run
     onnxruntime = require("onnxruntime", extra="export")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails at a size is an error of ours
@@ -548,24 +580,33 @@ def _runner(content: bytes, format: str) -> _Runner:
     return lambda arrays: session.run(None, dict(zip(names, arrays, strict=True)))
 
 
-def _compared(
-    graph: str, run: _Runner, model: Any, stream: _Step | None, sound: _Sound, format: str
-) -> dict[str, Any]:
+def _run_by_torch(program: Any) -> _Runner:
+    """Runs a program of torch.export."""
+    module = program.module()
+
+    def run(arrays: Sequence[_Array]) -> list[_Array]:
+        out = module(*(torch.from_numpy(array) for array in arrays))
+        return [value.numpy() for value in (out if isinstance(out, tuple | list) else (out,))]
+
+    return run
+
+
+def _compared(graph: str, run: _Runner, job: _Job) -> dict[str, Any]:
     """Largest difference between a graph and the model, and where; an error where it is too large."""
-    generator = torch.Generator().manual_seed(1)
+    model, sound, generator = job.model, job.sound, torch.Generator().manual_seed(1)
     sizes = _CHECKED_STEPS if graph == "step" else _CHECKED
     worst = 0.0
     for streams, frames in sizes:
-        x = sound.noise(streams, frames, generator)
+        x = sound.clips(streams, frames, generator)
         expected = model(x)[:, :, 0].numpy()
         if not np.isfinite(expected).all():
             raise ValueError(
-                f"{type(model).__name__} predicts values that are not finite for noise: its graph cannot be "
-                "checked; look at its parameters"
+                f"{type(model).__name__} predicts values that are not finite for noise, clicks or tones: its "
+                "graph cannot be checked; look at its parameters"
             )
         try:
             if graph == "step":
-                got = _stepped(run, x.numpy(), frames, sound, stream)
+                got = _stepped(run, x.numpy(), frames, sound, job.stream)
             else:
                 (got,) = run([x.numpy()])
         except Exception as error:  # of a runtime
@@ -576,13 +617,15 @@ def _compared(
             )
         if not np.isfinite(got).all():  # NaN is lost in a maximum
             raise _NotExportableError(f"at {streams} x {frames} frames: values that are not finite")
-        rounding = _ROUNDING * float(np.finfo(expected.dtype).eps) * float(np.abs(expected).max())
-        span = max(float(np.ptp(expected)), rounding / TOLERANCE) or 1.0
-        worst = max(worst, float(np.abs(got - expected).max()) / span)
+        axes, least = (1, 2), _ROUNDING * np.finfo(expected.dtype).eps / TOLERANCE
+        span = np.maximum(np.ptp(expected, axis=axes), least * np.abs(expected).max(axis=axes))
+        differs = np.abs(got - expected).max(axis=axes) / np.where(span > 0, span, 1.0)
+        worst = max(worst, float(differs.max()))  # each stream hears another sound
     if not worst <= TOLERANCE:
         raise _NotExportableError(
             f"it differs from the model by {worst:.1e} of the output's range (at most {TOLERANCE:g})"
         )
+    format = job.format
     runtime = "torch" if format == "torch" else "onnxruntime"
     version = torch.__version__ if format == "torch" else require("onnxruntime", extra="export").__version__
     return {
@@ -612,8 +655,7 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
     fitted = getattr(model, "fitted_on", None)
     front_end = None if sound.hop is None else model.wav2spec
     rate = getattr(front_end, "audio_fs", None)
-    dt = getattr(fitted, "dt_ms", None)
-    dt = 1000.0 * sound.hop / rate if sound.hop is not None and rate else dt
+    latency = algorithmic_latency_ms(model)
     kind = str(sound.dtype).removeprefix("torch.")
     frames: str | int = 1 if graph == "step" else "frames"
     state = [] if graph == "sequence" or stream is None else stream.parts
@@ -638,7 +680,7 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
         "protocol": _PROTOCOL[graph],
         "audio_fs": rate,
         "hop": sound.hop,
-        "dt_ms": dt,
+        "dt_ms": bin_width_ms(model),
         "bands": getattr(model, "F", None),
         "frequencies_hz": _frequencies(front_end, fitted),
         "features": getattr(model, "features", None) or _features(fitted),
@@ -647,7 +689,7 @@ def _metadata(graph: str, form: str, model: Any, stream: _Step | None, sound: _S
         "level": getattr(fitted, "level", None),
         "rms": getattr(fitted, "rms", None),
         "standardized": getattr(fitted, "standardized", None),
-        "latency_ms": float(model.latency_ms),
+        "latency_ms": None if math.isnan(latency) else latency,
         "lookahead_frames": int(getattr(model, "lookahead_frames", 0)),
     }
 
