@@ -362,10 +362,11 @@ class _Sound:
         if streams > 1:
             x[-1] *= torch.where(quarter % 2 == 0, _QUIET, 1.0)
         if streams > 2:
-            x[:2] = 0.0
+            x[0] = 0.0
             x[0, ..., len(time) // 3] = 1.0
+            # alone, a tone leaves other bands to rounding, which logarithms then amplify
             tone = 0.1 * torch.sin(2 * torch.pi * _TONE * time) if self.hop is not None else 1.0
-            x[1, 0, ...] = torch.where(quarter == 1, tone, 0.0)
+            x[1] = torch.where(quarter == 1, tone + _QUIET * x[1], 0.0)
         return x.to(self.dtype)
 
     def shape(self, frames: str | int) -> list[str | int]:

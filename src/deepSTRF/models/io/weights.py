@@ -4,7 +4,8 @@ The weights of a copy of the model are rounded to values that the narrow type ho
 scale per row), the graph is made of that copy, and what is exact in the narrow type is then stored so: a
 graph equals the rounded model to the last bit of its weights, whatever the exporter folded or transposed.
 Parameters of the front-end are not rounded, as filters, energies and logarithms need single precision, nor
-are biases and poles. Runtimes widen the weights once, when they load a graph, so that a step costs what it did.
+are biases and poles. Runtimes widen the weights once, when they load a graph, so that a step costs what it
+did.
 """
 
 from __future__ import annotations
