@@ -515,8 +515,7 @@ class NeuralModel(nn.Module, Configurable):
         precision : {"float32", "float16", "int8"}
             How ONNX files store the weights behind the front-end; the metadata states what that moved.
         progress : callable, optional
-            Called with a line for each stage: what is traced, written and checked; a learned front-end takes
-            a minute.
+            Called with a line for each stage; a learned front-end takes a minute.
 
         Returns
         -------
@@ -525,12 +524,9 @@ class NeuralModel(nn.Module, Configurable):
 
         Raises
         ------
-        ImportError
-            Without the packages of the extra.
-        ValueError
-            When a graph cannot be exported, with the reason and what can (attention without a window).
-        FileExistsError
-            When the folder holds files of other origin with these names.
+        ImportError, FileExistsError, ValueError
+            Without the packages of the extra; when the folder holds other files of these names; when a graph
+            cannot be exported, with the reason and what can (attention without a window).
         """
         return export_model(self, path, format=format, graphs=graphs, precision=precision, progress=progress)
 
