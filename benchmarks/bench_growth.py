@@ -21,6 +21,8 @@ differ by, or more than twice the memory.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import re
@@ -64,6 +66,10 @@ def measured(found: dict[str, float]) -> Iterator[None]:
     """Processor seconds and peak of memory above what is held at the start."""
     # both sides' optimizer imports torch's compiler, which takes longer than some of the cases
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(
+        0
+    )  # else a side takes what building the recording left, and seems to need less
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts at what is resident now
     held, begin = memory("VmRSS"), time.process_time()
     yield

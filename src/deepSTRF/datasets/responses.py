@@ -142,8 +142,9 @@ class ClipResponses:
         ):
             return False
         repeats, rest = divmod(len(self.data), self.heard.size)
-        evenly = np.arange(0, len(self.data), max(1, repeats))
-        return not rest and bool((self.counts == repeats).all()) and np.array_equal(self.starts, evenly)
+        counts, starts = self.counts.tolist(), self.starts.tolist()  # of few rows quicker than arrays
+        evenly = list(range(0, len(self.data), max(1, repeats)))
+        return not rest and counts.count(repeats) == len(counts) and starts == evenly
 
     def _decode(self, rows: Array) -> npt.NDArray[np.float32]:
         values = rows.astype(np.float32)  # always a copy: writing into it leaves the recording as it is

@@ -555,11 +555,12 @@ def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, 
     count = 0
     mean, squares = (torch.zeros(n_bands, dtype=torch.float64) for _ in range(2))
     for frames in _band_frames(spectrograms, n_bands):
-        n = frames.shape[0]
-        own_mean = frames.mean(0)
+        n = frames.shape[0] * frames.shape[2]
+        own_mean = frames.mean((0, 2))
         shift = own_mean - mean
         # Chan, Golub & LeVeque 1983: pairwise update, exact for constant bands
-        squares += ((frames - own_mean) ** 2).sum(0) + shift**2 * (count * n / (count + n))
+        own_squares = frames.sub_(own_mean.unsqueeze(1)).square_().sum((0, 2))
+        squares += own_squares + shift**2 * (count * n / (count + n))
         mean += shift * (n / (count + n))
         count += n
     if count == 0:
@@ -570,14 +571,13 @@ def band_moments(spectrograms: Iterable[Tensor], n_bands: int) -> tuple[Tensor, 
 
 
 def _band_frames(clips: Iterable[Tensor], n_bands: int) -> Iterator[Tensor]:
-    """Frames (T, F) in float64, checked; short clips together: a few operations then serve hundreds."""
+    """Frames (clips, F, T), copies in float64, checked; short clips together: a few operations serve many."""
     held: list[Tensor] = []
     n_frames = first = index = 0
     for index, clip in enumerate(clips):
         if clip.ndim < 2 or clip.shape[-2] != n_bands:
             raise ValueError(f"clip {index} must be (..., {n_bands}, T), got {tuple(clip.shape)}")
-        clip = clip.detach()
-        held.extend([clip[0]] if clip.ndim == 3 and len(clip) == 1 else clip.reshape(-1, *clip.shape[-2:]))
+        held.append(clip.detach().reshape(-1, *clip.shape[-2:]))
         n_frames += clip.numel() // max(1, n_bands)
         if n_frames >= FRAMES_AT_ONCE:
             yield _joined(held, first, index)
@@ -587,12 +587,14 @@ def _band_frames(clips: Iterable[Tensor], n_bands: int) -> Iterator[Tensor]:
 
 
 def _joined(held: Sequence[Tensor], first: int, last: int) -> Tensor:
-    """Frames (T, F) of spectrograms (F, T) one after the other, in float64."""
-    frames = torch.cat(list(held), dim=-1).cpu()
+    """Spectrograms (..., F, T) together in float64: of one length as a stack, others one after the other."""
+    if len({clip.shape[-1] for clip in held}) > 1:
+        held = [torch.cat([one for clip in held for one in clip], dim=-1).unsqueeze(0)]
+    frames = torch.cat(list(held)).cpu()
     if not bool(torch.isfinite(frames.sum())) and not bool(torch.isfinite(frames).all()):
         which = f"clip {first}" if first == last else f"one of the clips {first} to {last}"
         raise ValueError(f"{which} holds values that are not finite; remove them before standardising")
-    return frames.T.contiguous().double()
+    return frames.double()
 
 
 def warn_of_empty_bands(front_end: Any, std: Tensor, occupied: tuple[float, float] | None) -> None:

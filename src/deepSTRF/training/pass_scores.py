@@ -21,7 +21,6 @@ from deepSTRF.metrics._statistics import (
     PairMoments,
     PooledPowers,
     RepeatSummary,
-    accumulator_dtype,
     is_complete,
 )
 from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics, moments_against
@@ -35,6 +34,8 @@ __all__ = ["CallableScores", "PassScores", "StreamedScores", "make_scores"]
 RAGGED_BYTES = 1 << 28
 #: Columns of `_Rows.table`.
 COUNT, MEAN, SQUARE, PAIR_BINS, N_COLUMNS = 0, 1, 2, 3, 8
+#: Rows that a table begins with.
+FIRST_ROWS = 1024
 
 
 class PassScores(Protocol):
@@ -75,47 +76,55 @@ def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassSc
     return CallableScores(metrics, stable=stable)
 
 
-class _Rows:
-    """What the responses alone determine: one column per row, a neuron in a clip, in order of arrival."""
+class _Table:
+    """Rows (K, W) appended block by block; small tensors kept between large ones leave holes in the heap."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.n_rows = 0
-        self._table = torch.empty(N_COLUMNS, 0, dtype=accumulator_dtype(device), device=device)
-        self._neurons: list[Tensor] = []
-        self._drift: list[Tensor] = []
-        #: Rows of a clip whose repeats differ in their bins: their places in the clip, and their weights.
-        self.ragged: dict[Hashable, RepeatSummary | None] = {}
+        self._held: Tensor | None = None
 
     @property
-    def table(self) -> Tensor:
-        """(8, rows), float64."""
-        return self._table[:, : self.n_rows]
+    def rows(self) -> Tensor:
+        """(K, W) what was appended, as it lies in the table."""
+        if self._held is None:
+            raise ValueError("nothing was appended")
+        return self._held[: self.n_rows]
+
+    def append(self, block: Tensor) -> None:
+        """Append rows; where some are wider than others, those end with zeros."""
+        stop = self.n_rows + len(block)
+        if self._held is None:
+            self._held = block.new_zeros(max(FIRST_ROWS, len(block)), block.shape[1])
+        size, width = self._held.shape
+        if stop > size or block.shape[1] > width:
+            size = size if stop <= size else max(stop, 2 * size)
+            larger = block.new_zeros(size, max(width, block.shape[1]))
+            larger[: self.n_rows, :width] = self.rows
+            self._held = larger
+        self._held[self.n_rows : stop, : block.shape[1]] = block
+        self.n_rows = stop
+
+    def clear(self) -> None:
+        """Forget the rows; later ones, as wide, take their place."""
+        self.n_rows = 0
+
+
+class _Rows:
+    """What the responses alone determine: one row per neuron in a clip, in order of arrival."""
+
+    def __init__(self) -> None:
+        self.table, self.neurons, self.drift = _Table(), _Table(), _Table()
+        #: Rows of a clip whose repeats differ in their bins: their places in the clip, and their weights.
+        self.ragged: dict[Hashable, RepeatSummary | None] = {}
 
     def add(self, summary: RepeatSummary, neurons: Tensor) -> None:
         """Append rows, each of one of the ``neurons``."""
         powers = summary.powers
-        start, stop = self.n_rows, self.n_rows + len(neurons)
-        if stop > self._table.shape[1]:  # twice as many, so that copies stay few
-            wider = self._table.new_empty(len(self._table), max(stop, 2 * start))
-            wider[:, :start] = self._table[:, :start]
-            self._table = wider
         columns = [summary.count, summary.mean, summary.square, powers.n_bins]
         columns += [powers.n_repeats, powers.mean, powers.signal, powers.noise]
-        self._table[:, start:stop] = torch.stack(columns)
-        self._neurons.append(neurons)
-        self._drift.append(powers.drift)
-        self.n_rows = stop
-
-    def neurons(self) -> Tensor:
-        """(rows,) neuron of each row."""
-        self._neurons = [torch.cat(self._neurons)]
-        return self._neurons[0]
-
-    def drift(self) -> Tensor:
-        """(rows, R) drift of `ClipPowers`."""
-        if len(self._drift) > 1:
-            self._drift = [cat_padded([part.unsqueeze(1) for part in self._drift], 0.0)[0, :, 0]]
-        return self._drift[0]
+        self.table.append(torch.stack(columns, dim=1))
+        self.neurons.append(neurons.unsqueeze(1))
+        self.drift.append(powers.drift)
 
 
 class StreamedScores:
@@ -131,16 +140,19 @@ class StreamedScores:
         self._n_neurons = self._ragged_bytes = 0
         self._rows: _Rows | None = None
         self._known: dict[Hashable, tuple[int, int]] = {}  # first row of a clip, number of its rows
-        # of each batch: rows, (3, rows) of the predictions, and what replaces it: places, (3, places)
-        self._records: list[tuple[Tensor, Tensor, Tensor | None, Tensor | None]] = []
+        # of the batches of a pass: places in `_rows` and (rows, 3) of the predictions; what replaces some of
+        # these: places in the pass and (3, places)
+        self._places, self._moments = _Table(), _Table()
+        self._replaced: list[tuple[Tensor, Tensor]] = []
 
     def begin(self) -> None:
         """Forget the pass before, but not what the responses alone determine."""
         self._merged = []
-        if self._stable:
-            self._records = []
-        else:
+        if not self._stable:
             self._forget()
+        self._places.clear()
+        self._moments.clear()
+        self._replaced = []
 
     def add(self, batch: Batch, pred: Tensor, *, as_given: bool = True) -> None:
         """Take the predictions (B, N, 1, T) of a batch, or those (1, P, 1, T) of its pairs.
@@ -149,7 +161,7 @@ class StreamedScores:
         """
         pred = pred.detach()
         if self._rows is None:
-            self._rows = _Rows(pred.device)
+            self._rows = _Rows()
             self._n_neurons = pred.shape[1] if batch.pairs is None else batch.pairs.n_neurons
         new = {key: item for item, key in enumerate(batch.keys) if key not in self._known}
         if new:
@@ -163,9 +175,13 @@ class StreamedScores:
         first = torch.cumsum(spans[:, 1], 0) - spans[:, 1]
         index = (spans[:, 0] - first).repeat_interleave(spans[:, 1]) + torch.arange(len(rows))
         index = index.to(rows.device)
-        table = self._rows.table[:3].index_select(1, index)
-        moments = _moments(rows, y, table)
-        self._records.append((index, moments, *self._of_ragged(batch, rows, first.tolist(), self._rows)))
+        known = self._rows.table.rows.index_select(0, index)
+        start = self._places.n_rows
+        self._places.append(index.unsqueeze(1))
+        self._moments.append(_moments(rows, y, known[:, COUNT], known[:, MEAN]).T)
+        at, values = self._of_ragged(batch, rows, first.tolist(), self._rows)
+        if at is not None and values is not None:
+            self._replaced.append((start + at, values))
 
     def _prepare(self, batch: Batch, new: Mapping[Hashable, int], rows: _Rows) -> None:
         """Summarise the responses of clips that were not seen before, all at once."""
@@ -179,7 +195,7 @@ class StreamedScores:
         else:
             chosen = [batch.pairs.neurons[batch.pairs.items == item] for item in new.values()]
             neurons = torch.cat(chosen)
-        start = rows.n_rows
+        start = rows.table.n_rows
         rows.add(summary, neurons)
         for key, block in zip(new, blocks, strict=True):
             self._known[key] = (start, len(block))
@@ -248,24 +264,18 @@ class StreamedScores:
         }
 
     def _own_part(self) -> _Part | None:
-        if not self._records or self._rows is None:
+        if not self._places.n_rows or self._rows is None:
             return None
-        index = torch.cat([record[0] for record in self._records])
-        mean, square, product = torch.cat([record[1] for record in self._records], dim=1)
-        table = self._rows.table.index_select(1, index)
+        index = self._places.rows[:, 0]
+        mean, square, product = self._moments.rows.T.contiguous()
+        table = self._rows.table.rows.index_select(0, index).T.contiguous()
         freedom = (table[COUNT] - 1).clamp(min=1)
         pair_mean, variance, covariance = mean.clone(), square / freedom, product / freedom
-        start = 0
-        for record in self._records:
-            if record[2] is not None and record[3] is not None:
-                at = start + record[2]
-                pair_mean[at], variance[at], covariance[at] = record[3]
-            start += len(record[0])
+        for at, values in self._replaced:
+            pair_mean[at], variance[at], covariance[at] = values
         moments = torch.stack([mean, square, product, pair_mean, variance, covariance])
-        neurons, drift = (
-            values.index_select(0, index) for values in (self._rows.neurons(), self._rows.drift())
-        )
-        return _Part(self._n_neurons, neurons, table, drift, moments)
+        neurons = self._rows.neurons.rows[:, 0].index_select(0, index)
+        return _Part(self._n_neurons, neurons, table, self._rows.drift.rows.index_select(0, index), moments)
 
     def _statistics(self) -> ScoreStatistics:
         own = self._own_part()
@@ -318,17 +328,16 @@ class _Grid:
         return grid.index_copy(0, self._place, values).reshape(-1, self._n_neurons, *values.shape[1:])
 
 
-def _moments(pred: Tensor, psth: Tensor, table: Tensor) -> Tensor:
+def _moments(pred: Tensor, psth: Tensor, count: Tensor, average: Tensor) -> Tensor:
     """Mean, centred squares and products with the PSTH (3, K) of predictions (K, T) over valid bins.
 
-    ``table`` (3, K): number of valid bins, mean and squares of the PSTH.
+    ``count``, ``average`` (K,): number of valid bins and mean of the PSTH.
     """
-    count, average, _ = table
 
     def centred(rows: slice) -> tuple[Tensor, Tensor | None]:
         y = psth[rows]
         valid = None if is_complete(y) else ~y.isnan()
-        deviation = y.to(table.dtype) - average[rows].unsqueeze(-1)
+        deviation = y.to(count.dtype) - average[rows].unsqueeze(-1)
         return (deviation if valid is None else torch.where(valid, deviation, 0.0)), valid
 
     return moments_against(pred, count, centred)
