@@ -23,6 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import torch
 
+from bench_growth import measured
 from deepSTRF.baselines import RidgeFit, fit_ridge, fit_ridge_folds
 from deepSTRF.crossval import score_intervals
 from deepSTRF.datasets import leave_one_clip_out
@@ -252,12 +253,13 @@ def banded_by_hand(stims: list[np.ndarray], responses: list[np.ndarray]) -> np.n
 def side(title: str, by_hand: bool, threads: int) -> tuple[float, float, np.ndarray]:
     """Processor seconds, memory in GB above that of the data, and weights of one side."""
     torch.set_num_threads(threads)
+    found: dict[str, float] = {}
     n_neurons, n_clips, n_missing, kind = GROWTH[title]
     stims, responses = noise(n_neurons, n_clips, n_missing)
     if by_hand:
         form = {"split": split_by_hand, "nested": nested_by_hand, "banded": banded_by_hand}[kind]
-        before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        weights = form(stims, responses)
+        with measured(found):
+            weights = form(stims, responses)
     else:
         half = BANDS // 2
         named = [{"low": s[:half], "high": s[half:]} if kind == "banded" else s for s in stims]
@@ -267,23 +269,21 @@ def side(title: str, by_hand: bool, threads: int) -> tuple[float, float, np.ndar
         del responses
         options = {"n_lags": WINDOW, "lambdas": PENALTIES.tolist(), "standardize": False, "score": "cc"}
         train, validation = ds.select(clips=range(n_clips - 3)), ds.select(clips=range(n_clips - 3, n_clips))
-        before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-        if kind == "nested":
-            splits = leave_one_clip_out(ds, n_val=0)
-            fits = fit_ridge_folds(ds, splits, inner="leave-one-clip-out", **options)
-            weights = np.stack([fit.weight.flatten(1).numpy() for fit in fits])
-        else:
-            weights = (
-                fit_ridge(train, validation, banded=kind == "banded", **options).weight.flatten(1).numpy()
-            )
-    seconds = time.process_time() - begin
-    return seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20, weights
+        with measured(found):
+            if kind == "nested":
+                splits = leave_one_clip_out(ds, n_val=0)
+                fits = fit_ridge_folds(ds, splits, inner="leave-one-clip-out", **options)
+                weights = np.stack([fit.weight.flatten(1).numpy() for fit in fits])
+            else:
+                fit = fit_ridge(train, validation, banded=kind == "banded", **options)
+                weights = fit.weight.flatten(1).numpy()
+    return found["seconds"], found["peak_mb"] / 1024, weights
 
 
-def growth(threads: int) -> None:
+def growth(titles: list[str], threads: int) -> None:
     """Print a line per size."""
     print("\n                                       fit_ridge            numpy by hand       weights")
-    for title in GROWTH:
+    for title in titles:
         results = []
         for by_hand in (False, True):
             context = multiprocessing.get_context("spawn")
@@ -325,15 +325,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="fits per window; the median is printed")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what ridge sees")
-    parser.add_argument("--growth", action="store_true", help="other sizes, beside numpy by hand")
+    parser.add_argument(
+        "--growth", nargs="*", choices=list(GROWTH), metavar="SIZE",
+        help=f"other sizes, beside numpy by hand (default: all): {'; '.join(GROWTH)}",
+    )  # fmt: skip
     parser.add_argument("--nested", action="store_true", help="nested leave-one-clip-out on NS1")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if arguments.growth:
-        growth(arguments.threads)
+    if arguments.growth is not None:
+        growth(arguments.growth or list(GROWTH), arguments.threads)
     if arguments.nested:
         nested()
-    if arguments.growth or arguments.nested:
+    if arguments.growth is not None or arguments.nested:
         return
     print(f"NS1, {arguments.threads} threads; mean cc_norm over neurons, 34 bands")
     for arm in arguments.arms:

@@ -30,7 +30,6 @@ from deepSTRF.training.data import (
     Batch,
     BatchSource,
     ClipLoader,
-    cat_padded,
     read_loader,
     recording_behind,
 )
@@ -571,34 +570,19 @@ def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
     )
 
 
-#: Rows of PSTHs are measured together up to so many values.
-VALUES_AT_ONCE = 1 << 18
-
-
 def psth_moments(
     psths: Iterable[tuple[Tensor, Tensor | None]], n_neurons: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Mean, deviation, minimum and maximum (N,) of PSTHs (H, T) over valid bins; None without a clip.
+    """Mean, deviation, minimum and maximum (N,) of PSTHs (P, T) over valid bins; None without a clip.
 
-    Each comes with the neurons of its rows (H,), None where they are all.
+    Each comes with the neurons of its rows (P,), None where they are all.
     """
     sums: _RowSums | None = None
-    held: list[Tensor] = []
-    owners: list[Tensor] = []
-    n_values, every = 0, None
     for psth, neurons in psths:
+        every = torch.arange(len(psth)) if neurons is None else neurons.cpu()
         if sums is None:
-            sums = _RowSums(len(psth) if neurons is None or n_neurons is None else n_neurons)
-        held.append(psth.detach().cpu().unsqueeze(1))
-        if every is None or len(every) != len(psth):
-            every = torch.arange(len(psth))
-        owners.append(every if neurons is None else neurons.cpu())
-        n_values += psth.numel()
-        if n_values >= VALUES_AT_ONCE:
-            sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
-            held, owners, n_values = [], [], 0
-    if sums is not None and held:
-        sums.add(cat_padded(held, math.nan)[0, :, 0], torch.cat(owners))
+            sums = _RowSums(len(psth) if n_neurons is None else n_neurons)
+        sums.add(psth.detach().cpu(), every)
     return None if sums is None else sums.result()
 
 

@@ -385,9 +385,9 @@ class BatchSource(Protocol):
         ...
 
     def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Every clip's PSTH once, (H, T) without the warm-up, and its neurons (H,); None is all of them.
+        """Every clip's PSTHs once, those of some clips together: rows (P, T) and their neurons (P,).
 
-        NaN where nothing was recorded.
+        Without the warm-up; NaN where nothing was recorded. None is every neuron of one clip.
         """
         ...
 
@@ -756,15 +756,16 @@ class DirectSource:
         )
 
     def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Every clip's PSTH once."""
+        """Every clip's PSTHs once, those of some clips together."""
         store = self._store
-        for clip in self._read_once():
-            target = store.target(clip)[0]
-            average = target if target.shape[1] == 1 else psth(target)
-            yield average[:, 0], store.neurons(clip) if store.has_pairs else None
+        every = torch.arange(store.dataset.N_neurons)
+        for clips in self._read_once():
+            rows = cat_padded([store.target(clip)[0] for clip in clips], torch.nan)[0]
+            owners = [store.neurons(clip) if store.has_pairs else every for clip in clips]
+            yield (rows if rows.shape[1] == 1 else psth(rows))[:, 0], torch.cat(owners)
 
-    def _read_once(self) -> Iterator[int]:
-        """The clips of one pass, which the store works on a few together."""
+    def _read_once(self) -> Iterator[list[int]]:
+        """The clips of one pass, a few together which the store works on."""
         window: list[int] = []
         values = 0
         for clip in (clips := self._clips.one_pass()):
@@ -772,14 +773,14 @@ class DirectSource:
             values += self._store.dataset.response_storage.clips[clip].data.size
             if values >= VALUES_TOGETHER or clip == clips[-1]:
                 self._store.work_on(window)
-                yield from window
+                yield window
                 window, values = [], 0
 
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets."""
         digest, store = hashlib.sha256(), self._store
         clips = self._clips.one_pass()
-        for clip in self._read_once():
+        for clip in itertools.chain.from_iterable(self._read_once()):
             digest.update(store.dataset.fingerprint(clip).encode())
             target = store.target(clip)[0].detach()
             if store.has_pairs:  # the hash is that of all neurons, however batches hold them
@@ -890,7 +891,7 @@ class LoaderSource:
         """None: nothing is kept."""
 
     def psths(self) -> Iterator[tuple[Tensor, None]]:
-        """Every item's PSTH once, read from the loader's data set; none where it can only be iterated."""
+        """Every item's PSTHs once, read from the loader's data set; none where it can only be iterated."""
         dataset: Any = self._loader.dataset
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             return
