@@ -87,3 +87,36 @@ def test_a_fit_is_that_of_the_plain_loop_and_goes_on_where_it_was_killed(tmp_pat
     fitter = Fitter(Linear(3, 4, 2, norm="none"), *loaders, state_path=tmp_path / "state.pt", **options)
     with pytest.raises(ValueError, match="of like lengths"):
         fitter.fit()
+
+
+def test_validation_by_length_pads_less_and_scores_the_same():
+    ds = ragged(60)
+    train, val = ds.select(clips=range(20)), ds.select(clips=range(20, 60))
+
+    def fit(bucket_by_length: bool, **options) -> tuple[dict, list[tuple[int, ...]]]:
+        served: list[tuple[int, ...]] = []
+
+        class Watched(Fitter):
+            def predict_batch(self, batch):
+                if not self.model.training:
+                    served.append(tuple(batch.lengths))
+                return super().predict_batch(batch)
+
+        torch.manual_seed(1)
+        loaders = make_loaders(train, val, batch_size=8, seed=0, bucket_by_length=bucket_by_length)
+        optimizer = torch.optim.SGD((model := Linear(3, 4, 2, norm="none")).parameters(), lr=0.0)
+        fitter = Watched(
+            model, *loaders, optimizer=optimizer, max_epochs=1, progress=False, seed=0, **options
+        )
+        return fitter.fit()[0], served
+
+    plain, in_order = fit(False)
+    for options in ({}, {"fast": False}):
+        found, sorted_by_length = fit(True, **options)
+        frames = [sum(max(batch) * len(batch) for batch in served) for served in (in_order, sorted_by_length)]
+        assert frames[1] < 0.8 * frames[0]
+        assert sorted(sum(sorted_by_length, ())) == sorted(sum(in_order, ()))
+        for name in ("val_loss", "val_cc", "val_cc_norm"):
+            torch.testing.assert_close(
+                torch.as_tensor(found[name]), torch.as_tensor(plain[name]), rtol=1e-6, atol=1e-7
+            )

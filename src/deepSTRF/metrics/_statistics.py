@@ -592,8 +592,8 @@ class RepeatSummary:
         pieces = row_blocks(rows)
         row_mask = None if valid is None else valid.flatten(0, 1)
         dtype = accumulator_dtype(rows.device)
-        single = single and rows.dtype != torch.float64
-        deviation = rows.new_empty((len(rows), rows.shape[2]), dtype=torch.float32 if single else dtype)
+        kept = torch.float32 if single and rows.dtype != torch.float64 else dtype
+        deviation = rows.new_empty((len(rows), rows.shape[2]), dtype=kept) if len(pieces) > 1 else None
         blocks = []
         own = None if lengths is None else lengths.repeat_interleave(responses.shape[1]).to(dtype)
         for piece in pieces:
@@ -601,8 +601,12 @@ class RepeatSummary:
                 block = cls._block(rows[piece], None if row_mask is None else row_mask[piece], products)
             else:
                 block = cls._of_complete(rows[piece].to(dtype, copy=True), products, own[piece])
-            deviation[piece] = block.deviation
-            blocks.append(replace(block, deviation=block.deviation[:, :0]))
+            if deviation is not None:
+                deviation[piece] = block.deviation
+                block = replace(block, deviation=block.deviation[:, :0])
+            blocks.append(block)
+        if deviation is None:
+            deviation = blocks[0].deviation.to(kept)
         count, mean, square = (
             torch.cat([getattr(block, name) for block in blocks]) for name in ("count", "mean", "square")
         )

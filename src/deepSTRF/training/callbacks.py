@@ -30,6 +30,7 @@ from deepSTRF.training.data import (
     Batch,
     BatchSource,
     ClipLoader,
+    cat_padded,
     read_loader,
     recording_behind,
 )
@@ -570,20 +571,40 @@ def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
     )
 
 
+#: Rows of PSTHs are measured together up to so many values.
+VALUES_AT_ONCE = 1 << 18
+
+
 def psth_moments(
     psths: Iterable[tuple[Tensor, Tensor | None]], n_neurons: int | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """Mean, deviation, minimum and maximum (N,) of PSTHs (P, T) over valid bins; None without a clip.
+    """Mean, deviation, minimum and maximum (N,) of PSTHs (H, 1, T) over valid bins; None without a clip.
 
-    Each comes with the neurons of its rows (P,), None where they are all.
+    Each comes with the neurons of its rows (H,), None where they are all.
     """
     sums: _RowSums | None = None
+    held: list[Tensor] = []
+    owners: list[Tensor] = []
+    n_values, every = 0, torch.arange(0)
     for psth, neurons in psths:
-        every = torch.arange(len(psth)) if neurons is None else neurons.cpu()
         if sums is None:
-            sums = _RowSums(len(psth) if n_neurons is None else n_neurons)
-        sums.add(psth.detach().cpu(), every)
+            sums = _RowSums(len(psth) if neurons is None or n_neurons is None else n_neurons)
+        if len(every) != len(psth):
+            every = torch.arange(len(psth))
+        held.append(psth)
+        owners.append(every if neurons is None else neurons)
+        n_values += psth.numel()
+        if n_values >= VALUES_AT_ONCE:
+            sums.add(*_together(held, owners))
+            held, owners, n_values = [], [], 0
+    if sums is not None and held:
+        sums.add(*_together(held, owners))
     return None if sums is None else sums.result()
+
+
+def _together(psths: list[Tensor], neurons: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Rows (P, T) of PSTHs, and their neurons."""
+    return cat_padded(psths, math.nan)[0, :, 0].detach().cpu(), torch.cat(neurons).cpu()
 
 
 class _RowSums:

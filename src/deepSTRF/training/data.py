@@ -56,6 +56,7 @@ __all__ = [
     "make_source",
     "read_loader",
     "recording_behind",
+    "scored_by_length",
     "stack_padded",
     "stand_in",
     "valid_counts",
@@ -106,7 +107,7 @@ def make_loaders(
         Batches of clips of about the same length, so that little is padded: recurrent and convolutional
         models on clips of many lengths train faster. In each epoch clips are sorted by their length, give or
         take a tenth, and the batches shuffled: each clip once, other draws than without. Needs ``shuffle``;
-        the other loaders keep their order.
+        the other loaders keep their order, but `Fitter` validates by length too: scores do not depend on it.
 
     Returns
     -------
@@ -154,23 +155,49 @@ def make_loaders(
 
 
 class _LengthBatches(Sampler[list[int]]):
-    """Every item once, in batches of about one length."""
+    """Every item once, in batches of about one length, or from the shortest to the longest."""
 
     drop_last = False
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator | None) -> None:
-        self.batch_size, self.generator = batch_size, generator
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        generator: torch.Generator | None,
+        *,
+        shuffle: bool = True,
+    ) -> None:
+        self.batch_size, self.generator, self._shuffle = batch_size, generator, shuffle
         self._lengths = torch.tensor(lengths, dtype=torch.float64)
 
     def __len__(self) -> int:
         return math.ceil(len(self._lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        if not self._shuffle:
+            yield from (some.tolist() for some in self._lengths.argsort(stable=True).split(self.batch_size))
+            return
         noise = torch.rand(len(self._lengths), generator=self.generator, dtype=torch.float64)
         order = (self._lengths * (1.0 + LENGTH_NOISE * (2.0 * noise - 1.0))).argsort()
         batches = torch.split(order, self.batch_size)
         for place in torch.randperm(len(batches), generator=self.generator).tolist():
             yield batches[place].tolist()
+
+
+def scored_by_length(loader: Loader, trained: Loader) -> Loader:
+    """Return a loader to score from: by length where training has `bucket_by_length`, else ``loader`` itself.
+
+    Waveforms keep their batches: the last frames of a front-end may depend on the padding after a sound.
+    """
+    found = read_loader(loader) if isinstance(trained.batch_sampler, _LengthBatches) else ""
+    if isinstance(found, str) or found.dataset.samples_per_bin > 1:
+        return loader
+    plain = type(loader.batch_sampler) is BatchSampler and type(loader.sampler) is SequentialSampler
+    if not plain or loader.drop_last or loader.batch_size is None:
+        return loader
+    lengths = [found.dataset.stimulus_bins(clip) for clip in found.clips]
+    batches = _LengthBatches(lengths, loader.batch_size, None, shuffle=False)
+    return DataLoader(loader.dataset, batch_sampler=batches, collate_fn=neural_collate)
 
 
 def batches_of(loader: Loader) -> str:
@@ -385,9 +412,9 @@ class BatchSource(Protocol):
         ...
 
     def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Every clip's PSTHs once, those of some clips together: rows (P, T) and their neurons (P,).
+        """Every clip's PSTH once, (H, 1, T) without the warm-up, and its neurons (H,); None is all of them.
 
-        Without the warm-up; NaN where nothing was recorded. None is every neuron of one clip.
+        NaN where nothing was recorded.
         """
         ...
 
@@ -756,16 +783,15 @@ class DirectSource:
         )
 
     def psths(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Every clip's PSTHs once, those of some clips together."""
+        """Every clip's PSTH once."""
         store = self._store
-        every = torch.arange(store.dataset.N_neurons)
-        for clips in self._read_once():
-            rows = cat_padded([store.target(clip)[0] for clip in clips], torch.nan)[0]
-            owners = [store.neurons(clip) if store.has_pairs else every for clip in clips]
-            yield (rows if rows.shape[1] == 1 else psth(rows))[:, 0], torch.cat(owners)
+        for clip in self._read_once():
+            target = store.target(clip)[0]
+            average = target if target.shape[1] == 1 else psth(target)
+            yield average, store.neurons(clip) if store.has_pairs else None
 
-    def _read_once(self) -> Iterator[list[int]]:
-        """The clips of one pass, a few together which the store works on."""
+    def _read_once(self) -> Iterator[int]:
+        """The clips of one pass, which the store works on a few together."""
         window: list[int] = []
         values = 0
         for clip in (clips := self._clips.one_pass()):
@@ -773,14 +799,14 @@ class DirectSource:
             values += self._store.dataset.response_storage.clips[clip].data.size
             if values >= VALUES_TOGETHER or clip == clips[-1]:
                 self._store.work_on(window)
-                yield window
+                yield from window
                 window, values = [], 0
 
     def describe(self) -> str:
         """Number of clips and a hash of their stimuli and targets."""
         digest, store = hashlib.sha256(), self._store
         clips = self._clips.one_pass()
-        for clip in itertools.chain.from_iterable(self._read_once()):
+        for clip in self._read_once():
             digest.update(store.dataset.fingerprint(clip).encode())
             target = store.target(clip)[0].detach()
             if store.has_pairs:  # the hash is that of all neurons, however batches hold them
@@ -891,7 +917,7 @@ class LoaderSource:
         """None: nothing is kept."""
 
     def psths(self) -> Iterator[tuple[Tensor, None]]:
-        """Every item's PSTHs once, read from the loader's data set; none where it can only be iterated."""
+        """Every item's PSTH once, read from the loader's data set; none where it can only be iterated."""
         dataset: Any = self._loader.dataset
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             return
@@ -899,7 +925,7 @@ class LoaderSource:
             if not isinstance(item, Mapping) or "responses" not in item:
                 return
             responses = neural_collate([dict(item)])["responses"][0, :, :, self._skip :]
-            yield psth(responses.to(self._settings.device, self._settings.dtype))[:, 0], None
+            yield psth(responses.to(self._settings.device, self._settings.dtype)), None
 
     def describe(self) -> str:
         """Nothing can be read without iterating the loader."""

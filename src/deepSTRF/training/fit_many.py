@@ -600,7 +600,7 @@ class _StackedFit:
         """Group the models by their order of clips, and start each as its own fit would."""
         job = self.job
         groups: dict[tuple[int, tuple[int, ...]], _Group] = {}
-        moments = psth_moments(self.train_source.psths(), self.train_view.N_neurons)
+        moments = psth_moments(self.train_source.psths())
         started: list[dict[str, Tensor]] = []
         self.factors = torch.ones(len(self.chunk), dtype=torch.float64)
         built: dict[tuple[int, tuple[int, ...]], tuple[nn.Module, dict[str, Tensor]]] = {}

@@ -52,6 +52,7 @@ from deepSTRF.training.data import (
     make_loaders,
     make_source,
     recording_behind,
+    scored_by_length,
 )
 from deepSTRF.training.objective import (
     LossMeter,
@@ -569,7 +570,7 @@ class Fitter:
         """Open the sources of both passes; returns what scores them."""
         budget = ByteBudget(self._clip_bytes)
         self.train_source = self._source(self.train_loader, budget)
-        self.val_source = self._source(self.val_loader, budget)
+        self.val_source = self._source(scored_by_length(self.val_loader, self.train_loader), budget)
         self.data_path = {"train": self.train_source.note, "val": self.val_source.note}
         train = make_scores(self.val_metrics, stable=self.train_source.stable)
         val = make_scores(self.val_metrics, stable=self.val_source.stable)
