@@ -175,7 +175,8 @@ class _LengthBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         if not self._shuffle:
-            yield from (some.tolist() for some in self._lengths.argsort(stable=True).split(self.batch_size))
+            in_order = torch.split(self._lengths.argsort(stable=True), self.batch_size)
+            yield from (some.tolist() for some in in_order)
             return
         noise = torch.rand(len(self._lengths), generator=self.generator, dtype=torch.float64)
         order = (self._lengths * (1.0 + LENGTH_NOISE * (2.0 * noise - 1.0))).argsort()

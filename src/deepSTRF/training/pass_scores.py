@@ -33,7 +33,7 @@ __all__ = ["CallableScores", "PassScores", "StreamedScores", "make_scores"]
 #: Bytes of what is kept of rows whose repeats differ in their bins; beyond it they are read again each pass.
 RAGGED_BYTES = 1 << 28
 #: Columns of `_Rows.table`.
-COUNT, MEAN, SQUARE, PAIR_BINS, N_COLUMNS = 0, 1, 2, 3, 8
+COUNT, MEAN, SQUARE, PAIR_BINS = range(4)
 #: Rows that a table begins with.
 FIRST_ROWS = 1024
 
