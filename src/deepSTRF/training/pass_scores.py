@@ -80,24 +80,19 @@ class _Table:
     """Rows (K, W) appended block by block; small tensors kept between large ones leave holes in the heap."""
 
     def __init__(self) -> None:
-        self.n_rows = 0
-        self._held: Tensor | None = None
+        self.n_rows, self._held = 0, torch.empty(0, 0)
 
     @property
     def rows(self) -> Tensor:
         """(K, W) what was appended, as it lies in the table."""
-        if self._held is None:
-            raise ValueError("nothing was appended")
         return self._held[: self.n_rows]
 
     def append(self, block: Tensor) -> None:
         """Append rows; where some are wider than others, those end with zeros."""
         stop = self.n_rows + len(block)
-        if self._held is None:
-            self._held = block.new_zeros(max(FIRST_ROWS, len(block)), block.shape[1])
         size, width = self._held.shape
         if stop > size or block.shape[1] > width:
-            size = size if stop <= size else max(stop, 2 * size)
+            size = size if stop <= size else max(stop, 2 * size, FIRST_ROWS)
             larger = block.new_zeros(size, max(width, block.shape[1]))
             larger[: self.n_rows, :width] = self.rows
             self._held = larger
