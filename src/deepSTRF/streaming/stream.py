@@ -95,10 +95,11 @@ class Stream:
     """A model on one live stream of sound, or on a batch of independent ones.
 
     Rates equal those of ``model(whole sound)`` in eval mode for every cut of the sound into chunks, to 1e-6
-    of their range in float32 and 1e-12 in float64. Where squares of samples overflow (1e18 in float32), both
-    are NaN, and stay so while the model remembers the sample: until `reset`, with gain control. The stream
-    runs a copy of the model in eval mode and without gradients, as the model is now: the model itself stays
-    as it was, and what it learns later needs a new stream. One thread pushes at a time.
+    of their range in float32 (a few 1e-6 where float32 holds no more, page "Streams") and 1e-12 in float64.
+    Where squares of samples overflow (1e18 in float32), both are NaN, and stay so while the model remembers
+    the sample: until `reset`, with gain control. The stream runs a copy of the model in eval mode and without
+    gradients, as the model is now: the model itself stays as it was, and what it learns later needs a new
+    stream. One thread pushes at a time.
 
     Parameters
     ----------

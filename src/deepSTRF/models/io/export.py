@@ -14,13 +14,14 @@ import io
 import json
 import logging
 import math
+import operator
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ from deepSTRF.models.streaming import (
     state_tensors,
     stream_axes,
 )
+from deepSTRF.models.wav2spec.pcen import PCEN
 
 __all__ = ["FORMATS", "GRAPHS", "KIND", "METADATA_KEY", "export_model"]
 
@@ -400,8 +402,8 @@ def _graph(graph: str, job: _Job) -> tuple[bytes, dict[str, Any]]:
         forms = [("forward", _Whole(job.model))]
         if job.stream is not None:
             forms.append(("scan over steps", _Scan(job.stream, job.sound.hop)))
-        if any(isinstance(part, Backbone) for part in job.model.modules()):
-            forms.reverse()  # its blocks depend on the length of the clip
+        if any(isinstance(part, Backbone | PCEN) for part in job.model.modules()):
+            forms.reverse()  # their blocks depend on the length of the clip
     reasons: list[str] = []
     for form, module in forms:
         try:
@@ -457,10 +459,24 @@ def _traced(graph: str, module: nn.Module, stream: _Step | None, sound: _Sound) 
         graph_of = getattr(inner, "graph", None)
         if graph_of is not None:
             graph_of.eliminate_dead_code()  # cuts of nothing, which archives cannot hold
-            for node in graph_of.nodes:
+            for node in list(graph_of.nodes):
                 node.meta.pop("stack_trace", None)  # paths of this machine
+                if node.target is torch.sym_sum:  # archives hold sums of two sizes only
+                    _add_in_turn(graph_of, node)
             inner.recompile()
     return program
+
+
+def _add_in_turn(graph: torch.fx.Graph, node: torch.fx.Node) -> None:
+    """Write a sum of sizes as additions of two."""
+    total, *others = cast("Sequence[Any]", node.args[0])
+    for other in others:
+        size = sum(one.meta["val"] if isinstance(one, torch.fx.Node) else one for one in (total, other))
+        with graph.inserting_before(node):
+            total = graph.call_function(operator.add, (total, other))
+        total.meta = {**node.meta, "val": size}
+    node.replace_all_uses_with(total)
+    graph.erase_node(node)
 
 
 def _first_line(error: BaseException) -> str:
@@ -476,7 +492,10 @@ def _writer(
 
         def archive(metadata: Any) -> bytes:
             buffer = io.BytesIO()
-            torch.export.save(program, buffer, extra_files={METADATA_KEY: json.dumps(metadata)})
+            try:
+                torch.export.save(program, buffer, extra_files={METADATA_KEY: json.dumps(metadata)})
+            except Exception as error:  # an operator that archives do not hold
+                raise _NotExportableError(_first_line(error)) from error
             return buffer.getvalue()
 
         return archive
