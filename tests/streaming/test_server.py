@@ -292,6 +292,7 @@ def good_neighbour(server, model):
         ("[" * 10_000, "bad_message", 1007),
         (np.full(100, np.nan, "<f4").tobytes(), "not_finite", 1007),
         (np.full(100, -np.inf, "<f4").tobytes(), "not_finite", 1007),
+        (np.full(100, 1e38, "<f4").tobytes(), "not_finite", 1007),
         (np.zeros(FS // 2 + 1, "<f4").tobytes(), "too_large", 1009),
     ],
 )

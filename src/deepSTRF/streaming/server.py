@@ -226,6 +226,7 @@ class Server:
         self._longest = max(1, math.floor(self.limits.message_s * per_second))
         self._most_unsent = UNREAD_PONGS + 4 * stream.n_neurons * (self._longest // stream.hop + 2)
         self.hello = self._description(model, stream)
+        self._largest = stream.largest
         self._pool = StreamPool(stream, self._bands, self._deliver)
         self._clients: set[_Client] = set()
         self._sockets: set[Any] = set()
@@ -466,8 +467,9 @@ class Server:
                 f"{len(message) // size} samples in one message, at most {self._longest} are legal: cut it",
             )
         samples = np.frombuffer(message, "<f4").astype(np.float32, copy=False)
-        if not np.isfinite(samples).all():
-            raise _Refusal("not_finite", "samples must be finite numbers, little-endian float32")
+        if not (np.abs(samples) <= self._largest).all():  # also NaN
+            most = f"of at most {self._largest:.2g}"
+            raise _Refusal("not_finite", f"samples must be finite numbers {most}, little-endian float32")
         return samples if self._bands is None else samples.reshape(-1, self._bands)
 
     async def _write(self, client: _Client) -> None:

@@ -51,6 +51,8 @@ __all__ = ["Stream", "StreamTiming"]
 Samples: TypeAlias = "NDArray[Any] | Tensor"
 #: Frames of all streams that one step computes, at most: what a push of an hour keeps in memory.
 FRAMES_PER_STEP = 1024
+#: Largest sample in units of the largest number: sums of a filter stay finite, else it rings for ever.
+_OF_THE_RANGE = 2.0**-30
 #: So many pushes are timed, the latest ones.
 TIMED_PUSHES = 10_000
 #: Frames of noise on which the ``step`` of classes of the user's own is compared with their ``forward``.
@@ -131,6 +133,8 @@ class Stream:
         Bins that each stream has given so far.
     dtype, device : torch.dtype, torch.device
         Precision and place of the computation.
+    largest : float
+        Largest sample that is taken: 3e29 in float32, 2e299 in float64.
 
     Raises
     ------
@@ -202,8 +206,9 @@ class Stream:
         self._check_steps()
         self._plain_dtype = np.float64 if self.dtype == torch.float64 else np.float32
         self._is_plain = self.device.type == "cpu" and self.dtype in (torch.float32, torch.float64)
-        most = torch.finfo(self.dtype).max
-        self._most_energy = 0.5 * most * most  # infinite in double precision
+        half = self.dtype == torch.float16  # it has no range to spare
+        self.largest = torch.finfo(self.dtype).max * (1.0 if half else _OF_THE_RANGE)
+        self._most_energy = math.inf if self.dtype == torch.float64 else 0.5 * self.largest**2
         self._remainder = np.zeros((self.batch, 1, self.hop - 1), self._plain_dtype)
         self._held, self._frames = [0] * self.batch, [0] * self.batch
         self._everyone = list(range(self.batch))
@@ -243,8 +248,8 @@ class Stream:
         TypeError
             For integer, boolean or complex samples, and what is no array.
         ValueError
-            For a wrong shape, samples that are NaN, infinite or above the range of the precision, or an array
-            for streams that hold different numbers of samples. No stream has changed then.
+            For a wrong shape, samples that are NaN, infinite or above the range of the precision (`largest`),
+            or an array for streams that hold different numbers of samples. No stream has changed then.
         IndexError
             For a stream that does not exist.
         """
@@ -426,11 +431,11 @@ class Stream:
                 energy = float(np.dot(flat, flat))
             if energy < self._most_energy:
                 return
-        most = torch.finfo(self.dtype).max
-        if sound.size and not (float(sound.min()) >= -most and float(sound.max()) <= most):
+        if sound.size and not (float(sound.min()) >= -self.largest and float(sound.max()) <= self.largest):
             raise ValueError(
-                f"{name} holds values that are NaN, infinite or above the range of {self.dtype}: nothing was "
-                "pushed. A gap is silence: np.nan_to_num(samples, posinf=0, neginf=0)"
+                f"{name} holds values that are NaN, infinite or above the range of {self.dtype} (at most "
+                f"{self.largest:.2g}, as filters sum them): nothing was pushed. A gap is silence: "
+                "np.nan_to_num(samples, posinf=0, neginf=0)"
             )
 
     def _shaped(self, count: int, name: str, sound: NDArray[Any]) -> NDArray[Any]:
