@@ -23,6 +23,10 @@ BENCHMARKS = {
     "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),
+    "ridge-growth": (
+        "Ridge at 5,000 neurons, beside numpy by hand",
+        "benchmarks/bench_ridge.py --threads 1 --growth '5,000 neurons, one split'",
+    ),
     "linear": ("Linear models on NS1, method by method", "benchmarks/bench_linear.py --threads 2"),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
     "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),
