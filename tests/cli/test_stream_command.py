@@ -349,6 +349,9 @@ def test_graphs_are_exported(deepstrf, folder, tmp_path, kind):
         pytest.importorskip("onnxruntime")
     status, out, err = deepstrf("export", folder / "model", "graphs", "--format", kind)
     assert (status, "Folder" in out) == (0, True), err
+    stages = [line.split(" s  ")[1] for line in err.splitlines()]
+    assert stages[-1] == "step: checking against the model"
+    assert "step: tracing" in stages
     suffix = {"onnx": ".onnx", "torch": ".pt2"}[kind]
     assert all((tmp_path / "graphs" / f"{name}{suffix}").is_file() for name in ("sequence", "step"))
     assert "step" in json.loads((tmp_path / "graphs" / "metadata.json").read_text(encoding="utf-8"))
