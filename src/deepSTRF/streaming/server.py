@@ -233,6 +233,8 @@ class Server:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop: asyncio.Event
         self._thread: threading.Thread | None = None
+        # not the thread's own join: Ctrl-C within it makes Python take the thread for ended
+        self._ended = threading.Event()
 
     def _description(self, model: NeuralModel | ExportedModel, stream: Stream) -> dict[str, Any]:
         fitted = model.fitted_on
@@ -299,7 +301,7 @@ class Server:
             with contextlib.suppress(RuntimeError):  # where the loop has ended
                 self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread is not None:
-            self._thread.join()
+            self._ended.wait()
 
     def __enter__(self) -> Self:
         """Start the server."""
@@ -316,8 +318,8 @@ class Server:
         if self._thread is None:
             self.start()
         try:
-            while self._thread is not None and self._thread.is_alive():
-                self._thread.join(0.5)  # without a limit, Windows would not see Ctrl-C
+            while not self._ended.wait(0.5):  # without a limit, Windows would not see Ctrl-C
+                pass
         finally:
             self.close()
 
@@ -333,6 +335,7 @@ class Server:
                 ready.set_exception(error)
         finally:
             self._pool.close()  # also where the loop ended in an error: its thread holds the model
+            self._ended.set()
 
     async def _serve(self, ready: concurrent.futures.Future[int]) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
@@ -467,7 +470,7 @@ class Server:
                 f"{len(message) // size} samples in one message, at most {self._longest} are legal: cut it",
             )
         samples = np.frombuffer(message, "<f4").astype(np.float32, copy=False)
-        if not (np.abs(samples) <= self._largest).all():  # also NaN
+        if not float(np.abs(samples).max(initial=0.0)) <= self._largest:  # also NaN
             most = f"of at most {self._largest:.2g}"
             raise _Refusal("not_finite", f"samples must be finite numbers {most}, little-endian float32")
         return samples if self._bands is None else samples.reshape(-1, self._bands)
