@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -104,8 +105,8 @@ def reason_to_skip(command: str, has_ns1: bool, folder: Path) -> str | None:
     recording = RECORDING.search(command)
     if recording and not (has_ns1 and recording[1] == "ns1"):
         return f"needs the recording {recording[1]}"
-    if "alignment=" in command and not has_ns1:
-        return "an option of the recording ns1"
+    if "alignment=" in command and not (has_ns1 and recording):
+        return "an option of the recording ns1, or of a run on it"
     if "--scheduler" in command:
         return "needs a scheduler of a cluster"
     if re.search(r"--device\b|--list-devices", command):
@@ -128,6 +129,15 @@ def clear_target(command: str, folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
         if path.is_file():
             path.unlink()
+
+
+def is_filled_in(path: Path) -> bool:
+    """Whether a TOML file can be read."""
+    try:
+        tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return False
+    return True
 
 
 # ---- Steps
@@ -181,9 +191,12 @@ class Clean:
             if reason:
                 self.skipped[f"{source}: {command}"] = reason
                 continue
+            for file in (self.folder / "imagined").glob("*.toml"):
+                if not is_filled_in(
+                    folder / file.name
+                ):  # a template for its user
+                    shutil.copy(file, folder)
             clear_target(command, folder)
-            for file in (self.folder / "imagined").glob("*.toml"):  # an example may have written a template
-                shutil.copy(file, folder)
             if not re.search(r"^deepstrf (fit|import|sweep|search|bench) ", command):
                 self.restore_runs(folder)
             self.run(f"{source}: {command}", command, folder)
