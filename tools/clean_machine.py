@@ -192,9 +192,7 @@ class Clean:
                 self.skipped[f"{source}: {command}"] = reason
                 continue
             for file in (self.folder / "imagined").glob("*.toml"):
-                if not is_filled_in(
-                    folder / file.name
-                ):  # a template for its user
+                if not is_filled_in(folder / file.name):  # a template for its user
                     shutil.copy(file, folder)
             clear_target(command, folder)
             if not re.search(r"^deepstrf (fit|import|sweep|search|bench) ", command):
