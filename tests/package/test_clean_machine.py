@@ -76,7 +76,17 @@ def test_subcommands_are_those_of_the_panel():
         ("deepstrf fit --dataset ns1 --seeds 0-4", False, "needs the recording ns1"),
         ("deepstrf fit --dataset ns1 --seeds 0-4", True, None),
         ("deepstrf fit --dataset crcns-aa1", True, "needs the recording crcns-aa1"),
-        ("deepstrf evaluate runs/mel -o alignment=causal", False, "an option of the recording ns1"),
+        (
+            "deepstrf evaluate runs/mel -o alignment=causal",
+            False,
+            "an option of the recording ns1, or of a run on it",
+        ),
+        (
+            "deepstrf evaluate runs/mel -o alignment=causal",
+            True,
+            "an option of the recording ns1, or of a run on it",
+        ),
+        ("deepstrf fit --dataset ns1 -o alignment=causal", True, None),
         ("deepstrf import PATH --out mine.npz", False, "a placeholder"),
         ("deepstrf import there.nwb", False, None),
         ("deepstrf stream runs/mel --device default --neurons 3", False, "needs a microphone"),
@@ -151,3 +161,12 @@ def test_the_pages_of_this_checkout_have_examples():
 
 def test_the_script_of_imagined_files_is_whole():
     compile(clean_machine.IMAGINED, "imagined", "exec")
+
+
+def test_only_templates_that_nobody_filled_in_are_replaced(tmp_path):
+    template, filled = tmp_path / "template.toml", tmp_path / "filled.toml"
+    template.write_text("dt_ms = \n")
+    filled.write_text("dt_ms = 5.0\n")
+    assert [clean_machine.is_filled_in(path) for path in (template, filled, tmp_path / "none.toml")] == [
+        False, True, False,
+    ]  # fmt: skip
