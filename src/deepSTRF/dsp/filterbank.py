@@ -29,6 +29,7 @@ __all__ = [
     "DETECTORS",
     "FilterGroup",
     "FilterbankPlan",
+    "add_overlapping",
     "detect",
     "plan_filterbank",
     "pooled_filterbank",
@@ -278,8 +279,7 @@ def pooled_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector:
     for group, (filters, pooling) in zip(plan.groups, bank, strict=True):
         detected = detect(filter_sound(audio, filters, group, plan), detector)
         pooled.append(pool_detected(detected, pooling, group.n_channels, plan.hop // group.stride))
-    # what bin t gives to bin t + d stands in column t of row d: shift the rows and add them up
-    return stagger_rows(torch.cat(pooled, dim=2).permute(0, 2, 3, 1), 1).sum(-2)
+    return add_overlapping(torch.cat(pooled, dim=2))
 
 
 def stream_bank(bank: Bank, n_parts: int) -> Bank:
@@ -306,8 +306,15 @@ def stream_filterbank(audio: Tensor, bank: Bank, plan: FilterbankPlan, detector:
         pool_detected(samples, pooling, group.n_channels, plan.hop // group.stride)
         for samples, group, (_, pooling) in zip(detected, plan.groups, bank, strict=True)
     ]
-    given = torch.cat(pooled, dim=2)
-    return given.squeeze(1) if given.shape[1] == 1 else stagger_rows(given.permute(0, 2, 3, 1), 1).sum(-2)
+    return add_overlapping(torch.cat(pooled, dim=2))
+
+
+def add_overlapping(given: Tensor) -> Tensor:
+    """Add up what every bin gives to itself and the next ones: (B, T, F, D) to (B, F, T + D - 1)."""
+    if given.shape[1] == 1:
+        return given[:, 0]
+    # what bin t gives to bin t + d stands in column t of row d: shift the rows
+    return stagger_rows(given.permute(0, 2, 3, 1), 1).sum(-2)
 
 
 def detect(filtered: Tensor, detector: str) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from deepSTRF.dsp.filterbank import detect
+from deepSTRF.dsp.filterbank import add_overlapping, detect
 from deepSTRF.dsp.recursion import stagger_rows, zero_subnormal_taps
 
 __all__ = ["ResonatorBank", "filter_resonators", "pooled_resonators", "resonator_bank"]
@@ -42,6 +42,16 @@ class ResonatorBank(NamedTuple):
     ringing: Tensor
     #: (K, F, R, R): states to what is left of them 1, 2, 4, ... bins later.
     bins: Tensor
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of a bin, n."""
+        return self.states.shape[1] // self.ringing.shape[1] - 1
+
+    @property
+    def hop(self) -> int:
+        """Samples of a bin, n L."""
+        return self.n_blocks * len(self.samples)
 
     def to(self, dtype: torch.dtype) -> ResonatorBank:
         """Return the matrices in another precision."""
@@ -101,10 +111,9 @@ def pooled_resonators(
     that are flat within every bin may be given as (F, 1, D). The last D - 1 bins are unfinished, as those of
     `deepSTRF.dsp.filterbank.pooled_filterbank`.
     """
-    hop = len(bank.samples) * (bank.states.shape[1] // bank.ringing.shape[1] - 1)
     pieces, given = [sound], []
     if not torch.compiler.is_compiling():  # a compiler takes one piece: the number of bins is open
-        pieces = list(torch.split(sound, max(1, _BINS_AT_ONCE // sound.shape[0]) * hop, dim=-1))
+        pieces = list(torch.split(sound, max(1, _BINS_AT_ONCE // sound.shape[0]) * bank.hop, dim=-1))
     for piece in pieces:
         outputs, state = filter_resonators(piece, bank, state)
         detected = detect(outputs.unsqueeze(-2), detector)
@@ -114,10 +123,7 @@ def pooled_resonators(
             weighed = torch.bmm(detected.flatten(1, 2), windows)
             given.append(weighed.reshape(*detected.shape[:-1], -1))
     joined = given[0] if len(given) == 1 else torch.cat(given, dim=2)  # (F, B, T, D)
-    if joined.shape[2] == 1:
-        return joined[:, :, 0].transpose(0, 1), state
-    # what bin t gives to bin t + d stands in column t of row d: shift the rows and add them up
-    return stagger_rows(joined.permute(1, 0, 3, 2), 1).sum(-2), state
+    return add_overlapping(joined.permute(1, 2, 0, 3)), state
 
 
 def filter_resonators(sound: Tensor, bank: ResonatorBank, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,39 +131,36 @@ def filter_resonators(sound: Tensor, bank: ResonatorBank, state: Tensor) -> tupl
 
     States of silence are zeros.
     """
-    block, n_channels = len(bank.samples), len(bank.ringing)
-    n_states = bank.ringing.shape[1]
-    n_blocks = bank.states.shape[1] // n_states - 1
-    batch, n_bins = sound.shape[0], sound.shape[-1] // (n_blocks * block)
+    n_channels, n_states, block = bank.ringing.shape
+    batch, n_bins, width = sound.shape[0], sound.shape[-1] // bank.hop, bank.n_blocks * n_states
     made = (sound.reshape(-1, block) @ bank.samples).reshape(-1, n_channels, n_states + block)
     added, near = made.transpose(0, 1).split_with_sizes([n_states, block], dim=-1)
-    added = added.reshape(n_channels, batch, n_bins, n_blocks * n_states)
-    start = state.transpose(0, 1).unsqueeze(2)
+    added = added.reshape(n_channels, batch, n_bins, width)
+    starts = state.transpose(0, 1).unsqueeze(2)
     if n_bins > 1:
-        start, end = _bin_by_bin(start, added, bank, n_states)
-    rows = torch.cat([start, added], dim=-1).flatten(1, 2)
-    states = torch.bmm(rows, bank.states)
-    blocks = states[..., : n_blocks * n_states].reshape(n_channels, -1, n_states)
-    outputs = torch.baddbmm(near, blocks, bank.ringing)
-    if n_bins == 1:
-        end = states[..., n_blocks * n_states :]
+        starts = _starts_of_bins(starts, added, bank)
+    rows = torch.cat([starts, added], dim=-1).flatten(1, 2)
+    blocks, ends = torch.bmm(rows, bank.states).split_with_sizes([width, n_states], dim=-1)
+    outputs = torch.baddbmm(near, blocks.reshape(n_channels, -1, n_states), bank.ringing)
+    last = ends.reshape(n_channels, batch, n_bins, n_states)[:, :, -1].transpose(0, 1)
     # a stream of silence would end in subnormal numbers, which are a hundred times slower
     info = torch.finfo(sound.dtype)
-    following = functional.hardshrink(end.transpose(0, 1), info.tiny / info.eps)
-    return outputs.reshape(n_channels, batch, n_bins, n_blocks * block), following
+    following = functional.hardshrink(last, info.tiny / info.eps)
+    return outputs.reshape(n_channels, batch, n_bins, bank.hop), following
 
 
-def _bin_by_bin(start: Tensor, added: Tensor, bank: ResonatorBank, n_states: int) -> tuple[Tensor, Tensor]:
-    """States (F, B, T, R) at the start of every bin, and (F, B, R) at the end, by doubling."""
+def _starts_of_bins(start: Tensor, added: Tensor, bank: ResonatorBank) -> Tensor:
+    """States (F, B, T, R) at the start of every bin from those (F, B, 1, R) of the first, by doubling."""
     n_channels, batch, n_bins, _ = added.shape
-    own = torch.bmm(added.flatten(1, 2), bank.states[:, n_states:, -n_states:])
-    states = torch.cat([start, own.reshape(n_channels, batch, n_bins, n_states)], dim=2)
+    n_states = start.shape[-1]
+    own = torch.bmm(added[:, :, :-1].flatten(1, 2), bank.states[:, n_states:, -n_states:])
+    states = torch.cat([start, own.reshape(n_channels, batch, n_bins - 1, n_states)], dim=2)
     for k, leap in enumerate(bank.bins):
-        if not torch.compiler.is_compiling() and 2**k > n_bins:
+        if not torch.compiler.is_compiling() and 2**k >= n_bins:
             break
         left = torch.bmm(states.flatten(1, 2), leap).reshape(states.shape)
-        states = states + functional.pad(left, (0, 0, 2**k, 0))[:, :, : n_bins + 1]
-    return states[:, :, :n_bins], states[:, :, n_bins]
+        states = states + functional.pad(left, (0, 0, 2**k, 0))[:, :, :n_bins]
+    return states
 
 
 def _cheapest_block(hop: int, n_states: int) -> int:
