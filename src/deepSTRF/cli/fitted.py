@@ -1,8 +1,10 @@
-"""A fitted model by what a user calls it: a run folder, a checkpoint, or the name of one that ships."""
+"""A fitted model by what a user calls it: a run folder, a checkpoint, an export, or one that ships."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from deepSTRF.cli.errors import UsageProblem, usage
 from deepSTRF.experiments.run_folder import Run, open_fitted
@@ -15,19 +17,24 @@ __all__ = ["load_fitted", "load_for_streams"]
 
 def load_fitted(run: str, seed: int | None = None) -> NeuralModel:
     """Return a fitted model in eval mode; an existing folder wins over a name."""
-    with usage():
-        found = open_fitted(run)
-        model: NeuralModel = found.load_model(seed) if isinstance(found, Run) else found
-    if seed is not None and not isinstance(found, Run):
-        raise UsageProblem(f"--seed chooses a model of a run folder, and {run} is one model: leave it out")
+    model: NeuralModel = _loaded(open_fitted, run, seed)
     return model
 
 
 def load_for_streams(run: str, seed: int | None = None) -> NeuralModel | ExportedModel:
     """Return a fitted model, or the graph in a folder that ``deepstrf export`` wrote."""
-    if not (Path(run) / STEP_FILE).is_file():
-        return load_fitted(run, seed)
-    if seed is not None:
-        raise UsageProblem(f"--seed chooses a model of a run folder, and {run} is one graph: leave it out")
+    has_graph = (Path(run) / STEP_FILE).is_file()
+    model: NeuralModel | ExportedModel = _loaded(ExportedModel if has_graph else open_fitted, run, seed)
+    return model
+
+
+def _loaded(opened: Callable[[str], Any], run: str, seed: int | None) -> Any:
+    """What a name means, of a run the model of a seed."""
     with usage():
-        return ExportedModel(run)
+        found = opened(run)
+        if isinstance(found, Run):
+            return found.load_model(seed)
+    if seed is not None:
+        kind = "graph" if isinstance(found, ExportedModel) else "model"
+        raise UsageProblem(f"--seed chooses a model of a run folder, and {run} is one {kind}: leave it out")
+    return found
