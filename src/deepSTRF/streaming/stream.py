@@ -107,7 +107,7 @@ class Stream:
     ----------
     model : NeuralModel or ExportedModel
         Any causal model whose parts have ``init_state`` and ``step``; or its exported graph, which runs
-        several times faster and agrees with it to 1e-5.
+        two to three times faster and agrees with it to 1e-5.
     batch : int
         Number of independent streams, B.
     dtype : {torch.float32, torch.float64}, optional
