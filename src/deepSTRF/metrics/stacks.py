@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -77,10 +77,10 @@ def _stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> Stack:
 def _padded(parts: tuple[Tensor, ...]) -> Tensor:
     longest = max(part.shape[-1] for part in parts)
     out = parts[0].new_zeros(len(parts), *parts[0].shape[:-1], longest)
-    rows: Sequence[Any] = out.unbind()
-    pieces: Sequence[Any] = parts
+    rows: Iterable[Any] = out.unbind()
+    pieces: Iterable[Any] = parts
     if out.device.type == "cpu" and out.dtype in (torch.float32, torch.float64):  # NumPy is quicker
-        rows, pieces = out.numpy(), [part.detach().numpy() for part in parts]
+        rows, pieces = iter(out.numpy()), [part.detach().numpy() for part in parts]
     for row, piece in zip(rows, pieces, strict=True):
         row[..., : piece.shape[-1]] = piece
     return out
