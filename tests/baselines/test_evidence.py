@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 from scipy.stats import multivariate_normal
 
-from deepSTRF.baselines import fit_evidence, fit_ridge
-from deepSTRF.baselines.evidence import _local_covariances  # inner: against the formula
+from deepSTRF.baselines import evidence, fit_evidence, fit_ridge
+from deepSTRF.baselines.evidence import _LocalPriors  # inner: against the formula
 from deepSTRF.datasets.audio import AudioNeuralDataset
 
 BANDS, LAGS = 6, 5
@@ -98,42 +99,99 @@ def test_evidence_and_posterior_are_those_of_the_dense_formula():
         np.testing.assert_allclose(fit.weight_std[neuron].flatten(), spread, atol=1e-5)
 
 
-def test_local_evidence_is_that_of_the_dense_formula_and_higher():
+def local_recording():
     field = np.zeros((1, 16, 12))
     field[0, 9:12, 5:8] = smooth_fields(1, 1.5, 1.5, 3, 3)[0] + 1.0
-    ds = recording(field, noise=4.0, n_clips=4)
-    smooth, local = (
-        fit_evidence(ds, prior=p, n_lags=12, standardize=False) for p in ("smooth", "smooth+local")
-    )
-    assert local.log_evidence[0] > smooth.log_evidence[0] + 3
-    centre_ms, width_ms, centre, width = local.envelope[0].tolist()
-    assert 30 < centre_ms < 80  # lags 4 to 6 of 10 ms
-    assert 8 < centre < 12
+    return field, recording(field, noise=4.0, n_clips=4)
+
+
+def local_kernel(envelope, scales):
+    """Prior covariance of a field of 16 bands and 12 lags of 10 ms, newest lag last, of variance 1."""
+    centre_ms, width_ms, centre, width = envelope
     places, bands = np.arange(12)[::-1] * 10.0, np.arange(16)
     e = np.kron(
         np.exp(-0.25 * ((bands - centre) / width) ** 2),
         np.exp(-0.25 * ((places - centre_ms) / width_ms) ** 2),
     )
-    kernel = np.kron(
-        squared_exponential(16, local.frequency_scale[0].item()),
-        squared_exponential(12, local.time_scale[0].item() / 10.0),
+    kernel = np.kron(squared_exponential(16, scales[1]), squared_exponential(12, scales[0] / 10.0))
+    return e[:, None] * kernel * e
+
+
+def test_local_evidence_is_that_of_the_dense_formula_and_higher():
+    field, ds = local_recording()
+    smooth, local = (
+        fit_evidence(ds, prior=p, n_lags=12, standardize=False) for p in ("smooth", "smooth+local")
     )
+    assert local.log_evidence[0] > smooth.log_evidence[0] + 3
+    centre_ms, _, centre, _ = envelope = local.envelope[0].tolist()
+    assert 30 < centre_ms < 80  # lags 4 to 6 of 10 ms
+    assert 8 < centre < 12
+    kernel = local_kernel(envelope, (local.time_scale[0].item(), local.frequency_scale[0].item()))
     c, noise = local.prior_variance[0].item(), local.noise_variance[0].item()
     x, y = dense(ds, 0, 12)
-    found = log_evidence(x, y, c * e[:, None] * kernel * e, noise)
+    found = log_evidence(x, y, c * kernel, noise)
     assert local.log_evidence[0].item() == pytest.approx(found - null_evidence(y), abs=1e-4)
     error = [float((one.weight[0, 0] - torch.from_numpy(field[0])).norm()) for one in (local, smooth)]
     assert error[0] < 0.8 * error[1]
+    # the posterior, by the covariance of data and weights
+    gain = c * kernel @ x.T @ np.linalg.inv(c * x @ kernel @ x.T + noise * np.eye(len(y)))
+    np.testing.assert_allclose(local.weight[0].flatten(), gain @ y, atol=1e-5)
+    spread = np.sqrt(np.diag(c * kernel - gain @ x @ (c * kernel)))
+    np.testing.assert_allclose(local.weight_std[0].flatten(), spread, atol=1e-4)
+
+
+def test_local_prior_is_that_of_highest_evidence():
+    """No step of another optimiser, on the dense formula, gains more than a tenth of a nat."""
+    _, ds = local_recording()
+    fit = fit_evidence(ds, prior="smooth+local", n_lags=12, standardize=False)
+    x, y = dense(ds, 0, 12)
+
+    def loss(v):
+        kernel = local_kernel((v[0], np.exp(v[1]), v[2], np.exp(v[3])), np.exp(v[4:6]))
+        return -log_evidence(x, y, np.exp(v[6]) * kernel, np.exp(v[7]))
+
+    e = fit.envelope[0].numpy()
+    scales = (fit.time_scale, fit.frequency_scale, fit.prior_variance, fit.noise_variance)
+    at = np.array([e[0], np.log(e[1]), e[2], np.log(e[3]), *(float(one[0].log()) for one in scales)])
+    best = minimize(loss, at, method="Nelder-Mead", options={"maxfev": 200}).fun
+    assert best > loss(at) - 0.1
+
+
+@pytest.mark.parametrize("rough", [False, True])
+def test_slopes_of_the_local_evidence_are_those_of_finite_differences(rough, monkeypatch):
+    """With directions of little signal, and without: they are left out of the search."""
+    _, ds = local_recording()
+    inner, calls = evidence._local_loss, []
+    monkeypatch.setattr(evidence, "_local_loss", lambda *a: calls.append(a) or inner(*a))
+    fit_evidence(ds, prior="smooth+local", n_lags=12, standardize=False)
+    sums, place, priors, start = calls[0]
+    start = start + (np.array([0, 0.02, 0.01, -1.0, 0.02, 0.01, -1.0]) if rough else 0)
+
+    def loss(values):
+        return inner(sums, place, priors, values)
+
+    by_hand = [(loss(start + h)[0] - loss(start - h)[0]) / 2e-4 for h in 1e-4 * np.eye(7)]
+    np.testing.assert_allclose(loss(start)[1], by_hand, atol=0.05, rtol=0.02)
 
 
 def test_covariances_of_a_local_prior():
-    values = torch.tensor([0.0, 2.0, 0.5, 0.3, 1.0, 0.2, -0.1], dtype=torch.float64)
-    in_time, in_bands = _local_covariances(values, (5, 3), 2)
-    envelope = np.exp(-0.25 * ((np.arange(5) - 2.0) / np.exp(0.5)) ** 2)
-    expected = envelope[:, None] * squared_exponential(5, np.exp(0.3)) * envelope
-    np.testing.assert_allclose(in_time, expected, atol=1e-12)
+    """The log of the variance has slope and curvature as given at the middle, here lag 1.5 and band 2."""
+    values = torch.tensor([-1.0, 0.4, 0.25, 0.3, -0.6, 0.5, -0.1], dtype=torch.float64)
+    ratio, envelope, in_time, in_bands = _LocalPriors((1.5, 2.0), (5, 3), 2).at(values)
+    np.testing.assert_allclose(envelope, [1.5 + 0.4 / 0.25, 2.0, 2.0 - 0.6 / 0.5, 2.0**0.5], atol=1e-12)
+    for size, covariance, (centre, width), scale in (
+        (5, in_time, envelope[:2].tolist(), np.exp(0.3)),
+        (3, in_bands[:3, :3], envelope[2:].tolist(), np.exp(-0.1)),
+    ):
+        e = np.exp(-0.25 * ((np.arange(size) - centre) / width) ** 2)
+        np.testing.assert_allclose(covariance, e[:, None] * squared_exponential(size, scale) * e, atol=1e-12)
+    d = np.arange(5) - 1.5
+    variance = -1.0 + 0.4 * d - 0.5 * 0.25 * d**2  # in lags, its log at band 2
+    at_band_2 = np.log((ratio * in_time.diagonal() * in_bands[2, 2]).numpy())
+    np.testing.assert_allclose(at_band_2, variance, atol=1e-12)
     assert in_bands.shape == (6, 6)
     assert (in_bands[:3, 3:] == 0).all()
+    assert (in_bands[:3, :3] == in_bands[3:, 3:]).all()
 
 
 def test_error_bars_hold_the_truth():

@@ -14,7 +14,14 @@ import torch
 from scipy import signal, stats
 from torch import Tensor
 
-from deepSTRF.crossval import compare_models, fdr, partition_variance, score_intervals, score_null
+from deepSTRF.crossval import (
+    compare_models,
+    cross_validate,
+    fdr,
+    partition_variance,
+    score_intervals,
+    score_null,
+)
 from deepSTRF.crossval.comparison import holm
 from deepSTRF.datasets.audio import AudioNeuralDataset, SyntheticDataset
 from deepSTRF.metrics import ScoreTracker, feve
@@ -226,6 +233,38 @@ def test_results_are_written_as_csv_and_json(tmp_path: Any) -> None:
     assert content["facts"]["n_clips"] == 4
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_prediction_that_is_not_finite_has_no_score_and_says_so(value: float) -> None:
+    predictions, ds = driven()
+    wrong = [rates.clone() for rates in predictions]
+    wrong[2][1, 3] = value
+    reason = "the prediction is not finite in a bin that counts"
+    for method in ("shift", "permute-clips"):
+        right = score_null(predictions, ds, method=method, score="cc", n_null=99)
+        found = score_null(wrong, ds, method=method, score="cc", n_null=99)
+        assert found.reasons == ("", reason, "")
+        np.testing.assert_allclose(found.p[[0, 2]], right.p[[0, 2]])
+        assert np.isnan([found.p[1], found.q[1], found.observed[1]]).all()
+    assert score_intervals(wrong, ds, scores="cc").intervals["cc"].reasons == ("", reason, "")
+    pair = compare_models({"a": predictions, "b": wrong}, ds, score="cc").pairs[0]
+    assert np.isnan(pair.p).tolist() == [False, True, False]
+
+
+def test_a_cross_validation_in_the_place_of_its_predictions_is_refused() -> None:
+    predictions, ds = driven()
+    cv = cross_validate("ridge", ds, folds=4, options={"n_lags": 2, "lambdas": 10.0})
+    text = r"cross_validate\(\.\.\.\)\.predictions holds; got CrossValidation"
+    for call in (
+        lambda: compare_models({"a": predictions, "b": cv}, ds),
+        lambda: partition_variance({("a",): predictions, ("b",): cv, ("a", "b"): predictions}, ds),
+        lambda: score_null(cv, ds),
+        lambda: score_intervals(cv, ds),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+    assert score_intervals(cv.predictions, ds).facts["n_clips"] == 8
+
+
 def test_mistakes_name_the_argument() -> None:
     predictions, ds = driven(n_clips=3)
     calls: list[tuple[Callable[[], Any], str]] = [
@@ -295,7 +334,8 @@ def test_all_orders_of_four_clips_equal_brute_force() -> None:
             y = np.concatenate([one[neuron] for one in psth])
             valid = ~np.isnan(y)
             expected.append(np.corrcoef(x[valid], y[valid])[0, 1])
-        np.testing.assert_allclose([result.observed[neuron], *result.null[:, neuron]], expected, atol=1e-10)
+        assert result.observed[neuron] == pytest.approx(expected[0])
+        np.testing.assert_allclose(np.sort(result.null[:, neuron]), np.sort(expected[1:]), atol=1e-10)
         assert result.p[neuron] == pytest.approx((np.array(expected) >= expected[0]).mean())
     assert result.smallest_p.tolist() == [1 / 24, 1 / 24]
     assert "16%" in result.facts["notes"][0]
@@ -617,3 +657,28 @@ def test_a_null_says_whose_mean_it_is() -> None:
     rates = [torch.stack([rate[0], torch.zeros_like(rate[0])]) for rate in ds.true_rates]
     null = score_null(rates, ds, score="cc", n_null=19)
     assert "note: the mean is that of 1 of 2 neurons" in str(null)
+
+
+def test_random_draws_do_not_depend_on_the_order_of_clips_or_neurons(ragged: Recording) -> None:
+    predictions, ds = ragged
+    rng = np.random.default_rng(1)
+    worse = [rates + 0.3 * torch.from_numpy(rng.standard_normal(rates.shape)) for rates in predictions]
+    clips, neurons = rng.permutation(9), rng.permutation(6)
+    turned = ds.select(clips=clips.tolist(), neurons=neurons.tolist())
+
+    def numbers(first: list[Tensor], second: list[Tensor], where: Any) -> list[np.ndarray]:
+        found = []
+        for method in ("shift", "permute-clips"):
+            null = score_null(first, where, method=method, score="cc", n_null=99)
+            found += [null.p, null.q, null.null.mean(0)]
+        for method in ("bootstrap", "bca"):
+            interval = score_intervals(first, where, scores="cc", method=method, n_bootstrap=99).intervals[
+                "cc"
+            ]
+            found += [interval.low, interval.high]
+        pair = compare_models({"a": first, "b": second}, where, score="cc", n_permutations=99).pairs[0]
+        return [*found, pair.p]
+
+    there = [[one[clip][neurons.tolist()] for clip in clips] for one in (predictions, worse)]
+    for here, other in zip(numbers(predictions, worse, ds), numbers(*there, turned), strict=True):
+        np.testing.assert_allclose(other, here[neurons], atol=1e-12)

@@ -51,6 +51,11 @@ def score_names() -> tuple[str, ...]:
 
 def check_clips(predictions: Sequence[Tensor], dataset: DatasetLike, name: str = "predictions") -> None:
     """Raise unless there is one floating-point tensor (N, T) per clip of the dataset."""
+    if not isinstance(predictions, Sequence):
+        raise TypeError(
+            f"{name} must be a list of tensors (N, T), one per clip, as model.predict(dataset) returns and "
+            f"cross_validate(...).predictions holds; got {type(predictions).__name__}"
+        )
     if len(predictions) != len(dataset):
         raise ValueError(
             f"{name} holds {len(predictions)} clips, the dataset {len(dataset)}; it is the list that "
@@ -72,6 +77,7 @@ class PredictedPart:
     """A dataset without clips and bins that some model did not predict: failed folds, gaps of blocks.
 
     Not predicted is what is NaN for all neurons. ``models`` holds the predictions of the clips that are left,
+    by length and sum of responses, so that random draws do not depend on their order in the dataset;
     ``notes`` says what is missing.
     """
 
@@ -79,8 +85,7 @@ class PredictedPart:
         for name, predictions in models.items():
             check_clips(predictions, dataset, name)
         self._dataset, self.dt, self.N_neurons = dataset, dataset.dt, dataset.N_neurons
-        self._clips: list[int] = []
-        self._hidden: list[Tensor] = []
+        found: dict[int, Tensor] = {}
         n_hidden = n_bins = 0
         for clip in range(len(dataset)):
             hidden = [torch.isnan(rates[clip]).all(0).cpu() for rates in models.values()]
@@ -91,8 +96,9 @@ class PredictedPart:
             n_bins += either.numel()
             n_hidden += int(either.sum())
             if not bool(either.all()):
-                self._clips.append(clip)
-                self._hidden.append(either)
+                found[clip] = either
+        self._clips = sorted(found, key=self._key)
+        self._hidden = [found[clip] for clip in self._clips]
         if not self._clips:
             raise ValueError(f"{next(iter(models))} holds NaN only: no clip was predicted")
         self.models = {name: [rates[clip] for clip in self._clips] for name, rates in models.items()}
@@ -107,6 +113,10 @@ class PredictedPart:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
+
+    def _key(self, clip: int) -> tuple[int, float]:
+        block = self._dataset.response_block(clip)
+        return block.shape[-1], float(block.nansum(dtype=torch.float64))
 
     def response_block(self, clip: int) -> Tensor:
         """(N, R, T), NaN also where nothing was predicted."""

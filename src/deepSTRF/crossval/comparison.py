@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -366,15 +366,13 @@ def _scored_models(
     return part, scored
 
 
-def _predictions_per_seed(
-    name: str, given: Sequence[Tensor] | Sequence[Sequence[Tensor]]
-) -> Sequence[Sequence[Tensor]]:
+def _predictions_per_seed(name: str, given: Any) -> Sequence[Sequence[Tensor]]:
     """One sequence of predictions per seed; predictions alone are those of one."""
+    if not isinstance(given, Sequence):
+        return [given]  # which is refused
     if not len(given):
         raise ValueError(f"models[{name!r}] is empty; give one (N, T) tensor per clip of ds")
-    if isinstance(given[0], Tensor):
-        return [cast(Sequence[Tensor], given)]
-    return cast(Sequence[Sequence[Tensor]], given)
+    return [given] if isinstance(given[0], Tensor) else given
 
 
 def _mean_over_seeds(scored: Sequence[ClipScores], score: str) -> Statistic:

@@ -138,7 +138,7 @@ def _read(
         recorded = np.asarray(count >= fewest)
         pred = np.asarray(rates.detach().cpu().double())[:, skip:] - means[0][:, None]
         predicted = np.repeat(~np.isnan(pred).all(0, keepdims=True), len(pred), axis=0)
-        pred = np.where(predicted, pred, 0.0)
+        pred = np.where(predicted, np.where(np.isfinite(pred), pred, np.nan), 0.0)
         pred[~recorded.any(1)] = 0.0  # of a clip that the neuron did not hear
         clips.append(Clip(pred, np.where(recorded, psth - means[1][:, None], 0.0), predicted, recorded))
     return clips
