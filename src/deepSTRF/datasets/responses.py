@@ -106,6 +106,8 @@ class ClipResponses:
     @property
     def max_repeats(self) -> int:
         """Largest number of repeats of any neuron (0 when none was recorded)."""
+        if self.is_block:
+            return len(self.data) // self.heard.size
         return int(self.counts.max()) if self.counts.size else 0
 
     @property

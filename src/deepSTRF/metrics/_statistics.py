@@ -484,6 +484,8 @@ class ClipPowers(Fields):
     @classmethod
     def cat(cls, records: list[Self]) -> Self:
         """Join records along their first axis; repeats that some lack are filled with zeros."""
+        if len(records) == 1:
+            return records[0]
         widths = {record.drift.shape[-1] for record in records}
         if len(widths) > 1:
             missing = (max(widths) - record.drift.shape[-1] for record in records)
@@ -684,27 +686,22 @@ class RepeatSummary:
         residual = values.sub_(repeat_mean.unsqueeze(2))
         if within is not None:
             residual.masked_fill_(~within.unsqueeze(1), 0.0)
-        deviation, gram = residual[:, 0] if n_repeats == 1 else residual.mean(1), None
+        if n_repeats == 1:  # no pair of repeats, no powers
+            deviation, nothing = residual[:, 0], torch.zeros_like(mean)
+            square = torch.linalg.vector_norm(deviation, dim=1).square()
+            powers = ClipPowers(*[nothing] * 5, drift=nothing.unsqueeze(1))
+            return cls(deviation, within, count, mean, square, powers)
+        deviation, gram = residual.mean(1), None
         square = deviation.square().sum(1)
-        if n_repeats == 1:
-            repeat_square = square
-        elif products:
+        if products:
             gram = RepeatProducts.of_centred(residual, repeat_mean, count)
             repeat_square = gram.product.diagonal(dim1=1, dim2=2).sum(1)
         else:
             repeat_square = torch.linalg.vector_norm(residual, dim=(1, 2)).square()
         repeats = torch.full_like(mean, n_repeats)
         signal, noise = _powers(square, repeat_square, repeats, count, repeat_mean)
-        pairable = n_repeats > 1
-        drift = (repeat_mean - mean.unsqueeze(1)) / max(1.0, n_repeats * (n_repeats - 1)) ** 0.5
-        powers = ClipPowers(
-            n_bins=count * pairable,
-            n_repeats=repeats * pairable,
-            mean=mean if pairable else torch.zeros_like(mean),
-            signal=signal,
-            noise=noise,
-            drift=drift if pairable else torch.zeros_like(drift),
-        )
+        drift = (repeat_mean - mean.unsqueeze(1)) / (n_repeats * (n_repeats - 1)) ** 0.5
+        powers = ClipPowers(count, repeats, mean, signal, noise, drift)
         return cls(deviation, within, count, mean, square, powers, repeats=gram)
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["STACK_BYTES", "Stack", "stacks"]
+__all__ = ["STACK_BYTES", "Stack", "stacked", "stacks"]
 
 Key = TypeVar("Key")
 
@@ -49,9 +49,9 @@ def stacks(clips: Iterable[tuple[Key, tuple[Tensor, ...]]]) -> Iterator[Stack]:
         )
         for one in full:
             total -= sizes.pop(one)
-            yield _stacked(*waiting.pop(one))
+            yield stacked(*waiting.pop(one))
     for keys, held in waiting.values():
-        yield _stacked(keys, held)
+        yield stacked(keys, held)
 
 
 def _rounded_up(bins: int) -> int:
@@ -59,7 +59,8 @@ def _rounded_up(bins: int) -> int:
     return math.ceil(bins / step) * step
 
 
-def _stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> Stack:
+def stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> Stack:
+    """Stack tensors that differ in their last axis only, responses (N, R, T) first."""
     if len(held) == 1:
         return Stack(keys, [values.unsqueeze(0) for values in held[0]], None)
     columns = list(zip(*held, strict=True))
@@ -67,8 +68,7 @@ def _stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> Stack:
         return Stack(keys, [torch.stack(column) for column in columns], None)
     responses, *others = (_padded(column) for column in columns)
     lengths = torch.tensor([values.shape[-1] for values in columns[0]], device=responses.device)
-    # one repeat has no products that would need complete responses
-    if responses.shape[-2] > 1 and bool(torch.isfinite(responses.sum())):
+    if bool(torch.isfinite(responses.sum())):
         return Stack(keys, [responses, *others], lengths)
     outside = torch.arange(responses.shape[-1], device=responses.device) >= lengths.unsqueeze(1)
     return Stack(keys, [responses.masked_fill_(outside[:, None, None], torch.nan), *others], None)

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -25,12 +25,11 @@ from torch.utils.data import DataLoader
 from deepSTRF._files import check_target, save_or_warn, save_tensors
 from deepSTRF._text import printable
 from deepSTRF._validation import outside_level
-from deepSTRF.metrics._statistics import is_complete, row_blocks
+from deepSTRF.metrics._statistics import centre, is_complete, row_blocks
 from deepSTRF.training.data import (
     Batch,
     BatchSource,
     ClipLoader,
-    cat_padded,
     read_loader,
     recording_behind,
 )
@@ -571,7 +570,7 @@ def _decays_through_the_gradient(optimizer: Optimizer) -> bool:
     )
 
 
-#: Rows of PSTHs are measured together up to so many values.
+#: PSTHs of short clips are measured together up to so many values.
 VALUES_AT_ONCE = 1 << 18
 
 
@@ -583,32 +582,34 @@ def psth_moments(
     Each comes with the neurons of its rows (H,), None where they are all.
     """
     sums: _RowSums | None = None
-    held: list[Tensor] = []
-    owners: list[Tensor] = []
-    n_values, every = 0, torch.arange(0)
-    for psth, neurons in psths:
+    for rows, neurons in _one_after_the_other(psths):
         if sums is None:
-            sums = _RowSums(len(psth) if neurons is None or n_neurons is None else n_neurons)
-        if len(every) != len(psth):
-            every = torch.arange(len(psth))
-        held.append(psth)
-        owners.append(every if neurons is None else neurons)
-        n_values += psth.numel()
-        if n_values >= VALUES_AT_ONCE:
-            sums.add(*_together(held, owners))
-            held, owners, n_values = [], [], 0
-    if sums is not None and held:
-        sums.add(*_together(held, owners))
+            sums = _RowSums(len(rows) if neurons is None or n_neurons is None else n_neurons)
+        sums.add(rows.detach().cpu(), torch.arange(len(rows)) if neurons is None else neurons.cpu())
     return None if sums is None else sums.result()
 
 
-def _together(psths: list[Tensor], neurons: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows (P, T) of PSTHs, and their neurons."""
-    return cat_padded(psths, math.nan)[0, :, 0].detach().cpu(), torch.cat(neurons).cpu()
+def _one_after_the_other(
+    psths: Iterable[tuple[Tensor, Tensor | None]],
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows (H, T) of PSTHs, those of a few clips with all neurons joined, and the neurons of the rows."""
+    held: list[Tensor] = []
+    n_values = 0
+    for psth, neurons in psths:
+        if neurons is not None:
+            yield psth[:, 0], neurons
+            continue
+        held.append(psth[:, 0])
+        n_values += psth.numel()
+        if n_values >= VALUES_AT_ONCE:
+            yield (held[0] if len(held) == 1 else torch.cat(held, dim=1)), None
+            held, n_values = [], 0
+    if held:
+        yield torch.cat(held, dim=1), None
 
 
 class _RowSums:
-    """Running sums, least and largest values of rows (P, T), each of one of N neurons."""
+    """Running sums, least and largest values of rows (H, T), of as many of N neurons."""
 
     def __init__(self, n_neurons: int) -> None:
         self.around = torch.full((n_neurons,), torch.nan, dtype=torch.float64)
@@ -621,23 +622,23 @@ class _RowSums:
         for piece in row_blocks(rows.unsqueeze(1)):
             given, own = rows[piece], neurons[piece]
             valid = None if is_complete(given) else ~given.isnan()
-            # squares of responses far from zero would cancel: around the mean of one of a neuron's rows
-            values = given.double()
-            mean = values.mean(1) if valid is None else values.nanmean(1)
-            new = self.around[own].isnan() & ~mean.isnan()
-            self.around[own[new]] = mean[new]
-            deviation = values - self.around[own][:, None]
+            count = given.new_full((len(given),), given.shape[1], dtype=torch.float64)
             lowest = highest = given
             if valid is not None:
-                deviation = torch.where(valid, deviation, 0.0)
+                count = valid.sum(1).double()
                 lowest, highest = (torch.where(valid, given, end) for end in (torch.inf, -torch.inf))
-            count = mean.new_full(mean.shape, given.shape[1]) if valid is None else valid.sum(1).double()
+            # squares of responses far from zero would cancel: around the mean of each row, and the means
+            # around that of one of a neuron's rows
+            mean, deviation = centre(given.double(), valid, count)
+            new = self.around[own].isnan() & (count > 0)
+            self.around[own[new]] = mean[new]
+            shift = torch.where(count > 0, mean - self.around[own], 0.0)
             self.count.index_add_(0, own, count)
-            self.total.index_add_(0, own, deviation.sum(1))
-            self.squares.index_add_(0, own, deviation.square_().sum(1))
-            lowest, highest = lowest.amin(1).double(), highest.amax(1).double()
-            self.lowest.scatter_reduce_(0, own, lowest, "amin")
-            self.highest.scatter_reduce_(0, own, highest, "amax")
+            self.total.index_add_(0, own, count * shift)
+            squares = torch.linalg.vector_norm(deviation, dim=1).square() + count * shift.square()
+            self.squares.index_add_(0, own, squares)
+            self.lowest.scatter_reduce_(0, own, lowest.amin(1).double(), "amin")
+            self.highest.scatter_reduce_(0, own, highest.amax(1).double(), "amax")
 
     def result(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Mean, deviation, minimum and maximum (N,)."""

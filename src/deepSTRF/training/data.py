@@ -470,10 +470,11 @@ def stack_padded(parts: Sequence[Tensor], value: float, least: int = 0) -> Tenso
 
     ``least``: shortest last axis of the result.
     """
-    shape = [max(part.shape[axis] for part in parts) for axis in range(parts[0].dim())]
-    shape[-1] = max(shape[-1], least)
-    if shape[-1] == parts[0].shape[-1] and len({part.shape for part in parts}) == 1:
+    shapes = {part.shape for part in parts}
+    if len(shapes) == 1 and parts[0].shape[-1] >= least:
         return parts[0].unsqueeze(0) if len(parts) == 1 else torch.stack(list(parts))
+    shape = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    shape[-1] = max(shape[-1], least)
     out = parts[0].new_full((len(parts), *shape), value)
     for item, part in enumerate(parts):
         out[item][tuple(slice(0, size) for size in part.shape)] = part
@@ -580,8 +581,8 @@ class ClipStore:
         self._working = {clip: self._working[clip] for clip in clips if clip in self._working}
         if self.has_pairs:
             return
-        known = (self._targets, self._working, self._read)
-        new = [clip for clip in dict.fromkeys(clips) if not any(clip in held for held in known)]
+        new = [clip for clip in dict.fromkeys(clips) if clip not in self._targets]
+        new = [clip for clip in new if clip not in self._working and clip not in self._read]
         for some, block in self.dataset.response_stacks(new) if len(new) > 1 else ():
             _check_something_left(block.shape[-1], self.skip, f"clip {some[0]}")
             values = block[..., self.skip :].to(self._settings.device, self._settings.dtype)

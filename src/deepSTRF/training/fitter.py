@@ -538,8 +538,10 @@ class Fitter:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self.processes.sum_gradients(parameters)
         self.scaler.unscale_(self.optimizer)
-        limit = self.grad_clip if self.grad_clip is not None else torch.inf
-        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+        if self.grad_clip is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(parameters, self.grad_clip)
         for callback in self.callbacks:
             callback.on_gradient(self, batch, pred, norm)
         self.scaler.step(self.optimizer)

@@ -24,6 +24,7 @@ from deepSTRF.metrics._statistics import (
     is_complete,
 )
 from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics, moments_against
+from deepSTRF.metrics.stacks import stacked
 from deepSTRF.registry import METRICS
 from deepSTRF.training.data import Batch, cat_padded, stack_padded
 from deepSTRF.training.objective import Metric
@@ -183,18 +184,24 @@ class StreamedScores:
         blocks = [batch.responses(item) for item in new.values()]
         if len(blocks) == 1 and batch.contexts:
             blocks = [blocks[0][..., batch.contexts[next(iter(new.values()))] :]]
-        stacked = stack_padded(blocks, math.nan) if batch.pairs is None else cat_padded(blocks, math.nan)
-        summary = RepeatSummary.of(stacked, None)
+        lengths = None
+        if batch.pairs is not None:
+            responses = cat_padded(blocks, math.nan)
+        elif len({block.shape[:-1] for block in blocks}) > 1:
+            responses = stack_padded(blocks, math.nan)
+        else:
+            _, (responses,), lengths = stacked(list(new), [(block,) for block in blocks])
+        summary = RepeatSummary.of(responses, None, lengths=lengths)
         if batch.pairs is None:
-            neurons = torch.arange(self._n_neurons, device=stacked.device).repeat(len(blocks))
+            neurons = torch.arange(self._n_neurons, device=responses.device).repeat(len(blocks))
         else:
             chosen = [batch.pairs.neurons[batch.pairs.items == item] for item in new.values()]
             neurons = torch.cat(chosen)
         start = rows.table.n_rows
         rows.add(summary, neurons)
         for key, block in zip(new, blocks, strict=True):
-            self._known[key] = (start, len(block))
-            start += len(block)
+            self._known[key] = (start, block.shape[0])
+            start += block.shape[0]
         if summary.ragged is not None:
             self._keep_ragged(list(new), summary, rows)
 
