@@ -44,9 +44,10 @@ def test_history_has_the_documented_keys_and_shapes(kit, recording):
             assert record[key].device.type == "cpu"
 
 
-def test_scores_equal_the_metrics_on_the_concatenated_clips(kit, ragged_recording):
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_scores_equal_the_metrics_on_the_concatenated_clips(kit, ragged_recording, batch_size):
     model = kit.linear()
-    train, val = kit.loaders(ragged_recording, val=range(6))
+    train, val = kit.loaders(ragged_recording, val=range(6), batch_size=batch_size)
     fitter = Fitter(model, train, val, max_epochs=2)
     fitter.fit()
     scores = fitter.evaluate(val)

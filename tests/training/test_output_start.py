@@ -24,7 +24,7 @@ from deepSTRF.models.audio import (
     Transformer,
 )
 from deepSTRF.models.wav2spec import make_wav2spec
-from deepSTRF.training import Fitter, make_loaders
+from deepSTRF.training import Fitter, callbacks, make_loaders
 
 F, N, T = 8, 3, 120
 #: Exact in binary numbers: a fit in another unit makes the same roundings.
@@ -245,3 +245,24 @@ def test_the_plain_loop_starts_alike(fast):
     model, _ = fitted(MODELS["linear"], recording(), fast=fast)
     reference, _ = fitted(MODELS["linear"], recording())
     torch.testing.assert_close(model.output_scale.scale, reference.output_scale.scale)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_moments_of_psths_of_any_length_are_those_of_all_bins(monkeypatch, pairs, offset):
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(callbacks, "VALUES_AT_ONCE", 200)
+    heard = [rng.permutation(5)[: 2 + clip % 3] if pairs else np.arange(5) for clip in range(12)]
+    psths = [offset + rng.random((len(rows), 1, 7 + 11 * clip)) for clip, rows in enumerate(heard)]
+    psths[3][0, 0, 2:9] = np.nan
+    psths[4][1] = np.nan
+    given = [
+        (torch.from_numpy(psth), torch.from_numpy(rows) if pairs else None)
+        for psth, rows in zip(psths, heard, strict=True)
+    ]
+    found = callbacks.psth_moments(iter(given), 5)
+    for neuron in range(5):
+        own = [psth[rows == neuron].ravel() for psth, rows in zip(psths, heard, strict=True)]
+        bins = np.concatenate(own)
+        expected = np.nanmean(bins), np.nanstd(bins), np.nanmin(bins), np.nanmax(bins)
+        np.testing.assert_allclose([float(values[neuron]) for values in found], expected, rtol=1e-9)
