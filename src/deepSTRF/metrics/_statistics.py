@@ -689,7 +689,7 @@ class RepeatSummary:
         if n_repeats == 1:  # no pair of repeats, no powers
             deviation, nothing = residual[:, 0], torch.zeros_like(mean)
             square = torch.linalg.vector_norm(deviation, dim=1).square()
-            powers = ClipPowers(*[nothing] * 5, drift=nothing.unsqueeze(1))
+            powers = ClipPowers(nothing, nothing, nothing, nothing, nothing, nothing.unsqueeze(1))
             return cls(deviation, within, count, mean, square, powers)
         deviation, gram = residual.mean(1), None
         square = deviation.square().sum(1)
