@@ -446,11 +446,11 @@ def pooled_moments(pred: Tensor, gt: Tensor, mask: Tensor | None) -> tuple[PairM
 # That holds whenever the repeats that were recorded were recorded in the same bins. Rows for which they were
 # not ("ragged") go through `RepeatPairs`.
 
-# Everything done per block is bound by memory traffic. On one core 4 MiB of float64 stay in the cache (half
+# Everything done per block is bound by memory traffic. On one core 2 MiB of float64 stay in the cache (half
 # the time of 32 MiB). With several threads every operation ends at a barrier, dear when the machine is
 # shared, so that fewer, longer operations are faster: up to 16 MiB. The C library takes blocks of 32 MiB from
 # the system anew each time, whose first touch then costs more than all arithmetic.
-CPU_BLOCK_BYTES = 4 * 2**20
+CPU_BLOCK_BYTES = 2 * 2**20
 THREADED_BLOCK_BYTES = 16 * 2**20
 DEVICE_BLOCK_BYTES = 256 * 2**20
 BYTES_PER_VALUE = 8
