@@ -407,6 +407,29 @@ class Flat:
         return [self.mean[:, None].expand(-1, ds.n_bins(clip)).numpy() for clip in range(len(ds))]
 
 
+def test_options_are_those_of_every_estimator_of_a_list() -> None:
+    ds = recording()
+    listed = cross_validate(
+        None, ds, 3, options={"n_lags": 2}, choices=[("r", "ridge"), ("e", "evidence")], inner=2
+    )
+    assert {models[0].T for models in listed.models} == {2}
+    alone = cross_validate(None, ds, 3, options=RIDGE | {"lambdas": 3.0}, choices=[("r", "ridge")])
+    same = cross_validate("ridge", ds, 3, options=RIDGE | {"lambdas": 3.0})
+    for mine, theirs in zip(alone.predictions, same.predictions, strict=True):
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(ValueError, match="solver 'evidence' has no option 'lambdas'"):
+        cross_validate(None, ds, 3, options={"lambdas": 3.0}, choices=["ridge", "evidence"], inner=2)
+
+
+def test_inner_folds_of_too_few_clips_name_the_fold() -> None:
+    ds = recording().select(clips=[0, 1])
+    with pytest.raises(ValueError, match="k=2 folds need at least 2 clips, the dataset has 1") as caught:
+        cross_validate("ridge", ds, options=RIDGE, inner="leave-one-clip-out")
+    assert caught.value.__notes__ == [
+        "so inner='leave-one-clip-out' cannot divide the training clips of fold 0"
+    ]
+
+
 def test_a_candidate_that_diverges_is_not_chosen() -> None:
     ds = recording(noise=0.2)
     cv = cross_validate(NETWORK, ds, 2, choices={"learning_rate": [1e30, 0.03]}, inner=2, n_bootstrap=0)

@@ -83,7 +83,7 @@ def cross_validate(
         same sound never stands on both sides.
     options : mapping, optional
         Options of the solver, arguments of the function, or fields (and options of the model) of the
-        configuration, the same in all folds.
+        configuration, the same in all folds and for all estimators of ``choices``.
     choices : mapping or list, optional
         What each fold chooses from: a mapping of options to lists of values, all combinations of which are
         tried; or a list of mappings of options, of estimators, or of ("name", estimator) pairs.
@@ -230,7 +230,12 @@ def _check_inner_folds(job: Job) -> None:
                 "give inner=0.2 (a share of the training clips), folds that have some (3 or more), or one "
                 "number for each option that is chosen"
             )
-        if not job.plan.inner(split, job.inner, job.seed) and len(job.candidates) > 1:
+        try:
+            inner = job.plan.inner(split, job.inner, job.seed)
+        except ValueError as error:
+            error.add_note(f"so inner={job.inner!r} cannot divide the training clips of fold {number}")
+            raise
+        if not inner and len(job.candidates) > 1:
             raise ValueError(
                 f"fold {number} has no validation clips, so nothing can choose among {len(job.candidates)} "
                 "candidates: give inner=4 (inner folds of the training clips), 'leave-one-clip-out' or a "

@@ -371,7 +371,7 @@ def candidates_of(estimator: Any, options: Mapping[str, Any] | None, choices: An
     if isinstance(choices, Mapping):
         found = [Candidate(base.changed(one), one) for one in _combinations(choices)]  # type: ignore[union-attr]
     elif isinstance(choices, Sequence) and not isinstance(choices, str):
-        found = [_listed(base, one, place) for place, one in enumerate(choices)]
+        found = [_listed(base, one, place, options or {}) for place, one in enumerate(choices)]
         if not found:
             raise ValueError("choices is an empty list; give candidates, or None")
     else:
@@ -407,8 +407,8 @@ def _combinations(choices: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [dict(zip(choices, values, strict=True)) for values in itertools.product(*lists)]
 
 
-def _listed(base: Estimator | None, one: Any, place: int) -> Candidate:
-    """A candidate of a list: options of the estimator, a named estimator, or an estimator."""
+def _listed(base: Estimator | None, one: Any, place: int, options: Mapping[str, Any]) -> Candidate:
+    """A candidate of a list: options of the estimator, a named estimator, or an estimator of ``options``."""
     argument = f"choices[{place}]"
     if isinstance(one, Mapping):
         if base is None:
@@ -421,4 +421,5 @@ def _listed(base: Estimator | None, one: Any, place: int) -> Candidate:
         )
     named = isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str)
     found = as_estimator(one[1] if named else one, argument)
-    return Candidate(found, {NAME: one[0] if named else found.name})
+    name = one[0] if named else found.name
+    return Candidate(found.changed(options) if options else found, {NAME: name})

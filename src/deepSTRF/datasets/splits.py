@@ -323,7 +323,7 @@ def k_fold(
     [2, 2, 2]
     """
     groups = same_sounds(ds, group)
-    _check_folds(ds, groups, k)
+    _check_folds(ds, groups, k, group)
     order = shuffled(groups, seed)
     folds = [[order[i] for i in part] for part in np.array_split(np.arange(len(order)), k)]
     splits = []
@@ -378,7 +378,7 @@ def leave_one_clip_out(
     [(0,), (1,), (2,), (3,)]
     """
     groups = same_sounds(ds, group)
-    _check_folds(ds, groups, max(2, len(groups)))
+    _check_folds(ds, groups, max(2, len(groups)), group)
     splits = []
     for index, test in enumerate(groups):
         rest = shuffled([group for group in groups if group is not test], seed)
@@ -394,13 +394,12 @@ def leave_one_clip_out(
     return splits
 
 
-def _check_folds(ds: NeuralDataset, groups: Sequence[list[int]], k: int) -> None:
+def _check_folds(ds: NeuralDataset, groups: Sequence[list[int]], k: int, group: str | None) -> None:
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 2:
         raise ValueError(f"k is the number of folds, an integer of at least 2, got {k!r}")
     if k > len(groups):
-        copies = (
-            "" if len(groups) == len(ds) else f" ({len(ds)} clips, but only {len(groups)} different sounds)"
-        )
+        kind = "different sounds" if group is None else f"groups of different {group!r} and sounds"
+        copies = "" if len(groups) == len(ds) else f" ({len(ds)} clips, but only {len(groups)} {kind})"
         raise ValueError(f"k={k} folds need at least {k} clips, the dataset has {len(groups)}{copies}; {CUT}")
 
 
@@ -420,9 +419,8 @@ def same_sounds(ds: NeuralDataset, group: str | None = None) -> list[list[int]]:
         keys: list[Any] = [("sound", ds.source_fingerprint(clip))]
         if group is not None:
             if group not in row:
-                raise KeyError(
-                    f"stim_meta of clip {clip} has no {group!r}; it has {', '.join(map(repr, row))}"
-                )
+                has = ", ".join(map(repr, row)) or "nothing"
+                raise KeyError(f"stim_meta of clip {clip} has no {group!r}; it has {has}")
             keys.append(("group", row[group]))
         if "window_of" in row:  # the context of a window is heard in the one before
             keys.append(("sound", row["window_of"]))
