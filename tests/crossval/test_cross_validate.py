@@ -6,6 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sklearn.linear_model import Ridge
 
 from deepSTRF.baselines import fit_ridge
 from deepSTRF.crossval import CrossValidation, FoldFits, cross_validate, predict_folds, score_folds
+from deepSTRF.crossval.cross_validate import _penalty_notes
 from deepSTRF.datasets import NeuralDataset, index_split, k_fold, leave_one_clip_out
 from deepSTRF.experiments import ExperimentConfig
 from deepSTRF.models.audio import Linear
@@ -405,6 +407,24 @@ class Flat:
 
     def predict(self, ds: NeuralDataset) -> list[Any]:
         return [self.mean[:, None].expand(-1, ds.n_bins(clip)).numpy() for clip in range(len(ds))]
+
+
+def test_penalties_far_apart_are_noted() -> None:
+    """A fold that shrinks its predictions to nothing lowers the score over all folds, not that of a fold."""
+    ds = recording()
+    shrunk = ds.stims[0]
+
+    def ridge(train: Any, validation: Any) -> Any:
+        heavy = any(torch.equal(stim, shrunk) for stim in train.stims)
+        return fit_ridge(train, lambdas=1e5 if heavy else 1.0, **RIDGE)
+
+    cv = cross_validate(ridge, ds, 2)
+    assert np.mean(cv.scores["cc"]) < min(np.mean(table["cc"]) for table in cv.fold_scores) - 0.05
+    one, other = {"lambdas": np.array([1.0, 1.0])}, {"lambdas": np.array([50.0, 1e3])}
+    assert _penalty_notes([one, one]) == _penalty_notes([{"lambdas": 1.0}, {}]) == []
+    (note,) = _penalty_notes([one, {}, other])
+    assert note.startswith("penalties of 1 of 2 neurons differ by more than 100 times between folds")
+    assert "Note: penalties of" in str(replace(cv, facts={**cv.facts, "notes": [note]}))
 
 
 def test_options_are_those_of_every_estimator_of_a_list() -> None:

@@ -221,6 +221,16 @@ def test_few_clips_conclude_nothing() -> None:
     assert "nothing can be concluded" in str(alone)
 
 
+def test_a_population_of_no_neuron_says_why() -> None:
+    predictions, ds = driven(n_repeats=1)
+    text = "no neuron has a value: recorded once: "
+    for row in score_intervals(predictions, ds, scores="cc_norm").table()[:2]:
+        assert row["reason"].startswith(text)
+        assert math.isnan(row["value"])
+    models = {("a",): predictions, ("b",): predictions, ("a", "b"): predictions}
+    assert all(row["reason"].startswith(text) for row in partition_variance(models, ds).table()[:8])
+
+
 def test_results_are_written_as_csv_and_json(tmp_path: Any) -> None:
     predictions, ds = driven(n_clips=4)
     result = score_intervals(predictions, ds, scores="cc")

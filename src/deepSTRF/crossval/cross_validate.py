@@ -6,12 +6,14 @@ one is fitted anew to all training clips and predicts the test clips, which noth
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,6 +37,9 @@ from deepSTRF.training.evaluation import N_BOOTSTRAP, ScoreTable, score_predicti
 
 __all__ = ["cross_validate"]
 
+#: Option whose values say how far predictions are shrunk, and the ratio of two beyond which that is noted: on
+#: NS1 it costs 0.04 of the correlation.
+PENALTY, MOST_APART = "lambdas", 100.0
 #: Scores by which candidates can be compared.
 SCORES = ("cc_norm", "cc", "fve", "mse")
 
@@ -313,12 +318,13 @@ def _collect(
     for one in done:
         view = plan.parts.select(clips=list(plan.splits[one.number].test))
         by_fold[one.number] = _scored(job, view, one.rates, 0)
+    chosen = [_chosen(job, one) for one in found]
     return CrossValidation(
         folds=plan.splits,
         predictions=predictions,
         scores=scores,
         fold_scores=by_fold,
-        chosen=[_chosen(job, one) for one in found],
+        chosen=chosen,
         candidates=[row for one in done for row in _rows(job, one)],
         models=models,
         failed={one.number: one.traceback for one in found if one.error is not None},
@@ -328,6 +334,7 @@ def _collect(
             "n_parts": len(rates),
             "parts": "blocks" if plan.blocks else "clips",
             "warmup_ms": job.warmup_ms,
+            "notes": _penalty_notes(chosen),
         },
         fits=fits,
     )
@@ -356,6 +363,21 @@ def _chosen(job: Job, one: FoldResult) -> dict[str, Any]:
         return {}
     epochs = {} if one.epochs is None else {"epochs": one.epochs}
     return {**job.candidates[one.chosen].options, **one.more, **epochs}
+
+
+def _penalty_notes(chosen: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to know where the folds shrink a neuron's predictions by very different amounts."""
+    penalties = [np.ravel(one[PENALTY]) for one in chosen if isinstance(one.get(PENALTY), float | np.ndarray)]
+    if len(penalties) < 2 or len({len(one) for one in penalties}) > 1:
+        return []
+    apart = np.ptp(np.log(penalties), axis=0) > math.log(MOST_APART)
+    if not apart.any():
+        return []
+    whose = f"of {apart.sum()} of {len(apart)} neurons " if len(apart) > 1 else ""
+    return [
+        f"penalties {whose}differ by more than {MOST_APART:g} times between folds: their predictions differ "
+        "in scale, which lowers scores of all clips; inner='leave-one-clip-out' chooses by more clips"
+    ]
 
 
 def _rows(job: Job, one: FoldResult) -> list[InnerScores]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import t as student
 from torch import Tensor
 
-from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked
+from deepSTRF._validation import FloatArray, check_choice, check_positive_int, checked, first_names
 from deepSTRF.crossval.clip_scores import CORRECTED, ClipScores, PredictedPart, Statistic, score_names
 from deepSTRF.crossval.tables import ResultTable, text_table
 from deepSTRF.protocols import DatasetLike
@@ -29,6 +29,7 @@ __all__ = [
     "check_confidence",
     "interval_of",
     "jackknife_values",
+    "population_interval",
     "score_intervals",
     "with_population",
 ]
@@ -177,6 +178,25 @@ def with_population(statistic: Statistic, chosen: BoolArray) -> Statistic:
         return np.stack([values.mean(1), np.median(values, axis=1)], axis=1)
 
     return population
+
+
+def population_interval(
+    statistic: Statistic,
+    chosen: BoolArray,
+    heard: BoolArray,
+    reasons: Sequence[str],
+    options: tuple[str, float, int, int],
+) -> Interval:
+    """Interval (2,) of mean and median over the chosen neurons, over the clips that one of them heard.
+
+    Where no neuron has a value, for ``reasons``, it says so.
+    """
+    part = np.repeat(heard[:, chosen].any(1, keepdims=True), len(POPULATION), axis=1)
+    found = interval_of(with_population(statistic, chosen), part, *options)
+    if chosen.any():
+        return found
+    why = f"no neuron has a value: {first_names(sorted({text for text in reasons if text}))}"
+    return replace(found, reasons=(why,) * len(POPULATION))
 
 
 def check_confidence(confidence: float) -> None:
@@ -347,10 +367,8 @@ def score_intervals(
         intervals[score] = Interval(found.value, found.low, found.high, found.n_clips, reasons)
         chosen = _populated(found)
         n_neurons[score] = int(chosen.sum())
-        everywhere = np.repeat(heard[:, chosen].any(1, keepdims=True), len(POPULATION), axis=1)
-        population[score] = interval_of(
-            with_population(statistic, chosen), everywhere, method, confidence, n_bootstrap, seed
-        )
+        options = (method, confidence, n_bootstrap, seed)
+        population[score] = population_interval(statistic, chosen, heard, reasons, options)
     facts = {
         "method": method,
         "confidence": confidence,

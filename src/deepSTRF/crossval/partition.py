@@ -16,12 +16,11 @@ from deepSTRF.crossval.intervals import (
     CONFIDENCE,
     METHODS,
     N_BOOTSTRAP,
-    POPULATION,
     Interval,
     check_confidence,
     interval_of,
     interval_rows,
-    with_population,
+    population_interval,
 )
 from deepSTRF.crossval.tables import ResultTable, text_table
 from deepSTRF.protocols import DatasetLike
@@ -179,9 +178,8 @@ def partition_variance(
     chosen = np.all([~np.isnan(found.low) for found in values.values()], axis=0)
     if not chosen.any():
         chosen = np.all([~np.isnan(found.value) for found in values.values()], axis=0)
-    together = np.repeat(heard[:, chosen].any(1, keepdims=True), len(POPULATION), axis=1)
     population = {
-        part: interval_of(with_population(statistic, chosen), together, *options)
+        part: population_interval(statistic, chosen, heard, values[part].reasons, options)
         for part, statistic in statistics.items()
     }
     fewer = [

@@ -213,7 +213,8 @@ class CrossValidation:
             lines.append(f"and {len(self.folds) - MOST_SHOWN} more folds")
         for number, text in self.failed.items():
             lines.append(f"fold {number} failed: {text.strip().splitlines()[-1]}")
-        lines += [f"Note: {note}" for note in self.scores.facts.get("notes", ())]
+        notes = (*facts.get("notes", ()), *self.scores.facts.get("notes", ()))
+        lines += [f"Note: {note}" for note in notes]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
