@@ -36,12 +36,15 @@ __all__ = [
     "SOLVERS",
     "WAV2SPEC",
     "Registry",
+    "entries_of_users",
+    "register_again",
 ]
 
 Entry = TypeVar("Entry")
 Registered = TypeVar("Registered")
 
 _PACKAGE = __name__.split(".")[0]
+_REGISTRIES: list[Registry[Any]] = []
 
 
 class Registry(Generic[Entry]):
@@ -74,6 +77,7 @@ class Registry(Generic[Entry]):
         self._entries: dict[str, Entry] = {}
         self._lock = threading.RLock()
         self._scan_is_due = bool(packages)
+        _REGISTRIES.append(self)
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
         """Return a decorator that registers a class or function as ``name`` (stored in lower case)."""
@@ -139,6 +143,21 @@ class Registry(Generic[Entry]):
             except BaseException:
                 self._scan_is_due = True
                 raise
+
+
+def entries_of_users() -> list[tuple[str, str, Any]]:
+    """Entries that are not of this package, to be registered in another process: (what, name, entry)."""
+    return [
+        (registry.what, name, entry)
+        for registry in _REGISTRIES
+        for name, entry in registry._entries.items()
+        if str(getattr(entry, "__module__", _PACKAGE)).partition(".")[0] != _PACKAGE
+    ]
+
+
+def register_again(what: str, name: str, entry: Any) -> None:
+    """Register an entry of `entries_of_users` in this process, where the last one of a name counts."""
+    next(registry for registry in _REGISTRIES if registry.what == what)._entries[name] = entry
 
 
 def _import(module: str, what: str) -> None:

@@ -11,6 +11,8 @@ import time
 import numpy as np
 import pytest
 
+from deepSTRF.datasets import NeuralDataset
+from deepSTRF.datasets.audio.synthetic import SyntheticDataset
 from deepSTRF.experiments import (
     Run,
     SearchResults,
@@ -140,6 +142,88 @@ def test_a_trial_that_fails_is_told_and_the_rest_goes_on(tmp_path):
     assert results.best.choices == {"network": "good"}
 
 
+def test_a_trial_of_several_seeds_goes_on_in_the_second(tmp_path, monkeypatch):
+    base = {**NETWORK, "epochs": 4, "seeds": (0, 1)}
+
+    class Interrupted(BaseException):
+        pass
+
+    report = optuna_search._Progress.report
+
+    def interrupt(self, epoch, best):
+        if self.finished and epoch == 2:
+            raise Interrupted
+        report(self, epoch, best)
+
+    options = {"n_trials": 1, "pruner": "none", "progress": False}
+    search(RATES, base, tmp_path / "whole", **options)
+    monkeypatch.setattr(optuna_search._Progress, "report", interrupt)
+    with pytest.raises(Interrupted):
+        search(RATES, base, tmp_path / "cut", **options)
+    monkeypatch.undo()
+    search(RATES, base, tmp_path / "cut", **options)
+    addresses = [f"sqlite:///{tmp_path / name / 'search.db'}" for name in ("whole", "cut")]
+    studies = [optuna.load_study(study_name="deepSTRF", storage=address) for address in addresses]
+    whole, cut = (study.trials[0].intermediate_values for study in studies)
+    assert len(whole) == 8
+    assert cut == whole
+
+
+def test_a_recording_that_has_changed_ends_a_search(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base = {"dataset": "mine.npz", "split": "4/1/1", "model": "ridge"}
+    SyntheticDataset(**DATA).save("mine.npz")
+    search(LAGS, base, "out", n_trials=2, progress=False)
+    SyntheticDataset(**{**DATA, "seed": 1}).save("mine.npz")
+    with pytest.raises(ValueError, match="recording has changed"):
+        search(LAGS, base, "out", n_trials=3, progress=False)
+    SyntheticDataset(**DATA).save("mine.npz")
+    assert len(search(LAGS, base, "out", n_trials=3, progress=False).trials) == 3
+
+
+def test_a_trial_without_a_score_fails(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    draw = np.random.default_rng(0)
+    sounds = [draw.standard_normal((4, 100)) for _ in range(5)]
+    counts = [draw.poisson(1.0, (2, 1, 100)) * float(clip < 3) for clip in range(5)]  # silent in validation
+    NeuralDataset.from_arrays(sounds, counts, dt_ms=5.0).save("silent.npz")
+    base = {"dataset": "silent.npz", "split": "3/1/1", "model": "ridge"}
+    found = search({"model_options.n_lags": [1, 2]}, base, "out", n_trials=1, progress=False)
+    assert [(trial.status, trial.error) for trial in found.trials] == [
+        ("failed", "no neuron has a score on the validation clips")
+    ]
+    assert found.best_config is None
+
+
+def test_ranges_of_numpy_and_a_storage_that_is_none(tmp_path):
+    space = {"model_options.n_lags": {"low": np.int64(1), "high": np.int64(9), "step": 4}}
+    found = search(space, RIDGE, tmp_path / "a", n_trials=3, folds=[0], progress=False)
+    assert {trial.choices["model_options.n_lags"] for trial in found.trials} <= {1, 5, 9}
+    (tmp_path / "junk.db").write_text("this is no database" * 50, encoding="utf-8")
+    for storage, error in ((tmp_path / "junk.db", ValueError), ("nosuch://x", ValueError), (3, TypeError)):
+        with pytest.raises(error, match="storage"):
+            search(space, RIDGE, tmp_path / "b", folds=[0], storage=storage, progress=False)
+
+
+@FORKS
+@pytest.mark.slow
+def test_searches_that_begin_together_share_the_trials(tmp_path):
+    pytest.importorskip("fcntl")
+    children = []
+    for _ in range(3):
+        children.append(os.fork())
+        if children[-1] == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                search(RATES, {**NETWORK, "epochs": 2}, tmp_path, n_trials=9, progress=False)
+                code = 0
+            os._exit(code)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    found = search(RATES, {**NETWORK, "epochs": 2}, tmp_path, n_trials=9, progress=False)
+    assert [trial.number for trial in found.trials] == list(range(9))
+    assert len({trial.choices["learning_rate"] for trial in found.trials}) == 9  # no draw is made twice
+
+
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [
@@ -148,6 +232,10 @@ def test_a_trial_that_fails_is_told_and_the_rest_goes_on(tmp_path):
         ({"epochs": {"low": 1}}, {}, "'epochs' must be a field"),
         ({"epochs": {"low": 3, "high": 1}}, {}, "'epochs'"),
         ({"fold": [0, 1]}, {}, "folds are no choice"),
+        ({"epochs": {"low": 1, "high": 5, "step": 0.5}}, {}, "step must be a whole number above 0"),
+        ({"epochs": {"low": 1, "high": 5}}, {"folds": [0]}, "completes a split"),
+        ({"split": ["kfold:3"]}, {}, "names no fold; give folds"),
+        ({"split": ["kfold:3"]}, {"folds": [0, 0]}, "must differ"),
         ({"model": ["liner"]}, {}, "liner"),
         ({"epochs": [1, 2]}, {"pruner": "best"}, "pruner must be"),
         ({"epochs": [1, 2]}, {"n_trials": 0}, "n_trials must be at least 1"),

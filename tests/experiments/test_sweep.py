@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +155,51 @@ def test_a_key_holds_the_content_of_a_recording_in_files(tmp_path):
         NeuralDataset.from_arrays(sounds, [np.full((2, 2, 40), counts)] * 2, dt_ms=5.0).save(path)
         keys.append(Sweep({"dataset": str(path)}).fits()[0].key)
     assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [{"learning_rate": 1}, {"learning_rate": 1.0}, {"learning_rate": np.float32(1)}],
+        [{"warmup_ms": 0}, {"warmup_ms": 0.0}, {}],
+        [{"epochs": 3}, {"epochs": np.int64(3)}],
+        [{"seeds": 2}, {"seeds": [2]}, {"seeds": np.int64(2)}],
+        [{"dataset_options": {"clip_seconds": 1}}, {"dataset_options": {"clip_seconds": 1.0}}],
+        [{"model": "ridge", "model_options": {"lambdas": one}} for one in ([1, 10], (1.0, 10.0))],
+    ],
+)
+def test_a_number_is_one_choice_however_it_is_written(same):
+    assert len({Sweep(fields).fits()[0].key for fields in same}) == 1
+
+
+def test_whole_numbers_where_they_are_not_amounts_stay_apart():
+    keys = {Sweep({"model_options": {"temporal_window_size": n}}).fits()[0].key for n in (9, 9.0, "9")}
+    assert len(keys) == 3
+
+
+def test_a_recording_is_known_by_its_content_wherever_it_is(tmp_path, monkeypatch):
+    sounds = [np.random.default_rng(0).random((3, 40)) for _ in range(2)]
+    NeuralDataset.from_arrays(sounds, [np.ones((2, 2, 40))] * 2, dt_ms=5.0).save(tmp_path / "mine.npz")
+    monkeypatch.chdir(tmp_path)
+    fits = [Sweep({"dataset": name}).fits()[0] for name in ("mine.npz", tmp_path / "mine.npz")]
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
+    fits.append(Sweep({"dataset": "../mine.npz"}).fits()[0])
+    assert len({fit.key for fit in fits}) == len({fit.folder for fit in fits}) == 1
+    assert Path(fits[0].config.dataset) == tmp_path / "mine.npz"  # a worker has another working folder
+
+
+def test_a_key_holds_the_content_of_the_folder_of_a_named_recording(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("NS1").mkdir()
+    keys = []
+    for text in ("a", "b", "a"):
+        Path("NS1", "spikes.txt").write_text(text, encoding="utf-8")
+        keys += [
+            Sweep({"dataset": "ns1", "dataset_options": {"path": path}}).fits()[0].key
+            for path in ("NS1", Path("NS1").absolute())
+        ]
+    assert keys[0] == keys[1] == keys[4] == keys[5] != keys[2] == keys[3]
 
 
 # ---- tables

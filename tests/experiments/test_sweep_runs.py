@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,12 +20,14 @@ import pytest
 import torch
 
 from deepSTRF import _files as files
+from deepSTRF.datasets.audio.synthetic import SyntheticDataset
 from deepSTRF.experiments import (
     ExperimentConfig,
     Run,
     Sweep,
     SweepResults,
     engines,  # inner: deaths of workers without processes
+    run,  # inner: where a fit is interrupted
     run_experiment,
     run_sweep,
     sweep_fits,  # inner: the same
@@ -257,6 +261,127 @@ def test_a_fit_that_another_process_works_on_is_left_to_it(tmp_path):
         end.join()
     assert [fit.status for fit in results.fits] == ["done", "done"]
     assert set(events(tmp_path).values()) == {1}
+
+
+def test_results_are_read_where_the_recording_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SyntheticDataset(**DATA).save("mine.npz")
+    sweep = Sweep(
+        {"dataset": "mine.npz", "split": "3/1/1", "model": "ridge"}, {"model_options.n_lags": [1, 2]}
+    )
+    done = run_sweep(sweep, "sweep", progress=False)
+    Path("mine.npz").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = SweepResults.load("../sweep")
+    assert [fit.test for fit in found.fits] == [fit.test for fit in done.fits]
+
+
+def test_a_fit_that_was_interrupted_goes_on_after_its_recording_has_moved(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SyntheticDataset(**DATA).save("mine.npz")
+    sweep = Sweep({"dataset": "mine.npz", "split": "3/1/1", "epochs": 2})
+    monkeypatch.setattr(run, "finish", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(sweep, "sweep", progress=False)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    Path("inner").mkdir()
+    Path("mine.npz").rename("inner/mine.npz")
+    moved = Sweep({"dataset": "inner/mine.npz", "split": "3/1/1", "epochs": 2})
+    assert [fit.error for fit in run_sweep(moved, "sweep", progress=False).fits] == [""]
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_folder_in_which_a_process_has_just_begun_is_a_sweeps(tmp_path):
+    (tmp_path / "fits").mkdir()
+    (tmp_path / ".sweep.toml.abc-1-2.tmp").touch()
+    assert len(run_sweep(small(1), tmp_path, progress=False).fitted) == 1
+
+
+def test_a_full_disk_ends_the_sweep_and_no_fit_has_failed(tmp_path, monkeypatch):
+    run_experiment = sweep_fits.run_experiment
+    calls = []
+
+    def full(config, folder, **options):
+        calls.append(folder)
+        if len(calls) > 1:
+            raise OSError(errno.ENOSPC, "No space left on device", str(folder / "run.json"))
+        return run_experiment(config, folder, **options)
+
+    monkeypatch.setattr(sweep_fits, "run_experiment", full)
+    with pytest.raises(OSError, match="No space left"):
+        run_sweep(small(3), tmp_path, progress=False)
+    assert [fit.status for fit in SweepResults.load(tmp_path).fits] == ["done", "missing", "missing"]
+    monkeypatch.undo()
+    assert len(run_sweep(small(3), tmp_path, progress=False).fitted) == 2
+
+
+def test_a_disk_that_is_full_elsewhere_is_a_failed_fit(tmp_path, monkeypatch):
+    def full(config, folder, **options):
+        raise OSError(errno.ENOSPC, "No space left on device", "/scratch/x")
+
+    monkeypatch.setattr(sweep_fits, "run_experiment", full)
+    assert [fit.status for fit in run_sweep(small(2), tmp_path, progress=False).fits] == ["failed"] * 2
+
+
+def test_a_finished_sweep_writes_nothing(tmp_path):
+    run_sweep(small(1), tmp_path, progress=False)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()}
+    run_sweep(small(1), tmp_path, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.slow
+def test_workers_know_the_models_of_a_script(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    answer = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=300
+    )
+    assert answer.stdout.split() == ["done", "done"], answer.stdout + answer.stderr
+
+
+SCRIPT = """
+from deepSTRF.experiments import Sweep, run_sweep
+from deepSTRF.models.audio import Linear
+from deepSTRF.registry import MODELS
+
+@MODELS.register("of_a_script")
+class OfAScript(Linear):
+    pass
+
+if __name__ == "__main__":
+    data = {"n_neurons": 2, "n_clips": 5, "n_repeats": 4, "clip_seconds": 0.5}
+    sweep = Sweep({"dataset_options": data, "model": "of_a_script", "epochs": 1}, {"seeds": [0, 1]})
+    print(*(fit.status + fit.error for fit in run_sweep(sweep, "sweep", n_jobs=2, progress=False).fits))
+"""
+
+
+def test_a_split_without_its_fold_is_refused_at_once(tmp_path):
+    sweep = Sweep({"dataset_options": DATA, "split": "kfold:3", "model": "ridge"})
+    with pytest.raises(ValueError, match="names no fold"):
+        run_sweep(sweep, tmp_path / "out", progress=False)
+    with pytest.raises(ValueError, match="are 0 to 2"):
+        Sweep({"split": "kfold:3"}, {"fold": [0, 3]})
+
+
+def test_what_does_not_answer_as_dask_does_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    import dask
+
+    monkeypatch.setattr(engines, "SECONDS_TO_ANSWER", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as mute,
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(ConnectionError, match="nothing of Dask answers within"),
+    ):
+        run_sweep(small(1), tmp_path, scheduler=f"tcp://127.0.0.1:{mute.getsockname()[1]}", progress=False)
+    with pytest.raises(ConnectionError, match="empty"):
+        run_sweep(small(1), tmp_path, scheduler="", progress=False)
 
 
 # ---- workers that die

@@ -46,6 +46,7 @@ __all__ = [
     "resolve_device",
     "solve",
     "solver_options",
+    "with_floats",
 ]
 
 DATASET_SUFFIX = ".npz"
@@ -145,6 +146,22 @@ def _check_options(
         if name not in arguments and name not in also:
             advice = LAGS_ARE_FOR if name in ("lags", "lags_ms") else closest(name, legal)
             raise ValueError(f"{what} has no option {name!r}; it takes {', '.join(legal)}.{advice}")
+
+
+def with_floats(entry: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options in which whole numbers for arguments that are annotated as floats are floats: 1 is 1.0."""
+    found = dict(options)
+    for name, argument in _arguments(entry).items():
+        words = re.findall(r"\w+", getattr(argument.annotation, "__name__", str(argument.annotation)))
+        if name in found and "float" in words and "int" not in words:
+            found[name] = _as_floats(found[name])
+    return found
+
+
+def _as_floats(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_as_floats(item) for item in value]
+    return float(value) if type(value) is int else value
 
 
 def is_closed_form(model: str) -> bool:

@@ -13,6 +13,8 @@ import hashlib
 import itertools
 import json
 import math
+import numbers
+import operator
 import os
 import re
 import shlex
@@ -165,7 +167,17 @@ def _switch(name: str, value: Any) -> Any:
     return value
 
 
+def _path(name: str, value: Any) -> Any:
+    return _text(name, os.fspath(value) if isinstance(value, os.PathLike) else value)
+
+
+def _whole(value: Any) -> Any:
+    """A whole number of another library as Python's own."""
+    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
 def _count(name: str, value: Any) -> Any:
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise FieldError("{" + name + "} must be a whole number of at least 1, got {0!r}", value)
     if value > LARGEST_COUNT:
@@ -182,27 +194,32 @@ def _rounded(value: float) -> float:
 
 
 def _amount(name: str, value: Any) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    """A number as a float: 1 and 1.0 are the same choice."""
+    value = _whole(value)
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if number and isinstance(value, int):
         number = math.isfinite(_rounded(value))
     if not number or not math.isfinite(value) or value < 0:
         raise FieldError("{" + name + "} must be a number of at least 0, got {0!r}", value)
-    return value
+    return float(value)
 
 
 def _positive(name: str, value: Any) -> Any:
-    if _amount(name, value) == 0:
+    number = _amount(name, value)
+    if number == 0:
         raise FieldError("{" + name + "} must be above 0, got 0: nothing would be learned")
-    return value
+    return number
 
 
 def _decay(name: str, value: Any) -> Any:
-    if _amount(name, value) >= 1:
+    number = _amount(name, value)
+    if number >= 1:
         raise FieldError("{" + name + "} must be below 1, got {0!r}: the share that each step keeps", value)
-    return value
+    return number
 
 
 def _bands(name: str, value: Any) -> Any:
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST_PART:
         template = "{" + name + "} must be a whole number of bands, 0 to {0:,}, got {1!r}"
         raise FieldError(template, LARGEST_PART, value)
@@ -234,7 +251,7 @@ def _device(name: str, value: Any) -> Any:
 
 def _seeds(name: str, seeds: Any) -> tuple[int, ...]:
     """Seeds as a tuple of distinct ints; an int is one seed."""
-    listed = seeds
+    listed = seeds = _whole(seeds)
     if isinstance(seeds, int):
         listed = [seeds]
     elif isinstance(seeds, Iterable):
@@ -255,6 +272,7 @@ def _seeds(name: str, seeds: Any) -> tuple[int, ...]:
 def _options(name: str, value: Any) -> Any:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise FieldTypeError("{" + name + "} must map names to values, got {0!r}", value)
+    value = {key: os.fspath(item) if isinstance(item, os.PathLike) else item for key, item in value.items()}
     for key, item in value.items():
         _option(name, key, item)
     return value
@@ -335,7 +353,7 @@ class ExperimentConfig:
     """
 
     dataset: str = choice(
-        "synthetic", _text, "dataset.name",
+        "synthetic", _path, "dataset.name",
         "A name of `deepstrf datasets`, an .npz file, or a recording (a file or folder of its formats).",
         short="-d", metavar="NAME|FILE",
     )  # fmt: skip

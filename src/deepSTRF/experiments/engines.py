@@ -9,7 +9,9 @@ from __future__ import annotations
 import itertools
 import queue
 import secrets
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -23,6 +25,8 @@ __all__ = ["RETRIES", "Answer", "DaskEngine", "Engine", "HereEngine", "ProcessEn
 RETRIES = 3
 #: Seconds after which a process without work ends: those of a driver that was killed, too.
 IDLE_SECONDS = 60
+#: Seconds in which a Dask scheduler that has been connected to says who it is.
+SECONDS_TO_ANSWER = 5
 #: Each fit has one thread, wherever it runs: sums of floats depend on their number.
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
@@ -152,6 +156,37 @@ def _executor() -> Any:
     return ProcessPoolExecutor(max_workers=1, timeout=IDLE_SECONDS, env=ONE_THREAD)
 
 
+def _connected(distributed: Any, scheduler: Any) -> Any:
+    """A client of a scheduler, within the time that Dask gives a connection.
+
+    Dask itself waits for ever where something else listens at the address, hence the thread.
+    """
+    import dask
+
+    seconds = dask.utils.parse_timedelta(dask.config.get("distributed.comm.timeouts.connect", "30s"))
+    found: Future[Any] = Future()
+
+    def connect() -> None:
+        try:
+            client = distributed.Client(scheduler)
+        except Exception as error:  # noqa: BLE001  (raised below)
+            found.set_exception(error)
+        else:
+            found.set_result(client)
+
+    try:
+        if scheduler == "":
+            raise ValueError("it is empty")
+        threading.Thread(target=connect, daemon=True).start()
+        return found.result(seconds + SECONDS_TO_ANSWER)
+    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+        reason = str(error) or f"nothing of Dask answers within {seconds + SECONDS_TO_ANSWER:g} s"
+        raise ConnectionError(
+            f"no Dask scheduler answers at scheduler={scheduler!r} ({reason}); start one with: dask "
+            "scheduler, and workers with: dask worker ADDRESS --nthreads 1"
+        ) from error
+
+
 class DaskEngine:
     """The workers of a Dask scheduler; all calls are handed over, and the scheduler distributes them."""
 
@@ -159,13 +194,7 @@ class DaskEngine:
         distributed = require("distributed", "distributed")
         self.answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._own = not isinstance(scheduler, distributed.Client)
-        try:
-            self._client = distributed.Client(scheduler) if self._own else scheduler
-        except (OSError, ValueError) as error:
-            raise ConnectionError(
-                f"no Dask scheduler answers at scheduler={scheduler!r} ({error}); start one with: dask "
-                "scheduler, and workers with: dask worker ADDRESS --nthreads 1"
-            ) from error
+        self._client = _connected(distributed, scheduler) if self._own else scheduler
         self._killed = distributed.KilledWorker
         self._session, self._count = secrets.token_hex(4), itertools.count()
         self._futures: dict[str, Any] = {}
@@ -181,19 +210,20 @@ class DaskEngine:
         future.add_done_callback(lambda ended: self._ended(name, ended))
 
     def _ended(self, name: str, future: Any) -> None:
-        """Called in a thread of the client."""
-        if future.status in ("cancelled", "lost"):  # so are all when the connection is lost
-            self.answers.put(Answer(name, lost=True))
-        elif future.status == "finished":
-            self.answers.put(Answer(name, future.result()))
-        elif future.status == "error":
-            error = future.exception()
-            if isinstance(error, self._killed):
-                self.answers.put(Answer(name, died=_text(error), for_good=True))
-            else:
-                text = f"{_text(error)} (workers need deepSTRF, of the same version as here)"
-                self.answers.put(Answer(name, impossible=text))
+        """Called in a thread of the client; nothing is held of the call once its answer is there."""
         self._futures.pop(name, None)
+        answer = Answer(name, lost=True)  # cancelled or lost: so are all when the connection is lost
+        with suppress(Exception):  # the worker that holds the answer has gone: the same
+            if future.status == "finished":
+                answer = Answer(name, future.result())
+            elif future.status == "error":
+                error = future.exception()
+                if isinstance(error, self._killed):
+                    answer = Answer(name, died=_text(error), for_good=True)
+                else:
+                    text = f"{_text(error)} (workers need deepSTRF, of the same version as here)"
+                    answer = Answer(name, impossible=text)
+        self.answers.put(answer)
 
     def check(self) -> None:
         """Raise ConnectionError when the scheduler has gone."""

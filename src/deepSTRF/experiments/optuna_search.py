@@ -9,10 +9,11 @@ from __future__ import annotations
 import functools
 import json
 import math
+import numbers
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
@@ -31,6 +32,7 @@ from deepSTRF.experiments.sweep import (
     EXCLUDE,
     FOLD,
     GRID,
+    KEYS,
     SEARCH,
     Axis,
     Contents,
@@ -40,10 +42,11 @@ from deepSTRF.experiments.sweep import (
     flat_grid,
     is_choice,
     label_of,
+    lacks_fold,
     none_words,
     planned,
 )
-from deepSTRF.experiments.sweep_fits import AGAIN_SECONDS, BUSY, Job, check_folder, fit_planned
+from deepSTRF.experiments.sweep_fits import AGAIN_SECONDS, BUSY, SEARCH_LOCK, Job, check_folder, fit_planned
 from deepSTRF.experiments.sweep_results import DONE, FAILED, FITS, SWEEP_FILE, read_result, shown
 from deepSTRF.training.callbacks import Callback, FitterLike, shows_progress
 from deepSTRF.training.objective import mean_score
@@ -55,6 +58,8 @@ PRUNED, RUNNING = "pruned", "running"
 WARMUP_EPOCHS, STARTUP_TRIALS = 3, 5
 STUDY, DATABASE = "deepSTRF", "search.db"
 TRIALS_CSV, TRIALS_JSON = "trials.csv", "trials.json"
+#: Seconds between two looks at the lock of a search, and in which another process leaves its database.
+LOCK_SECONDS, DATABASE_SECONDS = 0.05, 60
 _RANGE = ("low", "high", "log", "step")
 _TABLE = ("space", "n_trials", "folds", "pruner", "seed")
 
@@ -211,25 +216,33 @@ def _dimensions(space: Mapping[str, Any]) -> list[_Dimension]:
             axis = axis_of(name, given)
             found.append(_Dimension(name, optuna.distributions.CategoricalDistribution(axis.labels), axis))
             continue
-        numbers = [given.get(end) for end in ("low", "high")]
-        if not is_choice(name) or set(given) - set(_RANGE) or not all(map(_is_number, numbers)):
+        ends = [_number(given.get(end)) for end in ("low", "high")]
+        if not is_choice(name) or set(given) - set(_RANGE) or None in ends:
             raise ValueError(
                 f"space: {name!r} must be a field of ExperimentConfig or an option such as "
                 "'model_options.n_lags', with a list of values or a range {'low': ..., 'high': ..., "
                 f"'log': true, 'step': ...}}; got {dict(given)!r}"
             )
-        whole = all(isinstance(number, int) for number in numbers)
+        whole = all(isinstance(end, int) for end in ends)
         kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
-        more = {key: given[key] for key in ("log", "step") if key in given}
+        more = {"log": bool(given.get("log", False))}
+        if "step" in given:
+            more["step"] = _number(given["step"])
+            if not isinstance(more["step"], int if whole else int | float) or more["step"] <= 0:
+                kind_of = "whole number" if whole else "number"
+                raise ValueError(f"space: {name!r}: step must be a {kind_of} above 0, got {given['step']!r}")
         try:
-            found.append(_Dimension(name, kind(*numbers, **more), None))
+            found.append(_Dimension(name, kind(*ends, **more), None))
         except ValueError as error:
             raise ValueError(f"space: {name!r}: {error}") from None
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _number(value: Any) -> int | float | None:
+    """An end of a range as Python's own number; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        return None
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 # ---- The search
@@ -254,7 +267,7 @@ def search(
     Each trial fits an experiment (one per fold), and reports its best validation score so far at every epoch;
     a pruner ends trials that fall behind. The same call goes on with an interrupted search: the trial that
     was at work resumes at its last epoch, finished ones are not repeated, and the draws are those that an
-    uninterrupted search makes. Several processes may run the same search at the same time.
+    uninterrupted search makes. Several processes that share the folder may run the same search at a time.
 
     Parameters
     ----------
@@ -292,7 +305,8 @@ def search(
     ImportError
         Without the extra ``hpo``.
     ValueError, TypeError
-        For an impossible space or base; when the storage holds another search.
+        For an impossible space or base; when the storage holds another search, or trials on a recording that
+        has changed since; when it is no database.
 
     Notes
     -----
@@ -321,9 +335,8 @@ def search(
     one = _Search(space, fields_given(base), folder.absolute(), tuple(folds), seed, download)
     with _quiet(optuna):
         study = one.open_study(optuna, storage, pruner)
-        while len(study.trials) < n_trials or one.abandoned(study):
-            number = one.step(optuna, study)
-            if number is not None and shows_progress(progress):
+        while (number := one.step(optuna, study, n_trials)) is not None:
+            if shows_progress(progress):
                 _say(one.read(study.trials[number]), n_trials)
         trials = [one.read(trial) for trial in study.trials]
     done = [trial for trial in trials if trial.status == DONE]
@@ -352,9 +365,13 @@ class _Search:
         self.description = json.dumps(
             json_safe({"base": base, "space": space, "folds": folds, "seed": seed}), sort_keys=True
         )
+        if len(set(folds)) < len(folds):
+            raise ValueError(f"folds must differ from each other, got {list(folds)}")
         first = {d.name: d.axis.labels[0] if d.axis else d.distribution.low for d in self.dimensions}
         for fit in self._fits(first):
             check_choices(fit.config)
+            if lacks_fold(fit.config.split):
+                raise ValueError(f"the split {fit.config.split!r} names no fold; give folds=[0, 1, ...]")
         ends = [d.distribution.high for d in self.dimensions if d.name == "epochs" and d.axis is None]
         self.most_epochs = max([fit.config.epochs, *ends])
 
@@ -380,54 +397,75 @@ class _Search:
         self.folder.mkdir(parents=True, exist_ok=True)
         if storage is None:
             storage = self.folder / DATABASE
-        if isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage):
-            check_target(storage)
-            storage = f"sqlite:///{Path(storage).absolute()}"
-        study = optuna.create_study(
-            storage=storage,
-            study_name=STUDY,
-            direction="maximize",
-            load_if_exists=True,
-            pruner=_pruner(optuna, pruner),
-        )
-        held = study.user_attrs.get("description")
-        if held is None:
-            study.set_user_attr("description", self.description)
-        elif held != self.description:
+        with self._alone():  # two that begin together would both make the tables
+            study = optuna.create_study(
+                storage=_opened(optuna, storage),
+                study_name=STUDY,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=_pruner(optuna, pruner),
+            )
+            held = study.user_attrs.get("description")
+            if held is None:
+                study.set_user_attr("description", self.description)
+        if held not in (None, self.description):
             raise ValueError(
                 "the storage holds another search (space, base, folds or seed differ); name another folder "
                 f"or storage. It holds {held[:300]}"
             )
+        self._check_recordings(study)
         return study
 
-    def abandoned(self, study: Any) -> list[int]:
-        """Trials at which a process was at work that is no more."""
-        found = []
+    def _check_recordings(self, study: Any) -> None:
+        """Raise ValueError when a recording in files is not that of the trials that are there."""
+        for trial in study.trials:
+            folders = trial.user_attrs.get("folders")
+            if folders and folders != [fit.folder for fit in self._fits(trial.params)]:
+                raise ValueError(
+                    "the recording has changed since the trials of this search: their scores and new ones do "
+                    "not compare. Name another folder (and storage), or bring the recording back as it was"
+                )
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """A block in which no other process makes a trial."""
+        while True:
+            with held_lock(self.folder / SEARCH_LOCK) as mine:
+                if mine:
+                    yield
+                    return
+            time.sleep(LOCK_SECONDS)
+
+    def _abandoned(self, study: Any) -> int | None:
+        """A trial at which a process was at work that is no more."""
         for trial in study.trials:
             if trial.state.name == "RUNNING":
                 with held_lock(self._lock(trial.number)) as mine:
-                    found += [trial.number] if mine else []
-        return found
+                    if mine:
+                        return int(trial.number)
+        return None
 
     def _lock(self, number: int) -> Path:
         return self.folder / f"trial-{number}.lock"
 
-    def step(self, optuna: Any, study: Any) -> int | None:
-        """Go on with an abandoned trial, or make a new one; None where another process took it."""
-        left = self.abandoned(study)
-        number = left[0] if left else len(study.trials)
-        # a sampler of its own for each trial: an interrupted search draws what an uninterrupted one draws
-        state = np.random.SeedSequence([self.seed, number]).generate_state(1)
-        study.sampler = optuna.samplers.TPESampler(seed=int(state[0]))
-        if left:
-            trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
-        else:
-            trial = study.ask()
-        with held_lock(self._lock(trial.number)) as mine:
-            if not mine or study.trials[trial.number].state.name != "RUNNING":
-                return None
+    def step(self, optuna: Any, study: Any, n_trials: int) -> int | None:
+        """Go on with an abandoned trial, or make a new one; None when there are enough."""
+        with ExitStack() as held:
+            with self._alone():
+                number = self._abandoned(study)
+                if number is not None:
+                    trial = optuna.trial.Trial(study, study.trials[number]._trial_id)
+                elif len(study.trials) < n_trials:
+                    trial = study.ask()
+                else:
+                    return None
+                number = int(trial.number)
+                held.enter_context(held_lock(self._lock(number)))
+            # a sampler of its own for each trial: an interrupted search draws what an uninterrupted one draws
+            state = np.random.SeedSequence([self.seed, number]).generate_state(1)
+            study.sampler = optuna.samplers.TPESampler(seed=int(state[0]))
             self._run(optuna, study, trial)
-        return int(trial.number)
+        return number
 
     def _run(self, optuna: Any, study: Any, trial: Any) -> None:
         """Fit what a trial draws, and tell the study."""
@@ -455,7 +493,12 @@ class _Search:
             trial.set_user_attr("error", f"{error}"[:1000])
             study.tell(trial.number, state=states.FAIL)
         else:
-            study.tell(trial.number, mean(progress.finished))
+            score = mean(progress.finished)
+            if math.isnan(score):
+                trial.set_user_attr("error", "no neuron has a score on the validation clips")
+                study.tell(trial.number, state=states.FAIL)
+            else:
+                study.tell(trial.number, score)
 
     def read(self, trial: Any) -> Trial:
         """A trial as it is in the storage."""
@@ -472,6 +515,31 @@ class _Search:
             str(trial.user_attrs.get("error", "")),
             [self.folder / FITS / name for name in folders],
         )
+
+
+def _opened(optuna: Any, storage: Any) -> Any:
+    """A storage of Optuna; a path is a file of SQLite."""
+    if not isinstance(storage, str | os.PathLike | optuna.storages.BaseStorage):
+        raise TypeError(
+            "storage must be a path, the address of a database or a storage of Optuna, got "
+            f"{type(storage).__name__}"
+        )
+    address, options = storage, {}
+    if isinstance(storage, os.PathLike) or (isinstance(storage, str) and "://" not in storage):
+        check_target(storage)
+        Path(storage).absolute().parent.mkdir(parents=True, exist_ok=True)
+        address = f"sqlite:///{Path(storage).absolute()}"
+    if not isinstance(address, str):
+        return storage
+    if address.startswith("sqlite:"):
+        options = {"connect_args": {"timeout": DATABASE_SECONDS}}
+    try:
+        return optuna.storages.RDBStorage(address, engine_kwargs=options)
+    except Exception as error:  # of SQLAlchemy, or of the driver of a database
+        text = " ".join(str(error).split("\n")[0].split())
+        raise ValueError(
+            f"storage={os.fspath(storage)!r} is no database of Optuna, or does not answer ({text})"
+        ) from error
 
 
 def _pruner(optuna: Any, pruner: Any) -> Any:
@@ -546,8 +614,9 @@ class _Pruning(Callback):
         self._report(fitter)
 
     def on_fit_end(self, fitter: FitterLike) -> None:
-        """The next fit of the trial counts on from this one."""
+        """The next fit of the trial counts on from this one, also from one that was finished before."""
         if fitter.history:
+            self._report(fitter)
             self._progress.finished.append(self._best)
 
     def _report(self, fitter: FitterLike) -> None:
@@ -580,7 +649,7 @@ def search_from_toml(
     for key in table:
         if key not in _TABLE:
             raise ValueError(f"{source}: [search] has no key {key!r}; legal are {', '.join(_TABLE)}")
-    own = ("name", GRID, EXCLUDE, SEARCH)
+    own = ("name", GRID, EXCLUDE, SEARCH, KEYS)
     base = fields_of({key: value for key, value in tree.items() if key not in own}, source)
     base.pop("out", None)
     given = {**{key: value for key, value in table.items() if key != "space"}}

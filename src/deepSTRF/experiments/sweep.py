@@ -12,15 +12,18 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tomli_w
 
+from deepSTRF._files import file_facts
 from deepSTRF._validation import checked
+from deepSTRF.experiments.build import is_file, with_floats
 from deepSTRF.experiments.config import (
     NONE_WORD,
     ExperimentConfig,
@@ -31,9 +34,11 @@ from deepSTRF.experiments.config import (
     read_toml,
     toml_tree,
 )
+from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
 
 __all__ = [
     "FOLD",
+    "KEYS",
     "REPEATS",
     "SEARCH",
     "Axis",
@@ -45,6 +50,7 @@ __all__ = [
     "flat_grid",
     "is_choice",
     "label_of",
+    "lacks_fold",
     "none_words",
     "planned",
 ]
@@ -53,8 +59,9 @@ __all__ = [
 FOLD = "fold"
 #: Axes that repeat a configuration: scores are averaged over them.
 REPEATS = ("seeds", FOLD, "split")
-#: Tables of a sweep's TOML file beside those of an experiment; the last is of `deepSTRF.experiments.search`.
-GRID, EXCLUDE, SEARCH = "grid", "exclude", "search"
+#: Tables of a sweep's TOML file beside those of an experiment; `SEARCH` is of `deepSTRF.experiments.search`,
+#: and `KEYS` is written where a sweep is run: name of a fit to its key.
+GRID, EXCLUDE, SEARCH, KEYS = "grid", "exclude", "search", "keys"
 #: More fits than this are a slip.
 MOST_FITS = 100_000
 #: Characters of a label, and digits of a key in the name of a folder.
@@ -63,6 +70,8 @@ LONGEST_LABEL, KEY_DIGITS = 60, 12
 KEY_FORMAT = 1
 #: A field that names something, and the options that go with it.
 _OPTIONS_OF = {"dataset": "dataset_options", "model": "model_options", "wav2spec": "wav2spec_options"}
+#: Options of a recording with a name that say where its files are.
+_PLACES = ("path", "root")
 _FIELDS = {item.name: item for item in fields(ExperimentConfig) if item.name != "out"}
 
 Changes = Mapping[str, Any]
@@ -175,7 +184,7 @@ class Sweep:
 
     @classmethod
     def _from_tree(cls, tree: Mapping[str, Any], source: str, name: str) -> Sweep:
-        own = ("name", GRID, EXCLUDE, SEARCH)
+        own = ("name", GRID, EXCLUDE, SEARCH, KEYS)
         values = fields_of({key: value for key, value in tree.items() if key not in own}, source)
         values.pop("out", None)
         grid = tree.get(GRID, {})
@@ -202,8 +211,14 @@ class Sweep:
         """Return the configuration of every fit by its name, in the order of the grid."""
         return {fit.name: fit.config for fit in self._plan(Contents(read=False))}
 
-    def fits(self) -> list[PlannedFit]:
-        """Return every fit: name, configuration, labels of its choices, key; reads recordings in files."""
+    def fits(self, keys: Mapping[str, str] | None = None) -> list[PlannedFit]:
+        """Return every fit: name, configuration, labels of its choices, key; reads recordings in files.
+
+        ``keys`` are of an earlier call, by name: where they have all fits, nothing is read.
+        """
+        plan = self._plan(Contents(read=False))
+        if keys and all(fit.name in keys for fit in plan):
+            return [replace(fit, key=keys[fit.name]) for fit in plan]
         return self._plan(Contents())
 
     def _plan(self, contents: Contents) -> list[PlannedFit]:
@@ -374,7 +389,7 @@ def planned(
     try:
         for key, value in sorted(merged.items(), key=lambda item: item[0].count(".") + 2 * (item[0] == FOLD)):
             _set_choice(values, key, value)
-        config = ExperimentConfig(**values)
+        config = _with_whole_path(ExperimentConfig(**values))
     except (ValueError, TypeError) as error:
         error.add_note(f"The fit is {name!r}")
         raise
@@ -391,17 +406,27 @@ def _set_choice(values: dict[str, Any], key: str, value: Any) -> None:
     table, dot, option = key.partition(".")
     if key == FOLD:
         split = values.get("split")
-        if split is None or "fold=" in split:
+        if not lacks_fold(split):
             raise ValueError(
                 f"fold={value!r} completes a split such as 'kfold:5' or 'loo', and the split is {split!r}"
             )
         if isinstance(value, bool) or not hasattr(value, "__index__") or value < 0:
             raise ValueError(f"fold must be a whole number of at least 0, got {value!r}")
+        folds = re.search(r"kfold:(\d+)", split)
+        if folds and value >= int(folds[1]):
+            raise ValueError(f"fold={value!r}: the folds of {split!r} are 0 to {int(folds[1]) - 1}")
         values["split"] = f"{split}:fold={int(value)}"
     elif dot:
         values[table] = {**values.get(table, {}), option: value}
     else:
         values[key] = value
+
+
+def lacks_fold(split: str | None) -> bool:
+    """Whether a split is completed by a fold: "kfold:5", "cut:10:loo"."""
+    words = (split or "").lower().split(":")
+    kind = next((word for word in words[2 if words[0] == "cut" else 0 :]), "")
+    return kind in ("kfold", "loo") and not any(word.strip().startswith("fold=") for word in words)
 
 
 def _matches(rule: Mapping[str, Any], fit: PlannedFit) -> bool:
@@ -431,45 +456,73 @@ class Contents:
     """Keys of fits; each recording in files is read once, or left out of them (``read`` False)."""
 
     def __init__(self, *, read: bool = True) -> None:
-        self._digests: dict[str, str | None] = {}
+        self._digests: dict[Path, str] = {}
         self._read = read
 
     def key(self, config: ExperimentConfig) -> str:
-        """SHA-256 of the choices and of the recording, where it is in files."""
+        """SHA-256 of the choices and of the recording, where it is in files: then wherever they are."""
         facts = {
             "format": KEY_FORMAT,
             **config.identity(),
             "epochs": config.epochs,
             "patience": config.patience,
         }
-        if self._read and config.dataset not in self._digests:
-            self._digests[config.dataset] = _digest_of_files(config)
-        if (digest := self._digests.get(config.dataset)) is not None:
-            facts["content"] = digest
+        for options, entry in _entries_of(config).items():
+            facts[options] = with_floats(entry, facts[options])
+        option, path = _files_of(config)
+        if self._read and path is not None:
+            if path not in self._digests:
+                self._digests[path] = _digest_of_files(path)
+            facts["content"] = self._digests[path]
+            if option is None:
+                del facts["dataset"]
+            else:
+                del facts["dataset_options"][option]
         return hashlib.sha256(json.dumps(_written(facts), sort_keys=True).encode()).hexdigest()
 
 
-def _digest_of_files(config: ExperimentConfig) -> str | None:
-    """SHA-256 of a recording in files; None for one that is known by its name."""
-    path = Path(config.dataset)
-    try:
-        if not path.exists():
-            return None
-    except OSError:  # a name that no file can have
-        return None
-    from deepSTRF._files import file_facts
-    from deepSTRF.experiments.build import is_file
+def _entries_of(config: ExperimentConfig) -> dict[str, Any]:
+    """Field of options to the class or function that takes them, where that is known by a name."""
+    models = SOLVERS if config.model in SOLVERS else MODELS
+    found = {
+        "dataset_options": (DATASETS, config.dataset),
+        "model_options": (models, config.model),
+        "wav2spec_options": (WAV2SPEC, config.wav2spec),
+    }
+    return {options: registry.get(name) for options, (registry, name) in found.items() if name in registry}
 
-    if not is_file(config):
-        return None
+
+def _files_of(config: ExperimentConfig) -> tuple[str | None, Path | None]:
+    """File or folder of a recording that is there, and the option that names it; None for a known name."""
+    option = next((name for name in _PLACES if isinstance(config.dataset_options.get(name), str)), None)
+    if config.dataset not in DATASETS:
+        option = None
+    elif option is None:
+        return None, None
+    path = Path(config.dataset if option is None else config.dataset_options[option])
+    try:
+        is_there = path.exists() and (option is not None or is_file(config))
+    except OSError:  # a name that no file can have
+        is_there = False
+    return option, path.absolute() if is_there else None
+
+
+def _with_whole_path(config: ExperimentConfig) -> ExperimentConfig:
+    """A configuration whose recording in files is found from any working folder: a worker has its own."""
+    option, path = _files_of(config)
+    if path is None:
+        return config
+    if option is None:
+        return replace(config, dataset=os.fspath(path))
+    return replace(config, dataset_options={**config.dataset_options, option: os.fspath(path)})
+
+
+def _digest_of_files(path: Path) -> str:
+    """SHA-256 of the content of a file or folder."""
     if path.is_file():
         return file_facts(path)[1]
     digest = hashlib.sha256()
-    for inner in _files_in(path):
-        digest.update(f"{inner.relative_to(path).as_posix()} {file_facts(inner)}\n".encode())
+    for inner in sorted(path.rglob("*")):
+        if inner.is_file():
+            digest.update(f"{inner.relative_to(path).as_posix()} {file_facts(inner)}\n".encode())
     return digest.hexdigest()
-
-
-def _files_in(folder: Path) -> Iterator[Path]:
-    """Regular files of a folder, in an order that is the same everywhere."""
-    return (path for path in sorted(folder.rglob("*")) if path.is_file())

@@ -8,8 +8,10 @@ reported in a file beside its folder, and the others go on.
 from __future__ import annotations
 
 import datetime
+import errno
 import functools
 import os
+import pickle
 import platform
 import queue
 import shlex
@@ -26,7 +28,7 @@ from typing import Any, Literal
 import torch
 
 from deepSTRF import __version__
-from deepSTRF._files import append_line, held_lock, write_atomically, write_sealed_json
+from deepSTRF._files import append_line, held_lock, write_sealed_json
 from deepSTRF._validation import checked_but
 from deepSTRF.experiments.build import check_choices
 from deepSTRF.experiments.engines import (
@@ -39,7 +41,7 @@ from deepSTRF.experiments.engines import (
     count_processes,
 )
 from deepSTRF.experiments.run import run_experiment
-from deepSTRF.experiments.sweep import PlannedFit, Sweep
+from deepSTRF.experiments.sweep import PlannedFit, Sweep, lacks_fold
 from deepSTRF.experiments.sweep_progress import SweepProgress
 from deepSTRF.experiments.sweep_results import (
     DONE,
@@ -52,15 +54,31 @@ from deepSTRF.experiments.sweep_results import (
     SweepResults,
     failure_path,
     read_result,
+    write_plan,
 )
+from deepSTRF.registry import entries_of_users, register_again
 from deepSTRF.training.fitter import CallbackFactory
 
-__all__ = ["AGAIN_SECONDS", "BUSY", "Job", "check_fits", "check_folder", "fit_planned", "run_sweep"]
+__all__ = [
+    "AGAIN_SECONDS",
+    "BUSY",
+    "SEARCH_LOCK",
+    "Job",
+    "check_fits",
+    "check_folder",
+    "fit_planned",
+    "run_sweep",
+]
 
 #: What a worker answers.
 FITTED, READ, BUSY = "fitted", "read", "busy"
 #: Seconds between two looks at a fit that another process works on, at first and at most, and at the engine.
 AGAIN_SECONDS, MOST_SECONDS, TICK_SECONDS = 1.0, 15.0, 0.2
+#: What a sweep or a search puts into its folder before the file that makes it one.
+SEARCH_LOCK = "search.lock"
+BEGUN = (FITS, LOG, SEARCH_LOCK)
+#: What a disk answers that is full, or that nothing can be written to.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 #: Fits of one process run one after another: PyTorch's random numbers are of the process.
 _ONE_FIT = threading.Lock()
 
@@ -70,15 +88,43 @@ _ONE_FIT = threading.Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs to know of a sweep."""
+    """What a worker needs to know of a sweep.
+
+    ``entries`` are what a script has registered (kind, name, pickle): workers do not run it.
+    """
 
     out: Path
     retry_failed: bool
     download: bool
+    entries: tuple[tuple[str, str, bytes], ...] = ()
+
+
+def _pickled_entries() -> tuple[tuple[str, str, bytes], ...]:
+    """Entries of users by value where they are of a script; one that cannot be pickled is left out."""
+    from joblib.externals.loky.cloudpickle_wrapper import dumps
+
+    found = []
+    for what, name, entry in entries_of_users():
+        with suppress(Exception):  # a fit that needs it says that the name is unknown
+            found.append((what, name, dumps(entry)))
+    return tuple(found)
+
+
+def _register(job: Job) -> list[str]:
+    """Register what a script has registered in the process of `run_sweep`; returns what went wrong."""
+    problems = []
+    for what, name, pickled in job.entries:
+        try:
+            register_again(what, name, pickle.loads(pickled))
+        except Exception as error:  # noqa: BLE001  (only fits that need it fail)
+            text = f"{type(error).__name__}: {error}"
+            problems.append(f"The {what} {name!r} of a script is not known to this worker ({text})")
+    return problems
 
 
 def fit_planned(fit: PlannedFit, job: Job, callbacks: CallbackFactory | None = None) -> str:
     """Fit one configuration of a sweep, unless that is done; return "fitted", "read", "failed" or "busy"."""
+    problems = _register(job)
     folder = job.out / FITS / fit.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _ONE_FIT, held_lock(folder.with_name(f"{folder.name}.lock")) as mine:
@@ -93,16 +139,19 @@ def fit_planned(fit: PlannedFit, job: Job, callbacks: CallbackFactory | None = N
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums depend on their number, and each core has a process of its own
         try:
-            damaged = before.status == FAILED and not failure_path(job.out, fit).is_file()
             run_experiment(
                 fit.config,
                 folder,
-                overwrite=damaged,
+                overwrite=True,  # what is there is damaged, interrupted, or of files that have been moved
                 download=job.download,
                 progress=False,
                 callbacks=callbacks,
             )
-        except Exception as error:  # noqa: BLE001  (reported; the other fits go on)
+        except Exception as error:
+            if _is_disk(error, job.out):
+                raise  # no fit of this sweep can be kept
+            for problem in problems:
+                error.add_note(problem)
             report_failure(job.out, fit, error)
             return FAILED
         finally:
@@ -110,6 +159,13 @@ def fit_planned(fit: PlannedFit, job: Job, callbacks: CallbackFactory | None = N
         failure_path(job.out, fit).unlink(missing_ok=True)
         _log(job.out, "end", fit)
     return FITTED
+
+
+def _is_disk(error: Exception, out: Path) -> bool:
+    """Whether the disk of a sweep is full or cannot be written."""
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        return False
+    return error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(out)
 
 
 def report_failure(out: Path, fit: PlannedFit, error: BaseException) -> None:
@@ -195,8 +251,9 @@ def run_sweep(
     -----
     Each fit has one thread, so that its numbers are the same with every engine. A worker process that dies
     takes its own fit with it, which is started again by another one up to 3 times, and fails after that.
-    Fits that share a process run one after another. Models registered in a script are known to that process
-    only (``n_jobs=1``); workers of Dask learn them with ``dask worker --preload my_models.py``.
+    Fits that share a process run one after another. Models registered in a script are sent to the workers;
+    those of a file that the script imports have to be importable there, or are loaded with ``dask worker
+    --preload my_models.py``.
 
     Examples
     --------
@@ -216,16 +273,22 @@ def run_sweep(
     if scheduler is not None and n_jobs != 1:
         raise ValueError(f"n_jobs={n_jobs} and a scheduler: the workers of the scheduler decide how many run")
     (folder / FITS).mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / SWEEP_FILE, sweep.to_toml().encode())
-    driver = _Driver(fits, Job(folder.absolute(), retry_failed, download), SweepProgress(fits, progress))
+    write_plan(folder, sweep, fits)
+    entries = () if n == 1 and scheduler is None else _pickled_entries()
+    job = Job(folder.absolute(), retry_failed, download, entries)
+    driver = _Driver(fits, job, SweepProgress(fits, progress))
     try:
         if driver.waiting:
             with closing(_engine(n, scheduler, len(driver.waiting))) as engine:
                 driver.run(engine)
-    finally:
+    except BaseException:
         driver.progress.close()
-        results = driver.results(sweep, folder)
-        results.write()
+        with suppress(OSError):  # the first error says more
+            driver.results(sweep, folder).write()
+        raise
+    driver.progress.close()
+    results = driver.results(sweep, folder)
+    results.write()
     return results
 
 
@@ -240,6 +303,10 @@ def check_fits(fits: list[PlannedFit]) -> None:
     for fit in fits:
         try:
             check_choices(fit.config)
+            if lacks_fold(fit.config.split):
+                raise ValueError(
+                    f"the split {fit.config.split!r} names no fold; add the axis 'fold': [0, 1, ...]"
+                )
         except (ValueError, TypeError, KeyError, OSError) as error:
             error.add_note(f"The fit is {fit.name!r}")
             raise
@@ -249,7 +316,11 @@ def check_folder(folder: Path, ours: Sequence[str] = (SWEEP_FILE,)) -> None:
     """Raise FileExistsError for a folder of something else: not empty, and without any of our files."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder for the fits")
-    if folder.is_dir() and any(folder.iterdir()) and not any((folder / name).is_file() for name in ours):
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    begun = all(
+        name in BEGUN or name.startswith(".") for name in names
+    )  # by a process that begins, or died then
+    if not begun and not any((folder / name).is_file() for name in ours):
         raise FileExistsError(f"{folder} is not empty and holds no sweep or search; name another folder")
 
 

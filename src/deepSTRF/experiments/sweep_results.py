@@ -10,16 +10,27 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from deepSTRF._files import DamagedFileError, json_safe, naming_damage, read_json, read_text, write_atomically
+import tomli_w
+
+from deepSTRF._files import (
+    DamagedFileError,
+    json_safe,
+    naming_damage,
+    read_json,
+    read_text,
+    write_atomically,
+)
 from deepSTRF._text import csv_table
 from deepSTRF._validation import checked, first_names
+from deepSTRF.experiments.config import parse_toml
 from deepSTRF.experiments.run_folder import MAIN_SCORE, Run
-from deepSTRF.experiments.sweep import REPEATS, PlannedFit, Sweep
+from deepSTRF.experiments.sweep import KEYS, REPEATS, PlannedFit, Sweep
 
 __all__ = [
     "COLUMNS",
@@ -37,6 +48,7 @@ __all__ = [
     "read_result",
     "shown",
     "table_text",
+    "write_plan",
 ]
 
 #: Files and folders of a sweep.
@@ -213,8 +225,9 @@ class SweepResults:
             raise FileNotFoundError(
                 f"{folder} holds no {SWEEP_FILE}; run_sweep(sweep, out) and deepstrf sweep write it"
             )
-        sweep = Sweep.from_toml_text(read_text(folder / SWEEP_FILE), str(folder / SWEEP_FILE))
-        fits = [read_result(folder, fit) for fit in sweep.fits()]
+        text, source = read_text(folder / SWEEP_FILE), str(folder / SWEEP_FILE)
+        sweep, tree = Sweep.from_toml_text(text, source), parse_toml(text, source)
+        fits = [read_result(folder, fit) for fit in sweep.fits(tree.get(KEYS))]
         return cls(sweep, folder, fits, read=tuple(fit.name for fit in fits if fit.status == DONE))
 
     @property
@@ -390,13 +403,27 @@ class SweepResults:
 
     def write(self) -> None:
         """Write the table into the folder of the sweep: ``table.csv`` and ``results.json``."""
-        write_atomically(self.out / TABLE_CSV, self.to_csv().encode())
-        write_atomically(self.out / RESULTS_JSON, self.to_json().encode())
+        write_new(self.out / TABLE_CSV, self.to_csv().encode())
+        write_new(self.out / RESULTS_JSON, self.to_json().encode())
 
     def __str__(self) -> str:
         rows = self.summary()
         axes = [axis for axis in self.sweep.axes if axis not in REPEATS]
         return "\n".join([table_text(rows, axes), *self.notes()])
+
+
+def write_plan(out: Path, sweep: Sweep, fits: Sequence[PlannedFit]) -> None:
+    """Write the sweep, with the keys of its fits for readers where its recordings are not."""
+    keys = {fit.name: fit.key for fit in fits}
+    write_new(out / SWEEP_FILE, f"{sweep.to_toml()}\n{tomli_w.dumps({KEYS: keys})}".encode())
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file unless its content is there already: a finished sweep is read on a read-only disk, too."""
+    with suppress(OSError):
+        if path.read_bytes() == content:
+            return
+    write_atomically(path, content)
 
 
 def group_of(fit: PlannedFit | FitResult) -> tuple[tuple[str, str], ...]:
