@@ -225,7 +225,7 @@ def _dimensions(space: Mapping[str, Any]) -> list[_Dimension]:
             )
         whole = all(isinstance(end, int) for end in ends)
         kind = optuna.distributions.IntDistribution if whole else optuna.distributions.FloatDistribution
-        more = {"log": bool(given.get("log", False))}
+        more: dict[str, Any] = {"log": bool(given.get("log", False))}
         if "step" in given:
             more["step"] = _number(given["step"])
             if not isinstance(more["step"], int if whole else int | float) or more["step"] <= 0:

@@ -34,7 +34,7 @@ from deepSTRF.experiments.config import (
     read_toml,
     toml_tree,
 )
-from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC
+from deepSTRF.registry import DATASETS, MODELS, SOLVERS, WAV2SPEC, Registry
 
 __all__ = [
     "FOLD",
@@ -406,7 +406,7 @@ def _set_choice(values: dict[str, Any], key: str, value: Any) -> None:
     table, dot, option = key.partition(".")
     if key == FOLD:
         split = values.get("split")
-        if not lacks_fold(split):
+        if split is None or not lacks_fold(split):
             raise ValueError(
                 f"fold={value!r} completes a split such as 'kfold:5' or 'loo', and the split is {split!r}"
             )
@@ -484,7 +484,7 @@ class Contents:
 def _entries_of(config: ExperimentConfig) -> dict[str, Any]:
     """Field of options to the class or function that takes them, where that is known by a name."""
     models = SOLVERS if config.model in SOLVERS else MODELS
-    found = {
+    found: dict[str, tuple[Registry[Any], Any]] = {
         "dataset_options": (DATASETS, config.dataset),
         "model_options": (models, config.model),
         "wav2spec_options": (WAV2SPEC, config.wav2spec),
