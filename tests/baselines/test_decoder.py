@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepSTRF.baselines import fit_decoder
+from deepSTRF.crossval import cross_validate, score_null
 from deepSTRF.datasets import single_trials
 from deepSTRF.datasets.audio import AudioNeuralDataset
 from deepSTRF.models import NeuralModel
@@ -270,3 +271,23 @@ def test_a_reconstruction_that_never_varies_has_no_correlation(length):
     assert bool(fit.scores["cc"][:, 0].isnan().all())
     assert fit.unvalidated == ("row 0",)
     assert fit.score(ds.select(clips=[3])).isnan().tolist() == [True, False]
+
+
+def test_folds_of_the_turned_recording_are_those_of_decoders():
+    """The recipe of docs/linear-models.md: each clip as `fit_decoder` of the other clips reconstructs it."""
+    ds = recording()
+    responses, sounds = arrays(ds)
+    turned = AudioNeuralDataset.from_arrays(
+        [one.T for one in responses], [one.T[:, None] for one in sounds], DT,
+        response_kind="trace", check_alignment=False,
+        stim_meta=[{"source_sha256": ds.source_fingerprint(clip)} for clip in range(len(ds))],
+    )  # fmt: skip
+    options = {"lags_ms": (-50, 0), "lambdas": 20.0}
+    cv = cross_validate("ridge", turned, options=options, n_bootstrap=0)
+    for split in cv.folds:
+        train = ds.select(clips=sorted({*split.train, *split.val}))
+        fit = fit_decoder(train, lags_ms=(0, 50), lambdas=20.0)
+        for clip in split.test:
+            expected = fit.predict(ds.select(clips=[clip]))[0].numpy()
+            np.testing.assert_allclose(cv.predictions[clip], expected, atol=1e-5 * np.abs(expected).max())
+    assert score_null(cv.predictions, turned, score="cc", n_null=99).mean_p == 0.01
