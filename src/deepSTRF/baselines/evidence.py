@@ -82,7 +82,8 @@ class EvidenceFit(LinearFit):
     model, weight, bias, untrained, drive_mean, drive_variance, seconds
         As in `LinearFit`; ``weight`` is the mean of the posterior.
     weight_std : Tensor, shape (N, C, F, T)
-        Standard deviation of the posterior of each weight.
+        Standard deviation of the posterior of each weight, given the scales and the envelope: too small where
+        there are too few data to know those.
     prior : {"smooth", "smooth+local"}
         Kind of prior.
     log_evidence : Tensor, shape (N,)
