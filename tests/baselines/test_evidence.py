@@ -219,6 +219,20 @@ def test_predicts_better_than_ridge_where_fields_are_smooth():
     assert errors[0] < 0.7 * errors[1]
 
 
+@pytest.mark.parametrize("prior", ["smooth", "smooth+local"])
+def test_neurons_side_by_side_are_those_one_by_one(prior):
+    ds = recording(smooth_fields(5, 1.0, 2.0), noise=3.0)
+    before, found = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 3):
+            torch.set_num_threads(n_threads)
+            found.append(fit_evidence(ds, n_lags=LAGS, prior=prior))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[0].weight, found[1].weight, rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(found[0].log_evidence, found[1].log_evidence, rtol=1e-8, atol=1e-6)
+
+
 def test_noise_has_no_evidence():
     fit = fit_evidence(recording(np.zeros((30, BANDS, LAGS)), 1.0, 4, 200), prior="smooth+local", n_lags=LAGS)
     assert len(fit.untuned) > 5

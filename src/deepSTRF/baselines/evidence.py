@@ -45,6 +45,7 @@ from deepSTRF.baselines.linear_fit import (
     without_validation,
     write_estimate,
 )
+from deepSTRF.baselines.parallel import each_on_one_thread
 from deepSTRF.baselines.ridge import validation_scores
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.registry import SOLVERS
@@ -246,8 +247,9 @@ def fit_evidence(
         found.means[sums.neurons] = sums.mean
         _climb(sums, ready, grids, found)
         if prior == "smooth+local":
-            for place in range(len(sums.neurons)):
-                _localize(sums, place, ready, found)
+            search = functools.partial(_localize, sums, ready=ready, found=found)
+            for _ in each_on_one_thread(search, range(len(sums.neurons))):
+                pass
     strfs, deviations = (strfs_of(values, ready.model.F) for values in (found.weights, found.deviations))
     write_estimate(ready.model, strfs, found.biases)
     scores = validation_scores(ready, found.weights, found.biases)
@@ -483,9 +485,13 @@ def _climb(sums: _Sums, ready: LinearProblem, grids: tuple[list[float], list[flo
     at: list[tuple[int, int]] = []
     near = [set(itertools.product(*coarse))] * len(sums.neurons)
     everyone = torch.arange(len(sums.neurons))
+
+    def evidence_of(points: tuple[int, int]) -> list[float]:
+        return _smooth(sums, ready, grids, points, everyone).evidence.tolist()
+
     while True:
-        for points in sorted(set().union(*near) - set(known)):
-            known[points] = _smooth(sums, ready, grids, points, everyone).evidence.tolist()
+        new = sorted(set().union(*near) - set(known))
+        known.update(zip(new, each_on_one_thread(evidence_of, new), strict=True))
         # of equal evidence the first
         best = [max(sorted(seen), key=lambda p, n=n: known[p][n]) for n, seen in enumerate(near)]  # type: ignore[misc]
         if best == at:
@@ -496,10 +502,14 @@ def _climb(sums: _Sums, ready: LinearProblem, grids: tuple[list[float], list[flo
              if 0 <= a + i < len(grids[0]) and 0 <= b + j < len(grids[1])}
             for a, b in at
         ]  # fmt: skip
-    for points in sorted(set(at)):
+
+    def keep(points: tuple[int, int]) -> None:
         places = torch.tensor([place for place, one in enumerate(at) if one == points])
         scales = torch.tensor([grids[0][points[0]], grids[1][points[1]]], dtype=torch.float64)
         _keep(found, sums, _smooth(sums, ready, grids, points, places), places, scales)
+
+    for _ in each_on_one_thread(keep, sorted(set(at))):
+        pass
 
 
 def _smooth(
