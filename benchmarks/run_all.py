@@ -27,6 +27,7 @@ BENCHMARKS = {
         "Ridge at 5,000 neurons, beside numpy by hand",
         "benchmarks/bench_ridge.py --threads 1 --growth '5,000 neurons, one split'",
     ),
+    "toolboxes": ("Ridge beside scikit-learn, mTRFpy and MNE", "benchmarks/bench_toolboxes.py"),
     "linear": ("Linear models on NS1, method by method", "benchmarks/bench_linear.py --threads 2"),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
     "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from deepSTRF.baselines import fit_ridge, fit_ridge_folds
+from deepSTRF.baselines import fit_ridge, fit_ridge_folds, solution
 
 # inner names: forms and solvers are checked against explicit matrices
 from deepSTRF.baselines.heldout import QuadraticForm
-from deepSTRF.baselines.lagged import ClipFeatures, group_neurons, lagged_rows
+from deepSTRF.baselines.lagged import ClipFeatures, group_neurons, lagged_columns, lagged_gram, lagged_rows
 from deepSTRF.baselines.solution import Problem
 from deepSTRF.baselines.tridiagonal import ShiftedSystems
 from deepSTRF.datasets import index_split, k_fold, leave_one_clip_out
@@ -391,9 +391,8 @@ def test_neurons_that_lack_a_few_bins_share_one_form(kit, monkeypatch):
     stims = [np.asarray(stim) for stim in whole.stims]
     ds = AudioNeuralDataset.from_arrays(stims, responses, dt_ms=5.0, check_alignment=False)
     formed = []
-    start = ShiftedSystems.__init__
     monkeypatch.setattr(
-        ShiftedSystems, "__init__", lambda self, gram: (formed.append(1), start(self, gram))[1]
+        solution, "lagged_gram", lambda *args, **options: (formed.append(1), lagged_gram(*args, **options))[1]
     )
     fit = fit_ridge(ds, n_lags=10, lambdas=0.5)
     assert len(formed) == 2  # one for the clips that five neurons heard, one for the sixth
@@ -437,3 +436,22 @@ def test_an_identity_prefilter_shares_sums(kit):
     plain = fit_ridge_folds(ds, splits, n_lags=2, lambdas=GRID)
     same = fit_ridge_folds(ds, splits, n_lags=2, lambdas=GRID, prefiltering=nn.Identity())
     torch.testing.assert_close(plain[0].weight, same[0].weight, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("lags", [(-3, 4), (5, 12), (-9, -2), (0, 300)])
+@pytest.mark.parametrize("length", [3, 255, 600])
+def test_columns_of_any_lags_are_the_design_matrix(lags, length):
+    features = torch.rand(4, length, dtype=torch.float64)
+    for first, last in ((0, length), (length // 3, length - 1)):
+        expected = lagged_rows(features, torch.arange(first, last), range(*lags)).T
+        assert torch.equal(lagged_columns(features, first, last, range(*lags)), expected)
+
+
+@pytest.mark.parametrize("lam", [1e-30, 2.0])
+def test_one_penalty_is_the_closed_form(kit, lam):
+    ds = kit.spectrogram_recording()
+    alone = fit_ridge(ds, n_lags=6, lambdas=lam)
+    largest = alone.weight.abs().max()
+    w, b, _ = solved(ds, range(len(ds)), 1, lam, range(6))
+    np.testing.assert_allclose(alone.weight[1].flatten(), w, atol=1e-8 * largest, rtol=0)
+    assert alone.bias[1].item() == pytest.approx(b, rel=1e-8)

@@ -467,7 +467,8 @@ class _Reversed(ClipFeatures):
 
     def __init__(self, inputs: _Inputs, targets: _Targets, mean: Tensor, std: Tensor) -> None:
         self._inputs, self._targets, self._mean, self._std = inputs, targets, mean, std
-        self._store, self.n_neurons = None, targets.n_rows
+        self._dataset = self._store = None
+        self.n_neurons = targets.n_rows
         self.lengths = [int(inputs.responses(clip)[0].shape[1]) for clip in range(len(inputs.dataset))]
 
     def __len__(self) -> int:

@@ -47,6 +47,8 @@ __all__ = [
 
 #: Clips of a recording up to which sums of single ones are kept for all folds.
 MOST_SINGLES = 200
+#: Bins whose columns of the design matrix are made at once.
+BINS_AT_ONCE = 256
 #: Share of a sum of squares below which a difference has lost too many digits.
 LEAST_LEFT = 1e-6
 #: Pattern of a neuron that was recorded in every bin of a clip.
@@ -238,9 +240,18 @@ class ClipFeatures:
     def recorded(self, clip: int) -> tuple[list[bytes], dict[bytes, Tensor | None]]:
         """Return a pattern of recorded bins per neuron, and the bins (T,) of each pattern, None for all."""
         found: tuple[list[bytes], dict[bytes, Tensor | None]] = self.kept(
-            "recorded", clip, lambda: _patterns(~self.psth(clip).isnan())
+            "recorded", clip, lambda: self._patterns(clip)
         )
         return found
+
+    def _patterns(self, clip: int) -> tuple[list[bytes], dict[bytes, Tensor | None]]:
+        has_all_bins = getattr(self._dataset, "has_all_bins", None)
+        if has_all_bins is None or not has_all_bins(self._pieces[clip].clip):
+            return _patterns(~self.psth(clip).isnan())
+        scored = torch.zeros(1, self.lengths[clip], dtype=torch.bool)
+        scored[:, self.scored(clip)] = True
+        names, bins = _patterns(scored)
+        return names * self.n_neurons, bins
 
     def own(self, clip: int) -> slice:
         """Bins that belong to no other piece, nor to the context of a window."""
@@ -277,7 +288,8 @@ class ClipFeatures:
                 f"clip {one.clip} has {self.lengths[clip]} frames and {responses.shape[-1]} response bins; "
                 "build the front-end with hop_ms=dataset.dt"
             )
-        mean = psth(responses.double())[:, 0].clone()
+        copied = responses.to(torch.float64, copy=True, memory_format=torch.contiguous_format)
+        mean = psth(copied)[:, 0]
         mean[:, : self.scored(clip).start] = torch.nan
         mean[:, self.scored(clip).stop :] = torch.nan
         return mean
@@ -368,19 +380,20 @@ class NeuronGroup:
 
 def group_neurons(clips: ClipFeatures) -> list[NeuronGroup]:
     """Group neurons by the bins they were recorded in."""
+    patterns = [clips.recorded(clip) for clip in range(len(clips))]
+    if all(set(masks) == {ALL_BINS} for _, masks in patterns):
+        return [NeuronGroup(torch.arange(clips.n_neurons), [None] * len(clips))]
     hashes = [hashlib.sha256() for _ in range(clips.n_neurons)]
-    for clip in range(len(clips)):
-        for digest, name in zip(hashes, clips.recorded(clip)[0], strict=True):
+    for names, _ in patterns:
+        for digest, name in zip(hashes, names, strict=True):
             digest.update(len(name).to_bytes(8, "little") + name)
     members: dict[bytes, list[int]] = {}
     for neuron, digest in enumerate(hashes):
         members.setdefault(digest.digest(), []).append(neuron)
-    groups = [NeuronGroup(torch.tensor(neurons), []) for neurons in members.values()]
-    for clip in range(len(clips)):
-        names, masks = clips.recorded(clip)
-        for group in groups:
-            group.masks.append(masks[names[int(group.neurons[0])]])
-    return groups
+    return [
+        NeuronGroup(torch.tensor(neurons), [masks[names[neurons[0]]] for names, masks in patterns])
+        for neurons in members.values()
+    ]
 
 
 def lagged_rows(features: Tensor, bins: Tensor, lags: range) -> Tensor:
@@ -389,6 +402,21 @@ def lagged_rows(features: Tensor, bins: Tensor, lags: range) -> Tensor:
     padded = pad(features, (before, max(-lags.start, 0))).T
     when = bins.unsqueeze(1) + before - torch.arange(lags.start, lags.stop)
     return padded[when].flatten(1)
+
+
+def lagged_columns(features: Tensor, first: int, last: int, lags: range) -> Tensor:
+    """Columns (n_lags D, n_bins) of the design matrix: the features (D, T) at each lag before some bins."""
+    length, low, high = features.shape[1], first - lags.stop + 1, last - lags.start
+    start, stop = max(low, 0), min(high, length)
+    if start >= stop:  # silence alone
+        return features.new_zeros(len(lags) * len(features), last - first)
+    inside = pad(features[:, start:stop], (start - low, high - stop))
+    return inside.unfold(1, last - first, 1).transpose(0, 1).flip(0).flatten(0, 1)
+
+
+def _spans(length: int) -> Iterator[tuple[int, int]]:
+    """Cut bins into spans whose columns of the design matrix stay in the cache."""
+    return ((first, min(first + BINS_AT_ONCE, length)) for first in range(0, length, BINS_AT_ONCE))
 
 
 def row_chunks(bins: Tensor, row_length: int, max_bytes: int) -> Iterator[Tensor]:
@@ -418,14 +446,12 @@ class _Cross:
         return cls(products, torch.zeros(n_neurons, dtype=torch.float64))
 
     def add(self, features: Tensor, psth: Tensor, lags: range) -> None:
-        """Add a clip of features (D, T) and PSTHs (N, T), NaN where nothing was recorded."""
-        rates = psth.nan_to_num(nan=0.0)
+        """Add a clip of features (D, T) and PSTHs (N, T), NaN where nothing was recorded, and then 0."""
+        rates = psth.nan_to_num_(nan=0.0)
         self.sums.add_(rates.sum(1))
-        length = features.shape[1]
-        for place, lag in enumerate(lags):
-            if abs(lag) < length:
-                heard = features[:, max(-lag, 0) : length - max(lag, 0)]
-                self.products[place].addmm_(heard, rates[:, max(lag, 0) : length - max(-lag, 0)].T)
+        products = self.products.flatten(0, 1)
+        for first, last in _spans(features.shape[1]):
+            products.addmm_(lagged_columns(features, first, last, lags), rates[:, first:last].T)
 
 
 @dataclass(frozen=True)

@@ -549,8 +549,10 @@ class RidgeSearch:
             several = _ratios(len(feature_rows)) if options.banded else [None]
             given = [Penalties(grid, ratios) for ratios in several]
         self.penalties = given
-        several_ratios = len(given) > 1
-        self._problem = Problem(clips, groups, lags, options.max_bytes, keep_sums=several_ratios)
+        single = len(given) == 1 and len(given[0].lambdas) == 1
+        self._problem = Problem(
+            clips, groups, lags, options.max_bytes, keep_sums=len(given) > 1, single=single
+        )
         self._solved = [
             number for number, group in enumerate(groups) if group.n_bins(clips.lengths) >= FEWEST_BINS
         ]

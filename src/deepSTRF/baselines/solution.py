@@ -49,6 +49,31 @@ class Systems(Protocol):
     def solve(self, rows: Tensor, shift: float) -> Tensor: ...
 
 
+class SingleSystem:
+    """The system of one matrix that is solved for one shift only: Cholesky factors, no other coordinates."""
+
+    def __init__(self, gram: Tensor) -> None:
+        self._gram = gram
+
+    def rotate(self, rows: Tensor) -> Tensor:
+        """The rows as they are."""
+        return rows
+
+    def rotate_back(self, rows: Tensor) -> Tensor:
+        """The rows as they are."""
+        return rows
+
+    def solve(self, rows: Tensor, shift: float) -> Tensor:
+        """Rows b as (G + shift I)^-1 b."""
+        shifted = self._gram.clone()
+        shifted.diagonal().add_(shift)
+        factor, singular = torch.linalg.cholesky_ex(shifted)
+        if bool(singular):  # the shift is below the rounding error of the largest eigenvalue
+            general = ShiftedSystems(self._gram.clone())
+            return general.rotate_back(general.solve(general.rotate(rows), shift))
+        return torch.cholesky_solve(rows.T, factor).T
+
+
 class CorrectedSystems:
     """Shifted systems of ``G + U'SU``, from those of G and a few rows U with signs S of 1 or -1."""
 
@@ -109,15 +134,16 @@ class GroupSolver:
 
     def solve(self, lambdas: Tensor, members: Tensor) -> Solution:
         """Solve for some of the group's neurons and every penalty."""
-        targets = self.targets[members]
-        n_neurons = len(targets)
+        n_neurons = len(members)
+        targets = self.targets if n_neurons == len(self.targets) else self.targets[members]
         found = targets.new_empty(len(lambdas) * n_neurons, targets.shape[1])
         squares = targets.new_empty(len(lambdas), n_neurons)
         for place, shift in enumerate(lambdas.tolist()):
-            one = self.systems.solve(targets, shift)
-            product = targets - shift * one  # by the matrix itself
-            squares[place] = (one * product if self.form == "primal" else product.square()).sum(1)
-            found[place * n_neurons : (place + 1) * n_neurons] = one
+            one = found[place * n_neurons : (place + 1) * n_neurons]
+            one.copy_(self.systems.solve(targets, shift))
+            product = targets.sub(one, alpha=shift)  # by the matrix itself
+            squares[place] = product.mul_(one if self.form == "primal" else product).sum(1)
+            del product
         weights = self.systems.rotate_back(found)
         if self.form == "dual":
             weights = _by_columns(self.clips, self.group, self.lags, weights, self.max_bytes)
@@ -128,7 +154,8 @@ class GroupSolver:
 class Problem:
     """Ridge problem of a recording: Gram matrices of groups of neurons, and what they share.
 
-    Features may be scaled anew (`rescale`): with ``keep_sums`` their sums are not made again.
+    Features may be scaled anew (`rescale`): with ``keep_sums`` their sums are not made again. ``single``: all
+    of a group is solved for the same one penalty.
     """
 
     def __init__(
@@ -139,8 +166,9 @@ class Problem:
         max_bytes: int,
         *,
         keep_sums: bool = False,
+        single: bool = False,
     ) -> None:
-        self._keeps = keep_sums
+        self._keeps, self._single = keep_sums, single
         self.clips, self.groups, self.lags, self.max_bytes = clips, list(groups), lags, max_bytes
         self._cross: tuple[Tensor, Tensor] | None = None
         self._grams: dict[tuple[bool, ...] | int, tuple[Tensor, Tensor]] = {}
@@ -192,9 +220,12 @@ class Problem:
         n_bins = group.n_bins(self.clips.lengths)
         xy, sums = self._cross_of(group)
         gram, centre = self._centred_gram(number, group, n_bins)
-        systems = ShiftedSystems(gram)
-        targets = systems.rotate((xy - torch.outer(centre, sums)).T)
+        systems = self._systems(gram)
+        targets = systems.rotate(xy.addr(centre, sums, alpha=-1.0).T)
         return self._solver(group, systems, targets, sums / n_bins, centre, "primal")
+
+    def _systems(self, gram: Tensor) -> Systems:
+        return SingleSystem(gram) if self._single else ShiftedSystems(gram)
 
     def _corrected(self, group: NeuronGroup) -> GroupSolver | None:
         """Solver by the form of whole clips, less the bins that the group lacks; None where they are many."""
@@ -222,7 +253,7 @@ class Problem:
             rows = torch.cat([rows, moved.unsqueeze(0) / n_bins**0.5])
             systems = CorrectedSystems(shared, rows, torch.cat([signs, signs.new_tensor([-1.0])]))
         xy, sums = self._cross_of(group)
-        targets = systems.rotate((xy - torch.outer(centre, sums)).T)
+        targets = systems.rotate(xy.addr(centre, sums, alpha=-1.0).T)
         return self._solver(group, systems, targets, sums / n_bins, centre, "primal")
 
     def _whole_clips(self, outline: tuple[bool, ...]) -> tuple[ShiftedSystems, Tensor, Tensor] | None:
@@ -254,7 +285,7 @@ class Problem:
             [y if mask is None else y[:, mask] for y, mask in zip(rates, group.masks, strict=True)], dim=1
         )
         means = recorded.mean(1)
-        systems = ShiftedSystems(kernel)
+        systems = self._systems(kernel)
         targets = systems.rotate(recorded - means.unsqueeze(1))
         return self._solver(group, systems, targets, means, torch.cat(centres), "dual")
 

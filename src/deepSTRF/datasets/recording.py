@@ -613,6 +613,12 @@ class Recording(Dataset[dict[str, Any]]):
             block[torch.from_numpy(heard)] = values
         return block
 
+    def has_all_bins(self, clip: int) -> bool:
+        """Whether it is known, without reading, that every neuron has a value in every bin of a clip."""
+        held = self._storage.clips[clip]
+        complete = held.heard.size == self.N_neurons and not held.has_missing and not held.context
+        return complete and self._normalization is None
+
     def response_stacks(self, clips: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """`response_block` of many short clips at once: clips of one shape and their (B, N, R, T).
 
