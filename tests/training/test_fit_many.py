@@ -6,6 +6,7 @@ a batch normalisation follows rounding noise, in separate fits as well.)
 
 from __future__ import annotations
 
+import importlib
 import warnings
 
 import numpy as np
@@ -141,6 +142,20 @@ def test_one_model_per_neuron(views):
 
 def test_each_neuron_with_a_seed_of_its_own_in_chunks(views):
     compare(linear, views, seeds=range(NEURONS), chunk_size=4)
+
+
+def test_the_memory_of_a_step_bounds_how_many_are_stacked(complete, monkeypatch):
+    module = importlib.import_module("deepSTRF.training.fit_many")
+    sizes = []
+    start = module._StackedFit.start
+    monkeypatch.setattr(
+        module._StackedFit, "start", lambda self: (sizes.append(len(self.chunk)), start(self))[1]
+    )
+    # a step of a Linear keeps at least its stimulus and its output, both in double precision
+    monkeypatch.setattr(module, "STEP_BYTES", 3 * max(LENGTHS[:6]) * (BANDS + 1) * 8)
+    whole = compare(linear, complete)
+    assert sum(sizes) == len(whole) == NEURONS
+    assert max(sizes) <= 3
 
 
 def test_a_model_in_the_place_of_a_factory_is_named(complete):

@@ -121,3 +121,16 @@ def test_what_is_no_fabric_is_said(recording, kit):
     loaders = make_loaders(recording.select(clips=[0]), recording.select(clips=[1]))
     with pytest.raises(TypeError, match=r"lightning_fabric\.Fabric, got str"):
         Fitter(kit.linear(), *loaders, fabric="ddp")
+
+
+def test_what_fabric_has_wrapped_is_refused(recording, kit):
+    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1)
+    loaders = make_loaders(recording.select(clips=[0]), recording.select(clips=[1]))
+    model = kit.linear()
+    wrapped, optimizer = fabric.setup(model, torch.optim.AdamW(model.parameters()))
+    with pytest.raises(TypeError, match="model is wrapped"):
+        Fitter(wrapped, *loaders, fabric=fabric)
+    with pytest.raises(TypeError, match="optimizer is wrapped"):
+        Fitter(model, *loaders, fabric=fabric, optimizer=optimizer)
+    with pytest.raises(TypeError, match="train_loader is wrapped"):
+        Fitter(model, fabric.setup_dataloaders(loaders[0]), loaders[1], fabric=fabric)

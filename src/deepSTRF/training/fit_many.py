@@ -62,6 +62,8 @@ PLAIN = {
 }  # fmt: skip
 #: Values of predictions, targets and moments that a stack of models may hold at once.
 STACK_BYTES = 256 * 2**20
+#: Bytes that a step of a stack may keep for its gradient.
+STEP_BYTES = 2**30
 #: Models of one stack: as many as keep the tensors of a step in a processor's cache, and its overhead small.
 MOST_STACKED = 256
 
@@ -257,6 +259,26 @@ class _Job:
         with seeded(self.seeds[0]):
             return why_not_stacked(self.model(0))
 
+    def _held(self) -> int:
+        """Bytes that a step of one model on the longest clips keeps for its gradient, at least 1."""
+        with seeded(self.seeds[0]):
+            model = self.model(0)
+        longest = max(range(len(self.train)), key=self.train.n_bins)
+        kind = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        clips = min(self.batch_size, len(self.train))
+        stimulus = self.train.stims[longest].to(kind).expand(clips, *self.train.stims[longest].shape)
+        clip = types.SimpleNamespace(stimuli=lambda: [stimulus[:1]], spectrograms=lambda: None)
+        Standardization().on_fit_start(types.SimpleNamespace(model=model, train_source=clip))
+        held: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            held[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with evaluating(model), torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _as_is):
+            model(stimulus)
+        return max(1, sum(held.values()))
+
     def chunks(self, size: int | None) -> Iterator[list[int]]:
         """Models that are fitted together: neurons that heard the same clips beside each other."""
         order = list(range(len(self)))
@@ -266,9 +288,14 @@ class _Job:
         if size is None:
             bins = sum(view.n_bins(clip) for view in (self.train, self.val) for clip in range(len(view)))
             neurons = 1 if self.per == "neuron" else self.train.N_neurons
-            size = max(1, min(MOST_STACKED, STACK_BYTES // max(1, 16 * bins * neurons)))
+            size = min(MOST_STACKED, STACK_BYTES // max(1, 16 * bins * neurons), STEP_BYTES // self._held())
+            size = max(1, size)
         for start in range(0, len(order), size):
             yield sorted(order[start : start + size])
+
+
+def _as_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _heard(ds: NeuralDataset) -> Any:

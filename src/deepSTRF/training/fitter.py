@@ -66,7 +66,7 @@ from deepSTRF.training.objective import (
     owns_loss,
 )
 from deepSTRF.training.optimization import EpochSchedule, make_optimizer, make_scheduler
-from deepSTRF.training.parallel import processes_of
+from deepSTRF.training.parallel import check_bare, processes_of
 from deepSTRF.training.pass_scores import PassScores, make_scores
 from deepSTRF.training.resume import ResumeState
 from deepSTRF.training.seeds import seeded
@@ -255,6 +255,7 @@ class Fitter:
         objective: Literal["auto", "loss_fn"] = "auto",
         fabric: Any = None,
     ) -> None:
+        check_bare(model=model, train_loader=train_loader, val_loader=val_loader, optimizer=optimizer)
         self.processes, device, precision = processes_of(fabric, device, precision)
         self.device = check_device(device)
         self.model = self.processes.converted(_check_trainable(model)).to(self.device)

@@ -22,12 +22,16 @@ from deepSTRF.training.objective import LossMeter, mean_over_neurons
 from deepSTRF.training.pass_scores import PassScores
 from deepSTRF.training.seeds import random_state, set_random_state
 
-__all__ = ["OneProcess", "Processes", "processes_of"]
+__all__ = ["OneProcess", "Processes", "check_bare", "processes_of"]
 
 #: Precision of a Fabric -> that of a `Fitter`.
 FABRIC_PRECISIONS = {
     "32-true": "float32", "64-true": "float32", "bf16-mixed": "bf16", "16-mixed": "fp16",
 }  # fmt: skip
+#: What `fabric.setup`, `fabric.setup_dataloaders` and PyTorch make of a model, an optimizer or a loader.
+WRAPPERS = (
+    "_FabricModule", "_FabricOptimizer", "_FabricDataLoader", "DistributedDataParallel", "DataParallel",
+)  # fmt: skip
 #: Strategies of a Fabric in which every process holds the whole model.
 STRATEGIES = ("SingleDeviceStrategy", "DDPStrategy")
 
@@ -229,6 +233,16 @@ def _move_statistics(module: _BatchNorm, mean: Tensor, variance: Tensor) -> None
     for running, value in ((module.running_mean, mean), (module.running_var, variance)):
         if running is not None and momentum is not None:
             running.lerp_(value.to(running.dtype), momentum)
+
+
+def check_bare(**parts: Any) -> None:
+    """Raise TypeError for what was wrapped for several processes: the Fitter would wait for ever."""
+    for name, part in parts.items():
+        if any(base.__name__ in WRAPPERS for base in type(part).__mro__):
+            raise TypeError(
+                f"{name} is wrapped ({type(part).__name__}): a Fitter shares batches out and sums gradients "
+                "itself. Pass what you gave to fabric.setup or DistributedDataParallel, and fabric=fabric"
+            )
 
 
 def processes_of(fabric: Any, device: Any, precision: str) -> tuple[OneProcess, Any, str]:
