@@ -270,10 +270,9 @@ class Fitter:
         self.track_train_metrics, self.precision = track_train_metrics, precision
         self.grad_clip = None if grad_clip is None else check_non_negative("grad_clip", grad_clip)
         self.warmup_ms = check_non_negative("warmup_ms", warmup_ms)
-        self.seed, self.fast = seed, fast
+        self.seed, self.fast, self.should_stop, self.loss_factor = seed, fast, False, 1.0
         self.history: list[dict[str, Any]] = []
         self.data_path: dict[str, str] = {}
-        self.should_stop, self.loss_factor = False, 1.0
         self._own_loss = objective == "auto" and owns_loss(self.model)
         self._autocast_dtype = _check_precision(precision, self.device)
         self._cache = FrontEndCache() if front_end_cache is None else front_end_cache
