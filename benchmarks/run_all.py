@@ -24,8 +24,8 @@ BENCHMARKS = {
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),
     "ridge": ("Ridge STRFs on NS1: how the window matters", "benchmarks/bench_ridge.py --threads 2"),
     "ridge-growth": (
-        "Ridge at 5,000 neurons, beside numpy by hand",
-        "benchmarks/bench_ridge.py --threads 1 --growth '5,000 neurons, one split'",
+        "Ridge at other sizes, beside numpy by hand",
+        "benchmarks/bench_ridge.py --threads 1 --growth",
     ),
     "toolboxes": ("Ridge beside scikit-learn, mTRFpy and MNE", "benchmarks/bench_toolboxes.py"),
     "linear": ("Linear models on NS1, method by method", "benchmarks/bench_linear.py --threads 2"),
