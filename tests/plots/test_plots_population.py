@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from deepSTRF.plots import (
     plot_learning_curve,
+    plot_model_comparison,
     plot_noise_ceiling,
     plot_score_histogram,
     plot_score_scatter,
@@ -185,3 +186,14 @@ def test_wav2spec_comparison_labels_each_bank_with_its_own_frequencies():
     assert ticks[1][-1] == "20"
     _, axes = plot_wav2spec_comparison(image, image, frequencies_hz=low, truth_frequencies_hz=low * 1.0001)
     assert axes[2].get_ylabel() == "frequency (kHz)"
+
+
+@pytest.mark.parametrize("n_models", [2, 12])
+def test_long_names_of_models_stand_apart_within_the_figure(n_models):
+    names = [f"model_options.n_lags={n}, model_options.lambdas=[1.0, 10.0, 100.0]" for n in range(n_models)]
+    figure, ax = plot_model_comparison(np.random.default_rng(0).random((n_models, 5)), names)
+    figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+    assert min(box.y0 for box in boxes) >= 0
+    assert ax.get_window_extent().height > 150  # the names leave room for the scores

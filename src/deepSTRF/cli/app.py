@@ -612,6 +612,16 @@ def bench(
         ),
     ] = None,
     dataset_option: DatasetOption = None,
+    wav2spec: Annotated[
+        str | None,
+        typer.Option(
+            "--wav2spec",
+            "-w",
+            metavar="NAME",
+            help=f"Front-end of rows without one, for sounds.{_default('none')}",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -664,7 +674,7 @@ def bench(
         seeds,
         split,
         dataset_option or [],
-        epochs,
+        {"wav2spec": wav2spec, "epochs": epochs},
         out,
         jobs,
         scheduler,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -55,7 +56,7 @@ def bench_and_print(
     seeds: str,
     split: str | None,
     options: Sequence[str],
-    epochs: int | None,
+    choices: Mapping[str, Any],
     out: Path | None,
     jobs: int,
     scheduler: str | None,
@@ -65,7 +66,7 @@ def bench_and_print(
     quiet: bool,
 ) -> None:
     """Fit a table, print it, and write page and JSON beside the fits."""
-    chosen = {} if epochs is None else {"epochs": epochs}
+    chosen = {name: value for name, value in choices.items() if value is not None}
     with usage():
         sweep = bench_sweep(
             dataset,
@@ -87,8 +88,11 @@ def bench_and_print(
             download=download,
         )
     print_results(results)
-    runs = find_runs(folder)
-    if len(runs) > 1:
+    finished = any(not row["failed"] for row in results.summary())
+    runs = find_runs(folder) if finished else {}
+    if len(runs) < 2:
+        say(f"\nNo page: it compares rows that are finished, and {len(runs) or 'none'} is.")
+    else:
         result = compare_runs(runs)
         _print(result, folder / PAGE, f"{table} on {Path(dataset).name}")
         result.to_json(folder / JSON)

@@ -107,10 +107,14 @@ def print_results(results: SweepResults) -> None:
     _print_best(results, axes)
     for note in results.notes():
         say(f"Note: {note}")
-    for fit in results.failed[:MOST_NAMED]:
-        say(f"Failed: {fit.name}: {printable(fit.error, longest=300)}")
-    if len(results.failed) > MOST_NAMED:
-        say(f"... and {len(results.failed) - MOST_NAMED} more")
+    causes: dict[str, list[str]] = {}
+    for fit in results.failed:
+        causes.setdefault(fit.error, []).append(fit.name)
+    for error, names in list(causes.items())[:MOST_NAMED]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        say(f"Failed: {names[0]}{more}: {printable(error, longest=300)}")
+    if len(causes) > MOST_NAMED:
+        say(f"... and of {len(causes) - MOST_NAMED} other causes")
     if results.failed:
         say("Tracebacks stand in fits/*.failed.json; --retry-failed fits these again.")
     console.print(f"\nSweep folder  {results.out}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 HISTOGRAM_SIZE = (5.2, 3.0)
 #: Inches of a comparison: for each model, and for the axis.
 MODEL_WIDTH, AXIS_WIDTH, HEIGHT = 1.1, 1.0, 3.4
+#: Letters of a name that fit beside the next one, those of a line of a turned name, and inches of a letter.
+MODEL_LETTERS, TURNED_LETTERS, LETTER = 16, 32, 0.075
 
 
 @checked
@@ -145,7 +148,11 @@ def plot_model_comparison(
     )
     if coloured.shape != (values.shape[1],):
         raise ValueError(f"different must have shape ({values.shape[1]},), got {coloured.shape}")
-    figure, ax = own_or_given(ax, figsize or (AXIS_WIDTH + MODEL_WIDTH * len(names), HEIGHT))
+    labels = [shown_text(name) for name in names]
+    upright = max(map(len, labels), default=0) <= MODEL_LETTERS
+    labels = labels if upright else [textwrap.fill(label, TURNED_LETTERS) for label in labels]
+    below = 0.0 if upright else LETTER * max(len(line) for label in labels for line in label.splitlines())
+    figure, ax = own_or_given(ax, figsize or (AXIS_WIDTH + MODEL_WIDTH * len(names), HEIGHT + below))
     shown = np.isfinite(values).all(0)
     places = np.arange(len(names))
     for chosen, colour, alpha in ((shown & ~coloured, GREY, 0.45), (shown & coloured, BLUE, 0.6)):
@@ -164,7 +171,7 @@ def plot_model_comparison(
         ax.plot(places, means, color=INK, linewidth=1.8, marker="o", markersize=5.5, zorder=4)
         if ends is not None:
             ax.vlines(places, ends[:, 0], ends[:, 1], color=INK, linewidth=1.8, zorder=4)
-    ax.set_xticks(places, [shown_text(name) for name in names], **PLAIN)
+    ax.set_xticks(places, labels, rotation=0 if upright else 90, **PLAIN)
     ax.set_xlim(-0.4, len(names) - 0.6)
     ax.set_ylabel(shown_text(ylabel), **PLAIN)
     missing = int((~shown).sum())

@@ -515,7 +515,7 @@ def _scores_section(result: RunComparison) -> Section:
     ]
     table = render("table.html.j2", columns=columns, rows=rows, first="model")
     figure, _ = plot_model_comparison(
-        np.stack([comparison.scores[name] for name in names]),
+        np.stack([comparison.scores[name][comparison.facts["chosen"]] for name in names]),
         names,
         intervals=np.array([comparison.mean_intervals[name] for name in names]),
         ylabel=metric.label,
