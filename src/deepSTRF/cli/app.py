@@ -204,6 +204,19 @@ Scheduler = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+ShowTables = Annotated[
+    bool, typer.Option("--list", help="Print the tables and their rows.", rich_help_panel=RUN)
+]
+RowFrontEnd = Annotated[
+    str | None,
+    typer.Option(
+        "--wav2spec",
+        "-w",
+        metavar="NAME",
+        help=f"Front-end of rows without one, for sounds.{_default('none')}",
+        rich_help_panel=DATA,
+    ),
+]
 RetryFailed = Annotated[
     bool, typer.Option("--retry-failed", help="Fit again what failed before.", rich_help_panel=RUN)
 ]
@@ -612,16 +625,7 @@ def bench(
         ),
     ] = None,
     dataset_option: DatasetOption = None,
-    wav2spec: Annotated[
-        str | None,
-        typer.Option(
-            "--wav2spec",
-            "-w",
-            metavar="NAME",
-            help=f"Front-end of rows without one, for sounds.{_default('none')}",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    wav2spec: RowFrontEnd = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -644,9 +648,7 @@ def bench(
     jobs: Jobs = 1,
     scheduler: Scheduler = None,
     retry_failed: RetryFailed = False,
-    show: Annotated[
-        bool, typer.Option("--list", help="Print the tables and their rows.", rich_help_panel=RUN)
-    ] = False,
+    show: ShowTables = False,
     download: Download = True,
     quiet: Quiet = False,
     debug: Debug = False,
