@@ -283,6 +283,11 @@ def test_mistakes_name_the_argument() -> None:
         (lambda: score_intervals(predictions, ds, confidence=95.0), "confidence must be"),
         (lambda: score_null(predictions, ds, method="roll"), "method must be one of"),
         (lambda: score_null(predictions, ds, score="snr"), "score must be one of"),
+        (lambda: score_null(predictions, ds, correction="holm"), "correction must be one of"),
+        (
+            lambda: compare_models({"a": predictions, "b": predictions}, ds, correction="holm"),
+            "correction must be one of",
+        ),
         (lambda: compare_models({"a": predictions}, ds), "a comparison needs two"),
         (
             lambda: compare_models({"a": predictions, "b": predictions[:1]}, ds),

@@ -25,7 +25,7 @@ from deepSTRF.crossval.intervals import (
     jackknife_values,
     with_population,
 )
-from deepSTRF.crossval.nulls import ALPHA, FOLDS_SHARE, TIE, add_one, fdr
+from deepSTRF.crossval.nulls import ALPHA, CORRECTIONS, FOLDS_SHARE, TIE, add_one, fdr
 from deepSTRF.crossval.tables import ResultTable, text_table
 from deepSTRF.metrics.scores import metric_named
 from deepSTRF.protocols import DatasetLike
@@ -289,6 +289,7 @@ def compare_models(
     check_choice("score", score, score_names())
     check_choice("over", over, OVER)
     check_choice("interval", interval, METHODS)
+    check_choice("correction", correction, CORRECTIONS)
     check_confidence(confidence)
     check_positive_int("n_permutations", n_permutations)
     check_positive_int("n_bootstrap", n_bootstrap)

@@ -26,9 +26,10 @@ from deepSTRF.metrics._statistics import PairMoments
 from deepSTRF.protocols import DatasetLike
 from deepSTRF.training.evaluation import neuron_names
 
-__all__ = ["ALPHA", "FOLDS_SHARE", "TIE", "NullTable", "add_one", "fdr", "score_null"]
+__all__ = ["ALPHA", "CORRECTIONS", "FOLDS_SHARE", "TIE", "NullTable", "add_one", "fdr", "score_null"]
 
 METHODS = ("shift", "permute-clips")
+CORRECTIONS = ("bh", "by")
 SCORES = ("cc_norm", "cc", "fve", FEVE, "mse")
 N_NULL = 1000
 #: A test that cannot reach this p says that nothing can be concluded.
@@ -87,7 +88,7 @@ def fdr(p: FloatArray | Sequence[float] | Tensor, method: str = "bh") -> FloatAr
     >>> fdr([0.01, 0.02, float("nan"), 0.5]).round(3).tolist()
     [0.03, 0.03, nan, 0.5]
     """
-    check_choice("method", method, ("bh", "by"))
+    check_choice("method", method, CORRECTIONS)
     values = np.asarray(p.detach().cpu() if isinstance(p, Tensor) else p, dtype=np.float64)
     tested = ~np.isnan(values)
     if ((values[tested] < 0) | (values[tested] > 1)).any():
@@ -520,6 +521,7 @@ def score_null(
     """
     check_choice("method", method, METHODS)
     check_choice("score", score, SCORES)
+    check_choice("correction", correction, CORRECTIONS)
     check_positive_int("n_null", n_null)
     predicted = PredictedPart(ds, {"predictions": predictions})
     kept = predicted.models["predictions"]
