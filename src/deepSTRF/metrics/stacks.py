@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["STACK_BYTES", "Stack", "stacked", "stacks"]
+__all__ = ["STACK_BYTES", "Stack", "stacks"]
 
 Key = TypeVar("Key")
 
@@ -49,9 +49,9 @@ def stacks(clips: Iterable[tuple[Key, tuple[Tensor, ...]]]) -> Iterator[Stack]:
         )
         for one in full:
             total -= sizes.pop(one)
-            yield stacked(*waiting.pop(one))
+            yield _stacked(*waiting.pop(one))
     for keys, held in waiting.values():
-        yield stacked(keys, held)
+        yield _stacked(keys, held)
 
 
 def _rounded_up(bins: int) -> int:
@@ -59,8 +59,7 @@ def _rounded_up(bins: int) -> int:
     return math.ceil(bins / step) * step
 
 
-def stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> Stack:
-    """Stack tensors that differ in their last axis only, responses (N, R, T) first."""
+def _stacked(keys: list[Key], held: list[tuple[Tensor, ...]]) -> Stack:
     if len(held) == 1:
         return Stack(keys, [values.unsqueeze(0) for values in held[0]], None)
     columns = list(zip(*held, strict=True))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -24,7 +24,6 @@ from deepSTRF.metrics._statistics import (
     is_complete,
 )
 from deepSTRF.metrics.score_statistics import PredictionMoments, ScoreStatistics, moments_against
-from deepSTRF.metrics.stacks import stacked
 from deepSTRF.registry import METRICS
 from deepSTRF.training.data import Batch, cat_padded, stack_padded
 from deepSTRF.training.objective import Metric
@@ -184,13 +183,7 @@ class StreamedScores:
         blocks = [batch.responses(item) for item in new.values()]
         if len(blocks) == 1 and batch.contexts:
             blocks = [blocks[0][..., batch.contexts[next(iter(new.values()))] :]]
-        lengths = None
-        if batch.pairs is not None:
-            responses = cat_padded(blocks, math.nan)
-        elif len({block.shape[:-1] for block in blocks}) > 1:
-            responses = stack_padded(blocks, math.nan)
-        else:
-            _, (responses,), lengths = stacked(list(new), [(block,) for block in blocks])
+        responses, lengths = _stacked(blocks) if batch.pairs is None else (cat_padded(blocks, math.nan), None)
         summary = RepeatSummary.of(responses, None, lengths=lengths)
         if batch.pairs is None:
             neurons = torch.arange(self._n_neurons, device=responses.device).repeat(len(blocks))
@@ -343,6 +336,16 @@ def _moments(pred: Tensor, psth: Tensor, count: Tensor, average: Tensor) -> Tens
         return (deviation if valid is None else torch.where(valid, deviation, 0.0)), valid
 
     return moments_against(pred, count, centred)
+
+
+def _stacked(blocks: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Responses (B, N, R, T) padded with zeros where none is missing, and then lengths (B,), else with NaN."""
+    lengths = [block.shape[-1] for block in blocks]
+    if len(set(lengths)) > 1 and len({block.shape[:-1] for block in blocks}) == 1:
+        responses = stack_padded(blocks, 0.0)
+        if is_complete(responses):
+            return responses, torch.tensor(lengths)
+    return stack_padded(blocks, math.nan), None
 
 
 def _only_ragged(summary: RepeatSummary, places: Tensor, weights: object) -> RepeatSummary:
