@@ -339,7 +339,7 @@ def _moments(pred: Tensor, psth: Tensor, count: Tensor, average: Tensor) -> Tens
 
 
 def _stacked(blocks: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Responses (B, N, R, T) padded with zeros where none is missing, and then lengths (B,), else with NaN."""
+    """Responses (B, N, R, T), padded with zeros where none is missing, with lengths (B,); else with NaN."""
     lengths = [block.shape[-1] for block in blocks]
     if len(set(lengths)) > 1 and len({block.shape[:-1] for block in blocks}) == 1:
         responses = stack_padded(blocks, 0.0)
