@@ -33,6 +33,7 @@ from deepSTRF.experiments import (
     sweep_fits,  # inner: the same
 )
 from deepSTRF.experiments.engines import Answer
+from deepSTRF.experiments.sweep_progress import results_table
 
 # from Python 3.12 on, a fork of a process with threads warns; a child that hangs is killed as the others are
 FORKS = pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
@@ -552,3 +553,18 @@ def test_the_live_table_fills(tmp_path, monkeypatch):
     shown = screen.getvalue()
     assert "3 of 3 fits done, 0 failed, 0 running" in shown
     assert "Choose by the validation score" in shown
+
+
+def test_no_number_is_cut_on_a_narrow_terminal(capsys):
+    from rich.console import Console
+
+    axes = ["model_options.n_lags", "model_options.penalties", "network"]
+    row = {"fits": 10, "failed": 0, "missing": 2, "validation": -0.123, "validation sd": 0.456}
+    row |= {"test": 0.789, "test sd": 0.321, "no score": 119}
+    row |= dict(
+        zip(axes, ("40", "[1.0, 10.0, 100.0, 1000.0]", "a rather long name of a network"), strict=True)
+    )
+    Console(width=80).print(results_table([row], axes))
+    words = capsys.readouterr().out.split()
+    assert {"-0.123", "0.456", "0.789", "0.321", "119", "n_lags"} <= set(words)
+    assert not any("…" in word for word in words)

@@ -19,7 +19,8 @@ from deepSTRF.experiments import Sweep, SweepResults, run_sweep
 from deepSTRF.experiments.optuna_search import search_from_toml
 from deepSTRF.experiments.sweep import REPEATS
 from deepSTRF.experiments.sweep_fits import check_fits
-from deepSTRF.experiments.sweep_results import COLUMNS, read_result, shown
+from deepSTRF.experiments.sweep_progress import results_table
+from deepSTRF.experiments.sweep_results import read_result, shown
 
 __all__ = ["print_results", "search_and_print", "sweep_and_print"]
 
@@ -97,12 +98,8 @@ def print_results(results: SweepResults) -> None:
     """Print the table of a sweep, its best configuration, what failed, and where things lie."""
     rows, console = results.summary(), stdout_console()
     axes = [axis for axis in results.sweep.axes if axis not in REPEATS]
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1))
-    for name in (*axes, *COLUMNS):
-        table.add_column(Text(printable(name)), justify="left" if name in axes else "right")
-    for row in sorted(rows, key=lambda row: _descending(row["validation"])):
-        table.add_row(*(Text(printable(shown(row[name]))) for name in (*axes, *COLUMNS)))
-    console.print(table)
+    ordered = sorted(rows, key=lambda row: _descending(row["validation"]))
+    console.print(results_table(ordered, axes, pad_edge=False, header_style="bold", padding=(0, 1)))
     say(f"\n{len(results.fitted)} fitted now, {len(results.read)} read, {len(results.failed)} failed.")
     _print_best(results, axes)
     for note in results.notes():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from threading import Lock
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from deepSTRF.experiments.sweep_results import (
 )
 from deepSTRF.training.callbacks import shows_progress
 
-__all__ = ["SweepProgress"]
+__all__ = ["SweepProgress", "results_table"]
 
 #: Rows of the live table: the configurations that changed last.
 MOST_ROWS = 20
@@ -93,9 +93,6 @@ class SweepProgress:
         return f"{done}/{self._total}  {result.name}: {scores} ({result.seconds:.1f} s)"
 
     def _table(self) -> Any:
-        from rich.table import Table
-        from rich.text import Text
-
         with self._lock:
             groups = list(self._groups.items())[-MOST_ROWS:]
             counts, running, made = dict(self._counts), self._running, self._made
@@ -104,16 +101,27 @@ class SweepProgress:
         left = (self._total - ended) * seconds / made if made else math.nan
         title = f"{counts[DONE]} of {self._total} fits done, {counts[FAILED]} failed, {running} running"
         title += f", {seconds / 60:.1f} min" + (f", {left / 60:.1f} min left" if made else "")
-        table = Table(
-            title=title, caption=CHOICE_NOTE, title_justify="left", caption_justify="left", box=None
-        )
         axes = [axis for axis, _ in groups[0][0]] if groups else []
-        for name in (*axes, *COLUMNS):
-            table.add_column(Text(printable(name)), justify="left" if name in axes else "right")
-        for group, results in groups:
-            row = group_row(dict(group), results)
-            table.add_row(*(Text(printable(shown(row[name]))) for name in (*axes, *COLUMNS)))
-        return table
+        rows = [group_row(dict(group), results) for group, results in groups]
+        notes = {"caption": CHOICE_NOTE, "title_justify": "left", "caption_justify": "left"}
+        return results_table(rows, axes, title=title, **notes)
+
+
+def results_table(rows: Sequence[Mapping[str, Any]], axes: Sequence[str], **options: Any) -> Any:
+    """Rows of `SweepResults.summary` for a terminal; a narrow one folds words, but no number."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, collapse_padding=True, **options)
+    short = [axis.rpartition(".")[2] for axis in axes]
+    for axis, name in zip(axes, short, strict=True):
+        table.add_column(Text(printable(name if short.count(name) == 1 else axis)), overflow="fold")
+    for name in COLUMNS:
+        cells = [len(shown(row[name])) for row in rows]
+        table.add_column(Text(name), justify="right", overflow="fold", min_width=max(cells, default=0))
+    for row in rows:
+        table.add_row(*(Text(printable(shown(row[name]))) for name in (*axes, *COLUMNS)))
+    return table
 
 
 def _console() -> Any:
