@@ -172,8 +172,11 @@ def _path(name: str, value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """A whole number of another library as Python's own."""
-    return operator.index(value) if hasattr(value, "__index__") and not isinstance(value, bool) else value
+    """A whole number of another library as Python's own; anything else as it is."""
+    try:
+        return value if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return value
 
 
 def _count(name: str, value: Any) -> Any:

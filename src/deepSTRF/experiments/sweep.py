@@ -211,6 +211,7 @@ class Sweep:
         """Return the configuration of every fit by its name, in the order of the grid."""
         return {fit.name: fit.config for fit in self._plan(Contents(read=False))}
 
+    @checked
     def fits(self, keys: Mapping[str, str] | None = None) -> list[PlannedFit]:
         """Return every fit: name, configuration, labels of its choices, key; reads recordings in files.
 
