@@ -390,9 +390,9 @@ MISSED: dict[str, tuple[float, str]] = {
         f"is so small that it shows{more}",
     )
     for name, limit, more in (
-        ("short", 1.5, ""),
-        ("many-short", 1.5, ""),
-        ("bucket", 1.7, ". Batches drawn anew in each epoch also hold 15% more frames than fixed ones"),
+        ("short", 1.4, ""),
+        ("many-short", 1.4, ""),
+        ("bucket", 1.5, ". Batches drawn anew in each epoch also hold 15% more frames than fixed ones"),
     )
 }
 #: Epochs of the further run that says what one more epoch takes.
