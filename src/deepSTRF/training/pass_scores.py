@@ -77,35 +77,35 @@ def make_scores(metrics: Mapping[str, Metric] | None, *, stable: bool) -> PassSc
 
 
 class _Table:
-    """Rows (K, W) appended block by block; small tensors kept between large ones leave holes in the heap."""
+    """Columns (W, K) appended in blocks; small tensors kept between large ones leave holes in the heap."""
 
     def __init__(self) -> None:
-        self.n_rows, self._held = 0, torch.empty(0, 0)
+        self.size, self._held = 0, torch.empty(0, 0)
 
     @property
-    def rows(self) -> Tensor:
-        """(K, W) what was appended, as it lies in the table."""
-        return self._held[: self.n_rows]
+    def columns(self) -> Tensor:
+        """(W, K) what was appended, as it lies in the table."""
+        return self._held[:, : self.size]
 
     def append(self, block: Tensor) -> None:
-        """Append rows; where some are wider than others, those end with zeros."""
-        stop = self.n_rows + len(block)
-        size, width = self._held.shape
-        if stop > size or block.shape[1] > width:
-            size = size if stop <= size else max(stop, 2 * size, FIRST_ROWS)
-            larger = block.new_zeros(size, max(width, block.shape[1]))
-            larger[: self.n_rows, :width] = self.rows
+        """Append columns (W, k); where some are longer than others, those end with zeros."""
+        stop = self.size + block.shape[1]
+        length, room = self._held.shape
+        if stop > room or len(block) > length:
+            room = room if stop <= room else max(stop, 2 * room, FIRST_ROWS)
+            larger = block.new_zeros(max(length, len(block)), room)
+            larger[:length, : self.size] = self.columns
             self._held = larger
-        self._held[self.n_rows : stop, : block.shape[1]] = block
-        self.n_rows = stop
+        self._held[: len(block), self.size : stop] = block
+        self.size = stop
 
     def clear(self) -> None:
-        """Forget the rows; later ones, as wide, take their place."""
-        self.n_rows = 0
+        """Forget the columns; later ones, as long, take their place."""
+        self.size = 0
 
 
 class _Rows:
-    """What the responses alone determine: one row per neuron in a clip, in order of arrival."""
+    """What the responses alone determine: one column per neuron in a clip, in order of arrival."""
 
     def __init__(self) -> None:
         self.table, self.neurons, self.drift = _Table(), _Table(), _Table()
@@ -115,11 +115,11 @@ class _Rows:
     def add(self, summary: RepeatSummary, neurons: Tensor) -> None:
         """Append rows, each of one of the ``neurons``."""
         powers = summary.powers
-        columns = [summary.count, summary.mean, summary.square, powers.n_bins]
-        columns += [powers.n_repeats, powers.mean, powers.signal, powers.noise]
-        self.table.append(torch.stack(columns, dim=1))
-        self.neurons.append(neurons.unsqueeze(1))
-        self.drift.append(powers.drift)
+        known = [summary.count, summary.mean, summary.square, powers.n_bins]
+        known += [powers.n_repeats, powers.mean, powers.signal, powers.noise]
+        self.table.append(torch.stack(known))
+        self.neurons.append(neurons.unsqueeze(0))
+        self.drift.append(powers.drift.T)
 
 
 class StreamedScores:
@@ -135,7 +135,7 @@ class StreamedScores:
         self._n_neurons = self._ragged_bytes = 0
         self._rows: _Rows | None = None
         self._known: dict[Hashable, tuple[int, int]] = {}  # first row of a clip, number of its rows
-        # of the batches of a pass: places in `_rows` and (rows, 3) of the predictions; what replaces some of
+        # of the batches of a pass: places in `_rows` and (3, rows) of the predictions; what replaces some of
         # these: places in the pass and (3, places)
         self._places, self._moments = _Table(), _Table()
         self._replaced: list[tuple[Tensor, Tensor]] = []
@@ -170,10 +170,10 @@ class StreamedScores:
         first = torch.cumsum(spans[:, 1], 0) - spans[:, 1]
         index = (spans[:, 0] - first).repeat_interleave(spans[:, 1]) + torch.arange(len(rows))
         index = index.to(rows.device)
-        known = self._rows.table.rows.index_select(0, index)
-        start = self._places.n_rows
-        self._places.append(index.unsqueeze(1))
-        self._moments.append(_moments(rows, y, known[:, COUNT], known[:, MEAN]).T)
+        count, mean = (self._rows.table.columns[of].index_select(0, index) for of in (COUNT, MEAN))
+        start = self._places.size
+        self._places.append(index.unsqueeze(0))
+        self._moments.append(_moments(rows, y, count, mean))
         at, values = self._of_ragged(batch, rows, first.tolist(), self._rows)
         if at is not None and values is not None:
             self._replaced.append((start + at, values))
@@ -190,7 +190,7 @@ class StreamedScores:
         else:
             chosen = [batch.pairs.neurons[batch.pairs.items == item] for item in new.values()]
             neurons = torch.cat(chosen)
-        start = rows.table.n_rows
+        start = rows.table.size
         rows.add(summary, neurons)
         for key, block in zip(new, blocks, strict=True):
             self._known[key] = (start, block.shape[0])
@@ -259,18 +259,19 @@ class StreamedScores:
         }
 
     def _own_part(self) -> _Part | None:
-        if not self._places.n_rows or self._rows is None:
+        if not self._places.size or self._rows is None:
             return None
-        index = self._places.rows[:, 0]
-        mean, square, product = self._moments.rows.T.contiguous()
-        table = self._rows.table.rows.index_select(0, index).T.contiguous()
+        index = self._places.columns[0]
+        mean, square, product = self._moments.columns
+        table = self._rows.table.columns.index_select(1, index)
         freedom = (table[COUNT] - 1).clamp(min=1)
         pair_mean, variance, covariance = mean.clone(), square / freedom, product / freedom
         for at, values in self._replaced:
             pair_mean[at], variance[at], covariance[at] = values
         moments = torch.stack([mean, square, product, pair_mean, variance, covariance])
-        neurons = self._rows.neurons.rows[:, 0].index_select(0, index)
-        return _Part(self._n_neurons, neurons, table, self._rows.drift.rows.index_select(0, index), moments)
+        neurons = self._rows.neurons.columns[0].index_select(0, index)
+        drift = self._rows.drift.columns.index_select(1, index)
+        return _Part(self._n_neurons, neurons, table, drift.T, moments)
 
     def _statistics(self) -> ScoreStatistics:
         own = self._own_part()
