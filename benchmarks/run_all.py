@@ -27,6 +27,10 @@ BENCHMARKS = {
         "Ridge at other sizes, beside numpy by hand",
         "benchmarks/bench_ridge.py --threads 1 --growth",
     ),
+    "ridge-nested": (
+        "Nested leave-one-clip-out ridge on NS1, with intervals",
+        "benchmarks/bench_ridge.py --threads 2 --nested",
+    ),
     "toolboxes": ("Ridge beside scikit-learn, mTRFpy and MNE", "benchmarks/bench_toolboxes.py"),
     "linear": ("Linear models on NS1, method by method", "benchmarks/bench_linear.py --threads 2"),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
