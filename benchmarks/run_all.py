@@ -32,7 +32,10 @@ BENCHMARKS = {
         "benchmarks/bench_ridge.py --threads 2 --nested",
     ),
     "toolboxes": ("Ridge beside scikit-learn, mTRFpy and MNE", "benchmarks/bench_toolboxes.py"),
-    "linear": ("Linear models on NS1, method by method", "benchmarks/bench_linear.py --threads 2"),
+    "linear": (
+        "Linear models on NS1, method by method",
+        "benchmarks/bench_linear.py --threads 1 --lags 15 40",
+    ),
     "backbones": ("Recurrent backbones", "benchmarks/bench_backbones.py"),
     "kernels": ("Kernels of the linear model, started from ridge", "benchmarks/bench_kernels.py"),
     "zoo": ("Cost of every model", "benchmarks/bench_zoo.py"),
