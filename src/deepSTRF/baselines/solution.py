@@ -54,6 +54,7 @@ class SingleSystem:
 
     def __init__(self, gram: Tensor) -> None:
         self._gram = gram
+        self._factors: dict[float, Tensor | None] = {}
 
     def rotate(self, rows: Tensor) -> Tensor:
         """The rows as they are."""
@@ -65,13 +66,17 @@ class SingleSystem:
 
     def solve(self, rows: Tensor, shift: float) -> Tensor:
         """Rows b as (G + shift I)^-1 b."""
-        shifted = self._gram.clone()
-        shifted.diagonal().add_(shift)
-        factor, singular = torch.linalg.cholesky_ex(shifted)
-        if bool(singular):  # the shift is below the rounding error of the largest eigenvalue
-            general = ShiftedSystems(self._gram.clone())
-            return general.rotate_back(general.solve(general.rotate(rows), shift))
-        return torch.cholesky_solve(rows.T, factor).T
+        if shift not in self._factors:  # blocks of neurons are solved one after another
+            shifted = self._gram.clone()
+            shifted.diagonal().add_(shift)
+            factor, singular = torch.linalg.cholesky_ex(shifted)
+            self._factors[shift] = None if bool(singular) else factor
+        found = self._factors[shift]
+        if found is not None:
+            return torch.cholesky_solve(rows.T, found).T
+        # the shift is below the rounding error of the largest eigenvalue
+        general = ShiftedSystems(self._gram.clone())
+        return general.rotate_back(general.solve(general.rotate(rows), shift))
 
 
 class CorrectedSystems:
