@@ -224,6 +224,17 @@ def test_searches_that_begin_together_share_the_trials(tmp_path):
     assert len({trial.choices["learning_rate"] for trial in found.trials}) == 9  # no draw is made twice
 
 
+def test_a_trial_that_ends_while_it_is_looked_at_is_not_taken_over(tmp_path, monkeypatch):
+    one = optuna_search._Search(RATES, NETWORK, tmp_path, (), 0, False)
+    study = one.open_study(optuna, None, "none")
+    trial = study.ask()
+    read = study.trials
+    study.tell(trial, 0.5)
+    looks = iter((read, study.trials))
+    monkeypatch.setattr(type(study), "trials", property(lambda self: next(looks)))
+    assert one._abandoned(study) is None
+
+
 @pytest.mark.parametrize(
     ("space", "options", "message"),
     [

@@ -423,6 +423,22 @@ def test_who_does_not_read_is_disconnected(model):
                 sent += made.send(frames[sent % len(frames) :])
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system does not tell")
+def test_who_does_not_read_is_disconnected_also_when_only_the_system_knows(model):
+    """A few answers fill the client's buffer, and not that of the server: no answer of the server waits."""
+    limits = ServerLimits(clients=4, messages_per_s=1e6, stall_s=0.6)
+    with (
+        Server(model, limits=limits) as running,
+        good_neighbour(running, model),
+        raw_socket(running, SO_RCVBUF=4096) as made,
+    ):
+        wait_for(lambda: running.n_clients == 2)
+        for _ in range(300):
+            made.sendall(masked(0x2, b"") * 10)
+            time.sleep(0.001)
+        wait_for(lambda: running.n_clients == 1)
+
+
 def test_a_flood_of_pings_that_nobody_reads_back_ends(server, model):
     with good_neighbour(server, model), raw_socket(server, SO_RCVBUF=4096) as made:
         made.settimeout(0.2)

@@ -441,7 +441,8 @@ class _Search:
         for trial in study.trials:
             if trial.state.name == "RUNNING":
                 with held_lock(self._lock(trial.number)) as mine:
-                    if mine:
+                    # asked again: another process may have finished it since the trials were read
+                    if mine and study.trials[trial.number].state.name == "RUNNING":
                         return int(trial.number)
         return None
 

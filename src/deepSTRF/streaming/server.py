@@ -70,7 +70,7 @@ CLOSE_CODES = {
 ASSUMED_DT_MS = 5.0
 #: Messages of one client that may wait for their answers.
 MOST_WAITING = 256
-#: Bytes for one client in the send buffers of the server and of the system; beyond, its next answer waits.
+#: Bytes for one client in the send buffer of the system; beyond, its next answer waits.
 SEND_BUFFER = 2**16
 #: Answers to pings, in bytes, that a client may leave unread.
 UNREAD_PONGS = 2**20
@@ -354,7 +354,7 @@ class Server:
             ping_timeout=PONG_S,
             max_size=2 * self._longest * 4 * (self._bands or 1) + 1024,
             max_queue=(8, 2),
-            write_limit=SEND_BUFFER,
+            write_limit=0,  # an answer that the system does not take is one that the client does not read
             logger=logger,
         )
         async with listening as found:
@@ -585,7 +585,13 @@ def _guarded(base: type[Any], server: Server) -> type[Any]:
             self.pace = _Pace(server.limits.messages_per_s, server.limits.messages_per_s / 4)
             if hasattr(transport, "max_size"):
                 transport.max_size = READ_SIZE
-            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            own = transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            # A client whose buffer is full may not hear that its messages came: both sides then wait, with
+            # answers in the system's buffer that nobody reads. Twice: what the server knows, it ends itself.
+            if hasattr(socket, "TCP_USER_TIMEOUT"):
+                most = min(2000 * server.limits.stall_s, 2**31 - 1)
+                own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, math.ceil(most))
             super().connection_made(transport)
             if len(server._sockets) > server.limits.clients + SPARE_CONNECTIONS:
                 transport.abort()
