@@ -32,10 +32,12 @@ SEED = 0
 
 
 def sweep_of(n_fits: int) -> Sweep:
-    """Half of the fits in closed form, half of them networks of one epoch; ten per recording."""
-    lags = range(1, 6)
-    ridge = [{"model": "ridge", "model_options.n_lags": n} for n in lags]
-    linear = [{"model": "linear", "model_options.temporal_window_size": n} for n in lags]
+    """Per recording five fits in closed form and five networks of one epoch, three of them one with three seeds."""
+    ridge = [{"model": "ridge", "model_options.n_lags": n} for n in range(1, 6)]
+    lags_and_seeds = [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)]
+    linear = [
+        {"model": "linear", "model_options.temporal_window_size": n, "seeds": [seed]} for n, seed in lags_and_seeds
+    ]
     base = {"dataset_options": DATA, "split": "3/1/1", "epochs": 1}
     return Sweep(base, {"dataset_options.seed": list(range(n_fits // 10)), "network": [*ridge, *linear]})
 

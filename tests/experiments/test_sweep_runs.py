@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -425,6 +426,169 @@ def test_workers_that_cannot_run_anything_end_the_sweep(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep_fits, "_engine", lambda *_: Unable())
     with pytest.raises(RuntimeError, match="no deepSTRF"):
         run_sweep(small(1), tmp_path, progress=False)
+
+
+# ---- seeds of one choice, trained together
+
+
+NETWORK = {"dataset_options": {**DATA, "n_clips": 8}, "split": "5/2/1", "model": "linear", "epochs": 4}
+
+
+def scores_of(results: SweepResults) -> dict[str, str]:
+    return {fit.name: (fit.path / "scores.csv").read_text(encoding="utf-8") for fit in results.fits}
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory) -> SweepResults:
+    """Two choices with four seeds each; tests only read them."""
+    grid = {"learning_rate": [1e-3, 1e-2], "seeds": [0, 1, 2, 7]}
+    return run_sweep(Sweep(NETWORK, grid), tmp_path_factory.mktemp("seeds") / "sweep", progress=False)
+
+
+def test_seeds_trained_together_are_separate_fits_within_rounding(seeds, tmp_path):
+    apart = run_sweep(seeds.sweep, tmp_path, together=False, progress=False)
+    for one, other in zip(seeds.fits, apart.fits, strict=True):
+        first, second = Run.load(one.path), Run.load(other.path)
+        assert one.status == "done"
+        assert one.config == other.config
+        assert first.best_epochs == second.best_epochs
+        assert first.scores.seeds == second.scores.seeds == list(one.config.seeds)
+        for part, values in first.scores.values.items():
+            for metric, found in values.items():
+                assert found == pytest.approx(second.scores.values[part][metric], abs=1e-5, nan_ok=True)
+        for rows, own in zip(first.histories.values(), second.histories.values(), strict=True):
+            assert [list(row) for row in rows] == [list(row) for row in own]
+            for row, its in zip(rows, own, strict=True):
+                assert [row[key] for key in row] == pytest.approx([its[key] for key in row], rel=2e-3)
+        assert {path.name for path in one.path.rglob("*")} == {path.name for path in other.path.rglob("*")}
+        assert first.facts["recording"] == second.facts["recording"]
+        rows = dict(first.protocol)
+        (said,) = set(rows) - set(dict(second.protocol))
+        assert "together" in f"{said} {rows[said]}"
+    assert scores_of(seeds) != scores_of(apart)  # they were trained together
+
+
+def test_seeds_trained_together_have_the_same_last_digits_with_every_engine(seeds, tmp_path):
+    results = run_sweep(seeds.sweep, tmp_path, n_jobs=2, progress=False)
+    assert scores_of(results) == scores_of(seeds)
+
+
+@pytest.mark.parametrize("n_written", [0, 1, 3])
+def test_seeds_that_were_interrupted_go_on_to_the_last_digit(seeds, tmp_path, monkeypatch, n_written):
+    written = run._collect
+    calls = []
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) > n_written:
+            raise KeyboardInterrupt
+        return written(*args)
+
+    monkeypatch.setattr(run, "_collect", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(seeds.sweep, tmp_path, progress=False)
+    monkeypatch.undo()
+    assert [fit.status for fit in SweepResults.load(tmp_path).fits].count("done") == n_written
+    results = run_sweep(seeds.sweep, tmp_path, progress=False)
+    assert (len(results.fitted), len(results.read)) == (8 - n_written, n_written)
+    assert scores_of(results) == scores_of(seeds)
+    assert max(count for (event, _), count in events(tmp_path).items() if event == "end") == 1
+
+
+def test_seeds_in_one_fit_are_trained_together_too(seeds, tmp_path):
+    results = run_sweep(Sweep(NETWORK, {"seeds": [[0, 1, 2], [7]]}), tmp_path, progress=False)
+    fits = {fit.choices["seeds"]: Run.load(fit.path) for fit in results.fits}
+    alone = {
+        fit.choices["seeds"]: Run.load(fit.path)
+        for fit in seeds.fits
+        if fit.choices["learning_rate"] == "0.001"
+    }
+    assert fits["0,1,2"].scores.seeds == [0, 1, 2]
+    for place, seed in enumerate("012"):
+        found = fits["0,1,2"].scores.values["test"]["cc_norm"][place]
+        np.testing.assert_array_equal(found, alone[seed].scores.values["test"]["cc_norm"][0])
+    assert fits["7"].scores.to_csv() == alone["7"].scores.to_csv()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "ridge", "model_options": {"n_lags": 2}},
+        {"model": "convnet2d", "epochs": 1},  # slower in a stack
+        {"model": "statenet", "epochs": 1},  # cannot be stacked
+        {"start": "ridge"},
+        {"refit": True},
+        {"weight_average": 0.9},
+        {"band_shift": 1},
+        {"dataset_options": {**DATA, "n_neurons": 65}, "split": "3/1/1", "epochs": 1},
+        {"wav2spec": "leaf", "epochs": 1, "dataset_options": DATA, "split": "3/1/1"},
+        {"loss": "mse", "seeds": [3]},
+    ],
+)
+def test_where_nothing_is_gained_every_fit_is_made_alone(tmp_path, changes):
+    grid = {"seeds": changes.get("seeds", [0, 1])}
+    results = run_sweep(Sweep({**NETWORK, **changes}, grid), tmp_path / "sweep", progress=False)
+    assert [fit.status for fit in results.fits] == ["done"] * len(grid["seeds"]), results.failed
+    last = results.fits[-1]
+    alone = run_experiment(last.config, tmp_path / "alone", progress=False)
+    assert Run.load(last.path).scores.to_csv() == alone.scores.to_csv()
+    counts = events(tmp_path / "sweep")
+    assert set(counts.values()) == {1}
+
+
+def test_seeds_that_fail_say_so_each_and_the_others_go_on(tmp_path, monkeypatch):
+    grid = {"learning_rate": [1e-3, 1e30], "seeds": [0, 1, 2]}
+    results = run_sweep(Sweep(NETWORK, grid), tmp_path / "rates", progress=False)
+    assert [fit.status for fit in results.fits] == ["done"] * 3 + ["failed"] * 3
+    assert all("became inf" in fit.error and "fit_once" in fit.traceback for fit in results.failed)
+    again = run_sweep(Sweep(NETWORK, grid), tmp_path / "rates", progress=False)
+    assert (len(again.fitted), len(again.failed)) == (0, 3)
+    split = run_sweep(
+        Sweep({**NETWORK, "split": "1/1/1"}, {"seeds": [0, 1]}), tmp_path / "split", progress=False
+    )
+    assert ["1/1/1" in fit.error for fit in split.fits] == [True, True]
+    # what only the stack cannot do is done alone
+    monkeypatch.setattr(run, "fit_seeds_stacked", lambda *_, **__: 1 / 0)
+    done = run_sweep(Sweep(NETWORK, {"seeds": [0, 1]}), tmp_path / "stack", progress=False)
+    assert [fit.status for fit in done.fits] == ["done", "done"]
+
+
+@pytest.mark.parametrize(("deaths", "starts"), [(1, 2), (4, 5)])
+def test_seeds_whose_worker_dies_are_started_again_together_then_alone(tmp_path, monkeypatch, deaths, starts):
+    sweep = Sweep(NETWORK, {"seeds": [0, 1, 2]})
+    engine = Mortal({"seeds=0": deaths}, False)
+    monkeypatch.setattr(sweep_fits, "_engine", lambda *_: engine)
+    results = run_sweep(sweep, tmp_path, progress=False)
+    assert len(results.fitted) == 3
+    assert engine.started == {"seeds=0": starts} | ({} if deaths == 1 else {"seeds=1": 1, "seeds=2": 1})
+
+
+def test_seeds_that_another_process_works_on_are_left_to_it(tmp_path, monkeypatch):
+    sweep = Sweep(NETWORK, {"seeds": [0, 1, 2]})
+    monkeypatch.setattr(sweep_fits, "AGAIN_SECONDS", 0.05)
+    (tmp_path / "fits").mkdir()
+    lock = tmp_path / "fits" / f"{sweep.fits()[1].folder}.lock"
+    with files.held_lock(lock) as mine:
+        assert mine
+        thread = threading.Thread(target=run_sweep, args=(sweep, tmp_path), kwargs={"progress": False})
+        thread.start()
+        time.sleep(1.0)
+        assert not (tmp_path / "log.jsonl").exists()
+    thread.join(60)
+    assert set(events(tmp_path).values()) == {1}
+    assert len(events(tmp_path)) == 6
+
+
+def test_which_seeds_are_trained_together_is_a_matter_of_the_sweep():
+    fits = Sweep(NETWORK, {"learning_rate": [1e-3, 1e-2], "seeds": list(range(10))}).fits()
+    every = [fit.name for fit in fits]
+    tasks = list(sweep_fits._tasks(fits, every, True))
+    assert [len(task.stack) for task in tasks] == [8, 2, 8, 2]
+    assert sorted(name for task in tasks for name in task.fits) == sorted(every)
+    left = list(sweep_fits._tasks(fits, every[7:9], True))
+    assert [task.fits for task in left] == [(every[7],), (every[8],)]
+    assert [task.stack for task in left] == [tasks[0].stack, tasks[1].stack]
+    assert [task.stack for task in sweep_fits._tasks(fits, every, False)] == [()] * 20
 
 
 def kill_a_worker(out: Path, after: int, stop: threading.Event, killed: list[str]) -> None:

@@ -486,6 +486,14 @@ def sweep(
     scheduler: Scheduler = None,
     out: SweepFolder = None,
     retry_failed: RetryFailed = False,
+    apart: Annotated[
+        bool,
+        typer.Option(
+            "--apart",
+            help="Train no seeds together: the last digits are those of deepstrf fit.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="List the fits and what is there of them.", rich_help_panel=RUN)
     ] = False,
@@ -507,7 +515,15 @@ def sweep(
     from deepSTRF.cli.sweeps import sweep_and_print
 
     sweep_and_print(
-        file, out, jobs, scheduler, retry_failed=retry_failed, dry_run=dry_run, download=download, quiet=quiet
+        file,
+        out,
+        jobs,
+        scheduler,
+        retry_failed=retry_failed,
+        together=not apart,
+        dry_run=dry_run,
+        download=download,
+        quiet=quiet,
     )
 
 

@@ -85,6 +85,7 @@ def bench_and_print(
             scheduler=scheduler,
             progress=False if quiet else "auto",
             retry_failed=retry_failed,
+            together=False,  # the command of a row repeats it to the last digit
             download=download,
         )
     print_results(results)

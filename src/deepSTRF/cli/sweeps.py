@@ -32,6 +32,7 @@ def sweep_and_print(
     scheduler: str | None,
     *,
     retry_failed: bool,
+    together: bool,
     dry_run: bool,
     download: bool,
     quiet: bool,
@@ -51,6 +52,7 @@ def sweep_and_print(
             scheduler=scheduler,
             progress=False if quiet else "auto",
             retry_failed=retry_failed,
+            together=together,
             download=download,
         )
     print_results(results)

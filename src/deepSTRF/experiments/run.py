@@ -54,10 +54,12 @@ from deepSTRF.experiments.run_folder import (
     write_run,
 )
 from deepSTRF.models.fitted_on import matching_outputs
+from deepSTRF.models.kernels import CausalSTRFConv
 from deepSTRF.models.readouts import OutputScale
 from deepSTRF.training.callbacks import Callback, FitDivergedError, LastWeights
 from deepSTRF.training.distillation import check_teacher, distilled
 from deepSTRF.training.evaluation import neuron_names, scale_note, score_model
+from deepSTRF.training.fit_many import fit_seeds_stacked
 from deepSTRF.training.fitter import CallbackFactory, Fitter, build_fit, check_callback_factory, made_by
 from deepSTRF.training.objective import history_rows, owns_loss
 from deepSTRF.training.protocol import ProtocolCard
@@ -65,10 +67,21 @@ from deepSTRF.training.seeds import seeded
 from deepSTRF.training.settings import fit_settings, patience_of
 from deepSTRF.training.validate import validate_model
 
-__all__ = ["evaluate_run", "fit_once", "normalized_as_fitted", "run_experiment", "split_of"]
+__all__ = [
+    "SeedFits",
+    "evaluate_run",
+    "fit_once",
+    "fit_seeds",
+    "may_share_fits",
+    "normalized_as_fitted",
+    "run_experiment",
+    "split_of",
+]
 
 #: Split of a recording that states none of its own.
 DEFAULT_SPLIT = "random:0.7/0.15/0.15:seed=0"
+#: Most neurons of a model whose seeds are fitted together.
+MOST_NEURONS = 64
 #: Clips that `evaluate_run` scores.
 TRAIN, VALIDATION, TEST, ALL = "train", "validation", "test", "all"
 
@@ -150,34 +163,67 @@ def run_experiment(
         return run
     if status == "resume":
         log(f"Going on with the unfinished run in {folder}")
-    dataset = load_dataset(config, download=download)
-    recording = dataset.content_fingerprint()
+    data = _open(config, download=download)
+    teachers = _load_teachers(config, data.dataset, data.split)
+
+    def fit(states: Path) -> dict[int, _Fit]:
+        dataset, split = data.dataset, data.split
+        log(
+            f"{dataset.describe()['name']}: {dataset.N_neurons} neurons, {len(dataset)} clips, bins of "
+            f"{dataset.dt:g} ms; {len(split.train)} clips train, {len(split.val)} validate, "
+            f"{len(split.test)} test"
+        )
+        both = dataset.select(clips=[*split.train, *split.val])
+        fits = {
+            s: _fit_seed(config, s, data.views, both, teachers, states, progress, log, callbacks)
+            for s in config.seeds
+        }
+        log("Scoring")
+        return fits
+
+    return _write(config, folder, data, fit, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class _Data:
+    """The recording of an experiment, and its parts as they are fitted and scored."""
+
+    whole: NeuralDataset  # as it was loaded
+    recording: str  # fingerprint of its sounds and responses
+    dataset: NeuralDataset  # with normalised responses, where they are asked for
+    split: ClipSplit
+    views: tuple[NeuralDataset, ...]
+
+
+def _open(config: ExperimentConfig, *, download: bool) -> _Data:
+    """Load and split a recording, and raise what a fit of it would raise."""
+    whole = dataset = load_dataset(config, download=download)
     split = split_of(config, dataset)
-    whole = dataset
     if config.normalize_responses is not None:
         dataset = dataset.normalized(config.normalize_responses, stim_indices=list(split.train))
     views = split.apply(dataset)
     _check_views(config, views)
     check_buildable(config, views[0])
-    teachers = _load_teachers(config, dataset, split)
+    return _Data(whole, whole.content_fingerprint(), dataset, split, views)
+
+
+def _write(
+    config: ExperimentConfig,
+    folder: Path,
+    data: _Data,
+    fit: Callable[[Path], dict[int, _Fit]],
+    *,
+    overwrite: bool,
+) -> Run:
+    """Make a run folder of fits; ``fit`` is called with the folder of their states."""
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     # only now, and beside what is there: a wrong choice or a fit that fails costs no earlier run
-    work = prepare_folder(folder, config, overwrite=overwrite, recording=recording)
-    log(
-        f"{dataset.describe()['name']}: {dataset.N_neurons} neurons, {len(dataset)} clips, bins of "
-        f"{dataset.dt:g} ms; {len(split.train)} clips train, {len(split.val)} validate, "
-        f"{len(split.test)} test"
-    )
+    work = prepare_folder(folder, config, overwrite=overwrite, recording=data.recording)
     try:
-        both = dataset.select(clips=[*split.train, *split.val])
-        fits = {
-            s: _fit_seed(config, s, views, both, teachers, work / STATE, progress, log, callbacks)
-            for s in config.seeds
-        }
-        log("Scoring")
-        run = _collect(config, folder, dataset, split, views, fits)
-        run.facts["recording"] = recording
-        run.facts["sounds"] = whole.content_fingerprint(source=True)
+        fits = fit(work / STATE)
+        run = _collect(config, folder, data.dataset, data.split, data.views, fits)
+        run.facts["recording"] = data.recording
+        run.facts["sounds"] = data.whole.content_fingerprint(source=True)
         write_run(run, {seed: fit.model for seed, fit in fits.items()})
     except Exception as error:
         # an interrupted fit keeps its state; one that can only fail again, or has none, keeps nothing
@@ -429,6 +475,7 @@ class _Fit:
     callbacks: tuple[str, ...] = ()  # classes of the user's own
     # the model of the first fit, where ``model`` was fitted anew on its validation clips too
     chosen: Any = None
+    together: bool = False  # with other seeds, by `fit_seeds`
 
 
 def _fit_seed(
@@ -502,28 +549,111 @@ def fit_once(
         seeds_itself=True,
         batch_size=config.batch_size,
         more=[] if chooses else [LastWeights()],
-        **fit_settings(
-            loss=config.loss,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            epochs=config.epochs,
-            patience=config.patience,
-            schedule=config.schedule,
-            grad_clip=config.grad_clip,
-            weight_average=config.weight_average,
-            band_shift=config.band_shift,
-            callbacks=lambda seed: own,
-        ),
+        **_fitter_arguments(config, own),
         device=resolve_device(config.device),
         monitor=f"val_{MAIN_SCORE}" if chooses else "train_loss",
         state_path=state,
-        warmup_ms=config.warmup_ms,
         progress=progress,
     )
     fitter.fit()
     if _is_calibrated(config, model):
         calibrate_output(model, train, warmup_ms=config.warmup_ms)
     return fitter
+
+
+def _fitter_arguments(config: ExperimentConfig, own: Sequence[Callback] = ()) -> dict[str, Any]:
+    """What the choices of an experiment are for a `Fitter`, wherever it is run."""
+    settings = fit_settings(
+        loss=config.loss,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        epochs=config.epochs,
+        patience=config.patience,
+        schedule=config.schedule,
+        grad_clip=config.grad_clip,
+        weight_average=config.weight_average,
+        band_shift=config.band_shift,
+        callbacks=lambda seed: own,
+    )
+    return {**settings, "warmup_ms": config.warmup_ms}
+
+
+# ---- All seeds of one choice at once, for sweeps
+
+
+class SeedFits:
+    """Fits of one configuration with many seeds, made together, each to be written into its run folder."""
+
+    def __init__(self, data: _Data, fits: dict[int, _Fit]) -> None:
+        self._data, self._fits = data, fits
+
+    def has(self, config: ExperimentConfig) -> bool:
+        """Whether every seed of a configuration has a fit: one that diverged has none."""
+        return set(config.seeds) <= set(self._fits)
+
+    def write(self, config: ExperimentConfig, folder: Path) -> Run:
+        """Score the fits of a configuration and write its run folder."""
+        fits = {seed: self._fits[seed] for seed in config.seeds}
+        return _write(as_fitted(config), folder, self._data, lambda states: fits, overwrite=True)
+
+
+def may_share_fits(config: ExperimentConfig) -> bool:
+    """Whether the choices alone let seeds be fitted together by `fit_seeds`."""
+    own = config.start != "default" or config.teachers or config.refit or config.weight_average
+    return not (own or config.band_shift or is_closed_form(config.model)) and (
+        resolve_device(config.device) == "cpu"
+    )
+
+
+def fit_seeds(configs: Sequence[ExperimentConfig], *, download: bool = False) -> SeedFits | None:
+    """Fit configurations that differ in their seeds alone, all seeds at once; None where that is no faster.
+
+    Scores are those of `run_experiment` within rounding.
+    """
+    config = as_fitted(configs[0])
+    data = _open(config, download=download)
+    train, val = data.views[:2]
+    seeds = list(dict.fromkeys(seed for one in configs for seed in one.seeds))
+    with seeded(seeds[0]):
+        model = build_model(config, train)
+    if not _gains_together(model, train):
+        return None
+    validate_model(model, train)
+    started = time.monotonic()
+    found = fit_seeds_stacked(
+        lambda seed: build_model(config, train),
+        train,
+        val,
+        seeds=seeds,
+        batch_size=config.batch_size,
+        fitter_kwargs={**_fitter_arguments(config), "monitor": f"val_{MAIN_SCORE}"},
+    )
+    if found is None:
+        return None
+    seconds = (time.monotonic() - started) / len(seeds)
+    fits = {}
+    for index, seed in enumerate(seeds):
+        if index in found.failed:
+            continue  # fitted alone, it says why
+        model, best = found.models[index], int(found.best_epochs[index])
+        if _is_calibrated(config, model):
+            calibrate_output(model, train, warmup_ms=config.warmup_ms)
+        fits[seed] = _Fit(model, history_rows(found.histories[index]), best, seconds, together=True)
+    return SeedFits(data, fits)
+
+
+def _gains_together(model: nn.Module, dataset: NeuralDataset) -> bool:
+    """Whether a stack of such models is faster than one after another.
+
+    Eight models of up to 50 neurons take 0.3 to 0.6 of the time, those of 300 all of it: each fills a
+    processor by itself. Convolutions take longer in a stack, other than STRFs, which are matrix products;
+    a front-end that learns has many of them.
+    """
+    strfs = {part for strf in model.modules() if isinstance(strf, CausalSTRFConv) for part in strf.modules()}
+    convolves = any(isinstance(part, nn.modules.conv._ConvNd) for part in {*model.modules()} - strfs)
+    front_end = getattr(model, "wav2spec", None)
+    learns = front_end is not None and any(p.requires_grad for p in front_end.parameters())
+    return not convolves and not learns and dataset.N_neurons <= MOST_NEURONS
 
 
 def _is_calibrated(config: ExperimentConfig, model: nn.Module) -> bool:
@@ -682,6 +812,7 @@ def _training_facts(config: ExperimentConfig, fits: dict[int, _Fit]) -> dict[str
         if _is_calibrated(config, first.model) and _output_stage(first.model) is not None
         else "none",
         **_options_of_the_fit(config),
+        **({"together": "with other seeds of the same choices (fit_many)"} if first.together else {}),
         "stopped_by": f"best validation {MAIN_SCORE}, patience {patience}, at most {config.epochs}"
         + (f"; callbacks {', '.join(first.callbacks)} may stop earlier" if first.callbacks else ""),
     }

@@ -19,9 +19,9 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Sequence
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,16 +31,18 @@ from deepSTRF import __version__
 from deepSTRF._files import append_line, held_lock, write_sealed_json
 from deepSTRF._validation import checked_but
 from deepSTRF.experiments.build import check_choices
+from deepSTRF.experiments.config import ExperimentConfig
 from deepSTRF.experiments.engines import (
     RETRIES,
     Answer,
+    Call,
     DaskEngine,
     Engine,
     HereEngine,
     ProcessEngine,
     count_processes,
 )
-from deepSTRF.experiments.run import run_experiment
+from deepSTRF.experiments.run import fit_seeds, may_share_fits, run_experiment
 from deepSTRF.experiments.sweep import PlannedFit, Sweep, lacks_fold
 from deepSTRF.experiments.sweep_progress import SweepProgress
 from deepSTRF.experiments.sweep_results import (
@@ -71,7 +73,9 @@ __all__ = [
 ]
 
 #: What a worker answers.
-FITTED, READ, BUSY = "fitted", "read", "busy"
+FITTED, READ, BUSY, ALONE = "fitted", "read", "busy", "alone"
+#: Seeds that are fitted together at most: a process that dies takes them all with it.
+MOST_SEEDS = 8
 #: Seconds between two looks at a fit that another process works on, at first and at most, and at the engine.
 AGAIN_SECONDS, MOST_SECONDS, TICK_SECONDS = 1.0, 15.0, 0.2
 #: What a sweep or a search puts into its folder before the file that makes it one.
@@ -125,40 +129,91 @@ def _register(job: Job) -> list[str]:
 def fit_planned(fit: PlannedFit, job: Job, callbacks: CallbackFactory | None = None) -> str:
     """Fit one configuration of a sweep, unless that is done; return "fitted", "read", "failed" or "busy"."""
     problems = _register(job)
-    folder = job.out / FITS / fit.folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _ONE_FIT, held_lock(folder.with_name(f"{folder.name}.lock")) as mine:
+    with _ONE_FIT, _locks([fit], job) as mine, _one_thread():
         if not mine:
             return BUSY
-        before = read_result(job.out, fit)
-        if before.status == DONE:
-            return READ
-        if before.status == FAILED and not job.retry_failed:
-            return FAILED
-        _log(job.out, "start", fit)
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # sums depend on their number, and each core has a process of its own
-        try:
+
+        def make(config: ExperimentConfig, folder: Path) -> None:
             run_experiment(
-                fit.config,
+                config,
                 folder,
                 overwrite=True,  # what is there is damaged, interrupted, or of files that have been moved
                 download=job.download,
                 progress=False,
                 callbacks=callbacks,
             )
-        except Exception as error:
-            if _is_disk(error, job.out):
-                raise  # no fit of this sweep can be kept
-            for problem in problems:
-                error.add_note(problem)
-            report_failure(job.out, fit, error)
-            return FAILED
-        finally:
-            torch.set_num_threads(threads)
-        failure_path(job.out, fit).unlink(missing_ok=True)
-        _log(job.out, "end", fit)
+
+        return _done(fit, job) or _make(fit, job, make, problems)
+
+
+def fit_planned_seeds(fits: Sequence[PlannedFit], stack: Sequence[PlannedFit], job: Job) -> str | list[str]:
+    """Fit what is left of a stack of seeds together; returns "busy", or one word per fit: also "alone".
+
+    "alone" is a fit that is to be made by itself: nothing would be gained, or it has to say why it fails.
+    """
+    _register(job)
+    with _ONE_FIT, _locks(fits, job) as mine, _one_thread():
+        if not mine:
+            return BUSY
+        found = {fit.name: _done(fit, job) for fit in fits}
+        left = [fit for fit in fits if not found[fit.name]]
+        others = [fit for fit in stack if fit not in left]
+        made = None
+        if left:
+            # a seed alone would be summed in another order: with a spare one its last digits stay the same
+            spare = others[:1] if sum(len(fit.config.seeds) for fit in left) == 1 else []
+            with suppress(Exception):  # each fit says what is wrong with it, by itself
+                made = fit_seeds([fit.config for fit in (*left, *spare)], download=job.download)
+        for fit in left:
+            found[fit.name] = _make(fit, job, made.write) if made and made.has(fit.config) else ALONE
+        return list(found.values())
+
+
+def _done(fit: PlannedFit, job: Job) -> str:
+    """What there is of a fit, "read" or "failed"; empty when it is to be made."""
+    status = read_result(job.out, fit).status
+    if status == DONE:
+        return READ
+    return FAILED if status == FAILED and not job.retry_failed else ""
+
+
+def _make(
+    fit: PlannedFit, job: Job, make: Callable[[ExperimentConfig, Path], object], problems: Sequence[str] = ()
+) -> str:
+    """Make a fit whose lock is held; its error is reported beside its folder."""
+    _log(job.out, "start", fit)
+    try:
+        make(fit.config, job.out / FITS / fit.folder)
+    except Exception as error:
+        if _is_disk(error, job.out):
+            raise  # no fit of this sweep can be kept
+        for problem in problems:
+            error.add_note(problem)
+        report_failure(job.out, fit, error)
+        return FAILED
+    failure_path(job.out, fit).unlink(missing_ok=True)
+    _log(job.out, "end", fit)
     return FITTED
+
+
+@contextmanager
+def _locks(fits: Sequence[PlannedFit], job: Job) -> Iterator[bool]:
+    """A block in which no other process works on these fits; False where one does."""
+    (job.out / FITS).mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        paths = [job.out / FITS / f"{fit.folder}.lock" for fit in fits]
+        yield all(held.enter_context(held_lock(path)) for path in paths)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A block with one thread: sums depend on their number, and each core has a process of its own."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _is_disk(error: Exception, out: Path) -> bool:
@@ -205,6 +260,7 @@ def run_sweep(
     scheduler: Any = None,
     progress: bool | Literal["auto"] = "auto",
     retry_failed: bool = False,
+    together: bool = True,
     download: bool = False,
 ) -> SweepResults:
     """Run the fits of a sweep that its folder does not hold yet, and return the results of all.
@@ -230,6 +286,10 @@ def run_sweep(
         A table that fills; 'auto' shows it on a terminal.
     retry_failed : bool
         Fit again what failed before; else it stays failed.
+    together : bool
+        Let fits that differ in their seeds alone be trained at once (`fit_many`), up to eight, where that is
+        faster: networks without convolutions and recurrent layers of PyTorch, of at most 64 neurons. Their
+        scores are those of separate fits within rounding; False fits each by itself.
     download : bool
         Let recordings fetch missing files.
 
@@ -250,7 +310,8 @@ def run_sweep(
     Notes
     -----
     Each fit has one thread, so that its numbers are the same with every engine. A worker process that dies
-    takes its own fit with it, which is started again by another one up to 3 times, and fails after that.
+    takes its own fit with it (or the seeds that it trains together), which is started again by another one up
+    to 3 times, and fails after that.
     Fits that share a process run one after another. Models registered in a script are sent to the workers;
     those of a file that the script imports have to be importable there, or are loaded with ``dask worker
     --preload my_models.py``.
@@ -276,10 +337,10 @@ def run_sweep(
     write_plan(folder, sweep, fits)
     entries = () if n == 1 and scheduler is None else _pickled_entries()
     job = Job(folder.absolute(), retry_failed, download, entries)
-    driver = _Driver(fits, job, SweepProgress(fits, progress))
+    driver = _Driver(fits, job, SweepProgress(fits, progress), together)
     try:
         if driver.waiting:
-            with closing(_engine(n, scheduler, len(driver.waiting))) as engine:
+            with closing(_engine(n, scheduler, driver.n_waiting())) as engine:
                 driver.run(engine)
     except BaseException:
         driver.progress.close()
@@ -324,75 +385,139 @@ def check_folder(folder: Path, ours: Sequence[str] = (SWEEP_FILE,)) -> None:
         raise FileExistsError(f"{folder} is not empty and holds no sweep or search; name another folder")
 
 
-class _Driver:
-    """Hands fits to an engine until each has an answer."""
+@dataclass(frozen=True)
+class _Task:
+    """Fits that a worker makes in one call: one, or what is left of a stack of seeds, fitted together."""
 
-    def __init__(self, fits: list[PlannedFit], job: Job, progress: SweepProgress) -> None:
+    fits: tuple[str, ...]
+    stack: tuple[str, ...] = ()
+
+
+def _tasks(fits: Sequence[PlannedFit], waiting: Sequence[str], together: bool) -> Iterator[_Task]:
+    """What is to be done for fits that wait.
+
+    Which seeds make a stack is a matter of the sweep alone, not of what waits or of how many processes there
+    are: numbers are then the same everywhere.
+    """
+    left = set(waiting)
+    for stack in _stacks(fits):
+        names = tuple(fit.name for fit in stack if fit.name in left)
+        n_seeds = sum(len(fit.config.seeds) for fit in stack)
+        if names and together and n_seeds > 1 and may_share_fits(stack[0].config):
+            yield _Task(names, tuple(fit.name for fit in stack))
+        else:
+            yield from (_Task((name,)) for name in names)
+
+
+def _stacks(fits: Sequence[PlannedFit]) -> list[list[PlannedFit]]:
+    """Fits that differ in their seeds alone beside each other, up to `MOST_SEEDS` seeds."""
+    found: list[list[PlannedFit]] = []
+    last: dict[str, list[PlannedFit]] = {}
+    for fit in fits:
+        choice = replace(fit.config, seeds=(0,), out=None).to_toml()
+        stack = last.get(choice)
+        if stack is None or sum(len(one.config.seeds) for one in [*stack, fit]) > MOST_SEEDS:
+            stack = last[choice] = []
+            found.append(stack)
+        stack.append(fit)
+    return found
+
+
+class _Driver:
+    """Hands tasks to an engine until each fit has a result."""
+
+    def __init__(self, fits: list[PlannedFit], job: Job, progress: SweepProgress, together: bool) -> None:
         self.fits = {fit.name: fit for fit in fits}
         self.job, self.progress = job, progress
         self.found: dict[str, FitResult] = {fit.name: read_result(job.out, fit) for fit in fits}
         self.fitted: set[str] = set()
         again = (MISSING, FAILED) if job.retry_failed else (MISSING,)
-        self.waiting = deque(name for name, result in self.found.items() if result.status in again)
-        self.elsewhere: dict[str, float] = {}
-        self.looks: Counter[str] = Counter()
-        self.running: set[str] = set()
-        self.deaths: Counter[str] = Counter()
+        missing = [name for name, result in self.found.items() if result.status in again]
+        self.waiting = deque(_tasks(fits, missing, together))
+        self.elsewhere: dict[_Task, float] = {}
+        self.looks: Counter[_Task] = Counter()
+        self.running: dict[str, _Task] = {}
+        self.deaths: Counter[_Task] = Counter()
         for result in self.found.values():
-            if result.name not in self.waiting:
+            if result.status not in again:
                 progress.add(result)
+
+    def n_waiting(self) -> int:
+        """Number of fits that wait."""
+        return sum(len(task.fits) for task in self.waiting)
 
     def run(self, engine: Engine) -> None:
         """Run what waits."""
         while self.waiting or self.running or self.elsewhere:
             while self.waiting and engine.is_free():
-                name = self.waiting.popleft()
-                self.running.add(name)
-                self.progress.begin()
-                engine.start(name, functools.partial(fit_planned, self.fits[name], self.job))
+                task = self.waiting.popleft()
+                self.running[task.fits[0]] = task
+                self.progress.begin(len(task.fits))
+                engine.start(task.fits[0], self._call(task))
             with suppress(queue.Empty):
                 self._take(engine.answers.get(timeout=TICK_SECONDS))
             engine.check()
-            for name in [name for name, again in self.elsewhere.items() if again <= time.monotonic()]:
-                del self.elsewhere[name]
-                self.waiting.append(name)
+            for task in [task for task, again in self.elsewhere.items() if again <= time.monotonic()]:
+                del self.elsewhere[task]
+                self.waiting.append(task)
+
+    def _call(self, task: _Task) -> Call:
+        fits = [self.fits[name] for name in task.fits]
+        if task.stack:
+            return functools.partial(fit_planned_seeds, fits, [self.fits[n] for n in task.stack], self.job)
+        return functools.partial(fit_planned, fits[0], self.job)
 
     def _take(self, answer: Answer) -> None:
-        name, fit = answer.name, self.fits[answer.name]
-        self.running.discard(name)
+        task = self.running.pop(answer.name)
         if answer.impossible:
-            raise RuntimeError(f"no worker can run the fit {name!r}: {answer.impossible}")
-        if answer.lost:
-            self.waiting.append(name)
-            self.progress.defer()
-            return
-        if answer.value == BUSY:
-            self.elsewhere[name] = time.monotonic() + min(
-                AGAIN_SECONDS * 1.5 ** self.looks[name], MOST_SECONDS
-            )
-            self.looks[name] += 1
-            self.progress.defer()
-            return
+            raise RuntimeError(f"no worker can run the fit {answer.name!r}: {answer.impossible}")
         if answer.died:
-            self.deaths[name] += 1
-            if not answer.for_good and self.deaths[name] <= RETRIES:
-                self.waiting.append(name)
-                self.progress.defer()
+            self.deaths[task] += 1
+            if answer.for_good or self.deaths[task] > RETRIES:
+                self._give_up(task, answer.died)
                 return
-            error = RuntimeError(
-                f"the worker process died during this fit, {RETRIES + 1} times in a row (out of memory, or "
-                f"killed); last: {answer.died}"
-            )
-            report_failure(self.job.out, fit, error)
-        elif answer.value == FITTED:
+        if answer.lost or answer.died:
+            self.waiting.append(task)
+            self.progress.defer(len(task.fits))
+        elif answer.value == BUSY:
+            wait = min(AGAIN_SECONDS * 1.5 ** self.looks[task], MOST_SECONDS)
+            self.elsewhere[task] = time.monotonic() + wait
+            self.looks[task] += 1
+            self.progress.defer(len(task.fits))
+        else:
+            words = answer.value if task.stack else [answer.value]
+            for name, word in zip(task.fits, words, strict=True):
+                if word == ALONE:
+                    self.waiting.append(_Task((name,)))
+                    self.progress.defer(1)
+                else:
+                    self._read(name, made=word == FITTED)
+
+    def _give_up(self, task: _Task, died: str) -> None:
+        """Workers have died too often: what was made together is tried one by one, one fit has failed."""
+        if task.stack:
+            self.waiting.extend(_Task((name,)) for name in task.fits)
+            self.progress.defer(len(task.fits))
+            return
+        (name,) = task.fits
+        error = RuntimeError(
+            f"the worker process died during this fit, {RETRIES + 1} times in a row (out of memory, or "
+            f"killed); last: {died}"
+        )
+        report_failure(self.job.out, self.fits[name], error)
+        self._read(name, made=False)
+
+    def _read(self, name: str, *, made: bool) -> None:
+        """Take the result of a fit that has ended."""
+        result = self.found[name] = read_result(self.job.out, self.fits[name])
+        if made:
             self.fitted.add(name)
-        self.found[name] = read_result(self.job.out, fit)
-        if self.found[name].status == MISSING:
+        if result.status == MISSING:
             raise FileNotFoundError(
-                f"a worker has made the fit {name!r}, and {self.found[name].path} is not here: workers and "
+                f"a worker has made the fit {name!r}, and {result.path} is not here: workers and "
                 "this process must share the folder of the sweep"
             )
-        self.progress.add(self.found[name], was_running=True)
+        self.progress.add(result, was_running=True)
 
     def results(self, sweep: Sweep, folder: Path) -> SweepResults:
         """What is there now."""

@@ -47,16 +47,16 @@ class SweepProgress:
         if shows_progress(progress):
             self._console = _console()
 
-    def begin(self) -> None:
-        """A fit begins."""
+    def begin(self, n: int) -> None:
+        """Fits begin."""
         with self._lock:
-            self._running += 1
+            self._running += n
         self._show()
 
-    def defer(self) -> None:
-        """A fit that had begun is left to another process, or begins anew later."""
+    def defer(self, n: int) -> None:
+        """Fits that had begun are left to another process, or begin anew later."""
         with self._lock:
-            self._running -= 1
+            self._running -= n
 
     def add(self, result: FitResult, *, was_running: bool = False) -> None:
         """A fit has ended, or was there before."""

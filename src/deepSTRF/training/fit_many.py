@@ -8,6 +8,7 @@ within rounding. Models that cannot be stacked are fitted one after another, and
 from __future__ import annotations
 
 import copy
+import math
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -156,15 +157,9 @@ def fit_many(
     arguments = dict(fitter_kwargs or {})
     check_fitter_arguments(arguments, MANAGED, "fit_many")
     job = _Job(model_factory, train, val, per, _checked_seeds(seeds, per, train), batch_size, arguments)
-    fits = ManyFits(job, per)
-    reason = job.why_not_stacked()
     size = chunk_size if chunk_size is None else check_positive_int("chunk_size", chunk_size)
-    for chunk in [] if reason else job.chunks(size):
-        stacked = _StackedFit(job, chunk)
-        reason = stacked.start()
-        if reason:
-            break
-        stacked.fit(fits)
+    fits = ManyFits(job, per)
+    reason = _fit_stacked(job, fits, size)
     if reason:
         warnings.warn(
             f"{reason}: the {len(job)} models are fitted one after another",
@@ -183,6 +178,33 @@ def fit_many(
             stacklevel=outside_level(),
         )
     return fits
+
+
+def fit_seeds_stacked(
+    model_factory: Callable[[int], nn.Module],
+    train: NeuralDataset,
+    val: NeuralDataset,
+    *,
+    seeds: Sequence[int],
+    batch_size: int,
+    fitter_kwargs: Mapping[str, Any],
+) -> ManyFits | None:
+    """Return the fits of all seeds where they can be stacked, two at least at a time; else None."""
+    job = _Job(model_factory, train, val, "seed", list(seeds), batch_size, dict(fitter_kwargs))
+    fits = ManyFits(job, "seed")
+    return None if job.why_not_stacked() or job.most_at_once() < 2 or _fit_stacked(job, fits, None) else fits
+
+
+def _fit_stacked(job: _Job, fits: ManyFits, size: int | None) -> str:
+    """Make all fits in stacks; returns why they cannot be, else an empty text."""
+    reason = job.why_not_stacked()
+    for chunk in [] if reason else job.chunks(size):
+        stacked = _StackedFit(job, chunk)
+        reason = stacked.start()
+        if reason:
+            break
+        stacked.fit(fits)
+    return reason
 
 
 def _checked_seeds(seeds: int | Sequence[int], per: str, train: NeuralDataset) -> list[int]:
@@ -285,13 +307,16 @@ class _Job:
         if self.per == "neuron":
             heard = _heard(self.train)
             order.sort(key=lambda index: (heard[index].tolist(), self.seeds[index], index))
-        if size is None:
-            bins = sum(view.n_bins(clip) for view in (self.train, self.val) for clip in range(len(view)))
-            neurons = 1 if self.per == "neuron" else self.train.N_neurons
-            size = min(MOST_STACKED, STACK_BYTES // max(1, 16 * bins * neurons), STEP_BYTES // self._held())
-            size = max(1, size)
-        for start in range(0, len(order), size):
-            yield sorted(order[start : start + size])
+        n_chunks = math.ceil(len(order) / (self.most_at_once() if size is None else size))
+        for part in np.array_split(np.array(order), n_chunks):  # of one size: none is left alone
+            yield sorted(part.tolist())
+
+    def most_at_once(self) -> int:
+        """Models that memory, and a processor's cache, hold at once."""
+        bins = sum(view.n_bins(clip) for view in (self.train, self.val) for clip in range(len(view)))
+        neurons = 1 if self.per == "neuron" else self.train.N_neurons
+        size = min(MOST_STACKED, STACK_BYTES // max(1, 16 * bins * neurons), STEP_BYTES // self._held())
+        return max(1, size)
 
 
 def _as_is(tensor: Tensor) -> Tensor:
