@@ -19,6 +19,10 @@ HERE = Path(__file__).parent
 BENCHMARKS = {
     "fit": ("Seconds per epoch of a fit", "benchmarks/bench_fit.py"),
     "many": ("A thousand single-neuron fits together", "benchmarks/bench_many.py --threads 1"),
+    "sweeps": (
+        "Sweeps whose seeds are trained together",
+        "benchmarks/bench_sweeps.py --models linear linear_nonlinear nrf dnet",
+    ),
     "growth": ("What a fit costs as recordings grow, beside loops by hand", "benchmarks/bench_growth.py"),
     "metrics": ("Scores and ceilings of a large recording", "benchmarks/bench_metrics.py"),
     "frontends": ("Waveform front-ends", "benchmarks/bench_frontends.py"),

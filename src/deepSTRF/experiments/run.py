@@ -611,6 +611,8 @@ def fit_seeds(configs: Sequence[ExperimentConfig], *, download: bool = False) ->
     Scores are those of `run_experiment` within rounding.
     """
     config = as_fitted(configs[0])
+    if not may_share_fits(config):
+        return None  # of this machine: a worker may have a GPU where the process of the sweep has none
     data = _open(config, download=download)
     train, val = data.views[:2]
     seeds = list(dict.fromkeys(seed for one in configs for seed in one.seeds))
