@@ -390,7 +390,7 @@ def test_the_network_never_waits_for_the_model(monkeypatch):
     slow = mel_model(Linear)
     slow.prefiltering = Picky()
     with Server(slow, limits=ServerLimits(clients=4)) as running, opened(running) as stream:
-        monkeypatch.setattr(Picky, "pause", 1.5)
+        monkeypatch.setattr(Picky, "pause", 3.0)
         stream.send(noise(HOP).tobytes())
         time.sleep(0.1)
         begin = time.monotonic()
