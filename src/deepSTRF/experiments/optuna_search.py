@@ -26,18 +26,16 @@ from deepSTRF._optional import require
 from deepSTRF._text import csv_table, printable
 from deepSTRF._validation import check_positive_int, checked_but
 from deepSTRF.experiments.build import check_choices
-from deepSTRF.experiments.config import ExperimentConfig, fields_of, read_toml
+from deepSTRF.experiments.config import ExperimentConfig, read_toml
 from deepSTRF.experiments.run_folder import abandon
 from deepSTRF.experiments.sweep import (
-    EXCLUDE,
     FOLD,
-    GRID,
-    KEYS,
     SEARCH,
     Axis,
     Contents,
     PlannedFit,
     axis_of,
+    base_of,
     fields_given,
     flat_grid,
     is_choice,
@@ -650,12 +648,9 @@ def search_from_toml(
     for key in table:
         if key not in _TABLE:
             raise ValueError(f"{source}: [search] has no key {key!r}; legal are {', '.join(_TABLE)}")
-    own = ("name", GRID, EXCLUDE, SEARCH, KEYS)
-    base = fields_of({key: value for key, value in tree.items() if key not in own}, source)
-    base.pop("out", None)
     given = {**{key: value for key, value in table.items() if key != "space"}}
     given |= {key: value for key, value in overrides.items() if value is not None}
-    return search(table["space"], base, out, **given)
+    return search(table["space"], base_of(tree, source), out, **given)
 
 
 def _say(trial: Trial, n_trials: int) -> None:

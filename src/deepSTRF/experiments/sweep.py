@@ -46,6 +46,7 @@ __all__ = [
     "PlannedFit",
     "Sweep",
     "axis_of",
+    "base_of",
     "fields_given",
     "flat_grid",
     "is_choice",
@@ -184,9 +185,7 @@ class Sweep:
 
     @classmethod
     def _from_tree(cls, tree: Mapping[str, Any], source: str, name: str) -> Sweep:
-        own = ("name", GRID, EXCLUDE, SEARCH, KEYS)
-        values = fields_of({key: value for key, value in tree.items() if key not in own}, source)
-        values.pop("out", None)
+        values = base_of(tree, source)
         grid = tree.get(GRID, {})
         if not isinstance(grid, Mapping):
             raise TypeError(f"{source}: [grid] must be a table of axes, got {grid!r}")
@@ -260,6 +259,14 @@ class Sweep:
 
 
 # ---- The grid
+
+
+def base_of(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Fields of `ExperimentConfig` in the file of a sweep or a search, beside the tables of its own."""
+    own = ("name", GRID, EXCLUDE, SEARCH, KEYS)
+    values = fields_of({key: value for key, value in tree.items() if key not in own}, source)
+    values.pop("out", None)
+    return values
 
 
 def fields_given(base: ExperimentConfig | Mapping[str, Any]) -> dict[str, Any]:
