@@ -11,7 +11,6 @@ mean, the time course is computed.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from torch import Tensor
 from deepSTRF.baselines.lagged import (
     BinParts,
     ClipFeatures,
+    group_alike,
     lagged_rows,
     row_chunks,
 )
@@ -173,15 +173,12 @@ class HeldOut:
         self._alike = [self._prepare(neurons) for neurons in self._group()]
 
     def _group(self) -> list[Tensor]:
-        hashes = [hashlib.sha256() for _ in range(self._clips.n_neurons)]
-        for clip, summary in self._summaries.items():
-            names = self._clips.recorded(clip)[0]
-            for digest, name, kind in zip(hashes, names, summary.kind.tolist(), strict=True):
-                digest.update(bytes([kind]) + len(name).to_bytes(8, "little") + name)
-        members: dict[bytes, list[int]] = {}
-        for neuron, digest in enumerate(hashes):
-            members.setdefault(digest.digest(), []).append(neuron)
-        return [torch.tensor(neurons) for neurons in members.values()]
+        marks = (
+            [bytes([kind]) + name for name, kind in zip(names, summary.kind.tolist(), strict=True)]
+            for clip, summary in self._summaries.items()
+            for names in [self._clips.recorded(clip)[0]]
+        )
+        return [torch.tensor(neurons) for neurons in group_alike(self._clips.n_neurons, marks)]
 
     def _prepare(self, neurons: Tensor) -> _Alike:
         first = int(neurons[0])

@@ -37,6 +37,7 @@ __all__ = [
     "LaggedSums",
     "NeuronGroup",
     "cross_products",
+    "group_alike",
     "group_neurons",
     "lagged_gram",
     "lagged_rows",
@@ -383,17 +384,23 @@ def group_neurons(clips: ClipFeatures) -> list[NeuronGroup]:
     patterns = [clips.recorded(clip) for clip in range(len(clips))]
     if all(set(masks) == {ALL_BINS} for _, masks in patterns):
         return [NeuronGroup(torch.arange(clips.n_neurons), [None] * len(clips))]
-    hashes = [hashlib.sha256() for _ in range(clips.n_neurons)]
-    for names, _ in patterns:
-        for digest, name in zip(hashes, names, strict=True):
-            digest.update(len(name).to_bytes(8, "little") + name)
+    alike = group_alike(clips.n_neurons, (names for names, _ in patterns))
+    return [
+        NeuronGroup(torch.tensor(neurons), [masks[names[neurons[0]]] for names, masks in patterns])
+        for neurons in alike
+    ]
+
+
+def group_alike(n_neurons: int, marks: Iterable[Sequence[bytes]]) -> list[list[int]]:
+    """Group neurons with equal marks in all clips, each of which has one mark per neuron."""
+    hashes = [hashlib.sha256() for _ in range(n_neurons)]
+    for of_clip in marks:
+        for digest, mark in zip(hashes, of_clip, strict=True):
+            digest.update(len(mark).to_bytes(8, "little") + mark)
     members: dict[bytes, list[int]] = {}
     for neuron, digest in enumerate(hashes):
         members.setdefault(digest.digest(), []).append(neuron)
-    return [
-        NeuronGroup(torch.tensor(neurons), [masks[names[neurons[0]]] for names, masks in patterns])
-        for neurons in members.values()
-    ]
+    return list(members.values())
 
 
 def lagged_rows(features: Tensor, bins: Tensor, lags: range) -> Tensor:
