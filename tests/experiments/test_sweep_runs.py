@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -493,6 +494,32 @@ def test_seeds_that_were_interrupted_go_on_to_the_last_digit(seeds, tmp_path, mo
     assert (len(results.fitted), len(results.read)) == (8 - n_written, n_written)
     assert scores_of(results) == scores_of(seeds)
     assert max(count for (event, _), count in events(tmp_path).items() if event == "end") == 1
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory) -> SweepResults:
+    """Four seeds that stop at different epochs; tests only read them."""
+    base = {**NETWORK, "model": "linear_nonlinear", "epochs": 30, "patience": 2, "learning_rate": 3e-2}
+    base["dataset_options"] = {**NETWORK["dataset_options"], "n_neurons": 7}
+    results = run_sweep(
+        Sweep(base, {"seeds": [0, 1, 2, 4]}), tmp_path_factory.mktemp("patient") / "sweep", progress=False
+    )
+    lengths = {len(rows) for fit in results.fits for rows in Run.load(fit.path).histories.values()}
+    assert len(lengths) > 2
+    return results
+
+
+@pytest.mark.parametrize("kept", [(0,), (1, 2), (0, 1, 3)])
+def test_the_last_digits_do_not_depend_on_what_was_done_before(patient, tmp_path, kept):
+    # seeds stop one after another, after which fewer are summed at once
+    shutil.copytree(patient.out, tmp_path / "sweep")
+    for place, fit in enumerate(patient.fits):
+        if place not in kept:
+            shutil.rmtree(tmp_path / "sweep" / "fits" / fit.path.name)
+    results = run_sweep(patient.sweep, tmp_path / "sweep", progress=False)
+    assert (len(results.fitted), len(results.read)) == (4 - len(kept), len(kept))
+    assert scores_of(results) == scores_of(patient)
+    assert max(events(results.out).values()) == 2  # those that were deleted
 
 
 def test_seeds_in_one_fit_are_trained_together_too(seeds, tmp_path):

@@ -7,6 +7,7 @@ a batch normalisation follows rounding noise, in separate fits as well.)
 from __future__ import annotations
 
 import importlib
+import random
 import warnings
 
 import numpy as np
@@ -271,9 +272,44 @@ class _Counting(Linear):
         return super().forward(x) * (1 + 0.1 * float(self.readout.strf.kernel.weight.detach().sum()))
 
 
+class _Drawing(Linear):
+    """A model that leaves out a part of the sound at times, by random numbers of Python."""
+
+    def forward(self, x):
+        return super().forward(x * (random.random() < 0.999) if self.training else x)
+
+
+class _Scaled(Linear):
+    """A model with a parameter that is one number, used twice."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.size = self.again = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x):
+        return super().forward((x * self.size).tanh()) * self.again
+
+
+def test_a_parameter_of_one_number(complete):
+    compare(lambda seed: _Scaled(BANDS, 3, 1, norm="none").double(), complete, max_epochs=3)
+
+
+@pytest.mark.parametrize("per", ["neuron", "seed"])
+def test_random_numbers_of_the_caller_stay(complete, per):
+    n = 1 if per == "neuron" else NEURONS
+    found = []
+    for fitted in (False, True):
+        with seeded(9):
+            if fitted:
+                fit_many(lambda seed: linear(seed, n), *complete, per=per, fitter_kwargs=SETTINGS)
+            found.append((random.random(), float(np.random.rand()), float(torch.rand(()))))  # noqa: NPY002
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("factory", "arguments", "text"),
     [
+        (lambda seed: _Drawing(BANDS, 3), {}, "draws random numbers"),
         (lambda seed: StateNet(BANDS, kernel_size=3, rnn_type="GRU"), {}, "holds a GRU"),
         (lambda seed: nn.Sequential(Linear(BANDS, 3), nn.Dropout(0.5)), {}, "has dropout"),
         (lambda seed: _Counting(BANDS, 3), {}, "torch.func cannot run _Counting"),

@@ -74,7 +74,7 @@ __all__ = [
 
 #: What a worker answers.
 FITTED, READ, BUSY, ALONE = "fitted", "read", "busy", "alone"
-#: Seeds that are fitted together at most: a process that dies takes them all with it.
+#: Seeds of several fits that are fitted together at most: a process that dies takes them all with it.
 MOST_SEEDS = 8
 #: Seconds between two looks at a fit that another process works on, at first and at most, and at the engine.
 AGAIN_SECONDS, MOST_SECONDS, TICK_SECONDS = 1.0, 15.0, 0.2
@@ -147,23 +147,22 @@ def fit_planned(fit: PlannedFit, job: Job, callbacks: CallbackFactory | None = N
 
 
 def fit_planned_seeds(fits: Sequence[PlannedFit], stack: Sequence[PlannedFit], job: Job) -> str | list[str]:
-    """Fit what is left of a stack of seeds together; returns "busy", or one word per fit: also "alone".
+    """Fit a stack of seeds together, and keep what is left of it; returns "busy", or one word per fit.
 
-    "alone" is a fit that is to be made by itself: nothing would be gained, or it has to say why it fails.
+    All seeds are fitted, also those that are done: how many are summed at once decides on the last digits.
+    The word "alone" is of a fit that is to be made by itself: nothing would be gained, or it has to say why it
+    fails.
     """
     _register(job)
-    with _ONE_FIT, _locks(fits, job) as mine, _one_thread():
+    with _ONE_FIT, _locks(stack, job) as mine, _one_thread():
         if not mine:
             return BUSY
         found = {fit.name: _done(fit, job) for fit in fits}
         left = [fit for fit in fits if not found[fit.name]]
-        others = [fit for fit in stack if fit not in left]
         made = None
         if left:
-            # a seed alone would be summed in another order: with a spare one its last digits stay the same
-            spare = others[:1] if sum(len(fit.config.seeds) for fit in left) == 1 else []
             with suppress(Exception):  # each fit says what is wrong with it, by itself
-                made = fit_seeds([fit.config for fit in (*left, *spare)], download=job.download)
+                made = fit_seeds([fit.config for fit in stack], download=job.download)
         for fit in left:
             found[fit.name] = _make(fit, job, made.write) if made and made.has(fit.config) else ALONE
         return list(found.values())
@@ -289,7 +288,9 @@ def run_sweep(
     together : bool
         Let fits that differ in their seeds alone be trained at once (`fit_many`), up to eight, where that is
         faster: networks without convolutions and recurrent layers of PyTorch, of at most 64 neurons. Their
-        scores are those of separate fits within rounding; False fits each by itself.
+        scores are those of separate fits but for rounding, and what training makes of it; False fits each by
+        itself. Where one of them is missing, all are trained again and that one is kept: how many are summed
+        at once decides on the last digits.
     download : bool
         Let recordings fetch missing files.
 
@@ -387,7 +388,7 @@ def check_folder(folder: Path, ours: Sequence[str] = (SWEEP_FILE,)) -> None:
 
 @dataclass(frozen=True)
 class _Task:
-    """Fits that a worker makes in one call: one, or what is left of a stack of seeds, fitted together."""
+    """Fits that a worker makes in one call: one, or those that are left of a stack of seeds."""
 
     fits: tuple[str, ...]
     stack: tuple[str, ...] = ()

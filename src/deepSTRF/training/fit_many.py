@@ -159,7 +159,7 @@ def fit_many(
     job = _Job(model_factory, train, val, per, _checked_seeds(seeds, per, train), batch_size, arguments)
     size = chunk_size if chunk_size is None else check_positive_int("chunk_size", chunk_size)
     fits = ManyFits(job, per)
-    reason = _fit_stacked(job, fits, size)
+    reason = job.why_not_stacked() or _fit_stacked(job, fits, size)
     if reason:
         warnings.warn(
             f"{reason}: the {len(job)} models are fitted one after another",
@@ -192,19 +192,19 @@ def fit_seeds_stacked(
     """Return the fits of all seeds where they can be stacked, two at least at a time; else None."""
     job = _Job(model_factory, train, val, "seed", list(seeds), batch_size, dict(fitter_kwargs))
     fits = ManyFits(job, "seed")
-    return None if job.why_not_stacked() or job.most_at_once() < 2 or _fit_stacked(job, fits, None) else fits
+    cannot = job.why_not_stacked() or job.most_at_once() < 2 or _fit_stacked(job, fits, None)
+    return None if cannot else fits
 
 
 def _fit_stacked(job: _Job, fits: ManyFits, size: int | None) -> str:
-    """Make all fits in stacks; returns why they cannot be, else an empty text."""
-    reason = job.why_not_stacked()
-    for chunk in [] if reason else job.chunks(size):
-        stacked = _StackedFit(job, chunk)
-        reason = stacked.start()
-        if reason:
-            break
-        stacked.fit(fits)
-    return reason
+    """Make all fits in stacks; returns why they cannot be, found by trying, else an empty text."""
+    for chunk in job.chunks(size):
+        with seeded(job.seeds[chunk[0]]):  # leaves the random numbers of the process as they are
+            stacked = _StackedFit(job, chunk)
+            if reason := stacked.start():
+                return reason
+            stacked.fit(fits)
+    return ""
 
 
 def _checked_seeds(seeds: int | Sequence[int], per: str, train: NeuralDataset) -> list[int]:
@@ -308,7 +308,7 @@ class _Job:
             heard = _heard(self.train)
             order.sort(key=lambda index: (heard[index].tolist(), self.seeds[index], index))
         n_chunks = math.ceil(len(order) / (self.most_at_once() if size is None else size))
-        for part in np.array_split(np.array(order), n_chunks):  # of one size: none is left alone
+        for part in np.array_split(np.array(order), n_chunks):  # of like sizes
             yield sorted(part.tolist())
 
     def most_at_once(self) -> int:
@@ -847,7 +847,7 @@ class _StackedFit:
         parts, unused = [], []
         for leaf, gradient in zip(leaves.values(), found, strict=True):
             flat = torch.zeros_like(leaf) if gradient is None else gradient
-            parts.append(flat.flatten(1))
+            parts.append(flat.reshape(len(flat), -1))  # also of a parameter that is one number
             unused.append(torch.full((parts[-1].shape[1],), gradient is None))
         return torch.cat(parts, dim=1), torch.cat(unused)
 

@@ -8,8 +8,11 @@ for the order of sums.
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
@@ -174,10 +177,13 @@ def fails_when_stacked(stack: ModelStack, batch: Batch) -> str:
     rows = torch.tensor([0, len(stack) - 1])
     pair = stack.take(rows)
     name = type(stack.base).__name__
+    before = _places()
     try:
         together = pair.predict([batch], pair.leaves()).detach()
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return f"torch.func cannot run {name} for many models at once ({str(error).splitlines()[0]:.200})"
+    if _places() != before:
+        return f"{name} draws random numbers, which would not be those of separate fits"
     for place, row in enumerate(rows.tolist()):
         model = stack.load(row, copy.deepcopy(stack.base))
         with torch.no_grad():
@@ -187,6 +193,12 @@ def fails_when_stacked(stack: ModelStack, batch: Batch) -> str:
         if not bool((together[place] - alone).abs().amax() <= TRIAL_TOLERANCE * size):
             return f"{name} predicts something else when many models are run at once"
     return ""
+
+
+def _places() -> tuple[Any, ...]:
+    """Where the random numbers of Python and NumPy are; torch.func itself refuses those of PyTorch."""
+    _, _, *numpys = np.random.get_state()  # noqa: NPY002 - the global generator is what users draw from
+    return random.getstate(), *numpys
 
 
 # ---- optimizer
