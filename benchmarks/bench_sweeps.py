@@ -39,7 +39,12 @@ def main() -> None:
     print("model              neurons  seeds   apart  together  ratio  largest difference of a mean score")
     for model in chosen.models:
         for n_neurons in chosen.neurons:
-            base = {"dataset_options": {"n_neurons": n_neurons, **DATA}, "split": "8/2/2", "model": model, "epochs": 30}
+            base = {
+                "dataset_options": {"n_neurons": n_neurons, **DATA},
+                "split": "8/2/2",
+                "model": model,
+                "epochs": 30,
+            }
             timed(Sweep({**base, "epochs": 1}, {"seeds": [0, 1]}), True)  # imports
             for n_seeds in chosen.seeds:
                 sweep = Sweep(base, {"learning_rate": [1e-3, 3e-3], "seeds": list(range(n_seeds))})

@@ -36,7 +36,8 @@ def sweep_of(n_fits: int) -> Sweep:
     ridge = [{"model": "ridge", "model_options.n_lags": n} for n in range(1, 6)]
     lags_and_seeds = [(1, 0), (2, 0), (3, 0), (3, 1), (3, 2)]
     linear = [
-        {"model": "linear", "model_options.temporal_window_size": n, "seeds": [seed]} for n, seed in lags_and_seeds
+        {"model": "linear", "model_options.temporal_window_size": n, "seeds": [seed]}
+        for n, seed in lags_and_seeds
     ]
     base = {"dataset_options": DATA, "split": "3/1/1", "epochs": 1}
     return Sweep(base, {"dataset_options.seed": list(range(n_fits // 10)), "network": [*ridge, *linear]})

@@ -150,8 +150,8 @@ def fit_planned_seeds(fits: Sequence[PlannedFit], stack: Sequence[PlannedFit], j
     """Fit a stack of seeds together, and keep what is left of it; returns "busy", or one word per fit.
 
     All seeds are fitted, also those that are done: how many are summed at once decides on the last digits.
-    The word "alone" is of a fit that is to be made by itself: nothing would be gained, or it has to say why it
-    fails.
+    The word "alone" is of a fit that is to be made by itself: nothing would be gained, or it has to say why
+    it fails.
     """
     _register(job)
     with _ONE_FIT, _locks(stack, job) as mine, _one_thread():
@@ -287,7 +287,8 @@ def run_sweep(
         Fit again what failed before; else it stays failed.
     together : bool
         Let fits that differ in their seeds alone be trained at once (`fit_many`), up to eight, where that is
-        faster: networks without convolutions and recurrent layers of PyTorch, of at most 64 neurons. Their
+        faster: on a CPU, networks without convolutions and recurrent layers of PyTorch, of at most 64
+        neurons. Their
         scores are those of separate fits but for rounding, and what training makes of it; False fits each by
         itself. Where one of them is missing, all are trained again and that one is kept: how many are summed
         at once decides on the last digits.
