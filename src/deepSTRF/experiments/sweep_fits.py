@@ -288,10 +288,9 @@ def run_sweep(
     together : bool
         Let fits that differ in their seeds alone be trained at once (`fit_many`), up to eight, where that is
         faster: on a CPU, networks without convolutions and recurrent layers of PyTorch, of at most 64
-        neurons. Their
-        scores are those of separate fits but for rounding, and what training makes of it; False fits each by
-        itself. Where one of them is missing, all are trained again and that one is kept: how many are summed
-        at once decides on the last digits.
+        neurons. Their scores are those of separate fits but for rounding, and what training makes of it;
+        False fits each by itself. Where one of them is missing, all are trained again and that one is kept:
+        how many are summed at once decides on the last digits.
     download : bool
         Let recordings fetch missing files.
 
