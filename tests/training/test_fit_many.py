@@ -279,6 +279,16 @@ class _Drawing(Linear):
         return super().forward(x * (random.random() < 0.999) if self.training else x)
 
 
+class _Annealed(Linear):
+    """A model that follows the number of its steps, kept in a plain attribute."""
+
+    steps = 0
+
+    def forward(self, x):
+        self.steps += self.training
+        return super().forward((x * (1 + self.steps)).tanh() if self.training else x)
+
+
 class _Scaled(Linear):
     """A model with a parameter that is one number, used twice."""
 
@@ -310,6 +320,7 @@ def test_random_numbers_of_the_caller_stay(complete, per):
     ("factory", "arguments", "text"),
     [
         (lambda seed: _Drawing(BANDS, 3), {}, "draws random numbers"),
+        (lambda seed: _Annealed(BANDS, 3), {}, "counts its calls"),
         (lambda seed: StateNet(BANDS, kernel_size=3, rnn_type="GRU"), {}, "holds a GRU"),
         (lambda seed: nn.Sequential(Linear(BANDS, 3), nn.Dropout(0.5)), {}, "has dropout"),
         (lambda seed: _Counting(BANDS, 3), {}, "torch.func cannot run _Counting"),

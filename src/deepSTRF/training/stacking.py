@@ -177,13 +177,13 @@ def fails_when_stacked(stack: ModelStack, batch: Batch) -> str:
     rows = torch.tensor([0, len(stack) - 1])
     pair = stack.take(rows)
     name = type(stack.base).__name__
-    before = _places()
+    before = _counts(stack.base)
     try:
         together = pair.predict([batch], pair.leaves()).detach()
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return f"torch.func cannot run {name} for many models at once ({str(error).splitlines()[0]:.200})"
-    if _places() != before:
-        return f"{name} draws random numbers, which would not be those of separate fits"
+    if _counts(stack.base) != before:
+        return f"{name} draws random numbers or counts its calls, which separate fits do each for itself"
     for place, row in enumerate(rows.tolist()):
         model = stack.load(row, copy.deepcopy(stack.base))
         with torch.no_grad():
@@ -195,10 +195,17 @@ def fails_when_stacked(stack: ModelStack, batch: Batch) -> str:
     return ""
 
 
-def _places() -> tuple[Any, ...]:
-    """Where the random numbers of Python and NumPy are; torch.func itself refuses those of PyTorch."""
-    _, _, *numpys = np.random.get_state()  # noqa: NPY002 - the global generator is what users draw from
-    return random.getstate(), *numpys
+def _counts(model: nn.Module) -> tuple[Any, ...]:
+    """What a call moves that is no tensor: random numbers of Python and NumPy, numbers that modules hold.
+
+    torch.func itself refuses the random numbers of PyTorch.
+    """
+    _, _, *places = np.random.get_state()  # noqa: NPY002 - the global generator is what users draw from
+    held = [
+        [(name, value) for name, value in vars(part).items() if isinstance(value, int | float)]
+        for part in model.modules()
+    ]
+    return random.getstate(), places, held
 
 
 # ---- optimizer
