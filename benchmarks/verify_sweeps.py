@@ -114,7 +114,7 @@ def on_dask(sweep: Sweep, out: Path, serial: SweepResults) -> str:
 
     # a busy machine takes longer than the usual 15 s to start a worker again, and the cluster would give it up
     dask.config.set({"distributed.deploy.lost-worker-timeout": "300s"})
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
         return with_a_kill(sweep, out, serial, scheduler=cluster.scheduler_address)
 
 

@@ -644,7 +644,7 @@ def test_a_killed_worker_loses_only_its_own_fit(engine, tmp_path, serial):
         where = {"n_jobs": 2}
         if engine == "dask":
             distributed = pytest.importorskip("distributed")
-            cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+            cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0")
             where = {"scheduler": stack.enter_context(cluster).scheduler_address}
         thread.start()
         try:
@@ -666,7 +666,7 @@ def test_a_killed_worker_loses_only_its_own_fit(engine, tmp_path, serial):
 @pytest.mark.slow
 def test_a_scheduler_that_goes_away_ends_the_sweep_and_loses_nothing(tmp_path, serial):
     distributed, dask = pytest.importorskip("distributed"), pytest.importorskip("dask")
-    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None)
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
 
     def close():
         while not events(tmp_path).total() > 2:

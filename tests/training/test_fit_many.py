@@ -28,6 +28,7 @@ from deepSTRF.training import (
     fit_settings,
     make_loaders,
     seeded,
+    stacking,  # inner: what a trial call moves
 )
 
 BANDS, NEURONS, LENGTHS = 6, 6, (60, 45, 52, 60, 38, 41, 47, 70)
@@ -314,6 +315,13 @@ def test_random_numbers_of_the_caller_stay(complete, per):
                 fit_many(lambda seed: linear(seed, n), *complete, per=per, fitter_kwargs=SETTINGS)
             found.append((random.random(), float(np.random.rand()), float(torch.rand(()))))  # noqa: NPY002
     assert found[0] == found[1]
+
+
+def test_random_numbers_of_other_threads_are_not_the_models_doing(complete, monkeypatch):
+    drawn = iter(range(5))  # of a thread that draws in the first two calls
+    monkeypatch.setattr(stacking, "_counts", lambda model: next(drawn, 5))
+    few = [view.select(neurons=[0, 3]) for view in complete]
+    assert fit_many(linear, *few, seeds=5, fitter_kwargs={"max_epochs": 1}).stacked
 
 
 @pytest.mark.parametrize(
