@@ -405,16 +405,23 @@ def test_the_network_never_waits_for_the_model(monkeypatch):
 # ---- slow, vanished, too many
 
 
-def test_who_does_not_read_is_disconnected(model):
+@contextlib.contextmanager
+def unread(model):
+    """A server, and a client of it that has room for a few answers, beside one that behaves."""
     limits = ServerLimits(clients=4, messages_per_s=1e6, stall_s=0.6)
     with (
         Server(model, limits=limits) as running,
         good_neighbour(running, model),
         raw_socket(running, SO_RCVBUF=4096) as made,
     ):
+        wait_for(lambda: running.n_clients == 2)
+        yield running, made
+
+
+def test_who_does_not_read_is_disconnected(model):
+    with unread(model) as (running, made):
         made.settimeout(0.2)
         frames = masked(0x2, b"") * 1000
-        wait_for(lambda: running.n_clients == 2)
         end, sent = time.monotonic() + 20, 0
         while running.n_clients > 1:  # send on for ever, read nothing
             assert time.monotonic() < end
@@ -426,13 +433,7 @@ def test_who_does_not_read_is_disconnected(model):
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="the system does not tell")
 def test_who_does_not_read_is_disconnected_also_when_only_the_system_knows(model):
     """A few answers fill the client's buffer, and not that of the server: no answer of the server waits."""
-    limits = ServerLimits(clients=4, messages_per_s=1e6, stall_s=0.6)
-    with (
-        Server(model, limits=limits) as running,
-        good_neighbour(running, model),
-        raw_socket(running, SO_RCVBUF=4096) as made,
-    ):
-        wait_for(lambda: running.n_clients == 2)
+    with unread(model) as (running, made):
         for _ in range(300):
             made.sendall(masked(0x2, b"") * 10)
             time.sleep(0.001)
